@@ -1,0 +1,38 @@
+"""Given a compute budget: how big a model, on how much data, what loss, and how sure is that?
+
+:func:`find_optimal` does it all in one call. Its stages are there alone too, for people who have
+runs from elsewhere: :func:`plan_sweep`, :func:`run_sweep`, :func:`fit_runs`, :func:`write_report`.
+"""
+
+from flops_fit import errors, examples, laws, reference
+from flops_fit._version import __version__
+from flops_fit.api import find_optimal, plan_sweep, run_sweep
+from flops_fit.fit import Fit, Prediction, fit_runs
+from flops_fit.plan import SweepPlan
+from flops_fit.recipes import HParams
+from flops_fit.records import Diagnostic, Experiment, ParamCount, Run, RunTable
+from flops_fit.report import write_report
+from flops_fit.result import Result
+
+__all__ = [
+    "Diagnostic",
+    "Experiment",
+    "Fit",
+    "HParams",
+    "ParamCount",
+    "Prediction",
+    "Result",
+    "Run",
+    "RunTable",
+    "SweepPlan",
+    "__version__",
+    "errors",
+    "examples",
+    "find_optimal",
+    "fit_runs",
+    "laws",
+    "plan_sweep",
+    "reference",
+    "run_sweep",
+    "write_report",
+]

@@ -1,0 +1,355 @@
+"""The stages one by one, and all of them in one call."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from flops_fit.data import check_dataset_type, split_data
+from flops_fit.errors import InputError
+from flops_fit.execute import Executor, MockTask, Task, resolve_executor
+from flops_fit.fingerprint import digest, fingerprint_any
+from flops_fit.fit import fit_runs
+from flops_fit.laws import Law
+from flops_fit.model import ModelSpec, Size
+from flops_fit.objective import Objective
+from flops_fit.plan import SweepPlan, check_budgets, make_plan, probe
+from flops_fit.recipes import HParams, Recipe
+from flops_fit.records import Run
+from flops_fit.reference import law as published_law
+from flops_fit.result import Result
+from flops_fit.store import Store
+from flops_fit.sweep import run_experiments
+from flops_fit.train import Trainer
+from flops_fit.view import LiveView, SilentView
+
+__all__ = ["find_optimal", "plan_sweep", "run_sweep"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
+
+
+def _names_near_matches(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a misspelt keyword argument raise a TypeError that names the nearest real one."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it takes {known}"
+                raise TypeError(
+                    f"{function.__name__}() got an unexpected keyword argument {name!r}; {hint}"
+                )
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_names_near_matches
+def find_optimal(
+    model_cls: Callable[..., Any] | None = None,
+    model_size_param: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    dataset: Any = None,
+    loss_fn: Callable[..., Any] | None = None,
+    compute_budgets: Sequence[float] | None = None,
+    train: bool = True,
+    mode: Literal["local", "mock"] = "local",
+    output_dir: str | Path = "outputs",
+    resume: bool = True,
+    *,
+    eval_dataset: Any = None,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    executor: str | Executor = "inprocess",
+    flops: str | Callable[[Any], float] = "measured",
+    sizes: Sizes | None = None,
+    repeats: int = 1,
+    count_fn: Callable[[Any], int] | None = None,
+    step_fn: Callable[..., Any] | None = None,
+    example_batch: Any = None,
+    hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    design: Literal["grid"] = "grid",
+    progress: bool = True,
+    mock_law: Law | None = None,
+    mock_noise: float = 0.005,
+) -> Result | SweepPlan:
+    """How big a model, on how much data, at what loss, for each compute budget?
+
+    Plans an IsoFLOP sweep, trains every run of it, fits a scaling law and answers. Called again
+    with the same arguments it continues where it was interrupted.
+
+    Parameters
+    ----------
+    model_cls
+        A class or factory that returns any ``torch.nn.Module``.
+    model_size_param
+        The argument of ``model_cls`` that sets its size, such as ``"d_model"``; optional where
+        ``sizes`` names whole sets of arguments.
+    model_kwargs
+        The other arguments of ``model_cls``.
+    dataset
+        A torch Dataset, IterableDataset or DataLoader, or a sequence of samples. Batches are
+        tuples (inputs..., targets) or dicts, which go to the model by name.
+    loss_fn
+        ``(model output, targets) -> scalar``, the mean over the batch's counted units. Optional
+        where the model's output carries ``.loss``.
+    compute_budgets
+        Training FLOPs of each tier of the sweep; four or more, a factor of 2 to 3 apart.
+    train
+        ``False`` returns the :class:`SweepPlan` and runs nothing.
+    mode
+        ``"local"`` trains here. ``"mock"`` lets a known law with seeded noise answer instead: no
+        training, no access to data.
+    output_dir
+        Where records, tables and figures go.
+    resume
+        ``False`` sets earlier runs of ``output_dir`` aside and trains anew.
+    eval_dataset
+        The held-out set; by default 5 % of ``dataset``.
+    batch_size
+        Samples in a batch, ``"auto"`` for the recipe's choice.
+    seed
+        Every run derives its own seed from it.
+    device
+        A torch device; ``"auto"`` takes a GPU where there is one.
+    executor
+        ``"inprocess"``, ``"pool"`` (several processes on this machine) or an instance.
+    flops
+        ``"measured"`` counts the traced model, ``"6nd"`` takes 6·N per unit, or a function
+        ``(model) -> training FLOPs per unit``.
+    sizes
+        Values of ``model_size_param``, or dicts of arguments, or a dict from budget to either.
+    repeats
+        Runs of each size and budget, with seeds of their own.
+    count_fn
+        ``batch -> int``, the units of a batch; by default targets other than −100.
+    step_fn
+        ``(model, batch) -> (loss sum, count)`` in place of ``loss_fn`` and ``count_fn``.
+    example_batch
+        A batch to count FLOPs on where the data set must not be read.
+    hparams
+        A recipe's name, a dict or :class:`HParams` for every run, or a function
+        ``(params, units, unit) -> HParams``.
+    design
+        How the sweep is laid out: ``"grid"``, the same number of sizes at each budget.
+    progress
+        Show a live view.
+    mock_law, mock_noise
+        What ``mode="mock"`` answers with; by default Besiroglu et al. 2024 with 0.5 % noise.
+
+    Returns
+    -------
+    Result or SweepPlan
+        The answer, with the plan, the runs and the fit it rests on; or with ``train=False`` the
+        plan alone.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        An argument cannot be used; before any compute is spent.
+    OutputError
+        ``output_dir`` cannot be written or belongs to something else.
+    SweepError
+        The first two runs failed for the same reason.
+    FitError
+        Too few runs completed; the message says what to add.
+    """
+    plan = plan_sweep(
+        model_cls,
+        model_size_param,
+        model_kwargs,
+        dataset,
+        loss_fn,
+        compute_budgets,
+        mode=mode,
+        requires_data=train,
+        eval_dataset=eval_dataset,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        flops=flops,
+        sizes=sizes,
+        repeats=repeats,
+        count_fn=count_fn,
+        step_fn=step_fn,
+        example_batch=example_batch,
+        hparams=hparams,
+        design=design,
+        mock_law=mock_law,
+        mock_noise=mock_noise,
+    )
+    if not train:
+        return plan
+    runs = run_sweep(
+        plan, executor=executor, output_dir=output_dir, resume=resume, progress=progress
+    )
+    fit = fit_runs(runs, flops_per_unit=plan.flops)
+    return Result(plan=plan, runs=tuple(runs), fit=fit, output_dir=Path(output_dir))
+
+
+@_names_near_matches
+def plan_sweep(
+    model_cls: Callable[..., Any] | None = None,
+    model_size_param: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    dataset: Any = None,
+    loss_fn: Callable[..., Any] | None = None,
+    compute_budgets: Sequence[float] | None = None,
+    *,
+    mode: Literal["local", "mock"] = "local",
+    requires_data: bool = False,
+    eval_dataset: Any = None,
+    batch_size: int | str = "auto",
+    seed: int = 0,
+    device: str = "auto",
+    flops: str | Callable[[Any], float] = "measured",
+    sizes: Sizes | None = None,
+    repeats: int = 1,
+    count_fn: Callable[[Any], int] | None = None,
+    step_fn: Callable[..., Any] | None = None,
+    example_batch: Any = None,
+    hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    design: Literal["grid"] = "grid",
+    mock_law: Law | None = None,
+    mock_noise: float = 0.005,
+) -> SweepPlan:
+    """The runs of a sweep, their exact cost and what to know before paying for it.
+
+    The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan that could
+    not be carried out for want of a data set or a loss. With a data set, a few steps are run to
+    see that the model trains and how fast, and the plan can be given to :func:`run_sweep`.
+    """
+    if model_cls is None:
+        raise InputError("model_cls: expected a class or factory of models; got none.")
+    _check_choice("mode", mode, ("local", "mock"))
+    _check_choice("design", design, ("grid",))
+    budgets = check_budgets(compute_budgets)
+    spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
+    objective = Objective(loss_fn, count_fn, step_fn)
+    for name, given in (("dataset", dataset), ("eval_dataset", eval_dataset)):
+        if given is not None:
+            check_dataset_type(given, name)
+    make = functools.partial(
+        make_plan,
+        spec,
+        objective,
+        budgets,
+        dataset=dataset,
+        example_batch=example_batch,
+        sizes=sizes,
+        flops=flops,
+        hparams=hparams,
+        batch_size=batch_size,
+        repeats=repeats,
+        seed=seed,
+    )
+    if mode == "mock":
+        task = MockTask(
+            published_law("besiroglu2024") if mock_law is None else mock_law, mock_noise
+        )
+        return replace(make(data=None, conditions=fingerprint_any(task)), task=task)
+    if requires_data:
+        _check_complete(dataset, objective, example_batch)
+    if dataset is None:
+        return make(data=None)
+    data, held_out = split_data(dataset, eval_dataset)
+    conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
+    plan = make(data=data, conditions=digest(conditions))
+    trainer = Trainer(spec, data, held_out, objective, _resolve_device(device))
+    speed = probe(spec, data, objective, plan.experiments, trainer.device, held_out.size or 0)
+    return replace(plan, task=trainer, speed=speed)
+
+
+def run_sweep(
+    plan: SweepPlan,
+    task: Task | None = None,
+    *,
+    executor: str | Executor = "inprocess",
+    output_dir: str | Path = "outputs",
+    resume: bool = True,
+    progress: bool = True,
+) -> list[Run]:
+    """Carry out a plan, or what is missing of it.
+
+    Parameters
+    ----------
+    plan
+        From :func:`plan_sweep`.
+    task
+        ``(experiment, report) -> Run``: your own training code in place of the plan's trainer. It
+        must be picklable for executors that use other processes.
+
+    Returns
+    -------
+    list of Run
+        In the order of the plan; finished ones are read from ``output_dir``.
+    """
+    task = plan.task if task is None else task
+    if task is None:
+        raise InputError(
+            "run_sweep: the plan was made without a data set, so it cannot be trained. Give dataset= "
+            "and loss_fn= to plan_sweep, or a task."
+        )
+    chosen = resolve_executor(executor)
+    store = Store.open(output_dir, resume=resume)
+    store.write_plan(plan.experiments)
+    view = LiveView(plan.speed.seconds if plan.speed else None) if progress else SilentView()
+    runs = run_experiments(plan.experiments, task, chosen, store, view)
+    store.write_table(runs)
+    return runs
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{name}: expected one of {list(choices)}; got {value!r}.{hint}")
+
+
+def _check_complete(dataset: Any, objective: Objective, example_batch: Any) -> None:
+    """Refuse to train without data, or without any loss."""
+    if dataset is None:
+        raise InputError(
+            "dataset: training needs a data set; got none. Give dataset=, or train=False for the "
+            'plan alone, or mode="mock" to try the call.'
+        )
+    if objective.loss_fn is None and objective.step_fn is None:
+        # A batch that is a dict may go to a model that computes its own loss; the first step tells.
+        first = example_batch if example_batch is not None else _first_sample(dataset)
+        if not isinstance(first, Mapping):
+            raise InputError(
+                "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
+                "scalar, or step_fn=, or batches as dicts to a model whose output carries .loss."
+            )
+
+
+def _first_sample(dataset: Any) -> Any:
+    try:
+        return dataset[0] if hasattr(dataset, "__getitem__") else next(iter(dataset))
+    except (IndexError, KeyError, StopIteration):
+        return None
+
+
+def _resolve_device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}). "
+            "Expected 'auto', 'cpu' or a torch device of this machine."
+        ) from error
+    return device

@@ -1,0 +1,88 @@
+"""The demo: a real IsoFLOP sweep of a byte-level GPT on real English, on two cores."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from flops_fit import examples
+from flops_fit.api import find_optimal
+from flops_fit.execute import PoolExecutor
+from flops_fit.fit import HeldOut, backtest
+from flops_fit.result import Result
+from flops_fit.text import count, seconds
+
+__all__ = ["SIZES", "held_out_check", "run_demo"]
+
+SEQ_LEN = 64
+SIZES: dict[float, list[int]] = {
+    3e10: [8, 12, 16, 24, 32, 40],
+    6e10: [8, 12, 16, 24, 32, 48],
+    1.2e11: [12, 16, 24, 32, 40, 56],
+    2.5e11: [12, 16, 24, 32, 48, 64],
+    5e11: [16, 24, 32, 40, 56, 80],
+}
+"""Widths at each budget in FLOPs: both arms of every parabola, and 500 steps at least."""
+
+
+def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None) -> Result:
+    """Train the sweep, print what it says, and check it against its own largest budget."""
+    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    started = time.monotonic()
+    console.print(
+        "A GPT over bytes, trained on the State of the Union addresses from 1790 to today: "
+        f"{len(SIZES)} budgets, {sum(map(len, SIZES.values()))} runs, {workers} at a time.\n"
+    )
+    result = find_optimal(
+        model_cls=examples.GPT,
+        model_size_param="d_model",
+        model_kwargs={"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN},
+        dataset=examples.SOTUDataset("train", seq_len=SEQ_LEN),
+        eval_dataset=examples.SOTUDataset("validation", seq_len=SEQ_LEN),
+        loss_fn=examples.gpt_loss_fn,
+        compute_budgets=list(SIZES),
+        sizes=SIZES,
+        executor=PoolExecutor(workers=workers, threads=1),
+        output_dir=output_dir,
+    )
+    assert isinstance(result, Result)
+    console.print(f"\n{result}\n")
+    console.print(held_out_check(backtest(result.runs).held_out[-1], len(SIZES) - 1))
+    result.plot(show=False)
+    console.print(
+        f"\nFigures: {output_dir / 'plots'}\nReport:  {result.report()}\n"
+        f"Runs:    {output_dir / 'runs.csv'}\nTook {seconds(time.monotonic() - started)}."
+    )
+    return result
+
+
+def held_out_check(check: HeldOut, cheaper: int) -> str:
+    """What the cheaper budgets foretold of the largest, and what was measured, in words."""
+    law = _span(check.loss_interval)
+    one_run = _span(check.run_interval)
+    lines = [
+        f"Check on the largest budget, {check.compute:.3g} FLOPs, from the {cheaper} cheaper ones "
+        "alone:",
+        f"  predicted  loss {check.predicted_loss:.3f} at N = {count(check.predicted_params)}; 90 % "
+        f"interval {law} for the law, {one_run} for a single run",
+    ]
+    if check.vertex_loss is not None and check.vertex_params is not None:
+        lines.append(
+            f"  measured   loss {check.vertex_loss:.3f} at N = {count(check.vertex_params)}, the "
+            f"minimum of a parabola through its {check.runs} runs"
+        )
+    lines.append(
+        f"  lowest run loss {check.best_loss:.3f} ({check.best_label}), low by luck as well"
+    )
+    verdict = {
+        True: "The measured loss lies inside the interval for a single run.",
+        False: "The measured loss lies OUTSIDE the interval: extrapolate from this sweep with care.",
+        None: "There is no interval to judge by.",
+    }
+    return "\n".join([*lines, verdict[check.loss_inside]])
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    return "none" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"

@@ -1,0 +1,59 @@
+"""Models and data to try flops-fit on, and scripts that do.
+
+``GPT`` and ``VisionTransformer`` are small models with exact sizes; ``SOTUDataset`` (text),
+``FashionMNISTDataset`` and ``MNISTDataset`` (images) are real data that need no download;
+``TinyStoriesDataset`` and ``CIFAR10Dataset`` download at first access. Names are imported when
+they are first used, so that importing this package does not import torch.
+
+The scripts run as ``python -m flops_fit.examples.example_programmatic``,
+``...example_cli_wrapper`` and ``...example_vit_cifar``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flops_fit.examples.gpt import GPT, GPTConfig, create_model_for_scaling, gpt_loss_fn
+    from flops_fit.examples.images import (
+        CIFAR10Dataset,
+        FashionMNISTDataset,
+        MNISTDataset,
+        offline_images,
+    )
+    from flops_fit.examples.text import SOTUDataset, TinyStoriesDataset
+    from flops_fit.examples.vit import VisionTransformer, vit_loss_fn
+
+__all__ = [
+    "GPT",
+    "CIFAR10Dataset",
+    "FashionMNISTDataset",
+    "GPTConfig",
+    "MNISTDataset",
+    "SOTUDataset",
+    "TinyStoriesDataset",
+    "VisionTransformer",
+    "create_model_for_scaling",
+    "gpt_loss_fn",
+    "offline_images",
+    "vit_loss_fn",
+]
+
+_MODULES = {
+    "gpt": ("GPT", "GPTConfig", "create_model_for_scaling", "gpt_loss_fn"),
+    "images": ("CIFAR10Dataset", "FashionMNISTDataset", "MNISTDataset", "offline_images"),
+    "text": ("SOTUDataset", "TinyStoriesDataset"),
+    "vit": ("VisionTransformer", "vit_loss_fn"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,178 @@
+"""Fingerprints of the user's code and data: equal when a run would come out the same.
+
+Code is compared by its syntax tree, so comments and formatting do not matter, together with the
+plain values it closes over. Data is compared by a spread of samples.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["digest", "fingerprint_any", "fingerprint_code", "fingerprint_values", "reference"]
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """First 16 hex digits of the SHA-256 over length-prefixed parts."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "little"))
+        sha.update(data)
+    return sha.hexdigest()[:16]
+
+
+def reference(obj: Any) -> str:
+    """``module.qualname`` of a function, class or instance, for people to read."""
+    if isinstance(obj, functools.partial):
+        return f"partial({reference(obj.func)})"
+    if isinstance(obj, MethodType):
+        return f"{reference(obj.__self__)}.{obj.__name__}"
+    named = obj if hasattr(obj, "__qualname__") else type(obj)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def fingerprint_code(obj: Any) -> str:
+    """What a callable or class does: its source without comments, defaults and closed-over values."""
+    return digest(_describe(obj, set()))
+
+
+def fingerprint_any(value: Any) -> str:
+    """A plain value, container, callable or object, by content rather than by address."""
+    return digest(_plain(value, set(), 4))
+
+
+def fingerprint_values(value: Any) -> str:
+    """The content of nested tensors, arrays and plain values."""
+    return digest(_leaves(value))
+
+
+def _describe(obj: Any, seen: set[int], depth: int = 4) -> list[str]:
+    """Parts that identify ``obj``; functions and classes of the same project are followed."""
+    if id(obj) in seen or depth == 0:
+        return [reference(obj) if callable(obj) else type(obj).__name__]
+    seen.add(id(obj))
+    if isinstance(obj, functools.partial):
+        inner = _describe(obj.func, seen, depth)
+        return [
+            "partial",
+            *inner,
+            *_plain(obj.args, seen, depth),
+            *_plain(obj.keywords, seen, depth),
+        ]
+    if isinstance(obj, MethodType):
+        return ["method", *_describe(obj.__func__, seen, depth), *_plain(obj.__self__, seen, depth)]
+    if isinstance(obj, FunctionType):
+        return _describe_function(obj, seen, depth)
+    if inspect.isclass(obj):
+        return ["class", reference(obj), _source(obj)]
+    if callable(obj):
+        parts = ["instance", *_describe(type(obj), seen, depth)]
+        return parts + _plain(_state(obj), seen, depth)
+    return [repr(obj)]
+
+
+def _describe_function(function: FunctionType, seen: set[int], depth: int) -> list[str]:
+    parts = ["function", reference(function), _source(function)]
+    parts += _plain(function.__defaults__, seen, depth) + _plain(
+        function.__kwdefaults__, seen, depth
+    )
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            content = cell.cell_contents
+        except ValueError:  # a name that is bound later, such as the function's own
+            continue
+        parts += [name, *_plain(content, seen, depth - 1)]
+    module = function.__module__ or ""
+    for name in sorted(_global_names(function.__code__)):
+        used = function.__globals__.get(name)
+        # Helpers and constants of the user's own module decide the outcome too.
+        if isinstance(used, int | float | str | bool | tuple):
+            parts += [name, repr(used)]
+        elif isinstance(used, FunctionType | type) and used.__module__ == module:
+            parts += [name, *_describe(used, seen, depth - 1)]
+    return parts
+
+
+def _global_names(code: CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _global_names(constant)
+    return names
+
+
+def _state(obj: Any) -> Mapping[str, Any]:
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    return dict(getattr(obj, "__dict__", {}))
+
+
+def _plain(value: Any, seen: set[int], depth: int) -> list[str]:
+    if value is None or isinstance(value, int | float | str | bool | bytes | complex):
+        return [repr(value)]
+    if isinstance(value, Mapping):
+        parts = ["{"]
+        for key in sorted(value, key=str):
+            parts += [str(key), *_plain(value[key], seen, depth)]
+        return [*parts, "}"]
+    if isinstance(value, list | tuple):
+        return ["[", *(part for item in value for part in _plain(item, seen, depth)), "]"]
+    if isinstance(value, FunctionType | MethodType | functools.partial | type):
+        return _describe(value, seen, depth)
+    if dataclasses.is_dataclass(value) or callable(value):
+        return [reference(type(value)), *_plain(_state(value), seen, depth - 1)] if depth else []
+    if _is_tensor(value) or isinstance(value, np.ndarray):
+        return [fingerprint_values(value)]
+    return [reference(type(value))]
+
+
+def _source(obj: Callable[..., Any] | type) -> str:
+    """Source as a syntax tree without docstrings; the bytecode where there is no source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(obj)))
+    except (OSError, TypeError, SyntaxError):
+        code = getattr(obj, "__code__", None)
+        return f"{code.co_code.hex()}{code.co_consts!r}" if code is not None else reference(obj)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+        if documented and body and isinstance(body[0], ast.Expr):
+            constant = body[0].value
+            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
+                body[:] = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach") and hasattr(value, "dtype") and hasattr(value, "shape")
+
+
+def _leaves(value: Any) -> list[str | bytes]:
+    if isinstance(value, Mapping):
+        return [p for key in sorted(value, key=str) for p in (str(key), *_leaves(value[key]))]
+    if isinstance(value, list | tuple):
+        return [p for item in value for p in _leaves(item)]
+    if _is_tensor(value):
+        array = value.detach().cpu().contiguous()
+        raw = array.reshape(-1).view(_byte_type(array)).numpy().tobytes() if array.numel() else b""
+        return [f"{array.dtype}{tuple(array.shape)}", raw]
+    if isinstance(value, np.ndarray):
+        return [f"{value.dtype}{value.shape}", np.ascontiguousarray(value).tobytes()]
+    return [repr(value)]
+
+
+def _byte_type(tensor: Any) -> Any:
+    """``torch.uint8``, reached through the tensor so that this module needs no torch."""
+    import torch
+
+    return torch.uint8

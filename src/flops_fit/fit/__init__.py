@@ -1,0 +1,32 @@
+"""Fit scaling laws to runs, and answer what to train with a compute budget.
+
+:func:`fit_runs` fits the surface L(N, D) (approach 3 of Hoffmann et al. 2022) with the IsoFLOP
+parabolas of approach 2 beside it; :meth:`Fit.predict` answers at a budget; :func:`backtest` checks
+a fit against budgets held out of it.
+"""
+
+from flops_fit.fit._backtest import Backtest, HeldOut, backtest
+from flops_fit.fit._diagnose import Outlier
+from flops_fit.fit._fit import Alternative, Fit
+from flops_fit.fit._fit_runs import fit_runs
+from flops_fit.fit._isoflop import IsoFLOP, Parabola
+from flops_fit.fit._prediction import Prediction
+from flops_fit.fit._select import Choice
+from flops_fit.fit._status import FitStatus
+from flops_fit.fit._window import WindowReport
+
+__all__ = [
+    "Alternative",
+    "Backtest",
+    "Choice",
+    "Fit",
+    "FitStatus",
+    "HeldOut",
+    "IsoFLOP",
+    "Outlier",
+    "Parabola",
+    "Prediction",
+    "WindowReport",
+    "backtest",
+    "fit_runs",
+]

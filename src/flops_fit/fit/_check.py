@@ -1,0 +1,62 @@
+"""Runs that determine no law are refused here, with the runs to add."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.errors import FitError, TableError
+from flops_fit.records import RunTable
+
+__all__ = ["check_runs"]
+
+
+def check_runs(table: RunTable, parameters: int) -> RunTable:
+    """The table's usable runs, or an error that says what is missing.
+
+    Raises
+    ------
+    FitError
+        Not more runs than parameters, one size, one budget, D tied to N, or a loss without spread.
+    TableError
+        A column with values that no run can have.
+    """
+    columns = (table.params, table.tokens, table.flops, table.loss)
+    sound: NDArray[np.bool_] = np.all([np.isfinite(c) & (c > 0) for c in columns], axis=0)
+    if not np.all(sound):
+        table = table.select(sound, "N, D, C or loss is not a positive finite number")
+    if len(table) == 0:
+        reasons = "; ".join(f"{e.label}: {e.reason}" for e in table.excluded[:3])
+        raise TableError(f"expected runs with positive N, D and loss; none is left ({reasons}).")
+    count = len(table)
+    distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
+    if distinct <= parameters:
+        raise FitError(
+            f"expected more than {parameters} runs of different N or D, as many as the law has "
+            f"parameters; got {count} ({distinct} different). Add {parameters + 1 - distinct} or "
+            "more runs: five sizes at each of four budgets is a good sweep."
+        )
+    sizes = len(np.unique(table.params))
+    if sizes < 2:
+        raise FitError(
+            f"expected several model sizes; all {count} runs have N = {table.params[0]:.3g}, which "
+            "cannot show what size does. Add runs at other sizes."
+        )
+    if len(np.unique(table.budget)) < 2:
+        raise FitError(
+            f"expected two budgets or more; all {count} runs have C ≈ {table.budget[0]:.3g}, where "
+            "N and D trade off exactly and cannot be told apart. Add runs at other budgets."
+        )
+    x, y = np.log(table.params), np.log(table.tokens)
+    spread = np.linalg.svd(np.column_stack([x - x.mean(), y - y.mean()]), compute_uv=False)
+    if spread[1] < 1e-3 * spread[0]:
+        raise FitError(
+            f"expected N and D to vary independently; in these {count} runs one follows from the "
+            "other. Add runs with other numbers of tokens at the same sizes."
+        )
+    if np.ptp(table.loss) <= 1e-12 * np.max(table.loss):
+        raise FitError(
+            f"expected losses that differ between runs; all {count} are {table.loss[0]:.6g}. "
+            "Check the loss column."
+        )
+    return table

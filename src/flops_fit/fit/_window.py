@@ -1,0 +1,101 @@
+"""Which runs a law is fitted to: those within a factor of their compute's fitted optimum.
+
+Far arms are where the form of every law is least right and hyper-parameters are least tuned. The
+window follows the *fitted* N*(C) of each run's own compute, never the noisy best run, its edge is
+soft, and fit and window are iterated until they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.fit._solve import Solution
+from flops_fit.flops import FlopsFunction
+from flops_fit.records import RunTable
+
+__all__ = ["WindowReport", "settle_window", "window_weights"]
+
+Floats = NDArray[np.float64]
+
+_SOFTNESS = np.log(1.5)
+_PER_BUDGET = 3.0
+_SPARE_RUNS = 3
+
+
+@dataclass(frozen=True)
+class WindowReport:
+    """What the window did: its factor, whether it was used, and N* with and without it.
+
+    ``params_with`` and ``params_without`` are N* at the largest run's compute.
+    """
+
+    factor: float | None
+    used: bool
+    reason: str
+    kept: int
+    compute: float
+    params_with: float | None
+    params_without: float
+
+
+def window_weights(
+    solution: Solution, runs: RunTable, flops: FlopsFunction, factor: float
+) -> Floats:
+    """1 within ``factor`` of N*(C), falling to 0 at 1.5 times that distance (raised cosine)."""
+    best = np.asarray(solution.law.optimal(runs.flops, flops).params)
+    distance = np.abs(np.log(runs.params / best)) - np.log(factor)
+    edge = np.clip(distance / _SOFTNESS, 0.0, 1.0)
+    return np.where(edge < 1, 0.5 + 0.5 * np.cos(np.pi * edge), 0.0)
+
+
+def settle_window(
+    solution: Solution,
+    refit: Callable[[Floats, Solution], Solution],
+    runs: RunTable,
+    flops: FlopsFunction,
+    factor: float,
+    rounds: int = 12,
+) -> tuple[Floats | None, str]:
+    """Weights that agree with the fit made under them, or ``None`` and why there are none."""
+    weights: Floats | None = None
+    for _ in range(rounds):
+        if not _has_optimum(solution):
+            return None, "the fit has no optimum to centre a window on"
+        new = window_weights(solution, runs, flops, factor)
+        reason = _too_few(new, runs, len(solution.law.params))
+        if reason:
+            return None, reason
+        if weights is not None and np.max(np.abs(new - weights)) < 1e-3:
+            break
+        weights = new if weights is None else 0.5 * (new + weights)
+        weights = np.where(new > 0, weights, 0.0)
+        solution = refit(weights, solution)
+    return weights, ""
+
+
+def _has_optimum(solution: Solution) -> bool:
+    values = solution.law.params
+    return (
+        values.get("A", 1.0) > 0
+        and values.get("B", 1.0) > 0
+        and not any("vanishes" in b for b in solution.bounds)
+    )
+
+
+def _too_few(weights: Floats, runs: RunTable, parameters: int) -> str:
+    kept = weights > 0
+    budgets, left = len(np.unique(runs.budget)), int(kept.sum())
+    if left < _PER_BUDGET * budgets:
+        return f"it would leave {left} runs, fewer than {_PER_BUDGET:g} a budget"
+    if left <= parameters + _SPARE_RUNS:
+        return f"it would leave {left} runs for {parameters} parameters"
+    if np.max(runs.flops[kept]) < 0.5 * np.max(runs.flops):
+        return "it would leave no run of the largest budget"
+    logs = np.column_stack([np.ones(left), np.log(runs.params[kept]), np.log(runs.tokens[kept])])
+    if np.linalg.matrix_rank(logs - logs.mean(axis=0) * [0, 1, 1], tol=1e-3) < 3:
+        return "the runs it would leave do not tell N from D"
+    return ""

@@ -1,0 +1,179 @@
+"""Training FLOPs per unit, F(N): what turns a size and a budget into a number of units.
+
+C = F(N)·D throughout. F comes from one of
+
+- :class:`LinearFlops`, k·N, with the usual k = 6 (Kaplan et al. 2020, §2.1);
+- :class:`InterpolatedFlops`, exact counts at sizes that were traced, log-linear between them;
+- :class:`SmoothFlops`, N·(k + c·(N/N₀)^−p), which tends to k·N as attention, head and embedding
+  stop to matter; it serves tables whose models are not at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "FlopsFunction",
+    "InterpolatedFlops",
+    "LinearFlops",
+    "SmoothFlops",
+    "TracedFlops",
+    "trace_flops",
+]
+
+# A backward pass multiplies once for the inputs and once for the weights: twice the forward pass,
+# less where the first layer needs no input gradient, up to 2.5 for attention that recomputes.
+_MOST_BACKWARD = 3.2
+
+Floats = NDArray[np.float64]
+
+
+@runtime_checkable
+class FlopsFunction(Protocol):
+    """Training FLOPs (forward and backward) that one unit costs at size N."""
+
+    @property
+    def description(self) -> str:
+        """Where the numbers come from, for tables and reports."""
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N, same shape as N."""
+
+
+@dataclass(frozen=True)
+class LinearFlops:
+    """F(N) = k·N."""
+
+    k: float = 6.0
+
+    @property
+    def description(self) -> str:
+        """The formula in words."""
+        return f"{self.k:g}·N per unit"
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N."""
+        return self.k * np.asarray(N, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class SmoothFlops:
+    """F(N) = N·(k + c·(N/N₀)^−p): k·N in the limit of large N.
+
+    ``n_min`` and ``n_max`` bound the sizes it was fitted to, ``misfit`` is the largest relative
+    error there.
+    """
+
+    k: float
+    c: float
+    p: float
+    n0: float
+    n_min: float
+    n_max: float
+    misfit: float
+
+    @property
+    def description(self) -> str:
+        """The formula in words, with its range."""
+        return (
+            f"fitted to the table: tends to {self.k:.3g}·N per unit "
+            f"(sizes {self.n_min:.3g} to {self.n_max:.3g}, misfit {100 * self.misfit:.2g} %)"
+        )
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N."""
+        N = np.asarray(N, dtype=np.float64)
+        return N * (self.k + self.c * (N / self.n0) ** -self.p)
+
+
+@dataclass
+class InterpolatedFlops:
+    """F(N) from exact counts, ln(F/N) linear in ln N between them.
+
+    Asked for an N away from every count, it first asks ``count_near(N')`` for the powers of two
+    N' around it, as pairs (size built, its F), and keeps the answers. Where that has none (returns
+    ``None``), F/N stays at the outermost count.
+    """
+
+    counts: dict[float, float]
+    count_near: Callable[[float], tuple[float, float] | None] | None = None
+    description: str = "counted on the traced model"
+    _asked: set[int] = field(default_factory=set, repr=False)
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N."""
+        sizes = np.asarray(N, dtype=np.float64)
+        self._count_around(sizes)
+        known = np.array(sorted(self.counts))
+        ratio = np.log([self.counts[n] / n for n in known])
+        return np.asarray(sizes * np.exp(np.interp(np.log(sizes), np.log(known), ratio)))
+
+    def _count_around(self, sizes: Floats) -> None:
+        if self.count_near is None:
+            return
+        octaves = np.unique(np.floor(np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
+        for octave in {int(o) + side for o in octaves for side in (0, 1)} - self._asked:
+            self._asked.add(octave)
+            found = self.count_near(2.0**octave)
+            if found is not None:
+                self.counts[found[0]] = found[1]
+
+
+@dataclass(frozen=True)
+class TracedFlops:
+    """FLOPs of one forward and one backward pass, and what had to be corrected."""
+
+    forward: float
+    backward: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> float:
+        """Training FLOPs, both passes."""
+        return self.forward + self.backward
+
+
+def trace_flops(forward: Callable[[], Tensor]) -> TracedFlops:
+    """Count the matrix multiplications of ``forward()`` and of its backward pass.
+
+    ``forward`` runs a model on the meta device and returns what is differentiated. Multiply-adds
+    count two; element-wise work is left out; attention is counted in full, causal or not. torch
+    counts the weight gradient of a grouped convolution as if it were dense (a depthwise layer 66
+    times its forward pass), so backward passes above 3.2 times their forward pass are taken as
+    twice it, kind by kind, with a note.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        loss = forward()
+    ahead = _by_kind(counter)
+    with FlopCounterMode(display=False) as counter:
+        loss.backward()  # type: ignore[no-untyped-call]
+    back = _by_kind(counter)
+    notes = []
+    for kind, flops in back.items():
+        if flops > _MOST_BACKWARD * ahead.get(kind, 0.0) > 0:
+            notes.append(
+                f"the counter gave the backward pass of {kind} {flops / ahead[kind]:.3g} times its "
+                "forward pass; twice was taken (grouped convolutions are over-counted)"
+            )
+            back[kind] = 2 * ahead[kind]
+    return TracedFlops(sum(ahead.values()), sum(back.values()), tuple(notes))
+
+
+def _by_kind(counter: object) -> dict[str, float]:
+    """Counts by kind of operation: matrix products, convolutions, attention."""
+    kinds: dict[str, float] = {}
+    for op, flops in counter.get_flop_counts().get("Global", {}).items():  # type: ignore[attr-defined]
+        name = str(op)
+        kind = next((k for k in ("convolution", "attention") if k in name), "matrix products")
+        kinds[kind] = kinds.get(kind, 0.0) + float(flops)
+    return kinds

@@ -1,0 +1,24 @@
+"""Scaling laws: the loss of N parameters on D units, and the optimum at a compute budget.
+
+One law is one file. :data:`LAWS` holds those that :func:`flops_fit.fit.fit_runs` knows by name; a
+law of your own is a subclass of :class:`Law`, given to ``fit_runs(law=...)`` as a class.
+"""
+
+from flops_fit.laws._hoffmann import Hoffmann
+from flops_fit.laws._kappa import Kappa
+from flops_fit.laws._law import CallableFlops, FlopsLike, Law, Optimum, as_flops
+from flops_fit.laws._power import PowerLaw
+
+LAWS: dict[str, type[Law]] = {Hoffmann.name: Hoffmann, Kappa.name: Kappa}
+
+__all__ = [
+    "LAWS",
+    "CallableFlops",
+    "FlopsLike",
+    "Hoffmann",
+    "Kappa",
+    "Law",
+    "Optimum",
+    "PowerLaw",
+    "as_flops",
+]

@@ -1,0 +1,55 @@
+"""The additive law of the Chinchilla paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flops_fit.flops import FlopsFunction, LinearFlops
+from flops_fit.laws._kappa import log_term, split_optimum
+from flops_fit.laws._law import Law
+
+__all__ = ["Hoffmann"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Hoffmann(Law):
+    """L(N, D) = E + A/N^α + B/D^β (Hoffmann et al. 2022, arXiv:2203.15556, eq. 2).
+
+    E is the irreducible loss, A/N^α the price of finite size, B/D^β that of finite data. For
+    F(N) = k·N the optimum has a closed form (their eq. 4): N* = G·(C/k)^a and D* = (C/k)^b / G
+    with G = (αA/βB)^{1/(α+β)}, a = β/(α+β) and b = α/(α+β).
+
+    Examples
+    --------
+    >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+    >>> f"{law.loss(70e9, 1.4e12):.4f}"
+    '1.9366'
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+    name: ClassVar[str] = "hoffmann"
+    formula: ClassVar[str] = "L = E + A/N^α + B/D^β"
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
+        """Loss at N parameters and D units."""
+        n_term, d_term = log_term(self.A, self.alpha, N), log_term(self.B, self.beta, D)
+        return self.E + np.exp(np.minimum(n_term, 690.0)) + np.exp(np.minimum(d_term, 690.0))
+
+    def _start_size(self, C: Floats, k: Floats) -> Floats:
+        return split_optimum(self.A, self.B, self.alpha, self.beta, C / k)
+
+    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
+        if isinstance(flops, LinearFlops):
+            return self._start_size(C, np.full_like(C, flops.k))
+        return super()._optimal_size(C, flops)

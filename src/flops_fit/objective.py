@@ -1,0 +1,171 @@
+"""What one batch costs and teaches: its loss as a sum over counted units.
+
+A loss function returns a mean over a batch's units. Sums are what adds up over microbatches, so
+everything here speaks of (sum of loss, count of units).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import InputTypeError, LossError
+from flops_fit.fingerprint import digest, fingerprint_code, reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Objective", "batch_length", "check_loss", "map_tensors"]
+
+IGNORED = -100  # torch's cross_entropy leaves these targets out by default
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The user's loss over a batch, with the number of units it is a mean of.
+
+    Attributes
+    ----------
+    loss_fn
+        ``(model output, targets) -> scalar``, the mean over the batch's counted units. ``None``
+        for models whose output carries ``.loss`` itself.
+    count_fn
+        ``batch -> int``, the counted units; by default targets other than −100 where they are
+        whole numbers, else samples.
+    step_fn
+        ``(model, batch) -> (loss sum, count)``, in place of the other two.
+    """
+
+    loss_fn: Callable[..., Any] | None = None
+    count_fn: Callable[[Any], int] | None = None
+    step_fn: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("loss_fn", "count_fn", "step_fn"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InputTypeError(f"{name}: expected a callable; got {type(value).__name__}.")
+
+    @property
+    def reference(self) -> str:
+        """How the loss is called, for people to read."""
+        used = self.step_fn or self.loss_fn
+        return reference(used) if used is not None else "the model's own .loss"
+
+    def fingerprint(self) -> str:
+        """A hash of the code of all three."""
+        used = (self.loss_fn, self.count_fn, self.step_fn)
+        return digest("" if f is None else fingerprint_code(f) for f in used)
+
+    def __call__(self, model: Any, batch: Any) -> tuple[Tensor, Any]:
+        """Sum of the loss over the batch, with its gradient, and the number of units."""
+        if self.step_fn is not None:
+            total, count = self.step_fn(model, batch)
+            return total, count
+        count = self.count(batch)
+        return self.mean(model, batch) * count, count
+
+    def mean(self, model: Any, batch: Any) -> Tensor:
+        """The loss as the user's function returns it."""
+        output = self.output(model, batch)
+        if self.loss_fn is not None:
+            loss: Tensor = self.loss_fn(output, _inputs_and_targets(batch)[1])
+            return loss
+        own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if own is None:
+            raise LossError(
+                "loss_fn: expected a function (model output, targets) -> scalar; got none, and the "
+                f"model's output ({type(output).__name__}) carries no .loss. Give loss_fn=."
+            )
+        return own  # type: ignore[no-any-return]
+
+    def output(self, model: Any, batch: Any) -> Any:
+        """What the model returns for a batch."""
+        inputs, _ = _inputs_and_targets(batch)
+        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+    def count(self, batch: Any) -> Any:
+        """Units in a batch; a 0-d tensor where they are counted on the device."""
+        if self.count_fn is not None:
+            return self.count_fn(batch)
+        _, targets = _inputs_and_targets(batch)
+        if _is_whole(targets):
+            return (targets != IGNORED).sum()
+        return batch_length(batch)
+
+    def unit(self, batch: Any, dataset: Any = None) -> str:
+        """What is counted: the data set's own word, else tokens for sequences, else samples."""
+        declared = getattr(dataset, "unit", None)
+        if isinstance(declared, str):
+            return declared
+        _, targets = _inputs_and_targets(batch)
+        return "tokens" if _is_whole(targets) and targets.dim() >= 2 else "samples"
+
+
+def _inputs_and_targets(batch: Any) -> tuple[Any, Any]:
+    """A batch as (what the model is called with, targets).
+
+    A dict goes in by name, its targets under ``labels`` or ``label``; a tuple's last entry is the
+    target; a lone tensor is its own target.
+    """
+    if isinstance(batch, Mapping):
+        targets = next((batch[k] for k in ("labels", "label", "targets") if k in batch), None)
+        return batch, targets
+    if isinstance(batch, tuple | list):
+        if len(batch) == 1:
+            return (batch[0],), batch[0]
+        return tuple(batch[:-1]), batch[-1]
+    return (batch,), batch
+
+
+def _is_whole(targets: Any) -> bool:
+    return hasattr(targets, "is_floating_point") and not targets.is_floating_point()
+
+
+def check_loss(loss: Any) -> Tensor:
+    """The loss itself, if it is a scalar that can be differentiated.
+
+    Raises
+    ------
+    LossError
+        Otherwise; the message says what came.
+    """
+    if not hasattr(loss, "backward"):
+        raise LossError(
+            f"loss_fn: expected a scalar tensor with a gradient; got {type(loss).__name__}."
+        )
+    if loss.dim() != 0:
+        raise LossError(
+            f"loss_fn: expected a scalar; got a tensor of shape {tuple(loss.shape)}. "
+            "Take its mean over the batch's units."
+        )
+    if not loss.requires_grad:
+        raise LossError(
+            "loss_fn: the loss has no gradient with respect to the model's parameters. "
+            "Compute it from the model's output, without .detach(), .item() or no_grad."
+        )
+    return loss  # type: ignore[no-any-return]
+
+
+def batch_length(batch: Any) -> int:
+    """Number of samples in a batch: the first dimension of its first tensor."""
+    if hasattr(batch, "shape"):
+        return int(batch.shape[0]) if len(batch.shape) else 1
+    values = batch.values() if isinstance(batch, Mapping) else batch
+    return batch_length(next(iter(values)))
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """``value`` with every tensor in it changed, whatever the nesting."""
+    if hasattr(value, "detach"):
+        return change(value)
+    if isinstance(value, Mapping):
+        changed = {k: map_tensors(v, change) for k, v in value.items()}
+        # HuggingFace's BatchEncoding and the like are mappings of their own kind.
+        return changed if type(value) is dict else type(value)(changed)  # type: ignore[call-arg]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(v, change) for v in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(v, change) for v in value)
+    return value

@@ -1,0 +1,162 @@
+"""Which sizes to train at each budget, and the exact run for each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flops_fit.errors import InputTypeError, PlanError
+from flops_fit.fingerprint import digest, reference
+from flops_fit.model import ModelSpec, Size
+from flops_fit.plan._count import FlopsCounter
+from flops_fit.recipes import Recipe
+from flops_fit.records import Experiment, canonical_json
+
+SIZES_PER_BUDGET = 7
+WIDTH = 6.0  # the grid reaches this factor below and above the prior optimum
+TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022: where a grid is centred before anything is known
+ROUNDING = 0.01  # largest share of a budget that whole steps may cost
+
+Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
+
+
+def prior_optimum(budget: float) -> float:
+    """N* of a budget before anything is known, √(C/(6·20)): twenty tokens a parameter."""
+    return math.sqrt(budget / (6 * TOKENS_PER_PARAM))
+
+
+def sizes_for(spec: ModelSpec, budget: float, sizes: Sizes | None) -> list[Size]:
+    """The sizes to train at this budget: those asked for, else a grid around the prior optimum."""
+    if sizes is not None:
+        return _asked_for(spec, budget, sizes)
+    if spec.size_param is None:
+        spec.arguments(0)  # raises, with what to give
+    centre = prior_optimum(budget)
+    found: dict[Size, None] = {}
+    for params in np.geomspace(centre / WIDTH, centre * WIDTH, SIZES_PER_BUDGET):
+        near = spec.nearest(float(params))
+        if near is not None:
+            found[near[0]] = None
+    return list(found)
+
+
+def _asked_for(spec: ModelSpec, budget: float, sizes: Sizes) -> list[Size]:
+    if isinstance(sizes, Mapping):
+        if budget not in sizes:
+            raise PlanError(
+                f"sizes: no sizes for the budget {budget:g}; there are {sorted(sizes)}."
+            )
+        sizes = sizes[budget]
+    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+        raise InputTypeError(
+            "sizes: expected a list of sizes, a list of dicts of arguments, or a dict from budget "
+            f"to such a list; got {type(sizes).__name__}."
+        )
+    asked = list(sizes)
+    if not asked:
+        raise PlanError("sizes: expected at least one size; got none.")
+    for size in asked:
+        spec.require(size)
+    return asked
+
+
+@dataclass(frozen=True)
+class RunMaker:
+    """Makes the exact experiment for a budget and a size.
+
+    ``batch_size`` is in samples, ``"auto"`` for the recipe's. ``samples`` is the size of the
+    training set where it is known. ``conditions`` are the fingerprints of all else that decides
+    the outcome: loss, data, how the run is carried out.
+    """
+
+    spec: ModelSpec
+    counter: FlopsCounter
+    recipe: Recipe
+    units_per_sample: float
+    batch_size: int | str
+    samples: int | None
+    seed: int
+    conditions: str
+    _fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def make(self, budget: float, size: Size, repeat: int = 0) -> Experiment | str:
+        """The experiment, or why whole steps cannot meet the budget."""
+        params = self.spec.require(size)
+        per_unit = self.counter.per_unit(size)
+        units = budget / per_unit
+        hparams = self.recipe(params, units, self.counter.unit)
+        batch, steps = self._whole_steps(units, hparams.batch_units)
+        spent = per_unit * batch * steps * self.units_per_sample
+        if steps < 1 or abs(spent / budget - 1) > ROUNDING:
+            return (
+                f"{self.spec.size_param or 'size'}={size} at {budget:.3g} FLOPs: "
+                f"{units:.3g} {self.counter.unit} are {units / (batch * self.units_per_sample):.3g} "
+                f"steps of {batch} samples, and whole steps miss the budget by more than 1 %"
+            )
+        kwargs = {k: _plain(v) for k, v in self.spec.kwargs.items()}
+        return Experiment(
+            model=self.spec.reference,
+            model_kwargs=kwargs,
+            size=_plain(size),
+            params=params,
+            budget=budget,
+            tokens=round(batch * steps * self.units_per_sample),
+            steps=steps,
+            batch_size=batch,
+            units_per_sample=self.units_per_sample,
+            unit=self.counter.unit,
+            flops_per_unit=per_unit,
+            flops_per_unit_6nd=self.counter.per_unit_6nd(size),
+            hparams=hparams.to_dict(),
+            seed=_derived_seed(self.seed, budget, _plain(size), repeat),
+            repeat=repeat,
+            fingerprint=digest([self._fingerprint(size), self.conditions]),
+            epochs=None if self.samples is None else batch * steps / self.samples,
+        )
+
+    def _fingerprint(self, size: Size) -> str:
+        key = repr(size)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = self.spec.fingerprint(size)
+        return self._fingerprints[key]
+
+    def _whole_steps(self, units: float, batch_units: float) -> tuple[int, int]:
+        """Batch size in samples and number of steps, the batch made smaller where that is exact."""
+        samples = units / self.units_per_sample
+        if isinstance(self.batch_size, int):
+            return self.batch_size, max(round(samples / self.batch_size), 0)
+        wanted = max(1, round(batch_units / self.units_per_sample))
+        if self.samples is not None:
+            wanted = min(wanted, self.samples)
+        choices = range(wanted, max(1, math.floor(0.8 * wanted)) - 1, -1)
+
+        def miss(batch: int) -> float:
+            return abs(round(samples / batch) * batch / samples - 1)
+
+        exact = next((b for b in choices if miss(b) <= ROUNDING / 4), None)
+        best = exact if exact is not None else min(choices, key=miss)
+        return best, round(samples / best)
+
+
+def _derived_seed(seed: int, budget: float, size: Any, repeat: int) -> int:
+    """A seed of its own for each run: one seed for all makes noise correlate by size."""
+    text = canonical_json([seed, budget, size, repeat])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON gives back as it was."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    return reference(value)

@@ -1,0 +1,355 @@
+"""The plan as a value, and the function that makes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.data import DataSpec
+from flops_fit.errors import BudgetError, InputError, InputTypeError, PlanError
+from flops_fit.flops import FlopsFunction
+from flops_fit.model import ModelSpec
+from flops_fit.objective import Objective
+from flops_fit.plan._count import FlopsCounter, FlopsMethod
+from flops_fit.plan._grid import RunMaker, Sizes, sizes_for
+from flops_fit.plan._probe import Speed
+from flops_fit.recipes import HParams, Recipe, resolve_recipe
+from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.text import count, render
+from flops_fit.text import seconds as clock
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FEWEST_STEPS = 500
+MOST_EPOCHS = 4.0
+EXAMPLE_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The runs of a sweep, before anything is spent; prints as a table.
+
+    Attributes
+    ----------
+    experiments
+        One entry a run, cheapest budget first.
+    unit
+        What D counts: ``"tokens"`` or ``"samples"``.
+    flops
+        Training FLOPs per unit at any size, F(N).
+    diagnostics
+        What a reader should know before paying for it.
+    speed
+        Measured on this machine where there was data to measure with; gives the estimated times.
+    task
+        What carries out one experiment, where the plan was made with all that needs.
+    """
+
+    experiments: tuple[Experiment, ...]
+    unit: str
+    flops: FlopsFunction
+    diagnostics: tuple[Diagnostic, ...] = ()
+    speed: Speed | None = field(default=None, compare=False)
+    task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The distinct budgets, ascending."""
+        return tuple(sorted({e.budget for e in self.experiments}))
+
+    @property
+    def total_flops(self) -> float:
+        """Training FLOPs of all runs together."""
+        return math.fsum(e.flops for e in self.experiments)
+
+    def seconds(self) -> float | None:
+        """Estimated training time of all runs one after another; ``None`` where not measured."""
+        if self.speed is None:
+            return None
+        return math.fsum(self.speed.seconds(e) for e in self.experiments)
+
+    def __len__(self) -> int:
+        return len(self.experiments)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict a run."""
+        return [e.to_dict() for e in self.experiments]
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs", title_justify="left")
+        for name in ("C", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name in ("epochs", "lr", "est. time"):
+            table.add_column(name, justify="right", no_wrap=True)
+        previous = None
+        for e in self.experiments:
+            if previous not in (None, e.budget):
+                table.add_section()
+            previous = e.budget
+            table.add_row(
+                f"{e.budget:.3g}",
+                _size_text(e.size),
+                count(e.params.total),
+                count(e.tokens),
+                f"{e.tokens / e.params.total:.3g}",
+                f"{e.flops_per_unit / e.flops_per_unit_6nd:.2f}",
+                f"{e.steps:,}",
+                f"{e.batch_size:,}",
+                "–" if e.epochs is None else f"{e.epochs:.2g}",
+                f"{e.hparams['lr']:.2g}",
+                "–" if self.speed is None else clock(self.speed.seconds(e)),
+            )
+        return table
+
+    def __str__(self) -> str:
+        lines = [render(self)]
+        total = self.seconds()
+        if total is not None and self.speed is not None:
+            lines.append(
+                f"About {clock(total)} of training, one run after another on {self.speed.device}."
+            )
+        return "\n".join([*lines, *(str(d) for d in self.diagnostics)])
+
+
+def check_budgets(budgets: Any) -> tuple[float, ...]:
+    """The budgets as ascending floats.
+
+    Raises
+    ------
+    BudgetError
+        None are given, or one is no positive finite number, or two are equal.
+    """
+    if budgets is None or isinstance(budgets, str | bytes) or not isinstance(budgets, Iterable):
+        raise BudgetError(
+            f"compute_budgets: expected a list of training FLOPs such as [1e15, 3e15, 1e16]; "
+            f"got {budgets!r}."
+        )
+    values = list(budgets)
+    if not values:
+        raise BudgetError(
+            "compute_budgets: expected at least one number of FLOPs; the list is empty."
+        )
+    out = []
+    for value in values:
+        try:
+            number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            raise BudgetError(
+                f"compute_budgets: expected positive finite numbers of FLOPs; got {value!r}."
+            )
+        out.append(number)
+    if len(set(out)) < len(out):
+        twice = next(b for b in out if out.count(b) > 1)
+        raise BudgetError(
+            f"compute_budgets: expected distinct budgets; {twice:g} is there twice. "
+            "To repeat runs, give repeats=."
+        )
+    return tuple(sorted(out))
+
+
+def make_plan(
+    spec: ModelSpec,
+    objective: Objective,
+    budgets: tuple[float, ...],
+    *,
+    data: DataSpec | None,
+    example_batch: Any = None,
+    dataset: Any = None,
+    sizes: Sizes | None = None,
+    flops: FlopsMethod = "measured",
+    hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    batch_size: int | str = "auto",
+    repeats: int = 1,
+    seed: int = 0,
+    conditions: str = "",
+) -> SweepPlan:
+    """An IsoFLOP grid: at each budget C several sizes N, each for D = C/F(N) units.
+
+    Parameters
+    ----------
+    data
+        The training part; ``None`` where no data may be read. Then FLOPs are 6·N per unit unless
+        ``example_batch`` is there to trace the model on.
+    dataset
+        What the user gave, asked only for what it declares (``unit``, ``units_per_sample``).
+    conditions
+        A fingerprint of all else that decides how a run comes out.
+
+    Raises
+    ------
+    PlanError, ModelError, InputError
+        Nothing can be planned from these inputs; the message says what to change.
+    """
+    _check_whole("batch_size", batch_size, allow="auto")
+    _check_whole("repeats", repeats)
+    counter, per_sample = _counter(spec, objective, flops, data, example_batch, dataset)
+    samples = None if data is None else data.size
+    if samples is not None and isinstance(batch_size, int) and samples < batch_size:
+        raise InputError(
+            f"dataset: expected at least one batch of {batch_size} samples to train on; it has "
+            f"{samples}. Give more data or a smaller batch_size."
+        )
+    recipe = resolve_recipe(hparams)
+    maker = RunMaker(spec, counter, recipe, per_sample, batch_size, samples, seed, conditions)
+    experiments, dropped = _experiments(maker, budgets, sizes, repeats)
+    used = list({repr(e.size): e.size for e in experiments}.values())
+    notes = [*counter.notes, *(data.notes if data is not None else ())]
+    return SweepPlan(
+        experiments=tuple(experiments),
+        unit=counter.unit,
+        flops=counter.function(used),
+        diagnostics=(*_diagnose(experiments), *_told(spec, notes, dropped)),
+    )
+
+
+def _counter(
+    spec: ModelSpec,
+    objective: Objective,
+    flops: FlopsMethod,
+    data: DataSpec | None,
+    example_batch: Any,
+    dataset: Any,
+) -> tuple[FlopsCounter, float]:
+    batch = example_batch
+    if batch is None and data is not None:
+        batch = data.first_batch(EXAMPLE_SAMPLES)
+    if batch is not None:
+        unit = objective.unit(batch, dataset)
+        return FlopsCounter.from_batch(spec, objective, flops, batch, unit)
+    declared = getattr(dataset, "unit", None)
+    per_sample = getattr(dataset, "units_per_sample", None)
+    counter = FlopsCounter(
+        spec, objective, flops, declared if isinstance(declared, str) else "units"
+    )
+    return counter, float(per_sample) if isinstance(per_sample, int | float) else 1.0
+
+
+def _experiments(
+    maker: RunMaker, budgets: tuple[float, ...], sizes: Sizes | None, repeats: int
+) -> tuple[list[Experiment], list[str]]:
+    experiments: list[Experiment] = []
+    dropped: list[str] = []
+    for budget in budgets:
+        here = 0
+        for size in sizes_for(maker.spec, budget, sizes):
+            for repeat in range(repeats):
+                made = maker.make(budget, size, repeat)
+                if isinstance(made, Experiment):
+                    experiments.append(made)
+                    here += 1
+                elif repeat == 0:
+                    dropped.append(made)
+        if not here:
+            raise PlanError(
+                f"compute_budgets: no run fits a budget of {budget:g} FLOPs: "
+                f"{dropped[-1] if dropped else 'no size is near its optimum'}. "
+                "Give a larger budget, smaller sizes or a smaller batch_size."
+            )
+    return experiments, dropped
+
+
+def _diagnose(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+    out = []
+    budgets = sorted({e.budget for e in experiments})
+    sizes = {b: len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets}
+    if len(budgets) < 4 or min(sizes.values()) < 5:
+        out.append(
+            Diagnostic(
+                "small-grid",
+                "warning",
+                f"{len(budgets)} budgets with {min(sizes.values())} to {max(sizes.values())} sizes "
+                "are few for a law.",
+                "plan at least 4 budgets of at least 5 sizes",
+            )
+        )
+    short = [e for e in experiments if e.steps < FEWEST_STEPS]
+    if short:
+        fewest = min(short, key=lambda e: e.steps)
+        out.append(
+            Diagnostic(
+                "few-steps",
+                "warning",
+                f"{len(short)} of {len(experiments)} runs have fewer than {FEWEST_STEPS} steps "
+                f"({fewest.label}: {fewest.steps}).",
+                "a smaller batch_size or larger budgets",
+            )
+        )
+    repeated = [e for e in experiments if e.epochs is not None and e.epochs > 1]
+    if repeated:
+        most = max(repeated, key=lambda e: e.epochs or 0.0)
+        assert most.epochs is not None
+        out.append(
+            Diagnostic(
+                "repeated-data",
+                "warning" if most.epochs > MOST_EPOCHS else "note",
+                f"{len(repeated)} runs see their data more than once, up to {most.epochs:.3g} times "
+                f"({most.label}).",
+                "more data; repeated data is worth less than new data"
+                if most.epochs > MOST_EPOCHS
+                else "",
+            )
+        )
+    return out + _six_nd(experiments)
+
+
+def _six_nd(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+    ratios = {e.params.total: e.flops_per_unit / e.flops_per_unit_6nd for e in experiments}
+    far = max(ratios.values(), key=lambda r: abs(math.log(r)))
+    if abs(far - 1) <= 0.05:
+        return []
+    small, large = min(ratios), max(ratios)
+    return [
+        Diagnostic(
+            "flops-vs-6nd",
+            "note",
+            f"Counted FLOPs are {ratios[small]:.3g}×6ND at N = {count(small)} and "
+            f"{ratios[large]:.3g}×6ND at N = {count(large)}; the counted ones are used.",
+        )
+    ]
+
+
+def _told(spec: ModelSpec, notes: Sequence[str], dropped: Sequence[str]) -> list[Diagnostic]:
+    out = [Diagnostic("assumption", "note", note) for note in notes]
+    if dropped:
+        out.append(
+            Diagnostic(
+                "left-out",
+                "note",
+                f"{len(dropped)} sizes were left out: {'; '.join(dropped[:3])}.",
+            )
+        )
+    if spec.refusals:
+        reason = next(iter(spec.refusals.values()))
+        out.append(
+            Diagnostic(
+                "refused",
+                "note",
+                f"{len(spec.refusals)} values of {spec.size_param} were tried and refused by the "
+                f"constructor, for example: {reason}",
+            )
+        )
+    return out
+
+
+def _size_text(size: Any) -> str:
+    return "×".join(str(v) for v in size.values()) if isinstance(size, Mapping) else str(size)
+
+
+def _check_whole(name: str, value: Any, allow: str | None = None) -> None:
+    if allow is not None and value == allow:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        expected = f"a positive whole number{f' or {allow!r}' if allow else ''}"
+        kind: Callable[[str], Exception] = (
+            InputError if isinstance(value, str | float) else InputTypeError
+        )
+        raise kind(f"{name}: expected {expected}; got {value!r}.")
+    if value < 1:
+        raise InputError(f"{name}: expected a positive whole number; got {value}.")

@@ -1,0 +1,98 @@
+"""The Chinchilla table, and the answer in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from flops_fit.fit import Fit, Prediction
+from flops_fit.records import Diagnostic
+from flops_fit.text import count
+
+__all__ = ["answer_in_words", "chinchilla_table", "span"]
+
+_COLUMNS: tuple[tuple[str, Callable[[Prediction], str], str | None], ...] = (
+    ("Compute Budget", lambda p: f"{p.target_compute:.3g}", None),
+    ("Optimal N", lambda p: count(p.optimal_params), "optimal_params"),
+    ("Optimal D", lambda p: count(p.optimal_tokens), "optimal_tokens"),
+    ("D/N Ratio", lambda p: f"{p.tokens_per_param:.3g}", "tokens_per_param"),
+    ("Predicted Loss", lambda p: f"{p.expected_loss:.4g}", "expected_loss"),
+)
+_TRUST = {
+    "ok": "Nothing was found that speaks against this fit.",
+    "caution": "Use this fit with caution:",
+    "no": "Do not rely on this fit:",
+}
+
+
+def span(prediction: Prediction, quantity: str) -> str:
+    """An interval in brackets, ``(none)`` where no honest one exists."""
+    interval = prediction.intervals[quantity]
+    if interval is None:
+        return "(none)"
+    low, high = interval
+    if quantity == "expected_loss":
+        return f"({low:.4g}–{high:.4g})"
+    if quantity == "tokens_per_param":
+        return f"({low:.3g}–{high:.3g})"
+    return f"({count(low)}–{count(high)})"
+
+
+def chinchilla_table(predictions: Sequence[Prediction]) -> str:
+    """N*, D*, D/N and the loss at each budget with intervals, as a Markdown table."""
+    rows = [[name for name, _, _ in _COLUMNS]]
+    for p in predictions:
+        rows.append([f"{show(p)} {span(p, key)}" if key else show(p) for _, show, key in _COLUMNS])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    level = f"{100 * predictions[0].level:g} %" if predictions else ""
+    unit = predictions[0].unit if predictions else "tokens"
+    return "\n".join(
+        [*lines, f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."]
+    )
+
+
+def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diagnostic]) -> str:
+    """What the table means, and what to trust."""
+    p = prediction
+    lines = [
+        f"With {p.target_compute:.3g} FLOPs, train about {count(p.optimal_params)} parameters "
+        f"{span(p, 'optimal_params')} on {count(p.optimal_tokens)} {p.unit} "
+        f"{span(p, 'optimal_tokens')}; expect a held-out loss of {p.expected_loss:.3f} "
+        f"{span(p, 'expected_loss')}.",
+        _growth(fit),
+        _noise(fit),
+    ]
+    spread = p.form_spread.get("optimal_params")
+    if spread is not None and spread[1] > spread[0]:
+        lines.append(
+            f"The intervals hold if the form of the law does. Over the forms that were fitted, N* "
+            f"there ranges over {count(spread[0])}–{count(spread[1])}."
+        )
+    told = [d for d in diagnostics if d.severity in ("warning", "critical")]
+    lines.append(_TRUST[fit.trust] if told or fit.trust == "ok" else _TRUST["caution"])
+    lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in told]
+    return "\n".join(line for line in lines if line)
+
+
+def _growth(fit: Fit) -> str:
+    try:
+        a, b = fit.exponents
+    except AttributeError:
+        return ""
+    return (
+        f"Ten times the compute wants {10**a:.2g} times the parameters and {10**b:.2g} times the "
+        f"{fit.runs.unit} (exponents {a:.2f} and {b:.2f}, where FLOPs per unit grow as N)."
+    )
+
+
+def _noise(fit: Fit) -> str:
+    line = f"{len(fit.runs)} runs were fitted; they scatter {100 * fit.residual_sd:.2g} % around the law."
+    if fit.isoflop.n_r2 is not None and fit.isoflop.d_r2 is not None:
+        line += (
+            f" The IsoFLOP minima lie on power laws with R² = {fit.isoflop.n_r2:.3f} (N) and "
+            f"{fit.isoflop.d_r2:.3f} (D), which alone proves little."
+        )
+    return line

@@ -1,0 +1,98 @@
+"""The answer of a sweep, with everything it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flops_fit.errors import OutputError
+from flops_fit.fit import Fit, Prediction
+from flops_fit.plan import SweepPlan
+from flops_fit.records import Diagnostic, Run
+from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How big, on how much data, at what loss, and how sure; prints as all of that.
+
+    Attributes
+    ----------
+    plan, runs, fit
+        The stages it came from. ``fit.trust`` says in a word whether to rely on it.
+    output_dir
+        Where the records are, and where figures and the report go.
+    """
+
+    plan: SweepPlan
+    runs: tuple[Run, ...]
+    fit: Fit
+    output_dir: Path
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Every finding, about the fit and about the plan."""
+        return (*self.fit.diagnostics, *self.plan.diagnostics)
+
+    def predict(self, compute: float, level: float = 0.9) -> Prediction:
+        """The optimal N and D, and the loss to expect, at ``compute`` training FLOPs."""
+        return self.fit.predict(compute, level)
+
+    def chinchilla_table(
+        self, compute_budgets: Iterable[float] | None = None, level: float = 0.9
+    ) -> str:
+        """A Markdown table of optima with intervals, by default at the sweep's own budgets."""
+        budgets = self.plan.budgets if compute_budgets is None else tuple(compute_budgets)
+        return chinchilla_table([self.predict(c, level) for c in budgets])
+
+    def summary(self) -> str:
+        """The answer at the largest budget in words, and what to trust."""
+        return answer_in_words(self.fit, self.predict(max(self.plan.budgets)), self.diagnostics)
+
+    def plot(self, show: bool = True) -> list[Figure]:
+        """All figures, saved as PNG under ``output_dir/plots`` and returned.
+
+        With ``show`` they also open in windows, where there is a display.
+        """
+        windows = show and _has_windows()
+        figures = draw_all(self.fit, managed=windows)
+        folder = self.output_dir / "plots"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for figure in figures:
+                figure.savefig(folder / f"{figure.get_label()}.png")
+        except OSError as error:
+            raise OutputError(f"plot: {folder} cannot be written ({error.strerror}).") from error
+        if windows:
+            import matplotlib.pyplot as plt
+
+            plt.show()
+        return figures
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the answer as one self-contained HTML page; returns its path."""
+        return write_report(
+            self.fit,
+            self.output_dir / "report.html" if path is None else path,
+            predictions=[self.predict(c) for c in self.plan.budgets],
+            diagnostics=self.plan.diagnostics,
+            runs=self.runs,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.chinchilla_table()}\n\n{self.summary()}"
+
+
+def _has_windows() -> bool:
+    import matplotlib
+    from matplotlib.backends.registry import BackendFilter, backend_registry
+
+    interactive = backend_registry.list_builtin(BackendFilter.INTERACTIVE)  # type: ignore[no-untyped-call]
+    return matplotlib.get_backend().lower() in interactive

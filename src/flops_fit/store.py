@@ -1,0 +1,244 @@
+"""What happened, on disk.
+
+::
+
+    output_dir/
+      sweep.json           says that this folder is ours, and which runs the last plan asked for
+      runs/<id>/run.json   one finished run, published by an atomic rename
+      runs.csv, fit.json, plots/, report.html   derived; rebuilt at every call
+
+A run is looked up by its id alone, so a changed plan keeps every run that it still asks for.
+Files that are torn or do not belong are renamed and named, never deleted and never fitted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import OutputError, TableError
+from flops_fit.records import Diagnostic, Experiment, Run
+
+__all__ = ["Store", "write_atomic"]
+
+_FORMAT = "flops-fit sweep"
+_SCHEMA = 1
+_FINAL = frozenset({"completed", "diverged"})  # other states may come out otherwise next time
+
+
+@dataclass
+class Store:
+    """The folder of a sweep."""
+
+    path: Path
+    findings: list[Diagnostic] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: str | Path, *, resume: bool = True) -> Store:
+        """Take a folder as a sweep's own, making it where it is missing.
+
+        With ``resume=False`` the runs already there are renamed, so that none is reused.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, or holds something else.
+        """
+        store = cls(Path(path))
+        store._claim()
+        if not resume and store._runs.is_dir():
+            aside = store.path / f"runs-set-aside-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            store._runs.rename(aside)
+            store._note(f"Earlier runs were set aside in {aside.name}.")
+        try:
+            store._runs.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _unwritable(store.path, error) from error
+        return store
+
+    def _claim(self) -> None:
+        marker = self.path / "sweep.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            present = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+            if "sweep.json" in present:
+                _check_marker(marker)
+            elif present:
+                raise OutputError(
+                    f"output_dir: {self.path} holds {sorted(present)[:4]} and no sweep of flops-fit. "
+                    "Expected an empty or new folder, or that of an earlier sweep: choose another "
+                    "output_dir."
+                )
+            probe = self.path / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+            if "sweep.json" not in present:
+                write_atomic(marker, json.dumps({"format": _FORMAT, "schema": _SCHEMA}))
+        except OutputError:
+            raise
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    @property
+    def _runs(self) -> Path:
+        return self.path / "runs"
+
+    def run_dir(self, experiment_id: str) -> Path:
+        """The folder of one run."""
+        return self._runs / experiment_id
+
+    def write_plan(self, experiments: Iterable[Experiment]) -> None:
+        """Note which runs this sweep asks for."""
+        content = {
+            "format": _FORMAT,
+            "schema": _SCHEMA,
+            "experiments": [e.to_dict() for e in experiments],
+        }
+        self._write("sweep.json", json.dumps(content, indent=1))
+
+    def publish(self, run: Run) -> None:
+        """Record a run that has ended; readers see all of it or nothing."""
+        directory = self.run_dir(run.experiment.id)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomic(directory / "run.json", json.dumps(run.to_dict(), indent=1))
+        except OSError as error:
+            raise _unwritable(directory, error) from error
+
+    def finished(self, experiments: Iterable[Experiment]) -> dict[str, Run]:
+        """The final runs among ``experiments``, by id.
+
+        Completed and diverged runs are final. Failed ones and those out of memory are asked for
+        again: what was in their way may be gone.
+        """
+        found = {}
+        for experiment in experiments:
+            run = self._read(experiment.id)
+            if run is not None and run.state in _FINAL:
+                found[experiment.id] = run
+        return found
+
+    def others(self, experiments: Iterable[Experiment]) -> int:
+        """How many recorded runs are not among ``experiments``; they are kept and not fitted."""
+        asked = {e.id for e in experiments}
+        return sum(1 for p in self._runs.iterdir() if p.is_dir() and p.name not in asked)
+
+    def _read(self, experiment_id: str) -> Run | None:
+        path = self.run_dir(experiment_id) / "run.json"
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OutputError(f"output_dir: {path} cannot be read: {error}.") from error
+        try:
+            run = Run.from_dict(json.loads(text))
+            if run.experiment.id != experiment_id:
+                raise TableError(f"it records run {run.experiment.id}")
+        except (ValueError, KeyError, TypeError) as error:
+            aside = path.with_name(f"run.json.unreadable-{time.time_ns()}")
+            path.rename(aside)
+            self._note(
+                f"runs/{experiment_id}/run.json is torn or foreign ({str(error)[:80]}); it was "
+                f"renamed to {aside.name} and the run is made again."
+            )
+            return None
+        return run
+
+    def write_derived(self, name: str, content: str) -> Path:
+        """Write a file that can be rebuilt from the runs."""
+        return self._write(name, content)
+
+    def write_table(self, runs: Iterable[Run]) -> Path:
+        """All runs of the plan, whatever their state, as ``runs.csv``."""
+        rows = [_row(run) for run in runs]
+        path = self.path / "runs.csv"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with temporary.open("w", newline="") as handle:
+                writer = csv.DictWriter(handle, list(rows[0]) if rows else ["id"])
+                writer.writeheader()
+                writer.writerows(rows)
+            temporary.replace(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return path
+
+    def _write(self, name: str, content: str) -> Path:
+        path = self.path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return path
+
+    def _note(self, message: str) -> None:
+        self.findings.append(Diagnostic("store", "note", message))
+
+
+def write_atomic(path: Path, content: str) -> None:
+    """Write so that a reader, or a crash, sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def _check_marker(marker: Path) -> None:
+    try:
+        content = json.loads(marker.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+        raise OutputError(
+            f"output_dir: {marker} is not a record of flops-fit. Expected an empty or new folder, "
+            "or that of an earlier sweep: choose another output_dir."
+        )
+    if content.get("schema") != _SCHEMA:
+        raise OutputError(
+            f"output_dir: {marker} has schema {content.get('schema')!r}; this version reads "
+            f"{_SCHEMA}. Use the version that wrote it, or another output_dir."
+        )
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(
+        f"output_dir: {path} cannot be written ({reason}). Choose another output_dir."
+    )
+
+
+def _row(run: Run) -> dict[str, Any]:
+    e = run.experiment
+    return {
+        "id": e.id,
+        "label": e.label,
+        "state": run.state,
+        "reason": run.reason,
+        "budget": e.budget,
+        "size": e.size,
+        "params": e.params.total,
+        "non_embedding": e.params.non_embedding,
+        "tokens": run.tokens,
+        "unit": e.unit,
+        "flops": run.flops,
+        "loss": run.loss,
+        "loss_se": run.loss_se,
+        "train_loss": run.train_loss,
+        "steps": e.steps,
+        "batch_size": e.batch_size,
+        "lr": e.hparams.get("lr"),
+        "epochs": e.epochs,
+        "seed": e.seed,
+        "repeat": e.repeat,
+        "seconds": round(run.seconds, 3),
+    }
