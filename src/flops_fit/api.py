@@ -194,7 +194,9 @@ def find_optimal(
         plan, executor=executor, output_dir=output_dir, resume=resume, progress=progress
     )
     fit = fit_runs(runs, flops_per_unit=plan.flops)
-    return Result(plan=plan, runs=tuple(runs), fit=fit, output_dir=Path(output_dir))
+    result = Result(plan=plan, runs=tuple(runs), fit=fit, output_dir=Path(output_dir))
+    result.save()
+    return result
 
 
 @_names_near_matches

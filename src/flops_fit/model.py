@@ -246,6 +246,11 @@ def count_params(model: Any, name: str = "the model") -> ParamCount:
                 f"num_params(); got {type(model).__name__}, which is neither."
             )
         return ParamCount(own, own, own, own)
+    if any(isinstance(p, torch.nn.UninitializedParameter) for p in model.parameters()):
+        raise ModelError(
+            f"model_cls: {name} has lazy layers, whose sizes are unknown before the first batch. Give "
+            "its layers their sizes."
+        )
     counted = sum(p.numel() for p in model.parameters())
     total = counted if own is None else own
     if total == 0:

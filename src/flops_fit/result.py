@@ -12,6 +12,7 @@ from flops_fit.fit import Fit, Prediction
 from flops_fit.plan import SweepPlan
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
+from flops_fit.store import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +41,12 @@ class Result:
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Every finding, about the fit and about the plan."""
         return (*self.fit.diagnostics, *self.plan.diagnostics)
+
+    def save(self) -> Path:
+        """Write the fit with all its findings to ``output_dir/fit.json``; returns its path."""
+        path = self.output_dir / "fit.json"
+        write_json(path, self.fit.to_dict())
+        return path
 
     def predict(self, compute: float, level: float = 0.9) -> Prediction:
         """The optimal N and D, and the loss to expect, at ``compute`` training FLOPs."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ from typing import Any
 from flops_fit.errors import OutputError, TableError
 from flops_fit.records import Diagnostic, Experiment, Run
 
-__all__ = ["Store", "write_atomic"]
+__all__ = ["Store", "write_atomic", "write_json"]
 
 _FORMAT = "flops-fit sweep"
 _SCHEMA = 1
@@ -141,7 +142,7 @@ class Store:
             run = Run.from_dict(json.loads(text))
             if run.experiment.id != experiment_id:
                 raise TableError(f"it records run {run.experiment.id}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             aside = path.with_name(f"run.json.unreadable-{time.time_ns()}")
             path.rename(aside)
             self._note(
@@ -150,10 +151,6 @@ class Store:
             )
             return None
         return run
-
-    def write_derived(self, name: str, content: str) -> Path:
-        """Write a file that can be rebuilt from the runs."""
-        return self._write(name, content)
 
     def write_table(self, runs: Iterable[Run]) -> Path:
         """All runs of the plan, whatever their state, as ``runs.csv``."""
@@ -186,11 +183,39 @@ class Store:
 def write_atomic(path: Path, content: str) -> None:
     """Write so that a reader, or a crash, sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as strict JSON, with null for what is not finite.
+
+    Raises
+    ------
+    OutputError
+        ``path`` cannot be written.
+    """
+    try:
+        write_atomic(path, json.dumps(_finite(content), indent=1, allow_nan=False, default=float))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _check_marker(marker: Path) -> None:

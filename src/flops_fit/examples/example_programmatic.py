@@ -27,7 +27,7 @@ VOCAB_SIZE = 50_257  # of GPT-2's tokenizer, which cuts TinyStories
 BUDGETS = {
     "mock": (1e17, 3e17, 1e18, 3e18, 1e19),
     "tinystories": (1e15, 3e15, 1e16, 3e16),
-    "sotu": (3e10, 1e11, 3e11),
+    "sotu": (1.5e10, 4e10, 1e11),
 }
 
 

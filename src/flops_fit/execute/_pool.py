@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickletools
+import sys
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -17,6 +19,33 @@ from flops_fit.execute._worker import carry_out
 from flops_fit.records import Experiment, Run
 
 __all__ = ["PoolExecutor"]
+
+
+_NO_GUARD = (
+    "executor='pool' lets every worker import the script that started it, so the script has to start "
+    'its sweep under  if __name__ == "__main__":  or each worker would start a sweep of its own. Add '
+    "that guard, or use executor='inprocess'."
+)
+
+
+def _imported_by_a_worker() -> bool:
+    """Whether this very code runs because a worker imports the user's script."""
+    inheriting = getattr(multiprocessing.current_process(), "_inheriting", False)
+    return bool(inheriting) or multiprocessing.parent_process() is not None
+
+
+def _to_preload(task: bytes) -> list[str]:
+    """Modules that workers are forked with, so that none imports them anew: those a task names.
+
+    Where there is a GPU only what is known to leave it alone: a forked process cannot use CUDA
+    that an import has initialised before.
+    """
+    known = ["torch", "flops_fit.execute._worker"]
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return known
+    strings = {arg for _, arg, _ in pickletools.genops(task) if isinstance(arg, str)}
+    return ["__main__", *known, *sorted(strings & sys.modules.keys())]
 
 
 @dataclass
@@ -71,12 +100,8 @@ class PoolExecutor:
         InputTypeError
             The model, data or loss cannot be sent to another process.
         """
-        if multiprocessing.parent_process() is not None:
-            raise SweepError(
-                "executor='pool' was started from within one of its own workers. Expected the script "
-                'to start its sweep under  if __name__ == "__main__":  since every worker imports '
-                "the script anew. Add that guard, or use executor='inprocess'."
-            )
+        if _imported_by_a_worker():
+            raise SweepError(_NO_GUARD)
         try:
             import cloudpickle
         except ImportError:
@@ -96,7 +121,7 @@ class PoolExecutor:
             "forkserver" if "forkserver" in methods else "spawn"
         )
         if "forkserver" in methods:
-            self._context.set_forkserver_preload(["torch", "flops_fit.execute._worker"])
+            self._context.set_forkserver_preload(_to_preload(content))
         self._report = report
 
     def submit(self, experiment: Experiment) -> None:
@@ -113,8 +138,14 @@ class PoolExecutor:
                 args=(str(Path(self._folder.name) / "task"), experiment, theirs, self._threads),
                 daemon=True,
             )
-            process.start()
-            theirs.close()
+            try:
+                process.start()
+            except (OSError, EOFError, RuntimeError) as error:
+                raise SweepError(
+                    f"no worker process could be started ({type(error).__name__}: {error}). {_NO_GUARD}"
+                ) from error
+            finally:
+                theirs.close()
             self._running[ours] = _Worker(process, experiment)
 
     def poll(self) -> list[Run]:

@@ -21,7 +21,8 @@ BootstrapKind = Literal["case", "wild", "parametric"]
 def refits(solution: Solution, n: int, kind: str, seed: int) -> Floats:
     """θ of ``n`` refits, shape (n, 6).
 
-    - ``"case"``: runs drawn with replacement, as integer weights on the same points.
+    - ``"case"``: runs (clusters of runs, where there are some) drawn with replacement, as integer
+      weights on the same points.
     - ``"wild"``: fitted values plus residuals/(1−h) times ±1 (Davidson & Flachaire 2008).
     - ``"parametric"``: fitted values plus normal noise of the residuals' robust sd.
     """
@@ -36,8 +37,12 @@ def refits(solution: Solution, n: int, kind: str, seed: int) -> Floats:
     points, used = solution.points, np.flatnonzero(solution.weights)
     weights, targets = solution.weights, None
     if kind == "case":
+        _, units = np.unique(
+            used if points.groups is None else points.groups[used], return_inverse=True
+        )
+        count = int(units.max()) + 1
         drawn = np.zeros((n, len(points.z)))
-        drawn[:, used] = rng.multinomial(len(used), np.full(len(used), 1 / len(used)), size=n)
+        drawn[:, used] = rng.multinomial(count, np.full(count, 1 / count), size=n)[:, units.ravel()]
         weights = drawn * solution.weights
     else:
         fitted = points.z - solution.residuals

@@ -58,7 +58,7 @@ class Alternative:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A scaling law fitted to runs; made by :func:`flops_fit.fit.fit_runs`.
 
@@ -128,7 +128,7 @@ class Fit:
     @property
     def noise_sd(self) -> float:
         """What one new run scatters by around the law: the root mean square residual."""
-        return self._solution.noise_sd
+        return self._solution.noise_sd * self._solution.points.unit
 
     @property
     def dof(self) -> int:
@@ -232,12 +232,10 @@ class Fit:
             why = f"no interval: {', '.join(beyond) or 'the solver did not converge'}"
             return none, "none", [Diagnostic("no_interval", "critical", why, "add runs")]
         notes = []
-        if self._solution.bounds:
-            held = ", ".join(self._solution.bounds)
-            text = f"intervals hold {held} fixed, and are too narrow for the loss by that"
-            notes.append(
-                Diagnostic("interval_at_bound", "warning", text, "add runs at larger budgets")
-            )
+        for bound in self._solution.bounds:
+            how = "carry the error it would have off it" if bound[0] == "E" else "hold it there"
+            text = f"{bound}: intervals {how}"
+            notes.append(Diagnostic("interval_at_bound", "warning", text, "add larger budgets"))
         if self._resamples:
             intervals = bootstrap_intervals(self._drawn_laws, C, self.flops, level)
             return intervals, "case bootstrap", notes

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit._check import check_runs
 from flops_fit.fit._diagnose import diagnose, find_outliers
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._flops import flops_of
 from flops_fit.fit._generic import solve_generic
 from flops_fit.fit._isoflop import isoflop
+from flops_fit.fit._options import (
+    check_options,
+    known_law,
+    parameters_of,
+    with_convention,
+)
 from flops_fit.fit._select import Choice, choose
 from flops_fit.fit._solve import DeltaRule, Solution, solve_surface
 from flops_fit.fit._surface import Points, centred
 from flops_fit.fit._window import WindowReport, settle_window
 from flops_fit.flops import FlopsFunction
-from flops_fit.laws import LAWS, FlopsLike, Hoffmann, Kappa, Law
+from flops_fit.laws import FlopsLike, Hoffmann, Kappa, Law
 from flops_fit.records import Diagnostic, RunTable
 
 __all__ = ["fit_runs"]
@@ -86,26 +91,19 @@ def fit_runs(
     Examples
     --------
     >>> from flops_fit import reference
-    >>> fit = fit_runs(reference.runs("llama3"))
+    >>> fit = fit_runs(reference.runs("llama3_2024"))
     >>> fit.law.name
     'kappa'
     """
-    kind = _law_name(law)
-    _check_options(delta, loss_space, window, n)
-    table = _with_convention(RunTable.read(runs, columns), n)
-    table = check_runs(table, _parameters(kind))
+    kind = known_law(law)
+    check_options(delta, loss_space, window, n)
+    table = with_convention(RunTable.read(runs, columns), n)
+    table = check_runs(table, parameters_of(kind))
     flops = flops_of(table, flops_per_unit)
-    task = _Task(
-        table, flops, centred(table.params, table.tokens, table.loss, loss_space == "log"), delta
-    )
+    points = centred(table.params, table.tokens, table.loss, loss_space == "log", table.cluster)
+    task = _Task(table, flops, points, delta)
     fitted, report = task.windowed(kind, window)
     return task.result(fitted, report, loss_space)
-
-
-def _parameters(kind: str | type[Law]) -> int:
-    """How many parameters have to be fitted at least."""
-    law = kind if isinstance(kind, type) else LAWS[Hoffmann.name if kind == "auto" else kind]
-    return len(fields(law))
 
 
 @dataclass(frozen=True)
@@ -125,20 +123,27 @@ class _Task:
     delta: DeltaRule
 
     def solve(
-        self, kind: str | type[Law], weights: Floats, warm: Solution | None = None
+        self,
+        kind: str | type[Law],
+        weights: Floats,
+        warm: Solution | None = None,
+        additive: Solution | None = None,
     ) -> Solution:
         """One law at given weights; from ``warm`` at its δ, else searched from its own starts."""
         delta = warm.delta if warm else self.delta
+        if delta != "mad" and not warm:
+            delta = float(delta) / self.points.unit
         if isinstance(kind, type):
             return solve_generic(kind, self.table, self.points, weights, delta, warm)
-        return solve_surface(kind, self.points, weights, delta, warm.full if warm else None)
+        known = additive.full if additive else None
+        return solve_surface(kind, self.points, weights, delta, warm.full if warm else None, known)
 
     def fit(self, kind: str | type[Law], weights: Floats) -> _Fitted:
         """The law asked for, and the other forms; ``"auto"`` chooses."""
         additive = self.solve(Hoffmann.name, weights)
         kappa = None
-        if int(np.count_nonzero(weights)) > _parameters(Kappa.name):
-            kappa = self.solve(Kappa.name, weights)
+        if int(np.count_nonzero(weights)) > parameters_of(Kappa.name):
+            kappa = self.solve(Kappa.name, weights, additive=additive)
         if isinstance(kind, type):
             own = self.solve(kind, weights)
             return _Fitted(own, tuple(s for s in (additive, kappa) if s), None)
@@ -187,7 +192,7 @@ class _Task:
         self, fitted: _Fitted, report: WindowReport, loss_space: Literal["log", "linear"]
     ) -> Fit:
         """Everything about the fit in one value."""
-        chosen = fitted.chosen
+        chosen, unit = fitted.chosen, self.points.unit
         kept = chosen.weights > 0
         shape = isoflop(self.table)
         found = diagnose(chosen, self.table, shape, self.flops)
@@ -196,25 +201,27 @@ class _Task:
         used = self.table.select(kept, reason)
         return Fit(
             law=chosen.law,
-            objective=chosen.objective,
-            delta=chosen.delta,
+            objective=chosen.objective * unit**2,
+            delta=chosen.delta * unit,
             loss_space=loss_space,
             status=chosen.status,
             diagnostics=tuple(found),
             runs=used,
             weights=chosen.weights[kept],
-            residuals=chosen.residuals[kept],
+            residuals=chosen.residuals[kept] * unit,
             excluded=used.excluded,
             outliers=find_outliers(chosen, self.table),
             isoflop=shape,
             alternatives=tuple(
-                Alternative(s.law, s.objective, s.delta, s.residual_sd, s.status)
+                Alternative(
+                    s.law, s.objective * unit**2, s.delta * unit, s.residual_sd * unit, s.status
+                )
                 for s in fitted.others
             ),
             flops=self.flops,
             starts=chosen.starts,
             starts_agree=chosen.agree,
-            residual_sd=chosen.residual_sd,
+            residual_sd=chosen.residual_sd * unit,
             window=report,
             choice=fitted.choice,
             _solution=chosen,
@@ -257,43 +264,3 @@ def _form_diagnostics(fitted: _Fitted, report: WindowReport) -> list[Diagnostic]
         text = f"no ×{report.factor:g} window around the optimum: {report.reason}"
         found.append(Diagnostic("window", "note", text))
     return found
-
-
-def _law_name(law: str | type[Law]) -> str | type[Law]:
-    if isinstance(law, type) and issubclass(law, Law):
-        known = {cls: name for name, cls in LAWS.items()}
-        return known.get(law, law)
-    if isinstance(law, str):
-        if law == "auto" or law in LAWS:
-            return law
-        raise InputError(f"expected law='auto', one of {list(LAWS)} or a Law class; got {law!r}.")
-    raise InputTypeError(f"expected law as a name or a Law class; got {type(law).__name__}.")
-
-
-def _check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:
-    if delta != "mad" and not _positive(delta):
-        raise InputError(
-            f"expected delta='mad' or a positive number (inf: least squares); got {delta!r}."
-        )
-    if loss_space not in ("log", "linear"):
-        raise InputError(f"expected loss_space='log' or 'linear'; got {loss_space!r}.")
-    if window is not None and window != "auto" and not (_positive(window) and window > 1):
-        raise InputError(f"expected window='auto', None or a factor above 1; got {window!r}.")
-    if n not in ("total", "non_embedding"):
-        raise InputError(f"expected n='total' or 'non_embedding'; got {n!r}.")
-
-
-def _positive(value: Any) -> bool:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return bool(number and value > 0)
-
-
-def _with_convention(table: RunTable, n: str) -> RunTable:
-    if n == "total":
-        return table
-    if table.non_embedding is None:
-        raise TableError(
-            "expected a column of non-embedding parameters for n='non_embedding'; the table has "
-            "none. Add a column 'non_embedding', or use n='total'."
-        )
-    return replace(table, params=table.non_embedding)

@@ -47,7 +47,8 @@ def _smooth(N: Floats, ratio: Floats) -> SmoothFlops | None:
         coefficients, _, rank, _ = np.linalg.lstsq(basis, np.ones_like(ratio), rcond=None)
         k, c = (float(v) for v in coefficients)
         fitted = basis @ coefficients
-        if rank < 2 or k <= 0 or np.any(fitted <= 0):
+        positive_below = k + c * (0.1 * float(N.min()) / n0) ** -p > 0
+        if rank < 2 or k <= 0 or np.any(fitted <= 0) or not positive_below:
             continue
         misfit = float(np.sum((fitted - 1) ** 2))
         if best is None or misfit < best[0]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,17 @@ __all__ = ["solve_generic"]
 Floats = NDArray[np.float64]
 
 _FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class _OwnLawAt:
+    """The law for values of its log parameters."""
+
+    law: type[Law]
+    names: tuple[str, ...]
+
+    def __call__(self, theta: Floats) -> Law:
+        return self.law(**dict(zip(self.names, np.exp(theta).tolist(), strict=True)))
 
 
 def solve_generic(
@@ -41,8 +52,7 @@ def solve_generic(
         given = law.starts(runs.params, runs.tokens, runs.loss)
         starts = [_log_start(law, names, values) for values in given]
 
-    def law_at(theta: Floats) -> Law:
-        return law(**dict(zip(names, np.exp(theta).tolist(), strict=True)))
+    law_at = _OwnLawAt(law, names)
 
     def residuals_at(theta: Floats) -> Floats:
         predicted = np.asarray(law_at(theta).loss(runs.params, runs.tokens)) / points.scale

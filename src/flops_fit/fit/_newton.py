@@ -22,9 +22,10 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _CHUNK = 64
+_ROUNDING = 1e-27  # half the squared residual of a loss without noise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Polished:
     """Where each of a batch ended: θ (batch, 6), objective (batch,), whether it converged."""
 
@@ -123,11 +124,12 @@ class _Task:
             won = running[better]
             theta[won], objective[won] = trial[better], new[0][better]
             gradient[won], hessian[won], scale[won] = new[1][better], new[2][better], new[3][better]
-            ratio = gain / np.maximum(promise, 1e-300)
+            ratio = np.divide(gain, promise, out=np.zeros_like(gain), where=better)
             factor = np.where(
                 better, np.where(ratio > 0.5, 0.1, np.where(ratio > 0.1, 1.0, 3.0)), 8.0
             )
             tiny = np.abs(promise) <= 1e-15 * objective[running] + 1e-300
+            tiny |= objective[running] <= _ROUNDING * self.weights.shape[1]
             # Rejected with next to nothing promised: the sum's own rounding is reached.
             floor = ~better & (promise >= 0) & (promise <= 1e-12 * objective[running])
             done = floor | tiny & (damping[running] <= 1e-2) | (damping[running] > 1e14)

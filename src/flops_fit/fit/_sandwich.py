@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 _FULL_LEVERAGE = 0.999
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Covariance:
     """Covariance of a solution's free coordinates; ``reason`` says why there is none."""
 
@@ -35,6 +35,7 @@ def covariance(solution: Solution) -> Covariance:
     stays valid where noise differs between runs; dividing by (1−h)² makes it cautious where a
     single run decides a direction. The asymptotic curvature of Huber's loss is JᵀE[ψ′]J (Huber
     1981, §7.6), smaller than JᵀωJ: c = Σω / Σwψ′ makes up for that, and is 1 for least squares.
+    Runs of one cluster (a shared trunk or seed) enter the middle as their sum.
     """
     r, w, J = solution.residuals, solution.weights, solution.jacobian
     size = np.maximum(np.abs(r), 1e-300)
@@ -55,10 +56,25 @@ def covariance(solution: Solution) -> Covariance:
         return Covariance(None, solution.dof, leverage, "a single run decides a parameter alone")
     inverse = np.linalg.inv(upper)
     influence = q * (np.sqrt(omega) * r / (1 - leverage))[:, None]
+    dof = solution.dof
+    if solution.points.groups is not None:
+        influence, dof = _by_group(influence, solution.points.groups, w, dof)
+        if dof < 1:
+            return Covariance(None, dof, leverage, "there are no more clusters than parameters")
     inside = float(np.sum(w * (size <= solution.delta)))
     correction = float(np.sum(omega)) / max(inside, 0.25 * float(np.sum(w)))
     half = inverse @ influence.T * max(correction, 1.0)
-    return Covariance(half @ half.T / np.outer(scale, scale), solution.dof, leverage)
+    return Covariance(half @ half.T / np.outer(scale, scale), dof, leverage)
+
+
+def _by_group(
+    influence: Floats, groups: NDArray[np.intp], weights: Floats, dof: int
+) -> tuple[Floats, int]:
+    """Influences summed over runs that share their noise; one degree of freedom a cluster."""
+    summed = np.zeros((int(groups.max()) + 1, influence.shape[1]))
+    np.add.at(summed, groups, influence)
+    used = len(np.unique(groups[weights > 0]))
+    return summed, dof - int(np.count_nonzero(weights)) + used
 
 
 def gradient_of(

@@ -32,7 +32,7 @@ _DELTA_ROUNDS = 12
 _ROUNDING = 1e-18  # objectives below this a run are those of noiseless losses
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """One law fitted to weighted runs.
 
@@ -96,6 +96,21 @@ class Solution:
         return float(np.sqrt(total / max(float(np.sum(self.weights)) - len(self.law.params), 1.0)))
 
 
+@dataclass(frozen=True, eq=False)
+class _SurfaceAt:
+    """The law for values of the free coordinates, the others staying where the fit left them."""
+
+    points: Points
+    theta: Floats
+    index: NDArray[np.intp]
+    name: str
+
+    def __call__(self, values: Floats) -> Law:
+        full = self.theta.copy()
+        full[self.index] = values
+        return self.points.law_at(full, self.name)
+
+
 def robust_sd(residuals: Floats, weights: Floats, parameters: int) -> float:
     """1.4826·MAD of the residuals that weigh anything, corrected for the fitted parameters."""
     r = residuals[weights > 0]
@@ -109,7 +124,12 @@ def mad_delta(residuals: Floats, weights: Floats, parameters: int) -> float:
 
 
 def solve_surface(
-    name: str, points: Points, weights: Floats, delta: DeltaRule, warm: Floats | None = None
+    name: str,
+    points: Points,
+    weights: Floats,
+    delta: DeltaRule,
+    warm: Floats | None = None,
+    additive: Floats | None = None,
 ) -> Solution:
     """Fit the additive law or the κ-law.
 
@@ -124,12 +144,17 @@ def solve_surface(
         are iterated until they agree.
     warm
         θ of a fit to nearly the same runs; the search for starts is then skipped.
+    additive
+        θ of the additive law on these runs, where it is known already: the κ-law continues it.
     """
     free = _FREE[name]
     if warm is not None:
         starts = np.atleast_2d(np.where(free, warm, 0.0))
     else:
-        starts = _additive_starts(points, weights, delta)
+        if name == Kappa.name and additive is not None:
+            starts = additive[None]
+        else:
+            starts = _additive_starts(points, weights, delta)
         if name == Kappa.name:
             starts = _kappa_starts(starts, points, weights, delta)
     theta, used = _settle(starts, points, weights, delta, free)
@@ -177,7 +202,7 @@ def _settle(
     parameters = int(np.sum(free))
     residuals = points.z - model_values(starts, points)
     used = min(mad_delta(r, weights, parameters) for r in residuals)
-    first = polish(starts, points, weights, used, free)
+    first = polish(starts, points, weights, used, free, iterations=60)
     order = np.argsort(first.objective, kind="stable")
     theta = first.theta[order]
     best, previous = theta[:1], used
@@ -205,17 +230,10 @@ def _solution(
     bounds, held = _bounds(theta, points, name)
     loose = _FREE[name] & ~held
     index = np.flatnonzero(loose)
-
-    def law_at(values: Floats) -> Law:
-        full = theta.copy()
-        full[index] = values
-        full[0] = max(full[0], 0.0)
-        return points.law_at(full, name)
-
     return Solution(
         law=points.law_at(theta, name),
         theta=theta[index],
-        law_at=law_at,
+        law_at=_SurfaceAt(points, theta, index, name),
         residuals=residuals,
         jacobian=d.gradient[0, index].T,
         weights=weights,
@@ -241,6 +259,7 @@ def _bounds(theta: Floats, points: Points, name: str) -> tuple[tuple[str, ...], 
         held[5] = at_lower[5] = at_upper[5] = False
     if held[0]:
         words.append("E = 0 (its floor)")
+        held[0] = False  # its error still belongs to the loss's interval
     for i, label in ((3, "alpha"), (4, "beta")):
         if at_lower[i]:
             words.append(f"{label} ≈ 0 (its lower bound)")

@@ -17,6 +17,7 @@ H = −w ln w − (1−w) ln(1−w),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +35,12 @@ UPPER = np.array([1e6, 40.0, 40.0, 4.0, 4.0, np.log(4.0)])
 _CAP = 60.0  # ln of the largest term a trial step may reach, in units of the mean loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """Runs in centred coordinates; arrays have shape (runs,).
 
     ``z`` is ln(L/scale) where ``log`` holds, else L/scale, with scale the geometric mean loss.
+    Runs with equal ``groups`` share a trunk or a seed, and so their noise; ``None``: none do.
     """
 
     x: Floats
@@ -48,6 +50,12 @@ class Points:
     x_mean: float
     y_mean: float
     scale: float
+    groups: NDArray[np.intp] | None = None
+
+    @property
+    def unit(self) -> float:
+        """What one unit of ``z`` is worth in residuals as reported: 1 for ln L, scale for L."""
+        return 1.0 if self.log else self.scale
 
     def law_at(self, theta: Floats, name: str) -> Law:
         """The law that θ stands for, in the units of the runs."""
@@ -76,16 +84,21 @@ def _exp(value: ArrayLike) -> Floats:
     return np.asarray(np.exp(np.clip(value, -690.0, 690.0)))
 
 
-def centred(N: Floats, D: Floats, loss: Floats, log: bool) -> Points:
+def centred(
+    N: Floats, D: Floats, loss: Floats, log: bool, cluster: Sequence[str] | None = None
+) -> Points:
     """Runs as :class:`Points`."""
     x, y = np.log(N), np.log(D)
     scale = float(np.exp(np.mean(np.log(loss))))
     z = np.log(loss / scale) if log else loss / scale
     x_mean, y_mean = float(np.mean(x)), float(np.mean(y))
-    return Points(x - x_mean, y - y_mean, z, log, x_mean, y_mean, scale)
+    groups = None
+    if cluster is not None and len(set(cluster)) < len(cluster):
+        groups = np.unique(np.array(cluster), return_inverse=True)[1].ravel()
+    return Points(x - x_mean, y - y_mean, z, log, x_mean, y_mean, scale, groups)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Join:
     """How the two terms join at each point, for a batch of θ; arrays have shape (batch, runs)."""
 
@@ -113,7 +126,7 @@ def model_values(theta: Floats, points: Points) -> Floats:
     return np.log(np.maximum(value, 1e-300)) if points.log else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Derivatives:
     """Model (batch, runs), gradient (batch, k, runs) and what the exact curvature is made of.
 

@@ -123,7 +123,13 @@ class Law(ABC):
         if not np.all(np.isfinite(compute) & (compute > 0)):
             raise InputError(f"expected positive finite compute in FLOPs; got {C!r}.")
         N = self._optimal_size(compute.ravel(), flops).reshape(compute.shape)
-        D = compute / flops(N)
+        per_unit = np.asarray(flops(N), dtype=np.float64)
+        if not np.all(np.isfinite(per_unit) & (per_unit > 0)):
+            raise InputError(
+                f"expected positive FLOPs per unit; {flops.description} gives none near N = "
+                f"{float(N.ravel()[0]):.3g}. Give flops_per_unit= as a function that does."
+            )
+        D = compute / per_unit
         L = np.asarray(self.loss(N, D), dtype=np.float64)
         if np.ndim(C) == 0:
             return Optimum(float(N[0]), float(D[0]), float(L[0]))
@@ -158,6 +164,6 @@ class Law(ABC):
             per_unit = np.asarray(flops(N), dtype=np.float64)
             usable = np.isfinite(per_unit) & (per_unit > 0)
             D = C[:, None] / np.where(usable, per_unit, 1.0)
-            return np.where(usable, np.asarray(self.loss(N, D)), np.inf)
+            return np.where(usable, np.asarray(self.loss(N, D)), 1e200)
 
-        return np.asarray(np.exp(lowest(loss_at, np.log(start))))
+        return np.asarray(np.exp(lowest(loss_at, np.log(np.clip(start, 1.0, 1e40)))))

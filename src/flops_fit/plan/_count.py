@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, LossError
 from flops_fit.flops import FlopsFunction, InterpolatedFlops, LinearFlops, trace_flops
 from flops_fit.model import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
@@ -77,14 +77,18 @@ class FlopsCounter:
             model = model.to("meta")
         try:
             traced = trace_flops(lambda: self._loss(model, meta))
-        except (NotImplementedError, RuntimeError) as error:
-            # A loss may read values (a mask, an .item()); a model seldom does.
+        except LossError:
+            raise
+        except Exception as error:  # the user's model and loss may raise anything
+            # A loss may read values (a mask, an .item()), which a trace does not have.
             try:
                 traced = trace_flops(lambda: self._summed_output(model, meta))
-            except (NotImplementedError, RuntimeError):
+            except Exception:
                 raise InputError(
-                    f"flops: the model cannot be traced without running it ({error}). "
-                    "Give flops='6nd', or a function (model) -> training FLOPs per unit."
+                    f"flops: {self.spec.reference} raised {type(error).__name__} when it was traced "
+                    f"on the first batch without values: {error}. Mend the model if it fails on real "
+                    "batches too; if only tracing fails, "
+                    "give flops='6nd', or a function (model) -> training FLOPs per unit."
                 ) from error
         for note in traced.notes:
             if (sentence := f"FLOPs: {note}.") not in self.notes:

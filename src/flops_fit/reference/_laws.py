@@ -31,7 +31,7 @@ def law(name: str) -> Law:
     Examples
     --------
     >>> f"{law('hoffmann2022').optimal(5.76e23).params:.3g}"
-    '3.24e+10'
+    '3.22e+10'
     """
     if name not in _LAWS:
         raise InputError(f"expected a published law out of {list(_LAWS)}; got {name!r}.")

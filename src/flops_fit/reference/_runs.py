@@ -11,13 +11,13 @@ from flops_fit.records import RunTable
 __all__ = ["RUN_NAMES", "runs", "source"]
 
 _SOURCES: dict[str, tuple[str, str]] = {
-    "hoffmann2022": (
+    "hoffmann2022_epoch": (
         "hoffmann2022_epoch.csv",
         "Hoffmann et al. 2022, 'Training Compute-Optimal Large Language Models' "
         "(arXiv:2203.15556), Figure 4, digitised by Besiroglu et al. 2024 (Epoch AI, "
         "arXiv:2404.10102); 245 points, facts read off a figure.",
     ),
-    "llama3": (
+    "llama3_2024": (
         "llama3_2024.csv",
         "'The Llama 3 Herd of Models', 2024 (arXiv:2407.21783), Figure 2, digitised; 133 points, "
         "facts read off a figure. The loss is a normalised negative log-likelihood.",
@@ -34,9 +34,9 @@ def source(name: str) -> str:
 def runs(name: str) -> RunTable:
     """Published runs as a :class:`~flops_fit.records.RunTable`; its notes carry the source.
 
-    - ``"hoffmann2022"``: 245 points of Chinchilla's Figure 4. Besiroglu et al. keep the 240 whose
+    - ``"hoffmann2022_epoch"``: 245 points of Chinchilla's Figure 4. Besiroglu et al. keep the 240 whose
       loss is strictly below the fifth largest.
-    - ``"llama3"``: 133 IsoFLOP points of the Llama 3 report, Figure 2.
+    - ``"llama3_2024"``: 133 IsoFLOP points of the Llama 3 report, Figure 2.
 
     Measurements read off a figure are facts; the sources are cited so that they can be credited.
 

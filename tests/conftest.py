@@ -1,0 +1,110 @@
+"""Small models and data that every test may use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+import torch
+from torch import nn
+
+from flops_fit.records import Experiment, ParamCount
+
+torch.set_num_threads(1)
+
+
+class MLP(nn.Module):
+    """16 → width → 4, without biases: N = 20·width and 6N − 2·16·width FLOPs a sample."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        if width % 2:
+            raise ValueError(f"width must be even, got {width}")
+        self.up = nn.Linear(16, width, bias=False)
+        self.down = nn.Linear(width, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.relu(self.up(x)))
+
+
+@dataclass
+class Blobs(torch.utils.data.Dataset):
+    """Four clouds of points and which one each came of."""
+
+    size: int = 4000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        self.y = torch.randint(4, (self.size,), generator=generator)
+        centres = torch.randn(4, 16, generator=torch.Generator().manual_seed(99))
+        self.x = centres[self.y] + torch.randn(self.size, 16, generator=generator)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[i], self.y[i]
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits, targets)
+
+
+@pytest.fixture
+def blobs() -> Blobs:
+    return Blobs()
+
+
+@pytest.fixture
+def sweep(blobs: Blobs) -> dict[str, Any]:
+    """Arguments of a real sweep that takes a second or two."""
+    return {
+        "model_cls": MLP,
+        "model_size_param": "width",
+        "dataset": blobs,
+        "loss_fn": cross_entropy,
+        "compute_budgets": [5e5, 1e6, 2e6],
+        "sizes": [2, 6, 12, 24],
+        "batch_size": 4,
+        "progress": False,
+    }
+
+
+def make_experiment(**changes: Any) -> Experiment:
+    """A plain experiment, changed where a test says so."""
+    hparams = {
+        "lr": 0.01,
+        "batch_units": 8,
+        "warmup": 0.1,
+        "schedule": "cosine",
+        "weight_decay": 0.1,
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "clip": 1.0,
+        "recipe": "test",
+    }
+    values: dict[str, Any] = {
+        "model": "tests.conftest.MLP",
+        "model_kwargs": {},
+        "size": 8,
+        "params": ParamCount(160, 160, 160, 160),
+        "budget": 704.0 * 8 * 50,
+        "tokens": 400,
+        "steps": 50,
+        "batch_size": 8,
+        "units_per_sample": 1.0,
+        "unit": "samples",
+        "flops_per_unit": 704.0,
+        "flops_per_unit_6nd": 960.0,
+        "hparams": hparams,
+        "seed": 1,
+        "repeat": 0,
+        "fingerprint": "abc",
+        "epochs": 0.1,
+    }
+    return Experiment(**{**values, **changes})

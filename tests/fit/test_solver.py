@@ -1,0 +1,216 @@
+"""The solver: exact derivatives, true optima, and no dependence on units or order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flops_fit.errors import InputError
+from flops_fit.fit import FitStatus, fit_runs
+from flops_fit.fit._newton import huber, polish
+from flops_fit.fit._solve import solve_surface
+from flops_fit.fit._surface import centred, derivatives, model_values
+from flops_fit.laws import Hoffmann, Kappa
+from flops_fit.records import RunTable
+from tests.fit._runs import chinchilla, llama, sweep
+
+ADDITIVE = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
+SKEWED = Hoffmann(E=1.2, A=60.0, B=9000.0, alpha=0.25, beta=0.45)
+JOINED = Kappa(E=1.7, A=9e4, B=2e6, alpha=0.7, beta=0.8, kappa=0.5)
+WIDE = Kappa(E=0.4, A=10.0, B=30.0, alpha=0.2, beta=0.25, kappa=1.3)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_derivatives_match_differences(log):
+    """Gradient and Hessian of the objective against central differences."""
+    table = llama()
+    points = centred(table.params, table.tokens, table.loss, log)
+    theta, weights, h = np.array([[0.6, -1.2, -1.0, 0.3, 0.35, -0.3]]), np.ones(len(table)), 1e-6
+
+    def gradient_at(t):
+        d = derivatives(t, points)
+        return -(d.gradient @ (points.z - d.model)[..., None])[0, :, 0]
+
+    d = derivatives(theta, points)
+    residuals = points.z - d.model
+    hessian = d.hessian(weights * residuals, np.broadcast_to(weights, residuals.shape))[0]
+    steps = h * np.eye(6)
+    differences = [(gradient_at(theta + s) - gradient_at(theta - s)) / (2 * h) for s in steps]
+    np.testing.assert_allclose(hessian, np.array(differences), rtol=1e-6, atol=1e-6)
+    for i, s in enumerate(steps):
+        slope = (model_values(theta + s, points) - model_values(theta - s, points)) / (2 * h)
+        np.testing.assert_allclose(d.gradient[0, i], slope[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "law", [ADDITIVE, SKEWED, JOINED, WIDE], ids=["sym", "asym", "joined", "wide"]
+)
+def test_noiseless_laws_are_recovered(law):
+    """Exponent a, N* and L to 1e-4 at 100× the largest budget, with the right form chosen."""
+    fit = fit_runs(sweep(law))
+    assert fit.law.name == law.name
+    truth, found = law.optimal(1e22), fit.predict(1e22)
+    assert found.optimal_params == pytest.approx(truth.params, rel=1e-4)
+    assert found.expected_loss == pytest.approx(truth.loss, rel=1e-4)
+    assert fit.exponents[0] == pytest.approx(law.beta / (law.alpha + law.beta), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hoffmann", "kappa"])
+@pytest.mark.parametrize("delta", [1e-3, "mad", np.inf])
+def test_scipy_finds_nothing_lower(name, delta):
+    """scipy's BFGS and Nelder–Mead, started at the optimum, do not improve it."""
+    from scipy.optimize import minimize
+
+    fit = fit_runs(llama(), name, delta=delta, window=None)
+    ln_n, ln_d, ln_l = (np.log(c) for c in (fit.runs.params, fit.runs.tokens, fit.runs.loss))
+    kappa = fit.law.params.get("kappa", 1.0)
+    v = fit.law.params
+    start = np.array(
+        [
+            v["E"],
+            np.log(v["A"]) - v["alpha"] * ln_n.mean(),
+            np.log(v["B"]) - v["beta"] * ln_d.mean(),
+            v["alpha"],
+            v["beta"],
+            kappa,
+        ][: 5 + (name == "kappa")]
+    )
+
+    def objective(t):
+        k = t[5] if name == "kappa" else 1.0
+        inner = np.exp(t[1] - t[3] * (ln_n - ln_n.mean())) + np.exp(
+            t[2] - t[4] * (ln_d - ln_d.mean())
+        )
+        return np.sum(huber(ln_l - np.log(t[0] + inner**k), fit.delta))
+
+    assert objective(start) == pytest.approx(fit.objective, rel=1e-9)
+    for method in ("BFGS", "Nelder-Mead"):
+        found = minimize(lambda t: objective(t) / fit.objective, start, method=method)
+        assert found.fun >= 1 - 1e-9
+
+
+@pytest.mark.parametrize("name", ["hoffmann", "kappa"])
+def test_starts_agree_on_real_runs(name):
+    """All starts of the search end at the same objective."""
+    for table in (chinchilla(), llama()):
+        fit = fit_runs(table, name, delta=1e-3, window=None)
+        assert fit.status is FitStatus.OK
+        assert fit.starts >= 4
+        assert fit.starts_agree == fit.starts
+
+
+@settings(max_examples=15, deadline=None)
+@given(log_n=st.floats(-6, 6), log_d=st.floats(-6, 6))
+def test_units_do_not_matter(log_n, log_d):
+    """N and D in other units: the same objective, the same exponents, scaled A and B."""
+    table, n, d = llama(), 10.0**log_n, 10.0**log_d
+    plain = fit_runs(table, "kappa", delta=1e-3, window=None)
+    columns = {"params": table.params * n, "tokens": table.tokens * d, "loss": table.loss}
+    scaled = fit_runs(
+        {**columns, "flops": table.flops * n * d, "budget": table.budget},
+        "kappa",
+        delta=1e-3,
+        window=None,
+    )
+    assert scaled.objective == pytest.approx(plain.objective, rel=1e-6)
+    before, after = plain.law.params, scaled.law.params
+    for name in ("E", "alpha", "beta", "kappa"):
+        assert after[name] == pytest.approx(before[name], rel=1e-5)
+    assert after["A"] == pytest.approx(before["A"] * n ** before["alpha"], rel=1e-3)
+    assert after["B"] == pytest.approx(before["B"] * d ** before["beta"], rel=1e-3)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_order_does_not_matter(seed):
+    """The default fit of shuffled runs is the same fit."""
+    table = sweep(JOINED, sd=0.005)
+    order = np.random.default_rng(seed).permutation(len(table["loss"]))
+    fit = fit_runs(table)
+    shuffled = fit_runs({name: column[order] for name, column in table.items()})
+    assert shuffled.objective == pytest.approx(fit.objective, rel=1e-6)
+    assert shuffled.predict(1e22).optimal_params == pytest.approx(
+        fit.predict(1e22).optimal_params, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss_space", ["log", "linear"])
+@pytest.mark.parametrize("law", ["hoffmann", "kappa", "auto"])
+def test_the_objective_belongs_to_the_parameters(law, loss_space):
+    """Objective and residuals recomputed from law, δ and weights alone."""
+    fit = fit_runs(sweep(JOINED, sd=0.01, reach=20), law, loss_space=loss_space)
+    predicted = fit.law.loss(fit.runs.params, fit.runs.tokens)
+    log = loss_space == "log"
+    residuals = np.log(fit.runs.loss / predicted) if log else fit.runs.loss - predicted
+    np.testing.assert_allclose(fit.residuals, residuals, atol=1e-10)
+    assert np.sum(fit.weights * huber(residuals, fit.delta)) == pytest.approx(
+        fit.objective, rel=1e-8
+    )
+
+
+def test_the_mad_delta_is_that_of_its_own_residuals():
+    """δ and fit agree: δ is 1.345 robust standard deviations of the residuals."""
+    fit = fit_runs(chinchilla(), "hoffmann", window=None)
+    assert fit.delta == pytest.approx(1.345 * fit.residual_sd, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hoffmann", "kappa"])
+def test_bootstrap_refits_are_at_their_optimum(name):
+    """Each warm-started refit is as low as a search from scratch on its own weights."""
+    table = chinchilla()
+    points = centred(table.params, table.tokens, table.loss, True)
+    fitted = solve_surface(name, points, np.ones(len(table)), 1e-3)
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=25).astype(
+        float
+    )
+    free = np.array([True] * 5 + [name == "kappa"])
+    refit = polish(np.repeat(fitted.full[None], 25, axis=0), points, weights, 1e-3, free)
+    assert refit.converged.all()
+    for w, objective in zip(weights, refit.objective, strict=True):
+        assert objective <= solve_surface(name, points, w, 1e-3).objective * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["case", "wild", "parametric"])
+def test_bootstrap_is_seeded_and_centred(kind):
+    """The same seed gives the same draws; their exponent scatters around the fit's."""
+    fit = fit_runs(sweep(ADDITIVE, sd=0.003), "hoffmann")
+    draws = fit.bootstrap(200, kind, seed=1)
+    assert draws.shape == (200, 5)
+    np.testing.assert_array_equal(draws, fit.bootstrap(200, kind, seed=1))
+    a = draws[:, 4] / (draws[:, 3] + draws[:, 4])
+    assert abs(np.median(a) - fit.exponents[0]) < np.std(a)
+    assert 0 < np.std(a) < 0.1
+
+
+def test_bootstrap_kind_is_checked():
+    """Whole budgets are never resampled; the answer names what is."""
+    with pytest.raises(InputError, match="'case', 'wild' or 'parametric'"):
+        fit_runs(sweep(ADDITIVE, sd=0.003)).bootstrap(10, "budget")
+
+
+def test_repeated_runs_are_integer_weights():
+    """A table with every run twice has twice the objective at the same law."""
+    table = llama()
+    twice = RunTable.read(
+        {n: np.tile(getattr(table, n), 2) for n in ("params", "tokens", "flops", "loss", "budget")}
+    )
+    once = fit_runs(table, "hoffmann", delta=1e-3, window=None)
+    both = fit_runs(twice, "hoffmann", delta=1e-3, window=None)
+    assert both.objective == pytest.approx(2 * once.objective, rel=1e-9)
+    assert both.law.params["alpha"] == pytest.approx(once.law.params["alpha"], rel=1e-6)
+
+
+def test_an_offset_at_zero_is_found_and_said():
+    """Losses without an irreducible part: E is zero itself, a bound, and said to mean nothing."""
+    law = Hoffmann(E=0.0, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
+    fit = fit_runs(sweep(law, sd=0.01, seed=3), "hoffmann")
+    assert fit.law.params["E"] == 0.0
+    assert fit.status is FitStatus.BOUND_HIT
+    assert "E_unidentified" in {d.code for d in fit.diagnostics}
+    prediction = fit.predict(1e21)
+    assert "interval_at_bound" in {d.code for d in prediction.diagnostics}
+    low, high = prediction.intervals["expected_loss"]
+    assert low < law.optimal(1e21).loss < high

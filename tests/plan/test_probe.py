@@ -1,0 +1,66 @@
+"""What cannot train is found out before the sweep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flops_fit import plan_sweep
+from flops_fit.errors import FlopsFitError, LossError, ModelError
+from tests.conftest import MLP, Blobs, cross_entropy
+
+
+class NaNModel(MLP):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * float("nan")
+
+
+class Raises(MLP):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes do not fit")
+
+
+def plan(**change: Any):
+    arguments = {
+        "model_cls": MLP,
+        "model_size_param": "width",
+        "dataset": Blobs(200),
+        "loss_fn": cross_entropy,
+        "compute_budgets": [1e7],
+    }
+    return plan_sweep(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"model_cls": NaNModel}, LossError, "untrained model's loss on the first batch is nan"),
+        ({"model_cls": Raises}, FlopsFitError, "shapes do not fit"),
+        ({"loss_fn": lambda o, t: nn.functional.cross_entropy(o, t, reduction="none")}, LossError, "shape"),
+        ({"loss_fn": lambda o, t: nn.functional.cross_entropy(o, t, reduction="sum")}, LossError, "mean over"),
+        ({"loss_fn": lambda o, t: cross_entropy(o.detach(), t)}, LossError, "no gradient"),
+        ({"loss_fn": lambda o, t: 1.0}, LossError, "got float"),
+        ({"loss_fn": lambda o: o.sum()}, ModelError, "TypeError"),
+    ],
+)
+def test_what_cannot_train_is_told(change: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        plan(**change)
+
+
+def test_speed_is_measured_and_gives_a_time_to_every_run() -> None:
+    made = plan()
+    assert made.speed is not None
+    assert all(f > 0 for f in made.speed.flops_per_second)
+    assert made.seconds() == pytest.approx(sum(made.speed.seconds(e) for e in made.experiments))
+
+
+def test_probing_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    plan()
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,330 @@
+"""One call does it all, continues where it was interrupted, and refuses bad input before spending."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import flops_fit
+from flops_fit.errors import (
+    BudgetError,
+    DataError,
+    FitError,
+    InputError,
+    InputTypeError,
+    OutputError,
+    SweepError,
+)
+from flops_fit.laws import Hoffmann
+from tests.conftest import MLP, Blobs, cross_entropy
+
+BUDGETS = [1e15, 3e15, 1e16, 3e16, 1e17]
+
+
+class Untouchable(torch.utils.data.Dataset):
+    """A data set that must not be read."""
+
+    def __len__(self) -> int:
+        raise AssertionError("the data set was read")
+
+    def __getitem__(self, i: int) -> Any:
+        raise AssertionError("the data set was read")
+
+
+def mock(output_dir: Path, **changes: Any) -> flops_fit.Result:
+    arguments: dict[str, Any] = {
+        "model_cls": MLP,
+        "model_size_param": "width",
+        "dataset": Untouchable(),
+        "loss_fn": cross_entropy,
+        "compute_budgets": BUDGETS,
+        "mode": "mock",
+        "output_dir": output_dir,
+        "progress": False,
+    }
+    result = flops_fit.find_optimal(**{**arguments, **changes})
+    assert isinstance(result, flops_fit.Result)
+    return result
+
+
+def test_a_mock_recovers_the_law_it_mocks(tmp_path: Path) -> None:
+    law = flops_fit.reference.law("besiroglu2024")
+    result = mock(tmp_path)
+    truth = law.optimal(1e17, 6.0)
+    told = result.predict(1e17)
+    assert told.optimal_params == pytest.approx(float(truth.params), rel=0.1)
+    assert told.expected_loss == pytest.approx(float(truth.loss), rel=0.01)
+    low, high = told.intervals["optimal_params"]
+    assert low < truth.params < high
+    assert result.fit.trust == "ok"
+
+
+def test_a_mock_without_noise_recovers_it_exactly(tmp_path: Path) -> None:
+    law = Hoffmann(1.7, 400.0, 1100.0, 0.34, 0.34)
+    result = mock(tmp_path, mock_law=law, mock_noise=0.0)
+    assert result.fit.law.name == "hoffmann"
+    for name, value in law.params.items():
+        assert result.fit.law.params[name] == pytest.approx(value, rel=1e-4)
+    assert result.predict(1e19).optimal_params == pytest.approx(float(law.optimal(1e19).params), rel=1e-4)
+
+
+@pytest.mark.parametrize("compute", [1e15, 2.5e16, 1e19, 1e22])
+def test_predictions_spend_exactly_the_budget(tmp_path: Path, compute: float) -> None:
+    batch = (torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64))
+    result = mock(tmp_path, example_batch=batch)
+    told = result.predict(compute)
+    spent = float(result.plan.flops(told.optimal_params)) * told.optimal_tokens
+    assert spent == pytest.approx(compute, rel=1e-9)
+    # Traced, not 6ND: the first layer needs no gradient of its input.
+    assert float(result.plan.flops(told.optimal_params)) == pytest.approx(4.4 * told.optimal_params, rel=1e-3)
+
+
+def test_the_result_answers_in_every_form(tmp_path: Path) -> None:
+    result = mock(tmp_path)
+    table = result.chinchilla_table()
+    for name in ("Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"):
+        assert name in table
+    assert table.count("\n| 1e+") + table.count("\n| 3e+") == 5
+    assert "3.3e+20" in result.chinchilla_table([3.3e20])
+    told = result.predict(1e18)
+    for key in ("target_compute", "optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param"):
+        assert told[key] == getattr(told, key) == dict(told)[key]
+    assert told["tokens_per_param"] == pytest.approx(told["optimal_tokens"] / told["optimal_params"])
+    figures = result.plot(show=False)
+    assert all(isinstance(f, Figure) for f in figures)
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {f"{f.get_label()}.png" for f in figures}
+    assert "<svg" in result.report().read_text()
+    assert json.loads((tmp_path / "fit.json").read_text())["law"] == result.fit.law.name
+    assert "With 1e+17 FLOPs, train about" in str(result)
+
+
+def test_two_budgets_answer_and_say_that_they_are_few(tmp_path: Path) -> None:
+    result = mock(tmp_path, compute_budgets=[1e12, 1e13])
+    assert result.fit.trust != "ok"
+    assert any("budgets" in d.message for d in result.diagnostics)
+
+
+def test_train_false_is_the_plan_and_writes_nothing(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    plan = flops_fit.find_optimal(**sweep, train=False, output_dir=tmp_path / "out")
+    assert isinstance(plan, flops_fit.SweepPlan)
+    assert len(plan.experiments) == 12
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_sweep_trains_fits_and_answers(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    result = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    assert [r.state for r in result.runs] == ["completed"] * 12
+    assert all(r.flops == r.experiment.flops and r.tokens == r.experiment.tokens for r in result.runs)
+    assert all(0 < r.loss < 1.5 for r in result.runs)
+    assert len(list((tmp_path / "runs").iterdir())) == 12
+    assert (tmp_path / "runs.csv").read_text().count("completed") == 12
+
+
+def test_both_executors_give_the_same_bits(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    pool = flops_fit.execute.PoolExecutor(2, 1)
+    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path / "a")
+    second = flops_fit.find_optimal(**sweep, output_dir=tmp_path / "b", executor=pool)
+    assert [r.loss for r in first.runs] == [r.loss for r in second.runs]
+
+
+def test_a_second_call_reads_what_the_first_has_run(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    again = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    assert again.runs == first.runs
+
+
+def test_changed_budgets_keep_the_runs_that_stay(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    sweep["compute_budgets"] = [1e6, 2e6, 4e6]
+    second = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    kept = {r.experiment.id: r for r in first.runs if r.experiment.budget > 5e5}
+    shared = [r for r in second.runs if r.experiment.budget < 4e6]
+    assert len(shared) == 8
+    assert all(kept[r.experiment.id] == r for r in shared)
+
+
+def test_changed_data_never_reuses_a_run(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    second = flops_fit.find_optimal(**{**sweep, "dataset": Blobs(seed=4)}, output_dir=tmp_path)
+    assert not {r.experiment.id for r in first.runs} & {r.experiment.id for r in second.runs}
+
+
+def test_resume_false_trains_anew(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    second = flops_fit.find_optimal(**sweep, output_dir=tmp_path, resume=False)
+    assert [r.loss for r in first.runs] == [r.loss for r in second.runs]
+    assert first.runs != second.runs  # the seconds differ
+    assert any(p.name.startswith("runs-set-aside") for p in tmp_path.iterdir())
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import flops_fit
+from tests.conftest import MLP, Blobs, cross_entropy
+
+if __name__ == "__main__":
+    result = flops_fit.find_optimal(
+        model_cls=MLP, model_size_param="width", dataset=Blobs(), loss_fn=cross_entropy,
+        compute_budgets=[3e6, 6e6, 1.2e7], sizes=[4, 8, 16, 32], batch_size=8,
+        executor={executor!r}, output_dir={out!r},
+    )
+    print("done", [r.loss for r in result.runs])
+"""
+
+
+@pytest.mark.parametrize("executor", ["inprocess", "pool"])
+def test_killed_half_way_the_same_call_continues(tmp_path: Path, executor: str) -> None:
+    root = str(Path(__file__).resolve().parent.parent)
+
+    def script(out: Path) -> list[str]:
+        path = tmp_path / f"{out.name}.py"
+        path.write_text(SCRIPT.format(root=root, out=str(out), executor=executor))
+        return [sys.executable, str(path)]
+
+    out = tmp_path / "killed"
+    process = subprocess.Popen(script(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(finished := list(out.glob("runs/*/run.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 2 <= len(finished) < 12, "it was to be killed half way"
+    before = {p: p.read_bytes() for p in out.glob("runs/*/run.json")}
+    continued = subprocess.run(script(out), capture_output=True, text=True, check=True)
+    whole = subprocess.run(script(tmp_path / "whole"), capture_output=True, text=True, check=True)
+    assert "runs are finished already" in continued.stderr
+    assert continued.stdout == whole.stdout
+    assert all(p.read_bytes() == content for p, content in before.items())
+
+
+class _FailsAtSixteen(MLP):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.up.out_features == 16 and x.device.type == "cpu" and self.training and len(x) == 4:
+            raise RuntimeError("sixteen is unlucky")
+        return super().forward(x)
+
+
+def test_a_run_that_fails_is_recorded_and_named_and_the_sweep_goes_on(
+    tmp_path: Path, sweep: dict[str, Any]
+) -> None:
+    changes = {"model_cls": _FailsAtSixteen, "sizes": [2, 6, 12, 16, 24]}
+    result = flops_fit.find_optimal(**{**sweep, **changes}, output_dir=tmp_path)
+    failed = [r for r in result.runs if r.state == "failed"]
+    assert len(failed) == 3
+    assert {e.reason for e in result.fit.excluded} >= {"failed: RuntimeError: sixteen is unlucky"}
+    assert len(result.fit.runs) + len(result.fit.excluded) == len(result.runs) == 15
+
+
+class _FailsWhenTrained(MLP):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == 7:
+            raise RuntimeError("seven")
+        return super().forward(x)
+
+
+def test_two_equal_failures_at_the_start_stop_the_sweep(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    # The probe's batch is the plan's: so the fault shows only where seven remain in evaluation.
+    arguments = {**sweep, "model_cls": _FailsWhenTrained, "eval_dataset": Blobs(7)}
+    arguments["eval_dataset"] = Blobs(7 * 40)
+    with pytest.raises(SweepError, match=r"first two runs failed.*seven"):
+        flops_fit.find_optimal(**{**arguments, "batch_size": 4}, output_dir=tmp_path, step_fn=_step_of_seven)
+
+
+def _step_of_seven(model: Any, batch: Any) -> Any:
+    x, y = batch
+    if not torch.is_grad_enabled():
+        raise RuntimeError("seven")
+    return cross_entropy(model(x), y) * len(y), len(y)
+
+
+def test_too_few_completed_runs_say_what_to_add(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    with pytest.raises(FitError, match="[Aa]dd"):
+        flops_fit.find_optimal(**{**sweep, "compute_budgets": [1e6], "sizes": [2, 6]}, output_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"compute_budgets": []}, BudgetError, "empty"),
+        ({"compute_budgets": ["1e15"]}, BudgetError, "'1e15'"),
+        ({"dataset": None}, InputError, "dataset: training needs a data set"),
+        ({"loss_fn": None}, InputError, "loss_fn: training needs a loss"),
+        ({"dataset": 7}, InputTypeError, "dataset: expected"),
+        ({"dataset": []}, DataError, "it is empty"),
+        ({"eval_dataset": []}, DataError, "eval_dataset: .*it is empty"),
+        ({"dataset": Blobs(3)}, InputError, "at least one batch of 4 samples"),
+        ({"executor": "cluster"}, InputError, "executor: expected one of"),
+        ({"mode": "mcok"}, InputError, "Did you mean 'mock'"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_spent(
+    tmp_path: Path, sweep: dict[str, Any], change: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        flops_fit.find_optimal(**{**sweep, **change}, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_folder_is_refused_before_training(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds \['notes.txt'\]"):
+        flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+
+
+def test_mock_mode_checks_types_alone(tmp_path: Path) -> None:
+    with pytest.raises(InputTypeError, match="dataset: expected"):
+        mock(tmp_path, dataset=3)
+    with pytest.raises(InputTypeError, match="loss_fn: expected a callable"):
+        mock(tmp_path, loss_fn="mse")
+    assert mock(tmp_path, dataset=[], loss_fn=None).fit.trust == "ok"
+
+
+def test_a_misspelt_argument_names_the_near_one() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'compute_budget'; did you mean 'compute_budgets'"):
+        flops_fit.find_optimal(compute_budget=[1e15])
+    with pytest.raises(TypeError, match="'model_size_parm'; did you mean 'model_size_param'"):
+        flops_fit.plan_sweep(model_size_parm="d")
+
+
+def test_the_stages_alone_give_what_the_one_call_gives(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    sweep.pop("progress")
+    plan = flops_fit.plan_sweep(**sweep)
+    runs = flops_fit.run_sweep(plan, output_dir=tmp_path / "a", progress=False)
+    fit = flops_fit.fit_runs(runs, flops_per_unit=plan.flops)
+    whole = flops_fit.find_optimal(**sweep, output_dir=tmp_path / "b", progress=False)
+    assert fit.law == whole.fit.law
+    assert fit.predict(1e7) == whole.predict(1e7)
+    assert flops_fit.write_report(fit, tmp_path / "page.html").exists()
+
+
+def test_a_plan_without_data_cannot_be_run(tmp_path: Path) -> None:
+    plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9])
+    with pytest.raises(InputError, match="made without a data set"):
+        flops_fit.run_sweep(plan, output_dir=tmp_path)
+
+
+def test_a_task_of_ones_own_runs_a_plan(tmp_path: Path) -> None:
+    def task(experiment: flops_fit.Experiment, report: Any = None) -> flops_fit.Run:
+        return flops_fit.Run(experiment, "completed", loss=3.0, tokens=experiment.tokens, flops=experiment.flops)
+
+    plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9])
+    runs = flops_fit.run_sweep(plan, task, output_dir=tmp_path, progress=False)
+    assert [r.loss for r in runs] == [3.0] * len(plan)
+
+
+def test_repeated_runs_differ_by_their_seed(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    sweep.pop("progress")
+    plan = flops_fit.plan_sweep(**{**sweep, "compute_budgets": [1e6], "sizes": [2, 6], "repeats": 3})
+    runs = flops_fit.run_sweep(plan, output_dir=tmp_path, progress=False)
+    assert len({r.loss for r in runs}) == 6

@@ -1,0 +1,185 @@
+"""Samples are drawn by a pure function of seed and position, and none is both trained and judged on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from flops_fit.data import EVAL_SAMPLES, DataSpec, check_dataset_type, permuted, split_data
+from flops_fit.errors import DataError, InputTypeError
+from tests.conftest import Blobs
+
+
+class Stream(IterableDataset):
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __iter__(self):
+        return ((torch.tensor([float(i)]), torch.tensor(i % 4)) for i in range(self.n))
+
+
+def numbers(n: int) -> TensorDataset:
+    return TensorDataset(torch.arange(n, dtype=torch.float32)[:, None], torch.arange(n))
+
+
+def drawn(spec: DataSpec, batch: int, steps: int, seed: int, start: int = 0) -> list[int]:
+    return [int(v) for b in spec.batches(batch, steps, seed, start) for v in b[1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 2**40))
+def test_a_shuffle_is_a_permutation(n: int, key: int) -> None:
+    places = permuted(np.arange(n, dtype=np.int64), n, key)
+    assert sorted(places) == list(range(n))
+
+
+def test_a_shuffle_is_random() -> None:
+    n = 10_000
+    places = permuted(np.arange(n, dtype=np.int64), n, 5)
+    assert abs(np.corrcoef(np.arange(n), places)[0, 1]) < 0.04
+    other = permuted(np.arange(n, dtype=np.int64), n, 6)
+    assert abs(np.corrcoef(places, other)[0, 1]) < 0.04
+    steps = np.abs(np.diff(places)) / n
+    assert steps.mean() == pytest.approx(1 / 3, abs=0.02)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 13), st.integers(1, 20), st.integers(0, 10), st.integers(0, 99))
+def test_starting_later_draws_the_same_samples(batch: int, steps: int, start: int, seed: int) -> None:
+    spec = split_data(numbers(50), numbers(5))[0]
+    whole = drawn(spec, batch, start + steps, seed)
+    assert drawn(spec, batch, steps, seed, start) == whole[start * batch :]
+
+
+def test_every_epoch_holds_every_sample_once_in_another_order() -> None:
+    spec = split_data(numbers(40), numbers(5))[0]
+    seen = drawn(spec, 8, 10, seed=3)
+    assert sorted(seen[:40]) == sorted(seen[40:]) == list(range(40))
+    assert seen[:40] != seen[40:]
+
+
+def test_seeds_differ() -> None:
+    spec = split_data(numbers(40), numbers(5))[0]
+    assert drawn(spec, 8, 5, seed=1) != drawn(spec, 8, 5, seed=2)
+
+
+def test_the_held_out_part_is_five_percent_and_never_trained_on() -> None:
+    train, held_out = split_data(numbers(1000))
+    trained = set(drawn(train, 50, 19, seed=0))
+    judged = {int(v) for b in held_out.in_order(7) for v in b[1]}
+    assert len(judged) == 50
+    assert not trained & judged
+    assert len(trained | judged) == 1000
+    assert "drawn at random" in train.notes[0]
+
+
+def test_the_split_is_the_same_every_time() -> None:
+    first, second = split_data(numbers(1000))[1], split_data(numbers(1000))[1]
+    np.testing.assert_array_equal(first.indices, second.indices)
+
+
+def test_whole_groups_are_held_out() -> None:
+    dataset = numbers(400)
+    dataset.groups = np.repeat(np.arange(40), 10)
+    train, held_out = split_data(dataset)
+    assert held_out.size == 20
+    assert not set(train.groups()) & set(held_out.groups())
+
+
+def test_a_large_eval_set_is_thinned_evenly() -> None:
+    held_out = split_data(numbers(10), numbers(10 * EVAL_SAMPLES))[1]
+    assert held_out.size == EVAL_SAMPLES
+    assert held_out.indices[0] == 0
+    assert held_out.indices[-1] == 10 * EVAL_SAMPLES - 1
+
+
+def test_a_stream_recycles_and_keeps_its_first_samples_back() -> None:
+    train, held_out = split_data(Stream(600))
+    judged = {int(v) for b in held_out.in_order(100) for v in b[0][:, 0]}
+    trained = [int(v) for b in train.batches(88, 2, 0) for v in b[0][:, 0]]
+    assert judged == set(range(512))
+    assert trained == [*range(512, 600), *range(512, 600)]
+    assert train.size is None
+
+
+def test_a_stream_within_its_held_out_part_is_told() -> None:
+    with pytest.raises(DataError, match="the stream ended"):
+        list(split_data(Stream(100))[0].batches(4, 1, 0))
+
+
+def test_a_loader_gives_its_data_and_collation() -> None:
+    def collate(samples):
+        return torch.stack([s[0] for s in samples]) + 100, torch.stack([s[1] for s in samples])
+
+    train, _ = split_data(DataLoader(numbers(100), batch_size=4, shuffle=True, collate_fn=collate))
+    assert float(train.first_batch(3)[0].min()) >= 100
+    assert "batch size and order are the run's own" in train.notes[0]
+
+
+def test_a_loader_with_its_own_sampler_is_refused() -> None:
+    sampler = WeightedRandomSampler([1.0] * 100, 100)
+    with pytest.raises(DataError, match="sampler of its own"):
+        split_data(DataLoader(numbers(100), sampler=sampler))
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        ({"text": "hello"}, "text in sample\\['text'\\]"),
+        ({"input_ids": [1, 2, 3]}, "a list of 3 in sample\\['input_ids'\\]"),
+        (("a", 1), "text in sample\\[0\\]"),
+        ((torch.zeros(1), None), "None in sample\\[1\\]"),
+    ],
+)
+def test_unformatted_samples_are_told_with_the_column(sample: object, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        split_data([sample] * 40)[0].first_batch(2)
+
+
+def test_an_unformatted_huggingface_data_set_is_told_how_to_format() -> None:
+    class HuggingFaceLike(list):
+        def with_format(self, *args: object) -> None: ...
+
+    with pytest.raises(DataError, match="with_format"):
+        split_data(HuggingFaceLike([{"text": "x"}] * 40))[0].first_batch(2)
+
+
+def test_samples_of_unequal_shape_are_told() -> None:
+    ragged = [(torch.zeros(n), n) for n in range(1, 41)]
+    with pytest.raises(DataError, match="do not make a batch"):
+        split_data(ragged)[0].first_batch(4)
+
+
+@pytest.mark.parametrize("dataset", [[], [1]])
+def test_too_small_a_data_set_is_told(dataset: list[int]) -> None:
+    with pytest.raises(DataError, match="expected at least"):
+        split_data(dataset)
+
+
+@pytest.mark.parametrize("dataset", [3, "text", {"a": 1}, 2.5])
+def test_what_is_no_data_set_is_a_type_error(dataset: object) -> None:
+    with pytest.raises(InputTypeError, match="dataset: expected a torch Dataset"):
+        check_dataset_type(dataset)
+
+
+def test_the_fingerprint_follows_the_content() -> None:
+    one, same, other = (split_data(Blobs(200, seed=s))[0] for s in (0, 0, 1))
+    assert one.fingerprint() == same.fingerprint()
+    assert one.fingerprint() != other.fingerprint()
+    assert one.fingerprint() != split_data(Blobs(201))[0].fingerprint()
+
+
+def test_random_augmentation_has_a_stable_fingerprint_and_keeps_the_generators() -> None:
+    class Noisy(Blobs):
+        def __getitem__(self, i: int):
+            x, y = super().__getitem__(i)
+            return x + torch.randn(16) + float(np.random.rand()), y  # noqa: NPY002
+
+    before = torch.random.get_rng_state()
+    spec = split_data(Noisy(100))[0]
+    assert spec.fingerprint() == spec.fingerprint()
+    assert torch.equal(before, torch.random.get_rng_state())

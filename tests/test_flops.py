@@ -1,0 +1,93 @@
+"""FLOPs per unit: exact where traced, on the limit where fitted, corrected where torch miscounts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flops_fit.flops import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops, trace_flops
+
+
+@pytest.mark.parametrize(
+    "flops",
+    [LinearFlops(), SmoothFlops(6, 10, 0.5, 1e4, 1e3, 1e6, 0.01), InterpolatedFlops({1e4: 8e4})],
+)
+def test_every_kind_keeps_the_shape_and_describes_itself(flops: FlopsFunction) -> None:
+    assert isinstance(flops, FlopsFunction)
+    assert flops.description
+    assert flops(1e5).shape == ()
+    assert flops(np.array([[1e4, 1e5]])).shape == (1, 2)
+
+
+def test_smooth_flops_tend_to_k_times_n() -> None:
+    flops = SmoothFlops(6, 10, 0.5, 1e4, 1e3, 1e6, 0.01)
+    assert float(flops(1e20)) / 1e20 == pytest.approx(6, rel=1e-6)
+
+
+def test_an_unbuilt_size_is_counted_and_not_extrapolated() -> None:
+    asked: list[float] = []
+
+    def truth(n: float) -> float:
+        return 6 * n + 500 * n**0.5
+
+    def near(n: float) -> tuple[float, float]:
+        asked.append(n)
+        return n, truth(n)
+
+    flops = InterpolatedFlops({1e4: truth(1e4)}, near)
+    assert float(flops(1e4)) == pytest.approx(truth(1e4), rel=1e-12)
+    assert float(flops(1e9)) == pytest.approx(truth(1e9), rel=1e-4)
+    assert min(abs(np.log2(n / 1e9)) for n in asked) < 1
+    before = len(asked)
+    flops(1e9)
+    assert len(asked) == before
+
+
+def test_nothing_to_ask_keeps_the_ratio_of_the_outermost_count() -> None:
+    flops = InterpolatedFlops({1e4: 8e4, 1e5: 7e5})
+    assert float(flops(1e7)) == pytest.approx(7e7)
+
+
+def count(model: nn.Module, *shape: int) -> tuple[float, float, tuple[str, ...]]:
+    model = model.to("meta")
+    traced = trace_flops(lambda: model(torch.empty(*shape, device="meta")).sum())
+    return traced.forward, traced.backward, traced.notes
+
+
+def test_linear_layers_count_two_flops_a_weight_forward() -> None:
+    model = nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 30))
+    forward, backward, notes = count(model, 5, 10)
+    assert forward == 2 * 5 * (10 * 20 + 20 * 30)
+    # The first layer needs no gradient of its input.
+    assert backward == 2 * forward - 2 * 5 * 10 * 20
+    assert not notes
+
+
+def test_a_convolution_counts_once_per_output_position() -> None:
+    forward, _, notes = count(nn.Conv2d(3, 8, 4, stride=4), 2, 3, 32, 32)
+    assert forward == 2 * 2 * 64 * (3 * 16) * 8
+    assert not notes
+
+
+def test_the_overcounted_backward_of_a_depthwise_convolution_is_corrected_and_told() -> None:
+    forward, backward, notes = count(
+        nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, padding=1, groups=64)), 1, 64, 8, 8
+    )
+    depthwise = 2 * 64 * 64 * 9
+    assert forward == 2 * 64 * 64 * 64 + depthwise
+    assert backward <= 3.2 * forward
+    alone = count(nn.Conv2d(64, 64, 3, padding=1, groups=64), 1, 64, 8, 8)
+    assert alone[1] == 2 * alone[0]
+    assert "over-counted" in alone[2][0]
+    assert isinstance(notes, tuple)
+
+
+def test_attention_is_counted_in_full() -> None:
+    q = torch.empty(2, 4, 64, 8, device="meta", requires_grad=True)
+    traced = trace_flops(
+        lambda: nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True).sum()
+    )
+    assert traced.forward == 2 * (2 * 2 * 4 * 64 * 64 * 8)
+    assert traced.backward == 2 * traced.forward

@@ -1,0 +1,192 @@
+"""Models are counted and sized without being built."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from flops_fit.errors import InputTypeError, ModelError
+from flops_fit.model import ModelSpec, count_params
+from tests.conftest import MLP
+
+
+class Tied(nn.Module):
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(100, d)
+        self.norm = nn.LayerNorm(d)
+        self.head = nn.Linear(d, 100, bias=False)
+        self.head.weight = self.table.weight
+
+
+class Heads(nn.Module):
+    def __init__(self, d: int, heads: int) -> None:
+        super().__init__()
+        if d % heads:
+            raise ValueError(f"{d} is not divisible by {heads}")
+        self.weight = nn.Parameter(torch.empty(12, d, d))
+
+
+class PowersOfTwo(nn.Module):
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        if d & (d - 1):
+            raise ValueError("powers of two only")
+        self.linear = nn.Linear(d, d)
+
+
+def test_counting_separates_embedding_and_matmul_parameters() -> None:
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 4), nn.LayerNorm(4))
+    counted = count_params(model)
+    assert counted.total == 400 + 36 + 8
+    assert counted.non_embedding == 44
+    assert counted.matmul == 32
+
+
+def test_a_tied_table_counts_once_in_all_and_as_matmul() -> None:
+    counted = count_params(Tied(8))
+    assert counted.total == 800 + 16
+    assert counted.matmul == 800
+    assert counted.non_embedding == 16
+
+
+def test_a_model_may_count_itself() -> None:
+    class Own(MLP):
+        def num_params(self) -> int:
+            return 7
+
+    assert count_params(Own()).total == 7
+
+
+@pytest.mark.parametrize("answer", [0, -3, float("nan"), "many", None, True])
+def test_an_unusable_own_count_is_refused(answer: object) -> None:
+    class Own(MLP):
+        def num_params(self) -> object:
+            return answer
+
+    with pytest.raises(ModelError, match="num_params\\(\\) returned"):
+        count_params(Own())
+
+
+def test_an_own_count_that_raises_is_told() -> None:
+    class Own(MLP):
+        def num_params(self) -> int:
+            raise KeyError("d")
+
+    with pytest.raises(ModelError, match="num_params\\(\\) raised KeyError"):
+        count_params(Own())
+
+
+def test_what_is_no_model_is_a_type_error() -> None:
+    with pytest.raises(InputTypeError, match=r"got dict, which is neither"):
+        ModelSpec(lambda width: {"w": width}, "width").count(2)
+
+
+def test_lazy_layers_are_told() -> None:
+    with pytest.raises(ModelError, match="lazy layers"):
+        count_params(nn.LazyLinear(4))
+
+
+def test_no_parameters_is_no_size() -> None:
+    with pytest.raises(ModelError, match="has no parameters"):
+        count_params(nn.ReLU())
+
+
+def test_counting_allocates_nothing() -> None:
+    # 2.7e12 parameters: 10 TB, if it were built.
+    assert ModelSpec(Heads, "d", {"heads": 8}).require(475_200).total == 12 * 475_200**2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(2e2, 1e12), st.sampled_from([1, 3, 8, 12]))
+def test_the_nearest_accepted_size_is_found(params: float, heads: int) -> None:
+    found = ModelSpec(Heads, "d", {"heads": heads}).nearest(params)
+    assert found is not None
+    size, counted = found
+    assert size % heads == 0
+    best = min(
+        (12 * d * d for d in (size - heads, size, size + heads) if d > 0),
+        key=lambda n: abs(torch.log(torch.tensor(n / params, dtype=torch.float64)).item()),
+    )
+    assert counted.total == best
+
+
+def test_constructors_that_accept_few_sizes_are_searched() -> None:
+    found = ModelSpec(PowersOfTwo, "d").nearest(512 * 512 * 1.1)
+    assert found is not None
+    assert found[0] == 512
+
+
+def test_a_largest_size_ends_the_search() -> None:
+    def limited(d: int) -> nn.Module:
+        if d > 40:
+            raise ValueError("too large")
+        return nn.Linear(d, d)
+
+    spec = ModelSpec(limited, "d")
+    assert spec.nearest(1e9) is None
+    found = spec.nearest(2000)
+    assert found is not None
+    assert found[0] == 40
+
+
+def test_a_constructor_that_refuses_every_size_is_told_with_its_reason() -> None:
+    def never(d: int) -> nn.Module:
+        raise ValueError("no such model")
+
+    with pytest.raises(ModelError, match="accepts no d from 1 to 1024.*no such model"):
+        ModelSpec(never, "d").nearest(1000)
+
+
+def test_a_missing_size_parameter_names_the_near_one() -> None:
+    with pytest.raises(ModelError, match="takes no argument 'widht'.*Did you mean 'width'"):
+        ModelSpec(MLP, "widht")
+    with pytest.raises(ModelError, match="model_kwargs.*no argument 'depth'"):
+        ModelSpec(MLP, "width", {"depth": 3})
+
+
+def test_no_size_parameter_and_no_sizes_is_told() -> None:
+    with pytest.raises(ModelError, match="model_size_param: expected"):
+        ModelSpec(MLP).arguments(8)
+    assert ModelSpec(MLP).require({"width": 8}).total == 160
+
+
+def test_a_factory_may_be_a_partial() -> None:
+    spec = ModelSpec(functools.partial(Heads, heads=4), "d")
+    assert spec.require(8).total == 768
+    assert "Heads" in spec.reference
+
+
+def test_a_constructor_that_reads_its_tensors_is_built_for_real() -> None:
+    class Reads(nn.Module):
+        def __init__(self, d: int) -> None:
+            super().__init__()
+            self.linear = nn.Linear(d, d)
+            self.scale = float(self.linear.weight.abs().mean().item())
+
+    assert ModelSpec(Reads, "d").require(4).total == 20
+
+
+def test_the_fingerprint_follows_code_arguments_and_structure() -> None:
+    def factory(width: int, activation: str = "relu") -> nn.Module:
+        return MLP(width)
+
+    def other(width: int, activation: str = "relu") -> nn.Module:
+        model = MLP(width)
+        model.extra = nn.ReLU()
+        return model
+
+    spec = ModelSpec(factory, "width")
+    assert spec.fingerprint(8) == ModelSpec(factory, "width").fingerprint(8)
+    different = {
+        spec.fingerprint(8),
+        spec.fingerprint(10),
+        ModelSpec(factory, "width", {"activation": "gelu"}).fingerprint(8),
+        ModelSpec(other, "width").fingerprint(8),
+    }
+    assert len(different) == 4

@@ -1,0 +1,59 @@
+"""The package keeps its promises about names and imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import flops_fit
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_needs_neither_torch_nor_matplotlib_nor_scipy() -> None:
+    heavy = "'torch', 'matplotlib', 'scipy', 'pandas', 'rich', 'typer', 'plotly', 'narwhals'"
+    code = f"import sys, flops_fit; print([m for m in ({heavy}) if m in sys.modules])"
+    assert run(code) == "[]"
+
+
+def test_fitting_a_table_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import flops_fit\n"
+        "fit = flops_fit.fit_runs(flops_fit.reference.runs('llama3_2024'))\n"
+        "print(round(fit.predict(1e24).optimal_params / 1e9) > 1)"
+    )
+    assert run(code) == "True"
+
+
+def test_planning_without_torch_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import flops_fit\n"
+        "try: flops_fit.plan_sweep(lambda d: d, 'd', compute_budgets=[1e9])\n"
+        "except ImportError as error: print(error)"
+    )
+    assert 'pip install "flops-fit[train]"' in run(code)
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in flops_fit.__all__:
+        thing = getattr(flops_fit, name)
+        if name != "__version__":
+            assert thing.__doc__, name
+
+
+@pytest.mark.parametrize("name", ["find_optimal", "SweepPlan", "Experiment", "plan_sweep", "Result"])
+def test_the_contract_keeps_its_names(name: str) -> None:
+    assert name in flops_fit.__all__
+
+
+def test_errors_are_drawn_in_their_docstring() -> None:
+    for name in flops_fit.errors.__all__:
+        assert name in flops_fit.errors.__doc__
+        assert issubclass(getattr(flops_fit.errors, name), flops_fit.errors.FlopsFitError)
