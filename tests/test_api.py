@@ -176,7 +176,7 @@ from tests.conftest import MLP, Blobs, cross_entropy
 if __name__ == "__main__":
     result = flops_fit.find_optimal(
         model_cls=MLP, model_size_param="width", dataset=Blobs(), loss_fn=cross_entropy,
-        compute_budgets=[3e6, 6e6, 1.2e7], sizes=[4, 8, 16, 32], batch_size=8,
+        compute_budgets=[1e6, 2e6, 4e6], sizes=[4, 8, 16, 24], batch_size=4,
         executor={executor!r}, output_dir={out!r},
     )
     print("done", [r.loss for r in result.runs])

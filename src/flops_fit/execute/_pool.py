@@ -40,7 +40,7 @@ def _to_preload(task: bytes) -> list[str]:
     Where there is a GPU only what is known to leave it alone: a forked process cannot use CUDA
     that an import has initialised before.
     """
-    known = ["torch", "flops_fit.execute._worker"]
+    known = ["torch", "torch._dynamo", "flops_fit.execute._worker"]  # optimizers import dynamo
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return known
