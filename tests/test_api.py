@@ -75,7 +75,9 @@ def test_a_mock_without_noise_recovers_it_exactly(tmp_path: Path) -> None:
     assert result.fit.law.name == "hoffmann"
     for name, value in law.params.items():
         assert result.fit.law.params[name] == pytest.approx(value, rel=1e-4)
-    assert result.predict(1e19).optimal_params == pytest.approx(float(law.optimal(1e19).params), rel=1e-4)
+    assert result.predict(1e19).optimal_params == pytest.approx(
+        float(law.optimal(1e19).params), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("compute", [1e15, 2.5e16, 1e19, 1e22])
@@ -86,7 +88,9 @@ def test_predictions_spend_exactly_the_budget(tmp_path: Path, compute: float) ->
     spent = float(result.plan.flops(told.optimal_params)) * told.optimal_tokens
     assert spent == pytest.approx(compute, rel=1e-9)
     # Traced, not 6ND: the first layer needs no gradient of its input.
-    assert float(result.plan.flops(told.optimal_params)) == pytest.approx(4.4 * told.optimal_params, rel=1e-3)
+    assert float(result.plan.flops(told.optimal_params)) == pytest.approx(
+        4.4 * told.optimal_params, rel=1e-3
+    )
 
 
 def test_the_result_answers_in_every_form(tmp_path: Path) -> None:
@@ -97,12 +101,22 @@ def test_the_result_answers_in_every_form(tmp_path: Path) -> None:
     assert table.count("\n| 1e+") + table.count("\n| 3e+") == 5
     assert "3.3e+20" in result.chinchilla_table([3.3e20])
     told = result.predict(1e18)
-    for key in ("target_compute", "optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param"):
+    for key in (
+        "target_compute",
+        "optimal_params",
+        "optimal_tokens",
+        "expected_loss",
+        "tokens_per_param",
+    ):
         assert told[key] == getattr(told, key) == dict(told)[key]
-    assert told["tokens_per_param"] == pytest.approx(told["optimal_tokens"] / told["optimal_params"])
+    assert told["tokens_per_param"] == pytest.approx(
+        told["optimal_tokens"] / told["optimal_params"]
+    )
     figures = result.plot(show=False)
     assert all(isinstance(f, Figure) for f in figures)
-    assert {p.name for p in (tmp_path / "plots").iterdir()} == {f"{f.get_label()}.png" for f in figures}
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {
+        f"{f.get_label()}.png" for f in figures
+    }
     assert "<svg" in result.report().read_text()
     assert json.loads((tmp_path / "fit.json").read_text())["law"] == result.fit.law.name
     assert "With 1e+17 FLOPs, train about" in str(result)
@@ -124,7 +138,9 @@ def test_train_false_is_the_plan_and_writes_nothing(tmp_path: Path, sweep: dict[
 def test_a_real_sweep_trains_fits_and_answers(tmp_path: Path, sweep: dict[str, Any]) -> None:
     result = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
     assert [r.state for r in result.runs] == ["completed"] * 12
-    assert all(r.flops == r.experiment.flops and r.tokens == r.experiment.tokens for r in result.runs)
+    assert all(
+        r.flops == r.experiment.flops and r.tokens == r.experiment.tokens for r in result.runs
+    )
     assert all(0 < r.loss < 1.5 for r in result.runs)
     assert len(list((tmp_path / "runs").iterdir())) == 12
     assert (tmp_path / "runs.csv").read_text().count("completed") == 12
@@ -233,12 +249,16 @@ class _FailsWhenTrained(MLP):
         return super().forward(x)
 
 
-def test_two_equal_failures_at_the_start_stop_the_sweep(tmp_path: Path, sweep: dict[str, Any]) -> None:
+def test_two_equal_failures_at_the_start_stop_the_sweep(
+    tmp_path: Path, sweep: dict[str, Any]
+) -> None:
     # The probe's batch is the plan's: so the fault shows only where seven remain in evaluation.
     arguments = {**sweep, "model_cls": _FailsWhenTrained, "eval_dataset": Blobs(7)}
     arguments["eval_dataset"] = Blobs(7 * 40)
     with pytest.raises(SweepError, match=r"first two runs failed.*seven"):
-        flops_fit.find_optimal(**{**arguments, "batch_size": 4}, output_dir=tmp_path, step_fn=_step_of_seven)
+        flops_fit.find_optimal(
+            **{**arguments, "batch_size": 4}, output_dir=tmp_path, step_fn=_step_of_seven
+        )
 
 
 def _step_of_seven(model: Any, batch: Any) -> Any:
@@ -250,7 +270,9 @@ def _step_of_seven(model: Any, batch: Any) -> Any:
 
 def test_too_few_completed_runs_say_what_to_add(tmp_path: Path, sweep: dict[str, Any]) -> None:
     with pytest.raises(FitError, match="[Aa]dd"):
-        flops_fit.find_optimal(**{**sweep, "compute_budgets": [1e6], "sizes": [2, 6]}, output_dir=tmp_path)
+        flops_fit.find_optimal(
+            **{**sweep, "compute_budgets": [1e6], "sizes": [2, 6]}, output_dir=tmp_path
+        )
 
 
 @pytest.mark.parametrize(
@@ -269,7 +291,11 @@ def test_too_few_completed_runs_say_what_to_add(tmp_path: Path, sweep: dict[str,
     ],
 )
 def test_bad_input_is_told_before_anything_is_spent(
-    tmp_path: Path, sweep: dict[str, Any], change: dict[str, Any], error: type[Exception], words: str
+    tmp_path: Path,
+    sweep: dict[str, Any],
+    change: dict[str, Any],
+    error: type[Exception],
+    words: str,
 ) -> None:
     with pytest.raises(error, match=words):
         flops_fit.find_optimal(**{**sweep, **change}, output_dir=tmp_path / "out")
@@ -291,13 +317,18 @@ def test_mock_mode_checks_types_alone(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_argument_names_the_near_one() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'compute_budget'; did you mean 'compute_budgets'"):
+    with pytest.raises(
+        TypeError,
+        match="unexpected keyword argument 'compute_budget'; did you mean 'compute_budgets'",
+    ):
         flops_fit.find_optimal(compute_budget=[1e15])
     with pytest.raises(TypeError, match="'model_size_parm'; did you mean 'model_size_param'"):
         flops_fit.plan_sweep(model_size_parm="d")
 
 
-def test_the_stages_alone_give_what_the_one_call_gives(tmp_path: Path, sweep: dict[str, Any]) -> None:
+def test_the_stages_alone_give_what_the_one_call_gives(
+    tmp_path: Path, sweep: dict[str, Any]
+) -> None:
     sweep.pop("progress")
     plan = flops_fit.plan_sweep(**sweep)
     runs = flops_fit.run_sweep(plan, output_dir=tmp_path / "a", progress=False)
@@ -316,7 +347,9 @@ def test_a_plan_without_data_cannot_be_run(tmp_path: Path) -> None:
 
 def test_a_task_of_ones_own_runs_a_plan(tmp_path: Path) -> None:
     def task(experiment: flops_fit.Experiment, report: Any = None) -> flops_fit.Run:
-        return flops_fit.Run(experiment, "completed", loss=3.0, tokens=experiment.tokens, flops=experiment.flops)
+        return flops_fit.Run(
+            experiment, "completed", loss=3.0, tokens=experiment.tokens, flops=experiment.flops
+        )
 
     plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9])
     runs = flops_fit.run_sweep(plan, task, output_dir=tmp_path, progress=False)
@@ -325,6 +358,8 @@ def test_a_task_of_ones_own_runs_a_plan(tmp_path: Path) -> None:
 
 def test_repeated_runs_differ_by_their_seed(tmp_path: Path, sweep: dict[str, Any]) -> None:
     sweep.pop("progress")
-    plan = flops_fit.plan_sweep(**{**sweep, "compute_budgets": [1e6], "sizes": [2, 6], "repeats": 3})
+    plan = flops_fit.plan_sweep(
+        **{**sweep, "compute_budgets": [1e6], "sizes": [2, 6], "repeats": 3}
+    )
     runs = flops_fit.run_sweep(plan, output_dir=tmp_path, progress=False)
     assert len({r.loss for r in runs}) == 6

@@ -49,7 +49,9 @@ def test_a_shuffle_is_random() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 13), st.integers(1, 20), st.integers(0, 10), st.integers(0, 99))
-def test_starting_later_draws_the_same_samples(batch: int, steps: int, start: int, seed: int) -> None:
+def test_starting_later_draws_the_same_samples(
+    batch: int, steps: int, start: int, seed: int
+) -> None:
     spec = split_data(numbers(50), numbers(5))[0]
     whole = drawn(spec, batch, start + steps, seed)
     assert drawn(spec, batch, steps, seed, start) == whole[start * batch :]

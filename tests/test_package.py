@@ -11,7 +11,9 @@ import flops_fit
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
@@ -48,7 +50,9 @@ def test_every_public_name_exists_and_is_documented() -> None:
             assert thing.__doc__, name
 
 
-@pytest.mark.parametrize("name", ["find_optimal", "SweepPlan", "Experiment", "plan_sweep", "Result"])
+@pytest.mark.parametrize(
+    "name", ["find_optimal", "SweepPlan", "Experiment", "plan_sweep", "Result"]
+)
 def test_the_contract_keeps_its_names(name: str) -> None:
     assert name in flops_fit.__all__
 

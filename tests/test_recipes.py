@@ -20,12 +20,21 @@ def params(n: int) -> ParamCount:
 def test_the_default_follows_the_published_sizes() -> None:
     # Brown et al. 2020, Table 2.1, within a third.
     recipe = resolve_recipe("default")
-    for n, lr in ((125e6, 6e-4), (350e6, 3e-4), (760e6, 2.5e-4), (1.3e9, 2e-4), (6.7e9, 1.2e-4), (13e9, 1e-4)):
+    for n, lr in (
+        (125e6, 6e-4),
+        (350e6, 3e-4),
+        (760e6, 2.5e-4),
+        (1.3e9, 2e-4),
+        (6.7e9, 1.2e-4),
+        (13e9, 1e-4),
+    ):
         assert recipe(params(int(n)), 1e9, "tokens").lr == pytest.approx(lr, rel=0.35)
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 0.5), st.sampled_from(["cosine", "constant"]))
-def test_the_learning_rate_stays_below_its_peak(progress: float, warmup: float, schedule: str) -> None:
+def test_the_learning_rate_stays_below_its_peak(
+    progress: float, warmup: float, schedule: str
+) -> None:
     rate = learning_rate({"lr": 0.1, "warmup": warmup, "schedule": schedule}, progress)
     assert 0 <= rate <= 0.1
 
@@ -48,7 +57,10 @@ def test_a_dict_changes_the_default() -> None:
 def test_a_function_and_fixed_values_are_recipes() -> None:
     fixed = HParams(lr=0.1, batch_units=10)
     assert resolve_recipe(fixed)(SIZE, 1e6, "tokens") == fixed
-    assert resolve_recipe(lambda p, u, unit: HParams(lr=1 / p.total, batch_units=4))(SIZE, 1, "t").lr == 5e-4
+    assert (
+        resolve_recipe(lambda p, u, unit: HParams(lr=1 / p.total, batch_units=4))(SIZE, 1, "t").lr
+        == 5e-4
+    )
     assert resolve_recipe(lambda p, u, unit: {"lr": 0.3})(SIZE, 1e6, "tokens").lr == 0.3
 
 

@@ -16,7 +16,9 @@ from tests.conftest import make_experiment
 
 
 def completed(**changes: object) -> Run:
-    return Run(make_experiment(**changes), "completed", loss=2.0, loss_se=0.1, tokens=400, flops=1e5)
+    return Run(
+        make_experiment(**changes), "completed", loss=2.0, loss_se=0.1, tokens=400, flops=1e5
+    )
 
 
 def test_a_published_run_is_found_again(tmp_path: Path) -> None:
@@ -112,7 +114,9 @@ def test_an_unwritable_folder_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         Store.open(tmp_path)
 
 
-def test_a_full_disk_loses_nothing_that_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_nothing_that_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store.open(tmp_path)
     store.publish(completed())
 
@@ -142,4 +146,7 @@ def test_the_table_lists_every_run_whatever_its_state(tmp_path: Path) -> None:
     assert [r["state"] for r in rows] == ["completed", "diverged"]
     assert float(rows[0]["loss"]) == 2.0
     store.write_plan([make_experiment()])
-    assert json.loads((tmp_path / "sweep.json").read_text())["experiments"][0]["id"] == make_experiment().id
+    assert (
+        json.loads((tmp_path / "sweep.json").read_text())["experiments"][0]["id"]
+        == make_experiment().id
+    )

@@ -9,14 +9,23 @@ from flops_fit.text import count, seconds
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(7, "7"), (999, "999"), (1234, "1.23k"), (108_106, "108k"), (7e10, "70B"), (1.4e12, "1.4T"), (5e17, "5e+17")],
+    [
+        (7, "7"),
+        (999, "999"),
+        (1234, "1.23k"),
+        (108_106, "108k"),
+        (7e10, "70B"),
+        (1.4e12, "1.4T"),
+        (5e17, "5e+17"),
+    ],
 )
 def test_counts(value: float, text: str) -> None:
     assert count(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.42, "0.4 s"), (42, "42 s"), (200, "3 min 20 s"), (9000, "2.5 h"), (400_000, "4.6 d")]
+    ("value", "text"),
+    [(0.42, "0.4 s"), (42, "42 s"), (200, "3 min 20 s"), (9000, "2.5 h"), (400_000, "4.6 d")],
 )
 def test_durations(value: float, text: str) -> None:
     assert seconds(value) == text

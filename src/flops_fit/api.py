@@ -305,7 +305,7 @@ def run_sweep(
     chosen = resolve_executor(executor)
     store = Store.open(output_dir, resume=resume)
     store.write_plan(plan.experiments)
-    view = LiveView(plan.speed.seconds if plan.speed else None) if progress else SilentView()
+    view = LiveView() if progress else SilentView()
     runs = run_experiments(plan.experiments, task, chosen, store, view)
     store.write_table(runs)
     return runs

@@ -54,6 +54,7 @@ def run_experiments(
     for finding in store.findings:
         view.note(finding.message)
     missing = [e for e in experiments if e.id not in finished]
+    missing.sort(key=lambda e: e.flops, reverse=True)
     with view.open(experiments, list(finished.values()), executor.capacity):
         if missing:
             _run_missing(missing, finished, task, executor, store, view)
@@ -71,7 +72,7 @@ def _run_missing(
     ended: list[Run] = []
     try:
         executor.start(task, view.progress)
-        for experiment in sorted(missing, key=lambda e: -e.flops):
+        for experiment in missing:
             executor.submit(experiment)
         while len(ended) < len(missing):
             runs = executor.poll()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -46,20 +46,17 @@ def _nothing() -> Iterator[None]:
 class LiveView:
     """One bar in a terminal; a line for each ended run elsewhere.
 
-    The bar moves with the cost of finished runs and parts of running ones alike, since runs differ
-    by orders of magnitude: estimated seconds where ``cost`` gives them, else FLOPs.
+    The bar moves with the FLOPs of finished runs and parts of running ones alike, since runs
+    differ in cost by orders of magnitude.
     """
 
-    def __init__(
-        self, cost: Callable[[Experiment], float] | None = None, console: Console | None = None
-    ) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
 
         self._console = console or Console(stderr=True)
-        self._cost_of = cost or (lambda experiment: experiment.flops)
         self._bar: Bar | None = None
         self._bar_task: TaskID | None = None
-        self._cost: dict[str, float] = {}
+        self._flops: dict[str, float] = {}
         self._labels: dict[str, str] = {}
         self._share: dict[str, float] = {}
         self._done = 0
@@ -72,7 +69,7 @@ class LiveView:
         self, experiments: Sequence[Experiment], finished: Sequence[Run], capacity: int
     ) -> Iterator[None]:
         """Show the bar until the block ends."""
-        self._cost = {e.id: self._cost_of(e) for e in experiments}
+        self._flops = {e.id: e.flops for e in experiments}
         self._labels = {e.id: e.label for e in experiments}
         for run in finished:
             self._share[run.experiment.id] = 1.0
@@ -87,7 +84,7 @@ class LiveView:
             yield
             return
         self._bar = self._make_bar()
-        self._bar_task = self._bar.add_task("", total=sum(self._cost.values()), runs="", loss="")
+        self._bar_task = self._bar.add_task("", total=sum(self._flops.values()), runs="", loss="")
         with self._bar:
             self._refresh()
             yield
@@ -100,7 +97,7 @@ class LiveView:
         return Progress(
             TextColumn("{task.fields[runs]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.percentage:>3.0f} % of FLOPs"),
             TextColumn("{task.fields[loss]}"),
             TimeElapsedColumn(),
             TextColumn("· left"),
@@ -132,11 +129,11 @@ class LiveView:
         self._console.print(message, style="yellow", markup=False)
 
     def _line(self, run: Run) -> str:
-        spent = sum(self._cost[i] * share for i, share in self._share.items())
-        share = spent / sum(self._cost.values())
+        spent = sum(self._flops[i] * share for i, share in self._share.items())
+        share = spent / sum(self._flops.values())
         return (
-            f"[{self._done}/{len(self._cost)}] {run.experiment.label}: loss {run.loss:.4f} in "
-            f"{clock(run.seconds)}; {100 * share:.0f} % done after "
+            f"[{self._done}/{len(self._flops)}] {run.experiment.label}: loss {run.loss:.4f} in "
+            f"{clock(run.seconds)}; {100 * share:.0f} % of FLOPs after "
             f"{clock(time.monotonic() - self._started)}"
         ).replace("[", "\\[", 1)
 
@@ -146,7 +143,7 @@ class LiveView:
         failed = f", {self._failed} failed" if self._failed else ""
         self._bar.update(
             self._bar_task,
-            completed=sum(self._cost[i] * s for i, s in self._share.items() if i in self._cost),
-            runs=f"{self._done}/{len(self._cost)} runs{failed}",
+            completed=sum(self._flops[i] * s for i, s in self._share.items() if i in self._flops),
+            runs=f"{self._done}/{len(self._flops)} runs{failed}",
             loss=self._last,
         )

@@ -27,7 +27,9 @@ def task(experiment: Experiment, report=None) -> Run:
         os.kill(os.getpid(), signal.SIGKILL)
     if report is not None:
         report(Progress(experiment.id, 1, 1, 0.5))
-    return Run(experiment, "completed", loss=float(experiment.size**2), seconds=torch.get_num_threads())
+    return Run(
+        experiment, "completed", loss=float(experiment.size**2), seconds=torch.get_num_threads()
+    )
 
 
 @pytest.fixture(params=["inprocess", "pool"])
@@ -129,7 +131,9 @@ sys.path.insert(0, {root!r})
 import flops_fit
 from tests.conftest import MLP, Blobs, cross_entropy
 
-flops_fit.find_optimal(MLP, "width", None, Blobs(), cross_entropy, [1e6, 2e6], executor="pool", output_dir={out!r})
+flops_fit.find_optimal(
+    MLP, "width", None, Blobs(), cross_entropy, [1e6, 2e6], executor="pool", output_dir={out!r}
+)
 """
 
 
@@ -147,6 +151,8 @@ def test_a_mock_answers_with_its_law() -> None:
     law = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
     clean = MockTask(law, noise=0.0)(make_experiment())
     assert clean.loss == pytest.approx(float(law.loss(160, 400)))
-    noisy = [MockTask(law, noise=0.01)(make_experiment(seed=s)).loss / clean.loss - 1 for s in range(300)]
+    noisy = [
+        MockTask(law, noise=0.01)(make_experiment(seed=s)).loss / clean.loss - 1 for s in range(300)
+    ]
     assert abs(sum(noisy) / 300) < 0.002
     assert MockTask(law)(make_experiment()) == MockTask(law)(make_experiment())

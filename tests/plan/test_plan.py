@@ -50,7 +50,11 @@ def test_refused_sizes_are_skipped_and_told() -> None:
 
 def test_every_run_has_a_seed_and_an_id_of_its_own() -> None:
     plan = plan_sweep(**ARGUMENTS, compute_budgets=[1e7, 1e8], repeats=3)
-    assert len({e.id for e in plan.experiments}) == len(plan) == len({e.seed for e in plan.experiments})
+    assert (
+        len({e.id for e in plan.experiments})
+        == len(plan)
+        == len({e.seed for e in plan.experiments})
+    )
 
 
 def test_another_budget_keeps_the_ids_of_the_runs_that_stay() -> None:
@@ -100,14 +104,26 @@ def test_without_data_flops_are_6nd_and_the_plan_says_so() -> None:
 
 def test_an_example_batch_counts_without_data() -> None:
     batch = (torch.zeros(3, 16), torch.zeros(3, dtype=torch.int64))
-    plan = plan_sweep(MLP, "width", loss_fn=cross_entropy, compute_budgets=[1e8], example_batch=batch)
+    plan = plan_sweep(
+        MLP, "width", loss_fn=cross_entropy, compute_budgets=[1e8], example_batch=batch
+    )
     e = plan.experiments[0]
     assert e.flops_per_unit == 6 * e.params.total - 2 * 16 * e.size
 
 
 def test_the_table_shows_what_will_be_spent() -> None:
     text = str(plan_sweep(**ARGUMENTS, compute_budgets=[1e7]))
-    for word in ("C", "size", "N", "D (samples)", "steps", "epochs", "est. time", "1e+07", "of training"):
+    for word in (
+        "C",
+        "size",
+        "N",
+        "D (samples)",
+        "steps",
+        "epochs",
+        "est. time",
+        "1e+07",
+        "of training",
+    ):
         assert word in text
 
 
@@ -126,10 +142,22 @@ def test_6nd_is_what_it_says() -> None:
 
 def test_6nd_is_refused_where_weights_are_used_at_many_positions() -> None:
     def convolutional(width: int) -> nn.Module:
-        return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, width, 3), nn.Flatten(), nn.Linear(4 * width, 4))
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 4, 4)),
+            nn.Conv2d(1, width, 3),
+            nn.Flatten(),
+            nn.Linear(4 * width, 4),
+        )
 
-    with pytest.raises(InputError, match="flops='6nd': Conv2d applies its weights at many positions"):
-        plan_sweep(**{**ARGUMENTS, "model_cls": convolutional}, compute_budgets=[1e7], flops="6nd", sizes=[2])
+    with pytest.raises(
+        InputError, match="flops='6nd': Conv2d applies its weights at many positions"
+    ):
+        plan_sweep(
+            **{**ARGUMENTS, "model_cls": convolutional},
+            compute_budgets=[1e7],
+            flops="6nd",
+            sizes=[2],
+        )
 
 
 def test_a_users_count_is_used() -> None:
@@ -142,13 +170,18 @@ def test_a_loss_that_reads_values_is_counted_by_the_models_output() -> None:
         return nn.functional.cross_entropy(logits[targets >= 0], targets[targets >= 0])
 
     plan = plan_sweep(**{**ARGUMENTS, "loss_fn": masked}, compute_budgets=[1e7])
-    assert plan.experiments[0].flops_per_unit == 6 * plan.experiments[0].params.total - 32 * plan.experiments[0].size
+    assert (
+        plan.experiments[0].flops_per_unit
+        == 6 * plan.experiments[0].params.total - 32 * plan.experiments[0].size
+    )
 
 
 def test_sizes_may_be_dicts_or_differ_by_budget() -> None:
     both = plan_sweep(**ARGUMENTS, compute_budgets=[1e7, 1e8], sizes={1e7: [4], 1e8: [8, 16]})
     assert [(e.budget, e.size) for e in both.experiments] == [(1e7, 4), (1e8, 8), (1e8, 16)]
-    dicts = plan_sweep(MLP, dataset=Blobs(), loss_fn=cross_entropy, compute_budgets=[1e7], sizes=[{"width": 4}])
+    dicts = plan_sweep(
+        MLP, dataset=Blobs(), loss_fn=cross_entropy, compute_budgets=[1e7], sizes=[{"width": 4}]
+    )
     assert dicts.experiments[0].params.total == 80
 
 
@@ -206,6 +239,8 @@ def test_unusable_budgets_are_told(budgets: Any, words: str) -> None:
         ({"compute_budgets": [10.0]}, PlanError, "no run fits a budget of 10 FLOPs"),
     ],
 )
-def test_bad_input_is_one_clear_error(change: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_bad_input_is_one_clear_error(
+    change: dict[str, Any], error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         plan_sweep(**{**ARGUMENTS, "compute_budgets": [1e7], **change})

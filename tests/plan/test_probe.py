@@ -39,14 +39,24 @@ def plan(**change: Any):
     [
         ({"model_cls": NaNModel}, LossError, "untrained model's loss on the first batch is nan"),
         ({"model_cls": Raises}, FlopsFitError, "shapes do not fit"),
-        ({"loss_fn": lambda o, t: nn.functional.cross_entropy(o, t, reduction="none")}, LossError, "shape"),
-        ({"loss_fn": lambda o, t: nn.functional.cross_entropy(o, t, reduction="sum")}, LossError, "mean over"),
+        (
+            {"loss_fn": lambda o, t: nn.functional.cross_entropy(o, t, reduction="none")},
+            LossError,
+            "shape",
+        ),
+        (
+            {"loss_fn": lambda o, t: nn.functional.cross_entropy(o, t, reduction="sum")},
+            LossError,
+            "mean over",
+        ),
         ({"loss_fn": lambda o, t: cross_entropy(o.detach(), t)}, LossError, "no gradient"),
         ({"loss_fn": lambda o, t: 1.0}, LossError, "got float"),
         ({"loss_fn": lambda o: o.sum()}, ModelError, "TypeError"),
     ],
 )
-def test_what_cannot_train_is_told(change: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_what_cannot_train_is_told(
+    change: dict[str, Any], error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         plan(**change)
 

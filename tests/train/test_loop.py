@@ -22,7 +22,9 @@ from flops_fit.train._loop import make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 
-def trainer(model: Any = MLP, dataset: Any = None, loss_fn: Any = cross_entropy, **options: Any) -> Trainer:
+def trainer(
+    model: Any = MLP, dataset: Any = None, loss_fn: Any = cross_entropy, **options: Any
+) -> Trainer:
     data, held_out = split_data(dataset or Blobs(1000), Blobs(300, seed=7))
     return Trainer(ModelSpec(model, "width"), data, held_out, Objective(loss_fn, **options))
 
@@ -33,7 +35,10 @@ def by_hand(experiment: Experiment, dataset: Blobs, held_out: Blobs) -> float:
     model = MLP(experiment.size)
     h = experiment.hparams
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=h["lr"], betas=(h["beta1"], h["beta2"]), weight_decay=h["weight_decay"]
+        model.parameters(),
+        lr=h["lr"],
+        betas=(h["beta1"], h["beta2"]),
+        weight_decay=h["weight_decay"],
     )
     spec = split_data(dataset, held_out)[0]
     for step, (x, y) in enumerate(
@@ -108,7 +113,11 @@ def test_progress_is_reported_to_the_last_step() -> None:
 class _Explodes(MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = super().forward(x)
-        return out * float("inf") if self.training and float(self.up.weight.detach().norm()) > 1.95 else out
+        return (
+            out * float("inf")
+            if self.training and float(self.up.weight.detach().norm()) > 1.95
+            else out
+        )
 
 
 class _Fails(MLP):
@@ -122,7 +131,9 @@ class _OutOfMemory(MLP):
 
 
 def test_a_loss_that_is_not_finite_is_divergence_with_the_step() -> None:
-    run = trainer(_Explodes)(make_experiment(steps=300, hparams={**make_experiment().hparams, "lr": 0.5}))
+    run = trainer(_Explodes)(
+        make_experiment(steps=300, hparams={**make_experiment().hparams, "lr": 0.5})
+    )
     assert run.state == "diverged"
     assert "training loss nan by step" in run.reason
     assert run.loss is None

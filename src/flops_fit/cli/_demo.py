@@ -19,10 +19,10 @@ __all__ = ["SIZES", "held_out_check", "run_demo"]
 SEQ_LEN = 64
 SIZES: dict[float, list[int]] = {
     3e10: [8, 12, 16, 24, 32, 40],
-    6e10: [8, 12, 16, 24, 32, 48],
+    6e10: [12, 16, 24, 32, 48],
     1.2e11: [12, 16, 24, 32, 40, 56],
-    2.5e11: [12, 16, 24, 32, 48, 64],
-    5e11: [16, 24, 32, 40, 56, 80],
+    2.5e11: [16, 24, 32, 48, 64],
+    5e11: [20, 28, 40, 56, 80],
 }
 """Widths at each budget in FLOPs: both arms of every parabola, and 500 steps at least."""
 

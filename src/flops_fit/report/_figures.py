@@ -51,7 +51,7 @@ def draw_all(fit: Fit, level: float = 0.9, managed: bool = False) -> list[Figure
             zorder=3,
             label="minimum of a budget's parabola",
         )
-        ax.legend(loc="upper left", frameon=False, fontsize=8)
+        ax.legend(loc="lower right", frameon=False, fontsize=8)
     _draw_loss(loss.add_subplot(), fit, path["expected_loss"], level)
     _draw_residuals(residuals.add_subplot(), fit)
     return [isoflop, path_n_d, loss, residuals]
@@ -78,6 +78,9 @@ def _colours(n: int) -> list[Any]:
 
 def _draw_isoflop(ax: Axes, fit: Fit) -> None:
     curves = isoflop_curves(fit)
+    bottom = min(fit.runs.loss.min(), *(c.best_loss for c in curves))
+    room = 0.06 * (fit.runs.loss.max() - bottom)
+    top = fit.runs.loss.max() + room
     for curve, colour in zip(curves, _colours(len(curves)), strict=True):
         ax.plot(curve.curve_params, curve.curve_loss, "-", color=colour, lw=1.5)
         ax.plot(curve.params, curve.loss, "o", color=colour, ms=4.5, mec="white", mew=0.5)
@@ -91,7 +94,8 @@ def _draw_isoflop(ax: Axes, fit: Fit) -> None:
             mew=0.7,
             zorder=4,
         )
-        right = int(np.argmax(curve.curve_params))
+        shown = np.flatnonzero(curve.curve_loss <= top)
+        right = int(shown[-1]) if len(shown) else -1
         ax.annotate(
             f"{curve.budget:.2g}",
             (curve.curve_params[right], curve.curve_loss[right]),
@@ -105,10 +109,7 @@ def _draw_isoflop(ax: Axes, fit: Fit) -> None:
     for i, label in enumerate(fit.runs.labels):
         if label in flagged:
             ax.plot(fit.runs.params[i], fit.runs.loss[i], "o", ms=11, mfc="none", mec="#D55E00")
-    lowest, highest = fit.runs.loss.min(), fit.runs.loss.max()
-    room = 0.06 * (highest - lowest)
-    bottom = min(lowest, *(c.best_loss for c in curves))
-    ax.set_ylim(bottom - room, highest + room)
+    ax.set_ylim(bottom - room, top)
     ax.margins(x=0.12)
     ax.set_title(
         f"Loss against size at each compute budget ({fit.law.name} law; ★ optimum)",
@@ -132,14 +133,14 @@ def _draw_path(ax: Axes, path: Any, title: str, level: float, largest: float) ->
     ax.axvline(largest, color=_FAINT, lw=0.8, ls=":")
     ax.annotate(
         "largest run",
-        (largest, 0.02),
+        (largest, 0.98),
         xycoords=("data", "axes fraction"),
         rotation=90,
         xytext=(3, 0),
         textcoords="offset points",
         color=_FAINT,
         fontsize=8,
-        va="bottom",
+        va="top",
     )
     ax.set_title(title, fontsize=10, loc="left")
     _axes(ax, "Training FLOPs C", "", log_y=True)

@@ -1,0 +1,74 @@
+"""The command answers in a terminal, in one line where it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flops_fit import __version__
+from flops_fit.cli import _demo
+from flops_fit.cli._demo import held_out_check
+from flops_fit.fit import HeldOut
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flops_fit", *arguments], capture_output=True, text=True
+    )
+
+
+def test_the_version_and_the_help() -> None:
+    assert command("--version").stdout.strip() == f"flops-fit {__version__}"
+    assert "demo" in command("--help").stdout
+    assert "--output-dir" in command("demo", "--help").stdout
+
+
+def test_a_foreign_folder_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = command("demo", "--output-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("flops-fit: output_dir:")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_option_is_exit_code_two() -> None:
+    assert command("demo", "--ouput-dir", "x").returncode == 2
+
+
+def test_the_demo_trains_checks_itself_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = {1e9: [8, 12, 16, 24], 2e9: [8, 12, 16, 24], 4e9: [8, 12, 16, 32]}
+    monkeypatch.setattr(_demo, "SIZES", small)
+    first = _demo.run_demo(tmp_path / "out")
+    told = capfd.readouterr()
+    for words in (
+        "| Compute Budget",
+        "Check on the largest budget",
+        "predicted",
+        "measured",
+        "report.html",
+    ):
+        assert words in told.out
+    assert (tmp_path / "out" / "plots" / "isoflop.png").stat().st_size > 10_000
+    again = _demo.run_demo(tmp_path / "out")
+    assert "12 of 12 runs are finished already" in capfd.readouterr().err
+    assert again.runs == first.runs
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [(True, "lies inside"), (False, "lies OUTSIDE"), (None, "no interval to judge by")],
+)
+def test_the_check_says_what_came_of_it(inside: bool | None, words: str) -> None:
+    check = HeldOut(
+        compute=5e11, runs=6, predicted_params=4e4, predicted_loss=1.5, params_interval=None,
+        loss_interval=(1.4, 1.6), run_interval=(1.3, 1.7), vertex_params=4.2e4, vertex_loss=1.48,
+        best_label="C=5e+11 size=32", best_params=4e4, best_loss=1.47, params_inside=None, loss_inside=inside,
+    )  # fmt: skip
+    text = held_out_check(check, 4)
+    assert words in text
+    assert "1.400–1.600 for the law, 1.300–1.700 for a single run" in text

@@ -1,0 +1,113 @@
+"""Tables, words, figures and pages say what the fit says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flops_fit
+from flops_fit.errors import OutputError
+from flops_fit.laws import Hoffmann
+from flops_fit.records import Diagnostic, RunTable
+from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
+from flops_fit.report._data import isoflop_curves, optimal_path
+
+
+@pytest.fixture(scope="module")
+def fit() -> flops_fit.Fit:
+    law = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
+    rng = np.random.default_rng(0)
+    rows = []
+    for budget in (1e18, 3e18, 1e19, 3e19, 1e20):
+        best = float(law.optimal(budget).params)
+        for ratio in np.geomspace(0.2, 5, 7):
+            N = best * ratio
+            D = budget / (6 * N)
+            loss = float(law.loss(N, D)) * float(np.exp(0.003 * rng.standard_normal()))
+            rows.append({"params": N, "tokens": D, "flops": budget, "loss": loss})
+    return flops_fit.fit_runs(rows)
+
+
+def test_the_table_holds_the_predictions(fit: flops_fit.Fit) -> None:
+    predictions = [fit.predict(c) for c in (1e20, 1e21)]
+    lines = chinchilla_table(predictions).splitlines()
+    assert re.sub(r" +", " ", lines[0]) == (
+        "| Compute Budget | Optimal N | Optimal D | D/N Ratio | Predicted Loss |"
+    )
+    assert len({len(line) for line in lines[:4]}) == 1
+    assert lines[2].startswith("| 1e+20")
+    assert f"{predictions[0].expected_loss:.4g} (" in lines[2]
+    assert "90 % intervals" in lines[-1]
+
+
+def test_a_missing_interval_is_called_missing(fit: flops_fit.Fit) -> None:
+    from dataclasses import replace
+
+    bare = replace(fit.predict(1e20), intervals=dict.fromkeys(fit.predict(1e20).intervals))
+    assert chinchilla_table([bare]).count("(none)") == 4
+
+
+def test_the_answer_in_words_warns_where_the_fit_does(fit: flops_fit.Fit) -> None:
+    told = answer_in_words(fit, fit.predict(1e20), fit.diagnostics)
+    assert "With 1e+20 FLOPs, train about" in told
+    assert "Nothing was found that speaks against this fit." in told
+    warned = answer_in_words(
+        fit, fit.predict(1e20), [Diagnostic("x", "warning", "the grid is small", "add runs")]
+    )
+    assert "• the grid is small → add runs" in warned
+    assert "Nothing was found" not in warned
+
+
+def test_figures_are_drawn_without_pyplot(fit: flops_fit.Fit) -> None:
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    figures = draw_all(fit)
+    assert [f.get_label() for f in figures] == ["isoflop", "optimum", "loss", "residuals"]
+    assert plt.get_fignums() == before
+
+
+def test_every_budget_is_labelled_inside_the_isoflop_figure(fit: flops_fit.Fit) -> None:
+    ax = draw_all(fit)[0].axes[0]
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    assert [t.get_text() for t in ax.texts] == ["1e+18", "3e+18", "1e+19", "3e+19", "1e+20"]
+    assert all(x0 < t.xy[0] < x1 and y0 < t.xy[1] <= y1 for t in ax.texts)
+
+
+def test_the_curves_are_the_laws_own(fit: flops_fit.Fit) -> None:
+    for curve in isoflop_curves(fit):
+        D = curve.budget / fit.flops(curve.curve_params)
+        np.testing.assert_allclose(curve.curve_loss, fit.law.loss(curve.curve_params, D))
+        assert curve.best_loss <= curve.curve_loss.min() * (1 + 1e-12)
+
+
+def test_the_path_holds_its_interval(fit: flops_fit.Fit) -> None:
+    for path in optimal_path(fit).values():
+        assert np.all((path.low <= path.value) & (path.value <= path.high))
+
+
+def test_the_page_stands_alone_and_holds_everything(fit: flops_fit.Fit, tmp_path: Path) -> None:
+    page = write_report(
+        fit, tmp_path / "r.html", diagnostics=[Diagnostic("x", "note", "<b>odd</b>")]
+    ).read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.count("<svg") == 4
+    assert not re.search(r'(src|href)="https?:', page)
+    assert "&lt;b&gt;odd&lt;/b&gt;" in page
+    assert f"{fit.law.params['alpha']:.4g}" in page
+
+
+def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:
+    table = RunTable.read(
+        [*fit.runs.to_dicts(), {"params": 1, "tokens": 1, "loss": -1, "label": "odd one"}]
+    )
+    page = write_report(flops_fit.fit_runs(table), tmp_path / "r.html").read_text()
+    assert "odd one: loss is -1" in page
+
+
+def test_an_unwritable_page_is_told(fit: flops_fit.Fit, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report(fit, tmp_path / "missing" / "r.html")
