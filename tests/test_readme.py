@@ -15,7 +15,9 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     script = tmp_path / "example.py"
     script.write_text(code)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "| Compute Budget" in done.stdout
     assert 1e7 < float(done.stdout.splitlines()[-1]) < 1e9
@@ -23,7 +25,9 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text()):
+    for target in re.findall(
+        r"(?:^|`)make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    ):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

@@ -1,27 +1,14 @@
-"""Experiments are named by what decides them; tables are read from anything that holds one."""
+"""Experiments are named by what decides them and survive being written down."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import replace
 
-import numpy as np
-import pandas as pd
-import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from flops_fit.errors import InputTypeError, TableError
-from flops_fit.records import Experiment, Run, RunTable
+from flops_fit.errors import TableError
+from flops_fit.records import Experiment, Run
 from tests.conftest import make_experiment
-
-ROWS = [
-    {"params": 1e6, "tokens": 2e7, "loss": 3.1},
-    {"params": 2e6, "tokens": 1e7, "loss": 3.0},
-    {"params": 4e6, "tokens": 5e6, "loss": 3.2},
-]
 
 
 def test_the_id_survives_json() -> None:
@@ -64,120 +51,3 @@ def test_an_edited_record_is_refused() -> None:
 def test_a_run_survives_json() -> None:
     run = Run(make_experiment(), "completed", loss=2.0, loss_se=0.1, tokens=400, flops=1e5)
     assert Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
-
-
-def test_only_completed_runs_become_rows_and_the_others_are_named() -> None:
-    done = Run(make_experiment(), "completed", loss=2.0, tokens=400, flops=1e5)
-    bad = Run(make_experiment(size=10), "diverged", reason="loss nan by step 3")
-    nan = Run(make_experiment(size=12), "completed", loss=math.nan)
-    table = RunTable.read([done, bad, nan])
-    assert len(table) == 1
-    assert [e.reason for e in table.excluded] == ["diverged: loss nan by step 3", "completed"]
-
-
-def test_unique_units_are_those_of_one_epoch() -> None:
-    run = Run(make_experiment(epochs=4.0), "completed", loss=2.0, tokens=400, flops=1e5)
-    unique = RunTable.read([run]).unique_tokens
-    assert unique is not None
-    assert unique[0] == 100
-
-
-@pytest.mark.parametrize(
-    "kind", ["dicts", "columns", "csv", "jsonl", "parquet", "pandas", "polars"]
-)
-def test_every_kind_of_table_reads_the_same(kind: str, tmp_path) -> None:
-    columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
-    source: object = ROWS
-    if kind == "columns":
-        source = columns
-    elif kind == "csv":
-        source = tmp_path / "runs.csv"
-        pd.DataFrame(ROWS).to_csv(source, index=False)
-    elif kind == "jsonl":
-        source = tmp_path / "runs.jsonl"
-        source.write_text("\n".join(json.dumps(row) for row in ROWS))
-    elif kind == "parquet":
-        source = tmp_path / "runs.parquet"
-        pd.DataFrame(ROWS).to_parquet(source)
-    elif kind == "pandas":
-        source = pd.DataFrame(ROWS)
-    elif kind == "polars":
-        source = pl.DataFrame(ROWS)
-    table = RunTable.read(source)
-    np.testing.assert_array_equal(table.params, columns["params"])
-    np.testing.assert_allclose(table.flops, 6 * table.params * table.tokens)
-    assert "6·N·D was assumed" in table.notes[0]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("N", "D", "val_loss"),
-        ("num_params", "training_tokens", "final_loss"),
-        ("Parameters", "Tokens", "L"),
-    ],
-)
-def test_usual_names_are_found(names: tuple[str, str, str]) -> None:
-    rows = [dict(zip(names, row.values(), strict=True)) for row in ROWS]
-    assert len(RunTable.read(rows)) == 3
-
-
-def test_a_column_of_another_name_is_mapped() -> None:
-    rows = [{"weights": r["params"], "tokens": r["tokens"], "loss": r["loss"]} for r in ROWS]
-    with pytest.raises(TableError, match="lacks \\['params'\\].*your_column"):
-        RunTable.read(rows)
-    assert len(RunTable.read(rows, {"params": "weights"})) == 3
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{**ROWS[0], "loss": "three"}], "column 'loss', row 1: expected a number, got 'three'"),
-        ([], "the table is empty"),
-        ([{"N": 1, "num_params": 2, "tokens": 3, "loss": 4}], "could each be params"),
-        ([{"params": 1, "loss": 4}], r"lacks \['tokens'\]"),
-    ],
-)
-def test_a_bad_table_says_what_is_wrong(rows: list[dict[str, object]], message: str) -> None:
-    with pytest.raises(TableError, match=message):
-        RunTable.read(rows)
-
-
-def test_tokens_are_derived_from_flops_and_said_so() -> None:
-    table = RunTable.read([{"params": 2.0, "flops": 24.0, "loss": 1.0}])
-    assert table.tokens[0] == 2.0
-    assert "D = C/(6N) was assumed" in table.notes[0]
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_values_that_have_no_logarithm_are_left_out_by_name(value: float) -> None:
-    table = RunTable.read([*ROWS, {"params": 1e6, "tokens": 1e7, "loss": value, "label": "bad"}])
-    assert len(table) == 3
-    assert "loss is" in table.excluded[0].reason
-
-
-def test_what_is_no_table_is_a_type_error() -> None:
-    with pytest.raises(InputTypeError, match="expected a table of runs"):
-        RunTable.read(3)
-
-
-def test_a_missing_file_is_named() -> None:
-    with pytest.raises(TableError, match="no_such_file.csv does not exist"):
-        RunTable.read("no_such_file.csv")
-
-
-@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=30))
-def test_budgets_group_runs_within_a_tenth(values: list[float]) -> None:
-    rows = [{"params": 1.0, "tokens": 1.0, "flops": v, "loss": 1.0} for v in values]
-    table = RunTable.read(rows)
-    for budget in np.unique(table.budget):
-        members = table.flops[table.budget == budget]
-        assert members.max() <= members.min() * 1.1 * (1 + 1e-12)
-
-
-def test_dropped_runs_are_listed_with_the_reason() -> None:
-    table = RunTable.read(ROWS)
-    kept = table.select(table.loss < 3.15, "too high")
-    assert len(kept) == 2
-    assert kept.excluded[0].reason == "too high"
-    assert len(replace(kept)) == 2

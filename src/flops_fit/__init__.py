@@ -10,9 +10,10 @@ from flops_fit.api import find_optimal, plan_sweep, run_sweep
 from flops_fit.fit import Fit, Prediction, fit_runs
 from flops_fit.plan import SweepPlan
 from flops_fit.recipes import HParams
-from flops_fit.records import Diagnostic, Experiment, ParamCount, Run, RunTable
+from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
 from flops_fit.report import write_report
 from flops_fit.result import Result
+from flops_fit.table import RunTable
 
 __all__ = [
     "Diagnostic",

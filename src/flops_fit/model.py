@@ -115,6 +115,8 @@ class ModelSpec:
         if key not in self._counts:
             try:
                 model = self.build_meta(size)
+            except MissingExtraError:
+                raise
             except Exception as error:  # the user's constructor may raise anything
                 self.refusals[key] = f"{type(error).__name__}: {error}"
                 self._counts[key] = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from flops_fit import reference
 from flops_fit.laws import Law
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 
 def chinchilla() -> RunTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 import flops_fit
 from flops_fit.errors import OutputError
 from flops_fit.laws import Hoffmann
-from flops_fit.records import Diagnostic, RunTable
+from flops_fit.records import Diagnostic
 from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
 from flops_fit.report._data import isoflop_curves, optimal_path
+from flops_fit.table import RunTable
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def test_the_table_holds_the_predictions(fit: flops_fit.Fit) -> None:
     )
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[2].startswith("| 1e+20")
-    assert f"{predictions[0].expected_loss:.4g} (" in lines[2]
+    assert f"{predictions[0].expected_loss:#.4g} (" in lines[2]
     assert "90 % intervals" in lines[-1]
 
 
@@ -102,10 +104,13 @@ def test_the_page_stands_alone_and_holds_everything(fit: flops_fit.Fit, tmp_path
 
 def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:
     table = RunTable.read(
-        [*fit.runs.to_dicts(), {"params": 1, "tokens": 1, "loss": -1, "label": "odd one"}]
+        [
+            *fit.runs.to_dicts(),
+            {"params": 1, "tokens": 1, "flops": math.nan, "loss": 1, "label": "odd one"},
+        ]
     )
     page = write_report(flops_fit.fit_runs(table), tmp_path / "r.html").read_text()
-    assert "odd one: loss is -1" in page
+    assert "odd one: flops is nan" in page
 
 
 def test_an_unwritable_page_is_told(fit: flops_fit.Fit, tmp_path: Path) -> None:

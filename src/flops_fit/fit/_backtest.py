@@ -13,7 +13,7 @@ from flops_fit.fit._fit_runs import fit_runs
 from flops_fit.fit._isoflop import parabola
 from flops_fit.fit._prediction import Interval, Prediction
 from flops_fit.fit._sandwich import student_t
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["Backtest", "HeldOut", "backtest"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["check_runs"]
 

@@ -15,7 +15,8 @@ from flops_fit.fit._sandwich import covariance, student_t
 from flops_fit.fit._solve import Solution
 from flops_fit.fit._status import FitStatus
 from flops_fit.flops import FlopsFunction
-from flops_fit.records import Diagnostic, RunTable
+from flops_fit.records import Diagnostic
+from flops_fit.table import RunTable
 
 __all__ = ["Outlier", "diagnose", "extrapolation_diagnostic", "find_outliers", "trust_of"]
 

@@ -27,7 +27,8 @@ from flops_fit.fit._status import FitStatus
 from flops_fit.fit._window import WindowReport
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import Law
-from flops_fit.records import Diagnostic, Excluded, RunTable
+from flops_fit.records import Diagnostic, Excluded
+from flops_fit.table import RunTable
 
 __all__ = ["Alternative", "Fit"]
 

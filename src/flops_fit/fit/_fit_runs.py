@@ -27,7 +27,8 @@ from flops_fit.fit._surface import Points, centred
 from flops_fit.fit._window import WindowReport, settle_window
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import FlopsLike, Hoffmann, Kappa, Law
-from flops_fit.records import Diagnostic, RunTable
+from flops_fit.records import Diagnostic
+from flops_fit.table import RunTable
 
 __all__ = ["fit_runs"]
 
@@ -56,7 +57,7 @@ def fit_runs(
     Parameters
     ----------
     runs
-        Anything :meth:`flops_fit.records.RunTable.read` accepts: a path, a DataFrame, dicts,
+        Anything :meth:`flops_fit.table.RunTable.read` accepts: a path, a DataFrame, dicts,
         runs of this library.
     law
         ``"auto"``: the κ-law where the runs tell κ from 1 (5 % level), else the additive law.

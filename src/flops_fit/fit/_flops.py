@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from flops_fit.flops import FlopsFunction, LinearFlops, SmoothFlops
 from flops_fit.laws import FlopsLike, as_flops
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["flops_misfit", "flops_of"]
 

@@ -13,7 +13,7 @@ from flops_fit.fit._newton import huber
 from flops_fit.fit._solve import DeltaRule, Solution, mad_delta
 from flops_fit.fit._surface import Points
 from flops_fit.laws import Law
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["solve_generic"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.laws import PowerLaw
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["IsoFLOP", "Parabola", "isoflop", "parabola"]
 

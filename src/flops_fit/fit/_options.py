@@ -9,7 +9,7 @@ import numpy as np
 
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.laws import LAWS, Hoffmann, Law
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["check_options", "known_law", "parameters_of", "with_convention"]
 

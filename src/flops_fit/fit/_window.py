@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fit._solve import Solution
 from flops_fit.flops import FlopsFunction
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["WindowReport", "settle_window", "window_weights"]
 

@@ -126,7 +126,7 @@ def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:
     check_loss(total)
     if not bool(torch.isfinite(total)):
         raise LossError(
-            f"loss_fn: the untrained model's loss on the first batch is {float(total):g}; expected "
+            f"loss_fn: the untrained model's loss on the first batch is {total.item():g}; expected "
             "a finite number. Look for NaN in the data, or in the model's output."
         )
     if objective.loss_fn is None or objective.step_fn is not None or batch_length(batch) < 2:

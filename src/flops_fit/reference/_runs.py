@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib import resources
 
 from flops_fit.errors import InputError
-from flops_fit.records import RunTable
+from flops_fit.table import RunTable
 
 __all__ = ["RUN_NAMES", "runs", "source"]
 
@@ -32,7 +32,7 @@ def source(name: str) -> str:
 
 
 def runs(name: str) -> RunTable:
-    """Published runs as a :class:`~flops_fit.records.RunTable`; its notes carry the source.
+    """Published runs as a :class:`~flops_fit.table.RunTable`; its notes carry the source.
 
     - ``"hoffmann2022_epoch"``: 245 points of Chinchilla's Figure 4. Besiroglu et al. keep the 240 whose
       loss is strictly below the fifth largest.

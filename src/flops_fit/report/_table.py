@@ -15,7 +15,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Prediction], str], str | None], ...] = (
     ("Optimal N", lambda p: count(p.optimal_params), "optimal_params"),
     ("Optimal D", lambda p: count(p.optimal_tokens), "optimal_tokens"),
     ("D/N Ratio", lambda p: f"{p.tokens_per_param:.3g}", "tokens_per_param"),
-    ("Predicted Loss", lambda p: f"{p.expected_loss:.4g}", "expected_loss"),
+    ("Predicted Loss", lambda p: f"{p.expected_loss:#.4g}", "expected_loss"),
 )
 _TRUST = {
     "ok": "Nothing was found that speaks against this fit.",
@@ -31,7 +31,7 @@ def span(prediction: Prediction, quantity: str) -> str:
         return "(none)"
     low, high = interval
     if quantity == "expected_loss":
-        return f"({low:.4g}–{high:.4g})"
+        return f"({low:#.4g}–{high:#.4g})"
     if quantity == "tokens_per_param":
         return f"({low:.3g}–{high:.3g})"
     return f"({count(low)}–{count(high)})"
@@ -72,7 +72,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
             f"there ranges over {count(spread[0])}–{count(spread[1])}."
         )
     told = [d for d in diagnostics if d.severity in ("warning", "critical")]
-    lines.append(_TRUST[fit.trust] if told or fit.trust == "ok" else _TRUST["caution"])
+    lines.append(_TRUST["caution" if told and fit.trust == "ok" else fit.trust])
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in told]
     return "\n".join(line for line in lines if line)
 
