@@ -69,7 +69,7 @@ def sweep(blobs: Blobs) -> dict[str, Any]:
         "dataset": blobs,
         "loss_fn": cross_entropy,
         "compute_budgets": [5e5, 1e6, 2e6],
-        "sizes": [2, 6, 12, 24],
+        "sizes": [4, 8, 12, 24],
         "batch_size": 4,
         "progress": False,
     }

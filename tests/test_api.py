@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from flops_fit.errors import (
     InputError,
     InputTypeError,
     OutputError,
+    PlanError,
     SweepError,
 )
 from flops_fit.laws import Hoffmann
@@ -234,7 +236,7 @@ class _FailsAtSixteen(MLP):
 def test_a_run_that_fails_is_recorded_and_named_and_the_sweep_goes_on(
     tmp_path: Path, sweep: dict[str, Any]
 ) -> None:
-    changes = {"model_cls": _FailsAtSixteen, "sizes": [2, 6, 12, 16, 24]}
+    changes = {"model_cls": _FailsAtSixteen, "sizes": [4, 8, 12, 16, 24]}
     result = flops_fit.find_optimal(**{**sweep, **changes}, output_dir=tmp_path)
     failed = [r for r in result.runs if r.state == "failed"]
     assert len(failed) == 3
@@ -269,10 +271,34 @@ def _step_of_seven(model: Any, batch: Any) -> Any:
 
 
 def test_too_few_completed_runs_say_what_to_add(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    def too_fast_for_most(params: flops_fit.ParamCount, units: float, unit: str) -> dict[str, Any]:
+        return {"lr": 0.01 if params.total < 100 else 1e30, "clip": 1e30, "schedule": "constant"}
+
     with pytest.raises(FitError, match="[Aa]dd"):
-        flops_fit.find_optimal(
-            **{**sweep, "compute_budgets": [1e6], "sizes": [2, 6]}, output_dir=tmp_path
-        )
+        flops_fit.find_optimal(**{**sweep, "hparams": too_fast_for_most}, output_dir=tmp_path)
+    states = [r["state"] for r in csv.DictReader((tmp_path / "runs.csv").read_text().splitlines())]
+    assert states.count("diverged") == 9
+
+
+def test_a_sweep_that_can_determine_no_law_is_refused_before_training(
+    tmp_path: Path, sweep: dict[str, Any]
+) -> None:
+    for change in ({"compute_budgets": [1e6]}, {"sizes": [4, 8], "compute_budgets": [5e5, 1e6]}):
+        with pytest.raises(PlanError, match="expected two budgets or more"):
+            flops_fit.find_optimal(**{**sweep, **change}, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        blobs = Blobs(1500)
+        return (blobs[i] for i in range(1500))
+
+
+def test_a_stream_trains_like_any_data_set(tmp_path: Path, sweep: dict[str, Any]) -> None:
+    result = flops_fit.find_optimal(**{**sweep, "dataset": _Stream()}, output_dir=tmp_path)
+    assert {r.state for r in result.runs} == {"completed"}
+    assert all(e.epochs is None for e in result.plan.experiments)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +385,7 @@ def test_a_task_of_ones_own_runs_a_plan(tmp_path: Path) -> None:
 def test_repeated_runs_differ_by_their_seed(tmp_path: Path, sweep: dict[str, Any]) -> None:
     sweep.pop("progress")
     plan = flops_fit.plan_sweep(
-        **{**sweep, "compute_budgets": [1e6], "sizes": [2, 6], "repeats": 3}
+        **{**sweep, "compute_budgets": [1e6], "sizes": [4, 8], "repeats": 3}
     )
     runs = flops_fit.run_sweep(plan, output_dir=tmp_path, progress=False)
     assert len({r.loss for r in runs}) == 6

@@ -9,7 +9,6 @@ import pytest
 
 import flops_fit
 
-
 WITHOUT_TORCH = """
 import importlib.abc, sys
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from flops_fit.data import check_dataset_type, split_data
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError, PlanError
 from flops_fit.execute import Executor, MockTask, Task, resolve_executor
 from flops_fit.fingerprint import digest, fingerprint_any
 from flops_fit.fit import fit_runs
@@ -30,6 +30,7 @@ from flops_fit.view import LiveView, SilentView
 
 __all__ = ["find_optimal", "plan_sweep", "run_sweep"]
 
+FEWEST_PARAMETERS = 5  # of the additive law, the simplest that answers
 P = ParamSpec("P")
 R = TypeVar("R")
 Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
@@ -190,6 +191,7 @@ def find_optimal(
     )
     if not train:
         return plan
+    _check_fittable(plan)
     runs = run_sweep(
         plan, executor=executor, output_dir=output_dir, resume=resume, progress=progress
     )
@@ -235,6 +237,8 @@ def plan_sweep(
         raise InputError("model_cls: expected a class or factory of models; got none.")
     _check_choice("mode", mode, ("local", "mock"))
     _check_choice("design", design, ("grid",))
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
     budgets = check_budgets(compute_budgets)
     spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
     objective = Objective(loss_fn, count_fn, step_fn)
@@ -260,11 +264,16 @@ def plan_sweep(
             published_law("besiroglu2024") if mock_law is None else mock_law, mock_noise
         )
         return replace(make(data=None, conditions=fingerprint_any(task)), task=task)
-    if requires_data:
-        _check_complete(dataset, objective, example_batch)
     if dataset is None:
+        if requires_data:
+            raise InputError(
+                "dataset: training needs a data set; got none. Give dataset=, or train=False for "
+                'the plan alone, or mode="mock" to try the call.'
+            )
         return make(data=None)
     data, held_out = split_data(dataset, eval_dataset)
+    if requires_data:
+        _check_loss(data.first_batch(1), objective)
     conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
     plan = make(data=data, conditions=digest(conditions))
     trainer = Trainer(spec, data, held_out, objective, _resolve_device(device))
@@ -318,28 +327,25 @@ def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise InputError(f"{name}: expected one of {list(choices)}; got {value!r}.{hint}")
 
 
-def _check_complete(dataset: Any, objective: Objective, example_batch: Any) -> None:
-    """Refuse to train without data, or without any loss."""
-    if dataset is None:
+def _check_loss(batch: Any, objective: Objective) -> None:
+    """Refuse to train without any loss."""
+    if objective.loss_fn is None and objective.step_fn is None and not isinstance(batch, Mapping):
         raise InputError(
-            "dataset: training needs a data set; got none. Give dataset=, or train=False for the "
-            'plan alone, or mode="mock" to try the call.'
+            "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
+            "scalar, or step_fn=, or batches as dicts to a model whose output carries .loss."
         )
-    if objective.loss_fn is None and objective.step_fn is None:
-        # A batch that is a dict may go to a model that computes its own loss; the first step tells.
-        first = example_batch if example_batch is not None else _first_sample(dataset)
-        if not isinstance(first, Mapping):
-            raise InputError(
-                "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
-                "scalar, or step_fn=, or batches as dicts to a model whose output carries .loss."
-            )
 
 
-def _first_sample(dataset: Any) -> Any:
-    try:
-        return dataset[0] if hasattr(dataset, "__getitem__") else next(iter(dataset))
-    except (IndexError, KeyError, StopIteration):
-        return None
+def _check_fittable(plan: SweepPlan) -> None:
+    """Refuse to train what could determine no law however well it went."""
+    different = {(e.params.total, e.tokens) for e in plan.experiments}
+    if len(plan.budgets) < 2 or len(different) <= FEWEST_PARAMETERS:
+        raise PlanError(
+            f"compute_budgets: expected two budgets or more and more than {FEWEST_PARAMETERS} "
+            f"different runs, as many as a law has parameters; got {len(plan.budgets)} budgets and "
+            f"{len(different)} runs. Add budgets or sizes; five sizes at each of four budgets is a "
+            "good sweep. To train without a law, use plan_sweep and run_sweep."
+        )
 
 
 def _resolve_device(device: str) -> str:

@@ -151,8 +151,9 @@ class Run:
     """What came of an :class:`Experiment`.
 
     ``flops`` and ``tokens`` are what was really spent. ``loss`` is the held-out loss at the end
-    of the schedule with standard error ``loss_se``. ``reason`` says in a line why a run did not
-    complete, ``details`` holds the traceback where there is one.
+    of the schedule with standard error ``loss_se``, ``train_loss`` the mean of the last steps.
+    ``reason`` says in a line why a run did not complete, ``details`` holds the traceback where
+    there is one.
     """
 
     experiment: Experiment

@@ -39,8 +39,12 @@ class Result:
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Every finding, about the fit and about the plan."""
-        return (*self.fit.diagnostics, *self.plan.diagnostics)
+        """Every finding, about the fit and about the plan; what both tell, from the fit."""
+        told = {
+            "small_grid",
+            "repeated_data",
+        }  # of the runs planned; the fit speaks of those fitted
+        return (*self.fit.diagnostics, *(d for d in self.plan.diagnostics if d.code not in told))
 
     def save(self) -> Path:
         """Write the fit with all its findings to ``output_dir/fit.json``; returns its path."""
@@ -89,7 +93,7 @@ class Result:
             self.fit,
             self.output_dir / "report.html" if path is None else path,
             predictions=[self.predict(c) for c in self.plan.budgets],
-            diagnostics=self.plan.diagnostics,
+            diagnostics=self.diagnostics[len(self.fit.diagnostics) :],
             runs=self.runs,
         )
 

@@ -84,7 +84,10 @@ class LiveView:
             yield
             return
         self._bar = self._make_bar()
-        self._bar_task = self._bar.add_task("", total=sum(self._flops.values()), runs="", loss="")
+        # What is there already counts as done from the start, and not as speed.
+        self._bar_task = self._bar.add_task(
+            "", total=sum(self._flops.values()), completed=int(self._spent()), runs="", loss=""
+        )
         with self._bar:
             self._refresh()
             yield
@@ -129,13 +132,15 @@ class LiveView:
         self._console.print(message, style="yellow", markup=False)
 
     def _line(self, run: Run) -> str:
-        spent = sum(self._flops[i] * share for i, share in self._share.items())
-        share = spent / sum(self._flops.values())
+        share = self._spent() / sum(self._flops.values())
         return (
             f"[{self._done}/{len(self._flops)}] {run.experiment.label}: loss {run.loss:.4f} in "
             f"{clock(run.seconds)}; {100 * share:.0f} % of FLOPs after "
             f"{clock(time.monotonic() - self._started)}"
         ).replace("[", "\\[", 1)
+
+    def _spent(self) -> float:
+        return sum(self._flops[i] * share for i, share in self._share.items())
 
     def _refresh(self) -> None:
         if self._bar is None or self._bar_task is None:
@@ -143,7 +148,7 @@ class LiveView:
         failed = f", {self._failed} failed" if self._failed else ""
         self._bar.update(
             self._bar_task,
-            completed=sum(self._flops[i] * s for i, s in self._share.items() if i in self._flops),
+            completed=self._spent(),
             runs=f"{self._done}/{len(self._flops)} runs{failed}",
             loss=self._last,
         )

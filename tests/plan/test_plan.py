@@ -130,9 +130,9 @@ def test_the_table_shows_what_will_be_spent() -> None:
 def test_repeated_data_and_short_runs_are_told() -> None:
     plan = plan_sweep(**{**ARGUMENTS, "dataset": Blobs(100)}, compute_budgets=[1e7], sizes=[2, 200])
     codes = {d.code: d for d in plan.diagnostics}
-    assert codes["repeated-data"].severity == "warning"
-    assert "few-steps" in codes
-    assert "small-grid" in codes
+    assert codes["repeated_data"].severity == "warning"
+    assert "few_steps" in codes
+    assert "small_grid" in codes
 
 
 def test_6nd_is_what_it_says() -> None:
@@ -230,6 +230,7 @@ def test_unusable_budgets_are_told(budgets: Any, words: str) -> None:
         ({"batch_size": "big"}, InputError, "batch_size: expected"),
         ({"batch_size": 5000}, InputError, "at least one batch of 5000 samples"),
         ({"repeats": 0}, InputError, "repeats"),
+        ({"seed": "x"}, InputTypeError, "seed: expected a whole number"),
         ({"flops": "6n"}, InputError, "flops: expected 'measured'"),
         ({"flops": 6}, InputTypeError, "flops: expected 'measured'"),
         ({"flops": lambda model: -1}, InputError, "the function returned"),

@@ -83,7 +83,7 @@ def test_masked_targets_cost_flops_and_are_not_counted() -> None:
 
 def test_the_same_experiment_gives_the_same_bits_and_another_seed_does_not() -> None:
     first, again = (trainer()(make_experiment()) for _ in range(2))
-    assert first.loss == again.loss
+    assert replace(first, seconds=0) == replace(again, seconds=0)
     assert trainer()(make_experiment(seed=2)).loss != first.loss
 
 

@@ -262,7 +262,7 @@ def _diagnose(experiments: Sequence[Experiment]) -> list[Diagnostic]:
     if len(budgets) < 4 or min(sizes.values()) < 5:
         out.append(
             Diagnostic(
-                "small-grid",
+                "small_grid",
                 "warning",
                 f"{len(budgets)} budgets with {min(sizes.values())} to {max(sizes.values())} sizes "
                 "are few for a law.",
@@ -274,7 +274,7 @@ def _diagnose(experiments: Sequence[Experiment]) -> list[Diagnostic]:
         fewest = min(short, key=lambda e: e.steps)
         out.append(
             Diagnostic(
-                "few-steps",
+                "few_steps",
                 "warning",
                 f"{len(short)} of {len(experiments)} runs have fewer than {FEWEST_STEPS} steps "
                 f"({fewest.label}: {fewest.steps}).",
@@ -287,7 +287,7 @@ def _diagnose(experiments: Sequence[Experiment]) -> list[Diagnostic]:
         assert most.epochs is not None
         out.append(
             Diagnostic(
-                "repeated-data",
+                "repeated_data",
                 "warning" if most.epochs > MOST_EPOCHS else "note",
                 f"{len(repeated)} runs see their data more than once, up to {most.epochs:.3g} times "
                 f"({most.label}).",
@@ -307,7 +307,7 @@ def _six_nd(experiments: Sequence[Experiment]) -> list[Diagnostic]:
     small, large = min(ratios), max(ratios)
     return [
         Diagnostic(
-            "flops-vs-6nd",
+            "flops_vs_6nd",
             "note",
             f"Counted FLOPs are {ratios[small]:.3g}×6ND at N = {count(small)} and "
             f"{ratios[large]:.3g}×6ND at N = {count(large)}; the counted ones are used.",
@@ -320,7 +320,7 @@ def _told(spec: ModelSpec, notes: Sequence[str], dropped: Sequence[str]) -> list
     if dropped:
         out.append(
             Diagnostic(
-                "left-out",
+                "left_out",
                 "note",
                 f"{len(dropped)} sizes were left out: {'; '.join(dropped[:3])}.",
             )

@@ -103,7 +103,7 @@ _TITLES = {
 def _law(fit: Fit) -> str:
     constants = ", ".join(f"{k} = {v:.4g}" for k, v in fit.law.params.items())
     return (
-        f"{fit.law.formula} with {constants}. {fit.status}. FLOPs: {fit.flops.description}. "
+        f"{fit.law.formula} with {constants}. {str(fit.status).rstrip('.')}. FLOPs: {fit.flops.description}. "
         f"Huber δ = {fit.delta:.3g} on {'log ' if fit.loss_space == 'log' else ''}residuals; "
         f"{fit.starts_agree} of {fit.starts} starts agree."
     )

@@ -20,6 +20,7 @@ from flops_fit.train._evaluate import evaluate
 __all__ = ["Progress", "Trainer"]
 
 _REPORT_SECONDS = 0.5
+_TAIL = 20  # the training loss on record is a mean over the last twentieth of the steps
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ class Trainer:
         optimizer = make_optimizer(model, hparams)
 
         # 2. Whole steps over exactly the planned units, each step a mean over its batch's units.
-        units = torch.zeros((), dtype=torch.float64, device=self.device)
-        window = torch.zeros((), dtype=torch.float64, device=self.device)
-        first: float | None = None
-        last, samples, in_window, reported = math.nan, 0, 0, time.perf_counter()
+        units = torch.zeros((), dtype=torch.int64, device=self.device)
+        recent, tail = (torch.zeros((), device=self.device) for _ in range(2))
+        in_tail = max(1, experiment.steps // _TAIL)
+        first, samples, in_recent, reported = math.nan, 0, 0, time.perf_counter()
         batches = self.data.batches(experiment.batch_size, experiment.steps, experiment.seed)
         for step, batch in enumerate(batches, start=1):
             batch = map_tensors(batch, lambda t: t.to(self.device, non_blocking=True))
@@ -105,22 +106,24 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             units += count
-            window += loss.detach()
             samples += batch_length(batch)
-            in_window += 1
+            recent += loss.detach()
+            in_recent += 1
+            if step > experiment.steps - in_tail:
+                tail += loss.detach()
 
             # 3. The loss is read twice a second at most: reading it waits for the device.
             now = time.perf_counter()
             if step in (1, experiment.steps) or now - reported > _REPORT_SECONDS:
-                last = float(window) / in_window
-                first = last if first is None else first
-                window.zero_()
-                in_window, reported = 0, now
-                report(Progress(experiment.id, step, experiment.steps, last))
-                if not math.isfinite(last):
+                seen = float(recent) / in_recent
+                first = seen if step == 1 else first
+                recent.zero_()
+                in_recent, reported = 0, now
+                report(Progress(experiment.id, step, experiment.steps, seen))
+                if not math.isfinite(seen):
                     run = self._spent(run, int(units), samples)
                     return replace(
-                        run, state="diverged", reason=f"training loss {last:g} by step {step}"
+                        run, state="diverged", reason=f"training loss {seen:g} by step {step}"
                     )
 
         # 4. What was really spent, and the held-out loss at the end of the schedule.
@@ -128,10 +131,11 @@ class Trainer:
         loss_value, standard_error = evaluate(
             model, self.held_out, self.objective, self.device, max(experiment.batch_size, 64)
         )
+        last = float(tail) / in_tail
         run = replace(run, loss=loss_value, loss_se=standard_error, train_loss=last)
         if not math.isfinite(loss_value):
             return replace(run, state="diverged", loss=None, reason=f"held-out loss {loss_value:g}")
-        if first is not None and last > first:
+        if last > first:
             return replace(
                 run,
                 state="diverged",
