@@ -161,10 +161,15 @@ def test_a_second_call_reads_what_the_first_has_run(tmp_path: Path, sweep: dict[
     assert again.runs == first.runs
 
 
-def test_changed_budgets_keep_the_runs_that_stay(tmp_path: Path, sweep: dict[str, Any]) -> None:
+def test_changed_budgets_keep_the_runs_that_stay(
+    tmp_path: Path, sweep: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
     sweep["compute_budgets"] = [1e6, 2e6, 4e6]
-    second = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+    second = flops_fit.find_optimal(**{**sweep, "progress": True}, output_dir=tmp_path)
+    told = capsys.readouterr().err
+    assert "8 of 12 runs are finished already" in told
+    assert "4 earlier runs of this folder are not in this plan" in told
     kept = {r.experiment.id: r for r in first.runs if r.experiment.budget > 5e5}
     shared = [r for r in second.runs if r.experiment.budget < 4e6]
     assert len(shared) == 8

@@ -307,15 +307,19 @@ def _no_init() -> Any:
     torch = _torch()
     from torch.overrides import TorchFunctionMode
 
-    random = {torch.Tensor.normal_, torch.Tensor.uniform_}
+    init = torch.nn.init
+    skipped = {torch.Tensor.normal_, torch.Tensor.uniform_}
+    skipped |= {getattr(init, n) for n in dir(init) if n.endswith("_") and not n.startswith("_")}
 
     class NoInit(TorchFunctionMode):
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if func in random and args and args[0].is_meta:
-                return args[0]
-            return func(*args, **(kwargs or {}))
+            kwargs = kwargs or {}
+            tensor = args[0] if args else kwargs.get("tensor")
+            if func in skipped and tensor is not None and tensor.is_meta:
+                return tensor
+            return func(*args, **kwargs)
 
     return NoInit()
 

@@ -114,7 +114,7 @@ def test_an_example_batch_counts_without_data() -> None:
 def test_the_table_shows_what_will_be_spent() -> None:
     text = str(plan_sweep(**ARGUMENTS, compute_budgets=[1e7]))
     for word in (
-        "C",
+        "FLOPs",
         "size",
         "N",
         "D (samples)",

@@ -94,6 +94,6 @@ def gradient_of(
 
 def student_t(level: float, dof: int) -> float:
     """The two-sided Student-t factor of a central interval at ``level``."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.ppf(0.5 + level / 2, dof))
+    return float(stdtrit(dof, 0.5 + level / 2))

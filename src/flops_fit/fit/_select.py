@@ -33,7 +33,7 @@ def choose(additive: Solution, kappa: Solution) -> Choice:
     Hampel et al. 1986, §7.2), 2(Σρ_additive − Σρ_κ)/σ² against F(1, runs − 6), both sums at the
     δ and scale of the κ fit.
     """
-    from scipy.stats import f, t
+    from scipy.special import fdtrc, stdtr
 
     if kappa.dof < _SPARE_RUNS:
         return Choice(False, None, None, f"{kappa.dof + 6} runs are too few to test κ")
@@ -45,13 +45,13 @@ def choose(additive: Solution, kappa: Solution) -> Choice:
     ln_kappa = float(kappa.full[5])
     if abs(ln_kappa) < 1e-6:
         return Choice(False, None, None, "κ is 1")
-    tau_p = float(f.sf(_tau(additive, kappa), 1, kappa.dof))
+    tau_p = float(fdtrc(1, kappa.dof, _tau(additive, kappa)))
     cov = covariance(kappa)
     wald_p = None
     if cov.matrix is not None and "kappa" in kappa.names:
         i = kappa.names.index("kappa")
         error = float(np.sqrt(cov.matrix[i, i]))
-        wald_p = float(2 * t.sf(abs(ln_kappa) / max(error, 1e-300), cov.dof))
+        wald_p = float(2 * stdtr(cov.dof, -abs(ln_kappa) / max(error, 1e-300)))
     supported = tau_p < _LEVEL or (wald_p is not None and wald_p < _LEVEL)
     tests = f"τ-test p = {tau_p:.2g}"
     if wald_p is not None:

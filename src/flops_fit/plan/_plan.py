@@ -82,7 +82,7 @@ class SweepPlan:
         from rich.table import Table
 
         table = Table(title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs", title_justify="left")
-        for name in ("C", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
+        for name in ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
             table.add_column(name, justify="right", no_wrap=True)
         for name in ("epochs", "lr", "est. time"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -92,7 +92,7 @@ class SweepPlan:
                 table.add_section()
             previous = e.budget
             table.add_row(
-                f"{e.budget:.3g}",
+                f"{e.flops:.4g}",
                 _size_text(e.size),
                 count(e.params.total),
                 count(e.tokens),
