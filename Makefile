@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: install ## Train a real sweep on real text and answer (about 5 minutes on two cores)
+demo: install ## Train a real sweep on real text and answer (about 4 minutes on two cores)
 	$(BIN)/flops-fit demo --output-dir outputs/demo
 
 test: install ## Run all tests

@@ -47,7 +47,7 @@ def demo(
         int, typer.Option(min=1, help="Runs at the same time, one thread each.")
     ] = 2,
 ) -> None:
-    """Train a real sweep of small GPTs on real text, and answer; about 5 minutes on two cores."""
+    """Train a real sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
     try:
         run_demo(output_dir, workers)
     except KeyboardInterrupt:
