@@ -85,6 +85,12 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
+def test_sweeps_may_lie_inside_the_folder_of_another(tmp_path: Path) -> None:
+    Store.open(tmp_path / "demo").publish(completed())
+    Store.open(tmp_path).publish(completed(size=10))
+    assert Store.open(tmp_path / "demo").others([]) == Store.open(tmp_path).others([]) == 1
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"format": "another tool"}'])
 def test_a_sweep_of_another_tool_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)

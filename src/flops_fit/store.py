@@ -67,19 +67,18 @@ class Store:
         marker = self.path / "sweep.json"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            present = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
-            if "sweep.json" in present:
+            if marker.exists():
                 _check_marker(marker)
-            elif present:
+            elif foreign := _foreign(self.path):
                 raise OutputError(
-                    f"output_dir: {self.path} holds {sorted(present)[:4]} and no sweep of flops-fit. "
+                    f"output_dir: {self.path} holds {foreign[:4]} and no sweep of flops-fit. "
                     "Expected an empty or new folder, or that of an earlier sweep: choose another "
                     "output_dir."
                 )
             probe = self.path / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
-            if "sweep.json" not in present:
+            if not marker.exists():
                 write_atomic(marker, json.dumps({"format": _FORMAT, "schema": _SCHEMA}))
         except OutputError:
             raise
@@ -216,6 +215,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What a folder holds that is neither hidden nor a sweep in a folder of its own."""
+    return sorted(
+        p.name
+        for p in folder.iterdir()
+        if not p.name.startswith(".") and not (p / "sweep.json").exists()
+    )
 
 
 def _check_marker(marker: Path) -> None:

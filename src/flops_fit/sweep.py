@@ -54,7 +54,9 @@ def run_experiments(
     for finding in store.findings:
         view.note(finding.message)
     if others := store.others(experiments):
-        view.note(f"{others} earlier runs of this folder are not in this plan: kept, and not fitted.")
+        view.note(
+            f"{others} earlier runs of this folder are not in this plan: kept, and not fitted."
+        )
     missing = [e for e in experiments if e.id not in finished]
     missing.sort(key=lambda e: e.flops, reverse=True)
     with view.open(experiments, list(finished.values()), executor.capacity):

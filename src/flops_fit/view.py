@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -44,7 +45,7 @@ def _nothing() -> Iterator[None]:
 
 
 class LiveView:
-    """One bar in a terminal; a line for each ended run elsewhere.
+    """One bar in a terminal; elsewhere a line for a run that has ended, one a second at most.
 
     The bar moves with the FLOPs of finished runs and parts of running ones alike, since runs
     differ in cost by orders of magnitude.
@@ -63,6 +64,7 @@ class LiveView:
         self._failed = 0
         self._last = ""
         self._started = time.monotonic()
+        self._last_line = -math.inf
 
     @contextmanager
     def open(
@@ -123,9 +125,16 @@ class LiveView:
         if run.state != "completed":
             self._failed += 1
             self._console.print(f"{run.experiment.label}: {run.state} ({run.reason})", style="red")
-        elif self._bar is None:
+        elif self._bar is None and self._line_is_due():
             self._console.print(self._line(run), highlight=False)
         self._refresh()
+
+    def _line_is_due(self) -> bool:
+        """A line a second at most, and one for the last run."""
+        now = time.monotonic()
+        due = now - self._last_line > 1.0 or self._done == len(self._flops)
+        self._last_line = now if due else self._last_line
+        return due
 
     def note(self, message: str) -> None:
         """Something was noticed that is no run's fault."""

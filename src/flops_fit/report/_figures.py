@@ -73,7 +73,7 @@ def _figure(managed: bool, name: str, size: tuple[float, float]) -> Figure:
 def _colours(n: int) -> list[Any]:
     from matplotlib import colormaps
 
-    return [colormaps["viridis"](x) for x in np.linspace(0.0, 0.85, n)]
+    return [colormaps["viridis"](x) for x in np.linspace(0.0, 0.75, n)]
 
 
 def _draw_isoflop(ax: Axes, fit: Fit) -> None:
@@ -112,11 +112,16 @@ def _draw_isoflop(ax: Axes, fit: Fit) -> None:
     ax.set_ylim(bottom - room, top)
     ax.margins(x=0.12)
     ax.set_title(
-        f"Loss against size at each compute budget ({fit.law.name} law; ★ optimum)",
+        f"Loss against size at each compute budget ({_law_name(fit)}; ★ optimum)",
         fontsize=10,
         loc="left",
+        pad=12,
     )
     _axes(ax, "Parameters N", "Held-out loss", log_y=False)
+
+
+def _law_name(fit: Fit) -> str:
+    return {"kappa": "κ-law", "hoffmann": "additive law"}.get(fit.law.name, f"{fit.law.name} law")
 
 
 def _draw_path(ax: Axes, path: Any, title: str, level: float, largest: float) -> None:
