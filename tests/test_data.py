@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from flops_fit.data import EVAL_SAMPLES, DataSpec, check_dataset_type, permuted, split_data
+from flops_fit.data import EVAL_SAMPLES, AllBut, DataSpec, check_dataset_type, permuted, split_data
 from flops_fit.errors import DataError, InputTypeError
 from tests.conftest import Blobs
 
@@ -82,6 +84,32 @@ def test_the_held_out_part_is_five_percent_and_never_trained_on() -> None:
 def test_the_split_is_the_same_every_time() -> None:
     first, second = split_data(numbers(1000))[1], split_data(numbers(1000))[1]
     np.testing.assert_array_equal(first.indices, second.indices)
+
+
+@given(st.sets(st.integers(0, 199), max_size=150))
+def test_all_but_some_is_the_rest(without: set[int]) -> None:
+    rest = AllBut(200, np.array(sorted(without), dtype=np.int64))
+    np.testing.assert_array_equal(
+        rest[np.arange(len(rest))], [i for i in range(200) if i not in without]
+    )
+
+
+def test_a_data_set_of_a_billion_samples_costs_no_memory() -> None:
+    class Huge(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 10**9
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            return torch.zeros(1), i
+
+    tracemalloc.start()
+    train, held_out = split_data(Huge())
+    seen = drawn(train, 8, 2, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(seen) == len(set(seen)) == 16
+    assert held_out.size == EVAL_SAMPLES
+    assert peak < 5e6
 
 
 def test_whole_groups_are_held_out() -> None:

@@ -67,6 +67,25 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+@dataclass(frozen=True)
+class AllBut:
+    """The numbers 0 to n − 1 in order, but for those of the ascending ``without``.
+
+    Indexed like an array of them; only ``without`` is stored.
+    """
+
+    n: int
+    without: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self.n - len(self.without)
+
+    def __getitem__(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        # The k-th number left has below it every gap g_j with g_j − j ≤ k.
+        gaps = self.without - np.arange(len(self.without))
+        return place + np.searchsorted(gaps, place, side="right")
+
+
 @dataclass
 class DataSpec:
     """Samples to draw from: map-style (``indices`` of ``dataset``) or a stream.
@@ -83,7 +102,7 @@ class DataSpec:
 
     dataset: Any
     collate: Callable[[list[Any]], Any]
-    indices: NDArray[np.int64] | None
+    indices: NDArray[np.int64] | AllBut | None
     skip: int = 0
     take: int | None = None
     notes: tuple[str, ...] = field(default=())
@@ -184,7 +203,7 @@ class DataSpec:
         groups = getattr(self.dataset, "groups", None)
         if groups is None or self.indices is None:
             return None
-        return np.asarray(groups)[self.indices]
+        return np.asarray(groups)[self.indices[np.arange(len(self.indices))]]
 
     def fingerprint(self) -> str:
         """A hash of the kind, length and a spread of samples."""
@@ -203,8 +222,9 @@ class DataSpec:
                 np.random.set_state(state)  # noqa: NPY002
         own = getattr(self.dataset, "_fingerprint", "")  # HuggingFace's hash of all content
         parts = [reference(type(self.dataset)), str(self.size), str(self.skip), str(own)]
-        indices = b"" if self.indices is None else np.ascontiguousarray(self.indices).tobytes()
-        return digest([*parts, indices, *(fingerprint_values(s) for s in samples)])
+        kept = self.indices.without if isinstance(self.indices, AllBut) else self.indices
+        chosen = b"" if kept is None else np.ascontiguousarray(kept).tobytes()
+        return digest([*parts, chosen, *(fingerprint_values(s) for s in samples)])
 
 
 def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSpec]:
@@ -239,22 +259,20 @@ def _split_indices(train: DataSpec) -> tuple[DataSpec, DataSpec]:
         )
     want = max(1, min(EVAL_SAMPLES, int(n * HELD_OUT_SHARE)))
     groups = train.groups()
-    assert train.indices is not None
     if groups is not None and len(np.unique(groups)) > 1:
         names, member = np.unique(groups, return_inverse=True)
         order = permuted(np.arange(len(names), dtype=np.int64), len(names), 0)
-        sizes = np.bincount(member)[order]
-        count = max(1, int(np.searchsorted(np.cumsum(sizes), want, side="right")))
-        out = np.isin(member, order[: min(count, len(names) - 1)])
-        note = f"{min(count, len(names) - 1)} of {len(names)} groups are held out."
+        enough = int(np.searchsorted(np.cumsum(np.bincount(member)[order]), want, side="right"))
+        count = min(max(1, enough), len(names) - 1)
+        held = np.flatnonzero(np.isin(member, order[:count]))
+        note = f"{count} of {len(names)} groups are held out."
     else:
-        out = np.zeros(n, dtype=bool)
-        out[permuted(np.arange(want, dtype=np.int64), n, 0)] = True
+        held = np.sort(permuted(np.arange(want, dtype=np.int64), n, 0))
         note = (
             f"{want} of {n} samples, drawn at random, are held out; where samples resemble each "
             "other (pieces of one text), give eval_dataset= for a clean split."
         )
-    kept, held = train.indices[~out], train.indices[out]
+    kept = AllBut(n, held)
     return (
         DataSpec(train.dataset, train.collate, kept, notes=(*train.notes, note)),
         DataSpec(train.dataset, train.collate, held),
@@ -280,7 +298,7 @@ def _spec(dataset: Any, name: str) -> DataSpec:
     n = len(dataset)
     if n == 0:
         raise DataError(f"{name}: expected at least one sample; it is empty.")
-    return DataSpec(dataset, collate, np.arange(n, dtype=np.int64), notes=notes)
+    return DataSpec(dataset, collate, AllBut(n), notes=notes)
 
 
 def _check_sampler(loader: Any, name: str) -> None:

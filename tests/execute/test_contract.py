@@ -109,6 +109,26 @@ def test_what_cannot_be_sent_is_told() -> None:
         PoolExecutor(1).start(lambda e, r=None: lock.locked(), print)
 
 
+class _Unreadable:
+    """Can be pickled, and not read back."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (int, ("not a number",))
+
+    def __call__(self, experiment: Experiment, report=None) -> Run:
+        raise AssertionError
+
+
+def test_a_task_that_a_worker_cannot_read_fails_with_the_reason() -> None:
+    executor = PoolExecutor(1, 1)
+    executor.start(_Unreadable(), print)
+    executor.submit(make_experiment())
+    (run,) = drain(executor, 1)
+    executor.close()
+    assert run.state == "failed"
+    assert "cannot be read in a worker: ValueError" in run.reason
+
+
 @pytest.mark.parametrize("workers", [0, -1])
 def test_a_pool_needs_a_worker(workers: int) -> None:
     with pytest.raises(InputError, match="workers: expected at least 1"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from flops_fit.records import Experiment
+from flops_fit.records import Experiment, Run
 from flops_fit.train import Progress
 
 __all__ = ["carry_out"]
@@ -30,6 +31,11 @@ def carry_out(task_path: str, experiment: Experiment, pipe: Connection, threads:
         except OSError:
             os._exit(1)
 
-    task = pickle.loads(Path(task_path).read_bytes())
-    pipe.send(task(experiment, report))
+    try:
+        task = pickle.loads(Path(task_path).read_bytes())
+    except Exception as error:  # what was sent may need a module that is not here
+        reason = f"the task cannot be read in a worker: {type(error).__name__}: {error}"
+        pipe.send(Run(experiment, "failed", reason=reason, details=traceback.format_exc()))
+    else:
+        pipe.send(task(experiment, report))
     pipe.close()
