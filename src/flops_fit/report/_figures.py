@@ -135,7 +135,7 @@ def _draw_path(ax: Axes, path: Any, title: str, level: float, largest: float) ->
         label=f"{100 * level:g} % interval",
     )
     ax.plot(path.compute, path.value, color=_BAND, lw=1.5, label="fitted law")
-    ax.axvline(largest, color=_FAINT, lw=0.8, ls=":")
+    ax.axvline(largest, ymin=0.3, color=_FAINT, lw=0.8, ls=":")  # clear of the legend
     ax.annotate(
         "largest run",
         (largest, 0.98),
