@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from flops_fit import __version__
+from flops_fit import __version__, reference
 from flops_fit.cli import _demo
 from flops_fit.cli._demo import held_out_check
 from flops_fit.fit import HeldOut
@@ -57,6 +58,42 @@ def test_the_demo_trains_checks_itself_and_resumes(
     again = _demo.run_demo(tmp_path / "out")
     assert "12 of 12 runs are finished already" in capfd.readouterr().err
     assert again.runs == first.runs
+
+
+def test_a_table_of_runs_is_fitted_and_answers(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    pd.DataFrame(reference.runs("llama3_2024").to_dicts()).rename(
+        columns={"params": "weights"}
+    ).to_csv(table, index=False)
+    done = command(
+        "fit", str(table), "--column", "params=weights", "--predict", "3.8e25", "--report",
+        str(tmp_path / "page.html"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| 3.8e+25" in done.stdout
+    assert "3.8e+03× the largest run's compute" in done.stdout
+    assert (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no_such.csv"], "does not exist"),
+        (["{table}", "--law", "hofmann"], "law"),
+        (["{table}", "--column", "params"], "--column: expected name=column"),
+        (["{empty}"], "the table is empty"),
+    ],
+)
+def test_a_table_that_cannot_be_fitted_is_one_line(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n1e6,2e7,3.0\n")
+    (tmp_path / "empty.csv").write_text("")
+    names = {"table": str(tmp_path / "runs.csv"), "empty": str(tmp_path / "empty.csv")}
+    done = command("fit", *(a.format(**names) for a in arguments))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize(

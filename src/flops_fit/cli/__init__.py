@@ -10,6 +10,7 @@ import typer
 
 from flops_fit._version import __version__
 from flops_fit.cli._demo import run_demo
+from flops_fit.cli._fit import fit_table
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 
 __all__ = ["app", "main"]
@@ -55,6 +56,25 @@ def demo(
             "Interrupted. Finished runs are kept; the same command goes on from there.", err=True
         )
         raise typer.Exit(130) from None
+
+
+@app.command()
+def fit(
+    runs: Annotated[
+        Path, typer.Argument(help="CSV, JSONL or Parquet with parameters, tokens and loss.")
+    ],
+    law: Annotated[str, typer.Option(help="auto, hoffmann or kappa.")] = "auto",
+    predict: Annotated[
+        list[float] | None, typer.Option(help="Training FLOPs to answer for; may be repeated.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="name=heading, where a heading is unusual; may be repeated."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page here as well.")] = None,
+) -> None:
+    """Fit a law to runs trained elsewhere, and answer; needs no torch."""
+    typer.echo(fit_table(runs, law, predict or (), column or (), report))
 
 
 def main() -> None:
