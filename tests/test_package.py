@@ -52,6 +52,19 @@ def test_planning_without_torch_names_the_extra() -> None:
     assert 'pip install "flops-fit[train]"' in run(code)
 
 
+def test_the_demo_without_torch_is_one_line() -> None:
+    code = WITHOUT_TORCH + (
+        "import sys\n"
+        "sys.argv = ['flops-fit', 'demo', '--output-dir', 'unused']\n"
+        "from flops_fit.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].endswith('pip install "flops-fit[demo]"')
+    assert "Traceback" not in done.stderr
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     for name in flops_fit.__all__:
         thing = getattr(flops_fit, name)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from flops_fit.examples.gpt import GPT, GPTConfig, create_model_for_scaling, gpt_loss_fn
     from flops_fit.examples.images import (
@@ -52,7 +54,13 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "demo", f"flops_fit.examples.{name}") from None
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:
