@@ -10,11 +10,14 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from flops_fit.records import Experiment, ParamCount
 
 torch.set_num_threads(1)
+settings.register_profile("shared-machine", deadline=None)  # nothing timed is asserted
+settings.load_profile("shared-machine")
 
 
 class MLP(nn.Module):

@@ -161,7 +161,9 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     root = str(Path(__file__).resolve().parents[2])
     script.write_text(UNGUARDED.format(root=root, out=str(tmp_path / "out")))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=240
+    )
     assert done.returncode != 0
     assert "SweepError" in done.stderr
     assert 'if __name__ == "__main__":' in done.stderr
