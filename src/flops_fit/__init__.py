@@ -7,7 +7,7 @@ runs from elsewhere: :func:`plan_sweep`, :func:`run_sweep`, :func:`fit_runs`, :f
 from flops_fit import errors, examples, laws, reference
 from flops_fit._version import __version__
 from flops_fit.api import find_optimal, plan_sweep, run_sweep
-from flops_fit.fit import Fit, Prediction, fit_runs
+from flops_fit.fit import Fit, Prediction, compare, fit_runs
 from flops_fit.plan import SweepPlan
 from flops_fit.recipes import HParams
 from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
@@ -27,6 +27,7 @@ __all__ = [
     "RunTable",
     "SweepPlan",
     "__version__",
+    "compare",
     "errors",
     "examples",
     "find_optimal",

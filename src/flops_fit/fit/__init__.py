@@ -6,6 +6,7 @@ a fit against budgets held out of it.
 """
 
 from flops_fit.fit._backtest import Backtest, HeldOut, backtest
+from flops_fit.fit._compare import Comparison, compare
 from flops_fit.fit._diagnose import Outlier
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._fit_runs import fit_runs
@@ -19,6 +20,7 @@ __all__ = [
     "Alternative",
     "Backtest",
     "Choice",
+    "Comparison",
     "Fit",
     "FitStatus",
     "HeldOut",
@@ -28,5 +30,6 @@ __all__ = [
     "Prediction",
     "WindowReport",
     "backtest",
+    "compare",
     "fit_runs",
 ]
