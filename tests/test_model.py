@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -114,6 +115,14 @@ def test_the_nearest_accepted_size_is_found(params: float, heads: int) -> None:
         key=lambda n: abs(torch.log(torch.tensor(n / params, dtype=torch.float64)).item()),
     )
     assert counted.total == best
+
+
+@pytest.mark.parametrize(
+    "made", [lambda size: nn.Linear(8, 8), lambda size: nn.Linear(8, 1 + 80 // size)]
+)
+def test_a_parameter_that_does_not_set_the_size_is_told(made: Callable[[int], nn.Module]) -> None:
+    with pytest.raises(ModelError, match="N does not grow with size"):
+        ModelSpec(made, "size").nearest(1e6)
 
 
 def test_constructors_that_accept_few_sizes_are_searched() -> None:

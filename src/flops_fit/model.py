@@ -25,6 +25,7 @@ __all__ = ["ModelSpec", "Size", "count_params"]
 
 Size = int | float | str | Mapping[str, Any]
 _SCAN = 1024  # how far the first accepted sizes are looked for
+_GROWTH = 64  # N has to have grown after this many sizes
 _NEIGHBOURS = 64  # how far around a refused size an accepted one is looked for
 
 
@@ -139,6 +140,11 @@ class ModelSpec:
 
         N is taken to grow with the size. ``None`` where even the largest size that the
         constructor accepts is below a third of what is wanted.
+
+        Raises
+        ------
+        ModelError
+            The constructor accepts no size, or N does not grow with it.
         """
         first, stride = self._accepted_grid()
         low, high = 0, 1
@@ -174,7 +180,20 @@ class ModelSpec:
                     "Check model_kwargs, or name sizes that work: sizes=[...]."
                 )
             self._grid = (accepted[0], accepted[-1] - accepted[0] or accepted[0])
+            self._check_growth(*self._grid)
         return self._grid
+
+    def _check_growth(self, first: int, stride: int) -> None:
+        """Refuse a size parameter that does not set the size, such as a context length."""
+        small, large = self.count(first), self._near(first + _GROWTH * stride)
+        if small is None or large is None or large[0] <= first:
+            return
+        if large[1].total <= small.total:
+            raise ModelError(
+                f"model_size_param: N does not grow with {self.size_param}: {self.reference} has "
+                f"{small.total:,} parameters at {first} and {large[1].total:,} at {large[0]}. Name "
+                "the argument that sets the size, or give sizes=[{...}, ...]."
+            )
 
     def _near(self, size: int) -> tuple[int, ParamCount] | None:
         """The accepted size nearest to ``size``."""
