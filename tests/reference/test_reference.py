@@ -7,14 +7,62 @@ import pytest
 from flops_fit import reference
 from flops_fit.errors import InputError
 
+COUNTS = {
+    "hoffmann2022_epoch": 245,
+    "llama3_2024": 133,
+    "marin2026_dclm": 85,
+    "porian2024_refinedweb": 579,
+    "muennighoff2023_c4": 295,
+}
 
-def test_runs_have_their_published_counts_and_sources():
-    """245 points of Chinchilla's Figure 4, 133 of Llama 3's Figure 2, each with its paper."""
-    assert len(reference.runs("hoffmann2022_epoch")) == 245
-    assert len(reference.runs("llama3_2024")) == 133
-    for name in reference.RUN_NAMES:
-        assert "arXiv" in reference.source(name)
-        assert any("arXiv" in note for note in reference.runs(name).notes)
+
+@pytest.mark.parametrize("name", reference.RUN_NAMES)
+def test_runs_have_their_published_counts_and_sources(name):
+    """Each table is complete, usable and carries its source; every label is unique."""
+    table = reference.runs(name)
+    assert len(table) == COUNTS[name]
+    assert table.excluded == ()
+    assert len(set(table.labels)) == len(table)
+    assert "arXiv" in reference.source(name) or "github.com" in reference.source(name)
+    assert any(reference.source(name) in note for note in table.notes)
+
+
+def test_one_configuration_can_be_selected():
+    """Porian's five configurations are told apart; the labels say which, the notes when they mix."""
+    name = "porian2024_refinedweb"
+    tuned = reference.runs(name, hparams="tuned")
+    assert len(tuned) == 121
+    assert all(label.startswith("tuned/short/const/standard/val run ") for label in tuned.labels)
+    assert not any("mixed" in note for note in tuned.notes)
+    chosen = {"hparams": "base", "warmup": "long", "decay": "kaplan", "param_count": "standard"}
+    assert len(reference.runs(name, **chosen)) == 131
+    assert any("5 configurations are mixed" in note for note in reference.runs(name).notes)
+    assert set(reference.columns(name)) == {"hparams", "warmup", "decay", "param_count", "split"}
+    assert reference.columns(name)["decay"] == ("chinchilla", "const", "kaplan")
+    assert reference.columns("marin2026_dclm") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "choices"),
+    [
+        ("porian2024_refinedweb", {"seed": "1"}, "one of .*'hparams', 'warmup'"),
+        ("porian2024_refinedweb", {"warmup": "none"}, "warmup out of .*'long', 'short'"),
+        ("porian2024_refinedweb", {"hparams": "tuned", "warmup": "long"}, "its configurations are"),
+        ("llama3_2024", {"warmup": "long"}, "of one kind"),
+    ],
+)
+def test_a_selection_that_is_none_is_answered_with_the_choices(name, where, choices):
+    """An unknown column, value or combination names what there is."""
+    with pytest.raises(InputError, match=choices):
+        reference.runs(name, **where)
+
+
+def test_repetition_is_in_the_table():
+    """Muennighoff's runs say how many of their tokens were new: up to thousands of epochs."""
+    table = reference.runs("muennighoff2023_c4")
+    epochs = table.tokens / table.unique_tokens
+    assert epochs.min() == pytest.approx(1.0, rel=0.05)
+    assert epochs.max() > 1000
 
 
 def test_laws_say_what_their_papers_say():
