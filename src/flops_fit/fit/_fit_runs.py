@@ -61,7 +61,7 @@ def fit_runs(
         runs of this library.
     law
         ``"auto"``: the κ-law where the runs tell κ from 1 (5 % level), else the additive law.
-        ``"hoffmann"``, ``"kappa"``, or a class of your own, a :class:`flops_fit.laws.Law`.
+        ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, or a class of your own, a :class:`flops_fit.laws.Law`.
     delta
         Huber's δ: ``"mad"`` takes 1.345 robust standard deviations of the residuals, a number
         fixes it (1e-3 reproduces Hoffmann et al. 2022), ``inf`` is least squares.

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import InputError, InputTypeError, TableError
-from flops_fit.laws import LAWS, Hoffmann, Law
+from flops_fit.laws import LAWS, Hoffmann, Kappa, Law
 from flops_fit.table import RunTable
 
 __all__ = ["check_options", "known_law", "parameters_of", "with_convention"]
 
 
 def known_law(law: str | type[Law]) -> str | type[Law]:
-    """``"auto"``, a law's registered name, or a class of the user's own."""
+    """``"auto"``, the name of a law with a solver of its own, or the class of any other."""
     if isinstance(law, type) and issubclass(law, Law):
-        known = {cls: name for name, cls in LAWS.items()}
-        return known.get(law, law)
+        return law.name if law in (Hoffmann, Kappa) else law
     if isinstance(law, str):
-        if law == "auto" or law in LAWS:
+        if law in ("auto", Hoffmann.name, Kappa.name):
             return law
+        if law in LAWS:
+            return LAWS[law]
         raise InputError(f"expected law='auto', one of {list(LAWS)} or a Law class; got {law!r}.")
     raise InputTypeError(f"expected law as a name or a Law class; got {type(law).__name__}.")
 

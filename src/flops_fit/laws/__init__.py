@@ -5,17 +5,19 @@ law of your own is a subclass of :class:`Law`, given to ``fit_runs(law=...)`` as
 """
 
 from flops_fit.laws._hoffmann import Hoffmann
+from flops_fit.laws._kaplan import Kaplan
 from flops_fit.laws._kappa import Kappa
 from flops_fit.laws._law import CallableFlops, FlopsLike, Law, Optimum, as_flops
 from flops_fit.laws._power import PowerLaw
 
-LAWS: dict[str, type[Law]] = {Hoffmann.name: Hoffmann, Kappa.name: Kappa}
+LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan)}
 
 __all__ = [
     "LAWS",
     "CallableFlops",
     "FlopsLike",
     "Hoffmann",
+    "Kaplan",
     "Kappa",
     "Law",
     "Optimum",
