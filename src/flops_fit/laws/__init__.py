@@ -8,6 +8,7 @@ from flops_fit.laws._hoffmann import Hoffmann
 from flops_fit.laws._kaplan import Kaplan
 from flops_fit.laws._kappa import Kappa
 from flops_fit.laws._law import CallableFlops, FlopsLike, Law, Optimum, as_flops
+from flops_fit.laws._muennighoff import Muennighoff
 from flops_fit.laws._power import PowerLaw
 
 LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan)}
@@ -20,6 +21,7 @@ __all__ = [
     "Kaplan",
     "Kappa",
     "Law",
+    "Muennighoff",
     "Optimum",
     "PowerLaw",
     "as_flops",

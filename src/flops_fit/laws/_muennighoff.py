@@ -1,0 +1,151 @@
+"""The law of repeated data: each further epoch over the same units is worth less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flops_fit.errors import FitError, InputError
+from flops_fit.flops import FlopsFunction, LinearFlops
+from flops_fit.laws._hoffmann import Hoffmann
+from flops_fit.laws._law import Law
+
+__all__ = ["Muennighoff"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Muennighoff(Law):
+    """L = E + A/N'^α + B/D'^β with U unique units (Muennighoff et al. 2023, arXiv:2305.16264).
+
+    D' = U + U·R*_D·(1 − e^{−R/R*_D}) with R = D/U − 1 repeats (their eq. 5); D' = D where D ≤ U.
+    N' = U_N + U_N·R*_N·(1 − e^{−R_N/R*_N}) with R_N = N/U_N − 1, U_N = min(N, N*(U)) and N*(U) the
+    size whose compute-optimal data is U (their eq. 6): parameters beyond what U units can feed are
+    worth less as well. Without repetition (``unique`` = ∞, the default) it is the additive law.
+
+    The law saturates: beyond some compute neither term falls any more, and :meth:`compute_for`
+    answers ``inf`` for losses below that. It cannot express a loss that *rises* with repetition.
+
+    Attributes
+    ----------
+    E, A, B, alpha, beta
+        The additive law for fresh data.
+    R_D, R_N
+        R*_D and R*_N: after how many repeats, of data and of parameters, 1 − 1/e of all that
+        repetition can give is used up.
+    unique
+        U that the law is asked about; :meth:`with_unique` sets it. Not a fitted parameter.
+
+    Examples
+    --------
+    >>> law = Muennighoff(1.87, 521.0, 1488.0, 0.353, 0.353, 15.4, 5.3)
+    >>> scarce = law.with_unique(25e9)
+    >>> f"{law.loss(8.67e9, 178e9):.3f} fresh, {scarce.loss(8.67e9, 178e9):.3f} repeated"
+    '2.191 fresh, 2.225 repeated'
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    R_D: float
+    R_N: float
+    unique: float = float("inf")
+
+    name: ClassVar[str] = "muennighoff"
+    formula: ClassVar[str] = "L = E + A/N'^α + B/D'^β, N' and D' saturating with repetition"
+
+    def __post_init__(self) -> None:
+        _check_unique(self.unique)
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The fitted parameters under the law's own names, without ``unique``."""
+        return {n: v for n, v in super().params.items() if n != "unique"}
+
+    @property
+    def fresh(self) -> Hoffmann:
+        """The additive law that holds without repetition."""
+        return Hoffmann(self.E, self.A, self.B, self.alpha, self.beta)
+
+    def with_unique(self, unique: float) -> Muennighoff:
+        """The law of (N, D) where only ``unique`` different units exist.
+
+        Raises
+        ------
+        InputError
+            ``unique`` is not a positive number.
+        """
+        return replace(self, unique=float(unique))
+
+    def loss(self, N: ArrayLike, D: ArrayLike, unique: ArrayLike | None = None) -> Any:
+        """Loss at N parameters and D units seen, of which ``unique`` are different.
+
+        Parameters
+        ----------
+        N, D
+            Parameters, and units seen with all repeats.
+        unique
+            U, a number or an array that broadcasts with N and D; the law's own by default.
+        """
+        U = self.unique if unique is None else unique
+        return self.fresh.loss(self.effective_params(N, U), self.effective_units(D, U))
+
+    def effective_units(self, D: ArrayLike, unique: ArrayLike | None = None) -> Floats:
+        """D': how many fresh units the D seen are worth."""
+        U = _check_unique(self.unique if unique is None else unique)
+        return _worth(np.asarray(D, dtype=np.float64), U, self.R_D)
+
+    def effective_params(self, N: ArrayLike, unique: ArrayLike | None = None) -> Floats:
+        """N': how many parameters the N are worth that have ``unique`` units to learn from."""
+        U = _check_unique(self.unique if unique is None else unique)
+        return _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
+
+    def size_for(self, unique: ArrayLike) -> Floats:
+        """N*(U): the size whose compute-optimal data is U under C = 6·N·D.
+
+        From αA/N^α = βB/D^β, the first-order condition of the additive law: the factor 6 drops out.
+        """
+        log_u = np.log(np.asarray(unique, dtype=np.float64))
+        log_ratio = np.log(self.alpha * self.A) - np.log(self.beta * self.B)
+        return np.asarray(np.exp(np.minimum((log_ratio + self.beta * log_u) / self.alpha, 690.0)))
+
+    @classmethod
+    def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
+        """Not fitted from N, D and loss alone: repetition needs U of every run."""
+        raise FitError(
+            "expected a law of N and D; Muennighoff also needs the unique units of every run, which "
+            "fit_runs does not pass on. Fit 'hoffmann' to runs without repeats, or take published "
+            'constants: flops_fit.reference.law("muennighoff2023").'
+        )
+
+    def _start_size(self, C: Floats, k: Floats) -> Floats:
+        return self.fresh._start_size(C, k)
+
+    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
+        if np.isinf(self.unique) and isinstance(flops, LinearFlops):
+            return self.fresh._optimal_size(C, flops)
+        return super()._optimal_size(C, flops)
+
+
+def _worth(amount: Floats, unique: Floats, scale: float) -> Floats:
+    """``amount`` up to ``unique``, and beyond it U + U·R*(1 − e^{−R/R*}) with R = amount/U − 1."""
+    repeats = np.maximum(amount / unique - 1.0, 0.0)
+    gained = np.where(repeats > 0, -scale * np.expm1(-repeats / scale), 0.0)
+    base = np.minimum(amount, unique)
+    return np.asarray(base + base * gained)
+
+
+def _check_unique(unique: ArrayLike) -> Floats:
+    values = np.asarray(unique, dtype=np.float64)
+    if not np.all(values > 0):
+        raise InputError(
+            f"expected a positive number of unique units (inf: no repetition); got {unique!r}."
+        )
+    return values
