@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from flops_fit import reference
@@ -69,6 +70,37 @@ def test_laws_say_what_their_papers_say():
     """Chinchilla at its own budget: 1.9366; the refit asks for about 72 billion parameters."""
     assert reference.law("hoffmann2022").loss(70e9, 1.4e12) == pytest.approx(1.9366, abs=1e-4)
     assert reference.law("besiroglu2024").optimal(5.76e23).params == pytest.approx(72e9, rel=0.01)
+
+
+def test_llama_lines_say_what_the_report_says():
+    """At 3.8e25 FLOPs: 402e9 parameters on 16.55e12 tokens; C = 6·N·D exactly.
+
+    Within 4 %: the half digit that .537 leaves open is worth 3 % at this C.
+    """
+    best = reference.law("llama3_2024").optimal(3.8e25)
+    assert best.params == pytest.approx(402e9, rel=0.04)
+    assert best.tokens == pytest.approx(16.55e12, rel=0.03)
+    assert 6 * best.params * best.tokens == pytest.approx(3.8e25, rel=1e-12)
+
+
+def test_deepseek_counts_flops_per_token():
+    """M·D = C within the rounding of the constants, without a factor 6; and it says so."""
+    law = reference.law("deepseek2024")
+    best = law.optimal(np.array([1e17, 1e20, 1e24]))
+    assert best.params * best.tokens == pytest.approx(np.array([1e17, 1e20, 1e24]), rel=2e-4)
+    assert (law.a, law.b) == (0.5243, 0.4757)
+    assert "FLOPs per token" in law.size
+
+
+def test_kaplan_lines_are_in_flops():
+    """At one PF-day 1.3e9 parameters; D* is 2·C_min/(6·N*) up to the rounding of constants."""
+    law = reference.law("kaplan2020")
+    best = law.optimal(8.64e19)
+    assert best.params == pytest.approx(1.3e9, rel=1e-12)
+    assert best.tokens == pytest.approx(2e10, rel=1e-12)
+    assert best.tokens == pytest.approx(2 * 8.64e19 / (6 * best.params), rel=0.15)
+    ten = law.optimal(8.64e20)
+    assert ten.params / best.params == pytest.approx(10**0.73, rel=1e-12)
 
 
 def test_unknown_names_are_answered_with_the_known_ones():

@@ -9,6 +9,7 @@ from flops_fit.laws._kaplan import Kaplan
 from flops_fit.laws._kappa import Kappa
 from flops_fit.laws._law import CallableFlops, FlopsLike, Law, Optimum, as_flops
 from flops_fit.laws._muennighoff import Muennighoff
+from flops_fit.laws._optimum_only import OptimumOnly
 from flops_fit.laws._power import PowerLaw
 
 LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan)}
@@ -23,6 +24,7 @@ __all__ = [
     "Law",
     "Muennighoff",
     "Optimum",
+    "OptimumOnly",
     "PowerLaw",
     "as_flops",
 ]
