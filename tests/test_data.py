@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 
 import numpy as np
@@ -207,9 +208,23 @@ def test_random_augmentation_has_a_stable_fingerprint_and_keeps_the_generators()
     class Noisy(Blobs):
         def __getitem__(self, i: int):
             x, y = super().__getitem__(i)
-            return x + torch.randn(16) + float(np.random.rand()), y  # noqa: NPY002
+            noise = float(np.random.rand()) + random.random()  # noqa: NPY002
+            return x + torch.randn(16) + noise, y
 
-    before = torch.random.get_rng_state()
+    before = torch.random.get_rng_state(), random.getstate(), np.random.rand()  # noqa: NPY002
     spec = split_data(Noisy(100))[0]
     assert spec.fingerprint() == spec.fingerprint()
-    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == random.getstate()
+    assert before[2] != np.random.rand()  # noqa: NPY002
+
+
+def test_a_data_set_that_raises_leaves_the_generators_alone() -> None:
+    class Raises(Blobs):
+        def __getitem__(self, i: int):
+            raise RuntimeError("unreadable")
+
+    before = random.getstate()
+    with pytest.raises(RuntimeError, match="unreadable"):
+        split_data(Raises(100))[0].fingerprint()
+    assert before == random.getstate()

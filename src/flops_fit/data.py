@@ -8,7 +8,9 @@ and the number of samples seen before, so a run is the same wherever and wheneve
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,24 +209,38 @@ class DataSpec:
 
     def fingerprint(self) -> str:
         """A hash of the kind, length and a spread of samples."""
-        import torch
-
         if self.indices is None:
             samples = list(itertools.islice(iter(self.dataset), self.skip, self.skip + _PROBED))
             places: list[int] = []
         else:
             places = np.unique(np.linspace(0, len(self.indices) - 1, _PROBED).astype(int)).tolist()
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # random augmentation gives the same sample each time
-                state = np.random.get_state()  # noqa: NPY002 - the user's transforms may use it
-                np.random.seed(0)  # noqa: NPY002
+            with _seeded():
                 samples = self.fetch(places)
-                np.random.set_state(state)  # noqa: NPY002
         own = getattr(self.dataset, "_fingerprint", "")  # HuggingFace's hash of all content
         parts = [reference(type(self.dataset)), str(self.size), str(self.skip), str(own)]
         kept = self.indices.without if isinstance(self.indices, AllBut) else self.indices
         chosen = b"" if kept is None else np.ascontiguousarray(kept).tobytes()
         return digest([*parts, chosen, *(fingerprint_values(s) for s in samples)])
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Let random augmentation give the same samples each time; the generators go on as they were.
+
+    Transforms draw from the global generators of torch, NumPy or Python, so it is those.
+    """
+    import torch
+
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one
+    with torch.random.fork_rng(devices=[]):
+        try:
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002 - the global one
+            torch.manual_seed(0)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002 - the global one
 
 
 def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSpec]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -153,10 +153,10 @@ def trace_flops(forward: Callable[[], Tensor]) -> TracedFlops:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        loss = forward()
+        loss: Any = forward()
     ahead = _by_kind(counter)
     with FlopCounterMode(display=False) as counter:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     back = _by_kind(counter)
     notes = []
     for kind, flops in back.items():
@@ -169,10 +169,10 @@ def trace_flops(forward: Callable[[], Tensor]) -> TracedFlops:
     return TracedFlops(sum(ahead.values()), sum(back.values()), tuple(notes))
 
 
-def _by_kind(counter: object) -> dict[str, float]:
+def _by_kind(counter: Any) -> dict[str, float]:
     """Counts by kind of operation: matrix products, convolutions, attention."""
     kinds: dict[str, float] = {}
-    for op, flops in counter.get_flop_counts().get("Global", {}).items():  # type: ignore[attr-defined]
+    for op, flops in counter.get_flop_counts().get("Global", {}).items():
         name = str(op)
         kind = next((k for k in ("convolution", "attention") if k in name), "matrix products")
         kinds[kind] = kinds.get(kind, 0.0) + float(flops)

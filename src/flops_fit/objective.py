@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flops_fit.errors import InputTypeError, LossError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
@@ -78,7 +78,7 @@ class Objective:
                 "loss_fn: expected a function (model output, targets) -> scalar; got none, and the "
                 f"model's output ({type(output).__name__}) carries no .loss. Give loss_fn=."
             )
-        return own  # type: ignore[no-any-return]
+        return cast("Tensor", own)
 
     def output(self, model: Any, batch: Any) -> Any:
         """What the model returns for a batch."""
@@ -145,7 +145,7 @@ def check_loss(loss: Any) -> Tensor:
             "loss_fn: the loss has no gradient with respect to the model's parameters. "
             "Compute it from the model's output, without .detach(), .item() or no_grad."
         )
-    return loss  # type: ignore[no-any-return]
+    return cast("Tensor", loss)
 
 
 def batch_length(batch: Any) -> int:
@@ -162,8 +162,9 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         changed = {k: map_tensors(v, change) for k, v in value.items()}
-        # HuggingFace's BatchEncoding and the like are mappings of their own kind.
-        return changed if type(value) is dict else type(value)(changed)  # type: ignore[call-arg]
+        # HuggingFace's BatchEncoding and the like are mappings of their own kind, made from a dict.
+        kind: Callable[..., Any] = type(value)
+        return kind(changed)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(v, change) for v in value))
     if isinstance(value, list | tuple):

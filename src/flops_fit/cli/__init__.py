@@ -63,7 +63,7 @@ def fit(
     runs: Annotated[
         Path, typer.Argument(help="CSV, JSONL or Parquet with parameters, tokens and loss.")
     ],
-    law: Annotated[str, typer.Option(help="auto, hoffmann or kappa.")] = "auto",
+    law: Annotated[str, typer.Option(help="auto, hoffmann, kappa or kaplan.")] = "auto",
     predict: Annotated[
         list[float] | None, typer.Option(help="Training FLOPs to answer for; may be repeated.")
     ] = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class _Images:
     labels: NDArray[np.int64]
 
 
-class _ImageDataset(Dataset[tuple[Tensor, int]]):
+class _ImageDataset(Dataset[tuple[Tensor, int]], ABC):
     """Bytes in memory, floats one item at a time."""
 
     unit = "samples"
@@ -75,8 +76,9 @@ class _ImageDataset(Dataset[tuple[Tensor, int]]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(train={self.train})"
 
+    @abstractmethod
     def _load(self) -> _Images:
-        raise NotImplementedError
+        """Read the data; called at the first access."""
 
 
 class FashionMNISTDataset(_ImageDataset):

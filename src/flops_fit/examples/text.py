@@ -8,6 +8,7 @@ Neither reads anything before its length or an item is asked for.
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ __all__ = ["SOTUDataset", "TinyStoriesDataset"]
 Tokens = NDArray[np.unsignedinteger[Any]]
 
 
-class _TokenWindows(Dataset[tuple[Tensor, Tensor]]):
+class _TokenWindows(Dataset[tuple[Tensor, Tensor]], ABC):
     """One long array of tokens, cut into windows that share only their border token.
 
     Item i is (x, y), both int64 of length T: x starts at token i·T and y one token later, so every
@@ -72,8 +73,9 @@ class _TokenWindows(Dataset[tuple[Tensor, Tensor]]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(split={self.split!r}, seq_len={self.seq_len})"
 
+    @abstractmethod
     def _load(self) -> Tokens:
-        raise NotImplementedError
+        """Read the data; called at the first access."""
 
 
 class SOTUDataset(_TokenWindows):
