@@ -206,7 +206,7 @@ def test_repeated_runs_are_integer_weights():
 def test_an_offset_at_zero_is_found_and_said():
     """Losses without an irreducible part: E is zero itself, a bound, and said to mean nothing."""
     law = Hoffmann(E=0.0, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
-    fit = fit_runs(sweep(law, sd=0.01, seed=3), "hoffmann")
+    fit = fit_runs(sweep(law, sd=0.01, seed=3), "hoffmann", window=None)
     assert fit.law.params["E"] == 0.0
     assert fit.status is FitStatus.BOUND_HIT
     assert "E_unidentified" in {d.code for d in fit.diagnostics}

@@ -36,6 +36,7 @@ Floats = NDArray[np.float64]
 WindowRule = Literal["auto"] | float | None
 
 _WINDOW = 5.0
+_TILT = 0.5
 
 
 def fit_runs(
@@ -68,8 +69,9 @@ def fit_runs(
     loss_space
         Residuals of ln L, or of L.
     window
-        ``"auto"`` fits runs within ×5 of the fitted N* of their own compute where enough remain, a
-        number sets the factor, ``None`` fits all.
+        ``"auto"`` fits runs within ×5 of the fitted N* of their own compute where enough remain,
+        each counting √(C/C_max). A number sets the factor, and all inside count alike; ``None``
+        fits all runs alike.
     flops_per_unit
         F(N): a factor k, a function of N or a FlopsFunction. By default from the table.
     n
@@ -167,15 +169,20 @@ class _Task:
         without = float(everything.chosen.law.optimal(compute, self.flops).params)
         if window is None:
             report = WindowReport(
-                None, False, "no window was asked for", len(ones), compute, None, without
+                None, 0.0, False, "no window was asked for", len(ones), compute, None, without
             )
             return everything, report
-        factor = _WINDOW if window == "auto" else float(window)
+        factor, tilt = (_WINDOW, _TILT) if window == "auto" else (float(window), 0.0)
         fitted, reason = everything, ""
         for _ in range(2):
             form = fitted.chosen
             weights, reason = settle_window(
-                form, lambda w, s: self.solve(_kind_of(s), w, s), self.table, self.flops, factor
+                form,
+                lambda w, s: self.solve(_kind_of(s), w, s),
+                self.table,
+                self.flops,
+                factor,
+                tilt,
             )
             if weights is None:
                 break
@@ -183,11 +190,11 @@ class _Task:
             if type(fitted.chosen.law) is type(form.law):
                 break
         if reason:
-            report = WindowReport(factor, False, reason, len(ones), compute, None, without)
+            report = WindowReport(factor, 0.0, False, reason, len(ones), compute, None, without)
             return everything, report
         kept = int(np.count_nonzero(fitted.chosen.weights))
         with_it = float(fitted.chosen.law.optimal(compute, self.flops).params)
-        return fitted, WindowReport(factor, True, "", kept, compute, with_it, without)
+        return fitted, WindowReport(factor, tilt, True, "", kept, compute, with_it, without)
 
     def result(
         self, fitted: _Fitted, report: WindowReport, loss_space: Literal["log", "linear"]
@@ -255,8 +262,9 @@ def _form_diagnostics(fitted: _Fitted, report: WindowReport) -> list[Diagnostic]
             Diagnostic(
                 "window",
                 "warning" if apart > 2 else "note",
-                f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum: at C = "
-                f"{report.compute:.3g} N* = {report.params_with:.3g}, from all runs "
+                f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
+                f"{', counting √(C/C_max)' if report.tilt else ''}: at C = "
+                f"{report.compute:.3g} N* = {report.params_with:.3g}, from all runs alike "
                 f"{report.params_without:.3g}",
                 "the far runs disagree with the near ones: look at both" if apart > 2 else "",
             )

@@ -69,12 +69,11 @@ def _tau(additive: Solution, kappa: Solution) -> float:
     refit = polish(additive.full[None], kappa.points, kappa.weights, kappa.delta, free)
     w, r = kappa.weights, kappa.residuals
     drop = max(float(refit.objective[0]) - kappa.objective, 0.0)
-    if np.isinf(kappa.delta):
-        scale = float(np.sum(w * r**2)) / kappa.dof
-        return 2 * drop / max(scale, 1e-300)
-    # E ψ² / E ψ′ takes the place of the variance, as in the asymptotics of M-estimators.
+    # E ψ² / E ψ′ takes the place of the variance, as in the asymptotics of M-estimators. Under
+    # unequal weights a weighted sum of squares falls by Σw²/Σw of it per parameter.
     score = np.clip(r, -kappa.delta, kappa.delta)
-    inside = float(np.sum(w * (np.abs(r) <= kappa.delta)))
-    variance = float(np.sum(w * score**2)) / kappa.dof
-    bend = max(inside / float(np.sum(w)), 0.05)
+    total = float(np.sum(w))
+    spare = kappa.dof / int(np.count_nonzero(w))
+    variance = float(np.sum((w * score) ** 2)) / total / spare
+    bend = max(float(np.sum(w * (np.abs(r) <= kappa.delta))) / total, 0.05)
     return 2 * drop / max(variance / bend, 1e-300)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ _TUNING = 1.345  # 95 % efficient under normal noise (Huber 1981, §4.5)
 _AGREE_WITHIN = 1e-6
 _DELTA_ROUNDS = 12
 _ROUNDING = 1e-18  # objectives below this a run are those of noiseless losses
+_SEARCH_RUNS = 4000  # enough to find every basin; the polish then takes all runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +93,9 @@ class Solution:
     @property
     def noise_sd(self) -> float:
         """Root mean square residual over the degrees of freedom: what one new run scatters by."""
-        total = float(np.sum(self.weights * self.residuals**2))
-        return float(np.sqrt(total / max(float(np.sum(self.weights)) - len(self.law.params), 1.0)))
+        mean = float(np.average(self.residuals**2, weights=self.weights))
+        count = int(np.count_nonzero(self.weights))
+        return float(np.sqrt(mean * count / max(count - len(self.law.params), 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,28 +151,55 @@ def solve_surface(
     """
     free = _FREE[name]
     if warm is not None:
-        starts = np.atleast_2d(np.where(free, warm, 0.0))
+        starts, count = np.atleast_2d(np.where(free, warm, 0.0)), np.ones(1, dtype=np.intp)
     else:
-        if name == Kappa.name and additive is not None:
-            starts = additive[None]
-        else:
-            starts = _additive_starts(points, weights, delta)
-        if name == Kappa.name:
-            starts = _kappa_starts(starts, points, weights, delta)
+        few, light = _sample(points, weights)
+        starts = _search(name, few, light, delta, additive)
+        count = np.ones(len(starts), dtype=np.intp)
+        if few is not points:
+            starts, count = _basins(starts, few, light, delta, free)
     theta, used = _settle(starts, points, weights, delta, free)
     final = polish(theta, points, weights, used, free)
     best = int(np.argmin(final.objective))
     lowest = float(final.objective[best])
-    agree = int(np.sum(final.objective <= lowest * (1 + _AGREE_WITHIN) + _ROUNDING * len(points.z)))
+    level = final.objective <= lowest * (1 + _AGREE_WITHIN) + _ROUNDING * len(points.z)
     return _solution(
         name,
         final.theta[best],
         points,
         weights,
         used,
-        (len(starts), agree),
+        (int(np.sum(count)), int(np.sum(count[level]))),
         bool(final.converged[best]),
     )
+
+
+def _sample(points: Points, weights: Floats) -> tuple[Points, Floats]:
+    """The runs to look for starts in: all, or an even pick of those that weigh anything."""
+    if len(points.z) <= _SEARCH_RUNS:
+        return points, weights
+    kept = np.flatnonzero(weights)
+    order = np.random.default_rng(0).permutation(kept)[:_SEARCH_RUNS]
+    some = replace(points, x=points.x[order], y=points.y[order], z=points.z[order], groups=None)
+    return some, weights[order]
+
+
+def _search(
+    name: str, points: Points, weights: Floats, delta: DeltaRule, additive: Floats | None
+) -> Floats:
+    starts = additive[None] if additive is not None else _additive_starts(points, weights, delta)
+    return _kappa_starts(starts, points, weights, delta) if name == Kappa.name else starts
+
+
+def _basins(
+    starts: Floats, points: Points, weights: Floats, delta: DeltaRule, free: Bools
+) -> tuple[Floats, NDArray[np.intp]]:
+    """One start for each different end that a sample's starts come to, and how many come to it."""
+    wide = _wide_delta(starts[:1], points, weights, delta)
+    ends = polish(starts, points, weights, wide, free)
+    level = np.round(np.log(np.maximum(ends.objective, 1e-300)) / _AGREE_WITHIN)
+    _, first, count = np.unique(level, return_index=True, return_counts=True)
+    return ends.theta[first], count
 
 
 def _additive_starts(points: Points, weights: Floats, delta: DeltaRule) -> Floats:

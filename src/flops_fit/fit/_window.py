@@ -1,8 +1,10 @@
-"""Which runs a law is fitted to: those within a factor of their compute's fitted optimum.
+"""Which runs a law is fitted to, and how much each counts.
 
 Far arms are where the form of every law is least right and hyper-parameters are least tuned. The
 window follows the *fitted* N*(C) of each run's own compute, never the noisy best run, its edge is
-soft, and fit and window are iterated until they agree.
+soft, and fit and window are iterated until they agree. Where the law is only nearly right over the
+whole range of compute, the runs nearest to the question say most: the tilt weighs a run by
+(C/C_max)^tilt.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fit._solve import Solution
 from flops_fit.flops import FlopsFunction
+from flops_fit.laws import Law
 from flops_fit.table import RunTable
 
 __all__ = ["WindowReport", "settle_window", "window_weights"]
@@ -22,18 +25,22 @@ __all__ = ["WindowReport", "settle_window", "window_weights"]
 Floats = NDArray[np.float64]
 
 _SOFTNESS = np.log(1.5)
+_WIDEST, _NARROWING = 60.0, 0.6
+_EACH = 1000
 _PER_BUDGET = 3.0
 _SPARE_RUNS = 3
 
 
 @dataclass(frozen=True)
 class WindowReport:
-    """What the window did: its factor, whether it was used, and N* with and without it.
+    """What the window did: its factor and tilt, whether it was used, and N* with and without it.
 
-    ``params_with`` and ``params_without`` are N* at the largest run's compute.
+    A run of compute C counts (C/C_max)^tilt. ``params_with`` and ``params_without`` are N* at the
+    largest run's compute.
     """
 
     factor: float | None
+    tilt: float
     used: bool
     reason: str
     kept: int
@@ -43,13 +50,26 @@ class WindowReport:
 
 
 def window_weights(
-    solution: Solution, runs: RunTable, flops: FlopsFunction, factor: float
+    solution: Solution, runs: RunTable, flops: FlopsFunction, factor: float, tilt: float = 0.0
 ) -> Floats:
-    """1 within ``factor`` of N*(C), falling to 0 at 1.5 times that distance (raised cosine)."""
-    best = np.asarray(solution.law.optimal(runs.flops, flops).params)
-    distance = np.abs(np.log(runs.params / best)) - np.log(factor)
+    """(C/C_max)^tilt within ``factor`` of N*(C), falling to 0 at 1.5 times that distance.
+
+    The edge is a raised cosine in ln N.
+    """
+    best = _optimal_log_size(solution.law, runs.flops, flops)
+    distance = np.abs(np.log(runs.params) - best) - np.log(factor)
     edge = np.clip(distance / _SOFTNESS, 0.0, 1.0)
-    return np.where(edge < 1, 0.5 + 0.5 * np.cos(np.pi * edge), 0.0)
+    inside = np.where(edge < 1, 0.5 + 0.5 * np.cos(np.pi * edge), 0.0)
+    return np.asarray(inside * (runs.flops / np.max(runs.flops)) ** tilt)
+
+
+def _optimal_log_size(law: Law, C: Floats, flops: FlopsFunction) -> Floats:
+    """Ln N*(C) of each run; interpolated in ln C where there are many."""
+    if len(C) <= _EACH:
+        return np.asarray(np.log(law.optimal(C, flops).params))
+    along = np.geomspace(np.min(C), np.max(C), _EACH)
+    known = np.log(np.asarray(law.optimal(along, flops).params))
+    return np.asarray(np.interp(np.log(C), np.log(along), known))
 
 
 def settle_window(
@@ -58,18 +78,25 @@ def settle_window(
     runs: RunTable,
     flops: FlopsFunction,
     factor: float,
-    rounds: int = 12,
+    tilt: float = 0.0,
+    rounds: int = 20,
 ) -> tuple[Floats | None, str]:
-    """Weights that agree with the fit made under them, or ``None`` and why there are none."""
+    """Weights that agree with the fit made under them, or ``None`` and why there are none.
+
+    The window starts wide and narrows as the fit follows: a fit to far arms can be so far off that
+    its own optimum lies where no runs are.
+    """
     weights: Floats | None = None
+    wide = _WIDEST
     for _ in range(rounds):
         if not _has_optimum(solution):
             return None, "the fit has no optimum to centre a window on"
-        new = window_weights(solution, runs, flops, factor)
+        wide = max(_NARROWING * wide, factor)
+        new = window_weights(solution, runs, flops, wide, tilt)
         reason = _too_few(new, runs, len(solution.law.params))
         if reason:
             return None, reason
-        if weights is not None and np.max(np.abs(new - weights)) < 1e-3:
+        if wide == factor and weights is not None and np.max(np.abs(new - weights)) < 1e-3:
             break
         weights = new if weights is None else 0.5 * (new + weights)
         weights = np.where(new > 0, weights, 0.0)
