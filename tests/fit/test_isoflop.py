@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from flops_fit.fit import fit_runs
+from flops_fit.fit._isoflop import parabola
 from flops_fit.laws import Hoffmann
+from flops_fit.table import RunTable
 from tests.fit._runs import sweep
 
 SYMMETRIC = Hoffmann(E=1.7, A=400.0, B=400.0, alpha=0.34, beta=0.34)
@@ -71,3 +73,14 @@ def test_a_disagreement_with_the_surface_is_reported():
     runs["loss"] = runs["loss"] * np.where(runs["budget"] == 1e20, 1 - 0.03 * offset, 1.0)
     tilted = fit_runs(runs, "hoffmann", window=None)
     assert "approaches_disagree" in {d.code for d in tilted.diagnostics if d.severity == "warning"}
+
+
+def test_a_window_takes_the_far_arms_out_of_a_parabola():
+    """Sizes over ×30 bend the vertex away from the optimum; ×5 of the vertex brings it near."""
+    law = Hoffmann(E=1.7, A=400.0, B=4000.0, alpha=0.28, beta=0.45)
+    runs = RunTable.read(sweep(law, budgets=(1e19,), sizes=15, reach=30.0, centre=1.0))
+    truth = law.optimal(1e19).params
+    wide, near = parabola(runs), parabola(runs, factor=5.0)
+    assert near.runs < wide.runs == 15
+    errors = [abs(np.log(p.params / truth)) for p in (wide, near)]
+    assert errors[1] < 0.5 * errors[0]

@@ -77,7 +77,8 @@ class Fit:
     excluded, outliers
         Runs left out, each with its reason; runs far off the law, kept but bounded by Huber's δ.
     isoflop
-        Approach 2 on all runs: a check, not the headline.
+        Approach 2, on the sizes within the window's factor of each vertex: a check beside the
+        surface.
     alternatives
         The other law forms on the same runs.
     flops

@@ -14,7 +14,7 @@ from flops_fit.fit._diagnose import diagnose, find_outliers
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._flops import flops_of
 from flops_fit.fit._generic import solve_generic
-from flops_fit.fit._isoflop import isoflop
+from flops_fit.fit._isoflop import IsoFLOP, isoflop
 from flops_fit.fit._options import (
     check_options,
     known_law,
@@ -106,7 +106,8 @@ def fit_runs(
     points = centred(table.params, table.tokens, table.loss, loss_space == "log", table.cluster)
     task = _Task(table, flops, points, delta)
     fitted, report = task.windowed(kind, window)
-    return task.result(fitted, report, loss_space)
+    shape = isoflop(table, report.factor)
+    return task.result(fitted, report, shape, loss_space)
 
 
 @dataclass(frozen=True)
@@ -197,12 +198,15 @@ class _Task:
         return fitted, WindowReport(factor, tilt, True, "", kept, compute, with_it, without)
 
     def result(
-        self, fitted: _Fitted, report: WindowReport, loss_space: Literal["log", "linear"]
+        self,
+        fitted: _Fitted,
+        report: WindowReport,
+        shape: IsoFLOP,
+        loss_space: Literal["log", "linear"],
     ) -> Fit:
         """Everything about the fit in one value."""
         chosen, unit = fitted.chosen, self.points.unit
         kept = chosen.weights > 0
-        shape = isoflop(self.table)
         found = diagnose(chosen, self.table, shape, self.flops)
         found += _form_diagnostics(fitted, report)
         reason = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""

@@ -19,6 +19,9 @@ __all__ = ["IsoFLOP", "Parabola", "isoflop", "parabola"]
 
 Floats = NDArray[np.float64]
 
+_FEWEST = 4
+_ROUNDS, _STILL = 20, 1e-6
+
 
 @dataclass(frozen=True)
 class Parabola:
@@ -80,11 +83,15 @@ class IsoFLOP:
         }
 
 
-def isoflop(runs: RunTable) -> IsoFLOP:
-    """Approach 2 on the budgets of a table with three sizes or more."""
+def isoflop(runs: RunTable, factor: float | None = None) -> IsoFLOP:
+    """Approach 2 on the budgets of a table with three sizes or more.
+
+    With ``factor`` each parabola takes the sizes within that factor of its own vertex, where they
+    are enough.
+    """
     parabolas = []
     for budget in np.unique(runs.budget):
-        found = parabola(runs.select(runs.budget == budget))
+        found = parabola(runs.select(runs.budget == budget), factor)
         if found is not None:
             parabolas.append(found)
     inside = [p for p in parabolas if p.interior]
@@ -96,8 +103,30 @@ def isoflop(runs: RunTable) -> IsoFLOP:
     return IsoFLOP(tuple(parabolas), n_line, d_line, n_r2, d_r2)
 
 
-def parabola(runs: RunTable) -> Parabola | None:
-    """The parabola of one budget's runs; ``None`` with fewer than three sizes."""
+def parabola(runs: RunTable, factor: float | None = None) -> Parabola | None:
+    """The parabola of one budget's runs; ``None`` with fewer than three sizes.
+
+    The loss is no parabola in ln N, so far arms shift its vertex. With ``factor`` sizes farther
+    than that from the vertex are left out, as long as four remain, until the vertex stays.
+    """
+    found = _parabola(runs)
+    for _ in range(_ROUNDS if factor else 0):
+        if found is None or not found.interior:
+            break
+        near = np.abs(np.log(runs.params / found.params)) <= np.log(factor or np.inf)
+        if len(np.unique(runs.params[near])) < _FEWEST:
+            break
+        closer = _parabola(runs.select(near))
+        if closer is None or not closer.interior:
+            break
+        still = abs(np.log(closer.params / found.params)) < _STILL
+        found = closer
+        if still:
+            break
+    return found
+
+
+def _parabola(runs: RunTable) -> Parabola | None:
     sizes = np.unique(runs.params)
     if len(sizes) < 3:
         return None
