@@ -5,11 +5,12 @@ parabolas of approach 2 beside it; :meth:`Fit.predict` answers at a budget; :fun
 a fit against budgets held out of it.
 """
 
-from flops_fit.fit._backtest import Backtest, HeldOut, backtest
+from flops_fit.fit._backtest import Backtest, backtest
 from flops_fit.fit._compare import Comparison, compare
 from flops_fit.fit._diagnose import Outlier
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._fit_runs import fit_runs
+from flops_fit.fit._held_out import HeldOut
 from flops_fit.fit._isoflop import IsoFLOP, Parabola
 from flops_fit.fit._prediction import Prediction
 from flops_fit.fit._select import Choice

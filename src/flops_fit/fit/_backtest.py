@@ -10,52 +10,12 @@ import numpy as np
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit._fit import Fit
 from flops_fit.fit._fit_runs import fit_runs
-from flops_fit.fit._isoflop import parabola
+from flops_fit.fit._held_out import HeldOut, measured
 from flops_fit.fit._prediction import Interval, Prediction
 from flops_fit.fit._sandwich import student_t
 from flops_fit.table import RunTable
 
-__all__ = ["Backtest", "HeldOut", "backtest"]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """One budget that was held out: what was predicted for it and what was measured.
-
-    Attributes
-    ----------
-    compute
-        Mean C of the budget's runs.
-    predicted_params, predicted_loss
-        N* and L from the cheaper budgets.
-    params_interval, loss_interval
-        Confidence intervals of N* and of the law's own loss there.
-    run_interval
-        Prediction interval for the loss of one run at N*: the law's uncertainty and
-        that run's noise in quadrature.
-    vertex_params, vertex_loss
-        Of the parabola through the budget's runs; ``None`` where its minimum is not inside.
-    best_label, best_params, best_loss
-        The run with the lowest loss. The lowest of several is low by luck as well.
-    params_inside, loss_inside
-        Whether the vertex's N lies in ``params_interval`` and the vertex's loss (without a vertex:
-        the lowest run's) in ``run_interval``; ``None`` where one of the two is missing.
-    """
-
-    compute: float
-    runs: int
-    predicted_params: float
-    predicted_loss: float
-    params_interval: Interval | None
-    loss_interval: Interval | None
-    run_interval: Interval | None
-    vertex_params: float | None
-    vertex_loss: float | None
-    best_label: str
-    best_params: float
-    best_loss: float
-    params_inside: bool | None
-    loss_inside: bool | None
+__all__ = ["Backtest", "backtest"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +39,7 @@ class Backtest:
             "runs": len(self.fit.runs),
             "level": self.level,
             "passed": self.passed,
-            "held_out": [dict(vars(h)) for h in self.held_out],
+            "held_out": [h.to_dict() for h in self.held_out],
         }
 
 
@@ -126,33 +86,14 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
 
 
 def _judge(fit: Fit, part: RunTable, sizes: Any, level: float) -> HeldOut:
-    part = replace(part, params=sizes)
-    compute = float(np.mean(part.flops))
-    prediction = fit.predict(compute, level)
-    run_interval = _one_run(fit, prediction, level)
-    vertex = parabola(part)
-    found = vertex is not None and vertex.interior
-    best = int(np.argmin(part.loss))
-    seen = vertex.loss if vertex is not None and found else float(part.loss[best])
-    params_interval = prediction.intervals["optimal_params"]
-    return HeldOut(
-        compute=compute,
-        runs=len(part),
-        predicted_params=prediction.optimal_params,
-        predicted_loss=prediction.expected_loss,
-        params_interval=params_interval,
-        loss_interval=prediction.intervals["expected_loss"],
-        run_interval=run_interval,
-        vertex_params=vertex.params if vertex is not None and found else None,
-        vertex_loss=vertex.loss if vertex is not None and found else None,
-        best_label=part.labels[best],
-        best_params=float(part.params[best]),
-        best_loss=float(part.loss[best]),
-        params_inside=_inside(vertex.params, params_interval)
-        if vertex is not None and found
-        else None,
-        loss_inside=_inside(seen, run_interval),
+    prediction = fit.predict(float(np.mean(part.flops)), level)
+    intervals = (
+        prediction.intervals["optimal_params"],
+        prediction.intervals["expected_loss"],
+        _one_run(fit, prediction, level),
     )
+    N, L = prediction.optimal_params, prediction.expected_loss
+    return measured(replace(part, params=sizes), N, L, intervals)
 
 
 def _one_run(fit: Fit, prediction: Prediction, level: float) -> Interval | None:
@@ -166,7 +107,3 @@ def _one_run(fit: Fit, prediction: Prediction, level: float) -> Interval | None:
     low = centre - float(np.hypot(centre - np.log(interval[0]), noise))
     high = centre + float(np.hypot(np.log(interval[1]) - centre, noise))
     return float(np.exp(low)), float(np.exp(high))
-
-
-def _inside(value: float, interval: Interval | None) -> bool | None:
-    return None if interval is None else bool(interval[0] <= value <= interval[1])
