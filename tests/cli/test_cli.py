@@ -103,7 +103,7 @@ def test_a_table_that_cannot_be_fitted_is_one_line(
 def test_the_check_says_what_came_of_it(inside: bool | None, words: str) -> None:
     check = HeldOut(
         compute=5e11, runs=6, predicted_params=4e4, predicted_loss=1.5, params_interval=None,
-        loss_interval=(1.4, 1.6), run_interval=(1.3, 1.7), vertex_params=4.2e4, vertex_loss=1.48,
+        loss_interval=(1.4, 1.6), run_interval=(1.3, 1.7), vertex_params=4.2e4, vertex_loss=1.48, regret=0.0,
         best_label="C=5e+11 size=32", best_params=4e4, best_loss=1.47, params_inside=None, loss_inside=inside,
     )  # fmt: skip
     text = held_out_check(check, 4)

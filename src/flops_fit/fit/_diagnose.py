@@ -116,6 +116,21 @@ def _input(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
                 "give flops_per_unit= as a function of N",
             )
         )
+    per_product = runs.flops / (6 * runs.params * runs.tokens)
+    if float(np.max(np.abs(np.log(per_product)))) > 0.05:
+        found.append(
+            Diagnostic(
+                "flops_convention",
+                "note",
+                f"the table's compute is {np.min(per_product):.3g} to {np.max(per_product):.3g} times "
+                "6·N·D; predictions speak of the table's own",
+            )
+        )
+    if runs.non_embedding is not None:
+        which = (
+            "without embeddings" if np.array_equal(runs.params, runs.non_embedding) else "in all"
+        )
+        found.append(Diagnostic("n_convention", "note", f"N counts parameters {which}"))
     if runs.unique_tokens is not None:
         epochs = float(np.max(runs.tokens / runs.unique_tokens))
         if epochs > 1.05:

@@ -21,7 +21,9 @@ from flops_fit.fit._prediction import (
     log_quantities,
     sandwich_intervals,
 )
+from flops_fit.fit._residuals import ResidualMap
 from flops_fit.fit._select import Choice
+from flops_fit.fit._sensitivity import Sensitivity
 from flops_fit.fit._solve import Solution
 from flops_fit.fit._status import FitStatus
 from flops_fit.fit._window import WindowReport
@@ -89,6 +91,11 @@ class Fit:
         Robust relative noise of a run around the law (absolute where ``loss_space`` is linear).
     window, choice
         What the window did, and why this law form (``None`` where it was asked for by name).
+    sensitivity
+        The answer without each budget, without outliers, without the highest losses, at other δ,
+        and what the cheaper budgets foretell of the top one and two.
+    residual_map
+        Mean residuals by compute and distance from the optimum, and a test for a pattern.
     """
 
     law: Law
@@ -110,6 +117,8 @@ class Fit:
     residual_sd: float
     window: WindowReport
     choice: Choice | None
+    sensitivity: Sensitivity
+    residual_map: ResidualMap
     _solution: Solution = field(repr=False)
     _rival: Solution | None = field(default=None, repr=False)
 
@@ -216,6 +225,8 @@ class Fit:
             "alternatives": [a.to_dict() for a in self.alternatives],
             "window": vars(self.window),
             "choice": vars(self.choice) if self.choice else None,
+            "sensitivity": self.sensitivity.to_dict(),
+            "residual_map": self.residual_map.to_dict(),
             "runs": [
                 {**row, "weight": float(w), "residual": float(r)}
                 for row, w, r in zip(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,9 @@ from flops_fit.fit._options import (
     parameters_of,
     with_convention,
 )
+from flops_fit.fit._residuals import residual_diagnostics, residual_map
 from flops_fit.fit._select import Choice, choose
+from flops_fit.fit._sensitivity import sensitivity, sensitivity_diagnostics
 from flops_fit.fit._solve import DeltaRule, Solution, solve_surface
 from flops_fit.fit._surface import Points, centred
 from flops_fit.fit._window import WindowReport, settle_window
@@ -209,6 +211,10 @@ class _Task:
         kept = chosen.weights > 0
         found = diagnose(chosen, self.table, shape, self.flops)
         found += _form_diagnostics(fitted, report)
+        moved = sensitivity(chosen, self.table, self.flops, self._again(chosen))
+        found += sensitivity_diagnostics(moved)
+        residuals = residual_map(chosen, self.table, self.flops)
+        found += residual_diagnostics(residuals, chosen, self.table)
         reason = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
         used = self.table.select(kept, reason)
         return Fit(
@@ -236,8 +242,16 @@ class _Task:
             residual_sd=chosen.residual_sd * unit,
             window=report,
             choice=fitted.choice,
+            sensitivity=moved,
+            residual_map=residuals,
             _solution=chosen,
             _rival=_rival(fitted),
+        )
+
+    def _again(self, solution: Solution) -> Callable[[Floats, float], Solution]:
+        """Refits of the same form from where it ended."""
+        return lambda weights, delta: self.solve(
+            _kind_of(solution), weights, replace(solution, delta=delta)
         )
 
 

@@ -21,7 +21,7 @@ __all__ = ["Polished", "huber", "polish"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-_CHUNK = 64
+_CHUNK, _CHUNK_VALUES = 64, 400_000  # of a batch at once; of its points: memory stays bounded
 _ROUNDING = 1e-27  # half the squared residual of a loss without noise
 
 
@@ -74,8 +74,9 @@ def polish(
     all_targets = np.broadcast_to(points.z if targets is None else targets, shape)
     out = np.array(theta, dtype=np.float64)
     objective, converged = np.empty(batch), np.zeros(batch, dtype=bool)
-    for first in range(0, batch, _CHUNK):
-        part = slice(first, first + _CHUNK)
+    chunk = min(_CHUNK, max(_CHUNK_VALUES // len(points.z), 1))
+    for first in range(0, batch, chunk):
+        part = slice(first, first + chunk)
         task = _Task(points, all_weights[part], all_targets[part], delta, free, lower, upper)
         out[part], objective[part], converged[part] = task.minimise(out[part], iterations)
     return Polished(out, objective, converged)

@@ -15,7 +15,7 @@ from flops_fit.fit._surface import LOWER, UPPER, Points, derivatives, model_valu
 from flops_fit.fit._varpro import grid_starts
 from flops_fit.laws import Hoffmann, Kappa, Law
 
-__all__ = ["DeltaRule", "Solution", "mad_delta", "robust_sd", "solve_surface"]
+__all__ = ["DeltaRule", "Solution", "free_of", "mad_delta", "robust_sd", "solve_surface"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -111,6 +111,11 @@ class _SurfaceAt:
         full = self.theta.copy()
         full[self.index] = values
         return self.points.law_at(full, self.name)
+
+
+def free_of(name: str) -> Bools:
+    """Which of the κ family's six coordinates a law of that name fits."""
+    return _FREE[name]
 
 
 def robust_sd(residuals: Floats, weights: Floats, parameters: int) -> float:
