@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.flops import FlopsFunction, LinearFlops
-from flops_fit.laws._kappa import log_term, split_optimum
+from flops_fit.laws._inverse import size_of_rest
+from flops_fit.laws._kappa import log_above, log_term, split_optimum
 from flops_fit.laws._law import Law
 
 __all__ = ["Hoffmann"]
@@ -45,6 +46,14 @@ class Hoffmann(Law):
         """Loss at N parameters and D units."""
         n_term, d_term = log_term(self.A, self.alpha, N), log_term(self.B, self.beta, D)
         return self.E + np.exp(np.minimum(n_term, 690.0)) + np.exp(np.minimum(d_term, 690.0))
+
+    def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
+        other = log_term(self.A, self.alpha, N)
+        return size_of_rest(log_above(loss, self.E), other, self.B, self.beta)
+
+    def _params_for(self, D: Floats, loss: Floats) -> Floats:
+        other = log_term(self.B, self.beta, D)
+        return size_of_rest(log_above(loss, self.E), other, self.A, self.alpha)
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         return split_optimum(self.A, self.B, self.alpha, self.beta, C / k)

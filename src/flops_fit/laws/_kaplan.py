@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.flops import FlopsFunction, LinearFlops
+from flops_fit.laws._inverse import size_of_rest
 from flops_fit.laws._law import Law
 
 __all__ = ["Kaplan"]
@@ -51,11 +52,15 @@ class Kaplan(Law):
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
         """Loss at N parameters and D units."""
-        n_term = (self.alpha_N / self.alpha_D) * (
-            np.log(self.N_c) - np.log(np.asarray(N, dtype=np.float64))
-        )
-        d_term = np.log(self.D_c) - np.log(np.asarray(D, dtype=np.float64))
-        return np.exp(np.minimum(self.alpha_D * np.logaddexp(n_term, d_term), 690.0))
+        inside = np.logaddexp(self._n_term(N), self._d_term(D))
+        return np.exp(np.minimum(self.alpha_D * inside, 690.0))
+
+    def _n_term(self, N: ArrayLike) -> Floats:
+        log_n = np.log(np.asarray(N, dtype=np.float64))
+        return np.asarray((self.alpha_N / self.alpha_D) * (np.log(self.N_c) - log_n))
+
+    def _d_term(self, D: ArrayLike) -> Floats:
+        return np.asarray(np.log(self.D_c) - np.log(np.asarray(D, dtype=np.float64)))
 
     @classmethod
     def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
@@ -69,6 +74,14 @@ class Kaplan(Law):
                     found.append((misfit, law.params))
         found.sort(key=lambda pair: pair[0])
         return [params for _, params in found[:_STARTS]]
+
+    def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
+        return size_of_rest(np.log(loss) / self.alpha_D, self._n_term(N), self.D_c, 1.0)
+
+    def _params_for(self, D: Floats, loss: Floats) -> Floats:
+        # In units of N_c, whose power α_N/α_D may overflow.
+        total, r = np.log(loss) / self.alpha_D, self.alpha_N / self.alpha_D
+        return self.N_c * size_of_rest(total, self._d_term(D), 1.0, r)
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         r = self.alpha_N / self.alpha_D

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.flops import FlopsFunction, LinearFlops
+from flops_fit.laws._inverse import size_of_rest
 from flops_fit.laws._law import Law
 
-__all__ = ["Kappa", "log_term", "split_optimum"]
+__all__ = ["Kappa", "log_above", "log_term", "split_optimum"]
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +44,14 @@ class Kappa(Law):
         n_term, d_term = log_term(self.A, self.alpha, N), log_term(self.B, self.beta, D)
         return self.E + np.exp(np.minimum(self.kappa * np.logaddexp(n_term, d_term), 690.0))
 
+    def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
+        total, other = log_above(loss, self.E) / self.kappa, log_term(self.A, self.alpha, N)
+        return size_of_rest(total, other, self.B, self.beta)
+
+    def _params_for(self, D: Floats, loss: Floats) -> Floats:
+        total, other = log_above(loss, self.E) / self.kappa, log_term(self.B, self.beta, D)
+        return size_of_rest(total, other, self.A, self.alpha)
+
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         return split_optimum(self.A, self.B, self.alpha, self.beta, C / k)
 
@@ -64,3 +73,9 @@ def log_term(scale: float, exponent: float, size: ArrayLike) -> Floats:
     """Log of scale/size^exponent, where neither overflows."""
     log_scale = np.log(scale) if scale > 0 else -np.inf
     return np.asarray(log_scale - exponent * np.log(np.asarray(size, dtype=np.float64)))
+
+
+def log_above(loss: Floats, floor: float) -> Floats:
+    """Log of loss − floor; −inf where the loss is no higher."""
+    above = np.asarray(loss - floor)
+    return np.where(above > 0, np.log(np.where(above > 0, above, 1.0)), -np.inf)

@@ -3,80 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import FitError, InputError, InputTypeError
-from flops_fit.flops import FlopsFunction, LinearFlops
+from flops_fit.errors import FitError, InputError
+from flops_fit.flops import FlopsFunction
+from flops_fit.laws._cost import FlopsLike, as_flops
+from flops_fit.laws._inference import InferenceOptimum, optimal_for_inference
+from flops_fit.laws._inverse import compute_for, least_size, positive, shaped
 from flops_fit.laws._minimum import lowest
+from flops_fit.laws._optimum import Optimum, spend
+from flops_fit.laws._trade_off import TradeOff, trade_off
 
-__all__ = ["CallableFlops", "FlopsLike", "Law", "Optimum", "as_flops"]
+__all__ = ["Law"]
 
 Floats = NDArray[np.float64]
-FlopsLike = float | FlopsFunction | Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class CallableFlops:
-    """A user's own F(N), a plain function, as a :class:`~flops_fit.flops.FlopsFunction`."""
-
-    function: Callable[[Any], Any]
-
-    @property
-    def description(self) -> str:
-        """Where the numbers come from."""
-        return f"your function {getattr(self.function, '__name__', type(self.function).__name__)}"
-
-    def __call__(self, N: ArrayLike) -> Floats:
-        """FLOPs per unit at each N; called size by size where it knows no arrays."""
-        sizes = np.asarray(N, dtype=np.float64)
-        try:
-            out = np.asarray(self.function(sizes), dtype=np.float64)
-        except (TypeError, ValueError):
-            out = np.empty(0)
-        if out.shape != sizes.shape:
-            out = np.array([float(self.function(float(n))) for n in sizes.ravel()])
-        return out.reshape(sizes.shape)
-
-
-def as_flops(flops_per_unit: FlopsLike) -> FlopsFunction:
-    """F(N) from a factor k (F = k·N), a FlopsFunction or any function of N.
-
-    Raises
-    ------
-    InputError
-        A factor that is not a positive number.
-    InputTypeError
-        Anything else that cannot be called.
-    """
-    if isinstance(flops_per_unit, int | float | np.number) and not isinstance(flops_per_unit, bool):
-        if not (np.isfinite(flops_per_unit) and flops_per_unit > 0):
-            raise InputError(
-                f"expected a positive number of FLOPs per parameter and unit (6 for a dense "
-                f"transformer); got {flops_per_unit!r}."
-            )
-        return LinearFlops(float(flops_per_unit))
-    if isinstance(flops_per_unit, FlopsFunction):
-        return flops_per_unit
-    if callable(flops_per_unit):
-        return CallableFlops(flops_per_unit)
-    raise InputTypeError(
-        "expected FLOPs per unit as a number k (F = k·N), a function of N or a FlopsFunction; "
-        f"got {type(flops_per_unit).__name__}."
-    )
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """The compute-optimal N, its D = C/F(N) and the loss there; floats, or arrays shaped as C."""
-
-    params: Any
-    tokens: Any
-    loss: Any
 
 
 @dataclass(frozen=True)
@@ -84,8 +29,8 @@ class Law(ABC):
     """A surface L(N, D): a frozen dataclass whose fields are its fitted parameters.
 
     A law of your own is one subclass with ``name``, ``formula``, its parameters as positive
-    fields and :meth:`loss`. :meth:`starts` lets it be fitted; :meth:`optimal` and
-    :meth:`compute_for` then work by themselves.
+    fields and :meth:`loss`, which falls with N and with D. :meth:`starts` lets it be fitted; all
+    other questions then work by themselves.
     """
 
     name: ClassVar[str] = "law"
@@ -108,7 +53,14 @@ class Law(ABC):
             "it is not defined. Return a list with one dict of positive values at least."
         )
 
-    def optimal(self, C: ArrayLike, flops_per_unit: FlopsLike = 6.0) -> Optimum:
+    def optimal(
+        self,
+        C: ArrayLike,
+        flops_per_unit: FlopsLike = 6.0,
+        *,
+        max_params: float | None = None,
+        max_tokens: float | None = None,
+    ) -> Optimum:
         """The N that minimises loss(N, C/F(N)), with D = C/F(N) so that C = F(N)·D exactly.
 
         Parameters
@@ -117,37 +69,137 @@ class Law(ABC):
             Training FLOPs, one number or an array.
         flops_per_unit
             F(N): a factor k for k·N, a FlopsFunction or any function of N.
+        max_params, max_tokens
+            Caps: the largest model that can be served, the data there is. A cap on N gives the rest
+            to D; a cap on D gives the rest to N; where both bind, less than C is spent.
+
+        Raises
+        ------
+        InputError
+            C, a cap or F(N) is not positive.
+
+        Examples
+        --------
+        >>> from flops_fit.laws import Hoffmann
+        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+        >>> best = law.optimal(5.76e23, max_params=20e9)
+        >>> f"N = {best.params:.3g}, D = {best.tokens:.3g}; {best.binds[0]} binds"
+        'N = 2e+10, D = 4.8e+12; max_params binds'
         """
         flops = as_flops(flops_per_unit)
-        compute = np.atleast_1d(np.asarray(C, dtype=np.float64))
+        compute = np.asarray(C, dtype=np.float64)
         if not np.all(np.isfinite(compute) & (compute > 0)):
             raise InputError(f"expected positive finite compute in FLOPs; got {C!r}.")
-        N = self._optimal_size(compute.ravel(), flops).reshape(compute.shape)
-        per_unit = np.asarray(flops(N), dtype=np.float64)
-        if not np.all(np.isfinite(per_unit) & (per_unit > 0)):
-            raise InputError(
-                f"expected positive FLOPs per unit; {flops.description} gives none near N = "
-                f"{float(N.ravel()[0]):.3g}. Give flops_per_unit= as a function that does."
-            )
-        D = compute / per_unit
-        L = np.asarray(self.loss(N, D), dtype=np.float64)
-        if np.ndim(C) == 0:
-            return Optimum(float(N[0]), float(D[0]), float(L[0]))
-        return Optimum(N, D, L)
+        flat = np.atleast_1d(compute).ravel()
+        s = spend(self._optimal_size(flat, flops), flat, flops, max_params, max_tokens)
+        loss = np.asarray(self.loss(s.params, s.tokens), dtype=np.float64)
+        found = (s.params, s.tokens, loss, s.compute, s.at_max_params, s.at_max_tokens)
+        if compute.ndim == 0:
+            return Optimum(*(column[0].item() for column in found))
+        return Optimum(*(column.reshape(compute.shape) for column in found))
 
     def compute_for(self, loss: float, flops_per_unit: FlopsLike = 6.0) -> float:
         """The least compute C whose optimum reaches ``loss``; ``inf`` where none does.
 
-        Searched from 1 to 1e40 FLOPs by halving the interval in ln C.
+        Bracketed from the compute at which 20 units a parameter reach the loss, so that F is asked
+        for no size far from the answer. More than 1e40 parameters count as none.
         """
-        low, high = 0.0, np.log(1e40)
-        if self.optimal(np.exp(high), flops_per_unit).loss > loss:
-            return float("inf")
-        for _ in range(100):
-            middle = 0.5 * (low + high)
-            reached = self.optimal(np.exp(middle), flops_per_unit).loss <= loss
-            low, high = (low, middle) if reached else (middle, high)
-        return float(np.exp(high))
+        return compute_for(self, float(positive(loss, "a loss")), as_flops(flops_per_unit))
+
+    def tokens_for(self, N: ArrayLike, loss: ArrayLike) -> Any:
+        """The least D at which N parameters reach ``loss``; ``inf`` where none does.
+
+        In closed form where the law has one, else by halving an interval of ln D, which asks only
+        that the loss never rises with D. N and loss broadcast.
+
+        Examples
+        --------
+        >>> from flops_fit.laws import Hoffmann
+        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+        >>> f"{law.tokens_for(7e9, 2.0):.3g}"
+        '3.39e+12'
+        """
+        size, goal = np.broadcast_arrays(positive(N, "N"), positive(loss, "a loss"))
+        return shaped(self._tokens_for(size, goal))
+
+    def params_for(self, D: ArrayLike, loss: ArrayLike) -> Any:
+        """The least N that reaches ``loss`` on D units; ``inf`` where none does.
+
+        As :meth:`tokens_for`, with N and D exchanged.
+        """
+        units, goal = np.broadcast_arrays(positive(D, "D"), positive(loss, "a loss"))
+        return shaped(self._params_for(units, goal))
+
+    def trade_off(self, C: float, factors: ArrayLike, flops_per_unit: FlopsLike = 6.0) -> TradeOff:
+        """What sizes k·N*(C) cost: in loss at C, and in compute for the loss of N*.
+
+        A model of k < 1 is cheaper to use and dearer to train: de Vries 2023, "Go smol or go home".
+        With the additive law and F = 6·N the D needed is D*·(1 − (k^−α − 1)·β/α)^{−1/β}; no
+        amount of data makes up for k below (1 + α/β)^{−1/α}.
+
+        Parameters
+        ----------
+        C
+            Training FLOPs.
+        factors
+            k, a number or several.
+
+        Examples
+        --------
+        >>> from flops_fit.laws import Hoffmann
+        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+        >>> half = law.trade_off(1e23, 0.5)
+        >>> f"half the size: {half.compute_ratio[0]:.2f} times the compute for the same loss"
+        'half the size: 1.21 times the compute for the same loss'
+        """
+        return trade_off(self, C, factors, as_flops(flops_per_unit))
+
+    def optimal_for_inference(
+        self,
+        loss: float,
+        inference_tokens: float,
+        flops_per_unit: FlopsLike = 6.0,
+        inference_flops_per_unit: FlopsLike | None = None,
+    ) -> InferenceOptimum:
+        """The N and D that reach ``loss`` with the least F(N)·D + F_inf(N)·D_inf.
+
+        Sardana et al. 2024, "Beyond Chinchilla-Optimal" (arXiv:2401.00448). For F = 6·N and
+        F_inf = 2·N the additive law's first-order condition is
+        αA·N^−α / (βB·D^−β) = 1 + D_inf/(3D). The κ-law has the same one: a fixed loss fixes its sum
+        A/N^α + B/D^β, whatever the power around it.
+
+        Parameters
+        ----------
+        loss
+            To be reached.
+        inference_tokens
+            D_inf: units that the model will process in its life.
+        flops_per_unit
+            F(N) of training.
+        inference_flops_per_unit
+            F_inf(N) of inference; a third of F by default, the forward pass.
+
+        Raises
+        ------
+        InputError
+            No size reaches the loss, or a number is not positive.
+
+        Examples
+        --------
+        >>> from flops_fit.laws import Hoffmann
+        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+        >>> best = law.optimal_for_inference(2.0, 2e12)
+        >>> f"{best.params:.3g} parameters on {best.tokens:.3g} tokens"
+        '9.91e+09 parameters on 2e+12 tokens'
+        """
+        flops = as_flops(flops_per_unit)
+        return optimal_for_inference(self, loss, inference_tokens, flops, inference_flops_per_unit)
+
+    def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
+        return least_size(lambda D: self.loss(N, D), loss)
+
+    def _params_for(self, D: Floats, loss: Floats) -> Floats:
+        return least_size(lambda N: self.loss(N, D), loss)
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         """About where the optimum lies when F = k·N; 20 units a parameter unless a law knows."""

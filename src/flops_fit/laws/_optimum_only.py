@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.errors import InputError
-from flops_fit.laws._law import Optimum
+from flops_fit.laws._optimum import Optimum
 from flops_fit.laws._power import PowerLaw
 
 __all__ = ["OptimumOnly"]
@@ -83,7 +83,8 @@ class OptimumOnly:
         if not np.all(np.isfinite(compute) & (compute > 0)):
             raise InputError(f"expected positive finite compute in FLOPs; got {C!r}.")
         unknown: Any = np.full(compute.shape, np.nan) if compute.ndim else float("nan")
-        return Optimum(self.n_line(compute), self.d_line(compute), unknown)
+        spent: Any = compute if compute.ndim else float(compute)
+        return Optimum(self.n_line(compute), self.d_line(compute), unknown, spent)
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> NoReturn:
         """Not known.
