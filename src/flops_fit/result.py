@@ -52,9 +52,19 @@ class Result:
         write_json(path, self.fit.to_dict())
         return path
 
-    def predict(self, compute: float, level: float = 0.9) -> Prediction:
-        """The optimal N and D, and the loss to expect, at ``compute`` training FLOPs."""
-        return self.fit.predict(compute, level)
+    def predict(
+        self,
+        compute: float,
+        level: float = 0.9,
+        *,
+        max_params: float | None = None,
+        max_tokens: float | None = None,
+    ) -> Prediction:
+        """The optimal N and D, and the loss to expect, at ``compute`` training FLOPs.
+
+        With caps on N or D the best that they allow; the prediction's ``binds`` names those that do.
+        """
+        return self.fit.predict(compute, level, max_params=max_params, max_tokens=max_tokens)
 
     def chinchilla_table(
         self, compute_budgets: Iterable[float] | None = None, level: float = 0.9

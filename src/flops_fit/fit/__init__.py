@@ -1,18 +1,20 @@
 """Fit scaling laws to runs, and answer what to train with a compute budget.
 
 :func:`fit_runs` fits the surface L(N, D) (approach 3 of Hoffmann et al. 2022) with the IsoFLOP
-parabolas of approach 2 beside it; :meth:`Fit.predict` answers at a budget; :func:`backtest` checks
-a fit against budgets held out of it.
+parabolas of approach 2 beside it; :meth:`Fit.predict` answers at a budget,
+:meth:`Fit.estimate` any other question; :func:`backtest` checks a fit against held-out budgets.
 """
 
 from flops_fit.fit._backtest import Backtest, backtest
 from flops_fit.fit._compare import Comparison, compare
 from flops_fit.fit._diagnose import Outlier
+from flops_fit.fit._estimate import Estimate
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._fit_runs import fit_runs
 from flops_fit.fit._held_out import HeldOut
 from flops_fit.fit._isoflop import IsoFLOP, Parabola
 from flops_fit.fit._prediction import Prediction
+from flops_fit.fit._questions import InferenceEstimate, TradeOffEstimate
 from flops_fit.fit._select import Choice
 from flops_fit.fit._status import FitStatus
 from flops_fit.fit._window import WindowReport
@@ -22,13 +24,16 @@ __all__ = [
     "Backtest",
     "Choice",
     "Comparison",
+    "Estimate",
     "Fit",
     "FitStatus",
     "HeldOut",
+    "InferenceEstimate",
     "IsoFLOP",
     "Outlier",
     "Parabola",
     "Prediction",
+    "TradeOffEstimate",
     "WindowReport",
     "backtest",
     "compare",

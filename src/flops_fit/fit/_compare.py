@@ -13,8 +13,7 @@ from flops_fit.errors import InputTypeError
 from flops_fit.fit._fit import Fit
 from flops_fit.fit._prediction import Interval, check_target
 from flops_fit.fit._sandwich import covariance, gradient_of, student_t
-from flops_fit.flops import FlopsFunction
-from flops_fit.laws import Law
+from flops_fit.laws import Law, log_compute
 from flops_fit.records import Diagnostic
 
 __all__ = ["Comparison", "compare"]
@@ -98,7 +97,7 @@ def compare(
     check_target(C, level)
     C = float(C)
     goal = float(first.law.optimal(C, first.flops).loss)
-    log_m = _log_compute(second.law, goal, second.flops, C) - math.log(C)
+    log_m = log_compute(second.law, goal, second.flops, C, _REACH) - math.log(C)
     a = (first.exponents[0], second.exponents[0])
     multiplier, notes = _multiplier_interval(first, second, C, goal, log_m, level)
     difference, p_value = _difference(first, second, level)
@@ -112,29 +111,6 @@ def compare(
         p_value=p_value,
         diagnostics=(*notes, *_limits(first, second, C, math.exp(log_m))),
     )
-
-
-def _log_compute(law: Law, goal: float, flops: FlopsFunction, near: float) -> float:
-    """Ln of the least compute whose optimum reaches ``goal``; ±inf where that is out of reach."""
-
-    def misses(log_c: float) -> bool:
-        return float(law.optimal(math.exp(log_c), flops).loss) > goal
-
-    start = math.log(near)
-    low = high = start
-    step = math.log(2.0)
-    while misses(high):
-        low, high, step = high, high + step, 2 * step
-        if high - start > _REACH:
-            return math.inf
-    while not misses(low):
-        low, high, step = low - step, low, 2 * step
-        if start - low > _REACH:
-            return -math.inf
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if misses(middle) else (low, middle)
-    return 0.5 * (low + high)
 
 
 def _multiplier_interval(

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.fit import _questions as questions
 from flops_fit.fit._bootstrap import refits
-from flops_fit.fit._diagnose import Outlier, extrapolation_diagnostic, trust_of
+from flops_fit.fit._diagnose import Outlier, trust_of
+from flops_fit.fit._estimate import Estimate, Evidence, estimate
 from flops_fit.fit._isoflop import IsoFLOP
-from flops_fit.fit._prediction import (
-    QUANTITIES,
-    Interval,
-    Prediction,
-    bootstrap_intervals,
-    check_target,
-    log_quantities,
-    sandwich_intervals,
-)
+from flops_fit.fit._prediction import Budget, Prediction, check_target, predict
 from flops_fit.fit._residuals import ResidualMap
 from flops_fit.fit._select import Choice
 from flops_fit.fit._sensitivity import Sensitivity
@@ -28,15 +23,13 @@ from flops_fit.fit._solve import Solution
 from flops_fit.fit._status import FitStatus
 from flops_fit.fit._window import WindowReport
 from flops_fit.flops import FlopsFunction
-from flops_fit.laws import Law
+from flops_fit.laws import FlopsLike, Law
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table import RunTable
 
 __all__ = ["Alternative", "Fit"]
 
 Floats = NDArray[np.float64]
-
-_PREDICT_DRAWS = 400
 
 
 @dataclass(frozen=True)
@@ -151,7 +144,14 @@ class Fit:
         """C of the largest fitted run."""
         return float(np.max(self.runs.flops))
 
-    def predict(self, C: float, level: float = 0.9) -> Prediction:
+    def predict(
+        self,
+        C: float,
+        level: float = 0.9,
+        *,
+        max_params: float | None = None,
+        max_tokens: float | None = None,
+    ) -> Prediction:
         """The compute-optimal N, D and loss at C training FLOPs, with intervals.
 
         Parameters
@@ -160,6 +160,8 @@ class Fit:
             Training FLOPs.
         level
             Probability that a central interval is meant to hold.
+        max_params, max_tokens
+            Caps on N and D. The prediction says which of them bind, and what they cost.
 
         Returns
         -------
@@ -171,24 +173,73 @@ class Fit:
             no proof of it.
         """
         check_target(C, level)
-        C = float(C)
-        N, D, L, ratio = (float(v) for v in np.exp(log_quantities(self.law, C, self.flops)))
-        intervals, method, notes = self._intervals(C, level)
-        extrapolation = C / self.largest_compute
-        far = extrapolation_diagnostic(extrapolation)
-        return Prediction(
-            target_compute=C,
-            optimal_params=N,
-            optimal_tokens=D,
-            expected_loss=L,
-            tokens_per_param=ratio,
-            intervals=intervals,
-            level=level,
-            unit=self.runs.unit,
-            extrapolation=extrapolation,
-            form_spread=self._form_spread(C),
-            interval_method=method,
-            diagnostics=(*notes, *((far,) if far else ())),
+        budget = Budget(float(C), self.flops, max_params, max_tokens)
+        usable = (FitStatus.OK, FitStatus.BOUND_HIT)
+        others = [a.law for a in self.alternatives if a.status in usable]
+        line = self.isoflop.n_line if self.isoflop.usable else None
+        return predict(self._evidence, budget, level, others, line)
+
+    def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
+        """Any positive quantity of the law, with an interval made as those of :meth:`predict`.
+
+        Parameters
+        ----------
+        quantity
+            From a law to a positive number: ``lambda law: law.optimal(1e22, fit.flops).loss``. It
+            is called for laws near the fitted one too.
+        level
+            Of the interval.
+
+        Raises
+        ------
+        InputError
+            The quantity is not positive at the fitted law.
+
+        Examples
+        --------
+        >>> from flops_fit import fit_runs, reference
+        >>> fit = fit_runs(reference.runs("llama3_2024"))
+        >>> gain = fit.estimate(lambda law: law.loss(8e9, 1e12) / law.loss(8e9, 2e12))
+        >>> bool(gain.interval[0] < gain.value < gain.interval[1])
+        True
+        """
+        return estimate(self._evidence, quantity, level)
+
+    def loss_at(self, N: float, D: float, level: float = 0.9) -> Estimate:
+        """The loss of N parameters on D units; of the law, not of one noisy run."""
+        return questions.loss_at(self._evidence, N, D, level)
+
+    def compute_for(self, loss: float, level: float = 0.9) -> Estimate:
+        """The least training FLOPs whose optimum reaches ``loss``."""
+        return questions.compute_for(self._evidence, loss, level)
+
+    def tokens_for(self, N: float, loss: float, level: float = 0.9) -> Estimate:
+        """The least D at which N parameters reach ``loss``; ``inf`` where they never do."""
+        return questions.tokens_for(self._evidence, N, loss, level)
+
+    def params_for(self, D: float, loss: float, level: float = 0.9) -> Estimate:
+        """The least N that reaches ``loss`` on D units; ``inf`` where none does."""
+        return questions.params_for(self._evidence, D, loss, level)
+
+    def trade_off(
+        self, C: float, factors: ArrayLike, level: float = 0.9
+    ) -> questions.TradeOffEstimate:
+        """What sizes k·N*(C) cost in loss and compute: :meth:`flops_fit.laws.Law.trade_off`."""
+        return questions.trade_off(self._evidence, C, factors, level)
+
+    def optimal_for_inference(
+        self,
+        loss: float,
+        inference_tokens: float,
+        level: float = 0.9,
+        inference_flops_per_unit: FlopsLike | None = None,
+    ) -> questions.InferenceEstimate:
+        """The N and D that reach ``loss`` with the least compute for training and inference.
+
+        See :meth:`flops_fit.laws.Law.optimal_for_inference` for the condition and its source.
+        """
+        return questions.optimal_for_inference(
+            self._evidence, loss, inference_tokens, level, inference_flops_per_unit
         )
 
     def bootstrap(
@@ -235,66 +286,9 @@ class Fit:
             ],
         }
 
-    def _intervals(
-        self, C: float, level: float
-    ) -> tuple[dict[str, Interval | None], str, list[Diagnostic]]:
-        """Intervals, the method's name and what to say about them."""
-        none: dict[str, Interval | None] = dict.fromkeys(QUANTITIES)
-        beyond = [b for b in self._solution.bounds if not b.startswith(("E ", "kappa"))]
-        if beyond or not self.status.usable:
-            why = f"no interval: {', '.join(beyond) or 'the solver did not converge'}"
-            return none, "none", [Diagnostic("no_interval", "critical", why, "add runs")]
-        notes = []
-        for bound in self._solution.bounds:
-            how = "carry the error it would have off it" if bound[0] == "E" else "hold it there"
-            text = f"{bound}: intervals {how}"
-            notes.append(Diagnostic("interval_at_bound", "warning", text, "add larger budgets"))
-        if self._resamples:
-            intervals = bootstrap_intervals(self._drawn_laws, C, self.flops, level)
-            return intervals, "case bootstrap", notes
-        intervals, reason = sandwich_intervals(self._solution, C, self.flops, level)
-        if reason:
-            text = f"no interval: {reason}"
-            notes.append(Diagnostic("no_interval", "warning", text, "add runs"))
-        if self._rival is not None:
-            rival, reason = sandwich_intervals(self._rival, C, self.flops, level)
-            if not reason:
-                intervals = {name: _hull(intervals[name], rival[name]) for name in QUANTITIES}
-        method = "none" if all(v is None for v in intervals.values()) else "HC3 sandwich"
-        return intervals, method, notes
-
-    @property
-    def _resamples(self) -> bool:
-        # A MAD δ is 1.345 sd; below half of that Huber is nearly L1 and its sandwich too narrow.
-        return self._solution.full is not None and self.delta < 0.67 * self.residual_sd
-
     @cached_property
-    def _drawn_laws(self) -> list[Law]:
-        solution = self._solution
-        thetas = refits(solution, _PREDICT_DRAWS, "case", 0)
-        return [solution.points.law_at(theta, solution.law.name) for theta in thetas]
-
-    def _form_spread(self, C: float) -> dict[str, Interval]:
-        """The range of each quantity over the forms that have an optimum."""
-        laws = [self.law]
-        laws += [
-            a.law for a in self.alternatives if a.status in (FitStatus.OK, FitStatus.BOUND_HIT)
-        ]
-        rows = [log_quantities(law, C, self.flops) for law in laws]
-        if self.isoflop.usable and self.isoflop.n_line is not None:
-            N = float(self.isoflop.n_line(C))
-            D = C / float(self.flops(N))
-            loss = float(self.law.loss(N, D))
-            rows.append(np.log([N, D, loss, D / N]))
-        values = np.exp(np.array(rows))
-        low, high = values.min(axis=0), values.max(axis=0)
-        return {q: (float(a), float(b)) for q, a, b in zip(QUANTITIES, low, high, strict=True)}
-
-
-def _hull(first: Interval | None, second: Interval | None) -> Interval | None:
-    if first is None or second is None:
-        return None
-    return min(first[0], second[0]), max(first[1], second[1])
+    def _evidence(self) -> Evidence:
+        return Evidence(self._solution, self._rival, self.runs, self.flops)
 
 
 def _finite(value: float) -> float | str:

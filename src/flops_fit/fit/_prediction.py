@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputError
-from flops_fit.fit._sandwich import covariance, gradient_of, student_t
-from flops_fit.fit._solve import Solution
+from flops_fit.fit._distance import off_the_runs
+from flops_fit.fit._estimate import Evidence, Interval, check_level
 from flops_fit.flops import FlopsFunction
-from flops_fit.laws import Law
+from flops_fit.laws import Law, Optimum, spend
 from flops_fit.records import Diagnostic
+from flops_fit.text import count
 
-__all__ = ["QUANTITIES", "Interval", "Prediction", "log_quantities", "sandwich_intervals"]
+__all__ = ["QUANTITIES", "Budget", "Interval", "Prediction", "check_target", "predict"]
 
 Floats = NDArray[np.float64]
-Interval = tuple[float, float]
 
 QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
 
@@ -31,22 +31,29 @@ class Prediction(Mapping[str, Any]):
     Attributes
     ----------
     target_compute
-        C in FLOPs; F(N*)·D* equals it.
+        C in FLOPs.
+    training_compute
+        F(N*)·D*: C itself, and less only where both caps bind.
+    binds
+        The caps that bind: ``"max_params"``, ``"max_tokens"``, both or none.
     optimal_params, optimal_tokens, expected_loss, tokens_per_param
         N*, D* in ``unit``, L(N*, D*) and D*/N*.
     intervals
         For each of these four (low, high) at ``level``, or ``None`` where no honest interval
-        exists; a diagnostic then says why. They hold if the law's form does.
+        exists; a diagnostic then says why. They hold if the law's form does. What a cap fixes
+        has its one value as both ends.
     interval_method
         ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``.
     form_spread
         For each of the four the range over the law forms that could be fitted: it comes on top
         of the interval.
     extrapolation
-        C over the largest run's compute.
+        ``training_compute`` over the largest run's compute.
     """
 
     target_compute: float
+    training_compute: float
+    binds: tuple[str, ...]
     optimal_params: float
     optimal_tokens: float
     expected_loss: float
@@ -75,43 +82,95 @@ class Prediction(Mapping[str, Any]):
         return {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
 
 
-def log_quantities(law: Law, C: float, flops: FlopsFunction) -> Floats:
-    """Logs of N*, D*, L and D/N at C, in the order of :data:`QUANTITIES`."""
-    best = law.optimal(C, flops)
-    values = [best.params, best.tokens, best.loss, best.tokens / best.params]
-    return np.asarray(np.log(np.maximum(values, 1e-300)))
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent: C FLOPs under F(N), with caps on N and D."""
+
+    C: float
+    flops: FlopsFunction
+    max_params: float | None = None
+    max_tokens: float | None = None
+
+    def optimum(self, law: Law) -> Optimum:
+        """The best N and D of a law."""
+        caps = {"max_params": self.max_params, "max_tokens": self.max_tokens}
+        return law.optimal(self.C, self.flops, **caps)
+
+    def log_quantities(self, law: Law) -> Floats:
+        """Logs of N*, D*, L and D/N, in the order of :data:`QUANTITIES`."""
+        best = self.optimum(law)
+        return _logs(best.params, best.tokens, best.loss)
+
+    def within(self, name: str, span: Interval | None) -> Interval | None:
+        """An interval cut at the cap that its quantity cannot pass."""
+        cap = {"optimal_params": self.max_params, "optimal_tokens": self.max_tokens}.get(name)
+        if span is None or cap is None:
+            return span
+        return min(span[0], float(cap)), min(span[1], float(cap))
 
 
-def sandwich_intervals(
-    solution: Solution, C: float, flops: FlopsFunction, level: float
-) -> tuple[dict[str, Interval | None], str]:
-    """Intervals exp(ln q ± t·se) by the delta method; with the reason where there are none."""
-    cov = covariance(solution)
-    if cov.matrix is None:
-        return dict.fromkeys(QUANTITIES), cov.reason
-    centre = log_quantities(solution.law, C, flops)
-    gradient = gradient_of(solution, lambda law: log_quantities(law, C, flops))
-    error = np.sqrt(np.maximum(np.einsum("qi,ij,qj->q", gradient, cov.matrix, gradient), 0.0))
-    half = student_t(level, cov.dof) * error
-    out: dict[str, Interval | None] = {}
-    for name, middle, width in zip(QUANTITIES, centre, half, strict=True):
-        sound = np.isfinite(width) and width < np.log(1e6)
-        out[name] = (
-            (float(np.exp(middle - width)), float(np.exp(middle + width))) if sound else None
-        )
-    lost = [name for name, value in out.items() if value is None]
-    return out, f"the runs do not determine {', '.join(lost)}" if lost else ""
+def predict(
+    evidence: Evidence, budget: Budget, level: float, others: Sequence[Law], line: Any = None
+) -> Prediction:
+    """The answer at a budget, with intervals and the spread over the forms.
+
+    Parameters
+    ----------
+    others
+        The other laws fitted to the same runs.
+    line
+        N*(C) of approach 2, where it has one.
+    """
+    best = budget.optimum(evidence.law)
+    found = evidence.intervals(budget.log_quantities, QUANTITIES, level)
+    spans = {q: budget.within(q, span) for q, span in zip(QUANTITIES, found.spans, strict=True)}
+    far = off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds))
+    caps = () if not best.binds else (_cap_note(evidence.law, budget, best),)
+    return Prediction(
+        target_compute=budget.C,
+        training_compute=best.compute,
+        binds=best.binds,
+        optimal_params=best.params,
+        optimal_tokens=best.tokens,
+        expected_loss=best.loss,
+        tokens_per_param=best.tokens / best.params,
+        intervals=spans,
+        level=level,
+        unit=evidence.runs.unit,
+        extrapolation=best.compute / float(np.max(evidence.runs.flops)),
+        form_spread=_form_spread((evidence.law, *others), evidence.law, line, budget),
+        interval_method=found.method,
+        diagnostics=(*found.notes, *caps, *far),
+    )
 
 
-def bootstrap_intervals(
-    laws: list[Law], C: float, flops: FlopsFunction, level: float
-) -> dict[str, Interval | None]:
-    """Percentile intervals over refitted laws."""
-    draws = np.array([log_quantities(law, C, flops) for law in laws])
-    draws = draws[np.all(np.isfinite(draws), axis=1)]
-    low, high = np.exp(np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0))
-    pairs = zip(QUANTITIES, low, high, strict=True)
-    return {name: (float(a), float(b)) for name, a, b in pairs}
+def _form_spread(laws: Sequence[Law], law: Law, line: Any, budget: Budget) -> dict[str, Interval]:
+    """The range of each quantity over the forms that have an optimum."""
+    rows = [budget.log_quantities(each) for each in laws]
+    if line is not None:
+        caps = (budget.max_params, budget.max_tokens)
+        at = spend(np.array([line(budget.C)]), np.array([budget.C]), budget.flops, *caps)
+        N, D = float(at.params[0]), float(at.tokens[0])
+        rows.append(_logs(N, D, float(law.loss(N, D))))
+    values = np.exp(np.array(rows))
+    low, high = values.min(axis=0), values.max(axis=0)
+    return {q: (float(a), float(b)) for q, a, b in zip(QUANTITIES, low, high, strict=True)}
+
+
+def _logs(N: float, D: float, loss: float) -> Floats:
+    return np.asarray(np.log(np.maximum([N, D, loss, D / N], 1e-300)))
+
+
+def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
+    free = law.optimal(budget.C, budget.flops)
+    text = (
+        f"{' and '.join(best.binds)} bind{'' if len(best.binds) > 1 else 's'}: without caps "
+        f"N = {count(free.params)}, D = {count(free.tokens)} and loss {free.loss:.4g}, "
+        f"{100 * (best.loss / free.loss - 1):.2g} % lower"
+    )
+    if len(best.binds) > 1:
+        text += f"; {100 * (1 - best.compute / budget.C):.2g} % of the compute is left over"
+    return Diagnostic("cap_binds", "note", text)
 
 
 def check_target(C: float, level: float) -> None:
@@ -120,5 +179,4 @@ def check_target(C: float, level: float) -> None:
         raise InputError(f"expected a compute budget in FLOPs, one number; got {C!r}.")
     if not (np.isfinite(C) and C > 0):
         raise InputError(f"expected a positive finite compute budget in FLOPs; got {C!r}.")
-    if not 0 < level < 1:
-        raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}.")
+    check_level(level)

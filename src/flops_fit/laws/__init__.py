@@ -7,11 +7,12 @@ law of your own is a subclass of :class:`Law`, given to ``fit_runs(law=...)`` as
 from flops_fit.laws._cost import CallableFlops, FlopsLike, as_flops
 from flops_fit.laws._hoffmann import Hoffmann
 from flops_fit.laws._inference import InferenceOptimum
+from flops_fit.laws._inverse import log_compute
 from flops_fit.laws._kaplan import Kaplan
 from flops_fit.laws._kappa import Kappa
 from flops_fit.laws._law import Law
 from flops_fit.laws._muennighoff import Muennighoff
-from flops_fit.laws._optimum import Optimum
+from flops_fit.laws._optimum import Optimum, spend
 from flops_fit.laws._optimum_only import OptimumOnly
 from flops_fit.laws._power import PowerLaw
 from flops_fit.laws._trade_off import TradeOff
@@ -33,4 +34,6 @@ __all__ = [
     "PowerLaw",
     "TradeOff",
     "as_flops",
+    "log_compute",
+    "spend",
 ]

@@ -14,7 +14,7 @@ from flops_fit.errors import FitError, InputError
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws._cost import FlopsLike, as_flops
 from flops_fit.laws._inference import InferenceOptimum, optimal_for_inference
-from flops_fit.laws._inverse import compute_for, least_size, positive, shaped
+from flops_fit.laws._inverse import compute_for, least_size, positive, reachable, shaped
 from flops_fit.laws._minimum import lowest
 from flops_fit.laws._optimum import Optimum, spend
 from flops_fit.laws._trade_off import TradeOff, trade_off
@@ -105,6 +105,10 @@ class Law(ABC):
         for no size far from the answer. More than 1e40 parameters count as none.
         """
         return compute_for(self, float(positive(loss, "a loss")), as_flops(flops_per_unit))
+
+    def reaches(self, loss: float) -> bool:
+        """Whether any size and data reach ``loss``; more than 1e40 parameters count as none."""
+        return reachable(self, float(positive(loss, "a loss")))
 
     def tokens_for(self, N: ArrayLike, loss: ArrayLike) -> Any:
         """The least D at which N parameters reach ``loss``; ``inf`` where none does.
