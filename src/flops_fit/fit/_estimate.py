@@ -126,7 +126,7 @@ class Evidence:
             text = f"{bound}: intervals {how}"
             notes.append(Diagnostic("interval_at_bound", "warning", text, "add larger budgets"))
         if self.resamples:
-            spans, reason = _percentiles(self.drawn_laws, quantities, names, level)
+            spans, reason = _percentiles(self, quantities, names, level)
             method = "case bootstrap"
         else:
             spans, reason = _sandwich(solution, quantities, names, level)
@@ -167,7 +167,9 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
 
 def check_level(level: float) -> None:
     """Refuse a level that cannot be meant."""
-    if isinstance(level, bool) or not (isinstance(level, int | float) and 0 < level < 1):
+    if isinstance(level, bool) or not (
+        isinstance(level, int | float | np.number) and 0 < level < 1
+    ):
         raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}.")
 
 
@@ -194,21 +196,22 @@ def _sandwich(
     half = student_t(level, cov.dof) * np.sqrt(np.maximum(variance, 0.0))
     # A NaN compares as false: a law near the fitted one that has no such quantity.
     sound = np.isfinite(centre) & (half < _WIDEST)
-    return _spans(centre - half, centre + half, sound), _lost(names, sound)
+    return _spans(centre - half, centre + half, sound), _lost(names, centre, sound)
 
 
 def _percentiles(
-    laws: list[Law], quantities: LogQuantities, names: Sequence[str], level: float
+    evidence: Evidence, quantities: LogQuantities, names: Sequence[str], level: float
 ) -> tuple[tuple[Interval | None, ...], str]:
     """Percentiles over refitted laws; none where a tail's share of them lacks the quantity."""
-    draws = np.array([quantities(law) for law in laws])
+    centre = quantities(evidence.law)
+    draws = np.array([quantities(law) for law in evidence.drawn_laws])
     finite = np.isfinite(draws)
-    sound = np.mean(~finite, axis=0) < 0.5 - level / 2
+    sound = np.isfinite(centre) & (np.mean(~finite, axis=0) < 0.5 - level / 2)
     tails = [0.5 - level / 2, 0.5 + level / 2]
     low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
     for i in np.flatnonzero(sound):
         low[i], high[i] = np.quantile(draws[finite[:, i], i], tails)
-    return _spans(low, high, sound), _lost(names, sound)
+    return _spans(low, high, sound), _lost(names, centre, sound)
 
 
 def _spans(low: Floats, high: Floats, sound: NDArray[np.bool_]) -> tuple[Interval | None, ...]:
@@ -218,9 +221,19 @@ def _spans(low: Floats, high: Floats, sound: NDArray[np.bool_]) -> tuple[Interva
     )
 
 
-def _lost(names: Sequence[str], sound: NDArray[np.bool_]) -> str:
-    lost = [name for name, ok in zip(names, sound, strict=True) if not ok]
-    return f"the runs do not determine {', '.join(dict.fromkeys(lost))}" if lost else ""
+def _lost(names: Sequence[str], centre: Floats, sound: NDArray[np.bool_]) -> str:
+    """What has no interval, in words: the law does not reach it, or the runs do not tell."""
+    beyond = [n for n, c in zip(names, centre, strict=True) if not np.isfinite(c)]
+    unsure = [n for n, ok in zip(names, sound, strict=True) if not ok and n not in beyond]
+    told = [
+        f"{text} {', '.join(found)}"
+        for text, found in (
+            ("the runs do not determine", unsure),
+            ("the fitted law does not reach", beyond),
+        )
+        if found
+    ]
+    return "; ".join(told)
 
 
 def _hull(first: Interval | None, second: Interval | None) -> Interval | None:

@@ -101,12 +101,15 @@ class Budget:
         best = self.optimum(law)
         return _logs(best.params, best.tokens, best.loss)
 
-    def within(self, name: str, span: Interval | None) -> Interval | None:
-        """An interval cut at the cap that its quantity cannot pass."""
-        cap = {"optimal_params": self.max_params, "optimal_tokens": self.max_tokens}.get(name)
-        if span is None or cap is None:
-            return span
-        return min(span[0], float(cap)), min(span[1], float(cap))
+    def within(self, name: str, value: float, span: Interval | None) -> Interval | None:
+        """An interval cut at the cap that its quantity cannot pass; its value where a cap fixes it."""
+        if span is None:
+            return None
+        if span[1] <= span[0] * (1 + 1e-9):  # no width but that of rounding
+            return value, value
+        caps = {"optimal_params": self.max_params, "optimal_tokens": self.max_tokens}
+        cap = caps.get(name)
+        return span if cap is None else (min(span[0], float(cap)), min(span[1], float(cap)))
 
 
 def predict(
@@ -123,17 +126,18 @@ def predict(
     """
     best = budget.optimum(evidence.law)
     found = evidence.intervals(budget.log_quantities, QUANTITIES, level)
-    spans = {q: budget.within(q, span) for q, span in zip(QUANTITIES, found.spans, strict=True)}
+    values = (best.params, best.tokens, best.loss, best.tokens / best.params)
+    spans = {
+        name: budget.within(name, value, span)
+        for name, value, span in zip(QUANTITIES, values, found.spans, strict=True)
+    }
     far = off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds))
     caps = () if not best.binds else (_cap_note(evidence.law, budget, best),)
     return Prediction(
         target_compute=budget.C,
         training_compute=best.compute,
         binds=best.binds,
-        optimal_params=best.params,
-        optimal_tokens=best.tokens,
-        expected_loss=best.loss,
-        tokens_per_param=best.tokens / best.params,
+        **dict(zip(QUANTITIES, values, strict=True)),
         intervals=spans,
         level=level,
         unit=evidence.runs.unit,

@@ -66,7 +66,7 @@ def optimal_for_inference(
     flops: FlopsFunction,
     inference: FlopsLike | None,
 ) -> InferenceOptimum:
-    """Minimise over ln N; see :meth:`flops_fit.laws.Law.optimal_for_inference`."""
+    """Minimise over ln D; see :meth:`flops_fit.laws.Law.optimal_for_inference`."""
     goal = float(positive(loss, "a loss"))
     demand = _demand(inference_tokens)
     if not reachable(law, goal):
@@ -80,16 +80,22 @@ def optimal_for_inference(
         per_unit = np.asarray(flops(N)) / 3 if use is None else np.asarray(use(N))
         return per_unit * demand
 
-    def log_total(log_n: Floats) -> Floats:
-        N = np.exp(log_n)
-        with np.errstate(all="ignore"):
-            total = np.log(np.asarray(flops(N)) * law.tokens_for(N, goal) + served(N))
-        return np.where(np.isfinite(total), total, _UNUSABLE)
-
     plain = law.optimal(law.compute_for(goal, flops), flops)
-    start = np.array([np.log(plain.params)])
-    N = np.exp(lowest(log_total, start))
-    params, tokens = float(N[0]), float(law.tokens_for(N, goal)[0])
+    start = np.array([np.log(plain.tokens)])
+
+    def log_total(log_d: Floats) -> Floats:
+        # Over ln D, as N hardly moves where demand is large and D rises steeply with it. Less data
+        # than D* is dearer twice over; models too large to be traced are not asked for there.
+        usable = log_d > start - 1
+        D = np.exp(np.where(usable, log_d, start))
+        N = np.asarray(law.params_for(D, goal))
+        usable &= np.isfinite(N)
+        N = np.where(usable, N, plain.params)
+        return np.where(usable, np.log(np.asarray(flops(N)) * D + served(N)), _UNUSABLE)
+
+    tokens = float(np.exp(lowest(log_total, start)[0]))
+    params = float(law.params_for(tokens, goal))
+    N = np.array([params])
     training = float(flops(N)[0]) * tokens
     serving = float(served(N)[0])
     alone = float(plain.compute) + float(served(np.array([plain.params]))[0])
