@@ -11,7 +11,7 @@ from flops_fit.errors import InputError
 from flops_fit.fit import FitStatus, fit_runs
 from flops_fit.fit._newton import huber, polish
 from flops_fit.fit._solve import solve_surface
-from flops_fit.fit._surface import centred, derivatives, model_values
+from flops_fit.fit._surface import derivatives, model_values, points_of
 from flops_fit.laws import Hoffmann, Kappa
 from flops_fit.table import RunTable
 from tests.fit._runs import chinchilla, llama, sweep
@@ -26,7 +26,7 @@ WIDE = Kappa(E=0.4, A=10.0, B=30.0, alpha=0.2, beta=0.25, kappa=1.3)
 def test_derivatives_match_differences(log):
     """Gradient and Hessian of the objective against central differences."""
     table = llama()
-    points = centred(table.params, table.tokens, table.loss, log)
+    points = points_of(table, log)
     theta, weights, h = np.array([[0.6, -1.2, -1.0, 0.3, 0.35, -0.3]]), np.ones(len(table)), 1e-6
 
     def gradient_at(t):
@@ -160,7 +160,7 @@ def test_the_mad_delta_is_that_of_its_own_residuals():
 def test_bootstrap_refits_are_at_their_optimum(name):
     """Each warm-started refit is as low as a search from scratch on its own weights."""
     table = chinchilla()
-    points = centred(table.params, table.tokens, table.loss, True)
+    points = points_of(table, True)
     fitted = solve_surface(name, points, np.ones(len(table)), 1e-3)
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=25).astype(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.fit._check import check_runs
 from flops_fit.fit._diagnose import diagnose, find_outliers
@@ -25,7 +25,8 @@ from flops_fit.fit._residuals import residual_diagnostics, residual_map
 from flops_fit.fit._select import Choice, choose
 from flops_fit.fit._sensitivity import sensitivity, sensitivity_diagnostics
 from flops_fit.fit._solve import DeltaRule, Solution, solve_surface
-from flops_fit.fit._surface import Points, centred
+from flops_fit.fit._surface import Points, points_of
+from flops_fit.fit._weights import run_weights
 from flops_fit.fit._window import WindowReport, settle_window
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import FlopsLike, Hoffmann, Kappa, Law
@@ -48,6 +49,7 @@ def fit_runs(
     delta: DeltaRule = "mad",
     loss_space: Literal["log", "linear"] = "log",
     window: WindowRule = "auto",
+    weights: Literal["equal", "loss_se"] | ArrayLike = "equal",
     flops_per_unit: FlopsLike | None = None,
     n: Literal["total", "non_embedding"] = "total",
     columns: Mapping[str, str] | None = None,
@@ -74,6 +76,9 @@ def fit_runs(
         ``"auto"`` fits runs within ×5 of the fitted N* of their own compute where enough remain,
         each counting √(C/C_max). A number sets the factor, and all inside count alike; ``None``
         fits all runs alike.
+    weights
+        How much each run counts inside the window: ``"equal"``; ``"loss_se"``, by the standard
+        errors of the losses where they exceed what runs scatter by anyway; or one number a run.
     flops_per_unit
         F(N): a factor k, a function of N or a FlopsFunction. By default from the table.
     n
@@ -104,9 +109,11 @@ def fit_runs(
     check_options(delta, loss_space, window, n)
     table = with_convention(RunTable.read(runs, columns), n)
     table = check_runs(table, parameters_of(kind))
+    log = loss_space == "log"
+    base = run_weights(weights, table, log)
+    table = check_runs(table.select(base > 0, "its weight is zero"), parameters_of(kind))
     flops = flops_of(table, flops_per_unit)
-    points = centred(table.params, table.tokens, table.loss, loss_space == "log", table.cluster)
-    task = _Task(table, flops, points, delta)
+    task = _Task(table, flops, points_of(table, log), delta, base[base > 0])
     fitted, report = task.windowed(kind, window)
     shape = isoflop(table, report.factor)
     return task.result(fitted, report, shape, loss_space)
@@ -127,6 +134,7 @@ class _Task:
     flops: FlopsFunction
     points: Points
     delta: DeltaRule
+    base: Floats
 
     def solve(
         self,
@@ -166,13 +174,12 @@ class _Task:
 
     def windowed(self, kind: str | type[Law], window: WindowRule) -> tuple[_Fitted, WindowReport]:
         """Fit all runs, then those inside the window where it leaves enough."""
-        ones = np.ones(len(self.table))
         compute = float(np.max(self.table.flops))
-        everything = self.fit(kind, ones)
+        everything = self.fit(kind, self.base)
         without = float(everything.chosen.law.optimal(compute, self.flops).params)
         if window is None:
             report = WindowReport(
-                None, 0.0, False, "no window was asked for", len(ones), compute, None, without
+                None, 0.0, False, "no window was asked for", len(self.base), compute, None, without
             )
             return everything, report
         factor, tilt = (_WINDOW, _TILT) if window == "auto" else (float(window), 0.0)
@@ -186,6 +193,7 @@ class _Task:
                 self.flops,
                 factor,
                 tilt,
+                self.base,
             )
             if weights is None:
                 break
@@ -193,7 +201,9 @@ class _Task:
             if type(fitted.chosen.law) is type(form.law):
                 break
         if reason:
-            report = WindowReport(factor, 0.0, False, reason, len(ones), compute, None, without)
+            report = WindowReport(
+                factor, 0.0, False, reason, len(self.base), compute, None, without
+            )
             return everything, report
         kept = int(np.count_nonzero(fitted.chosen.weights))
         with_it = float(fitted.chosen.law.optimal(compute, self.flops).params)

@@ -33,7 +33,7 @@ _HIGHEST = 0.02
 _OUTLIER = 4.0
 _MOST_BUDGETS = 40
 _SMALL_DELTA = 0.1
-_MILD, _STRONG = np.log(1.25), np.log(1.5)
+_SLIGHT, _MILD, _STRONG = (float(v) for v in np.log([1.05, 1.25, 1.5]))
 
 
 @dataclass(frozen=True)
@@ -219,8 +219,8 @@ def sensitivity_diagnostics(found: Sensitivity) -> list[Diagnostic]:
         shift = max(_shift(v, found) for v in deltas)
         text = f"from least deviations to least squares {at} ranges over {low:.3g}–{high:.3g}"
         action = "the answer hangs on how outliers are treated: look at the residuals"
-        # Half the usual distance: no run is added or lost, only another loss function is taken.
-        out.append(_graded("delta_sensitivity", 2 * shift, text, action))
+        # Less is allowed: no run is added or lost, only another loss function is taken.
+        out.append(_graded("delta_sensitivity", shift, text, action, (_SLIGHT, _MILD)))
     for top, held in enumerate(found.held_out, start=1):
         out.append(_held_out(top, held))
     return out
@@ -230,12 +230,13 @@ def _shift(variant: Variant, found: Sensitivity) -> float:
     return abs(float(np.log(variant.params / found.params)))
 
 
-def _graded(code: str, shift: float, text: str, action: str) -> Diagnostic:
-    if shift > _STRONG:
-        return Diagnostic(code, "warning", text, action)
-    return Diagnostic(
-        code, "note" if shift > _MILD else "ok", text, action if shift > _MILD else ""
-    )
+def _graded(
+    code: str, shift: float, text: str, action: str, levels: tuple[float, float] = (_MILD, _STRONG)
+) -> Diagnostic:
+    mild, strong = levels
+    if shift <= mild:
+        return Diagnostic(code, "ok", text)
+    return Diagnostic(code, "warning" if shift > strong else "note", text, action)
 
 
 def _held_out(top: int, held: tuple[HeldOut, ...]) -> Diagnostic:

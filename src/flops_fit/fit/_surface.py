@@ -17,15 +17,15 @@ H = −w ln w − (1−w) ln(1−w),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.laws import Hoffmann, Kappa, Law
+from flops_fit.table import RunTable
 
-__all__ = ["LOWER", "NAMES", "UPPER", "Points", "centred", "derivatives", "model_values"]
+__all__ = ["LOWER", "NAMES", "UPPER", "Points", "derivatives", "model_values", "points_of"]
 
 Floats = NDArray[np.float64]
 
@@ -84,17 +84,15 @@ def _exp(value: ArrayLike) -> Floats:
     return np.asarray(np.exp(np.clip(value, -690.0, 690.0)))
 
 
-def centred(
-    N: Floats, D: Floats, loss: Floats, log: bool, cluster: Sequence[str] | None = None
-) -> Points:
-    """Runs as :class:`Points`."""
-    x, y = np.log(N), np.log(D)
-    scale = float(np.exp(np.mean(np.log(loss))))
-    z = np.log(loss / scale) if log else loss / scale
+def points_of(runs: RunTable, log: bool) -> Points:
+    """A table's runs as :class:`Points`, its clusters as groups."""
+    x, y = np.log(runs.params), np.log(runs.tokens)
+    scale = float(np.exp(np.mean(np.log(runs.loss))))
+    z = np.log(runs.loss / scale) if log else runs.loss / scale
     x_mean, y_mean = float(np.mean(x)), float(np.mean(y))
     groups = None
-    if cluster is not None and len(set(cluster)) < len(cluster):
-        groups = np.unique(np.array(cluster), return_inverse=True)[1].ravel()
+    if runs.cluster is not None and len(set(runs.cluster)) < len(runs):
+        groups = np.unique(np.array(runs.cluster), return_inverse=True)[1].ravel()
     return Points(x - x_mean, y - y_mean, z, log, x_mean, y_mean, scale, groups)
 
 

@@ -78,10 +78,13 @@ def settle_window(
     runs: RunTable,
     flops: FlopsFunction,
     factor: float,
-    tilt: float = 0.0,
+    tilt: float,
+    base: Floats,
     rounds: int = 20,
 ) -> tuple[Floats | None, str]:
     """Weights that agree with the fit made under them, or ``None`` and why there are none.
+
+    ``base`` is how much each run counts before the window.
 
     The window starts wide and narrows as the fit follows: a fit to far arms can be so far off that
     its own optimum lies where no runs are.
@@ -92,7 +95,7 @@ def settle_window(
         if not _has_optimum(solution):
             return None, "the fit has no optimum to centre a window on"
         wide = max(_NARROWING * wide, factor)
-        new = window_weights(solution, runs, flops, wide, tilt)
+        new = base * window_weights(solution, runs, flops, wide, tilt)
         reason = _too_few(new, runs, len(solution.law.params))
         if reason:
             return None, reason

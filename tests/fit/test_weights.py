@@ -1,0 +1,91 @@
+"""How much each run counts: alike, by its standard error, or as the user says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.fit import fit_runs
+from flops_fit.laws import Hoffmann
+from tests.fit._runs import sweep
+
+LAW = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
+
+
+def noisy(seed: int) -> dict[str, np.ndarray]:
+    """Every third run measured twenty times worse than the others, and said so."""
+    runs = sweep(LAW)
+    bad = np.arange(len(runs["loss"])) % 3 == 0
+    relative = np.where(bad, 0.02, 0.001)
+    noise = np.random.default_rng(seed).normal(size=len(bad))
+    exact = runs["loss"]
+    return {**runs, "loss": exact * np.exp(relative * noise), "loss_se": relative * exact}
+
+
+def test_standard_errors_bring_the_answer_nearer():
+    """Where errors differ and are known, weighing by them halves the error of N* and more."""
+    truth = np.log(LAW.optimal(1e22).params)
+    errors = {"equal": [], "loss_se": []}
+    for seed in range(12):
+        for rule, found in errors.items():
+            fit = fit_runs(noisy(seed), "hoffmann", delta=np.inf, window=None, weights=rule)
+            found.append(np.log(fit.law.optimal(1e22).params) - truth)
+    rms = {rule: np.sqrt(np.mean(np.square(e))) for rule, e in errors.items()}
+    assert rms["loss_se"] < 0.5 * rms["equal"]
+
+
+def test_errors_far_below_the_scatter_change_nothing():
+    """A loss known to 1e-6 weighs no more than its neighbours where runs scatter by 1 %."""
+    runs = sweep(LAW, sd=0.01)
+    se = np.where(np.arange(35) % 2 == 0, 1e-6, 1e-4) * runs["loss"]
+    plain = fit_runs(runs, "hoffmann")
+    weighed = fit_runs({**runs, "loss_se": se}, "hoffmann", weights="loss_se")
+    assert weighed.law.params == pytest.approx(plain.law.params, rel=1e-3)
+
+
+def test_an_unknown_standard_error_counts_as_the_median():
+    runs = noisy(0)
+    known = fit_runs({**runs, "loss_se": np.full(35, 0.01)}, "hoffmann", weights="loss_se")
+    gaps = np.full(35, 0.01)
+    gaps[::4] = np.nan
+    some = fit_runs({**runs, "loss_se": gaps}, "hoffmann", weights="loss_se")
+    assert some.law.params == pytest.approx(known.law.params)
+
+
+def test_whole_weights_are_repetitions_of_runs():
+    """Weight 2 on a run is the run twice; δ is given, as the spread of residuals is not the same."""
+    runs = sweep(LAW, sd=0.005)
+    count = 1 + np.arange(35) % 2
+    twice = {name: np.repeat(column, count) for name, column in runs.items()}
+    options = {"law": "hoffmann", "delta": 3e-3, "window": None}
+    weighed = fit_runs(runs, weights=count, **options)
+    repeated = fit_runs(twice, **options)
+    assert weighed.objective == pytest.approx(repeated.objective, rel=1e-9)
+    assert weighed.law.params == pytest.approx(repeated.law.params, rel=1e-6)
+
+
+def test_a_run_of_no_weight_is_left_out_and_listed():
+    runs = sweep(LAW, sd=0.005)
+    runs["loss"][4] *= 2
+    weights = np.ones(35)
+    weights[4] = 0
+    fit = fit_runs(runs, "hoffmann", window=None, weights=weights)
+    assert len(fit.runs) == 34
+    assert any(e.label == "run 5" and "weight is zero" in e.reason for e in fit.excluded)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "words"),
+    [
+        ("se", InputError, "'equal', 'loss_se'"),
+        ("loss_se", TableError, "column 'loss_se'"),
+        ([1.0, 2.0], InputError, "35 usable runs"),
+        (np.full(35, -1.0), InputError, "not negative"),
+        (np.zeros(35), InputError, "above zero"),
+        (object(), InputTypeError, "one number a run"),
+    ],
+)
+def test_weights_that_cannot_be_meant(weights, error, words):
+    with pytest.raises(error, match=words):
+        fit_runs(sweep(LAW, sd=0.005), weights=weights)
