@@ -1,0 +1,1 @@
+"""What flops-fit claims, measured: run a module with ``python -m benchmarks.NAME``."""
