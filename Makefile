@@ -2,9 +2,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-bench
+PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-coverage clean
+.PHONY: help install demo test check bench-coverage bench-fit clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,5 +33,17 @@ check: install ## Lint, format, types and layers
 bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 	$(BIN)/python benchmarks/coverage.py
 
+bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
+	$(BIN)/python -m benchmarks.fit
+
+# Each package alone, so that one that cannot be installed leaves its reason in a log and no more.
+$(PEERS)/.ready: benchmarks/peers.txt
+	$(PEER_PYTHON) -m venv $(PEERS)
+	while read -r peer; do \
+		$(PEERS)/bin/python -m pip install --disable-pip-version-check "$$peer" \
+			> "$(PEERS)/$${peer%%==*}.log" 2>&1 < /dev/null || echo "not installed: $$peer"; \
+	done < benchmarks/peers.txt
+	@touch $@
+
 clean: ## Remove .venv, caches and outputs
-	rm -rf $(VENV) outputs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) outputs .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,79 @@
+"""Run benchmarks/peers.py in the environment that holds the other packages, where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flops_fit.table import RunTable
+
+_ROOT = Path(__file__).resolve().parents[1]
+_VENV = _ROOT / ".venv-bench"
+_PEERS = {"chinchilla": 600, "simple-scaling-laws": 300, "vpnls": 120}  # seconds each may take
+_SLOW = ("chinchilla",)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a package took and reached, or why there is nothing."""
+
+    what: str
+    reason: str = ""
+    minimises: str = ""
+    seconds: float = 0.0
+    refit_seconds: float | None = None
+    predicted: tuple[float, ...] = ()
+
+
+def measure_peers(runs: RunTable, delta: float, refits: int, quick: bool) -> Iterator[Peer]:
+    """One or more rows a package."""
+    task = {
+        "params": runs.params.tolist(),
+        "tokens": runs.tokens.tolist(),
+        "loss": runs.loss.tolist(),
+        "delta": delta,
+        "refits": refits,
+    }
+    for name, limit in _PEERS.items():
+        if quick and name in _SLOW:
+            yield Peer(name, "left out by --quick")
+        else:
+            yield from _measure(name, json.dumps(task), limit)
+
+
+def _measure(name: str, task: str, limit: float) -> list[Peer]:
+    python = _VENV / "bin" / "python"
+    if not python.exists():
+        return [Peer(name, "not installed: run `make bench-fit`")]
+    module = name.replace("-", "_")
+    if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
+        return [Peer(name, f"not installable here: {_pip_said(name)}")]
+    command = [python, "-P", Path(__file__).with_name("peers.py"), name]
+    try:
+        done = subprocess.run(command, input=task, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return [Peer(name, f"not done after {limit} s")]
+    if done.returncode:
+        return [Peer(name, f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:120]}")]
+    rows = json.loads(done.stdout.strip().splitlines()[-1])
+    return [
+        Peer(r["what"], "", r["objective"], r["seconds"], r["refit_seconds"], tuple(r["predicted"]))
+        for r in rows
+    ]
+
+
+def _pip_said(name: str) -> str:
+    """The reason in pip's log, which the Makefile keeps beside the environment's packages."""
+    log = _VENV / f"{name}.log"
+    text = log.read_text() if log.exists() else ""
+    needs = re.search(r"Requires-Python ([^\s;,]+)", text)
+    if needs:
+        return f"it needs Python {needs[1]}"
+    if "from versions: none" in text:
+        return "the package index has no such package"
+    errors = [line for line in text.splitlines() if line.startswith("ERROR")]
+    return errors[-1].removeprefix("ERROR: ") if errors else "its import fails"
