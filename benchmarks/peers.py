@@ -3,7 +3,7 @@
     .venv-bench/bin/python benchmarks/peers.py chinchilla < runs.json
 
 Reads {"params", "tokens", "loss", "delta", "refits"} and writes a JSON list of
-{"what", "objective", "seconds", "refit_seconds", "predicted"}: the wall-clock seconds of one fit and
+{"what", "objective", "seconds", "refit_seconds", "predicted"}: the CPU seconds of one fit and
 of that many case-bootstrap refits (null where the package has none) and the fitted losses, so that
 one judge can weigh all of them. Imports nothing of flops-fit.
 """
@@ -62,9 +62,9 @@ def chinchilla(runs: Runs) -> list[dict[str, Any]]:
             loss_fn=functools.partial(log_huber, delta=runs["delta"]),
             log_level=50,
         )
-        start = time.perf_counter()
+        start = time.process_time()
         model.fit(parallel=False)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         predicted = model.predict_loss(np.array(N), np.array(D))
     return [row("chinchilla 0.2.0, README grid", "log-Huber", seconds, predicted)]
 
@@ -88,11 +88,11 @@ def simple_scaling_laws(runs: Runs) -> list[dict[str, Any]]:
     rows = []
     for law in ("separable-power", "skaling-joint-power"):
         fit(table, law=law, n_draws=1, seed=0)
-        start = time.perf_counter()
+        start = time.process_time()
         model = fit(table, law=law, n_draws=1, seed=0)
-        middle = time.perf_counter()
+        middle = time.process_time()
         fit(table, law=law, n_draws=runs["refits"], seed=0)
-        end = time.perf_counter()
+        end = time.process_time()
         p, domain = model.params(target), model.observed_domain
         n_part = (N / domain[size]["reference"]) ** -p["alpha"]
         d_part = (D / domain[data]["reference"]) ** -p["beta"]
@@ -118,9 +118,9 @@ def vpnls(runs: Runs) -> list[dict[str, Any]]:
             fit_vpnls, N, D, L, method=method, resolution=0.01, loss=huber(runs["delta"])
         )
         call()
-        start = time.perf_counter()
+        start = time.process_time()
         r = call()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         predicted = r.E + r.A * N**-r.alpha + r.B * D**-r.beta
         rows.append(row(f"vpnls, {method}", "linear Huber", seconds, predicted))
     return rows

@@ -70,7 +70,7 @@ def speed(quick: bool) -> Result:
     notes = (
         "'times ours' is relative to fit_runs for the additive law at δ = 1e-3.",
         "A κ-law has one parameter more and may lie below the additive optimum.",
-        f"One thread; load of this machine's {os.cpu_count()} cores when measured: {load}.",
+        f"CPU seconds, one thread; load of this machine's {os.cpu_count()} cores when measured: {load}.",
     )
     title = "Speed on Chinchilla's 240 points"
     table = Table(title, columns, tuple(e.cells(base, optimum) for e in entries), notes)
