@@ -182,10 +182,10 @@ def porian(quick: bool) -> Iterator[Goal]:
     found = []
     for where, published in PORIAN:
         runs = reference.runs("porian2024_refinedweb", **where)
-        line = papers_fit(runs).isoflop.n_line
+        line = fit_runs(runs).isoflop.n_line
         found.append(line.a)
         name = ", ".join(f"{k} {v}" for k, v in where.items())
-        yield near(f"{name}: a of the parabolas", line.a, published, tol=0.08)
+        yield near(f"{name}: a of the parabolas", line.a, published, tol=0.03)
     yield at_most("a falls at every step: largest step", float(np.max(np.diff(found))), 0.0)
 
 

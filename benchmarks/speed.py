@@ -50,10 +50,14 @@ class Entry:
 
     def cells(self, base: Timing, optimum: float) -> tuple[str, ...]:
         told = "" if self.point is None else str(self.point)
-        ratio = "" if self.point is None else f"{self.point.median / base.median:.3g}"
+        ratio = "" if self.point is None else _times(self.point.median / base.median)
         value = "" if self.objective is None else f"{self.objective:.10g}"
         above = "" if self.objective is None else f"{100 * (self.objective / optimum - 1):+.2g}"
         return self.what, self.minimises, told, ratio, self.refits, value, above
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio > 100 else f"{ratio:.3g}"
 
 
 def speed(quick: bool) -> Result:
