@@ -26,7 +26,7 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
 def test_the_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(
-        r"(?:^|`)make (\w+)", README + (ROOT / "CONTRIBUTING.md").read_text(), re.M
+        r"(?:^|`)make ([\w-]+)", README + (ROOT / "CONTRIBUTING.md").read_text(), re.M
     ):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
