@@ -25,11 +25,17 @@ if __name__ == "__main__":  # read when NumPy is first imported
 import numpy as np
 
 from benchmarks.accuracy import accuracy
+from benchmarks.backtests import backtests
 from benchmarks.report import Goal, Part
 from benchmarks.size import size
 from benchmarks.speed import speed
 
-PARTS: dict[str, Part] = {"accuracy": accuracy, "speed": speed, "size": size}
+PARTS: dict[str, Part] = {
+    "accuracy": accuracy,
+    "backtest": backtests,
+    "speed": speed,
+    "size": size,
+}
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from benchmarks.report import Goal, Result, Table, at_most
 from benchmarks.timing import Timing, duration, timed
 from flops_fit.fit import _newton, fit_runs
 from flops_fit.fit._solve import solve_surface
-from flops_fit.fit._surface import centred
+from flops_fit.fit._surface import points_of
 from flops_fit.laws import Hoffmann, Kappa
 from flops_fit.table import RunTable
 
@@ -85,7 +85,7 @@ def speed(quick: bool) -> Result:
 def own_entries(runs: RunTable, quick: bool) -> tuple[list[Entry], list[Goal], Timing]:
     """The library: the whole public call, the solver inside it, and its refits."""
     repeats = 3 if quick else 15
-    points = centred(runs.params, runs.tokens, runs.loss, True)
+    points = points_of(runs, True)
     ones = np.ones(len(runs))
     entries, goals = [], []
     timings: dict[tuple[str, str], Timing] = {}
@@ -213,7 +213,7 @@ def floor(runs: RunTable) -> Table:
     rows = []
     for law, transcendental in (("hoffmann", (2, 1)), ("kappa", (3, 2))):
         fit = fit_runs(runs, law, delta=DELTA, window=None)
-        points = centred(runs.params, runs.tokens, runs.loss, True)
+        points = points_of(runs, True)
         ones = np.ones(len(runs))
         each = bare_seconds(len(runs), *transcendental)
         for what, work in (
