@@ -1,0 +1,121 @@
+"""From raw columns to the fields of a table: names, numbers, what is derived, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.errors import TableError
+from flops_fit.records import Excluded
+from flops_fit.table._files import from_file
+from flops_fit.table._names import check_mapping, find_numbers, find_text, wanted
+from flops_fit.table._sources import Raw, from_value
+from flops_fit.table._values import budgets_of, is_missing, numbers, unfinished
+
+__all__ = ["fields_of"]
+
+Floats = NDArray[np.float64]
+
+_REQUIRED = ("params", "tokens", "loss")
+_POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
+
+
+def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Every field of a RunTable, from a path or from anything in memory that holds a table."""
+    mapping = check_mapping(columns)
+    kind = wanted(mapping)
+    raw = (
+        from_file(Path(source), kind)
+        if isinstance(source, str | Path)
+        else from_value(source, kind)
+    )
+    if raw.rows == 0:
+        head = f" below its headings {list(raw.headings)}" if raw.headings else ""
+        raise TableError(
+            f"expected at least one run; the table is empty{head}. Add rows of N, D and loss."
+        )
+    data, notes = _quantities(raw, mapping)
+    labels = _labels(raw)
+    reasons = _left_out(raw, data)
+    keep = np.ones(raw.rows, dtype=bool)
+    keep[list(reasons)] = False
+    kept = np.flatnonzero(keep).tolist()
+    fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
+    if "budget" not in fields:
+        fields["budget"] = budgets_of(fields["flops"])
+    cluster = find_text("cluster", list(raw.cells))
+    return {
+        **fields,
+        "labels": tuple(labels[i] for i in kept),
+        "cluster": tuple(str(raw.cells[cluster][i]) for i in kept) if cluster else None,
+        "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
+        "notes": notes,
+    }
+
+
+def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], tuple[str, ...]]:
+    """The numeric columns under our names, N, D and C complete, and what was assumed."""
+    filled = [h for h, cells in raw.cells.items() if not _is_empty(cells)]
+    found = find_numbers(raw.headings, filled, mapping)
+    # An optional column without a single value is as good as none.
+    found = {n: f for n, f in found.items() if n in _REQUIRED or f.column in filled or n in mapping}
+    has_compute = "flops" in found
+    if "tokens" in found and found["tokens"].column not in filled and has_compute:
+        del found["tokens"]
+    missing = [name for name in _REQUIRED if name not in found]
+    if missing and not (missing == ["tokens"] and has_compute):
+        raise TableError(_lacks(missing, raw.headings))
+    data = {name: numbers(raw.cells[f.column], f.column) for name, f in found.items()}
+    notes = [f.note for f in found.values() if f.note]
+    with np.errstate(all="ignore"):
+        if "tokens" not in data:
+            data["tokens"] = data["flops"] / (6 * data["params"])
+            notes.append("The table has no tokens: D = C/(6N) was assumed.")
+        if "flops" not in data:
+            data["flops"] = 6 * data["params"] * data["tokens"]
+            notes.append("The table has no FLOPs: C = 6·N·D was assumed.")
+    return data, tuple(notes)
+
+
+def _is_empty(cells: Any) -> bool:
+    if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
+        return bool(np.all(np.isnan(cells)))
+    return all(is_missing(cell) for cell in cells)
+
+
+def _lacks(missing: list[str], headings: tuple[str, ...]) -> str:
+    text = f"the table lacks {missing}; it has the columns {list(headings)}. "
+    if headings and all(_is_number(h) for h in headings):
+        return f"{text}Its first line holds numbers: put the headings params,tokens,loss above."
+    return f"{text}Say which is which: columns={{{missing[0]!r}: 'your_column'}}."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _labels(raw: Raw) -> list[str]:
+    column = find_text("label", list(raw.cells))
+    cells = raw.cells[column] if column else [None] * raw.rows
+    return [f"run {i}" if is_missing(c) else str(c) for i, c in enumerate(cells, start=1)]
+
+
+def _left_out(raw: Raw, data: Mapping[str, Floats]) -> dict[int, str]:
+    """The rows that are no finished run with positive numbers, each with its reason."""
+    state = find_text("state", list(raw.cells))
+    states = unfinished(raw.cells[state]) if state else {}
+    reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
+    for name in (n for n in _POSITIVE if n in data):
+        values = data[name]
+        for i in np.flatnonzero(~(np.isfinite(values) & (values > 0))):
+            text = f"{name} is {values[i]:g}, expected a positive number"
+            reasons.setdefault(int(i), text)
+    return reasons
