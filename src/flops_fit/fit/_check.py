@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
+from flops_fit.records import Excluded
 from flops_fit.table import RunTable
 
 __all__ = ["check_runs"]
 
 
 def check_runs(table: RunTable, parameters: int) -> RunTable:
-    """The table's usable runs, or an error that says what is missing.
+    """The table's usable runs, each once, or an error that says what is missing.
 
     Raises
     ------
@@ -28,6 +31,7 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
     if len(table) == 0:
         reasons = "; ".join(f"{e.label}: {e.reason}" for e in table.excluded[:3])
         raise TableError(f"expected runs with positive N, D and loss; none is left ({reasons}).")
+    table = _once(table)
     count = len(table)
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
     if distinct <= parameters:
@@ -60,3 +64,19 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
             "Check the loss column."
         )
     return table
+
+
+def _once(table: RunTable) -> RunTable:
+    """Without rows equal in N, D, C and loss: one run logged twice is no second observation."""
+    rows = np.column_stack([table.params, table.tokens, table.flops, table.loss])
+    _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    if len(first) == len(table):
+        return table
+    keep = np.zeros(len(table), dtype=bool)
+    keep[first] = True
+    original = first[which.ravel()]
+    twice = tuple(
+        Excluded(table.labels[i], f"the same N, D, C and loss as {table.labels[original[i]]}")
+        for i in np.flatnonzero(~keep).tolist()
+    )
+    return replace(table.select(keep), excluded=table.excluded + twice)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from flops_fit.fit._flops import flops_misfit
 from flops_fit.fit._isoflop import IsoFLOP
+from flops_fit.fit._mixed import mixed_loss_units
+from flops_fit.fit._plausible import implausible
 from flops_fit.fit._sandwich import covariance, student_t
 from flops_fit.fit._solve import Solution
 from flops_fit.fit._status import FitStatus
@@ -106,6 +108,10 @@ def _input(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
                 "excluded", "note", f"{len(runs.excluded)} runs are not fitted ({shown}{more})"
             )
         )
+    found += implausible(runs)
+    mixed = mixed_loss_units(runs)
+    if mixed is not None:
+        found.append(mixed)
     misfit = flops_misfit(runs, flops)
     if misfit > 0.05:
         found.append(
