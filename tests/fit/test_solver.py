@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flops_fit.errors import InputError
 from flops_fit.fit import FitStatus, fit_runs
@@ -101,55 +99,6 @@ def test_starts_agree_on_real_runs(name):
         assert fit.starts_agree == fit.starts
 
 
-@settings(max_examples=15, deadline=None)
-@given(log_n=st.floats(-6, 6), log_d=st.floats(-6, 6))
-def test_units_do_not_matter(log_n, log_d):
-    """N and D in other units: the same objective, the same exponents, scaled A and B."""
-    table, n, d = llama(), 10.0**log_n, 10.0**log_d
-    plain = fit_runs(table, "kappa", delta=1e-3, window=None)
-    columns = {"params": table.params * n, "tokens": table.tokens * d, "loss": table.loss}
-    scaled = fit_runs(
-        {**columns, "flops": table.flops * n * d, "budget": table.budget},
-        "kappa",
-        delta=1e-3,
-        window=None,
-    )
-    assert scaled.objective == pytest.approx(plain.objective, rel=1e-6)
-    before, after = plain.law.params, scaled.law.params
-    for name in ("E", "alpha", "beta", "kappa"):
-        assert after[name] == pytest.approx(before[name], rel=1e-5)
-    assert after["A"] == pytest.approx(before["A"] * n ** before["alpha"], rel=1e-3)
-    assert after["B"] == pytest.approx(before["B"] * d ** before["beta"], rel=1e-3)
-
-
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_order_does_not_matter(seed):
-    """The default fit of shuffled runs is the same fit."""
-    table = sweep(JOINED, sd=0.005)
-    order = np.random.default_rng(seed).permutation(len(table["loss"]))
-    fit = fit_runs(table)
-    shuffled = fit_runs({name: column[order] for name, column in table.items()})
-    assert shuffled.objective == pytest.approx(fit.objective, rel=1e-6)
-    assert shuffled.predict(1e22).optimal_params == pytest.approx(
-        fit.predict(1e22).optimal_params, rel=1e-5
-    )
-
-
-@pytest.mark.parametrize("loss_space", ["log", "linear"])
-@pytest.mark.parametrize("law", ["hoffmann", "kappa", "auto"])
-def test_the_objective_belongs_to_the_parameters(law, loss_space):
-    """Objective and residuals recomputed from law, δ and weights alone."""
-    fit = fit_runs(sweep(JOINED, sd=0.01, reach=20), law, loss_space=loss_space)
-    predicted = fit.law.loss(fit.runs.params, fit.runs.tokens)
-    log = loss_space == "log"
-    residuals = np.log(fit.runs.loss / predicted) if log else fit.runs.loss - predicted
-    np.testing.assert_allclose(fit.residuals, residuals, atol=1e-10)
-    assert np.sum(fit.weights * huber(residuals, fit.delta)) == pytest.approx(
-        fit.objective, rel=1e-8
-    )
-
-
 def test_the_mad_delta_is_that_of_its_own_residuals():
     """δ and fit agree: δ is 1.345 robust standard deviations of the residuals."""
     fit = fit_runs(chinchilla(), "hoffmann", window=None)
@@ -189,18 +138,6 @@ def test_bootstrap_kind_is_checked():
     """Whole budgets are never resampled; the answer names what is."""
     with pytest.raises(InputError, match="'case', 'wild' or 'parametric'"):
         fit_runs(sweep(ADDITIVE, sd=0.003)).bootstrap(10, "budget")
-
-
-def test_repeated_runs_are_integer_weights():
-    """A table with every run twice has twice the objective at the same law."""
-    table = llama()
-    twice = RunTable.read(
-        {n: np.tile(getattr(table, n), 2) for n in ("params", "tokens", "flops", "loss", "budget")}
-    )
-    once = fit_runs(table, "hoffmann", delta=1e-3, window=None)
-    both = fit_runs(twice, "hoffmann", delta=1e-3, window=None)
-    assert both.objective == pytest.approx(2 * once.objective, rel=1e-9)
-    assert both.law.params["alpha"] == pytest.approx(once.law.params["alpha"], rel=1e-6)
 
 
 def test_an_offset_at_zero_is_found_and_said():

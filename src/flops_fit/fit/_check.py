@@ -13,6 +13,8 @@ from flops_fit.table import RunTable
 
 __all__ = ["check_runs"]
 
+_LARGEST = 1e50
+
 
 def check_runs(table: RunTable, parameters: int) -> RunTable:
     """The table's usable runs, each once, or an error that says what is missing.
@@ -25,9 +27,13 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
         A column with values that no run can have.
     """
     columns = (table.params, table.tokens, table.flops, table.loss)
-    sound: NDArray[np.bool_] = np.all([np.isfinite(c) & (c > 0) for c in columns], axis=0)
+    # Powers and squares of anything beyond would leave floating point.
+    sound: NDArray[np.bool_] = np.all(
+        [(c > 1 / _LARGEST) & (c < _LARGEST) for c in columns], axis=0
+    )
     if not np.all(sound):
-        table = table.select(sound, "N, D, C or loss is not a positive finite number")
+        what = f"N, D, C or loss is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
+        table = table.select(sound, what)
     if len(table) == 0:
         reasons = "; ".join(f"{e.label}: {e.reason}" for e in table.excluded[:3])
         raise TableError(f"expected runs with positive N, D and loss; none is left ({reasons}).")

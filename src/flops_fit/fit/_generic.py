@@ -20,6 +20,7 @@ __all__ = ["solve_generic"]
 Floats = NDArray[np.float64]
 
 _FLOOR = 1e-12
+_FARTHEST = 300.0  # a parameter beyond e^±300 stays there, inside floating point
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class _OwnLawAt:
     names: tuple[str, ...]
 
     def __call__(self, theta: Floats) -> Law:
-        return self.law(**dict(zip(self.names, np.exp(theta).tolist(), strict=True)))
+        values = np.exp(np.clip(theta, -_FARTHEST, _FARTHEST))
+        return self.law(**dict(zip(self.names, values.tolist(), strict=True)))
 
 
 def solve_generic(
@@ -51,11 +53,18 @@ def solve_generic(
     else:
         given = law.starts(runs.params, runs.tokens, runs.loss)
         starts = [_log_start(law, names, values) for values in given]
+    if not starts:
+        raise FitError(
+            f"expected {law.__name__}.starts to find constants near these runs; it found none. "
+            "Check the units of N, D and the loss, or fit law='auto'."
+        )
 
     law_at = _OwnLawAt(law, names)
 
     def residuals_at(theta: Floats) -> Floats:
-        predicted = np.asarray(law_at(theta).loss(runs.params, runs.tokens)) / points.scale
+        # A trial step may leave floating point; what comes of it is clipped and not taken.
+        with np.errstate(all="ignore"):
+            predicted = np.asarray(law_at(theta).loss(runs.params, runs.tokens)) / points.scale
         predicted = np.where(np.isfinite(predicted), np.clip(predicted, 1e-100, 1e100), 1e100)
         return np.asarray(points.z - (np.log(predicted) if points.log else predicted))
 

@@ -12,7 +12,7 @@ __all__ = ["implausible"]
 _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
 _FEW_PARAMS, _FEW_TOKENS = 1e3, 1e4
 _APART = 1e6  # between N and D of one run, either way
-_COMPUTE_OFF = 10.0
+_COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 1e4
 
 
 def implausible(runs: RunTable) -> list[Diagnostic]:
@@ -21,7 +21,8 @@ def implausible(runs: RunTable) -> list[Diagnostic]:
     Above 1e16 parameters, 1e19 tokens, 1e32 FLOPs or a loss of 1e4, and where one of N and D is
     tiny and the other a million times larger, a unit is wrong for certain and the finding is
     critical. C off 6·N·D by ten times or more may have a reason (experts, samples of many
-    tokens), so that is a warning. Runs that count samples are judged by N, D and C alone.
+    tokens), so that is a warning; beyond ten thousand times it has none. Runs that count
+    samples are judged by N, D and C alone.
     """
     found = []
     for name, values, most, ask in (
@@ -48,7 +49,7 @@ def implausible(runs: RunTable) -> list[Diagnostic]:
         found.append(
             Diagnostic(
                 "flops_implausible",
-                "warning",
+                "critical" if max(off, 1 / off) >= _COMPUTE_WRONG else "warning",
                 f"C is {off:.2g} times 6·N·D",
                 "check the units of N, D and C: one may be in millions, billions or petaFLOPs",
             )
