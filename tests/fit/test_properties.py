@@ -91,7 +91,9 @@ def laws(draw) -> Law:
 @given(law=laws())
 def test_a_law_without_noise_is_recovered(law):
     """ln N* and the loss to 1e-6 at ten times the largest budget, least squares on all runs."""
-    fit = fit_runs(sweep(law, budgets=np.geomspace(1e18, 1e22, 5)), law.name, delta=np.inf, window=None)
+    fit = fit_runs(
+        sweep(law, budgets=np.geomspace(1e18, 1e22, 5)), law.name, delta=np.inf, window=None
+    )
     truth, found = law.optimal(1e23), fit.law.optimal(1e23)
     assert np.log(found.params) == pytest.approx(np.log(truth.params), abs=1e-6)
     assert found.loss == pytest.approx(truth.loss, rel=1e-6)

@@ -11,7 +11,6 @@ from flops_fit.fit._newton import huber, polish
 from flops_fit.fit._solve import solve_surface
 from flops_fit.fit._surface import derivatives, model_values, points_of
 from flops_fit.laws import Hoffmann, Kappa
-from flops_fit.table import RunTable
 from tests.fit._runs import chinchilla, llama, sweep
 
 ADDITIVE = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)

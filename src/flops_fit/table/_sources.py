@@ -107,6 +107,8 @@ def from_frame(source: Any, wanted: Wanted) -> Raw | None:
         frame = nw.from_native(source)
     except TypeError:
         return None
+    except nw.exceptions.DuplicateError as error:
+        raise _no_frame(source, error) from None
     try:
         headings = list(frame.collect_schema().names())
         kept = [h for h in headings if wanted(str(h))]
@@ -115,14 +117,19 @@ def from_frame(source: Any, wanted: Wanted) -> Raw | None:
         eager = picked.collect() if isinstance(picked, nw.LazyFrame) else picked
         cells = {str(h): _series(eager[h]) for h in kept}
     except Exception as error:  # each library behind narwhals has errors of its own
-        raise TableError(
-            f"the {type(source).__module__.split('.')[0]} frame cannot be read "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[:1]}). "
-            "Give each column a name of its own, and collect a lazy frame first."
-        ) from error
+        raise _no_frame(source, error) from error
     if len(eager) > MOST_ROWS:
         raise too_long("the frame")
     return Raw(tuple(str(h) for h in headings), cells, len(eager))
+
+
+def _no_frame(source: Any, error: Exception) -> TableError:
+    said = " ".join(str(error).split())
+    return TableError(
+        f"the {type(source).__module__.split('.')[0]} frame cannot be read "
+        f"({type(error).__name__}: {said:.120}). "
+        "Give each column a name of its own, and collect a lazy frame first."
+    )
 
 
 def _series(series: Any) -> Sequence[Any] | NDArray[Any]:
