@@ -26,9 +26,10 @@ Bools = NDArray[np.bool_]
 _OFFSET = float(-np.log(np.log(2)))
 _FEWEST_RUNS, _FEWEST_IN_MINORITY = 12, 2
 _LARGEST_SD = 0.06  # six of these fit between the sheets
-_STRAY = 0.1  # this far off either sheet a run belongs to neither
+_STRAY = 0.12  # this far off either sheet a run belongs to neither
+_CLOSE = 0.035  # a quadratic misses a law by about this much at the ends of a sweep
 _CUT = 0.25 * _OFFSET  # residuals beyond this count alike
-_NEEDED = 0.5 * _CUT**2  # what a run on the second sheet must save
+_NEEDED = 0.4 * _CUT**2  # what a run on the second sheet must save
 _SEARCHED = 1500
 _DRAWS = 800
 
@@ -77,7 +78,7 @@ def _are_apart(one: _Sheets, two: _Sheets) -> bool:
     minority = int(np.sum(smaller))
     if minority < _FEWEST_IN_MINORITY or two.sd > _LARGEST_SD:
         return False
-    if float(np.sqrt(np.median(two.residuals[smaller] ** 2))) > 2 * two.sd:
+    if float(np.sqrt(np.median(two.residuals[smaller] ** 2))) > max(2 * two.sd, _CLOSE):
         return False
     off = np.abs(two.residuals) > max(4 * two.sd, _STRAY)
     # Outliers fall where they like; a second unit puts its runs on the second sheet.

@@ -100,7 +100,10 @@ def _pattern(solution: Solution, kept: NDArray[np.intp], extra: Floats) -> float
         return None
     root = np.sqrt(omega)[:, None]
     design = root * np.column_stack([J, extra])
-    design /= np.linalg.norm(design, axis=0)
+    length = np.linalg.norm(design, axis=0)
+    if not np.all((length > 0) & np.isfinite(length)):
+        return None
+    design /= length
     q, upper = np.linalg.qr(design)
     diagonal = np.abs(np.diag(upper))
     leverage = np.sum(q**2, axis=1)
