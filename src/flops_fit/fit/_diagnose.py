@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flops_fit.fit._flops import flops_misfit
 from flops_fit.fit._isoflop import IsoFLOP
 from flops_fit.fit._mixed import mixed_loss_units
-from flops_fit.fit._plausible import implausible
+from flops_fit.fit._plausible import flat, implausible
 from flops_fit.fit._sandwich import covariance, student_t
 from flops_fit.fit._solve import Solution
 from flops_fit.fit._status import FitStatus
@@ -92,6 +92,7 @@ def diagnose(
         *_grid(runs),
         *_edges(shape),
         *_solver(solution),
+        *flat(solution.law, runs),
         *_noise(solution, runs),
         *_identified(solution),
         *_approaches(solution, runs, shape, flops),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from flops_fit.laws import Law
 from flops_fit.records import Diagnostic
 from flops_fit.table import RunTable
 
-__all__ = ["implausible"]
+__all__ = ["flat", "implausible"]
 
 _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
 _FEW_PARAMS, _FEW_TOKENS = 1e3, 1e4
 _APART = 1e6  # between N and D of one run, either way
+_FALL = 1e-3
 _COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 1e4
 
 
@@ -55,6 +57,20 @@ def implausible(runs: RunTable) -> list[Diagnostic]:
             )
         )
     return found
+
+
+def flat(law: Law, runs: RunTable) -> list[Diagnostic]:
+    """A critical finding where the law does not fall by 0.1 % over the runs' range of N, or of D."""
+    N, D = (float(np.exp(np.mean(np.log(c)))) for c in (runs.params, runs.tokens))
+    ends = {
+        "N": (law.loss(np.min(runs.params), D), law.loss(np.max(runs.params), D)),
+        "D": (law.loss(N, np.min(runs.tokens)), law.loss(N, np.max(runs.tokens))),
+    }
+    still = [name for name, (low, high) in ends.items() if not high < (1 - _FALL) * low]
+    if not still:
+        return []
+    text = f"the fitted loss does not fall with {' or '.join(still)}: there is no optimum to find"
+    return [Diagnostic("flat_law", "critical", text, "check the losses, and add other sizes")]
 
 
 def _critical(message: str, action: str) -> Diagnostic:
