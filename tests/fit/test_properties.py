@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from flops_fit.fit import fit_runs
 from flops_fit.fit._newton import huber
 from flops_fit.fit._solve import solve_surface
-from flops_fit.fit._surface import centred
+from flops_fit.fit._surface import points_of
 from flops_fit.laws import Hoffmann, Kappa, Law
+from flops_fit.table import RunTable
 from tests.fit._runs import llama, sweep
 
 JOINED = Kappa(E=1.7, A=9e4, B=2e6, alpha=0.7, beta=0.8, kappa=0.5)
@@ -68,9 +69,19 @@ def test_integer_weights_are_repetitions(name, seed):
     table = sweep(JOINED, sd=0.01, seed=seed % 100)
     counts = np.random.default_rng(seed).integers(1, 4, len(table["loss"]))
     N, D, loss = table["params"], table["tokens"], table["loss"]
-    once = solve_surface(name, centred(N, D, loss, True), counts.astype(float), 1e-2)
+    once = solve_surface(
+        name,
+        points_of(RunTable.read({"params": N, "tokens": D, "loss": loss}), True),
+        counts.astype(float),
+        1e-2,
+    )
     N, D, loss = (np.repeat(column, counts) for column in (N, D, loss))
-    repeated = solve_surface(name, centred(N, D, loss, True), np.ones(len(N)), 1e-2)
+    repeated = solve_surface(
+        name,
+        points_of(RunTable.read({"params": N, "tokens": D, "loss": loss}), True),
+        np.ones(len(N)),
+        1e-2,
+    )
     assert repeated.objective == pytest.approx(once.objective, rel=1e-8)
     here, there = once.law.optimal(1e21), repeated.law.optimal(1e21)
     assert there.params == pytest.approx(here.params, rel=1e-4)
