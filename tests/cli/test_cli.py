@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +14,9 @@ from flops_fit import __version__, reference
 from flops_fit.cli import _demo
 from flops_fit.cli._demo import held_out_check
 from flops_fit.fit import HeldOut
+from flops_fit.laws import Hoffmann
+from tests.fit._curves import curves
+from tests.fit._runs import sweep
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -73,6 +77,19 @@ def test_a_table_of_runs_is_fitted_and_answers(tmp_path: Path) -> None:
     assert "| 3.8e+25" in done.stdout
     assert "3.8e+03× the largest run's compute" in done.stdout
     assert (tmp_path / "page.html").exists()
+
+
+def test_training_curves_join_the_three_approaches(tmp_path: Path) -> None:
+    law = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
+    pd.DataFrame(sweep(law, sd=0.003)).to_csv(tmp_path / "runs.csv", index=False)
+    log = pd.DataFrame(curves(law, np.geomspace(3e7, 3e9, 9), points=40))
+    log.to_csv(tmp_path / "curves.csv", index=False)
+    done = command("fit", str(tmp_path / "runs.csv"), "--curves", str(tmp_path / "curves.csv"))
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith(("| 1", "| 2", "| 3"))]
+    standing = {r.split("|")[1].strip(): r.split("|")[-2].strip() for r in rows}
+    assert standing["1 envelope"] == standing["2 isoflop"] == "check"
+    assert standing["3 surface"] == "headline"
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,9 @@ def test_the_page_stands_alone_and_holds_everything(fit: flops_fit.Fit, tmp_path
     assert not re.search(r'(src|href)="https?:', page)
     assert "&lt;b&gt;odd&lt;/b&gt;" in page
     assert f"{fit.law.params['alpha']:.4g}" in page
+    assert "<h2>Three approaches</h2>" in page
+    assert "<td>3 surface</td>" in page
+    assert "<td>headline</td>" in page
 
 
 def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:

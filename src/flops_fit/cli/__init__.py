@@ -72,9 +72,12 @@ def fit(
         typer.Option(help="name=heading, where a heading is unusual; may be repeated."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page here as well.")] = None,
+    curves: Annotated[
+        Path | None, typer.Option(help="Training curves: run, parameters, tokens and loss.")
+    ] = None,
 ) -> None:
     """Fit a law to runs trained elsewhere, and answer; needs no torch."""
-    typer.echo(fit_table(runs, law, predict or (), column or (), report))
+    typer.echo(fit_table(runs, law, predict or (), column or (), report, curves))
 
 
 def main() -> None:

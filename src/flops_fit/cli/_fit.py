@@ -9,7 +9,7 @@ import numpy as np
 
 from flops_fit.errors import InputError
 from flops_fit.fit import Fit, fit_runs
-from flops_fit.report import answer_in_words, chinchilla_table, write_report
+from flops_fit.report import answer_in_words, approaches_table, chinchilla_table, write_report
 
 __all__ = ["fit_table"]
 
@@ -22,15 +22,18 @@ def fit_table(
     targets: Sequence[float] = (),
     columns: Sequence[str] = (),
     report: Path | None = None,
+    curves: Path | None = None,
 ) -> str:
     """The table at ``targets``, by default at the runs' own budgets, and the answer in words.
 
-    ``columns`` are ``name=column`` pairs where the table's headings are unusual.
+    ``columns`` are ``name=column`` pairs where the table's headings are unusual;
+    ``curves`` is a table of training curves for approach 1.
     """
-    fit = fit_runs(runs, law, columns=_mapping(columns))
+    fit = fit_runs(runs, law, columns=_mapping(columns), curves=curves)
     predictions = [fit.predict(c) for c in targets or _budgets(fit)]
     findings = [d for p in predictions[-1:] for d in p.diagnostics]
-    text = f"{chinchilla_table(predictions)}\n\n{_law_line(fit)}\n"
+    text = f"{chinchilla_table(predictions)}\n\n{_law_line(fit)}\n\n"
+    text += f"{approaches_table(fit)}\n\n"
     text += answer_in_words(fit, predictions[-1], [*fit.diagnostics, *findings])
     if report is not None:
         path = write_report(fit, report, predictions=predictions, diagnostics=findings)

@@ -1,13 +1,16 @@
 """Fit scaling laws to runs, and answer what to train with a compute budget.
 
 :func:`fit_runs` fits the surface L(N, D) (approach 3 of Hoffmann et al. 2022) with the IsoFLOP
-parabolas of approach 2 beside it; :meth:`Fit.predict` answers at a budget,
-:meth:`Fit.estimate` any other question; :func:`backtest` checks a fit against held-out budgets.
+parabolas of approach 2 and, from training curves, the envelope of approach 1 beside it;
+:meth:`Fit.predict` answers at a budget, :meth:`Fit.estimate` any other question; :func:`backtest`
+checks a fit against held-out budgets.
 """
 
+from flops_fit.fit._approaches import Approach
 from flops_fit.fit._backtest import Backtest, backtest
 from flops_fit.fit._compare import Comparison, compare
 from flops_fit.fit._diagnose import Outlier
+from flops_fit.fit._envelope import Envelope, Winner
 from flops_fit.fit._estimate import Estimate
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._fit_runs import fit_runs
@@ -21,9 +24,11 @@ from flops_fit.fit._window import WindowReport
 
 __all__ = [
     "Alternative",
+    "Approach",
     "Backtest",
     "Choice",
     "Comparison",
+    "Envelope",
     "Estimate",
     "Fit",
     "FitStatus",
@@ -35,6 +40,7 @@ __all__ = [
     "Prediction",
     "TradeOffEstimate",
     "WindowReport",
+    "Winner",
     "backtest",
     "compare",
     "fit_runs",

@@ -65,6 +65,11 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     """
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise InputError(f"expected top to be a number of budgets, 1 or more; got {top!r}.")
+    if options.get("curves") is not None:
+        raise InputError(
+            "expected no curves= in a back-test: training curves reach into the budgets that are "
+            "held out. Leave them out here."
+        )
     table = RunTable.read(runs, options.pop("columns", None))
     budgets = np.unique(table.budget)
     if len(budgets) - top < 2:

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.fit import _questions as questions
+from flops_fit.fit._approaches import Approach, exponent_interval, three_approaches
 from flops_fit.fit._bootstrap import refits
 from flops_fit.fit._diagnose import Outlier, trust_of
+from flops_fit.fit._envelope import Envelope
 from flops_fit.fit._estimate import Estimate, Evidence, estimate
+from flops_fit.fit._headline import Headline, predict_from_lines
 from flops_fit.fit._isoflop import IsoFLOP
 from flops_fit.fit._prediction import Budget, Prediction, check_target, predict
 from flops_fit.fit._residuals import ResidualMap
@@ -73,7 +76,9 @@ class Fit:
         Runs left out, each with its reason; runs far off the law, kept but bounded by Huber's δ.
     isoflop
         Approach 2, on the sizes within the window's factor of each vertex: a check beside the
-        surface.
+        surface where that stands.
+    envelope
+        Approach 1 on the training curves; ``None`` where none were given.
     alternatives
         The other law forms on the same runs.
     flops
@@ -103,6 +108,7 @@ class Fit:
     excluded: tuple[Excluded, ...]
     outliers: tuple[Outlier, ...]
     isoflop: IsoFLOP
+    envelope: Envelope | None
     alternatives: tuple[Alternative, ...]
     flops: FlopsFunction
     starts: int
@@ -113,6 +119,7 @@ class Fit:
     sensitivity: Sensitivity
     residual_map: ResidualMap
     _solution: Solution = field(repr=False)
+    _headline: Headline = field(repr=False)
     _rival: Solution | None = field(default=None, repr=False)
 
     @property
@@ -128,6 +135,26 @@ class Fit:
             raise AttributeError(f"{type(self.law).__name__} has no exponents alpha and beta.")
         a = values["beta"] / (values["alpha"] + values["beta"])
         return a, 1 - a
+
+    @cached_property
+    def approaches(self) -> tuple[Approach, Approach, Approach]:
+        """Approaches 1 (envelope), 2 (IsoFLOP) and 3 (surface), in this order.
+
+        One of them is the headline, which :meth:`predict` answers with: the surface where it
+        converged, no term of its law vanished and no exponent of N or D is on its bound; else
+        approach 2 with three minima or more inside the sampled sizes; else approach 1 with three
+        sizes or more that win between two others; else none. Questions of the loss
+        (:meth:`estimate`, :meth:`loss_at`, ...) are always asked of the surface.
+        """
+        return three_approaches(
+            self._headline,
+            self.law,
+            exponent_interval(self._evidence, self.largest_compute),
+            self.isoflop,
+            self.envelope,
+            self.flops,
+            self.largest_compute,
+        )
 
     @property
     def noise_sd(self) -> float:
@@ -170,10 +197,13 @@ class Fit:
             fixed δ far below the noise gets case-bootstrap percentiles: few of its residuals carry
             curvature, and its sandwich covers too little. Where ``law="auto"`` stayed with the
             additive law, each interval spans the κ-law's too: a test that does not reject κ = 1 is
-            no proof of it.
+            no proof of it. Where the surface is not the headline (see :attr:`approaches`), N* is
+            that of the headline's line, D* = C/F(N*), and there are no intervals.
         """
         check_target(C, level)
         budget = Budget(float(C), self.flops, max_params, max_tokens)
+        if self._headline.lines is not None:
+            return predict_from_lines(self._headline, self._evidence, budget, level)
         usable = (FitStatus.OK, FitStatus.BOUND_HIT)
         others = [a.law for a in self.alternatives if a.status in usable]
         line = self.isoflop.n_line if self.isoflop.usable else None
@@ -273,6 +303,8 @@ class Fit:
             "excluded": [vars(e) for e in self.excluded],
             "outliers": [vars(o) for o in self.outliers],
             "isoflop": self.isoflop.to_dict(),
+            "envelope": self.envelope.to_dict() if self.envelope else None,
+            "approaches": [a.to_dict() for a in self.approaches],
             "alternatives": [a.to_dict() for a in self.alternatives],
             "window": vars(self.window),
             "choice": vars(self.choice) if self.choice else None,

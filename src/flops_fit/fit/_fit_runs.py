@@ -9,11 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.curves import Curves
 from flops_fit.fit._check import check_runs
 from flops_fit.fit._diagnose import diagnose, find_outliers
+from flops_fit.fit._envelope import Envelope, envelope, envelope_diagnostics
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._flops import flops_of
 from flops_fit.fit._generic import solve_generic
+from flops_fit.fit._headline import choose_headline, headline_diagnostic
 from flops_fit.fit._isoflop import IsoFLOP, isoflop
 from flops_fit.fit._options import (
     check_options,
@@ -53,8 +56,9 @@ def fit_runs(
     flops_per_unit: FlopsLike | None = None,
     n: Literal["total", "non_embedding"] = "total",
     columns: Mapping[str, str] | None = None,
+    curves: Any = None,
 ) -> Fit:
-    """Fit a scaling law L(N, D) to runs (approach 3), with approach 2 beside it.
+    """Fit a scaling law L(N, D) to runs (approach 3), with approaches 1 and 2 beside it.
 
     Minimises Σ w·ρ_δ(ln L − ln L̂(N, D)), ρ_δ Huber's loss, from several starts with exact
     derivatives.
@@ -85,6 +89,9 @@ def fit_runs(
         Which count of parameters N is.
     columns
         Names of columns where they are unusual: ``{"params": "n_weights"}``.
+    curves
+        Training curves for approach 1: anything :meth:`flops_fit.curves.Curves.read` accepts, N
+        counted as in the runs. They do not enter the surface.
 
     Returns
     -------
@@ -113,10 +120,11 @@ def fit_runs(
     base = run_weights(weights, table, log)
     table = check_runs(table.select(base > 0, "its weight is zero"), parameters_of(kind))
     flops = flops_of(table, flops_per_unit)
+    front = None if curves is None else envelope(Curves.read(curves), flops)
     task = _Task(table, flops, points_of(table, log), delta, base[base > 0])
     fitted, report = task.windowed(kind, window)
     shape = isoflop(table, report.factor)
-    return task.result(fitted, report, shape, loss_space)
+    return task.result(fitted, report, shape, front, loss_space)
 
 
 @dataclass(frozen=True)
@@ -214,6 +222,7 @@ class _Task:
         fitted: _Fitted,
         report: WindowReport,
         shape: IsoFLOP,
+        front: Envelope | None,
         loss_space: Literal["log", "linear"],
     ) -> Fit:
         """Everything about the fit in one value."""
@@ -225,6 +234,9 @@ class _Task:
         found += sensitivity_diagnostics(moved)
         residuals = residual_map(chosen, self.table, self.flops)
         found += residual_diagnostics(residuals, chosen, self.table)
+        headline = choose_headline(chosen, shape, front)
+        found.append(headline_diagnostic(headline))
+        found += envelope_diagnostics(front) if front else []
         reason = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
         used = self.table.select(kept, reason)
         return Fit(
@@ -240,6 +252,7 @@ class _Task:
             excluded=used.excluded,
             outliers=find_outliers(chosen, self.table),
             isoflop=shape,
+            envelope=front,
             alternatives=tuple(
                 Alternative(
                     s.law, s.objective * unit**2, s.delta * unit, s.residual_sd * unit, s.status
@@ -255,6 +268,7 @@ class _Task:
             sensitivity=moved,
             residual_map=residuals,
             _solution=chosen,
+            _headline=headline,
             _rival=_rival(fitted),
         )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flops_fit.laws import PowerLaw
 from flops_fit.table import RunTable
 
-__all__ = ["IsoFLOP", "Parabola", "isoflop", "parabola"]
+__all__ = ["IsoFLOP", "Parabola", "isoflop", "log_line", "parabola"]
 
 Floats = NDArray[np.float64]
 
@@ -98,8 +98,8 @@ def isoflop(runs: RunTable, factor: float | None = None) -> IsoFLOP:
     if len(inside) < 2:
         return IsoFLOP(tuple(parabolas), None, None, None, None)
     C = np.array([p.budget for p in inside])
-    n_line, n_r2 = _line(C, np.array([p.params for p in inside]))
-    d_line, d_r2 = _line(C, np.array([p.tokens for p in inside]))
+    n_line, n_r2 = log_line(C, np.array([p.params for p in inside]))
+    d_line, d_r2 = log_line(C, np.array([p.tokens for p in inside]))
     return IsoFLOP(tuple(parabolas), n_line, d_line, n_r2, d_r2)
 
 
@@ -189,7 +189,8 @@ def _quadratic(t: Floats, loss: Floats) -> tuple[float, float, float, float]:
     return 2 * a, centre - b / (2 * a), c - b * b / (4 * a), spread
 
 
-def _line(C: Floats, y: Floats) -> tuple[PowerLaw, float]:
+def log_line(C: Floats, y: Floats) -> tuple[PowerLaw, float]:
+    """The least-squares line ln y = ln k + a·ln C as a power law, and its R²."""
     t, ln_y = np.log(C), np.log(y)
     slope, _ = np.polyfit(t - t.mean(), ln_y, 1)
     intercept = float(np.mean(ln_y) - slope * np.mean(t))

@@ -37,7 +37,8 @@ class Prediction(Mapping[str, Any]):
     binds
         The caps that bind: ``"max_params"``, ``"max_tokens"``, both or none.
     optimal_params, optimal_tokens, expected_loss, tokens_per_param
-        N*, D* in ``unit``, L(N*, D*) and D*/N*.
+        N*, D* in ``unit``, L(N*, D*) and D*/N*. The loss is NaN where approach 1 or 2 answers and
+        its minima determine none.
     intervals
         For each of these four (low, high) at ``level``, or ``None`` where no honest interval
         exists; a diagnostic then says why. They hold if the law's form does. What a cap fixes
@@ -78,8 +79,10 @@ class Prediction(Mapping[str, Any]):
         return len(fields(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
+        """Plain values for JSON; an unknown loss is ``None``."""
+        loss = self.expected_loss if np.isfinite(self.expected_loss) else None
+        found = [vars(d) for d in self.diagnostics]
+        return {**self, "expected_loss": loss, "diagnostics": found}
 
 
 @dataclass(frozen=True)

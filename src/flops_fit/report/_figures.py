@@ -41,7 +41,7 @@ def draw_all(fit: Fit, level: float = 0.9, managed: bool = False) -> list[Figure
         (axes[0], "optimal_params", "Optimal parameters N*", [p.params for p in minima]),
         (axes[1], "optimal_tokens", f"Optimal {fit.runs.unit} D*", [p.tokens for p in minima]),
     ):
-        _draw_path(ax, path[name], title, level, fit.largest_compute)
+        _draw_path(ax, path[name], title, level, fit)
         ax.plot(
             [p.budget for p in minima],
             seen,
@@ -51,6 +51,11 @@ def draw_all(fit: Fit, level: float = 0.9, managed: bool = False) -> list[Figure
             zorder=3,
             label="minimum of a budget's parabola",
         )
+        if fit.envelope and fit.envelope.points:
+            attribute = name.removeprefix("optimal_")
+            winners = [(w.compute, getattr(w, attribute)) for w in fit.envelope.points]
+            label = "middle of a size's stretch of the envelope"
+            ax.plot(*zip(*winners, strict=True), "o", mfc="none", mec=_FAINT, ms=6, label=label)
         ax.legend(loc="lower right", frameon=False, fontsize=8)
     _draw_loss(loss.add_subplot(), fit, path["expected_loss"], level)
     _draw_residuals(residuals.add_subplot(), fit)
@@ -112,7 +117,7 @@ def _draw_isoflop(ax: Axes, fit: Fit) -> None:
     ax.set_ylim(bottom - room, top)
     ax.margins(x=0.12)
     ax.set_title(
-        f"Loss against size at each compute budget ({_law_name(fit)}; ★ optimum)",
+        f"Loss against size at each compute budget ({_law_name(fit)}; ★ its optimum)",
         fontsize=10,
         loc="left",
         pad=12,
@@ -124,17 +129,17 @@ def _law_name(fit: Fit) -> str:
     return {"kappa": "κ-law", "hoffmann": "additive law"}.get(fit.law.name, f"{fit.law.name} law")
 
 
-def _draw_path(ax: Axes, path: Any, title: str, level: float, largest: float) -> None:
-    ax.fill_between(
-        path.compute,
-        path.low,
-        path.high,
-        color=_BAND,
-        alpha=0.2,
-        lw=0,
-        label=f"{100 * level:g} % interval",
-    )
-    ax.plot(path.compute, path.value, color=_BAND, lw=1.5, label="fitted law")
+def _draw_path(ax: Axes, path: Any, title: str, level: float, fit: Fit) -> None:
+    if np.any(np.isfinite(path.low)):
+        label = f"{100 * level:g} % interval"
+        ax.fill_between(
+            path.compute, path.low, path.high, color=_BAND, alpha=0.2, lw=0, label=label
+        )
+    if np.any(np.isfinite(path.value)):
+        on_lines = any(a.headline for a in fit.approaches[:2])
+        label = "line through the minima" if on_lines else "fitted law"
+        ax.plot(path.compute, path.value, color=_BAND, lw=1.5, label=label)
+    largest = fit.largest_compute
     ax.axvline(largest, ymin=0.3, color=_FAINT, lw=0.8, ls=":")  # clear of the legend
     ax.annotate(
         "largest run",
@@ -152,7 +157,7 @@ def _draw_path(ax: Axes, path: Any, title: str, level: float, largest: float) ->
 
 
 def _draw_loss(ax: Axes, fit: Fit, path: Any, level: float) -> None:
-    _draw_path(ax, path, "Held-out loss at the optimum", level, fit.largest_compute)
+    _draw_path(ax, path, "Held-out loss at the optimum", level, fit)
     budgets = np.unique(fit.runs.budget)
     best = [float(fit.runs.loss[fit.runs.budget == b].min()) for b in budgets]
     ax.plot(budgets, best, "o", color=_INK, ms=5, zorder=3, label="best run of a budget")

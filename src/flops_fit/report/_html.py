@@ -13,7 +13,7 @@ from flops_fit.errors import OutputError
 from flops_fit.fit import Fit, Prediction
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report._figures import draw_all
-from flops_fit.report._table import answer_in_words, chinchilla_table
+from flops_fit.report._table import answer_in_words, approaches_table, chinchilla_table
 from flops_fit.text import seconds
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def write_report(
         *(f"<h2>{_TITLES[str(f.get_label())]}</h2>{_svg(f)}" for f in draw_all(fit)),
         "<h2>The law</h2>",
         f"<p>{html.escape(_law(fit))}</p>",
+        "<h2>Three approaches</h2>",
+        _table(approaches_table(fit)),
         "<h2>Findings</h2>",
         _findings(findings),
         _excluded(fit),

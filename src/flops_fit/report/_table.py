@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from flops_fit.fit import Fit, Prediction
+from flops_fit.fit import Approach, Fit, Prediction
 from flops_fit.records import Diagnostic
 from flops_fit.text import count
 
-__all__ = ["answer_in_words", "chinchilla_table", "span"]
+__all__ = ["answer_in_words", "approaches_table", "chinchilla_table", "span"]
 
 _COLUMNS: tuple[tuple[str, Callable[[Prediction], str], str | None], ...] = (
     ("Compute Budget", lambda p: f"{p.target_compute:.3g}", None),
     ("Optimal N", lambda p: count(p.optimal_params), "optimal_params"),
     ("Optimal D", lambda p: count(p.optimal_tokens), "optimal_tokens"),
     ("D/N Ratio", lambda p: f"{p.tokens_per_param:.3g}", "tokens_per_param"),
-    ("Predicted Loss", lambda p: f"{p.expected_loss:#.4g}", "expected_loss"),
+    ("Predicted Loss", lambda p: _loss(p.expected_loss), "expected_loss"),
 )
 _TRUST = {
     "ok": "Nothing was found that speaks against this fit.",
@@ -42,16 +42,47 @@ def chinchilla_table(predictions: Sequence[Prediction]) -> str:
     rows = [[name for name, _, _ in _COLUMNS]]
     for p in predictions:
         rows.append([f"{show(p)} {span(p, key)}" if key else show(p) for _, show, key in _COLUMNS])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    lines = _markdown(rows)
     level = f"{100 * predictions[0].level:g} %" if predictions else ""
     unit = predictions[0].unit if predictions else "tokens"
     return "\n".join(
         [*lines, f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."]
     )
+
+
+def approaches_table(fit: Fit) -> str:
+    """What approaches 1, 2 and 3 say, and which of them answers, as a Markdown table."""
+    rows = [["Approach", "a", "b", "N*", "D*", "Loss", "Standing"]]
+    rows += [_approach_row(a, number) for number, a in enumerate(fit.approaches, start=1)]
+    interval = " (in brackets its 90 % interval)" if fit.approaches[2].a_interval else ""
+    note = (
+        f"N* ∝ C^a{interval}, D* ∝ C^b; N*, D* and loss at C = {fit.largest_compute:.3g}, the "
+        "largest run's compute."
+    )
+    return "\n".join([*_markdown(rows), note])
+
+
+def _approach_row(found: Approach, number: int) -> list[str]:
+    exponents = ["–" if v is None else f"{v:.3f}" for v in (found.a, found.b)]
+    if found.a_interval is not None:
+        exponents[0] += f" ({found.a_interval[0]:.3f}–{found.a_interval[1]:.3f})"
+    counts = ["–" if v is None else count(v) for v in (found.optimal_params, found.optimal_tokens)]
+    standing = "headline" if found.headline else "check" if found.usable else found.reason
+    return [f"{number} {found.name}", *exponents, *counts, _loss(found.expected_loss), standing]
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned lines of a table, the first row its head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return lines
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:#.4g}"
 
 
 def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diagnostic]) -> str:
@@ -60,8 +91,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     lines = [
         f"With {p.target_compute:.3g} FLOPs, train about {count(p.optimal_params)} parameters "
         f"{span(p, 'optimal_params')} on {count(p.optimal_tokens)} {p.unit} "
-        f"{span(p, 'optimal_tokens')}; expect a held-out loss of {p.expected_loss:.3f} "
-        f"{span(p, 'expected_loss')}.",
+        f"{span(p, 'optimal_tokens')}; {_expected(p)}.",
         _growth(fit),
         _noise(fit),
     ]
@@ -77,11 +107,21 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     return "\n".join(line for line in lines if line)
 
 
+def _expected(p: Prediction) -> str:
+    if p.expected_loss != p.expected_loss:
+        return "no loss can be predicted"
+    return f"expect a held-out loss of {p.expected_loss:.3f} {span(p, 'expected_loss')}"
+
+
 def _growth(fit: Fit) -> str:
-    try:
-        a, b = fit.exponents
-    except AttributeError:
-        return ""
+    lines = next((a for a in fit.approaches[:2] if a.headline), None)
+    if lines is not None and lines.a is not None and lines.b is not None:
+        a, b = lines.a, lines.b
+    else:
+        try:
+            a, b = fit.exponents
+        except AttributeError:
+            return ""
     return (
         f"Ten times the compute wants {10**a:.2g} times the parameters and {10**b:.2g} times the "
         f"{fit.runs.unit} (exponents {a:.2f} and {b:.2f}, where FLOPs per unit grow as N)."

@@ -1,0 +1,164 @@
+"""Approach 1: exact along known laws, and silent where the curves show no minimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flops_fit.curves import Curves
+from flops_fit.fit import Envelope, fit_runs
+from flops_fit.fit._envelope import envelope
+from flops_fit.flops import LinearFlops
+from flops_fit.laws import Hoffmann, Kappa, Law
+from tests.fit._curves import curves
+from tests.fit._runs import sweep
+
+LAW = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
+SIZES = np.geomspace(1e7, 3e9, 12)
+SIX = LinearFlops(6.0)
+
+
+def of(table: dict[str, np.ndarray], **options: float) -> Envelope:
+    return envelope(Curves.read(table), SIX)
+
+
+@pytest.mark.parametrize(
+    ("law", "horizon"),
+    [
+        (LAW, 2e11),
+        (Hoffmann(1.7, 400.0, 400.0, 0.34, 0.34), 2e11),
+        (Kappa(1.2, 600.0, 2400.0, 0.37, 0.4, 0.8), 2e11),
+    ],
+)
+def test_the_exponents_of_a_known_law_are_recovered(law: Law, horizon: float) -> None:
+    """a = β/(α+β) within 0.002: what 1,500 values of C and straight lines between points cost."""
+    found = of(curves(law, SIZES, horizon))
+    values = law.params
+    a = values["beta"] / (values["alpha"] + values["beta"])
+    assert found.usable, found
+    assert len(found.points) >= 5
+    assert found.n_line is not None
+    assert found.d_line is not None
+    assert found.n_line.a == pytest.approx(a, abs=0.002)
+    assert found.d_line.a == pytest.approx(1 - a, abs=0.002)
+    for p in found.points:
+        assert p.low < p.compute < p.high
+        assert 6 * p.params * p.tokens == pytest.approx(p.compute, rel=1e-9)
+        assert p.loss == pytest.approx(law.loss(p.params, p.tokens), rel=1e-3)
+        assert p.params == pytest.approx(law.optimal(p.compute).params, rel=0.03)
+
+
+def test_no_line_is_drawn_through_more_points_than_sizes() -> None:
+    """The 1,500 values of C share a few curves: each winning size is one observation."""
+    found = of(curves(LAW, SIZES, 2e11))
+    assert len(found.points) == len({p.params for p in found.points}) <= len(SIZES)
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    table = curves(LAW, SIZES)
+    order = np.random.default_rng(1).permutation(len(table["loss"]))
+    assert of({name: v[order] for name, v in table.items()}) == of(table)
+
+
+def test_units_of_size_and_tokens_do_not_matter() -> None:
+    """Millions of parameters and billions of tokens, with F to match: the same exponents and sizes."""
+    table = curves(LAW, SIZES)
+    here = of(table)
+    small = {**table, "params": table["params"] / 1e6, "tokens": table["tokens"] / 1e9}
+    there = envelope(Curves.read(small), LinearFlops(6e15))
+    assert here.n_line is not None
+    assert there.n_line is not None
+    assert there.n_line.a == pytest.approx(here.n_line.a, abs=1e-9)
+    sizes = [p.params * 1e6 for p in there.points]
+    assert sizes == pytest.approx([p.params for p in here.points])
+
+
+def test_curves_that_tell_their_flops_are_taken_at_their_word() -> None:
+    table = curves(LAW, SIZES)
+    doubled = of({**table, "flops": 12 * table["params"] * table["tokens"]})
+    for one, two in zip(of(table).points, doubled.points, strict=True):
+        assert two.compute == pytest.approx(2 * one.compute)
+
+
+def test_the_smallest_and_the_largest_size_are_no_minimum() -> None:
+    """They win at the ends of the envelope, where a size beyond them might be lower still."""
+    found = of(curves(LAW, SIZES, 2e11))
+    inside = {p.params for p in found.points}
+    assert SIZES[0] not in inside
+    assert SIZES[-1] not in inside
+    reasons = {e.label: e.reason for e in found.excluded}
+    assert "smallest size" in reasons["N = 1e+07"]
+
+
+def test_sizes_that_are_all_too_large_give_no_line() -> None:
+    """The smallest size wins wherever it reaches: an edge, and so no claim."""
+    found = of(curves(LAW, np.geomspace(1e10, 1e11, 5), 1e10))
+    assert not found.usable
+    assert found.points == ()
+    assert "needs three or more" in found.reason
+    assert all("smallest" in e.reason or "fewer than three" in e.reason for e in found.excluded)
+
+
+def test_a_win_that_ends_with_its_curve_is_no_point() -> None:
+    """One size stops in the middle of its stretch: the middle of what is left would be wrong."""
+    table = curves(LAW, SIZES, 2e11)
+    whole = of(table)
+    victim = whole.points[3]
+    stop = victim.compute / (6 * victim.params)
+    keep = (table["params"] != victim.params) | (table["tokens"] < stop)
+    cut = of({name: v[keep] for name, v in table.items()})
+    assert victim.params not in {p.params for p in cut.points}
+    reasons = [e.reason for e in cut.excluded if e.label == f"N = {victim.params:.4g}"]
+    assert reasons == ["it wins until a curve begins or ends, not until another size is lower"]
+
+
+def test_two_sizes_are_too_few() -> None:
+    found = of(curves(LAW, [1e8, 2e8]))
+    assert "2 sizes; approach 1 needs three" in found.reason
+    assert found.n_line is None
+
+
+def test_of_several_runs_of_a_size_the_lowest_counts() -> None:
+    """A second run of each size with a worse loss changes nothing."""
+    table = curves(LAW, SIZES)
+    worse = {**table, "run": np.char.add(table["run"], " again"), "loss": table["loss"] * 1.02}
+    both = {name: np.concatenate([table[name], worse[name]]) for name in table}
+    assert of(both).points == of(table).points
+
+
+def test_smoothing_recovers_a_noisy_envelope() -> None:
+    """2 % noise a point: raw curves lose most stretches, smoothed ones keep a within 0.03."""
+    noisy = Curves.read(curves(LAW, SIZES, 2e11, points=3000, sd=0.02))
+    raw, smooth = (envelope(c, SIX) for c in (noisy, noisy.smoothed(0.5)))
+    assert smooth.usable
+    assert smooth.n_line is not None
+    assert smooth.n_line.a == pytest.approx(0.37 / 0.72, abs=0.03)
+    error = [abs(np.log(p.params / LAW.optimal(p.compute).params)) for p in smooth.points]
+    assert np.median(error) < 0.15
+    assert len(raw.points) < len(smooth.points)
+    assert "running lines" in smooth.notes[0]
+
+
+def test_a_schedule_that_has_not_ended_makes_the_size_too_small() -> None:
+    """Half a cosine that costs 3 % at its start and nothing at its end, one horizon for all.
+
+    The loss is too high everywhere; the size falls short where the schedule is well under way.
+    """
+    charged = of(curves(LAW, SIZES, 2e11, charge=lambda f: 0.015 * (1 + np.cos(np.pi * f))))
+    ratios = [p.params / LAW.optimal(p.compute).params for p in charged.points]
+    assert len(ratios) >= 5
+    assert ratios[0] == pytest.approx(1, abs=0.005)
+    assert ratios[-1] < 0.985
+    for p in charged.points:
+        assert p.loss > LAW.optimal(p.compute).loss * 1.02
+
+
+def test_the_fit_tells_what_the_envelope_assumes() -> None:
+    fit = fit_runs(sweep(LAW, sd=0.003), curves=curves(LAW, np.geomspace(3e7, 3e9, 9)))
+    assert fit.envelope is not None
+    assert fit.envelope.usable
+    told = {d.code: d for d in fit.diagnostics}
+    assert "constant" in told["envelope_schedule"].message
+    assert told["envelope_schedule"].severity == "note"
+    assert "no point of the envelope" in told["envelope_excluded"].message
+    assert fit_runs(sweep(LAW, sd=0.003)).envelope is None
