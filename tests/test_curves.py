@@ -71,7 +71,8 @@ def test_the_held_out_loss_is_taken_where_there_are_two_and_said() -> None:
     rows = [{**r, "val_loss": r["loss"] + 1} for r in ROWS]
     read = Curves.read(rows)
     assert read.curves[0].loss[0] == ROWS[0]["loss"] + 1
-    assert read.notes == ("the curves are those of 'val_loss', not of 'loss'",)
+    (note,) = read.notes
+    assert "'val_loss', which is held out" in note
     chosen = Curves.read(rows, {"loss": "loss"})
     assert chosen.curves[0].loss[0] == ROWS[0]["loss"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,23 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, TableError
 from flops_fit.records import Excluded
-from flops_fit.table import _COLUMNS, _numbers, _raw_columns
+from flops_fit.table import (
+    Raw,
+    check_mapping,
+    filled_of,
+    find_numbers,
+    is_missing,
+    numbers,
+    read_raw,
+    wanted,
+)
 
 __all__ = ["Curve", "Curves"]
 
 Floats = NDArray[np.float64]
 
 _RUN = ("run", "run_id", "run_name", "label", "name", "experiment")
-_HELD_OUT = tuple(n for n in _COLUMNS["loss"] if n not in ("loss", "l"))
-_NAMES: dict[str, tuple[str, ...]] = {
-    "run": _RUN,
-    **{name: _COLUMNS[name] for name in ("params", "tokens", "loss", "flops")},
-}
+_QUANTITIES = ("params", "tokens", "loss", "flops")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,21 +148,30 @@ class Curves:
         """
         if isinstance(source, Curves):
             return source
-        return _curves(_raw_columns(source), columns or {}, _shown(source))
+        return _curves(source, columns or {})
 
 
 def _shown(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else "the table of curves"
 
 
-def _curves(raw: dict[str, list[Any]], mapping: Mapping[str, str], where: str) -> Curves:
-    if not len(next(iter(raw.values()), [])):
+def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
+    where = _shown(source)
+    unknown = set(columns) - {"run", *_QUANTITIES}
+    if unknown:
+        names = ["run", *_QUANTITIES]
+        raise TableError(f"columns= maps {sorted(unknown)}; for curves it may map {names}.")
+    mapping = check_mapping({k: v for k, v in columns.items() if k != "run"})
+    own = wanted(mapping)
+    runs = (columns["run"],) if "run" in columns else _RUN
+    raw = read_raw(source, lambda h: "text" if _plain(h) in map(_plain, runs) else own(h))
+    if raw.rows == 0:
         raise TableError(f"expected one row for each point of each curve; {where} is empty.")
-    found, notes = _find(raw, mapping, where)
-    data = {name: _numbers(raw[found[name]], found[name]) for name in found if name != "run"}
+    column = _run_column(raw, runs, where)
+    data, notes = _quantities(raw, mapping, where)
     rows: dict[str, list[int]] = {}
-    for i, label in enumerate(raw[found["run"]]):
-        if label is None or label == "" or label != label:
+    for i, label in enumerate(raw.cells[column]):
+        if is_missing(label):
             raise TableError(f"{where}, row {i + 1}: expected the run's name, got {label!r}.")
         rows.setdefault(str(label), []).append(i)
     curves, excluded = [], []
@@ -165,7 +179,7 @@ def _curves(raw: dict[str, list[Any]], mapping: Mapping[str, str], where: str) -
         if len(index) == 1:
             raise TableError(
                 f"run {label!r} has one point, which is no curve. Expected one row for each point "
-                f"of a run's training, with the run's name in column {found['run']!r}; a table "
+                f"of a run's training, with the run's name in column {column!r}; a table "
                 "of finished runs belongs in fit_runs(runs), not in curves=."
             )
         part = {name: column[index] for name, column in data.items()}
@@ -185,47 +199,37 @@ def _curves(raw: dict[str, list[Any]], mapping: Mapping[str, str], where: str) -
     return Curves(tuple(curves), tuple(excluded), tuple(notes))
 
 
-def _find(
-    raw: Mapping[str, Any], mapping: Mapping[str, str], where: str
-) -> tuple[dict[str, str], list[str]]:
-    """The column of each quantity, and what was chosen where there was a choice."""
-    unknown = set(mapping) - set(_NAMES)
-    if unknown:
-        raise TableError(f"columns= maps {sorted(unknown)}; for curves it may map {list(_NAMES)}.")
-    found, notes = {}, []
-    for name, usual in _NAMES.items():
-        if name in mapping:
-            if mapping[name] not in raw:
-                raise TableError(
-                    f"columns= names {mapping[name]!r} for {name}; {where} has {list(raw)}."
-                )
-            found[name] = mapping[name]
-            continue
-        matches = [c for c in raw if c.lower().strip() in usual]
-        if name == "loss" and len(matches) > 1:
-            held_out = [c for c in matches if c.lower().strip() in _HELD_OUT]
-            if len(held_out) == 1:
-                others = ", ".join(c for c in matches if c not in held_out)
-                notes.append(f"the curves are those of {held_out[0]!r}, not of {others!r}")
-            matches = held_out or matches
-        if name in matches:
-            matches = [name]
-        if name == "run":  # any of them tells runs apart, identifiers before names
-            matches = sorted(matches, key=lambda c: _RUN.index(c.lower().strip()))[:1]
-        if len(matches) > 1:
+def _plain(heading: str) -> str:
+    return heading.strip().lower()
+
+
+def _run_column(raw: Raw, names: Sequence[str], where: str) -> str:
+    """The column that tells runs apart: identifiers before names."""
+    for name in names:
+        for heading in raw.cells:
+            if _plain(heading) == _plain(name):
+                return heading
+    raise TableError(
+        f"{where} lacks {'run' if names is _RUN else names[0]!r}; it has the columns "
+        f"{list(raw.headings)}. Say which is which: Curves.read(..., columns={{'run': 'your_column'}})."
+    )
+
+
+def _quantities(
+    raw: Raw, mapping: Mapping[str, str], where: str
+) -> tuple[dict[str, Floats], list[str]]:
+    """N, D, loss and perhaps C of every point, and what was chosen where there was a choice."""
+    found = find_numbers(raw.headings, filled_of(raw), mapping)
+    for name in ("params", "tokens", "loss"):
+        if name not in found:
+            steps = ", or add tokens = step × tokens per step." if name == "tokens" else "."
             raise TableError(
-                f"{matches} could each be {name}; say which: "
-                f"Curves.read(..., columns={{{name!r}: {matches[0]!r}}})."
+                f"{where} lacks {name!r}; it has the columns {list(raw.headings)}. Say which is "
+                f"which: Curves.read(..., columns={{{name!r}: 'your_column'}}){steps}"
             )
-        if matches:
-            found[name] = matches[0]
-        elif name != "flops":
-            raise TableError(
-                f"{where} lacks {name!r}; it has the columns {list(raw)}. Say which is which: "
-                f"Curves.read(..., columns={{{name!r}: 'your_column'}})"
-                + (", or add tokens = step × tokens per step." if name == "tokens" else ".")
-            )
-    return found, notes
+    used = {name: found[name] for name in _QUANTITIES if name in found}
+    data = {name: numbers(raw.cells[f.column], f.column) for name, f in used.items()}
+    return data, [f.note for f in used.values() if f.note]
 
 
 def _culprits(part: Mapping[str, Floats]) -> str:

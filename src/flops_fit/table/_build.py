@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from flops_fit.errors import TableError
 from flops_fit.records import Excluded
 from flops_fit.table._files import from_file
-from flops_fit.table._names import check_mapping, find_numbers, find_text, wanted
+from flops_fit.table._names import Wanted, check_mapping, find_numbers, find_text, wanted
 from flops_fit.table._sources import Raw, from_value
 from flops_fit.table._values import budgets_of, is_missing, numbers, unfinished
 
-__all__ = ["fields_of"]
+__all__ = ["fields_of", "filled_of", "read_raw"]
 
 Floats = NDArray[np.float64]
 
@@ -27,12 +27,7 @@ _POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
 def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     """Every field of a RunTable, from a path or from anything in memory that holds a table."""
     mapping = check_mapping(columns)
-    kind = wanted(mapping)
-    raw = (
-        from_file(Path(source), kind)
-        if isinstance(source, str | Path)
-        else from_value(source, kind)
-    )
+    raw = read_raw(source, wanted(mapping))
     if raw.rows == 0:
         head = f" below its headings {list(raw.headings)}" if raw.headings else ""
         raise TableError(
@@ -57,9 +52,21 @@ def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def read_raw(source: Any, kind: Wanted) -> Raw:
+    """The columns that ``kind`` wants, from a path or from anything in memory that holds a table."""
+    if isinstance(source, str | Path):
+        return from_file(Path(source), kind)
+    return from_value(source, kind)
+
+
+def filled_of(raw: Raw) -> list[str]:
+    """The headings under which there is any value."""
+    return [heading for heading, cells in raw.cells.items() if not _is_empty(cells)]
+
+
 def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], tuple[str, ...]]:
     """The numeric columns under our names, N, D and C complete, and what was assumed."""
-    filled = [h for h, cells in raw.cells.items() if not _is_empty(cells)]
+    filled = filled_of(raw)
     found = find_numbers(raw.headings, filled, mapping)
     # An optional column without a single value is as good as none.
     found = {n: f for n, f in found.items() if n in _REQUIRED or f.column in filled or n in mapping}

@@ -27,10 +27,10 @@ class Raw:
 
 
 def too_long(what: str = "the table") -> TableError:
-    """The error for more rows than a table of runs has."""
+    """The error for more rows than a table of runs, or of training curves, has."""
     return TableError(
         f"expected one row a run; {what} has more than {MOST_ROWS:,} rows and looks like a log of "
-        "steps. Keep each run's last row, with its N, D and final loss."
+        "steps. Keep each run's last row, with its N, D and final loss; of curves, fewer points."
     )
 
 
