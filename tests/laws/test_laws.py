@@ -149,4 +149,4 @@ def test_compute_must_be_positive(C):
 def test_registry_names_its_laws():
     """Each law is found under its own name."""
     assert all(law.name == name for name, law in LAWS.items())
-    assert set(LAWS) == {"hoffmann", "kappa", "kaplan"}
+    assert set(LAWS) == {"hoffmann", "kappa", "kaplan", "muennighoff"}

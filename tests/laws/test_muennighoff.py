@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from flops_fit import reference
-from flops_fit.errors import FitError, InputError
-from flops_fit.fit import fit_runs
+from flops_fit.errors import InputError
 from flops_fit.laws import Muennighoff
 
 LAW = reference.law("muennighoff2023")
@@ -120,7 +119,8 @@ def test_published_runs_agree_about_what_repetition_costs():
     assert without > 2 * spread
 
 
-def test_fitting_says_what_is_missing():
-    """fit_runs passes no unique units: the error says so and what to do."""
-    with pytest.raises(FitError, match="unique units of every run"):
-        fit_runs(reference.runs("llama3_2024"), Muennighoff)
+def test_without_limits_no_repeat_is_worth_less():
+    """R*_D = R*_N = ∞ counts repeats as new and gives the additive law."""
+    law = Muennighoff(1.7, 400.0, 2000.0, 0.34, 0.37, np.inf, np.inf)
+    N, D = np.meshgrid(np.geomspace(1e7, 1e11, 5), np.geomspace(1e8, 1e13, 5))
+    np.testing.assert_allclose(law.loss(N, D, 1e9), law.fresh.loss(N, D), rtol=1e-12)

@@ -3,7 +3,7 @@
 :func:`fit_runs` fits the surface L(N, D) (approach 3 of Hoffmann et al. 2022) with the IsoFLOP
 parabolas of approach 2 and, from training curves, the envelope of approach 1 beside it;
 :meth:`Fit.predict` answers at a budget, :meth:`Fit.estimate` any other question; :func:`backtest`
-checks a fit against held-out budgets.
+checks a fit against held-out budgets; :func:`fit_power` fits a power law in one variable.
 """
 
 from flops_fit.fit._approaches import Approach
@@ -16,6 +16,7 @@ from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._fit_runs import fit_runs
 from flops_fit.fit._held_out import HeldOut
 from flops_fit.fit._isoflop import IsoFLOP, Parabola
+from flops_fit.fit._power import PowerFit, fit_power
 from flops_fit.fit._prediction import Prediction
 from flops_fit.fit._questions import InferenceEstimate, TradeOffEstimate
 from flops_fit.fit._select import Choice
@@ -37,11 +38,13 @@ __all__ = [
     "IsoFLOP",
     "Outlier",
     "Parabola",
+    "PowerFit",
     "Prediction",
     "TradeOffEstimate",
     "WindowReport",
     "Winner",
     "backtest",
     "compare",
+    "fit_power",
     "fit_runs",
 ]

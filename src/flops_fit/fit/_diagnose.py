@@ -88,7 +88,7 @@ def diagnose(
 ) -> list[Diagnostic]:
     """Every finding about the runs and the fit made from them."""
     return [
-        *_input(runs, flops),
+        *_input(runs, flops, "unique_tokens" in solution.law.covariates),
         *_grid(runs),
         *_edges(shape),
         *_solver(solution),
@@ -99,7 +99,7 @@ def diagnose(
     ]
 
 
-def _input(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
+def _input(runs: RunTable, flops: FlopsFunction, repeats_known: bool) -> list[Diagnostic]:
     found = [Diagnostic("assumed", "note", note) for note in runs.notes]
     if runs.excluded:
         shown = "; ".join(f"{e.label}: {e.reason}" for e in runs.excluded[:5])
@@ -138,8 +138,8 @@ def _input(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
             "without embeddings" if np.array_equal(runs.params, runs.non_embedding) else "in all"
         )
         found.append(Diagnostic("n_convention", "note", f"N counts parameters {which}"))
-    if runs.unique_tokens is not None:
-        epochs = float(np.max(runs.tokens / runs.unique_tokens))
+    if runs.unique_tokens is not None and not repeats_known:
+        epochs = float(np.nanmax(runs.tokens / runs.unique_tokens, initial=1.0))
         if epochs > 1.05:
             # Muennighoff et al. 2023 (arXiv:2305.16264): no loss up to 4 epochs, R* = 15.4.
             severity: Severity = "critical" if epochs > 16 else "warning" if epochs > 4 else "note"
@@ -270,7 +270,10 @@ def _identified(solution: Solution) -> list[Diagnostic]:
         i = solution.names.index(name)
         half = factor * float(np.sqrt(cov.matrix[i, i]))
         value = float(solution.theta[i])
-        if name == "E" and half > 0.5 * value:
+        if name == "E" and solution.full is None and half > np.log(2):
+            low, high = np.exp(np.clip([value - half, value + half], -700, 700))
+            found.append(_unidentified("E", f"90 % interval {low:.3g} to {high:.3g}"))
+        if name == "E" and solution.full is not None and half > 0.5 * value:
             scale = solution.points.scale
             low, high = max(value - half, 0) * scale, (value + half) * scale
             found.append(_unidentified("E", f"90 % interval {low:.3g} to {high:.3g}"))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.curves import Curve, Curves
-from flops_fit.fit._isoflop import log_line
+from flops_fit.fit._power import fit_power
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import PowerLaw
 from flops_fit.records import Diagnostic, Excluded
@@ -133,9 +133,9 @@ def envelope(curves: Curves, flops: FlopsFunction) -> Envelope:
     if len(points) < 2:
         return Envelope(points, None, None, None, reason, excluded, notes)
     C = np.array([p.compute for p in points])
-    n_line, r2 = log_line(C, np.array([p.params for p in points]))
-    d_line, _ = log_line(C, np.array([p.tokens for p in points]))
-    return Envelope(points, n_line, d_line, r2, reason, excluded, notes)
+    n = fit_power(C, np.array([p.params for p in points]))
+    d = fit_power(C, np.array([p.tokens for p in points]))
+    return Envelope(points, n.law, d.law, n.r2, reason, excluded, notes)
 
 
 def envelope_diagnostics(found: Envelope) -> list[Diagnostic]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.fit._bootstrap import refits
+from flops_fit.fit._bootstrap import drawn_laws
 from flops_fit.fit._sandwich import covariance, gradient_of, student_t
 from flops_fit.fit._solve import Solution
 from flops_fit.flops import FlopsFunction
@@ -97,14 +97,12 @@ class Evidence:
         """Whether intervals come from resampled runs instead of the sandwich."""
         # A MAD δ is 1.345 sd; below half of that Huber is nearly L1 and its sandwich too narrow.
         s = self.solution
-        return s.full is not None and s.delta < 0.67 * s.residual_sd
+        return s.delta < 0.67 * s.residual_sd
 
     @cached_property
     def drawn_laws(self) -> list[Law]:
         """The law refitted to resampled runs."""
-        solution = self.solution
-        thetas = refits(solution, _DRAWS, "case", 0)
-        return [solution.points.law_at(theta, solution.law.name) for theta in thetas]
+        return drawn_laws(self.solution, _DRAWS, "case", 0)
 
     def intervals(self, quantities: LogQuantities, names: Sequence[str], level: float) -> Intervals:
         """Intervals of quantities given by their logs.

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.errors import InputError
 from flops_fit.fit import _questions as questions
 from flops_fit.fit._approaches import Approach, exponent_interval, three_approaches
-from flops_fit.fit._bootstrap import refits
+from flops_fit.fit._bootstrap import constants
 from flops_fit.fit._diagnose import Outlier, trust_of
 from flops_fit.fit._envelope import Envelope
 from flops_fit.fit._estimate import Estimate, Evidence, estimate
+from flops_fit.fit._generic import asked_about
 from flops_fit.fit._headline import Headline, predict_from_lines
 from flops_fit.fit._isoflop import IsoFLOP
 from flops_fit.fit._prediction import Budget, Prediction, check_target, predict
+from flops_fit.fit._repeated import scarcity_notes
 from flops_fit.fit._residuals import ResidualMap
 from flops_fit.fit._select import Choice
 from flops_fit.fit._sensitivity import Sensitivity
@@ -26,7 +29,7 @@ from flops_fit.fit._solve import Solution
 from flops_fit.fit._status import FitStatus
 from flops_fit.fit._window import WindowReport
 from flops_fit.flops import FlopsFunction
-from flops_fit.laws import FlopsLike, Law
+from flops_fit.laws import FlopsLike, Law, Muennighoff
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table import RunTable
 
@@ -171,6 +174,23 @@ class Fit:
         """C of the largest fitted run."""
         return float(np.max(self.runs.flops))
 
+    def with_unique(self, unique_tokens: float) -> Fit:
+        """The same fit, asked about a supply of ``unique_tokens`` different units.
+
+        Raises
+        ------
+        InputError
+            The law does not know unique units from repeated ones.
+        """
+        if not isinstance(self.law, Muennighoff):
+            raise InputError(
+                f"expected a law of repeated data to ask about unique units; the "
+                f'{self.law.name} law counts repeats as new. Fit with law="muennighoff".'
+            )
+        solution = asked_about(self._solution, unique=float(unique_tokens))
+        lines = replace(self.isoflop, n_line=None, d_line=None)
+        return replace(self, law=solution.law, isoflop=lines, _solution=solution)
+
     def predict(
         self,
         C: float,
@@ -178,6 +198,7 @@ class Fit:
         *,
         max_params: float | None = None,
         max_tokens: float | None = None,
+        unique_tokens: float | None = None,
     ) -> Prediction:
         """The compute-optimal N, D and loss at C training FLOPs, with intervals.
 
@@ -189,6 +210,9 @@ class Fit:
             Probability that a central interval is meant to hold.
         max_params, max_tokens
             Caps on N and D. The prediction says which of them bind, and what they cost.
+        unique_tokens
+            How many different units there are, for a law of repeated data; by default as many as
+            are asked for.
 
         Returns
         -------
@@ -200,6 +224,9 @@ class Fit:
             no proof of it. Where the surface is not the headline (see :attr:`approaches`), N* is
             that of the headline's line, D* = C/F(N*), and there are no intervals.
         """
+        if unique_tokens is not None:
+            scarce = self.with_unique(unique_tokens)
+            return scarce.predict(C, level, max_params=max_params, max_tokens=max_tokens)
         check_target(C, level)
         budget = Budget(float(C), self.flops, max_params, max_tokens)
         if self._headline.lines is not None:
@@ -207,7 +234,8 @@ class Fit:
         usable = (FitStatus.OK, FitStatus.BOUND_HIT)
         others = [a.law for a in self.alternatives if a.status in usable]
         line = self.isoflop.n_line if self.isoflop.usable else None
-        return predict(self._evidence, budget, level, others, line)
+        found = predict(self._evidence, budget, level, others, line)
+        return replace(found, diagnostics=(*scarcity_notes(self._solution), *found.diagnostics))
 
     def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
         """Any positive quantity of the law, with an interval made as those of :meth:`predict`.
@@ -277,10 +305,11 @@ class Fit:
     ) -> Floats:
         """The law's constants over ``n`` refits to resampled runs, shape (n, len(law.params)).
 
-        Columns are in the order of ``law.params``. Runs, never whole budgets, are resampled.
+        Columns are in the order of ``law.params``; a parameter that the runs do not determine stays
+        where the fit left it. Runs, never whole budgets, are resampled. Outside the κ family a
+        refit takes at most 25 steps from the fit.
         """
-        thetas = refits(self._solution, n, kind, seed)
-        return self._solution.points.constants(thetas)[:, : len(self.law.params)]
+        return constants(self._solution, n, kind, seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that matters as plain values for JSON."""

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.curves import Curves
+from flops_fit.errors import FitError
 from flops_fit.fit._check import check_runs
 from flops_fit.fit._diagnose import diagnose, find_outliers
 from flops_fit.fit._envelope import Envelope, envelope, envelope_diagnostics
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._flops import flops_of
-from flops_fit.fit._generic import solve_generic
+from flops_fit.fit._generic import solve_generic, with_covariates
 from flops_fit.fit._headline import choose_headline, headline_diagnostic
 from flops_fit.fit._isoflop import IsoFLOP, isoflop
 from flops_fit.fit._options import (
@@ -23,6 +24,12 @@ from flops_fit.fit._options import (
     known_law,
     parameters_of,
     with_convention,
+)
+from flops_fit.fit._repeated import (
+    FEW_EPOCHS,
+    epochs_of,
+    repeat_findings,
+    where_repetition_helps,
 )
 from flops_fit.fit._residuals import residual_diagnostics, residual_map
 from flops_fit.fit._select import Choice, choose
@@ -32,7 +39,7 @@ from flops_fit.fit._surface import Points, points_of
 from flops_fit.fit._weights import run_weights
 from flops_fit.fit._window import WindowReport, settle_window
 from flops_fit.flops import FlopsFunction
-from flops_fit.laws import FlopsLike, Hoffmann, Kappa, Law
+from flops_fit.laws import FlopsLike, Hoffmann, Kappa, Law, Muennighoff
 from flops_fit.records import Diagnostic
 from flops_fit.table import RunTable
 
@@ -69,8 +76,10 @@ def fit_runs(
         Anything :meth:`flops_fit.table.RunTable.read` accepts: a path, a DataFrame, dicts,
         runs of this library.
     law
-        ``"auto"``: the κ-law where the runs tell κ from 1 (5 % level), else the additive law.
-        ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, or a class of your own, a :class:`flops_fit.laws.Law`.
+        ``"auto"``: the κ-law where the runs tell κ from 1 (5 % level), else the additive law; the
+        law of repeated data where runs of more than four epochs determine it.
+        ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, ``"muennighoff"`` (repeated data; needs a column
+        ``unique_tokens``), or a class of your own, a :class:`flops_fit.laws.Law`.
     delta
         Huber's δ: ``"mad"`` takes 1.345 robust standard deviations of the residuals, a number
         fixes it (1e-3 reproduces Hoffmann et al. 2022), ``inf`` is least squares.
@@ -79,7 +88,8 @@ def fit_runs(
     window
         ``"auto"`` fits runs within ×5 of the fitted N* of their own compute where enough remain,
         each counting √(C/C_max). A number sets the factor, and all inside count alike; ``None``
-        fits all runs alike.
+        fits all runs alike. Laws with covariates take all runs alike by default: the optimum of
+        fresh data says little about where runs on repeated data should lie.
     weights
         How much each run counts inside the window: ``"equal"``; ``"loss_se"``, by the standard
         errors of the losses where they exceed what runs scatter by anyway; or one number a run.
@@ -115,16 +125,56 @@ def fit_runs(
     kind = known_law(law)
     check_options(delta, loss_space, window, n)
     table = with_convention(RunTable.read(runs, columns), n)
+    if isinstance(kind, type):
+        table = with_covariates(table, kind)
     table = check_runs(table, parameters_of(kind))
     log = loss_space == "log"
     base = run_weights(weights, table, log)
     table = check_runs(table.select(base > 0, "its weight is zero"), parameters_of(kind))
     flops = flops_of(table, flops_per_unit)
     front = None if curves is None else envelope(Curves.read(curves), flops)
-    task = _Task(table, flops, points_of(table, log), delta, base[base > 0])
+    task = _Task(table, flops, points_of(table, log), delta, base[base > 0], front)
+    if kind is Muennighoff:
+        return _fit_repeated(task, loss_space, window)
     fitted, report = task.windowed(kind, window)
+    if kind == "auto":
+        beyond = int(np.sum((fitted.chosen.weights > 0) & (epochs_of(table) > FEW_EPOCHS)))
+        repeated = _if_repeats_count(beyond, task, loss_space)
+        if repeated is not None:
+            return repeated
     shape = isoflop(table, report.factor)
-    return task.result(fitted, report, shape, front, loss_space)
+    return task.result(fitted, report, shape, loss_space)
+
+
+def _fit_repeated(
+    task: _Task,
+    loss_space: Literal["log", "linear"],
+    window: WindowRule = "auto",
+    choice: Choice | None = None,
+) -> Fit:
+    """The law of repeated data, where repetition still helps."""
+    helped, keep, hurt = where_repetition_helps(task.table)
+    check_runs(helped, len(Muennighoff.parameters()))
+    points = points_of(helped, loss_space == "log")
+    found = (hurt,) if hurt else ()
+    task = replace(task, table=helped, points=points, base=task.base[keep], found=found)
+    fitted, report = task.windowed(Muennighoff, window)
+    # Parabolas in N may join runs of one compute where none repeats its data much.
+    shape = isoflop(helped.select(epochs_of(helped) <= FEW_EPOCHS), report.factor)
+    return task.result(replace(fitted, choice=choice), report, shape, loss_space)
+
+
+def _if_repeats_count(beyond: int, task: _Task, loss_space: Literal["log", "linear"]) -> Fit | None:
+    """The law of repeated data where ``beyond`` runs of many epochs determine its R*_D."""
+    if beyond == 0 or len(with_covariates(task.table, Muennighoff)) < len(task.table):
+        return None
+    reason = f"{beyond} runs of more than {FEW_EPOCHS:g} epochs carry weight, and determine R*_D"
+    try:
+        fit = _fit_repeated(task, loss_space, choice=Choice(False, None, None, reason))
+    except FitError:
+        return None
+    codes = {d.code for d in fit.diagnostics}
+    return fit if fit.status.usable and "R_D_identified" in codes else None
 
 
 @dataclass(frozen=True)
@@ -143,6 +193,8 @@ class _Task:
     points: Points
     delta: DeltaRule
     base: Floats
+    front: Envelope | None = None
+    found: tuple[Diagnostic, ...] = ()
 
     def solve(
         self,
@@ -161,7 +213,13 @@ class _Task:
         return solve_surface(kind, self.points, weights, delta, warm.full if warm else None, known)
 
     def fit(self, kind: str | type[Law], weights: Floats) -> _Fitted:
-        """The law asked for, and the other forms; ``"auto"`` chooses."""
+        """The law asked for, and the other forms; ``"auto"`` chooses.
+
+        A law with covariates stands alone: forms that know N and D only would take what the
+        covariates do for noise.
+        """
+        if isinstance(kind, type) and kind.covariates:
+            return _Fitted(self.solve(kind, weights), (), None)
         additive = self.solve(Hoffmann.name, weights)
         kappa = None
         if int(np.count_nonzero(weights)) > parameters_of(Kappa.name):
@@ -185,13 +243,25 @@ class _Task:
         compute = float(np.max(self.table.flops))
         everything = self.fit(kind, self.base)
         without = float(everything.chosen.law.optimal(compute, self.flops).params)
-        if window is None:
+        reason = "no window was asked for" if window is None else ""
+        if window == "auto" and type(everything.chosen.law).covariates:
+            reason = (
+                "the optimum of fresh data is no measure for runs that differ in more than N and D"
+            )
+        factor, tilt = (_WINDOW, _TILT) if window in ("auto", None) else (float(window), 0.0)
+        if window is None or reason:
             report = WindowReport(
-                None, 0.0, False, "no window was asked for", len(self.base), compute, None, without
+                None if window is None else factor,
+                0.0,
+                False,
+                reason,
+                len(self.base),
+                compute,
+                None,
+                without,
             )
             return everything, report
-        factor, tilt = (_WINDOW, _TILT) if window == "auto" else (float(window), 0.0)
-        fitted, reason = everything, ""
+        fitted = everything
         for _ in range(2):
             form = fitted.chosen
             weights, reason = settle_window(
@@ -222,18 +292,19 @@ class _Task:
         fitted: _Fitted,
         report: WindowReport,
         shape: IsoFLOP,
-        front: Envelope | None,
         loss_space: Literal["log", "linear"],
     ) -> Fit:
         """Everything about the fit in one value."""
         chosen, unit = fitted.chosen, self.points.unit
         kept = chosen.weights > 0
-        found = diagnose(chosen, self.table, shape, self.flops)
+        found = [*self.found, *repeat_findings(chosen)]
+        found += diagnose(chosen, self.table, shape, self.flops)
         found += _form_diagnostics(fitted, report)
         moved = sensitivity(chosen, self.table, self.flops, self._again(chosen))
         found += sensitivity_diagnostics(moved)
         residuals = residual_map(chosen, self.table, self.flops)
         found += residual_diagnostics(residuals, chosen, self.table)
+        front = self.front
         headline = choose_headline(chosen, shape, front)
         found.append(headline_diagnostic(headline))
         found += envelope_diagnostics(front) if front else []

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit._power import fit_power
 from flops_fit.laws import PowerLaw
 from flops_fit.table import RunTable
 
-__all__ = ["IsoFLOP", "Parabola", "isoflop", "log_line", "parabola"]
+__all__ = ["IsoFLOP", "Parabola", "isoflop", "parabola"]
 
 Floats = NDArray[np.float64]
 
@@ -98,9 +99,10 @@ def isoflop(runs: RunTable, factor: float | None = None) -> IsoFLOP:
     if len(inside) < 2:
         return IsoFLOP(tuple(parabolas), None, None, None, None)
     C = np.array([p.budget for p in inside])
-    n_line, n_r2 = log_line(C, np.array([p.params for p in inside]))
-    d_line, d_r2 = log_line(C, np.array([p.tokens for p in inside]))
-    return IsoFLOP(tuple(parabolas), n_line, d_line, n_r2, d_r2)
+    n, d = (
+        fit_power(C, np.array(y)) for y in zip(*((p.params, p.tokens) for p in inside), strict=True)
+    )
+    return IsoFLOP(tuple(parabolas), n.law, d.law, n.r2, d.r2)
 
 
 def parabola(runs: RunTable, factor: float | None = None) -> Parabola | None:
@@ -187,18 +189,6 @@ def _quadratic(t: Floats, loss: Floats) -> tuple[float, float, float, float]:
     if a <= 1e-12 * float(np.max(np.abs(loss))):
         return min(2 * a, 0.0), float("nan"), float("nan"), spread
     return 2 * a, centre - b / (2 * a), c - b * b / (4 * a), spread
-
-
-def log_line(C: Floats, y: Floats) -> tuple[PowerLaw, float]:
-    """The least-squares line ln y = ln k + a·ln C as a power law, and its R²."""
-    t, ln_y = np.log(C), np.log(y)
-    slope, _ = np.polyfit(t - t.mean(), ln_y, 1)
-    intercept = float(np.mean(ln_y) - slope * np.mean(t))
-    total = float(np.sum((ln_y - ln_y.mean()) ** 2))
-    missed = float(np.sum((ln_y - intercept - slope * t) ** 2))
-    return PowerLaw(
-        float(np.exp(intercept)), float(slope)
-    ), 1 - missed / total if total > 0 else 1.0
 
 
 def _sorted(x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fit._envelope import Envelope
 from flops_fit.fit._isoflop import IsoFLOP
+from flops_fit.fit._power import fit_power
 from flops_fit.laws import PowerLaw
 
 __all__ = ["Lines", "envelope_lines", "isoflop_lines"]
@@ -31,23 +32,12 @@ class Lines:
     def loss_line(self) -> PowerLaw | None:
         """L(C) = E + k·C^−p with E ≥ 0 and k > 0, by least squares of L̂/L − 1.
 
-        It is linear in E and k, so only p is searched. ``None`` with fewer than four losses, where
-        they do not fall with C, or where p ends at the border of its search.
+        ``None`` with fewer than four losses, or where they do not fall with C.
         """
         if len(self.loss) < _FEWEST_LOSSES or np.any(self.loss <= 0):
             return None
-        middle = float(np.mean(np.log(self.compute)))
-        t = np.log(self.compute) - middle
-        low, high = np.log(_FLATTEST), np.log(_STEEPEST)
-        for _ in range(4):
-            powers = np.exp(np.linspace(low, high, 101))
-            best = int(np.argmin([_at_power(p, t, self.loss)[0] for p in powers]))
-            if best in (0, len(powers) - 1):
-                return None
-            low, high = np.log(powers[best - 1]), np.log(powers[best + 1])
-        p = float(powers[best])
-        _, E, k = _at_power(p, t, self.loss)
-        return PowerLaw(float(k * np.exp(p * middle)), -p, E) if k > 0 else None
+        line = fit_power(self.compute, self.loss, offset=True).law
+        return line if -_STEEPEST < line.a < -_FLATTEST else None
 
 
 def isoflop_lines(shape: IsoFLOP) -> Lines | None:
@@ -66,12 +56,3 @@ def envelope_lines(found: Envelope | None) -> Lines | None:
     compute = np.array([p.compute for p in found.points])
     loss = np.array([p.loss for p in found.points])
     return Lines(found.n_line, found.d_line, compute, loss)
-
-
-def _at_power(p: float, t: Floats, loss: Floats) -> tuple[float, float, float]:
-    """Misfit, E ≥ 0 and k of E + k·exp(−p·t) at a given p."""
-    basis = np.column_stack([1 / loss, np.exp(-p * t) / loss])
-    E, k = (float(v) for v in np.linalg.lstsq(basis, np.ones_like(loss), rcond=None)[0])
-    if E < 0:
-        E, k = 0.0, float(np.sum(basis[:, 1]) / np.sum(basis[:, 1] ** 2))
-    return float(np.sum((basis @ [E, k] - 1) ** 2)), E, k

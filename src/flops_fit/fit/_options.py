@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def known_law(law: str | type[Law]) -> str | type[Law]:
 def parameters_of(kind: str | type[Law]) -> int:
     """How many parameters have to be fitted at least."""
     law = kind if isinstance(kind, type) else LAWS[Hoffmann.name if kind == "auto" else kind]
-    return len(fields(law))
+    return len(law.parameters())
 
 
 def check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flops_fit.fit._solve import Solution
 from flops_fit.laws import Law
 
-__all__ = ["Covariance", "covariance", "gradient_of", "student_t"]
+__all__ = ["Covariance", "covariance", "gradient_of", "hc3", "student_t"]
 
 Floats = NDArray[np.float64]
 
@@ -37,31 +37,48 @@ def covariance(solution: Solution) -> Covariance:
     1981, §7.6), smaller than JᵀωJ: c = Σω / Σwψ′ makes up for that, and is 1 for least squares.
     Runs of one cluster (a shared trunk or seed) enter the middle as their sum.
     """
-    r, w, J = solution.residuals, solution.weights, solution.jacobian
+    return hc3(
+        solution.jacobian,
+        solution.residuals,
+        solution.weights,
+        solution.delta,
+        solution.dof,
+        solution.points.groups,
+    )
+
+
+def hc3(
+    J: Floats,
+    r: Floats,
+    w: Floats,
+    delta: float,
+    dof: int,
+    groups: NDArray[np.intp] | None = None,
+) -> Covariance:
+    """The sandwich of :func:`covariance` from its parts: Jacobian (runs, k), residuals, weights."""
     size = np.maximum(np.abs(r), 1e-300)
-    omega = w * np.minimum(1.0, solution.delta / size)
+    omega = w * np.minimum(1.0, delta / size)
     leverage = np.zeros_like(r)
-    if solution.dof < 1:
-        return Covariance(None, solution.dof, leverage, "there are no more runs than parameters")
+    if dof < 1:
+        return Covariance(None, dof, leverage, "there are no more runs than parameters")
     scale = np.sqrt(np.sum(omega[:, None] * J**2, axis=0))
     if np.any(scale == 0):
-        return Covariance(None, solution.dof, leverage, "a parameter leaves the loss unchanged")
+        return Covariance(None, dof, leverage, "a parameter leaves the loss unchanged")
     root = np.sqrt(omega)[:, None] * J / scale
     q, upper = np.linalg.qr(root)
     diagonal = np.abs(np.diag(upper))
     if np.min(diagonal) < 1e-10 * np.max(diagonal):
-        return Covariance(None, solution.dof, leverage, "the parameters cannot be told apart")
+        return Covariance(None, dof, leverage, "the parameters cannot be told apart")
     leverage = np.sum(q**2, axis=1)
     if np.max(leverage) > _FULL_LEVERAGE:
-        return Covariance(None, solution.dof, leverage, "a single run decides a parameter alone")
+        return Covariance(None, dof, leverage, "a single run decides a parameter alone")
     inverse = np.linalg.inv(upper)
     influence = q * (np.sqrt(omega) * r / (1 - leverage))[:, None]
-    dof = solution.dof
-    if solution.points.groups is not None:
-        influence, dof = _by_group(influence, solution.points.groups, w, dof)
+    if groups is not None:
+        influence, dof = _by_group(influence, groups, w, dof)
         if dof < 1:
             return Covariance(None, dof, leverage, "there are no more clusters than parameters")
-    inside = float(np.sum(w * (size <= solution.delta)))
+    inside = float(np.sum(w * (size <= delta)))
     correction = float(np.sum(omega)) / max(inside, 0.25 * float(np.sum(w)))
     half = inverse @ influence.T * max(correction, 1.0)
     return Covariance(half @ half.T / np.outer(scale, scale), dof, leverage)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -50,7 +50,11 @@ class Solution:
     bounds
         What ended on a bound, in words.
     full
-        The κ family's θ with all six coordinates; ``None`` for a law of the user's own.
+        The κ family's θ with all six coordinates; ``None`` for any other law.
+    held
+        Parameters that the runs do not determine, and the limit each was held at.
+    model_at
+        The model of ``points.z`` for any θ, for laws outside the κ family.
     """
 
     law: Law
@@ -68,6 +72,8 @@ class Solution:
     names: tuple[str, ...]
     points: Points
     full: Floats | None = None
+    held: Mapping[str, float] = field(default_factory=dict)
+    model_at: Callable[[Floats], Floats] | None = None
 
     @property
     def status(self) -> FitStatus:

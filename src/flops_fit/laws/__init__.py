@@ -17,7 +17,7 @@ from flops_fit.laws._optimum_only import OptimumOnly
 from flops_fit.laws._power import PowerLaw
 from flops_fit.laws._trade_off import TradeOff
 
-LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan)}
+LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan, Muennighoff)}
 
 __all__ = [
     "LAWS",

@@ -31,15 +31,39 @@ class Law(ABC):
     A law of your own is one subclass with ``name``, ``formula``, its parameters as positive
     fields and :meth:`loss`, which falls with N and with D. :meth:`starts` lets it be fitted; all
     other questions then work by themselves.
+
+    A law may know more about a run than N and D. It then names columns of
+    :class:`~flops_fit.table.RunTable` in ``covariates``, and a fit calls ``loss`` and ``starts``
+    with one more array for each, after those named here. Both need defaults for them: the
+    optimum is asked of ``loss(N, D)``.
+
+    Attributes
+    ----------
+    name, formula
+        What the law is called, and how it reads.
+    covariates
+        Columns that ``loss`` and ``starts`` take besides N, D and the loss: ``("unique_tokens",)``.
+    conditions
+        Fields that are set and not fitted, with a default each.
+    limits
+        What a parameter is held at where the runs do not determine it: ``{"R_D": inf}``.
     """
 
     name: ClassVar[str] = "law"
     formula: ClassVar[str] = ""
+    covariates: ClassVar[tuple[str, ...]] = ()
+    conditions: ClassVar[tuple[str, ...]] = ()
+    limits: ClassVar[Mapping[str, float]] = {}
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        """The names of what is fitted: all fields but the ``conditions``."""
+        return tuple(f.name for f in fields(cls) if f.name not in cls.conditions)
 
     @property
     def params(self) -> dict[str, float]:
         """The fitted parameters under the law's own names."""
-        return {f.name: float(getattr(self, f.name)) for f in fields(self)}
+        return {name: float(getattr(self, name)) for name in self.parameters()}
 
     @abstractmethod
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import FitError, InputError
+from flops_fit.errors import InputError
 from flops_fit.flops import FlopsFunction, LinearFlops
 from flops_fit.laws._hoffmann import Hoffmann
 from flops_fit.laws._law import Law
@@ -17,6 +17,11 @@ from flops_fit.laws._law import Law
 __all__ = ["Muennighoff"]
 
 Floats = NDArray[np.float64]
+
+_EXPONENTS = np.linspace(0.1, 0.9, 9)
+_SCALES_D = (3.0, 15.0, 80.0)
+_SCALES_N = (2.0, 10.0, 200.0)
+_FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (§6 of the paper)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Muennighoff(Law):
         The additive law for fresh data.
     R_D, R_N
         R*_D and R*_N: after how many repeats, of data and of parameters, 1 − 1/e of all that
-        repetition can give is used up.
+        repetition can give is used up; ``inf`` where no repeat is worth less.
     unique
         U that the law is asked about; :meth:`with_unique` sets it. Not a fitted parameter.
 
@@ -60,14 +65,13 @@ class Muennighoff(Law):
 
     name: ClassVar[str] = "muennighoff"
     formula: ClassVar[str] = "L = E + A/N'^α + B/D'^β, N' and D' saturating with repetition"
+    covariates: ClassVar[tuple[str, ...]] = ("unique_tokens",)
+    conditions: ClassVar[tuple[str, ...]] = ("unique",)
+    limits: ClassVar[Mapping[str, float]] = {"R_N": float("inf"), "R_D": float("inf")}
 
     def __post_init__(self) -> None:
-        _check_unique(self.unique)
-
-    @property
-    def params(self) -> dict[str, float]:
-        """The fitted parameters under the law's own names, without ``unique``."""
-        return {n: v for n, v in super().params.items() if n != "unique"}
+        if not self.unique > 0:
+            _check_unique(self.unique)
 
     @property
     def fresh(self) -> Hoffmann:
@@ -94,8 +98,9 @@ class Muennighoff(Law):
         unique
             U, a number or an array that broadcasts with N and D; the law's own by default.
         """
-        U = self.unique if unique is None else unique
-        return self.fresh.loss(self.effective_params(N, U), self.effective_units(D, U))
+        U = _check_unique(self.unique if unique is None else unique)
+        size = _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
+        return self.fresh.loss(size, _worth(np.asarray(D, dtype=np.float64), U, self.R_D))
 
     def effective_units(self, D: ArrayLike, unique: ArrayLike | None = None) -> Floats:
         """D': how many fresh units the D seen are worth."""
@@ -114,16 +119,26 @@ class Muennighoff(Law):
         """
         log_u = np.log(np.asarray(unique, dtype=np.float64))
         log_ratio = np.log(self.alpha * self.A) - np.log(self.beta * self.B)
-        return np.asarray(np.exp(np.minimum((log_ratio + self.beta * log_u) / self.alpha, 690.0)))
+        return np.asarray(
+            np.exp(np.clip((log_ratio + self.beta * log_u) / self.alpha, -690.0, 690.0))
+        )
 
     @classmethod
-    def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
-        """Not fitted from N, D and loss alone: repetition needs U of every run."""
-        raise FitError(
-            "expected a law of N and D; Muennighoff also needs the unique units of every run, which "
-            "fit_runs does not pass on. Fit 'hoffmann' to runs without repeats, or take published "
-            'constants: flops_fit.reference.law("muennighoff2023").'
-        )
+    def starts(
+        cls, N: Floats, D: Floats, loss: Floats, unique: Floats | None = None
+    ) -> Sequence[Mapping[str, float]]:
+        """Where the additive law in D' fits best, for each of a few R*_D, with a few R*_N each.
+
+        For given α, β and R*_D the law with N' = N is linear in E, A and B. The runs of at most
+        four epochs alone, where R*_D hardly matters, give one more.
+        """
+        U = D if unique is None else np.minimum(unique, D)
+        found = [_additive(N, _worth(D, U, R_D), loss) | {"R_D": R_D} for R_D in _SCALES_D]
+        few = D <= _FEW_EPOCHS * U
+        if np.sum(few) > 2 * len(cls.parameters()) and np.ptp(np.log(N[few])) > 0.5:
+            known = _additive(N[few], D[few], loss[few])
+            found += [known | {"R_D": R_D} for R_D in _SCALES_D]
+        return [{**start, "R_N": R_N} for start in found for R_N in _SCALES_N]
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         return self.fresh._start_size(C, k)
@@ -134,10 +149,30 @@ class Muennighoff(Law):
         return super()._optimal_size(C, flops)
 
 
+def _additive(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
+    """E, A, B, α and β on a grid of exponents: relative least squares, robustly compared."""
+    n, d = np.log(N / np.exp(np.mean(np.log(N)))), np.log(D / np.exp(np.mean(np.log(D))))
+    best, values = np.inf, {}
+    for alpha in _EXPONENTS:
+        for beta in _EXPONENTS:
+            terms = np.column_stack([np.ones_like(n), np.exp(-alpha * n), np.exp(-beta * d)])
+            terms /= loss[:, None]
+            scale = np.maximum(
+                np.linalg.lstsq(terms, np.ones_like(n), rcond=None)[0], 0.02 * loss.min()
+            )
+            misfit = float(np.sum(np.abs(np.log(np.maximum(terms @ scale, 1e-300)))))
+            if misfit < best:
+                A = scale[1] * np.exp(alpha * np.mean(np.log(N)))
+                B = scale[2] * np.exp(beta * np.mean(np.log(D)))
+                best = misfit
+                values = {"E": scale[0], "A": A, "B": B, "alpha": alpha, "beta": beta}
+    return {name: float(value) for name, value in values.items()}
+
+
 def _worth(amount: Floats, unique: Floats, scale: float) -> Floats:
     """``amount`` up to ``unique``, and beyond it U + U·R*(1 − e^{−R/R*}) with R = amount/U − 1."""
     repeats = np.maximum(amount / unique - 1.0, 0.0)
-    gained = np.where(repeats > 0, -scale * np.expm1(-repeats / scale), 0.0)
+    gained = repeats if np.isinf(scale) else -scale * np.expm1(-repeats / scale)
     base = np.minimum(amount, unique)
     return np.asarray(base + base * gained)
 

@@ -122,7 +122,8 @@ def _left_out(raw: Raw, data: Mapping[str, Floats]) -> dict[int, str]:
     reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
     for name in (n for n in _POSITIVE if n in data):
         values = data[name]
-        for i in np.flatnonzero(~(np.isfinite(values) & (values > 0))):
+        known = ~np.isnan(values) if name == "unique_tokens" else np.ones(raw.rows, dtype=bool)
+        for i in np.flatnonzero(known & ~(np.isfinite(values) & (values > 0))):
             text = f"{name} is {values[i]:g}, expected a positive number"
             reasons.setdefault(int(i), text)
     return reasons

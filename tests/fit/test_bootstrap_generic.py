@@ -1,0 +1,108 @@
+"""Laws outside the κ family: exact recovery in any units, and refits that mean the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import least_squares
+
+from flops_fit.errors import InputError
+from flops_fit.fit import fit_runs
+from flops_fit.fit._levenberg import descend
+from flops_fit.fit._newton import huber
+from flops_fit.laws import Kaplan
+from tests.fit._runs import sweep
+
+JOINT = Kaplan(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
+
+
+@settings(max_examples=8)
+@given(n=st.floats(1e-9, 1e6), d=st.floats(1e-9, 1e6), unit=st.floats(1e-3, 1e4))
+def test_kaplan_is_recovered_in_any_units(n, d, unit):
+    """Without noise all four constants return within 1e-6, whatever N, D and L are counted in."""
+    runs = sweep(JOINT)
+    scaled = {
+        "params": runs["params"] * n,
+        "tokens": runs["tokens"] * d,
+        "loss": runs["loss"] * unit,
+        "budget": runs["budget"],
+    }
+    law = fit_runs(scaled, "kaplan", window=None).law
+    truth = Kaplan(
+        JOINT.N_c * n * unit ** (1 / JOINT.alpha_N),
+        JOINT.D_c * d * unit ** (1 / JOINT.alpha_D),
+        JOINT.alpha_N,
+        JOINT.alpha_D,
+    )
+    for name, value in truth.params.items():
+        assert law.params[name] == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("delta", [np.inf, 0.01, 1e-3])
+def test_descent_ends_where_scipy_ends(delta):
+    """The same Huber optimum as scipy's trust region, for residuals within δ and beyond it."""
+    rng = np.random.default_rng(3)
+    x = np.linspace(0, 3, 40)
+    z = 0.5 + np.exp(-1.2 * x) + 0.02 * rng.standard_t(3, 40)
+
+    def model(theta: np.ndarray) -> np.ndarray:
+        return np.exp(theta[0]) + np.exp(theta[1] - np.exp(theta[2]) * x)
+
+    def scaled(theta: np.ndarray) -> np.ndarray:
+        r = z - model(theta)
+        return np.sign(r) * np.sqrt(2 * huber(r, delta))
+
+    start = np.array([0.0, 0.5, 0.0])
+    ours = descend(model, start, z, np.ones(40), delta)
+    theirs = least_squares(scaled, start, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    assert ours.converged
+    assert ours.objective <= theirs.cost * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["case", "wild", "parametric"])
+def test_refits_scatter_as_the_sandwich_says(kind):
+    """The bootstrap's sd of ln N* is within a third of the sandwich's; a seed repeats its refits."""
+    runs = sweep(JOINT, sd=0.005, sizes=15, seed=5)
+    fit = fit_runs(runs, "kaplan", delta=np.inf, window=None)
+    draws = fit.bootstrap(150, kind, seed=1)
+    assert draws.shape == (150, 4)
+    np.testing.assert_array_equal(draws[:5], fit.bootstrap(150, kind, seed=1)[:5])
+    exponents = draws[:, 3] / (draws[:, 2] + draws[:, 3])
+    low, high = fit.predict(1e22, 0.6827).intervals["optimal_params"]
+    laws = [Kaplan(*row) for row in draws]
+    sizes = np.log([law.optimal(1e22, fit.flops).params for law in laws])
+    assert np.std(sizes) == pytest.approx(np.log(high / low) / 2, rel=1 / 3)
+    assert np.median(exponents) == pytest.approx(fit.law.exponent, abs=0.02)
+
+
+def test_clusters_are_drawn_whole():
+    """Each run entered twice as one cluster: refits scatter as those of the single runs do."""
+    runs = sweep(JOINT, sd=0.005, seed=2)
+    twice = {name: np.repeat(column, 2) for name, column in runs.items()}
+    twice["loss"] *= 1 + 1e-10 * np.arange(70)  # equal rows would count once
+    clustered = {**twice, "cluster": [f"seed {i // 2}" for i in range(70)]}
+
+    def spread(table: dict) -> float:
+        fit = fit_runs(table, "kaplan", delta=np.inf, window=None)
+        return float(np.std(np.log(fit.bootstrap(100)[:, 3])))
+
+    once = spread(runs)
+    assert spread(clustered) == pytest.approx(once, rel=0.3)
+    assert spread(twice) < 0.85 * once
+
+
+def test_the_papers_delta_gets_bootstrap_intervals():
+    """δ = 1e-3 far below the noise: percentiles of refits, as for the κ family."""
+    fit = fit_runs(sweep(JOINT, sd=0.01), "kaplan", delta=1e-3, window=None)
+    prediction = fit.predict(1e21)
+    assert prediction.interval_method == "case bootstrap"
+    low, high = prediction.intervals["optimal_params"]
+    assert low < JOINT.optimal(1e21).params < high
+
+
+def test_an_unknown_kind_is_refused():
+    """The refusal lists the kinds there are."""
+    with pytest.raises(InputError, match="'wild'"):
+        fit_runs(sweep(JOINT), "kaplan").bootstrap(3, "block")
