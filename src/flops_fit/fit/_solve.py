@@ -29,6 +29,7 @@ _KAPPAS = np.log([0.25, 0.4, 0.6, 0.8, 1.0, 1.5])
 _TUNING = 1.345  # 95 % efficient under normal noise (Huber 1981, §4.5)
 _AGREE_WITHIN = 1e-6
 _DELTA_ROUNDS = 12
+_ROUGH, _ROUND = 12, 2  # iterations before the polish that counts
 _ROUNDING = 1e-18  # objectives below this a run are those of noiseless losses
 _SEARCH_RUNS = 4000  # enough to find every basin; the polish then takes all runs
 
@@ -216,7 +217,7 @@ def _basins(
 def _additive_starts(points: Points, weights: Floats, delta: DeltaRule) -> Floats:
     starts = grid_starts(points, weights)
     wide = _wide_delta(starts[:1], points, weights, delta)
-    return polish(starts, points, weights, wide, _FREE[Hoffmann.name], iterations=60).theta
+    return polish(starts, points, weights, wide, _FREE[Hoffmann.name], iterations=_ROUGH).theta
 
 
 def _kappa_starts(additive: Floats, points: Points, weights: Floats, delta: DeltaRule) -> Floats:
@@ -224,7 +225,7 @@ def _kappa_starts(additive: Floats, points: Points, weights: Floats, delta: Delt
     wide = _wide_delta(additive[:1], points, weights, delta)
     starts = np.repeat(additive[:1], len(_KAPPAS), axis=0)
     starts[:, 5] = _KAPPAS
-    return polish(starts, points, weights, wide, _FREE[Hoffmann.name], iterations=40).theta
+    return polish(starts, points, weights, wide, _FREE[Hoffmann.name], iterations=_ROUGH).theta
 
 
 def _wide_delta(theta: Floats, points: Points, weights: Floats, delta: DeltaRule) -> float:
@@ -252,7 +253,8 @@ def _settle(
             break
         if rounds >= 5:  # δ and median can chase each other between two runs
             used = float(np.sqrt(used * previous))
-        best, previous = polish(best, points, weights, used, free).theta, used
+        best = polish(best, points, weights, used, free, iterations=_ROUND).theta
+        previous = used
     return np.vstack([best, theta[1:]]), used
 
 
