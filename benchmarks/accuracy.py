@@ -212,9 +212,13 @@ def notices(quick: bool) -> Iterator[Goal]:
     """What the fit has to say by itself; 1 where it does."""
     del quick
     repeated = fit_runs(reference.runs("muennighoff2023_c4"))
-    said = {d.code for d in repeated.diagnostics if d.severity == "critical"}
-    yield at_least("Muennighoff's 295 runs: repeated data is critical", "repeated_data" in said, 1)
-    yield at_least("Muennighoff's 295 runs: no trust", repeated.trust == "no", 1)
+    said = {d.code for d in repeated.diagnostics if d.severity in ("warning", "critical")}
+    law = float(repeated.law.name == "muennighoff")
+    yield at_least("Muennighoff's 295 runs: the law of repeated data is taken", law, 1)
+    yield at_least(
+        "Muennighoff's 295 runs: rising losses are noticed", "repetition_hurts" in said, 1
+    )
+    yield at_least("Muennighoff's 295 runs: trust is not ok", repeated.trust != "ok", 1)
     everything = reference.runs("hoffmann2022_epoch")
     fit = fit_runs(everything)
     yield at_least("Chinchilla: the fit is fragile, trust is not ok", fit.trust != "ok", 1)
