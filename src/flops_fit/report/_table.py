@@ -21,6 +21,7 @@ _TRUST = {
     "ok": "Nothing was found that speaks against this fit.",
     "caution": "Use this fit with caution:",
     "no": "Do not rely on this fit:",
+    "far": "Do not rely on this answer:",
 }
 
 
@@ -102,9 +103,16 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
             f"there ranges over {count(spread[0])}–{count(spread[1])}."
         )
     told = [d for d in diagnostics if d.severity in ("warning", "critical")]
-    lines.append(_TRUST["caution" if told and fit.trust == "ok" else fit.trust])
+    lines.append(_TRUST[_verdict(fit, told)])
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in told]
     return "\n".join(line for line in lines if line)
+
+
+def _verdict(fit: Fit, told: Sequence[Diagnostic]) -> str:
+    """The fit's own verdict, and that of the answer where its findings are worse."""
+    if fit.trust != "no" and any(d.severity == "critical" for d in told):
+        return "far"
+    return "caution" if told and fit.trust == "ok" else fit.trust
 
 
 def _expected(p: Prediction) -> str:
