@@ -69,7 +69,8 @@ class SmoothFlops:
     """F(N) = N·(k + c·(N/N₀)^−p): k·N in the limit of large N.
 
     ``n_min`` and ``n_max`` bound the sizes it was fitted to, ``misfit`` is the largest relative
-    error there.
+    error there. Below a tenth of ``n_min`` F/N stays as it is there: a curve that falls towards
+    small sizes would turn negative.
     """
 
     k: float
@@ -91,7 +92,8 @@ class SmoothFlops:
     def __call__(self, N: ArrayLike) -> Floats:
         """FLOPs per unit at each N."""
         N = np.asarray(N, dtype=np.float64)
-        return N * (self.k + self.c * (N / self.n0) ** -self.p)
+        size = np.maximum(N, 0.1 * self.n_min)
+        return np.asarray(N * (self.k + self.c * (size / self.n0) ** -self.p))
 
 
 @dataclass

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -28,6 +29,7 @@ __all__ = [
     "Run",
     "RunState",
     "canonical_json",
+    "finite_json",
 ]
 
 RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
@@ -192,6 +194,17 @@ class Excluded:
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text on every machine."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def finite_json(value: Any) -> Any:
+    """Nested plain values with ``None`` for every number that is not finite, as JSON has none."""
+    if isinstance(value, Mapping):
+        return {str(k): finite_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import OutputError, TableError
-from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.records import Diagnostic, Experiment, Run, finite_json
 
 __all__ = ["Store", "write_atomic", "write_json"]
 
@@ -202,19 +201,11 @@ def write_json(path: Path, content: Any) -> None:
         ``path`` cannot be written.
     """
     try:
-        write_atomic(path, json.dumps(_finite(content), indent=1, allow_nan=False, default=float))
+        write_atomic(
+            path, json.dumps(finite_json(content), indent=1, allow_nan=False, default=float)
+        )
     except OSError as error:
         raise _unwritable(path, error) from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _foreign(folder: Path) -> list[str]:

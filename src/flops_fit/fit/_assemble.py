@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from flops_fit.fit._diagnose import diagnose, find_outliers
 from flops_fit.fit._envelope import envelope_diagnostics
 from flops_fit.fit._fit import Alternative, Fit
@@ -24,7 +22,6 @@ def assemble(
     fitted: Fitted,
     report: WindowReport,
     shape: IsoFLOP,
-    loss_space: Literal["log", "linear"],
 ) -> Fit:
     """Everything about the fit in one value."""
     chosen, unit = fitted.chosen, task.points.unit
@@ -32,7 +29,7 @@ def assemble(
     found = [*task.found, *repeat_findings(chosen)]
     found += diagnose(chosen, task.table, shape, task.flops)
     found += _form_diagnostics(fitted, report)
-    moved = sensitivity(chosen, task.table, task.flops, task.again(chosen))
+    moved = sensitivity(chosen, task.table, task.flops)
     found += sensitivity_diagnostics(moved)
     residuals = residual_map(chosen, task.table, task.flops)
     found += residual_diagnostics(residuals, chosen, task.table)
@@ -46,7 +43,7 @@ def assemble(
         law=chosen.law,
         objective=chosen.objective * unit**2,
         delta=chosen.delta * unit,
-        loss_space=loss_space,
+        loss_space="log" if task.points.log else "linear",
         status=chosen.status,
         diagnostics=tuple(found),
         runs=used,

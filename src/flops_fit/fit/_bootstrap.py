@@ -11,10 +11,10 @@ from flops_fit.errors import FitError, InputError
 from flops_fit.fit._levenberg import descend
 from flops_fit.fit._newton import polish
 from flops_fit.fit._sandwich import covariance
-from flops_fit.fit._solve import Solution
+from flops_fit.fit._solve import Solution, free_of
 from flops_fit.laws import Law
 
-__all__ = ["BootstrapKind", "constants", "drawn_laws", "refits"]
+__all__ = ["BootstrapKind", "constants", "drawn_laws", "laws_at", "refits", "refitted"]
 
 Floats = NDArray[np.float64]
 BootstrapKind = Literal["case", "wild", "parametric"]
@@ -33,7 +33,11 @@ def constants(solution: Solution, n: int, kind: str, seed: int) -> Floats:
 
 def drawn_laws(solution: Solution, n: int, kind: str, seed: int) -> list[Law]:
     """The laws that ``n`` refits end at."""
-    thetas = refits(solution, n, kind, seed)
+    return laws_at(solution, refits(solution, n, kind, seed))
+
+
+def laws_at(solution: Solution, thetas: Floats) -> list[Law]:
+    """The laws that the θ of refits stand for."""
     if solution.full is None:
         return [solution.law_at(theta) for theta in thetas]
     return [solution.points.law_at(theta, solution.law.name) for theta in thetas]
@@ -47,17 +51,18 @@ def refits(solution: Solution, n: int, kind: str, seed: int) -> Floats:
     - ``"wild"``: fitted values plus residuals/(1−h) times ±1 (Davidson & Flachaire 2008).
     - ``"parametric"``: fitted values plus normal noise of the residuals' robust sd.
     """
-    weights, targets = _resampled(solution, n, kind, seed)
-    if solution.full is None:
-        return _own_refits(solution, weights, targets)
-    free = np.ones(6, dtype=bool)
-    free[5] = "kappa" in solution.law.params
-    start = np.repeat(solution.full[None], n, axis=0)
-    return polish(start, solution.points, weights, solution.delta, free, targets=targets).theta
+    return refitted(solution, *_resampled(solution, n, kind, seed), solution.delta)
 
 
-def _own_refits(solution: Solution, weights: Floats, targets: Floats) -> Floats:
-    """Each from the fit's own θ; one that does not improve on it stays there."""
+def refitted(solution: Solution, weights: Floats, targets: Floats, delta: float) -> Floats:
+    """θ of refits from the fit's own θ, shape (n, k), to weights and targets of shape (n, runs).
+
+    A law without exact derivatives takes 25 steps at most; one that does not improve stays there.
+    """
+    if solution.full is not None:
+        start = np.repeat(solution.full[None], len(weights), axis=0)
+        free = free_of(solution.law.name)
+        return polish(start, solution.points, weights, delta, free, targets=targets).theta
     model = solution.model_at
     if model is None:
         raise FitError(
@@ -65,7 +70,7 @@ def _own_refits(solution: Solution, weights: Floats, targets: Floats) -> Floats:
         )
     return np.array(
         [
-            descend(model, solution.theta, z, w, solution.delta, _STEPS).theta
+            descend(model, solution.theta, z, w, delta, _STEPS).theta
             for w, z in zip(weights, targets, strict=True)
         ]
     ).reshape(len(weights), len(solution.theta))

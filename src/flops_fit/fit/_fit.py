@@ -30,7 +30,7 @@ from flops_fit.fit._status import FitStatus
 from flops_fit.fit._window import WindowReport
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import FlopsLike, Law, Muennighoff
-from flops_fit.records import Diagnostic, Excluded
+from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table import RunTable
 
 __all__ = ["Alternative", "Fit"]
@@ -312,7 +312,11 @@ class Fit:
         return constants(self._solution, n, kind, seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that matters as plain values for JSON."""
+        """Everything that matters as plain values for JSON; ``None`` for what is not finite."""
+        found: dict[str, Any] = finite_json(self._record())
+        return found
+
+    def _record(self) -> dict[str, Any]:
         return {
             "law": self.law.name,
             "formula": self.law.formula,

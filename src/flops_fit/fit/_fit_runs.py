@@ -16,7 +16,7 @@ from flops_fit.fit._check import check_runs
 from flops_fit.fit._envelope import envelope
 from flops_fit.fit._fit import Fit
 from flops_fit.fit._flops import flops_of
-from flops_fit.fit._forms import Task, WindowRule
+from flops_fit.fit._forms import Fitted, Task, WindowRule
 from flops_fit.fit._generic import with_covariates
 from flops_fit.fit._isoflop import isoflop
 from flops_fit.fit._options import (
@@ -27,6 +27,7 @@ from flops_fit.fit._options import (
 )
 from flops_fit.fit._repeated import (
     FEW_EPOCHS,
+    determines_repeats,
     epochs_of,
     where_repetition_helps,
 )
@@ -34,6 +35,7 @@ from flops_fit.fit._select import Choice
 from flops_fit.fit._solve import DeltaRule
 from flops_fit.fit._surface import points_of
 from flops_fit.fit._weights import run_weights
+from flops_fit.fit._window import WindowReport
 from flops_fit.laws import FlopsLike, Law, Muennighoff
 from flops_fit.table import RunTable
 
@@ -123,43 +125,44 @@ def fit_runs(
     front = None if curves is None else envelope(Curves.read(curves), flops)
     task = Task(table, flops, points_of(table, log), delta, base[base > 0], front)
     if kind is Muennighoff:
-        return _fit_repeated(task, loss_space, window)
+        task = _where_repeats_help(task)
+        return _assembled(task, *task.windowed(kind, window))
     fitted, report = task.windowed(kind, window)
-    if kind == "auto":
-        beyond = int(np.sum((fitted.chosen.weights > 0) & (epochs_of(table) > FEW_EPOCHS)))
-        repeated = _if_repeats_count(beyond, task, loss_space)
+    beyond = int(np.sum((fitted.chosen.weights > 0) & (epochs_of(table) > FEW_EPOCHS)))
+    if kind == "auto" and beyond:
+        repeated = _if_repeats_count(beyond, task)
         if repeated is not None:
             return repeated
-    shape = isoflop(table, report.factor)
-    return assemble(task, fitted, report, shape, loss_space)
+    return _assembled(task, fitted, report)
 
 
-def _fit_repeated(
-    task: Task,
-    loss_space: Literal["log", "linear"],
-    window: WindowRule = "auto",
-    choice: Choice | None = None,
-) -> Fit:
-    """The law of repeated data, where repetition still helps."""
+def _assembled(task: Task, fitted: Fitted, report: WindowReport) -> Fit:
+    runs = task.table
+    if fitted.chosen.law.covariates:
+        # Parabolas in N may join runs of one compute where none repeats its data much.
+        runs = runs.select(epochs_of(runs) <= FEW_EPOCHS)
+    return assemble(task, fitted, report, isoflop(runs, report.factor))
+
+
+def _where_repeats_help(task: Task) -> Task:
+    """The runs that the law of repeated data can express."""
     helped, keep, hurt = where_repetition_helps(task.table)
     check_runs(helped, len(Muennighoff.parameters()))
-    points = points_of(helped, loss_space == "log")
+    points = points_of(helped, task.points.log)
     found = (hurt,) if hurt else ()
-    task = replace(task, table=helped, points=points, base=task.base[keep], found=found)
-    fitted, report = task.windowed(Muennighoff, window)
-    # Parabolas in N may join runs of one compute where none repeats its data much.
-    shape = isoflop(helped.select(epochs_of(helped) <= FEW_EPOCHS), report.factor)
-    return assemble(task, replace(fitted, choice=choice), report, shape, loss_space)
+    return replace(task, table=helped, points=points, base=task.base[keep], found=found)
 
 
-def _if_repeats_count(beyond: int, task: Task, loss_space: Literal["log", "linear"]) -> Fit | None:
+def _if_repeats_count(beyond: int, task: Task) -> Fit | None:
     """The law of repeated data where ``beyond`` runs of many epochs determine its R*_D."""
-    if beyond == 0 or len(with_covariates(task.table, Muennighoff)) < len(task.table):
+    if len(with_covariates(task.table, Muennighoff)) < len(task.table):
         return None
-    reason = f"{beyond} runs of more than {FEW_EPOCHS:g} epochs carry weight, and determine R*_D"
     try:
-        fit = _fit_repeated(task, loss_space, choice=Choice(False, None, None, reason))
+        task = _where_repeats_help(task)
+        fitted, report = task.windowed(Muennighoff, "auto")
     except FitError:
         return None
-    codes = {d.code for d in fit.diagnostics}
-    return fit if fit.status.usable and "R_D_identified" in codes else None
+    if not determines_repeats(fitted.chosen):
+        return None
+    reason = f"{beyond} runs of more than {FEW_EPOCHS:g} epochs carry weight, and determine R*_D"
+    return _assembled(task, replace(fitted, choice=Choice(False, None, None, reason)), report)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -129,7 +128,7 @@ class Task:
             form = fitted.chosen
             weights, reason = settle_window(
                 form,
-                lambda w, s: self.solve(kind_of(s), w, s),
+                lambda w, s: self.solve(_kind_of(s), w, s),
                 self.table,
                 self.flops,
                 factor,
@@ -150,12 +149,6 @@ class Task:
         with_it = float(fitted.chosen.law.optimal(compute, self.flops).params)
         return fitted, WindowReport(factor, tilt, True, "", kept, compute, with_it, without)
 
-    def again(self, solution: Solution) -> Callable[[Floats, float], Solution]:
-        """Refits of the same form from where it ended."""
-        return lambda weights, delta: self.solve(
-            kind_of(solution), weights, replace(solution, delta=delta)
-        )
 
-
-def kind_of(solution: Solution) -> str | type[Law]:
+def _kind_of(solution: Solution) -> str | type[Law]:
     return solution.law.name if solution.full is not None else type(solution.law)

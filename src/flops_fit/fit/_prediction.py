@@ -14,7 +14,7 @@ from flops_fit.fit._distance import off_the_runs
 from flops_fit.fit._estimate import Evidence, Interval, check_level
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import Law, Optimum, spend
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, finite_json
 from flops_fit.text import count
 
 __all__ = ["QUANTITIES", "Budget", "Interval", "Prediction", "check_target", "predict"]
@@ -79,10 +79,11 @@ class Prediction(Mapping[str, Any]):
         return len(fields(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an unknown loss is ``None``."""
-        loss = self.expected_loss if np.isfinite(self.expected_loss) else None
-        found = [vars(d) for d in self.diagnostics]
-        return {**self, "expected_loss": loss, "diagnostics": found}
+        """Plain values for JSON; ``None`` where a number is not known."""
+        found: dict[str, Any] = finite_json(
+            {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
+        )
+        return found
 
 
 @dataclass(frozen=True)

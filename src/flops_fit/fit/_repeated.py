@@ -23,6 +23,7 @@ from flops_fit.text import count
 
 __all__ = [
     "FEW_EPOCHS",
+    "determines_repeats",
     "epochs_of",
     "repeat_findings",
     "run_noise",
@@ -123,6 +124,12 @@ def repeat_findings(solution: Solution) -> list[Diagnostic]:
         elif name in solution.names:
             found.append(_with_interval(solution, name))
     return found
+
+
+def determines_repeats(solution: Solution) -> bool:
+    """Whether R*_D has a value that is known within a factor of ten each way."""
+    told = {d.code for d in repeat_findings(solution)}
+    return solution.status.usable and "R_D_identified" in told
 
 
 def scarcity_notes(solution: Solution) -> list[Diagnostic]:

@@ -7,16 +7,15 @@ fit, choice of form and window included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit._bootstrap import laws_at, refitted
 from flops_fit.fit._held_out import HeldOut, foretold
-from flops_fit.fit._newton import polish
-from flops_fit.fit._solve import Solution, free_of
+from flops_fit.fit._solve import Solution
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import Law
 from flops_fit.records import Diagnostic
@@ -25,7 +24,6 @@ from flops_fit.table import RunTable
 __all__ = ["Sensitivity", "Variant", "sensitivity", "sensitivity_diagnostics"]
 
 Floats = NDArray[np.float64]
-Refit = Callable[[Floats, float], Solution]
 Kind = Literal["budget", "outliers", "highest_losses", "least_squares", "least_deviations"]
 
 _REACH = 10.0
@@ -79,27 +77,19 @@ class Sensitivity:
         }
 
 
-def sensitivity(
-    solution: Solution, runs: RunTable, flops: FlopsFunction, refit: Refit
-) -> Sensitivity:
-    """Refit without each budget, without outliers, without the highest losses, and at other δ.
-
-    Parameters
-    ----------
-    refit
-        Weights and δ to a solution, for laws outside the κ family.
-    """
+def sensitivity(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Sensitivity:
+    """Refit without each budget, without outliers, without the highest losses, and at other δ."""
     compute = _REACH * float(np.max(runs.flops))
     plans = _plans(solution, runs)
     tops = _tops(runs, solution)
     weights = [w for _, _, w in plans] + tops
-    laws = _refits(solution, weights, solution.delta, refit)
+    laws = _refits(solution, weights, solution.delta)
     variants = [
         _variant(kind, label, w, law, compute, flops)
         for (kind, label, w), law in zip(plans, laws, strict=False)
     ]
     for kind, label, delta in _other_deltas(solution):
-        (law,) = _refits(solution, [solution.weights], delta, refit)
+        (law,) = _refits(solution, [solution.weights], delta)
         variants.append(_variant(kind, label, solution.weights, law, compute, flops))
     best = solution.law.optimal(compute, flops)
     budgets = np.unique(runs.budget)
@@ -166,15 +156,11 @@ def _other_deltas(solution: Solution) -> list[tuple[Kind, str, float]]:
     ]
 
 
-def _refits(solution: Solution, weights: list[Floats], delta: float, refit: Refit) -> list[Law]:
-    if solution.full is None:
-        return [refit(w, delta).law for w in weights]
+def _refits(solution: Solution, weights: list[Floats], delta: float) -> list[Law]:
     if not weights:
         return []
-    start = np.repeat(solution.full[None], len(weights), axis=0)
-    name = solution.law.name
-    ends = polish(start, solution.points, np.array(weights), delta, free_of(name))
-    return [solution.points.law_at(theta, name) for theta in ends.theta]
+    targets = np.broadcast_to(solution.points.z, (len(weights), len(solution.points.z)))
+    return laws_at(solution, refitted(solution, np.array(weights), targets, delta))
 
 
 def _variant(

@@ -101,9 +101,10 @@ def _given_exponents(
     r = alpha_N / alpha_D
     log_n, log_d, log_l = np.mean(np.log(N)), np.mean(np.log(D)), np.mean(np.log(loss))
     target = (np.log(loss) - log_l) / alpha_D
-    terms = np.column_stack(
-        [np.exp(-r * (np.log(N) - log_n) - target), np.exp(-(np.log(D) - log_d) - target)]
-    )
+    powers = np.column_stack([-r * (np.log(N) - log_n) - target, -(np.log(D) - log_d) - target])
+    if np.max(powers) > 300:
+        return None
+    terms = np.exp(powers)
     scale, *_ = np.linalg.lstsq(terms, np.ones(len(N)), rcond=None)
     if np.any(scale <= 0):
         return None
