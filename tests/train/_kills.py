@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from flops_fit.train._checkpoint import Checkpoints
+from flops_fit.train._snapshot import read_snapshot
 
 SIZE = {"random": 200_000, "every_call": 1_000}[sys.argv[1]]
 CALLS = ("replace", "fsync", "mkdir", "unlink", "rmdir")
@@ -60,6 +61,8 @@ def look(folder: Path) -> dict[str, Any]:
         checkpoints = Checkpoints(folder, key="k")
         step, state = checkpoints.newest() or (0, content(0, 0))
         true = content(step, state["take"])
+        for path in folder.glob("step-*"):  # the older ones, which newest() does not open
+            read_snapshot(path, "k", int(path.name.removeprefix("step-")))
         found = {
             "found": step,
             "whole": torch.equal(state["values"], true["values"])

@@ -499,7 +499,7 @@ def test_a_write_that_the_system_cuts_short_is_an_error_in_words(tmp_path: Path,
 
 def test_a_folder_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="choose another output_dir"):
+    with pytest.raises(OutputError, match="make the folder writable"):
         at(tmp_path / "file" / "c").save(1, {})
     with pytest.raises(OutputError, match="choose another output_dir"):
         at(tmp_path / "file" / "c").newest()

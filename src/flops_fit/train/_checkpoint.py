@@ -155,8 +155,8 @@ class Checkpoints:
         except OSError as error:
             raise OutputError(
                 f"checkpoint: step {step} cannot be written to {self.folder} "
-                f"({error.strerror or error}). Earlier checkpoints are intact. Free some space or "
-                "choose another output_dir, then start again: the run goes on from the last one."
+                f"({error.strerror or error}). Earlier checkpoints are intact. Free some "
+                "space or make the folder writable, then start again: the run goes on from the last one."
             ) from error
         self._remember(step)
         ours = [path for _, path in self._steps() if self._belongs(path)]
