@@ -314,6 +314,8 @@ def run_sweep(
     chosen = resolve_executor(executor)
     store = Store.open(output_dir, resume=resume)
     store.write_plan(plan.experiments)
+    if isinstance(task, Trainer):
+        task = task.in_folder(store.runs)
     view = LiveView() if progress else SilentView()
     runs = run_experiments(plan.experiments, task, chosen, store, view)
     store.write_table(runs)

@@ -155,7 +155,9 @@ class Run:
     ``flops`` and ``tokens`` are what was really spent. ``loss`` is the held-out loss at the end
     of the schedule with standard error ``loss_se``, ``train_loss`` the mean of the last steps.
     ``reason`` says in a line why a run did not complete, ``details`` holds the traceback where
-    there is one.
+    there is one. ``units_per_second`` is the speed of the steps alone, ``microbatch`` the samples
+    that went through the model at once, ``resumed`` how often the run went on from a checkpoint;
+    ``notes`` say what else was noticed.
     """
 
     experiment: Experiment
@@ -170,16 +172,25 @@ class Run:
     seconds: float = 0.0
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    units_per_second: float = 0.0
+    microbatch: int = 0
+    resumed: int = 0
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
-        return {**asdict(self), "experiment": self.experiment.to_dict()}
+        return {
+            **asdict(self),
+            "notes": list(self.notes),
+            "experiment": self.experiment.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
         """Read what :meth:`to_dict` wrote."""
         known = {f.name for f in fields(cls)}
         data = {k: v for k, v in values.items() if k in known}
+        data["notes"] = tuple(values.get("notes", ()))
         return cls(**{**data, "experiment": Experiment.from_dict(values["experiment"])})
 
 

@@ -5,6 +5,7 @@
     output_dir/
       sweep.json           says that this folder is ours, and which runs the last plan asked for
       runs/<id>/run.json   one finished run, published by an atomic rename
+      runs/<id>/metrics.jsonl, checkpoint/   its training curve, and what it would go on from
       runs.csv, fit.json, plots/, report.html   derived; rebuilt at every call
 
 A run is looked up by its id alone, so a changed plan keeps every run that it still asks for.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -52,12 +54,12 @@ class Store:
         """
         store = cls(Path(path))
         store._claim()
-        if not resume and store._runs.is_dir():
+        if not resume and store.runs.is_dir():
             aside = store.path / f"runs-set-aside-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-            store._runs.rename(aside)
+            store.runs.rename(aside)
             store._note(f"Earlier runs were set aside in {aside.name}.")
         try:
-            store._runs.mkdir(exist_ok=True)
+            store.runs.mkdir(exist_ok=True)
         except OSError as error:
             raise _unwritable(store.path, error) from error
         return store
@@ -85,12 +87,13 @@ class Store:
             raise _unwritable(self.path, error) from error
 
     @property
-    def _runs(self) -> Path:
+    def runs(self) -> Path:
+        """Where each run has a folder of its own."""
         return self.path / "runs"
 
     def run_dir(self, experiment_id: str) -> Path:
         """The folder of one run."""
-        return self._runs / experiment_id
+        return self.runs / experiment_id
 
     def write_plan(self, experiments: Iterable[Experiment]) -> None:
         """Note which runs this sweep asks for."""
@@ -109,6 +112,8 @@ class Store:
             write_atomic(directory / "run.json", json.dumps(run.to_dict(), indent=1))
         except OSError as error:
             raise _unwritable(directory, error) from error
+        if run.state in _FINAL:
+            shutil.rmtree(directory / "checkpoint", ignore_errors=True)
 
     def finished(self, experiments: Iterable[Experiment]) -> dict[str, Run]:
         """The final runs among ``experiments``, by id.
@@ -126,7 +131,7 @@ class Store:
     def others(self, experiments: Iterable[Experiment]) -> int:
         """How many recorded runs are not among ``experiments``; they are kept and not fitted."""
         asked = {e.id for e in experiments}
-        return sum(1 for p in self._runs.iterdir() if p.is_dir() and p.name not in asked)
+        return sum(1 for p in self.runs.iterdir() if p.is_dir() and p.name not in asked)
 
     def _read(self, experiment_id: str) -> Run | None:
         path = self.run_dir(experiment_id) / "run.json"

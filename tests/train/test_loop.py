@@ -18,7 +18,7 @@ from flops_fit.recipes import learning_rate
 from flops_fit.records import Experiment
 from flops_fit.train import Progress, Trainer
 from flops_fit.train._evaluate import ratio_standard_error
-from flops_fit.train._loop import make_optimizer
+from flops_fit.train._optimizer import make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 
@@ -83,7 +83,8 @@ def test_masked_targets_cost_flops_and_are_not_counted() -> None:
 
 def test_the_same_experiment_gives_the_same_bits_and_another_seed_does_not() -> None:
     first, again = (trainer()(make_experiment()) for _ in range(2))
-    assert replace(first, seconds=0) == replace(again, seconds=0)
+    times = {"seconds": 0.0, "units_per_second": 0.0}
+    assert replace(first, **times) == replace(again, **times)
     assert trainer()(make_experiment(seed=2)).loss != first.loss
 
 

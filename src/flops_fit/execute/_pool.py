@@ -21,6 +21,8 @@ from flops_fit.records import Experiment, Run
 __all__ = ["PoolExecutor"]
 
 
+_PATIENCE = 20.0  # seconds for a step and a checkpoint
+
 _NO_GUARD = (
     "executor='pool' lets every worker import the script that started it, so the script has to start "
     'its sweep under  if __name__ == "__main__":  or each worker would start a sweep of its own. Add '
@@ -187,9 +189,13 @@ class PoolExecutor:
     def close(self) -> None:
         """Stop what is running and remove the task."""
         self._queue.clear()
+        for worker in self._running.values():
+            worker.process.terminate()  # a run keeps a checkpoint and ends after its step
         for pipe, worker in list(self._running.items()):
-            worker.process.terminate()
-            worker.process.join()
+            worker.process.join(_PATIENCE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
             pipe.close()
         self._running.clear()
         if self._folder is not None:

@@ -30,6 +30,7 @@ from flops_fit.train._state import capture_rng, plain_state, restore_rng
 
 __all__ = ["Checkpoints", "capture_rng", "restore_rng"]
 
+_SHARE = 0.01  # of a run's time that checkpoints may take
 _STEP = re.compile(r"step-(\d{8,})")
 _SAVING = re.compile(r"\.saving-step-\d{8,}")  # half written
 _REPLACED = re.compile(r"\.replaced-(step-\d{8,})")  # complete, its step being saved again
@@ -51,7 +52,8 @@ class Checkpoints:
         arithmetic. Checkpoints under another key are never loaded.
     every_seconds, every_steps
         When :meth:`due` says yes: this long after the last save ended, or at multiples of so many
-        steps, whichever comes first. None switches one off.
+        steps, whichever comes first. None switches one off. Saves that are slow come less often, so
+        that they take a hundredth of the time at most; with 0 seconds each step is saved.
     keep
         How many stay.
     clock
@@ -88,6 +90,7 @@ class Checkpoints:
     findings: list[Diagnostic] = field(default_factory=list, init=False)
     _last_step: int = field(default=0, init=False, repr=False)
     _last_time: float = field(init=False, repr=False)
+    _cost: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -111,9 +114,10 @@ class Checkpoints:
             return False
         if self.every_steps and step // self.every_steps > self._last_step // self.every_steps:
             return True
-        return (
-            self.every_seconds is not None and self.clock() - self._last_time >= self.every_seconds
-        )
+        if self.every_seconds is None:
+            return False
+        patience = max(self.every_seconds, self._cost / _SHARE) if self.every_seconds else 0.0
+        return self.clock() - self._last_time >= patience
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after ``step`` steps; when this returns, a crash cannot undo it.
@@ -140,6 +144,7 @@ class Checkpoints:
         if not isinstance(state, dict):
             raise InputTypeError(f"state: expected a dict, got {type(state).__name__}.")
         state = plain_state(state)
+        began = self.clock()
         try:
             self._make_folder()
             self._tidy()
@@ -159,6 +164,7 @@ class Checkpoints:
                 "space or make the folder writable, then start again: the run goes on from the last one."
             ) from error
         self._remember(step)
+        self._cost = self._last_time - began
         ours = [path for _, path in self._steps() if self._belongs(path)]
         for path in ours[: -self.keep]:
             if path.name != _name(step):

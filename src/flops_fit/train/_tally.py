@@ -1,0 +1,151 @@
+"""What a run has done so far: counted on the device, read seldom, and kept in checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import OutputError
+from flops_fit.objective import batch_length
+from flops_fit.records import Run
+from flops_fit.train._checkpoint import Checkpoints, capture_rng, restore_rng
+from flops_fit.train._step import Stepper
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Tally"]
+
+_TAIL = 20  # the training loss on record is a mean over the last twentieth of the steps
+
+
+class Tally:
+    """Steps, units and losses of one run.
+
+    Sums stay on the device: adding to them waits for nothing, reading them does.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    first
+        The training loss of the first step.
+    """
+
+    def __init__(self, steps: int, device: str) -> None:
+        import torch
+
+        self.step, self.first = 0, math.nan
+        self._steps, self._in_tail = steps, max(1, steps // _TAIL)
+        self._samples, self._seconds, self._resumed = 0, 0.0, 0
+        self._since = 0
+        self._notes: list[str] = []
+        self._units = torch.zeros((), dtype=torch.int64, device=device)
+        self._recent, self._tail, self._norm = (torch.zeros((), device=device) for _ in range(3))
+        self._started = time.perf_counter()
+
+    def add(self, loss: Tensor, units: Any, norm: Tensor, batch: Any) -> None:
+        """One more step."""
+        self.step += 1
+        self._since += 1
+        self._units += units
+        self._samples += batch_length(batch)
+        self._recent += loss
+        self._norm += norm
+        if self.step > self._steps - self._in_tail:
+            self._tail += loss
+
+    def read(self, rate: float) -> dict[str, Any]:
+        """Means since the last reading."""
+        loss, norm = float(self._recent) / self._since, float(self._norm) / self._since
+        if self.step == self._since == 1:
+            self.first = loss
+        self._recent.zero_()
+        self._norm.zero_()
+        self._since = 0
+        return {
+            "step": self.step,
+            "units": int(self._units),
+            "loss": loss,
+            "rate": rate,
+            "gradient_norm": norm,
+            "seconds": round(self.seconds, 3),
+        }
+
+    @property
+    def seconds(self) -> float:
+        """Time in steps, over all attempts."""
+        return self._seconds + time.perf_counter() - self._started
+
+    @property
+    def tail_loss(self) -> float:
+        """Mean training loss over the last twentieth of the steps."""
+        return float(self._tail) / self._in_tail
+
+    def spent(self, run: Run, step: Stepper) -> Run:
+        """Units that were counted and FLOPs that were computed, masked positions included."""
+        experiment = run.experiment
+        per_sample = experiment.flops_per_unit * experiment.units_per_sample
+        units, seconds = int(self._units), self.seconds
+        return replace(
+            run,
+            tokens=units,
+            flops=per_sample * self._samples,
+            units_per_second=units / seconds if seconds > 0 else 0.0,
+            microbatch=min(step.microbatch, experiment.batch_size),
+            resumed=self._resumed,
+            notes=(*self._notes, *step.notes),
+            seconds=self._seconds,
+        )
+
+    def save(self, checkpoints: Checkpoints, model: Any, optimizer: Any, step: Stepper) -> None:
+        """Keep all that the rest of the run depends on; a full disk costs the checkpoint alone."""
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "random": capture_rng(),
+            "tally": {
+                "first": self.first,
+                "samples": self._samples,
+                "seconds": self.seconds,
+                "resumed": self._resumed,
+                "since": self._since,
+                "units": self._units,
+                "recent": self._recent,
+                "tail": self._tail,
+                "norm": self._norm,
+                "microbatch": step.microbatch,
+                "notes": [*self._notes, *step.notes],
+            },
+        }
+        try:
+            checkpoints.save(self.step, state)
+        except OutputError as error:
+            text = f"a checkpoint could not be written: {error}"
+            if text not in self._notes:
+                self._notes.append(text)
+
+    def resume(self, checkpoints: Checkpoints, model: Any, optimizer: Any, step: Stepper) -> None:
+        """Go on from the newest checkpoint, exactly; nothing happens where there is none."""
+        found = checkpoints.newest()
+        self._notes += [d.message for d in checkpoints.findings]
+        if found is None:
+            return
+        self.step, state = found
+        kept = state["tally"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        restore_rng(state["random"])
+        self.first, self._samples, self._since = kept["first"], kept["samples"], kept["since"]
+        self._seconds, self._resumed = kept["seconds"], kept["resumed"] + 1
+        for mine, name in (
+            (self._units, "units"),
+            (self._recent, "recent"),
+            (self._tail, "tail"),
+            (self._norm, "norm"),
+        ):
+            mine.copy_(kept[name])
+        step.microbatch = kept["microbatch"]
+        self._notes += kept["notes"]
