@@ -84,7 +84,7 @@ class Trainer:
         import torch
 
         started = time.perf_counter()
-        devices = [torch.cuda.current_device()] if self.device.startswith("cuda") else []
+        devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
         run = Run(experiment, "failed", device=self.device, versions=versions())
         try:
             with torch.random.fork_rng(devices=devices):
