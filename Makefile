@@ -6,7 +6,7 @@ PEERS := .venv-bench
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-coverage bench-fit clean
+.PHONY: help install demo test check bench-coverage bench-fit bench-train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,14 +36,25 @@ bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
 	$(BIN)/python -m benchmarks.fit
 
+bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 8 minutes)
+	$(BIN)/python -m benchmarks.train
+
 # Each package alone, so that one that cannot be installed leaves its reason in a log and no more.
-$(PEERS)/.ready: benchmarks/peers.txt
+# $(1): the list of packages; $(2): what they have to live with.
+define install-peers
 	$(PEER_PYTHON) -m venv $(PEERS)
 	while read -r peer; do \
-		$(PEERS)/bin/python -m pip install --disable-pip-version-check "$$peer" \
+		$(PEERS)/bin/python -m pip install --disable-pip-version-check "$$peer" $(2) \
 			> "$(PEERS)/$${peer%%==*}.log" 2>&1 < /dev/null || echo "not installed: $$peer"; \
-	done < benchmarks/peers.txt
+	done < $(1)
 	@touch $@
+endef
+
+$(PEERS)/.ready: benchmarks/peers.txt
+	$(call install-peers,$<,)
+
+$(PEERS)/.ready-train: benchmarks/train_peers.txt constraints.txt
+	$(call install-peers,$<,$(filter torch==% accelerate==%,$(shell cat constraints.txt)))
 
 clean: ## Remove .venv, caches and outputs
 	rm -rf $(VENV) $(PEERS) outputs .mypy_cache .ruff_cache .import_linter_cache

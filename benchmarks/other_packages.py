@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flops_fit.table import RunTable
 
-_ROOT = Path(__file__).resolve().parents[1]
-_VENV = _ROOT / ".venv-bench"
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv-bench"
 _PEERS = {"chinchilla": 600, "simple-scaling-laws": 300, "vpnls": 120}  # seconds each may take
 _SLOW = ("chinchilla",)
 
@@ -46,30 +48,48 @@ def measure_peers(runs: RunTable, delta: float, refits: int, quick: bool) -> Ite
 
 
 def _measure(name: str, task: str, limit: float) -> list[Peer]:
-    python = _VENV / "bin" / "python"
-    if not python.exists():
-        return [Peer(name, "not installed: run `make bench-fit`")]
-    module = name.replace("-", "_")
-    if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
-        return [Peer(name, f"not installable here: {_pip_said(name)}")]
-    command = [python, "-P", Path(__file__).with_name("peers.py"), name]
-    try:
-        done = subprocess.run(command, input=task, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return [Peer(name, f"not done after {limit} s")]
-    if done.returncode:
-        return [Peer(name, f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:120]}")]
-    rows = json.loads(done.stdout.strip().splitlines()[-1])
+    said = ask("peers.py", name, task, limit, "bench-fit")
+    if isinstance(said, str):
+        return [Peer(name, said)]
     return [
         Peer(r["what"], "", r["objective"], r["seconds"], r["refit_seconds"], tuple(r["predicted"]))
-        for r in rows
+        for r in said
     ]
 
 
-def _pip_said(name: str) -> str:
+def ask(
+    script: str, name: str, task: str, limit: float, target: str, path: Sequence[Path] = ()
+) -> list[dict[str, Any]] | str:
+    """What ``script name`` answers to ``task`` in the packages' environment, or why it does not.
+
+    ``path`` is what it may import beside them, ``target`` the make target that installs them.
+    """
+    python = VENV / "bin" / "python"
+    if not python.exists():
+        return f"not installed: run `make {target}`"
+    module = name.replace("-", "_")
+    if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
+        return f"not installable here: {_pip_said(name, target)}"
+    command = [python, "-P", Path(__file__).with_name(script), name]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    try:
+        done = subprocess.run(
+            command, input=task, capture_output=True, text=True, timeout=limit, env=env
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {limit} s"
+    if done.returncode:
+        return f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:120]}"
+    said: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return said
+
+
+def _pip_said(name: str, target: str) -> str:
     """The reason in pip's log, which the Makefile keeps beside the environment's packages."""
-    log = _VENV / f"{name}.log"
-    text = log.read_text() if log.exists() else ""
+    log = VENV / f"{name}.log"
+    if not log.exists():
+        return f"`make {target}` has not tried"
+    text = log.read_text()
     needs = re.search(r"Requires-Python ([^\s;,]+)", text)
     if needs:
         return f"it needs Python {needs[1]}"

@@ -49,6 +49,11 @@ class Goal:
         return self.low <= self.measured <= self.high
 
     @property
+    def outcome(self) -> str:
+        """``met`` or ``missed``."""
+        return "met" if self.met else "missed"
+
+    @property
     def missed_by(self) -> str:
         """How far outside, absolute and relative to the bound that is broken."""
         if self.met:
@@ -77,7 +82,54 @@ class Goal:
         }
 
 
-Result = tuple[list[Table], list[Goal]]
+@dataclass(frozen=True)
+class IntervalGoal:
+    """A number measured with noise, that has to be no larger than ``limit``.
+
+    It is met where the whole interval ``low`` to ``high`` is, missed where none of it is, and
+    inconclusive where the limit lies inside: that needs a quieter machine or more repeats. A NaN is
+    missed.
+    """
+
+    what: str
+    measured: float
+    low: float
+    high: float
+    limit: float
+
+    @property
+    def outcome(self) -> str:
+        """``met``, ``missed`` or ``inconclusive``."""
+        if self.high <= self.limit:
+            return "met"
+        return "inconclusive" if self.low <= self.limit else "missed"
+
+    @property
+    def met(self) -> bool:
+        return self.outcome == "met"
+
+    @property
+    def tolerance(self) -> str:
+        return f"<= {self.limit:.4g}"
+
+    @property
+    def missed_by(self) -> str:
+        """How far the upper bound lies above the limit."""
+        return "" if self.met else f"{self.high - self.limit:+.4g} at the upper bound"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "what": self.what,
+            "measured": self.measured,
+            "low": self.low,
+            "high": self.high,
+            "limit": self.limit,
+            "outcome": self.outcome,
+        }
+
+
+Result = tuple[list[Table], Sequence[Goal | IntervalGoal]]
 Part = Callable[[bool], Result]
 """A part of the benchmark: ``part(quick)`` measures and returns its tables and goals."""
 

@@ -1,13 +1,21 @@
-"""The benchmark's accuracy part runs and every published number is met."""
+"""The benchmarks: published numbers are met, training is that of a loop by hand, goals are judged."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
-from benchmarks import accuracy, fit
-from benchmarks.report import Goal, at_most, goal_table, near
+from benchmarks import accuracy, fit, losses
+from benchmarks.by_hand import Task
+from benchmarks.engine import Text, train_by_engine
+from benchmarks.pairs import median_of
+from benchmarks.report import Goal, IntervalGoal, at_most, goal_table, near
+from benchmarks.turns import SKIPPED, Turns, steps_for
+
+NAN = math.nan
 
 
 @pytest.mark.parametrize("section", accuracy.SECTIONS)
@@ -42,3 +50,61 @@ def test_nan_is_a_miss():
     """What could not be measured is not met."""
     assert not Goal("x", math.nan, 0.0, 1.0, "").met
     assert not at_most("x", math.nan, 1.0).met
+
+
+def test_training_gives_the_losses_of_a_loop_written_by_hand():
+    """Every step's training loss and the held-out loss agree to 1e-6, relative."""
+    _, goals = losses.losses(quick=True)
+    assert len(goals) == 4
+    assert [f"{g.what}: {g.measured}" for g in goals if not g.met] == []
+
+
+def test_another_learning_rate_is_seen_as_another_loss(monkeypatch):
+    """The comparison fails where the two sides do not train alike."""
+    inner = losses.train_by_engine
+
+    def faster(task, specs):
+        return inner(dataclasses.replace(task, lr=task.lr * 1.001), specs)
+
+    monkeypatch.setattr(losses, "train_by_engine", faster)
+    training, _ = losses.compared(Task(width=16, steps=20))
+    assert not training.met
+
+
+def test_a_trainer_in_turns_with_the_loop_by_hand_trains_as_alone():
+    """Being stopped every few steps changes no loss, and every turn but the first ones is timed."""
+    task = Task(width=16, steps=steps_for(pairs=4, turn=3), batch_size=2)
+    text = Text(task.seq_len, held_out=2)
+    turns = Turns(task, text.windows(task), turn=3)
+    together = train_by_engine(task, text.specs(), turns)
+    alone = train_by_engine(task, text.specs())
+    np.testing.assert_array_equal(together.losses, alone.losses)
+    assert turns.worst_loss() < 1e-6
+    assert [len(side) for side in turns.sides()] == [4, 4, 4]
+    assert len(turns.trainer) == 4 + SKIPPED
+
+
+def test_the_interval_of_a_median_covers_it():
+    """In 95 of 100 samples of 41 values, within the noise of 300 samples."""
+    rng = np.random.default_rng(0)
+    found = [median_of(rng.normal(1.0, 0.1, 41), seed=i) for i in range(300)]
+    covered = np.mean([e.low <= 1.0 <= e.high for e in found])
+    assert 0.91 < covered < 0.99
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(0.9, 1.0, "met"), (1.0, 1.1, "inconclusive"), (1.05, 1.1, "missed"), (NAN, NAN, "missed")],
+)
+def test_an_interval_meets_misses_or_leaves_open_its_goal(low, high, outcome):
+    """By which side of the limit it lies on, or that it holds it."""
+    assert IntervalGoal("x", (low + high) / 2, low, high, 1.03).outcome == outcome
+
+
+def test_a_goal_left_open_is_told_and_is_no_failure(tmp_path, monkeypatch, capsys):
+    """The exit status is 0, and the last line names it."""
+    goal = IntervalGoal("ratio", 1.02, 1.0, 1.05, 1.03)
+    monkeypatch.setattr(fit, "PARTS", {"part": lambda quick: ([], [goal])})
+    monkeypatch.setattr("sys.argv", ["fit", "--output", str(tmp_path / "fit.json")])
+    assert fit.main() == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("OPEN  ratio: 1.02")

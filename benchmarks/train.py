@@ -1,0 +1,41 @@
+"""Is training right, and what does the engine cost? Tables, JSON, and a verdict.
+
+    python -m benchmarks.train                  # everything, about 8 minutes with the other packages
+    python -m benchmarks.train --only overhead
+    python -m benchmarks.train --quick          # fewer steps, pairs and seeds
+
+Trains on the bundled text and images only, on the CPU. Ends with the goals that were missed or are
+left open by the noise, and exits with 1 where one was missed. `make bench-train` also installs the
+packages it is compared with.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.command import run
+from benchmarks.losses import losses
+from benchmarks.overhead import overhead
+from benchmarks.report import Part
+from benchmarks.seeds import seeds
+from benchmarks.train_packages import packages
+
+PARTS: dict[str, Part] = {
+    "losses": losses,
+    "overhead": overhead,
+    "packages": packages,
+    "seeds": seeds,
+}
+
+
+def main() -> int:
+    """Run the parts, print and write what they found; 1 where a goal is missed."""
+    what = __doc__.split("\n")[0]
+    return run(PARTS, what, Path("outputs/bench/train.json"), torch=torch.__version__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
