@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -31,7 +31,8 @@ RATIO_GOAL = 1.03  # at 1 M parameters
 EXTRA_GOAL = 1e-3  # seconds a step more at 0.1 M
 WIDTHS = {"0.1 M": 56, "1 M": 192}
 TURN = {"0.1 M": 4, "1 M": 2}  # steps: about a tenth of a second
-PAIRS, QUICK_PAIRS = 120, 12
+PAIRS, QUICK_PAIRS = 96, 12
+RUNS = 4  # the pairs come from so many: where a model happens to lie in memory is worth a per cent
 THREADS = (1, 2)
 
 
@@ -105,7 +106,7 @@ def overhead(quick: bool) -> Result:
     load = ", ".join(f"{v:.1f}" for v in os.getloadavg())
     notes = (
         f"GPTs of {sizes} parameters, {_batch()} tokens a step, CPU; medians of "
-        f"{len(measured[0].hand)} pairs, intervals by bootstrap.",
+        f"{len(measured[0].hand)} pairs from {RUNS} runs, intervals by bootstrap.",
         f"Load of this machine's {os.cpu_count()} cores after the runs: {load}.",
     )
     rows = tuple(row for m in measured for row in m.rows())
@@ -123,17 +124,23 @@ def task_of(size: str, pairs: int) -> Task:
 
 
 def measure(size: str, threads: int, pairs: int) -> Measured:
-    """Trainer and loop by hand in one run."""
-    task = task_of(size, pairs)
+    """Trainer and loop by hand, in runs of different seeds."""
+    task = task_of(size, pairs // RUNS)
     text = Text(task.seq_len, held_out=2)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    runs = []
     try:
-        turns = Turns(task, text.windows(task), TURN[size])
-        train_by_engine(task, text.specs(), turns)
+        for seed in range(RUNS):
+            seeded = replace(task, seed=seed)
+            runs.append(Turns(seeded, text.windows(seeded), TURN[size]))
+            train_by_engine(seeded, text.specs(), runs[-1])
     finally:
         torch.set_num_threads(before)
-    return Measured(size, threads, *turns.sides(), turns.worst_loss())
+    sides = (
+        [s for part in side for s in part] for side in zip(*(r.sides() for r in runs), strict=True)
+    )
+    return Measured(size, threads, *sides, max(r.worst_loss() for r in runs))
 
 
 def fetching(measured: list[Measured], quick: bool) -> Table:

@@ -16,13 +16,13 @@ import numpy as np
 
 from benchmarks.engine import Text
 from benchmarks.other_packages import ROOT, ask
-from benchmarks.overhead import TURN, WIDTHS, measure, task_of
+from benchmarks.overhead import RUNS, TURN, WIDTHS, measure, task_of
 from benchmarks.pairs import median_of
 from benchmarks.report import Result, Table
 from benchmarks.timing import duration
 
 PEERS = {"transformers": "Hugging Face Trainer", "lightning-fabric": "Lightning Fabric"}
-PAIRS, QUICK_PAIRS = 60, 8
+PAIRS, QUICK_PAIRS = 40, 8
 SECONDS = 240  # that a package may take
 COLUMNS = (
     "parameters", "trainer", "a step", "by hand beside it", "ratio [95 %]",
@@ -43,8 +43,8 @@ def packages(quick: bool) -> Result:
             else:
                 rows.append((size, f"{what} {said['version']}", *_cells(said)))
     notes = (
-        f"CPU seconds on one thread, medians of {pairs} pairs. Same model, batches, optimiser, "
-        "schedule and clipping; logs, bars and checkpoints are off.",
+        f"CPU seconds on one thread, medians of {pairs} pairs from {RUNS} runs. Same model, batches, "
+        "optimiser, schedule and clipping; logs, bars and checkpoints are off.",
         "'worst loss' is the largest difference of a step's training loss to the loop by hand.",
     )
     return [Table("A step of other trainers", COLUMNS, tuple(rows), notes)], []
@@ -62,12 +62,12 @@ def own(size: str, pairs: int) -> dict[str, Any]:
 
 def _asked(name: str, size: str, pairs: int) -> dict[str, Any] | str:
     """A package's answer, or why there is none."""
-    task = task_of(size, pairs)
+    task = task_of(size, pairs // RUNS)
     windows = Text(task.seq_len, held_out=2).windows(task)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "windows.npz")
         np.savez(path, tokens=windows.tokens.numpy(), order=windows.order.numpy())
-        given = {"task": asdict(task), "windows": str(path), "turn": TURN[size]}
+        given = {"task": asdict(task), "windows": str(path), "turn": TURN[size], "runs": RUNS}
         paths = (ROOT, ROOT / "src")
         said = ask("train_peers.py", name, json.dumps(given), SECONDS, "bench-train", paths)
     return said if isinstance(said, str) else said[0]
