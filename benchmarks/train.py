@@ -1,6 +1,6 @@
 """Is training right, and what does the engine cost? Tables, JSON, and a verdict.
 
-    python -m benchmarks.train                  # everything, about 8 minutes with the other packages
+    python -m benchmarks.train                  # everything, about 10 minutes with the other packages
     python -m benchmarks.train --only overhead
     python -m benchmarks.train --quick          # fewer steps, pairs and seeds
 
