@@ -7,6 +7,7 @@ plain values it closes over. Data is compared by a spread of samples.
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +19,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["digest", "fingerprint_any", "fingerprint_code", "fingerprint_values", "reference"]
+__all__ = [
+    "digest",
+    "fingerprint_any",
+    "fingerprint_code",
+    "fingerprint_structure",
+    "fingerprint_values",
+    "has_source",
+    "reference",
+]
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
@@ -54,6 +63,30 @@ def fingerprint_any(value: Any) -> str:
 def fingerprint_values(value: Any) -> str:
     """The content of nested tensors, arrays and plain values."""
     return digest(_leaves(value))
+
+
+def fingerprint_structure(value: Any) -> str:
+    """The names, types and shapes of nested tensors and arrays, whatever values they hold."""
+    return digest(_leaves(value, values=False))
+
+
+def has_source(obj: Any) -> bool:
+    """Whether the source of a function, class or instance can be read.
+
+    That of a class in a notebook or in ``exec`` cannot; its methods' bytecode is compared instead.
+    """
+    if isinstance(obj, functools.partial):
+        return has_source(obj.func)
+    if isinstance(obj, MethodType):
+        return has_source(obj.__func__)
+    known = obj if isinstance(obj, FunctionType | type) else type(obj)
+    if known.__module__ == "builtins" and known is getattr(builtins, known.__name__, None):
+        return True
+    try:
+        inspect.getsource(known)
+    except (OSError, TypeError):
+        return False
+    return True
 
 
 def _describe(obj: Any, seen: set[int], depth: int = 4) -> list[str]:
@@ -141,8 +174,7 @@ def _source(obj: Callable[..., Any] | type) -> str:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(obj)))
     except (OSError, TypeError, SyntaxError):
-        code = getattr(obj, "__code__", None)
-        return f"{code.co_code.hex()}{code.co_consts!r}" if code is not None else reference(obj)
+        return _compiled(obj)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
@@ -153,22 +185,52 @@ def _source(obj: Callable[..., Any] | type) -> str:
     return ast.dump(tree)
 
 
+def _compiled(obj: Callable[..., Any] | type) -> str:
+    """The bytecode of a function, or of all methods of a class."""
+    code = getattr(obj, "__code__", None)
+    if isinstance(code, CodeType):
+        return _bytecode(code)
+    if not isinstance(obj, type):
+        return reference(obj)
+    parts = [*(reference(base) for base in obj.__bases__)]
+    for name, value in sorted(vars(obj).items()):
+        inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+        if isinstance(inner, FunctionType):
+            parts += [name, _source(inner), repr(inner.__defaults__)]
+        elif isinstance(value, int | float | str | bool | tuple) and not name.startswith("__"):
+            parts += [name, repr(value)]
+    return digest(parts)
+
+
+def _bytecode(code: CodeType) -> str:
+    """Instructions, names and constants; nested code by content, as its repr holds an address."""
+    constants = [_bytecode(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return digest([code.co_code, " ".join(code.co_names), *constants])
+
+
 def _is_tensor(value: Any) -> bool:
     return hasattr(value, "detach") and hasattr(value, "dtype") and hasattr(value, "shape")
 
 
-def _leaves(value: Any) -> list[str | bytes]:
+def _leaves(value: Any, values: bool = True) -> list[str | bytes]:
     if isinstance(value, Mapping):
-        return [p for key in sorted(value, key=str) for p in (str(key), *_leaves(value[key]))]
+        keys = sorted(value, key=str)
+        return [p for key in keys for p in (str(key), *_leaves(value[key], values))]
     if isinstance(value, list | tuple):
-        return [p for item in value for p in _leaves(item)]
+        return [p for item in value for p in _leaves(item, values)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _leaves(_state(value), values)
     if _is_tensor(value):
+        kind = f"{value.dtype}{tuple(value.shape)}"
+        if not values:
+            return [kind]
         array = value.detach().cpu().contiguous()
         raw = array.reshape(-1).view(_byte_type(array)).numpy().tobytes() if array.numel() else b""
-        return [f"{array.dtype}{tuple(array.shape)}", raw]
+        return [kind, raw]
     if isinstance(value, np.ndarray):
-        return [f"{value.dtype}{value.shape}", np.ascontiguousarray(value).tobytes()]
-    return [repr(value)]
+        kind = f"{value.dtype}{value.shape}"
+        return [kind, np.ascontiguousarray(value).tobytes()] if values else [kind]
+    return [repr(value)] if values else [type(value).__name__]
 
 
 def _byte_type(tensor: Any) -> Any:

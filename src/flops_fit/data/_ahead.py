@@ -1,0 +1,98 @@
+"""Batches made ahead of time by other processes, in the order of the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["made_ahead"]
+
+_AHEAD = 2  # batches that each worker keeps ready
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What the user's code raised in a worker."""
+
+    error: Exception
+    where: str
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """A data set whose samples are whole batches: ``make(item)`` for each item of the order."""
+
+    make: Callable[[Any], Any]
+
+    def __getitem__(self, item: Any) -> Any:
+        try:
+            return self.make(item)
+        except Exception as error:  # the user's data set may raise anything
+            return _failure(error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By cloudpickle, as the data set may be defined in a script or a notebook."""
+        import cloudpickle
+
+        return _unpickled, (cloudpickle.dumps(self.make),)
+
+
+def made_ahead(
+    make: Callable[[Any], Any], items: Iterable[Any], workers: int, pin: bool
+) -> Iterator[Any]:
+    """``make(item)`` for each item, in order, by ``workers`` processes of a torch DataLoader.
+
+    With ``pin`` and a CUDA device batches lie in page-locked memory, from which they are copied
+    while the device computes. A daemonic process, such as a worker of the pool, may have no
+    processes of its own; it makes its batches itself. What ``make`` raises is raised here, with the
+    worker's traceback as a note. Closing the iterator ends the processes.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    if multiprocessing.current_process().daemon:
+        workers = 0
+    pin = pin and torch.cuda.is_available()
+    if not workers and not pin:
+        yield from map(make, items)
+        return
+    with warnings.catch_warnings():
+        # It counts cores; workers that wait for a disk are not bound by them.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader: DataLoader[Any] = DataLoader(
+            _Batches(make),  # type: ignore[arg-type]
+            sampler=items,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=_AHEAD if workers else None,
+            pin_memory=pin,
+            generator=torch.Generator(),  # or it would draw from the run's own
+        )
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            batch.error.add_note(batch.where)
+            raise batch.error
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _failure(error: Exception) -> _Failure:
+    where = f"In a process that reads the data:\n{''.join(traceback.format_exception(error))}"
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # its constructor wants what its arguments do not say
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return _Failure(error.with_traceback(None), where)
+
+
+def _unpickled(content: bytes) -> _Batches:
+    return _Batches(pickle.loads(content))
