@@ -17,8 +17,17 @@ from flops_fit.fingerprint import digest, fingerprint_any
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Law
 from flops_fit.model import ModelSpec, Size
-from flops_fit.objective import Objective
-from flops_fit.plan import SweepPlan, check_budgets, make_plan, probe
+from flops_fit.objective import Objective, by_name
+from flops_fit.plan import (
+    EXAMPLE_SAMPLES,
+    SweepPlan,
+    check_budgets,
+    code_findings,
+    data_findings,
+    make_plan,
+    probe,
+    settle_labels,
+)
 from flops_fit.recipes import HParams, Recipe
 from flops_fit.records import Run
 from flops_fit.reference import law as published_law
@@ -245,6 +254,17 @@ def plan_sweep(
     for name, given in (("dataset", dataset), ("eval_dataset", eval_dataset)):
         if given is not None:
             check_dataset_type(given, name)
+    split = None
+    if dataset is not None and mode == "local":
+        split = split_data(dataset, eval_dataset)
+        first = split[0].first_batch(EXAMPLE_SAMPLES)
+        if requires_data:
+            _check_loss(first, objective)
+    example = example_batch if example_batch is not None or split is None else first
+    findings = [*code_findings(spec, objective)]
+    if example is not None:
+        objective, found = settle_labels(spec, objective, example, sizes)
+        findings += found
     make = functools.partial(
         make_plan,
         spec,
@@ -263,19 +283,20 @@ def plan_sweep(
         task = MockTask(
             published_law("besiroglu2024") if mock_law is None else mock_law, mock_noise
         )
-        return replace(make(data=None, conditions=fingerprint_any(task)), task=task)
-    if dataset is None:
+        return replace(
+            make(data=None, conditions=fingerprint_any(task), findings=findings), task=task
+        )
+    if split is None:
         if requires_data:
             raise InputError(
                 "dataset: training needs a data set; got none. Give dataset=, or train=False for "
                 'the plan alone, or mode="mock" to try the call.'
             )
-        return make(data=None)
-    data, held_out = split_data(dataset, eval_dataset)
-    if requires_data:
-        _check_loss(data.first_batch(1), objective)
+        return make(data=None, findings=findings)
+    data, held_out = split
+    findings += data_findings(data, held_out, eval_dataset is not None)
     conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
-    plan = make(data=data, conditions=digest(conditions))
+    plan = make(data=data, conditions=digest(conditions), findings=findings)
     trainer = Trainer(spec, data, held_out, objective, _resolve_device(device))
     speed = probe(spec, data, objective, plan.experiments, trainer.device, held_out.size or 0)
     return replace(plan, task=trainer, speed=speed)
@@ -331,7 +352,7 @@ def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 def _check_loss(batch: Any, objective: Objective) -> None:
     """Refuse to train without any loss."""
-    if objective.loss_fn is None and objective.step_fn is None and not isinstance(batch, Mapping):
+    if objective.loss_fn is None and objective.step_fn is None and by_name(batch) is None:
         raise InputError(
             "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
             "scalar, or step_fn=, or batches as dicts to a model whose output carries .loss."
@@ -350,16 +371,25 @@ def _check_fittable(plan: SweepPlan) -> None:
         )
 
 
-def _resolve_device(device: str) -> str:
+def _resolve_device(device: Any) -> str:
+    """A device that tensors can be made on; of a GPU and Apple's, what this machine has."""
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    expected = "Expected 'auto', 'cpu' or a torch device of this machine, such as 'cuda', 'cuda:1' or 'mps'."
+    if not isinstance(device, str | torch.device):
+        raise InputTypeError(f"device: got {device!r}. {expected}")
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        named = torch.device(device)
+        torch.zeros(1, device=named)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}). "
-            "Expected 'auto', 'cpu' or a torch device of this machine."
+            f"device: {str(device)!r} cannot be used here ({reason}). {expected}"
         ) from error
-    return device
+    if named.type == "meta":
+        raise InputError(f"device: 'meta' holds no values, so nothing trains there. {expected}")
+    return str(named)

@@ -6,6 +6,8 @@ everything here speaks of (sum of loss, count of units).
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +18,7 @@ from flops_fit.fingerprint import digest, fingerprint_code, reference
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Objective", "batch_length", "check_loss", "map_tensors"]
+__all__ = ["Objective", "batch_length", "by_name", "check_loss", "map_tensors"]
 
 IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 
@@ -35,11 +37,15 @@ class Objective:
         whole numbers, else samples.
     step_fn
         ``(model, batch) -> (loss sum, count)``, in place of the other two.
+    shifted
+        The model moves its labels itself, so that the first of each row is never predicted and is
+        not counted; see :meth:`shifts`.
     """
 
     loss_fn: Callable[..., Any] | None = None
     count_fn: Callable[[Any], int] | None = None
     step_fn: Callable[..., Any] | None = None
+    shifted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("loss_fn", "count_fn", "step_fn"):
@@ -56,7 +62,8 @@ class Objective:
     def fingerprint(self) -> str:
         """A hash of the code of all three."""
         used = (self.loss_fn, self.count_fn, self.step_fn)
-        return digest("" if f is None else fingerprint_code(f) for f in used)
+        parts = ["" if f is None else fingerprint_code(f) for f in used]
+        return digest([*parts, "shifted"] if self.shifted else parts)
 
     def __call__(self, model: Any, batch: Any) -> tuple[Tensor, Any]:
         """Sum of the loss over the batch, with its gradient, and the number of units."""
@@ -91,8 +98,40 @@ class Objective:
             return self.count_fn(batch)
         _, targets = _inputs_and_targets(batch)
         if _is_whole(targets):
-            return (targets != IGNORED).sum()
+            return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
         return batch_length(batch)
+
+    def may_shift(self, batch: Any) -> bool:
+        """Whether the model computes the loss of rows of labels, and might move them itself."""
+        if self.loss_fn or self.step_fn or self.count_fn or _label_key(batch) is None:
+            return False
+        targets = _inputs_and_targets(batch)[1]
+        return _is_whole(targets) and targets.dim() == 2 and targets.shape[1] >= 2
+
+    def shifts(self, model: Any, batch: Any) -> bool | None:
+        """Whether ``model`` leaves the first label of each row out, found by asking it.
+
+        Language models of HuggingFace take ``labels`` equal to ``input_ids`` and predict each from
+        those before it: of L labels L − 1 are predicted. With all but the first labels masked such
+        a model has nothing to predict, and its mean over nothing is NaN or 0. ``None`` where its
+        answers say neither.
+        """
+        import torch
+
+        if not self.may_shift(batch):
+            return False
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                first, second = (float(self.mean(model, _only(batch, i))) for i in (0, 1))
+        except Exception:  # the user's model may raise anything, or know no masked labels
+            return None
+        finally:
+            model.train(was_training)
+        if not _counts(second):
+            return None
+        return not _counts(first)
 
     def unit(self, batch: Any, dataset: Any = None) -> str:
         """What is counted: the data set's own word, else tokens for sequences, else samples."""
@@ -106,17 +145,49 @@ class Objective:
 def _inputs_and_targets(batch: Any) -> tuple[Any, Any]:
     """A batch as (what the model is called with, targets).
 
-    A dict goes in by name, its targets under ``labels`` or ``label``; a tuple's last entry is the
-    target; a lone tensor is its own target.
+    A dict or dataclass goes in by name, its targets under ``labels``, ``label`` or ``targets``; a
+    tuple's last entry is the target; a lone tensor is its own target.
     """
-    if isinstance(batch, Mapping):
-        targets = next((batch[k] for k in ("labels", "label", "targets") if k in batch), None)
-        return batch, targets
+    named = by_name(batch)
+    if named is not None:
+        key = _label_key(batch)
+        return named, None if key is None else named[key]
     if isinstance(batch, tuple | list):
         if len(batch) == 1:
             return (batch[0],), batch[0]
         return tuple(batch[:-1]), batch[-1]
     return (batch,), batch
+
+
+def by_name(batch: Any) -> Mapping[str, Any] | None:
+    """A dict, or a dataclass as one; ``None`` where the batch has no names."""
+    if isinstance(batch, Mapping):
+        return batch
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return None
+
+
+def _label_key(batch: Any) -> str | None:
+    named = by_name(batch) or {}
+    return next((k for k in ("labels", "label", "targets") if k in named), None)
+
+
+def _only(batch: Any, column: int) -> dict[str, Any]:
+    """A named batch with all labels masked but those of one column."""
+    named, key = dict(by_name(batch) or {}), _label_key(batch)
+    assert key is not None
+    labels = named[key].clone()
+    labels[:, :column] = IGNORED
+    labels[:, column + 1 :] = IGNORED
+    # A masked row would say nothing of the column: any token will do as its label.
+    labels[:, column].clamp_(min=0)
+    return {**named, key: labels}
+
+
+def _counts(loss: float) -> bool:
+    """Whether a loss is a mean over something: NaN and 0 are what a mean over nothing gives."""
+    return loss == loss and loss != 0
 
 
 def _is_whole(targets: Any) -> bool:
@@ -152,7 +223,8 @@ def batch_length(batch: Any) -> int:
     """Number of samples in a batch: the first dimension of its first tensor."""
     if hasattr(batch, "shape"):
         return int(batch.shape[0]) if len(batch.shape) else 1
-    values = batch.values() if isinstance(batch, Mapping) else batch
+    named = by_name(batch)
+    values = batch if named is None else named.values()
     return batch_length(next(iter(values)))
 
 
@@ -162,11 +234,26 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         changed = {k: map_tensors(v, change) for k, v in value.items()}
-        # HuggingFace's BatchEncoding and the like are mappings of their own kind, made from a dict.
-        kind: Callable[..., Any] = type(value)
-        return kind(changed)
+        return changed if type(value) is dict else _like(value, changed)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(v, change) for v in value))
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(v, change) for v in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Not by its constructor, which may check or convert what it is given.
+        made = copy.copy(value)
+        for f in dataclasses.fields(value):
+            object.__setattr__(made, f.name, map_tensors(getattr(value, f.name), change))
+        return made
     return value
+
+
+def _like(value: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:
+    """A mapping of the kind of ``value``: HuggingFace's BatchEncoding, a defaultdict, one's own."""
+    made: Any = copy.copy(value)
+    if hasattr(made, "__setitem__"):
+        for key, item in changed.items():
+            made[key] = item
+        return made
+    kind: Callable[..., Any] = type(value)
+    return kind(changed)

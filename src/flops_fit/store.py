@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ __all__ = ["Store", "write_atomic", "write_json"]
 
 _FORMAT = "flops-fit sweep"
 _SCHEMA = 1
+_ATTEMPTS = 20  # to rename a file that is being read, where the system forbids it
+_ATTEMPT_SECONDS = 0.05
 _FINAL = frozenset({"completed", "diverged"})  # other states may come out otherwise next time
 
 
@@ -136,7 +139,7 @@ class Store:
     def _read(self, experiment_id: str) -> Run | None:
         path = self.run_dir(experiment_id) / "run.json"
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -161,11 +164,11 @@ class Store:
         path = self.path / "runs.csv"
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with temporary.open("w", newline="") as handle:
+            with temporary.open("w", newline="", encoding="utf-8") as handle:
                 writer = csv.DictWriter(handle, list(rows[0]) if rows else ["id"])
                 writer.writeheader()
                 writer.writerows(rows)
-            temporary.replace(path)
+            _rename(temporary, path)
         except OSError as error:
             raise _unwritable(path, error) from error
         return path
@@ -187,14 +190,26 @@ def write_atomic(path: Path, content: str) -> None:
     """Write so that a reader, or a crash, sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as handle:
+        with temporary.open("w", encoding="utf-8") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        _rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Put a finished file in place; on Windows that fails while somebody reads the old one."""
+    for _ in range(_ATTEMPTS if sys.platform == "win32" else 0):
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(_ATTEMPT_SECONDS)
+        else:
+            return
+    temporary.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -224,7 +239,7 @@ def _foreign(folder: Path) -> list[str]:
 
 def _check_marker(marker: Path) -> None:
     try:
-        content = json.loads(marker.read_text())
+        content = json.loads(marker.read_text(encoding="utf-8"))
     except ValueError:
         content = None
     if not isinstance(content, Mapping) or content.get("format") != _FORMAT:

@@ -102,7 +102,7 @@ class Watch:
                 return True
         elif self._memory != self._numpy_memory():
             return True
-        return _place(before[2]) != _place(random.getstate())
+        return bool(_place(before[2]) != _place(random.getstate()))
 
     def take_back(self) -> None:
         """Put the generators where they stood at the start."""

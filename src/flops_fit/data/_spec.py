@@ -264,7 +264,7 @@ def _not_numeric(value: Any, where: str) -> str:
         items = [(f"{where}[{k!r}]", v) for k, v in value.items()]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = [(f"{where}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple) or _holds_arrays(value):
         items = [(f"{where}[{i}]", v) for i, v in enumerate(value)]
     elif isinstance(value, list):
         return f"a list of {len(value)} in {where}"
@@ -273,3 +273,8 @@ def _not_numeric(value: Any, where: str) -> str:
     else:
         return ""
     return next((bad for w, v in items if (bad := _not_numeric(v, w))), "")
+
+
+def _holds_arrays(value: Any) -> bool:
+    """A list of tensors is a sample like a tuple; one of numbers has to become a tensor first."""
+    return isinstance(value, list) and any(hasattr(v, "shape") for v in value)

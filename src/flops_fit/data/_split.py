@@ -66,7 +66,10 @@ def _split_indices(train: DataSpec) -> tuple[DataSpec, DataSpec]:
         enough = int(np.searchsorted(np.cumsum(np.bincount(member)[order]), want, side="right"))
         count = min(max(1, enough), len(names) - 1)
         held = np.flatnonzero(np.isin(member, order[:count]))
-        note = f"{count} of {len(names)} groups are held out."
+        note = (
+            f"The data set says by its groups which samples belong together: {count} of {len(names)} "
+            f"groups, {len(held)} of {n} samples, are held out whole."
+        )
     else:
         held = np.sort(permuted(np.arange(want, dtype=np.int64), n, 0))
         note = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from flops_fit.errors import InputError, InputTypeError, MissingExtraError, SweepError
 from flops_fit.execute._contract import Report, Task
@@ -48,6 +48,16 @@ def _to_preload(task: bytes) -> list[str]:
         return known
     strings = {arg for _, arg, _ in pickletools.genops(task) if isinstance(arg, str)}
     return ["__main__", *known, *sorted(strings & sys.modules.keys())]
+
+
+def _start_method() -> str:
+    """``forkserver`` on Linux, else ``spawn``.
+
+    Windows cannot fork, and on macOS a process forked after torch was imported may be killed by
+    the system's libraries; there each worker imports torch anew.
+    """
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    return "forkserver" if has_server and sys.platform != "darwin" else "spawn"
 
 
 @dataclass
@@ -118,11 +128,9 @@ class PoolExecutor:
             ) from error
         self._folder = TemporaryDirectory(prefix="flops-fit-")
         (Path(self._folder.name) / "task").write_bytes(content)
-        methods = multiprocessing.get_all_start_methods()
-        self._context = multiprocessing.get_context(
-            "forkserver" if "forkserver" in methods else "spawn"
-        )
-        if "forkserver" in methods:
+        method = _start_method()
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
             self._context.set_forkserver_preload(_to_preload(content))
         self._report = report
 
@@ -155,7 +163,7 @@ class PoolExecutor:
         ended: list[Run] = []
         while self._running and not ended:
             for pipe in wait(list(self._running)):
-                assert isinstance(pipe, Connection)
+                pipe = cast("Connection", pipe)  # on Windows a pipe of another class
                 try:
                     message = pipe.recv()
                 except (EOFError, OSError):

@@ -1,6 +1,17 @@
 """What to train: sizes, units and steps for each budget, exact before anything is spent."""
 
-from flops_fit.plan._plan import SweepPlan, check_budgets, make_plan
+from flops_fit.plan._findings import code_findings, data_findings, settle_labels
+from flops_fit.plan._plan import EXAMPLE_SAMPLES, SweepPlan, check_budgets, make_plan
 from flops_fit.plan._probe import Speed, probe
 
-__all__ = ["Speed", "SweepPlan", "check_budgets", "make_plan", "probe"]
+__all__ = [
+    "EXAMPLE_SAMPLES",
+    "Speed",
+    "SweepPlan",
+    "check_budgets",
+    "code_findings",
+    "data_findings",
+    "make_plan",
+    "probe",
+    "settle_labels",
+]

@@ -13,6 +13,7 @@ from flops_fit.flops import FlopsFunction
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.plan._count import FlopsCounter, FlopsMethod
+from flops_fit.plan._findings import model_findings
 from flops_fit.plan._grid import RunMaker, Sizes, sizes_for
 from flops_fit.plan._probe import Speed
 from flops_fit.recipes import HParams, Recipe, resolve_recipe
@@ -169,6 +170,7 @@ def make_plan(
     repeats: int = 1,
     seed: int = 0,
     conditions: str = "",
+    findings: Sequence[Diagnostic] = (),
 ) -> SweepPlan:
     """An IsoFLOP grid: at each budget C several sizes N, each for D = C/F(N) units.
 
@@ -181,6 +183,8 @@ def make_plan(
         What the user gave, asked only for what it declares (``unit``, ``units_per_sample``).
     conditions
         A fingerprint of all else that decides how a run comes out.
+    findings
+        What was found about the inputs already.
 
     Raises
     ------
@@ -205,7 +209,12 @@ def make_plan(
         experiments=tuple(experiments),
         unit=counter.unit,
         flops=counter.function(used),
-        diagnostics=(*_diagnose(experiments), *_told(spec, notes, dropped)),
+        diagnostics=(
+            *_diagnose(experiments),
+            *model_findings(spec, experiments),
+            *findings,
+            *_told(spec, notes, dropped),
+        ),
     )
 
 

@@ -1,0 +1,88 @@
+"""What other systems forbid is not done there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flops_fit.api import _resolve_device
+from flops_fit.errors import InputError, InputTypeError
+from flops_fit.execute import PoolExecutor, _pool
+from flops_fit.store import write_atomic
+
+
+def test_a_pool_forks_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        multiprocessing, "get_all_start_methods", lambda: ["spawn", "fork", "forkserver"]
+    )
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert _pool._start_method() == "forkserver"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert _pool._start_method() == "spawn"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    assert _pool._start_method() == "spawn"
+
+
+def test_a_pool_counts_cores_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert PoolExecutor().capacity == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert PoolExecutor().capacity == 1
+
+
+def test_a_file_that_somebody_reads_is_replaced_once_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, refused = Path.replace, []
+
+    def busy(self: Path, target: Path) -> Path:
+        if len(refused) < 3:
+            refused.append(target)
+            raise PermissionError(13, "in use")
+        return rename(self, target)
+
+    path = tmp_path / "run.json"
+    monkeypatch.setattr(Path, "replace", busy)
+    with pytest.raises(PermissionError):
+        write_atomic(path, "elsewhere a refusal is final")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "platform", "win32")
+    write_atomic(path, "D ≥ 20·N")
+    assert path.read_text(encoding="utf-8") == "D ≥ 20·N"
+    assert len(refused) == 3
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_takes_the_fastest_device_there_is(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert _resolve_device("auto") == chosen
+
+
+def test_a_named_device_is_taken() -> None:
+    assert _resolve_device("cpu") == "cpu"
+    assert _resolve_device(torch.device("cpu")) == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps:7", "gpu", "meta", ""])
+def test_a_device_that_is_not_there_is_refused_in_words(device: str) -> None:
+    with pytest.raises(InputError, match="Expected 'auto', 'cpu' or a torch device"):
+        _resolve_device(device)
+
+
+@pytest.mark.parametrize("device", [0, None, ["cpu"]])
+def test_what_names_no_device_is_a_type_error(device: object) -> None:
+    with pytest.raises(InputTypeError, match="device: got"):
+        _resolve_device(device)
