@@ -6,7 +6,10 @@ import gc
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,6 @@ from torch.utils.data import IterableDataset
 from flops_fit.data import DataSpec, split_data
 from flops_fit.data._random import Watch, capture, seed_generators
 from tests.conftest import Blobs
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
 class Augmented(Blobs):
@@ -194,7 +195,7 @@ def test_held_out_samples_are_the_same_at_every_reading() -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 5])
 @pytest.mark.parametrize("kind", [Blobs, Augmented, Batched, RarelyRandom, AugmentedStream])
 def test_workers_change_nothing(kind: type, workers: int) -> None:
     dataset = kind(60)
@@ -224,6 +225,40 @@ def test_closing_early_leaves_no_process(kind: type) -> None:
     for pid in children:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+INTERRUPTED = """
+import multiprocessing, os, signal, sys, threading
+sys.path.insert(0, {root!r})
+from flops_fit.data import split_data
+from tests.conftest import Blobs
+
+if __name__ == "__main__":
+    try:
+        for step, _ in enumerate(split_data(Blobs(60))[0].batches(4, 10**7, 0, workers=2)):
+            if step == 20:
+                pids = [child.pid for child in multiprocessing.active_children()]
+                threading.Timer(0.1, os.killpg, (os.getpgid(0), signal.SIGINT)).start()
+    except KeyboardInterrupt:
+        print("interrupted", *pids)
+"""
+
+
+def test_ctrl_c_reaches_the_run_and_ends_the_workers(tmp_path: Path) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED.format(root=str(Path(__file__).resolve().parents[1])))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
+    said, *pids = done.stdout.split()
+    assert (done.returncode, said, len(pids)) == (0, "interrupted", 2)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
 
 
 class OddError(Exception):

@@ -62,8 +62,10 @@ def made_ahead(
         yield from map(make, items)
         return
     with warnings.catch_warnings():
-        # It counts cores; workers that wait for a disk are not bound by them.
+        # It counts cores, which workers that wait for a disk are not bound by; and forks as every
+        # DataLoader does.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
         loader: DataLoader[Any] = DataLoader(
             _Batches(make),  # type: ignore[arg-type]
             sampler=items,
@@ -74,11 +76,15 @@ def made_ahead(
             pin_memory=pin,
             generator=torch.Generator(),  # or it would draw from the run's own
         )
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            batch.error.add_note(batch.where)
-            raise batch.error
-        yield batch
+        batches = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, _Failure):
+                batch.error.add_note(batch.where)
+                raise batch.error
+            yield batch
+    finally:
+        del batches  # ends the processes here, not when a traceback lets go of this frame
 
 
 def _as_it_is(batch: Any) -> Any:
