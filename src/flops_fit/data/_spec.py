@@ -25,6 +25,15 @@ _SHUFFLED_AT_ONCE = 4_096
 _PROBED = 16  # samples that a fingerprint reads
 
 
+@dataclass(frozen=True)
+class _Probes:
+    """Of a spread of samples: a hash, whether two readings agree, whether they draw at random."""
+
+    content: str
+    repeated: bool
+    draws: bool
+
+
 @dataclass
 class DataSpec:
     """Samples to draw from: map-style (``indices`` of ``dataset``) or a stream.
@@ -45,6 +54,7 @@ class DataSpec:
     skip: int = 0
     take: int | None = None
     notes: tuple[str, ...] = field(default=())
+    _known: _Probes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Number of samples; a stream has none to tell."""
@@ -174,17 +184,11 @@ class DataSpec:
 
     def draws(self) -> bool:
         """Whether reading some samples draws from torch's, NumPy's or Python's generator."""
-        watch = Watch()
-        watch.start()
-        try:
-            self._probed()
-            return watch.moved()
-        finally:
-            watch.take_back()
+        return self._probes().draws
 
     def repeatable(self) -> bool:
         """Whether samples read twice, with the global generators seeded alike, are the same."""
-        return self._probe() == self._probe()
+        return self._probes().repeated
 
     def groups(self) -> NDArray[Any] | None:
         """Which document or subject each sample is of, where the data set says so."""
@@ -199,21 +203,28 @@ class DataSpec:
         Of samples that differ from one reading to the next it takes the shapes alone, so that a
         second call finds the runs of the first.
         """
-        content = self._probe()
-        if content != self._probe():
-            with kept():
-                content = digest(fingerprint_structure(s) for s in self._probed())
+        content = self._probes().content
         own = getattr(self.dataset, "_fingerprint", "")  # HuggingFace's hash of all content
         parts = [reference(type(self.dataset)), str(self.size), str(self.skip), str(own)]
         kept_back = self.indices.without if isinstance(self.indices, AllBut) else self.indices
         chosen = b"" if kept_back is None else np.ascontiguousarray(kept_back).tobytes()
         return digest([*parts, chosen, content])
 
-    def _probe(self) -> str:
-        """A hash of a spread of samples, read with seeded generators."""
-        with kept():
-            seed_generators(0)
-            return digest(fingerprint_values(s) for s in self._probed())
+    def _probes(self) -> _Probes:
+        """What two seeded readings of a spread of samples show; read at the first call."""
+        if self._known is None:
+            readings, watch = [], Watch()
+            with kept():
+                for _ in range(2):
+                    seed_generators(0)
+                    watch.start()
+                    samples = self._probed()
+                    draws = watch.moved()
+                    readings.append(digest(fingerprint_values(s) for s in samples))
+            repeated = readings[0] == readings[1]
+            shapes = digest(fingerprint_structure(s) for s in samples)
+            self._known = _Probes(readings[0] if repeated else shapes, repeated, draws)
+        return self._known
 
     def _probed(self) -> list[Any]:
         if self.indices is None:
