@@ -394,3 +394,30 @@ def test_repeated_runs_differ_by_their_seed(tmp_path: Path, sweep: dict[str, Any
     )
     runs = flops_fit.run_sweep(plan, output_dir=tmp_path, progress=False)
     assert len({r.loss for r in runs}) == 6
+
+
+class Halved(torch.optim.SGD):
+    """Another optimizer than AdamW."""
+
+
+def test_an_optimizer_of_ones_own_trains_and_makes_other_runs(
+    sweep: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is used, and a run made with it is another run than one with AdamW."""
+    sweep.pop("progress")
+    usual = flops_fit.plan_sweep(**sweep)
+    own = flops_fit.plan_sweep(**sweep, optimizer=Halved, microbatch=2)
+    assert {e.id for e in usual.experiments}.isdisjoint(e.id for e in own.experiments)
+    runs = flops_fit.run_sweep(own, output_dir=tmp_path, progress=False)
+    assert all(r.state == "completed" for r in runs)
+    assert all(r.microbatch == 2 for r in runs)
+    curve = (tmp_path / "runs" / runs[0].experiment.id / "metrics.jsonl").read_text()
+    assert '"gradient_norm"' in curve
+    assert not list(tmp_path.glob("runs/*/checkpoint"))
+
+
+def test_the_same_runs_whatever_fits_into_memory(sweep: dict[str, Any]) -> None:
+    """A microbatch changes no id: what is computed stays the same."""
+    sweep.pop("progress")
+    plans = [flops_fit.plan_sweep(**sweep, microbatch=m) for m in (None, 2)]
+    assert [e.id for e in plans[0].experiments] == [e.id for e in plans[1].experiments]

@@ -8,12 +8,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from flops_fit.data import check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError, PlanError
 from flops_fit.execute import Executor, MockTask, Task, resolve_executor
-from flops_fit.fingerprint import digest, fingerprint_any
+from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Law
 from flops_fit.model import ModelSpec, Size
@@ -34,8 +34,17 @@ from flops_fit.reference import law as published_law
 from flops_fit.result import Result
 from flops_fit.store import Store
 from flops_fit.sweep import run_experiments
-from flops_fit.train import Trainer
+from flops_fit.train import (
+    MakeOptimizer,
+    ParamGroups,
+    Trainer,
+    check_microbatch,
+    resolve_precision,
+)
 from flops_fit.view import LiveView, SilentView
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 __all__ = ["find_optimal", "plan_sweep", "run_sweep"]
 
@@ -88,6 +97,10 @@ def find_optimal(
     step_fn: Callable[..., Any] | None = None,
     example_batch: Any = None,
     hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+    param_groups: ParamGroups | None = None,
+    microbatch: int | None = None,
+    precision: str = "auto",
     design: Literal["grid"] = "grid",
     progress: bool = True,
     mock_law: Law | None = None,
@@ -150,6 +163,15 @@ def find_optimal(
     hparams
         A recipe's name, a dict or :class:`HParams` for every run, or a function
         ``(params, units, unit) -> HParams``.
+    optimizer
+        ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such, in place of AdamW.
+    param_groups
+        ``(model, hparams) -> groups`` as torch takes them, each with an optional ``lr_scale``.
+    microbatch
+        Samples that go through the model at once; halved by itself where memory runs out. What is
+        computed stays the same.
+    precision
+        ``"auto"`` (bfloat16 on GPUs that have it), ``"fp32"`` or ``"bf16"``.
     design
         How the sweep is laid out: ``"grid"``, the same number of sizes at each budget.
     progress
@@ -194,6 +216,10 @@ def find_optimal(
         step_fn=step_fn,
         example_batch=example_batch,
         hparams=hparams,
+        optimizer=optimizer,
+        param_groups=param_groups,
+        microbatch=microbatch,
+        precision=precision,
         design=design,
         mock_law=mock_law,
         mock_noise=mock_noise,
@@ -232,6 +258,10 @@ def plan_sweep(
     step_fn: Callable[..., Any] | None = None,
     example_batch: Any = None,
     hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+    param_groups: ParamGroups | None = None,
+    microbatch: int | None = None,
+    precision: str = "auto",
     design: Literal["grid"] = "grid",
     mock_law: Law | None = None,
     mock_noise: float = 0.005,
@@ -295,9 +325,23 @@ def plan_sweep(
         return make(data=None, findings=findings)
     data, held_out = split
     findings += data_findings(data, held_out, eval_dataset is not None)
+    place = _resolve_device(device)
+    numbers = resolve_precision(precision, place)
     conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
+    conditions += [fingerprint_code(f) for f in (optimizer, param_groups) if f is not None]
+    conditions += [] if numbers.name == "fp32" else [numbers.name]
     plan = make(data=data, conditions=digest(conditions), findings=findings)
-    trainer = Trainer(spec, data, held_out, objective, _resolve_device(device))
+    trainer = Trainer(
+        spec,
+        data,
+        held_out,
+        objective,
+        place,
+        microbatch=check_microbatch(microbatch),
+        optimizer=optimizer,
+        param_groups=param_groups,
+        precision=numbers,
+    )
     speed = probe(spec, data, objective, plan.experiments, trainer.device, held_out.size or 0)
     return replace(plan, task=trainer, speed=speed)
 

@@ -11,19 +11,29 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.records import ParamCount
 
-__all__ = ["RECIPES", "HParams", "Recipe", "learning_rate", "resolve_recipe"]
+__all__ = [
+    "RECIPES",
+    "HParams",
+    "Recipe",
+    "Schedule",
+    "is_finished",
+    "learning_rate",
+    "resolve_recipe",
+    "scaled_beta2",
+]
 
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "wsd", "constant"]
+_SCHEDULES = get_args(Schedule)
 
 
 @dataclass(frozen=True)
 class HParams:
-    """How one run is trained with AdamW.
+    """How one run is trained, with AdamW where nothing else is asked for.
 
     Attributes
     ----------
@@ -34,17 +44,38 @@ class HParams:
     warmup
         Share of the run over which the learning rate rises from 0.
     schedule
-        What follows the warmup: half a cosine down to 0 at the run's last unit, or constant.
+        What follows the warmup, up to the run's last unit: ``"cosine"``, ``"wsd"`` (stable, then
+        a cool-down) or ``"constant"``. :func:`learning_rate` has the formulas.
+    cooldown
+        Share of the run that the decay of ``"wsd"`` takes; the others do not use it.
+    final
+        Where ``"cosine"`` and ``"wsd"`` end, as a share of the peak.
     weight_decay
         Decoupled, on matrices only: not on norms, biases and embeddings.
+    beta1, beta2
+        AdamW's memory of the gradient and of its square, per step.
     clip
         Largest norm of the whole gradient.
+    recipe
+        What chose these values.
+
+    Raises
+    ------
+    InputError
+        A value is out of its range, or warmup and cool-down together exceed the run.
+
+    Examples
+    --------
+    >>> HParams(lr=0.01, batch_units=4096, schedule="wsd").cooldown
+    0.2
     """
 
     lr: float
     batch_units: float
     warmup: float = 0.1
     schedule: Schedule = "cosine"
+    cooldown: float = 0.2
+    final: float = 0.0
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -54,15 +85,37 @@ class HParams:
     def __post_init__(self) -> None:
         for name in ("lr", "batch_units", "clip"):
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            if not (_is_number(value) and value > 0):
                 raise InputError(f"hparams: expected a positive {name}; got {value!r}.")
-        if not 0 <= self.warmup < 1:
+        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
             raise InputError(
-                f"hparams: expected warmup as a share from 0 to 1; got {self.warmup!r}."
+                f"hparams: expected weight_decay of 0 or more; got {self.weight_decay!r}."
             )
-        if self.schedule not in ("cosine", "constant"):
+        for name in ("beta1", "beta2", "warmup"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < 1):
+                raise InputError(f"hparams: expected {name} from 0 to below 1; got {value!r}.")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if self.schedule not in _SCHEDULES:
             raise InputError(
-                f"hparams: expected schedule 'cosine' or 'constant'; got {self.schedule!r}."
+                f"hparams: expected schedule to be one of {', '.join(map(repr, _SCHEDULES))}; "
+                f"got {self.schedule!r}."
+            )
+        if not (_is_number(self.cooldown) and 0 < self.cooldown <= 1):
+            raise InputError(
+                "hparams: expected cooldown as a share of the run above 0 and at most 1; "
+                f"got {self.cooldown!r}."
+            )
+        if not (_is_number(self.final) and 0 <= self.final <= 1):
+            raise InputError(
+                f"hparams: expected final as a share of the peak from 0 to 1; got {self.final!r}."
+            )
+        if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
+            raise InputError(
+                "hparams: expected warmup and cooldown to leave each other room in the run; got "
+                f"{self.warmup} + {self.cooldown} > 1. Shorten one of them."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +133,10 @@ def default(params: ParamCount, units: float, unit: str) -> HParams:
     (6e-4 at 125 M, 1e-4 at 13 B): 6e-4·(N/1.25e8)^−0.39, at most 0.02. The batch follows the
     exponent of Li et al. 2025 (StepLaw), D^0.571, with a quarter of its constant: short runs need
     steps more than they need large batches.
+
+    β₂ is one constant per step. A half-life in units (:func:`scaled_beta2`) is left to the user:
+    that of Brown et al., .95 at half a million tokens, is 6.8 million tokens, which is longer than
+    whole runs at the small end of a sweep, and no other anchor is published for such runs.
     """
     lr = min(0.02, 6e-4 * (params.non_embedding / 1.25e8) ** -0.39)
     batch = max(0.15 * units**0.571, 1.0)
@@ -134,15 +191,117 @@ def _override(base: HParams, values: Mapping[str, Any]) -> HParams:
     return replace(base, **{"recipe": "custom", **values})
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def learning_rate(hparams: Mapping[str, Any], progress: float) -> float:
     """The learning rate after a share ``progress`` of the run's units.
 
-    Linear from 0 over the warmup, then half a cosine to 0 at progress 1, or constant.
+    It is linear from 0 to the peak η over the warmup w. Then, with p the progress and f = ``final``:
+
+    - ``"cosine"``: η·(f + (1 − f)·(1 + cos πx)/2), x = (p − w)/(1 − w)
+      (Loshchilov and Hutter 2017, eq. 5, one period over the run);
+    - ``"wsd"``: η, and over the last share c = ``cooldown`` of the run η·(f + (1 − f)·(1 − √x)),
+      x = (p − 1 + c)/c (Hägele et al. 2024, arXiv:2405.18392, their form "1-sqrt");
+    - ``"constant"``: η.
+
+    It depends on nothing but its arguments, so a run continued in the middle goes on at its rate.
+
+    Parameters
+    ----------
+    hparams
+        As of :meth:`HParams.to_dict`; ``cooldown`` and ``final`` default as there.
+    progress
+        Units seen over units planned, 0 or more; beyond 1 the rate is that at 1.
+
+    Raises
+    ------
+    InputError
+        ``progress`` is negative or no number, or the schedule is unknown.
+
+    Examples
+    --------
+    >>> hparams = HParams(lr=1.0, batch_units=1, schedule="wsd").to_dict()
+    >>> [round(learning_rate(hparams, p), 3) for p in (0.05, 0.5, 0.85, 1.0)]
+    [0.5, 1.0, 0.5, 0.0]
     """
+    if not progress >= 0:
+        raise InputError(f"progress: expected a share of the run, 0 or more; got {progress!r}.")
     peak, warmup = float(hparams["lr"]), float(hparams["warmup"])
     if progress < warmup:
         return peak * progress / warmup
-    if hparams["schedule"] == "constant":
+    final, schedule = float(hparams.get("final", 0.0)), hparams["schedule"]
+    progress = min(progress, 1.0)
+    if schedule == "constant":
         return peak
-    done = (progress - warmup) / (1 - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    if schedule == "cosine":
+        left = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+    elif schedule == "wsd":
+        cooldown = float(hparams.get("cooldown", 0.2))
+        left = 1 - math.sqrt(max(0.0, (progress - (1 - cooldown)) / cooldown))
+    else:
+        raise InputError(f"hparams: expected schedule in {_SCHEDULES}; got {schedule!r}.")
+    # Rounding may carry the end of the decay past it by one part in 1e16, either way.
+    return peak * (final + (1 - final) * min(max(left, 0.0), 1.0))
+
+
+def is_finished(seen: int, planned: int) -> bool:
+    """Whether a run that saw ``seen`` of its ``planned`` units is at the end of its schedule.
+
+    A loss read before that end is too high, whatever the schedule: under ``"cosine"`` and
+    ``"wsd"`` the decay is what is missing, under ``"constant"`` the data. So only the very last
+    unit counts, without tolerance. Give both in one currency: units, samples or steps. Where some
+    targets are masked use steps, as units are then counted and not known beforehand.
+
+    Raises
+    ------
+    InputError
+        A count is negative or not whole, or ``seen`` exceeds ``planned``: the record belongs to
+        another run.
+
+    Examples
+    --------
+    >>> is_finished(999, 1000), is_finished(1000, 1000)
+    (False, True)
+    """
+    for name, value in (("seen", seen), ("planned", planned)):
+        if not (_is_number(value) and value >= 0 and value == int(value)):
+            raise InputError(f"{name}: expected a whole number of units; got {value!r}.")
+    if planned == 0 or seen > planned:
+        raise InputError(
+            f"seen: expected at most the planned {planned} units of a run; got {seen}. "
+            "The record belongs to another run."
+        )
+    return seen == planned
+
+
+def scaled_beta2(beta2: float, batch_units: float, reference_batch_units: float) -> float:
+    """β₂ that remembers as many units at ``batch_units`` as ``beta2`` does at the reference.
+
+    Adam forgets half of a squared gradient after ln ½/ln β₂ steps of B units each. That many units
+    stay the same at a batch of B' units with β₂' = β₂^(B'/B)
+    (Marek et al. 2025, arXiv:2507.07101).
+
+    For runs of a fraction of that half-life β₂' is so near 1 that the average never settles:
+    choose the reference among runs as long as yours.
+
+    Raises
+    ------
+    InputError
+        ``beta2`` is not between 0 and 1, or a batch is not positive.
+
+    Examples
+    --------
+    >>> round(scaled_beta2(0.95, 250_000, 500_000), 4)
+    0.9747
+    """
+    if not (_is_number(beta2) and 0 < beta2 < 1):
+        raise InputError(f"beta2: expected a value between 0 and 1; got {beta2!r}.")
+    for name, value in (
+        ("batch_units", batch_units),
+        ("reference_batch_units", reference_batch_units),
+    ):
+        if not (_is_number(value) and value > 0):
+            raise InputError(f"{name}: expected a positive number of units; got {value!r}.")
+    return float(beta2 ** (batch_units / reference_batch_units))

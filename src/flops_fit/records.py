@@ -157,7 +157,8 @@ class Run:
     ``reason`` says in a line why a run did not complete, ``details`` holds the traceback where
     there is one. ``units_per_second`` is the speed of the steps alone, ``microbatch`` the samples
     that went through the model at once, ``resumed`` how often the run went on from a checkpoint;
-    ``notes`` say what else was noticed.
+    ``spikes`` are (step, loss) where the training loss leapt up; ``notes`` say what else was
+    noticed.
     """
 
     experiment: Experiment
@@ -175,12 +176,14 @@ class Run:
     units_per_second: float = 0.0
     microbatch: int = 0
     resumed: int = 0
+    spikes: tuple[tuple[int, float], ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
         return {
             **asdict(self),
+            "spikes": [list(spike) for spike in self.spikes],
             "notes": list(self.notes),
             "experiment": self.experiment.to_dict(),
         }
@@ -191,6 +194,7 @@ class Run:
         known = {f.name for f in fields(cls)}
         data = {k: v for k, v in values.items() if k in known}
         data["notes"] = tuple(values.get("notes", ()))
+        data["spikes"] = tuple((int(s), float(v)) for s, v in values.get("spikes", ()))
         return cls(**{**data, "experiment": Experiment.from_dict(values["experiment"])})
 
 

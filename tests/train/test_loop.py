@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,8 @@ from flops_fit.data import split_data
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.recipes import learning_rate
-from flops_fit.records import Experiment
-from flops_fit.train import Progress, Trainer
+from flops_fit.records import Experiment, Run
+from flops_fit.train import Precision, Progress, Trainer
 from flops_fit.train._evaluate import ratio_standard_error
 from flops_fit.train._optimizer import make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
@@ -202,3 +203,39 @@ def test_one_part_has_no_standard_error() -> None:
 def test_two_epochs_are_trained_where_two_were_planned() -> None:
     run = trainer(dataset=Blobs(200))(replace(make_experiment(), epochs=2.0))
     assert run.tokens == 400
+
+
+def test_a_run_that_ends_in_its_schedule_is_no_finished_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Data that end early leave a failed run, never a loss."""
+    made = trainer()
+    whole = list(made.data.batches(8, 30, 1))
+    monkeypatch.setattr(type(made.data), "batches", lambda *a, **k: iter(whole))
+    run = made(make_experiment())
+    assert run.state == "failed"
+    assert "30 of 50 steps" in run.reason
+    assert run.loss is None
+
+
+def test_spikes_are_kept_in_the_record() -> None:
+    """A leap of the loss has its step and size, also after a round trip through JSON."""
+    calls = []
+
+    def leaping(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return cross_entropy(output, targets) * (40.0 if len(calls) == 41 else 1.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flops_fit.train._loop._REPORT_SECONDS", -1.0)
+        run = trainer(loss_fn=leaping)(make_experiment(steps=100))
+    assert [step for step, _ in run.spikes] == [41]
+    assert Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+
+
+def test_half_precision_trains_near_full_precision() -> None:
+    """bfloat16 forward passes over float32 weights: another loss, and not far from it."""
+    full = trainer()(make_experiment(steps=300))
+    half = replace(trainer(), precision=Precision("bf16"))(make_experiment(steps=300))
+    assert half.loss != full.loss
+    assert half.loss == pytest.approx(full.loss, rel=0.15)

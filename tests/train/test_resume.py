@@ -53,6 +53,29 @@ def same(first: Run, second: Run) -> bool:
     return replace(first, **times) == replace(second, **times)
 
 
+@pytest.fixture(autouse=True)
+def hears_interrupts() -> Iterator[None]:
+    """Shells start background jobs with SIGINT ignored, and an ignored signal stays ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_terminated_run_keeps_a_checkpoint_and_leaves_with_the_signals_code(
+    tmp_path: Path,
+) -> None:
+    """SIGTERM, as a scheduler sends it."""
+
+    def terminate(progress: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        trainer(tmp_path)(make_experiment(), terminate)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert _checkpoints(tmp_path) == ["step-00000001"]
+    assert same(trainer(tmp_path)(make_experiment()), trainer()(make_experiment()))
+
+
 @pytest.mark.parametrize("stop", [1, 2, 31, 49])
 def test_a_run_goes_on_from_where_it_was_interrupted(tmp_path: Path, stop: int) -> None:
     """After step 1, in the middle, before the last step."""

@@ -2,5 +2,17 @@
 
 from flops_fit.train._evaluate import evaluate
 from flops_fit.train._loop import Progress, Trainer
+from flops_fit.train._optimizer import MakeOptimizer, ParamGroups
+from flops_fit.train._precision import Precision, resolve_precision
+from flops_fit.train._step import check_microbatch
 
-__all__ = ["Progress", "Trainer", "evaluate"]
+__all__ = [
+    "MakeOptimizer",
+    "ParamGroups",
+    "Precision",
+    "Progress",
+    "Trainer",
+    "check_microbatch",
+    "evaluate",
+    "resolve_precision",
+]

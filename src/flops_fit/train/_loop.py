@@ -6,23 +6,29 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flops_fit._version import __version__
 from flops_fit.data import DataSpec
+from flops_fit.errors import DataError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
-from flops_fit.recipes import learning_rate
+from flops_fit.recipes import is_finished, learning_rate
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.train._checkpoint import Checkpoints
 from flops_fit.train._evaluate import evaluate
 from flops_fit.train._interrupt import Interruption
 from flops_fit.train._metrics import Metrics
-from flops_fit.train._optimizer import make_optimizer
+from flops_fit.train._optimizer import MakeOptimizer, ParamGroups, make_optimizer, set_learning_rate
+from flops_fit.train._precision import Precision
 from flops_fit.train._step import Stepper, is_out_of_memory
 from flops_fit.train._tally import Tally
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 __all__ = ["Progress", "Trainer"]
 
@@ -60,6 +66,10 @@ class Trainer:
         keeps neither.
     checkpoint_seconds
         Time between checkpoints.
+    optimizer, param_groups
+        What is taken in place of AdamW and of its groups: see ``make_optimizer``.
+    precision
+        The numbers that forward passes compute in.
     """
 
     model: ModelSpec
@@ -70,6 +80,9 @@ class Trainer:
     microbatch: int | None = None
     folder: Path | None = None
     checkpoint_seconds: float = 60.0
+    optimizer: MakeOptimizer | type[Optimizer] | None = None
+    param_groups: ParamGroups | None = None
+    precision: Precision = field(default_factory=Precision)
 
     def in_folder(self, folder: Path) -> Trainer:
         """The same trainer, keeping curves and checkpoints under ``folder``."""
@@ -87,7 +100,7 @@ class Trainer:
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
         run = Run(experiment, "failed", device=self.device, versions=versions())
         try:
-            with torch.random.fork_rng(devices=devices):
+            with torch.random.fork_rng(devices=devices), self.precision.flags(self.device):
                 run = self._train(run, report or (lambda progress: None))
         except Exception as error:  # the user's code may raise anything
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
@@ -106,7 +119,7 @@ class Trainer:
         torch.manual_seed(experiment.seed)
         model: Any = self.model.build(experiment.size).to(self.device)
         model.train()
-        optimizer = make_optimizer(model, hparams)
+        optimizer = make_optimizer(model, hparams, self.optimizer, self.param_groups)
         step = Stepper(
             model=model,
             objective=self.objective,
@@ -114,6 +127,7 @@ class Trainer:
             clip=float(hparams["clip"]),
             microbatch=self.microbatch or experiment.batch_size,
             device=self.device,
+            autocast=partial(self.precision.autocast, self.device),
         )
         tally = Tally(experiment.steps, self.device)
 
@@ -134,8 +148,7 @@ class Trainer:
         with Interruption() as interruption:
             for batch in batches:
                 rate = learning_rate(hparams, (tally.step + 0.5) / experiment.steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                set_learning_rate(optimizer, rate)
                 tally.add(*step(batch), batch)
 
                 # 4. The loss is read twice a second at most: reading it waits for the device.
@@ -146,8 +159,8 @@ class Trainer:
                     report(Progress(experiment.id, tally.step, experiment.steps, seen["loss"]))
                     if metrics is not None:
                         metrics.write(**seen)
-                    if not math.isfinite(seen["loss"]):
-                        why = f"training loss {seen['loss']:g} by step {tally.step}"
+                    if tally.watch.reason:
+                        why = tally.watch.reason
                         return replace(tally.spent(run, step), state="diverged", reason=why)
                 if checkpoints is not None and (interruption.asked or checkpoints.due(tally.step)):
                     tally.save(checkpoints, model, optimizer, step)
@@ -155,9 +168,15 @@ class Trainer:
                     interruption.obey()
 
         # 5. The held-out loss at the end of the schedule, which a run cut short never reaches.
+        if not is_finished(tally.step, experiment.steps):
+            raise DataError(
+                f"dataset: it ended after {tally.step} of {experiment.steps} steps, in the middle of the "
+                "schedule. Give more data, or smaller budgets."
+            )
         run = tally.spent(run, step)
         size = step.microbatch if step.notes else max(experiment.batch_size, 64)
-        loss, standard_error = evaluate(model, self.held_out, self.objective, self.device, size)
+        with self.precision.autocast(self.device):
+            loss, standard_error = evaluate(model, self.held_out, self.objective, self.device, size)
         first, last = tally.first, tally.tail_loss
         run = replace(run, loss=loss, loss_se=standard_error, train_loss=last)
         if not math.isfinite(loss):

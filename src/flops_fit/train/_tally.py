@@ -12,6 +12,7 @@ from flops_fit.objective import batch_length
 from flops_fit.records import Run
 from flops_fit.train._checkpoint import Checkpoints, capture_rng, restore_rng
 from flops_fit.train._step import Stepper
+from flops_fit.train._watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,8 @@ class Tally:
         Steps done.
     first
         The training loss of the first step.
+    watch
+        Says when the run has diverged, and keeps its spikes.
     """
 
     def __init__(self, steps: int, device: str) -> None:
@@ -45,6 +48,7 @@ class Tally:
         self._units = torch.zeros((), dtype=torch.int64, device=device)
         self._recent, self._tail, self._norm = (torch.zeros((), device=device) for _ in range(3))
         self._started = time.perf_counter()
+        self.watch = Watch(steps)
 
     def add(self, loss: Tensor, units: Any, norm: Tensor, batch: Any) -> None:
         """One more step."""
@@ -62,6 +66,7 @@ class Tally:
         loss, norm = float(self._recent) / self._since, float(self._norm) / self._since
         if self.step == self._since == 1:
             self.first = loss
+        self.watch.observe(self.step, loss, norm)
         self._recent.zero_()
         self._norm.zero_()
         self._since = 0
@@ -96,6 +101,7 @@ class Tally:
             units_per_second=units / seconds if seconds > 0 else 0.0,
             microbatch=min(step.microbatch, experiment.batch_size),
             resumed=self._resumed,
+            spikes=tuple(self.watch.spikes),
             notes=(*self._notes, *step.notes),
             seconds=self._seconds,
         )
@@ -117,6 +123,7 @@ class Tally:
                 "tail": self._tail,
                 "norm": self._norm,
                 "microbatch": step.microbatch,
+                "watch": self.watch.save(),
                 "notes": [*self._notes, *step.notes],
             },
         }
@@ -148,4 +155,5 @@ class Tally:
         ):
             mine.copy_(kept[name])
         step.microbatch = kept["microbatch"]
+        self.watch.load(kept["watch"])
         self._notes += kept["notes"]
