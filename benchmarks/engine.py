@@ -102,9 +102,15 @@ def experiment(task: Task) -> Experiment:
     config = build(task).config
     per_step = task.batch_size * task.seq_len
     hparams = HParams(
-        task.lr, per_step, task.warmup, "cosine",
-        task.weight_decay, task.beta1, task.beta2, task.clip,
-    )  # fmt: skip
+        lr=task.lr,
+        batch_units=per_step,
+        warmup=task.warmup,
+        schedule="cosine",
+        weight_decay=task.weight_decay,
+        beta1=task.beta1,
+        beta2=task.beta2,
+        clip=task.clip,
+    )
     return planned(
         task, task.width, config.num_params(), "tokens", task.seq_len,
         config.flops_per_token(task.seq_len), hparams,

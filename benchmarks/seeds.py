@@ -63,7 +63,7 @@ def image_run(task: Task) -> tuple[Run, float]:
     """A Vision Transformer on the bundled images."""
     specs = split_data(offline_images(train=True), offline_images(train=False))
     params = VisionTransformer(task.width).num_params()
-    hparams = HParams(task.lr, task.batch_size)
+    hparams = HParams(lr=task.lr, batch_units=task.batch_size)
     # 65 tokens an image pass through nearly every weight.
     what = planned(task, task.width, params, "samples", 1.0, 6.0 * params * 65, hparams)
     spec = ModelSpec(VisionTransformer, "embed_dim")
