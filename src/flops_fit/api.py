@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from flops_fit.data import check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError, PlanError
-from flops_fit.execute import Executor, MockTask, Task, resolve_executor
+from flops_fit.execute import (
+    Executor,
+    InProcessExecutor,
+    MockTask,
+    Task,
+    follow,
+    lead,
+    resolve_executor,
+)
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Law
@@ -28,6 +36,7 @@ from flops_fit.plan import (
     probe,
     settle_labels,
 )
+from flops_fit.ranks import Ranks, join_ranks, rank_device
 from flops_fit.recipes import HParams, Recipe
 from flops_fit.records import Run
 from flops_fit.reference import law as published_law
@@ -232,7 +241,8 @@ def find_optimal(
     )
     fit = fit_runs(runs, flops_per_unit=plan.flops)
     result = Result(plan=plan, runs=tuple(runs), fit=fit, output_dir=Path(output_dir))
-    result.save()
+    if _ranks(plan.task).leads:
+        result.save()
     return result
 
 
@@ -325,7 +335,7 @@ def plan_sweep(
         return make(data=None, findings=findings)
     data, held_out = split
     findings += data_findings(data, held_out, eval_dataset is not None)
-    place = _resolve_device(device)
+    place = rank_device(_resolve_device(device))
     numbers = resolve_precision(precision, place)
     conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
     conditions += [fingerprint_code(f) for f in (optimizer, param_groups) if f is not None]
@@ -377,14 +387,31 @@ def run_sweep(
             "and loss_fn= to plan_sweep, or a task."
         )
     chosen = resolve_executor(executor)
-    store = Store.open(output_dir, resume=resume)
-    store.write_plan(plan.experiments)
+    ranks = _ranks(task)
+    if ranks.size > 1 and not isinstance(chosen, InProcessExecutor):
+        raise InputError(
+            f"executor: {ranks.size} processes were launched to train each run together, which takes "
+            f'executor="inprocess"; got {executor!r}. Or start one process, whose executor starts others.'
+        )
+    if not ranks.leads:
+        return follow(ranks, task)
+
+    def sweep(task: Task) -> list[Run]:
+        store = Store.open(output_dir, resume=resume)
+        store.write_plan(plan.experiments)
+        view = LiveView() if progress else SilentView()
+        runs = run_experiments(plan.experiments, task, chosen, store, view)
+        store.write_table(runs)
+        return runs
+
     if isinstance(task, Trainer):
-        task = task.in_folder(store.runs)
-    view = LiveView() if progress else SilentView()
-    runs = run_experiments(plan.experiments, task, chosen, store, view)
-    store.write_table(runs)
-    return runs
+        task = task.in_folder(Store(Path(output_dir)).runs)
+    return sweep(task) if ranks.size == 1 else lead(ranks, task, sweep)
+
+
+def _ranks(task: Task | None) -> Ranks:
+    """The processes that carry out a task together."""
+    return join_ranks(str(getattr(task, "device", "cpu")))
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -101,6 +101,13 @@ class Objective:
             return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
         return batch_length(batch)
 
+    def has_units(self, batch: Any) -> bool:
+        """Whether a batch on the host has any unit; the mean over none is not a number.
+
+        ``step_fn`` returns sums, which are 0 over none.
+        """
+        return self.step_fn is not None or int(self.count(batch)) > 0
+
     def may_shift(self, batch: Any) -> bool:
         """Whether the model computes the loss of rows of labels, and might move them itself."""
         if self.loss_fn or self.step_fn or self.count_fn or _label_key(batch) is None:

@@ -156,9 +156,9 @@ class Run:
     of the schedule with standard error ``loss_se``, ``train_loss`` the mean of the last steps.
     ``reason`` says in a line why a run did not complete, ``details`` holds the traceback where
     there is one. ``units_per_second`` is the speed of the steps alone, ``microbatch`` the samples
-    that went through the model at once, ``resumed`` how often the run went on from a checkpoint;
-    ``spikes`` are (step, loss) where the training loss leapt up; ``notes`` say what else was
-    noticed.
+    that went through the model at once, ``ranks`` the processes that shared each batch,
+    ``resumed`` how often the run went on from a checkpoint; ``spikes`` are (step, loss) where the
+    training loss leapt up; ``notes`` say what else was noticed.
     """
 
     experiment: Experiment
@@ -175,6 +175,7 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
     units_per_second: float = 0.0
     microbatch: int = 0
+    ranks: int = 1
     resumed: int = 0
     spikes: tuple[tuple[int, float], ...] = ()
     notes: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ def model() -> nn.Module:
 
 def stepper(net: nn.Module, microbatch: int, **changes: Any) -> Stepper:
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-    return Stepper(net, Objective(masked_loss), optimizer, 1e9, microbatch, "cpu", **changes)
+    return Stepper(net, Objective(masked_loss), optimizer, 1e9, 12, microbatch, "cpu", **changes)
 
 
 @pytest.mark.parametrize("microbatch", [1, 4, 5, 11])
@@ -152,3 +152,15 @@ def test_a_microbatch_is_a_positive_number_of_samples(microbatch: Any) -> None:
     with pytest.raises(InputError, match="1 or more"):
         check_microbatch(microbatch)
     assert check_microbatch(None) is None
+
+
+def test_a_batch_without_any_target_teaches_nothing_and_breaks_nothing() -> None:
+    """The mean over no target is not a number; one such batch would end the run."""
+    net = model()
+    before = [p.detach().clone() for p in net.parameters()]
+    x, y = tokens()
+    for microbatch in (99, 4):
+        loss, units, _ = stepper(net, microbatch)((x, torch.full_like(y, -100)))
+        assert float(loss) == 0.0
+        assert int(units) == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

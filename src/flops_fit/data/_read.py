@@ -85,6 +85,7 @@ class StreamReader:
     samples: Callable[[bool], Iterator[Any]]
     collate: Collate
     draws: bool = False
+    share: tuple[int, int] | None = None
     _watch: Watch = field(default_factory=Watch, repr=False)
 
     def batches(self, batch_size: int, steps: int | None, start: int, seed: int) -> Iterator[Any]:
@@ -106,7 +107,8 @@ class StreamReader:
                 if self.draws:
                     own = capture()
                     seed_generators((seed * 0x9E3779B97F4A7C15 + step) % (1 << 64) ^ _COLLATION)
-                made = self.collate(taken) if taken else None
+                wanted = taken if self.share is None else taken[slice(*self.share)]
+                made = self.collate(wanted) if wanted else None
             finally:
                 if moved := self._watch.moved():
                     self._watch.take_back()

@@ -74,6 +74,7 @@ class DataSpec:
         seed: int,
         start: int = 0,
         *,
+        share: tuple[int, int] | None = None,
         workers: int = 0,
         pin: bool = False,
     ) -> Iterator[Any]:
@@ -84,6 +85,9 @@ class DataSpec:
 
         Parameters
         ----------
+        share
+            First and last of each batch's samples that are wanted, the last excluded; all of them
+            by default. Of an empty share each batch is ``None``.
         workers
             Processes that make batches ahead, two each; a stream is read by one. Worth it where
             reading a batch takes longer than handing it over, some hundred microseconds.
@@ -91,17 +95,17 @@ class DataSpec:
             Put batches into page-locked memory, where there is a CUDA device to copy them to.
         """
         if self.indices is None:
-            stream = StreamReader(partial(self._endless, seed), self.collate)
+            stream = StreamReader(partial(self._endless, seed), self.collate, share=share)
             yield from _stream_ahead(stream, (batch_size, steps, start, seed), workers, pin)
             return
         make = partial(_made, Reader(self.dataset, self.collate))
-        items = self._order(batch_size, steps, seed, start)
+        items = self._order(batch_size, steps, seed, start, share or (0, batch_size))
         yield from made_ahead(make, items, workers, pin)
 
     def _order(
-        self, batch_size: int, steps: int, seed: int, start: int
+        self, batch_size: int, steps: int, seed: int, start: int, share: tuple[int, int]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-        """The indices of each step's samples, and the keys of their randomness."""
+        """The indices of a share of each step's samples, and the keys of their randomness."""
         assert self.indices is not None
         n = len(self.indices)
         chunk = max(1, _SHUFFLED_AT_ONCE // batch_size)
@@ -110,7 +114,7 @@ class DataSpec:
             position = np.arange(first * batch_size, (first + count) * batch_size, dtype=np.int64)
             indices = self.indices[shuffled(position, n, seed)].reshape(count, batch_size)
             keys = sample_keys(position % n, seed, position // n).reshape(count, batch_size)
-            yield from zip(indices, keys, strict=True)
+            yield from zip(indices[:, slice(*share)], keys[:, slice(*share)], strict=True)
 
     def _endless(self, seed: int, seeded: bool) -> Iterator[Any]:
         """A stream in its own order, begun again where it ends."""
@@ -137,17 +141,20 @@ class DataSpec:
         stop = None if self.take is None else self.skip + self.take
         yield from itertools.islice(iter(self.dataset), self.skip, stop)
 
-    def in_order(self, batch_size: int) -> Iterator[Any]:
+    def in_order(self, batch_size: int, first: int = 0, every: int = 1) -> Iterator[Any]:
         """Every sample once, in order, the last batch as short as it comes.
+
+        Of the batches only ``first``, ``first + every``, … are made.
 
         What is random in a sample is the same at every call, so that a held-out loss is judged by
         the same samples whoever asks.
         """
         if self.indices is None:
-            yield from StreamReader(self._once, self.collate).batches(batch_size, None, 0, 0)
+            batches = StreamReader(self._once, self.collate).batches(batch_size, None, 0, 0)
+            yield from itertools.islice(batches, first, None, every)
             return
         reader = Reader(self.dataset, self.collate)
-        for start in range(0, len(self.indices), batch_size):
+        for start in range(first * batch_size, len(self.indices), every * batch_size):
             stop_at = min(start + batch_size, len(self.indices))
             yield self._read(reader, np.arange(start, stop_at, dtype=np.int64))
 
@@ -234,7 +241,7 @@ class DataSpec:
 
 
 def _made(reader: Reader, item: tuple[NDArray[np.int64], NDArray[np.uint64]]) -> Any:
-    return reader.batch(*item)
+    return reader.batch(*item) if len(item[0]) else None
 
 
 @dataclass

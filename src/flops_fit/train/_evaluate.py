@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flops_fit.data import DataSpec
 from flops_fit.objective import Objective, map_tensors
+from flops_fit.ranks import ALONE, Ranks
 
 __all__ = ["evaluate", "ratio_standard_error"]
 
@@ -17,27 +18,39 @@ _PARTS = 32  # batches the held-out set is cut into at least, to see how they va
 
 
 def evaluate(
-    model: Any, held_out: DataSpec, objective: Objective, device: str, batch_size: int
+    model: Any,
+    held_out: DataSpec,
+    objective: Objective,
+    device: str,
+    batch_size: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """Mean loss over every unit of the held-out set, and its standard error.
 
     Sums and counts are kept batch by batch; the batches are the sampling units of the standard
-    error, as samples next to each other (pieces of one document) are alike.
+    error, as samples next to each other (pieces of one document) are alike. Each rank judges
+    every so manieth batch, by the buffers of rank 0, and none is judged twice.
     """
     import torch
 
     if held_out.size is not None:
         batch_size = max(1, min(batch_size, held_out.size // _PARTS))
-    sums, counts = [], []
+    sums: list[float] = []
+    counts: list[float] = []
+    ranks.follow(list(model.buffers()))
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for batch in held_out.in_order(batch_size):
+        for batch in held_out.in_order(batch_size, ranks.rank, ranks.size):
+            if not objective.has_units(batch):
+                continue
             total, count = objective(model, map_tensors(batch, lambda t: t.to(device)))
             sums.append(float(total))
             counts.append(float(count))
     model.train(was_training)
-    return ratio_standard_error(np.array(sums), np.array(counts))
+    judged = ranks.gather((sums, counts))
+    every_sum, every_count = (np.concatenate(lists) for lists in zip(*judged, strict=True))
+    return ratio_standard_error(every_sum, every_count)
 
 
 def ratio_standard_error(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["Interruption"]
 
@@ -20,7 +20,7 @@ class Interruption:
     """
 
     def __init__(self) -> None:
-        self._asked: int | None = None
+        self._asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -36,19 +36,17 @@ class Interruption:
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is not None and number == signal.SIGINT:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
 
     @property
-    def asked(self) -> bool:
-        """Whether somebody asked to stop."""
-        return self._asked is not None
+    def asked(self) -> int:
+        """The number of the signal that asked to stop; 0 where none did."""
+        return self._asked
 
-    def obey(self) -> None:
-        """End as the signal that came would have: KeyboardInterrupt, or exit 128 + its number."""
-        if self._asked is None:
-            return
-        if self._asked == signal.SIGINT:
+    def obey(self, number: int) -> NoReturn:
+        """End as the signal would have: KeyboardInterrupt, or exit 128 + its number."""
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + self._asked)
+        raise SystemExit(128 + number)

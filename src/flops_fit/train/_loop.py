@@ -16,6 +16,7 @@ from flops_fit.data import DataSpec
 from flops_fit.errors import DataError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
+from flops_fit.ranks import PeerError, Ranks, join_ranks
 from flops_fit.recipes import is_finished, learning_rate
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.train._checkpoint import Checkpoints
@@ -92,80 +93,104 @@ class Trainer:
         """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.
 
         What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``, with
-        the reason. Only an interruption from outside passes through, after a checkpoint.
+        the reason. Only an interruption from outside passes through, after a checkpoint. Started by
+        ``torchrun`` or ``accelerate launch``, every rank calls with the same experiment, does its
+        share of it and returns the same run; rank 0 alone writes.
         """
         import torch
 
         started = time.perf_counter()
+        ranks = join_ranks(self.device)
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        run = Run(experiment, "failed", device=self.device, versions=versions())
+        run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
+        told = False
         try:
             with torch.random.fork_rng(devices=devices), self.precision.flags(self.device):
-                run = self._train(run, report or (lambda progress: None))
+                run = self._train(run, report or (lambda progress: None), ranks)
+        except PeerError:
+            told = True
         except Exception as error:  # the user's code may raise anything
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
             where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
             run = replace(run, state=state, reason=_first_line(error), details=where)
+        run = _settled(run, ranks, told)
         return replace(run, seconds=run.seconds + time.perf_counter() - started)
 
-    def _train(self, run: Run, report: Report) -> Run:
+    def _train(self, run: Run, report: Report, ranks: Ranks) -> Run:
         """The loop, straight down."""
         import torch
 
         experiment = run.experiment
         hparams = experiment.hparams
 
-        # 1. The model, initialised from the run's own seed.
+        # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
         torch.manual_seed(experiment.seed)
         model: Any = self.model.build(experiment.size).to(self.device)
         model.train()
+        if ranks.rank:
+            torch.manual_seed(experiment.seed + ranks.rank)
         optimizer = make_optimizer(model, hparams, self.optimizer, self.param_groups)
         step = Stepper(
             model=model,
             objective=self.objective,
             optimizer=optimizer,
             clip=float(hparams["clip"]),
+            samples=experiment.batch_size,
             microbatch=self.microbatch or experiment.batch_size,
             device=self.device,
             autocast=partial(self.precision.autocast, self.device),
+            ranks=ranks,
         )
         tally = Tally(experiment.steps, self.device)
+        (kept,) = ranks.any(self.folder is not None)
+        ranks.follow([*model.parameters(), *model.buffers()])
 
-        # 2. Where an earlier attempt left off.
-        folder = None if self.folder is None else self.folder / experiment.id
+        # 2. Where an earlier attempt left off. Rank 0 has the folder, if there is one.
+        folder = self.folder / experiment.id if self.folder and ranks.leads else None
         checkpoints = None
         if folder is not None:
             checkpoints = Checkpoints(
                 folder / "checkpoint", experiment.id, every_seconds=self.checkpoint_seconds
             )
+        if kept:
             tally.resume(checkpoints, model, optimizer, step)
         metrics = None if folder is None else Metrics(folder, after=tally.step)
 
         # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
         left = experiment.steps - tally.step
-        batches = self.data.batches(experiment.batch_size, left, experiment.seed, tally.step)
+        share = ranks.share(experiment.batch_size)
+        batches = self.data.batches(
+            experiment.batch_size, left, experiment.seed, tally.step, share=share
+        )
         read = time.perf_counter()
         with Interruption() as interruption:
             for batch in batches:
                 rate = learning_rate(hparams, (tally.step + 0.5) / experiment.steps)
                 set_learning_rate(optimizer, rate)
-                tally.add(*step(batch), batch)
+                tally.add(*step(batch))
 
                 # 4. The loss is read twice a second at most: reading it waits for the device.
-                now = time.perf_counter()
-                if tally.step in (1, experiment.steps) or now - read > _REPORT_SECONDS:
-                    read = now
+                look = (
+                    tally.step in (1, experiment.steps)
+                    or time.perf_counter() - read > _REPORT_SECONDS
+                )
+                due = checkpoints is not None and checkpoints.due(tally.step)
+                read_now, save_now, asked = ranks.any(look, due, interruption.asked)
+                if read_now:
+                    read = time.perf_counter()
                     seen = tally.read(rate)
-                    report(Progress(experiment.id, tally.step, experiment.steps, seen["loss"]))
+                    if ranks.leads:
+                        report(Progress(experiment.id, tally.step, experiment.steps, seen["loss"]))
                     if metrics is not None:
                         metrics.write(**seen)
                     if tally.watch.reason:
                         why = tally.watch.reason
                         return replace(tally.spent(run, step), state="diverged", reason=why)
-                if checkpoints is not None and (interruption.asked or checkpoints.due(tally.step)):
+                    (asked,) = ranks.any(interruption.asked)
+                if kept and (asked or save_now):
                     tally.save(checkpoints, model, optimizer, step)
-                if interruption.asked:
-                    interruption.obey()
+                if asked:
+                    interruption.obey(asked)
 
         # 5. The held-out loss at the end of the schedule, which a run cut short never reaches.
         if not is_finished(tally.step, experiment.steps):
@@ -176,7 +201,9 @@ class Trainer:
         run = tally.spent(run, step)
         size = step.microbatch if step.notes else max(experiment.batch_size, 64)
         with self.precision.autocast(self.device):
-            loss, standard_error = evaluate(model, self.held_out, self.objective, self.device, size)
+            loss, standard_error = evaluate(
+                model, self.held_out, self.objective, self.device, size, ranks
+            )
         first, last = tally.first, tally.tail_loss
         run = replace(run, loss=loss, loss_se=standard_error, train_loss=last)
         if not math.isfinite(loss):
@@ -185,6 +212,22 @@ class Trainer:
             why = f"training loss rose from {first:.4g} to {last:.4g}"
             return replace(run, state="diverged", reason=why)
         return replace(run, state="completed")
+
+
+def _settled(run: Run, ranks: Ranks, told: bool) -> Run:
+    """What all ranks return: the run of the first that failed by itself, else rank 0's.
+
+    ``told`` says that this rank ended because another did.
+    """
+    if not told:
+        try:
+            ranks.any(failed=run.state in ("oom", "failed"))
+        except PeerError:
+            told = True
+    if ranks.size == 1:
+        return run
+    runs: list[tuple[bool, Run]] = ranks.meet((told, run))
+    return next((r for other, r in runs if not other and r.state in ("oom", "failed")), runs[0][1])
 
 
 def versions() -> dict[str, str]:

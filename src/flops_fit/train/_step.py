@@ -1,15 +1,17 @@
-"""One optimiser step on one global batch, whatever part of it fits into memory at once."""
+"""One optimiser step on one global batch, whatever part of it is here or fits into memory at once."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import DataError, InputError
+from flops_fit.errors import DataError, InputError, ModelError
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
+from flops_fit.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,17 +23,22 @@ __all__ = ["Stepper", "check_microbatch", "is_out_of_memory", "split_batch"]
 class Stepper:
     """Gradient of the mean loss over a batch's units, clipped, and a step along it.
 
-    Called with a batch on the host; its parts are moved to the device one by one.
+    Called with this rank's share of a batch on the host, ``None`` where that is empty; its parts
+    are moved to the device one by one.
 
     The gradient is that of Σ loss / Σ units over the whole batch. A batch that is cut into
-    microbatches adds up sums and divides once by the units of all of them: a mean of the
-    microbatches' means would weigh a unit in a short one more.
+    microbatches, or shared among ranks, adds up sums and divides once by the units of all of them: a
+    mean of the parts' means would weigh a unit in a short one more.
 
     Attributes
     ----------
+    samples
+        In the whole batch.
     microbatch
-        Samples that go through the model at once. Where they do not fit it is halved, and the batch
-        is begun again: the batch that the optimiser sees stays as planned.
+        Samples that go through the model at once. Where they do not fit it is halved, on every rank,
+        and the batch is begun again: the batch that the optimiser sees stays as planned.
+    ranks
+        Those that share the batch.
     notes
         What had to be changed, in words.
     """
@@ -40,29 +47,40 @@ class Stepper:
     objective: Objective
     optimizer: Any
     clip: float
+    samples: int
     microbatch: int
     device: str
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ranks: Ranks = ALONE
     notes: list[str] = field(default_factory=list)
 
     def __call__(self, batch: Any) -> tuple[Tensor, Any, Tensor]:
         """Step once; the mean loss, the number of units and the gradient's norm, on the device."""
         while True:
+            short = False
             try:
                 loss, units = self._gradient(batch)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.microbatch == 1:
                     raise
-                self._halve(batch)
+                short = True
+            if self.ranks.size > 1:
+                short, apart = map(bool, self.ranks.any(short, self._misses()))
+            if short:
+                self._halve()
                 continue
+            if self.ranks.size > 1:
+                loss, units = self._add_up(loss, units, apart)
             norm = self._clip()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             return loss, units, norm
 
     def _gradient(self, batch: Any) -> tuple[Tensor, Any]:
-        parts = list(split_batch(batch, self.microbatch))
-        if len(parts) == 1:
+        """The gradient of what is here: of the mean if that is all, else of a share of the sum."""
+        parts = [] if batch is None else list(split_batch(batch, self.microbatch))
+        parts = [part for part in parts if self.objective.has_units(part)]
+        if len(parts) == self._pieces == 1:
             total, units = self._forward(parts[0])
             loss = total / units
             loss.backward()
@@ -70,17 +88,65 @@ class Stepper:
         import torch
 
         summed, units = torch.zeros((), device=self.device), 0
-        share = 1.0 / len(parts)  # keeps sums near the size of a mean while they add up
-        for part in filter(self._counts, parts):
+        share = 1.0 / self._pieces  # keeps sums near the size of a mean while they add up
+        for part in parts:
             total, count = self._forward(part)
             part_sum = total * share
             part_sum.backward()  # type: ignore[no-untyped-call]
             summed += part_sum.detach()
             units = units + count
+        if self.ranks.size == 1:
+            summed = self._divide(summed, units)
+        return summed, units
+
+    @property
+    def _pieces(self) -> int:
+        """How many parts a batch is cut into on all ranks together, at the most."""
+        here = math.ceil(self.samples / self.ranks.size)
+        return self.ranks.size * math.ceil(here / self.microbatch)
+
+    def _divide(self, summed: Tensor, units: Any) -> Tensor:
+        """Shares of sums become means over all units; a batch without any has no gradient."""
+        import torch
+
+        per_unit = self._pieces / torch.as_tensor(units, device=self.device).clamp(min=1)
+        if gradients := [p.grad for p in self.model.parameters() if p.grad is not None]:
+            torch._foreach_mul_(gradients, per_unit)
+        mean: Tensor = summed * per_unit
+        return mean
+
+    def _misses(self) -> bool:
+        """Whether the loss of what is here leaves a parameter out."""
+        return any(p.grad is None for p in self.model.parameters() if p.requires_grad)
+
+    def _add_up(self, summed: Tensor, units: Any, apart: bool) -> tuple[Tensor, Tensor]:
+        """The gradient, the loss and the units of all ranks, some of which may miss parameters."""
+        import torch
+
+        if apart:
+            self._fill()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        per_unit = 1.0 / (share * units)
-        torch._foreach_mul_(gradients, per_unit)
-        return summed * per_unit, units
+        if any(g.layout != torch.strided for g in gradients):
+            raise ModelError(
+                "data parallel: expected dense gradients; an embedding has sparse=True. Leave it out."
+            )
+        counted = torch.as_tensor(units, dtype=torch.int64, device=self.device)
+        self.ranks.sum([counted, summed, *gradients])
+        return self._divide(summed, counted), counted
+
+    def _fill(self) -> None:
+        """Zeros for a gradient that is missing here and there is elsewhere.
+
+        All of this rank's targets may be masked, or its samples take another way through the model.
+        What no rank reaches keeps no gradient, so that it is not decayed.
+        """
+        import torch
+
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        by_rank = self.ranks.gather([p.grad is None for p in parameters])
+        for parameter, missing in zip(parameters, zip(*by_rank, strict=True), strict=True):
+            if parameter.grad is None and not all(missing):
+                parameter.grad = torch.zeros_like(parameter)
 
     def _forward(self, part: Any) -> tuple[Tensor, Any]:
         """Sum of the loss and units of what goes through at once, moved to the device."""
@@ -89,23 +155,19 @@ class Stepper:
             total, units = self.objective(self.model, there)
         return check_loss(total), units
 
-    def _counts(self, part: Any) -> bool:
-        """Whether a part has any unit: the mean over none is not a number."""
-        return self.objective.step_fn is not None or int(self.objective.count(part)) > 0
-
     def _clip(self) -> Tensor:
         import torch
 
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
 
-    def _halve(self, batch: Any) -> None:
+    def _halve(self) -> None:
         """Free what the failed pass left, and go on with half as many samples at once."""
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
-        before = min(self.microbatch, batch_length(batch))
+        before = min(self.microbatch, math.ceil(self.samples / self.ranks.size))
         self.microbatch = max(before // 2, 1)
         self.notes.append(
             f"out of memory with {before} samples at once: {self.microbatch} from then on"

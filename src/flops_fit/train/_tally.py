@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import OutputError
-from flops_fit.objective import batch_length
+from flops_fit.ranks import Ranks
 from flops_fit.records import Run
 from flops_fit.train._checkpoint import Checkpoints, capture_rng, restore_rng
 from flops_fit.train._step import Stepper
@@ -42,7 +42,7 @@ class Tally:
 
         self.step, self.first = 0, math.nan
         self._steps, self._in_tail = steps, max(1, steps // _TAIL)
-        self._samples, self._seconds, self._resumed = 0, 0.0, 0
+        self._seconds, self._resumed = 0.0, 0
         self._since = 0
         self._notes: list[str] = []
         self._units = torch.zeros((), dtype=torch.int64, device=device)
@@ -50,12 +50,11 @@ class Tally:
         self._started = time.perf_counter()
         self.watch = Watch(steps)
 
-    def add(self, loss: Tensor, units: Any, norm: Tensor, batch: Any) -> None:
+    def add(self, loss: Tensor, units: Any, norm: Tensor) -> None:
         """One more step."""
         self.step += 1
         self._since += 1
         self._units += units
-        self._samples += batch_length(batch)
         self._recent += loss
         self._norm += norm
         if self.step > self._steps - self._in_tail:
@@ -97,24 +96,32 @@ class Tally:
         return replace(
             run,
             tokens=units,
-            flops=per_sample * self._samples,
+            flops=per_sample * experiment.batch_size * self.step,
             units_per_second=units / seconds if seconds > 0 else 0.0,
             microbatch=min(step.microbatch, experiment.batch_size),
+            ranks=step.ranks.size,
             resumed=self._resumed,
             spikes=tuple(self.watch.spikes),
             notes=(*self._notes, *step.notes),
             seconds=self._seconds,
         )
 
-    def save(self, checkpoints: Checkpoints, model: Any, optimizer: Any, step: Stepper) -> None:
-        """Keep all that the rest of the run depends on; a full disk costs the checkpoint alone."""
+    def save(
+        self, checkpoints: Checkpoints | None, model: Any, optimizer: Any, step: Stepper
+    ) -> None:
+        """Keep all that the rest of the run depends on; a full disk costs the checkpoint alone.
+
+        Every rank comes here; the one that has the folder writes.
+        """
+        random = step.ranks.gather(capture_rng())
+        if checkpoints is None:
+            return
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "random": capture_rng(),
+            "random": random,
             "tally": {
                 "first": self.first,
-                "samples": self._samples,
                 "seconds": self.seconds,
                 "resumed": self._resumed,
                 "since": self._since,
@@ -134,18 +141,27 @@ class Tally:
             if text not in self._notes:
                 self._notes.append(text)
 
-    def resume(self, checkpoints: Checkpoints, model: Any, optimizer: Any, step: Stepper) -> None:
-        """Go on from the newest checkpoint, exactly; nothing happens where there is none."""
-        found = checkpoints.newest()
-        self._notes += [d.message for d in checkpoints.findings]
+    def resume(
+        self, checkpoints: Checkpoints | None, model: Any, optimizer: Any, step: Stepper
+    ) -> None:
+        """Go on from the newest checkpoint, exactly; nothing happens where there is none.
+
+        The rank that has the folder reads, and the others hear of it from rank 0.
+        """
+        found = None
+        if checkpoints is not None:
+            found = checkpoints.newest()
+            self._notes += [d.message for d in checkpoints.findings]
+        step.ranks.any()
+        found = step.ranks.lead(found)
         if found is None:
             return
         self.step, state = found
         kept = state["tally"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        restore_rng(state["random"])
-        self.first, self._samples, self._since = kept["first"], kept["samples"], kept["since"]
+        self._restore_random(state["random"], step.ranks)
+        self.first, self._since = kept["first"], kept["since"]
         self._seconds, self._resumed = kept["seconds"], kept["resumed"] + 1
         for mine, name in (
             (self._units, "units"),
@@ -157,3 +173,13 @@ class Tally:
         step.microbatch = kept["microbatch"]
         self.watch.load(kept["watch"])
         self._notes += kept["notes"]
+
+    def _restore_random(self, states: list[dict[str, Any]], ranks: Ranks) -> None:
+        """Each rank's generators, where as many ranks go on as there were."""
+        if len(states) != ranks.size:
+            self._notes.append(
+                f"went on at step {self.step} by {ranks.size} ranks after {len(states)}: what the model "
+                "itself draws at random is drawn anew"
+            )
+        if ranks.rank < len(states):
+            restore_rng(states[ranks.rank])

@@ -1,0 +1,58 @@
+"""The held-out loss is over every unit once, and says how sure it is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flops_fit.data import split_data
+from flops_fit.objective import Objective
+from flops_fit.train._evaluate import evaluate, ratio_standard_error
+from tests.train._ranks import ROW, Rows, Words, masked
+
+
+def exact(model: nn.Module, rows: Rows) -> float:
+    """The mean over all counted targets at once."""
+    with torch.no_grad():
+        return float(masked(model(rows.x), rows.y))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 4096])
+def test_it_is_the_mean_over_all_counted_targets_however_they_are_cut(batch_size: int) -> None:
+    """A seventh of these rows has no target at all: their mean alone is not a number."""
+    rows, model = Rows(), Words().eval()
+    assert int((rows.y != -100).any(dim=1).sum()) < len(rows)
+    held_out = split_data(rows, rows)[1]
+    loss, error = evaluate(model, held_out, Objective(masked), "cpu", batch_size)
+    assert loss == pytest.approx(exact(model, rows), rel=1e-5)
+    assert 0 < error < 0.1
+
+
+def test_it_leaves_the_model_training_as_it_was() -> None:
+    model = Words(dropout=0.5).train()
+    first = evaluate(model, split_data(Rows(), Rows())[1], Objective(masked), "cpu", 64)
+    again = evaluate(model, split_data(Rows(), Rows())[1], Objective(masked), "cpu", 64)
+    assert first == again
+    assert model.training
+
+
+def test_its_standard_error_is_what_other_held_out_sets_spread_by() -> None:
+    """Of 400 held-out sets drawn anew, in which each part has a mean of its own."""
+    generator = np.random.default_rng(0)
+    estimates, errors = [], []
+    for _ in range(400):
+        counts = generator.integers(1, 2 * ROW, size=40).astype(float)
+        sums = counts * (3 + 0.5 * generator.standard_normal(40))
+        ratio, error = ratio_standard_error(sums, counts)
+        estimates.append(ratio)
+        errors.append(error)
+    assert np.mean(errors) == pytest.approx(np.std(estimates), rel=0.12)
+
+
+def test_one_part_has_no_spread_and_nothing_has_no_mean() -> None:
+    assert math.isnan(ratio_standard_error(np.array([2.0]), np.array([1.0]))[1])
+    assert math.isnan(ratio_standard_error(np.array([]), np.array([]))[0])
