@@ -43,11 +43,13 @@ from flops_fit.reference import law as published_law
 from flops_fit.result import Result
 from flops_fit.store import Store
 from flops_fit.sweep import run_experiments
+from flops_fit.track import Tracker, check_trackers
 from flops_fit.train import (
     MakeOptimizer,
     ParamGroups,
     Trainer,
     check_microbatch,
+    check_peak,
     resolve_precision,
 )
 from flops_fit.view import LiveView, SilentView
@@ -110,6 +112,8 @@ def find_optimal(
     param_groups: ParamGroups | None = None,
     microbatch: int | None = None,
     precision: str = "auto",
+    trackers: Sequence[Tracker] = (),
+    peak_flops: float | None = None,
     design: Literal["grid"] = "grid",
     progress: bool = True,
     mock_law: Law | None = None,
@@ -181,6 +185,12 @@ def find_optimal(
         computed stays the same.
     precision
         ``"auto"`` (bfloat16 on GPUs that have it), ``"fp32"`` or ``"bf16"``.
+    trackers
+        Who follows each run that is trained here: see :class:`flops_fit.track.Tracker`. They change
+        no run and no id; runs that are finished already are not told again.
+    peak_flops
+        FLOP/s that the device can do at most, for the utilisation (MFU) on record; by default from
+        the data sheets of common GPUs.
     design
         How the sweep is laid out: ``"grid"``, the same number of sizes at each budget.
     progress
@@ -229,6 +239,8 @@ def find_optimal(
         param_groups=param_groups,
         microbatch=microbatch,
         precision=precision,
+        trackers=trackers,
+        peak_flops=peak_flops,
         design=design,
         mock_law=mock_law,
         mock_noise=mock_noise,
@@ -272,6 +284,8 @@ def plan_sweep(
     param_groups: ParamGroups | None = None,
     microbatch: int | None = None,
     precision: str = "auto",
+    trackers: Sequence[Tracker] = (),
+    peak_flops: float | None = None,
     design: Literal["grid"] = "grid",
     mock_law: Law | None = None,
     mock_noise: float = 0.005,
@@ -288,6 +302,7 @@ def plan_sweep(
     _check_choice("design", design, ("grid",))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
+    followers, peak = check_trackers(trackers), check_peak(peak_flops)
     budgets = check_budgets(compute_budgets)
     spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
     objective = Objective(loss_fn, count_fn, step_fn)
@@ -351,6 +366,8 @@ def plan_sweep(
         optimizer=optimizer,
         param_groups=param_groups,
         precision=numbers,
+        trackers=followers,
+        peak_flops=peak,
     )
     speed = probe(spec, data, objective, plan.experiments, trainer.device, held_out.size or 0)
     return replace(plan, task=trainer, speed=speed)

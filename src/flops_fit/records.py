@@ -102,6 +102,11 @@ class Experiment:
         return self.flops_per_unit * self.tokens
 
     @property
+    def flops_per_sample(self) -> float:
+        """Training FLOPs that one sample costs, all its units together."""
+        return self.flops_per_unit * self.units_per_sample
+
+    @property
     def id(self) -> str:
         """SHA-256, first 16 hex digits, of what decides the outcome of the run."""
         decides = {
@@ -153,12 +158,33 @@ class Run:
     """What came of an :class:`Experiment`.
 
     ``flops`` and ``tokens`` are what was really spent. ``loss`` is the held-out loss at the end
-    of the schedule with standard error ``loss_se``, ``train_loss`` the mean of the last steps.
+    of the schedule with standard error ``loss_se``, ``train_loss`` the mean over the last twentieth
+    of the steps and ``gradient_norm`` that of their gradients' norms before clipping.
     ``reason`` says in a line why a run did not complete, ``details`` holds the traceback where
-    there is one. ``units_per_second`` is the speed of the steps alone, ``microbatch`` the samples
+    there is one. ``units_per_second`` is the speed of the steps alone and ``mfu``, the model FLOPs
+    utilisation, the share that ``flops`` over the time in steps has of the device's peak; ``None``
+    where that peak is not known. ``microbatch`` is the samples
     that went through the model at once, ``ranks`` the processes that shared each batch,
     ``resumed`` how often the run went on from a checkpoint; ``spikes`` are (step, loss) where the
     training loss leapt up; ``notes`` say what else was noticed.
+
+    C has several conventions. ``flops`` is by that of the plan, by default counted on the traced
+    model; beside it stand :attr:`flops_6nd`, :attr:`flops_6nd_matmul` and
+    :attr:`flops_6nd_non_embedding`, which differ in what they call N.
+
+    Examples
+    --------
+    >>> params = ParamCount(total=1000, non_embedding=800, matmul=900, active=1000)
+    >>> experiment = Experiment(
+    ...     "GPT", {}, 8, params, budget=5e6, tokens=1000, steps=10, batch_size=10,
+    ...     units_per_sample=10.0, unit="tokens", flops_per_unit=5e3, flops_per_unit_6nd=6e3,
+    ...     hparams={}, seed=0, repeat=0, fingerprint="", epochs=4.0,
+    ... )
+    >>> run = Run(experiment, "completed", tokens=1000, flops=5e6)
+    >>> run.flops_6nd, run.flops_6nd_matmul, run.flops_6nd_non_embedding
+    (6000000.0, 5400000.0, 4800000.0)
+    >>> run.epochs, run.unique_tokens, run.repeated_tokens
+    (4.0, 250, 750)
     """
 
     experiment: Experiment
@@ -179,6 +205,67 @@ class Run:
     resumed: int = 0
     spikes: tuple[tuple[int, float], ...] = ()
     notes: tuple[str, ...] = ()
+    gradient_norm: float | None = None
+    mfu: float | None = None
+
+    @property
+    def flops_6nd(self) -> float:
+        """6·N·D with N every parameter (Hoffmann et al. 2022, appendix F, and most tables)."""
+        return self.experiment.flops_per_unit_6nd * self.tokens
+
+    @property
+    def flops_6nd_matmul(self) -> float:
+        """6·N·D with N the parameters that multiply activations, so no embedding tables."""
+        return 6.0 * self.experiment.params.matmul * self.tokens
+
+    @property
+    def flops_6nd_non_embedding(self) -> float:
+        """6·N·D with N without embeddings (Kaplan et al. 2020, §2.1)."""
+        return 6.0 * self.experiment.params.non_embedding * self.tokens
+
+    @property
+    def samples(self) -> int:
+        """Samples trained on, repeats included."""
+        experiment = self.experiment
+        if self.state == "completed":
+            return experiment.batch_size * experiment.steps
+        return round(self.flops / experiment.flops_per_sample)
+
+    @property
+    def epochs(self) -> float | None:
+        """How often the data was gone through; ``None`` where its size is not known, as of streams."""
+        size = self._data_size
+        return None if size is None else self.samples / size
+
+    @property
+    def unique_tokens(self) -> int | None:
+        """Units seen for the first time, U = min(D, units in the data); ``None`` as for :attr:`epochs`.
+
+        Units in the data are its samples times the units in a sample: those planned, corrected by
+        what was counted where some targets are masked.
+        """
+        size, samples = self._data_size, self.samples
+        if size is None:
+            return None
+        if samples <= size:
+            return self.tokens
+        per_sample = self.experiment.units_per_sample
+        counted = self.tokens / round(samples * per_sample)  # exactly 1 where nothing is masked
+        return round(size * per_sample * counted)
+
+    @property
+    def repeated_tokens(self) -> int | None:
+        """Units seen again, D − U; ``None`` as for :attr:`epochs`."""
+        unique = self.unique_tokens
+        return None if unique is None else self.tokens - unique
+
+    @property
+    def _data_size(self) -> int | None:
+        """Samples in the training data."""
+        experiment = self.experiment
+        if not experiment.epochs:
+            return None
+        return round(experiment.batch_size * experiment.steps / experiment.epochs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-__all__ = ["count", "render", "seconds"]
+__all__ = ["count", "error_line", "render", "seconds"]
 
 
 def count(value: float) -> str:
@@ -35,6 +35,15 @@ def seconds(value: float) -> str:
     if value < 48 * 3600:
         return f"{value / 3600:.1f} h"
     return f"{value / 86400:.1f} d"
+
+
+def error_line(error: BaseException) -> str:
+    """The class of an error and the first line of what it says, if it says anything."""
+    try:
+        said = str(error).strip().splitlines()
+    except Exception:  # an exception of the user's may fail to say what it is
+        said = []
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 def render(renderable: Any, width: int = 120) -> str:

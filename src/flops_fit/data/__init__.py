@@ -6,6 +6,7 @@ them, is a pure function of the seed, the epoch and the position in it, so a run
 wherever and whenever it is made.
 """
 
+from flops_fit.data._random import kept
 from flops_fit.data._shuffle import AllBut, permuted
 from flops_fit.data._spec import DataSpec
 from flops_fit.data._split import EVAL_SAMPLES, check_dataset_type, split_data
@@ -15,6 +16,7 @@ __all__ = [
     "AllBut",
     "DataSpec",
     "check_dataset_type",
+    "kept",
     "permuted",
     "split_data",
 ]

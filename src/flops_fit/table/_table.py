@@ -105,12 +105,7 @@ class RunTable:
             return np.array(list(values), dtype=np.float64)
 
         standard_errors = [r.loss_se for r in completed]
-        unique = [
-            r.tokens / r.experiment.epochs
-            if r.experiment.epochs and r.experiment.epochs > 1
-            else r.tokens
-            for r in completed
-        ]
+        unique = [math.nan if r.unique_tokens is None else r.unique_tokens for r in completed]
         return cls(
             params=column(r.experiment.params.total for r in completed),
             tokens=column(r.tokens for r in completed),
@@ -122,7 +117,7 @@ class RunTable:
             if any(s is None for s in standard_errors)
             else column(s for s in standard_errors if s is not None),
             non_embedding=column(r.experiment.params.non_embedding for r in completed),
-            unique_tokens=column(unique),
+            unique_tokens=None if all(map(math.isnan, unique)) else column(unique),
             excluded=tuple(excluded),
             unit=completed[0].experiment.unit if completed else "tokens",
         )

@@ -3,6 +3,7 @@
 from flops_fit.train._evaluate import evaluate
 from flops_fit.train._loop import Progress, Trainer
 from flops_fit.train._optimizer import MakeOptimizer, ParamGroups
+from flops_fit.train._peak import check_peak, peak_of
 from flops_fit.train._precision import Precision, resolve_precision
 from flops_fit.train._step import check_microbatch
 
@@ -13,6 +14,8 @@ __all__ = [
     "Progress",
     "Trainer",
     "check_microbatch",
+    "check_peak",
     "evaluate",
+    "peak_of",
     "resolve_precision",
 ]

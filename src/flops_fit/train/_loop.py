@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,15 @@ from flops_fit.objective import Objective
 from flops_fit.ranks import PeerError, Ranks, join_ranks
 from flops_fit.recipes import is_finished, learning_rate
 from flops_fit.records import Experiment, Run, RunState
+from flops_fit.text import error_line
+from flops_fit.track import Tracker, Tracking
 from flops_fit.train._checkpoint import Checkpoints
 from flops_fit.train._evaluate import evaluate
 from flops_fit.train._interrupt import Interruption
 from flops_fit.train._metrics import Metrics
 from flops_fit.train._optimizer import MakeOptimizer, ParamGroups, make_optimizer, set_learning_rate
+from flops_fit.train._pace import Pace
+from flops_fit.train._peak import device_peak
 from flops_fit.train._precision import Precision
 from flops_fit.train._step import Stepper, is_out_of_memory
 from flops_fit.train._tally import Tally
@@ -71,6 +75,10 @@ class Trainer:
         What is taken in place of AdamW and of its groups: see ``make_optimizer``.
     precision
         The numbers that forward passes compute in.
+    trackers
+        Who follows the runs; none of them can change or break one.
+    peak_flops
+        FLOP/s of the device at most; by default those of its data sheet, where it is known.
     """
 
     model: ModelSpec
@@ -84,6 +92,8 @@ class Trainer:
     optimizer: MakeOptimizer | type[Optimizer] | None = None
     param_groups: ParamGroups | None = None
     precision: Precision = field(default_factory=Precision)
+    trackers: Sequence[Tracker] = ()
+    peak_flops: float | None = None
 
     def in_folder(self, folder: Path) -> Trainer:
         """The same trainer, keeping curves and checkpoints under ``folder``."""
@@ -103,20 +113,25 @@ class Trainer:
         ranks = join_ranks(self.device)
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
         run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
+        tracking = Tracking(experiment, self.trackers if ranks.leads else ())
         told = False
         try:
             with torch.random.fork_rng(devices=devices), self.precision.flags(self.device):
-                run = self._train(run, report or (lambda progress: None), ranks)
+                run = self._train(run, report or (lambda progress: None), ranks, tracking)
         except PeerError:
             told = True
         except Exception as error:  # the user's code may raise anything
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
             where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
-            run = replace(run, state=state, reason=_first_line(error), details=where)
+            run = replace(run, state=state, reason=error_line(error), details=where)
+        except BaseException as error:  # an interruption from outside
+            why = f"interrupted by {error_line(error)}"
+            tracking.end(replace(run, state="preempted", reason=why))
+            raise
         run = _settled(run, ranks, told)
-        return replace(run, seconds=run.seconds + time.perf_counter() - started)
+        return tracking.end(replace(run, seconds=run.seconds + time.perf_counter() - started))
 
-    def _train(self, run: Run, report: Report, ranks: Ranks) -> Run:
+    def _train(self, run: Run, report: Report, ranks: Ranks, tracking: Tracking) -> Run:
         """The loop, straight down."""
         import torch
 
@@ -141,7 +156,12 @@ class Trainer:
             autocast=partial(self.precision.autocast, self.device),
             ranks=ranks,
         )
-        tally = Tally(experiment.steps, self.device)
+        peak = self.peak_flops or device_peak(self.device, self.precision)
+        pace = Pace(
+            experiment.flops_per_sample * experiment.batch_size,
+            None if peak is None else peak * ranks.size,
+        )
+        tally = Tally(experiment.steps, self.device, pace)
         (kept,) = ranks.any(self.folder is not None)
         ranks.follow([*model.parameters(), *model.buffers()])
 
@@ -154,7 +174,8 @@ class Trainer:
             )
         if kept:
             tally.resume(checkpoints, model, optimizer, step)
-        metrics = None if folder is None else Metrics(folder, after=tally.step)
+        if folder is not None:
+            tracking.join(Metrics(folder, after=tally.step))
 
         # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
         left = experiment.steps - tally.step
@@ -181,8 +202,7 @@ class Trainer:
                     seen = tally.read(rate)
                     if ranks.leads:
                         report(Progress(experiment.id, tally.step, experiment.steps, seen["loss"]))
-                    if metrics is not None:
-                        metrics.write(**seen)
+                    tracking.log(seen)
                     if tally.watch.reason:
                         why = tally.watch.reason
                         return replace(tally.spent(run, step), state="diverged", reason=why)
@@ -235,8 +255,3 @@ def versions() -> dict[str, str]:
     import torch
 
     return {"flops_fit": __version__, "torch": torch.__version__}
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

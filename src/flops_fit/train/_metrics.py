@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flops_fit.records import finite_json
+from flops_fit.records import Experiment, finite_json
+from flops_fit.track import Tracker
 
 __all__ = ["Metrics"]
 
 
-class Metrics:
-    """``metrics.jsonl`` in a run's folder: step, units, loss, rate, gradient norm, seconds.
+class Metrics(Tracker):
+    """``metrics.jsonl`` in a run's folder; :meth:`Tracker.log` says what is in a line.
 
     A line is written whole and at once; the last one of a killed run may be torn and is dropped
     when the run goes on, as are lines of steps that will be made again.
     """
 
     def __init__(self, folder: Path, after: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.jsonl"
-        kept = [line for line in self._lines() if line["step"] <= after]
+        self._path, self._after = folder / "metrics.jsonl", after
+
+    def start(self, experiment: Experiment) -> None:
+        """Keep what an earlier attempt left, up to the step that the run goes on from."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self._lines() if line["step"] <= self._after]
         with self._path.open("w", encoding="utf-8") as handle:
             handle.writelines(_text(line) for line in kept)
 
@@ -40,11 +45,11 @@ class Metrics:
                 found.append(values)
         return found
 
-    def write(self, **values: Any) -> None:
+    def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """Append one reading."""
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(_text(values))
 
 
-def _text(values: dict[str, Any]) -> str:
+def _text(values: Mapping[str, Any]) -> str:
     return json.dumps(finite_json(values), allow_nan=False) + "\n"

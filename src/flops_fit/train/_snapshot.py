@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 __all__ = ["UnusableError", "flush_directory", "read_manifest", "read_snapshot", "write_snapshot"]
 
 _FORMAT = "flops-fit checkpoint"
-_SCHEMA = 1
+_SCHEMA = 2
 _STATE, _MANIFEST = "state.pt", "manifest.json"
 
 

@@ -11,6 +11,7 @@ from flops_fit.errors import OutputError
 from flops_fit.ranks import Ranks
 from flops_fit.records import Run
 from flops_fit.train._checkpoint import Checkpoints, capture_rng, restore_rng
+from flops_fit.train._pace import Pace
 from flops_fit.train._step import Stepper
 from flops_fit.train._watch import Watch
 
@@ -35,9 +36,11 @@ class Tally:
         The training loss of the first step.
     watch
         Says when the run has diverged, and keeps its spikes.
+    pace
+        Says how fast it goes.
     """
 
-    def __init__(self, steps: int, device: str) -> None:
+    def __init__(self, steps: int, device: str, pace: Pace | None = None) -> None:
         import torch
 
         self.step, self.first = 0, math.nan
@@ -46,9 +49,12 @@ class Tally:
         self._since = 0
         self._notes: list[str] = []
         self._units = torch.zeros((), dtype=torch.int64, device=device)
-        self._recent, self._tail, self._norm = (torch.zeros((), device=device) for _ in range(3))
+        self._recent, self._tail, self._norm, self._tail_norm = (
+            torch.zeros((), device=device) for _ in range(4)
+        )
         self._started = time.perf_counter()
         self.watch = Watch(steps)
+        self.pace = pace or Pace()
 
     def add(self, loss: Tensor, units: Any, norm: Tensor) -> None:
         """One more step."""
@@ -59,6 +65,7 @@ class Tally:
         self._norm += norm
         if self.step > self._steps - self._in_tail:
             self._tail += loss
+            self._tail_norm += norm
 
     def read(self, rate: float) -> dict[str, Any]:
         """Means since the last reading."""
@@ -69,13 +76,15 @@ class Tally:
         self._recent.zero_()
         self._norm.zero_()
         self._since = 0
+        units, seconds = int(self._units), self.seconds
         return {
             "step": self.step,
-            "units": int(self._units),
+            "units": units,
             "loss": loss,
             "rate": rate,
             "gradient_norm": norm,
-            "seconds": round(self.seconds, 3),
+            "seconds": round(seconds, 3),
+            **self.pace.since(self.step, units, seconds),
         }
 
     @property
@@ -88,15 +97,19 @@ class Tally:
         """Mean training loss over the last twentieth of the steps."""
         return float(self._tail) / self._in_tail
 
+    @property
+    def tail_norm(self) -> float | None:
+        """Mean gradient norm over the same steps; ``None`` before the last of them."""
+        return float(self._tail_norm) / self._in_tail if self.step == self._steps else None
+
     def spent(self, run: Run, step: Stepper) -> Run:
         """Units that were counted and FLOPs that were computed, masked positions included."""
         experiment = run.experiment
-        per_sample = experiment.flops_per_unit * experiment.units_per_sample
         units, seconds = int(self._units), self.seconds
         return replace(
             run,
             tokens=units,
-            flops=per_sample * experiment.batch_size * self.step,
+            flops=experiment.flops_per_sample * experiment.batch_size * self.step,
             units_per_second=units / seconds if seconds > 0 else 0.0,
             microbatch=min(step.microbatch, experiment.batch_size),
             ranks=step.ranks.size,
@@ -104,6 +117,8 @@ class Tally:
             spikes=tuple(self.watch.spikes),
             notes=(*self._notes, *step.notes),
             seconds=self._seconds,
+            gradient_norm=self.tail_norm,
+            mfu=self.pace.mfu(self.step, seconds),
         )
 
     def save(
@@ -129,6 +144,7 @@ class Tally:
                 "recent": self._recent,
                 "tail": self._tail,
                 "norm": self._norm,
+                "tail_norm": self._tail_norm,
                 "microbatch": step.microbatch,
                 "watch": self.watch.save(),
                 "notes": [*self._notes, *step.notes],
@@ -168,11 +184,13 @@ class Tally:
             (self._recent, "recent"),
             (self._tail, "tail"),
             (self._norm, "norm"),
+            (self._tail_norm, "tail_norm"),
         ):
             mine.copy_(kept[name])
         step.microbatch = kept["microbatch"]
         self.watch.load(kept["watch"])
         self._notes += kept["notes"]
+        self.pace.begin(self.step, int(self._units), self.seconds)
 
     def _restore_random(self, states: list[dict[str, Any]], ranks: Ranks) -> None:
         """Each rank's generators, where as many ranks go on as there were."""
