@@ -7,19 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 FITTING = (ROOT / "docs" / "fitting.md").read_text()
+TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
 SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").glob("*.py"))
 
 
-def test_the_page_on_fitting_runs_from_top_to_bottom(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [(FITTING, "parameters on"), (TRACKERS, "samples/s")],
+    ids=["fitting", "trackers"],
+)
+def test_a_page_runs_from_top_to_bottom(page: str, told: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
-    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", FITTING, re.DOTALL)))
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "parameters on" in done.stdout
+    assert told in done.stdout
 
 
 def test_every_finding_of_a_fit_is_explained() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 import flops_fit
 from flops_fit.errors import OutputError
 from flops_fit.laws import Hoffmann
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, Run
 from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
 from flops_fit.report._data import isoflop_curves, optimal_path
 from flops_fit.table import RunTable
+from tests.conftest import make_experiment
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +121,16 @@ def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:
 def test_an_unwritable_page_is_told(fit: flops_fit.Fit, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_report(fit, tmp_path / "missing" / "r.html")
+
+
+def test_the_page_shows_facts_of_runs_where_there_are_any(
+    tmp_path: Path, fit: flops_fit.Fit
+) -> None:
+    """Epochs, speed and utilisation are columns as soon as one run has them."""
+    run = Run(make_experiment(epochs=None), "completed", loss=2.0, tokens=400)
+    page = write_report(fit, tmp_path / "a.html", runs=[run]).read_text()
+    assert not any(f"<th>{name}</th>" in page for name in ("epochs", "units/s", "MFU"))
+    known = replace(run, experiment=make_experiment(epochs=2.5), units_per_second=1.2e4, mfu=0.4132)
+    page = write_report(fit, tmp_path / "b.html", runs=[run, known]).read_text()
+    assert "<td>2.5</td><td>12k</td><td>41.3 %</td>" in page
+    assert "<td>–</td><td>–</td><td>–</td>" in page

@@ -142,7 +142,7 @@ def test_the_manifest_says_what_the_directory_holds(tmp_path: Path) -> None:
     assert manifest.pop("time").endswith("Z")
     assert manifest == {
         "format": "flops-fit checkpoint",
-        "schema": 1,
+        "schema": 2,
         "key": "k",
         "step": 12,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -345,7 +345,7 @@ def of_directory(directory: Path) -> None:
 
 DAMAGE = {
     "wrong key": (lambda d: edit_manifest(d, key="other"), "its key is 'other', not 'k'"),
-    "newer schema": (lambda d: edit_manifest(d, schema=2), "its schema is 2, not 1"),
+    "newer schema": (lambda d: edit_manifest(d, schema=3), "its schema is 3, not 2"),
     "wrong step": (lambda d: edit_manifest(d, step=3), "its step is 3, not 2"),
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "manifest.json cannot be read"),
     "empty manifest": (lambda d: (d / "manifest.json").write_text(""), "manifest.json is torn"),

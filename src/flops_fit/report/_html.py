@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from flops_fit.fit import Fit, Prediction
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report._figures import draw_all
 from flops_fit.report._table import answer_in_words, approaches_table, chinchilla_table
-from flops_fit.text import seconds
+from flops_fit.text import count, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,11 +150,19 @@ def _excluded(fit: Fit) -> str:
     return f"<h2>Runs left out of the fit</h2><ul>{items}</ul>"
 
 
+_OPTIONAL: tuple[tuple[str, Callable[[Run], str]], ...] = (  # shown where a run has one
+    ("epochs", lambda r: "–" if r.epochs is None else f"{r.epochs:.2g}"),
+    ("units/s", lambda r: count(r.units_per_second) if r.units_per_second else "–"),
+    ("MFU", lambda r: "–" if r.mfu is None else f"{100 * r.mfu:.3g} %"),
+)
+
+
 def _runs(runs: Sequence[Run]) -> str:
     if not runs:
         return ""
+    optional = [(name, show) for name, show in _OPTIONAL if any(show(r) != "–" for r in runs)]
     names = ("run", "state", "N", "D", "FLOPs", "loss", "± s.e.", "time")
-    head = "".join(f"<th>{n}</th>" for n in names)
+    head = "".join(f"<th>{n}</th>" for n in [*names, *(name for name, _ in optional)])
     body = []
     for r in runs:
         loss = "–" if r.loss is None else f"{r.loss:.4f}"
@@ -168,6 +176,7 @@ def _runs(runs: Sequence[Run]) -> str:
             loss,
             error,
             seconds(r.seconds),
+            *(show(r) for _, show in optional),
         )
         body.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
     return f'<h2>Runs</h2><div class="scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>'

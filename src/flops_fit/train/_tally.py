@@ -99,8 +99,9 @@ class Tally:
 
     @property
     def tail_norm(self) -> float | None:
-        """Mean gradient norm over the same steps; ``None`` before the last of them."""
-        return float(self._tail_norm) / self._in_tail if self.step == self._steps else None
+        """Mean gradient norm over the same steps; ``None`` before the last, or where not finite."""
+        norm = float(self._tail_norm) / self._in_tail
+        return norm if self.step == self._steps and math.isfinite(norm) else None
 
     def spent(self, run: Run, step: Stepper) -> Run:
         """Units that were counted and FLOPs that were computed, masked positions included."""
