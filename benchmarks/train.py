@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.checkpoints import checkpoints
 from benchmarks.command import run
 from benchmarks.losses import losses
 from benchmarks.overhead import overhead
@@ -28,6 +29,7 @@ PARTS: dict[str, Part] = {
     "overhead": overhead,
     "packages": packages,
     "seeds": seeds,
+    "checkpoints": checkpoints,
 }
 
 
