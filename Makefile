@@ -36,7 +36,7 @@ bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
 	$(BIN)/python -m benchmarks.fit
 
-bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 10 minutes)
+bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 13 minutes)
 	$(BIN)/python -m benchmarks.train
 
 # Each package alone, so that one that cannot be installed leaves its reason in a log and no more.

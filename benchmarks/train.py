@@ -1,6 +1,6 @@
 """Is training right, and what does the engine cost? Tables, JSON, and a verdict.
 
-    python -m benchmarks.train                  # everything, about 10 minutes with the other packages
+    python -m benchmarks.train                  # everything, about 13 minutes with the other packages
     python -m benchmarks.train --only overhead
     python -m benchmarks.train --quick          # fewer steps, pairs and seeds
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.branches import branches
 from benchmarks.checkpoints import checkpoints
 from benchmarks.command import run
 from benchmarks.losses import losses
@@ -30,6 +31,7 @@ PARTS: dict[str, Part] = {
     "packages": packages,
     "seeds": seeds,
     "checkpoints": checkpoints,
+    "branches": branches,
 }
 
 

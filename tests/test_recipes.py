@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.recipes import (
     HParams,
+    check_warmup,
     is_finished,
     learning_rate,
     resolve_recipe,
@@ -205,3 +206,36 @@ def test_unusable_values_are_told(values: dict[str, object], words: str) -> None
 def test_a_recipe_that_returns_something_else_is_told() -> None:
     with pytest.raises(InputTypeError, match="expected the recipe to return"):
         resolve_recipe(lambda p, u, unit: 0.1)(SIZE, 1e6, "tokens")
+
+
+@given(st.floats(0, 5e3), st.integers(10_000, 10**9), st.integers(10_000, 10**9))
+def test_a_warmup_in_units_makes_the_rate_independent_of_the_length(
+    warmup: float, a: int, b: int
+) -> None:
+    """Before the shorter run cools down, both have the same rate, bit by bit."""
+    made = HParams(lr=0.013, batch_units=1, schedule="wsd", warmup_units=warmup, final=0.1)
+    for share in (0.0, 0.1, 0.3, 0.79):
+        seen = share * min(a, b)
+        assert learning_rate(made.to_dict(), seen, a) == learning_rate(made.to_dict(), seen, b)
+
+
+def test_a_warmup_in_units_is_the_share_that_it_is_of_a_run() -> None:
+    """For every schedule, through to its end."""
+    for schedule in SCHEDULES:
+        values = {"lr": 0.1, "batch_units": 1, "schedule": schedule}
+        units = HParams(**values, warmup_units=250.0).to_dict()
+        share = HParams(**values, warmup=0.25).to_dict()
+        for seen in (0.0, 100.0, 250.0, 600.0, 900.0, 1000.0, 1100.0):
+            expected = learning_rate(share, seen, 1000.0)
+            assert learning_rate(units, seen, 1000.0) == pytest.approx(expected)
+            assert learning_rate(share, seen / 1000) == expected
+
+
+def test_a_warmup_in_units_has_to_leave_room_in_the_run() -> None:
+    """The cool-down of a fifth begins after 800 of 1000 units."""
+    wsd = HParams(lr=0.1, batch_units=1, schedule="wsd", warmup_units=800.0)
+    check_warmup(wsd, 1000.0, "the run")
+    with pytest.raises(InputError, match=r"the run has 999 units.*leaves 799\.2"):
+        check_warmup(wsd, 999.0, "the run")
+    with pytest.raises(InputError, match="planned: expected the units"):
+        learning_rate(wsd.to_dict(), 1.0, 0.0)

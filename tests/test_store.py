@@ -156,3 +156,12 @@ def test_the_table_lists_every_run_whatever_its_state(tmp_path: Path) -> None:
         json.loads((tmp_path / "sweep.json").read_text())["experiments"][0]["id"]
         == make_experiment().id
     )
+
+
+def test_starting_anew_does_not_go_on_from_earlier_trunks(tmp_path: Path) -> None:
+    """They are set aside with the runs that left them."""
+    store = Store.open(tmp_path)
+    (store.trunks / "0123456789abcdef").mkdir(parents=True)
+    Store.open(tmp_path, resume=False)
+    assert not store.trunks.exists()
+    assert len(list(tmp_path.glob("trunks-set-aside-*/0123456789abcdef"))) == 1

@@ -62,3 +62,21 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
         view.note("x")
         view.ended(Run(EXPERIMENTS[0], "failed", reason="x"))
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_branches_share_counts_once() -> None:
+    """By hand: 100 and 300 steps, of which the longer one begins at step 80."""
+    wsd = {**make_experiment().hparams, "schedule": "wsd", "cooldown": 0.2}
+    short, long = (
+        make_experiment(steps=n, tokens=8 * n, budget=704.0 * 8 * n, trunk="t", hparams=wsd)
+        for n in (100, 300)
+    )
+    stream = io.StringIO()
+    view = LiveView(Console(file=stream, width=140, color_system=None))
+    with view.open([short, long], [], 1):
+        view.ended(Run(short, "completed", loss=2.0))
+        assert view._spent() == pytest.approx(short.flops)
+        view.progress(Progress(long.id, 190, 300, 1.0))
+        assert view._spent() == pytest.approx(short.flops + 704.0 * 8 * 110)
+        view.ended(Run(long, "completed", loss=1.0))
+        assert view._spent() == pytest.approx(704.0 * 8 * (100 + 220))

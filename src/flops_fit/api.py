@@ -115,6 +115,7 @@ def find_optimal(
     trackers: Sequence[Tracker] = (),
     peak_flops: float | None = None,
     design: Literal["grid"] = "grid",
+    branch: bool = False,
     progress: bool = True,
     mock_law: Law | None = None,
     mock_noise: float = 0.005,
@@ -193,6 +194,13 @@ def find_optimal(
         the data sheets of common GPUs.
     design
         How the sweep is laid out: ``"grid"``, the same number of sizes at each budget.
+    branch
+        Train one run of each size at a constant rate and cool it down once for every budget,
+        instead of one run for each of them (Hägele et al. 2024). It needs ``sizes`` that occur at
+        several budgets and hyper-parameters that depend on the size alone:
+        ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. Each branch is,
+        to the last bit on a CPU, the run that it would have been alone from the same seed. Runs
+        that share a trunk share its noise, and intervals count them as one cluster.
     progress
         Show a live view.
     mock_law, mock_noise
@@ -242,6 +250,7 @@ def find_optimal(
         trackers=trackers,
         peak_flops=peak_flops,
         design=design,
+        branch=branch,
         mock_law=mock_law,
         mock_noise=mock_noise,
     )
@@ -287,6 +296,7 @@ def plan_sweep(
     trackers: Sequence[Tracker] = (),
     peak_flops: float | None = None,
     design: Literal["grid"] = "grid",
+    branch: bool = False,
     mock_law: Law | None = None,
     mock_noise: float = 0.005,
 ) -> SweepPlan:
@@ -303,6 +313,8 @@ def plan_sweep(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
     followers, peak = check_trackers(trackers), check_peak(peak_flops)
+    if not isinstance(branch, bool):
+        raise InputTypeError(f"branch: expected True or False; got {branch!r}.")
     budgets = check_budgets(compute_budgets)
     spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
     objective = Objective(loss_fn, count_fn, step_fn)
@@ -333,6 +345,7 @@ def plan_sweep(
         batch_size=batch_size,
         repeats=repeats,
         seed=seed,
+        branch=branch,
     )
     if mode == "mock":
         task = MockTask(
@@ -422,7 +435,8 @@ def run_sweep(
         return runs
 
     if isinstance(task, Trainer):
-        task = task.in_folder(Store(Path(output_dir)).runs)
+        place = Store(Path(output_dir))
+        task = task.in_folder(place.runs, place.trunks)
     return sweep(task) if ranks.size == 1 else lead(ranks, task, sweep)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "HParams",
     "Recipe",
     "Schedule",
+    "check_warmup",
     "is_finished",
     "learning_rate",
     "resolve_recipe",
@@ -43,6 +44,9 @@ class HParams:
         Units in a batch, before rounding to whole samples.
     warmup
         Share of the run over which the learning rate rises from 0.
+    warmup_units
+        The same in units, in place of ``warmup``: a warmup that does not depend on the run's length,
+        as runs that share a trunk need it.
     schedule
         What follows the warmup, up to the run's last unit: ``"cosine"``, ``"wsd"`` (stable, then
         a cool-down) or ``"constant"``. :func:`learning_rate` has the formulas.
@@ -62,7 +66,8 @@ class HParams:
     Raises
     ------
     InputError
-        A value is out of its range, or warmup and cool-down together exceed the run.
+        A value is out of its range, or warmup and cool-down together exceed the run. A warmup in
+        units is held against each run when it is planned.
 
     Examples
     --------
@@ -81,6 +86,7 @@ class HParams:
     beta2: float = 0.95
     clip: float = 1.0
     recipe: str = "custom"
+    warmup_units: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "batch_units", "clip"):
@@ -95,6 +101,11 @@ class HParams:
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value < 1):
                 raise InputError(f"hparams: expected {name} from 0 to below 1; got {value!r}.")
+        units = self.warmup_units
+        if units is not None and not (_is_number(units) and units >= 0):
+            raise InputError(
+                f"hparams: expected warmup_units of 0 or more, or None; got {units!r}."
+            )
         self._check_schedule()
 
     def _check_schedule(self) -> None:
@@ -112,7 +123,8 @@ class HParams:
             raise InputError(
                 f"hparams: expected final as a share of the peak from 0 to 1; got {self.final!r}."
             )
-        if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
+        share = self.warmup if self.warmup_units is None else 0.0
+        if self.schedule == "wsd" and share + self.cooldown > 1:
             raise InputError(
                 "hparams: expected warmup and cooldown to leave each other room in the run; got "
                 f"{self.warmup} + {self.cooldown} > 1. Shorten one of them."
@@ -195,10 +207,31 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def learning_rate(hparams: Mapping[str, Any], progress: float) -> float:
-    """The learning rate after a share ``progress`` of the run's units.
+def check_warmup(hparams: HParams, planned: float, what: str) -> None:
+    """Refuse a warmup in units that leaves a run of ``planned`` units no room for its schedule.
 
-    It is linear from 0 to the peak η over the warmup w. Then, with p the progress and f = ``final``:
+    Raises
+    ------
+    InputError
+        ``warmup_units`` and the cool-down together exceed the run; ``what`` names it.
+    """
+    if hparams.warmup_units is None:
+        return
+    decay = hparams.cooldown if hparams.schedule == "wsd" else 0.0
+    if hparams.warmup_units > (1 - decay) * planned or hparams.warmup_units >= planned:
+        room = (1 - decay) * planned
+        raise InputError(
+            f"hparams: expected warmup_units that fit into every run; got {hparams.warmup_units:g}, "
+            f"and {what} has {planned:.4g} units, of which the cool-down leaves {room:.4g}. "
+            "Give fewer warmup_units, a shorter cooldown or larger budgets."
+        )
+
+
+def learning_rate(hparams: Mapping[str, Any], progress: float, planned: float = 1.0) -> float:
+    """The learning rate after ``progress`` of a run's ``planned`` units.
+
+    It is linear from 0 to the peak η over the warmup w. Then, with p the share of the run seen and
+    f = ``final``:
 
     - ``"cosine"``: η·(f + (1 − f)·(1 + cos πx)/2), x = (p − w)/(1 − w)
       (Loshchilov and Hutter 2017, eq. 5, one period over the run);
@@ -207,18 +240,23 @@ def learning_rate(hparams: Mapping[str, Any], progress: float) -> float:
     - ``"constant"``: η.
 
     It depends on nothing but its arguments, so a run continued in the middle goes on at its rate.
+    With ``warmup_units`` the rate of ``"wsd"`` before its cool-down does not depend on ``planned``
+    either: runs of any length have, to the last bit, the same rate after the same units.
 
     Parameters
     ----------
     hparams
         As of :meth:`HParams.to_dict`; ``cooldown`` and ``final`` default as there.
     progress
-        Units seen over units planned, 0 or more; beyond 1 the rate is that at 1.
+        Units seen, 0 or more, or their share where ``planned`` is left at 1; beyond ``planned`` the
+        rate is that at its end.
+    planned
+        Units of the whole run.
 
     Raises
     ------
     InputError
-        ``progress`` is negative or no number, or the schedule is unknown.
+        ``progress`` is negative or no number, ``planned`` is not positive, or the schedule is unknown.
 
     Examples
     --------
@@ -228,8 +266,14 @@ def learning_rate(hparams: Mapping[str, Any], progress: float) -> float:
     """
     if not progress >= 0:
         raise InputError(f"progress: expected a share of the run, 0 or more; got {progress!r}.")
-    peak, warmup = float(hparams["lr"]), float(hparams["warmup"])
-    if progress < warmup:
+    if not planned > 0:
+        raise InputError(f"planned: expected the units of the run, above 0; got {planned!r}.")
+    peak, rise = float(hparams["lr"]), hparams.get("warmup_units")
+    if rise is not None and progress < rise:
+        return peak * progress / float(rise)
+    progress /= planned
+    warmup = float(hparams["warmup"]) if rise is None else float(rise) / planned
+    if rise is None and progress < warmup:
         return peak * progress / warmup
     final, schedule = float(hparams.get("final", 0.0)), hparams["schedule"]
     progress = min(progress, 1.0)

@@ -75,7 +75,9 @@ class Diagnostic:
 class Experiment:
     """One training run as planned: a size N, a number of units D and how to train.
 
-    ``flops`` is D times the FLOPs per unit at this size; it stays within 1 % of ``budget``.
+    ``flops`` is D times the FLOPs per unit at this size; it stays within 1 % of ``budget``. Runs of
+    one ``trunk`` are the same up to their cool-downs and may share what they compute until then;
+    how it was computed does not change what comes out, so ``trunk`` is not part of ``id``.
     """
 
     model: str
@@ -95,6 +97,7 @@ class Experiment:
     repeat: int
     fingerprint: str
     epochs: float | None = None
+    trunk: str = ""
 
     @property
     def flops(self) -> float:
@@ -157,9 +160,11 @@ class Experiment:
 class Run:
     """What came of an :class:`Experiment`.
 
-    ``flops`` and ``tokens`` are what was really spent. ``loss`` is the held-out loss at the end
-    of the schedule with standard error ``loss_se``, ``train_loss`` the mean over the last twentieth
-    of the steps and ``gradient_norm`` that of their gradients' norms before clipping.
+    ``flops`` and ``tokens`` are what the path to its loss took; ``flops_shared`` of the FLOPs were
+    spent by another run of its trunk, and ``seconds`` is what this run took itself. ``loss`` is the
+    held-out loss at the end of the schedule with standard error ``loss_se``, ``train_loss`` the
+    mean over the last twentieth of the steps and ``gradient_norm`` that of their gradients' norms
+    before clipping.
     ``reason`` says in a line why a run did not complete, ``details`` holds the traceback where
     there is one. ``units_per_second`` is the speed of the steps alone and ``mfu``, the model FLOPs
     utilisation, the share that ``flops`` over the time in steps has of the device's peak; ``None``
@@ -207,6 +212,7 @@ class Run:
     notes: tuple[str, ...] = ()
     gradient_norm: float | None = None
     mfu: float | None = None
+    flops_shared: float = 0.0
 
     @property
     def flops_6nd(self) -> float:
@@ -266,6 +272,11 @@ class Run:
         if not experiment.epochs:
             return None
         return round(experiment.batch_size * experiment.steps / experiment.epochs)
+
+    @property
+    def flops_spent(self) -> float:
+        """FLOPs that this run computed itself."""
+        return self.flops - self.flops_shared
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""

@@ -6,6 +6,7 @@
       sweep.json           says that this folder is ours, and which runs the last plan asked for
       runs/<id>/run.json   one finished run, published by an atomic rename
       runs/<id>/metrics.jsonl, checkpoint/   its training curve, and what it would go on from
+      trunks/<trunk>/      where branches left a trunk that a missing run would go on from
       runs.csv, fit.json, plots/, report.html   derived; rebuilt at every call
 
 A run is looked up by its id alone, so a changed plan keeps every run that it still asks for.
@@ -27,6 +28,7 @@ from typing import Any
 
 from flops_fit.errors import OutputError, TableError
 from flops_fit.records import Diagnostic, Experiment, Run, finite_json
+from flops_fit.train import prune_trunks
 
 __all__ = ["Store", "write_atomic", "write_json"]
 
@@ -57,10 +59,13 @@ class Store:
         """
         store = cls(Path(path))
         store._claim()
-        if not resume and store.runs.is_dir():
-            aside = store.path / f"runs-set-aside-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-            store.runs.rename(aside)
-            store._note(f"Earlier runs were set aside in {aside.name}.")
+        if not resume:
+            when = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            for folder in (store.runs, store.trunks):
+                if folder.is_dir():
+                    aside = store.path / f"{folder.name}-set-aside-{when}"
+                    folder.rename(aside)
+                    store._note(f"Earlier {folder.name} were set aside in {aside.name}.")
         try:
             store.runs.mkdir(exist_ok=True)
         except OSError as error:
@@ -94,6 +99,11 @@ class Store:
         """Where each run has a folder of its own."""
         return self.path / "runs"
 
+    @property
+    def trunks(self) -> Path:
+        """Where runs of one trunk leave their state to longer ones."""
+        return self.path / "trunks"
+
     def run_dir(self, experiment_id: str) -> Path:
         """The folder of one run."""
         return self.runs / experiment_id
@@ -117,6 +127,17 @@ class Store:
             raise _unwritable(directory, error) from error
         if run.state in _FINAL:
             shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+
+    def prune(
+        self, experiments: Iterable[Experiment], ended: Mapping[str, Run], trunk: str = ""
+    ) -> None:
+        """Remove what branches left of their trunks and no run without a final record needs.
+
+        While runs go on, only that of a ``trunk`` none of whose branches does: others may be
+        writing.
+        """
+        final = {i for i, run in ended.items() if run.state in _FINAL}
+        prune_trunks(self.trunks, [e for e in experiments if e.id not in final], trunk)
 
     def finished(self, experiments: Iterable[Experiment]) -> dict[str, Run]:
         """The final runs among ``experiments``, by id.
@@ -281,6 +302,8 @@ def _row(run: Run) -> dict[str, Any]:
         "flops_6nd": run.flops_6nd,
         "flops_6nd_matmul": run.flops_6nd_matmul,
         "flops_6nd_non_embedding": run.flops_6nd_non_embedding,
+        "flops_shared": run.flops_shared,
+        "cluster": e.trunk,
         "loss": run.loss,
         "loss_se": run.loss_se,
         "train_loss": run.train_loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -11,6 +12,7 @@ from flops_fit.execute import Executor, Task
 from flops_fit.records import Experiment, Run
 from flops_fit.store import Store
 from flops_fit.train import Progress
+from flops_fit.trunks import by_trunk, own_flops
 
 __all__ = ["SweepView", "run_experiments"]
 
@@ -42,8 +44,9 @@ def run_experiments(
 ) -> list[Run]:
     """One Run for each experiment, in the order given, finished ones read from the store.
 
-    The dearest runs start first, so that none is left over at the end. A run that fails or
-    diverges is recorded and the sweep goes on.
+    The dearest runs start first, so that none is left over at the end. Of a trunk one run goes on
+    at a time, the shortest first, and each from where the one before left the trunk. A run that
+    fails or diverges is recorded and the sweep goes on.
 
     Raises
     ------
@@ -58,15 +61,17 @@ def run_experiments(
             f"{others} earlier runs of this folder are not in this plan: kept, and not fitted."
         )
     missing = [e for e in experiments if e.id not in finished]
-    missing.sort(key=lambda e: e.flops, reverse=True)
+    store.prune(experiments, finished)
     with view.open(experiments, list(finished.values()), executor.capacity):
         if missing:
-            _run_missing(missing, finished, task, executor, store, view)
+            _run_missing(missing, experiments, finished, task, executor, store, view)
+            store.prune(experiments, finished)
     return [finished[e.id] for e in experiments]
 
 
 def _run_missing(
     missing: Sequence[Experiment],
+    experiments: Sequence[Experiment],
     finished: dict[str, Run],
     task: Task,
     executor: Executor,
@@ -74,10 +79,11 @@ def _run_missing(
     view: SweepView,
 ) -> None:
     ended: list[Run] = []
+    chains = _chains(missing)
     try:
         executor.start(task, view.progress)
-        for experiment in missing:
-            executor.submit(experiment)
+        for chain in chains.values():
+            executor.submit(chain.popleft())
         while len(ended) < len(missing):
             runs = executor.poll()
             if not runs:
@@ -91,8 +97,20 @@ def _run_missing(
                 store.publish(run)
                 view.ended(run)
                 _stop_if_broken(ended)
+                if trunk := run.experiment.trunk:
+                    store.prune(experiments, finished, trunk)
+                    if chains[trunk]:
+                        executor.submit(chains[trunk].popleft())
     finally:
         executor.close()
+
+
+def _chains(missing: Sequence[Experiment]) -> dict[str, deque[Experiment]]:
+    """The runs that wait for each other, by trunk, the shortest first; the dearest chain first."""
+    own = own_flops(missing)
+    groups = by_trunk(missing)
+    groups.sort(key=lambda group: sum(own[e.id] for e in group), reverse=True)
+    return {group[0].trunk or group[0].id: deque(group) for group in groups}
 
 
 def _stop_if_broken(ended: Sequence[Run]) -> None:

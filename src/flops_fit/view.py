@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flops_fit.records import Experiment, Run
 from flops_fit.text import seconds as clock
 from flops_fit.train import Progress
+from flops_fit.trunks import own_flops, shared_steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,8 @@ class LiveView:
     """One bar in a terminal; elsewhere a line for a run that has ended, one a second at most.
 
     The bar moves with the FLOPs of finished runs and parts of running ones alike, since runs
-    differ in cost by orders of magnitude.
+    differ in cost by orders of magnitude. What runs of one trunk share counts once, for the
+    shortest of them.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -60,6 +62,7 @@ class LiveView:
         self._flops: dict[str, float] = {}
         self._labels: dict[str, str] = {}
         self._share: dict[str, float] = {}
+        self._shared: dict[str, int] = {}
         self._done = 0
         self._failed = 0
         self._last = ""
@@ -71,7 +74,8 @@ class LiveView:
         self, experiments: Sequence[Experiment], finished: Sequence[Run], capacity: int
     ) -> Iterator[None]:
         """Show the bar until the block ends."""
-        self._flops = {e.id: e.flops for e in experiments}
+        self._flops = own_flops(experiments)
+        self._shared = shared_steps(experiments)
         self._labels = {e.id: e.label for e in experiments}
         for run in finished:
             self._share[run.experiment.id] = 1.0
@@ -113,7 +117,9 @@ class LiveView:
 
     def progress(self, progress: Progress) -> None:
         """A run has come this far."""
-        self._share[progress.experiment_id] = progress.step / progress.steps
+        before = self._shared.get(progress.experiment_id, 0)
+        own = (progress.step - before) / (progress.steps - before)
+        self._share[progress.experiment_id] = max(own, 0.0)
         label = self._labels.get(progress.experiment_id, "")
         self._last = f"{label}: loss {progress.loss:.3f}"
         self._refresh()

@@ -107,6 +107,16 @@ def test_the_page_stands_alone_and_holds_everything(fit: flops_fit.Fit, tmp_path
     assert "<td>headline</td>" in page
 
 
+def test_flops_that_runs_share_are_counted_once(fit: flops_fit.Fit, tmp_path: Path) -> None:
+    """1 and 3 EFLOP, of which the second run had 0.8 from the first."""
+    first = Run(make_experiment(), "completed", loss=3.0, flops=1e18)
+    second = Run(make_experiment(seed=2), "completed", loss=2.5, flops=3e18, flops_shared=8e17)
+    page = write_report(fit, tmp_path / "r.html", runs=[first, second]).read_text()
+    assert "3.2e+18 FLOPs in all, each counted once" in page
+    assert "<td>3e+18</td>" in page
+    assert "<td>2.2e+18</td>" in page
+
+
 def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:
     table = RunTable.read(
         [

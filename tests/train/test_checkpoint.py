@@ -680,3 +680,21 @@ def test_slow_saves_come_less_often(tmp_path: Path) -> None:
     assert not checkpoints.due(2)
     now[0] += 1.5
     assert checkpoints.due(2)
+
+
+def test_the_newest_within_bounds_is_found_and_the_rest_can_go(tmp_path: Path) -> None:
+    """More steps than ``after``, no more than ``at_most``; pruning keeps where others begin."""
+    checkpoints = Checkpoints(tmp_path / "trunk", "key", keep=10)
+    for step in (10, 20, 40, 80):
+        checkpoints.save(step, {"step": step})
+    assert checkpoints.newest(at_most=79) == (40, {"step": 40})
+    assert checkpoints.newest(at_most=40, after=39) == (40, {"step": 40})
+    assert checkpoints.newest(at_most=79, after=40) is None
+    Checkpoints(tmp_path / "trunk", "other").prune(())
+    checkpoints.prune([25, 39, 5, 85])
+    assert sorted(p.name for p in (tmp_path / "trunk").iterdir()) == [
+        "step-00000020",
+        "step-00000080",
+    ]
+    checkpoints.prune([])
+    assert not (tmp_path / "trunk").exists()

@@ -14,7 +14,7 @@ from flops_fit.errors import InputTypeError, PlanError
 from flops_fit.fingerprint import digest, reference
 from flops_fit.model import ModelSpec, Size
 from flops_fit.plan._count import FlopsCounter
-from flops_fit.recipes import Recipe
+from flops_fit.recipes import Recipe, check_warmup
 from flops_fit.records import Experiment, canonical_json
 
 SIZES_PER_BUDGET = 7
@@ -71,7 +71,8 @@ class RunMaker:
 
     ``batch_size`` is in samples, ``"auto"`` for the recipe's. ``samples`` is the size of the
     training set where it is known. ``conditions`` are the fingerprints of all else that decides
-    the outcome: loss, data, how the run is carried out.
+    the outcome: loss, data, how the run is carried out. With ``branch`` neither batch nor seed
+    depends on the budget, so that runs of one size can share a trunk.
     """
 
     spec: ModelSpec
@@ -82,6 +83,7 @@ class RunMaker:
     samples: int | None
     seed: int
     conditions: str
+    branch: bool = False
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
     def make(self, budget: float, size: Size, repeat: int = 0) -> Experiment | str:
@@ -98,6 +100,9 @@ class RunMaker:
                 f"{units:.3g} {self.counter.unit} are {units / (batch * self.units_per_sample):.3g} "
                 f"steps of {batch} samples, and whole steps miss the budget by more than 1 %"
             )
+        check_warmup(
+            hparams, batch * steps * self.units_per_sample, f"size={size} at {budget:.3g} FLOPs"
+        )
         kwargs = {k: _plain(v) for k, v in self.spec.kwargs.items()}
         return Experiment(
             model=self.spec.reference,
@@ -113,7 +118,7 @@ class RunMaker:
             flops_per_unit=per_unit,
             flops_per_unit_6nd=self.counter.per_unit_6nd(size),
             hparams=hparams.to_dict(),
-            seed=_derived_seed(self.seed, budget, _plain(size), repeat),
+            seed=_derived_seed(self.seed, None if self.branch else budget, _plain(size), repeat),
             repeat=repeat,
             fingerprint=digest([self._fingerprint(size), self.conditions]),
             epochs=None if self.samples is None else batch * steps / self.samples,
@@ -133,6 +138,8 @@ class RunMaker:
         wanted = max(1, round(batch_units / self.units_per_sample))
         if self.samples is not None:
             wanted = min(wanted, self.samples)
+        if self.branch:
+            return wanted, round(samples / wanted)
         choices = range(wanted, max(1, math.floor(0.8 * wanted)) - 1, -1)
 
         def miss(batch: int) -> float:
@@ -143,8 +150,11 @@ class RunMaker:
         return best, round(samples / best)
 
 
-def _derived_seed(seed: int, budget: float, size: Any, repeat: int) -> int:
-    """A seed of its own for each run: one seed for all makes noise correlate by size."""
+def _derived_seed(seed: int, budget: float | None, size: Any, repeat: int) -> int:
+    """A seed of its own for each run: one seed for all makes noise correlate by size.
+
+    Without a budget, for each trunk: its branches see the same batches.
+    """
     text = canonical_json([seed, budget, size, repeat])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 

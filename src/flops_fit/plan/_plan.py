@@ -12,6 +12,7 @@ from flops_fit.errors import BudgetError, InputError, InputTypeError, PlanError
 from flops_fit.flops import FlopsFunction
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
+from flops_fit.plan._branch import branch_findings, with_trunks
 from flops_fit.plan._count import FlopsCounter, FlopsMethod
 from flops_fit.plan._findings import model_findings
 from flops_fit.plan._grid import RunMaker, Sizes, sizes_for
@@ -20,6 +21,7 @@ from flops_fit.recipes import HParams, Recipe, resolve_recipe
 from flops_fit.records import Diagnostic, Experiment, Run
 from flops_fit.text import count, render
 from flops_fit.text import seconds as clock
+from flops_fit.trunks import own_flops
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,14 +65,18 @@ class SweepPlan:
 
     @property
     def total_flops(self) -> float:
-        """Training FLOPs of all runs together."""
-        return math.fsum(e.flops for e in self.experiments)
+        """Training FLOPs of all runs together, what runs of one trunk share counted once."""
+        return math.fsum(own_flops(self.experiments).values())
 
     def seconds(self) -> float | None:
-        """Estimated training time of all runs one after another; ``None`` where not measured."""
+        """Estimated training time of all runs one after another; ``None`` where not measured.
+
+        A part of a trunk that several runs share is walked once.
+        """
         if self.speed is None:
             return None
-        return math.fsum(self.speed.seconds(e) for e in self.experiments)
+        own = own_flops(self.experiments)
+        return math.fsum(self.speed.seconds(e, own[e.id]) for e in self.experiments)
 
     def __len__(self) -> int:
         return len(self.experiments)
@@ -87,7 +93,7 @@ class SweepPlan:
             table.add_column(name, justify="right", no_wrap=True)
         for name in ("epochs", "lr", "est. time"):
             table.add_column(name, justify="right", no_wrap=True)
-        previous = None
+        previous, own = None, own_flops(self.experiments)
         for e in self.experiments:
             if previous not in (None, e.budget):
                 table.add_section()
@@ -103,7 +109,7 @@ class SweepPlan:
                 f"{e.batch_size:,}",
                 "–" if e.epochs is None else f"{e.epochs:.2g}",
                 f"{e.hparams['lr']:.2g}",
-                "–" if self.speed is None else clock(self.speed.seconds(e)),
+                "–" if self.speed is None else clock(self.speed.seconds(e, own[e.id])),
             )
         return table
 
@@ -169,6 +175,7 @@ def make_plan(
     batch_size: int | str = "auto",
     repeats: int = 1,
     seed: int = 0,
+    branch: bool = False,
     conditions: str = "",
     findings: Sequence[Diagnostic] = (),
 ) -> SweepPlan:
@@ -181,6 +188,8 @@ def make_plan(
         ``example_batch`` is there to trace the model on.
     dataset
         What the user gave, asked only for what it declares (``unit``, ``units_per_sample``).
+    branch
+        Runs of one size share one run until they cool down.
     conditions
         A fingerprint of all else that decides how a run comes out.
     findings
@@ -201,8 +210,12 @@ def make_plan(
             f"{samples}. Give more data or a smaller batch_size."
         )
     recipe = resolve_recipe(hparams)
-    maker = RunMaker(spec, counter, recipe, per_sample, batch_size, samples, seed, conditions)
+    maker = RunMaker(
+        spec, counter, recipe, per_sample, batch_size, samples, seed, conditions, branch
+    )
     experiments, dropped = _experiments(maker, budgets, sizes, repeats)
+    if branch:
+        experiments = with_trunks(experiments)
     used = list({repr(e.size): e.size for e in experiments}.values())
     notes = [*counter.notes, *(data.notes if data is not None else ())]
     return SweepPlan(
@@ -211,6 +224,7 @@ def make_plan(
         flops=counter.function(used),
         diagnostics=(
             *_diagnose(experiments),
+            *branch_findings(experiments),
             *model_findings(spec, experiments),
             *findings,
             *_told(spec, notes, dropped),

@@ -32,13 +32,18 @@ class Speed:
     device: str
     held_out_units: float = 0.0
 
-    def seconds(self, experiment: Experiment) -> float:
-        """Estimated time of one run, alone on the device: training and its final evaluation."""
+    def seconds(self, experiment: Experiment, flops: float | None = None) -> float:
+        """Estimated time of one run, alone on the device: training and its final evaluation.
+
+        ``flops`` are those that it computes itself, where a part is shared.
+        """
         speed = np.interp(
             math.log(experiment.params.total), np.log(self.params), np.log(self.flops_per_second)
         )
         evaluation = experiment.flops_per_unit / 3 * self.held_out_units
-        return (experiment.flops + evaluation) / math.exp(float(speed))
+        return ((experiment.flops if flops is None else flops) + evaluation) / math.exp(
+            float(speed)
+        )
 
 
 def probe(

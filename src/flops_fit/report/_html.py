@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +155,7 @@ _OPTIONAL: tuple[tuple[str, Callable[[Run], str]], ...] = (  # shown where a run
     ("epochs", lambda r: "–" if r.epochs is None else f"{r.epochs:.2g}"),
     ("units/s", lambda r: count(r.units_per_second) if r.units_per_second else "–"),
     ("MFU", lambda r: "–" if r.mfu is None else f"{100 * r.mfu:.3g} %"),
+    ("FLOPs spent", lambda r: f"{r.flops_spent:.4g}" if r.flops_shared else "–"),
 )
 
 
@@ -179,4 +181,5 @@ def _runs(runs: Sequence[Run]) -> str:
             *(show(r) for _, show in optional),
         )
         body.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
-    return f'<h2>Runs</h2><div class="scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>'
+    total = f"<p>{math.fsum(r.flops_spent for r in runs):.4g} FLOPs in all, each counted once.</p>"
+    return f'<h2>Runs</h2>{total}<div class="scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from flops_fit.table._names import Wanted, check_mapping, find_numbers, find_tex
 from flops_fit.table._sources import Raw, from_value
 from flops_fit.table._values import budgets_of, is_missing, numbers, unfinished
 
-__all__ = ["fields_of", "filled_of", "read_raw"]
+__all__ = ["clusters", "fields_of", "filled_of", "read_raw"]
 
 Floats = NDArray[np.float64]
 
@@ -43,13 +43,27 @@ def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     if "budget" not in fields:
         fields["budget"] = budgets_of(fields["flops"])
     cluster = find_text("cluster", list(raw.cells))
+    trunks = [raw.cells[cluster][i] for i in kept] if cluster else []
     return {
         **fields,
         "labels": tuple(labels[i] for i in kept),
-        "cluster": tuple(str(raw.cells[cluster][i]) for i in kept) if cluster else None,
+        "cluster": clusters(trunks),
         "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
         "notes": notes,
     }
+
+
+def clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
+    """What runs share their noise by, one value a run; ``None`` where none is given.
+
+    A run without a value shares its noise with none, and is a cluster of its own.
+    """
+    if all(is_missing(value) for value in values):
+        return None
+    return tuple(
+        f"run {i} alone" if is_missing(value) else str(value)
+        for i, value in enumerate(values, start=1)
+    )
 
 
 def read_raw(source: Any, kind: Wanted) -> Raw:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.records import Excluded, Run
-from flops_fit.table._build import fields_of
+from flops_fit.table._build import clusters, fields_of
 from flops_fit.table._names import NUMERIC
 from flops_fit.table._sources import MOST_ROWS
 
@@ -39,7 +39,8 @@ class RunTable:
     non_embedding, unique_tokens
         N without embeddings and D without repeats, where they are known.
     cluster
-        Runs with equal values share a trunk or a seed, and so their noise.
+        Runs with equal values share a trunk or a seed, and so their noise; ``None`` where no two
+        runs are known to.
     excluded
         What was left out before the fit, each with its reason.
     notes
@@ -118,6 +119,7 @@ class RunTable:
             else column(s for s in standard_errors if s is not None),
             non_embedding=column(r.experiment.params.non_embedding for r in completed),
             unique_tokens=None if all(map(math.isnan, unique)) else column(unique),
+            cluster=clusters([r.experiment.trunk for r in completed]),
             excluded=tuple(excluded),
             unit=completed[0].experiment.unit if completed else "tokens",
         )

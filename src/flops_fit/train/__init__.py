@@ -6,6 +6,7 @@ from flops_fit.train._optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train._peak import check_peak, peak_of
 from flops_fit.train._precision import Precision, resolve_precision
 from flops_fit.train._step import check_microbatch
+from flops_fit.train._trunk import prune_trunks
 
 __all__ = [
     "MakeOptimizer",
@@ -17,5 +18,6 @@ __all__ = [
     "check_peak",
     "evaluate",
     "peak_of",
+    "prune_trunks",
     "resolve_precision",
 ]

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,11 +170,18 @@ class Checkpoints:
             if path.name != _name(step):
                 _discard(path)
 
-    def newest(self) -> tuple[int, dict[str, Any]] | None:
+    def newest(
+        self, at_most: int | None = None, after: int = -1
+    ) -> tuple[int, dict[str, Any]] | None:
         """The latest checkpoint that verifies, as (steps done, state), tensors on the CPU.
 
         Those that are torn, foreign or unreadable are renamed, noted in ``findings``, and the
         next older one is tried. Leftovers of a crash are removed. Nothing in a file is executed.
+
+        Parameters
+        ----------
+        at_most, after
+            Only checkpoints of more than ``after`` steps and of no more than ``at_most``.
 
         Returns
         -------
@@ -197,6 +204,8 @@ class Checkpoints:
                 "Make it readable, or choose another output_dir."
             ) from error
         for step, path in reversed(found):
+            if step <= after or (at_most is not None and step > at_most):
+                continue
             try:
                 state = read_snapshot(path, self.key, step)
             except UnusableError as reason:
@@ -212,10 +221,20 @@ class Checkpoints:
         What was set aside and what belongs to others stays; the folder goes when it is empty.
         What cannot be removed does no harm and stays, too.
         """
+        self.prune(())
+
+    def prune(self, steps: Iterable[int]) -> None:
+        """Remove the checkpoints of this key but those that one of ``steps`` would begin from.
+
+        For each of them the newest at or before it stays. As with :meth:`clear`, what belongs to
+        others stays and the folder goes when it is empty.
+        """
         with contextlib.suppress(OSError):
             self._tidy()
-            for _, path in self._steps():
-                if self._belongs(path):
+            ours = [(step, path) for step, path in self._steps() if self._belongs(path)]
+            kept = {max((s for s, _ in ours if s <= asked), default=None) for asked in steps}
+            for step, path in ours:
+                if step not in kept:
                     _discard(path)
             self.folder.rmdir()
 

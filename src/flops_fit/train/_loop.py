@@ -31,6 +31,7 @@ from flops_fit.train._peak import device_peak
 from flops_fit.train._precision import Precision
 from flops_fit.train._step import Stepper, is_out_of_memory
 from flops_fit.train._tally import Tally
+from flops_fit.train._trunk import Trunk
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -69,6 +70,9 @@ class Trainer:
     folder
         Where each run keeps its training curve and checkpoints, in a folder of its id; ``None``
         keeps neither.
+    trunks
+        Where runs of one trunk leave their state to longer ones; ``None`` lets each train alone,
+        with the same outcome.
     checkpoint_seconds
         Time between checkpoints.
     optimizer, param_groups
@@ -94,10 +98,11 @@ class Trainer:
     precision: Precision = field(default_factory=Precision)
     trackers: Sequence[Tracker] = ()
     peak_flops: float | None = None
+    trunks: Path | None = None
 
-    def in_folder(self, folder: Path) -> Trainer:
+    def in_folder(self, folder: Path, trunks: Path | None = None) -> Trainer:
         """The same trainer, keeping curves and checkpoints under ``folder``."""
-        return replace(self, folder=folder)
+        return replace(self, folder=folder, trunks=trunks)
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.
@@ -162,10 +167,10 @@ class Trainer:
             None if peak is None else peak * ranks.size,
         )
         tally = Tally(experiment.steps, self.device, pace)
-        (kept,) = ranks.any(self.folder is not None)
+        kept, shared = ranks.any(self.folder is not None, self.trunks is not None)
         ranks.follow([*model.parameters(), *model.buffers()])
 
-        # 2. Where an earlier attempt left off. Rank 0 has the folder, if there is one.
+        # 2. Where an earlier attempt, or a shorter run of its trunk, left off. Rank 0 has the folders.
         folder = self.folder / experiment.id if self.folder and ranks.leads else None
         checkpoints = None
         if folder is not None:
@@ -174,10 +179,14 @@ class Trainer:
             )
         if kept:
             tally.resume(checkpoints, model, optimizer, step)
+        trunk = Trunk.of(experiment, self.trunks if ranks.leads else None) if shared else None
+        if trunk is not None:
+            trunk.resume(tally, model, optimizer, step)
         if folder is not None:
             tracking.join(Metrics(folder, after=tally.step))
 
         # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
+        per_step = experiment.batch_size * experiment.units_per_sample
         left = experiment.steps - tally.step
         share = ranks.share(experiment.batch_size)
         batches = self.data.batches(
@@ -186,7 +195,9 @@ class Trainer:
         read = time.perf_counter()
         with Interruption() as interruption:
             for batch in batches:
-                rate = learning_rate(hparams, (tally.step + 0.5) / experiment.steps)
+                rate = learning_rate(
+                    hparams, (tally.step + 0.5) * per_step, experiment.steps * per_step
+                )
                 set_learning_rate(optimizer, rate)
                 tally.add(*step(batch))
 
@@ -207,6 +218,8 @@ class Trainer:
                         why = tally.watch.reason
                         return replace(tally.spent(run, step), state="diverged", reason=why)
                     (asked,) = ranks.any(interruption.asked)
+                if trunk is not None:
+                    trunk.save(tally, model, optimizer, step)
                 if kept and (asked or save_now):
                     tally.save(checkpoints, model, optimizer, step)
                 if asked:

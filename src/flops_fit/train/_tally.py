@@ -46,6 +46,7 @@ class Tally:
         self.step, self.first = 0, math.nan
         self._steps, self._in_tail = steps, max(1, steps // _TAIL)
         self._seconds, self._resumed = 0.0, 0
+        self._shared_steps, self._shared_units = 0, 0
         self._since = 0
         self._notes: list[str] = []
         self._units = torch.zeros((), dtype=torch.int64, device=device)
@@ -111,7 +112,8 @@ class Tally:
             run,
             tokens=units,
             flops=experiment.flops_per_sample * experiment.batch_size * self.step,
-            units_per_second=units / seconds if seconds > 0 else 0.0,
+            flops_shared=experiment.flops_per_sample * experiment.batch_size * self._shared_steps,
+            units_per_second=(units - self._shared_units) / seconds if seconds > 0 else 0.0,
             microbatch=min(step.microbatch, experiment.batch_size),
             ranks=step.ranks.size,
             resumed=self._resumed,
@@ -119,20 +121,27 @@ class Tally:
             notes=(*self._notes, *step.notes),
             seconds=self._seconds,
             gradient_norm=self.tail_norm,
-            mfu=self.pace.mfu(self.step, seconds),
+            mfu=self.pace.mfu(self.step - self._shared_steps, seconds),
         )
 
     def save(
-        self, checkpoints: Checkpoints | None, model: Any, optimizer: Any, step: Stepper
+        self,
+        checkpoints: Checkpoints | None,
+        model: Any,
+        optimizer: Any,
+        step: Stepper,
+        owner: str = "",
     ) -> None:
         """Keep all that the rest of the run depends on; a full disk costs the checkpoint alone.
 
-        Every rank comes here; the one that has the folder writes.
+        Every rank comes here; the one that has the folder writes. ``owner`` is the run that leaves a
+        state which others may go on from.
         """
         random = step.ranks.gather(capture_rng())
         if checkpoints is None:
             return
         state = {
+            "owner": owner,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "random": random,
@@ -141,6 +150,8 @@ class Tally:
                 "seconds": self.seconds,
                 "resumed": self._resumed,
                 "since": self._since,
+                "shared_steps": self._shared_steps,
+                "shared_units": self._shared_units,
                 "units": self._units,
                 "recent": self._recent,
                 "tail": self._tail,
@@ -159,15 +170,23 @@ class Tally:
                 self._notes.append(text)
 
     def resume(
-        self, checkpoints: Checkpoints | None, model: Any, optimizer: Any, step: Stepper
+        self,
+        checkpoints: Checkpoints | None,
+        model: Any,
+        optimizer: Any,
+        step: Stepper,
+        at_most: int | None = None,
+        owner: str = "",
     ) -> None:
-        """Go on from the newest checkpoint, exactly; nothing happens where there is none.
+        """Go on from the newest checkpoint of at most so many steps, exactly.
 
-        The rank that has the folder reads, and the others hear of it from rank 0.
+        Nothing happens where there is none that is further than the run. The rank that has the folder
+        reads, and the others hear of it from rank 0. What an ``owner`` that is not this one had done
+        counts as shared, and its time is on that run's record.
         """
         found = None
         if checkpoints is not None:
-            found = checkpoints.newest()
+            found = checkpoints.newest(at_most, after=self.step)
             self._notes += [d.message for d in checkpoints.findings]
         step.ranks.any()
         found = step.ranks.lead(found)
@@ -180,6 +199,8 @@ class Tally:
         self._restore_random(state["random"], step.ranks)
         self.first, self._since = kept["first"], kept["since"]
         self._seconds, self._resumed = kept["seconds"], kept["resumed"] + 1
+        self._shared_steps = kept.get("shared_steps", 0)
+        self._shared_units = kept.get("shared_units", 0)
         for mine, name in (
             (self._units, "units"),
             (self._recent, "recent"),
@@ -190,7 +211,10 @@ class Tally:
             mine.copy_(kept[name])
         step.microbatch = kept["microbatch"]
         self.watch.load(kept["watch"])
-        self._notes += kept["notes"]
+        self._notes += [note for note in kept["notes"] if note not in self._notes]
+        if state.get("owner", "") != owner:
+            self._seconds, self._resumed = 0.0, 0
+            self._shared_steps, self._shared_units = self.step, int(self._units)
         self.pace.begin(self.step, int(self._units), self.seconds)
 
     def _restore_random(self, states: list[dict[str, Any]], ranks: Ranks) -> None:
