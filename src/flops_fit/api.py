@@ -48,8 +48,11 @@ from flops_fit.train import (
     MakeOptimizer,
     ParamGroups,
     Trainer,
+    check_compile,
     check_microbatch,
     check_peak,
+    check_workers,
+    kept_generators,
     resolve_precision,
 )
 from flops_fit.view import LiveView, SilentView
@@ -114,6 +117,8 @@ def find_optimal(
     precision: str = "auto",
     trackers: Sequence[Tracker] = (),
     peak_flops: float | None = None,
+    workers: int | Literal["auto"] = "auto",
+    compile: bool | Literal["auto"] = "auto",
     design: Literal["grid"] = "grid",
     branch: bool = False,
     progress: bool = True,
@@ -192,6 +197,13 @@ def find_optimal(
     peak_flops
         FLOP/s that the device can do at most, for the utilisation (MFU) on record; by default from
         the data sheets of common GPUs.
+    workers
+        Processes that read ahead of each run; no result depends on them. ``"auto"`` takes the
+        ``num_workers`` of a DataLoader, else as many as gain time where reading is slow. Runs of a
+        pool read for themselves.
+    compile
+        Whether ``torch.compile`` is used in training; ``"auto"`` on GPUs, for runs of eight minutes
+        or more. Where it fails the run goes on without and notes it.
     design
         How the sweep is laid out: ``"grid"``, the same number of sizes at each budget.
     branch
@@ -249,6 +261,8 @@ def find_optimal(
         precision=precision,
         trackers=trackers,
         peak_flops=peak_flops,
+        workers=workers,
+        compile=compile,
         design=design,
         branch=branch,
         mock_law=mock_law,
@@ -295,6 +309,8 @@ def plan_sweep(
     precision: str = "auto",
     trackers: Sequence[Tracker] = (),
     peak_flops: float | None = None,
+    workers: int | Literal["auto"] = "auto",
+    compile: bool | Literal["auto"] = "auto",
     design: Literal["grid"] = "grid",
     branch: bool = False,
     mock_law: Law | None = None,
@@ -315,6 +331,7 @@ def plan_sweep(
     followers, peak = check_trackers(trackers), check_peak(peak_flops)
     if not isinstance(branch, bool):
         raise InputTypeError(f"branch: expected True or False; got {branch!r}.")
+    workers, compile = check_workers(workers), check_compile(compile)
     budgets = check_budgets(compute_budgets)
     spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
     objective = Objective(loss_fn, count_fn, step_fn)
@@ -368,6 +385,8 @@ def plan_sweep(
     conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
     conditions += [fingerprint_code(f) for f in (optimizer, param_groups) if f is not None]
     conditions += [] if numbers.name == "fp32" else [numbers.name]
+    # "auto" goes by measured times, and on another machine has to find the same runs again.
+    conditions += ["compiled"] if compile is True else []
     plan = make(data=data, conditions=digest(conditions), findings=findings)
     trainer = Trainer(
         spec,
@@ -381,9 +400,21 @@ def plan_sweep(
         precision=numbers,
         trackers=followers,
         peak_flops=peak,
+        workers=workers,
+        compile=compile,
     )
-    speed = probe(spec, data, objective, plan.experiments, trainer.device, held_out.size or 0)
-    return replace(plan, task=trainer, speed=speed)
+    with kept_generators(place), numbers.flags(place):
+        speed = probe(
+            spec,
+            data,
+            objective,
+            plan.experiments,
+            place,
+            held_out.size or 0,
+            trainer.microbatch,
+            functools.partial(numbers.autocast, place),
+        )
+    return replace(plan, task=replace(trainer, speed=speed), speed=speed)
 
 
 def run_sweep(
@@ -474,14 +505,19 @@ def _check_fittable(plan: SweepPlan) -> None:
 
 
 def _resolve_device(device: Any) -> str:
-    """A device that tensors can be made on; of a GPU and Apple's, what this machine has."""
+    """A device that tensors can be made on; of GPUs, Intel's and Apple's, what this machine has."""
     import torch
 
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
+        if torch.xpu.is_available():
+            return "xpu"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    expected = "Expected 'auto', 'cpu' or a torch device of this machine, such as 'cuda', 'cuda:1' or 'mps'."
+    expected = (
+        "Expected 'auto', 'cpu' or a torch device of this machine, such as 'cuda', 'cuda:1', 'xpu' or "
+        "'mps'."
+    )
     if not isinstance(device, str | torch.device):
         raise InputTypeError(f"device: got {device!r}. {expected}")
     try:

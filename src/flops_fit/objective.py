@@ -18,7 +18,7 @@ from flops_fit.fingerprint import digest, fingerprint_code, reference
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Objective", "batch_length", "by_name", "check_loss", "map_tensors"]
+__all__ = ["Objective", "batch_length", "by_name", "check_loss", "map_tensors", "to_device"]
 
 IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 
@@ -253,6 +253,24 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
             object.__setattr__(made, f.name, map_tensors(getattr(value, f.name), change))
         return made
     return value
+
+
+def to_device(batch: Any, device: str) -> Any:
+    """A batch with every tensor of it on ``device``.
+
+    From pinned memory a copy to CUDA is queued like a kernel, and the host goes on. MPS has no
+    float64, which Python numbers in samples become when they are stacked: there they go in float32.
+    """
+    import torch
+
+    kind = device.partition(":")[0]
+
+    def there(tensor: Tensor) -> Tensor:
+        if kind == "mps" and tensor.dtype == torch.float64:
+            tensor = tensor.float()
+        return tensor.to(device, non_blocking=kind == "cuda")
+
+    return map_tensors(batch, there)
 
 
 def _like(value: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:

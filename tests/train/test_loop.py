@@ -211,7 +211,7 @@ def test_a_run_that_ends_in_its_schedule_is_no_finished_run(
     """Data that end early leave a failed run, never a loss."""
     made = trainer()
     whole = list(made.data.batches(8, 30, 1))
-    monkeypatch.setattr(type(made.data), "batches", lambda *a, **k: iter(whole))
+    monkeypatch.setattr(type(made.data), "batches", lambda *a, **k: (b for b in whole))
     run = made(make_experiment())
     assert run.state == "failed"
     assert "30 of 50 steps" in run.reason

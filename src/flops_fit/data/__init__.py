@@ -6,6 +6,7 @@ them, is a pure function of the seed, the epoch and the position in it, so a run
 wherever and whenever it is made.
 """
 
+from flops_fit.data._ahead import lost_reader
 from flops_fit.data._random import kept
 from flops_fit.data._shuffle import AllBut, permuted
 from flops_fit.data._spec import DataSpec
@@ -17,6 +18,7 @@ __all__ = [
     "DataSpec",
     "check_dataset_type",
     "kept",
+    "lost_reader",
     "permuted",
     "split_data",
 ]

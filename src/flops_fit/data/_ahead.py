@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["made_ahead"]
+__all__ = ["lost_reader", "made_ahead"]
 
 _AHEAD = 2  # batches that each worker keeps ready
 
@@ -74,6 +77,7 @@ def made_ahead(
             num_workers=workers,
             prefetch_factor=_AHEAD if workers else None,
             pin_memory=pin,
+            worker_init_fn=_hear_the_parent_alone,
             generator=torch.Generator(),  # or it would draw from the run's own
         )
         batches = iter(loader)
@@ -84,7 +88,42 @@ def made_ahead(
                 raise batch.error
             yield batch
     finally:
-        del batches  # ends the processes here, not when a traceback lets go of this frame
+        # Ends the processes here: the traceback of an error that rose in torch's own frames would
+        # hold on to the iterator, and to them.
+        end = getattr(batches, "_shutdown_workers", None)
+        del batches
+        if end is not None:
+            end()
+
+
+def lost_reader(error: BaseException) -> str:
+    """In words, that a process that reads the data was killed; empty where that is not it.
+
+    torch raises this in whatever the main thread is doing.
+    """
+    text = str(error).strip()
+    if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
+        return ""
+    how = text.rpartition("signal: ")[2].partition(".")[0].strip() if "signal: " in text else ""
+    killed = f"was killed by signal {how}" if how else "ended unexpectedly"
+    return f"a process that reads the data {killed}. If memory ran out, use fewer workers, or workers=0."
+
+
+def _hear_the_parent_alone(worker: int) -> None:
+    """Signals are for the run, which ends its readers itself once it has kept a checkpoint.
+
+    A terminal sends SIGINT, and a scheduler SIGTERM, to every process of a run at once.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for_the_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_for_the_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:

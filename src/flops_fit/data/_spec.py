@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,6 +46,8 @@ class DataSpec:
         The samples that belong to this part; ``None`` for a stream.
     skip, take
         Of a stream: samples left to the held-out part, and the most that are used.
+    workers
+        Processes that the user's DataLoader reads with; ``None`` where nobody said.
     """
 
     dataset: Any
@@ -54,6 +56,7 @@ class DataSpec:
     skip: int = 0
     take: int | None = None
     notes: tuple[str, ...] = field(default=())
+    workers: int | None = None
     _known: _Probes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -77,7 +80,7 @@ class DataSpec:
         share: tuple[int, int] | None = None,
         workers: int = 0,
         pin: bool = False,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any]:
         """``steps`` whole batches from step ``start`` on, each epoch shuffled by (seed, epoch).
 
         What is random in a sample follows from (seed, epoch, position in the epoch): not from the

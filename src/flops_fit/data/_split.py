@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,7 @@ def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSp
     if train.indices is None:
         held_out = DataSpec(train.dataset, train.collate, None, take=EVAL_SAMPLES // 4)
         note = f"The first {held_out.take} samples of the stream are held out."
-        return DataSpec(
-            train.dataset, train.collate, None, skip=EVAL_SAMPLES // 4, notes=(note,)
-        ), held_out
+        return replace(train, skip=EVAL_SAMPLES // 4, notes=(*train.notes, note)), held_out
     return _split_indices(train)
 
 
@@ -78,7 +77,7 @@ def _split_indices(train: DataSpec) -> tuple[DataSpec, DataSpec]:
         )
     kept = AllBut(n, held)
     return (
-        DataSpec(train.dataset, train.collate, kept, notes=(*train.notes, note)),
+        replace(train, indices=kept, notes=(*train.notes, note)),
         DataSpec(train.dataset, train.collate, held),
     )
 
@@ -89,6 +88,7 @@ def _spec(dataset: Any, name: str) -> DataSpec:
     check_dataset_type(dataset, name)
     collate: Callable[[list[Any]], Any] = stacked
     notes: tuple[str, ...] = ()
+    workers: int | None = None
     if isinstance(dataset, DataLoader):
         _check_sampler(dataset, name)
         notes = (
@@ -96,13 +96,14 @@ def _spec(dataset: Any, name: str) -> DataSpec:
             "order are the run's own.",
         )
         collate = _own_collate(dataset)
+        workers = dataset.num_workers or None  # 0 is a DataLoader's default, and nobody's wish
         dataset = dataset.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        return DataSpec(dataset, collate, None, notes=notes)
+        return DataSpec(dataset, collate, None, notes=notes, workers=workers)
     n = len(dataset)
     if n == 0:
         raise DataError(f"{name}: expected at least one sample; it is empty.")
-    return DataSpec(dataset, collate, AllBut(n), notes=notes)
+    return DataSpec(dataset, collate, AllBut(n), notes=notes, workers=workers)
 
 
 def _check_sampler(loader: Any, name: str) -> None:

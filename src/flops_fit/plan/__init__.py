@@ -2,10 +2,11 @@
 
 from flops_fit.plan._findings import code_findings, data_findings, settle_labels
 from flops_fit.plan._plan import EXAMPLE_SAMPLES, SweepPlan, check_budgets, make_plan
-from flops_fit.plan._probe import Speed, probe
+from flops_fit.plan._probe import Reading, Speed, probe
 
 __all__ = [
     "EXAMPLE_SAMPLES",
+    "Reading",
     "Speed",
     "SweepPlan",
     "check_budgets",

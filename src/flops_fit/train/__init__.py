@@ -1,12 +1,15 @@
 """Training: one Experiment in, one Run out."""
 
+from flops_fit.train._compile import check_compile
 from flops_fit.train._evaluate import evaluate
+from flops_fit.train._generators import kept_generators
 from flops_fit.train._loop import Progress, Trainer
 from flops_fit.train._optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train._peak import check_peak, peak_of
 from flops_fit.train._precision import Precision, resolve_precision
 from flops_fit.train._step import check_microbatch
 from flops_fit.train._trunk import prune_trunks
+from flops_fit.train._workers import check_workers
 
 __all__ = [
     "MakeOptimizer",
@@ -14,9 +17,12 @@ __all__ = [
     "Precision",
     "Progress",
     "Trainer",
+    "check_compile",
     "check_microbatch",
     "check_peak",
+    "check_workers",
     "evaluate",
+    "kept_generators",
     "peak_of",
     "prune_trunks",
     "resolve_precision",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.data import DataSpec
-from flops_fit.objective import Objective, map_tensors
+from flops_fit.objective import Objective, to_device
 from flops_fit.ranks import ALONE, Ranks
 
 __all__ = ["evaluate", "ratio_standard_error"]
@@ -44,7 +44,7 @@ def evaluate(
         for batch in held_out.in_order(batch_size, ranks.rank, ranks.size):
             if not objective.has_units(batch):
                 continue
-            total, count = objective(model, map_tensors(batch, lambda t: t.to(device)))
+            total, count = objective(model, to_device(batch, device))
             sums.append(float(total))
             counts.append(float(count))
     model.train(was_training)

@@ -6,23 +6,27 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit._version import __version__
-from flops_fit.data import DataSpec
+from flops_fit.data import DataSpec, lost_reader
 from flops_fit.errors import DataError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
+from flops_fit.plan import Speed
 from flops_fit.ranks import PeerError, Ranks, join_ranks
 from flops_fit.recipes import is_finished, learning_rate
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.text import error_line
 from flops_fit.track import Tracker, Tracking
 from flops_fit.train._checkpoint import Checkpoints
+from flops_fit.train._compile import Compile, pays_to_compile
 from flops_fit.train._evaluate import evaluate
+from flops_fit.train._generators import kept_generators, seed_generators
 from flops_fit.train._interrupt import Interruption
 from flops_fit.train._metrics import Metrics
 from flops_fit.train._optimizer import MakeOptimizer, ParamGroups, make_optimizer, set_learning_rate
@@ -32,6 +36,7 @@ from flops_fit.train._precision import Precision
 from flops_fit.train._step import Stepper, is_out_of_memory
 from flops_fit.train._tally import Tally
 from flops_fit.train._trunk import Trunk
+from flops_fit.train._workers import Workers, reading_workers
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -83,6 +88,12 @@ class Trainer:
         Who follows the runs; none of them can change or break one.
     peak_flops
         FLOP/s of the device at most; by default those of its data sheet, where it is known.
+    workers
+        Processes that read ahead, or ``"auto"``: see ``reading_workers``.
+    compile
+        Whether forward passes in training are compiled, or ``"auto"``: see ``pays_to_compile``.
+    speed
+        What planning measured, for ``"auto"`` to go by.
     """
 
     model: ModelSpec
@@ -99,6 +110,9 @@ class Trainer:
     trackers: Sequence[Tracker] = ()
     peak_flops: float | None = None
     trunks: Path | None = None
+    workers: Workers = "auto"
+    compile: Compile = "auto"
+    speed: Speed | None = None
 
     def in_folder(self, folder: Path, trunks: Path | None = None) -> Trainer:
         """The same trainer, keeping curves and checkpoints under ``folder``."""
@@ -112,23 +126,21 @@ class Trainer:
         ``torchrun`` or ``accelerate launch``, every rank calls with the same experiment, does its
         share of it and returns the same run; rank 0 alone writes.
         """
-        import torch
-
         started = time.perf_counter()
         ranks = join_ranks(self.device)
-        devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
         run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
         tracking = Tracking(experiment, self.trackers if ranks.leads else ())
         told = False
         try:
-            with torch.random.fork_rng(devices=devices), self.precision.flags(self.device):
+            with kept_generators(self.device), self.precision.flags(self.device):
                 run = self._train(run, report or (lambda progress: None), ranks, tracking)
         except PeerError:
             told = True
         except Exception as error:  # the user's code may raise anything
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
             where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
-            run = replace(run, state=state, reason=error_line(error), details=where)
+            reason = lost_reader(error) or error_line(error)
+            run = replace(run, state=state, reason=reason, details=where)
         except BaseException as error:  # an interruption from outside
             why = f"interrupted by {error_line(error)}"
             tracking.end(replace(run, state="preempted", reason=why))
@@ -138,17 +150,15 @@ class Trainer:
 
     def _train(self, run: Run, report: Report, ranks: Ranks, tracking: Tracking) -> Run:
         """The loop, straight down."""
-        import torch
-
         experiment = run.experiment
         hparams = experiment.hparams
 
         # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
-        torch.manual_seed(experiment.seed)
+        seed_generators(experiment.seed, self.device)
         model: Any = self.model.build(experiment.size).to(self.device)
         model.train()
         if ranks.rank:
-            torch.manual_seed(experiment.seed + ranks.rank)
+            seed_generators(experiment.seed + ranks.rank, self.device)
         optimizer = make_optimizer(model, hparams, self.optimizer, self.param_groups)
         step = Stepper(
             model=model,
@@ -184,16 +194,27 @@ class Trainer:
             trunk.resume(tally, model, optimizer, step)
         if folder is not None:
             tracking.join(Metrics(folder, after=tally.step))
+        left = experiment.steps - tally.step
+        pays = pays_to_compile(self.compile, self.device, self.speed, experiment, left, ranks.size)
+        if any(ranks.any(pays)):  # what was measured may differ
+            step.compile()
 
         # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
         per_step = experiment.batch_size * experiment.units_per_sample
-        left = experiment.steps - tally.step
         share = ranks.share(experiment.batch_size)
         batches = self.data.batches(
-            experiment.batch_size, left, experiment.seed, tally.step, share=share
+            experiment.batch_size,
+            left,
+            experiment.seed,
+            tally.step,
+            share=share,
+            workers=reading_workers(
+                self.workers, self.data.workers, self.speed, experiment, ranks.size
+            ),
+            pin=self.device.startswith("cuda"),
         )
         read = time.perf_counter()
-        with Interruption() as interruption:
+        with Interruption() as interruption, closing(batches):
             for batch in batches:
                 rate = learning_rate(
                     hparams, (tally.step + 0.5) * per_step, experiment.steps * per_step
@@ -232,7 +253,7 @@ class Trainer:
                 "schedule. Give more data, or smaller budgets."
             )
         run = tally.spent(run, step)
-        size = step.microbatch if step.notes else max(experiment.batch_size, 64)
+        size = step.microbatch if step.halved else max(experiment.batch_size, 64)
         with self.precision.autocast(self.device):
             loss, standard_error = evaluate(
                 model, self.held_out, self.objective, self.device, size, ranks

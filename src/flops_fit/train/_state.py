@@ -103,14 +103,15 @@ def _plain_tensor(value: Any, name: str) -> Any:
 def capture_rng() -> dict[str, Any]:
     """The state of every global random generator, as plain values for a checkpoint.
 
-    PyTorch on the CPU and, where CUDA is in use, on each of its devices; Python's ``random``;
-    NumPy's global generator. :func:`restore_rng` brings them back exactly.
+    PyTorch on the CPU and, where CUDA or XPU is in use, on each of its devices, and on MPS where
+    there is one; Python's ``random``; NumPy's global generator. :func:`restore_rng` brings them
+    back exactly.
 
     Returns
     -------
     dict
-        ``torch`` (a byte tensor), ``cuda`` (a list of them, by device), ``python`` (nested
-        lists), ``numpy`` (a dict of numbers and lists).
+        ``torch`` (a byte tensor), ``cuda``, ``xpu`` and ``mps`` (lists of them, by device),
+        ``python`` (nested lists), ``numpy`` (a dict of numbers and lists).
 
     Examples
     --------
@@ -123,13 +124,20 @@ def capture_rng() -> dict[str, Any]:
     """
     import torch
 
-    # A process that never used CUDA drew nothing there, and asking would start it.
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    cuda = torch.cuda.get_rng_state_all() if in_use else []
+    # A process that never used CUDA or XPU drew nothing there, and asking would start it.
+    cuda: list[Any] = []
+    xpu: list[Any] = []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.get_rng_state_all()
+    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        xpu = torch.xpu.get_rng_state_all()
+    mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
     version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": [state.cpu() for state in cuda],
+        "xpu": [state.cpu() for state in xpu],
+        "mps": [state.cpu() for state in mps],
         "python": [version, list(words), gauss],
         "numpy": _lists(np.random.get_state(legacy=False)),  # noqa: NPY002
     }
@@ -138,8 +146,7 @@ def capture_rng() -> dict[str, Any]:
 def restore_rng(state: Mapping[str, Any]) -> None:
     """Put every global random generator where :func:`capture_rng` found it.
 
-    States of CUDA devices that this machine does not have are passed over: nothing can draw
-    from them.
+    States of devices that this machine does not have are passed over: nothing can draw from them.
 
     Raises
     ------
@@ -155,9 +162,13 @@ def restore_rng(state: Mapping[str, Any]) -> None:
             f"{', '.join(missing)} missing. Start the run from its beginning."
         )
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"]:
-        for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(generator.cpu(), device)
+    for kind in ("cuda", "xpu"):
+        if state.get(kind):
+            module: Any = getattr(torch, kind)
+            for device, generator in enumerate(state[kind][: module.device_count()]):
+                module.set_rng_state(generator.cpu(), device)
+    if state.get("mps") and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"][0].cpu())
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(_arrays(state["numpy"]))  # noqa: NPY002

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import DataError, InputError, ModelError
-from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
+from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
 from flops_fit.ranks import ALONE, Ranks
+from flops_fit.train._compile import Forward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,16 +55,34 @@ class Stepper:
     ranks: Ranks = ALONE
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._asked = self.microbatch
+        self._passes = Forward(self.model)
+
+    @property
+    def halved(self) -> bool:
+        """Whether memory ran out, in this attempt or in one that it goes on from."""
+        return self.microbatch < self._asked
+
+    def compile(self) -> None:
+        """Compile forward passes from here on; where that fails, steps are made without."""
+        self._passes.compile()
+
     def __call__(self, batch: Any) -> tuple[Tensor, Any, Tensor]:
         """Step once; the mean loss, the number of units and the gradient's norm, on the device."""
+        self._passes.begin()
         while True:
             short = False
             try:
                 loss, units = self._gradient(batch)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.microbatch == 1:
+            except Exception as error:  # a compiler may raise anything
+                if is_out_of_memory(error) and self.microbatch > 1:
+                    short = True
+                elif self._passes.gave_up(error):
+                    self.optimizer.zero_grad(set_to_none=True)
+                    continue
+                else:
                     raise
-                short = True
             if self.ranks.size > 1:
                 short, apart = map(bool, self.ranks.any(short, self._misses()))
             if short:
@@ -71,6 +90,8 @@ class Stepper:
                 continue
             if self.ranks.size > 1:
                 loss, units = self._add_up(loss, units, apart)
+            if note := self._passes.worked():
+                self.notes.append(note)
             norm = self._clip()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -150,9 +171,9 @@ class Stepper:
 
     def _forward(self, part: Any) -> tuple[Tensor, Any]:
         """Sum of the loss and units of what goes through at once, moved to the device."""
-        there = map_tensors(part, lambda t: t.to(self.device, non_blocking=True))
+        there = to_device(part, self.device)
         with self.autocast():
-            total, units = self.objective(self.model, there)
+            total, units = self.objective(self._passes.used, there)
         return check_loss(total), units
 
     def _clip(self) -> Tensor:
@@ -165,8 +186,9 @@ class Stepper:
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        kind = torch.device(self.device).type
+        if kind in ("cuda", "xpu", "mps"):
+            getattr(torch, kind).empty_cache()
         before = min(self.microbatch, math.ceil(self.samples / self.ranks.size))
         self.microbatch = max(before // 2, 1)
         self.notes.append(

@@ -118,7 +118,7 @@ class Tally:
             ranks=step.ranks.size,
             resumed=self._resumed,
             spikes=tuple(self.watch.spikes),
-            notes=(*self._notes, *step.notes),
+            notes=tuple(dict.fromkeys([*self._notes, *step.notes])),
             seconds=self._seconds,
             gradient_norm=self.tail_norm,
             mfu=self.pace.mfu(self.step - self._shared_steps, seconds),
@@ -159,7 +159,7 @@ class Tally:
                 "tail_norm": self._tail_norm,
                 "microbatch": step.microbatch,
                 "watch": self.watch.save(),
-                "notes": [*self._notes, *step.notes],
+                "notes": list(dict.fromkeys([*self._notes, *step.notes])),
             },
         }
         try:
