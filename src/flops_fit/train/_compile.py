@@ -112,8 +112,8 @@ class Forward:
         import torch
 
         self.used = self._model
-        first = (str(error).strip().splitlines() or [""])[0]
-        self._told = f"not compiled: {type(error).__name__}: {first}"
+        reason = " ".join(str(error).strip().splitlines()[:2])  # whose compiler, and what it said
+        self._told = f"not compiled: {type(error).__name__}: {reason}"
         if self._before is not None:
             restore_rng(self._before[0])
             with torch.no_grad():

@@ -1,0 +1,160 @@
+"""A run draws from generators of its own, on every device, and leaves everybody else's alone."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flops_fit.api import _resolve_device
+from flops_fit.data._random import capture
+from flops_fit.objective import to_device
+from flops_fit.train._generators import kept_generators, seed_generators
+from flops_fit.train._state import capture_rng, restore_rng
+from tests.conftest import make_experiment
+from tests.test_data_randomness import unmoved
+from tests.train.test_loop import trainer
+from tests.train.test_resume import every_reading, same
+
+
+def moved(model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:
+    """Inputs moved by NumPy's and torch's generators, and batches weighed by Python's."""
+    x, y = batch
+    x = x + 0.1 * float(np.random.standard_normal()) + 0.1 * torch.randn(1)  # noqa: NPY002
+    loss = nn.functional.cross_entropy(model(x), y, reduction="sum")
+    return loss * (0.9 if random.random() < 0.3 else 1.0), len(x)
+
+
+def test_a_loss_that_draws_from_any_generator_is_the_same_at_every_call() -> None:
+    """Whatever ran before in this process; and the generators go on as they were."""
+    made = trainer(loss_fn=None, step_fn=moved)
+    first = made(make_experiment())
+    random.seed(5)
+    np.random.seed(6)  # noqa: NPY002
+    torch.manual_seed(7)
+    before = capture()
+    again = made(make_experiment())
+    assert unmoved(before)
+    assert same(first, again)
+    assert made(make_experiment(seed=2)).loss != first.loss
+
+
+def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
+    def fall(progress: Any) -> None:
+        if progress.step == 31:
+            raise SystemExit(1)
+
+    whole = trainer(loss_fn=None, step_fn=moved)(make_experiment())
+    made = replace(trainer(loss_fn=None, step_fn=moved), folder=tmp_path, checkpoint_seconds=0.0)
+    with every_reading(), pytest.raises(SystemExit):
+        made(make_experiment(), fall)
+    random.seed(11)
+    np.random.seed(12)  # noqa: NPY002
+    again = made(make_experiment())
+    assert (again.state, again.resumed) == ("completed", 1)
+    assert same(again, whole)
+
+
+def test_torch_and_numpy_do_not_draw_the_same_numbers() -> None:
+    """They fill one kind of generator: from one key both would draw alike."""
+    with kept_generators("cpu"):
+        seed_generators(1, "cpu")
+        words = np.random.get_state()[1]  # noqa: NPY002
+        ours = torch.default_generator.get_state().numpy().tobytes()
+        assert torch.initial_seed() == 1
+        assert words[:8].astype(np.uint64).tobytes() not in ours
+
+
+class _Device:
+    """A device's module of torch, of which only the generators are there."""
+
+    def __init__(self) -> None:
+        self.generators = [torch.Generator(), torch.Generator()]
+        self.current = 0
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return len(self.generators)
+
+    def get_rng_state_all(self) -> list[torch.Tensor]:
+        return [g.get_state() for g in self.generators]
+
+    def get_rng_state(self) -> torch.Tensor:
+        return self.generators[0].get_state()
+
+    def set_rng_state(self, state: torch.Tensor, device: int = 0) -> None:
+        self.generators[device].set_state(state)
+
+    def manual_seed(self, seed: int) -> None:
+        self.generators[self.current].manual_seed(seed)
+
+    def device(self, name: str) -> Any:
+        self.current = torch.device(name).index or 0
+        return nullcontext()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("cuda", "cuda:1"), ("xpu", "xpu:1"), ("mps", "mps")])
+def test_a_devices_generator_is_kept_saved_and_seeded(
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    device = _Device()
+    for method in ("is_initialized", "get_rng_state_all", "get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(getattr(torch, kind), method, getattr(device, method), raising=False)
+    for method in ("device_count", "manual_seed", "device"):
+        monkeypatch.setattr(getattr(torch, kind), method, getattr(device, method), raising=False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    monkeypatch.setattr(torch, "empty", lambda *shape, device: None)
+    mine = device.generators[0 if kind == "mps" else 1]
+    before = mine.get_state()
+    with kept_generators(name):
+        seed_generators(3, name)
+        assert mine.initial_seed() == 3
+        state = capture_rng()
+        first = torch.rand(4, generator=mine)
+        restore_rng(state)
+        assert torch.equal(torch.rand(4, generator=mine), first)
+    assert torch.equal(mine.get_state(), before)
+
+
+def test_states_saved_before_other_devices_were_known_are_restored() -> None:
+    state = capture_rng()
+    restore_rng({k: state[k] for k in ("torch", "cuda", "python", "numpy")})
+
+
+def test_auto_takes_an_intel_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    assert _resolve_device("auto") == "xpu"
+
+
+def test_float64_goes_to_apples_devices_as_float32() -> None:
+    """They have no float64, which Python numbers in samples become."""
+    arrived: list[tuple[torch.dtype, str, bool]] = []
+
+    class Recorder(SimpleNamespace):
+        def detach(self) -> None: ...
+
+        def float(self) -> Recorder:
+            return Recorder(dtype=torch.float32)
+
+        def to(self, device: str, non_blocking: bool) -> Recorder:
+            arrived.append((self.dtype, device, non_blocking))
+            return self
+
+    to_device({"x": Recorder(dtype=torch.float64), "y": Recorder(dtype=torch.int64)}, "mps")
+    to_device([Recorder(dtype=torch.float64)], "cuda:1")
+    assert arrived == [
+        (torch.float32, "mps", False),
+        (torch.int64, "mps", False),
+        (torch.float64, "cuda:1", True),
+    ]
