@@ -95,9 +95,11 @@ def test_shapes_compile_two_graphs_and_not_one_each() -> None:
 
 def test_sizes_of_a_sweep_do_not_use_up_what_torch_compiles() -> None:
     """One code, a dozen models: after eight torch would call it as it is, and warn."""
+    before = graphs()
     for width in range(4, 28, 2):
         run = replace(trainer(), compile=True)(make_experiment(size=width, steps=3, tokens=24))
         assert run.notes == COMPILED
+    assert graphs() - before == 12
 
 
 def _no_compiler(graph: Any, inputs: Any) -> Any:

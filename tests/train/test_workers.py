@@ -77,8 +77,9 @@ def test_no_bit_depends_on_the_workers_also_where_a_run_goes_on(kind: type, tmp_
         if progress.step == 23:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SystemExit), every_reading():
+    with pytest.raises(SystemExit) as stopped, every_reading():
         trainer(kind(600), 2, folder=tmp_path)(make_experiment(), terminate)
+    assert stopped.tb is not None  # and it holds on to every frame of the run
     assert not multiprocessing.active_children()
     again = trainer(kind(600), 1, folder=tmp_path)(make_experiment())
     assert again.resumed == 1
