@@ -136,6 +136,8 @@ def stopped(folder: Path) -> Any:
 class _Asking:
     """A data spec that sends its process SIGTERM at the 17th batch."""
 
+    workers = None
+
     def __init__(self, spec: Any) -> None:
         self.spec = spec
 
