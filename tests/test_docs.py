@@ -12,13 +12,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FITTING = (ROOT / "docs" / "fitting.md").read_text()
 TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
+TRAINING = (ROOT / "docs" / "training.md").read_text()
 SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").glob("*.py"))
 
 
 @pytest.mark.parametrize(
     ("page", "told"),
-    [(FITTING, "parameters on"), (TRACKERS, "samples/s")],
-    ids=["fitting", "trackers"],
+    [
+        (FITTING, "parameters on"),
+        (TRACKERS, "samples/s"),
+        (TRAINING, "fewer FLOPs than separate runs"),
+    ],
+    ids=["fitting", "trackers", "training"],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, told: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
+from flops_fit.arguments import check_choice, names_near_matches
 from flops_fit.data import check_dataset_type, split_data
-from flops_fit.errors import InputError, InputTypeError, PlanError
+from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute import (
     Executor,
     InProcessExecutor,
@@ -25,18 +24,19 @@ from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Law
 from flops_fit.model import ModelSpec, Size
-from flops_fit.objective import Objective, by_name
+from flops_fit.objective import Objective
 from flops_fit.plan import (
     EXAMPLE_SAMPLES,
     SweepPlan,
     check_budgets,
+    check_fittable,
     code_findings,
     data_findings,
     make_plan,
     probe,
     settle_labels,
 )
-from flops_fit.ranks import Ranks, join_ranks, rank_device
+from flops_fit.ranks import Ranks, join_ranks
 from flops_fit.recipes import HParams, Recipe
 from flops_fit.records import Run
 from flops_fit.reference import law as published_law
@@ -53,6 +53,7 @@ from flops_fit.train import (
     check_peak,
     check_workers,
     kept_generators,
+    resolve_device,
     resolve_precision,
 )
 from flops_fit.view import LiveView, SilentView
@@ -62,31 +63,10 @@ if TYPE_CHECKING:
 
 __all__ = ["find_optimal", "plan_sweep", "run_sweep"]
 
-FEWEST_PARAMETERS = 5  # of the additive law, the simplest that answers
-P = ParamSpec("P")
-R = TypeVar("R")
 Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
 
 
-def _names_near_matches(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a misspelt keyword argument raise a TypeError that names the nearest real one."""
-    known = list(inspect.signature(function).parameters)
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {known}"
-                raise TypeError(
-                    f"{function.__name__}() got an unexpected keyword argument {name!r}; {hint}"
-                )
-        return function(*args, **kwargs)
-
-    return checked
-
-
-@_names_near_matches
+@names_near_matches
 def find_optimal(
     model_cls: Callable[..., Any] | None = None,
     model_size_param: str | None = None,
@@ -270,7 +250,7 @@ def find_optimal(
     )
     if not train:
         return plan
-    _check_fittable(plan)
+    check_fittable(plan)
     runs = run_sweep(
         plan, executor=executor, output_dir=output_dir, resume=resume, progress=progress
     )
@@ -281,7 +261,7 @@ def find_optimal(
     return result
 
 
-@_names_near_matches
+@names_near_matches
 def plan_sweep(
     model_cls: Callable[..., Any] | None = None,
     model_size_param: str | None = None,
@@ -324,8 +304,8 @@ def plan_sweep(
     """
     if model_cls is None:
         raise InputError("model_cls: expected a class or factory of models; got none.")
-    _check_choice("mode", mode, ("local", "mock"))
-    _check_choice("design", design, ("grid",))
+    check_choice("mode", mode, ("local", "mock"))
+    check_choice("design", design, ("grid",))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
     followers, peak = check_trackers(trackers), check_peak(peak_flops)
@@ -343,7 +323,7 @@ def plan_sweep(
         split = split_data(dataset, eval_dataset)
         first = split[0].first_batch(EXAMPLE_SAMPLES)
         if requires_data:
-            _check_loss(first, objective)
+            objective.check(first)
     example = example_batch if example_batch is not None or split is None else first
     findings = [*code_findings(spec, objective)]
     if example is not None:
@@ -380,7 +360,7 @@ def plan_sweep(
         return make(data=None, findings=findings)
     data, held_out = split
     findings += data_findings(data, held_out, eval_dataset is not None)
-    place = rank_device(_resolve_device(device))
+    place = resolve_device(device)
     numbers = resolve_precision(precision, place)
     conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
     conditions += [fingerprint_code(f) for f in (optimizer, param_groups) if f is not None]
@@ -474,60 +454,3 @@ def run_sweep(
 def _ranks(task: Task | None) -> Ranks:
     """The processes that carry out a task together."""
     return join_ranks(str(getattr(task, "device", "cpu")))
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{name}: expected one of {list(choices)}; got {value!r}.{hint}")
-
-
-def _check_loss(batch: Any, objective: Objective) -> None:
-    """Refuse to train without any loss."""
-    if objective.loss_fn is None and objective.step_fn is None and by_name(batch) is None:
-        raise InputError(
-            "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
-            "scalar, or step_fn=, or batches as dicts to a model whose output carries .loss."
-        )
-
-
-def _check_fittable(plan: SweepPlan) -> None:
-    """Refuse to train what could determine no law however well it went."""
-    different = {(e.params.total, e.tokens) for e in plan.experiments}
-    if len(plan.budgets) < 2 or len(different) <= FEWEST_PARAMETERS:
-        raise PlanError(
-            f"compute_budgets: expected two budgets or more and more than {FEWEST_PARAMETERS} "
-            f"different runs, as many as a law has parameters; got {len(plan.budgets)} budgets and "
-            f"{len(different)} runs. Add budgets or sizes; five sizes at each of four budgets is a "
-            "good sweep. To train without a law, use plan_sweep and run_sweep."
-        )
-
-
-def _resolve_device(device: Any) -> str:
-    """A device that tensors can be made on; of GPUs, Intel's and Apple's, what this machine has."""
-    import torch
-
-    if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        if torch.xpu.is_available():
-            return "xpu"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    expected = (
-        "Expected 'auto', 'cpu' or a torch device of this machine, such as 'cuda', 'cuda:1', 'xpu' or "
-        "'mps'."
-    )
-    if not isinstance(device, str | torch.device):
-        raise InputTypeError(f"device: got {device!r}. {expected}")
-    try:
-        named = torch.device(device)
-        torch.zeros(1, device=named)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"device: {str(device)!r} cannot be used here ({reason}). {expected}"
-        ) from error
-    if named.type == "meta":
-        raise InputError(f"device: 'meta' holds no values, so nothing trains there. {expected}")
-    return str(named)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from flops_fit.errors import InputTypeError, LossError
+from flops_fit.errors import InputError, InputTypeError, LossError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ class Objective:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise InputTypeError(f"{name}: expected a callable; got {type(value).__name__}.")
+
+    def check(self, batch: Any) -> None:
+        """Refuse to train without any loss."""
+        if self.loss_fn is None and self.step_fn is None and by_name(batch) is None:
+            raise InputError(
+                "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
+                "scalar, or step_fn=, or batches as dicts to a model whose output carries .loss."
+            )
 
     @property
     def reference(self) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from flops_fit.api import _resolve_device
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute import PoolExecutor, _pool
 from flops_fit.store import write_atomic
+from flops_fit.train import resolve_device
 
 
 def test_a_pool_forks_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,21 +68,21 @@ def test_auto_takes_the_fastest_device_there_is(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert _resolve_device("auto") == chosen
+    assert resolve_device("auto") == chosen
 
 
 def test_a_named_device_is_taken() -> None:
-    assert _resolve_device("cpu") == "cpu"
-    assert _resolve_device(torch.device("cpu")) == "cpu"
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device(torch.device("cpu")) == "cpu"
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps:7", "gpu", "meta", ""])
 def test_a_device_that_is_not_there_is_refused_in_words(device: str) -> None:
     with pytest.raises(InputError, match="Expected 'auto', 'cpu' or a torch device"):
-        _resolve_device(device)
+        resolve_device(device)
 
 
 @pytest.mark.parametrize("device", [0, None, ["cpu"]])
 def test_what_names_no_device_is_a_type_error(device: object) -> None:
     with pytest.raises(InputTypeError, match="device: got"):
-        _resolve_device(device)
+        resolve_device(device)

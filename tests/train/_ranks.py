@@ -148,6 +148,24 @@ class _Asking:
             yield batch
 
 
+def branched(folder: Path) -> Any:
+    """A short and a long run of one trunk, and the long one alone."""
+    hparams = {**experiment().hparams, "schedule": "wsd", "cooldown": 0.5, "warmup_units": 33}
+    short, long = (
+        replace(experiment(steps=steps), hparams=hparams, trunk="0123456789abcdef")
+        for steps in (24, 40)
+    )
+    make = trainer({"dropout": 0.3})
+    shared = make.in_folder(folder / f"of-rank-{RANK}", folder / f"trunks-of-{RANK}")
+    runs = [shared(short), shared(long)]
+    return {
+        "runs": [told(run) for run in runs],
+        "shared": runs[1].flops_shared / runs[1].flops,
+        "alone": told(make(replace(long, trunk=""))),
+        "kept": len(list((folder / f"trunks-of-{RANK}").rglob("manifest.json"))),
+    }
+
+
 def sweep(folder: Path) -> Any:
     """The one call, on every rank."""
     arguments: dict[str, Any] = {
@@ -199,6 +217,7 @@ def main(out: Path) -> None:
         "dropout": trained({"dropout": 0.3}),
         "broken": told(trainer(broken_on=1)(experiment())),
         "stopped": stopped(out / "stopped"),
+        "branched": branched(out / "branched"),
         "sweep": sweep(out / "sweep"),
         "stopped sweep": stopped_sweep(out),
         "sum": _sums(ranks),

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit.api import _resolve_device
 from flops_fit.data._random import capture
 from flops_fit.objective import to_device
+from flops_fit.train import resolve_device
 from flops_fit.train._generators import kept_generators, seed_generators
 from flops_fit.train._state import capture_rng, restore_rng
 from tests.conftest import make_experiment
@@ -134,7 +134,7 @@ def test_states_saved_before_other_devices_were_known_are_restored() -> None:
 def test_auto_takes_an_intel_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
-    assert _resolve_device("auto") == "xpu"
+    assert resolve_device("auto") == "xpu"
 
 
 def test_float64_goes_to_apples_devices_as_float32() -> None:

@@ -110,6 +110,15 @@ def test_asked_to_stop_all_ranks_do_at_one_step_and_go_on_from_it(
     assert both[1]["stopped"]["kept"] == []
 
 
+def test_branches_share_a_trunk_over_ranks_too(both: tuple[Any, Any, Path]) -> None:
+    """The longer run begins where the shorter one left the trunk, and ends as it does alone."""
+    for rank, written in zip(both[:2], (2, 0), strict=True):
+        branched = rank["branched"]
+        assert branched["shared"] == 12 / 40
+        assert branched["runs"][1]["loss"] == branched["alone"]["loss"]
+        assert branched["kept"] == written
+
+
 def test_a_sweep_has_one_writer_and_every_rank_the_answer(both: tuple[Any, Any, Path]) -> None:
     first, second, _ = both
     assert first["sweep"]["runs"] == second["sweep"]["runs"]

@@ -25,11 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.laws import Hoffmann, Kappa, Law
 from flops_fit.table import RunTable
 
-__all__ = ["LOWER", "NAMES", "UPPER", "Points", "derivatives", "model_values", "points_of"]
+__all__ = ["LOWER", "UPPER", "Points", "derivatives", "model_values", "points_of"]
 
 Floats = NDArray[np.float64]
 
-NAMES = ("E", "u", "v", "p", "q", "ln_kappa")
 LOWER = np.array([0.0, -40.0, -40.0, 0.005, 0.005, np.log(0.1)])
 UPPER = np.array([1e6, 40.0, 40.0, 4.0, 4.0, np.log(4.0)])
 _CAP = 60.0  # ln of the largest term a trial step may reach, in units of the mean loss

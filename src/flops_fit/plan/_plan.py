@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FEWEST_STEPS = 500
 MOST_EPOCHS = 4.0
+FEWEST_PARAMETERS = 5  # of the additive law, the simplest that answers
 EXAMPLE_SAMPLES = 4
 
 
@@ -159,6 +160,18 @@ def check_budgets(budgets: Any) -> tuple[float, ...]:
             "To repeat runs, give repeats=."
         )
     return tuple(sorted(out))
+
+
+def check_fittable(plan: SweepPlan) -> None:
+    """Refuse to train what could determine no law however well it went."""
+    different = {(e.params.total, e.tokens) for e in plan.experiments}
+    if len(plan.budgets) < 2 or len(different) <= FEWEST_PARAMETERS:
+        raise PlanError(
+            f"compute_budgets: expected two budgets or more and more than {FEWEST_PARAMETERS} "
+            f"different runs, as many as a law has parameters; got {len(plan.budgets)} budgets and "
+            f"{len(different)} runs. Add budgets or sizes; five sizes at each of four budgets is a "
+            "good sweep. To train without a law, use plan_sweep and run_sweep."
+        )
 
 
 def make_plan(

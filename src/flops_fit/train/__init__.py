@@ -1,6 +1,7 @@
 """Training: one Experiment in, one Run out."""
 
 from flops_fit.train._compile import check_compile
+from flops_fit.train._device import resolve_device
 from flops_fit.train._evaluate import evaluate
 from flops_fit.train._generators import kept_generators
 from flops_fit.train._loop import Progress, Trainer
@@ -25,5 +26,6 @@ __all__ = [
     "kept_generators",
     "peak_of",
     "prune_trunks",
+    "resolve_device",
     "resolve_precision",
 ]

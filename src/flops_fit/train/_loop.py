@@ -154,23 +154,7 @@ class Trainer:
         hparams = experiment.hparams
 
         # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
-        seed_generators(experiment.seed, self.device)
-        model: Any = self.model.build(experiment.size).to(self.device)
-        model.train()
-        if ranks.rank:
-            seed_generators(experiment.seed + ranks.rank, self.device)
-        optimizer = make_optimizer(model, hparams, self.optimizer, self.param_groups)
-        step = Stepper(
-            model=model,
-            objective=self.objective,
-            optimizer=optimizer,
-            clip=float(hparams["clip"]),
-            samples=experiment.batch_size,
-            microbatch=self.microbatch or experiment.batch_size,
-            device=self.device,
-            autocast=partial(self.precision.autocast, self.device),
-            ranks=ranks,
-        )
+        step = self._stepper(experiment, ranks)
         peak = self.peak_flops or device_peak(self.device, self.precision)
         pace = Pace(
             experiment.flops_per_sample * experiment.batch_size,
@@ -178,7 +162,7 @@ class Trainer:
         )
         tally = Tally(experiment.steps, self.device, pace)
         kept, shared = ranks.any(self.folder is not None, self.trunks is not None)
-        ranks.follow([*model.parameters(), *model.buffers()])
+        ranks.follow([*step.model.parameters(), *step.model.buffers()])
 
         # 2. Where an earlier attempt, or a shorter run of its trunk, left off. Rank 0 has the folders.
         folder = self.folder / experiment.id if self.folder and ranks.leads else None
@@ -188,10 +172,10 @@ class Trainer:
                 folder / "checkpoint", experiment.id, every_seconds=self.checkpoint_seconds
             )
         if kept:
-            tally.resume(checkpoints, model, optimizer, step)
+            tally.resume(checkpoints, step)
         trunk = Trunk.of(experiment, self.trunks if ranks.leads else None) if shared else None
         if trunk is not None:
-            trunk.resume(tally, model, optimizer, step)
+            trunk.resume(tally, step)
         if folder is not None:
             tracking.join(Metrics(folder, after=tally.step))
         left = experiment.steps - tally.step
@@ -219,7 +203,7 @@ class Trainer:
                 rate = learning_rate(
                     hparams, (tally.step + 0.5) * per_step, experiment.steps * per_step
                 )
-                set_learning_rate(optimizer, rate)
+                set_learning_rate(step.optimizer, rate)
                 tally.add(*step(batch))
 
                 # 4. The loss is read twice a second at most: reading it waits for the device.
@@ -240,9 +224,9 @@ class Trainer:
                         return replace(tally.spent(run, step), state="diverged", reason=why)
                     (asked,) = ranks.any(interruption.asked)
                 if trunk is not None:
-                    trunk.save(tally, model, optimizer, step)
+                    trunk.save(tally, step)
                 if kept and (asked or save_now):
-                    tally.save(checkpoints, model, optimizer, step)
+                    tally.save(checkpoints, step)
                 if asked:
                     interruption.obey(asked)
 
@@ -252,11 +236,33 @@ class Trainer:
                 f"dataset: it ended after {tally.step} of {experiment.steps} steps, in the middle of the "
                 "schedule. Give more data, or smaller budgets."
             )
-        run = tally.spent(run, step)
-        size = step.microbatch if step.halved else max(experiment.batch_size, 64)
+        return self._judged(tally.spent(run, step), tally, step)
+
+    def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
+        """The model with its optimizer, ready to step."""
+        seed_generators(experiment.seed, self.device)
+        model: Any = self.model.build(experiment.size).to(self.device)
+        model.train()
+        if ranks.rank:
+            seed_generators(experiment.seed + ranks.rank, self.device)
+        return Stepper(
+            model=model,
+            objective=self.objective,
+            optimizer=make_optimizer(model, experiment.hparams, self.optimizer, self.param_groups),
+            clip=float(experiment.hparams["clip"]),
+            samples=experiment.batch_size,
+            microbatch=self.microbatch or experiment.batch_size,
+            device=self.device,
+            autocast=partial(self.precision.autocast, self.device),
+            ranks=ranks,
+        )
+
+    def _judged(self, run: Run, tally: Tally, step: Stepper) -> Run:
+        """The run with its held-out loss, and whether it has learnt anything."""
+        size = step.microbatch if step.halved else max(run.experiment.batch_size, 64)
         with self.precision.autocast(self.device):
             loss, standard_error = evaluate(
-                model, self.held_out, self.objective, self.device, size, ranks
+                step.model, self.held_out, self.objective, self.device, size, step.ranks
             )
         first, last = tally.first, tally.tail_loss
         run = replace(run, loss=loss, loss_se=standard_error, train_loss=last)

@@ -124,14 +124,7 @@ class Tally:
             mfu=self.pace.mfu(self.step - self._shared_steps, seconds),
         )
 
-    def save(
-        self,
-        checkpoints: Checkpoints | None,
-        model: Any,
-        optimizer: Any,
-        step: Stepper,
-        owner: str = "",
-    ) -> None:
+    def save(self, checkpoints: Checkpoints | None, step: Stepper, owner: str = "") -> None:
         """Keep all that the rest of the run depends on; a full disk costs the checkpoint alone.
 
         Every rank comes here; the one that has the folder writes. ``owner`` is the run that leaves a
@@ -142,8 +135,8 @@ class Tally:
             return
         state = {
             "owner": owner,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "model": step.model.state_dict(),
+            "optimizer": step.optimizer.state_dict(),
             "random": random,
             "tally": {
                 "first": self.first,
@@ -172,8 +165,6 @@ class Tally:
     def resume(
         self,
         checkpoints: Checkpoints | None,
-        model: Any,
-        optimizer: Any,
         step: Stepper,
         at_most: int | None = None,
         owner: str = "",
@@ -194,8 +185,8 @@ class Tally:
             return
         self.step, state = found
         kept = state["tally"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        step.model.load_state_dict(state["model"])
+        step.optimizer.load_state_dict(state["optimizer"])
         self._restore_random(state["random"], step.ranks)
         self.first, self._since = kept["first"], kept["since"]
         self._seconds, self._resumed = kept["seconds"], kept["resumed"] + 1

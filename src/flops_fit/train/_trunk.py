@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flops_fit.records import Experiment
 from flops_fit.train._checkpoint import Checkpoints
@@ -49,14 +49,14 @@ class Trunk:
         there = None if folder is None else _snapshots(folder, experiment.trunk)
         return cls(there, experiment.id, branch_step(experiment))
 
-    def resume(self, tally: Tally, model: Any, optimizer: Any, step: Stepper) -> None:
+    def resume(self, tally: Tally, step: Stepper) -> None:
         """Go on from where a shorter branch left the trunk, if that is further than the run is."""
-        tally.resume(self.checkpoints, model, optimizer, step, at_most=self.step, owner=self.owner)
+        tally.resume(self.checkpoints, step, at_most=self.step, owner=self.owner)
 
-    def save(self, tally: Tally, model: Any, optimizer: Any, step: Stepper) -> None:
+    def save(self, tally: Tally, step: Stepper) -> None:
         """Leave the state to longer branches, where this run leaves the trunk."""
         if tally.step == self.step:
-            tally.save(self.checkpoints, model, optimizer, step, owner=self.owner)
+            tally.save(self.checkpoints, step, owner=self.owner)
 
 
 def prune_trunks(folder: Path, missing: Iterable[Experiment], trunk: str = "") -> None:
