@@ -383,6 +383,7 @@ def plan_sweep(
         workers=workers,
         compile=compile,
     )
+    trainer.try_optimizer(plan.experiments)
     with kept_generators(place), numbers.flags(place):
         speed = probe(
             spec,

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit.errors import InputError, InputTypeError
+import flops_fit
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.train._optimizer import decay_groups, make_optimizer, set_learning_rate
+from tests.conftest import MLP, Blobs, cross_entropy
 
 HPARAMS = {"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}
 
@@ -249,3 +251,22 @@ def test_a_factory_that_forgets_a_parameter_is_told_which() -> None:
 
     with pytest.raises(InputError, match="optimizer: .* 1 are in none: bias"):
         make_optimizer(LINEAR, HPARAMS, factory)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optimizer": "adam"}, "got str"),
+        ({"optimizer": torch.optim.LBFGS, "hparams": {"weight_decay": 0.0}}, "without a closure"),
+        ({"optimizer": lambda groups, hparams: torch.optim.SGD(groups, speed=1)}, "speed"),
+        ({"param_groups": lambda model, hparams: []}, "param_groups"),
+    ],
+)
+def test_an_optimizer_that_no_run_could_use_is_refused_at_planning(
+    change: dict[str, Any], words: str
+) -> None:
+    """Not as the first two runs of a sweep that fail alike."""
+    with pytest.raises(FlopsFitError, match=words):
+        flops_fit.plan_sweep(
+            MLP, "width", {}, Blobs(400), cross_entropy, [1e6], sizes=[8], batch_size=4, **change
+        )

@@ -29,7 +29,13 @@ from flops_fit.train._evaluate import evaluate
 from flops_fit.train._generators import kept_generators, seed_generators
 from flops_fit.train._interrupt import Interruption
 from flops_fit.train._metrics import Metrics
-from flops_fit.train._optimizer import MakeOptimizer, ParamGroups, make_optimizer, set_learning_rate
+from flops_fit.train._optimizer import (
+    MakeOptimizer,
+    ParamGroups,
+    make_optimizer,
+    set_learning_rate,
+    try_optimizer,
+)
 from flops_fit.train._pace import Pace
 from flops_fit.train._peak import device_peak
 from flops_fit.train._precision import Precision
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "Trainer"]
 
 _REPORT_SECONDS = 0.5
+_BUILT = 5e7  # the largest model that is built only to be tried
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,15 @@ class Trainer:
     def in_folder(self, folder: Path, trunks: Path | None = None) -> Trainer:
         """The same trainer, keeping curves and checkpoints under ``folder``."""
         return replace(self, folder=folder, trunks=trunks)
+
+    def try_optimizer(self, experiments: Sequence[Experiment]) -> None:
+        """Refuse an optimizer or groups of the user's own that the smallest model cannot take."""
+        smallest = min(experiments, key=lambda e: e.params.total)
+        own = self.optimizer is not None or self.param_groups is not None
+        if own and smallest.params.total <= _BUILT:
+            with kept_generators(self.device):
+                model = self.model.build(smallest.size)
+                try_optimizer(model, smallest.hparams, self.optimizer, self.param_groups)
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.

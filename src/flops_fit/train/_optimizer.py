@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,7 @@ __all__ = [
     "decay_groups",
     "make_optimizer",
     "set_learning_rate",
+    "try_optimizer",
 ]
 
 Groups = list[dict[str, Any]]
@@ -106,6 +107,36 @@ def make_optimizer(
         peak = _positive(group.get("lr"), f"optimizer: group {number}: lr")
         group["lr_scale"] = peak / float(hparams["lr"])
     return made
+
+
+def try_optimizer(
+    model: Module,
+    hparams: Mapping[str, Any],
+    optimizer: MakeOptimizer | type[Optimizer] | None,
+    param_groups: ParamGroups | None,
+) -> None:
+    """Find out before a sweep whether its runs can be stepped: once, along no gradient.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        As of :func:`make_optimizer`; or it cannot be made, or cannot step.
+    """
+    import torch
+
+    try:
+        made = make_optimizer(model, hparams, optimizer, param_groups)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        made.step()
+    except FlopsFitError:
+        raise
+    except Exception as error:  # the user's code, or an optimizer that calls the loss itself
+        raise InputError(
+            "optimizer: expected one that steps along gradients that are there, without a closure; "
+            f"on the smallest model it raised {type(error).__name__}: {error}."
+        ) from error
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
