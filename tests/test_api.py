@@ -316,6 +316,8 @@ def test_a_stream_trains_like_any_data_set(tmp_path: Path, sweep: dict[str, Any]
         ({"dataset": 7}, InputTypeError, "dataset: expected"),
         ({"dataset": []}, DataError, "it is empty"),
         ({"eval_dataset": []}, DataError, "eval_dataset: .*it is empty"),
+        ({"checkpoint_steps": -1}, InputError, "checkpoint_steps: expected"),
+        ({"branch": True}, InputError, "branch: expected the schedule 'wsd'"),
         ({"dataset": Blobs(3)}, InputError, "at least one batch of 4 samples"),
         ({"executor": "cluster"}, InputError, "executor: expected one of"),
         ({"mode": "mcok"}, InputError, "Did you mean 'mock'"),

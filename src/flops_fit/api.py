@@ -47,6 +47,7 @@ from flops_fit.track import Tracker, check_trackers
 from flops_fit.train import (
     MakeOptimizer,
     ParamGroups,
+    Precision,
     Trainer,
     check_compile,
     check_microbatch,
@@ -94,7 +95,9 @@ def find_optimal(
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
     microbatch: int | None = None,
-    precision: str = "auto",
+    precision: str | Precision = "auto",
+    checkpoint_seconds: float | None = 60.0,
+    checkpoint_steps: int | None = None,
     trackers: Sequence[Tracker] = (),
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
@@ -170,7 +173,11 @@ def find_optimal(
         Samples that go through the model at once; halved by itself where memory runs out. What is
         computed stays the same.
     precision
-        ``"auto"`` (bfloat16 on GPUs that have it), ``"fp32"`` or ``"bf16"``.
+        ``"auto"`` (bfloat16 on GPUs that have it), ``"fp32"``, ``"bf16"``, or
+        ``train.Precision("fp32", tf32=True)``.
+    checkpoint_seconds, checkpoint_steps
+        When a run keeps a checkpoint: after so much time (more where saving takes long: it gets a
+        hundredth of a run's time), and at multiples of so many steps; ``None`` for neither.
     trackers
         Who follows each run that is trained here: see :class:`flops_fit.track.Tracker`. They change
         no run and no id; runs that are finished already are not told again.
@@ -239,6 +246,8 @@ def find_optimal(
         param_groups=param_groups,
         microbatch=microbatch,
         precision=precision,
+        checkpoint_seconds=checkpoint_seconds,
+        checkpoint_steps=checkpoint_steps,
         trackers=trackers,
         peak_flops=peak_flops,
         workers=workers,
@@ -286,7 +295,9 @@ def plan_sweep(
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
     microbatch: int | None = None,
-    precision: str = "auto",
+    precision: str | Precision = "auto",
+    checkpoint_seconds: float | None = 60.0,
+    checkpoint_steps: int | None = None,
     trackers: Sequence[Tracker] = (),
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
@@ -364,7 +375,7 @@ def plan_sweep(
     numbers = resolve_precision(precision, place)
     conditions = [objective.fingerprint(), data.fingerprint(), held_out.fingerprint()]
     conditions += [fingerprint_code(f) for f in (optimizer, param_groups) if f is not None]
-    conditions += [] if numbers.name == "fp32" else [numbers.name]
+    conditions += [] if numbers == Precision() else [repr(numbers)]
     # "auto" goes by measured times, and on another machine has to find the same runs again.
     conditions += ["compiled"] if compile is True else []
     plan = make(data=data, conditions=digest(conditions), findings=findings)
@@ -375,6 +386,8 @@ def plan_sweep(
         objective,
         place,
         microbatch=check_microbatch(microbatch),
+        checkpoint_seconds=checkpoint_seconds,
+        checkpoint_steps=checkpoint_steps,
         optimizer=optimizer,
         param_groups=param_groups,
         precision=numbers,

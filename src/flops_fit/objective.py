@@ -110,11 +110,16 @@ class Objective:
         return batch_length(batch)
 
     def has_units(self, batch: Any) -> bool:
-        """Whether a batch on the host has any unit; the mean over none is not a number.
+        """Whether a batch has any unit; the mean over none is not a number.
 
-        ``step_fn`` returns sums, which are 0 over none.
+        ``step_fn`` returns sums, which are 0 over none. Of a batch that lies on a device it is not
+        known without waiting for it: it is taken to have some.
         """
-        return self.step_fn is not None or int(self.count(batch)) > 0
+        if self.step_fn is not None:
+            return True
+        count = self.count(batch)
+        on_host = getattr(count, "device", None) is None or count.device.type == "cpu"
+        return not on_host or int(count) > 0
 
     def may_shift(self, batch: Any) -> bool:
         """Whether the model computes the loss of rows of labels, and might move them itself."""

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from flops_fit.data import split_data
+from flops_fit.errors import InputError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.records import Run
@@ -186,3 +187,25 @@ def test_kill_nine_at_any_moment_changes_nothing(tmp_path: Path) -> None:
 
 def _checkpoints(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.glob("*/checkpoint/step-*"))
+
+
+@pytest.mark.parametrize(
+    "interval", [{"checkpoint_seconds": -1.0}, {"checkpoint_steps": 0}, {"checkpoint_steps": 2.5}]
+)
+def test_intervals_that_are_none_are_refused_with_the_trainer(interval: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(interval))):
+        trainer(**interval)
+
+
+def test_checkpoints_come_at_multiples_of_steps(tmp_path: Path) -> None:
+    """Killed in its 47th step, a run goes on from its 40th."""
+
+    def stop(progress: Progress) -> None:
+        if progress.step >= 47:
+            raise KeyboardInterrupt
+
+    every = {"checkpoint_seconds": None, "checkpoint_steps": 20}
+    with pytest.raises(KeyboardInterrupt), every_reading():
+        trainer(tmp_path, **every)(make_experiment(), stop)
+    assert _checkpoints(tmp_path) == ["step-00000020", "step-00000040"]
+    assert same(trainer(tmp_path, **every)(make_experiment()), trainer()(make_experiment()))

@@ -28,13 +28,25 @@ from flops_fit.train._snapshot import (
 )
 from flops_fit.train._state import capture_rng, plain_state, restore_rng
 
-__all__ = ["Checkpoints", "capture_rng", "restore_rng"]
+__all__ = ["Checkpoints", "capture_rng", "check_intervals", "restore_rng"]
 
 _SHARE = 0.01  # of a run's time that checkpoints may take
 _STEP = re.compile(r"step-(\d{8,})")
 _SAVING = re.compile(r"\.saving-step-\d{8,}")  # half written
 _REPLACED = re.compile(r"\.replaced-(step-\d{8,})")  # complete, its step being saved again
 _REMOVING = re.compile(r"\.removing-step-\d{8,}")  # half deleted
+
+
+def check_intervals(seconds: Any, steps: Any) -> None:
+    """Refuse what is no time and no number of steps between checkpoints."""
+    if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
+        raise InputError(
+            f"checkpoint_seconds: expected finite seconds, 0 or more, or None; got {seconds!r}."
+        )
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise InputError(
+            f"checkpoint_steps: expected a whole number from 1 up, or None; got {steps!r}."
+        )
 
 
 @dataclass
@@ -96,16 +108,9 @@ class Checkpoints:
         self.folder = Path(self.folder)
         if not self.key or not isinstance(self.key, str):
             raise InputError(f"key: expected text that is not empty, got {self.key!r}.")
-        seconds = self.every_seconds
-        if seconds is not None and not (
-            isinstance(seconds, int | float) and 0 <= seconds < math.inf
-        ):
-            raise InputError(f"every_seconds: expected finite seconds or None, got {seconds!r}.")
-        for name, value in (("every_steps", self.every_steps), ("keep", self.keep)):
-            if value is None and name == "every_steps":
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: expected a whole number from 1 up, got {value!r}.")
+        check_intervals(self.every_seconds, self.every_steps)
+        if not isinstance(self.keep, int) or self.keep < 1:
+            raise InputError(f"keep: expected a whole number from 1 up, got {self.keep!r}.")
         self._last_time = self.clock()
 
     def due(self, step: int) -> bool:

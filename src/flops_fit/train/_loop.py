@@ -23,7 +23,7 @@ from flops_fit.recipes import is_finished, learning_rate
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.text import error_line
 from flops_fit.track import Tracker, Tracking
-from flops_fit.train._checkpoint import Checkpoints
+from flops_fit.train._checkpoint import Checkpoints, check_intervals
 from flops_fit.train._compile import Compile, pays_to_compile
 from flops_fit.train._evaluate import evaluate
 from flops_fit.train._generators import kept_generators, seed_generators
@@ -85,8 +85,9 @@ class Trainer:
     trunks
         Where runs of one trunk leave their state to longer ones; ``None`` lets each train alone,
         with the same outcome.
-    checkpoint_seconds
-        Time between checkpoints.
+    checkpoint_seconds, checkpoint_steps
+        When a checkpoint is kept: after so much time, and at multiples of so many steps; ``None`` for
+        neither.
     optimizer, param_groups
         What is taken in place of AdamW and of its groups: see ``make_optimizer``.
     precision
@@ -110,7 +111,8 @@ class Trainer:
     device: str = "cpu"
     microbatch: int | None = None
     folder: Path | None = None
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float | None = 60.0
+    checkpoint_steps: int | None = None
     optimizer: MakeOptimizer | type[Optimizer] | None = None
     param_groups: ParamGroups | None = None
     precision: Precision = field(default_factory=Precision)
@@ -120,6 +122,9 @@ class Trainer:
     workers: Workers = "auto"
     compile: Compile = "auto"
     speed: Speed | None = None
+
+    def __post_init__(self) -> None:
+        check_intervals(self.checkpoint_seconds, self.checkpoint_steps)
 
     def in_folder(self, folder: Path, trunks: Path | None = None) -> Trainer:
         """The same trainer, keeping curves and checkpoints under ``folder``."""
@@ -185,7 +190,10 @@ class Trainer:
         checkpoints = None
         if folder is not None:
             checkpoints = Checkpoints(
-                folder / "checkpoint", experiment.id, every_seconds=self.checkpoint_seconds
+                folder / "checkpoint",
+                experiment.id,
+                every_seconds=self.checkpoint_seconds,
+                every_steps=self.checkpoint_steps,
             )
         if kept:
             tally.resume(checkpoints, step)
