@@ -646,7 +646,7 @@ def test_states_of_absent_cuda_devices_are_passed_over(monkeypatch: pytest.Monke
 
 
 def test_an_incomplete_state_of_generators_is_refused() -> None:
-    with pytest.raises(InputError, match="cuda, numpy missing"):
+    with pytest.raises(InputError, match="cuda, xpu, mps, numpy missing"):
         restore_rng({"torch": 0, "python": 0})
 
 

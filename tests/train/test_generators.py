@@ -126,11 +126,6 @@ def test_a_devices_generator_is_kept_saved_and_seeded(
     assert torch.equal(mine.get_state(), before)
 
 
-def test_states_saved_before_other_devices_were_known_are_restored() -> None:
-    state = capture_rng()
-    restore_rng({k: state[k] for k in ("torch", "cuda", "python", "numpy")})
-
-
 def test_auto_takes_an_intel_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)

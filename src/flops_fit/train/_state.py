@@ -155,7 +155,7 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     """
     import torch
 
-    expected = ("torch", "cuda", "python", "numpy")
+    expected = ("torch", "cuda", "xpu", "mps", "python", "numpy")
     if missing := [name for name in expected if name not in state]:
         raise InputError(
             f"rng: expected the states of {', '.join(expected)}, as capture_rng() returns them; "
@@ -163,11 +163,11 @@ def restore_rng(state: Mapping[str, Any]) -> None:
         )
     torch.set_rng_state(state["torch"].cpu())
     for kind in ("cuda", "xpu"):
-        if state.get(kind):
+        if state[kind]:
             module: Any = getattr(torch, kind)
             for device, generator in enumerate(state[kind][: module.device_count()]):
                 module.set_rng_state(generator.cpu(), device)
-    if state.get("mps") and torch.backends.mps.is_available():
+    if state["mps"] and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"][0].cpu())
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
