@@ -11,16 +11,19 @@ from flops_fit.fit._backtest import Backtest, backtest
 from flops_fit.fit._compare import Comparison, compare
 from flops_fit.fit._diagnose import Outlier
 from flops_fit.fit._envelope import Envelope, Winner
-from flops_fit.fit._estimate import Estimate
+from flops_fit.fit._estimate import Estimate, Evidence
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._fit_runs import fit_runs
 from flops_fit.fit._held_out import HeldOut
 from flops_fit.fit._isoflop import IsoFLOP, Parabola
+from flops_fit.fit._outline import outline
 from flops_fit.fit._power import PowerFit, fit_power
 from flops_fit.fit._prediction import Prediction
 from flops_fit.fit._questions import InferenceEstimate, TradeOffEstimate
+from flops_fit.fit._sandwich import gradient_of, student_t
 from flops_fit.fit._select import Choice
 from flops_fit.fit._status import FitStatus
+from flops_fit.fit._surface import Points, derivatives, model_values
 from flops_fit.fit._window import WindowReport
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "Comparison",
     "Envelope",
     "Estimate",
+    "Evidence",
     "Fit",
     "FitStatus",
     "HeldOut",
@@ -38,6 +42,7 @@ __all__ = [
     "IsoFLOP",
     "Outlier",
     "Parabola",
+    "Points",
     "PowerFit",
     "Prediction",
     "TradeOffEstimate",
@@ -45,6 +50,11 @@ __all__ = [
     "Winner",
     "backtest",
     "compare",
+    "derivatives",
     "fit_power",
     "fit_runs",
+    "gradient_of",
+    "model_values",
+    "outline",
+    "student_t",
 ]

@@ -1,0 +1,24 @@
+"""The runs that answer with the fewest FLOPs: what to run next, and a sweep that decides itself.
+
+:func:`next_experiments` proposes a batch to people who train elsewhere; :func:`run_adaptive` goes
+from a pilot to an answer with whoever makes the runs (an :class:`Oracle`).
+"""
+
+from flops_fit.design._adaptive import Adaptive, Asked, run_adaptive
+from flops_fit.design._check import Check
+from flops_fit.design._form import FormGap
+from flops_fit.design._points import Candidates, Grid, Oracle
+from flops_fit.design._propose import Proposal, next_experiments
+
+__all__ = [
+    "Adaptive",
+    "Asked",
+    "Candidates",
+    "Check",
+    "FormGap",
+    "Grid",
+    "Oracle",
+    "Proposal",
+    "next_experiments",
+    "run_adaptive",
+]

@@ -1,0 +1,285 @@
+"""The adaptive sweep: pilot, fit, batch, fit, … until the answer is as sure as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.design._check import Check, check_of, foretell
+from flops_fit.design._criterion import Criterion, criterion
+from flops_fit.design._form import FormGap, form_gap
+from flops_fit.design._pilot import explore, off_centre, pilot
+from flops_fit.design._points import Candidates, Oracle, table_of
+from flops_fit.design._propose import (
+    around,
+    best_batch,
+    buys,
+    change,
+    described,
+    half_width,
+    percent,
+    predicted,
+    rows_of,
+)
+from flops_fit.errors import FitError, InputError
+from flops_fit.fit import Evidence, outline
+from flops_fit.table import RunTable
+
+__all__ = ["Adaptive", "Asked", "run_adaptive"]
+
+Floats = NDArray[np.float64]
+
+_MOST_STEPS = 40
+_SHARE = 6.0  # one run costs at most this part of all that is spent by then
+_AHEAD = 10.0
+_USELESS = 0.01  # a batch that narrows the interval by less does not help
+_SETTLED = 8  # degrees of freedom before an interval may end the sweep
+_EXPLORE = 4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an adaptive sweep is asked for.
+
+    Attributes
+    ----------
+    target_compute
+        FLOPs of the run that the answer is for.
+    precision
+        Half the width of the 90 % interval of N*, relative: 0.1 is ±10 %.
+    max_flops
+        What may be spent.
+    max_run_flops
+        What one run may cost; a tenth of ``max_flops`` by default.
+    batch
+        Runs a step at most.
+    pilot_budgets
+        Budgets of the pilot, cheapest first; by default three for 1.5 % of ``max_flops``.
+    centre
+        N* of a budget before anything is known; √(C/120) by default, twenty tokens a parameter.
+    growth
+        What a batch may cost, in terms of all that was spent before it.
+    """
+
+    target_compute: float
+    precision: float
+    max_flops: float
+    max_run_flops: float | None = None
+    batch: int = 8
+    pilot_budgets: tuple[float, ...] = ()
+    centre: Callable[[float], float] | None = None
+    growth: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("target_compute", "precision", "max_flops"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not (number and np.isfinite(value) and value > 0):
+                raise InputError(f"{name}: expected a positive number; got {value!r}.")
+
+    @property
+    def top(self) -> float:
+        """What one run may cost."""
+        return self.max_run_flops or self.max_flops / 10
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """What an adaptive sweep did and found; prints as its steps.
+
+    Attributes
+    ----------
+    runs
+        All runs, in the order they were made.
+    steps
+        One line a decision.
+    spent
+        FLOPs.
+    precision
+        Half the width of the 90 % interval of N* at the target, relative.
+    reached
+        Whether that is what was asked for.
+    optimal_params, interval
+        N* at the target and its 90 % interval.
+    check
+        Runs at the largest budgets against what was foretold of them.
+    gap
+        How far the answer moves without the cheaper runs, where that is more than noise.
+    buys
+        Pairs of FLOPs more and the half-width that they would buy.
+    """
+
+    runs: RunTable
+    steps: tuple[str, ...]
+    spent: float
+    precision: float
+    reached: bool
+    optimal_params: float
+    interval: tuple[float, float] | None
+    check: Check | None
+    gap: FormGap
+    buys: tuple[tuple[float, float], ...]
+    made: tuple[Candidates, ...] = field(default=(), repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return "\n".join(self.steps)
+
+
+@dataclass
+class _Log:
+    """What was made so far."""
+
+    oracle: Oracle
+    say: Callable[[str], None]
+    made: list[Candidates] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    foretold: list[tuple[float, float]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def spent(self) -> float:
+        return float(sum(c.cost for c in self.made))
+
+    def tell(self, line: str) -> None:
+        self.lines.append(line)
+        self.say(line)
+
+    def run(self, chosen: Candidates, of: Criterion | None = None) -> None:
+        self.foretold += foretell(of, chosen)
+        losses = [float(x) for x in self.oracle.run(chosen)]
+        self.made.append(chosen)
+        self.losses += losses
+
+    @property
+    def table(self) -> RunTable:
+        return table_of(self.made, self.losses)
+
+    def fresh(self, runs: Candidates) -> Candidates:
+        """Without those that may not be made again, or had no loss."""
+        done = {p for c in self.made for p in c.pairs()} if not runs.repeats else set()
+        pairs = [p for c in self.made for p in c.pairs()]
+        done |= {p for p, x in zip(pairs, self.losses, strict=True) if not np.isfinite(x)}
+        return runs.pick(np.array([p not in done for p in runs.pairs()], dtype=bool))
+
+
+def run_adaptive(
+    oracle: Oracle, asked: Asked, say: Callable[[str], None] = lambda line: None
+) -> Adaptive:
+    """Make runs until N*(target) is known as precisely as asked, or no more can be done.
+
+    Decisions follow from the losses alone: the same losses give the same runs.
+
+    Parameters
+    ----------
+    oracle
+        Makes the runs: :class:`Oracle`.
+    asked
+        What for, how precisely, for how much.
+    say
+        Gets each step's line when it is decided.
+
+    Raises
+    ------
+    FitError
+        The pilot's runs determine no law.
+    """
+    log = _Log(oracle, say)
+    first = pilot(oracle, asked.max_flops, asked.pilot_budgets, asked.centre)
+    log.tell(f"pilot: {described(rows_of(first))}, {first.cost / asked.max_flops:.2g} of what may be spent")
+    log.run(first)
+    explored = 0
+    for _ in range(_MOST_STEPS):
+        evidence = _fitted(log)
+        side = off_centre(evidence)
+        if side and explored < _EXPLORE:
+            more = log.fresh(explore(oracle, evidence.runs, side))
+            if len(more) and log.spent + more.cost <= asked.max_flops:
+                explored += 1
+                log.tell(f"the optimum is not inside the sizes, which go on {side}: {described(rows_of(more))}")
+                log.run(more)
+                continue
+        if not _decide(log, evidence, asked):
+            break
+    return _answer(log, asked)
+
+
+def _fitted(log: _Log) -> Evidence:
+    table = log.table
+    if len(table) < 7:
+        raise FitError(
+            f"expected seven runs with a loss at least to plan on; got {len(table)}. See why the "
+            "others have none."
+        )
+    return outline(table, log.oracle.flops)
+
+
+def _decide(log: _Log, evidence: Evidence, asked: Asked) -> bool:
+    """Make the next batch; ``False`` where the sweep ends, which is told."""
+    of = criterion(evidence, asked.target_compute)
+    half, goal = half_width(evidence, of, asked.target_compute), float(np.log1p(asked.precision))
+    if half <= goal and of.dof >= _SETTLED:
+        log.tell(f"the interval is {percent(np.expm1(half))}, as narrow as asked")
+        return False
+    left = asked.max_flops - log.spent
+    # The sandwich may be wider than the design's own interval: ask the design for as much less.
+    ratio = predicted(of, of.variance, 0) / half if np.isfinite(half) else 1.0
+    spend = min(left, asked.growth * log.spent)
+    choice = log.fresh(_choice(log, evidence, asked, spend))
+    picked = best_batch(of, choice, asked.batch, spend, goal * ratio, asked.batch // 6)
+    if not picked:
+        log.tell(f"{log.spent:.3g} FLOPs are spent, and no run that would help fits into the rest")
+        return False
+    chosen = choice.pick(picked)
+    now, after = of.variance, of.after(of.rows(chosen))
+    if after > now * (1 - _USELESS) ** 2:
+        log.tell("more runs within the largest that is allowed would not narrow the interval")
+        return False
+    shrunk = half * float(np.sqrt(after / now))
+    log.tell(f"next: {described(rows_of(chosen))}: {change(np.expm1(half), np.expm1(shrunk))}")
+    log.run(chosen, of)
+    return True
+
+
+def _choice(log: _Log, evidence: Evidence, asked: Asked, spend: float) -> Candidates:
+    C = evidence.runs.flops
+    top = min(asked.top, _AHEAD * float(np.max(C)), (log.spent + spend) / _SHARE)
+    # On one ladder for the whole sweep, so that budgets gather runs.
+    top = asked.top * 2.0 ** np.floor(np.log2(top / asked.top) + 1e-9)
+    low = min(float(np.min(C)), top)
+    return log.oracle.candidates(*around(evidence, low, top))
+
+
+def _answer(log: _Log, asked: Asked) -> Adaptive:
+    evidence = _fitted(log)
+    target = asked.target_compute
+    of = criterion(evidence, target)
+    quantity: Any = lambda law: np.array([np.log(law.optimal(target, evidence.flops).params)])  # noqa: E731
+    span = evidence.intervals(quantity, ("N*",), 0.9).spans[0]
+    half = half_width(evidence, of, target)
+    gap = form_gap(evidence, of, target)
+    check = check_of(log.losses, log.foretold, log.made)
+    if check is not None:
+        log.tell(str(check))
+    if gap.told:
+        log.tell(str(gap))
+    choice = log.oracle.candidates(*around(evidence, float(np.min(evidence.runs.flops)), 10 * asked.top))
+    bought = buys(of, [log.spent * f for f in (0.3, 1.0, 3.0, 10.0)], choice)
+    for flops, width in bought:
+        log.tell(f"{flops:.2g} FLOPs more would buy about {percent(width)}")
+    return Adaptive(
+        runs=evidence.runs,
+        steps=tuple(log.lines),
+        spent=log.spent,
+        precision=float(np.expm1(half)),
+        reached=bool(half <= np.log1p(asked.precision)),
+        optimal_params=float(evidence.law.optimal(target, evidence.flops).params),
+        interval=span,
+        check=check,
+        gap=gap,
+        buys=bought,
+        made=tuple(log.made),
+    )
