@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.arguments import check_choice, names_near_matches
 from flops_fit.data import check_dataset_type, split_data
+from flops_fit.design import (
+    Asked,
+    Experimenter,
+    check_adaptive,
+    pilot_budgets_for,
+    pilot_sizes,
+    run_adaptive,
+)
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute import (
     Executor,
@@ -38,7 +46,7 @@ from flops_fit.plan import (
 )
 from flops_fit.ranks import Ranks, join_ranks
 from flops_fit.recipes import HParams, Recipe
-from flops_fit.records import Run
+from flops_fit.records import Experiment, Run
 from flops_fit.reference import law as published_law
 from flops_fit.result import Result
 from flops_fit.store import Store
@@ -102,7 +110,10 @@ def find_optimal(
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
     compile: bool | Literal["auto"] = "auto",
-    design: Literal["grid"] = "grid",
+    design: Literal["grid", "adaptive"] = "grid",
+    target_compute: float | None = None,
+    half_width: float = 0.1,
+    max_flops: float | None = None,
     branch: bool = False,
     progress: bool = True,
     mock_law: Law | None = None,
@@ -192,7 +203,13 @@ def find_optimal(
         Whether ``torch.compile`` is used in training; ``"auto"`` on GPUs, for runs of eight minutes
         or more. Where it fails the run goes on without and notes it.
     design
-        How the sweep is laid out: ``"grid"``, the same number of sizes at each budget.
+        How the sweep is laid out: ``"grid"``, the same number of sizes at each budget, or
+        ``"adaptive"``: a pilot, and then batches of runs where they tell most about N* at
+        ``target_compute``. ``compute_budgets`` are then those of the pilot, by default three that
+        take 1.5 % of ``max_flops``.
+    target_compute, half_width, max_flops
+        Of an adaptive design: FLOPs of the run that the answer is for; half the width of the 90 %
+        interval of its N* that is sure enough, relative; what the sweep may spend.
     branch
         Train one run of each size at a constant rate and cool it down once for every budget,
         instead of one run for each of them (Hägele et al. 2024). It needs ``sizes`` that occur at
@@ -253,12 +270,17 @@ def find_optimal(
         workers=workers,
         compile=compile,
         design=design,
+        max_flops=max_flops,
         branch=branch,
         mock_law=mock_law,
         mock_noise=mock_noise,
     )
     if not train:
         return plan
+    if design == "adaptive":
+        asked = _asked(target_compute, half_width, max_flops, plan.budgets)
+        places = _Places(executor, Path(output_dir), resume, progress)
+        return _adaptive(plan, asked, None if sizes is None else list(sizes), places)
     check_fittable(plan)
     runs = run_sweep(
         plan, executor=executor, output_dir=output_dir, resume=resume, progress=progress
@@ -302,7 +324,8 @@ def plan_sweep(
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
     compile: bool | Literal["auto"] = "auto",
-    design: Literal["grid"] = "grid",
+    design: Literal["grid", "adaptive"] = "grid",
+    max_flops: float | None = None,
     branch: bool = False,
     mock_law: Law | None = None,
     mock_noise: float = 0.005,
@@ -311,20 +334,26 @@ def plan_sweep(
 
     The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan that could
     not be carried out for want of a data set or a loss. With a data set, a few steps are run to
-    see that the model trains and how fast, and the plan can be given to :func:`run_sweep`.
+    see that the model trains and how fast, and the plan can be given to :func:`run_sweep`. With
+    ``design="adaptive"`` the plan is that of the pilot.
     """
     if model_cls is None:
         raise InputError("model_cls: expected a class or factory of models; got none.")
     check_choice("mode", mode, ("local", "mock"))
-    check_choice("design", design, ("grid",))
+    check_choice("design", design, ("grid", "adaptive"))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
     followers, peak = check_trackers(trackers), check_peak(peak_flops)
     if not isinstance(branch, bool):
         raise InputTypeError(f"branch: expected True or False; got {branch!r}.")
     workers, compile = check_workers(workers), check_compile(compile)
-    budgets = check_budgets(compute_budgets)
     spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
+    if design == "adaptive":
+        check_adaptive(sizes, repeats, branch)
+        compute_budgets = pilot_budgets_for(compute_budgets, max_flops)
+    budgets = check_budgets(compute_budgets)
+    if design == "adaptive" and sizes is None:
+        sizes = pilot_sizes(spec, budgets)
     objective = Objective(loss_fn, count_fn, step_fn)
     for name, given in (("dataset", dataset), ("eval_dataset", eval_dataset)):
         if given is not None:
@@ -463,6 +492,59 @@ def run_sweep(
         place = Store(Path(output_dir))
         task = task.in_folder(place.runs, place.trunks)
     return sweep(task) if ranks.size == 1 else lead(ranks, task, sweep)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where runs happen and are kept."""
+
+    executor: str | Executor
+    output_dir: Path
+    resume: bool
+    progress: bool
+
+
+def _asked(
+    target: float | None, half_width: float, max_flops: float | None, budgets: tuple[float, ...]
+) -> Asked:
+    if target is None or max_flops is None:
+        missing = "target_compute" if target is None else "max_flops"
+        raise InputError(
+            f"{missing}: an adaptive design needs a number of FLOPs; got none. Say what run the "
+            "answer is for (target_compute=1e21) and what the sweep may spend (max_flops=1e19)."
+        )
+    return Asked(target, half_width, max_flops, pilot_budgets=budgets)
+
+
+def _adaptive(
+    plan: SweepPlan, asked: Asked, sizes: Sequence[Size] | None, places: _Places
+) -> Result:
+    """Batch after batch, each through :func:`run_sweep` with all that came before it."""
+    assert plan.maker is not None
+    resume = places.resume
+
+    def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
+        nonlocal resume
+        runs = run_sweep(
+            replace(plan, experiments=tuple(experiments)),
+            executor=places.executor,
+            output_dir=places.output_dir,
+            resume=resume,
+            progress=places.progress,
+        )
+        resume = True  # later batches belong to this sweep
+        return runs
+
+    oracle = Experimenter(plan.maker, plan.flops, carry_out, sizes)
+    leads = _ranks(plan.task).leads
+    found = run_adaptive(oracle, asked, print if places.progress and leads else lambda line: None)
+    plan = replace(plan, experiments=tuple(oracle.experiments))
+    # The runs lie where the design wanted them: a window would take their arms away.
+    fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=None)
+    result = Result(plan, tuple(oracle.runs), fit, places.output_dir, found)
+    if leads:
+        result.save()
+    return result
 
 
 def _ranks(task: Task | None) -> Ranks:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flops_fit.design import Adaptive
 from flops_fit.errors import OutputError
 from flops_fit.fit import Fit, Prediction
 from flops_fit.plan import SweepPlan
@@ -30,12 +31,20 @@ class Result:
         The stages it came from. ``fit.trust`` says in a word whether to rely on it.
     output_dir
         Where the records are, and where figures and the report go.
+    adaptive
+        What an adaptive sweep decided and found; ``None`` for a grid.
     """
 
     plan: SweepPlan
     runs: tuple[Run, ...]
     fit: Fit
     output_dir: Path
+    adaptive: Adaptive | None = None
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """One line a decision of an adaptive sweep; none for a grid."""
+        return () if self.adaptive is None else self.adaptive.steps
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:

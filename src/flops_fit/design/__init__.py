@@ -7,6 +7,12 @@ from a pilot to an answer with whoever makes the runs (an :class:`Oracle`).
 from flops_fit.design._adaptive import Adaptive, Asked, run_adaptive
 from flops_fit.design._check import Check
 from flops_fit.design._form import FormGap
+from flops_fit.design._experiments import (
+    Experimenter,
+    check_adaptive,
+    pilot_budgets_for,
+    pilot_sizes,
+)
 from flops_fit.design._points import Candidates, Grid, Oracle
 from flops_fit.design._propose import Proposal, next_experiments
 
@@ -15,10 +21,14 @@ __all__ = [
     "Asked",
     "Candidates",
     "Check",
+    "Experimenter",
     "FormGap",
     "Grid",
     "Oracle",
     "Proposal",
+    "check_adaptive",
     "next_experiments",
+    "pilot_budgets_for",
+    "pilot_sizes",
     "run_adaptive",
 ]

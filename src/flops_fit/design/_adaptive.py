@@ -13,7 +13,7 @@ from flops_fit.design._check import Check, check_of, foretell
 from flops_fit.design._criterion import Criterion, criterion
 from flops_fit.design._form import FormGap, form_gap
 from flops_fit.design._pilot import explore, off_centre, pilot
-from flops_fit.design._points import Candidates, Oracle, table_of
+from flops_fit.design._points import REACH, Candidates, Oracle, table_of
 from flops_fit.design._propose import (
     around,
     best_batch,
@@ -63,6 +63,8 @@ class Asked:
         N* of a budget before anything is known; √(C/120) by default, twenty tokens a parameter.
     growth
         What a batch may cost, in terms of all that was spent before it.
+    reach
+        How far from N* sizes may lie, as a factor.
     """
 
     target_compute: float
@@ -73,6 +75,7 @@ class Asked:
     pilot_budgets: tuple[float, ...] = ()
     centre: Callable[[float], float] | None = None
     growth: float = 1.0
+    reach: float = REACH
 
     def __post_init__(self) -> None:
         for name in ("target_compute", "precision", "max_flops"):
@@ -250,7 +253,7 @@ def _choice(log: _Log, evidence: Evidence, asked: Asked, spend: float) -> Candid
     # On one ladder for the whole sweep, so that budgets gather runs.
     top = asked.top * 2.0 ** np.floor(np.log2(top / asked.top) + 1e-9)
     low = min(float(np.min(C)), top)
-    return log.oracle.candidates(*around(evidence, low, top))
+    return log.oracle.candidates(*around(evidence, low, top, asked.reach))
 
 
 def _answer(log: _Log, asked: Asked) -> Adaptive:

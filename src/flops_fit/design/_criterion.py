@@ -149,7 +149,7 @@ def exchange(
     rows = of.rows(runs)
     chosen = list(fixed)
     slots: list[int | None] = [None] * (count - len(chosen))
-    cost = runs.flops
+    cost = runs.prices
     for _ in range(_ROUNDS):
         changed = False
         for s in range(len(slots)):

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.design._points import Candidates, Oracle
 from flops_fit.fit import Evidence
 from flops_fit.table import RunTable
 
-__all__ = ["explore", "off_centre", "pilot"]
+__all__ = ["explore", "off_centre", "pilot", "pilot_budgets", "pilot_grid"]
+
+Floats = NDArray[np.float64]
 
 Side = Literal["", "below", "above"]
 
@@ -29,17 +32,27 @@ def pilot(
     centre: Callable[[float], float] | None = None,
 ) -> Candidates:
     """Five, four and three sizes at three cheap budgets, ×6 either way of a first guess of N*."""
-    if not budgets:
-        cost = sum(n * _STEP**i for i, n in enumerate(_SIZES))
-        first = _SHARE * max_flops / cost
-        budgets = [first * _STEP**i for i in range(len(_SIZES))]
+    N, C = pilot_grid(budgets or pilot_budgets(max_flops), centre)
+    return distinct(oracle.candidates(N, C))
+
+
+def pilot_budgets(max_flops: float) -> tuple[float, ...]:
+    """Three budgets, half a decade apart, whose runs take 1.5 % of what may be spent."""
+    first = _SHARE * max_flops / sum(n * _STEP**i for i, n in enumerate(_SIZES))
+    return tuple(first * _STEP**i for i in range(len(_SIZES)))
+
+
+def pilot_grid(
+    budgets: Sequence[float], centre: Callable[[float], float] | None = None
+) -> tuple[Floats, Floats]:
+    """N and C wanted of the pilot's runs; N* is guessed at twenty tokens a parameter, √(C/120)."""
     guess = centre or (lambda C: float(np.sqrt(C / 120)))
     N, C = [], []
     for i, budget in enumerate(sorted(budgets)):
         count = _SIZES[min(i, len(_SIZES) - 1)]
         N.append(guess(budget) * np.geomspace(1 / _REACH, _REACH, count))
         C.append(np.full(count, budget))
-    return distinct(oracle.candidates(np.concatenate(N), np.concatenate(C)))
+    return np.concatenate(N), np.concatenate(C)
 
 
 def distinct(runs: Candidates) -> Candidates:

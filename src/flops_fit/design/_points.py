@@ -33,6 +33,8 @@ class Candidates:
         The tier that each belongs to; by default its own C.
     repeats
         Whether the same run may be made again, with another seed.
+    price
+        FLOPs that each would take now, where that is not its C: branches of a trunk.
     """
 
     params: Floats
@@ -40,6 +42,12 @@ class Candidates:
     flops: Floats
     budget: Floats
     repeats: bool = True
+    price: Floats | None = None
+
+    @property
+    def prices(self) -> Floats:
+        """FLOPs that each would take now: its C, less where another run has walked its trunk."""
+        return self.flops if self.price is None else self.price
 
     @classmethod
     def of(cls, rows: Any, flops: FlopsFunction, *, repeats: bool = True) -> Candidates:
@@ -62,12 +70,13 @@ class Candidates:
     def pick(self, index: Any) -> Candidates:
         """Those at ``index``, a mask or positions, which may repeat."""
         columns = (self.params, self.tokens, self.flops, self.budget)
-        return Candidates(*(c[index] for c in columns), repeats=self.repeats)
+        price = None if self.price is None else self.price[index]
+        return Candidates(*(c[index] for c in columns), repeats=self.repeats, price=price)
 
     @property
     def cost(self) -> float:
         """FLOPs of all together."""
-        return float(np.sum(self.flops))
+        return float(np.sum(self.prices))
 
     def pairs(self) -> list[tuple[float, float]]:
         """(N, D) of each."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.design._criterion import Criterion, criterion, exchange, log_optimum
-from flops_fit.design._points import Candidates, Grid, ladder, lattice
+from flops_fit.design._points import REACH, Candidates, Grid, ladder, lattice
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit import Evidence, Fit, outline, student_t
 from flops_fit.table import RunTable
@@ -25,6 +25,7 @@ STEP = 2.0  # between budgets that runs are chosen from
 _AHEAD = 10.0  # no run is that much dearer than the dearest so far: the law is not known there
 _WORTH = 0.9  # of what the whole spend would gain; the rest is not worth its FLOPs
 _NEAR = np.log(1.6)
+_EACH = 6.0  # one run costs at most this part of a budget
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def best_batch(
     nine tenths of what the whole spend gains. ``bottom`` of the runs lie at the bottom of the bowl,
     where the criterion sees no use for any and a wrong form shows.
     """
-    tops = np.unique(runs.budget[runs.flops <= spend])
+    tops = np.unique(runs.budget[runs.prices <= spend])
     tops = tops[np.unique(np.linspace(0, len(tops) - 1, min(len(tops), 7)).astype(int))]
     if not len(tops):
         return []
@@ -124,14 +125,14 @@ def best_batch(
         limit = spend * share
         kept = _bottom(of, runs, limit / 8, bottom)
         for top in tops:
-            inside = np.flatnonzero((runs.budget <= top) & (runs.flops <= limit))
+            inside = np.flatnonzero((runs.budget <= top) & (runs.prices <= limit))
             inside = np.union1d(inside, np.array(kept, dtype=np.intp))
             if not len(inside):
                 continue
             local = tuple(int(np.flatnonzero(inside == i)[0]) for i in kept)
             picked = inside[exchange(of, runs.pick(inside), batch, limit, local)]
             after = of.after(of.rows(runs.pick(picked)))
-            found.append((float(np.sum(runs.flops[picked])), after, picked.tolist()))
+            found.append((float(np.sum(runs.prices[picked])), after, picked.tolist()))
     if not found:
         return []
     most = max(base - np.log(f[1]) for f in found)
@@ -148,7 +149,7 @@ def _bottom(of: Criterion, runs: Candidates, limit: float, wanted: int) -> list[
     if not wanted:
         return []
     near = np.abs(_distance(of, runs.params, runs.flops)) < np.log(1.3)
-    open_ = np.flatnonzero(near & (runs.flops <= limit))
+    open_ = np.flatnonzero(near & (runs.prices <= limit))
     if not len(open_):
         return []
     made = of.evidence.runs
@@ -162,20 +163,23 @@ def _distance(of: Criterion, N: Floats, C: Floats) -> Floats:
     return np.asarray(np.log(N / np.asarray(of.law.optimal(C, of.evidence.flops).params)))
 
 
-def around(evidence: Evidence, low: float, high: float) -> tuple[Floats, Floats]:
+def around(
+    evidence: Evidence, low: float, high: float, reach: float = REACH
+) -> tuple[Floats, Floats]:
     """N and C wanted: nine sizes around the fitted optimum of each budget from low to high."""
     budgets = ladder(low, high, STEP)
-    return lattice(np.asarray(evidence.law.optimal(budgets, evidence.flops).params), budgets)
+    return lattice(np.asarray(evidence.law.optimal(budgets, evidence.flops).params), budgets, reach)
 
 
 def buys(of: Criterion, spends: Sequence[float], runs: Candidates) -> tuple[tuple[float, float], ...]:
     """What FLOPs more would buy: pairs of FLOPs and the half-width, relative."""
     out = []
+    most = 2 * len(of.evidence.runs)
     for spend in spends:
-        inside = runs.pick(runs.flops <= spend / 3)
+        inside = runs.pick(runs.flops <= spend / _EACH)
         if not len(inside):
             continue
-        picked = best_batch(of, inside, 24, spend)
+        picked = best_batch(of, inside, most, spend)
         half = predicted(of, of.after(of.rows(inside.pick(picked))), len(picked))
         out.append((float(spend), float(np.expm1(half))))
     return tuple(out)

@@ -50,6 +50,8 @@ class SweepPlan:
         Measured on this machine where there was data to measure with; gives the estimated times.
     task
         What carries out one experiment, where the plan was made with all that needs.
+    maker
+        What makes the exact experiment of any other budget and size under the same conditions.
     """
 
     experiments: tuple[Experiment, ...]
@@ -58,6 +60,7 @@ class SweepPlan:
     diagnostics: tuple[Diagnostic, ...] = ()
     speed: Speed | None = field(default=None, compare=False)
     task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
+    maker: RunMaker | None = field(default=None, compare=False, repr=False)
 
     @property
     def budgets(self) -> tuple[float, ...]:
@@ -242,6 +245,7 @@ def make_plan(
             *findings,
             *_told(spec, notes, dropped),
         ),
+        maker=maker,
     )
 
 
