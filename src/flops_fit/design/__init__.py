@@ -6,13 +6,13 @@ from a pilot to an answer with whoever makes the runs (an :class:`Oracle`).
 
 from flops_fit.design._adaptive import Adaptive, Asked, run_adaptive
 from flops_fit.design._check import Check
-from flops_fit.design._form import FormGap
 from flops_fit.design._experiments import (
     Experimenter,
     check_adaptive,
     pilot_budgets_for,
     pilot_sizes,
 )
+from flops_fit.design._form import FormGap
 from flops_fit.design._points import Candidates, Grid, Oracle
 from flops_fit.design._propose import Proposal, next_experiments
 

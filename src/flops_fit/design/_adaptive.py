@@ -74,7 +74,7 @@ class Asked:
     batch: int = 8
     pilot_budgets: tuple[float, ...] = ()
     centre: Callable[[float], float] | None = None
-    growth: float = 1.0
+    growth: float = 0.5
     reach: float = REACH
 
     def __post_init__(self) -> None:
@@ -192,7 +192,9 @@ def run_adaptive(
     """
     log = _Log(oracle, say)
     first = pilot(oracle, asked.max_flops, asked.pilot_budgets, asked.centre)
-    log.tell(f"pilot: {described(rows_of(first))}, {first.cost / asked.max_flops:.2g} of what may be spent")
+    log.tell(
+        f"pilot: {described(rows_of(first))}, {first.cost / asked.max_flops:.2g} of what may be spent"
+    )
     log.run(first)
     explored = 0
     for _ in range(_MOST_STEPS):
@@ -202,7 +204,9 @@ def run_adaptive(
             more = log.fresh(explore(oracle, evidence.runs, side))
             if len(more) and log.spent + more.cost <= asked.max_flops:
                 explored += 1
-                log.tell(f"the optimum is not inside the sizes, which go on {side}: {described(rows_of(more))}")
+                log.tell(
+                    f"the optimum is not inside the sizes, which go on {side}: {described(rows_of(more))}"
+                )
                 log.run(more)
                 continue
         if not _decide(log, evidence, asked):
@@ -230,16 +234,18 @@ def _decide(log: _Log, evidence: Evidence, asked: Asked) -> bool:
     left = asked.max_flops - log.spent
     # The sandwich may be wider than the design's own interval: ask the design for as much less.
     ratio = predicted(of, of.variance, 0) / half if np.isfinite(half) else 1.0
-    spend = min(left, asked.growth * log.spent)
-    choice = log.fresh(_choice(log, evidence, asked, spend))
-    picked = best_batch(of, choice, asked.batch, spend, goal * ratio, asked.batch // 6)
-    if not picked:
-        log.tell(f"{log.spent:.3g} FLOPs are spent, and no run that would help fits into the rest")
-        return False
-    chosen = choice.pick(picked)
-    now, after = of.variance, of.after(of.rows(chosen))
-    if after > now * (1 - _USELESS) ** 2:
-        log.tell("more runs within the largest that is allowed would not narrow the interval")
+    for spend in (min(left, asked.growth * log.spent), left):
+        choice = log.fresh(_choice(log, evidence, asked, spend))
+        picked = best_batch(of, choice, asked.batch, spend, goal * ratio, asked.batch // 6)
+        chosen = choice.pick(picked)
+        now, after = of.variance, of.after(of.rows(chosen))
+        if after <= now * (1 - _USELESS) ** 2:
+            break
+    else:
+        log.tell(
+            f"{log.spent:.3g} FLOPs are spent, and no batch that fits into what is left would narrow "
+            f"the interval of {percent(np.expm1(half))} by more than {100 * _USELESS:.0f} %"
+        )
         return False
     shrunk = half * float(np.sqrt(after / now))
     log.tell(f"next: {described(rows_of(chosen))}: {change(np.expm1(half), np.expm1(shrunk))}")
@@ -269,7 +275,9 @@ def _answer(log: _Log, asked: Asked) -> Adaptive:
         log.tell(str(check))
     if gap.told:
         log.tell(str(gap))
-    choice = log.oracle.candidates(*around(evidence, float(np.min(evidence.runs.flops)), 10 * asked.top))
+    choice = log.oracle.candidates(
+        *around(evidence, float(np.min(evidence.runs.flops)), 10 * asked.top)
+    )
     bought = buys(of, [log.spent * f for f in (0.3, 1.0, 3.0, 10.0)], choice)
     for flops, width in bought:
         log.tell(f"{flops:.2g} FLOPs more would buy about {percent(width)}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from flops_fit.design._criterion import Criterion
 from flops_fit.design._points import Candidates
 from flops_fit.fit import model_values
-from dataclasses import replace
 
 __all__ = ["Check", "check_of", "foretell"]
 
@@ -44,7 +43,10 @@ class Check:
     def __str__(self) -> str:
         errors = ", ".join(f"{100 * e:+.2g} %" for e in self.errors)
         word = "as noise would have it" if self.passed else "more than noise: the form may be wrong"
-        return f"check: {len(self.errors)} runs of up to {max(self.flops):.2g} FLOPs missed what was foretold by {errors}: {word}"
+        return (
+            f"check: {len(self.errors)} runs of up to {max(self.flops):.2g} FLOPs missed what was "
+            f"foretold by {errors}: {word}"
+        )
 
 
 def foretell(of: Criterion | None, chosen: Candidates) -> list[tuple[float, float]]:

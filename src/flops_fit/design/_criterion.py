@@ -102,9 +102,7 @@ def criterion(evidence: Evidence, target: float) -> Criterion:
     assert solution.full is not None
     theta = solution.full
     law = solution.law
-    free = replace(
-        solution, theta=theta, law_at=lambda t: solution.points.law_at(t, "kappa")
-    )
+    free = replace(solution, theta=theta, law_at=lambda t: solution.points.law_at(t, "kappa"))
     direction = gradient_of(free, log_optimum(target, evidence.flops))[0]  # type: ignore[arg-type]
     kept = solution.weights > 0
     d = derivatives(theta[None], solution.points).gradient[0].T[kept]
@@ -113,8 +111,9 @@ def criterion(evidence: Evidence, target: float) -> Criterion:
     residuals = solution.residuals[kept]
     dof = max(len(residuals) - len(theta), 1)
     noise, arms = _noise(residuals, distance, dof)
-    blank = Criterion(np.diag(_PRIOR**-2), direction, noise, arms, dof, theta, solution.points,
-                      law, evidence)
+    blank = Criterion(
+        np.diag(_PRIOR**-2), direction, noise, arms, dof, theta, solution.points, law, evidence
+    )
     rows = d / blank.sd(distance)[:, None]
     return replace(blank, information=blank.information + rows.T @ rows)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.design._points import Candidates
 from flops_fit.design._pilot import pilot_budgets, pilot_grid
+from flops_fit.design._points import Candidates
 from flops_fit.errors import InputError, PlanError
 from flops_fit.flops import FlopsFunction
 from flops_fit.model import ModelSpec

@@ -69,9 +69,9 @@ class Candidates:
 
     def pick(self, index: Any) -> Candidates:
         """Those at ``index``, a mask or positions, which may repeat."""
-        columns = (self.params, self.tokens, self.flops, self.budget)
         price = None if self.price is None else self.price[index]
-        return Candidates(*(c[index] for c in columns), repeats=self.repeats, price=price)
+        N, D, C, budget = (c[index] for c in (self.params, self.tokens, self.flops, self.budget))
+        return Candidates(N, D, C, budget, self.repeats, price)
 
     @property
     def cost(self) -> float:
@@ -110,7 +110,7 @@ class Grid:
 
 def ladder(low: float, high: float, step: float) -> Floats:
     """Budgets from ``high`` downwards by ``step`` to about ``low``."""
-    count = max(int(round(np.log(high / low) / np.log(step))), 0) + 1
+    count = max(round(float(np.log(high / low) / np.log(step))), 0) + 1
     return np.asarray(high * step ** -np.arange(count, dtype=np.float64))[::-1]
 
 
@@ -123,8 +123,10 @@ def lattice(centre: Floats, budgets: Floats, reach: float = REACH) -> tuple[Floa
 def table_of(made: Sequence[Candidates], losses: Sequence[float]) -> RunTable:
     """Runs and their losses as a table; those without a loss are left out."""
     loss = np.asarray(losses, dtype=np.float64)
-    columns = [np.concatenate([getattr(c, n) for c in made]) for n in
-               ("params", "tokens", "flops", "budget")]
+    columns = [
+        np.concatenate([getattr(c, n) for c in made])
+        for n in ("params", "tokens", "flops", "budget")
+    ]
     labels = tuple(f"run {i + 1}" for i in range(len(loss)))
     N, D, C, budget = columns
     table = RunTable(N, D, C, loss, labels, budget)

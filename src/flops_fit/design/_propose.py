@@ -171,7 +171,9 @@ def around(
     return lattice(np.asarray(evidence.law.optimal(budgets, evidence.flops).params), budgets, reach)
 
 
-def buys(of: Criterion, spends: Sequence[float], runs: Candidates) -> tuple[tuple[float, float], ...]:
+def buys(
+    of: Criterion, spends: Sequence[float], runs: Candidates
+) -> tuple[tuple[float, float], ...]:
     """What FLOPs more would buy: pairs of FLOPs and the half-width, relative."""
     out = []
     most = 2 * len(of.evidence.runs)
@@ -236,7 +238,9 @@ def next_experiments(
     True
     """
     for name, value in (
-        ("target_compute", target_compute), ("budget_flops", budget_flops), ("batch", batch)
+        ("target_compute", target_compute),
+        ("budget_flops", budget_flops),
+        ("batch", batch),
     ):
         if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
             raise InputError(f"{name}: expected a positive number; got {value!r}.")
@@ -287,5 +291,3 @@ def rows_of(chosen: Candidates) -> tuple[dict[str, float], ...]:
         }
         for i in order
     )
-
-
