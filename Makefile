@@ -6,7 +6,7 @@ PEERS := .venv-bench
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-coverage bench-fit bench-train clean
+.PHONY: help install demo test check bench-coverage bench-fit bench-plan bench-train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 
 bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
 	$(BIN)/python -m benchmarks.fit
+
+bench-plan: install ## Designs: FLOPs to an answer, simulated and on published runs (about 5 minutes)
+	$(BIN)/python -m benchmarks.plan
 
 bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 13 minutes)
 	$(BIN)/python -m benchmarks.train

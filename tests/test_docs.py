@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+ADAPTIVE = (ROOT / "docs" / "adaptive.md").read_text()
 FITTING = (ROOT / "docs" / "fitting.md").read_text()
 TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
 TRAINING = (ROOT / "docs" / "training.md").read_text()
@@ -19,11 +20,12 @@ SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").g
 @pytest.mark.parametrize(
     ("page", "told"),
     [
+        (ADAPTIVE, "the interval shrinks from"),
         (FITTING, "parameters on"),
         (TRACKERS, "samples/s"),
         (TRAINING, "fewer FLOPs than separate runs"),
     ],
-    ids=["fitting", "trackers", "training"],
+    ids=["adaptive", "fitting", "trackers", "training"],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, told: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"

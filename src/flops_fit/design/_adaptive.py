@@ -237,6 +237,8 @@ def _decide(log: _Log, evidence: Evidence, asked: Asked) -> bool:
     for spend in (min(left, asked.growth * log.spent), left):
         choice = log.fresh(_choice(log, evidence, asked, spend))
         picked = best_batch(of, choice, asked.batch, spend, goal * ratio, asked.batch // 6)
+        if not picked:
+            continue
         chosen = choice.pick(picked)
         now, after = of.variance, of.after(of.rows(chosen))
         if after <= now * (1 - _USELESS) ** 2:

@@ -1,0 +1,110 @@
+"""``find_optimal(design="adaptive")``: plans exact runs, resumes, refuses what it cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flops_fit
+from flops_fit.errors import InputError
+from flops_fit.execute import MockTask
+from tests.conftest import MLP, Blobs, cross_entropy
+
+TARGET = 1e19
+
+
+def adaptive(output_dir: Path, **changes: Any) -> Any:
+    arguments: dict[str, Any] = {
+        "model_cls": MLP,
+        "model_size_param": "width",
+        "mode": "mock",
+        "design": "adaptive",
+        "target_compute": TARGET,
+        "half_width": 0.2,
+        "max_flops": 1e18,
+        "output_dir": output_dir,
+        "progress": False,
+    }
+    return flops_fit.find_optimal(**{**arguments, **changes})
+
+
+def test_a_mock_sweep_answers_within_its_budget_and_explains_every_step(tmp_path):
+    found = adaptive(tmp_path)
+    assert found.adaptive.reached
+    assert sum(run.flops for run in found.runs) == pytest.approx(found.adaptive.spent)
+    assert found.adaptive.spent < 0.3e18
+    low, high = found.predict(TARGET).intervals["optimal_params"]
+    assert (high / low) ** 0.5 - 1 <= 0.2
+    assert found.steps[0].startswith("pilot: ")
+    assert sum(line.startswith("next: ") for line in found.steps) >= 1
+    assert len({e.id for e in found.plan.experiments}) == len(found.plan.experiments)
+    for e in found.plan.experiments:
+        assert e.flops == pytest.approx(e.budget, rel=0.01)
+
+
+def test_a_sweep_that_was_killed_goes_on_to_the_same_answer(tmp_path, monkeypatch):
+    whole = adaptive(tmp_path / "whole")
+    answer, calls = MockTask.__call__, []
+
+    def dying(task: MockTask, experiment: Any, report: Any = None) -> Any:
+        calls.append(experiment.id)
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+        return answer(task, experiment, report)
+
+    monkeypatch.setattr(MockTask, "__call__", dying)
+    with pytest.raises(KeyboardInterrupt):
+        adaptive(tmp_path / "killed")
+    before = set(calls[:14])
+    resumed = adaptive(tmp_path / "killed")
+    assert [r.experiment.id for r in resumed.runs] == [r.experiment.id for r in whole.runs]
+    assert resumed.steps == whole.steps
+    assert not before & set(calls[15:])
+
+
+def test_training_goes_through_the_same_steps(tmp_path):
+    """Real runs of a tiny model; how sure they make the answer may be anything."""
+    found = adaptive(
+        tmp_path,
+        mode="local",
+        dataset=Blobs(),
+        loss_fn=cross_entropy,
+        compute_budgets=[2e6, 6e6, 2e7],
+        max_flops=3e8,
+        target_compute=1e9,
+        half_width=1.0,
+    )
+    assert found.adaptive.spent <= 3e8
+    assert {r.state for r in found.runs} == {"completed"}
+    assert len(list((tmp_path / "runs").iterdir())) == len(found.runs)
+
+
+def test_sizes_may_be_named_and_no_other_is_used(tmp_path):
+    sizes = [2**i for i in range(8, 24, 2)]
+    found = adaptive(tmp_path, sizes=sizes, half_width=0.5)
+    assert {e.size for e in found.plan.experiments} <= set(sizes)
+
+
+def test_the_plan_alone_is_the_pilot(tmp_path):
+    plan = adaptive(tmp_path, train=False)
+    assert len(plan.budgets) == 3
+    assert plan.total_flops < 0.02e18
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target_compute": None}, "target_compute: an adaptive design needs a number of FLOPs"),
+        ({"max_flops": None}, "max_flops: an adaptive design needs what it may spend"),
+        ({"half_width": -1}, "expected a positive number; got -1"),
+        ({"repeats": 2}, "repeats: an adaptive design repeats runs where that tells most"),
+        ({"branch": True}, "branch: an adaptive design plans runs one by one"),
+        ({"sizes": {1e15: [2]}}, "sizes: an adaptive design chooses sizes for each budget"),
+    ],
+)
+def test_what_an_adaptive_design_cannot_do_is_said_before_anything_runs(tmp_path, changes, said):
+    with pytest.raises(InputError, match=said):
+        adaptive(tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
