@@ -181,3 +181,10 @@ def test_prices_below_cost_are_what_a_batch_pays():
     runs = Candidates(np.array([1e8, 2e8]), C / 6e8, C, C, price=np.array([2e18, 1e19]))
     assert runs.cost == 1.2e19
     assert runs.pick([0]).cost == 2e18
+
+
+def test_a_pilot_dearer_than_what_may_be_spent_is_refused_before_it_runs():
+    oracle = Simulated(truth())
+    with pytest.raises(InputError, match="max_flops: expected more than the pilot takes, 5e"):
+        sweep(oracle, max_flops=1e18, pilot_budgets=(1e18,))
+    assert not oracle.asked

@@ -189,9 +189,16 @@ def run_adaptive(
     ------
     FitError
         The pilot's runs determine no law.
+    InputError
+        The pilot alone costs more than may be spent; nothing was run.
     """
     log = _Log(oracle, say)
     first = pilot(oracle, asked.max_flops, asked.pilot_budgets, asked.centre)
+    if first.cost > asked.max_flops:
+        raise InputError(
+            f"max_flops: expected more than the pilot takes, {first.cost:.3g} FLOPs; got "
+            f"{asked.max_flops:.3g}. Give more, or a pilot of cheaper budgets."
+        )
     log.tell(
         f"pilot: {described(rows_of(first))}, {first.cost / asked.max_flops:.2g} of what may be spent"
     )
