@@ -234,7 +234,7 @@ def test_unusable_budgets_are_told(budgets: Any, words: str) -> None:
         ({"flops": "6n"}, InputError, "flops: expected 'measured'"),
         ({"flops": 6}, InputTypeError, "flops: expected 'measured'"),
         ({"flops": lambda model: -1}, InputError, "the function returned"),
-        ({"design": "adaptive"}, InputError, "design: expected one of"),
+        ({"design": "adaptativ"}, InputError, "design: expected one of"),
         ({"mode": "loca"}, InputError, "Did you mean 'local'"),
         ({"device": "tpu"}, InputError, "device: 'tpu' cannot be used"),
         ({"compute_budgets": [10.0]}, PlanError, "no run fits a budget of 10 FLOPs"),
