@@ -8,7 +8,7 @@ from typing import Any
 
 from flops_fit.errors import InputError, InputTypeError, LossError
 from flops_fit.flops import FlopsFunction, InterpolatedFlops, LinearFlops, trace_flops
-from flops_fit.model import ModelSpec, Size
+from flops_fit.model import ModelSpec, Size, find_experts
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
 
 FlopsMethod = str | Callable[[Any], float]
@@ -69,36 +69,69 @@ class FlopsCounter:
                     f"flops: the function returned {value!r}; expected FLOPs per unit > 0."
                 )
             return value
-        return self._trace(model) / self.units
+        return self._trace(model, size) / self.units
 
-    def _trace(self, model: Any) -> float:
+    def _trace(self, model: Any, size: Size) -> float:
+        """FLOPs of both passes on the batch."""
         meta = map_tensors(self.batch, lambda t: t.to("meta"))
         if hasattr(model, "to"):
             model = model.to("meta")
         try:
-            traced = trace_flops(lambda: self._loss(model, meta))
+            traced = trace_flops(lambda: self._loss(model, meta), model)
         except LossError:
             raise
         except Exception as error:  # the user's model and loss may raise anything
             # A loss may read values (a mask, an .item()), which a trace does not have.
             try:
-                traced = trace_flops(lambda: self._summed_output(model, meta))
+                traced = trace_flops(lambda: self._summed_output(model, meta), model)
             except Exception:
-                raise InputError(
-                    f"flops: {self.spec.reference} raised {type(error).__name__} when it was traced "
-                    f"on the first batch without values: {error}. Mend the model if it fails on real "
-                    "batches too; if only tracing fails, "
-                    "give flops='6nd', or a function (model) -> training FLOPs per unit."
-                ) from error
-        for note in traced.notes:
-            if (sentence := f"FLOPs: {note}.") not in self.notes:
-                self.notes.append(sentence)
+                return self._untraced(model, size, error)
+        self._tell(*(f"FLOPs: {note}." for note in traced.notes))
+        self._tell_experts(model, size)
         if traced.total <= 0:
             raise InputError(
                 "flops: no matrix product, convolution or attention was seen in the model. "
                 "Give flops='6nd', or a function (model) -> training FLOPs per unit."
             )
         return traced.total
+
+    def _untraced(self, model: Any, size: Size, error: Exception) -> float:
+        """6·N_active of what cannot be traced and says which of its parameters are active."""
+        params = self.spec.require(size)
+        if hasattr(model, "active_params") and self.unit == "tokens":
+            self._tell(
+                f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be traced "
+                f"({type(error).__name__}: {_first_line(error)}); attention is not in them. For an "
+                "exact count give flops= a function (model) -> training FLOPs per unit."
+            )
+            return 6.0 * params.active * self.units
+        experts = find_experts(model)
+        routing = (
+            f"Its experts ({experts[0].name}) take tokens by their values, which a trace does not "
+            "have: declare active_params() on the model, those that one token passes. "
+            if experts
+            else ""
+        )
+        raise InputError(
+            f"flops: {self.spec.reference} raised {type(error).__name__} when it was traced "
+            f"on the first batch without values: {error}. {routing}Mend the model if it fails on "
+            "real batches too; if only tracing fails, "
+            "give flops='6nd', or a function (model) -> training FLOPs per unit."
+        ) from error
+
+    def _tell(self, *sentences: str) -> None:
+        self.notes.extend(s for s in sentences if s not in self.notes)
+
+    def _tell_experts(self, model: Any, size: Size) -> None:
+        experts = find_experts(model)
+        params = self.spec.require(size)
+        if not experts or params.active < params.total:
+            return
+        self._tell(
+            f"The model has experts ({experts[0].name}: {experts[0].number}) and does not say how many "
+            "a unit passes: FLOPs are those of the experts that the trace ran, and N is of all. "
+            "Declare active_params() on the model to have both."
+        )
 
     def _loss(self, model: Any, batch: Any) -> Any:
         if self.objective.step_fn is not None:
@@ -157,3 +190,7 @@ class FlopsCounter:
                 "dataset: its first batch holds no counted unit; check targets or count_fn."
             )
         return cls(spec, objective, method, unit, batch, count), count / batch_length(batch)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0].rstrip(".")

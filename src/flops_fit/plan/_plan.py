@@ -233,7 +233,7 @@ def make_plan(
     if branch:
         experiments = with_trunks(experiments)
     used = list({repr(e.size): e.size for e in experiments}.values())
-    notes = [*counter.notes, *(data.notes if data is not None else ())]
+    notes = [*counter.notes, *spec.notes, *(data.notes if data is not None else ())]
     return SweepPlan(
         experiments=tuple(experiments),
         unit=counter.unit,

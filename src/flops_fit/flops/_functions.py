@@ -12,26 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = [
     "FlopsFunction",
     "InterpolatedFlops",
     "LinearFlops",
     "SmoothFlops",
-    "TracedFlops",
-    "trace_flops",
 ]
-
-# A backward pass multiplies once for the inputs and once for the weights: twice the forward pass,
-# less where the first layer needs no input gradient, up to 2.5 for attention that recomputes.
-_MOST_BACKWARD = 3.2
 
 Floats = NDArray[np.float64]
 
@@ -100,7 +91,7 @@ class SmoothFlops:
 class InterpolatedFlops:
     """F(N) from exact counts, ln(F/N) linear in ln N between them.
 
-    Asked for an N away from every count, it first asks ``count_near(N')`` for the powers of two
+    Asked for an N away from every count, it first asks ``count_near(N')`` for the powers of √2
     N' around it, as pairs (size built, its F), and keeps the answers. Where that has none (returns
     ``None``), F/N stays at the outermost count.
     """
@@ -121,61 +112,9 @@ class InterpolatedFlops:
     def _count_around(self, sizes: Floats) -> None:
         if self.count_near is None:
             return
-        octaves = np.unique(np.floor(np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
-        for octave in {int(o) + side for o in octaves for side in (0, 1)} - self._asked:
-            self._asked.add(octave)
-            found = self.count_near(2.0**octave)
+        steps = np.unique(np.floor(2 * np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
+        for step in sorted({int(o) + side for o in steps for side in (0, 1)} - self._asked):
+            self._asked.add(step)
+            found = self.count_near(2.0 ** (step / 2))
             if found is not None:
                 self.counts[found[0]] = found[1]
-
-
-@dataclass(frozen=True)
-class TracedFlops:
-    """FLOPs of one forward and one backward pass, and what had to be corrected."""
-
-    forward: float
-    backward: float
-    notes: tuple[str, ...] = ()
-
-    @property
-    def total(self) -> float:
-        """Training FLOPs, both passes."""
-        return self.forward + self.backward
-
-
-def trace_flops(forward: Callable[[], Tensor]) -> TracedFlops:
-    """Count the matrix multiplications of ``forward()`` and of its backward pass.
-
-    ``forward`` runs a model on the meta device and returns what is differentiated. Multiply-adds
-    count two; element-wise work is left out; attention is counted in full, causal or not. torch
-    counts the weight gradient of a grouped convolution as if it were dense (a depthwise layer 66
-    times its forward pass), so backward passes above 3.2 times their forward pass are taken as
-    twice it, kind by kind, with a note.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        loss: Any = forward()
-    ahead = _by_kind(counter)
-    with FlopCounterMode(display=False) as counter:
-        loss.backward()
-    back = _by_kind(counter)
-    notes = []
-    for kind, flops in back.items():
-        if flops > _MOST_BACKWARD * ahead.get(kind, 0.0) > 0:
-            notes.append(
-                f"the counter gave the backward pass of {kind} {flops / ahead[kind]:.3g} times its "
-                "forward pass; twice was taken (grouped convolutions are over-counted)"
-            )
-            back[kind] = 2 * ahead[kind]
-    return TracedFlops(sum(ahead.values()), sum(back.values()), tuple(notes))
-
-
-def _by_kind(counter: Any) -> dict[str, float]:
-    """Counts by kind of operation: matrix products, convolutions, attention."""
-    kinds: dict[str, float] = {}
-    for op, flops in counter.get_flop_counts().get("Global", {}).items():
-        name = str(op)
-        kind = next((k for k in ("convolution", "attention") if k in name), "matrix products")
-        kinds[kind] = kinds.get(kind, 0.0) + float(flops)
-    return kinds

@@ -71,19 +71,6 @@ def test_a_convolution_counts_once_per_output_position() -> None:
     assert not notes
 
 
-def test_the_overcounted_backward_of_a_depthwise_convolution_is_corrected_and_told() -> None:
-    forward, backward, notes = count(
-        nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, padding=1, groups=64)), 1, 64, 8, 8
-    )
-    depthwise = 2 * 64 * 64 * 9
-    assert forward == 2 * 64 * 64 * 64 + depthwise
-    assert backward <= 3.2 * forward
-    alone = count(nn.Conv2d(64, 64, 3, padding=1, groups=64), 1, 64, 8, 8)
-    assert alone[1] == 2 * alone[0]
-    assert "over-counted" in alone[2][0]
-    assert isinstance(notes, tuple)
-
-
 def test_attention_is_counted_in_full() -> None:
     q = torch.empty(2, 4, 64, 8, device="meta", requires_grad=True)
     traced = trace_flops(

@@ -1,0 +1,103 @@
+"""How many parameters a model has, under each convention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import InputTypeError, ModelError
+from flops_fit.model._torch import torch_or_error as _torch
+from flops_fit.records import ParamCount
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["count_params"]
+
+
+def count_params(model: Any, name: str = "the model") -> ParamCount:
+    """Count a model's parameters under each convention.
+
+    A model's own ``num_params()`` is taken as its total; a torch module without one is counted.
+    Its own ``active_params()``, those that one unit passes, is taken as its active ones: which
+    experts a token takes depends on its values, so they cannot be counted. Without it all are.
+
+    Raises
+    ------
+    InputTypeError
+        Neither a torch module nor an object with ``num_params()``.
+    ModelError
+        ``num_params()`` or ``active_params()`` raises or gives no positive whole number; more are
+        active than there are; or there are no parameters.
+    """
+    torch = _torch()
+    own = _declared(model, name, "num_params")
+    active = _declared(model, name, "active_params")
+    if not isinstance(model, torch.nn.Module):
+        if own is None:
+            raise InputTypeError(
+                f"model_cls: expected {name} to return a torch.nn.Module or an object with "
+                f"num_params(); got {type(model).__name__}, which is neither."
+            )
+        return ParamCount(own, own, own, _at_most(active, own, name))
+    if any(isinstance(p, torch.nn.UninitializedParameter) for p in model.parameters()):
+        raise ModelError(
+            f"model_cls: {name} has lazy layers, whose sizes are unknown before the first batch. Give "
+            "its layers their sizes."
+        )
+    counted = sum(p.numel() for p in model.parameters())
+    total = counted if own is None else own
+    if total == 0:
+        raise ModelError(
+            f"model_cls: {name} has no parameters, so it has no size. Check its constructor."
+        )
+    embedding, matmul = _embedding_and_matmul(model)
+    return ParamCount(total, max(total - embedding, 1), matmul, _at_most(active, total, name))
+
+
+def _at_most(active: int | None, total: int, name: str) -> int:
+    if active is not None and active > total:
+        raise ModelError(
+            f"model_cls: {name}.active_params() returned {active:,}, more than its {total:,} "
+            "parameters. It is to give those that one unit passes."
+        )
+    return total if active is None else active
+
+
+def _declared(model: Any, name: str, what: str) -> int | None:
+    """What a method or attribute of the model's own says."""
+    method = getattr(model, what, None)
+    if method is None:
+        return None
+    try:
+        value = method() if callable(method) else method
+    except Exception as error:  # the user's method may raise anything
+        raise ModelError(
+            f"model_cls: {name}.{what}() raised {type(error).__name__}: {error}. "
+            "Mend it, or leave it out and the parameters are counted."
+        ) from error
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 1:
+        raise ModelError(
+            f"model_cls: {name}.{what}() returned {value!r}; expected a positive whole number."
+        )
+    return int(value)
+
+
+def _embedding_and_matmul(model: nn.Module) -> tuple[int, int]:
+    """Parameters looked up in tables, and parameters that multiply activations.
+
+    A table shared with a linear head counts as both. Tensors of two dimensions that a module of
+    the user's own holds are taken to multiply; convolutions and attention are known by class.
+    """
+    torch = _torch()
+    nn = torch.nn
+    conv = nn.modules.conv._ConvNd
+    known = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, conv)
+    lookup: dict[int, int] = {}
+    matmul: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                lookup[id(parameter)] = parameter.numel()
+            elif parameter.dim() == 2 or (isinstance(module, known) and parameter.dim() > 2):
+                matmul[id(parameter)] = parameter.numel()
+    return sum(lookup.values()), sum(matmul.values())
