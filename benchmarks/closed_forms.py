@@ -73,8 +73,11 @@ def vit() -> Case:
 def cnn() -> Case:
     B, C, K, S = 2, 8, 10, 16
     model = nn.Sequential(
-        nn.Conv2d(3, C, 3, padding=1), nn.Conv2d(C, 2 * C, 3, 2, 1), nn.Flatten(), nn.Linear(S * S // 4 * 2 * C, K)
-    )  # fmt: skip
+        nn.Conv2d(3, C, 3, padding=1),
+        nn.Conv2d(C, 2 * C, 3, 2, 1),
+        nn.Flatten(),
+        nn.Linear(S * S // 4 * 2 * C, K),
+    )
     first = 2 * B * S**2 * C * 3 * 9
     rest = 2 * B * (S // 2) ** 2 * 2 * C * C * 9 + 2 * B * (S // 2) ** 2 * 2 * C * K
     return _trace(model, _meta(B, 3, S, S)), first + rest, first + 2 * rest

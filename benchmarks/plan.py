@@ -1,7 +1,7 @@
 """Do plans cost what they say, and does the adaptive design answer with fewer FLOPs?
 
-    python -m benchmarks.plan                  # everything
-    python -m benchmarks.plan --only design
+    python -m benchmarks.plan                  # everything, about 6 minutes
+    python -m benchmarks.plan --only counting
     python -m benchmarks.plan --quick          # fewer repetitions
 
 Ends with the goals that were missed and by how much, and exits with 1 where there are any.
@@ -19,11 +19,13 @@ if __name__ == "__main__":  # read when NumPy is first imported
     os.environ["MKL_NUM_THREADS"] = "1"
 
 from benchmarks.command import run
+from benchmarks.counting import counting
 from benchmarks.designs import designs
 from benchmarks.replay import replay
 from benchmarks.report import Part
 
 PARTS: dict[str, Part] = {
+    "counting": counting,
     "design": designs,
     "replay": replay,
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from flops_fit.errors import ModelError
 from flops_fit.records import ParamCount
@@ -92,12 +93,12 @@ class SizeSearch:
     def grid(self) -> tuple[int, int]:
         """The smallest accepted size, and the step to the next one."""
         if self._grid is None:
-            accepted = []
-            for size in (*range(1, _SCAN + 1), *_LARGE):
-                if self.count(size) is not None:
-                    accepted.append(size)
-                    if len(accepted) == 2:
-                        break
+            tried: Iterable[int] = (*range(1, _SCAN + 1), *_LARGE)
+            accepted = list(islice((s for s in tried if self.count(s) is not None), 2))
+            if accepted and accepted[0] > _SCAN:
+                steps = (2**k for k in range(accepted[0].bit_length()))
+                beside = (accepted[0] + step for step in steps)
+                accepted[1:] = list(islice((s for s in beside if self.count(s)), 1))
             if not accepted:
                 reasons = list(dict.fromkeys(self.refusals.values()))
                 raise ModelError(

@@ -1,0 +1,125 @@
+"""FLOPs per unit of the user's model: what is frozen, routed, recomputed or cannot be traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flops_fit import plan_sweep
+from flops_fit.errors import InputError
+from flops_fit.model import ModelSpec
+from flops_fit.objective import Objective
+from flops_fit.plan._count import FlopsCounter
+
+B, T, V = 2, 6, 20
+IDS = torch.zeros(B, T, dtype=torch.long)
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def counter(factory: Any, **objective: Any) -> FlopsCounter:
+    made = Objective(**(objective or {"loss_fn": token_loss}))
+    unit = "tokens"
+    return FlopsCounter.from_batch(ModelSpec(factory, "d"), made, "measured", (IDS, IDS), unit)[0]
+
+
+class Routed(nn.Module):
+    """Each token to one of four experts, by its values; or all to all where ``dense``."""
+
+    def __init__(self, d: int, dense: bool, declares: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(V, d)
+        self.router = nn.Linear(d, 4, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in range(4))
+        self.head = nn.Linear(d, V, bias=False)
+        self.dense = dense
+        if declares:
+            self.active_params = lambda: V * d + 4 * d + d * d + V * d
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        weights = self.router(x).softmax(-1)
+        if self.dense:
+            y = sum(weights[..., i : i + 1] * e(x) for i, e in enumerate(self.experts))
+        else:
+            y = torch.zeros_like(x)
+            for i, expert in enumerate(self.experts):
+                rows = (weights.argmax(-1) == i).nonzero(as_tuple=True)
+                y[rows] += expert(x[rows])
+        logits: Tensor = self.head(y)
+        return logits
+
+
+def test_routing_by_values_is_refused_with_what_to_declare() -> None:
+    with pytest.raises(InputError, match=r"experts \(experts\) take tokens.*declare active_params"):
+        counter(lambda d: Routed(d, False, False)).per_unit(8)
+
+
+def test_declared_active_parameters_stand_for_what_cannot_be_traced() -> None:
+    counted = counter(lambda d: Routed(d, False, True))
+    assert counted.per_unit(8) == 6 * (2 * V * 8 + 4 * 8 + 8 * 8)
+    assert "6·N of the active parameters" in counted.notes[0]
+
+
+def test_experts_that_all_run_are_all_counted_and_told() -> None:
+    counted = counter(lambda d: Routed(d, True, False))
+    d = 8
+    assert counted.per_unit(d) == 6 * (4 * d + 4 * d * d + V * d)
+    assert "FLOPs are those of the experts that the trace ran" in counted.notes[0]
+    declared = counter(lambda d: Routed(d, True, True))
+    assert declared.per_unit(d) == counted.per_unit(d)
+    assert declared.notes == []
+
+
+class Distilled(nn.Module):
+    """A student, a frozen teacher within the same module."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.student = nn.Sequential(nn.Embedding(V, d), nn.Linear(d, V, bias=False))
+        self.teacher = nn.Sequential(nn.Embedding(V, 2 * d), nn.Linear(2 * d, V, bias=False))
+        self.teacher.requires_grad_(False)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self.student(ids), self.teacher(ids)
+
+
+def distil_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Any]:
+    student, teacher = model(batch[0])
+    return functional.mse_loss(student, teacher, reduction="sum"), batch[1].numel()
+
+
+def test_a_frozen_teacher_in_a_step_of_the_users_own_costs_its_forward_pass() -> None:
+    """Per token 6·V·d of the student and 2·V·2d of the teacher."""
+    counted = counter(Distilled, step_fn=distil_step)
+    assert counted.per_unit(8) == 6 * V * 8 + 2 * V * 16
+    assert counted.notes == []
+
+
+def test_a_plan_tells_that_the_constructor_allocates() -> None:
+    class Reads(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(16, width), nn.ReLU(), nn.Linear(width, 4))
+            self.scale = float(self.layers[0].weight.std())
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layers(x)
+            return out
+
+    from tests.conftest import Blobs, cross_entropy
+
+    plan = plan_sweep(
+        model_cls=Reads,
+        model_size_param="width",
+        dataset=Blobs(),
+        loss_fn=cross_entropy,
+        compute_budgets=[1e7],
+    )
+    assert any("allocates memory even where none is needed" in d.message for d in plan.diagnostics)
