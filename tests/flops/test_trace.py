@@ -72,6 +72,23 @@ def test_a_teacher_without_gradients_costs_its_forward_pass() -> None:
     assert (counted.forward, counted.backward) == (2 * each, each)
 
 
+def test_the_fast_path_of_an_encoder_without_gradients_is_counted() -> None:
+    """In evaluation torch fuses the whole layer: 2·B·(T·(4·D² + 2·D·H) + 2·T²·D) all the same."""
+    B, T, D, H = 2, 5, 8, 32
+    teacher = nn.TransformerEncoderLayer(D, 2, H, batch_first=True).to("meta").eval()
+    student, x = nn.Linear(D, D).to("meta"), meta(B, T, D)
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            target = teacher(x)
+        return functional.mse_loss(student(x), target)
+
+    expected = 2 * B * (T * (4 * D**2 + 2 * D * H) + 2 * T**2 * D) + 2 * B * T * D**2
+    counted = trace_flops(loss, teacher)
+    assert counted.forward == expected
+    assert counted.notes == ()
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputed_activations_are_counted_apart(reentrant: bool) -> None:
     model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh()).to("meta"), meta(5, 8, grad=True)
