@@ -19,6 +19,7 @@ if __name__ == "__main__":  # read when NumPy is first imported
     os.environ["MKL_NUM_THREADS"] = "1"
 
 from benchmarks.command import run
+from benchmarks.cost import cost
 from benchmarks.counting import counting
 from benchmarks.designs import designs
 from benchmarks.replay import replay
@@ -26,6 +27,7 @@ from benchmarks.report import Part
 
 PARTS: dict[str, Part] = {
     "counting": counting,
+    "cost": cost,
     "design": designs,
     "replay": replay,
 }

@@ -31,10 +31,14 @@ from flops_fit.execute import (
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Law
-from flops_fit.model import ModelSpec, Size
+from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.plan import (
+    DESIGNS,
     EXAMPLE_SAMPLES,
+    Design,
+    PriorLike,
+    Sizes,
     SweepPlan,
     check_budgets,
     check_fittable,
@@ -72,9 +76,6 @@ if TYPE_CHECKING:
 
 __all__ = ["find_optimal", "plan_sweep", "run_sweep"]
 
-Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
-
-
 @names_near_matches
 def find_optimal(
     model_cls: Callable[..., Any] | None = None,
@@ -110,7 +111,10 @@ def find_optimal(
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
     compile: bool | Literal["auto"] = "auto",
-    design: Literal["grid", "adaptive"] = "grid",
+    design: Design | Literal["adaptive"] = "grid",
+    prior: PriorLike = None,
+    width: float | None = None,
+    sizes_per_budget: int | Sequence[int] | None = None,
     target_compute: float | None = None,
     half_width: float = 0.1,
     max_flops: float | None = None,
@@ -203,10 +207,21 @@ def find_optimal(
         Whether ``torch.compile`` is used in training; ``"auto"`` on GPUs, for runs of eight minutes
         or more. Where it fails the run goes on without and notes it.
     design
-        How the sweep is laid out: ``"grid"``, the same number of sizes at each budget, or
+        How the sweep is laid out where ``sizes`` are not given: ``"grid"``, the same number of sizes
+        at each budget; ``"tapered"``, most runs at the cheapest budgets (12, 9, 6, 4, 2) and far arms;
+        ``"rectangular"``, the same sizes at all budgets, as ``branch=True`` wants them. Or
         ``"adaptive"``: a pilot, and then batches of runs where they tell most about N* at
         ``target_compute``. ``compute_budgets`` are then those of the pilot, by default three that
         take 1.5 % of ``max_flops``.
+    prior
+        What N* is taken to be before anything is known: the name of a published law, a law, the fit
+        of earlier runs, or a number of units a parameter; by default 20.
+    width
+        Sizes reach this factor below and above N* of the prior; by default 6 for a grid, 10 tapered,
+        and 3 beyond N* of the cheapest and of the dearest budget for a rectangle.
+    sizes_per_budget
+        How many sizes, by default 7 and tapered 12 at the cheapest budget; or one number for each
+        budget, the cheapest first.
     target_compute, half_width, max_flops
         Of an adaptive design: FLOPs of the run that the answer is for; half the width of the 90 %
         interval of its N* that is sure enough, relative; what the sweep may spend.
@@ -270,6 +285,9 @@ def find_optimal(
         workers=workers,
         compile=compile,
         design=design,
+        prior=prior,
+        width=width,
+        sizes_per_budget=sizes_per_budget,
         max_flops=max_flops,
         branch=branch,
         mock_law=mock_law,
@@ -324,7 +342,10 @@ def plan_sweep(
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
     compile: bool | Literal["auto"] = "auto",
-    design: Literal["grid", "adaptive"] = "grid",
+    design: Design | Literal["adaptive"] = "grid",
+    prior: PriorLike = None,
+    width: float | None = None,
+    sizes_per_budget: int | Sequence[int] | None = None,
     max_flops: float | None = None,
     branch: bool = False,
     mock_law: Law | None = None,
@@ -340,7 +361,7 @@ def plan_sweep(
     if model_cls is None:
         raise InputError("model_cls: expected a class or factory of models; got none.")
     check_choice("mode", mode, ("local", "mock"))
-    check_choice("design", design, ("grid", "adaptive"))
+    check_choice("design", design, (*DESIGNS, "adaptive"))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
     followers, peak = check_trackers(trackers), check_peak(peak_flops)
@@ -350,6 +371,11 @@ def plan_sweep(
     spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
     if design == "adaptive":
         check_adaptive(sizes, repeats, branch)
+        layout = {"prior": prior, "width": width, "sizes_per_budget": sizes_per_budget}
+        if told := [name for name, value in layout.items() if value is not None]:
+            raise InputError(
+                f"{told[0]}: an adaptive design chooses its own sizes from its pilot on. Leave it out."
+            )
         compute_budgets = pilot_budgets_for(compute_budgets, max_flops)
     budgets = check_budgets(compute_budgets)
     if design == "adaptive" and sizes is None:
@@ -383,6 +409,10 @@ def plan_sweep(
         repeats=repeats,
         seed=seed,
         branch=branch,
+        design="grid" if design == "adaptive" else design,
+        prior=prior,
+        width=width,
+        sizes_per_budget=sizes_per_budget,
     )
     if mode == "mock":
         task = MockTask(

@@ -36,7 +36,7 @@ def test_every_run_costs_its_budget_within_a_percent(budgets: list[float]) -> No
 def test_sizes_spread_around_twenty_units_a_parameter() -> None:
     plan = plan_sweep(**ARGUMENTS, compute_budgets=[1e9])
     sizes = [e.params.total for e in plan.experiments]
-    centre = (1e9 / 120) ** 0.5
+    centre = (1e9 / (4.4 * 20)) ** 0.5  # F = 4.4·N, see tests/conftest.py
     assert len(sizes) == 7
     assert sizes[0] == pytest.approx(centre / 6, rel=0.1)
     assert sizes[-1] == pytest.approx(centre * 6, rel=0.1)

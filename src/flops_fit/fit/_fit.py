@@ -29,7 +29,7 @@ from flops_fit.fit._solve import Solution
 from flops_fit.fit._status import FitStatus
 from flops_fit.fit._window import WindowReport
 from flops_fit.flops import FlopsFunction
-from flops_fit.laws import FlopsLike, Law, Muennighoff
+from flops_fit.laws import FlopsLike, Law, Muennighoff, Optimum, as_flops
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table import RunTable
 
@@ -236,6 +236,23 @@ class Fit:
         line = self.isoflop.n_line if self.isoflop.usable else None
         found = predict(self._evidence, budget, level, others, line)
         return replace(found, diagnostics=(*scarcity_notes(self._solution), *found.diagnostics))
+
+    def optimal(self, C: float, flops_per_unit: FlopsLike | None = None) -> Optimum:
+        """The optimum that :meth:`predict` gives, without intervals.
+
+        Parameters
+        ----------
+        C
+            Training FLOPs.
+        flops_per_unit
+            F(N) of another model than that of the runs; see :meth:`flops_fit.laws.Law.optimal`.
+        """
+        flops = self.flops if flops_per_unit is None else as_flops(flops_per_unit)
+        lines = self._headline.lines
+        if lines is None:
+            return self.law.optimal(C, flops)
+        N, line = lines.n_line(C), lines.loss_line()
+        return Optimum(N, C / flops(N), line(C) if line else float("nan"), C)
 
     def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
         """Any positive quantity of the law, with an interval made as those of :meth:`predict`.

@@ -11,7 +11,7 @@ from flops_fit.errors import ModelError
 from flops_fit.fingerprint import has_source, reference
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective, by_name
-from flops_fit.plan._grid import Sizes
+from flops_fit.plan._layout import Sizes
 from flops_fit.records import Diagnostic, Experiment
 
 __all__ = ["code_findings", "data_findings", "model_findings", "settle_labels"]

@@ -1,68 +1,24 @@
-"""Which sizes to train at each budget, and the exact run for each of them."""
+"""The exact run for a budget and a size."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputTypeError, PlanError
+from flops_fit.errors import PlanError
 from flops_fit.fingerprint import digest, reference
+from flops_fit.flops import FlopsFunction
 from flops_fit.model import ModelSpec, Size
 from flops_fit.plan._count import FlopsCounter
 from flops_fit.recipes import Recipe, check_warmup
 from flops_fit.records import Experiment, canonical_json
 
-SIZES_PER_BUDGET = 7
-WIDTH = 6.0  # the grid reaches this factor below and above the prior optimum
-TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022: where a grid is centred before anything is known
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
-
-Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
-
-
-def prior_optimum(budget: float) -> float:
-    """N* of a budget before anything is known, √(C/(6·20)): twenty tokens a parameter."""
-    return math.sqrt(budget / (6 * TOKENS_PER_PARAM))
-
-
-def sizes_for(spec: ModelSpec, budget: float, sizes: Sizes | None) -> list[Size]:
-    """The sizes to train at this budget: those asked for, else a grid around the prior optimum."""
-    if sizes is not None:
-        return _asked_for(spec, budget, sizes)
-    if spec.size_param is None:
-        spec.arguments(0)  # raises, with what to give
-    centre = prior_optimum(budget)
-    found: dict[Size, None] = {}
-    for params in np.geomspace(centre / WIDTH, centre * WIDTH, SIZES_PER_BUDGET):
-        near = spec.nearest(float(params))
-        if near is not None:
-            found[near[0]] = None
-    return list(found)
-
-
-def _asked_for(spec: ModelSpec, budget: float, sizes: Sizes) -> list[Size]:
-    if isinstance(sizes, Mapping):
-        if budget not in sizes:
-            raise PlanError(
-                f"sizes: no sizes for the budget {budget:g}; there are {sorted(sizes)}."
-            )
-        sizes = sizes[budget]
-    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
-        raise InputTypeError(
-            "sizes: expected a list of sizes, a list of dicts of arguments, or a dict from budget "
-            f"to such a list; got {type(sizes).__name__}."
-        )
-    asked = list(sizes)
-    if not asked:
-        raise PlanError("sizes: expected at least one size; got none.")
-    for size in asked:
-        spec.require(size)
-    return asked
 
 
 @dataclass(frozen=True)
@@ -124,6 +80,13 @@ class RunMaker:
             epochs=None if self.samples is None else batch * steps / self.samples,
         )
 
+    def flops(self) -> FlopsFunction:
+        """F(N) at any size, counted where it is asked for; for models with a size parameter."""
+        if self.spec.size_param is None:
+            self.spec.arguments(0)  # raises, with what to give
+        smallest = self.spec.nearest(1.0)
+        return self.counter.function([] if smallest is None else [smallest[0]])
+
     def _fingerprint(self, size: Size) -> str:
         key = repr(size)
         if key not in self._fingerprints:
@@ -148,6 +111,36 @@ class RunMaker:
         exact = next((b for b in choices if miss(b) <= ROUNDING / 4), None)
         best = exact if exact is not None else min(choices, key=miss)
         return best, round(samples / best)
+
+
+def make_experiments(
+    maker: RunMaker, sizes: Mapping[float, Sequence[Size]], repeats: int
+) -> tuple[list[Experiment], list[str]]:
+    """Every run of the sizes at each budget, and those that whole steps cannot meet, with why.
+
+    Raises
+    ------
+    PlanError
+        A budget has no run.
+    """
+    experiments: list[Experiment] = []
+    dropped: list[str] = []
+    for budget, here in sizes.items():
+        before = len(experiments)
+        for size in here:
+            for repeat in range(repeats):
+                made = maker.make(budget, size, repeat)
+                if isinstance(made, Experiment):
+                    experiments.append(made)
+                elif repeat == 0:
+                    dropped.append(made)
+        if len(experiments) == before:
+            raise PlanError(
+                f"compute_budgets: no run fits a budget of {budget:g} FLOPs: "
+                f"{dropped[-1] if dropped else 'no size is near its optimum'}. "
+                "Give a larger budget, smaller sizes or a smaller batch_size."
+            )
+    return experiments, dropped
 
 
 def _derived_seed(seed: int, budget: float | None, size: Any, repeat: int) -> int:

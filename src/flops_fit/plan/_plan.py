@@ -1,130 +1,30 @@
-"""The plan as a value, and the function that makes it."""
+"""Makes a plan: from budgets and a design to exact runs, with what to know before paying."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit.data import DataSpec
 from flops_fit.errors import BudgetError, InputError, InputTypeError, PlanError
-from flops_fit.flops import FlopsFunction
-from flops_fit.model import ModelSpec
+from flops_fit.model import ModelSpec, Size
 from flops_fit.objective import Objective
 from flops_fit.plan._branch import branch_findings, with_trunks
 from flops_fit.plan._count import FlopsCounter, FlopsMethod
 from flops_fit.plan._findings import model_findings
-from flops_fit.plan._grid import RunMaker, Sizes, sizes_for
-from flops_fit.plan._probe import Speed
+from flops_fit.plan._grid import RunMaker, make_experiments
+from flops_fit.plan._layout import Layout, Sizes, asked_for, grid_sizes, make_layout
+from flops_fit.plan._prior import PriorLike, resolve_prior
+from flops_fit.plan._sweep_plan import SweepPlan
 from flops_fit.recipes import HParams, Recipe, resolve_recipe
-from flops_fit.records import Diagnostic, Experiment, Run
-from flops_fit.text import count, render
-from flops_fit.text import seconds as clock
-from flops_fit.trunks import own_flops
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from flops_fit.records import Diagnostic, Experiment
+from flops_fit.text import count
 
 FEWEST_STEPS = 500
 MOST_EPOCHS = 4.0
 FEWEST_PARAMETERS = 5  # of the additive law, the simplest that answers
 EXAMPLE_SAMPLES = 4
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """The runs of a sweep, before anything is spent; prints as a table.
-
-    Attributes
-    ----------
-    experiments
-        One entry a run, cheapest budget first.
-    unit
-        What D counts: ``"tokens"`` or ``"samples"``.
-    flops
-        Training FLOPs per unit at any size, F(N).
-    diagnostics
-        What a reader should know before paying for it.
-    speed
-        Measured on this machine where there was data to measure with; gives the estimated times.
-    task
-        What carries out one experiment, where the plan was made with all that needs.
-    maker
-        What makes the exact experiment of any other budget and size under the same conditions.
-    """
-
-    experiments: tuple[Experiment, ...]
-    unit: str
-    flops: FlopsFunction
-    diagnostics: tuple[Diagnostic, ...] = ()
-    speed: Speed | None = field(default=None, compare=False)
-    task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
-    maker: RunMaker | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def budgets(self) -> tuple[float, ...]:
-        """The distinct budgets, ascending."""
-        return tuple(sorted({e.budget for e in self.experiments}))
-
-    @property
-    def total_flops(self) -> float:
-        """Training FLOPs of all runs together, what runs of one trunk share counted once."""
-        return math.fsum(own_flops(self.experiments).values())
-
-    def seconds(self) -> float | None:
-        """Estimated training time of all runs one after another; ``None`` where not measured.
-
-        A part of a trunk that several runs share is walked once.
-        """
-        if self.speed is None:
-            return None
-        own = own_flops(self.experiments)
-        return math.fsum(self.speed.seconds(e, own[e.id]) for e in self.experiments)
-
-    def __len__(self) -> int:
-        return len(self.experiments)
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dict a run."""
-        return [e.to_dict() for e in self.experiments]
-
-    def __rich__(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs", title_justify="left")
-        for name in ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for name in ("epochs", "lr", "est. time"):
-            table.add_column(name, justify="right", no_wrap=True)
-        previous, own = None, own_flops(self.experiments)
-        for e in self.experiments:
-            if previous not in (None, e.budget):
-                table.add_section()
-            previous = e.budget
-            table.add_row(
-                f"{e.flops:.4g}",
-                _size_text(e.size),
-                count(e.params.total),
-                count(e.tokens),
-                f"{e.tokens / e.params.total:.3g}",
-                f"{e.flops_per_unit / e.flops_per_unit_6nd:.2f}",
-                f"{e.steps:,}",
-                f"{e.batch_size:,}",
-                "–" if e.epochs is None else f"{e.epochs:.2g}",
-                f"{e.hparams['lr']:.2g}",
-                "–" if self.speed is None else clock(self.speed.seconds(e, own[e.id])),
-            )
-        return table
-
-    def __str__(self) -> str:
-        lines = [render(self)]
-        total = self.seconds()
-        if total is not None and self.speed is not None:
-            lines.append(
-                f"About {clock(total)} of training, one run after another on {self.speed.device}."
-            )
-        return "\n".join([*lines, *(str(d) for d in self.diagnostics)])
 
 
 def check_budgets(budgets: Any) -> tuple[float, ...]:
@@ -192,10 +92,14 @@ def make_plan(
     repeats: int = 1,
     seed: int = 0,
     branch: bool = False,
+    design: str = "grid",
+    prior: PriorLike = None,
+    width: float | None = None,
+    sizes_per_budget: int | Sequence[int] | None = None,
     conditions: str = "",
     findings: Sequence[Diagnostic] = (),
 ) -> SweepPlan:
-    """An IsoFLOP grid: at each budget C several sizes N, each for D = C/F(N) units.
+    """At each budget C several sizes N, each for D = C/F(N) units.
 
     Parameters
     ----------
@@ -206,6 +110,8 @@ def make_plan(
         What the user gave, asked only for what it declares (``unit``, ``units_per_sample``).
     branch
         Runs of one size share one run until they cool down.
+    design, prior, width, sizes_per_budget
+        Which sizes, where none are given.
     conditions
         A fingerprint of all else that decides how a run comes out.
     findings
@@ -229,24 +135,51 @@ def make_plan(
     maker = RunMaker(
         spec, counter, recipe, per_sample, batch_size, samples, seed, conditions, branch
     )
-    experiments, dropped = _experiments(maker, budgets, sizes, repeats)
+    layout, chosen, lost = _choose(maker, budgets, sizes, design, prior, width, sizes_per_budget)
+    experiments, dropped = make_experiments(maker, chosen, repeats)
     if branch:
         experiments = with_trunks(experiments)
     used = list({repr(e.size): e.size for e in experiments}.values())
     notes = [*counter.notes, *spec.notes, *(data.notes if data is not None else ())]
+    told = () if layout is None else (Diagnostic("design", "note", str(layout)),)
     return SweepPlan(
         experiments=tuple(experiments),
         unit=counter.unit,
         flops=counter.function(used),
         diagnostics=(
+            *told,
             *_diagnose(experiments),
             *branch_findings(experiments),
             *model_findings(spec, experiments),
             *findings,
-            *_told(spec, notes, dropped),
+            *_told(spec, notes, [*lost, *dropped]),
         ),
         maker=maker,
+        layout=layout,
     )
+
+
+def _choose(
+    maker: RunMaker,
+    budgets: tuple[float, ...],
+    sizes: Sizes | None,
+    design: str,
+    prior: PriorLike,
+    width: float | None,
+    sizes_per_budget: int | Sequence[int] | None,
+) -> tuple[Layout | None, dict[float, list[Size]], list[str]]:
+    """The sizes at each budget, by whom they were chosen, and those that could not be had."""
+    if sizes is None:
+        layout = make_layout(design, resolve_prior(prior), width, sizes_per_budget, budgets)
+        return layout, *grid_sizes(layout, maker.spec, budgets, maker.flops())
+    idle = {"prior": prior, "width": width, "sizes_per_budget": sizes_per_budget}
+    idle["design"] = None if design == "grid" else design
+    if told := [name for name, value in idle.items() if value is not None]:
+        raise InputError(
+            f"{told[0]}: it would have no effect, as sizes= names the sizes themselves. Leave one of "
+            "them out."
+        )
+    return None, asked_for(maker.spec, budgets, sizes), []
 
 
 def _counter(
@@ -269,30 +202,6 @@ def _counter(
         spec, objective, flops, declared if isinstance(declared, str) else "units"
     )
     return counter, float(per_sample) if isinstance(per_sample, int | float) else 1.0
-
-
-def _experiments(
-    maker: RunMaker, budgets: tuple[float, ...], sizes: Sizes | None, repeats: int
-) -> tuple[list[Experiment], list[str]]:
-    experiments: list[Experiment] = []
-    dropped: list[str] = []
-    for budget in budgets:
-        here = 0
-        for size in sizes_for(maker.spec, budget, sizes):
-            for repeat in range(repeats):
-                made = maker.make(budget, size, repeat)
-                if isinstance(made, Experiment):
-                    experiments.append(made)
-                    here += 1
-                elif repeat == 0:
-                    dropped.append(made)
-        if not here:
-            raise PlanError(
-                f"compute_budgets: no run fits a budget of {budget:g} FLOPs: "
-                f"{dropped[-1] if dropped else 'no size is near its optimum'}. "
-                "Give a larger budget, smaller sizes or a smaller batch_size."
-            )
-    return experiments, dropped
 
 
 def _diagnose(experiments: Sequence[Experiment]) -> list[Diagnostic]:
@@ -362,7 +271,7 @@ def _told(spec: ModelSpec, notes: Sequence[str], dropped: Sequence[str]) -> list
             Diagnostic(
                 "left_out",
                 "note",
-                f"{len(dropped)} sizes were left out: {'; '.join(dropped[:3])}.",
+                f"{len(dropped)} sizes were left out: {'; '.join(dropped)}.",
             )
         )
     if spec.refusals:
@@ -376,10 +285,6 @@ def _told(spec: ModelSpec, notes: Sequence[str], dropped: Sequence[str]) -> list
             )
         )
     return out
-
-
-def _size_text(size: Any) -> str:
-    return "×".join(str(v) for v in size.values()) if isinstance(size, Mapping) else str(size)
 
 
 def _check_whole(name: str, value: Any, allow: str | None = None) -> None:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,67 +14,17 @@ from flops_fit.data import DataSpec
 from flops_fit.errors import LossError, ModelError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
+from flops_fit.plan._speed import Reading, Speed, StepTimes
 from flops_fit.records import Experiment
 
 _STEP_FLOPS = 2e10  # a probed step costs no more than this: a second or so on two cores
 _DEVICE_FLOPS = 2e12  # on a GPU, which shows its speed in whole batches alone
 _READINGS = 6  # batches read to see how long reading takes, the first to warm up
 _READING_SECONDS = 1.0  # fewer, where this has passed
+_PART = 4  # a step is timed on its batch and on a quarter of it
+_FEWEST, _MOST = 3, 25  # steps timed each
+_STEP_SECONDS = 0.25  # no more of them once this has passed
 _ALLOCATED = 5e7  # the largest model that is built only to be probed
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How long reading a sample takes.
-
-    Attributes
-    ----------
-    seconds, waiting
-        Per sample, of the clock, and of that without work for the processor, as for a disk.
-    size
-        Bytes of a sample.
-    on_host
-        Whether samples are in the host's memory.
-    """
-
-    seconds: float
-    waiting: float
-    size: float = 0.0
-    on_host: bool = True
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measured training speed, FLOP/s against N, on one device.
-
-    ``held_out_units`` are evaluated at the end of every run, at a forward pass each: a third of
-    the training FLOPs. ``reading`` is how fast samples are read, where it was measured.
-    """
-
-    params: tuple[float, ...]
-    flops_per_second: tuple[float, ...]
-    device: str
-    held_out_units: float = 0.0
-    reading: Reading | None = None
-
-    def seconds(self, experiment: Experiment, flops: float | None = None) -> float:
-        """Estimated time of one run, alone on the device: training and its final evaluation.
-
-        ``flops`` are those that it computes itself, where a part is shared.
-        """
-        own = experiment.flops if flops is None else flops
-        evaluation = experiment.flops_per_unit / 3 * self.held_out_units
-        return (own + evaluation) / self._speed(experiment)
-
-    def step_seconds(self, experiment: Experiment) -> float:
-        """Estimated time of one step, its batch being at hand."""
-        return experiment.flops / experiment.steps / self._speed(experiment)
-
-    def _speed(self, experiment: Experiment) -> float:
-        speed = np.interp(
-            math.log(experiment.params.total), np.log(self.params), np.log(self.flops_per_second)
-        )
-        return math.exp(float(speed))
 
 
 def probe(
@@ -106,18 +55,28 @@ def probe(
     by_size = sorted({repr(e.size): e for e in experiments}.values(), key=lambda e: e.params.total)
     chosen = [by_size[i] for i in sorted({0, len(by_size) // 2, len(by_size) - 1})]
     chosen = [chosen[0], *(e for e in chosen[1:] if e.params.total <= _ALLOCATED)]
-    speeds: dict[float, float] = {}
+    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    probed: dict[float, _Steps] = {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         for experiment in chosen:
             most = min(experiment.batch_size, microbatch or experiment.batch_size)
-            timed = _time_steps(spec, data, objective, experiment, device, most, autocast)
-            seconds, flops = timed
-            speeds[float(experiment.params.total)] = flops / seconds
-    sizes = tuple(sorted(speeds))
+            steps = _Steps(spec, data, objective, experiment, device, most, autocast)
+            steps.measure(threads)
+            probed[float(experiment.params.total)] = steps
+    sizes = tuple(sorted(probed))
     held_out = held_out_samples * experiments[0].units_per_sample
     reading = time_reading(data, chosen[0].batch_size)
-    return Speed(sizes, tuple(speeds[n] for n in sizes), device, held_out, reading)
+    return Speed(
+        sizes,
+        tuple(probed[n].flops_per_second for n in sizes),
+        device,
+        held_out,
+        reading,
+        tuple(probed[n].times[threads] for n in sizes),
+        tuple(probed[n].times[1] for n in sizes) if threads > 1 else (),
+        threads,
+    )
 
 
 def time_reading(data: DataSpec, batch_size: int) -> Reading:
@@ -144,55 +103,102 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
     return Reading(seconds / batch_size, waiting / batch_size, size / batch_size, on_host)
 
 
-def _time_steps(
-    spec: ModelSpec,
-    data: DataSpec,
-    objective: Objective,
-    experiment: Experiment,
-    device: str,
-    most: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> tuple[float, float]:
-    """Seconds and FLOPs of one step, the fastest of three after a first that is checked."""
-    import torch
+class _Steps:
+    """Steps of one size, timed as they are planned and on a quarter of the batch."""
 
-    per_sample = experiment.flops_per_unit * experiment.units_per_sample
-    kind = torch.device(device).type
-    cost = _STEP_FLOPS if kind == "cpu" else _DEVICE_FLOPS
-    size = max(1, min(most, int(cost / per_sample) or 1))
-    batch = to_device(data.first_batch(max(size, 2)), device)
-    try:
-        model: Any = spec.build(experiment.size).to(device)
-    except Exception as error:
-        raise ModelError(
-            f"model_cls: {spec.reference}({spec.arguments(experiment.size)}) raised "
-            f"{type(error).__name__}: {error}."
-        ) from error
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    fastest = math.inf
-    for attempt in range(4):
-        start = time.perf_counter()
+    def __init__(
+        self,
+        spec: ModelSpec,
+        data: DataSpec,
+        objective: Objective,
+        experiment: Experiment,
+        device: str,
+        most: int,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        import torch
+
+        self.objective, self.device, self.autocast = objective, device, autocast
+        self.told = f"{spec.reference} at {spec.arguments(experiment.size)}"
+        self.per_sample = experiment.flops_per_sample
+        self.clip = float(experiment.hparams["clip"])
+        self.kind = torch.device(device).type
+        cost = _STEP_FLOPS if self.kind == "cpu" else _DEVICE_FLOPS
+        size = max(1, min(most, int(cost / self.per_sample) or 1))
+        self.batch = data.first_batch(max(size, 2))
+        started = time.perf_counter()
         try:
-            with autocast():
-                total, count = objective(model, batch)
+            self.model: Any = spec.build(experiment.size).to(device)
+        except Exception as error:
+            raise ModelError(
+                f"model_cls: {spec.reference}({spec.arguments(experiment.size)}) raised "
+                f"{type(error).__name__}: {error}."
+            ) from error
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
+        self.built = time.perf_counter() - started
+        self.params = float(experiment.params.total)
+        self.flops_per_second = 0.0
+        self.times: dict[int, StepTimes] = {}
+
+    def measure(self, threads: int) -> None:
+        """Time steps with all threads, and with one where a CPU has more."""
+        import torch
+
+        started = time.perf_counter()
+        self._step(self.batch, first=True)
+        begun = self.built + time.perf_counter() - started
+        n = batch_length(self.batch)
+        part = map_tensors(self.batch, lambda t: t[: max(1, n // _PART)] if t.dim() else t)
+        for many in sorted({threads, 1}, reverse=True):
+            if many != threads:
+                torch.set_num_threads(many)
+            try:
+                whole = self._typical(self.batch)
+                fewer = self._typical(part) if batch_length(part) < n else whole
+            finally:
+                if many != threads:
+                    torch.set_num_threads(threads)
+            if many == threads:
+                self.flops_per_second = self.per_sample * n / whole
+            self.times[many] = self._apart(n, whole, batch_length(part), fewer, begun)
+
+    def _apart(self, n: int, whole: float, m: int, fewer: float, begun: float) -> StepTimes:
+        """What a step takes however small, and what each sample adds."""
+        each = (whole - fewer) / (n - m) if n > m else 0.0
+        each = min(max(each, 0.25 * whole / n), whole / n)  # noise may turn it round
+        return StepTimes(self.params, whole - n * each, self.per_sample / each, begun)
+
+    def _typical(self, batch: Any) -> float:
+        """The median of a few steps: a run has no luck."""
+        taken: list[float] = []
+        while len(taken) < _FEWEST or (sum(taken) < _STEP_SECONDS and len(taken) < _MOST):
+            started = time.perf_counter()
+            self._step(batch)
+            taken.append(time.perf_counter() - started)
+        return float(np.median(taken))
+
+    def _step(self, batch: Any, first: bool = False) -> None:
+        import torch
+
+        batch = to_device(batch, self.device)
+        try:
+            with self.autocast():
+                total, count = self.objective(self.model, batch)
         except (LossError, ModelError):
             raise
         except Exception as error:
             raise ModelError(
-                f"model_cls: a forward pass of {spec.reference} at {spec.arguments(experiment.size)} "
-                f"with its loss raised {type(error).__name__}: {error}. It was called with the "
-                "data set's first batch."
+                f"model_cls: a forward pass of {self.told} with its loss raised "
+                f"{type(error).__name__}: {error}. It was called with the data set's first batch."
             ) from error
-        if attempt == 0:
-            _check(model, batch, objective, total)
+        if first:
+            _check(self.model, batch, self.objective, total)
         (total / count).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if kind in ("cuda", "xpu", "mps"):
-            getattr(torch, kind).synchronize()
-        if attempt:
-            fastest = min(fastest, time.perf_counter() - start)
-    return fastest, per_sample * batch_length(batch)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.kind in ("cuda", "xpu", "mps"):
+            getattr(torch, self.kind).synchronize()
 
 
 def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:

@@ -1,0 +1,231 @@
+"""The plan as a value: what will be run, what it costs, how it is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.flops import FlopsFunction
+from flops_fit.plan._compare import DesignCosts, compare_designs
+from flops_fit.plan._cost import CostEstimate, Place, estimate
+from flops_fit.plan._diff import PlanDiff, diff
+from flops_fit.plan._grid import RunMaker
+from flops_fit.plan._layout import Layout
+from flops_fit.plan._saved import plan_from_json, plan_to_json, write_csv
+from flops_fit.plan._speed import Speed
+from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.text import count, render
+from flops_fit.text import seconds as clock
+from flops_fit.trunks import own_flops
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["SweepPlan"]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The runs of a sweep, before anything is spent; prints as a table.
+
+    Attributes
+    ----------
+    experiments
+        One entry a run, cheapest budget first.
+    unit
+        What D counts: ``"tokens"`` or ``"samples"``.
+    flops
+        Training FLOPs per unit at any size, F(N).
+    diagnostics
+        What a reader should know before paying for it.
+    layout
+        The design with its prior and width; ``None`` where the sizes were given.
+    speed
+        Measured on this machine where there was data to measure with; gives the estimated times.
+    task
+        What carries out one experiment, where the plan was made with all that needs.
+    maker
+        What makes the exact experiment of any other budget and size under the same conditions.
+    """
+
+    experiments: tuple[Experiment, ...]
+    unit: str
+    flops: FlopsFunction
+    diagnostics: tuple[Diagnostic, ...] = ()
+    speed: Speed | None = field(default=None, compare=False)
+    task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
+    maker: RunMaker | None = field(default=None, compare=False, repr=False)
+    layout: Layout | None = None
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The distinct budgets, ascending."""
+        return tuple(sorted({e.budget for e in self.experiments}))
+
+    @property
+    def total_flops(self) -> float:
+        """Training FLOPs of all runs together, what runs of one trunk share counted once."""
+        return math.fsum(own_flops(self.experiments).values())
+
+    def seconds(self) -> float | None:
+        """Estimated time of all runs one after another; ``None`` where not measured.
+
+        A part of a trunk that several runs share is walked once. :meth:`estimate` knows of runs
+        side by side, of other devices and of money.
+        """
+        if self.speed is None:
+            return None
+        own = own_flops(self.experiments)
+        return math.fsum(self.speed.seconds(e, own[e.id]) for e in self.experiments)
+
+    def estimate(
+        self,
+        device: str | None = None,
+        dollars_per_hour: float | None = None,
+        parallel: int = 1,
+        mfu: float | None = None,
+    ) -> CostEstimate:
+        """FLOPs, time and money of each run and of all.
+
+        Parameters
+        ----------
+        device
+            ``None`` for the device that the speed was measured on. Another one by name, ``"H100"``:
+            then times are C/(``mfu`` · peak), with the peak of its data sheet.
+        dollars_per_hour
+            Of all that the sweep occupies together: every device and machine that ``parallel`` runs
+            at a time need. Without it there is no money in the estimate.
+        parallel
+            Runs at the same time: what the executor's ``capacity`` says.
+        mfu
+            Share of the peak that training reaches; by default 0.3 is assumed. For another device
+            only.
+
+        Raises
+        ------
+        InputError
+            A number cannot be used, or a device is not known.
+        """
+        return estimate(
+            self.experiments, self.speed, Place(device, dollars_per_hour, parallel, mfu)
+        )
+
+    def compare_designs(
+        self,
+        device: str | None = None,
+        dollars_per_hour: float | None = None,
+        parallel: int = 1,
+        mfu: float | None = None,
+    ) -> DesignCosts:
+        """What the same budgets cost with each design; the arguments are those of :meth:`estimate`.
+
+        Each design is planned in full, around the same prior at its own default width, with the
+        model's sizes traced that it needs.
+
+        Raises
+        ------
+        InputError
+            The plan was read from a file, or its model has no size parameter.
+        """
+        place = Place(device, dollars_per_hour, parallel, mfu)
+        prior = None if self.layout is None else self.layout.prior
+        own = "sizes given" if self.layout is None else self.layout.design
+        return compare_designs(self.experiments, self.maker, self.speed, prior, place, own)
+
+    def diff(self, done: Iterable[Run] | str | Path) -> PlanDiff:
+        """What is run already, what is missing, and what is there and not asked for.
+
+        Parameters
+        ----------
+        done
+            Runs, or the ``output_dir`` of a sweep, which is only read.
+
+        Raises
+        ------
+        OutputError
+            The directory cannot be read. One that is not there holds no runs.
+        """
+        return diff(self.experiments, self.speed, done)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The plan as JSON text, written to ``path`` as well where one is given.
+
+        What carries it out (:attr:`task`, :attr:`maker`) is not part of it; F(N) is, with every size
+        that was counted.
+        """
+        text = plan_to_json(self)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> SweepPlan:
+        """A plan from the text of :meth:`to_json`, or from the file that it wrote.
+
+        Raises
+        ------
+        TableError
+            It is no plan, or was edited: the id of a run no longer fits what decides it.
+        """
+        return cls(**plan_from_json(source))
+
+    def to_csv(self, path: str | Path) -> Path:
+        """One row a run, with its cost and its hyper-parameters.
+
+        Returns
+        -------
+        Path
+            Where it was written.
+        """
+        return write_csv(self.experiments, self.speed, Path(path))
+
+    def __len__(self) -> int:
+        return len(self.experiments)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict a run."""
+        return [e.to_dict() for e in self.experiments]
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs", title_justify="left")
+        for name in ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name in ("epochs", "lr", "est. time"):
+            table.add_column(name, justify="right", no_wrap=True)
+        previous, own = None, own_flops(self.experiments)
+        for e in self.experiments:
+            if previous not in (None, e.budget):
+                table.add_section()
+            previous = e.budget
+            table.add_row(
+                f"{e.flops:.4g}",
+                _size_text(e.size),
+                count(e.params.total),
+                count(e.tokens),
+                f"{e.tokens / e.params.total:.3g}",
+                f"{e.flops_per_unit / e.flops_per_unit_6nd:.2f}",
+                f"{e.steps:,}",
+                f"{e.batch_size:,}",
+                "–" if e.epochs is None else f"{e.epochs:.2g}",
+                f"{e.hparams['lr']:.2g}",
+                "–" if self.speed is None else clock(self.speed.seconds(e, own[e.id])),
+            )
+        return table
+
+    def __str__(self) -> str:
+        lines = [render(self)]
+        total = self.seconds()
+        if total is not None and self.speed is not None:
+            lines.append(
+                f"About {clock(total)} of training, one run after another on {self.speed.device}."
+            )
+        return "\n".join([*lines, *(str(d) for d in self.diagnostics)])
+
+
+def _size_text(size: Any) -> str:
+    return "×".join(str(v) for v in size.values()) if isinstance(size, Mapping) else str(size)
