@@ -45,7 +45,12 @@ def _compared(name: str, executor: Executor, sizes: dict[float, list[int]]) -> t
     wall = time.perf_counter() - started
     drift = _planned(sizes).seconds() / plan.seconds()
     rows = [
-        (cost.label, f"{cost.seconds:.2f}", f"{run.seconds:.2f}", f"{cost.seconds / run.seconds:.2f}")
+        (
+            cost.label,
+            f"{cost.seconds:.2f}",
+            f"{run.seconds:.2f}",
+            f"{cost.seconds / run.seconds:.2f}",
+        )
         for cost, run in zip(expected.runs, runs, strict=True)
     ]
     ratio = expected.wall_seconds / wall

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_optimal", "plan_sweep", "run_sweep"]
 
+
 @names_near_matches
 def find_optimal(
     model_cls: Callable[..., Any] | None = None,

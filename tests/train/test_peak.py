@@ -8,9 +8,9 @@ import pytest
 
 import flops_fit
 from flops_fit.errors import InputError
+from flops_fit.peaks import _PEAKS
 from flops_fit.train import Precision, peak_of
 from flops_fit.train._pace import Pace
-from flops_fit.peaks import _PEAKS
 from flops_fit.train._peak import device_peak
 from tests.conftest import make_experiment
 from tests.train.test_resume import every_reading, trainer

@@ -162,9 +162,7 @@ class CostEstimate:
         return f"{render(self)}\n{self.basis}"
 
 
-def estimate(
-    experiments: Sequence[Experiment], speed: Speed | None, place: Place
-) -> CostEstimate:
+def estimate(experiments: Sequence[Experiment], speed: Speed | None, place: Place) -> CostEstimate:
     """The cost of some experiments; see :meth:`SweepPlan.estimate`."""
     own = own_flops(experiments)
     seconds, basis = run_seconds(experiments, own, speed, place)
@@ -278,5 +276,3 @@ def money(dollars: float) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-

@@ -58,9 +58,7 @@ class PlanDiff:
         mfu: float | None = None,
     ) -> CostEstimate:
         """What the missing part costs; as :meth:`SweepPlan.estimate`."""
-        return estimate(
-            self.missing, self._speed, Place(device, dollars_per_hour, parallel, mfu)
-        )
+        return estimate(self.missing, self._speed, Place(device, dollars_per_hour, parallel, mfu))
 
     def __rich__(self) -> Table:
         from rich.table import Table

@@ -125,9 +125,7 @@ def _counts(design: str, asked: Any, budgets: int) -> tuple[int, ...]:
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputTypeError(
-            f"sizes_per_budget: expected whole numbers, 1 or more; got {value!r}."
-        )
+        raise InputTypeError(f"sizes_per_budget: expected whole numbers, 1 or more; got {value!r}.")
     if value < 1:
         raise InputError(f"sizes_per_budget: expected whole numbers, 1 or more; got {value!r}.")
     return int(value)

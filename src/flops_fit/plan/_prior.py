@@ -102,11 +102,15 @@ def resolve_prior(prior: Any) -> Prior:
         return _ratio(TOKENS_PER_PARAM)
     if isinstance(prior, str):
         if prior not in LAW_NAMES:
-            raise InputError(f"prior: expected a published law out of {list(LAW_NAMES)}; got {prior!r}.")
+            raise InputError(
+                f"prior: expected a published law out of {list(LAW_NAMES)}; got {prior!r}."
+            )
         return _of_law(published_law(prior), f"the law {prior!r}")
     if isinstance(prior, int | float | np.number) and not isinstance(prior, bool):
         if not (math.isfinite(prior) and prior > 0):
-            raise InputError(f"prior: expected a positive number of units a parameter; got {prior!r}.")
+            raise InputError(
+                f"prior: expected a positive number of units a parameter; got {prior!r}."
+            )
         return _ratio(float(prior))
     if isinstance(prior, OptimumOnly | Law):
         return _of_law(prior, f"a law {prior.formula}" if prior.formula else f"a {prior.name} law")

@@ -152,7 +152,9 @@ def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path
             writer.writerows(rows)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(f"plan: {path} cannot be written ({reason}). Choose another path.") from error
+        raise OutputError(
+            f"plan: {path} cannot be written ({reason}). Choose another path."
+        ) from error
     return path
 
 
