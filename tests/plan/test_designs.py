@@ -63,7 +63,9 @@ def test_a_tapered_design_has_12_9_6_4_2_sizes_within_a_factor_of_ten() -> None:
 def test_a_taper_is_stretched_to_other_numbers_of_budgets(
     budgets: int, expected: tuple[int, ...]
 ) -> None:
-    layout = make_layout("tapered", resolve_prior(None), None, None, [10.0**i for i in range(budgets)])
+    layout = make_layout(
+        "tapered", resolve_prior(None), None, None, [10.0**i for i in range(budgets)]
+    )
     assert layout.sizes_per_budget == expected
 
 
@@ -133,7 +135,10 @@ def test_the_default_prior_spends_the_budget_at_twenty_units_a_parameter() -> No
 
     def convolutional(channels: int) -> nn.Module:
         return nn.Sequential(
-            nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, channels, 3), nn.Flatten(), nn.Linear(4 * channels, 4)
+            nn.Unflatten(1, (1, 4, 4)),
+            nn.Conv2d(1, channels, 3),
+            nn.Flatten(),
+            nn.Linear(4 * channels, 4),
         )
 
     plan = plan_sweep(
