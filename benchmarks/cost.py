@@ -1,8 +1,9 @@
 """Is the time that a plan foretells the time that the sweep takes?
 
 A cut-down demo sweep is planned, carried out one run after another and in a pool, and compared run by
-run and in all. What is compared is the clock, so another program on the same cores is in the numbers:
-steps are timed anew after the sweep, and how far that is from before is shown beside it.
+run and in all. Each run has one thread: on cores that others use too, two threads wait for each other
+for up to a hundred times a step. What is compared is the clock, so another program on the same cores is
+in the numbers: steps are timed anew after the sweep, and how far that is from before is shown beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 from benchmarks.report import Goal, Result, Table
 from flops_fit import examples, plan_sweep, run_sweep
@@ -25,6 +28,7 @@ QUICK = {1e9: [8, 24], 2e9: [16, 32]}
 def cost(quick: bool) -> Result:
     """Predicted and real times of each run and of the sweep."""
     sizes = QUICK if quick else SIZES
+    torch.set_num_threads(1)
     tables, goals = [], []
     for name, executor in (
         ("one after another", InProcessExecutor()),

@@ -24,8 +24,8 @@ __all__ = ["CostEstimate", "Place", "RunCost", "estimate", "makespan"]
 
 # No measurement of the user's model: large transformers reach 0.3 to 0.5, small models far less.
 ASSUMED_MFU = 0.3
-_PROCESS_SECONDS = 0.3  # to fork a worker and to end it, measured on two cores
-_POOL_SECONDS = 4.0  # before the first of them: a server process imports torch
+_PROCESS_SECONDS = 0.2  # to fork a worker and to end it, measured on two cores
+_POOL_SECONDS = 2.5  # before the first of them: a server process imports torch
 
 
 @dataclass(frozen=True)

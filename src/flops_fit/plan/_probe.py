@@ -153,8 +153,7 @@ class _Steps:
             if many != threads:
                 torch.set_num_threads(many)
             try:
-                whole = self._typical(self.batch)
-                fewer = self._typical(part) if batch_length(part) < n else whole
+                whole, fewer = self._typical(part)
             finally:
                 if many != threads:
                     torch.set_num_threads(threads)
@@ -168,14 +167,16 @@ class _Steps:
         each = min(max(each, 0.25 * whole / n), whole / n)  # noise may turn it round
         return StepTimes(self.params, whole - n * each, self.per_sample / each, begun)
 
-    def _typical(self, batch: Any) -> float:
-        """The median of a few steps: a run has no luck."""
-        taken: list[float] = []
-        while len(taken) < _FEWEST or (sum(taken) < _STEP_SECONDS and len(taken) < _MOST):
-            started = time.perf_counter()
-            self._step(batch)
-            taken.append(time.perf_counter() - started)
-        return float(np.median(taken))
+    def _typical(self, part: Any) -> tuple[float, float]:
+        """Seconds of a step on the batch and on a part of it, in turns; the medians, as runs have no luck."""
+        taken: list[list[float]] = [[], []]
+        batches = [self.batch, part]
+        while len(taken[0]) < _FEWEST or (sum(taken[0]) < _STEP_SECONDS and len(taken[0]) < _MOST):
+            for batch, times in zip(batches, taken, strict=True):
+                started = time.perf_counter()
+                self._step(batch)
+                times.append(time.perf_counter() - started)
+        return float(np.median(taken[0])), float(np.median(taken[1]))
 
     def _step(self, batch: Any, first: bool = False) -> None:
         import torch
