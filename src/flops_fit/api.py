@@ -31,7 +31,7 @@ from flops_fit.execute import (
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Law
-from flops_fit.model import ModelSpec
+from flops_fit.model import ModelSpec, Size
 from flops_fit.objective import Objective
 from flops_fit.plan import (
     DESIGNS,
