@@ -1,9 +1,10 @@
 """Is the time that a plan foretells the time that the sweep takes?
 
 A cut-down demo sweep is planned, carried out one run after another and in a pool, and compared run by
-run and in all. Each run has one thread: on cores that others use too, two threads wait for each other
-for up to a hundred times a step. What is compared is the clock, so another program on the same cores is
-in the numbers: steps are timed anew after the sweep, and how far that is from before is shown beside it.
+run and in all. Each run has one thread: on busy cores two threads were seen to take up to a hundred times
+as long for a step, which says nothing of the plan. What is compared is the clock, so another program on
+the same cores is in the numbers: steps are timed anew after the sweep, and how far that is from before is
+shown beside it.
 """
 
 from __future__ import annotations
