@@ -148,7 +148,8 @@ class _Steps:
         self._step(self.batch, first=True)
         begun = self.built + time.perf_counter() - started
         n = batch_length(self.batch)
-        part = map_tensors(self.batch, lambda t: t[: max(1, n // _PART)] if t.dim() else t)
+        few = max(2, n // _PART)  # BatchNorm refuses a single sample
+        part = map_tensors(self.batch, lambda t: t[:few] if t.dim() else t)
         for many in sorted({threads, 1}, reverse=True):
             if many != threads:
                 torch.set_num_threads(many)
@@ -194,7 +195,7 @@ class _Steps:
             ) from error
         if first:
             _check(self.model, batch, self.objective, total)
-        (total / count).backward()
+        (total / max(count, 1)).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
