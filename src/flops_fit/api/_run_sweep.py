@@ -1,0 +1,108 @@
+"""Carry out a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flops_fit.errors import InputError
+from flops_fit.execute import Executor, InProcessExecutor, Task, follow, lead, resolve_executor
+from flops_fit.plan import SweepPlan
+from flops_fit.ranks import Ranks, join_ranks
+from flops_fit.records import Run
+from flops_fit.store import Store
+from flops_fit.sweep import SweepView, run_experiments
+from flops_fit.train import Trainer
+from flops_fit.view import LiveView, SilentView
+
+__all__ = ["Places", "ranks_of", "run_plan", "run_sweep"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs happen, are kept and are shown."""
+
+    executor: str | Executor = "inprocess"
+    output_dir: str | Path = "outputs"
+    resume: bool = True
+    progress: bool = True
+
+    @property
+    def view(self) -> SweepView:
+        """Who watches."""
+        return LiveView() if self.progress else SilentView()
+
+
+def run_sweep(
+    plan: SweepPlan,
+    task: Task | None = None,
+    *,
+    executor: str | Executor = "inprocess",
+    output_dir: str | Path = "outputs",
+    resume: bool = True,
+    progress: bool = True,
+) -> list[Run]:
+    """Carry out a plan, or what is missing of it.
+
+    Parameters
+    ----------
+    plan
+        From :func:`plan_sweep`.
+    task
+        ``(experiment, report) -> Run``: your own training code in place of the plan's trainer. It
+        must be picklable for executors that use other processes.
+    executor, output_dir, resume, progress
+        As :func:`find_optimal` takes them.
+
+    Returns
+    -------
+    list of Run
+        In the order of the plan; finished ones are read from ``output_dir``.
+
+    Raises
+    ------
+    InputError
+        The plan cannot be trained, or not by this executor.
+    OutputError
+        ``output_dir`` cannot be written or belongs to something else.
+    SweepError
+        The first two runs failed for the same reason.
+    """
+    task = plan.task if task is None else task
+    return run_plan(plan, task, Places(executor, output_dir, resume, progress))
+
+
+def run_plan(plan: SweepPlan, task: Task | None, places: Places) -> list[Run]:
+    """What :func:`run_sweep` does, for callers that have checked and gathered its arguments."""
+    if task is None:
+        raise InputError(
+            "run_sweep: the plan was made without a data set, so it cannot be trained. Give dataset= "
+            "and loss_fn= to plan_sweep, or a task."
+        )
+    chosen = resolve_executor(places.executor)
+    ranks = ranks_of(task)
+    if ranks.size > 1 and not isinstance(chosen, InProcessExecutor):
+        raise InputError(
+            f"executor: {ranks.size} processes were launched to train each run together, which takes "
+            f'executor="inprocess"; got {places.executor!r}. Or start one process, whose executor '
+            "starts others."
+        )
+    if not ranks.leads:
+        return follow(ranks, task)
+
+    def sweep(task: Task) -> list[Run]:
+        store = Store.open(places.output_dir, resume=places.resume)
+        store.write_plan(plan.experiments)
+        runs = run_experiments(plan.experiments, task, chosen, store, places.view)
+        store.write_table(runs)
+        return runs
+
+    if isinstance(task, Trainer):
+        folder = Store(Path(places.output_dir))
+        task = task.in_folder(folder.runs, folder.trunks)
+    return sweep(task) if ranks.size == 1 else lead(ranks, task, sweep)
+
+
+def ranks_of(task: Task | None) -> Ranks:
+    """The processes that carry out a task together."""
+    return join_ranks(str(getattr(task, "device", "cpu")))
