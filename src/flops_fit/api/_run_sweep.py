@@ -22,10 +22,10 @@ __all__ = ["Places", "ranks_of", "run_plan", "run_sweep"]
 class Places:
     """Where runs happen, are kept and are shown."""
 
-    executor: str | Executor = "inprocess"
-    output_dir: str | Path = "outputs"
-    resume: bool = True
-    progress: bool = True
+    executor: str | Executor
+    output_dir: str | Path
+    resume: bool
+    progress: bool
 
     @property
     def view(self) -> SweepView:
