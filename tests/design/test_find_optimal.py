@@ -64,6 +64,20 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_answer(tmp_path, monkeypatc
     assert not before & set(calls[15:])
 
 
+def test_runs_that_a_later_batch_asks_for_are_not_called_others(tmp_path, capsys):
+    """A resumed sweep finds them before it asks; only at its end is it known which it never wanted."""
+    asked = {"max_flops": 1e17, "half_width": 0.5, "progress": True}
+    whole = adaptive(tmp_path, **asked)
+    assert len(whole.steps) > 2
+    adaptive(tmp_path, **asked)
+    assert "not fitted" not in capsys.readouterr().err
+    (tmp_path / "runs" / "0123456789abcdef").mkdir()
+    adaptive(tmp_path, **asked)
+    told = capsys.readouterr().err
+    assert told.count("not fitted") == 1
+    assert "1 earlier runs of this folder were not wanted" in told
+
+
 def test_training_goes_through_the_same_steps(tmp_path):
     """Real runs of a tiny model; how sure they make the answer may be anything."""
     found = adaptive(

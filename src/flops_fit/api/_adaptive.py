@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from flops_fit.model import ModelSpec, Size
 from flops_fit.plan import Sizes, SweepPlan, check_budgets
 from flops_fit.records import Experiment, Run
 from flops_fit.result import Result
+from flops_fit.store import Store
 
 __all__ = ["asked_for", "find_adaptively", "plan_pilot"]
 
@@ -45,6 +46,14 @@ def plan_pilot(
         )
     budgets = check_budgets(pilot_budgets_for(compute_budgets, max_flops))
     return budgets, pilot_sizes(spec, budgets) if sizes is None else sizes
+
+
+class _Growing(Store):
+    """The folder of a sweep that asks for its runs batch after batch."""
+
+    def others(self, experiments: Iterable[Experiment]) -> int:
+        """None: runs that are recorded already may be those of a later batch."""
+        return 0
 
 
 def asked_for(
@@ -78,13 +87,17 @@ def find_adaptively(
     def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
         nonlocal resume
         batch = replace(plan, experiments=tuple(experiments))
-        runs = run_plan(batch, plan.task, replace(places, resume=resume))
+        runs = run_plan(batch, plan.task, replace(places, resume=resume), _Growing)
         resume = True  # later batches belong to this sweep
         return runs
 
     oracle = Experimenter(plan.maker, plan.flops, carry_out, sizes)
     leads = ranks_of(plan.task).leads
     found = run_adaptive(oracle, asked, print if places.progress and leads else lambda line: None)
+    if leads and (others := Store(Path(places.output_dir)).others(oracle.experiments)):
+        places.view.note(
+            f"{others} earlier runs of this folder were not wanted: kept, and not fitted."
+        )
     plan = replace(plan, experiments=tuple(oracle.experiments))
     # The runs lie where the design wanted them: a window would take their arms away.
     fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=None)

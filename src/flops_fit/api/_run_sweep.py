@@ -72,8 +72,10 @@ def run_sweep(
     return run_plan(plan, task, Places(executor, output_dir, resume, progress))
 
 
-def run_plan(plan: SweepPlan, task: Task | None, places: Places) -> list[Run]:
-    """What :func:`run_sweep` does, for callers that have checked and gathered its arguments."""
+def run_plan(
+    plan: SweepPlan, task: Task | None, places: Places, folder: type[Store] = Store
+) -> list[Run]:
+    """What :func:`run_sweep` does, with its arguments gathered and the kind of its folder."""
     if task is None:
         raise InputError(
             "run_sweep: the plan was made without a data set, so it cannot be trained. Give dataset= "
@@ -91,15 +93,15 @@ def run_plan(plan: SweepPlan, task: Task | None, places: Places) -> list[Run]:
         return follow(ranks, task)
 
     def sweep(task: Task) -> list[Run]:
-        store = Store.open(places.output_dir, resume=places.resume)
+        store = folder.open(places.output_dir, resume=places.resume)
         store.write_plan(plan.experiments)
         runs = run_experiments(plan.experiments, task, chosen, store, places.view)
         store.write_table(runs)
         return runs
 
     if isinstance(task, Trainer):
-        folder = Store(Path(places.output_dir))
-        task = task.in_folder(folder.runs, folder.trunks)
+        store = Store(Path(places.output_dir))
+        task = task.in_folder(store.runs, store.trunks)
     return sweep(task) if ranks.size == 1 else lead(ranks, task, sweep)
 
 
