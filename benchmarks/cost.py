@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import Goal, Result, Table
-from flops_fit import examples, plan_sweep, run_sweep
+from flops_fit import plan_sweep, run_sweep
+from flops_fit.cli._demo import demo_sweep
 from flops_fit.execute import Executor, InProcessExecutor, PoolExecutor
 from flops_fit.plan import SweepPlan
 
 WITHIN = 0.25
-SEQ_LEN = 64
 SIZES = {2e9: [8, 16, 32], 4e9: [12, 24, 48], 8e9: [16, 32, 56]}
 QUICK = {1e9: [8, 24], 2e9: [16, 32]}
 
@@ -67,14 +67,4 @@ def _compared(name: str, executor: Executor, sizes: dict[float, list[int]]) -> t
 
 
 def _planned(sizes: dict[float, list[int]]) -> SweepPlan:
-    return plan_sweep(
-        model_cls=examples.GPT,
-        model_size_param="d_model",
-        model_kwargs={"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN},
-        dataset=examples.SOTUDataset("train", seq_len=SEQ_LEN),
-        eval_dataset=examples.SOTUDataset("validation", seq_len=SEQ_LEN),
-        loss_fn=examples.gpt_loss_fn,
-        compute_budgets=list(sizes),
-        sizes=sizes,
-        device="cpu",
-    )
+    return plan_sweep(**demo_sweep(sizes), device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from flops_fit.fit import HeldOut, backtest
 from flops_fit.result import Result
 from flops_fit.text import count, seconds
 
-__all__ = ["SIZES", "held_out_check", "run_demo"]
+__all__ = ["SIZES", "demo_sweep", "held_out_check", "run_demo"]
 
 SEQ_LEN = 64
 SIZES: dict[float, list[int]] = {
@@ -36,14 +37,7 @@ def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None)
         f"{len(SIZES)} budgets, {sum(map(len, SIZES.values()))} runs, {workers} at a time.\n"
     )
     result = find_optimal(
-        model_cls=examples.GPT,
-        model_size_param="d_model",
-        model_kwargs={"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN},
-        dataset=examples.SOTUDataset("train", seq_len=SEQ_LEN),
-        eval_dataset=examples.SOTUDataset("validation", seq_len=SEQ_LEN),
-        loss_fn=examples.gpt_loss_fn,
-        compute_budgets=list(SIZES),
-        sizes=SIZES,
+        **demo_sweep(SIZES),
         executor=PoolExecutor(workers=workers, threads=1),
         output_dir=output_dir,
     )
@@ -56,6 +50,20 @@ def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None)
         f"Runs:    {output_dir / 'runs.csv'}\nTook {seconds(time.monotonic() - started)}."
     )
     return result
+
+
+def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
+    """The demo's model, data and loss, and these sizes at each budget, as planning takes them."""
+    return {
+        "model_cls": examples.GPT,
+        "model_size_param": "d_model",
+        "model_kwargs": {"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN},
+        "dataset": examples.SOTUDataset("train", seq_len=SEQ_LEN),
+        "eval_dataset": examples.SOTUDataset("validation", seq_len=SEQ_LEN),
+        "loss_fn": examples.gpt_loss_fn,
+        "compute_budgets": list(sizes),
+        "sizes": sizes,
+    }
 
 
 def held_out_check(check: HeldOut, cheaper: int) -> str:
