@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import InputTypeError, OutputError
-from flops_fit.plan._cost import CostEstimate, Place, estimate
+from flops_fit.plan._cost import CostEstimate
+from flops_fit.plan._priced import Priced
 from flops_fit.plan._speed import Speed
 from flops_fit.records import Experiment, Run
 from flops_fit.text import render
@@ -23,7 +24,7 @@ _FINAL = frozenset({"completed", "diverged"})  # what the store asks for no more
 
 
 @dataclass(frozen=True)
-class PlanDiff:
+class PlanDiff(Priced):
     """A plan beside what is there; prints as a table.
 
     Attributes
@@ -50,15 +51,9 @@ class PlanDiff:
         """What the missing part costs, one run after another where the speed was measured."""
         return self.estimate()
 
-    def estimate(
-        self,
-        device: str | None = None,
-        dollars_per_hour: float | None = None,
-        parallel: int = 1,
-        mfu: float | None = None,
-    ) -> CostEstimate:
-        """What the missing part costs; as :meth:`SweepPlan.estimate`."""
-        return estimate(self.missing, self._speed, Place(device, dollars_per_hour, parallel, mfu))
+    def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
+        """The missing part alone."""
+        return self.missing, self._speed
 
     def __rich__(self) -> Table:
         from rich.table import Table

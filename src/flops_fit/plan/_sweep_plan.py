@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.flops import FlopsFunction
 from flops_fit.plan._compare import DesignCosts, compare_designs
-from flops_fit.plan._cost import CostEstimate, Place, estimate
+from flops_fit.plan._cost import Place
 from flops_fit.plan._diff import PlanDiff, diff
 from flops_fit.plan._grid import RunMaker
 from flops_fit.plan._layout import Layout
+from flops_fit.plan._priced import Priced
 from flops_fit.plan._saved import plan_from_json, plan_to_json, write_csv
 from flops_fit.plan._speed import Speed
 from flops_fit.records import Diagnostic, Experiment, Run
@@ -28,7 +29,7 @@ __all__ = ["SweepPlan"]
 
 
 @dataclass(frozen=True)
-class SweepPlan:
+class SweepPlan(Priced):
     """The runs of a sweep, before anything is spent; prints as a table.
 
     Attributes
@@ -81,37 +82,8 @@ class SweepPlan:
         own = own_flops(self.experiments)
         return math.fsum(self.speed.seconds(e, own[e.id]) for e in self.experiments)
 
-    def estimate(
-        self,
-        device: str | None = None,
-        dollars_per_hour: float | None = None,
-        parallel: int = 1,
-        mfu: float | None = None,
-    ) -> CostEstimate:
-        """FLOPs, time and money of each run and of all.
-
-        Parameters
-        ----------
-        device
-            ``None`` for the device that the speed was measured on. Another one by name, ``"H100"``:
-            then times are C/(``mfu`` · peak), with the peak of its data sheet.
-        dollars_per_hour
-            Of all that the sweep occupies together: every device and machine that ``parallel`` runs
-            at a time need. Without it there is no money in the estimate.
-        parallel
-            Runs at the same time: what the executor's ``capacity`` says.
-        mfu
-            Share of the peak that training reaches; by default 0.3 is assumed. For another device
-            only.
-
-        Raises
-        ------
-        InputError
-            A number cannot be used, or a device is not known.
-        """
-        return estimate(
-            self.experiments, self.speed, Place(device, dollars_per_hour, parallel, mfu)
-        )
+    def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
+        return self.experiments, self.speed
 
     def compare_designs(
         self,
