@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.flops import FlopsFunction, LinearFlops
 from flops_fit.laws._inverse import size_of_rest
 from flops_fit.laws._kappa import log_above, log_term, split_optimum
-from flops_fit.laws._law import Law
+from flops_fit.laws._law import ClosedForm
 
 __all__ = ["Hoffmann"]
 
@@ -19,7 +18,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Hoffmann(Law):
+class Hoffmann(ClosedForm):
     """L(N, D) = E + A/N^α + B/D^β (Hoffmann et al. 2022, arXiv:2203.15556, eq. 2).
 
     E is the irreducible loss, A/N^α the price of finite size, B/D^β that of finite data. For
@@ -57,8 +56,3 @@ class Hoffmann(Law):
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         return split_optimum(self.A, self.B, self.alpha, self.beta, C / k)
-
-    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
-        if isinstance(flops, LinearFlops):
-            return self._start_size(C, np.full_like(C, flops.k))
-        return super()._optimal_size(C, flops)

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.flops import FlopsFunction, LinearFlops
 from flops_fit.laws._inverse import size_of_rest
-from flops_fit.laws._law import Law
+from flops_fit.laws._law import ClosedForm
 
 __all__ = ["Kaplan"]
 
@@ -22,7 +21,7 @@ _STARTS = 4
 
 
 @dataclass(frozen=True)
-class Kaplan(Law):
+class Kaplan(ClosedForm):
     """L(N, D) = ((N_c/N)^{α_N/α_D} + D_c/D)^{α_D} (Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5).
 
     The κ-law with E = 0, A = N_c^{α_N/α_D}, α = α_N/α_D, B = D_c, β = 1 and κ = α_D. A monotone
@@ -87,11 +86,6 @@ class Kaplan(Law):
         r = self.alpha_N / self.alpha_D
         log_n = np.log(r) + r * np.log(self.N_c) - np.log(self.D_c) + np.log(C / k)
         return np.asarray(np.exp(np.clip(log_n / (1 + r), -300.0, 300.0)))
-
-    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
-        if isinstance(flops, LinearFlops):
-            return self._start_size(C, np.full_like(C, flops.k))
-        return super()._optimal_size(C, flops)
 
 
 def _given_exponents(

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.flops import FlopsFunction, LinearFlops
 from flops_fit.laws._inverse import size_of_rest
-from flops_fit.laws._law import Law
+from flops_fit.laws._law import ClosedForm
 
 __all__ = ["Kappa", "log_above", "log_term", "split_optimum"]
 
@@ -18,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Kappa(Law):
+class Kappa(ClosedForm):
     """L(N, D) = E + (A/N^α + B/D^β)^κ.
 
     κ = 1 is the additive law of Hoffmann et al.; κ < 1 makes a lack of parameters and a lack of
@@ -54,11 +53,6 @@ class Kappa(Law):
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         return split_optimum(self.A, self.B, self.alpha, self.beta, C / k)
-
-    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
-        if isinstance(flops, LinearFlops):
-            return self._start_size(C, np.full_like(C, flops.k))
-        return super()._optimal_size(C, flops)
 
 
 def split_optimum(A: float, B: float, alpha: float, beta: float, product: Floats) -> Floats:

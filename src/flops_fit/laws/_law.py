@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import FitError, InputError
-from flops_fit.flops import FlopsFunction
+from flops_fit.flops import FlopsFunction, LinearFlops
 from flops_fit.laws._cost import FlopsLike, as_flops
 from flops_fit.laws._inference import InferenceOptimum, optimal_for_inference
 from flops_fit.laws._inverse import compute_for, least_size, positive, reachable, shaped
@@ -19,7 +19,7 @@ from flops_fit.laws._minimum import lowest
 from flops_fit.laws._optimum import Optimum, spend
 from flops_fit.laws._trade_off import TradeOff, trade_off
 
-__all__ = ["Law"]
+__all__ = ["ClosedForm", "Law"]
 
 Floats = NDArray[np.float64]
 
@@ -247,3 +247,12 @@ class Law(ABC):
             return np.where(usable, np.asarray(self.loss(N, D)), 1e200)
 
         return np.asarray(np.exp(lowest(loss_at, np.log(np.clip(start, 1.0, 1e40)))))
+
+
+class ClosedForm(Law):
+    """A law whose ``_start_size`` is N* itself where F(N) = k·N."""
+
+    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
+        if isinstance(flops, LinearFlops):
+            return self._start_size(C, np.full_like(C, flops.k))
+        return super()._optimal_size(C, flops)
