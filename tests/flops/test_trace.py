@@ -159,18 +159,32 @@ def test_a_kernel_that_hides_from_torch_leaves_its_weight_unseen() -> None:
     assert "50% of the weights were in no operation that is known (weight)" in counted.notes[0]
 
 
+class Product(torch.autograd.Function):
+    """A matrix product with a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return grads[0] @ weight.t(), x.t() @ grads[0]
+
+
+class Wasteful(Product):
+    """Eight more products in its backward pass."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        for _ in range(8):
+            x @ weight
+        return Product.backward(ctx, *grads)
+
+
 def test_a_function_with_a_backward_pass_of_its_own_is_counted() -> None:
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-            ctx.save_for_backward(x, weight)
-            return x @ weight
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-            x, weight = ctx.saved_tensors
-            return grads[0] @ weight.t(), x.t() @ grads[0]
-
     model, each = Own(Product.apply), 2 * 5 * 8 * 8
     counted = trace_flops(lambda: model(meta(5, 8, grad=True)).sum(), model)
     assert (counted.forward, counted.backward) == (2 * each, 4 * each)
@@ -178,19 +192,6 @@ def test_a_function_with_a_backward_pass_of_its_own_is_counted() -> None:
 
 
 def test_a_backward_pass_of_many_forward_passes_is_told() -> None:
-    class Wasteful(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-            ctx.save_for_backward(x, weight)
-            return x @ weight
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-            x, weight = ctx.saved_tensors
-            for _ in range(8):
-                x @ weight
-            return grads[0] @ weight.t(), x.t() @ grads[0]
-
     model = Own(Wasteful.apply)
     counted = trace_flops(lambda: model(meta(5, 8, grad=True)).sum(), model)
     assert "backward pass of matrix products costs 6 times" in counted.notes[0]

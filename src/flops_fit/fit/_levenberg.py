@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit._newton import huber
+from flops_fit.fit._newton import ROUNDING, huber
 
 __all__ = ["Descent", "descend", "jacobian"]
 
@@ -24,7 +24,6 @@ Model = Callable[[Floats], Floats]
 _LONGEST = 3.0  # the farthest a log parameter moves in one step
 _TINY = 1e-11
 _QUIET = 8
-_ROUNDING = 1e-27  # half the squared residual of a loss without noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ def descend(
     J = jacobian(model, theta)[used]
     quiet = 0
     for _ in range(iterations):
-        if objective <= _ROUNDING * len(r):
+        if objective <= ROUNDING * len(r):
             return Descent(theta, objective, True)
         step, promise = _step(J, r, w, delta, damping)
         trial = theta + step

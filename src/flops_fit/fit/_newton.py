@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from flops_fit.fit._surface import LOWER, UPPER, Points, derivatives
 
-__all__ = ["Polished", "huber", "polish"]
+__all__ = ["ROUNDING", "Polished", "huber", "polish"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _CHUNK, _CHUNK_VALUES = 64, 400_000  # of a batch at once; of its points: memory stays bounded
-_ROUNDING = 1e-27  # half the squared residual of a loss without noise
+ROUNDING = 1e-27  # half the squared residual of a loss without noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class _Task:
                 better, np.where(ratio > 0.5, 0.1, np.where(ratio > 0.1, 1.0, 3.0)), 8.0
             )
             tiny = np.abs(promise) <= 1e-15 * objective[running] + 1e-300
-            tiny |= objective[running] <= _ROUNDING * self.weights.shape[1]
+            tiny |= objective[running] <= ROUNDING * self.weights.shape[1]
             # Rejected with next to nothing promised: the sum's own rounding is reached.
             floor = ~better & (promise >= 0) & (promise <= 1e-12 * objective[running])
             done = floor | tiny & (damping[running] <= 1e-2) | (damping[running] > 1e14)

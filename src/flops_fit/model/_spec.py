@@ -142,16 +142,7 @@ class ModelSpec:
         return counted
 
     def nearest(self, params: float) -> tuple[int, ParamCount] | None:
-        """The accepted integer size whose total N is nearest to ``params`` in ratio.
-
-        ``None`` where even the largest size that the constructor accepts is below a third of what
-        is wanted.
-
-        Raises
-        ------
-        ModelError
-            The constructor accepts no size, or N does not grow with it.
-        """
+        """The accepted integer size of about ``params`` parameters: :meth:`SizeSearch.nearest`."""
         if self._search is None:
             self._search = SizeSearch(
                 self._count_in_search, self.reference, self.size_param or "size", self.refusals
