@@ -14,12 +14,16 @@ import numpy as np
 from benchmarks.report import Goal, IntervalGoal, Part
 
 
-def run(parts: Mapping[str, Part], what: str, output: Path, **versions: str) -> int:
-    """Run the parts, print and write what they found; 1 where a goal is missed."""
-    parser = argparse.ArgumentParser(description=what)
+def run(parts: Mapping[str, Part], doc: str, name: str, **versions: str) -> int:
+    """Run the parts, print and write what they found; 1 where a goal is missed.
+
+    ``doc`` is that of the benchmark's module, whose first line says what it asks; ``name`` is that
+    of its file of results.
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--only", choices=tuple(parts), help="one part alone")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--output", type=Path, default=Path(f"outputs/bench/{name}.json"))
     args = parser.parse_args()
     record: dict[str, object] = {"machine": machine() | versions, "quick": args.quick}
     goals: list[Goal | IntervalGoal] = []

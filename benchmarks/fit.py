@@ -10,14 +10,12 @@ where there are any. `make bench-fit` also installs the packages it is compared 
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
+
+from benchmarks.threads import one_thread
 
 if __name__ == "__main__":  # read when NumPy is first imported
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    os.environ["MKL_NUM_THREADS"] = "1"
+    one_thread()
 
 from benchmarks.accuracy import accuracy
 from benchmarks.backtests import backtests
@@ -34,10 +32,5 @@ PARTS: dict[str, Part] = {
 }
 
 
-def main() -> int:
-    """Run the parts, print and write what they found; 1 where a goal is missed."""
-    return run(PARTS, __doc__.split("\n")[0], Path("outputs/bench/fit.json"))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(PARTS, __doc__, "fit"))

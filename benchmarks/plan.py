@@ -9,14 +9,12 @@ Ends with the goals that were missed and by how much, and exits with 1 where the
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
+
+from benchmarks.threads import one_thread
 
 if __name__ == "__main__":  # read when NumPy is first imported
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    os.environ["MKL_NUM_THREADS"] = "1"
+    one_thread()
 
 from benchmarks.command import run
 from benchmarks.cost import cost
@@ -33,10 +31,5 @@ PARTS: dict[str, Part] = {
 }
 
 
-def main() -> int:
-    """Run the parts, print and write what they found; 1 where a goal is missed."""
-    return run(PARTS, __doc__.split("\n")[0], Path("outputs/bench/plan.json"))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(PARTS, __doc__, "plan"))

@@ -12,7 +12,6 @@ packages it is compared with.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 
@@ -35,11 +34,5 @@ PARTS: dict[str, Part] = {
 }
 
 
-def main() -> int:
-    """Run the parts, print and write what they found; 1 where a goal is missed."""
-    what = __doc__.split("\n")[0]
-    return run(PARTS, what, Path("outputs/bench/train.json"), torch=torch.__version__)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(PARTS, __doc__, "train", torch=torch.__version__))

@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 import pytest
-from benchmarks import accuracy, fit, losses
+from benchmarks import accuracy, losses
 from benchmarks.by_hand import Task
+from benchmarks.command import run
 from benchmarks.engine import Text, train_by_engine
 from benchmarks.pairs import median_of
 from benchmarks.report import Goal, IntervalGoal, at_most, goal_table, near
@@ -29,10 +30,10 @@ def test_published_numbers_are_met(section):
 def test_a_missed_goal_says_by_how_much_and_fails_the_command(tmp_path, monkeypatch, capsys):
     """The exit status is 1, the last line names the goal, and the JSON holds it."""
     goals = [near("a", 0.53, 0.5, tol=0.01), at_most("b", 1.0, 2.0)]
-    monkeypatch.setattr(fit, "PARTS", {"part": lambda quick: ([goal_table("title", goals)], goals)})
+    parts = {"part": lambda quick: ([goal_table("title", goals)], goals)}
     out = tmp_path / "deep" / "fit.json"
     monkeypatch.setattr("sys.argv", ["fit", "--output", str(out)])
-    assert fit.main() == 1
+    assert run(parts, __doc__, "fit") == 1
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("MISS  a: 0.53")
     assert "+0.02" in goals[0].missed_by
     rows = json.loads(out.read_text())["part"]["goals"]
@@ -41,9 +42,9 @@ def test_a_missed_goal_says_by_how_much_and_fails_the_command(tmp_path, monkeypa
 
 def test_all_goals_met_is_success(tmp_path, monkeypatch):
     """The exit status is 0."""
-    monkeypatch.setattr(fit, "PARTS", {"part": lambda quick: ([], [at_most("b", 1.0, 2.0)])})
+    parts = {"part": lambda quick: ([], [at_most("b", 1.0, 2.0)])}
     monkeypatch.setattr("sys.argv", ["fit", "--output", str(tmp_path / "fit.json")])
-    assert fit.main() == 0
+    assert run(parts, __doc__, "fit") == 0
 
 
 def test_nan_is_a_miss():
@@ -104,7 +105,7 @@ def test_an_interval_meets_misses_or_leaves_open_its_goal(low, high, outcome):
 def test_a_goal_left_open_is_told_and_is_no_failure(tmp_path, monkeypatch, capsys):
     """The exit status is 0, and the last line names it."""
     goal = IntervalGoal("ratio", 1.02, 1.0, 1.05, 1.03)
-    monkeypatch.setattr(fit, "PARTS", {"part": lambda quick: ([], [goal])})
+    parts = {"part": lambda quick: ([], [goal])}
     monkeypatch.setattr("sys.argv", ["fit", "--output", str(tmp_path / "fit.json")])
-    assert fit.main() == 0
+    assert run(parts, __doc__, "fit") == 0
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("OPEN  ratio: 1.02")
