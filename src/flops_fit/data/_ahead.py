@@ -69,8 +69,9 @@ def made_ahead(
         # DataLoader does.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+        source: Any = _Batches(make)  # torch asks for items alone; its types, for a Dataset
         loader: DataLoader[Any] = DataLoader(
-            _Batches(make),  # type: ignore[arg-type]
+            source,
             sampler=items,
             batch_size=None,
             collate_fn=_as_it_is,

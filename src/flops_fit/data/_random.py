@@ -111,7 +111,7 @@ class Watch:
 
     def _numpy_memory(self) -> bytes | None:
         """The words of NumPy's Mersenne twister; ``None`` where somebody set another generator."""
-        generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
+        generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # not in NumPy's stubs
         if type(generator) is not np.random.MT19937:
             return None
         if self._twister is None or self._twister[0] is not generator:
