@@ -137,7 +137,7 @@ def find_optimal(
         Samples that go through the model at once; halved by itself where memory runs out. What is
         computed stays the same.
     precision
-        ``"auto"`` (bfloat16 on GPUs that have it), ``"fp32"``, ``"bf16"``, or
+        ``"auto"`` (bfloat16 on CUDA GPUs that have it), ``"fp32"``, ``"bf16"``, or
         ``train.Precision("fp32", tf32=True)``.
     checkpoint_seconds, checkpoint_steps
         When a run keeps a checkpoint: after so much time (more where saving takes long: it gets a
