@@ -36,7 +36,7 @@ bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
 	$(BIN)/python -m benchmarks.fit
 
-bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 7 minutes)
+bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)
 	$(BIN)/python -m benchmarks.plan
 
 bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 13 minutes)

@@ -1,6 +1,6 @@
 """Do plans cost what they say, and does the adaptive design answer with fewer FLOPs?
 
-    python -m benchmarks.plan                  # everything, about 6 minutes
+    python -m benchmarks.plan                  # everything, about 25 minutes on two cores
     python -m benchmarks.plan --only counting
     python -m benchmarks.plan --quick          # fewer repetitions
 

@@ -38,6 +38,19 @@ class Bent(Law):
         return 1.7 + n_term + 0.8 * (D / 2e9) ** -0.35
 
 
+@dataclass(frozen=True)
+class Drifting(Law):
+    """The additive law, but the exponent of N falls by ``drift`` for each e-fold of N."""
+
+    drift: float = 0.03
+    name: ClassVar[str] = "drifting"
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
+        x, D = np.log(np.asarray(N, dtype=float) / 3e8), np.asarray(D, dtype=float)
+        n_term = 0.55 * np.exp(-0.35 * x + self.drift * x**2 / 2)
+        return 1.7 + n_term + 0.8 * (D / 2e9) ** -0.35
+
+
 @dataclass
 class Simulated:
     """Answers with ``law`` and log-normal noise, ``1 + arms`` times as large at N*/5 and 5·N*."""

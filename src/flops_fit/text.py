@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-__all__ = ["count", "error_line", "render", "seconds"]
+__all__ = ["count", "error_line", "percent", "render", "seconds"]
 
 
 def count(value: float) -> str:
@@ -22,6 +22,11 @@ def count(value: float) -> str:
                 else f"{value / limit:.0f}{suffix}"
             )
     return f"{value:.3g}"
+
+
+def percent(half: float) -> str:
+    """A relative half-width: ±38 %."""
+    return f"±{100 * half:.2g} %" if half < 9.995 else f"a factor {1 + half:.2g} either way"
 
 
 def seconds(value: float) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from flops_fit.design import Adaptive, Asked, Candidates, run_adaptive
 from flops_fit.flops import LinearFlops
@@ -18,6 +20,26 @@ def truth(kappa: float = 1.0, p: float = 0.35, q: float = 0.35) -> Kappa:
     scale = 0.8 ** (1 / kappa)
     A, B = 1e8 ** (p / kappa) * scale, 2e9 ** (q / kappa) * scale
     return Kappa(1.7, A, B, p / kappa, q / kappa, kappa)
+
+
+@dataclass(frozen=True)
+class Drifting(Law):
+    """A κ-law whose slopes change by ``of_n`` and ``of_d`` for each e-fold from a centre."""
+
+    of_n: float
+    of_d: float
+    centre: tuple[float, float] = (float(np.log(5e8)), float(np.log(5e9)))
+    base: Kappa = field(default_factory=truth)
+    name: ClassVar[str] = "drifting"
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
+        law = self.base
+        x, y = np.log(N) - self.centre[0], np.log(D) - self.centre[1]
+        of_n = law.A ** (law.kappa) * np.asarray(N, float) ** -(law.alpha * law.kappa)
+        of_d = law.B ** (law.kappa) * np.asarray(D, float) ** -(law.beta * law.kappa)
+        s = of_n * np.exp(-self.of_n * x**2 / 2)
+        t = of_d * np.exp(-self.of_d * y**2 / 2)
+        return law.E + (s ** (1 / law.kappa) + t ** (1 / law.kappa)) ** law.kappa
 
 
 @dataclass

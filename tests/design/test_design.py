@@ -22,13 +22,12 @@ from tests.design._simulated import TARGET, UNIFORM, Simulated, sweep, truth
 FLOPS = LinearFlops()
 
 
-def grid_runs(law: Law, seed: int = 0, arms: float = 0.0) -> RunTable:
+def grid_runs(law: Law, seed: int = 0, arms: float = 0.0, sd: float = 0.005) -> RunTable:
     budgets = np.geomspace(1e18, 1e20, 5)
     N, C = lattice(np.asarray(law.optimal(budgets).params), budgets)
     D = C / (6 * N)
     far = np.abs(np.log(N / law.optimal(C).params)) / np.log(5)
-    sd = 0.005 * (1 + arms * far)
-    noise = np.exp(sd * np.random.default_rng(seed).normal(size=len(N)))
+    noise = np.exp(sd * (1 + arms * far) * np.random.default_rng(seed).normal(size=len(N)))
     return RunTable(N, D, C, law.loss(N, D) * noise, tuple(map(str, N)), C)
 
 
@@ -53,7 +52,7 @@ def test_noise_that_grows_at_the_arms_is_seen_and_even_noise_is_not():
 def test_exchange_finds_the_best_of_all_choices():
     """Three of nine runs within what may be spent, against every choice there is."""
     of = criterion(outline(grid_runs(truth()), FLOPS), TARGET)
-    few = replace(of, information=np.diag([4.0, 0.25, 0.25, 16.0, 16.0, 2.0]))
+    few = replace(of, information=np.diag([4.0, 0.25, 0.25, 16.0, 16.0, 2.0, 1e6, 1e6]))
     budgets = np.array([1e18, 1e19, 1e20])
     N, C = lattice(np.asarray(of.law.optimal(budgets).params), budgets)
     runs = Grid(FLOPS).candidates(N, C).pick(np.arange(0, 27, 3))

@@ -99,8 +99,7 @@ def find_adaptively(
             f"{others} earlier runs of this folder were not wanted: kept, and not fitted."
         )
     plan = replace(plan, experiments=tuple(oracle.experiments))
-    # The runs lie where the design wanted them: a window would take their arms away.
-    fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=None)
+    fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=found.window)
     result = Result(plan, tuple(oracle.runs), fit, Path(places.output_dir), found)
     if leads:
         result.save()

@@ -12,7 +12,7 @@ from flops_fit.design._experiments import (
     pilot_budgets_for,
     pilot_sizes,
 )
-from flops_fit.design._form import FormGap
+from flops_fit.design._form import Form, settled
 from flops_fit.design._points import Candidates, Grid, Oracle
 from flops_fit.design._propose import Proposal, next_experiments
 
@@ -22,7 +22,7 @@ __all__ = [
     "Candidates",
     "Check",
     "Experimenter",
-    "FormGap",
+    "Form",
     "Grid",
     "Oracle",
     "Proposal",
@@ -31,4 +31,5 @@ __all__ = [
     "pilot_budgets_for",
     "pilot_sizes",
     "run_adaptive",
+    "settled",
 ]

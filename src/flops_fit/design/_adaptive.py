@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.design._check import Check, check_of, foretell
-from flops_fit.design._criterion import Criterion, criterion
-from flops_fit.design._form import FormGap, form_gap
+from flops_fit.design._criterion import Criterion, criterion, log_optimum
+from flops_fit.design._form import Form, settled, window_of
 from flops_fit.design._pilot import explore, off_centre, pilot
 from flops_fit.design._points import REACH, Candidates, Oracle, table_of
 from flops_fit.design._propose import (
+    LEVEL,
     around,
     best_batch,
     buys,
     change,
     described,
     half_width,
-    percent,
     predicted,
     rows_of,
 )
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit import Evidence, outline
+from flops_fit.fit import Evidence, WindowRule
 from flops_fit.table import RunTable
+from flops_fit.text import count, percent
 
 __all__ = ["Adaptive", "Asked", "run_adaptive"]
 
@@ -107,11 +107,13 @@ class Adaptive:
     reached
         Whether that is what was asked for.
     optimal_params, interval
-        N* at the target and its 90 % interval.
+        N* at the target and its 90 % interval, if the law's form is right.
+    wide_interval
+        The same if its exponents may drift: see :class:`Form`.
     check
         Runs at the largest budgets against what was foretold of them.
-    gap
-        How far the answer moves without the cheaper runs, where that is more than noise.
+    form
+        Whether the runs speak against the law's form, and what they could not tell of it.
     buys
         Pairs of FLOPs more and the half-width that they would buy.
     """
@@ -123,10 +125,16 @@ class Adaptive:
     reached: bool
     optimal_params: float
     interval: tuple[float, float] | None
+    wide_interval: tuple[float, float] | None
     check: Check | None
-    gap: FormGap
+    form: Form
     buys: tuple[tuple[float, float], ...]
     made: tuple[Candidates, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def window(self) -> WindowRule:
+        """What :func:`flops_fit.fit_runs` has to be given to fit these runs as the sweep did."""
+        return window_of(self.form)
 
     def __str__(self) -> str:
         return "\n".join(self.steps)
@@ -205,7 +213,7 @@ def run_adaptive(
     log.run(first)
     explored = 0
     for _ in range(_MOST_STEPS):
-        evidence = _fitted(log)
+        evidence, form = _fitted(log, asked)
         side = off_centre(evidence)
         if side and explored < _EXPLORE:
             more = log.fresh(explore(oracle, evidence.runs, side))
@@ -216,24 +224,24 @@ def run_adaptive(
                 )
                 log.run(more)
                 continue
-        if not _decide(log, evidence, asked):
+        if not _decide(log, evidence, form, asked):
             break
     return _answer(log, asked)
 
 
-def _fitted(log: _Log) -> Evidence:
+def _fitted(log: _Log, asked: Asked) -> tuple[Evidence, Form]:
     table = log.table
     if len(table) < 7:
         raise FitError(
             f"expected seven runs with a loss at least to plan on; got {len(table)}. See why the "
             "others have none."
         )
-    return outline(table, log.oracle.flops)
+    return settled(table, log.oracle.flops, asked.target_compute)
 
 
-def _decide(log: _Log, evidence: Evidence, asked: Asked) -> bool:
+def _decide(log: _Log, evidence: Evidence, form: Form, asked: Asked) -> bool:
     """Make the next batch; ``False`` where the sweep ends, which is told."""
-    of = criterion(evidence, asked.target_compute)
+    of = criterion(evidence, asked.target_compute, form.trusted)
     half, goal = half_width(evidence, of, asked.target_compute), float(np.log1p(asked.precision))
     if half <= goal and of.dof >= _SETTLED:
         log.tell(f"the interval is {percent(np.expm1(half))}, as narrow as asked")
@@ -272,18 +280,22 @@ def _choice(log: _Log, evidence: Evidence, asked: Asked, spend: float) -> Candid
 
 
 def _answer(log: _Log, asked: Asked) -> Adaptive:
-    evidence = _fitted(log)
+    evidence, form = _fitted(log, asked)
     target = asked.target_compute
     of = criterion(evidence, target)
-    quantity: Any = lambda law: np.array([np.log(law.optimal(target, evidence.flops).params)])  # noqa: E731
-    span = evidence.intervals(quantity, ("N*",), 0.9).spans[0]
+    span = evidence.intervals(log_optimum(target, evidence.flops), ("N*",), LEVEL).spans[0]
     half = half_width(evidence, of, target)
-    gap = form_gap(evidence, of, target)
     check = check_of(log.losses, log.foretold, log.made)
     if check is not None:
         log.tell(str(check))
-    if gap.told:
-        log.tell(str(gap))
+    log.tell(str(form))
+    best = float(evidence.law.optimal(target, evidence.flops).params)
+    wide = None if span is None else form.widened(best, span)
+    if span is not None and wide is not None:
+        log.tell(
+            f"N* at {target:.2g} FLOPs: {count(best)}, {count(span[0])} to {count(span[1])} if the form "
+            f"is right, {count(wide[0])} to {count(wide[1])} if its exponents may drift"
+        )
     choice = log.oracle.candidates(
         *around(evidence, float(np.min(evidence.runs.flops)), 10 * asked.top)
     )
@@ -296,10 +308,11 @@ def _answer(log: _Log, asked: Asked) -> Adaptive:
         spent=log.spent,
         precision=float(np.expm1(half)),
         reached=bool(half <= np.log1p(asked.precision)),
-        optimal_params=float(evidence.law.optimal(target, evidence.flops).params),
+        optimal_params=best,
         interval=span,
+        wide_interval=wide,
         check=check,
-        gap=gap,
+        form=form,
         buys=bought,
         made=tuple(log.made),
     )

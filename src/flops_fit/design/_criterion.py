@@ -4,10 +4,16 @@ With J the Jacobian of ln L in the law's six coordinates θ (κ free, whatever w
 noise of a run and P a weak prior, M = P + Σ JJᵀ/σ² is the information of the runs and cᵀM⁻¹c the
 variance of ln N*(C), c = ∂ ln N*/∂θ. Choosing runs that minimise it is c-optimal design (Elfving
 1952; Atkinson, Donev & Tobias 2007, §10.4) at the fitted constants.
+
+Such runs are as cheap as the law allows, and the law may be wrong. So θ has two more coordinates:
+by how much the exponents of N and of D change for each e-fold of it, known beforehand to be nought
+within τ. Runs that cannot tell a slow drift from none are worth the less the further the target lies
+beyond them (Box & Draper 1959: variance and bias together).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +21,7 @@ from numpy.typing import NDArray
 
 from flops_fit.design._points import Candidates
 from flops_fit.fit import Evidence, Points, derivatives, gradient_of
+from flops_fit.flops import FlopsFunction
 from flops_fit.laws import Law
 
 __all__ = ["Criterion", "criterion", "exchange", "log_optimum"]
@@ -23,6 +30,7 @@ Floats = NDArray[np.float64]
 
 # Standard deviations of what is known of any scaling law before its runs: E, u, v, p, q, ln κ.
 _PRIOR = np.array([0.5, 2.0, 2.0, 0.25, 0.25, 0.7])
+DRIFT = 0.001  # τ
 _NOISE = 0.003  # of a run, before residuals say; public sets show .2 to .8 %
 _NOISE_RUNS = 4.0  # what that guess weighs
 _FAR = np.log(2.2)
@@ -37,9 +45,11 @@ class Criterion:
     Attributes
     ----------
     information
-        M, shape (6, 6).
+        M, shape (8, 8): six coordinates of the law and two drifts of its exponents.
     direction
-        c, shape (6,).
+        c, shape (8,).
+    drift
+        τ, the standard deviation of a drift before runs say.
     noise
         σ of a run near the optimum of its budget, relative.
     arms
@@ -50,6 +60,7 @@ class Criterion:
 
     information: Floats
     direction: Floats
+    drift: float
     noise: float
     arms: float
     dof: int
@@ -63,8 +74,22 @@ class Criterion:
         """Of ln N* at the target, from the runs so far."""
         return float(self.direction @ np.linalg.solve(self.information, self.direction))
 
+    @property
+    def bias(self) -> Floats:
+        """How far ln N* as fitted is off for each unit of the two drifts, shape (2,)."""
+        M, cross = self.information[:6, :6], self.information[:6, 6:]
+        told = np.linalg.solve(M, cross).T @ self.direction[:6]
+        return np.asarray(self.direction[6:] - told)
+
+    @property
+    def mean_square(self) -> float:
+        """Of the error of ln N* as fitted: of noise, and of drifts of size τ, which no fit has."""
+        c = self.direction[:6]
+        noise = c @ np.linalg.solve(self.information[:6, :6], c)
+        return float(noise + self.drift**2 * np.sum(self.bias**2))
+
     def rows(self, runs: Candidates) -> Floats:
-        """J/σ of runs to come, shape (candidates, 6)."""
+        """J/σ of runs to come, shape (candidates, 8)."""
         where = replace(
             self.points,
             x=np.log(runs.params) - self.points.x_mean,
@@ -72,7 +97,7 @@ class Criterion:
             z=np.zeros(len(runs)),
             groups=None,
         )
-        J = derivatives(self.theta[None], where).gradient[0].T
+        J = with_drift(derivatives(self.theta[None], where).gradient[0].T, where)
         best = np.log(self.law.optimal(runs.flops, self.evidence.flops).params)
         return np.asarray(J / self.sd(np.log(runs.params) - best)[:, None])
 
@@ -87,32 +112,51 @@ class Criterion:
         return float(self.direction @ np.linalg.solve(M, self.direction))
 
 
-def log_optimum(target: float, flops: object) -> object:
+def log_optimum(target: float, flops: FlopsFunction) -> Callable[[Law], Floats]:
     """Ln N*(target) as a quantity of a law."""
 
     def quantity(law: Law) -> Floats:
-        return np.array([np.log(law.optimal(target, flops).params)])  # type: ignore[arg-type]
+        return np.array([np.log(law.optimal(target, flops).params)])
 
     return quantity
 
 
-def criterion(evidence: Evidence, target: float) -> Criterion:
-    """What the runs of a fit know about N*(target) if κ is free."""
+def with_drift(J: Floats, points: Points) -> Floats:
+    """The gradient in θ, shape (runs, 6), and in the two drifts.
+
+    A drift a takes u − p·x to u − p·x − a·x²/2, which is to the model what x²/2 less of u is.
+    """
+    return np.column_stack([J, -J[:, 1] * points.x**2 / 2, -J[:, 2] * points.y**2 / 2])
+
+
+def _direction(c: Floats, x: float, y: float) -> Floats:
+    """∂ ln N*/∂(θ, drifts) at the optimum (x, y): there the slope is p + a·x, the term −a·x²/2."""
+    return np.append(c, [x * c[3] + x**2 / 2 * c[1], y * c[4] + y**2 / 2 * c[2]])
+
+
+def criterion(evidence: Evidence, target: float, drift: float = DRIFT) -> Criterion:
+    """What the runs of a fit know about N*(target) if κ is free and exponents drift within τ."""
     solution = evidence.solution
     assert solution.full is not None
     theta = solution.full
     law = solution.law
     free = replace(solution, theta=theta, law_at=lambda t: solution.points.law_at(t, "kappa"))
-    direction = gradient_of(free, log_optimum(target, evidence.flops))[0]  # type: ignore[arg-type]
+    at = law.optimal(target, evidence.flops)
+    direction = _direction(
+        gradient_of(free, log_optimum(target, evidence.flops))[0],
+        float(np.log(at.params)) - solution.points.x_mean,
+        float(np.log(at.tokens)) - solution.points.y_mean,
+    )
     kept = solution.weights > 0
-    d = derivatives(theta[None], solution.points).gradient[0].T[kept]
+    d = with_drift(derivatives(theta[None], solution.points).gradient[0].T, solution.points)[kept]
     runs = evidence.runs.select(kept)
     distance = np.log(runs.params) - np.log(law.optimal(runs.flops, evidence.flops).params)
     residuals = solution.residuals[kept]
     dof = max(len(residuals) - len(theta), 1)
     noise, arms = _noise(residuals, distance, dof)
+    prior = np.diag(np.append(_PRIOR, [drift, drift]) ** -2)
     blank = Criterion(
-        np.diag(_PRIOR**-2), direction, noise, arms, dof, theta, solution.points, law, evidence
+        prior, direction, drift, noise, arms, dof, theta, solution.points, law, evidence
     )
     rows = d / blank.sd(distance)[:, None]
     return replace(blank, information=blank.information + rows.T @ rows)
@@ -145,32 +189,31 @@ def exchange(
     Fedorov's exchange (1972): slots are filled and refilled one at a time with what lowers the
     variance most within what is left to spend, until no change helps. ``fixed`` are in already.
     """
-    rows = of.rows(runs)
-    chosen = list(fixed)
-    slots: list[int | None] = [None] * (count - len(chosen))
-    cost = runs.prices
+    rows, cost = of.rows(runs), runs.prices
+    slots: list[int | None] = [None] * (count - len(fixed))
+    taken = list(fixed)
+    M = of.information + rows[taken].T @ rows[taken]
+    left = spend - float(np.sum(cost[taken]))
     for _ in range(_ROUNDS):
         changed = False
-        for s in range(len(slots)):
-            others = [*chosen, *(i for j, i in enumerate(slots) if j != s and i is not None)]
-            left = spend - float(np.sum(cost[others])) if others else spend
-            inverse = np.linalg.inv(of.information + rows[others].T @ rows[others])
+        for s, old in enumerate(slots):
+            if old is not None:
+                M, left = M - np.outer(rows[old], rows[old]), left + cost[old]
+                taken.remove(old)
+            inverse = np.linalg.inv(M)
             pull = rows @ (inverse @ of.direction)
-            gain = pull**2 / (1 + np.einsum("ij,jk,ik->i", rows, inverse, rows))
-            allowed = cost <= left * (1 + 1e-9)
+            gain = pull**2 / (1 + np.sum((rows @ inverse) * rows, axis=1))
+            gain[cost > left + spend * 1e-9] = -1.0
             if not runs.repeats:
-                allowed[others] = False
-            gain = np.where(allowed, gain, -1.0)
+                gain[taken] = -1.0
             best = int(np.argmax(gain))
-            if gain[best] < 0:
-                best_or_none = None
-            else:
-                old = slots[s]
-                if old is not None and gain[best] <= gain[old] * (1 + 1e-9):
-                    continue
-                best_or_none = best
-            changed = changed or best_or_none != slots[s]
-            slots[s] = best_or_none
+            new = None if gain[best] < 0 else best
+            if new is not None and old is not None and gain[new] <= gain[old] * (1 + 1e-9):
+                new = old
+            if new is not None:
+                M, left = M + np.outer(rows[new], rows[new]), left - cost[new]
+                taken.append(new)
+            changed, slots[s] = changed or new != old, new
         if not changed:
             break
-    return [*chosen, *sorted(i for i in slots if i is not None)]
+    return [*fixed, *sorted(i for i in slots if i is not None)]

@@ -1,56 +1,131 @@
-"""Whether the law's form holds from the cheap runs to the dear ones."""
+"""Whether the runs speak against the law's form, and what of it they could not tell."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flops_fit.design._criterion import Criterion, criterion
-from flops_fit.fit import Evidence, outline
+from flops_fit.design._criterion import DRIFT, Criterion, criterion, with_drift
+from flops_fit.fit import Evidence, WindowRule, derivatives, outline
+from flops_fit.flops import FlopsFunction
+from flops_fit.table import RunTable
+from flops_fit.text import percent
 
-__all__ = ["FormGap", "form_gap"]
+__all__ = ["Form", "form_of", "settled", "window_of"]
 
-_FEWEST = 10
-_NOISE = 2.5  # standard deviations
+Floats = NDArray[np.float64]
+
+_LOOSE = (
+    0.1  # an e-fold; what a drift may be before runs say, where it is asked whether there is one
+)
+_FAR = 2.5
+_NORMAL = 1.645  # of a 90 % interval
+_SURE = 0.01
+_SLOW = 0.01  # an e-fold: what real tables leave open at the least
 
 
 @dataclass(frozen=True)
-class FormGap:
-    """How far ln N* moves where the cheaper runs are left out, beside what noise would move it.
+class Form:
+    """A test of exponents that drift: the law's own are constant over all sizes and all data.
 
-    The two answers come from overlapping runs; their difference has the variance of the one less
-    that of the other (Hausman 1978, lemma 2.1).
+    Attributes
+    ----------
+    drifts
+        By how much the exponents of N and of D change for each e-fold, as the runs have it.
+    errors
+        Their standard deviations.
+    p_value
+        Of an F test that both are nought.
+    shift
+        ln N* at the target with these drifts, less that without.
+    allowance
+        How far ln N* at the target would be off by drifts of .01 an e-fold, root mean square.
     """
 
+    drifts: tuple[float, float]
+    errors: tuple[float, float]
+    p_value: float
     shift: float
-    sd: float
+    allowance: float
 
     @property
     def told(self) -> bool:
-        """Whether it is more than noise."""
-        return abs(self.shift) > _NOISE * self.sd
+        """Whether the runs speak against the form."""
+        return self.p_value < _SURE
+
+    def widened(self, best: float, span: tuple[float, float]) -> tuple[float, float]:
+        """A 90 % interval around ``best``, widened by the allowance as by one standard deviation."""
+        more = _NORMAL * self.allowance
+        low, high = (float(np.hypot(np.log(edge / best), more)) for edge in span)
+        return best * float(np.exp(-low)), best * float(np.exp(high))
+
+    @property
+    def trusted(self) -> float:
+        """τ for runs to come: that of any law, or as large as the drifts that the runs speak for."""
+        return float(np.sqrt(np.mean(np.square(self.drifts)))) if self.told else DRIFT
 
     def __str__(self) -> str:
+        a, b = self.drifts
+        if self.told:
+            return (
+                f"form: doubtful (p = {self.p_value:.1g}): the exponents change by {a:+.2g} and {b:+.2g} "
+                f"for each e-fold of N and D, which would move N* by {100 * np.expm1(self.shift):+.2g} %"
+            )
         return (
-            f"without the cheaper half of the runs N* moves by {100 * np.expm1(self.shift):+.2g} %, "
-            f"{abs(self.shift) / self.sd:.2g} times what noise would move it: the law's form is not "
-            "right over all of this compute, and more runs like these cannot mend it"
+            f"form: nothing speaks against it (p = {self.p_value:.2g}), but exponents that change by "
+            f"{_SLOW:g} an e-fold would move N* by {percent(np.expm1(self.allowance))}, and these runs "
+            f"see only changes beyond {2 * min(self.errors):.2g}"
         )
 
 
-def form_gap(evidence: Evidence, of: Criterion, target: float) -> FormGap:
-    """The gap between the fit of all runs and that of the dearer half."""
-    runs = evidence.runs
-    dear = runs.flops > np.median(runs.flops)
-    if np.sum(dear) < _FEWEST:
-        return FormGap(0.0, 1.0)
-    part = outline(runs.select(dear), evidence.flops)
-    its = criterion(part, target)
-    shift = float(
-        np.log(part.law.optimal(target, part.flops).params)
-        - np.log(evidence.law.optimal(target, evidence.flops).params)
+def form_of(evidence: Evidence, of: Criterion) -> Form:
+    """A score test for drifts, in the coordinates of the criterion.
+
+    One Gauss–Newton step from the fitted law towards the law with drifts; a residual counts for
+    two and a half standard deviations at most.
+    """
+    from scipy.special import fdtrc
+
+    solution = evidence.solution
+    kept = solution.weights > 0
+    d = with_drift(derivatives(of.theta[None], solution.points).gradient[0].T, solution.points)
+    x = np.log(evidence.runs.params)
+    best = np.log(of.law.optimal(evidence.runs.flops, evidence.flops).params)
+    sd = of.sd(x - best)
+    rows = (d / sd[:, None])[kept]
+    loose = of.information.copy()
+    loose[[6, 7], [6, 7]] += _LOOSE**-2 - of.drift**-2
+    residuals = np.clip(solution.residuals / sd, -_FAR, _FAR)[kept]
+    step = np.linalg.solve(loose, rows.T @ residuals)
+    covariance = np.linalg.inv(loose)[6:, 6:]
+    drifts = step[6:]
+    gain = float(drifts @ np.linalg.solve(covariance, drifts))
+    dof = max(of.dof - 2, 1)
+    # The noise so far is of the law without drifts, and holds what they would explain.
+    F = gain / 2 * dof / max(of.dof - gain, 1.0)
+    return Form(
+        (float(drifts[0]), float(drifts[1])),
+        (float(np.sqrt(covariance[0, 0])), float(np.sqrt(covariance[1, 1]))),
+        float(fdtrc(2, dof, F)),
+        float(of.direction @ step),
+        float(_SLOW * np.sqrt(np.sum(of.bias**2))),
     )
-    scale = (of.noise / its.noise) ** 2
-    sd = float(np.sqrt(max(its.variance * scale - of.variance, 0.1 * of.variance)))
-    return FormGap(shift, sd)
+
+
+def settled(runs: RunTable, flops: FlopsFunction, target: float) -> tuple[Evidence, Form]:
+    """The fit that a sweep goes by, and whether its runs speak against the law's form.
+
+    The runs lie where they tell most if the form is right, far from N* and at little compute: then
+    each counts alike. Where they speak against it, those near N* and of most compute say more, by
+    the window of :func:`flops_fit.fit_runs`.
+    """
+    evidence = outline(runs, flops)
+    form = form_of(evidence, criterion(evidence, target))
+    return (outline(runs, flops, window_of(form)) if form.told else evidence), form
+
+
+def window_of(form: Form) -> WindowRule:
+    """All runs alike, or the window that fits of other runs have."""
+    return "auto" if form.told else None

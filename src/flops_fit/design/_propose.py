@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.design._criterion import Criterion, criterion, exchange, log_optimum
+from flops_fit.design._form import Form, settled
 from flops_fit.design._points import REACH, Candidates, Grid, ladder, lattice
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit import Evidence, Fit, outline, student_t
+from flops_fit.fit import Evidence, Fit, student_t
 from flops_fit.table import RunTable
-from flops_fit.text import count
+from flops_fit.text import count, percent
 
-__all__ = ["Proposal", "best_batch", "buys", "half_width", "next_experiments", "percent"]
+__all__ = ["Proposal", "best_batch", "buys", "half_width", "next_experiments"]
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +44,8 @@ class Proposal:
         runs so far and as predicted with these. ``inf`` where there is none.
     target_compute
         The target.
+    form
+        Whether the runs speak against the law's form, and what they could not tell of it.
     buys
         Pairs of FLOPs more and the half-width that they would buy.
     """
@@ -52,6 +55,7 @@ class Proposal:
     now: float
     after: float
     target_compute: float
+    form: Form
     buys: tuple[tuple[float, float], ...] = ()
 
     def __str__(self) -> str:
@@ -77,22 +81,16 @@ def change(now: float, after: float) -> str:
     return f"the interval shrinks from {percent(now)} to about {percent(after)}"
 
 
-def percent(half: float) -> str:
-    """A relative half-width: ±38 %."""
-    return f"±{100 * half:.2g} %" if half < 9.995 else f"a factor {1 + half:.2g} either way"
-
-
 def half_width(evidence: Evidence, of: Criterion, target: float) -> float:
     """Half the log width of the 90 % interval of N*(target).
 
-    The wider of the fit's own and that by one common noise with κ free: a small sandwich may be
-    narrow by luck, and who stops when it is narrow would be lucky too often.
+    The wider of the fit's own and that by one common noise with κ free and exponents that drift: a
+    small sandwich may be narrow by luck, and who stops when it is narrow would be lucky too often.
     """
-    quantity: Any = log_optimum(target, evidence.flops)
-    span = evidence.intervals(quantity, ("N*",), LEVEL).spans[0]
+    span = evidence.intervals(log_optimum(target, evidence.flops), ("N*",), LEVEL).spans[0]
     if span is None:
         return float("inf")
-    return max(float(np.log(span[1] / span[0])) / 2, predicted(of, of.variance, 0))
+    return max(float(np.log(span[1] / span[0])) / 2, predicted(of, of.mean_square, 0))
 
 
 def predicted(of: Criterion, variance: float, more: int) -> float:
@@ -156,7 +154,7 @@ def _bottom(of: Criterion, runs: Candidates, limit: float, wanted: int) -> list[
     at = made.flops[np.abs(_distance(of, made.params, made.flops)) < _NEAR]
     have = np.array([np.sum(np.abs(np.log(at / C)) < np.log(STEP) / 2) for C in runs.flops[open_]])
     order = np.lexsort((-runs.flops[open_], have))
-    return open_[order[:wanted]].tolist()  # type: ignore[no-any-return]
+    return [int(i) for i in open_[order[:wanted]]]
 
 
 def _distance(of: Criterion, N: Floats, C: Floats) -> Floats:
@@ -245,13 +243,13 @@ def next_experiments(
         if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
             raise InputError(f"{name}: expected a positive number; got {value!r}.")
     table = fit.runs if runs is None else RunTable.read(runs)
-    evidence = outline(table, fit.flops)
+    evidence, form = settled(table, fit.flops, target_compute)
     if evidence.solution.full is None or any("vanish" in b for b in evidence.solution.bounds):
         raise FitError(
             "expected a fit with an optimum to plan around; a term of its law vanished. Add runs "
             "of smaller and larger sizes at each budget first."
         )
-    of = criterion(evidence, target_compute)
+    of = criterion(evidence, target_compute, form.trusted)
     dearest = float(np.max(table.flops))
     if candidates is None:
         top = min(max_run_flops or budget_flops / 3, _AHEAD * dearest, budget_flops)
@@ -276,6 +274,7 @@ def next_experiments(
         now=float(np.expm1(now)),
         after=float(np.expm1(now * min(shrink, 1.0))),
         target_compute=float(target_compute),
+        form=form,
         buys=buys(of, spends, choice),
     )
 

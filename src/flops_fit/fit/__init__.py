@@ -14,6 +14,7 @@ from flops_fit.fit._envelope import Envelope, Winner
 from flops_fit.fit._estimate import Estimate, Evidence
 from flops_fit.fit._fit import Alternative, Fit
 from flops_fit.fit._fit_runs import fit_runs
+from flops_fit.fit._forms import WindowRule
 from flops_fit.fit._held_out import HeldOut
 from flops_fit.fit._isoflop import IsoFLOP, Parabola
 from flops_fit.fit._outline import outline
@@ -47,6 +48,7 @@ __all__ = [
     "Prediction",
     "TradeOffEstimate",
     "WindowReport",
+    "WindowRule",
     "Winner",
     "backtest",
     "compare",
