@@ -10,11 +10,12 @@ training FLOPs, L is the held-out loss.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -109,7 +110,7 @@ class Experiment:
         """Training FLOPs that one sample costs, all its units together."""
         return self.flops_per_unit * self.units_per_sample
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """SHA-256, first 16 hex digits, of what decides the outcome of the run."""
         decides = {
@@ -145,7 +146,7 @@ class Experiment:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """Read what :meth:`to_dict` wrote; a changed id means the record was edited."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__dataclass_fields__
         data = {k: v for k, v in values.items() if k in known}
         experiment = cls(**{**data, "params": ParamCount(**values["params"])})
         if "id" in values and values["id"] != experiment.id:
@@ -290,7 +291,7 @@ class Run:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
         """Read what :meth:`to_dict` wrote."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__dataclass_fields__
         data = {k: v for k, v in values.items() if k in known}
         data["notes"] = tuple(values.get("notes", ()))
         data["spikes"] = tuple((int(s), float(v)) for s, v in values.get("spikes", ()))

@@ -10,8 +10,10 @@ import typer
 
 from flops_fit._version import __version__
 from flops_fit.cli._demo import run_demo
+from flops_fit.cli._doctor import check_folder
 from flops_fit.cli._fit import fit_table
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+from flops_fit.store import recorded_runs, write_runs
 
 __all__ = ["app", "main"]
 
@@ -78,6 +80,31 @@ def fit(
 ) -> None:
     """Fit a law to runs trained elsewhere, and answer; needs no torch."""
     typer.echo(fit_table(runs, law, predict or (), column or (), report, curves))
+
+
+@app.command()
+def doctor(
+    output_dir: Annotated[Path, typer.Argument(help="The folder of a sweep.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Do what is safe; without it nothing is changed.")
+    ] = False,
+) -> None:
+    """Check every record of a sweep; exit code 1 where something is wrong."""
+    if not check_folder(output_dir, repair):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    output_dir: Annotated[Path, typer.Argument(help="The folder of a sweep.")],
+    table: Annotated[Path, typer.Argument(help="Where to write: a name in .csv or .parquet.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also runs that the last plan does not ask for.")
+    ] = False,
+) -> None:
+    """Write the runs of a sweep, whatever their state, as one table."""
+    runs = recorded_runs(output_dir, all_runs=everything)
+    typer.echo(f"{len(runs)} runs: {write_runs(runs, table)}")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from flops_fit.train._optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train._peak import check_peak, peak_of
 from flops_fit.train._precision import Precision, resolve_precision
 from flops_fit.train._step import check_microbatch
-from flops_fit.train._trunk import prune_trunks
+from flops_fit.train._trunk import left_trunks, prune_trunk
 from flops_fit.train._workers import check_workers
 
 __all__ = [
@@ -24,8 +24,9 @@ __all__ = [
     "check_workers",
     "evaluate",
     "kept_generators",
+    "left_trunks",
     "peak_of",
-    "prune_trunks",
+    "prune_trunk",
     "resolve_device",
     "resolve_precision",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from flops_fit.train._step import Stepper
     from flops_fit.train._tally import Tally
 
-__all__ = ["Trunk", "prune_trunks"]
+__all__ = ["Trunk", "left_trunks", "prune_trunk"]
 
 _MANY = 1_000_000  # which of them go is decided by the runs still to come, not by their number
 _HASH = re.compile(r"[0-9a-f]{16}")
@@ -59,27 +58,22 @@ class Trunk:
             tally.save(self.checkpoints, step, owner=self.owner)
 
 
-def prune_trunks(folder: Path, missing: Iterable[Experiment], trunk: str = "") -> None:
-    """Remove the snapshots that no missing run would go on from.
-
-    A run goes on from the newest one at or before its branch step, so of each trunk that one stays
-    for each missing run. What is not a trunk's is left alone, and so are all trunks but one where it
-    is named.
-    """
-    wanted: dict[str, list[int]] = {}
-    for experiment in missing:
-        if experiment.trunk:
-            wanted.setdefault(experiment.trunk, []).append(branch_step(experiment))
-    if trunk:
-        _snapshots(folder, trunk).prune(wanted.get(trunk, ()))
-        return
+def left_trunks(folder: Path) -> list[str]:
+    """The trunks of which something was left under ``folder``; what is not a trunk's is passed over."""
     if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        if _HASH.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            _snapshots(folder, path.name).prune(wanted.get(path.name, ()))
-    with suppress(OSError):  # where something is left in it
-        folder.rmdir()
+        return []
+    found = (p for p in folder.iterdir() if _HASH.fullmatch(p.name))
+    return sorted(p.name for p in found if p.is_dir() and not p.is_symlink())
+
+
+def prune_trunk(folder: Path, missing: Iterable[Experiment], trunk: str) -> None:
+    """Remove the snapshots of a trunk that no missing run would go on from.
+
+    A run goes on from the newest one at or before its branch step, so that one stays for each
+    missing run.
+    """
+    wanted = [branch_step(e) for e in missing if e.trunk == trunk]
+    _snapshots(folder, trunk).prune(wanted)
 
 
 def _snapshots(folder: Path, trunk: str) -> Checkpoints:
