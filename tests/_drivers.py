@@ -8,27 +8,36 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flops_fit.execute import InProcessExecutor, PoolExecutor
-from flops_fit.records import Experiment, Run
+from flops_fit.records import Experiment, ParamCount, Run
 from flops_fit.store import Store
 from flops_fit.sweep import run_experiments
 from flops_fit.view import SilentView
-from tests.conftest import make_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def experiments(n: int) -> list[Experiment]:
-    return [make_experiment(seed=i) for i in range(n)]
+    """Plain ones that differ in their seeds, made without PyTorch."""
+    params = ParamCount(160, 160, 160, 160)
+    plain = Experiment(
+        "MLP", {}, 8, params, budget=704.0 * 400, tokens=400, steps=50, batch_size=8,
+        units_per_sample=1.0, unit="samples", flops_per_unit=704.0, flops_per_unit_6nd=960.0,
+        hparams={}, seed=0, repeat=0, fingerprint="",
+    )  # fmt: skip
+    return [replace(plain, seed=i) for i in range(n)]
 
 
 @dataclass(frozen=True)
 class Traced:
-    """Takes a moment, leaves a file for each time that a run is begun, and answers by the seed."""
+    """Takes a moment, leaves a file for each time that a run is begun, and answers by the seed.
+
+    While there is a file ``hold`` beside the folder of traces, no run ends.
+    """
 
     folder: Path
     seconds: float = 0.02
@@ -37,7 +46,13 @@ class Traced:
         self.folder.mkdir(exist_ok=True)
         (self.folder / f"{experiment.id}.{os.getpid()}.{time.time_ns()}").touch()
         time.sleep(self.seconds)
+        while self.hold.exists():
+            time.sleep(0.01)
         return Run(experiment, "completed", loss=2.0 + experiment.seed / 100)
+
+    @property
+    def hold(self) -> Path:
+        return self.folder.with_name("hold")
 
     def begun(self) -> list[str]:
         return [p.name.split(".")[0] for p in self.folder.glob("*")]
@@ -57,7 +72,12 @@ class Detached:
         answer = self.task.folder / f".answer-{experiment.id}-{os.getpid()}"
         code = "from tests._drivers import worker; worker()"
         child = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # that of the driver ends with it
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+            start_new_session=True,
         )
         assert child.stdin is not None
         child.stdin.write(pickle.dumps((self.task, experiment, answer)))

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from benchmarks import accuracy, losses
+from benchmarks import accuracy, losses, store_size
 from benchmarks.by_hand import Task
 from benchmarks.command import run
 from benchmarks.engine import Text, train_by_engine
@@ -109,3 +109,13 @@ def test_a_goal_left_open_is_told_and_is_no_failure(tmp_path, monkeypatch, capsy
     monkeypatch.setattr("sys.argv", ["fit", "--output", str(tmp_path / "fit.json")])
     assert run(parts, __doc__, "fit") == 0
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("OPEN  ratio: 1.02")
+
+
+def test_a_store_of_many_runs_is_measured(monkeypatch):
+    """Every part makes its tables and the records that it times are sound."""
+    monkeypatch.setattr(store_size, "RUNS", 20)
+    (table,), (goal,) = store_size.opening(quick=True)
+    assert [row[0] for row in table.rows] == ["open and read all", "doctor", "export to CSV"]
+    assert goal.met
+    (recording,), _ = store_size.recording(quick=True)
+    assert len(recording.rows) == 2

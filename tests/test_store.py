@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flops_fit.errors import OutputError
 from flops_fit.records import Run
-from flops_fit.store import Store, write_atomic
+from flops_fit.store import Store, examine, take_lease, write_atomic
 from tests.conftest import make_experiment
 
 
@@ -165,3 +169,97 @@ def test_starting_anew_does_not_go_on_from_earlier_trunks(tmp_path: Path) -> Non
     Store.open(tmp_path, resume=False)
     assert not store.trunks.exists()
     assert len(list(tmp_path.glob("trunks-set-aside-*/0123456789abcdef"))) == 1
+
+
+OLD_RUN = """{
+ "experiment": {
+  "id": "%s", "model": "tests.conftest.MLP", "model_kwargs": {}, "size": 8,
+  "params": {"total": 160, "non_embedding": 160, "matmul": 160, "active": 160},
+  "budget": 281600.0, "tokens": 400, "steps": 50, "batch_size": 8, "units_per_sample": 1.0,
+  "unit": "samples", "flops_per_unit": 704.0, "flops_per_unit_6nd": 960.0,
+  "hparams": {"lr": 0.01, "batch_units": 8, "warmup": 0.1, "schedule": "cosine",
+   "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "clip": 1.0, "recipe": "test"},
+  "seed": %d, "repeat": 0, "fingerprint": "abc", "epochs": 0.1
+ },
+ "state": "%s", "reason": "", "details": "", "loss": 1.75, "loss_se": 0.01, "train_loss": 1.7,
+ "tokens": 400, "flops": 281600.0, "seconds": 1.5, "device": "cpu", "versions": {},
+ "units_per_second": 300.0, "microbatch": 8, "resumed": 0, "spikes": [], "notes": []
+}"""
+
+
+def test_a_folder_of_schema_1_is_brought_up_to_the_present(tmp_path: Path) -> None:
+    """A literal one: its result is found, its failure gives way, and its marker says 2 from then on."""
+    (tmp_path / "sweep.json").write_text(
+        '{"format": "flops-fit sweep", "schema": 1, "experiments": []}'
+    )
+    done, failed = (make_experiment(seed=seed) for seed in (0, 1))
+    for experiment, state in ((done, "completed"), (failed, "failed")):
+        (tmp_path / "runs" / experiment.id).mkdir(parents=True)
+        text = OLD_RUN % (experiment.id, experiment.seed, state)
+        (tmp_path / "runs" / experiment.id / "run.json").write_text(text)
+    assert examine(tmp_path).states == {"completed": 1, "failed": 1}
+    store = Store.open(tmp_path)
+    marker = json.loads((tmp_path / "sweep.json").read_text())
+    assert marker == {"format": "flops-fit sweep", "schema": 2, "experiments": []}
+    found = store.finished([done, failed])
+    assert list(found) == [done.id]
+    assert found[done.id].loss == 1.75
+    store.publish(Run(failed, "completed", loss=3.0))
+    assert store.finished([failed])[failed.id].loss == 3.0
+    assert store.findings == []
+
+
+def test_a_result_is_published_once_and_the_first_stays(tmp_path: Path) -> None:
+    """Of many writers at once one wins, and every one of them is told what is on record."""
+    store = Store.open(tmp_path)
+    gate = threading.Barrier(8)
+
+    def publish(loss: float) -> Run:
+        gate.wait()
+        return store.publish(replace(completed(), loss=loss))
+
+    with ThreadPoolExecutor(8) as pool:
+        told = [f.result() for f in [pool.submit(publish, float(i)) for i in range(8)]]
+    assert len({run.loss for run in told}) == 1
+    assert store.publish(Run(make_experiment(), "diverged", reason="nan")) == told[0]
+    assert store.finished([make_experiment()])[make_experiment().id] == told[0]
+
+
+def test_a_failure_never_stands_where_a_result_is(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    store.publish(completed())
+    store.publish(Run(make_experiment(), "failed", reason="late"))
+    assert store.finished([make_experiment()])[make_experiment().id].loss == 2.0
+
+
+def test_temporary_files_never_count(tmp_path: Path) -> None:
+    """A record that a killed process had half written is passed over, and the run made again."""
+    store = Store.open(tmp_path)
+    folder = store.run_dir(make_experiment().id)
+    folder.mkdir()
+    (folder / f".run.json.{'0' * 32}.tmp").write_text("{")
+    assert store.finished([make_experiment()]) == {}
+    assert store.findings == []
+
+
+def test_runs_that_somebody_makes_are_not_set_aside(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    with take_lease(store.run_lease(make_experiment().id)):  # type: ignore[union-attr]
+        with pytest.raises(OutputError, match=f"are being made, .* by process {os.getpid()}"):
+            Store.open(tmp_path, resume=False)
+    Store.open(tmp_path, resume=False)
+
+
+def test_a_read_only_file_system_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    store = Store.open(tmp_path)
+    store.publish(completed())
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OutputError, match="Read-only file system.*Make it writable"):
+        Store.open(tmp_path)
+    with pytest.raises(OutputError, match="Read-only file system"):
+        store.publish(completed(size=10))
+    assert len(store.finished([make_experiment()])) == 1

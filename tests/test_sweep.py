@@ -71,15 +71,18 @@ def test_a_driver_that_is_killed_waits_for_its_living_workers_when_started_again
 ) -> None:
     """No run is begun twice though its driver died by SIGKILL; the view tells who makes it."""
     traces = Traced(tmp_path / "traces")
-    arguments = ("detached", 2, tmp_path / "out", traces.folder, 3.0)
+    traces.hold.touch()
+    arguments = ("detached", 2, tmp_path / "out", traces.folder, 0.0)
     first = start(*arguments)
     until(lambda: len(traces.begun()) == 2, first)
     first.kill()
     first.communicate()
     second = start(*arguments)
+    assert second.stdout is not None
+    assert "is being made by process" in second.stdout.readline()
+    traces.hold.unlink()
     said = second.communicate(timeout=PATIENCE)[0]
     assert said.strip().splitlines()[-1] == losses(2)
-    assert "is being made by process" in said
     assert len(traces.begun()) == 2
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flops_fit.store import Examination, examine, repair
 
@@ -42,7 +42,7 @@ def _show(found: Examination, console: Console) -> None:
     console.print(f"{total} runs: {states}." if total else "No runs.")
     if not found.findings:
         return
-    table = Table("", "where", "what", "repair")
+    table = Table("", Column("where", overflow="fold"), "what", "repair")
     for finding in found.findings[:_MOST_ROWS]:
         cells = (finding.grade, finding.path, finding.message, finding.mend)
         table.add_row(*cells, style=_STYLES[finding.grade])

@@ -249,7 +249,7 @@ def _checkpoint(path: Path, here: str, final: bool, lease: Path) -> Iterator[Fin
         )
         return
     steps = [p for p in path.iterdir() if re.fullmatch(r"step-\d+", p.name)]
-    text = f"{len(steps)} checkpoints, and no result yet; the next sweep goes on from there"
+    text = f"no result yet; the next sweep goes on from its checkpoints, {len(steps)} of them"
     yield Finding("note", here, text)
     for broken in sorted(p for p in path.iterdir() if ".set-aside-" in p.name):
         yield Finding("note", f"{here}/{broken.name}", "was set aside")
@@ -304,9 +304,9 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
         store.write_table([runs[i] for i in plan if i in runs])
 
     for ids, grade, what in (
-        (other, "wrong", "rows differ from their run.json"),
-        (unknown, "wrong", "rows have no run on record"),
-        (newer, "leftover", "runs ended after it was written"),
+        (other, "wrong", "rows that differ from run.json"),
+        (unknown, "wrong", "rows without a run on record"),
+        (newer, "leftover", "runs that ended after it was written"),
     ):
         if ids:
             text = f"{len(ids)} {what} ({', '.join(ids[:2])}{', ...' if ids[2:] else ''})"
