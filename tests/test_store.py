@@ -15,7 +15,7 @@ import pytest
 
 from flops_fit.errors import OutputError
 from flops_fit.records import Run
-from flops_fit.store import Store, examine, take_lease, write_atomic
+from flops_fit.store import Lease, Store, examine, take_lease, write_atomic
 from tests.conftest import make_experiment
 
 
@@ -244,9 +244,11 @@ def test_temporary_files_never_count(tmp_path: Path) -> None:
 
 def test_runs_that_somebody_makes_are_not_set_aside(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
-    with take_lease(store.run_lease(make_experiment().id)):  # type: ignore[union-attr]
-        with pytest.raises(OutputError, match=f"are being made, .* by process {os.getpid()}"):
-            Store.open(tmp_path, resume=False)
+    lease = take_lease(store.run_lease(make_experiment().id))
+    assert isinstance(lease, Lease)
+    with pytest.raises(OutputError, match=f"are being made, .* by process {os.getpid()}"):
+        Store.open(tmp_path, resume=False)
+    lease.release()
     Store.open(tmp_path, resume=False)
 
 

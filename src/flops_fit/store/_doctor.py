@@ -18,8 +18,9 @@ from flops_fit.errors import OutputError, TableError
 from flops_fit.records import Experiment, Run
 from flops_fit.store._files import is_temporary, unwritable
 from flops_fit.store._lease import Lease, living_holder, take_lease
+from flops_fit.store._read import FINAL, read_run, read_sweep
 from flops_fit.store._schema import SCHEMA, migrated_sweep
-from flops_fit.store._store import FINAL, Store, read_run, read_sweep
+from flops_fit.store._store import Store
 
 __all__ = ["Examination", "Finding", "examine", "recorded_runs", "repair"]
 

@@ -11,41 +11,17 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flops_fit.errors import OutputError, TableError
 from flops_fit.records import Diagnostic, Experiment, Run
 from flops_fit.store._files import unwritable, write_atomic, write_new
 from flops_fit.store._lease import Holder, Lease, living_holder, take_lease
+from flops_fit.store._read import FINAL, Attempt, read_attempt, read_run, read_sweep
 from flops_fit.store._rows import write_runs
-from flops_fit.store._schema import FORMAT, SCHEMA, migrated_run, migrated_sweep
+from flops_fit.store._schema import FORMAT, SCHEMA, migrated_sweep
 from flops_fit.train import left_trunks, prune_trunk
 
-__all__ = ["FINAL", "Attempt", "Store", "read_run"]
-
-FINAL = frozenset({"completed", "diverged"})  # other states may come out otherwise next time
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """How the last attempt at a run ended that gave no result.
-
-    Attributes
-    ----------
-    run
-        With its state and reason.
-    token
-        New for each attempt, so that two alike are told apart.
-    call
-        The driver's call that made it.
-    lost
-        How often that call had lost the run to its surroundings by then.
-    """
-
-    run: Run
-    token: str
-    call: str = ""
-    lost: int = 0
+__all__ = ["Store"]
 
 
 @dataclass
@@ -259,14 +235,7 @@ class Store:
 
     def attempt(self, experiment_id: str) -> Attempt | None:
         """The last attempt that gave no result; None where there is none, or it is torn."""
-        path = self.runs / experiment_id / "attempt.json"
-        try:
-            content = json.loads(path.read_bytes())
-            return Attempt(
-                Run.from_dict(content["run"]), content["token"], content["call"], content["lost"]
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+        return read_attempt(self.runs / experiment_id / "attempt.json")
 
     def holder(self, experiment: Experiment) -> Holder | None:
         """Who living makes this run, or another of its trunk."""
@@ -295,52 +264,6 @@ class Store:
 
     def _note(self, message: str) -> None:
         self.findings.append(Diagnostic("store", "note", message))
-
-
-def read_run(path: Path, experiment_id: str) -> Run:
-    """The record at ``path``, whatever its state and schema.
-
-    Raises
-    ------
-    TableError
-        It is torn, or the record of another run.
-    OSError
-        It is not there, or cannot be read.
-    """
-    with open(path, "rb") as handle:
-        text = handle.read()
-    try:
-        run = Run.from_dict(migrated_run(json.loads(text), path))
-    except OutputError as error:
-        raise TableError(str(error)) from error
-    except TableError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TableError(str(error)) from error
-    if run.experiment.id != experiment_id:
-        raise TableError(f"it records run {run.experiment.id}")
-    return run
-
-
-def read_sweep(folder: Path) -> dict[str, Any]:
-    """``sweep.json`` as it is.
-
-    Raises
-    ------
-    OutputError
-        It is not ours.
-    """
-    marker = folder / "sweep.json"
-    try:
-        content = json.loads(marker.read_bytes())
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise OutputError(
-            f"output_dir: {marker} is not a record of flops-fit. Expected an empty or new folder, "
-            "or that of an earlier sweep: choose another output_dir."
-        )
-    return content
 
 
 def _foreign(folder: Path) -> list[str]:
