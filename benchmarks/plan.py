@@ -20,6 +20,7 @@ from benchmarks.command import run
 from benchmarks.cost import cost
 from benchmarks.counting import counting
 from benchmarks.designs import designs
+from benchmarks.real_design import real_design
 from benchmarks.replay import replay
 from benchmarks.report import Part
 
@@ -28,6 +29,7 @@ PARTS: dict[str, Part] = {
     "cost": cost,
     "design": designs,
     "replay": replay,
+    "real": real_design,
 }
 
 
