@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 
-from flops_fit.execute._contract import Report, Task
+from flops_fit.errors import InputError
+from flops_fit.execute._contract import Handle, Report, Resources, Task
+from flops_fit.execute._attempt import attempt
 from flops_fit.records import Experiment, Run
 
 __all__ = ["InProcessExecutor"]
 
 
 class InProcessExecutor:
-    """The simplest place: each run happens during :meth:`poll`, in the order submitted."""
+    """The simplest place: each run happens during :meth:`poll`, in the order submitted.
+
+    Nothing is pickled and a debugger works. A run uses the threads and devices of this process, and
+    one that kills its process ends the sweep.
+    """
 
     capacity = 1
 
     def __init__(self) -> None:
-        self._queue: deque[Experiment] = deque()
+        self._queue: dict[Handle, Experiment] = {}
+        self._numbers = itertools.count()
         self._task: Task | None = None
         self._report: Report | None = None
 
@@ -24,15 +31,27 @@ class InProcessExecutor:
         """Keep the task."""
         self._task, self._report = task, report
 
-    def submit(self, experiment: Experiment) -> None:
-        """Queue one experiment."""
-        self._queue.append(experiment)
+    def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
+        """Queue one experiment; ``resources`` can ask for no more processes than this one."""
+        if resources is not None and resources.size > 1:
+            raise InputError(
+                f"resources: expected a run of this one process; got {resources}. Use "
+                "executor='pool', or start this script with torchrun."
+            )
+        handle = Handle(experiment.id, next(self._numbers))
+        self._queue[handle] = experiment
+        return handle
 
-    def poll(self) -> list[Run]:
-        """Carry out the next experiment."""
+    def poll(self, timeout: float | None = None) -> list[Run]:
+        """Carry out the next experiment, however long it takes."""
         if not self._queue or self._task is None:
             return []
-        return [self._task(self._queue.popleft(), self._report)]
+        experiment = self._queue.pop(next(iter(self._queue)))
+        return [attempt(self._task, experiment, self._report)]
+
+    def cancel(self, handle: Handle) -> bool:
+        """Forget a queued experiment."""
+        return self._queue.pop(handle, None) is not None
 
     def close(self) -> None:
         """Forget what is queued."""

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.arguments import check_choice
+from flops_fit.errors import InputTypeError
 from flops_fit.execute._contract import Executor
 from flops_fit.execute._inprocess import InProcessExecutor
 from flops_fit.execute._pool import PoolExecutor
+from flops_fit.execute._ray import RayExecutor
+from flops_fit.execute._slurm import SlurmExecutor
 
 __all__ = ["EXECUTORS", "resolve_executor"]
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "inprocess": InProcessExecutor,
     "pool": PoolExecutor,
+    "ray": RayExecutor,
+    "slurm": SlurmExecutor,
 }
 
 
 def resolve_executor(executor: str | Executor) -> Executor:
     """An executor from its name, or the instance itself."""
     if isinstance(executor, str):
-        if executor not in EXECUTORS:
-            raise InputError(
-                f"executor: expected one of {sorted(EXECUTORS)} or an instance; got {executor!r}."
-            )
+        check_choice("executor", executor, list(EXECUTORS))
         return EXECUTORS[executor]()
-    if not all(hasattr(executor, name) for name in ("start", "submit", "poll", "close")):
+    needed = ("start", "submit", "poll", "close")
+    if isinstance(executor, type) or not all(hasattr(executor, name) for name in needed):
         raise InputTypeError(
-            f"executor: expected one of {sorted(EXECUTORS)} or an object with start, submit, poll "
-            f"and close; got {type(executor).__name__}."
+            f"executor: expected one of {list(EXECUTORS)} or an object with start, submit, poll and "
+            f"close, such as PoolExecutor(workers=4); got {executor!r}."
         )
     return executor
