@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -28,21 +27,9 @@ from flops_fit.execute._process import PATIENCE, Worker, fresh_processes, start_
 from flops_fit.execute._room import Room, cores, visible_gpus
 from flops_fit.execute._travel import pack
 from flops_fit.records import Experiment, Run
+from flops_fit.text import error_line
 
 __all__ = ["PoolExecutor"]
-
-_NO_GUARD = (
-    "executor='pool' lets every worker import the script that started it, so the script has to start "
-    'its sweep under  if __name__ == "__main__":  or each worker would start a sweep of its own. Add '
-    "that guard, or use executor='inprocess'."
-)
-
-
-def _imported_by_a_worker() -> bool:
-    """Whether this very code runs because a worker imports the user's script."""
-    inheriting = getattr(multiprocessing.current_process(), "_inheriting", False)
-    return bool(inheriting) or multiprocessing.parent_process() is not None
-
 
 @dataclass(eq=False)
 class _Started:
@@ -143,13 +130,9 @@ class PoolExecutor:
 
         Raises
         ------
-        SweepError
-            This is itself a worker: the script that started the sweep has no main guard.
         InputTypeError
             The model, data or loss cannot be sent to another process.
         """
-        if _imported_by_a_worker():
-            raise SweepError(_NO_GUARD)
         content = pack(task, "pool")
         self._folder = TemporaryDirectory(prefix="flops-fit-")
         (Path(self._folder.name) / "task").write_bytes(content)
@@ -203,7 +186,8 @@ class PoolExecutor:
                 worker = start_worker(self._context, task, experiment, setting)
             except (OSError, EOFError, RuntimeError) as error:
                 raise SweepError(
-                    f"no worker process could be started ({type(error).__name__}: {error}). {_NO_GUARD}"
+                    f"executor='pool': no worker process could be started ({error_line(error)}). "
+                    "Where processes or memory have run out, ask for fewer workers."
                 ) from error
             self._running[handle] = _Started(handle, worker, taken.size, gpus)
 

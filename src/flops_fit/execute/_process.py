@@ -6,6 +6,8 @@ import multiprocessing
 import pickletools
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -65,13 +67,12 @@ class Worker:
         self.pipe.close()
 
 
-def fresh_processes(task: bytes, main: bool = True) -> Any:
-    """A multiprocessing context for workers of a task; ``main`` lets them know the user's script."""
+def fresh_processes(task: bytes) -> Any:
+    """A multiprocessing context for workers of a task."""
     method = start_method()
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        preload = _to_preload(task)
-        context.set_forkserver_preload(preload if main else [n for n in preload if n != "__main__"])
+        context.set_forkserver_preload(_to_preload(task))
     return context
 
 
@@ -84,13 +85,30 @@ def start_worker(
         target=carry_out, args=(task_path, experiment, theirs, setting), daemon=True
     )
     try:
-        process.start()
+        with _without_script():
+            process.start()
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
     return Worker(process, ours, experiment)
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Let a new process leave the script of this one alone.
+
+    It would run the script again, for every run: what the task needs of it travels by value.
+    """
+    script = sys.modules["__main__"]
+    hidden = {name: vars(script).pop(name) for name in ("__file__",) if name in vars(script)}
+    spec, script.__spec__ = getattr(script, "__spec__", None), None
+    try:
+        yield
+    finally:
+        vars(script).update(hidden)
+        script.__spec__ = spec
 
 
 def stop(workers: list[Worker]) -> None:
@@ -134,4 +152,4 @@ def _to_preload(task: bytes) -> list[str]:
     if torch is not None and torch.cuda.is_available():
         return known
     strings = {arg for _, arg, _ in pickletools.genops(task) if isinstance(arg, str)}
-    return ["__main__", *known, *sorted(strings & sys.modules.keys())]
+    return [*known, *sorted((strings & sys.modules.keys()) - {"__main__"})]

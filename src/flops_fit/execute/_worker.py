@@ -17,6 +17,8 @@ __all__ = ["carry_out"]
 def carry_out(task_path: str, experiment: Experiment, pipe: Connection, setting: Setting) -> None:
     """Carry out one experiment and send its Run back; end at once if nobody listens any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    if hasattr(signal, "SIGCHLD"):  # Ray's workers ignore it, and ranks could not be waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.update(setting.environment)
 
     def send(message: Any) -> None:
