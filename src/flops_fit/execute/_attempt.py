@@ -42,12 +42,13 @@ def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
     try:
         return task(experiment, report)
     except Exception as error:
-        reason = error_line(error)
+        reason, details = error_line(error), traceback.format_exc()
     except SystemExit as error:
         if error.code in _STOPPED:
             raise
         reason = f"the run ended its process by sys.exit({error.code!r})"
-    return Run(experiment, "failed", reason=reason, details=traceback.format_exc())
+        details = traceback.format_exc()
+    return Run(experiment, "failed", reason=reason, details=details)
 
 
 def read_task(path: str | Path, experiment: Experiment) -> Task | Run:

@@ -304,14 +304,13 @@ class SlurmExecutor:
     def close(self) -> None:
         """Cancel what is left, unless ``keep_running``; the logs of runs that failed are kept."""
         self._queue.clear()
-        if not self._keep_running:
+        if self._task is not None and not self._keep_running:
             for live in self._live.values():
                 self._watch.stop(live.job)
             self._watch.see_off([live.job for live in self._live.values()])
             for live in self._live.values():
                 self._journal.remove(live.experiment.id)
-            if self._task is not None:
-                Path(self._task[0]).unlink(missing_ok=True)
+            Path(self._task[0]).unlink(missing_ok=True)
         self._live.clear()
         self._task = None
 

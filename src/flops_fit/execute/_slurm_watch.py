@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,8 @@ class Watch:
 
     def _names(self) -> set[str]:
         """What is in the folder; touched first, as NFS would else answer from memory."""
-        try:
+        with suppress(OSError):
             self._folder.chmod(self._folder.stat().st_mode)
-        except OSError:
-            pass
         return set(os.listdir(self._folder))
 
     def ask(self, jobs: Sequence[Any]) -> None:

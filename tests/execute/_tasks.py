@@ -1,0 +1,81 @@
+"""Tasks that workers import without anything heavy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from flops_fit.records import Experiment, Run
+from flops_fit.train import Progress
+from flops_fit.train._interrupt import Interruption
+
+KILLED, WRONG, SLOW = 13, 17, 19
+
+
+def square(experiment: Experiment, report=None) -> Run:
+    """Squares the size; one size kills its process, one raises, one takes a minute."""
+    if experiment.size == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if experiment.size == WRONG:
+        raise ValueError("a mistake of the user's")
+    if experiment.size == SLOW:
+        time.sleep(60)
+    if report is not None:
+        report(Progress(experiment.id, 1, 1, 0.5))
+    return Run(experiment, "completed", loss=float(experiment.size**2), device=str(os.getpid()))
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Answers with how many were at it at the same time."""
+
+    folder: Path
+
+    def __call__(self, experiment: Experiment, report=None) -> Run:
+        mine = self.folder / experiment.id
+        mine.touch()
+        time.sleep(0.2)
+        seen = len(list(self.folder.iterdir()))
+        mine.unlink()
+        return Run(experiment, "completed", loss=float(seen))
+
+
+@dataclass(frozen=True)
+class Long:
+    """Goes on until it is told to stop, keeps a note, and is done when it finds the note."""
+
+    folder: Path
+
+    def __call__(self, experiment: Experiment, report=None) -> Run:
+        note = self.folder / experiment.id
+        if note.exists():
+            return Run(experiment, "completed", loss=1.0, resumed=1)
+        note.with_suffix(".begun").touch()
+        with Interruption() as interruption:
+            for _ in range(300):
+                time.sleep(0.1)
+                if interruption.asked:
+                    note.touch()
+                    interruption.obey(interruption.asked)
+        return Run(experiment, "completed", loss=2.0)
+
+
+def environment(experiment: Experiment, report=None) -> Run:
+    """Answers with what its process was given."""
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
+    return Run(experiment, "completed", versions={n: os.environ.get(n, "") for n in names})
+
+
+class Pair:
+    """A run of two ranks of which the second is killed."""
+
+    def __call__(self, experiment: Experiment, report=None) -> Run:
+        time.sleep(4)
+        raise ConnectionError("the other rank is gone")
+
+    def follower(self, experiment: Experiment, report=None) -> Run:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError

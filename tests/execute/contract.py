@@ -1,0 +1,122 @@
+"""What every executor has to keep, whatever it runs on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import flops_fit
+from flops_fit.errors import InputTypeError
+from flops_fit.execute import Executor, InProcessExecutor
+from flops_fit.records import Run
+from flops_fit.train import Progress
+from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
+from tests.execute import _tasks
+
+
+def drain(executor: Executor, n: int) -> list[Run]:
+    runs: list[Run] = []
+    while len(runs) < n:
+        ended = executor.poll()
+        assert ended
+        runs += ended
+    return runs
+
+
+class Contract:
+    """A subclass gives a fixture ``executor`` of two runs at a time, with one thread each."""
+
+    processes = True
+
+    def test_every_submitted_run_comes_back_once_and_is_heard_of(self, executor: Executor) -> None:
+        heard: list[Progress] = []
+        executor.start(_tasks.square, heard.append)
+        experiments = [make_experiment(size=s) for s in range(2, 6)]
+        handles = [executor.submit(e) for e in experiments]
+        runs = drain(executor, len(experiments))
+        assert len(set(handles)) == len(handles)
+        assert sorted(r.experiment.id for r in runs) == sorted(e.id for e in experiments)
+        assert all(r.loss == r.experiment.size**2 for r in runs)
+        assert {p.experiment_id for p in heard} == {e.id for e in experiments}
+        assert executor.poll() == []
+        if self.processes:
+            assert len({r.device for r in runs}) == len(runs), "each in a process of its own"
+
+    def test_an_error_is_a_failed_run_and_a_lost_process_a_preempted_one(
+        self, executor: Executor
+    ) -> None:
+        """The others go on."""
+        sizes = [_tasks.WRONG, 3, *([_tasks.KILLED] if self.processes else [])]
+        executor.start(_tasks.square, lambda progress: None)
+        for size in sizes:
+            executor.submit(make_experiment(size=size))
+        runs = {r.experiment.size: r for r in drain(executor, len(sizes))}
+        assert runs[_tasks.WRONG].state == "failed"
+        assert runs[_tasks.WRONG].reason == "ValueError: a mistake of the user's"
+        assert "_tasks.py" in runs[_tasks.WRONG].details
+        assert runs[3].loss == 9
+        if self.processes:
+            assert runs[_tasks.KILLED].state == "preempted"
+            assert runs[_tasks.KILLED].reason
+
+    def test_a_cancelled_run_does_not_come_back(self, executor: Executor) -> None:
+        """Neither one that waits nor one that is under way, whose place is free for the next."""
+        executor.start(_tasks.square, lambda progress: None)
+        slow = [make_experiment(size=_tasks.SLOW, seed=s) for s in range(3)]
+        handles = [executor.submit(e) for e in slow]
+        if self.processes:
+            assert executor.poll(timeout=1.0) == []
+        assert [executor.cancel(h) for h in reversed(handles)] == [True] * 3
+        assert not executor.cancel(handles[0])
+        executor.submit(make_experiment(size=4))
+        assert [r.loss for r in drain(executor, 1)] == [16]
+        assert executor.poll() == []
+
+    def test_no_more_run_at_a_time_than_the_capacity(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        crowd = tmp_path / "crowd"
+        crowd.mkdir()
+        executor.start(_tasks.Crowd(crowd), lambda progress: None)
+        for seed in range(5):
+            executor.submit(make_experiment(seed=seed))
+        assert 1 <= max(r.loss for r in drain(executor, 5)) <= executor.capacity
+
+    def test_closing_twice_is_safe_and_forgets_what_waits(self, executor: Executor) -> None:
+        executor.start(_tasks.square, lambda progress: None)
+        executor.submit(make_experiment(size=_tasks.SLOW))
+        began = time.monotonic()
+        executor.close()
+        executor.close()
+        assert executor.poll() == []
+        assert time.monotonic() - began < 55  # and did not wait for it
+
+    def test_what_cannot_be_sent_is_named(self, executor: Executor) -> None:
+        if not self.processes:
+            pytest.skip("nothing is sent")
+        plan = flops_fit.plan_sweep(
+            MLP, "width", None, Blobs(), cross_entropy, [6e5], sizes=[4], batch_size=8
+        )
+        plan.task.data.dataset.file = threading.Lock()
+        with pytest.raises(InputTypeError, match=r"the data set \(a _thread.lock at task.data.*file\)"):
+            executor.start(plan.task, print)
+
+    def test_training_gives_the_same_digits_everywhere(self, executor: Executor) -> None:
+        torch.set_num_threads(1)
+        plan = flops_fit.plan_sweep(
+            MLP, "width", None, Blobs(), cross_entropy, [6e5], sizes=[4, 8], batch_size=8
+        )
+        alone = InProcessExecutor()
+        told = []
+        for place in (alone, executor):
+            place.start(plan.task, lambda progress: None)
+            for experiment in plan.experiments:
+                place.submit(experiment)
+            runs = sorted(drain(place, 2), key=lambda r: r.experiment.size)
+            told.append([(r.state, r.loss, r.train_loss, r.gradient_norm) for r in runs])
+        assert told[0] == told[1]
+        assert told[0][0][0] == "completed"
