@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTIVE = (ROOT / "docs" / "adaptive.md").read_text()
+EXECUTING = (ROOT / "docs" / "executing.md").read_text()
 FITTING = (ROOT / "docs" / "fitting.md").read_text()
 TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
 PLANNING = (ROOT / "docs" / "planning.md").read_text()
@@ -22,12 +23,13 @@ SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").g
     ("page", "told"),
     [
         (ADAPTIVE, "the interval shrinks from"),
+        (EXECUTING, "4 runs, {'completed'}"),
         (FITTING, "parameters on"),
         (PLANNING, "2 runs finished, 2 missing, 2 not asked for"),
         (TRACKERS, "samples/s"),
         (TRAINING, "fewer FLOPs than separate runs"),
     ],
-    ids=["adaptive", "fitting", "planning", "trackers", "training"],
+    ids=["adaptive", "executing", "fitting", "planning", "trackers", "training"],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, told: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"

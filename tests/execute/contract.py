@@ -102,7 +102,9 @@ class Contract:
             MLP, "width", None, Blobs(), cross_entropy, [6e5], sizes=[4], batch_size=8
         )
         plan.task.data.dataset.file = threading.Lock()
-        with pytest.raises(InputTypeError, match=r"the data set \(a _thread.lock at task.data.*file\)"):
+        with pytest.raises(
+            InputTypeError, match=r"the data set \(a _thread.lock at task.data.*file\)"
+        ):
             executor.start(plan.task, print)
 
     def test_training_gives_the_same_digits_everywhere(self, executor: Executor) -> None:

@@ -31,6 +31,7 @@ from flops_fit.text import error_line
 
 __all__ = ["PoolExecutor"]
 
+
 @dataclass(eq=False)
 class _Started:
     """A run under way and what it holds; ``kill_at`` is set once it was cancelled."""
@@ -197,7 +198,9 @@ class PoolExecutor:
         ended: list[Run] = []
         while self._running and not ended:
             told = {w: s for s in self._running.values() for w in s.worker.waits_for()}
-            for started in {id(told[w]): told[w] for w in wait(list(told), self._wait(until))}.values():
+            for started in {
+                id(told[w]): told[w] for w in wait(list(told), self._wait(until))
+            }.values():
                 message = started.worker.read()
                 if isinstance(message, Run):
                     self._retire(started)

@@ -54,9 +54,7 @@ class Worker:
             if code is not None and code < 0
             else f"exited with {code}"
         )
-        return Run(
-            self.experiment, "preempted", reason=f"its worker {how} before it had a result"
-        )
+        return Run(self.experiment, "preempted", reason=f"its worker {how} before it had a result")
 
     def end(self, patience: float = PATIENCE) -> None:
         """See the process off."""
@@ -76,9 +74,7 @@ def fresh_processes(task: bytes) -> Any:
     return context
 
 
-def start_worker(
-    context: Any, task_path: str, experiment: Experiment, setting: Setting
-) -> Worker:
+def start_worker(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
     """A process that begins with a run."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(

@@ -154,7 +154,9 @@ class RayExecutor:
         taken = resources or self._usual(experiment)
         handle = Handle(experiment.id, next(self._numbers))
         if self._task is None:
-            raise SweepError("executor='ray': expected start(task, report) before a run; got a run.")
+            raise SweepError(
+                "executor='ray': expected start(task, report) before a run; got a run."
+            )
         needs = {
             "num_cpus": taken.cpus * taken.size,
             "num_gpus": taken.gpus / self._shares if taken.gpus == 1 else taken.gpus,
@@ -208,7 +210,9 @@ class RayExecutor:
         errors = self._ray.exceptions
         try:
             run: Run = self._ray.get(ref)
-        except errors.RayTaskError as error:  # our side of the task, on a machine that lacks something
+        except (
+            errors.RayTaskError
+        ) as error:  # our side of the task, on a machine that lacks something
             reason = error_line(getattr(error, "cause", None) or error)
             return Run(experiment, "failed", reason=reason, details=str(error))
         except errors.RayError as error:  # its worker or machine is gone, or it was cancelled

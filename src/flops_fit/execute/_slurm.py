@@ -191,7 +191,9 @@ class SlurmExecutor:
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Queue one experiment for the next :meth:`poll`, or find the job that is at it already."""
         if self._task is None:
-            raise SweepError("executor='slurm': expected start(task, report) before a run; got a run.")
+            raise SweepError(
+                "executor='slurm': expected start(task, report) before a run; got a run."
+            )
         taken = resources or self._usual(experiment)
         if taken.gpus > self._per_node and taken.gpus % self._per_node:
             raise InputError(
@@ -224,7 +226,10 @@ class SlurmExecutor:
                 with _out_of_a_job():
                     self._submitit.update_parameters(**self._parameters(alike))
                     jobs = self._submitit.submit_array(
-                        [Job(*self._task, tuple(sys.path), experiment, alike.cpus) for _, experiment, _ in batch]
+                        [
+                            Job(*self._task, tuple(sys.path), experiment, alike.cpus)
+                            for _, experiment, _ in batch
+                        ]
                     )
             except Exception as error:  # of sbatch, of submitit, of what the options say
                 self._queue.extendleft(reversed(batch))
@@ -234,7 +239,9 @@ class SlurmExecutor:
                 ) from error
             for (handle, experiment, _), job in zip(batch, jobs, strict=True):
                 self._live[job.job_id] = _Live(handle, experiment, job)
-            self._journal.add({e.id: (j.job_id, alike.size) for (_, e, _), j in zip(batch, jobs, strict=True)})
+            self._journal.add(
+                {e.id: (j.job_id, alike.size) for (_, e, _), j in zip(batch, jobs, strict=True)}
+            )
 
     def _parameters(self, taken: Resources) -> dict[str, Any]:
         """By submitit's names."""

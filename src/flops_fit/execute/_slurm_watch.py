@@ -109,7 +109,9 @@ class Watch:
                 run: Run = first.result()
                 return run
         except Exception as unreadable:
-            reason = f"the result of its job cannot be read: {type(unreadable).__name__}: {unreadable}"
+            reason = (
+                f"the result of its job cannot be read: {type(unreadable).__name__}: {unreadable}"
+            )
             return Run(experiment, "preempted", reason=reason)
         said = str(error)
         if _NOT_REQUEUED in said:
