@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 from flops_fit.errors import InputError
-from flops_fit.execute._contract import Handle, Report, Resources, Task
 from flops_fit.execute._attempt import attempt
+from flops_fit.execute._contract import Handle, Report, Resources, Task
 from flops_fit.records import Experiment, Run
 
 __all__ = ["InProcessExecutor"]
