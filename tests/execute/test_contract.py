@@ -124,12 +124,11 @@ def test_two_ranks_train_a_run_as_one_does(
     executor = (
         PoolExecutor(2, 1, ranks_per_run=2)
         if place == "pool"
-        else SlurmExecutor(tmp_path, cluster="local", ranks_per_run=lambda e: 2)
+        else SlurmExecutor(tmp_path / "jobs", cluster="local", ranks_per_run=lambda e: 2)
     )
-    executor.start(plan.task, lambda progress: None)
-    executor.submit(experiment)
-    (run,) = drain(executor, 1)
-    executor.close()
+    (run,) = flops_fit.run_sweep(
+        plan, executor=executor, output_dir=tmp_path / "out", progress=False
+    )
     assert (run.state, run.ranks, run.tokens) == ("completed", 2, alone.tokens)
     assert run.loss == pytest.approx(alone.loss, rel=1e-5)
 

@@ -87,6 +87,7 @@ class RayExecutor:
         self._numbers = itertools.count()
         self._ray: Any = None
         self._task: Any = None
+        self._remote: Any = None
         self._heard: Any = None
         self._report: Report = lambda progress: None
 
@@ -140,6 +141,8 @@ class RayExecutor:
         content = pack(task, "ray")
         self._connect()
         self._task = self._ray.put(content)
+        # One function for all runs: Ray schedules each by itself, and thousands would choke it.
+        self._remote = self._ray.remote(max_retries=0)(carry_out_here)
         self._heard = self._ray.remote(num_cpus=0, max_restarts=-1)(Heard).remote()
         self._report = report
 
@@ -162,8 +165,7 @@ class RayExecutor:
             "num_gpus": taken.gpus / self._shares if taken.gpus == 1 else taken.gpus,
         }
         self._check(experiment, needs)
-        remote = self._ray.remote(max_retries=0, **needs)(carry_out_here)
-        ref = remote.options(name=experiment.label).remote(
+        ref = self._remote.options(name=experiment.label, **needs).remote(
             self._task, experiment, Setting(taken.cpus, taken.size), bool(taken.gpus), self._heard
         )
         self._refs[ref] = handle, experiment
