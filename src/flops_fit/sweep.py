@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flops_fit.errors import SweepError
 from flops_fit.execute import Executor, Task
@@ -40,11 +40,17 @@ class SweepView(Protocol):
     def progress(self, progress: Progress) -> None:
         """A run has come this far."""
 
+    def moved(self, experiment: Experiment, to: Literal["waiting", "elsewhere", "lost"]) -> None:
+        """A run waits, is made by somebody else, or was lost by its surroundings and waits again."""
+
     def ended(self, run: Run) -> None:
         """A run has ended."""
 
     def note(self, message: str) -> None:
         """Something was noticed that is no run's fault."""
+
+    def step(self, message: str) -> None:
+        """Something was decided."""
 
 
 def run_experiments(
@@ -139,6 +145,7 @@ class _Sweep:
             self._wait(experiment, holder)
         else:
             self.submitted[experiment.id] = experiment
+            self.view.moved(experiment, "waiting")
             self.executor.submit(experiment)
 
     def _poll(self) -> list[Run]:
@@ -174,11 +181,13 @@ class _Sweep:
             self._ended(replace(run, reason=f"{run.reason}; given up after {lost} attempts"))
             return
         self.store.publish(run, call=self.call, lost=lost)
+        self.view.moved(experiment, "lost")
         self.view.note(f"{experiment.label}: {run.reason}. Trying again ({lost} of {tries}).")
         self._begin(experiment)
 
     def _wait(self, experiment: Experiment, holder: Holder | None) -> None:
         self.waiting[experiment.id] = experiment
+        self.view.moved(experiment, "elsewhere")
         if holder is not None and str(holder) not in self.told:
             self.told.add(str(holder))
             self.view.note(

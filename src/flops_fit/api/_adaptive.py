@@ -82,22 +82,21 @@ def find_adaptively(
         Those that may be used; ``None`` for whatever the model accepts.
     """
     assert plan.maker is not None
+    view = places.view  # one for all batches
     resume = places.resume
 
     def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
         nonlocal resume
         batch = replace(plan, experiments=tuple(experiments))
-        runs = run_plan(batch, plan.task, replace(places, resume=resume), _Growing)
+        runs = run_plan(batch, plan.task, replace(places, resume=resume), _Growing, view)
         resume = True  # later batches belong to this sweep
         return runs
 
     oracle = Experimenter(plan.maker, plan.flops, carry_out, sizes)
     leads = ranks_of(plan.task).leads
-    found = run_adaptive(oracle, asked, print if places.progress and leads else lambda line: None)
+    found = run_adaptive(oracle, asked, view.step if leads else lambda line: None)
     if leads and (others := Store(Path(places.output_dir)).others(oracle.experiments)):
-        places.view.note(
-            f"{others} earlier runs of this folder were not wanted: kept, and not fitted."
-        )
+        view.note(f"{others} earlier runs of this folder were not wanted: kept, and not fitted.")
     plan = replace(plan, experiments=tuple(oracle.experiments))
     fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=found.window)
     result = Result(plan, tuple(oracle.runs), fit, Path(places.output_dir), found)

@@ -73,9 +73,13 @@ def run_sweep(
 
 
 def run_plan(
-    plan: SweepPlan, task: Task | None, places: Places, folder: type[Store] = Store
+    plan: SweepPlan,
+    task: Task | None,
+    places: Places,
+    folder: type[Store] = Store,
+    view: SweepView | None = None,
 ) -> list[Run]:
-    """What :func:`run_sweep` does, with its arguments gathered and the kind of its folder."""
+    """What :func:`run_sweep` does, with its arguments gathered, its kind of folder and its view."""
     if task is None:
         raise InputError(
             "run_sweep: the plan was made without a data set, so it cannot be trained. Give dataset= "
@@ -95,7 +99,7 @@ def run_plan(
     def sweep(task: Task) -> list[Run]:
         store = folder.open(places.output_dir, resume=places.resume)
         store.write_plan(plan.experiments)
-        runs = run_experiments(plan.experiments, task, chosen, store, places.view)
+        runs = run_experiments(plan.experiments, task, chosen, store, view or places.view)
         store.write_table(runs)
         return runs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -73,7 +74,9 @@ class Recorded:
                 return claimed
             ranks.lead(None)
             try:
-                run = _carry_out(self.task, experiment, _watching(claimed, report))
+                heard = _watching(claimed, report)
+                heard(Progress(experiment.id, 0, experiment.steps, math.nan))
+                run = _carry_out(self.task, experiment, heard)
             except _TakenAway:
                 return _elsewhere(experiment, "somebody else, as this worker was silent for long")
             return self._publish(store, run, claimed)

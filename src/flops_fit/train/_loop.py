@@ -55,12 +55,17 @@ _BUILT = 5e7  # the largest model that is built only to be tried
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: steps done, smoothed training loss."""
+    """Where a run is: steps done, smoothed training loss, units a second since the last report.
+
+    A run that has begun and made no step yet, or none since it went on from a checkpoint, has the
+    loss NaN and no speed.
+    """
 
     experiment_id: str
     step: int
     steps: int
     loss: float
+    units_per_second: float | None = None
 
 
 Report = Callable[[Progress], None]
@@ -223,6 +228,8 @@ class Trainer:
         )
         read = time.perf_counter()
         with Interruption() as interruption, closing(batches):
+            if tally.step and ranks.leads:
+                report(Progress(experiment.id, tally.step, experiment.steps, math.nan))
             for batch in batches:
                 rate = learning_rate(
                     hparams, (tally.step + 0.5) * per_step, experiment.steps * per_step
@@ -241,7 +248,12 @@ class Trainer:
                     read = time.perf_counter()
                     seen = tally.read(rate)
                     if ranks.leads:
-                        report(Progress(experiment.id, tally.step, experiment.steps, seen["loss"]))
+                        speed = seen["units_per_second"]
+                        report(
+                            Progress(
+                                experiment.id, tally.step, experiment.steps, seen["loss"], speed
+                            )
+                        )
                     tracking.log(seen)
                     if tally.watch.reason:
                         why = tally.watch.reason
