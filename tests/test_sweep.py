@@ -19,7 +19,9 @@ from flops_fit.errors import OutputError, SweepError
 from flops_fit.execute import InProcessExecutor
 from flops_fit.records import Experiment, Run
 from flops_fit.store import Store, take_lease
+from flops_fit.store._lease import Lease
 from flops_fit.sweep import run_experiments
+from flops_fit.train import Progress
 from flops_fit.view import SilentView
 from tests._drivers import Printing, Traced, experiments, start
 from tests.conftest import make_experiment
@@ -165,6 +167,32 @@ def test_what_the_surroundings_lost_is_tried_three_times_again(
     attempt = Store.open(tmp_path).attempt(runs[1].experiment.id)
     assert attempt is not None
     assert attempt.run.reason == runs[1].reason
+
+
+def test_who_watches_is_told_where_each_run_is(tmp_path: Path) -> None:
+    """What is lost and what is begun elsewhere, and that a worker has begun before its first step."""
+    told: list[tuple[str, int]] = []
+
+    class Watching(SilentView):
+        def moved(self, experiment: Experiment, to: str) -> None:
+            told.append((to, experiment.seed))
+
+        def progress(self, progress: Progress) -> None:
+            told.append(("begun", progress.step))
+
+        def note(self, message: str) -> None:
+            if "is being made" in message:
+                lease.release()
+
+    task = lambda e, r: Run(e, "completed", loss=1.0)  # noqa: E731
+    sweep(1, task, Store.open(tmp_path / "lost"), Losing({0: 1}), Watching())
+    assert told == [("waiting", 0), ("lost", 0), ("waiting", 0)]
+    told.clear()
+    store = Store.open(tmp_path / "elsewhere")
+    lease = take_lease(store.run_lease(experiments(1)[0].id))
+    assert isinstance(lease, Lease)
+    sweep(1, task, store, view=Watching())
+    assert told == [("elsewhere", 0), ("waiting", 0), ("begun", 0)]
 
 
 def test_a_new_call_tries_again_without_a_pause(

@@ -62,7 +62,7 @@ def test_a_terminal_is_left_with_a_summary_and_its_cursor() -> None:
     text = watched(terminal=True)
     assert "1 of 10 runs are finished already" in text
     assert "something [/odd]" in text
-    assert "10 runs · 10 completed" in text
+    assert "10 runs · 10 completed · 2.82e+06 of 2.82e+06 FLOPs · " in text
     assert text.endswith("\x1b[?25h")
 
 

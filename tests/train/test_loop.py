@@ -110,6 +110,7 @@ def test_progress_is_reported_to_the_last_step() -> None:
     trainer()(make_experiment(), heard.append)
     assert heard[0].step == 1
     assert (heard[-1].step, heard[-1].steps) == (50, 50)
+    assert all(p.units_per_second is not None and p.units_per_second > 0 for p in heard)
 
 
 class _Explodes(MLP):

@@ -88,10 +88,13 @@ def test_a_run_goes_on_from_where_it_was_interrupted(tmp_path: Path, stop: int) 
 
     with pytest.raises(KeyboardInterrupt), every_reading():
         trainer(tmp_path)(make_experiment(), interrupt)
-    again = trainer(tmp_path)(make_experiment())
+    heard: list[Progress] = []
+    again = trainer(tmp_path)(make_experiment(), heard.append)
     assert again.state == "completed"
     assert again.resumed == 1
     assert same(again, whole)
+    assert heard[0].step == stop  # before it goes on, so that nobody takes it for speed
+    assert heard[0].units_per_second is None
 
 
 @contextmanager

@@ -40,10 +40,15 @@ def word(state: str) -> str:
 
 
 def frame(s: Standing, width: int, height: int) -> RenderableType:
-    """A few lines on the whole sweep and one for each of the first runs that go on."""
+    """A few lines on the whole sweep and one for each of the first runs that go on.
+
+    Of a sweep that is over the sums are left.
+    """
     from rich.console import Group
 
-    parts: list[RenderableType] = [_spending(s), _states(s, width), _times(s)]
+    if s.ended == s.runs:
+        return _flow([*_states(s), _text(_spent(s)), *_times(s)], width)
+    parts: list[RenderableType] = [_spending(s), _flow(_states(s), width), _flow(_times(s), width)]
     room = max(1, min(_ROWS, height - _AROUND))
     if s.going:
         parts.append(_rows(s, s.going[:room], width))
@@ -71,10 +76,10 @@ def line(s: Standing, run: Run) -> str:
     )
 
 
-def _text(text: str, style: str = "", wrap: bool = False) -> Text:
+def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
-    return Text(text, style=style, no_wrap=not wrap, overflow="ellipsis")
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _spending(s: Standing) -> Table:
@@ -87,18 +92,39 @@ def _spending(s: Standing) -> Table:
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True, justify="right", min_width=5)
     grid.add_column(no_wrap=True)
-    spent = f"{s.spent:.2e}" if s.spent else "0"
-    grid.add_row(bar, _percent(s.share), f"{spent:>8} of {s.planned:.2e} FLOPs")
+    grid.add_row(bar, _percent(s.share), _spent(s))
     return grid
 
 
-def _states(s: Standing, width: int) -> Text:
-    """Runs by state; on narrow terminals over two lines, broken between two states."""
-    parts = [_text(f"{s.runs} {'run' if s.runs == 1 else 'runs'}", "bold")]
-    for state, (name, style) in _STATES.items():
-        if n := s.states.get(state, 0):
-            parts.append(_text(f"{n} {name}", style))
-    whole = _text("", wrap=True)
+def _spent(s: Standing) -> str:
+    spent = f"{s.spent:.2e}" if s.spent else "0"
+    return f"{spent:>8} of {s.planned:.2e} FLOPs"
+
+
+def _states(s: Standing) -> list[Text]:
+    """Runs by state."""
+    whole = _text(f"{s.runs} {'run' if s.runs == 1 else 'runs'}", "bold")
+    return [whole] + [
+        _text(f"{s.states[state]} {name}", style)
+        for state, (name, style) in _STATES.items()
+        if s.states.get(state)
+    ]
+
+
+def _times(s: Standing) -> list[Text]:
+    over = s.ended == s.runs
+    parts = [_flops_a_second(s.rate)] if s.rate else []
+    parts.append(_passed(s.elapsed) + ("" if over else " so far"))
+    if s.left is not None:
+        parts.append(f"about {_about(s.left)} left")
+    if s.retries:
+        parts.append(f"{s.retries} {'retry' if s.retries == 1 else 'retries'}")
+    return [_text(part) for part in parts]
+
+
+def _flow(parts: list[Text], width: int) -> Text:
+    """Side by side, with as many lines as it takes and none broken within a part."""
+    whole = _text("")
     used = 0
     for i, part in enumerate(parts):
         if i:
@@ -108,16 +134,6 @@ def _states(s: Standing, width: int) -> Text:
         whole.append_text(part)
         used += len(part)
     return whole
-
-
-def _times(s: Standing) -> Text:
-    parts = [_flops_a_second(s.rate)] if s.rate else []
-    parts.append(f"{_passed(s.elapsed)} so far")
-    if s.left is not None:
-        parts.append(f"about {_about(s.left)} left")
-    if s.retries:
-        parts.append(f"{s.retries} {'retry' if s.retries == 1 else 'retries'}")
-    return _text(" · ".join(parts))
 
 
 def _rows(s: Standing, going: tuple[Going, ...], width: int) -> Table:

@@ -159,7 +159,7 @@ class LiveView:
 
     def step(self, message: str) -> None:
         """Something was decided: what an adaptive sweep does next, and why."""
-        self._print(message, "bold")
+        self._print(message)
 
     def _print(self, message: str, style: str = "") -> None:
         # Whatever a user's code says may hold square brackets; a file's lines are not wrapped.
