@@ -65,7 +65,7 @@ class Simulated:
 
 
 def sweep(oracle: Simulated, off: float = 3.0, **changes: object) -> Adaptive:
-    arguments = {"target_compute": TARGET, "precision": 0.1, "max_flops": UNIFORM}
+    arguments = {"target_compute": TARGET, "half_width": 0.1, "max_flops": UNIFORM}
     law = oracle.law
     asked = Asked(**{**arguments, **changes}, centre=lambda C: law.optimal(C).params * off)
     return run_adaptive(oracle, asked)

@@ -121,10 +121,10 @@ def test_a_sweep_finds_a_known_optimum_for_a_fraction_of_the_uniform_grid(law, o
     """From a pilot ×3 beside it, for less than a third of what a 5×7 grid costs."""
     found = sweep(Simulated(law), off)
     assert found.reached
-    assert found.precision <= 0.1
+    assert found.half_width <= 0.1
     assert found.spent < UNIFORM / 3
     error = np.log(found.optimal_params / law.optimal(TARGET).params)
-    assert abs(error) < 2 * np.log1p(found.precision)
+    assert abs(error) < 2 * np.log1p(found.half_width)
     assert found.check is not None
     assert found.check.passed
     dearest = np.sort(found.runs.flops)[-3:]
@@ -140,13 +140,13 @@ def test_a_pilot_far_beside_the_optimum_goes_towards_it():
 
 def test_equal_losses_lead_to_equal_runs():
     """What a resumed sweep rests on."""
-    first, again = (sweep(Simulated(truth(), seed=3), precision=0.2) for _ in range(2))
+    first, again = (sweep(Simulated(truth(), seed=3), half_width=0.2) for _ in range(2))
     assert first.steps == again.steps
     assert np.array_equal(first.runs.params, again.runs.params)
 
 
 def test_what_may_be_spent_is_not_passed_and_the_end_says_so():
-    found = sweep(Simulated(truth()), max_flops=3e18, precision=0.01)
+    found = sweep(Simulated(truth()), max_flops=3e18, half_width=0.01)
     assert found.spent <= 3e18
     assert not found.reached
     assert any("are spent, and no batch" in line for line in found.steps)
@@ -156,7 +156,7 @@ def test_what_may_be_spent_is_not_passed_and_the_end_says_so():
 def test_a_size_that_diverges_is_not_asked_for_again():
     law = truth()
     oracle = Simulated(law, largest=float(law.optimal(1e19).params) * 3)
-    found = sweep(oracle, off=1.0, precision=0.15)
+    found = sweep(oracle, off=1.0, half_width=0.15)
     lost = [pair for pair in oracle.asked if pair[0] > oracle.largest]
     assert lost
     assert max(lost.count(pair) for pair in lost) <= 4  # within one batch a run may be repeated
@@ -168,10 +168,10 @@ def test_a_pilot_without_losses_says_how_many_are_needed():
         sweep(Simulated(truth(), largest=1.0))
 
 
-@pytest.mark.parametrize("name", ["target_compute", "precision", "max_flops"])
+@pytest.mark.parametrize("name", ["target_compute", "half_width", "max_flops"])
 def test_asking_for_nothing_is_refused(name):
     with pytest.raises(InputError, match=f"{name}: expected a positive number; got -1"):
-        Asked(**{"target_compute": 1e21, "precision": 0.1, "max_flops": 1e20, name: -1})
+        Asked(**{"target_compute": 1e21, "half_width": 0.1, "max_flops": 1e20, name: -1})
 
 
 def test_prices_below_cost_are_what_a_batch_pays():

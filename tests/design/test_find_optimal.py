@@ -112,8 +112,8 @@ def test_the_plan_alone_is_the_pilot(tmp_path):
     ("changes", "said"),
     [
         ({"target_compute": None}, "target_compute: an adaptive design needs a number of FLOPs"),
-        ({"max_flops": None}, "max_flops: an adaptive design needs what it may spend"),
-        ({"half_width": -1}, "expected a positive number; got -1"),
+        ({"max_flops": None}, "max_flops: an adaptive design needs a number of FLOPs"),
+        ({"half_width": -1}, "half_width: expected a positive number; got -1"),
         ({"repeats": 2}, "repeats: an adaptive design repeats runs where that tells most"),
         ({"branch": True}, "branch: an adaptive design plans runs one by one"),
         ({"sizes": {1e15: [2]}}, "sizes: an adaptive design chooses sizes for each budget"),

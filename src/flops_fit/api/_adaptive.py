@@ -56,9 +56,7 @@ class _Growing(Store):
         return 0
 
 
-def asked_for(
-    target: float | None, half_width: float, max_flops: float | None, budgets: tuple[float, ...]
-) -> Asked:
+def asked_for(target: float | None, half_width: float, max_flops: float | None) -> Asked:
     """What an adaptive sweep is asked for; an InputError where that was left out."""
     if target is None or max_flops is None:
         missing = "target_compute" if target is None else "max_flops"
@@ -66,7 +64,7 @@ def asked_for(
             f"{missing}: an adaptive design needs a number of FLOPs; got none. Say what run the "
             "answer is for (target_compute=1e21) and what the sweep may spend (max_flops=1e19)."
         )
-    return Asked(target, half_width, max_flops, pilot_budgets=budgets)
+    return Asked(target, half_width, max_flops)
 
 
 def find_adaptively(

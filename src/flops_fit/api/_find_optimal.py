@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -204,6 +205,9 @@ def find_optimal(
     FitError
         Too few runs completed; the message says what to add.
     """
+    asked = None
+    if design == "adaptive" and train:
+        asked = asked_for(target_compute, half_width, max_flops)
     plan = plan_sweep(
         model_cls,
         model_size_param,
@@ -246,8 +250,8 @@ def find_optimal(
     if not train:
         return plan
     places = Places(executor, output_dir, resume, progress)
-    if design == "adaptive":
-        asked = asked_for(target_compute, half_width, max_flops, plan.budgets)
+    if asked is not None:
+        asked = replace(asked, pilot_budgets=plan.budgets)
         return find_adaptively(plan, asked, None if sizes is None else list(sizes), places)
     check_fittable(plan)
     runs = run_plan(plan, plan.task, places)

@@ -49,7 +49,7 @@ class Asked:
     ----------
     target_compute
         FLOPs of the run that the answer is for.
-    precision
+    half_width
         Half the width of the 90 % interval of N*, relative: 0.1 is ±10 %.
     max_flops
         What may be spent.
@@ -68,7 +68,7 @@ class Asked:
     """
 
     target_compute: float
-    precision: float
+    half_width: float
     max_flops: float
     max_run_flops: float | None = None
     batch: int = 8
@@ -78,7 +78,7 @@ class Asked:
     reach: float = REACH
 
     def __post_init__(self) -> None:
-        for name in ("target_compute", "precision", "max_flops"):
+        for name in ("target_compute", "half_width", "max_flops"):
             value = getattr(self, name)
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not (number and np.isfinite(value) and value > 0):
@@ -102,7 +102,7 @@ class Adaptive:
         One line a decision.
     spent
         FLOPs.
-    precision
+    half_width
         Half the width of the 90 % interval of N* at the target, relative.
     reached
         Whether that is what was asked for.
@@ -121,7 +121,7 @@ class Adaptive:
     runs: RunTable
     steps: tuple[str, ...]
     spent: float
-    precision: float
+    half_width: float
     reached: bool
     optimal_params: float
     interval: tuple[float, float] | None
@@ -242,7 +242,7 @@ def _fitted(log: _Log, asked: Asked) -> tuple[Evidence, Form]:
 def _decide(log: _Log, evidence: Evidence, form: Form, asked: Asked) -> bool:
     """Make the next batch; ``False`` where the sweep ends, which is told."""
     of = criterion(evidence, asked.target_compute, form.trusted)
-    half, goal = half_width(evidence, of, asked.target_compute), float(np.log1p(asked.precision))
+    half, goal = half_width(evidence, of, asked.target_compute), float(np.log1p(asked.half_width))
     if half <= goal and of.dof >= _SETTLED:
         log.tell(f"the interval is {percent(np.expm1(half))}, as narrow as asked")
         return False
@@ -306,8 +306,8 @@ def _answer(log: _Log, asked: Asked) -> Adaptive:
         runs=evidence.runs,
         steps=tuple(log.lines),
         spent=log.spent,
-        precision=float(np.expm1(half)),
-        reached=bool(half <= np.log1p(asked.precision)),
+        half_width=float(np.expm1(half)),
+        reached=bool(half <= np.log1p(asked.half_width)),
         optimal_params=best,
         interval=span,
         wide_interval=wide,
