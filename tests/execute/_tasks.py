@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,13 @@ def environment(experiment: Experiment, report=None) -> Run:
     """Answers with what its process was given."""
     names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
     return Run(experiment, "completed", versions={n: os.environ.get(n, "") for n in names})
+
+
+def modules(experiment: Experiment, report=None) -> Run:
+    """Answers whether its process has imported torch."""
+    return Run(
+        experiment, "completed", versions={"torch": "yes" if "torch" in sys.modules else "no"}
+    )
 
 
 class Pair:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from flops_fit.execute import (
     SlurmExecutor,
     resolve_executor,
 )
+from flops_fit.execute._process import start_method
 from flops_fit.execute._room import Room
 from flops_fit.execute._travel import pack
 from flops_fit.laws import Hoffmann
@@ -65,6 +68,37 @@ def test_a_lost_process_is_told_by_its_signal() -> None:
     (run,) = drain(pool, 1)
     pool.close()
     assert run.reason == "its worker was killed by signal 9 before it had a result"
+
+
+@pytest.mark.skipif(start_method() != "forkserver", reason="there is no server to fork from")
+def test_a_pool_outlives_the_server_that_its_workers_are_forked_from() -> None:
+    pool = PoolExecutor(1, 1)
+    pool.start(_tasks.square, print)
+    pool.submit(make_experiment(size=2))
+    drain(pool, 1)
+    for size in (3, 4):
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+        pool.submit(make_experiment(size=size))
+        assert drain(pool, 1)[0].loss == size**2
+    pool.close()
+
+
+def test_workers_have_torch_only_where_the_driver_has_it() -> None:
+    """A task without it does not wait for its import."""
+    code = (
+        "from flops_fit.execute import PoolExecutor\n"
+        "from tests._drivers import experiments\n"
+        "from tests.execute._tasks import modules\n"
+        "pool = PoolExecutor(1, 1)\n"
+        "pool.start(modules, print)\n"
+        "pool.submit(experiments(1)[0])\n"
+        "print(pool.poll()[0].versions)\n"
+        "pool.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, cwd=ROOT
+    )
+    assert done.stdout == "{'torch': 'no'}\n", done.stderr
 
 
 def test_a_pool_sends_local_functions_and_sets_threads() -> None:

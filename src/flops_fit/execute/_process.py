@@ -19,6 +19,7 @@ from flops_fit.records import Experiment, Run
 __all__ = ["PATIENCE", "Worker", "fresh_processes", "start_method", "start_worker", "stop"]
 
 PATIENCE = 20.0  # seconds for a step and a checkpoint
+_DYING = (0.1, 1.0)  # seconds in which a server to fork from that was killed is gone for good
 
 
 @dataclass(eq=False)
@@ -75,7 +76,20 @@ def fresh_processes(task: bytes) -> Any:
 
 
 def start_worker(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
-    """A process that begins with a run."""
+    """A process that begins with a run.
+
+    The server that it is forked from may have been killed. While that is dying it still takes the
+    request, and answers nothing; once it is gone, a new one is started.
+    """
+    for pause in _DYING:
+        try:
+            return _start(context, task_path, experiment, setting)
+        except (EOFError, ConnectionError):
+            time.sleep(pause)
+    return _start(context, task_path, experiment, setting)
+
+
+def _start(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
         target=carry_out, args=(task_path, experiment, theirs, setting), daemon=True
@@ -140,12 +154,15 @@ def start_method() -> str:
 def _to_preload(task: bytes) -> list[str]:
     """Modules that workers are forked with, so that none imports them anew: those a task names.
 
-    Where there is a GPU only what is known to leave it alone: a forked process cannot use CUDA
-    that an import has initialised before.
+    Torch only where this process has it, as a task without it should not wait for it. Where there
+    is a GPU only what is known to leave it alone: a forked process cannot use CUDA that an import
+    has initialised before.
     """
-    known = ["torch", "torch._dynamo", "flops_fit.execute._worker"]  # optimizers import dynamo
+    known = ["flops_fit.execute._worker"]
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return known
+    if torch is not None:
+        known += ["torch", "torch._dynamo"]  # optimizers import dynamo
+        if torch.cuda.is_available():
+            return known
     strings = {arg for _, arg, _ in pickletools.genops(task) if isinstance(arg, str)}
     return [*known, *sorted((strings & sys.modules.keys()) - {"__main__"})]
