@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.errors import InputError, MissingExtraError
+from flops_fit.errors import InputError, MissingExtraError, SweepError
 from flops_fit.execute import Executor, RayExecutor, Resources
 from tests.conftest import make_experiment
 from tests.execute import _tasks
@@ -78,3 +78,15 @@ def test_without_ray_the_install_command_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"flops-fit\[ray\]"):
         RayExecutor().start(_tasks.square, print)
+
+
+def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a plain Exception where a node times out."""
+
+    def slow(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(SweepError, match="no cluster at this machine .*timed out during startup"):
+        RayExecutor(options={"num_cpus": 1}).start(_tasks.square, print)
