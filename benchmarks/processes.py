@@ -36,7 +36,7 @@ def _kind(pid: int, found: dict[int, tuple[int, str]], driver: int) -> str:
     for word in ("resource_tracker", "raylet", "gcs_server"):
         if word in command.split(" --", 1)[0]:
             return word
-    if command.startswith("ray::") and not command.startswith("ray::IDLE"):
+    if command.startswith("ray::C="):
         return "ray worker"
     if "forkserver" in command:
         forks = any(above == pid for above, _ in found.values())

@@ -76,6 +76,7 @@ class Storm:
     drivers: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     victim: str = ""
+    clusters: int = 0  # of Ray, struck before this driver
     begun: int = 0
     published: int = 0
     looks: int = 0
@@ -112,6 +113,7 @@ class Storm:
     def _ends(self, command: Sequence[str], ledger: Ledger) -> bool:
         """Whether a new driver, killed or not, came to the fit."""
         full = full_of(ledger.folder)
+        self.clusters = self.killed["raylet"] + self.killed["gcs_server"]
         full_at = self.random.uniform(0.0, 2.0) if self._happens(self.weather.full) else None
         with tempfile.TemporaryFile() as said:
             driver = subprocess.Popen(
@@ -181,8 +183,10 @@ class Storm:
         elif "No space left on device" in text:
             self.drivers["said that the disk is full"] += 1
         elif "SweepError" in text:
-            self.drivers["said that no worker starts"] += 1
+            self.drivers["said that no worker or cluster starts"] += 1
 
+        elif self.killed["raylet"] + self.killed["gcs_server"] > self.clusters:
+            self.drivers["lost the cluster"] += 1
         else:
             ledger.broken.append(f"a driver exited with {code}: {text.strip()[-1500:]}")
         return False
