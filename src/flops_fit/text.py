@@ -25,8 +25,8 @@ def count(value: float) -> str:
 
 
 def percent(half: float) -> str:
-    """A relative half-width: ±38 %."""
-    return f"±{100 * half:.2g} %" if half < 9.995 else f"a factor {1 + half:.2g} either way"
+    """A relative half-width: ±38 %, or a factor 2.5 either way."""
+    return f"±{100 * half:.2g} %" if half < 0.995 else f"a factor {1 + half:.2g} either way"
 
 
 def seconds(value: float) -> str:

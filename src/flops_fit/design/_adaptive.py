@@ -261,13 +261,20 @@ def _decide(log: _Log, evidence: Evidence, form: Form, asked: Asked) -> bool:
     else:
         log.tell(
             f"{log.spent:.3g} FLOPs are spent, and no batch that fits into what is left would narrow "
-            f"the interval of {percent(np.expm1(half))} by more than {100 * _USELESS:.0f} %"
+            f"the interval of {percent(np.expm1(half))}{_doubted(form)} by more than "
+            f"{100 * _USELESS:.0f} %"
         )
         return False
     shrunk = half * float(np.sqrt(after / now))
-    log.tell(f"next: {described(rows_of(chosen))}: {change(np.expm1(half), np.expm1(shrunk))}")
+    shrinks = change(np.expm1(half), np.expm1(shrunk))
+    log.tell(f"next: {described(rows_of(chosen))}: {shrinks}{_doubted(form)}")
     log.run(chosen, of)
     return True
+
+
+def _doubted(form: Form) -> str:
+    """What an interval holds where the runs speak against the law's form."""
+    return ", with the drifts that the runs show" if form.told else ""
 
 
 def _choice(log: _Log, evidence: Evidence, asked: Asked, spend: float) -> Candidates:
