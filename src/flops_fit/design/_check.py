@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,14 +53,7 @@ def foretell(of: Criterion | None, chosen: Candidates) -> list[tuple[float, floa
     """(ln L, standard deviation) of runs to be made; NaN where nothing is known."""
     if of is None:
         return [(float("nan"), float("nan"))] * len(chosen)
-    where = replace(
-        of.points,
-        x=np.log(chosen.params) - of.points.x_mean,
-        y=np.log(chosen.tokens) - of.points.y_mean,
-        z=np.zeros(len(chosen)),
-        groups=None,
-    )
-    level = model_values(of.theta, where)[0] + np.log(of.points.scale)
+    level = model_values(of.theta, of.points_at(chosen))[0] + np.log(of.points.scale)
     best = np.log(of.law.optimal(chosen.flops, of.evidence.flops).params)
     rows = of.rows(chosen)
     spread = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(of.information), rows)

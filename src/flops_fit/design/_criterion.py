@@ -88,15 +88,19 @@ class Criterion:
         noise = c @ np.linalg.solve(self.information[:6, :6], c)
         return float(noise + self.drift**2 * np.sum(self.bias**2))
 
-    def rows(self, runs: Candidates) -> Floats:
-        """J/σ of runs to come, shape (candidates, 8)."""
-        where = replace(
+    def points_at(self, runs: Candidates) -> Points:
+        """Runs to come in the coordinates of the fit; they have no losses."""
+        return replace(
             self.points,
             x=np.log(runs.params) - self.points.x_mean,
             y=np.log(runs.tokens) - self.points.y_mean,
             z=np.zeros(len(runs)),
             groups=None,
         )
+
+    def rows(self, runs: Candidates) -> Floats:
+        """J/σ of runs to come, shape (candidates, 8)."""
+        where = self.points_at(runs)
         J = with_drift(derivatives(self.theta[None], where).gradient[0].T, where)
         best = np.log(self.law.optimal(runs.flops, self.evidence.flops).params)
         return np.asarray(J / self.sd(np.log(runs.params) - best)[:, None])

@@ -41,7 +41,7 @@ def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
     """
     try:
         return task(experiment, report)
-    except Exception as error:
+    except Exception as error:  # a task may raise anything: that is a run that failed
         reason, details = error_line(error), traceback.format_exc()
     except SystemExit as error:
         if error.code in _STOPPED:

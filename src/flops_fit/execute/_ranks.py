@@ -21,7 +21,7 @@ def lead(ranks: Ranks, task: Task, sweep: Callable[[Task], list[Run]]) -> list[R
 
     try:
         runs = sweep(together)
-    except Exception as error:
+    except Exception as error:  # whatever it was, the other ranks have to hear of it
         ranks.lead(SweepError(f"rank 0 stopped the sweep: {error}"))
         raise
     ranks.lead(runs)

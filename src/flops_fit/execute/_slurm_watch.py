@@ -108,7 +108,7 @@ class Watch:
             if error is None:
                 run: Run = first.result()
                 return run
-        except Exception as unreadable:
+        except Exception as unreadable:  # unpickling a file that a lost job may have torn
             reason = (
                 f"the result of its job cannot be read: {type(unreadable).__name__}: {unreadable}"
             )
