@@ -96,12 +96,13 @@ class Contract:
         assert time.monotonic() - began < 55  # and did not wait for it
 
     def test_what_cannot_be_sent_is_named(self, executor: Executor) -> None:
-        if not self.processes:
-            pytest.skip("nothing is sent")
         plan = flops_fit.plan_sweep(
             MLP, "width", None, Blobs(), cross_entropy, [6e5], sizes=[4], batch_size=8
         )
         plan.task.data.dataset.file = threading.Lock()
+        if not self.processes:  # nothing has to be sent
+            executor.start(plan.task, lambda progress: None)
+            return
         with pytest.raises(
             InputTypeError, match=r"the data set \(a _thread.lock at task.data.*file\)"
         ):

@@ -16,6 +16,7 @@ from typing import Any
 
 from flops_fit.errors import OutputError
 from flops_fit.records import finite_json
+from flops_fit.train import flush_directory
 
 __all__ = [
     "is_temporary",
@@ -51,7 +52,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write so that a reader, or a crash, sees the old content or the new, never a part."""
     with _written(path, content) as temporary:
         _rename(temporary, path)
-        _flush_directory(path.parent)
+        flush_directory(path.parent)
 
 
 def write_new(path: Path, content: str) -> bool:
@@ -65,8 +66,8 @@ def write_new(path: Path, content: str) -> bool:
     with _written(path, content) as temporary:
         made = link_new(temporary, path)
         if made:
-            _flush_directory(path.parent)
-            _flush_directory(path.parent.parent)  # which the folder itself may be new in
+            flush_directory(path.parent)
+            flush_directory(path.parent.parent)  # which the folder itself may be new in
         return made
 
 
@@ -120,20 +121,6 @@ def _written(path: Path, content: str | bytes) -> Iterator[Path]:
 def _flush(handle: Any) -> None:
     handle.flush()
     os.fsync(handle.fileno())
-
-
-def _flush_directory(folder: Path) -> None:
-    """Make names in a folder last, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _rename(temporary: Path, path: Path) -> None:

@@ -8,6 +8,7 @@ from flops_fit.train._loop import Progress, Trainer
 from flops_fit.train._optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train._peak import check_peak, peak_of
 from flops_fit.train._precision import Precision, resolve_precision
+from flops_fit.train._snapshot import flush_directory
 from flops_fit.train._step import check_microbatch
 from flops_fit.train._trunk import left_trunks, prune_trunk
 from flops_fit.train._workers import check_workers
@@ -23,6 +24,7 @@ __all__ = [
     "check_peak",
     "check_workers",
     "evaluate",
+    "flush_directory",
     "kept_generators",
     "left_trunks",
     "peak_of",
