@@ -50,12 +50,17 @@ class ParamCount:
         Those that multiply activations: what 6ND should be fed with.
     active
         Those that one unit passes through; below ``total`` for a mixture of experts.
+    width
+        How many inputs most of the weights have in common: over the layers that multiply, the
+        number of inputs that the most weights belong to. A transformer's is its embedding
+        dimension; 0 where a model shows no layers.
     """
 
     total: int
     non_embedding: int
     matmul: int
     active: int
+    width: int = 0
 
 
 @dataclass(frozen=True)

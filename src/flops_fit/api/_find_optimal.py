@@ -15,7 +15,7 @@ from flops_fit.execute import Executor
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Law
 from flops_fit.plan import Design, PriorLike, Sizes, SweepPlan, check_fittable
-from flops_fit.recipes import HParams, Recipe
+from flops_fit.recipes import RecipeLike
 from flops_fit.result import Result
 from flops_fit.track import Tracker
 from flops_fit.train import MakeOptimizer, ParamGroups, Precision
@@ -50,7 +50,7 @@ def find_optimal(
     count_fn: Callable[[Any], int] | None = None,
     step_fn: Callable[..., Any] | None = None,
     example_batch: Any = None,
-    hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    hparams: RecipeLike = "default",
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
     microbatch: int | None = None,
@@ -129,8 +129,10 @@ def find_optimal(
     example_batch
         A batch to count FLOPs on where the data set must not be read.
     hparams
-        A recipe's name, a dict or :class:`HParams` for every run, or a function
-        ``(params, units, unit) -> HParams``.
+        How each run is trained: a recipe's name such as ``"steplaw2025"``; a dict of changes to
+        the one that its key ``"recipe"`` names, by default ``"default"``; the path of a TOML file
+        of own rules; an :class:`HParams` for every run; or a function
+        ``(params, units, unit) -> HParams``. docs/recipes.md compares them.
     optimizer
         ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such, in place of AdamW.
     param_groups

@@ -31,7 +31,7 @@ from flops_fit.plan import (
     probe,
     settle_labels,
 )
-from flops_fit.recipes import HParams, Recipe
+from flops_fit.recipes import RecipeLike
 from flops_fit.records import Diagnostic
 from flops_fit.reference import law as published_law
 from flops_fit.track import Tracker, check_trackers
@@ -76,7 +76,7 @@ def plan_sweep(
     count_fn: Callable[[Any], int] | None = None,
     step_fn: Callable[..., Any] | None = None,
     example_batch: Any = None,
-    hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    hparams: RecipeLike = "default",
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
     microbatch: int | None = None,

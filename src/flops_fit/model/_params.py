@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import InputTypeError, ModelError
@@ -50,8 +52,16 @@ def count_params(model: Any, name: str = "the model") -> ParamCount:
         raise ModelError(
             f"model_cls: {name} has no parameters, so it has no size. Check its constructor."
         )
-    embedding, matmul = _embedding_and_matmul(model)
-    return ParamCount(total, max(total - embedding, 1), matmul, _at_most(active, total, name))
+    lookup, matrices = _lookup_and_matrices(model)
+    embedding = sum(lookup.values())
+    matmul = sum(weights for weights, _ in matrices.values())
+    return ParamCount(
+        total=total,
+        non_embedding=max(total - embedding, 1),
+        matmul=matmul,
+        active=_at_most(active, total, name),
+        width=_width(matrices.values()),
+    )
 
 
 def _at_most(active: int | None, total: int, name: str) -> int:
@@ -82,22 +92,32 @@ def _declared(model: Any, name: str, what: str) -> int | None:
     return int(value)
 
 
-def _embedding_and_matmul(model: nn.Module) -> tuple[int, int]:
-    """Parameters looked up in tables, and parameters that multiply activations.
+def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
+    """Parameters looked up in tables, and those that multiply activations with their inputs' number.
 
     A table shared with a linear head counts as both. Tensors of two dimensions that a module of
-    the user's own holds are taken to multiply; convolutions and attention are known by class.
+    the user's own holds are taken to multiply, and as (outputs, inputs); convolutions and attention
+    are known by class.
     """
     torch = _torch()
     nn = torch.nn
     conv = nn.modules.conv._ConvNd
     known = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, conv)
     lookup: dict[int, int] = {}
-    matmul: dict[int, int] = {}
+    matrices: dict[int, tuple[int, int]] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 lookup[id(parameter)] = parameter.numel()
             elif parameter.dim() == 2 or (isinstance(module, known) and parameter.dim() > 2):
-                matmul[id(parameter)] = parameter.numel()
-    return sum(lookup.values()), sum(matmul.values())
+                inputs = module.in_channels if isinstance(module, conv) else parameter.shape[1]
+                matrices[id(parameter)] = (parameter.numel(), int(inputs))
+    return lookup, matrices
+
+
+def _width(matrices: Iterable[tuple[int, int]]) -> int:
+    """The number of inputs that the most weights belong to, of equals the largest."""
+    weights: Counter[int] = Counter()
+    for count, inputs in matrices:
+        weights[inputs] += count
+    return max(weights, key=lambda inputs: (weights[inputs], inputs), default=0)

@@ -12,9 +12,10 @@ from flops_fit.fingerprint import has_source, reference
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective, by_name
 from flops_fit.plan._layout import Sizes
+from flops_fit.recipes import Recipe, text_rule
 from flops_fit.records import Diagnostic, Experiment
 
-__all__ = ["code_findings", "data_findings", "model_findings", "settle_labels"]
+__all__ = ["code_findings", "data_findings", "model_findings", "recipe_findings", "settle_labels"]
 
 _BUILT = 5e7  # the largest model that is built only to be asked
 
@@ -142,3 +143,16 @@ def code_findings(spec: ModelSpec, objective: Objective) -> list[Diagnostic]:
     )
     action = "define it in a file, for runs to be found again by another version"
     return [Diagnostic("no_source", "note", message, action)]
+
+
+def recipe_findings(recipe: Recipe, unit: str) -> list[Diagnostic]:
+    """A rule for tokens of text that is applied to something else."""
+    rule = None if unit in ("tokens", "units") else text_rule(recipe)  # "units": not known yet
+    if rule is None:
+        return []
+    message = (
+        f"The rule {rule!r} was fitted on tokens of text, and D counts {unit} here: one of them "
+        "may be worth many tokens or few, so its rates and batches may be off by a large factor."
+    )
+    action = 'try rates and batches at two sizes and give what was found; or hparams="default"'
+    return [Diagnostic("recipe_units", "warning", message, action)]

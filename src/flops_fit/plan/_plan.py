@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flops_fit.data import DataSpec
@@ -12,12 +12,12 @@ from flops_fit.model import ModelSpec, Size
 from flops_fit.objective import Objective
 from flops_fit.plan._branch import branch_findings, with_trunks
 from flops_fit.plan._count import FlopsCounter, FlopsMethod
-from flops_fit.plan._findings import model_findings
+from flops_fit.plan._findings import model_findings, recipe_findings
 from flops_fit.plan._grid import RunMaker, make_experiments
 from flops_fit.plan._layout import Layout, Sizes, asked_for, grid_sizes, make_layout
 from flops_fit.plan._prior import PriorLike, resolve_prior
 from flops_fit.plan._sweep_plan import SweepPlan
-from flops_fit.recipes import HParams, Recipe, resolve_recipe
+from flops_fit.recipes import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic, Experiment
 from flops_fit.text import count
 
@@ -87,7 +87,7 @@ def make_plan(
     dataset: Any = None,
     sizes: Sizes | None = None,
     flops: FlopsMethod = "measured",
-    hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
+    hparams: RecipeLike = "default",
     batch_size: int | str = "auto",
     repeats: int = 1,
     seed: int = 0,
@@ -151,6 +151,7 @@ def make_plan(
             *_diagnose(experiments),
             *branch_findings(experiments),
             *model_findings(spec, experiments),
+            *recipe_findings(recipe, counter.unit),
             *findings,
             *_told(spec, notes, [*lost, *dropped]),
         ),

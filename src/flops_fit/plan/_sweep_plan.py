@@ -13,6 +13,7 @@ from flops_fit.plan._compare import DesignCosts, compare_designs
 from flops_fit.plan._cost import Place
 from flops_fit.plan._diff import PlanDiff, diff
 from flops_fit.plan._grid import RunMaker
+from flops_fit.plan._hparams_text import differing_columns, shared_line
 from flops_fit.plan._layout import Layout
 from flops_fit.plan._priced import Priced
 from flops_fit.plan._saved import plan_from_json, plan_to_json, write_csv
@@ -164,13 +165,20 @@ class SweepPlan(Priced):
     def __rich__(self) -> Table:
         from rich.table import Table
 
-        table = Table(title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs", title_justify="left")
+        chosen = differing_columns(self.experiments)
+        table = Table(
+            title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs",
+            caption=shared_line(self.experiments) if self.experiments else None,
+            title_justify="left",
+            caption_justify="left",
+            collapse_padding=bool(chosen),  # the more columns, the less room
+        )
         for name in ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
             table.add_column(name, justify="right", no_wrap=True)
-        for name in ("epochs", "lr", "est. time"):
+        for name in ("epochs", "lr", *chosen, "est. time"):
             table.add_column(name, justify="right", no_wrap=True)
         previous, own = None, own_flops(self.experiments)
-        for e in self.experiments:
+        for i, e in enumerate(self.experiments):
             if previous not in (None, e.budget):
                 table.add_section()
             previous = e.budget
@@ -185,6 +193,7 @@ class SweepPlan(Priced):
                 f"{e.batch_size:,}",
                 "–" if e.epochs is None else f"{e.epochs:.2g}",
                 f"{e.hparams['lr']:.2g}",
+                *(column[i] for column in chosen.values()),
                 "–" if self.speed is None else clock(self.speed.seconds(e, own[e.id])),
             )
         return table

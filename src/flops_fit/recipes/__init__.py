@@ -1,0 +1,40 @@
+"""Hyper-parameters for a run of a given size and length: named, versioned, pure functions.
+
+A recipe centres a choice, it does not replace tuning: published rules disagree by factors, and the
+smallest and largest sizes of a sweep are the least well served. What a recipe chose for every run
+stands in the plan before anything runs.
+"""
+
+from flops_fit.recipes._changed import RECIPES
+from flops_fit.recipes._hparams import HParams, Recipe, Schedule
+from flops_fit.recipes._memory import scaled_beta2, timescale_weight_decay
+from flops_fit.recipes._own import constant, default
+from flops_fit.recipes._power import PowerLaw
+from flops_fit.recipes._published import chinchilla2022, deepseek2024, porian2024, steplaw2025
+from flops_fit.recipes._resolve import RecipeLike, resolve_recipe, text_rule
+from flops_fit.recipes._schedule import check_warmup, is_finished, learning_rate
+from flops_fit.recipes._table import RecipeTable, read_recipe
+
+__all__ = [
+    "RECIPES",
+    "HParams",
+    "PowerLaw",
+    "Recipe",
+    "RecipeLike",
+    "RecipeTable",
+    "Schedule",
+    "check_warmup",
+    "chinchilla2022",
+    "constant",
+    "deepseek2024",
+    "default",
+    "is_finished",
+    "learning_rate",
+    "porian2024",
+    "read_recipe",
+    "resolve_recipe",
+    "scaled_beta2",
+    "steplaw2025",
+    "text_rule",
+    "timescale_weight_decay",
+]

@@ -1,0 +1,163 @@
+"""A recipe of the user's own as a TOML table: values, and power laws of size and length."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flops_fit.errors import InputError
+from flops_fit.recipes._changed import named
+from flops_fit.recipes._hparams import HParams, Recipe
+from flops_fit.recipes._memory import TIMESCALE, timescale_weight_decay
+from flops_fit.recipes._power import SIZES, PowerLaw
+from flops_fit.records import ParamCount
+
+__all__ = ["RecipeTable", "read_recipe"]
+
+_FIELDS = tuple(field.name for field in fields(HParams) if field.name != "recipe")
+_NEEDED = ("lr", "batch_units")  # what an HParams has no value for by itself
+_LAW_KEYS = tuple(field.name for field in fields(PowerLaw))
+
+
+@dataclass(frozen=True)
+class RecipeTable:
+    """Hyper-parameters by rules that are data: plain values, and power laws in their place.
+
+    Attributes
+    ----------
+    name
+        What its results call their recipe.
+    values
+        Fields of :class:`HParams` that every run has alike; ``weight_decay`` may be
+        ``"timescale"``, see :func:`timescale_weight_decay`.
+    laws
+        Fields that follow a power law.
+    base
+        What chooses all the others; without it they have :class:`HParams`' own defaults.
+
+    Examples
+    --------
+    >>> rules = RecipeTable("lab-3", {"beta2": 0.99}, {"lr": PowerLaw(2.0, params=-0.5)}, None)
+    >>> sorted(rules.laws)
+    ['lr']
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    laws: Mapping[str, PowerLaw]
+    base: Recipe | None = None
+
+    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
+        """The values for one run."""
+        plain = {k: v for k, v in self.values.items() if v != TIMESCALE}
+        chosen = {**plain, **{k: law(params, units) for k, law in self.laws.items()}}
+        if self.base is None:
+            made = HParams(**chosen, recipe=self.name)
+        else:
+            made = replace(self.base(params, units, unit), **chosen, recipe=self.name)
+        if self.values.get("weight_decay") != TIMESCALE:
+            return made
+        decay = timescale_weight_decay(made.lr, made.batch_units, params, units)
+        return replace(made, weight_decay=decay)
+
+
+def read_recipe(path: str | Path) -> RecipeTable:
+    """The recipe that a TOML file holds.
+
+    Its keys are ``name``, optionally ``base`` (a recipe's name) and ``size`` (which count of a
+    model N is, for all laws), and fields of :class:`HParams`: each a value, or a table with the
+    keys of :class:`PowerLaw`. Without a base, ``lr`` and ``batch_units`` have to be there.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is no TOML, or a key is unknown, missing or of another kind.
+    """
+    content = _content(Path(path))
+    _known(path, "", content, ("name", "base", "size", *_FIELDS))
+    name = content.pop("name", None)
+    if not isinstance(name, str) or not name.strip():
+        _refuse(path, f'expected name = "…", what this recipe is to be called; got {name!r}.')
+    base = named(content.pop("base"), f"hparams: {path}: base") if "base" in content else None
+    size = content.pop("size", PowerLaw.size)
+    laws = {k: _law(path, k, v, size) for k, v in content.items() if isinstance(v, dict)}
+    values = {k: v for k, v in content.items() if k not in laws}
+    _check_size(path, "size", size)
+    missing = [k for k in _NEEDED if k not in content]
+    if base is None and missing:
+        _refuse(
+            path,
+            f"expected {' and '.join(missing)}, as there is no base to choose them. Add them, or "
+            'base = "default".',
+        )
+    return RecipeTable(name, _checked(path, values), laws, base)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror or error}. Check the path.", error)
+    except ValueError as error:  # of TOML, or of UTF-8
+        _refuse(path, f"is no TOML: {error}. Mend it there.", error)
+
+
+def _law(path: str | Path, name: str, table: Mapping[str, Any], size: Any) -> PowerLaw:
+    if name == "schedule":
+        _refuse(path, 'expected schedule to be a name such as "cosine"; got a table.')
+    _known(path, f"[{name}] ", table, _LAW_KEYS)
+    given = {"size": size, **table}
+    _check_size(path, f"[{name}] size", given["size"])
+    for key in _LAW_KEYS[:-1]:
+        if key in given:
+            given[key] = _number(path, f"[{name}] {key}", given[key])
+    if given.get("coefficient", 0.0) <= 0:
+        _refuse(
+            path,
+            f"[{name}] expected a coefficient above 0; got {table.get('coefficient')!r}.",
+        )
+    law = PowerLaw(**given)
+    if law.min > law.max:
+        _refuse(path, f"[{name}] expected min of at most max; got {law.min:g} and {law.max:g}.")
+    return law
+
+
+def _number(path: str | Path, what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        _refuse(path, f"{what}: expected a number; got {value!r}.")
+    return float(value)
+
+
+def _check_size(path: str | Path, what: str, size: Any) -> None:
+    if size not in SIZES:
+        _refuse(path, f"{what}: expected one of {', '.join(map(repr, SIZES))}; got {size!r}.")
+
+
+def _checked(path: str | Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, refused at once where no run could have one, whatever the others are."""
+    words: dict[str, Any] = {"schedule": values.get("schedule", "cosine")}
+    if values.get("weight_decay") == TIMESCALE:
+        words["weight_decay"] = TIMESCALE
+    numbers: dict[str, Any] = {k: _number(path, k, v) for k, v in values.items() if k not in words}
+    try:
+        trial = replace(HParams(lr=1.0, batch_units=1.0), **numbers)
+        replace(trial, cooldown=1.0, warmup=0.0, schedule=words["schedule"])
+    except InputError as error:
+        _refuse(path, str(error).removeprefix("hparams: "), error)
+    return {**numbers, **{k: v for k, v in words.items() if k in values}}
+
+
+def _known(path: str | Path, where: str, table: Iterable[str], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            _refuse(path, f"{where}unknown key {key!r}; known are {', '.join(known)}.{hint}")
+
+
+def _refuse(path: str | Path, why: str, cause: Exception | None = None) -> NoReturn:
+    raise InputError(f"hparams: {path}: {why}") from cause
