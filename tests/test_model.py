@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flops_fit.errors import InputTypeError, ModelError
+from flops_fit.examples.gpt import GPT
+from flops_fit.examples.vit import VisionTransformer
 from flops_fit.model import ModelSpec, count_params
 from tests.conftest import MLP
 
@@ -54,6 +56,58 @@ def test_a_tied_table_counts_once_in_all_and_as_matmul() -> None:
     assert counted.total == 800 + 16
     assert counted.matmul == 800
     assert counted.non_embedding == 16
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3),
+        nn.Conv2d(32, 32, 3),
+        nn.Conv2d(32, 32, 3, groups=32),
+        nn.Conv2d(32, 64, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [
+        (lambda: GPT(d_model=48, num_layers=3), 48),
+        (lambda: GPT(d_model=16, num_layers=1, vocab_size=4000), 16),
+        (lambda: VisionTransformer(embed_dim=40), 40),
+        (lambda: nn.TransformerEncoderLayer(32, 4, dim_feedforward=128), 32),
+        (lambda: nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 64), nn.Linear(64, 2)), 64),
+        (lambda: nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)), 16),
+        (lambda: nn.LSTM(10, 24), 24),
+        (convolutions, 32),
+        (lambda: nn.ConvTranspose2d(24, 6, 3), 24),
+        (lambda: nn.Bilinear(5, 6, 7), 5),
+        (lambda: Tied(8), 8),
+        (lambda: nn.LayerNorm(8), 0),
+        (lambda: nn.Embedding(50, 8), 0),
+    ],
+    ids=["GPT", "large head", "ViT", "encoder", "MLP", "ties", "LSTM", "convolutions", "transposed",
+         "bilinear", "tied", "norm", "table"],
+)  # fmt: skip
+def test_the_width_is_that_of_most_weights(model: Callable[[], nn.Module], width: int) -> None:
+    """Also where a model is on the meta device or says its own number of parameters."""
+    assert count_params(model()).width == width
+    with torch.device("meta"):
+        assert count_params(model()).width == width
+
+
+def test_a_shared_weight_counts_once_in_the_width() -> None:
+    """4·12 twice would outweigh 8·8."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(4, 12), nn.Linear(4, 12))
+    assert count_params(model).width == 4
+    model[2].weight = model[1].weight
+    assert count_params(model).width == 8
+
+
+def test_what_is_no_module_has_no_known_width() -> None:
+    class Counted:
+        def num_params(self) -> int:
+            return 7
+
+    assert count_params(Counted()).width == 0
 
 
 def test_a_model_may_count_itself() -> None:

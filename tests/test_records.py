@@ -51,3 +51,12 @@ def test_an_edited_record_is_refused() -> None:
 def test_a_run_survives_json() -> None:
     run = Run(make_experiment(), "completed", loss=2.0, loss_se=0.1, tokens=400, flops=1e5)
     assert Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+
+
+def test_a_record_without_a_width_is_read_and_keeps_its_id() -> None:
+    experiment = make_experiment()
+    written = json.loads(json.dumps(experiment.to_dict()))
+    del written["params"]["width"]
+    back = Experiment.from_dict(written)
+    assert back.params.width == 0
+    assert back.id == experiment.id

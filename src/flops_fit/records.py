@@ -51,9 +51,8 @@ class ParamCount:
     active
         Those that one unit passes through; below ``total`` for a mixture of experts.
     width
-        How many inputs most of the weights have in common: over the layers that multiply, the
-        number of inputs that the most weights belong to. A transformer's is its embedding
-        dimension; 0 where a model shows no layers.
+        The number of inputs that most weights share, over all layers that multiply. A
+        transformer's is its embedding dimension; 0 where a model shows no layers.
     """
 
     total: int

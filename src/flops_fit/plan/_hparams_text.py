@@ -57,8 +57,8 @@ def _warmup(e: Experiment) -> str:
 def _schedule(e: Experiment) -> str:
     schedule = e.hparams.get("schedule")
     if schedule == "wsd":
-        return f"wsd with a cool-down of {_share(e.hparams.get('cooldown', 0.2))}"
-    return "constant rate" if schedule == "constant" else _UNKNOWN if not schedule else schedule
+        return f"wsd, last {_share(e.hparams.get('cooldown', 0.2))}"
+    return "constant rate" if schedule == "constant" else str(schedule or _UNKNOWN)
 
 
 def _end(e: Experiment) -> str:

@@ -59,6 +59,8 @@ def text_rule(recipe: Recipe) -> str | None:
 
     A user's function is not looked into.
     """
+    if isinstance(recipe, Own):
+        return text_rule(recipe.function)
     if isinstance(recipe, Changed):
         return None if set(recipe.values) >= _DECIDING else text_rule(recipe.base)
     if isinstance(recipe, RecipeTable):
