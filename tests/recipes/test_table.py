@@ -12,6 +12,7 @@ from flops_fit.errors import FlopsFitError, InputError
 from flops_fit.recipes import (
     HParams,
     PowerLaw,
+    RecipeTable,
     deepseek2024,
     default,
     read_recipe,
@@ -162,6 +163,11 @@ def test_what_a_table_cannot_mean_is_told_with_its_place(
 ) -> None:
     with pytest.raises(FlopsFitError, match=f"rules.toml: .*{words}"):
         read_recipe(written(tmp_path, text))
+
+
+def test_a_table_made_in_code_needs_as_much() -> None:
+    with pytest.raises(InputError, match="expected batch_units, as there is no base"):
+        RecipeTable("own", {}, {"lr": PowerLaw(1.0)})
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

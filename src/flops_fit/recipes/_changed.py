@@ -14,7 +14,7 @@ from flops_fit.recipes._own import constant, default
 from flops_fit.recipes._published import PUBLISHED
 from flops_fit.records import ParamCount
 
-__all__ = ["RECIPES", "Changed", "Fixed", "Own", "named"]
+__all__ = ["RECIPES", "Changed", "Fixed", "Own", "named", "replaced"]
 
 RECIPES: Mapping[str, Recipe] = {"default": default, "constant": constant, **PUBLISHED}
 
@@ -33,6 +33,16 @@ def named(name: Any, told: str = "hparams") -> Recipe:
             f"{told}: no recipe is called {name!r}; there are {sorted(RECIPES)}.{hint}"
         )
     return RECIPES[name]
+
+
+def replaced(made: HParams, values: Mapping[str, Any], params: ParamCount, units: float) -> HParams:
+    """The same with other values, among which a weight decay may be ``"timescale"``."""
+    if values.get("weight_decay") != TIMESCALE:
+        return replace(made, **values)
+    others = {name: value for name, value in values.items() if name != "weight_decay"}
+    made = replace(made, **others)
+    decay = timescale_weight_decay(made.lr, made.batch_units, params, units)
+    return replace(made, weight_decay=decay)
 
 
 @dataclass(frozen=True)
@@ -64,14 +74,7 @@ class Changed:
             raise InputError(f"hparams: unknown {sorted(unknown)}; known are {sorted(known)}.")
         base, made = self.base, self.base(params, units, unit)
         name = "custom" if base is default else "+".join([made.recipe, *sorted(values)])
-        by_timescale = values.get("weight_decay") == TIMESCALE
-        if by_timescale:
-            del values["weight_decay"]
-        made = replace(made, **values, recipe=name)
-        if not by_timescale:
-            return made
-        decay = timescale_weight_decay(made.lr, made.batch_units, params, units)
-        return replace(made, weight_decay=decay)
+        return replaced(made, {**values, "recipe": name}, params, units)
 
 
 @dataclass(frozen=True)

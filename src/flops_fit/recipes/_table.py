@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flops_fit.errors import InputError
-from flops_fit.recipes._changed import named
+from flops_fit.recipes._changed import named, replaced
 from flops_fit.recipes._hparams import HParams, Recipe
-from flops_fit.recipes._memory import TIMESCALE, timescale_weight_decay
+from flops_fit.recipes._memory import TIMESCALE
 from flops_fit.recipes._power import SIZES, PowerLaw
 from flops_fit.records import ParamCount
 
@@ -20,6 +20,7 @@ __all__ = ["RecipeTable", "read_recipe"]
 
 _FIELDS = tuple(field.name for field in fields(HParams) if field.name != "recipe")
 _NEEDED = ("lr", "batch_units")  # what an HParams has no value for by itself
+_UNSET = HParams(lr=1.0, batch_units=1.0)  # a table without a base gives both of these
 _LAW_KEYS = tuple(field.name for field in fields(PowerLaw))
 
 
@@ -39,11 +40,16 @@ class RecipeTable:
     base
         What chooses all the others; without it they have :class:`HParams`' own defaults.
 
+    Raises
+    ------
+    InputError
+        There is no base, and nothing says what ``lr`` or ``batch_units`` is.
+
     Examples
     --------
-    >>> rules = RecipeTable("lab-3", {"beta2": 0.99}, {"lr": PowerLaw(2.0, params=-0.5)}, None)
-    >>> sorted(rules.laws)
-    ['lr']
+    >>> rules = RecipeTable("lab-3", {"batch_units": 64.0}, {"lr": PowerLaw(2.0, params=-0.5)})
+    >>> rules(ParamCount(total=12_000, non_embedding=10_000, matmul=10_000, active=12_000), 1e6, "").lr
+    0.02
     """
 
     name: str
@@ -51,18 +57,19 @@ class RecipeTable:
     laws: Mapping[str, PowerLaw]
     base: Recipe | None = None
 
+    def __post_init__(self) -> None:
+        missing = [name for name in _NEEDED if name not in {*self.values, *self.laws}]
+        if self.base is None and missing:
+            raise InputError(
+                f"hparams: expected {' and '.join(missing)}, as there is no base to choose them. Add "
+                'them, or base = "default".'
+            )
+
     def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
         """The values for one run."""
-        plain = {k: v for k, v in self.values.items() if v != TIMESCALE}
-        chosen = {**plain, **{k: law(params, units) for k, law in self.laws.items()}}
-        if self.base is None:
-            made = HParams(**chosen, recipe=self.name)
-        else:
-            made = replace(self.base(params, units, unit), **chosen, recipe=self.name)
-        if self.values.get("weight_decay") != TIMESCALE:
-            return made
-        decay = timescale_weight_decay(made.lr, made.batch_units, params, units)
-        return replace(made, weight_decay=decay)
+        by_law = {name: law(params, units) for name, law in self.laws.items()}
+        base = _UNSET if self.base is None else self.base(params, units, unit)
+        return replaced(base, {**self.values, **by_law, "recipe": self.name}, params, units)
 
 
 def read_recipe(path: str | Path) -> RecipeTable:
@@ -87,14 +94,11 @@ def read_recipe(path: str | Path) -> RecipeTable:
     laws = {k: _law(path, k, v, size) for k, v in content.items() if isinstance(v, dict)}
     values = {k: v for k, v in content.items() if k not in laws}
     _check_size(path, "size", size)
-    missing = [k for k in _NEEDED if k not in content]
-    if base is None and missing:
-        _refuse(
-            path,
-            f"expected {' and '.join(missing)}, as there is no base to choose them. Add them, or "
-            'base = "default".',
-        )
-    return RecipeTable(name, _checked(path, values), laws, base)
+    checked = _checked(path, values)
+    try:
+        return RecipeTable(name, checked, laws, base)
+    except InputError as error:
+        _refuse(path, str(error).removeprefix("hparams: "), error)
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def _checked(path: str | Path, values: Mapping[str, Any]) -> dict[str, Any]:
         words["weight_decay"] = TIMESCALE
     numbers: dict[str, Any] = {k: _number(path, k, v) for k, v in values.items() if k not in words}
     try:
-        trial = replace(HParams(lr=1.0, batch_units=1.0), **numbers)
+        trial = replace(_UNSET, **numbers)
         replace(trial, cooldown=1.0, warmup=0.0, schedule=words["schedule"])
     except InputError as error:
         _refuse(path, str(error).removeprefix("hparams: "), error)
