@@ -50,7 +50,7 @@ class Stage:
 def test_each_argument_of_find_optimal_belongs_to_a_stage_or_to_adaptive_sweeps() -> None:
     assert set(PLAN) - set(FIND) == {"requires_data"}
     assert set(RUN) - set(FIND) == {"plan", "task"}
-    assert set(FIND) - set(PLAN) - set(RUN) == {"train", "target_compute", "half_width"}
+    assert set(FIND) - set(PLAN) - set(RUN) == {"train", "target_compute", "half_width", "tune"}
 
 
 @pytest.mark.parametrize("stage", [PLAN, RUN], ids=["plan_sweep", "run_sweep"])
@@ -68,7 +68,7 @@ def test_every_argument_of_planning_is_handed_on(
     monkeypatch.setattr(_find_optimal, "plan_sweep", stage)
     given = {name: object() for name in FIND}
     with pytest.raises(Stop):
-        find_optimal(**{**given, "train": train})
+        find_optimal(**{**given, "train": train, "tune": "none"})
     wanted: dict[str, Any] = {name: given[name] for name in PLAN if name != "requires_data"}
     assert stage.got == {**wanted, "requires_data": train}
 

@@ -6,7 +6,7 @@ runs from elsewhere: :func:`plan_sweep`, :func:`run_sweep`, :func:`fit_runs`, :f
 
 from flops_fit import errors, examples, laws, reference
 from flops_fit._version import __version__
-from flops_fit.api import find_optimal, plan_sweep, run_sweep
+from flops_fit.api import find_optimal, plan_sweep, run_sweep, tune_sweep
 from flops_fit.curves import Curves
 from flops_fit.fit import Fit, Prediction, compare, fit_runs
 from flops_fit.plan import SweepPlan
@@ -38,5 +38,6 @@ __all__ = [
     "plan_sweep",
     "reference",
     "run_sweep",
+    "tune_sweep",
     "write_report",
 ]

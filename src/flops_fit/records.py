@@ -175,7 +175,8 @@ class Run:
     utilisation, the share that ``flops`` over the time in steps has of the device's peak; ``None``
     where that peak is not known. ``microbatch`` is the samples
     that went through the model at once, ``ranks`` the processes that shared each batch,
-    ``resumed`` how often the run went on from a checkpoint; ``spikes`` are (step, loss) where the
+    ``resumed`` how often the run went on from a checkpoint; ``noise_scale`` is the gradient noise
+    scale at its end, in units, where it was measured; ``spikes`` are (step, loss) where the
     training loss leapt up; ``notes`` say what else was noticed.
 
     C has several conventions. ``flops`` is by that of the plan, by default counted on the traced
@@ -218,6 +219,7 @@ class Run:
     gradient_norm: float | None = None
     mfu: float | None = None
     flops_shared: float = 0.0
+    noise_scale: float | None = None
 
     @property
     def flops_6nd(self) -> float:

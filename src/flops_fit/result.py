@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flops_fit.design import Adaptive
-from flops_fit.errors import OutputError
+from flops_fit.errors import InputError, OutputError
 from flops_fit.fit import Fit, Prediction
 from flops_fit.plan import SweepPlan
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
 from flops_fit.store import write_json
+from flops_fit.tune import Tuning, WithoutTuning, without_tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +35,8 @@ class Result:
         Where the records are, and where figures and the report go.
     adaptive
         What an adaptive sweep decided and found; ``None`` for a grid.
+    tuning
+        What was found about hyper-parameters before the sweep; ``None`` where they were not tuned.
     """
 
     plan: SweepPlan
@@ -40,6 +44,7 @@ class Result:
     fit: Fit
     output_dir: Path
     adaptive: Adaptive | None = None
+    tuning: Tuning | None = None
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -48,12 +53,38 @@ class Result:
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Every finding, about the fit and about the plan; what both tell, from the fit."""
+        """Every finding, about the fit, the tuning and the plan; what fit and plan tell, from the fit."""
         told = {
             "small_grid",
             "repeated_data",
         }  # of the runs planned; the fit speaks of those fitted
-        return (*self.fit.diagnostics, *(d for d in self.plan.diagnostics if d.code not in told))
+        planned = (d for d in self.plan.diagnostics if d.code not in told)
+        return (*self.fit.diagnostics, *self._about_tuning(), *planned)
+
+    def _about_tuning(self) -> tuple[Diagnostic, ...]:
+        """What tuning found; that there was none, where runs were trained."""
+        if self.tuning is not None:
+            return (*self.tuning.diagnostics, self.without_tuning.diagnostic)
+        recipes = sorted({str(r.experiment.hparams.get("recipe", "")) for r in self.runs} - {""})
+        if not recipes or all(r.device == "mock" for r in self.runs):
+            return ()
+        text = f"Hyper-parameters are those of {', '.join(recipes)}; whether they are good was not tried."
+        return (Diagnostic("untuned", "note", text, 'tune="pilot"'),)
+
+    @cached_property
+    def without_tuning(self) -> WithoutTuning:
+        """What the law would have said of runs with the recipe as it was, by the tuning's trials.
+
+        Raises
+        ------
+        InputError
+            Nothing was tuned.
+        """
+        if self.tuning is None:
+            raise InputError(
+                'tuning: expected a sweep with tune="pilot" or "per-size"; nothing was tuned.'
+            )
+        return without_tuning(self.tuning, self.fit)
 
     def save(self) -> Path:
         """Write the fit with all its findings to ``output_dir/fit.json``; returns its path."""

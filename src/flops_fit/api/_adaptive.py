@@ -23,7 +23,7 @@ from flops_fit.records import Experiment, Run
 from flops_fit.result import Result
 from flops_fit.store import Store
 
-__all__ = ["asked_for", "find_adaptively", "plan_pilot"]
+__all__ = ["GrowingStore", "asked_for", "find_adaptively", "plan_pilot"]
 
 
 def plan_pilot(
@@ -48,7 +48,7 @@ def plan_pilot(
     return budgets, pilot_sizes(spec, budgets) if sizes is None else sizes
 
 
-class _Growing(Store):
+class GrowingStore(Store):
     """The folder of a sweep that asks for its runs batch after batch."""
 
     def others(self, experiments: Iterable[Experiment]) -> int:
@@ -86,7 +86,7 @@ def find_adaptively(
     def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
         nonlocal resume
         batch = replace(plan, experiments=tuple(experiments))
-        runs = run_plan(batch, plan.task, replace(places, resume=resume), _Growing, view)
+        runs = run_plan(batch, plan.task, replace(places, resume=resume), GrowingStore, view)
         resume = True  # later batches belong to this sweep
         return runs
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flops_fit.api._adaptive import asked_for, find_adaptively
 from flops_fit.api._plan_sweep import plan_sweep
 from flops_fit.api._run_sweep import Places, ranks_of, run_plan
+from flops_fit.api._tune import tune_asked, tune_plan
 from flops_fit.arguments import names_near_matches
 from flops_fit.execute import Executor
 from flops_fit.fit import fit_runs
@@ -19,6 +20,7 @@ from flops_fit.recipes import RecipeLike
 from flops_fit.result import Result
 from flops_fit.track import Tracker
 from flops_fit.train import MakeOptimizer, ParamGroups, Precision
+from flops_fit.tune import Tune
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -69,6 +71,7 @@ def find_optimal(
     half_width: float = 0.1,
     max_flops: float | None = None,
     branch: bool = False,
+    tune: str | Tune = "none",
     progress: bool = True,
     mock_law: Law | None = None,
     mock_noise: float = 0.005,
@@ -185,6 +188,11 @@ def find_optimal(
         ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. Each branch is,
         to the last bit on a CPU, the run that it would have been alone from the same seed. Runs
         that share a trunk share its noise, and intervals count them as one cluster.
+    tune
+        Try learning rates and batches before the sweep: ``"pilot"``, at two sizes and two lengths,
+        for 15 % of all FLOPs at most, moves the recipe by factors that serve all runs; ``"per-size"``
+        finds a rate for each size; ``"none"`` takes the recipe as it is. :class:`flops_fit.tune.Tune`
+        says more. The trials are in ``output_dir/tuning``, what they show in ``Result.tuning``.
     progress
         Show a live view.
     mock_law, mock_noise
@@ -207,6 +215,7 @@ def find_optimal(
     FitError
         Too few runs completed; the message says what to add.
     """
+    tuned = tune_asked(tune, mode)
     asked = None
     if design == "adaptive" and train:
         asked = asked_for(target_compute, half_width, max_flops)
@@ -252,13 +261,20 @@ def find_optimal(
     if not train:
         return plan
     places = Places(executor, output_dir, resume, progress)
+    if asked is None:
+        check_fittable(plan)
+    tuning = None
+    if tuned.kind != "none":
+        total = None if asked is None else asked.max_flops
+        plan, tuning = tune_plan(plan, tuned, places, total)
+        places = replace(places, resume=True)  # the folder is this sweep's by now
     if asked is not None:
         asked = replace(asked, pilot_budgets=plan.budgets)
-        return find_adaptively(plan, asked, None if sizes is None else list(sizes), places)
-    check_fittable(plan)
+        wanted = None if sizes is None else list(sizes)
+        return replace(find_adaptively(plan, asked, wanted, places), tuning=tuning)
     runs = run_plan(plan, plan.task, places)
     fit = fit_runs(runs, flops_per_unit=plan.flops)
-    result = Result(plan=plan, runs=tuple(runs), fit=fit, output_dir=Path(output_dir))
+    result = Result(plan, tuple(runs), fit, Path(output_dir), tuning=tuning)
     if ranks_of(plan.task).leads:
         result.save()
     return result

@@ -9,6 +9,7 @@ from flops_fit.plan._layout import DESIGNS, Design, Layout, Sizes
 from flops_fit.plan._plan import EXAMPLE_SAMPLES, check_budgets, check_fittable, make_plan
 from flops_fit.plan._prior import Prior, PriorLike
 from flops_fit.plan._probe import probe
+from flops_fit.plan._retuned import with_recipe
 from flops_fit.plan._speed import Reading, Speed, StepTimes
 from flops_fit.plan._sweep_plan import SweepPlan
 
@@ -37,4 +38,5 @@ __all__ = [
     "make_plan",
     "probe",
     "settle_labels",
+    "with_recipe",
 ]

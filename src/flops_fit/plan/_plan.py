@@ -148,7 +148,7 @@ def make_plan(
         flops=counter.function(used),
         diagnostics=(
             *told,
-            *_diagnose(experiments),
+            *run_findings(experiments),
             *branch_findings(experiments),
             *model_findings(spec, experiments),
             *recipe_findings(recipe, counter.unit),
@@ -205,7 +205,8 @@ def _counter(
     return counter, float(per_sample) if isinstance(per_sample, int | float) else 1.0
 
 
-def _diagnose(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+    """What the runs of a plan give to say: too few, too short, repeated data, another FLOPs count."""
     out = []
     budgets = sorted({e.budget for e in experiments})
     sizes = {b: len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets}

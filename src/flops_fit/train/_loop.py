@@ -16,7 +16,7 @@ from flops_fit._version import __version__
 from flops_fit.data import DataSpec, lost_reader
 from flops_fit.errors import DataError
 from flops_fit.model import ModelSpec
-from flops_fit.objective import Objective
+from flops_fit.objective import Objective, to_device
 from flops_fit.plan import Speed
 from flops_fit.ranks import PeerError, Ranks, join_ranks
 from flops_fit.recipes import is_finished, learning_rate
@@ -29,6 +29,7 @@ from flops_fit.train._evaluate import evaluate
 from flops_fit.train._generators import kept_generators, seed_generators
 from flops_fit.train._interrupt import Interruption
 from flops_fit.train._metrics import Metrics
+from flops_fit.train._noise import noise_scale
 from flops_fit.train._optimizer import (
     MakeOptimizer,
     ParamGroups,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "Trainer"]
 
 _REPORT_SECONDS = 0.5
+_NOISE_PARTS = 16
 _BUILT = 5e7  # the largest model that is built only to be tried
 
 
@@ -107,6 +109,9 @@ class Trainer:
         Whether forward passes in training are compiled, or ``"auto"``: see ``pays_to_compile``.
     speed
         What planning measured, for ``"auto"`` to go by.
+    measures_noise
+        Whether the gradient noise scale is measured at the end of each run of one process, for the
+        price of four steps.
     """
 
     model: ModelSpec
@@ -127,6 +132,7 @@ class Trainer:
     workers: Workers = "auto"
     compile: Compile = "auto"
     speed: Speed | None = None
+    measures_noise: bool = False
 
     def __post_init__(self) -> None:
         check_intervals(self.checkpoint_seconds, self.checkpoint_steps)
@@ -307,7 +313,17 @@ class Trainer:
         if last > first:
             why = f"training loss rose from {first:.4g} to {last:.4g}"
             return replace(run, state="diverged", reason=why)
+        if self.measures_noise and step.ranks.size == 1:
+            run = replace(run, noise_scale=self._noise_scale(run.experiment, step))
         return replace(run, state="completed")
+
+    def _noise_scale(self, experiment: Experiment, step: Stepper) -> float | None:
+        """From sixteen quarters of a batch, shuffled as in training."""
+        part = max(1, min(experiment.batch_size // 4, step.microbatch))
+        batches = self.data.batches(part, _NOISE_PARTS, experiment.seed, 0)
+        with closing(batches), self.precision.autocast(self.device):
+            there = (to_device(batch, self.device) for batch in batches)
+            return noise_scale(step.model, self.objective, there)
 
 
 def _settled(run: Run, ranks: Ranks, told: bool) -> Run:

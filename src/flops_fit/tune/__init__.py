@@ -1,0 +1,28 @@
+"""Hyper-parameters that were tried, not believed: a pilot before a sweep, and what it shows."""
+
+from flops_fit.tune._cells import Cell, Point
+from flops_fit.tune._options import Tune, resolve_tune
+from flops_fit.tune._recipe import TunedRecipe
+from flops_fit.tune._search import CarryOut, Trial
+from flops_fit.tune._tune import run_tuning
+from flops_fit.tune._tuning import CellFound, Tuning
+from flops_fit.tune._valleys import Valley, Valleys, fit_valleys
+from flops_fit.tune._without import WithoutTuning, without_tuning
+
+__all__ = [
+    "CarryOut",
+    "Cell",
+    "CellFound",
+    "Point",
+    "Trial",
+    "Tune",
+    "TunedRecipe",
+    "Tuning",
+    "Valley",
+    "Valleys",
+    "WithoutTuning",
+    "fit_valleys",
+    "resolve_tune",
+    "run_tuning",
+    "without_tuning",
+]
