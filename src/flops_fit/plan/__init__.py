@@ -9,6 +9,7 @@ from flops_fit.plan._layout import DESIGNS, Design, Layout, Sizes
 from flops_fit.plan._plan import EXAMPLE_SAMPLES, check_budgets, check_fittable, make_plan
 from flops_fit.plan._prior import Prior, PriorLike
 from flops_fit.plan._probe import probe
+from flops_fit.plan._rebase import at_base
 from flops_fit.plan._speed import Reading, Speed, StepTimes
 from flops_fit.plan._sweep_plan import SweepPlan
 
@@ -30,6 +31,7 @@ __all__ = [
     "Speed",
     "StepTimes",
     "SweepPlan",
+    "at_base",
     "check_budgets",
     "check_fittable",
     "code_findings",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ class RunMaker:
     ``batch_size`` is in samples, ``"auto"`` for the recipe's. ``samples`` is the size of the
     training set where it is known. ``conditions`` are the fingerprints of all else that decides
     the outcome: loss, data, how the run is carried out. With ``branch`` neither batch nor seed
-    depends on the budget, so that runs of one size can share a trunk.
+    depends on the budget, so that runs of one size can share a trunk. ``base`` is the size whose
+    learning rate runs of every size have; each has its own where there is none.
     """
 
     spec: ModelSpec
@@ -40,6 +41,7 @@ class RunMaker:
     seed: int
     conditions: str
     branch: bool = False
+    base: Size | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
     def make(self, budget: float, size: Size, repeat: int = 0) -> Experiment | str:
@@ -48,6 +50,10 @@ class RunMaker:
         per_unit = self.counter.per_unit(size)
         units = budget / per_unit
         hparams = self.recipe(params, units, self.counter.unit)
+        if self.base is not None:
+            # What the rate owes to the width is the parametrization's to say, and not twice.
+            at_base = self.recipe(self.spec.require(self.base), units, self.counter.unit)
+            hparams = replace(hparams, lr=at_base.lr)
         batch, steps = self._whole_steps(units, hparams.batch_units)
         spent = per_unit * batch * steps * self.units_per_sample
         if steps < 1 or abs(spent / budget - 1) > ROUNDING:

@@ -1,0 +1,297 @@
+"""Do activations move alike at every width? The test of whether one learning rate serves all."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flops_fit.data import DataSpec
+from flops_fit.model import ModelSpec, Size
+from flops_fit.objective import Objective, map_tensors
+from flops_fit.text import render
+from flops_fit.train._generators import kept_generators, seed_generators
+from flops_fit.train._optimizer import make_optimizer
+from flops_fit.train._parametrize import Parametrization
+from flops_fit.train._roles import family_of
+from flops_fit.train._step import Stepper
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Coordinate", "CoordinateCheck", "check_coordinates"]
+
+BAND = 0.25
+_T = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """How the output of one kind of module moves in training, at each width.
+
+    Attributes
+    ----------
+    name
+        The module's, its numbers replaced.
+    change
+        Root mean square of the change since step 0, at each width; the geometric mean over seeds.
+    size
+        Root mean square of the output itself, at the last step.
+    slope, slope_se
+        Of ln(change) against ln(width): the mean over seeds and its standard error.
+    moves
+        Whether it moves at all; what has nothing to learn is no part of the verdict.
+    """
+
+    name: str
+    change: tuple[float, ...]
+    size: tuple[float, ...]
+    slope: float
+    slope_se: float
+    moves: bool = True
+
+
+@dataclass(frozen=True)
+class CoordinateCheck:
+    """Whether activations move alike at every width; prints as a table.
+
+    Under a parametrization whose rates transfer, a few steps at one learning rate change every
+    activation by an amount that does not depend on the width (Yang et al. 2022, arXiv:2203.03466,
+    appendix D.1): ln(change) against ln(width) has the slope 0.
+
+    Attributes
+    ----------
+    sizes, widths
+        The sizes trained, and how many times wider than the base each is.
+    coordinates
+        One entry a kind of module.
+    steps, seeds, lr
+        What was trained.
+    parametrization
+        ``"standard"`` or ``"mup"``.
+    band
+        Slopes of at most so much either way pass.
+    """
+
+    sizes: tuple[Any, ...]
+    widths: tuple[float, ...]
+    coordinates: tuple[Coordinate, ...]
+    steps: int
+    seeds: int
+    lr: float
+    parametrization: str
+    band: float = BAND
+
+    @property
+    def outside(self) -> tuple[Coordinate, ...]:
+        """Those whose slope lies outside the band by more than its 90 % interval, the worst first."""
+        t = _T[self.seeds]
+        out = [
+            c
+            for c in self.coordinates
+            if c.moves and not abs(c.slope) - t * c.slope_se <= self.band
+        ]
+        return tuple(sorted(out, key=lambda c: -abs(c.slope)))
+
+    @property
+    def passed(self) -> bool:
+        """Whether no slope lies outside the band."""
+        return not self.outside and any(c.moves for c in self.coordinates)
+
+    @property
+    def reason(self) -> str:
+        """The verdict in a sentence."""
+        moved = [c for c in self.coordinates if c.moves]
+        span = f"over widths of 1 to {self.widths[-1] / self.widths[0]:.3g} times the smallest"
+        if not moved:
+            return f"no activation moved in {self.steps} steps at the rate {self.lr:g}."
+        if self.passed:
+            worst = max(moved, key=lambda c: abs(c.slope))
+            return (
+                f"one learning rate serves all widths: {span}, what {len(moved)} kinds of modules "
+                f"compute moves alike; the steepest is {worst.name}, like width^{worst.slope:+.2f} "
+                f"(± {_T[self.seeds] * worst.slope_se:.2f})."
+            )
+        worst = self.outside[0]
+        if not math.isfinite(worst.slope):
+            return f"training diverged: {worst.name} is not finite at the rate {self.lr:g}."
+        how = "faster" if worst.slope > 0 else "slower"
+        return (
+            f"one learning rate does not serve all widths: {span}, {worst.name} moves {how} the wider "
+            f"the model is, like width^{worst.slope:+.2f} (± {_T[self.seeds] * worst.slope_se:.2f}, "
+            f"where at most {self.band:g} either way would pass); {len(self.outside)} of {len(moved)} "
+            "kinds of modules are outside."
+        )
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        title = f"{self.parametrization}, {self.steps} steps at {self.lr:g}, {self.seeds} seeds"
+        table = Table(title=f"Change of activations: {title}", title_justify="left")
+        table.add_column("output of", no_wrap=True)
+        for size in self.sizes:
+            table.add_column(_text(size), justify="right", no_wrap=True)
+        for name in ("slope", "±", ""):
+            table.add_column(name, justify="right", no_wrap=True)
+        outside = {c.name for c in self.outside}
+        for c in self.coordinates:
+            verdict = "outside" if c.name in outside else "" if c.moves else "still"
+            half = _T[self.seeds] * c.slope_se
+            row = [f"{value:.3g}" for value in c.change]
+            table.add_row(c.name, *row, f"{c.slope:+.2f}", f"{half:.2f}", verdict)
+        return table
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else "failed"
+        return f"{render(self)}\n{verdict}: {self.reason}"
+
+
+def check_coordinates(
+    spec: ModelSpec,
+    data: DataSpec,
+    objective: Objective,
+    sizes: Sequence[Size],
+    roles: Parametrization,
+    hparams: Mapping[str, Any],
+    *,
+    scaled: bool,
+    samples: int,
+    steps: int,
+    seeds: int,
+    seed: int = 0,
+    device: str = "cpu",
+    prepare: Callable[[], Any] | None = None,
+) -> CoordinateCheck:
+    """Train a few steps at each size and seed, and compare what every module computes.
+
+    Parameters
+    ----------
+    sizes
+        Three or more.
+    roles
+        Tells the width of a size; scales rates and weights where ``scaled``.
+    hparams
+        As of ``HParams.to_dict``; the rate is held.
+    samples
+        In a batch, and in the one that activations are read on.
+    steps, seeds
+        How many of each; of seeds 2 to 5.
+    """
+    found = []
+    fixed = data.first_batch(samples)
+    with kept_generators(device):
+        for size in sizes:
+            widths, runs = [], []
+            for number in range(seeds):
+                seed_generators(seed + number, device)
+                model: Any = spec.build(size)
+                if scaled:
+                    roles.apply(model)
+                model = model.to(device).train()
+                widths.append(roles.width(model))
+                stepper = Stepper(
+                    model=model,
+                    objective=objective,
+                    optimizer=make_optimizer(model, hparams, None, roles if scaled else None),
+                    clip=float(hparams["clip"]),
+                    samples=samples,
+                    microbatch=samples,
+                    device=device,
+                )
+                before = _outputs(model, objective, fixed, device)
+                for batch in data.batches(samples, steps, seed + number):
+                    stepper(batch)
+                after = _outputs(model, objective, fixed, device)
+                runs.append(_changes(before, after))
+            found.append((widths[0], runs))
+    return CoordinateCheck(
+        tuple(sizes),
+        tuple(width for width, _ in found),
+        _coordinates(found),
+        steps,
+        seeds,
+        float(hparams["lr"]),
+        "mup" if scaled else "standard",
+    )
+
+
+def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[str, list[Any]]:
+    """What every module computes of one batch, in evaluation, by the module's name."""
+    import torch
+
+    from flops_fit.objective import to_device
+
+    seen: dict[str, list[Any]] = defaultdict(list)
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            def add(tensor: Any) -> None:
+                if tensor.is_floating_point():
+                    seen[name].append(tensor.detach().double().clone())
+
+            map_tensors(output, add)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(name or "(whole model)"))
+        for name, module in model.named_modules()
+    ]
+    model.eval()
+    try:
+        with torch.no_grad():
+            objective(model, to_device(batch, device))
+    finally:
+        model.train()
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Root mean squares of the change and of the output, by kind of module."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for name, tensors in before.items():
+        for old, new in zip(tensors, after.get(name, ()), strict=False):
+            if old.shape == new.shape:
+                total = sums[family_of(name)]
+                total[0] += float((new - old).square().sum())
+                total[1] += float(new.square().sum())
+                total[2] += new.numel()
+    return {
+        name: (math.sqrt(change / count), math.sqrt(size / count))
+        for name, (change, size, count) in sums.items()
+        if count
+    }
+
+
+def _coordinates(found: Sequence[tuple[float, list[dict[str, tuple[float, float]]]]]) -> tuple[Coordinate, ...]:
+    x = np.log([width for width, _ in found])
+    x = x - x.mean()
+    names = [n for n in found[0][1][0] if all(n in run for _, runs in found for run in runs)]
+    out = []
+    for name in names:
+        values = np.array([[run[name] for run in runs] for _, runs in found])  # widths, seeds, 2
+        change, size = values[..., 0], values[..., 1]
+        logs = np.log(np.maximum(change, _TINY))
+        slopes = x @ logs / (x @ x)
+        out.append(
+            Coordinate(
+                name,
+                tuple(float(v) for v in np.exp(logs.mean(axis=1))),
+                tuple(float(v) for v in size.mean(axis=1)),
+                float(slopes.mean()),
+                float(slopes.std(ddof=1) / math.sqrt(len(slopes))),
+                bool(np.max(change / np.maximum(size, _TINY)) > 1e-6),
+            )
+        )
+    return tuple(out)
+
+
+def _text(size: Any) -> str:
+    return "×".join(map(str, size.values())) if isinstance(size, Mapping) else str(size)
