@@ -18,7 +18,7 @@ from flops_fit.plan import Design, PriorLike, Sizes, SweepPlan, check_fittable
 from flops_fit.recipes import HParams, Recipe
 from flops_fit.result import Result
 from flops_fit.track import Tracker
-from flops_fit.train import MakeOptimizer, ParamGroups, Precision
+from flops_fit.train import MakeOptimizer, ParametrizationLike, ParamGroups, Precision
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -53,6 +53,7 @@ def find_optimal(
     hparams: str | Recipe | Mapping[str, Any] | HParams = "default",
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
+    parametrization: ParametrizationLike = "standard",
     microbatch: int | None = None,
     precision: str | Precision = "auto",
     checkpoint_seconds: float | None = 60.0,
@@ -135,6 +136,10 @@ def find_optimal(
         ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such, in place of AdamW.
     param_groups
         ``(model, hparams) -> groups`` as torch takes them, each with an optional ``lr_scale``.
+    parametrization
+        ``"mup"`` or ``Mup(...)`` scales learning rates by width, so that one rate serves all sizes: that
+        which ``hparams`` has for the smallest size (or ``Mup(base=)``), whatever it has for others. A
+        check of whether it does so for this model takes some seconds and stands in the plan.
     microbatch
         Samples that go through the model at once; halved by itself where memory runs out. What is
         computed stays the same.
@@ -230,6 +235,7 @@ def find_optimal(
         hparams=hparams,
         optimizer=optimizer,
         param_groups=param_groups,
+        parametrization=parametrization,
         microbatch=microbatch,
         precision=precision,
         checkpoint_seconds=checkpoint_seconds,

@@ -147,9 +147,7 @@ class _Block(nn.Module):
         qk = _rotate(qk.view(B, T, 2 * self.heads, self.head_dim), cos, sin)
         q, k = qk.transpose(1, 2).chunk(2, dim=1)
         v = v.view(B, T, self.heads, self.head_dim).transpose(1, 2)
-        y = functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=self.scale
-        )
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return y.transpose(1, 2).reshape(B, T, d)
 
 

@@ -2,6 +2,7 @@
 
 from flops_fit.plan._compare import DesignCost, DesignCosts
 from flops_fit.plan._cost import CostEstimate, RunCost
+from flops_fit.plan._count import FlopsCounter
 from flops_fit.plan._diff import PlanDiff
 from flops_fit.plan._findings import code_findings, data_findings, settle_labels
 from flops_fit.plan._grid import RunMaker
@@ -20,6 +21,7 @@ __all__ = [
     "Design",
     "DesignCost",
     "DesignCosts",
+    "FlopsCounter",
     "Layout",
     "PlanDiff",
     "Prior",

@@ -6,25 +6,28 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from flops_fit.data import DataSpec
 from flops_fit.model import ModelSpec, Size
-from flops_fit.objective import Objective, map_tensors
+from flops_fit.objective import Objective, map_tensors, to_device
 from flops_fit.text import render
 from flops_fit.train._generators import kept_generators, seed_generators
-from flops_fit.train._optimizer import make_optimizer
+from flops_fit.train._optimizer import MakeOptimizer, make_optimizer
 from flops_fit.train._parametrize import Parametrization
 from flops_fit.train._roles import family_of
 from flops_fit.train._step import Stepper
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch.optim import Optimizer
 
 __all__ = ["Coordinate", "CoordinateCheck", "check_coordinates"]
 
+# The bundled GPT and ViT, widths 32 to 256, rates 0.001 to 0.03: steepest slope at most 0.18 in μP, at
+# least 0.7 without.
 BAND = 0.25
 _T = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
 _TINY = 1e-12
@@ -99,9 +102,18 @@ class CoordinateCheck:
         return tuple(sorted(out, key=lambda c: -abs(c.slope)))
 
     @property
+    def verdict(self) -> Literal["passed", "failed", "unclear"]:
+        """``"unclear"`` where a slope is beyond the band and its interval is not, or nothing moves."""
+        moved = [c for c in self.coordinates if c.moves]
+        if self.outside:
+            return "failed"
+        inside = all(abs(c.slope) <= self.band for c in moved)
+        return "passed" if moved and inside else "unclear"
+
+    @property
     def passed(self) -> bool:
-        """Whether no slope lies outside the band."""
-        return not self.outside and any(c.moves for c in self.coordinates)
+        """Whether every slope lies in the band."""
+        return self.verdict == "passed"
 
     @property
     def reason(self) -> str:
@@ -110,22 +122,25 @@ class CoordinateCheck:
         span = f"over widths of 1 to {self.widths[-1] / self.widths[0]:.3g} times the smallest"
         if not moved:
             return f"no activation moved in {self.steps} steps at the rate {self.lr:g}."
-        if self.passed:
-            worst = max(moved, key=lambda c: abs(c.slope))
+        worst = next(iter(self.outside), max(moved, key=lambda c: abs(c.slope)))
+        like = f"like width^{worst.slope:+.2f} (± {_T[self.seeds] * worst.slope_se:.2f}"
+        if self.verdict == "passed":
             return (
                 f"one learning rate serves all widths: {span}, what {len(moved)} kinds of modules "
-                f"compute moves alike; the steepest is {worst.name}, like width^{worst.slope:+.2f} "
-                f"(± {_T[self.seeds] * worst.slope_se:.2f})."
+                f"compute moves alike; the steepest is {worst.name}, {like})."
             )
-        worst = self.outside[0]
+        if self.verdict == "unclear":
+            return (
+                f"it is not clear whether one learning rate serves all widths: {span}, {worst.name} "
+                f"moves {like}, where at most {self.band:g} either way would pass). Give more seeds."
+            )
         if not math.isfinite(worst.slope):
             return f"training diverged: {worst.name} is not finite at the rate {self.lr:g}."
         how = "faster" if worst.slope > 0 else "slower"
         return (
             f"one learning rate does not serve all widths: {span}, {worst.name} moves {how} the wider "
-            f"the model is, like width^{worst.slope:+.2f} (± {_T[self.seeds] * worst.slope_se:.2f}, "
-            f"where at most {self.band:g} either way would pass); {len(self.outside)} of {len(moved)} "
-            "kinds of modules are outside."
+            f"the model is, {like}, where at most {self.band:g} either way would pass); "
+            f"{len(self.outside)} of {len(moved)} kinds of modules are outside."
         )
 
     def __rich__(self) -> Table:
@@ -147,8 +162,7 @@ class CoordinateCheck:
         return table
 
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else "failed"
-        return f"{render(self)}\n{verdict}: {self.reason}"
+        return f"{render(self)}\n{self.verdict}: {self.reason}"
 
 
 def check_coordinates(
@@ -165,7 +179,7 @@ def check_coordinates(
     seeds: int,
     seed: int = 0,
     device: str = "cpu",
-    prepare: Callable[[], Any] | None = None,
+    optimizer: MakeOptimizer | type[Optimizer] | None = None,
 ) -> CoordinateCheck:
     """Train a few steps at each size and seed, and compare what every module computes.
 
@@ -197,7 +211,7 @@ def check_coordinates(
                 stepper = Stepper(
                     model=model,
                     objective=objective,
-                    optimizer=make_optimizer(model, hparams, None, roles if scaled else None),
+                    optimizer=make_optimizer(model, hparams, optimizer, roles if scaled else None),
                     clip=float(hparams["clip"]),
                     samples=samples,
                     microbatch=samples,
@@ -223,8 +237,6 @@ def check_coordinates(
 def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[str, list[Any]]:
     """What every module computes of one batch, in evaluation, by the module's name."""
     import torch
-
-    from flops_fit.objective import to_device
 
     seen: dict[str, list[Any]] = defaultdict(list)
 
@@ -270,7 +282,9 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, t
     }
 
 
-def _coordinates(found: Sequence[tuple[float, list[dict[str, tuple[float, float]]]]]) -> tuple[Coordinate, ...]:
+def _coordinates(
+    found: Sequence[tuple[float, list[dict[str, tuple[float, float]]]]],
+) -> tuple[Coordinate, ...]:
     x = np.log([width for width, _ in found])
     x = x - x.mean()
     names = [n for n in found[0][1][0] if all(n in run for _, runs in found for run in runs)]

@@ -57,7 +57,9 @@ class Mup:
     def __post_init__(self) -> None:
         for name in ("init", "readout"):
             if not isinstance(getattr(self, name), bool):
-                raise InputTypeError(f"Mup: expected {name} to be True or False; got {getattr(self, name)!r}.")
+                raise InputTypeError(
+                    f"Mup: expected {name} to be True or False; got {getattr(self, name)!r}."
+                )
         names = self.residual
         if isinstance(names, str) or not all(isinstance(n, str) for n in names):
             raise InputTypeError(
@@ -68,7 +70,9 @@ class Mup:
     def fingerprint(self, base: Size) -> str:
         """A hash of what decides how runs come out, beside the model's own code."""
         kept = base if isinstance(base, int | float | str) else dict(base)
-        return digest(["mup-1", canonical_json([self.init, self.readout, list(self.residual), kept])])
+        return digest(
+            ["mup-1", canonical_json([self.init, self.readout, list(self.residual), kept])]
+        )
 
 
 ParametrizationLike = Literal["standard", "mup"] | Mup
@@ -109,9 +113,7 @@ def parametrize(
     ModelError
         The sizes do not fit together, or a pattern of ``residual`` fits no module.
     """
-    ordered = sorted(
-        {repr(s): s for s in sizes}.values(), key=lambda s: spec.require(s).total
-    )
+    ordered = sorted({repr(s): s for s in sizes}.values(), key=lambda s: spec.require(s).total)
     base = ordered[0] if mup.base is None else mup.base
     others = [s for s in ordered if repr(s) != repr(base)]
     if not others:

@@ -80,7 +80,9 @@ def find_kinds(
     traced = models[-1] if _on_meta(models[-1]) else models[0]
     uses, notes = _uses(traced, objective, batch)
     layers = by_class(traced)
-    kinds, assumed, unknown = [], [], []
+    kinds: list[Kind] = []
+    assumed: list[str] = []
+    unknown: list[str] = []
     for kind, members in groups.items():
         seen = [n for n in members[-1 if traced is models[-1] else 0] if n in uses.met]
         inputs = {i for n in seen for i in uses.contracted.get(n, ())}
@@ -95,7 +97,9 @@ def find_kinds(
             Kind(kind, _role(sizes, inputs, table), tuple(sorted(inputs)), tuple(sizes[0]))
         )
     if batch is not None and assumed:
-        notes.append(f"the roles of {_listed(assumed)} are those of torch's layers: no trace saw them")
+        notes.append(
+            f"the roles of {_listed(assumed)} are those of torch's layers: no trace saw them"
+        )
     if unknown:
         notes.append(f"the roles of {_listed(unknown)} are not known: their rates are not scaled")
     return tuple(kinds), tuple(notes)
@@ -155,7 +159,9 @@ def _role(shapes: Sequence[Any], inputs: set[int], table: bool) -> Role:
 
 def _uses(model: nn.Module, objective: Objective, batch: Any) -> tuple[Uses, list[str]]:
     if batch is None:
-        return Uses(), ["there was no data to trace the model on: roles are those of torch's layers"]
+        return Uses(), [
+            "there was no data to trace the model on: roles are those of torch's layers"
+        ]
     here = map_tensors(batch, lambda t: t.to("meta")) if _on_meta(model) else batch
     inputs: list[Any] = []
     map_tensors(here, inputs.append)
