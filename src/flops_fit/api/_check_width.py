@@ -76,7 +76,8 @@ def coordinate_check(
     parametrization
         ``"mup"``, ``Mup(...)``, or ``"standard"`` to see how it is without.
     steps, seeds, samples
-        Steps of each training, trainings of each width (2 to 5), samples in a batch.
+        Steps of each training, trainings of each width (2 to 5), samples in the one batch that all
+        are made on.
     seed
         Of the first training.
     device
@@ -131,13 +132,12 @@ def coordinate_check(
     hparams = HParams(lr=lr, batch_units=1).to_dict()
     return check_coordinates(
         spec,
-        data,
+        data.first_batch(samples),
         objective,
         sizes,
         roles,
         hparams,
         scaled=mup is not None,
-        samples=samples,
         steps=steps,
         seeds=seeds,
         seed=seed,

@@ -76,13 +76,12 @@ def with_check(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
             return _told(plan, "note", f"The coordinate check was not made: {found}.")
         check = check_coordinates(
             trainer.model,
-            trainer.data,
+            trainer.data.first_batch(found[1]),
             trainer.objective,
             found[0],
             roles,
             hparams,
             scaled=True,
-            samples=found[1],
             steps=STEPS,
             seeds=SEEDS,
             device=trainer.device,
@@ -93,7 +92,12 @@ def with_check(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     plan = replace(plan, coordinates=check)
     message = f"Coordinate check at the rate {check.lr:.3g}: {check.reason}"
     if check.verdict == "failed":
-        return _told(plan, "warning", message, 'tune="per-size", or mend what the check names')
+        start = (
+            ""
+            if roles.init
+            else "Mup(init=True) where the output layer does not begin at zero, or "
+        )
+        return _told(plan, "warning", message, f'{start}tune="per-size"')
     return _told(plan, "note", message)
 
 

@@ -44,11 +44,15 @@ class Uses:
         Tables: rows of them are taken by index.
     met
         Those that met an activation in any operation.
+    mixed
+        Those of which a product sums over a part of a dimension and keeps the rest of it, as of a
+        matrix that is stored as a vector: their fan-in is no product of dimensions.
     """
 
     contracted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     looked_up: set[str] = field(default_factory=set)
     met: set[str] = field(default_factory=set)
+    mixed: set[str] = field(default_factory=set)
 
 
 def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any]) -> Uses:
@@ -131,9 +135,12 @@ class _Follower:
         """A product sums over these dimensions of a tensor that may be, or view, a parameter."""
         asked = {d % tensor.dim() for d in dims}
         for name, layout in self._layouts.get(_storage(tensor), []):
+            summed, kept = set[int](), set[int]()
             for i, step in _steps(tensor):
-                if i in asked:
-                    self.uses.contracted[name] |= _within(step, layout)
+                (summed if i in asked else kept).update(_within(step, layout))
+            self.uses.contracted[name] |= summed
+            if summed & kept:
+                self.uses.mixed.add(name)
 
     def _derive(self, made: Any, weights: Sequence[Any]) -> None:
         """What is computed of parameters alone has their dimensions, aligned at the last one."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flops_fit.data import DataSpec
 from flops_fit.model import ModelSpec, Size
-from flops_fit.objective import Objective, map_tensors, to_device
+from flops_fit.objective import Objective, batch_length, map_tensors, to_device
 from flops_fit.text import render
 from flops_fit.train._generators import kept_generators, seed_generators
 from flops_fit.train._optimizer import MakeOptimizer, make_optimizer
@@ -26,11 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Coordinate", "CoordinateCheck", "check_coordinates"]
 
-# The bundled GPT and ViT, widths 32 to 256, rates 0.001 to 0.03: steepest slope at most 0.18 in μP, at
-# least 0.7 without.
-BAND = 0.25
+# Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to +0.12 in μP
+# and a steepest one of +0.56 to +1.8 without. Below there is more room: what is noise in an update adds
+# up like the square root of the width, and fades beside what is common to it.
+BAND = (-0.35, 0.25)
 _T = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
 _TINY = 1e-12
+_STILL = 1e-6  # changes below this share of an activation are rounding
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class CoordinateCheck:
     parametrization
         ``"standard"`` or ``"mup"``.
     band
-        Slopes of at most so much either way pass.
+        Slopes from here to there pass.
     """
 
     sizes: tuple[Any, ...]
@@ -88,18 +89,24 @@ class CoordinateCheck:
     seeds: int
     lr: float
     parametrization: str
-    band: float = BAND
+    band: tuple[float, float] = BAND
 
     @property
     def outside(self) -> tuple[Coordinate, ...]:
         """Those whose slope lies outside the band by more than its 90 % interval, the worst first."""
-        t = _T[self.seeds]
+        t, (low, high) = _T[self.seeds], self.band
         out = [
             c
             for c in self.coordinates
-            if c.moves and not abs(c.slope) - t * c.slope_se <= self.band
+            if c.moves and not (low - t * c.slope_se <= c.slope <= high + t * c.slope_se)
         ]
-        return tuple(sorted(out, key=lambda c: -abs(c.slope)))
+        return tuple(sorted(out, key=self._excess, reverse=True))
+
+    def _excess(self, coordinate: Coordinate) -> float:
+        """How far a slope lies beyond the band, less than 0 within it."""
+        low, high = self.band
+        beyond = max(coordinate.slope - high, low - coordinate.slope)
+        return beyond if math.isfinite(beyond) else math.inf
 
     @property
     def verdict(self) -> Literal["passed", "failed", "unclear"]:
@@ -107,7 +114,7 @@ class CoordinateCheck:
         moved = [c for c in self.coordinates if c.moves]
         if self.outside:
             return "failed"
-        inside = all(abs(c.slope) <= self.band for c in moved)
+        inside = all(self.band[0] <= c.slope <= self.band[1] for c in moved)
         return "passed" if moved and inside else "unclear"
 
     @property
@@ -119,27 +126,28 @@ class CoordinateCheck:
     def reason(self) -> str:
         """The verdict in a sentence."""
         moved = [c for c in self.coordinates if c.moves]
-        span = f"over widths of 1 to {self.widths[-1] / self.widths[0]:.3g} times the smallest"
+        span = f"over a factor {self.widths[-1] / self.widths[0]:.3g} of width"
         if not moved:
             return f"no activation moved in {self.steps} steps at the rate {self.lr:g}."
-        worst = next(iter(self.outside), max(moved, key=lambda c: abs(c.slope)))
+        worst = max(moved, key=self._excess)
+        if not math.isfinite(worst.slope):
+            return f"training diverged: {worst.name} is not finite at the rate {self.lr:g}."
+        allowed = f"where {self.band[0]:g} to {self.band[1]:+g} would pass"
         like = f"like width^{worst.slope:+.2f} (± {_T[self.seeds] * worst.slope_se:.2f}"
         if self.verdict == "passed":
             return (
                 f"one learning rate serves all widths: {span}, what {len(moved)} kinds of modules "
-                f"compute moves alike; the steepest is {worst.name}, {like})."
+                f"compute moves alike; nearest to the edge is {worst.name}, {like})."
             )
         if self.verdict == "unclear":
             return (
                 f"it is not clear whether one learning rate serves all widths: {span}, {worst.name} "
-                f"moves {like}, where at most {self.band:g} either way would pass). Give more seeds."
+                f"moves {like}, {allowed}). Give more seeds."
             )
-        if not math.isfinite(worst.slope):
-            return f"training diverged: {worst.name} is not finite at the rate {self.lr:g}."
         how = "faster" if worst.slope > 0 else "slower"
         return (
             f"one learning rate does not serve all widths: {span}, {worst.name} moves {how} the wider "
-            f"the model is, {like}, where at most {self.band:g} either way would pass); "
+            f"the model is, {like}, {allowed}); "
             f"{len(self.outside)} of {len(moved)} kinds of modules are outside."
         )
 
@@ -167,14 +175,13 @@ class CoordinateCheck:
 
 def check_coordinates(
     spec: ModelSpec,
-    data: DataSpec,
+    batch: Any,
     objective: Objective,
     sizes: Sequence[Size],
     roles: Parametrization,
     hparams: Mapping[str, Any],
     *,
     scaled: bool,
-    samples: int,
     steps: int,
     seeds: int,
     seed: int = 0,
@@ -185,19 +192,20 @@ def check_coordinates(
 
     Parameters
     ----------
+    batch
+        What is trained on, again and again, and what activations are read on: what a few steps on one
+        batch teach is plain, so that it does not drown in noise at small widths.
     sizes
         Three or more.
     roles
         Tells the width of a size; scales rates and weights where ``scaled``.
     hparams
         As of ``HParams.to_dict``; the rate is held.
-    samples
-        In a batch, and in the one that activations are read on.
     steps, seeds
         How many of each; of seeds 2 to 5.
     """
     found = []
-    fixed = data.first_batch(samples)
+    samples = batch_length(batch)
     with kept_generators(device):
         for size in sizes:
             widths, runs = [], []
@@ -217,10 +225,10 @@ def check_coordinates(
                     microbatch=samples,
                     device=device,
                 )
-                before = _outputs(model, objective, fixed, device)
-                for batch in data.batches(samples, steps, seed + number):
+                before = _outputs(model, objective, batch, device)
+                for _ in range(steps):
                     stepper(batch)
-                after = _outputs(model, objective, fixed, device)
+                after = _outputs(model, objective, batch, device)
                 runs.append(_changes(before, after))
             found.append((widths[0], runs))
     return CoordinateCheck(
@@ -301,7 +309,7 @@ def _coordinates(
                 tuple(float(v) for v in size.mean(axis=1)),
                 float(slopes.mean()),
                 float(slopes.std(ddof=1) / math.sqrt(len(slopes))),
-                bool(np.max(change / np.maximum(size, _TINY)) > 1e-6),
+                not np.max(change / np.maximum(size, _TINY)) <= _STILL,
             )
         )
     return tuple(out)

@@ -69,7 +69,7 @@ class Mup:
 
     def fingerprint(self, base: Size) -> str:
         """A hash of what decides how runs come out, beside the model's own code."""
-        kept = base if isinstance(base, int | float | str) else dict(base)
+        kept = dict(base) if isinstance(base, Mapping) else getattr(base, "item", lambda: base)()
         return digest(
             ["mup-1", canonical_json([self.init, self.readout, list(self.residual), kept])]
         )

@@ -140,7 +140,7 @@ class Parametrization:
             for name, p in model.named_parameters()
             if (kind := self.kind(name, p.shape)).role in ("hidden", "output", "tied")
         ]
-        return math.exp(math.fsum(grown) / len(grown)) if grown else 1.0
+        return round(math.exp(math.fsum(grown) / len(grown)), 9) if grown else 1.0
 
     def __str__(self) -> str:
         roles = Counter(kind.role for kind in self.kinds)

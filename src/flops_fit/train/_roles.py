@@ -88,7 +88,10 @@ def find_kinds(
         inputs = {i for n in seen for i in uses.contracted.get(n, ())}
         table = any(n in uses.looked_up for n in seen)
         sizes = [s[names[0]] for s, names in zip(shapes, members, strict=True) if names]
-        if not seen:
+        if uses.mixed.intersection(seen):
+            inputs = set()
+            unknown.append(kind)
+        elif not seen:
             known = next((layers[n] for names in members for n in names if n in layers), None)
             inputs = set(known or ())
             told = unknown if known is None else assumed
