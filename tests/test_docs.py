@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ADAPTIVE = (ROOT / "docs" / "adaptive.md").read_text()
 EXECUTING = (ROOT / "docs" / "executing.md").read_text()
 FITTING = (ROOT / "docs" / "fitting.md").read_text()
+PARAMETRIZATION = (ROOT / "docs" / "parametrization.md").read_text()
 TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
 PLANNING = (ROOT / "docs" / "planning.md").read_text()
 TRAINING = (ROOT / "docs" / "training.md").read_text()
@@ -25,11 +26,12 @@ SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").g
         (ADAPTIVE, "the interval shrinks from"),
         (EXECUTING, "4 runs, {'completed'}"),
         (FITTING, "parameters on"),
+        (PARAMETRIZATION, "one learning rate does not serve all widths"),
         (PLANNING, "2 runs finished, 2 missing, 2 not asked for"),
         (TRACKERS, "samples/s"),
         (TRAINING, "fewer FLOPs than separate runs"),
     ],
-    ids=["adaptive", "executing", "fitting", "planning", "trackers", "training"],
+    ids=["adaptive", "executing", "fitting", "parametrization", "planning", "trackers", "training"],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, told: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"

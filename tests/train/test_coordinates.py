@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import flops_fit
+from flops_fit.api import _check_width
 from flops_fit.errors import InputError
 from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn, vit_loss_fn
 from flops_fit.train import Coordinate, CoordinateCheck, Mup
@@ -112,8 +113,27 @@ def test_sizes_are_doubled_from_the_base_as_far_as_seconds_reach() -> None:
     check = flops_fit.coordinate_check(
         MLP, "width", {}, Blobs(200), cross_entropy, parametrization=Mup(base=8), steps=1, seeds=2
     )
-    assert check.sizes == (512, 1024, 2048, 4096)
-    assert check.widths == (64, 128, 256, 512)
+    assert check.sizes == (32, 64, 128, 256)
+    assert check.widths == (4, 8, 16, 32)
+
+
+def test_a_base_that_is_too_dear_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    call: dict[str, Any] = {**GPT_CALL, "sizes": None, "steps": 1, "seeds": 2}
+    monkeypatch.setattr(_check_width, "_FLOPS", 2e9)
+    check = flops_fit.coordinate_check(**call, parametrization=Mup(base=512))
+    assert check.sizes == (16, 32, 64)
+    assert check.widths == (1 / 32, 1 / 16, 1 / 8)
+
+
+def test_sizes_of_one_width_are_not_compared() -> None:
+    class Layers(MLP):
+        def __init__(self, number: int) -> None:
+            super().__init__(8)
+            self.more = nn.ModuleList(nn.Linear(4, 4) for _ in range(number))
+
+    checked = plan(model_cls=Layers, model_size_param="number", sizes=[1, 2])
+    assert checked.coordinates is None
+    assert "do not differ in width" in told(checked).message
 
 
 def test_a_verdict_rests_on_the_error_over_seeds() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 import flops_fit
 from flops_fit.data import split_data
 from flops_fit.errors import InputError, InputTypeError, ModelError
-from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn, vit_loss_fn
+from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.recipes import HParams
@@ -114,7 +114,9 @@ class Deep(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.up = nn.Linear(16, width)
-        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(width // 8))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(width // 8)
+        )
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, 4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -233,13 +235,15 @@ def test_a_matrix_that_is_stored_as_a_vector_is_told() -> None:
 def test_models_that_grow_in_depth_are_compared_with_their_numbers_replaced() -> None:
     made = found(Deep, POINTS)
     kinds = roles(made)
-    assert kinds["blocks.*.weight"] == "hidden"
+    assert (kinds["blocks.*.0.weight"], kinds["blocks.*.1.weight"]) == ("vector", "hidden")
     assert (kinds["head.1.weight"], kinds["head.2.weight"]) == ("hidden", "output")
-    assert made.rate("blocks.11.weight", (96, 96)) == 1 / 6  # of a size that nobody built
+    assert made.rate("blocks.11.1.weight", (96, 96)) == 1 / 6  # of a size that nobody built
+    shallow = found(Deep, POINTS, (16, 17))  # of one depth
+    assert shallow.rate("blocks.11.1.weight", (96, 96)) == 1 / 6
 
 
 def test_a_number_that_names_other_things_at_other_depths_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"number of \*\.weight changes .* 0.weight is \(16, 16\)"):
+    with pytest.raises(ModelError, match=r"number of \*\.weight changes .* is \(16, 16\) and"):
         found(Stack, POINTS)
 
 

@@ -28,14 +28,17 @@ from flops_fit.train import (
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-__all__ = ["WidthCheck", "coordinate_check"]
+__all__ = ["WidthCheck", "coordinate_check", "count_widths"]
 
 STEPS, SEEDS = 8, 3
 _MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
-_FLOPS = 1.5e11  # what a check may cost: some seconds of two cores
+_FLOPS = 5e10  # what a check may cost: some seconds of a CPU
+_FLOPS_PER_PARAMETER = 100.0  # of a step of AdamW, by the time that it takes
 _DEVICE_FLOPS = 1e14  # on a GPU
 _FEWEST, _MOST = 3, 4  # widths
-_DOUBLINGS = 10
+_DOUBLINGS = 6  # the widest is 32 times the base
+_LARGEST = 5e7  # parameters of a model that is trained only to be checked
+_NARROW = 16  # below, a few outputs of a layer say little of many
 
 
 @names_near_matches
@@ -124,10 +127,10 @@ def coordinate_check(
         sizes, samples = found
     sizes = list(sizes)
     roles = parametrize(spec, objective, batch, sizes, asked)
-    if len(sizes) < _FEWEST or _widths(spec, roles, sizes) < _FEWEST:
+    if len(sizes) < _FEWEST or count_widths(spec, roles, sizes) < _FEWEST:
         raise InputError(
             f"sizes: expected three different widths or more; got {sizes}, which differ in "
-            f"{_widths(spec, roles, sizes)}."
+            f"{count_widths(spec, roles, sizes)}."
         )
     hparams = HParams(lr=lr, batch_units=1).to_dict()
     return check_coordinates(
@@ -171,26 +174,45 @@ class WidthCheck:
         """The widest sizes that can be had, and the samples in a batch; or why there are too few."""
         most = _FLOPS if device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
         while samples >= _FEWEST_SAMPLES:
-            chosen: list[Size] = []
-            for size in self._candidates():
-                latest = [*chosen, size][-_MOST:]
-                if sum(map(self.cost, latest)) * steps * seeds * samples > most:
-                    break
-                chosen = latest
-            if len(chosen) >= _FEWEST:
-                return chosen, samples
+            for below in (False, True):
+                chosen = self._within(most / (steps * seeds), samples, below)
+                if len(chosen) >= _FEWEST:
+                    return chosen, samples
             samples //= 2
         return (
-            f"fewer than {_FEWEST} widths from {self.base!r} on can be trained {steps} steps within "
-            f"{most:.2g} FLOPs"
+            f"fewer than {_FEWEST} widths around {self.base!r} can be trained {steps} steps within "
+            f"{most:.2g} FLOPs and {_LARGEST:.0e} parameters"
         )
 
-    def _candidates(self) -> list[Size]:
+    def _within(self, most: float, samples: int, below: bool) -> list[Size]:
+        """The last few candidates of which a step each costs at most so much together."""
+
+        def cost(size: Size) -> float:
+            return samples * self.cost(size) + _FLOPS_PER_PARAMETER * self.spec.require(size).total
+
+        chosen: list[Size] = []
+        for size in self._candidates(below):
+            latest = [*chosen, size][-_MOST:]
+            counted = self.spec.count(size)
+            if counted is None:
+                continue
+            if counted.total > _LARGEST or sum(map(cost, latest)) > most:
+                break
+            chosen = latest
+            if 2 * cost(size) > most:  # twice as wide costs more, and is not built to see it
+                break
+        return chosen
+
+    def _candidates(self, below: bool) -> list[Size]:
+        """The doubles of the base, from its own size on or from ``below`` it; or what is planned."""
         if isinstance(self.base, int) and self.spec.size_param is not None:
-            doubles: list[Size] = [self.base * 2**k for k in range(_DOUBLINGS)]
-            return [size for size in doubles if self.spec.count(size) is not None]
+            first = 0
+            while below and self.base % 2 ** (first + 1) == 0 and self.base >> first + 1 >= _NARROW:
+                first += 1
+            return [(self.base >> first) * 2**k for k in range(_DOUBLINGS + first)]
         return sorted(self.planned, key=lambda s: self.spec.require(s).total)
 
 
-def _widths(spec: ModelSpec, roles: Parametrization, sizes: Sequence[Size]) -> int:
+def count_widths(spec: ModelSpec, roles: Parametrization, sizes: Sequence[Size]) -> int:
+    """How many widths there are among sizes: those that differ in depth alone have one."""
     return len({round(roles.width(spec.build_meta(size)), 6) for size in sizes})

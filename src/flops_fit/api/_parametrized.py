@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flops_fit.api._check_width import SEEDS, STEPS, WidthCheck
+from flops_fit.api._check_width import SEEDS, STEPS, WidthCheck, count_widths
 from flops_fit.errors import InputError
 from flops_fit.model import ModelSpec, Size
 from flops_fit.objective import Objective
@@ -74,6 +74,9 @@ def with_check(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
         found = chosen.affordable(trainer.device, STEPS, SEEDS, _SAMPLES)
         if isinstance(found, str):
             return _told(plan, "note", f"The coordinate check was not made: {found}.")
+        if count_widths(trainer.model, roles, found[0]) < len(found[0]):
+            why = "the sizes do not differ in width"
+            return _told(plan, "note", f"The coordinate check was not made: {why}.")
         check = check_coordinates(
             trainer.model,
             trainer.data.first_batch(found[1]),

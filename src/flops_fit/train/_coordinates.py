@@ -16,7 +16,6 @@ from flops_fit.text import render
 from flops_fit.train._generators import kept_generators, seed_generators
 from flops_fit.train._optimizer import MakeOptimizer, make_optimizer
 from flops_fit.train._parametrize import Parametrization
-from flops_fit.train._roles import family_of
 from flops_fit.train._step import Stepper
 
 if TYPE_CHECKING:
@@ -25,12 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Coordinate", "CoordinateCheck", "check_coordinates"]
 
-# Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to +0.12 in μP
-# and a steepest one of +0.56 to +1.8 without. Below there is more room: what is noise in an update adds
-# up like the square root of the width, and fades beside what is common to it.
+# Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to
+# +0.12 in μP and a steepest one of +0.56 to +1.8 without. Below there is more room: what is noise in an
+# update adds up like the square root of the width, and fades beside what is common to it.
 BAND = (-0.35, 0.25)
 _T = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
 _TINY = 1e-12
+_WHOLE = "(whole model)"
 _STILL = 1e-6  # changes below this share of an activation are rounding
 
 
@@ -229,7 +229,7 @@ def check_coordinates(
                 for _ in range(steps):
                     stepper(batch)
                 after = _outputs(model, objective, batch, device)
-                runs.append(_changes(before, after))
+                runs.append(_changes(before, after, _kinds(model)))
             found.append((widths[0], runs))
     return CoordinateCheck(
         tuple(sizes),
@@ -258,10 +258,7 @@ def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[
 
         return hook
 
-    handles = [
-        module.register_forward_hook(keep(name or "(whole model)"))
-        for name, module in model.named_modules()
-    ]
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
     model.eval()
     try:
         with torch.no_grad():
@@ -273,13 +270,29 @@ def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[
     return seen
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+def _kinds(model: Any) -> dict[str, str]:
+    """The kind of each module by its name: the members of a ModuleList are of one."""
+    from torch import nn
+
+    kinds = {"": ""}
+    modules = dict(model.named_modules())
+    for name in modules:
+        head, _, last = name.rpartition(".")
+        if name:
+            part = "*" if isinstance(modules.get(head), nn.ModuleList) else last
+            kinds[name] = f"{kinds.get(head, head)}.{part}".lstrip(".")
+    return {name: kind or _WHOLE for name, kind in kinds.items()}
+
+
+def _changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], kinds: Mapping[str, str]
+) -> dict[str, tuple[float, float]]:
     """Root mean squares of the change and of the output, by kind of module."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, tensors in before.items():
         for old, new in zip(tensors, after.get(name, ()), strict=False):
             if old.shape == new.shape:
-                total = sums[family_of(name)]
+                total = sums[kinds[name]]
                 total[0] += float((new - old).square().sum())
                 total[1] += float(new.square().sum())
                 total[2] += new.numel()

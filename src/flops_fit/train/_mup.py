@@ -14,7 +14,7 @@ from flops_fit.records import canonical_json
 from flops_fit.train._generators import kept_generators, seed_generators
 from flops_fit.train._multiply import matching
 from flops_fit.train._parametrize import Parametrization, rms
-from flops_fit.train._roles import Kind, family_of, find_kinds
+from flops_fit.train._roles import Kind, find_kinds, fits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -173,6 +173,5 @@ def _with_rms(kinds: tuple[Kind, ...], spec: ModelSpec, base: Size) -> tuple[Kin
         seed_generators(0, "cpu")
         named = dict(spec.build(base).named_parameters())
     return tuple(
-        replace(k, rms=rms([p for n, p in named.items() if k.name in (n, family_of(n))]))
-        for k in kinds
+        replace(k, rms=rms([p for n, p in named.items() if fits(n, k.name)])) for k in kinds
     )

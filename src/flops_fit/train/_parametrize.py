@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.errors import ModelError
 from flops_fit.train._multiply import holder_of, matching, multiply_input, multiply_output
 from flops_fit.train._optimizer import Groups, decay_groups
-from flops_fit.train._roles import Kind, family_of
+from flops_fit.train._roles import Kind, fits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,12 +90,10 @@ class Parametrization:
         ModelError
             None of the sizes that were examined had one of its kind.
         """
-        family = family_of(name)
-        by_name = {kind.name: kind for kind in self.kinds}
-        alike = [k for k in self.kinds if family_of(k.name) == family]
-        found = by_name.get(name) or by_name.get(family)
-        if found is None and len({(k.role, k.inputs, k.shape) for k in alike}) == 1:
-            found = alike[0]
+        found = next((kind for kind in self.kinds if fits(name, kind.name)), None)
+        if found is None:  # of a depth that was not examined: as its neighbours are, if they agree
+            near = [kind for kind in self.kinds if _differ_in_a_number(name, kind.name)]
+            found = near[0] if len({(k.role, k.inputs, k.shape) for k in near}) == 1 else None
         if found is None or len(found.shape) != len(shape):
             raise ModelError(
                 f"parametrization: expected a model whose parameters are of the kinds seen at planning; "
@@ -156,6 +154,13 @@ class Parametrization:
             factor = kind.rms * kind.growth(p.shape) ** -power / now
             if abs(factor - 1) > _SAME:
                 p.mul_(factor)
+
+
+def _differ_in_a_number(name: str, other: str) -> bool:
+    pairs = list(zip(name.split("."), other.split("."), strict=False))
+    apart = [(a, b) for a, b in pairs if a != b]
+    same_length = name.count(".") == other.count(".")
+    return same_length and len(apart) == 1 and all(part.isdigit() for part in apart[0])
 
 
 def rms(tensors: Sequence[Any]) -> float:

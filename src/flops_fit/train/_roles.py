@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from flops_fit.train._contractions import Uses, by_class, trace_uses
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Kind", "Role", "family_of", "find_kinds"]
+__all__ = ["Kind", "Role", "find_kinds", "fits"]
 
 Role = Literal["hidden", "output", "tied", "input", "vector", "fixed"]
 _SHOWN = 3
@@ -87,7 +86,7 @@ def find_kinds(
         seen = [n for n in members[-1 if traced is models[-1] else 0] if n in uses.met]
         inputs = {i for n in seen for i in uses.contracted.get(n, ())}
         table = any(n in uses.looked_up for n in seen)
-        sizes = [s[names[0]] for s, names in zip(shapes, members, strict=True) if names]
+        sizes = [s[names[0]] for s, names in zip(shapes, members, strict=True)]
         if uses.mixed.intersection(seen):
             inputs = set()
             unknown.append(kind)
@@ -108,45 +107,66 @@ def find_kinds(
     return tuple(kinds), tuple(notes)
 
 
-def family_of(name: str) -> str:
-    """A name with its numbers replaced: ``"blocks.*.weight"`` for ``"blocks.7.weight"``."""
-    return ".".join("*" if re.fullmatch(r"\d+", part) else part for part in name.split("."))
+def fits(name: str, pattern: str) -> bool:
+    """Whether a name is of a kind: equal to it part by part, where ``*`` stands for any number."""
+    parts, wanted = name.split("."), pattern.split(".")
+    pairs = zip(parts, wanted, strict=False)
+    return len(parts) == len(wanted) and all(a == b or (b == "*" and a.isdigit()) for a, b in pairs)
 
 
 def _grouped(shapes: Sequence[Mapping[str, Any]]) -> dict[str, list[list[str]]]:
-    """Names of one kind, size by size: each by itself, or a whole family where its number grows."""
-    families: dict[str, list[list[str]]] = defaultdict(lambda: [[] for _ in shapes])
+    """Names of one kind, size by size: those that differ in a number that grows are one."""
+    growing = _growing(shapes)
+    groups: dict[str, list[list[str]]] = defaultdict(lambda: [[] for _ in shapes])
     for place, named in enumerate(shapes):
         for name in named:
-            families[family_of(name)][place].append(name)
-    groups: dict[str, list[list[str]]] = {}
-    for family, members in families.items():
-        if all(names == members[0] for names in members):
-            groups |= {name: [[name] for _ in shapes] for name in members[0]}
-            continue
-        if not members[0]:
+            groups[".".join(_replaced(name, growing))][place].append(name)
+    for kind, members in groups.items():
+        if not all(members):
             raise ModelError(
-                f"parametrization: expected at every size the kinds of parameters that the base has; "
-                f"it has no {family}. Give a base that has, with Mup(base=)."
+                f"parametrization: expected the same kinds of parameters at every size; {kind} is not "
+                "at all of them. Give sizes that have it, or param_groups= in place of a parametrization."
             )
         for named, names in zip(shapes, members, strict=True):
-            if len({named[n] for n in names}) > 1:
-                odd = next(n for n in names if named[n] != named[names[0]])
+            odd = next((n for n in names if named[n] != named[names[0]]), None)
+            if odd is not None:
                 raise ModelError(
-                    f"parametrization: the number of {family} changes with the size, so they are "
+                    f"parametrization: the number of {kind} changes with the size, so they are "
                     f"expected to be alike; {names[0]} is {tuple(named[names[0]])} and {odd} is "
                     f"{tuple(named[odd])}. Give those that differ names of their own, or sizes of one "
                     "depth, or param_groups= in place of a parametrization."
                 )
-        groups[family] = members
-    for kind, members in groups.items():
-        dims = {len(s[names[0]]) for s, names in zip(shapes, members, strict=True) if names}
+        dims = {len(named[names[0]]) for named, names in zip(shapes, members, strict=True)}
         if len(dims) > 1:
             raise ModelError(
                 f"parametrization: expected {kind} to have as many dimensions at every size; it has "
                 f"{' or '.join(map(str, sorted(dims)))}. Give param_groups= in place of a parametrization."
             )
-    return groups
+    return dict(groups)
+
+
+def _growing(shapes: Sequence[Mapping[str, Any]]) -> set[tuple[str, ...]]:
+    """Beginnings of names after which a number stands that has other values at other sizes."""
+    growing: set[tuple[str, ...]] = set()
+    while True:
+        values: dict[tuple[str, ...], list[set[str]]] = defaultdict(lambda: [set() for _ in shapes])
+        for place, named in enumerate(shapes):
+            for name in named:
+                parts, replaced = name.split("."), _replaced(name, growing)
+                for i, part in enumerate(parts):
+                    if part.isdigit():
+                        values[replaced[:i]][place].add(part)
+        found = {head for head, sets in values.items() if any(s != sets[0] for s in sets)}
+        if found <= growing:
+            return growing
+        growing.add(min(found - growing, key=len))  # what follows it is compared anew
+
+
+def _replaced(name: str, growing: set[tuple[str, ...]]) -> tuple[str, ...]:
+    out: tuple[str, ...] = ()
+    for part in name.split("."):
+        out = (*out, "*" if part.isdigit() and out in growing else part)
+    return out
 
 
 def _role(shapes: Sequence[Any], inputs: set[int], table: bool) -> Role:
