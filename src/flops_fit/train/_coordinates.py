@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -206,7 +207,7 @@ def check_coordinates(
     """
     found = []
     samples = batch_length(batch)
-    with kept_generators(device):
+    with kept_generators(device), _one_thread():
         for size in sizes:
             widths, runs = [], []
             for number in range(seeds):
@@ -240,6 +241,19 @@ def check_coordinates(
         float(hparams["lr"]),
         "mup" if scaled else "standard",
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operations of models so small take less time than threads take to meet."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[str, list[Any]]:
