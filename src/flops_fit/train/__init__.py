@@ -1,7 +1,8 @@
 """Training: one Experiment in, one Run out."""
 
+from flops_fit.train._check_coordinates import check_coordinates
 from flops_fit.train._compile import check_compile
-from flops_fit.train._coordinates import Coordinate, CoordinateCheck, check_coordinates
+from flops_fit.train._coordinates import Coordinate, CoordinateCheck
 from flops_fit.train._device import resolve_device
 from flops_fit.train._evaluate import evaluate
 from flops_fit.train._generators import kept_generators
