@@ -6,7 +6,7 @@ runs from elsewhere: :func:`plan_sweep`, :func:`run_sweep`, :func:`fit_runs`, :f
 
 from flops_fit import errors, examples, laws, reference
 from flops_fit._version import __version__
-from flops_fit.api import find_optimal, plan_sweep, run_sweep, tune_sweep
+from flops_fit.api import coordinate_check, find_optimal, plan_sweep, run_sweep, tune_sweep
 from flops_fit.curves import Curves
 from flops_fit.fit import Fit, Prediction, compare, fit_runs
 from flops_fit.plan import SweepPlan
@@ -15,6 +15,7 @@ from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
 from flops_fit.report import write_report
 from flops_fit.result import Result
 from flops_fit.table import RunTable
+from flops_fit.train import Mup
 
 __all__ = [
     "Curves",
@@ -22,6 +23,7 @@ __all__ = [
     "Experiment",
     "Fit",
     "HParams",
+    "Mup",
     "ParamCount",
     "Prediction",
     "Result",
@@ -30,6 +32,7 @@ __all__ = [
     "SweepPlan",
     "__version__",
     "compare",
+    "coordinate_check",
     "errors",
     "examples",
     "find_optimal",

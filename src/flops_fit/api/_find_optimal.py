@@ -19,7 +19,7 @@ from flops_fit.plan import Design, PriorLike, Sizes, SweepPlan, check_fittable
 from flops_fit.recipes import RecipeLike
 from flops_fit.result import Result
 from flops_fit.track import Tracker
-from flops_fit.train import MakeOptimizer, ParamGroups, Precision
+from flops_fit.train import MakeOptimizer, ParametrizationLike, ParamGroups, Precision
 from flops_fit.tune import Tune
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def find_optimal(
     hparams: RecipeLike = "default",
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
+    parametrization: ParametrizationLike = "standard",
     microbatch: int | None = None,
     precision: str | Precision = "auto",
     checkpoint_seconds: float | None = 60.0,
@@ -140,6 +141,10 @@ def find_optimal(
         ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such, in place of AdamW.
     param_groups
         ``(model, hparams) -> groups`` as torch takes them, each with an optional ``lr_scale``.
+    parametrization
+        ``"mup"`` or ``Mup(...)`` scales learning rates by width, so that one rate serves all sizes: that
+        which ``hparams`` has for the smallest size (or ``Mup(base=)``), whatever it has for others. A
+        check of whether it does so for this model takes some seconds and stands in the plan.
     microbatch
         Samples that go through the model at once; halved by itself where memory runs out. What is
         computed stays the same.
@@ -241,6 +246,7 @@ def find_optimal(
         hparams=hparams,
         optimizer=optimizer,
         param_groups=param_groups,
+        parametrization=parametrization,
         microbatch=microbatch,
         precision=precision,
         checkpoint_seconds=checkpoint_seconds,

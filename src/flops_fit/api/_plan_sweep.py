@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.api._adaptive import plan_pilot
+from flops_fit.api._parametrized import asked_for_mup, in_mup, scale_rates, with_check
 from flops_fit.arguments import check_choice, names_near_matches
 from flops_fit.data import DataSpec, check_dataset_type, split_data
 from flops_fit.design import check_adaptive
@@ -37,6 +38,8 @@ from flops_fit.reference import law as published_law
 from flops_fit.track import Tracker, check_trackers
 from flops_fit.train import (
     MakeOptimizer,
+    Mup,
+    ParametrizationLike,
     ParamGroups,
     Precision,
     Trainer,
@@ -79,6 +82,7 @@ def plan_sweep(
     hparams: RecipeLike = "default",
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
+    parametrization: ParametrizationLike = "standard",
     microbatch: int | None = None,
     precision: str | Precision = "auto",
     checkpoint_seconds: float | None = 60.0,
@@ -106,6 +110,7 @@ def plan_sweep(
     if model_cls is None:
         raise InputError("model_cls: expected a class or factory of models; got none.")
     _check(mode, design, seed, branch)
+    mup = asked_for_mup(parametrization, param_groups)
     make_trainer = functools.partial(
         Trainer,
         microbatch=check_microbatch(microbatch),
@@ -158,15 +163,15 @@ def plan_sweep(
     )
     if mode == "mock":
         law = published_law("besiroglu2024") if mock_law is None else mock_law
-        return _mocked(make, findings, MockTask(law, mock_noise))
+        return _mocked(make, findings, MockTask(law, mock_noise), mup)
     if split is None:
-        return make(data=None, findings=findings)
+        plan = make(data=None, findings=findings)
+        return plan if mup is None else in_mup(plan, mup, spec, objective, example)[0]
     findings += data_findings(*split, eval_dataset is not None)
     place = resolve_device(device)
     numbers = resolve_precision(precision, place)
-    return _trainable(
-        make, findings, make_trainer(spec, *split, objective, place, precision=numbers)
-    )
+    trainer = make_trainer(spec, *split, objective, place, precision=numbers)
+    return _trainable(make, findings, trainer, mup, example)
 
 
 def _check(mode: str, design: str, seed: int, branch: bool) -> None:
@@ -204,17 +209,24 @@ def _asked_of_the_model(
 
 
 def _mocked(
-    make: Callable[..., SweepPlan], findings: Sequence[Diagnostic], task: MockTask
+    make: Callable[..., SweepPlan], findings: Sequence[Diagnostic], task: MockTask, mup: Mup | None
 ) -> SweepPlan:
     plan = make(data=None, conditions=fingerprint_any(task), findings=findings)
-    return replace(plan, task=task)
+    return replace(plan if mup is None else scale_rates(plan, mup), task=task)
 
 
 def _trainable(
-    make: Callable[..., SweepPlan], findings: Sequence[Diagnostic], trainer: Trainer
+    make: Callable[..., SweepPlan],
+    findings: Sequence[Diagnostic],
+    trainer: Trainer,
+    mup: Mup | None,
+    example: Any,
 ) -> SweepPlan:
     """The plan, by a trainer that was tried on it and knows how fast it is."""
     plan = make(data=trainer.data, conditions=_conditions(trainer), findings=findings)
+    if mup is not None:
+        plan, roles = in_mup(plan, mup, trainer.model, trainer.objective, example)
+        trainer = replace(trainer, parametrization=roles)
     trainer.try_optimizer(plan.experiments)
     numbers, place = trainer.precision, trainer.device
     with kept_generators(place), numbers.flags(place):
@@ -228,6 +240,8 @@ def _trainable(
             trainer.microbatch,
             functools.partial(numbers.autocast, place),
         )
+        if mup is not None:
+            plan = with_check(plan, trainer, mup)
     return replace(plan, task=replace(trainer, speed=speed), speed=speed)
 
 

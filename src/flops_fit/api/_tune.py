@@ -99,10 +99,17 @@ def tune_plan(
     """
     assert plan.maker is not None
     leads = ranks_of(plan.task).leads
+    view = places.view  # one for all rounds
+    say = view.step if leads else lambda line: None
+    why = ""
+    if asked.kind == "pilot" and plan.coordinates is not None and not plan.coordinates.passed:
+        why = (
+            f"One rate does not serve all widths, so each size was tuned: {plan.coordinates.reason}"
+        )
+        asked = replace(asked, kind="per-size", share=asked.most)
     folder = Path(places.output_dir) / FOLDER
     if leads:
         Store.open(places.output_dir, resume=places.resume)
-    view = places.view  # one for all rounds
     task = plan.task
     if isinstance(task, Trainer):
         task = replace(task, measures_noise=True)
@@ -116,10 +123,11 @@ def tune_plan(
         resume = True  # later rounds belong to this tuning
         return runs
 
-    say = view.step if leads else lambda line: None
     tuning = run_tuning(
         asked, plan.maker, plan.experiments, plan.flops, carry_out, total=total, say=say
     )
+    if why:
+        tuning = replace(tuning, notes=(why, *tuning.notes))
     if leads:
         write_json(folder / "tuning.json", tuning.to_dict())
     return with_recipe(plan, tuning.recipe), tuning

@@ -26,6 +26,7 @@ from flops_fit.errors import InputTypeError, ModelError
 __all__ = ["GPT", "GPTConfig", "GPTFactory", "create_model_for_scaling", "gpt_loss_fn"]
 
 IGNORE_INDEX = -100
+_MUP_HEAD = 8  # the head width at which both scales of attention are one
 
 
 def _default_num_heads(d_model: int) -> int:
@@ -63,6 +64,10 @@ class GPTConfig:
     rope_base
         The slowest rotation turns by about 1/base per token. 1000 suits contexts of tens to
         thousands of tokens; narrow heads have few rotations to spend on longer ones.
+    mup_attention
+        Attention logits q·k·√8/h in place of q·k/√h at head width h: as keys come to resemble
+        queries in training, their product grows like h and no longer like √h (Yang et al. 2022,
+        definition 4.1). Both are the same at heads of 8.
 
     Raises
     ------
@@ -76,6 +81,7 @@ class GPTConfig:
     vocab_size: int = 256
     max_seq_len: int = 1024
     rope_base: float = 1000.0
+    mup_attention: bool = False
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_layers", "num_heads", "vocab_size", "max_seq_len"):
@@ -121,6 +127,8 @@ class _Block(nn.Module):
         super().__init__()
         d = config.d_model
         self.d_model, self.heads, self.head_dim = d, config.heads, config.head_dim
+        # None leaves torch its own 1/√h.
+        self.scale = math.sqrt(_MUP_HEAD) / self.head_dim if config.mup_attention else None
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.proj = nn.Linear(d, d, bias=False)
         self.up = nn.Linear(d, 4 * d, bias=False)
@@ -139,7 +147,7 @@ class _Block(nn.Module):
         qk = _rotate(qk.view(B, T, 2 * self.heads, self.head_dim), cos, sin)
         q, k = qk.transpose(1, 2).chunk(2, dim=1)
         v = v.view(B, T, self.heads, self.head_dim).transpose(1, 2)
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return y.transpose(1, 2).reshape(B, T, d)
 
 

@@ -51,6 +51,9 @@ class SweepPlan(Priced):
         What carries out one experiment, where the plan was made with all that needs.
     maker
         What makes the exact experiment of any other budget and size under the same conditions.
+    coordinates
+        The check of whether one learning rate serves all widths, a ``train.CoordinateCheck``; ``None``
+        where none was made. Not part of the plan on disk.
     """
 
     experiments: tuple[Experiment, ...]
@@ -61,6 +64,7 @@ class SweepPlan(Priced):
     task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
     maker: RunMaker | None = field(default=None, compare=False, repr=False)
     layout: Layout | None = None
+    coordinates: Any = field(default=None, compare=False, repr=False)
 
     @property
     def budgets(self) -> tuple[float, ...]:

@@ -38,6 +38,7 @@ from flops_fit.train._optimizer import (
     try_optimizer,
 )
 from flops_fit.train._pace import Pace
+from flops_fit.train._parametrize import Parametrization
 from flops_fit.train._peak import device_peak
 from flops_fit.train._precision import Precision
 from flops_fit.train._step import Stepper, is_out_of_memory
@@ -97,6 +98,9 @@ class Trainer:
         neither.
     optimizer, param_groups
         What is taken in place of AdamW and of its groups: see ``make_optimizer``.
+    parametrization
+        How rates, and where asked for initial weights and multipliers, follow from the width; it makes
+        the groups in place of ``param_groups``. ``None`` for torch's own, one rate for all.
     precision
         The numbers that forward passes compute in.
     trackers
@@ -132,6 +136,7 @@ class Trainer:
     workers: Workers = "auto"
     compile: Compile = "auto"
     speed: Speed | None = None
+    parametrization: Parametrization | None = None
     measures_noise: bool = False
 
     def __post_init__(self) -> None:
@@ -144,11 +149,11 @@ class Trainer:
     def try_optimizer(self, experiments: Sequence[Experiment]) -> None:
         """Refuse an optimizer or groups of the user's own that the smallest model cannot take."""
         smallest = min(experiments, key=lambda e: e.params.total)
-        own = self.optimizer is not None or self.param_groups is not None
+        own = self.optimizer is not None or self._groups is not None
         if own and smallest.params.total <= _BUILT:
             with kept_generators(self.device):
                 model = self.model.build(smallest.size)
-                try_optimizer(model, smallest.hparams, self.optimizer, self.param_groups)
+                try_optimizer(model, smallest.hparams, self.optimizer, self._groups)
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.
@@ -283,14 +288,17 @@ class Trainer:
     def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
         """The model with its optimizer, ready to step."""
         seed_generators(experiment.seed, self.device)
-        model: Any = self.model.build(experiment.size).to(self.device)
+        model: Any = self.model.build(experiment.size)
+        if self.parametrization is not None:
+            self.parametrization.apply(model)
+        model = model.to(self.device)
         model.train()
         if ranks.rank:
             seed_generators(experiment.seed + ranks.rank, self.device)
         return Stepper(
             model=model,
             objective=self.objective,
-            optimizer=make_optimizer(model, experiment.hparams, self.optimizer, self.param_groups),
+            optimizer=make_optimizer(model, experiment.hparams, self.optimizer, self._groups),
             clip=float(experiment.hparams["clip"]),
             samples=experiment.batch_size,
             microbatch=self.microbatch or experiment.batch_size,
@@ -298,6 +306,10 @@ class Trainer:
             autocast=partial(self.precision.autocast, self.device),
             ranks=ranks,
         )
+
+    @property
+    def _groups(self) -> ParamGroups | None:
+        return self.param_groups if self.parametrization is None else self.parametrization
 
     def _judged(self, run: Run, tally: Tally, step: Stepper) -> Run:
         """The run with its held-out loss, and whether it has learnt anything."""

@@ -1,0 +1,164 @@
+"""What a coordinate check found: whether activations move alike at every width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from flops_fit.text import render
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Coordinate", "CoordinateCheck"]
+
+# Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to
+# +0.12 in μP and a steepest one of +0.56 to +1.8 without. Below there is more room: what is noise in an
+# update adds up like the square root of the width, and fades beside what is common to it.
+BAND = (-0.35, 0.25)
+_T = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """How the output of one kind of module moves in training, at each width.
+
+    Attributes
+    ----------
+    name
+        The module's, its numbers replaced.
+    change
+        Root mean square of the change since step 0, at each width; the geometric mean over seeds.
+    size
+        Root mean square of the output itself, at the last step.
+    slope, slope_se
+        Of ln(change) against ln(width): the mean over seeds and its standard error.
+    moves
+        Whether it moves at all; what has nothing to learn is no part of the verdict.
+    """
+
+    name: str
+    change: tuple[float, ...]
+    size: tuple[float, ...]
+    slope: float
+    slope_se: float
+    moves: bool = True
+
+
+@dataclass(frozen=True)
+class CoordinateCheck:
+    """Whether activations move alike at every width; prints as a table.
+
+    Under a parametrization whose rates transfer, a few steps at one learning rate change every
+    activation by an amount that does not depend on the width (Yang et al. 2022, arXiv:2203.03466,
+    appendix D.1): ln(change) against ln(width) has the slope 0.
+
+    Attributes
+    ----------
+    sizes, widths
+        The sizes trained, and how many times wider than the base each is.
+    coordinates
+        One entry a kind of module.
+    steps, seeds, lr
+        What was trained.
+    parametrization
+        ``"standard"`` or ``"mup"``.
+    band
+        Slopes from here to there pass.
+    """
+
+    sizes: tuple[Any, ...]
+    widths: tuple[float, ...]
+    coordinates: tuple[Coordinate, ...]
+    steps: int
+    seeds: int
+    lr: float
+    parametrization: str
+    band: tuple[float, float] = BAND
+
+    @property
+    def outside(self) -> tuple[Coordinate, ...]:
+        """Those whose slope lies outside the band by more than its 90 % interval, the worst first."""
+        t, (low, high) = _T[self.seeds], self.band
+        out = [
+            c
+            for c in self.coordinates
+            if c.moves and not (low - t * c.slope_se <= c.slope <= high + t * c.slope_se)
+        ]
+        return tuple(sorted(out, key=self._excess, reverse=True))
+
+    def _excess(self, coordinate: Coordinate) -> float:
+        """How far a slope lies beyond the band, less than 0 within it."""
+        low, high = self.band
+        beyond = max(coordinate.slope - high, low - coordinate.slope)
+        return beyond if math.isfinite(beyond) else math.inf
+
+    @property
+    def verdict(self) -> Literal["passed", "failed", "unclear"]:
+        """``"unclear"`` where a slope is beyond the band and its interval is not, or nothing moves."""
+        moved = [c for c in self.coordinates if c.moves]
+        if self.outside:
+            return "failed"
+        inside = all(self.band[0] <= c.slope <= self.band[1] for c in moved)
+        return "passed" if moved and inside else "unclear"
+
+    @property
+    def passed(self) -> bool:
+        """Whether every slope lies in the band."""
+        return self.verdict == "passed"
+
+    @property
+    def reason(self) -> str:
+        """The verdict in a sentence."""
+        moved = [c for c in self.coordinates if c.moves]
+        span = f"over a factor {self.widths[-1] / self.widths[0]:.3g} of width"
+        if not moved:
+            return f"no activation moved in {self.steps} steps at the rate {self.lr:g}."
+        worst = max(moved, key=self._excess)
+        if not math.isfinite(worst.slope):
+            return f"training diverged: {worst.name} is not finite at the rate {self.lr:g}."
+        allowed = f"where {self.band[0]:g} to {self.band[1]:+g} would pass"
+        like = f"like width^{worst.slope:+.2f} (± {_T[self.seeds] * worst.slope_se:.2f}"
+        if self.verdict == "passed":
+            return (
+                f"one learning rate serves all widths: {span}, what {len(moved)} kinds of modules "
+                f"compute moves alike; nearest to the edge is {worst.name}, {like})."
+            )
+        if self.verdict == "unclear":
+            return (
+                f"it is not clear whether one learning rate serves all widths: {span}, {worst.name} "
+                f"moves {like}, {allowed}). Give more seeds."
+            )
+        how = "faster" if worst.slope > 0 else "slower"
+        return (
+            f"one learning rate does not serve all widths: {span}, {worst.name} moves {how} the wider "
+            f"the model is, {like}, {allowed}); "
+            f"{len(self.outside)} of {len(moved)} kinds of modules are outside."
+        )
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        title = f"{self.parametrization}, {self.steps} steps at {self.lr:g}, {self.seeds} seeds"
+        table = Table(title=f"Change of activations: {title}", title_justify="left")
+        table.add_column("output of", no_wrap=True)
+        for size in self.sizes:
+            table.add_column(_text(size), justify="right", no_wrap=True)
+        for name in ("slope", "±", ""):
+            table.add_column(name, justify="right", no_wrap=True)
+        outside = {c.name for c in self.outside}
+        for c in self.coordinates:
+            verdict = "outside" if c.name in outside else "" if c.moves else "still"
+            half = _T[self.seeds] * c.slope_se
+            row = [f"{value:.3g}" for value in c.change]
+            table.add_row(c.name, *row, f"{c.slope:+.2f}", f"{half:.2f}", verdict)
+        return table
+
+    def __str__(self) -> str:
+        return f"{render(self)}\n{self.verdict}: {self.reason}"
+
+
+def _text(size: Any) -> str:
+    return "×".join(map(str, size.values())) if isinstance(size, Mapping) else str(size)
