@@ -15,6 +15,7 @@ from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
 from flops_fit.report import write_report
 from flops_fit.result import Result
 from flops_fit.table import RunTable
+from flops_fit.tracked import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
 
 __all__ = [
     "Curves",
@@ -28,6 +29,7 @@ __all__ = [
     "Run",
     "RunTable",
     "SweepPlan",
+    "TrackedRuns",
     "__version__",
     "compare",
     "errors",
@@ -36,6 +38,9 @@ __all__ = [
     "fit_runs",
     "laws",
     "plan_sweep",
+    "read_mlflow",
+    "read_tensorboard",
+    "read_wandb",
     "reference",
     "run_sweep",
     "write_report",

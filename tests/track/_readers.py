@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flops_fit.services import mlflow_client
 from flops_fit.track import (
     MLflowTracker,
     TensorBoardTracker,
@@ -17,7 +18,6 @@ from flops_fit.track import (
     TrackioTracker,
     WandbTracker,
 )
-from flops_fit.track._mlflow import mlflow_client
 
 
 @dataclass

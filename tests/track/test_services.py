@@ -165,7 +165,7 @@ def test_a_database_without_all_of_mlflow_is_refused_at_planning() -> None:
 
 
 def test_opening_a_folder_leaves_the_environment_alone(tmp_path: Path) -> None:
-    from flops_fit.track._mlflow import mlflow_client
+    from flops_fit.services import mlflow_client
 
     before = dict(os.environ)
     mlflow_client(tmp_path.as_uri())

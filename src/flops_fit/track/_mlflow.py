@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from flops_fit.errors import InputError
 from flops_fit.records import Experiment, Run
-from flops_fit.track._service import Service, ending, last_step, needs, reading, settings
+from flops_fit.services import mlflow_client, needs, tracking_place
+from flops_fit.track._service import Service, ending, last_step, reading, settings
 
-__all__ = ["MLflowTracker", "mlflow_client", "tracking_place"]
+__all__ = ["MLflowTracker"]
 
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _AT_ONCE = 100  # parameters that MLflow takes in one call
-_ALLOW = "MLFLOW_ALLOW_FILE_STORE"
 _STATUS = {"completed": "FINISHED", "preempted": "KILLED"}
 
 
@@ -94,42 +90,6 @@ class MLflowTracker(Service):
         client.set_tag(run_id, "flops_fit.state", run.state)
         client.set_tag(run_id, "flops_fit.reason", run.reason)
         client.set_terminated(run_id, _STATUS.get(run.state, "FAILED"))
-
-
-def tracking_place(uri: str | Path | None) -> str:
-    """A URI that means the same in every process; folders are absolute ``file:`` URIs.
-
-    Raises
-    ------
-    InputError
-        It is that of a database, and only mlflow-skinny is installed.
-    """
-    text = str(uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlruns")
-    scheme = urlparse(text).scheme
-    if scheme.split("+")[0] in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
-        raise InputError(
-            f"tracking_uri={text!r}: a database needs all of MLflow, of which mlflow-skinny is a "
-            "part: pip install mlflow. Or give a folder, or the URI of a server."
-        )
-    return text if scheme else Path(text).resolve().as_uri()
-
-
-def mlflow_client(uri: str) -> Any:
-    """MLflow's client for a URI."""
-    from mlflow.tracking import MlflowClient
-
-    if urlparse(uri).scheme != "file":
-        return MlflowClient(tracking_uri=uri)
-    before = os.environ.get(_ALLOW)
-    os.environ[_ALLOW] = "true"
-    try:
-        # The registry, which is not used, would else be looked for at the default place.
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    finally:
-        if before is None:
-            del os.environ[_ALLOW]
-        else:
-            os.environ[_ALLOW] = before
 
 
 def _experiment_id(client: Any, name: str, uri: str) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flops_fit.errors import MissingExtraError
 from flops_fit.records import Experiment, Run, canonical_json, finite_json
 from flops_fit.track._tracker import Tracker
 
-__all__ = ["Service", "ending", "last_step", "needs", "reading", "settings"]
+__all__ = ["Service", "ending", "last_step", "reading", "settings"]
 
 _LONGEST = 250  # characters of a setting: what services take everywhere
 
@@ -37,23 +35,11 @@ class Service(Tracker):
         return opened
 
 
-def needs(package: str, extra: str, who: str) -> None:
-    """Refuse where a package is missing, without importing it.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, extra, who)
-
-
 def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
     """What a run is made with: flat, plain, and the same whenever the run is started.
 
-    ``planned_tokens`` and ``planned_flops`` are D and C as planned, by which a reader can tell that a
-    schedule went to its end; those so far are ``tokens`` and ``flops`` of :func:`reading`.
+    ``planned_flops`` is C at the end of the schedule, by which a reader can tell whether a run came
+    there; that so far is ``flops`` of :func:`reading`. D cannot tell where targets are masked.
     """
     values = {
         "id": experiment.id,
@@ -66,7 +52,7 @@ def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
         "size": experiment.size,
         "seed": experiment.seed,
         "repeat": experiment.repeat,
-        "steps": experiment.steps,
+        "planned_steps": experiment.steps,
         "batch_size": experiment.batch_size,
         "unit": experiment.unit,
         "model": experiment.model,

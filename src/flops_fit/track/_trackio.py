@@ -8,7 +8,8 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from flops_fit.records import Experiment, Run
-from flops_fit.track._service import Service, ending, last_step, needs, reading, settings
+from flops_fit.services import needs
+from flops_fit.track._service import Service, ending, last_step, reading, settings
 
 __all__ = ["TrackioTracker"]
 

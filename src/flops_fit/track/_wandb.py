@@ -9,7 +9,8 @@ from typing import Any, Literal
 from flops_fit.arguments import check_choice
 from flops_fit.errors import InputError
 from flops_fit.records import Experiment, Run
-from flops_fit.track._service import Service, ending, needs, reading, settings
+from flops_fit.services import needs
+from flops_fit.track._service import Service, ending, reading, settings
 
 __all__ = ["WandbTracker"]
 
