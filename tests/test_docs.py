@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ADAPTIVE = (ROOT / "docs" / "adaptive.md").read_text()
 EXECUTING = (ROOT / "docs" / "executing.md").read_text()
 FITTING = (ROOT / "docs" / "fitting.md").read_text()
+IMPORTING = (ROOT / "docs" / "importing.md").read_text()
 TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
 PLANNING = (ROOT / "docs" / "planning.md").read_text()
 TRAINING = (ROOT / "docs" / "training.md").read_text()
@@ -25,11 +26,12 @@ SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").g
         (ADAPTIVE, "the interval shrinks from"),
         (EXECUTING, "4 runs, {'completed'}"),
         (FITTING, "parameters on"),
+        (IMPORTING, "20 runs read, N* 8.53e+08 of 8.53e+08"),
         (PLANNING, "2 runs finished, 2 missing, 2 not asked for"),
         (TRACKERS, "samples/s"),
         (TRAINING, "fewer FLOPs than separate runs"),
     ],
-    ids=["adaptive", "executing", "fitting", "planning", "trackers", "training"],
+    ids=["adaptive", "executing", "fitting", "importing", "planning", "trackers", "training"],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, told: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"

@@ -18,7 +18,7 @@ from flops_fit.track._service import settings
 from tests.conftest import make_experiment
 from tests.track._readers import SERVICES
 from tests.track.test_tracking import diverging
-from tests.train.test_resume import every_reading, trainer
+from tests.train.test_resume import every_reading, same, trainer
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -39,7 +39,7 @@ def test_a_run_is_kept_with_settings_curve_and_held_out_loss(
     experiment = make_experiment(model_kwargs={"depth": 3})
     with every_reading():
         run = trainer(trackers=(tracker,))(experiment)
-    assert not [note for note in run.notes if "tracker" in note]
+    assert same(run, trainer()(experiment))
     (kept,) = read()
     assert float(kept.settings["params"]) == 160
     assert float(kept.settings["planned_tokens"]) == 400
@@ -125,6 +125,17 @@ def test_runs_of_a_pool_are_kept_by_their_workers(
     assert set(kept) == {r.experiment.id for r in runs}
     for run in runs:
         assert kept[run.experiment.id].last("val_loss") == run.loss
+
+
+@pytest.mark.parametrize("name", ["mlflow", "tensorboard"])
+def test_a_place_that_cannot_be_written_costs_a_note_and_not_the_run(
+    name: str, tmp_path: Path
+) -> None:
+    for taken in ("mlruns", "board"):
+        (tmp_path / taken).write_text("a file, no folder")
+    run = trainer(trackers=(SERVICES[name][0](tmp_path),))(make_experiment())
+    assert run.state == "completed"
+    assert "heard no more of this run" in run.notes[-1]
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
