@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from flops_fit.errors import InputError, MissingExtraError
 
-__all__ = ["mlflow_client", "needs", "tracking_place"]
+__all__ = ["mlflow_client", "mlflow_folder", "needs", "tracking_place"]
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _ALLOW = "MLFLOW_ALLOW_FILE_STORE"
@@ -24,7 +25,9 @@ def needs(package: str, extra: str, who: str) -> None:
     MissingExtraError
         It is not installed.
     """
-    if importlib.util.find_spec(package) is None:
+    found = importlib.util.find_spec(package)
+    # A folder of runs, such as ./wandb, passes for a package without an origin.
+    if found is None or found.origin is None:
         raise MissingExtraError(package, extra, who)
 
 
@@ -46,11 +49,17 @@ def tracking_place(uri: str | Path | None) -> str:
     return text if scheme else Path(text).resolve().as_uri()
 
 
+def mlflow_folder(uri: str) -> Path | None:
+    """The folder that a URI names; ``None`` where it names something else."""
+    place = urlparse(uri)
+    return Path(url2pathname(place.path)) if place.scheme == "file" else None
+
+
 def mlflow_client(uri: str) -> Any:
     """MLflow's client for a URI."""
     from mlflow.tracking import MlflowClient
 
-    if urlparse(uri).scheme != "file":
+    if mlflow_folder(uri) is None:
         return MlflowClient(tracking_uri=uri)
     before = os.environ.get(_ALLOW)
     os.environ[_ALLOW] = "true"

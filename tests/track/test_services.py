@@ -13,6 +13,7 @@ import pytest
 import flops_fit
 from flops_fit.errors import InputError, MissingExtraError
 from flops_fit.execute import PoolExecutor
+from flops_fit.services import needs
 from flops_fit.track import MLflowTracker, TensorBoardTracker, WandbTracker, check_trackers
 from flops_fit.track._service import settings
 from tests.conftest import make_experiment
@@ -149,6 +150,16 @@ def test_a_missing_package_is_named_at_planning(
     sweep.pop("progress")
     with pytest.raises(MissingExtraError, match=rf'pip install "flops-fit\[{name}\]"'):
         flops_fit.plan_sweep(**sweep, trackers=[name])
+
+
+def test_a_folder_of_runs_does_not_pass_for_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``./wandb`` is where W&B keeps runs."""
+    (tmp_path / "wandb_of_no_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match="which is not installed"):
+        needs("wandb_of_no_package", "wandb", "WandbTracker")
 
 
 def test_a_service_is_switched_on_by_its_name(

@@ -315,6 +315,10 @@ def test_scalars_of_torch_come_back_with_what_is_added(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TableError, match="mlruns is not there"):
+        read_mlflow("sweep", tmp_path / "mlruns")
+    assert not (tmp_path / "mlruns").exists()
+    (tmp_path / "mlruns").mkdir()
     with pytest.raises(TableError, match="'sweep' is none of"):
         read_mlflow("sweep", tmp_path / "mlruns")
     with pytest.raises(TableError, match=r"named \*tfevents\*, below"):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from flops_fit.records import Experiment, Run
-from flops_fit.services import mlflow_client, needs, tracking_place
+from flops_fit.services import mlflow_client, mlflow_folder, needs, tracking_place
 from flops_fit.track._service import Service, ending, last_step, reading, settings
 
 __all__ = ["MLflowTracker"]
@@ -48,8 +48,9 @@ class MLflowTracker(Service):
 
     def start(self, experiment: Experiment) -> None:
         """Make the run, or find the one of the same id."""
-        client = mlflow_client(self.tracking_uri)
-        within = _experiment_id(client, self.experiment, self.tracking_uri)
+        with _alone(self.tracking_uri):
+            client = mlflow_client(self.tracking_uri)
+            within = _experiment_id(client, self.experiment)
         of_this_id = f"tags.`flops_fit.id` = '{experiment.id}'"
         found = client.search_runs([within], of_this_id, max_results=1)
         if found:
@@ -92,33 +93,31 @@ class MLflowTracker(Service):
         client.set_terminated(run_id, _STATUS.get(run.state, "FAILED"))
 
 
-def _experiment_id(client: Any, name: str, uri: str) -> str:
+def _experiment_id(client: Any, name: str) -> str:
     """The experiment of a name, made where there is none."""
     from mlflow.exceptions import MlflowException
 
-    with _alone(uri):
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return str(client.create_experiment(name))
-            except MlflowException:  # another worker was first
-                found = client.get_experiment_by_name(name)
-                if found is None:
-                    raise
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # another worker was first
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     return str(found.experiment_id)
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """One worker at a time where MLflow lets two make one experiment each: in a folder."""
-    place = urlparse(uri)
-    if place.scheme != "file":
+    folder = mlflow_folder(uri)
+    if folder is None or sys.platform == "win32":
         yield
         return
     import fcntl
 
-    folder = Path(unquote(place.path))
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+    with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import TableError
-from flops_fit.services import mlflow_client, needs, tracking_place
+from flops_fit.services import mlflow_client, mlflow_folder, needs, tracking_place
 from flops_fit.tracked._runs import Add, TrackedRun, TrackedRuns, tracked_runs
 
 __all__ = ["read_mlflow"]
@@ -49,7 +49,7 @@ def read_mlflow(
     Raises
     ------
     TableError
-        There is no experiment of that name.
+        There is no such folder, or no experiment of that name.
     MissingExtraError
         MLflow is not installed.
 
@@ -61,7 +61,11 @@ def read_mlflow(
     >>> fit_runs(runs, columns={"planned_steps": "params.max_steps"})  # doctest: +SKIP
     """
     needs("mlflow", "mlflow", "read_mlflow")
-    client = mlflow_client(tracking_place(tracking_uri))
+    place = tracking_place(tracking_uri)
+    folder = mlflow_folder(place)
+    if folder is not None and not folder.is_dir():  # MLflow would make one
+        raise TableError(f"expected a folder of MLflow's runs; {folder} is not there.")
+    client = mlflow_client(place)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         names = sorted(e.name for e in client.search_experiments(max_results=_PAGE))
