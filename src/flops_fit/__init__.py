@@ -15,6 +15,7 @@ from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
 from flops_fit.report import write_report
 from flops_fit.result import Result
 from flops_fit.table import RunTable
+from flops_fit.tracked import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
 from flops_fit.train import Mup
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Run",
     "RunTable",
     "SweepPlan",
+    "TrackedRuns",
     "__version__",
     "compare",
     "coordinate_check",
@@ -39,6 +41,9 @@ __all__ = [
     "fit_runs",
     "laws",
     "plan_sweep",
+    "read_mlflow",
+    "read_tensorboard",
+    "read_wandb",
     "reference",
     "run_sweep",
     "tune_sweep",

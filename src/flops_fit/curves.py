@@ -15,6 +15,7 @@ from flops_fit.records import Excluded
 from flops_fit.table import (
     Raw,
     check_mapping,
+    curve_rows,
     filled_of,
     find_numbers,
     is_missing,
@@ -22,6 +23,7 @@ from flops_fit.table import (
     read_raw,
     wanted,
 )
+from flops_fit.tracked import TrackedRuns
 
 __all__ = ["Curve", "Curves"]
 
@@ -124,8 +126,9 @@ class Curves:
         Parameters
         ----------
         source
-            Curves, a path to a CSV, JSONL or Parquet file, a dict of columns, a list of dicts, or
-            any DataFrame that narwhals understands.
+            Curves, a path to a CSV, JSONL or Parquet file, a dict of columns, a list of dicts,
+            any DataFrame that narwhals understands, or runs of a service, as
+            :func:`flops_fit.read_mlflow` and its like return them.
         columns
             Where a column has a name of its own, of ``run``, ``params``, ``tokens``, ``loss`` and,
             optional, ``flops``. Usual names are found; of a plain ``loss`` beside a held-out one
@@ -152,6 +155,8 @@ class Curves:
 
 
 def _shown(source: Any) -> str:
+    if isinstance(source, TrackedRuns):
+        return source.where
     return str(source) if isinstance(source, str | Path) else "the table of curves"
 
 
@@ -162,6 +167,8 @@ def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
         names = ["run", *_QUANTITIES]
         raise TableError(f"columns= maps {sorted(unknown)}; for curves it may map {names}.")
     mapping = check_mapping({k: v for k, v in columns.items() if k != "run"})
+    if isinstance(source, TrackedRuns):
+        source = curve_rows(source, mapping)
     own = wanted(mapping)
     runs = (columns["run"],) if "run" in columns else _RUN
     raw = read_raw(source, lambda h: "text" if _plain(h) in map(_plain, runs) else own(h))

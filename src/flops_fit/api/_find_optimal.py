@@ -60,7 +60,7 @@ def find_optimal(
     precision: str | Precision = "auto",
     checkpoint_seconds: float | None = 60.0,
     checkpoint_steps: int | None = None,
-    trackers: Sequence[Tracker] = (),
+    trackers: str | Sequence[Tracker | str] = (),
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
     compile: bool | Literal["auto"] = "auto",
@@ -155,8 +155,10 @@ def find_optimal(
         When a run keeps a checkpoint: after so much time (more where saving takes long: it gets a
         hundredth of a run's time), and at multiples of so many steps; ``None`` for neither.
     trackers
-        Who follows each run that is trained here: see :class:`flops_fit.track.Tracker`. They change
-        no run and no id; runs that are finished already are not told again.
+        Who follows each run that is trained here: ``"mlflow"``, ``"tensorboard"``, ``"wandb"``,
+        ``"trackio"``, their trackers in :mod:`flops_fit.track` with settings, or a
+        :class:`flops_fit.track.Tracker` of your own; a list of them. They change no run and no id; runs
+        that are finished already are not told again.
     peak_flops
         FLOP/s that the device can do at most, for the utilisation (MFU) on record; by default from
         the data sheets of common GPUs.

@@ -87,7 +87,7 @@ def plan_sweep(
     precision: str | Precision = "auto",
     checkpoint_seconds: float | None = 60.0,
     checkpoint_steps: int | None = None,
-    trackers: Sequence[Tracker] = (),
+    trackers: str | Sequence[Tracker | str] = (),
     peak_flops: float | None = None,
     workers: int | Literal["auto"] = "auto",
     compile: bool | Literal["auto"] = "auto",

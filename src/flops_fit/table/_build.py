@@ -13,10 +13,13 @@ from flops_fit.errors import TableError
 from flops_fit.records import Excluded
 from flops_fit.table._files import from_file
 from flops_fit.table._names import Wanted, check_mapping, find_numbers, find_text, wanted
-from flops_fit.table._sources import Raw, from_value
+from flops_fit.table._schedule import Horizon, find_horizon, unfinished_schedules
+from flops_fit.table._sources import Raw, filled_of, from_value
+from flops_fit.table._tracked import final_rows
 from flops_fit.table._values import budgets_of, is_missing, numbers, unfinished
+from flops_fit.tracked import TrackedRuns
 
-__all__ = ["clusters", "fields_of", "filled_of", "read_raw"]
+__all__ = ["clusters", "fields_of", "read_raw"]
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +30,9 @@ _POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
 def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     """Every field of a RunTable, from a path or from anything in memory that holds a table."""
     mapping = check_mapping(columns)
+    tracked = source if isinstance(source, TrackedRuns) else None
+    if tracked is not None:
+        source = final_rows(tracked, mapping)
     raw = read_raw(source, wanted(mapping))
     if raw.rows == 0:
         head = f" below its headings {list(raw.headings)}" if raw.headings else ""
@@ -35,7 +41,8 @@ def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         )
     data, notes = _quantities(raw, mapping)
     labels = _labels(raw)
-    reasons = _left_out(raw, data)
+    horizon = find_horizon(raw, mapping, tracked)
+    reasons = _left_out(raw, data, horizon)
     keep = np.ones(raw.rows, dtype=bool)
     keep[list(reasons)] = False
     kept = np.flatnonzero(keep).tolist()
@@ -49,7 +56,8 @@ def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         "labels": tuple(labels[i] for i in kept),
         "cluster": clusters(trunks),
         "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
-        "notes": notes,
+        "notes": (*notes, *(tracked.notes if tracked else ()), *horizon.notes),
+        "unit": tracked.unit if tracked else "tokens",
     }
 
 
@@ -71,11 +79,6 @@ def read_raw(source: Any, kind: Wanted) -> Raw:
     if isinstance(source, str | Path):
         return from_file(Path(source), kind)
     return from_value(source, kind)
-
-
-def filled_of(raw: Raw) -> list[str]:
-    """The headings under which there is any value."""
-    return [heading for heading, cells in raw.cells.items() if not _is_empty(cells)]
 
 
 def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], tuple[str, ...]]:
@@ -102,12 +105,6 @@ def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats]
     return data, tuple(notes)
 
 
-def _is_empty(cells: Any) -> bool:
-    if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
-        return bool(np.all(np.isnan(cells)))
-    return all(is_missing(cell) for cell in cells)
-
-
 def _lacks(missing: list[str], headings: tuple[str, ...]) -> str:
     text = f"the table lacks {missing}; it has the columns {list(headings)}. "
     if headings and all(_is_number(h) for h in headings):
@@ -129,11 +126,12 @@ def _labels(raw: Raw) -> list[str]:
     return [f"run {i}" if is_missing(c) else str(c) for i, c in enumerate(cells, start=1)]
 
 
-def _left_out(raw: Raw, data: Mapping[str, Floats]) -> dict[int, str]:
+def _left_out(raw: Raw, data: Mapping[str, Floats], horizon: Horizon) -> dict[int, str]:
     """The rows that are no finished run with positive numbers, each with its reason."""
     state = find_text("state", list(raw.cells))
     states = unfinished(raw.cells[state]) if state else {}
     reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
+    reasons = {**unfinished_schedules(raw, horizon), **reasons}
     for name in (n for n in _POSITIVE if n in data):
         values = data[name]
         known = ~np.isnan(values) if name == "unique_tokens" else np.ones(raw.rows, dtype=bool)

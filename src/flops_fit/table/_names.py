@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from flops_fit.errors import InputTypeError, TableError
 
-__all__ = ["NUMERIC", "Found", "check_mapping", "find_numbers", "find_text", "wanted"]
+__all__ = ["HORIZON", "NUMERIC", "Found", "check_mapping", "find_numbers", "find_text", "wanted"]
 
 Kind = Literal["", "number", "text"]
 Wanted = Callable[[str], Kind]
@@ -30,6 +30,13 @@ NUMERIC: dict[str, frozenset[str]] = {
         "non_embedding": "non_embedding non_embedding_params n_non_embedding",
         "unique_tokens": "unique_tokens d_unique",
     }.items()
+}
+# How far a run was meant to go; each is compared with how far it came.
+HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps": "step"}
+_ALL = {
+    **NUMERIC,
+    **{name: frozenset([name]) for name in HORIZON},
+    "step": frozenset(["step", "global_step"]),
 }
 _TEXT: dict[str, tuple[str, ...]] = {
     "label": ("label", "name", "run_name", "runname", "display_name", "run_id", "id"),
@@ -92,9 +99,9 @@ def check_mapping(mapping: object) -> dict[str, str]:
             f"columns=: expected a dict such as {{'params': 'n_weights'}}; "
             f"got {type(mapping).__name__}."
         )
-    unknown = sorted(str(name) for name in mapping if name not in NUMERIC)
+    unknown = sorted(str(name) for name in mapping if name not in _ALL)
     if unknown:
-        raise TableError(f"columns= maps {unknown}; it may map {list(NUMERIC)}.")
+        raise TableError(f"columns= maps {unknown}; it may map {list(_ALL)}.")
     return {str(name): str(heading) for name, heading in mapping.items()}
 
 
@@ -103,7 +110,7 @@ def wanted(mapping: Mapping[str, str]) -> Wanted:
     own = frozenset(mapping.values())
 
     def kind(heading: str) -> Kind:
-        if heading in own or any(_rank(name, heading) for name in NUMERIC):
+        if heading in own or any(_rank(name, heading) for name in _ALL):
             return "number"
         return "text" if any(_is_text(name, heading) for name in _TEXT) else ""
 
@@ -111,7 +118,10 @@ def wanted(mapping: Mapping[str, str]) -> Wanted:
 
 
 def find_numbers(
-    headings: Sequence[str], filled: Sequence[str], mapping: Mapping[str, str]
+    headings: Sequence[str],
+    filled: Sequence[str],
+    mapping: Mapping[str, str],
+    names: Iterable[str] = NUMERIC,
 ) -> dict[str, Found]:
     """The column of each quantity that the table has.
 
@@ -123,6 +133,8 @@ def find_numbers(
         Those under which there is any value; an empty column is taken only if nothing else fits.
     mapping
         What the user said.
+    names
+        The quantities to look for.
 
     Raises
     ------
@@ -130,7 +142,7 @@ def find_numbers(
         Two columns are equally good, or ``mapping`` names a column that is not there.
     """
     found = {}
-    for name in NUMERIC:
+    for name in names:
         if name in mapping:
             if mapping[name] not in headings:
                 raise TableError(
@@ -184,7 +196,7 @@ def _rank(name: str, heading: str) -> _Rank | None:
     purpose = 0
     if name == "loss":
         purpose = 0 if held_out else 2 if training else 1
-    usual, plain = NUMERIC[name], _plain(heading)
+    usual, plain = _ALL[name], _plain(heading)
     last = _parts(heading)[-1]
     if heading == name:
         return _Rank(purpose, 0)

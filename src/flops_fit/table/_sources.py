@@ -11,8 +11,18 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError
 from flops_fit.table._names import Wanted
+from flops_fit.table._values import is_missing
 
-__all__ = ["MOST_ROWS", "Raw", "from_columns", "from_frame", "from_rows", "from_value", "too_long"]
+__all__ = [
+    "MOST_ROWS",
+    "Raw",
+    "filled_of",
+    "from_columns",
+    "from_frame",
+    "from_rows",
+    "from_value",
+    "too_long",
+]
 
 MOST_ROWS = 1_000_000
 
@@ -24,6 +34,17 @@ class Raw:
     headings: tuple[str, ...]
     cells: dict[str, Sequence[Any] | NDArray[Any]]
     rows: int
+
+
+def filled_of(raw: Raw) -> list[str]:
+    """The headings under which there is any value."""
+    return [heading for heading, cells in raw.cells.items() if not _is_empty(cells)]
+
+
+def _is_empty(cells: Any) -> bool:
+    if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
+        return bool(np.all(np.isnan(cells)))
+    return all(is_missing(cell) for cell in cells)
 
 
 def too_long(what: str = "the table") -> TableError:

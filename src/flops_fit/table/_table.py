@@ -137,7 +137,8 @@ class RunTable:
         source
             A RunTable, runs of this library, a list of dicts, a dict of columns, any DataFrame that
             narwhals understands (pandas, polars, pyarrow, ...), or a path to CSV (also separated by
-            semicolons, tabs or bars), JSON, JSON lines or Parquet.
+            semicolons, tabs or bars), JSON, JSON lines or Parquet; or runs of a service, as
+            :func:`flops_fit.read_mlflow` and its like return them.
         columns
             Where a column has a name of its own: ``{"params": "n_weights"}``. Usual names
             (``N``, ``num_params``, ``D``, ``C``, ``val_loss``, ``final_loss``, ...) are found, also
@@ -147,14 +148,18 @@ class RunTable:
         -------
         RunTable
             A held-out loss is taken before a training loss. Runs that did not finish (a column
-            ``State`` or ``status``) and rows without positive N, D, C and loss are in ``excluded``.
+            ``State`` or ``status``) and rows without positive N, D, C and loss are in ``excluded``,
+            as are those whose loss was read before the end of their schedule, where
+            ``planned_flops``, ``planned_tokens`` or ``planned_steps`` says how long it was. Of
+            runs of a service that has to be known.
 
         Raises
         ------
         TableError
             A column is missing or ambiguous or holds text, the file is no table, or it has more
             than 1,000,000 rows. Nobody has trained a million models: such a file logs steps, and its
-            rows are not independent runs.
+            rows are not independent runs. Runs of a service do not say how long their schedules
+            were, and nobody vouches that they ended.
         InputTypeError
             ``source`` is none of the above.
         MissingExtraError

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+from flops_fit.arguments import check_choice
 from flops_fit.errors import InputTypeError
 from flops_fit.text import error_line
+from flops_fit.track._mlflow import MLflowTracker
+from flops_fit.track._tensorboard import TensorBoardTracker
 from flops_fit.track._tracker import Tracker
+from flops_fit.track._trackio import TrackioTracker
+from flops_fit.track._wandb import WandbTracker
 
 __all__ = ["check_trackers"]
 
@@ -17,25 +23,45 @@ _ARGUMENTS = {
     "finish": ("run",),
     "fail": ("run",),
 }
+_NAMED: dict[str, Callable[[], Tracker]] = {
+    "mlflow": MLflowTracker,
+    "tensorboard": TensorBoardTracker,
+    "trackio": TrackioTracker,
+    "wandb": WandbTracker,
+}
 
 
 def check_trackers(trackers: Any) -> tuple[Tracker, ...]:
-    """The trackers as a tuple.
+    """The trackers as a tuple, those given by name made with their defaults.
 
     Raises
     ------
+    InputError
+        A name is not known.
+    MissingExtraError
+        The package of a name is not installed.
     InputTypeError
         They are no list; one is a class, lacks a method, has one that takes other arguments, or
         cannot be pickled.
     """
+    if isinstance(trackers, str):
+        trackers = [trackers]
     if not isinstance(trackers, list | tuple):
         raise InputTypeError(
             f"trackers: expected a list of trackers; got {type(trackers).__name__}. "
             "Put a single one into a list: trackers=[tracker]."
         )
-    for i, tracker in enumerate(trackers):
+    made = tuple(_made(tracker, f"trackers[{i}]") for i, tracker in enumerate(trackers))
+    for i, tracker in enumerate(made):
         _check(tracker, f"trackers[{i}]")
-    return tuple(trackers)
+    return made
+
+
+def _made(tracker: Any, name: str) -> Any:
+    if not isinstance(tracker, str):
+        return tracker
+    check_choice(name, tracker, list(_NAMED))
+    return _NAMED[tracker]()
 
 
 def _check(tracker: Any, name: str) -> None:

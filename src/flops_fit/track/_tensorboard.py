@@ -1,0 +1,127 @@
+"""Runs in TensorBoard: one folder of event files for each."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flops_fit.records import Experiment, Run
+from flops_fit.services import needs
+from flops_fit.track._service import Service, ending, reading, settings
+
+__all__ = ["TensorBoardTracker"]
+
+
+class TensorBoardTracker(Service):
+    """Each run as a folder of event files, with units seen as the step.
+
+    ``flops`` is a scalar among the others, settings are those of the HParams tab, and the texts
+    ``state`` and ``reason`` say how the run ended. A run that goes on writes into the folder it has,
+    and points after its checkpoint are taken back.
+
+    Parameters
+    ----------
+    folder
+        What ``tensorboard --logdir`` is given.
+
+    Raises
+    ------
+    MissingExtraError
+        TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path = "tensorboard"):
+        needs("tensorboard", "tensorboard", "TensorBoardTracker")
+        self.folder = Path(folder).resolve()
+
+    def start(self, experiment: Experiment) -> None:
+        """Nothing yet: where the run goes on from is known at its first reading."""
+        self.opened = None
+
+    def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
+        """One scalar for each number of the reading."""
+        if self.opened is None:
+            self._open(experiment, values["units"])
+        self._scalars(reading(experiment, values), values["units"])
+
+    def finish(self, run: Run) -> None:
+        """The held-out loss at the units it was reached with."""
+        self._end(run)
+
+    def fail(self, run: Run) -> None:
+        """State and reason as texts."""
+        self._end(run)
+
+    def _open(self, experiment: Experiment, units: int) -> None:
+        """A new file, which takes back all points from these units on in the files before it."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        name = re.sub(r"[^\w.=#+-]+", "_", experiment.label)
+        self.opened = EventFileWriter(str(self.folder / f"{name}_{experiment.id}"))
+        self._write(units, session_log=SessionLog(status=SessionLog.START))
+        began = SessionStartInfo(start_time_secs=time.time())
+        for setting, value in settings(experiment).items():
+            kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
+            setattr(began.hparams[setting], kind, value)
+        self._hparams(session_start_info=began)
+        self._texts({"state": "running"}, units)
+
+    def _end(self, run: Run) -> None:
+        from tensorboard.plugins.hparams.api_pb2 import Status
+        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
+
+        if self.opened is None:  # it ended before its first reading
+            self._open(run.experiment, run.tokens)
+        self._scalars(ending(run), run.tokens)
+        self._texts({"state": run.state, "reason": run.reason}, run.tokens)
+        word = "STATUS_SUCCESS" if run.state == "completed" else "STATUS_FAILURE"
+        ended = SessionEndInfo(status=Status.Value(word), end_time_secs=time.time())
+        self._hparams(session_end_info=ended)
+        self.taken().close()
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers in double precision, where TensorBoard's own functions round to single."""
+        self._summaries({k: (v, "float64", "scalars") for k, v in values.items()}, step)
+
+    def _texts(self, values: Mapping[str, str], step: int) -> None:
+        self._summaries({k: ([v.encode()], None, "text") for k, v in values.items()}, step)
+
+    def _hparams(self, **content: Any) -> None:
+        """One of the messages that the HParams tab reads, under a tag of its own name."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import metadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+        (name,) = content
+        summary = Summary()
+        summary.value.add(
+            tag=f"_hparams_/{name}",
+            metadata=metadata.create_summary_metadata(HParamsPluginData(**content)),
+            tensor=metadata.NULL_TENSOR,
+        )
+        self._write(0, summary=summary)
+
+    def _summaries(self, values: Mapping[str, tuple[Any, Any, str]], step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.util.tensor_util import make_tensor_proto
+
+        summary = Summary()
+        for tag, (value, dtype, plugin) in values.items():
+            shown = SummaryMetadata(
+                plugin_data=SummaryMetadata.PluginData(plugin_name=plugin),
+                data_class="DATA_CLASS_SCALAR" if dtype else "DATA_CLASS_TENSOR",
+            )
+            tensor = make_tensor_proto(value, dtype=dtype)
+            summary.value.add(tag=tag, metadata=shown, tensor=tensor)
+        self._write(step, summary=summary)
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.opened.add_event(Event(wall_time=time.time(), step=step, **content))
+        self.opened.flush()
