@@ -6,7 +6,7 @@ PEERS := .venv-bench
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-coverage bench-execute bench-fit bench-plan bench-train chaos clean
+.PHONY: help install demo test check bench-coverage bench-execute bench-fit bench-hparams bench-plan bench-train chaos clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,7 +33,7 @@ check: install ## Lint, format, types and layers
 bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 	$(BIN)/python benchmarks/coverage.py
 
-bench-execute: install ## Two at a time against one, the same digits everywhere, overhead of a run (about 8 minutes)
+bench-execute: install ## Two at a time against one, the same digits everywhere, overhead of a run (about 16 minutes)
 	$(BIN)/python -m benchmarks.execute
 
 chaos: install ## Kill, tear and fill the disk under sweeps, and look what is lost (about 8 minutes)
@@ -41,6 +41,9 @@ chaos: install ## Kill, tear and fill the disk under sweeps, and look what is lo
 
 bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
 	$(BIN)/python -m benchmarks.fit
+
+bench-hparams: install ## One rate over widths in μP and without, and the demo untuned and tuned (about 45 minutes)
+	$(BIN)/python -m benchmarks.hparams
 
 bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)
 	$(BIN)/python -m benchmarks.plan

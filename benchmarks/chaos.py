@@ -27,10 +27,10 @@ from benchmarks.storm import Storm, Weather, environment, said_load
 
 SEED = 20
 RUNS, SECONDS = 30, 0.15
-KILLS = {"cheap": 200, "training": 12, "ray": 8}
+KILLS = {"cheap": 200, "training": 12, "ray": 12}
 QUICK = {"cheap": 20, "training": 3, "ray": 2}
 VICTIMS = {"driver": 3.0, "worker": 5.0, "fork server": 1.0, "resource_tracker": 0.5}
-RAY_VICTIMS = {"driver": 1.0, "worker": 2.0, "ray worker": 2.0, "raylet": 1.0, "gcs_server": 0.5}
+RAY_VICTIMS = {"driver": 1.0, "worker": 1.0, "ray worker": 2.0, "raylet": 1.5, "gcs_server": 1.0}
 
 
 def calls(quick: bool) -> Result:

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 
 from flops_fit.errors import OutputError, SweepError
-from flops_fit.execute import InProcessExecutor
+from flops_fit.execute import InProcessExecutor, PoolExecutor
 from flops_fit.records import Experiment, Run
-from flops_fit.store import Store, take_lease
+from flops_fit.store import Store, examine, take_lease
 from flops_fit.store._lease import Lease
 from flops_fit.sweep import run_experiments
 from flops_fit.train import Progress
 from flops_fit.view import SilentView
 from tests._drivers import Printing, Traced, experiments, start
 from tests.conftest import make_experiment
+from tests.execute._tasks import talking
 
 PATIENCE = 60.0
 
@@ -324,3 +325,21 @@ def test_two_branches_of_a_trunk_are_never_made_at_once_by_two_sweeps(tmp_path: 
     runs = sweep([short, long], task, store, view=Printing())
     assert [r.state for r in runs] == ["completed"] * 2
     assert not store.trunks.exists()
+
+
+def test_what_workers_print_goes_to_their_runs_and_not_over_the_display(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.open(tmp_path)
+    asked = [make_experiment(size=size) for size in (1, 2, 3)]
+    sweep(asked, talking, store, PoolExecutor(workers=2))
+    assert capfd.readouterr() == ("", "")
+    said = [store.run_dir(e.id) / "output.txt" for e in asked]
+    assert [path.read_text() for path in (said[0], said[2])] == [
+        "size 1\nshell\n",
+        "size 3\nshell\n",
+    ]
+    assert not said[1].exists()
+    assert examine(tmp_path).findings == ()
+    sweep([make_experiment(size=4)], talking, store)
+    assert capfd.readouterr() == ("size 4\n", "shell\n")

@@ -14,8 +14,8 @@ from flops_fit.fit import Fit, Prediction
 from flops_fit.plan import SweepPlan
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
-from flops_fit.store import write_json
-from flops_fit.tune import Tuning, WithoutTuning, without_tuning
+from flops_fit.store import training_curves, write_json
+from flops_fit.tune import Collapse, Tuning, WithoutTuning, collapse, without_tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +70,13 @@ class Result:
             return ()
         text = f"Hyper-parameters are those of {', '.join(recipes)}; whether they are good was not tried."
         return (Diagnostic("untuned", "note", text, 'tune="pilot"'),)
+
+    @cached_property
+    def collapse(self) -> Collapse | None:
+        """The training curves on one scale; ``None`` where the runs left too few of them."""
+        told = {d.code for d in self.fit.diagnostics}
+        floor = 0.0 if "E_unidentified" in told else float(self.fit.law.params.get("E", 0.0))
+        return collapse(training_curves(self.output_dir, self.runs), floor)
 
     @cached_property
     def without_tuning(self) -> WithoutTuning:

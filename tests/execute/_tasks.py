@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -87,3 +88,11 @@ class Pair:
     def follower(self, experiment: Experiment, report=None) -> Run:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+def talking(experiment: Experiment, report=None) -> Run:
+    """Prints by Python, and by a process that it starts; a size of 2 is silent."""
+    if experiment.size != 2:
+        print(f"size {experiment.size}")
+        subprocess.run(["sh", "-c", "echo shell >&2"], check=True)
+    return square(experiment, report)

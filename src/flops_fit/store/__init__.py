@@ -9,8 +9,10 @@
         attempt.json       how the last attempt ended that gave no result
         lease.json         who makes the run, while somebody does
         metrics.jsonl, checkpoint/   its training curve, and what it would go on from
+        output.txt         what its worker printed
       trunks/<trunk>/      where branches left a trunk that a missing run would go on from
       trunks/<trunk>.lease who makes a run of that trunk
+      tuning/              a folder like this one, of the runs that hyper-parameters were tried on
       runs.csv, fit.json, plots/, report.html   derived; rebuilt at every call
 
 A run is looked up by its id alone, so a changed plan keeps every run that it still asks for.
@@ -23,6 +25,7 @@ from flops_fit.store._lease import Holder, Lease, living_holder, take_lease
 from flops_fit.store._recorded import Recorded
 from flops_fit.store._rows import write_runs
 from flops_fit.store._store import Store
+from flops_fit.store._training_curves import TrainingCurve, training_curves
 
 __all__ = [
     "Examination",
@@ -31,11 +34,13 @@ __all__ = [
     "Lease",
     "Recorded",
     "Store",
+    "TrainingCurve",
     "examine",
     "living_holder",
     "recorded_runs",
     "repair",
     "take_lease",
+    "training_curves",
     "write_atomic",
     "write_json",
     "write_runs",

@@ -18,6 +18,7 @@ from flops_fit.errors import OutputError, TableError
 from flops_fit.records import Experiment, Run
 from flops_fit.store._files import is_temporary, unwritable
 from flops_fit.store._lease import Lease, living_holder, take_lease
+from flops_fit.store._output import OUTPUT
 from flops_fit.store._read import FINAL, read_run, read_sweep
 from flops_fit.store._schema import SCHEMA, migrated_sweep
 from flops_fit.store._store import Store
@@ -26,7 +27,7 @@ __all__ = ["Examination", "Finding", "examine", "recorded_runs", "repair"]
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _OURS = frozenset(
-    {"run.json", "attempt.json", "lease.json", "metrics.jsonl", "checkpoint"}
+    {"run.json", "attempt.json", "lease.json", "metrics.jsonl", "checkpoint", OUTPUT}
 )  # in a run's folder
 _RESTING = 60.0  # seconds after which nobody is still writing a temporary file
 Grade = Literal["wrong", "leftover", "note"]

@@ -16,6 +16,7 @@ from flops_fit.ranks import ALONE, join_ranks, launched
 from flops_fit.records import Experiment, Run
 from flops_fit.store._files import unwritable
 from flops_fit.store._lease import Holder, Lease, take_lease
+from flops_fit.store._output import printed_to
 from flops_fit.store._store import Store
 from flops_fit.text import error_line
 from flops_fit.train import Progress, Trainer
@@ -76,7 +77,8 @@ class Recorded:
             try:
                 heard = _watching(claimed, report)
                 heard(Progress(experiment.id, 0, experiment.steps, math.nan))
-                run = _carry_out(self.task, experiment, heard)
+                with printed_to(store.run_dir(experiment.id)):
+                    run = _carry_out(self.task, experiment, heard)
             except _TakenAway:
                 return _elsewhere(experiment, "somebody else, as this worker was silent for long")
             return self._publish(store, run, claimed)

@@ -1,6 +1,7 @@
 """Hyper-parameters that were tried, not believed: a pilot before a sweep, and what it shows."""
 
 from flops_fit.tune._cells import Cell, Point
+from flops_fit.tune._collapse import Collapse, collapse
 from flops_fit.tune._options import Tune, resolve_tune
 from flops_fit.tune._recipe import TunedRecipe
 from flops_fit.tune._search import CarryOut, Trial
@@ -13,6 +14,7 @@ __all__ = [
     "CarryOut",
     "Cell",
     "CellFound",
+    "Collapse",
     "Point",
     "Trial",
     "Tune",
@@ -21,6 +23,7 @@ __all__ = [
     "Valley",
     "Valleys",
     "WithoutTuning",
+    "collapse",
     "fit_valleys",
     "resolve_tune",
     "run_tuning",
