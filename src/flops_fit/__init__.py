@@ -15,20 +15,40 @@ from flops_fit._version import __version__
 
 if TYPE_CHECKING:
     from flops_fit import (
-        design,
+        design as design,
+    )
+    from flops_fit import (
         errors,
         examples,
-        execute,
-        fit,
         laws,
-        records,
         reference,
-        report,
-        store,
-        table,
-        text,
-        track,
-        train,
+    )
+    from flops_fit import (
+        execute as execute,
+    )
+    from flops_fit import (
+        fit as fit,
+    )
+    from flops_fit import (
+        records as records,
+    )
+    from flops_fit import (
+        report as report,
+    )
+    from flops_fit import (
+        store as store,
+    )
+    from flops_fit import (
+        table as table,
+    )
+    from flops_fit import (
+        text as text,
+    )
+    from flops_fit import (
+        track as track,
+    )
+    from flops_fit import (
+        train as train,
     )
     from flops_fit.api import find_optimal, plan_sweep, run_sweep
     from flops_fit.curves import Curves

@@ -40,10 +40,10 @@ def compare(
 
     Both have to be judged by the same held-out data, in the same unit.
     """
-    fits = [read_fit(path, law, column) for path in (first, second)]
-    found = flops_fit.compare(*fits, at, level=level)
+    baseline, other = (read_fit(path, law, column) for path in (first, second))
+    found = flops_fit.compare(baseline, other, at, level=level)
     text = str(found).replace("the second", str(second), 1).replace("the first", str(first), 1)
-    names = f"First: {first}, trust: {fits[0].trust}. Second: {second}, trust: {fits[1].trust}."
+    names = f"First: {first}, trust: {baseline.trust}. Second: {second}, trust: {other.trust}."
     document = flops_fit.records.finite_json(asdict(found))
     document |= {"first": str(first), "second": str(second)}
     findings = [f"  • {d}" for d in found.diagnostics]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,7 +65,7 @@ def fit(
         "",
         words,
     ]
-    document = {
+    document: dict[str, Any] = {
         "fit": found.to_dict(),
         "predictions": [p.to_dict() for p in predictions],
         "report": None,

@@ -17,7 +17,9 @@ from flops_fit.text import error_line
 
 __all__ = ["is_reference", "load"]
 
-_REFERENCE = re.compile(r"(?P<where>[A-Za-z_][\w.]*|.*\.py):(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)")
+_REFERENCE = re.compile(
+    r"(?P<where>[A-Za-z_][\w.]*|.*\.py):(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
+)
 
 
 def is_reference(text: str) -> bool:

@@ -40,7 +40,7 @@ def init(
                 file.write((source / name).read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"init: {folder} cannot be written ({error.strerror}).") from error
-    steps = ["flops-fit plan", "flops-fit run", "flops-fit predict outputs 1e13"]
+    steps = ["flops-fit plan", "flops-fit run", "flops-fit predict outputs 1e10"]
     says = ["what will run, and what it costs", "train it, and answer", "ask for another compute"]
     if folder != Path():
         steps.insert(0, f"cd {shlex.quote(str(folder))}")

@@ -112,13 +112,7 @@ def plan(
     arguments["executor"] = "inprocess"  # nothing runs
     found = flops_fit.find_optimal(**arguments, train=False)
     assert isinstance(found, flops_fit.SweepPlan)
-    place = {
-        "device": on,
-        "dollars_per_hour": dollars_per_hour,
-        "parallel": parallel,
-        "mfu": mfu,
-    }
-    cost = found.estimate(**place)
+    cost = found.estimate(on, dollars_per_hour, parallel, mfu)
     folder = Path(arguments.get("output_dir", "outputs"))
     shown: list[Any] = [found, "", f"{cost.headline}.", cost.basis, *_done(found, folder)]
     if adaptive := arguments.get("design") == "adaptive":
@@ -126,7 +120,7 @@ def plan(
     shown += [str(d) for d in found.diagnostics]
     document = {**json.loads(found.to_json()), "cost": cost.to_dict(), "pilot": adaptive}
     if designs:
-        compared = found.compare_designs(**place)
+        compared = found.compare_designs(on, dollars_per_hour, parallel, mfu)
         shown += ["", compared]
         document["designs"] = str(compared).splitlines()
     if out is not None:

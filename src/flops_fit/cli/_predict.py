@@ -16,7 +16,6 @@ from flops_fit.cli._published import Question
 from flops_fit.cli._source import Columns, law_line, read_fit, relied_on, summary
 from flops_fit.errors import InputError
 
-
 if TYPE_CHECKING:
     from flops_fit.fit import Fit
 

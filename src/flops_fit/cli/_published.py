@@ -11,7 +11,6 @@ import flops_fit
 from flops_fit.cli._answer import Answer
 from flops_fit.cli._screen import markdown
 from flops_fit.errors import InputError
-
 from flops_fit.text import count
 
 if TYPE_CHECKING:
@@ -126,7 +125,12 @@ def _of_lines(name: str, law: OptimumOnly, question: Question) -> Answer:
     shown = (_table(rows, "N", "D"), meaning(law), "", _credit(name, law))
     return Answer(
         shown,
-        {"law": {"name": name, **constants(law)}, "predictions": rows, "losses": [], "inference": []},
+        {
+            "law": {"name": name, **constants(law)},
+            "predictions": rows,
+            "losses": [],
+            "inference": [],
+        },
     )
 
 
@@ -152,7 +156,9 @@ def _compute_for(name: str, law: Law, loss: float) -> float:
     if not math.isfinite(C):
         floor = law.params.get("E")
         told = "" if floor is None else f": its floor is E = {floor:.4g}"
-        raise InputError(f"--loss: no compute reaches {loss:g} by {name}{told}. Ask for a higher one.")
+        raise InputError(
+            f"--loss: no compute reaches {loss:g} by {name}{told}. Ask for a higher one."
+        )
     return C
 
 

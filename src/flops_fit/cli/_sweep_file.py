@@ -221,7 +221,9 @@ def _executor(table: Mapping[str, Any], folder: Path) -> Any:
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}."
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}."
+            )
             raise InputError(f"executor: {kind} has no option {name!r}; {hint}")
     make: Callable[..., Any] = kinds[kind]
     return make(**options)

@@ -110,7 +110,10 @@ ExecutorName = Annotated[
 Seed = Annotated[
     int | None,
     typer.Option(
-        "--seed", metavar="NUMBER", rich_help_panel=_PANEL, help="Every run derives its own from it."
+        "--seed",
+        metavar="NUMBER",
+        rich_help_panel=_PANEL,
+        help="Every run derives its own from it.",
     ),
 ]
 OutputDir = Annotated[
