@@ -27,8 +27,8 @@ def compare(
         typer.Option(
             metavar="FLOPS",
             parser=flops_number,
-            help="Training FLOPs to compare at. [default: the smaller of the two largest runs']",
-            show_default=False,
+            help="Training FLOPs to compare at.",
+            show_default="the smaller of the two largest runs'",
         ),
     ] = None,
     level: Level = 0.9,

@@ -19,7 +19,7 @@ FILES = ("sweep.toml", "model.py", "data.py")
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where to write; made where it is missing.")
+        Path, typer.Argument(metavar="DIR", help="Where to write; made where it is missing.")
     ] = Path(),
     as_json: Json = False,
 ) -> Answer:

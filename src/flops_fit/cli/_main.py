@@ -147,7 +147,9 @@ def _told(error: Exception, debug: bool) -> int:
     elif usage is not None:
         ctx = getattr(error, "ctx", None)
         hint = f" See {ctx.command_path} --help." if ctx is not None else ""
-        typer.echo(f"flops-fit: {' '.join(usage().split())}{hint}", err=True)
+        said = " ".join(usage().split())
+        stop = "" if said.endswith((".", "?", "!")) else "."
+        typer.echo(f"flops-fit: {said}{stop}{hint}", err=True)
         return BAD_INPUT
     elif isinstance(error, FlopsFitError):
         first, _, more = str(error).strip().partition("\n")

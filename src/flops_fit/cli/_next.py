@@ -40,8 +40,8 @@ def next_(
         typer.Option(
             metavar="FLOPS",
             parser=flops_number,
-            help="Training FLOPs of one run at most. [default: a third of --spend]",
-            show_default=False,
+            help="Training FLOPs of one run at most.",
+            show_default="a third of --spend",
         ),
     ] = None,
     law: Form = "auto",
@@ -62,14 +62,12 @@ def next_(
     for run in found.runs:
         N, D = run["params"], run["tokens"]
         rows.append([f"{run['flops']:.3g}", count(N), count(D), f"{D / N:.3g}"])
-    buys = ", ".join(f"{percent(half)} for {flops:.2g}" for flops, half in found.buys)
     shown = [
         markdown(rows),
         "",
         f"{found.cost:.3g} FLOPs in all. The 90 % interval of N* at {target:.3g} FLOPs: "
         f"{percent(found.now)} now, about {percent(found.after)} with these runs.",
-        f"What more FLOPs would buy: {buys}.",
-        f"{found.form}.",
+        f"The law's {found.form}.",
     ]
     document = {
         "runs": list(found.runs),
@@ -79,7 +77,6 @@ def next_(
         "half_width_now": found.now,
         "half_width_after": found.after,
         "form": {"p_value": found.form.p_value, "doubtful": found.form.told},
-        "buys": [{"flops": flops, "half_width": half} for flops, half in found.buys],
         "trust": fit.trust,
     }
     if fit.trust == "no":

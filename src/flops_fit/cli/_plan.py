@@ -62,8 +62,8 @@ def plan(
         typer.Option(
             metavar="SHARE",
             rich_help_panel=_PANEL,
-            help="Share of that device's peak FLOP/s that training reaches. [default: 0.3]",
-            show_default=False,
+            help="Share of that device's peak FLOP/s that training reaches.",
+            show_default="0.3",
         ),
     ] = None,
     parallel: Annotated[
@@ -92,8 +92,7 @@ def plan(
 ) -> Answer:
     """Show every run of a sweep, with its cost, before anything is spent.
 
-    A few steps are trained to measure the time. The JSON is that of SweepPlan.to_json, with the
-    price beside it.
+    A few steps are trained to measure the time. Nothing is written.
     """
     flags = flags_of(
         compute_budgets,

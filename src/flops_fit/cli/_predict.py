@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def predict(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUNS] FLOPS...",
+            metavar="RUNS|FLOPS",
             help="A table of runs or the folder of a sweep, unless --law names a published law; then "
             "training FLOPs, such as 1e24.",
             show_default=False,
@@ -68,8 +69,8 @@ def predict(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Level of the intervals, between 0 and 1. [default: 0.9]",
-            show_default=False,
+            help="Level of the intervals, between 0 and 1.",
+            show_default="0.9",
         ),
     ] = None,
     column: Columns = None,
@@ -91,9 +92,12 @@ def predict(
             )
         return _published.answer(law, question)
     if source is None:
+        names = flops_fit.reference.LAW_NAMES
+        near = difflib.get_close_matches(law, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(
             "predict: expected runs (a table, or the folder of a sweep) or --law with one of "
-            f"{', '.join(flops_fit.reference.LAW_NAMES)}; got --law {law}."
+            f"{', '.join(names)}; got --law {law}.{hint}"
         )
     return _by_fit(read_fit(source, law, column), question, 0.9 if level is None else level)
 

@@ -22,8 +22,8 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where to write. [default: report.html in the sweep's folder, or here for a table]",
-            show_default=False,
+            help="Where to write.",
+            show_default="report.html, in the sweep's folder or here",
         ),
     ] = None,
     predict: Annotated[

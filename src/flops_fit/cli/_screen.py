@@ -79,7 +79,7 @@ def _fitted(text: str, width: int | None) -> Iterator[Any]:
 
 def _broken(line: str, width: int) -> str:
     """One line as several, what hangs from a bullet or a name below its text."""
-    mark = re.match(r" *(?:[•-] )?", line)
+    mark = re.match(r" *(?:[•-] |\S+ {2,})?", line)
     indent = " " * len(mark.group()) if mark else ""
     return "\n".join(
         textwrap.wrap(

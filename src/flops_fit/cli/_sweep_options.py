@@ -30,9 +30,9 @@ _PANEL = "The sweep: flags override the file"
 SweepPath = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[SWEEP]",
-        help="A TOML file. [default: sweep.toml where there is one]",
-        show_default=False,
+        metavar="SWEEP",
+        help="The sweep as a TOML file.",
+        show_default="sweep.toml where there is one",
     ),
 ]
 ModelRef = Annotated[
@@ -122,8 +122,8 @@ OutputDir = Annotated[
         "--output-dir",
         metavar="FOLDER",
         rich_help_panel=_PANEL,
-        help="Where records, tables and figures go. [default: outputs beside the file]",
-        show_default=False,
+        help="Where records, tables and figures go.",
+        show_default="outputs, beside the file",
     ),
 ]
 Set = Annotated[
