@@ -26,11 +26,14 @@ class Answer:
         The same as plain values, for ``--json``.
     good
         Whether it may be relied on; where not, the exit code says so.
+    whole
+        Whether lines are for other programs, and never broken.
     """
 
     shown: tuple[Any, ...]
     document: Any
     good: bool = True
+    whole: bool = False
 
 
 @dataclass

@@ -134,7 +134,7 @@ def _print_answer(answer: Answer, settings: Settings) -> None:
         text = json.dumps(answer.document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     else:
         terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if terminal else None
+        width = shutil.get_terminal_size().columns if terminal and not answer.whole else None
         text = as_text(answer.shown, width, colour=terminal and os.environ.get("TERM") != "dumb")
     sys.stdout.write(text)
 

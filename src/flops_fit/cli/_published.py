@@ -86,7 +86,8 @@ def answer(name: str, question: Question) -> Answer:
 def meaning(law: Law | OptimumOnly) -> str:
     """What N, D and C of a published law are."""
     if isinstance(law, flops_fit.laws.OptimumOnly):
-        return f"N: {law.size}. D: tokens. C: {law.compute}, in training FLOPs."
+        compute = law.compute if law.compute.startswith("C = ") else f"C: {law.compute}"
+        return f"N: {law.size}. D: tokens. {compute}. C in training FLOPs."
     return "N: parameters. D: tokens. C: training FLOPs, with C = 6·N·D."
 
 
