@@ -42,7 +42,9 @@ def test_every_command_offers_json_and_says_its_exit_codes(capsys: Capsys) -> No
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "('torch', 'numpy', 'scipy', 'matplotlib', 'narwhals', 'flops_fit.api', 'flops_fit.fit')"
+    heavy = (
+        "('torch', 'numpy', 'scipy', 'matplotlib', 'narwhals', 'flops_fit.api', 'flops_fit.fit')"
+    )
     code = (
         "import sys\nfrom flops_fit.cli._main import call\ncall(sys.argv[1:])\n"
         f"print([m for m in {heavy} if m in sys.modules])"

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
+import flops_fit
 from flops_fit.cli._screen import as_text, markdown
 from tests.cli._calls import called
 from tests.conftest import MLP
-
-import flops_fit
 
 WIDE = markdown([["Budget", "Optimal N"], ["1e+24", "41.3 billion parameters (31.2–52.8)"]])
 

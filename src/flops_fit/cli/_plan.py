@@ -121,7 +121,16 @@ def plan(
     if designs:
         compared = found.compare_designs(on, dollars_per_hour, parallel, mfu)
         shown += ["", compared]
-        document["designs"] = str(compared).splitlines()
+        document["designs"] = [
+            {
+                "design": d.design,
+                "runs": len(d.experiments),
+                "flops": d.cost.flops if d.cost else None,
+                "wall_seconds": d.cost.wall_seconds if d.cost else None,
+                "notes": d.notes,
+            }
+            for d in compared.designs
+        ]
     if out is not None:
         shown.append(f"Runs: {found.to_csv(out)}")
     return Answer(tuple(shown), flops_fit.records.finite_json(document))

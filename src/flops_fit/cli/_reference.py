@@ -111,4 +111,6 @@ def _csv(name: str) -> Answer:
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return Answer((stream.getvalue().rstrip("\n"),), {"name": name, "runs": {"rows": rows}}, whole=True)
+    return Answer(
+        (stream.getvalue().rstrip("\n"),), {"name": name, "runs": {"rows": rows}}, whole=True
+    )
