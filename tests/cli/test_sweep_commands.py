@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
 import flops_fit
 from flops_fit.cli import _run
+from flops_fit.cli._sweep_file import read_sweep
 from tests.cli._calls import called
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
@@ -121,3 +123,22 @@ def test_of_ranks_that_train_together_one_answers(monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setenv("RANK", "1")
     assert _run.run() is None
+
+
+def test_what_init_leaves_to_choose_can_be_chosen(begun: Path) -> None:
+    """Each line that is commented out is a key that there is, once its comment is taken away."""
+    lines = (begun / "sweep.toml").read_text().splitlines()
+    offered = [line.removeprefix("# ") for line in lines if re.match(r"# [a-z_\[]+( =|\]$)", line)]
+    assert len(offered) >= 9
+    for line in offered:
+        table = {"workers": "executor", "threads": "executor", "lr": "hparams"}
+        table |= {"kind": "executor", "batch_units": "hparams"}
+        if line.startswith("["):
+            continue
+        key = line.split(" =")[0]
+        text = f"[{table[key]}]\n{line}" if key in table else line
+        (begun / "other.toml").write_text('model_cls = "model.py:Model"\n' + text)
+        if key in ("workers", "threads"):
+            text = (begun / "other.toml").read_text() + '\nkind = "pool"'
+            (begun / "other.toml").write_text(text)
+        assert read_sweep(begun / "other.toml", {}).arguments(), line
