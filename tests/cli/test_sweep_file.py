@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 import flops_fit
@@ -197,3 +199,25 @@ def test_addresses_are_no_references() -> None:
         assert not is_reference(text)
     for text in ("a:b", "a.b:C.d", "dir/my-file.py:make"):
         assert is_reference(text)
+
+
+def test_planning_makes_no_executor(here: Path) -> None:
+    """Slurm and Ray need be installed only where the sweep runs; their options are looked at."""
+    (here / "sweep.toml").write_text(
+        'model_cls = "thing.py:Tiny"\nexecutor = { kind = "pool", workers = 0 }'
+    )
+    sweep = read_sweep(None, {})
+    assert sweep.arguments(planning=True)["executor"] == "inprocess"
+    with pytest.raises(InputError, match="workers"):
+        sweep.arguments()
+
+
+def test_what_a_file_defines_travels_as_code(here: Path) -> None:
+    """Another process can read it that knows neither the file nor its folder."""
+    (here / "plain.py").write_text("class Far:\n    answer = 42\n")
+    (here / "pickle").write_bytes(cloudpickle.dumps(load("plain.py:Far", here, "x")))
+    code = f"import pickle; print(pickle.load(open({str(here / 'pickle')!r}, 'rb')).answer)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True
+    )
+    assert done.stdout == "42\n", done.stderr

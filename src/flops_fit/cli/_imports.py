@@ -76,6 +76,7 @@ def _file(path: Path) -> ModuleType:
     name = path.stem
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
+        _travels(known)
         return known
     if known is not None or name in sys.stdlib_module_names:
         name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

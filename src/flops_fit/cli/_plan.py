@@ -107,8 +107,7 @@ def plan(
         output_dir=output_dir,
     )
     file = read_sweep(sweep, flags, settings or ())
-    arguments = file.arguments()
-    arguments["executor"] = "inprocess"  # nothing runs
+    arguments = file.arguments(planning=True)
     found = flops_fit.find_optimal(**arguments, train=False)
     assert isinstance(found, flops_fit.SweepPlan)
     cost = found.estimate(on, dollars_per_hour, parallel, mfu)

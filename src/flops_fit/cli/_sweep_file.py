@@ -8,6 +8,7 @@ returns.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,24 +35,31 @@ class SweepFile:
     values: dict[str, Any]
     folders: dict[str, Path] = field(default_factory=dict)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, planning: bool = False) -> dict[str, Any]:
         """The keyword arguments of ``find_optimal``, with everything imported and made.
+
+        Parameters
+        ----------
+        planning
+            Nothing will run: an executor is looked at and not made, as it may need packages that
+            are only where the sweep runs.
 
         Raises
         ------
         InputError
             A value cannot be used; the message names its key.
         """
-        return {key: self._argument(key, value) for key, value in self.values.items()}
+        return {key: self._argument(key, value, planning) for key, value in self.values.items()}
 
-    def _argument(self, key: str, value: Any) -> Any:
+    def _argument(self, key: str, value: Any, planning: bool) -> Any:
         folder = self.folders.get(key, Path())
         if value == "none":
             return None
         if key == "output_dir":
             return folder / str(value)
         if key == "executor" and isinstance(value, Mapping):
-            return _executor(value, folder)
+            make = _executor(value, folder)
+            return "inprocess" if planning else make()
         if key == "sizes" and isinstance(value, Mapping):
             return {_budget(budget): sizes for budget, sizes in value.items()}
         if key == "mock_law" and isinstance(value, str) and not is_reference(value):
@@ -210,8 +218,8 @@ def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> 
     return function(**args)
 
 
-def _executor(table: Mapping[str, Any], folder: Path) -> Any:
-    """An executor by its kind, with the other entries as its options."""
+def _executor(table: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
+    """What makes an executor by its kind, with the other entries as its options."""
     options = {k: _made(v, folder, f"executor.{k}", names=True) for k, v in table.items()}
     kinds = flops_fit.execute.EXECUTORS
     kind = options.pop("kind", None)
@@ -225,8 +233,7 @@ def _executor(table: Mapping[str, Any], folder: Path) -> Any:
                 f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}."
             )
             raise InputError(f"executor: {kind} has no option {name!r}; {hint}")
-    make: Callable[..., Any] = kinds[kind]
-    return make(**options)
+    return functools.partial(kinds[kind], **options)
 
 
 def _budget(text: str) -> float:
