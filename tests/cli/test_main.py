@@ -41,6 +41,13 @@ def test_every_command_offers_json_and_says_its_exit_codes(capsys: Capsys) -> No
             assert "Exit codes: 0 done" in help_.out, command
 
 
+def test_without_a_command_there_is_help(capsys: Capsys) -> None:
+    for arguments, word in (((), "predict"), (("reference",), "show")):
+        told = called(capsys, *arguments)
+        assert (told.code, told.err) == (0, "")
+        assert word in told.out
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = (
         "('torch', 'numpy', 'scipy', 'matplotlib', 'narwhals', 'flops_fit.api', 'flops_fit.fit')"

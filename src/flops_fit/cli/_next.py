@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,7 @@ def next_(
         markdown(rows),
         "",
         f"{found.cost:.3g} FLOPs in all. The 90 % interval of N* at {target:.3g} FLOPs: "
-        f"{percent(found.now)} now, about {percent(found.after)} with these runs.",
+        f"{_width(found.now)} now, about {_width(found.after)} with these runs.",
         f"The law's {found.form}.",
     ]
     document = {
@@ -85,6 +86,10 @@ def next_(
         _write(out, found.runs)
         shown.append(f"Runs: {out}")
     return Answer(tuple(shown), flops_fit.records.finite_json(document), relied_on(fit))
+
+
+def _width(half: float) -> str:
+    return percent(half) if math.isfinite(half) else "none"
 
 
 def _write(path: Path, runs: tuple[dict[str, float], ...]) -> None:

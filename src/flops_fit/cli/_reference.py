@@ -16,7 +16,15 @@ from flops_fit.text import count
 
 __all__ = ["reference"]
 
-reference = typer.Typer(help="Published laws and runs, with their sources.", no_args_is_help=True)
+reference = typer.Typer()
+
+
+@reference.callback(invoke_without_command=True)
+def _common(ctx: typer.Context) -> None:
+    """List and show published laws and runs, with their sources."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit
 
 
 @reference.command("list")
