@@ -1,21 +1,25 @@
-"""The demo: a real IsoFLOP sweep of a byte-level GPT on real English, on two cores."""
+"""``flops-fit demo``: a real IsoFLOP sweep of a byte-level GPT on real English, on two cores."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+import typer
 
-from flops_fit import examples
-from flops_fit.api import find_optimal
-from flops_fit.execute import PoolExecutor
-from flops_fit.fit import HeldOut, backtest
-from flops_fit.result import Result
+import flops_fit
+from flops_fit.cli._answer import Answer, Json
 from flops_fit.text import count, seconds
 
-__all__ = ["SIZES", "demo_sweep", "held_out_check", "run_demo"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flops_fit.fit import HeldOut
+    from flops_fit.result import Result
+
+__all__ = ["SIZES", "demo", "demo_sweep", "held_out_check", "run_demo"]
 
 SEQ_LEN = 64
 SIZES: dict[float, list[int]] = {
@@ -28,22 +32,45 @@ SIZES: dict[float, list[int]] = {
 """Widths at each budget in FLOPs: both arms of every parabola, and 500 steps at least."""
 
 
+def demo(
+    output_dir: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where records, figures and the report go.")
+    ] = Path("outputs/demo"),
+    workers: Annotated[
+        int, typer.Option(metavar="RUNS", min=1, help="Runs at the same time, one thread each.")
+    ] = 2,
+    as_json: Json = False,
+) -> Answer:
+    """Train a real sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
+    result = run_demo(output_dir, workers)
+    check = flops_fit.fit.backtest(result.runs).held_out[-1]
+    document = {
+        "fit": result.fit.to_dict(),
+        "predictions": [result.predict(c).to_dict() for c in result.plan.budgets],
+        "held_out": asdict(check),
+        "output_dir": str(output_dir),
+    }
+    return Answer((), flops_fit.records.finite_json(document))
+
+
 def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None) -> Result:
     """Train the sweep, print what it says, and check it against its own largest budget."""
+    from rich.console import Console
+
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
     console.print(
         "A GPT over bytes, trained on the State of the Union addresses from 1790 to today: "
         f"{len(SIZES)} budgets, {sum(map(len, SIZES.values()))} runs, {workers} at a time.\n"
     )
-    result = find_optimal(
+    result = flops_fit.find_optimal(
         **demo_sweep(SIZES),
-        executor=PoolExecutor(workers=workers, threads=1),
+        executor=flops_fit.execute.PoolExecutor(workers=workers, threads=1),
         output_dir=output_dir,
     )
-    assert isinstance(result, Result)
+    assert isinstance(result, flops_fit.Result)
     console.print(f"\n{result}\n")
-    console.print(held_out_check(backtest(result.runs).held_out[-1], len(SIZES) - 1))
+    console.print(held_out_check(flops_fit.fit.backtest(result.runs).held_out[-1], len(SIZES) - 1))
     result.plot(show=False)
     console.print(
         f"\nFigures: {output_dir / 'plots'}\nReport:  {result.report()}\n"
@@ -55,12 +82,12 @@ def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None)
 def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
     """The demo's model, data and loss, and these sizes at each budget, as planning takes them."""
     return {
-        "model_cls": examples.GPT,
+        "model_cls": flops_fit.examples.GPT,
         "model_size_param": "d_model",
         "model_kwargs": {"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN},
-        "dataset": examples.SOTUDataset("train", seq_len=SEQ_LEN),
-        "eval_dataset": examples.SOTUDataset("validation", seq_len=SEQ_LEN),
-        "loss_fn": examples.gpt_loss_fn,
+        "dataset": flops_fit.examples.SOTUDataset("train", seq_len=SEQ_LEN),
+        "eval_dataset": flops_fit.examples.SOTUDataset("validation", seq_len=SEQ_LEN),
+        "loss_fn": flops_fit.examples.gpt_loss_fn,
         "compute_budgets": list(sizes),
         "sizes": sizes,
     }

@@ -1,18 +1,39 @@
-"""What a sweep's folder holds and what is wrong with it, in the terminal."""
+"""``flops-fit doctor``: what a sweep's folder holds and what is wrong with it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.table import Column, Table
+import typer
 
-from flops_fit.store import Examination, examine, repair
+import flops_fit
+from flops_fit.cli._answer import Answer, Json
 
-__all__ = ["check_folder"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flops_fit.store import Examination
+
+__all__ = ["check_folder", "doctor"]
 
 _STYLES = {"wrong": "red", "leftover": "yellow", "note": ""}
 _MOST_ROWS = 100
+
+
+def doctor(
+    output_dir: Annotated[Path, typer.Argument(help="The folder of a sweep.")],
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", metavar="", help="Do what is safe; without it nothing is changed."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Check every record of a sweep; exit code 1 where something is wrong."""
+    return examined(output_dir, repair)
 
 
 def check_folder(folder: Path, mend: bool, console: Console | None = None) -> bool:
@@ -20,32 +41,54 @@ def check_folder(folder: Path, mend: bool, console: Console | None = None) -> bo
 
     With ``mend`` what is safe is done about it, and the folder is looked at once more.
     """
+    from rich.console import Console
+
     console = console or Console(highlight=False, markup=False)
-    found = examine(folder)
-    _show(found, console)
+    answer = examined(folder, mend)
+    for part in answer.shown:
+        console.print(part)
+    return answer.good
+
+
+def examined(folder: Path, mend: bool) -> Answer:
+    """What is there and what is wrong, after what is safe was done about it where asked."""
+    from rich.text import Text
+
+    found = flops_fit.store.examine(folder)
+    shown, mended = list(_shown(found)), []
     if mend and any(f.act for f in found.findings):
-        mended = repair(found)
-        console.print(f"\nMended {len(mended)} of {len(found.findings)}. What is left:")
-        found = examine(folder)
-        _show(found, console)
+        before = len(found.findings)
+        mended = flops_fit.store.repair(found)
+        shown.append(f"\nMended {len(mended)} of {before}. What is left:")
+        found = flops_fit.store.examine(folder)
+        shown += _shown(found)
     elif any(f.act for f in found.findings):
-        console.print("\nNothing was changed. --repair does what the last column says.")
-    console.print(
-        "Sound." if found.sound else "Not sound.", style="green" if found.sound else "red"
-    )
-    return found.sound
+        shown.append("\nNothing was changed. --repair does what the last column says.")
+    verdict = ("Sound.", "green") if found.sound else ("Not sound.", "red")
+    document = {
+        "sound": found.sound,
+        "states": found.states,
+        "findings": [
+            {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.mend}
+            for f in found.findings
+        ],
+        "mended": [f.path for f in mended],
+    }
+    return Answer((*shown, Text(*verdict)), document, found.sound)
 
 
-def _show(found: Examination, console: Console) -> None:
+def _shown(found: Examination) -> Iterator[Any]:
+    from rich.table import Column, Table
+
     total = sum(found.states.values())
     states = ", ".join(f"{n} {state}" for state, n in sorted(found.states.items()))
-    console.print(f"{total} runs: {states}." if total else "No runs.")
+    yield f"{total} runs: {states}." if total else "No runs."
     if not found.findings:
         return
     table = Table("", Column("where", overflow="fold"), "what", "repair")
     for finding in found.findings[:_MOST_ROWS]:
         cells = (finding.grade, finding.path, finding.message, finding.mend)
         table.add_row(*cells, style=_STYLES[finding.grade])
-    console.print(table)
+    yield table
     if (more := len(found.findings) - _MOST_ROWS) > 0:
-        console.print(f"... and {more} more.")
+        yield f"... and {more} more."

@@ -1,62 +1,86 @@
-"""Fit a table of runs and answer, in the terminal."""
+"""``flops-fit fit``: a law from a table of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 
-from flops_fit.errors import InputError
-from flops_fit.fit import Fit, fit_runs
-from flops_fit.report import answer_in_words, approaches_table, chinchilla_table, write_report
+import flops_fit
+from flops_fit.cli._answer import Answer, Json
+from flops_fit.cli._source import (
+    Columns,
+    Form,
+    Runs,
+    flops_number,
+    law_line,
+    read_fit,
+    relied_on,
+    summary,
+)
 
-__all__ = ["fit_table"]
+if TYPE_CHECKING:
+    from flops_fit.fit import Fit
+
+__all__ = ["budgets_of", "fit"]
 
 _MOST_ROWS = 10
 
 
-def fit_table(
-    runs: Path,
-    law: str = "auto",
-    targets: Sequence[float] = (),
-    columns: Sequence[str] = (),
-    report: Path | None = None,
-    curves: Path | None = None,
-) -> str:
-    """The table at ``targets``, by default at the runs' own budgets, and the answer in words.
-
-    ``columns`` are ``name=column`` pairs where the table's headings are unusual;
-    ``curves`` is a table of training curves for approach 1.
-    """
-    fit = fit_runs(runs, law, columns=_mapping(columns), curves=curves)
-    predictions = [fit.predict(c) for c in targets or _budgets(fit)]
-    findings = [d for p in predictions[-1:] for d in p.diagnostics]
-    text = f"{chinchilla_table(predictions)}\n\n{_law_line(fit)}\n\n"
-    text += f"{approaches_table(fit)}\n\n"
-    text += answer_in_words(fit, predictions[-1], [*fit.diagnostics, *findings])
+def fit(
+    runs: Runs,
+    law: Form = "auto",
+    predict: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="FLOPS",
+            parser=flops_number,
+            help="Training FLOPs to answer for, by default those of the runs; may be repeated.",
+        ),
+    ] = None,
+    column: Columns = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Training curves for approach 1: a table of run, parameters, tokens and loss.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an HTML page here as well.")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Fit a law to runs trained elsewhere, or to those of a sweep, and answer."""
+    found = read_fit(runs, law, column, curves)
+    predictions = [found.predict(c) for c in predict or budgets_of(found)]
+    words, findings = summary(found, predictions)
+    shown = [
+        flops_fit.report.chinchilla_table(predictions),
+        "",
+        f"{law_line(found.law)} {found.status}",
+        "",
+        flops_fit.report.approaches_table(found),
+        "",
+        words,
+    ]
+    document: dict[str, Any] = {
+        "fit": found.to_dict(),
+        "predictions": [p.to_dict() for p in predictions],
+        "report": None,
+    }
     if report is not None:
-        path = write_report(fit, report, predictions=predictions, diagnostics=findings)
-        text += f"\nReport: {path}"
-    return text
+        path = flops_fit.write_report(found, report, predictions=predictions, diagnostics=findings)
+        shown.append(f"\nReport: {path}")
+        document["report"] = str(path)
+    return Answer(tuple(shown), document, relied_on(found, findings))
 
 
-def _mapping(pairs: Sequence[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise InputError(
-                f"--column: expected name=column, such as params=n_weights; got {pair!r}."
-            )
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def _budgets(fit: Fit) -> list[float]:
+def budgets_of(fit: Fit) -> list[float]:
     """The runs' own budgets, or a few across their range where there are many."""
+    import numpy as np
+
     own = np.unique(fit.runs.budget)
     few = own if len(own) <= _MOST_ROWS else np.geomspace(own[0], own[-1], 5)
     return [float(c) for c in few]
-
-
-def _law_line(fit: Fit) -> str:
-    constants = ", ".join(f"{k} = {v:.4g}" for k, v in fit.law.params.items())
-    return f"{fit.law.formula}: {constants}. {fit.status}"

@@ -8,16 +8,13 @@ from typing import Literal, overload
 from flops_fit.errors import InputError
 from flops_fit.laws import Hoffmann, Law, Muennighoff, OptimumOnly
 
-__all__ = ["LAW_NAMES", "law"]
+__all__ = ["LAW_NAMES", "law", "law_source"]
 
 _PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day
 
 _LAWS: dict[str, Law | OptimumOnly] = {
-    # Hoffmann et al. 2022, arXiv:2203.15556, eq. 10.
     "hoffmann2022": Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28),
-    # Besiroglu et al. 2024, arXiv:2404.10102, rounded as printed there.
     "besiroglu2024": Hoffmann(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658),
-    # Muennighoff et al. 2023, arXiv:2305.16264, with the digits of the authors' repository.
     "muennighoff2023": Muennighoff(
         E=exp(0.6254804),
         A=exp(6.255414),
@@ -27,7 +24,6 @@ _LAWS: dict[str, Law | OptimumOnly] = {
         R_D=15.387756,
         R_N=5.309743,
     ),
-    # Kaplan et al. 2020, arXiv:2001.08361, appendix A: N* = 1.3e9·C^0.73, D* = 2e10·C^0.27, C in PF-days.
     "kaplan2020": OptimumOnly(
         k_N=1.3e9 / _PF_DAY**0.73,
         a=0.73,
@@ -36,7 +32,6 @@ _LAWS: dict[str, Law | OptimumOnly] = {
         size="non-embedding parameters",
         compute="C_min, the least compute for a loss, at batches far below the critical one",
     ),
-    # DeepSeek LLM, arXiv:2401.02954, eq. 4.
     "deepseek2024": OptimumOnly(
         k_N=0.1715,
         a=0.5243,
@@ -45,10 +40,47 @@ _LAWS: dict[str, Law | OptimumOnly] = {
         size="non-embedding FLOPs per token",
         compute="C = N·D",
     ),
-    # The Llama 3 Herd of Models, arXiv:2407.21783, §3.2.1; N from C = 6·N·D.
     "llama3_2024": OptimumOnly(k_N=1 / (6 * 0.299), a=1 - 0.537, k_D=0.299, b=0.537),
 }
+_SOURCES: dict[str, str] = {
+    "hoffmann2022": (
+        "Hoffmann et al. 2022, 'Training Compute-Optimal Large Language Models' "
+        "(arXiv:2203.15556), eq. 10, approach 3."
+    ),
+    "besiroglu2024": (
+        "Besiroglu et al. 2024, 'Chinchilla Scaling: A replication attempt' (arXiv:2404.10102), "
+        "rounded as printed there."
+    ),
+    "muennighoff2023": (
+        "Muennighoff et al. 2023, 'Scaling Data-Constrained Language Models' (arXiv:2305.16264), "
+        "with the digits of the authors' repository."
+    ),
+    "kaplan2020": (
+        "Kaplan et al. 2020, 'Scaling Laws for Neural Language Models' (arXiv:2001.08361), "
+        "appendix A: N* = 1.3e9·C^0.73, D* = 2e10·C^0.27, C in PF-days."
+    ),
+    "deepseek2024": (
+        "DeepSeek-AI 2024, 'DeepSeek LLM: Scaling Open-Source Language Models with Longtermism' "
+        "(arXiv:2401.02954), eq. 4."
+    ),
+    "llama3_2024": (
+        "'The Llama 3 Herd of Models', 2024 (arXiv:2407.21783), §3.2.1; N from C = 6·N·D."
+    ),
+}
 LAW_NAMES = tuple(_LAWS)
+
+
+def law_source(name: str) -> str:
+    """Where the law called ``name`` is published.
+
+    Raises
+    ------
+    InputError
+        No law of that name.
+    """
+    if name not in _SOURCES:
+        raise InputError(f"expected a published law out of {list(_SOURCES)}; got {name!r}.")
+    return _SOURCES[name]
 
 
 @overload

@@ -1,0 +1,184 @@
+"""Answers from runs and published laws are those of the library."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import flops_fit
+from flops_fit import reference
+from tests.cli._calls import called
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def test_a_published_law_is_a_calculator(capsys: Capsys) -> None:
+    law = reference.law("hoffmann2022")
+    told = called(capsys, "predict", "--law", "hoffmann2022", "5.76e23", "--loss", "2", "--json")
+    (row,) = told.document["predictions"]
+    assert row["optimal_params"] == pytest.approx(3.22e10, rel=0.01)
+    assert row["expected_loss"] == pytest.approx(law.optimal(5.76e23).loss)
+    (reached,) = told.document["losses"]
+    assert reached["value"] == pytest.approx(law.compute_for(2.0))
+    assert reached["at"]["expected_loss"] == pytest.approx(2.0, rel=1e-6)
+    words = called(capsys, "predict", "--law", "hoffmann2022", "5.76e23").out
+    assert "| 5.76e+23       | 32.2B" in words
+    assert "arXiv:2203.15556" in words
+
+
+def test_caps_and_use_count(capsys: Capsys) -> None:
+    law = reference.law("besiroglu2024")
+    options = ["--max-params", "2e10", "--inference-tokens", "1e13", "--json"]
+    told = called(capsys, "predict", "--law", "besiroglu2024", "1e24", *options)
+    (row,), (life,) = told.document["predictions"], told.document["inference"]
+    assert row["binds"] == ["max_params"]
+    assert row["optimal_params"] == 2e10
+    expected = law.optimal_for_inference(row["expected_loss"], 1e13)
+    assert life["params"] == pytest.approx(expected.params)
+
+
+def test_scarce_data_needs_a_law_of_repeats(capsys: Capsys) -> None:
+    free, scarce = (
+        called(capsys, "predict", "--law", "muennighoff2023", "1e22", *more, "--json").document
+        for more in ((), ("--unique-tokens", "1e10"))
+    )
+    assert scarce["predictions"][0]["expected_loss"] > free["predictions"][0]["expected_loss"]
+    told = called(capsys, "predict", "--law", "hoffmann2022", "1e22", "--unique-tokens", "1e10")
+    assert told.code == 2
+    assert "muennighoff2023" in told.err
+
+
+def test_lines_of_optima_answer_what_they_know(capsys: Capsys) -> None:
+    best = reference.law("llama3_2024").optimal(3.8e25)
+    told = called(capsys, "predict", "--law", "llama3_2024", "3.8e25", "--json")
+    assert told.document["predictions"][0]["optimal_params"] == pytest.approx(best.params)
+    assert told.document["predictions"][0]["expected_loss"] is None
+    refused = called(capsys, "predict", "--law", "llama3_2024", "1e24", "--max-params", "1e9")
+    assert refused.code == 2
+    assert "no loss" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["1e24"], "expected runs"),
+        (["--law", "hoffman2022", "1e24"], "Did you mean 'hoffmann2022'?"),
+        (["--law", "hoffmann2022"], "expected training FLOPs, such as 1e24, or --loss"),
+        (["--law", "hoffmann2022", "1e24", "many"], "got 'many'"),
+        (["--law", "hoffmann2022", "--", "-1"], "positive number"),
+        (["--law", "hoffmann2022", "runs.csv", "1e24"], "needs no runs"),
+        (["--law", "hoffmann2022", "1e24", "--level", "0.5"], "needs no runs"),
+        (["--law", "hoffmann2022", "--loss", "1.5"], "its floor is E = 1.69"),
+    ],
+)
+def test_questions_without_an_answer_are_refused(
+    capsys: Capsys, arguments: list[str], words: str
+) -> None:
+    told = called(capsys, "predict", *arguments)
+    assert told.code == 2
+    assert words in told.err
+
+
+def test_runs_answer_with_intervals(capsys: Capsys, table: Path) -> None:
+    fit = flops_fit.fit_runs(table)
+    told = called(capsys, "predict", table, "1e22", "--level", "0.5", "--loss", "0.7", "--json")
+    expected = fit.predict(1e22, 0.5)
+    (row,), (reached,) = told.document["predictions"], told.document["losses"]
+    assert row["optimal_params"] == pytest.approx(expected.optimal_params)
+    assert row["intervals"]["optimal_params"] == pytest.approx(
+        list(expected.intervals["optimal_params"] or ())
+    )
+    assert reached["value"] == pytest.approx(fit.compute_for(0.7).value)
+    assert reached["interval"][0] < reached["value"] < reached["interval"][1]
+
+
+def test_a_recipe_against_itself_needs_the_same_compute(capsys: Capsys, table: Path) -> None:
+    told = called(capsys, "compare", table, table, "--at", "1e21", "--json")
+    assert told.code == 0
+    assert told.document["compute_multiplier"] == pytest.approx(1)
+    assert told.document["compute"] == 1e21
+
+
+def test_runs_to_make_fit_into_what_may_be_spent(
+    capsys: Capsys, table: Path, tmp_path: Path
+) -> None:
+    options = [
+        "--target",
+        "1e24",
+        "--spend",
+        "1e22",
+        "--batch",
+        "4",
+        "--csv",
+        tmp_path / "next.csv",
+    ]
+    told = called(capsys, "next", table, *options, "--json")
+    rows = list(csv.DictReader((tmp_path / "next.csv").read_text().splitlines()))
+    assert len(rows) == len(told.document["runs"]) <= 4
+    assert sum(float(row["flops"]) for row in rows) == pytest.approx(told.document["cost"])
+    assert told.document["cost"] <= 1e22
+    assert told.document["half_width_after"] < told.document["half_width_now"]
+
+
+def test_a_report_lies_in_the_folder_of_its_sweep(capsys: Capsys, folder: Path) -> None:
+    told = called(capsys, "report", folder)
+    assert told.out.splitlines()[0] == f"Report: {folder / 'report.html'}"
+    assert "<h2>Runs</h2>" in (folder / "report.html").read_text()
+
+
+def test_an_export_is_a_table_to_fit(capsys: Capsys, folder: Path, tmp_path: Path) -> None:
+    assert called(capsys, "export", folder, tmp_path / "all.csv").out.startswith("28 runs: ")
+    table, own = (
+        called(capsys, "predict", source, "3e10", "--json").document["predictions"][0]
+        for source in (tmp_path / "all.csv", folder)
+    )
+    assert table["optimal_params"] == pytest.approx(own["optimal_params"])
+
+
+def test_every_reference_is_listed_and_shown_with_its_source(capsys: Capsys) -> None:
+    listed = called(capsys, "reference", "list").out
+    for name in (*reference.LAW_NAMES, *reference.RUN_NAMES):
+        assert name in listed
+        assert "Source: " in called(capsys, "reference", "show", name).out
+    both = called(capsys, "reference", "show", "llama3_2024", "--json").document
+    assert both["law"]["params"]["b"] == 0.537
+    assert len(both["runs"]["rows"]) == 133
+    told = called(capsys, "reference", "show", "hoffmann2022", "--csv")
+    assert told.code == 2
+    assert "hoffmann2022 is a law" in told.err
+
+
+def test_the_doctor_says_what_is_wrong_in_json_too(
+    capsys: Capsys, folder: Path, tmp_path: Path
+) -> None:
+    assert called(capsys, "doctor", folder, "--json").document["sound"] is True
+    fit = folder / "fit.json"
+    kept = fit.read_bytes()
+    fit.write_text("{")
+    told = called(capsys, "doctor", folder, "--json")
+    assert told.code == 1
+    assert told.document["findings"][0]["path"] == "fit.json"
+    mended = called(capsys, "doctor", folder, "--repair", "--json")
+    assert mended.code == 0
+    assert mended.document["mended"] == ["fit.json"]
+    fit.write_bytes(kept)
+
+
+def test_where_there_is_no_interval_that_is_said(
+    capsys: Capsys, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose = flops_fit.design.next_experiments
+
+    def unsure(*args: object, **options: object) -> object:
+        return replace(propose(*args, **options), now=math.inf, after=math.inf)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(flops_fit.design, "next_experiments", unsure)
+    options = ["--target", "1e23", "--spend", "3e21", "--batch", "2"]
+    assert (
+        "FLOPs: none now, about none with these runs" in called(capsys, "next", table, *options).out
+    )
+    assert called(capsys, "next", table, *options, "--json").document["half_width_now"] is None

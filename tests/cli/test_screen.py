@@ -1,0 +1,61 @@
+"""Answers fit a terminal, and are whole where they are piped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+import flops_fit
+from flops_fit.cli._screen import as_text, markdown
+from tests.cli._calls import called
+from tests.conftest import MLP
+
+WIDE = markdown([["Budget", "Optimal N"], ["1e+24", "41.3 billion parameters (31.2–52.8)"]])
+
+
+def test_lines_are_whole_where_nobody_looks() -> None:
+    line = "word " * 100
+    assert as_text([line.strip(), WIDE]).splitlines()[0] == line.strip()
+    assert WIDE in as_text([WIDE])
+
+
+def test_lines_fit_a_terminal_and_hang_below_their_text() -> None:
+    bullet, named = "  • " + "word " * 30, "  name      " + "word " * 30
+    lines = as_text([bullet + "\n" + named, WIDE], width=40).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[1].startswith("    word")
+    assert any(line.startswith(" " * 12 + "word") for line in lines)
+    assert "│" not in "".join(lines)
+
+
+def test_a_table_that_fits_is_left_alone() -> None:
+    assert WIDE in as_text([WIDE], width=80)
+
+
+def test_a_plan_leaves_columns_out_where_a_terminal_is_narrow() -> None:
+    plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9, 3e9], mode="mock")
+    narrow, wide = as_text([plan], width=80), as_text([plan], width=120)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "…" not in narrow
+    assert "Left out for want of room: C/6ND" in narrow
+    assert "Left out" not in wide
+    assert "C/6ND" in wide
+
+
+def test_colour_is_kept_back_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    part = Text("Sound.", "green")
+    assert "\x1b[32m" in as_text([part], 80, colour=True)
+    assert "\x1b" not in as_text([part])
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[32m" not in as_text([part], 80, colour=True)
+
+
+def test_csv_is_never_broken(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told = called(capsys, "reference", "show", "llama3_2024", "--csv")
+    (tmp_path / "runs.csv").write_text(told.out)
+    assert len(told.out.splitlines()) == 134
+    assert len(flops_fit.RunTable.read(tmp_path / "runs.csv")) == 133

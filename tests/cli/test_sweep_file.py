@@ -1,0 +1,223 @@
+"""A sweep from TOML and flags is the call of find_optimal that it says."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+import flops_fit
+from flops_fit.cli._imports import is_reference, load
+from flops_fit.cli._sweep_file import read_sweep
+from flops_fit.errors import InputError
+from flops_fit.execute import PoolExecutor
+from flops_fit.laws import Hoffmann
+from tests.cli._calls import called
+
+pytestmark = pytest.mark.usefixtures("fresh_imports")
+
+CODE = """
+from dataclasses import dataclass
+import torch
+
+class Tiny(torch.nn.Linear):
+    def __init__(self, width, bias=True):
+        super().__init__(width, width, bias)
+
+@dataclass
+class Points:
+    n: int = 8
+    scale: float = 1.0
+
+ready = Points(3)
+made = lambda: Points(5)
+
+def loss(output, targets):
+    return (output - targets).square().mean()
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "thing.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def arguments(
+    here: Path, text: str, flags: dict[str, Any] | None = None, *settings: str
+) -> dict[str, Any]:
+    (here / "sweep.toml").write_text('model_cls = "thing.py:Tiny"\n' + text)
+    return read_sweep(None, flags or {}, settings).arguments()
+
+
+def test_values_go_to_find_optimal_under_their_own_names(here: Path) -> None:
+    found = arguments(
+        here,
+        "compute_budgets = [1e9, 3_000_000_000]\nseed = 3\nbatch_size = 16\nprior = 'besiroglu2024'\n"
+        "checkpoint_seconds = 'none'\nloss_fn = 'thing:loss'\nmock_law = 'hoffmann2022'\n"
+        "[model_kwargs]\nbias = false\n[hparams]\nlr = 0.01\nbatch_units = 64\n"
+        "[sizes]\n'1e9' = [8, 16]\n3e9 = [16]\n",
+    )
+    thing = sys.modules["thing"]
+    assert found == {
+        "model_cls": thing.Tiny,
+        "loss_fn": thing.loss,
+        "compute_budgets": [1e9, 3e9],
+        "seed": 3,
+        "batch_size": 16,
+        "prior": "besiroglu2024",
+        "checkpoint_seconds": None,
+        "mock_law": Hoffmann(1.69, 406.4, 410.7, 0.34, 0.28),
+        "model_kwargs": {"bias": False},
+        "hparams": {"lr": 0.01, "batch_units": 64},
+        "sizes": {1e9: [8, 16], 3e9: [16]},
+        "output_dir": Path("outputs"),
+    }
+
+
+def test_every_argument_can_be_set_but_train(here: Path) -> None:
+    names = set(inspect.signature(flops_fit.find_optimal).parameters) - {"train", "model_cls"}
+    settings = [f"{name}=none" for name in sorted(names)]
+    assert set(arguments(here, "", None, *settings)) == names | {"model_cls"}
+
+
+def test_a_new_argument_needs_no_change_of_the_command(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_optimal(model_cls: Any = None, output_dir: str = "", *, moonlight: float = 0) -> None:
+        """As if it had grown."""
+
+    monkeypatch.setattr(flops_fit, "find_optimal", find_optimal, raising=False)
+    assert arguments(here, "moonlight = 0.5")["moonlight"] == 0.5
+
+
+def test_data_is_named_called_or_called_with_arguments(here: Path) -> None:
+    for text, n, scale in (
+        ('dataset = "thing.py:ready"', 3, 1.0),
+        ('dataset = "thing.py:Points"', 8, 1.0),
+        ('dataset = "thing:made"', 5, 1.0),
+        ('[dataset]\nref = "thing.py:Points"\nargs = { n = 2, scale = 0.5 }', 2, 0.5),
+        (
+            '[dataset]\nref = "thing.py:Points"\n[dataset.args]\nn = { ref = "builtins:int" }',
+            0,
+            1.0,
+        ),
+    ):
+        found = arguments(here, text)["dataset"]
+        assert (found.n, found.scale) == (n, scale), text
+
+
+def test_an_executor_is_a_name_or_a_table_with_its_options(here: Path) -> None:
+    assert arguments(here, "executor = 'pool'")["executor"] == "pool"
+    made = arguments(here, "[executor]\nkind = 'pool'\nworkers = 3\nthreads = 1")["executor"]
+    assert isinstance(made, PoolExecutor)
+    assert made.capacity == 3
+
+
+def test_flags_override_settings_and_settings_the_file(here: Path) -> None:
+    text = "seed = 1\ndesign = 'tapered'\nbatch_size = 4\nexecutor = 'ray'\n[hparams]\nlr = 0.1\nclip = 2.0"
+    settings = ("seed=2", "design=grid", "hparams.lr=0.2", "executor=pool", "executor.workers=2")
+    found = arguments(here, text, {"seed": 3, "device": None}, *settings)
+    assert found["seed"] == 3
+    assert found["design"] == "grid"
+    assert found["batch_size"] == 4
+    assert found["hparams"] == {"lr": 0.2, "clip": 2.0}
+    assert found["executor"].capacity == 2
+    assert "device" not in found
+
+
+def test_paths_of_a_file_are_beside_it_and_those_of_flags_are_here(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "sweep.toml").write_text('model_cls = "thing.py:Tiny"')
+    away = here / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    found = read_sweep(Path("..") / "sweep.toml", {}).arguments()
+    assert found["output_dir"] == Path("../outputs")
+    assert found["model_cls"].__name__ == "Tiny"
+    found = read_sweep(Path("..") / "sweep.toml", {"output_dir": Path("mine")}).arguments()
+    assert found["output_dir"] == Path("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("compute_budget = [1]", "sweep.toml: unknown key 'compute_budget'; did you mean 'compute_budgets'?"),
+        ("zzz = 1", "unknown key 'zzz'; there are model_cls, "),
+        ("train = false", "unknown key 'train'; leave it out: flops-fit plan plans"),
+        ("seed = ", "expected TOML"),
+        ("loss_fn = 'thing.py:los'", "loss_fn: thing.py has no 'los'; did you mean 'loss'?"),
+        ("loss_fn = 'no_such:los'", "loss_fn: no_such cannot be imported: ModuleNotFoundError"),
+        ("loss_fn = 'no_such.py:los'", "does not exist"),
+        ("dataset = { ref = 'thing.py:Points', n = 2 }", "Put arguments into [dataset.args]"),
+        ("dataset = { ref = 'thing.py:Points', args = { m = 2 } }", "dataset: Points cannot be called so"),
+        ("dataset = { ref = 'Points' }", "expected package.module:name or file.py:name; got 'Points'"),
+        ("executor = { kind = 'pol' }", "executor.kind: expected one of inprocess, pool, ray, slurm"),
+        ("executor = { kind = 'pool', worker = 2 }", "no option 'worker'; did you mean 'workers'?"),
+        ("sizes = { small = [1] }", "expected budgets as keys"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_names_its_key(here: Path, text: str, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        arguments(here, text)
+    assert words in str(error.value)
+
+
+def test_without_a_model_there_is_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = called(capsys, "run")
+    assert told.code == 2
+    assert "no sweep.toml is here. flops-fit init writes one" in told.err
+    for flags, words in (
+        (["--set", "seed"], "--set: expected KEY=VALUE"),
+        (["--set", "sed=1"], "--set: unknown key 'sed'; did you mean 'seed'?"),
+        (["--compute-budgets", "1e9;3e9"], "separated by commas"),
+        (["other.toml"], "other.toml: expected a TOML file of a sweep"),
+    ):
+        told = called(capsys, "plan", *flags)
+        assert told.code == 2
+        assert words in told.err
+
+
+def test_a_file_whose_name_is_taken_is_another_module(here: Path) -> None:
+    (here / "json.py").write_text("special = 7")
+    assert load("json.py:special", here, "x") == 7
+    assert sys.modules["json"].__file__ != str(here / "json.py")
+
+
+def test_addresses_are_no_references() -> None:
+    for text in ("cuda:0", "10.0.0.1:6379", "auto", "C:", "a:b c"):
+        assert not is_reference(text)
+    for text in ("a:b", "a.b:C.d", "dir/my-file.py:make"):
+        assert is_reference(text)
+
+
+def test_planning_makes_no_executor(here: Path) -> None:
+    """Slurm and Ray need be installed only where the sweep runs; their options are looked at."""
+    (here / "sweep.toml").write_text(
+        'model_cls = "thing.py:Tiny"\nexecutor = { kind = "pool", workers = 0 }'
+    )
+    sweep = read_sweep(None, {})
+    assert sweep.arguments(planning=True)["executor"] == "inprocess"
+    with pytest.raises(InputError, match="workers"):
+        sweep.arguments()
+
+
+def test_what_a_file_defines_travels_as_code(here: Path) -> None:
+    """Another process can read it that knows neither the file nor its folder."""
+    (here / "plain.py").write_text("class Far:\n    answer = 42\n")
+    (here / "pickle").write_bytes(cloudpickle.dumps(load("plain.py:Far", here, "x")))
+    code = f"import pickle; print(pickle.load(open({str(here / 'pickle')!r}, 'rb')).answer)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True
+    )
+    assert done.stdout == "42\n", done.stderr
