@@ -73,6 +73,8 @@ def surface_data(fit: Fit) -> Surface:
     inside = (n > N[0]) & (n < N[-1]) & (d > D[0]) & (d < D[-1])
     at = np.geomspace(runs.flops.min() / 2, runs.flops.max() * 1.5, _CONTOURS)
     levels = np.unique(np.asarray(fit.law.optimal(at, fit.flops).loss))
+    if np.sum((levels > loss.min()) & (levels < loss.max())) < 3:  # an optimum far from all runs
+        levels = np.unique(np.linspace(loss.min(), loss.max(), _CONTOURS + 2)[1:-1])
     return Surface(
         runs.unit,
         N,
@@ -186,7 +188,7 @@ class Approaches:
 
 def approaches_data(fit: Fit, level: float = 0.9, reach: float = 10.0) -> Approaches:
     """The three approaches and the other law forms beside the answer."""
-    compute = np.geomspace(fit.runs.flops.min(), fit.largest_compute * reach, 24)
+    compute = np.geomspace(fit.runs.flops.min() / 1.3, fit.largest_compute * reach, 24)
     predictions = [fit.predict(float(c), level) for c in compute]
     answer = np.array([p.optimal_params for p in predictions])
     spans = [p.intervals["optimal_params"] or (np.nan, np.nan) for p in predictions]

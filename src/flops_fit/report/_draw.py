@@ -9,6 +9,7 @@ import numpy as np
 from flops_fit.report._data import Isoflop, Optimum, Residuals
 from flops_fit.report._style import (
     BLUE,
+    CLEAR,
     FAINT,
     INK,
     SHADE,
@@ -75,6 +76,7 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     ax.set_ylim(best - room, losses.max() + room)
     sizes = np.concatenate(
         [*(c.params for c in curves), *(curves[i].curve_params[[0, -1]] for i in drawn)]
+        + [[curves[i].vertex_params] for i in drawn if curves[i].vertex_params > 0]
     )
     width = sizes.max() / sizes.min()
     ax.set_xlim(sizes.min() / width**0.04, sizes.max() * width**0.2)  # room for labels
@@ -117,6 +119,7 @@ def _label_curves(ax: Axes, data: Isoflop, drawn: list[int]) -> None:
             va="center",
             fontsize=SMALL,
             color=INK,
+            bbox=CLEAR,
         )
 
 
@@ -249,4 +252,4 @@ def _residual_label(data: Residuals) -> str:
 
 
 def _factor(value: float) -> str:
-    return f"{value:.3g}" if 1e-3 <= value < 1e4 else exponents(value)
+    return f"{value:g}" if 1e-3 <= value < 1e4 else exponents(value)

@@ -9,6 +9,7 @@ import numpy as np
 from flops_fit.report._compared import Approaches, Held, Surface, measured_loss
 from flops_fit.report._style import (
     BLUE,
+    CLEAR,
     FAINT,
     GREEN,
     INK,
@@ -73,12 +74,14 @@ def _as_loss(data: Surface) -> str:
 def _where_contours_cross(data: Surface) -> list[tuple[float, float]]:
     """A place for the label of each contour: on a diagonal above the path, so that they step up."""
     found = []
-    slots = np.linspace(0.12, 0.72, len(data.levels))[::-1] * (len(data.params) - 1)
+    columns = np.arange(len(data.params))
+    slots = np.linspace(0.12, 0.72, len(data.levels))[::-1] * columns[-1]
     for level, slot in zip(data.levels, slots, strict=True):
-        losses = data.loss[:, round(slot)]
-        row = int(np.argmin(np.abs(losses - level)))
-        if losses[-1] < level < losses[0]:
-            found.append((float(data.params[round(slot)]), float(data.tokens[row])))
+        rows = np.argmin(np.abs(data.loss - level), axis=0)  # of the contour in each column
+        here = np.flatnonzero((rows > 4) & (rows < 0.92 * len(data.tokens)))
+        if len(here):
+            column = here[np.argmin(np.abs(columns[here] - slot))]
+            found.append((float(data.params[column]), float(data.tokens[rows[column]])))
     return found
 
 
@@ -106,6 +109,7 @@ def draw_backtest(data: Held, ax: Axes | None = None) -> Figure:
                 va="center",
                 fontsize=SMALL,
                 color=INK,
+                bbox=CLEAR,
             )
             places.append(x)
             names.append(exponents(held.compute))

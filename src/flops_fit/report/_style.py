@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLUE",
+    "CLEAR",
     "FAINT",
     "GREEN",
     "INK",
     "PINK",
     "SHADE",
+    "SMALL",
     "VERMILLION",
     "axes_of",
     "compute_colours",
@@ -37,6 +39,7 @@ __all__ = [
 BLUE, VERMILLION, GREEN, PINK = "#0072b2", "#d55e00", "#007d5a", "#b0578d"
 INK, FAINT, SHADE = "#222222", "#767676", "#f1f1f1"
 WIDTH, HEIGHT = 3.4, 2.7  # inches: a column of a two-column page
+CLEAR = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}  # behind a label
 SMALL, NORMAL = 6.5, 7.5  # points
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
