@@ -74,14 +74,18 @@ def card(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -
     notes
         Lines below it.
     """
-    cell = "padding:.15em .8em .15em 0;text-align:left;border-bottom:1px solid rgba(128,128,128,.35)"
+    cell = (
+        "padding:.15em .8em .15em 0;text-align:left;border-bottom:1px solid rgba(128,128,128,.35)"
+    )
     lines = []
     for i, row in enumerate(rows):
         tag, scope = ("th", ' scope="col"') if i == 0 else ("td", "")
         cells = "".join(f'<{tag}{scope} style="{cell}">{html.escape(c)}</{tag}>' for c in row)
         lines.append(f"<tr>{cells}</tr>")
     table = (
-        f'<table style="border-collapse:collapse;background:none">{"".join(lines)}</table>' if rows else ""
+        f'<table style="border-collapse:collapse;background:none">{"".join(lines)}</table>'
+        if rows
+        else ""
     )
     told = "".join(f'<div style="margin-top:.3em">{html.escape(note)}</div>' for note in notes)
     return (

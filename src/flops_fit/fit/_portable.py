@@ -80,7 +80,14 @@ def kappa_form(law: Law) -> list[float] | None:
         return kappa_form(law.fresh)
     elif isinstance(law, Kaplan):
         ratio = law.alpha_N / law.alpha_D
-        return [0.0, ratio * float(np.log(law.N_c)), float(np.log(law.D_c)), ratio, 1.0, law.alpha_D]
+        return [
+            0.0,
+            ratio * float(np.log(law.N_c)),
+            float(np.log(law.D_c)),
+            ratio,
+            1.0,
+            law.alpha_D,
+        ]
     else:
         return None
     E, A, B, *rest = (float(v) for v in values)
@@ -132,7 +139,9 @@ def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
     if isinstance(flops, LinearFlops):
         return {"kind": "linear", "k": flops.k}
     if isinstance(flops, SmoothFlops):
-        return {"kind": "smooth"} | {name: getattr(flops, name) for name in ("k", "c", "p", "n0", "n_min")}
+        return {"kind": "smooth"} | {
+            name: getattr(flops, name) for name in ("k", "c", "p", "n0", "n_min")
+        }
     if isinstance(flops, InterpolatedFlops):
         sizes = np.array(sorted(flops.counts))
         per_unit = np.array([flops.counts[n] for n in sizes])

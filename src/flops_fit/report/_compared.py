@@ -177,7 +177,13 @@ class Approaches:
             for c, v in zip(self.compute, line, strict=True)
         ]
         out += [
-            {"kind": self.answer, "compute": float(c), "params_over_answer": 1.0, "low": a, "high": b}
+            {
+                "kind": self.answer,
+                "compute": float(c),
+                "params_over_answer": 1.0,
+                "low": a,
+                "high": b,
+            }
             for c, a, b in zip(self.compute, self.low, self.high, strict=True)
         ]
         return out + [
@@ -207,10 +213,7 @@ def approaches_data(fit: Fit, level: float = 0.9, reach: float = 10.0) -> Approa
         if other.status.usable and other.law.name != fit.law.name:
             label = forms.get(other.law.name, f"{other.law.name} law")
             lines[label] = _ratio(other.law.optimal(compute, fit.flops).params, answer)
-    minima = [
-        (p.budget, p.params / fit.optimal(p.budget).params)
-        for p in fit.isoflop.interior
-    ]
+    minima = [(p.budget, p.params / fit.optimal(p.budget).params) for p in fit.isoflop.interior]
     return Approaches(
         compute,
         low,

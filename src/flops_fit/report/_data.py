@@ -115,9 +115,7 @@ def isoflop_curves(fit: Fit) -> list[IsoflopCurve]:
             np.clip(best.params, params.min() / _BEYOND, params.max() * _BEYOND) * factor
             for factor in (1 / 1.15, 1.15)
         )
-        along = np.geomspace(
-            min(low, params.min() / 1.15), max(high, params.max() * 1.15), _POINTS
-        )
+        along = np.geomspace(min(low, params.min() / 1.15), max(high, params.max() * 1.15), _POINTS)
         on_curve = np.asarray(fit.law.loss(along, budget / fit.flops(along)))
         order = np.argsort(params)
         vertex = vertices.get(float(budget))
@@ -203,7 +201,9 @@ def optimal_path(fit: Fit, level: float = 0.9, reach: float = 10.0) -> dict[str,
     largest = fit.largest_compute
     start = min(float(fit.runs.budget.min()), largest) / 1.5
     compute = np.unique(
-        np.concatenate([np.geomspace(start, largest, 20), np.geomspace(largest, largest * reach, 8)])
+        np.concatenate(
+            [np.geomspace(start, largest, 20), np.geomspace(largest, largest * reach, 8)]
+        )
     )
     predictions = [fit.predict(float(c), level) for c in compute]
     names = ("optimal_params", "optimal_tokens", "expected_loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,14 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
         inside = curve.curve_loss <= losses.max() + room
         ax.plot(curve.curve_params[inside], curve.curve_loss[inside], "-", color=colour, lw=1.0)
         ax.plot(
-            curve.vertex_params, curve.vertex_loss, "D", ms=3.2, mfc="none", mec=INK, mew=0.6, zorder=5
+            curve.vertex_params,
+            curve.vertex_loss,
+            "D",
+            ms=3.2,
+            mfc="none",
+            mec=INK,
+            mew=0.6,
+            zorder=5,
         )
         if curve.curve_params[0] <= curve.best_params <= curve.curve_params[-1]:
             star: dict[str, Any] = {"ms": 7, "mec": INK, "mew": 0.5, "zorder": 4}
@@ -131,7 +139,7 @@ def _some_curves(data: Isoflop) -> list[int]:
     log_c = np.log([c.budget for c in curves])
     edges = np.linspace(log_c[0], log_c[-1] * (1 + 1e-12), _CURVES + 1)
     found = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         here = [i for i, c in enumerate(log_c) if low <= c <= high and len(curves[i].params) >= 3]
         if here:
             found.append(max(here, key=lambda i: len(curves[i].params)))
@@ -167,14 +175,24 @@ def draw_optimum(data: Optimum, ax: Axes | None = None) -> Figure:
     ax.axvspan(data.largest, path.compute[-1], color=SHADE, lw=0, label="beyond the runs")
     if np.any(np.isfinite(path.low)):
         label = f"{100 * data.level:g} % interval"
-        ax.fill_between(path.compute, path.low, path.high, color=BLUE, alpha=0.25, lw=0, label=label)
+        ax.fill_between(
+            path.compute, path.low, path.high, color=BLUE, alpha=0.25, lw=0, label=label
+        )
     if np.any(np.isfinite(path.value)):
         ax.plot(path.compute[known], path.value[known], color=BLUE, lw=1.2, label=data.source)
         ax.plot(path.compute[beyond], path.value[beyond], color=BLUE, lw=1.2, ls=(0, (3, 2)))
     for seen, mark in zip(data.seen, _NEXT_MARKS, strict=False):
         fill = INK if mark == "o" else "none"
         ax.plot(
-            seen.compute, seen.value, mark, ms=3, mfc=fill, mec=INK, mew=0.6, zorder=3, label=seen.what
+            seen.compute,
+            seen.value,
+            mark,
+            ms=3,
+            mfc=fill,
+            mec=INK,
+            mew=0.6,
+            zorder=3,
+            label=seen.what,
         )
     ax.set_xlim(path.compute[0], path.compute[-1])
     log_axis(ax, "x", "Training compute C, FLOPs", exponents)
@@ -207,7 +225,9 @@ def draw_residuals(data: Residuals, ax: Axes | None = None) -> Figure:
     shown = set(_some(list(range(len(budgets))), 5))
     for i, (budget, colour) in enumerate(zip(budgets, colours, strict=True)):
         here = data.budget == budget
-        label = (f"C = {exponents(budget)}" if i == 0 else exponents(budget)) if i in shown else None
+        label = (
+            (f"C = {exponents(budget)}" if i == 0 else exponents(budget)) if i in shown else None
+        )
         style: dict[str, Any] = {"ms": 3, "mec": "white", "mew": 0.3, "label": label}
         ax.plot(data.params[here], data.residual[here], "o", color=colour, **style)
     ax.axhline(0, color=FAINT, lw=0.6)

@@ -89,7 +89,8 @@ def draw_backtest(data: Held, ax: Axes | None = None) -> Figure:
     """What cheaper budgets foretold of the largest, beside what was measured, in % of it."""
     ax = axes_of(ax, "backtest")
     ax.axhline(0, color=FAINT, lw=0.6)
-    places, names = [], []
+    places: list[int] = []
+    names: list[str] = []
     for group, colour, mark in zip(data.held_out, (BLUE, VERMILLION, GREEN), "oDs", strict=False):
         word = "the largest budget" if len(group) == 1 else f"the {len(group)} largest budgets"
         for held in group:
@@ -132,7 +133,9 @@ def draw_approaches(data: Approaches, ax: Axes | None = None) -> Figure:
     ax.axvspan(data.largest, data.compute[-1], color=SHADE, lw=0, label="beyond the runs")
     if np.any(np.isfinite(data.low)):
         label = f"{100 * data.level:g} % interval"
-        ax.fill_between(data.compute, data.low, data.high, color=BLUE, alpha=0.25, lw=0, label=label)
+        ax.fill_between(
+            data.compute, data.low, data.high, color=BLUE, alpha=0.25, lw=0, label=label
+        )
     ax.axhline(1.0, color=BLUE, lw=1.2, label=f"{data.answer} (the answer)")
     colours = (VERMILLION, GREEN, PINK, INK)
     for (name, line), colour, dash in zip(data.lines.items(), colours, _DASHES, strict=False):

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 __all__ = ["Cell", "markdown_table", "paragraph", "table"]
 
+_TALL = 15  # rows
+
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a table's cell; it sorts by ``value`` where there is one. ``wide`` text wraps."""
+    """Text of a table's cell, what is in brackets smaller.
+
+    It sorts by ``value`` where there is one. ``wide`` text wraps.
+    """
 
     text: str
     value: float | None = None
@@ -22,7 +27,9 @@ class Cell:
         number = self.value is not None and self.value == self.value
         attributes = f' data-v="{self.value!r}"' if number else ""
         attributes += ' class="text"' if self.wide else ""
-        return f"<td{attributes}>{html.escape(self.text)}</td>"
+        text, bracket, interval = self.text.partition(" (")
+        small = f" <small>({html.escape(interval)}</small>" if bracket else ""
+        return f"<td{attributes}>{html.escape(text)}{small}</td>"
 
 
 def table(
@@ -44,9 +51,11 @@ def table(
     caption
         Told below the table.
     sortable
-        Whether a click on a column's name sorts by it; the box then has a limited height.
+        Whether a click on a column's name sorts by it.
     name
         What the box is called for those who cannot see it; the caption's beginning by default.
+
+    A table of many rows scrolls in a box of limited height.
     """
     cells = (
         f'<th scope="col" aria-sort="none"><button type="button">{html.escape(h)}</button></th>'
@@ -54,12 +63,13 @@ def table(
         else f'<th scope="col">{html.escape(h)}</th>'
         for h in head
     )
-    body = "".join("<tr>" + "".join(c.html() for c in row) + "</tr>" for row in rows)
+    lines = ["<tr>" + "".join(c.html() for c in row) + "</tr>" for row in rows]
+    tall = " tall" if len(lines) > _TALL else ""
     label = html.escape(name or caption.split(".")[0], quote=True)
     return (
-        f'<div class="scroll{" tall" if sortable else ""}" role="region" tabindex="0" aria-label="{label}">'
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{''.join(cells)}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll{tall}" role="region" tabindex="0" aria-label="{label}">'
+        f"<table><caption><span>{html.escape(caption)}</span></caption><thead><tr>{''.join(cells)}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

@@ -16,7 +16,6 @@ from flops_fit.report._data import (
     FigureData,
     isoflop_data,
     loss_data,
-    optimal_path,
     params_data,
     residuals_data,
     tokens_data,

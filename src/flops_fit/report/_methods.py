@@ -17,7 +17,8 @@ _ENTRIES = {
 }""",
     "busbridge2025": """@misc{busbridge2025,
   title = {Distillation Scaling Laws},
-  author = {Busbridge, Dan and Shidani, Amitis and Weers, Floris and Ramapuram, Jason and Littwin, Etai and Webb, Russ},
+  author = {Busbridge, Dan and Shidani, Amitis and Weers, Floris and Ramapuram, Jason and
+    Littwin, Etai and Webb, Russ},
   year = {2025}, eprint = {2502.08606}, archivePrefix = {arXiv}
 }""",
     "kaplan2020": """@misc{kaplan2020,
@@ -42,7 +43,8 @@ _ENTRIES = {
   year = {1964}, doi = {10.1214/aoms/1177703732}
 }""",
     "mackinnon1985": """@article{mackinnon1985,
-  title = {Some Heteroskedasticity-Consistent Covariance Matrix Estimators with Improved Finite Sample Properties},
+  title = {Some Heteroskedasticity-Consistent Covariance Matrix Estimators with
+    Improved Finite Sample Properties},
   author = {MacKinnon, James G. and White, Halbert},
   journal = {Journal of Econometrics}, volume = {29}, number = {3}, pages = {305--325},
   year = {1985}, doi = {10.1016/0304-4076(85)90158-7}
@@ -101,7 +103,10 @@ def _answer(fit: Fit) -> str:
         return "The optimum minimises the fitted loss over N with D = C/F(N)."
     if name is None:
         return ""
-    what = {"isoflop": "minima of IsoFLOP parabolas (approach 2", "envelope": "envelope (approach 1"}
+    what = {
+        "isoflop": "minima of IsoFLOP parabolas (approach 2",
+        "envelope": "envelope (approach 1",
+    }
     return f"The optimum is read off a power law through the {what[name]} of [hoffmann2022])."
 
 

@@ -31,18 +31,18 @@ def panel(m: Material) -> str:
     use = f"{unit.capitalize()} of use, expected over the model's life"
     fields = [
         '<div class="field"><label for="compute">Compute budget, training FLOPs</label>'
-        f'<input id="compute" type="text" inputmode="decimal" autocomplete="off" value="{start:.4g}" '
+        f'<input id="compute" type="text" inputmode="decimal" autocomplete="off" value="{start:.6g}" '
         'data-example="1e22" aria-describedby="compute-fault compute-hint">'
         '<input id="slider" type="range" min="0" max="1000" value="0" '
         'aria-label="Compute budget on a logarithmic scale">'
-        f'<small id="compute-hint">{low} to {high}</small>'
+        f'<small id="compute-hint">{low} to {high}; the largest run had {m.fit.largest_compute:.3g}</small>'
         '<span class="fault" id="compute-fault"></span></div>',
         f'<div class="field"><label for="device">GPU</label><select id="device">{_devices()}</select></div>',
         '<div class="pair">',
         _field("peak", "Peak, TFLOP/s", f"{_peak(_DEVICE):g}", "989"),
         _field("utilisation", "Utilisation, %", f"{100 * ASSUMED_MFU:g}", "30"),
         _field("devices", "GPUs at once", "8", "8"),
-        _field("price", "Dollars a GPU-hour", f"{_PRICE:g}", "2"),
+        _field("price", "$ per GPU-hour", f"{_PRICE:g}", "2"),
         "</div>",
         _field("use", use, "0" if served else "", "1e12", enabled=served),
     ]
@@ -52,7 +52,8 @@ def panel(m: Material) -> str:
         + '</form><div id="results"><p id="said" role="status" aria-live="polite"></p>'
         '<p id="far" hidden></p>'
         '<div class="scroll" role="region" tabindex="0" aria-label="Answer for these inputs">'
-        f'<table><caption>{html.escape(_caption(m))}</caption><thead><tr><th scope="col">Quantity</th>'
+        f"<table><caption><span>{html.escape(_caption(m))}</span></caption>"
+        '<thead><tr><th scope="col">Quantity</th>'
         '<th scope="col">Compute-optimal</th>'
         '<th scope="col" id="with-use" hidden>Same loss, cheapest with use</th></tr></thead>'
         '<tbody id="answer-rows"></tbody></table></div>'

@@ -27,7 +27,10 @@ def _known(value: float | None, show: Callable[[float], str]) -> Cell:
 
 _COLUMNS: tuple[_Column, ...] = (
     ("run", lambda r: Cell(r.experiment.label)),
-    ("state", lambda r: Cell(f"{r.state}: {r.reason}" if r.reason else r.state, wide=bool(r.reason))),
+    (
+        "state",
+        lambda r: Cell(f"{r.state}: {r.reason}" if r.reason else r.state, wide=bool(r.reason)),
+    ),
     ("N", lambda r: Cell(f"{r.experiment.params.total:,}", r.experiment.params.total)),
     ("D", lambda r: Cell(f"{r.tokens:,}", r.tokens)),
     ("FLOPs", lambda r: Cell(f"{r.flops:.4g}", r.flops)),
@@ -75,7 +78,9 @@ def _fitted(fit: Fit) -> str:
     for i in shown:
         residual = float(fit.residuals[i]) * (100 if percent else 1)
         weight = float(fit.weights[i])
-        state = "outlier" if runs.labels[i] in far else "fitted" if weight > 0 else "outside the window"
+        state = (
+            "outlier" if runs.labels[i] in far else "fitted" if weight > 0 else "outside the window"
+        )
         rows.append(
             [
                 Cell(runs.labels[i]),
@@ -107,6 +112,8 @@ def excluded_list(m: Material) -> str:
         by_reason.setdefault(e.reason, []).append(e.label)
     items = []
     for reason, labels in by_reason.items():
-        some = ", ".join(labels[:100]) + (f" and {len(labels) - 100:,} more" if len(labels) > 100 else "")
+        some = ", ".join(labels[:100]) + (
+            f" and {len(labels) - 100:,} more" if len(labels) > 100 else ""
+        )
         items.append(f"<li>{html.escape(some)}: {html.escape(reason)}</li>")
     return f"<ul>{''.join(items)}</ul>"

@@ -74,7 +74,8 @@ def figures(m: Material) -> str:
 def law(m: Material) -> str:
     """The law with its constants."""
     fit = m.fit
-    constants = ", ".join(f"{k} = {v:.4g}" for k, v in fit.law.params.items())
+    greek = {"alpha": "α", "beta": "β", "kappa": "κ"}
+    constants = ", ".join(f"{greek.get(k, k)} = {v:.4g}" for k, v in fit.law.params.items())
     return paragraph(
         f"{fit.law.formula} with {constants}. {str(fit.status).rstrip('.')}. FLOPs: "
         f"{fit.flops.description}. Huber δ = {fit.delta:.3g} on "

@@ -148,7 +148,7 @@ def grid(ax: Axes) -> None:
     ax.tick_params(labelsize=SMALL, color=FAINT, labelcolor=INK, width=0.6, length=2.5)
     ax.tick_params(which="minor", color=FAINT, width=0.4, length=1.5)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.label.set_size(NORMAL)
+        axis.label.set_fontsize(NORMAL)
         axis.label.set_color(INK)
 
 

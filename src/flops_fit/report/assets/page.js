@@ -47,7 +47,7 @@
   const suffixes = [[1e15, ""], [1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
   const count = (v) => {
     if (!Number.isFinite(v)) return "–";
-    if (v >= 1e15 || (v > 0 && v < 1e-3)) return v.toExponential(3).replace("e+", "e");
+    if (v >= 1e15 || (v > 0 && v < 1e-3)) return Number(v.toPrecision(4)).toExponential().replace("e+", "e");
     for (const [limit, suffix] of suffixes) {
       if (v >= limit) return Number((v / limit).toPrecision(4)) + suffix;
     }
@@ -140,9 +140,9 @@
       + (Number.isFinite(best.expected_loss) ? `, loss ${best.expected_loss.toPrecision(4)}` : "")
       + `; ${count(C / perHour)} GPU-hours, ${dollars(C / perHour * number(price))}.`;
     const far = C / fit.largest, warning = field("far");
-    warning.hidden = far <= 1.0000001;
+    warning.hidden = far <= 1.005;
     warning.className = far > 100 ? "critical" : far > 10 ? "warning" : "note";
-    warning.textContent = far <= 1 ? "" : `This is ${count(far)} times the compute of the largest run. `
+    warning.textContent = far <= 1.005 ? "" : `This is ${count(far)} times the compute of the largest run. `
       + (far > 100 ? "More than 100 times: do not use the number without saying so; nothing in the runs can check it."
         : far > 10 ? "More than 10 times: the form of the law decides, and the interval holds only if that form does."
           : "Up to 10 times is a usual extrapolation; the interval holds if the form of the law does.");
