@@ -22,7 +22,7 @@ __all__ = ["kappa_form", "portable"]
 Floats = NDArray[np.float64]
 
 _REACH = 1000.0  # times the largest run's compute
-_TABLE = 97
+_TABLE = 193
 _NO_TERM = float(np.log(1e-300))  # ln A of a term that vanished
 _SAMPLES = 32  # an octave of N, of an F(N) that is known as a function alone
 
@@ -72,25 +72,20 @@ def portable(fit: Fit, level: float = 0.9) -> dict[str, Any]:
 
 def kappa_form(law: Law) -> list[float] | None:
     """[E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ; ``None`` for a law of another form."""
-    if isinstance(law, Kappa):
-        values = (law.E, law.A, law.B, law.alpha, law.beta, law.kappa)
-    elif isinstance(law, Hoffmann):
-        values = (law.E, law.A, law.B, law.alpha, law.beta, 1.0)
-    elif isinstance(law, Muennighoff) and np.isinf(law.unique):
+    kind = type(law)  # not isinstance: who derives a law from one of these may change its loss
+    if kind is Kappa:
+        values = [law.params[name] for name in Kappa.parameters()]
+    elif kind is Hoffmann:
+        values = [*(law.params[name] for name in Hoffmann.parameters()), 1.0]
+    elif isinstance(law, Muennighoff) and kind is Muennighoff and np.isinf(law.unique):
         return kappa_form(law.fresh)
-    elif isinstance(law, Kaplan):
+    elif isinstance(law, Kaplan) and kind is Kaplan:
         ratio = law.alpha_N / law.alpha_D
-        return [
-            0.0,
-            ratio * float(np.log(law.N_c)),
-            float(np.log(law.D_c)),
-            ratio,
-            1.0,
-            law.alpha_D,
-        ]
+        logs = [ratio * float(np.log(law.N_c)), float(np.log(law.D_c))]
+        return [0.0, *logs, ratio, 1.0, law.alpha_D]
     else:
         return None
-    E, A, B, *rest = (float(v) for v in values)
+    E, A, B, *rest = values
     logs = [float(np.log(v)) if v > 0 else _NO_TERM for v in (A, B)]
     return [E, *logs, *rest]
 

@@ -10,7 +10,6 @@ from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan import ASSUMED_MFU
 from flops_fit.report._elements import paragraph
 from flops_fit.report._material import Material
-from flops_fit.text import count
 
 __all__ = ["panel"]
 
@@ -118,9 +117,9 @@ def _notes(m: Material, values: dict[str, object]) -> list[str]:
             "same utilisation and price; the cheapest model with use reaches the loss of the "
             "compute-optimal one."
         )
-    elif values["form"] == "table":
+    elif isinstance(points := values.get("log_compute"), list):
         notes.append(
-            f"The page interpolates between predictions that flops-fit made at {count(97)} budgets: the "
+            f"The page interpolates between predictions that flops-fit made at {len(points)} budgets: the "
             f"numbers differ from its own by {100 * float(str(values['error'])):.1g} % at most. Use "
             "cannot be counted in for this form of law."
         )
