@@ -17,12 +17,12 @@ from flops_fit.laws import Hoffmann, Kaplan, Kappa, Law, Muennighoff
 if TYPE_CHECKING:
     from flops_fit.fit._fit import Fit
 
-__all__ = ["kappa_form", "portable"]
+__all__ = ["cubic", "kappa_form", "portable"]
 
 Floats = NDArray[np.float64]
 
 _REACH = 1000.0  # times the largest run's compute
-_TABLE = 193
+_TABLE = 49
 _NO_TERM = float(np.log(1e-300))  # ln A of a term that vanished
 _SAMPLES = 32  # an octave of N, of an F(N) that is known as a function alone
 
@@ -42,8 +42,8 @@ def portable(fit: Fit, level: float = 0.9) -> dict[str, Any]:
           covariance, and Student's t. Of kind ``"draws"`` it has refitted laws, whose percentiles
           are the interval. Of kind ``"none"`` it has the ``reason``.
         - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
-        - ``"table"``: for any other law, the prediction at many C. Logs are to be interpolated
-          linearly in ln C; ``error`` is the largest relative error of that at midpoints.
+        - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
+          interpolated by :func:`cubic`; ``error`` is its largest relative error at midpoints.
 
         ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, and ``reach`` is the C
         up to which the values are meant to be used.
@@ -155,9 +155,9 @@ def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
 def _table(fit: Fit, level: float, low: float, high: float) -> dict[str, Any]:
     log_c = np.linspace(np.log(low), np.log(high), _TABLE)
     values = _logs_of(fit, level, log_c)
-    middles = 0.5 * (log_c[:-1] + log_c[1:])[:: _TABLE // 6]
+    middles = 0.5 * (log_c[:-1] + log_c[1:])[:: _TABLE // 8]
     exact = _logs_of(fit, level, middles)
-    near = np.array([np.interp(middles, log_c, column) for column in values.T]).T
+    near = np.array([cubic(middles, log_c, column) for column in values.T]).T
     error = np.abs(near - exact)
     columns = {
         name: [None if v != v else float(v) for v in column]
@@ -165,6 +165,20 @@ def _table(fit: Fit, level: float, low: float, high: float) -> dict[str, Any]:
     }
     worst = float(np.nanmax(error)) if np.any(np.isfinite(error)) else 0.0
     return {"log_compute": log_c.tolist(), "columns": columns, "error": worst}
+
+
+def cubic(x: Floats, grid: Floats, values: Floats) -> Floats:
+    """Between evenly spaced points, the cubic through the four around each x (Lagrange)."""
+    step = (grid[-1] - grid[0]) / (len(grid) - 1)
+    first = np.clip(np.floor((x - grid[0]) / step).astype(int) - 1, 0, len(grid) - 4)
+    t = (x - grid[first]) / step
+    weights = (
+        -(t - 1) * (t - 2) * (t - 3) / 6,
+        t * (t - 2) * (t - 3) / 2,
+        -t * (t - 1) * (t - 3) / 2,
+        t * (t - 1) * (t - 2) / 6,
+    )
+    return np.asarray(sum(w * values[first + i] for i, w in enumerate(weights)))
 
 
 def _columns() -> list[str]:

@@ -48,14 +48,17 @@ def new_figure(
     name: str, managed: bool = False, size: tuple[float, float] = (WIDTH, HEIGHT)
 ) -> Figure:
     """An empty figure; a ``managed`` one belongs to pyplot, whose ``show()`` displays it."""
+    from matplotlib.layout_engine import TightLayoutEngine
+
+    layout = TightLayoutEngine(pad=0.4)  # half the time of a constrained one, which gains nothing here
     if managed:
         import matplotlib.pyplot as plt
 
-        figure = plt.figure(figsize=size, layout="constrained", dpi=200)
+        figure = plt.figure(figsize=size, layout=layout, dpi=200)
     else:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=size, layout="constrained", dpi=200)
+        figure = Figure(figsize=size, layout=layout, dpi=200)
     figure.set_label(name)
     return figure
 
@@ -110,7 +113,7 @@ def log_axis(ax: Axes, which: Literal["x", "y"], label: str, shown: Any = count)
     axis.set_major_locator(FixedLocator(_ticks(low, high)))
     axis.set_major_formatter(FuncFormatter(lambda v, _: shown(v)))
     decades = np.log10(high / low)
-    minor = _of_decades(low, high, range(2, 10)) if 0.9 < decades < 7 else []
+    minor = _of_decades(low, high, range(2, 10)) if 0.9 < decades < 3.3 else []
     axis.set_minor_locator(FixedLocator(minor) if minor else NullLocator())
     axis.set_minor_formatter(NullFormatter())
     getattr(ax, f"set_{which}lim")(low, high)

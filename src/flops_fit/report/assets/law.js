@@ -35,6 +35,15 @@ const flopsFit = (() => {
     return ys[low] + share * (ys[high] - ys[low]);
   };
 
+  // The cubic through the four points around x, on an even grid.
+  const cubic = (x, xs, ys) => {
+    const last = xs.length - 1, step = (xs[last] - xs[0]) / last;
+    const first = Math.max(0, Math.min(last - 3, Math.floor((x - xs[0]) / step) - 1));
+    const t = (x - xs[first]) / step;
+    return -(t - 1) * (t - 2) * (t - 3) / 6 * ys[first] + t * (t - 2) * (t - 3) / 2 * ys[first + 1]
+      - t * (t - 1) * (t - 3) / 2 * ys[first + 2] + t * (t - 1) * (t - 2) / 6 * ys[first + 3];
+  };
+
   // ln F of ln N: training FLOPs per unit.
   const logFlops = (flops, logN) => {
     if (flops.kind === "linear") return Math.log(flops.k) + logN;
@@ -170,7 +179,7 @@ const flopsFit = (() => {
     if (fit.form === "table") {
       const read = (name) => {
         const ys = fit.columns[name].map((v) => (v === null ? NaN : v));
-        return Math.exp(between(logC, fit.log_compute, ys));
+        return Math.exp(cubic(logC, fit.log_compute, ys));
       };
       const spans = names.map((n) => [read(`${n}_low`), read(`${n}_high`)]);
       return {
