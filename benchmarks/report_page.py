@@ -79,7 +79,9 @@ def _opened(chromium: str, name: str) -> float:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         found = re.search(r'data-loaded="([0-9.]+)"', done.stdout)
         if found is None or 'id="answer-params"' not in done.stdout:
-            raise RuntimeError(f"expected a page with its panel computed; got: {done.stderr[-500:]}")
+            raise RuntimeError(
+                f"expected a page with its panel computed; got: {done.stderr[-500:]}"
+            )
         return float(found[1]) / 1000
 
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ADAPTIVE = (ROOT / "docs" / "adaptive.md").read_text()
 EXECUTING = (ROOT / "docs" / "executing.md").read_text()
 FITTING = (ROOT / "docs" / "fitting.md").read_text()
+REPORT = (ROOT / "docs" / "report.md").read_text()
 TRACKERS = (ROOT / "docs" / "trackers.md").read_text()
 PLANNING = (ROOT / "docs" / "planning.md").read_text()
 TRAINING = (ROOT / "docs" / "training.md").read_text()
@@ -26,10 +27,11 @@ SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").g
         (EXECUTING, "4 runs, {'completed'}"),
         (FITTING, "parameters on"),
         (PLANNING, "2 runs finished, 2 missing, 2 not asked for"),
+        (REPORT, "9 figures in 27 files"),
         (TRACKERS, "samples/s"),
         (TRAINING, "fewer FLOPs than separate runs"),
     ],
-    ids=["adaptive", "executing", "fitting", "planning", "trackers", "training"],
+    ids=["adaptive", "executing", "fitting", "planning", "report", "trackers", "training"],
 )
 def test_a_page_runs_from_top_to_bottom(page: str, told: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"

@@ -124,13 +124,12 @@ def opened(browser: Browser, reports: dict[str, Report]) -> Iterator[Callable[..
     contexts = []
 
     def open_page(name: str = "linear", *, width: int = 1280, scheme: Any = "light") -> Opened:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme
-        )
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         found = Opened(context.new_page())
         found.page.on(
-            "console", lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None
+            "console",
+            lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
         )
         found.page.on("pageerror", lambda e: found.errors.append(str(e)))
         found.page.on("request", lambda r: found.requests.append(r.url))

@@ -115,9 +115,7 @@ def test_slider_and_field_say_the_same(opened: Open, reports: dict[str, Report])
     assert float(page.input_value("#slider")) == pytest.approx(1000 * share, abs=1)
 
 
-def test_how_far_a_number_is_extrapolated_is_said(
-    opened: Open, reports: dict[str, Report]
-) -> None:
+def test_how_far_a_number_is_extrapolated_is_said(opened: Open, reports: dict[str, Report]) -> None:
     page, fit = opened().page, reports["linear"].fit
     for times, kind in ((1.0, None), (5.0, "note"), (50.0, "warning"), (500.0, "critical")):
         set_field(page, "compute", times * fit.largest_compute)

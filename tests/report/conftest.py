@@ -10,7 +10,11 @@ from flops_fit.laws import Hoffmann
 
 
 def law_runs(
-    budgets: tuple[float, ...], noise: float = 0.003, sizes: int = 7, spread: float = 5.0, seed: int = 0
+    budgets: tuple[float, ...],
+    noise: float = 0.003,
+    sizes: int = 7,
+    spread: float = 5.0,
+    seed: int = 0,
 ) -> list[dict[str, float]]:
     """IsoFLOP runs of a known law around its optima, with seeded noise."""
     law = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
@@ -35,7 +39,9 @@ def sound() -> flops_fit.Fit:
 @pytest.fixture(scope="session")
 def lost() -> flops_fit.Fit:
     """Noise that hides the surface's optimum: approach 2 answers."""
-    return flops_fit.fit_runs(law_runs((1e18, 2e18, 4e18, 8e18), noise=0.1, sizes=5, spread=2.0, seed=6))
+    return flops_fit.fit_runs(
+        law_runs((1e18, 2e18, 4e18, 8e18), noise=0.1, sizes=5, spread=2.0, seed=6)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -103,9 +103,7 @@ def test_a_folder_that_cannot_be_written_is_told(sound: flops_fit.Fit, tmp_path:
 
 
 def test_units_are_those_of_the_runs() -> None:
-    table = replace(
-        flops_fit.RunTable.read(law_runs((1e15, 1e16, 1e17, 1e18))), unit="samples"
-    )
+    table = replace(flops_fit.RunTable.read(law_runs((1e15, 1e16, 1e17, 1e18))), unit="samples")
     data = report.tokens_data(flops_fit.fit_runs(table))
     ax = report.draw_optimum(data).axes[0]
     assert ax.get_ylabel() == "Optimal samples D*"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flops_fit._version import __version__
 from flops_fit.fit import Fit
 from flops_fit.flops import InterpolatedFlops
+from flops_fit.laws import LAWS
 from flops_fit.report._material import Material
 
 __all__ = ["bibtex", "methods"]
@@ -76,6 +77,11 @@ def methods(m: Material) -> tuple[str, tuple[str, ...]]:
         )
     told.append(_answer(fit))
     told.append(_intervals(m, used))
+    if fit.approaches[2].headline and fit.law.name in LAWS:
+        used.append("sardana2024")
+        told.append(
+            "The optimum over training and use, where it was asked for, is that of [sardana2024]."
+        )
     told.append(f"Training FLOPs per {fit.runs.unit.removesuffix('s')}: {fit.flops.description}.")
     if not isinstance(fit.flops, InterpolatedFlops):
         used.append("kaplan2020")
