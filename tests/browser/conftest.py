@@ -57,7 +57,8 @@ def mock_sweep(folder: Path) -> flops_fit.Result:
     return flops_fit.find_optimal(
         model_cls=MLP,
         model_size_param="width",
-        dataset=Blobs(),
+        dataset=(data := Blobs()),
+        example_batch=(data.x[:4], data.y[:4]),
         loss_fn=cross_entropy,
         compute_budgets=[3e7, 1e8, 3e8, 1e9],
         mode="mock",

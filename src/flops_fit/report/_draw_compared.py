@@ -72,15 +72,21 @@ def _as_loss(data: Surface) -> str:
 
 
 def _where_contours_cross(data: Surface) -> list[tuple[float, float]]:
-    """A place for the label of each contour: on a diagonal above the path, so that they step up."""
+    """A place for the label of each contour: beside the path, on the side of smaller sizes."""
     found = []
     columns = np.arange(len(data.params))
-    slots = np.linspace(0.12, 0.72, len(data.levels))[::-1] * columns[-1]
-    for level, slot in zip(data.levels, slots, strict=True):
+    log_n, log_d = np.log(data.params), np.log(data.tokens)
+    path = np.zeros_like(log_n)
+    if len(data.best_params):
+        path = np.interp(log_n, np.log(data.best_params), np.log(data.best_tokens))
+    for level in data.levels:
         rows = np.argmin(np.abs(data.loss - level), axis=0)  # of the contour in each column
-        here = np.flatnonzero((rows > 4) & (rows < 0.92 * len(data.tokens)))
+        here = np.flatnonzero((rows > 4) & (rows < 0.92 * len(log_d)))
         if len(here):
-            column = here[np.argmin(np.abs(columns[here] - slot))]
+            crossing = here[np.argmin(np.abs(log_d[rows] - path)[here])]
+            wanted = crossing + np.array([-10, 10])
+            free = [w for w in wanted if w in here]
+            column = free[0] if free else here[np.argmax(np.abs(columns[here] - crossing))]
             found.append((float(data.params[column]), float(data.tokens[rows[column]])))
     return found
 
@@ -147,7 +153,7 @@ def draw_approaches(data: Approaches, ax: Axes | None = None) -> Figure:
     _reasonable(ax, data)
     ax.set_xlim(data.compute[0], data.compute[-1])
     log_axis(ax, "x", "Training compute C, FLOPs", exponents)
-    log_axis(ax, "y", "N* over that of the answer", lambda v: f"{v:.3g}")
+    log_axis(ax, "y", "N* over that of the answer", lambda v: f"{v:.4g}")
     grid(ax)
     key(ax, columns=2)
     return figure_of(ax)

@@ -10,6 +10,7 @@ from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan import ASSUMED_MFU
 from flops_fit.report._elements import paragraph
 from flops_fit.report._material import Material
+from flops_fit.report._table import verdict
 
 __all__ = ["panel"]
 
@@ -100,12 +101,15 @@ def _caption(m: Material) -> str:
 
 
 def _trust(m: Material) -> str:
-    told = {
-        "ok": "",
-        "caution": "This fit is to be used with caution: see its findings below.",
-        "no": "Do not rely on these numbers: the fit is not to be trusted, see its findings below.",
-    }[m.fit.trust]
-    return paragraph(told, "warning" if m.fit.trust == "caution" else "critical") if told else ""
+    trust = verdict(m.fit, m.findings)
+    if trust == "ok":
+        return ""
+    if trust == "caution":
+        return paragraph("Use these numbers with caution: see the findings below.", "warning")
+    return paragraph(
+        "Do not rely on these numbers: the fit is not to be trusted, see the findings below.",
+        "critical",
+    )
 
 
 def _notes(m: Material, values: dict[str, object]) -> list[str]:

@@ -24,7 +24,12 @@ from flops_fit.report._methods import bibtex, methods
 from flops_fit.report._panel import panel
 from flops_fit.report._runs_table import excluded_list, runs_table
 from flops_fit.report._svg import inline_svg
-from flops_fit.report._table import answer_in_words, approaches_table, chinchilla_table
+from flops_fit.report._table import (
+    answer_in_words,
+    approaches_table,
+    chinchilla_table,
+    verdict,
+)
 
 __all__ = ["SECTIONS", "Section"]
 
@@ -49,8 +54,9 @@ class Section:
 def answer(m: Material) -> str:
     """The answer in words, and what to trust."""
     lead, *rest = answer_in_words(m.fit, m.predictions[-1], m.findings).splitlines()
-    kind = {"ok": "ok", "caution": "warning", "no": "critical"}[m.fit.trust]
-    badge = f'<p><span class="trust {kind}">Trust in this fit: {m.fit.trust}</span></p>'
+    trust = verdict(m.fit, m.findings).replace("far", "no")
+    kind = {"ok": "ok", "caution": "warning", "no": "critical"}[trust]
+    badge = f'<p><span class="trust {kind}">Trust in this answer: {trust}</span></p>'
     return paragraph(lead, "answer lead") + badge + paragraph("\n".join(rest), "answer")
 
 
@@ -136,12 +142,10 @@ def provenance(m: Material) -> str:
     versions = sorted({f"{k} {v}" for r in m.runs for k, v in r.versions.items()})
     devices = sorted({r.device for r in m.runs if r.device})
     models = sorted({r.experiment.model for r in m.runs})
-    fingerprints = sorted({r.experiment.fingerprint for r in m.runs})
     for name, values in (
         ("Model", models),
         ("Trained on", devices),
         ("Trained with", versions),
-        ("Fingerprint of code and data", fingerprints),
     ):
         if any(values):
             facts[name] = ", ".join(values)

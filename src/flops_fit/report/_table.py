@@ -8,7 +8,14 @@ from flops_fit.fit import Approach, Fit, Prediction
 from flops_fit.records import Diagnostic
 from flops_fit.text import card, count
 
-__all__ = ["answer_card", "answer_in_words", "approaches_table", "chinchilla_table", "span"]
+__all__ = [
+    "answer_card",
+    "answer_in_words",
+    "approaches_table",
+    "chinchilla_table",
+    "span",
+    "verdict",
+]
 
 _COLUMNS: tuple[tuple[str, Callable[[Prediction], str], str | None], ...] = (
     ("Compute Budget", lambda p: f"{p.target_compute:.3g}", None),
@@ -115,13 +122,14 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
             f"there ranges over {count(spread[0])}–{count(spread[1])}."
         )
     told = [d for d in diagnostics if d.severity in ("warning", "critical")]
-    lines.append(_TRUST[_verdict(fit, told)])
+    lines.append(_TRUST[verdict(fit, told)])
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in told]
     return "\n".join(line for line in lines if line)
 
 
-def _verdict(fit: Fit, told: Sequence[Diagnostic]) -> str:
-    """The fit's own verdict, and that of the answer where its findings are worse."""
+def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:
+    """``ok``, ``caution``, ``no``, or ``far`` where the answer has findings worse than the fit's own."""
+    told = [d for d in diagnostics if d.severity in ("warning", "critical")]
     if fit.trust != "no" and any(d.severity == "critical" for d in told):
         return "far"
     return "caution" if told and fit.trust == "ok" else fit.trust

@@ -53,7 +53,11 @@
     }
     return String(Number(v.toPrecision(4)));
   };
-  const dollars = (v) => (v < 100 ? `$${v.toFixed(2)}` : `$${count(v)}`);
+  const flops = (v) => Number(v.toPrecision(4)).toExponential().replace("e+", "e");
+  const dollars = (v) => {
+    if (v > 0 && v < 0.01) return "under $0.01";
+    return v < 100 ? `$${v.toFixed(2)}` : `$${count(v)}`;
+  };
   const number = (input) => Number(input.value.trim().replace(/[ _,]/g, "").replace(/[×x]10\^?/i, "e"));
 
   // What is wrong with an input, "" where nothing is.
@@ -66,7 +70,7 @@
     if (input === utilisation && value > 100) return "expected a share of the peak, 100 % at most";
     if (input === devices && value !== Math.round(value)) return "expected a whole number";
     if (input === compute && (value < fit.smallest / 10.000001 || value > fit.reach * 1.000001)) {
-      return `expected ${count(fit.smallest / 10)} to ${count(fit.reach)} FLOPs: `
+      return `expected ${flops(fit.smallest / 10)} to ${flops(fit.reach)} FLOPs: `
         + "from a tenth of the cheapest run to a thousand times the largest";
     }
     return "";
@@ -111,7 +115,7 @@
       ["tokens", `Training ${fit.unit} D`, [best.optimal_tokens, plain.spans.optimal_tokens], s && [s.tokens, sp.tokens], count],
       ["ratio", "D/N", [best.tokens_per_param, plain.spans.tokens_per_param], s && [s.tokens / s.params, null], count],
       ["loss", "Loss to expect", [best.expected_loss, plain.spans.expected_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
-      ["flops", "Training FLOPs", [C, null], s && [s.training_compute, sp.training_compute], count],
+      ["flops", "Training FLOPs", [C, null], s && [s.training_compute, sp.training_compute], flops],
       ["hours", "GPU-hours to train", [C / perHour, null], s && [s.training_compute / perHour, scaled(sp.training_compute, 1 / perHour)], count],
       ["days", `Days on ${devices.value} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
         s && [s.training_compute / perHour / 24 / number(devices), scaled(sp.training_compute, 1 / perHour / 24 / number(devices))], count],
@@ -121,7 +125,7 @@
     if (demand > 0) {
       const whole = C + plainUse;
       table.push(
-        ["total", "FLOPs of training and use", [whole, null], s && [s.total_compute, sp.total_compute], count],
+        ["total", "FLOPs of training and use", [whole, null], s && [s.total_compute, sp.total_compute], flops],
         ["total-dollars", "Dollars of training and use", [whole / perHour * number(price), null],
           s && [s.total_compute / perHour * number(price), scaled(sp.total_compute, number(price) / perHour)], dollars],
       );
@@ -136,7 +140,7 @@
       if (served) tr.append(two ? cell(...two, show) : cell(NaN, null, show));
       return tr;
     }));
-    field("said").textContent = `${count(C)} FLOPs: ${count(best.optimal_params)} parameters on ${count(best.optimal_tokens)} ${fit.unit}`
+    field("said").textContent = `${flops(C)} FLOPs: ${count(best.optimal_params)} parameters on ${count(best.optimal_tokens)} ${fit.unit}`
       + (Number.isFinite(best.expected_loss) ? `, loss ${best.expected_loss.toPrecision(4)}` : "")
       + `; ${count(C / perHour)} GPU-hours, ${dollars(C / perHour * number(price))}.`;
     const far = C / fit.largest, warning = field("far");
