@@ -20,6 +20,7 @@ _PRICE = 2.0  # dollars an hour: an example to be typed over
 
 def panel(m: Material) -> str:
     """Inputs, an empty table that the page fills, and the law's numbers."""
+    _ = m.paths  # has F counted at all sizes that the panel will ask about
     values = portable(m.fit, m.level)
     served = values["form"] == "kappa"
     start = m.predictions[-1].target_compute

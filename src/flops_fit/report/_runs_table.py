@@ -78,9 +78,7 @@ def _fitted(fit: Fit) -> str:
     for i in shown:
         residual = float(fit.residuals[i]) * (100 if percent else 1)
         weight = float(fit.weights[i])
-        state = (
-            "outlier" if runs.labels[i] in far else "fitted" if weight > 0 else "outside the window"
-        )
+        state = "outlier" if runs.labels[i] in far else "fitted"
         rows.append(
             [
                 Cell(runs.labels[i]),
