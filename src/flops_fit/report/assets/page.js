@@ -82,7 +82,8 @@
     if (Number.isFinite(value)) td.dataset.value = value;
     if (span && Number.isFinite(value)) {
       const small = document.createElement("small");
-      small.textContent = ` ${show(span[0])}–${show(span[1])}`;
+      const [low, high] = span.map(show);
+      small.textContent = low === high ? "" : ` ${low}–${high}`;
       [td.dataset.low, td.dataset.high] = span;
       td.append(small);
     }
