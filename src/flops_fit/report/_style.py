@@ -50,9 +50,7 @@ def new_figure(
     """An empty figure; a ``managed`` one belongs to pyplot, whose ``show()`` displays it."""
     from matplotlib.layout_engine import TightLayoutEngine
 
-    layout = TightLayoutEngine(
-        pad=0.4
-    )  # half the time of a constrained one, which gains nothing here
+    layout = TightLayoutEngine(pad=0.4)
     if managed:
         import matplotlib.pyplot as plt
 
