@@ -3,10 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-bench
+BROWSER := .browser
+AXE := 4.14.1
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-coverage bench-execute bench-fit bench-hparams bench-plan bench-train chaos clean
+.PHONY: help install demo test test-browser check bench-coverage bench-execute bench-fit bench-hparams bench-plan \
+	bench-report bench-train chaos clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +26,17 @@ demo: install ## Train a real sweep on real text and answer (about 4 minutes on 
 
 test: install ## Run all tests, a file to a core (about 7 minutes on two)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-browser: $(BROWSER)/.ready ## Open report pages in Chromium: numbers, requests, accessibility (a minute)
+	$(BIN)/python -m pytest tests/browser -s
+
+$(BROWSER)/.ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	@command -v chromium > /dev/null || { command -v apt-get > /dev/null \
+		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| { echo "expected chromium; it is not on the path and apt-get could not install it"; exit 1; }
+	npm install --silent --no-audit --no-fund --prefix $(BROWSER) axe-core@$(AXE)
+	@touch $@
 
 check: install ## Lint, format, types and layers
 	$(BIN)/ruff check .
@@ -48,6 +62,9 @@ bench-hparams: install ## One rate over widths in μP and without, and the demo 
 bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)
 	$(BIN)/python -m benchmarks.plan
 
+bench-report: install ## From runs to a finished page: seconds, size, time to load (a minute)
+	$(BIN)/python -m benchmarks.report_page
+
 bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 13 minutes)
 	$(BIN)/python -m benchmarks.train
 
@@ -69,4 +86,4 @@ $(PEERS)/.ready-train: benchmarks/train_peers.txt constraints.txt
 	$(call install-peers,$<,$(filter torch==% accelerate==%,$(shell cat constraints.txt)))
 
 clean: ## Remove .venv, caches and outputs
-	rm -rf $(VENV) $(PEERS) outputs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(BROWSER) outputs .mypy_cache .ruff_cache .import_linter_cache

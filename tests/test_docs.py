@@ -32,6 +32,7 @@ PAGES = {
     "parametrization": "one learning rate does not serve all widths",
     "planning": "2 runs finished, 2 missing, 2 not asked for",
     "recipes": "3 rates for 3 widths",
+    "report": "9 figures in 27 files",
     "trackers": "samples/s",
     "training": "fewer FLOPs than separate runs",
 }

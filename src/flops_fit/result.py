@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flops_fit.design import Adaptive
-from flops_fit.errors import InputError, OutputError
+from flops_fit.errors import InputError
 from flops_fit.fit import Fit, Prediction
 from flops_fit.plan import SweepPlan
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
+from flops_fit.report import (
+    answer_card,
+    answer_in_words,
+    chinchilla_table,
+    draw_figures,
+    material,
+    save_figures,
+    write_report,
+)
 from flops_fit.store import training_curves, write_json
 from flops_fit.tune import Collapse, Tuning, WithoutTuning, collapse, without_tuning
 
@@ -125,24 +133,19 @@ class Result:
         return answer_in_words(self.fit, self.predict(max(self.plan.budgets)), self.diagnostics)
 
     def plot(self, show: bool = True) -> list[Figure]:
-        """All figures, saved as PNG under ``output_dir/plots`` and returned.
+        """All figures, saved under ``output_dir/plots`` as PNG with their data as CSV, and returned.
 
-        With ``show`` they also open in windows, where there is a display.
+        With ``show`` they also open in windows, where there is a display. To save them otherwise,
+        or to draw into axes of your own, see :mod:`flops_fit.report`.
         """
         windows = show and _has_windows()
-        figures = draw_all(self.fit, managed=windows)
-        folder = self.output_dir / "plots"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for figure in figures:
-                figure.savefig(folder / f"{figure.get_label()}.png")
-        except OSError as error:
-            raise OutputError(f"plot: {folder} cannot be written ({error.strerror}).") from error
+        drawn = draw_figures(material(self.fit, runs=self.runs), managed=windows)
+        save_figures(drawn, self.output_dir / "plots")
         if windows:
             import matplotlib.pyplot as plt
 
             plt.show()
-        return figures
+        return [d.figure for d in drawn]
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the answer as one self-contained HTML page; returns its path."""
@@ -152,7 +155,12 @@ class Result:
             predictions=[self.predict(c) for c in self.plan.budgets],
             diagnostics=self.diagnostics[len(self.fit.diagnostics) :],
             runs=self.runs,
+            provenance={"Records": str(self.output_dir), "Decisions": " ".join(self.steps)},
         )
+
+    def _repr_html_(self) -> str:
+        rows = [self.predict(c) for c in self.plan.budgets]
+        return answer_card(self.fit, rows, self.diagnostics)
 
     def __str__(self) -> str:
         return f"{self.chinchilla_table()}\n\n{self.summary()}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import io
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["count", "error_line", "percent", "render", "seconds"]
+__all__ = ["card", "count", "error_line", "percent", "render", "seconds"]
 
 
 def count(value: float) -> str:
@@ -58,3 +60,35 @@ def render(renderable: Any, width: int = 120) -> str:
     stream = io.StringIO()
     Console(file=stream, width=width, color_system=None).print(renderable)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def card(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -> str:
+    """A small table for a notebook: escaped, styled inline, in the colours of its surroundings.
+
+    Parameters
+    ----------
+    title
+        Above the table.
+    rows
+        Cells as text, the first row the head.
+    notes
+        Lines below it.
+    """
+    cell = (
+        "padding:.15em .8em .15em 0;text-align:left;border-bottom:1px solid rgba(128,128,128,.35)"
+    )
+    lines = []
+    for i, row in enumerate(rows):
+        tag, scope = ("th", ' scope="col"') if i == 0 else ("td", "")
+        cells = "".join(f'<{tag}{scope} style="{cell}">{html.escape(c)}</{tag}>' for c in row)
+        lines.append(f"<tr>{cells}</tr>")
+    table = (
+        f'<table style="border-collapse:collapse;background:none">{"".join(lines)}</table>'
+        if rows
+        else ""
+    )
+    told = "".join(f'<div style="margin-top:.3em">{html.escape(note)}</div>' for note in notes)
+    return (
+        '<div style="font-size:.92em;overflow-x:auto">'
+        f'<div style="font-weight:600;margin-bottom:.3em">{html.escape(title)}</div>{table}{told}</div>'
+    )

@@ -14,7 +14,7 @@ import flops_fit
 from flops_fit.errors import OutputError
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
+from flops_fit.report import FIGURES, answer_in_words, chinchilla_table, draw_all, write_report
 from flops_fit.report._data import isoflop_curves, optimal_path
 from flops_fit.table import RunTable
 from tests.conftest import make_experiment
@@ -70,15 +70,8 @@ def test_figures_are_drawn_without_pyplot(fit: flops_fit.Fit) -> None:
 
     before = plt.get_fignums()
     figures = draw_all(fit)
-    assert [f.get_label() for f in figures] == ["isoflop", "optimum", "loss", "residuals"]
+    assert [f.get_label() for f in figures] == [kind.name for kind in FIGURES]
     assert plt.get_fignums() == before
-
-
-def test_every_budget_is_labelled_inside_the_isoflop_figure(fit: flops_fit.Fit) -> None:
-    ax = draw_all(fit)[0].axes[0]
-    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
-    assert [t.get_text() for t in ax.texts] == ["1e+18", "3e+18", "1e+19", "3e+19", "1e+20"]
-    assert all(x0 < t.xy[0] < x1 and y0 < t.xy[1] <= y1 for t in ax.texts)
 
 
 def test_the_curves_are_the_laws_own(fit: flops_fit.Fit) -> None:
@@ -98,11 +91,11 @@ def test_the_page_stands_alone_and_holds_everything(fit: flops_fit.Fit, tmp_path
         fit, tmp_path / "r.html", diagnostics=[Diagnostic("x", "note", "<b>odd</b>")]
     ).read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == len(FIGURES)
     assert not re.search(r'(src|href)="https?:', page)
     assert "&lt;b&gt;odd&lt;/b&gt;" in page
     assert f"{fit.law.params['alpha']:.4g}" in page
-    assert "<h2>Three approaches</h2>" in page
+    assert ">Three approaches</h2>" in page
     assert "<td>3 surface</td>" in page
     assert "<td>headline</td>" in page
 
@@ -113,8 +106,8 @@ def test_flops_that_runs_share_are_counted_once(fit: flops_fit.Fit, tmp_path: Pa
     second = Run(make_experiment(seed=2), "completed", loss=2.5, flops=3e18, flops_shared=8e17)
     page = write_report(fit, tmp_path / "r.html", runs=[first, second]).read_text()
     assert "3.2e+18 FLOPs in all, each counted once" in page
-    assert "<td>3e+18</td>" in page
-    assert "<td>2.2e+18</td>" in page
+    assert ">3e+18</td>" in page
+    assert ">2.2e+18</td>" in page
 
 
 def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:
@@ -139,8 +132,8 @@ def test_the_page_shows_facts_of_runs_where_there_are_any(
     """Epochs, speed and utilisation are columns as soon as one run has them."""
     run = Run(make_experiment(epochs=None), "completed", loss=2.0, tokens=400)
     page = write_report(fit, tmp_path / "a.html", runs=[run]).read_text()
-    assert not any(f"<th>{name}</th>" in page for name in ("epochs", "units/s", "MFU"))
+    assert not any(f">{name}</button></th>" in page for name in ("epochs", "units/s", "MFU"))
     known = replace(run, experiment=make_experiment(epochs=2.5), units_per_second=1.2e4, mfu=0.4132)
     page = write_report(fit, tmp_path / "b.html", runs=[run, known]).read_text()
-    assert "<td>2.5</td><td>12k</td><td>41.3 %</td>" in page
+    assert re.search(r">2\.5</td><td[^>]*>12k</td><td[^>]*>41\.3 %</td>", page)
     assert "<td>–</td><td>–</td><td>–</td>" in page

@@ -18,6 +18,7 @@ from flops_fit.fit._forms import WindowRule
 from flops_fit.fit._held_out import HeldOut
 from flops_fit.fit._isoflop import IsoFLOP, Parabola
 from flops_fit.fit._outline import outline
+from flops_fit.fit._portable import portable
 from flops_fit.fit._power import PowerFit, fit_power
 from flops_fit.fit._prediction import Prediction
 from flops_fit.fit._questions import InferenceEstimate, TradeOffEstimate
@@ -58,5 +59,6 @@ __all__ = [
     "gradient_of",
     "model_values",
     "outline",
+    "portable",
     "student_t",
 ]

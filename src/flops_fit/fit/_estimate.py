@@ -99,6 +99,14 @@ class Evidence:
         s = self.solution
         return s.delta < 0.67 * s.residual_sd
 
+    @property
+    def no_interval(self) -> str:
+        """Why nothing of this law has an interval; empty where it may have one."""
+        beyond = [b for b in self.solution.bounds if not b.startswith(("E ", "kappa"))]
+        if beyond or not self.solution.status.usable:
+            return ", ".join(beyond) or "the solver did not converge"
+        return ""
+
     @cached_property
     def drawn_laws(self) -> list[Law]:
         """The law refitted to resampled runs."""
@@ -112,9 +120,8 @@ class Evidence:
         """
         solution = self.solution
         none: tuple[Interval | None, ...] = (None,) * len(names)
-        beyond = [b for b in solution.bounds if not b.startswith(("E ", "kappa"))]
-        if beyond or not solution.status.usable:
-            why = f"no interval: {', '.join(beyond) or 'the solver did not converge'}"
+        if self.no_interval:
+            why = f"no interval: {self.no_interval}"
             return Intervals(
                 none, "none", (Diagnostic("no_interval", "critical", why, "add runs"),)
             )

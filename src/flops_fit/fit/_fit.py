@@ -14,6 +14,7 @@ from flops_fit.errors import InputError
 from flops_fit.fit import _questions as questions
 from flops_fit.fit._approaches import Approach, exponent_interval, three_approaches
 from flops_fit.fit._bootstrap import constants
+from flops_fit.fit._card import fit_card
 from flops_fit.fit._diagnose import Outlier, trust_of
 from flops_fit.fit._envelope import Envelope
 from flops_fit.fit._estimate import Estimate, Evidence, estimate
@@ -332,6 +333,9 @@ class Fit:
         """Everything that matters as plain values for JSON; ``None`` for what is not finite."""
         found: dict[str, Any] = finite_json(self._record())
         return found
+
+    def _repr_html_(self) -> str:
+        return fit_card(self)
 
     def _record(self) -> dict[str, Any]:
         return {

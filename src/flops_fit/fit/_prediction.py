@@ -15,7 +15,7 @@ from flops_fit.fit._estimate import Evidence, Interval, check_level
 from flops_fit.flops import FlopsFunction
 from flops_fit.laws import Law, Optimum, spend
 from flops_fit.records import Diagnostic, finite_json
-from flops_fit.text import count
+from flops_fit.text import card, count
 
 __all__ = ["QUANTITIES", "Budget", "Interval", "Prediction", "check_target", "predict"]
 
@@ -77,6 +77,22 @@ class Prediction(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(fields(self))
+
+    def _repr_html_(self) -> str:
+        rows = [["", "value", f"{100 * self.level:g} % interval"]]
+        for name, quantity, show in (
+            ("N*, parameters", "optimal_params", count),
+            (f"D*, {self.unit}", "optimal_tokens", count),
+            ("D/N", "tokens_per_param", "{:.3g}".format),
+            ("loss", "expected_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
+        ):
+            span = self.intervals[quantity]
+            interval = f"{show(span[0])}–{show(span[1])}" if span else "none"
+            rows.append([name, show(self[quantity]), interval])
+        far = f"{self.extrapolation:.3g} times the largest run"
+        title = f"With {self.target_compute:.3g} training FLOPs, {far}"
+        told = [str(d) for d in self.diagnostics if d.severity in ("warning", "critical")]
+        return card(title, rows, told)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``None`` where a number is not known."""

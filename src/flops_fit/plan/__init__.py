@@ -1,7 +1,7 @@
 """What to train: sizes, units and steps for each budget, exact before anything is spent."""
 
 from flops_fit.plan._compare import DesignCost, DesignCosts
-from flops_fit.plan._cost import CostEstimate, RunCost
+from flops_fit.plan._cost import ASSUMED_MFU, CostEstimate, RunCost
 from flops_fit.plan._count import FlopsCounter
 from flops_fit.plan._diff import PlanDiff
 from flops_fit.plan._findings import code_findings, data_findings, settle_labels
@@ -16,6 +16,7 @@ from flops_fit.plan._speed import Reading, Speed, StepTimes
 from flops_fit.plan._sweep_plan import SweepPlan
 
 __all__ = [
+    "ASSUMED_MFU",
     "DESIGNS",
     "EXAMPLE_SAMPLES",
     "CostEstimate",

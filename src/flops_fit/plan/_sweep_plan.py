@@ -19,7 +19,7 @@ from flops_fit.plan._priced import Priced
 from flops_fit.plan._saved import plan_from_json, plan_to_json, write_csv
 from flops_fit.plan._speed import Speed
 from flops_fit.records import Diagnostic, Experiment, Run
-from flops_fit.text import count, render
+from flops_fit.text import card, count, render
 from flops_fit.text import seconds as clock
 from flops_fit.trunks import own_flops
 
@@ -201,6 +201,18 @@ class SweepPlan(Priced):
                 "–" if self.speed is None else clock(self.speed.seconds(e, own[e.id])),
             )
         return table
+
+    def _repr_html_(self) -> str:
+        rows = [["FLOPs", "runs", "N", f"D ({self.unit})"]]
+        for budget in self.budgets:
+            here = [e for e in self.experiments if e.budget == budget]
+            sizes, units = [e.params.total for e in here], [e.tokens for e in here]
+            spans = [f"{count(min(v))}–{count(max(v))}" for v in (sizes, units)]
+            rows.append([f"{budget:.3g}", str(len(here)), *spans])
+        total = self.seconds()
+        notes = [] if total is None else [f"About {clock(total)}, one run after another."]
+        title = f"{len(self)} runs, {self.total_flops:.3g} FLOPs"
+        return card(title, rows, [*notes, *(str(d) for d in self.diagnostics)])
 
     def __str__(self) -> str:
         lines = [render(self)]

@@ -1,227 +1,200 @@
-"""The figures, drawn from their data; each returns a matplotlib Figure."""
+"""All figures of a fit: a list of kinds, each with its data and its drawing."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from flops_fit.errors import OutputError
 from flops_fit.fit import Fit
-from flops_fit.report._data import isoflop_curves, optimal_path
-from flops_fit.text import count
+from flops_fit.records import Run
+from flops_fit.report._compared import approaches_data, backtest_data, surface_data
+from flops_fit.report._data import (
+    FigureData,
+    isoflop_data,
+    loss_data,
+    params_data,
+    residuals_data,
+    tokens_data,
+)
+from flops_fit.report._draw import (
+    draw_isoflop,
+    draw_optimum,
+    draw_residual_map,
+    draw_residuals,
+)
+from flops_fit.report._draw_compared import draw_approaches, draw_backtest, draw_surface
+from flops_fit.report._material import Material
+from flops_fit.report._style import new_figure, text_as_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_all"]
-
-_INK, _FAINT, _BAND = "#222222", "#888888", "#0072B2"  # the blue of Okabe and Ito 2008
+__all__ = ["FIGURES", "Drawn", "FigureKind", "draw_all", "draw_figures", "save_figures"]
 
 
-def draw_all(fit: Fit, level: float = 0.9, managed: bool = False) -> list[Figure]:
-    """IsoFLOP curves, the optimal path, the loss along it, and the residuals.
+@dataclass(frozen=True)
+class FigureKind:
+    """A figure that a fit may have.
+
+    Attributes
+    ----------
+    name
+        Of its files, and the figure's label.
+    title, caption
+        What it shows, and how to read it.
+    data
+        From the material to what is drawn, ``None`` where there is nothing to show.
+    draw
+        ``draw(data, ax=None)``, which returns the figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    data: Callable[[Material], FigureData | None]
+    draw: Callable[..., Figure]
+
+
+# A figure more is an entry more: files, page and CSV follow from this list.
+FIGURES: tuple[FigureKind, ...] = (
+    FigureKind(
+        "isoflop",
+        "Loss against size at each budget",
+        "Points are runs, curves the fitted law at one budget each. Where its form is right its "
+        "optimum (★) and the minimum of a parabola through the runs (◇) lie close together.",
+        lambda m: isoflop_data(m.fit),
+        draw_isoflop,
+    ),
+    FigureKind(
+        "loss",
+        "Loss over compute",
+        "The loss at the optimum. Beyond the runs the form of the law decides, and the interval "
+        "holds if that form does. The best of several runs is low by luck as well.",
+        lambda m: loss_data(m.fit, m.level, m.paths["expected_loss"]),
+        draw_optimum,
+    ),
+    FigureKind(
+        "params",
+        "Optimal parameters over compute",
+        "How large a model each budget should buy.",
+        lambda m: params_data(m.fit, m.level, m.paths["optimal_params"]),
+        draw_optimum,
+    ),
+    FigureKind(
+        "tokens",
+        "Optimal data over compute",
+        "How much data each budget should be spent on.",
+        lambda m: tokens_data(m.fit, m.level, m.paths["optimal_tokens"]),
+        draw_optimum,
+    ),
+    FigureKind(
+        "surface",
+        "The loss surface",
+        "Contours of equal fitted loss, and where the runs lie on it. The path crosses each contour "
+        "where the least compute reaches that loss.",
+        lambda m: surface_data(m.fit),
+        draw_surface,
+    ),
+    FigureKind(
+        "residuals",
+        "Residuals by size",
+        "How far each run lies from the law. Runs that scatter evenly around zero speak for its form.",
+        lambda m: residuals_data(m.fit),
+        draw_residuals,
+    ),
+    FigureKind(
+        "residual_map",
+        "Residuals by compute and distance from the optimum",
+        "A region of one colour is a place where the law is wrong, not noise.",
+        lambda m: residuals_data(m.fit),
+        draw_residual_map,
+    ),
+    FigureKind(
+        "backtest",
+        "Would it have foreseen the largest budgets?",
+        "The law fitted without the largest budgets foretells their lowest loss.",
+        lambda m: backtest_data(m.fit),
+        draw_backtest,
+    ),
+    FigureKind(
+        "approaches",
+        "Approaches and forms compared",
+        "N* of each approach and of the other law forms, divided by that of the answer. What lies "
+        "outside the interval disagrees with it.",
+        lambda m: approaches_data(m.fit, m.level),
+        draw_approaches,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its kind and with the data it was drawn from."""
+
+    kind: FigureKind
+    data: FigureData
+    figure: Figure
+
+
+def draw_figures(material: Material, managed: bool = False) -> list[Drawn]:
+    """Every figure that the material has data for."""
+    found = []
+    for kind in FIGURES:
+        data = kind.data(material)
+        if data is not None:
+            figure = new_figure(kind.name, managed)
+            kind.draw(data, figure.add_subplot())
+            found.append(Drawn(kind, data, figure))
+    return found
+
+
+def draw_all(
+    fit: Fit, level: float = 0.9, managed: bool = False, *, runs: Sequence[Run] = ()
+) -> list[Figure]:
+    """Every figure of a fit; each one's label is its name.
 
     ``managed`` figures belong to pyplot, so that its ``show()`` displays them.
     """
-    path = optimal_path(fit, level)
-    isoflop, path_n_d, loss, residuals = (
-        _figure(managed, name, size)
-        for name, size in (
-            ("isoflop", (7.0, 4.6)),
-            ("optimum", (9.0, 4.0)),
-            ("loss", (6.0, 4.0)),
-            ("residuals", (6.0, 3.6)),
-        )
-    )
-    _draw_isoflop(isoflop.add_subplot(), fit)
-    axes = path_n_d.subplots(1, 2)
-    minima = fit.isoflop.interior
-    for ax, name, title, seen in (
-        (axes[0], "optimal_params", "Optimal parameters N*", [p.params for p in minima]),
-        (axes[1], "optimal_tokens", f"Optimal {fit.runs.unit} D*", [p.tokens for p in minima]),
-    ):
-        _draw_path(ax, path[name], title, level, fit)
-        ax.plot(
-            [p.budget for p in minima],
-            seen,
-            "o",
-            color=_INK,
-            ms=5,
-            zorder=3,
-            label="minimum of a budget's parabola",
-        )
-        if fit.envelope and fit.envelope.points:
-            attribute = name.removeprefix("optimal_")
-            winners = [(w.compute, getattr(w, attribute)) for w in fit.envelope.points]
-            label = "middle of a size's stretch of the envelope"
-            ax.plot(*zip(*winners, strict=True), "o", mfc="none", mec=_FAINT, ms=6, label=label)
-        ax.legend(loc="lower right", frameon=False, fontsize=8)
-    _draw_loss(loss.add_subplot(), fit, path["expected_loss"], level)
-    _draw_residuals(residuals.add_subplot(), fit)
-    return [isoflop, path_n_d, loss, residuals]
+    return [d.figure for d in draw_figures(Material(fit, level, runs=tuple(runs)), managed)]
 
 
-def _figure(managed: bool, name: str, size: tuple[float, float]) -> Figure:
-    if managed:
-        import matplotlib.pyplot as plt
+def save_figures(
+    drawn: Sequence[Drawn], folder: str | Path, formats: Sequence[str] = ("png",)
+) -> list[Path]:
+    """Write each figure in each format, and its data as CSV beside it.
 
-        figure = plt.figure(figsize=size, layout="constrained", dpi=150)
-    else:
-        from matplotlib.figure import Figure
+    Text in SVG and PDF stays text. PNG has 300 dots an inch.
 
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
-    figure.set_label(name)
-    return figure
-
-
-def _colours(n: int) -> list[Any]:
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](x) for x in np.linspace(0.0, 0.75, n)]
-
-
-def _draw_isoflop(ax: Axes, fit: Fit) -> None:
-    curves = isoflop_curves(fit)
-    bottom = min(fit.runs.loss.min(), *(c.best_loss for c in curves))
-    room = 0.06 * (fit.runs.loss.max() - bottom)
-    top = fit.runs.loss.max() + room
-    for curve, colour in zip(curves, _colours(len(curves)), strict=True):
-        ax.plot(curve.curve_params, curve.curve_loss, "-", color=colour, lw=1.5)
-        ax.plot(curve.params, curve.loss, "o", color=colour, ms=4.5, mec="white", mew=0.5)
-        ax.plot(
-            [curve.best_params],
-            [curve.best_loss],
-            "*",
-            color=colour,
-            ms=12,
-            mec=_INK,
-            mew=0.7,
-            zorder=4,
-        )
-        shown = np.flatnonzero(curve.curve_loss <= top)
-        right = int(shown[-1]) if len(shown) else -1
-        ax.annotate(
-            f"{curve.budget:.2g}",
-            (curve.curve_params[right], curve.curve_loss[right]),
-            xytext=(5, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontsize=8,
-        )
-    flagged = {o.label for o in fit.outliers}
-    for i, label in enumerate(fit.runs.labels):
-        if label in flagged:
-            ax.plot(fit.runs.params[i], fit.runs.loss[i], "o", ms=11, mfc="none", mec="#D55E00")
-    ax.set_ylim(bottom - room, top)
-    ax.margins(x=0.12)
-    ax.set_title(
-        f"Loss against size at each compute budget ({_law_name(fit)}; ★ its optimum)",
-        fontsize=10,
-        loc="left",
-        pad=12,
-    )
-    _axes(ax, "Parameters N", "Held-out loss", log_y=False)
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    folder = Path(folder)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with text_as_text():
+            for d in drawn:
+                for ending in formats:
+                    written.append(folder / f"{d.kind.name}.{ending}")
+                    d.figure.savefig(written[-1], dpi=300)
+                written.append(_write_rows(d.data, folder / f"{d.kind.name}.csv"))
+    except OSError as error:
+        raise OutputError(f"plot: {folder} cannot be written ({error.strerror}).") from error
+    return written
 
 
-def _law_name(fit: Fit) -> str:
-    return {"kappa": "κ-law", "hoffmann": "additive law"}.get(fit.law.name, f"{fit.law.name} law")
-
-
-def _draw_path(ax: Axes, path: Any, title: str, level: float, fit: Fit) -> None:
-    if np.any(np.isfinite(path.low)):
-        label = f"{100 * level:g} % interval"
-        ax.fill_between(
-            path.compute, path.low, path.high, color=_BAND, alpha=0.2, lw=0, label=label
-        )
-    if np.any(np.isfinite(path.value)):
-        on_lines = any(a.headline for a in fit.approaches[:2])
-        label = "line through the minima" if on_lines else "fitted law"
-        ax.plot(path.compute, path.value, color=_BAND, lw=1.5, label=label)
-    largest = fit.largest_compute
-    ax.axvline(largest, ymin=0.3, color=_FAINT, lw=0.8, ls=":")  # clear of the legend
-    ax.annotate(
-        "largest run",
-        (largest, 0.98),
-        xycoords=("data", "axes fraction"),
-        rotation=90,
-        xytext=(3, 0),
-        textcoords="offset points",
-        color=_FAINT,
-        fontsize=8,
-        va="top",
-    )
-    ax.set_title(title, fontsize=10, loc="left")
-    _axes(ax, "Training FLOPs C", "", log_y=True)
-
-
-def _draw_loss(ax: Axes, fit: Fit, path: Any, level: float) -> None:
-    _draw_path(ax, path, "Held-out loss at the optimum", level, fit)
-    budgets = np.unique(fit.runs.budget)
-    best = [float(fit.runs.loss[fit.runs.budget == b].min()) for b in budgets]
-    ax.plot(budgets, best, "o", color=_INK, ms=5, zorder=3, label="best run of a budget")
-    ax.legend(loc="upper right", frameon=False, fontsize=8)
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    ax.set_yscale("linear")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_residuals(ax: Axes, fit: Fit) -> None:
-    budgets = np.unique(fit.runs.budget)
-    in_percent = 100 * fit.residuals if fit.loss_space == "log" else fit.residuals
-    for budget, colour in zip(budgets, _colours(len(budgets)), strict=True):
-        here = fit.runs.budget == budget
-        ax.plot(
-            fit.runs.params[here],
-            in_percent[here],
-            "o",
-            color=colour,
-            ms=5,
-            mec="white",
-            mew=0.5,
-            label=f"{budget:.2g}",
-        )
-    ax.axhline(0, color=_FAINT, lw=0.8)
-    ax.set_title("Residuals of the fit", fontsize=10, loc="left")
-    _axes(
-        ax,
-        "Parameters N",
-        "Loss over law, %" if fit.loss_space == "log" else "Loss − law",
-        log_y=False,
-    )
-    if len(budgets) <= 12:
-        ax.legend(
-            title="C",
-            frameon=False,
-            fontsize=8,
-            title_fontsize=8,
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-        )
-
-
-def _axes(ax: Axes, x: str, y: str, *, log_y: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    ax.set_xscale("log")
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    if x.startswith("Parameters"):
-        low, high = ax.get_xlim()
-        subs = (1.0, 2.0, 5.0) if high / low < 3e3 else (1.0,)
-        ax.xaxis.set_major_locator(LogLocator(subs=subs))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: count(v)))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    if log_y:
-        ax.set_yscale("log")
-        low, high = ax.get_ylim()
-        subs = (1.0, 2.0, 5.0) if high / low < 3e2 else (1.0,)
-        ax.yaxis.set_major_locator(LogLocator(subs=subs))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: count(v)))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, which="major", color="#e6e6e6", lw=0.6)
-    ax.set_axisbelow(True)
+def _write_rows(data: FigureData, path: Path) -> Path:
+    rows: list[dict[str, Any]] = data.rows()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names, restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: "" if v is None or v != v else v for k, v in row.items()})
+    return path

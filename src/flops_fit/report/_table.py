@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 from flops_fit.fit import Approach, Fit, Prediction
 from flops_fit.records import Diagnostic
-from flops_fit.text import count
+from flops_fit.text import card, count
 
-__all__ = ["answer_in_words", "approaches_table", "chinchilla_table", "span"]
+__all__ = [
+    "answer_card",
+    "answer_in_words",
+    "approaches_table",
+    "chinchilla_table",
+    "span",
+    "verdict",
+]
 
 _COLUMNS: tuple[tuple[str, Callable[[Prediction], str], str | None], ...] = (
     ("Compute Budget", lambda p: f"{p.target_compute:.3g}", None),
@@ -40,15 +47,27 @@ def span(prediction: Prediction, quantity: str) -> str:
 
 def chinchilla_table(predictions: Sequence[Prediction]) -> str:
     """N*, D*, D/N and the loss at each budget with intervals, as a Markdown table."""
-    rows = [[name for name, _, _ in _COLUMNS]]
-    for p in predictions:
-        rows.append([f"{show(p)} {span(p, key)}" if key else show(p) for _, show, key in _COLUMNS])
-    lines = _markdown(rows)
+    lines = _markdown(_rows(predictions))
     level = f"{100 * predictions[0].level:g} %" if predictions else ""
     unit = predictions[0].unit if predictions else "tokens"
     return "\n".join(
         [*lines, f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."]
     )
+
+
+def _rows(predictions: Sequence[Prediction]) -> list[list[str]]:
+    rows = [[name for name, _, _ in _COLUMNS]]
+    for p in predictions:
+        rows.append([f"{show(p)} {span(p, key)}" if key else show(p) for _, show, key in _COLUMNS])
+    return rows
+
+
+def answer_card(
+    fit: Fit, predictions: Sequence[Prediction], diagnostics: Iterable[Diagnostic]
+) -> str:
+    """The table and the answer in words as a small piece of HTML, for notebooks."""
+    words = answer_in_words(fit, predictions[-1], diagnostics).splitlines()
+    return card("Compute-optimal training", _rows(predictions), words)
 
 
 def approaches_table(fit: Fit) -> str:
@@ -90,9 +109,9 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     """What the table means, and what to trust."""
     p = prediction
     lines = [
-        f"With {p.target_compute:.3g} FLOPs, train about {count(p.optimal_params)} parameters "
-        f"{span(p, 'optimal_params')} on {count(p.optimal_tokens)} {p.unit} "
-        f"{span(p, 'optimal_tokens')}; {_expected(p)}.",
+        f"With {p.target_compute:.3g} FLOPs, train about {count(p.optimal_params)} parameters"
+        f"{_bracket(p, 'optimal_params')} on {count(p.optimal_tokens)} {p.unit}"
+        f"{_bracket(p, 'optimal_tokens')}; {_expected(p)}.",
         _growth(fit),
         _noise(fit),
     ]
@@ -103,13 +122,14 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
             f"there ranges over {count(spread[0])}–{count(spread[1])}."
         )
     told = [d for d in diagnostics if d.severity in ("warning", "critical")]
-    lines.append(_TRUST[_verdict(fit, told)])
+    lines.append(_TRUST[verdict(fit, told)])
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in told]
     return "\n".join(line for line in lines if line)
 
 
-def _verdict(fit: Fit, told: Sequence[Diagnostic]) -> str:
-    """The fit's own verdict, and that of the answer where its findings are worse."""
+def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:
+    """``ok``, ``caution``, ``no``, or ``far`` where the answer has findings worse than the fit's own."""
+    told = [d for d in diagnostics if d.severity in ("warning", "critical")]
     if fit.trust != "no" and any(d.severity == "critical" for d in told):
         return "far"
     return "caution" if told and fit.trust == "ok" else fit.trust
@@ -118,7 +138,12 @@ def _verdict(fit: Fit, told: Sequence[Diagnostic]) -> str:
 def _expected(p: Prediction) -> str:
     if p.expected_loss != p.expected_loss:
         return "no loss can be predicted"
-    return f"expect a held-out loss of {p.expected_loss:.3f} {span(p, 'expected_loss')}"
+    return f"expect a held-out loss of {p.expected_loss:.3f}{_bracket(p, 'expected_loss')}"
+
+
+def _bracket(p: Prediction, quantity: str) -> str:
+    """An interval after its number; nothing where there is none, which a finding says."""
+    return "" if p.intervals[quantity] is None else f" {span(p, quantity)}"
 
 
 def _growth(fit: Fit) -> str:

@@ -1,0 +1,175 @@
+// The page: theme, the what-if panel, tables that sort, buttons that copy.
+"use strict";
+
+(() => {
+  const root = document.documentElement;
+  const toggle = document.getElementById("theme");
+  const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const nameTheme = () => { toggle.textContent = dark() ? "Light theme" : "Dark theme"; };
+  toggle.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; nameTheme(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
+  nameTheme();
+
+  for (const button of document.querySelectorAll("th button")) {
+    button.addEventListener("click", () => {
+      const head = button.closest("th"), body = head.closest("table").tBodies[0];
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of head.parentNode.children) other.setAttribute("aria-sort", "none");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const value = (row) => {
+        const cell = row.cells[head.cellIndex];
+        return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
+      };
+      const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+      const missing = (v) => v === "–" || Number.isNaN(v);
+      const rows = [...body.rows].map((row) => [value(row), row]);
+      rows.sort(([a], [b]) => missing(a) - missing(b) || (up ? 1 : -1) * compare(a, b));
+      body.append(...rows.map(([, row]) => row));
+    });
+  }
+
+  for (const button of document.querySelectorAll("button[data-copy]")) {
+    button.hidden = !navigator.clipboard;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = "Copied";
+    });
+  }
+
+  const source = document.getElementById("fit");
+  if (!source) return;
+  const fit = JSON.parse(source.textContent);
+  const field = (id) => document.getElementById(id);
+  const inputs = ["compute", "peak", "utilisation", "devices", "price", "use"].map(field);
+  const [compute, peak, utilisation, devices, price, use] = inputs;
+  const slider = field("slider"), device = field("device"), rows = field("answer-rows");
+
+  const suffixes = [[1e15, ""], [1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
+  const count = (v) => {
+    if (!Number.isFinite(v)) return "–";
+    if (v >= 1e15 || (v > 0 && v < 1e-3)) return Number(v.toPrecision(4)).toExponential().replace("e+", "e");
+    for (const [limit, suffix] of suffixes) {
+      if (v >= limit) return Number((v / limit).toPrecision(4)) + suffix;
+    }
+    return String(Number(v.toPrecision(4)));
+  };
+  const flops = (v) => Number(v.toPrecision(4)).toExponential().replace("e+", "e");
+  const dollars = (v) => {
+    if (v > 0 && v < 0.01) return "under $0.01";
+    return v < 100 ? `$${v.toFixed(2)}` : `$${count(v)}`;
+  };
+  const number = (input) => Number(input.value.trim().replace(/[ _,]/g, "").replace(/[×x]10\^?/i, "e"));
+
+  // What is wrong with an input, "" where nothing is.
+  const fault = (input) => {
+    const value = number(input), zero = input === price || input === use;
+    if (input.value.trim() === "" && zero) return "";
+    if (!Number.isFinite(value) || value < 0 || (!zero && value === 0)) {
+      return `expected a positive number${zero ? " or 0" : ""}, such as ${input.dataset.example}`;
+    }
+    if (input === utilisation && value > 100) return "expected a share of the peak, 100 % at most";
+    if (input === devices && value !== Math.round(value)) return "expected a whole number";
+    if (input === compute && (value < fit.smallest / 10.000001 || value > fit.reach * 1.000001)) {
+      return `expected ${flops(fit.smallest / 10)} to ${flops(fit.reach)} FLOPs: `
+        + "from a tenth of the cheapest run to a thousand times the largest";
+    }
+    return "";
+  };
+
+  const cell = (value, span, show) => {
+    const td = document.createElement("td");
+    td.textContent = Number.isFinite(value) ? show(value) : "–";
+    if (Number.isFinite(value)) td.dataset.value = value;
+    if (span && Number.isFinite(value)) {
+      const small = document.createElement("small");
+      const [low, high] = span.map(show);
+      small.textContent = low === high ? "" : ` ${low}–${high}`;
+      [td.dataset.low, td.dataset.high] = span;
+      td.append(small);
+    }
+    return td;
+  };
+
+  const answer = () => {
+    let wrong = false;
+    for (const input of inputs) {
+      const text = fault(input);
+      field(`${input.id}-fault`).textContent = text;
+      input.setAttribute("aria-invalid", text ? "true" : "false");
+      wrong = wrong || text !== "";
+    }
+    field("results").classList.toggle("stale", wrong);
+    if (wrong) {
+      field("said").textContent = "One of the inputs cannot be used; the numbers below are of the last that could.";
+      return;
+    }
+    const C = number(compute), demand = number(use);
+    const perHour = number(peak) * 1e12 * (number(utilisation) / 100) * 3600;
+    const plain = flopsFit.predict(fit, C), best = plain.values;
+    const served = demand > 0 ? flopsFit.forInference(fit, best.expected_loss, demand, C) : null;
+    const useOf = (logN) => Math.exp(flopsFit.logFlops(fit.flops, logN)) / 3 * demand;
+    const plainUse = demand > 0 ? useOf(Math.log(best.optimal_params)) : 0;
+    const s = served ? served.values : null, sp = served ? served.spans : {};
+    const scaled = (span, factor) => (span ? span.map((v) => v * factor) : null);
+    const table = [
+      ["params", "Parameters N", [best.optimal_params, plain.spans.optimal_params], s && [s.params, sp.params], count],
+      ["tokens", `Training ${fit.unit} D`, [best.optimal_tokens, plain.spans.optimal_tokens], s && [s.tokens, sp.tokens], count],
+      ["ratio", "D/N", [best.tokens_per_param, plain.spans.tokens_per_param], s && [s.tokens / s.params, null], count],
+      ["loss", "Loss to expect", [best.expected_loss, plain.spans.expected_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
+      ["flops", "Training FLOPs", [C, null], s && [s.training_compute, sp.training_compute], flops],
+      ["hours", "GPU-hours to train", [C / perHour, null], s && [s.training_compute / perHour, scaled(sp.training_compute, 1 / perHour)], count],
+      ["days", `Days on ${devices.value} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
+        s && [s.training_compute / perHour / 24 / number(devices), scaled(sp.training_compute, 1 / perHour / 24 / number(devices))], count],
+      ["dollars", "Dollars to train", [C / perHour * number(price), null],
+        s && [s.training_compute / perHour * number(price), scaled(sp.training_compute, number(price) / perHour)], dollars],
+    ];
+    if (demand > 0) {
+      const whole = C + plainUse;
+      table.push(
+        ["total", "FLOPs of training and use", [whole, null], s && [s.total_compute, sp.total_compute], flops],
+        ["total-dollars", "Dollars of training and use", [whole / perHour * number(price), null],
+          s && [s.total_compute / perHour * number(price), scaled(sp.total_compute, number(price) / perHour)], dollars],
+      );
+    }
+    field("with-use").hidden = !served;
+    rows.replaceChildren(...table.map(([id, name, one, two, show]) => {
+      const tr = document.createElement("tr"), th = document.createElement("th");
+      tr.id = `answer-${id}`;
+      th.scope = "row";
+      th.textContent = name;
+      tr.append(th, cell(...one, show));
+      if (served) tr.append(two ? cell(...two, show) : cell(NaN, null, show));
+      return tr;
+    }));
+    field("said").textContent = `${flops(C)} FLOPs: ${count(best.optimal_params)} parameters on ${count(best.optimal_tokens)} ${fit.unit}`
+      + (Number.isFinite(best.expected_loss) ? `, loss ${best.expected_loss.toPrecision(4)}` : "")
+      + `; ${count(C / perHour)} GPU-hours, ${dollars(C / perHour * number(price))}.`;
+    const far = C / fit.largest, warning = field("far");
+    warning.hidden = far <= 1.005;
+    warning.className = far > 100 ? "critical" : far > 10 ? "warning" : "note";
+    warning.textContent = far <= 1.005 ? "" : `This is ${count(far)} times the compute of the largest run. `
+      + (far > 100 ? "More than 100 times: do not use the number without saying so; nothing in the runs can check it."
+        : far > 10 ? "More than 10 times: the form of the law decides, and the interval holds only if that form does."
+          : "Up to 10 times is a usual extrapolation; the interval holds if the form of the law does.");
+  };
+
+  const span = [Math.log10(fit.smallest / 10), Math.log10(fit.reach)];
+  const toSlider = () => {
+    slider.value = (1000 * (Math.log10(number(compute)) - span[0])) / (span[1] - span[0]);
+    slider.setAttribute("aria-valuetext", `${compute.value} FLOPs`);
+  };
+  slider.addEventListener("input", () => {
+    const value = 10 ** (span[0] + (slider.value / 1000) * (span[1] - span[0]));
+    compute.value = value.toExponential(2).replace("e+", "e");
+    slider.setAttribute("aria-valuetext", `${compute.value} FLOPs`);
+    answer();
+  });
+  compute.addEventListener("input", () => { if (!fault(compute)) toSlider(); });
+  device.addEventListener("change", () => {
+    if (device.value) { peak.value = device.value; answer(); }
+  });
+  peak.addEventListener("input", () => { if (number(peak) !== Number(device.value)) device.value = ""; });
+  for (const input of inputs) input.addEventListener("input", answer);
+  toSlider();
+  answer();
+})();

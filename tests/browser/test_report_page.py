@@ -1,0 +1,215 @@
+"""The page in a browser: it computes what Python does, asks for nothing, and anyone can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flops_fit.peaks import peak_by_short_name
+from tests.browser.conftest import AXE, Opened, Report, read_row, set_field
+
+NAMES = ("linear", "smooth", "additive", "draws", "lines", "own", "counted")
+Open = Callable[..., Opened]
+ROWS = {
+    "params": "optimal_params",
+    "tokens": "optimal_tokens",
+    "loss": "expected_loss",
+    "ratio": "tokens_per_param",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_opens_without_an_error_and_asks_for_nothing(
+    opened: Open, reports: dict[str, Report], name: str
+) -> None:
+    seen = opened(name)
+    seen.page.wait_for_selector("#answer-params")
+    took = seen.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    size = reports[name].path.stat().st_size
+    print(f"{name}: loaded in {took:.0f} ms, {size / 1e6:.2f} MB")
+    assert seen.errors == []
+    assert seen.requests == [reports[name].path.as_uri()]
+    assert size < 6e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_panel_answers_as_python_does(
+    opened: Open, reports: dict[str, Report], name: str
+) -> None:
+    """Values and both ends of the intervals, to five digits: inside the runs and far beyond."""
+    page, fit = opened(name).page, reports[name].fit
+    smallest, largest = float(fit.runs.flops.min()), fit.largest_compute
+    for C in (smallest / 5, (smallest * largest) ** 0.5, largest, 12 * largest, 900 * largest):
+        set_field(page, "compute", C)
+        expected = fit.predict(C)
+        for row, quantity in ROWS.items():
+            wanted = [expected[quantity], *(expected.intervals[quantity] or (np.nan, np.nan))]
+            np.testing.assert_allclose(
+                read_row(page, row), wanted, rtol=1e-5, err_msg=f"{quantity} at {C:.3g}"
+            )
+
+
+@pytest.mark.parametrize("name", ["linear", "smooth", "draws", "counted"])
+def test_use_is_counted_in_as_python_does(
+    opened: Open, reports: dict[str, Report], name: str
+) -> None:
+    page, fit = opened(name).page, reports[name].fit
+    C = 2 * fit.largest_compute
+    demand = 3 * fit.predict(C).optimal_tokens
+    set_field(page, "compute", C)
+    set_field(page, "use", demand)
+    expected = fit.optimal_for_inference(fit.predict(C).expected_loss, demand)
+    for row, quantity in (
+        ("params", "params"),
+        ("tokens", "tokens"),
+        ("flops", "training_compute"),
+        ("total", "total_compute"),
+    ):
+        wanted = [getattr(expected, quantity), *(expected.intervals[quantity] or (np.nan,) * 2)]
+        np.testing.assert_allclose(read_row(page, row, 1), wanted, rtol=1e-4, err_msg=quantity)
+    plain = read_row(page, "total")[0]
+    assert 1 - expected.total_compute / plain == pytest.approx(expected.saving, abs=1e-5)
+
+
+def test_hours_days_and_dollars_are_plain_arithmetic(opened: Open) -> None:
+    page = opened().page
+    C = 3e22
+    set_field(page, "compute", C)
+    for device, share, k, price in (("A100", 45, 64, 1.1), ("H100", 30, 8, 2.5), ("T4", 100, 1, 0)):
+        page.select_option("#device", label=_label(page, device))
+        for name, value in (("utilisation", share), ("devices", k), ("price", price)):
+            set_field(page, name, value)
+        peak = peak_by_short_name(device)
+        assert peak is not None
+        hours = C / ((peak.bf16 or peak.fp32 or 0) * 1e12 * share / 100) / 3600
+        assert read_row(page, "hours")[0] == pytest.approx(hours, rel=1e-9)
+        assert read_row(page, "days")[0] == pytest.approx(hours / 24 / k, rel=1e-9)
+        assert read_row(page, "dollars")[0] == pytest.approx(hours * price, rel=1e-9)
+
+
+def _label(page: Any, device: str) -> str:
+    labels = page.locator("#device option").all_inner_texts()
+    return next(label for label in labels if label.startswith(f"{device} ("))
+
+
+def test_a_peak_of_ones_own_leaves_the_list(opened: Open) -> None:
+    page = opened().page
+    set_field(page, "peak", 500)
+    assert page.input_value("#device") == ""
+    set_field(page, "compute", 1e22)
+    assert read_row(page, "hours")[0] == pytest.approx(1e22 / (500e12 * 0.3) / 3600)
+
+
+def test_slider_and_field_say_the_same(opened: Open, reports: dict[str, Report]) -> None:
+    page, fit = opened().page, reports["linear"].fit
+    page.focus("#slider")
+    page.keyboard.press("End")
+    typed = float(page.input_value("#compute"))
+    assert typed == pytest.approx(1000 * fit.largest_compute, rel=0.01)
+    set_field(page, "compute", fit.largest_compute)
+    spread = np.log(1e4 * fit.largest_compute / fit.runs.flops.min())
+    share = np.log(10 * fit.largest_compute / fit.runs.flops.min()) / spread
+    assert float(page.input_value("#slider")) == pytest.approx(1000 * share, abs=1)
+
+
+def test_how_far_a_number_is_extrapolated_is_said(opened: Open, reports: dict[str, Report]) -> None:
+    page, fit = opened().page, reports["linear"].fit
+    for times, kind in ((1.0, None), (5.0, "note"), (50.0, "warning"), (500.0, "critical")):
+        set_field(page, "compute", times * fit.largest_compute)
+        assert page.is_visible("#far") == (kind is not None)
+        if kind:
+            assert page.get_attribute("#far", "class") == kind
+            assert f"{times:g} times the compute" in page.inner_text("#far")
+
+
+def test_a_fit_not_to_be_trusted_says_so_beside_its_numbers(opened: Open) -> None:
+    assert "Do not rely on these numbers" in opened("lines").page.inner_text("#results")
+
+
+def test_an_input_that_cannot_be_meant_is_refused_in_words(opened: Open) -> None:
+    page = opened().page
+    before = read_row(page, "params")
+    for name, value, told in (
+        ("compute", "1e40", "expected 1.397e17 to"),
+        ("compute", "much", "such as 1e22"),
+        ("utilisation", "130", "100 % at most"),
+        ("devices", "2.5", "whole number"),
+        ("use", "-1", "or 0"),
+    ):
+        good = page.input_value(f"#{name}")
+        set_field(page, name, value)
+        assert told in page.inner_text(f"#{name}-fault")
+        assert page.get_attribute(f"#{name}", "aria-invalid") == "true"
+        assert read_row(page, "params") == before
+        set_field(page, name, good)
+        assert page.inner_text(f"#{name}-fault") == ""
+
+
+def test_every_input_and_figure_has_a_name(opened: Open) -> None:
+    page = opened("counted").page
+    for kind in ("textbox", "slider", "combobox", "button", "img", "region"):
+        found = page.get_by_role(kind)
+        assert found.count() > 0, kind
+        for i in range(found.count()):
+            snapshot = found.nth(i).aria_snapshot().splitlines()[0]
+            assert '"' in snapshot, snapshot
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["smooth", "lines", "counted"])
+def test_axe_finds_nothing_serious(opened: Open, name: str, scheme: str) -> None:
+    page = opened(name, scheme=scheme).page
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run().then(r => r.violations)")
+    bad = [
+        (v["id"], v["impact"], [n["html"][:200] for n in v["nodes"][:3]])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert bad == []
+
+
+@pytest.mark.parametrize("name", ["linear", "lines", "counted"])
+def test_nothing_is_wider_than_a_phone(opened: Open, name: str) -> None:
+    page = opened(name, width=390).page
+    if name != "lines":
+        set_field(page, "use", 1e12)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_theme_can_be_changed_by_keyboard(opened: Open) -> None:
+    page = opened(scheme="dark").page
+    colour = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(colour)
+    assert page.inner_text("#theme") == "Light theme"
+    page.focus("#theme")
+    page.keyboard.press("Enter")
+    assert page.evaluate(colour) == "rgb(255, 255, 255)" != dark
+    assert page.inner_text("#theme") == "Dark theme"
+
+
+def test_runs_sort_by_number_and_by_name(opened: Open, reports: dict[str, Report]) -> None:
+    page, fit = opened("counted").page, reports["counted"].fit
+    column = "#runs tbody td:nth-child({})"
+    head = page.locator("#runs th", has_text="loss").first
+    head.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    shown = [float(v) for v in page.locator(column.format(6)).all_inner_texts()]
+    assert shown == sorted(shown)
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert len(shown) >= len(fit.runs)
+    page.keyboard.press("Enter")
+    assert [float(v) for v in page.locator(column.format(6)).all_inner_texts()] == shown[::-1]
+
+
+def test_print_shows_all_rows_on_white(opened: Open) -> None:
+    page = opened(scheme="dark").page
+    page.emulate_media(media="print")
+    style = "e => [e.scrollHeight, e.clientHeight]"
+    inside, shown = page.locator("#table .scroll").evaluate(style)
+    assert inside <= shown + 1
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.is_visible("nav")

@@ -1,0 +1,201 @@
+"""Figures show their data, fit into any axes, and leave matplotlib as it was."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import flops_fit
+from flops_fit import reference, report
+from flops_fit.errors import OutputError
+from flops_fit.fit import backtest
+from flops_fit.report._data import Isoflop, Optimum
+from flops_fit.report._style import exponents
+from flops_fit.report._svg import _PAPER, _contrast, dark_colour, inline_svg
+from tests.report.conftest import law_runs
+
+FITS = ("sound", "few", "lost")
+
+
+@pytest.fixture(params=FITS)
+def fit(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def texts_of(figure: Figure) -> list[Any]:
+    """All visible text that is drawn, with where it stands."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    found = []
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        candidates = [*ax.texts, ax.xaxis.label, ax.yaxis.label]
+        candidates += [t for axis in (ax.xaxis, ax.yaxis) for t in axis.get_majorticklabels()]
+        candidates += legend.get_texts() if legend else []
+        found += [(t.get_text(), t.get_window_extent(renderer)) for t in candidates if t.get_text()]
+    return found
+
+
+def test_no_text_touches_another_or_leaves_the_figure(fit: flops_fit.Fit) -> None:
+    for drawn in report.draw_figures(report.material(fit)):
+        if drawn.kind.name == "surface":
+            continue  # labels on contours are turned, their boxes are wider than they
+        found = texts_of(drawn.figure)
+        width, height = drawn.figure.canvas.get_width_height()
+        for i, (text, box) in enumerate(found):
+            assert box.x0 >= 0, (drawn.kind.name, text)
+            assert box.y0 >= 0, (drawn.kind.name, text)
+            assert box.x1 <= width + 1, (drawn.kind.name, text)
+            assert box.y1 <= height + 1, (drawn.kind.name, text)
+            for other, place in found[:i]:
+                assert not box.overlaps(place), (drawn.kind.name, text, other)
+
+
+def test_every_drawing_takes_axes_and_returns_their_figure(sound: flops_fit.Fit) -> None:
+    material = report.material(sound)
+    for kind in report.FIGURES:
+        figure = Figure()
+        left, right = figure.subplots(1, 2)
+        assert kind.draw(kind.data(material), ax=right) is figure
+        assert right.has_data()
+        assert not left.has_data()
+        assert isinstance(kind.draw(kind.data(material)), Figure)
+
+
+def test_nothing_global_is_changed(sound: flops_fit.Fit, tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    report.save_figures(report.draw_figures(report.material(sound)), tmp_path, ("svg",))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_each_figure_is_saved_with_its_data(sound: flops_fit.Fit, tmp_path: Path) -> None:
+    drawn = report.draw_figures(report.material(sound))
+    paths = report.save_figures(drawn, tmp_path / "plots", ("png", "pdf"))
+    assert {p.name for p in paths} == {
+        f"{k.name}.{ending}" for k in report.FIGURES for ending in ("png", "pdf", "csv")
+    }
+    with (tmp_path / "plots" / "isoflop.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["kind"] == "run"]
+    assert len(rows) == len(sound.runs)
+    np.testing.assert_array_equal(sorted(float(r["loss"]) for r in rows), np.sort(sound.runs.loss))
+
+
+def test_text_stays_text_in_vectors(sound: flops_fit.Fit, tmp_path: Path) -> None:
+    drawn = [d for d in report.draw_figures(report.material(sound)) if d.kind.name == "loss"]
+    report.save_figures(drawn, tmp_path, ("svg", "pdf"))
+    assert "Held-out loss at the optimum</text>" in (tmp_path / "loss.svg").read_text()
+    assert b"/Type3" not in (tmp_path / "loss.pdf").read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_told(sound: flops_fit.Fit, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        report.save_figures([], tmp_path / "taken")
+
+
+def test_units_are_those_of_the_runs() -> None:
+    table = replace(flops_fit.RunTable.read(law_runs((1e15, 1e16, 1e17, 1e18))), unit="samples")
+    data = report.tokens_data(flops_fit.fit_runs(table))
+    ax = report.draw_optimum(data).axes[0]
+    assert ax.get_ylabel() == "Optimal samples D*"
+
+
+@pytest.mark.parametrize("name", ["hoffmann2022_epoch", "marin2026_dclm"])
+def test_published_runs_are_drawn_without_a_warning(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = report.draw_all(flops_fit.fit_runs(reference.runs(name)))
+        for figure in figures:
+            figure.canvas.draw()
+    assert len(figures) == len(report.FIGURES)
+
+
+def test_many_budgets_get_a_curve_each_only_as_far_as_they_can_be_told_apart() -> None:
+    fit = flops_fit.fit_runs(reference.runs("hoffmann2022_epoch"))
+    data = report.isoflop_data(fit)
+    ax = report.draw_isoflop(data).axes[0]
+    assert len(data.curves) > 50
+    assert 5 <= sum(len(line.get_xdata()) > 60 for line in ax.lines) <= 12
+
+
+def test_a_curve_does_not_follow_the_law_far_from_its_runs(lost: flops_fit.Fit) -> None:
+    data: Isoflop = report.isoflop_data(lost)
+    for curve in data.curves:
+        assert curve.curve_params[0] > curve.params[0] / 12
+        assert curve.curve_params[-1] < curve.params[-1] * 12
+
+
+def test_the_path_is_dashed_beyond_the_runs(sound: flops_fit.Fit) -> None:
+    data: Optimum = report.params_data(sound)
+    dashed = [line for line in report.draw_optimum(data).axes[0].lines if line.is_dashed()]
+    assert len(dashed) == 1
+    assert dashed[0].get_xdata()[0] == pytest.approx(sound.largest_compute)
+
+
+def test_contours_are_losses_of_optima(sound: flops_fit.Fit) -> None:
+    data = report.surface_data(sound)
+    C = [sound.law.compute_for(float(level), sound.flops) for level in data.levels]
+    np.testing.assert_allclose(np.diff(np.log(C)), np.diff(np.log(C))[0], rtol=1e-3)
+
+
+def test_backtests_with_intervals_can_be_drawn(sound: flops_fit.Fit) -> None:
+    test = backtest(sound.runs, law="hoffmann")
+    rows = report.backtest_data(sound, (test,)).rows()
+    assert len(rows) == 1
+    assert rows[0]["low"] < rows[0]["predicted_loss"] < rows[0]["high"]
+    assert report.backtest_data(sound, (test,)) is not None
+
+
+def test_two_budgets_have_no_backtest(few: flops_fit.Fit) -> None:
+    assert report.backtest_data(few) is None
+    assert "backtest" not in [f.get_label() for f in report.draw_all(few)]
+
+
+def test_the_answer_is_what_approaches_are_divided_by(lost: flops_fit.Fit) -> None:
+    data = report.approaches_data(lost)
+    assert data.answer == "2 parabolas"
+    assert "3 surface" in data.lines
+    at = len(data.compute) // 2
+    C = float(data.compute[at])
+    expected = lost.law.optimal(C, lost.flops).params / lost.predict(C).optimal_params
+    assert data.lines["3 surface"][at] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e18, "10¹⁸"), (6e18, "6×10¹⁸"), (1.25e-3, "1.25×10⁻³"), (9.999e9, "10¹⁰")]
+)
+def test_large_numbers_read_as_written_by_hand(value: float, text: str) -> None:
+    assert exponents(value) == text
+
+
+@pytest.mark.parametrize("code", ["0072b2", "d55e00", "007d5a", "440154", "222222", "767676"])
+def test_colours_can_be_read_in_the_dark(code: str) -> None:
+    dark = dark_colour(code)
+    rgb = tuple(int(dark[i : i + 2], 16) for i in (1, 3, 5))
+    assert _contrast(rgb) >= 4.5
+
+
+def test_white_becomes_the_paper_in_the_dark() -> None:
+    assert dark_colour("ffffff") == "#" + "".join(f"{c:02x}" for c in _PAPER)
+
+
+def test_figures_of_one_page_share_no_names(sound: flops_fit.Fit) -> None:
+    import re
+
+    svgs = [
+        inline_svg(d.figure, d.kind.title, d.kind.caption)
+        for d in report.draw_figures(report.material(sound))
+    ]
+    names = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
+    assert len(set.union(*names)) == sum(map(len, names))
+    for svg, own in zip(svgs, names, strict=True):
+        assert set(re.findall(r'href="#([^"]+)"', svg)) <= own

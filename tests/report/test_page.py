@@ -1,0 +1,160 @@
+"""The page stands alone, says everything, and escapes what users wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+import flops_fit
+from flops_fit import report
+from flops_fit.records import Excluded, Run
+from flops_fit.report._html import page
+from flops_fit.report._methods import _ENTRIES, bibtex, methods
+from tests.conftest import make_experiment
+
+VOID = {"meta", "link", "input", "br"}
+
+
+class Outline(HTMLParser):
+    """Checks that elements close in order, and gathers ids and references to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.wanted: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("for", "aria-labelledby", "aria-describedby", "data-copy"):
+                self.wanted |= set((value or "").split())
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def text(sound: flops_fit.Fit) -> str:
+    return page(report.material(sound))
+
+
+def test_elements_close_and_names_are_unique_and_found(text: str) -> None:
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.wanted <= set(outline.ids)
+
+
+def test_a_page_can_load_nothing(text: str) -> None:
+    assert "default-src 'none'" in text
+    assert not re.search(r'\b(?:src|href)="(?!#|data:,)', text)
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_sections_stand_in_order_and_are_linked(text: str) -> None:
+    links = re.findall(r'<li><a href="#([\w-]+)">', text)
+    assert links == re.findall(r'<section id="([\w-]+)"', text)
+    assert links == [s.name for s in report.SECTIONS if s.name != "excluded"]
+
+
+def test_a_section_or_figure_more_is_an_entry_more(
+    sound: flops_fit.Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flops_fit.report import _figures, _html
+
+    section = report.Section("extra", "One more", lambda m: f"<p>{len(m.runs)} runs of mine</p>")
+    loss = next(k for k in report.FIGURES if k.name == "loss")
+    monkeypatch.setattr(_html, "SECTIONS", (*report.SECTIONS, section))
+    monkeypatch.setattr(_figures, "FIGURES", (loss, replace(loss, name="again")))
+    text = page(report.material(sound))
+    assert '<section id="extra"' in text
+    assert "0 runs of mine" in text
+    assert text.count("<svg") == 2
+
+
+def test_what_users_named_is_escaped_everywhere(sound: flops_fit.Fit) -> None:
+    nasty = "</script><b>&\"'"
+    runs = replace(sound.runs, labels=tuple(nasty for _ in sound.runs.labels), unit=nasty)
+    fit = replace(sound, runs=runs, excluded=(Excluded(nasty, nasty),))
+    ran = Run(make_experiment(model=nasty), "failed", reason=nasty, device=nasty)
+    text = page(report.material(fit, runs=[ran], title=nasty, provenance={nasty: nasty}))
+    assert nasty not in text
+    assert "</script><b>" not in text
+    assert "&lt;/script&gt;&lt;b&gt;" in text
+
+
+def test_the_panel_carries_the_fits_numbers(text: str, sound: flops_fit.Fit) -> None:
+    found = re.search(r'<script type="application/json" id="fit">(.*?)</script>', text)
+    assert found is not None
+    values = json.loads(found[1])
+    assert values["law"][0] == sound.law.params["E"]
+    assert values["largest"] == sound.largest_compute
+
+
+def test_every_run_has_its_state_seed_and_id(sound: flops_fit.Fit) -> None:
+    runs = [
+        Run(make_experiment(seed=7), "completed", loss=2.0, tokens=400, flops=1e6),
+        Run(make_experiment(seed=8), "diverged", reason="loss is nan"),
+    ]
+    text = page(report.material(sound, runs=runs))
+    for run in runs:
+        assert run.experiment.id[:12] in text
+    assert "diverged: loss is nan" in text
+    assert "1 completed; 1 diverged" in text
+
+
+def test_rows_of_a_table_stand_with_how_they_fared(text: str, sound: flops_fit.Fit) -> None:
+    assert text.count("<td>fitted</td>") + text.count("<td>outlier</td>") == len(sound.runs)
+
+
+def test_equal_reasons_are_told_once(sound: flops_fit.Fit) -> None:
+    excluded = tuple(Excluded(f"run {i}", "flops is nan") for i in range(150))
+    text = page(report.material(replace(sound, excluded=excluded)))
+    assert text.count("flops is nan") == 1
+    assert "run 99 and 50 more" in text
+
+
+def test_methods_cite_what_was_used_and_nothing_else(
+    sound: flops_fit.Fit, lost: flops_fit.Fit
+) -> None:
+    told, keys = methods(report.material(sound))
+    assert {"hoffmann2022", "huber1964", "mackinnon1985"} <= set(keys)
+    assert set(re.findall(r"\[(\w+)\]", told)) == {*keys, "flopsfit"}
+    told, keys = methods(report.material(lost))
+    assert "mackinnon1985" not in keys
+    assert "No interval is given." in told
+    assert "approach 2" in told
+
+
+def test_bibtex_entries_are_balanced_and_named_by_their_key() -> None:
+    for key, entry in _ENTRIES.items():
+        assert re.match(rf"@\w+\{{{key},", entry)
+    whole = bibtex(tuple(_ENTRIES))
+    assert whole.count("{") == whole.count("}")
+    assert len(re.findall(r"^@", whole, re.MULTILINE)) == len(_ENTRIES) + 1
+
+
+def test_the_same_fit_gives_the_same_figures(text: str, sound: flops_fit.Fit) -> None:
+    pages = (text, page(report.material(sound)))
+    first, second = (re.findall(r"<svg.*?</svg>", p) for p in pages)
+    assert first == second
+
+
+def test_a_law_without_a_surface_says_so_in_its_panel(lost: flops_fit.Fit) -> None:
+    text = page(report.material(lost))
+    assert "no intervals, and use cannot be counted in" in re.sub(r"\s+", " ", text)
+    assert re.search(r'id="use"[^>]* disabled', text)
