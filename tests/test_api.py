@@ -117,7 +117,7 @@ def test_the_result_answers_in_every_form(tmp_path: Path) -> None:
     figures = result.plot(show=False)
     assert all(isinstance(f, Figure) for f in figures)
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {
-        f"{f.get_label()}.png" for f in figures
+        f"{f.get_label()}.{ending}" for f in figures for ending in ("png", "csv")
     }
     assert "<svg" in result.report().read_text()
     assert json.loads((tmp_path / "fit.json").read_text())["law"] == result.fit.law.name

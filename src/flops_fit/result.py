@@ -72,12 +72,16 @@ class Result:
     def _about_tuning(self) -> tuple[Diagnostic, ...]:
         """What tuning found; that there was none, where runs were trained."""
         if self.tuning is not None:
-            return (*self.tuning.diagnostics, self.without_tuning.diagnostic)
+            return (*self.tuning.diagnostics, self.without_tuning.diagnostic, *self._apart())
         recipes = sorted({str(r.experiment.hparams.get("recipe", "")) for r in self.runs} - {""})
         if not recipes or all(r.device == "mock" for r in self.runs):
             return ()
         text = f"Hyper-parameters are those of {', '.join(recipes)}; whether they are good was not tried."
-        return (Diagnostic("untuned", "note", text, 'tune="pilot"'),)
+        return (Diagnostic("untuned", "note", text, 'tune="pilot"'), *self._apart())
+
+    def _apart(self) -> tuple[Diagnostic, ...]:
+        """Runs whose training curves lie apart."""
+        return () if self.collapse is None else self.collapse.diagnostics
 
     @cached_property
     def collapse(self) -> Collapse | None:
@@ -139,7 +143,10 @@ class Result:
         or to draw into axes of your own, see :mod:`flops_fit.report`.
         """
         windows = show and _has_windows()
-        drawn = draw_figures(material(self.fit, runs=self.runs), managed=windows)
+        drawn = draw_figures(
+            material(self.fit, runs=self.runs, tuning=self.tuning, collapse=self.collapse),
+            managed=windows,
+        )
         save_figures(drawn, self.output_dir / "plots")
         if windows:
             import matplotlib.pyplot as plt
@@ -156,6 +163,8 @@ class Result:
             diagnostics=self.diagnostics[len(self.fit.diagnostics) :],
             runs=self.runs,
             provenance={"Records": str(self.output_dir), "Decisions": " ".join(self.steps)},
+            tuning=self.tuning,
+            collapse=self.collapse,
         )
 
     def _repr_html_(self) -> str:

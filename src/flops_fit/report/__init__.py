@@ -19,6 +19,7 @@ from flops_fit.report._draw import (
     draw_residuals,
 )
 from flops_fit.report._draw_compared import draw_approaches, draw_backtest, draw_surface
+from flops_fit.report._draw_tuned import draw_collapse, draw_trials
 from flops_fit.report._figures import (
     FIGURES,
     Drawn,
@@ -37,6 +38,7 @@ from flops_fit.report._table import (
     approaches_table,
     chinchilla_table,
 )
+from flops_fit.report._tuned import batch_data, collapse_data, rate_data
 
 __all__ = [
     "FIGURES",
@@ -50,20 +52,25 @@ __all__ = [
     "approaches_data",
     "approaches_table",
     "backtest_data",
+    "batch_data",
     "chinchilla_table",
+    "collapse_data",
     "draw_all",
     "draw_approaches",
     "draw_backtest",
+    "draw_collapse",
     "draw_figures",
     "draw_isoflop",
     "draw_optimum",
     "draw_residual_map",
     "draw_residuals",
     "draw_surface",
+    "draw_trials",
     "isoflop_data",
     "loss_data",
     "material",
     "params_data",
+    "rate_data",
     "residuals_data",
     "save_figures",
     "surface_data",

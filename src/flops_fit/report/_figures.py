@@ -27,8 +27,10 @@ from flops_fit.report._draw import (
     draw_residuals,
 )
 from flops_fit.report._draw_compared import draw_approaches, draw_backtest, draw_surface
+from flops_fit.report._draw_tuned import draw_collapse, draw_trials
 from flops_fit.report._material import Material
 from flops_fit.report._style import new_figure, text_as_text
+from flops_fit.report._tuned import batch_data, collapse_data, rate_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,6 +129,30 @@ FIGURES: tuple[FigureKind, ...] = (
         "outside the interval disagrees with it.",
         lambda m: approaches_data(m.fit, m.level),
         draw_approaches,
+    ),
+    FigureKind(
+        "rates",
+        "How much the learning rate matters",
+        "Trials before the sweep: the loss above the lowest of each size and length. Where the valleys "
+        "of small and large, short and long lie above each other, the recipe's exponents hold.",
+        lambda m: rate_data(m.tuning),
+        draw_trials,
+    ),
+    FigureKind(
+        "batches",
+        "How much the batch matters",
+        "Trials before the sweep, at rates that follow the batch by its square root. Each run has seen "
+        "the same data: a larger batch takes fewer steps.",
+        lambda m: batch_data(m.tuning),
+        draw_trials,
+    ),
+    FigureKind(
+        "collapse",
+        "Training curves on one scale",
+        "Each run's training loss divided by its last. Runs whose hyper-parameters suit them fall onto one "
+        "curve; one apart is worth a look.",
+        lambda m: collapse_data(m.collapse),
+        draw_collapse,
     ),
 )
 

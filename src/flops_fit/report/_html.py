@@ -14,6 +14,7 @@ from flops_fit.records import Diagnostic, Run
 from flops_fit.report._material import Material, material
 from flops_fit.report._sections import SECTIONS
 from flops_fit.report._svg import colours_of, dark_colour
+from flops_fit.tune import Collapse, Tuning
 
 __all__ = ["page", "write_report"]
 
@@ -31,6 +32,8 @@ def write_report(
     level: float = 0.9,
     title: str | None = None,
     provenance: Mapping[str, str] | None = None,
+    tuning: Tuning | None = None,
+    collapse: Collapse | None = None,
 ) -> Path:
     """The answer, a panel of what-ifs, the figures, every finding and every run as one page.
 
@@ -55,6 +58,8 @@ def write_report(
         Of the page.
     provenance
         More facts by name for its last section, such as a seed.
+    tuning, collapse
+        What was tried of hyper-parameters before the sweep, and its training curves on one scale.
 
     Raises
     ------
@@ -69,6 +74,8 @@ def write_report(
         runs=runs,
         provenance=provenance,
         title=title,
+        tuning=tuning,
+        collapse=collapse,
     )
     text = page(m)
     path = Path(path)

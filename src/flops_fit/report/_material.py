@@ -9,6 +9,7 @@ from functools import cached_property
 from flops_fit.fit import Fit, Prediction
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report._data import Path, optimal_path
+from flops_fit.tune import Collapse, Tuning
 
 __all__ = ["Material", "material"]
 
@@ -31,6 +32,8 @@ class Material:
         Facts by name beside those that the page finds itself: a seed, where records lie.
     title
         What the page is called.
+    tuning, collapse
+        What was tried before the sweep, and its training curves on one scale, where there are such.
     """
 
     fit: Fit
@@ -40,6 +43,8 @@ class Material:
     runs: tuple[Run, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     title: str = "Compute-optimal training"
+    tuning: Tuning | None = None
+    collapse: Collapse | None = None
 
     @cached_property
     def paths(self) -> dict[str, Path]:
@@ -56,6 +61,8 @@ def material(
     runs: Sequence[Run] = (),
     provenance: Mapping[str, str] | None = None,
     title: str | None = None,
+    tuning: Tuning | None = None,
+    collapse: Collapse | None = None,
 ) -> Material:
     """Material with predictions at each budget of the fitted runs where none are given."""
     rows = predictions or [fit.predict(float(b), level) for b in sorted(set(fit.runs.budget))]
@@ -67,4 +74,6 @@ def material(
         tuple(runs),
         dict(provenance or {}),
         title or Material.title,
+        tuning,
+        collapse,
     )

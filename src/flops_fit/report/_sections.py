@@ -30,6 +30,7 @@ from flops_fit.report._table import (
     chinchilla_table,
     verdict,
 )
+from flops_fit.text import count
 
 __all__ = ["SECTIONS", "Section"]
 
@@ -93,6 +94,38 @@ def law(m: Material) -> str:
 def approaches(m: Material) -> str:
     """What approaches 1, 2 and 3 say."""
     return markdown_table(approaches_table(m.fit), "Three approaches")
+
+
+def tuning(m: Material) -> str:
+    """What was tried before the sweep: each size and length with its best rate and regrets."""
+    if m.tuning is None:
+        return ""
+    head = (
+        f"| N | D ({m.tuning.unit}) | Rate of the recipe | Best | Used | Regret of the recipe "
+        "| Regret left | Noise scale |"
+    )
+    rows = [head, "|---" * 8 + "|"]
+    for i, c in enumerate(m.tuning.cells):
+        best = m.tuning.lr.cells[i].factor
+        regrets = (m.tuning.untuned_regret(i), m.tuning.left_regret(i))
+        cells = (
+            count(c.params),
+            count(c.units),
+            f"{c.lr:.3g}",
+            "–" if best is None else f"×{best:.2g}",
+            f"×{m.tuning.factor(c.params):.3g}",
+            *("–" if r is None else f"{r:.2%}" for r in regrets),
+            "–" if c.noise_scale is None else count(c.noise_scale),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    noise = m.tuning.seed_sd
+    rows.append(
+        "Regret is what a rate costs, as a share of the loss; × is on the recipe's own rate. "
+        + ("" if noise is None else f"The noise of a seed is {noise:.2%}. ")
+        + "A batch below the gradient's noise scale wastes little data."
+    )
+    lead = paragraph(m.tuning.in_words())
+    return lead + markdown_table("\n".join(rows), "Where hyper-parameters were tried")
 
 
 _ORDER = ("critical", "warning", "note", "ok")
@@ -192,6 +225,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("table", "Optima at each budget", chinchilla),
     Section("what-if", "What if", panel),
     Section("figures", "Figures", figures),
+    Section("tuning", "Hyper-parameters", tuning),
     Section("law", "The law", law),
     Section("approaches", "Three approaches", approaches),
     Section("findings", "Findings", findings),

@@ -6,11 +6,12 @@ from flops_fit.tune._options import Tune, resolve_tune
 from flops_fit.tune._recipe import TunedRecipe
 from flops_fit.tune._search import CarryOut, Trial
 from flops_fit.tune._tune import run_tuning
-from flops_fit.tune._tuning import CellFound, Tuning
+from flops_fit.tune._tuning import REACH, CellFound, Tuning
 from flops_fit.tune._valleys import Valley, Valleys, fit_valleys
 from flops_fit.tune._without import WithoutTuning, without_tuning
 
 __all__ = [
+    "REACH",
     "CarryOut",
     "Cell",
     "CellFound",
