@@ -31,9 +31,8 @@ from flops_fit.execute import PoolExecutor
 from flops_fit.records import Experiment, ParamCount, Run
 
 FOLDER = Path("outputs/bench/hparams")
-WIDTHS = (16, 32, 64, 128)
 STEP = 2.0
-SEEDS = 3
+SEEDS = {16: 12, 32: 6, 64: 3, 128: 3}  # small models are noisier, and their runs cheap
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,12 @@ class Task:
     units: float
     batch: int
     rates: Sequence[float]
-    widths: Sequence[int] = WIDTHS
-    seeds: int = SEEDS
+    seeds: Mapping[int, int]
+
+    @property
+    def widths(self) -> list[int]:
+        """Ascending."""
+        return sorted(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Transfer:
     def best(self, width: int, seed: int | None = None) -> float:
         """The rate with the lowest loss, by a parabola through it and its neighbours."""
         rows = self.losses[width]
-        values = self.mean(width) if seed is None else {lr: x[seed] for lr, x in rows.items()}
+        part = slice(None) if seed is None else self._part(width, seed)
+        values = {lr: math.exp(float(np.mean(np.log(x[part])))) for lr, x in rows.items()}
         rates = sorted(values)
         i = min(range(len(rates)), key=lambda j: values[rates[j]])
         near = [j for j in (i - 1, i, i + 1) if 0 <= j < len(rates) and values[rates[j]] < math.inf]
@@ -86,6 +90,11 @@ class Transfer:
         x, y = np.log([rates[j] for j in near]), np.log([values[rates[j]] for j in near])
         a, b, _ = np.polyfit(x, y, 2)
         return float(np.exp(np.clip(-b / (2 * a), x[0], x[-1])))
+
+    def _part(self, width: int, seed: int) -> slice:
+        """A width's share of seeds where those of the widest are taken one by one."""
+        each = self.task.seeds[width] // min(self.task.seeds.values())
+        return slice(seed * each, (seed + 1) * each)
 
     def moves(self, seed: int | None = None) -> float:
         """Steps of the grid by which the best rate rises from the narrowest to the widest."""
@@ -96,7 +105,7 @@ class Transfer:
     @property
     def spread(self) -> float:
         """Standard error of the moves over seeds."""
-        moves = [self.moves(s) for s in range(self.task.seeds)]
+        moves = [self.moves(s) for s in range(min(self.task.seeds.values()))]
         return float(np.std(moves, ddof=1) / math.sqrt(len(moves)))
 
     @property
@@ -119,10 +128,10 @@ def gpt_task(quick: bool) -> Task:
         "eval_dataset": Subset(held_out, range(0, len(held_out), 16)),
         "loss_fn": gpt_loss_fn,
     }
-    rates = [0.005 * STEP**i for i in range(7)]
+    rates = [0.0025 * STEP**i for i in range(8)]
     if quick:
-        return Task("gpt", arguments, 20 * 512, 512, rates[2:5], WIDTHS[:2], 2)
-    return Task("gpt", arguments, 150 * 1024, 1024, rates)
+        return Task("gpt", arguments, 20 * 512, 512, rates[3:6], {16: 2, 32: 2})
+    return Task("gpt", arguments, 150 * 1024, 1024, rates, SEEDS)
 
 
 def vit_task(quick: bool) -> Task:
@@ -135,10 +144,10 @@ def vit_task(quick: bool) -> Task:
         "eval_dataset": MNISTDataset(train=False),
         "loss_fn": vit_loss_fn,
     }
-    rates = [0.00125 * STEP**i for i in range(7)]
+    rates = [0.000625 * STEP**i for i in range(8)]
     if quick:
-        return Task("vit", arguments, 60 * 32, 32, rates[:3], WIDTHS[:2], 2)
-    return Task("vit", arguments, 150 * 32, 32, rates)
+        return Task("vit", arguments, 60 * 32, 32, rates[1:4], {16: 2, 32: 2})
+    return Task("vit", arguments, 150 * 32, 32, rates, SEEDS)
 
 
 def measure(task: Task, parametrization: Any, quick: bool) -> Transfer:
@@ -155,7 +164,7 @@ def measure(task: Task, parametrization: Any, quick: bool) -> Transfer:
         )
         for width in task.widths
         for lr in task.rates
-        for repeat in range(task.seeds)
+        for repeat in range(task.seeds[width])
     ]
     experiments = [e for e in made if isinstance(e, Experiment)]
     folder = FOLDER / f"{task.name}-{name}{'-quick' if quick else ''}"
@@ -213,7 +222,7 @@ def _bests(both: Sequence[Transfer]) -> Table:
             t.parametrization,
             *(f"{t.best(w):.4f}" for w in widths),
             f"{t.moves():+.2f} ± {t.spread:.2f}",
-            f"{t.regret:.2%}",
+            "diverged" if math.isinf(t.regret) else f"{t.regret:.2%}",
             f"{t.flops:.3g}",
         )
         for t in both
@@ -221,9 +230,10 @@ def _bests(both: Sequence[Transfer]) -> Table:
     columns = ("", *(f"width {w}" for w in widths), "moves, steps", "regret at the widest", "FLOPs")
     task = both[0].task
     note = (
-        f"{task.name}: {task.units:,.0f} units in batches of {task.batch}, {task.seeds} seeds, rates a "
-        f"factor {STEP:g} apart; moves from the narrowest to the widest by a line, ± standard error "
-        "over seeds; regret of the narrowest's best rate."
+        f"{task.name}: {task.units:,.0f} units in batches of {task.batch}; "
+        f"{', '.join(map(str, task.seeds.values()))} seeds; rates a factor {STEP:g} apart; moves from the "
+        "narrowest to the widest by a line, ± standard error over seeds; regret of the narrowest's "
+        "best rate."
     )
     return Table(f"Best learning rate by width: {task.name}", columns, rows, (note,))
 

@@ -21,13 +21,10 @@ from flops_fit.fit import backtest
 from flops_fit.report._data import Isoflop, Optimum
 from flops_fit.report._style import exponents
 from flops_fit.report._svg import _PAPER, _contrast, dark_colour, inline_svg
+from tests.report._kinds import OF_A_FIT
 from tests.report.conftest import law_runs
 
 FITS = ("sound", "few", "lost")
-
-
-OF_A_FIT = [k for k in report.FIGURES if k.name not in ("rates", "batches", "collapse")]
-"""The others need a sweep that was made here: tests/report/test_tuned_figures.py."""
 
 
 @pytest.fixture(params=FITS)

@@ -14,10 +14,11 @@ import flops_fit
 from flops_fit.errors import OutputError
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report import FIGURES, answer_in_words, chinchilla_table, draw_all, write_report
+from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
 from flops_fit.report._data import isoflop_curves, optimal_path
 from flops_fit.table import RunTable
 from tests.conftest import make_experiment
+from tests.report._kinds import OF_A_FIT
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_figures_are_drawn_without_pyplot(fit: flops_fit.Fit) -> None:
 
     before = plt.get_fignums()
     figures = draw_all(fit)
-    assert [f.get_label() for f in figures] == [kind.name for kind in FIGURES]
+    assert [f.get_label() for f in figures] == [kind.name for kind in OF_A_FIT]
     assert plt.get_fignums() == before
 
 
@@ -91,7 +92,7 @@ def test_the_page_stands_alone_and_holds_everything(fit: flops_fit.Fit, tmp_path
         fit, tmp_path / "r.html", diagnostics=[Diagnostic("x", "note", "<b>odd</b>")]
     ).read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == len(FIGURES)
+    assert page.count("<svg") == len(OF_A_FIT)
     assert not re.search(r'(src|href)="https?:', page)
     assert "&lt;b&gt;odd&lt;/b&gt;" in page
     assert f"{fit.law.params['alpha']:.4g}" in page
