@@ -28,6 +28,7 @@ PAGES = {
     "adaptive": "the interval shrinks from",
     "executing": "4 runs, {'completed'}",
     "fitting": "parameters on",
+    "hyperparameters": "of all FLOPs",
     "importing": "20 runs read, N* 8.53e+08 of 8.53e+08",
     "parametrization": "one learning rate does not serve all widths",
     "planning": "2 runs finished, 2 missing, 2 not asked for",
