@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -265,12 +266,9 @@ def draw(both: Sequence[Transfer], path: Path) -> None:
             mean = {lr: x for lr, x in sorted(t.mean(width).items()) if x < math.inf}
             ax.plot(list(mean), list(mean.values()), "o-", color=shade, ms=3.5, lw=1.4)
             ax.plot(t.best(width), min(mean.values()), "v", color="#d95f02", ms=6, zorder=3)
-            lr = min(mean)
-            ax.annotate(
-                f"{width}  ", (lr, mean[lr]), color=shade, va="center", ha="right", fontsize=8
-            )
+        _name_widths(ax, t, shades)
         ax.set_xscale("log")
-        ax.set_xlim(t.task.rates[0] / 1.7, t.task.rates[-1] * 1.2)
+        ax.set_xlim(t.task.rates[0] / 1.7, t.task.rates[-1] * 1.7)
         ax.xaxis.set_major_locator(FixedLocator(list(t.task.rates)[1::2]))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -290,3 +288,18 @@ def draw(both: Sequence[Transfer], path: Path) -> None:
     axes[0].set_ylabel("held-out loss")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
+
+
+def _name_widths(ax: Any, t: Transfer, shades: Sequence[str]) -> None:
+    """Each width at the end of its line, on the side where the lines are the farther apart."""
+    lines = {w: {lr: x for lr, x in t.mean(w).items() if x < math.inf} for w in t.task.widths}
+
+    def gap(end: Callable[..., float]) -> float:
+        losses = sorted(line[end(line)] for line in lines.values())
+        return min(b - a for a, b in pairwise(losses))
+
+    end, side = max(((min, "right"), (max, "left")), key=lambda choice: gap(choice[0]))
+    for (width, line), shade in zip(lines.items(), shades, strict=False):
+        lr = end(line)
+        text = f"{width}  " if side == "right" else f"  {width}"
+        ax.annotate(text, (lr, line[lr]), color=shade, va="center", ha=side, fontsize=8)
