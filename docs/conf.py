@@ -59,16 +59,24 @@ html_copy_source = False
 html_theme_options = {"navbar_align": "left", "header_links_before_dropdown": 6}
 
 log = logging.getLogger(__name__)
-PACKAGES = [
+PACKAGES = (
     "flops_fit",
-    *(
-        f"flops_fit.{name}"
-        for name in (
-            "design errors examples execute fit flops laws plan recipes reference report store "
-            "track train tune"
-        ).split()
-    ),
-]
+    "flops_fit.design",
+    "flops_fit.errors",
+    "flops_fit.examples",
+    "flops_fit.execute",
+    "flops_fit.fit",
+    "flops_fit.flops",
+    "flops_fit.laws",
+    "flops_fit.plan",
+    "flops_fit.recipes",
+    "flops_fit.reference",
+    "flops_fit.report",
+    "flops_fit.store",
+    "flops_fit.track",
+    "flops_fit.train",
+    "flops_fit.tune",
+)
 """Where public names live; the first that has one documents it."""
 
 
@@ -123,9 +131,7 @@ def resolve(
     for path in spellings(node):
         name = documented_name(path) if path.startswith("flops_fit.") else None
         if name in python.objects:
-            return python.resolve_xref(
-                env, node["refdoc"], app.builder, "obj", name, node, content
-            )
+            return python.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, content)
     return None
 
 
