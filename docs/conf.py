@@ -10,6 +10,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
@@ -56,7 +57,13 @@ nitpick_ignore_regex = [
 html_theme = "pydata_sphinx_theme"
 html_title = "flops-fit"
 html_copy_source = False
-html_theme_options = {"navbar_align": "left", "header_links_before_dropdown": 6}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {"navbar_align": "left", "header_links_before_dropdown": 9}
+# Pages without pages below them need no list of these.
+html_sidebars: dict[str, list[str]] = {
+    name: [] for name in ["index", "tutorial", "methods", "limits", "faq", "design", "changelog"]
+}
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -167,6 +174,9 @@ def complain_of_gaps(app: Sphinx, env: BuildEnvironment) -> None:
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.connect("autodoc-process-docstring", split_names, priority=400)
     app.connect("env-check-consistency", complain_of_gaps)
     app.connect("missing-reference", resolve)
