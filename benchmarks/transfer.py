@@ -254,6 +254,7 @@ def draw(both: Sequence[Transfer], path: Path) -> None:
     """Loss against rate, a line a width, side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -264,21 +265,27 @@ def draw(both: Sequence[Transfer], path: Path) -> None:
             mean = {lr: x for lr, x in sorted(t.mean(width).items()) if x < math.inf}
             ax.plot(list(mean), list(mean.values()), "o-", color=shade, ms=3.5, lw=1.4)
             ax.plot(t.best(width), min(mean.values()), "v", color="#d95f02", ms=6, zorder=3)
-            lr = max(mean)
+            lr = min(mean)
             ax.annotate(
-                f" {width}", (lr, mean[lr]), color=shade, va="center", fontsize=8, clip_on=True
+                f"{width}  ", (lr, mean[lr]), color=shade, va="center", ha="right", fontsize=8
             )
         ax.set_xscale("log")
+        ax.set_xlim(t.task.rates[0] / 1.7, t.task.rates[-1] * 1.2)
+        ax.xaxis.set_major_locator(FixedLocator(list(t.task.rates)[1::2]))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         ax.set_title(
             {"standard": "Standard: the same rate for all weights", "mup": "μP"}[t.parametrization],
             fontsize=10, loc="left",
         )  # fmt: skip
         ax.set_xlabel(
-            "learning rate at the base width" if t.parametrization == "mup" else "learning rate"
+            f"learning rate at width {t.task.widths[0]}"
+            if t.parametrization == "mup"
+            else "learning rate"
         )
         ax.spines[["top", "right"]].set_visible(False)
     lowest = min(min(t.mean(w).values()) for t in both for w in t.task.widths)
-    highest = max(t.mean(t.task.widths[0])[lr] for t in both for lr in t.task.rates[:1])
+    highest = max(t.mean(t.task.widths[0])[t.task.rates[0]] for t in both)
     axes[0].set_ylim(lowest * 0.97, highest * 1.03)
     axes[0].set_ylabel("held-out loss")
     path.parent.mkdir(parents=True, exist_ok=True)

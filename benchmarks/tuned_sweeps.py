@@ -59,13 +59,13 @@ def sweeps(quick: bool) -> Found:
 def _row(kind: str, r: Result, top: float, seconds: float) -> tuple[str, ...]:
     tuning = r.tuning
     here, there = r.predict(top), r.predict(FURTHER * top)
-    a = r.fit.approaches[2].exponent
+    a = r.fit.approaches[2].a
     return (
         kind,
         "0" if tuning is None else f"{tuning.flops:.3g}",
         "0" if tuning is None else f"{tuning.share:.1%}",
         f"{math.fsum(x.flops for x in r.runs):.3g}",
-        f"{a:.3f}" if isinstance(a, float) else f"{a}",
+        "–" if a is None else f"{a:.3f}",
         f"{r.fit.law.params.get('kappa', 1.0):.2f}",
         _with_interval(here, "optimal_params"),
         _with_interval(there, "optimal_params"),
@@ -107,16 +107,16 @@ def _cells(kind: str, r: Result) -> Table:
     t = r.tuning
     rows = tuple(
         (
-            str(c.cell.size), count(c.params), count(c.units), f"{c.lr:.4f}",
-            "–" if (f := t.lr.cells[i].factor) is None else f"{f:.2f}",
-            f"{t.factor(c.params):.2f}",
+            str(c.cell.size), count(c.params), count(c.units), f"{c.recipe_lr:.4f}",
+            "–" if (f := t.lr.cells[i].factor) is None else f"{c.lr * f:.4f}",
+            f"{c.lr * t.factor(c.params):.4f}",
             _share(t.untuned_regret(i)), _share(t.left_regret(i)),
             f"{c.batch_units:.0f}", "–" if c.noise_scale is None else count(c.noise_scale),
         )
         for i, c in enumerate(t.cells)
     )  # fmt: skip
     columns = (
-        "width", "N", "D", "lr of the recipe", "best ×", "used ×", "regret untuned", "tuned",
+        "width", "N", "D", "lr of the recipe", "best", "used", "regret untuned", "tuned",
         "batch", "noise scale",
     )  # fmt: skip
     sd = (

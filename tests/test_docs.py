@@ -32,6 +32,7 @@ PRINTED = {
     "adaptive.md": "the interval shrinks from",
     "executing.md": "4 runs, {'completed'}",
     "fitting.md": "parameters on",
+    "hyperparameters.md": "of all FLOPs",
     "importing.md": "20 runs read, N* 8.53e+08 of 8.53e+08",
     "parametrization.md": "one learning rate does not serve all widths",
     "planning.md": "2 runs finished, 2 missing, 2 not asked for",
@@ -50,7 +51,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 def script_of(page: str) -> str:
     """The Python of a page with every line where the page has it, so that a traceback names it."""
-    parts = re.split(r"^```(\w*)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    parts = re.split(r"^```([^`\n]*)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     text = ""
     for prose, language, block in zip(
         parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True
@@ -73,8 +74,9 @@ def test_a_page_runs_from_top_to_bottom_as_a_script(name: str, tmp_path: Path) -
         assert shown in done.stdout
 
 
-def test_a_script_has_each_line_where_its_page_has_it() -> None:
-    page = (DOCS / "tutorial.md").read_text()
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_script_has_each_line_where_its_page_has_it(name: str) -> None:
+    page = (DOCS / name).read_text()
     there = page.splitlines()
     lines = script_of(page).splitlines()
     assert [line for line in lines if line] == [

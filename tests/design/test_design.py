@@ -79,6 +79,9 @@ def test_a_proposal_keeps_to_its_budget_and_narrows_the_interval():
     assert "interval shrinks from ±" in str(large)
     widths = [half for _, half in large.buys]
     assert widths == sorted(widths, reverse=True)
+    same = dict(large.buys)[1e20]  # the same FLOPs in more and smaller runs
+    assert 0.7 * large.after < same <= large.after * 1.01
+    assert all(half <= large.now for half in widths)
 
 
 def test_one_run_in_six_lies_near_the_bottom_and_the_others_on_the_arms():

@@ -17,6 +17,7 @@ from flops_fit.laws import Hoffmann
 from flops_fit.recipes import HParams
 from flops_fit.records import Experiment, Run
 from flops_fit.tune import Tune, Tuning, resolve_tune, run_tuning, without_tuning
+from flops_fit.tune._recipe import couple
 from flops_fit.tune._tune import best_place
 from tests.conftest import MLP
 
@@ -132,6 +133,36 @@ def test_batches_are_tuned_with_rates_that_follow_by_the_square_root():
     assert found.recipe.batch == pytest.approx(20 / 64, rel=0.15)
     made = found.recipe(next(iter(plan().experiments)).params, 1e6, "samples")
     assert made.lr == pytest.approx(2 * BASE * math.sqrt(found.recipe.batch), rel=0.02)
+
+
+def growing(params: Any, units: float, unit: str) -> HParams:
+    return HParams(lr=BASE, batch_units=0.2 * units**0.5, recipe="growing-1")
+
+
+def test_a_rate_that_knows_no_length_is_carried_by_the_square_root_of_the_batch():
+    """The truth goes with √batch, the recipe's rate does not: at 100 times the length it is 3 times off."""
+    planned = plan(hparams=growing)
+    found = tune(Truth(lambda N, D: 2 * BASE), of=planned, batch=False)
+    assert found.coupled is not None
+    assert len(found.recipe.lr) == 1
+    for e in planned.experiments:
+        made = found.recipe(e.params, float(e.tokens), "units")
+        best = 2 * BASE * math.sqrt(made.batch_units / 64)
+        assert made.lr == pytest.approx(best, rel=0.03)
+    for i, cell in enumerate(found.cells):
+        off = math.log(cell.recipe_lr / (2 * BASE * math.sqrt(cell.batch_units / 64)))
+        assert found.untuned_regret(i) == pytest.approx(math.expm1(0.025 * off**2), rel=0.2)
+
+
+def test_a_recipe_that_speaks_of_length_or_a_batch_that_stays_is_not_coupled():
+    params = plan().experiments[0].params
+    steplaw, same = (
+        lambda p, u, unit: replace(growing(p, u, unit), lr=1e-3 * u**0.3),
+        recipe,
+    )
+    assert couple(steplaw, params, [1e5, 3e5], "tokens") is None
+    assert couple(same, params, [1e5, 3e5], "tokens") is None
+    assert tune(Truth(lambda N, D: BASE), of=plan(hparams=growing, batch_size=64)).coupled is None
 
 
 def test_a_batch_of_the_users_own_is_left_alone():

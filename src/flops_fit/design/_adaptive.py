@@ -306,7 +306,7 @@ def _answer(log: _Log, asked: Asked) -> Adaptive:
     choice = log.oracle.candidates(
         *around(evidence, float(np.min(evidence.runs.flops)), 10 * asked.top)
     )
-    bought = buys(of, [log.spent * f for f in (0.3, 1.0, 3.0, 10.0)], choice)
+    bought = buys(of, half, [log.spent * f for f in (0.3, 1.0, 3.0, 10.0)], choice)
     for flops, width in bought:
         log.tell(f"{flops:.2g} FLOPs more would buy about {percent(width)}")
     return Adaptive(

@@ -170,18 +170,24 @@ def around(
 
 
 def buys(
-    of: Criterion, spends: Sequence[float], runs: Candidates
+    of: Criterion, now: float, spends: Sequence[float], runs: Candidates
 ) -> tuple[tuple[float, float], ...]:
-    """What FLOPs more would buy: pairs of FLOPs and the half-width, relative."""
+    """What FLOPs more would buy: pairs of FLOPs and the half-width, relative.
+
+    ``now`` is half the log width of the interval as it is, by :func:`half_width`: the design says by
+    what part of it runs narrow it, and the fit's own interval may be wider than the design's.
+    """
     out = []
+    before = predicted(of, of.variance, 0)
+    wider = now / before if np.isfinite(now) else 1.0
     most = 2 * len(of.evidence.runs)
     for spend in spends:
         inside = runs.pick(runs.flops <= spend / _EACH)
         if not len(inside):
             continue
         picked = best_batch(of, inside, most, spend)
-        half = predicted(of, of.after(of.rows(inside.pick(picked))), len(picked))
-        out.append((float(spend), float(np.expm1(half))))
+        after = predicted(of, of.after(of.rows(inside.pick(picked))), len(picked))
+        out.append((float(spend), float(np.expm1(wider * min(after, before)))))
     return tuple(out)
 
 
@@ -275,7 +281,7 @@ def next_experiments(
         after=float(np.expm1(now * min(shrink, 1.0))),
         target_compute=float(target_compute),
         form=form,
-        buys=buys(of, spends, choice),
+        buys=buys(of, now, spends, choice),
     )
 
 

@@ -90,6 +90,11 @@ def draw_trials(data: Trials, ax: Axes | None = None) -> Figure:
         for n in (sizes[0], sizes[-1]):
             ax.plot([], [], "o", color=colours[n], ms=3.2, label=f"N = {count(n)}")
     ax.plot([], [], "^", color="none", mec=INK, mew=0.6, ms=5, label="used by the sweep")
+    scales = [c.noise_scale for c in data.cells if c.noise_scale is not None]
+    if scales and data.axis == "batch":
+        low, high = count(min(scales)), count(max(scales))
+        span = low if low == high else f"{low}–{high}"
+        ax.plot([], [], " ", label=f"gradient noise scale: {span}")
     key(ax)
     return figure_of(ax)
 

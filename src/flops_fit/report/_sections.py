@@ -111,16 +111,16 @@ def tuning(m: Material) -> str:
         cells = (
             count(c.params),
             count(c.units),
-            f"{c.lr:.3g}",
-            "–" if best is None else f"×{best:.2g}",
-            f"×{m.tuning.factor(c.params):.3g}",
+            f"{c.recipe_lr:.3g}",
+            "–" if best is None else f"{c.lr * best:.3g}",
+            f"{c.lr * m.tuning.factor(c.params):.3g}",
             *("–" if r is None else f"{r:.2%}" for r in regrets),
             "–" if c.noise_scale is None else count(c.noise_scale),
         )
         rows.append(f"| {' | '.join(cells)} |")
     noise = m.tuning.seed_sd
     rows.append(
-        "Regret is what a rate costs, as a share of the loss; × is on the recipe's own rate. "
+        "Rates are at the recipe's batch. Regret is what a rate costs, as a share of the loss. "
         + ("" if noise is None else f"The noise of a seed is {noise:.2%}. ")
         + "A batch below the gradient's noise scale wastes little data."
     )

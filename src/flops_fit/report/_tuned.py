@@ -86,7 +86,14 @@ def rate_data(tuning: Tuning | None) -> Trials | None:
         used = c.lr * tuning.factor(c.params)
         cells.append(
             Tried(
-                c.params, c.units, x * c.lr, y / y.min() - 1, curve[0] * c.lr, curve[1], c.lr, used
+                c.params,
+                c.units,
+                x * c.lr,
+                y / y.min() - 1,
+                curve[0] * c.lr,
+                curve[1],
+                c.recipe_lr,
+                used,
             )
         )
     return Trials("lr", tuning.unit, tuple(cells), tuning.seed_sd)

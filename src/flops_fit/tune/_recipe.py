@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from flops_fit.recipes import HParams, Recipe
 from flops_fit.records import ParamCount
 
-__all__ = ["TunedRecipe", "rounded"]
+__all__ = ["Coupled", "TunedRecipe", "couple", "rounded"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,41 @@ class TunedRecipe:
             batch_units=made.batch_units * self.batch,
             recipe=f"{made.recipe} + {self.name}" if self.name else made.recipe,
         )
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """A recipe whose rate goes with the square root of its batch, relative to the batch ``reference``.
+
+    Malladi et al. 2022 (arXiv:2205.10287) for Adam; with a batch that grows as D^0.571 the rate grows
+    as D^0.29, where Li et al. 2025 (arXiv:2503.04715) measured D^0.307.
+    """
+
+    base: Recipe
+    reference: float
+
+    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
+        """The base's values, the rate coupled to the batch."""
+        made = self.base(params, units, unit)
+        return replace(made, lr=made.lr * self.factor(made.batch_units))
+
+    def factor(self, batch_units: float) -> float:
+        """On the base's rate, at this batch of the base."""
+        return math.sqrt(batch_units / self.reference)
+
+
+def couple(base: Recipe, params: ParamCount, lengths: Sequence[float], unit: str) -> Coupled | None:
+    """The recipe to tune at some lengths and to carry to longer ones, where it has to be coupled.
+
+    A rate that is the best at one length is not at another with another batch. A recipe that says
+    nothing of it, its rate being the same at every length while its batch is not, is coupled; others
+    are left as they are (``None``). The reference is the geometric mean of its batches at ``lengths``.
+    """
+    made = [base(params, units, unit) for units in (lengths[0], 100 * lengths[0])]
+    if made[0].lr != made[1].lr or made[0].batch_units == made[1].batch_units:
+        return None
+    batches = [base(params, units, unit).batch_units for units in lengths]
+    return Coupled(base, float(np.exp(np.mean(np.log(batches)))))
 
 
 def rounded(factor: float) -> float:

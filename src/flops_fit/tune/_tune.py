@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import numpy as np
 from flops_fit.errors import PlanError
 from flops_fit.flops import FlopsFunction
 from flops_fit.plan import RunMaker
+from flops_fit.recipes import Recipe
 from flops_fit.records import Experiment
 from flops_fit.text import count
 from flops_fit.tune._cells import Cell, Point, per_size_cells, pilot_cells
 from flops_fit.tune._options import Tune
-from flops_fit.tune._recipe import TunedRecipe, rounded
+from flops_fit.tune._recipe import TunedRecipe, couple, rounded
 from flops_fit.tune._search import CarryOut, Search
 from flops_fit.tune._tuning import REACH, CellFound, Tuning, seed_noise
 from flops_fit.tune._valleys import Valleys, fit_valleys
@@ -37,13 +39,14 @@ def run_tuning(
 ) -> Tuning:
     """Find the rates and batches for a sweep, within a share of its FLOPs.
 
-    Rates first: in each cell three, a step apart, and on beyond an edge while the lowest lies there.
-    A parabola in ln lr, of one curvature for all cells, then gives where each is lowest, and where
-    all are. A pilot whose cells agree moves the recipe by one factor; where they do not, by each
-    anchor's own, log-linear in N between the anchors and constant beyond. Batches next, the same way
-    at the rate that was found, which goes with the square root of the batch (Malladi et al. 2022,
-    arXiv:2205.10287). A factor whose 90 % interval holds 1 is left at 1. Last, a few seeds say how
-    much of a difference is noise. Decisions follow from losses alone.
+    A recipe whose rate is the same at all lengths while its batch is not is coupled to its batch
+    first (:func:`couple`). Then rates: in each cell three, a step apart, and on beyond an edge while
+    the lowest lies there. A parabola in ln lr, of one curvature for all cells, gives where each is
+    lowest, and where all are. A pilot whose cells agree moves the recipe by one factor; where they do
+    not, by each anchor's own, log-linear in N between the anchors and constant beyond. Batches next,
+    the same way at the rate that was found, which goes with the square root of the batch (Malladi et
+    al. 2022, arXiv:2205.10287). A factor whose 90 % interval holds 1 is left at 1. Last, a few seeds
+    say how much of a difference is noise. Decisions follow from losses alone.
 
     Parameters
     ----------
@@ -74,6 +77,8 @@ def run_tuning(
         cells, passed_over = per_size_cells(maker, planned, most)
     else:
         cells = pilot_cells(maker, planned, flops, most)
+    own = maker.recipe
+    maker = replace(maker, recipe=_carried(maker, cells))
     search = Search(cells, maker, carry_out, most, asked.step)
     every = range(len(cells))
     say(f"tuning: rates in {len(cells)} cells, {_described(maker, cells)}")
@@ -105,7 +110,7 @@ def run_tuning(
     tuning = Tuning(
         asked=asked,
         recipe=_recipe(asked, maker, cells, factors, size),
-        cells=tuple(_found(search, c, tuned, c in batch_cells) for c in every),
+        cells=tuple(_found(search, own, c, tuned, c in batch_cells) for c in every),
         lr=lr,
         batch=batch,
         seed_sd=sd,
@@ -118,6 +123,15 @@ def run_tuning(
     )
     say(tuning.in_words())
     return tuning
+
+
+def _carried(maker: RunMaker, cells: Sequence[Cell]) -> Recipe:
+    """What is tuned, so that it can be carried to other lengths: the recipe, or coupled to its batch."""
+    if maker.batch_size != "auto":
+        return maker.recipe
+    lengths = [c.budget / maker.counter.per_unit(c.size) for c in cells]
+    smallest = maker.spec.require(cells[0].size)
+    return couple(maker.recipe, smallest, lengths, maker.counter.unit) or maker.recipe
 
 
 def _described(maker: RunMaker, cells: Sequence[Cell]) -> str:
@@ -206,18 +220,21 @@ def _best(search: Search, cell: int, tuned: Callable[[int], Point]) -> Point:
     return min(made, key=lambda p: abs(math.log(p.lr / wanted.lr)))
 
 
-def _found(search: Search, cell: int, tuned: Callable[[int], Point], batches: bool) -> CellFound:
+def _found(
+    search: Search, own: Recipe, cell: int, tuned: Callable[[int], Point], batches: bool
+) -> CellFound:
     maker, at = search.maker, search.cells[cell]
     params = maker.spec.require(at.size)
     units = at.budget / maker.counter.per_unit(at.size)
-    base = maker.recipe(params, units, maker.counter.unit)
+    base, tried = (recipe(params, units, maker.counter.unit) for recipe in (own, maker.recipe))
     run = next((t.run for p, t in search.trials.items() if p == Point(cell)), None)
     nearest = search.trials[_best(search, cell, tuned)].run
     return CellFound(
         cell=at,
         params=params.total,
         units=units,
-        lr=base.lr,
+        lr=tried.lr,
+        recipe_lr=base.lr,
         batch_units=(
             base.batch_units
             if run is None

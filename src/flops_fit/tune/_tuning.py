@@ -13,7 +13,7 @@ from flops_fit.records import Diagnostic, finite_json
 from flops_fit.text import count, render
 from flops_fit.tune._cells import Cell
 from flops_fit.tune._options import Tune
-from flops_fit.tune._recipe import TunedRecipe
+from flops_fit.tune._recipe import Coupled, TunedRecipe
 from flops_fit.tune._search import Trial
 from flops_fit.tune._valleys import Valleys
 
@@ -40,13 +40,16 @@ class CellFound:
     params, units
         N and D of the recipe's own run.
     lr, batch_units
-        Those of the recipe.
+        Those that factors are on: the recipe's, with a rate that is coupled to the batch where the
+        recipe says nothing of other lengths.
+    recipe_lr
+        The recipe's own rate.
     lrs
-        (factor, loss) of the trials along the rate, the lowest loss not first.
+        (factor, loss) of the trials along the rate.
     batches
         (factor, loss) along the batch, at rates that follow by the square root.
     before, after
-        Loss of the recipe and of the tuned recipe, where both were run.
+        Loss at ``lr`` and at the tuned rate, where both were run.
     noise_scale
         Gradient noise scale in units at the end of the run with the recipe's batch: the batch from
         which on a larger one brings little (McCandlish et al. 2018).
@@ -56,6 +59,7 @@ class CellFound:
     params: int
     units: float
     lr: float
+    recipe_lr: float
     batch_units: float
     lrs: tuple[tuple[float, float], ...]
     batches: tuple[tuple[float, float], ...] = ()
@@ -119,8 +123,9 @@ class Tuning:
         own, cell = self.lr.cells[i].factor, self.cells[i]
         if own is None:
             return None
-        if abs(math.log(own)) <= REACH * math.log(self.asked.step):
-            return self.lr.regret(own)
+        off = cell.recipe_lr / cell.lr / own
+        if abs(math.log(off)) <= REACH * math.log(self.asked.step):
+            return self.lr.regret(off)
         lowest = min(loss for _, loss in cell.lrs)
         return math.inf if cell.before is None else cell.before / lowest - 1
 
@@ -143,14 +148,20 @@ class Tuning:
     def in_words(self) -> str:
         """What was changed, and what it cost."""
         factors = [f for _, f in self.recipe.lr]
+        coupled = ", and goes with the square root of the batch" if self.coupled else ""
         span = f"×{min(factors):.3g}"
         if max(factors) > min(factors):
             span += f" to ×{max(factors):.3g}"
         return (
             f"Hyper-parameters were tuned ({self.asked.kind}) in {len(self.cells)} cells with "
             f"{len({t.run.experiment.id for t in self.trials})} runs, {self.share:.2g} of all FLOPs: "
-            f"learning rate {span}, batch ×{self.recipe.batch:.3g}."
+            f"learning rate {span}{coupled}; batch ×{self.recipe.batch:.3g}."
         )
+
+    @property
+    def coupled(self) -> Coupled | None:
+        """How the recipe's rate was made to follow its batch; ``None`` where it says so itself."""
+        return self.recipe.base if isinstance(self.recipe.base, Coupled) else None
 
     def _regret(self) -> list[Diagnostic]:
         """What the recipe as it was would have cost, against the noise of a seed."""
@@ -189,7 +200,7 @@ class Tuning:
             return []
         pairs = zip(self.cells, self.lr.cells, strict=True)
         told = ", ".join(
-            f"×{v.factor:.2g} at N = {count(c.params)}, D = {count(c.units)}"
+            f"{c.lr * v.factor:.2g} at N = {count(c.params)}, D = {count(c.units)} (recipe {c.recipe_lr:.2g})"
             for c, v in pairs
             if v.factor is not None
         )
@@ -228,8 +239,8 @@ class Tuning:
 
         table = Table(title=f"Tuning: {self.asked.kind}", title_justify="left")
         names = (
-            "size", "N", f"D ({self.unit})", "lr of the recipe", "best ×", "90 %", "tuned ×",
-            "regret before", "after", f"batch ({self.unit})", "best ×", "noise scale",
+            "size", "N", f"D ({self.unit})", "lr: recipe", "best", "90 %", "used",
+            "regret: recipe", "used", f"batch ({self.unit})", "best ×", "noise scale",
         )  # fmt: skip
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
@@ -240,10 +251,12 @@ class Tuning:
                 str(c.cell.size),
                 count(c.params),
                 count(c.units),
-                f"{c.lr:.3g}",
-                _number(best.factor),
-                "–" if best.interval is None else "{:.2g}–{:.2g}".format(*best.interval),
-                f"{self.factor(c.params):.3g}",
+                f"{c.recipe_lr:.3g}",
+                "–" if best.factor is None else f"{c.lr * best.factor:.3g}",
+                "–"
+                if best.interval is None
+                else f"{c.lr * best.interval[0]:.2g}–{c.lr * best.interval[1]:.2g}",
+                f"{c.lr * self.factor(c.params):.3g}",
                 _percent(self.untuned_regret(i)),
                 _percent(self.left_regret(i)),
                 count(c.batch_units),
@@ -278,7 +291,8 @@ class Tuning:
             "budget": c.cell.budget,
             "params": c.params,
             "units": c.units,
-            "recipe_lr": c.lr,
+            "recipe_lr": c.recipe_lr,
+            "base_lr": c.lr,
             "recipe_batch_units": c.batch_units,
             "lr": [list(point) for point in c.lrs],
             "batch": [list(point) for point in c.batches],
