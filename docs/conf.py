@@ -49,8 +49,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(collections|matplotlib|narwhals|numpy|pathlib|torch|typing)\..*"),
     (r"py:class", r"(flops_fit\.report\._data\.)?(Axes|Figure|nn\.Module|Optimizer|Path|Tensor)"),
     # What the library hands to itself, and numbers of figures: described where they are returned.
-    (r"py:class", r"(flops_fit\.\w+\.(_\w+\.)?)?(DataSpec|HasOptimum|Kind|ModelSpec|Objective)"),
-    (r"py:class", r"(flops_fit\.fit\._\w+\.)?(ResidualMap|Sensitivity)"),
+    (r"py:class", r"flops_fit\.\w+\._\w+\.\w+"),
+    (r"py:class", r"(flops_fit\.objective\.)?(DataSpec|ModelSpec|Objective)"),
     (r"py:class", r"Compile|FigureData|Isoflop|Size|Trials|Workers"),
 ]
 
