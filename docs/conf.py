@@ -165,6 +165,17 @@ def split_names(
     lines[start:place] = split
 
 
+def shorten_types(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Attributes' types by their last names, as parameters' are, and arrays as arrays."""
+    for i, line in enumerate(lines):
+        if line.startswith(":vartype"):
+            field, types = re.fullmatch(r"(:vartype [^:]*:)(.*)", line).groups()
+            types = re.sub(r"numpy\.ndarray\[tuple.*?\]\]", "numpy.ndarray", types)
+            lines[i] = field + re.sub(r"(?<![\w.~])(?=(?:\w+\.)+\w)", "~", types)
+
+
 def complain_of_gaps(app: Sphinx, env: BuildEnvironment) -> None:
     """Every public name is in the reference."""
     for name in PUBLIC:
@@ -178,5 +189,6 @@ def setup(app: Sphinx) -> None:
         if field.name == "variable":
             field.label = "Attributes"
     app.connect("autodoc-process-docstring", split_names, priority=400)
+    app.connect("autodoc-process-docstring", shorten_types, priority=600)
     app.connect("env-check-consistency", complain_of_gaps)
     app.connect("missing-reference", resolve)
