@@ -8,7 +8,7 @@ AXE := 4.14.1
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser check bench-coverage bench-execute bench-fit bench-hparams bench-plan \
+.PHONY: help install demo test test-browser check docs docs-links bench-coverage bench-execute bench-fit bench-hparams bench-plan \
 	bench-report bench-train chaos clean
 
 help: ## Show this list
@@ -36,6 +36,18 @@ $(BROWSER)/.ready: $(READY)
 		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "expected chromium; it is not on the path and apt-get could not install it"; exit 1; }
 	npm install --silent --no-audit --no-fund --prefix $(BROWSER) axe-core@$(AXE)
+	@touch $@
+
+docs: $(VENV)/.ready-docs ## Build the documentation into docs/_build/html, warnings as errors (a quarter of a minute)
+	rm -rf docs/reference/generated
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-links: $(VENV)/.ready-docs ## Ask every address in the documentation whether it is there: needs a network
+	$(BIN)/python -m sphinx --builder linkcheck --quiet docs docs/_build/linkcheck
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@
 
 check: install ## Lint, format, types and layers
@@ -86,4 +98,4 @@ $(PEERS)/.ready-train: benchmarks/train_peers.txt constraints.txt
 	$(call install-peers,$<,$(filter torch==% accelerate==%,$(shell cat constraints.txt)))
 
 clean: ## Remove .venv, caches and outputs
-	rm -rf $(VENV) $(PEERS) $(BROWSER) outputs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(BROWSER) docs/_build docs/reference/generated outputs .mypy_cache .ruff_cache .import_linter_cache

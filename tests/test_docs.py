@@ -24,32 +24,79 @@ CLI = (DOCS / "cli.md").read_text()
 SOURCE = "\n".join(p.read_text() for p in (ROOT / "src" / "flops_fit" / "fit").glob("*.py"))
 
 
-PAGES = {
-    "adaptive": "the interval shrinks from",
-    "executing": "4 runs, {'completed'}",
-    "fitting": "parameters on",
-    "hyperparameters": "of all FLOPs",
-    "importing": "20 runs read, N* 8.53e+08 of 8.53e+08",
-    "parametrization": "one learning rate does not serve all widths",
-    "planning": "2 runs finished, 2 missing, 2 not asked for",
-    "recipes": "3 rates for 3 widths",
-    "report": "9 figures in 27 files",
-    "trackers": "samples/s",
-    "training": "fewer FLOPs than separate runs",
+PAGES = [p for p in sorted(DOCS.rglob("*.md")) if "_build" not in p.parts]
+"""Every page of the documentation."""
+EXAMPLES = [str(p.relative_to(DOCS)) for p in PAGES if "```python" in p.read_text()]
+"""Those that show Python; all of it runs."""
+PRINTED = {
+    "adaptive.md": "the interval shrinks from",
+    "executing.md": "4 runs, {'completed'}",
+    "fitting.md": "parameters on",
+    "hyperparameters.md": "of all FLOPs",
+    "importing.md": "20 runs read, N* 8.53e+08 of 8.53e+08",
+    "parametrization.md": "one learning rate does not serve all widths",
+    "planning.md": "2 runs finished, 2 missing, 2 not asked for",
+    "recipes.md": "3 rates for 3 widths",
+    "report.md": "9 figures in 27 files",
+    "trackers.md": "samples/s",
+    "training.md": "fewer FLOPs than separate runs",
 }
-"""Each page whose examples run, with something that they print."""
+"""What some pages print and do not show; a block ```output`` is looked for by itself."""
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
-    page = (DOCS / f"{name}.md").read_text()
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def script_of(page: str) -> str:
+    """The Python of a page with every line where the page has it, so that a traceback names it."""
+    parts = re.split(r"^```([^`\n]*)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    text = ""
+    for prose, language, block in zip(
+        parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True
+    ):
+        text += "\n" * (prose.count("\n") + 1)
+        text += block if language == "python" else "\n" * block.count("\n")
+    return text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_page_runs_from_top_to_bottom_as_a_script(name: str, tmp_path: Path) -> None:
+    page = (DOCS / name).read_text()
+    script = tmp_path / f"{Path(name).stem}_page.py"
+    script.write_text(script_of(page))
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert PAGES[name] in done.stdout
+    for shown in [*blocks(page, "output"), PRINTED.get(name, "")]:
+        assert shown in done.stdout
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_script_has_each_line_where_its_page_has_it(name: str) -> None:
+    page = (DOCS / name).read_text()
+    there = page.splitlines()
+    lines = script_of(page).splitlines()
+    assert [line for line in lines if line] == [
+        line for block in blocks(page, "python") for line in block.splitlines() if line
+    ]
+    assert all(line in ("", own) for line, own in zip(lines, there, strict=False))
+
+
+def test_pages_that_print_something_are_pages() -> None:
+    assert set(PRINTED) <= set(EXAMPLES)
+
+
+def test_every_public_package_has_its_page_in_the_reference() -> None:
+    """What of each is missing there is a warning of Sphinx: see ``docs/conf.py``."""
+    index = (DOCS / "reference" / "index.md").read_text()
+    own = {n for n in flops_fit.__all__ if not inspect.ismodule(getattr(flops_fit, n))}
+    for name in own - {"__version__"}:
+        assert f"\n   {name}\n" in index, name
+    for module in set(flops_fit.__all__) - own:
+        assert f"({module}.md)" in index, module
 
 
 def test_every_finding_of_a_fit_is_explained() -> None:
@@ -67,7 +114,7 @@ def test_every_finding_of_a_fit_is_explained() -> None:
 def test_commands_in_documents_are_commands_with_options_that_there_are() -> None:
     commands = typer.main.get_command(app)
     lines = []
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *PAGES]:
         text = page.read_text()
         blocks = "\n".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
         lines += re.findall(r"^flops-fit .*", blocks, re.MULTILINE)

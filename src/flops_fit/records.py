@@ -134,7 +134,7 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """How people call this run: budget, size and, where repeated, which repeat."""
+        """How people call this run, by budget, size and, where repeated, which repeat."""
         size = (
             "-".join(str(v) for v in self.size.values())
             if isinstance(self.size, Mapping)

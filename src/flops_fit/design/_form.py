@@ -63,7 +63,7 @@ class Form:
 
     @property
     def trusted(self) -> float:
-        """τ for runs to come: that of any law, or as large as the drifts that the runs speak for."""
+        """τ for runs to come, that of any law or as large as the drifts that the runs speak for."""
         return float(np.sqrt(np.mean(np.square(self.drifts)))) if self.told else DRIFT
 
     def __str__(self) -> str:

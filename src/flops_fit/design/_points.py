@@ -46,7 +46,7 @@ class Candidates:
 
     @property
     def prices(self) -> Floats:
-        """FLOPs that each would take now: its C, less where another run has walked its trunk."""
+        """FLOPs that each would take now, its C less where another run has walked its trunk."""
         return self.flops if self.price is None else self.price
 
     @classmethod

@@ -26,7 +26,7 @@ _STEP = 0.05  # in ln C, for the slope of ln N*
 
 @dataclass(frozen=True)
 class Approach:
-    """What one approach says.
+    """What one approach says; numbers that it does not give are ``None``.
 
     Attributes
     ----------
@@ -45,8 +45,6 @@ class Approach:
         Whether its numbers may be read.
     headline, reason
         Whether :meth:`flops_fit.fit.Fit.predict` answers with it, and why or why not.
-
-    Numbers that an approach does not give are ``None``.
     """
 
     name: ApproachName

@@ -128,7 +128,7 @@ class Fit:
 
     @property
     def trust(self) -> Literal["ok", "caution", "no"]:
-        """From the worst diagnostic: critical is "no", a warning "caution"."""
+        """From the worst diagnostic; critical is "no", a warning "caution"."""
         return trust_of(self.diagnostics)
 
     @property
@@ -162,7 +162,7 @@ class Fit:
 
     @property
     def noise_sd(self) -> float:
-        """What one new run scatters by around the law: the root mean square residual."""
+        """What one new run scatters by around the law, as root mean square residual."""
         return self._solution.noise_sd * self._solution.points.unit
 
     @property

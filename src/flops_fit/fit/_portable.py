@@ -43,7 +43,7 @@ def portable(fit: Fit, level: float = 0.9) -> dict[str, Any]:
           are the interval. Of kind ``"none"`` it has the ``reason``.
         - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
         - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
-          interpolated by :func:`cubic`; ``error`` is its largest relative error at midpoints.
+          interpolated by ``cubic``; ``error`` is its largest relative error at midpoints.
 
         ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, and ``reach`` is the C
         up to which the values are meant to be used.

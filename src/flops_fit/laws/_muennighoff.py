@@ -33,7 +33,7 @@ class Muennighoff(Law):
     size whose compute-optimal data is U (their eq. 6): parameters beyond what U units can feed are
     worth less as well. Without repetition (``unique`` = ∞, the default) it is the additive law.
 
-    The law saturates: beyond some compute neither term falls any more, and :meth:`compute_for`
+    The law saturates: beyond some compute neither term falls any more, and :meth:`~Law.compute_for`
     answers ``inf`` for losses below that. It cannot express a loss that *rises* with repetition.
 
     Attributes

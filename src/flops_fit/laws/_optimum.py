@@ -40,7 +40,7 @@ class Optimum:
 
     @property
     def binds(self) -> tuple[str, ...]:
-        """The caps that bind, at any of the budgets: ``"max_params"``, ``"max_tokens"``."""
+        """Which of ``"max_params"`` and ``"max_tokens"`` bind, at any of the budgets."""
         caps = {"max_params": self.at_max_params, "max_tokens": self.at_max_tokens}
         return tuple(name for name, at in caps.items() if np.any(at))
 

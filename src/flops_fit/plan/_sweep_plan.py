@@ -130,7 +130,7 @@ class SweepPlan(Priced):
     def to_json(self, path: str | Path | None = None) -> str:
         """The plan as JSON text, written to ``path`` as well where one is given.
 
-        What carries it out (:attr:`task`, :attr:`maker`) is not part of it; F(N) is, with every size
+        What carries it out (``task``, ``maker``) is not part of it; F(N) is, with every size
         that was counted.
         """
         text = plan_to_json(self)

@@ -86,10 +86,12 @@ def chinchilla2022(params: ParamCount, units: float, unit: str) -> HParams:
 
     Power laws join the published sizes, N with embeddings as in their names:
 
-    | N | 44M | 117M | 417M | 1.4B | 7.1B | 70B | 280B |
-    |---|---|---|---|---|---|---|---|
-    | peak rate | 6e-4 | 6e-4 | 2e-4 | 2e-4 | 1.2e-4 | 1e-4 | 4e-5 |
-    | batch, tokens | 0.25M | 0.25M | 0.25M | 0.25M | 2M | 1.5M → 3M | 3M → 6M |
+    =============  =====  =====  =====  =====  ======  =========  =======
+    N              44M    117M   417M   1.4B   7.1B    70B        280B
+    =============  =====  =====  =====  =====  ======  =========  =======
+    peak rate      6e-4   6e-4   2e-4   2e-4   1.2e-4  1e-4       4e-5
+    batch, tokens  0.25M  0.25M  0.25M  0.25M  2M      1.5M → 3M  3M → 6M
+    =============  =====  =====  =====  =====  ======  =========  =======
 
     All but 70B are of Gopher (Rae et al. 2021, arXiv:2112.11446, table 1), 70B is Chinchilla
     (Hoffmann et al. 2022, arXiv:2203.15556, table 4). A batch that doubles on the way is given its

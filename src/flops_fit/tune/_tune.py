@@ -40,7 +40,7 @@ def run_tuning(
     """Find the rates and batches for a sweep, within a share of its FLOPs.
 
     A recipe whose rate is the same at all lengths while its batch is not is coupled to its batch
-    first (:func:`couple`). Then rates: in each cell three, a step apart, and on beyond an edge while
+    first (``couple``). Then rates: in each cell three, a step apart, and on beyond an edge while
     the lowest lies there. A parabola in ln lr, of one curvature for all cells, gives where each is
     lowest, and where all are. A pilot whose cells agree moves the recipe by one factor; where they do
     not, by each anchor's own, log-linear in N between the anchors and constant beyond. Batches next,
