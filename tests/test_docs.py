@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -67,7 +68,11 @@ def test_a_page_runs_from_top_to_bottom_as_a_script(name: str, tmp_path: Path) -
     script = tmp_path / f"{Path(name).stem}_page.py"
     script.write_text(script_of(page))
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-W", "error", str(script)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # other tests run beside it
     )
     assert done.returncode == 0, done.stderr
     for shown in [*blocks(page, "output"), PRINTED.get(name, "")]:
