@@ -127,7 +127,7 @@ def test_runs_to_make_fit_into_what_may_be_spent(
 def test_a_report_lies_in_the_folder_of_its_sweep(capsys: Capsys, folder: Path) -> None:
     told = called(capsys, "report", folder)
     assert told.out.splitlines()[0] == f"Report: {folder / 'report.html'}"
-    assert "<h2>Runs</h2>" in (folder / "report.html").read_text()
+    assert 'id="runs-head">Runs</h2>' in (folder / "report.html").read_text()
 
 
 def test_an_export_is_a_table_to_fit(capsys: Capsys, folder: Path, tmp_path: Path) -> None:
