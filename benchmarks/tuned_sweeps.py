@@ -42,7 +42,7 @@ def sweeps(quick: bool) -> Found:
     top = max(sizes)
     columns = (
         "tune", "FLOPs of tuning", "share", "FLOPs of the sweep", "a", "κ",
-        f"N* at {top:.0e}", f"N* at {FURTHER * top:.0e}", f"loss at {top:.0e}", "seconds",
+        f"N* at {top:.0e}", f"N* at {FURTHER * top:.0e}", f"loss at {top:.0e}", "scatter", "seconds",
     )  # fmt: skip
     rows = tuple(_row(kind, r, top, seconds[kind]) for kind, r in found.items())
     notes = (
@@ -70,6 +70,7 @@ def _row(kind: str, r: Result, top: float, seconds: float) -> tuple[str, ...]:
         _with_interval(here, "optimal_params"),
         _with_interval(there, "optimal_params"),
         _with_interval(here, "expected_loss"),
+        f"{r.fit.noise_sd:.2%}",
         f"{seconds:.0f}",
     )
 

@@ -105,6 +105,20 @@ def test_a_search_goes_on_beyond_an_edge_and_stops_where_runs_diverge():
 def test_where_all_but_the_lowest_rates_diverge_the_best_of_them_is_taken():
     found = tune(Truth(lambda N, D: BASE / 11, diverges=1.5))
     assert found.recipe.lr == ((1.0, 0.125),)
+    told = {d.code: d.message for d in found.diagnostics}["tuning_flat"]
+    assert "the best of the rates that were tried is taken" in told
+
+
+def test_a_recipe_far_from_every_valley_is_judged_by_what_was_tried_beside_it():
+    """A parabola reaches a step and a half; five steps away its own value would be wrong by factors."""
+    found = tune(Truth(lambda N, D: 32 * BASE, k=0.01))
+    for i in range(len(found.cells)):
+        at_one = dict(found.cells[i].lrs)[1.0]
+        lowest = min(loss for _, loss in found.cells[i].lrs)
+        assert found.untuned_regret(i) == pytest.approx(at_one / lowest - 1)
+    lost = tune(Truth(lambda N, D: BASE / 11, diverges=5.0))
+    assert lost.untuned_regret(0) == math.inf
+    assert "diverged" in str(lost)
 
 
 def test_where_the_exponent_is_wrong_each_anchor_has_its_own_factor_and_it_is_told():

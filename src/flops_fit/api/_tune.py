@@ -104,7 +104,7 @@ def tune_plan(
     why = ""
     if asked.kind == "pilot" and plan.coordinates is not None and not plan.coordinates.passed:
         why = (
-            f"One rate does not serve all widths, so each size was tuned: {plan.coordinates.reason}"
+            f"The coordinate check did not pass, so each size was tuned: {plan.coordinates.reason}"
         )
         asked = replace(asked, kind="per-size", share=asked.most)
     folder = Path(places.output_dir) / FOLDER

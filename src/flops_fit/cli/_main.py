@@ -123,7 +123,7 @@ def _carry_out(arguments: Sequence[str], settings: Settings) -> int:
         raise
     except (KeyboardInterrupt, typer.Abort):
         pass
-    except Exception as error:
+    except Exception as error:  # one line for any of them; --debug shows where it comes from
         return _told(error, settings.debug)
     typer.echo("flops-fit: interrupted.", err=True)
     return INTERRUPTED

@@ -49,14 +49,17 @@ class TunedRecipe:
     def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
         """The base's values at this size and length, moved."""
         made = self.base(params, units, unit)
-        sizes, factors = zip(*self.lr, strict=True)
-        log = np.interp(math.log(params.total), np.log(sizes), np.log(factors))
         return replace(
             made,
-            lr=made.lr * math.exp(float(log)),
+            lr=made.lr * self.factor(params.total),
             batch_units=made.batch_units * self.batch,
             recipe=f"{made.recipe} + {self.name}" if self.name else made.recipe,
         )
+
+    def factor(self, params: float) -> float:
+        """F at this N."""
+        sizes, factors = zip(*self.lr, strict=True)
+        return math.exp(float(np.interp(math.log(params), np.log(sizes), np.log(factors))))
 
 
 @dataclass(frozen=True)

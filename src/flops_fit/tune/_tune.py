@@ -242,8 +242,6 @@ def _found(
         ),
         lrs=tuple(sorted(search.points("lr", cell, Point))),
         batches=tuple(sorted(search.points("batch", cell, tuned))) if batches else (),
-        before=search.loss(Point(cell)),
-        after=search.loss(tuned(cell)),
         noise_scale=nearest.noise_scale,
     )
 

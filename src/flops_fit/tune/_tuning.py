@@ -48,8 +48,6 @@ class CellFound:
         (factor, loss) of the trials along the rate.
     batches
         (factor, loss) along the batch, at rates that follow by the square root.
-    before, after
-        Loss at ``lr`` and at the tuned rate, where both were run.
     noise_scale
         Gradient noise scale in units at the end of the run with the recipe's batch: the batch from
         which on a larger one brings little (McCandlish et al. 2018).
@@ -63,8 +61,6 @@ class CellFound:
     batch_units: float
     lrs: tuple[tuple[float, float], ...]
     batches: tuple[tuple[float, float], ...] = ()
-    before: float | None = None
-    after: float | None = None
     noise_scale: float | None = None
 
 
@@ -109,25 +105,24 @@ class Tuning:
 
     def factor(self, params: float) -> float:
         """On the recipe's rate at this N, before a change of batch."""
-        log_n = np.log([n for n, _ in self.recipe.lr])
-        logs = np.log([f for _, f in self.recipe.lr])
-        moved = math.exp(float(np.interp(math.log(params), log_n, logs)))
-        return moved / math.sqrt(self.recipe.batch)
+        return self.recipe.factor(params) / math.sqrt(self.recipe.batch)
 
     def untuned_regret(self, i: int) -> float | None:
         """Relative loss that the recipe's own rate costs in a cell.
 
-        By the cell's own parabola where that reaches so far, else as measured, and infinite where
-        the recipe's run diverged.
+        By the cell's own parabola where that reaches so far, else by the trial nearest to that rate,
+        and infinite where there is none within half a step: what was tried there diverged.
         """
         own, cell = self.lr.cells[i].factor, self.cells[i]
         if own is None:
             return None
-        off = cell.recipe_lr / cell.lr / own
-        if abs(math.log(off)) <= REACH * math.log(self.asked.step):
-            return self.lr.regret(off)
-        lowest = min(loss for _, loss in cell.lrs)
-        return math.inf if cell.before is None else cell.before / lowest - 1
+        at, step = cell.recipe_lr / cell.lr, math.log(self.asked.step)
+        if abs(math.log(at / own)) <= REACH * step:
+            return self.lr.regret(at / own)
+        nearest, loss = min(cell.lrs, key=lambda trial: abs(math.log(trial[0] / at)))
+        if abs(math.log(nearest / at)) > step / 2:
+            return math.inf
+        return loss / min(x for _, x in cell.lrs) - 1
 
     def left_regret(self, i: int) -> float | None:
         """The same of the tuned rate: what is lost where one factor serves cells that differ."""
@@ -168,14 +163,10 @@ class Tuning:
         lost = [r for i in range(len(self.cells)) if (r := self.untuned_regret(i)) is not None]
         left = [r for i in range(len(self.cells)) if (r := self.left_regret(i)) is not None]
         if not lost:
-            return [
-                Diagnostic(
-                    "tuning_flat",
-                    "note",
-                    "The losses of the trials do not bend by more than noise, so the recipe's rate is "
-                    "kept.",
-                )
-            ]
+            moved = any(self.factor(c.params) != 1 for c in self.cells)
+            then = "the best of the rates that were tried is taken" if moved else "it is kept"
+            text = f"No rate is seen to be better than those beside it by more than noise: {then}."
+            return [Diagnostic("tuning_flat", "note", text)]
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
         text = (
             f"The recipe's own rate costs {_span(lost)} of the loss where it was tried, the tuned one "
@@ -300,8 +291,6 @@ class Tuning:
             "best_lr_interval": best.interval,
             "regret_untuned": finite_json(self.untuned_regret(i)),
             "regret_tuned": self.left_regret(i),
-            "loss_untuned": c.before,
-            "loss_tuned": c.after,
             "noise_scale": c.noise_scale,
         }
 
