@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 
 from benchmarks.report import Goal, Table, at_most
 from benchmarks.report import Result as Found
@@ -137,8 +136,3 @@ def _goals(found: dict[str, Result]) -> list[Goal]:
     pilot = found["pilot"].tuning
     assert pilot is not None
     return [at_most("share of all FLOPs that the pilot took", pilot.share, 0.15)]
-
-
-def folder_of(kind: str) -> Path:
-    """Where a sweep of the study is."""
-    return FOLDER / f"sweep-{kind}"
