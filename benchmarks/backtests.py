@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.report import Result, Table, at_most
 from flops_fit import reference
 from flops_fit.fit import fit_runs
-from flops_fit.fit._held_out import regret_of
-from flops_fit.fit._isoflop import Parabola, isoflop, parabola
+from flops_fit.fit.held_out import regret_of
+from flops_fit.fit.isoflop import Parabola, isoflop, parabola
 from flops_fit.table import RunTable
 
 NEAR = 5.0

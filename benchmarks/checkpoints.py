@@ -34,8 +34,8 @@ from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.recipes import HParams
 from flops_fit.train import Progress, Trainer
-from flops_fit.train._checkpoint import Checkpoints
-from flops_fit.train._optimizer import make_optimizer
+from flops_fit.train.checkpoint import Checkpoints
+from flops_fit.train.optimizer import make_optimizer
 
 TASK = Task(width=64, steps=3000)
 EVERY = 3.0  # seconds between the checkpoints of the killed runs

@@ -30,7 +30,7 @@ def measure() -> dict[str, object]:
     from flops_fit.examples.gpt import GPTConfig, GPTFactory
     from flops_fit.model import ModelSpec
     from flops_fit.objective import Objective
-    from flops_fit.plan._count import FlopsCounter
+    from flops_fit.plan.counting import FlopsCounter
 
     imported = time.perf_counter()
     spec = ModelSpec(GPTFactory(LAYERS, vocab_size=VOCABULARY), "d_model")

@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.report import Goal, Result, Table, at_least, at_most
 from benchmarks.simulated import Bent, Branching, Drifting, Simulated, truth
-from flops_fit.design import Adaptive, Asked, Candidates, run_adaptive, settled
-from flops_fit.fit import outline
+from flops_fit.adaptive import Adaptive, Asked, Candidates, run_adaptive, settled
+from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
 from flops_fit.table import RunTable
@@ -82,7 +82,7 @@ def fixed(case: Case, design: Candidates, seed: int) -> Outcome:
     loss = np.array(oracle.run(design))
     labels = tuple(str(i) for i in range(len(loss)))
     runs = RunTable(design.params, design.tokens, design.flops, loss, labels, design.budget)
-    evidence = outline(runs, LinearFlops())
+    evidence = quick_fit(runs, LinearFlops())
     span = evidence.intervals(
         lambda law: np.array([np.log(law.optimal(TARGET).params)]), ("N*",), 0.9
     ).spans[0]
@@ -123,7 +123,7 @@ def blind(case: Case, half: float) -> list[tuple[str, ...]]:
         loss = np.asarray(case.law.loss(runs.params, runs.tokens))
         labels = tuple(map(str, range(len(loss))))
         table = RunTable(runs.params, runs.tokens, runs.flops, loss, labels, runs.budget)
-        evidence = outline(table, LinearFlops())
+        evidence = quick_fit(table, LinearFlops())
         misfit = float(np.sqrt(np.mean(evidence.solution.residuals**2)))
         off = float(evidence.law.optimal(TARGET).params / case.law.optimal(TARGET).params)
         rows.append((case.name, name, f"{100 * misfit:.3f}", f"{100 * (off - 1):+.1f}"))

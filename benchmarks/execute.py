@@ -22,15 +22,9 @@ from benchmarks.command import run
 from benchmarks.report import Goal, Part, Result, Table, at_least, at_most
 from benchmarks.store_size import answer, experiments, opening, recording
 from flops_fit import SweepPlan, plan_sweep, run_sweep
-from flops_fit.cli._demo import SIZES as DEMO
-from flops_fit.cli._demo import demo_sweep
-from flops_fit.execute import (
-    Executor,
-    InProcessExecutor,
-    PoolExecutor,
-    RayExecutor,
-    SlurmExecutor,
-)
+from flops_fit.cli.demo import SIZES as DEMO
+from flops_fit.cli.demo import demo_sweep
+from flops_fit.execute import Executor, InProcessExecutor, PoolExecutor, RayExecutor, SlurmExecutor
 from flops_fit.records import Run
 
 SPEEDUP_GOAL, GROWTH_GOAL = 1.7, 20.0  # times, MB

@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.report import Goal, Table, at_most
 from benchmarks.report import Result as Found
 from flops_fit import Result, find_optimal
-from flops_fit.cli._demo import SIZES, demo_sweep
+from flops_fit.cli.demo import SIZES, demo_sweep
 from flops_fit.execute import PoolExecutor
-from flops_fit.text import count
+from flops_fit.text import format_count
 
 FURTHER = 10.0
 PILOT = [1.5e10, 3e10, 6e10]  # cheaper runs have too few steps to say much
@@ -89,7 +89,7 @@ def _row(
         name,
         str(len(result.runs)),
         f"{spent:.3g}",
-        f"{count(best)} ({count(span[0])}–{count(span[1])})",
+        f"{format_count(best)} ({format_count(span[0])}–{format_count(span[1])})",
         f"±{100 * np.expm1(half):.0f} %",
         f"{max(run.flops for run in result.runs):.2g}",
         f"{wall:.0f}",

@@ -17,7 +17,7 @@ import torch
 from benchmarks.cheap_sweeps import AGAIN, EXECUTORS, full_of, said_of, say
 from benchmarks.full_disk import FillsUp
 from flops_fit import plan_sweep, run_sweep
-from flops_fit.cli._demo import demo_sweep
+from flops_fit.cli.demo import demo_sweep
 from flops_fit.records import Experiment, Run
 from flops_fit.store import write_json
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.report import Result, Table, at_most
 from flops_fit import Fit, fit_runs, reference
-from flops_fit.design import Asked, Candidates, run_adaptive, settled
+from flops_fit.adaptive import Asked, Candidates, run_adaptive, settled
 from flops_fit.errors import FitError
-from flops_fit.fit import outline
+from flops_fit.fit import quick_fit
 from flops_fit.flops import FlopsFunction
 from flops_fit.table import RunTable
 
@@ -107,7 +107,7 @@ def _answered(fit: Fit, picked: np.ndarray, target: float) -> Iterator[tuple[flo
     mask[picked] = True
     part = fit.runs.select(mask)
     try:
-        law = outline(part, fit.flops, "auto").law
+        law = quick_fit(part, fit.flops, "auto").law
         best = float(law.optimal(target, fit.flops).params)
     except FitError:
         return

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.design import Candidates
+from flops_fit.adaptive import Candidates
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Kappa, Law
 

@@ -25,9 +25,9 @@ from benchmarks.independent import (
 from benchmarks.other_packages import measure_peers
 from benchmarks.report import Goal, Result, Table, at_most
 from benchmarks.timing import Timing, duration, timed
-from flops_fit.fit import _newton, fit_runs
-from flops_fit.fit._solve import solve_surface
-from flops_fit.fit._surface import points_of
+from flops_fit.fit import fit_runs, newton
+from flops_fit.fit.solver import solve_surface
+from flops_fit.fit.surface import points_of
 from flops_fit.laws import Hoffmann, Kappa
 from flops_fit.table import RunTable
 
@@ -233,14 +233,14 @@ def floor(runs: RunTable) -> Table:
 def evaluations(work: Callable[[], object]) -> int:
     """How many θ the solver evaluates derivatives at."""
     count = 0
-    inner = _newton.derivatives
+    inner = newton.derivatives
 
     def counted(theta: np.ndarray, *args: object, **options: object) -> object:
         nonlocal count
         count += len(theta)
         return inner(theta, *args, **options)
 
-    with patch.object(_newton, "derivatives", counted):
+    with patch.object(newton, "derivatives", counted):
         work()
     return count
 

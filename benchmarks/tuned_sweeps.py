@@ -9,9 +9,9 @@ from benchmarks.report import Goal, Table, at_most
 from benchmarks.report import Result as Found
 from benchmarks.transfer import FOLDER
 from flops_fit import Result, find_optimal
-from flops_fit.cli._demo import SIZES, demo_sweep
+from flops_fit.cli.demo import SIZES, demo_sweep
 from flops_fit.execute import PoolExecutor
-from flops_fit.text import count
+from flops_fit.text import format_count
 from flops_fit.tune import Tune
 
 QUICK = {3e9: [8, 12, 16, 24], 6e9: [8, 12, 16, 24], 1.2e10: [12, 16, 24, 32]}
@@ -76,7 +76,7 @@ def _row(kind: str, r: Result, top: float, seconds: float) -> tuple[str, ...]:
 
 def _with_interval(prediction: object, name: str) -> str:
     value, span = getattr(prediction, name), prediction.intervals[name]  # type: ignore[attr-defined]
-    shown = (lambda x: f"{x:.3f}") if name == "expected_loss" else count
+    shown = (lambda x: f"{x:.3f}") if name == "expected_loss" else format_count
     return shown(value) if span is None else f"{shown(value)} ({shown(span[0])}–{shown(span[1])})"
 
 
@@ -107,11 +107,11 @@ def _cells(kind: str, r: Result) -> Table:
     t = r.tuning
     rows = tuple(
         (
-            str(c.cell.size), count(c.params), count(c.units), f"{c.recipe_lr:.4f}",
+            str(c.cell.size), format_count(c.params), format_count(c.units), f"{c.recipe_lr:.4f}",
             "–" if (f := t.lr.cells[i].factor) is None else f"{c.lr * f:.4f}",
             f"{c.lr * t.factor(c.params):.4f}",
             _share(t.untuned_regret(i)), _share(t.left_regret(i)),
-            f"{c.batch_units:.0f}", "–" if c.noise_scale is None else count(c.noise_scale),
+            f"{c.batch_units:.0f}", "–" if c.noise_scale is None else format_count(c.noise_scale),
         )
         for i, c in enumerate(t.cells)
     )  # fmt: skip

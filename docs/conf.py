@@ -68,7 +68,7 @@ html_sidebars: dict[str, list[str]] = {
 log = logging.getLogger(__name__)
 PACKAGES = (
     "flops_fit",
-    "flops_fit.design",
+    "flops_fit.adaptive",
     "flops_fit.errors",
     "flops_fit.examples",
     "flops_fit.execute",
@@ -80,7 +80,7 @@ PACKAGES = (
     "flops_fit.reference",
     "flops_fit.report",
     "flops_fit.store",
-    "flops_fit.track",
+    "flops_fit.trackers",
     "flops_fit.train",
     "flops_fit.tune",
 )

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flops_fit import find_optimal, plan_sweep, run_sweep
-from flops_fit.api import _find_optimal, _run_sweep
-from flops_fit.design import Asked
+from flops_fit.adaptive import Asked
+from flops_fit.api import find, run
 
 Parameters = dict[str, inspect.Parameter]
 
@@ -65,7 +65,7 @@ def test_every_argument_of_planning_is_handed_on(
     monkeypatch: pytest.MonkeyPatch, train: bool
 ) -> None:
     stage = Stage(plan_sweep)
-    monkeypatch.setattr(_find_optimal, "plan_sweep", stage)
+    monkeypatch.setattr(find, "plan_sweep", stage)
     given = {name: object() for name in FIND}
     with pytest.raises(Stop):
         find_optimal(**{**given, "train": train, "tune": "none"})
@@ -74,15 +74,15 @@ def test_every_argument_of_planning_is_handed_on(
 
 
 def test_every_argument_of_running_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_find_optimal, "plan_sweep", lambda *_, **__: PILOT)
-    monkeypatch.setattr(_find_optimal, "check_fittable", lambda plan: None)
+    monkeypatch.setattr(find, "plan_sweep", lambda *_, **__: PILOT)
+    monkeypatch.setattr(find, "check_fittable", lambda plan: None)
     given = {name: object() for name in PLACES}
-    wanted = {"plan": PILOT, "task": PILOT.task, "places": _run_sweep.Places(**given)}
+    wanted = {"plan": PILOT, "task": PILOT.task, "places": run.RunOptions(**given)}
     for module, call in (
-        (_find_optimal, partial(find_optimal, **given)),
-        (_run_sweep, partial(run_sweep, PILOT, **given)),
+        (find, partial(find_optimal, **given)),
+        (run, partial(run_sweep, PILOT, **given)),
     ):
-        stage = Stage(_run_sweep.run_plan)
+        stage = Stage(run.run_plan)
         monkeypatch.setattr(module, "run_plan", stage)
         with pytest.raises(Stop):
             call()
@@ -90,9 +90,9 @@ def test_every_argument_of_running_is_handed_on(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_argument_of_an_adaptive_sweep_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(_find_optimal.find_adaptively)
-    monkeypatch.setattr(_find_optimal, "plan_sweep", lambda *_, **__: PILOT)
-    monkeypatch.setattr(_find_optimal, "find_adaptively", stage)
+    stage = Stage(find.find_adaptively)
+    monkeypatch.setattr(find, "plan_sweep", lambda *_, **__: PILOT)
+    monkeypatch.setattr(find, "find_adaptively", stage)
     given = {name: object() for name in PLACES}
     asked = {"target_compute": 1e12, "half_width": 0.2, "max_flops": 1e9, "sizes": [4, 8]}
     with pytest.raises(Stop):
@@ -101,12 +101,12 @@ def test_every_argument_of_an_adaptive_sweep_is_handed_on(monkeypatch: pytest.Mo
         "plan": PILOT,
         "asked": Asked(1e12, 0.2, 1e9, pilot_budgets=PILOT.budgets),
         "sizes": [4, 8],
-        "places": _run_sweep.Places(**given),
+        "places": run.RunOptions(**given),
     }
 
 
 def test_places_are_the_arguments_of_running() -> None:
-    assert tuple(f.name for f in dataclasses.fields(_run_sweep.Places)) == PLACES
+    assert tuple(f.name for f in dataclasses.fields(run.RunOptions)) == PLACES
     assert set(RUN) == {"plan", "task", *PLACES}
 
 

@@ -102,7 +102,7 @@ def test_a_branch_that_is_killed_goes_on_and_owns_what_it_had_computed(
     at: str, plan: SweepPlan, alone: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it leaves the trunk and after; the snapshot that it left itself is not another's."""
-    monkeypatch.setattr("flops_fit.train._loop._REPORT_SECONDS", -1.0)
+    monkeypatch.setattr("flops_fit.train.trainer._REPORT_SECONDS", -1.0)
     chain = [e for e in plan.experiments if e.size == 8]
     expected = {r.experiment.id: r for r in alone}
     trainer = plan.task.in_folder(tmp_path / "runs", tmp_path / "trunks")  # type: ignore[union-attr]

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import flops_fit
-from flops_fit.curves import Curves
 from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.table.curves import Curves
 
 ROWS: list[dict[str, Any]] = [
     {"run": run, "params": N, "tokens": D, "loss": 5 - 0.1 * D / N}

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from flops_fit.data import DataSpec, split_data
-from flops_fit.data._random import Watch, capture, seed_generators
+from flops_fit.rng import GeneratorWatch, capture, seed_generators
 from tests.conftest import Blobs
 
 
@@ -154,7 +154,7 @@ def test_every_draw_is_seen(draw: Any, held_back: bool) -> None:
     seed_generators(5)
     if held_back:
         np.random.randn(), random.gauss(0, 1)  # noqa: NPY002
-    watch = Watch()
+    watch = GeneratorWatch()
     for _ in range(3):
         watch.start()
         assert not watch.moved()

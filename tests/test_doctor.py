@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flops_fit.cli._doctor import check_folder
+from flops_fit.cli.folder_commands import check_folder
 from flops_fit.errors import InputError, OutputError
 from flops_fit.records import Experiment, Run
 from flops_fit.store import Holder, Store, examine, recorded_runs, repair, take_lease, write_runs

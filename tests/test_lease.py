@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from flops_fit.store import Holder, Lease, _lease, living_holder, take_lease
+from flops_fit.store import Holder, Lease, living_holder, take_lease
+from flops_fit.store import lease as lease_module
 
 
 def written_by(path: Path, **changes: Any) -> None:
@@ -88,11 +89,11 @@ def test_the_lease_of_a_process_that_is_gone_is_stale_at_once(path: Path) -> Non
 
 def test_a_process_that_ended_and_was_not_waited_for_is_gone(path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    start = _lease._process_start(child.pid)
+    start = lease_module._process_start(child.pid)
     assert start is not None
     child.kill()
     for _ in range(1000):
-        if _lease._process_start(child.pid) is None:
+        if lease_module._process_start(child.pid) is None:
             break
         time.sleep(0.01)
     written_by(path, pid=child.pid, start=start)
@@ -151,7 +152,7 @@ def test_a_taker_that_died_in_the_middle_is_taken_over_in_turn(path: Path) -> No
 def test_a_lease_is_touched_until_it_is_released(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_lease, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.02)
     lease = take_lease(path)
     assert isinstance(lease, Lease)
     aged(path, 1000)

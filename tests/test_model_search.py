@@ -16,7 +16,8 @@ from torch import nn
 from flops_fit.errors import ModelError
 from flops_fit.examples.gpt import GPTConfig, GPTFactory
 from flops_fit.flops import InterpolatedFlops
-from flops_fit.model import ModelSpec, _spec, count_params, find_experts
+from flops_fit.model import ModelSpec, count_params, find_experts
+from flops_fit.model import spec as spec_module
 
 GPT_SPEC = ModelSpec(GPTFactory(num_layers=24, vocab_size=50_304), "d_model")
 
@@ -126,7 +127,7 @@ class ReadsValues(nn.Module):
 def test_a_constructor_that_allocates_is_not_asked_for_large_models(
     made: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_spec, "_ALLOCATED", 4e6)
+    monkeypatch.setattr(spec_module, "_ALLOCATED", 4e6)
     built: list[int] = []
 
     def factory(d: int) -> nn.Module:
@@ -144,7 +145,7 @@ def test_a_constructor_that_allocates_is_not_asked_for_large_models(
 
 
 def test_a_slow_constructor_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_spec, "_SLOW", 0.01)
+    monkeypatch.setattr(spec_module, "_SLOW", 0.01)
 
     def slow(d: int) -> nn.Module:
         time.sleep(0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flops_fit.text import count, seconds
+from flops_fit.text import format_count, format_duration
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from flops_fit.text import count, seconds
     ],
 )
 def test_counts(value: float, text: str) -> None:
-    assert count(value) == text
+    assert format_count(value) == text
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_counts(value: float, text: str) -> None:
     [(0.42, "0.4 s"), (42, "42 s"), (200, "3 min 20 s"), (9000, "2.5 h"), (400_000, "4.6 d")],
 )
 def test_durations(value: float, text: str) -> None:
-    assert seconds(value) == text
+    assert format_duration(value) == text

@@ -13,9 +13,8 @@ from flops_fit.records import Experiment, Run
 from flops_fit.text import render
 from flops_fit.train import Progress
 from flops_fit.view import LiveView, SilentView
-from flops_fit.view._board import Board
-from flops_fit.view._draw import frame, status
-from flops_fit.view._rate import Rate
+from flops_fit.view.board import Board, Rate
+from flops_fit.view.live import frame, status
 from tests.conftest import make_experiment
 
 EXPERIMENTS = [make_experiment(size=s) for s in range(2, 12)]

@@ -16,15 +16,14 @@ from flops_fit._version import __version__
 if TYPE_CHECKING:
     from flops_fit import errors, examples, laws, reference
     from flops_fit.api import coordinate_check, find_optimal, plan_sweep, run_sweep, tune_sweep
-    from flops_fit.curves import Curves
     from flops_fit.fit import Fit, Prediction, compare, fit_runs
     from flops_fit.plan import SweepPlan
     from flops_fit.recipes import HParams
     from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
     from flops_fit.report import write_report
     from flops_fit.result import Result
-    from flops_fit.table import RunTable
-    from flops_fit.tracked import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
+    from flops_fit.table import Curves, RunTable
+    from flops_fit.trackers import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
     from flops_fit.train import Mup
 
 __all__ = [
@@ -61,15 +60,14 @@ __all__ = [
 
 _MODULES = {
     "api": ("coordinate_check", "find_optimal", "plan_sweep", "run_sweep", "tune_sweep"),
-    "curves": ("Curves",),
     "fit": ("Fit", "Prediction", "compare", "fit_runs"),
     "plan": ("SweepPlan",),
     "recipes": ("HParams",),
     "records": ("Diagnostic", "Experiment", "ParamCount", "Run"),
     "report": ("write_report",),
     "result": ("Result",),
-    "table": ("RunTable",),
-    "tracked": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
+    "table": ("Curves", "RunTable"),
+    "trackers": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
     "train": ("Mup",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -19,16 +19,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "digest",
-    "fingerprint_any",
-    "fingerprint_code",
-    "fingerprint_structure",
-    "fingerprint_values",
-    "has_source",
-    "reference",
-]
-
 
 def digest(parts: Iterable[str | bytes]) -> str:
     """First 16 hex digits of the SHA-256 over length-prefixed parts."""

@@ -18,7 +18,6 @@ from flops_fit.fingerprint import digest, fingerprint_code, reference
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Objective", "batch_length", "by_name", "check_loss", "map_tensors", "to_device"]
 
 IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["DEVICES", "Peak", "find_peak", "peak_by_short_name"]
-
 
 @dataclass(frozen=True)
 class Peak:

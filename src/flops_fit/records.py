@@ -22,17 +22,6 @@ import numpy as np
 
 from flops_fit.errors import TableError
 
-__all__ = [
-    "Diagnostic",
-    "Excluded",
-    "Experiment",
-    "ParamCount",
-    "Run",
-    "RunState",
-    "canonical_json",
-    "finite_json",
-]
-
 RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
 
 

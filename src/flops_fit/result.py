@@ -8,27 +8,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flops_fit.design import Adaptive
+from flops_fit.adaptive.sweep import Adaptive
 from flops_fit.errors import InputError
-from flops_fit.fit import Fit, Prediction
-from flops_fit.plan import SweepPlan
+from flops_fit.fit.fit import Fit
+from flops_fit.fit.prediction import Prediction
+from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report import (
-    answer_card,
-    answer_in_words,
-    chinchilla_table,
-    draw_figures,
-    material,
-    save_figures,
-    write_report,
-)
-from flops_fit.store import training_curves, write_json
-from flops_fit.tune import Collapse, Tuning, WithoutTuning, collapse, without_tuning
+from flops_fit.report.figures import draw_figures, report_data, save_figures
+from flops_fit.report.page import write_report
+from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
+from flops_fit.store.files import write_json
+from flops_fit.store.recorded import training_curves
+from flops_fit.tune.effects import Collapse, WithoutTuning, collapse, without_tuning
+from flops_fit.tune.tuning import Tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["Result"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class Result:
         """
         windows = show and _has_windows()
         drawn = draw_figures(
-            material(self.fit, runs=self.runs, tuning=self.tuning, collapse=self.collapse),
+            report_data(self.fit, runs=self.runs, tuning=self.tuning, collapse=self.collapse),
             managed=windows,
         )
         save_figures(drawn, self.output_dir / "plots")

@@ -14,13 +14,13 @@ from types import FrameType
 from typing import Literal, Protocol
 
 from flops_fit.errors import SweepError
-from flops_fit.execute import Executor, Task
+from flops_fit.execute.executor import Executor, Task
 from flops_fit.records import Experiment, Run
-from flops_fit.store import Holder, Recorded, Store
-from flops_fit.train import Progress
+from flops_fit.store.lease import Holder
+from flops_fit.store.recorded import Recorded
+from flops_fit.store.store import Store
+from flops_fit.train.trainer import Progress
 from flops_fit.trunks import by_trunk, own_flops
-
-__all__ = ["PAUSES", "SweepView", "run_experiments"]
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds before a run that its surroundings lost is tried again: once, twice, three times."""

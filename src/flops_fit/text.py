@@ -7,10 +7,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["card", "count", "error_line", "percent", "render", "seconds"]
 
-
-def count(value: float) -> str:
+def format_count(value: float) -> str:
     """A count with a suffix: 12,345,678 is ``12.3M``."""
     if value != value:
         return "–"
@@ -26,12 +24,12 @@ def count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def percent(half: float) -> str:
+def format_percent(half: float) -> str:
     """A relative half-width: ±38 %, or a factor 2.5 either way."""
     return f"±{100 * half:.2g} %" if half < 0.995 else f"a factor {1 + half:.2g} either way"
 
 
-def seconds(value: float) -> str:
+def format_duration(value: float) -> str:
     """A duration: ``0.4 s``, ``3 min 20 s``, ``2.5 h``, ``4.2 d``."""
     if value < 10:
         return f"{value:.1f} s"

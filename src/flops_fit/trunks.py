@@ -17,8 +17,6 @@ from typing import Any
 
 from flops_fit.records import Experiment, canonical_json
 
-__all__ = ["branch_step", "by_trunk", "own_flops", "shared_steps", "trunk_hparams", "trunk_of"]
-
 # What a run's trunk does not depend on: the end of the schedule, the name of what chose the values,
 # and the batch asked for, as the batch taken is there beside it.
 _BRANCH_ALONE = frozenset({"cooldown", "final", "recipe", "batch_units"})

@@ -171,12 +171,12 @@ def test_the_doctor_says_what_is_wrong_in_json_too(
 def test_where_there_is_no_interval_that_is_said(
     capsys: Capsys, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    propose = flops_fit.design.next_experiments
+    propose = flops_fit.adaptive.next_experiments
 
     def unsure(*args: object, **options: object) -> object:
         return replace(propose(*args, **options), now=math.inf, after=math.inf)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(flops_fit.design, "next_experiments", unsure)
+    monkeypatch.setattr(flops_fit.adaptive, "next_experiments", unsure)
     options = ["--target", "1e23", "--spend", "3e21", "--batch", "2"]
     assert (
         "FLOPs: none now, about none with these runs" in called(capsys, "next", table, *options).out

@@ -8,7 +8,7 @@ import pytest
 from rich.text import Text
 
 import flops_fit
-from flops_fit.cli._screen import as_text, markdown
+from flops_fit.cli.answer import as_text, markdown
 from tests.cli._calls import called
 from tests.conftest import MLP
 

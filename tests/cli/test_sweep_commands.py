@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import flops_fit
-from flops_fit.cli import _run
-from flops_fit.cli._sweep_file import read_sweep
+from flops_fit.cli import sweep_commands
+from flops_fit.cli.sweep_file import read_sweep
 from tests.cli._calls import called
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
@@ -119,10 +119,10 @@ def test_of_ranks_that_train_together_one_answers(monkeypatch: pytest.MonkeyPatc
     kept = object.__new__(flops_fit.Result)
     monkeypatch.setattr(flops_fit, "find_optimal", lambda **_: kept, raising=False)
     monkeypatch.setattr(
-        _run, "read_sweep", lambda *_: type("Sweep", (), {"arguments": lambda self: {}})()
+        sweep_commands, "read_sweep", lambda *_: type("Sweep", (), {"arguments": lambda self: {}})()
     )
     monkeypatch.setenv("RANK", "1")
-    assert _run.run() is None
+    assert sweep_commands.run() is None
 
 
 def test_what_init_leaves_to_choose_can_be_chosen(begun: Path) -> None:

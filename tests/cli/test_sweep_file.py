@@ -12,8 +12,7 @@ import cloudpickle
 import pytest
 
 import flops_fit
-from flops_fit.cli._imports import is_reference, load
-from flops_fit.cli._sweep_file import read_sweep
+from flops_fit.cli.sweep_file import is_reference, load, read_sweep
 from flops_fit.errors import InputError
 from flops_fit.execute import PoolExecutor
 from flops_fit.laws import Hoffmann

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.design import Adaptive, Asked, Candidates, run_adaptive
+from flops_fit.adaptive import Adaptive, Asked, Candidates, run_adaptive
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Kappa, Law
 

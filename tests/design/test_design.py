@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from flops_fit import fit_runs
-from flops_fit.design import Asked, Candidates, Grid, next_experiments
-from flops_fit.design._criterion import criterion, exchange, log_optimum
-from flops_fit.design._points import lattice
+from flops_fit.adaptive import Asked, Candidates, Grid, next_experiments
+from flops_fit.adaptive.candidates import lattice
+from flops_fit.adaptive.criterion import criterion, exchange, log_optimum
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit import outline
+from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
 from flops_fit.table import RunTable
@@ -36,22 +36,24 @@ def test_the_variance_that_designs_go_by_is_the_scatter_of_fits():
     law = truth(0.58)
     found, told = [], []
     for seed in range(40):
-        evidence = outline(grid_runs(law, seed), FLOPS)
+        evidence = quick_fit(grid_runs(law, seed), FLOPS)
         found.append(log_optimum(TARGET, FLOPS)(evidence.law)[0])
         told.append(np.sqrt(criterion(evidence, TARGET).variance))
     assert np.median(told) == pytest.approx(np.std(found), rel=0.35)
 
 
 def test_noise_that_grows_at_the_arms_is_seen_and_even_noise_is_not():
-    even = [criterion(outline(grid_runs(truth(), s), FLOPS), TARGET).arms for s in range(10)]
-    grown = [criterion(outline(grid_runs(truth(), s, 2.0), FLOPS), TARGET).arms for s in range(10)]
+    even = [criterion(quick_fit(grid_runs(truth(), s), FLOPS), TARGET).arms for s in range(10)]
+    grown = [
+        criterion(quick_fit(grid_runs(truth(), s, 2.0), FLOPS), TARGET).arms for s in range(10)
+    ]
     assert np.median(even) == 1
     assert np.median(grown) > 1.4  # shrunk towards even noise: there are 45 runs
 
 
 def test_exchange_finds_the_best_of_all_choices():
     """Three of nine runs within what may be spent, against every choice there is."""
-    of = criterion(outline(grid_runs(truth()), FLOPS), TARGET)
+    of = criterion(quick_fit(grid_runs(truth()), FLOPS), TARGET)
     few = replace(of, information=np.diag([4.0, 0.25, 0.25, 16.0, 16.0, 2.0, 1e6, 1e6]))
     budgets = np.array([1e18, 1e19, 1e20])
     N, C = lattice(np.asarray(of.law.optimal(budgets).params), budgets)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flops_fit.design._criterion import criterion
-from flops_fit.design._form import Form, form_of, settled, window_of
-from flops_fit.fit import outline
+from flops_fit.adaptive.criterion import criterion
+from flops_fit.adaptive.form import Form, form_of, settled, window_of
+from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
 from flops_fit.table import RunTable
@@ -36,7 +36,7 @@ def noiseless(runs: RunTable, law: Law) -> RunTable:
 def test_a_drift_moves_the_optimum_as_the_criterion_has_it(kappa, which):
     """∂ ln N*/∂drift against the optimum of a law that has one, found numerically."""
     base = truth(kappa)
-    evidence = outline(exact(base), FLOPS)
+    evidence = quick_fit(exact(base), FLOPS)
     of = criterion(evidence, TARGET)
     centre = (of.points.x_mean, of.points.y_mean)
     drift = np.eye(2)[which] * SMALL
@@ -47,12 +47,12 @@ def test_a_drift_moves_the_optimum_as_the_criterion_has_it(kappa, which):
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_bias_is_how_far_a_fit_without_drifts_is_off(which):
     base = truth(0.58)
-    of = criterion(outline(exact(base), FLOPS), TARGET)
+    of = criterion(quick_fit(exact(base), FLOPS), TARGET)
     centre = (of.points.x_mean, of.points.y_mean)
     drift = np.eye(2)[which] * 1e-3
     law = Drifting(*drift, centre, base)
     runs = grid_runs(base)
-    fitted = outline(noiseless(runs, law), FLOPS).law
+    fitted = quick_fit(noiseless(runs, law), FLOPS).law
     assert of.bias[which] * 1e-3 == pytest.approx(log_best(law) - log_best(fitted), rel=0.05)
 
 
@@ -61,7 +61,7 @@ def test_a_form_that_is_right_is_rarely_doubted_and_one_that_is_not_often():
 
     def told(law: Law, seed: int, sd: float = 0.005) -> bool:
         runs = grid_runs(law, seed, sd=sd)
-        evidence = outline(runs, FLOPS)
+        evidence = quick_fit(runs, FLOPS)
         return form_of(evidence, criterion(evidence, TARGET)).told
 
     assert sum(told(truth(), seed) for seed in range(40)) <= 2

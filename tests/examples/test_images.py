@@ -11,12 +11,7 @@ import pytest
 import torch
 
 from flops_fit.errors import DataError, MissingExtraError
-from flops_fit.examples import (
-    CIFAR10Dataset,
-    FashionMNISTDataset,
-    MNISTDataset,
-    offline_images,
-)
+from flops_fit.examples import CIFAR10Dataset, FashionMNISTDataset, MNISTDataset, offline_images
 
 
 @pytest.fixture(scope="module")

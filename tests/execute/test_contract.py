@@ -24,9 +24,9 @@ from flops_fit.execute import (
     SlurmExecutor,
     resolve_executor,
 )
-from flops_fit.execute._process import start_method
-from flops_fit.execute._room import Room
-from flops_fit.execute._travel import pack
+from flops_fit.execute.executor import Slots
+from flops_fit.execute.process import start_method
+from flops_fit.execute.serialize import pack
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Experiment, Run
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
@@ -135,7 +135,7 @@ def test_runs_are_spread_over_gpus_and_each_sees_its_own() -> None:
 
 
 def test_room_is_given_to_whom_it_fits_and_comes_back() -> None:
-    room = Room(3, ["0"], shares=2)
+    room = Slots(3, ["0"], shares=2)
     first = room.take(2, 1)
     assert first == ("0",)
     assert room.take(2, 1) is None
@@ -184,7 +184,7 @@ def test_a_cause_is_named_as_deep_as_it_lies() -> None:
 
 
 def test_a_large_task_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flops_fit.execute._travel.LARGE", 1000)
+    monkeypatch.setattr("flops_fit.execute.serialize.LARGE", 1000)
     data = bytes(5000)
     with pytest.warns(UserWarning, match="keep the path of a file"):
         pack(lambda e, r=None: data, "pool")

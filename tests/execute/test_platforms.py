@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.execute import PoolExecutor, _process
+from flops_fit.execute import PoolExecutor, process
 from flops_fit.store import write_atomic
 from flops_fit.train import resolve_device
 
@@ -21,12 +21,12 @@ def test_a_pool_forks_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         multiprocessing, "get_all_start_methods", lambda: ["spawn", "fork", "forkserver"]
     )
     monkeypatch.setattr(sys, "platform", "linux")
-    assert _process.start_method() == "forkserver"
+    assert process.start_method() == "forkserver"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert _process.start_method() == "spawn"
+    assert process.start_method() == "spawn"
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    assert _process.start_method() == "spawn"
+    assert process.start_method() == "spawn"
 
 
 def test_a_pool_counts_cores_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

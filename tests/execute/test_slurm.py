@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flops_fit.errors import InputError, MissingExtraError, SweepError
-from flops_fit.execute import Resources, SlurmExecutor, _slurm_watch
+from flops_fit.execute import Resources, SlurmExecutor, slurm_jobs
 from tests.conftest import make_experiment
 from tests.execute import _tasks
 from tests.execute.contract import drain
@@ -114,8 +114,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in commands.iterdir():
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(_slurm_watch, "_ASK", 0.2)
-    monkeypatch.setattr(_slurm_watch, "_LAG", 0.5)
+    monkeypatch.setattr(slurm_jobs, "_ASK", 0.2)
+    monkeypatch.setattr(slurm_jobs, "_LAG", 0.5)
     SlurmJob.watcher.clear()
     return known
 

@@ -12,7 +12,7 @@ import pytest
 from flops_fit import reference
 from flops_fit.errors import InputError
 from flops_fit.fit import backtest, fit_runs
-from flops_fit.fit._lines import Lines
+from flops_fit.fit.headline import Lines
 from flops_fit.laws import Hoffmann, PowerLaw
 from flops_fit.report import answer_in_words, approaches_table
 from tests.fit._curves import curves

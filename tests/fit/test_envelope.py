@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flops_fit.curves import Curves
 from flops_fit.fit import Envelope, fit_runs
-from flops_fit.fit._envelope import envelope
+from flops_fit.fit.envelope import envelope
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Hoffmann, Kappa, Law
+from flops_fit.table.curves import Curves
 from tests.fit._curves import curves
 from tests.fit._runs import sweep
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flops_fit.fit import fit_runs
-from flops_fit.fit._isoflop import parabola
+from flops_fit.fit.isoflop import parabola
 from flops_fit.laws import Hoffmann
 from flops_fit.table import RunTable
 from tests.fit._runs import sweep

@@ -11,8 +11,8 @@ import pytest
 
 import flops_fit
 from flops_fit import reference
-from flops_fit.fit import portable
-from flops_fit.fit._portable import cubic, kappa_form
+from flops_fit.fit import export_fit
+from flops_fit.fit.export import cubic, kappa_form
 from flops_fit.laws import Hoffmann, Kaplan, Kappa, Law, Muennighoff
 
 LAWS = [
@@ -47,7 +47,7 @@ def test_what_changes_the_loss_has_no_form() -> None:
 def test_the_values_are_json_and_give_the_interval() -> None:
     """The delta method from the shipped laws, as a reader without Python would do it."""
     fit = flops_fit.fit_runs(reference.runs("llama3_2024"))
-    values = json.loads(json.dumps(portable(fit, 0.8), allow_nan=False))
+    values = json.loads(json.dumps(export_fit(fit, 0.8), allow_nan=False))
     C = 1e23
 
     def log_size(law: list[float]) -> float:
@@ -69,7 +69,7 @@ def test_f_is_sampled_where_it_is_a_function_alone() -> None:
     fit = flops_fit.fit_runs(
         reference.runs("marin2026_dclm"), flops_per_unit=lambda N: 6 * N + 1e5 * N**0.6
     )
-    values = portable(fit)["flops"]
+    values = export_fit(fit)["flops"]
     N = np.geomspace(fit.runs.params.min(), fit.runs.params.max() * 100, 40)
     ratio = np.interp(np.log(N), values["log_size"], values["log_ratio"])
     np.testing.assert_allclose(N * np.exp(ratio), fit.flops(N), rtol=1e-5)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flops_fit.fit import fit_runs
-from flops_fit.fit._newton import huber
-from flops_fit.fit._solve import solve_surface
-from flops_fit.fit._surface import points_of
+from flops_fit.fit.newton import huber
+from flops_fit.fit.solver import solve_surface
+from flops_fit.fit.surface import points_of
 from flops_fit.laws import Hoffmann, Kappa, Law
 from flops_fit.table import RunTable
 from tests.fit._runs import llama, sweep

@@ -7,9 +7,9 @@ import pytest
 
 from flops_fit.errors import InputError
 from flops_fit.fit import FitStatus, fit_runs
-from flops_fit.fit._newton import huber, polish
-from flops_fit.fit._solve import solve_surface
-from flops_fit.fit._surface import derivatives, model_values, points_of
+from flops_fit.fit.newton import huber, polish
+from flops_fit.fit.solver import solve_surface
+from flops_fit.fit.surface import derivatives, model_values, points_of
 from flops_fit.laws import Hoffmann, Kappa
 from tests.fit._runs import chinchilla, llama, sweep
 

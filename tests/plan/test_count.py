@@ -13,7 +13,7 @@ from flops_fit import plan_sweep
 from flops_fit.errors import InputError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
-from flops_fit.plan._count import FlopsCounter
+from flops_fit.plan.counting import FlopsCounter
 
 B, T, V = 2, 6, 20
 IDS = torch.zeros(B, T, dtype=torch.long)

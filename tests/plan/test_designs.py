@@ -15,8 +15,7 @@ from flops_fit import fit_runs, plan_sweep, reference
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Hoffmann
-from flops_fit.plan._layout import make_layout
-from flops_fit.plan._prior import resolve_prior
+from flops_fit.plan.designs import make_layout, resolve_prior
 from tests.conftest import MLP, Blobs, cross_entropy
 
 ARGUMENTS: dict[str, Any] = {

@@ -12,7 +12,7 @@ import torch
 from flops_fit import SweepPlan, plan_sweep
 from flops_fit.examples.gpt import GPT, gpt_loss_fn
 from flops_fit.flops import LinearFlops
-from flops_fit.plan._hparams_text import differing_columns, shared_line
+from flops_fit.plan.io import differing_columns, shared_line
 from flops_fit.text import render
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 

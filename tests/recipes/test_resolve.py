@@ -12,7 +12,7 @@ from flops_fit.errors import InputError, InputTypeError
 from flops_fit.recipes import (
     RECIPES,
     HParams,
-    PowerLaw,
+    RecipePowerLaw,
     RecipeTable,
     resolve_recipe,
     steplaw2025,
@@ -105,7 +105,7 @@ def test_recipes_travel_to_other_processes(tmp_path: Path) -> None:
         assert back(SIZE, 1e6, "tokens") == recipe(SIZE, 1e6, "tokens")
 
 
-LAW = PowerLaw(1.0)
+LAW = RecipePowerLaw(1.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flops_fit.errors import FlopsFitError, InputError
 from flops_fit.recipes import (
     HParams,
-    PowerLaw,
+    RecipePowerLaw,
     RecipeTable,
     deepseek2024,
     default,
@@ -107,23 +107,23 @@ def test_a_table_may_ask_for_the_timescale(tmp_path: Path) -> None:
 def test_a_power_law_is_the_product_of_its_powers(
     params: float, units: float, width: float, compute: float, coefficient: float
 ) -> None:
-    law = PowerLaw(coefficient, params, units, width, compute)
+    law = RecipePowerLaw(coefficient, params, units, width, compute)
     n, d, w = SIZE.non_embedding, 1e6, SIZE.width
     expected = coefficient * n**params * d**units * w**width * (6 * n * d) ** compute
     assert law(SIZE, d) == pytest.approx(expected)
-    bounded = PowerLaw(coefficient, params, units, width, compute, min=0.5, max=2.0)
+    bounded = RecipePowerLaw(coefficient, params, units, width, compute, min=0.5, max=2.0)
     assert bounded(SIZE, d) == pytest.approx(min(max(expected, 0.5), 2.0))
 
 
 def test_a_width_that_is_not_known_is_told() -> None:
     with pytest.raises(InputError, match="width of this model is not known.*Use params"):
-        PowerLaw(1.0, width=-1.0)(ParamCount(10, 10, 10, 10), 100.0)
+        RecipePowerLaw(1.0, width=-1.0)(ParamCount(10, 10, 10, 10), 100.0)
 
 
 def test_a_law_that_overflows_is_told() -> None:
     with pytest.raises(InputError, match="gives no finite number for N = 1000 and D = 1e"):
-        PowerLaw(1.0, units=100.0)(SIZE, 1e6)
-    assert PowerLaw(1.0, units=100.0, max=3.0)(SIZE, 1e6) == 3.0
+        RecipePowerLaw(1.0, units=100.0)(SIZE, 1e6)
+    assert RecipePowerLaw(1.0, units=100.0, max=3.0)(SIZE, 1e6) == 3.0
 
 
 FULL = 'name = "n"\nlr = 0.1\nbatch_units = 1\n'
@@ -167,7 +167,7 @@ def test_what_a_table_cannot_mean_is_told_with_its_place(
 
 def test_a_table_made_in_code_needs_as_much() -> None:
     with pytest.raises(InputError, match="expected batch_units, as there is no base"):
-        RecipeTable("own", {}, {"lr": PowerLaw(1.0)})
+        RecipeTable("own", {}, {"lr": RecipePowerLaw(1.0)})
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

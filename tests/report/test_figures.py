@@ -18,9 +18,9 @@ import flops_fit
 from flops_fit import reference, report
 from flops_fit.errors import OutputError
 from flops_fit.fit import backtest
-from flops_fit.report._data import Isoflop, Optimum
-from flops_fit.report._style import exponents
-from flops_fit.report._svg import _PAPER, _contrast, dark_colour, inline_svg
+from flops_fit.report.data import Isoflop, OptimumCurve
+from flops_fit.report.style import exponents
+from flops_fit.report.svg import _PAPER, _contrast, dark_colour, inline_svg
 from tests.report._kinds import OF_A_FIT
 from tests.report.conftest import law_runs
 
@@ -47,7 +47,7 @@ def texts_of(figure: Figure) -> list[Any]:
 
 
 def test_no_text_touches_another_or_leaves_the_figure(fit: flops_fit.Fit) -> None:
-    for drawn in report.draw_figures(report.material(fit)):
+    for drawn in report.draw_figures(report.report_data(fit)):
         if drawn.kind.name == "surface":
             continue  # labels on contours are turned, their boxes are wider than they
         found = texts_of(drawn.figure)
@@ -62,7 +62,7 @@ def test_no_text_touches_another_or_leaves_the_figure(fit: flops_fit.Fit) -> Non
 
 
 def test_every_drawing_takes_axes_and_returns_their_figure(sound: flops_fit.Fit) -> None:
-    material = report.material(sound)
+    material = report.report_data(sound)
     for kind in OF_A_FIT:
         figure = Figure()
         left, right = figure.subplots(1, 2)
@@ -74,12 +74,12 @@ def test_every_drawing_takes_axes_and_returns_their_figure(sound: flops_fit.Fit)
 
 def test_nothing_global_is_changed(sound: flops_fit.Fit, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    report.save_figures(report.draw_figures(report.material(sound)), tmp_path, ("svg",))
+    report.save_figures(report.draw_figures(report.report_data(sound)), tmp_path, ("svg",))
     assert dict(matplotlib.rcParams) == before
 
 
 def test_each_figure_is_saved_with_its_data(sound: flops_fit.Fit, tmp_path: Path) -> None:
-    drawn = report.draw_figures(report.material(sound))
+    drawn = report.draw_figures(report.report_data(sound))
     paths = report.save_figures(drawn, tmp_path / "plots", ("png", "pdf"))
     assert {p.name for p in paths} == {
         f"{k.name}.{ending}" for k in OF_A_FIT for ending in ("png", "pdf", "csv")
@@ -91,7 +91,7 @@ def test_each_figure_is_saved_with_its_data(sound: flops_fit.Fit, tmp_path: Path
 
 
 def test_text_stays_text_in_vectors(sound: flops_fit.Fit, tmp_path: Path) -> None:
-    drawn = [d for d in report.draw_figures(report.material(sound)) if d.kind.name == "loss"]
+    drawn = [d for d in report.draw_figures(report.report_data(sound)) if d.kind.name == "loss"]
     report.save_figures(drawn, tmp_path, ("svg", "pdf"))
     assert "Held-out loss at the optimum</text>" in (tmp_path / "loss.svg").read_text()
     assert b"/Type3" not in (tmp_path / "loss.pdf").read_bytes()
@@ -136,7 +136,7 @@ def test_a_curve_does_not_follow_the_law_far_from_its_runs(lost: flops_fit.Fit) 
 
 
 def test_the_path_is_dashed_beyond_the_runs(sound: flops_fit.Fit) -> None:
-    data: Optimum = report.params_data(sound)
+    data: OptimumCurve = report.params_data(sound)
     dashed = [line for line in report.draw_optimum(data).axes[0].lines if line.is_dashed()]
     assert len(dashed) == 1
     assert dashed[0].get_xdata()[0] == pytest.approx(sound.largest_compute)
@@ -194,7 +194,7 @@ def test_figures_of_one_page_share_no_names(sound: flops_fit.Fit) -> None:
 
     svgs = [
         inline_svg(d.figure, d.kind.title, d.kind.caption)
-        for d in report.draw_figures(report.material(sound))
+        for d in report.draw_figures(report.report_data(sound))
     ]
     names = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
     assert len(set.union(*names)) == sum(map(len, names))

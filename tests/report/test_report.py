@@ -15,7 +15,7 @@ from flops_fit.errors import OutputError
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
-from flops_fit.report._data import isoflop_curves, optimal_path
+from flops_fit.report.data import isoflop_curves, optimal_path
 from flops_fit.table import RunTable
 from tests.conftest import make_experiment
 from tests.report._kinds import OF_A_FIT

@@ -14,8 +14,8 @@ from flops_fit.report import (
     draw_collapse,
     draw_figures,
     draw_trials,
-    material,
     rate_data,
+    report_data,
     write_report,
 )
 from flops_fit.tune import collapse
@@ -80,7 +80,7 @@ def test_a_run_apart_is_named_in_the_figure(curves):
 
 def test_page_and_figures_of_a_sweep_hold_them(tuning, curves, tmp_path):
     fit = fit_runs(published_runs("marin2026_dclm"))
-    drawn = draw_figures(material(fit, tuning=tuning, collapse=curves))
+    drawn = draw_figures(report_data(fit, tuning=tuning, collapse=curves))
     assert [d.kind.name for d in drawn][-3:] == ["rates", "batches", "collapse"]
     text = write_report(fit, tmp_path / "page.html", tuning=tuning, collapse=curves).read_text()
     assert "Where hyper-parameters were tried" in text

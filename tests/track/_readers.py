@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flops_fit.services import mlflow_client
-from flops_fit.track import (
+from flops_fit.trackers import (
     MLflowTracker,
     TensorBoardTracker,
     Tracker,
     TrackioTracker,
     WandbTracker,
 )
+from flops_fit.trackers.service import mlflow_client
 
 
 @dataclass

@@ -13,9 +13,8 @@ import pytest
 import flops_fit
 from flops_fit.errors import InputError, MissingExtraError
 from flops_fit.execute import PoolExecutor
-from flops_fit.services import needs
-from flops_fit.track import MLflowTracker, TensorBoardTracker, WandbTracker, check_trackers
-from flops_fit.track._service import settings
+from flops_fit.trackers import MLflowTracker, TensorBoardTracker, WandbTracker, check_trackers
+from flops_fit.trackers.service import needs, settings
 from tests.conftest import make_experiment
 from tests.track._readers import SERVICES
 from tests.track.test_tracking import diverging
@@ -187,7 +186,7 @@ def test_a_database_without_all_of_mlflow_is_refused_at_planning() -> None:
 
 
 def test_opening_a_folder_leaves_the_environment_alone(tmp_path: Path) -> None:
-    from flops_fit.services import mlflow_client
+    from flops_fit.trackers.service import mlflow_client
 
     before = dict(os.environ)
     mlflow_client(tmp_path.as_uri())

@@ -19,8 +19,8 @@ import flops_fit
 from flops_fit.errors import InputTypeError
 from flops_fit.execute import PoolExecutor
 from flops_fit.records import Experiment, Run
-from flops_fit.track import Tracker, check_trackers
-from flops_fit.train._checkpoint import capture_rng
+from flops_fit.trackers import Tracker, check_trackers
+from flops_fit.train.state import capture_rng
 from tests.conftest import make_experiment
 from tests.train.test_resume import every_reading, same, trainer
 

@@ -18,10 +18,10 @@ from torch import nn
 
 import flops_fit
 from flops_fit.data import split_data
+from flops_fit.distributed import join_ranks
 from flops_fit.errors import FlopsFitError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
-from flops_fit.ranks import join_ranks
 from flops_fit.records import Experiment, Run
 from flops_fit.train import Trainer
 from tests.conftest import make_experiment

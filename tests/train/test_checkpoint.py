@@ -24,8 +24,9 @@ import torch
 from torch import nn
 
 from flops_fit.errors import InputError, InputTypeError, OutputError
-from flops_fit.train import _checkpoint, _state
-from flops_fit.train._checkpoint import Checkpoints, capture_rng, restore_rng
+from flops_fit.train import checkpoint, state
+from flops_fit.train.checkpoint import Checkpoints
+from flops_fit.train.state import capture_rng, restore_rng
 from tests.conftest import MLP
 
 KILLS = Path(__file__).with_name("_kills.py")
@@ -650,7 +651,7 @@ def test_an_incomplete_state_of_generators_is_refused() -> None:
         restore_rng({"torch": 0, "python": 0})
 
 
-@pytest.mark.parametrize("module", [_checkpoint, _state])
+@pytest.mark.parametrize("module", [checkpoint, state])
 def test_the_examples_in_docstrings_are_true(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 
@@ -666,7 +667,7 @@ def test_slow_saves_come_less_often(tmp_path: Path) -> None:
     now[0] = 11.0
     assert checkpoints.due(1)
     with pytest.MonkeyPatch.context() as patch:
-        import flops_fit.train._checkpoint as module
+        import flops_fit.train.checkpoint as module
 
         write = module.write_snapshot
 

@@ -17,8 +17,8 @@ from flops_fit.errors import InputError
 from flops_fit.model import ModelSpec
 from flops_fit.plan import Speed
 from flops_fit.train import Trainer
-from flops_fit.train._checkpoint import Checkpoints
-from flops_fit.train._compile import check_compile, pays_to_compile
+from flops_fit.train.checkpoint import Checkpoints
+from flops_fit.train.compile import check_compile, pays_to_compile
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 from tests.train.test_loop import trainer
 from tests.train.test_resume import every_reading

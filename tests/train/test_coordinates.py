@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import flops_fit
-from flops_fit.api import _check_width
+from flops_fit.api import width_check
 from flops_fit.errors import InputError
 from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn, vit_loss_fn
 from flops_fit.train import Coordinate, CoordinateCheck, Mup
@@ -119,7 +119,7 @@ def test_sizes_are_doubled_from_the_base_as_far_as_seconds_reach() -> None:
 
 def test_a_base_that_is_too_dear_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     call: dict[str, Any] = {**GPT_CALL, "sizes": None, "steps": 1, "seeds": 2}
-    monkeypatch.setattr(_check_width, "_FLOPS", 2e9)
+    monkeypatch.setattr(width_check, "_FLOPS", 2e9)
     check = flops_fit.coordinate_check(**call, parametrization=Mup(base=512))
     assert check.sizes == (16, 32, 64)
     assert check.widths == (1 / 32, 1 / 16, 1 / 8)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit.data._random import capture
 from flops_fit.objective import to_device
+from flops_fit.rng import capture
 from flops_fit.train import resolve_device
-from flops_fit.train._generators import kept_generators, seed_generators
-from flops_fit.train._state import capture_rng, restore_rng
+from flops_fit.train.generators import kept_generators, seed_generators
+from flops_fit.train.state import capture_rng, restore_rng
 from tests.conftest import make_experiment
 from tests.test_data_randomness import unmoved
 from tests.train.test_loop import trainer

@@ -18,8 +18,8 @@ from flops_fit.objective import Objective
 from flops_fit.recipes import learning_rate
 from flops_fit.records import Experiment, Run
 from flops_fit.train import Precision, Progress, Trainer
-from flops_fit.train._evaluate import ratio_standard_error
-from flops_fit.train._optimizer import make_optimizer
+from flops_fit.train.evaluation import ratio_standard_error
+from flops_fit.train.optimizer import make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 
@@ -228,7 +228,7 @@ def test_spikes_are_kept_in_the_record() -> None:
         return cross_entropy(output, targets) * (40.0 if len(calls) == 41 else 1.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flops_fit.train._loop._REPORT_SECONDS", -1.0)
+        patch.setattr("flops_fit.train.trainer._REPORT_SECONDS", -1.0)
         run = trainer(loss_fn=leaping)(make_experiment(steps=100))
     assert [step for step, _ in run.spikes] == [41]
     assert Run.from_dict(json.loads(json.dumps(run.to_dict()))) == run

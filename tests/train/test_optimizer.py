@@ -11,7 +11,7 @@ from torch import nn
 
 import flops_fit
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
-from flops_fit.train._optimizer import decay_groups, make_optimizer, set_learning_rate
+from flops_fit.train.optimizer import decay_groups, make_optimizer, set_learning_rate
 from tests.conftest import MLP, Blobs, cross_entropy
 
 HPARAMS = {"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}

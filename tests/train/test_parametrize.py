@@ -21,8 +21,8 @@ from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.recipes import HParams
 from flops_fit.train import Mup, Parametrization, Trainer, parametrize
-from flops_fit.train._contractions import trace_uses
-from flops_fit.train._optimizer import decay_groups, make_optimizer
+from flops_fit.train.mup_trace import trace_uses
+from flops_fit.train.optimizer import decay_groups, make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 HPARAMS = HParams(lr=0.01, batch_units=8, weight_decay=0.1).to_dict()

@@ -10,8 +10,7 @@ import flops_fit
 from flops_fit.errors import InputError
 from flops_fit.peaks import _PEAKS
 from flops_fit.train import Precision, peak_of
-from flops_fit.train._pace import Pace
-from flops_fit.train._peak import device_peak
+from flops_fit.train.throughput import Throughput, device_peak
 from tests.conftest import make_experiment
 from tests.train.test_resume import every_reading, trainer
 
@@ -82,12 +81,12 @@ def test_a_cpu_has_no_peak() -> None:
 
 
 def test_utilisation_is_that_of_the_steps_since_the_last_reading() -> None:
-    pace = Pace(flops_per_step=2e9, peak=1e12)
+    pace = Throughput(flops_per_step=2e9, peak=1e12)
     pace.begin(10, 100, 5.0)
     assert pace.since(20, 300, 5.1) == pytest.approx({"units_per_second": 2000.0, "mfu": 0.2})
     assert pace.since(25, 400, 5.2) == pytest.approx({"units_per_second": 1000.0, "mfu": 0.1})
     assert pace.mfu(25, 5.0) == pytest.approx(0.01)
-    assert Pace(2e9, None).since(1, 1, 1.0)["mfu"] is None
+    assert Throughput(2e9, None).since(1, 1, 1.0)["mfu"] is None
 
 
 def test_a_run_records_its_share_of_a_peak_that_is_given() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from flops_fit.distributed import Ranks, join_ranks, launched, rank_device
 from flops_fit.errors import InputError
-from flops_fit.ranks import Ranks, join_ranks, launched, rank_device
 from tests.train import _ranks
 
 ROOT = Path(__file__).parents[2]

@@ -101,7 +101,7 @@ def test_a_run_goes_on_from_where_it_was_interrupted(tmp_path: Path, stop: int) 
 def every_reading() -> Iterator[None]:
     """Read the loss at every step, so that a test can act at any of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flops_fit.train._loop._REPORT_SECONDS", -1.0)
+        patch.setattr("flops_fit.train.trainer._REPORT_SECONDS", -1.0)
         yield
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from flops_fit.errors import DataError, InputError
 from flops_fit.objective import Objective
-from flops_fit.train._step import Stepper, check_microbatch, is_out_of_memory, split_batch
+from flops_fit.train.step import Stepper, check_microbatch, is_out_of_memory, split_batch
 
 
 def masked_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

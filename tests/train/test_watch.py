@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flops_fit.errors import InputError
-from flops_fit.train._watch import Watch
+from flops_fit.train.monitor import DivergenceMonitor
 
 losses = st.floats(-1e6, 1e6)
 readings = st.lists(st.tuples(st.integers(1, 50), losses), min_size=1, max_size=120)
 
 
-def feed(watch: Watch, values: Any, every: int = 1) -> str:
+def feed(watch: DivergenceMonitor, values: Any, every: int = 1) -> str:
     reason, step = "", watch.save()["step"]
     for value in values:
         step += every
@@ -28,14 +28,14 @@ def feed(watch: Watch, values: Any, every: int = 1) -> str:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_divergence_at_once(value: float) -> None:
-    watch = Watch(1000)
+    watch = DivergenceMonitor(1000)
     assert watch.observe(1, 4.0) == ""
     assert watch.observe(20, value) == f"training loss {value:g} by step 20"
     assert watch.observe(21, 4.0) == watch.reason != ""
 
 
 def test_a_gradient_that_is_not_finite_is_divergence() -> None:
-    watch = Watch(1000)
+    watch = DivergenceMonitor(1000)
     assert watch.observe(1, 4.0, 1.0) == ""
     assert watch.observe(20, 4.0, math.inf) == "gradient norm inf by step 20"
 
@@ -44,11 +44,11 @@ def test_a_gradient_that_is_not_finite_is_divergence() -> None:
 def test_a_loss_that_stays_about_its_start_or_below_never_diverges(
     values: list[float], every: int
 ) -> None:
-    assert feed(Watch(1000), [4.0, *values], every) == ""
+    assert feed(DivergenceMonitor(1000), [4.0, *values], every) == ""
 
 
 def test_the_smoothed_loss_halves_its_distance_in_a_half_life() -> None:
-    watch = Watch(5000)  # a fiftieth is 100 steps
+    watch = DivergenceMonitor(5000)  # a fiftieth is 100 steps
     watch.observe(1, 4.0)
     watch.observe(101, 2.0)
     assert watch.smoothed == pytest.approx(3.0)
@@ -56,7 +56,7 @@ def test_the_smoothed_loss_halves_its_distance_in_a_half_life() -> None:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_how_readings_are_cut_does_not_change_the_smoothed_loss(cuts: list[int]) -> None:
-    whole, cut = Watch(5000), Watch(5000)
+    whole, cut = DivergenceMonitor(5000), DivergenceMonitor(5000)
     whole.observe(1, 4.0)
     cut.observe(1, 4.0)
     step = 1
@@ -69,7 +69,7 @@ def test_how_readings_are_cut_does_not_change_the_smoothed_loss(cuts: list[int])
 
 @pytest.mark.parametrize("every", [1, 7, 50])
 def test_a_rise_is_divergence_once_it_has_lasted(every: int) -> None:
-    watch = Watch(1000)
+    watch = DivergenceMonitor(1000)
     watch.observe(1, 4.0)
     feed(watch, [4.0] * (20 // every) + [3.0] * (200 // every), every)
     rise = watch.save()["step"]
@@ -81,7 +81,7 @@ def test_a_rise_is_divergence_once_it_has_lasted(every: int) -> None:
 
 
 def test_a_rise_that_passes_is_none() -> None:
-    watch = Watch(1000)
+    watch = DivergenceMonitor(1000)
     assert feed(watch, [4.0] * 10 + [6.0] * 150 + [3.5] * 100 + [6.0] * 150 + [3.0] * 10) == ""
 
 
@@ -89,19 +89,19 @@ def test_a_lucky_first_batch_makes_no_divergence() -> None:
     """The start is the median of the first readings, so one low draw does not set it."""
     rng = np.random.default_rng(0)
     for _ in range(100):
-        watch = Watch(1000)
+        watch = DivergenceMonitor(1000)
         noise = rng.normal(0, 0.15, 1000)
         noise[0] = -0.5
         assert feed(watch, 4 * (1 + noise)) == ""
 
 
 def test_a_rise_within_the_first_readings_does_not_hide_itself() -> None:
-    watch = Watch(1000)  # the first half-life is 20 steps
+    watch = DivergenceMonitor(1000)  # the first half-life is 20 steps
     assert feed(watch, [4.0] * 12 + [400.0] * 300).startswith("training loss rose from 4 to ")
 
 
 def test_two_readings_are_enough_for_a_short_run() -> None:
-    watch = Watch(50)
+    watch = DivergenceMonitor(50)
     watch.observe(1, 1.4)
     assert watch.observe(50, 300.0).endswith("by step 50")
 
@@ -110,7 +110,7 @@ def test_a_spike_is_recorded_and_ends_nothing() -> None:
     rng = np.random.default_rng(0)
     values = 3.0 + 0.02 * rng.standard_normal(300)
     values[150] = 3.4
-    watch = Watch(300)
+    watch = DivergenceMonitor(300)
     assert feed(watch, values) == ""
     assert watch.spikes == [(151, 3.4)]
     assert watch.summary()["spike_count"] == 1
@@ -118,21 +118,21 @@ def test_a_spike_is_recorded_and_ends_nothing() -> None:
 
 def test_noise_alone_has_few_spikes() -> None:
     rng = np.random.default_rng(1)
-    watch = Watch(10_000)
+    watch = DivergenceMonitor(10_000)
     feed(watch, 3.0 + 0.05 * rng.standard_normal(10_000))
     assert watch.summary()["spike_count"] <= 3
 
 
 def test_skewed_noise_has_few_spikes() -> None:
     rng = np.random.default_rng(2)
-    watch = Watch(10_000)
+    watch = DivergenceMonitor(10_000)
     feed(watch, [9.0])
     feed(watch, rng.exponential(1.0, 10_000))
     assert watch.summary()["spike_count"] < 30
 
 
 def test_spikes_are_counted_beyond_the_hundred_that_are_kept() -> None:
-    watch = Watch(10_000)
+    watch = DivergenceMonitor(10_000)
     feed(watch, ([1.0] * 19 + [1.5]) * 150)
     summary = watch.summary()
     assert summary["spike_count"] == 150
@@ -140,24 +140,24 @@ def test_spikes_are_counted_beyond_the_hundred_that_are_kept() -> None:
 
 
 def test_the_loss_of_a_flat_run_may_ripple() -> None:
-    watch = Watch(100)
+    watch = DivergenceMonitor(100)
     feed(watch, [2.0] * 20 + [2.001])
     assert watch.spikes == []
 
 
 def test_gradient_norms_are_averaged_over_steps() -> None:
-    watch = Watch(100)
+    watch = DivergenceMonitor(100)
     watch.observe(1, 1.0, 5.0)
     watch.observe(10, 1.0, 2.0)
     watch.observe(20, 1.0)
     summary = watch.summary()
     assert summary["grad_norm_mean"] == pytest.approx((5 + 9 * 2) / 10)
     assert summary["grad_norm_max"] == 5.0
-    assert Watch(100).summary()["grad_norm_mean"] is None
+    assert DivergenceMonitor(100).summary()["grad_norm_mean"] is None
 
 
 def test_a_setback_is_the_share_of_the_gain_that_is_lost() -> None:
-    watch = Watch(100)
+    watch = DivergenceMonitor(100)
     feed(watch, [4.0, 1.0, 2.5], every=10_000)  # readings so long that smoothing does nothing
     assert watch.summary()["setback"] == pytest.approx(0.5)
 
@@ -166,12 +166,12 @@ def test_a_setback_is_the_share_of_the_gain_that_is_lost() -> None:
 def test_a_watch_that_was_saved_goes_on_as_if_it_had_not_been(
     values: list[tuple[int, float]], cut: int
 ) -> None:
-    straight, resumed, step = Watch(2000), Watch(2000), 0
+    straight, resumed, step = DivergenceMonitor(2000), DivergenceMonitor(2000), 0
     for i, (steps, loss) in enumerate(values):
         step += steps
         if i == cut:
             saved = json.loads(json.dumps(resumed.save()))
-            resumed = Watch(2000)
+            resumed = DivergenceMonitor(2000)
             resumed.load(saved)
         assert straight.observe(step, loss, abs(loss)) == resumed.observe(step, loss, abs(loss))
     assert straight.save() == resumed.save()
@@ -179,11 +179,11 @@ def test_a_watch_that_was_saved_goes_on_as_if_it_had_not_been(
 
 
 def test_what_was_saved_does_not_change_under_the_watch() -> None:
-    watch = Watch(100)
+    watch = DivergenceMonitor(100)
     feed(watch, [1.0] * 9)
     saved = watch.save()
     before = json.dumps(saved)
-    again = Watch(100)
+    again = DivergenceMonitor(100)
     again.load(saved)
     feed(again, [9.0])
     feed(watch, [9.0])
@@ -191,20 +191,20 @@ def test_what_was_saved_does_not_change_under_the_watch() -> None:
 
 
 def test_the_state_stays_small() -> None:
-    watch = Watch(10_000)
+    watch = DivergenceMonitor(10_000)
     feed(watch, ([1.0] * 19 + [1.5]) * 500)
     assert watch.reason == ""
     assert len(json.dumps(watch.save())) < 10_000
 
 
-@pytest.mark.parametrize("saved", [{}, {**Watch(1).save(), "more": 1}])
+@pytest.mark.parametrize("saved", [{}, {**DivergenceMonitor(1).save(), "more": 1}])
 def test_a_foreign_state_is_refused(saved: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="expected what Watch.save gave"):
-        Watch(10).load(saved)
+        DivergenceMonitor(10).load(saved)
 
 
 def test_steps_only_go_forward() -> None:
-    watch = Watch(10)
+    watch = DivergenceMonitor(10)
     watch.observe(3, 1.0)
     with pytest.raises(InputError, match="one after the last, 3; got 3"):
         watch.observe(3, 1.0)
@@ -214,4 +214,4 @@ def test_steps_only_go_forward() -> None:
 def test_unusable_options_are_told(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(InputError, match=f"{name}: expected"):
-        Watch(**{"steps": 10, **options})
+        DivergenceMonitor(**{"steps": 10, **options})

@@ -17,8 +17,8 @@ from flops_fit.laws import Hoffmann
 from flops_fit.recipes import HParams
 from flops_fit.records import Experiment, Run
 from flops_fit.tune import Tune, Tuning, resolve_tune, run_tuning, without_tuning
-from flops_fit.tune._recipe import couple
-from flops_fit.tune._tune import best_place
+from flops_fit.tune.pilot import best_place
+from flops_fit.tune.recipe import couple
 from tests.conftest import MLP
 
 LAW = Hoffmann(1.7, 30.0, 60.0, 0.34, 0.34)

@@ -5,6 +5,6 @@ by ``import flops_fit``, whose names are imported when they are first used: that
 completion quick.
 """
 
-from flops_fit.cli._main import app, main
+from flops_fit.cli.main import app, main
 
 __all__ = ["app", "main"]

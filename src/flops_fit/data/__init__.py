@@ -6,11 +6,11 @@ them, is a pure function of the seed, the epoch and the position in it, so a run
 wherever and whenever it is made.
 """
 
-from flops_fit.data._ahead import lost_reader
-from flops_fit.data._random import kept
-from flops_fit.data._shuffle import AllBut, permuted
-from flops_fit.data._spec import DataSpec
-from flops_fit.data._split import EVAL_SAMPLES, check_dataset_type, split_data
+from flops_fit.data.reading import lost_reader
+from flops_fit.data.shuffle import AllBut, permuted
+from flops_fit.data.spec import DataSpec
+from flops_fit.data.split import EVAL_SAMPLES, check_dataset_type, split_data
+from flops_fit.rng import kept
 
 __all__ = [
     "EVAL_SAMPLES",

@@ -6,27 +6,25 @@ parabolas of approach 2 and, from training curves, the envelope of approach 1 be
 checks a fit against held-out budgets; :func:`fit_power` fits a power law in one variable.
 """
 
-from flops_fit.fit._approaches import Approach
-from flops_fit.fit._backtest import Backtest, backtest
-from flops_fit.fit._compare import Comparison, compare
-from flops_fit.fit._diagnose import Outlier
-from flops_fit.fit._envelope import Envelope, Winner
-from flops_fit.fit._estimate import Estimate, Evidence
-from flops_fit.fit._fit import Alternative, Fit
-from flops_fit.fit._fit_runs import fit_runs
-from flops_fit.fit._forms import WindowRule
-from flops_fit.fit._held_out import HeldOut
-from flops_fit.fit._isoflop import IsoFLOP, Parabola
-from flops_fit.fit._outline import outline
-from flops_fit.fit._portable import portable
-from flops_fit.fit._power import PowerFit, fit_power
-from flops_fit.fit._prediction import Prediction
-from flops_fit.fit._questions import InferenceEstimate, TradeOffEstimate
-from flops_fit.fit._sandwich import gradient_of, student_t
-from flops_fit.fit._select import Choice
-from flops_fit.fit._status import FitStatus
-from flops_fit.fit._surface import Points, derivatives, model_values
-from flops_fit.fit._window import WindowReport
+from flops_fit.fit.approaches import Approach
+from flops_fit.fit.backtesting import Backtest, backtest
+from flops_fit.fit.checks import Outlier
+from flops_fit.fit.comparison import Comparison, compare
+from flops_fit.fit.envelope import Envelope, Winner
+from flops_fit.fit.estimate import Estimate, Evidence
+from flops_fit.fit.export import export_fit
+from flops_fit.fit.fit import Alternative, Fit
+from flops_fit.fit.fitting import fit_runs, quick_fit
+from flops_fit.fit.forms import Choice, WindowRule
+from flops_fit.fit.held_out import HeldOut
+from flops_fit.fit.isoflop import IsoFLOP, Parabola
+from flops_fit.fit.power import PowerFit, fit_power
+from flops_fit.fit.prediction import Prediction
+from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
+from flops_fit.fit.sandwich import gradient_of, student_t
+from flops_fit.fit.solver import FitStatus
+from flops_fit.fit.surface import Points, derivatives, model_values
+from flops_fit.fit.window import WindowReport
 
 __all__ = [
     "Alternative",
@@ -54,11 +52,11 @@ __all__ = [
     "backtest",
     "compare",
     "derivatives",
+    "export_fit",
     "fit_power",
     "fit_runs",
     "gradient_of",
     "model_values",
-    "outline",
-    "portable",
+    "quick_fit",
     "student_t",
 ]

@@ -3,13 +3,8 @@
 C = F(N)·D throughout: F(N) turns a size and a budget into a number of units.
 """
 
-from flops_fit.flops._functions import (
-    FlopsFunction,
-    InterpolatedFlops,
-    LinearFlops,
-    SmoothFlops,
-)
-from flops_fit.flops._trace import OpCount, TracedFlops, trace_flops
+from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
+from flops_fit.flops.trace import OpCount, TracedFlops, trace_flops
 
 __all__ = [
     "FlopsFunction",

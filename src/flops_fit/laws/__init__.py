@@ -4,18 +4,16 @@ One law is one file. :data:`LAWS` holds those that :func:`flops_fit.fit.fit_runs
 law of your own is a subclass of :class:`Law`, given to ``fit_runs(law=...)`` as a class.
 """
 
-from flops_fit.laws._cost import CallableFlops, FlopsLike, as_flops
-from flops_fit.laws._hoffmann import Hoffmann
-from flops_fit.laws._inference import InferenceOptimum
-from flops_fit.laws._inverse import log_compute
-from flops_fit.laws._kaplan import Kaplan
-from flops_fit.laws._kappa import Kappa
-from flops_fit.laws._law import Law
-from flops_fit.laws._muennighoff import Muennighoff
-from flops_fit.laws._optimum import Optimum, spend
-from flops_fit.laws._optimum_only import OptimumOnly
-from flops_fit.laws._power import PowerLaw
-from flops_fit.laws._trade_off import TradeOff
+from flops_fit.laws.cost import CallableFlops, FlopsLike, as_flops
+from flops_fit.laws.hoffmann import Hoffmann
+from flops_fit.laws.inverse import log_compute
+from flops_fit.laws.kaplan import Kaplan
+from flops_fit.laws.kappa import Kappa
+from flops_fit.laws.law import Law
+from flops_fit.laws.muennighoff import Muennighoff
+from flops_fit.laws.optimum import Optimum, spend
+from flops_fit.laws.optimum_only import OptimumOnly, PowerLaw
+from flops_fit.laws.questions import InferenceOptimum, TradeOff
 
 LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan, Muennighoff)}
 

@@ -4,8 +4,7 @@ Counting and searching build on torch's meta device, where nothing is allocated:
 costs seconds and no memory.
 """
 
-from flops_fit.model._experts import Experts, find_experts
-from flops_fit.model._params import count_params
-from flops_fit.model._spec import ModelSpec, Size
+from flops_fit.model.params import Experts, count_params, find_experts
+from flops_fit.model.spec import ModelSpec, Size
 
 __all__ = ["Experts", "ModelSpec", "Size", "count_params", "find_experts"]

@@ -1,19 +1,22 @@
 """What to train: sizes, units and steps for each budget, exact before anything is spent."""
 
-from flops_fit.plan._compare import DesignCost, DesignCosts
-from flops_fit.plan._cost import ASSUMED_MFU, CostEstimate, RunCost
-from flops_fit.plan._count import FlopsCounter
-from flops_fit.plan._diff import PlanDiff
-from flops_fit.plan._findings import code_findings, data_findings, settle_labels
-from flops_fit.plan._grid import RunMaker
-from flops_fit.plan._layout import DESIGNS, Design, Layout, Sizes
-from flops_fit.plan._plan import EXAMPLE_SAMPLES, check_budgets, check_fittable, make_plan
-from flops_fit.plan._prior import Prior, PriorLike
-from flops_fit.plan._probe import probe
-from flops_fit.plan._rebase import at_base
-from flops_fit.plan._retuned import with_recipe
-from flops_fit.plan._speed import Reading, Speed, StepTimes
-from flops_fit.plan._sweep_plan import SweepPlan
+from flops_fit.plan.comparison import DesignCost, DesignCosts
+from flops_fit.plan.cost import ASSUMED_MFU, CostEstimate, RunCost
+from flops_fit.plan.counting import FlopsCounter
+from flops_fit.plan.designs import DESIGNS, Design, Layout, Prior, PriorLike, Sizes
+from flops_fit.plan.diff import PlanDiff
+from flops_fit.plan.experiments import ExperimentFactory
+from flops_fit.plan.findings import code_findings, data_findings, settle_labels
+from flops_fit.plan.planner import (
+    EXAMPLE_SAMPLES,
+    at_base,
+    check_budgets,
+    check_fittable,
+    make_plan,
+    with_recipe,
+)
+from flops_fit.plan.sweep_plan import SweepPlan
+from flops_fit.plan.timing import Reading, Speed, StepTimes, probe
 
 __all__ = [
     "ASSUMED_MFU",
@@ -23,6 +26,7 @@ __all__ = [
     "Design",
     "DesignCost",
     "DesignCosts",
+    "ExperimentFactory",
     "FlopsCounter",
     "Layout",
     "PlanDiff",
@@ -30,7 +34,6 @@ __all__ = [
     "PriorLike",
     "Reading",
     "RunCost",
-    "RunMaker",
     "Sizes",
     "Speed",
     "StepTimes",

@@ -5,22 +5,28 @@ smallest and largest sizes of a sweep are the least well served. What a recipe c
 stands in the plan before anything runs.
 """
 
-from flops_fit.recipes._changed import RECIPES
-from flops_fit.recipes._hparams import HParams, Recipe, Schedule
-from flops_fit.recipes._memory import scaled_beta2, timescale_weight_decay
-from flops_fit.recipes._own import constant, default
-from flops_fit.recipes._power import PowerLaw
-from flops_fit.recipes._published import chinchilla2022, deepseek2024, porian2024, steplaw2025
-from flops_fit.recipes._resolve import RecipeLike, resolve_recipe, text_rule
-from flops_fit.recipes._schedule import check_warmup, is_finished, learning_rate
-from flops_fit.recipes._table import RecipeTable, read_recipe
+from flops_fit.recipes.custom import RECIPES
+from flops_fit.recipes.hparams import HParams, Recipe, Schedule
+from flops_fit.recipes.published import (
+    chinchilla2022,
+    constant,
+    deepseek2024,
+    default,
+    porian2024,
+    scaled_beta2,
+    steplaw2025,
+    timescale_weight_decay,
+)
+from flops_fit.recipes.resolve import RecipeLike, resolve_recipe, text_rule
+from flops_fit.recipes.schedule import check_warmup, is_finished, learning_rate
+from flops_fit.recipes.table import RecipePowerLaw, RecipeTable, read_recipe
 
 __all__ = [
     "RECIPES",
     "HParams",
-    "PowerLaw",
     "Recipe",
     "RecipeLike",
+    "RecipePowerLaw",
     "RecipeTable",
     "Schedule",
     "check_warmup",

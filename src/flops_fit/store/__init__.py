@@ -19,13 +19,12 @@ A run is looked up by its id alone, so a changed plan keeps every run that it st
 Files that are torn or do not belong are renamed and named, never deleted and never fitted.
 """
 
-from flops_fit.store._doctor import Examination, Finding, examine, recorded_runs, repair
-from flops_fit.store._files import write_atomic, write_json
-from flops_fit.store._lease import Holder, Lease, living_holder, take_lease
-from flops_fit.store._recorded import Recorded
-from flops_fit.store._rows import write_runs
-from flops_fit.store._store import Store
-from flops_fit.store._training_curves import TrainingCurve, training_curves
+from flops_fit.store.doctor import Examination, Finding, examine, recorded_runs, repair
+from flops_fit.store.files import write_atomic, write_json
+from flops_fit.store.lease import Holder, Lease, living_holder, take_lease
+from flops_fit.store.recorded import Recorded, TrainingCurve, training_curves
+from flops_fit.store.rows import write_runs
+from flops_fit.store.store import Store
 
 __all__ = [
     "Examination",

@@ -1,13 +1,13 @@
 """Tables of runs: what a law is fitted to, and how one is read from whatever holds it."""
 
-from flops_fit.table._build import read_raw
-from flops_fit.table._names import check_mapping, find_numbers, wanted
-from flops_fit.table._sources import Raw, filled_of
-from flops_fit.table._table import RunTable
-from flops_fit.table._tracked import curve_rows
-from flops_fit.table._values import is_missing, numbers
+from flops_fit.table.columns import check_mapping, find_numbers, is_missing, numbers, wanted
+from flops_fit.table.curves import Curve, Curves
+from flops_fit.table.run_table import RunTable, read_raw
+from flops_fit.table.sources import Raw, curve_rows, filled_of
 
 __all__ = [
+    "Curve",
+    "Curves",
     "Raw",
     "RunTable",
     "check_mapping",

@@ -1,21 +1,18 @@
 """Training: one Experiment in, one Run out."""
 
-from flops_fit.train._check_coordinates import check_coordinates
-from flops_fit.train._compile import check_compile
-from flops_fit.train._coordinates import Coordinate, CoordinateCheck
-from flops_fit.train._device import resolve_device
-from flops_fit.train._evaluate import evaluate
-from flops_fit.train._generators import kept_generators
-from flops_fit.train._loop import Progress, Trainer
-from flops_fit.train._mup import Mup, ParametrizationLike, parametrize, resolve_mup
-from flops_fit.train._optimizer import MakeOptimizer, ParamGroups
-from flops_fit.train._parametrize import Parametrization
-from flops_fit.train._peak import check_peak, peak_of
-from flops_fit.train._precision import Precision, resolve_precision
-from flops_fit.train._snapshot import flush_directory
-from flops_fit.train._step import check_microbatch
-from flops_fit.train._trunk import left_trunks, prune_trunk
-from flops_fit.train._workers import check_workers
+from flops_fit.train.compile import check_compile
+from flops_fit.train.coordinate_check import Coordinate, CoordinateCheck, check_coordinates
+from flops_fit.train.evaluation import evaluate
+from flops_fit.train.generators import kept_generators
+from flops_fit.train.mup import Mup, ParametrizationLike, parametrize, resolve_mup
+from flops_fit.train.mup_parametrization import Parametrization
+from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
+from flops_fit.train.precision import Precision, resolve_device, resolve_precision
+from flops_fit.train.snapshot import flush_directory
+from flops_fit.train.step import check_microbatch
+from flops_fit.train.throughput import check_peak, check_workers, peak_of
+from flops_fit.train.trainer import Progress, Trainer
+from flops_fit.train.trunk import left_trunks, prune_trunk
 
 __all__ = [
     "Coordinate",

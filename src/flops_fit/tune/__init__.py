@@ -1,14 +1,12 @@
 """Hyper-parameters that were tried, not believed: a pilot before a sweep, and what it shows."""
 
-from flops_fit.tune._cells import Cell, Point
-from flops_fit.tune._collapse import Collapse, collapse
-from flops_fit.tune._options import Tune, resolve_tune
-from flops_fit.tune._recipe import TunedRecipe
-from flops_fit.tune._search import CarryOut, Trial
-from flops_fit.tune._tune import run_tuning
-from flops_fit.tune._tuning import REACH, CellFound, Tuning
-from flops_fit.tune._valleys import Valley, Valleys, fit_valleys
-from flops_fit.tune._without import WithoutTuning, without_tuning
+from flops_fit.tune.effects import Collapse, WithoutTuning, collapse, without_tuning
+from flops_fit.tune.optimum_fit import OptimumFit, OptimumFits, fit_optima
+from flops_fit.tune.options import Tune, resolve_tune
+from flops_fit.tune.pilot import run_tuning
+from flops_fit.tune.recipe import TunedRecipe
+from flops_fit.tune.search import CarryOut, Cell, Point, Trial
+from flops_fit.tune.tuning import REACH, CellFound, Tuning
 
 __all__ = [
     "REACH",
@@ -16,16 +14,16 @@ __all__ = [
     "Cell",
     "CellFound",
     "Collapse",
+    "OptimumFit",
+    "OptimumFits",
     "Point",
     "Trial",
     "Tune",
     "TunedRecipe",
     "Tuning",
-    "Valley",
-    "Valleys",
     "WithoutTuning",
     "collapse",
-    "fit_valleys",
+    "fit_optima",
     "resolve_tune",
     "run_tuning",
     "without_tuning",

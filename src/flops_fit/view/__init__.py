@@ -1,5 +1,5 @@
 """How a sweep looks while it runs."""
 
-from flops_fit.view._live import LiveView, SilentView
+from flops_fit.view.live import LiveView, SilentView
 
 __all__ = ["LiveView", "SilentView"]

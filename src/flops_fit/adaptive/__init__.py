@@ -1,0 +1,29 @@
+"""The runs that answer with the fewest FLOPs: what to run next, and a sweep that decides itself.
+
+:func:`next_experiments` proposes a batch to people who train elsewhere; :func:`run_adaptive` goes
+from a pilot to an answer with whoever makes the runs (an :class:`Oracle`).
+"""
+
+from flops_fit.adaptive.candidates import Candidates, Grid, Oracle
+from flops_fit.adaptive.form import Check, Form, settled
+from flops_fit.adaptive.pilot import Experimenter, check_adaptive, pilot_budgets_for, pilot_sizes
+from flops_fit.adaptive.propose import Proposal, next_experiments
+from flops_fit.adaptive.sweep import Adaptive, Asked, run_adaptive
+
+__all__ = [
+    "Adaptive",
+    "Asked",
+    "Candidates",
+    "Check",
+    "Experimenter",
+    "Form",
+    "Grid",
+    "Oracle",
+    "Proposal",
+    "check_adaptive",
+    "next_experiments",
+    "pilot_budgets_for",
+    "pilot_sizes",
+    "run_adaptive",
+    "settled",
+]

@@ -1,0 +1,212 @@
+"""Does one learning rate serve all widths of the user's model?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.checks import names_near_matches
+from flops_fit.data.split import check_dataset_type, split_data
+from flops_fit.errors import InputError
+from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.objective import Objective
+from flops_fit.plan.counting import FlopsCounter
+from flops_fit.plan.planner import EXAMPLE_SAMPLES
+from flops_fit.recipes.hparams import HParams
+from flops_fit.train.coordinate_check import CoordinateCheck, check_coordinates
+from flops_fit.train.mup import Mup, ParametrizationLike, parametrize, resolve_mup
+from flops_fit.train.mup_parametrization import Parametrization
+from flops_fit.train.optimizer import MakeOptimizer
+from flops_fit.train.precision import resolve_device
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+STEPS, SEEDS = 8, 3
+_MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
+_FLOPS = 5e10  # what a check may cost: some seconds of a CPU
+_FLOPS_PER_PARAMETER = 100.0  # of a step of AdamW, by the time that it takes
+_DEVICE_FLOPS = 1e14  # on a GPU
+_FEWEST, _MOST = 3, 4  # widths
+_DOUBLINGS = 6  # the widest is 32 times the base
+_LARGEST = 5e7  # parameters of a model that is trained only to be checked
+_NARROW = 16  # below, a few outputs of a layer say little of many
+
+
+@names_near_matches
+def coordinate_check(
+    model_cls: Callable[..., Any],
+    model_size_param: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    dataset: Any = None,
+    loss_fn: Callable[..., Any] | None = None,
+    *,
+    sizes: Sequence[Size] | None = None,
+    lr: float = 0.01,
+    parametrization: ParametrizationLike = "mup",
+    steps: int = STEPS,
+    seeds: int = SEEDS,
+    samples: int = _MOST_SAMPLES,
+    seed: int = 0,
+    count_fn: Callable[[Any], int] | None = None,
+    step_fn: Callable[..., Any] | None = None,
+    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+    device: str = "cpu",
+) -> CoordinateCheck:
+    """Does one learning rate serve all widths? A few steps at each, and what every module computes.
+
+    Where it does, the activations of every layer change by as much at any width: the root mean square
+    of the change is ∝ width^0 (Yang et al. 2022, arXiv:2203.03466, appendix D.1). The slope of its
+    logarithm against that of the width is measured for each kind of module, with its error over seeds.
+
+    Parameters
+    ----------
+    model_cls, model_size_param, model_kwargs, dataset, loss_fn, count_fn, step_fn, optimizer
+        As of :func:`find_optimal`.
+    sizes
+        Three or more, the first the base; else the base of ``parametrization`` and its doubles, as
+        far as they cost some seconds.
+    lr
+        The learning rate at the base, held for all steps.
+    parametrization
+        ``"mup"``, ``Mup(...)``, or ``"standard"`` to see how it is without.
+    steps, seeds, samples
+        Steps of each training, trainings of each width (2 to 5), samples in the one batch that all
+        are made on.
+    seed
+        Of the first training.
+    device
+        A torch device.
+
+    Returns
+    -------
+    CoordinateCheck
+        Prints as a table; ``passed`` and ``reason`` are its verdict.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        An argument cannot be used, or fewer than three widths can be had.
+    """
+    mup = resolve_mup(parametrization)
+    for name, value, low, high in (("steps", steps, 1, 1000), ("seeds", seeds, 2, 5)):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InputError(
+                f"{name}: expected a whole number from {low} to {high}; got {value!r}."
+            )
+    if dataset is None:
+        raise InputError("dataset: a check trains on real batches; got none. Give dataset=.")
+    check_dataset_type(dataset)
+    spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
+    objective = Objective(loss_fn, count_fn, step_fn)
+    data, _ = split_data(dataset)
+    batch = data.first_batch(EXAMPLE_SAMPLES)
+    objective.check(batch)
+    asked = Mup() if mup is None else mup
+    if sizes is None:
+        if asked.base is None:
+            raise InputError(
+                "sizes: expected three sizes or more, or a base to double, as parametrization="
+                "Mup(base=); got neither."
+            )
+        counter, per_sample = FlopsCounter.from_batch(
+            spec, objective, "measured", batch, objective.unit(batch, dataset)
+        )
+        check = WidthCheck(spec, asked.base, (), lambda s: counter.per_unit(s) * per_sample)
+        found = check.affordable(device, steps, seeds, samples)
+        if isinstance(found, str):
+            raise InputError(f"sizes: {found}. Give sizes=, three or more.")
+        sizes, samples = found
+    sizes = list(sizes)
+    roles = parametrize(spec, objective, batch, sizes, asked)
+    if len(sizes) < _FEWEST or count_widths(spec, roles, sizes) < _FEWEST:
+        raise InputError(
+            f"sizes: expected three different widths or more; got {sizes}, which differ in "
+            f"{count_widths(spec, roles, sizes)}."
+        )
+    hparams = HParams(lr=lr, batch_units=1).to_dict()
+    return check_coordinates(
+        spec,
+        data.first_batch(samples),
+        objective,
+        sizes,
+        roles,
+        hparams,
+        scaled=mup is not None,
+        steps=steps,
+        seeds=seeds,
+        seed=seed,
+        device=resolve_device(device),
+        optimizer=optimizer,
+    )
+
+
+@dataclass(frozen=True)
+class WidthCheck:
+    """Which sizes a check can train within some seconds.
+
+    Attributes
+    ----------
+    spec, base
+        The model, and the size whose doubles are tried where it is a whole number.
+    planned
+        Sizes that are taken where there is nothing to double.
+    cost
+        Training FLOPs of one sample at a size.
+    """
+
+    spec: ModelSpec
+    base: Size
+    planned: Sequence[Size]
+    cost: Callable[[Size], float]
+
+    def affordable(
+        self, device: str, steps: int, seeds: int, samples: int
+    ) -> tuple[list[Size], int] | str:
+        """The widest sizes that can be had, and the samples in a batch; or why there are too few."""
+        most = _FLOPS if device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
+        while samples >= _FEWEST_SAMPLES:
+            for below in (False, True):
+                chosen = self._within(most / (steps * seeds), samples, below)
+                if len(chosen) >= _FEWEST:
+                    return chosen, samples
+            samples //= 2
+        return (
+            f"fewer than {_FEWEST} widths around {self.base!r} can be trained {steps} steps within "
+            f"{most:.2g} FLOPs and {_LARGEST:.0e} parameters"
+        )
+
+    def _within(self, most: float, samples: int, below: bool) -> list[Size]:
+        """The last few candidates of which a step each costs at most so much together."""
+
+        def cost(size: Size) -> float:
+            return samples * self.cost(size) + _FLOPS_PER_PARAMETER * self.spec.require(size).total
+
+        chosen: list[Size] = []
+        for size in self._candidates(below):
+            latest = [*chosen, size][-_MOST:]
+            counted = self.spec.count(size)
+            if counted is None:
+                continue
+            if counted.total > _LARGEST or sum(map(cost, latest)) > most:
+                break
+            chosen = latest
+            if 2 * cost(size) > most:  # twice as wide costs more, and is not built to see it
+                break
+        return chosen
+
+    def _candidates(self, below: bool) -> list[Size]:
+        """The doubles of the base, from its own size on or from ``below`` it; or what is planned."""
+        if isinstance(self.base, int) and self.spec.size_param is not None:
+            first = 0
+            while below and self.base % 2 ** (first + 1) == 0 and self.base >> first + 1 >= _NARROW:
+                first += 1
+            return [(self.base >> first) * 2**k for k in range(_DOUBLINGS + first)]
+        return sorted(self.planned, key=lambda s: self.spec.require(s).total)
+
+
+def count_widths(spec: ModelSpec, roles: Parametrization, sizes: Sequence[Size]) -> int:
+    """How many widths there are among sizes: those that differ in depth alone have one."""
+    return len({round(roles.width(spec.build_meta(size)), 6) for size in sizes})

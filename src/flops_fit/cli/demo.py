@@ -1,0 +1,122 @@
+"""``flops-fit demo``: a real IsoFLOP sweep of a byte-level GPT on real English, on two cores."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import flops_fit
+from flops_fit.cli.answer import Answer, Json
+from flops_fit.text import format_count, format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flops_fit.fit.held_out import HeldOut
+    from flops_fit.result import Result
+
+
+SEQ_LEN = 64
+SIZES: dict[float, list[int]] = {
+    3e10: [8, 12, 16, 24, 32, 40],
+    6e10: [12, 16, 24, 32, 48],
+    1.2e11: [12, 16, 24, 32, 40, 56],
+    2.5e11: [16, 24, 32, 48, 64],
+    5e11: [20, 28, 40, 56, 80],
+}
+"""Widths at each budget in FLOPs: both arms of every parabola, and 500 steps at least."""
+
+
+def demo(
+    output_dir: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where records, figures and the report go.")
+    ] = Path("outputs/demo"),
+    workers: Annotated[
+        int, typer.Option(metavar="RUNS", min=1, help="Runs at the same time, one thread each.")
+    ] = 2,
+    as_json: Json = False,
+) -> Answer:
+    """Train a real sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
+    result = run_demo(output_dir, workers)
+    check = flops_fit.fit.backtest(result.runs).held_out[-1]
+    document = {
+        "fit": result.fit.to_dict(),
+        "predictions": [result.predict(c).to_dict() for c in result.plan.budgets],
+        "held_out": asdict(check),
+        "output_dir": str(output_dir),
+    }
+    return Answer((), flops_fit.records.finite_json(document))
+
+
+def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None) -> Result:
+    """Train the sweep, print what it says, and check it against its own largest budget."""
+    from rich.console import Console
+
+    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    started = time.monotonic()
+    console.print(
+        "A GPT over bytes, trained on the State of the Union addresses from 1790 to today: "
+        f"{len(SIZES)} budgets, {sum(map(len, SIZES.values()))} runs, {workers} at a time.\n"
+    )
+    result = flops_fit.find_optimal(
+        **demo_sweep(SIZES),
+        executor=flops_fit.execute.PoolExecutor(workers=workers, threads=1),
+        output_dir=output_dir,
+    )
+    assert isinstance(result, flops_fit.Result)
+    console.print(f"\n{result}\n")
+    console.print(held_out_check(flops_fit.fit.backtest(result.runs).held_out[-1], len(SIZES) - 1))
+    result.plot(show=False)
+    console.print(
+        f"\nFigures: {output_dir / 'plots'}\nReport:  {result.report()}\n"
+        f"Runs:    {output_dir / 'runs.csv'}\nTook {format_duration(time.monotonic() - started)}."
+    )
+    return result
+
+
+def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
+    """The demo's model, data and loss, and these sizes at each budget, as planning takes them."""
+    return {
+        "model_cls": flops_fit.examples.GPT,
+        "model_size_param": "d_model",
+        "model_kwargs": {"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN},
+        "dataset": flops_fit.examples.SOTUDataset("train", seq_len=SEQ_LEN),
+        "eval_dataset": flops_fit.examples.SOTUDataset("validation", seq_len=SEQ_LEN),
+        "loss_fn": flops_fit.examples.gpt_loss_fn,
+        "compute_budgets": list(sizes),
+        "sizes": sizes,
+    }
+
+
+def held_out_check(check: HeldOut, cheaper: int) -> str:
+    """What the cheaper budgets foretold of the largest, and what was measured, in words."""
+    law = _span(check.loss_interval)
+    one_run = _span(check.run_interval)
+    lines = [
+        f"Check on the largest budget, {check.compute:.3g} FLOPs, from the {cheaper} cheaper ones "
+        "alone:",
+        f"  predicted  loss {check.predicted_loss:.3f} at N = {format_count(check.predicted_params)}; 90 % "
+        f"interval {law} for the law, {one_run} for a single run",
+    ]
+    if check.vertex_loss is not None and check.vertex_params is not None:
+        lines.append(
+            f"  measured   loss {check.vertex_loss:.3f} at N = {format_count(check.vertex_params)}, the "
+            f"minimum of a parabola through its {check.runs} runs"
+        )
+    lines.append(
+        f"  lowest run loss {check.best_loss:.3f} ({check.best_label}), low by luck as well"
+    )
+    verdict = {
+        True: "The measured loss lies inside the interval for a single run.",
+        False: "The measured loss lies OUTSIDE the interval: extrapolate from this sweep with care.",
+        None: "There is no interval to judge by.",
+    }
+    return "\n".join([*lines, verdict[check.loss_inside]])
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    return "none" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"

@@ -1,0 +1,337 @@
+"""A sweep from a TOML file and flags, as the keyword arguments of ``find_optimal``.
+
+Keys are the names of these arguments, read from its signature: what it takes can be set here. Texts
+such as ``"model.py:make"`` stand for Python objects, tables with ``ref`` for what such an object
+returns.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flops_fit
+from flops_fit.errors import InputError
+from flops_fit.text import error_line
+
+_REFERENCE = re.compile(
+    r"(?P<where>[A-Za-z_][\w.]*|.*\.py):(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
+)
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text names a Python object."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
+def load(reference: str, folder: Path, what: str) -> Any:
+    """The object that a reference names.
+
+    Parameters
+    ----------
+    folder
+        Where files are looked for; modules are found there too, and in the current directory.
+    what
+        The key that it stands for, for errors.
+
+    Raises
+    ------
+    InputError
+        It is no reference, cannot be imported, or the module has no such name.
+    """
+    match = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+    if match is None:
+        raise InputError(
+            f"{what}: expected package.module:name or file.py:name; got {reference!r}."
+        )
+    where, name = match["where"], match["name"]
+    for place in (Path.cwd(), folder.resolve()):
+        if str(place) not in sys.path:
+            sys.path.insert(0, str(place))
+    try:
+        found: Any = _file(folder / where) if where.endswith(".py") else _module(where)
+    except Exception as error:  # importing runs the user's code
+        raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "check the name."
+            raise InputError(f"{what}: {where} has no {part!r}; {hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def _file(path: Path) -> ModuleType:
+    """A file as a module, by its own name where no other module has it."""
+    path = path.resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        _travels(known)
+        return known
+    if known is not None or name in sys.stdlib_module_names:
+        name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        if name in sys.modules:
+            return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _travels(module)
+    return module
+
+
+def _travels(module: ModuleType) -> None:
+    """Let its functions and classes go to other processes as code, as those of a script do."""
+    try:
+        import cloudpickle
+    except ImportError:
+        return
+    cloudpickle.register_pickle_by_value(module)
+
+
+DEFAULT_FILE = Path("sweep.toml")
+_MADE = ("dataset", "eval_dataset", "example_batch")  # a class or function makes it
+_PLAIN = ("model_kwargs", "sizes", "hparams")  # tables of values: ref has no meaning at their top
+_NOT_SET = ("train",)  # the command decides
+
+
+@dataclass
+class SweepFile:
+    """Keys with their values as written, and the folder that each one's paths are relative to."""
+
+    values: dict[str, Any]
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    def arguments(self, planning: bool = False) -> dict[str, Any]:
+        """The keyword arguments of ``find_optimal``, with everything imported and made.
+
+        Parameters
+        ----------
+        planning
+            Nothing will run: an executor is looked at and not made, as it may need packages that
+            are only where the sweep runs.
+
+        Raises
+        ------
+        InputError
+            A value cannot be used; the message names its key.
+        """
+        return {key: self._argument(key, value, planning) for key, value in self.values.items()}
+
+    def _argument(self, key: str, value: Any, planning: bool) -> Any:
+        folder = self.folders.get(key, Path())
+        if value == "none":
+            return None
+        if key == "output_dir":
+            return folder / str(value)
+        if key == "executor" and isinstance(value, Mapping):
+            make = _executor(value, folder)
+            return "inprocess" if planning else make()
+        if key == "sizes" and isinstance(value, Mapping):
+            return {_budget(budget): sizes for budget, sizes in value.items()}
+        if key == "mock_law" and isinstance(value, str) and not is_reference(value):
+            return flops_fit.reference.law(value)
+        if isinstance(value, Mapping) and key in _PLAIN:
+            return {k: _made(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
+        found = _made(value, folder, key, names=True)
+        if key in _MADE and isinstance(value, str) and _makes(found):
+            return _called(found, {}, key)
+        return found
+
+
+def read_sweep(
+    path: Path | None, flags: Mapping[str, Any], settings: Sequence[str] = ()
+) -> SweepFile:
+    """A sweep from a file, overridden by ``KEY=VALUE`` settings and these by flags.
+
+    Parameters
+    ----------
+    path
+        ``None`` for ``sweep.toml`` where there is one.
+    flags
+        By key; ``None`` where a flag was not given.
+    settings
+        Of ``--set``: values as in TOML, or else texts; dots lead into tables.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, a key is unknown, or nothing says what the model is.
+    """
+    if path is None and DEFAULT_FILE.exists():
+        path = DEFAULT_FILE
+    sweep = SweepFile({})
+    if path is not None:
+        sweep.values = _read(path)
+        _check_keys(sweep.values, str(path))
+        sweep.folders = dict.fromkeys(sweep.values, path.parent)
+        sweep.values.setdefault("output_dir", "outputs")
+        sweep.folders["output_dir"] = path.parent
+    for setting in settings:
+        _set(sweep, setting)
+    for key, value in flags.items():
+        if value is not None:
+            sweep.values[key] = value
+            sweep.folders.pop(key, None)
+    if "model_cls" not in sweep.values:
+        what = "no sweep.toml is here" if path is None else f"{path} does not say"
+        raise InputError(
+            f"expected a sweep, with at least its model (model_cls); {what}. flops-fit init writes one "
+            "to begin with; or give a file, or --model-cls."
+        )
+    return sweep
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: expected a TOML file of a sweep; {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected TOML; {error}.") from error
+
+
+def _known() -> list[str]:
+    parameters = inspect.signature(flops_fit.find_optimal).parameters
+    return [name for name in parameters if name not in _NOT_SET]
+
+
+def _check_keys(values: Mapping[str, Any], where: str) -> None:
+    known = _known()
+    for key in values:
+        if key in known:
+            continue
+        if key in _NOT_SET:
+            hint = "leave it out: flops-fit plan plans, and flops-fit run trains."
+        else:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+        raise InputError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def _set(sweep: SweepFile, setting: str) -> None:
+    """One ``KEY=VALUE``, into the values."""
+    path, equals, text = setting.partition("=")
+    keys = path.strip().split(".")
+    if not (equals and all(keys)):
+        raise InputError(f"--set: expected KEY=VALUE, such as batch_size=16; got {setting!r}.")
+    _check_keys(dict.fromkeys(keys[:1]), "--set")
+    value = _value(text.strip())
+    if len(keys) == 1:
+        sweep.values[keys[0]] = value
+        sweep.folders.pop(keys[0], None)
+        return
+    names = {"executor": "kind"}  # what a text of that key is called in its table
+    inside = sweep.values.get(keys[0], {})
+    if isinstance(inside, str):
+        inside = {names.get(keys[0], "ref"): inside}
+    inside = sweep.values[keys[0]] = dict(inside) if isinstance(inside, Mapping) else {}
+    for key in keys[1:-1]:
+        deeper = inside.get(key, {})
+        inside[key] = dict(deeper) if isinstance(deeper, Mapping) else {}
+        inside = inside[key]
+    inside[keys[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _made(value: Any, folder: Path, key: str, names: bool) -> Any:
+    """A value with what it refers to in its place.
+
+    Parameters
+    ----------
+    names
+        Whether texts may be references; inside of arguments only tables with ``ref`` are.
+    """
+    if isinstance(value, str):
+        return load(value, folder, key) if names and is_reference(value) else value
+    if isinstance(value, Sequence):
+        return [_made(v, folder, f"{key}[{i}]", names) for i, v in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    if "ref" not in value:
+        return {k: _made(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
+    if unknown := [k for k in value if k not in ("ref", "args")]:
+        raise InputError(
+            f"{key}: expected ref and args in a table that refers to Python; got {unknown[0]!r}. Put "
+            f"arguments into [{key}.args]."
+        )
+    given = value.get("args", {})
+    if not isinstance(given, Mapping):
+        raise InputError(f"{key}.args: expected a table of arguments; got {given!r}.")
+    args = {k: _made(v, folder, f"{key}.args.{k}", names=False) for k, v in given.items()}
+    return _called(load(value["ref"], folder, key), args, key)
+
+
+def _makes(thing: Any) -> bool:
+    return isinstance(thing, type) or inspect.isroutine(thing)
+
+
+def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> Any:
+    if not callable(function):
+        raise InputError(f"{key}: expected a class or function to call; got {function!r}.")
+    try:
+        inspect.signature(function).bind(**args)
+    except TypeError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise InputError(f"{key}: {name} cannot be called so: {error}.") from error
+    except ValueError:  # a function of C has no signature
+        pass
+    return function(**args)
+
+
+def _executor(table: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
+    """What makes an executor by its kind, with the other entries as its options."""
+    options = {k: _made(v, folder, f"executor.{k}", names=True) for k, v in table.items()}
+    kinds = flops_fit.execute.EXECUTORS
+    kind = options.pop("kind", None)
+    if kind not in kinds:
+        raise InputError(f"executor.kind: expected one of {', '.join(kinds)}; got {kind!r}.")
+    known = [name for name in inspect.signature(kinds[kind]).parameters if name != "self"]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}."
+            )
+            raise InputError(f"executor: {kind} has no option {name!r}; {hint}")
+    return functools.partial(kinds[kind], **options)
+
+
+def _budget(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f'sizes: expected budgets as keys, such as "1e15" = [64, 128]; got {text!r}.'
+        ) from None

@@ -1,0 +1,265 @@
+"""The processes that train one run together, each on its share of every batch.
+
+Started by ``torchrun`` or ``accelerate launch``, the user's script runs once in each process
+("rank"). What travels between them is of two kinds: numbers on the device (losses, gradients),
+and decisions between hosts, which never wait for a device.
+
+Ranks that wait for one another must ask the same question. So every decision has one form,
+:meth:`Ranks.any`, and it carries whether somebody failed: a rank that fails in the user's code
+says so at the next decision, and none is left waiting.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_PATIENCE = timedelta(hours=2)  # a rank may read, compile or save alone for as long
+_FLAGS = 3  # questions that fit into one decision
+_BUCKET = 1 << 26  # bytes that are summed at once: long enough for the wire, short enough to copy
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun; MPI
+_SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+
+
+class PeerError(Exception):
+    """Another rank failed; it knows why."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of the processes that train a run together this one is; alone by default.
+
+    Attributes
+    ----------
+    rank
+        From 0. Rank 0 leads: it alone reads and writes the output directory.
+    size
+        How many there are.
+    control
+        The group over which hosts decide.
+    """
+
+    rank: int = 0
+    size: int = 1
+    control: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def any(self, *flags: int, failed: bool = False) -> tuple[int, ...]:
+        """The largest value that any rank gave for each flag.
+
+        Raises
+        ------
+        PeerError
+            Another rank came with ``failed``, and this one did not.
+        """
+        if self.size == 1:
+            return flags
+        import torch
+        from torch import distributed
+
+        asked = torch.zeros(1 + _FLAGS, dtype=torch.int64)
+        asked[0] = failed
+        for i, flag in enumerate(flags, start=1):
+            asked[i] = int(flag)
+        distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self.control)
+        if asked[0] and not failed:
+            raise PeerError
+        return tuple(asked[1 : 1 + len(flags)].tolist())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in their order, on every rank.
+
+        Raises
+        ------
+        PeerError
+            A rank failed before it could give one.
+        """
+        if self.size == 1:
+            return [value]
+        self.any()
+        return self.meet(value)
+
+    def meet(self, value: Any) -> list[Any]:
+        """As :meth:`gather`, where it is known that every rank comes."""
+        from torch import distributed
+
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value, group=self.control)
+        return values
+
+    def lead(self, value: Any = None) -> Any:
+        """Rank 0's value on every rank; what the others give is passed over."""
+        if self.size == 1:
+            return value
+        from torch import distributed
+
+        sent = [value if self.leads else None]
+        distributed.broadcast_object_list(sent, src=0, group=self.control)
+        return sent[0]
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Each tensor becomes its sum over the ranks, in place, without waiting for the device."""
+        if self.size == 1:
+            return
+        import torch
+        from torch import distributed
+
+        under_way = []
+        for bucket in _buckets(tensors):
+            flat = torch.cat([t.detach().flatten() for t in bucket])
+            under_way.append((bucket, flat, distributed.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in under_way:
+            work.wait()
+            parts = torch.split(flat, [t.numel() for t in bucket])
+            torch._foreach_copy_(
+                list(bucket), [p.view_as(t) for p, t in zip(parts, bucket, strict=True)]
+            )
+
+    def follow(self, tensors: Sequence[Tensor]) -> None:
+        """Each tensor becomes rank 0's, in place."""
+        if self.size == 1:
+            return
+        from torch import distributed
+
+        for tensor in tensors:
+            there = tensor.detach().contiguous()
+            distributed.broadcast(there, src=0)
+            tensor.detach().copy_(there)
+
+    def share(self, samples: int) -> tuple[int, int]:
+        """First and last of the ``samples`` of a batch that are this rank's, the last excluded.
+
+        Shares differ by one sample at most; with fewer samples than ranks some are empty.
+
+        Examples
+        --------
+        >>> [Ranks(rank, 3).share(8) for rank in range(3)]
+        [(0, 2), (2, 5), (5, 8)]
+        """
+        return samples * self.rank // self.size, samples * (self.rank + 1) // self.size
+
+
+ALONE = Ranks()
+
+
+def launched() -> int:
+    """How many processes were started together, by what the launcher says in the environment.
+
+    Raises
+    ------
+    InputError
+        A launcher was asked for several processes and started one; or was asked to cut the model
+        into pieces, which is not supported.
+    """
+    size = max(int(os.environ.get(variable, "1")) for variable in _SIZES)
+    for variable, name in _SHARDED.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise InputError(
+                f"data parallel: expected ranks that each hold the whole model; {variable} asks for "
+                f"{name}, which cuts it into pieces and is not supported. Launch without it; models "
+                "that do not fit into one device are beyond this library."
+            )
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if by_accelerate and "MASTER_ADDR" in os.environ and "LOCAL_RANK" not in os.environ:
+        raise InputError(
+            "data parallel: accelerate launch was asked for several processes and started one, as it "
+            "does with --cpu. Launch with: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 script.py"
+        )
+    return size
+
+
+def rank_device(device: str) -> str:
+    """The device of this rank: of several of a kind, the one with the number that it has here.
+
+    Raises
+    ------
+    InputError
+        Every rank was told the same device, or one over which ranks cannot talk.
+    """
+    if launched() == 1:
+        return device
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return device
+    mine = os.environ.get("LOCAL_RANK", "0")
+    if kind not in ("cuda", "xpu") or number not in ("", mine):
+        raise InputError(
+            f"device: expected 'auto', 'cuda', 'xpu' or 'cpu', of which each rank takes its own; got "
+            f"{device!r} in a launch of {launched()} processes."
+        )
+    return f"{kind}:{mine}"
+
+
+def join_ranks(device: str) -> Ranks:
+    """Meet the other ranks, through Accelerate; alone where there are none.
+
+    Parameters
+    ----------
+    device
+        What this rank computes on. Accelerate chooses how ranks of such devices talk: NCCL
+        between CUDA devices, Gloo between CPUs.
+
+    Raises
+    ------
+    InputError
+        Not as many processes came as the launcher announced.
+    MissingExtraError
+        Accelerate is not installed.
+    """
+    size = launched()
+    return ALONE if size == 1 else _join(size, device.partition(":")[0] == "cpu")
+
+
+@functools.cache  # a process joins its group once
+def _join(size: int, on_cpu: bool) -> Ranks:
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "train", "training by several processes") from error
+    from torch import distributed
+
+    fresh = {} if distributed.is_initialized() else {"timeout": _PATIENCE}
+    state = PartialState(cpu=on_cpu, **fresh)
+    if state.num_processes != size:
+        raise InputError(
+            f"data parallel: expected the {size} processes that were launched; Accelerate found "
+            f"{state.num_processes}. Launch with: torchrun --nproc_per_node {size} script.py"
+        )
+    control = distributed.group.WORLD
+    if distributed.get_backend() != "gloo":
+        control = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    return Ranks(state.process_index, size, control)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one kind of number in groups of some megabytes, in their order."""
+    bucket: list[Tensor] = []
+    held = 0
+    for tensor in tensors:
+        size = tensor.numel() * tensor.element_size()
+        if bucket and (tensor.dtype != bucket[0].dtype or held + size > _BUCKET):
+            yield bucket
+            bucket, held = [], 0
+        bucket.append(tensor)
+        held += size
+    if bucket:
+        yield bucket

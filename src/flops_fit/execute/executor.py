@@ -1,0 +1,189 @@
+"""The contract of every place where runs can happen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from flops_fit.errors import InputError, InputTypeError
+from flops_fit.records import Experiment, Run
+from flops_fit.train.trainer import Progress
+
+
+class Slots:
+    """Places for processes, and shares of GPUs, taken and given back.
+
+    Parameters
+    ----------
+    processes
+        How many at the same time.
+    gpus
+        Names of the GPUs; empty where there are none.
+    shares
+        Runs that may use a GPU at the same time.
+
+    Examples
+    --------
+    >>> room = Room(4, ["0", "1"], shares=2)
+    >>> room.take(1, 1), room.take(2, 2), room.take(1, 1), room.take(1, 1)
+    (('0',), ('1', '0'), ('1',), None)
+    """
+
+    def __init__(self, processes: int, gpus: Sequence[str] = (), shares: int = 1) -> None:
+        self.processes = processes
+        self._free = processes
+        self._shares = dict.fromkeys(gpus, shares)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs there are."""
+        return len(self._shares)
+
+    def take(self, processes: int, gpus: int) -> tuple[str, ...] | None:
+        """The GPUs for a run, those with most shares left; ``None`` where there is no room for it."""
+        free = [name for name, shares in self._shares.items() if shares]
+        if processes > self._free or gpus > len(free):
+            return None
+        taken = tuple(sorted(free, key=lambda name: -self._shares[name])[:gpus])
+        for name in taken:
+            self._shares[name] -= 1
+        self._free -= processes
+        return taken
+
+    def give_back(self, processes: int, gpus: Sequence[str]) -> None:
+        """What :meth:`take` gave."""
+        self._free += processes
+        for name in gpus:
+            self._shares[name] += 1
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Torch is asked, and only where something has imported it already.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    named = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
+    return named[:count] if named else [str(i) for i in range(count)]
+
+
+Report = Callable[[Progress], None]
+Task = Callable[[Experiment, Report | None], Run]
+"""Carries out one experiment; its failures are states of the Run it returns.
+
+Where several ranks train a run together, rank 0 calls the task. The others call its attribute
+``follower`` where it has one, else the task too: what only one process may do (a lease, a record)
+belongs into the task, what all do together into its ``follower``.
+"""
+GpusPerRun = int | Callable[[Experiment], int]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one run takes.
+
+    Attributes
+    ----------
+    cpus
+        Threads of each process of the run.
+    gpus
+        GPUs of the whole run; with more than one, as many ranks train it together.
+    seconds
+        How long it may take, for schedulers that ask; others do not use it.
+    ranks
+        Processes that train the run together; by default one for each GPU.
+
+    Examples
+    --------
+    >>> Resources(gpus=4).size, Resources(cpus=8).size, Resources(ranks=2).size
+    (4, 1, 2)
+    """
+
+    cpus: int = 1
+    gpus: int = 0
+    seconds: float | None = None
+    ranks: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("cpus", self.cpus)
+        check_count("gpus", self.gpus, least=0)
+        if self.ranks is not None:
+            check_count("ranks", self.ranks)
+            if self.gpus and self.gpus != self.ranks:
+                raise InputError(
+                    f"ranks: expected one for each of {self.gpus} GPUs; got {self.ranks}. Leave it out."
+                )
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"seconds: expected a positive time; got {self.seconds!r}.")
+
+    @property
+    def size(self) -> int:
+        """How many processes train the run together."""
+        return self.ranks or max(1, self.gpus)
+
+
+@dataclass(frozen=True)
+class Handle:
+    """One submission: an experiment may be submitted again after it was lost."""
+
+    experiment_id: str
+    number: int
+
+
+class Executor(Protocol):
+    """A place where runs happen.
+
+    ``start`` hands over the task once, ``submit`` queues an experiment, ``poll`` waits until
+    something ends, ``close`` cancels what still runs and frees everything.
+
+    Runs start in the order submitted. An exception of the task is a ``failed`` run with its
+    traceback. A process that is lost with its run (killed, out of memory, its machine gone) is a
+    ``preempted`` run with the reason: the place is to blame and not the code, so it may be
+    submitted again.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """How many runs go on at the same time, at most; it can be asked before ``start``."""
+
+    def start(self, task: Task, report: Report) -> None:
+        """Make ready to carry out ``task``; ``report`` hears of the progress of every run."""
+
+    def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
+        """Queue one experiment, with what this place gives a run unless ``resources`` says else."""
+
+    def poll(self, timeout: float | None = None) -> list[Run]:
+        """Wait until at least one submitted run has ended and return those that have.
+
+        Empty where nothing is left to wait for, and where ``timeout`` seconds were not enough.
+        """
+
+    def cancel(self, handle: Handle) -> bool:
+        """Stop one run, which then does not come back; ``False`` where it has ended already.
+
+        A run that is under way may finish its step and keep a checkpoint.
+        """
+
+    def close(self) -> None:
+        """Cancel what is queued or running; safe to call twice."""
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputTypeError(f"{name}: expected a whole number; got {value!r}.")
+    if value < least:
+        raise InputError(f"{name}: expected at least {least}; got {value}.")

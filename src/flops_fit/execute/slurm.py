@@ -1,0 +1,351 @@
+"""Runs as jobs of a Slurm cluster, submitted through submitit."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flops_fit.checks import check_choice
+from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepError
+from flops_fit.execute.executor import (
+    GpusPerRun,
+    Handle,
+    Report,
+    Resources,
+    Task,
+    check_count,
+    cores,
+)
+from flops_fit.execute.serialize import pack
+from flops_fit.execute.slurm_job import Job
+from flops_fit.execute.slurm_jobs import JobMonitor, Journal
+from flops_fit.records import Experiment, Run
+from flops_fit.text import error_line
+
+_ARRAY = 1000  # jobs in an array: Slurm's MaxArraySize is 1001 unless a site says else
+_JOBS = 256
+_CANCEL_SECONDS = 60.0  # Slurm kills a cancelled job after 30, by default
+
+
+@dataclass(eq=False)
+class _Live:
+    """A job of Slurm's, and whether its result is wanted any more."""
+
+    handle: Handle
+    experiment: Experiment
+    job: Any
+    forget_at: float | None = None
+
+
+class SlurmExecutor:
+    """Each run is a Slurm job of its own; jobs that can start together are one array.
+
+    A job whose time is up ends its step, keeps a checkpoint and is queued again; it then goes on
+    from there. Start the same command again after the driver has died, and the jobs that are still
+    queued or running are found and not submitted twice.
+
+    Parameters
+    ----------
+    folder
+        Where submitit keeps its files; all machines have to see it. By default
+        ``~/.flops-fit/slurm/<hash of the folder and command that started this script>``, which lies
+        outside of the output directory: submitit hands over runs and results as pickles, and
+        whoever can write them can run code as you. The folder is made for you alone (mode 700).
+        Two sweeps that run at once need a folder each.
+    partition, time
+        Slurm's partition, and the minutes after which a job is queued again.
+    cpus_per_run
+        Cores, and threads, of each process of a run.
+    gpus_per_run
+        GPUs of one run, or a function of the experiment; with more than one, as many tasks train
+        it together, on one machine up to ``gpus_per_node``.
+    ranks_per_run
+        Tasks that train a run together where it has no GPUs.
+    gpus_per_node
+        GPUs of one machine.
+    max_jobs
+        Jobs that are queued or running at the same time, at most.
+    requeues
+        How often a run may be queued again because its time was up.
+    keep_running
+        Leave the jobs alone when the driver ends or is stopped, for the same command to find them.
+        By default closing cancels them; a driver that is killed never closes.
+    poll_seconds
+        Between two looks at the results; Slurm itself is asked twice a minute at most.
+    cluster
+        ``"local"`` starts jobs on this machine without Slurm, to try the script.
+    options
+        More for sbatch, by submitit's names: ``{"account": "x", "mem": "32GB", "setup": [...]}``.
+
+    Raises
+    ------
+    MissingExtraError
+        submitit is not installed.
+
+    Examples
+    --------
+    >>> slurm = SlurmExecutor("/tmp/flops-fit-jobs", partition="gpu", time=240, gpus_per_run=1)
+    >>> slurm.capacity
+    256
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        partition: str | None = None,
+        time: int = 60,
+        cpus_per_run: int = 1,
+        gpus_per_run: GpusPerRun = 0,
+        *,
+        ranks_per_run: GpusPerRun = 1,
+        gpus_per_node: int = 8,
+        max_jobs: int | None = None,
+        requeues: int = 100,
+        keep_running: bool = False,
+        poll_seconds: float | None = None,
+        cluster: Literal["slurm", "local"] = "slurm",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_choice("cluster", cluster, ("slurm", "local"))
+        check_count("time", time)
+        check_count("cpus_per_run", cpus_per_run)
+        check_count("gpus_per_node", gpus_per_node)
+        check_count("requeues", requeues, least=0)
+        if not callable(gpus_per_run):
+            check_count("gpus_per_run", gpus_per_run, least=0)
+        if not callable(ranks_per_run):
+            check_count("ranks_per_run", ranks_per_run)
+        if max_jobs is not None:
+            check_count("max_jobs", max_jobs)
+        local = cluster == "local"
+        self.folder = Path(folder).expanduser().absolute() if folder else _folder_of_command()
+        self.capacity = max_jobs or (max(1, cores() // cpus_per_run) if local else _JOBS)
+        self._cluster, self._local = cluster, local
+        self._time, self._partition, self._requeues = time, partition, requeues
+        self._cpus, self._gpus, self._ranks = cpus_per_run, gpus_per_run, ranks_per_run
+        self._per_node = gpus_per_node
+        self._keep_running = keep_running
+        self._look = poll_seconds or (0.05 if local else 2.0)
+        self._options = dict(options or {})
+        self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
+        self._live: dict[str, _Live] = {}
+        self._numbers = itertools.count()
+        self._task: tuple[str, str] | None = None
+        self._report: Report = lambda progress: None
+
+    def start(self, task: Task, report: Report) -> None:
+        """Write the task where jobs can read it, and look up what an earlier driver has submitted.
+
+        Raises
+        ------
+        MissingExtraError
+            submitit is not installed.
+        InputTypeError
+            The model, data or loss cannot be sent to another process.
+        OutputError
+            The folder cannot be written.
+        SweepError
+            There is no Slurm here.
+        """
+        submitit = _import_submitit()
+        content = pack(task, "slurm")
+        digest = hashlib.sha256(content).hexdigest()
+        path = self.folder / f"{digest[:16]}.task"
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists():
+                draft = path.with_suffix(f".{os.getpid()}.tmp")
+                draft.write_bytes(content)
+                draft.replace(path)
+        except OSError as error:
+            raise OutputError(
+                f"folder: expected one that can be written, and that all machines see; {self.folder} "
+                f"cannot ({error_line(error)}). Give another as SlurmExecutor(folder=...)."
+            ) from error
+        kind = submitit.LocalExecutor if self._local else submitit.SlurmExecutor
+        try:
+            self._submitit = kind(self.folder, max_num_timeout=self._requeues)
+        except RuntimeError as error:
+            raise SweepError(
+                f"executor='slurm': expected Slurm's commands on this machine ({error}). Start the "
+                "script on a login node, or try it with SlurmExecutor(cluster='local')."
+            ) from error
+        self._submitit._throttling = 0.0 if self._local else 0.2
+        self._task = str(path), digest
+        self._watch = JobMonitor(self.folder, self._local)
+        self._journal = Journal(self.folder / "jobs.json")
+        make = self._submitit.job_class
+        self._earlier = {
+            name: make(self.folder, known.id, list(range(known.tasks)))
+            for name, known in self._journal.jobs.items()
+        }
+        self._watch.ask(list(self._earlier.values()))
+        self._report = report
+
+    def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
+        """Queue one experiment for the next :meth:`poll`, or find the job that is at it already."""
+        if self._task is None:
+            raise SweepError(
+                "executor='slurm': expected start(task, report) before a run; got a run."
+            )
+        taken = resources or self._usual(experiment)
+        if taken.gpus > self._per_node and taken.gpus % self._per_node:
+            raise InputError(
+                f"gpus_per_run: expected at most the {self._per_node} GPUs of a machine, or a multiple "
+                f"of them; {experiment.label} asks for {taken.gpus}. Say gpus_per_node=."
+            )
+        handle = Handle(experiment.id, next(self._numbers))
+        job = self._earlier.pop(experiment.id, None)
+        if job is not None and self._watch.is_live(job):
+            self._live[job.job_id] = _Live(handle, experiment, job)
+            return handle
+        self._queue.append((handle, experiment, taken))
+        return handle
+
+    def _usual(self, experiment: Experiment) -> Resources:
+        gpus = self._gpus(experiment) if callable(self._gpus) else self._gpus
+        ranks = self._ranks(experiment) if callable(self._ranks) else self._ranks
+        return Resources(self._cpus, gpus, self._time * 60.0, None if gpus else ranks)
+
+    def _fill(self) -> None:
+        """Submit what there is room for, in order; those alike and next to each other as an array."""
+        assert self._task is not None
+        while self._queue and len(self._live) < self.capacity:
+            room = min(self.capacity - len(self._live), _ARRAY)
+            alike = self._queue[0][2]
+            batch: list[tuple[Handle, Experiment, Resources]] = []
+            while self._queue and len(batch) < room and self._queue[0][2] == alike:
+                batch.append(self._queue.popleft())
+            try:
+                with _out_of_a_job():
+                    self._submitit.update_parameters(**self._parameters(alike))
+                    jobs = self._submitit.submit_array(
+                        [
+                            Job(*self._task, tuple(sys.path), experiment, alike.cpus)
+                            for _, experiment, _ in batch
+                        ]
+                    )
+            except Exception as error:  # of sbatch, of submitit, of what the options say
+                self._queue.extendleft(reversed(batch))
+                raise SweepError(
+                    f"executor='slurm': the jobs were not accepted ({error_line(error)}). Jobs that are "
+                    "under way go on; mend partition, time or options and call again."
+                ) from error
+            for (handle, experiment, _), job in zip(batch, jobs, strict=True):
+                self._live[job.job_id] = _Live(handle, experiment, job)
+            self._journal.add(
+                {e.id: (j.job_id, alike.size) for (_, e, _), j in zip(batch, jobs, strict=True)}
+            )
+
+    def _parameters(self, taken: Resources) -> dict[str, Any]:
+        """By submitit's names."""
+        minutes = math.ceil((taken.seconds or self._time * 60.0) / 60)
+        nodes = math.ceil(taken.gpus / self._per_node) or 1
+        tasks = taken.size // nodes
+        if self._local:
+            return {
+                "timeout_min": minutes,
+                "tasks_per_node": tasks,
+                "gpus_per_node": taken.gpus,
+                **self._options,
+            }
+        asked: dict[str, Any] = {
+            "time": minutes,
+            "nodes": nodes,
+            "ntasks_per_node": tasks,
+            "cpus_per_task": taken.cpus,
+            "job_name": "flops-fit",
+            "array_parallelism": self.capacity,
+        }
+        if taken.gpus:
+            asked["gpus_per_node"] = taken.gpus // nodes
+        if self._partition is not None:
+            asked["partition"] = self._partition
+        return {**asked, **self._options}
+
+    def poll(self, timeout: float | None = None) -> list[Run]:
+        """Submit what is queued, then look at the results until a run has ended."""
+        until = None if timeout is None else time.monotonic() + timeout
+        ended: list[Run] = []
+        if self._queue:
+            self._fill()
+        while self._live and not ended:
+            came = self._watch.look({i: (v.job, v.experiment) for i, v in self._live.items()})
+            for job_id, run in came.items():
+                live = self._live.pop(job_id)
+                self._journal.remove(live.experiment.id)
+                if live.forget_at is None:
+                    ended.append(run)
+            for live in [v for v in self._live.values() if v.forget_at is not None]:
+                if time.monotonic() > (live.forget_at or 0.0):
+                    del self._live[live.job.job_id]
+            for progress in self._watch.progress([v.experiment.id for v in self._live.values()]):
+                self._report(progress)
+            if self._queue and came:
+                self._fill()
+            if ended or (until is not None and time.monotonic() >= until):
+                break
+            time.sleep(self._look)
+        return ended
+
+    def cancel(self, handle: Handle) -> bool:
+        """Stop one run: at once where it waits, by scancel where Slurm has it."""
+        for queued in self._queue:
+            if queued[0] == handle:
+                self._queue.remove(queued)
+                return True
+        for live in self._live.values():
+            if live.handle == handle and live.forget_at is None:
+                live.forget_at = time.monotonic() + _CANCEL_SECONDS
+                self._journal.remove(handle.experiment_id)
+                self._watch.stop(live.job)
+                return True
+        return False
+
+    def close(self) -> None:
+        """Cancel what is left, unless ``keep_running``; the logs of runs that failed are kept."""
+        self._queue.clear()
+        if self._task is not None and not self._keep_running:
+            for live in self._live.values():
+                self._watch.stop(live.job)
+            self._watch.see_off([live.job for live in self._live.values()])
+            for live in self._live.values():
+                self._journal.remove(live.experiment.id)
+            Path(self._task[0]).unlink(missing_ok=True)
+        self._live.clear()
+        self._task = None
+
+
+def _folder_of_command() -> Path:
+    """The same for the same command in the same folder, so that a new driver finds the old jobs."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    said = [os.getcwd(), *([str(script), *sys.argv[1:]] if script else [])]
+    name = hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
+    return Path.home() / ".flops-fit" / "slurm" / name
+
+
+def _import_submitit() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise MissingExtraError("submitit", "slurm", "executor='slurm'") from None
+    return submitit
+
+
+@contextmanager
+def _out_of_a_job() -> Iterator[None]:
+    """Jobs submitted from within a job do not take over what that one was given."""
+    from submitit.helpers import clean_env
+
+    with clean_env():
+        yield

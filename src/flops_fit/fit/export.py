@@ -1,0 +1,220 @@
+"""A fit as a small table, for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.fit.estimate import Evidence
+from flops_fit.fit.prediction import QUANTITIES
+from flops_fit.fit.sandwich import covariance, student_t
+from flops_fit.fit.solver import Solution
+from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
+from flops_fit.laws.hoffmann import Hoffmann
+from flops_fit.laws.kaplan import Kaplan
+from flops_fit.laws.kappa import Kappa
+from flops_fit.laws.law import Law
+from flops_fit.laws.muennighoff import Muennighoff
+from flops_fit.records import Diagnostic
+from flops_fit.text import card, format_count
+
+if TYPE_CHECKING:
+    from flops_fit.fit.fit import Fit
+
+
+Floats = NDArray[np.float64]
+
+_REACH = 1000.0  # times the largest run's compute
+_TABLE = 49
+_NO_TERM = float(np.log(1e-300))  # ln A of a term that vanished
+_SAMPLES = 32  # an octave of N, of an F(N) that is known as a function alone
+
+
+def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
+    """What :meth:`flops_fit.fit.Fit.predict` computes with, as values for JSON.
+
+    Returns
+    -------
+    dict
+        ``form`` is one of
+
+        - ``"kappa"``: ``law`` is [E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ, and
+          ``evidence`` what intervals are made of. Of kind ``"sandwich"`` it has parts, the fitted
+          law's and that of a rival whose interval is spanned too: for each free coordinate the law
+          one ``step`` up and down it, so that a gradient is (q(up) − q(down))/2·step, their
+          covariance, and Student's t. Of kind ``"draws"`` it has refitted laws, whose percentiles
+          are the interval. Of kind ``"none"`` it has the ``reason``.
+        - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
+        - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
+          interpolated by ``cubic``; ``error`` is its largest relative error at midpoints.
+
+        ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, and ``reach`` is the C
+        up to which the values are meant to be used.
+    """
+    found: dict[str, Any] = {
+        "level": level,
+        "unit": fit.runs.unit,
+        "smallest": float(np.min(fit.runs.flops)),
+        "largest": fit.largest_compute,
+        "reach": _REACH * fit.largest_compute,
+    }
+    lines = fit._headline.lines
+    form = kappa_form(fit.law)
+    if lines is not None:
+        loss = lines.loss_line()
+        found |= {"form": "lines", "line": lines.n_line.params}
+        found |= {"loss_line": loss.params if loss else None}
+    elif form is not None:
+        found |= {"form": "kappa", "law": form, "evidence": _evidence(fit._evidence, level)}
+    else:
+        found |= {"form": "table", **_table(fit, level, found["smallest"] / 10, found["reach"])}
+    sizes = fit.runs.params
+    found["flops"] = _flops(fit.flops, float(sizes.min()) / 1e3, float(sizes.max()) * 1e4)
+    return found
+
+
+def kappa_form(law: Law) -> list[float] | None:
+    """[E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ; ``None`` for a law of another form."""
+    kind = type(law)  # not isinstance: who derives a law from one of these may change its loss
+    if kind is Kappa:
+        values = [law.params[name] for name in Kappa.parameters()]
+    elif kind is Hoffmann:
+        values = [*(law.params[name] for name in Hoffmann.parameters()), 1.0]
+    elif isinstance(law, Muennighoff) and kind is Muennighoff and np.isinf(law.unique):
+        return kappa_form(law.fresh)
+    elif isinstance(law, Kaplan) and kind is Kaplan:
+        ratio = law.alpha_N / law.alpha_D
+        logs = [ratio * float(np.log(law.N_c)), float(np.log(law.D_c))]
+        return [0.0, *logs, ratio, 1.0, law.alpha_D]
+    else:
+        return None
+    E, A, B, *rest = values
+    logs = [float(np.log(v)) if v > 0 else _NO_TERM for v in (A, B)]
+    return [E, *logs, *rest]
+
+
+def _evidence(evidence: Evidence, level: float) -> dict[str, Any]:
+    lost = evidence.no_interval
+    if lost:
+        return {"kind": "none", "reason": lost}
+    if evidence.resamples:
+        return {"kind": "draws", "laws": [kappa_form(law) for law in evidence.drawn_laws]}
+    solutions = [s for s in (evidence.solution, evidence.rival) if s is not None]
+    parts = [_part(s, level) for s in solutions]
+    if parts[0] is None:
+        return {"kind": "none", "reason": covariance(evidence.solution).reason}
+    return {"kind": "sandwich", "parts": [p for p in parts if p is not None]}
+
+
+def _part(solution: Solution, level: float, step: float = 1e-4) -> dict[str, Any] | None:
+    """The steps are those of :func:`gradient_of`."""
+    cov = covariance(solution)
+    if cov.matrix is None:
+        return None
+    theta = solution.theta
+    steps = [step * max(abs(float(v)), 0.1) for v in theta]
+
+    def moved(sign: float) -> list[list[float] | None]:
+        out = []
+        for i, h in enumerate(steps):
+            at = theta.copy()
+            at[i] += sign * h
+            out.append(kappa_form(solution.law_at(at)))
+        return out
+
+    return {
+        "law": kappa_form(solution.law),
+        "up": moved(1.0),
+        "down": moved(-1.0),
+        "steps": steps,
+        "covariance": cov.matrix.tolist(),
+        "t": student_t(level, cov.dof),
+    }
+
+
+def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
+    """F(N): its constants, its counts, or samples of it."""
+    if isinstance(flops, LinearFlops):
+        return {"kind": "linear", "k": flops.k}
+    if isinstance(flops, SmoothFlops):
+        return {"kind": "smooth"} | {
+            name: getattr(flops, name) for name in ("k", "c", "p", "n0", "n_min")
+        }
+    if isinstance(flops, InterpolatedFlops):
+        sizes = np.array(sorted(flops.counts))
+        per_unit = np.array([flops.counts[n] for n in sizes])
+    else:
+        sizes = np.geomspace(low, high, int(_SAMPLES * np.log2(high / low)))
+        per_unit = np.asarray(flops(sizes))
+        usable = np.isfinite(per_unit) & (per_unit > 0)
+        sizes, per_unit = sizes[usable], per_unit[usable]
+    return {
+        "kind": "counts",
+        "log_size": np.log(sizes).tolist(),
+        "log_ratio": np.log(per_unit / sizes).tolist(),
+    }
+
+
+def _table(fit: Fit, level: float, low: float, high: float) -> dict[str, Any]:
+    log_c = np.linspace(np.log(low), np.log(high), _TABLE)
+    values = _logs_of(fit, level, log_c)
+    middles = 0.5 * (log_c[:-1] + log_c[1:])[:: _TABLE // 8]
+    exact = _logs_of(fit, level, middles)
+    near = np.array([cubic(middles, log_c, column) for column in values.T]).T
+    error = np.abs(near - exact)
+    columns = {
+        name: [None if v != v else float(v) for v in column]
+        for name, column in zip(_columns(), values.T, strict=True)
+    }
+    worst = float(np.nanmax(error)) if np.any(np.isfinite(error)) else 0.0
+    return {"log_compute": log_c.tolist(), "columns": columns, "error": worst}
+
+
+def cubic(x: Floats, grid: Floats, values: Floats) -> Floats:
+    """Between evenly spaced points, the cubic through the four around each x (Lagrange)."""
+    step = (grid[-1] - grid[0]) / (len(grid) - 1)
+    first = np.clip(np.floor((x - grid[0]) / step).astype(int) - 1, 0, len(grid) - 4)
+    t = (x - grid[first]) / step
+    weights = (
+        -(t - 1) * (t - 2) * (t - 3) / 6,
+        t * (t - 2) * (t - 3) / 2,
+        -t * (t - 1) * (t - 3) / 2,
+        t * (t - 1) * (t - 2) / 6,
+    )
+    return np.asarray(sum(w * values[first + i] for i, w in enumerate(weights)))
+
+
+def _columns() -> list[str]:
+    return [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")]
+
+
+def _logs_of(fit: Fit, level: float, log_c: Floats) -> Floats:
+    """Logs of each quantity and of its interval's ends, shape (C, columns)."""
+    rows = []
+    for c in np.exp(log_c):
+        found = fit.predict(float(c), level)
+        row = []
+        for name in QUANTITIES:
+            row += [found[name], *(found.intervals[name] or (np.nan, np.nan))]
+        rows.append(row)
+    return np.asarray(np.log(np.array(rows, dtype=np.float64)))
+
+
+def fit_card(fit: Fit) -> str:
+    """The law with its constants, the optimum at the largest run's compute, and what to beware of."""
+    best = fit.optimal(fit.largest_compute)
+    rows = [["constant", "value"], *([k, f"{v:.4g}"] for k, v in fit.law.params.items())]
+    notes = [
+        f"{len(fit.runs)} runs fitted, {len(fit.excluded)} left out; scatter {100 * fit.residual_sd:.2g} %.",
+        f"At C = {fit.largest_compute:.3g}, the largest run's: N* = {format_count(best.params)}, "
+        f"D* = {format_count(best.tokens)} {fit.runs.unit}.",
+        *_told(fit.diagnostics),
+    ]
+    return card(f"{fit.law.formula} · trust: {fit.trust}", rows, notes)
+
+
+def _told(diagnostics: Sequence[Diagnostic]) -> list[str]:
+    return [str(d) for d in diagnostics if d.severity in ("warning", "critical")]

@@ -1,0 +1,380 @@
+"""The result of a fit: a law, how sure it is, and everything that was noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flops_fit.errors import InputError
+from flops_fit.fit import questions as questions
+from flops_fit.fit.approaches import Approach, exponent_interval, three_approaches
+from flops_fit.fit.bootstrap import constants
+from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
+from flops_fit.fit.envelope import Envelope
+from flops_fit.fit.estimate import Estimate, Evidence, estimate
+from flops_fit.fit.export import fit_card
+from flops_fit.fit.forms import Choice
+from flops_fit.fit.generic import asked_about
+from flops_fit.fit.headline import Headline, predict_from_lines
+from flops_fit.fit.isoflop import IsoFLOP
+from flops_fit.fit.prediction import Budget, Prediction, check_target, predict
+from flops_fit.fit.repeated import scarcity_notes
+from flops_fit.fit.sensitivity import Sensitivity
+from flops_fit.fit.solver import FitStatus, Solution
+from flops_fit.fit.window import WindowReport
+from flops_fit.flops.functions import FlopsFunction
+from flops_fit.laws.cost import FlopsLike, as_flops
+from flops_fit.laws.law import Law
+from flops_fit.laws.muennighoff import Muennighoff
+from flops_fit.laws.optimum import Optimum
+from flops_fit.records import Diagnostic, Excluded, finite_json
+from flops_fit.table.run_table import RunTable
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another law form fitted to the same runs with the same weights."""
+
+    law: Law
+    objective: float
+    delta: float
+    residual_sd: float
+    status: FitStatus
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "law": self.law.name,
+            "params": self.law.params,
+            "objective": self.objective,
+            "delta": _finite(self.delta),
+            "residual_sd": self.residual_sd,
+            "status": str(self.status),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A scaling law fitted to runs; made by :func:`flops_fit.fit.fit_runs`.
+
+    Attributes
+    ----------
+    law
+        The fitted law; ``law.params`` holds its constants.
+    objective, delta, loss_space
+        Σ w·ρ_δ of the residuals (½r² convention) at ``law``, Huber's δ, and whether residuals are
+        of ln L (``"log"``) or L (``"linear"``).
+    status, diagnostics
+        How the solver ended, and every finding with what to do about it.
+    runs, weights, residuals
+        The runs the law was fitted to, the window's weight of each (0 < w ≤ 1) and z − model.
+    excluded, outliers
+        Runs left out, each with its reason; runs far off the law, kept but bounded by Huber's δ.
+    isoflop
+        Approach 2, on the sizes within the window's factor of each vertex: a check beside the
+        surface where that stands.
+    envelope
+        Approach 1 on the training curves; ``None`` where none were given.
+    alternatives
+        The other law forms on the same runs.
+    flops
+        F(N), so that C = F(N)·D in every prediction.
+    starts, starts_agree
+        How many starts the solver had and how many ended at this objective.
+    residual_sd
+        Robust relative noise of a run around the law (absolute where ``loss_space`` is linear).
+    window, choice
+        What the window did, and why this law form (``None`` where it was asked for by name).
+    sensitivity
+        The answer without each budget, without outliers, without the highest losses, at other δ,
+        and what the cheaper budgets foretell of the top one and two.
+    residual_map
+        Mean residuals by compute and distance from the optimum, and a test for a pattern.
+    """
+
+    law: Law
+    objective: float
+    delta: float
+    loss_space: Literal["log", "linear"]
+    status: FitStatus
+    diagnostics: tuple[Diagnostic, ...]
+    runs: RunTable
+    weights: Floats
+    residuals: Floats
+    excluded: tuple[Excluded, ...]
+    outliers: tuple[Outlier, ...]
+    isoflop: IsoFLOP
+    envelope: Envelope | None
+    alternatives: tuple[Alternative, ...]
+    flops: FlopsFunction
+    starts: int
+    starts_agree: int
+    residual_sd: float
+    window: WindowReport
+    choice: Choice | None
+    sensitivity: Sensitivity
+    residual_map: ResidualMap
+    _solution: Solution = field(repr=False)
+    _headline: Headline = field(repr=False)
+    _rival: Solution | None = field(default=None, repr=False)
+
+    @property
+    def trust(self) -> Literal["ok", "caution", "no"]:
+        """From the worst diagnostic; critical is "no", a warning "caution"."""
+        return trust_of(self.diagnostics)
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """(a, b) of N* ∝ C^a and D* ∝ C^b where F(N) = k·N; their sum is 1."""
+        values = self.law.params
+        if "alpha" not in values or "beta" not in values:
+            raise AttributeError(f"{type(self.law).__name__} has no exponents alpha and beta.")
+        a = values["beta"] / (values["alpha"] + values["beta"])
+        return a, 1 - a
+
+    @cached_property
+    def approaches(self) -> tuple[Approach, Approach, Approach]:
+        """Approaches 1 (envelope), 2 (IsoFLOP) and 3 (surface), in this order.
+
+        One of them is the headline, which :meth:`predict` answers with: the surface where it
+        converged, no term of its law vanished and no exponent of N or D is on its bound; else
+        approach 2 with three minima or more inside the sampled sizes; else approach 1 with three
+        sizes or more that win between two others; else none. Questions of the loss
+        (:meth:`estimate`, :meth:`loss_at`, ...) are always asked of the surface.
+        """
+        return three_approaches(
+            self._headline,
+            self.law,
+            exponent_interval(self._evidence, self.largest_compute),
+            self.isoflop,
+            self.envelope,
+            self.flops,
+            self.largest_compute,
+        )
+
+    @property
+    def noise_sd(self) -> float:
+        """What one new run scatters by around the law, as root mean square residual."""
+        return self._solution.noise_sd * self._solution.points.unit
+
+    @property
+    def dof(self) -> int:
+        """Fitted runs less parameters."""
+        return self._solution.dof
+
+    @property
+    def largest_compute(self) -> float:
+        """C of the largest fitted run."""
+        return float(np.max(self.runs.flops))
+
+    def with_unique(self, unique_tokens: float) -> Fit:
+        """The same fit, asked about a supply of ``unique_tokens`` different units.
+
+        Raises
+        ------
+        InputError
+            The law does not know unique units from repeated ones.
+        """
+        if not isinstance(self.law, Muennighoff):
+            raise InputError(
+                f"expected a law of repeated data to ask about unique units; the "
+                f'{self.law.name} law counts repeats as new. Fit with law="muennighoff".'
+            )
+        solution = asked_about(self._solution, unique=float(unique_tokens))
+        lines = replace(self.isoflop, n_line=None, d_line=None)
+        return replace(self, law=solution.law, isoflop=lines, _solution=solution)
+
+    def predict(
+        self,
+        C: float,
+        level: float = 0.9,
+        *,
+        max_params: float | None = None,
+        max_tokens: float | None = None,
+        unique_tokens: float | None = None,
+    ) -> Prediction:
+        """The compute-optimal N, D and loss at C training FLOPs, with intervals.
+
+        Parameters
+        ----------
+        C
+            Training FLOPs.
+        level
+            Probability that a central interval is meant to hold.
+        max_params, max_tokens
+            Caps on N and D. The prediction says which of them bind, and what they cost.
+        unique_tokens
+            How many different units there are, for a law of repeated data; by default as many as
+            are asked for.
+
+        Returns
+        -------
+        Prediction
+            Intervals are HC3 sandwich intervals with Student t, on the log scale. A fit with a
+            fixed δ far below the noise gets case-bootstrap percentiles: few of its residuals carry
+            curvature, and its sandwich covers too little. Where ``law="auto"`` stayed with the
+            additive law, each interval spans the κ-law's too: a test that does not reject κ = 1 is
+            no proof of it. Where the surface is not the headline (see :attr:`approaches`), N* is
+            that of the headline's line, D* = C/F(N*), and there are no intervals.
+        """
+        if unique_tokens is not None:
+            scarce = self.with_unique(unique_tokens)
+            return scarce.predict(C, level, max_params=max_params, max_tokens=max_tokens)
+        check_target(C, level)
+        budget = Budget(float(C), self.flops, max_params, max_tokens)
+        if self._headline.lines is not None:
+            return predict_from_lines(self._headline, self._evidence, budget, level)
+        usable = (FitStatus.OK, FitStatus.BOUND_HIT)
+        others = [a.law for a in self.alternatives if a.status in usable]
+        line = self.isoflop.n_line if self.isoflop.usable else None
+        found = predict(self._evidence, budget, level, others, line)
+        return replace(found, diagnostics=(*scarcity_notes(self._solution), *found.diagnostics))
+
+    def optimal(self, C: float, flops_per_unit: FlopsLike | None = None) -> Optimum:
+        """The optimum that :meth:`predict` gives, without intervals.
+
+        Parameters
+        ----------
+        C
+            Training FLOPs.
+        flops_per_unit
+            F(N) of another model than that of the runs; see :meth:`flops_fit.laws.Law.optimal`.
+        """
+        flops = self.flops if flops_per_unit is None else as_flops(flops_per_unit)
+        lines = self._headline.lines
+        if lines is None:
+            return self.law.optimal(C, flops)
+        N, line = lines.n_line(C), lines.loss_line()
+        return Optimum(N, C / flops(N), line(C) if line else float("nan"), C)
+
+    def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
+        """Any positive quantity of the law, with an interval made as those of :meth:`predict`.
+
+        Parameters
+        ----------
+        quantity
+            From a law to a positive number: ``lambda law: law.optimal(1e22, fit.flops).loss``. It
+            is called for laws near the fitted one too.
+        level
+            Of the interval.
+
+        Raises
+        ------
+        InputError
+            The quantity is not positive at the fitted law.
+
+        Examples
+        --------
+        >>> from flops_fit import fit_runs, reference
+        >>> fit = fit_runs(reference.runs("llama3_2024"))
+        >>> gain = fit.estimate(lambda law: law.loss(8e9, 1e12) / law.loss(8e9, 2e12))
+        >>> bool(gain.interval[0] < gain.value < gain.interval[1])
+        True
+        """
+        return estimate(self._evidence, quantity, level)
+
+    def loss_at(self, N: float, D: float, level: float = 0.9) -> Estimate:
+        """The loss of N parameters on D units; of the law, not of one noisy run."""
+        return questions.loss_at(self._evidence, N, D, level)
+
+    def compute_for(self, loss: float, level: float = 0.9) -> Estimate:
+        """The least training FLOPs whose optimum reaches ``loss``."""
+        return questions.compute_for(self._evidence, loss, level)
+
+    def tokens_for(self, N: float, loss: float, level: float = 0.9) -> Estimate:
+        """The least D at which N parameters reach ``loss``; ``inf`` where they never do."""
+        return questions.tokens_for(self._evidence, N, loss, level)
+
+    def params_for(self, D: float, loss: float, level: float = 0.9) -> Estimate:
+        """The least N that reaches ``loss`` on D units; ``inf`` where none does."""
+        return questions.params_for(self._evidence, D, loss, level)
+
+    def trade_off(
+        self, C: float, factors: ArrayLike, level: float = 0.9
+    ) -> questions.TradeOffEstimate:
+        """What sizes k·N*(C) cost in loss and compute: :meth:`flops_fit.laws.Law.trade_off`."""
+        return questions.trade_off(self._evidence, C, factors, level)
+
+    def optimal_for_inference(
+        self,
+        loss: float,
+        inference_tokens: float,
+        level: float = 0.9,
+        inference_flops_per_unit: FlopsLike | None = None,
+    ) -> questions.InferenceEstimate:
+        """The N and D that reach ``loss`` with the least compute for training and inference.
+
+        See :meth:`flops_fit.laws.Law.optimal_for_inference` for the condition and its source.
+        """
+        return questions.optimal_for_inference(
+            self._evidence, loss, inference_tokens, level, inference_flops_per_unit
+        )
+
+    def bootstrap(
+        self, n: int = 1000, kind: Literal["case", "wild", "parametric"] = "case", seed: int = 0
+    ) -> Floats:
+        """The law's constants over ``n`` refits to resampled runs, shape (n, len(law.params)).
+
+        Columns are in the order of ``law.params``; a parameter that the runs do not determine stays
+        where the fit left it. Runs, never whole budgets, are resampled. Outside the κ family a
+        refit takes at most 25 steps from the fit.
+        """
+        return constants(self._solution, n, kind, seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that matters as plain values for JSON; ``None`` for what is not finite."""
+        found: dict[str, Any] = finite_json(self._record())
+        return found
+
+    def _repr_html_(self) -> str:
+        return fit_card(self)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "params": self.law.params,
+            "objective": self.objective,
+            "delta": _finite(self.delta),
+            "loss_space": self.loss_space,
+            "status": self.status.name.lower(),
+            "status_text": str(self.status),
+            "trust": self.trust,
+            "starts": self.starts,
+            "starts_agree": self.starts_agree,
+            "residual_sd": self.residual_sd,
+            "flops": self.flops.description,
+            "unit": self.runs.unit,
+            "diagnostics": [vars(d) for d in self.diagnostics],
+            "excluded": [vars(e) for e in self.excluded],
+            "outliers": [vars(o) for o in self.outliers],
+            "isoflop": self.isoflop.to_dict(),
+            "envelope": self.envelope.to_dict() if self.envelope else None,
+            "approaches": [a.to_dict() for a in self.approaches],
+            "alternatives": [a.to_dict() for a in self.alternatives],
+            "window": vars(self.window),
+            "choice": vars(self.choice) if self.choice else None,
+            "sensitivity": self.sensitivity.to_dict(),
+            "residual_map": self.residual_map.to_dict(),
+            "runs": [
+                {**row, "weight": float(w), "residual": float(r)}
+                for row, w, r in zip(
+                    self.runs.to_dicts(), self.weights, self.residuals, strict=True
+                )
+            ],
+        }
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        return Evidence(self._solution, self._rival, self.runs, self.flops)
+
+
+def _finite(value: float) -> float | str:
+    return value if np.isfinite(value) else "inf"

@@ -1,0 +1,205 @@
+"""The answer at one compute budget, with its intervals and what limits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.errors import InputError
+from flops_fit.fit.checks import off_the_runs
+from flops_fit.fit.estimate import Evidence, Interval, check_level
+from flops_fit.flops.functions import FlopsFunction
+from flops_fit.laws.law import Law
+from flops_fit.laws.optimum import Optimum, spend
+from flops_fit.records import Diagnostic, finite_json
+from flops_fit.text import card, format_count
+
+Floats = NDArray[np.float64]
+
+QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
+
+
+@dataclass(frozen=True)
+class Prediction(Mapping[str, Any]):
+    """The compute-optimal run at one budget; also a mapping of its own attributes.
+
+    Attributes
+    ----------
+    target_compute
+        C in FLOPs.
+    training_compute
+        F(N*)·D*: C itself, and less only where both caps bind.
+    binds
+        The caps that bind: ``"max_params"``, ``"max_tokens"``, both or none.
+    optimal_params, optimal_tokens, expected_loss, tokens_per_param
+        N*, D* in ``unit``, L(N*, D*) and D*/N*. The loss is NaN where approach 1 or 2 answers and
+        its minima determine none.
+    intervals
+        For each of these four (low, high) at ``level``, or ``None`` where no honest interval
+        exists; a diagnostic then says why. They hold if the law's form does. What a cap fixes
+        has its one value as both ends.
+    interval_method
+        ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``.
+    form_spread
+        For each of the four the range over the law forms that could be fitted: it comes on top
+        of the interval.
+    extrapolation
+        ``training_compute`` over the largest run's compute.
+    """
+
+    target_compute: float
+    training_compute: float
+    binds: tuple[str, ...]
+    optimal_params: float
+    optimal_tokens: float
+    expected_loss: float
+    tokens_per_param: float
+    intervals: dict[str, Interval | None]
+    level: float
+    unit: str
+    extrapolation: float
+    form_spread: dict[str, Interval]
+    interval_method: str
+    diagnostics: tuple[Diagnostic, ...]
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in {f.name for f in fields(self)}:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f.name for f in fields(self))
+
+    def __len__(self) -> int:
+        return len(fields(self))
+
+    def _repr_html_(self) -> str:
+        rows = [["", "value", f"{100 * self.level:g} % interval"]]
+        for name, quantity, show in (
+            ("N*, parameters", "optimal_params", format_count),
+            (f"D*, {self.unit}", "optimal_tokens", format_count),
+            ("D/N", "tokens_per_param", "{:.3g}".format),
+            ("loss", "expected_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
+        ):
+            span = self.intervals[quantity]
+            interval = f"{show(span[0])}–{show(span[1])}" if span else "none"
+            rows.append([name, show(self[quantity]), interval])
+        far = f"{self.extrapolation:.3g} times the largest run"
+        title = f"With {self.target_compute:.3g} training FLOPs, {far}"
+        told = [str(d) for d in self.diagnostics if d.severity in ("warning", "critical")]
+        return card(title, rows, told)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``None`` where a number is not known."""
+        found: dict[str, Any] = finite_json(
+            {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
+        )
+        return found
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent: C FLOPs under F(N), with caps on N and D."""
+
+    C: float
+    flops: FlopsFunction
+    max_params: float | None = None
+    max_tokens: float | None = None
+
+    def optimum(self, law: Law) -> Optimum:
+        """The best N and D of a law."""
+        caps = {"max_params": self.max_params, "max_tokens": self.max_tokens}
+        return law.optimal(self.C, self.flops, **caps)
+
+    def log_quantities(self, law: Law) -> Floats:
+        """Logs of N*, D*, L and D/N, in the order of :data:`QUANTITIES`."""
+        best = self.optimum(law)
+        return _logs(best.params, best.tokens, best.loss)
+
+    def within(self, name: str, value: float, span: Interval | None) -> Interval | None:
+        """An interval cut at the cap that its quantity cannot pass; its value where a cap fixes it."""
+        if span is None:
+            return None
+        if span[1] <= span[0] * (1 + 1e-9):  # no width but that of rounding
+            return value, value
+        caps = {"optimal_params": self.max_params, "optimal_tokens": self.max_tokens}
+        cap = caps.get(name)
+        return span if cap is None else (min(span[0], float(cap)), min(span[1], float(cap)))
+
+
+def predict(
+    evidence: Evidence, budget: Budget, level: float, others: Sequence[Law], line: Any = None
+) -> Prediction:
+    """The answer at a budget, with intervals and the spread over the forms.
+
+    Parameters
+    ----------
+    others
+        The other laws fitted to the same runs.
+    line
+        N*(C) of approach 2, where it has one.
+    """
+    best = budget.optimum(evidence.law)
+    found = evidence.intervals(budget.log_quantities, QUANTITIES, level)
+    values = (best.params, best.tokens, best.loss, best.tokens / best.params)
+    spans = {
+        name: budget.within(name, value, span)
+        for name, value, span in zip(QUANTITIES, values, found.spans, strict=True)
+    }
+    far = off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds))
+    caps = () if not best.binds else (_cap_note(evidence.law, budget, best),)
+    return Prediction(
+        target_compute=budget.C,
+        training_compute=best.compute,
+        binds=best.binds,
+        **dict(zip(QUANTITIES, values, strict=True)),
+        intervals=spans,
+        level=level,
+        unit=evidence.runs.unit,
+        extrapolation=best.compute / float(np.max(evidence.runs.flops)),
+        form_spread=_form_spread((evidence.law, *others), evidence.law, line, budget),
+        interval_method=found.method,
+        diagnostics=(*found.notes, *caps, *far),
+    )
+
+
+def _form_spread(laws: Sequence[Law], law: Law, line: Any, budget: Budget) -> dict[str, Interval]:
+    """The range of each quantity over the forms that have an optimum."""
+    rows = [budget.log_quantities(each) for each in laws]
+    if line is not None:
+        caps = (budget.max_params, budget.max_tokens)
+        at = spend(np.array([line(budget.C)]), np.array([budget.C]), budget.flops, *caps)
+        N, D = float(at.params[0]), float(at.tokens[0])
+        rows.append(_logs(N, D, float(law.loss(N, D))))
+    values = np.exp(np.array(rows))
+    low, high = values.min(axis=0), values.max(axis=0)
+    return {q: (float(a), float(b)) for q, a, b in zip(QUANTITIES, low, high, strict=True)}
+
+
+def _logs(N: float, D: float, loss: float) -> Floats:
+    return np.asarray(np.log(np.maximum([N, D, loss, D / N], 1e-300)))
+
+
+def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
+    free = law.optimal(budget.C, budget.flops)
+    text = (
+        f"{' and '.join(best.binds)} bind{'' if len(best.binds) > 1 else 's'}: without caps "
+        f"N = {format_count(free.params)}, D = {format_count(free.tokens)} and loss {free.loss:.4g}, "
+        f"{100 * (best.loss / free.loss - 1):.2g} % lower"
+    )
+    if len(best.binds) > 1:
+        text += f"; {100 * (1 - best.compute / budget.C):.2g} % of the compute is left over"
+    return Diagnostic("cap_binds", "note", text)
+
+
+def check_target(C: float, level: float) -> None:
+    """Refuse a target or a level that cannot be meant."""
+    if isinstance(C, bool) or not isinstance(C, int | float | np.number):
+        raise InputError(f"expected a compute budget in FLOPs, one number; got {C!r}.")
+    if not (np.isfinite(C) and C > 0):
+        raise InputError(f"expected a positive finite compute budget in FLOPs; got {C!r}.")
+    check_level(level)

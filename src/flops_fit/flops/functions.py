@@ -1,0 +1,113 @@
+"""Training FLOPs per unit, F(N): what turns a size and a budget into a number of units.
+
+C = F(N)·D throughout. F comes from one of
+
+- :class:`LinearFlops`, k·N, with the usual k = 6 (Kaplan et al. 2020, §2.1);
+- :class:`InterpolatedFlops`, exact counts at sizes that were traced, log-linear between them;
+- :class:`SmoothFlops`, N·(k + c·(N/N₀)^−p), which tends to k·N as attention, head and embedding
+  stop to matter; it serves tables whose models are not at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+@runtime_checkable
+class FlopsFunction(Protocol):
+    """Training FLOPs (forward and backward) that one unit costs at size N."""
+
+    @property
+    def description(self) -> str:
+        """Where the numbers come from, for tables and reports."""
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N, same shape as N."""
+
+
+@dataclass(frozen=True)
+class LinearFlops:
+    """F(N) = k·N."""
+
+    k: float = 6.0
+
+    @property
+    def description(self) -> str:
+        """The formula in words."""
+        return f"{self.k:g}·N per unit"
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N."""
+        return self.k * np.asarray(N, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class SmoothFlops:
+    """F(N) = N·(k + c·(N/N₀)^−p): k·N in the limit of large N.
+
+    ``n_min`` and ``n_max`` bound the sizes it was fitted to, ``misfit`` is the largest relative
+    error there. Below a tenth of ``n_min`` F/N stays as it is there: a curve that falls towards
+    small sizes would turn negative.
+    """
+
+    k: float
+    c: float
+    p: float
+    n0: float
+    n_min: float
+    n_max: float
+    misfit: float
+
+    @property
+    def description(self) -> str:
+        """The formula in words, with its range."""
+        return (
+            f"fitted to the table: tends to {self.k:.3g}·N per unit "
+            f"(sizes {self.n_min:.3g} to {self.n_max:.3g}, misfit {100 * self.misfit:.2g} %)"
+        )
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N."""
+        N = np.asarray(N, dtype=np.float64)
+        size = np.maximum(N, 0.1 * self.n_min)
+        return np.asarray(N * (self.k + self.c * (size / self.n0) ** -self.p))
+
+
+@dataclass
+class InterpolatedFlops:
+    """F(N) from exact counts, ln(F/N) linear in ln N between them.
+
+    Asked for an N away from every count, it first asks ``count_near(N')`` for the powers of √2
+    N' around it, as pairs (size built, its F), and keeps the answers. Where that has none (returns
+    ``None``), F/N stays at the outermost count.
+    """
+
+    counts: dict[float, float]
+    count_near: Callable[[float], tuple[float, float] | None] | None = None
+    description: str = "counted on the traced model"
+    _asked: set[int] = field(default_factory=set, repr=False)
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N."""
+        sizes = np.asarray(N, dtype=np.float64)
+        self._count_around(sizes)
+        known = np.array(sorted(self.counts))
+        ratio = np.log([self.counts[n] / n for n in known])
+        return np.asarray(sizes * np.exp(np.interp(np.log(sizes), np.log(known), ratio)))
+
+    def _count_around(self, sizes: Floats) -> None:
+        if self.count_near is None:
+            return
+        steps = np.unique(np.floor(2 * np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
+        for step in sorted({int(o) + side for o in steps for side in (0, 1)} - self._asked):
+            self._asked.add(step)
+            found = self.count_near(2.0 ** (step / 2))
+            if found is not None:
+                self.counts[found[0]] = found[1]

@@ -1,0 +1,184 @@
+"""The law of repeated data: each further epoch over the same units is worth less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flops_fit.errors import InputError
+from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.laws.hoffmann import Hoffmann
+from flops_fit.laws.law import Law
+
+Floats = NDArray[np.float64]
+
+_EXPONENTS = np.linspace(0.1, 0.9, 9)
+_SCALES_D = (3.0, 15.0, 80.0)
+_SCALES_N = (2.0, 10.0, 200.0)
+_FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (§6 of the paper)
+
+
+@dataclass(frozen=True)
+class Muennighoff(Law):
+    """L = E + A/N'^α + B/D'^β with U unique units (Muennighoff et al. 2023, arXiv:2305.16264).
+
+    D' = U + U·R*_D·(1 − e^{−R/R*_D}) with R = D/U − 1 repeats (their eq. 5); D' = D where D ≤ U.
+    N' = U_N + U_N·R*_N·(1 − e^{−R_N/R*_N}) with R_N = N/U_N − 1, U_N = min(N, N*(U)) and N*(U) the
+    size whose compute-optimal data is U (their eq. 6): parameters beyond what U units can feed are
+    worth less as well. Without repetition (``unique`` = ∞, the default) it is the additive law.
+
+    The law saturates: beyond some compute neither term falls any more, and :meth:`~Law.compute_for`
+    answers ``inf`` for losses below that. It cannot express a loss that *rises* with repetition.
+
+    Attributes
+    ----------
+    E, A, B, alpha, beta
+        The additive law for fresh data.
+    R_D, R_N
+        R*_D and R*_N: after how many repeats, of data and of parameters, 1 − 1/e of all that
+        repetition can give is used up; ``inf`` where no repeat is worth less.
+    unique
+        U that the law is asked about; :meth:`with_unique` sets it. Not a fitted parameter.
+
+    Examples
+    --------
+    >>> law = Muennighoff(1.87, 521.0, 1488.0, 0.353, 0.353, 15.4, 5.3)
+    >>> scarce = law.with_unique(25e9)
+    >>> f"{law.loss(8.67e9, 178e9):.3f} fresh, {scarce.loss(8.67e9, 178e9):.3f} repeated"
+    '2.191 fresh, 2.225 repeated'
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    R_D: float
+    R_N: float
+    unique: float = float("inf")
+
+    name: ClassVar[str] = "muennighoff"
+    formula: ClassVar[str] = "L = E + A/N'^α + B/D'^β, N' and D' saturating with repetition"
+    covariates: ClassVar[tuple[str, ...]] = ("unique_tokens",)
+    conditions: ClassVar[tuple[str, ...]] = ("unique",)
+    limits: ClassVar[Mapping[str, float]] = {"R_N": float("inf"), "R_D": float("inf")}
+
+    def __post_init__(self) -> None:
+        if not self.unique > 0:
+            _check_unique(self.unique)
+
+    @property
+    def fresh(self) -> Hoffmann:
+        """The additive law that holds without repetition."""
+        return Hoffmann(self.E, self.A, self.B, self.alpha, self.beta)
+
+    def with_unique(self, unique: float) -> Muennighoff:
+        """The law of (N, D) where only ``unique`` different units exist.
+
+        Raises
+        ------
+        InputError
+            ``unique`` is not a positive number.
+        """
+        return replace(self, unique=float(unique))
+
+    def loss(self, N: ArrayLike, D: ArrayLike, unique: ArrayLike | None = None) -> Any:
+        """Loss at N parameters and D units seen, of which ``unique`` are different.
+
+        Parameters
+        ----------
+        N, D
+            Parameters, and units seen with all repeats.
+        unique
+            U, a number or an array that broadcasts with N and D; the law's own by default.
+        """
+        U = _check_unique(self.unique if unique is None else unique)
+        size = _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
+        return self.fresh.loss(size, _worth(np.asarray(D, dtype=np.float64), U, self.R_D))
+
+    def effective_units(self, D: ArrayLike, unique: ArrayLike | None = None) -> Floats:
+        """D': how many fresh units the D seen are worth."""
+        U = _check_unique(self.unique if unique is None else unique)
+        return _worth(np.asarray(D, dtype=np.float64), U, self.R_D)
+
+    def effective_params(self, N: ArrayLike, unique: ArrayLike | None = None) -> Floats:
+        """N': how many parameters the N are worth that have ``unique`` units to learn from."""
+        U = _check_unique(self.unique if unique is None else unique)
+        return _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
+
+    def size_for(self, unique: ArrayLike) -> Floats:
+        """N*(U): the size whose compute-optimal data is U under C = 6·N·D.
+
+        From αA/N^α = βB/D^β, the first-order condition of the additive law: the factor 6 drops out.
+        """
+        log_u = np.log(np.asarray(unique, dtype=np.float64))
+        log_ratio = np.log(self.alpha * self.A) - np.log(self.beta * self.B)
+        return np.asarray(
+            np.exp(np.clip((log_ratio + self.beta * log_u) / self.alpha, -690.0, 690.0))
+        )
+
+    @classmethod
+    def starts(
+        cls, N: Floats, D: Floats, loss: Floats, unique: Floats | None = None
+    ) -> Sequence[Mapping[str, float]]:
+        """Where the additive law in D' fits best, for each of a few R*_D, with a few R*_N each.
+
+        For given α, β and R*_D the law with N' = N is linear in E, A and B. The runs of at most
+        four epochs alone, where R*_D hardly matters, give one more.
+        """
+        U = D if unique is None else np.minimum(unique, D)
+        found = [_additive(N, _worth(D, U, R_D), loss) | {"R_D": R_D} for R_D in _SCALES_D]
+        few = D <= _FEW_EPOCHS * U
+        if np.sum(few) > 2 * len(cls.parameters()) and np.ptp(np.log(N[few])) > 0.5:
+            known = _additive(N[few], D[few], loss[few])
+            found += [known | {"R_D": R_D} for R_D in _SCALES_D]
+        return [{**start, "R_N": R_N} for start in found for R_N in _SCALES_N]
+
+    def _start_size(self, C: Floats, k: Floats) -> Floats:
+        return self.fresh._start_size(C, k)
+
+    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
+        if np.isinf(self.unique) and isinstance(flops, LinearFlops):
+            return self.fresh._optimal_size(C, flops)
+        return super()._optimal_size(C, flops)
+
+
+def _additive(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
+    """E, A, B, α and β on a grid of exponents: relative least squares, robustly compared."""
+    n, d = np.log(N / np.exp(np.mean(np.log(N)))), np.log(D / np.exp(np.mean(np.log(D))))
+    best, values = np.inf, {}
+    for alpha in _EXPONENTS:
+        for beta in _EXPONENTS:
+            terms = np.column_stack([np.ones_like(n), np.exp(-alpha * n), np.exp(-beta * d)])
+            terms /= loss[:, None]
+            scale = np.maximum(
+                np.linalg.lstsq(terms, np.ones_like(n), rcond=None)[0], 0.02 * loss.min()
+            )
+            misfit = float(np.sum(np.abs(np.log(np.maximum(terms @ scale, 1e-300)))))
+            if misfit < best:
+                A = scale[1] * np.exp(alpha * np.mean(np.log(N)))
+                B = scale[2] * np.exp(beta * np.mean(np.log(D)))
+                best = misfit
+                values = {"E": scale[0], "A": A, "B": B, "alpha": alpha, "beta": beta}
+    return {name: float(value) for name, value in values.items()}
+
+
+def _worth(amount: Floats, unique: Floats, scale: float) -> Floats:
+    """``amount`` up to ``unique``, and beyond it U + U·R*(1 − e^{−R/R*}) with R = amount/U − 1."""
+    repeats = np.maximum(amount / unique - 1.0, 0.0)
+    gained = repeats if np.isinf(scale) else -scale * np.expm1(-repeats / scale)
+    base = np.minimum(amount, unique)
+    return np.asarray(base + base * gained)
+
+
+def _check_unique(unique: ArrayLike) -> Floats:
+    values = np.asarray(unique, dtype=np.float64)
+    if not np.all(values > 0):
+        raise InputError(
+            f"expected a positive number of unique units (inf: no repetition); got {unique!r}."
+        )
+    return values

@@ -1,0 +1,173 @@
+"""How many parameters a model has, under each convention."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import InputTypeError, ModelError
+from flops_fit.model.meta import torch_or_error
+from flops_fit.model.meta import torch_or_error as _torch
+from flops_fit.records import ParamCount
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A layer of equal experts and a router: its name, how many, and their parameters."""
+
+    name: str
+    number: int
+    params: int
+
+
+def find_experts(model: Any) -> tuple[Experts, ...]:
+    """Modules that hold n equal parts and a linear layer with n outputs to choose among them.
+
+    The parts are a ``ModuleList`` of modules of one class and shape, or parameters of three
+    dimensions whose first is n. What a router does is not looked into: it may send each token to
+    every expert.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> layer = nn.Module()
+    >>> layer.router = nn.Linear(8, 4)
+    >>> layer.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+    >>> find_experts(layer)
+    (Experts(name='experts', number=4, params=288),)
+    """
+    nn = torch_or_error().nn
+    if not isinstance(model, nn.Module):
+        return ()
+    found = []
+    for path, module in model.named_modules():
+        children = dict(module.named_children())
+        chosen = {c.out_features for c in children.values() if isinstance(c, nn.Linear)} - {1}
+        for name, child in children.items():
+            number = _equal_parts(nn, child)
+            if number in chosen:
+                params = sum(p.numel() for p in child.parameters())
+                found.append(Experts(f"{path}.{name}".lstrip("."), number, params))
+    return tuple(found)
+
+
+def _equal_parts(nn: Any, module: nn.Module) -> int:
+    """How many equal parts a module is, 0 where it is not made of such."""
+    if isinstance(module, nn.ModuleList):
+        shapes = {(type(m), tuple(tuple(p.shape) for p in m.parameters())) for m in module}
+        return len(module) if len(shapes) == 1 and len(module) > 1 else 0
+    own = [p for p in module.parameters(recurse=False) if p.dim() == 3]
+    firsts = {p.shape[0] for p in own}
+    return int(firsts.pop()) if len(firsts) == 1 else 0
+
+
+def count_params(model: Any, name: str = "the model") -> ParamCount:
+    """Count a model's parameters under each convention.
+
+    A model's own ``num_params()`` is taken as its total; a torch module without one is counted.
+    Its own ``active_params()``, those that one unit passes, is taken as its active ones: which
+    experts a token takes depends on its values, so they cannot be counted. Without it all are.
+
+    Raises
+    ------
+    InputTypeError
+        Neither a torch module nor an object with ``num_params()``.
+    ModelError
+        ``num_params()`` or ``active_params()`` raises or gives no positive whole number; more are
+        active than there are; or there are no parameters.
+    """
+    torch = _torch()
+    own = _declared(model, name, "num_params")
+    active = _declared(model, name, "active_params")
+    if not isinstance(model, torch.nn.Module):
+        if own is None:
+            raise InputTypeError(
+                f"model_cls: expected {name} to return a torch.nn.Module or an object with "
+                f"num_params(); got {type(model).__name__}, which is neither."
+            )
+        return ParamCount(own, own, own, _at_most(active, own, name))
+    if any(isinstance(p, torch.nn.UninitializedParameter) for p in model.parameters()):
+        raise ModelError(
+            f"model_cls: {name} has lazy layers, whose sizes are unknown before the first batch. Give "
+            "its layers their sizes."
+        )
+    counted = sum(p.numel() for p in model.parameters())
+    total = counted if own is None else own
+    if total == 0:
+        raise ModelError(
+            f"model_cls: {name} has no parameters, so it has no size. Check its constructor."
+        )
+    lookup, matrices = _lookup_and_matrices(model)
+    embedding = sum(lookup.values())
+    matmul = sum(weights for weights, _ in matrices.values())
+    return ParamCount(
+        total=total,
+        non_embedding=max(total - embedding, 1),
+        matmul=matmul,
+        active=_at_most(active, total, name),
+        width=_width(matrices.values()),
+    )
+
+
+def _at_most(active: int | None, total: int, name: str) -> int:
+    if active is not None and active > total:
+        raise ModelError(
+            f"model_cls: {name}.active_params() returned {active:,}, more than its {total:,} "
+            "parameters. It is to give those that one unit passes."
+        )
+    return total if active is None else active
+
+
+def _declared(model: Any, name: str, what: str) -> int | None:
+    """What a method or attribute of the model's own says."""
+    method = getattr(model, what, None)
+    if method is None:
+        return None
+    try:
+        value = method() if callable(method) else method
+    except Exception as error:  # the user's method may raise anything
+        raise ModelError(
+            f"model_cls: {name}.{what}() raised {type(error).__name__}: {error}. "
+            "Mend it, or leave it out and the parameters are counted."
+        ) from error
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 1:
+        raise ModelError(
+            f"model_cls: {name}.{what}() returned {value!r}; expected a positive whole number."
+        )
+    return int(value)
+
+
+def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
+    """Parameters looked up in tables, and those that multiply activations with their inputs' number.
+
+    A table shared with a linear head counts as both. Tensors of two dimensions that a module of
+    the user's own holds are taken to multiply, and as (outputs, inputs); convolutions and attention
+    are known by class.
+    """
+    torch = _torch()
+    nn = torch.nn
+    conv = nn.modules.conv._ConvNd
+    known = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, conv)
+    lookup: dict[int, int] = {}
+    matrices: dict[int, tuple[int, int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                lookup[id(parameter)] = parameter.numel()
+            elif parameter.dim() == 2 or (isinstance(module, known) and parameter.dim() > 2):
+                inputs = module.in_channels if isinstance(module, conv) else parameter.shape[1]
+                matrices[id(parameter)] = (parameter.numel(), int(inputs))
+    return lookup, matrices
+
+
+def _width(matrices: Iterable[tuple[int, int]]) -> int:
+    """The number of inputs that the most weights belong to, of equals the largest."""
+    weights: Counter[int] = Counter()
+    for count, inputs in matrices:
+        weights[inputs] += count
+    return max(weights, key=lambda inputs: (weights[inputs], inputs), default=0)

@@ -1,0 +1,157 @@
+"""Find the size at which a model has a wanted number of parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from flops_fit.errors import ModelError
+from flops_fit.records import ParamCount
+
+_SCAN = 1024  # how far the first accepted sizes are looked for
+_LARGE = tuple(2**k for k in range(11, 18))  # and where they are, if they begin later
+_GROWTH = 64  # N has to have grown after this many sizes
+_NEIGHBOURS = 64  # how far around a refused size an accepted one is looked for
+
+
+@dataclass
+class SizeSearch:
+    """A search over the whole numbers that a constructor takes as its size.
+
+    ``count`` gives the parameters at a size, ``None`` where the constructor refuses it, with the
+    reason in ``refusals``.
+    """
+
+    count: Callable[[int], ParamCount | None]
+    reference: str
+    size_param: str
+    refusals: dict[str, str]
+    _grid: tuple[int, int] | None = field(default=None, repr=False)
+
+    def nearest(self, params: float) -> tuple[int, ParamCount] | None:
+        """The accepted integer size whose total N is nearest to ``params`` in ratio.
+
+        Sizes double until N is reached; then the bracket, whose ends lie on both sides of the
+        wanted N, is narrowed. So a crossing is found even where N does not grow everywhere.
+        ``None`` where even the largest size that the constructor accepts is below a third of what
+        is wanted.
+
+        Raises
+        ------
+        ModelError
+            The constructor accepts no size, or N does not grow with it.
+        """
+        first, stride = self.grid()
+        low, high = 0, 1
+        while (top := self._near(first + stride * high)) is not None and top[1].total < params:
+            low, high = high, high * 2
+        if top is None:
+            high = self._last_accepted(low, high, first, stride)
+        while high - low > 1:
+            k = self._between(low, high, params, first, stride)
+            at = self._near(first + stride * k)
+            if at is None:
+                break
+            low, high = (k, high) if at[1].total < params else (low, k)
+        ends = [self._near(first + stride * k) for k in (low, high)]
+        found = [end for end in ends if end is not None]
+        if not found:
+            return None
+        best = min(found, key=_miss(params))
+        best = min([best, *self._beside(best, params, stride)], key=_miss(params))
+        return None if best[1].total < params / 3 else best
+
+    def _beside(
+        self, best: tuple[int, ParamCount], params: float, stride: int
+    ) -> list[tuple[int, ParamCount]]:
+        """The accepted sizes next to where N = ``params`` would be, one on each side.
+
+        Where a constructor takes few of the sizes around, the bracket ends at neighbours of the
+        refused ones and not always at the nearest. N = k·size^p between ``best`` and its double.
+        """
+        size, n = best[0], best[1].total
+        double = self._near(2 * size)
+        power = 2.0
+        if double is not None and double[0] > size and double[1].total > n:
+            power = math.log(double[1].total / n) / math.log(double[0] / size)
+        middle = size + stride * round((size * (params / n) ** (1 / power) - size) / stride)
+        out = []
+        for sign in (1, -1):
+            for k in range(2 * _NEIGHBOURS):
+                beside = middle + sign * stride * k
+                if beside == size:
+                    break
+                if beside > 0 and (counted := self.count(beside)) is not None:
+                    out.append((beside, counted))
+                    break
+        return out
+
+    def grid(self) -> tuple[int, int]:
+        """The smallest accepted size, and the step to the next one."""
+        if self._grid is None:
+            tried: Iterable[int] = (*range(1, _SCAN + 1), *_LARGE)
+            accepted = list(islice((s for s in tried if self.count(s) is not None), 2))
+            if accepted and accepted[0] > _SCAN:
+                steps = (2**k for k in range(accepted[0].bit_length()))
+                beside = (accepted[0] + step for step in steps)
+                accepted[1:] = list(islice((s for s in beside if self.count(s)), 1))
+            if not accepted:
+                reasons = list(dict.fromkeys(self.refusals.values()))
+                raise ModelError(
+                    f"model_size_param: {self.reference} accepts no {self.size_param} from 1 to "
+                    f"{_SCAN}, nor a power of two above. It says: {'; '.join(reasons[:2])}. "
+                    "Check model_kwargs, or name sizes that work: sizes=[...]."
+                )
+            self._grid = (accepted[0], accepted[-1] - accepted[0] or accepted[0])
+            self._check_growth(*self._grid)
+        return self._grid
+
+    def _check_growth(self, first: int, stride: int) -> None:
+        """Refuse a size parameter that does not set the size, such as a context length."""
+        small, large = self.count(first), self._near(first + _GROWTH * stride)
+        if small is None or large is None or large[0] <= first:
+            return
+        if large[1].total <= small.total:
+            raise ModelError(
+                f"model_size_param: N does not grow with {self.size_param}: {self.reference} has "
+                f"{small.total:,} parameters at {first} and {large[1].total:,} at {large[0]}. Name "
+                "the argument that sets the size, or give sizes=[{...}, ...]."
+            )
+
+    def _near(self, size: int) -> tuple[int, ParamCount] | None:
+        """The accepted size nearest to ``size``."""
+        _, stride = self.grid()
+        power = 1 << max(size.bit_length() - 1, 0)
+        steps = [size + sign * stride * k for k in range(_NEIGHBOURS) for sign in (1, -1)]
+        for candidate in [*steps[1:4], power, 2 * power, *steps[4:]]:
+            if candidate > 0 and (counted := self.count(candidate)) is not None:
+                return candidate, counted
+        return None
+
+    def _between(self, low: int, high: int, params: float, first: int, stride: int) -> int:
+        """Where N = ``params`` lies between two sizes, if N is a power of the size."""
+        ends = [self._near(first + stride * k) for k in (low, high)]
+        if ends[0] is None or ends[1] is None:
+            return (low + high) // 2
+        (s0, p0), (s1, p1) = ends[0], ends[1]
+        n0, n1 = math.log(p0.total), math.log(p1.total)
+        if s1 <= s0 or n1 <= n0:
+            return (low + high) // 2
+        share = min(max((math.log(params) - n0) / (n1 - n0), 0.0), 1.0)
+        size = s0 * (s1 / s0) ** share
+        return int(min(max(round((size - first) / stride), low + 1), high - 1))
+
+    def _last_accepted(self, low: int, high: int, first: int, stride: int) -> int:
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (
+                (low, middle) if self._near(first + stride * middle) is None else (middle, high)
+            )
+        return low
+
+
+def _miss(params: float) -> Callable[[tuple[int, ParamCount]], float]:
+    """How far an N is from the wanted one, in ratio."""
+    return lambda found: abs(math.log(found[1].total / params))

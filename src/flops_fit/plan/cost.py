@@ -1,0 +1,315 @@
+"""Whatever holds runs that are still to be made says what they cost."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import InputError
+from flops_fit.peaks import DEVICES, peak_by_short_name
+from flops_fit.plan.timing import Speed
+from flops_fit.records import Experiment
+from flops_fit.text import format_duration, render
+from flops_fit.trunks import by_trunk, own_flops
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+# No measurement of the user's model: large transformers reach 0.3 to 0.5, small models far less.
+ASSUMED_MFU = 0.3
+_PROCESS_SECONDS = 0.2  # to fork a worker and to end it, measured on two cores
+_POOL_SECONDS = 2.5  # before the first of them: a server process imports torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a plan would be run; the arguments of :meth:`SweepPlan.estimate`."""
+
+    device: str | None = None
+    dollars_per_hour: float | None = None
+    parallel: int = 1
+    mfu: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dollars_per_hour", "mfu"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise InputError(f"{name}: expected a positive number, or None; got {value!r}.")
+        if self.mfu is not None and self.mfu > 1:
+            raise InputError(
+                f"mfu: expected a share of the device's peak, such as 0.4; got {self.mfu!r}."
+            )
+        whole = isinstance(self.parallel, int) and not isinstance(self.parallel, bool)
+        if not (whole and self.parallel >= 1):
+            raise InputError(
+                f"parallel: expected how many runs go on at a time, 1 or more; got {self.parallel!r}."
+            )
+        if self.mfu is not None and self.device is None:
+            raise InputError(
+                "mfu: expected with a device whose peak is known, as device='H100'; here the speed is "
+                "measured. Leave mfu out, or name a device."
+            )
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """The cost of one run.
+
+    Attributes
+    ----------
+    id, label
+        Of the experiment.
+    flops
+        What it computes itself: a part of a trunk that a shorter run has walked is not in it.
+    seconds
+        ``None`` where no time is known.
+    dollars
+        Its share of the money by its time; ``None`` where no price was given.
+    """
+
+    id: str
+    label: str
+    flops: float
+    seconds: float | None
+    dollars: float | None
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a plan costs; prints as a table.
+
+    Attributes
+    ----------
+    runs
+        The cost of each run, in the order of the plan.
+    basis
+        Where times come from, with every assumption in them; or why there are none.
+    parallel
+        Runs at the same time.
+    wall_seconds
+        From the start to the end of the sweep, the dearest runs first and branches of a trunk one
+        after another, as the sweep starts them; ``None`` where no time is known.
+    dollars_per_hour, dollars
+        The price of the whole place, and the price of the wall time; ``None`` where not given.
+    """
+
+    runs: tuple[RunCost, ...]
+    basis: str
+    parallel: int = 1
+    wall_seconds: float | None = None
+    dollars_per_hour: float | None = None
+    dollars: float | None = None
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of all runs, what they share counted once."""
+        return math.fsum(run.flops for run in self.runs)
+
+    @property
+    def seconds(self) -> float | None:
+        """The times of all runs added up; ``None`` where no time is known."""
+        known = [run.seconds for run in self.runs if run.seconds is not None]
+        return math.fsum(known) if len(known) == len(self.runs) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "basis": self.basis,
+            "parallel": self.parallel,
+            "flops": self.flops,
+            "seconds": self.seconds,
+            "wall_seconds": self.wall_seconds,
+            "dollars_per_hour": self.dollars_per_hour,
+            "dollars": self.dollars,
+            "runs": [vars(run) for run in self.runs],
+        }
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=self.headline, title_justify="left", caption_justify="left")
+        table.add_column("run", no_wrap=True)
+        named = ["FLOPs", "time"] + ([] if self.dollars is None else ["cost"])
+        for name in named:
+            table.add_column(name, justify="right", no_wrap=True)
+        for run in self.runs:
+            table.add_row(run.label, *self._cells(run.flops, run.seconds, run.dollars))
+        table.add_section()
+        table.add_row("all", *self._cells(self.flops, self.seconds, self.dollars))
+        return table
+
+    def _cells(self, flops: float, seconds: float | None, dollars: float | None) -> list[str]:
+        cells = [f"{flops:.3g}", "–" if seconds is None else format_duration(seconds)]
+        return cells if dollars is None else [*cells, money(dollars)]
+
+    @property
+    def headline(self) -> str:
+        """The whole in a line."""
+        text = f"{len(self.runs)} runs, {self.flops:.3g} FLOPs"
+        if self.wall_seconds is not None:
+            how = f"{self.parallel} at a time" if self.parallel > 1 else "one after another"
+            text += f", {format_duration(self.wall_seconds)} {how}"
+        return text if self.dollars is None else f"{text}, {money(self.dollars)}"
+
+    def __str__(self) -> str:
+        return f"{render(self)}\n{self.basis}"
+
+
+def estimate(experiments: Sequence[Experiment], speed: Speed | None, place: Device) -> CostEstimate:
+    """The cost of some experiments; see :meth:`SweepPlan.estimate`."""
+    own = own_flops(experiments)
+    seconds, basis = run_seconds(experiments, own, speed, place)
+    if seconds is None:
+        runs = tuple(RunCost(e.id, e.label, own[e.id], None, None) for e in experiments)
+        return CostEstimate(runs, basis, place.parallel, dollars_per_hour=place.dollars_per_hour)
+    wall = makespan(experiments, seconds, place.parallel)
+    if place.device is None and place.parallel > 1 and experiments:
+        wall += _POOL_SECONDS
+    price = None if place.dollars_per_hour is None else wall / 3600 * place.dollars_per_hour
+    total = math.fsum(seconds.values()) or 1.0
+    runs = tuple(
+        RunCost(
+            e.id,
+            e.label,
+            own[e.id],
+            seconds[e.id],
+            None if price is None else price * seconds[e.id] / total,
+        )
+        for e in experiments
+    )
+    return CostEstimate(runs, basis, place.parallel, wall, place.dollars_per_hour, price)
+
+
+def run_seconds(
+    experiments: Sequence[Experiment],
+    own: Mapping[str, float],
+    speed: Speed | None,
+    place: Device,
+) -> tuple[dict[str, float] | None, str]:
+    """The time of each run by id, and where it comes from."""
+    if place.device is not None:
+        rate, basis = _rate(place.device, place.mfu)
+        return {e.id: own[e.id] / rate for e in experiments}, basis
+    if speed is None:
+        return None, (
+            "No times: nothing was measured, as the plan was made without data. Name a device, as "
+            "device='H100', or give dataset=."
+        )
+    process = _PROCESS_SECONDS if place.parallel > 1 else 0.0
+    basis = f"Times from steps measured on {speed.device}, with start and evaluation of each run"
+    if place.parallel > 1 and speed.threads > 1 and speed.alone:
+        threads = max(1, speed.threads // place.parallel)
+        basis += f", on {threads} of {speed.threads} threads each"
+    times = {
+        e.id: process + speed.seconds(e, own[e.id], parallel=place.parallel) for e in experiments
+    }
+    return times, basis + "."
+
+
+def _rate(device: str, mfu: float | None) -> tuple[float, str]:
+    """FLOP/s on a device by its data sheet, and in words."""
+    peak = peak_by_short_name(device) if isinstance(device, str) else None
+    if peak is None:
+        raise InputError(
+            f"device: expected None for the one that was measured, or one of {list(DEVICES)}; got "
+            f"{device!r}."
+        )
+    numbers, rate = ("bf16", peak.bf16) if peak.bf16 is not None else ("fp32", peak.fp32)
+    assert rate is not None
+    share = ASSUMED_MFU if mfu is None else mfu
+    how = "an assumed" if mfu is None else "a given"
+    return share * rate * 1e12, (
+        f"Times from {how} utilisation (MFU) of {100 * share:.3g} % of {device}'s "
+        f"{rate:g} TFLOP/s in {numbers}, training alone: nothing was measured there, and small models "
+        "reach less."
+    )
+
+
+def makespan(
+    experiments: Sequence[Experiment], seconds: Mapping[str, float], parallel: int
+) -> float:
+    """Time until the last run ends, started as a sweep starts them.
+
+    The dearest chains first; a chain is the runs of one trunk, shortest first, each of which queues
+    up when the one before has ended; a run without a trunk is a chain of its own. Such list
+    scheduling takes at most 2 − 1/m of the best possible time on m places (Graham 1969).
+
+    Parameters
+    ----------
+    experiments
+        Runs that are missing.
+    seconds
+        The time of each by id.
+    parallel
+        Places.
+    """
+    own = own_flops(experiments)
+    chains = [deque(group) for group in by_trunk(experiments)]
+    chains.sort(key=lambda chain: sum(own[e.id] for e in chain), reverse=True)
+    queue = deque(chains)
+    running: list[tuple[float, int, deque[Experiment]]] = []
+    now, order = 0.0, 0
+    while queue or running:
+        while queue and len(running) < parallel:
+            chain = queue.popleft()
+            heapq.heappush(running, (now + seconds[chain.popleft().id], order, chain))
+            order += 1
+        now, _, chain = heapq.heappop(running)
+        if chain:
+            queue.append(chain)
+    return now
+
+
+def money(dollars: float) -> str:
+    """An amount: cents below a hundred dollars, whole dollars from there on."""
+    if 0 < dollars < 0.01:
+        return "< $0.01"
+    return f"${dollars:.2f}" if dollars < 100 else f"${dollars:,.0f}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class Priced:
+    """Experiments that can be priced before they are run."""
+
+    def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
+        """What is priced, at which measured speed."""
+        raise NotImplementedError
+
+    def estimate(
+        self,
+        device: str | None = None,
+        dollars_per_hour: float | None = None,
+        parallel: int = 1,
+        mfu: float | None = None,
+    ) -> CostEstimate:
+        """FLOPs, time and money of each run that is to be made, and of all.
+
+        Parameters
+        ----------
+        device
+            ``None`` for the device that the speed was measured on. Another one by name, ``"H100"``:
+            then times are C/(``mfu`` · peak), with the peak of its data sheet.
+        dollars_per_hour
+            Of all that the sweep occupies together: every device and machine that ``parallel`` runs
+            at a time need. Without it there is no money in the estimate.
+        parallel
+            Runs at the same time: what the executor's ``capacity`` says.
+        mfu
+            Share of the peak that training reaches; by default 0.3 is assumed. For another device
+            only.
+
+        Raises
+        ------
+        InputError
+            A number cannot be used, or a device is not known.
+        """
+        place = Device(device, dollars_per_hour, parallel, mfu)
+        return estimate(*self._to_price(), place)

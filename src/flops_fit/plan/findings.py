@@ -1,0 +1,157 @@
+"""What the user's model, data and code say about a sweep before it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flops_fit.data.spec import DataSpec
+from flops_fit.errors import ModelError
+from flops_fit.fingerprint import has_source, reference
+from flops_fit.model.spec import ModelSpec
+from flops_fit.objective import Objective, by_name
+from flops_fit.plan.designs import Sizes
+from flops_fit.recipes.hparams import Recipe
+from flops_fit.recipes.resolve import text_rule
+from flops_fit.records import Diagnostic, Experiment
+
+_BUILT = 5e7  # the largest model that is built only to be asked
+
+
+def settle_labels(
+    spec: ModelSpec, objective: Objective, batch: Any, sizes: Sizes | None
+) -> tuple[Objective, tuple[Diagnostic, ...]]:
+    """The objective, told whether the model moves its labels itself.
+
+    The smallest model is asked. Where it cannot be, labels equal to the inputs decide: a model
+    that predicts each token from itself would have nothing to learn.
+    """
+    if not objective.may_shift(batch):
+        return objective, ()
+    size = _smallest(spec, sizes)
+    answer = None
+    if size is not None:
+        try:
+            answer = objective.shifts(spec.build(size), batch)
+        except Exception:  # the constructor refuses; planning says so in its own words
+            answer = None
+    copied = _labels_are_inputs(batch)
+    shifted = copied if answer is None else answer
+    if not shifted:
+        if not copied:
+            return objective, ()
+        message = (
+            "labels equal input_ids and the model predicts each label at its own place, so it can "
+            "copy them."
+        )
+        action = "shift the labels by one, or give a model that does"
+        return objective, (Diagnostic("unshifted_labels", "warning", message, action),)
+    how = "asked with masked labels, it leaves the first of each row out"
+    if answer is None:
+        how = "labels equal input_ids"
+    message = (
+        f"The model predicts each label from those before it ({how}): the first label of each row "
+        "is not counted. Give count_fn= to count otherwise."
+    )
+    return replace(objective, shifted=True), (Diagnostic("shifted_labels", "note", message),)
+
+
+def _smallest(spec: ModelSpec, sizes: Sizes | None) -> Any:
+    """A size small enough to be built; ``None`` where there is none to be found."""
+    try:
+        if sizes is None:
+            near = spec.nearest(1.0)
+            asked: list[Any] = [] if near is None else [near[0]]
+        else:
+            groups = sizes.values() if isinstance(sizes, Mapping) else [sizes]
+            asked = [size for group in groups for size in group]
+        counted = [(c.total, size) for size in asked if (c := spec.count(size)) is not None]
+    except (ModelError, TypeError):  # planning says so in its own words
+        return None
+    small = min(counted, key=lambda pair: pair[0], default=None)
+    return None if small is None or small[0] > _BUILT else small[1]
+
+
+def _labels_are_inputs(batch: Any) -> bool:
+    import torch
+
+    named = by_name(batch) or {}
+    labels, inputs = named.get("labels"), named.get("input_ids")
+    if not isinstance(labels, torch.Tensor) or not isinstance(inputs, torch.Tensor):
+        return False
+    if labels.shape != inputs.shape:
+        return False
+    return bool(((labels == inputs) | (labels < 0)).all())
+
+
+def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[Diagnostic]:
+    """Layers whose work depends on how a batch is cut."""
+    model = spec.build_meta(min(experiments, key=lambda e: e.params.total).size)
+    if not hasattr(model, "modules"):
+        return []
+    import torch
+
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return []
+    kinds = ", ".join(sorted({type(m).__name__ for m in layers}))
+    message = (
+        f"The model has {len(layers)} layers of {kinds}, whose statistics are of the samples that "
+        "pass together: the loss then depends on the batch size, and on microbatches and ranks."
+    )
+    action = "GroupNorm or LayerNorm; or one batch_size for all runs that is never cut"
+    return [Diagnostic("batch_norm", "warning", message, action)]
+
+
+def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> list[Diagnostic]:
+    """Randomness in samples that makes a run unrepeatable, or a held-out loss noisy."""
+    out = []
+    if not data.repeatable():
+        message = (
+            "Samples differ from one reading to the next though torch's, NumPy's and Python's global "
+            "generators were seeded alike: the data set draws from one of its own, and no run can be "
+            "repeated."
+        )
+        action = "draw from torch.rand, numpy.random or random, or seed the generator by the index"
+        out.append(Diagnostic("unseeded_data", "warning", message, action))
+    if held_out.draws():
+        message = (
+            "The held-out samples are random"
+            + (
+                " (eval_dataset draws random numbers)"
+                if own_held_out
+                else ", like the training set"
+            )
+            + ": they are drawn once, the same for every run."
+        )
+        action = "eval_dataset= without augmentation"
+        out.append(Diagnostic("augmented_held_out", "warning", message, action))
+    return out
+
+
+def code_findings(spec: ModelSpec, objective: Objective) -> list[Diagnostic]:
+    """Code that can be compared only as Python has compiled it."""
+    used = (spec.factory, objective.loss_fn, objective.count_fn, objective.step_fn)
+    unread = [reference(f) for f in used if f is not None and not has_source(f)]
+    if not unread:
+        return []
+    message = (
+        f"The source of {', '.join(unread)} cannot be read, as in a notebook or exec: its changes are "
+        "told by its bytecode, which another version of Python compiles otherwise."
+    )
+    action = "define it in a file, for runs to be found again by another version"
+    return [Diagnostic("no_source", "note", message, action)]
+
+
+def recipe_findings(recipe: Recipe, unit: str) -> list[Diagnostic]:
+    """A rule for tokens of text that is applied to something else."""
+    rule = None if unit in ("tokens", "units") else text_rule(recipe)  # "units": not known yet
+    if rule is None:
+        return []
+    message = (
+        f"The rule {rule!r} was fitted on tokens of text, and D counts {unit} here: one of them "
+        "may be worth many tokens or few, so its rates and batches may be off by a large factor."
+    )
+    action = 'try rates and batches at two sizes and give what was found; or hparams="default"'
+    return [Diagnostic("recipe_units", "warning", message, action)]

@@ -1,0 +1,267 @@
+"""Plans on disk: JSON that gives the plan back, and CSV to look at."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import OutputError, TableError
+from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
+from flops_fit.plan.designs import Layout, Prior
+from flops_fit.plan.timing import Reading, Speed, StepTimes
+from flops_fit.records import Diagnostic, Experiment
+from flops_fit.text import format_count
+from flops_fit.trunks import own_flops
+
+if TYPE_CHECKING:
+    from flops_fit.plan.sweep_plan import SweepPlan
+
+
+Values = Mapping[str, Any]
+
+
+def differing_columns(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
+    """The columns, one cell a run, of what is not the same in all of them."""
+    cells = {name: [tell(e) for e in experiments] for name, tell in _COLUMNS.items()}
+    return {name: column for name, column in cells.items() if len(set(column)) > 1}
+
+
+def shared_line(experiments: Sequence[Experiment]) -> str:
+    """One sentence: the recipes, and each value that is the same in all runs."""
+    recipes = list(dict.fromkeys(str(e.hparams.get("recipe", "")) for e in experiments))
+    differing = differing_columns(experiments)
+    first = experiments[0]
+    shared = {
+        name: f"{_WORDS[name]}{tell(first)}"
+        for name, tell in _COLUMNS.items()
+        if name not in differing and tell(first) != _UNKNOWN
+    }
+    if {"schedule", "ends at"} <= shared.keys():
+        shared["schedule"] += f" {shared.pop('ends at')}"
+    shared.pop("ends at", None)  # by itself it would not say what does
+    parts = list(shared.values())
+    clips = {e.hparams.get("clip") for e in experiments}
+    if len(clips) == 1 and None not in clips:
+        parts.append(f"clip {_plain(clips.pop())}")
+    named = f"Recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}".rstrip()
+    return f"{named}: {', '.join(parts)}." if parts else f"{named}."
+
+
+def _decay(e: Experiment) -> str:
+    return _plain(e.hparams.get("weight_decay"))
+
+
+def _betas(e: Experiment) -> str:
+    betas = [e.hparams.get(name) for name in ("beta1", "beta2")]
+    return _UNKNOWN if None in betas else "/".join(map(_plain, betas))
+
+
+def _warmup(e: Experiment) -> str:
+    rise = e.hparams.get("warmup_units")
+    return _share(e.hparams.get("warmup")) if rise is None else f"{format_count(rise)} {e.unit}"
+
+
+def _schedule(e: Experiment) -> str:
+    schedule = e.hparams.get("schedule")
+    if schedule == "wsd":
+        return f"wsd, last {_share(e.hparams.get('cooldown', 0.2))}"
+    return "constant rate" if schedule == "constant" else str(schedule or _UNKNOWN)
+
+
+def _end(e: Experiment) -> str:
+    if e.hparams.get("schedule") in (None, "constant"):
+        return _UNKNOWN
+    final = e.hparams.get("final", 0.0)
+    return "0" if final == 0 else _share(final)
+
+
+def _plain(value: Any) -> str:
+    return _UNKNOWN if value is None else f"{value:.2g}" if abs(value) < 0.9 else f"{value:.4g}"
+
+
+def _share(value: Any) -> str:
+    return _UNKNOWN if value is None else f"{100 * value:.2g} %"
+
+
+_UNKNOWN = "–"
+_COLUMNS: Mapping[str, Callable[[Experiment], str]] = {
+    "decay": _decay,
+    "β": _betas,
+    "warmup": _warmup,
+    "schedule": _schedule,
+    "ends at": _end,
+}
+_WORDS = {
+    "decay": "weight decay ",
+    "β": "β ",
+    "warmup": "warmup ",
+    "schedule": "",
+    "ends at": "to ",
+}
+
+
+_FORMAT = "flops-fit plan"
+_SCHEMA = 1
+
+
+def plan_to_json(plan: SweepPlan) -> str:
+    """See :meth:`SweepPlan.to_json`."""
+    layout = plan.layout
+    content = {
+        "format": _FORMAT,
+        "schema": _SCHEMA,
+        "unit": plan.unit,
+        "flops": _flops_to_dict(plan.flops, plan.experiments),
+        "layout": None
+        if layout is None
+        else {
+            "design": layout.design,
+            "prior": layout.prior.description,
+            "width": layout.width,
+            "sizes_per_budget": list(layout.sizes_per_budget),
+        },
+        "diagnostics": [asdict(d) for d in plan.diagnostics],
+        "speed": None if plan.speed is None else asdict(plan.speed),
+        "experiments": [e.to_dict() for e in plan.experiments],
+    }
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def plan_from_json(source: str | Path) -> dict[str, Any]:
+    """The arguments of a :class:`SweepPlan`; see :meth:`SweepPlan.from_json`."""
+    text = source if isinstance(source, str) and source.lstrip().startswith("{") else None
+    if text is None:
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"plan: {source} cannot be read: {error}.") from error
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise TableError(f"plan: expected the JSON of SweepPlan.to_json(); {error}.") from error
+    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+        raise TableError(
+            "plan: expected the JSON of SweepPlan.to_json(); this is something else. Runs from "
+            "elsewhere are read by RunTable and fit_runs."
+        )
+    if content.get("schema") != _SCHEMA:
+        raise TableError(
+            f"plan: it has schema {content.get('schema')!r}; this version reads {_SCHEMA}. Make the "
+            "plan anew."
+        )
+    try:
+        return _read(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(
+            f"plan: it is torn or was edited ({type(error).__name__}: {error}). Make the plan anew."
+        ) from error
+
+
+def _read(content: Mapping[str, Any]) -> dict[str, Any]:
+    layout = content["layout"]
+    return {
+        "experiments": tuple(Experiment.from_dict(e) for e in content["experiments"]),
+        "unit": content["unit"],
+        "flops": _flops_from_dict(content["flops"]),
+        "diagnostics": tuple(Diagnostic(**d) for d in content["diagnostics"]),
+        "layout": None
+        if layout is None
+        else Layout(
+            layout["design"],
+            Prior(layout["prior"]),
+            layout["width"],
+            tuple(layout["sizes_per_budget"]),
+        ),
+        "speed": _speed(content["speed"]),
+    }
+
+
+def _speed(values: Mapping[str, Any] | None) -> Speed | None:
+    if values is None:
+        return None
+    reading = values["reading"]
+    return Speed(
+        **{
+            **values,
+            "params": tuple(values["params"]),
+            "flops_per_second": tuple(values["flops_per_second"]),
+            "reading": None if reading is None else Reading(**reading),
+            "steps": tuple(StepTimes(**t) for t in values["steps"]),
+            "alone": tuple(StepTimes(**t) for t in values["alone"]),
+        }
+    )
+
+
+def _flops_to_dict(flops: FlopsFunction, experiments: Sequence[Experiment]) -> dict[str, Any]:
+    """F(N) by its parameters, or by its counts; a function of the user's by its values at the sizes."""
+    if isinstance(flops, LinearFlops):
+        return {"kind": "linear", "k": flops.k}
+    if isinstance(flops, SmoothFlops):
+        return {"kind": "smooth", **asdict(flops)}
+    if isinstance(flops, InterpolatedFlops):
+        counts = dict(flops.counts)
+    else:
+        counts = {float(e.params.total): e.flops_per_unit for e in experiments}
+    listed = [[n, counts[n]] for n in sorted(counts)]
+    return {"kind": "counted", "counts": listed, "description": flops.description}
+
+
+def _flops_from_dict(values: Mapping[str, Any]) -> FlopsFunction:
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    if values["kind"] == "linear":
+        return LinearFlops(**rest)
+    if values["kind"] == "smooth":
+        return SmoothFlops(**rest)
+    counts = {float(n): float(f) for n, f in rest["counts"]}
+    return InterpolatedFlops(counts, description=rest["description"])
+
+
+def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path) -> Path:
+    """See :meth:`SweepPlan.to_csv`."""
+    own = own_flops(experiments)
+    rows = [_row(e, own[e.id], speed) for e in experiments]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        with path.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"plan: {path} cannot be written ({reason}). Choose another path."
+        ) from error
+    return path
+
+
+def _row(e: Experiment, own: float, speed: Speed | None) -> dict[str, Any]:
+    size = json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size
+    return {
+        "id": e.id,
+        "label": e.label,
+        "budget": e.budget,
+        "flops": e.flops,
+        "flops_shared": e.flops - own,
+        "size": size,
+        "params": e.params.total,
+        "non_embedding": e.params.non_embedding,
+        "tokens": e.tokens,
+        "unit": e.unit,
+        "tokens_per_param": e.tokens / e.params.total,
+        "flops_per_unit": e.flops_per_unit,
+        "flops_per_unit_6nd": e.flops_per_unit_6nd,
+        "steps": e.steps,
+        "batch_size": e.batch_size,
+        "epochs": e.epochs,
+        "seconds": None if speed is None else round(speed.seconds(e, own), 3),
+        "seed": e.seed,
+        "repeat": e.repeat,
+        "trunk": e.trunk,
+        **{f"hparams.{name}": value for name, value in e.hparams.items()},
+    }

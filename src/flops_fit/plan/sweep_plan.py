@@ -1,0 +1,229 @@
+"""The plan as a value: what will be run, what it costs, how it is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.flops.functions import FlopsFunction
+from flops_fit.plan.comparison import DesignCosts, compare_designs
+from flops_fit.plan.cost import Device, Priced
+from flops_fit.plan.designs import Layout
+from flops_fit.plan.diff import PlanDiff, diff
+from flops_fit.plan.experiments import ExperimentFactory
+from flops_fit.plan.io import (
+    differing_columns,
+    plan_from_json,
+    plan_to_json,
+    shared_line,
+    write_csv,
+)
+from flops_fit.plan.timing import Speed
+from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.text import card, format_count, format_duration, render
+from flops_fit.trunks import own_flops
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class SweepPlan(Priced):
+    """The runs of a sweep, before anything is spent; prints as a table.
+
+    Attributes
+    ----------
+    experiments
+        One entry a run, cheapest budget first.
+    unit
+        What D counts: ``"tokens"`` or ``"samples"``.
+    flops
+        Training FLOPs per unit at any size, F(N).
+    diagnostics
+        What a reader should know before paying for it.
+    layout
+        The design with its prior and width; ``None`` where the sizes were given.
+    speed
+        Measured on this machine where there was data to measure with; gives the estimated times.
+    task
+        What carries out one experiment, where the plan was made with all that needs.
+    maker
+        What makes the exact experiment of any other budget and size under the same conditions.
+    coordinates
+        The check of whether one learning rate serves all widths, a ``train.CoordinateCheck``; ``None``
+        where none was made. Not part of the plan on disk.
+    """
+
+    experiments: tuple[Experiment, ...]
+    unit: str
+    flops: FlopsFunction
+    diagnostics: tuple[Diagnostic, ...] = ()
+    speed: Speed | None = field(default=None, compare=False)
+    task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
+    maker: ExperimentFactory | None = field(default=None, compare=False, repr=False)
+    layout: Layout | None = None
+    coordinates: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The distinct budgets, ascending."""
+        return tuple(sorted({e.budget for e in self.experiments}))
+
+    @property
+    def total_flops(self) -> float:
+        """Training FLOPs of all runs together, what runs of one trunk share counted once."""
+        return math.fsum(own_flops(self.experiments).values())
+
+    def seconds(self) -> float | None:
+        """Estimated time of all runs one after another; ``None`` where not measured.
+
+        A part of a trunk that several runs share is walked once. :meth:`estimate` knows of runs
+        side by side, of other devices and of money.
+        """
+        if self.speed is None:
+            return None
+        own = own_flops(self.experiments)
+        return math.fsum(self.speed.seconds(e, own[e.id]) for e in self.experiments)
+
+    def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
+        return self.experiments, self.speed
+
+    def compare_designs(
+        self,
+        device: str | None = None,
+        dollars_per_hour: float | None = None,
+        parallel: int = 1,
+        mfu: float | None = None,
+    ) -> DesignCosts:
+        """What the same budgets cost with each design; the arguments are those of :meth:`estimate`.
+
+        Each design is planned in full, around the same prior at its own default width, with the
+        model's sizes traced that it needs.
+
+        Raises
+        ------
+        InputError
+            The plan was read from a file, or its model has no size parameter.
+        """
+        place = Device(device, dollars_per_hour, parallel, mfu)
+        prior = None if self.layout is None else self.layout.prior
+        own = "sizes given" if self.layout is None else self.layout.design
+        return compare_designs(self.experiments, self.maker, self.speed, prior, place, own)
+
+    def diff(self, done: Iterable[Run] | str | Path) -> PlanDiff:
+        """What is run already, what is missing, and what is there and not asked for.
+
+        Parameters
+        ----------
+        done
+            Runs, or the ``output_dir`` of a sweep, which is only read.
+
+        Raises
+        ------
+        OutputError
+            The directory cannot be read. One that is not there holds no runs.
+        """
+        return diff(self.experiments, self.speed, done)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The plan as JSON text, written to ``path`` as well where one is given.
+
+        What carries it out (``task``, ``maker``) is not part of it; F(N) is, with every size
+        that was counted.
+        """
+        text = plan_to_json(self)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> SweepPlan:
+        """A plan from the text of :meth:`to_json`, or from the file that it wrote.
+
+        Raises
+        ------
+        TableError
+            It is no plan, or was edited: the id of a run no longer fits what decides it.
+        """
+        return cls(**plan_from_json(source))
+
+    def to_csv(self, path: str | Path) -> Path:
+        """One row a run, with its cost and its hyper-parameters.
+
+        Returns
+        -------
+        Path
+            Where it was written.
+        """
+        return write_csv(self.experiments, self.speed, Path(path))
+
+    def __len__(self) -> int:
+        return len(self.experiments)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict a run."""
+        return [e.to_dict() for e in self.experiments]
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        chosen = differing_columns(self.experiments)
+        table = Table(
+            title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs",
+            caption=shared_line(self.experiments) if self.experiments else None,
+            title_justify="left",
+            caption_justify="left",
+            collapse_padding=bool(chosen),  # the more columns, the less room
+        )
+        for name in ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name in ("epochs", "lr", *chosen, "est. time"):
+            table.add_column(name, justify="right", no_wrap=True)
+        previous, own = None, own_flops(self.experiments)
+        for i, e in enumerate(self.experiments):
+            if previous not in (None, e.budget):
+                table.add_section()
+            previous = e.budget
+            table.add_row(
+                f"{e.flops:.4g}",
+                _size_text(e.size),
+                format_count(e.params.total),
+                format_count(e.tokens),
+                f"{e.tokens / e.params.total:.3g}",
+                f"{e.flops_per_unit / e.flops_per_unit_6nd:.2f}",
+                f"{e.steps:,}",
+                f"{e.batch_size:,}",
+                "–" if e.epochs is None else f"{e.epochs:.2g}",
+                f"{e.hparams['lr']:.2g}",
+                *(column[i] for column in chosen.values()),
+                "–" if self.speed is None else format_duration(self.speed.seconds(e, own[e.id])),
+            )
+        return table
+
+    def _repr_html_(self) -> str:
+        rows = [["FLOPs", "runs", "N", f"D ({self.unit})"]]
+        for budget in self.budgets:
+            here = [e for e in self.experiments if e.budget == budget]
+            sizes, units = [e.params.total for e in here], [e.tokens for e in here]
+            spans = [f"{format_count(min(v))}–{format_count(max(v))}" for v in (sizes, units)]
+            rows.append([f"{budget:.3g}", str(len(here)), *spans])
+        total = self.seconds()
+        notes = [] if total is None else [f"About {format_duration(total)}, one run after another."]
+        title = f"{len(self)} runs, {self.total_flops:.3g} FLOPs"
+        return card(title, rows, [*notes, *(str(d) for d in self.diagnostics)])
+
+    def __str__(self) -> str:
+        lines = [render(self)]
+        total = self.seconds()
+        if total is not None and self.speed is not None:
+            lines.append(
+                f"About {format_duration(total)} of training, one run after another on {self.speed.device}."
+            )
+        return "\n".join([*lines, *(str(d) for d in self.diagnostics)])
+
+
+def _size_text(size: Any) -> str:
+    return "×".join(str(v) for v in size.values()) if isinstance(size, Mapping) else str(size)

@@ -1,0 +1,395 @@
+"""A few real steps before the sweep: is the model trainable, and how fast is it here?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flops_fit.data.spec import DataSpec
+from flops_fit.errors import LossError, ModelError
+from flops_fit.model.spec import ModelSpec
+from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
+from flops_fit.records import Experiment
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How long reading a sample takes.
+
+    Attributes
+    ----------
+    seconds, waiting
+        Per sample, of the clock, and of that without work for the processor, as for a disk.
+    size
+        Bytes of a sample.
+    on_host
+        Whether samples are in the host's memory.
+    """
+
+    seconds: float
+    waiting: float
+    size: float = 0.0
+    on_host: bool = True
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Times of one size: a step takes ``fixed`` + C_step/``flops_per_second``.
+
+    Attributes
+    ----------
+    params
+        N.
+    fixed
+        Seconds of a step however small its batch: calls, the optimizer, the gradient's norm.
+    flops_per_second
+        What each further sample is computed at.
+    start
+        Seconds from nothing to the end of a first step: building the model, memory, first calls.
+    """
+
+    params: float
+    fixed: float
+    flops_per_second: float
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured training speed, FLOP/s against N, on one device.
+
+    ``held_out_units`` are evaluated at the end of every run, at a forward pass each: a third of
+    the training FLOPs. ``reading`` is how fast samples are read, where it was measured.
+    ``steps`` takes a step apart by size, where that was measured too; ``alone`` is the same with
+    one thread of a CPU of ``threads``, as runs side by side have it. ``flops_per_second`` is that of
+    steps as planned.
+    """
+
+    params: tuple[float, ...]
+    flops_per_second: tuple[float, ...]
+    device: str
+    held_out_units: float = 0.0
+    reading: Reading | None = None
+    steps: tuple[StepTimes, ...] = ()
+    alone: tuple[StepTimes, ...] = ()
+    threads: int = 1
+
+    def seconds(
+        self, experiment: Experiment, flops: float | None = None, *, parallel: int = 1
+    ) -> float:
+        """Estimated time of one run: its start, its steps with their reading, its evaluation.
+
+        Parameters
+        ----------
+        experiment
+            The run.
+        flops
+            Those that it computes itself, where a part is shared.
+        parallel
+            Runs at the same time. On a CPU they share its threads; a GPU is taken to be each run's own.
+        """
+        share = 1.0 if flops is None else flops / experiment.flops
+        held_out = experiment.flops_per_unit / 3 * self.held_out_units
+        if not self.steps:
+            return (experiment.flops * share + held_out) / self._speed(experiment)
+        at = self._at(experiment, parallel)
+        steps = experiment.steps * share
+        read = 0.0 if self.reading is None else self.reading.seconds * experiment.batch_size
+        train = steps * (at.fixed + read) + experiment.flops * share / at.flops_per_second
+        return at.start + train + self._evaluation(experiment, at, held_out)
+
+    def step_seconds(self, experiment: Experiment) -> float:
+        """Estimated time of one step, its batch being at hand."""
+        flops = experiment.flops / experiment.steps
+        if not self.steps:
+            return flops / self._speed(experiment)
+        at = self._at(experiment, 1)
+        return at.fixed + flops / at.flops_per_second
+
+    def _evaluation(self, experiment: Experiment, at: StepTimes, flops: float) -> float:
+        """Time of the held-out set in batches of 64 or more, a third of a step's calls for each."""
+        samples = self.held_out_units / experiment.units_per_sample
+        if samples <= 0:
+            return 0.0
+        batch = max(1.0, min(max(experiment.batch_size, 64), samples // 32))
+        read = 0.0 if self.reading is None else self.reading.seconds * samples
+        return math.ceil(samples / batch) * at.fixed / 3 + read + flops / at.flops_per_second
+
+    def _at(self, experiment: Experiment, parallel: int) -> StepTimes:
+        """Times at this size, with the threads that are left to one of ``parallel`` runs."""
+        many = _interpolated(self.steps, experiment)
+        threads = max(1, self.threads // parallel)
+        if not self.alone or threads >= self.threads:
+            return many
+        one = _interpolated(self.alone, experiment)
+        share = math.log(threads) / math.log(self.threads)
+        return StepTimes(
+            many.params,
+            *(
+                math.exp((1 - share) * math.log(a) + share * math.log(b))
+                for a, b in (
+                    (one.fixed, many.fixed),
+                    (one.flops_per_second, many.flops_per_second),
+                    (one.start, many.start),
+                )
+            ),
+        )
+
+    def _speed(self, experiment: Experiment) -> float:
+        speed = np.interp(
+            math.log(experiment.params.total), np.log(self.params), np.log(self.flops_per_second)
+        )
+        return math.exp(float(speed))
+
+
+_TINY = 1e-9  # seconds, where a logarithm needs one
+
+
+def _interpolated(times: tuple[StepTimes, ...], experiment: Experiment) -> StepTimes:
+    """Log-linear in N between the sizes measured; as the outermost beyond them."""
+    log_n = math.log(experiment.params.total)
+    known = [math.log(t.params) for t in times]
+
+    def between(values: list[float]) -> float:
+        return math.exp(float(np.interp(log_n, known, np.log(np.maximum(values, _TINY)))))
+
+    return StepTimes(
+        float(experiment.params.total),
+        between([t.fixed for t in times]),
+        between([t.flops_per_second for t in times]),
+        between([t.start for t in times]),
+    )
+
+
+_STEP_FLOPS = 2e10  # a probed step costs no more than this: a second or so on two cores
+_DEVICE_FLOPS = 2e12  # on a GPU, which shows its speed in whole batches alone
+_READINGS = 6  # batches read to see how long reading takes, the first to warm up
+_READING_SECONDS = 1.0  # fewer, where this has passed
+_PART = 4  # a step is timed on its batch and on a quarter of it
+_FEWEST, _MOST = 3, 25  # steps timed each
+_STEP_SECONDS = 0.25  # no more of them once this has passed
+_ALLOCATED = 5e7  # the largest model that is built only to be probed
+
+
+def probe(
+    spec: ModelSpec,
+    data: DataSpec,
+    objective: Objective,
+    experiments: tuple[Experiment, ...],
+    device: str,
+    held_out_samples: int = 0,
+    microbatch: int | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Speed:
+    """Train a few steps at up to three of the planned sizes, and read a few batches.
+
+    The smallest size is always built: what cannot train is found out here, before any compute is
+    spent. Larger sizes are built up to 5e7 parameters. ``microbatch`` and ``autocast`` are those of
+    the runs.
+
+    Raises
+    ------
+    LossError
+        The loss is no scalar, has no gradient, is not finite, or is a sum over the batch.
+    ModelError
+        The model's constructor or its forward pass raises.
+    """
+    import torch
+
+    by_size = sorted({repr(e.size): e for e in experiments}.values(), key=lambda e: e.params.total)
+    chosen = [by_size[i] for i in sorted({0, len(by_size) // 2, len(by_size) - 1})]
+    chosen = [chosen[0], *(e for e in chosen[1:] if e.params.total <= _ALLOCATED)]
+    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    probed: dict[float, _Steps] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        for experiment in chosen:
+            most = min(experiment.batch_size, microbatch or experiment.batch_size)
+            steps = _Steps(spec, data, objective, experiment, device, most, autocast)
+            steps.measure(threads)
+            probed[float(experiment.params.total)] = steps
+    sizes = tuple(sorted(probed))
+    held_out = held_out_samples * experiments[0].units_per_sample
+    reading = time_reading(data, chosen[0].batch_size)
+    return Speed(
+        sizes,
+        tuple(probed[n].flops_per_second for n in sizes),
+        device,
+        held_out,
+        reading,
+        tuple(probed[n].times[threads] for n in sizes),
+        tuple(probed[n].times[1] for n in sizes) if threads > 1 else (),
+        threads,
+    )
+
+
+def time_reading(data: DataSpec, batch_size: int) -> Reading:
+    """How long reading takes, the median of a few batches in a run's order."""
+    clock: list[float] = []
+    work: list[float] = []
+    size, on_host = 0.0, True
+
+    def see(tensor: Any) -> None:
+        nonlocal size, on_host
+        size += tensor.numel() * tensor.element_size()
+        on_host = on_host and tensor.device.type == "cpu"
+
+    with closing(data.batches(batch_size, _READINGS, 0)) as batches:
+        while len(clock) < _READINGS and sum(clock) < _READING_SECONDS:
+            start, worked = time.perf_counter(), time.process_time()
+            batch = next(batches)
+            clock.append(time.perf_counter() - start)
+            work.append(time.process_time() - worked)
+    map_tensors(batch, see)
+    # The first opens files and starts streams, which a run does once.
+    seconds = float(np.median(clock[1:] or clock))
+    waiting = max(0.0, seconds - float(np.median(work[1:] or work)))
+    return Reading(seconds / batch_size, waiting / batch_size, size / batch_size, on_host)
+
+
+class _Steps:
+    """Steps of one size, timed as they are planned and on a quarter of the batch."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        data: DataSpec,
+        objective: Objective,
+        experiment: Experiment,
+        device: str,
+        most: int,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        import torch
+
+        self.objective, self.device, self.autocast = objective, device, autocast
+        self.told = f"{spec.reference} at {spec.arguments(experiment.size)}"
+        self.per_sample = experiment.flops_per_sample
+        self.clip = float(experiment.hparams["clip"])
+        self.kind = torch.device(device).type
+        cost = _STEP_FLOPS if self.kind == "cpu" else _DEVICE_FLOPS
+        size = max(1, min(most, int(cost / self.per_sample) or 1))
+        self.batch = data.first_batch(max(size, 2))
+        started = time.perf_counter()
+        try:
+            self.model: Any = spec.build(experiment.size).to(device)
+        except Exception as error:
+            raise ModelError(
+                f"model_cls: {spec.reference}({spec.arguments(experiment.size)}) raised "
+                f"{type(error).__name__}: {error}."
+            ) from error
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
+        self.built = time.perf_counter() - started
+        self.params = float(experiment.params.total)
+        self.flops_per_second = 0.0
+        self.times: dict[int, StepTimes] = {}
+
+    def measure(self, threads: int) -> None:
+        """Time steps with all threads, and with one where a CPU has more."""
+        import torch
+
+        started = time.perf_counter()
+        self._step(self.batch, first=True)
+        begun = self.built + time.perf_counter() - started
+        n = batch_length(self.batch)
+        few = max(2, n // _PART)  # BatchNorm refuses a single sample
+        part = map_tensors(self.batch, lambda t: t[:few] if t.dim() else t)
+        for many in sorted({threads, 1}, reverse=True):
+            if many != threads:
+                torch.set_num_threads(many)
+            try:
+                whole, fewer = self._typical(part)
+            finally:
+                if many != threads:
+                    torch.set_num_threads(threads)
+            if many == threads:
+                self.flops_per_second = self.per_sample * n / whole
+            self.times[many] = self._apart(n, whole, batch_length(part), fewer, begun)
+
+    def _apart(self, n: int, whole: float, m: int, fewer: float, begun: float) -> StepTimes:
+        """What a step takes however small, and what each sample adds."""
+        each = (whole - fewer) / (n - m) if n > m else 0.0
+        each = min(max(each, 0.25 * whole / n), whole / n)  # noise may turn it round
+        return StepTimes(self.params, whole - n * each, self.per_sample / each, begun)
+
+    def _typical(self, part: Any) -> tuple[float, float]:
+        """Seconds of a step on the batch and on a part of it, in turns; the medians, as runs have no luck."""
+        taken: list[list[float]] = [[], []]
+        batches = [self.batch, part]
+        while len(taken[0]) < _FEWEST or (sum(taken[0]) < _STEP_SECONDS and len(taken[0]) < _MOST):
+            for batch, times in zip(batches, taken, strict=True):
+                started = time.perf_counter()
+                self._step(batch)
+                times.append(time.perf_counter() - started)
+        return float(np.median(taken[0])), float(np.median(taken[1]))
+
+    def _step(self, batch: Any, first: bool = False) -> None:
+        import torch
+
+        batch = to_device(batch, self.device)
+        try:
+            with self.autocast():
+                total, count = self.objective(self.model, batch)
+        except (LossError, ModelError):
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"model_cls: a forward pass of {self.told} with its loss raised "
+                f"{type(error).__name__}: {error}. It was called with the data set's first batch."
+            ) from error
+        if first:
+            _check(self.model, batch, self.objective, total)
+        (total / max(count, 1)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.kind in ("cuda", "xpu", "mps"):
+            getattr(torch, self.kind).synchronize()
+
+
+def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:
+    """Refuse a loss that cannot be trained on."""
+    import torch
+
+    check_loss(total)
+    if not bool(torch.isfinite(total)):
+        raise LossError(
+            f"loss_fn: the untrained model's loss on the first batch is {total.item():g}; expected "
+            "a finite number. Look for NaN in the data, or in the model's output."
+        )
+    if objective.loss_fn is None or objective.step_fn is not None or batch_length(batch) < 2:
+        return
+    _check_mean(model, batch, objective)
+
+
+def _sample(batch: Any, i: int) -> Any:
+    return map_tensors(batch, lambda t: t[i : i + 1])
+
+
+def _check_mean(model: Any, batch: Any, objective: Objective) -> None:
+    """Refuse a loss that adds up over the batch: it must be a mean over counted units."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            n = batch_length(batch)
+            whole = float(objective.mean(model, batch))
+            losses = [float(objective.mean(model, _sample(batch, i))) for i in range(n)]
+    except Exception:  # some models refuse a single sample; then nothing is known
+        return
+    finally:
+        model.train(was_training)
+    added = math.fsum(losses)
+    if abs(added) > 1e-12 and abs(whole / added - 1) < 1e-3 and n > 1:
+        raise LossError(
+            f"loss_fn: expected the mean over the batch's units; over {n} samples it returned the "
+            'sum of their losses. Use reduction="mean".'
+        )

@@ -1,0 +1,273 @@
+"""Recipes as published for language models, each a formula with its source and its range.
+
+All were fitted on tokens of text. N without embeddings is ``params.non_embedding``, which holds the
+output head where it shares no weights with an embedding; at small sizes that head may be most of
+it. Warmups that are published as a number of steps or tokens are shortened to a tenth of the run,
+as the runs of a sweep are short. Learning rates are the formulas' at any size: far outside their
+range they are neither checked nor bounded, as is said at each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flops_fit.errors import InputError
+from flops_fit.recipes.hparams import HParams, is_number
+from flops_fit.records import ParamCount
+
+TIMESCALE = "timescale"  # what a weight_decay is called that :func:`timescale_weight_decay` gives
+
+
+def scaled_beta2(beta2: float, batch_units: float, reference_batch_units: float) -> float:
+    """β₂ that remembers as many units at ``batch_units`` as ``beta2`` does at the reference.
+
+    Adam forgets half of a squared gradient after ln ½/ln β₂ steps of B units each. That many units
+    stay the same at a batch of B' units with β₂' = β₂^(B'/B)
+    (Marek et al. 2025, arXiv:2507.07101).
+
+    For runs of a fraction of that half-life β₂' is so near 1 that the average never settles:
+    choose the reference among runs as long as yours.
+
+    Raises
+    ------
+    InputError
+        ``beta2`` is not between 0 and 1, or a batch is not positive.
+
+    Examples
+    --------
+    >>> round(scaled_beta2(0.95, 250_000, 500_000), 4)
+    0.9747
+    """
+    if not (is_number(beta2) and 0 < beta2 < 1):
+        raise InputError(f"beta2: expected a value between 0 and 1; got {beta2!r}.")
+    for name, value in (
+        ("batch_units", batch_units),
+        ("reference_batch_units", reference_batch_units),
+    ):
+        if not (is_number(value) and value > 0):
+            raise InputError(f"{name}: expected a positive number of units; got {value!r}.")
+    return float(beta2 ** (batch_units / reference_batch_units))
+
+
+def timescale_weight_decay(
+    lr: float, batch_units: float, params: ParamCount, units: float
+) -> float:
+    """The weight decay at which AdamW forgets its weights as fast as a run of D units needs.
+
+    Decay λ at rate η makes the weights an average over the last 1/(ηλ) of the run's D/B steps. As
+    a share of the run that is the timescale τ = B/(ηλD), and the best one is a power law in units
+    per parameter (Bergsma et al. 2025, arXiv:2505.13738):
+
+        τ = 1.084·(D/N)^−0.527, so λ = B/(ηDτ).
+
+    Twice the batch needs twice the decay. It was fitted on language models under muP. Here N is
+    ``params.total`` and η the peak rate. An exponent near −0.52 was confirmed elsewhere; the two
+    constants to their last digit, the range of the fit and which parameters it counts were not
+    checked against the paper. Runs of few steps or of very many units per parameter surely lie
+    outside: where 1/(ηλ) falls below one step, the decay does harm.
+
+    Raises
+    ------
+    InputError
+        ``lr``, ``batch_units`` or ``units`` is no positive number.
+
+    Examples
+    --------
+    >>> params = ParamCount(total=10**8, non_embedding=10**8, matmul=10**8, active=10**8)
+    >>> round(timescale_weight_decay(0.002, 2.5e5, params, 2e9), 3)
+    0.28
+    """
+    for name, value in (("lr", lr), ("batch_units", batch_units), ("units", units)):
+        if not (is_number(value) and value > 0):
+            raise InputError(f"{name}: expected a positive number; got {value!r}.")
+    tau = 1.084 * (units / params.total) ** -0.527
+    return float(batch_units / (lr * units * tau))
+
+
+def default(params: ParamCount, units: float, unit: str) -> HParams:
+    """Learning rate falling with size, batch growing with the run.
+
+    The learning rate is the line through the sizes of Brown et al. 2020, Table 2.1
+    (6e-4 at 125 M, 1e-4 at 13 B): 6e-4·(N/1.25e8)^−0.39, at most 0.02. The batch follows the
+    exponent of Li et al. 2025 (StepLaw), D^0.571, with a quarter of its constant: short runs need
+    steps more than they need large batches.
+
+    β₂ is one constant per step. A half-life in units (:func:`scaled_beta2`) is left to the user:
+    that of Brown et al., .95 at half a million tokens, is 6.8 million tokens, which is longer than
+    whole runs at the small end of a sweep, and no other anchor is published for such runs.
+    """
+    lr = min(0.02, 6e-4 * (params.non_embedding / 1.25e8) ** -0.39)
+    batch = max(0.15 * units**0.571, 1.0)
+    return HParams(lr=lr, batch_units=batch, beta2=0.98, recipe="default-1")
+
+
+def constant(params: ParamCount, units: float, unit: str) -> HParams:
+    """The same values for every run whatever its size: what a sweep is that nobody tuned.
+
+    AdamW as torch has it where nothing is said (rate 1e-3, β 0.9/0.999, decay 0.01), on batches of
+    4,096 tokens or 128 samples. Warmup, schedule and clipping are those of :func:`default`, so that
+    the two differ in nothing but what was chosen by size and length.
+
+    It serves as a baseline. One rate for all sizes is too small for the smallest or too large for
+    the largest, which bends the fitted law: Porian et al. 2024 (arXiv:2406.19146) trace a part of
+    Kaplan's exponent to this.
+    """
+    return HParams(
+        lr=1e-3,
+        batch_units=4096.0 if unit == "tokens" else 128.0,
+        weight_decay=0.01,
+        beta2=0.999,
+        recipe="constant-1",
+    )
+
+
+_LONGEST_WARMUP = 0.1
+_FEWEST_STEPS = 1000.0
+
+
+def steplaw2025(params: ParamCount, units: float, unit: str) -> HParams:
+    """The rate falls with size and rises with length; the batch grows with length alone.
+
+    η = 1.79·N^−0.713·D^0.307 and B = 0.58·D^0.571 tokens, N without embeddings (Li et al. 2025,
+    arXiv:2503.04715; the means of the thousand fits that they released).
+
+    Fitted on models of 2e8 to 1e9 parameters, 4e9 to 1e11 tokens, in batches of 2,048-token
+    sequences, under a cosine that ends at a rate of 1e-5 whatever the peak, after 2,000 steps of
+    warmup. Losses are flat around the optimum: the best run of their grid lies up to a factor of
+    two from the formula. β 0.9/0.95, decay 0.1 and clipping at 1 are common to such runs and were
+    not read off theirs.
+
+    At 20 tokens a parameter η exceeds 0.01 below 3e6 parameters, more than many models bear. A run
+    of a million tokens has 650 steps. A peak of 1e-5 or less does not fall.
+    """
+    lr = 1.79 * params.non_embedding**-0.713 * units**0.307
+    batch = max(0.58 * units**0.571, 1.0)
+    return HParams(
+        lr=lr,
+        batch_units=batch,
+        warmup=_share(2000 * batch, units),
+        final=min(1e-5 / lr, 1.0),
+        recipe="steplaw2025-1",
+    )
+
+
+def deepseek2024(params: ParamCount, units: float, unit: str) -> HParams:
+    """Rate and batch by the run's FLOPs alone: as many at any split into size and length.
+
+    η = 0.3118·C^−0.125 and B = 0.2920·C^0.3271 tokens (Bi et al. 2024, arXiv:2401.02954, eq. 1).
+    Their C is M·D, M the FLOPs per token without the vocabulary's but with attention's; here
+    C = 6·N·D, N without embeddings, which is 0.43 of theirs at 8 layers of width 512 and 0.92 at 80
+    of 8,192 (their table 3). That raises η by up to 11 % and lowers B by up to 24 %.
+
+    Fitted on 1e17 to 2e19 FLOPs near the best split, and checked by them at 7B and 67B. Far from
+    the best split it knows nothing of N: a small model trained for long gets the rate of a large
+    one trained briefly.
+
+    Decay 0.1, β 0.9/0.95, clipping at 1 and 2,000 steps of warmup are theirs. Their schedule drops
+    in two steps, to 31.6 % after 80 % of the tokens and to 10 % after 90 %. Here it is ``"wsd"``
+    with a cool-down over the same last fifth to the same tenth; in that fifth its mean rate is 40 %
+    of the peak, theirs 21 %. No batch exceeds a thousandth of the run.
+    """
+    flops = 6.0 * params.non_embedding * units
+    batch = _batch(0.2920 * flops**0.3271, units)
+    return HParams(
+        lr=0.3118 * flops**-0.125,
+        batch_units=batch,
+        warmup=_share(2000 * batch, units),
+        schedule="wsd",
+        cooldown=0.2,
+        final=0.1,
+        recipe="deepseek2024-1",
+    )
+
+
+_GOPHER_N = (44e6, 117e6, 417e6, 1.4e9, 7.1e9, 70e9, 280e9)
+_GOPHER_LR = (6e-4, 6e-4, 2e-4, 2e-4, 1.2e-4, 1e-4, 4e-5)
+_GOPHER_BATCH = (0.25e6, 0.25e6, 0.25e6, 0.25e6, 2e6, (1.5e6 * 3e6) ** 0.5, (3e6 * 6e6) ** 0.5)
+
+
+def chinchilla2022(params: ParamCount, units: float, unit: str) -> HParams:
+    """Rate and batch by size, from the models that led to Chinchilla.
+
+    Power laws join the published sizes, N with embeddings as in their names:
+
+    =============  =====  =====  =====  =====  ======  =========  =======
+    N              44M    117M   417M   1.4B   7.1B    70B        280B
+    =============  =====  =====  =====  =====  ======  =========  =======
+    peak rate      6e-4   6e-4   2e-4   2e-4   1.2e-4  1e-4       4e-5
+    batch, tokens  0.25M  0.25M  0.25M  0.25M  2M      1.5M → 3M  3M → 6M
+    =============  =====  =====  =====  =====  ======  =========  =======
+
+    All but 70B are of Gopher (Rae et al. 2021, arXiv:2112.11446, table 1), 70B is Chinchilla
+    (Hoffmann et al. 2022, arXiv:2203.15556, table 4). A batch that doubles on the way is given its
+    geometric mean, as a run here keeps one. The cosine falls to a tenth over the run's own length:
+    one that was planned for a quarter more cost them visibly. Warmup is of 1,500 steps, clipping at 1.
+    The runs of their own sweep, 70M to 16B, had 2e-4 for the smallest and 1.25e-4 for the largest.
+
+    β 0.9/0.95 and the decay 0.1 are those of Brown et al. 2020, as none of theirs were found
+    (Gopher was trained with Adam, Chinchilla with AdamW). Below 44M and above 280B parameters the
+    last values hold, and rates far below what small models bear are to be expected. No batch
+    exceeds a thousandth of the run.
+    """
+    batch = _batch(_between(params.total, _GOPHER_BATCH), units)
+    return HParams(
+        lr=_between(params.total, _GOPHER_LR),
+        batch_units=batch,
+        warmup=_share(1500 * batch, units),
+        final=0.1,
+        recipe="chinchilla2022-1",
+    )
+
+
+def porian2024(params: ParamCount, units: float, unit: str) -> HParams:
+    """Rate and batch by size, fitted for runs near 20 tokens a parameter at a constant rate.
+
+    η = 0.0047·(N/108e6)^(−1/3) and B = 160·2,048·(N/108e6)^(2/3) tokens: the rounded fits of
+    Porian et al. 2024 (arXiv:2406.19146), as their code draws them; unrounded they are
+    3.7·N^−0.36 and 0.7576·N^0.703. N is what multiplies, blocks and output head
+    (``params.matmul``). Fitted on 25M to 110M parameters, used by them from 5M to 901M.
+
+    Warmup takes N tokens, and the rate then stays: they found that no decay is needed for the law
+    of the optimum, though a run ends at a higher loss than under one. With ``"schedule": "cosine"``
+    beside this recipe's name the rest stays.
+
+    They tried β₂ of 0.95, 0.99 and 0.999 and found 0.95 too small for batches of 128 sequences of
+    2,048 tokens or fewer. There it is 0.99 here, above 0.95: what they gave each size was not
+    found. Their decay is independent of the rate; 1e-4 a step, of Wortsman et al. 2023
+    (arXiv:2309.14322), is put in its place, so that λ = 1e-4/η.
+
+    Rates exceed 0.02 below 1.4M parameters. No batch exceeds a thousandth of the run.
+    """
+    relative = max(params.matmul, 1) / 108e6
+    lr = 0.0047 * relative ** (-1 / 3)
+    wanted = 160 * 2048 * relative ** (2 / 3)
+    batch = _batch(wanted, units)
+    return HParams(
+        lr=lr,
+        batch_units=batch,
+        warmup=_share(params.matmul, units),
+        schedule="constant",
+        weight_decay=1e-4 / lr,
+        beta2=0.95 if batch > 128 * 2048 else 0.99,
+        recipe="porian2024-1",
+    )
+
+
+PUBLISHED = {
+    recipe.__name__: recipe for recipe in (steplaw2025, deepseek2024, chinchilla2022, porian2024)
+}
+
+
+def _share(warmup_units: float, units: float) -> float:
+    """A warmup as a share of the run, shortened where the run is short."""
+    return min(warmup_units / units, _LONGEST_WARMUP)
+
+
+def _batch(published: float, units: float) -> float:
+    """A batch that leaves a run its steps, and holds one unit at least."""
+    return max(min(published, units / _FEWEST_STEPS), 1.0)
+
+
+def _between(params: float, values: tuple[float, ...]) -> float:
+    """Power laws between the sizes of Gopher and Chinchilla, constant beyond them."""
+    return float(np.exp(np.interp(np.log(params), np.log(_GOPHER_N), np.log(values))))

@@ -1,0 +1,235 @@
+"""A recipe of the user's own as a TOML table: values, and power laws of size and length."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args
+
+from flops_fit.errors import InputError
+from flops_fit.recipes.custom import named, replaced
+from flops_fit.recipes.hparams import HParams, Recipe
+from flops_fit.recipes.published import TIMESCALE
+from flops_fit.records import ParamCount
+
+SizeName = Literal["total", "non_embedding", "matmul", "active"]
+SIZES = get_args(SizeName)
+
+
+@dataclass(frozen=True)
+class RecipePowerLaw:
+    """coefficient·N^params·D^units·d^width·C^compute, kept between ``min`` and ``max``.
+
+    D counts units, d is the model's width and C = 6·N·D.
+
+    Attributes
+    ----------
+    coefficient
+        Above 0.
+    params, units, width, compute
+        The exponents.
+    min, max
+        Bounds of the value.
+    size
+        Which of a model's counts N is: a field of :class:`~flops_fit.ParamCount`.
+
+    Examples
+    --------
+    >>> params = ParamCount(total=1200, non_embedding=1000, matmul=1000, active=1200)
+    >>> PowerLaw(2.0, params=-1.0, units=0.5)(params, 1e4)
+    0.2
+    """
+
+    coefficient: float
+    params: float = 0.0
+    units: float = 0.0
+    width: float = 0.0
+    compute: float = 0.0
+    min: float = 0.0
+    max: float = math.inf
+    size: SizeName = "non_embedding"
+
+    def __call__(self, params: ParamCount, units: float) -> float:
+        """The value for a run.
+
+        Raises
+        ------
+        InputError
+            The law asks for a width, and the model's is not known; or it gives no finite number.
+        """
+        n = float(getattr(params, self.size))
+        if self.width and not params.width:
+            raise InputError(
+                "hparams: a power law in the width was given, and the width of this model is not "
+                "known, as it shows no weights of two dimensions. Use params in place of width."
+            )
+        try:
+            value = (
+                self.coefficient
+                * n**self.params
+                * units**self.units
+                * (float(params.width) ** self.width if self.width else 1.0)
+                * (6 * n * units) ** self.compute
+            )
+        except OverflowError:
+            value = math.inf
+        bounded = float(min(max(value, self.min), self.max))
+        if not math.isfinite(bounded):
+            raise InputError(
+                f"hparams: {self} gives no finite number for N = {n:g} and D = {units:g}. Check the "
+                "signs of its exponents, or give max."
+            )
+        return bounded
+
+
+_FIELDS = tuple(field.name for field in fields(HParams) if field.name != "recipe")
+_NEEDED = ("lr", "batch_units")  # what an HParams has no value for by itself
+_UNSET = HParams(lr=1.0, batch_units=1.0)  # a table without a base gives both of these
+_LAW_KEYS = tuple(field.name for field in fields(RecipePowerLaw))
+
+
+@dataclass(frozen=True)
+class RecipeTable:
+    """Hyper-parameters by rules that are data: plain values, and power laws in their place.
+
+    Attributes
+    ----------
+    name
+        What its results call their recipe.
+    values
+        Fields of :class:`HParams` that every run has alike; ``weight_decay`` may be
+        ``"timescale"``, see :func:`timescale_weight_decay`.
+    laws
+        Fields that follow a power law.
+    base
+        What chooses all the others; without it they have :class:`HParams`' own defaults.
+
+    Raises
+    ------
+    InputError
+        There is no base, and nothing says what ``lr`` or ``batch_units`` is.
+
+    Examples
+    --------
+    >>> rules = RecipeTable("lab-3", {"batch_units": 64.0}, {"lr": PowerLaw(2.0, params=-0.5)})
+    >>> rules(ParamCount(total=12_000, non_embedding=10_000, matmul=10_000, active=12_000), 1e6, "").lr
+    0.02
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    laws: Mapping[str, RecipePowerLaw]
+    base: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        missing = [name for name in _NEEDED if name not in {*self.values, *self.laws}]
+        if self.base is None and missing:
+            raise InputError(
+                f"hparams: expected {' and '.join(missing)}, as there is no base to choose them. Add "
+                'them, or base = "default".'
+            )
+
+    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
+        """The values for one run."""
+        by_law = {name: law(params, units) for name, law in self.laws.items()}
+        base = _UNSET if self.base is None else self.base(params, units, unit)
+        return replaced(base, {**self.values, **by_law, "recipe": self.name}, params, units)
+
+
+def read_recipe(path: str | Path) -> RecipeTable:
+    """The recipe that a TOML file holds.
+
+    Its keys are ``name``, optionally ``base`` (a recipe's name) and ``size`` (which count of a
+    model N is, for all laws), and fields of :class:`HParams`: each a value, or a table with the
+    keys of :class:`RecipePowerLaw`. Without a base, ``lr`` and ``batch_units`` have to be there.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is no TOML, or a key is unknown, missing or of another kind.
+    """
+    content = _content(Path(path))
+    _known(path, "", content, ("name", "base", "size", *_FIELDS))
+    name = content.pop("name", None)
+    if not isinstance(name, str) or not name.strip():
+        _refuse(path, f'expected name = "…", what this recipe is to be called; got {name!r}.')
+    base = named(content.pop("base"), f"hparams: {path}: base") if "base" in content else None
+    size = content.pop("size", RecipePowerLaw.size)
+    laws = {k: _law(path, k, v, size) for k, v in content.items() if isinstance(v, dict)}
+    values = {k: v for k, v in content.items() if k not in laws}
+    _check_size(path, "size", size)
+    checked = _checked(path, values)
+    try:
+        return RecipeTable(name, checked, laws, base)
+    except InputError as error:
+        _refuse(path, str(error).removeprefix("hparams: "), error)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror or error}. Check the path.", error)
+    except ValueError as error:  # of TOML, or of UTF-8
+        _refuse(path, f"is no TOML: {error}. Mend it there.", error)
+
+
+def _law(path: str | Path, name: str, table: Mapping[str, Any], size: Any) -> RecipePowerLaw:
+    if name == "schedule":
+        _refuse(path, 'expected schedule to be a name such as "cosine"; got a table.')
+    _known(path, f"[{name}] ", table, _LAW_KEYS)
+    given = {"size": size, **table}
+    _check_size(path, f"[{name}] size", given["size"])
+    for key in _LAW_KEYS[:-1]:
+        if key in given:
+            given[key] = _number(path, f"[{name}] {key}", given[key])
+    if given.get("coefficient", 0.0) <= 0:
+        _refuse(
+            path,
+            f"[{name}] expected a coefficient above 0; got {table.get('coefficient')!r}.",
+        )
+    law = RecipePowerLaw(**given)
+    if law.min > law.max:
+        _refuse(path, f"[{name}] expected min of at most max; got {law.min:g} and {law.max:g}.")
+    return law
+
+
+def _number(path: str | Path, what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        _refuse(path, f"{what}: expected a number; got {value!r}.")
+    return float(value)
+
+
+def _check_size(path: str | Path, what: str, size: Any) -> None:
+    if size not in SIZES:
+        _refuse(path, f"{what}: expected one of {', '.join(map(repr, SIZES))}; got {size!r}.")
+
+
+def _checked(path: str | Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, refused at once where no run could have one, whatever the others are."""
+    words: dict[str, Any] = {"schedule": values.get("schedule", "cosine")}
+    if values.get("weight_decay") == TIMESCALE:
+        words["weight_decay"] = TIMESCALE
+    numbers: dict[str, Any] = {k: _number(path, k, v) for k, v in values.items() if k not in words}
+    try:
+        trial = replace(_UNSET, **numbers)
+        replace(trial, cooldown=1.0, warmup=0.0, schedule=words["schedule"])
+    except InputError as error:
+        _refuse(path, str(error).removeprefix("hparams: "), error)
+    return {**numbers, **{k: v for k, v in words.items() if k in values}}
+
+
+def _known(path: str | Path, where: str, table: Iterable[str], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            _refuse(path, f"{where}unknown key {key!r}; known are {', '.join(known)}.{hint}")
+
+
+def _refuse(path: str | Path, why: str, cause: Exception | None = None) -> NoReturn:
+    raise InputError(f"hparams: {path}: {why}") from cause

@@ -1,0 +1,281 @@
+"""The folder of a sweep: what is in it, and who may write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flops_fit.errors import OutputError, TableError
+from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.store.files import unwritable, write_atomic, write_new
+from flops_fit.store.lease import Holder, Lease, living_holder, take_lease
+from flops_fit.store.read import (
+    FINAL,
+    FORMAT,
+    SCHEMA,
+    Attempt,
+    migrated_sweep,
+    read_attempt,
+    read_run,
+    read_sweep,
+)
+from flops_fit.store.rows import write_runs
+from flops_fit.train.trunk import left_trunks, prune_trunk
+
+
+@dataclass
+class Store:
+    """The folder of a sweep."""
+
+    path: Path
+    findings: list[Diagnostic] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path).absolute()  # workers may be elsewhere
+
+    @classmethod
+    def open(cls, path: str | Path, *, resume: bool = True) -> Store:
+        """Take a folder as a sweep's own, making it where it is missing.
+
+        With ``resume=False`` the runs already there are renamed, so that none is reused.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, or holds something else; or runs are to be set aside that
+            somebody is making.
+        """
+        store = cls(Path(path))
+        try:
+            store._claim()
+            if not resume:
+                store._set_runs_aside()
+            store.runs.mkdir(exist_ok=True)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise unwritable(store.path, error) from error
+        return store
+
+    def _claim(self) -> None:
+        marker = self.path / "sweep.json"
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not marker.exists() and (foreign := _foreign(self.path)) and not marker.exists():
+            raise OutputError(
+                f"output_dir: {self.path} holds {foreign[:4]} and no sweep of flops-fit. "
+                "Expected an empty or new folder, or that of an earlier sweep: choose another "
+                "output_dir."
+            )
+        probe = self.path / f".writable.{uuid.uuid4().hex}.tmp"
+        probe.touch()
+        probe.unlink()
+        if not write_new(marker, json.dumps({"format": FORMAT, "schema": SCHEMA})):
+            content = read_sweep(self.path)
+            new = migrated_sweep(content, marker)
+            if new != content:
+                write_atomic(marker, json.dumps(new, indent=1))
+
+    def _set_runs_aside(self) -> None:
+        if holders := list(self.holders().items()):
+            raise OutputError(
+                f"output_dir: resume=False sets the runs in {self.path} aside, and {len(holders)} of "
+                f"them are being made, {holders[0][0]} by {holders[0][1]}. Wait for them or stop "
+                "them, or choose another output_dir."
+            )
+        when = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        for folder in (self.runs, self.trunks):
+            if folder.is_dir():
+                aside = self.path / f"{folder.name}-set-aside-{when}"
+                folder.rename(aside)
+                self._note(f"Earlier {folder.name} were set aside in {aside.name}.")
+
+    @property
+    def runs(self) -> Path:
+        """Where each run has a folder of its own."""
+        return self.path / "runs"
+
+    @property
+    def trunks(self) -> Path:
+        """Where runs of one trunk leave their state to longer ones."""
+        return self.path / "trunks"
+
+    def run_dir(self, experiment_id: str) -> Path:
+        """The folder of one run."""
+        return self.runs / experiment_id
+
+    def run_lease(self, experiment_id: str) -> Path:
+        """The lease on a run."""
+        return self.run_dir(experiment_id) / "lease.json"
+
+    def trunk_lease(self, trunk: str) -> Path:
+        """The lease on a trunk, beside its folder, as that comes and goes."""
+        return self.trunks / f"{trunk}.lease"
+
+    def write_plan(self, experiments: Iterable[Experiment]) -> None:
+        """Note which runs this sweep asks for."""
+        content = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "experiments": [e.to_dict() for e in experiments],
+        }
+        self._write(self.path / "sweep.json", json.dumps(content, indent=1))
+
+    def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
+        """Record how a run ended, and return what is on record: one result at most for each id.
+
+        A result, complete or diverged, is linked into place if there is none; readers see all of
+        it or nothing, and nothing overwrites it. Other states are noted as the last attempt.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written. What was on record before still is.
+        """
+        directory = self.run_dir(run.experiment.id)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(directory, error) from error
+        if run.state not in FINAL:
+            attempt = {
+                "schema": SCHEMA,
+                "token": uuid.uuid4().hex,
+                "call": call,
+                "lost": lost,
+                "run": run.to_dict(),
+            }
+            self._write(directory / "attempt.json", json.dumps(attempt, indent=1))
+            return run
+        path = directory / "run.json"
+        content = json.dumps({"schema": SCHEMA, **run.to_dict()}, indent=1)
+        try:
+            while not write_new(path, content):
+                if (earlier := self.result(run.experiment.id)) is not None:
+                    return earlier
+                self._move_attempt_of_schema_1(path)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise unwritable(directory, error) from error
+        (directory / "attempt.json").unlink(missing_ok=True)
+        shutil.rmtree(directory / "checkpoint", ignore_errors=True)
+        return run
+
+    def _move_attempt_of_schema_1(self, path: Path) -> None:
+        """Such a record is no result, and stands where one has to go."""
+        with suppress(FileNotFoundError):
+            if read_run(path, path.parent.name).state not in FINAL:
+                path.replace(path.with_name("attempt.json"))
+
+    def is_recorded(self, experiment_id: str) -> bool:
+        """Whether a result is there, unread."""
+        return (self.run_dir(experiment_id) / "run.json").exists()
+
+    def prune(
+        self, experiments: Iterable[Experiment], ended: Mapping[str, Run], trunk: str = ""
+    ) -> None:
+        """Remove what branches left of their trunks and no run without a final record needs.
+
+        While runs go on, only that of a ``trunk`` none of whose branches does. A trunk that
+        somebody works on is left alone.
+        """
+        final = {i for i, run in ended.items() if run.state in FINAL}
+        missing = [e for e in experiments if e.id not in final]
+        for name in left_trunks(self.trunks):
+            if trunk in ("", name):
+                with suppress(OSError):
+                    lease = take_lease(self.trunk_lease(name))
+                    if isinstance(lease, Lease):
+                        with lease:
+                            prune_trunk(self.trunks, missing, name)
+        if not trunk:
+            with suppress(OSError):  # where something is left in it
+                self.trunks.rmdir()
+
+    def finished(self, experiments: Iterable[Experiment]) -> dict[str, Run]:
+        """The final runs among ``experiments``, by id.
+
+        Completed and diverged runs are final. Failed ones and those out of memory are asked for
+        again: what was in their way may be gone.
+        """
+        found = {e.id: self.result(e.id) for e in experiments}
+        return {i: run for i, run in found.items() if run is not None}
+
+    def others(self, experiments: Iterable[Experiment]) -> int:
+        """How many recorded runs are not among ``experiments``; they are kept and not fitted."""
+        asked = {e.id for e in experiments}
+        with os.scandir(self.runs) as entries:
+            return sum(1 for p in entries if p.name not in asked and p.is_dir())
+
+    def result(self, experiment_id: str) -> Run | None:
+        """The run of this id, if it is on record and final.
+
+        A record that is torn or another run's is renamed and noted in ``findings``.
+        """
+        path = self.runs / experiment_id / "run.json"
+        try:
+            run = read_run(path, experiment_id)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"output_dir: {path} cannot be read: {error}.") from error
+        except TableError as error:
+            aside = path.with_name(f"run.json.unreadable-{time.time_ns()}")
+            with suppress(FileNotFoundError):  # another driver was first
+                path.rename(aside)
+                self._note(
+                    f"runs/{experiment_id}/run.json is torn or foreign ({str(error)[:80]}); it was "
+                    f"renamed to {aside.name} and the run is made again."
+                )
+            return None
+        return run if run.state in FINAL else None
+
+    def attempt(self, experiment_id: str) -> Attempt | None:
+        """The last attempt that gave no result; None where there is none, or it is torn."""
+        return read_attempt(self.runs / experiment_id / "attempt.json")
+
+    def holder(self, experiment: Experiment) -> Holder | None:
+        """Who living makes this run, or another of its trunk."""
+        holder = living_holder(self.run_lease(experiment.id))
+        if holder is None and experiment.trunk:
+            holder = living_holder(self.trunk_lease(experiment.trunk))
+        return holder
+
+    def holders(self) -> dict[str, Holder]:
+        """By id, who living makes the runs of this folder."""
+        if not self.runs.is_dir():
+            return {}
+        found = {p.name: living_holder(self.run_lease(p.name)) for p in self.runs.iterdir()}
+        return {i: holder for i, holder in found.items() if holder is not None}
+
+    def write_table(self, runs: Iterable[Run]) -> Path:
+        """All runs of the plan, whatever their state, as ``runs.csv``."""
+        return write_runs(runs, self.path / "runs.csv")
+
+    def _write(self, path: Path, content: str) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def _note(self, message: str) -> None:
+        self.findings.append(Diagnostic("store", "note", message))
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What a folder holds that is neither hidden nor a sweep in a folder of its own."""
+    return sorted(
+        p.name
+        for p in folder.iterdir()
+        if not p.name.startswith(".") and not (p / "sweep.json").exists()
+    )

@@ -1,0 +1,276 @@
+"""Training curves: the loss along each run, as approach 1 of Hoffmann et al. 2022 reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.errors import InputError, TableError
+from flops_fit.records import Excluded
+from flops_fit.table.columns import check_mapping, find_numbers, is_missing, numbers, wanted
+from flops_fit.table.run_table import read_raw
+from flops_fit.table.sources import Raw, curve_rows, filled_of
+from flops_fit.trackers.history import TrackedRuns
+
+Floats = NDArray[np.float64]
+
+_RUN = ("run", "run_id", "run_name", "label", "name", "experiment")
+_QUANTITIES = ("params", "tokens", "loss", "flops")
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The loss of one run along its training.
+
+    Attributes
+    ----------
+    label
+        The run's name.
+    params
+        N.
+    tokens, loss
+        D so far, strictly increasing, and the loss there; shape (points,).
+    flops
+        C spent so far, where the table tells it; shape (points,).
+    """
+
+    label: str
+    params: float
+    tokens: Floats
+    loss: Floats
+    flops: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Training curves of many runs.
+
+    Attributes
+    ----------
+    curves
+        One entry a run.
+    excluded
+        Runs and points that were left out, each with its reason.
+    notes
+        What was chosen or changed on the way in.
+
+    Examples
+    --------
+    >>> log = {"run": ["a", "a", "b", "b"], "params": [1e6, 1e6, 2e6, 2e6],
+    ...        "tokens": [1e7, 2e7, 1e7, 2e7], "val_loss": [4.0, 3.8, 3.9, 3.6]}
+    >>> curves = Curves.read(log)
+    >>> len(curves), curves.sizes.tolist()
+    (2, [1000000.0, 2000000.0])
+    """
+
+    curves: tuple[Curve, ...]
+    excluded: tuple[Excluded, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.curves)
+
+    def __iter__(self) -> Iterator[Curve]:
+        return iter(self.curves)
+
+    @property
+    def sizes(self) -> Floats:
+        """The different N, ascending."""
+        return np.unique([c.params for c in self.curves])
+
+    def smoothed(self, width: float = 0.1) -> Curves:
+        """The curves with ln L replaced by a running straight line over ``width`` in ln D.
+
+        Each point becomes the value at its own D of the least-squares line of ln L in ln D
+        through the points within ``width``/2 on either side. A running mean would lift a
+        falling curve at its last point, where only one side has neighbours; a line does not.
+
+        Parameters
+        ----------
+        width
+            In ln D: 0.1 averages over a tenth of the tokens seen so far.
+
+        Raises
+        ------
+        InputError
+            ``width`` is not positive.
+        """
+        if not (np.isfinite(width) and width > 0):
+            raise InputError(f"expected width to be a positive number in ln D; got {width!r}.")
+        smooth = tuple(replace(c, loss=_running_line(c.tokens, c.loss, width)) for c in self.curves)
+        note = f"the curves are running lines of ln L over {width:g} in ln D"
+        return replace(self, curves=smooth, notes=(*self.notes, note))
+
+    @classmethod
+    def read(cls, source: Any, columns: Mapping[str, str] | None = None) -> Curves:
+        """Curves from a long table: one row for each run and point of its training.
+
+        Parameters
+        ----------
+        source
+            Curves, a path to a CSV, JSONL or Parquet file, a dict of columns, a list of dicts,
+            any DataFrame that narwhals understands, or runs of a service, as
+            :func:`flops_fit.read_mlflow` and its like return them.
+        columns
+            Where a column has a name of its own, of ``run``, ``params``, ``tokens``, ``loss`` and,
+            optional, ``flops``. Usual names are found; of a plain ``loss`` beside a held-out one
+            such as ``val_loss``, the held-out one is taken.
+
+        Returns
+        -------
+        Curves
+            Points in order of tokens. Points without a positive finite number in every column are
+            left out and listed, as are runs with fewer than two points left.
+
+        Raises
+        ------
+        TableError
+            A column is missing or ambiguous, a run has one point, two sizes, the same tokens twice
+            or FLOPs that do not grow. Steps are not turned into tokens: how many tokens a step
+            takes is not in such a table.
+        InputTypeError
+            ``source`` is no table.
+        """
+        if isinstance(source, Curves):
+            return source
+        return _curves(source, columns or {})
+
+
+def _shown(source: Any) -> str:
+    if isinstance(source, TrackedRuns):
+        return source.where
+    return str(source) if isinstance(source, str | Path) else "the table of curves"
+
+
+def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
+    where = _shown(source)
+    unknown = set(columns) - {"run", *_QUANTITIES}
+    if unknown:
+        names = ["run", *_QUANTITIES]
+        raise TableError(f"columns= maps {sorted(unknown)}; for curves it may map {names}.")
+    mapping = check_mapping({k: v for k, v in columns.items() if k != "run"})
+    if isinstance(source, TrackedRuns):
+        source = curve_rows(source, mapping)
+    own = wanted(mapping)
+    runs = (columns["run"],) if "run" in columns else _RUN
+    raw = read_raw(source, lambda h: "text" if _plain(h) in map(_plain, runs) else own(h))
+    if raw.rows == 0:
+        raise TableError(f"expected one row for each point of each curve; {where} is empty.")
+    column = _run_column(raw, runs, where)
+    data, notes = _quantities(raw, mapping, where)
+    rows: dict[str, list[int]] = {}
+    for i, label in enumerate(raw.cells[column]):
+        if is_missing(label):
+            raise TableError(f"{where}, row {i + 1}: expected the run's name, got {label!r}.")
+        rows.setdefault(str(label), []).append(i)
+    curves, excluded = [], []
+    for label, index in rows.items():
+        if len(index) == 1:
+            raise TableError(
+                f"run {label!r} has one point, which is no curve. Expected one row for each point "
+                f"of a run's training, with the run's name in column {column!r}; a table "
+                "of finished runs belongs in fit_runs(runs), not in curves=."
+            )
+        part = {name: column[index] for name, column in data.items()}
+        sound = np.all([np.isfinite(v) & (v > 0) for v in part.values()], axis=0)
+        lost = int(np.sum(~sound))
+        if lost:
+            reason = f"{lost} of {len(index)} points lack a positive finite {_culprits(part)}"
+            excluded.append(Excluded(label, reason))
+        if np.sum(sound) < 2:
+            excluded.append(Excluded(label, f"{int(np.sum(sound))} points are left, no curve"))
+            continue
+        curves.append(_curve(label, {name: v[sound] for name, v in part.items()}))
+    if not curves:
+        raise TableError(
+            f"{where} has no curve with two points of positive finite params, tokens and loss."
+        )
+    return Curves(tuple(curves), tuple(excluded), tuple(notes))
+
+
+def _plain(heading: str) -> str:
+    return heading.strip().lower()
+
+
+def _run_column(raw: Raw, names: Sequence[str], where: str) -> str:
+    """The column that tells runs apart: identifiers before names."""
+    for name in names:
+        for heading in raw.cells:
+            if _plain(heading) == _plain(name):
+                return heading
+    raise TableError(
+        f"{where} lacks {'run' if names is _RUN else names[0]!r}; it has the columns "
+        f"{list(raw.headings)}. Say which is which: Curves.read(..., columns={{'run': 'your_column'}})."
+    )
+
+
+def _quantities(
+    raw: Raw, mapping: Mapping[str, str], where: str
+) -> tuple[dict[str, Floats], list[str]]:
+    """N, D, loss and perhaps C of every point, and what was chosen where there was a choice."""
+    found = find_numbers(raw.headings, filled_of(raw), mapping)
+    for name in ("params", "tokens", "loss"):
+        if name not in found:
+            steps = ", or add tokens = step × tokens per step." if name == "tokens" else "."
+            raise TableError(
+                f"{where} lacks {name!r}; it has the columns {list(raw.headings)}. Say which is "
+                f"which: Curves.read(..., columns={{{name!r}: 'your_column'}}){steps}"
+            )
+    used = {name: found[name] for name in _QUANTITIES if name in found}
+    data = {name: numbers(raw.cells[f.column], f.column) for name, f in used.items()}
+    return data, [f.note for f in used.values() if f.note]
+
+
+def _culprits(part: Mapping[str, Floats]) -> str:
+    return " and ".join(name for name, v in part.items() if not np.all(np.isfinite(v) & (v > 0)))
+
+
+def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
+    sizes = np.unique(part["params"])
+    if len(sizes) > 1:
+        raise TableError(
+            f"run {label!r} has {len(sizes)} sizes, {sizes[0]:.6g} to {sizes[-1]:.6g}; expected "
+            "one N a run. Give runs of different sizes different names."
+        )
+    order = np.argsort(part["tokens"], kind="stable")
+    tokens = part["tokens"][order]
+    twice = np.flatnonzero(np.diff(tokens) == 0)
+    if len(twice):
+        raise TableError(
+            f"run {label!r} has {tokens[twice[0]]:.6g} tokens twice; expected one loss for each "
+            "point. Average repeated evaluations, and give repeated runs names of their own."
+        )
+    flops = part["flops"][order] if "flops" in part else None
+    if flops is not None and np.any(np.diff(flops) <= 0):
+        raise TableError(
+            f"the FLOPs of run {label!r} do not grow with its tokens; expected those spent so "
+            "far. Leave the column out to count F(N)·D."
+        )
+    return Curve(label, float(sizes[0]), tokens, part["loss"][order], flops)
+
+
+def _running_line(tokens: Floats, loss: Floats, width: float) -> Floats:
+    """At each point the value of a line through its neighbours within width/2 in ln D."""
+    x, y = np.log(tokens), np.log(loss)
+    x, level = x - x.mean(), y.mean()
+    low = np.searchsorted(x, x - width / 2 - 1e-12)
+    high = np.searchsorted(x, x + width / 2 + 1e-12, side="right")
+
+    def window(values: Floats) -> Floats:
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        return np.asarray(total[high] - total[low])
+
+    count, mean_x, mean_y = (high - low).astype(float), window(x), window(y - level)
+    mean_x, mean_y = mean_x / count, mean_y / count
+    variance = window(x * x) / count - mean_x**2
+    together = window(x * (y - level)) / count - mean_x * mean_y
+    slope = np.where(variance > 1e-12, together / np.maximum(variance, 1e-12), 0.0)
+    return np.asarray(np.exp(level + mean_y + slope * (x - mean_x)))

@@ -1,0 +1,309 @@
+"""A table of runs: the columns that a law is fitted to, read from anything that holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.errors import TableError
+from flops_fit.records import Excluded, Run
+from flops_fit.table.columns import (
+    NUMERIC,
+    Wanted,
+    budgets_of,
+    check_mapping,
+    find_numbers,
+    find_text,
+    is_missing,
+    numbers,
+    unfinished,
+    wanted,
+)
+from flops_fit.table.files import from_file
+from flops_fit.table.schedule import Horizon, find_horizon, unfinished_schedules
+from flops_fit.table.sources import MOST_ROWS, Raw, filled_of, final_rows, from_value
+from flops_fit.trackers.history import TrackedRuns
+
+Floats = NDArray[np.float64]
+
+_REQUIRED = ("params", "tokens", "loss")
+_POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
+
+
+def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Every field of a RunTable, from a path or from anything in memory that holds a table."""
+    mapping = check_mapping(columns)
+    tracked = source if isinstance(source, TrackedRuns) else None
+    if tracked is not None:
+        source = final_rows(tracked, mapping)
+    raw = read_raw(source, wanted(mapping))
+    if raw.rows == 0:
+        head = f" below its headings {list(raw.headings)}" if raw.headings else ""
+        raise TableError(
+            f"expected at least one run; the table is empty{head}. Add rows of N, D and loss."
+        )
+    data, notes = _quantities(raw, mapping)
+    labels = _labels(raw)
+    horizon = find_horizon(raw, mapping, tracked)
+    reasons = _left_out(raw, data, horizon)
+    keep = np.ones(raw.rows, dtype=bool)
+    keep[list(reasons)] = False
+    kept = np.flatnonzero(keep).tolist()
+    fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
+    if "budget" not in fields:
+        fields["budget"] = budgets_of(fields["flops"])
+    cluster = find_text("cluster", list(raw.cells))
+    trunks = [raw.cells[cluster][i] for i in kept] if cluster else []
+    return {
+        **fields,
+        "labels": tuple(labels[i] for i in kept),
+        "cluster": clusters(trunks),
+        "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
+        "notes": (*notes, *(tracked.notes if tracked else ()), *horizon.notes),
+        "unit": tracked.unit if tracked else "tokens",
+    }
+
+
+def clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
+    """What runs share their noise by, one value a run; ``None`` where none is given.
+
+    A run without a value shares its noise with none, and is a cluster of its own.
+    """
+    if all(is_missing(value) for value in values):
+        return None
+    return tuple(
+        f"run {i} alone" if is_missing(value) else str(value)
+        for i, value in enumerate(values, start=1)
+    )
+
+
+def read_raw(source: Any, kind: Wanted) -> Raw:
+    """The columns that ``kind`` wants, from a path or from anything in memory that holds a table."""
+    if isinstance(source, str | Path):
+        return from_file(Path(source), kind)
+    return from_value(source, kind)
+
+
+def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], tuple[str, ...]]:
+    """The numeric columns under our names, N, D and C complete, and what was assumed."""
+    filled = filled_of(raw)
+    found = find_numbers(raw.headings, filled, mapping)
+    # An optional column without a single value is as good as none.
+    found = {n: f for n, f in found.items() if n in _REQUIRED or f.column in filled or n in mapping}
+    has_compute = "flops" in found
+    if "tokens" in found and found["tokens"].column not in filled and has_compute:
+        del found["tokens"]
+    missing = [name for name in _REQUIRED if name not in found]
+    if missing and not (missing == ["tokens"] and has_compute):
+        raise TableError(_lacks(missing, raw.headings))
+    data = {name: numbers(raw.cells[f.column], f.column) for name, f in found.items()}
+    notes = [f.note for f in found.values() if f.note]
+    with np.errstate(all="ignore"):
+        if "tokens" not in data:
+            data["tokens"] = data["flops"] / (6 * data["params"])
+            notes.append("The table has no tokens: D = C/(6N) was assumed.")
+        if "flops" not in data:
+            data["flops"] = 6 * data["params"] * data["tokens"]
+            notes.append("The table has no FLOPs: C = 6·N·D was assumed.")
+    return data, tuple(notes)
+
+
+def _lacks(missing: list[str], headings: tuple[str, ...]) -> str:
+    text = f"the table lacks {missing}; it has the columns {list(headings)}. "
+    if headings and all(_is_number(h) for h in headings):
+        return f"{text}Its first line holds numbers: put the headings params,tokens,loss above."
+    return f"{text}Say which is which: columns={{{missing[0]!r}: 'your_column'}}."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _labels(raw: Raw) -> list[str]:
+    column = find_text("label", list(raw.cells))
+    cells = raw.cells[column] if column else [None] * raw.rows
+    return [f"run {i}" if is_missing(c) else str(c) for i, c in enumerate(cells, start=1)]
+
+
+def _left_out(raw: Raw, data: Mapping[str, Floats], horizon: Horizon) -> dict[int, str]:
+    """The rows that are no finished run with positive numbers, each with its reason."""
+    state = find_text("state", list(raw.cells))
+    states = unfinished(raw.cells[state]) if state else {}
+    reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
+    reasons = {**unfinished_schedules(raw, horizon), **reasons}
+    for name in (n for n in _POSITIVE if n in data):
+        values = data[name]
+        known = ~np.isnan(values) if name == "unique_tokens" else np.ones(raw.rows, dtype=bool)
+        for i in np.flatnonzero(known & ~(np.isfinite(values) & (values > 0))):
+            text = f"{name} is {values[i]:g}, expected a positive number"
+            reasons.setdefault(int(i), text)
+    return reasons
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """The columns that a law is fitted to, one entry a run; all arrays have shape (runs,).
+
+    Attributes
+    ----------
+    params, tokens, flops, loss
+        N, D, C as spent, and the held-out loss.
+    labels
+        A name for each run, used wherever one is flagged.
+    budget
+        The planned compute each run belongs to: the groups of approach 2.
+    loss_se
+        Standard error of each loss, where it is known.
+    non_embedding, unique_tokens
+        N without embeddings and D without repeats, where they are known.
+    cluster
+        Runs with equal values share a trunk or a seed, and so their noise; ``None`` where no two
+        runs are known to.
+    excluded
+        What was left out before the fit, each with its reason.
+    notes
+        What was derived or assumed on the way in.
+    """
+
+    params: Floats
+    tokens: Floats
+    flops: Floats
+    loss: Floats
+    labels: tuple[str, ...]
+    budget: Floats
+    loss_se: Floats | None = None
+    non_embedding: Floats | None = None
+    unique_tokens: Floats | None = None
+    cluster: tuple[str, ...] | None = None
+    excluded: tuple[Excluded, ...] = ()
+    notes: tuple[str, ...] = ()
+    unit: str = "tokens"
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def select(self, keep: NDArray[np.bool_], reason: str = "") -> RunTable:
+        """The runs where ``keep`` holds; with ``reason`` the others are listed as excluded."""
+        picked = np.flatnonzero(keep)
+        columns: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, np.ndarray):
+                columns[f.name] = value[picked]
+        columns["labels"] = tuple(self.labels[i] for i in picked)
+        if self.cluster is not None:
+            columns["cluster"] = tuple(self.cluster[i] for i in picked)
+        if reason:
+            dropped = tuple(Excluded(self.labels[i], reason) for i in np.flatnonzero(~keep))
+            columns["excluded"] = self.excluded + dropped
+        return replace(self, **columns)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict a run, under the names that :meth:`read` understands."""
+        columns: dict[str, list[Any]] = {"label": list(self.labels)}
+        for name in NUMERIC:
+            column = getattr(self, name)
+            if column is not None:
+                columns[name] = column.tolist()
+        if self.cluster is not None:
+            columns["cluster"] = list(self.cluster)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @classmethod
+    def from_runs(cls, runs: Iterable[Run]) -> RunTable:
+        """Completed runs as a table; every other run is listed as excluded with its reason."""
+        completed, excluded = [], []
+        for run in runs:
+            if run.state == "completed" and run.loss is not None and math.isfinite(run.loss):
+                completed.append(run)
+            else:
+                reason = f"{run.state}: {run.reason}" if run.reason else run.state
+                excluded.append(Excluded(run.experiment.label, reason))
+
+        def column(values: Iterable[float]) -> Floats:
+            return np.array(list(values), dtype=np.float64)
+
+        standard_errors = [r.loss_se for r in completed]
+        unique = [math.nan if r.unique_tokens is None else r.unique_tokens for r in completed]
+        return cls(
+            params=column(r.experiment.params.total for r in completed),
+            tokens=column(r.tokens for r in completed),
+            flops=column(r.flops for r in completed),
+            loss=column(r.loss for r in completed if r.loss is not None),
+            labels=tuple(r.experiment.label for r in completed),
+            budget=column(r.experiment.budget for r in completed),
+            loss_se=None
+            if any(s is None for s in standard_errors)
+            else column(s for s in standard_errors if s is not None),
+            non_embedding=column(r.experiment.params.non_embedding for r in completed),
+            unique_tokens=None if all(map(math.isnan, unique)) else column(unique),
+            cluster=clusters([r.experiment.trunk for r in completed]),
+            excluded=tuple(excluded),
+            unit=completed[0].experiment.unit if completed else "tokens",
+        )
+
+    @classmethod
+    def read(
+        cls,
+        source: RunTable | Iterable[Run] | Iterable[Mapping[str, Any]] | str | Path | Any,
+        columns: Mapping[str, str] | None = None,
+    ) -> RunTable:
+        """A table of runs from whatever holds one, one row a run.
+
+        Parameters
+        ----------
+        source
+            A RunTable, runs of this library, a list of dicts, a dict of columns, any DataFrame that
+            narwhals understands (pandas, polars, pyarrow, ...), or a path to CSV (also separated by
+            semicolons, tabs or bars), JSON, JSON lines or Parquet; or runs of a service, as
+            :func:`flops_fit.read_mlflow` and its like return them.
+        columns
+            Where a column has a name of its own: ``{"params": "n_weights"}``. Usual names
+            (``N``, ``num_params``, ``D``, ``C``, ``val_loss``, ``final_loss``, ...) are found, also
+            at the end of a tracker's path: ``config.n_params``, ``summary/val_loss``.
+
+        Returns
+        -------
+        RunTable
+            A held-out loss is taken before a training loss. Runs that did not finish (a column
+            ``State`` or ``status``) and rows without positive N, D, C and loss are in ``excluded``,
+            as are those whose loss was read before the end of their schedule, where
+            ``planned_flops``, ``planned_tokens`` or ``planned_steps`` says how long it was. Of
+            runs of a service that has to be known.
+
+        Raises
+        ------
+        TableError
+            A column is missing or ambiguous or holds text, the file is no table, or it has more
+            than 1,000,000 rows. Nobody has trained a million models: such a file logs steps, and its
+            rows are not independent runs. Runs of a service do not say how long their schedules
+            were, and nobody vouches that they ended.
+        InputTypeError
+            ``source`` is none of the above.
+        MissingExtraError
+            A Parquet file without pyarrow.
+
+        Examples
+        --------
+        >>> rows = [{"N": 1e8, "D": 2e9, "val_loss": 3.4}, {"N": 2e8, "D": 1e9, "val_loss": 3.5}]
+        >>> RunTable.read(rows).loss.tolist()
+        [3.4, 3.5]
+        """
+        if isinstance(source, RunTable):
+            return source
+        if isinstance(source, Iterator):
+            source = list(islice(source, MOST_ROWS + 1))
+        if isinstance(source, Sequence) and source and all(isinstance(r, Run) for r in source):
+            return cls.from_runs([r for r in source if isinstance(r, Run)])
+        return cls(**fields_of(source, columns or {}))

@@ -1,0 +1,227 @@
+"""Runs out of TensorBoard's event files."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import TableError
+from flops_fit.records import Experiment, Run
+from flops_fit.trackers.history import Add, TrackedRun, TrackedRuns, tracked_runs
+from flops_fit.trackers.service import Service, ending, needs, reading, settings
+
+
+class TensorBoardTracker(Service):
+    """Each run as a folder of event files, with units seen as the step.
+
+    ``flops`` is a scalar among the others, settings are those of the HParams tab, and the texts
+    ``state`` and ``reason`` say how the run ended. A run that goes on writes into the folder it has,
+    and points after its checkpoint are taken back.
+
+    Parameters
+    ----------
+    folder
+        What ``tensorboard --logdir`` is given.
+
+    Raises
+    ------
+    MissingExtraError
+        TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path = "tensorboard"):
+        needs("tensorboard", "tensorboard", "TensorBoardTracker")
+        self.folder = Path(folder).resolve()
+
+    def start(self, experiment: Experiment) -> None:
+        """Nothing yet: where the run goes on from is known at its first reading."""
+        self.opened = None
+
+    def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
+        """One scalar for each number of the reading."""
+        if self.opened is None:
+            self._open(experiment, values["units"])
+        self._scalars(reading(experiment, values), values["units"])
+
+    def finish(self, run: Run) -> None:
+        """The held-out loss at the units it was reached with."""
+        self._end(run)
+
+    def fail(self, run: Run) -> None:
+        """State and reason as texts."""
+        self._end(run)
+
+    def _open(self, experiment: Experiment, units: int) -> None:
+        """A new file, which takes back all points from these units on in the files before it."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        name = re.sub(r"[^\w.=#+-]+", "_", experiment.label)
+        self.opened = EventFileWriter(str(self.folder / f"{name}_{experiment.id}"))
+        self._write(units, session_log=SessionLog(status=SessionLog.START))
+        began = SessionStartInfo(start_time_secs=time.time())
+        for setting, value in settings(experiment).items():
+            kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
+            setattr(began.hparams[setting], kind, value)
+        self._hparams(session_start_info=began)
+        self._texts({"state": "running"}, units)
+
+    def _end(self, run: Run) -> None:
+        from tensorboard.plugins.hparams.api_pb2 import Status
+        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
+
+        if self.opened is None:  # it ended before its first reading
+            self._open(run.experiment, run.tokens)
+        self._scalars(ending(run), run.tokens)
+        self._texts({"state": run.state, "reason": run.reason}, run.tokens)
+        word = "STATUS_SUCCESS" if run.state == "completed" else "STATUS_FAILURE"
+        ended = SessionEndInfo(status=Status.Value(word), end_time_secs=time.time())
+        self._hparams(session_end_info=ended)
+        self.taken().close()
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers in double precision, where TensorBoard's own functions round to single."""
+        self._summaries({k: (v, "float64", "scalars") for k, v in values.items()}, step)
+
+    def _texts(self, values: Mapping[str, str], step: int) -> None:
+        self._summaries({k: ([v.encode()], None, "text") for k, v in values.items()}, step)
+
+    def _hparams(self, **content: Any) -> None:
+        """One of the messages that the HParams tab reads, under a tag of its own name."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import metadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+        (name,) = content
+        summary = Summary()
+        summary.value.add(
+            tag=f"_hparams_/{name}",
+            metadata=metadata.create_summary_metadata(HParamsPluginData(**content)),
+            tensor=metadata.NULL_TENSOR,
+        )
+        self._write(0, summary=summary)
+
+    def _summaries(self, values: Mapping[str, tuple[Any, Any, str]], step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.util.tensor_util import make_tensor_proto
+
+        summary = Summary()
+        for tag, (value, dtype, plugin) in values.items():
+            shown = SummaryMetadata(
+                plugin_data=SummaryMetadata.PluginData(plugin_name=plugin),
+                data_class="DATA_CLASS_SCALAR" if dtype else "DATA_CLASS_TENSOR",
+            )
+            tensor = make_tensor_proto(value, dtype=dtype)
+            summary.value.add(tag=tag, metadata=shown, tensor=tensor)
+        self._write(step, summary=summary)
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.opened.add_event(Event(wall_time=time.time(), step=step, **content))
+        self.opened.flush()
+
+
+_ALL = {"scalars": 0, "tensors": 0}  # a number would be the size of a random sample
+_STARTED = "_hparams_/session_start_info"
+
+
+def read_tensorboard(
+    folder: str | Path, *, complete: bool = False, add: Add | None = None
+) -> TrackedRuns:
+    """The runs below a folder: each folder that has event files is one.
+
+    Scalars become columns of their own names, values of the HParams tab ``hparams.x``; ``step`` is
+    TensorBoard's. A run is named by its folder. TensorBoard knows no states: of runs not tracked by
+    this library all count as finished that pass for complete.
+
+    Parameters
+    ----------
+    folder
+        What ``tensorboard --logdir`` is given.
+    complete
+        Vouch that each run went to the end of its schedule, where runs do not say so.
+    add
+        Makes columns from those there are: it gets the settings of a run with one point of its
+        history and ``label``, its name.
+
+    Returns
+    -------
+    TrackedRuns
+        For ``fit_runs(tracked, curves=tracked)``, with ``columns=`` for unusual names.
+
+    Raises
+    ------
+    TableError
+        There are no event files.
+    MissingExtraError
+        TensorBoard is not installed.
+
+    Examples
+    --------
+    >>> sizes = {"small": 1e6, "large": 4e6}
+    >>> runs = read_tensorboard(  # doctest: +SKIP
+    ...     "logs", complete=True,
+    ...     add=lambda row: {"params": sizes[row["label"]], "tokens": 65536 * row["step"]},
+    ... )
+    """
+    needs("tensorboard", "tensorboard", "read_tensorboard")
+    root = Path(folder)
+    places = sorted({path.parent for path in root.rglob("*tfevents*") if path.is_file()})
+    if not places:
+        raise TableError(
+            f"expected event files of TensorBoard, named *tfevents*, below {root}; there are none."
+        )
+    read = [(str(place.relative_to(root)), _run(place, root)) for place in places]
+    return tracked_runs(read, f"TensorBoard's {root}", complete, add)
+
+
+def _run(place: Path, root: Path) -> TrackedRun:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(place), size_guidance=_ALL).Reload()
+    points: dict[int, dict[str, Any]] = {}
+    texts: dict[str, str] = {}
+    for tag in events.Tags()["scalars"]:
+        for event in events.Scalars(tag):
+            points.setdefault(event.step, {"step": event.step})[tag] = event.value
+    for tag in events.Tags()["tensors"]:
+        kind = events.SummaryMetadata(tag).plugin_data.plugin_name
+        for event in events.Tensors(tag) if kind in ("scalars", "text") else ():
+            value = _value(event.tensor_proto)
+            if kind == "scalars":
+                points.setdefault(event.step, {"step": event.step})[tag] = float(value)
+            else:
+                texts[tag] = value.decode(errors="replace")
+    ordered: list[Mapping[str, Any]] = [points[step] for step in sorted(points)]
+    settings = _settings(events)
+    label = settings.get("hparams.label", str(place.relative_to(root)))
+    # A text "state" means ours only where the settings are ours too.
+    state = texts.get("state", "") if "hparams.planned_flops" in settings else ""
+    return TrackedRun(label, state, settings, {}, tuple(ordered))
+
+
+def _value(tensor: Any) -> Any:
+    from tensorboard.util.tensor_util import make_ndarray
+
+    return make_ndarray(tensor).reshape(-1)[0]
+
+
+def _settings(events: Any) -> dict[str, Any]:
+    """What the HParams tab shows of a run."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    try:
+        metadata = events.SummaryMetadata(_STARTED)
+    except KeyError:
+        return {}
+    started = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info
+    return {
+        f"hparams.{name}": getattr(value, value.WhichOneof("kind"))
+        for name, value in started.hparams.items()
+        if value.WhichOneof("kind")
+    }

@@ -1,0 +1,195 @@
+"""Runs out of Weights & Biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from flops_fit.checks import check_choice
+from flops_fit.errors import InputError, InputTypeError
+from flops_fit.records import Experiment, Run
+from flops_fit.trackers.history import Add, TrackedRun, TrackedRuns, flat, tracked_runs
+from flops_fit.trackers.service import Service, ending, needs, reading, settings
+
+_INTERRUPTED = 143  # what a shell says of a process that was told to end
+
+
+class WandbTracker(Service):
+    """Each run as a run of one W&B project, under the experiment's id.
+
+    Settings are its config, readings its history, drawn over ``tokens``; ``state`` and ``reason`` stand
+    in its summary. A run that goes on is continued under its id. Nothing is ever asked for: with no
+    login, runs are kept offline.
+
+    Parameters
+    ----------
+    project, entity
+        As W&B has them; the entity is by default the user's.
+    mode
+        ``"online"``, ``"offline"``, or ``"auto"``: what ``WANDB_MODE`` says, and offline where the
+        process that trains has no login.
+    folder
+        Where W&B keeps its files.
+
+    Raises
+    ------
+    MissingExtraError
+        W&B is not installed.
+    """
+
+    def __init__(
+        self,
+        project: str = "flops-fit",
+        entity: str | None = None,
+        *,
+        mode: Literal["auto", "online", "offline"] = "auto",
+        folder: str | Path = ".",
+    ):
+        needs("wandb", "wandb", "WandbTracker")
+        check_choice("mode", mode, ("auto", "online", "offline"))
+        self.project, self.entity = project, entity
+        self.mode, self.folder = mode, Path(folder).resolve()
+
+    def start(self, experiment: Experiment) -> None:
+        """Begin the run, or go on with it."""
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.opened = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=experiment.id,
+            name=experiment.label,
+            config=settings(experiment),
+            dir=str(self.folder),
+            mode=self._mode(),
+            resume="allow",
+            reinit="create_new",
+            # The console belongs to the sweep, and a run to its experiment, not to a git commit.
+            settings=wandb.Settings(console="off", silent=True, disable_git=True),
+        )
+        self.opened.define_metric("tokens")
+        self.opened.define_metric("*", step_metric="tokens")
+
+    def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
+        """One row of the history."""
+        self.opened.log(reading(experiment, values))
+
+    def finish(self, run: Run) -> None:
+        """A last row with the held-out loss."""
+        self._end(run, 0)
+
+    def fail(self, run: Run) -> None:
+        """The reason in the summary; the run counts as failed, or as preempted."""
+        if run.state == "preempted":
+            self.opened.mark_preempting()
+            self._end(run, _INTERRUPTED)
+        else:
+            self._end(run, 1)
+
+    def _end(self, run: Run, code: int) -> None:
+        opened = self.taken()
+        opened.log(ending(run))
+        opened.summary.update({"state": run.state, "reason": run.reason})
+        opened.finish(exit_code=code)
+
+    def _mode(self) -> Any:
+        """The mode to open with, so that W&B has nothing to ask."""
+        import wandb
+
+        asked = str(wandb.setup().settings.mode) if self.mode == "auto" else self.mode
+        if asked != "online" or wandb.login(prompt=False):
+            return asked
+        if self.mode == "online":
+            raise InputError(
+                "WandbTracker(mode='online'): expected a W&B login where runs are trained; there is "
+                "none. Run `wandb login` there or set WANDB_API_KEY, or take mode='offline'."
+            )
+        return "offline"
+
+
+_ASKED = ("config", "summary", "state", "name")
+
+
+def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> TrackedRuns:
+    """Runs of W&B, with their histories.
+
+    Config becomes the columns ``config.x``, what was logged ``summary.x``. W&B's own ``_step``
+    counts calls of ``log``, so it is no step of the training unless ``add`` says that it is.
+
+    Parameters
+    ----------
+    runs
+        ``wandb.Api().runs("user/project")``, or any runs with ``config``, ``summary``, ``state``,
+        ``name`` or ``id``, and ``scan_history()`` or ``history()``. Each history is read once,
+        over the network.
+    complete
+        Vouch that each finished run went to the end of its schedule, where runs do not say so.
+    add
+        Makes columns from those there are: it gets the settings of a run with one point of its
+        history and ``label``, its name.
+
+    Returns
+    -------
+    TrackedRuns
+        For ``fit_runs(tracked, curves=tracked)``, with ``columns=`` for unusual names.
+
+    Raises
+    ------
+    InputTypeError
+        These are no runs of W&B.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> run = SimpleNamespace(
+    ...     id="1a", name="small", state="finished", config={"n_params": 1e6, "horizon": 2e7},
+    ...     summary={}, history=lambda pandas: [{"tokens": 2e7, "val_loss": 3.1}],
+    ... )
+    >>> runs = read_wandb([run])
+    >>> RunTable.read(runs, {"planned_tokens": "config.horizon"}).loss.tolist()
+    [3.1]
+    """
+    if isinstance(runs, str | Mapping) or not isinstance(runs, Iterable):
+        raise InputTypeError(
+            f"expected runs of W&B, wandb.Api().runs('user/project'); got {type(runs).__name__}."
+        )
+    read: list[tuple[str, TrackedRun]] = []
+    sampled = False
+    for run in runs:
+        lacks = [name for name in _ASKED if not hasattr(run, name)]
+        if lacks:
+            raise InputTypeError(
+                f"expected runs of W&B, which have {', '.join(_ASKED)}; "
+                f"{type(run).__name__} lacks {', '.join(lacks)}."
+            )
+        points, part = _points(run)
+        sampled = sampled or part
+        last = {k: v for k, v in _plain(run.summary).items() if not any(k in p for p in points)}
+        config = flat(dict(run.config), "config.")
+        name = str(run.name or run.id)
+        id = str(getattr(run, "id", "") or len(read) + 1)
+        read.append((id, TrackedRun(name, str(run.state or ""), config, last, points)))
+    told = "Histories are samples, as history() gives them: the last point may be missing."
+    return tracked_runs(read, "W&B's runs", complete, add, (told,) if sampled else ())
+
+
+def _points(run: Any) -> tuple[tuple[Mapping[str, Any], ...], bool]:
+    """The history in the order of logging, and whether it may be a sample only."""
+    if hasattr(run, "scan_history"):
+        return tuple(map(_plain, run.scan_history())), False
+    if hasattr(run, "history"):
+        return tuple(map(_plain, run.history(pandas=False))), True
+    return (), False
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    """Numbers and texts under headings, without those that are missing at this point."""
+    found = flat({str(name): values[name] for name in values.keys()}, "summary.")  # noqa: SIM118
+    return {k: v for k, v in found.items() if isinstance(v, str | int | float) and not _nan(v)}
+
+
+def _nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

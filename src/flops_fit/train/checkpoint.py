@@ -1,0 +1,322 @@
+"""Where a run can go on from after it was stopped at any instant.
+
+A checkpoint is written to a hidden directory beside the others, flushed to the disk and then
+renamed: a reader sees all of it or nothing. What does not verify is renamed and named, never
+deleted and never loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import InputError, InputTypeError, OutputError
+from flops_fit.records import Diagnostic
+from flops_fit.train.snapshot import (
+    UnusableError,
+    flush_directory,
+    read_manifest,
+    read_snapshot,
+    write_snapshot,
+)
+from flops_fit.train.state import plain_state
+
+_SHARE = 0.01  # of a run's time that checkpoints may take
+_STEP = re.compile(r"step-(\d{8,})")
+_SAVING = re.compile(r"\.saving-step-\d{8,}")  # half written
+_REPLACED = re.compile(r"\.replaced-(step-\d{8,})")  # complete, its step being saved again
+_REMOVING = re.compile(r"\.removing-step-\d{8,}")  # half deleted
+
+
+def check_intervals(seconds: Any, steps: Any) -> None:
+    """Refuse what is no time and no number of steps between checkpoints."""
+    if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
+        raise InputError(
+            f"checkpoint_seconds: expected finite seconds, 0 or more, or None; got {seconds!r}."
+        )
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise InputError(
+            f"checkpoint_steps: expected a whole number from 1 up, or None; got {steps!r}."
+        )
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run; one process at a time writes them.
+
+    On disk are at most ``keep`` of them, and one more while it is being written.
+
+    Parameters
+    ----------
+    folder
+        Where they lie; made at the first :meth:`save`.
+    key
+        A hash of what they belong to: the experiment's id and whatever else decides the
+        arithmetic. Checkpoints under another key are never loaded.
+    every_seconds, every_steps
+        When :meth:`due` says yes: this long after the last save ended, or at multiples of so many
+        steps, whichever comes first. None switches one off. Saves that are slow come less often, so
+        that they take a hundredth of the time at most; with 0 seconds each step is saved.
+    keep
+        How many stay.
+    clock
+        Seconds, from any origin.
+
+    Attributes
+    ----------
+    findings
+        What was set aside, in words.
+
+    Raises
+    ------
+    InputError
+        ``key`` is empty, or an interval or ``keep`` is not positive.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "checkpoint"
+    >>> checkpoints = Checkpoints(folder, key="abc", every_steps=100)
+    >>> checkpoints.newest() is None, checkpoints.due(99), checkpoints.due(100)
+    (True, False, True)
+    >>> checkpoints.save(100, {"units": 3200})
+    >>> Checkpoints(folder, key="abc").newest()
+    (100, {'units': 3200})
+    """
+
+    folder: Path
+    key: str
+    every_seconds: float | None = 60.0
+    every_steps: int | None = None
+    keep: int = 2
+    clock: Callable[[], float] = time.monotonic
+    findings: list[Diagnostic] = field(default_factory=list, init=False)
+    _last_step: int = field(default=0, init=False, repr=False)
+    _last_time: float = field(init=False, repr=False)
+    _cost: float = field(default=0.0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        if not self.key or not isinstance(self.key, str):
+            raise InputError(f"key: expected text that is not empty, got {self.key!r}.")
+        check_intervals(self.every_seconds, self.every_steps)
+        if not isinstance(self.keep, int) or self.keep < 1:
+            raise InputError(f"keep: expected a whole number from 1 up, got {self.keep!r}.")
+        self._last_time = self.clock()
+
+    def due(self, step: int) -> bool:
+        """Whether ``step`` steps into the run it is time to save. Reads nothing but the clock."""
+        if step <= self._last_step:
+            return False
+        if self.every_steps and step // self.every_steps > self._last_step // self.every_steps:
+            return True
+        if self.every_seconds is None:
+            return False
+        patience = max(self.every_seconds, self._cost / _SHARE) if self.every_seconds else 0.0
+        return self.clock() - self._last_time >= patience
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after ``step`` steps; when this returns, a crash cannot undo it.
+
+        A checkpoint of the same step is replaced. Older ones beyond ``keep`` are removed.
+
+        Parameters
+        ----------
+        step
+            Steps done.
+        state
+            Dicts with text or integers as keys, lists and tuples of tensors and plain values, as
+            ``state_dict()`` of models and optimizers returns them. Nothing keeps a reference.
+
+        Raises
+        ------
+        InputTypeError
+            ``state`` holds what cannot be loaded safely; the message says where.
+        OutputError
+            The disk is full or the folder cannot be written. Earlier checkpoints are intact.
+        """
+        if not isinstance(step, int) or step < 0:
+            raise InputError(f"step: expected a whole number from 0 up, got {step!r}.")
+        if not isinstance(state, dict):
+            raise InputTypeError(f"state: expected a dict, got {type(state).__name__}.")
+        state = plain_state(state)
+        began = self.clock()
+        try:
+            self._make_folder()
+            self._tidy()
+            temporary = self.folder / f".saving-{_name(step)}"
+            try:
+                temporary.mkdir()
+                write_snapshot(temporary, self.key, step, state)
+                self._publish(temporary, step)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._tidy()
+                raise
+        except OSError as error:
+            raise OutputError(
+                f"checkpoint: step {step} cannot be written to {self.folder} "
+                f"({error.strerror or error}). Earlier checkpoints are intact. Free some "
+                "space or make the folder writable, then start again: the run goes on from the last one."
+            ) from error
+        self._remember(step)
+        self._cost = self._last_time - began
+        ours = [path for _, path in self._steps() if self._belongs(path)]
+        for path in ours[: -self.keep]:
+            if path.name != _name(step):
+                _discard(path)
+
+    def newest(
+        self, at_most: int | None = None, after: int = -1
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The latest checkpoint that verifies, as (steps done, state), tensors on the CPU.
+
+        Those that are torn, foreign or unreadable are renamed, noted in ``findings``, and the
+        next older one is tried. Leftovers of a crash are removed. Nothing in a file is executed.
+
+        Parameters
+        ----------
+        at_most, after
+            Only checkpoints of more than ``after`` steps and of no more than ``at_most``.
+
+        Returns
+        -------
+        tuple or None
+            None where no checkpoint can be used.
+
+        Raises
+        ------
+        OutputError
+            The folder itself cannot be read.
+        MemoryError, RuntimeError
+            The state does not fit into memory; the checkpoint stays.
+        """
+        try:
+            self._tidy()
+            found = self._steps()
+        except OSError as error:
+            raise OutputError(
+                f"checkpoint: {self.folder} cannot be read ({error.strerror or error}). "
+                "Make it readable, or choose another output_dir."
+            ) from error
+        for step, path in reversed(found):
+            if step <= after or (at_most is not None and step > at_most):
+                continue
+            try:
+                state = read_snapshot(path, self.key, step)
+            except UnusableError as reason:
+                self._set_aside(path, str(reason))
+            else:
+                self._remember(step)
+                return step, state
+        return None
+
+    def clear(self) -> None:
+        """Remove the checkpoints of this key, once the run is on record.
+
+        What was set aside and what belongs to others stays; the folder goes when it is empty.
+        What cannot be removed does no harm and stays, too.
+        """
+        self.prune(())
+
+    def prune(self, steps: Iterable[int]) -> None:
+        """Remove the checkpoints of this key but those that one of ``steps`` would begin from.
+
+        For each of them the newest at or before it stays. As with :meth:`clear`, what belongs to
+        others stays and the folder goes when it is empty.
+        """
+        with contextlib.suppress(OSError):
+            self._tidy()
+            ours = [(step, path) for step, path in self._steps() if self._belongs(path)]
+            kept = {max((s for s, _ in ours if s <= asked), default=None) for asked in steps}
+            for step, path in ours:
+                if step not in kept:
+                    _discard(path)
+            self.folder.rmdir()
+
+    def _remember(self, step: int) -> None:
+        self._last_step, self._last_time = step, self.clock()
+
+    def _make_folder(self) -> None:
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            flush_directory(self.folder.parent)
+
+    def _tidy(self) -> None:
+        """Finish or undo what a crash interrupted."""
+        for path in _entries(self.folder):
+            if _SAVING.fullmatch(path.name) or _REMOVING.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+            elif match := _REPLACED.fullmatch(path.name):
+                final = self.folder / match[1]
+                if final.exists():
+                    _discard(path, final.name)
+                else:
+                    with contextlib.suppress(OSError):  # a folder that is only read
+                        path.replace(final)
+
+    def _steps(self) -> list[tuple[int, Path]]:
+        """Every directory that looks like a checkpoint, in the order of steps."""
+        found = []
+        for path in _entries(self.folder):
+            match = _STEP.fullmatch(path.name)
+            if match and path.name == _name(int(match[1])):
+                found.append((int(match[1]), path))
+        return sorted(found)
+
+    def _publish(self, temporary: Path, step: int) -> None:
+        final = self.folder / _name(step)
+        replaced = self.folder / f".replaced-{final.name}"
+        if self._belongs(final):
+            final.replace(replaced)
+        elif final.exists() or final.is_symlink():
+            self._set_aside(final, "it stood where this run's own had to go")
+        temporary.replace(final)
+        flush_directory(self.folder)
+        if replaced.exists():
+            _discard(replaced, final.name)
+
+    def _belongs(self, path: Path) -> bool:
+        """Whether a directory is a checkpoint of this key, by its manifest."""
+        try:
+            return not path.is_symlink() and read_manifest(path).get("key") == self.key
+        except UnusableError:
+            return False
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
+        try:
+            path.replace(aside)
+            what = f"it was renamed to {aside.name}"
+        except OSError as error:
+            what = f"it is passed over, as it cannot be renamed ({error.strerror or error})"
+        message = f"Checkpoint {path.name} in {self.folder} is not used ({reason}); {what}."
+        self.findings.append(Diagnostic("checkpoint", "note", message))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """The real directories in a folder; none where there is no folder."""
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return
+    yield from (path for path in paths if path.is_dir() and not path.is_symlink())
+
+
+def _discard(path: Path, name: str = "") -> None:
+    """Delete, under a name that no crash can leave looking like a checkpoint."""
+    doomed = path.with_name(f".removing-{name or path.name}")
+    with contextlib.suppress(OSError):
+        path.replace(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

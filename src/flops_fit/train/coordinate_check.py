@@ -1,0 +1,347 @@
+"""Do activations move alike at every width? A few steps at each, by the same code that trains."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.objective import Objective, batch_length, map_tensors, to_device
+from flops_fit.text import render
+from flops_fit.train.generators import kept_generators, seed_generators
+from flops_fit.train.mup_parametrization import Parametrization
+from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
+from flops_fit.train.step import Stepper
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch.optim import Optimizer
+
+
+# Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to
+# +0.12 in μP and a steepest one of +0.56 to +1.8 without. Below there is more room: what is noise in an
+# update adds up like the square root of the width, and fades beside what is common to it.
+BAND = (-0.35, 0.25)
+_T = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """How the output of one kind of module moves in training, at each width.
+
+    Attributes
+    ----------
+    name
+        The module's, its numbers replaced.
+    change
+        Root mean square of the change since step 0, at each width; the geometric mean over seeds.
+    size
+        Root mean square of the output itself, at the last step.
+    slope, slope_se
+        Of ln(change) against ln(width): the mean over seeds and its standard error.
+    moves
+        Whether it moves at all; what has nothing to learn is no part of the verdict.
+    """
+
+    name: str
+    change: tuple[float, ...]
+    size: tuple[float, ...]
+    slope: float
+    slope_se: float
+    moves: bool = True
+
+
+@dataclass(frozen=True)
+class CoordinateCheck:
+    """Whether activations move alike at every width; prints as a table.
+
+    Under a parametrization whose rates transfer, a few steps at one learning rate change every
+    activation by an amount that does not depend on the width (Yang et al. 2022, arXiv:2203.03466,
+    appendix D.1): ln(change) against ln(width) has the slope 0.
+
+    Attributes
+    ----------
+    sizes, widths
+        The sizes trained, and how many times wider than the base each is.
+    coordinates
+        One entry a kind of module.
+    steps, seeds, lr
+        What was trained.
+    parametrization
+        ``"standard"`` or ``"mup"``.
+    band
+        Slopes from here to there pass.
+    """
+
+    sizes: tuple[Any, ...]
+    widths: tuple[float, ...]
+    coordinates: tuple[Coordinate, ...]
+    steps: int
+    seeds: int
+    lr: float
+    parametrization: str
+    band: tuple[float, float] = BAND
+
+    @property
+    def outside(self) -> tuple[Coordinate, ...]:
+        """Those whose slope lies outside the band by more than its 90 % interval, the worst first."""
+        t, (low, high) = _T[self.seeds], self.band
+        out = [
+            c
+            for c in self.coordinates
+            if c.moves and not (low - t * c.slope_se <= c.slope <= high + t * c.slope_se)
+        ]
+        return tuple(sorted(out, key=self._excess, reverse=True))
+
+    def _excess(self, coordinate: Coordinate) -> float:
+        """How far a slope lies beyond the band, less than 0 within it."""
+        low, high = self.band
+        beyond = max(coordinate.slope - high, low - coordinate.slope)
+        return beyond if math.isfinite(beyond) else math.inf
+
+    @property
+    def verdict(self) -> Literal["passed", "failed", "unclear"]:
+        """``"unclear"`` where a slope is beyond the band and its interval is not, or nothing moves."""
+        moved = [c for c in self.coordinates if c.moves]
+        if self.outside:
+            return "failed"
+        inside = all(self.band[0] <= c.slope <= self.band[1] for c in moved)
+        return "passed" if moved and inside else "unclear"
+
+    @property
+    def passed(self) -> bool:
+        """Whether every slope lies in the band."""
+        return self.verdict == "passed"
+
+    @property
+    def reason(self) -> str:
+        """The verdict in a sentence."""
+        moved = [c for c in self.coordinates if c.moves]
+        span = f"over a factor {self.widths[-1] / self.widths[0]:.3g} of width"
+        if not moved:
+            return f"no activation moved in {self.steps} steps at the rate {self.lr:g}."
+        worst = max(moved, key=self._excess)
+        if not math.isfinite(worst.slope):
+            return f"training diverged: {worst.name} is not finite at the rate {self.lr:g}."
+        allowed = f"where {self.band[0]:g} to {self.band[1]:+g} would pass"
+        like = f"like width^{worst.slope:+.2f} (± {_T[self.seeds] * worst.slope_se:.2f}"
+        if self.verdict == "passed":
+            return (
+                f"one learning rate serves all widths: {span}, what {len(moved)} kinds of modules "
+                f"compute moves alike; nearest to the edge is {worst.name}, {like})."
+            )
+        if self.verdict == "unclear":
+            return (
+                f"it is not clear whether one learning rate serves all widths: {span}, {worst.name} "
+                f"moves {like}, {allowed}). Give more seeds."
+            )
+        how = "faster" if worst.slope > 0 else "slower"
+        return (
+            f"one learning rate does not serve all widths: {span}, {worst.name} moves {how} the wider "
+            f"the model is, {like}, {allowed}); "
+            f"{len(self.outside)} of {len(moved)} kinds of modules are outside."
+        )
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        title = f"{self.parametrization}, {self.steps} steps at {self.lr:g}, {self.seeds} seeds"
+        table = Table(title=f"Change of activations: {title}", title_justify="left")
+        table.add_column("output of", no_wrap=True)
+        for size in self.sizes:
+            table.add_column(_text(size), justify="right", no_wrap=True)
+        for name in ("slope", "±", ""):
+            table.add_column(name, justify="right", no_wrap=True)
+        outside = {c.name for c in self.outside}
+        for c in self.coordinates:
+            verdict = "outside" if c.name in outside else "" if c.moves else "still"
+            half = _T[self.seeds] * c.slope_se
+            row = [f"{value:.3g}" for value in c.change]
+            table.add_row(c.name, *row, f"{c.slope:+.2f}", f"{half:.2f}", verdict)
+        return table
+
+    def __str__(self) -> str:
+        return f"{render(self)}\n{self.verdict}: {self.reason}"
+
+
+def _text(size: Any) -> str:
+    return "×".join(map(str, size.values())) if isinstance(size, Mapping) else str(size)
+
+
+_WHOLE = "(whole model)"
+_TINY = 1e-12
+_STILL = 1e-6  # changes below this share of an activation are rounding
+
+
+def check_coordinates(
+    spec: ModelSpec,
+    batch: Any,
+    objective: Objective,
+    sizes: Sequence[Size],
+    roles: Parametrization,
+    hparams: Mapping[str, Any],
+    *,
+    scaled: bool,
+    steps: int,
+    seeds: int,
+    seed: int = 0,
+    device: str = "cpu",
+    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+) -> CoordinateCheck:
+    """Train a few steps at each size and seed, and compare what every module computes.
+
+    Parameters
+    ----------
+    batch
+        What is trained on, again and again, and what activations are read on: what a few steps on one
+        batch teach is plain, so that it does not drown in noise at small widths.
+    sizes
+        Three or more.
+    roles
+        Tells the width of a size; scales rates and weights where ``scaled``.
+    hparams
+        As of ``HParams.to_dict``; the rate is held.
+    steps, seeds
+        How many of each; of seeds 2 to 5.
+    """
+    found = []
+    samples = batch_length(batch)
+    with kept_generators(device), _one_thread():
+        for size in sizes:
+            widths, runs = [], []
+            for number in range(seeds):
+                seed_generators(seed + number, device)
+                model: Any = spec.build(size)
+                if scaled:
+                    roles.apply(model)
+                model = model.to(device).train()
+                widths.append(roles.width(model))
+                stepper = Stepper(
+                    model=model,
+                    objective=objective,
+                    optimizer=make_optimizer(model, hparams, optimizer, roles if scaled else None),
+                    clip=float(hparams["clip"]),
+                    samples=samples,
+                    microbatch=samples,
+                    device=device,
+                )
+                before = _outputs(model, objective, batch, device)
+                for _ in range(steps):
+                    stepper(batch)
+                after = _outputs(model, objective, batch, device)
+                runs.append(_changes(before, after, _kinds(model)))
+            found.append((widths[0], runs))
+    return CoordinateCheck(
+        tuple(sizes),
+        tuple(width for width, _ in found),
+        _coordinates(found),
+        steps,
+        seeds,
+        float(hparams["lr"]),
+        "mup" if scaled else "standard",
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operations of models so small take less time than threads take to meet."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[str, list[Any]]:
+    """What every module computes of one batch, in evaluation, by the module's name."""
+    import torch
+
+    seen: dict[str, list[Any]] = defaultdict(list)
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            def add(tensor: Any) -> None:
+                if tensor.is_floating_point():
+                    seen[name].append(tensor.detach().double().clone())
+
+            map_tensors(output, add)
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            objective(model, to_device(batch, device))
+    finally:
+        model.train()
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _kinds(model: Any) -> dict[str, str]:
+    """The kind of each module by its name: the members of a ModuleList are of one."""
+    from torch import nn
+
+    kinds = {"": ""}
+    modules = dict(model.named_modules())
+    for name in modules:
+        head, _, last = name.rpartition(".")
+        if name:
+            part = "*" if isinstance(modules.get(head), nn.ModuleList) else last
+            kinds[name] = f"{kinds.get(head, head)}.{part}".lstrip(".")
+    return {name: kind or _WHOLE for name, kind in kinds.items()}
+
+
+def _changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], kinds: Mapping[str, str]
+) -> dict[str, tuple[float, float]]:
+    """Root mean squares of the change and of the output, by kind of module."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for name, tensors in before.items():
+        for old, new in zip(tensors, after.get(name, ()), strict=False):
+            if old.shape == new.shape:
+                total = sums[kinds[name]]
+                total[0] += float((new - old).square().sum())
+                total[1] += float(new.square().sum())
+                total[2] += new.numel()
+    return {
+        name: (math.sqrt(change / count), math.sqrt(size / count))
+        for name, (change, size, count) in sums.items()
+        if count
+    }
+
+
+def _coordinates(
+    found: Sequence[tuple[float, list[dict[str, tuple[float, float]]]]],
+) -> tuple[Coordinate, ...]:
+    x = np.log([width for width, _ in found])
+    x = x - x.mean()
+    names = [n for n in found[0][1][0] if all(n in run for _, runs in found for run in runs)]
+    out = []
+    for name in names:
+        values = np.array([[run[name] for run in runs] for _, runs in found])  # widths, seeds, 2
+        change, size = values[..., 0], values[..., 1]
+        logs = np.log(np.maximum(change, _TINY))
+        slopes = x @ logs / (x @ x)
+        out.append(
+            Coordinate(
+                name,
+                tuple(float(v) for v in np.exp(logs.mean(axis=1))),
+                tuple(float(v) for v in size.mean(axis=1)),
+                float(slopes.mean()),
+                float(slopes.std(ddof=1) / math.sqrt(len(slopes))),
+                not np.max(change / np.maximum(size, _TINY)) <= _STILL,
+            )
+        )
+    return tuple(out)

@@ -1,0 +1,241 @@
+"""Does a run still learn? Divergence and spikes, told from the losses that are read anyway."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from statistics import median
+from typing import Any
+
+from flops_fit.errors import InputError
+
+_HALF_LIFE = 0.02  # of the run's steps: long beside a reading, short beside the run
+_PATIENCE = 0.2  # of the run's steps: a rate that is too high at its peak may still be survived
+_LEAST_STEPS = 10  # either of the two, in the shortest runs
+_MARGIN = 0.1  # of the loss at the start: it comes from few batches and is noisy
+_WINDOW = 50  # readings that a spike is seen against
+_LEAST_READINGS = 8  # fewer have no median worth the name
+_RIPPLE = 1e-3  # of the median: smaller rises are no spikes however flat the loss is
+_MAD_TO_SD = 1.4826  # the standard deviation of a normal law over its median absolute deviation
+_Q90_TO_SD = 1 / 1.2816  # and over the distance from its median to its 90 % quantile
+_MOST_SPIKES = 100  # kept one by one; all are counted
+
+
+@dataclass
+class _State:
+    """All that a watch remembers, as plain values."""
+
+    step: int = 0
+    start: float | None = None
+    smoothed: float | None = None
+    lowest: float | None = None
+    first: list[float] = field(default_factory=list)
+    margin: float = 0.0
+    above: int = 0
+    reason: str = ""
+    recent: list[float] = field(default_factory=list)
+    spikes: list[list[float]] = field(default_factory=list)
+    spike_count: int = 0
+    grad_steps: int = 0
+    grad_mean: float = 0.0
+    grad_max: float = 0.0
+
+
+class DivergenceMonitor:
+    """Follows the training loss of one run by the readings taken from its device.
+
+    A reading is the mean loss of all steps since the last one, so readings may come whenever it
+    is cheap. A run has diverged when
+
+    - a reading, or a gradient norm, is not finite; or
+    - the smoothed loss lies a tenth above its start for a fifth of the run's steps on end. It is
+      smoothed exponentially with a half-life of a fiftieth of the run; a reading over n steps
+      weighs 1 − 2^(−n/half-life). The start is the median of the readings within the first
+      half-life, or the first alone; three of its standard errors are allowed for.
+
+    A spike is a reading above the median of the last 50 by more than ``spike`` standard deviations,
+    which are taken from the median absolute deviation or, where it is more, from the 90 % quantile:
+    losses of small batches are skewed. It is recorded and ends nothing. What a single step does is
+    diluted in a reading of many.
+
+    Parameters
+    ----------
+    steps
+        Steps of the whole run.
+    spike
+        Standard deviations from which a reading is a spike.
+    patience
+        Share of the run's steps for which the loss may stay above its start.
+
+    Examples
+    --------
+    >>> watch = Watch(steps=1000)
+    >>> watch.observe(1, 4.0)
+    ''
+    >>> watch.observe(200, 60.0)
+    ''
+    >>> watch.observe(220, 60.0)
+    'training loss rose from 4 to 59.97 by step 220'
+    """
+
+    def __init__(self, steps: int, *, spike: float = 6.0, patience: float = _PATIENCE) -> None:
+        if not steps >= 1:
+            raise InputError(f"steps: expected the steps of a run, 1 or more; got {steps!r}.")
+        if not spike > 0:
+            raise InputError(f"spike: expected a positive number of deviations; got {spike!r}.")
+        if not 0 < patience <= 1:
+            raise InputError(
+                f"patience: expected a share of the run above 0, at most 1; got {patience!r}."
+            )
+        self.half_life = max(_LEAST_STEPS, _HALF_LIFE * steps)
+        self.patience = max(_LEAST_STEPS, patience * steps)
+        self.spike = spike
+        self._state = _State()
+
+    def observe(self, step: int, loss: float, grad_norm: float | None = None) -> str:
+        """Take one reading and say why the run has diverged; an empty text where it has not.
+
+        Parameters
+        ----------
+        step
+            Steps done, 1 or more and more than at the last reading.
+        loss
+            Mean loss of the steps since the last reading.
+        grad_norm
+            Mean norm of their gradients before clipping, where it is known.
+
+        Returns
+        -------
+        str
+            The reason with its step. Once diverged, a run stays so.
+        """
+        state = self._state
+        if not step > state.step:
+            raise InputError(f"step: expected one after the last, {state.step}; got {step!r}.")
+        steps, state.step = step - state.step, step
+        loss = float(loss)
+        if state.reason:
+            return state.reason
+        if not math.isfinite(loss):
+            state.reason = f"training loss {loss:g} by step {step}"
+            return state.reason
+        if grad_norm is not None and not self._see_gradient(float(grad_norm), steps):
+            state.reason = f"gradient norm {float(grad_norm):g} by step {step}"
+            return state.reason
+        self._see_spike(step, loss)
+        self._see_level(step, loss, steps)
+        return state.reason
+
+    @property
+    def start(self) -> float | None:
+        """Loss at the start, the median of the first readings; ``None`` before them."""
+        return self._state.start
+
+    @property
+    def smoothed(self) -> float | None:
+        """The smoothed loss; ``None`` before the first reading."""
+        return self._state.smoothed
+
+    @property
+    def reason(self) -> str:
+        """Why the run has diverged; empty where it has not."""
+        return self._state.reason
+
+    @property
+    def spikes(self) -> list[tuple[int, float]]:
+        """The first hundred spikes, (step, loss)."""
+        return [(int(step), loss) for step, loss in self._state.spikes]
+
+    def summary(self) -> dict[str, Any]:
+        """What is worth a place in the run's record, in plain values.
+
+        ``setback`` is the share of the gain, start − lowest smoothed loss, that is lost again: 0
+        for a run that ends at its lowest, 1 for one that is back where it began. Gradient norms
+        are ``None`` where none were fed.
+        """
+        s = self._state
+        setback = None
+        if s.start is not None and s.lowest is not None and s.smoothed is not None:
+            gain = s.start - s.lowest
+            setback = (s.smoothed - s.lowest) / gain if gain > 0 else None
+        return {
+            "start": s.start,
+            "smoothed": s.smoothed,
+            "lowest": s.lowest,
+            "setback": setback,
+            "spike_count": s.spike_count,
+            "spikes": self.spikes,
+            "grad_norm_mean": s.grad_mean if s.grad_steps else None,
+            "grad_norm_max": s.grad_max if s.grad_steps else None,
+        }
+
+    def save(self) -> dict[str, Any]:
+        """All it remembers, as plain values fit for JSON and for a checkpoint."""
+        return asdict(self._state)
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`save` gave.
+
+        Raises
+        ------
+        InputError
+            The names are not those of a saved watch.
+        """
+        names = {f.name for f in fields(_State)}
+        if set(saved) != names:
+            odd = sorted(set(saved) ^ names)
+            raise InputError(
+                f"watch: expected what Watch.save gave; {odd} are missing or unknown. "
+                "The checkpoint is torn, or of another version: start the run again."
+            )
+        state = _State(**saved)
+        state.recent, state.first = list(state.recent), list(state.first)
+        state.spikes = [list(spike) for spike in state.spikes]
+        self._state = state
+
+    def _see_level(self, step: int, loss: float, steps: int) -> None:
+        """Smooth the loss, and count the steps for which it lies above its start."""
+        s = self._state
+        if s.start is None or s.smoothed is None or s.lowest is None:
+            s.first = [loss]
+            s.start = s.smoothed = s.lowest = loss
+            return
+        if step <= self.half_life and len(s.first) < _WINDOW:
+            s.first = [*s.first, loss]
+            s.start = median(s.first)
+            # Three standard errors of a median, 1.2533·sd/√n, come on top.
+            sd = _MAD_TO_SD * median(abs(value - s.start) for value in s.first)
+            s.margin = 3 * 1.2533 * sd / math.sqrt(len(s.first))
+        kept = 2.0 ** (-steps / self.half_life)
+        s.smoothed = kept * s.smoothed + (1 - kept) * loss
+        s.lowest = min(s.lowest, s.smoothed)
+        bound = s.start + _MARGIN * abs(s.start) + s.margin
+        s.above = s.above + steps if s.smoothed > bound else 0
+        if s.above >= self.patience:
+            s.reason = f"training loss rose from {s.start:.4g} to {s.smoothed:.4g} by step {step}"
+
+    def _see_spike(self, step: int, loss: float) -> None:
+        s = self._state
+        if len(s.recent) >= _LEAST_READINGS:
+            middle = median(s.recent)
+            spread = max(
+                _MAD_TO_SD * median(abs(value - middle) for value in s.recent),
+                _Q90_TO_SD * (sorted(s.recent)[int(0.9 * (len(s.recent) - 1))] - middle),
+            )
+            if loss > middle + self.spike * max(spread, _RIPPLE * abs(middle)):
+                s.spike_count += 1
+                if len(s.spikes) < _MOST_SPIKES:
+                    s.spikes.append([step, loss])
+        # A spike enters the window too: the median bears it, and a new level becomes the usual one.
+        s.recent = [*s.recent, loss][-_WINDOW:]
+
+    def _see_gradient(self, norm: float, steps: int) -> bool:
+        """Count a gradient norm in; false where it is not finite."""
+        if not math.isfinite(norm):
+            return False
+        s = self._state
+        s.grad_steps += steps
+        s.grad_mean += (norm - s.grad_mean) * steps / s.grad_steps
+        s.grad_max = max(s.grad_max, norm)
+        return True

@@ -1,0 +1,281 @@
+"""The optimizer of a run: which parameters decay, at what rate each group learns."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from torch.optim import Optimizer
+
+
+Groups = list[dict[str, Any]]
+ParamGroups = Callable[[Any, Mapping[str, Any]], Iterable[Mapping[str, Any]]]
+MakeOptimizer = Callable[[Groups, Mapping[str, Any]], Any]
+
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
+
+def make_optimizer(
+    model: Module,
+    hparams: Mapping[str, Any],
+    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+    param_groups: ParamGroups | None = None,
+) -> Optimizer:
+    """The optimizer of one run, every group of which follows the run's schedule.
+
+    By default AdamW (Loshchilov and Hutter 2019), fused where all parameters allow, on the groups
+    of :func:`decay_groups`. A group's peak rate is the ``lr`` it has when the optimizer is made; its
+    ratio to ``hparams["lr"]`` stands in the group as ``lr_scale``, and :func:`set_learning_rate`
+    keeps it. So a scale given to a group, an ``lr`` given to a group and one that a factory chose
+    all mean the same.
+
+    Parameters
+    ----------
+    model
+        What is trained: its parameters that require a gradient.
+    hparams
+        As of ``HParams.to_dict``.
+    optimizer
+        ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such. A class is called
+        with the groups and ``lr``, and with ``betas`` where it takes them; its decay is what it makes
+        of ``weight_decay`` in the groups, which is decoupled in ``AdamW`` and not in ``SGD``.
+        Where two kinds share a model, as Muon for matrices and Adam for the rest, return one
+        Optimizer whose ``param_groups`` are those of both and whose ``step`` steps both.
+    param_groups
+        ``(model, hparams) -> groups``, as torch takes them, with an optional ``lr_scale`` each.
+        A group without ``weight_decay`` has that of ``hparams``.
+
+    Raises
+    ------
+    InputError
+        A parameter is in no group or in two, a group holds what is not of the model, a rate is
+        not positive.
+    InputTypeError
+        A group is not a mapping with ``"params"``, or what was made is not an Optimizer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> hparams = {"lr": 0.1, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}
+    >>> made = make_optimizer(torch.nn.Linear(2, 2), hparams)
+    >>> [group["weight_decay"] for group in made.param_groups]
+    [0.1, 0.0]
+    """
+    from torch.optim import Optimizer
+
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    if not names:
+        raise InputError(
+            "model: expected at least one parameter that requires a gradient; got none."
+        )
+    known = {id(p) for p in model.parameters()}
+    groups = _with_rates((param_groups or decay_groups)(model, hparams), hparams)
+    _check_cover(groups, names, known, "param_groups")
+
+    make: Any = _adamw if optimizer is None else optimizer
+    if isinstance(make, type) and issubclass(make, Optimizer):
+        made = _from_class(make, groups, hparams)
+    else:
+        made = make(groups, hparams) if callable(make) else make
+    if not isinstance(made, Optimizer):
+        raise InputTypeError(
+            "optimizer: expected a torch.optim.Optimizer class, or a function (param_groups, "
+            f"hparams) that returns an Optimizer; got {type(made).__name__}."
+        )
+    if made is make:
+        raise InputTypeError(
+            "optimizer: expected a class, or a function (param_groups, hparams) -> Optimizer; got an "
+            f"{type(made).__name__} that is made already. Each run has a model of its own."
+        )
+    _check_cover(made.param_groups, names, known, "optimizer")
+    for number, group in enumerate(made.param_groups):
+        peak = _positive(group.get("lr"), f"optimizer: group {number}: lr")
+        group["lr_scale"] = peak / float(hparams["lr"])
+    return made
+
+
+def try_optimizer(
+    model: Module,
+    hparams: Mapping[str, Any],
+    optimizer: MakeOptimizer | type[Optimizer] | None,
+    param_groups: ParamGroups | None,
+) -> None:
+    """Find out before a sweep whether its runs can be stepped: once, along no gradient.
+
+    Raises
+    ------
+    InputError, InputTypeError
+        As of :func:`make_optimizer`; or it cannot be made, or cannot step.
+    """
+    import torch
+
+    try:
+        made = make_optimizer(model, hparams, optimizer, param_groups)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        made.step()
+    except FlopsFitError:
+        raise
+    except Exception as error:  # the user's code, or an optimizer that calls the loss itself
+        raise InputError(
+            "optimizer: expected one that steps along gradients that are there, without a closure; "
+            f"on the smallest model it raised {type(error).__name__}: {error}."
+        ) from error
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every group the schedule's ``rate`` times its own ``lr_scale``.
+
+    Rates that are tensors, as in compiled steps, are changed in place.
+    """
+    for group in optimizer.param_groups:
+        scaled = rate * group.get("lr_scale", 1.0)
+        if hasattr(group["lr"], "fill_"):
+            group["lr"].fill_(scaled)
+        else:
+            group["lr"] = scaled
+
+
+def decay_groups(model: Module, hparams: Mapping[str, Any]) -> Groups:
+    """Two groups: parameters that decay, and norms, biases, scalars and embeddings that do not.
+
+    Decay pulls on a parameter at every step. A row of an embedding gets its gradient only when its
+    token comes by, so rare rows would shrink to nothing; the scale of a norm has no direction to
+    forget. One tensor that serves as embedding and as output head is an embedding here: its
+    rare rows are as rare. A head of its own decays like any matrix.
+
+    Embeddings are the weights of ``torch.nn.Embedding`` and ``EmbeddingBag``, norms are torch's
+    norms whatever their shape, biases are what has "bias" in its name, and everything of less than two
+    dimensions is one of these.
+    """
+    from torch import nn
+
+    spared = (
+        nn.Embedding,
+        nn.EmbeddingBag,
+        nn.LayerNorm,
+        nn.RMSNorm,
+        nn.GroupNorm,
+        nn.modules.batchnorm._NormBase,  # all batch and instance norms
+    )
+    exempt = {
+        id(p) for m in model.modules() if isinstance(m, spared) for p in m.parameters(recurse=False)
+    }
+    decayed: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            spare = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
+            (rest if spare else decayed).append(p)
+    groups = [
+        {"params": decayed, "weight_decay": float(hparams["weight_decay"])},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+def _adamw(groups: Groups, hparams: Mapping[str, Any]) -> Optimizer:
+    import torch
+
+    trained = [p for group in groups for p in _tensors(group)]
+    return torch.optim.AdamW(
+        groups,
+        lr=float(hparams["lr"]),
+        betas=(float(hparams["beta1"]), float(hparams["beta2"])),
+        fused=all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in trained),
+    )
+
+
+def _from_class(kind: Any, groups: Groups, hparams: Mapping[str, Any]) -> Optimizer:
+    options: dict[str, Any] = {"lr": float(hparams["lr"])}
+    if "betas" in inspect.signature(kind).parameters:
+        options["betas"] = (float(hparams["beta1"]), float(hparams["beta2"]))
+    try:
+        made: Optimizer = kind(groups, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"optimizer: {kind.__name__} cannot be made from these groups with {sorted(options)}: "
+            f"{error} Give a function (param_groups, hparams) -> Optimizer instead."
+        ) from error
+    if "weight_decay" not in made.defaults and any(g["weight_decay"] for g in groups):
+        raise InputError(
+            f"optimizer: {kind.__name__} has no weight decay, and hparams ask for "
+            f"weight_decay={float(hparams['weight_decay'])!r}. Set it to 0, or give a function "
+            "(param_groups, hparams) -> Optimizer that decays the weights itself."
+        )
+    return made
+
+
+def _with_rates(groups: Any, hparams: Mapping[str, Any]) -> Groups:
+    """The user's groups as lists, each with its peak rate and its weight decay."""
+    if isinstance(groups, Mapping | str) or not isinstance(groups, Iterable):
+        raise InputTypeError(
+            f"param_groups: expected a list of dicts with 'params'; got {type(groups).__name__}."
+        )
+    made = []
+    for number, group in enumerate(groups):
+        where = f"param_groups: group {number}"
+        if not (isinstance(group, Mapping) and "params" in group):
+            raise InputTypeError(f"{where}: expected a dict with 'params'; got {group!r:.80}.")
+        if "lr" in group and "lr_scale" in group:
+            raise InputError(f"{where}: expected lr or lr_scale; got both. Leave one out.")
+        params = group["params"]
+        changed = {k: v for k, v in group.items() if k != "lr_scale"}
+        changed["params"] = [params] if hasattr(params, "requires_grad") else list(params)
+        scale = _positive(group.get("lr_scale", 1.0), f"{where}: lr_scale")
+        changed["lr"] = _positive(group.get("lr", float(hparams["lr"]) * scale), f"{where}: lr")
+        changed.setdefault("weight_decay", float(hparams["weight_decay"]))
+        made.append(changed)
+    return made
+
+
+def _tensors(group: Mapping[str, Any]) -> list[Any]:
+    """The parameters of a group; torch allows pairs (name, parameter) too."""
+    return [p[1] if isinstance(p, tuple) else p for p in group["params"]]
+
+
+def _check_cover(
+    groups: Iterable[Mapping[str, Any]], names: Mapping[int, str], known: set[int], who: str
+) -> None:
+    """Every trained parameter stands in exactly one group, and nothing else does."""
+    seen: set[int] = set()
+    for number, group in enumerate(groups):
+        for p in _tensors(group):
+            if id(p) not in known:
+                what = f"of shape {tuple(p.shape)}" if hasattr(p, "shape") else repr(p)
+                raise InputError(
+                    f"{who}: expected parameters of the model; group {number} holds one that is "
+                    f"not, {what}. Put it into the model, so that it is counted and saved."
+                )
+            if id(p) in seen:
+                raise InputError(
+                    f"{who}: expected each parameter in one group; "
+                    f"{names.get(id(p), 'a frozen one')!r} is in two, or twice in one. "
+                    "A tied weight is one parameter."
+                )
+            seen.add(id(p))
+    missing = [name for key, name in names.items() if key not in seen]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise InputError(
+            f"{who}: expected every trained parameter in a group; {len(missing)} are in none: "
+            f"{shown}. Add them, or set requires_grad=False on what shall not train."
+        )
+
+
+def _positive(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"{name}: expected a positive number; got {value!r}.")
+    return number

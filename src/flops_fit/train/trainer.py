@@ -1,0 +1,357 @@
+"""One Experiment in, one Run out."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit._version import __version__
+from flops_fit.data.reading import lost_reader
+from flops_fit.data.spec import DataSpec
+from flops_fit.distributed import PeerError, Ranks, join_ranks
+from flops_fit.errors import DataError
+from flops_fit.model.spec import ModelSpec
+from flops_fit.objective import Objective, to_device
+from flops_fit.plan.timing import Speed
+from flops_fit.recipes.schedule import is_finished, learning_rate
+from flops_fit.records import Experiment, Run, RunState
+from flops_fit.text import error_line
+from flops_fit.trackers.tracker import Tracker, Tracking
+from flops_fit.train.checkpoint import Checkpoints, check_intervals
+from flops_fit.train.compile import Compile, pays_to_compile
+from flops_fit.train.evaluation import evaluate, noise_scale
+from flops_fit.train.generators import kept_generators, seed_generators
+from flops_fit.train.metrics import Interruption, Metrics
+from flops_fit.train.mup_parametrization import Parametrization
+from flops_fit.train.optimizer import (
+    MakeOptimizer,
+    ParamGroups,
+    make_optimizer,
+    set_learning_rate,
+    try_optimizer,
+)
+from flops_fit.train.precision import Precision
+from flops_fit.train.step import Stepper, is_out_of_memory
+from flops_fit.train.throughput import Throughput, Workers, device_peak, reading_workers
+from flops_fit.train.train_state import TrainState
+from flops_fit.train.trunk import Trunk
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+_REPORT_SECONDS = 0.5
+_NOISE_PARTS = 16
+_BUILT = 5e7  # the largest model that is built only to be tried
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: steps done, smoothed training loss, units a second since the last report.
+
+    A run that has begun and made no step yet, or none since it went on from a checkpoint, has the
+    loss NaN and no speed.
+    """
+
+    experiment_id: str
+    step: int
+    steps: int
+    loss: float
+    units_per_second: float | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """All that an experiment needs to be carried out; call it with one.
+
+    Attributes
+    ----------
+    model, data, held_out, objective
+        What is trained, on what, judged by what.
+    device
+        A torch device, ``"cpu"`` or ``"cuda"``.
+    microbatch
+        Samples that go through the model at once; the whole batch by default. It changes what fits
+        into memory, never what is computed.
+    folder
+        Where each run keeps its training curve and checkpoints, in a folder of its id; ``None``
+        keeps neither.
+    trunks
+        Where runs of one trunk leave their state to longer ones; ``None`` lets each train alone,
+        with the same outcome.
+    checkpoint_seconds, checkpoint_steps
+        When a checkpoint is kept: after so much time, and at multiples of so many steps; ``None`` for
+        neither.
+    optimizer, param_groups
+        What is taken in place of AdamW and of its groups: see ``make_optimizer``.
+    parametrization
+        How rates, and where asked for initial weights and multipliers, follow from the width; it makes
+        the groups in place of ``param_groups``. ``None`` for torch's own, one rate for all.
+    precision
+        The numbers that forward passes compute in.
+    trackers
+        Who follows the runs; none of them can change or break one.
+    peak_flops
+        FLOP/s of the device at most; by default those of its data sheet, where it is known.
+    workers
+        Processes that read ahead, or ``"auto"``: see ``reading_workers``.
+    compile
+        Whether forward passes in training are compiled, or ``"auto"``: see ``pays_to_compile``.
+    speed
+        What planning measured, for ``"auto"`` to go by.
+    measures_noise
+        Whether the gradient noise scale is measured at the end of each run of one process, for the
+        price of four steps.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    held_out: DataSpec
+    objective: Objective
+    device: str = "cpu"
+    microbatch: int | None = None
+    folder: Path | None = None
+    checkpoint_seconds: float | None = 60.0
+    checkpoint_steps: int | None = None
+    optimizer: MakeOptimizer | type[Optimizer] | None = None
+    param_groups: ParamGroups | None = None
+    precision: Precision = field(default_factory=Precision)
+    trackers: Sequence[Tracker] = ()
+    peak_flops: float | None = None
+    trunks: Path | None = None
+    workers: Workers = "auto"
+    compile: Compile = "auto"
+    speed: Speed | None = None
+    parametrization: Parametrization | None = None
+    measures_noise: bool = False
+
+    def __post_init__(self) -> None:
+        check_intervals(self.checkpoint_seconds, self.checkpoint_steps)
+
+    def in_folder(self, folder: Path, trunks: Path | None = None) -> Trainer:
+        """The same trainer, keeping curves and checkpoints under ``folder``."""
+        return replace(self, folder=folder, trunks=trunks)
+
+    def try_optimizer(self, experiments: Sequence[Experiment]) -> None:
+        """Refuse an optimizer or groups of the user's own that the smallest model cannot take."""
+        smallest = min(experiments, key=lambda e: e.params.total)
+        own = self.optimizer is not None or self._groups is not None
+        if own and smallest.params.total <= _BUILT:
+            with kept_generators(self.device):
+                model = self.model.build(smallest.size)
+                try_optimizer(model, smallest.hparams, self.optimizer, self._groups)
+
+    def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
+        """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.
+
+        What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``, with
+        the reason. Only an interruption from outside passes through, after a checkpoint. Started by
+        ``torchrun`` or ``accelerate launch``, every rank calls with the same experiment, does its
+        share of it and returns the same run; rank 0 alone writes.
+        """
+        started = time.perf_counter()
+        ranks = join_ranks(self.device)
+        run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
+        tracking = Tracking(experiment, self.trackers if ranks.leads else ())
+        told = False
+        try:
+            with kept_generators(self.device), self.precision.flags(self.device):
+                run = self._train(run, report or (lambda progress: None), ranks, tracking)
+        except PeerError:
+            told = True
+        except Exception as error:  # the user's code may raise anything
+            state: RunState = "oom" if is_out_of_memory(error) else "failed"
+            where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
+            reason = lost_reader(error) or error_line(error)
+            run = replace(run, state=state, reason=reason, details=where)
+        except BaseException as error:  # an interruption from outside
+            why = f"interrupted by {error_line(error)}"
+            tracking.end(replace(run, state="preempted", reason=why))
+            raise
+        run = _settled(run, ranks, told)
+        return tracking.end(replace(run, seconds=run.seconds + time.perf_counter() - started))
+
+    def _train(self, run: Run, report: Report, ranks: Ranks, tracking: Tracking) -> Run:
+        """The loop, straight down."""
+        experiment = run.experiment
+        hparams = experiment.hparams
+
+        # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
+        step = self._stepper(experiment, ranks)
+        peak = self.peak_flops or device_peak(self.device, self.precision)
+        pace = Throughput(
+            experiment.flops_per_sample * experiment.batch_size,
+            None if peak is None else peak * ranks.size,
+        )
+        tally = TrainState(experiment.steps, self.device, pace)
+        kept, shared = ranks.any(self.folder is not None, self.trunks is not None)
+        ranks.follow([*step.model.parameters(), *step.model.buffers()])
+
+        # 2. Where an earlier attempt, or a shorter run of its trunk, left off. Rank 0 has the folders.
+        folder = self.folder / experiment.id if self.folder and ranks.leads else None
+        checkpoints = None
+        if folder is not None:
+            checkpoints = Checkpoints(
+                folder / "checkpoint",
+                experiment.id,
+                every_seconds=self.checkpoint_seconds,
+                every_steps=self.checkpoint_steps,
+            )
+        if kept:
+            tally.resume(checkpoints, step)
+        trunk = Trunk.of(experiment, self.trunks if ranks.leads else None) if shared else None
+        if trunk is not None:
+            trunk.resume(tally, step)
+        if folder is not None:
+            tracking.join(Metrics(folder, after=tally.step))
+        left = experiment.steps - tally.step
+        pays = pays_to_compile(self.compile, self.device, self.speed, experiment, left, ranks.size)
+        if any(ranks.any(pays)):  # what was measured may differ
+            step.compile()
+
+        # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
+        per_step = experiment.batch_size * experiment.units_per_sample
+        share = ranks.share(experiment.batch_size)
+        batches = self.data.batches(
+            experiment.batch_size,
+            left,
+            experiment.seed,
+            tally.step,
+            share=share,
+            workers=reading_workers(
+                self.workers, self.data.workers, self.speed, experiment, ranks.size
+            ),
+            pin=self.device.startswith("cuda"),
+        )
+        read = time.perf_counter()
+        with Interruption() as interruption, closing(batches):
+            if tally.step and ranks.leads:
+                report(Progress(experiment.id, tally.step, experiment.steps, math.nan))
+            for batch in batches:
+                rate = learning_rate(
+                    hparams, (tally.step + 0.5) * per_step, experiment.steps * per_step
+                )
+                set_learning_rate(step.optimizer, rate)
+                tally.add(*step(batch))
+
+                # 4. The loss is read twice a second at most: reading it waits for the device.
+                look = (
+                    tally.step in (1, experiment.steps)
+                    or time.perf_counter() - read > _REPORT_SECONDS
+                )
+                due = checkpoints is not None and checkpoints.due(tally.step)
+                read_now, save_now, asked = ranks.any(look, due, interruption.asked)
+                if read_now:
+                    read = time.perf_counter()
+                    seen = tally.read(rate)
+                    if ranks.leads:
+                        speed = seen["units_per_second"]
+                        report(
+                            Progress(
+                                experiment.id, tally.step, experiment.steps, seen["loss"], speed
+                            )
+                        )
+                    tracking.log(seen)
+                    if tally.watch.reason:
+                        why = tally.watch.reason
+                        return replace(tally.spent(run, step), state="diverged", reason=why)
+                    (asked,) = ranks.any(interruption.asked)
+                if trunk is not None:
+                    trunk.save(tally, step)
+                if kept and (asked or save_now):
+                    tally.save(checkpoints, step)
+                if asked:
+                    interruption.obey(asked)
+
+        # 5. The held-out loss at the end of the schedule, which a run cut short never reaches.
+        if not is_finished(tally.step, experiment.steps):
+            raise DataError(
+                f"dataset: it ended after {tally.step} of {experiment.steps} steps, in the middle of the "
+                "schedule. Give more data, or smaller budgets."
+            )
+        return self._judged(tally.spent(run, step), tally, step)
+
+    def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
+        """The model with its optimizer, ready to step."""
+        seed_generators(experiment.seed, self.device)
+        model: Any = self.model.build(experiment.size)
+        if self.parametrization is not None:
+            self.parametrization.apply(model)
+        model = model.to(self.device)
+        model.train()
+        if ranks.rank:
+            seed_generators(experiment.seed + ranks.rank, self.device)
+        return Stepper(
+            model=model,
+            objective=self.objective,
+            optimizer=make_optimizer(model, experiment.hparams, self.optimizer, self._groups),
+            clip=float(experiment.hparams["clip"]),
+            samples=experiment.batch_size,
+            microbatch=self.microbatch or experiment.batch_size,
+            device=self.device,
+            autocast=partial(self.precision.autocast, self.device),
+            ranks=ranks,
+        )
+
+    @property
+    def _groups(self) -> ParamGroups | None:
+        return self.param_groups if self.parametrization is None else self.parametrization
+
+    def _judged(self, run: Run, tally: TrainState, step: Stepper) -> Run:
+        """The run with its held-out loss, and whether it has learnt anything."""
+        size = step.microbatch if step.halved else max(run.experiment.batch_size, 64)
+        with self.precision.autocast(self.device):
+            loss, standard_error = evaluate(
+                step.model, self.held_out, self.objective, self.device, size, step.ranks
+            )
+        first, last = tally.first, tally.tail_loss
+        run = replace(run, loss=loss, loss_se=standard_error, train_loss=last)
+        if not math.isfinite(loss):
+            return replace(run, state="diverged", loss=None, reason=f"held-out loss {loss:g}")
+        if last > first:
+            why = f"training loss rose from {first:.4g} to {last:.4g}"
+            return replace(run, state="diverged", reason=why)
+        if self.measures_noise and step.ranks.size == 1:
+            run = replace(run, noise_scale=self._noise_scale(run.experiment, step))
+        return replace(run, state="completed")
+
+    def _noise_scale(self, experiment: Experiment, step: Stepper) -> float | None:
+        """From sixteen quarters of a batch, shuffled as in training."""
+        part = max(1, min(experiment.batch_size // 4, step.microbatch))
+        batches = self.data.batches(part, _NOISE_PARTS, experiment.seed, 0)
+        with closing(batches), self.precision.autocast(self.device):
+            there = (to_device(batch, self.device) for batch in batches)
+            return noise_scale(step.model, self.objective, there)
+
+
+def _settled(run: Run, ranks: Ranks, told: bool) -> Run:
+    """What all ranks return: the run of the first that failed by itself, else rank 0's.
+
+    ``told`` says that this rank ended because another did.
+    """
+    if not told:
+        try:
+            ranks.any(failed=run.state in ("oom", "failed"))
+        except PeerError:
+            told = True
+    if ranks.size == 1:
+        return run
+    runs: list[tuple[bool, Run]] = ranks.meet((told, run))
+    return next((r for other, r in runs if not other and r.state in ("oom", "failed")), runs[0][1])
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run's numbers depend on."""
+    import torch
+
+    return {"flops_fit": __version__, "torch": torch.__version__}

@@ -1,0 +1,205 @@
+"""What the law would have said had nothing been tuned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.fit.fit import Fit
+from flops_fit.fit.fitting import fit_runs
+from flops_fit.records import Diagnostic
+from flops_fit.store.recorded import TrainingCurve
+from flops_fit.text import format_count
+from flops_fit.tune.tuning import Tuning
+
+Floats = NDArray[np.float64]
+
+_SHARES = np.linspace(0.1, 0.95, 35)
+_JUDGED = (0.3, 0.8)  # after the warmup and before the end, where all are 1 by definition
+_ODD = 4.0  # robust standard deviations
+_FEWEST = 5
+_READINGS = 8  # a curve of fewer cannot be read between its points
+
+
+@dataclass(frozen=True, eq=False)
+class Collapse:
+    """Training curves on one scale, (L(x) − E)/(L(1) − E) against the share x of the run seen.
+
+    Runs of one schedule whose hyper-parameters scale as they should fall onto one curve when each is
+    divided by where it ends (Qiu et al. 2025, arXiv:2507.02119). A run apart from the others is badly
+    tuned, or at another ratio of data to size. L is the training loss, so noise of a batch is in it.
+
+    Attributes
+    ----------
+    shares
+        x, shape (points,).
+    curves
+        The scaled losses, shape (runs, points).
+    labels, params
+        Of the runs.
+    spread
+        Standard deviation of ln of the scaled losses over runs, at each x.
+    odd
+        Labels of runs that lie apart by more than four robust standard deviations.
+    floor
+        E.
+    """
+
+    shares: Floats
+    curves: Floats
+    labels: tuple[str, ...]
+    params: Floats
+    spread: Floats
+    odd: tuple[str, ...]
+    floor: float
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Runs apart from the others."""
+        if not self.odd:
+            return ()
+        shown = ", ".join(self.odd[:3]) + (", …" if len(self.odd) > 3 else "")
+        return (
+            Diagnostic(
+                "collapse",
+                "note",
+                f"The training curves of {len(self.odd)} of {len(self.labels)} runs lie apart from the "
+                f"others when scaled to their ends ({shown}): their hyper-parameters may not suit them.",
+            ),
+        )
+
+
+def collapse(curves: Sequence[TrainingCurve], floor: float = 0.0) -> Collapse | None:
+    """The curves of completed runs on one scale; ``None`` where fewer than five can be read.
+
+    Parameters
+    ----------
+    floor
+        The irreducible loss E, where it is known; below every loss.
+    """
+    used = [
+        c
+        for c in curves
+        if c.run.state == "completed" and c.run.train_loss is not None and len(c.loss) >= _READINGS
+    ]
+    if len(used) < _FEWEST:
+        return None
+    rows = []
+    for c in used:
+        assert c.run.train_loss is not None
+        x, y = np.append(c.share, 1.0), np.append(c.loss, c.run.train_loss)
+        rows.append((np.interp(_SHARES, x, y) - floor) / (c.run.train_loss - floor))
+    scaled = np.array(rows)
+    logs = np.log(np.maximum(scaled, 1e-9))
+    judged = (_JUDGED[0] <= _SHARES) & (_JUDGED[1] >= _SHARES)
+    place = np.mean(logs[:, judged], axis=1)
+    away = np.abs(place - np.median(place))
+    scale = 1.4826 * float(np.median(away))
+    labels = tuple(c.run.experiment.label for c in used)
+    odd = tuple(
+        label for label, d in zip(labels, away, strict=True) if scale > 0 and d > _ODD * scale
+    )
+    sizes = np.array([float(c.run.experiment.params.total) for c in used])
+    return Collapse(_SHARES, scaled, labels, sizes, np.std(logs, axis=0, ddof=1), odd, floor)
+
+
+@dataclass(frozen=True)
+class WithoutTuning:
+    """The optimum at the largest budget with tuned runs, and with what untuned ones would have lost.
+
+    Attributes
+    ----------
+    compute
+        FLOPs of the largest fitted run, at which both are asked.
+    tuned, untuned
+        N*; ``untuned`` is ``None`` where it could not be told.
+    tuned_exponent, untuned_exponent
+        a of N* ∝ C^a, where the law has one.
+    inside
+        Whether the untuned N* lies in the tuned one's 90 % interval.
+    why
+        What stood in the way, where ``untuned`` is ``None``.
+    """
+
+    compute: float
+    tuned: float
+    untuned: float | None
+    tuned_exponent: float | None = None
+    untuned_exponent: float | None = None
+    inside: bool | None = None
+    why: str = ""
+
+    @property
+    def diagnostic(self) -> Diagnostic:
+        """In words; a warning where tuning moved the answer beyond its interval."""
+        if self.untuned is None:
+            text = (
+                f"What the recipe without tuning would have said of N* cannot be told: {self.why}."
+            )
+            return Diagnostic("without_tuning", "note", text)
+        exponents = ""
+        if self.tuned_exponent is not None and self.untuned_exponent is not None:
+            exponents = (
+                f" (exponent {self.untuned_exponent:.3f} in place of {self.tuned_exponent:.3f})"
+            )
+        text = (
+            f"Without tuning N* at {self.compute:.3g} FLOPs would have come out as about "
+            f"{format_count(self.untuned)} in place of {format_count(self.tuned)}{exponents}, "
+            "by the regrets of the trials, carried over in ln N and ln D."
+        )
+        if self.inside is False:
+            return Diagnostic(
+                "without_tuning",
+                "warning",
+                f"{text} That is beyond its interval: hyper-parameters decide this answer.",
+                'tune="per-size", and read sweeps with other recipes with care',
+            )
+        return Diagnostic("without_tuning", "note", text)
+
+
+def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
+    """Give each run the loss that the recipe as it was would have cost it, and fit again.
+
+    That loss is known in the cells of the tuning, as the difference of two regrets by their
+    parabolas; between and beyond them it is taken as linear in ln N and ln D, no less than 0 and no more
+    than twice the largest seen.
+    """
+    C = fit.largest_compute
+    tuned = fit.predict(C)
+    interval = tuned.intervals.get("optimal_params")
+    known = WithoutTuning(C, tuned.optimal_params, None, _exponent(fit))
+    gains = [_gain(tuning, i) for i in range(len(tuning.cells))]
+    there = [(c, g) for c, g in zip(tuning.cells, gains, strict=True) if g is not None]
+    if not there:
+        return replace(known, why="the trials' losses do not bend")
+    runs = fit.runs
+    x = np.array([[1.0, math.log(c.params), math.log(c.units)] for c, _ in there])
+    g = np.array([gain for _, gain in there])
+    at = np.column_stack([np.ones(len(runs)), np.log(runs.params), np.log(runs.tokens)])
+    extra = np.clip(at @ np.linalg.lstsq(x, g, rcond=None)[0], 0.0, 2 * max(float(np.max(g)), 0.0))
+    try:
+        other = fit_runs(replace(runs, loss=runs.loss * np.exp(extra)), flops_per_unit=fit.flops)
+        untuned = other.predict(C).optimal_params
+    except FlopsFitError as error:
+        return replace(known, why=f"no law fits ({error})")
+    inside = None if interval is None else bool(interval[0] <= untuned <= interval[1])
+    return replace(known, untuned=untuned, untuned_exponent=_exponent(other), inside=inside)
+
+
+def _gain(tuning: Tuning, i: int) -> float | None:
+    before, after = tuning.untuned_regret(i), tuning.left_regret(i)
+    if before is None or after is None or math.isinf(before):
+        return None
+    return math.log1p(before) - math.log1p(after)
+
+
+def _exponent(fit: Fit) -> float | None:
+    try:
+        return fit.exponents[0]
+    except AttributeError:
+        return None
