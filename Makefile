@@ -57,7 +57,7 @@ check: install ## Lint, format, types and layers
 	$(BIN)/lint-imports
 
 bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
-	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python -m benchmarks.coverage
 
 bench-execute: install ## Two at a time against one, the same digits everywhere, overhead of a run (about 16 minutes)
 	$(BIN)/python -m benchmarks.execute
@@ -75,7 +75,7 @@ bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by de
 	$(BIN)/python -m benchmarks.plan
 
 bench-report: install ## From runs to a finished page: seconds, size, time to load (a minute)
-	$(BIN)/python -m benchmarks.report_page
+	$(BIN)/python -m benchmarks.report
 
 bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 13 minutes)
 	$(BIN)/python -m benchmarks.train
@@ -91,10 +91,10 @@ define install-peers
 	@touch $@
 endef
 
-$(PEERS)/.ready: benchmarks/peers.txt
+$(PEERS)/.ready: benchmarks/fit/peers.txt
 	$(call install-peers,$<,)
 
-$(PEERS)/.ready-train: benchmarks/train_peers.txt constraints.txt
+$(PEERS)/.ready-train: benchmarks/train/peers.txt constraints.txt
 	$(call install-peers,$<,$(filter torch==% accelerate==%,$(shell cat constraints.txt)))
 
 clean: ## Remove .venv, caches and outputs

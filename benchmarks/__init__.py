@@ -1,1 +1,1 @@
-"""What flops-fit claims, measured: run a module with ``python -m benchmarks.NAME``."""
+"""What flops-fit claims, measured: run a folder with ``python -m benchmarks.NAME``."""

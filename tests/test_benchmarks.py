@@ -9,12 +9,12 @@ import math
 import numpy as np
 import pytest
 from benchmarks import accuracy, losses, store_size
-from benchmarks.by_hand import Task
-from benchmarks.command import run
-from benchmarks.engine import Text, train_by_engine
-from benchmarks.pairs import median_of
-from benchmarks.report import Goal, IntervalGoal, at_most, goal_table, near
-from benchmarks.turns import SKIPPED, Turns, steps_for
+from benchmarks.common.command import run
+from benchmarks.common.pairs import median_of
+from benchmarks.common.report import Goal, IntervalGoal, at_most, goal_table, near
+from benchmarks.train.by_hand import Task
+from benchmarks.train.engine import Text, train_by_engine
+from benchmarks.train.turns import SKIPPED, Turns, steps_for
 
 NAN = math.nan
 

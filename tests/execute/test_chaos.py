@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.every_call import How, strike_everywhere
-from benchmarks.ledger import Ledger
-from benchmarks.storm import ROOT, Storm, Weather, environment
+from benchmarks.chaos.every_call import How, strike_everywhere
+from benchmarks.chaos.ledger import Ledger
+from benchmarks.chaos.storm import ROOT, Storm, Weather, environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
@@ -20,7 +20,7 @@ def test_a_pools_sweep_under_kill_9_ends_with_the_fit_of_the_undisturbed_one(
 ) -> None:
     """Drivers and workers are killed; every result stays as it was first recorded."""
     told = ["15", "0.1"]
-    module = "benchmarks.cheap_sweeps"
+    module = "benchmarks.chaos.cheap_sweeps"
     subprocess.run(
         [sys.executable, "-m", module, "inprocess", str(tmp_path / "calm"), *told],
         check=True,

@@ -1,4 +1,4 @@
-"""The default intervals hold the truth about as often as they say (benchmarks/coverage.py: more)."""
+"""The default intervals hold the truth about as often as they say (benchmarks/coverage: more)."""
 
 from __future__ import annotations
 

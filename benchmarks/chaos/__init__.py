@@ -1,0 +1,1 @@
+"""Kill processes, tear files and fill the disk under sweeps, and look what is lost."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: goals and tables, the command line, timing, other packages."""

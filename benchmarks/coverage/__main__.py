@@ -1,0 +1,169 @@
+"""How often the default intervals hold the truth.
+
+Simulates sweeps from known laws, fits each with the defaults as shipped (choice of law, robust
+scale, window) and counts how often the 90 % intervals of N*, D*, loss and D/N hold the true value
+at 10× and 100× the largest run's compute. A well-calibrated method shows 86 to 97.
+
+    python -m benchmarks.coverage --sims 500
+    python -m benchmarks.coverage --sims 100 --case kappa0.5/asymmetric/t3/tapered
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import Pool
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from flops_fit.errors import FitError
+from flops_fit.fit import fit_runs
+from flops_fit.laws import Kappa, Law
+
+TARGETS = (10.0, 100.0)
+QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A true law, a noise and a design."""
+
+    kappa: float
+    asymmetric: bool
+    noise: str
+    design: str
+    sd: float = 0.005
+
+    @property
+    def name(self) -> str:
+        shape = "asymmetric" if self.asymmetric else "symmetric"
+        return f"kappa{self.kappa:g}/{shape}/{self.noise}/{self.design}"
+
+    @property
+    def law(self) -> Law:
+        """Slopes of .35 each, or .28 and .45, whatever κ; a term of about 1 at 1e8 and 2e9."""
+        p, q = (0.28, 0.45) if self.asymmetric else (0.35, 0.35)
+        k = self.kappa
+        scale_n, scale_d = 1e8 ** (p / k) * 0.8 ** (1 / k), 2e9 ** (q / k) * 0.8 ** (1 / k)
+        return Kappa(1.7, scale_n, scale_d, p / k, q / k, k)
+
+    def design_points(self) -> tuple[np.ndarray, np.ndarray]:
+        """N and C of each run."""
+        budgets = np.geomspace(1e18, 1e20, 5)
+        counts = {"uniform": (7, 7, 7, 7, 7), "tapered": (12, 9, 6, 4, 2), "small": (5, 5, 5, 5)}
+        sizes, compute = [], []
+        for C, count in zip(budgets, counts[self.design], strict=False):
+            best = self.law.optimal(C).params
+            reach = 10.0 if self.design == "tapered" else 8.0
+            sizes.append(best * np.geomspace(1 / reach, reach, count) * 1.15)
+            compute.append(np.full(count, C))
+        return np.concatenate(sizes), np.concatenate(compute)
+
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One simulated sweep as columns."""
+        N, C = self.design_points()
+        D = C / (6 * N)
+        if self.noise == "normal":
+            noise = rng.normal(size=len(N))
+        else:
+            noise = rng.standard_t(3, size=len(N)) / np.sqrt(3)
+        loss = self.law.loss(N, D) * np.exp(self.sd * noise)
+        return {"params": N, "tokens": D, "flops": C, "loss": loss, "budget": C}
+
+
+def cases() -> Iterator[Case]:
+    """The cases of the acceptance test, and two small noisy sweeps."""
+    for kappa, asymmetric, noise, design in itertools.product(
+        (1.0, 0.5), (False, True), ("normal", "t3"), ("uniform", "tapered")
+    ):
+        yield Case(kappa, asymmetric, noise, design)
+    yield Case(1.0, False, "normal", "small", 0.01)
+    yield Case(0.5, True, "normal", "small", 0.01)
+
+
+def simulate(case: Case, sims: int, seed: int, options: dict[str, object]) -> dict[str, float]:
+    """Coverage in per cent of each quantity and target, and how often each law was chosen."""
+    hits = np.zeros((len(TARGETS), len(QUANTITIES)))
+    widths: list[float] = []
+    given = chosen = failed = 0
+    top = float(case.design_points()[1].max())
+    truth = [case.law.optimal(top * t) for t in TARGETS]
+    errors = []
+    for i in range(sims):
+        rng = np.random.default_rng([seed, i])
+        try:
+            fit = fit_runs(case.draw(rng), **options)
+        except FitError:
+            failed += 1
+            continue
+        chosen += fit.law.name == "kappa"
+        predictions = [fit.predict(top * t) for t in TARGETS]
+        if any(v is None for p in predictions for v in p.intervals.values()):
+            continue
+        given += 1
+        errors.append(np.log(predictions[1].optimal_params / truth[1].params))
+        for j, (p, best) in enumerate(zip(predictions, truth, strict=True)):
+            values = (best.params, best.tokens, best.loss, best.tokens / best.params)
+            for k, (name, value) in enumerate(zip(QUANTITIES, values, strict=True)):
+                low, high = p.intervals[name]
+                hits[j, k] += low <= value <= high
+        low, high = predictions[1].intervals["optimal_params"]
+        widths.append(float(np.log(high / low)))
+    row = {
+        f"{q}@{t:g}x": 100 * hits[j, k] / max(given, 1)
+        for j, t in enumerate(TARGETS)
+        for k, q in enumerate(QUANTITIES)
+    }
+    error = np.array(errors or [np.nan])
+    return {
+        **row,
+        "given": 100 * given / sims,
+        "kappa": 100 * chosen / sims,
+        "width": float(np.median(widths)) if widths else float("nan"),
+        "bias": float(np.median(error)),
+        "mad": float(1.4826 * np.median(np.abs(error - np.median(error)))),
+    }
+
+
+def _job(job: tuple[Case, int, int, dict[str, object]]) -> tuple[str, dict[str, float], float]:
+    start = time.perf_counter()
+    case, sims, seed, options = job
+    return case.name, simulate(case, sims, seed, options), time.perf_counter() - start
+
+
+def main() -> None:
+    """Print one line a case."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sims", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--law", default="auto")
+    parser.add_argument("--window", default="auto", choices=("auto", "none"))
+    parser.add_argument("--processes", type=int, default=1)
+    args = parser.parse_args()
+    options = {"law": args.law, "window": None if args.window == "none" else "auto"}
+    jobs = [(c, args.sims, args.seed, options) for c in cases() if args.case in c.name]
+    print("coverage of nominal 90 %, at 10×/100×; width and bias of ln N* at 100×")
+    print(
+        f"{'case':38s} {'N*':>7s} {'D*':>7s} {'loss':>7s} {'D/N':>7s} "
+        "given κ law  width   bias    mad  s/fit"
+    )
+    with Pool(args.processes) as pool:
+        for name, row, seconds in pool.imap(_job, jobs):
+            pairs = " ".join(f"{row[f'{q}@10x']:3.0f}/{row[f'{q}@100x']:3.0f}" for q in QUANTITIES)
+            print(
+                f"{name:38s} {pairs}  {row['given']:4.0f} {row['kappa']:5.0f} {row['width']:6.2f} "
+                f"{row['bias']:+6.2f} {row['mad']:6.2f} {seconds / args.sims:6.3f}"
+            )
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Runs side by side, overhead of a run, size of the store."""

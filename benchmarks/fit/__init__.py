@@ -1,0 +1,1 @@
+"""The fit beside other packages: accuracy, back-tests, speed, size."""

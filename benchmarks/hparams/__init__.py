@@ -1,0 +1,1 @@
+"""Learning rates over widths, and sweeps tuned and untuned."""

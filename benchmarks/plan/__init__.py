@@ -1,0 +1,1 @@
+"""Exact cost, predicted times, and FLOPs to an answer by design."""

@@ -1,0 +1,1 @@
+"""The trainer beside a loop written by hand and other trainers."""
