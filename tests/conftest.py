@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.pop("PYTHONUNBUFFERED", None)  # what is printed has to keep its order without it
 
 import pytest
 import torch

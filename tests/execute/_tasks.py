@@ -96,3 +96,17 @@ def talking(experiment: Experiment, report=None) -> Run:
         print(f"size {experiment.size}")
         subprocess.run(["sh", "-c", "echo shell >&2"], check=True)
     return square(experiment, report)
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Answers with what it and a process that it starts print, as it stands in a file by then."""
+
+    folder: Path
+
+    def __call__(self, experiment: Experiment, report=None) -> Run:
+        path = self.folder / experiment.id
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+        print("first")
+        subprocess.run(["echo", "second"], check=True)
+        return Run(experiment, "completed", details=path.read_text())

@@ -86,6 +86,14 @@ class Contract:
             executor.submit(make_experiment(seed=seed))
         assert 1 <= max(r.loss for r in drain(executor, 5)) <= executor.capacity
 
+    def test_what_is_printed_keeps_its_order(self, executor: Executor, tmp_path: Path) -> None:
+        """A worker's own lines and those of a process that it starts."""
+        if not self.processes:  # the caller's own standard output is left as it is
+            return
+        executor.start(_tasks.Ordered(tmp_path), lambda progress: None)
+        executor.submit(make_experiment())
+        assert [r.details for r in drain(executor, 1)] == ["first\nsecond\n"]
+
     def test_closing_twice_is_safe_and_forgets_what_waits(self, executor: Executor) -> None:
         executor.start(_tasks.square, lambda progress: None)
         executor.submit(make_experiment(size=_tasks.SLOW))

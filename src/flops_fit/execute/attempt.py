@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
@@ -57,6 +58,13 @@ def read_task(path: str | Path, experiment: Experiment) -> Task | Run:
         reason = f"the task cannot be read in a worker: {type(error).__name__}: {error}"
         return Run(experiment, "failed", reason=reason, details=traceback.format_exc())
     return task
+
+
+def print_in_order() -> None:
+    """Write out each line when it is printed, so that it keeps its place beside a subprocess's."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
 
 
 def pin_threads(threads: int) -> None:

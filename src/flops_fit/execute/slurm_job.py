@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flops_fit.execute.attempt import attempt, pin_threads, read_task
+from flops_fit.execute.attempt import attempt, pin_threads, print_in_order, read_task
 from flops_fit.execute.multirank import rank_environment
 from flops_fit.records import Experiment, Run
 from flops_fit.train.trainer import Progress
@@ -45,6 +45,7 @@ class Job:
         """Carry out the run; when the time is up, end the step, keep a checkpoint and requeue."""
         from submitit import JobEnvironment
 
+        print_in_order()
         place: Any = JobEnvironment()
         os.environ["OMP_NUM_THREADS"] = str(self.threads)
         if place.num_tasks > 1:

@@ -7,7 +7,7 @@ import signal
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from flops_fit.execute.attempt import Setting
+from flops_fit.execute.attempt import Setting, print_in_order
 from flops_fit.execute.multirank import together
 from flops_fit.records import Experiment, Run
 
@@ -18,6 +18,7 @@ def carry_out(task_path: str, experiment: Experiment, pipe: Connection, setting:
     if hasattr(signal, "SIGCHLD"):  # Ray's workers ignore it, and ranks could not be waited for
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.update(setting.environment)
+    print_in_order()
 
     def send(message: Any) -> None:
         try:
