@@ -8,10 +8,12 @@ import math
 
 import numpy as np
 import pytest
-from benchmarks import accuracy, losses, store_size
 from benchmarks.common.command import run
 from benchmarks.common.pairs import median_of
 from benchmarks.common.report import Goal, IntervalGoal, at_most, goal_table, near
+from benchmarks.execute import store_size
+from benchmarks.fit import accuracy
+from benchmarks.train import losses
 from benchmarks.train.by_hand import Task
 from benchmarks.train.engine import Text, train_by_engine
 from benchmarks.train.turns import SKIPPED, Turns, steps_for
