@@ -20,10 +20,11 @@ import numpy as np
 
 from benchmarks.chaos.full_disk import FillsUp
 from flops_fit.execute import Executor, InProcessExecutor, PoolExecutor, RayExecutor
+from flops_fit.files import write_json
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Experiment, ParamCount, Run
-from flops_fit.store import Store, write_json
+from flops_fit.store import Store
 from flops_fit.sweep import run_experiments
 from flops_fit.train import Progress
 from flops_fit.view import SilentView

@@ -22,8 +22,9 @@ from benchmarks.chaos.full_disk import no_space, watch_calls
 from benchmarks.chaos.ledger import Ledger
 from flops_fit.errors import OutputError
 from flops_fit.execute import InProcessExecutor
+from flops_fit.files import write_json
 from flops_fit.records import Run
-from flops_fit.store import Store, write_json
+from flops_fit.store import Store
 from flops_fit.sweep import run_experiments
 
 How = Literal["killed", "disk full"]

@@ -18,8 +18,8 @@ from benchmarks.chaos.cheap_sweeps import AGAIN, EXECUTORS, full_of, said_of, sa
 from benchmarks.chaos.full_disk import FillsUp
 from flops_fit import plan_sweep, run_sweep
 from flops_fit.cli.demo import demo_sweep
+from flops_fit.files import write_json
 from flops_fit.records import Experiment, Run
-from flops_fit.store import write_json
 
 SIZES = {1e9: [8, 16], 2e9: [8, 16, 24], 4e9: [16, 24, 32]}
 EVERY_STEPS = 20  # a checkpoint

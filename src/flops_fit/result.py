@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flops_fit.adaptive.sweep import Adaptive
 from flops_fit.errors import InputError
+from flops_fit.files import write_json
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.plan.sweep_plan import SweepPlan
@@ -17,7 +18,6 @@ from flops_fit.records import Diagnostic, Run
 from flops_fit.report.figures import draw_figures, report_data, save_figures
 from flops_fit.report.page import write_report
 from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
-from flops_fit.store.files import write_json
 from flops_fit.store.recorded import training_curves
 from flops_fit.tune.effects import Collapse, WithoutTuning, collapse, without_tuning
 from flops_fit.tune.tuning import Tuning

@@ -5,14 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute import PoolExecutor, process
-from flops_fit.store import write_atomic
 from flops_fit.train import resolve_device
 
 
@@ -35,28 +33,6 @@ def test_a_pool_counts_cores_where_there_is_no_affinity(monkeypatch: pytest.Monk
     assert PoolExecutor().capacity == 3
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert PoolExecutor().capacity == 1
-
-
-def test_a_file_that_somebody_reads_is_replaced_once_it_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rename, refused = Path.replace, []
-
-    def busy(self: Path, target: Path) -> Path:
-        if len(refused) < 3:
-            refused.append(target)
-            raise PermissionError(13, "in use")
-        return rename(self, target)
-
-    path = tmp_path / "run.json"
-    monkeypatch.setattr(Path, "replace", busy)
-    with pytest.raises(PermissionError):
-        write_atomic(path, "elsewhere a refusal is final")
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(sys, "platform", "win32")
-    write_atomic(path, "D ≥ 20·N")
-    assert path.read_text(encoding="utf-8") == "D ≥ 20·N"
-    assert len(refused) == 3
 
 
 @pytest.mark.parametrize(

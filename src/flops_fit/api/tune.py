@@ -12,10 +12,10 @@ from flops_fit.api.run import RunOptions, ranks_of, run_plan
 from flops_fit.checks import names_near_matches
 from flops_fit.errors import InputError
 from flops_fit.execute.executor import Executor
+from flops_fit.files import write_json
 from flops_fit.plan.planner import with_recipe
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Experiment, Run
-from flops_fit.store.files import write_json
 from flops_fit.store.store import Store
 from flops_fit.train.trainer import Trainer
 from flops_fit.tune.options import Tune, resolve_tune

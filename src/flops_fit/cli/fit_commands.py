@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from flops_fit.cli.source import (
 )
 from flops_fit.cli.source import read_fit as fit_of
 from flops_fit.errors import OutputError
+from flops_fit.files import csv_text, write_output
 from flops_fit.text import format_count, format_percent
 
 if TYPE_CHECKING:
@@ -168,10 +168,7 @@ def _width(half: float) -> str:
 
 def _write(path: Path, runs: tuple[dict[str, float], ...]) -> None:
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["params", "tokens", "flops"])
-            writer.writeheader()
-            writer.writerows(runs)
+        write_output(path, csv_text(runs, ["params", "tokens", "flops"]))
     except OSError as error:
         raise OutputError(f"--csv: {path} cannot be written ({error.strerror}).") from error
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +10,7 @@ import flops_fit
 from flops_fit.cli.answer import Answer, Json
 from flops_fit.cli.predict import constants, meaning
 from flops_fit.errors import InputError
+from flops_fit.files import csv_text
 from flops_fit.text import format_count
 
 reference = typer.Typer()
@@ -113,10 +112,5 @@ def _csv(name: str) -> Answer:
             f"{name} is a law."
         )
     rows = flops_fit.reference.runs(name).to_dicts()
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return Answer(
-        (stream.getvalue().rstrip("\n"),), {"name": name, "runs": {"rows": rows}}, whole=True
-    )
+    text = csv_text(rows, line_end="\n").rstrip("\n")
+    return Answer((text,), {"name": name, "runs": {"rows": rows}}, whole=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import OutputError, TableError
+from flops_fit.files import csv_text, write_output
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.plan.designs import Layout, Prior
 from flops_fit.plan.timing import Reading, Speed, StepTimes
@@ -226,12 +226,8 @@ def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path
     """See :meth:`SweepPlan.to_csv`."""
     own = own_flops(experiments)
     rows = [_row(e, own[e.id], speed) for e in experiments]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
     try:
-        with path.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_output(path, csv_text(rows))
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.files import write_output
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.plan.comparison import DesignCosts, compare_designs
 from flops_fit.plan.cost import Device, Priced
@@ -136,7 +137,7 @@ class SweepPlan(Priced):
         """
         text = plan_to_json(self)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            write_output(Path(path), text + "\n")
         return text
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import OutputError
+from flops_fit.files import csv_text, write_output
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic, Run
@@ -285,10 +285,6 @@ def save_figures(
 
 def _write_rows(data: FigureData, path: Path) -> Path:
     rows: list[dict[str, Any]] = data.rows()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, names, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: "" if v is None or v != v else v for k, v in row.items()})
+    shown = [{k: "" if v is None or v != v else v for k, v in row.items()} for row in rows]
+    write_output(path, csv_text(shown))
     return path

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flops_fit._version import __version__
 from flops_fit.errors import OutputError
+from flops_fit.files import write_output
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic, Run
@@ -80,7 +81,7 @@ def write_report(
     text = page(m)
     path = Path(path)
     try:
-        path.write_text(text, encoding="utf-8")
+        write_output(path, text)
     except OSError as error:
         raise OutputError(f"report: {path} cannot be written ({error.strerror}).") from error
     return path

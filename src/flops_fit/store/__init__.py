@@ -20,7 +20,6 @@ Files that are torn or do not belong are renamed and named, never deleted and ne
 """
 
 from flops_fit.store.doctor import Examination, Finding, examine, recorded_runs, repair
-from flops_fit.store.files import write_atomic, write_json
 from flops_fit.store.lease import Holder, Lease, living_holder, take_lease
 from flops_fit.store.recorded import Recorded, TrainingCurve, training_curves
 from flops_fit.store.rows import write_runs
@@ -40,7 +39,5 @@ __all__ = [
     "repair",
     "take_lease",
     "training_curves",
-    "write_atomic",
-    "write_json",
     "write_runs",
 ]

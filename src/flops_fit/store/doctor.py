@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flops_fit.errors import OutputError, TableError
+from flops_fit.files import is_temporary, unwritable
 from flops_fit.records import Experiment, Run
-from flops_fit.store.files import OUTPUT, is_temporary, unwritable
 from flops_fit.store.lease import Lease, living_holder, take_lease
 from flops_fit.store.read import FINAL, SCHEMA, migrated_sweep, read_run, read_sweep
+from flops_fit.store.recorded import OUTPUT
 from flops_fit.store.store import Store
 
 _ID = re.compile(r"[0-9a-f]{16}")

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from flops_fit.store.files import link_new, temporary_beside
+from flops_fit.files import link_new, temporary_beside
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0

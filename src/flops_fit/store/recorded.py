@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +20,8 @@ from numpy.typing import NDArray
 from flops_fit.distributed import ALONE, join_ranks, launched
 from flops_fit.errors import OutputError
 from flops_fit.execute.executor import Task
+from flops_fit.files import unwritable
 from flops_fit.records import Experiment, Run
-from flops_fit.store.files import printed_to, unwritable
 from flops_fit.store.lease import Holder, Lease, take_lease
 from flops_fit.store.store import Store
 from flops_fit.text import error_line
@@ -141,6 +144,47 @@ def _watching(leases: list[Lease], report: Report | None) -> Report:
 
 def _elsewhere(experiment: Experiment, who: str) -> Run:
     return Run(experiment, "running", reason=f"it is being made by {who}")
+
+
+OUTPUT = "output.txt"
+
+
+@contextmanager
+def printed_to(folder: Path) -> Iterator[None]:
+    """Let a worker process write what it prints to ``output.txt`` of a run's folder.
+
+    The driver's own process, and one whose file cannot be opened, print where they always do. A run
+    that prints nothing leaves no file.
+    """
+    if multiprocessing.parent_process() is None:
+        yield
+        return
+    path = folder / OUTPUT
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        yield
+        return
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        _point(file, file)
+        yield
+    finally:
+        _point(*kept)
+        for descriptor in (file, *kept):
+            os.close(descriptor)
+        with suppress(OSError):
+            if path.stat().st_size == 0:
+                path.unlink()
+
+
+def _point(out: int, err: int) -> None:
+    """Standard output and error, whoever writes to them, from here on."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a full disk; a stream that was closed
+            stream.flush()
+    os.dup2(out, 1)
+    os.dup2(err, 2)
 
 
 Floats = NDArray[np.float64]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import InputError, MissingExtraError
+from flops_fit.files import csv_text, unwritable, write_output
 from flops_fit.records import Run, canonical_json
-from flops_fit.store.files import unwritable, write_atomic
 
 
 def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
@@ -38,18 +37,14 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
         raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
     content = writer([_row(run) for run in runs])
     try:
-        write_atomic(path, content)
+        write_output(path, content)
     except OSError as error:
         raise unwritable(path, error) from error
     return path
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]) if rows else ["id"])
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue().encode()
+    return csv_text(rows, () if rows else ["id"]).encode()
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

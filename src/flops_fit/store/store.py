@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flops_fit.errors import OutputError, TableError
+from flops_fit.files import unwritable, write_atomic, write_new
 from flops_fit.records import Diagnostic, Experiment, Run
-from flops_fit.store.files import unwritable, write_atomic, write_new
 from flops_fit.store.lease import Holder, Lease, living_holder, take_lease
 from flops_fit.store.read import (
     FINAL,

@@ -8,7 +8,6 @@ from flops_fit.train.mup import Mup, ParametrizationLike, parametrize, resolve_m
 from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision, resolve_device, resolve_precision
-from flops_fit.train.snapshot import flush_directory
 from flops_fit.train.step import check_microbatch
 from flops_fit.train.throughput import check_peak, check_workers, peak_of
 from flops_fit.train.trainer import Progress, Trainer
@@ -31,7 +30,6 @@ __all__ = [
     "check_peak",
     "check_workers",
     "evaluate",
-    "flush_directory",
     "kept_generators",
     "left_trunks",
     "parametrize",

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import InputError, InputTypeError, OutputError
+from flops_fit.files import flush_directory
 from flops_fit.records import Diagnostic
 from flops_fit.train.snapshot import (
     UnusableError,
-    flush_directory,
     read_manifest,
     read_snapshot,
     write_snapshot,

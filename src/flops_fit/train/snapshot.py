@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from flops_fit.files import flush_directory, flush_file
 
 _FORMAT = "flops-fit checkpoint"
 _SCHEMA = 2
@@ -43,7 +44,7 @@ def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) 
         except Exception as error:
             # PyTorch reports a failed write as an error of its own archive.
             raise (writer.error or error) from error
-        _flush(handle)
+        flush_file(handle)
     manifest = {
         "format": _FORMAT,
         "schema": _SCHEMA,
@@ -56,7 +57,7 @@ def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) 
     }
     with (directory / _MANIFEST).open("wb") as handle:
         handle.write(json.dumps(manifest, indent=1).encode())
-        _flush(handle)
+        flush_file(handle)
     flush_directory(directory)
 
 
@@ -107,20 +108,6 @@ def read_snapshot(directory: Path, key: str, step: int) -> dict[str, Any]:
     return state
 
 
-def flush_directory(path: Path) -> None:
-    """Make renames in a directory last, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def _verify(handle: BinaryIO, manifest: dict[str, Any]) -> None:
     size = os.fstat(handle.fileno()).st_size
     if size != manifest.get("size"):
@@ -145,11 +132,6 @@ def _load(handle: BinaryIO) -> Any:
         raise UnusableError(
             f"{_STATE} cannot be loaded: {type(error).__name__}: {first}"
         ) from error
-
-
-def _flush(handle: BinaryIO) -> None:
-    handle.flush()
-    os.fsync(handle.fileno())
 
 
 class _Hashing:

@@ -15,7 +15,7 @@ import pytest
 
 from flops_fit.errors import OutputError
 from flops_fit.records import Run
-from flops_fit.store import Lease, Store, examine, take_lease, write_atomic
+from flops_fit.store import Lease, Store, examine, take_lease
 from tests.conftest import make_experiment
 
 
@@ -140,13 +140,6 @@ def test_a_full_disk_loses_nothing_that_is_recorded(
         store.publish(Run(make_experiment(), "failed"))
     monkeypatch.undo()
     assert store.finished([make_experiment()])[make_experiment().id].loss == 2.0
-
-
-def test_an_atomic_write_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a", "one")
-    write_atomic(tmp_path / "a", "two")
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_text() == "two"
 
 
 def test_the_table_lists_every_run_whatever_its_state(tmp_path: Path) -> None:

@@ -1,0 +1,203 @@
+"""Write files so that a reader, or a crash, sees the old content or the new, and never a part."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from flops_fit.errors import OutputError
+from flops_fit.records import finite_json
+
+_RENAMES = 20  # attempts to replace a file that is being read, where the system forbids it
+_RENAME_SECONDS = 0.05
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+# The second line is of schema 1.
+_TEMPORARY = re.compile(
+    r"\..+\.[0-9a-f]{32}\.tmp|\..*lease(\.json)?\.\w+"
+    r"|\.(run|sweep|fit)\.json\.\d+|\.runs\.csv\.\d+|\.writable-\d+"
+)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the same folder that no other process, on any machine, would take."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file was to be renamed or linked, so that it never counts by itself."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Replace a file as a whole; ``durable`` content is on the disk when this returns."""
+    with _written(path, content, durable) as temporary:
+        _rename(temporary, path)
+        if durable:
+            flush_directory(path.parent)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write a file that the user named: a link, pipe or device is written to, not replaced."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(_encoded(content))
+    else:
+        write_atomic(path, content)
+
+
+def write_new(path: Path, content: str) -> bool:
+    """Create a whole file, if there is none; of several that try, one succeeds.
+
+    Returns
+    -------
+    bool
+        Whether this call created it.
+    """
+    with _written(path, content, durable=True) as temporary:
+        created = link_new(temporary, path)
+        if created:
+            flush_directory(path.parent)
+            flush_directory(path.parent.parent)  # which the folder itself may be new in
+        return created
+
+
+def link_new(temporary: Path, path: Path) -> bool:
+    """Give a finished file a second name, if that is free; whether this call did.
+
+    Linking is atomic and exclusive on NFS as well. Where a file system has no hard links, the name
+    is taken by an exclusive create and the content follows: a crash in between leaves a torn file,
+    which all our readers recognise and set aside.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # An answer of NFS may be lost after the link was made; two names are the proof.
+        return temporary.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_new(path, temporary.read_bytes())
+    return True
+
+
+def flush_file(handle: IO[Any]) -> None:
+    """Put what was written on the disk."""
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+def flush_directory(path: Path) -> None:
+    """Make renames in a directory permanent, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as strict JSON, with null for what is not finite.
+
+    Raises
+    ------
+    OutputError
+        ``path`` cannot be written.
+    """
+    try:
+        write_atomic(
+            path, json.dumps(finite_json(content), indent=1, allow_nan=False, default=float)
+        )
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def csv_text(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = (), *, line_end: str = "\r\n"
+) -> str:
+    """Rows as CSV under a line of names: ``columns``, or all that the rows have, in their order.
+
+    Examples
+    --------
+    >>> csv_text([{"params": 8, "loss": 2.5}, {"params": 9, "note": None}], line_end=";")
+    'params,loss,note;8,2.5,;9,,;'
+    """
+    rows = list(rows)
+    names = list(columns or dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, names, restval="", lineterminator=line_end)
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """What the system said of a file in ``output_dir``, and what to do."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        todo = "Free some space and call again with the same arguments"
+    elif error.errno == errno.EROFS:
+        todo = "Make it writable, or choose another output_dir"
+    else:
+        todo = "Choose another output_dir"
+    return OutputError(
+        f"output_dir: {path} cannot be written ({reason}). What is recorded there is kept. {todo}."
+    )
+
+
+def _encoded(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+@contextmanager
+def _written(path: Path, content: str | bytes, durable: bool) -> Iterator[Path]:
+    """A temporary file with the content; removed when the block ends."""
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(_encoded(content))
+            if durable:
+                flush_file(handle)
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _create_new(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as handle:
+            handle.write(content)
+            flush_file(handle)
+    except FileExistsError:
+        return False
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Put a finished file in place; on Windows that fails while somebody reads the old one."""
+    for _ in range(_RENAMES if sys.platform == "win32" else 0):
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(_RENAME_SECONDS)
+        else:
+            return
+    temporary.replace(path)

@@ -1,0 +1,62 @@
+"""A file is replaced whole or not at all, and tables of numbers are read back as they were."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from flops_fit.files import csv_text, write_atomic, write_output
+
+
+def test_an_atomic_write_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a", "one")
+    write_atomic(tmp_path / "a", "two")
+    write_atomic(tmp_path / "b", "three", durable=False)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a": "two", "b": "three"}
+
+
+def test_a_file_that_somebody_reads_is_replaced_once_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, refused = Path.replace, []
+
+    def busy(self: Path, target: Path) -> Path:
+        if len(refused) < 3:
+            refused.append(target)
+            raise PermissionError(13, "in use")
+        return rename(self, target)
+
+    path = tmp_path / "run.json"
+    monkeypatch.setattr(Path, "replace", busy)
+    with pytest.raises(PermissionError):
+        write_atomic(path, "elsewhere a refusal is final")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "platform", "win32")
+    write_atomic(path, "D ≥ 20·N")
+    assert path.read_text(encoding="utf-8") == "D ≥ 20·N"
+    assert len(refused) == 3
+
+
+def test_a_link_or_pipe_that_the_user_names_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    write_output(tmp_path / "link", "linked")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "linked"
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_output(tmp_path / "pipe", "piped")
+    reader.join()
+    assert read == ["piped"]
+
+
+def test_rows_that_lack_a_column_leave_its_cell_empty() -> None:
+    rows = [{"a": 1.5, "b": None}, {"a": 2, "c": "x, y"}]
+    assert csv_text(rows) == 'a,b,c\r\n1.5,,\r\n2,,"x, y"\r\n'
+    assert csv_text([], ["id"], line_end="\n") == "id\n"
