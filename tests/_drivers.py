@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.execute import InProcessExecutor, PoolExecutor
+from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, ParamCount, Run
 from flops_fit.store import Store
 from flops_fit.sweep import run_experiments
@@ -27,7 +28,7 @@ def experiments(n: int) -> list[Experiment]:
     plain = Experiment(
         "MLP", {}, 8, params, budget=704.0 * 400, tokens=400, steps=50, batch_size=8,
         units_per_sample=1.0, unit="samples", flops_per_unit=704.0, flops_per_unit_6nd=960.0,
-        hparams={}, seed=0, repeat=0, fingerprint="",
+        hparams=HParams(lr=0.01, batch_units=8), seed=0, repeat=0, fingerprint="",
     )  # fmt: skip
     return [replace(plain, seed=i) for i in range(n)]
 

@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, ParamCount
 
 torch.set_num_threads(1)
@@ -105,7 +106,7 @@ def make_experiment(**changes: Any) -> Experiment:
         "unit": "samples",
         "flops_per_unit": 704.0,
         "flops_per_unit_6nd": 960.0,
-        "hparams": hparams,
+        "hparams": HParams.from_dict(hparams),
         "seed": 1,
         "repeat": 0,
         "fingerprint": "abc",

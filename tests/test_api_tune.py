@@ -38,10 +38,10 @@ def test_a_pilot_finds_a_better_rate_and_the_sweep_uses_it(tuned, tmp_path):
     factor = tuning.recipe.lr[0][1]
     assert factor > 4
     for run in result.runs:
-        assert run.experiment.hparams["lr"] == pytest.approx(
+        assert run.experiment.hparams.lr == pytest.approx(
             1e-3 * tuning.factor(run.experiment.params.total), rel=0.01
         )
-        assert run.experiment.hparams["recipe"] == "custom + pilot"
+        assert run.experiment.hparams.recipe == "custom + pilot"
         assert run.noise_scale is None
     trials = {t.run.experiment.id for t in tuning.trials}
     assert trials.isdisjoint(r.experiment.id for r in result.runs)
@@ -89,7 +89,7 @@ def test_a_plan_is_tuned_by_itself_and_keeps_its_sizes(tuned, tmp_path):
     assert [(e.budget, e.size) for e in other.experiments] == [
         (e.budget, e.size) for e in plan.experiments
     ]
-    assert {e.hparams["recipe"] for e in other.experiments} == {"custom + pilot"}
+    assert {e.hparams.recipe for e in other.experiments} == {"custom + pilot"}
     assert "Tuning: pilot" in str(tuning)
     assert {d.code for d in plan.diagnostics} == {d.code for d in other.diagnostics}
 

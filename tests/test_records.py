@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
+from typing import Any
 
 import pytest
 
 from flops_fit.errors import TableError
-from flops_fit.records import Experiment, Run
+from flops_fit.hparams import HParams
+from flops_fit.recipes import default
+from flops_fit.records import Experiment, ParamCount, Run
 from tests.conftest import make_experiment
 
 
@@ -29,7 +33,7 @@ def test_the_id_survives_json() -> None:
         {"seed": 2},
         {"repeat": 1},
         {"fingerprint": "other"},
-        {"hparams": {"lr": 1.0}},
+        {"hparams": HParams(lr=1.0, batch_units=8)},
         {"model_kwargs": {"depth": 2}},
     ],
 )
@@ -60,3 +64,42 @@ def test_a_record_without_a_width_is_read_and_keeps_its_id() -> None:
     back = Experiment.from_dict(written)
     assert back.params.width == 0
     assert back.id == experiment.id
+
+
+RECORDS = [  # hyper-parameters on record, and the id of a run trained with them
+    ({"lr": 0.01, "batch_units": 8, "schedule": "cosine"}, "ce36be327a25d8a9"),
+    (default(ParamCount(160, 160, 160, 160), 400, "samples").to_dict(), "df543eb829840f5d"),
+    ({"lr": 0.01, "batch_units": 8, "momentum": 0.9, "nesterov": True}, "63262e1df4516bcc"),
+]
+
+
+@pytest.mark.parametrize(("hparams", "expected"), RECORDS)
+def test_records_keep_their_ids_whatever_fields_they_hold(
+    hparams: dict[str, Any], expected: str
+) -> None:
+    """Older records lack fields, and those of a subclass have more; they are written as they were."""
+    values = {**make_experiment().to_dict(), "hparams": hparams, "id": expected}
+    back = Experiment.from_dict(json.loads(json.dumps(values)))
+    assert back.id == expected
+    assert json.dumps(back.to_dict()) == json.dumps(values)
+    assert Experiment.from_dict(back.to_dict()) == back
+    assert pickle.loads(pickle.dumps(back)) == back
+    assert dict(back.hparams) == hparams
+    assert back.hparams.cooldown == 0.2
+
+
+def test_records_of_values_that_no_run_can_have_are_refused() -> None:
+    values = make_experiment().to_dict()
+    values["hparams"]["lr"] = -1.0
+    with pytest.raises(TableError, match="was edited.*positive lr"):
+        Experiment.from_dict(values)
+
+
+def test_hyper_parameters_are_read_by_attribute_and_by_item() -> None:
+    hparams = HParams(lr=0.1, batch_units=64)
+    assert hparams["lr"] == hparams.lr == hparams.get("lr")
+    assert {**hparams, "lr": 0.2} == {**hparams.to_dict(), "lr": 0.2}
+    with pytest.raises(KeyError):
+        hparams["momentum"]
+    with pytest.raises(TypeError):
+        hparams["lr"] = 0.2  # type: ignore[index]

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +310,7 @@ def test_a_run_that_failed_in_other_hands_is_not_made_again_by_who_waited(tmp_pa
 
 def test_two_branches_of_a_trunk_are_never_made_at_once_by_two_sweeps(tmp_path: Path) -> None:
     """The lease of the trunk keeps the other branch waiting."""
-    wsd = {**make_experiment().hparams, "schedule": "wsd", "cooldown": 0.2}
+    wsd = replace(make_experiment().hparams, schedule="wsd", cooldown=0.2)
     trunk = "0123456789abcdef"
     short, long = (
         make_experiment(steps=n, tokens=8 * n, trunk=trunk, hparams=wsd) for n in (100, 300)

@@ -22,6 +22,7 @@ from benchmarks.chaos.full_disk import FillsUp
 from flops_fit.execute import Executor, InProcessExecutor, PoolExecutor, RayExecutor
 from flops_fit.files import write_json
 from flops_fit.fit import fit_runs
+from flops_fit.hparams import HParams
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Experiment, ParamCount, Run
 from flops_fit.store import Store
@@ -57,8 +58,8 @@ def _experiment(seed: int, size: int, budget: float, trunk: str) -> Experiment:
     return Experiment(
         "Cheap", {}, size, ParamCount(size, size, size, size), budget, tokens=tokens,
         steps=max(1, tokens // 1000), batch_size=1, units_per_sample=1000.0, unit="tokens",
-        flops_per_unit=each, flops_per_unit_6nd=each, hparams={"cooldown": 0.2}, seed=seed,
-        repeat=0, fingerprint="", trunk=trunk,
+        flops_per_unit=each, flops_per_unit_6nd=each, hparams=HParams(lr=1e-3, batch_units=1),
+        seed=seed, repeat=0, fingerprint="", trunk=trunk,
     )  # fmt: skip
 
 

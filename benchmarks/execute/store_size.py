@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.common.command import run
 from benchmarks.common.report import Part, Result, Table, at_most
 from flops_fit.execute import InProcessExecutor
+from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, ParamCount, Run
 from flops_fit.store import Recorded, Store, examine, recorded_runs, write_runs
 from flops_fit.sweep import run_experiments
@@ -30,10 +31,7 @@ RUNS, OPEN_GOAL, REPEATS = 10_000, 2.0, 5
 def experiments(n: int) -> list[Experiment]:
     """Runs as a sweep of a GPT has them, which differ in their seeds."""
     params = ParamCount(12_345_678, 11_000_000, 12_000_000, 12_345_678)
-    hparams = {
-        "lr": 0.0012, "batch_units": 65536, "warmup": 0.02, "schedule": "cosine", "final": 0.1,
-        "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "clip": 1.0, "recipe": "default",
-    }  # fmt: skip
+    hparams = HParams(lr=0.0012, batch_units=65536, warmup=0.02, final=0.1, recipe="default")
     plain = Experiment(
         "examples.GPT", {"num_layers": 12, "vocab_size": 50257}, 384, params, budget=1e18,
         tokens=2 * 10**9, steps=30_000, batch_size=64, units_per_sample=1024.0, unit="tokens",

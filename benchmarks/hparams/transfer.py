@@ -190,7 +190,7 @@ def _by_rate(runs: Sequence[Run]) -> dict[int, dict[float, list[float]]]:
     for run in runs:
         e = run.experiment
         loss = run.loss if run.state == "completed" and run.loss is not None else math.inf
-        losses[e.size][e.hparams["lr"]].append(loss)
+        losses[e.size][e.hparams.lr].append(loss)
     return {width: dict(rows) for width, rows in losses.items()}
 
 

@@ -72,7 +72,7 @@ class Saved:
 def _save(width: int) -> Saved:
     """The median of some saves."""
     model: Any = GPTFactory()(d_model=width)
-    optimizer = make_optimizer(model, HParams(lr=1e-3, batch_units=1).to_dict())
+    optimizer = make_optimizer(model, HParams(lr=1e-3, batch_units=1))
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()

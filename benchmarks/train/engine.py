@@ -135,7 +135,7 @@ def planned(
         unit=unit,
         flops_per_unit=flops,
         flops_per_unit_6nd=6.0 * params,
-        hparams=hparams.to_dict(),
+        hparams=hparams,
         seed=task.seed,
         repeat=0,
         fingerprint="benchmark",

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.errors import TableError
+from flops_fit.errors import InputError, TableError
+from flops_fit.hparams import HParams
 
 RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
 
@@ -86,7 +87,7 @@ class Experiment:
     unit: str
     flops_per_unit: float
     flops_per_unit_6nd: float
-    hparams: Mapping[str, Any]
+    hparams: HParams
     seed: int
     repeat: int
     fingerprint: str
@@ -114,7 +115,7 @@ class Experiment:
             "tokens": self.tokens,
             "steps": self.steps,
             "batch_size": self.batch_size,
-            "hparams": self.hparams,
+            "hparams": self.hparams.to_dict(),
             "seed": self.seed,
             "repeat": self.repeat,
             "fingerprint": self.fingerprint,
@@ -134,14 +135,19 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
-        return {"id": self.id, **asdict(self)}
+        return {"id": self.id, **asdict(self), "hparams": self.hparams.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """Read what :meth:`to_dict` wrote; a changed id means the record was edited."""
         known = cls.__dataclass_fields__
         data = {k: v for k, v in values.items() if k in known}
-        experiment = cls(**{**data, "params": ParamCount(**values["params"])})
+        data["params"] = ParamCount(**values["params"])
+        try:
+            data["hparams"] = HParams.from_dict(values["hparams"])
+        except InputError as error:
+            raise TableError(f"the record of run {values.get('id')} was edited: {error}") from error
+        experiment = cls(**data)
         if "id" in values and values["id"] != experiment.id:
             raise TableError(
                 f"the record of run {values['id']} does not match its own id ({experiment.id}): "
@@ -178,7 +184,7 @@ class Run:
     >>> experiment = Experiment(
     ...     "GPT", {}, 8, params, budget=5e6, tokens=1000, steps=10, batch_size=10,
     ...     units_per_sample=10.0, unit="tokens", flops_per_unit=5e3, flops_per_unit_6nd=6e3,
-    ...     hparams={}, seed=0, repeat=0, fingerprint="", epochs=4.0,
+    ...     hparams=HParams(lr=0.01, batch_units=100), seed=0, repeat=0, fingerprint="", epochs=4.0,
     ... )
     >>> run = Run(experiment, "completed", tokens=1000, flops=5e6)
     >>> run.flops_6nd, run.flops_6nd_matmul, run.flops_6nd_non_embedding

@@ -68,7 +68,7 @@ class Result:
         """What tuning found; that there was none, where runs were trained."""
         if self.tuning is not None:
             return (*self.tuning.diagnostics, self.without_tuning.diagnostic, *self._apart())
-        recipes = sorted({str(r.experiment.hparams.get("recipe", "")) for r in self.runs} - {""})
+        recipes = sorted({r.experiment.hparams.recipe for r in self.runs} - {""})
         if not recipes or all(r.device == "mock" for r in self.runs):
             return ()
         text = f"Hyper-parameters are those of {', '.join(recipes)}; whether they are good was not tried."

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, canonical_json
 
 # What a run's trunk does not depend on: the end of the schedule, the name of what chose the values,
@@ -34,8 +35,11 @@ def trunk_of(experiment: Experiment) -> str:
     --------
     >>> from dataclasses import replace
     >>> from flops_fit.records import ParamCount
+    >>> hparams = HParams(lr=0.01, batch_units=8)
     >>> params = ParamCount(160, 160, 160, 160)
-    >>> run = Experiment("M", {}, 8, params, 1e6, 400, 50, 8, 1.0, "samples", 1.0, 1.0, {}, 1, 0, "")
+    >>> run = Experiment(
+    ...     "M", {}, 8, params, 1e6, 400, 50, 8, 1.0, "samples", 1.0, 1.0, hparams, 1, 0, ""
+    ... )
     >>> trunk_of(run) == trunk_of(replace(run, budget=2e6, tokens=800, steps=100))
     True
     >>> trunk_of(run) == trunk_of(replace(run, seed=2))
@@ -54,9 +58,9 @@ def trunk_of(experiment: Experiment) -> str:
     return hashlib.sha256(canonical_json(decides).encode()).hexdigest()[:16]
 
 
-def trunk_hparams(hparams: Any) -> dict[str, Any]:
+def trunk_hparams(hparams: HParams) -> dict[str, Any]:
     """The hyper-parameters that decide a trunk."""
-    return {name: value for name, value in hparams.items() if name not in _BRANCH_ALONE}
+    return {name: value for name, value in hparams.to_dict().items() if name not in _BRANCH_ALONE}
 
 
 def branch_step(experiment: Experiment) -> int:
@@ -66,7 +70,7 @@ def branch_step(experiment: Experiment) -> int:
     """
     if not experiment.trunk:
         return 0
-    share = min(1 - float(experiment.hparams["cooldown"]), _SHARED_AT_MOST)
+    share = min(1 - experiment.hparams.cooldown, _SHARED_AT_MOST)
     return math.floor(share * experiment.steps)
 
 

@@ -84,8 +84,8 @@ def test_no_cell_is_cut_at_the_width_that_plans_print_in() -> None:
 
 def test_each_cell_is_that_of_its_run() -> None:
     a = make_experiment()
-    b = replace(a, hparams={**a.hparams, "schedule": "wsd", "beta2": 0.999, "weight_decay": 0.0})
-    c = replace(a, hparams={**a.hparams, "warmup_units": 2500.0, "clip": 0.25, "recipe": "mine"})
+    b = replace(a, hparams=replace(a.hparams, schedule="wsd", beta2=0.999, weight_decay=0.0))
+    c = replace(a, hparams=replace(a.hparams, warmup_units=2500.0, clip=0.25, recipe="mine"))
     assert differing_columns([a, b, c]) == {
         "decay": ["0.1", "0", "0.1"],
         "β": ["0.9/0.95", "0.9/0.999", "0.9/0.95"],
@@ -130,7 +130,7 @@ def test_a_table_of_the_users_own_reaches_the_plan(tmp_path: Path) -> None:
     file = tmp_path / "lab.toml"
     file.write_text('name = "lab-3"\nbase = "default"\n[lr]\ncoefficient = 0.8\nwidth = -1.0\n')
     plan = unpriced(str(file))
-    assert {e.hparams["lr"] for e in plan.experiments} == {0.8 / 16, 0.8 / 32, 0.8 / 64}
+    assert {e.hparams.lr for e in plan.experiments} == {0.8 / 16, 0.8 / 32, 0.8 / 64}
     assert "Recipe lab-3: " in str(plan)
 
 

@@ -130,7 +130,7 @@ def test_csv_has_a_row_for_each_run_with_its_cost(plan: SweepPlan, tmp_path: Pat
     for row, e in zip(rows, plan.experiments, strict=True):
         assert float(row["flops"]) == e.flops
         assert int(row["tokens"]) == e.tokens
-        assert float(row["hparams.lr"]) == e.hparams["lr"]
+        assert float(row["hparams.lr"]) == e.hparams.lr
         assert float(row["flops_shared"]) == 0.0
 
 

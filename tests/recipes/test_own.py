@@ -41,7 +41,7 @@ def test_runs_of_the_default_keep_their_ids(
     run = Experiment(
         "GPT", {"vocab": 50257}, 768, counted, budget=1.86e18, tokens=2_500_000_000, steps=5000,
         batch_size=256, units_per_sample=1024.0, unit="tokens", flops_per_unit=7.4e8,
-        flops_per_unit_6nd=7.44e8, hparams=default(size, units, unit).to_dict(), seed=7, repeat=0,
+        flops_per_unit_6nd=7.44e8, hparams=default(size, units, unit), seed=7, repeat=0,
         fingerprint="abc",
     )  # fmt: skip
     assert run.id == expected

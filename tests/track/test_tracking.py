@@ -75,7 +75,7 @@ class Acts(Tracker):
 
 
 def diverging() -> Experiment:
-    hparams = {**make_experiment().hparams, "lr": 1e30, "clip": 1e30, "schedule": "constant"}
+    hparams = replace(make_experiment().hparams, lr=1e30, clip=1e30, schedule="constant")
     return make_experiment(hparams=hparams)
 
 
@@ -96,7 +96,7 @@ def meddles(what: Any) -> None:
     """Changes whatever it was given."""
     held = what.experiment if isinstance(what, Run) else what
     if isinstance(held, Experiment):
-        held.hparams["lr"] = 1e9
+        held.model_kwargs["width"] = 1e9  # type: ignore[index]
     else:
         held.clear()
 

@@ -150,7 +150,7 @@ class _Asking:
 
 def branched(folder: Path) -> Any:
     """A short and a long run of one trunk, and the long one alone."""
-    hparams = {**experiment().hparams, "schedule": "wsd", "cooldown": 0.5, "warmup_units": 33}
+    hparams = replace(experiment().hparams, schedule="wsd", cooldown=0.5, warmup_units=33)
     short, long = (
         replace(experiment(steps=steps), hparams=hparams, trunk="0123456789abcdef")
         for steps in (24, 40)

@@ -135,7 +135,7 @@ class _OutOfMemory(MLP):
 
 def test_a_loss_that_is_not_finite_is_divergence_with_the_step() -> None:
     run = trainer(_Explodes)(
-        make_experiment(steps=300, hparams={**make_experiment().hparams, "lr": 0.5})
+        make_experiment(steps=300, hparams=replace(make_experiment().hparams, lr=0.5))
     )
     assert run.state == "diverged"
     assert "training loss nan by step" in run.reason
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_is_divergence_with_the_step() -> None:
 
 
 def test_a_loss_above_its_start_is_divergence() -> None:
-    hparams = {**make_experiment().hparams, "lr": 30.0, "clip": 1e9, "schedule": "constant"}
+    hparams = replace(make_experiment().hparams, lr=30.0, clip=1e9, schedule="constant")
     run = trainer()(make_experiment(hparams=hparams))
     assert run.state == "diverged"
     assert "rose from" in run.reason

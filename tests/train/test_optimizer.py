@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from torch import nn
 
 import flops_fit
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+from flops_fit.hparams import HParams
 from flops_fit.train.optimizer import decay_groups, make_optimizer, set_learning_rate
 from tests.conftest import MLP, Blobs, cross_entropy
 
-HPARAMS = {"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}
+HPARAMS = HParams(lr=0.01, batch_units=8)
 
 
 class Tied(nn.Module):
@@ -168,7 +170,7 @@ def test_a_class_is_made_with_the_groups_the_rate_and_where_it_takes_them_the_be
 def test_a_class_without_decay_is_refused_where_decay_is_asked_for() -> None:
     with pytest.raises(InputError, match="Rprop has no weight decay"):
         make_optimizer(nn.Linear(2, 2), HPARAMS, torch.optim.Rprop)
-    make_optimizer(nn.Linear(2, 2), {**HPARAMS, "weight_decay": 0.0}, torch.optim.Rprop)
+    make_optimizer(nn.Linear(2, 2), replace(HPARAMS, weight_decay=0.0), torch.optim.Rprop)
 
 
 def test_a_class_that_refuses_the_groups_is_told_in_its_own_words() -> None:

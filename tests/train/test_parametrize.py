@@ -25,7 +25,7 @@ from flops_fit.train.mup_trace import trace_uses
 from flops_fit.train.optimizer import decay_groups, make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
-HPARAMS = HParams(lr=0.01, batch_units=8, weight_decay=0.1).to_dict()
+HPARAMS = HParams(lr=0.01, batch_units=8, weight_decay=0.1)
 TOKENS = torch.zeros(2, 8, dtype=torch.int64)
 POINTS = (torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64))
 
@@ -464,12 +464,12 @@ def halving(params: Any, units: float, unit: str) -> Mapping[str, Any]:
 def test_every_size_has_the_rate_of_the_base_and_all_else_of_its_own() -> None:
     standard = flops_fit.plan_sweep(**SWEEP, hparams=halving)
     mup = flops_fit.plan_sweep(**SWEEP, hparams=halving, parametrization="mup")
-    assert {e.hparams["lr"] for e in standard.experiments} == {0.01, 0.005, 0.0025}
+    assert {e.hparams.lr for e in standard.experiments} == {0.01, 0.005, 0.0025}
     for before, after in zip(standard.experiments, mup.experiments, strict=True):
         assert after.hparams == {**before.hparams, "lr": 0.01}
         assert replace(after, hparams=before.hparams, fingerprint=before.fingerprint) == before
     named = flops_fit.plan_sweep(**SWEEP, hparams=halving, parametrization=Mup(base=16))
-    assert {e.hparams["lr"] for e in named.experiments} == {0.005}
+    assert {e.hparams.lr for e in named.experiments} == {0.005}
     told = {d.code: d.message for d in mup.diagnostics}
     assert "base width=8" in told["parametrization"]
     assert "1 input, 1 output" in told["parametrization"]
@@ -494,7 +494,7 @@ def test_own_groups_and_a_parametrization_exclude_each_other() -> None:
 def test_a_plan_without_data_or_for_a_mock_is_at_the_rate_of_the_base_too() -> None:
     for change in ({"mode": "mock"}, {"dataset": None, "example_batch": POINTS}):
         plan = flops_fit.plan_sweep(**{**SWEEP, **change}, hparams=halving, parametrization="mup")
-        assert {e.hparams["lr"] for e in plan.experiments} == {0.01}
+        assert {e.hparams.lr for e in plan.experiments} == {0.01}
 
 
 def test_branches_in_mup_share_their_trunks() -> None:

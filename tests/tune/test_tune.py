@@ -64,7 +64,7 @@ class Truth:
     def run(self, e: Experiment) -> Run:
         N, D = e.params.total, e.tokens
         best = self.lr(N, D) * math.sqrt(e.batch_size / 64)
-        off = math.log(e.hparams["lr"] / best)
+        off = math.log(e.hparams.lr / best)
         if off > math.log(self.diverges):
             return Run(e, "diverged", reason="loss nan", flops=e.flops, tokens=e.tokens)
         excess = 0.5 * self.k * off**2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -18,7 +19,7 @@ from flops_fit.view.live import frame, status
 from tests.conftest import make_experiment
 
 EXPERIMENTS = [make_experiment(size=s) for s in range(2, 12)]
-WSD = {**make_experiment().hparams, "schedule": "wsd", "cooldown": 0.2}
+WSD = replace(make_experiment().hparams, schedule="wsd", cooldown=0.2)
 
 
 def console(terminal: bool) -> Console:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.checks import names_near_matches
 from flops_fit.data.split import check_dataset_type, split_data
 from flops_fit.errors import InputError
+from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.planner import EXAMPLE_SAMPLES
-from flops_fit.recipes.hparams import HParams
 from flops_fit.train.coordinate_check import CoordinateCheck, check_coordinates
 from flops_fit.train.mup import Mup, ParametrizationLike, parametrize, resolve_mup
 from flops_fit.train.mup_parametrization import Parametrization
@@ -126,7 +126,7 @@ def coordinate_check(
             f"sizes: expected three different widths or more; got {sizes}, which differ in "
             f"{count_widths(spec, roles, sizes)}."
         )
-    hparams = HParams(lr=lr, batch_units=1).to_dict()
+    hparams = HParams(lr=lr, batch_units=1)
     return check_coordinates(
         spec,
         data.first_batch(samples),

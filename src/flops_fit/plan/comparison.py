@@ -137,7 +137,7 @@ def _made(
         # the shortest run serve for all.
         short = min(made, key=lambda e: e.tokens)
         hparams = {
-            **{k: v for k, v in short.hparams.items() if k != "recipe"},
+            **{k: v for k, v in short.hparams.to_dict().items() if k != "recipe"},
             "schedule": "wsd",
             "batch_units": max(1, round(short.batch_size * short.units_per_sample)),
             "warmup_units": max(1, round(0.1 * short.tokens)),

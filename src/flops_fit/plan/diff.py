@@ -139,7 +139,7 @@ def _differences(one: Experiment, other: Experiment) -> list[str]:
     """What of two experiments that decides their outcome is not the same."""
     names = ["model", "model_kwargs", "tokens", "steps", "batch_size", "seed"]
     apart = [name for name in names if getattr(one, name) != getattr(other, name)]
-    keys = sorted({*one.hparams, *other.hparams})
+    keys = sorted({*one.hparams.to_dict(), *other.hparams.to_dict()})
     apart += [key for key in keys if one.hparams.get(key) != other.hparams.get(key)]
     if one.fingerprint != other.fingerprint:
         apart.append("model code, loss or data")

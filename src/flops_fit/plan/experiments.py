@@ -14,10 +14,10 @@ import numpy as np
 from flops_fit.errors import InputError, PlanError
 from flops_fit.fingerprint import digest, reference
 from flops_fit.flops.functions import FlopsFunction
+from flops_fit.hparams import check_warmup
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.plan.counting import FlopsCounter
-from flops_fit.recipes.hparams import Recipe
-from flops_fit.recipes.schedule import check_warmup
+from flops_fit.recipes.published import Recipe
 from flops_fit.records import Diagnostic, Experiment, canonical_json
 from flops_fit.text import format_count
 from flops_fit.trunks import by_trunk, own_flops, trunk_hparams, trunk_of
@@ -77,7 +77,7 @@ class ExperimentFactory:
             unit=self.counter.unit,
             flops_per_unit=per_unit,
             flops_per_unit_6nd=self.counter.per_unit_6nd(size),
-            hparams=hparams.to_dict(),
+            hparams=hparams,
             seed=_derived_seed(self.seed, None if self.branch else budget, _plain(size), repeat),
             repeat=repeat,
             fingerprint=digest([self._fingerprint(size), self.conditions]),
@@ -217,16 +217,16 @@ def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
 
 
 def _check_schedule(experiment: Experiment, experiments: Sequence[Experiment]) -> None:
-    schedule = experiment.hparams["schedule"]
-    if schedule != "wsd":
+    hparams = experiment.hparams
+    if hparams.schedule != "wsd":
         raise InputError(
             "branch: expected the schedule 'wsd', whose rate before its cool-down does not depend on "
-            f"the run's length; got {schedule!r} for {experiment.label}. {_advice(experiments)}"
+            f"the run's length; got {hparams.schedule!r} for {experiment.label}. {_advice(experiments)}"
         )
-    if experiment.hparams["warmup_units"] is None and experiment.hparams["warmup"] > 0:
+    if hparams.warmup_units is None and hparams.warmup > 0:
         raise InputError(
             "branch: expected a warmup of the same units in runs of any length; got a share of "
-            f"{experiment.hparams['warmup']:g} of each run. {_advice(experiments)}"
+            f"{hparams.warmup:g} of each run. {_advice(experiments)}"
         )
 
 

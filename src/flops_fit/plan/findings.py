@@ -12,7 +12,7 @@ from flops_fit.fingerprint import has_source, reference
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import Objective, by_name
 from flops_fit.plan.designs import Sizes
-from flops_fit.recipes.hparams import Recipe
+from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule
 from flops_fit.records import Diagnostic, Experiment
 

@@ -32,7 +32,7 @@ def differing_columns(experiments: Sequence[Experiment]) -> dict[str, list[str]]
 
 def shared_line(experiments: Sequence[Experiment]) -> str:
     """One sentence: the recipes, and each value that is the same in all runs."""
-    recipes = list(dict.fromkeys(str(e.hparams.get("recipe", "")) for e in experiments))
+    recipes = list(dict.fromkeys(e.hparams.recipe for e in experiments))
     differing = differing_columns(experiments)
     first = experiments[0]
     shared = {
@@ -44,39 +44,37 @@ def shared_line(experiments: Sequence[Experiment]) -> str:
         shared["schedule"] += f" {shared.pop('ends at')}"
     shared.pop("ends at", None)  # by itself it would not say what does
     parts = list(shared.values())
-    clips = {e.hparams.get("clip") for e in experiments}
-    if len(clips) == 1 and None not in clips:
+    clips = {e.hparams.clip for e in experiments}
+    if len(clips) == 1:
         parts.append(f"clip {_plain(clips.pop())}")
     named = f"Recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}".rstrip()
     return f"{named}: {', '.join(parts)}." if parts else f"{named}."
 
 
 def _decay(e: Experiment) -> str:
-    return _plain(e.hparams.get("weight_decay"))
+    return _plain(e.hparams.weight_decay)
 
 
 def _betas(e: Experiment) -> str:
-    betas = [e.hparams.get(name) for name in ("beta1", "beta2")]
-    return _UNKNOWN if None in betas else "/".join(map(_plain, betas))
+    return f"{_plain(e.hparams.beta1)}/{_plain(e.hparams.beta2)}"
 
 
 def _warmup(e: Experiment) -> str:
-    rise = e.hparams.get("warmup_units")
-    return _share(e.hparams.get("warmup")) if rise is None else f"{format_count(rise)} {e.unit}"
+    rise = e.hparams.warmup_units
+    return _share(e.hparams.warmup) if rise is None else f"{format_count(rise)} {e.unit}"
 
 
 def _schedule(e: Experiment) -> str:
-    schedule = e.hparams.get("schedule")
+    schedule = e.hparams.schedule
     if schedule == "wsd":
-        return f"wsd, last {_share(e.hparams.get('cooldown', 0.2))}"
-    return "constant rate" if schedule == "constant" else str(schedule or _UNKNOWN)
+        return f"wsd, last {_share(e.hparams.cooldown)}"
+    return "constant rate" if schedule == "constant" else schedule
 
 
 def _end(e: Experiment) -> str:
-    if e.hparams.get("schedule") in (None, "constant"):
+    if e.hparams.schedule == "constant":
         return _UNKNOWN
-    final = e.hparams.get("final", 0.0)
-    return "0" if final == 0 else _share(final)
+    return "0" if e.hparams.final == 0 else _share(e.hparams.final)
 
 
 def _plain(value: Any) -> str:
@@ -259,5 +257,5 @@ def _row(e: Experiment, own: float, speed: Speed | None) -> dict[str, Any]:
         "seed": e.seed,
         "repeat": e.repeat,
         "trunk": e.trunk,
-        **{f"hparams.{name}": value for name, value in e.hparams.items()},
+        **{f"hparams.{name}": value for name, value in e.hparams.to_dict().items()},
     }

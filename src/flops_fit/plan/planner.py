@@ -10,6 +10,7 @@ from typing import Any
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import BudgetError, InputError, InputTypeError, PlanError
 from flops_fit.fingerprint import digest
+from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter, FlopsMethod
@@ -30,7 +31,7 @@ from flops_fit.plan.experiments import (
 )
 from flops_fit.plan.findings import model_findings, recipe_findings
 from flops_fit.plan.sweep_plan import SweepPlan
-from flops_fit.recipes.hparams import HParams, Recipe
+from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic, Experiment, ParamCount
 from flops_fit.text import format_count

@@ -198,7 +198,7 @@ class SweepPlan(Priced):
                 f"{e.steps:,}",
                 f"{e.batch_size:,}",
                 "–" if e.epochs is None else f"{e.epochs:.2g}",
-                f"{e.hparams['lr']:.2g}",
+                f"{e.hparams.lr:.2g}",
                 *(column[i] for column in chosen.values()),
                 "–" if self.speed is None else format_duration(self.speed.seconds(e, own[e.id])),
             )

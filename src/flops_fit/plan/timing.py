@@ -271,7 +271,7 @@ class _Steps:
         self.objective, self.device, self.autocast = objective, device, autocast
         self.told = f"{spec.reference} at {spec.arguments(experiment.size)}"
         self.per_sample = experiment.flops_per_sample
-        self.clip = float(experiment.hparams["clip"])
+        self.clip = float(experiment.hparams.clip)
         self.kind = torch.device(device).type
         cost = _STEP_FLOPS if self.kind == "cpu" else _DEVICE_FLOPS
         size = max(1, min(most, int(cost / self.per_sample) or 1))

@@ -5,9 +5,10 @@ smallest and largest sizes of a sweep are the least well served. What a recipe c
 stands in the plan before anything runs.
 """
 
+from flops_fit.hparams import HParams, Schedule, check_warmup, is_finished, learning_rate
 from flops_fit.recipes.custom import RECIPES
-from flops_fit.recipes.hparams import HParams, Recipe, Schedule
 from flops_fit.recipes.published import (
+    Recipe,
     chinchilla2022,
     constant,
     deepseek2024,
@@ -18,7 +19,6 @@ from flops_fit.recipes.published import (
     timescale_weight_decay,
 )
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe, text_rule
-from flops_fit.recipes.schedule import check_warmup, is_finished, learning_rate
 from flops_fit.recipes.table import RecipePowerLaw, RecipeTable, read_recipe
 
 __all__ = [

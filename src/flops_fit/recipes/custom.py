@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.recipes.hparams import HParams, Recipe
+from flops_fit.hparams import HParams
 from flops_fit.recipes.published import (
     PUBLISHED,
     TIMESCALE,
+    Recipe,
     constant,
     default,
     timescale_weight_decay,
@@ -72,7 +73,7 @@ class Changed:
     def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
         """What trains a run of that size and length."""
         values = {name: value for name, value in self.values.items() if name != "recipe"}
-        known = {field.name for field in fields(HParams)}
+        known = {field.name for field in fields(HParams) if field.init}
         unknown = set(values) - known
         if unknown:
             raise InputError(f"hparams: unknown {sorted(unknown)}; known are {sorted(known)}.")

@@ -9,11 +9,15 @@ range they are neither checked nor bounded, as is said at each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from flops_fit.errors import InputError
-from flops_fit.recipes.hparams import HParams, is_number
+from flops_fit.hparams import HParams, is_number
 from flops_fit.records import ParamCount
+
+Recipe = Callable[[ParamCount, float, str], HParams]
 
 TIMESCALE = "timescale"  # what a weight_decay is called that :func:`timescale_weight_decay` gives
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import InputTypeError
+from flops_fit.hparams import HParams
 from flops_fit.recipes.custom import Changed, Fixed, Own, named
-from flops_fit.recipes.hparams import HParams, Recipe
-from flops_fit.recipes.published import PUBLISHED
+from flops_fit.recipes.published import PUBLISHED, Recipe
 from flops_fit.recipes.table import RecipeTable, read_recipe
 
 RecipeLike = str | Path | Recipe | Mapping[str, Any] | HParams

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
 from flops_fit.errors import InputError
+from flops_fit.hparams import HParams
 from flops_fit.recipes.custom import named, replaced
-from flops_fit.recipes.hparams import HParams, Recipe
-from flops_fit.recipes.published import TIMESCALE
+from flops_fit.recipes.published import TIMESCALE, Recipe
 from flops_fit.records import ParamCount
 
 SizeName = Literal["total", "non_embedding", "matmul", "active"]
@@ -86,7 +86,7 @@ class RecipePowerLaw:
         return bounded
 
 
-_FIELDS = tuple(field.name for field in fields(HParams) if field.name != "recipe")
+_FIELDS = tuple(f.name for f in fields(HParams) if f.init and f.name != "recipe")
 _NEEDED = ("lr", "batch_units")  # what an HParams has no value for by itself
 _UNSET = HParams(lr=1.0, batch_units=1.0)  # a table without a base gives both of these
 _LAW_KEYS = tuple(field.name for field in fields(RecipePowerLaw))

@@ -99,7 +99,7 @@ def _row(run: Run) -> dict[str, Any]:
         "gradient_norm": run.gradient_norm,
         "steps": e.steps,
         "batch_size": e.batch_size,
-        "lr": e.hparams.get("lr"),
+        "lr": e.hparams.lr,
         "seed": e.seed,
         "repeat": e.repeat,
         "seconds": round(run.seconds, 3),

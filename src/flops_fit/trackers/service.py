@@ -122,7 +122,7 @@ def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
         "model": experiment.model,
         "cluster": experiment.trunk or None,
         "model_kwargs": dict(experiment.model_kwargs),
-        "hparams": dict(experiment.hparams),
+        "hparams": experiment.hparams.to_dict(),
     }
     return dict(_flat(finite_json(values)))
 

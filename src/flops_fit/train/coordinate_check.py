@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, map_tensors, to_device
 from flops_fit.text import render
@@ -185,7 +186,7 @@ def check_coordinates(
     objective: Objective,
     sizes: Sequence[Size],
     roles: Parametrization,
-    hparams: Mapping[str, Any],
+    hparams: HParams,
     *,
     scaled: bool,
     steps: int,
@@ -206,7 +207,7 @@ def check_coordinates(
     roles
         Tells the width of a size; scales rates and weights where ``scaled``.
     hparams
-        As of ``HParams.to_dict``; the rate is held.
+        How to train; the rate is constant.
     steps, seeds
         How many of each; of seeds 2 to 5.
     """
@@ -226,7 +227,7 @@ def check_coordinates(
                     model=model,
                     objective=objective,
                     optimizer=make_optimizer(model, hparams, optimizer, roles if scaled else None),
-                    clip=float(hparams["clip"]),
+                    clip=float(hparams.clip),
                     samples=samples,
                     microbatch=samples,
                     device=device,
@@ -243,7 +244,7 @@ def check_coordinates(
         _coordinates(found),
         steps,
         seeds,
-        float(hparams["lr"]),
+        float(hparams.lr),
         "mup" if scaled else "standard",
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import ModelError
+from flops_fit.hparams import HParams
 from flops_fit.train.mup_roles import WeightRole, fits
 from flops_fit.train.optimizer import Groups, decay_groups
 
@@ -126,7 +127,7 @@ class Parametrization:
     residual: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
 
-    def __call__(self, model: Any, hparams: Mapping[str, Any]) -> Groups:
+    def __call__(self, model: Any, hparams: HParams) -> Groups:
         """Groups of a model of any size: what decays is as of ``decay_groups``."""
         names = {id(p): name for name, p in model.named_parameters()}
         merged: dict[tuple[float, float], list[Tensor]] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+from flops_fit.hparams import HParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
 
 
 Groups = list[dict[str, Any]]
-ParamGroups = Callable[[Any, Mapping[str, Any]], Iterable[Mapping[str, Any]]]
-MakeOptimizer = Callable[[Groups, Mapping[str, Any]], Any]
+ParamGroups = Callable[[Any, HParams], Iterable[Mapping[str, Any]]]
+MakeOptimizer = Callable[[Groups, HParams], Any]
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
 def make_optimizer(
     model: Module,
-    hparams: Mapping[str, Any],
+    hparams: HParams,
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
 ) -> Optimizer:
@@ -32,7 +33,7 @@ def make_optimizer(
 
     By default AdamW (Loshchilov and Hutter 2019), fused where all parameters allow, on the groups
     of :func:`decay_groups`. A group's peak rate is the ``lr`` it has when the optimizer is made; its
-    ratio to ``hparams["lr"]`` stands in the group as ``lr_scale``, and :func:`set_learning_rate`
+    ratio to ``hparams.lr`` stands in the group as ``lr_scale``, and :func:`set_learning_rate`
     keeps it. So a scale given to a group, an ``lr`` given to a group and one that a factory chose
     all mean the same.
 
@@ -41,7 +42,7 @@ def make_optimizer(
     model
         What is trained: its parameters that require a gradient.
     hparams
-        As of ``HParams.to_dict``.
+        How the run is trained.
     optimizer
         ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such. A class is called
         with the groups and ``lr``, and with ``betas`` where it takes them; its decay is what it makes
@@ -63,7 +64,8 @@ def make_optimizer(
     Examples
     --------
     >>> import torch
-    >>> hparams = {"lr": 0.1, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}
+    >>> from flops_fit import HParams
+    >>> hparams = HParams(lr=0.1, batch_units=64)
     >>> made = make_optimizer(torch.nn.Linear(2, 2), hparams)
     >>> [group["weight_decay"] for group in made.param_groups]
     [0.1, 0.0]
@@ -97,13 +99,13 @@ def make_optimizer(
     _check_cover(made.param_groups, names, known, "optimizer")
     for number, group in enumerate(made.param_groups):
         peak = _positive(group.get("lr"), f"optimizer: group {number}: lr")
-        group["lr_scale"] = peak / float(hparams["lr"])
+        group["lr_scale"] = peak / float(hparams.lr)
     return made
 
 
 def try_optimizer(
     model: Module,
-    hparams: Mapping[str, Any],
+    hparams: HParams,
     optimizer: MakeOptimizer | type[Optimizer] | None,
     param_groups: ParamGroups | None,
 ) -> None:
@@ -144,7 +146,7 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
             group["lr"] = scaled
 
 
-def decay_groups(model: Module, hparams: Mapping[str, Any]) -> Groups:
+def decay_groups(model: Module, hparams: HParams) -> Groups:
     """Two groups: parameters that decay, and norms, biases, scalars and embeddings that do not.
 
     Decay pulls on a parameter at every step. A row of an embedding gets its gradient only when its
@@ -176,28 +178,28 @@ def decay_groups(model: Module, hparams: Mapping[str, Any]) -> Groups:
             spare = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
             (rest if spare else decayed).append(p)
     groups = [
-        {"params": decayed, "weight_decay": float(hparams["weight_decay"])},
+        {"params": decayed, "weight_decay": float(hparams.weight_decay)},
         {"params": rest, "weight_decay": 0.0},
     ]
     return [g for g in groups if g["params"]]
 
 
-def _adamw(groups: Groups, hparams: Mapping[str, Any]) -> Optimizer:
+def _adamw(groups: Groups, hparams: HParams) -> Optimizer:
     import torch
 
     trained = [p for group in groups for p in _tensors(group)]
     return torch.optim.AdamW(
         groups,
-        lr=float(hparams["lr"]),
-        betas=(float(hparams["beta1"]), float(hparams["beta2"])),
+        lr=float(hparams.lr),
+        betas=(float(hparams.beta1), float(hparams.beta2)),
         fused=all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in trained),
     )
 
 
-def _from_class(kind: Any, groups: Groups, hparams: Mapping[str, Any]) -> Optimizer:
-    options: dict[str, Any] = {"lr": float(hparams["lr"])}
+def _from_class(kind: Any, groups: Groups, hparams: HParams) -> Optimizer:
+    options: dict[str, Any] = {"lr": float(hparams.lr)}
     if "betas" in inspect.signature(kind).parameters:
-        options["betas"] = (float(hparams["beta1"]), float(hparams["beta2"]))
+        options["betas"] = (float(hparams.beta1), float(hparams.beta2))
     try:
         made: Optimizer = kind(groups, **options)
     except (TypeError, ValueError) as error:
@@ -208,13 +210,13 @@ def _from_class(kind: Any, groups: Groups, hparams: Mapping[str, Any]) -> Optimi
     if "weight_decay" not in made.defaults and any(g["weight_decay"] for g in groups):
         raise InputError(
             f"optimizer: {kind.__name__} has no weight decay, and hparams ask for "
-            f"weight_decay={float(hparams['weight_decay'])!r}. Set it to 0, or give a function "
+            f"weight_decay={float(hparams.weight_decay)!r}. Set it to 0, or give a function "
             "(param_groups, hparams) -> Optimizer that decays the weights itself."
         )
     return made
 
 
-def _with_rates(groups: Any, hparams: Mapping[str, Any]) -> Groups:
+def _with_rates(groups: Any, hparams: HParams) -> Groups:
     """The user's groups as lists, each with its peak rate and its weight decay."""
     if isinstance(groups, Mapping | str) or not isinstance(groups, Iterable):
         raise InputTypeError(
@@ -231,8 +233,8 @@ def _with_rates(groups: Any, hparams: Mapping[str, Any]) -> Groups:
         changed = {k: v for k, v in group.items() if k != "lr_scale"}
         changed["params"] = [params] if hasattr(params, "requires_grad") else list(params)
         scale = _positive(group.get("lr_scale", 1.0), f"{where}: lr_scale")
-        changed["lr"] = _positive(group.get("lr", float(hparams["lr"]) * scale), f"{where}: lr")
-        changed.setdefault("weight_decay", float(hparams["weight_decay"]))
+        changed["lr"] = _positive(group.get("lr", float(hparams.lr) * scale), f"{where}: lr")
+        changed.setdefault("weight_decay", float(hparams.weight_decay))
         made.append(changed)
     return made
 

@@ -17,10 +17,10 @@ from flops_fit.data.reading import lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import PeerError, Ranks, join_ranks
 from flops_fit.errors import DataError
+from flops_fit.hparams import is_finished, learning_rate
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import Objective, to_device
 from flops_fit.plan.timing import Speed
-from flops_fit.recipes.schedule import is_finished, learning_rate
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.text import error_line
 from flops_fit.trackers.tracker import Tracker, Tracking
@@ -295,7 +295,7 @@ class Trainer:
             model=model,
             objective=self.objective,
             optimizer=make_optimizer(model, experiment.hparams, self.optimizer, self._groups),
-            clip=float(experiment.hparams["clip"]),
+            clip=float(experiment.hparams.clip),
             samples=experiment.batch_size,
             microbatch=self.microbatch or experiment.batch_size,
             device=self.device,

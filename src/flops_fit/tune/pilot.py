@@ -12,7 +12,7 @@ import numpy as np
 from flops_fit.errors import PlanError
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.plan.experiments import ExperimentFactory
-from flops_fit.recipes.hparams import Recipe
+from flops_fit.recipes.published import Recipe
 from flops_fit.records import Experiment
 from flops_fit.text import format_count
 from flops_fit.tune.optimum_fit import OptimumFits, fit_optima

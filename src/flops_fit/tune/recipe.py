@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flops_fit.recipes.hparams import HParams, Recipe
+from flops_fit.hparams import HParams
+from flops_fit.recipes.published import Recipe
 from flops_fit.records import ParamCount
 
 
