@@ -9,7 +9,7 @@ import pytest
 
 from flops_fit import compare, fit_runs
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.laws import Hoffmann
+from flops_fit.laws import Hoffmann, Kaplan
 from tests.fit._runs import sweep
 
 BASE = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
@@ -95,3 +95,13 @@ def test_what_cannot_be_compared_is_told() -> None:
     with pytest.raises(InputError, match="compute budget"):
         compare(fit, fit, -1.0)
     assert np.isfinite(compare(fit, fit).compute_multiplier)
+
+
+def test_fits_of_kaplans_law_are_compared_too() -> None:
+    """Its exponent is α_D/(α_N + α_D); the same runs twice differ in nothing."""
+    fit = fit_runs(sweep(Kaplan(6.4e13, 1.8e13, 0.076, 0.103), sd=0.003), "kaplan")
+    result = compare(fit, fit)
+    assert result.exponents[0] == fit.law.exponent
+    assert result.compute_multiplier == pytest.approx(1.0, rel=1e-6)
+    low, high = result.intervals["exponent_difference"]
+    assert low < 0 < high

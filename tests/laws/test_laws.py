@@ -146,6 +146,20 @@ def test_compute_must_be_positive(C):
         CHINCHILLA.optimal(C)
 
 
+def test_the_exponent_is_the_slope_of_the_optimum():
+    """a = β/(α + β) where F(N) = k·N; a law without α and β has none."""
+    for law in (CHINCHILLA, JOINED):
+        low, high = law.optimal(np.array([1e20, 1e22])).params
+        assert law.exponent == pytest.approx(np.log(high / low) / np.log(100), rel=1e-9)
+
+    class Other(Law):
+        def loss(self, N: Any, D: Any) -> Any:
+            return 1 / np.asarray(N) + 1 / np.asarray(D)
+
+    with pytest.raises(AttributeError, match="Other has no exponents"):
+        _ = Other().exponent
+
+
 def test_registry_names_its_laws():
     """Each law is found under its own name."""
     assert all(law.name == name for name, law in LAWS.items())

@@ -20,7 +20,7 @@ from flops_fit.text import format_count
 if TYPE_CHECKING:
     from flops_fit.fit.fit import Fit
     from flops_fit.laws.law import Law
-    from flops_fit.laws.optimum_only import OptimumOnly
+    from flops_fit.laws.optimum import OptimumOnly
 
 
 _FLOPS_PER_PARAM = 6.0

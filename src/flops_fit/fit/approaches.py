@@ -20,8 +20,7 @@ from flops_fit.fit.headline import (
 )
 from flops_fit.fit.isoflop import IsoFLOP
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
-from flops_fit.laws.hoffmann import Hoffmann
-from flops_fit.laws.kappa import Kappa
+from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 
 Floats = NDArray[np.float64]
@@ -142,8 +141,7 @@ def _from_lines(
 def _exponents(law: Law, C: float, flops: FlopsFunction) -> tuple[float, float]:
     """Slopes of ln N* and ln D* in ln C."""
     if isinstance(flops, LinearFlops) and isinstance(law, Hoffmann | Kappa):
-        a = law.beta / (law.alpha + law.beta)
-        return a, 1 - a
+        return law.exponent, 1 - law.exponent
     up, down = (law.optimal(C * float(np.exp(s)), flops) for s in (_STEP, -_STEP))
     ratios = [up.params / down.params, up.tokens / down.tokens]
     a, b = np.log(ratios) / (2 * _STEP)

@@ -14,8 +14,8 @@ from flops_fit.fit.estimate import Interval
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import check_target
 from flops_fit.fit.sandwich import covariance, gradient_of, student_t
-from flops_fit.laws.inverse import log_compute
 from flops_fit.laws.law import Law
+from flops_fit.laws.questions import log_compute
 from flops_fit.records import Diagnostic
 
 Floats = NDArray[np.float64]
@@ -139,7 +139,7 @@ def _multiplier_interval(
 def _difference(first: Fit, second: Fit, level: float) -> tuple[Interval | None, float | None]:
     from scipy.special import stdtr
 
-    parts = [_variance(fit, lambda law: np.array([_exponent(law)])) for fit in (first, second)]
+    parts = [_variance(fit, lambda law: np.array([law.exponent])) for fit in (first, second)]
     if any(p is None for p in parts):
         return None, None
     error = math.sqrt(sum(p[0] for p in parts if p))
@@ -148,11 +148,6 @@ def _difference(first: Fit, second: Fit, level: float) -> tuple[Interval | None,
     half = student_t(level, dof) * error
     p_value = float(2 * stdtr(dof, -abs(gap) / max(error, 1e-300)))
     return (gap - half, gap + half), p_value
-
-
-def _exponent(law: Law) -> float:
-    values = law.params
-    return values["beta"] / (values["alpha"] + values["beta"])
 
 
 def _variance(fit: Fit, quantity: Callable[[Law], Floats]) -> tuple[float, int] | None:

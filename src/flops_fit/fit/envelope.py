@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fit.power import fit_power
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.laws.optimum_only import PowerLaw
+from flops_fit.laws.optimum import PowerLaw
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.curves import Curve, Curves
 

@@ -13,9 +13,7 @@ from flops_fit.fit.prediction import QUANTITIES
 from flops_fit.fit.sandwich import covariance, student_t
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
-from flops_fit.laws.hoffmann import Hoffmann
-from flops_fit.laws.kaplan import Kaplan
-from flops_fit.laws.kappa import Kappa
+from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, KappaFamily
 from flops_fit.laws.law import Law
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.records import Diagnostic
@@ -78,22 +76,12 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
 
 def kappa_form(law: Law) -> list[float] | None:
     """[E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ; ``None`` for a law of another form."""
-    kind = type(law)  # not isinstance: who derives a law from one of these may change its loss
-    if kind is Kappa:
-        values = [law.params[name] for name in Kappa.parameters()]
-    elif kind is Hoffmann:
-        values = [*(law.params[name] for name in Hoffmann.parameters()), 1.0]
-    elif isinstance(law, Muennighoff) and kind is Muennighoff and np.isinf(law.unique):
-        return kappa_form(law.fresh)
-    elif isinstance(law, Kaplan) and kind is Kaplan:
-        ratio = law.alpha_N / law.alpha_D
-        logs = [ratio * float(np.log(law.N_c)), float(np.log(law.D_c))]
-        return [0.0, *logs, ratio, 1.0, law.alpha_D]
-    else:
-        return None
-    E, A, B, *rest = values
-    logs = [float(np.log(v)) if v > 0 else _NO_TERM for v in (A, B)]
-    return [E, *logs, *rest]
+    # The exact types: a law derived from one of these may change its loss.
+    if isinstance(law, Muennighoff) and type(law) is Muennighoff and np.isinf(law.unique):
+        law = law.fresh
+    if isinstance(law, KappaFamily) and type(law) in (Hoffmann, Kappa, Kaplan):
+        return [max(v, _NO_TERM) for v in law.log_form]
+    return None
 
 
 def _evidence(evidence: Evidence, level: float) -> dict[str, Any]:

@@ -28,8 +28,7 @@ from flops_fit.fit.sensitivity import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.laws.cost import FlopsLike, as_flops
-from flops_fit.laws.law import Law
+from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.laws.optimum import Optimum
 from flops_fit.records import Diagnostic, Excluded, finite_json
@@ -133,10 +132,7 @@ class Fit:
     @property
     def exponents(self) -> tuple[float, float]:
         """(a, b) of N* ∝ C^a and D* ∝ C^b where F(N) = k·N; their sum is 1."""
-        values = self.law.params
-        if "alpha" not in values or "beta" not in values:
-            raise AttributeError(f"{type(self.law).__name__} has no exponents alpha and beta.")
-        a = values["beta"] / (values["alpha"] + values["beta"])
+        a = self.law.exponent
         return a, 1 - a
 
     @cached_property

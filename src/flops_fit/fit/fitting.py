@@ -41,8 +41,7 @@ from flops_fit.fit.surface import points_of
 from flops_fit.fit.table_checks import check_runs
 from flops_fit.fit.window import WindowReport, run_weights
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.laws.cost import FlopsLike
-from flops_fit.laws.law import Law
+from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.records import Diagnostic
 from flops_fit.table.curves import Curves

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.flops.functions import FlopsFunction, LinearFlops, SmoothFlops
-from flops_fit.laws.cost import FlopsLike, as_flops
+from flops_fit.laws.law import FlopsLike, as_flops
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]

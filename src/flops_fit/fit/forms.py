@@ -18,8 +18,7 @@ from flops_fit.fit.surface import Points
 from flops_fit.fit.window import WindowReport, settle_window
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws import LAWS
-from flops_fit.laws.hoffmann import Hoffmann
-from flops_fit.laws.kappa import Kappa
+from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable

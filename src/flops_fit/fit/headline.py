@@ -15,8 +15,7 @@ from flops_fit.fit.isoflop import IsoFLOP
 from flops_fit.fit.power import fit_power
 from flops_fit.fit.prediction import QUANTITIES, Budget, Prediction
 from flops_fit.fit.solver import Solution
-from flops_fit.laws.optimum import spend
-from flops_fit.laws.optimum_only import PowerLaw
+from flops_fit.laws.optimum import PowerLaw, spend
 from flops_fit.records import Diagnostic
 
 Floats = NDArray[np.float64]
@@ -147,10 +146,8 @@ def predict_from_lines(
         raise ValueError("expected a headline with lines.")
     lines, C = headline.lines, budget.C
     caps = (budget.max_params, budget.max_tokens)
-    at = spend(np.array([lines.n_line(C)]), np.array([C]), budget.flops, *caps)
-    N, D, compute = float(at.params[0]), float(at.tokens[0]), float(at.compute[0])
-    hit = {"max_params": at.at_max_params[0], "max_tokens": at.at_max_tokens[0]}
-    binds = tuple(name for name, bound in hit.items() if bound)
+    at = spend(lines.n_line(C), C, budget.flops, *caps)
+    N, D, binds = at.params, at.tokens, at.binds
     line = None if binds else lines.loss_line()
     notes = [Diagnostic("no_interval", "critical", f"no interval: {NO_LINE_INTERVAL}", "add runs")]
     if line is None:
@@ -164,7 +161,7 @@ def predict_from_lines(
         )
     return Prediction(
         target_compute=C,
-        training_compute=compute,
+        training_compute=at.compute,
         binds=binds,
         optimal_params=N,
         optimal_tokens=D,
@@ -173,7 +170,7 @@ def predict_from_lines(
         intervals=dict.fromkeys(QUANTITIES),
         level=level,
         unit=evidence.runs.unit,
-        extrapolation=compute / float(np.max(evidence.runs.flops)),
+        extrapolation=at.compute / float(np.max(evidence.runs.flops)),
         form_spread={},
         interval_method="none",
         diagnostics=(*notes, *off_the_runs(evidence, N, D, shape=bool(binds))),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.power import fit_power
-from flops_fit.laws.optimum_only import PowerLaw
+from flops_fit.laws.optimum import PowerLaw
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]

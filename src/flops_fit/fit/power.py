@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.sandwich import hc3, student_t
 from flops_fit.fit.solver import FitStatus
-from flops_fit.laws.optimum_only import PowerLaw
+from flops_fit.laws.optimum import PowerLaw
 
 Floats = NDArray[np.float64]
 

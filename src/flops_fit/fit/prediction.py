@@ -172,9 +172,8 @@ def _form_spread(laws: Sequence[Law], law: Law, line: Any, budget: Budget) -> di
     rows = [budget.log_quantities(each) for each in laws]
     if line is not None:
         caps = (budget.max_params, budget.max_tokens)
-        at = spend(np.array([line(budget.C)]), np.array([budget.C]), budget.flops, *caps)
-        N, D = float(at.params[0]), float(at.tokens[0])
-        rows.append(_logs(N, D, float(law.loss(N, D))))
+        at = spend(line(budget.C), budget.C, budget.flops, *caps)
+        rows.append(_logs(at.params, at.tokens, float(law.loss(at.params, at.tokens))))
     values = np.exp(np.array(rows))
     low, high = values.min(axis=0), values.max(axis=0)
     return {q: (float(a), float(b)) for q, a, b in zip(QUANTITIES, low, high, strict=True)}

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fit.newton import grid_starts, huber, polish
 from flops_fit.fit.surface import LOWER, UPPER, Points, derivatives, model_values
-from flops_fit.laws.hoffmann import Hoffmann
-from flops_fit.laws.kappa import Kappa
+from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 
 

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.laws.hoffmann import Hoffmann
-from flops_fit.laws.kappa import Kappa
+from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 

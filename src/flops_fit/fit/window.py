@@ -20,7 +20,7 @@ from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.solver import Solution, solve_surface
 from flops_fit.fit.surface import points_of
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.laws.hoffmann import Hoffmann
+from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 

@@ -1,28 +1,137 @@
-"""The κ-law: an additive law inside a power, which lets the two terms interact."""
+"""The κ family: a sum of two power terms inside a power. Additive law, κ-law and Kaplan's law."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.laws.inverse import size_of_rest
-from flops_fit.laws.law import ClosedForm
+from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.laws.law import Law
 
 Floats = NDArray[np.float64]
 
+_EXPONENTS = np.geomspace(0.02, 0.8, 25)
+_STARTS = 4
+_LOG_LARGEST = 690.0  # ln of the largest loss
+
 
 @dataclass(frozen=True)
-class Kappa(ClosedForm):
+class KappaFamily(Law):
+    """L(N, D) = E + (A/N^α + B/D^β)^κ in the parameters of each law.
+
+    A rising function of the sum is lowest where the sum is, so κ does not move the optimum: for
+    F(N) = k·N, N* = (αA/βB)^{1/(α+β)}·(C/k)^{β/(α+β)} (Hoffmann et al. 2022, eq. 4).
+    """
+
+    @property
+    @abstractmethod
+    def log_form(self) -> tuple[float, float, float, float, float, float]:
+        """(E, ln A, ln B, α, β, κ); −inf for the log of a term that vanished."""
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
+        """Loss at N parameters and D units."""
+        floor, *_, kappa = self.log_form
+        power = kappa * np.logaddexp(self._n_term(N), self._d_term(D))
+        return floor + np.exp(np.minimum(power, _LOG_LARGEST))
+
+    def _n_term(self, N: ArrayLike) -> Floats:
+        """Ln of A/N^α, where neither overflows."""
+        _, log_a, _, alpha, _, _ = self.log_form
+        return np.asarray(log_a - alpha * np.log(np.asarray(N, dtype=np.float64)))
+
+    def _d_term(self, D: ArrayLike) -> Floats:
+        _, _, log_b, _, beta, _ = self.log_form
+        return np.asarray(log_b - beta * np.log(np.asarray(D, dtype=np.float64)))
+
+    def _log_sum(self, loss: Floats) -> Floats:
+        """Ln of the sum A/N^α + B/D^β at a loss; −inf where the loss is not above E."""
+        floor, *_, kappa = self.log_form
+        above = np.asarray(loss - floor)
+        log_above = np.where(above > 0, np.log(np.where(above > 0, above, 1.0)), -np.inf)
+        return np.asarray(log_above / kappa)
+
+    def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
+        _, _, log_b, _, beta, _ = self.log_form
+        return size_of_rest(self._log_sum(loss), self._n_term(N), log_b, beta)
+
+    def _params_for(self, D: Floats, loss: Floats) -> Floats:
+        _, log_a, _, alpha, _, _ = self.log_form
+        return size_of_rest(self._log_sum(loss), self._d_term(D), log_a, alpha)
+
+    def _start_size(self, C: Floats, k: Floats) -> Floats:
+        _, log_a, log_b, alpha, beta, _ = self.log_form
+        log_a, log_b = (max(v, np.log(1e-300)) for v in (log_a, log_b))
+        log_g = (np.log(alpha) + log_a - np.log(beta) - log_b) / (alpha + beta)
+        return np.asarray(np.exp(np.clip(log_g + self.exponent * np.log(C / k), -300.0, 300.0)))
+
+    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
+        if isinstance(flops, LinearFlops):
+            return self._start_size(C, np.full_like(C, flops.k))
+        return super()._optimal_size(C, flops)
+
+
+def size_of_rest(log_total: Floats, log_other: Floats, log_scale: float, power: float) -> Floats:
+    """The x of scale/x^power = total − other, from logs; inf where other ≥ total."""
+    with np.errstate(all="ignore"):
+        gap = log_other - log_total
+        rest = log_total + np.log1p(-np.exp(np.minimum(gap, 0.0)))
+        size = np.exp((log_scale - rest) / power)
+    return np.asarray(np.where(gap < 0, size, np.inf))
+
+
+def _log(value: float) -> float:
+    return float(np.log(value)) if value > 0 else -np.inf
+
+
+@dataclass(frozen=True)
+class Hoffmann(KappaFamily):
+    """L(N, D) = E + A/N^α + B/D^β (Hoffmann et al. 2022, arXiv:2203.15556, eq. 2).
+
+    E is the irreducible loss, A/N^α the price of finite size, B/D^β that of finite data. For
+    F(N) = k·N the optimum has a closed form (their eq. 4): N* = G·(C/k)^a and D* = (C/k)^b / G
+    with G = (αA/βB)^{1/(α+β)}, a = β/(α+β) and b = α/(α+β).
+
+    Examples
+    --------
+    >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+    >>> f"{law.loss(70e9, 1.4e12):.4f}"
+    '1.9366'
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+    name: ClassVar[str] = "hoffmann"
+    formula: ClassVar[str] = "L = E + A/N^α + B/D^β"
+
+    @property
+    def log_form(self) -> tuple[float, float, float, float, float, float]:
+        """(E, ln A, ln B, α, β, 1)."""
+        return self.E, _log(self.A), _log(self.B), self.alpha, self.beta, 1.0
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
+        """Loss at N parameters and D units."""
+        terms = (np.exp(np.minimum(t, _LOG_LARGEST)) for t in (self._n_term(N), self._d_term(D)))
+        return sum(terms, start=self.E)
+
+
+@dataclass(frozen=True)
+class Kappa(KappaFamily):
     """L(N, D) = E + (A/N^α + B/D^β)^κ.
 
     κ = 1 is the additive law of Hoffmann et al.; κ < 1 makes a lack of parameters and a lack of
     data add up to less than their sum. It is the supervised law of Busbridge et al. 2025,
     "Distillation Scaling Laws" (arXiv:2502.08606), who call the power γ.
 
-    The compute-optimal split does not depend on κ: a monotone function of the sum has its minimum
+    The compute-optimal split does not depend on κ: a rising function of the sum has its minimum
     where the sum has, so N* = (αA/βB)^{1/(α+β)}·(C/k)^{β/(α+β)} for F(N) = k·N.
     """
 
@@ -36,38 +145,90 @@ class Kappa(ClosedForm):
     name: ClassVar[str] = "kappa"
     formula: ClassVar[str] = "L = E + (A/N^α + B/D^β)^κ"
 
-    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
-        """Loss at N parameters and D units."""
-        n_term, d_term = log_term(self.A, self.alpha, N), log_term(self.B, self.beta, D)
-        return self.E + np.exp(np.minimum(self.kappa * np.logaddexp(n_term, d_term), 690.0))
+    @property
+    def log_form(self) -> tuple[float, float, float, float, float, float]:
+        """(E, ln A, ln B, α, β, κ)."""
+        return self.E, _log(self.A), _log(self.B), self.alpha, self.beta, self.kappa
 
-    def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
-        total, other = log_above(loss, self.E) / self.kappa, log_term(self.A, self.alpha, N)
-        return size_of_rest(total, other, self.B, self.beta)
+
+@dataclass(frozen=True)
+class Kaplan(KappaFamily):
+    """L(N, D) = ((N_c/N)^{α_N/α_D} + D_c/D)^{α_D} (Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5).
+
+    The κ-law with E = 0, A = N_c^{α_N/α_D}, α = α_N/α_D, B = D_c, β = 1 and κ = α_D, so for
+    F(N) = k·N, with r = α_N/α_D, N* = (r·N_c^r/D_c · C/k)^{1/(1+r)}: N* ∝ C^a with
+    a = α_D/(α_N + α_D). That is 0.575 for the paper's joint fit (its Table 2); its N* ∝ C^0.73
+    comes from another law, L(N, S_min).
+
+    Examples
+    --------
+    >>> law = Kaplan(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
+    >>> f"{law.loss(1.5e9, 2.2e10):.3f}, a = {law.exponent:.3f}"
+    '2.313, a = 0.575'
+    """
+
+    N_c: float
+    D_c: float
+    alpha_N: float
+    alpha_D: float
+
+    name: ClassVar[str] = "kaplan"
+    formula: ClassVar[str] = "L = ((N_c/N)^(α_N/α_D) + D_c/D)^α_D"
+
+    @property
+    def log_form(self) -> tuple[float, float, float, float, float, float]:
+        """(0, ln A, ln B, α, 1, κ) as a κ-law."""
+        r = self.alpha_N / self.alpha_D
+        return 0.0, r * float(np.log(self.N_c)), float(np.log(self.D_c)), r, 1.0, self.alpha_D
+
+    @property
+    def exponent(self) -> float:
+        """The a of N* ∝ C^a where F(N) = k·N: α_D/(α_N + α_D)."""
+        return self.alpha_D / (self.alpha_N + self.alpha_D)
+
+    @classmethod
+    def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
+        """The best (α_N, α_D) of a grid: given both, L^{1/α_D} is linear in N_c^r and D_c."""
+        ranked = []
+        for alpha_N in _EXPONENTS:
+            for alpha_D in _EXPONENTS:
+                law = _given_exponents(float(alpha_N), float(alpha_D), N, D, loss)
+                if law is not None:
+                    misfit = float(np.sum(np.abs(np.log(loss / law.loss(N, D)))))
+                    ranked.append((misfit, law.params))
+        ranked.sort(key=lambda pair: pair[0])
+        return [params for _, params in ranked[:_STARTS]]
+
+    def _n_term(self, N: ArrayLike) -> Floats:
+        # The difference of the logs first: N_c^r alone may overflow.
+        log_ratio = np.log(self.N_c) - np.log(np.asarray(N, dtype=np.float64))
+        return np.asarray((self.alpha_N / self.alpha_D) * log_ratio)
 
     def _params_for(self, D: Floats, loss: Floats) -> Floats:
-        total, other = log_above(loss, self.E) / self.kappa, log_term(self.B, self.beta, D)
-        return size_of_rest(total, other, self.A, self.alpha)
+        r = self.alpha_N / self.alpha_D
+        return self.N_c * size_of_rest(self._log_sum(loss), self._d_term(D), 0.0, r)
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
-        return split_optimum(self.A, self.B, self.alpha, self.beta, C / k)
+        r = self.alpha_N / self.alpha_D
+        log_n = np.log(r) + r * np.log(self.N_c) - np.log(self.D_c) + np.log(C / k)
+        return np.asarray(np.exp(np.clip(log_n / (1 + r), -300.0, 300.0)))
 
 
-def split_optimum(A: float, B: float, alpha: float, beta: float, product: Floats) -> Floats:
-    """N* where N·D = C/k: (αA/βB)^{1/(α+β)}·(C/k)^{β/(α+β)} (Hoffmann et al. 2022, eq. 4)."""
-    total = alpha + beta
-    A, B = max(A, 1e-300), max(B, 1e-300)
-    log_g = (np.log(alpha) + np.log(A) - np.log(beta) - np.log(B)) / total
-    return np.asarray(np.exp(np.clip(log_g + beta / total * np.log(product), -300.0, 300.0)))
-
-
-def log_term(scale: float, exponent: float, size: ArrayLike) -> Floats:
-    """Log of scale/size^exponent, where neither overflows."""
-    log_scale = np.log(scale) if scale > 0 else -np.inf
-    return np.asarray(log_scale - exponent * np.log(np.asarray(size, dtype=np.float64)))
-
-
-def log_above(loss: Floats, floor: float) -> Floats:
-    """Log of loss − floor; −inf where the loss is no higher."""
-    above = np.asarray(loss - floor)
-    return np.where(above > 0, np.log(np.where(above > 0, above, 1.0)), -np.inf)
+def _given_exponents(
+    alpha_N: float, alpha_D: float, N: Floats, D: Floats, loss: Floats
+) -> Kaplan | None:
+    """N_c and D_c by relative least squares, where both come out positive."""
+    r = alpha_N / alpha_D
+    log_n, log_d, log_l = np.mean(np.log(N)), np.mean(np.log(D)), np.mean(np.log(loss))
+    target = (np.log(loss) - log_l) / alpha_D
+    powers = np.column_stack([-r * (np.log(N) - log_n) - target, -(np.log(D) - log_d) - target])
+    if np.max(powers) > 300:
+        return None
+    scale, *_ = np.linalg.lstsq(np.exp(powers), np.ones(len(N)), rcond=None)
+    if np.any(scale <= 0):
+        return None
+    log_n_c = log_n + (np.log(scale[0]) + log_l / alpha_D) / r
+    log_d_c = log_d + np.log(scale[1]) + log_l / alpha_D
+    if max(abs(log_n_c), abs(log_d_c)) > 600:
+        return None
+    return Kaplan(float(np.exp(log_n_c)), float(np.exp(log_d_c)), alpha_N, alpha_D)

@@ -3,35 +3,94 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import FitError, InputError
+from flops_fit.errors import FitError, InputError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
-from flops_fit.laws.cost import FlopsLike, as_flops
-from flops_fit.laws.inverse import compute_for, least_size, positive, reachable, shaped
-from flops_fit.laws.optimum import Optimum, lowest, spend
-from flops_fit.laws.questions import InferenceOptimum, TradeOff, optimal_for_inference, trade_off
+from flops_fit.laws.optimum import Optimum, positive_compute, spend
+from flops_fit.laws.questions import (
+    LARGEST_SIZE,
+    UNITS_PER_PARAM,
+    InferenceOptimum,
+    TradeOff,
+    compute_for,
+    optimal_for_inference,
+    positive,
+    trade_off,
+)
+from flops_fit.laws.search import UNDEFINED, least_size, lowest
 
 Floats = NDArray[np.float64]
+FlopsLike = float | FlopsFunction | Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class CallableFlops:
+    """A user's own F(N), a plain function, as a :class:`~flops_fit.flops.FlopsFunction`."""
+
+    function: Callable[[Any], Any]
+
+    @property
+    def description(self) -> str:
+        """Where the numbers come from."""
+        return f"your function {getattr(self.function, '__name__', type(self.function).__name__)}"
+
+    def __call__(self, N: ArrayLike) -> Floats:
+        """FLOPs per unit at each N; called for one N at a time where it does not take arrays."""
+        sizes = np.asarray(N, dtype=np.float64)
+        try:
+            out = np.asarray(self.function(sizes), dtype=np.float64)
+        except (TypeError, ValueError):
+            out = np.empty(0)
+        if out.shape != sizes.shape:
+            out = np.array([float(self.function(float(n))) for n in sizes.ravel()])
+        return out.reshape(sizes.shape)
+
+
+def as_flops(flops_per_unit: FlopsLike) -> FlopsFunction:
+    """F(N) from a factor k (F = k·N), a FlopsFunction or any function of N.
+
+    Raises
+    ------
+    InputError
+        A factor that is not a positive number.
+    InputTypeError
+        Anything else that cannot be called.
+    """
+    if isinstance(flops_per_unit, int | float | np.number) and not isinstance(flops_per_unit, bool):
+        if not (np.isfinite(flops_per_unit) and flops_per_unit > 0):
+            raise InputError(
+                f"expected a positive number of FLOPs per parameter and unit (6 for a dense "
+                f"transformer); got {flops_per_unit!r}."
+            )
+        return LinearFlops(float(flops_per_unit))
+    if isinstance(flops_per_unit, FlopsFunction):
+        return flops_per_unit
+    if callable(flops_per_unit):
+        return CallableFlops(flops_per_unit)
+    raise InputTypeError(
+        "expected FLOPs per unit as a number k (F = k·N), a function of N or a FlopsFunction; "
+        f"got {type(flops_per_unit).__name__}."
+    )
 
 
 @dataclass(frozen=True)
 class Law(ABC):
     """A surface L(N, D): a frozen dataclass whose fields are its fitted parameters.
 
-    A law of your own is one subclass with ``name``, ``formula``, its parameters as positive
-    fields and :meth:`loss`, which falls with N and with D. :meth:`starts` lets it be fitted; all
-    other questions then work by themselves.
+    A law of your own is a subclass with ``name``, ``formula``, its parameters as positive fields
+    and :meth:`loss`, which falls with N and with D. With :meth:`starts` it can be fitted; every
+    other question is answered from :meth:`loss`.
 
-    A law may know more about a run than N and D. It then names columns of
+    A law may use more about a run than N and D. It then names columns of
     :class:`~flops_fit.table.RunTable` in ``covariates``, and a fit calls ``loss`` and ``starts``
     with one more array for each, after those named here. Both need defaults for them: the
-    optimum is asked of ``loss(N, D)``.
+    optimum is computed from ``loss(N, D)``.
 
     Attributes
     ----------
@@ -42,7 +101,7 @@ class Law(ABC):
     conditions
         Fields that are set and not fitted, with a default each.
     limits
-        What a parameter is held at where the runs do not determine it: ``{"R_D": inf}``.
+        The value of a parameter that the runs do not determine: ``{"R_D": inf}``.
     """
 
     name: ClassVar[str] = "law"
@@ -53,13 +112,21 @@ class Law(ABC):
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
-        """The names of what is fitted: all fields but the ``conditions``."""
+        """The names of the fitted parameters: all fields but the ``conditions``."""
         return tuple(f.name for f in fields(cls) if f.name not in cls.conditions)
 
     @property
     def params(self) -> dict[str, float]:
         """The fitted parameters under the law's own names."""
         return {name: float(getattr(self, name)) for name in self.parameters()}
+
+    @property
+    def exponent(self) -> float:
+        """The a of N* ∝ C^a where F(N) = k·N: β/(α + β), for a law that has these two."""
+        values = self.params
+        if "alpha" not in values or "beta" not in values:
+            raise AttributeError(f"{type(self).__name__} has no exponents alpha and beta.")
+        return values["beta"] / (values["alpha"] + values["beta"])
 
     @abstractmethod
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
@@ -69,8 +136,8 @@ class Law(ABC):
     def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
         """Parameter values to start a fit from, several where the law has several basins."""
         raise FitError(
-            f"expected {cls.__name__}.starts(N, D, loss) to name parameter values to start from; "
-            "it is not defined. Return a list with one dict of positive values at least."
+            f"expected {cls.__name__}.starts(N, D, loss) to give parameter values to start from; "
+            "it is not defined. Return a list with at least one dict of positive values."
         )
 
     def optimal(
@@ -106,34 +173,28 @@ class Law(ABC):
         >>> f"N = {best.params:.3g}, D = {best.tokens:.3g}; {best.binds[0]} binds"
         'N = 2e+10, D = 4.8e+12; max_params binds'
         """
-        flops = as_flops(flops_per_unit)
-        compute = np.asarray(C, dtype=np.float64)
-        if not np.all(np.isfinite(compute) & (compute > 0)):
-            raise InputError(f"expected positive finite compute in FLOPs; got {C!r}.")
-        flat = np.atleast_1d(compute).ravel()
-        s = spend(self._optimal_size(flat, flops), flat, flops, max_params, max_tokens)
-        loss = np.asarray(self.loss(s.params, s.tokens), dtype=np.float64)
-        found = (s.params, s.tokens, loss, s.compute, s.at_max_params, s.at_max_tokens)
-        if compute.ndim == 0:
-            return Optimum(*(column[0].item() for column in found))
-        return Optimum(*(column.reshape(compute.shape) for column in found))
+        flops, compute = as_flops(flops_per_unit), positive_compute(C)
+        wanted = self._optimal_size(np.atleast_1d(compute).ravel(), flops)
+        return spend(wanted, compute, flops, max_params, max_tokens, self)
 
     def compute_for(self, loss: float, flops_per_unit: FlopsLike = 6.0) -> float:
         """The least compute C whose optimum reaches ``loss``; ``inf`` where none does.
 
-        Bracketed from the compute at which 20 units a parameter reach the loss, so that F is asked
-        for no size far from the answer. More than 1e40 parameters count as none.
+        The search starts at the compute at which 20 units a parameter reach the loss, so F is never
+        evaluated far from the answer. More than 1e40 parameters count as none.
         """
         return compute_for(self, float(positive(loss, "a loss")), as_flops(flops_per_unit))
 
     def reaches(self, loss: float) -> bool:
         """Whether any size and data reach ``loss``; more than 1e40 parameters count as none."""
-        return reachable(self, float(positive(loss, "a loss")))
+        goal = float(positive(loss, "a loss"))
+        with np.errstate(all="ignore"):
+            return bool(self.loss(LARGEST_SIZE, UNITS_PER_PARAM * LARGEST_SIZE) <= goal)
 
     def tokens_for(self, N: ArrayLike, loss: ArrayLike) -> Any:
         """The least D at which N parameters reach ``loss``; ``inf`` where none does.
 
-        In closed form where the law has one, else by halving an interval of ln D, which asks only
+        In closed form where the law has one, else by halving an interval of ln D, which needs only
         that the loss never rises with D. N and loss broadcast.
 
         Examples
@@ -144,7 +205,7 @@ class Law(ABC):
         '3.39e+12'
         """
         size, goal = np.broadcast_arrays(positive(N, "N"), positive(loss, "a loss"))
-        return shaped(self._tokens_for(size, goal))
+        return _float_or_array(self._tokens_for(size, goal))
 
     def params_for(self, D: ArrayLike, loss: ArrayLike) -> Any:
         """The least N that reaches ``loss`` on D units; ``inf`` where none does.
@@ -152,14 +213,14 @@ class Law(ABC):
         As :meth:`tokens_for`, with N and D exchanged.
         """
         units, goal = np.broadcast_arrays(positive(D, "D"), positive(loss, "a loss"))
-        return shaped(self._params_for(units, goal))
+        return _float_or_array(self._params_for(units, goal))
 
     def trade_off(self, C: float, factors: ArrayLike, flops_per_unit: FlopsLike = 6.0) -> TradeOff:
         """What sizes k·N*(C) cost: in loss at C, and in compute for the loss of N*.
 
-        A model of k < 1 is cheaper to use and dearer to train: de Vries 2023, "Go smol or go home".
-        With the additive law and F = 6·N the D needed is D*·(1 − (k^−α − 1)·β/α)^{−1/β}; no
-        amount of data makes up for k below (1 + α/β)^{−1/α}.
+        A model of k < 1 is cheaper to use and takes more compute to train: de Vries 2023, "Go smol
+        or go home". With the additive law and F = 6·N the D needed is
+        D*·(1 − (k^−α − 1)·β/α)^{−1/β}; no amount of data makes up for k below (1 + α/β)^{−1/α}.
 
         Parameters
         ----------
@@ -195,9 +256,9 @@ class Law(ABC):
         Parameters
         ----------
         loss
-            To be reached.
+            The loss to reach.
         inference_tokens
-            D_inf: units that the model will process in its life.
+            D_inf: expected inference tokens over the model's life.
         flops_per_unit
             F(N) of training.
         inference_flops_per_unit
@@ -216,8 +277,9 @@ class Law(ABC):
         >>> f"{best.params:.3g} parameters on {best.tokens:.3g} tokens"
         '9.91e+09 parameters on 2e+12 tokens'
         """
-        flops = as_flops(flops_per_unit)
-        return optimal_for_inference(self, loss, inference_tokens, flops, inference_flops_per_unit)
+        flops, own = as_flops(flops_per_unit), inference_flops_per_unit
+        inference = None if own is None else as_flops(own)
+        return optimal_for_inference(self, loss, inference_tokens, flops, inference)
 
     def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
         return least_size(lambda D: self.loss(N, D), loss)
@@ -226,8 +288,8 @@ class Law(ABC):
         return least_size(lambda N: self.loss(N, D), loss)
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
-        """About where the optimum lies when F = k·N; 20 units a parameter unless a law knows."""
-        return np.asarray(np.sqrt(C / (20.0 * k)))
+        """About where the optimum lies when F = k·N; at 20 units a parameter by default."""
+        return np.asarray(np.sqrt(C / (UNITS_PER_PARAM * k)))
 
     def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
         start = self._start_size(C, np.full_like(C, 6.0))
@@ -240,15 +302,10 @@ class Law(ABC):
             per_unit = np.asarray(flops(N), dtype=np.float64)
             usable = np.isfinite(per_unit) & (per_unit > 0)
             D = C[:, None] / np.where(usable, per_unit, 1.0)
-            return np.where(usable, np.asarray(self.loss(N, D)), 1e200)
+            return np.where(usable, np.asarray(self.loss(N, D)), UNDEFINED)
 
-        return np.asarray(np.exp(lowest(loss_at, np.log(np.clip(start, 1.0, 1e40)))))
+        return np.asarray(np.exp(lowest(loss_at, np.log(np.clip(start, 1.0, LARGEST_SIZE)))))
 
 
-class ClosedForm(Law):
-    """A law whose ``_start_size`` is N* itself where F(N) = k·N."""
-
-    def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
-        if isinstance(flops, LinearFlops):
-            return self._start_size(C, np.full_like(C, flops.k))
-        return super()._optimal_size(C, flops)
+def _float_or_array(values: Floats) -> Any:
+    return float(values) if np.ndim(values) == 0 else values

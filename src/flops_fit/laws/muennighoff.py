@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import InputError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
-from flops_fit.laws.hoffmann import Hoffmann
+from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
 
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ class Muennighoff(Law):
         R*_D and R*_N: after how many repeats, of data and of parameters, 1 − 1/e of all that
         repetition can give is used up; ``inf`` where no repeat is worth less.
     unique
-        U that the law is asked about; :meth:`with_unique` sets it. Not a fitted parameter.
+        U of the questions asked of the law; :meth:`with_unique` sets it. Not fitted.
 
     Examples
     --------
@@ -96,9 +96,7 @@ class Muennighoff(Law):
         unique
             U, a number or an array that broadcasts with N and D; the law's own by default.
         """
-        U = _check_unique(self.unique if unique is None else unique)
-        size = _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
-        return self.fresh.loss(size, _worth(np.asarray(D, dtype=np.float64), U, self.R_D))
+        return self.fresh.loss(self.effective_params(N, unique), self.effective_units(D, unique))
 
     def effective_units(self, D: ArrayLike, unique: ArrayLike | None = None) -> Floats:
         """D': how many fresh units the D seen are worth."""
@@ -106,7 +104,7 @@ class Muennighoff(Law):
         return _worth(np.asarray(D, dtype=np.float64), U, self.R_D)
 
     def effective_params(self, N: ArrayLike, unique: ArrayLike | None = None) -> Floats:
-        """N': how many parameters the N are worth that have ``unique`` units to learn from."""
+        """N': how many parameters N are worth with ``unique`` units to learn from."""
         U = _check_unique(self.unique if unique is None else unique)
         return _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
 
@@ -117,9 +115,8 @@ class Muennighoff(Law):
         """
         log_u = np.log(np.asarray(unique, dtype=np.float64))
         log_ratio = np.log(self.alpha * self.A) - np.log(self.beta * self.B)
-        return np.asarray(
-            np.exp(np.clip((log_ratio + self.beta * log_u) / self.alpha, -690.0, 690.0))
-        )
+        log_size = (log_ratio + self.beta * log_u) / self.alpha
+        return np.asarray(np.exp(np.clip(log_size, -690.0, 690.0)))
 
     @classmethod
     def starts(
@@ -131,12 +128,12 @@ class Muennighoff(Law):
         four epochs alone, where R*_D hardly matters, give one more.
         """
         U = D if unique is None else np.minimum(unique, D)
-        found = [_additive(N, _worth(D, U, R_D), loss) | {"R_D": R_D} for R_D in _SCALES_D]
+        starts = [_additive(N, _worth(D, U, R_D), loss) | {"R_D": R_D} for R_D in _SCALES_D]
         few = D <= _FEW_EPOCHS * U
         if np.sum(few) > 2 * len(cls.parameters()) and np.ptp(np.log(N[few])) > 0.5:
             known = _additive(N[few], D[few], loss[few])
-            found += [known | {"R_D": R_D} for R_D in _SCALES_D]
-        return [{**start, "R_N": R_N} for start in found for R_N in _SCALES_N]
+            starts += [known | {"R_D": R_D} for R_D in _SCALES_D]
+        return [{**start, "R_N": R_N} for start in starts for R_N in _SCALES_N]
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         return self.fresh._start_size(C, k)
@@ -151,13 +148,12 @@ def _additive(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
     """E, A, B, α and β on a grid of exponents: relative least squares, robustly compared."""
     n, d = np.log(N / np.exp(np.mean(np.log(N)))), np.log(D / np.exp(np.mean(np.log(D))))
     best, values = np.inf, {}
+    ones = np.ones_like(n)
     for alpha in _EXPONENTS:
         for beta in _EXPONENTS:
-            terms = np.column_stack([np.ones_like(n), np.exp(-alpha * n), np.exp(-beta * d)])
-            terms /= loss[:, None]
-            scale = np.maximum(
-                np.linalg.lstsq(terms, np.ones_like(n), rcond=None)[0], 0.02 * loss.min()
-            )
+            terms = np.column_stack([ones, np.exp(-alpha * n), np.exp(-beta * d)]) / loss[:, None]
+            solved = np.linalg.lstsq(terms, ones, rcond=None)[0]
+            scale = np.maximum(solved, 0.02 * loss.min())
             misfit = float(np.sum(np.abs(np.log(np.maximum(terms @ scale, 1e-300)))))
             if misfit < best:
                 A = scale[1] * np.exp(alpha * np.mean(np.log(N)))
@@ -179,6 +175,6 @@ def _check_unique(unique: ArrayLike) -> Floats:
     values = np.asarray(unique, dtype=np.float64)
     if not np.all(values > 0):
         raise InputError(
-            f"expected a positive number of unique units (inf: no repetition); got {unique!r}."
+            f"expected a positive number of unique units (inf for no repetition); got {unique!r}."
         )
     return values

@@ -1,69 +1,18 @@
-"""The best N and D for a budget, and what caps on either make of it."""
+"""The best N and D for a budget, caps on either, and published lines N*(C) and D*(C)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import InputError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.laws.search import bisect
 
 Floats = NDArray[np.float64]
-
-_UNUSABLE = 1e100
-
-
-def lowest(curve: Callable[[Floats], Floats], start: Floats) -> Floats:
-    """Where each curve is lowest: a grid around ``start``, refined, then a parabola.
-
-    Parameters
-    ----------
-    curve
-        From points of shape (curves, points) to values of the same shape; 1e100 and more where it
-        is not defined.
-    start
-        A guess for each curve, shape (curves,); the minimum may lie up to 30 away.
-
-    Notes
-    -----
-    A grid cannot be led astray by a kink (F(N) interpolated between traced sizes has some), and
-    refining it costs the same few evaluations for a thousand curves as for one. Points far from
-    ``start``, models too large to be looked at, are asked for only where none near is lowest. The closing
-    parabola through points 1e-3 apart has an error of about h²·f'''/6f'' ~ 1e-7.
-    """
-    centre, half = np.array(start, dtype=np.float64), 1.0
-    rows = np.arange(len(centre))
-    move = _coarse(curve, centre, 5)
-    if np.any(np.abs(move) == 5):
-        move = _coarse(curve, centre, 30)
-    centre = centre + move
-    steps = np.linspace(-1.0, 1.0, 17)
-    while half > 2e-3:
-        best = np.argmin(curve(centre[:, None] + half * steps), axis=1)
-        centre = centre + half * steps[best]
-        half *= 0.25
-    h = 1e-3
-    for _ in range(2):
-        values = curve(centre[:, None] + h * np.array([-1.0, 0.0, 1.0]))
-        slope, bend = values[:, 2] - values[:, 0], values[:, 2] - 2 * values[:, 1] + values[:, 0]
-        sound = (bend > 0) & (np.max(values, axis=1) < _UNUSABLE)
-        move = np.zeros_like(centre)
-        move[rows[sound]] = -0.5 * h * slope[sound] / bend[sound]
-        centre = centre + np.clip(move, -h, h)
-    return np.asarray(centre)
-
-
-def _coarse(curve: Callable[[Floats], Floats], start: Floats, reach: int) -> Floats:
-    """How far from ``start`` each curve is lowest, in whole steps up to ``reach``."""
-    steps = np.arange(-reach, reach + 1, dtype=np.float64)
-    return np.asarray(steps[np.argmin(curve(start[:, None] + steps), axis=1)])
-
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -94,25 +43,15 @@ class Optimum:
         return tuple(name for name, at in caps.items() if np.any(at))
 
 
-@dataclass(frozen=True, eq=False)
-class Spending:
-    """N and D that spend a budget within caps; arrays of one shape."""
-
-    params: Floats
-    tokens: Floats
-    compute: Floats
-    at_max_params: Bools
-    at_max_tokens: Bools
-
-
 def spend(
-    N: Floats,
-    C: Floats,
+    N: ArrayLike,
+    C: ArrayLike,
     flops: FlopsFunction,
     max_params: float | None = None,
     max_tokens: float | None = None,
-) -> Spending:
-    """D = C/F(N) for the sizes wished for, with both held to their caps.
+    law: Any = None,
+) -> Optimum:
+    """D = C/F(N) for the wanted sizes, with both held to their caps, and the loss by ``law``.
 
     Where D would pass its cap the compute left over goes to N: F(N)·max_tokens = C. With a loss
     that falls in N and in D, and has one minimum along the budget, this is the best that the caps
@@ -121,8 +60,12 @@ def spend(
     Parameters
     ----------
     N, C
-        The best sizes without caps and their budgets, shape (budgets,).
+        The best sizes without caps and their budgets, numbers or arrays of one shape.
+    law
+        Gives the loss; NaN without one.
     """
+    shape = np.shape(C)
+    N, C = (np.atleast_1d(np.asarray(v, dtype=np.float64)).ravel() for v in (N, C))
     n_cap, d_cap = _cap("max_params", max_params), _cap("max_tokens", max_tokens)
     at_n = n_cap < N
     size = np.minimum(N, n_cap)
@@ -134,12 +77,13 @@ def spend(
         if np.isfinite(n_cap):
             at_n = at_n | (at_d & (_per_unit(flops, np.full_like(C, n_cap)) * d_cap <= C))
             size = np.where(at_n, n_cap, size)
-        open_ = at_d & ~at_n
-        if np.any(open_):
-            size[open_] = _size_at(flops, C[open_] / d_cap, size[open_], n_cap)
-        both = at_d & at_n
-        compute = np.where(both, _per_unit(flops, size) * units, C)
-    return Spending(size, units, compute, at_n, at_d)
+        growing = at_d & ~at_n
+        if np.any(growing):
+            size[growing] = _size_at(flops, C[growing] / d_cap, size[growing], n_cap)
+        compute = np.where(at_d & at_n, _per_unit(flops, size) * units, C)
+    loss = np.full_like(C, np.nan) if law is None else np.asarray(law.loss(size, units), float)
+    columns = (size, units, loss, compute, at_n, at_d)
+    return Optimum(*(c.reshape(shape) if shape else c[0].item() for c in columns))
 
 
 def _cap(name: str, value: float | None) -> float:
@@ -160,13 +104,12 @@ def _per_unit(flops: FlopsFunction, N: Floats) -> Floats:
     return per_unit
 
 
-def _size_at(flops: FlopsFunction, per_unit: Floats, below: Floats, limit: float) -> Floats:
-    """The N above ``below`` and up to ``limit`` whose F(N) is ``per_unit``, F rising with N."""
+def _size_at(flops: FlopsFunction, per_unit: Floats, smallest: Floats, largest: float) -> Floats:
+    """The N from ``smallest`` to ``largest`` whose F(N) is ``per_unit``, F rising with N."""
     if isinstance(flops, LinearFlops):
         return per_unit / flops.k
-    top = np.log(limit)
-    low = np.log(below)
-    step = np.log(2.0)
+    top = np.log(largest)
+    low, step = np.log(smallest), np.log(2.0)
     high = np.minimum(low + step, top)
     for _ in range(8):
         short = (np.asarray(flops(np.exp(high))) < per_unit) & (high < top)
@@ -179,8 +122,130 @@ def _size_at(flops: FlopsFunction, per_unit: Floats, below: Floats, limit: float
             f"max_tokens: expected F(N) to grow until F(N)·max_tokens spends the budget; "
             f"{flops.description} does not up to N = {float(np.exp(np.max(high))):.3g}."
         )
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        short = np.asarray(flops(np.exp(middle))) < per_unit
-        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    low, high = bisect(lambda x: np.asarray(flops(np.exp(x))) >= per_unit, low, high, 60)
     return np.asarray(np.exp(0.5 * (low + high)))
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y(x) = k·x^a + offset.
+
+    The lines N*(C) = k·C^a have no offset (Hoffmann et al. 2022, §3.2): an offset fitted to N*
+    breaks C = F(N)·D. A loss L(C) = k·C^−p + E has one.
+    """
+
+    k: float
+    a: float
+    offset: float = 0.0
+
+    name: ClassVar[str] = "power"
+    formula: ClassVar[str] = "y = k·x^a + offset"
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The parameters under the law's own names."""
+        return {f.name: float(getattr(self, f.name)) for f in fields(self)}
+
+    def __call__(self, x: ArrayLike) -> Any:
+        """Value at each x."""
+        x = np.asarray(x, dtype=np.float64)
+        value = np.exp(np.log(self.k) + self.a * np.log(x)) + self.offset
+        return float(value) if np.ndim(x) == 0 else value
+
+    def inverse(self, y: ArrayLike) -> Any:
+        """The x whose value is y."""
+        above = np.asarray(y, dtype=np.float64) - self.offset
+        return np.exp((np.log(above) - np.log(self.k)) / self.a)
+
+
+@dataclass(frozen=True)
+class OptimumOnly:
+    """N*(C) = k_N·C^a and D*(C) = k_D·C^b, as approaches 1 and 2 give them.
+
+    Such a law answers :meth:`optimal`, and no question about the loss or about sizes off the
+    optimum: it is no :class:`~flops_fit.laws.Law`. The paper decides what C and N mean, and that is
+    part of the law: F(N) cannot be exchanged.
+
+    Attributes
+    ----------
+    k_N, a
+        The line of sizes.
+    k_D, b
+        The line of units.
+    size
+        What N counts: ``"parameters"``, or what else the paper counts.
+    compute
+        What C is, in terms of N and D.
+
+    Examples
+    --------
+    >>> best = OptimumOnly(k_N=0.09, a=0.5, k_D=1.85, b=0.5).optimal(6e20)
+    >>> f"{best.params:.3g} parameters, {best.tokens:.3g} tokens"
+    '2.2e+09 parameters, 4.53e+10 tokens'
+    """
+
+    k_N: float
+    a: float
+    k_D: float
+    b: float
+    size: str = "parameters"
+    compute: str = "C = 6·N·D"
+
+    name: ClassVar[str] = "optimum_only"
+    formula: ClassVar[str] = "N* = k_N·C^a, D* = k_D·C^b"
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The parameters of both lines."""
+        return {"k_N": self.k_N, "a": self.a, "k_D": self.k_D, "b": self.b}
+
+    @property
+    def n_line(self) -> PowerLaw:
+        """N*(C)."""
+        return PowerLaw(self.k_N, self.a)
+
+    @property
+    def d_line(self) -> PowerLaw:
+        """D*(C)."""
+        return PowerLaw(self.k_D, self.b)
+
+    def optimal(self, C: ArrayLike) -> Optimum:
+        """N* and D* at C; the loss is NaN, as there is no surface.
+
+        Parameters
+        ----------
+        C
+            Training FLOPs as the law's ``compute`` defines them, one number or an array.
+
+        Raises
+        ------
+        InputError
+            C is not positive and finite.
+        """
+        compute = positive_compute(C)
+        unknown: Any = np.full(compute.shape, np.nan) if compute.ndim else float("nan")
+        spent: Any = compute if compute.ndim else float(compute)
+        return Optimum(self.n_line(compute), self.d_line(compute), unknown, spent)
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> NoReturn:
+        """Raise :class:`~flops_fit.errors.InputError`: two lines do not give it."""
+        raise InputError(self._no_surface("loss(N, D)"))
+
+    def compute_for(self, loss: float) -> NoReturn:
+        """Raise :class:`~flops_fit.errors.InputError`: two lines do not give it."""
+        raise InputError(self._no_surface("compute_for(loss)"))
+
+    def _no_surface(self, question: str) -> str:
+        return (
+            f"expected a law with a surface for {question}; this one is only {self.formula}. Call "
+            "optimal(C), or use a law of N and D such as "
+            'flops_fit.reference.law("besiroglu2024").'
+        )
+
+
+def positive_compute(C: ArrayLike) -> Floats:
+    """Training FLOPs as an array; refused unless positive and finite."""
+    compute = np.asarray(C, dtype=np.float64)
+    if not np.all(np.isfinite(compute) & (compute > 0)):
+        raise InputError(f"expected positive finite compute in FLOPs; got {C!r}.")
+    return compute

@@ -1,27 +1,94 @@
-"""What a size other than the optimal one costs."""
+"""What a law is asked besides its optimum: compute for a loss, other sizes, inference."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.laws.cost import FlopsLike, as_flops
-from flops_fit.laws.inverse import positive, reachable
-from flops_fit.laws.optimum import lowest
+from flops_fit.laws.search import UNDEFINED, least_size, lowest
 from flops_fit.text import format_count
 
 if TYPE_CHECKING:
     from flops_fit.laws.law import Law
 
-
 Floats = NDArray[np.float64]
 
-_UNUSABLE = 1e200
+LARGEST_SIZE = 1e40  # parameters beyond which a loss counts as out of reach
+UNITS_PER_PARAM = 20.0
+_SECTIONS = np.linspace(0.0, 1.0, 34)
+
+
+def positive(values: ArrayLike, what: str) -> Floats:
+    """Values as an array; refused where one is not a positive finite number."""
+    try:
+        out = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
+    if not np.all(np.isfinite(out) & (out > 0)):
+        raise InputError(f"expected {what} to be positive and finite; got {values!r}.")
+    return out
+
+
+def compute_for(law: Law, loss: float, flops: FlopsFunction) -> float:
+    """The least compute whose optimum reaches ``loss``; ``inf`` beyond 1e40 parameters.
+
+    The size that reaches it on twenty units a parameter bounds that compute from above. It is
+    found without F, so no model of absurd size is traced where the law cannot reach the loss or
+    needs few parameters.
+    """
+    if not law.reaches(loss):
+        return math.inf
+    bound = least_size(lambda n: law.loss(n, UNITS_PER_PARAM * n), np.asarray(loss))
+    size = max(float(bound), 1.0)
+    above = float(flops(np.asarray(size))) * UNITS_PER_PARAM * size
+    if not (math.isfinite(above) and above > 0):
+        raise InputError(
+            f"expected positive FLOPs per unit; {flops.description} gives {above!r} near N = "
+            f"{size:.3g}. Give flops_per_unit= as a function that does."
+        )
+    return float(np.exp(log_compute(law, loss, flops, above, math.log(LARGEST_SIZE))))
+
+
+def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach: float) -> float:
+    """Ln of the least compute whose optimum reaches ``loss``, searched around ``start``.
+
+    Bracketed outwards by steps in ln C that double, then cut into 33 parts at a time, as the
+    optima of many budgets cost about as much as that of one.
+
+    Parameters
+    ----------
+    start
+        Where to begin, in FLOPs.
+    reach
+        How far from it in ln C to look: beyond, the answer is ``inf``, or ``-inf`` where the loss
+        is reached even there.
+    """
+
+    def reached(log_c: ArrayLike) -> NDArray[np.bool_]:
+        return np.asarray(law.optimal(np.exp(np.atleast_1d(log_c)), flops).loss) <= loss
+
+    middle = math.log(start)
+    low = high = middle
+    step = math.log(2.0)
+    while not reached(high)[0]:
+        low, high, step = high, high + step, 2 * step
+        if high - middle > reach:
+            return math.inf
+    while reached(low)[0]:
+        low, high, step = low - step, low, 2 * step
+        if middle - low > reach:
+            return -math.inf
+    for _ in range(10):
+        cuts = low + (high - low) * _SECTIONS
+        first = int(np.argmax(np.append(reached(cuts[1:-1]), True))) + 1
+        low, high = float(cuts[first - 1]), float(cuts[first])
+    return high
 
 
 @dataclass(frozen=True)
@@ -31,7 +98,7 @@ class InferenceOptimum:
     Attributes
     ----------
     loss, inference_tokens
-        What was asked: the loss, and D_inf, the units of inference over the model's life.
+        The question: the loss, and D_inf, the expected inference tokens over the model's life.
     params, tokens
         N and D.
     training_compute, inference_compute, total_compute
@@ -64,52 +131,45 @@ def optimal_for_inference(
     loss: float,
     inference_tokens: float,
     flops: FlopsFunction,
-    inference: FlopsLike | None,
+    inference: FlopsFunction | None,
 ) -> InferenceOptimum:
     """Minimise over ln D; see :meth:`flops_fit.laws.Law.optimal_for_inference`."""
-    goal = float(positive(loss, "a loss"))
-    demand = _demand(inference_tokens)
-    if not reachable(law, goal):
+    goal, demand = float(positive(loss, "a loss")), inference_tokens
+    number = isinstance(demand, int | float | np.number) and not isinstance(demand, bool)
+    if not number or not (np.isfinite(demand) and demand >= 0):
+        raise InputError(f"expected inference_tokens to be a number, 0 or more; got {demand!r}.")
+    demand = float(demand)
+    if not law.reaches(goal):
         raise InputError(
             f"expected a loss that the law reaches at some size; no size reaches {goal:.6g}. "
-            "Ask for a higher loss."
+            "Use a higher loss."
         )
-    use = None if inference is None else as_flops(inference)
 
-    def served(N: Floats) -> Floats:
-        per_unit = np.asarray(flops(N)) / 3 if use is None else np.asarray(use(N))
+    def serving(N: Floats) -> Floats:
+        per_unit = np.asarray(flops(N)) / 3 if inference is None else np.asarray(inference(N))
         return per_unit * demand
 
     plain = law.optimal(law.compute_for(goal, flops), flops)
     start = np.array([np.log(plain.tokens)])
 
     def log_total(log_d: Floats) -> Floats:
-        # Over ln D, as N hardly moves where demand is large and D rises steeply with it. Less data
-        # than D* is dearer twice over; models too large to be traced are not asked for there.
+        # Over ln D, as N hardly moves where demand is large and D rises steeply with it. With less
+        # data than D* both parts cost more, and the models may be too large to trace.
         usable = log_d > start - 1
         D = np.exp(np.where(usable, log_d, start))
         N = np.asarray(law.params_for(D, goal))
         usable &= np.isfinite(N)
         N = np.where(usable, N, plain.params)
-        return np.where(usable, np.log(np.asarray(flops(N)) * D + served(N)), _UNUSABLE)
+        return np.where(usable, np.log(np.asarray(flops(N)) * D + serving(N)), UNDEFINED)
 
     tokens = float(np.exp(lowest(log_total, start)[0]))
     params = float(law.params_for(tokens, goal))
     N = np.array([params])
-    training = float(flops(N)[0]) * tokens
-    serving = float(served(N)[0])
-    alone = float(plain.compute) + float(served(np.array([plain.params]))[0])
-    total = training + serving
+    training, served = float(flops(N)[0]) * tokens, float(serving(N)[0])
+    alone = float(plain.compute) + float(serving(np.array([plain.params]))[0])
+    total = training + served
     saving = max(1 - total / alone, 0.0)
-    return InferenceOptimum(goal, demand, params, tokens, training, serving, total, saving)
-
-
-def _demand(inference_tokens: float) -> float:
-    value = inference_tokens
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not (np.isfinite(value) and value >= 0):
-        raise InputError(f"expected inference_tokens to be a number, 0 or more; got {value!r}.")
-    return float(value)
+    return InferenceOptimum(goal, demand, params, tokens, training, served, total, saving)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,19 +205,11 @@ class TradeOff:
 
     def __str__(self) -> str:
         head = f"{'k':>6} {'N':>8} {'D':>8} {'loss':>8} {'excess':>9} {'compute':>8}"
-        rows = zip(
-            self.factors,
-            self.params,
-            self.tokens,
-            self.loss,
-            self.excess,
-            self.compute_ratio,
-            strict=True,
-        )
+        columns = (self.factors, self.params, self.tokens, self.loss, self.excess)
         lines = [
             f"{k:>6.3g} {format_count(n):>8} {format_count(d):>8} {loss:>8.4g} {f'{excess:.2g} %':>9} "
             f"{'×' + format(ratio, '.3g') if np.isfinite(ratio) else 'never':>8}"
-            for k, n, d, loss, excess, ratio in rows
+            for k, n, d, loss, excess, ratio in zip(*columns, self.compute_ratio, strict=True)
         ]
         note = f"At C = {self.compute:.3g}: sizes k·N*; compute: for the loss of N*, in units of C."
         return "\n".join([head, *lines, note])

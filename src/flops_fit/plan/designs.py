@@ -13,7 +13,7 @@ from flops_fit.checks import check_choice
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError, PlanError
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
-from flops_fit.laws.optimum_only import OptimumOnly
+from flops_fit.laws.optimum import OptimumOnly
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.reference.published_laws import LAW_NAMES
 from flops_fit.reference.published_laws import law as published_law

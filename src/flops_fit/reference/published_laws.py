@@ -6,10 +6,10 @@ from math import exp
 from typing import Literal, overload
 
 from flops_fit.errors import InputError
-from flops_fit.laws.hoffmann import Hoffmann
+from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
 from flops_fit.laws.muennighoff import Muennighoff
-from flops_fit.laws.optimum_only import OptimumOnly
+from flops_fit.laws.optimum import OptimumOnly
 
 _PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day
 
