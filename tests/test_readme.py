@@ -19,7 +19,8 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
         [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "| Compute Budget" in done.stdout
+    (output,) = re.findall(r"```output\n(.*?)```", README, re.DOTALL)
+    assert output in done.stdout
     assert 1e7 < float(done.stdout.splitlines()[-1]) < 1e9
 
 
