@@ -75,10 +75,9 @@ def off_centre(evidence: Evidence) -> Side:
     budgets = np.unique(runs.budget)
     sizes = [np.log(runs.params[runs.budget == b]) for b in budgets]
     many = [i for i, s in enumerate(sizes) if len(s) >= 3]
-    broken = any("vanish" in b or b.startswith(("alpha", "beta")) for b in evidence.solution.bounds)
     if not many:
         return ""
-    if broken:
+    if evidence.solution.optimum_lost:
         low = [
             sizes[i][np.argmin(runs.loss[runs.budget == budgets[i]])] < np.mean(sizes[i])
             for i in many

@@ -16,6 +16,7 @@ from flops_fit.errors import FitError, InputError
 from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.sandwich import student_t
+from flops_fit.fit.solver import BoundKind
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
 
@@ -250,7 +251,7 @@ def next_experiments(
             raise InputError(f"{name}: expected a positive number; got {value!r}.")
     table = fit.runs if runs is None else RunTable.read(runs)
     evidence, form = settled(table, fit.flops, target_compute)
-    if evidence.solution.full is None or any("vanish" in b for b in evidence.solution.bounds):
+    if any(b.kind is BoundKind.VANISHED for b in evidence.solution.bounds):
         raise FitError(
             "expected a fit with an optimum to plan around; a term of its law vanished. Add runs "
             "of smaller and larger sizes at each budget first."

@@ -265,9 +265,9 @@ def _solver(solution: Solution) -> list[Diagnostic]:
     if status is FitStatus.OK:
         return []
     if status is FitStatus.BOUND_HIT:
-        gone = [b for b in solution.bounds if not b.startswith(("E ", "kappa"))]
+        gone = solution.optimum_lost
         action = "add runs over a wider range of N and D"
-        text = f"on a bound: {', '.join(solution.bounds)}"
+        text = f"on a bound: {', '.join(map(str, solution.bounds))}"
         if gone:
             text += "; the loss does not fall with both N and D"
         return [Diagnostic("bound_hit", "critical" if gone else "warning", text, action)]
@@ -313,7 +313,7 @@ def _noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
 
 def _identified(solution: Solution) -> list[Diagnostic]:
     found = []
-    if any(b.startswith("E ") for b in solution.bounds):
+    if any(b.parameter == "E" for b in solution.bounds):
         found.append(_unidentified("E", "it ended at zero, its floor"))
     cov = covariance(solution)
     if cov.matrix is None:

@@ -100,10 +100,9 @@ class Evidence:
     @property
     def no_interval(self) -> str:
         """Why nothing of this law has an interval; empty where it may have one."""
-        beyond = [b for b in self.solution.bounds if not b.startswith(("E ", "kappa"))]
-        if beyond or not self.solution.status.usable:
-            return ", ".join(beyond) or "the solver did not converge"
-        return ""
+        if self.solution.optimum_lost:
+            return ", ".join(map(str, self.solution.optimum_lost))
+        return "" if self.solution.converged else "the solver did not converge"
 
     @cached_property
     def drawn_laws(self) -> list[Law]:
@@ -125,7 +124,11 @@ class Evidence:
             )
         notes = []
         for bound in solution.bounds:
-            how = "carry the error it would have off it" if bound[0] == "E" else "hold it there"
+            how = (
+                "carry the error it would have off it"
+                if bound.parameter == "E"
+                else "hold it there"
+            )
             text = f"{bound}: intervals {how}"
             notes.append(Diagnostic("interval_at_bound", "warning", text, "add larger budgets"))
         if self.resamples:

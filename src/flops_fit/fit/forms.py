@@ -101,8 +101,9 @@ def choose(additive: Solution, kappa: Solution) -> Choice:
         return Choice(False, None, None, f"{kappa.dof + 6} runs are too few to test κ")
     if not kappa.converged:
         return Choice(False, None, None, "the κ-law did not converge")
-    if any(b.startswith(("A ", "B ", "alpha", "beta")) for b in kappa.bounds):
-        return Choice(False, None, None, f"the κ-law ended on a bound ({', '.join(kappa.bounds)})")
+    if kappa.optimum_lost:
+        words = ", ".join(map(str, kappa.bounds))
+        return Choice(False, None, None, f"the κ-law ended on a bound ({words})")
     assert kappa.full is not None
     ln_kappa = float(kappa.full[5])
     if abs(ln_kappa) < 1e-6:

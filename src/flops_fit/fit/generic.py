@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flops_fit.errors import FitError, TableError
 from flops_fit.fit.newton import ROUNDING, huber
 from flops_fit.fit.sandwich import covariance, student_t
-from flops_fit.fit.solver import DeltaRule, Solution, mad_delta
+from flops_fit.fit.solver import Bound, BoundKind, DeltaRule, Solution, mad_delta
 from flops_fit.fit.surface import Points
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
@@ -267,7 +267,7 @@ class _GenericProblem:
         names = model.law_at.names
         moves = np.max(np.abs(slopes), axis=0) > _NO_EFFECT
         bounds = [
-            f"{n} ≈ 0 (its floor)" if t < _VANISHED else f"{n} without effect"
+            Bound(n, BoundKind.FLOOR if t < _VANISHED else BoundKind.NO_EFFECT)
             for n, t, m in zip(names, theta, moves, strict=True)
             if not m and n not in self.law.limits
         ]

@@ -94,10 +94,9 @@ def choose_headline(solution: Solution, shape: IsoFLOP, front: Envelope | None) 
     is on its bound; E at zero and κ on a bound leave it an optimum. Approach 2 is usable with three
     minima inside the sampled sizes, approach 1 with three sizes that win between two others.
     """
-    gone = [b for b in solution.bounds if not b.startswith(("E ", "kappa"))]
     lost = "" if solution.converged else "the solver did not converge"
-    if gone:
-        lost = f"on a bound: {', '.join(gone)}"
+    if solution.optimum_lost:
+        lost = f"on a bound: {', '.join(map(str, solution.optimum_lost))}"
     reasons: dict[ApproachName, str] = {
         "surface": lost or "it converged, and no term of its law vanished",
         "isoflop": f"{len(shape.interior)} budgets have a minimum inside their sizes"

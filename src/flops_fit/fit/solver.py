@@ -30,6 +30,33 @@ class FitStatus(StrEnum):
         return self is not FitStatus.NOT_CONVERGED
 
 
+class BoundKind(StrEnum):
+    """In which way the runs leave a parameter undetermined."""
+
+    FLOOR = "at its floor, zero"
+    LOWER = "at its lower bound"
+    UPPER = "at its upper bound"
+    VANISHED = "≈ 0 (its term vanishes)"
+    NO_EFFECT = "without effect"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A parameter that ended where the runs do not determine it."""
+
+    parameter: str
+    kind: BoundKind
+
+    @property
+    def leaves_optimum(self) -> bool:
+        """Whether N*(C) is still determined: E shifts all losses alike, κ joins two terms."""
+        limits = (BoundKind.LOWER, BoundKind.UPPER)
+        return self.parameter == "E" or (self.parameter == "kappa" and self.kind in limits)
+
+    def __str__(self) -> str:
+        return f"{self.parameter} {self.kind}"
+
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 DeltaRule = float | Literal["mad"]
@@ -62,7 +89,7 @@ class Solution:
     jacobian
         Of the model with respect to ``theta``, shape (runs, k).
     bounds
-        What ended on a bound, in words.
+        The parameters that ended on a bound.
     full
         The κ family's θ with all six coordinates; ``None`` for any other law.
     held
@@ -82,7 +109,7 @@ class Solution:
     starts: int
     agree: int
     converged: bool
-    bounds: tuple[str, ...]
+    bounds: tuple[Bound, ...]
     names: tuple[str, ...]
     points: Points
     full: Floats | None = None
@@ -99,6 +126,11 @@ class Solution:
         if self.starts > 1 and self.agree < 2:
             return FitStatus.STARTS_DISAGREE
         return FitStatus.OK
+
+    @property
+    def optimum_lost(self) -> tuple[Bound, ...]:
+        """The bounds that leave no optimum N*(C)."""
+        return tuple(b for b in self.bounds if not b.leaves_optimum)
 
     @property
     def dof(self) -> int:
@@ -304,30 +336,24 @@ def _solution(
     )
 
 
-def _bounds(theta: Floats, points: Points, name: str) -> tuple[tuple[str, ...], Bools]:
-    """Which coordinates ended on a bound, in words and as a mask."""
-    words = []
+def _bounds(theta: Floats, points: Points, name: str) -> tuple[tuple[Bound, ...], Bools]:
+    """The bounds, and a mask of the coordinates that do not move."""
+    bounds = []
     at_lower = theta <= LOWER
     at_upper = theta >= UPPER
     held = at_lower | at_upper
     if name == Hoffmann.name:
         held[5] = at_lower[5] = at_upper[5] = False
     if held[0]:
-        words.append("E = 0 (its floor)")
+        bounds.append(Bound("E", BoundKind.FLOOR))
         held[0] = False  # its error still belongs to the loss's interval
-    for i, label in ((3, "alpha"), (4, "beta")):
-        if at_lower[i]:
-            words.append(f"{label} ≈ 0 (its lower bound)")
-        if at_upper[i]:
-            words.append(f"{label} at its upper bound")
-    if held[5]:
-        words.append(
-            f"kappa = {np.exp(theta[5]):.3g} ({'lower' if at_lower[5] else 'upper'} bound)"
-        )
+    for i, label in ((3, "alpha"), (4, "beta"), (5, "kappa")):
+        if held[i]:
+            bounds.append(Bound(label, BoundKind.LOWER if at_lower[i] else BoundKind.UPPER))
     value = np.exp(points.z) if points.log else points.z
     for i, slope, position, label in ((1, 3, points.x, "A"), (2, 4, points.y, "B")):
         largest = float(np.max(np.exp(np.minimum(theta[i] - theta[slope] * position, 50)) / value))
         if largest < 1e-5:
-            words.append(f"{label} ≈ 0 (its term vanishes)")
+            bounds.append(Bound(label, BoundKind.VANISHED))
             held[i] = held[slope] = True
-    return tuple(words), held
+    return tuple(bounds), held

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError, TableError
-from flops_fit.fit.solver import Solution, solve_surface
+from flops_fit.fit.solver import BoundKind, Solution, solve_surface
 from flops_fit.fit.surface import points_of
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.kappa import Hoffmann
@@ -168,7 +168,7 @@ def _has_optimum(solution: Solution) -> bool:
     return (
         values.get("A", 1.0) > 0
         and values.get("B", 1.0) > 0
-        and not any("vanishes" in b for b in solution.bounds)
+        and all(b.kind is not BoundKind.VANISHED for b in solution.bounds)
     )
 
 
