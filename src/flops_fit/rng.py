@@ -1,143 +1,153 @@
-"""The global generators that transforms draw from: torch's on the CPU, NumPy's legacy one, Python's.
+"""The global random generators of torch, NumPy and Python: seed, capture, restore, keep.
 
-A step first reads its samples as they are and looks whether a generator has moved. Where none has,
-the samples are not random and nothing had to be seeded. Saving and comparing costs some twenty
-microseconds a step; seeding would cost six a sample.
+User code (models, losses, transforms, trackers) draws from them. A run seeds them, saves them in
+checkpoints, and puts them back for whoever called it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-States = tuple[Any, Any, Any]
-_STRUCT = 625 * 4  # bytes of a Mersenne twister in NumPy: 624 words and where it stands in them
+from flops_fit.errors import InputError
+
+RngState = dict[str, Any]
+_PARTS = ("torch", "cuda", "xpu", "mps", "python", "numpy")
 
 
-def seed_generators(key: int) -> None:
-    """Seed all three from 64 bits.
+def seed(key: int, numpy_key: Any = None, device: str | None = None) -> None:
+    """Seed the CPU generators of torch, Python and NumPy, and that of ``device`` if it has its own.
 
-    torch and NumPy fill the same Mersenne twister from 32 bits, so each gets its own half: from one
-    seed both would draw the same numbers. CUDA's generators, which draw the masks of dropout, are
-    left alone.
+    torch draws as after ``torch.manual_seed(key)``. NumPy uses the same algorithm (Mersenne twister)
+    and would draw the same numbers from the same key, so it gets ``numpy_key``, by default a hash.
     """
     import torch
 
-    torch.default_generator.manual_seed(key & 0xFFFFFFFF)
-    np.random.seed(key >> 32)  # noqa: NPY002 - the global one
+    torch.default_generator.manual_seed(key)
     random.seed(key)
+    if numpy_key is None:
+        numpy_key = np.random.SeedSequence(key).generate_state(4)
+    np.random.seed(numpy_key)  # noqa: NPY002 - the global generator
+    kind = torch.device(device).type if device is not None else "cpu"
+    if kind == "mps":
+        torch.mps.manual_seed(key)
+    elif kind in ("cuda", "xpu"):
+        module: Any = getattr(torch, kind)
+        with module.device(device):
+            module.manual_seed(key)
 
 
-def capture() -> States:
-    """Where the three generators stand."""
+def capture(*, devices: bool = True) -> RngState:
+    """The state of every global generator, as plain values that a checkpoint may hold.
+
+    ``torch`` is a byte tensor, ``cuda``, ``xpu`` and ``mps`` are lists of them by device, ``python`` is
+    nested lists, ``numpy`` a dict of numbers and lists. ``devices=False`` leaves devices out.
+
+    Examples
+    --------
+    >>> import random
+    >>> state = capture()
+    >>> first = random.random()
+    >>> restore(state)
+    >>> random.random() == first
+    True
+    """
     import torch
 
-    return (
-        torch.default_generator.get_state(),
-        np.random.get_state(),  # noqa: NPY002 - the global one
-        random.getstate(),
-    )
+    on_devices: dict[str, list[Any]] = {"cuda": [], "xpu": [], "mps": []}
+    if devices:
+        for kind in ("cuda", "xpu"):
+            module: Any = getattr(torch, kind)
+            if module.is_initialized():  # asking would start a device that nothing uses
+                on_devices[kind] = [state.cpu() for state in module.get_rng_state_all()]
+        if torch.backends.mps.is_available():
+            on_devices["mps"] = [torch.mps.get_rng_state().cpu()]
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        **on_devices,
+        "python": [version, list(words), gauss],
+        "numpy": _lists(np.random.get_state(legacy=False)),  # noqa: NPY002
+    }
 
 
-def restore(states: States) -> None:
-    """Let the generators go on from there."""
+def restore(state: Mapping[str, Any]) -> None:
+    """Put every global generator back to what :func:`capture` returned.
+
+    States of devices that this machine does not have are ignored: nothing can draw from them.
+
+    Raises
+    ------
+    InputError
+        ``state`` did not come from :func:`capture`.
+    """
     import torch
 
-    torch.default_generator.set_state(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002 - the global one
-    random.setstate(states[2])
+    if missing := [name for name in _PARTS if name not in state]:
+        raise InputError(
+            f"rng: expected the states of {', '.join(_PARTS)}; {', '.join(missing)} missing. "
+            "Start the run from its beginning."
+        )
+    torch.set_rng_state(state["torch"].cpu())
+    for kind in ("cuda", "xpu"):
+        if state[kind]:
+            module: Any = getattr(torch, kind)
+            for device, generator in enumerate(state[kind][: module.device_count()]):
+                module.set_rng_state(generator.cpu(), device)
+    if state["mps"] and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"][0].cpu())
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(_arrays(state["numpy"]))  # noqa: NPY002
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Whatever is drawn inside, the generators go on as they were."""
-    before = capture()
+def kept(device: str | None = None) -> Iterator[None]:
+    """A context that puts the generators back at its end, whatever was drawn inside.
+
+    With a ``device``, which is in use from here on, those of all devices in use are kept too; without,
+    those of the CPU alone.
+
+    Examples
+    --------
+    >>> import random
+    >>> random.seed(0)
+    >>> with kept("cpu"):
+    ...     drawn = random.random()
+    >>> drawn == random.random()
+    True
+    """
+    import torch
+
+    if device is not None:
+        torch.empty(0, device=device)  # a device that was never used has no generator to keep
+    before = capture(devices=device is not None)
     try:
         yield
     finally:
         restore(before)
 
 
-class GeneratorWatch:
-    """Sees whether a generator moved since :meth:`start`, and can take the moves back.
+def draw() -> tuple[float, float, float]:
+    """The next number of each CPU generator: the same twice if nothing was drawn since a seed."""
+    import torch
 
-    NumPy needs 30 µs to tell its state, so its memory is compared, and the state is asked for only
-    where that memory has changed since it was last asked for. A normal variate that NumPy holds
-    back is not in that memory; while there is one the state is asked for every time.
-    """
-
-    def __init__(self) -> None:
-        self._states: States | None = None
-        self._memory: bytes | None = None
-        self._twister: Any = None
-
-    def start(self) -> None:
-        """Remember where the generators stand."""
-        import torch
-
-        numpy_state = self._states[1] if self._states is not None else None
-        memory = self._numpy_memory()
-        if numpy_state is None or memory is None or memory != self._memory or numpy_state[3]:
-            numpy_state = np.random.get_state()  # noqa: NPY002 - the global one
-        self._memory = memory
-        self._states = (torch.default_generator.get_state(), numpy_state, random.getstate())
-
-    def moved(self) -> bool:
-        """Whether any was drawn from or seeded since the start."""
-        import torch
-
-        assert self._states is not None
-        before = self._states
-        if _raw(before[0]) != _raw(torch.default_generator.get_state()):
-            return True
-        if self._memory is None or before[1][3]:
-            if not _equal(before[1], np.random.get_state()):  # noqa: NPY002 - the global one
-                return True
-        elif self._memory != self._numpy_memory():
-            return True
-        return bool(_place(before[2]) != _place(random.getstate()))
-
-    def take_back(self) -> None:
-        """Put the generators where they stood at the start."""
-        assert self._states is not None
-        restore(self._states)
-
-    def _numpy_memory(self) -> bytes | None:
-        """The words of NumPy's Mersenne twister; ``None`` where somebody set another generator."""
-        generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # not in NumPy's stubs
-        if type(generator) is not np.random.MT19937:
-            return None
-        if self._twister is None or self._twister[0] is not generator:
-            self._twister = (generator, generator.ctypes.state_address)
-        return ctypes.string_at(self._twister[1], _STRUCT)
+    return torch.rand(()).item(), np.random.random(), random.random()  # noqa: NPY002
 
 
-def _raw(state: Any) -> bytes:
-    raw: bytes = state.numpy().tobytes()
-    return raw
+def _lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _lists(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _place(state: Any) -> Any:
-    """Of Python's twister where it stands in its words, some of them, and the variate held back.
-
-    A draw moves the place; 624 draws bring it back with other words.
-    """
-    return state[1][624], state[1][:8], state[2]
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two states of NumPy's generator, tuples or nested dicts of arrays, are the same."""
-    return repr(_listed(one)) == repr(_listed(other))
-
-
-def _listed(state: Any) -> Any:
-    if isinstance(state, dict):
-        return {k: _listed(v) for k, v in state.items()}
-    if isinstance(state, tuple):
-        return [_listed(v) for v in state]
-    return state.tolist() if isinstance(state, np.ndarray) else state
+def _arrays(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _arrays(v) for k, v in value.items()}
+    return np.array(value, dtype=np.uint64) if isinstance(value, list) else value

@@ -19,8 +19,8 @@ import flops_fit
 from flops_fit.errors import InputTypeError
 from flops_fit.execute import PoolExecutor
 from flops_fit.records import Experiment, Run
+from flops_fit.rng import capture
 from flops_fit.trackers import Tracker, check_trackers
-from flops_fit.train.state import capture_rng
 from tests.conftest import make_experiment
 from tests.train.test_resume import every_reading, same, trainer
 
@@ -188,14 +188,14 @@ def test_a_tracker_that_draws_or_meddles_changes_no_bit(action: Any) -> None:
     """Random numbers are taken back and values are copies, at every reading of a run with dropout."""
     alone = trainer()(make_experiment())
     tracker, heard = Acts(action), Heard()
-    before = capture_rng()
+    before = capture()
     with every_reading():
         run = trainer(trackers=(tracker, heard))(make_experiment())
     assert tracker.times == 52
     assert same(run, alone)
     assert heard.calls[-1][1] == run
     assert heard.calls[5][1]["step"] == 5
-    now = capture_rng()
+    now = capture()
     assert torch.equal(before.pop("torch"), now.pop("torch"))
     assert before == now
 

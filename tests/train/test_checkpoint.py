@@ -23,10 +23,11 @@ import pytest
 import torch
 from torch import nn
 
+from flops_fit import rng
 from flops_fit.errors import InputError, InputTypeError, OutputError
+from flops_fit.rng import capture, restore
 from flops_fit.train import checkpoint, state
 from flops_fit.train.checkpoint import Checkpoints
-from flops_fit.train.state import capture_rng, restore_rng
 from tests.conftest import MLP
 
 KILLS = Path(__file__).with_name("_kills.py")
@@ -91,7 +92,7 @@ def test_training_goes_on_bitwise_from_what_was_saved(tmp_path: Path) -> None:
     saved = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "rng": capture_rng(),
+        "rng": capture(),
     }
     at(tmp_path).save(1, saved)
     step(model, optimizer)
@@ -102,7 +103,7 @@ def test_training_goes_on_bitwise_from_what_was_saved(tmp_path: Path) -> None:
     assert found is not None
     again.load_state_dict(found[1]["model"])
     other.load_state_dict(found[1]["optimizer"])
-    restore_rng(found[1]["rng"])
+    restore(found[1]["rng"])
     step(again, other)
     assert equal(again.state_dict(), model.state_dict())
     assert equal(other.state_dict(), optimizer.state_dict())
@@ -615,7 +616,7 @@ def draws() -> list[Any]:
 
 def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     draws()  # an odd number of normals leaves one waiting in each generator
-    state = capture_rng()
+    state = capture()
     at(tmp_path).save(1, {"rng": state})
     expected = [draws(), draws()]
     torch.manual_seed(1)
@@ -624,15 +625,15 @@ def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     found = at(tmp_path).newest()
     assert found is not None
     assert equal(found[1]["rng"], state)
-    restore_rng(found[1]["rng"])
+    restore(found[1]["rng"])
     assert [draws(), draws()] == expected
-    restore_rng(state)
-    assert equal(capture_rng(), state)
+    restore(state)
+    assert equal(capture(), state)
 
 
 def test_capturing_draws_nothing() -> None:
-    state = capture_rng()
-    assert equal(capture_rng(), state)
+    state = capture()
+    assert equal(capture(), state)
 
 
 def test_states_of_absent_cuda_devices_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -642,16 +643,16 @@ def test_states_of_absent_cuda_devices_are_passed_over(monkeypatch: pytest.Monke
         torch.cuda, "set_rng_state", lambda state, device: restored.append((state, device))
     )
     states = [torch.zeros(16, dtype=torch.uint8), torch.ones(16, dtype=torch.uint8)]
-    restore_rng({**capture_rng(), "cuda": states})
+    restore({**capture(), "cuda": states})
     assert restored == [(states[0], 0)]
 
 
 def test_an_incomplete_state_of_generators_is_refused() -> None:
     with pytest.raises(InputError, match="cuda, xpu, mps, numpy missing"):
-        restore_rng({"torch": 0, "python": 0})
+        restore({"torch": 0, "python": 0})
 
 
-@pytest.mark.parametrize("module", [checkpoint, state])
+@pytest.mark.parametrize("module", [checkpoint, state, rng])
 def test_the_examples_in_docstrings_are_true(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 

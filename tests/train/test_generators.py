@@ -14,13 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from flops_fit import rng
 from flops_fit.objective import to_device
 from flops_fit.rng import capture
 from flops_fit.train import resolve_device
-from flops_fit.train.generators import kept_generators, seed_generators
-from flops_fit.train.state import capture_rng, restore_rng
 from tests.conftest import make_experiment
-from tests.test_data_randomness import unmoved
+from tests.data.test_randomness import unmoved
 from tests.train.test_loop import trainer
 from tests.train.test_resume import every_reading, same
 
@@ -65,8 +64,8 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path: Path) -> No
 
 def test_torch_and_numpy_do_not_draw_the_same_numbers() -> None:
     """They fill one kind of generator: from one key both would draw alike."""
-    with kept_generators("cpu"):
-        seed_generators(1, "cpu")
+    with rng.kept("cpu"):
+        rng.seed(1)
         words = np.random.get_state()[1]  # noqa: NPY002
         ours = torch.default_generator.get_state().numpy().tobytes()
         assert torch.initial_seed() == 1
@@ -116,12 +115,12 @@ def test_a_devices_generator_is_kept_saved_and_seeded(
     monkeypatch.setattr(torch, "empty", lambda *shape, device: None)
     mine = device.generators[0 if kind == "mps" else 1]
     before = mine.get_state()
-    with kept_generators(name):
-        seed_generators(3, name)
+    with rng.kept(name):
+        rng.seed(3, device=name)
         assert mine.initial_seed() == 3
-        state = capture_rng()
+        state = capture()
         first = torch.rand(4, generator=mine)
-        restore_rng(state)
+        rng.restore(state)
         assert torch.equal(torch.rand(4, generator=mine), first)
     assert torch.equal(mine.get_state(), before)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from flops_fit import rng
 from flops_fit.adaptive.pilot import check_adaptive
 from flops_fit.api.adaptive import plan_pilot
 from flops_fit.api.mup import asked_for_mup, in_mup, scale_rates, with_check
@@ -30,7 +31,6 @@ from flops_fit.reference.published_laws import law as published_law
 from flops_fit.trackers.check import check_trackers
 from flops_fit.trackers.tracker import Tracker
 from flops_fit.train.compile import check_compile
-from flops_fit.train.generators import kept_generators
 from flops_fit.train.mup import Mup, ParametrizationLike
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision, resolve_device, resolve_precision
@@ -213,7 +213,7 @@ def _trainable(
         trainer = replace(trainer, parametrization=roles)
     trainer.try_optimizer(plan.experiments)
     numbers, place = trainer.precision, trainer.device
-    with kept_generators(place), numbers.flags(place):
+    with rng.kept(place), numbers.flags(place):
         speed = probe(
             trainer.model,
             trainer.data,

@@ -1,24 +1,12 @@
 """The user's data: samples by index, a held-out part, units, and a sampler that can resume.
 
-Any map-style or iterable torch data set, DataLoader, HuggingFace data set or list of samples is
-turned into a :class:`DataSpec`. Which samples a step trains on, and what a random transform makes of
+Any map-style or iterable torch data set, DataLoader, HuggingFace data set or list of samples
+becomes a :class:`DataSpec`. Which samples a step trains on, and what a random transform makes of
 them, is a pure function of the seed, the epoch and the position in it, so a run is the same
 wherever and whenever it is made.
 """
 
-from flops_fit.data.reading import lost_reader
-from flops_fit.data.shuffle import AllBut, permuted
-from flops_fit.data.spec import DataSpec
+from flops_fit.data.spec import AllBut, DataSpec, permuted
 from flops_fit.data.split import EVAL_SAMPLES, check_dataset_type, split_data
-from flops_fit.rng import kept
 
-__all__ = [
-    "EVAL_SAMPLES",
-    "AllBut",
-    "DataSpec",
-    "check_dataset_type",
-    "kept",
-    "lost_reader",
-    "permuted",
-    "split_data",
-]
+__all__ = ["EVAL_SAMPLES", "AllBut", "DataSpec", "check_dataset_type", "permuted", "split_data"]

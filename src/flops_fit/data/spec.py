@@ -1,33 +1,110 @@
-"""Samples to draw from, by index or from a stream."""
+"""Samples to draw from, by index or from a stream, in an order that is a function of the seed."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.data.reading import Reader, StreamReader, fetch, made_ahead
-from flops_fit.data.shuffle import AllBut, sample_keys, shuffled
+from flops_fit import rng
+from flops_fit.data.reading import (
+    Collate,
+    Reader,
+    StreamReader,
+    check_sample,
+    fetch,
+    read_ahead,
+    seed_from_key,
+)
 from flops_fit.errors import DataError
 from flops_fit.fingerprint import digest, fingerprint_structure, fingerprint_values, reference
-from flops_fit.rng import GeneratorWatch, kept, seed_generators
 
 _SHUFFLED_AT_ONCE = 4_096
 _PROBED = 16  # samples that a fingerprint reads
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd
+
+
+def permuted(position: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
+    """The entries at ``position`` in a shuffle of range(n) chosen by ``key``.
+
+    A Feistel network over the next even number of bits, walked until it falls below n (Black and
+    Rogaway 2002), so any part of the shuffle costs the same and nothing of size n is stored.
+    """
+    half = max(1, ((max(n - 1, 1)).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    shift = np.uint64(half)
+    round_keys = np.random.SeedSequence(key).generate_state(6, np.uint64)
+
+    def rounds(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = x >> shift, x & mask
+        for k in round_keys:
+            left, right = right, left ^ (_mix(right ^ k) & mask)
+        return (left << shift) | right
+
+    out = rounds(position.astype(np.uint64))
+    while (outside := out >= np.uint64(n)).any():
+        out[outside] = rounds(out[outside])
+    return out.astype(np.int64)
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele et al. 2014): every output bit depends on every input bit."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def shuffled(position: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+    """Which of n samples is at each position of a run; every epoch has its own order."""
+    epochs = position // n
+    out = np.empty_like(position)
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        key = (seed % (1 << 64)) * (1 << 32) + int(epoch)
+        out[inside] = permuted(position[inside] % n, n, key)
+    return out
+
+
+def sample_keys(
+    position: NDArray[np.int64], seed: int, epoch: NDArray[np.int64] | int = 0
+) -> NDArray[np.uint64]:
+    """A hash of (seed, epoch, position in the epoch) for each position: its sample's randomness."""
+    with np.errstate(over="ignore"):
+        run = _mix(np.asarray([seed % (1 << 64)], dtype=np.uint64) + _GOLDEN)
+        whole = _mix(run ^ _mix(np.asarray(epoch).astype(np.uint64) + _GOLDEN))
+        return _mix(whole + (position.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+
+
+@dataclass(frozen=True)
+class AllBut:
+    """The numbers 0 to n − 1 in order, except those of the ascending ``without``.
+
+    Indexed like an array of them; only ``without`` is stored.
+    """
+
+    n: int
+    without: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self.n - len(self.without)
+
+    def __getitem__(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        # The k-th number left has below it every gap g_j with g_j − j ≤ k.
+        gaps = self.without - np.arange(len(self.without))
+        return place + np.searchsorted(gaps, place, side="right")
 
 
 @dataclass(frozen=True)
 class _Probes:
-    """Of a spread of samples: a hash, whether two readings agree, whether they draw at random."""
+    """From a spread of samples: a hash, whether two readings agree, whether they draw at random."""
 
     content: str
-    repeated: bool
+    repeatable: bool
     draws: bool
 
 
@@ -44,11 +121,11 @@ class DataSpec:
     skip, take
         Of a stream: samples left to the held-out part, and the most that are used.
     workers
-        Processes that the user's DataLoader reads with; ``None`` where nobody said.
+        Processes that the user's DataLoader reads with; ``None`` if it is not set.
     """
 
     dataset: Any
-    collate: Callable[[list[Any]], Any]
+    collate: Collate
     indices: NDArray[np.int64] | AllBut | None
     skip: int = 0
     take: int | None = None
@@ -86,21 +163,23 @@ class DataSpec:
         Parameters
         ----------
         share
-            First and last of each batch's samples that are wanted, the last excluded; all of them
-            by default. Of an empty share each batch is ``None``.
+            First and last of each batch's samples to return, the last excluded; all of them by
+            default. With an empty share each batch is ``None``.
         workers
-            Processes that make batches ahead, two each; a stream is read by one. Worth it where
+            Processes that make batches ahead, two each; a stream is read by one. They help where
             reading a batch takes longer than handing it over, some hundred microseconds.
         pin
-            Put batches into page-locked memory, where there is a CUDA device to copy them to.
+            Put batches into page-locked memory, if there is a CUDA device to copy them to.
         """
         if self.indices is None:
-            stream = StreamReader(partial(self._endless, seed), self.collate, share=share)
-            yield from _stream_ahead(stream, (batch_size, steps, start, seed), workers, pin)
+            stream = StreamReader(
+                lambda: self._endless(seed), self.collate, batch_size, seed, share
+            )
+            yield from read_ahead(stream.batch, range(start, start + steps), min(workers, 1), pin)
             return
-        make = partial(_made, Reader(self.dataset, self.collate))
+        reader = Reader(self.dataset, self.collate)
         items = self._order(batch_size, steps, seed, start, share or (0, batch_size))
-        yield from made_ahead(make, items, workers, pin)
+        yield from read_ahead(lambda item: reader.batch(*item), items, workers, pin)
 
     def _order(
         self, batch_size: int, steps: int, seed: int, start: int, share: tuple[int, int]
@@ -116,14 +195,13 @@ class DataSpec:
             keys = sample_keys(position % n, seed, position // n).reshape(count, batch_size)
             yield from zip(indices[:, slice(*share)], keys[:, slice(*share)], strict=True)
 
-    def _endless(self, seed: int, seeded: bool) -> Iterator[Any]:
-        """A stream in its own order, begun again where it ends."""
+    def _endless(self, seed: int) -> Iterator[Any]:
+        """A stream in its own order, begun again at its end."""
         for epoch in itertools.count():
             set_epoch = getattr(self.dataset, "set_epoch", None)
             if callable(set_epoch):
                 set_epoch(epoch)
-            if seeded:
-                seed_generators(int(sample_keys(np.zeros(1, np.int64), seed, epoch)[0]))
+            seed_from_key(int(sample_keys(np.zeros(1, np.int64), seed, epoch)[0]))
             empty = True
             for sample in itertools.islice(iter(self.dataset), self.skip, None):
                 empty = False
@@ -134,33 +212,32 @@ class DataSpec:
                     "give eval_dataset= or a longer stream."
                 )
 
-    def _once(self, seeded: bool) -> Iterator[Any]:
+    def _once(self) -> Iterator[Any]:
         """A stream from its beginning to its end."""
-        if seeded:
-            seed_generators(0)
+        seed_from_key(0)
         stop = None if self.take is None else self.skip + self.take
         yield from itertools.islice(iter(self.dataset), self.skip, stop)
 
     def in_order(self, batch_size: int, first: int = 0, every: int = 1) -> Iterator[Any]:
         """Every sample once, in order, the last batch as short as it comes.
 
-        Of the batches only ``first``, ``first + every``, … are made.
-
-        What is random in a sample is the same at every call, so that a held-out loss is judged by
-        the same samples whoever asks.
+        Only the batches ``first``, ``first + every``, … are made. What is random in a sample is the
+        same at every call, so that a held-out loss is always judged by the same samples.
         """
         if self.indices is None:
-            batches = StreamReader(self._once, self.collate).batches(batch_size, None, 0, 0)
-            yield from itertools.islice(batches, first, None, every)
+            stream = StreamReader(self._once, self.collate, batch_size)
+            batches = iter(map(stream.batch, itertools.count()))
+            whole = itertools.takewhile(lambda batch: batch is not None, batches)
+            yield from itertools.islice(whole, first, None, every)
             return
         reader = Reader(self.dataset, self.collate)
         for start in range(first * batch_size, len(self.indices), every * batch_size):
-            stop_at = min(start + batch_size, len(self.indices))
-            yield self._read(reader, np.arange(start, stop_at, dtype=np.int64))
+            yield self._read(reader, start, batch_size)
 
-    def _read(self, reader: Reader, places: NDArray[np.int64]) -> Any:
-        """The samples at these places of ``indices``, as in every other call."""
+    def _read(self, reader: Reader, start: int, count: int) -> Any:
+        """The next ``count`` samples of ``indices``, with the same randomness at every call."""
         assert self.indices is not None
+        places = np.arange(start, min(start + count, len(self.indices)), dtype=np.int64)
         return reader.batch(self.indices[places], sample_keys(places, 0))
 
     def first_batch(self, batch_size: int) -> Any:
@@ -171,16 +248,15 @@ class DataSpec:
         DataError
             There are no samples, or they hold text or lists that no model takes.
         """
-        if self.indices is None:
-            batch = next(StreamReader(self._once, self._checked).batches(batch_size, 1, 0, 0), None)
-            if batch is None:
-                raise DataError("dataset: expected at least one sample; it is empty.")
-            return batch
-        places = np.arange(min(batch_size, len(self.indices)), dtype=np.int64)
-        return self._read(Reader(self.dataset, self._checked), places)
+        if self.indices is not None:
+            return self._read(Reader(self.dataset, self._checked), 0, batch_size)
+        batch = StreamReader(self._once, self._checked, batch_size).batch(0)
+        if batch is None:
+            raise DataError("dataset: expected at least one sample; it is empty.")
+        return batch
 
     def _checked(self, samples: list[Any]) -> Any:
-        _check_sample(samples[0], self.dataset)
+        check_sample(samples[0], self.dataset)
         try:
             return self.collate(samples)
         except (TypeError, RuntimeError) as error:
@@ -195,42 +271,43 @@ class DataSpec:
 
     def repeatable(self) -> bool:
         """Whether samples read twice, with the global generators seeded alike, are the same."""
-        return self._probes().repeated
+        return self._probes().repeatable
 
     def groups(self) -> NDArray[Any] | None:
-        """Which document or subject each sample is of, where the data set says so."""
+        """The document or subject of each sample, if the data set has ``groups``."""
         groups = getattr(self.dataset, "groups", None)
         if groups is None or self.indices is None:
             return None
         return np.asarray(groups)[self.indices[np.arange(len(self.indices))]]
 
     def fingerprint(self) -> str:
-        """A hash of the kind, length and a spread of samples.
+        """A hash of the type, length and a spread of samples.
 
-        Of samples that differ from one reading to the next it takes the shapes alone, so that a
-        second call finds the runs of the first.
+        If samples differ from one reading to the next, only their shapes count, so that a second
+        call finds the runs of the first.
         """
         content = self._probes().content
         own = getattr(self.dataset, "_fingerprint", "")  # HuggingFace's hash of all content
         parts = [reference(type(self.dataset)), str(self.size), str(self.skip), str(own)]
-        kept_back = self.indices.without if isinstance(self.indices, AllBut) else self.indices
-        chosen = b"" if kept_back is None else np.ascontiguousarray(kept_back).tobytes()
+        stored = self.indices.without if isinstance(self.indices, AllBut) else self.indices
+        chosen = b"" if stored is None else np.ascontiguousarray(stored).tobytes()
         return digest([*parts, chosen, content])
 
     def _probes(self) -> _Probes:
         """What two seeded readings of a spread of samples show; read at the first call."""
         if self._known is None:
-            readings, watch = [], GeneratorWatch()
-            with kept():
+            readings = []
+            with rng.kept():
+                seed_from_key(0)
+                untouched = rng.draw()
                 for _ in range(2):
-                    seed_generators(0)
-                    watch.start()
+                    seed_from_key(0)
                     samples = self._probed()
-                    draws = watch.moved()
+                    draws = rng.draw() != untouched
                     readings.append(digest(fingerprint_values(s) for s in samples))
-            repeated = readings[0] == readings[1]
+            repeatable = readings[0] == readings[1]
             shapes = digest(fingerprint_structure(s) for s in samples)
-            self._known = _Probes(readings[0] if repeated else shapes, repeated, draws)
+            self._known = _Probes(readings[0] if repeatable else shapes, repeatable, draws)
         return self._known
 
     def _probed(self) -> list[Any]:
@@ -238,61 +315,3 @@ class DataSpec:
             return list(itertools.islice(iter(self.dataset), self.skip, self.skip + _PROBED))
         spread = np.unique(np.linspace(0, len(self.indices) - 1, _PROBED).astype(np.int64))
         return fetch(self.dataset, self.indices[spread].tolist())
-
-
-def _made(reader: Reader, item: tuple[NDArray[np.int64], NDArray[np.uint64]]) -> Any:
-    return reader.batch(*item) if len(item[0]) else None
-
-
-@dataclass
-class _NextBatch:
-    """A stream's batches one after another, whatever is asked for."""
-
-    stream: StreamReader
-    wanted: tuple[int, int, int, int]
-    batches: Iterator[Any] | None = None
-
-    def __call__(self, step: int) -> Any:
-        if self.batches is None:
-            self.batches = self.stream.batches(*self.wanted)
-        return next(self.batches)
-
-
-def _stream_ahead(
-    stream: StreamReader, wanted: tuple[int, int, int, int], workers: int, pin: bool
-) -> Iterator[Any]:
-    yield from made_ahead(_NextBatch(stream, wanted), range(wanted[1]), min(workers, 1), pin)
-
-
-def _check_sample(sample: Any, dataset: Any) -> None:
-    bad = _not_numeric(sample, "sample")
-    if not bad:
-        return
-    hint = "Return tensors from __getitem__, or give a DataLoader with a collate_fn."
-    if hasattr(dataset, "with_format"):
-        hint = 'Format it first: dataset.with_format("torch", columns=[...]).'
-    raise DataError(f"dataset: expected samples of tensors or numbers; got {bad}. {hint}")
-
-
-def _not_numeric(value: Any, where: str) -> str:
-    """The first leaf that cannot become a tensor, in words; empty where there is none."""
-    if isinstance(value, str | bytes):
-        return f"text in {where} ({value[:30]!r})"
-    if isinstance(value, Mapping):
-        items = [(f"{where}[{k!r}]", v) for k, v in value.items()]
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = [(f"{where}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
-    elif isinstance(value, tuple) or _holds_arrays(value):
-        items = [(f"{where}[{i}]", v) for i, v in enumerate(value)]
-    elif isinstance(value, list):
-        return f"a list of {len(value)} in {where}"
-    elif value is None:
-        return f"None in {where}"
-    else:
-        return ""
-    return next((bad for w, v in items if (bad := _not_numeric(v, w))), "")
-
-
-def _holds_arrays(value: Any) -> bool:
-    """A list of tensors is a sample like a tuple; one of numbers has to become a tensor first."""
-    return isinstance(value, list) and any(hasattr(v, "shape") for v in value)

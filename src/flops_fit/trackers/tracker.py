@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from flops_fit import rng
 from flops_fit.records import Experiment, Run
-from flops_fit.rng import kept
 from flops_fit.text import error_line
 
 
@@ -113,7 +112,7 @@ class Tracking:
 
     def _call(self, tracker: Tracker, method: str, *values: Any) -> None:
         try:
-            with _generators_kept():
+            with rng.kept("cpu"):
                 getattr(tracker, method)(*copy.deepcopy(values))
         except Exception as error:  # trackers are the user's, and speak to services
             self._trackers = [other for other in self._trackers if other is not tracker]
@@ -121,18 +120,3 @@ class Tracking:
                 f"tracker {type(tracker).__name__} failed in {method}() and heard no more of this "
                 f"run: {error_line(error)[:_LONGEST]}"
             )
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Whatever is drawn inside, the generators of CPU and CUDA go on as they were."""
-    import torch
-
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    cuda = torch.cuda.get_rng_state_all() if in_use else []
-    try:
-        with kept():
-            yield
-    finally:
-        if in_use:
-            torch.cuda.set_rng_state_all(cuda)

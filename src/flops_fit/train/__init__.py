@@ -3,7 +3,6 @@
 from flops_fit.train.compile import check_compile
 from flops_fit.train.coordinate_check import Coordinate, CoordinateCheck, check_coordinates
 from flops_fit.train.evaluation import evaluate
-from flops_fit.train.generators import kept_generators
 from flops_fit.train.mup import Mup, ParametrizationLike, parametrize, resolve_mup
 from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
@@ -30,7 +29,6 @@ __all__ = [
     "check_peak",
     "check_workers",
     "evaluate",
-    "kept_generators",
     "left_trunks",
     "parametrize",
     "peak_of",

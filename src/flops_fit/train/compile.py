@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any, Literal
 
+from flops_fit import rng
 from flops_fit.errors import InputError
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment
-from flops_fit.train.state import capture_rng, restore_rng
 
 Compile = Literal["auto"] | bool
 
@@ -87,7 +87,7 @@ class Forward:
         """A step begins: before the first, keep what a pass that fails half-way would leave changed."""
         if not self._proven and self._before is None:
             buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
-            self._before = capture_rng(), buffers
+            self._before = rng.capture(), buffers
 
     def worked(self) -> str:
         """A step's gradient is there; what to note of it, once a run."""
@@ -113,7 +113,7 @@ class Forward:
         reason = " ".join(str(error).strip().splitlines()[:2])  # whose compiler, and what it said
         self._told = f"not compiled: {type(error).__name__}: {reason}"
         if self._before is not None:
-            restore_rng(self._before[0])
+            rng.restore(self._before[0])
             with torch.no_grad():
                 for name, buffer in self._model.named_buffers():
                     if name in self._before[1]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from flops_fit import rng
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, map_tensors, to_device
 from flops_fit.text import render
-from flops_fit.train.generators import kept_generators, seed_generators
 from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 from flops_fit.train.step import Stepper
@@ -213,11 +213,11 @@ def check_coordinates(
     """
     found = []
     samples = batch_length(batch)
-    with kept_generators(device), _one_thread():
+    with rng.kept(device), _one_thread():
         for size in sizes:
             widths, runs = [], []
             for number in range(seeds):
-                seed_generators(seed + number, device)
+                rng.seed(seed + number, device=device)
                 model: Any = spec.build(size)
                 if scaled:
                     roles.apply(model)

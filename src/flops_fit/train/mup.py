@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from flops_fit import rng
 from flops_fit.errors import InputError, InputTypeError, ModelError
 from flops_fit.fingerprint import digest
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective
 from flops_fit.records import canonical_json
-from flops_fit.train.generators import kept_generators, seed_generators
 from flops_fit.train.mup_parametrization import Parametrization, matching, rms
 from flops_fit.train.mup_roles import WeightRole, find_roles, fits
 
@@ -167,8 +167,8 @@ def _with_rms(kinds: tuple[WeightRole, ...], spec: ModelSpec, base: Size) -> tup
             f"parametrization: init=True measures the initial values of the base; expected one of at most "
             f"{_BUILT:.0e} parameters, got {spec.require(base).total:,}. Give a smaller one as Mup(base=)."
         )
-    with kept_generators("cpu"):
-        seed_generators(0, "cpu")
+    with rng.kept("cpu"):
+        rng.seed(0)
         named = dict(spec.build(base).named_parameters())
     return tuple(
         replace(k, rms=rms([p for n, p in named.items() if fits(n, k.name)])) for k in kinds

@@ -1,15 +1,11 @@
-"""What a checkpoint may hold, and the state of every random generator in that form."""
+"""What a checkpoint may hold."""
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputTypeError
 
 _LEAVES = (type(None), bool, int, float, complex, str, bytes)
 _INT_BITS = 2000  # PyTorch's restricted unpickler reads integers of up to 255 bytes
@@ -96,94 +92,6 @@ def _plain_tensor(value: Any, name: str) -> Any:
     if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
         return tensor.clone()
     return tensor
-
-
-def capture_rng() -> dict[str, Any]:
-    """The state of every global random generator, as plain values for a checkpoint.
-
-    PyTorch on the CPU and, where CUDA or XPU is in use, on each of its devices, and on MPS where
-    there is one; Python's ``random``; NumPy's global generator. :func:`restore_rng` brings them
-    back exactly.
-
-    Returns
-    -------
-    dict
-        ``torch`` (a byte tensor), ``cuda``, ``xpu`` and ``mps`` (lists of them, by device),
-        ``python`` (nested lists), ``numpy`` (a dict of numbers and lists).
-
-    Examples
-    --------
-    >>> import random
-    >>> state = capture_rng()
-    >>> first = random.random()
-    >>> restore_rng(state)
-    >>> random.random() == first
-    True
-    """
-    import torch
-
-    # A process that never used CUDA or XPU drew nothing there, and asking would start it.
-    cuda: list[Any] = []
-    xpu: list[Any] = []
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        cuda = torch.cuda.get_rng_state_all()
-    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
-        xpu = torch.xpu.get_rng_state_all()
-    mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
-    version, words, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": [state.cpu() for state in cuda],
-        "xpu": [state.cpu() for state in xpu],
-        "mps": [state.cpu() for state in mps],
-        "python": [version, list(words), gauss],
-        "numpy": _lists(np.random.get_state(legacy=False)),  # noqa: NPY002
-    }
-
-
-def restore_rng(state: Mapping[str, Any]) -> None:
-    """Put every global random generator where :func:`capture_rng` found it.
-
-    States of devices that this machine does not have are passed over: nothing can draw from them.
-
-    Raises
-    ------
-    InputError
-        ``state`` did not come from :func:`capture_rng`.
-    """
-    import torch
-
-    expected = ("torch", "cuda", "xpu", "mps", "python", "numpy")
-    if missing := [name for name in expected if name not in state]:
-        raise InputError(
-            f"rng: expected the states of {', '.join(expected)}, as capture_rng() returns them; "
-            f"{', '.join(missing)} missing. Start the run from its beginning."
-        )
-    torch.set_rng_state(state["torch"].cpu())
-    for kind in ("cuda", "xpu"):
-        if state[kind]:
-            module: Any = getattr(torch, kind)
-            for device, generator in enumerate(state[kind][: module.device_count()]):
-                module.set_rng_state(generator.cpu(), device)
-    if state["mps"] and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state["mps"][0].cpu())
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(_arrays(state["numpy"]))  # noqa: NPY002
-
-
-def _lists(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _lists(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _arrays(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _arrays(v) for k, v in value.items()}
-    return np.array(value, dtype=np.uint64) if isinstance(value, list) else value
 
 
 def _type_name(value: Any) -> str:

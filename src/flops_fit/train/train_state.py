@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from flops_fit import rng
 from flops_fit.distributed import Ranks
 from flops_fit.errors import OutputError
 from flops_fit.records import Run
 from flops_fit.train.checkpoint import Checkpoints
 from flops_fit.train.monitor import DivergenceMonitor
-from flops_fit.train.state import capture_rng, restore_rng
 from flops_fit.train.step import Stepper
 from flops_fit.train.throughput import Throughput
 
@@ -130,7 +130,7 @@ class TrainState:
         Every rank comes here; the one that has the folder writes. ``owner`` is the run that leaves a
         state which others may go on from.
         """
-        random = step.ranks.gather(capture_rng())
+        random = step.ranks.gather(rng.capture())
         if checkpoints is None:
             return
         state = {
@@ -216,4 +216,4 @@ class TrainState:
                 "itself draws at random is drawn anew"
             )
         if ranks.rank < len(states):
-            restore_rng(states[ranks.rank])
+            rng.restore(states[ranks.rank])

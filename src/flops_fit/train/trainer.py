@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flops_fit import rng
 from flops_fit._version import __version__
-from flops_fit.data.reading import lost_reader
+from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import PeerError, Ranks, join_ranks
 from flops_fit.errors import DataError
@@ -27,7 +28,6 @@ from flops_fit.trackers.tracker import Tracker, Tracking
 from flops_fit.train.checkpoint import Checkpoints, check_intervals
 from flops_fit.train.compile import Compile, pays_to_compile
 from flops_fit.train.evaluation import evaluate, noise_scale
-from flops_fit.train.generators import kept_generators, seed_generators
 from flops_fit.train.metrics import Interruption, Metrics
 from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import (
@@ -147,7 +147,7 @@ class Trainer:
         smallest = min(experiments, key=lambda e: e.params.total)
         own = self.optimizer is not None or self._groups is not None
         if own and smallest.params.total <= _BUILT:
-            with kept_generators(self.device):
+            with rng.kept(self.device):
                 model = self.model.build(smallest.size)
                 try_optimizer(model, smallest.hparams, self.optimizer, self._groups)
 
@@ -165,14 +165,14 @@ class Trainer:
         tracking = Tracking(experiment, self.trackers if ranks.leads else ())
         told = False
         try:
-            with kept_generators(self.device), self.precision.flags(self.device):
+            with rng.kept(self.device), self.precision.flags(self.device):
                 run = self._train(run, report or (lambda progress: None), ranks, tracking)
         except PeerError:
             told = True
         except Exception as error:  # the user's code may raise anything
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
             where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
-            reason = lost_reader(error) or error_line(error)
+            reason = explain_lost_reader(error) or error_line(error)
             run = replace(run, state=state, reason=reason, details=where)
         except BaseException as error:  # an interruption from outside
             why = f"interrupted by {error_line(error)}"
@@ -283,14 +283,14 @@ class Trainer:
 
     def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
         """The model with its optimizer, ready to step."""
-        seed_generators(experiment.seed, self.device)
+        rng.seed(experiment.seed, device=self.device)
         model: Any = self.model.build(experiment.size)
         if self.parametrization is not None:
             self.parametrization.apply(model)
         model = model.to(self.device)
         model.train()
         if ranks.rank:
-            seed_generators(experiment.seed + ranks.rank, self.device)
+            rng.seed(experiment.seed + ranks.rank, device=self.device)
         return Stepper(
             model=model,
             objective=self.objective,
