@@ -135,7 +135,7 @@ FULL = 'name = "n"\nlr = 0.1\nbatch_units = 1\n'
         ("lr = 1", "expected name = .*got None"),
         ('name = ""', "expected name = "),
         ("name = 3", "expected name = .*got 3"),
-        ("name = ", "is no TOML"),
+        ("name = ", "is not TOML"),
         ('name = "n"\nlr = 0.1', "expected batch_units, as there is no base"),
         ('name = "n"', "expected lr and batch_units, as there is no base"),
         ('name = "n"\nbase = "steplaw"', "base: no recipe is called.*Did you mean 'steplaw2025'"),
@@ -180,5 +180,5 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_bytes(b"name = \xff")
-    with pytest.raises(InputError, match="rules.toml: is no TOML"):
+    with pytest.raises(InputError, match="rules.toml: is not TOML"):
         read_recipe(path)

@@ -1,13 +1,13 @@
 """Hyper-parameters for a run of a given size and length: named, versioned, pure functions.
 
-A recipe centres a choice, it does not replace tuning: published rules disagree by factors, and the
-smallest and largest sizes of a sweep are the least well served. What a recipe chose for every run
-stands in the plan before anything runs.
+A recipe is a starting point, it does not replace tuning: published rules disagree by factors, and
+fit the smallest and largest sizes of a sweep worst. The plan shows what a recipe chose for every
+run before anything runs.
 """
 
 from flops_fit.hparams import HParams, Schedule, check_warmup, is_finished, learning_rate
-from flops_fit.recipes.custom import RECIPES
 from flops_fit.recipes.published import (
+    RECIPES,
     Recipe,
     chinchilla2022,
     constant,

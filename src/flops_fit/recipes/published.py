@@ -1,29 +1,33 @@
-"""Recipes as published for language models, each a formula with its source and its range.
+"""The recipes that have a name: the default, a baseline, and rules published for language models.
 
-All were fitted on tokens of text. N without embeddings is ``params.non_embedding``, which holds the
-output head where it shares no weights with an embedding; at small sizes that head may be most of
-it. Warmups that are published as a number of steps or tokens are shortened to a tenth of the run,
-as the runs of a sweep are short. Learning rates are the formulas' at any size: far outside their
-range they are neither checked nor bounded, as is said at each.
+The published rules were fitted on tokens of text; each is a formula with its source and its range.
+N without embeddings is ``params.non_embedding``, which includes the output head if it shares no
+weights with an embedding; at small sizes that head may be most of it. Warmups that are published as
+a number of steps or tokens are shortened to a tenth of the run, because the runs of a sweep are
+short. The formulas give the learning rate at any size: outside their range it is neither checked
+nor bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError
 from flops_fit.hparams import HParams, is_number
 from flops_fit.records import ParamCount
 
 Recipe = Callable[[ParamCount, float, str], HParams]
 
-TIMESCALE = "timescale"  # what a weight_decay is called that :func:`timescale_weight_decay` gives
+TIMESCALE = "timescale"  # as a weight_decay: the value of :func:`timescale_weight_decay`
 
 
 def scaled_beta2(beta2: float, batch_units: float, reference_batch_units: float) -> float:
-    """β₂ that remembers as many units at ``batch_units`` as ``beta2`` does at the reference.
+    """The β₂ that averages over as many units at ``batch_units`` as ``beta2`` at the reference.
 
     Adam forgets half of a squared gradient after ln ½/ln β₂ steps of B units each. That many units
     stay the same at a batch of B' units with β₂' = β₂^(B'/B)
@@ -44,19 +48,14 @@ def scaled_beta2(beta2: float, batch_units: float, reference_batch_units: float)
     """
     if not (is_number(beta2) and 0 < beta2 < 1):
         raise InputError(f"beta2: expected a value between 0 and 1; got {beta2!r}.")
-    for name, value in (
-        ("batch_units", batch_units),
-        ("reference_batch_units", reference_batch_units),
-    ):
-        if not (is_number(value) and value > 0):
-            raise InputError(f"{name}: expected a positive number of units; got {value!r}.")
+    _require_positive(batch_units=batch_units, reference_batch_units=reference_batch_units)
     return float(beta2 ** (batch_units / reference_batch_units))
 
 
 def timescale_weight_decay(
     lr: float, batch_units: float, params: ParamCount, units: float
 ) -> float:
-    """The weight decay at which AdamW forgets its weights as fast as a run of D units needs.
+    """The weight decay that gives AdamW the averaging time that suits a run of D units.
 
     Decay λ at rate η makes the weights an average over the last 1/(ηλ) of the run's D/B steps. As
     a share of the run that is the timescale τ = B/(ηλD), and the best one is a power law in units
@@ -68,12 +67,12 @@ def timescale_weight_decay(
     ``params.total`` and η the peak rate. An exponent near −0.52 was confirmed elsewhere; the two
     constants to their last digit, the range of the fit and which parameters it counts were not
     checked against the paper. Runs of few steps or of very many units per parameter surely lie
-    outside: where 1/(ηλ) falls below one step, the decay does harm.
+    outside: if 1/(ηλ) falls below one step, the decay does harm.
 
     Raises
     ------
     InputError
-        ``lr``, ``batch_units`` or ``units`` is no positive number.
+        ``lr``, ``batch_units`` or ``units`` is not a positive number.
 
     Examples
     --------
@@ -81,9 +80,7 @@ def timescale_weight_decay(
     >>> round(timescale_weight_decay(0.002, 2.5e5, params, 2e9), 3)
     0.28
     """
-    for name, value in (("lr", lr), ("batch_units", batch_units), ("units", units)):
-        if not (is_number(value) and value > 0):
-            raise InputError(f"{name}: expected a positive number; got {value!r}.")
+    _require_positive(lr=lr, batch_units=batch_units, units=units)
     tau = 1.084 * (units / params.total) ** -0.527
     return float(batch_units / (lr * units * tau))
 
@@ -106,11 +103,11 @@ def default(params: ParamCount, units: float, unit: str) -> HParams:
 
 
 def constant(params: ParamCount, units: float, unit: str) -> HParams:
-    """The same values for every run whatever its size: what a sweep is that nobody tuned.
+    """The same values for every run whatever its size: an untuned sweep.
 
-    AdamW as torch has it where nothing is said (rate 1e-3, β 0.9/0.999, decay 0.01), on batches of
+    AdamW with the defaults of torch (rate 1e-3, β 0.9/0.999, decay 0.01), on batches of
     4,096 tokens or 128 samples. Warmup, schedule and clipping are those of :func:`default`, so that
-    the two differ in nothing but what was chosen by size and length.
+    the two differ only in what depends on size and length.
 
     It serves as a baseline. One rate for all sizes is too small for the smallest or too large for
     the largest, which bends the fitted law: Porian et al. 2024 (arXiv:2406.19146) trace a part of
@@ -130,7 +127,7 @@ _FEWEST_STEPS = 1000.0
 
 
 def steplaw2025(params: ParamCount, units: float, unit: str) -> HParams:
-    """The rate falls with size and rises with length; the batch grows with length alone.
+    """The rate falls with size and rises with length; the batch grows with length only.
 
     η = 1.79·N^−0.713·D^0.307 and B = 0.58·D^0.571 tokens, N without embeddings (Li et al. 2025,
     arXiv:2503.04715; the means of the thousand fits that they released).
@@ -156,16 +153,16 @@ def steplaw2025(params: ParamCount, units: float, unit: str) -> HParams:
 
 
 def deepseek2024(params: ParamCount, units: float, unit: str) -> HParams:
-    """Rate and batch by the run's FLOPs alone: as many at any split into size and length.
+    """Rate and batch from the run's FLOPs only, the same at any split into size and length.
 
     η = 0.3118·C^−0.125 and B = 0.2920·C^0.3271 tokens (Bi et al. 2024, arXiv:2401.02954, eq. 1).
     Their C is M·D, M the FLOPs per token without the vocabulary's but with attention's; here
     C = 6·N·D, N without embeddings, which is 0.43 of theirs at 8 layers of width 512 and 0.92 at 80
     of 8,192 (their table 3). That raises η by up to 11 % and lowers B by up to 24 %.
 
-    Fitted on 1e17 to 2e19 FLOPs near the best split, and checked by them at 7B and 67B. Far from
-    the best split it knows nothing of N: a small model trained for long gets the rate of a large
-    one trained briefly.
+    Fitted on 1e17 to 2e19 FLOPs near the best split, and checked by them at 7B and 67B. It
+    does not depend on N: far from the best split, a small model trained for long gets the rate of a
+    large one trained briefly.
 
     Decay 0.1, β 0.9/0.95, clipping at 1 and 2,000 steps of warmup are theirs. Their schedule drops
     in two steps, to 31.6 % after 80 % of the tokens and to 10 % after 90 %. Here it is ``"wsd"``
@@ -191,7 +188,7 @@ _GOPHER_BATCH = (0.25e6, 0.25e6, 0.25e6, 0.25e6, 2e6, (1.5e6 * 3e6) ** 0.5, (3e6
 
 
 def chinchilla2022(params: ParamCount, units: float, unit: str) -> HParams:
-    """Rate and batch by size, from the models that led to Chinchilla.
+    """Rate and batch by size, from the models that preceded Chinchilla.
 
     Power laws join the published sizes, N with embeddings as in their names:
 
@@ -203,15 +200,16 @@ def chinchilla2022(params: ParamCount, units: float, unit: str) -> HParams:
     =============  =====  =====  =====  =====  ======  =========  =======
 
     All but 70B are of Gopher (Rae et al. 2021, arXiv:2112.11446, table 1), 70B is Chinchilla
-    (Hoffmann et al. 2022, arXiv:2203.15556, table 4). A batch that doubles on the way is given its
-    geometric mean, as a run here keeps one. The cosine falls to a tenth over the run's own length:
-    one that was planned for a quarter more cost them visibly. Warmup is of 1,500 steps, clipping at 1.
-    The runs of their own sweep, 70M to 16B, had 2e-4 for the smallest and 1.25e-4 for the largest.
+    (Hoffmann et al. 2022, arXiv:2203.15556, table 4). A batch that doubles during training is
+    replaced by its geometric mean, because a run here has one batch. The cosine falls to a tenth
+    over the run's own length: one planned for a quarter more gave a visibly higher loss. Warmup is
+    1,500 steps, clipping at 1. The runs of their own sweep, 70M to 16B, had 2e-4 for the smallest
+    and 1.25e-4 for the largest.
 
-    β 0.9/0.95 and the decay 0.1 are those of Brown et al. 2020, as none of theirs were found
+    β 0.9/0.95 and the decay 0.1 are those of Brown et al. 2020, as theirs are not published
     (Gopher was trained with Adam, Chinchilla with AdamW). Below 44M and above 280B parameters the
-    last values hold, and rates far below what small models bear are to be expected. No batch
-    exceeds a thousandth of the run.
+    last values hold; for small models these rates are far below what they bear. No batch exceeds a
+    thousandth of the run.
     """
     batch = _batch(_between(params.total, _GOPHER_BATCH), units)
     return HParams(
@@ -231,21 +229,20 @@ def porian2024(params: ParamCount, units: float, unit: str) -> HParams:
     3.7·N^−0.36 and 0.7576·N^0.703. N is what multiplies, blocks and output head
     (``params.matmul``). Fitted on 25M to 110M parameters, used by them from 5M to 901M.
 
-    Warmup takes N tokens, and the rate then stays: they found that no decay is needed for the law
-    of the optimum, though a run ends at a higher loss than under one. With ``"schedule": "cosine"``
-    beside this recipe's name the rest stays.
+    Warmup takes N tokens, then the rate is constant: they found that the law of the optimum needs
+    no decay, though a run ends at a higher loss than with one. Add ``"schedule": "cosine"`` beside
+    this recipe's name to change only that.
 
     They tried β₂ of 0.95, 0.99 and 0.999 and found 0.95 too small for batches of 128 sequences of
-    2,048 tokens or fewer. There it is 0.99 here, above 0.95: what they gave each size was not
-    found. Their decay is independent of the rate; 1e-4 a step, of Wortsman et al. 2023
-    (arXiv:2309.14322), is put in its place, so that λ = 1e-4/η.
+    2,048 tokens or fewer. Here it is 0.99 for such batches and 0.95 above; their value for each
+    size is not published. Their decay is independent of the rate; 1e-4 a step, of Wortsman et al.
+    2023 (arXiv:2309.14322), takes its place, so that λ = 1e-4/η.
 
     Rates exceed 0.02 below 1.4M parameters. No batch exceeds a thousandth of the run.
     """
     relative = max(params.matmul, 1) / 108e6
     lr = 0.0047 * relative ** (-1 / 3)
-    wanted = 160 * 2048 * relative ** (2 / 3)
-    batch = _batch(wanted, units)
+    batch = _batch(160 * 2048 * relative ** (2 / 3), units)
     return HParams(
         lr=lr,
         batch_units=batch,
@@ -260,6 +257,43 @@ def porian2024(params: ParamCount, units: float, unit: str) -> HParams:
 PUBLISHED = {
     recipe.__name__: recipe for recipe in (steplaw2025, deepseek2024, chinchilla2022, porian2024)
 }
+
+
+RECIPES: Mapping[str, Recipe] = {"default": default, "constant": constant, **PUBLISHED}
+
+
+def named(name: Any, argument: str = "hparams") -> Recipe:
+    """The recipe of this name; ``argument`` is where the name was given."""
+    if not isinstance(name, str):
+        raise InputTypeError(
+            f"{argument}: expected the name of a recipe, one of {sorted(RECIPES)}; "
+            f"got {type(name).__name__}."
+        )
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{argument}: no recipe is called {name!r}; there are {sorted(RECIPES)}.{hint}"
+        )
+    return RECIPES[name]
+
+
+def with_values(
+    hparams: HParams, values: Mapping[str, Any], params: ParamCount, units: float
+) -> HParams:
+    """The same with other values, among which a weight decay may be ``"timescale"``."""
+    if values.get("weight_decay") != TIMESCALE:
+        return replace(hparams, **values)
+    others = {name: value for name, value in values.items() if name != "weight_decay"}
+    hparams = replace(hparams, **others)
+    decay = timescale_weight_decay(hparams.lr, hparams.batch_units, params, units)
+    return replace(hparams, weight_decay=decay)
+
+
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (is_number(value) and value > 0):
+            raise InputError(f"{name}: expected a positive number; got {value!r}.")
 
 
 def _share(warmup_units: float, units: float) -> float:

@@ -1,4 +1,4 @@
-"""A recipe of the user's own as a TOML table: values, and power laws of size and length."""
+"""A user's recipe in a TOML file: plain values, and power laws of size and length."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
-from flops_fit.recipes.custom import named, replaced
-from flops_fit.recipes.published import TIMESCALE, Recipe
+from flops_fit.recipes.published import TIMESCALE, Recipe, named, with_values
 from flops_fit.records import ParamCount
 
 SizeName = Literal["total", "non_embedding", "matmul", "active"]
@@ -40,7 +39,7 @@ class RecipePowerLaw:
     Examples
     --------
     >>> params = ParamCount(total=1200, non_embedding=1000, matmul=1000, active=1200)
-    >>> PowerLaw(2.0, params=-1.0, units=0.5)(params, 1e4)
+    >>> RecipePowerLaw(2.0, params=-1.0, units=0.5)(params, 1e4)
     0.2
     """
 
@@ -59,12 +58,12 @@ class RecipePowerLaw:
         Raises
         ------
         InputError
-            The law asks for a width, and the model's is not known; or it gives no finite number.
+            The law needs a width that the model does not have, or gives no finite number.
         """
         n = float(getattr(params, self.size))
         if self.width and not params.width:
             raise InputError(
-                "hparams: a power law in the width was given, and the width of this model is not "
+                "hparams: a power law in the width was given, but the width of this model is not "
                 "known, as it shows no weights of two dimensions. Use params in place of width."
             )
         try:
@@ -87,35 +86,36 @@ class RecipePowerLaw:
 
 
 _FIELDS = tuple(f.name for f in fields(HParams) if f.init and f.name != "recipe")
-_NEEDED = ("lr", "batch_units")  # what an HParams has no value for by itself
-_UNSET = HParams(lr=1.0, batch_units=1.0)  # a table without a base gives both of these
+_NEEDED = ("lr", "batch_units")  # the fields of HParams without a default
+_UNSET = HParams(lr=1.0, batch_units=1.0)  # a table without a base sets both
 _LAW_KEYS = tuple(field.name for field in fields(RecipePowerLaw))
 
 
 @dataclass(frozen=True)
 class RecipeTable:
-    """Hyper-parameters by rules that are data: plain values, and power laws in their place.
+    """A recipe of plain values and power laws.
 
     Attributes
     ----------
     name
-        What its results call their recipe.
+        The name of the recipe in results.
     values
-        Fields of :class:`HParams` that every run has alike; ``weight_decay`` may be
+        Fields of :class:`HParams` that are the same for every run; ``weight_decay`` may be
         ``"timescale"``, see :func:`timescale_weight_decay`.
     laws
         Fields that follow a power law.
     base
-        What chooses all the others; without it they have :class:`HParams`' own defaults.
+        The recipe that chooses all others; without it they have the defaults of :class:`HParams`.
 
     Raises
     ------
     InputError
-        There is no base, and nothing says what ``lr`` or ``batch_units`` is.
+        There is no base, and ``lr`` or ``batch_units`` is missing.
 
     Examples
     --------
-    >>> rules = RecipeTable("lab-3", {"batch_units": 64.0}, {"lr": PowerLaw(2.0, params=-0.5)})
+    >>> laws = {"lr": RecipePowerLaw(2.0, params=-0.5)}
+    >>> rules = RecipeTable("lab-3", {"batch_units": 64.0}, laws)
     >>> rules(ParamCount(total=12_000, non_embedding=10_000, matmul=10_000, active=12_000), 1e6, "").lr
     0.02
     """
@@ -137,11 +137,11 @@ class RecipeTable:
         """The values for one run."""
         by_law = {name: law(params, units) for name, law in self.laws.items()}
         base = _UNSET if self.base is None else self.base(params, units, unit)
-        return replaced(base, {**self.values, **by_law, "recipe": self.name}, params, units)
+        return with_values(base, {**self.values, **by_law, "recipe": self.name}, params, units)
 
 
 def read_recipe(path: str | Path) -> RecipeTable:
-    """The recipe that a TOML file holds.
+    """Read a recipe from a TOML file.
 
     Its keys are ``name``, optionally ``base`` (a recipe's name) and ``size`` (which count of a
     model N is, for all laws), and fields of :class:`HParams`: each a value, or a table with the
@@ -150,19 +150,19 @@ def read_recipe(path: str | Path) -> RecipeTable:
     Raises
     ------
     InputError
-        The file cannot be read, is no TOML, or a key is unknown, missing or of another kind.
+        The file cannot be read, is not TOML, or a key is unknown, missing or of the wrong type.
     """
     content = _content(Path(path))
     _known(path, "", content, ("name", "base", "size", *_FIELDS))
     name = content.pop("name", None)
     if not isinstance(name, str) or not name.strip():
-        _refuse(path, f'expected name = "…", what this recipe is to be called; got {name!r}.')
+        _refuse(path, f'expected name = "…", the name of this recipe; got {name!r}.')
     base = named(content.pop("base"), f"hparams: {path}: base") if "base" in content else None
     size = content.pop("size", RecipePowerLaw.size)
     laws = {k: _law(path, k, v, size) for k, v in content.items() if isinstance(v, dict)}
     values = {k: v for k, v in content.items() if k not in laws}
     _check_size(path, "size", size)
-    checked = _checked(path, values)
+    checked = _checked_values(path, values)
     try:
         return RecipeTable(name, checked, laws, base)
     except InputError as error:
@@ -175,7 +175,7 @@ def _content(path: Path) -> dict[str, Any]:
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror or error}. Check the path.", error)
     except ValueError as error:  # of TOML, or of UTF-8
-        _refuse(path, f"is no TOML: {error}. Mend it there.", error)
+        _refuse(path, f"is not TOML: {error}. Fix it there.", error)
 
 
 def _law(path: str | Path, name: str, table: Mapping[str, Any], size: Any) -> RecipePowerLaw:
@@ -209,8 +209,8 @@ def _check_size(path: str | Path, what: str, size: Any) -> None:
         _refuse(path, f"{what}: expected one of {', '.join(map(repr, SIZES))}; got {size!r}.")
 
 
-def _checked(path: str | Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, refused at once where no run could have one, whatever the others are."""
+def _checked_values(path: str | Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values; those that no run can have are refused when the file is read."""
     words: dict[str, Any] = {"schedule": values.get("schedule", "cosine")}
     if values.get("weight_decay") == TIMESCALE:
         words["weight_decay"] = TIMESCALE
