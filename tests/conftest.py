@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -16,6 +16,7 @@ from torch import nn
 
 from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, ParamCount
+from flops_fit.train import Trainer
 
 torch.set_num_threads(1)
 settings.register_profile("shared-machine", deadline=None)  # nothing timed is asserted
@@ -113,3 +114,10 @@ def make_experiment(**changes: Any) -> Experiment:
         "epochs": 0.1,
     }
     return Experiment(**{**values, **changes})
+
+
+def with_changes(trainer: Trainer, **changes: Any) -> Trainer:
+    """A trainer with other values, some of them those of its TrainingConfig."""
+    own = {f.name for f in fields(Trainer)}
+    config = replace(trainer.config, **{k: v for k, v in changes.items() if k not in own})
+    return replace(trainer, config=config, **{k: v for k, v in changes.items() if k in own})

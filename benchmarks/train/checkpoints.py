@@ -35,6 +35,7 @@ from flops_fit.objective import Objective
 from flops_fit.recipes import HParams
 from flops_fit.train import Progress, Trainer
 from flops_fit.train.checkpoint import Checkpoints
+from flops_fit.train.config import TrainingConfig
 from flops_fit.train.optimizer import make_optimizer
 
 TASK = Task(width=64, steps=3000)
@@ -157,7 +158,8 @@ def _train(folder: Path, seconds: float, step: int) -> None:
     specs = split_data(SOTUDataset("train", TASK.seq_len), SOTUDataset("validation", TASK.seq_len))
     trainer = Trainer(ModelSpec(GPTFactory(), "d_model"), *specs, Objective(gpt_loss_fn))
     trainer(experiment(replace(TASK, steps=1)))  # torch loads much at its first step
-    trainer = replace(trainer, folder=folder, checkpoint_seconds=EVERY)
+    config = TrainingConfig(checkpoint_seconds=EVERY)
+    trainer = replace(trainer, folder=folder, config=config)
     began = time.perf_counter()
     with (folder / "readings.jsonl").open("w") as handle:
 

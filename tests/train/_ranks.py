@@ -24,7 +24,7 @@ from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.records import Experiment, Run
 from flops_fit.train import Trainer
-from tests.conftest import make_experiment
+from tests.conftest import make_experiment, with_changes
 
 RANK = int(os.environ.get("RANK", "0"))
 SAMPLES, ROW, WORDS = 400, 6, 11
@@ -113,7 +113,7 @@ def trained(kwargs: dict[str, Any] | None = None, batch_size: int = 11, **change
         return models[-1]
 
     object.__setattr__(make.model, "build", kept)
-    run = replace(make, **changes)(experiment(batch_size))
+    run = with_changes(make, **changes)(experiment(batch_size))
     values = [p.detach().flatten().tolist() for p in models[-1].parameters()]
     return {**told(run), "weights": [v for part in values for v in part]}
 

@@ -18,8 +18,9 @@ from flops_fit.model import ModelSpec
 from flops_fit.plan import Speed
 from flops_fit.train import Trainer
 from flops_fit.train.checkpoint import Checkpoints
-from flops_fit.train.compile import check_compile, pays_to_compile
-from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
+from flops_fit.train.compile import pays_to_compile
+from flops_fit.train.config import TrainingConfig
+from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 from tests.train.test_loop import trainer
 from tests.train.test_resume import every_reading
 
@@ -62,7 +63,7 @@ def test_a_compiled_run_has_the_loss_of_the_other(tmp_path: Path) -> None:
             raise SystemExit(1)
 
     plain = trainer()(make_experiment())
-    made = replace(trainer(), compile=True, folder=tmp_path, checkpoint_seconds=0.0)
+    made = with_changes(trainer(), compile=True, folder=tmp_path, checkpoint_seconds=0.0)
     with every_reading(), pytest.raises(SystemExit):
         made(make_experiment(), fall)
     folder = tmp_path / make_experiment().id / "checkpoint"
@@ -70,7 +71,7 @@ def test_a_compiled_run_has_the_loss_of_the_other(tmp_path: Path) -> None:
     assert found is not None
     assert sorted(found[1]["model"]) == ["down.weight", "up.weight"]
     for compile in (True, False):
-        run = replace(made, compile=compile)(make_experiment())
+        run = with_changes(made, compile=compile)(make_experiment())
         assert (run.state, run.resumed, run.notes) == ("completed", 1 + (not compile), COMPILED)
         assert run.loss == pytest.approx(plain.loss, rel=1e-5)
 
@@ -78,12 +79,14 @@ def test_a_compiled_run_has_the_loss_of_the_other(tmp_path: Path) -> None:
 def test_shapes_compile_two_graphs_and_not_one_each() -> None:
     """Microbatches of 7, 7 and 2, then a part of every length: the dimension becomes a symbol."""
     before = graphs()
-    run = replace(trainer(), compile=True, microbatch=7)(make_experiment(batch_size=16, tokens=800))
+    run = with_changes(trainer(), compile=True, microbatch=7)(
+        make_experiment(batch_size=16, tokens=800)
+    )
     assert run.notes == COMPILED
     assert graphs() - before <= 3
     before = graphs()
     lengths = iter(range(2, 1000))
-    made = replace(trainer(), compile=True)
+    made = with_changes(trainer(), compile=True)
     whole = list(made.data.batches(64, 50, 1))
     with pytest.MonkeyPatch.context() as patch:
         short = [(x[: next(lengths)], y) for x, y in whole]
@@ -97,7 +100,7 @@ def test_sizes_of_a_sweep_do_not_use_up_what_torch_compiles() -> None:
     """One code, a dozen models: after eight torch would call it as it is, and warn."""
     before = graphs()
     for width in range(4, 28, 2):
-        run = replace(trainer(), compile=True)(make_experiment(size=width, steps=3, tokens=24))
+        run = with_changes(trainer(), compile=True)(make_experiment(size=width, steps=3, tokens=24))
         assert run.notes == COMPILED
     assert graphs() - before == 12
 
@@ -114,7 +117,7 @@ def test_where_it_cannot_compile_a_run_is_as_if_it_had_not_tried(
     plain = made(make_experiment())
     fails = functools.partial(torch.compile.func, backend=_no_compiler)
     monkeypatch.setattr(torch, "compile", fails)
-    run = replace(made, compile=True)(make_experiment())
+    run = with_changes(made, compile=True)(make_experiment())
     assert run.loss == plain.loss
     assert len(run.notes) == 1
     assert run.notes[0].startswith("not compiled: BackendCompilerFailed")
@@ -124,7 +127,7 @@ def test_where_it_cannot_compile_a_run_is_as_if_it_had_not_tried(
         raise RuntimeError("Python 3.99 is not supported")
 
     monkeypatch.setattr(torch, "compile", refuses)
-    run = replace(made, compile=True)(make_experiment())
+    run = with_changes(made, compile=True)(make_experiment())
     assert run.loss == plain.loss
     assert run.notes == ("not compiled: RuntimeError: Python 3.99 is not supported",)
 
@@ -143,7 +146,7 @@ def test_a_pass_that_fails_after_its_first_half_leaves_nothing_behind(
     made = replace(trainer(), model=ModelSpec(Normed, "width"))
     plain = made(make_experiment())
     monkeypatch.setattr(torch, "compile", halfway)
-    run = replace(made, compile=True)(make_experiment())
+    run = with_changes(made, compile=True)(make_experiment())
     assert run.loss == plain.loss
     assert run.notes == ("not compiled: AssertionError: in the backward pass",)
 
@@ -154,7 +157,7 @@ class _Fails(MLP):
 
 
 def test_the_users_own_error_is_told_as_it_is() -> None:
-    run = replace(trainer(_Fails), compile=True)(make_experiment())
+    run = with_changes(trainer(_Fails), compile=True)(make_experiment())
     assert (run.state, run.reason) == ("failed", "RuntimeError: broken on purpose")
 
 
@@ -187,11 +190,11 @@ def test_a_compiled_sweep_is_another_one_and_auto_is_not() -> None:
     assert ids["auto"] == ids[False] != ids[True]
     made = plan(compile=True).task
     assert isinstance(made, Trainer)
-    assert made.compile is True
+    assert made.config.compile is True
     assert made.speed is not None
 
 
 @pytest.mark.parametrize("compile", ["yes", 1, None])
 def test_what_is_no_choice_is_refused(compile: Any) -> None:
     with pytest.raises(InputError, match="compile: expected 'auto', True or False"):
-        check_compile(compile)
+        TrainingConfig(compile=compile)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from flops_fit import rng
 from flops_fit.objective import to_device
 from flops_fit.rng import capture
 from flops_fit.train import resolve_device
-from tests.conftest import make_experiment
+from tests.conftest import make_experiment, with_changes
 from tests.data.test_randomness import unmoved
 from tests.train.test_loop import trainer
 from tests.train.test_resume import every_reading, same
@@ -52,7 +51,9 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path: Path) -> No
             raise SystemExit(1)
 
     whole = trainer(loss_fn=None, step_fn=moved)(make_experiment())
-    made = replace(trainer(loss_fn=None, step_fn=moved), folder=tmp_path, checkpoint_seconds=0.0)
+    made = with_changes(
+        trainer(loss_fn=None, step_fn=moved), folder=tmp_path, checkpoint_seconds=0.0
+    )
     with every_reading(), pytest.raises(SystemExit):
         made(make_experiment(), fall)
     random.seed(11)

@@ -20,7 +20,7 @@ from flops_fit.records import Experiment, Run
 from flops_fit.train import Precision, Progress, Trainer
 from flops_fit.train.evaluation import ratio_standard_error
 from flops_fit.train.optimizer import make_optimizer
-from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
+from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 
 
 def trainer(
@@ -237,6 +237,6 @@ def test_spikes_are_kept_in_the_record() -> None:
 def test_half_precision_trains_near_full_precision() -> None:
     """bfloat16 forward passes over float32 weights: another loss, and not far from it."""
     full = trainer()(make_experiment(steps=300))
-    half = replace(trainer(), precision=Precision("bf16"))(make_experiment(steps=300))
+    half = with_changes(trainer(), precision=Precision("bf16"))(make_experiment(steps=300))
     assert half.loss != full.loss
     assert half.loss == pytest.approx(full.loss, rel=0.15)

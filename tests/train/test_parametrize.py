@@ -23,7 +23,7 @@ from flops_fit.recipes import HParams
 from flops_fit.train import Mup, Parametrization, Trainer, parametrize
 from flops_fit.train.mup_trace import trace_uses
 from flops_fit.train.optimizer import decay_groups, make_optimizer
-from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
+from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 
 HPARAMS = HParams(lr=0.01, batch_units=8, weight_decay=0.1)
 TOKENS = torch.zeros(2, 8, dtype=torch.int64)
@@ -508,7 +508,7 @@ def trainer(folder: Path, **changes: Any) -> Trainer:
     data, held_out = split_data(Blobs(1000), Blobs(300, seed=7))
     made = found(Deep, POINTS, init=True, readout=True, residual=("blocks.*",))
     trainer = Trainer(ModelSpec(Deep, "width"), data, held_out, Objective(cross_entropy))
-    return replace(trainer, folder=folder, parametrization=made, **changes)
+    return with_changes(trainer, folder=folder, parametrization=made, **changes)
 
 
 class Stop(BaseException):

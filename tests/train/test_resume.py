@@ -25,7 +25,7 @@ from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.records import Run
 from flops_fit.train import Progress, Trainer
-from tests.conftest import Blobs, cross_entropy, make_experiment
+from tests.conftest import Blobs, cross_entropy, make_experiment, with_changes
 
 
 class Dropped(nn.Module):
@@ -45,7 +45,7 @@ class Dropped(nn.Module):
 def trainer(folder: Path | None = None, **changes: Any) -> Trainer:
     data, held_out = split_data(Blobs(1000), Blobs(300, seed=7))
     made = Trainer(ModelSpec(Dropped, "width"), data, held_out, Objective(cross_entropy))
-    return replace(made, folder=folder, **changes)
+    return with_changes(made, folder=folder, **changes)
 
 
 def same(first: Run, second: Run) -> bool:

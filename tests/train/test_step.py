@@ -10,7 +10,8 @@ from torch import nn
 
 from flops_fit.errors import DataError, InputError
 from flops_fit.objective import Objective
-from flops_fit.train.step import Stepper, check_microbatch, is_out_of_memory, split_batch
+from flops_fit.train.config import TrainingConfig
+from flops_fit.train.step import Stepper, is_out_of_memory, split_batch
 
 
 def masked_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -150,8 +151,8 @@ def test_a_tensor_without_samples_first_cannot_be_cut() -> None:
 @pytest.mark.parametrize("microbatch", [0, -1, 2.0, True])
 def test_a_microbatch_is_a_positive_number_of_samples(microbatch: Any) -> None:
     with pytest.raises(InputError, match="1 or more"):
-        check_microbatch(microbatch)
-    assert check_microbatch(None) is None
+        TrainingConfig(microbatch=microbatch)
+    assert TrainingConfig().microbatch is None
 
 
 def test_a_batch_without_any_target_teaches_nothing_and_breaks_nothing() -> None:

@@ -26,8 +26,9 @@ from flops_fit.objective import Objective
 from flops_fit.plan import Reading, Speed
 from flops_fit.records import Run
 from flops_fit.train import Progress, Trainer, throughput
-from flops_fit.train.throughput import check_workers, reading_workers
-from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
+from flops_fit.train.config import TrainingConfig
+from flops_fit.train.throughput import reading_workers
+from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 from tests.train.test_resume import Dropped, every_reading
 
 
@@ -52,7 +53,7 @@ class Stream(IterableDataset):
 def trainer(dataset: Any, workers: Any = 0, **changes: Any) -> Trainer:
     data, held_out = split_data(dataset, Blobs(64, seed=7))
     made = Trainer(ModelSpec(Dropped, "width"), data, held_out, Objective(cross_entropy))
-    return replace(made, workers=workers, **changes)
+    return with_changes(made, workers=workers, **changes)
 
 
 def plain(run: Run) -> Run:
@@ -216,12 +217,12 @@ def test_planning_measures_reading_and_hands_it_to_the_trainer() -> None:
     assert slow.speed.reading.seconds >= slow.speed.reading.waiting > 0.001
     assert slow.speed.reading.size == 16 * 4 + 8
     wished = plan(DataLoader(Blobs(200), num_workers=2))
-    assert (wished.workers, wished.data.workers) == ("auto", 2)
+    assert (wished.config.workers, wished.data.workers) == ("auto", 2)
     assert plan(DataLoader(Blobs(200))).data.workers is None
-    assert plan(Blobs(200), workers=2).workers == 2
+    assert plan(Blobs(200), workers=2).config.workers == 2
 
 
 @pytest.mark.parametrize("workers", [-1, 1.0, True, "many", None])
 def test_what_is_no_number_of_workers_is_refused(workers: Any) -> None:
     with pytest.raises(InputError, match="workers: expected 'auto' or a whole number"):
-        check_workers(workers)
+        TrainingConfig(workers=workers)

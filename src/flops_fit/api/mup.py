@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from flops_fit.api.width_check import SEEDS, STEPS, WidthCheck, count_widths
-from flops_fit.errors import InputError
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective
 from flops_fit.plan.planner import at_base
@@ -14,23 +13,11 @@ from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
 from flops_fit.train.coordinate_check import check_coordinates
-from flops_fit.train.mup import Mup, parametrize, resolve_mup
+from flops_fit.train.mup import Mup, parametrize
 from flops_fit.train.mup_parametrization import Parametrization
-from flops_fit.train.optimizer import ParamGroups
 from flops_fit.train.trainer import Trainer
 
 _SAMPLES = 8
-
-
-def asked_for_mup(parametrization: Any, param_groups: ParamGroups | None) -> Mup | None:
-    """The options of μP; ``None`` for the standard parametrization."""
-    mup = resolve_mup(parametrization)
-    if mup is not None and param_groups is not None:
-        raise InputError(
-            "param_groups: a parametrization makes the groups itself; expected one of the two, got "
-            "both. Leave param_groups out, or give parametrization='standard'."
-        )
-    return mup
 
 
 def scale_rates(plan: SweepPlan, mup: Mup) -> SweepPlan:
@@ -82,7 +69,7 @@ def with_check(plan: SweepPlan, trainer: Trainer, mup: Mup) -> SweepPlan:
             steps=STEPS,
             seeds=SEEDS,
             device=trainer.device,
-            optimizer=trainer.optimizer,
+            optimizer=trainer.config.optimizer,
         )
     except Exception as error:  # the user's model may refuse a width in any way
         return _told(plan, "note", f"The coordinate check could not be made: {error_line(error)}.")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from flops_fit import rng
 from flops_fit.adaptive.pilot import check_adaptive
 from flops_fit.api.adaptive import plan_pilot
-from flops_fit.api.mup import asked_for_mup, in_mup, scale_rates, with_check
+from flops_fit.api.mup import in_mup, scale_rates, with_check
 from flops_fit.checks import check_choice, names_near_matches
 from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute.mock import MockTask
-from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code
+from flops_fit.fingerprint import digest, fingerprint_any
 from flops_fit.laws.law import Law
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import Objective
@@ -28,14 +28,11 @@ from flops_fit.plan.timing import probe
 from flops_fit.recipes.resolve import RecipeLike
 from flops_fit.records import Diagnostic
 from flops_fit.reference.published_laws import law as published_law
-from flops_fit.trackers.check import check_trackers
 from flops_fit.trackers.tracker import Tracker
-from flops_fit.train.compile import check_compile
+from flops_fit.train.config import TrainingConfig
 from flops_fit.train.mup import Mup, ParametrizationLike
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision, resolve_device, resolve_precision
-from flops_fit.train.step import check_microbatch
-from flops_fit.train.throughput import check_peak, check_workers
 from flops_fit.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -93,20 +90,22 @@ def plan_sweep(
     """
     if model_cls is None:
         raise InputError("model_cls: expected a class or factory of models; got none.")
-    _check(mode, design, seed, branch)
-    mup = asked_for_mup(parametrization, param_groups)
-    make_trainer = functools.partial(
-        Trainer,
-        microbatch=check_microbatch(microbatch),
-        checkpoint_seconds=checkpoint_seconds,
-        checkpoint_steps=checkpoint_steps,
-        optimizer=optimizer,
-        param_groups=param_groups,
-        trackers=check_trackers(trackers),
-        peak_flops=check_peak(peak_flops),
-        workers=check_workers(workers),
-        compile=check_compile(compile),
+    _check(mode, design, seed)
+    config = TrainingConfig(
+        optimizer,
+        param_groups,
+        parametrization,
+        precision,
+        microbatch,
+        workers,
+        compile,
+        checkpoint_seconds,
+        checkpoint_steps,
+        trackers,
+        peak_flops,
+        branch,
     )
+    mup = config.mup
     spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
     if design == "adaptive":
         check_adaptive(sizes, repeats, branch)
@@ -153,18 +152,16 @@ def plan_sweep(
         return plan if mup is None else in_mup(plan, mup, spec, objective, example)[0]
     findings += data_findings(*split, eval_dataset is not None)
     place = resolve_device(device)
-    numbers = resolve_precision(precision, place)
-    trainer = make_trainer(spec, *split, objective, place, precision=numbers)
+    config = replace(config, precision=resolve_precision(precision, place))
+    trainer = Trainer(spec, *split, objective, place, config)
     return _trainable(make, findings, trainer, mup, example)
 
 
-def _check(mode: str, design: str, seed: int, branch: bool) -> None:
+def _check(mode: str, design: str, seed: int) -> None:
     check_choice("mode", mode, ("local", "mock"))
     check_choice("design", design, (*DESIGNS, "adaptive"))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
-    if not isinstance(branch, bool):
-        raise InputTypeError(f"branch: expected True or False; got {branch!r}.")
 
 
 def _split(
@@ -221,7 +218,7 @@ def _trainable(
             plan.experiments,
             place,
             trainer.held_out.size or 0,
-            trainer.microbatch,
+            trainer.config.microbatch,
             functools.partial(numbers.autocast, place),
         )
         if mup is not None:
@@ -233,9 +230,4 @@ def _conditions(trainer: Trainer) -> str:
     """A fingerprint of all that decides how runs come out and is not part of their experiments."""
     judged_by = (trainer.objective, trainer.data, trainer.held_out)
     conditions = [thing.fingerprint() for thing in judged_by]
-    own = (trainer.optimizer, trainer.param_groups)
-    conditions += [fingerprint_code(f) for f in own if f is not None]
-    conditions += [] if trainer.precision == Precision() else [repr(trainer.precision)]
-    # "auto" goes by measured times, and on another machine has to find the same runs again.
-    conditions += ["compiled"] if trainer.compile is True else []
-    return digest(conditions)
+    return digest([*conditions, *trainer.config.fingerprints(trainer.precision)])

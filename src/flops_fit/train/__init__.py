@@ -1,14 +1,13 @@
 """Training: one Experiment in, one Run out."""
 
-from flops_fit.train.compile import check_compile
+from flops_fit.train.config import TrainingConfig
 from flops_fit.train.coordinate_check import Coordinate, CoordinateCheck, check_coordinates
 from flops_fit.train.evaluation import evaluate
 from flops_fit.train.mup import Mup, ParametrizationLike, parametrize, resolve_mup
 from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision, resolve_device, resolve_precision
-from flops_fit.train.step import check_microbatch
-from flops_fit.train.throughput import check_peak, check_workers, peak_of
+from flops_fit.train.throughput import peak_of
 from flops_fit.train.trainer import Progress, Trainer
 from flops_fit.train.trunk import left_trunks, prune_trunk
 
@@ -23,11 +22,8 @@ __all__ = [
     "Precision",
     "Progress",
     "Trainer",
-    "check_compile",
+    "TrainingConfig",
     "check_coordinates",
-    "check_microbatch",
-    "check_peak",
-    "check_workers",
     "evaluate",
     "left_trunks",
     "parametrize",

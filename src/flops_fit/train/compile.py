@@ -6,7 +6,6 @@ import warnings
 from typing import Any, Literal
 
 from flops_fit import rng
-from flops_fit.errors import InputError
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment
 
@@ -15,14 +14,6 @@ Compile = Literal["auto"] | bool
 _FEWEST_SECONDS = 480.0  # compiling costs a minute on a slow host and gains a quarter at least
 _FEWEST_STEPS = 200  # a first step that is slow is no large part of so many
 _DEVICES = ("cuda", "xpu")
-
-
-def check_compile(compile: Any) -> Compile:
-    """``"auto"``, ``True`` or ``False``."""
-    if compile == "auto" or isinstance(compile, bool):
-        answer: Compile = compile
-        return answer
-    raise InputError(f"compile: expected 'auto', True or False; got {compile!r}.")
 
 
 def pays_to_compile(

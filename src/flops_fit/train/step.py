@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.distributed import ALONE, Ranks
-from flops_fit.errors import DataError, InputError, ModelError
+from flops_fit.errors import DataError, ModelError
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
 from flops_fit.train.compile import Forward
 
@@ -232,14 +232,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     host = "can't allocate memory" in text or "not enough memory" in text
     return isinstance(error, RuntimeError) and (host or "out of memory" in text)
-
-
-def check_microbatch(microbatch: Any) -> int | None:
-    """``None``, or a positive whole number of samples."""
-    if microbatch is None:
-        return None
-    if isinstance(microbatch, bool) or not isinstance(microbatch, int) or microbatch < 1:
-        raise InputError(
-            f"microbatch: expected a whole number of samples, 1 or more; got {microbatch!r}."
-        )
-    return microbatch

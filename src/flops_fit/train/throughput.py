@@ -8,7 +8,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flops_fit.errors import InputError
 from flops_fit.peaks import find_peak
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment
@@ -47,25 +46,6 @@ def device_peak(device: str, precision: Precision) -> float | None:
     import torch
 
     return peak_of(torch.cuda.get_device_name(device), precision)
-
-
-def check_peak(peak: Any) -> float | None:
-    """``None``, or positive FLOP/s.
-
-    Raises
-    ------
-    InputError
-        It is something else.
-    """
-    if peak is None:
-        return None
-    number = isinstance(peak, int | float) and not isinstance(peak, bool)
-    if not (number and 0 < peak < math.inf):
-        raise InputError(
-            "peak_flops: expected the FLOP/s of the device at most, such as 312e12, or None; "
-            f"got {peak!r}."
-        )
-    return float(peak)
 
 
 @dataclass
@@ -122,17 +102,6 @@ _LEAST_GAIN = 0.1  # of a step: measured times vary by nearly as much
 _LEAST_SECONDS = 5.0  # gained in the whole run, for processes have to be started
 
 
-def check_workers(workers: Any) -> Workers:
-    """``"auto"``, or how many processes read ahead, 0 for none."""
-    whole = isinstance(workers, int) and not isinstance(workers, bool) and workers >= 0
-    if workers == "auto" or whole:
-        answer: Workers = workers
-        return answer
-    raise InputError(
-        f"workers: expected 'auto' or a whole number of processes, 0 or more; got {workers!r}."
-    )
-
-
 def reading_workers(
     workers: Workers,
     wish: int | None,
@@ -151,7 +120,7 @@ def reading_workers(
     Parameters
     ----------
     workers
-        As of :func:`check_workers`.
+        As of :class:`flops_fit.TrainingConfig`.
     wish
         The ``num_workers`` of the DataLoader that the user gave.
     speed

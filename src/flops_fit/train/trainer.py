@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit import rng
 from flops_fit._version import __version__
@@ -24,28 +24,24 @@ from flops_fit.objective import Objective, to_device
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.text import error_line
-from flops_fit.trackers.tracker import Tracker, Tracking
-from flops_fit.train.checkpoint import Checkpoints, check_intervals
-from flops_fit.train.compile import Compile, pays_to_compile
+from flops_fit.trackers.tracker import Tracking
+from flops_fit.train.checkpoint import Checkpoints
+from flops_fit.train.compile import pays_to_compile
+from flops_fit.train.config import TrainingConfig
 from flops_fit.train.evaluation import evaluate, noise_scale
 from flops_fit.train.metrics import Interruption, Metrics
 from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import (
-    MakeOptimizer,
     ParamGroups,
     make_optimizer,
     set_learning_rate,
     try_optimizer,
 )
-from flops_fit.train.precision import Precision
+from flops_fit.train.precision import Precision, resolve_precision
 from flops_fit.train.step import Stepper, is_out_of_memory
-from flops_fit.train.throughput import Throughput, Workers, device_peak, reading_workers
+from flops_fit.train.throughput import Throughput, device_peak, reading_workers
 from flops_fit.train.train_state import TrainState
 from flops_fit.train.trunk import Trunk
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
 
 _REPORT_SECONDS = 0.5
 _NOISE_PARTS = 16
@@ -80,33 +76,17 @@ class Trainer:
         What is trained, on what, judged by what.
     device
         A torch device, ``"cpu"`` or ``"cuda"``.
-    microbatch
-        Samples that go through the model at once; the whole batch by default. It changes what fits
-        into memory, never what is computed.
+    config
+        Everything else about how runs are trained.
     folder
         Where each run keeps its training curve and checkpoints, in a folder of its id; ``None``
         keeps neither.
     trunks
         Where runs of one trunk leave their state to longer ones; ``None`` lets each train alone,
         with the same outcome.
-    checkpoint_seconds, checkpoint_steps
-        When a checkpoint is kept: after so much time, and at multiples of so many steps; ``None`` for
-        neither.
-    optimizer, param_groups
-        What is taken in place of AdamW and of its groups: see ``make_optimizer``.
     parametrization
-        How rates, and where asked for initial weights and multipliers, follow from the width; it makes
-        the groups in place of ``param_groups``. ``None`` for torch's own, one rate for all.
-    precision
-        The numbers that forward passes compute in.
-    trackers
-        Who follows the runs; none of them can change or break one.
-    peak_flops
-        FLOP/s of the device at most; by default those of its data sheet, where it is known.
-    workers
-        Processes that read ahead, or ``"auto"``: see ``reading_workers``.
-    compile
-        Whether forward passes in training are compiled, or ``"auto"``: see ``pays_to_compile``.
+        What the model's parametrization scales by width, where ``config`` asks for one; ``None`` for
+        torch's own, one rate for all.
     speed
         What planning measured, for ``"auto"`` to go by.
     measures_noise
@@ -119,24 +99,17 @@ class Trainer:
     held_out: DataSpec
     objective: Objective
     device: str = "cpu"
-    microbatch: int | None = None
+    config: TrainingConfig = field(default_factory=TrainingConfig)
     folder: Path | None = None
-    checkpoint_seconds: float | None = 60.0
-    checkpoint_steps: int | None = None
-    optimizer: MakeOptimizer | type[Optimizer] | None = None
-    param_groups: ParamGroups | None = None
-    precision: Precision = field(default_factory=Precision)
-    trackers: Sequence[Tracker] = ()
-    peak_flops: float | None = None
     trunks: Path | None = None
-    workers: Workers = "auto"
-    compile: Compile = "auto"
     speed: Speed | None = None
     parametrization: Parametrization | None = None
     measures_noise: bool = False
 
-    def __post_init__(self) -> None:
-        check_intervals(self.checkpoint_seconds, self.checkpoint_steps)
+    @property
+    def precision(self) -> Precision:
+        """The numbers that forward passes compute in, on this device."""
+        return resolve_precision(self.config.precision, self.device)
 
     def in_folder(self, folder: Path, trunks: Path | None = None) -> Trainer:
         """The same trainer, keeping curves and checkpoints under ``folder``."""
@@ -145,11 +118,11 @@ class Trainer:
     def try_optimizer(self, experiments: Sequence[Experiment]) -> None:
         """Refuse an optimizer or groups of the user's own that the smallest model cannot take."""
         smallest = min(experiments, key=lambda e: e.params.total)
-        own = self.optimizer is not None or self._groups is not None
+        own = self.config.optimizer is not None or self._groups is not None
         if own and smallest.params.total <= _BUILT:
             with rng.kept(self.device):
                 model = self.model.build(smallest.size)
-                try_optimizer(model, smallest.hparams, self.optimizer, self._groups)
+                try_optimizer(model, smallest.hparams, self.config.optimizer, self._groups)
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.
@@ -162,7 +135,7 @@ class Trainer:
         started = time.perf_counter()
         ranks = join_ranks(self.device)
         run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
-        tracking = Tracking(experiment, self.trackers if ranks.leads else ())
+        tracking = Tracking(experiment, self.config.tracker_objects if ranks.leads else ())
         told = False
         try:
             with rng.kept(self.device), self.precision.flags(self.device):
@@ -188,7 +161,7 @@ class Trainer:
 
         # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
         step = self._stepper(experiment, ranks)
-        peak = self.peak_flops or device_peak(self.device, self.precision)
+        peak = self.config.peak_flops or device_peak(self.device, self.precision)
         pace = Throughput(
             experiment.flops_per_sample * experiment.batch_size,
             None if peak is None else peak * ranks.size,
@@ -204,8 +177,8 @@ class Trainer:
             checkpoints = Checkpoints(
                 folder / "checkpoint",
                 experiment.id,
-                every_seconds=self.checkpoint_seconds,
-                every_steps=self.checkpoint_steps,
+                every_seconds=self.config.checkpoint_seconds,
+                every_steps=self.config.checkpoint_steps,
             )
         if kept:
             tally.resume(checkpoints, step)
@@ -215,7 +188,9 @@ class Trainer:
         if folder is not None:
             tracking.join(Metrics(folder, after=tally.step))
         left = experiment.steps - tally.step
-        pays = pays_to_compile(self.compile, self.device, self.speed, experiment, left, ranks.size)
+        pays = pays_to_compile(
+            self.config.compile, self.device, self.speed, experiment, left, ranks.size
+        )
         if any(ranks.any(pays)):  # what was measured may differ
             step.compile()
 
@@ -229,7 +204,7 @@ class Trainer:
             tally.step,
             share=share,
             workers=reading_workers(
-                self.workers, self.data.workers, self.speed, experiment, ranks.size
+                self.config.workers, self.data.workers, self.speed, experiment, ranks.size
             ),
             pin=self.device.startswith("cuda"),
         )
@@ -294,10 +269,12 @@ class Trainer:
         return Stepper(
             model=model,
             objective=self.objective,
-            optimizer=make_optimizer(model, experiment.hparams, self.optimizer, self._groups),
+            optimizer=make_optimizer(
+                model, experiment.hparams, self.config.optimizer, self._groups
+            ),
             clip=float(experiment.hparams.clip),
             samples=experiment.batch_size,
-            microbatch=self.microbatch or experiment.batch_size,
+            microbatch=self.config.microbatch or experiment.batch_size,
             device=self.device,
             autocast=partial(self.precision.autocast, self.device),
             ranks=ranks,
@@ -305,7 +282,7 @@ class Trainer:
 
     @property
     def _groups(self) -> ParamGroups | None:
-        return self.param_groups if self.parametrization is None else self.parametrization
+        return self.config.param_groups if self.parametrization is None else self.parametrization
 
     def _judged(self, run: Run, tally: TrainState, step: Stepper) -> Run:
         """The run with its held-out loss, and whether it has learnt anything."""
