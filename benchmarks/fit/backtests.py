@@ -16,8 +16,7 @@ import numpy as np
 from benchmarks.common.report import Result, Table, at_most
 from flops_fit import reference
 from flops_fit.fit import fit_runs
-from flops_fit.fit.held_out import regret_of
-from flops_fit.fit.isoflop import Parabola, isoflop, parabola
+from flops_fit.fit.minima import Parabola, isoflop, parabola
 from flops_fit.table import RunTable
 
 NEAR = 5.0
@@ -135,7 +134,7 @@ def misses(runs: RunTable, method: Method, rolling: bool) -> list[Miss]:
         answer = method(left)
         for C, vertex in ahead:
             N, L = answer(C)
-            regret = regret_of(vertex, N)
+            regret = vertex.regret(N)
             out.append(
                 Miss(float(np.log(N / vertex.params)), float(np.log(L / vertex.loss)), regret)
             )

@@ -16,7 +16,7 @@ from flops_fit.text import format_count, format_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flops_fit.fit.held_out import HeldOut
+    from flops_fit.fit.prediction import HeldOut
     from flops_fit.result import Result
 
 

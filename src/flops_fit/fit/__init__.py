@@ -7,19 +7,16 @@ checks a fit against held-out budgets; :func:`fit_power` fits a power law in one
 """
 
 from flops_fit.fit.approaches import Approach
-from flops_fit.fit.backtesting import Backtest, backtest
+from flops_fit.fit.backtesting import Backtest, Comparison, backtest, compare
 from flops_fit.fit.checks import Outlier
-from flops_fit.fit.comparison import Comparison, compare
-from flops_fit.fit.envelope import Envelope, Winner
 from flops_fit.fit.estimate import Estimate, Evidence
 from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
 from flops_fit.fit.forms import Choice, WindowRule
-from flops_fit.fit.held_out import HeldOut
-from flops_fit.fit.isoflop import IsoFLOP, Parabola
+from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
-from flops_fit.fit.prediction import Prediction
+from flops_fit.fit.prediction import HeldOut, Prediction
 from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
 from flops_fit.fit.sandwich import gradient_of, student_t
 from flops_fit.fit.solver import FitStatus

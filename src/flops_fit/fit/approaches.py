@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.envelope import Envelope
 from flops_fit.fit.estimate import Evidence, Interval
 from flops_fit.fit.headline import (
     NO_LINE_INTERVAL,
@@ -18,7 +17,7 @@ from flops_fit.fit.headline import (
     envelope_lines,
     isoflop_lines,
 )
-from flops_fit.fit.isoflop import IsoFLOP
+from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law

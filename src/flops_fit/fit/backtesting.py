@@ -1,20 +1,29 @@
-"""Would the fit have foreseen the largest budgets, had they not been run yet?"""
+"""What a fit is worth beside the largest budgets, held out, and beside the fit of another recipe."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flops_fit.errors import FitError, InputError
+from flops_fit.errors import FitError, InputError, InputTypeError
 from flops_fit.fit.estimate import Interval
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
-from flops_fit.fit.held_out import HeldOut, measured
-from flops_fit.fit.prediction import Prediction
-from flops_fit.fit.sandwich import student_t
+from flops_fit.fit.prediction import HeldOut, check_target, judge
+from flops_fit.fit.sandwich import covariance, gradient_of, student_t
+from flops_fit.laws.law import Law
+from flops_fit.laws.questions import log_compute
+from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
+
+Floats = NDArray[np.float64]
+
+_LOG_SEARCH = math.log(1e9)  # how far from C, in ln C, the compute for a loss is searched
 
 
 @dataclass(frozen=True)
@@ -59,15 +68,15 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     Raises
     ------
     FitError
-        The budgets that would remain determine no law; at least two, and more runs than parameters,
-        have to.
+        The remaining budgets determine no law: they have to be two or more, with more runs than
+        parameters.
     """
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise InputError(f"expected top to be a number of budgets, 1 or more; got {top!r}.")
     if options.get("curves") is not None:
         raise InputError(
-            "expected no curves= in a back-test: training curves reach into the budgets that are "
-            "held out. Leave them out here."
+            "expected no curves= in a back-test: training curves contain data of the budgets that "
+            "are held out. Leave them out here."
         )
     table = RunTable.read(runs, options.pop("columns", None))
     budgets = np.unique(table.budget)
@@ -79,35 +88,187 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     held = budgets[-top:]
     fit = fit_runs(table.select(table.budget < held[0], "held out to check the fit"), **options)
     if options.get("n") == "non_embedding" and table.non_embedding is not None:
-        sizes = table.non_embedding
-    else:
-        sizes = table.params
-    judged = []
-    for budget in held:
-        part = table.select(table.budget == budget)
-        judged.append(_judge(fit, part, sizes[table.budget == budget], level))
-    return Backtest(fit, tuple(judged), level)
+        table = replace(table, params=table.non_embedding)
+    parts = (table.select(table.budget == b) for b in held)
+    return Backtest(fit, tuple(_judge(fit, part, level) for part in parts), level)
 
 
-def _judge(fit: Fit, part: RunTable, sizes: Any, level: float) -> HeldOut:
+def _judge(fit: Fit, part: RunTable, level: float) -> HeldOut:
     prediction = fit.predict(float(np.mean(part.flops)), level)
-    intervals = (
-        prediction.intervals["optimal_params"],
-        prediction.intervals["expected_loss"],
-        _one_run(fit, prediction, level),
+    N, L, spans = prediction.optimal_params, prediction.expected_loss, prediction.intervals
+    loss_interval, run_interval = spans["expected_loss"], None
+    if loss_interval is not None:
+        # Widened by one run's noise, in quadrature on the log scale.
+        sd = fit.noise_sd if fit.loss_space == "log" else fit.noise_sd / L
+        noise, low, high = student_t(level, fit.dof) * sd, *np.log(loss_interval)
+        centre = np.log(L)
+        ends = centre - np.hypot(centre - low, noise), centre + np.hypot(high - centre, noise)
+        run_interval = float(np.exp(ends[0])), float(np.exp(ends[1]))
+    return judge(part, N, L, spans["optimal_params"], loss_interval, run_interval)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two fits at the compute of a question.
+
+    Attributes
+    ----------
+    compute, level
+        C in FLOPs of the first fit, and the level of every interval.
+    compute_multiplier
+        What the second needs, over C, to reach the first's best loss at C: below 1 the second is
+        better. ``inf`` where it never gets there, 0 where it is there with a billionth of C.
+    exponents
+        a of N* ∝ C^a, of the first and the second.
+    exponent_difference
+        Second minus first.
+    intervals
+        Of ``compute_multiplier`` and ``exponent_difference``; ``None`` where there is no reliable
+        one.
+    p_value
+        Of equal exponents, by the difference over its standard error; ``None`` likewise.
+    diagnostics
+        What limits the comparison.
+    """
+
+    compute: float
+    level: float
+    compute_multiplier: float
+    exponents: tuple[float, float]
+    exponent_difference: float
+    intervals: dict[str, Interval | None]
+    p_value: float | None
+    diagnostics: tuple[Diagnostic, ...]
+
+    def __str__(self) -> str:
+        span = self.intervals["compute_multiplier"]
+        interval = f" ({span[0]:.3g}–{span[1]:.3g})" if span else " (no interval)"
+        equal = "" if self.p_value is None else f", p = {self.p_value:.2g} for equal exponents"
+        return (
+            f"At C = {self.compute:.3g} the second needs {self.compute_multiplier:.3g}{interval} times "
+            f"the compute of the first for the same loss; exponents a = {self.exponents[0]:.3g} and "
+            f"{self.exponents[1]:.3g}{equal}."
+        )
+
+
+def compare(
+    first: Fit, second: Fit, compute: float | None = None, *, level: float = 0.9
+) -> Comparison:
+    """Compare two fits to losses on the same held-out set, in the same unit.
+
+    The compute multiplier at C solves L₂*(m·C) = L₁*(C) for the best losses L*. Its interval, on
+    the log scale, and that of the difference of exponents add the sandwich variances of two
+    independent fits, with Student's t at the smaller of their degrees of freedom.
+
+    Parameters
+    ----------
+    first, second
+        The baseline and what is compared with it.
+    compute
+        C in FLOPs, by default the smaller of the two largest runs' compute.
+    level
+        Of all intervals.
+
+    Raises
+    ------
+    InputTypeError
+        One of the two is no fit.
+    InputError
+        ``compute`` or ``level`` cannot be meant.
+    """
+    for name, fit in (("first", first), ("second", second)):
+        if not isinstance(fit, Fit):
+            raise InputTypeError(f"{name}: expected a Fit; got {type(fit).__name__}.")
+    C = min(first.largest_compute, second.largest_compute) if compute is None else compute
+    check_target(C, level)
+    C = float(C)
+    goal = float(first.law.optimal(C, first.flops).loss)
+    log_m = log_compute(second.law, goal, second.flops, C, _LOG_SEARCH) - math.log(C)
+    a = (first.exponents[0], second.exponents[0])
+    multiplier, notes = _multiplier_interval(first, second, C, log_m, level)
+    difference, p_value = _difference(first, second, a[1] - a[0], level)
+    return Comparison(
+        compute=C,
+        level=level,
+        compute_multiplier=math.exp(log_m),
+        exponents=a,
+        exponent_difference=a[1] - a[0],
+        intervals={"compute_multiplier": multiplier, "exponent_difference": difference},
+        p_value=p_value,
+        diagnostics=(*notes, *_limits(first, second, C, math.exp(log_m))),
     )
-    N, L = prediction.optimal_params, prediction.expected_loss
-    return measured(replace(part, params=sizes), N, L, intervals)
 
 
-def _one_run(fit: Fit, prediction: Prediction, level: float) -> Interval | None:
-    """The loss interval widened by one run's noise, in quadrature on the log scale."""
-    interval = prediction.intervals["expected_loss"]
-    if interval is None:
-        return None
-    centre = np.log(prediction.expected_loss)
-    sd = fit.noise_sd if fit.loss_space == "log" else fit.noise_sd / prediction.expected_loss
-    noise = student_t(level, fit.dof) * sd
-    low = centre - float(np.hypot(centre - np.log(interval[0]), noise))
-    high = centre + float(np.hypot(np.log(interval[1]) - centre, noise))
-    return float(np.exp(low)), float(np.exp(high))
+def _multiplier_interval(
+    first: Fit, second: Fit, C: float, log_m: float, level: float
+) -> tuple[Interval | None, list[Diagnostic]]:
+    """By the implicit function: d ln m = (dL₁* − dL₂*) / (∂L₂*/∂ ln C) at m·C."""
+    if not math.isfinite(log_m):
+        text = "the second fit does not reach the first's loss at any compute near"
+        return None, [Diagnostic("out_of_reach", "critical", text, "compare at another compute")]
+    reached_at = C * math.exp(log_m)
+
+    def loss_at(fit: Fit, compute: float) -> Callable[[Law], float]:
+        return lambda law: float(law.optimal(compute, fit.flops).loss)
+
+    h = 1e-3
+    up, down = (loss_at(second, reached_at * math.exp(s))(second.law) for s in (h, -h))
+    slope = (up - down) / (2 * h)
+    spread = _standard_error((first, loss_at(first, C)), (second, loss_at(second, reached_at)))
+    if spread is None or slope >= 0:
+        text = "the compute multiplier has no interval: one of the fits has none for its loss"
+        return None, [Diagnostic("no_interval", "warning", text, "add runs")]
+    error, dof = spread
+    half = student_t(level, dof) * (error / abs(slope))
+    return (math.exp(log_m - half), math.exp(log_m + half)), []
+
+
+def _difference(
+    first: Fit, second: Fit, gap: float, level: float
+) -> tuple[Interval | None, float | None]:
+    """The interval of a difference of exponents, and the p value of equal ones."""
+    from scipy.special import stdtr
+
+    spread = _standard_error(*((fit, lambda law: law.exponent) for fit in (first, second)))
+    if spread is None:
+        return None, None
+    error, dof = spread
+    half = student_t(level, dof) * error
+    p_value = float(2 * stdtr(dof, -abs(gap) / max(error, 1e-300)))
+    return (gap - half, gap + half), p_value
+
+
+def _standard_error(*parts: tuple[Fit, Callable[[Law], float]]) -> tuple[float, int] | None:
+    """Of a difference of quantities of independent fits, and the smaller degrees of freedom.
+
+    ``None`` where one of the fits has no sandwich.
+    """
+    variances, dofs = [], []
+    for fit, quantity in parts:
+        cov = covariance(fit._solution)
+        if cov.matrix is None:
+            return None
+        variances.append(_variance(fit, quantity, cov.matrix))
+        dofs.append(cov.dof)
+    return math.sqrt(sum(variances)), min(dofs)
+
+
+def _variance(fit: Fit, quantity: Callable[[Law], float], matrix: Floats) -> float:
+    gradient = gradient_of(fit._solution, lambda law: np.array([quantity(law)]))[0]
+    return float(gradient @ matrix @ gradient)
+
+
+def _limits(first: Fit, second: Fit, C: float, m: float) -> list[Diagnostic]:
+    out = []
+    for name, fit, compute in (("first", first, C), ("second", second, C * m)):
+        if fit.trust == "no":
+            text = f"the {name} fit is not reliable"
+            out.append(Diagnostic("poor_fit", "critical", text, "read its diagnostics"))
+        if math.isfinite(compute) and compute > 10 * fit.largest_compute:
+            factor = compute / fit.largest_compute
+            text = f"the {name} fit is used at {factor:.3g} times its largest run's compute"
+            out.append(Diagnostic("extrapolation", "warning", text, "add larger runs"))
+    if first.runs.unit != second.runs.unit:
+        text = f"one counts {first.runs.unit}, the other {second.runs.unit}"
+        out.append(Diagnostic("units_differ", "warning", text, "compare losses in one unit"))
+    return out

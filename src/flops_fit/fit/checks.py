@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.estimate import Evidence
-from flops_fit.fit.isoflop import IsoFLOP
+from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.mixed_units import mixed_loss_units
 from flops_fit.fit.sandwich import covariance, student_t
 from flops_fit.fit.solver import FitStatus, Solution

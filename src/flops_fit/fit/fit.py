@@ -15,13 +15,12 @@ from flops_fit.fit import questions as questions
 from flops_fit.fit.approaches import Approach, exponent_interval, three_approaches
 from flops_fit.fit.bootstrap import constants
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
-from flops_fit.fit.envelope import Envelope
 from flops_fit.fit.estimate import Estimate, Evidence, estimate
 from flops_fit.fit.export import fit_card
 from flops_fit.fit.forms import Choice
 from flops_fit.fit.generic import asked_about
 from flops_fit.fit.headline import Headline, predict_from_lines
-from flops_fit.fit.isoflop import IsoFLOP
+from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.prediction import Budget, Prediction, check_target, predict
 from flops_fit.fit.repeated import scarcity_notes
 from flops_fit.fit.sensitivity import Sensitivity

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from flops_fit.errors import FitError
 from flops_fit.fit.checks import diagnose, find_outliers, residual_diagnostics, residual_map
-from flops_fit.fit.envelope import envelope, envelope_diagnostics
 from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.flops import flops_of
@@ -27,7 +26,7 @@ from flops_fit.fit.forms import (
 )
 from flops_fit.fit.generic import with_covariates
 from flops_fit.fit.headline import choose_headline, headline_diagnostic
-from flops_fit.fit.isoflop import IsoFLOP, isoflop
+from flops_fit.fit.minima import IsoFLOP, envelope, isoflop
 from flops_fit.fit.repeated import (
     FEW_EPOCHS,
     determines_repeats,
@@ -79,7 +78,7 @@ def assemble(
     front = task.front
     headline = choose_headline(chosen, shape, front)
     found.append(headline_diagnostic(headline))
-    found += envelope_diagnostics(front) if front else []
+    found += front.diagnostics() if front else []
     reason = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
     used = task.table.select(kept, reason)
     return Fit(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError, TableError
-from flops_fit.fit.envelope import Envelope
 from flops_fit.fit.generic import solve_generic
+from flops_fit.fit.minima import Envelope
 from flops_fit.fit.newton import polish
 from flops_fit.fit.sandwich import covariance
 from flops_fit.fit.solver import DeltaRule, Solution, solve_surface

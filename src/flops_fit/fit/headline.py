@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.envelope import Envelope
 from flops_fit.fit.estimate import Evidence
-from flops_fit.fit.isoflop import IsoFLOP
+from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.power import fit_power
 from flops_fit.fit.prediction import QUANTITIES, Budget, Prediction
 from flops_fit.fit.solver import Solution

@@ -1,4 +1,4 @@
-"""The answer at one compute budget, with its intervals and what limits them."""
+"""The answer at one compute budget with its intervals, and what a budget held out says of it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.estimate import Evidence, Interval, check_level
+from flops_fit.fit.minima import parabola
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
-from flops_fit.laws.optimum import Optimum, spend
+from flops_fit.laws.optimum import Optimum, PowerLaw, spend
 from flops_fit.records import Diagnostic, finite_json
+from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, format_count
 
 Floats = NDArray[np.float64]
 
+_WINDOW = 5.0  # of the parabola through a budget that was held out
 QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
 
 
@@ -39,7 +42,7 @@ class Prediction(Mapping[str, Any]):
         N*, D* in ``unit``, L(N*, D*) and D*/N*. The loss is NaN where approach 1 or 2 answers and
         its minima determine none.
     intervals
-        For each of these four (low, high) at ``level``, or ``None`` where no honest interval
+        For each of these four (low, high) at ``level``, or ``None`` where no reliable interval
         exists; a diagnostic then says why. They hold if the law's form does. What a cap fixes
         has its one value as both ends.
     interval_method
@@ -90,15 +93,17 @@ class Prediction(Mapping[str, Any]):
             rows.append([name, show(self[quantity]), interval])
         far = f"{self.extrapolation:.3g} times the largest run"
         title = f"With {self.target_compute:.3g} training FLOPs, {far}"
-        told = [str(d) for d in self.diagnostics if d.severity in ("warning", "critical")]
-        return card(title, rows, told)
+        return card(title, rows, serious(self.diagnostics))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``None`` where a number is not known."""
-        found: dict[str, Any] = finite_json(
-            {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
-        )
-        return found
+        record = {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
+        return dict(finite_json(record))
+
+
+def serious(diagnostics: Sequence[Diagnostic]) -> list[str]:
+    """The warnings and critical findings in words."""
+    return [str(d) for d in diagnostics if d.severity in ("warning", "critical")]
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,9 @@ class Budget:
 
     def optimum(self, law: Law) -> Optimum:
         """The best N and D of a law."""
-        caps = {"max_params": self.max_params, "max_tokens": self.max_tokens}
-        return law.optimal(self.C, self.flops, **caps)
+        return law.optimal(
+            self.C, self.flops, max_params=self.max_params, max_tokens=self.max_tokens
+        )
 
     def log_quantities(self, law: Law) -> Floats:
         """Logs of N*, D*, L and D/N, in the order of :data:`QUANTITIES`."""
@@ -132,7 +138,11 @@ class Budget:
 
 
 def predict(
-    evidence: Evidence, budget: Budget, level: float, others: Sequence[Law], line: Any = None
+    evidence: Evidence,
+    budget: Budget,
+    level: float,
+    others: Sequence[Law],
+    line: PowerLaw | None = None,
 ) -> Prediction:
     """The answer at a budget, with intervals and the spread over the forms.
 
@@ -144,11 +154,11 @@ def predict(
         N*(C) of approach 2, where it has one.
     """
     best = budget.optimum(evidence.law)
-    found = evidence.intervals(budget.log_quantities, QUANTITIES, level)
+    intervals = evidence.intervals(budget.log_quantities, QUANTITIES, level)
     values = (best.params, best.tokens, best.loss, best.tokens / best.params)
     spans = {
         name: budget.within(name, value, span)
-        for name, value, span in zip(QUANTITIES, values, found.spans, strict=True)
+        for name, value, span in zip(QUANTITIES, values, intervals.spans, strict=True)
     }
     far = off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds))
     caps = () if not best.binds else (_cap_note(evidence.law, budget, best),)
@@ -162,12 +172,14 @@ def predict(
         unit=evidence.runs.unit,
         extrapolation=best.compute / float(np.max(evidence.runs.flops)),
         form_spread=_form_spread((evidence.law, *others), evidence.law, line, budget),
-        interval_method=found.method,
-        diagnostics=(*found.notes, *caps, *far),
+        interval_method=intervals.method,
+        diagnostics=(*intervals.notes, *caps, *far),
     )
 
 
-def _form_spread(laws: Sequence[Law], law: Law, line: Any, budget: Budget) -> dict[str, Interval]:
+def _form_spread(
+    laws: Sequence[Law], law: Law, line: PowerLaw | None, budget: Budget
+) -> dict[str, Interval]:
     """The range of each quantity over the forms that have an optimum."""
     rows = [budget.log_quantities(each) for each in laws]
     if line is not None:
@@ -202,3 +214,94 @@ def check_target(C: float, level: float) -> None:
     if not (np.isfinite(C) and C > 0):
         raise InputError(f"expected a positive finite compute budget in FLOPs; got {C!r}.")
     check_level(level)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One budget that was held out: what was predicted for it and what was measured.
+
+    Attributes
+    ----------
+    compute
+        Mean C of the budget's runs.
+    predicted_params, predicted_loss
+        N* and L predicted from the smaller budgets.
+    params_interval, loss_interval
+        Confidence intervals of N* and of the law's own loss there; ``None`` where none was made.
+    run_interval
+        Prediction interval for the loss of one run at N*: the law's uncertainty and
+        that run's noise in quadrature.
+    vertex_params, vertex_loss
+        Of the parabola through the budget's runs within ×5 of it; ``None`` where its minimum is not
+        inside the sampled sizes.
+    regret
+        By how much, relative to the vertex's loss, the loss at the predicted N exceeds it on that
+        parabola; ``None`` without a vertex.
+    best_label, best_params, best_loss
+        The run with the lowest loss. The lowest of several is low by luck as well.
+    params_inside, loss_inside
+        Whether the vertex's N lies in ``params_interval`` and the vertex's loss (without a vertex:
+        the lowest run's) in ``run_interval``; ``None`` where one of the two is missing.
+    """
+
+    compute: float
+    runs: int
+    predicted_params: float
+    predicted_loss: float
+    params_interval: Interval | None
+    loss_interval: Interval | None
+    run_interval: Interval | None
+    vertex_params: float | None
+    vertex_loss: float | None
+    regret: float | None
+    best_label: str
+    best_params: float
+    best_loss: float
+    params_inside: bool | None
+    loss_inside: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dict(vars(self))
+
+
+def judge(
+    part: RunTable,
+    params: float,
+    loss: float,
+    params_interval: Interval | None = None,
+    loss_interval: Interval | None = None,
+    run_interval: Interval | None = None,
+) -> HeldOut:
+    """A predicted N* and loss for a budget, with their intervals, beside its runs."""
+    measured = parabola(part, _WINDOW)
+    vertex = measured if measured is not None and measured.interior else None
+    best = int(np.argmin(part.loss))
+    lowest = vertex.loss if vertex else float(part.loss[best])
+    return HeldOut(
+        compute=float(np.mean(part.flops)),
+        runs=len(part),
+        predicted_params=params,
+        predicted_loss=loss,
+        params_interval=params_interval,
+        loss_interval=loss_interval,
+        run_interval=run_interval,
+        vertex_params=vertex.params if vertex else None,
+        vertex_loss=vertex.loss if vertex else None,
+        regret=vertex.regret(params) if vertex else None,
+        best_label=part.labels[best],
+        best_params=float(part.params[best]),
+        best_loss=float(part.loss[best]),
+        params_inside=_inside(vertex.params, params_interval) if vertex else None,
+        loss_inside=_inside(lowest, run_interval),
+    )
+
+
+def predict_held_out(law: Law, flops: FlopsFunction, part: RunTable) -> HeldOut:
+    """The prediction of a law fitted without ``part`` beside it, without intervals."""
+    best = law.optimal(float(np.mean(part.flops)), flops)
+    return judge(part, float(best.params), float(best.loss))
+
+
+def _inside(value: float, interval: Interval | None) -> bool | None:
+    return None if interval is None else bool(interval[0] <= value <= interval[1])

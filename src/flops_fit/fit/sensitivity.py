@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.bootstrap import laws_at, refitted
-from flops_fit.fit.held_out import HeldOut, predict_held_out
+from flops_fit.fit.prediction import HeldOut, predict_held_out
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law

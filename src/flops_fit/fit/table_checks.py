@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
 from flops_fit.fit.flops import flops_misfit
-from flops_fit.fit.isoflop import IsoFLOP
+from flops_fit.fit.minima import IsoFLOP
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Excluded

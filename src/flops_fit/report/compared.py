@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fit.backtesting import Backtest
 from flops_fit.fit.fit import Fit
-from flops_fit.fit.held_out import HeldOut
+from flops_fit.fit.prediction import HeldOut
 from flops_fit.report.style import (
     BLUE,
     CLEAR,
