@@ -75,6 +75,7 @@ PACKAGES = (
     "flops_fit.fit",
     "flops_fit.flops",
     "flops_fit.laws",
+    "flops_fit.mup",
     "flops_fit.plan",
     "flops_fit.recipes",
     "flops_fit.reference",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flops_fit import errors, examples, laws, reference
     from flops_fit.api import coordinate_check, find_optimal, plan_sweep, run_sweep, tune_sweep
     from flops_fit.fit import Fit, Prediction, compare, fit_runs
+    from flops_fit.mup import Mup
     from flops_fit.plan import SweepPlan
     from flops_fit.recipes import HParams
     from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from flops_fit.result import Result
     from flops_fit.table import Curves, RunTable
     from flops_fit.trackers import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
-    from flops_fit.train import Mup
 
 __all__ = [
     "Curves",
@@ -60,6 +60,7 @@ __all__ = [
 
 _MODULES = {
     "api": ("coordinate_check", "find_optimal", "plan_sweep", "run_sweep", "tune_sweep"),
+    "mup": ("Mup",),
     "fit": ("Fit", "Prediction", "compare", "fit_runs"),
     "plan": ("SweepPlan",),
     "recipes": ("HParams",),
@@ -68,7 +69,6 @@ _MODULES = {
     "result": ("Result",),
     "table": ("Curves", "RunTable"),
     "trackers": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
-    "train": ("Mup",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -15,13 +15,13 @@ from flops_fit.checks import names_near_matches
 from flops_fit.execute.executor import Executor
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.laws.law import Law
+from flops_fit.mup.parametrization import ParametrizationLike
 from flops_fit.plan.designs import Design, PriorLike, Sizes
 from flops_fit.plan.planner import check_fittable
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeLike
 from flops_fit.result import Result
 from flops_fit.trackers.tracker import Tracker
-from flops_fit.train.mup import ParametrizationLike
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision
 from flops_fit.tune.options import Tune

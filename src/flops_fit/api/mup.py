@@ -7,14 +7,14 @@ from typing import Any
 
 from flops_fit.api.width_check import SEEDS, STEPS, WidthCheck, count_widths
 from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.mup.coordinate_check import check_coordinates
+from flops_fit.mup.parametrization import Mup, Parametrization, parametrize
 from flops_fit.objective import Objective
 from flops_fit.plan.planner import at_base
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
-from flops_fit.train.coordinate_check import check_coordinates
-from flops_fit.train.mup import Mup, parametrize
-from flops_fit.train.mup_parametrization import Parametrization
+from flops_fit.train.step import whole_batch_step
 from flops_fit.train.trainer import Trainer
 
 _SAMPLES = 8
@@ -64,12 +64,20 @@ def with_check(plan: SweepPlan, trainer: Trainer, mup: Mup) -> SweepPlan:
             trainer.objective,
             found[0],
             roles,
-            hparams,
+            lambda model: whole_batch_step(
+                model,
+                trainer.objective,
+                hparams,
+                found[1],
+                trainer.device,
+                trainer.config.optimizer,
+                roles,
+            ),
+            lr=hparams.lr,
             scaled=True,
             steps=STEPS,
             seeds=SEEDS,
             device=trainer.device,
-            optimizer=trainer.config.optimizer,
         )
     except Exception as error:  # the user's model may refuse a width in any way
         return _told(plan, "note", f"The coordinate check could not be made: {error_line(error)}.")

@@ -19,6 +19,7 @@ from flops_fit.execute.mock import MockTask
 from flops_fit.fingerprint import digest, fingerprint_any
 from flops_fit.laws.law import Law
 from flops_fit.model.spec import ModelSpec
+from flops_fit.mup.parametrization import Mup, ParametrizationLike
 from flops_fit.objective import Objective
 from flops_fit.plan.designs import DESIGNS, Design, PriorLike, Sizes
 from flops_fit.plan.findings import code_findings, data_findings, settle_labels
@@ -30,7 +31,6 @@ from flops_fit.records import Diagnostic
 from flops_fit.reference.published_laws import law as published_law
 from flops_fit.trackers.tracker import Tracker
 from flops_fit.train.config import TrainingConfig
-from flops_fit.train.mup import Mup, ParametrizationLike
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision, resolve_device, resolve_precision
 from flops_fit.train.trainer import Trainer

@@ -11,14 +11,20 @@ from flops_fit.data.split import check_dataset_type, split_data
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.mup.coordinate_check import CoordinateCheck, check_coordinates
+from flops_fit.mup.parametrization import (
+    Mup,
+    Parametrization,
+    ParametrizationLike,
+    parametrize,
+    resolve_mup,
+)
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.planner import EXAMPLE_SAMPLES
-from flops_fit.train.coordinate_check import CoordinateCheck, check_coordinates
-from flops_fit.train.mup import Mup, ParametrizationLike, parametrize, resolve_mup
-from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import MakeOptimizer
 from flops_fit.train.precision import resolve_device
+from flops_fit.train.step import whole_batch_step
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -127,19 +133,22 @@ def coordinate_check(
             f"{count_widths(spec, roles, sizes)}."
         )
     hparams = HParams(lr=lr, batch_units=1)
+    device = resolve_device(device)
     return check_coordinates(
         spec,
         data.first_batch(samples),
         objective,
         sizes,
         roles,
-        hparams,
+        lambda model: whole_batch_step(
+            model, objective, hparams, samples, device, optimizer, roles if mup else None
+        ),
+        lr=lr,
         scaled=mup is not None,
         steps=steps,
         seeds=seeds,
         seed=seed,
-        device=resolve_device(device),
-        optimizer=optimizer,
+        device=device,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.files import write_output
 from flops_fit.flops.functions import FlopsFunction
+from flops_fit.mup.coordinate_check import CoordinateCheck
 from flops_fit.plan.comparison import DesignCosts, compare_designs
 from flops_fit.plan.cost import Device, Priced
 from flops_fit.plan.designs import Layout
@@ -54,7 +55,7 @@ class SweepPlan(Priced):
     maker
         What makes the exact experiment of any other budget and size under the same conditions.
     coordinates
-        The check of whether one learning rate serves all widths, a ``train.CoordinateCheck``; ``None``
+        The check of whether one learning rate serves all widths, a ``mup.CoordinateCheck``; ``None``
         where none was made. Not part of the plan on disk.
     """
 
@@ -66,7 +67,7 @@ class SweepPlan(Priced):
     task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
     maker: ExperimentFactory | None = field(default=None, compare=False, repr=False)
     layout: Layout | None = None
-    coordinates: Any = field(default=None, compare=False, repr=False)
+    coordinates: CoordinateCheck | None = field(default=None, compare=False, repr=False)
 
     @property
     def budgets(self) -> tuple[float, ...]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fingerprint import fingerprint_code
+from flops_fit.mup.parametrization import Mup, ParametrizationLike, resolve_mup
 from flops_fit.trackers.check import check_trackers
 from flops_fit.trackers.tracker import Tracker
 from flops_fit.train.checkpoint import check_intervals
 from flops_fit.train.compile import Compile
-from flops_fit.train.mup import Mup, ParametrizationLike, resolve_mup
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision
 from flops_fit.train.throughput import Workers

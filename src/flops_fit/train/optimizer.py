@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.hparams import HParams
+from flops_fit.mup.parametrization import Parametrization
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,7 @@ def make_optimizer(
     hparams: HParams,
     optimizer: MakeOptimizer | type[Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
+    parametrization: Parametrization | None = None,
 ) -> Optimizer:
     """The optimizer of one run, every group of which follows the run's schedule.
 
@@ -52,6 +54,8 @@ def make_optimizer(
     param_groups
         ``(model, hparams) -> groups``, as torch takes them, with an optional ``lr_scale`` each.
         A group without ``weight_decay`` has that of ``hparams``.
+    parametrization
+        Cuts the groups further, by how each parameter's rate follows from the width.
 
     Raises
     ------
@@ -78,7 +82,10 @@ def make_optimizer(
             "model: expected at least one parameter that requires a gradient; got none."
         )
     known = {id(p) for p in model.parameters()}
-    groups = _with_rates((param_groups or decay_groups)(model, hparams), hparams)
+    chosen: Any = (param_groups or decay_groups)(model, hparams)
+    if parametrization is not None:
+        chosen = parametrization.scale(model, chosen)
+    groups = _with_rates(chosen, hparams)
     _check_cover(groups, names, known, "param_groups")
 
     make: Any = _adamw if optimizer is None else optimizer
@@ -108,6 +115,7 @@ def try_optimizer(
     hparams: HParams,
     optimizer: MakeOptimizer | type[Optimizer] | None,
     param_groups: ParamGroups | None,
+    parametrization: Parametrization | None = None,
 ) -> None:
     """Find out before a sweep whether its runs can be stepped: once, along no gradient.
 
@@ -119,7 +127,7 @@ def try_optimizer(
     import torch
 
     try:
-        made = make_optimizer(model, hparams, optimizer, param_groups)
+        made = make_optimizer(model, hparams, optimizer, param_groups, parametrization)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.distributed import ALONE, Ranks
 from flops_fit.errors import DataError, ModelError
+from flops_fit.hparams import HParams
+from flops_fit.mup.parametrization import Parametrization
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
 from flops_fit.train.compile import Forward
+from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
 
 @dataclass
@@ -192,6 +196,27 @@ class Stepper:
         self.notes.append(
             f"out of memory with {before} samples at once: {self.microbatch} from then on"
         )
+
+
+def whole_batch_step(
+    model: Any,
+    objective: Objective,
+    hparams: HParams,
+    samples: int,
+    device: str,
+    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+    parametrization: Parametrization | None = None,
+) -> Stepper:
+    """Steps of one process that put whole batches of ``samples`` through the model at once."""
+    return Stepper(
+        model=model,
+        objective=objective,
+        optimizer=make_optimizer(model, hparams, optimizer, None, parametrization),
+        clip=hparams.clip,
+        samples=samples,
+        microbatch=samples,
+        device=device,
+    )
 
 
 def split_batch(batch: Any, size: int) -> Iterator[Any]:

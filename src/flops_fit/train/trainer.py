@@ -20,6 +20,7 @@ from flops_fit.distributed import PeerError, Ranks, join_ranks
 from flops_fit.errors import DataError
 from flops_fit.hparams import is_finished, learning_rate
 from flops_fit.model.spec import ModelSpec
+from flops_fit.mup.parametrization import Parametrization
 from flops_fit.objective import Objective, to_device
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, Run, RunState
@@ -30,9 +31,7 @@ from flops_fit.train.compile import pays_to_compile
 from flops_fit.train.config import TrainingConfig
 from flops_fit.train.evaluation import evaluate, noise_scale
 from flops_fit.train.metrics import Interruption, Metrics
-from flops_fit.train.mup_parametrization import Parametrization
 from flops_fit.train.optimizer import (
-    ParamGroups,
     make_optimizer,
     set_learning_rate,
     try_optimizer,
@@ -118,11 +117,18 @@ class Trainer:
     def try_optimizer(self, experiments: Sequence[Experiment]) -> None:
         """Refuse an optimizer or groups of the user's own that the smallest model cannot take."""
         smallest = min(experiments, key=lambda e: e.params.total)
-        own = self.config.optimizer is not None or self._groups is not None
+        config = self.config
+        own = config.optimizer or config.param_groups or self.parametrization
         if own and smallest.params.total <= _BUILT:
             with rng.kept(self.device):
                 model = self.model.build(smallest.size)
-                try_optimizer(model, smallest.hparams, self.config.optimizer, self._groups)
+                try_optimizer(
+                    model,
+                    smallest.hparams,
+                    config.optimizer,
+                    config.param_groups,
+                    self.parametrization,
+                )
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.
@@ -270,7 +276,11 @@ class Trainer:
             model=model,
             objective=self.objective,
             optimizer=make_optimizer(
-                model, experiment.hparams, self.config.optimizer, self._groups
+                model,
+                experiment.hparams,
+                self.config.optimizer,
+                self.config.param_groups,
+                self.parametrization,
             ),
             clip=float(experiment.hparams.clip),
             samples=experiment.batch_size,
@@ -279,10 +289,6 @@ class Trainer:
             autocast=partial(self.precision.autocast, self.device),
             ranks=ranks,
         )
-
-    @property
-    def _groups(self) -> ParamGroups | None:
-        return self.config.param_groups if self.parametrization is None else self.parametrization
 
     def _judged(self, run: Run, tally: TrainState, step: Stepper) -> Run:
         """The run with its held-out loss, and whether it has learnt anything."""

@@ -13,7 +13,7 @@ import flops_fit
 from flops_fit.api import width_check
 from flops_fit.errors import InputError
 from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn, vit_loss_fn
-from flops_fit.train import Coordinate, CoordinateCheck, Mup
+from flops_fit.mup import Coordinate, CoordinateCheck, Mup
 from tests.conftest import MLP, Blobs, cross_entropy
 
 

@@ -1,4 +1,4 @@
-"""Over which of its dimensions a weight is summed, seen in the forward pass itself."""
+"""Over which of its dimensions a weight is summed, traced in the forward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
 
-# Where the operands of a product stand among the arguments, and which dimension each sums over.
+# The operands of a product: position among the arguments, and the dimension that is summed over.
 _PRODUCTS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "mm": ((0, 1), (1, 0)),
     "bmm": ((0, 2), (1, 1)),
@@ -37,29 +37,29 @@ class Uses:
 
     Attributes
     ----------
-    contracted
+    summed
         The dimensions that products with activations sum over.
     looked_up
         Tables: rows of them are taken by index.
     met
-        Those that met an activation in any operation.
+        Those that share an operation with an activation.
     mixed
-        Those of which a product sums over a part of a dimension and keeps the rest of it, as of a
-        matrix that is stored as a vector: their fan-in is no product of dimensions.
+        Those with a dimension that a product sums over in part, such as a matrix stored as a vector:
+        their fan-in is not a product of dimensions.
     """
 
-    contracted: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    summed: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     looked_up: set[str] = field(default_factory=set)
     met: set[str] = field(default_factory=set)
     mixed: set[str] = field(default_factory=set)
 
 
 def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any]) -> Uses:
-    """Run ``forward()`` and see every operation below autograd that a parameter is part of.
+    """Run ``forward()`` and record every operation below autograd that a parameter is part of.
 
     A parameter is followed by its storage, and a dimension by its stride: transposes, views, heads
-    cut out of a matrix and slices keep both. Casts, copies and what is computed of parameters alone (a
-    normed weight, say) begin a new storage whose dimensions are those of the operands. Only a
+    cut out of a matrix and slices keep both. Casts, copies and what is computed from parameters alone
+    (such as a normalised weight) start a new storage with the dimensions of the operands. Only a
     product with something that depends on ``batch`` counts.
 
     Parameters
@@ -75,28 +75,28 @@ def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any
     --------
     >>> import torch
     >>> layer, x = torch.nn.Linear(4, 8, device="meta"), torch.empty(2, 4, device="meta")
-    >>> dict(trace_uses(lambda: layer(x), layer, [x]).contracted)
+    >>> dict(trace_uses(lambda: layer(x), layer, [x]).summed)
     {'weight': {1}}
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    seen = _Follower(model, batch)
+    tracer = _Tracer(model, batch)
 
-    class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             out = func(*args, **(kwargs or {}))
             name = str(func._overloadpacket).removeprefix("aten.").rstrip("_")
-            seen.see(name, args, kwargs or {}, out)
+            tracer.record(name, args, kwargs or {}, out)
             return out
 
-    with Follow():  # type: ignore[no-untyped-call]
+    with Record():  # type: ignore[no-untyped-call]
         forward()
-    return seen.uses
+    return tracer.uses
 
 
-class _Follower:
+class _Tracer:
     """Which storages hold parameters, and which depend on the batch."""
 
     def __init__(self, model: nn.Module, batch: Iterable[Any]) -> None:
@@ -109,7 +109,7 @@ class _Follower:
             self._layouts[self._address(p)] = [(name, own)]
         self._own = frozenset(self._layouts)
 
-    def see(self, name: str, args: Sequence[Any], kwargs: Any, out: Any) -> None:
+    def record(self, name: str, args: Sequence[Any], kwargs: Any, out: Any) -> None:
         """One operation."""
         tensors = list(_tensors([*args, *kwargs.values()]))
         weights = [t for t in tensors if _storage(t) in self._layouts]
@@ -117,43 +117,43 @@ class _Follower:
         if weights and of_data:
             self.uses.met |= {name for t in weights for name, _ in self._layouts[_storage(t)]}
             for tensor, dims in _summed(name, args):
-                self._contract(tensor, dims)
+                self._add_product(tensor, dims)
         if weights and name in _LOOKUPS:
             self.uses.looked_up |= {n for n, _ in self._layouts.get(_storage(args[0]), [])}
-        made = [t for t in _tensors([out]) if _storage(t) not in self._own]
+        results = [t for t in _tensors([out]) if _storage(t) not in self._own]
         if of_data or (weights and name in _LOOKUPS):
-            for tensor in made:
+            for tensor in results:
                 self._data.add(self._address(tensor))
                 self._layouts.pop(_storage(tensor), None)  # it may be written in place
         elif weights:
-            for tensor in made:
+            for tensor in results:
                 if _storage(tensor) not in self._layouts:
                     self._derive(tensor, weights)
 
-    def _contract(self, tensor: Any, dims: Iterable[int]) -> None:
+    def _add_product(self, tensor: Any, dims: Iterable[int]) -> None:
         """A product sums over these dimensions of a tensor that may be, or view, a parameter."""
-        asked = {d % tensor.dim() for d in dims}
+        dims = {d % tensor.dim() for d in dims}
         for name, layout in self._layouts.get(_storage(tensor), []):
-            summed, kept = set[int](), set[int]()
+            summed, others = set[int](), set[int]()
             for i, step in _steps(tensor):
-                (summed if i in asked else kept).update(_within(step, layout))
-            self.uses.contracted[name] |= summed
-            if summed & kept:
+                (summed if i in dims else others).update(_within(step, layout))
+            self.uses.summed[name] |= summed
+            if summed & others:
                 self.uses.mixed.add(name)
 
-    def _derive(self, made: Any, weights: Sequence[Any]) -> None:
-        """What is computed of parameters alone has their dimensions, aligned at the last one."""
+    def _derive(self, result: Any, weights: Sequence[Any]) -> None:
+        """What is computed from parameters alone has their dimensions, aligned at the last one."""
         layouts: list[tuple[str, Layout]] = []
         for weight in weights:
-            steps, shift = dict(_steps(weight)), made.dim() - weight.dim()
+            steps, shift = dict(_steps(weight)), result.dim() - weight.dim()
             for name, layout in self._layouts[_storage(weight)]:
-                kept = tuple(
+                aligned = tuple(
                     (stride, length, frozenset(_within(steps[i - shift], layout)))
-                    for i, (stride, length) in _steps(made)
+                    for i, (stride, length) in _steps(result)
                     if steps.get(i - shift, (0, 0))[1] == length
                 )
-                layouts.append((name, kept))
-        self._layouts[self._address(made)] = layouts
+                layouts.append((name, aligned))
+        self._layouts[self._address(result)] = layouts
 
     def _address(self, tensor: Any) -> int:
         self._alive.append(tensor)
@@ -161,10 +161,10 @@ class _Follower:
 
 
 def _summed(name: str, args: Sequence[Any]) -> Iterator[tuple[Any, Sequence[int]]]:
-    """The operands of a product, each with the dimensions of it that are summed over."""
+    """The operands of a product, each with its dimensions that are summed over."""
     if name in _PRODUCTS:
-        for place, dim in _PRODUCTS[name]:
-            yield args[place], (dim,)
+        for position, dim in _PRODUCTS[name]:
+            yield args[position], (dim,)
     elif name in _CONVOLUTIONS:
         weight, transposed = args[1], bool(args[6])
         yield weight, [0 if transposed else 1, *range(2, weight.dim())]
@@ -176,14 +176,14 @@ def _summed(name: str, args: Sequence[Any]) -> Iterator[tuple[Any, Sequence[int]
 
 
 def _within(step: tuple[int, int], layout: Layout) -> set[int]:
-    """The dimensions of the parameter that ``length`` steps of ``stride`` elements walk along.
+    """The dimensions of the parameter that ``length`` steps of ``stride`` elements move along.
 
-    One of stride s and length n spans the strides from s to s·n, and steps lie in it where their
-    own span meets it: two dimensions flattened into one meet both.
+    A dimension of stride s and length n spans the strides from s to s·n; a step belongs to it if
+    the spans overlap, so two dimensions flattened into one match both.
     """
     stride, length = step
-    met = (d for s, n, d in layout if stride < s * n and s < stride * length)
-    return {i for dims in met for i in dims}
+    overlapping = (d for s, n, d in layout if stride < s * n and s < stride * length)
+    return {i for dims in overlapping for i in dims}
 
 
 def _steps(tensor: Any) -> list[tuple[int, tuple[int, int]]]:
@@ -204,11 +204,11 @@ def _tensors(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
-def by_class(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def summed_by_layers(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The dimensions that torch's own layers sum over, by the names of their weights.
 
-    Layers are ``(out, in, ...)``, transposed convolutions ``(in, out, ...)``. What is of no such
-    layer is left out; tables and norms sum over nothing.
+    Layers are ``(out, in, ...)``, transposed convolutions ``(in, out, ...)``. Weights of other layers
+    are left out; tables and norms sum over nothing.
     """
     from torch import nn
 

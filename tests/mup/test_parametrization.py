@@ -18,10 +18,12 @@ from flops_fit.data import split_data
 from flops_fit.errors import InputError, InputTypeError, ModelError
 from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn
 from flops_fit.model import ModelSpec
+from flops_fit.mup import Mup, Parametrization
+from flops_fit.mup.parametrization import parametrize
+from flops_fit.mup.trace import trace_uses
 from flops_fit.objective import Objective
 from flops_fit.recipes import HParams
-from flops_fit.train import Mup, Parametrization, Trainer, parametrize
-from flops_fit.train.mup_trace import trace_uses
+from flops_fit.train import Trainer
 from flops_fit.train.optimizer import decay_groups, make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 
@@ -41,7 +43,7 @@ def found(
 
 
 def roles(made: Parametrization) -> dict[str, str]:
-    return {kind.name: kind.role for kind in made.kinds}
+    return {kind.name: kind.role for kind in made.roles}
 
 
 class Raw(nn.Module):
@@ -159,7 +161,7 @@ def test_roles_of_the_bundled_vision_transformer() -> None:
 
 def test_the_contracted_side_of_a_raw_matrix_is_found_by_its_strides() -> None:
     made = found(Raw, POINTS)
-    assert {k.name: (k.role, k.inputs) for k in made.kinds} == {
+    assert {k.name: (k.role, k.inputs) for k in made.roles} == {
         "right": ("input", (0,)),
         "left": ("hidden", (1,)),
         "shift": ("vector", ()),
@@ -171,7 +173,7 @@ def test_the_contracted_side_of_a_raw_matrix_is_found_by_its_strides() -> None:
 
 def test_kernels_and_groups_count_in_the_fan_in_of_convolutions() -> None:
     made = found(Convolutions, (torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)))
-    assert {k.name: (k.role, k.inputs) for k in made.kinds if k.name.endswith("weight")} == {
+    assert {k.name: (k.role, k.inputs) for k in made.roles if k.name.endswith("weight")} == {
         "into.weight": ("input", (1, 2, 3)),
         "deep.weight": ("hidden", (1, 2, 3)),
         "depthwise.weight": ("input", (2, 3)),  # each channel has one input at any width
@@ -184,7 +186,7 @@ def test_kernels_and_groups_count_in_the_fan_in_of_convolutions() -> None:
 def test_recurrent_attention_and_bilinear_layers_are_seen_in_operations() -> None:
     made = found(Recurrent, (TOKENS, TOKENS))
     assert made.notes == ()
-    kinds = {k.name: (k.role, k.inputs) for k in made.kinds}
+    kinds = {k.name: (k.role, k.inputs) for k in made.roles}
     for name in ("recurrent.weight_ih_l0", "recurrent.weight_hh_l0", "attention.in_proj_weight"):
         assert kinds[name] == ("hidden", (1,))
     assert kinds["product.weight"] == ("hidden", (1, 2))
@@ -277,7 +279,7 @@ def test_scales_are_those_of_table_3() -> None:
     made = found(Net, POINTS, (8, 16, 48))
     for width, m in ((8, 1), (16, 2), (48, 6)):
         model = Net(width)
-        optimizer = make_optimizer(model, HPARAMS, None, made)
+        optimizer = make_optimizer(model, HPARAMS, parametrization=made)
         names = {id(p): name for name, p in model.named_parameters()}
         rates = {
             names[id(p)]: (g["lr_scale"], g["weight_decay"])
@@ -304,7 +306,9 @@ def test_groups_cover_every_parameter_and_decay_by_as_much_at_every_width(
     made = found(model, batch)
     big = model(64)
     decays = {id(p): g["weight_decay"] for g in decay_groups(big, HPARAMS) for p in g["params"]}
-    optimizer = make_optimizer(big, HPARAMS, None, made)  # refuses what is left out or twice in it
+    optimizer = make_optimizer(
+        big, HPARAMS, parametrization=made
+    )  # refuses what is left out or twice in it
     assert {g["lr_scale"] for g in optimizer.param_groups} >= {0.25, 1}
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -330,7 +334,7 @@ def test_initial_weights_follow_the_width_by_role() -> None:
     torch.manual_seed(3)
     model = Net(128)
     made.apply(model)
-    rms = {kind.name: kind.rms for kind in made.kinds}
+    rms = {kind.name: kind.rms for kind in made.roles}
     now = {name: float(p.detach().square().mean().sqrt()) for name, p in model.named_parameters()}
     assert now["b.weight"] == pytest.approx(rms["b.weight"] / 2)
     assert rms["b.weight"] == pytest.approx(0.02, rel=0.1)
@@ -352,7 +356,7 @@ def trained(made: Parametrization, clip: float) -> list[float]:
     torch.manual_seed(0)
     model = GPT(d_model=32)
     made.apply(model)
-    optimizer = make_optimizer(model, HPARAMS, None, made)
+    optimizer = make_optimizer(model, HPARAMS, parametrization=made)
     tokens = torch.randint(256, (4, 17), generator=torch.Generator().manual_seed(1))
     losses = []
     for _ in range(12):
@@ -376,7 +380,7 @@ def test_a_slower_readout_and_a_multiplied_one_are_the_same_under_adam() -> None
     losses = trained(slow, 1e9)
     assert losses[-1] < losses[0] - 0.5
     assert trained(multiplied, 1e9) == pytest.approx(losses, rel=1e-4)
-    unscaled = replace(multiplied, kinds=tuple(replace(k, role="fixed") for k in slow.kinds))
+    unscaled = replace(multiplied, roles=tuple(replace(k, role="fixed") for k in slow.roles))
     assert trained(unscaled, 1e9) != pytest.approx(losses, rel=1e-2)
 
 
@@ -418,7 +422,7 @@ def test_a_product_with_what_is_not_of_the_batch_contracts_nothing() -> None:
             return x @ (self.w / (self.w.T @ self.u).norm()).T
 
     model, x = Spectral(), torch.randn(2, 4)
-    assert dict(trace_uses(lambda: model(x), model, [x]).contracted) == {"w": {1}}
+    assert dict(trace_uses(lambda: model(x), model, [x]).summed) == {"w": {1}}
 
 
 def test_it_travels_as_plain_data() -> None:
@@ -466,7 +470,7 @@ def test_every_size_has_the_rate_of_the_base_and_all_else_of_its_own() -> None:
     mup = flops_fit.plan_sweep(**SWEEP, hparams=halving, parametrization="mup")
     assert {e.hparams.lr for e in standard.experiments} == {0.01, 0.005, 0.0025}
     for before, after in zip(standard.experiments, mup.experiments, strict=True):
-        assert after.hparams == {**before.hparams, "lr": 0.01}
+        assert after.hparams == replace(before.hparams, lr=0.01)
         assert replace(after, hparams=before.hparams, fingerprint=before.fingerprint) == before
     named = flops_fit.plan_sweep(**SWEEP, hparams=halving, parametrization=Mup(base=16))
     assert {e.hparams.lr for e in named.experiments} == {0.005}
@@ -528,7 +532,7 @@ class StoppingLoss:
 
 
 def test_a_run_in_mup_that_is_interrupted_goes_on_to_the_same_end(tmp_path: Path) -> None:
-    experiment = make_experiment(size=32, steps=30, model="tests.train.test_parametrize.Deep")
+    experiment = make_experiment(size=32, steps=30, model="tests.mup.test_parametrization.Deep")
     whole = trainer(tmp_path / "whole")(experiment)
     parts = trainer(tmp_path / "parts", checkpoint_steps=5, objective=Objective(StoppingLoss()))
     with pytest.raises(Stop):
@@ -552,7 +556,7 @@ def test_multipliers_stay_in_what_torch_compiles() -> None:
 
 
 def test_microbatches_compute_the_same(tmp_path: Path) -> None:
-    experiment = make_experiment(size=32, steps=10, model="tests.train.test_parametrize.Deep")
+    experiment = make_experiment(size=32, steps=10, model="tests.mup.test_parametrization.Deep")
     whole = trainer(tmp_path / "a")(experiment)
     parts = trainer(tmp_path / "b", microbatch=3)(experiment)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-5)

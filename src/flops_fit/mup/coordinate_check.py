@@ -1,4 +1,4 @@
-"""Do activations move alike at every width? A few steps at each, by the same code that trains."""
+"""Do activations move alike at every width? A few training steps at each, and the verdict."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flops_fit import rng
-from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.objective import Objective, batch_length, map_tensors, to_device
+from flops_fit.mup.parametrization import Parametrization
+from flops_fit.objective import Objective, map_tensors, to_device
 from flops_fit.text import render
-from flops_fit.train.mup_parametrization import Parametrization
-from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
-from flops_fit.train.step import Stepper
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch.optim import Optimizer
-
 
 # Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to
-# +0.12 in μP and a steepest one of +0.56 to +1.8 without. Below there is more room: what is noise in an
+# +0.12 in μP and a steepest one of +0.56 to +1.8 without. The lower bound is wider: noise in an
 # update adds up like the square root of the width, and fades beside what is common to it.
 BAND = (-0.35, 0.25)
-_T = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
+_T90 = {2: 6.31, 3: 2.92, 4: 2.35, 5: 2.13}  # Student's t at 90 %, two-sided, by number of seeds
+_WHOLE = "(whole model)"
+_MIN_CHANGE = 1e-12  # has a logarithm
+_ROUNDING = 1e-6  # smaller changes, as a share of an activation, are rounding
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Coordinate:
     Attributes
     ----------
     name
-        The module's, its numbers replaced.
+        The module's, with its numbers replaced.
     change
         Root mean square of the change since step 0, at each width; the geometric mean over seeds.
     size
@@ -47,7 +45,7 @@ class Coordinate:
     slope, slope_se
         Of ln(change) against ln(width): the mean over seeds and its standard error.
     moves
-        Whether it moves at all; what has nothing to learn is no part of the verdict.
+        Whether it moves at all; what has nothing to learn is not part of the verdict.
     """
 
     name: str
@@ -71,13 +69,13 @@ class CoordinateCheck:
     sizes, widths
         The sizes trained, and how many times wider than the base each is.
     coordinates
-        One entry a kind of module.
+        One entry for each kind of module.
     steps, seeds, lr
-        What was trained.
+        How it was trained.
     parametrization
         ``"standard"`` or ``"mup"``.
     band
-        Slopes from here to there pass.
+        Lowest and highest slope that pass.
     """
 
     sizes: tuple[Any, ...]
@@ -90,30 +88,33 @@ class CoordinateCheck:
     band: tuple[float, float] = BAND
 
     @property
+    def _moving(self) -> list[Coordinate]:
+        return [c for c in self.coordinates if c.moves]
+
+    @property
     def outside(self) -> tuple[Coordinate, ...]:
         """Those whose slope lies outside the band by more than its 90 % interval, the worst first."""
-        t, (low, high) = _T[self.seeds], self.band
+        t, (low, high) = _T90[self.seeds], self.band
         out = [
             c
-            for c in self.coordinates
-            if c.moves and not (low - t * c.slope_se <= c.slope <= high + t * c.slope_se)
+            for c in self._moving
+            if not (low - t * c.slope_se <= c.slope <= high + t * c.slope_se)
         ]
         return tuple(sorted(out, key=self._excess, reverse=True))
 
     def _excess(self, coordinate: Coordinate) -> float:
-        """How far a slope lies beyond the band, less than 0 within it."""
+        """How far a slope lies beyond the band, negative within it."""
         low, high = self.band
         beyond = max(coordinate.slope - high, low - coordinate.slope)
         return beyond if math.isfinite(beyond) else math.inf
 
     @property
     def verdict(self) -> Literal["passed", "failed", "unclear"]:
-        """``"unclear"`` where a slope is beyond the band and its interval is not, or nothing moves."""
-        moved = [c for c in self.coordinates if c.moves]
+        """``"unclear"`` if a slope is beyond the band but its interval is not, or if nothing moves."""
         if self.outside:
             return "failed"
-        inside = all(self.band[0] <= c.slope <= self.band[1] for c in moved)
-        return "passed" if moved and inside else "unclear"
+        inside = all(self.band[0] <= c.slope <= self.band[1] for c in self._moving)
+        return "passed" if self._moving and inside else "unclear"
 
     @property
     def passed(self) -> bool:
@@ -123,30 +124,30 @@ class CoordinateCheck:
     @property
     def reason(self) -> str:
         """The verdict in a sentence."""
-        moved = [c for c in self.coordinates if c.moves]
+        moving = self._moving
         span = f"over a factor {self.widths[-1] / self.widths[0]:.3g} of width"
-        if not moved:
+        if not moving:
             return f"no activation moved in {self.steps} steps at the rate {self.lr:g}."
-        worst = max(moved, key=self._excess)
+        worst = max(moving, key=self._excess)
         if not math.isfinite(worst.slope):
             return f"training diverged: {worst.name} is not finite at the rate {self.lr:g}."
         allowed = f"where {self.band[0]:g} to {self.band[1]:+g} would pass"
-        like = f"like width^{worst.slope:+.2f} (± {_T[self.seeds] * worst.slope_se:.2f}"
+        power = f"like width^{worst.slope:+.2f} (± {_T90[self.seeds] * worst.slope_se:.2f}"
         if self.verdict == "passed":
             return (
-                f"one learning rate serves all widths: {span}, what {len(moved)} kinds of modules "
-                f"compute moves alike; nearest to the edge is {worst.name}, {like})."
+                f"one learning rate serves all widths: {span}, the outputs of {len(moving)} kinds of "
+                f"modules move alike; nearest to the edge is {worst.name}, {power})."
             )
         if self.verdict == "unclear":
             return (
                 f"it is not clear whether one learning rate serves all widths: {span}, {worst.name} "
-                f"moves {like}, {allowed}). Give more seeds."
+                f"moves {power}, {allowed}). Give more seeds."
             )
         how = "faster" if worst.slope > 0 else "slower"
         return (
             f"one learning rate does not serve all widths: {span}, {worst.name} moves {how} the wider "
-            f"the model is, {like}, {allowed}); "
-            f"{len(self.outside)} of {len(moved)} kinds of modules are outside."
+            f"the model is, {power}, {allowed}); "
+            f"{len(self.outside)} of {len(moving)} kinds of modules are outside."
         )
 
     def __rich__(self) -> Table:
@@ -156,13 +157,14 @@ class CoordinateCheck:
         table = Table(title=f"Change of activations: {title}", title_justify="left")
         table.add_column("output of", no_wrap=True)
         for size in self.sizes:
-            table.add_column(_text(size), justify="right", no_wrap=True)
+            text = "×".join(map(str, size.values())) if isinstance(size, Mapping) else str(size)
+            table.add_column(text, justify="right", no_wrap=True)
         for name in ("slope", "±", ""):
             table.add_column(name, justify="right", no_wrap=True)
         outside = {c.name for c in self.outside}
         for c in self.coordinates:
             verdict = "outside" if c.name in outside else "" if c.moves else "still"
-            half = _T[self.seeds] * c.slope_se
+            half = _T90[self.seeds] * c.slope_se
             row = [f"{value:.3g}" for value in c.change]
             table.add_row(c.name, *row, f"{c.slope:+.2f}", f"{half:.2f}", verdict)
         return table
@@ -171,13 +173,8 @@ class CoordinateCheck:
         return f"{render(self)}\n{self.verdict}: {self.reason}"
 
 
-def _text(size: Any) -> str:
-    return "×".join(map(str, size.values())) if isinstance(size, Mapping) else str(size)
-
-
-_WHOLE = "(whole model)"
-_TINY = 1e-12
-_STILL = 1e-6  # changes below this share of an activation are rounding
+MakeStep = Callable[[Any], Callable[[Any], Any]]
+Movement = dict[str, tuple[float, float]]  # by kind of module: change and size of the output
 
 
 def check_coordinates(
@@ -185,73 +182,58 @@ def check_coordinates(
     batch: Any,
     objective: Objective,
     sizes: Sequence[Size],
-    roles: Parametrization,
-    hparams: HParams,
+    parametrization: Parametrization,
+    make_step: MakeStep,
     *,
+    lr: float,
     scaled: bool,
     steps: int,
     seeds: int,
     seed: int = 0,
     device: str = "cpu",
-    optimizer: MakeOptimizer | type[Optimizer] | None = None,
 ) -> CoordinateCheck:
     """Train a few steps at each size and seed, and compare what every module computes.
 
     Parameters
     ----------
     batch
-        What is trained on, again and again, and what activations are read on: what a few steps on one
-        batch teach is plain, so that it does not drown in noise at small widths.
+        The one batch that every step trains on and activations are read on: what a few steps on it
+        teach is not drowned in noise at small widths.
     sizes
         Three or more.
-    roles
-        Tells the width of a size; scales rates and weights where ``scaled``.
-    hparams
-        How to train; the rate is constant.
+    parametrization
+        Gives the width of a size; scales initial weights if ``scaled``.
+    make_step
+        From a model to the step that trains it on a batch, at the constant rate ``lr``.
     steps, seeds
-        How many of each; of seeds 2 to 5.
+        How many of each; seeds 2 to 5.
     """
-    found = []
-    samples = batch_length(batch)
+    widths: list[float] = []
+    runs: list[list[Movement]] = []
     with rng.kept(device), _one_thread():
         for size in sizes:
-            widths, runs = [], []
+            runs.append([])
             for number in range(seeds):
                 rng.seed(seed + number, device=device)
                 model: Any = spec.build(size)
                 if scaled:
-                    roles.apply(model)
+                    parametrization.apply(model)
                 model = model.to(device).train()
-                widths.append(roles.width(model))
-                stepper = Stepper(
-                    model=model,
-                    objective=objective,
-                    optimizer=make_optimizer(model, hparams, optimizer, roles if scaled else None),
-                    clip=float(hparams.clip),
-                    samples=samples,
-                    microbatch=samples,
-                    device=device,
-                )
+                step = make_step(model)
                 before = _outputs(model, objective, batch, device)
                 for _ in range(steps):
-                    stepper(batch)
+                    step(batch)
                 after = _outputs(model, objective, batch, device)
-                runs.append(_changes(before, after, _kinds(model)))
-            found.append((widths[0], runs))
-    return CoordinateCheck(
-        tuple(sizes),
-        tuple(width for width, _ in found),
-        _coordinates(found),
-        steps,
-        seeds,
-        float(hparams.lr),
-        "mup" if scaled else "standard",
-    )
+                runs[-1].append(_movement(before, after, _kinds(model)))
+            widths.append(parametrization.width(model))
+    name = "mup" if scaled else "standard"
+    coordinates = _coordinates(widths, runs)
+    return CoordinateCheck(tuple(sizes), tuple(widths), coordinates, steps, seeds, lr, name)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Operations of models so small take less time than threads take to meet."""
+    """Operations of models this small take less time than synchronising threads."""
     import torch
 
     threads = torch.get_num_threads()
@@ -263,22 +245,22 @@ def _one_thread() -> Iterator[None]:
 
 
 def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[str, list[Any]]:
-    """What every module computes of one batch, in evaluation, by the module's name."""
+    """What every module computes for one batch, in evaluation, by the module's name."""
     import torch
 
-    seen: dict[str, list[Any]] = defaultdict(list)
+    outputs: dict[str, list[Any]] = defaultdict(list)
 
-    def keep(name: str) -> Callable[..., None]:
+    def record(name: str) -> Callable[..., None]:
+        def add(tensor: Any) -> None:
+            if tensor.is_floating_point():
+                outputs[name].append(tensor.detach().double().clone())
+
         def hook(module: Any, args: Any, output: Any) -> None:
-            def add(tensor: Any) -> None:
-                if tensor.is_floating_point():
-                    seen[name].append(tensor.detach().double().clone())
-
             map_tensors(output, add)
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
+    handles = [module.register_forward_hook(record(name)) for name, module in model.named_modules()]
     model.eval()
     try:
         with torch.no_grad():
@@ -287,7 +269,7 @@ def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[
         model.train()
         for handle in handles:
             handle.remove()
-    return seen
+    return outputs
 
 
 def _kinds(model: Any) -> dict[str, str]:
@@ -304,9 +286,9 @@ def _kinds(model: Any) -> dict[str, str]:
     return {name: kind or _WHOLE for name, kind in kinds.items()}
 
 
-def _changes(
+def _movement(
     before: Mapping[str, Any], after: Mapping[str, Any], kinds: Mapping[str, str]
-) -> dict[str, tuple[float, float]]:
+) -> Movement:
     """Root mean squares of the change and of the output, by kind of module."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, tensors in before.items():
@@ -324,16 +306,16 @@ def _changes(
 
 
 def _coordinates(
-    found: Sequence[tuple[float, list[dict[str, tuple[float, float]]]]],
+    widths: Sequence[float], runs: Sequence[Sequence[Movement]]
 ) -> tuple[Coordinate, ...]:
-    x = np.log([width for width, _ in found])
+    x = np.log(widths)
     x = x - x.mean()
-    names = [n for n in found[0][1][0] if all(n in run for _, runs in found for run in runs)]
+    every = [run for of_size in runs for run in of_size]
     out = []
-    for name in names:
-        values = np.array([[run[name] for run in runs] for _, runs in found])  # widths, seeds, 2
+    for name in [n for n in every[0] if all(n in run for run in every)]:
+        values = np.array([[run[name] for run in of_size] for of_size in runs])  # widths, seeds, 2
         change, size = values[..., 0], values[..., 1]
-        logs = np.log(np.maximum(change, _TINY))
+        logs = np.log(np.maximum(change, _MIN_CHANGE))
         slopes = x @ logs / (x @ x)
         out.append(
             Coordinate(
@@ -342,7 +324,7 @@ def _coordinates(
                 tuple(float(v) for v in size.mean(axis=1)),
                 float(slopes.mean()),
                 float(slopes.std(ddof=1) / math.sqrt(len(slopes))),
-                not np.max(change / np.maximum(size, _TINY)) <= _STILL,
+                not np.max(change / np.maximum(size, _MIN_CHANGE)) <= _ROUNDING,
             )
         )
     return tuple(out)
