@@ -15,8 +15,8 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report.figures import draw_figures, report_data, save_figures
-from flops_fit.report.page import write_report
+from flops_fit.report.figures import ReportData, draw_figures, save_figures
+from flops_fit.report.page import write_page
 from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
 from flops_fit.store.recorded import training_curves
 from flops_fit.tune.effects import Collapse, WithoutTuning, collapse, without_tuning
@@ -24,6 +24,11 @@ from flops_fit.tune.tuning import Tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_SAID_BY_FIT = (
+    "small_grid",
+    "repeated_data",
+)  # the plan says it of planned runs, the fit of fitted ones
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Result:
     adaptive
         What an adaptive sweep decided and found; ``None`` for a grid.
     tuning
-        What was found about hyper-parameters before the sweep; ``None`` where they were not tuned.
+        What was found about hyper-parameters before the sweep; ``None`` if they were not tuned.
     """
 
     plan: SweepPlan
@@ -56,33 +61,30 @@ class Result:
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """Every finding, about the fit, the tuning and the plan; what fit and plan tell, from the fit."""
-        told = {
-            "small_grid",
-            "repeated_data",
-        }  # of the runs planned; the fit speaks of those fitted
-        planned = (d for d in self.plan.diagnostics if d.code not in told)
-        return (*self.fit.diagnostics, *self._about_tuning(), *planned)
-
-    def _about_tuning(self) -> tuple[Diagnostic, ...]:
-        """What tuning found; that there was none, where runs were trained."""
+        """Every finding about the fit, hyper-parameters, training curves and the plan."""
+        findings, recipes = list(self.fit.diagnostics), self._untried_recipes()
         if self.tuning is not None:
-            return (*self.tuning.diagnostics, self.without_tuning.diagnostic, *self._apart())
-        recipes = sorted({r.experiment.hparams.recipe for r in self.runs} - {""})
-        if not recipes or all(r.device == "mock" for r in self.runs):
-            return ()
-        text = f"Hyper-parameters are those of {', '.join(recipes)}; whether they are good was not tried."
-        return (Diagnostic("untuned", "note", text, 'tune="pilot"'), *self._apart())
+            findings += [*self.tuning.diagnostics, self.without_tuning.diagnostic]
+        elif recipes:
+            text = f"Hyper-parameters are those of {recipes}; whether they are good was not tested."
+            findings.append(Diagnostic("untuned", "note", text, 'tune="pilot"'))
+        if (self.tuning is not None or recipes) and self.collapse is not None:
+            findings += self.collapse.diagnostics
+        planned = (d for d in self.plan.diagnostics if d.code not in _SAID_BY_FIT)
+        return (*findings, *planned)
 
-    def _apart(self) -> tuple[Diagnostic, ...]:
-        """Runs whose training curves lie apart."""
-        return () if self.collapse is None else self.collapse.diagnostics
+    def _untried_recipes(self) -> str:
+        """Recipes that runs were trained with; empty for simulated runs."""
+        if all(r.device == "mock" for r in self.runs):
+            return ""
+        recipes = {r.experiment.hparams.recipe for r in self.runs}
+        return ", ".join(sorted(recipes - {""}))
 
     @cached_property
     def collapse(self) -> Collapse | None:
-        """The training curves on one scale; ``None`` where the runs left too few of them."""
-        told = {d.code for d in self.fit.diagnostics}
-        floor = 0.0 if "E_unidentified" in told else float(self.fit.law.params.get("E", 0.0))
+        """The training curves on one scale; ``None`` if the runs left too few of them."""
+        codes = {d.code for d in self.fit.diagnostics}
+        floor = 0.0 if "E_unidentified" in codes else float(self.fit.law.params.get("E", 0.0))
         return collapse(training_curves(self.output_dir, self.runs), floor)
 
     @cached_property
@@ -114,7 +116,7 @@ class Result:
         max_params: float | None = None,
         max_tokens: float | None = None,
     ) -> Prediction:
-        """The optimal N and D, and the loss to expect, at ``compute`` training FLOPs.
+        """The optimal N and D, and the expected loss, at ``compute`` training FLOPs.
 
         With caps on N or D the best that they allow; the prediction's ``binds`` names those that do.
         """
@@ -128,7 +130,7 @@ class Result:
         return chinchilla_table([self.predict(c, level) for c in budgets])
 
     def summary(self) -> str:
-        """The answer at the largest budget in words, and what to trust."""
+        """The answer at the largest budget in words, and whether to rely on it."""
         return answer_in_words(self.fit, self.predict(max(self.plan.budgets)), self.diagnostics)
 
     def plot(self, show: bool = True) -> list[Figure]:
@@ -138,10 +140,8 @@ class Result:
         or to draw into axes of your own, see :mod:`flops_fit.report`.
         """
         windows = show and _has_windows()
-        drawn = draw_figures(
-            report_data(self.fit, runs=self.runs, tuning=self.tuning, collapse=self.collapse),
-            managed=windows,
-        )
+        data = self._report_data
+        drawn = draw_figures(data, managed=True) if windows else data.drawn
         save_figures(drawn, self.output_dir / "plots")
         if windows:
             import matplotlib.pyplot as plt
@@ -151,11 +151,15 @@ class Result:
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the answer as one self-contained HTML page; returns its path."""
-        return write_report(
+        return write_page(self._report_data, path or self.output_dir / "report.html")
+
+    @cached_property
+    def _report_data(self) -> ReportData:
+        """What figures and page show, predicted and drawn once."""
+        return ReportData(
             self.fit,
-            self.output_dir / "report.html" if path is None else path,
-            predictions=[self.predict(c) for c in self.plan.budgets],
-            diagnostics=self.diagnostics[len(self.fit.diagnostics) :],
+            predictions=tuple(self.predict(c) for c in self.plan.budgets),
+            findings=self.diagnostics,
             runs=self.runs,
             provenance={"Records": str(self.output_dir), "Decisions": " ".join(self.steps)},
             tuning=self.tuning,
@@ -163,8 +167,7 @@ class Result:
         )
 
     def _repr_html_(self) -> str:
-        rows = [self.predict(c) for c in self.plan.budgets]
-        return answer_card(self.fit, rows, self.diagnostics)
+        return answer_card(self.fit, self._report_data.predictions, self.diagnostics)
 
     def __str__(self) -> str:
         return f"{self.chinchilla_table()}\n\n{self.summary()}"

@@ -51,6 +51,16 @@ def error_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """An aligned Markdown table, the first row its head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
 def render(renderable: Any, width: int = 120) -> str:
     """A rich renderable as plain text."""
     from rich.console import Console

@@ -18,9 +18,17 @@ import flops_fit
 from flops_fit import reference, report
 from flops_fit.errors import OutputError
 from flops_fit.fit import backtest
-from flops_fit.report.data import Isoflop, OptimumCurve
-from flops_fit.report.style import exponents
-from flops_fit.report.svg import _PAPER, _contrast, dark_colour, inline_svg
+from flops_fit.report.isoflop import Isoflop
+from flops_fit.report.optima import OptimumCurve
+from flops_fit.report.style import (
+    DARK_PAPER,
+    contrast,
+    dark_colour,
+    exponents,
+    inline_svg,
+    new_figure,
+    set_margins,
+)
 from tests.report._kinds import OF_A_FIT
 from tests.report.conftest import law_runs
 
@@ -182,11 +190,11 @@ def test_large_numbers_read_as_written_by_hand(value: float, text: str) -> None:
 def test_colours_can_be_read_in_the_dark(code: str) -> None:
     dark = dark_colour(code)
     rgb = tuple(int(dark[i : i + 2], 16) for i in (1, 3, 5))
-    assert _contrast(rgb) >= 4.5
+    assert contrast(rgb) >= 4.5
 
 
 def test_white_becomes_the_paper_in_the_dark() -> None:
-    assert dark_colour("ffffff") == "#" + "".join(f"{c:02x}" for c in _PAPER)
+    assert dark_colour("ffffff") == "#" + "".join(f"{c:02x}" for c in DARK_PAPER)
 
 
 def test_figures_of_one_page_share_no_names(sound: flops_fit.Fit) -> None:
@@ -200,3 +208,21 @@ def test_figures_of_one_page_share_no_names(sound: flops_fit.Fit) -> None:
     assert len(set.union(*names)) == sum(map(len, names))
     for svg, own in zip(svgs, names, strict=True):
         assert set(re.findall(r'href="#([^"]+)"', svg)) <= own
+
+
+def test_margins_set_once_are_those_of_a_tight_layout(sound: flops_fit.Fit) -> None:
+    data = report.loss_data(sound)
+    once, engine = new_figure("loss", layout=False), new_figure("loss")
+    for figure in (once, engine):
+        report.draw_optimum(data, figure.add_subplot())
+    set_margins(once)
+    engine.draw_without_rendering()
+    for side in ("left", "right", "bottom", "top"):
+        expected = getattr(engine.subplotpars, side)
+        assert getattr(once.subplotpars, side) == pytest.approx(expected, abs=0.005)
+
+
+def test_files_and_page_show_figures_that_are_drawn_once(sound: flops_fit.Fit) -> None:
+    data = report.report_data(sound)
+    assert [d.kind.name for d in data.drawn] == [k.name for k in OF_A_FIT]
+    assert data.drawn is data.drawn

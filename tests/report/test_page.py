@@ -12,8 +12,8 @@ import pytest
 import flops_fit
 from flops_fit import report
 from flops_fit.records import Excluded, Run
-from flops_fit.report.methods import _ENTRIES, bibtex, methods
 from flops_fit.report.page import page
+from flops_fit.report.provenance import bibtex, methods, papers
 from tests.conftest import make_experiment
 
 VOID = {"meta", "link", "input", "br"}
@@ -143,11 +143,11 @@ def test_methods_cite_what_was_used_and_nothing_else(
 
 
 def test_bibtex_entries_are_balanced_and_named_by_their_key() -> None:
-    for key, entry in _ENTRIES.items():
+    for key, entry in papers().items():
         assert re.match(rf"@\w+\{{{key},", entry)
-    whole = bibtex(tuple(_ENTRIES))
+    whole = bibtex(tuple(papers()))
     assert whole.count("{") == whole.count("}")
-    assert len(re.findall(r"^@", whole, re.MULTILINE)) == len(_ENTRIES) + 1
+    assert len(re.findall(r"^@", whole, re.MULTILINE)) == len(papers()) + 1
 
 
 def test_the_same_fit_gives_the_same_figures(text: str, sound: flops_fit.Fit) -> None:
@@ -158,5 +158,5 @@ def test_the_same_fit_gives_the_same_figures(text: str, sound: flops_fit.Fit) ->
 
 def test_a_law_without_a_surface_says_so_in_its_panel(lost: flops_fit.Fit) -> None:
     text = page(report.report_data(lost))
-    assert "no intervals, and use cannot be counted in" in re.sub(r"\s+", " ", text)
+    assert "no intervals, and inference cannot be counted" in re.sub(r"\s+", " ", text)
     assert re.search(r'id="use"[^>]* disabled', text)

@@ -14,8 +14,14 @@ import flops_fit
 from flops_fit.errors import OutputError
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report import answer_in_words, chinchilla_table, draw_all, write_report
-from flops_fit.report.data import isoflop_curves, optimal_path
+from flops_fit.report import (
+    answer_in_words,
+    chinchilla_table,
+    draw_all,
+    isoflop_data,
+    write_report,
+)
+from flops_fit.report.optima import optimal_path
 from flops_fit.table import RunTable
 from tests.conftest import make_experiment
 from tests.report._kinds import OF_A_FIT
@@ -58,12 +64,12 @@ def test_a_missing_interval_is_called_missing(fit: flops_fit.Fit) -> None:
 def test_the_answer_in_words_warns_where_the_fit_does(fit: flops_fit.Fit) -> None:
     told = answer_in_words(fit, fit.predict(1e20), fit.diagnostics)
     assert "With 1e+20 FLOPs, train about" in told
-    assert "Nothing was found that speaks against this fit." in told
+    assert "No problems were found with this fit." in told
     warned = answer_in_words(
         fit, fit.predict(1e20), [Diagnostic("x", "warning", "the grid is small", "add runs")]
     )
     assert "• the grid is small → add runs" in warned
-    assert "Nothing was found" not in warned
+    assert "No problems" not in warned
 
 
 def test_figures_are_drawn_without_pyplot(fit: flops_fit.Fit) -> None:
@@ -76,7 +82,7 @@ def test_figures_are_drawn_without_pyplot(fit: flops_fit.Fit) -> None:
 
 
 def test_the_curves_are_the_laws_own(fit: flops_fit.Fit) -> None:
-    for curve in isoflop_curves(fit):
+    for curve in isoflop_data(fit).curves:
         D = curve.budget / fit.flops(curve.curve_params)
         np.testing.assert_allclose(curve.curve_loss, fit.law.loss(curve.curve_params, D))
         assert curve.best_loss <= curve.curve_loss.min() * (1 + 1e-12)

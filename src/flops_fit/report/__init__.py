@@ -1,19 +1,9 @@
-"""How an answer is shown: table, words, figures, one HTML page.
+"""How an answer is presented: table, words, figures, one HTML page.
 
 Each figure has its data and its drawing: ``draw_isoflop(isoflop_data(fit), ax=ax)``. :data:`FIGURES`
 lists them all, :func:`save_figures` writes them with their data.
 """
 
-from flops_fit.report.compared import (
-    approaches_data,
-    backtest_data,
-    draw_approaches,
-    draw_backtest,
-    draw_surface,
-    surface_data,
-)
-from flops_fit.report.data import isoflop_data, loss_data, params_data, residuals_data, tokens_data
-from flops_fit.report.draw import draw_isoflop, draw_optimum, draw_residual_map, draw_residuals
 from flops_fit.report.figures import (
     FIGURES,
     Drawn,
@@ -24,8 +14,23 @@ from flops_fit.report.figures import (
     report_data,
     save_figures,
 )
-from flops_fit.report.page import write_report
-from flops_fit.report.sections import SECTIONS, Section
+from flops_fit.report.isoflop import draw_isoflop, draw_surface, isoflop_data, surface_data
+from flops_fit.report.optima import (
+    approaches_data,
+    draw_approaches,
+    draw_optimum,
+    loss_data,
+    params_data,
+    tokens_data,
+)
+from flops_fit.report.page import SECTIONS, Section, write_report
+from flops_fit.report.residuals import (
+    backtest_data,
+    draw_backtest,
+    draw_residual_map,
+    draw_residuals,
+    residuals_data,
+)
 from flops_fit.report.style import text_as_text
 from flops_fit.report.table import answer_card, answer_in_words, approaches_table, chinchilla_table
 from flops_fit.report.tuning import batch_data, collapse_data, draw_collapse, draw_trials, rate_data

@@ -6,33 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flops_fit.errors import OutputError
 from flops_fit.files import csv_text, write_output
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report.compared import (
-    approaches_data,
-    backtest_data,
-    draw_approaches,
-    draw_backtest,
-    draw_surface,
-    surface_data,
-)
-from flops_fit.report.data import (
-    FigureData,
+from flops_fit.report.isoflop import draw_isoflop, draw_surface, isoflop_data, surface_data
+from flops_fit.report.optima import (
     OptimalPath,
-    isoflop_data,
+    approaches_data,
+    draw_approaches,
+    draw_optimum,
     loss_data,
     optimal_path,
     params_data,
-    residuals_data,
     tokens_data,
 )
-from flops_fit.report.draw import draw_isoflop, draw_optimum, draw_residual_map, draw_residuals
-from flops_fit.report.style import new_figure, text_as_text
+from flops_fit.report.residuals import (
+    backtest_data,
+    draw_backtest,
+    draw_residual_map,
+    draw_residuals,
+    residuals_data,
+)
+from flops_fit.report.style import FigureData, new_figure, set_margins, text_as_text
 from flops_fit.report.tuning import batch_data, collapse_data, draw_collapse, draw_trials, rate_data
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
@@ -43,24 +42,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a figure or a section of the page may show.
+    """Everything that a figure or a section of the page may show.
 
     Attributes
     ----------
     fit, level
         The fitted law, and the level of all intervals.
     predictions
-        The rows of the Chinchilla table, cheapest first; the last one is put in words.
+        The rows of the Chinchilla table, smallest budget first; the last one is put in words.
     findings
         Those of the fit and any others.
     runs
-        Runs with their states, where they were made here.
+        Runs with their states, if a sweep made them.
     provenance
-        Facts by name beside those that the page finds itself: a seed, where records lie.
+        Facts by name beside those that the page collects itself: a seed, where records lie.
     title
-        What the page is called.
+        Of the page.
     tuning, collapse
-        What was tried before the sweep, and its training curves on one scale, where there are such.
+        What was tried before the sweep, and its training curves on one scale, if there are any.
     """
 
     fit: Fit
@@ -78,6 +77,11 @@ class ReportData:
         """N*, D* and the loss over compute, predicted once for all figures."""
         return optimal_path(self.fit, self.level)
 
+    @cached_property
+    def drawn(self) -> tuple[Drawn, ...]:
+        """Every figure that there is data for, drawn once for files and page."""
+        return tuple(draw_figures(self))
+
 
 def report_data(
     fit: Fit,
@@ -91,7 +95,7 @@ def report_data(
     tuning: Tuning | None = None,
     collapse: Collapse | None = None,
 ) -> ReportData:
-    """Material with predictions at each budget of the fitted runs where none are given."""
+    """What to show, with predictions at each budget of the fitted runs unless others are given."""
     rows = predictions or [fit.predict(float(b), level) for b in sorted(set(fit.runs.budget))]
     return ReportData(
         fit,
@@ -117,7 +121,7 @@ class FigureKind:
     title, caption
         What it shows, and how to read it.
     data
-        From the material to what is drawn, ``None`` where there is nothing to show.
+        From the report's data to what is drawn; ``None`` if there is nothing to show.
     draw
         ``draw(data, ax=None)``, which returns the figure.
     """
@@ -129,96 +133,97 @@ class FigureKind:
     draw: Callable[..., Figure]
 
 
-# A figure more is an entry more: files, page and CSV follow from this list.
+# To add a figure, add an entry: files, page and CSV follow from this list.
 FIGURES: tuple[FigureKind, ...] = (
     FigureKind(
         "isoflop",
         "Loss against size at each budget",
-        "Points are runs, curves the fitted law at one budget each. Where its form is right its "
-        "optimum (★) and the minimum of a parabola through the runs (◇) lie close together.",
+        "Points are runs, each curve is the fitted law at one budget. If the form of the law is right, "
+        "its optimum (★) and the minimum of a parabola through the runs (◇) lie close together.",
         lambda m: isoflop_data(m.fit),
         draw_isoflop,
     ),
     FigureKind(
         "loss",
         "Loss over compute",
-        "The loss at the optimum. Beyond the runs the form of the law decides, and the interval "
-        "holds if that form does. The best of several runs is low by luck as well.",
+        "The loss at the optimum. Beyond the runs the prediction rests on the form of the law, and the "
+        "interval holds only if that form does. The best of several runs is low partly by luck.",
         lambda m: loss_data(m.fit, m.level, m.paths["expected_loss"]),
         draw_optimum,
     ),
     FigureKind(
         "params",
         "Optimal parameters over compute",
-        "How large a model each budget should buy.",
+        "How large a model to train with each budget.",
         lambda m: params_data(m.fit, m.level, m.paths["optimal_params"]),
         draw_optimum,
     ),
     FigureKind(
         "tokens",
         "Optimal data over compute",
-        "How much data each budget should be spent on.",
+        "How much data to train on with each budget.",
         lambda m: tokens_data(m.fit, m.level, m.paths["optimal_tokens"]),
         draw_optimum,
     ),
     FigureKind(
         "surface",
         "The loss surface",
-        "Contours of equal fitted loss, and where the runs lie on it. The path crosses each contour "
-        "where the least compute reaches that loss.",
+        "Contours of equal fitted loss, with the runs. The path crosses each contour where that loss "
+        "takes the least compute.",
         lambda m: surface_data(m.fit),
         draw_surface,
     ),
     FigureKind(
         "residuals",
         "Residuals by size",
-        "How far each run lies from the law. Runs that scatter evenly around zero speak for its form.",
+        "How far each run lies from the law. Even scatter around zero supports the form of the law.",
         lambda m: residuals_data(m.fit),
         draw_residuals,
     ),
     FigureKind(
         "residual_map",
         "Residuals by compute and distance from the optimum",
-        "A region of one colour is a place where the law is wrong, not noise.",
+        "A region of one colour means that the law is wrong there; noise mixes the colours.",
         lambda m: residuals_data(m.fit),
         draw_residual_map,
     ),
     FigureKind(
         "backtest",
-        "Would it have foreseen the largest budgets?",
-        "The law fitted without the largest budgets foretells their lowest loss.",
+        "Would the law have predicted the largest budgets?",
+        "The law is fitted without the largest budgets and then predicts their lowest loss. Labels give "
+        "the predicted and the measured loss.",
         lambda m: backtest_data(m.fit),
         draw_backtest,
     ),
     FigureKind(
         "approaches",
-        "Approaches and forms compared",
-        "N* of each approach and of the other law forms, divided by that of the answer. What lies "
-        "outside the interval disagrees with it.",
+        "Approaches and law forms compared",
+        "N* of each approach and of the other law forms, divided by N* of the answer. A line outside "
+        "the interval disagrees with the answer.",
         lambda m: approaches_data(m.fit, m.level),
         draw_approaches,
     ),
     FigureKind(
         "rates",
         "How much the learning rate matters",
-        "Trials before the sweep: the loss above the lowest of each size and length. Where the valleys "
-        "of small and large, short and long lie above each other, the recipe's exponents hold.",
+        "Trials before the sweep: the loss above the lowest of each size and length. Compare each "
+        "minimum with the rate that the sweep uses (▲).",
         lambda m: rate_data(m.tuning),
         draw_trials,
     ),
     FigureKind(
         "batches",
-        "How much the batch matters",
-        "Trials before the sweep, at rates that follow the batch by its square root. Each run has seen "
-        "the same data: a larger batch takes fewer steps.",
+        "How much the batch size matters",
+        "Trials before the sweep, with rates that grow as the square root of the batch. All runs of a "
+        "size and length see the same data: a larger batch takes fewer steps.",
         lambda m: batch_data(m.tuning),
         draw_trials,
     ),
     FigureKind(
         "collapse",
         "Training curves on one scale",
-        "Each run's training loss divided by its last. Runs whose hyper-parameters suit them fall onto one "
-        "curve; one apart is worth a look.",
+        "Each run's training loss divided by its final loss. Runs with suitable hyper-parameters fall "
+        "onto one curve; inspect a run that lies apart.",
         lambda m: collapse_data(m.collapse),
         draw_collapse,
     ),
@@ -234,16 +239,22 @@ class Drawn:
     figure: Figure
 
 
-def draw_figures(material: ReportData, managed: bool = False) -> list[Drawn]:
-    """Every figure that the material has data for."""
-    found = []
+def draw_figures(data: ReportData, managed: bool = False) -> list[Drawn]:
+    """Every figure that there is data for.
+
+    ``managed`` figures belong to pyplot, so that its ``show()`` displays them; their margins follow
+    the size of the window.
+    """
+    drawn = []
     for kind in FIGURES:
-        data = kind.data(material)
-        if data is not None:
-            figure = new_figure(kind.name, managed)
-            kind.draw(data, figure.add_subplot())
-            found.append(Drawn(kind, data, figure))
-    return found
+        values = kind.data(data)
+        if values is not None:
+            figure = new_figure(kind.name, managed, layout=managed)
+            kind.draw(values, figure.add_subplot())
+            if not managed:
+                set_margins(figure)
+            drawn.append(Drawn(kind, values, figure))
+    return drawn
 
 
 def draw_all(
@@ -284,7 +295,6 @@ def save_figures(
 
 
 def _write_rows(data: FigureData, path: Path) -> Path:
-    rows: list[dict[str, Any]] = data.rows()
-    shown = [{k: "" if v is None or v != v else v for k, v in row.items()} for row in rows]
-    write_output(path, csv_text(shown))
+    rows = [{k: "" if v != v else v for k, v in row.items()} for row in data.rows()]
+    write_output(path, csv_text(rows))
     return path

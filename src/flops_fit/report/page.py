@@ -1,26 +1,35 @@
-"""One self-contained HTML page."""
+"""One self-contained HTML page: the answer, a panel of what-ifs, figures, findings and sources."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from flops_fit._version import __version__
 from flops_fit.errors import OutputError
 from flops_fit.files import write_output
+from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
-from flops_fit.records import Diagnostic, Run
+from flops_fit.peaks import DEVICES, peak_by_short_name
+from flops_fit.plan.cost import ASSUMED_MFU
+from flops_fit.records import Diagnostic, Run, finite_json
+from flops_fit.report import table
 from flops_fit.report.figures import ReportData, report_data
-from flops_fit.report.sections import SECTIONS
-from flops_fit.report.svg import colours_of, dark_colour
+from flops_fit.report.provenance import excluded_list, methods_section, provenance, runs_table
+from flops_fit.report.style import dark_colours, inline_svg
+from flops_fit.report.table import asset, paragraph, verdict
+from flops_fit.report.tuning import tuning_table
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
-# What a browser may do with the page: nothing but show it. No request can leave.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_DEVICE = "H100"  # that the panel starts with
+_PRICE = 2.0  # dollars an hour: an example to be typed over
+_SEVERITIES = ("critical", "warning", "note", "ok")
 
 
 def write_report(
@@ -52,7 +61,7 @@ def write_report(
     diagnostics
         Findings besides those of the fit.
     runs
-        The runs with their states, where they were made here.
+        The runs with their states, if a sweep made them.
     level
         Of the intervals in figures and panel.
     title
@@ -67,7 +76,7 @@ def write_report(
     OutputError
         ``path`` cannot be written.
     """
-    m = report_data(
+    data = report_data(
         fit,
         level,
         predictions=predictions,
@@ -78,8 +87,12 @@ def write_report(
         tuning=tuning,
         collapse=collapse,
     )
-    text = page(m)
-    path = Path(path)
+    return write_page(data, path)
+
+
+def write_page(data: ReportData, path: str | Path) -> Path:
+    """Write :func:`page` to a file."""
+    text, path = page(data), Path(path)
     try:
         write_output(path, text)
     except OSError as error:
@@ -89,42 +102,196 @@ def write_report(
 
 def page(m: ReportData) -> str:
     """The page as text: every section that has something to say, and links to them."""
-    shown = [(section, section.render(m)) for section in SECTIONS]
-    shown = [(section, body) for section, body in shown if body]
-    links = "".join(f'<li><a href="#{s.name}">{html.escape(s.title)}</a></li>' for s, _ in shown)
+    rendered = [(s.name, html.escape(s.title), s.render(m)) for s in SECTIONS]
+    shown = [(name, title, text) for name, title, text in rendered if text]
     body = "".join(
-        f'<section id="{s.name}" aria-labelledby="{s.name}-head"><h2 id="{s.name}-head">'
-        f"{html.escape(s.title)}</h2>{text}</section>"
-        for s, text in shown
+        f'<section id="{name}" aria-labelledby="{name}-head">'
+        f'<h2 id="{name}-head">{title}</h2>{text}</section>'
+        for name, title, text in shown
     )
-    title = html.escape(m.title)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{title}</title><link rel="icon" href="data:,"><style>{_style(body)}</style></head><body>'
-        '<a class="skip" href="#main">Skip to the answer</a>'
-        f'<header><h1>{title}</h1><button type="button" id="theme">Theme</button></header>'
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
-        f'<main id="main">{body}</main>'
-        f"<footer>Made by flops-fit {__version__}. This page stands alone: it loads nothing.</footer>"
-        f"<script>{_asset('law.js')}{_asset('page.js')}</script></body></html>\n"
+    return Template(asset("page.html")).substitute(
+        title=html.escape(m.title),
+        style=_style(body),
+        links="".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown),
+        body=body,
+        version=__version__,
+        script=asset("law.js") + asset("page.js"),
     )
 
 
 def _style(body: str) -> str:
     """The style sheet, with the figures' colours for light and for dark paper."""
-    codes = colours_of([body])
-    light = "".join(f"--c{c}:#{c};" for c in codes)
-    dark = "".join(f"--c{c}:{dark_colour(c)};" for c in codes)
-    general = _asset("page.css")
-    start = general.index("DARK {")
-    end = general.index("}", start)
-    own = general[start + len("DARK {") : end].strip() + dark
+    colours = dark_colours(body)
+    light = "".join(f"--c{code}:#{code};" for code in colours)
+    before, _, rest = asset("page.css").partition("DARK {")
+    own, _, after = rest.partition("}")
+    own = own.strip() + "".join(f"--c{code}:{dark};" for code, dark in colours.items())
     auto = f"@media screen and (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ {own} }} }}"
     chosen = f"@media screen {{ :root[data-theme=dark] {{ {own} }} }}"
-    return f":root {{ {light} }}\n{general[:start]}{auto}\n{chosen}{general[end + 1 :]}"
+    return f":root {{ {light} }}\n{before}{auto}\n{chosen}{after}"
 
 
-def _asset(name: str) -> str:
-    return (files("flops_fit.report") / "assets" / name).read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes
+    ----------
+    name, title
+        Its anchor, and what stands above it and in the list of contents.
+    render
+        From the report's data to HTML. If it is empty, the page leaves the section out.
+    """
+
+    name: str
+    title: str
+    render: Callable[[ReportData], str]
+
+
+def answer(m: ReportData) -> str:
+    """The answer in words, and whether to rely on it."""
+    lead, *rest = table.answer_in_words(m.fit, m.predictions[-1], m.findings).splitlines()
+    trust = verdict(m.fit, m.findings)
+    kind = {"ok": "ok", "caution": "warning", "no": "critical"}[trust]
+    badge = f'<p><span class="trust {kind}">Trust in this answer: {trust}</span></p>'
+    return paragraph(lead, "answer lead") + badge + paragraph("\n".join(rest), "answer")
+
+
+def panel(m: ReportData) -> str:
+    """Inputs, an empty table that the page fills, and the law's numbers."""
+    _ = m.paths  # counts F at all sizes that the panel will ask for
+    values = export_fit(m.fit, m.level)
+    smallest, reach = values["smallest"] / 10, values["reach"]
+    trust = {
+        "ok": "",
+        "caution": paragraph("Use these numbers with caution: see the findings below.", "warning"),
+        "no": paragraph("Do not rely on these numbers: see the findings below.", "critical"),
+    }[verdict(m.fit, m.findings)]
+    data = json.dumps(finite_json(values), separators=(",", ":"), allow_nan=False)
+    return Template(asset("panel.html")).substitute(
+        start=f"{min(max(m.predictions[-1].target_compute, smallest), reach):.6g}",
+        low=f"{smallest:.2g}",
+        high=f"{reach:.2g}",
+        largest=f"{m.fit.largest_compute:.3g}",
+        devices="".join(_device(name) for name in DEVICES),
+        peak=f"{_peak(_DEVICE)[0]:g}",
+        utilisation=f"{100 * ASSUMED_MFU:g}",
+        price=f"{_PRICE:g}",
+        unit=html.escape(m.fit.runs.unit),
+        use='value="0"' if values["form"] == "kappa" else 'value="" disabled',
+        level=f"{100 * m.level:g}",
+        notes=trust + paragraph(_panel_note(values), "note"),
+        data=data.replace("<", "\\u003c"),
+    )
+
+
+def _peak(device: str) -> tuple[float, str]:
+    """TFLOP/s of dense matrix products, and their number format."""
+    peak = peak_by_short_name(device)
+    assert peak is not None
+    return peak.bf16 or peak.tf32 or peak.fp32 or 0.0, "bf16" if peak.bf16 else "fp32"
+
+
+def _device(name: str) -> str:
+    peak, kind = _peak(name)
+    chosen = " selected" if name == _DEVICE else ""
+    return f'<option value="{peak:g}"{chosen}>{name} ({peak:g} TFLOP/s {kind})</option>'
+
+
+def _panel_note(values: dict[str, object]) -> str:
+    if values["form"] == "kappa":
+        return (
+            "The page computes from the fitted law, its FLOPs per unit and the covariance of its "
+            "constants, as flops-fit does. Inference takes a third of F(N) per unit, the forward pass, "
+            "at the same utilisation and price. With inference, the page gives the model that is "
+            "cheapest to train and use at the loss of the compute-optimal one."
+        )
+    if isinstance(points := values.get("log_compute"), list):
+        return (
+            f"The page interpolates between predictions of flops-fit at {len(points)} budgets: its "
+            f"numbers differ from them by at most {100 * float(str(values['error'])):.1g} %. Inference "
+            "cannot be counted for this form of law."
+        )
+    return (
+        "The numbers come from lines through the minima, as the surface could not be fitted: they have "
+        "no intervals, and inference cannot be counted."
+    )
+
+
+def figures(m: ReportData) -> str:
+    """Every figure with its caption."""
+    items = []
+    for kind, figure in ((d.kind, d.figure) for d in m.drawn):
+        items.append(
+            f"<figure><h3>{html.escape(kind.title)}</h3>{inline_svg(figure, kind.title, kind.caption)}"
+            f"<figcaption>{html.escape(kind.caption)}</figcaption></figure>"
+        )
+    return f'<div class="figures">{"".join(items)}</div>'
+
+
+def tuning(m: ReportData) -> str:
+    """What was tried before the sweep: each size and length with its best rate and regrets."""
+    if m.tuning is None:
+        return ""
+    rows = tuning_table(m.tuning).html("Where hyper-parameters were tried")
+    return paragraph(m.tuning.in_words()) + rows
+
+
+def law(m: ReportData) -> str:
+    """The law with its constants."""
+    fit = m.fit
+    greek = {"alpha": "α", "beta": "β", "kappa": "κ"}
+    constants = ", ".join(f"{greek.get(k, k)} = {v:.4g}" for k, v in fit.law.params.items())
+    return paragraph(
+        f"{fit.law.formula} with {constants}. {str(fit.status).rstrip('.')}. FLOPs: "
+        f"{fit.flops.description}. Huber δ = {fit.delta:.3g} on "
+        f"{'log ' if fit.loss_space == 'log' else ''}residuals; {fit.starts_agree} of {fit.starts} "
+        "starts agree."
+    )
+
+
+def findings(m: ReportData) -> str:
+    """Every finding with what to do next, the worst first; passed checks are folded away."""
+    ordered = sorted(m.findings, key=lambda d: _SEVERITIES.index(d.severity))
+    problems = [d for d in ordered if d.severity != "ok"]
+    passed = ordered[len(problems) :]
+    text = _list(problems) if problems else paragraph("No problems were found with this fit.")
+    if passed:
+        word = "check" if len(passed) == 1 else "checks"
+        text += f"<details><summary>{len(passed)} {word} passed</summary>{_list(passed)}</details>"
+    return text
+
+
+def _list(found: Sequence[Diagnostic]) -> str:
+    items = [
+        f'<li class="{d.severity}"><b>{d.severity}</b> <span>{html.escape(d.message)}</span>'
+        + (f'<span class="do">→ {html.escape(d.action)}</span>' if d.action else "")
+        + "</li>"
+        for d in found
+    ]
+    return f'<ul class="findings">{"".join(items)}</ul>'
+
+
+# To add a section, add an entry; a section that renders nothing is left out with its link.
+SECTIONS: tuple[Section, ...] = (
+    Section("answer", "Answer", answer),
+    Section(
+        "table",
+        "Optima at each budget",
+        lambda m: table.optima(m.predictions).html("Optima at each budget"),
+    ),
+    Section("what-if", "What if", panel),
+    Section("figures", "Figures", figures),
+    Section("tuning", "Hyper-parameters", tuning),
+    Section("law", "The law", law),
+    Section(
+        "approaches",
+        "Three approaches",
+        lambda m: table.approaches(m.fit).html("Three approaches"),
+    ),
+    Section("findings", "Findings", findings),
+    Section("runs", "Runs", runs_table),
+    Section("excluded", "Runs left out of the fit", excluded_list),
+    Section("methods", "Methods", methods_section),
+    Section("provenance", "Provenance", provenance),
+)

@@ -1,32 +1,64 @@
-"""The Chinchilla table, and the answer in words."""
+"""Tables and words of the answer, as Markdown for terminals and as HTML for page and notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 
 from flops_fit.fit.approaches import Approach
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic
-from flops_fit.text import card, format_count
+from flops_fit.text import card, format_count, markdown_table
 
-_COLUMNS: tuple[tuple[str, Callable[[Prediction], str], str | None], ...] = (
-    ("Compute Budget", lambda p: f"{p.target_compute:.3g}", None),
-    ("Optimal N", lambda p: format_count(p.optimal_params), "optimal_params"),
-    ("Optimal D", lambda p: format_count(p.optimal_tokens), "optimal_tokens"),
-    ("D/N Ratio", lambda p: f"{p.tokens_per_param:.3g}", "tokens_per_param"),
-    ("Predicted Loss", lambda p: _loss(p.expected_loss), "expected_loss"),
-)
-_TRUST = {
-    "ok": "Nothing was found that speaks against this fit.",
-    "caution": "Use this fit with caution:",
-    "no": "Do not rely on this fit:",
-    "far": "Do not rely on this answer:",
-}
+_TALL = 15  # rows: a longer table of the page scrolls in a box
 
 
-def span(prediction: Prediction, quantity: str) -> str:
-    """An interval in brackets, ``(none)`` where no honest one exists."""
+@dataclass(frozen=True)
+class TextTable:
+    """Rows of text, the first one its head, with a note below."""
+
+    rows: Sequence[Sequence[str]]
+    note: str
+
+    def markdown(self) -> str:
+        """As an aligned Markdown table; the note is its last line."""
+        return f"{markdown_table(self.rows)}\n{self.note}"
+
+    def html(self, name: str) -> str:
+        """As an HTML table; ``name`` is for screen readers."""
+        head, *rows = self.rows
+        return html_table(head, ([Cell(c) for c in row] for row in rows), self.note, name=name)
+
+
+def chinchilla_table(predictions: Sequence[Prediction]) -> str:
+    """N*, D*, D/N and the loss at each budget with intervals, as a Markdown table."""
+    return optima(predictions).markdown()
+
+
+def optima(predictions: Sequence[Prediction]) -> TextTable:
+    """N*, D*, D/N and the loss at each budget with intervals."""
+    rows = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]
+    for p in predictions:
+        rows.append(
+            [
+                f"{p.target_compute:.3g}",
+                f"{format_count(p.optimal_params)} {_span(p, 'optimal_params')}",
+                f"{format_count(p.optimal_tokens)} {_span(p, 'optimal_tokens')}",
+                f"{p.tokens_per_param:.3g} {_span(p, 'tokens_per_param')}",
+                f"{_loss(p.expected_loss)} {_span(p, 'expected_loss')}",
+            ]
+        )
+    level = f"{100 * predictions[0].level:g} %" if predictions else ""
+    unit = predictions[0].unit if predictions else "tokens"
+    note = f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."
+    return TextTable(rows, note)
+
+
+def _span(prediction: Prediction, quantity: str) -> str:
+    """An interval in brackets, ``(none)`` if there is no reliable one."""
     interval = prediction.intervals[quantity]
     if interval is None:
         return "(none)"
@@ -38,33 +70,17 @@ def span(prediction: Prediction, quantity: str) -> str:
     return f"({format_count(low)}–{format_count(high)})"
 
 
-def chinchilla_table(predictions: Sequence[Prediction]) -> str:
-    """N*, D*, D/N and the loss at each budget with intervals, as a Markdown table."""
-    lines = _markdown(_rows(predictions))
-    level = f"{100 * predictions[0].level:g} %" if predictions else ""
-    unit = predictions[0].unit if predictions else "tokens"
-    return "\n".join(
-        [*lines, f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."]
-    )
-
-
-def _rows(predictions: Sequence[Prediction]) -> list[list[str]]:
-    rows = [[name for name, _, _ in _COLUMNS]]
-    for p in predictions:
-        rows.append([f"{show(p)} {span(p, key)}" if key else show(p) for _, show, key in _COLUMNS])
-    return rows
-
-
-def answer_card(
-    fit: Fit, predictions: Sequence[Prediction], diagnostics: Iterable[Diagnostic]
-) -> str:
-    """The table and the answer in words as a small piece of HTML, for notebooks."""
-    words = answer_in_words(fit, predictions[-1], diagnostics).splitlines()
-    return card("Compute-optimal training", _rows(predictions), words)
+def _loss(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:#.4g}"
 
 
 def approaches_table(fit: Fit) -> str:
     """What approaches 1, 2 and 3 say, and which of them answers, as a Markdown table."""
+    return approaches(fit).markdown()
+
+
+def approaches(fit: Fit) -> TextTable:
+    """What approaches 1, 2 and 3 say, and which of them answers."""
     rows = [["Approach", "a", "b", "N*", "D*", "Loss", "Standing"]]
     rows += [_approach_row(a, number) for number, a in enumerate(fit.approaches, start=1)]
     interval = " (in brackets its 90 % interval)" if fit.approaches[2].a_interval else ""
@@ -72,87 +88,82 @@ def approaches_table(fit: Fit) -> str:
         f"N* ∝ C^a{interval}, D* ∝ C^b; N*, D* and loss at C = {fit.largest_compute:.3g}, the "
         "largest run's compute."
     )
-    return "\n".join([*_markdown(rows), note])
+    return TextTable(rows, note)
 
 
-def _approach_row(found: Approach, number: int) -> list[str]:
-    exponents = ["–" if v is None else f"{v:.3f}" for v in (found.a, found.b)]
-    if found.a_interval is not None:
-        exponents[0] += f" ({found.a_interval[0]:.3f}–{found.a_interval[1]:.3f})"
-    counts = [
-        "–" if v is None else format_count(v) for v in (found.optimal_params, found.optimal_tokens)
-    ]
-    standing = "headline" if found.headline else "check" if found.usable else found.reason
-    return [f"{number} {found.name}", *exponents, *counts, _loss(found.expected_loss), standing]
+def _approach_row(a: Approach, number: int) -> list[str]:
+    exponents = ["–" if v is None else f"{v:.3f}" for v in (a.a, a.b)]
+    if a.a_interval is not None:
+        exponents[0] += f" ({a.a_interval[0]:.3f}–{a.a_interval[1]:.3f})"
+    sizes = ["–" if v is None else format_count(v) for v in (a.optimal_params, a.optimal_tokens)]
+    standing = "headline" if a.headline else "check" if a.usable else a.reason
+    return [f"{number} {a.name}", *exponents, *sizes, _loss(a.expected_loss), standing]
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines of a table, the first row its head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return lines
-
-
-def _loss(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:#.4g}"
+def answer_card(
+    fit: Fit, predictions: Sequence[Prediction], diagnostics: Iterable[Diagnostic]
+) -> str:
+    """The table and the answer in words as a small piece of HTML, for notebooks."""
+    words = answer_in_words(fit, predictions[-1], diagnostics).splitlines()
+    return card("Compute-optimal training", optima(predictions).rows, words)
 
 
 def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diagnostic]) -> str:
-    """What the table means, and what to trust."""
+    """What the table means, and whether to rely on it."""
     p = prediction
+    size, data, loss = (
+        "" if p.intervals[quantity] is None else f" {_span(p, quantity)}"
+        for quantity in ("optimal_params", "optimal_tokens", "expected_loss")
+    )
+    expected = "no loss can be predicted"
+    if p.expected_loss == p.expected_loss:
+        expected = f"expect a held-out loss of {p.expected_loss:.3f}{loss}"
     lines = [
         f"With {p.target_compute:.3g} FLOPs, train about {format_count(p.optimal_params)} parameters"
-        f"{_bracket(p, 'optimal_params')} on {format_count(p.optimal_tokens)} {p.unit}"
-        f"{_bracket(p, 'optimal_tokens')}; {_expected(p)}.",
+        f"{size} on {format_count(p.optimal_tokens)} {p.unit}{data}; {expected}.",
         _growth(fit),
         _noise(fit),
     ]
     spread = p.form_spread.get("optimal_params")
     if spread is not None and spread[1] > spread[0]:
         lines.append(
-            f"The intervals hold if the form of the law does. Over the forms that were fitted, N* "
-            f"there ranges over {format_count(spread[0])}–{format_count(spread[1])}."
+            "The intervals hold only if the form of the law does. Over the fitted forms, N* at this "
+            f"budget ranges from {format_count(spread[0])} to {format_count(spread[1])}."
         )
-    told = [d for d in diagnostics if d.severity in ("warning", "critical")]
-    lines.append(_TRUST[verdict(fit, told)])
-    lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in told]
+    problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
+    trust = verdict(fit, problems)
+    about = "answer" if fit.trust != "no" and trust == "no" else "fit"
+    lines.append(
+        {
+            "ok": "No problems were found with this fit.",
+            "caution": "Use this fit with caution:",
+            "no": f"Do not rely on this {about}:",
+        }[trust]
+    )
+    lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in problems]
     return "\n".join(line for line in lines if line)
 
 
 def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:
-    """``ok``, ``caution``, ``no``, or ``far`` where the answer has findings worse than the fit's own."""
-    told = [d for d in diagnostics if d.severity in ("warning", "critical")]
-    if fit.trust != "no" and any(d.severity == "critical" for d in told):
-        return "far"
-    return "caution" if told and fit.trust == "ok" else fit.trust
-
-
-def _expected(p: Prediction) -> str:
-    if p.expected_loss != p.expected_loss:
-        return "no loss can be predicted"
-    return f"expect a held-out loss of {p.expected_loss:.3f}{_bracket(p, 'expected_loss')}"
-
-
-def _bracket(p: Prediction, quantity: str) -> str:
-    """An interval after its number; nothing where there is none, which a finding says."""
-    return "" if p.intervals[quantity] is None else f" {span(p, quantity)}"
+    """``ok``, ``caution`` or ``no``: the fit's trust, or worse if findings about the answer are."""
+    severities = {d.severity for d in diagnostics}
+    if fit.trust == "no" or "critical" in severities:
+        return "no"
+    return "caution" if "warning" in severities else fit.trust
 
 
 def _growth(fit: Fit) -> str:
-    lines = next((a for a in fit.approaches[:2] if a.headline), None)
-    if lines is not None and lines.a is not None and lines.b is not None:
-        a, b = lines.a, lines.b
+    line = next((a for a in fit.approaches[:2] if a.headline), None)
+    if line is not None and line.a is not None and line.b is not None:
+        a, b = line.a, line.b
     else:
         try:
             a, b = fit.exponents
         except AttributeError:
             return ""
     return (
-        f"Ten times the compute wants {10**a:.2g} times the parameters and {10**b:.2g} times the "
-        f"{fit.runs.unit} (exponents {a:.2f} and {b:.2f}, where FLOPs per unit grow as N)."
+        f"With 10× the compute, use {10**a:.2g}× the parameters and {10**b:.2g}× the "
+        f"{fit.runs.unit} (exponents {a:.2f} and {b:.2f}, if FLOPs per unit grow as N)."
     )
 
 
@@ -161,6 +172,66 @@ def _noise(fit: Fit) -> str:
     if fit.isoflop.n_r2 is not None and fit.isoflop.d_r2 is not None:
         line += (
             f" The IsoFLOP minima lie on power laws with R² = {fit.isoflop.n_r2:.3f} (N) and "
-            f"{fit.isoflop.d_r2:.3f} (D), which alone proves little."
+            f"{fit.isoflop.d_r2:.3f} (D), which alone is weak evidence."
         )
     return line
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a cell on the page, what is in brackets smaller.
+
+    It sorts by ``value`` if there is one. ``wide`` text wraps.
+    """
+
+    text: str
+    value: float | None = None
+    wide: bool = False
+
+    def html(self) -> str:
+        """The cell as an element."""
+        attributes = "" if self.value is None else f' data-v="{self.value!r}"'
+        attributes += ' class="text"' if self.wide else ""
+        text, bracket, interval = self.text.partition(" (")
+        small = f" <small>({html.escape(interval)}</small>" if bracket else ""
+        return f"<td{attributes}>{html.escape(text)}{small}</td>"
+
+
+def html_table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    caption: str,
+    *,
+    sortable: bool = False,
+    name: str = "",
+) -> str:
+    """A table with a caption in a box that scrolls by itself, if it is wide or has many rows.
+
+    A click on a column's name sorts a ``sortable`` one. ``name`` is for screen readers, by default
+    the caption's first sentence.
+    """
+    cells = (
+        f'<th scope="col" aria-sort="none"><button type="button">{html.escape(h)}</button></th>'
+        if sortable
+        else f'<th scope="col">{html.escape(h)}</th>'
+        for h in head
+    )
+    lines = ["<tr>" + "".join(c.html() for c in row) + "</tr>" for row in rows]
+    tall = " tall" if len(lines) > _TALL else ""
+    label = html.escape(name or caption.split(".")[0], quote=True)
+    return (
+        f'<div class="scroll{tall}" role="region" tabindex="0" aria-label="{label}">'
+        f"<table><caption><span>{html.escape(caption)}</span></caption><thead><tr>{''.join(cells)}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """A paragraph, of a class if one is given."""
+    opening = f'<p class="{kind}">' if kind else "<p>"
+    return f"{opening}{html.escape(text)}</p>"
+
+
+def asset(name: str) -> str:
+    """A file that the page is made of."""
+    return (files("flops_fit.report") / "assets" / name).read_text(encoding="utf-8")

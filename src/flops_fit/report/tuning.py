@@ -1,13 +1,12 @@
-"""The figures of hyper-parameters, each drawn from its data."""
+"""Hyper-parameters: what was tried before the sweep, and training curves on one scale."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.report.style import (
     CLEAR,
@@ -16,13 +15,16 @@ from flops_fit.report.style import (
     SHADE,
     SMALL,
     VERMILLION,
+    Colour,
+    Floats,
+    Row,
     axes_of,
     compute_colours,
-    figure_of,
-    grid,
-    key,
+    finish,
     log_axis,
+    rows_of,
 )
+from flops_fit.report.table import TextTable
 from flops_fit.text import format_count
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import REACH, Tuning
@@ -31,13 +33,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-Floats = NDArray[np.float64]
-Row = dict[str, Any]
+_MAX_EXCESS = 0.12  # of the loss: what is worse is off the figure, and its marks stand at the edge
+_MAX_KEYS = 6  # cells that are named
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+_MARKS = "osD^"
 
 
 @dataclass(frozen=True, eq=False)
-class Tried:
+class TrialCell:
     """One size at one length: what was tried, and how much more than the lowest loss it gave.
 
     Attributes
@@ -47,7 +50,7 @@ class Tried:
     value, excess
         Learning rates or batches, and the loss above the cell's lowest, as a share of it.
     curve_value, curve_excess
-        The fitted parabola where it is good for something; empty where there is none.
+        The fitted parabola; empty where there is none to rely on.
     recipe, used
         The recipe's own value, and what the sweep uses there.
     noise_scale
@@ -71,51 +74,36 @@ class Trials:
 
     axis: str
     unit: str
-    cells: tuple[Tried, ...]
+    cells: tuple[TrialCell, ...]
     seed_sd: float | None
 
     def rows(self) -> list[Row]:
-        """A row a trial."""
-        return [
-            {
-                "params": c.params,
-                "units": c.units,
-                self.axis: float(x),
-                "excess": float(y),
-                "recipe": c.recipe,
-                "used": c.used,
-                "noise_scale": c.noise_scale,
-            }
-            for c in self.cells
-            for x, y in zip(c.value, c.excess, strict=True)
-        ]
+        """One row a trial."""
+        rows = []
+        for c in self.cells:
+            rows += rows_of(
+                params=c.params, units=c.units, **{self.axis: c.value}, excess=c.excess,
+                recipe=c.recipe, used=c.used, noise_scale=c.noise_scale,
+            )  # fmt: skip
+        return rows
 
 
 def rate_data(tuning: Tuning | None) -> Trials | None:
     """Learning rates that were tried at the recipe's batch."""
-    if tuning is None or not any(c.lrs for c in tuning.cells):
+    if tuning is None:
         return None
     cells = []
-    for i, c in enumerate(tuning.cells):
-        if not c.lrs:
-            continue
-        x, y = np.array(c.lrs).T
-        best = tuning.lr.cells[i].factor
-        curve = _parabola(best, tuning.lr.curvature, tuning.asked.step)
-        used = c.lr * tuning.factor(c.params)
-        cells.append(
-            Tried(
-                c.params,
-                c.units,
-                x * c.lr,
-                y / y.min() - 1,
-                curve[0] * c.lr,
-                curve[1],
-                c.recipe_lr,
-                used,
-            )
-        )
-    return Trials("lr", tuning.unit, tuple(cells), tuning.seed_sd)
+    for c, fit in zip(tuning.cells, tuning.lr.cells, strict=True):
+        if c.lrs:
+            x, y = np.array(c.lrs).T
+            t, excess = _parabola(fit.factor, tuning.lr.curvature, tuning.asked.step)
+            used = c.lr * tuning.factor(c.params)
+            cells.append(
+                TrialCell(
+                    c.params, c.units, x * c.lr, y / y.min() - 1, t * c.lr, excess, c.recipe_lr, used
+                )
+            )  # fmt: skip
+    return Trials("lr", tuning.unit, tuple(cells), tuning.seed_sd) if cells else None
 
 
 def batch_data(tuning: Tuning | None) -> Trials | None:
@@ -123,26 +111,17 @@ def batch_data(tuning: Tuning | None) -> Trials | None:
     if tuning is None or tuning.batch is None:
         return None
     cells = []
-    for i, c in enumerate(tuning.cells):
-        if not c.batches:
-            continue
-        x, y = np.array(c.batches).T
-        best = tuning.batch.cells[i].factor
-        curve = _parabola(best, tuning.batch.curvature, tuning.asked.step)
-        b = c.batch_units
-        cells.append(
-            Tried(
-                c.params,
-                c.units,
-                x * b,
-                y / y.min() - 1,
-                curve[0] * b,
-                curve[1],
-                b,
-                b * tuning.recipe.batch,
-                c.noise_scale,
-            )
-        )
+    for c, fit in zip(tuning.cells, tuning.batch.cells, strict=True):
+        if c.batches:
+            x, y = np.array(c.batches).T
+            t, excess = _parabola(fit.factor, tuning.batch.curvature, tuning.asked.step)
+            b = c.batch_units
+            used = b * tuning.recipe.batch
+            cells.append(
+                TrialCell(
+                    c.params, c.units, x * b, y / y.min() - 1, t * b, excess, b, used, c.noise_scale
+                )
+            )  # fmt: skip
     return Trials("batch", tuning.unit, tuple(cells), tuning.seed_sd) if cells else None
 
 
@@ -153,89 +132,41 @@ def _parabola(best: float | None, curvature: float, step: float) -> tuple[Floats
     return best * np.exp(t), np.expm1(0.5 * curvature * t**2)
 
 
-@dataclass(frozen=True, eq=False)
-class Collapsed:
-    """Training curves on one scale; see :class:`flops_fit.tune.Collapse`."""
-
-    found: Collapse
-
-    def rows(self) -> list[Row]:
-        """A row a point."""
-        c = self.found
-        return [
-            {"label": label, "params": float(n), "share": float(x), "scaled_loss": float(y)}
-            for label, n, curve in zip(c.labels, c.params, c.curves, strict=True)
-            for x, y in zip(c.shares, curve, strict=True)
-        ]
-
-
-def collapse_data(found: Collapse | None) -> Collapsed | None:
-    """The training curves on one scale, where there are enough."""
-    return None if found is None else Collapsed(found)
-
-
-_MOST = 0.12  # of the loss: what is worse is off the figure, and its marks stand at the edge
-_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
-_MARKS = "osD^"
-
-
 def draw_trials(data: Trials, ax: Axes | None = None) -> Figure:
     """Loss above the lowest of each cell against the learning rate, or against the batch.
 
-    A colour for each size, a mark and a line style for each length. Triangles at the axis say what the
-    sweep uses there; those at the upper edge are runs that lie above it.
+    A colour for each size, a mark and a line style for each length. Triangles on the axis mark what
+    the sweep uses; those at the upper edge are runs that lie above it.
 
     Parameters
     ----------
     data
-        Of :func:`rate_data` or :func:`batch_data`.
+        From :func:`rate_data` or :func:`batch_data`.
     ax
         Where to draw; by default the axes of a new figure.
     """
     ax = axes_of(ax, "rates" if data.axis == "lr" else "batches")
     sizes = sorted({c.params for c in data.cells})
     colours = dict(zip(sizes, compute_colours(len(sizes)), strict=True))
-    worst = min(_MOST, max(float(c.excess.max()) for c in data.cells) * 1.15 + 1e-4)
+    worst = min(_MAX_EXCESS, max(float(c.excess.max()) for c in data.cells) * 1.15 + 1e-4)
     for c in data.cells:
-        lengths = sorted({d.units for d in data.cells if d.params == c.params})
-        i = lengths.index(c.units) % len(_STYLES)
-        colour = colours[c.params]
-        shown = c.curve_excess <= worst
-        if shown.any():
-            # The parabola's own lowest point lies at, or a little below, the lowest run.
-            ax.plot(
-                c.curve_value[shown], 100 * c.curve_excess[shown],
-                color=colour, lw=0.9, ls=_STYLES[i],
-            )  # fmt: skip
-        off = c.excess > worst
-        label = (
-            f"N = {format_count(c.params)}, D = {format_count(c.units)}"
-            if len(data.cells) <= 6
-            else None
-        )
-        ax.plot(
-            c.value[~off], 100 * c.excess[~off], _MARKS[i], color=colour, ms=3.2,
-            mec="white", mew=0.3, label=label, zorder=3,
-        )  # fmt: skip
-        ax.plot(c.value[off], [100 * worst] * off.sum(), "^", color=colour, ms=4, mew=0)
-        ax.plot(
-            c.used, -0.035 * 100 * worst, "^", color=colour, ms=5, mec=INK, mew=0.5,
-            clip_on=False, zorder=4,
-        )  # fmt: skip
+        _draw_cell(ax, data, c, colours[c.params], worst)
     if data.seed_sd is not None:
-        ax.axhspan(0, 100 * min(data.seed_sd, worst), color=SHADE, lw=0, zorder=0)
+        top = 100 * min(data.seed_sd, worst)
+        ax.axhspan(0, top, color=SHADE, lw=0, zorder=0)
         ax.text(
-            0.99, 100 * min(data.seed_sd, worst), "noise of a seed ", ha="right", va="bottom",
-            fontsize=SMALL, color=FAINT, transform=ax.get_yaxis_transform(), bbox=CLEAR,
+            0.99, top, "noise between seeds ", ha="right", va="bottom", fontsize=SMALL, color=FAINT,
+            transform=ax.get_yaxis_transform(), bbox=CLEAR,
         )  # fmt: skip
     values = np.concatenate([np.append(c.value, c.used) for c in data.cells])
     ax.set_xlim(values.min() / 1.25, values.max() * 1.25)
     ax.set_ylim(-0.04 * 100 * worst, 100 * worst * 1.03)
-    name = "Learning rate" if data.axis == "lr" else f"Batch ({data.unit})"
-    log_axis(ax, "x", name, format_count if data.axis == "batch" else lambda v: f"{v:g}")
+    if data.axis == "lr":
+        log_axis(ax, "x", "Learning rate", lambda v: f"{v:g}")
+    else:
+        log_axis(ax, "x", f"Batch ({data.unit})")
     ax.set_ylabel("Loss above the lowest, %")
-    grid(ax)
-    if len(data.cells) > 6:
+    if len(data.cells) > _MAX_KEYS:
         for n in (sizes[0], sizes[-1]):
             ax.plot([], [], "o", color=colours[n], ms=3.2, label=f"N = {format_count(n)}")
     ax.plot([], [], "^", color="none", mec=INK, mew=0.6, ms=5, label="used by the sweep")
@@ -244,34 +175,96 @@ def draw_trials(data: Trials, ax: Axes | None = None) -> Figure:
         low, high = format_count(min(scales)), format_count(max(scales))
         span = low if low == high else f"{low}–{high}"
         ax.plot([], [], " ", label=f"gradient noise scale: {span}")
-    key(ax)
-    return figure_of(ax)
+    return finish(ax)
 
 
-def draw_collapse(data: Collapsed, ax: Axes | None = None) -> Figure:
+def _draw_cell(ax: Axes, data: Trials, c: TrialCell, colour: Colour, worst: float) -> None:
+    lengths = sorted({d.units for d in data.cells if d.params == c.params})
+    style = lengths.index(c.units) % len(_DASHES)
+    shown = c.curve_excess <= worst
+    if shown.any():
+        # The parabola's own lowest point lies at, or a little below, the lowest run.
+        x, y = c.curve_value[shown], 100 * c.curve_excess[shown]
+        ax.plot(x, y, color=colour, lw=0.9, ls=_DASHES[style])
+    off = c.excess > worst
+    name = f"N = {format_count(c.params)}, D = {format_count(c.units)}"
+    ax.plot(
+        c.value[~off], 100 * c.excess[~off], _MARKS[style], color=colour, ms=3.2, mec="white",
+        mew=0.3, label=name if len(data.cells) <= _MAX_KEYS else None, zorder=3,
+    )  # fmt: skip
+    ax.plot(c.value[off], [100 * worst] * off.sum(), "^", color=colour, ms=4, mew=0)
+    ax.plot(
+        c.used, -0.035 * 100 * worst, "^", color=colour, ms=5, mec=INK, mew=0.5, clip_on=False,
+        zorder=4,
+    )  # fmt: skip
+
+
+def tuning_table(tuning: Tuning) -> TextTable:
+    """Each size and length with its best rate and regrets."""
+    head = f"N|D ({tuning.unit})|Recipe's rate|Best rate|Rate used|Recipe's regret|Regret left|Noise scale"
+    rows = [head.split("|")]
+    for i, c in enumerate(tuning.cells):
+        best = tuning.lr.cells[i].factor
+        regrets = (tuning.untuned_regret(i), tuning.left_regret(i))
+        rows.append(
+            [
+                format_count(c.params),
+                format_count(c.units),
+                f"{c.recipe_lr:.3g}",
+                "–" if best is None else f"{c.lr * best:.3g}",
+                f"{c.lr * tuning.factor(c.params):.3g}",
+                *("–" if r is None else f"{r:.2%}" for r in regrets),
+                "–" if c.noise_scale is None else format_count(c.noise_scale),
+            ]
+        )
+    noise = "" if tuning.seed_sd is None else f"The noise between seeds is {tuning.seed_sd:.2%}. "
+    return TextTable(
+        rows,
+        "Rates are at the recipe's batch. Regret is the extra loss that a rate causes, as a share of "
+        f"the loss. {noise}A batch below the gradient's noise scale wastes little data.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CollapseData:
+    """Training curves on one scale; see :class:`flops_fit.tune.Collapse`."""
+
+    collapse: Collapse
+
+    def rows(self) -> list[Row]:
+        """One row a point."""
+        c = self.collapse
+        rows = []
+        for label, n, curve in zip(c.labels, c.params, c.curves, strict=True):
+            rows += rows_of(label=label, params=float(n), share=c.shares, scaled_loss=curve)
+        return rows
+
+
+def collapse_data(collapse: Collapse | None) -> CollapseData | None:
+    """The training curves on one scale, where there are enough."""
+    return None if collapse is None else CollapseData(collapse)
+
+
+def draw_collapse(data: CollapseData, ax: Axes | None = None) -> Figure:
     """Training curves on one scale, dark for small models; those apart in red with their names."""
     ax = axes_of(ax, "collapse")
-    c = data.found
+    c = data.collapse
     order = np.argsort(c.params)
     colours = compute_colours(len(order))
     for colour, i in zip(colours, order, strict=True):
         odd = c.labels[i] in c.odd
-        ax.plot(
-            c.shares, c.curves[i], color=VERMILLION if odd else colour, lw=1.1 if odd else 0.7,
-            zorder=3 if odd else 2,
-        )  # fmt: skip
-    ends = (order[0], order[-1])
-    for colour, i in zip((colours[0], colours[-1]), ends, strict=True):
-        ax.plot([], [], color=colour, lw=1, label=f"N = {format_count(c.params[i])}")
+        shown, width = (VERMILLION, 1.1) if odd else (colour, 0.7)
+        ax.plot(c.shares, c.curves[i], color=shown, lw=width, zorder=3 if odd else 2)
+    for end in (0, -1):
+        label = f"N = {format_count(c.params[order[end]])}"
+        ax.plot([], [], color=colours[end], lw=1, label=label)
     if c.odd:
         ax.plot([], [], color=VERMILLION, lw=1, label=f"apart: {c.odd[0]}")
     ax.set_xlim(0, 1)
     high = float(np.percentile(c.curves[:, c.shares >= 0.15].max(axis=1), 95))
     ax.set_ylim(min(0.97, float(c.curves.min())), max(high, 1.05) * 1.02)
-    ax.set_xlabel("Share of the run seen")
-    ax.set_ylabel("(L − E) / (L₁ − E)" if c.floor else "Training loss L / its last L₁")
+    ax.set_xlabel("Share of the run")
+    ax.set_ylabel("(L − E) / (L₁ − E)" if c.floor else "Training loss L / final loss L₁")
     if c.floor:
         ax.plot([], [], " ", label=f"E = {c.floor:.2f}")
-    grid(ax)
-    key(ax, 2 if not c.odd else 1)
-    return figure_of(ax)
+    return finish(ax, 1 if c.odd else 2)

@@ -1,5 +1,5 @@
 // The fitted law: what Python's fit.predict(C) and fit.optimal_for_inference compute, from the
-// numbers of flops_fit.fit.portable. A law is [E, ln A, ln B, alpha, beta, kappa].
+// numbers of flops_fit.fit.export_fit. A law is [E, ln A, ln B, alpha, beta, kappa].
 "use strict";
 
 const flopsFit = (() => {

@@ -71,7 +71,7 @@
     if (input === devices && value !== Math.round(value)) return "expected a whole number";
     if (input === compute && (value < fit.smallest / 10.000001 || value > fit.reach * 1.000001)) {
       return `expected ${flops(fit.smallest / 10)} to ${flops(fit.reach)} FLOPs: `
-        + "from a tenth of the cheapest run to a thousand times the largest";
+        + "from a tenth of the smallest run to 1000 times the largest";
     }
     return "";
   };
@@ -100,7 +100,7 @@
     }
     field("results").classList.toggle("stale", wrong);
     if (wrong) {
-      field("said").textContent = "One of the inputs cannot be used; the numbers below are of the last that could.";
+      field("said").textContent = "One input is not valid; the numbers below are for the last valid inputs.";
       return;
     }
     const C = number(compute), demand = number(use);
@@ -115,19 +115,19 @@
       ["params", "Parameters N", [best.optimal_params, plain.spans.optimal_params], s && [s.params, sp.params], count],
       ["tokens", `Training ${fit.unit} D`, [best.optimal_tokens, plain.spans.optimal_tokens], s && [s.tokens, sp.tokens], count],
       ["ratio", "D/N", [best.tokens_per_param, plain.spans.tokens_per_param], s && [s.tokens / s.params, null], count],
-      ["loss", "Loss to expect", [best.expected_loss, plain.spans.expected_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
+      ["loss", "Expected loss", [best.expected_loss, plain.spans.expected_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
       ["flops", "Training FLOPs", [C, null], s && [s.training_compute, sp.training_compute], flops],
       ["hours", "GPU-hours to train", [C / perHour, null], s && [s.training_compute / perHour, scaled(sp.training_compute, 1 / perHour)], count],
       ["days", `Days on ${devices.value} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
         s && [s.training_compute / perHour / 24 / number(devices), scaled(sp.training_compute, 1 / perHour / 24 / number(devices))], count],
-      ["dollars", "Dollars to train", [C / perHour * number(price), null],
+      ["dollars", "Training cost", [C / perHour * number(price), null],
         s && [s.training_compute / perHour * number(price), scaled(sp.training_compute, number(price) / perHour)], dollars],
     ];
     if (demand > 0) {
       const whole = C + plainUse;
       table.push(
-        ["total", "FLOPs of training and use", [whole, null], s && [s.total_compute, sp.total_compute], flops],
-        ["total-dollars", "Dollars of training and use", [whole / perHour * number(price), null],
+        ["total", "FLOPs of training and inference", [whole, null], s && [s.total_compute, sp.total_compute], flops],
+        ["total-dollars", "Cost of training and inference", [whole / perHour * number(price), null],
           s && [s.total_compute / perHour * number(price), scaled(sp.total_compute, number(price) / perHour)], dollars],
       );
     }
@@ -148,9 +148,9 @@
     warning.hidden = far <= 1.005;
     warning.className = far > 100 ? "critical" : far > 10 ? "warning" : "note";
     warning.textContent = far <= 1.005 ? "" : `This is ${count(far)} times the compute of the largest run. `
-      + (far > 100 ? "More than 100 times: do not use the number without saying so; nothing in the runs can check it."
-        : far > 10 ? "More than 10 times: the form of the law decides, and the interval holds only if that form does."
-          : "Up to 10 times is a usual extrapolation; the interval holds if the form of the law does.");
+      + (far > 100 ? "Beyond 100 times nothing in the runs can check the number: always state it with this warning."
+        : far > 10 ? "Beyond 10 times the form of the law decides, and the interval holds only if that form does."
+          : "Up to 10 times is a common extrapolation; the interval holds if the form of the law does.");
   };
 
   const span = [Math.log10(fit.smallest / 10), Math.log10(fit.reach)];

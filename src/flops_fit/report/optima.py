@@ -1,0 +1,319 @@
+"""The optimum over compute: N*, D* and the loss with intervals, and N* of other approaches and forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from flops_fit.fit.fit import Fit
+from flops_fit.fit.prediction import Prediction
+from flops_fit.report.isoflop import LAW_NAMES
+from flops_fit.report.style import (
+    BLUE,
+    GREEN,
+    INK,
+    PINK,
+    SHADE,
+    VERMILLION,
+    Floats,
+    Row,
+    axes_of,
+    compute_axis,
+    finish,
+    log_axis,
+    rows_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+APPROACH_NAMES = {"surface": "3 surface", "isoflop": "2 parabolas", "envelope": "1 envelope"}
+_MARKS = ("o", "s", "^")
+_DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 2)))
+_LARGEST_LOG_RATIO = np.log(100.0)  # what differs from the answer by more is off the chart
+
+
+@dataclass(frozen=True)
+class OptimalPath:
+    """A quantity along the compute-optimal path, with its interval where one exists."""
+
+    compute: Floats
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What was observed beside a path: its name, at which C, and its value."""
+
+    name: str
+    compute: Floats
+    value: Floats
+
+
+@dataclass(frozen=True)
+class OptimumCurve:
+    """One quantity of the optimum over compute.
+
+    Attributes
+    ----------
+    quantity, unit
+        ``"params"``, ``"tokens"`` or ``"loss"``, and what D counts.
+    path, source
+        The quantity with its interval, and what gives it.
+    observations
+        What was observed beside it.
+    largest
+        C of the largest run: beyond it the path is an extrapolation.
+    level
+        Of the interval.
+    """
+
+    quantity: str
+    unit: str
+    path: OptimalPath
+    source: str
+    observations: tuple[Observations, ...]
+    largest: float
+    level: float
+
+    def rows(self) -> list[Row]:
+        """The path with its interval, and observations, told apart by ``kind``."""
+        p, name = self.path, self.quantity
+        path = {"compute": p.compute, name: p.value, "low": p.low, "high": p.high}
+        rows = rows_of(kind=self.source, **path)
+        for o in self.observations:
+            rows += rows_of(kind=o.name, **{"compute": o.compute, name: o.value})
+        return rows
+
+
+def optimal_path(fit: Fit, level: float = 0.9, reach: float = 10.0) -> dict[str, OptimalPath]:
+    """N*, D* and the loss from the smallest budget to ``reach`` times the largest."""
+    largest = fit.largest_compute
+    start = min(float(fit.runs.budget.min()), largest) / 1.5
+    inside, beyond = np.geomspace(start, largest, 20), np.geomspace(largest, largest * reach, 8)
+    compute = np.unique(np.concatenate([inside, beyond]))
+    predictions = [fit.predict(float(c), level) for c in compute]
+    names = ("optimal_params", "optimal_tokens", "expected_loss")
+    return {name: _path(compute, predictions, name) for name in names}
+
+
+def _path(compute: Floats, predictions: list[Prediction], name: str) -> OptimalPath:
+    values = np.array([getattr(p, name) for p in predictions])
+    spans = np.array([p.intervals[name] or (np.nan, np.nan) for p in predictions])
+    return OptimalPath(compute, values, spans[:, 0], spans[:, 1])
+
+
+def params_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
+    """N* over compute, with the minima of approach 2 and the winners of approach 1."""
+    return _size_data(fit, level, "params", path)
+
+
+def tokens_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
+    """D* over compute, with the minima of approach 2 and the winners of approach 1."""
+    return _size_data(fit, level, "tokens", path)
+
+
+def _size_data(fit: Fit, level: float, quantity: str, path: OptimalPath | None) -> OptimumCurve:
+    minima = [(p.budget, getattr(p, quantity)) for p in fit.isoflop.interior]
+    winners = fit.envelope.points if fit.envelope else ()
+    observations = [
+        _observations("minimum of a parabola", minima),
+        _observations(
+            "point on the envelope", [(w.compute, getattr(w, quantity)) for w in winners]
+        ),
+    ]
+    shown = tuple(o for o in observations if len(o.compute))
+    path = path or optimal_path(fit, level)[f"optimal_{quantity}"]
+    return OptimumCurve(
+        quantity, fit.runs.unit, path, _source(fit), shown, fit.largest_compute, level
+    )
+
+
+def loss_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
+    """The loss at the optimum over compute, with each budget's best run."""
+    best = _observations("best run of a budget", best_losses(fit))
+    path = path or optimal_path(fit, level)["expected_loss"]
+    return OptimumCurve(
+        "loss", fit.runs.unit, path, _source(fit), (best,), fit.largest_compute, level
+    )
+
+
+def best_losses(fit: Fit) -> list[tuple[float, float]]:
+    """Each budget with the lowest loss of its runs."""
+    runs = fit.runs
+    return [(float(b), float(runs.loss[runs.budget == b].min())) for b in np.unique(runs.budget)]
+
+
+def _source(fit: Fit) -> str:
+    on_lines = any(a.headline for a in fit.approaches[:2])
+    return "line through the minima" if on_lines else "fitted law"
+
+
+def _observations(name: str, pairs: Sequence[tuple[float, float]]) -> Observations:
+    compute, value = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    return Observations(name, compute, value)
+
+
+def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
+    """N*, D* or the loss over compute with its interval, dashed beyond the largest run.
+
+    Parameters
+    ----------
+    data
+        From :func:`params_data`, :func:`tokens_data` or :func:`loss_data`.
+    ax
+        Where to draw; by default the axes of a new figure.
+
+    Returns
+    -------
+    Figure
+        The one that holds the axes.
+    """
+    ax = axes_of(ax, data.quantity)
+    path = data.path
+    _draw_interval(ax, path.compute, path.low, path.high, data.largest, data.level)
+    if np.any(np.isfinite(path.value)):
+        within = path.compute <= data.largest * (1 + 1e-9)
+        beyond = path.compute >= data.largest * (1 - 1e-9)
+        ax.plot(path.compute[within], path.value[within], color=BLUE, lw=1.2, label=data.source)
+        ax.plot(path.compute[beyond], path.value[beyond], color=BLUE, lw=1.2, ls=(0, (3, 2)))
+    for seen, mark in zip(data.observations, _MARKS, strict=False):
+        ax.plot(
+            seen.compute, seen.value, mark, ms=3, mfc=INK if mark == "o" else "none", mec=INK,
+            mew=0.6, zorder=3, label=seen.name,
+        )  # fmt: skip
+    ax.set_xlim(path.compute[0], path.compute[-1])
+    compute_axis(ax)
+    if data.quantity == "loss":
+        ax.set_ylabel("Held-out loss at the optimum")
+        _limit_loss(ax, data)
+    else:
+        log_axis(
+            ax, "y", f"Optimal {'parameters N' if data.quantity == 'params' else f'{data.unit} D'}*"
+        )
+    return finish(ax)
+
+
+def _draw_interval(
+    ax: Axes, compute: Floats, low: Floats, high: Floats, largest: float, level: float
+) -> None:
+    ax.axvspan(largest, compute[-1], color=SHADE, lw=0, label="beyond the runs")
+    if np.any(np.isfinite(low)):
+        label = f"{100 * level:g} % interval"
+        ax.fill_between(compute, low, high, color=BLUE, alpha=0.25, lw=0, label=label)
+
+
+def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
+    """An interval that opens far beyond the runs must not flatten all that was measured."""
+    values = np.concatenate([data.path.value, *(o.value for o in data.observations)])
+    low, high = np.nanmin(values), np.nanmax(values)
+    spread = max(high - low, 1e-3 * abs(high))
+    ends = data.path.low[np.isfinite(data.path.low)]
+    bottom = max(ends.min(), low - 0.5 * spread) if len(ends) else low
+    ax.set_ylim(bottom - 0.05 * spread, high + 0.08 * spread)
+
+
+@dataclass(frozen=True)
+class ApproachRatios:
+    """N* of each approach and of each other law form over N* of the answer.
+
+    Attributes
+    ----------
+    compute, low, high
+        Where lines are given, and the answer's interval over the answer (NaN where it has none).
+    lines
+        By name, the ratio along ``compute``.
+    minima
+        (C, ratio) of approach 2's minima, shape (k, 2).
+    answer
+        What everything is divided by.
+    largest, level
+        C of the largest run, and the level of the interval.
+    """
+
+    compute: Floats
+    low: Floats
+    high: Floats
+    lines: dict[str, Floats]
+    minima: Floats
+    answer: str
+    largest: float
+    level: float
+
+    def rows(self) -> list[Row]:
+        """Ratios along compute, told apart by ``kind``."""
+        rows = []
+        for name, line in self.lines.items():
+            rows += rows_of(kind=name, compute=self.compute, params_over_answer=line)
+        rows += rows_of(
+            kind=self.answer, compute=self.compute, params_over_answer=1.0, low=self.low, high=self.high
+        )  # fmt: skip
+        C, ratio = self.minima.T
+        return rows + rows_of(kind="parabola's minimum", compute=C, params_over_answer=ratio)
+
+
+def approaches_data(fit: Fit, level: float = 0.9, reach: float = 10.0) -> ApproachRatios:
+    """The three approaches and the other law forms beside the answer."""
+    compute = np.geomspace(fit.runs.flops.min() / 1.3, fit.largest_compute * reach, 24)
+    path = _path(compute, [fit.predict(float(c), level) for c in compute], "optimal_params")
+    headline = next((a.name for a in fit.approaches if a.headline), "surface")
+    lines: dict[str, ArrayLike] = {}
+    if headline != "surface":
+        lines[APPROACH_NAMES["surface"]] = fit.law.optimal(compute, fit.flops).params
+    for name, approach in (("isoflop", fit.isoflop), ("envelope", fit.envelope)):
+        line = approach.n_line if approach is not None and approach.usable else None
+        if line is not None and headline != name:
+            lines[APPROACH_NAMES[name]] = [line(float(c)) for c in compute]
+    for other in fit.alternatives:
+        if other.status.usable and other.law.name != fit.law.name:
+            label = LAW_NAMES.get(other.law.name, f"{other.law.name} law")
+            lines[label] = other.law.optimal(compute, fit.flops).params
+    minima = [(p.budget, p.params / fit.optimal(p.budget).params) for p in fit.isoflop.interior]
+    return ApproachRatios(
+        compute,
+        path.low / path.value,
+        path.high / path.value,
+        {name: np.asarray(params, dtype=np.float64) / path.value for name, params in lines.items()},
+        np.array(minima).reshape(-1, 2),
+        APPROACH_NAMES[headline],
+        fit.largest_compute,
+        level,
+    )
+
+
+def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
+    """N* of every approach and law form over that of the answer, with the answer's interval."""
+    ax = axes_of(ax, "approaches")
+    _draw_interval(ax, data.compute, data.low, data.high, data.largest, data.level)
+    ax.axhline(1.0, color=BLUE, lw=1.2, label=f"{data.answer} (the answer)")
+    colours = (VERMILLION, GREEN, PINK, INK)
+    for (name, line), colour, dash in zip(data.lines.items(), colours, _DASHES, strict=False):
+        off = np.all(np.abs(np.log(line)) > _LARGEST_LOG_RATIO)
+        label = f"{name} (off the chart)" if off else name
+        ax.plot(data.compute, line, color=colour, ls=dash, lw=1.2, label=label)
+    if len(data.minima):
+        ax.plot(*data.minima.T, "o", color=INK, ms=3, label="minimum of a parabola")
+    _limit_ratio(ax, data)
+    ax.set_xlim(data.compute[0], data.compute[-1])
+    compute_axis(ax)
+    log_axis(ax, "y", "N* over that of the answer", lambda v: f"{v:.4g}")
+    return finish(ax)
+
+
+def _limit_ratio(ax: Axes, data: ApproachRatios) -> None:
+    """Wide enough for the lines and minima, and no wider where an interval opens."""
+    drawn = [np.ones(1), data.minima[:, 1], *data.lines.values()]
+    away = np.abs(np.log(np.concatenate(drawn)))
+    spans = np.abs(np.log(np.concatenate([data.low, data.high])))
+    reach = float(np.max(away[away < _LARGEST_LOG_RATIO]))
+    if np.any(np.isfinite(spans)):
+        reach = max(reach, min(float(np.nanmax(spans)), reach + 1.0))
+    reach = 1.1 * max(reach, 0.03)
+    ax.set_ylim(np.exp(-reach), np.exp(reach))
