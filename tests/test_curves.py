@@ -142,5 +142,5 @@ def test_smoothing_averages_noise() -> None:
     noisy = Curves.read({**table, "loss": 9 * D**-0.1 * np.exp(0.02 * noise)}).smoothed(0.5)
     error = np.log(noisy.curves[0].loss / (9 * D**-0.1))
     assert np.std(error) < 0.005
-    with pytest.raises(InputError, match="width to be a positive number"):
+    with pytest.raises(InputError, match="width: expected a positive number"):
         noisy.smoothed(0)

@@ -1,14 +1,16 @@
-"""Arguments of the public functions: a near miss is answered with what was meant."""
+"""Checks of arguments: what was expected, what came, and the nearest name that was meant."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,9 +34,101 @@ def names_near_matches(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+def nearest_name(value: object, names: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the name nearest to ``value``; empty where none is near."""
+    near = difflib.get_close_matches(str(value), list(names), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse what is none of ``choices``, naming the nearest."""
+    choices = list(choices)
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{name}: expected one of {list(choices)}; got {value!r}.{hint}")
+        hint = nearest_name(value, choices)
+        raise InputError(f"{name}: expected one of {choices}; got {value!r}.{hint}")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is an ``int``; ``True`` and ``False`` are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object, infinite: bool = False) -> TypeGuard[float]:
+    """Whether a value is a finite real number of Python or NumPy; ``True`` and ``False`` are not.
+
+    With ``infinite`` infinity counts as a number too; NaN never does.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) or (infinite and not math.isnan(value))
+
+
+def check_whole(name: str, value: object, at_least: int | None = 1, expected: str = "") -> int:
+    """The value, where it is a whole number of at least ``at_least``.
+
+    ``expected`` replaces the default words in the message.
+
+    Raises
+    ------
+    InputTypeError
+        The value is no number.
+    InputError
+        It is a number and not whole, or below ``at_least``.
+    """
+    if is_whole(value) and (at_least is None or value >= at_least):
+        return value
+    least = "" if at_least is None else f", {at_least} or more"
+    raise _error(name, value, expected or f"a whole number{least}")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    infinite: bool = False,
+    expected: str = "",
+) -> float:
+    """The value as a float, where it is a finite real number inside the bounds.
+
+    Parameters
+    ----------
+    name
+        What the message calls the value.
+    above, at_least, below, at_most
+        The bounds; ``above`` and ``below`` exclude themselves.
+    infinite
+        Accept infinity as well.
+    expected
+        Replaces the default words in the message.
+
+    Raises
+    ------
+    InputTypeError
+        The value is no number.
+    InputError
+        It is NaN or infinite, or outside the bounds.
+    """
+    if (
+        is_number(value, infinite)
+        and (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (below is None or value < below)
+        and (at_most is None or value <= at_most)
+    ):
+        return float(value)
+    words = [f"above {above:g}"] if above is not None else []
+    words += [f"at least {at_least:g}"] if at_least is not None else []
+    words += [f"below {below:g}"] if below is not None else []
+    words += [f"at most {at_most:g}"] if at_most is not None else []
+    default = "a positive number" if words == ["above 0"] else f"a number {' and '.join(words)}"
+    raise _error(name, value, expected or default.strip())
+
+
+def _error(name: str, value: object, expected: str) -> InputError | InputTypeError:
+    is_value = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    kind = InputError if is_value else InputTypeError
+    return kind(f"{name}: expected {expected}; got {value!r}.")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 
 Schedule = Literal["cosine", "wsd", "constant"]
@@ -245,11 +246,6 @@ def is_finished(seen: int, planned: int) -> bool:
             "The record belongs to another run."
         )
     return seen == planned
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _require(condition: bool, expected: str, value: Any) -> None:

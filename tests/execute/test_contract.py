@@ -212,7 +212,7 @@ def test_a_task_that_a_worker_cannot_read_fails_with_the_reason() -> None:
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_a_pool_needs_a_worker(workers: int) -> None:
-    with pytest.raises(InputError, match="workers: expected at least 1"):
+    with pytest.raises(InputError, match="workers: expected a whole number, 1 or more"):
         PoolExecutor(workers)
 
 

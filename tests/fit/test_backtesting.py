@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from flops_fit.errors import FitError, InputError
+from flops_fit.errors import FitError, InputError, InputTypeError
 from flops_fit.fit import backtest
 from flops_fit.laws import Hoffmann, Kappa
 from tests.fit._runs import llama, sweep
@@ -62,6 +62,6 @@ def test_too_few_budgets_are_refused():
     """Two budgets cannot be judged by holding one out."""
     with pytest.raises(FitError, match="remain"):
         backtest(sweep(ADDITIVE, budgets=(1e18, 1e19)))
-    for top in (0, -1, 1.5, True):
-        with pytest.raises(InputError, match="top"):
+    for top, kind in ((0, InputError), (-1, InputError), (1.5, InputError), (True, InputTypeError)):
+        with pytest.raises(kind, match="top"):
             backtest(sweep(ADDITIVE), top=top)

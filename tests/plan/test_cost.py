@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flops_fit import plan_sweep
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan import CostEstimate, Reading, Speed, StepTimes, SweepPlan
 from flops_fit.plan.cost import makespan
@@ -152,7 +152,7 @@ def test_without_a_measurement_there_are_flops_and_no_times(branched: SweepPlan)
     ],
 )
 def test_what_cannot_be_priced_is_told(plan: SweepPlan, change: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
+    with pytest.raises((InputError, InputTypeError), match=words):
         plan.estimate(**change)
 
 

@@ -197,7 +197,7 @@ def test_sizes_in_even_steps_of_ln_n() -> None:
         ({"width": 1.0}, InputError, "width: expected a factor above 1"),
         ({"width": "6"}, InputTypeError, "width: expected a factor"),
         ({"sizes_per_budget": 0}, InputError, "1 or more"),
-        ({"sizes_per_budget": 2.5}, InputTypeError, "whole numbers"),
+        ({"sizes_per_budget": 2.5}, InputError, "whole numbers"),
         ({"sizes_per_budget": [3]}, InputError, "one for each of 2 budgets"),
         ({"sizes_per_budget": [3, 4], "design": "rectangular"}, InputError, "the same sizes"),
         ({"sizes": [4, 8], "width": 3.0}, InputError, "width: it would have no effect"),

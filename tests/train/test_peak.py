@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import flops_fit
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError
 from flops_fit.peaks import _PEAKS
 from flops_fit.train import Precision, peak_of
 from flops_fit.train.throughput import Throughput, device_peak
@@ -118,7 +118,8 @@ def test_the_gradient_norm_on_record_is_the_mean_of_the_last_twentieth() -> None
 @pytest.mark.parametrize("peak", [0, -1.0, float("inf"), "fast", True])
 def test_a_peak_is_a_positive_number(sweep: dict[str, Any], peak: Any) -> None:
     sweep.pop("progress")
-    with pytest.raises(InputError, match="peak_flops: expected the FLOP/s"):
+    kind = InputTypeError if peak in ("fast", True) else InputError
+    with pytest.raises(kind, match="peak_flops: expected the FLOP/s"):
         flops_fit.plan_sweep(**sweep, peak_flops=peak)
 
 

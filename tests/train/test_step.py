@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit.errors import DataError, InputError
+from flops_fit.errors import DataError, InputError, InputTypeError
 from flops_fit.objective import Objective
 from flops_fit.train.config import TrainingConfig
 from flops_fit.train.step import Stepper, is_out_of_memory, split_batch
@@ -150,7 +150,8 @@ def test_a_tensor_without_samples_first_cannot_be_cut() -> None:
 
 @pytest.mark.parametrize("microbatch", [0, -1, 2.0, True])
 def test_a_microbatch_is_a_positive_number_of_samples(microbatch: Any) -> None:
-    with pytest.raises(InputError, match="1 or more"):
+    kind = InputTypeError if microbatch is True else InputError
+    with pytest.raises(kind, match="1 or more"):
         TrainingConfig(microbatch=microbatch)
     assert TrainingConfig().microbatch is None
 

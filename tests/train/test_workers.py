@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from flops_fit import plan_sweep
 from flops_fit.data import split_data
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.plan import Reading, Speed
@@ -224,5 +224,6 @@ def test_planning_measures_reading_and_hands_it_to_the_trainer() -> None:
 
 @pytest.mark.parametrize("workers", [-1, 1.0, True, "many", None])
 def test_what_is_no_number_of_workers_is_refused(workers: Any) -> None:
-    with pytest.raises(InputError, match="workers: expected 'auto' or a whole number"):
+    kind = InputError if workers in (-1, 1.0) and workers is not True else InputTypeError
+    with pytest.raises(kind, match="workers: expected 'auto' or a whole number"):
         TrainingConfig(workers=workers)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.adaptive.candidates import Candidates, Oracle
+from flops_fit.checks import check_number
 from flops_fit.errors import InputError, PlanError
 from flops_fit.fit.estimate import Evidence
 from flops_fit.flops.functions import FlopsFunction
@@ -188,12 +189,8 @@ def pilot_budgets_for(given: Sequence[float] | None, max_flops: float | None) ->
     """The pilot's budgets: as given, else three that take 1.5 % of ``max_flops``."""
     if given is not None:
         return given
-    if isinstance(max_flops, bool) or not isinstance(max_flops, int | float) or not max_flops > 0:
-        raise InputError(
-            f"max_flops: an adaptive design needs what it may spend, a positive number of FLOPs; got "
-            f"{max_flops!r}."
-        )
-    return pilot_budgets(max_flops)
+    expected = "the FLOPs that an adaptive design may spend, a positive number"
+    return pilot_budgets(check_number("max_flops", max_flops, above=0, expected=expected))
 
 
 def pilot_sizes(spec: ModelSpec, budgets: Sequence[float]) -> dict[float, list[Any]] | None:

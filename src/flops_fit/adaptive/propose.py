@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flops_fit.adaptive.candidates import REACH, Candidates, Grid, ladder, lattice
 from flops_fit.adaptive.criterion import Criterion, criterion, exchange, log_optimum
 from flops_fit.adaptive.form import Form, settled
+from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fit import Fit
@@ -247,8 +248,7 @@ def next_experiments(
         ("budget_flops", budget_flops),
         ("batch", batch),
     ):
-        if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
-            raise InputError(f"{name}: expected a positive number; got {value!r}.")
+        check_number(name, value, above=0)
     table = fit.runs if runs is None else RunTable.read(runs)
     evidence, form = settled(table, fit.flops, target_compute)
     if any(b.kind is BoundKind.VANISHED for b in evidence.solution.bounds):

@@ -23,6 +23,7 @@ from flops_fit.adaptive.propose import (
     predicted,
     rows_of,
 )
+from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.forms import WindowRule
@@ -77,10 +78,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         for name in ("target_compute", "half_width", "max_flops"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not (number and np.isfinite(value) and value > 0):
-                raise InputError(f"{name}: expected a positive number; got {value!r}.")
+            check_number(name, getattr(self, name), above=0)
 
     @property
     def top(self) -> float:

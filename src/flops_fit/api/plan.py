@@ -11,10 +11,10 @@ from flops_fit import rng
 from flops_fit.adaptive.pilot import check_adaptive
 from flops_fit.api.adaptive import plan_pilot
 from flops_fit.api.mup import in_mup, scale_rates, with_check
-from flops_fit.checks import check_choice, names_near_matches
+from flops_fit.checks import check_choice, check_whole, names_near_matches
 from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError
 from flops_fit.execute.mock import MockTask
 from flops_fit.fingerprint import digest, fingerprint_any
 from flops_fit.laws.law import Law
@@ -160,8 +160,7 @@ def plan_sweep(
 def _check(mode: str, design: str, seed: int) -> None:
     check_choice("mode", mode, ("local", "mock"))
     check_choice("design", design, (*DESIGNS, "adaptive"))
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputTypeError(f"seed: expected a whole number; got {seed!r}.")
+    check_whole("seed", seed, at_least=None)
 
 
 def _split(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.checks import names_near_matches
+from flops_fit.checks import is_whole, names_near_matches
 from flops_fit.data.split import check_dataset_type, split_data
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
@@ -98,7 +98,7 @@ def coordinate_check(
     """
     mup = resolve_mup(parametrization)
     for name, value, low, high in (("steps", steps, 1, 1000), ("seeds", seeds, 2, 5)):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if not is_whole(value) or not low <= value <= high:
             raise InputError(
                 f"{name}: expected a whole number from {low} to {high}; got {value!r}."
             )

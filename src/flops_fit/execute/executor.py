@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.checks import check_whole
+from flops_fit.errors import InputError
 from flops_fit.records import Experiment, Run
 from flops_fit.train.trainer import Progress
 
@@ -118,10 +119,10 @@ class Resources:
     ranks: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("cpus", self.cpus)
-        check_count("gpus", self.gpus, least=0)
+        check_whole("cpus", self.cpus)
+        check_whole("gpus", self.gpus, at_least=0)
         if self.ranks is not None:
-            check_count("ranks", self.ranks)
+            check_whole("ranks", self.ranks)
             if self.gpus and self.gpus != self.ranks:
                 raise InputError(
                     f"ranks: expected one for each of {self.gpus} GPUs; got {self.ranks}. Leave it out."
@@ -179,11 +180,3 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Cancel what is queued or running; safe to call twice."""
-
-
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Refuse what is no whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputTypeError(f"{name}: expected a whole number; got {value!r}.")
-    if value < least:
-        raise InputError(f"{name}: expected at least {least}; got {value}.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from flops_fit.checks import check_whole
 from flops_fit.errors import InputError, SweepError
 from flops_fit.execute.attempt import Setting
 from flops_fit.execute.executor import (
@@ -22,7 +23,6 @@ from flops_fit.execute.executor import (
     Resources,
     Slots,
     Task,
-    check_count,
     cores,
     visible_gpus,
 )
@@ -94,9 +94,9 @@ class PoolExecutor:
             ("ranks_per_run", None if callable(ranks_per_run) else ranks_per_run),
         ):
             if value is not None:
-                check_count(name, value)
+                check_whole(name, value)
         if isinstance(gpus, int):
-            check_count("gpus", gpus, least=0)
+            check_whole("gpus", gpus, at_least=0)
         self._asked = (workers, threads, gpus, runs_per_gpu)
         self._per_run = (gpus_per_run, ranks_per_run)
         self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()

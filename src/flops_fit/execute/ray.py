@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from flops_fit.checks import check_whole
 from flops_fit.errors import InputError, MissingExtraError, SweepError
 from flops_fit.execute.attempt import Setting
 from flops_fit.execute.executor import (
@@ -18,7 +19,6 @@ from flops_fit.execute.executor import (
     Report,
     Resources,
     Task,
-    check_count,
     cores,
 )
 from flops_fit.execute.process import PATIENCE
@@ -76,12 +76,12 @@ class RayExecutor:
         ranks_per_run: GpusPerRun = 1,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        check_count("cpus_per_run", cpus_per_run)
-        check_count("runs_per_gpu", runs_per_gpu)
+        check_whole("cpus_per_run", cpus_per_run)
+        check_whole("runs_per_gpu", runs_per_gpu)
         if not callable(gpus_per_run):
-            check_count("gpus_per_run", gpus_per_run, least=0)
+            check_whole("gpus_per_run", gpus_per_run, at_least=0)
         if not callable(ranks_per_run):
-            check_count("ranks_per_run", ranks_per_run)
+            check_whole("ranks_per_run", ranks_per_run)
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._cpus, self._gpus, self._ranks = cpus_per_run, gpus_per_run, ranks_per_run
         self._shares = runs_per_gpu

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flops_fit.checks import check_choice
+from flops_fit.checks import check_choice, check_whole
 from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepError
 from flops_fit.execute.executor import (
     GpusPerRun,
@@ -23,7 +23,6 @@ from flops_fit.execute.executor import (
     Report,
     Resources,
     Task,
-    check_count,
     cores,
 )
 from flops_fit.execute.serialize import pack
@@ -117,16 +116,16 @@ class SlurmExecutor:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("cluster", cluster, ("slurm", "local"))
-        check_count("time", time)
-        check_count("cpus_per_run", cpus_per_run)
-        check_count("gpus_per_node", gpus_per_node)
-        check_count("requeues", requeues, least=0)
+        check_whole("time", time)
+        check_whole("cpus_per_run", cpus_per_run)
+        check_whole("gpus_per_node", gpus_per_node)
+        check_whole("requeues", requeues, at_least=0)
         if not callable(gpus_per_run):
-            check_count("gpus_per_run", gpus_per_run, least=0)
+            check_whole("gpus_per_run", gpus_per_run, at_least=0)
         if not callable(ranks_per_run):
-            check_count("ranks_per_run", ranks_per_run)
+            check_whole("ranks_per_run", ranks_per_run)
         if max_jobs is not None:
-            check_count("max_jobs", max_jobs)
+            check_whole("max_jobs", max_jobs)
         local = cluster == "local"
         self.folder = Path(folder).expanduser().absolute() if folder else _folder_of_command()
         self.capacity = max_jobs or (max(1, cores() // cpus_per_run) if local else _JOBS)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.checks import check_whole
 from flops_fit.errors import FitError, InputError, InputTypeError
 from flops_fit.fit.estimate import Interval
 from flops_fit.fit.fit import Fit
@@ -71,8 +72,7 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
         The remaining budgets determine no law: they have to be two or more, with more runs than
         parameters.
     """
-    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
-        raise InputError(f"expected top to be a number of budgets, 1 or more; got {top!r}.")
+    check_whole("top", top, expected="a number of budgets, 1 or more")
     if options.get("curves") is not None:
         raise InputError(
             "expected no curves= in a back-test: training curves contain data of the budgets that "

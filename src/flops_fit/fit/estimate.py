@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit.bootstrap import drawn_laws
 from flops_fit.fit.sandwich import covariance, gradient_of, student_t
@@ -173,10 +174,7 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
 
 def check_level(level: float) -> None:
     """Refuse a level that cannot be meant."""
-    if isinstance(level, bool) or not (
-        isinstance(level, int | float | np.number) and 0 < level < 1
-    ):
-        raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}.")
+    check_number("level", level, above=0, below=1, expected="a number between 0 and 1, such as 0.9")
 
 
 def _number(value: object) -> float:

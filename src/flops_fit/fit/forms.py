@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.checks import is_number
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.generic import solve_generic
 from flops_fit.fit.minima import Envelope
@@ -45,13 +46,17 @@ def parameters_of(kind: str | type[Law]) -> int:
 
 def check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:
     """Refuse what no option can be."""
-    if delta != "mad" and not _positive(delta):
+    if delta != "mad" and not (is_number(delta, infinite=True) and delta > 0):
         raise InputError(
             f"expected delta='mad' or a positive number (inf: least squares); got {delta!r}."
         )
     if loss_space not in ("log", "linear"):
         raise InputError(f"expected loss_space='log' or 'linear'; got {loss_space!r}.")
-    if window is not None and window != "auto" and not (_positive(window) and window > 1):
+    if (
+        window is not None
+        and window != "auto"
+        and not (is_number(window, infinite=True) and window > 1)
+    ):
         raise InputError(f"expected window='auto', None or a factor above 1; got {window!r}.")
     if n not in ("total", "non_embedding"):
         raise InputError(f"expected n='total' or 'non_embedding'; got {n!r}.")
@@ -67,11 +72,6 @@ def with_convention(table: RunTable, n: str) -> RunTable:
             "none. Add a column 'non_embedding', or use n='total'."
         )
     return replace(table, params=table.non_embedding)
-
-
-def _positive(value: Any) -> bool:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return bool(number and value > 0)
 
 
 _LEVEL = 0.05

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import FitError, InputError
+from flops_fit.fit.estimate import check_level
 from flops_fit.fit.sandwich import hc3, student_t
 from flops_fit.fit.solver import FitStatus
 from flops_fit.laws.optimum import PowerLaw
@@ -202,8 +203,7 @@ def fit_power(
     """
     if not isinstance(offset, bool):
         raise InputError(f"expected offset=True or offset=False; got {offset!r}.")
-    if not (isinstance(level, float | int) and 0 < level < 1):
-        raise InputError(f"expected a level between 0 and 1, such as 0.9; got {level!r}.")
+    check_level(level)
     t, z, w = _checked(x, y, weights, 3 if offset else 2)
     centre, scale = float(np.average(t, weights=w)), float(np.average(z, weights=w))
     t, z = t - centre, z - scale

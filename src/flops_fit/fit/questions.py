@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.estimate import Estimate, Evidence, Interval, check_level, estimate
@@ -180,8 +181,7 @@ def _mapped(span: Interval | None, change: Callable[[float], float]) -> Interval
 
 
 def _one(value: float, what: str) -> float:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not (np.isfinite(value) and value > 0):
+    if not is_number(value) or value <= 0:
         raise InputError(f"expected {what}, as one positive finite number; got {value!r}.")
     return float(value)
 

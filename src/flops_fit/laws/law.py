@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import FitError, InputError, InputTypeError
+from flops_fit.checks import check_number
+from flops_fit.errors import FitError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.optimum import Optimum, positive_compute, spend
 from flops_fit.laws.questions import (
@@ -62,13 +64,11 @@ def as_flops(flops_per_unit: FlopsLike) -> FlopsFunction:
     InputTypeError
         Anything else that cannot be called.
     """
-    if isinstance(flops_per_unit, int | float | np.number) and not isinstance(flops_per_unit, bool):
-        if not (np.isfinite(flops_per_unit) and flops_per_unit > 0):
-            raise InputError(
-                f"expected a positive number of FLOPs per parameter and unit (6 for a dense "
-                f"transformer); got {flops_per_unit!r}."
-            )
-        return LinearFlops(float(flops_per_unit))
+    if isinstance(flops_per_unit, Real) and not isinstance(flops_per_unit, bool):
+        expected = "a positive number of FLOPs per parameter and unit (6 for a dense transformer)"
+        return LinearFlops(
+            check_number("flops_per_unit", flops_per_unit, above=0, expected=expected)
+        )
     if isinstance(flops_per_unit, FlopsFunction):
         return flops_per_unit
     if callable(flops_per_unit):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.checks import check_number
 from flops_fit.errors import InputError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.search import bisect
@@ -89,9 +90,8 @@ def spend(
 def _cap(name: str, value: float | None) -> float:
     if value is None:
         return float("inf")
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value > 0:
-        raise InputError(f"{name}: expected a positive number, or None for no cap; got {value!r}.")
-    return float(value)
+    expected = "a positive number, or None for no cap"
+    return check_number(name, value, above=0, infinite=True, expected=expected)
 
 
 def _per_unit(flops: FlopsFunction, N: Floats) -> Floats:

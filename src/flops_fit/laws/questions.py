@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.search import UNDEFINED, least_size, lowest
@@ -134,11 +135,8 @@ def optimal_for_inference(
     inference: FlopsFunction | None,
 ) -> InferenceOptimum:
     """Minimise over ln D; see :meth:`flops_fit.laws.Law.optimal_for_inference`."""
-    goal, demand = float(positive(loss, "a loss")), inference_tokens
-    number = isinstance(demand, int | float | np.number) and not isinstance(demand, bool)
-    if not number or not (np.isfinite(demand) and demand >= 0):
-        raise InputError(f"expected inference_tokens to be a number, 0 or more; got {demand!r}.")
-    demand = float(demand)
+    goal = float(positive(loss, "a loss"))
+    demand = check_number("inference_tokens", inference_tokens, at_least=0)
     if not law.reaches(goal):
         raise InputError(
             f"expected a loss that the law reaches at some size; no size reaches {goal:.6g}. "

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.checks import is_number
 from flops_fit.errors import InputTypeError, ModelError
 from flops_fit.model.meta import torch_or_error
 from flops_fit.model.meta import torch_or_error as _torch
@@ -135,7 +136,7 @@ def _declared(model: Any, name: str, what: str) -> int | None:
             f"model_cls: {name}.{what}() raised {type(error).__name__}: {error}. "
             "Mend it, or leave it out and the parameters are counted."
         ) from error
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 1:
+    if not is_number(value) or value < 1:
         raise ModelError(
             f"model_cls: {name}.{what}() returned {value!r}; expected a positive whole number."
         )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.timing import Speed
@@ -38,17 +39,13 @@ class Device:
     def __post_init__(self) -> None:
         for name in ("dollars_per_hour", "mfu"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                raise InputError(f"{name}: expected a positive number, or None; got {value!r}.")
+            if value is not None:
+                check_number(name, value, above=0, expected="a positive number, or None")
         if self.mfu is not None and self.mfu > 1:
             raise InputError(
                 f"mfu: expected a share of the device's peak, such as 0.4; got {self.mfu!r}."
             )
-        whole = isinstance(self.parallel, int) and not isinstance(self.parallel, bool)
-        if not (whole and self.parallel >= 1):
-            raise InputError(
-                f"parallel: expected how many runs go on at a time, 1 or more; got {self.parallel!r}."
-            )
+        check_whole("parallel", self.parallel, expected="the number of runs at a time, 1 or more")
         if self.mfu is not None and self.device is None:
             raise InputError(
                 "mfu: expected with a device whose peak is known, as device='H100'; here the speed is "
@@ -270,10 +267,6 @@ def money(dollars: float) -> str:
     if 0 < dollars < 0.01:
         return "< $0.01"
     return f"${dollars:.2f}" if dollars < 100 else f"${dollars:,.0f}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Priced:

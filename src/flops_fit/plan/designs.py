@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from flops_fit.checks import check_choice
+from flops_fit.checks import check_choice, check_number, check_whole
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError, PlanError
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
@@ -108,12 +109,9 @@ def resolve_prior(prior: Any) -> Prior:
                 f"prior: expected a published law out of {list(LAW_NAMES)}; got {prior!r}."
             )
         return _of_law(published_law(prior), f"the law {prior!r}")
-    if isinstance(prior, int | float | np.number) and not isinstance(prior, bool):
-        if not (math.isfinite(prior) and prior > 0):
-            raise InputError(
-                f"prior: expected a positive number of units a parameter; got {prior!r}."
-            )
-        return _ratio(float(prior))
+    if isinstance(prior, Real) and not isinstance(prior, bool):
+        expected = "a positive number of units a parameter"
+        return _ratio(check_number("prior", prior, above=0, expected=expected))
     if isinstance(prior, OptimumOnly | Law):
         return _of_law(prior, f"a law {prior.formula}" if prior.formula else f"a {prior.name} law")
     fit = getattr(prior, "fit", prior)  # of the result of a sweep
@@ -238,10 +236,7 @@ def make_layout(
     check_choice("design", design, DESIGNS)
     if width is None:
         width = _WIDTHS[design]
-    if isinstance(width, bool) or not isinstance(width, int | float | np.number):
-        raise InputTypeError(f"width: expected a factor above 1; got {width!r}.")
-    if not (math.isfinite(width) and width > 1):
-        raise InputError(f"width: expected a factor above 1, such as 6; got {width!r}.")
+    check_number("width", width, above=1, expected="a factor above 1, such as 6")
     counts = _counts(design, sizes_per_budget, len(budgets))
     return Layout(design, prior, float(width), counts)
 
@@ -271,11 +266,8 @@ def _counts(design: str, asked: Any, budgets: int) -> tuple[int, ...]:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputTypeError(f"sizes_per_budget: expected whole numbers, 1 or more; got {value!r}.")
-    if value < 1:
-        raise InputError(f"sizes_per_budget: expected whole numbers, 1 or more; got {value!r}.")
-    return int(value)
+    value = int(value) if isinstance(value, np.integer) else value
+    return check_whole("sizes_per_budget", value, expected="whole numbers, 1 or more")
 
 
 def grid_sizes(

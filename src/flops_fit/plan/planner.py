@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flops_fit.checks import check_whole
 from flops_fit.data.spec import DataSpec
-from flops_fit.errors import BudgetError, InputError, InputTypeError, PlanError
+from flops_fit.errors import BudgetError, InputError, PlanError
 from flops_fit.fingerprint import digest
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
@@ -137,8 +138,9 @@ def make_plan(
     PlanError, ModelError, InputError
         Nothing can be planned from these inputs; the message says what to change.
     """
-    _check_whole("batch_size", batch_size, allow="auto")
-    _check_whole("repeats", repeats)
+    if batch_size != "auto":
+        check_whole("batch_size", batch_size, expected="a positive whole number or 'auto'")
+    check_whole("repeats", repeats)
     counter, per_sample = _counter(spec, objective, flops, data, example_batch, dataset)
     samples = None if data is None else data.size
     if samples is not None and isinstance(batch_size, int) and samples < batch_size:
@@ -302,19 +304,6 @@ def _told(spec: ModelSpec, notes: Sequence[str], dropped: Sequence[str]) -> list
             )
         )
     return out
-
-
-def _check_whole(name: str, value: Any, allow: str | None = None) -> None:
-    if allow is not None and value == allow:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        expected = f"a positive whole number{f' or {allow!r}' if allow else ''}"
-        kind: Callable[[str], Exception] = (
-            InputError if isinstance(value, str | float) else InputTypeError
-        )
-        raise kind(f"{name}: expected {expected}; got {value!r}.")
-    if value < 1:
-        raise InputError(f"{name}: expected a positive whole number; got {value}.")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.checks import is_number
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.hparams import HParams, is_number
+from flops_fit.hparams import HParams
 from flops_fit.records import ParamCount
 
 Recipe = Callable[[ParamCount, float, str], HParams]

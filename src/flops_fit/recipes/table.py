@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
+from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
 from flops_fit.recipes.published import TIMESCALE, Recipe, named, with_values
@@ -199,7 +200,7 @@ def _law(path: str | Path, name: str, table: Mapping[str, Any], size: Any) -> Re
 
 
 def _number(path: str | Path, what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if not is_number(value, infinite=True):
         _refuse(path, f"{what}: expected a number; got {value!r}.")
     return float(value)
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import InputError, TableError
+from flops_fit.checks import check_number
+from flops_fit.errors import TableError
 from flops_fit.records import Excluded
 from flops_fit.table.columns import check_mapping, find_numbers, is_missing, numbers, wanted
 from flops_fit.table.run_table import read_raw
@@ -103,8 +104,7 @@ class Curves:
         InputError
             ``width`` is not positive.
         """
-        if not (np.isfinite(width) and width > 0):
-            raise InputError(f"expected width to be a positive number in ln D; got {width!r}.")
+        check_number("width", width, above=0, expected="a positive number in ln D")
         smooth = tuple(replace(c, loss=_running_line(c.tokens, c.loss, width)) for c in self.curves)
         note = f"the curves are running lines of ln L over {width:g} in ln D"
         return replace(self, curves=smooth, notes=(*self.notes, note))

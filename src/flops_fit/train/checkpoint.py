@@ -8,7 +8,6 @@ deleted and never loaded.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import shutil
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.files import flush_directory
 from flops_fit.records import Diagnostic
@@ -37,14 +37,11 @@ _REMOVING = re.compile(r"\.removing-step-\d{8,}")  # half deleted
 
 def check_intervals(seconds: Any, steps: Any) -> None:
     """Refuse what is no time and no number of steps between checkpoints."""
-    if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
-        raise InputError(
-            f"checkpoint_seconds: expected finite seconds, 0 or more, or None; got {seconds!r}."
-        )
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise InputError(
-            f"checkpoint_steps: expected a whole number from 1 up, or None; got {steps!r}."
-        )
+    if seconds is not None:
+        expected = "finite seconds, 0 or more, or None"
+        check_number("checkpoint_seconds", seconds, at_least=0, expected=expected)
+    if steps is not None:
+        check_whole("checkpoint_steps", steps, expected="a whole number, 1 or more, or None")
 
 
 @dataclass
@@ -107,8 +104,7 @@ class Checkpoints:
         if not self.key or not isinstance(self.key, str):
             raise InputError(f"key: expected text that is not empty, got {self.key!r}.")
         check_intervals(self.every_seconds, self.every_steps)
-        if not isinstance(self.keep, int) or self.keep < 1:
-            raise InputError(f"keep: expected a whole number from 1 up, got {self.keep!r}.")
+        check_whole("keep", self.keep)
         self._last_time = self.clock()
 
     def due(self, step: int) -> bool:
@@ -142,8 +138,7 @@ class Checkpoints:
         OutputError
             The disk is full or the folder cannot be written. Earlier checkpoints are intact.
         """
-        if not isinstance(step, int) or step < 0:
-            raise InputError(f"step: expected a whole number from 0 up, got {step!r}.")
+        check_whole("step", step, at_least=0)
         if not isinstance(state, dict):
             raise InputTypeError(f"state: expected a dict, got {type(state).__name__}.")
         state = plain_state(state)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, cast
 
+from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fingerprint import fingerprint_code
 from flops_fit.mup.parametrization import Mup, ParametrizationLike, resolve_mup
@@ -97,26 +97,19 @@ class TrainingConfig:
             )
         if self.precision != "auto" and not isinstance(self.precision, Precision):
             Precision(self.precision)  # type: ignore[arg-type]  # refuses what is no precision
-        if self.microbatch is not None and not _is_whole(self.microbatch, 1):
-            raise InputError(
-                f"microbatch: expected a whole number of samples, 1 or more; got {self.microbatch!r}."
-            )
-        if self.workers != "auto" and not _is_whole(self.workers, 0):
-            raise InputError(
-                "workers: expected 'auto' or a whole number of processes, 0 or more; got "
-                f"{self.workers!r}."
-            )
+        if self.microbatch is not None:
+            expected = "a whole number of samples, 1 or more"
+            check_whole("microbatch", self.microbatch, expected=expected)
+        if self.workers != "auto":
+            expected = "'auto' or a whole number of processes, 0 or more"
+            check_whole("workers", self.workers, at_least=0, expected=expected)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InputError(f"compile: expected 'auto', True or False; got {self.compile!r}.")
         check_intervals(self.checkpoint_seconds, self.checkpoint_steps)
         object.__setattr__(self, "trackers", check_trackers(self.trackers))
-        peak = self.peak_flops
-        number = isinstance(peak, int | float) and not isinstance(peak, bool)
-        if peak is not None and not (number and 0 < peak < math.inf):
-            raise InputError(
-                "peak_flops: expected the peak FLOP/s of the device, such as 312e12, or None; "
-                f"got {peak!r}."
-            )
+        if self.peak_flops is not None:
+            expected = "the peak FLOP/s of the device, such as 312e12, or None"
+            check_number("peak_flops", self.peak_flops, above=0, expected=expected)
         if not isinstance(self.branch, bool):
             raise InputTypeError(f"branch: expected True or False; got {self.branch!r}.")
 
@@ -144,7 +137,3 @@ class TrainingConfig:
             f"{f.name}={changed[f.name]!r}" for f in fields(self) if changed[f.name] != f.default
         ]
         return f"TrainingConfig({', '.join(shown)})"
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from flops_fit.checks import is_number, is_whole
 from flops_fit.errors import InputError, InputTypeError
 
 TuneKind = Literal["none", "pilot", "per-size"]
@@ -52,17 +52,13 @@ class Tune:
             raise InputError(
                 f"tune: expected one of {', '.join(map(repr, _KINDS))}; got {self.kind!r}."
             )
-        if self.share is not None and not (_is_number(self.share) and 0 < self.share < 1):
+        if self.share is not None and not (is_number(self.share) and 0 < self.share < 1):
             raise InputError(
                 f"tune: expected share, of all FLOPs, between 0 and 1; got {self.share!r}."
             )
-        if not (_is_number(self.step) and 1.2 <= self.step <= 8):
+        if not (is_number(self.step) and 1.2 <= self.step <= 8):
             raise InputError(f"tune: expected step as a factor from 1.2 to 8; got {self.step!r}.")
-        if (
-            isinstance(self.seeds, bool)
-            or not isinstance(self.seeds, int)
-            or (self.seeds < 2 and self.seeds != 0)
-        ):
+        if not is_whole(self.seeds) or (self.seeds < 2 and self.seeds != 0):
             raise InputError(
                 f"tune: expected seeds as a whole number, 2 or more, or 0; got {self.seeds!r}."
             )
@@ -88,7 +84,3 @@ def resolve_tune(tune: Any) -> Tune:
     raise InputTypeError(
         f"tune: expected a name or a flops_fit.tune.Tune; got {type(tune).__name__}."
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
