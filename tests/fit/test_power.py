@@ -118,11 +118,11 @@ def test_intervals_cover(offset):
 
 
 def test_an_offset_at_zero_is_said():
-    """A law that bends the other way ends at the floor: a status, a note, no interval."""
+    """A law that bends the other way ends at the lower bound: a status, a note, no interval."""
     fit = fit_power(X, 1e10 * X**-0.3 * np.exp(-0.01 * np.log(X / 1e20) ** 2), offset=True)
     assert fit.law.offset == 0
     assert fit.status is FitStatus.BOUND_HIT
-    assert "floor" in fit.notes[0]
+    assert "lower bound" in fit.notes[0]
     assert fit.intervals["offset"] is None
     assert fit.intervals["a"] is not None
 

@@ -13,7 +13,7 @@ from flops_fit.errors import FitError
 from flops_fit.fit.checks import diagnose, find_outliers, residual_diagnostics, residual_map
 from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fit import Alternative, Fit
-from flops_fit.fit.flops import flops_of
+from flops_fit.fit.power import flops_of
 from flops_fit.fit.forms import (
     Choice,
     FitProblem,

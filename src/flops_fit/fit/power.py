@@ -1,4 +1,4 @@
-"""A power law in one variable, y = k·x^a with or without an offset, with intervals."""
+"""Fits in one variable: power laws y = k·x^a with or without an offset, and F(N) from a table."""
 
 from __future__ import annotations
 
@@ -12,91 +12,17 @@ from flops_fit.errors import FitError, InputError
 from flops_fit.fit.estimate import check_level
 from flops_fit.fit.sandwich import hc3, student_t
 from flops_fit.fit.solver import FitStatus
+from flops_fit.flops.functions import FlopsFunction, LinearFlops, SmoothFlops
+from flops_fit.laws.law import FlopsLike, as_flops
 from flops_fit.laws.optimum import PowerLaw
+from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
 
-_STEEPEST = 30.0  # the largest |a|·(spread of ln x) searched: a factor e^30 from end to end
-
-
-def solve_with_offset(t: Floats, z: Floats, w: Floats) -> Floats:
-    """(ln k, a, offset ≥ 0) of least Σ w·(1 − ŷ/y)²; ``t`` is ln x, ``z`` ln y, both centred.
-
-    For given a the model is linear in k and offset (variable projection, Golub & Pereyra 1973):
-    a grid over a, refined around its lowest points, then Gauss–Newton on all three.
-    """
-    steepest = _STEEPEST / float(np.ptp(t))
-    falling = -np.geomspace(steepest, 1e-3 / float(np.ptp(t)), 60)
-    grid = np.concatenate([falling, -falling[::-1]])
-    misfits = _projected(grid, t, z, w)[1]
-    around = np.concatenate([[np.inf], misfits, [np.inf]])
-    valleys = np.flatnonzero((misfits <= around[:-2]) & (misfits <= around[2:]))
-    ends = []
-    for i in valleys[np.argsort(misfits[valleys], kind="stable")[:3]]:
-        near = np.linspace(grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)], 17)
-        for _ in range(15):
-            best = int(np.argmin(_projected(near, t, z, w)[1]))
-            near = np.linspace(near[max(best - 1, 0)], near[min(best + 1, 16)], 17)
-        thetas, found = _projected(near, t, z, w)
-        ends.append(_polished(thetas[np.argmin(found)], t, z, w))
-    return min(ends, key=lambda theta: _misfit(theta, t, z, w))
-
-
-def _projected(a: Floats, t: Floats, z: Floats, w: Floats) -> tuple[Floats, Floats]:
-    """The best (ln k, a, offset) for each a, shape (many, 3), and Σ w·(1 − ŷ/y)² of each."""
-    root = np.sqrt(w)
-    power = a[:, None] * t
-    shift = np.max(power, axis=1)
-    term, one = root * np.exp(power - shift[:, None] - z), root * np.exp(-z)
-    # Least squares on the two columns ``term`` and ``one`` by Gram and Schmidt.
-    rest = term - np.outer(term @ one / (one @ one), one)
-    k = rest @ root / np.maximum(np.sum(rest**2, axis=1), 1e-300)
-    offset = (root - k[:, None] * term) @ one / (one @ one)
-    alone = term @ root / np.sum(term**2, axis=1)
-    both = (k > 0) & (offset >= 0)
-    k, offset = np.where(both, k, alone), np.where(both, offset, 0.0)
-    misfit = np.sum((root - k[:, None] * term - offset[:, None] * one) ** 2, axis=1)
-    return np.column_stack([np.log(k) - shift, a, offset]), misfit
-
-
-def slopes_of(theta: Floats, t: Floats) -> Floats:
-    """Derivatives of ln ŷ in (ln k, a, offset), shape (..., 3)."""
-    term = np.exp(theta[0] + theta[1] * t)
-    value = term + theta[2]
-    return np.stack([term / value, t * term / value, 1.0 / value], axis=-1)
-
-
-def _polished(theta: Floats, t: Floats, z: Floats, w: Floats) -> Floats:
-    """Gauss–Newton on all free parameters, halving steps that do not improve."""
-    free = 3 if theta[2] > 0 else 2
-    root, misfit = np.sqrt(w), _misfit(theta, t, z, w)
-    for _ in range(50):
-        ratio = np.exp(log_values(theta, t) - z)
-        J = (root * ratio)[:, None] * slopes_of(theta, t)[:, :free]
-        unit = np.maximum(np.sqrt(np.sum(J**2, axis=0)), 1e-300)
-        step = np.linalg.lstsq(J / unit, root * (1 - ratio), rcond=None)[0] / unit
-        for halved in 0.5 ** np.arange(30):
-            trial = theta.copy()
-            trial[:free] += halved * step
-            if trial[2] >= 0 and _misfit(trial, t, z, w) < misfit:
-                break
-        else:
-            return theta
-        theta, misfit = trial, _misfit(trial, t, z, w)
-    return theta
-
-
-def log_values(theta: Floats, t: Floats) -> Floats:
-    """Ln y of the curve with an offset, at t = ln x."""
-    return np.asarray(np.log(np.exp(theta[0] + theta[1] * t) + theta[2]))
-
-
-def _misfit(theta: Floats, t: Floats, z: Floats, w: Floats) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.sum(w * (1 - np.exp(log_values(theta, t) - z)) ** 2))
-
-
 Interval = tuple[float, float]
+
+_STEEPEST = 30.0  # the largest |a|·(spread of ln x) searched: a factor e^30 from end to end
+_CONSTANT_WITHIN = 0.01  # relative spread of C/(N·D) up to which it is one factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +34,7 @@ class PowerFit:
     law
         The fitted law.
     intervals
-        (low, high) at ``level`` of ``k``, ``a`` and ``offset``; ``None`` where none is honest.
+        (low, high) at ``level`` of ``k``, ``a`` and ``offset``; ``None`` where none is reliable.
     level
         Of all intervals.
     r2
@@ -116,7 +42,7 @@ class PowerFit:
     residual_sd
         Relative scatter of a point about the law.
     status
-        ``BOUND_HIT`` where the offset sits at 0.
+        ``BOUND_HIT`` where the offset is at 0.
     notes
         What limits the answer, in words.
     """
@@ -153,7 +79,7 @@ class PowerFit:
         width = np.full(position.shape, np.nan)
         if self._covariance is not None:
             t = np.log(position) - self._centre
-            slope = slopes_of(self._theta, t)
+            slope = _slopes(self._theta, t)
             if len(self._covariance) == 2:
                 slope = slope[..., :2]
             variance = np.einsum("...i,ij,...j->...", slope, self._covariance, slope)
@@ -174,7 +100,8 @@ def fit_power(
 
     Without an offset, ln y = ln k + a·ln x is a line. With one, Σ w·(1 − ŷ/y)² is minimised over
     offset ≥ 0, k > 0 and a: for given a it is linear in k and offset (variable projection, Golub &
-    Pereyra 1973), so the search is over a alone. The optimum line N*(C) takes no offset, a loss L(C) does.
+    Pereyra 1973), so the search is over a alone. Use no offset for the optimum line N*(C), and
+    one for a loss L(C).
 
     Parameters
     ----------
@@ -190,7 +117,7 @@ def fit_power(
     Raises
     ------
     InputError
-        x, y, weights or level cannot be meant.
+        x, y, weights or level is not valid.
     FitError
         The points determine no power law; the message says what to add.
 
@@ -207,7 +134,12 @@ def fit_power(
     t, z, w = _checked(x, y, weights, 3 if offset else 2)
     centre, scale = float(np.average(t, weights=w)), float(np.average(z, weights=w))
     t, z = t - centre, z - scale
-    theta = solve_with_offset(t, z, w) if offset else np.append(_line(t, z, w), 0.0)
+    if offset:
+        theta = _solve_with_offset(t, z, w)
+    else:
+        root = np.sqrt(w)
+        line = np.linalg.lstsq(np.column_stack([root, root * t]), root * z, rcond=None)[0]
+        theta = np.append(line, 0.0)
     return _result(theta, t, z, w, (centre, scale), offset, level)
 
 
@@ -242,13 +174,6 @@ def _checked(x: ArrayLike, y: ArrayLike, weights: Any, parameters: int) -> tuple
     return t, z, w / np.mean(w)
 
 
-def _line(t: Floats, z: Floats, w: Floats) -> Floats:
-    """(ln k, a) by weighted least squares on logs."""
-    root = np.sqrt(w)
-    basis = np.column_stack([root, root * t])
-    return np.asarray(np.linalg.lstsq(basis, root * z, rcond=None)[0])
-
-
 def _result(
     theta: Floats,
     t: Floats,
@@ -258,69 +183,178 @@ def _result(
     offset: bool,
     level: float,
 ) -> PowerFit:
+    """The fit with its intervals, from (ln k, a, offset) at x and y centred on ``origin``."""
     centre, scale = origin
-    free = 3 if offset and theta[2] > 0 else 2
+    at_zero = offset and not theta[2] > 0
+    free = 3 if offset and not at_zero else 2
     notes = []
-    if offset and free == 2:
-        notes.append("the offset sits at 0, its floor: the intervals take it as known")
-    fitted = log_values(theta, t)
+    if at_zero:
+        notes.append("the offset is at 0, its lower bound: the intervals take it as known")
+    fitted = _log_values(theta, t)
     residuals = 1 - np.exp(fitted - z) if offset else z - fitted
-    slopes = slopes_of(theta, t)[:, :free]
+    slopes = _slopes(theta, t)[:, :free]
     if offset:
         slopes = slopes * np.exp(fitted - z)[:, None]
     dof = len(t) - free
-    found = hc3(slopes, residuals, w, np.inf, dof)
-    cov = found.matrix
-    if found.reason:
-        notes.append(f"no interval: {found.reason.replace('run', 'point')}")
-    intervals = _intervals(theta, cov, dof, origin, level)
+    sandwich = hc3(slopes, residuals, w, np.inf, dof)
+    cov = sandwich.matrix
+    if sandwich.reason:
+        notes.append(f"no interval: {sandwich.reason.replace('run', 'point')}")
+    intervals: dict[str, Interval | None] = dict.fromkeys(("k", "a", "offset"))
+    if cov is not None:
+        intervals |= _intervals(theta, cov, student_t(level, dof), origin)
     if intervals["offset"] is not None and intervals["offset"][0] <= 0:
         notes.append("the points do not tell the offset from 0")
-    seen, total = (np.exp(z), np.exp(fitted)) if offset else (z, fitted)
-    spread = float(np.sum(w * (seen - np.average(seen, weights=w)) ** 2))
-    r2 = 1 - float(np.sum(w * (seen - total) ** 2)) / spread if spread > 0 else 1.0
+    y, model = (np.exp(z), np.exp(fitted)) if offset else (z, fitted)
+    spread = float(np.sum(w * (y - np.average(y, weights=w)) ** 2))
     ln_k = float(np.clip(theta[0] + scale - theta[1] * centre, -700.0, 700.0))
-    shifted = theta + np.array([scale, 0.0, 0.0])
-    shifted[2] *= np.exp(scale)
+    unit = np.array([1.0, 1.0, np.exp(scale)])
+    shifted = (theta + np.array([scale, 0.0, 0.0])) * unit
     return PowerFit(
         law=PowerLaw(float(np.exp(ln_k)), float(theta[1]), float(shifted[2])),
         intervals=intervals,
         level=level,
-        r2=r2,
+        r2=1 - float(np.sum(w * (y - model) ** 2)) / spread if spread > 0 else 1.0,
         residual_sd=float(np.sqrt(np.sum(w * residuals**2) / dof)) if dof > 0 else float("nan"),
-        status=FitStatus.BOUND_HIT if offset and free == 2 else FitStatus.OK,
+        status=FitStatus.BOUND_HIT if at_zero else FitStatus.OK,
         notes=tuple(notes),
         _theta=shifted,
-        _covariance=None if cov is None else _in_units(cov, scale),
+        _covariance=None if cov is None else cov * np.outer(unit[:free], unit[:free]),
         _dof=dof,
         _centre=centre,
     )
 
 
-def _in_units(cov: Floats, scale: float) -> Floats:
-    unit = np.array([1.0, 1.0, np.exp(scale)])[: len(cov)]
-    return np.asarray(cov * np.outer(unit, unit))
-
-
 def _intervals(
-    theta: Floats, cov: Floats | None, dof: int, origin: tuple[float, float], level: float
-) -> dict[str, Interval | None]:
-    """Of k (on its log), a and offset, in the units of the points."""
-    out: dict[str, Interval | None] = dict.fromkeys(("k", "a", "offset"))
-    if cov is None:
-        return out
+    theta: Floats, cov: Floats, factor: float, origin: tuple[float, float]
+) -> dict[str, Interval]:
+    """Of k (on its log), a and a free offset, in the units of the points."""
     centre, scale = origin
-    factor = student_t(level, dof)
-    to_k = np.zeros(len(cov))
-    to_k[:2] = 1.0, -centre
-    half = factor * float(np.sqrt(max(float(to_k @ cov @ to_k), 0.0)))
-    middle = float(theta[0]) + scale - float(theta[1]) * centre
-    ends = np.exp(np.clip([middle - half, middle + half], -700.0, 700.0))
-    out["k"] = (float(ends[0]), float(ends[1]))
-    half = factor * float(np.sqrt(cov[1, 1]))
-    out["a"] = (float(theta[1] - half), float(theta[1] + half))
-    if len(cov) == 3:
-        half = factor * float(np.sqrt(cov[2, 2]))
-        low, high = max(float(theta[2]) - half, 0.0), float(theta[2]) + half
-        out["offset"] = (float(low * np.exp(scale)), float(high * np.exp(scale)))
+
+    def half(*direction: float) -> float:
+        d = np.array(direction)
+        return factor * float(np.sqrt(max(float(d @ cov @ d), 0.0)))
+
+    fixed = (0.0,) * (len(cov) - 2)
+    width, ln_k = half(1.0, -centre, *fixed), float(theta[0]) + scale - float(theta[1]) * centre
+    low, high = np.exp(np.clip([ln_k - width, ln_k + width], -700.0, 700.0))
+    a, width = float(theta[1]), half(0.0, 1.0, *fixed)
+    out = {"k": (float(low), float(high)), "a": (a - width, a + width)}
+    if fixed:
+        offset, width, unit = float(theta[2]), half(0.0, 0.0, 1.0), float(np.exp(scale))
+        out["offset"] = (max(offset - width, 0.0) * unit, (offset + width) * unit)
     return out
+
+
+def _solve_with_offset(t: Floats, z: Floats, w: Floats) -> Floats:
+    """(ln k, a, offset ≥ 0) of least Σ w·(1 − ŷ/y)²; ``t`` is ln x, ``z`` ln y, both centred.
+
+    For given a the model is linear in k and offset (variable projection, Golub & Pereyra 1973):
+    a grid over a, refined around its lowest points, then Gauss–Newton on all three.
+    """
+    steepest = _STEEPEST / float(np.ptp(t))
+    falling = -np.geomspace(steepest, 1e-3 / float(np.ptp(t)), 60)
+    grid = np.concatenate([falling, -falling[::-1]])
+    misfits = _projected(grid, t, z, w)[1]
+    around = np.concatenate([[np.inf], misfits, [np.inf]])
+    lows = np.flatnonzero((misfits <= around[:-2]) & (misfits <= around[2:]))
+    ends = []
+    for i in lows[np.argsort(misfits[lows], kind="stable")[:3]]:
+        near = np.linspace(grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)], 17)
+        for _ in range(15):
+            best = int(np.argmin(_projected(near, t, z, w)[1]))
+            near = np.linspace(near[max(best - 1, 0)], near[min(best + 1, 16)], 17)
+        thetas, misfits_near = _projected(near, t, z, w)
+        ends.append(_polished(thetas[np.argmin(misfits_near)], t, z, w))
+    return min(ends, key=lambda theta: _misfit(theta, t, z, w))
+
+
+def _projected(a: Floats, t: Floats, z: Floats, w: Floats) -> tuple[Floats, Floats]:
+    """The best (ln k, a, offset) for each a, shape (many, 3), and Σ w·(1 − ŷ/y)² of each."""
+    root = np.sqrt(w)
+    power = a[:, None] * t
+    shift = np.max(power, axis=1)
+    term, one = root * np.exp(power - shift[:, None] - z), root * np.exp(-z)
+    # Least squares on the two columns ``term`` and ``one`` by Gram and Schmidt.
+    rest = term - np.outer(term @ one / (one @ one), one)
+    k = rest @ root / np.maximum(np.sum(rest**2, axis=1), 1e-300)
+    offset = (root - k[:, None] * term) @ one / (one @ one)
+    alone = term @ root / np.sum(term**2, axis=1)
+    both = (k > 0) & (offset >= 0)
+    k, offset = np.where(both, k, alone), np.where(both, offset, 0.0)
+    misfit = np.sum((root - k[:, None] * term - offset[:, None] * one) ** 2, axis=1)
+    return np.column_stack([np.log(k) - shift, a, offset]), misfit
+
+
+def _slopes(theta: Floats, t: Floats) -> Floats:
+    """Derivatives of ln ŷ in (ln k, a, offset), shape (..., 3)."""
+    term = np.exp(theta[0] + theta[1] * t)
+    value = term + theta[2]
+    return np.stack([term / value, t * term / value, 1.0 / value], axis=-1)
+
+
+def _polished(theta: Floats, t: Floats, z: Floats, w: Floats) -> Floats:
+    """Gauss–Newton on all free parameters, halving steps that do not improve."""
+    free = 3 if theta[2] > 0 else 2
+    root, misfit = np.sqrt(w), _misfit(theta, t, z, w)
+    for _ in range(50):
+        ratio = np.exp(_log_values(theta, t) - z)
+        J = (root * ratio)[:, None] * _slopes(theta, t)[:, :free]
+        unit = np.maximum(np.sqrt(np.sum(J**2, axis=0)), 1e-300)
+        step = np.linalg.lstsq(J / unit, root * (1 - ratio), rcond=None)[0] / unit
+        for halved in 0.5 ** np.arange(30):
+            trial = theta.copy()
+            trial[:free] += halved * step
+            if trial[2] >= 0 and _misfit(trial, t, z, w) < misfit:
+                break
+        else:
+            return theta
+        theta, misfit = trial, _misfit(trial, t, z, w)
+    return theta
+
+
+def _log_values(theta: Floats, t: Floats) -> Floats:
+    """Ln y of the curve with an offset, at t = ln x."""
+    return np.asarray(np.log(np.exp(theta[0] + theta[1] * t) + theta[2]))
+
+
+def _misfit(theta: Floats, t: Floats, z: Floats, w: Floats) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.sum(w * (1 - np.exp(_log_values(theta, t) - z)) ** 2))
+
+
+def flops_of(runs: RunTable, given: FlopsLike | None) -> FlopsFunction:
+    """F(N) as given, else from the table's own C/(N·D).
+
+    Where that ratio is constant within 1 % it is k. Otherwise SmoothFlops, fitted with its limit k
+    for large N: attention, head and embeddings weigh less and less there, and a log-log line would
+    not tend to k.
+    """
+    if given is not None:
+        return as_flops(given)
+    ratio = runs.flops / (runs.params * runs.tokens)
+    k = float(np.median(ratio))
+    if np.max(ratio) <= np.min(ratio) * (1 + _CONSTANT_WITHIN):
+        return LinearFlops(k)
+    return _smooth(runs.params, ratio) or LinearFlops(k)
+
+
+def _smooth(N: Floats, ratio: Floats) -> SmoothFlops | None:
+    """Least squares in relative error for each power p; the best one that stays positive."""
+    n0 = float(np.exp(np.mean(np.log(N))))
+    best: SmoothFlops | None = None
+    least = np.inf
+    for p in np.linspace(0.1, 1.5, 57):
+        basis = np.column_stack([1 / ratio, (N / n0) ** -p / ratio])
+        coefficients, _, rank, _ = np.linalg.lstsq(basis, np.ones_like(ratio), rcond=None)
+        k, c = (float(v) for v in coefficients)
+        fitted = basis @ coefficients
+        positive_below = k + c * (0.1 * float(N.min()) / n0) ** -p > 0
+        if rank < 2 or k <= 0 or np.any(fitted <= 0) or not positive_below:
+            continue
+        misfit = float(np.sum((fitted - 1) ** 2))
+        if misfit < least:
+            worst = float(np.max(np.abs(fitted - 1)))
+            best = SmoothFlops(k, c, float(p), n0, float(N.min()), float(N.max()), worst)
+            least = misfit
+    return best
