@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flops_fit.text import format_count, format_duration
+from flops_fit.text import format_count, format_duration, listed
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,18 @@ def test_counts(value: float, text: str) -> None:
 )
 def test_durations(value: float, text: str) -> None:
     assert format_duration(value) == text
+
+
+@pytest.mark.parametrize(
+    ("items", "separator", "text"),
+    [
+        (["a"], "; ", "a"),
+        (["a", "b"], "; ", "a; b"),
+        (["a", "b", "c", "d"], "; ", "a; b; and 2 more"),
+        (["a", "b", "c"], ", ", "a, b and 1 more"),
+    ],
+)
+def test_long_lists_name_the_first_and_count_the_rest(
+    items: list[str], separator: str, text: str
+) -> None:
+    assert listed(items, 2, separator) == text

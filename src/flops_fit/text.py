@@ -42,6 +42,13 @@ def format_duration(value: float) -> str:
     return f"{value / 86400:.1f} d"
 
 
+def listed(items: Sequence[str], limit: int = 5, separator: str = "; ") -> str:
+    """The first items in one line, and how many more there are."""
+    more = len(items) - limit
+    rest = f"{separator.strip(', ')} and {more} more" if more > 0 else ""
+    return separator.join(items[:limit]) + rest
+
+
 def error_line(error: BaseException) -> str:
     """The class of an error and the first line of what it says, if it says anything."""
     try:

@@ -18,7 +18,7 @@ import pytest
 from flops_fit import reference
 from flops_fit.errors import FitError, InputTypeError, MissingExtraError, TableError
 from flops_fit.fit import fit_runs
-from flops_fit.fit.mixed_units import mixed_loss_units
+from flops_fit.fit.table_checks import mixed_loss_units
 from flops_fit.laws import Hoffmann, Kappa
 from flops_fit.table import RunTable, files, sources
 from tests.fit._runs import sweep

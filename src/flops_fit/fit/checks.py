@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.minima import IsoFLOP
-from flops_fit.fit.mixed_units import mixed_loss_units
 from flops_fit.fit.sandwich import covariance, student_t
 from flops_fit.fit.solver import FitStatus, Solution
-from flops_fit.fit.table_checks import flat, table_findings
+from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable

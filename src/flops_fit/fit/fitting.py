@@ -13,7 +13,6 @@ from flops_fit.errors import FitError
 from flops_fit.fit.checks import diagnose, find_outliers, residual_diagnostics, residual_map
 from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fit import Alternative, Fit
-from flops_fit.fit.power import flops_of
 from flops_fit.fit.forms import (
     Choice,
     FitProblem,
@@ -27,6 +26,7 @@ from flops_fit.fit.forms import (
 from flops_fit.fit.generic import with_covariates
 from flops_fit.fit.headline import choose_headline, headline_diagnostic
 from flops_fit.fit.minima import IsoFLOP, envelope, isoflop
+from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import (
     FEW_EPOCHS,
     determines_repeats,
@@ -248,8 +248,7 @@ def _where_repeats_help(task: FitProblem) -> FitProblem:
     helped, keep, hurt = where_repetition_helps(task.table)
     check_runs(helped, len(Muennighoff.parameters()))
     points = points_of(helped, task.points.log)
-    found = (hurt,) if hurt else ()
-    return replace(task, table=helped, points=points, base=task.base[keep], found=found)
+    return replace(task, table=helped, points=points, base=task.base[keep], found=tuple(hurt))
 
 
 def _if_repeats_count(beyond: int, task: FitProblem) -> Fit | None:

@@ -25,6 +25,7 @@ from flops_fit.laws.optimum import PowerLaw
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table.curves import Curve, Curves
 from flops_fit.table.run_table import RunTable
+from flops_fit.text import listed
 
 Floats = NDArray[np.float64]
 
@@ -268,9 +269,8 @@ class Envelope:
         out = [Diagnostic("envelope_schedule", "note", schedule, action)]
         out += [Diagnostic("curves", "note", note) for note in self.notes]
         if self.excluded:
-            shown = "; ".join(f"{e.label}: {e.reason}" for e in self.excluded[:5])
-            more = f"; and {len(self.excluded) - 5} more" if len(self.excluded) > 5 else ""
-            text = f"{len(self.excluded)} sizes are no point of the envelope ({shown}{more})"
+            shown = listed([f"{e.label}: {e.reason}" for e in self.excluded])
+            text = f"{len(self.excluded)} sizes are no point of the envelope ({shown})"
             out.append(Diagnostic("envelope_excluded", "note", text))
         return out
 

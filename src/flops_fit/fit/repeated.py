@@ -1,8 +1,8 @@
 """Runs on repeated data: which of them the law of repeated data can express, and what it learned.
 
-The law of Muennighoff et al. 2023 falls with every repeat, if ever less. Runs whose loss rises with
-repetition (over-fitted ones) pull it towards constants that describe neither side, so it is fitted
-where repetition still helps, and says what it left out.
+The law of Muennighoff et al. 2023 falls with every repeat, by less each time. Runs whose loss rises
+with repetition (over-fitted ones) pull it towards constants that describe neither side, so it is
+fitted where repetition still helps, and the fit says which runs it left out.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from flops_fit.fit.solver import Solution
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.run_table import RunTable
-from flops_fit.text import format_count
+from flops_fit.text import format_count, listed
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (Muennighoff et al. 2023, §6)
 _USUAL_NOISE = 0.004  # relative, of the loss of one run; public sets show .2 to .8 %
-_BEYOND = 3.0  # sd of one run: 2.1 sd of the difference between two
-_WIDE = np.log(10.0)
+_MOST_SD = 3.0  # sd of one run above the lowest loss: 2.1 sd of the difference between two
+_WIDEST = np.log(10.0)  # half an interval, in logs, of a value that counts as determined
 
 
 def epochs_of(runs: RunTable) -> Floats:
@@ -51,79 +51,76 @@ def run_noise(runs: RunTable) -> float:
     return float(np.median(spreads)) if len(spreads) >= 3 else _USUAL_NOISE
 
 
-def where_repetition_helps(
-    runs: RunTable,
-) -> tuple[RunTable, NDArray[np.bool_], Diagnostic | None]:
-    """The runs without those that more repeats made worse, which they are, and a finding.
+def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_], list[Diagnostic]]:
+    """The runs without those that more repeats made worse, a mask of them, and the findings.
 
     Among runs of the same N and U in the order of D, those after the lowest loss are left out whose
     loss is more than three standard deviations of a run above it; runs that differ by their seed
     alone count as their mean.
     """
-    limit = np.exp(_BEYOND * run_noise(runs))
-    keep, excluded, groups = np.ones(len(runs), dtype=bool), [], []
+    limit = np.exp(_MOST_SD * run_noise(runs))
     epochs = epochs_of(runs)
+    reasons: dict[int, str] = {}
+    groups = []
     for group in _same(runs):
         lengths = np.unique(runs.tokens[group])
         members = [group[runs.tokens[group] == d] for d in lengths]
         mean = np.array([np.exp(np.mean(np.log(runs.loss[m]))) for m in members])
         best = int(np.argmin(mean))
-        worse = [m for m, v in zip(members, mean, strict=True) if v > limit * mean[best]]
-        worse = [m for m in worse if runs.tokens[m[0]] > lengths[best]]
-        if not worse:
-            continue
-        fewest = epochs[members[best][0]]
-        for i in np.concatenate(worse):
-            keep[i] = False
-            reason = (
+        worse = [
+            m
+            for m, v in zip(members[best + 1 :], mean[best + 1 :], strict=True)
+            if v > limit * mean[best]
+        ]
+        fewest = f"{epochs[members[best][0]]:.3g}"
+        for i in (int(i) for m in worse for i in m):
+            reasons[i] = (
                 f"its loss is above that of fewer repeats ({runs.loss[i]:.4g} after "
-                f"{epochs[i]:.3g} epochs, {mean[best]:.4g} after {fewest:.3g})"
+                f"{epochs[i]:.3g} epochs, {mean[best]:.4g} after {fewest})"
             )
-            excluded.append(Excluded(runs.labels[i], reason))
-        first = group[0]
-        groups.append(
-            f"N = {format_count(runs.params[first])} on U = {format_count(runs.unique_tokens[first])} "
-            f"after {fewest:.3g} epochs"
-            if runs.unique_tokens is not None
-            else ""
-        )
-    if not excluded:
-        return runs, keep, None
-    shown = "; ".join(groups[:6]) + (f"; and {len(groups) - 6} more" if len(groups) > 6 else "")
-    found = Diagnostic(
-        "repetition_hurts",
-        "warning",
+        if worse:
+            supply = (
+                "" if runs.unique_tokens is None else format_count(runs.unique_tokens[group[0]])
+            )
+            size = format_count(runs.params[group[0]])
+            groups.append(f"N = {size} on U = {supply} after {fewest} epochs")
+    keep = np.array([i not in reasons for i in range(len(runs))])
+    if not reasons:
+        return runs, keep, []
+    excluded = tuple(Excluded(runs.labels[i], reason) for i, reason in reasons.items())
+    text = (
         f"{len(excluded)} runs have a loss above that of fewer repeats, which the law cannot "
-        f"express; they are left out. The loss is lowest for {shown}",
-        "train such sizes for no more epochs than named, or on more data",
+        f"express; they are left out. The loss is lowest for {listed(groups, 6)}"
     )
+    action = "train such sizes for no more epochs than named, or on more data"
     kept = runs.select(keep)
-    return replace(kept, excluded=kept.excluded + tuple(excluded)), keep, found
+    kept = replace(kept, excluded=kept.excluded + excluded)
+    return kept, keep, [Diagnostic("repetition_hurts", "warning", text, action)]
 
 
 def repeat_findings(solution: Solution) -> list[Diagnostic]:
-    """What the runs say about each constant that may be without limit: a value, a bound, nothing."""
-    found = []
+    """What the runs say about each constant that may be infinite: a value, a bound, nothing."""
+    out = []
     for name in type(solution.law).limits:
         if name in solution.held:
             least = least_value(solution, name)
             known = f"; it is above {least:.2g} at 95 %" if least is not None else ""
             text = f"the runs do not determine {name}: it is held at ∞{known}"
             action = "add runs with more repeats" if name == "R_D" else "add larger models"
-            found.append(Diagnostic(f"{name}_unidentified", "note", text, action))
+            out.append(Diagnostic(f"{name}_unidentified", "note", text, action))
         elif name in solution.names:
-            found.append(_with_interval(solution, name))
-    return found
+            out.append(_with_interval(solution, name))
+    return out
 
 
 def determines_repeats(solution: Solution) -> bool:
     """Whether R*_D has a value that is known within a factor of ten each way."""
-    told = {d.code for d in repeat_findings(solution)}
-    return solution.status.usable and "R_D_identified" in told
+    codes = {d.code for d in repeat_findings(solution)}
+    return solution.status.usable and "R_D_identified" in codes
 
 
 def scarcity_notes(solution: Solution) -> list[Diagnostic]:
-    """Which supply of data an answer is for, where the law knows of supplies."""
+    """Which supply of data an answer is for, where the law has one."""
     if not isinstance(solution.law, Muennighoff):
         return []
     if np.isinf(solution.law.unique):
@@ -150,11 +147,10 @@ def _with_interval(solution: Solution, name: str) -> Diagnostic:
     text = f"{name} = {value:.3g}, 90 % interval {low:.3g} to {high:.3g}"
     if solution.delta < 0.67 * solution.residual_sd:
         text += " or wider: δ lies far below the noise, where the sandwich covers too little"
-    if half > _WIDE:
+    if half > _WIDEST:
         text += ": the runs hardly determine it"
-        return Diagnostic(
-            f"{name}_unidentified", "note", text, "read no more than its order into it"
-        )
+        action = "take it as an order of magnitude"
+        return Diagnostic(f"{name}_unidentified", "note", text, action)
     return Diagnostic(f"{name}_identified", "ok", text)
 
 

@@ -1,207 +1,49 @@
-"""Runs that determine no law are refused here, with the runs to add."""
+"""What a table of runs allows: runs that determine no law are refused, the rest is checked.
+
+Losses in bits among losses in nats are found by geometry. A run's ln L lies on a smooth surface
+q(ln N, ln D); one reported in bits lies 1/ln 2 = 1.443 times higher, an offset of −ln ln 2 = 0.3665
+in ln L. Runs scatter by per cents, so the two units show as two parallel sheets. Each run is put on
+the nearer sheet, and the surface with the smallest truncated residuals is taken, searched from
+surfaces through a few runs each. The units are mixed where one surface without sheets fits far
+worse, several runs lie on the second sheet, and hardly any between the two.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
-from flops_fit.fit.flops import flops_misfit
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.run_table import RunTable
+from flops_fit.text import listed
 
-_MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
-_FEW_PARAMS, _FEW_TOKENS = 1e3, 1e4
-_APART = 1e6  # between N and D of one run, either way
-_FALL = 1e-3
-_COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 1e4
-
-
-def implausible(runs: RunTable) -> list[Diagnostic]:
-    """Findings about the units of N, D, C and the loss.
-
-    Above 1e16 parameters, 1e19 tokens, 1e32 FLOPs or a loss of 1e4, and where one of N and D is
-    tiny and the other a million times larger, a unit is wrong for certain and the finding is
-    critical. C off 6·N·D by ten times or more may have a reason (experts, samples of many
-    tokens), so that is a warning; beyond ten thousand times it has none. Runs that count
-    samples are judged by N, D and C alone.
-    """
-    found = []
-    for name, values, most, ask in (
-        ("N", runs.params, _MOST_PARAMS, "are N parameters, one by one?"),
-        ("D", runs.tokens, _MOST_TOKENS, "are D tokens, one by one?"),
-        ("C", runs.flops, _MOST_COMPUTE, "are C FLOPs, one by one?"),
-    ):
-        if np.max(values) >= most:
-            found.append(_critical(f"{name} reaches {np.max(values):.3g}", ask))
-    ratio = float(np.median(runs.tokens / runs.params))
-    if np.max(runs.params) < _FEW_PARAMS and ratio > _APART:
-        text = f"N is at most {np.max(runs.params):.3g} and D is {ratio:.2g} times it"
-        found.append(_critical(text, "are N in millions or billions? Give parameters one by one"))
-    if np.max(runs.tokens) < _FEW_TOKENS and ratio < 1 / _APART:
-        text = f"D is at most {np.max(runs.tokens):.3g} and N is {1 / ratio:.2g} times it"
-        found.append(_critical(text, "are D in millions or billions? Give tokens one by one"))
-    if runs.unit != "tokens":
-        return found
-    if np.max(runs.loss) >= _MOST_LOSS:
-        text = f"the loss reaches {np.max(runs.loss):.3g}"
-        found.append(_critical(text, "is it a cross-entropy in nats a token?"))
-    off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
-    if max(off, 1 / off) >= _COMPUTE_OFF:
-        found.append(
-            Diagnostic(
-                "flops_implausible",
-                "critical" if max(off, 1 / off) >= _COMPUTE_WRONG else "warning",
-                f"C is {off:.2g} times 6·N·D",
-                "check the units of N, D and C: one may be in millions, billions or petaFLOPs",
-            )
-        )
-    return found
-
-
-def flat(law: Law, runs: RunTable) -> list[Diagnostic]:
-    """A critical finding where the law does not fall by 0.1 % over the runs' range of N, or of D."""
-    N, D = (float(np.exp(np.mean(np.log(c)))) for c in (runs.params, runs.tokens))
-    ends = {
-        "N": (law.loss(np.min(runs.params), D), law.loss(np.max(runs.params), D)),
-        "D": (law.loss(N, np.min(runs.tokens)), law.loss(N, np.max(runs.tokens))),
-    }
-    still = [name for name, (low, high) in ends.items() if not high < (1 - _FALL) * low]
-    if not still:
-        return []
-    text = f"the fitted loss does not fall with {' or '.join(still)}: there is no optimum to find"
-    return [Diagnostic("flat_law", "critical", text, "check the losses, and add other sizes")]
-
-
-def _critical(message: str, action: str) -> Diagnostic:
-    return Diagnostic("implausible_units", "critical", message, action)
-
-
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Severity = Literal["ok", "note", "warning", "critical"]
 
+_LARGEST = 1e50  # powers and squares of anything beyond would overflow
+_MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
+_TINY_PARAMS, _TINY_TOKENS = 1e3, 1e4
+_MOST_RATIO = 1e6  # between N and D of one run, either way
+_LEAST_FALL = 1e-3
+_COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 1e4
 _FEW_SIZES, _FEW_BUDGETS = 5, 4
 
-
-def table_findings(
-    runs: RunTable, shape: IsoFLOP, flops: FlopsFunction, repeats_known: bool
-) -> list[Diagnostic]:
-    """What was assumed and left out, magnitudes, repeats, budgets, sizes and minima at edges.
-
-    ``repeats_known`` says that the law fitted takes repeated data into account.
-    """
-    return [*_columns(runs, flops), *_repeats(runs, repeats_known), *_grid(runs), *_edges(shape)]
-
-
-def _columns(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
-    found = [Diagnostic("assumed", "note", note) for note in runs.notes]
-    if runs.excluded:
-        shown = "; ".join(f"{e.label}: {e.reason}" for e in runs.excluded[:5])
-        more = f"; and {len(runs.excluded) - 5} more" if len(runs.excluded) > 5 else ""
-        found.append(
-            Diagnostic(
-                "excluded", "note", f"{len(runs.excluded)} runs are not fitted ({shown}{more})"
-            )
-        )
-    found += implausible(runs)
-    misfit = flops_misfit(runs, flops)
-    if misfit > 0.05:
-        found.append(
-            Diagnostic(
-                "flops_misfit",
-                "warning",
-                f"F(N)·D differs from the table's compute by up to {100 * misfit:.2g} %",
-                "give flops_per_unit= as a function of N",
-            )
-        )
-    per_product = runs.flops / (6 * runs.params * runs.tokens)
-    if float(np.max(np.abs(np.log(per_product)))) > 0.05:
-        found.append(
-            Diagnostic(
-                "flops_convention",
-                "note",
-                f"the table's compute is {np.min(per_product):.3g} to {np.max(per_product):.3g} times "
-                "6·N·D; predictions speak of the table's own",
-            )
-        )
-    if runs.non_embedding is not None:
-        which = (
-            "without embeddings" if np.array_equal(runs.params, runs.non_embedding) else "in all"
-        )
-        found.append(Diagnostic("n_convention", "note", f"N counts parameters {which}"))
-    return found
-
-
-def _repeats(runs: RunTable, known: bool) -> list[Diagnostic]:
-    if runs.unique_tokens is None or known:
-        return []
-    epochs = float(np.nanmax(runs.tokens / runs.unique_tokens, initial=1.0))
-    if epochs <= 1.05:
-        return []
-    # Muennighoff et al. 2023 (arXiv:2305.16264): no loss up to 4 epochs, R* = 15.4.
-    severity: Severity = "critical" if epochs > 16 else "warning" if epochs > 4 else "note"
-    text = f"runs see their data up to {epochs:.3g} times; the law counts repeats as new"
-    action = "fit runs of at most four epochs" if epochs > 4 else ""
-    return [Diagnostic("repeated_data", severity, text, action)]
-
-
-def _grid(runs: RunTable) -> list[Diagnostic]:
-    found = []
-    budgets, counts = np.unique(runs.budget, return_counts=True)
-    sizes = [len(np.unique(runs.params[runs.budget == b])) for b in budgets]
-    if len(budgets) < _FEW_BUDGETS:
-        found.append(
-            Diagnostic(
-                "few_budgets",
-                "critical" if len(budgets) < 3 else "warning",
-                f"{len(budgets)} budgets cannot show a curved trend",
-                f"add {_FEW_BUDGETS - len(budgets)} or more budgets",
-            )
-        )
-    grouped = float(np.median(counts)) >= 3
-    fewest = int(np.median(sizes)) if grouped else len(np.unique(runs.params))
-    if fewest < _FEW_SIZES:
-        found.append(
-            Diagnostic(
-                "few_sizes",
-                "warning",
-                f"{fewest} sizes {'a budget' if grouped else 'in all'} bracket no optimum reliably",
-                f"run {_FEW_SIZES} or more sizes at each budget",
-            )
-        )
-    return found
-
-
-def _edges(shape: IsoFLOP) -> list[Diagnostic]:
-    outside = [p for p in shape.parabolas if not p.interior]
-    few = shape.usable and len(outside) <= 0.25 * len(shape.parabolas)
-    found = [
-        Diagnostic(
-            "edge_minimum",
-            "note" if few else "warning",
-            f"at C = {p.budget:.3g} {p.reason}; approach 2 leaves this budget out",
-            f"run N ≈ {p.next_params:.3g} at that budget",
-        )
-        for p in outside
-    ]
-    if shape.parabolas and not shape.usable:
-        found.append(
-            Diagnostic(
-                "isoflop_unusable",
-                "note",
-                f"approach 2 has {len(shape.interior)} budgets with a minimum inside; it needs 3",
-                "widen the sizes of the budgets named above",
-            )
-        )
-    return found
-
-
-_LARGEST = 1e50
+_BITS_OFFSET = float(-np.log(np.log(2)))
+_FEWEST_RUNS, _FEWEST_IN_MINORITY = 12, 2
+_LARGEST_SD = 0.06  # six of these fit between the sheets
+_STRAY = 0.12  # a run this far off either sheet belongs to neither
+_SURFACE_ERROR = 0.035  # of a quadratic against a law at the ends of a sweep
+_CUT = 0.25 * _BITS_OFFSET  # residuals beyond this count alike
+_NEEDED_GAIN = 0.4 * _CUT**2  # what a run on the second sheet must save
+_MOST_SEARCHED, _DRAWS = 1500, 800
 
 
 def check_runs(table: RunTable, parameters: int) -> RunTable:
@@ -215,17 +57,14 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
         A column with values that no run can have.
     """
     columns = (table.params, table.tokens, table.flops, table.loss)
-    # Powers and squares of anything beyond would leave floating point.
-    sound: NDArray[np.bool_] = np.all(
-        [(c > 1 / _LARGEST) & (c < _LARGEST) for c in columns], axis=0
-    )
-    if not np.all(sound):
+    usable: Bools = np.all([(c > 1 / _LARGEST) & (c < _LARGEST) for c in columns], axis=0)
+    if not np.all(usable):
         what = f"N, D, C or loss is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
-        table = table.select(sound, what)
+        table = table.select(usable, what)
     if len(table) == 0:
-        reasons = "; ".join(f"{e.label}: {e.reason}" for e in table.excluded[:3])
+        reasons = listed([f"{e.label}: {e.reason}" for e in table.excluded[:3]])
         raise TableError(f"expected runs with positive N, D and loss; none is left ({reasons}).")
-    table = _once(table)
+    table = _without_repeated_rows(table)
     count = len(table)
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
     if distinct <= parameters:
@@ -234,8 +73,7 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
             f"parameters; got {count} ({distinct} different). Add {parameters + 1 - distinct} or "
             "more runs: five sizes at each of four budgets is a good sweep."
         )
-    sizes = len(np.unique(table.params))
-    if sizes < 2:
+    if len(np.unique(table.params)) < 2:
         raise FitError(
             f"expected several model sizes; all {count} runs have N = {table.params[0]:.3g}, which "
             "cannot show what size does. Add runs at other sizes."
@@ -260,8 +98,8 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
     return table
 
 
-def _once(table: RunTable) -> RunTable:
-    """Without rows equal in N, D, C and loss: one run logged twice is no second observation."""
+def _without_repeated_rows(table: RunTable) -> RunTable:
+    """Rows equal in N, D, C and loss once: one run logged twice is no second observation."""
     rows = np.column_stack([table.params, table.tokens, table.flops, table.loss])
     _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     if len(first) == len(table):
@@ -274,3 +112,275 @@ def _once(table: RunTable) -> RunTable:
         for i in np.flatnonzero(~keep).tolist()
     )
     return replace(table.select(keep), excluded=table.excluded + twice)
+
+
+def table_findings(
+    runs: RunTable, shape: IsoFLOP, flops: FlopsFunction, repeats_known: bool
+) -> list[Diagnostic]:
+    """What was assumed and left out, magnitudes, repeats, budgets, sizes and minima at edges.
+
+    ``repeats_known`` says that the law fitted takes repeated data into account.
+    """
+    out = [Diagnostic("assumed", "note", note) for note in runs.notes]
+    if runs.excluded:
+        shown = listed([f"{e.label}: {e.reason}" for e in runs.excluded])
+        text = f"{len(runs.excluded)} runs are not fitted ({shown})"
+        out.append(Diagnostic("excluded", "note", text))
+    out += [*_implausible(runs), *_conventions(runs, flops)]
+    if not repeats_known:
+        out += _repeats(runs)
+    return [*out, *_grid(runs), *_edges(shape)]
+
+
+def _implausible(runs: RunTable) -> list[Diagnostic]:
+    """Findings about the units of N, D, C and the loss.
+
+    Above 1e16 parameters, 1e19 tokens, 1e32 FLOPs or a loss of 1e4, and where one of N and D is
+    tiny and the other a million times larger, a unit is wrong for certain and the finding is
+    critical. C off 6·N·D by ten times or more may have a reason (experts, samples of many
+    tokens), so that is a warning; beyond ten thousand times it has none. Runs that count
+    samples are judged by N, D and C alone.
+    """
+    N, D, ratio = np.max(runs.params), np.max(runs.tokens), np.median(runs.tokens / runs.params)
+    C, loss, counts_tokens = np.max(runs.flops), np.max(runs.loss), runs.unit == "tokens"
+    off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
+    off_by = max(off, 1 / off)
+    cases = (
+        (N >= _MOST_PARAMS, f"N reaches {N:.3g}", "are N parameters, one by one?"),
+        (D >= _MOST_TOKENS, f"D reaches {D:.3g}", "are D tokens, one by one?"),
+        (C >= _MOST_COMPUTE, f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
+        (
+            N < _TINY_PARAMS and ratio > _MOST_RATIO,
+            f"N is at most {N:.3g} and D is {ratio:.2g} times it",
+            "are N in millions or billions? Give parameters one by one",
+        ),
+        (
+            D < _TINY_TOKENS and ratio < 1 / _MOST_RATIO,
+            f"D is at most {D:.3g} and N is {1 / ratio:.2g} times it",
+            "are D in millions or billions? Give tokens one by one",
+        ),
+        (
+            counts_tokens and loss >= _MOST_LOSS,
+            f"the loss reaches {loss:.3g}",
+            "is it a cross-entropy in nats a token?",
+        ),
+    )
+    out = [Diagnostic("implausible_units", "critical", t, ask) for wrong, t, ask in cases if wrong]
+    if counts_tokens and off_by >= _COMPUTE_OFF:
+        severity: Severity = "critical" if off_by >= _COMPUTE_WRONG else "warning"
+        text = f"C is {off:.2g} times 6·N·D"
+        action = "check the units of N, D and C: one may be in millions, billions or petaFLOPs"
+        out.append(Diagnostic("flops_implausible", severity, text, action))
+    return out
+
+
+def _conventions(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
+    """Which compute and which N the table has."""
+    out = []
+    counted = np.asarray(flops(runs.params)) * runs.tokens
+    misfit = float(np.max(np.abs(counted / runs.flops - 1)))
+    if misfit > 0.05:
+        text = f"F(N)·D differs from the table's compute by up to {100 * misfit:.2g} %"
+        action = "give flops_per_unit= as a function of N"
+        out.append(Diagnostic("flops_misfit", "warning", text, action))
+    per_product = runs.flops / (6 * runs.params * runs.tokens)
+    if float(np.max(np.abs(np.log(per_product)))) > 0.05:
+        text = (
+            f"the table's compute is {np.min(per_product):.3g} to {np.max(per_product):.3g} times "
+            "6·N·D; predictions use the table's own"
+        )
+        out.append(Diagnostic("flops_convention", "note", text))
+    if runs.non_embedding is not None:
+        without = np.array_equal(runs.params, runs.non_embedding)
+        text = f"N counts {'parameters without embeddings' if without else 'all parameters'}"
+        out.append(Diagnostic("n_convention", "note", text))
+    return out
+
+
+def _repeats(runs: RunTable) -> list[Diagnostic]:
+    if runs.unique_tokens is None:
+        return []
+    epochs = float(np.nanmax(runs.tokens / runs.unique_tokens, initial=1.0))
+    if epochs <= 1.05:
+        return []
+    # Muennighoff et al. 2023 (arXiv:2305.16264): no loss up to 4 epochs, R* = 15.4.
+    severity: Severity = "critical" if epochs > 16 else "warning" if epochs > 4 else "note"
+    text = f"runs see their data up to {epochs:.3g} times; the law counts repeats as new"
+    action = "fit runs of at most four epochs" if epochs > 4 else ""
+    return [Diagnostic("repeated_data", severity, text, action)]
+
+
+def _grid(runs: RunTable) -> list[Diagnostic]:
+    out = []
+    budgets, counts = np.unique(runs.budget, return_counts=True)
+    sizes = [len(np.unique(runs.params[runs.budget == b])) for b in budgets]
+    if len(budgets) < _FEW_BUDGETS:
+        severity: Severity = "critical" if len(budgets) < 3 else "warning"
+        text = f"{len(budgets)} budgets cannot show a curved trend"
+        action = f"add {_FEW_BUDGETS - len(budgets)} or more budgets"
+        out.append(Diagnostic("few_budgets", severity, text, action))
+    grouped = float(np.median(counts)) >= 3
+    fewest = int(np.median(sizes)) if grouped else len(np.unique(runs.params))
+    if fewest < _FEW_SIZES:
+        text = f"{fewest} sizes {'a budget' if grouped else 'in all'} do not bracket the optimum reliably"
+        action = f"run {_FEW_SIZES} or more sizes at each budget"
+        out.append(Diagnostic("few_sizes", "warning", text, action))
+    return out
+
+
+def _edges(shape: IsoFLOP) -> list[Diagnostic]:
+    outside = [p for p in shape.parabolas if not p.interior]
+    few = shape.usable and len(outside) <= 0.25 * len(shape.parabolas)
+    out = []
+    for p in outside:
+        text = f"at C = {p.budget:.3g} {p.reason}; approach 2 leaves this budget out"
+        action = f"run N ≈ {p.next_params:.3g} at that budget"
+        out.append(Diagnostic("edge_minimum", "note" if few else "warning", text, action))
+    if shape.parabolas and not shape.usable:
+        text = f"approach 2 has {len(shape.interior)} budgets with a minimum inside; it needs 3"
+        action = "widen the sizes of the budgets named above"
+        out.append(Diagnostic("isoflop_unusable", "note", text, action))
+    return out
+
+
+def flat(law: Law, runs: RunTable) -> list[Diagnostic]:
+    """A critical finding where the law does not fall by 0.1 % over the runs' range of N, or of D."""
+    N, D = (float(np.exp(np.mean(np.log(c)))) for c in (runs.params, runs.tokens))
+    ends = {
+        "N": (law.loss(np.min(runs.params), D), law.loss(np.max(runs.params), D)),
+        "D": (law.loss(N, np.min(runs.tokens)), law.loss(N, np.max(runs.tokens))),
+    }
+    still = [n for n, (small, large) in ends.items() if not large < (1 - _LEAST_FALL) * small]
+    if not still:
+        return []
+    text = f"the fitted loss does not fall with {' or '.join(still)}: there is no optimum to find"
+    return [Diagnostic("flat_law", "critical", text, "check the losses, and add other sizes")]
+
+
+@dataclass(frozen=True)
+class _Sheets:
+    """Each run's residual on its own sheet, and which runs are on the upper one."""
+
+    residuals: Floats
+    upper: Bools
+    sd: float
+    score: float
+
+    @property
+    def minority(self) -> Bools:
+        """The runs on the sheet with fewer."""
+        return self.upper if 2 * np.sum(self.upper) <= len(self.upper) else ~self.upper
+
+
+def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
+    """The finding that some losses are in bits and the others in nats; ``None`` where not.
+
+    The runs named are the smaller group: only the author of the table can say which of the two
+    units was meant.
+    """
+    if len(runs) < _FEWEST_RUNS:
+        return None
+    basis, z = _basis(runs), np.log(runs.loss)
+    one = _search(basis, z, 0.0, runs.budget)
+    if one.score <= _NEEDED_GAIN * _FEWEST_IN_MINORITY:
+        return None
+    two = _search(basis, z, _BITS_OFFSET, runs.budget)
+    if not _are_apart(one, two):
+        return None
+    odd = np.flatnonzero(two.minority)
+    unit = "bits" if two.upper[odd[0]] else "nats"
+    shown = listed([runs.labels[i] for i in odd], separator=", ")
+    text = (
+        f"{len(odd)} of {len(runs)} losses seem to be in {unit} and the others not: they lie a factor "
+        f"ln 2 off the rest ({shown})"
+    )
+    action = "bring all losses to one unit: nats are bits times 0.6931"
+    return Diagnostic("mixed_loss_units", "critical", text, action)
+
+
+def _are_apart(one: _Sheets, two: _Sheets) -> bool:
+    count = int(np.sum(two.minority))
+    if count < _FEWEST_IN_MINORITY or two.sd > _LARGEST_SD:
+        return False
+    off_sheet = float(np.sqrt(np.median(two.residuals[two.minority] ** 2)))
+    if off_sheet > max(2 * two.sd, _SURFACE_ERROR):
+        return False
+    # Outliers fall anywhere; a second unit puts its runs on the second sheet.
+    stray = np.abs(two.residuals) > max(4 * two.sd, _STRAY)
+    if np.sum(stray) >= max(1.0, 0.25 * count):
+        return False
+    # A run that one surface must give up costs the whole cut; two sheets take it in.
+    return one.score - two.score > _NEEDED_GAIN * count
+
+
+def _basis(runs: RunTable) -> Floats:
+    """Quadratic in standardised ln N and ln D, shape (runs, 6)."""
+    x, y = np.log(runs.params), np.log(runs.tokens)
+    x, y = x - x.mean(), y - y.mean()
+    x, y = x / max(float(np.std(x)), 1e-12), y / max(float(np.std(y)), 1e-12)
+    return np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+
+
+def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> _Sheets:
+    """The surface with the smallest truncated residuals from the nearer of its two sheets."""
+    rng = np.random.default_rng(0)
+    sample = np.arange(len(z))
+    if len(z) > _MOST_SEARCHED:
+        sample = np.sort(rng.choice(sample, _MOST_SEARCHED, replace=False))
+    B, t = basis[sample], z[sample]
+    starts = _starts(B, t, budget[sample], offset, rng)
+    distance = _folded(t - starts @ B.T, offset)[0]
+    order = np.argsort(np.sum(np.minimum(np.abs(distance), _CUT), axis=1), kind="stable")
+    ends = [_refine(B, t, starts[i], offset) for i in order[:16]]
+    best = min(ends, key=lambda c: float(np.sum(_truncated(_folded(t - B @ c, offset)[0]))))
+    residuals, upper = _folded(z - basis @ best, offset)
+    sd = 1.4826 * float(np.median(np.abs(residuals)))
+    sd *= float(np.sqrt(len(z) / max(len(z) - basis.shape[1], 1)))
+    return _Sheets(residuals, upper, max(sd, 1e-6), float(np.sum(_truncated(residuals))))
+
+
+def _starts(
+    B: Floats, t: Floats, budget: Floats, offset: float, rng: np.random.Generator
+) -> Floats:
+    """Surfaces through all runs, through a few at random, and with whole budgets moved."""
+    runs, k = B.shape
+    starts = [np.linalg.lstsq(B, t, rcond=None)[0]]
+    for value in np.unique(budget)[:50] if offset else ():
+        for moved in (budget == value, budget <= value):
+            starts.append(np.linalg.lstsq(B, t - offset * moved, rcond=None)[0])
+            starts.append(np.linalg.lstsq(B, t + offset * moved, rcond=None)[0])
+    size = min(k + 2, runs)
+    draws = _DRAWS if offset else _DRAWS // 8
+    picked = np.argpartition(rng.random((draws, runs)), size - 1, axis=1)[:, :size]
+    through = np.linalg.pinv(B[picked], rcond=1e-6) @ t[picked][..., None]
+    surfaces = np.vstack([np.array(starts), through[..., 0]])
+    if not offset:
+        return surfaces
+    lowered = surfaces.copy()  # the runs a surface goes through may be the upper sheet
+    lowered[:, 0] -= offset
+    return np.vstack([surfaces, lowered])
+
+
+def _refine(B: Floats, t: Floats, start: Floats, offset: float) -> Floats:
+    """Alternate sheets and a surface by Tukey's biweight, from wide to narrow."""
+    c = start
+    for _ in range(25):
+        r, upper = _folded(t - B @ c, offset)
+        scale = min(max(4.685 * 1.4826 * float(np.median(np.abs(r))), 1e-6), 0.5 * _BITS_OFFSET)
+        root = np.clip(1 - (r / scale) ** 2, 0, None)
+        weighted = (t - offset * upper) * root
+        new = np.asarray(np.linalg.lstsq(B * root[:, None], weighted, rcond=None)[0])
+        if np.max(np.abs(new - c)) < 1e-9:
+            break
+        c = new
+    return c
+
+
+def _folded(r: Floats, offset: float) -> tuple[Floats, Bools]:
+    """Residuals from the nearer sheet, and whether that is the upper one."""
+    upper = r > offset / 2 if offset else np.zeros(r.shape, dtype=bool)
+    return r - offset * upper, upper
+
+
+def _truncated(r: Floats) -> Floats:
+    return np.minimum(r * r, _CUT**2)
