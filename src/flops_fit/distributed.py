@@ -1,12 +1,11 @@
 """The processes that train one run together, each on its share of every batch.
 
 Started by ``torchrun`` or ``accelerate launch``, the user's script runs once in each process
-("rank"). What travels between them is of two kinds: numbers on the device (losses, gradients),
-and decisions between hosts, which never wait for a device.
+("rank"). Tensors (losses, gradients) are exchanged between devices; decisions between hosts,
+without waiting for a device.
 
-Ranks that wait for one another must ask the same question. So every decision has one form,
-:meth:`Ranks.any`, and it carries whether somebody failed: a rank that fails in the user's code
-says so at the next decision, and none is left waiting.
+Every rank has to take part in every exchange. So each decision also carries whether a rank has
+failed: one that fails in the user's code says so at the next decision, and no other waits for it.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ from flops_fit.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-_PATIENCE = timedelta(hours=2)  # a rank may read, compile or save alone for as long
-_FLAGS = 3  # questions that fit into one decision
-_BUCKET = 1 << 26  # bytes that are summed at once: long enough for the wire, short enough to copy
+_TIMEOUT = timedelta(hours=2)  # a rank may read, compile or save alone for as long
+_MAX_FLAGS = 3  # in one decision
+_BUCKET_BYTES = 1 << 26  # summed at once: long enough for the wire, short enough to copy
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun; MPI
 _SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -42,16 +40,16 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of the processes that train a run together this one is; alone by default.
+    """The place of this process among those that train a run together; alone by default.
 
     Attributes
     ----------
     rank
-        From 0. Rank 0 leads: it alone reads and writes the output directory.
+        From 0. Rank 0 is the main one: it alone reads and writes the output directory.
     size
         How many there are.
     control
-        The group over which hosts decide.
+        The process group for decisions between hosts.
     """
 
     rank: int = 0
@@ -59,11 +57,11 @@ class Ranks:
     control: Any = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def any(self, *flags: int, failed: bool = False) -> tuple[int, ...]:
+    def all_reduce_max(self, *flags: int, failed: bool = False) -> tuple[int, ...]:
         """The largest value that any rank gave for each flag.
 
         Raises
@@ -76,47 +74,42 @@ class Ranks:
         import torch
         from torch import distributed
 
-        asked = torch.zeros(1 + _FLAGS, dtype=torch.int64)
-        asked[0] = failed
-        for i, flag in enumerate(flags, start=1):
-            asked[i] = int(flag)
-        distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self.control)
-        if asked[0] and not failed:
+        padding = [0] * (_MAX_FLAGS - len(flags))
+        values = torch.tensor([failed, *map(int, flags), *padding], dtype=torch.int64)
+        distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.control)
+        if values[0] and not failed:
             raise PeerError
-        return tuple(asked[1 : 1 + len(flags)].tolist())
+        return tuple(values[1 : 1 + len(flags)].tolist())
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any, *, check: bool = True) -> list[Any]:
         """Every rank's value, in their order, on every rank.
 
         Raises
         ------
         PeerError
-            A rank failed before it could give one.
+            A rank failed before it could give one. Without ``check`` no rank may fail before.
         """
         if self.size == 1:
             return [value]
-        self.any()
-        return self.meet(value)
-
-    def meet(self, value: Any) -> list[Any]:
-        """As :meth:`gather`, where it is known that every rank comes."""
+        if check:
+            self.all_reduce_max()
         from torch import distributed
 
         values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value, group=self.control)
         return values
 
-    def lead(self, value: Any = None) -> Any:
-        """Rank 0's value on every rank; what the others give is passed over."""
+    def broadcast(self, value: Any = None) -> Any:
+        """Rank 0's value on every rank; those of the others are ignored."""
         if self.size == 1:
             return value
         from torch import distributed
 
-        sent = [value if self.leads else None]
-        distributed.broadcast_object_list(sent, src=0, group=self.control)
-        return sent[0]
+        values = [value if self.is_main else None]
+        distributed.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes its sum over the ranks, in place, without waiting for the device."""
         if self.size == 1:
             return
@@ -134,25 +127,25 @@ class Ranks:
                 list(bucket), [p.view_as(t) for p, t in zip(parts, bucket, strict=True)]
             )
 
-    def follow(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes rank 0's, in place."""
         if self.size == 1:
             return
         from torch import distributed
 
         for tensor in tensors:
-            there = tensor.detach().contiguous()
-            distributed.broadcast(there, src=0)
-            tensor.detach().copy_(there)
+            contiguous = tensor.detach().contiguous()
+            distributed.broadcast(contiguous, src=0)
+            tensor.detach().copy_(contiguous)
 
-    def share(self, samples: int) -> tuple[int, int]:
+    def shard(self, samples: int) -> tuple[int, int]:
         """First and last of the ``samples`` of a batch that are this rank's, the last excluded.
 
-        Shares differ by one sample at most; with fewer samples than ranks some are empty.
+        Shards differ by one sample at most; with fewer samples than ranks some are empty.
 
         Examples
         --------
-        >>> [Ranks(rank, 3).share(8) for rank in range(3)]
+        >>> [Ranks(rank, 3).shard(8) for rank in range(3)]
         [(0, 2), (2, 5), (5, 8)]
         """
         return samples * self.rank // self.size, samples * (self.rank + 1) // self.size
@@ -162,21 +155,21 @@ ALONE = Ranks()
 
 
 def launched() -> int:
-    """How many processes were started together, by what the launcher says in the environment.
+    """How many processes were started together, by the launcher's environment variables.
 
     Raises
     ------
     InputError
-        A launcher was asked for several processes and started one; or was asked to cut the model
-        into pieces, which is not supported.
+        A launcher was asked for several processes and started one; or was asked to shard the
+        model, which is not supported.
     """
     size = max(int(os.environ.get(variable, "1")) for variable in _SIZES)
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise InputError(
                 f"data parallel: expected ranks that each hold the whole model; {variable} asks for "
-                f"{name}, which cuts it into pieces and is not supported. Launch without it; models "
-                "that do not fit into one device are beyond this library."
+                f"{name}, which shards it and is not supported. Launch without it; models "
+                "that do not fit on one device are not supported."
             )
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
     if by_accelerate and "MASTER_ADDR" in os.environ and "LOCAL_RANK" not in os.environ:
@@ -193,7 +186,7 @@ def rank_device(device: str) -> str:
     Raises
     ------
     InputError
-        Every rank was told the same device, or one over which ranks cannot talk.
+        Every rank was given the same device, or one over which ranks cannot communicate.
     """
     if launched() == 1:
         return device
@@ -210,18 +203,18 @@ def rank_device(device: str) -> str:
 
 
 def join_ranks(device: str) -> Ranks:
-    """Meet the other ranks, through Accelerate; alone where there are none.
+    """Join the other ranks, through Accelerate; alone where there are none.
 
     Parameters
     ----------
     device
-        What this rank computes on. Accelerate chooses how ranks of such devices talk: NCCL
-        between CUDA devices, Gloo between CPUs.
+        What this rank computes on. Accelerate chooses the backend: NCCL between CUDA devices,
+        Gloo between CPUs.
 
     Raises
     ------
     InputError
-        Not as many processes came as the launcher announced.
+        Not as many processes joined as the launcher announced.
     MissingExtraError
         Accelerate is not installed.
     """
@@ -237,7 +230,7 @@ def _join(size: int, on_cpu: bool) -> Ranks:
         raise MissingExtraError("accelerate", "train", "training by several processes") from error
     from torch import distributed
 
-    fresh = {} if distributed.is_initialized() else {"timeout": _PATIENCE}
+    fresh = {} if distributed.is_initialized() else {"timeout": _TIMEOUT}
     state = PartialState(cpu=on_cpu, **fresh)
     if state.num_processes != size:
         raise InputError(
@@ -246,17 +239,17 @@ def _join(size: int, on_cpu: bool) -> Ranks:
         )
     control = distributed.group.WORLD
     if distributed.get_backend() != "gloo":
-        control = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        control = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
     return Ranks(state.process_index, size, control)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors of one kind of number in groups of some megabytes, in their order."""
+    """Tensors of one data type in groups of some megabytes, in their order."""
     bucket: list[Tensor] = []
     held = 0
     for tensor in tensors:
         size = tensor.numel() * tensor.element_size()
-        if bucket and (tensor.dtype != bucket[0].dtype or held + size > _BUCKET):
+        if bucket and (tensor.dtype != bucket[0].dtype or held + size > _BUCKET_BYTES):
             yield bucket
             bucket, held = [], 0
         bucket.append(tensor)

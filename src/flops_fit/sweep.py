@@ -7,14 +7,15 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Literal, Protocol
 
+from flops_fit.distributed import Ranks
 from flops_fit.errors import SweepError
-from flops_fit.execute.executor import Executor, Task
+from flops_fit.execute.executor import Executor, Report, Task
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import Holder
 from flops_fit.store.recorded import Recorded
@@ -23,34 +24,34 @@ from flops_fit.train.trainer import Progress
 from flops_fit.trunks import by_trunk, own_flops
 
 PAUSES = (1.0, 4.0, 16.0)
-"""Seconds before a run that its surroundings lost is tried again: once, twice, three times."""
+"""Seconds before a run lost to an infrastructure failure is tried again: once, twice, three times."""
 
-_LOOK_SECONDS = 0.5  # between looks at what others make
+_LOOK_SECONDS = 0.5  # between checks of runs that others make
 _STOPS = ("SIGTERM", "SIGHUP")  # Ctrl-C raises KeyboardInterrupt by itself
 
 
 class SweepView(Protocol):
-    """Who watches a sweep."""
+    """The protocol for progress displays."""
 
     def open(
         self, experiments: Sequence[Experiment], finished: Sequence[Run], capacity: int
     ) -> AbstractContextManager[None]:
-        """Begin to show a sweep of which ``finished`` is there already."""
+        """Begin to show a sweep of which ``finished`` have ended already."""
 
     def progress(self, progress: Progress) -> None:
         """A run has come this far."""
 
     def moved(self, experiment: Experiment, to: Literal["waiting", "elsewhere", "lost"]) -> None:
-        """A run waits, is made by somebody else, or was lost by its surroundings and waits again."""
+        """A run waits, is made by another process, or was lost and waits again."""
 
     def ended(self, run: Run) -> None:
         """A run has ended."""
 
     def note(self, message: str) -> None:
-        """Something was noticed that is no run's fault."""
+        """Show a message that concerns no single run."""
 
     def step(self, message: str) -> None:
-        """Something was decided."""
+        """Show a decision of the sweep."""
 
 
 def run_experiments(
@@ -64,23 +65,23 @@ def run_experiments(
 ) -> list[Run]:
     """One Run for each experiment, in the order given, finished ones read from the store.
 
-    The dearest runs start first, so that none is left over at the end. Of a trunk one run goes on
-    at a time, the shortest first, and each from where the one before left the trunk. A run that
-    fails or diverges is recorded and the sweep goes on.
+    The most expensive runs start first, so that none of them is left for the end. Runs of one trunk
+    go one after another, the shortest first, each from where the one before left the trunk. A run
+    that fails or diverges is recorded and the sweep goes on.
 
-    Workers record what they make. A run that another sweep makes, or a worker that outlived its
-    own, is waited for; it is made here once nobody living makes it. A run that its surroundings
-    lost (``preempted``) is tried again after each of ``pauses``, from its newest checkpoint, and
-    then left with its reason.
+    Workers record their runs. A run that another sweep makes, or a worker that outlived its own
+    sweep, is waited for; once no living process makes it, it is made here. A run lost to an
+    infrastructure failure (``preempted``) is tried again after each of ``pauses``, from its newest
+    checkpoint, and then left with its reason.
 
     Raises
     ------
     SweepError
-        The first two runs failed for the same reason: the code is broken, not one size.
+        The first two runs failed for the same reason: the fault is in the code, not in one size.
     OutputError
         A result cannot be recorded; what was recorded before is kept.
     KeyboardInterrupt, SystemExit
-        SIGINT, SIGTERM or SIGHUP came. Workers were asked to keep a checkpoint and to end.
+        SIGINT, SIGTERM or SIGHUP arrived. Workers were asked to keep a checkpoint and to end.
     """
     finished = store.finished(experiments)
     for finding in store.findings:
@@ -94,7 +95,7 @@ def run_experiments(
     with view.open(experiments, list(finished.values()), executor.capacity):
         if missing:
             sweep = _Sweep(experiments, finished, executor, store, view, tuple(pauses))
-            with _told_how_to_resume(sweep), _stopping_by_exceptions():
+            with _note_when_stopped(sweep), _signals_as_exceptions():
                 sweep.carry_out(task, missing)
             store.prune(experiments, finished)
     return [finished[e.id] for e in experiments]
@@ -102,7 +103,7 @@ def run_experiments(
 
 @dataclass
 class _Sweep:
-    """Which runs are in the executor's hands, which in others', and which have ended."""
+    """Which runs the executor has, which other processes make, and which have ended."""
 
     experiments: Sequence[Experiment]
     finished: dict[str, Run]
@@ -114,11 +115,11 @@ class _Sweep:
     chains: dict[str, deque[Experiment]] = field(default_factory=dict)
     submitted: dict[str, Experiment] = field(default_factory=dict)
     waiting: dict[str, Experiment] = field(default_factory=dict)
-    seen: dict[str, str] = field(default_factory=dict)  # attempts that are none of this call's
+    seen: dict[str, str] = field(default_factory=dict)  # tokens of attempts before this call
     losses: Counter[str] = field(default_factory=Counter)
     own: list[Run] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
-    looked: float = 0.0
+    reported: set[str] = field(default_factory=set)
+    checked_at: float = 0.0
 
     def carry_out(self, task: Task, missing: Sequence[Experiment]) -> None:
         """Until each missing run has ended, here or elsewhere."""
@@ -132,13 +133,13 @@ class _Sweep:
                 self._begin(chain.popleft())
             while self.submitted or self.waiting:
                 for run in self._poll():
-                    self._came(run)
-                self._look()
+                    self._receive(run)
+                self._check_waiting()
         finally:
             self.executor.close()
 
     def _begin(self, experiment: Experiment) -> None:
-        """Give a run to the executor, unless it is on record or somebody makes it."""
+        """Give a run to the executor, unless it is recorded or another process makes it."""
         if (run := self.store.result(experiment.id)) is not None:
             self._ended(run)
         elif (holder := self.store.holder(experiment)) is not None:
@@ -160,8 +161,8 @@ class _Sweep:
             )
         return runs
 
-    def _came(self, run: Run) -> None:
-        """What a worker or the executor says of a run."""
+    def _receive(self, run: Run) -> None:
+        """Handle a run that the executor returns."""
         experiment = self.submitted.pop(run.experiment.id)
         if run.state == "running":
             self._wait(experiment, self.store.holder(experiment))
@@ -173,7 +174,7 @@ class _Sweep:
             _stop_if_broken(self.own)
 
     def _lost(self, run: Run) -> None:
-        """Try again what its surroundings lost, or leave it with the reason."""
+        """Try a lost run again, or leave it with its reason."""
         experiment = run.experiment
         self.losses[experiment.id] += 1
         lost, tries = self.losses[experiment.id], len(self.pauses)
@@ -188,16 +189,16 @@ class _Sweep:
     def _wait(self, experiment: Experiment, holder: Holder | None) -> None:
         self.waiting[experiment.id] = experiment
         self.view.moved(experiment, "elsewhere")
-        if holder is not None and str(holder) not in self.told:
-            self.told.add(str(holder))
+        if holder is not None and str(holder) not in self.reported:
+            self.reported.add(str(holder))
             self.view.note(
                 f"{experiment.label} is being made by {holder}: another sweep, or a worker of an "
-                "earlier one. It is waited for."
+                "earlier one. Waiting for it."
             )
 
-    def _look(self) -> None:
-        """At the runs that others make: on record, given up, or still with somebody living."""
-        if not self.waiting or time.monotonic() - self.looked < _LOOK_SECONDS:
+    def _check_waiting(self) -> None:
+        """Check the runs that others make: recorded, given up, or still under way."""
+        if not self.waiting or time.monotonic() - self.checked_at < _LOOK_SECONDS:
             return
         for experiment in list(self.waiting.values()):
             recorded = self.store.is_recorded(experiment.id)
@@ -206,13 +207,13 @@ class _Sweep:
                 attempt = None if recorded else self.store.attempt(experiment.id)
                 new = attempt is not None and attempt.token != self.seen[experiment.id]
                 if attempt is not None and new and attempt.run.state != "preempted":
-                    self._ended(attempt.run)  # it failed in other hands, and would here
+                    self._ended(attempt.run)  # it failed elsewhere, and would here
                 else:
                     self._begin(experiment)
-        self.looked = time.monotonic()
+        self.checked_at = time.monotonic()
 
     def _ended(self, run: Run) -> None:
-        """Make sure that it is on record, and begin what waited for it."""
+        """Make sure that a run is recorded, and begin the next one of its trunk."""
         if not self.store.is_recorded(run.experiment.id):
             run = self.store.publish(run, call=self.call)
         self.finished[run.experiment.id] = run
@@ -228,7 +229,7 @@ class _Sweep:
 
 
 @contextmanager
-def _told_how_to_resume(sweep: _Sweep) -> Iterator[None]:
+def _note_when_stopped(sweep: _Sweep) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -241,11 +242,11 @@ def _told_how_to_resume(sweep: _Sweep) -> Iterator[None]:
 
 
 @contextmanager
-def _stopping_by_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SystemExit, so that workers are ended and nothing is half done.
+def _signals_as_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, so that workers are ended in order.
 
-    Only where a signal would end the process at once: one that is ignored, or handled by the
-    user's own code, is left as it is.
+    Only where a signal would end the process at once; one that is ignored, or handled by the user's
+    code, is left as it is.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -264,7 +265,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _chains(missing: Sequence[Experiment]) -> dict[str, deque[Experiment]]:
-    """The runs that wait for each other, by trunk, the shortest first; the dearest chain first."""
+    """The runs that wait for each other, by trunk, the shortest first; the most expensive chain first."""
     own = own_flops(missing)
     groups = by_trunk(missing)
     groups.sort(key=lambda group: sum(own[e.id] for e in group), reverse=True)
@@ -278,5 +279,33 @@ def _stop_if_broken(ended: Sequence[Run]) -> None:
     if first.state == second.state == "failed" and first.reason == second.reason:
         raise SweepError(
             f"the first two runs failed for the same reason, so the sweep was stopped: "
-            f"{first.reason}\n{first.details}Mend it and call again; what is finished is kept."
+            f"{first.reason}\n{first.details}Fix it and call again; what is finished is kept."
         )
+
+
+def lead_sweep(ranks: Ranks, task: Task, sweep: Callable[[Task], list[Run]]) -> list[Run]:
+    """Rank 0's part: ``sweep`` with a task that every rank carries out; all get its runs."""
+
+    def together(experiment: Experiment, report: Report | None = None) -> Run:
+        ranks.broadcast(experiment)
+        return task(experiment, report)
+
+    try:
+        runs = sweep(together)
+    except Exception as error:  # whatever it was, the other ranks have to end too
+        ranks.broadcast(SweepError(f"rank 0 stopped the sweep: {error}"))
+        raise
+    ranks.broadcast(runs)
+    return runs
+
+
+def follow_sweep(ranks: Ranks, task: Task) -> list[Run]:
+    """The other ranks' part: carry out each run that rank 0 names, until it sends all runs."""
+    while True:
+        message = ranks.broadcast()
+        if isinstance(message, Experiment):
+            task(message, None)
+        elif isinstance(message, SweepError):
+            raise message
+        else:
+            return list(message)

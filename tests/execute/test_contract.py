@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +27,7 @@ from flops_fit.execute import (
     resolve_executor,
 )
 from flops_fit.execute.executor import Slots
-from flops_fit.execute.process import start_method
-from flops_fit.execute.serialize import pack
+from flops_fit.execute.process import pack, start_method
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Experiment, Run
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
@@ -150,8 +151,13 @@ def test_two_ranks_train_a_run_as_one_does(
     import flops_fit
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([p for p in sys.path if p]))
+
+    def talking(prediction: Any, target: Any) -> Any:
+        print("loss")
+        return cross_entropy(prediction, target)
+
     plan = flops_fit.plan_sweep(
-        MLP, "width", None, Blobs(), cross_entropy, [3e5], sizes=[8], batch_size=8
+        MLP, "width", None, Blobs(), talking, [3e5], sizes=[8], batch_size=8
     )
     (experiment,) = plan.experiments
     alone = plan.task(experiment)
@@ -165,6 +171,9 @@ def test_two_ranks_train_a_run_as_one_does(
     )
     assert (run.state, run.ranks, run.tokens) == ("completed", 2, alone.tokens)
     assert run.loss == pytest.approx(alone.loss, rel=1e-5)
+    if place == "pool":  # of rank 0 alone, and not on the terminal
+        printed = tmp_path / "out" / "runs" / experiment.id / "output.txt"
+        assert set(printed.read_text().split()) == {"loss"}
 
 
 def test_a_rank_that_is_killed_makes_a_preempted_run() -> None:
@@ -177,6 +186,43 @@ def test_a_rank_that_is_killed_makes_a_preempted_run() -> None:
     assert run.reason == "rank 1 of 2 was killed by signal 9 before the run had a result"
 
 
+def until(true: Callable[[], Any]) -> None:
+    for _ in range(6000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def test_ranks_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    pool = PoolExecutor(2, 1, ranks_per_run=2)
+    pool.start(_tasks.Waiting(tmp_path), print)
+    pool.submit(make_experiment())
+    until(lambda: len(list(tmp_path.iterdir())) == 2)
+    (started,) = pool._running.values()
+    started.worker.process.kill()
+    (run,) = drain(pool, 1)
+    pool.close()
+    assert (run.state, run.reason) == (
+        "preempted",
+        "its worker was killed by signal 9 before it had a result",
+    )
+    until(lambda: not any(Path("/proc", p.name).exists() for p in tmp_path.iterdir()))
+
+
+def test_ranks_that_are_stopped_finish_their_step(tmp_path: Path) -> None:
+    pool = PoolExecutor(2, 1, ranks_per_run=2)
+    pool.start(_tasks.Long(tmp_path), print)
+    experiment = make_experiment()
+    handle = pool.submit(experiment)
+    until(lambda: (tmp_path / experiment.id).with_suffix(".begun").exists())
+    time.sleep(0.3)
+    assert pool.cancel(handle)
+    assert pool.poll(timeout=30) == []
+    pool.close()
+    assert (tmp_path / experiment.id).exists()
+
+
 def test_a_cause_is_named_as_deep_as_it_lies() -> None:
     lock = threading.Lock()
     with pytest.raises(InputTypeError, match=r"a _thread.lock at task.lock"):
@@ -184,7 +230,7 @@ def test_a_cause_is_named_as_deep_as_it_lies() -> None:
 
 
 def test_a_large_task_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flops_fit.execute.serialize.LARGE", 1000)
+    monkeypatch.setattr("flops_fit.execute.process.WARN_BYTES", 1000)
     data = bytes(5000)
     with pytest.warns(UserWarning, match="keep the path of a file"):
         pack(lambda e, r=None: data, "pool")

@@ -114,8 +114,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in commands.iterdir():
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(slurm_jobs, "_ASK", 0.2)
-    monkeypatch.setattr(slurm_jobs, "_LAG", 0.5)
+    monkeypatch.setattr(slurm_jobs, "_QUERY_SECONDS", 0.2)
+    monkeypatch.setattr(slurm_jobs, "_LAG_SECONDS", 0.5)
     SlurmJob.watcher.clear()
     return known
 

@@ -1,4 +1,4 @@
-"""What is wrong in a folder is named; looking changes nothing and mending loses nothing."""
+"""What is wrong in a folder is named; checking changes nothing and repairing loses nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rich.console import Console
 from flops_fit.cli.folder_commands import check_folder
 from flops_fit.errors import InputError, OutputError
 from flops_fit.records import Experiment, Run
-from flops_fit.store import Holder, Store, examine, recorded_runs, repair, take_lease, write_runs
+from flops_fit.store import Store, examine, recorded_runs, repair, write_runs
+from flops_fit.store.lease import Holder, take_lease
 from flops_fit.table import RunTable
 from tests.conftest import make_experiment
 
@@ -113,13 +114,13 @@ def test_looking_changes_nothing(store: Store, experiments: list[Experiment]) ->
     assert content(store.path) == before
 
 
-def test_mending_loses_no_record_and_leaves_a_sound_folder(
+def test_repair_loses_no_record_and_leaves_a_sound_folder(
     store: Store, experiments: list[Experiment]
 ) -> None:
     spoil(store, experiments)
     before = content(store.path)
-    mended = repair(examine(store.path))
-    assert len(mended) == 7  # two records, rows that differ and rows without a run, three leftovers
+    fixed = repair(examine(store.path))
+    assert len(fixed) == 7  # two records, rows that differ and rows without a run, three leftovers
     assert examine(store.path).sound
     after = content(store.path)
     gone = set(before.values()) - set(after.values())
@@ -132,7 +133,7 @@ def test_mending_loses_no_record_and_leaves_a_sound_folder(
 
 def test_a_living_sweep_is_left_alone(store: Store, experiments: list[Experiment]) -> None:
     (store.run_dir(experiments[5].id) / "checkpoint").mkdir(parents=True)
-    with take_lease(store.run_lease(experiments[5].id)):  # type: ignore[union-attr]
+    with take_lease(store.run_lease(experiments[5].id)):
         (store.run_dir(experiments[5].id) / f".x.{'0' * 32}.tmp").touch()
         found = examine(store.path)
         assert found.states["running"] == 1

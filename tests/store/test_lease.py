@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from flops_fit.store import Holder, Lease, living_holder, take_lease
 from flops_fit.store import lease as lease_module
+from flops_fit.store.lease import Holder, Lease, LeaseHeldError, living_holder, take_lease
 
 
 def written_by(path: Path, **changes: Any) -> None:
@@ -36,22 +36,23 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_lease_is_had_by_one_and_free_after_it(path: Path) -> None:
-    with take_lease(path) as lease:  # type: ignore[union-attr]
-        other = take_lease(path)
-        assert isinstance(other, Holder)
-        assert (other.pid, other.token) == (os.getpid(), lease.holder.token)
+    with take_lease(path) as lease:
+        with pytest.raises(LeaseHeldError, match=f"process {os.getpid()} on") as refused:
+            take_lease(path)
+        assert refused.value.holder == lease.holder
     assert not list(path.parent.iterdir())
-    again = take_lease(path)
-    assert isinstance(again, Lease)
-    again.release()
+    take_lease(path).release()
 
 
 def test_of_many_at_once_one_takes_it(path: Path) -> None:
     gate = threading.Barrier(8)
 
-    def take() -> Any:
+    def take() -> Lease | None:
         gate.wait()
-        return take_lease(path)
+        try:
+            return take_lease(path)
+        except LeaseHeldError:
+            return None
 
     with ThreadPoolExecutor(8) as pool:
         taken = [f.result() for f in [pool.submit(take) for _ in range(8)]]
@@ -64,9 +65,12 @@ def test_of_many_who_find_it_stale_one_takes_it_over(path: Path, attempt: int) -
     aged(path, 61)
     gate = threading.Barrier(8)
 
-    def take() -> Any:
+    def take() -> Lease | None:
         gate.wait()
-        return take_lease(path)
+        try:
+            return take_lease(path)
+        except LeaseHeldError:
+            return None
 
     with ThreadPoolExecutor(8) as pool:
         taken = [f.result() for f in [pool.submit(take) for _ in range(8)]]
@@ -83,7 +87,6 @@ def test_the_lease_of_a_process_that_is_gone_is_stale_at_once(path: Path) -> Non
     written_by(path, pid=gone.pid, start="1")
     assert living_holder(path) is None
     lease = take_lease(path)
-    assert isinstance(lease, Lease)
     lease.release()
 
 
@@ -129,10 +132,10 @@ def test_the_clocks_of_two_machines_are_never_compared(
 def test_a_torn_lease_is_nobodys_and_stale_by_its_age(path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"token": "a')
-    assert isinstance(take_lease(path), Holder)
+    with pytest.raises(LeaseHeldError, match="an unknown process"):
+        take_lease(path)
     aged(path, 61)
     lease = take_lease(path)
-    assert isinstance(lease, Lease)
     lease.release()
 
 
@@ -141,10 +144,10 @@ def test_a_taker_that_died_in_the_middle_is_taken_over_in_turn(path: Path) -> No
     right = path.with_name(".lease.json.a0")
     written_by(right, machine="elsewhere", token="b0")
     aged(path, 61)
-    assert isinstance(take_lease(path), Holder)  # the taker may still live
+    with pytest.raises(LeaseHeldError):  # the taker may still live
+        take_lease(path)
     aged(right, 61)
     lease = take_lease(path)
-    assert isinstance(lease, Lease)
     lease.release()
     assert not list(path.parent.iterdir())
 
@@ -154,7 +157,6 @@ def test_a_lease_is_touched_until_it_is_released(
 ) -> None:
     monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.02)
     lease = take_lease(path)
-    assert isinstance(lease, Lease)
     aged(path, 1000)
     for _ in range(500):
         if time.time() - path.stat().st_mtime < 500:
@@ -168,7 +170,6 @@ def test_a_lease_is_touched_until_it_is_released(
 
 def test_who_lost_a_lease_knows_and_leaves_the_other_alone(path: Path) -> None:
     lease = take_lease(path)
-    assert isinstance(lease, Lease)
     written_by(path, token="c0")
     assert not lease.held()
     assert lease.lost
@@ -178,7 +179,6 @@ def test_who_lost_a_lease_knows_and_leaves_the_other_alone(path: Path) -> None:
 
 def test_a_lease_that_was_tidied_away_is_made_again(path: Path) -> None:
     lease = take_lease(path)
-    assert isinstance(lease, Lease)
     path.unlink()
     assert lease.held()
     assert path.exists()
@@ -192,6 +192,6 @@ def test_file_systems_without_hard_links_have_leases_too(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    with take_lease(path):  # type: ignore[union-attr]
-        assert isinstance(take_lease(path), Holder)
+    with take_lease(path), pytest.raises(LeaseHeldError):
+        take_lease(path)
     assert not path.exists()

@@ -15,7 +15,8 @@ import pytest
 
 from flops_fit.errors import OutputError
 from flops_fit.records import Run
-from flops_fit.store import Lease, Store, examine, take_lease
+from flops_fit.store import Store, examine
+from flops_fit.store.lease import take_lease
 from tests.conftest import make_experiment
 
 
@@ -238,7 +239,6 @@ def test_temporary_files_never_count(tmp_path: Path) -> None:
 def test_runs_that_somebody_makes_are_not_set_aside(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     lease = take_lease(store.run_lease(make_experiment().id))
-    assert isinstance(lease, Lease)
     with pytest.raises(OutputError, match=f"are being made, .* by process {os.getpid()}"):
         Store.open(tmp_path, resume=False)
     lease.release()

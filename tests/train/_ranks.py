@@ -233,7 +233,7 @@ def _sums(ranks: Any) -> list[float]:
         torch.ones(2, 3).t()[1:] * (RANK + 1),
         torch.ones(20_000_000)[:1] * (RANK + 1),
     ]
-    ranks.sum(tensors)
+    ranks.all_reduce_sum(tensors)
     return [float(t.sum()) for t in tensors]
 
 

@@ -144,7 +144,7 @@ def test_sums_are_over_ranks_whatever_the_shape_and_kind(both: tuple[Any, Any, P
 def test_shares_of_a_batch_are_all_of_it_once() -> None:
     for samples in range(12):
         for size in range(1, 6):
-            cut = [range(*Ranks(rank, size).share(samples)) for rank in range(size)]
+            cut = [range(*Ranks(rank, size).shard(samples)) for rank in range(size)]
             assert [i for part in cut for i in part] == list(range(samples))
             assert max(map(len, cut)) - min(map(len, cut)) <= 1
 

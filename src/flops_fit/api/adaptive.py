@@ -86,7 +86,7 @@ def find_adaptively(
         return runs
 
     oracle = Experimenter(plan.maker, plan.flops, carry_out, sizes)
-    leads = ranks_of(plan.task).leads
+    leads = ranks_of(plan.task).is_main
     found = run_adaptive(oracle, asked, view.step if leads else lambda line: None)
     if leads and (others := Store(Path(places.output_dir)).others(oracle.experiments)):
         view.note(f"{others} earlier runs of this folder were not wanted: kept, and not fitted.")

@@ -285,6 +285,6 @@ def find_optimal(
     runs = run_plan(plan, plan.task, places)
     fit = fit_runs(runs, flops_per_unit=plan.flops)
     result = Result(plan, tuple(runs), fit, Path(output_dir), tuning=tuning)
-    if ranks_of(plan.task).leads:
+    if ranks_of(plan.task).is_main:
         result.save()
     return result

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from flops_fit.distributed import Ranks, join_ranks
 from flops_fit.errors import InputError
-from flops_fit.execute.executor import Executor, Task
-from flops_fit.execute.inprocess import InProcessExecutor
-from flops_fit.execute.multirank import follow, lead
-from flops_fit.execute.resolve import resolve_executor
+from flops_fit.execute import resolve_executor
+from flops_fit.execute.executor import Executor, InProcessExecutor, Task
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Run
 from flops_fit.store.store import Store
-from flops_fit.sweep import SweepView, run_experiments
+from flops_fit.sweep import SweepView, follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
 from flops_fit.view.live import LiveView, SilentView
 
@@ -30,7 +28,7 @@ class RunOptions:
 
     @property
     def view(self) -> SweepView:
-        """Who watches."""
+        """The progress display."""
         return LiveView() if self.progress else SilentView()
 
 
@@ -94,8 +92,8 @@ def run_plan(
             f'executor="inprocess"; got {places.executor!r}. Or start one process, whose executor '
             "starts others."
         )
-    if not ranks.leads:
-        return follow(ranks, task)
+    if not ranks.is_main:
+        return follow_sweep(ranks, task)
 
     def sweep(task: Task) -> list[Run]:
         store = folder.open(places.output_dir, resume=places.resume)
@@ -107,7 +105,7 @@ def run_plan(
     if isinstance(task, Trainer):
         store = Store(Path(places.output_dir))
         task = task.in_folder(store.runs, store.trunks)
-    return sweep(task) if ranks.size == 1 else lead(ranks, task, sweep)
+    return sweep(task) if ranks.size == 1 else lead_sweep(ranks, task, sweep)
 
 
 def ranks_of(task: Task | None) -> Ranks:

@@ -100,7 +100,7 @@ def tune_plan(
         FLOPs of the sweep, where they are not those of the plan.
     """
     assert plan.maker is not None
-    leads = ranks_of(plan.task).leads
+    leads = ranks_of(plan.task).is_main
     view = places.view  # one for all rounds
     say = view.step if leads else lambda line: None
     why = ""

@@ -35,43 +35,43 @@ def doctor(
     return examined(output_dir, repair)
 
 
-def check_folder(folder: Path, mend: bool, console: Console | None = None) -> bool:
+def check_folder(folder: Path, repair: bool, console: Console | None = None) -> bool:
     """Print what is there and what is wrong; whether nothing is.
 
-    With ``mend`` what is safe is done about it, and the folder is looked at once more.
+    With ``repair`` what is safe to fix is fixed, and the folder is checked once more.
     """
     from rich.console import Console
 
     console = console or Console(highlight=False, markup=False)
-    answer = examined(folder, mend)
+    answer = examined(folder, repair)
     for part in answer.shown:
         console.print(part)
     return answer.good
 
 
-def examined(folder: Path, mend: bool) -> Answer:
-    """What is there and what is wrong, after what is safe was done about it where asked."""
+def examined(folder: Path, repair: bool) -> Answer:
+    """What is there and what is wrong, after ``repair`` has fixed what is safe to fix."""
     from rich.text import Text
 
     found = flops_fit.store.examine(folder)
-    shown, mended = list(_shown(found)), []
-    if mend and any(f.act for f in found.findings):
+    shown, fixed = list(_shown(found)), []
+    if repair and any(f.repair for f in found.findings):
         before = len(found.findings)
-        mended = flops_fit.store.repair(found)
-        shown.append(f"\nMended {len(mended)} of {before}. What is left:")
+        fixed = flops_fit.store.repair(found)
+        shown.append(f"\nFixed {len(fixed)} of {before}. What is left:")
         found = flops_fit.store.examine(folder)
         shown += _shown(found)
-    elif any(f.act for f in found.findings):
+    elif any(f.repair for f in found.findings):
         shown.append("\nNothing was changed. --repair does what the last column says.")
     verdict = ("Sound.", "green") if found.sound else ("Not sound.", "red")
     document = {
         "sound": found.sound,
         "states": found.states,
         "findings": [
-            {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.mend}
+            {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.fix}
             for f in found.findings
         ],
-        "mended": [f.path for f in mended],
+        "mended": [f.path for f in fixed],
     }
     return Answer((*shown, Text(*verdict)), document, found.sound)
 
@@ -86,7 +86,7 @@ def _shown(found: Examination) -> Iterator[Any]:
         return
     table = Table("", Column("where", overflow="fold"), "what", "repair")
     for finding in found.findings[:_MOST_ROWS]:
-        cells = (finding.grade, finding.path, finding.message, finding.mend)
+        cells = (finding.grade, finding.path, finding.message, finding.fix)
         table.add_row(*cells, style=_STYLES[finding.grade])
     yield table
     if (more := len(found.findings) - _MOST_ROWS) > 0:

@@ -15,10 +15,10 @@ from typing import Any
 
 from flops_fit.checks import check_whole
 from flops_fit.errors import InputError, SweepError
-from flops_fit.execute.attempt import Setting
 from flops_fit.execute.executor import (
     GpusPerRun,
     Handle,
+    PerRun,
     Report,
     Resources,
     Slots,
@@ -26,8 +26,8 @@ from flops_fit.execute.executor import (
     cores,
     visible_gpus,
 )
-from flops_fit.execute.process import PATIENCE, Worker, fresh_processes, start_worker, stop
-from flops_fit.execute.serialize import pack
+from flops_fit.execute.process import PATIENCE, Worker, fresh_processes, pack, start_worker, stop
+from flops_fit.execute.worker import Setting
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 
@@ -91,14 +91,15 @@ class PoolExecutor:
             ("threads", threads),
             ("runs_per_gpu", runs_per_gpu),
             ("gpus_per_run", None if callable(gpus_per_run) else gpus_per_run),
-            ("ranks_per_run", None if callable(ranks_per_run) else ranks_per_run),
         ):
             if value is not None:
                 check_whole(name, value)
         if isinstance(gpus, int):
             check_whole("gpus", gpus, at_least=0)
-        self._asked = (workers, threads, gpus, runs_per_gpu)
-        self._per_run = (gpus_per_run, ranks_per_run)
+        self._workers, self._threads = workers, threads
+        self._gpus, self._runs_per_gpu = gpus, runs_per_gpu
+        one_where_any = lambda experiment: min(1, self._slots.gpus)  # noqa: E731
+        self._per_run = PerRun(gpus_per_run or one_where_any, ranks_per_run)
         self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
         self._running: dict[Handle, _Started] = {}
         self._numbers = itertools.count()
@@ -107,24 +108,23 @@ class PoolExecutor:
         self._report: Report = lambda progress: None
 
     @cached_property
-    def _room(self) -> Slots:
-        """Looked at when it is first needed: by then the plan has imported torch."""
-        workers, _, gpus, shares = self._asked
-        if gpus is None:
+    def _slots(self) -> Slots:
+        """Made when they are first needed: by then the plan has imported torch."""
+        if self._gpus is None:
             names = visible_gpus()
-        elif isinstance(gpus, int):
-            names = (visible_gpus() or [str(i) for i in range(gpus)])[:gpus]
+        elif isinstance(self._gpus, int):
+            names = (visible_gpus() or [str(i) for i in range(self._gpus)])[: self._gpus]
         else:
-            names = [str(gpu) for gpu in gpus]
+            names = [str(gpu) for gpu in self._gpus]
         if not names:
-            return Slots(workers or cores())
-        shares = shares or -(-(workers or 1) // len(names))
-        return Slots(workers or len(names) * shares, names, shares)
+            return Slots(self._workers or cores())
+        shares = self._runs_per_gpu or -(-(self._workers or 1) // len(names))
+        return Slots(self._workers or len(names) * shares, names, shares)
 
     @property
     def capacity(self) -> int:
         """How many runs go on at the same time, where each is one process."""
-        return self._room.processes
+        return self._slots.processes
 
     def start(self, task: Task, report: Report) -> None:
         """Write the task where the workers can read it.
@@ -141,47 +141,42 @@ class PoolExecutor:
         self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
-        """Queue one experiment and start it where there is room.
+        """Queue one experiment and start it once it fits.
 
         Raises
         ------
         InputError
             It takes more processes or GPUs than the pool has.
         """
-        taken = resources or self._usual(experiment)
-        for name, asked, there in (
-            ("GPUs", taken.gpus, self._room.gpus),
-            ("processes", taken.size, self._room.processes),
+        needs = resources or self._usual(experiment)
+        for name, number, limit in (
+            ("GPUs", needs.gpus, self._slots.gpus),
+            ("processes", needs.size, self._slots.processes),
         ):
-            if asked > there:
+            if number > limit:
                 raise InputError(
-                    f"executor='pool': expected at most the {there} {name} of this pool for a run; "
-                    f"{experiment.label} asks for {asked}. Ask for fewer, or use executor='slurm'."
+                    f"executor='pool': expected at most the {limit} {name} of this pool for a run; "
+                    f"{experiment.label} asks for {number}. Ask for fewer, or use executor='slurm'."
                 )
         handle = Handle(experiment.id, next(self._numbers))
-        self._queue.append((handle, experiment, taken))
+        self._queue.append((handle, experiment, needs))
         self._fill()
         return handle
 
     def _usual(self, experiment: Experiment) -> Resources:
-        """What a run gets where nobody says else."""
-        gpus, ranks = self._per_run
-        gpus = gpus(experiment) if callable(gpus) else gpus
-        ranks = ranks(experiment) if callable(ranks) else ranks
-        threads = self._asked[1] or max(1, cores() // self._room.processes)
-        if gpus is None:
-            gpus = min(1, self._room.gpus)
-        return Resources(threads, gpus, ranks=None if gpus else ranks)
+        """What a run gets that does not ask for anything itself."""
+        threads = self._threads or max(1, cores() // self._slots.processes)
+        return self._per_run.resources(experiment, threads)
 
     def _fill(self) -> None:
-        """Start what there is room for, in the order submitted."""
+        """Start what fits, in the order submitted."""
         while self._queue and self._folder is not None:
-            handle, experiment, taken = self._queue[0]
-            gpus = self._room.take(taken.size, taken.gpus)
+            handle, experiment, needs = self._queue[0]
+            gpus = self._slots.take(needs.size, needs.gpus)
             if gpus is None:
                 return
             self._queue.popleft()
-            setting = Setting(taken.cpus, taken.size, gpus if self._room.gpus else None)
+            setting = Setting(needs.cpus, needs.size, gpus if self._slots.gpus else None)
             task = str(Path(self._folder.name) / "task")
             try:
                 worker = start_worker(self._context, task, experiment, setting)
@@ -190,17 +185,16 @@ class PoolExecutor:
                     f"executor='pool': no worker process could be started ({error_line(error)}). "
                     "Where processes or memory have run out, ask for fewer workers."
                 ) from error
-            self._running[handle] = _Started(handle, worker, taken.size, gpus)
+            self._running[handle] = _Started(handle, worker, needs.size, gpus)
 
     def poll(self, timeout: float | None = None) -> list[Run]:
         """Pass progress on until a run has ended."""
         until = None if timeout is None else time.monotonic() + timeout
         ended: list[Run] = []
         while self._running and not ended:
-            told = {w: s for s in self._running.values() for w in s.worker.waits_for()}
-            for started in {
-                id(told[w]): told[w] for w in wait(list(told), self._wait(until))
-            }.values():
+            sources = {w: s for s in self._running.values() for w in s.worker.waits_for()}
+            ready = [sources[w] for w in wait(list(sources), self._seconds_left(until))]
+            for started in dict.fromkeys(ready):
                 message = started.worker.read()
                 if isinstance(message, Run):
                     self._retire(started)
@@ -214,8 +208,8 @@ class PoolExecutor:
                 break
         return ended
 
-    def _wait(self, until: float | None) -> float | None:
-        """Seconds until something has to be done even if nothing is heard."""
+    def _seconds_left(self, until: float | None) -> float | None:
+        """Seconds until something has to be done even if no worker sends anything."""
         moments = [s.kill_at for s in self._running.values() if s.kill_at is not None]
         moments += [] if until is None else [until]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
@@ -228,7 +222,7 @@ class PoolExecutor:
     def _retire(self, started: _Started) -> None:
         del self._running[started.handle]
         started.worker.end()
-        self._room.give_back(started.ranks, started.gpus)
+        self._slots.give_back(started.ranks, started.gpus)
 
     def cancel(self, handle: Handle) -> bool:
         """Stop one run: at once where it waits, after its step where it is under way."""

@@ -1,23 +1,38 @@
-"""Fresh processes that each carry out one run: how they start, report, and are lost."""
+"""Fresh processes that each carry out one run: the task they are sent, their start, their end."""
 
 from __future__ import annotations
 
+import inspect
+import io
 import multiprocessing
+import pickle
 import pickletools
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from flops_fit.execute.attempt import Setting
-from flops_fit.execute.worker import carry_out
+from flops_fit.errors import InputTypeError, MissingExtraError
+from flops_fit.execute.worker import Setting, carry_out, exit_words
 from flops_fit.records import Experiment, Run
 
 PATIENCE = 20.0  # seconds for a step and a checkpoint
-_DYING = (0.1, 1.0)  # seconds in which a server to fork from that was killed is gone for good
+WARN_BYTES = 256 * 2**20  # of a pickled task, from which on its size is warned about
+_RESTART_PAUSES = (0.1, 1.0)  # seconds in which a server to fork from that was killed is gone
+_CAUSE_DEPTH = 12  # levels that are searched for what cannot be pickled
+_PARTS = {
+    "model": "the model",
+    "data": "the data set",
+    "held_out": "the held-out data",
+    "objective": "the loss",
+    "optimizer": "the optimizer",
+    "param_groups": "param_groups",
+    "trackers": "a tracker",
+}
 
 
 @dataclass(eq=False)
@@ -45,18 +60,13 @@ class Worker:
         return None if self.process.is_alive() or self.pipe.poll() else self._lost()
 
     def _lost(self) -> Run:
-        """What is left of a worker that ended without a result: the place failed, not the code."""
+        """A worker that ended without a result: an infrastructure failure, not one of the code."""
         self.end()
-        code = self.process.exitcode
-        how = (
-            f"was killed by signal {-code}"
-            if code is not None and code < 0
-            else f"exited with {code}"
-        )
+        how = exit_words(self.process.exitcode)
         return Run(self.experiment, "preempted", reason=f"its worker {how} before it had a result")
 
     def end(self, patience: float = PATIENCE) -> None:
-        """See the process off."""
+        """Wait for the process to end, and kill it after ``patience`` seconds."""
         self.process.join(patience)
         if self.process.is_alive():
             self.process.kill()
@@ -79,7 +89,7 @@ def start_worker(context: Any, task_path: str, experiment: Experiment, setting: 
     The server that it is forked from may have been killed. While that is dying it still takes the
     request, and answers nothing; once it is gone, a new one is started.
     """
-    for pause in _DYING:
+    for pause in _RESTART_PAUSES:
         try:
             return _start(context, task_path, experiment, setting)
         except (EOFError, ConnectionError):
@@ -107,7 +117,7 @@ def _start(context: Any, task_path: str, experiment: Experiment, setting: Settin
 def _without_script() -> Iterator[None]:
     """Let a new process leave the script of this one alone.
 
-    It would run the script again, for every run: what the task needs of it travels by value.
+    It would run the script again, for every run: what the task needs of it is sent by value.
     """
     script = sys.modules["__main__"]
     hidden = {name: vars(script).pop(name) for name in ("__file__",) if name in vars(script)}
@@ -164,3 +174,84 @@ def _to_preload(task: bytes) -> list[str]:
             return known
     strings = {arg for _, arg, _ in pickletools.genops(task) if isinstance(arg, str)}
     return [*known, *sorted((strings & sys.modules.keys()) - {"__main__"})]
+
+
+def pack(task: Any, place: str) -> bytes:
+    """The task as bytes that another process can read, on a machine with the same packages.
+
+    Functions and classes of ``__main__`` are sent by value, those of modules by reference: the
+    module must be importable there.
+
+    Raises
+    ------
+    InputTypeError
+        A part of it cannot be pickled; the message says which, and why.
+
+    Warns
+    -----
+    UserWarning
+        It is larger than 256 MB.
+    """
+    try:
+        import cloudpickle
+    except ImportError:
+        raise MissingExtraError("cloudpickle", "train", f"executor={place!r}") from None
+    try:
+        content: bytes = cloudpickle.dumps(task)
+    except Exception as error:  # pickling runs the user's code
+        part, reason = _culprit(task, cloudpickle.dumps, error)
+        raise InputTypeError(
+            f"executor={place!r} sends model, data and loss to other processes, and {part} cannot be "
+            f"pickled ({type(reason).__name__}: {reason}). Open files and connections in the data "
+            "set's first access, leave locks and generators out by __getstate__, or use "
+            "executor='inprocess'."
+        ) from error
+    if len(content) > WARN_BYTES:
+        warnings.warn(
+            f"model, data and loss have {len(content) / 2**20:.0f} MB when pickled, and every run reads "
+            "them all. Let a large data set keep the path of a file that all machines see, and open "
+            "it in its first access, as np.load(path, mmap_mode='r') does.",
+            stacklevel=3,
+        )
+    return content
+
+
+def _culprit(task: Any, dumps: Any, error: Exception) -> tuple[str, Exception]:
+    """The innermost part that cannot be pickled by itself, in words, and the error."""
+    path: list[str] = []
+    part, seen = task, {id(task)}
+    while len(path) < _CAUSE_DEPTH:
+        for name, inner in _parts_of(part):
+            if id(inner) in seen:
+                continue
+            try:
+                dumps(inner)
+            except Exception as why:
+                path, part, error = [*path, name], inner, why
+                seen.add(id(inner))
+                break
+        else:
+            break
+    kind = f"a {type(part).__module__}.{type(part).__qualname__}".replace("a builtins.", "a ")
+    whole = next((_PARTS[name] for name in path if name in _PARTS), "the task")
+    return f"{whole} ({kind} at task.{'.'.join(path)})" if path else f"the task ({kind})", error
+
+
+def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """What pickling a value goes on to."""
+    if isinstance(value, type | io.IOBase | pickle.PickleBuffer):
+        return
+    if isinstance(value, Mapping):
+        yield from ((str(k), v) for k, v in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((str(i), v) for i, v in enumerate(value))
+    elif inspect.isfunction(value):
+        used = inspect.getclosurevars(value)
+        yield from {**used.globals, **used.nonlocals}.items()
+    elif inspect.ismethod(value):
+        yield "__self__", value.__self__
+    else:
+        for name in ("func", "args", "keywords"):  # of functools.partial
+            if hasattr(type(value), name):
+                yield name, getattr(value, name)
+        yield from getattr(value, "__dict__", {}).items()

@@ -5,37 +5,43 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flops_fit.checks import check_whole
 from flops_fit.errors import InputError, MissingExtraError, SweepError
-from flops_fit.execute.attempt import Setting
 from flops_fit.execute.executor import (
     GpusPerRun,
     Handle,
+    PerRun,
     Report,
     Resources,
     Task,
     cores,
 )
-from flops_fit.execute.process import PATIENCE
-from flops_fit.execute.ray_worker import Heard, carry_out_here
-from flops_fit.execute.serialize import pack
+from flops_fit.execute.process import PATIENCE, fresh_processes, pack, start_worker, stop
+from flops_fit.execute.worker import Setting
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
+from flops_fit.train.trainer import Progress
 
-_LOOK = 0.5  # seconds between looks at the progress
+_POLL_SECONDS = 0.5  # between looks at the progress; Ray does not cancel a longer wait
+_DELIVERY_SECONDS = 5.0  # that the last progress of a run may take
 
 
 class RayExecutor:
     """Each run is a Ray task, in a fresh process that the task forks as the pool does.
 
-    Ray decides where a run happens and keeps within each machine's cores and GPUs. It is told not
-    to repeat a task that was lost, as a sweep does that itself. Runs that are trained by several
-    ranks have them on one machine.
+    Ray decides where a run happens and keeps within each machine's cores and GPUs. It does not
+    repeat a task that was lost, as the sweep does that itself. All ranks of a run are on one
+    machine.
 
     Parameters
     ----------
@@ -78,13 +84,9 @@ class RayExecutor:
     ) -> None:
         check_whole("cpus_per_run", cpus_per_run)
         check_whole("runs_per_gpu", runs_per_gpu)
-        if not callable(gpus_per_run):
-            check_whole("gpus_per_run", gpus_per_run, at_least=0)
-        if not callable(ranks_per_run):
-            check_whole("ranks_per_run", ranks_per_run)
         self._address = address or os.environ.get("RAY_ADDRESS")
-        self._cpus, self._gpus, self._ranks = cpus_per_run, gpus_per_run, ranks_per_run
-        self._shares = runs_per_gpu
+        self._per_run = PerRun(gpus_per_run, ranks_per_run)
+        self._cpus, self._shares = cpus_per_run, runs_per_gpu
         self._options = dict(options or {})
         self._ours = False
         self._refs: dict[Any, tuple[Handle, Experiment]] = {}
@@ -93,7 +95,7 @@ class RayExecutor:
         self._ray: Any = None
         self._task: Any = None
         self._remote: Any = None
-        self._heard: Any = None
+        self._progress: Any = None
         self._report: Report = lambda progress: None
 
     @property
@@ -101,13 +103,14 @@ class RayExecutor:
         """How many runs fit into the cluster as it is; Ray may add machines to some."""
         ray = _import_ray()
         if self._ray is None and self._address is None and not ray.is_initialized():
-            there = {"CPU": self._options.get("num_cpus") or cores()}
+            total = {"CPU": self._options.get("num_cpus") or cores()}
         else:
             self._connect()
-            there = ray.cluster_resources()
-        fits = [int(there.get("CPU", 0) // self._cpus)]
-        if not callable(self._gpus) and self._gpus and "GPU" in there:
-            fits.append(int(there["GPU"] * self._shares // self._gpus))
+            total = ray.cluster_resources()
+        fits = [int(total.get("CPU", 0) // self._cpus)]
+        gpus = self._per_run.gpus
+        if not callable(gpus) and gpus and "GPU" in total:
+            fits.append(int(total["GPU"] * self._shares // gpus))
         return max(1, min(fits))
 
     def _connect(self) -> None:
@@ -147,50 +150,45 @@ class RayExecutor:
         self._connect()
         self._task = self._ray.put(content)
         # One function for all runs: Ray schedules each by itself, and thousands would choke it.
-        self._remote = self._ray.remote(max_retries=0)(carry_out_here)
-        self._heard = self._ray.remote(num_cpus=0, max_restarts=-1)(Heard).remote()
+        self._remote = self._ray.remote(max_retries=0)(_carry_out_here)
+        self._progress = self._ray.remote(num_cpus=0, max_restarts=-1)(_Progress).remote()
         self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
-        """Hand one experiment to Ray, which starts it where there is room.
+        """Hand one experiment to Ray, which starts it where it fits.
 
         Raises
         ------
         InputError
             It takes more than the cluster that was started here has.
         """
-        taken = resources or self._usual(experiment)
+        run = resources or self._per_run.resources(experiment, self._cpus)
         handle = Handle(experiment.id, next(self._numbers))
         if self._task is None:
             raise SweepError(
                 "executor='ray': expected start(task, report) before a run; got a run."
             )
         needs = {
-            "num_cpus": taken.cpus * taken.size,
-            "num_gpus": taken.gpus / self._shares if taken.gpus == 1 else taken.gpus,
+            "num_cpus": run.cpus * run.size,
+            "num_gpus": run.gpus / self._shares if run.gpus == 1 else run.gpus,
         }
         self._check(experiment, needs)
         ref = self._remote.options(name=experiment.label, **needs).remote(
-            self._task, experiment, Setting(taken.cpus, taken.size), bool(taken.gpus), self._heard
+            self._task, experiment, Setting(run.cpus, run.size), bool(run.gpus), self._progress
         )
         self._refs[ref] = handle, experiment
         return handle
 
-    def _usual(self, experiment: Experiment) -> Resources:
-        gpus = self._gpus(experiment) if callable(self._gpus) else self._gpus
-        ranks = self._ranks(experiment) if callable(self._ranks) else self._ranks
-        return Resources(self._cpus, gpus, ranks=None if gpus else ranks)
-
     def _check(self, experiment: Experiment, needs: Mapping[str, float]) -> None:
-        """Of a cluster of one machine it is known that nothing larger will come."""
+        """A cluster that was started here does not grow."""
         if not self._ours or self._address is not None:
             return
-        there = self._ray.cluster_resources()
-        for name, asked in (("CPU", needs["num_cpus"]), ("GPU", needs["num_gpus"])):
-            if asked > there.get(name, 0):
+        total = self._ray.cluster_resources()
+        for name, number in (("CPU", needs["num_cpus"]), ("GPU", needs["num_gpus"])):
+            if number > total.get(name, 0):
                 raise InputError(
-                    f"executor='ray': expected at most the {there.get(name, 0):g} {name}s of this "
-                    f"machine for a run; {experiment.label} asks for {asked:g}. Ask for fewer, or give "
+                    f"executor='ray': expected at most the {total.get(name, 0):g} {name}s of this "
+                    f"machine for a run; {experiment.label} asks for {number:g}. Ask for fewer, or give "
                     "the address of a larger cluster."
                 )
 
@@ -199,7 +197,11 @@ class RayExecutor:
         until = None if timeout is None else time.monotonic() + timeout
         ended: list[Run] = []
         while self._refs and not ended:
-            left = _LOOK if until is None else min(_LOOK, max(0.0, until - time.monotonic()))
+            left = (
+                _POLL_SECONDS
+                if until is None
+                else min(_POLL_SECONDS, max(0.0, until - time.monotonic()))
+            )
             if self._ray.wait(list(self._refs), timeout=left)[0]:
                 refs = list(self._refs)
                 ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
@@ -217,9 +219,7 @@ class RayExecutor:
         errors = self._ray.exceptions
         try:
             run: Run = self._ray.get(ref)
-        except (
-            errors.RayTaskError
-        ) as error:  # our side of the task, on a machine that lacks something
+        except errors.RayTaskError as error:  # a machine that lacks something
             reason = error_line(getattr(error, "cause", None) or error)
             return Run(experiment, "failed", reason=reason, details=str(error))
         except errors.RayError as error:  # its worker or machine is gone, or it was cancelled
@@ -227,12 +227,12 @@ class RayExecutor:
         return run
 
     def _listen(self) -> None:
-        """Pass on what the runs said; that nobody answers is no run's fault."""
+        """Pass the progress of the runs on; where it cannot be had, they go on without."""
         try:
-            said = self._ray.get(self._heard.take.remote(), timeout=PATIENCE)
+            newest = self._ray.get(self._progress.take.remote(), timeout=PATIENCE)
         except self._ray.exceptions.RayError:
             return
-        for progress in said:
+        for progress in newest:
             self._report(progress)
 
     def cancel(self, handle: Handle) -> bool:
@@ -265,9 +265,9 @@ class RayExecutor:
                 self._ray.cancel(ref, force=True)
         self._refs.clear()
         self._cancelled.clear()
-        if self._heard is not None:
-            self._ray.kill(self._heard)
-        self._task = self._heard = None
+        if self._progress is not None:
+            self._ray.kill(self._progress)
+        self._task = self._progress = None
         if self._ours:
             with _silence():
                 self._ray.shutdown()
@@ -284,15 +284,68 @@ def _import_ray() -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Ray without its notices and without reports of its use; what was set by the user stays."""
+    """No notices by Ray and no reports of its use; what the user has set stays."""
     logger = logging.getLogger("ray")
     level = logger.level
-    told = "RAY_USAGE_STATS_ENABLED" in os.environ
+    is_set = "RAY_USAGE_STATS_ENABLED" in os.environ
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(level)
-        if not told:
+        if not is_set:
             del os.environ["RAY_USAGE_STATS_ENABLED"]
+
+
+class _Progress:
+    """The newest progress of every run, until the driver takes it; an actor."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, Progress] = {}
+
+    def put(self, progress: Progress) -> None:
+        """A run has come this far."""
+        self._newest[progress.experiment_id] = progress
+
+    def take(self) -> list[Progress]:
+        """The progress since the last call."""
+        newest, self._newest = list(self._newest.values()), {}
+        return newest
+
+
+def _carry_out_here(
+    content: bytes, experiment: Experiment, setting: Setting, with_gpus: bool, progress: Any
+) -> Run:
+    """The run in a process that is forked for it, so that none leaves anything to the next.
+
+    Ray could end its worker after each task, and would then start a Python and import itself for
+    every run, for a second or two of a core. A server to fork from is started once a worker.
+    """
+    import ray
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels
+    if with_gpus:
+        ids = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        setting = replace(setting, gpus=tuple(str(i) for i in ids))
+    delivery = None
+    with TemporaryDirectory(prefix="flops-fit-") as folder:
+        task = Path(folder) / "task"
+        task.write_bytes(content)
+        worker = start_worker(fresh_processes(content), str(task), experiment, setting)
+        try:
+            while True:
+                if not wait(list(worker.waits_for()), _POLL_SECONDS):
+                    continue
+                message = worker.read()
+                if isinstance(message, Run):
+                    worker.end()
+                    break
+                if message is not None:
+                    delivery = progress.put.remote(message)
+        except BaseException:
+            stop([worker])
+            raise
+    if delivery is not None:
+        ray.wait([delivery], timeout=_DELIVERY_SECONDS)
+    return message

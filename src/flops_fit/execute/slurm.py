@@ -9,8 +9,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,25 +19,26 @@ from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepEr
 from flops_fit.execute.executor import (
     GpusPerRun,
     Handle,
+    PerRun,
     Report,
     Resources,
     Task,
     cores,
 )
-from flops_fit.execute.serialize import pack
-from flops_fit.execute.slurm_job import Job
-from flops_fit.execute.slurm_jobs import JobMonitor, Journal
+from flops_fit.execute.process import pack
+from flops_fit.execute.slurm_jobs import Job, JobMonitor, Journal
+from flops_fit.files import write_atomic
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 
-_ARRAY = 1000  # jobs in an array: Slurm's MaxArraySize is 1001 unless a site says else
-_JOBS = 256
+_ARRAY_JOBS = 1000  # in one array: Slurm's MaxArraySize is 1001 unless a site changes it
+_MAX_JOBS = 256  # by default
 _CANCEL_SECONDS = 60.0  # Slurm kills a cancelled job after 30, by default
 
 
 @dataclass(eq=False)
 class _Live:
-    """A job of Slurm's, and whether its result is wanted any more."""
+    """A job of Slurm's; ``forget_at`` is set once it was cancelled."""
 
     handle: Handle
     experiment: Experiment
@@ -47,7 +47,7 @@ class _Live:
 
 
 class SlurmExecutor:
-    """Each run is a Slurm job of its own; jobs that can start together are one array.
+    """Each run is a Slurm job of its own; jobs that can start together are submitted as one array.
 
     A job whose time is up ends its step, keeps a checkpoint and is queued again; it then goes on
     from there. Start the same command again after the driver has died, and the jobs that are still
@@ -77,7 +77,7 @@ class SlurmExecutor:
     requeues
         How often a run may be queued again because its time was up.
     keep_running
-        Leave the jobs alone when the driver ends or is stopped, for the same command to find them.
+        Leave the jobs alone when the driver ends or is stopped; the same command finds them again.
         By default closing cancels them; a driver that is killed never closes.
     poll_seconds
         Between two looks at the results; Slurm itself is asked twice a minute at most.
@@ -120,21 +120,17 @@ class SlurmExecutor:
         check_whole("cpus_per_run", cpus_per_run)
         check_whole("gpus_per_node", gpus_per_node)
         check_whole("requeues", requeues, at_least=0)
-        if not callable(gpus_per_run):
-            check_whole("gpus_per_run", gpus_per_run, at_least=0)
-        if not callable(ranks_per_run):
-            check_whole("ranks_per_run", ranks_per_run)
         if max_jobs is not None:
             check_whole("max_jobs", max_jobs)
         local = cluster == "local"
         self.folder = Path(folder).expanduser().absolute() if folder else _folder_of_command()
-        self.capacity = max_jobs or (max(1, cores() // cpus_per_run) if local else _JOBS)
-        self._cluster, self._local = cluster, local
+        self.capacity = max_jobs or (max(1, cores() // cpus_per_run) if local else _MAX_JOBS)
+        self._local = local
         self._time, self._partition, self._requeues = time, partition, requeues
-        self._cpus, self._gpus, self._ranks = cpus_per_run, gpus_per_run, ranks_per_run
-        self._per_node = gpus_per_node
+        self._per_run = PerRun(gpus_per_run, ranks_per_run)
+        self._cpus, self._gpus_per_node = cpus_per_run, gpus_per_node
         self._keep_running = keep_running
-        self._look = poll_seconds or (0.05 if local else 2.0)
+        self._poll_seconds = poll_seconds or (0.05 if local else 2.0)
         self._options = dict(options or {})
         self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
         self._live: dict[str, _Live] = {}
@@ -163,9 +159,7 @@ class SlurmExecutor:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():
-                draft = path.with_suffix(f".{os.getpid()}.tmp")
-                draft.write_bytes(content)
-                draft.replace(path)
+                write_atomic(path, content)
         except OSError as error:
             raise OutputError(
                 f"folder: expected one that can be written, and that all machines see; {self.folder} "
@@ -181,56 +175,53 @@ class SlurmExecutor:
             ) from error
         self._submitit._throttling = 0.0 if self._local else 0.2
         self._task = str(path), digest
-        self._watch = JobMonitor(self.folder, self._local)
+        self._monitor = JobMonitor(self.folder, self._local)
         self._journal = Journal(self.folder / "jobs.json")
         make = self._submitit.job_class
         self._earlier = {
-            name: make(self.folder, known.id, list(range(known.tasks)))
-            for name, known in self._journal.jobs.items()
+            name: make(self.folder, job_id, list(range(tasks)))
+            for name, (job_id, tasks) in self._journal.jobs.items()
         }
-        self._watch.ask(list(self._earlier.values()))
+        self._monitor.query(list(self._earlier.values()))
         self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
-        """Queue one experiment for the next :meth:`poll`, or find the job that is at it already."""
+        """Queue one experiment for the next :meth:`poll`, or find the job that already makes it."""
         if self._task is None:
             raise SweepError(
                 "executor='slurm': expected start(task, report) before a run; got a run."
             )
-        taken = resources or self._usual(experiment)
-        if taken.gpus > self._per_node and taken.gpus % self._per_node:
+        needs = resources or self._per_run.resources(experiment, self._cpus, self._time * 60.0)
+        if needs.gpus > self._gpus_per_node and needs.gpus % self._gpus_per_node:
             raise InputError(
-                f"gpus_per_run: expected at most the {self._per_node} GPUs of a machine, or a multiple "
-                f"of them; {experiment.label} asks for {taken.gpus}. Say gpus_per_node=."
+                f"gpus_per_run: expected at most the {self._gpus_per_node} GPUs of a machine, or a multiple "
+                f"of them; {experiment.label} asks for {needs.gpus}. Set gpus_per_node=."
             )
         handle = Handle(experiment.id, next(self._numbers))
         job = self._earlier.pop(experiment.id, None)
-        if job is not None and self._watch.is_live(job):
+        if job is not None and self._monitor.is_live(job):
             self._live[job.job_id] = _Live(handle, experiment, job)
             return handle
-        self._queue.append((handle, experiment, taken))
+        self._queue.append((handle, experiment, needs))
         return handle
 
-    def _usual(self, experiment: Experiment) -> Resources:
-        gpus = self._gpus(experiment) if callable(self._gpus) else self._gpus
-        ranks = self._ranks(experiment) if callable(self._ranks) else self._ranks
-        return Resources(self._cpus, gpus, self._time * 60.0, None if gpus else ranks)
-
     def _fill(self) -> None:
-        """Submit what there is room for, in order; those alike and next to each other as an array."""
+        """Submit what fits, in order; neighbours with the same resources become one array."""
+        from submitit.helpers import clean_env
+
         assert self._task is not None
         while self._queue and len(self._live) < self.capacity:
-            room = min(self.capacity - len(self._live), _ARRAY)
-            alike = self._queue[0][2]
+            slots = min(self.capacity - len(self._live), _ARRAY_JOBS)
+            needs = self._queue[0][2]
             batch: list[tuple[Handle, Experiment, Resources]] = []
-            while self._queue and len(batch) < room and self._queue[0][2] == alike:
+            while self._queue and len(batch) < slots and self._queue[0][2] == needs:
                 batch.append(self._queue.popleft())
             try:
-                with _out_of_a_job():
-                    self._submitit.update_parameters(**self._parameters(alike))
+                with clean_env():  # of a job that this driver may run in
+                    self._submitit.update_parameters(**self._parameters(needs))
                     jobs = self._submitit.submit_array(
                         [
-                            Job(*self._task, tuple(sys.path), experiment, alike.cpus)
+                            Job(*self._task, tuple(sys.path), experiment, needs.cpus)
                             for _, experiment, _ in batch
                         ]
                     )
@@ -238,39 +229,39 @@ class SlurmExecutor:
                 self._queue.extendleft(reversed(batch))
                 raise SweepError(
                     f"executor='slurm': the jobs were not accepted ({error_line(error)}). Jobs that are "
-                    "under way go on; mend partition, time or options and call again."
+                    "under way go on; correct partition, time or options and call again."
                 ) from error
             for (handle, experiment, _), job in zip(batch, jobs, strict=True):
                 self._live[job.job_id] = _Live(handle, experiment, job)
             self._journal.add(
-                {e.id: (j.job_id, alike.size) for (_, e, _), j in zip(batch, jobs, strict=True)}
+                {e.id: (j.job_id, needs.size) for (_, e, _), j in zip(batch, jobs, strict=True)}
             )
 
-    def _parameters(self, taken: Resources) -> dict[str, Any]:
+    def _parameters(self, needs: Resources) -> dict[str, Any]:
         """By submitit's names."""
-        minutes = math.ceil((taken.seconds or self._time * 60.0) / 60)
-        nodes = math.ceil(taken.gpus / self._per_node) or 1
-        tasks = taken.size // nodes
+        minutes = math.ceil((needs.seconds or self._time * 60.0) / 60)
+        nodes = math.ceil(needs.gpus / self._gpus_per_node) or 1
+        tasks = needs.size // nodes
         if self._local:
             return {
                 "timeout_min": minutes,
                 "tasks_per_node": tasks,
-                "gpus_per_node": taken.gpus,
+                "gpus_per_node": needs.gpus,
                 **self._options,
             }
-        asked: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "time": minutes,
             "nodes": nodes,
             "ntasks_per_node": tasks,
-            "cpus_per_task": taken.cpus,
+            "cpus_per_task": needs.cpus,
             "job_name": "flops-fit",
             "array_parallelism": self.capacity,
         }
-        if taken.gpus:
-            asked["gpus_per_node"] = taken.gpus // nodes
+        if needs.gpus:
+            parameters["gpus_per_node"] = needs.gpus // nodes
         if self._partition is not None:
-            asked["partition"] = self._partition
-        return {**asked, **self._options}
+            parameters["partition"] = self._partition
+        return {**parameters, **self._options}
 
     def poll(self, timeout: float | None = None) -> list[Run]:
         """Submit what is queued, then look at the results until a run has ended."""
@@ -279,8 +270,10 @@ class SlurmExecutor:
         if self._queue:
             self._fill()
         while self._live and not ended:
-            came = self._watch.look({i: (v.job, v.experiment) for i, v in self._live.items()})
-            for job_id, run in came.items():
+            finished = self._monitor.finished(
+                {i: (v.job, v.experiment) for i, v in self._live.items()}
+            )
+            for job_id, run in finished.items():
                 live = self._live.pop(job_id)
                 self._journal.remove(live.experiment.id)
                 if live.forget_at is None:
@@ -288,13 +281,13 @@ class SlurmExecutor:
             for live in [v for v in self._live.values() if v.forget_at is not None]:
                 if time.monotonic() > (live.forget_at or 0.0):
                     del self._live[live.job.job_id]
-            for progress in self._watch.progress([v.experiment.id for v in self._live.values()]):
+            for progress in self._monitor.progress([v.experiment.id for v in self._live.values()]):
                 self._report(progress)
-            if self._queue and came:
+            if self._queue and finished:
                 self._fill()
             if ended or (until is not None and time.monotonic() >= until):
                 break
-            time.sleep(self._look)
+            time.sleep(self._poll_seconds)
         return ended
 
     def cancel(self, handle: Handle) -> bool:
@@ -307,7 +300,7 @@ class SlurmExecutor:
             if live.handle == handle and live.forget_at is None:
                 live.forget_at = time.monotonic() + _CANCEL_SECONDS
                 self._journal.remove(handle.experiment_id)
-                self._watch.stop(live.job)
+                self._monitor.stop(live.job)
                 return True
         return False
 
@@ -316,8 +309,8 @@ class SlurmExecutor:
         self._queue.clear()
         if self._task is not None and not self._keep_running:
             for live in self._live.values():
-                self._watch.stop(live.job)
-            self._watch.see_off([live.job for live in self._live.values()])
+                self._monitor.stop(live.job)
+            self._monitor.wait_for_end([live.job for live in self._live.values()])
             for live in self._live.values():
                 self._journal.remove(live.experiment.id)
             Path(self._task[0]).unlink(missing_ok=True)
@@ -326,10 +319,10 @@ class SlurmExecutor:
 
 
 def _folder_of_command() -> Path:
-    """The same for the same command in the same folder, so that a new driver finds the old jobs."""
+    """One folder for one command and working directory, so that a new driver finds the old jobs."""
     script = getattr(sys.modules["__main__"], "__file__", None)
-    said = [os.getcwd(), *([str(script), *sys.argv[1:]] if script else [])]
-    name = hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
+    command = [os.getcwd(), *([str(script), *sys.argv[1:]] if script else [])]
+    name = hashlib.sha256("\0".join(command).encode()).hexdigest()[:16]
     return Path.home() / ".flops-fit" / "slurm" / name
 
 
@@ -339,12 +332,3 @@ def _import_submitit() -> Any:
     except ImportError:
         raise MissingExtraError("submitit", "slurm", "executor='slurm'") from None
     return submitit
-
-
-@contextmanager
-def _out_of_a_job() -> Iterator[None]:
-    """Jobs submitted from within a job do not take over what that one was given."""
-    from submitit.helpers import clean_env
-
-    with clean_env():
-        yield

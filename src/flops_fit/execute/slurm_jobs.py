@@ -1,54 +1,168 @@
-"""What came of jobs: results and progress in submitit's folder, states from Slurm."""
+"""Jobs of Slurm: what happens inside one, and what the driver learns of it.
+
+Results and progress come from submitit's folder, states from Slurm.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
+import sys
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flops_fit.execute.process import PATIENCE
-from flops_fit.execute.slurm_job import progress_path
+from flops_fit.execute.worker import print_in_order, run_task
+from flops_fit.files import write_atomic
 from flops_fit.records import Experiment, Run
 from flops_fit.train.trainer import Progress
 
+_REQUEUE_SECONDS = 60.0  # that rank 0 has to put the job back into the queue
+_QUERY_SECONDS = 30.0  # between two queries of Slurm, each of which covers all jobs
+_LAG_SECONDS = 60.0  # that a file may take to be seen, or Slurm to requeue a job
+_UNKNOWN_SECONDS = 600.0  # that Slurm may not know of a job that it has accepted
+_LIVE_STATES = (
+    "PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING",
+    "REQUEUE_HOLD", "REQUEUE_FED", "STOPPED", "SIGNALING", "STAGE_OUT", "READY",
+)  # fmt: skip
+_NOT_REQUEUED = "Job not requeued because"
+
 
 @dataclass(frozen=True)
-class Known:
-    """A job that a driver has submitted, and its tasks."""
+class Job:
+    """One run as submitit starts it, on every rank; pickled into submitit's folder.
 
-    id: str
-    tasks: int
+    Attributes
+    ----------
+    task_path, digest
+        The task, which all jobs of a sweep share, and the SHA-256 that it has to have.
+    sys_path
+        Where the driver imports from.
+    experiment, threads
+        What is run, and with how many threads.
+    """
+
+    task_path: str
+    digest: str
+    sys_path: tuple[str, ...]
+    experiment: Experiment
+    threads: int
+
+    def __call__(self) -> Run:
+        """Carry out the run; when the time is up, end the step, keep a checkpoint and requeue."""
+        from submitit import JobEnvironment
+
+        print_in_order()
+        job: Any = JobEnvironment()
+        os.environ["OMP_NUM_THREADS"] = str(self.threads)
+        if job.num_tasks > 1:
+            _be_rank(job)
+        if hashlib.sha256(Path(self.task_path).read_bytes()).hexdigest() != self.digest:
+            reason = f"the task at {self.task_path} was changed since the run was submitted"
+            return Run(self.experiment, "failed", reason=reason)
+        sys.path += [path for path in self.sys_path if path not in sys.path]
+        time_up = _TimeUp()
+        try:
+            report = None if job.global_rank else self._report
+            return run_task(self.task_path, self.experiment, self.threads, report)
+        except SystemExit:
+            time_up.requeue()
+            raise
+
+    def checkpoint(self) -> Any:
+        """A requeued job does the same: its run goes on from its newest checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _report(self, progress: Progress) -> None:
+        path = progress_path(Path(self.task_path).parent, progress.experiment_id)
+        with suppress(OSError):  # a full disk is no reason to end a run that only reports progress
+            write_atomic(path, json.dumps(asdict(progress)), durable=False)
+
+
+class _TimeUp:
+    """Slurm's warning that time is up, passed to the run as SIGTERM, which it obeys after its step.
+
+    submitit would end the process at once, in the middle of a step, and with it what was trained
+    since the last checkpoint.
+    """
+
+    def __init__(self) -> None:
+        from submitit import JobEnvironment
+
+        self._number = JobEnvironment._usr_sig()
+        self._submitit: Any = signal.getsignal(self._number)
+        self._is_up = False
+        signal.signal(signal.SIGTERM, _end)
+        signal.signal(self._number, self._warn)
+
+    def _warn(self, number: int, frame: Any) -> None:
+        self._is_up = True
+        handler: Any = signal.getsignal(signal.SIGTERM)
+        handler(signal.SIGTERM, frame)
+
+    def requeue(self) -> None:
+        """Let submitit put the job back into the queue, if its time was up."""
+        if self._is_up:
+            self._submitit(self._number, None)  # exits, except on ranks that are not the first
+            time.sleep(_REQUEUE_SECONDS)
+
+
+def _end(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def progress_path(folder: Path, experiment_id: str) -> Path:
+    """Where a run reports its progress."""
+    return folder / f"{experiment_id}.progress.json"
+
+
+def _be_rank(job: Any) -> None:
+    """Set this process's environment as ``torchrun`` would; it sees its own GPU alone."""
+    local_size = job.num_tasks // job.num_nodes
+    os.environ |= {
+        "RANK": str(job.global_rank),
+        "LOCAL_RANK": str(job.local_rank),
+        "WORLD_SIZE": str(job.num_tasks),
+        "LOCAL_WORLD_SIZE": str(local_size),
+        "MASTER_ADDR": job.hostnames[0] if job.num_nodes > 1 else "127.0.0.1",
+        # The same on every rank of a job.
+        "MASTER_PORT": str(20000 + zlib.crc32(job.job_id.encode()) % 20000),
+    }
+    gpus = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    if len(gpus) >= local_size:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job.local_rank]
 
 
 class Journal:
-    """Experiment ids with their jobs, as JSON, replaced as a whole at each change.
+    """The job id and number of tasks of each experiment, as JSON, replaced at each change.
 
-    A file that cannot be read is taken for an empty one: at worst a run is submitted twice.
+    A file that cannot be read counts as empty: at worst a run is submitted twice.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._jobs: dict[str, Known] = {}
-        try:
-            said: Any = json.loads(path.read_text(encoding="utf-8"))
-            self._jobs = {str(k): Known(str(v[0]), int(v[1])) for k, v in said.items()}
-        except (OSError, ValueError, AttributeError, TypeError, LookupError):
-            return
+        self._jobs: dict[str, tuple[str, int]] = {}
+        with suppress(OSError, ValueError, AttributeError, TypeError, LookupError):
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            self._jobs = {str(k): (str(v[0]), int(v[1])) for k, v in content.items()}
 
     @property
-    def jobs(self) -> Mapping[str, Known]:
-        """The jobs that were not seen to their end, by the ids of their experiments."""
+    def jobs(self) -> Mapping[str, tuple[str, int]]:
+        """The jobs whose end was not seen, by the ids of their experiments."""
         return dict(self._jobs)
 
     def add(self, jobs: Mapping[str, tuple[str, int]]) -> None:
         """Remember jobs by the ids of their experiments."""
-        self._jobs.update({k: Known(*v) for k, v in jobs.items()})
+        self._jobs.update(jobs)
         self._save()
 
     def remove(self, experiment_id: str) -> None:
@@ -57,20 +171,7 @@ class Journal:
             self._save()
 
     def _save(self) -> None:
-        draft = self._path.with_suffix(f".{os.getpid()}.tmp")
-        said = {k: [v.id, v.tasks] for k, v in self._jobs.items()}
-        draft.write_text(json.dumps(said), encoding="utf-8")
-        draft.replace(self._path)
-
-
-_ASK = 30.0  # seconds between two questions to Slurm, which answers for all jobs at once
-_LAG = 60.0  # that a file may take to be seen, or Slurm to queue again a job that it has ended
-_UNKNOWN = 600.0  # that Slurm may not know of a job that it has accepted
-_UNDER_WAY = (
-    "PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING",
-    "REQUEUE_HOLD", "REQUEUE_FED", "STOPPED", "SIGNALING", "STAGE_OUT", "READY",
-)  # fmt: skip
-_NOT_REQUEUED = "Job not requeued because"
+        write_atomic(self._path, json.dumps(self._jobs))
 
 
 class JobMonitor:
@@ -78,19 +179,21 @@ class JobMonitor:
 
     def __init__(self, folder: Path, local: bool) -> None:
         self._folder, self._local = folder, local
-        self._asked = float("-inf")
-        self._over: dict[str, float] = {}
-        self._said: dict[str, int] = {}
+        self._queried = float("-inf")
+        self._ended_since: dict[str, float] = {}
+        self._reported: dict[str, int] = {}
 
-    def look(self, live: Mapping[str, tuple[Any, Experiment]]) -> dict[str, Run]:
+    def finished(self, live: Mapping[str, tuple[Any, Experiment]]) -> dict[str, Run]:
         """The runs that have ended, by the ids of their jobs."""
-        self.ask([job for job, _ in live.values()])
+        self.query([job for job, _ in live.values()])
         names = self._names()
         ended: dict[str, Run] = {}
         for job_id, (job, experiment) in live.items():
             if self._local and self._alive(job):
                 continue
-            if f"{job_id}_0_result.pkl" in names or (self._local and _result(job).exists()):
+            if f"{job_id}_0_result.pkl" in names or (
+                self._local and job.task(0).paths.result_pickle.exists()
+            ):
                 ended[job_id] = self._read(job, experiment)
             elif self._is_lost(job):
                 reason = (
@@ -99,8 +202,8 @@ class JobMonitor:
                 )
                 ended[job_id] = Run(experiment, "preempted", reason=reason)
         for job_id, run in ended.items():
-            self._over.pop(job_id, None)
-            self._sweep_up(live[job_id][0], run)
+            self._ended_since.pop(job_id, None)
+            self._clean_up(live[job_id][0], run)
         return ended
 
     def _names(self) -> set[str]:
@@ -109,40 +212,40 @@ class JobMonitor:
             self._folder.chmod(self._folder.stat().st_mode)
         return set(os.listdir(self._folder))
 
-    def ask(self, jobs: Sequence[Any]) -> None:
-        """Ask Slurm for the states of all jobs, where its last answer is old."""
-        if jobs and not self._local and time.monotonic() - self._asked > _ASK:
+    def query(self, jobs: Sequence[Any]) -> None:
+        """Ask Slurm for the states of all jobs, unless it was asked lately."""
+        if jobs and not self._local and time.monotonic() - self._queried > _QUERY_SECONDS:
             jobs[0].watcher.update()
-            self._asked = time.monotonic()
+            self._queried = time.monotonic()
 
     def is_live(self, job: Any) -> bool:
         """Whether a job waits or runs, as far as Slurm knows."""
-        return self._alive(job) if self._local else self._state(job) in _UNDER_WAY
+        return self._alive(job) if self._local else self._state(job) in _LIVE_STATES
 
     def _state(self, job: Any) -> str:
         if self._local:
             return "RUNNING" if self._alive(job) else "FINISHED"
-        said = job.watcher.get_info(job.job_id, mode="cache").get("State") or "UNKNOWN"
-        return str(said).split()[0].upper()  # "CANCELLED by 1000"
+        state = job.watcher.get_info(job.job_id, mode="cache").get("State") or "UNKNOWN"
+        return str(state).split()[0].upper()  # "CANCELLED by 1000"
 
     def _alive(self, job: Any) -> bool:
-        """Whether the process of a local job lives; one of an earlier driver is told by its command."""
+        """Whether the process of a local job lives; that of an earlier driver is found by its command."""
         if job._process is not None:
             return job._process.poll() is None
         try:
-            said = Path(f"/proc/{job.job_id}/cmdline").read_bytes()
+            command = Path(f"/proc/{job.job_id}/cmdline").read_bytes()
         except OSError:
             return False
-        return str(self._folder).encode() in said
+        return str(self._folder).encode() in command
 
     def _is_lost(self, job: Any) -> bool:
-        """Whether a job is over and its result will not come any more."""
+        """Whether a job has ended and its result will not appear any more."""
         state = self._state(job)
-        if state in _UNDER_WAY:
-            self._over.pop(job.job_id, None)
+        if state in _LIVE_STATES:
+            self._ended_since.pop(job.job_id, None)
             return False
-        since = self._over.setdefault(job.job_id, time.monotonic())
-        patience = 0.0 if self._local else _UNKNOWN if state == "UNKNOWN" else _LAG
+        since = self._ended_since.setdefault(job.job_id, time.monotonic())
+        patience = 0.0 if self._local else _UNKNOWN_SECONDS if state == "UNKNOWN" else _LAG_SECONDS
         return time.monotonic() - since >= patience
 
     def _read(self, job: Any, experiment: Experiment) -> Run:
@@ -158,20 +261,20 @@ class JobMonitor:
                 f"the result of its job cannot be read: {type(unreadable).__name__}: {unreadable}"
             )
             return Run(experiment, "preempted", reason=reason)
-        said = str(error)
-        if _NOT_REQUEUED in said:
-            why = said.split(_NOT_REQUEUED, 1)[1].splitlines()[0].strip(": .")
+        text = str(error)
+        if _NOT_REQUEUED in text:
+            why = text.split(_NOT_REQUEUED, 1)[1].splitlines()[0].strip(": .")
             reason = f"its Slurm job {job.job_id} was not queued again: {why}"
-            return Run(experiment, "preempted", reason=reason, details=said)
-        lines = [line.strip() for line in said.splitlines() if "Error" in line]
+            return Run(experiment, "preempted", reason=reason, details=text)
+        lines = [line.strip() for line in text.splitlines() if "Error" in line]
         reason = lines[-1] if lines else "its job failed"
-        return Run(experiment, "failed", reason=reason, details=said)
+        return Run(experiment, "failed", reason=reason, details=text)
 
-    def _sweep_up(self, job: Any, run: Run) -> None:
-        """Remove the files of a job that is done with; logs stay where they may say why it failed."""
+    def _clean_up(self, job: Any, run: Run) -> None:
+        """Remove the files of a job that has ended; the logs of a failed one stay."""
         job.paths.submitted_pickle.unlink(missing_ok=True)
         progress_path(self._folder, run.experiment.id).unlink(missing_ok=True)
-        self._said.pop(run.experiment.id, None)
+        self._reported.pop(run.experiment.id, None)
         for task in range(job.num_tasks):
             paths = job.task(task).paths
             paths.result_pickle.unlink(missing_ok=True)
@@ -180,19 +283,19 @@ class JobMonitor:
                 paths.stderr.unlink(missing_ok=True)
 
     def progress(self, experiment_ids: Sequence[str]) -> list[Progress]:
-        """What runs have said since this was asked last."""
-        said = []
+        """The progress of runs since the last call."""
+        new = []
         for name in experiment_ids:
             path = progress_path(self._folder, name)
             try:
                 written = path.stat().st_mtime_ns
-                if self._said.get(name) == written:
+                if self._reported.get(name) == written:
                     continue
-                said.append(Progress(**json.loads(path.read_text())))
+                new.append(Progress(**json.loads(path.read_text())))
             except (OSError, ValueError, TypeError):
                 continue
-            self._said[name] = written
-        return said
+            self._reported[name] = written
+        return new
 
     def stop(self, job: Any) -> None:
         """Ask a job to end; a run that is under way may keep a checkpoint first."""
@@ -201,8 +304,8 @@ class JobMonitor:
         elif self._alive(job):
             os.kill(int(job.job_id), signal.SIGTERM)
 
-    def see_off(self, jobs: Sequence[Any]) -> None:
-        """Wait for local jobs that were stopped; Slurm sees its own off."""
+    def wait_for_end(self, jobs: Sequence[Any]) -> None:
+        """Wait for local jobs that were stopped; Slurm waits for its own."""
         until = time.monotonic() + PATIENCE
         while self._local and time.monotonic() < until:
             left = [job for job in jobs if self._alive(job)]
@@ -211,8 +314,3 @@ class JobMonitor:
             time.sleep(0.2)
             for job in left:
                 self.stop(job)
-
-
-def _result(job: Any) -> Path:
-    path: Path = job.task(0).paths.result_pickle
-    return path

@@ -1,43 +1,38 @@
-"""What happened, on disk.
+"""What a sweep records on disk.
 
 ::
 
     output_dir/
-      sweep.json           says that this folder is ours, and which runs the last plan asked for
+      sweep.json           marks the folder as a sweep's, and lists the runs of the last plan
       runs/<id>/
-        run.json           a result, complete or diverged; published once, never overwritten
-        attempt.json       how the last attempt ended that gave no result
-        lease.json         who makes the run, while somebody does
-        metrics.jsonl, checkpoint/   its training curve, and what it would go on from
+        run.json           a result, completed or diverged; published once, never overwritten
+        attempt.json       how the last attempt without a result ended
+        lease.json         which process makes the run, while one does
+        metrics.jsonl, checkpoint/   its training curve, and the state from which it goes on
         output.txt         what its worker printed
-      trunks/<trunk>/      where branches left a trunk that a missing run would go on from
-      trunks/<trunk>.lease who makes a run of that trunk
-      tuning/              a folder like this one, of the runs that hyper-parameters were tried on
+      trunks/<trunk>/      snapshots of a trunk from which missing runs go on
+      trunks/<trunk>.lease which process makes a run of that trunk
+      tuning/              a folder like this one, of the runs that tuned hyper-parameters
       runs.csv, fit.json, plots/, report.html   derived; rebuilt at every call
 
-A run is looked up by its id alone, so a changed plan keeps every run that it still asks for.
-Files that are torn or do not belong are renamed and named, never deleted and never fitted.
+A run is found by its id alone, so a changed plan keeps every run that it still contains.
+Files that are torn or foreign are renamed and reported, never deleted and never fitted.
 """
 
 from flops_fit.store.doctor import Examination, Finding, examine, recorded_runs, repair
-from flops_fit.store.lease import Holder, Lease, living_holder, take_lease
+from flops_fit.store.read import write_runs
 from flops_fit.store.recorded import Recorded, TrainingCurve, training_curves
-from flops_fit.store.rows import write_runs
 from flops_fit.store.store import Store
 
 __all__ = [
     "Examination",
     "Finding",
-    "Holder",
-    "Lease",
     "Recorded",
     "Store",
     "TrainingCurve",
     "examine",
-    "living_holder",
     "recorded_runs",
     "repair",
-    "take_lease",
     "training_curves",
     "write_runs",
 ]

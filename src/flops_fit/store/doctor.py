@@ -1,4 +1,4 @@
-"""Is everything in a folder whole and where it belongs? Looking changes nothing."""
+"""Check that everything in a folder is complete and in its place; checking changes nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flops_fit.errors import OutputError, TableError
 from flops_fit.files import is_temporary, unwritable
 from flops_fit.records import Experiment, Run
-from flops_fit.store.lease import Lease, living_holder, take_lease
-from flops_fit.store.read import FINAL, SCHEMA, migrated_sweep, read_run, read_sweep
+from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
+from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep
 from flops_fit.store.recorded import OUTPUT
 from flops_fit.store.store import Store
 
@@ -26,32 +27,32 @@ _ID = re.compile(r"[0-9a-f]{16}")
 _OURS = frozenset(
     {"run.json", "attempt.json", "lease.json", "metrics.jsonl", "checkpoint", OUTPUT}
 )  # in a run's folder
-_RESTING = 60.0  # seconds after which nobody is still writing a temporary file
+_TEMPORARY_SECONDS = 60.0  # after which nobody is still writing a temporary file
 Grade = Literal["wrong", "leftover", "note"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as a sweep leaves it.
+    """One thing in a folder that differs from what a sweep leaves.
 
     Attributes
     ----------
     grade
-        ``wrong``: a record or derived file does not say what happened. ``leftover``: what a killed
-        process left; the next sweep passes it over. ``note``: worth knowing.
+        ``wrong``: a record or derived file does not say what happened. ``leftover``: left by a
+        killed process; the next sweep ignores it. ``note``: worth knowing.
     path
         In the folder of the sweep.
     message
         What it is.
-    mend
-        What :func:`repair` would do; empty where that is for people to decide.
+    fix
+        What :func:`repair` would do; empty where people have to decide.
     """
 
     grade: Grade
     path: str
     message: str
-    mend: str = ""
-    act: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+    fix: str = ""
+    repair: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Examination:
     Attributes
     ----------
     states
-        How many runs are in each state; ``begun`` has a folder and no record, ``planned`` no
+        How many runs are in each state; ``begun`` has a folder and no record, ``planned`` has no
         folder.
     findings
-        What is not as it should be, the worst first.
+        The worst first.
     """
 
     states: dict[str, int]
@@ -77,7 +78,7 @@ class Examination:
 
 
 def examine(folder: str | Path) -> Examination:
-    """Look at every file of a sweep and change none; it may be read-only, or a sweep going on.
+    """Check every file of a sweep and change none; the folder may be read-only or in use.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def examine(folder: str | Path) -> Examination:
         states: Counter[str] = Counter()
         for directory in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
             if not (_ID.fullmatch(directory.name) and directory.is_dir()):
-                findings += _foreign(directory, store)
+                findings += _foreign(store, directory)
                 continue
             run = _run(store, directory.name, findings)
             if run is not None:
@@ -108,9 +109,8 @@ def examine(folder: str | Path) -> Examination:
                 states["running"] += 1
             else:
                 states["begun" if run is None else run.state] += 1
-            findings += _around(store, directory, run)
-        missing = [i for i in plan if not store.run_dir(i).is_dir()]
-        states["planned"] += len(missing)
+            findings += _beside(store, directory, run)
+        states["planned"] += sum(not store.run_dir(i).is_dir() for i in plan)
         findings += [*_top(store), *_table(store, plan, runs)]
     except OutputError:
         raise
@@ -122,35 +122,35 @@ def examine(folder: str | Path) -> Examination:
 
 
 def repair(examination: Examination) -> list[Finding]:
-    """Do what is safe about each finding, and return those that were mended.
+    """Fix each finding where that is safe, and return those that were fixed.
 
-    What is torn or foreign is renamed; leases of the dead, temporary files and checkpoints of
-    finished runs are removed; ``runs.csv`` is written again. No record of a run is removed.
+    Torn and foreign records are renamed; stale leases, temporary files and checkpoints of finished
+    runs are removed; ``runs.csv`` is written again. No record of a run is removed.
 
     Raises
     ------
     OutputError
         The folder cannot be written.
     """
-    mended = []
+    fixed = []
     for finding in examination.findings:
-        if finding.act is not None:
+        if finding.repair is not None:
             try:
-                finding.act()
+                finding.repair()
             except OutputError:
                 raise
             except FileNotFoundError:  # a sweep was first
                 continue
             except OSError as error:
                 raise unwritable(Path(finding.path), error) from error
-            mended.append(finding)
-    return mended
+            fixed.append(finding)
+    return fixed
 
 
 def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
-    """The runs on record that the last plan asks for, in its order; or all that there are.
+    """The recorded runs of the last plan, in its order; or all that are recorded.
 
-    Runs that gave no result come in the state of their last attempt. Nothing is changed.
+    Runs without a result come in the state of their last attempt. Nothing is changed.
 
     Raises
     ------
@@ -159,20 +159,21 @@ def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
     """
     store = Store(Path(folder))
     plan, _ = _plan(store)
-    there = {p.name for p in store.runs.iterdir()} if store.runs.is_dir() else set()
-    asked = list(plan) if plan and not all_runs else [*plan, *sorted(there - plan.keys())]
-    found = (_run(store, i, []) for i in asked if i in there)
-    return [run for run in found if run is not None]
+    recorded = {p.name for p in store.runs.iterdir()} if store.runs.is_dir() else set()
+    ids = list(plan) if plan and not all_runs else [*plan, *sorted(recorded - plan.keys())]
+    runs = (_run(store, i, []) for i in ids if i in recorded)
+    return [run for run in runs if run is not None]
 
 
 def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
     """The experiments of the last plan, by id."""
-    if not (store.path / "sweep.json").exists():
+    marker = store.path / "sweep.json"
+    if not marker.exists():
         raise OutputError(
             f"output_dir: {store.path} has no sweep.json. Expected the folder of a sweep: check the path."
         )
     raw = read_sweep(store.path)
-    content = migrated_sweep(raw, store.path / "sweep.json")
+    content = migrated(raw, marker)
     findings = []
     if raw["schema"] != SCHEMA:
         old = f"schema {raw['schema']}; the next sweep here makes it {SCHEMA}"
@@ -189,7 +190,7 @@ def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
 
 
 def _run(store: Store, name: str, findings: list[Finding]) -> Run | None:
-    """What is on record of a run, as a result or as an attempt."""
+    """The record of a run: its result, or its last attempt."""
     path = store.run_dir(name) / "run.json"
     try:
         return read_run(path, name)
@@ -197,74 +198,67 @@ def _run(store: Store, name: str, findings: list[Finding]) -> Run | None:
         attempt = store.attempt(name)
         return None if attempt is None else attempt.run
     except TableError as error:
+        message = f"torn or of another run: {str(error)[:80]}"
+        fix = "rename, so that the run is made again"
         findings.append(
-            Finding(
-                "wrong",
-                _inside(store, path),
-                f"torn or of another run: {str(error)[:80]}",
-                "rename, so that the run is made again",
-                _aside(path),
-            )
+            Finding("wrong", _inside(store, path), message, fix, partial(_set_aside, path))
         )
         return None
 
 
-def _around(store: Store, directory: Path, run: Run | None) -> Iterator[Finding]:
-    """What lies beside the record of a run."""
-    final = run is not None and run.state in FINAL
+def _beside(store: Store, directory: Path, run: Run | None) -> Iterator[Finding]:
+    """The files beside the record of a run."""
     for path in sorted(directory.iterdir()):
-        here = _inside(store, path)
+        name = _inside(store, path)
         if path.name == "lease.json":
-            yield from _lease(path, here)
+            yield from _lease(store, path)
         elif path.name == "attempt.json" and store.attempt(directory.name) is None:
-            yield Finding("wrong", here, "torn", "rename", _aside(path))
+            yield Finding("wrong", name, "torn", "rename", partial(_set_aside, path))
         elif path.name == "checkpoint":
-            yield from _checkpoint(path, here, final, store.run_lease(directory.name))
+            if living_holder(store.run_lease(directory.name), now=time.time()) is None:
+                yield from _checkpoint(store, path, run)
         elif is_temporary(path.name):
-            yield from _temporary(path, here)
+            yield from _temporary(store, path)
         elif ".unreadable-" in path.name or ".set-aside-" in path.name:
-            yield Finding("note", here, "was set aside")
+            yield Finding("note", name, "was set aside")
         elif path.name not in _OURS:
-            yield Finding("note", here, "not of flops-fit")
+            yield Finding("note", name, "not of flops-fit")
 
 
-def _lease(path: Path, here: str) -> Iterator[Finding]:
+def _lease(store: Store, path: Path) -> Iterator[Finding]:
+    def release() -> None:  # taken first, as a sweep would
+        with suppress(LeaseHeldError):
+            take_lease(path).release()
+
     if path.exists() and living_holder(path, now=time.time()) is None:
-        yield Finding(
-            "leftover", here, "the lease of a process that is gone", "remove", _free(path)
-        )
+        message = "the lease of a process that is gone"
+        yield Finding("leftover", _inside(store, path), message, "remove", release)
 
 
-def _checkpoint(path: Path, here: str, final: bool, lease: Path) -> Iterator[Finding]:
-    if living_holder(lease, now=time.time()) is not None:
+def _checkpoint(store: Store, path: Path, run: Run | None) -> Iterator[Finding]:
+    name = _inside(store, path)
+    if run is not None and run.state in FINAL:
+        remove = partial(shutil.rmtree, path)
+        yield Finding("leftover", name, "a checkpoint of a finished run", "remove", remove)
         return
-    if final:
-        yield Finding(
-            "leftover",
-            here,
-            "a checkpoint of a finished run",
-            "remove",
-            lambda: shutil.rmtree(path),
-        )
-        return
-    steps = [p for p in path.iterdir() if re.fullmatch(r"step-\d+", p.name)]
-    text = f"no result yet; the next sweep goes on from its checkpoints, {len(steps)} of them"
-    yield Finding("note", here, text)
+    count = sum(re.fullmatch(r"step-\d+", p.name) is not None for p in path.iterdir())
+    yield Finding(
+        "note", name, f"no result yet; the next sweep goes on from its checkpoints, {count} of them"
+    )
     for broken in sorted(p for p in path.iterdir() if ".set-aside-" in p.name):
-        yield Finding("note", f"{here}/{broken.name}", "was set aside")
+        yield Finding("note", f"{name}/{broken.name}", "was set aside")
 
 
-def _temporary(path: Path, here: str) -> Iterator[Finding]:
+def _temporary(store: Store, path: Path) -> Iterator[Finding]:
     with suppress(FileNotFoundError):
-        if time.time() - path.stat().st_mtime > _RESTING:
-            yield Finding(
-                "leftover", here, "a file that a killed process was writing", "remove", path.unlink
-            )
+        if time.time() - path.stat().st_mtime > _TEMPORARY_SECONDS:
+            message = "a file that a killed process was writing"
+            yield Finding("leftover", _inside(store, path), message, "remove", path.unlink)
 
 
-def _foreign(path: Path, store: Store) -> Iterator[Finding]:
+def _foreign(store: Store, path: Path) -> Iterator[Finding]:
     if is_temporary(path.name):
-        yield from _temporary(path, _inside(store, path))
+        yield from _temporary(store, path)
     else:
         yield Finding("note", _inside(store, path), "not of flops-fit")
 
@@ -273,18 +267,18 @@ def _top(store: Store) -> Iterator[Finding]:
     """The folder itself, its trunks and derived files."""
     for path in sorted(store.path.iterdir()):
         if is_temporary(path.name):
-            yield from _temporary(path, path.name)
+            yield from _temporary(store, path)
         elif re.match(r"(runs|trunks)-set-aside-", path.name):
             yield Finding("note", path.name, "was set aside")
     for path in sorted(store.trunks.iterdir()) if store.trunks.is_dir() else []:
         if path.suffix == ".lease":
-            yield from _lease(path, _inside(store, path))
+            yield from _lease(store, path)
     fit = store.path / "fit.json"
     if fit.exists():
         try:
             json.loads(fit.read_bytes())
         except ValueError:
-            yield Finding("wrong", "fit.json", "torn", "rename", _aside(fit))
+            yield Finding("wrong", "fit.json", "torn", "rename", partial(_set_aside, fit))
 
 
 def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> Iterator[Finding]:
@@ -295,45 +289,30 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
     with path.open(newline="", encoding="utf-8") as handle:
         rows = {row.get("id", ""): row for row in csv.DictReader(handle)}
     final = {i: run for i, run in runs.items() if run.state in FINAL}
-    other = [i for i, row in rows.items() if i in final and not _agrees(row, final[i])]
-    unknown = [i for i in rows if i not in runs]
-    newer = [i for i in final if i in plan and i not in rows]
 
     def rewrite() -> None:
         store.write_table([runs[i] for i in plan if i in runs])
 
-    for ids, grade, what in (
-        (other, "wrong", "rows that differ from run.json"),
-        (unknown, "wrong", "rows without a run on record"),
-        (newer, "leftover", "runs that ended after it was written"),
-    ):
+    def finding(grade: Grade, ids: list[str], what: str) -> Iterator[Finding]:
         if ids:
-            text = f"{len(ids)} {what} ({', '.join(ids[:2])}{', ...' if ids[2:] else ''})"
-            kind: Grade = "wrong" if grade == "wrong" else "leftover"
-            yield Finding(kind, "runs.csv", text, "write it again", rewrite if plan else None)
+            message = f"{len(ids)} {what} ({', '.join(ids[:2])}{', ...' if ids[2:] else ''})"
+            yield Finding(grade, "runs.csv", message, "write it again", rewrite if plan else None)
+
+    different = [i for i, row in rows.items() if i in final and not _agrees(row, final[i])]
+    yield from finding("wrong", different, "rows that differ from run.json")
+    unknown = [i for i in rows if i not in runs]
+    yield from finding("wrong", unknown, "rows without a recorded run")
+    newer = [i for i in final if i in plan and i not in rows]
+    yield from finding("leftover", newer, "runs that ended after it was written")
 
 
-def _agrees(row: dict[str, Any], run: Run) -> bool:
+def _agrees(row: dict[str, str], run: Run) -> bool:
     loss = "" if run.loss is None else str(run.loss)
     return row.get("state") == run.state and row.get("loss") == loss
 
 
-def _aside(path: Path) -> Callable[[], None]:
-    def act() -> None:
-        path.rename(path.with_name(f"{path.name}.unreadable-{time.time_ns()}"))
-
-    return act
-
-
-def _free(path: Path) -> Callable[[], None]:
-    """Take the lease as a sweep would, and let it go."""
-
-    def act() -> None:
-        lease = take_lease(path)
-        if isinstance(lease, Lease):
-            lease.release()
-
-    return act
+def _set_aside(path: Path) -> None:
+    path.rename(path.with_name(f"{path.name}.unreadable-{time.time_ns()}"))
 
 
 def _inside(store: Store, path: Path) -> str:

@@ -1,13 +1,13 @@
 """Who makes a run: one process at a time, on any machine that sees the folder.
 
-A lease is a file that names its holder. It comes into being by an exclusive link and is touched
-every ten seconds by a thread of the holder. It is stale where the holder's process is gone, which
-this machine's process table tells at once; of a holder on another machine, where it was not
-touched for a minute, by the clock of the file system alone: no two machines' clocks are compared.
+A lease is a file that names its holder. It is created by an exclusive link, and a thread of the
+holder touches it every ten seconds. On this machine it is stale once the holder's process is gone,
+by the process table. On another machine it is stale after a minute without a touch, by the clock of
+the file system alone: clocks of two machines are never compared.
 
-To take a stale lease over, one needs a lease on that very lease, named by its token. Only who holds
-it may replace the stale file, after reading it once more; so one taker wins, and there is no
-instant without a lease.
+To take over a stale lease, a process needs a lease on that lease, named by its token. Only its
+holder may replace the stale file, after reading it once more. So one process wins, and at no
+instant is there no lease.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Holder:
     Attributes
     ----------
     token
-        Its own, new for each time that the lease is taken.
+        New each time that the lease is taken.
     host, pid
-        For people to find the process by.
+        The process, for people.
     machine
-        The running system that ``pid`` is a number of: this boot of this host, and this space of
-        process numbers, as containers have their own. Empty where that cannot be told.
+        What ``pid`` is valid in: a boot of a host and a namespace of process ids, as containers
+        have. Empty where the system does not say.
     start
-        When that process started, in the ticks of its system: numbers are used again.
+        When the process started, in ticks of its system: process ids are used again.
     since
-        When it took the lease, for people to read.
+        When it took the lease, for people.
     """
 
     token: str
@@ -59,7 +59,7 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        """The process that asks, with a new token."""
+        """The present process, with a new token."""
         return cls(
             token=uuid.uuid4().hex,
             host=socket.gethostname(),
@@ -71,6 +71,14 @@ class Holder:
 
     def __str__(self) -> str:
         return self.host if self.host == _UNKNOWN else f"process {self.pid} on {self.host}"
+
+
+class LeaseHeldError(Exception):
+    """Another living process holds the lease, or was faster to take it."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(str(holder))
+        self.holder = holder
 
 
 class Lease:
@@ -89,7 +97,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            with suppress(OSError):  # a network may be away for a while
+            with suppress(OSError):  # a network may be down for a while
                 self.held()
 
     def held(self) -> bool:
@@ -100,10 +108,10 @@ class Lease:
     def _touch(self) -> bool:
         if self._lost:
             return False
-        found = _read(self.path)
-        if found is None:  # somebody tidied up
+        current = _read(self.path)
+        if current is None:  # somebody removed it
             self._lost = not _create(self.path, self.holder)
-        elif found[0].token != self.holder.token:
+        elif current[0].token != self.holder.token:
             self._lost = True
         else:
             os.utime(self.path)
@@ -111,7 +119,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether it is known, from the last touch, that somebody else has it."""
+        """Whether somebody else had it at the last touch."""
         return self._lost
 
     def release(self) -> None:
@@ -120,8 +128,8 @@ class Lease:
             if self._ended.is_set():
                 return
             self._ended.set()
-            found = _read(self.path)
-            if found is not None and found[0].token == self.holder.token:
+            current = _read(self.path)
+            if current is not None and current[0].token == self.holder.token:
                 self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Lease:
@@ -136,66 +144,65 @@ class Lease:
         self.release()
 
 
-def take_lease(path: Path) -> Lease | Holder:
-    """The lease at ``path`` for this process, or who has it.
+def take_lease(path: Path) -> Lease:
+    """The lease at ``path``, for this process.
 
     Raises
     ------
+    LeaseHeldError
+        Another living process has it.
     OSError
         The folder cannot be written.
     """
     here = Holder.here()
     if _create(path, here):
         return Lease(path, here)
-    found = _read(path)
-    if found is None:  # released in between
-        return Lease(path, here) if _create(path, here) else _holder_or_unknown(path)
-    holder, touched = found
-    if _lives(holder, touched, path.parent):
-        return holder
-    return Lease(path, here) if _take_over(path, holder, here) else _holder_or_unknown(path)
+    current = _read(path)
+    if current is None:  # released in between
+        taken = _create(path, here)
+    elif _lives(*current, path.parent):
+        raise LeaseHeldError(current[0])
+    else:
+        taken = _take_over(path, current[0], here)
+    if not taken:
+        current = _read(path)
+        raise LeaseHeldError(Holder("") if current is None else current[0])
+    return Lease(path, here)
 
 
 def living_holder(path: Path, *, now: float | None = None) -> Holder | None:
-    """Who holds the lease at ``path`` and lives; nothing is changed.
+    """The living process that holds the lease at ``path``; nothing is changed.
 
-    ``now`` is the time by which a holder on another machine is judged; without it the file system
-    is asked, by making and removing a file there.
+    ``now`` is the time by which a holder on another machine is judged. By default it is that of the
+    file system, for which a file is created and removed there.
     """
-    found = _read(path)
-    if found is None:
-        return None
-    return found[0] if _lives(*found, path.parent, now) else None
+    current = _read(path)
+    return current[0] if current is not None and _lives(*current, path.parent, now) else None
 
 
 def _take_over(path: Path, stale: Holder, here: Holder) -> bool:
-    """Replace a stale lease; False where another taker did, or does."""
-    right = take_lease(path.with_name(f".{path.name}.{stale.token}"))
-    if isinstance(right, Holder):
+    """Replace a stale lease; False where another process did, or does."""
+    try:
+        right = take_lease(path.with_name(f".{path.name}.{stale.token}"))
+    except LeaseHeldError:
         return False
     with right:
-        found = _read(path)
-        if found is None or found[0].token != stale.token:
+        current = _read(path)
+        if current is None or current[0].token != stale.token:
             return False
-        temporary = _write(path, here)
-        temporary.replace(path)
+        _write_temporary(path, here).replace(path)
     return True
 
 
-def _holder_or_unknown(path: Path) -> Holder:
-    found = _read(path)
-    return Holder("") if found is None else found[0]
-
-
 def _create(path: Path, holder: Holder) -> bool:
-    temporary = _write(path, holder)
+    temporary = _write_temporary(path, holder)
     try:
         return link_new(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, holder: Holder) -> Path:
+def _write_temporary(path: Path, holder: Holder) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -209,8 +216,8 @@ def _write(path: Path, holder: Holder) -> Path:
 def _read(path: Path) -> tuple[Holder, float] | None:
     """The holder, and when it last touched the lease by the file system's clock.
 
-    Opening the file, unlike asking for its status, makes NFS look at the server. What cannot be
-    read names nobody, is stale by its age alone, and has its own text as token.
+    Opening the file, unlike ``stat``, makes NFS ask the server. A torn file has an unknown holder
+    and is stale by its age alone.
     """
     try:
         with path.open("rb") as handle:
@@ -236,7 +243,7 @@ def _lives(holder: Holder, touched: float, folder: Path, now: float | None = Non
 
 
 def _file_system_time(folder: Path) -> float:
-    """The clock that touches are told by, also where a server in the network keeps it."""
+    """The clock by which files are dated, also where a server in the network keeps it."""
     probe = temporary_beside(folder / "clock")
     try:
         probe.touch()
@@ -246,7 +253,7 @@ def _file_system_time(folder: Path) -> float:
 
 
 def _machine() -> str:
-    """What process numbers belong to; empty where the system does not tell."""
+    """What process ids of this process are valid in; empty where the system does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -255,7 +262,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this machine started; None where there is none, or only its remains."""
+    """When a process of this machine started; None where it has ended, even if not waited for."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

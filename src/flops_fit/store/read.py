@@ -1,83 +1,54 @@
-"""The files of a sweep as values, after their schema, ids and wholeness were checked."""
+"""The files of a sweep as values, checked for schema, id and completeness; runs as a table."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flops_fit.errors import OutputError, TableError
-from flops_fit.records import Run
+from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
+from flops_fit.files import csv_text, unwritable, write_output
+from flops_fit.records import Run, canonical_json
 
 FORMAT = "flops-fit sweep"
 SCHEMA = 2
-
-Content = dict[str, Any]
-Step = Callable[[Content], Content]
+FINAL = frozenset({"completed", "diverged"})  # other states may end otherwise next time
 
 
-def _sweep_2(content: Content) -> Content:
-    return {**content, "schema": 2}
-
-
-def _run_2(content: Content) -> Content:
-    return {"schema": 2, **content}
-
-
-_SWEEP: dict[int, Step] = {1: _sweep_2}
-_RUN: dict[int, Step] = {1: _run_2}
-
-
-def migrated_sweep(content: Mapping[str, Any], path: object) -> Content:
-    """``sweep.json`` in the present schema.
+def migrated(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """``sweep.json`` or a run's record in the present schema; records of schema 1 do not name it.
 
     Raises
     ------
     OutputError
-        It is of a schema that this version does not know.
+        This version does not know its schema.
     """
-    return _migrated(content, content.get("schema"), _SWEEP, path)
-
-
-def migrated_run(content: Mapping[str, Any], path: object) -> Content:
-    """``run.json`` in the present schema; raises as :func:`migrated_sweep` does."""
-    return _migrated(content, content.get("schema", 1), _RUN, path)
-
-
-def _migrated(
-    content: Mapping[str, Any], schema: Any, steps: Mapping[int, Step], path: object
-) -> Content:
-    known = [*steps, SCHEMA]
-    if isinstance(schema, bool) or schema not in known:
+    schema = content.get("schema", None if path.name == "sweep.json" else 1)
+    if isinstance(schema, bool) or schema not in (1, SCHEMA):
         raise OutputError(
-            f"output_dir: {path} has schema {schema!r}; this version reads {known}. Use the version "
-            "that wrote it, or another output_dir."
+            f"output_dir: {path} has schema {schema!r}; this version reads {[1, SCHEMA]}. Use the "
+            "version that wrote it, or another output_dir."
         )
-    new = dict(content)
-    for step in range(schema, SCHEMA):
-        new = steps[step](new)
-    return new
-
-
-FINAL = frozenset({"completed", "diverged"})  # other states may come out otherwise next time
+    return {**content, "schema": SCHEMA}  # 2 changed how records are published, not what they hold
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How the last attempt at a run ended that gave no result.
+    """How the last attempt at a run ended without a result.
 
     Attributes
     ----------
     run
         With its state and reason.
     token
-        New for each attempt, so that two alike are told apart.
+        New for each attempt.
     call
         The driver's call that made it.
     lost
-        How often that call had lost the run to its surroundings by then.
+        How often that call had lost the run to infrastructure failures by then.
     """
 
     run: Run
@@ -94,17 +65,15 @@ def read_run(path: Path, experiment_id: str) -> Run:
     TableError
         It is torn, or the record of another run.
     OSError
-        It is not there, or cannot be read.
+        It is missing, or cannot be read.
     """
     with open(path, "rb") as handle:
         text = handle.read()
     try:
-        run = Run.from_dict(migrated_run(json.loads(text), path))
-    except OutputError as error:
-        raise TableError(str(error)) from error
+        run = Run.from_dict(migrated(json.loads(text), path))
     except TableError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OutputError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(str(error)) from error
     if run.experiment.id != experiment_id:
         raise TableError(f"it records run {run.experiment.id}")
@@ -141,3 +110,99 @@ def read_attempt(path: Path) -> Attempt | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
+    """One row a run, whatever its state, in a file that ``RunTable.read`` reads back.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.csv`` or ``.parquet``; what is there is replaced as a whole.
+
+    Raises
+    ------
+    InputError
+        The ending is another one.
+    MissingExtraError
+        Parquet without pyarrow.
+    OutputError
+        The file cannot be written.
+    """
+    path = Path(path)
+    writers = {".csv": _csv, ".parquet": _parquet}
+    writer = writers.get(path.suffix.lower())
+    if writer is None:
+        raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
+    content = writer([_row(run) for run in runs])
+    try:
+        write_output(path, content)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    return csv_text(rows, () if rows else ["id"]).encode()
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from None
+    names = list(rows[0]) if rows else ["id"]
+    table = pyarrow.table({name: _arrow([row[name] for row in rows], pyarrow) for name in names})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _arrow(values: list[Any], pyarrow: Any) -> Any:
+    """One kind of value a column: numbers, or else text."""
+    given = [v for v in values if v is not None]
+    if all(isinstance(v, int | float) for v in given):
+        whole = given and all(isinstance(v, int) and abs(v) < 2**63 for v in given)
+        kind = pyarrow.int64() if whole else pyarrow.float64()
+        return pyarrow.array([v if v is None or whole else float(v) for v in values], kind)
+    texts = [v if v is None or isinstance(v, str) else canonical_json(v) for v in values]
+    return pyarrow.array(texts, pyarrow.string())
+
+
+def _row(run: Run) -> dict[str, Any]:
+    e = run.experiment
+    return {
+        "id": e.id,
+        "label": e.label,
+        "state": run.state,
+        "reason": run.reason,
+        "budget": e.budget,
+        "size": json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size,
+        "params": e.params.total,
+        "non_embedding": e.params.non_embedding,
+        "tokens": run.tokens,
+        "unit": e.unit,
+        "unique_tokens": run.unique_tokens,
+        "repeated_tokens": run.repeated_tokens,
+        "epochs": run.epochs,
+        "flops": run.flops,
+        "flops_6nd": run.flops_6nd,
+        "flops_6nd_matmul": run.flops_6nd_matmul,
+        "flops_6nd_non_embedding": run.flops_6nd_non_embedding,
+        "flops_shared": run.flops_shared,
+        "cluster": e.trunk,
+        "loss": run.loss,
+        "loss_se": run.loss_se,
+        "train_loss": run.train_loss,
+        "gradient_norm": run.gradient_norm,
+        "steps": e.steps,
+        "batch_size": e.batch_size,
+        "lr": e.hparams.lr,
+        "seed": e.seed,
+        "repeat": e.repeat,
+        "seconds": round(run.seconds, 3),
+        "units_per_second": run.units_per_second,
+        "mfu": run.mfu,
+        "device": run.device,
+    }

@@ -1,15 +1,14 @@
-"""The training curves that runs left in their folders."""
+"""A task that records its run itself, under leases; and the training curves of recorded runs."""
 
 from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,16 @@ from numpy.typing import NDArray
 
 from flops_fit.distributed import ALONE, join_ranks, launched
 from flops_fit.errors import OutputError
-from flops_fit.execute.executor import Task
+from flops_fit.execute.executor import Report, Task
+from flops_fit.execute.worker import in_worker
 from flops_fit.files import unwritable
 from flops_fit.records import Experiment, Run
-from flops_fit.store.lease import Holder, Lease, take_lease
+from flops_fit.store.lease import Lease, LeaseHeldError, take_lease
 from flops_fit.store.store import Store
 from flops_fit.text import error_line
 from flops_fit.train.trainer import Progress, Trainer
 
-Report = Callable[[Progress], None]
+OUTPUT = "output.txt"  # in a run's folder: what its worker printed
 
 
 class _TakenAway(BaseException):
@@ -36,21 +36,21 @@ class _TakenAway(BaseException):
 
 @dataclass(frozen=True)
 class Recorded:
-    """Carries a task out under a lease on its run, and publishes the result itself.
+    """Carries out a task under a lease on its run, and publishes the result itself.
 
-    So a result is on record once it is there, whether or not anybody still waits for it. A run
-    that is on record already is returned and nothing is done. One that somebody living makes comes
-    back in the state ``running``, with who it is; the caller waits for the record.
+    So a result is recorded even if nobody waits for it any more. A run that is on record already is
+    returned at once. One that another process makes comes back in the state ``running`` with the
+    holder as its reason; the caller waits for the record.
 
     Attributes
     ----------
     task
-        What makes a Run of an Experiment. What it raises is a run that failed.
+        What makes a Run of an Experiment. An exception in it is a failed run.
     folder
         That of the sweep, as an absolute path: workers may be elsewhere.
     call
-        Names the driver's call. A run that this very call lost begins again after a pause, in the
-        worker, where it keeps nothing else waiting.
+        Names the driver's call. A run that this call lost before begins after a pause, in the
+        worker, where nothing else waits for it.
     pauses
         Seconds before the first, second, ... such attempt.
     """
@@ -61,31 +61,37 @@ class Recorded:
     pauses: tuple[float, ...] = ()
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
-        """The run that is on record when this returns; or in what other state it is."""
+        """The run that is on record when this returns, or its state without a result."""
         ranks = join_ranks(self.task.device) if isinstance(self.task, Trainer) else ALONE
-        if not ranks.leads:
-            known: Run | None = ranks.lead()
+        if not ranks.is_main:
+            known: Run | None = ranks.broadcast()
             return self.task(experiment, None) if known is None else known
         store = Store(self.folder)
         self._pause(store, experiment)
         with ExitStack() as stack:
+            leases: list[Lease] = []
             try:
-                claimed = _claim(store, experiment, stack)
+                known = store.result(experiment.id)
+                if known is None:
+                    # Nobody waits for a second lease while holding the first.
+                    leases += [stack.enter_context(take_lease(p)) for p in store.leases(experiment)]
+                    known = store.result(experiment.id)  # it may just have been published
+            except LeaseHeldError as error:
+                known = _elsewhere(experiment, str(error.holder))
             except OSError as error:
                 why = error if isinstance(error, OutputError) else unwritable(store.path, error)
-                claimed = Run(experiment, "preempted", reason=str(why))
-            if isinstance(claimed, Run):
-                ranks.lead(claimed)
-                return claimed
-            ranks.lead(None)
+                known = Run(experiment, "preempted", reason=str(why))
+            ranks.broadcast(known)
+            if known is not None:
+                return known
             try:
-                heard = _watching(claimed, report)
-                heard(Progress(experiment.id, 0, experiment.steps, math.nan))
-                with printed_to(store.run_dir(experiment.id)):
-                    run = _carry_out(self.task, experiment, heard)
+                checked = _checking(leases, report)
+                checked(Progress(experiment.id, 0, experiment.steps, math.nan))
+                with _printed_to(store.run_dir(experiment.id) / OUTPUT):
+                    run = _carry_out(self.task, experiment, checked)
             except _TakenAway:
                 return _elsewhere(experiment, "somebody else, as this worker was silent for long")
-            return self._publish(store, run, claimed)
+            return self._publish(store, run, leases)
 
     def _pause(self, store: Store, experiment: Experiment) -> None:
         attempt = store.attempt(experiment.id) if self.pauses else None
@@ -93,32 +99,13 @@ class Recorded:
             time.sleep(self.pauses[min(attempt.lost, len(self.pauses)) - 1])
 
     def _publish(self, store: Store, run: Run, leases: list[Lease]) -> Run:
-        """What is on record; or the run itself, where the driver has to hear of a full disk."""
+        """The run on record; or the run itself where it cannot be written, for the driver to try."""
         try:
             if not all(lease.held() for lease in leases):
                 return _elsewhere(run.experiment, "somebody else, who took it over")
             return store.publish(run, call=self.call)
         except OSError:
             return run
-
-
-def _claim(store: Store, experiment: Experiment, stack: ExitStack) -> list[Lease] | Run:
-    """The leases on a run and its trunk; or the run, if it is on record or others make it.
-
-    Nobody waits for a second lease while holding the first, so no two wait for each other.
-    """
-    paths = [store.run_lease(experiment.id)]
-    if experiment.trunk:
-        paths.append(store.trunk_lease(experiment.trunk))
-    if (run := store.result(experiment.id)) is not None:
-        return run
-    leases = []
-    for path in paths:
-        taken = take_lease(path)
-        if isinstance(taken, Holder):
-            return _elsewhere(experiment, str(taken))
-        leases.append(stack.enter_context(taken))
-    return store.result(experiment.id) or leases  # it may have been published just before
 
 
 def _carry_out(task: Task, experiment: Experiment, report: Report) -> Run:
@@ -129,37 +116,33 @@ def _carry_out(task: Task, experiment: Experiment, report: Report) -> Run:
         return Run(experiment, "failed", reason=error_line(error), details=details)
 
 
-def _watching(leases: list[Lease], report: Report | None) -> Report:
-    """Passes progress on, and ends a run alone in its process whose lease is lost."""
+def _checking(leases: list[Lease], report: Report | None) -> Report:
+    """Passes progress on, and ends the run once a lease is lost, if it has no other ranks."""
     alone = launched() == 1  # others would wait for this rank
 
-    def heard(progress: Progress) -> None:
+    def checked(progress: Progress) -> None:
         if alone and any(lease.lost for lease in leases):
             raise _TakenAway
         if report is not None:
             report(progress)
 
-    return heard
+    return checked
 
 
 def _elsewhere(experiment: Experiment, who: str) -> Run:
     return Run(experiment, "running", reason=f"it is being made by {who}")
 
 
-OUTPUT = "output.txt"
-
-
 @contextmanager
-def printed_to(folder: Path) -> Iterator[None]:
-    """Let a worker process write what it prints to ``output.txt`` of a run's folder.
+def _printed_to(path: Path) -> Iterator[None]:
+    """Redirect what a worker process prints to a file; output of several would tear the display.
 
-    The driver's own process, and one whose file cannot be opened, print where they always do. A run
-    that prints nothing leaves no file.
+    Other processes, and those whose file cannot be opened, print as usual. A run that prints
+    nothing leaves no file.
     """
-    if multiprocessing.parent_process() is None:
+    if not in_worker():
         yield
         return
-    path = folder / OUTPUT
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError:
@@ -167,10 +150,10 @@ def printed_to(folder: Path) -> Iterator[None]:
         return
     kept = [os.dup(1), os.dup(2)]
     try:
-        _point(file, file)
+        _redirect(file, file)
         yield
     finally:
-        _point(*kept)
+        _redirect(*kept)
         for descriptor in (file, *kept):
             os.close(descriptor)
         with suppress(OSError):
@@ -178,8 +161,8 @@ def printed_to(folder: Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _point(out: int, err: int) -> None:
-    """Standard output and error, whoever writes to them, from here on."""
+def _redirect(out: int, err: int) -> None:
+    """Point standard output and error of this process and its children to other descriptors."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a full disk; a stream that was closed
             stream.flush()
@@ -199,7 +182,7 @@ class TrainingCurve:
     run
         Whose it is.
     share
-        How much of the run was seen, 0 to 1, at the middle of the steps that a reading is the mean of.
+        Share of the run, 0 to 1, at the middle of the steps whose mean a reading is.
     loss
         Mean training loss over these steps.
     """

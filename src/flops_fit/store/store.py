@@ -1,4 +1,4 @@
-"""The folder of a sweep: what is in it, and who may write."""
+"""The folder of a sweep: what is recorded in it, and who makes which run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from flops_fit.errors import OutputError, TableError
 from flops_fit.files import unwritable, write_atomic, write_new
 from flops_fit.records import Diagnostic, Experiment, Run
-from flops_fit.store.lease import Holder, Lease, living_holder, take_lease
+from flops_fit.store.lease import Holder, LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import (
     FINAL,
     FORMAT,
     SCHEMA,
     Attempt,
-    migrated_sweep,
+    migrated,
     read_attempt,
     read_run,
     read_sweep,
+    write_runs,
 )
-from flops_fit.store.rows import write_runs
 from flops_fit.train.trunk import left_trunks, prune_trunk
 
 
@@ -42,15 +42,15 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path, *, resume: bool = True) -> Store:
-        """Take a folder as a sweep's own, making it where it is missing.
+        """Open the folder of a sweep, or create it.
 
-        With ``resume=False`` the runs already there are renamed, so that none is reused.
+        With ``resume=False`` the runs in it are renamed, so that none is reused.
 
         Raises
         ------
         OutputError
-            It cannot be written, or holds something else; or runs are to be set aside that
-            somebody is making.
+            It cannot be written, or holds something else; or a run that is to be set aside is
+            under way.
         """
         store = cls(Path(path))
         try:
@@ -78,14 +78,14 @@ class Store:
         probe.unlink()
         if not write_new(marker, json.dumps({"format": FORMAT, "schema": SCHEMA})):
             content = read_sweep(self.path)
-            new = migrated_sweep(content, marker)
+            new = migrated(content, marker)
             if new != content:
                 write_atomic(marker, json.dumps(new, indent=1))
 
     def _set_runs_aside(self) -> None:
         if holders := list(self.holders().items()):
             raise OutputError(
-                f"output_dir: resume=False sets the runs in {self.path} aside, and {len(holders)} of "
+                f"output_dir: resume=False sets the runs in {self.path} aside, but {len(holders)} of "
                 f"them are being made, {holders[0][0]} by {holders[0][1]}. Wait for them or stop "
                 "them, or choose another output_dir."
             )
@@ -98,12 +98,12 @@ class Store:
 
     @property
     def runs(self) -> Path:
-        """Where each run has a folder of its own."""
+        """The folders of runs."""
         return self.path / "runs"
 
     @property
     def trunks(self) -> Path:
-        """Where runs of one trunk leave their state to longer ones."""
+        """Where a run of a trunk leaves its state to longer ones."""
         return self.path / "trunks"
 
     def run_dir(self, experiment_id: str) -> Path:
@@ -117,6 +117,11 @@ class Store:
     def trunk_lease(self, trunk: str) -> Path:
         """The lease on a trunk, beside its folder, as that comes and goes."""
         return self.trunks / f"{trunk}.lease"
+
+    def leases(self, experiment: Experiment) -> list[Path]:
+        """The leases that a process needs to make a run: on it, and on its trunk."""
+        trunk = [self.trunk_lease(experiment.trunk)] if experiment.trunk else []
+        return [self.run_lease(experiment.id), *trunk]
 
     def write_plan(self, experiments: Iterable[Experiment]) -> None:
         """Note which runs this sweep asks for."""
@@ -169,32 +174,28 @@ class Store:
         return run
 
     def _move_attempt_of_schema_1(self, path: Path) -> None:
-        """Such a record is no result, and stands where one has to go."""
+        """It is no result, and stands where one has to go."""
         with suppress(FileNotFoundError):
             if read_run(path, path.parent.name).state not in FINAL:
                 path.replace(path.with_name("attempt.json"))
 
     def is_recorded(self, experiment_id: str) -> bool:
-        """Whether a result is there, unread."""
+        """Whether there is a result; it is not read."""
         return (self.run_dir(experiment_id) / "run.json").exists()
 
     def prune(
         self, experiments: Iterable[Experiment], ended: Mapping[str, Run], trunk: str = ""
     ) -> None:
-        """Remove what branches left of their trunks and no run without a final record needs.
+        """Remove the trunk snapshots that no missing run needs, of one ``trunk`` or of all.
 
-        While runs go on, only that of a ``trunk`` none of whose branches does. A trunk that
-        somebody works on is left alone.
+        A trunk that somebody works on is left alone.
         """
         final = {i for i, run in ended.items() if run.state in FINAL}
         missing = [e for e in experiments if e.id not in final]
         for name in left_trunks(self.trunks):
             if trunk in ("", name):
-                with suppress(OSError):
-                    lease = take_lease(self.trunk_lease(name))
-                    if isinstance(lease, Lease):
-                        with lease:
-                            prune_trunk(self.trunks, missing, name)
+                with suppress(OSError, LeaseHeldError), take_lease(self.trunk_lease(name)):
+                    prune_trunk(self.trunks, missing, name)
         if not trunk:
             with suppress(OSError):  # where something is left in it
                 self.trunks.rmdir()
@@ -202,17 +203,17 @@ class Store:
     def finished(self, experiments: Iterable[Experiment]) -> dict[str, Run]:
         """The final runs among ``experiments``, by id.
 
-        Completed and diverged runs are final. Failed ones and those out of memory are asked for
-        again: what was in their way may be gone.
+        Completed and diverged runs are final. Failed ones and those out of memory are tried again:
+        the cause may be gone.
         """
-        found = {e.id: self.result(e.id) for e in experiments}
-        return {i: run for i, run in found.items() if run is not None}
+        results = {e.id: self.result(e.id) for e in experiments}
+        return {i: run for i, run in results.items() if run is not None}
 
     def others(self, experiments: Iterable[Experiment]) -> int:
         """How many recorded runs are not among ``experiments``; they are kept and not fitted."""
-        asked = {e.id for e in experiments}
+        planned = {e.id for e in experiments}
         with os.scandir(self.runs) as entries:
-            return sum(1 for p in entries if p.name not in asked and p.is_dir())
+            return sum(1 for p in entries if p.name not in planned and p.is_dir())
 
     def result(self, experiment_id: str) -> Run | None:
         """The run of this id, if it is on record and final.
@@ -225,8 +226,6 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if isinstance(error, OutputError):
-                raise
             raise OutputError(f"output_dir: {path} cannot be read: {error}.") from error
         except TableError as error:
             aside = path.with_name(f"run.json.unreadable-{time.time_ns()}")
@@ -240,22 +239,20 @@ class Store:
         return run if run.state in FINAL else None
 
     def attempt(self, experiment_id: str) -> Attempt | None:
-        """The last attempt that gave no result; None where there is none, or it is torn."""
+        """The last attempt without a result; None where there is none, or it is torn."""
         return read_attempt(self.runs / experiment_id / "attempt.json")
 
     def holder(self, experiment: Experiment) -> Holder | None:
-        """Who living makes this run, or another of its trunk."""
-        holder = living_holder(self.run_lease(experiment.id))
-        if holder is None and experiment.trunk:
-            holder = living_holder(self.trunk_lease(experiment.trunk))
-        return holder
+        """The living process that makes this run, or another of its trunk."""
+        holders = (living_holder(path) for path in self.leases(experiment))
+        return next((holder for holder in holders if holder is not None), None)
 
     def holders(self) -> dict[str, Holder]:
-        """By id, who living makes the runs of this folder."""
+        """By id, the living processes that make runs of this folder."""
         if not self.runs.is_dir():
             return {}
-        found = {p.name: living_holder(self.run_lease(p.name)) for p in self.runs.iterdir()}
-        return {i: holder for i, holder in found.items() if holder is not None}
+        holders = {p.name: living_holder(self.run_lease(p.name)) for p in self.runs.iterdir()}
+        return {i: holder for i, holder in holders.items() if holder is not None}
 
     def write_table(self, runs: Iterable[Run]) -> Path:
         """All runs of the plan, whatever their state, as ``runs.csv``."""

@@ -40,7 +40,7 @@ def evaluate(
         batch_size = max(1, min(batch_size, held_out.size // _PARTS))
     sums: list[float] = []
     counts: list[float] = []
-    ranks.follow(list(model.buffers()))
+    ranks.broadcast_tensors(list(model.buffers()))
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -51,7 +51,7 @@ def evaluate(
             sums.append(float(total))
             counts.append(float(count))
     model.train(was_training)
-    judged = ranks.gather((sums, counts))
+    judged = ranks.all_gather((sums, counts))
     every_sum, every_count = (np.concatenate(lists) for lists in zip(*judged, strict=True))
     return ratio_standard_error(every_sum, every_count)
 

@@ -86,7 +86,7 @@ class Stepper:
                 else:
                     raise
             if self.ranks.size > 1:
-                short, apart = map(bool, self.ranks.any(short, self._misses()))
+                short, apart = map(bool, self.ranks.all_reduce_max(short, self._misses()))
             if short:
                 self._halve()
                 continue
@@ -154,7 +154,7 @@ class Stepper:
                 "data parallel: expected dense gradients; an embedding has sparse=True. Leave it out."
             )
         counted = torch.as_tensor(units, dtype=torch.int64, device=self.device)
-        self.ranks.sum([counted, summed, *gradients])
+        self.ranks.all_reduce_sum([counted, summed, *gradients])
         return self._divide(summed, counted), counted
 
     def _fill(self) -> None:
@@ -166,7 +166,7 @@ class Stepper:
         import torch
 
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        by_rank = self.ranks.gather([p.grad is None for p in parameters])
+        by_rank = self.ranks.all_gather([p.grad is None for p in parameters])
         for parameter, missing in zip(parameters, zip(*by_rank, strict=True), strict=True):
             if parameter.grad is None and not all(missing):
                 parameter.grad = torch.zeros_like(parameter)

@@ -130,7 +130,7 @@ class TrainState:
         Every rank comes here; the one that has the folder writes. ``owner`` is the run that leaves a
         state which others may go on from.
         """
-        random = step.ranks.gather(rng.capture())
+        random = step.ranks.all_gather(rng.capture())
         if checkpoints is None:
             return
         state = {
@@ -179,8 +179,8 @@ class TrainState:
         if checkpoints is not None:
             found = checkpoints.newest(at_most, after=self.step)
             self._notes += [d.message for d in checkpoints.findings]
-        step.ranks.any()
-        found = step.ranks.lead(found)
+        step.ranks.all_reduce_max()
+        found = step.ranks.broadcast(found)
         if found is None:
             return
         self.step, state = found

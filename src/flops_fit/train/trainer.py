@@ -141,7 +141,7 @@ class Trainer:
         started = time.perf_counter()
         ranks = join_ranks(self.device)
         run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
-        tracking = Tracking(experiment, self.config.tracker_objects if ranks.leads else ())
+        tracking = Tracking(experiment, self.config.tracker_objects if ranks.is_main else ())
         told = False
         try:
             with rng.kept(self.device), self.precision.flags(self.device):
@@ -173,11 +173,11 @@ class Trainer:
             None if peak is None else peak * ranks.size,
         )
         tally = TrainState(experiment.steps, self.device, pace)
-        kept, shared = ranks.any(self.folder is not None, self.trunks is not None)
-        ranks.follow([*step.model.parameters(), *step.model.buffers()])
+        kept, shared = ranks.all_reduce_max(self.folder is not None, self.trunks is not None)
+        ranks.broadcast_tensors([*step.model.parameters(), *step.model.buffers()])
 
         # 2. Where an earlier attempt, or a shorter run of its trunk, left off. Rank 0 has the folders.
-        folder = self.folder / experiment.id if self.folder and ranks.leads else None
+        folder = self.folder / experiment.id if self.folder and ranks.is_main else None
         checkpoints = None
         if folder is not None:
             checkpoints = Checkpoints(
@@ -188,7 +188,7 @@ class Trainer:
             )
         if kept:
             tally.resume(checkpoints, step)
-        trunk = Trunk.of(experiment, self.trunks if ranks.leads else None) if shared else None
+        trunk = Trunk.of(experiment, self.trunks if ranks.is_main else None) if shared else None
         if trunk is not None:
             trunk.resume(tally, step)
         if folder is not None:
@@ -197,12 +197,12 @@ class Trainer:
         pays = pays_to_compile(
             self.config.compile, self.device, self.speed, experiment, left, ranks.size
         )
-        if any(ranks.any(pays)):  # what was measured may differ
+        if any(ranks.all_reduce_max(pays)):  # what was measured may differ
             step.compile()
 
         # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
         per_step = experiment.batch_size * experiment.units_per_sample
-        share = ranks.share(experiment.batch_size)
+        share = ranks.shard(experiment.batch_size)
         batches = self.data.batches(
             experiment.batch_size,
             left,
@@ -216,7 +216,7 @@ class Trainer:
         )
         read = time.perf_counter()
         with Interruption() as interruption, closing(batches):
-            if tally.step and ranks.leads:
+            if tally.step and ranks.is_main:
                 report(Progress(experiment.id, tally.step, experiment.steps, math.nan))
             for batch in batches:
                 rate = learning_rate(
@@ -231,11 +231,11 @@ class Trainer:
                     or time.perf_counter() - read > _REPORT_SECONDS
                 )
                 due = checkpoints is not None and checkpoints.due(tally.step)
-                read_now, save_now, asked = ranks.any(look, due, interruption.asked)
+                read_now, save_now, asked = ranks.all_reduce_max(look, due, interruption.asked)
                 if read_now:
                     read = time.perf_counter()
                     seen = tally.read(rate)
-                    if ranks.leads:
+                    if ranks.is_main:
                         speed = seen["units_per_second"]
                         report(
                             Progress(
@@ -246,7 +246,7 @@ class Trainer:
                     if tally.watch.reason:
                         why = tally.watch.reason
                         return replace(tally.spent(run, step), state="diverged", reason=why)
-                    (asked,) = ranks.any(interruption.asked)
+                    (asked,) = ranks.all_reduce_max(interruption.asked)
                 if trunk is not None:
                     trunk.save(tally, step)
                 if kept and (asked or save_now):
@@ -324,12 +324,12 @@ def _settled(run: Run, ranks: Ranks, told: bool) -> Run:
     """
     if not told:
         try:
-            ranks.any(failed=run.state in ("oom", "failed"))
+            ranks.all_reduce_max(failed=run.state in ("oom", "failed"))
         except PeerError:
             told = True
     if ranks.size == 1:
         return run
-    runs: list[tuple[bool, Run]] = ranks.meet((told, run))
+    runs: list[tuple[bool, Run]] = ranks.all_gather((told, run), check=False)
     return next((r for other, r in runs if not other and r.state in ("oom", "failed")), runs[0][1])
 
 
