@@ -24,7 +24,7 @@ from flops_fit.result import Result
 from flops_fit.trackers.tracker import Tracker
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision
-from flops_fit.tune.options import Tune
+from flops_fit.tune.tuning import Tune
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -18,9 +18,8 @@ from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Experiment, Run
 from flops_fit.store.store import Store
 from flops_fit.train.trainer import Trainer
-from flops_fit.tune.options import Tune, resolve_tune
-from flops_fit.tune.pilot import run_tuning
-from flops_fit.tune.tuning import Tuning
+from flops_fit.tune.run import run_tuning
+from flops_fit.tune.tuning import Tune, Tuning, resolve_tune
 
 FOLDER = "tuning"
 """Where the trials are, a sweep of their own in the folder of the sweep."""

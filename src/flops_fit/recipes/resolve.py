@@ -1,11 +1,14 @@
-"""From what a user gives as ``hparams`` to a recipe: a name, values, changes, a function or a file."""
+"""Recipes made from values, from functions and from other recipes; what a user gives as ``hparams``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.hparams import HParams
@@ -68,6 +71,85 @@ class Own:
             "hparams: expected the recipe to return an HParams or a dict; got "
             f"{type(values).__name__}."
         )
+
+
+@dataclass(frozen=True)
+class TunedRecipe:
+    """A recipe times factors that tuning found.
+
+    lr = lr_base(N, D)·f(N) and batch = batch_base(N, D)·g: how they change with N and D is as in the
+    base. With several knots ln f is linear in ln N between them, and constant beyond.
+
+    Attributes
+    ----------
+    base
+        The recipe that was tuned.
+    lr
+        (N, f) of each knot, ascending in N.
+    batch
+        g.
+    name
+        Appended to the base's name on every run.
+
+    Examples
+    --------
+    >>> base = lambda params, units, unit: HParams(lr=0.01, batch_units=100, recipe="mine-1")
+    >>> tuned = TunedRecipe(base, lr=((1e3, 2.0),), batch=0.5, name="pilot")
+    >>> hparams = tuned(ParamCount(10, 10, 10, 10), 1e4, "tokens")
+    >>> hparams.lr, hparams.batch_units, hparams.recipe
+    (0.02, 50.0, 'mine-1 + pilot')
+    """
+
+    base: Recipe
+    lr: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    batch: float = 1.0
+    name: str = ""
+
+    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
+        """The base's values at this size and length, times the factors."""
+        hparams = self.base(params, units, unit)
+        return replace(
+            hparams,
+            lr=hparams.lr * self.factor(params.total),
+            batch_units=hparams.batch_units * self.batch,
+            recipe=f"{hparams.recipe} + {self.name}" if self.name else hparams.recipe,
+        )
+
+    def factor(self, params: float) -> float:
+        """The factor f on the rate at this N."""
+        sizes, factors = zip(*self.lr, strict=True)
+        return math.exp(float(np.interp(math.log(params), np.log(sizes), np.log(factors))))
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """A recipe whose rate follows the square root of its batch, relative to the batch ``reference``.
+
+    Malladi et al. 2022 (arXiv:2205.10287) for Adam; with a batch that grows as D^0.571 the rate grows
+    as D^0.29, where Li et al. 2025 (arXiv:2503.04715) measured D^0.307.
+    """
+
+    base: Recipe
+    reference: float
+
+    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
+        """The base's values, the rate coupled to the batch."""
+        hparams = self.base(params, units, unit)
+        return replace(hparams, lr=hparams.lr * math.sqrt(hparams.batch_units / self.reference))
+
+
+def coupled(base: Recipe, params: ParamCount, lengths: Sequence[float], unit: str) -> Recipe:
+    """The recipe to tune at some lengths and to carry to longer ones.
+
+    The best rate at one length is not the best at another length with another batch. A recipe whose
+    rate is the same at every length while its batch is not is coupled to its batch; others are
+    returned as they are. The reference is the geometric mean of its batches at ``lengths``.
+    """
+    first, later = (base(params, units, unit) for units in (lengths[0], 100 * lengths[0]))
+    if first.lr != later.lr or first.batch_units == later.batch_units:
+        return base
+    batches = [base(params, units, unit).batch_units for units in lengths]
+    return Coupled(base, float(np.exp(np.mean(np.log(batches)))))
 
 
 def resolve_recipe(hparams: RecipeLike) -> Recipe:

@@ -96,7 +96,7 @@ def rate_data(tuning: Tuning | None) -> Trials | None:
     for c, fit in zip(tuning.cells, tuning.lr.cells, strict=True):
         if c.lrs:
             x, y = np.array(c.lrs).T
-            t, excess = _parabola(fit.factor, tuning.lr.curvature, tuning.asked.step)
+            t, excess = _parabola(fit.factor, tuning.lr.curvature, tuning.options.step)
             used = c.lr * tuning.factor(c.params)
             cells.append(
                 TrialCell(
@@ -114,7 +114,7 @@ def batch_data(tuning: Tuning | None) -> Trials | None:
     for c, fit in zip(tuning.cells, tuning.batch.cells, strict=True):
         if c.batches:
             x, y = np.array(c.batches).T
-            t, excess = _parabola(fit.factor, tuning.batch.curvature, tuning.asked.step)
+            t, excess = _parabola(fit.factor, tuning.batch.curvature, tuning.options.step)
             b = c.batch_units
             used = b * tuning.recipe.batch
             cells.append(

@@ -1,4 +1,4 @@
-"""What the law would have said had nothing been tuned."""
+"""What tuning changed: the answer without it, and training curves on one scale."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from flops_fit.tune.tuning import Tuning
 Floats = NDArray[np.float64]
 
 _SHARES = np.linspace(0.1, 0.95, 35)
-_JUDGED = (0.3, 0.8)  # after the warmup and before the end, where all are 1 by definition
-_ODD = 4.0  # robust standard deviations
-_FEWEST = 5
-_READINGS = 8  # a curve of fewer cannot be read between its points
+_COMPARED = (0.3, 0.8)  # after the warmup and before the end, where all are 1 by definition
+_ODD_SDS = 4.0  # robust standard deviations from the median
+_FEWEST_CURVES = 5
+_FEWEST_READINGS = 8  # a curve of fewer cannot be interpolated
 
 
 @dataclass(frozen=True, eq=False)
 class Collapse:
     """Training curves on one scale, (L(x) − E)/(L(1) − E) against the share x of the run seen.
 
-    Runs of one schedule whose hyper-parameters scale as they should fall onto one curve when each is
-    divided by where it ends (Qiu et al. 2025, arXiv:2507.02119). A run apart from the others is badly
-    tuned, or at another ratio of data to size. L is the training loss, so noise of a batch is in it.
+    Runs of one schedule whose hyper-parameters scale correctly fall onto one curve when each is divided
+    by its final loss (Qiu et al. 2025, arXiv:2507.02119). A run apart from the others is badly tuned,
+    or at another ratio of data to size. L is the training loss and includes the noise of a batch.
 
     Attributes
     ----------
@@ -64,66 +64,61 @@ class Collapse:
         if not self.odd:
             return ()
         shown = ", ".join(self.odd[:3]) + (", …" if len(self.odd) > 3 else "")
-        return (
-            Diagnostic(
-                "collapse",
-                "note",
-                f"The training curves of {len(self.odd)} of {len(self.labels)} runs lie apart from the "
-                f"others when scaled to their ends ({shown}): their hyper-parameters may not suit them.",
-            ),
+        text = (
+            f"The training curves of {len(self.odd)} of {len(self.labels)} runs lie apart from the "
+            f"others when scaled to their ends ({shown}): their hyper-parameters may not suit them."
         )
+        return (Diagnostic("collapse", "note", text),)
 
 
 def collapse(curves: Sequence[TrainingCurve], floor: float = 0.0) -> Collapse | None:
-    """The curves of completed runs on one scale; ``None`` where fewer than five can be read.
+    """The curves of completed runs on one scale; ``None`` if fewer than five can be read.
 
     Parameters
     ----------
     floor
-        The irreducible loss E, where it is known; below every loss.
+        The irreducible loss E, if it is known; below every loss.
     """
-    used = [
-        c
-        for c in curves
-        if c.run.state == "completed" and c.run.train_loss is not None and len(c.loss) >= _READINGS
-    ]
-    if len(used) < _FEWEST:
+    used, rows = [], []
+    for curve in curves:
+        end = curve.run.train_loss
+        if curve.run.state != "completed" or end is None or len(curve.loss) < _FEWEST_READINGS:
+            continue
+        x, y = np.append(curve.share, 1.0), np.append(curve.loss, end)
+        used.append(curve.run.experiment)
+        rows.append((np.interp(_SHARES, x, y) - floor) / (end - floor))
+    if len(used) < _FEWEST_CURVES:
         return None
-    rows = []
-    for c in used:
-        assert c.run.train_loss is not None
-        x, y = np.append(c.share, 1.0), np.append(c.loss, c.run.train_loss)
-        rows.append((np.interp(_SHARES, x, y) - floor) / (c.run.train_loss - floor))
     scaled = np.array(rows)
     logs = np.log(np.maximum(scaled, 1e-9))
-    judged = (_JUDGED[0] <= _SHARES) & (_JUDGED[1] >= _SHARES)
-    place = np.mean(logs[:, judged], axis=1)
-    away = np.abs(place - np.median(place))
+    compared = (_COMPARED[0] <= _SHARES) & (_COMPARED[1] >= _SHARES)
+    level = np.mean(logs[:, compared], axis=1)
+    away = np.abs(level - np.median(level))
     scale = 1.4826 * float(np.median(away))
-    labels = tuple(c.run.experiment.label for c in used)
+    labels = tuple(e.label for e in used)
     odd = tuple(
-        label for label, d in zip(labels, away, strict=True) if scale > 0 and d > _ODD * scale
+        label for label, d in zip(labels, away, strict=True) if scale > 0 and d > _ODD_SDS * scale
     )
-    sizes = np.array([float(c.run.experiment.params.total) for c in used])
+    sizes = np.array([float(e.params.total) for e in used])
     return Collapse(_SHARES, scaled, labels, sizes, np.std(logs, axis=0, ddof=1), odd, floor)
 
 
 @dataclass(frozen=True)
 class WithoutTuning:
-    """The optimum at the largest budget with tuned runs, and with what untuned ones would have lost.
+    """The optimum at the largest budget from the tuned runs, and from their losses without tuning.
 
     Attributes
     ----------
     compute
-        FLOPs of the largest fitted run, at which both are asked.
+        FLOPs of the largest fitted run, for which both are given.
     tuned, untuned
-        N*; ``untuned`` is ``None`` where it could not be told.
+        N*; ``untuned`` is ``None`` if it could not be determined.
     tuned_exponent, untuned_exponent
-        a of N* ∝ C^a, where the law has one.
+        a of N* ∝ C^a, if the law has one.
     inside
         Whether the untuned N* lies in the tuned one's 90 % interval.
     why
-        What stood in the way, where ``untuned`` is ``None``.
+        The reason, if ``untuned`` is ``None``.
     """
 
     compute: float
@@ -136,11 +131,9 @@ class WithoutTuning:
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """In words; a warning where tuning moved the answer beyond its interval."""
+        """In words; a warning if tuning moved the answer beyond its interval."""
         if self.untuned is None:
-            text = (
-                f"What the recipe without tuning would have said of N* cannot be told: {self.why}."
-            )
+            text = f"What N* would be without tuning cannot be determined: {self.why}."
             return Diagnostic("without_tuning", "note", text)
         exponents = ""
         if self.tuned_exponent is not None and self.untuned_exponent is not None:
@@ -150,38 +143,35 @@ class WithoutTuning:
         text = (
             f"Without tuning N* at {self.compute:.3g} FLOPs would have come out as about "
             f"{format_count(self.untuned)} in place of {format_count(self.tuned)}{exponents}, "
-            "by the regrets of the trials, carried over in ln N and ln D."
+            "by the regrets of the trials, extrapolated in ln N and ln D."
         )
         if self.inside is False:
-            return Diagnostic(
-                "without_tuning",
-                "warning",
-                f"{text} That is beyond its interval: hyper-parameters decide this answer.",
-                'tune="per-size", and read sweeps with other recipes with care',
-            )
+            text = f"{text} That is beyond its interval: hyper-parameters decide this answer."
+            action = 'tune="per-size", and read sweeps with other recipes with care'
+            return Diagnostic("without_tuning", "warning", text, action)
         return Diagnostic("without_tuning", "note", text)
 
 
 def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
-    """Give each run the loss that the recipe as it was would have cost it, and fit again.
+    """Add to each run the loss that the untuned recipe would have cost it, and fit again.
 
     That loss is known in the cells of the tuning, as the difference of two regrets by their
-    parabolas; between and beyond them it is taken as linear in ln N and ln D, no less than 0 and no more
-    than twice the largest seen.
+    parabolas; between and beyond them it is linear in ln N and ln D, no less than 0 and no more than
+    twice the largest in a cell.
     """
     C = fit.largest_compute
     tuned = fit.predict(C)
     interval = tuned.intervals.get("optimal_params")
     known = WithoutTuning(C, tuned.optimal_params, None, _exponent(fit))
-    gains = [_gain(tuning, i) for i in range(len(tuning.cells))]
-    there = [(c, g) for c, g in zip(tuning.cells, gains, strict=True) if g is not None]
-    if not there:
+    gains = [(c, _gain(tuning, i)) for i, c in enumerate(tuning.cells)]
+    bent = [(c, gain) for c, gain in gains if gain is not None]
+    if not bent:
         return replace(known, why="the trials' losses do not bend")
     runs = fit.runs
-    x = np.array([[1.0, math.log(c.params), math.log(c.units)] for c, _ in there])
-    g = np.array([gain for _, gain in there])
-    at = np.column_stack([np.ones(len(runs)), np.log(runs.params), np.log(runs.tokens)])
-    extra = np.clip(at @ np.linalg.lstsq(x, g, rcond=None)[0], 0.0, 2 * max(float(np.max(g)), 0.0))
+    x = np.array([[1.0, math.log(c.params), math.log(c.units)] for c, _ in bent])
+    g = np.array([gain for _, gain in bent])
+    X = np.column_stack([np.ones(len(runs)), np.log(runs.params), np.log(runs.tokens)])
+    extra = np.clip(X @ np.linalg.lstsq(x, g, rcond=None)[0], 0.0, 2 * max(float(np.max(g)), 0.0))
     try:
         other = fit_runs(replace(runs, loss=runs.loss * np.exp(extra)), flops_per_unit=fit.flops)
         untuned = other.predict(C).optimal_params

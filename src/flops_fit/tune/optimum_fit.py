@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +12,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Points = Sequence[tuple[float, float]]
 
-_STEEP = 2.0  # standard errors by which a curvature has to exceed zero
+_CURVATURE_ERRORS = 2.0  # standard errors by which a curvature has to exceed zero
 _LEVEL = 0.9
-_DOUBTFUL = 0.05
+_DISAGREE_P = 0.05
 
 
 @dataclass(frozen=True)
 class OptimumFit:
-    """The lowest point of one cell, x as a factor on what the recipe says.
+    """The lowest point of one cell, x as a factor on the recipe's value.
 
     Attributes
     ----------
     factor, interval
-        Where the parabola is lowest, and its 90 % interval; ``None`` where there is none.
+        Where the parabola is lowest, and its 90 % interval; ``None`` if there is none.
     regret
         How much higher the loss is at factor 1, as a share of it.
     """
@@ -35,27 +34,30 @@ class OptimumFit:
     regret: float | None
 
 
+_NO_OPTIMUM = OptimumFit(None, None, None)
+
+
 @dataclass(frozen=True)
 class OptimumFits:
     """Parabolas in ln x through the losses of several cells, which share their curvature.
 
     ln L = a_c − k·μ·ln x + ½·k·(ln x)², with an offset a_c for each cell c, one curvature k, and
     either one optimum e^μ for all cells or one for each. A relative curvature is a property of
-    the kind of model far more than of its size, and three runs a cell cannot tell it.
+    the kind of model far more than of its size, and three runs a cell cannot determine it.
 
     Attributes
     ----------
     factor, interval
-        Where the loss is lowest if all cells agree, and its 90 % interval; ``None`` where the
-        losses do not bend.
+        Where the loss is lowest if all cells agree, and its 90 % interval; ``None`` if the losses do
+        not bend.
     curvature
         k: at a factor e^t off, the loss is k·t²/2 higher, as a share of it.
     cells
-        Each cell's own.
+        The optimum of each cell.
     sd
         Standard deviation of a relative loss around the parabolas.
     agree
-        p-value of the hypothesis that one optimum serves all cells; ``None`` where there are no
+        p-value of the hypothesis that one optimum serves all cells; ``None`` if there are no
         degrees of freedom to test it.
     """
 
@@ -69,19 +71,27 @@ class OptimumFits:
     @property
     def disagree(self) -> bool:
         """Whether the cells' optima differ by more than noise."""
-        return self.agree is not None and self.agree < _DOUBTFUL
+        return self.agree is not None and self.agree < _DISAGREE_P
 
-    def regret(self, off: float) -> float:
-        """The relative loss that a factor ``off`` from the optimum costs."""
-        return math.expm1(0.5 * max(self.curvature, 0.0) * math.log(off) ** 2)
+    def regret(self, ratio: float) -> float:
+        """The relative loss that a factor ``ratio`` from the optimum costs."""
+        return math.expm1(0.5 * max(self.curvature, 0.0) * math.log(ratio) ** 2)
+
+    def sure_factor(self, edge: float) -> float:
+        """The factor that serves all cells, 1 if its 90 % interval holds 1, ``edge`` if none bends."""
+        if self.factor is None:
+            return rounded(edge)
+        if self.interval is not None and self.interval[0] <= 1 <= self.interval[1]:
+            return 1.0
+        return rounded(self.factor)
 
 
 @dataclass(frozen=True)
 class _Parabolas:
     """Least squares of y on an offset a cell, slopes, and one curvature."""
 
-    beta: NDArray[Any]
-    cov: NDArray[Any]  # times σ²
+    beta: Floats
+    cov: Floats  # times σ²
     rss: float
     dof: int
 
@@ -91,41 +101,47 @@ class _Parabolas:
 
 
 def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
-    """The valleys of cells of (x, loss), from the points within ``reach`` of each cell's lowest.
+    """The optima of cells of (x, loss), from the points within ``reach`` of each cell's lowest.
 
     Parameters
     ----------
     cells
-        For each cell its factors x > 0 and losses > 0. What has no loss is left out by the caller.
+        For each cell its factors x > 0 and losses > 0; the caller leaves out what has no loss.
     reach
         As a factor. A loss climbs faster on one side than on the other, so a parabola is local.
 
     Examples
     --------
-    >>> found = fit_valleys([[(x, 2 + 0.1 * math.log(x / 2) ** 2) for x in (1, 2, 4)]] * 2, reach=4)
-    >>> round(found.factor, 3), found.disagree
+    >>> points = [(x, 2 + 0.1 * math.log(x / 2) ** 2) for x in (1, 2, 4)]
+    >>> fits = fit_optima([points] * 2, reach=4)
+    >>> round(fits.factor, 3), fits.disagree
     (2.0, False)
     """
-    near = [_near(points, reach) for points in cells]
+    near = [_near_lowest(points, reach) for points in cells]
     used = [i for i, points in enumerate(near) if len(points) >= 2]
     x = [np.array([math.log(p[0]) for p in near[i]]) for i in used]
     y = [np.array([math.log(p[1]) for p in near[i]]) for i in used]
     shared, apart = _fitted(x, y, common=True), _fitted(x, y, common=False)
-    none = OptimumFit(None, None, None)
+    optima = [_NO_OPTIMUM] * len(cells)
     if shared is None:
-        return OptimumFits(None, None, 0.0, (none,) * len(cells), math.nan, None)
+        return OptimumFits(None, None, 0.0, tuple(optima), math.nan, None)
     best = apart if apart is not None and apart.dof > 0 else shared
-    k, sd = float(best.beta[-1]), math.sqrt(best.variance)
-    valleys = [none] * len(cells)
     if apart is not None and _bends(apart, best.variance):
         for column, i in enumerate(used):
-            valleys[i] = _valley(apart, len(used) + column, best)
-    agree = None if apart is None else _agree(shared, apart)
-    pooled = _valley(shared, len(used), best) if _bends(shared, best.variance) else none
-    return OptimumFits(pooled.factor, pooled.interval, k, tuple(valleys), sd, agree)
+            optima[i] = _optimum(apart, len(used) + column, best)
+    bends = _bends(shared, best.variance)
+    pooled = _optimum(shared, len(used), best) if bends else _NO_OPTIMUM
+    return OptimumFits(
+        factor=pooled.factor,
+        interval=pooled.interval,
+        curvature=float(best.beta[-1]),
+        cells=tuple(optima),
+        sd=math.sqrt(best.variance),
+        agree=None if apart is None else _p_one_slope(shared, apart),
+    )
 
 
-def _near(points: Points, reach: float) -> list[tuple[float, float]]:
+def _near_lowest(points: Points, reach: float) -> list[tuple[float, float]]:
     if not points:
         return []
     lowest = min(points, key=lambda p: p[1])[0]
@@ -134,13 +150,13 @@ def _near(points: Points, reach: float) -> list[tuple[float, float]]:
 
 
 def _fitted(x: Sequence[Floats], y: Sequence[Floats], *, common: bool) -> _Parabolas | None:
-    """One slope for all cells or one for each; ``None`` where the points do not determine them."""
+    """One slope for all cells or one for each; ``None`` if the points do not determine them."""
     cells, n = len(x), sum(map(len, x))
     slopes = 1 if common else cells
     X = np.zeros((n, cells + slopes + 1))
-    at = 0
+    row = 0
     for c, values in enumerate(x):
-        rows = slice(at, at := at + len(values))
+        rows = slice(row, row := row + len(values))
         X[rows, c] = 1.0
         X[rows, cells + (0 if common else c)] = values
         X[rows, -1] = 0.5 * values**2
@@ -153,13 +169,13 @@ def _fitted(x: Sequence[Floats], y: Sequence[Floats], *, common: bool) -> _Parab
 
 
 def _bends(fit: _Parabolas, variance: float) -> bool:
-    """Whether the curvature is above zero by more than its error, where that is known."""
+    """Whether the curvature is above zero by more than its error, if that is known."""
     k = float(fit.beta[-1])
     error = 0.0 if math.isnan(variance) else math.sqrt(variance * fit.cov[-1, -1])
-    return k > _STEEP * error and k > 0
+    return k > _CURVATURE_ERRORS * error and k > 0
 
 
-def _valley(fit: _Parabolas, column: int, noise: _Parabolas) -> OptimumFit:
+def _optimum(fit: _Parabolas, column: int, noise: _Parabolas) -> OptimumFit:
     """μ = −b/k by its slope's column, with the delta method."""
     from scipy.stats import t
 
@@ -171,11 +187,11 @@ def _valley(fit: _Parabolas, column: int, noise: _Parabolas) -> OptimumFit:
     if noise.dof > 0:
         error = math.sqrt(max(noise.variance * float(gradient @ cov @ gradient), 0.0))
         half = float(t.ppf(0.5 + _LEVEL / 2, noise.dof)) * error
-        interval = (_exp(centre - half), _exp(centre + half))
-    return OptimumFit(_exp(centre), interval, math.expm1(0.5 * k * centre**2))
+        interval = (_bounded_exp(centre - half), _bounded_exp(centre + half))
+    return OptimumFit(_bounded_exp(centre), interval, math.expm1(0.5 * k * centre**2))
 
 
-def _agree(shared: _Parabolas, apart: _Parabolas) -> float | None:
+def _p_one_slope(shared: _Parabolas, apart: _Parabolas) -> float | None:
     """P of the F-test that the cells' slopes are one."""
     from scipy.stats import f
 
@@ -187,5 +203,61 @@ def _agree(shared: _Parabolas, apart: _Parabolas) -> float | None:
     return float(f.sf((shared.rss - apart.rss) / more / apart.variance, more, apart.dof))
 
 
-def _exp(value: float) -> float:
+def best_offset(losses: Mapping[int, Mapping[int, float]]) -> int:
+    """Of the offsets with a loss in every cell the lowest on average, 0 if that may be chance.
+
+    For losses that fall up to an edge, or up to where runs diverge, so that no parabola has a lowest
+    point. By a one-sided t-test of the cells' relative differences from offset 0, at 5 %; if runs at
+    offset 0 diverged there is nothing to test.
+
+    Parameters
+    ----------
+    losses
+        By cell, the losses by offset.
+
+    Examples
+    --------
+    >>> best_offset({0: {-1: 2.0, 0: 2.1, 1: 2.2}, 1: {-1: 3.01, 0: 3.1, 1: 3.3}, 2: {-1: 2.5, 0: 2.6}})
+    -1
+    """
+    from scipy.stats import t
+
+    cells = losses.values()
+    common = set.intersection(*map(set, cells)) if cells else set()
+    if common and not any(0 in cell for cell in cells):
+        return min(common, key=lambda offset: sum(math.log(cell[offset]) for cell in cells))
+    if 0 not in common or len(cells) < 2:
+        return 0
+    best, lowest = 0, 0.0
+    for offset in sorted(common - {0}):
+        gains = np.log([cell[offset] / cell[0] for cell in cells])
+        mean, error = float(np.mean(gains)), float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
+        if mean < min(lowest, -float(t.ppf(0.95, len(gains) - 1)) * error):
+            best, lowest = offset, mean
+    return best
+
+
+def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float | None, int]:
+    """Pooled relative standard deviation between seeds, and its degrees of freedom.
+
+    Examples
+    --------
+    >>> sd, dof = seed_noise([[1.0, 1.02], [2.0, 2.04]])
+    >>> round(sd, 4), dof
+    (0.014, 2)
+    """
+    logs = [np.log(group) for group in groups if len(group) > 1]
+    dof = sum(len(group) - 1 for group in logs)
+    if dof == 0:
+        return None, 0
+    squares = sum(float(np.sum((group - np.mean(group)) ** 2)) for group in logs)
+    return math.sqrt(squares / dof), dof
+
+
+def rounded(factor: float) -> float:
+    """To three digits: what a plan shows is then what was used."""
+    return float(f"{factor:.3g}")
+
+
+def _bounded_exp(value: float) -> float:
     return math.exp(min(max(value, -50.0), 50.0))

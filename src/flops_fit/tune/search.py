@@ -1,28 +1,32 @@
-"""Trying rates and batches, round after round, until each cell's lowest lies inside."""
+"""Trials of rates and batches: in which cells, and round after round until each optimum is inside."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flops_fit.errors import InputError, PlanError
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.plan.experiments import ExperimentFactory
+from flops_fit.recipes.resolve import TunedRecipe
 from flops_fit.records import Experiment, Run
-from flops_fit.tune.recipe import TunedRecipe
 
-_APART = 3.0  # factor between the anchors' sizes, and between their lengths
-_RUNS = 8.0  # a cell takes: three rates, three batches, and what goes on beyond an edge
-_RATES = 5.0  # the same without batches
-_FEWEST_STEPS = 50  # a run of fewer says nothing about a rate
-_NEAR = 0.25  # of ln N: how near a planned size is to a wanted one
+_SPACING = 3.0  # factor between the anchors' sizes, and between their lengths
+_RUNS_PER_CELL = 8.0  # three rates, three batches, and those beyond an edge
+_RATES_PER_CELL = 5.0  # the same without batches
+_FEWEST_STEPS = 50  # shorter runs tell nothing about a rate
+_SIZE_TOLERANCE = 0.25  # in ln N, between a planned size and the one looked for
+_MOST_OFFSETS = 6  # steps from where a search begins
+
+CarryOut = Callable[[Sequence[Experiment]], Sequence[Run]]
+Axis = Literal["lr", "batch"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A size and a budget where several hyper-parameters are tried."""
+    """A size and a budget at which several hyper-parameters are tried."""
 
     size: Any
     budget: float
@@ -30,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Point:
-    """One trial in a cell: factors on the recipe's rate and batch, and which seed."""
+    """One trial in a cell: factors on the recipe's rate and batch, and the number of the seed."""
 
     cell: int
     lr: float = 1.0
@@ -38,20 +42,26 @@ class Point:
     repeat: int = 0
 
 
-def make_run(maker: ExperimentFactory, cell: Cell, point: Point) -> Experiment | None:
-    """The exact run of a trial; ``None`` where whole steps cannot meet its budget."""
-    moved = TunedRecipe(maker.recipe, ((1.0, point.lr),), point.batch, "trial")
-    made = replace(maker, recipe=moved, branch=False).make(cell.budget, cell.size, point.repeat)
-    return made if isinstance(made, Experiment) else None
+@dataclass(frozen=True)
+class Trial:
+    """A trial and its run."""
+
+    point: Point
+    run: Run
+
+    @property
+    def loss(self) -> float | None:
+        """The held-out loss; ``None`` if the run diverged or failed."""
+        return self.run.loss if self.run.state == "completed" else None
 
 
 def pilot_cells(
-    maker: ExperimentFactory, planned: Sequence[Experiment], flops: FlopsFunction, most: float
+    factory: ExperimentFactory, planned: Sequence[Experiment], flops: FlopsFunction, most: float
 ) -> list[Cell]:
     """Two sizes, each at two lengths, a factor 3 apart, around the sweep's own middle.
 
-    Of the runs planned at the cheapest budget the middle size is taken to be near its optimum, and
-    the anchors lie around √C times that: over- and undertrained alike.
+    The middle size at the cheapest budget of the plan is taken to be near its optimum. The anchors
+    lie around √C times that size: some are overtrained, some undertrained.
 
     Parameters
     ----------
@@ -63,119 +73,99 @@ def pilot_cells(
     Raises
     ------
     PlanError
-        The share is too small for runs that tell anything, or there is one size alone.
+        The share is too small for informative runs, or there is only one size.
     """
-    cheapest = min(e.budget for e in planned)
+    cheapest, largest = (f(e.budget for e in planned) for f in (min, max))
     sizes = sorted(
         {repr(e.size): e for e in planned if e.budget == cheapest}.values(),
         key=lambda e: e.params.total,
     )
-    middle = sizes[len(sizes) // 2]
-    dearest = max(e.budget for e in planned)
+    middle = sizes[len(sizes) // 2].params.total
     # Costs are about 1, 3, 3 and 9 times the least.
-    least = min(most / (_RUNS * (1 + _APART) ** 2), dearest / _APART**2)
-    centre = middle.params.total * math.sqrt(least * _APART / cheapest)
-    small = _nearest(maker, planned, centre / math.sqrt(_APART))
-    large = _nearest(maker, planned, centre * math.sqrt(_APART), above=small)
-    n_small, n_large = (maker.spec.require(s).total for s in (small, large))
-    apart = math.sqrt(n_large / n_small)
-    lengths = [
-        least * _APART / float(flops(math.sqrt(n_small * n_large))) * f for f in (1 / apart, apart)
-    ]
+    least = min(most / (_RUNS_PER_CELL * (1 + _SPACING) ** 2), largest / _SPACING**2)
+    centre = middle * math.sqrt(least * _SPACING / cheapest)
+    small = _nearest(factory, planned, centre / math.sqrt(_SPACING))
+    large = _nearest(factory, planned, centre * math.sqrt(_SPACING), above=small)
+    n_small, n_large = (factory.spec.require(s).total for s in (small, large))
+    ratio = math.sqrt(n_large / n_small)
+    length = least * _SPACING / float(flops(math.sqrt(n_small * n_large)))
     cells = [
-        Cell(s, d * float(flops(n)))
-        for s, n in ((small, n_small), (large, n_large))
-        for d in lengths
+        Cell(size, length * factor * float(flops(n)))
+        for size, n in ((small, n_small), (large, n_large))
+        for factor in (1 / ratio, ratio)
     ]
-    total = _RUNS * sum(c.budget for c in cells)
-    scale = min(1.0, most / total)
-    return _trainable(maker, [replace(c, budget=c.budget * scale) for c in cells], most)
+    scale = min(1.0, most / (_RUNS_PER_CELL * sum(c.budget for c in cells)))
+    cells = [replace(c, budget=c.budget * scale) for c in cells]
+    _require_steps(factory, cells, most)
+    return cells
 
 
 def per_size_cells(
-    maker: ExperimentFactory, planned: Sequence[Experiment], most: float
-) -> tuple[list[Cell], list[Any]]:
+    factory: ExperimentFactory, planned: Sequence[Experiment], most: float
+) -> list[Cell]:
     """Each size of the sweep, at its own cheapest budget or as near to it as the share allows.
 
-    Returns
-    -------
-    list of Cell
-        Ascending in N.
-    list
-        Sizes whose runs would have too few steps there; they take the rates of their neighbours.
+    Ascending in N. Sizes whose runs would have too few steps there are left out.
 
     Raises
     ------
     PlanError
-        The share is too small for runs that tell anything.
+        The share is too small for informative runs.
     """
     cheapest: dict[str, Experiment] = {}
     for e in sorted(planned, key=lambda e: e.budget):
         cheapest.setdefault(repr(e.size), e)
     ordered = sorted(cheapest.values(), key=lambda e: e.params.total)
-    scale = min(1.0, most / (_RATES * sum(e.budget for e in ordered)))
+    scale = min(1.0, most / (_RATES_PER_CELL * sum(e.budget for e in ordered)))
     cells = [Cell(e.size, e.budget * scale) for e in ordered]
-    kept = [c for c in cells if _steps(maker, c) >= _FEWEST_STEPS]
+    kept = [c for c in cells if _steps(factory, c) >= _FEWEST_STEPS]
     if len(kept) < 2:
-        _trainable(maker, cells, most)
-    return kept, [c.size for c in cells if c not in kept]
+        _require_steps(factory, cells, most)
+    return kept
 
 
-def _steps(maker: ExperimentFactory, cell: Cell) -> int:
-    made = make_run(maker, cell, Point(0))
-    return 0 if made is None else made.steps
+def _trial_experiment(factory: ExperimentFactory, cell: Cell, point: Point) -> Experiment | None:
+    """The exact run of a trial; ``None`` if whole steps cannot meet its budget."""
+    moved = TunedRecipe(factory.recipe, ((1.0, point.lr),), point.batch, "trial")
+    trials = replace(factory, recipe=moved, branch=False)
+    experiment = trials.make(cell.budget, cell.size, point.repeat)
+    return experiment if isinstance(experiment, Experiment) else None
 
 
-def _trainable(maker: ExperimentFactory, cells: list[Cell], most: float) -> list[Cell]:
-    """The cells, if the recipe's own runs there have steps enough."""
+def _steps(factory: ExperimentFactory, cell: Cell) -> int:
+    experiment = _trial_experiment(factory, cell, Point(0))
+    return 0 if experiment is None else experiment.steps
+
+
+def _require_steps(factory: ExperimentFactory, cells: Sequence[Cell], most: float) -> None:
+    """Refuse cells in which the recipe's own runs have too few steps."""
     for cell in cells:
-        if (steps := _steps(maker, cell)) < _FEWEST_STEPS:
+        if (steps := _steps(factory, cell)) < _FEWEST_STEPS:
             raise PlanError(
                 f"tune: {most:.3g} FLOPs may be spent, which leaves {steps} steps to a run of size "
-                f"{cell.size} at {cell.budget:.3g} FLOPs; {_FEWEST_STEPS} tell something. Give a "
+                f"{cell.size} at {cell.budget:.3g} FLOPs; expected {_FEWEST_STEPS} or more. Give a "
                 "larger share, Tune(share=...), larger budgets or a smaller batch."
             )
-    return cells
 
 
 def _nearest(
-    maker: ExperimentFactory, planned: Sequence[Experiment], params: float, above: Any = None
+    factory: ExperimentFactory, planned: Sequence[Experiment], params: float, above: Any = None
 ) -> Any:
-    """A size of about so many parameters, of the planned ones where one is near."""
-    known = {repr(e.size): e for e in planned}
-    floor = 0 if above is None else maker.spec.require(above).total
-    fitting = [e for e in known.values() if e.params.total > floor]
-    near = min(fitting, key=lambda e: abs(math.log(e.params.total / params)), default=None)
-    if near is not None and abs(math.log(near.params.total / params)) < _NEAR:
+    """A size of about so many parameters, one of the planned sizes if one is near."""
+    floor = 0 if above is None else factory.spec.require(above).total
+    sizes = {repr(e.size): e for e in planned if e.params.total > floor}.values()
+    near = min(sizes, key=lambda e: abs(math.log(e.params.total / params)), default=None)
+    if near is not None and abs(math.log(near.params.total / params)) < _SIZE_TOLERANCE:
         return near.size
-    if maker.spec.size_param is not None:
-        found = maker.spec.nearest(params)
-        if found is not None and found[1].total > floor:
-            return found[0]
+    if factory.spec.size_param is not None:
+        other = factory.spec.nearest(params)
+        if other is not None and other[1].total > floor:
+            return other[0]
     if near is None:
         raise InputError(
-            'tune: expected two sizes or more to tune at; there is one. Give tune="none", or sizes.'
+            'tune: expected two sizes or more to tune at; got one. Give tune="none", or sizes.'
         )
     return near.size
-
-
-CarryOut = Callable[[Sequence[Experiment]], Sequence[Run]]
-Axis = Literal["lr", "batch"]
-
-_FARTHEST = 6  # steps from where the search begins
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial and what came of it."""
-
-    point: Point
-    run: Run
-
-    @property
-    def loss(self) -> float | None:
-        """The held-out loss; ``None`` where the run diverged or failed."""
-        return self.run.loss if self.run.state == "completed" else None
 
 
 @dataclass
@@ -186,8 +176,8 @@ class Search:
     ----------
     cells
         Where to try.
-    maker
-        The plan's.
+    factory
+        The plan's, with the recipe to tune.
     carry_out
         From all experiments so far to their runs, in order; finished ones are not run again.
     most
@@ -197,13 +187,13 @@ class Search:
     """
 
     cells: Sequence[Cell]
-    maker: ExperimentFactory
+    factory: ExperimentFactory
     carry_out: CarryOut
     most: float
     step: float
     trials: dict[Point, Trial] = field(default_factory=dict)
     short: bool = False  # whether a trial was left out for its cost
-    _made: dict[Point, Experiment | None] = field(default_factory=dict)
+    _experiments: dict[Point, Experiment | None] = field(default_factory=dict)
     _runs: dict[str, Run] = field(default_factory=dict)
 
     @property
@@ -211,130 +201,159 @@ class Search:
         """FLOPs of all trials; two that rounding makes one run count once."""
         return math.fsum(run.experiment.flops for run in self._runs.values())
 
-    def along(
-        self, axis: Axis, start: Callable[[int], Point], cells: Iterable[int]
-    ) -> dict[int, dict[int, float]]:
-        """Three neighbours in each cell, and on beyond an edge while the lowest lies there.
+    def along(self, axis: Axis, starts: Mapping[int, Point]) -> dict[int, dict[int, float]]:
+        """Three neighbours in each cell, then more beyond an edge while the lowest lies there.
 
         A run that diverged, or that whole steps and whole samples cannot meet, ends the search on
         its side.
 
         Parameters
         ----------
-        start
-            The middle of each cell's three.
+        starts
+            The middle of each cell's three, by cell.
 
         Returns
         -------
         dict
-            For each cell the losses by place, in steps from its start.
+            For each cell the losses by offset, in steps from its start.
         """
-        tried = {c: [p for p in (-1, 0, 1) if self._differs(axis, start(c), p)] for c in cells}
-        wanted = {cell: list(places) for cell, places in tried.items()}
+        tried = {
+            c: [offset for offset in (-1, 0, 1) if self._differs(axis, start, offset)]
+            for c, start in starts.items()
+        }
+        wanted = {c: list(offsets) for c, offsets in tried.items()}
         while any(wanted.values()):
             self._run(
-                self._at(axis, start(cell), place)
-                for cell, places in wanted.items()
-                for place in places
+                self._shifted(axis, starts[c], offset)
+                for c, offsets in wanted.items()
+                for offset in offsets
             )
-            wanted = {c: self._beyond(axis, start(c), tried[c]) for c in tried}
-            for cell, places in wanted.items():
-                tried[cell] += places
-        return {
-            c: {p: x for p in sorted(places) if (x := self.loss(self._at(axis, start(c), p)))}
-            for c, places in tried.items()
-        }
+            wanted = {c: self._beyond(axis, starts[c], tried[c]) for c in tried}
+            for c, offsets in wanted.items():
+                tried[c] += offsets
+        return {c: self._losses(axis, starts[c], sorted(offsets)) for c, offsets in tried.items()}
 
     def seeds(self, points: Sequence[Point], count: int) -> list[list[float]]:
-        """The losses of each point under so many seeds, its own among them."""
-        groups = [[Point(p.cell, p.lr, p.batch, repeat) for repeat in range(count)] for p in points]
-        self._run(p for group in groups for p in group)
-        losses = [[self.loss(p) for p in group] for group in groups]
+        """The losses of each point under ``count`` seeds, its own among them."""
+        groups = [[replace(point, repeat=repeat) for repeat in range(count)] for point in points]
+        self._run(point for group in groups for point in group)
+        losses = [[self._loss(point) for point in group] for group in groups]
         return [[x for x in group if x is not None] for group in losses]
 
-    def points(
-        self, axis: Axis, cell: int, start: Callable[[int], Point]
-    ) -> list[tuple[float, float]]:
-        """(factor, loss) along an axis through a cell's start, the factor as it was in fact.
+    def losses(self, axis: Axis, start: Point) -> list[tuple[float, float]]:
+        """(factor, loss) of the trials along an axis through a cell's start, as they were run.
 
-        A batch is a whole number of samples, and a little smaller where that makes whole steps.
+        A batch is a whole number of samples, and a little smaller if that makes whole steps.
         """
-        at = start(cell)
         out: dict[str, tuple[float, float]] = {}
         for p, trial in self.trials.items():
-            if p.cell != cell or p.repeat or trial.loss is None:
+            if p.cell != start.cell or p.repeat or trial.loss is None:
                 continue
-            if axis == "lr" and p.batch == at.batch:
+            if axis == "lr" and p.batch == start.batch:
                 out[trial.run.experiment.id] = (p.lr, trial.loss)
-            elif axis == "batch" and math.isclose(p.lr, at.lr * math.sqrt(p.batch / at.batch)):
-                out[trial.run.experiment.id] = (self._batch(trial), trial.loss)
+            elif axis == "batch" and math.isclose(
+                p.lr, start.lr * math.sqrt(p.batch / start.batch)
+            ):
+                out[trial.run.experiment.id] = (self._batch_factor(trial), trial.loss)
         return list(out.values())
 
-    def loss(self, point: Point) -> float | None:
-        """Of a trial that was made and came to its end."""
+    def rates(self, cell: int) -> dict[float, Trial]:
+        """The trials of a cell at the recipe's batch and its own seed, by their factor on the rate."""
+        return {
+            p.lr: trial
+            for p, trial in self.trials.items()
+            if p.cell == cell and p.batch == 1.0 and not p.repeat
+        }
+
+    def nearest(self, point: Point) -> Trial:
+        """The trial of a cell nearest to a rate, at the recipe's batch."""
+        rates = self.rates(point.cell)
+        return rates[min(rates, key=lambda lr: abs(math.log(lr / point.lr)))]
+
+    def limits(self) -> list[str]:
+        """What the range of the search left open."""
+        out = []
+        for end, which, where in ((0, "lowest", "below"), (-1, "highest", "above")):
+            cells = [cell for c, cell in enumerate(self.cells) if self._best_is_at(c, end)]
+            if cells:
+                sizes = ", ".join(str(cell.size) for cell in cells)
+                out.append(
+                    f"The {which} rate tried is the best in {len(cells)} cells (size {sizes}): "
+                    f"better ones may lie {where}."
+                )
+        return out
+
+    def _best_is_at(self, cell: int, end: int) -> bool:
+        """Whether the best rate of a cell is the first or the last one tried."""
+        rates = self.rates(cell)
+        losses = {lr: t.loss for lr, t in rates.items() if t.loss is not None}
+        return bool(losses) and min(losses, key=lambda lr: losses[lr]) == sorted(rates)[end]
+
+    def _loss(self, point: Point) -> float | None:
         trial = self.trials.get(point)
         return None if trial is None else trial.loss
 
-    def _batch(self, trial: Trial) -> float:
-        """The factor on the recipe's batch, of the batch in samples."""
-        made, base = trial.run.experiment, self._experiment(Point(trial.point.cell))
-        assert base is not None
-        return made.batch_size / base.batch_size
+    def _losses(self, axis: Axis, start: Point, offsets: Iterable[int]) -> dict[int, float]:
+        losses = {o: self._loss(self._shifted(axis, start, o)) for o in offsets}
+        return {offset: loss for offset, loss in losses.items() if loss is not None}
 
-    def _at(self, axis: Axis, start: Point, place: int) -> Point:
-        """A neighbour along an axis; a batch takes its rate with it, by the square root."""
-        factor = self.step**place
+    def _batch_factor(self, trial: Trial) -> float:
+        """The factor on the recipe's batch, by whole samples."""
+        base = self._experiment(Point(trial.point.cell))
+        assert base is not None
+        return trial.run.experiment.batch_size / base.batch_size
+
+    def _shifted(self, axis: Axis, start: Point, offset: int) -> Point:
+        """A neighbour along an axis; the rate follows the square root of the batch."""
+        factor = self.step**offset
         if axis == "lr":
             return Point(start.cell, start.lr * factor, start.batch)
         return Point(start.cell, start.lr * math.sqrt(factor), start.batch * factor)
 
     def _beyond(self, axis: Axis, start: Point, tried: Sequence[int]) -> list[int]:
-        """The next place, where the lowest of those tried is the last on a side."""
-        losses = {
-            place: loss
-            for place in tried
-            if (loss := self.loss(self._at(axis, start, place))) is not None
-        }
+        """The next offset, if the lowest of those tried is the last on a side."""
+        losses = self._losses(axis, start, tried)
         if not losses:  # all diverged: rates were too high
             lower = min(tried) - 1
-            return [lower] if axis == "lr" and abs(lower) <= _FARTHEST else []
-        best = min(losses, key=lambda place: losses[place])
-        place = best - 1 if best == min(tried) else best + 1 if best == max(tried) else None
-        if place is None or abs(place) > _FARTHEST or not self._differs(axis, start, place):
+            return [lower] if axis == "lr" and abs(lower) <= _MOST_OFFSETS else []
+        best = min(losses, key=lambda offset: losses[offset])
+        following = best - 1 if best == min(tried) else best + 1 if best == max(tried) else None
+        if following is None or abs(following) > _MOST_OFFSETS:
             return []
-        return [place]
+        return [following] if self._differs(axis, start, following) else []
 
-    def _differs(self, axis: Axis, start: Point, place: int) -> bool:
-        """Whether a place has another batch than the one before it: there is none below a sample."""
-        if axis == "lr" or place == 0:
+    def _differs(self, axis: Axis, start: Point, offset: int) -> bool:
+        """Whether an offset has another batch than the one before it: the smallest is one sample."""
+        if axis == "lr" or offset == 0:
             return True
-        inner = place - 1 if place > 0 else place + 1
-        here, there = (self._experiment(self._at(axis, start, p)) for p in (place, inner))
-        return here is not None and (there is None or here.batch_size != there.batch_size)
+        inner = self._experiment(self._shifted(axis, start, offset + (-1 if offset > 0 else 1)))
+        outer = self._experiment(self._shifted(axis, start, offset))
+        return outer is not None and (inner is None or outer.batch_size != inner.batch_size)
 
     def _experiment(self, point: Point) -> Experiment | None:
-        if point not in self._made:
-            self._made[point] = make_run(self.maker, self.cells[point.cell], point)
-        return self._made[point]
+        if point not in self._experiments:
+            cell = self.cells[point.cell]
+            self._experiments[point] = _trial_experiment(self.factory, cell, point)
+        return self._experiments[point]
 
     def _run(self, points: Iterable[Point]) -> None:
-        """Those that were not run yet, that can be, and that the share pays for."""
+        """Run new points, if whole steps can meet them and the share pays for them."""
         new: dict[str, Experiment] = {}
-        named: list[tuple[Point, str]] = []
+        ids: dict[Point, str] = {}
         spent = self.spent
         for point in dict.fromkeys(points):
-            made = self._experiment(point)
-            if made is None or point in self.trials:
+            experiment = self._experiment(point)
+            if experiment is None or point in self.trials:
                 continue
-            if made.id not in self._runs and made.id not in new:
-                if spent + made.flops > self.most:
+            if experiment.id not in self._runs and experiment.id not in new:
+                if spent + experiment.flops > self.most:
                     self.short = True
                     continue
-                new[made.id] = made
-                spent += made.flops
-            named.append((point, made.id))
+                new[experiment.id] = experiment
+                spent += experiment.flops
+            ids[point] = experiment.id
         if new:
             before = [run.experiment for run in self._runs.values()]
             runs = self.carry_out([*before, *new.values()])[len(before) :]
             self._runs |= dict(zip(new, runs, strict=True))
-        self.trials |= {point: Trial(point, self._runs[i]) for point, i in named}
+        self.trials |= {point: Trial(point, self._runs[i]) for point, i in ids.items()}

@@ -1,54 +1,119 @@
-"""What tuning found: the recipe for the sweep, and how much it matters."""
+"""How tuning is configured, what it found, and how much that matters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-
+from flops_fit.checks import check_choice, is_number, is_whole
+from flops_fit.errors import InputError, InputTypeError
+from flops_fit.recipes.resolve import Coupled, TunedRecipe
 from flops_fit.records import Diagnostic, finite_json
 from flops_fit.text import format_count, render
 from flops_fit.tune.optimum_fit import OptimumFits
-from flops_fit.tune.options import Tune
-from flops_fit.tune.recipe import Coupled, TunedRecipe
 from flops_fit.tune.search import Cell, Trial
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-REACH = 1.6
-"""Steps from its lowest run that a parabola goes through and is good for; batches are uneven."""
+TuneKind = Literal["none", "pilot", "per-size"]
+_SHARES = {"none": 0.0, "pilot": 0.15, "per-size": 0.5}
 
-_FAR = 1.5  # a rate so many times off its cell's own is worth a word
-_SMALL = 0.001  # a relative loss that nobody needs to be told of
+REACH = 1.6
+"""Steps from its lowest run over which a parabola is fitted and used; batches are uneven."""
+
+_FACTOR_APART = 1.5  # between the best rates of cells, before it is reported
+_SMALL_REGRET = 0.001  # a relative loss that is too small to report
 
 
 @dataclass(frozen=True)
-class CellFound:
-    """One size at one length, and what its trials said.
+class Tune:
+    """How hyper-parameters are tuned before a sweep.
+
+    Attributes
+    ----------
+    kind
+        ``"pilot"`` tries rates and batches at two sizes and two lengths, and moves the recipe by one
+        factor for all runs: its exponents carry it. ``"per-size"`` finds a rate for each size of
+        the sweep. ``"none"`` takes the recipe as it is.
+    share
+        The part of all FLOPs that tuning may take, those of the sweep included; by default 0.15 for
+        a pilot and 0.5 per size.
+    step
+        The factor between neighbouring rates, and between neighbouring batches.
+    batch
+        Whether batches are tried too.
+    seeds
+        Runs with different seeds that measure the noise between seeds, 2 or more; 0 leaves it
+        unmeasured.
+
+    Raises
+    ------
+    InputError
+        A value is out of its range.
+    """
+
+    kind: TuneKind = "pilot"
+    share: float | None = None
+    step: float = 2.0
+    batch: bool = True
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        check_choice("tune", self.kind, get_args(TuneKind))
+        if self.share is not None and not (is_number(self.share) and 0 < self.share < 1):
+            raise InputError(
+                f"tune: expected share, of all FLOPs, between 0 and 1; got {self.share!r}."
+            )
+        if not (is_number(self.step) and 1.2 <= self.step <= 8):
+            raise InputError(f"tune: expected step as a factor from 1.2 to 8; got {self.step!r}.")
+
+        if not is_whole(self.seeds) or (self.seeds < 2 and self.seeds != 0):
+            raise InputError(
+                f"tune: expected seeds as a whole number, 2 or more, or 0; got {self.seeds!r}."
+            )
+
+    @property
+    def most(self) -> float:
+        """``share``, or the default of its kind."""
+        return _SHARES[self.kind] if self.share is None else self.share
+
+
+def resolve_tune(tune: Any) -> Tune:
+    """A :class:`Tune` from a name or from itself."""
+    if isinstance(tune, Tune):
+        return tune
+    if isinstance(tune, str):
+        return Tune(kind=tune)  # type: ignore[arg-type]
+    raise InputTypeError(
+        f"tune: expected a name or a flops_fit.tune.Tune; got {type(tune).__name__}."
+    )
+
+
+@dataclass(frozen=True)
+class TunedCell:
+    """One size at one length, and its trials.
 
     Attributes
     ----------
     cell
-        Where.
+        The size and the budget.
     params, units
         N and D of the recipe's own run.
     lr, batch_units
-        Those that factors are on: the recipe's, with a rate that is coupled to the batch where the
-        recipe says nothing of other lengths.
+        The values that factors multiply: the recipe's, the rate coupled to the batch if need be.
     recipe_lr
         The recipe's own rate.
     lrs
         (factor, loss) of the trials along the rate.
     batches
-        (factor, loss) along the batch, at rates that follow by the square root.
+        (factor, loss) along the batch, at rates that follow its square root.
     noise_scale
-        Gradient noise scale in units at the end of the run with the recipe's batch: the batch from
-        which on a larger one brings little (McCandlish et al. 2018).
+        Gradient noise scale in units at the end of the run with the recipe's batch: batches beyond it
+        bring little (McCandlish et al. 2018).
     """
 
     cell: Cell
@@ -64,33 +129,33 @@ class CellFound:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning tried, found and cost; prints as a table with what to make of it.
+    """What tuning tried, found and cost; prints as a table with its findings.
 
     Attributes
     ----------
-    asked
-        What for.
+    options
+        How it was tuned.
     recipe
         The recipe for the sweep.
     cells
         Each size and length where hyper-parameters were tried.
     lr, batch
-        Parabolas through the losses along the rate, and along the batch (``None`` where it was not
+        Parabolas through the losses along the rate, and along the batch (``None`` if it was not
         tried), as factors on the recipe's own.
     seed_sd, seed_dof
         Relative standard deviation of a loss between seeds, and its degrees of freedom; ``None``
-        where it was not measured.
+        if it was not measured.
     flops, share
-        What the trials cost, and which part that is of all FLOPs with the sweep's.
+        What the trials cost, and the part that is of all FLOPs, the sweep's included.
     trials
         All of them.
     notes
-        What could not be done as asked.
+        What could not be done.
     """
 
-    asked: Tune
+    options: Tune
     recipe: TunedRecipe
-    cells: tuple[CellFound, ...]
+    cells: tuple[TunedCell, ...]
     lr: OptimumFits
     batch: OptimumFits | None
     seed_sd: float | None
@@ -102,34 +167,34 @@ class Tuning:
     unit: str = "tokens"
 
     def factor(self, params: float) -> float:
-        """On the recipe's rate at this N, before a change of batch."""
+        """The factor on the recipe's rate at this N, before a change of batch."""
         return self.recipe.factor(params) / math.sqrt(self.recipe.batch)
 
     def untuned_regret(self, i: int) -> float | None:
         """Relative loss that the recipe's own rate costs in a cell.
 
-        By the cell's own parabola where that reaches so far, else by the trial nearest to that rate,
-        and infinite where there is none within half a step: what was tried there diverged.
+        By the cell's parabola within its reach, else by the trial nearest to that rate, and infinite
+        if no trial within half a step has a loss: those tried there diverged.
         """
-        own, cell = self.lr.cells[i].factor, self.cells[i]
-        if own is None:
+        best, cell = self.lr.cells[i].factor, self.cells[i]
+        if best is None:
             return None
-        at, step = cell.recipe_lr / cell.lr, math.log(self.asked.step)
-        if abs(math.log(at / own)) <= REACH * step:
-            return self.lr.regret(at / own)
-        nearest, loss = min(cell.lrs, key=lambda trial: abs(math.log(trial[0] / at)))
-        if abs(math.log(nearest / at)) > step / 2:
+        factor, step = cell.recipe_lr / cell.lr, math.log(self.options.step)
+        if abs(math.log(factor / best)) <= REACH * step:
+            return self.lr.regret(factor / best)
+        nearest, loss = min(cell.lrs, key=lambda trial: abs(math.log(trial[0] / factor)))
+        if abs(math.log(nearest / factor)) > step / 2:
             return math.inf
         return loss / min(x for _, x in cell.lrs) - 1
 
     def left_regret(self, i: int) -> float | None:
-        """The same of the tuned rate: what is lost where one factor serves cells that differ."""
-        own = self.lr.cells[i].factor
-        return None if own is None else self.lr.regret(own / self.factor(self.cells[i].params))
+        """The same of the tuned rate: the loss when one factor serves cells that differ."""
+        best = self.lr.cells[i].factor
+        return None if best is None else self.lr.regret(best / self.factor(self.cells[i].params))
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """What a reader should know before relying on the sweep."""
+        """Findings to read before relying on the sweep."""
         return (
             Diagnostic("tuning", "note", self.in_words()),
             *self._regret(),
@@ -139,96 +204,83 @@ class Tuning:
         )
 
     def in_words(self) -> str:
-        """What was changed, and what it cost."""
+        """What was changed, and what it cost, in a sentence."""
         factors = [f for _, f in self.recipe.lr]
-        coupled = ", and goes with the square root of the batch" if self.coupled else ""
+        coupled = ", following the square root of the batch" if self.coupled else ""
         span = f"×{min(factors):.3g}"
         if max(factors) > min(factors):
             span += f" to ×{max(factors):.3g}"
         return (
-            f"Hyper-parameters were tuned ({self.asked.kind}) in {len(self.cells)} cells with "
+            f"Hyper-parameters were tuned ({self.options.kind}) in {len(self.cells)} cells with "
             f"{len({t.run.experiment.id for t in self.trials})} runs, {self.share:.2g} of all FLOPs: "
             f"learning rate {span}{coupled}; batch ×{self.recipe.batch:.3g}."
         )
 
     @property
     def coupled(self) -> Coupled | None:
-        """How the recipe's rate was made to follow its batch; ``None`` where it says so itself."""
+        """The coupling of the recipe's rate to its batch; ``None`` if it needed none."""
         return self.recipe.base if isinstance(self.recipe.base, Coupled) else None
 
     def _regret(self) -> list[Diagnostic]:
-        """What the recipe as it was would have cost, against the noise of a seed."""
+        """What the untuned recipe would have cost, compared with the noise of a seed."""
         lost = [r for i in range(len(self.cells)) if (r := self.untuned_regret(i)) is not None]
         left = [r for i in range(len(self.cells)) if (r := self.left_regret(i)) is not None]
         if not lost:
             moved = any(self.factor(c.params) != 1 for c in self.cells)
-            then = "the best of the rates that were tried is taken" if moved else "it is kept"
-            text = f"No rate is seen to be better than those beside it by more than noise: {then}."
+            choice = "the best of the rates that were tried is taken" if moved else "it is kept"
+            text = f"No rate is better than its neighbours by more than noise: {choice}."
             return [Diagnostic("tuning_flat", "note", text)]
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
         text = (
             f"The recipe's own rate costs {_span(lost)} of the loss where it was tried, the tuned one "
             f"{_span(left)}.{noise}"
         )
-        limit = max(self.seed_sd or 0.0, _SMALL)
-        if max(left) > limit:
-            return [
-                Diagnostic(
-                    "tuning_regret",
-                    "warning",
-                    text,
-                    'tune="per-size"' if self.asked.kind == "pilot" else "a smaller step",
-                )
-            ]
-        return [Diagnostic("tuning_regret", "note", text)]
+        limit = max(self.seed_sd or 0.0, _SMALL_REGRET)
+        if max(left) <= limit:
+            return [Diagnostic("tuning_regret", "note", text)]
+        action = 'tune="per-size"' if self.options.kind == "pilot" else "a smaller step"
+        return [Diagnostic("tuning_regret", "warning", text, action)]
 
     def _exponents(self) -> list[Diagnostic]:
         """Whether one factor serves small and large, short and long."""
-        own = [v.factor for v in self.lr.cells if v.factor is not None]
-        if self.asked.kind != "pilot" or not self.lr.disagree or max(own) < _FAR * min(own):
-            return []
         pairs = zip(self.cells, self.lr.cells, strict=True)
-        told = ", ".join(
-            f"{c.lr * v.factor:.2g} at N = {format_count(c.params)}, D = {format_count(c.units)} "
+        best = [(c, fit.factor) for c, fit in pairs if fit.factor is not None]
+        factors = [factor for _, factor in best]
+        if self.options.kind != "pilot" or not self.lr.disagree:
+            return []
+        if max(factors) < _FACTOR_APART * min(factors):
+            return []
+        rates = ", ".join(
+            f"{c.lr * factor:.2g} at N = {format_count(c.params)}, D = {format_count(c.units)} "
             f"(recipe {c.recipe_lr:.2g})"
-            for c, v in pairs
-            if v.factor is not None
+            for c, factor in best
         )
-        return [
-            Diagnostic(
-                "tuning_exponents",
-                "warning",
-                f"The best rates do not change with size and length as the recipe's do: {told} (p = "
-                f"{self.lr.agree:.2g} that one factor serves all). Far from these sizes the sweep "
-                "may be badly tuned, which bends the law.",
-                'tune="per-size"',
-            )
-        ]
+        text = (
+            f"The best rates do not change with size and length as the recipe's do: {rates} (p = "
+            f"{self.lr.agree:.2g} that one factor serves all). Far from these sizes the sweep "
+            "may be badly tuned, which bends the law."
+        )
+        return [Diagnostic("tuning_exponents", "warning", text, 'tune="per-size"')]
 
     def _critical(self) -> list[Diagnostic]:
-        """Batches beyond what the gradient's noise can use."""
-        known = [c for c in self.cells if c.noise_scale is not None]
-        large = [
-            c for c in known if c.noise_scale and c.batch_units * self.recipe.batch > c.noise_scale
-        ]
+        """Batches larger than the gradient noise scale."""
+        factor = self.recipe.batch
+        scales = [(c, c.noise_scale) for c in self.cells if c.noise_scale]
+        large = [(c, scale) for c, scale in scales if c.batch_units * factor > scale]
         if not large:
             return []
-        c = max(large, key=lambda c: c.batch_units / (c.noise_scale or 1.0))
-        return [
-            Diagnostic(
-                "large_batch",
-                "note",
-                f"At N = {format_count(c.params)} and D = {format_count(c.units)} the batch of "
-                f"{format_count(c.batch_units * self.recipe.batch)} {self.unit} is above "
-                f"the gradient noise scale of {format_count(c.noise_scale or 0.0)}: "
-                "data are spent where steps would help.",
-            )
-        ]
+        c, scale = max(large, key=lambda pair: pair[0].batch_units / pair[1])
+        text = (
+            f"At N = {format_count(c.params)} and D = {format_count(c.units)} the batch of "
+            f"{format_count(c.batch_units * factor)} {self.unit} is above the gradient noise "
+            f"scale of {format_count(scale)}: more steps on the same data would lower the loss."
+        )
+        return [Diagnostic("large_batch", "note", text)]
 
     def __rich__(self) -> Table:
         from rich.table import Table
 
-        table = Table(title=f"Tuning: {self.asked.kind}", title_justify="left")
+        table = Table(title=f"Tuning: {self.options.kind}", title_justify="left")
         names = (
             "size", "N", f"D ({self.unit})", "lr: recipe", "best", "90 %", "used",
             "regret: recipe", "used", f"batch ({self.unit})", "best ×", "noise scale",
@@ -236,22 +288,20 @@ class Tuning:
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
         for i, c in enumerate(self.cells):
-            best = self.lr.cells[i]
-            wide = None if self.batch is None else self.batch.cells[i]
+            best, span = self.lr.cells[i].factor, self.lr.cells[i].interval
+            batch = None if self.batch is None else self.batch.cells[i].factor
             table.add_row(
                 str(c.cell.size),
                 format_count(c.params),
                 format_count(c.units),
                 f"{c.recipe_lr:.3g}",
-                "–" if best.factor is None else f"{c.lr * best.factor:.3g}",
-                "–"
-                if best.interval is None
-                else f"{c.lr * best.interval[0]:.2g}–{c.lr * best.interval[1]:.2g}",
+                "–" if best is None else f"{c.lr * best:.3g}",
+                "–" if span is None else f"{c.lr * span[0]:.2g}–{c.lr * span[1]:.2g}",
                 f"{c.lr * self.factor(c.params):.3g}",
                 _percent(self.untuned_regret(i)),
                 _percent(self.left_regret(i)),
                 format_count(c.batch_units),
-                _number(None if wide is None else wide.factor),
+                "–" if batch is None else f"{batch:.2g}",
                 "–" if c.noise_scale is None else format_count(c.noise_scale),
             )
         return table
@@ -262,7 +312,7 @@ class Tuning:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "kind": self.asked.kind,
+            "kind": self.options.kind,
             "lr": [list(knot) for knot in self.recipe.lr],
             "batch": self.recipe.batch,
             "flops": self.flops,
@@ -297,37 +347,14 @@ class Tuning:
 
 def _span(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
+    if math.isinf(low):
+        return "all (runs diverged)"
     if math.isinf(high):
-        return (
-            f"{_percent(low)} and more (some runs diverged)"
-            if low < high
-            else "all (runs diverged)"
-        )
+        return f"{low:.2%} and more (some runs diverged)"
     return f"{low:.2%} to {high:.2%}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2g}"
 
 
 def _percent(value: float | None) -> str:
     if value is None:
         return "–"
     return "diverged" if math.isinf(value) else f"{value:.2%}"
-
-
-def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float | None, int]:
-    """Pooled relative standard deviation between seeds, and its degrees of freedom.
-
-    Examples
-    --------
-    >>> sd, dof = seed_noise([[1.0, 1.02], [2.0, 2.04]])
-    >>> round(sd, 4), dof
-    (0.014, 2)
-    """
-    logs = [np.log(group) for group in groups if len(group) > 1]
-    dof = sum(len(group) - 1 for group in logs)
-    if dof == 0:
-        return None, 0
-    squares = sum(float(np.sum((group - np.mean(group)) ** 2)) for group in logs)
-    return math.sqrt(squares / dof), dof

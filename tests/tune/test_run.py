@@ -15,10 +15,12 @@ from flops_fit.errors import InputError, InputTypeError, PlanError
 from flops_fit.fit import fit_runs
 from flops_fit.laws import Hoffmann
 from flops_fit.recipes import HParams
+from flops_fit.recipes.resolve import coupled
 from flops_fit.records import Experiment, Run
-from flops_fit.tune import Tune, Tuning, resolve_tune, run_tuning, without_tuning
-from flops_fit.tune.pilot import best_place
-from flops_fit.tune.recipe import couple
+from flops_fit.tune import Tune, Tuning, without_tuning
+from flops_fit.tune.optimum_fit import best_offset
+from flops_fit.tune.run import run_tuning
+from flops_fit.tune.tuning import resolve_tune
 from tests.conftest import MLP
 
 LAW = Hoffmann(1.7, 30.0, 60.0, 0.34, 0.34)
@@ -174,8 +176,8 @@ def test_a_recipe_that_speaks_of_length_or_a_batch_that_stays_is_not_coupled():
         lambda p, u, unit: replace(growing(p, u, unit), lr=1e-3 * u**0.3),
         recipe,
     )
-    assert couple(steplaw, params, [1e5, 3e5], "tokens") is None
-    assert couple(same, params, [1e5, 3e5], "tokens") is None
+    assert coupled(steplaw, params, [1e5, 3e5], "tokens") is steplaw
+    assert coupled(same, params, [1e5, 3e5], "tokens") is same
     assert tune(Truth(lambda N, D: BASE), of=plan(hparams=growing, batch_size=64)).coupled is None
 
 
@@ -273,15 +275,15 @@ def test_what_untuned_runs_would_have_said_is_what_they_say():
 
 def test_an_edge_is_taken_only_where_the_cells_say_so_together():
     down = {c: {-1: 2.0 - 0.01 * c, 0: 2.1, 1: 2.2} for c in range(4)}
-    assert best_place(down) == -1
+    assert best_offset(down) == -1
     split = {
         0: {-1: 2.0, 0: 2.1},
         1: {-1: 2.2, 0: 2.1},
         2: {-1: 2.05, 0: 2.1},
         3: {-1: 2.15, 0: 2.1},
     }
-    assert best_place(split) == 0
-    assert best_place({}) == 0
+    assert best_offset(split) == 0
+    assert best_offset({}) == 0
 
 
 def test_what_cannot_be_asked_for_is_refused_in_words():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flops_fit.tune import fit_optima
+from flops_fit.tune.optimum_fit import fit_optima
 
 GRID = (0.5, 1.0, 2.0)
 
