@@ -19,8 +19,8 @@ from flops_fit.report import (
     write_report,
 )
 from flops_fit.tune import collapse
-from tests.tune.test_collapse import curve
-from tests.tune.test_tune import BASE, Truth, tune
+from tests.tune.test_effects import curve
+from tests.tune.test_run import BASE, Truth, tune
 
 
 @pytest.fixture(scope="module")
