@@ -10,14 +10,13 @@ nor bounded.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from flops_fit.checks import is_number
+from flops_fit.checks import check_number, nearest_name
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.hparams import HParams
 from flops_fit.records import ParamCount
@@ -47,9 +46,9 @@ def scaled_beta2(beta2: float, batch_units: float, reference_batch_units: float)
     >>> round(scaled_beta2(0.95, 250_000, 500_000), 4)
     0.9747
     """
-    if not (is_number(beta2) and 0 < beta2 < 1):
-        raise InputError(f"beta2: expected a value between 0 and 1; got {beta2!r}.")
-    _require_positive(batch_units=batch_units, reference_batch_units=reference_batch_units)
+    check_number("beta2", beta2, above=0, below=1, expected="a value between 0 and 1")
+    check_number("batch_units", batch_units, above=0)
+    check_number("reference_batch_units", reference_batch_units, above=0)
     return float(beta2 ** (batch_units / reference_batch_units))
 
 
@@ -81,7 +80,8 @@ def timescale_weight_decay(
     >>> round(timescale_weight_decay(0.002, 2.5e5, params, 2e9), 3)
     0.28
     """
-    _require_positive(lr=lr, batch_units=batch_units, units=units)
+    for name, value in (("lr", lr), ("batch_units", batch_units), ("units", units)):
+        check_number(name, value, above=0)
     tau = 1.084 * (units / params.total) ** -0.527
     return float(batch_units / (lr * units * tau))
 
@@ -271,10 +271,9 @@ def named(name: Any, argument: str = "hparams") -> Recipe:
             f"got {type(name).__name__}."
         )
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"{argument}: no recipe is called {name!r}; there are {sorted(RECIPES)}.{hint}"
+            f"{argument}: no recipe is called {name!r}; there are {sorted(RECIPES)}."
+            f"{nearest_name(name, RECIPES)}"
         )
     return RECIPES[name]
 
@@ -289,12 +288,6 @@ def with_values(
     hparams = replace(hparams, **others)
     decay = timescale_weight_decay(hparams.lr, hparams.batch_units, params, units)
     return replace(hparams, weight_decay=decay)
-
-
-def _require_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not (is_number(value) and value > 0):
-            raise InputError(f"{name}: expected a positive number; got {value!r}.")
 
 
 def _share(warmup_units: float, units: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-from flops_fit.checks import is_number
+from flops_fit.checks import is_number, nearest_name
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
 from flops_fit.recipes.published import TIMESCALE, Recipe, named, with_values
@@ -227,8 +226,7 @@ def _checked_values(path: str | Path, values: Mapping[str, Any]) -> dict[str, An
 def _known(path: str | Path, where: str, table: Iterable[str], known: tuple[str, ...]) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = nearest_name(key, known)
             _refuse(path, f"{where}unknown key {key!r}; known are {', '.join(known)}.{hint}")
 
 
