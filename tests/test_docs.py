@@ -148,7 +148,7 @@ def test_the_sweep_in_the_document_has_keys_that_there_are() -> None:
 
 
 def test_every_exit_code_is_documented_alike() -> None:
-    from flops_fit.cli.main import EXIT_CODES
+    from flops_fit.cli.program import EXIT_CODES
 
     assert set(re.findall(r"^\| (\d+) \|", CLI, re.MULTILINE)) == set(
         re.findall(r"\b\d+\b", EXIT_CODES)

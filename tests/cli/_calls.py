@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flops_fit.cli.main import call
+from flops_fit.cli.program import call
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import pytest
 from rich.text import Text
 
 import flops_fit
-from flops_fit.cli.answer import as_text, markdown
+from flops_fit.cli.program import as_text
+from flops_fit.text import markdown_table
 from tests.cli._calls import called
 from tests.conftest import MLP
 
-WIDE = markdown([["Budget", "Optimal N"], ["1e+24", "41.3 billion parameters (31.2–52.8)"]])
+WIDE = markdown_table([["Budget", "Optimal N"], ["1e+24", "41.3 billion parameters (31.2–52.8)"]])
 
 
 def test_lines_are_whole_where_nobody_looks() -> None:
@@ -39,7 +40,7 @@ def test_a_plan_leaves_columns_out_where_a_terminal_is_narrow() -> None:
     narrow, wide = as_text([plan], width=80), as_text([plan], width=120)
     assert max(map(len, narrow.splitlines())) <= 80
     assert "…" not in narrow
-    assert "Left out for want of room: C/6ND" in narrow
+    assert "Left out to fit the width: C/6ND" in narrow
     assert "Left out" not in wide
     assert "C/6ND" in wide
 

@@ -1,28 +1,33 @@
-"""Answers as text: as wide as a terminal is, and whole where they are piped."""
+"""What commands share: options, the runs that they read, and the answer that they return."""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import math
 import os
-import re
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import flops_fit
+from flops_fit.errors import InputError
+
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    import flops_fit.store
+    from flops_fit.fit.fit import Fit
+    from flops_fit.fit.prediction import Prediction
+    from flops_fit.laws.law import Law
+    from flops_fit.laws.optimum import OptimumOnly
+    from flops_fit.records import Diagnostic, Run
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command answers, to be printed in one place.
+    """What a command answers; printed in one place.
 
     Attributes
     ----------
@@ -31,7 +36,7 @@ class Answer:
     document
         The same as plain values, for ``--json``.
     good
-        Whether it may be relied on; where not, the exit code says so.
+        Whether to rely on it; if not, the exit code says so.
     whole
         Whether lines are for other programs, and never broken.
     """
@@ -44,7 +49,7 @@ class Answer:
 
 @dataclass
 class Settings:
-    """What was asked of every command alike."""
+    """Options of every command."""
 
     json: bool = False
     debug: bool = False
@@ -52,137 +57,109 @@ class Settings:
 
 @contextlib.contextmanager
 def _only_stderr() -> Iterator[None]:
-    """Let all that is printed go to standard error, by this process and by those it starts."""
+    """Send all that is printed to standard error, by this process and by those it starts."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     try:
         os.dup2(2, 1)
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
-def _ask_for_json(ctx: typer.Context, wanted: bool) -> bool:
+def _set_json(ctx: typer.Context, wanted: bool) -> bool:
     if wanted and isinstance(ctx.obj, Settings):
         ctx.obj.json = True
         ctx.with_resource(_only_stderr())  # until the command has returned its answer
     return wanted
 
 
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        metavar="",
-        callback=_ask_for_json,
-        help="Print one JSON document on standard output, and nothing else there.",
-    ),
+def flops_number(text: str) -> float:
+    """Training FLOPs from the command line."""
+    value = number(text)
+    if value is None or not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"expected a positive number such as 1e21; got {text!r}.")
+    return value
+
+
+def number(text: str) -> float | None:
+    """A number, ``None`` if the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def flops_option(description: str, default: str | bool = True) -> Any:
+    """An option in training FLOPs; ``default`` is shown in the help."""
+    return typer.Option(
+        metavar="FLOPS", parser=flops_number, help=description, show_default=default
+    )
+
+
+_RUNS = "A CSV, JSONL or Parquet table with parameters, tokens and loss, or the folder of a sweep."
+_JSON = "Print one JSON document on standard output, and nothing else there."
+_LAW = "The form of the law: auto, hoffmann, kappa, kaplan, or muennighoff for repeated data."
+_COLUMN = "The heading of a column, if it is unusual, such as params=n_weights; may be repeated."
+_CURVES = "Training curves for approach 1: a table of run, parameters, tokens and loss."
+_PREDICT = "Training FLOPs to predict for, by default those of the runs; may be repeated."
+
+Json = Annotated[bool, typer.Option("--json", metavar="", callback=_set_json, help=_JSON)]
+Runs = Annotated[Path, typer.Argument(metavar="RUNS", help=_RUNS, show_default=False)]
+Form = Annotated[str, typer.Option(metavar="FORM", help=_LAW)]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", metavar="NAME=HEADING", help=_COLUMN)
+]
+Curves = Annotated[Path | None, typer.Option(metavar="FILE", help=_CURVES)]
+Predict = Annotated[list[float] | None, flops_option(_PREDICT)]
+Level = Annotated[
+    float, typer.Option(metavar="SHARE", help="Level of the intervals, between 0 and 1.")
 ]
 
 
-_WIDEST = 1000
-_SPARE = ("C/6ND", "lr", "epochs", "batch", "D/N")
-"""Columns of a plan that a narrow terminal does without, the first ones first."""
+def read_runs(source: Path) -> list[Run] | None:
+    """The recorded runs of a sweep's folder; ``None`` for a table."""
+    if not source.is_dir():
+        return None
+    runs = flops_fit.store.recorded_runs(source)
+    if not runs:
+        raise InputError(f"{source}: expected a sweep with finished runs; it has none yet.")
+    return runs
 
 
-def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False) -> str:
-    """Texts and rich renderables, one below the other.
-
-    Parameters
-    ----------
-    width
-        Of the terminal: lines are broken between words, tables within cells. ``None`` breaks
-        nothing, so that other programs find whole lines.
-    colour
-        Whether rich may use it; NO_COLOR is heard.
-    """
-    from rich.console import Console
-
-    stream = io.StringIO()
-    console = Console(
-        file=stream,
-        width=width or _WIDEST,
-        force_terminal=colour,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-    for part in parts:
-        if isinstance(part, str):
-            for block in _fitted(part, width):
-                _print(console, block, soft_wrap=isinstance(block, str))
-        else:
-            _print(console, _narrowed(part, width, console) if width else part, soft_wrap=False)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+def read_fit(
+    source: Path,
+    law: str = "auto",
+    columns: Sequence[str] | None = None,
+    curves: Path | None = None,
+) -> Fit:
+    """The fit of a table, or of what a sweep has recorded."""
+    runs = read_runs(source)
+    for pair in columns or ():
+        if "=" not in pair:
+            raise InputError(
+                f"--column: expected name=heading, such as params=n_weights; got {pair!r}."
+            )
+    mapping = dict(pair.split("=", 1) for pair in columns or ())
+    return flops_fit.fit_runs(runs or source, law, columns=mapping, curves=curves)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """An aligned Markdown table, the first row its head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines)
+def relied_on(fit: Fit, findings: Iterable[Diagnostic] = ()) -> bool:
+    """Whether an answer can be relied on: no finding about the fit or about it is critical."""
+    return fit.trust != "no" and all(d.severity != "critical" for d in findings)
 
 
-def _print(console: Console, part: Any, soft_wrap: bool) -> None:
-    console.print(part, soft_wrap=soft_wrap, end="\n" if isinstance(part, str) else "")
+def law_line(law: Law | OptimumOnly) -> str:
+    """A law with its constants."""
+    constants = ", ".join(f"{k} = {v:.4g}" for k, v in law.params.items())
+    return f"{law.formula}, with {constants}."
 
 
-def _fitted(text: str, width: int | None) -> Iterator[Any]:
-    """The text in lines that fit, its Markdown tables redrawn where they are too wide."""
-    for is_table, group in groupby(text.split("\n"), lambda line: line.startswith("|")):
-        lines = list(group)
-        if width is None or all(len(line) <= width for line in lines):
-            yield "\n".join(lines)
-        elif is_table:
-            yield _redrawn(lines)
-        else:
-            yield "\n".join(_broken(line, width) for line in lines)
-
-
-def _broken(line: str, width: int) -> str:
-    """One line as several, what hangs from a bullet or a name below its text."""
-    mark = re.match(r" *(?:[•-] |\S+ {2,})?", line)
-    indent = " " * len(mark.group()) if mark else ""
-    return "\n".join(
-        textwrap.wrap(
-            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        )
-    )
-
-
-def _redrawn(lines: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows[2:]:
-        table.add_row(*row)
-    return table
-
-
-def _narrowed(part: Any, width: int, console: Console) -> Any:
-    """A table that fits, by leaving out what tells least."""
-    from rich.measure import Measurement
-
-    table = part.__rich__() if hasattr(part, "__rich__") else part
-    left_out = []
-    for name in _SPARE:
-        columns = getattr(table, "columns", ())
-        unbounded = console.options.update(max_width=_WIDEST)
-        if not columns or Measurement.get(console, unbounded, table).maximum <= width:
-            break
-        if any(c.header == name for c in columns):
-            table.columns = [c for c in columns if c.header != name]
-            left_out.append(name)
-    if left_out:
-        table.caption = f"Left out for want of room: {', '.join(left_out)}."
-        table.caption_justify = "left"
-    return table
+def summary(fit: Fit, predictions: Sequence[Prediction]) -> tuple[str, list[Diagnostic]]:
+    """The last answer in words with all findings, and the findings about the answers alone."""
+    unique = {str(d): d for p in predictions for d in p.diagnostics}
+    findings = list(unique.values())
+    text = flops_fit.report.answer_in_words(fit, predictions[-1], [*fit.diagnostics, *findings])
+    return text, findings

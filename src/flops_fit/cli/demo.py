@@ -28,19 +28,19 @@ SIZES: dict[float, list[int]] = {
     2.5e11: [16, 24, 32, 48, 64],
     5e11: [20, 28, 40, 56, 80],
 }
-"""Widths at each budget in FLOPs: both arms of every parabola, and 500 steps at least."""
+"""Widths at each budget in FLOPs: both arms of every parabola, and at least 500 steps."""
 
 
 def demo(
     output_dir: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where records, figures and the report go.")
+        Path, typer.Option(metavar="FOLDER", help="Where to write records, figures and the report.")
     ] = Path("outputs/demo"),
     workers: Annotated[
         int, typer.Option(metavar="RUNS", min=1, help="Runs at the same time, one thread each.")
     ] = 2,
     as_json: Json = False,
 ) -> Answer:
-    """Train a real sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
+    """Train a sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
     result = run_demo(output_dir, workers)
     check = flops_fit.fit.backtest(result.runs).held_out[-1]
     document = {
@@ -53,7 +53,7 @@ def demo(
 
 
 def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None) -> Result:
-    """Train the sweep, print what it says, and check it against its own largest budget."""
+    """Train the sweep, print its answer, and check it against its own largest budget."""
     from rich.console import Console
 
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
@@ -79,7 +79,7 @@ def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None)
 
 
 def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
-    """The demo's model, data and loss, and these sizes at each budget, as planning takes them."""
+    """Arguments of a sweep of the demo's model, data and loss with these sizes at each budget."""
     return {
         "model_cls": flops_fit.examples.GPT,
         "model_size_param": "d_model",
@@ -92,13 +92,13 @@ def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
     }
 
 
-def held_out_check(check: HeldOut, cheaper: int) -> str:
-    """What the cheaper budgets foretold of the largest, and what was measured, in words."""
+def held_out_check(check: HeldOut, smaller: int) -> str:
+    """What the smaller budgets predict of the largest, and what was measured, in words."""
     law = _span(check.loss_interval)
     one_run = _span(check.run_interval)
     lines = [
-        f"Check on the largest budget, {check.compute:.3g} FLOPs, from the {cheaper} cheaper ones "
-        "alone:",
+        f"Check on the largest budget, {check.compute:.3g} FLOPs, predicted from the {smaller} "
+        "smaller budgets alone:",
         f"  predicted  loss {check.predicted_loss:.3f} at N = {format_count(check.predicted_params)}; 90 % "
         f"interval {law} for the law, {one_run} for a single run",
     ]
@@ -108,7 +108,7 @@ def held_out_check(check: HeldOut, cheaper: int) -> str:
             f"minimum of a parabola through its {check.runs} runs"
         )
     lines.append(
-        f"  lowest run loss {check.best_loss:.3f} ({check.best_label}), low by luck as well"
+        f"  lowest run loss {check.best_loss:.3f} ({check.best_label}), low partly by luck"
     )
     verdict = {
         True: "The measured loss lies inside the interval for a single run.",

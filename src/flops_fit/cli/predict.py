@@ -1,10 +1,10 @@
-"""``flops-fit predict``: a calculator for published laws and for runs."""
+"""``predict``: a calculator for published laws and for runs; ``reference``: what was published."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,23 +12,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.cli.answer import Answer, Json, markdown
-from flops_fit.cli.source import Columns, law_line, read_fit, relied_on, summary
+from flops_fit.cli.answer import (
+    Answer,
+    Columns,
+    Json,
+    law_line,
+    number,
+    read_fit,
+    relied_on,
+    summary,
+)
 from flops_fit.errors import InputError
-from flops_fit.text import format_count
+from flops_fit.text import format_count, markdown_table
 
 if TYPE_CHECKING:
+    import flops_fit.files
     from flops_fit.fit.fit import Fit
     from flops_fit.laws.law import Law
-    from flops_fit.laws.optimum import OptimumOnly
-
+    from flops_fit.laws.optimum import Optimum, OptimumOnly
+    from flops_fit.laws.questions import InferenceOptimum
 
 _FLOPS_PER_PARAM = 6.0
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a law: budgets and losses, under which limits."""
+    """What to predict: the optima at budgets and for losses, under limits."""
 
     targets: tuple[float, ...]
     losses: tuple[float, ...]
@@ -37,143 +46,10 @@ class Question:
     inference_tokens: float | None = None
     unique_tokens: float | None = None
 
-
-def answer(name: str, question: Question) -> Answer:
-    """The optima of a published law."""
-    law = flops_fit.reference.law(name)
-    if not isinstance(law, flops_fit.laws.Law):
-        return _of_lines(name, law, question)
-    if question.unique_tokens is not None:
-        if not isinstance(law, flops_fit.laws.Muennighoff):
-            raise InputError(
-                f"--unique-tokens: {name} counts repeated data as new. Ask --law muennighoff2023."
-            )
-        law = law.with_unique(question.unique_tokens)
-    needed = [_compute_for(name, law, loss) for loss in question.losses]
-    caps = {"max_params": question.max_params, "max_tokens": question.max_tokens}
-    rows = []
-    for C in (*question.targets, *needed):
-        best = law.optimal(C, _FLOPS_PER_PARAM, **caps)
-        rows.append(
-            {
-                "target_compute": C,
-                "training_compute": best.compute,
-                "optimal_params": best.params,
-                "optimal_tokens": best.tokens,
-                "tokens_per_param": best.tokens / best.params,
-                "expected_loss": best.loss,
-                "binds": list(best.binds),
-            }
-        )
-    losses = list(zip(question.losses, needed, strict=True))
-    shown = [f"Loss {loss:g} takes {C:.3g} training FLOPs at least." for loss, C in losses]
-    lives = []
-    if question.inference_tokens is not None:
-        goals = [r["expected_loss"] for r in rows[: len(question.targets)]] + list(question.losses)
-        lives = [law.optimal_for_inference(goal, question.inference_tokens) for goal in goals]
-    bound = sorted({b for r in rows for b in r["binds"]})
-    shown += [*([""] if shown else []), _table(rows, "N", "D"), meaning(law), ""]
-    shown += [*map(str, lives), ""] if lives else []
-    shown += [f"--{b.replace('_', '-')} binds." for b in bound]
-    shown.append(_credit(name, law))
-    document = {
-        "law": {"name": name, **constants(law)},
-        "predictions": rows[: len(question.targets)],
-        "losses": [
-            {"loss": loss, "value": C, "at": row}
-            for (loss, C), row in zip(losses, rows[len(question.targets) :], strict=True)
-        ],
-        "inference": [vars(life) for life in lives],
-    }
-    return Answer(tuple(shown), flops_fit.records.finite_json(document))
-
-
-def meaning(law: Law | OptimumOnly) -> str:
-    """What N, D and C of a published law are."""
-    if isinstance(law, flops_fit.laws.OptimumOnly):
-        compute = law.compute if law.compute.startswith("C = ") else f"C: {law.compute}"
-        return f"N: {law.size}. D: tokens. {compute}. C in training FLOPs."
-    return "N: parameters. D: tokens. C: training FLOPs, with C = 6·N·D."
-
-
-def constants(law: Law | OptimumOnly) -> dict[str, Any]:
-    """A law's form and its constants as plain values."""
-    return {"formula": law.formula, "params": law.params}
-
-
-def _of_lines(name: str, law: OptimumOnly, question: Question) -> Answer:
-    """A law that knows the optimum alone."""
-    asked: Mapping[str, Any] = {
-        "--loss": question.losses,
-        "--max-params": question.max_params,
-        "--max-tokens": question.max_tokens,
-        "--inference-tokens": question.inference_tokens,
-        "--unique-tokens": question.unique_tokens,
-    }
-    for option, value in asked.items():
-        if value not in (None, ()):
-            raise InputError(
-                f"{option}: {name} gives N* and D* at a compute and no loss, so it cannot answer that. "
-                "Ask a law with a loss, such as --law besiroglu2024."
-            )
-    rows = []
-    for C in question.targets:
-        best = law.optimal(C)
-        rows.append(
-            {
-                "target_compute": C,
-                "optimal_params": best.params,
-                "optimal_tokens": best.tokens,
-                "tokens_per_param": best.tokens / best.params,
-                "expected_loss": None,
-            }
-        )
-    shown = (_table(rows, "N", "D"), meaning(law), "", _credit(name, law))
-    return Answer(
-        shown,
-        {
-            "law": {"name": name, **constants(law)},
-            "predictions": rows,
-            "losses": [],
-            "inference": [],
-        },
-    )
-
-
-def _table(rows: list[dict[str, Any]], size: str, units: str) -> str:
-    heads = ["Compute Budget", f"Optimal {size}", f"Optimal {units}", f"{units}/{size} Ratio"]
-    cells = [[*heads, "Predicted Loss"]]
-    for row in rows:
-        loss = row["expected_loss"]
-        cells.append(
-            [
-                f"{row['target_compute']:.3g}",
-                format_count(row["optimal_params"]),
-                format_count(row["optimal_tokens"]),
-                f"{row['tokens_per_param']:.3g}",
-                "–" if loss is None else f"{loss:#.4g}",
-            ]
-        )
-    return markdown(cells)
-
-
-def _compute_for(name: str, law: Law, loss: float) -> float:
-    C = law.compute_for(loss, _FLOPS_PER_PARAM)
-    if not math.isfinite(C):
-        floor = law.params.get("E")
-        told = "" if floor is None else f": its floor is E = {floor:.4g}"
-        raise InputError(
-            f"--loss: no compute reaches {loss:g} by {name}{told}. Ask for a higher one."
-        )
-    return C
-
-
-def _credit(name: str, law: Law | OptimumOnly) -> str:
-    text = ", ".join(f"{k} = {v:.4g}" for k, v in law.params.items())
-    return (
-        f"{law.formula}, with {text}. {flops_fit.reference.law_source(name)} It holds for its authors' "
-        "models and data, and has no intervals."
-    )
+    @property
+    def caps(self) -> dict[str, float | None]:
+        """The limits of one model."""
+        return {"max_params": self.max_params, "max_tokens": self.max_tokens}
 
 
 def predict(
@@ -196,9 +72,7 @@ def predict(
     ] = "auto",
     loss: Annotated[
         list[float] | None,
-        typer.Option(
-            metavar="LOSS", help="A loss to reach: answers with the compute; may be repeated."
-        ),
+        typer.Option(metavar="LOSS", help="A loss to reach: gives its compute; may be repeated."),
     ] = None,
     max_params: Annotated[
         float | None, typer.Option(metavar="N", help="The largest model, in parameters.")
@@ -210,42 +84,37 @@ def predict(
         float | None,
         typer.Option(
             metavar="D",
-            help="Tokens to be processed in use: also the model of the same loss that is cheapest to "
+            help="Expected inference tokens: also gives the model of the same loss that is cheapest to "
             "train and use.",
         ),
     ] = None,
     unique_tokens: Annotated[
         float | None,
-        typer.Option(metavar="U", help="Different tokens there are, for a law of repeated data."),
+        typer.Option(metavar="U", help="Distinct tokens there are, for a law of repeated data."),
     ] = None,
     level: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Level of the intervals, between 0 and 1.",
-            show_default="0.9",
-        ),
+        float | None, typer.Option(metavar="SHARE", help="Level of intervals. [default: 0.9]")
     ] = None,
     column: Columns = None,
     as_json: Json = False,
 ) -> Answer:
-    """Say how big a model, on how much data, and at what loss, for a compute; or what a loss takes."""
+    """Predict model size, data and loss for a compute budget, or the compute for a loss."""
     source, targets = _split(words or [])
     question = Question(
         tuple(targets), tuple(loss or ()), max_params, max_tokens, inference_tokens, unique_tokens
     )
     if not (targets or loss):
         raise InputError("predict: expected training FLOPs, such as 1e24, or --loss; got neither.")
-    if law in flops_fit.reference.LAW_NAMES:
+    names = flops_fit.reference.LAW_NAMES
+    if law in names:
         if source is not None or level is not None or column:
-            what = f"the runs {source}" if source is not None else "--level or --column"
+            extra = f"the runs {source}" if source is not None else "--level or --column"
             raise InputError(
-                f"--law: {law} is a published law and needs no runs; got {what} as well. Leave one of "
+                f"--law: {law} is a published law and needs no runs; got {extra} as well. Leave one of "
                 "the two out."
             )
-        return answer(law, question)
+        return _by_law(law, question)
     if source is None:
-        names = flops_fit.reference.LAW_NAMES
         near = difflib.get_close_matches(law, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(
@@ -257,64 +126,275 @@ def predict(
 
 def _split(words: Sequence[str]) -> tuple[Path | None, list[float]]:
     """The runs, if the first word is no number, and the training FLOPs."""
-    source = Path(words[0]) if words and _number(words[0]) is None else None
-    numbers = []
+    source = Path(words[0]) if words and number(words[0]) is None else None
+    targets = []
     for word in words[source is not None :]:
-        value = _number(word)
+        value = number(word)
         if value is None or not (math.isfinite(value) and value > 0):
             raise InputError(
                 f"predict: expected training FLOPs as a positive number, such as 1e24; got {word!r}."
             )
-        numbers.append(value)
-    return source, numbers
+        targets.append(value)
+    return source, targets
 
 
-def _number(word: str) -> float | None:
-    try:
-        return float(word)
-    except ValueError:
-        return None
+def _by_law(name: str, question: Question) -> Answer:
+    """The optima of a published law."""
+    law = flops_fit.reference.law(name)
+    if not isinstance(law, flops_fit.laws.Law):
+        _refuse_losses(name, question)
+        return _published(name, law, [_optimum(C, law.optimal(C)) for C in question.targets])
+    if question.unique_tokens is not None:
+        if not isinstance(law, flops_fit.laws.Muennighoff):
+            raise InputError(
+                f"--unique-tokens: {name} counts repeated data as new. Use --law muennighoff2023."
+            )
+        law = law.with_unique(question.unique_tokens)
+    needed = [_compute_for(name, law, loss) for loss in question.losses]
+    rows: list[dict[str, Any]] = []
+    for C in (*question.targets, *needed):
+        best = law.optimal(C, _FLOPS_PER_PARAM, **question.caps)
+        row = {"target_compute": C, "training_compute": best.compute, **_optimum(C, best)}
+        rows.append({**row, "binds": list(best.binds)})
+    losses = [{"loss": loss, "value": C} for loss, C in zip(question.losses, needed, strict=True)]
+    served: list[InferenceOptimum] = []
+    if (demand := question.inference_tokens) is not None:
+        goals = [row["expected_loss"] for row in rows[: len(question.targets)]]
+        goals += question.losses
+        served = [law.optimal_for_inference(goal, demand) for goal in goals]
+    return _published(name, law, rows, losses, served)
+
+
+def _refuse_losses(name: str, question: Question) -> None:
+    """A law that knows the optimum alone answers nothing that takes a loss."""
+    options = {
+        "--loss": question.losses or None,
+        "--max-params": question.max_params,
+        "--max-tokens": question.max_tokens,
+        "--inference-tokens": question.inference_tokens,
+        "--unique-tokens": question.unique_tokens,
+    }
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(
+                f"{option}: {name} gives N* and D* at a compute and no loss, so it cannot answer that. "
+                "Use a law with a loss, such as --law besiroglu2024."
+            )
+
+
+def _optimum(C: float, best: Optimum) -> dict[str, Any]:
+    return {
+        "target_compute": C,
+        "optimal_params": best.params,
+        "optimal_tokens": best.tokens,
+        "tokens_per_param": best.tokens / best.params,
+        "expected_loss": best.loss,
+    }
+
+
+def _compute_for(name: str, law: Law, loss: float) -> float:
+    C = law.compute_for(loss, _FLOPS_PER_PARAM)
+    if not math.isfinite(C):
+        floor = law.params.get("E")
+        reason = "" if floor is None else f": its floor is E = {floor:.4g}"
+        raise InputError(
+            f"--loss: no compute reaches {loss:g} by {name}{reason}. Use a higher loss."
+        )
+    return C
+
+
+def _published(
+    name: str,
+    law: Law | OptimumOnly,
+    rows: list[dict[str, Any]],
+    losses: Sequence[dict[str, Any]] = (),
+    served: Sequence[InferenceOptimum] = (),
+) -> Answer:
+    lines = [f"A loss of {r['loss']:g} takes at least {r['value']:.3g} FLOPs." for r in losses]
+    cells = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]
+    for row in rows:
+        loss = row["expected_loss"]
+        cells.append(
+            [
+                f"{row['target_compute']:.3g}",
+                format_count(row["optimal_params"]),
+                format_count(row["optimal_tokens"]),
+                f"{row['tokens_per_param']:.3g}",
+                "–" if math.isnan(loss) else f"{loss:#.4g}",
+            ]
+        )
+    shown = [*lines, *([""] if lines else []), markdown_table(cells), meaning(law), ""]
+    shown += [*map(str, served), ""] if served else []
+    shown += [
+        f"--{cap.replace('_', '-')} limits the answer."
+        for cap in sorted({cap for row in rows for cap in row.get("binds", ())})
+    ]
+    shown.append(
+        f"{law_line(law)} {flops_fit.reference.law_source(name)} It holds for its authors' models and "
+        "data, and has no intervals."
+    )
+    document = _document({"name": name, **constants(law)}, rows, losses, map(vars, served))
+    return Answer(tuple(shown), document)
+
+
+def _document(
+    law: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    losses: Sequence[dict[str, Any]],
+    inference: Iterable[dict[str, Any]],
+    **more: Any,
+) -> Any:
+    """The answer as plain values; the last ``rows`` are those at ``losses``."""
+    targets = len(rows) - len(losses)
+    reached = [{**loss, "at": row} for loss, row in zip(losses, rows[targets:], strict=True)]
+    document = {"law": law, **more, "predictions": rows[:targets], "losses": reached}
+    return flops_fit.records.finite_json({**document, "inference": list(inference)})
 
 
 def _by_fit(fit: Fit, question: Question, level: float) -> Answer:
     """Answers of a fit, with intervals."""
     if question.unique_tokens is not None:
         fit = fit.with_unique(question.unique_tokens)
-    caps = {"max_params": question.max_params, "max_tokens": question.max_tokens}
-    reached = [fit.compute_for(loss, level) for loss in question.losses]
-    at_losses = [e.value for e in reached]
-    predictions = [fit.predict(c, level, **caps) for c in (*question.targets, *at_losses)]
-    shown: list[Any] = []
-    for loss, estimate in zip(question.losses, reached, strict=True):
-        shown.append(f"Loss {loss:g} takes {estimate} training FLOPs at least.")
-    shown += [""] if shown else []
-    shown += [flops_fit.report.chinchilla_table(predictions), "", law_line(fit.law)]
+    needed = [fit.compute_for(loss, level) for loss in question.losses]
+    budgets = (*question.targets, *(e.value for e in needed))
+    predictions = [fit.predict(C, level, **question.caps) for C in budgets]
+    lines = [
+        f"A loss of {loss:g} takes at least {estimate} training FLOPs."
+        for loss, estimate in zip(question.losses, needed, strict=True)
+    ]
+    shown = [*lines, *([""] if lines else []), flops_fit.report.chinchilla_table(predictions)]
+    shown += ["", law_line(fit.law)]
     words, findings = summary(fit, predictions)
-    lives = []
-    if question.inference_tokens is not None:
+    served = []
+    if (demand := question.inference_tokens) is not None:
         goals = [p.expected_loss for p in predictions[: len(question.targets)]]
-        for goal in (*goals, *question.losses):
-            life = fit.optimal_for_inference(goal, question.inference_tokens, level)
-            findings += [d for d in life.diagnostics if d not in findings]
-            lives.append(life)
-        shown += ["", *map(str, lives)]
-    findings += [d for e in reached for d in e.diagnostics if d not in findings]
+        goals += question.losses
+        served = [fit.optimal_for_inference(goal, demand, level) for goal in goals]
+        shown += ["", *map(str, served)]
+    about = [
+        *(d for e in served for d in e.diagnostics),
+        *(d for e in needed for d in e.diagnostics),
+    ]
+    findings += [d for d in about if d not in findings]
+    document = _document(
+        {"name": fit.law.name, **constants(fit.law)},
+        [p.to_dict() for p in predictions],
+        [{"loss": x, **_plain(e)} for x, e in zip(question.losses, needed, strict=True)],
+        map(_plain, served),
+        trust=fit.trust,
+    )
+    return Answer((*shown, "", words), document, relied_on(fit, findings))
+
+
+def _plain(estimate: Any) -> dict[str, Any]:
+    return {**vars(estimate), "diagnostics": [vars(d) for d in estimate.diagnostics]}
+
+
+reference = typer.Typer()
+
+
+@reference.callback(invoke_without_command=True)
+def _common(ctx: typer.Context) -> None:
+    """List and show published laws and runs, with their sources."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+@reference.command("list")
+def list_(as_json: Json = False) -> Answer:
+    """List the published laws and tables of runs."""
+    laws = {n: flops_fit.reference.law_source(n) for n in flops_fit.reference.LAW_NAMES}
+    runs = {n: flops_fit.reference.source(n) for n in flops_fit.reference.RUN_NAMES}
+    shown = [
+        "Laws, for flops-fit predict --law NAME:",
+        _listed(laws),
+        "Runs, for flops-fit reference show NAME --csv:",
+        _listed(runs),
+    ]
     document = {
-        "law": {"name": fit.law.name, "formula": fit.law.formula, "params": fit.law.params},
-        "trust": fit.trust,
-        "predictions": [p.to_dict() for p in predictions[: len(question.targets)]],
-        "losses": [
-            {"loss": loss, **vars(e), "diagnostics": [vars(d) for d in e.diagnostics]} | {"at": p}
-            for loss, e, p in zip(
-                question.losses,
-                reached,
-                [p.to_dict() for p in predictions[len(question.targets) :]],
-                strict=True,
-            )
-        ],
-        "inference": [
-            {**vars(life), "diagnostics": [vars(d) for d in life.diagnostics]} for life in lives
-        ],
+        "laws": [{"name": n, "source": s} for n, s in laws.items()],
+        "runs": [{"name": n, "source": s} for n, s in runs.items()],
     }
-    shown += ["", words]
-    return Answer(tuple(shown), flops_fit.records.finite_json(document), relied_on(fit, findings))
+    return Answer(tuple(shown), document)
+
+
+def _listed(sources: dict[str, str]) -> str:
+    width = max(map(len, sources))
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in sources.items()) + "\n"
+
+
+@reference.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a law or a table of runs.")],
+    as_csv: Annotated[
+        bool,
+        typer.Option("--csv", metavar="", help="Write the runs as CSV on standard output."),
+    ] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Show a published law, or published runs."""
+    is_law, is_runs = name in flops_fit.reference.LAW_NAMES, name in flops_fit.reference.RUN_NAMES
+    if not (is_law or is_runs):
+        known = [*flops_fit.reference.LAW_NAMES, *flops_fit.reference.RUN_NAMES]
+        flops_fit.checks.check_choice("NAME", name, list(dict.fromkeys(known)))
+    if as_csv:
+        return _csv(name)
+    shown: list[str] = []
+    document: dict[str, Any] = {"name": name}
+    if is_law:
+        law, source = flops_fit.reference.law(name), flops_fit.reference.law_source(name)
+        values = [f"  {k} = {v:.6g}" for k, v in law.params.items()]
+        shown += [f"Law {name}: {law.formula}", *values, meaning(law), f"Source: {source}"]
+        document["law"] = {**constants(law), "meaning": meaning(law), "source": source}
+    if is_runs:
+        lines, document["runs"] = _runs(name)
+        shown += [*([""] if is_law else []), *lines]
+    return Answer(tuple(shown), flops_fit.records.finite_json(document))
+
+
+def meaning(law: Law | OptimumOnly) -> str:
+    """What N, D and C of a published law are."""
+    if isinstance(law, flops_fit.laws.OptimumOnly):
+        compute = law.compute if law.compute.startswith("C = ") else f"C: {law.compute}"
+        return f"N: {law.size}. D: tokens. {compute}. C in training FLOPs."
+    return "N: parameters. D: tokens. C: training FLOPs, with C = 6·N·D."
+
+
+def constants(law: Law | OptimumOnly) -> dict[str, Any]:
+    """A law's form and its constants as plain values."""
+    return {"formula": law.formula, "params": law.params}
+
+
+def _runs(name: str) -> tuple[list[str], dict[str, Any]]:
+    table = flops_fit.reference.runs(name)
+    choices = flops_fit.reference.columns(name)
+    source = flops_fit.reference.source(name)
+    N, D, C, L = table.params, table.tokens, table.flops, table.loss
+    shown = [
+        f"Runs {name}: {len(table)} rows",
+        f"  N: {format_count(N.min())} to {format_count(N.max())} parameters",
+        f"  D: {format_count(D.min())} to {format_count(D.max())} {table.unit}",
+        f"  C: {C.min():.3g} to {C.max():.3g} training FLOPs",
+        f"  loss: {L.min():.3f} to {L.max():.3f}",
+        *(f"  {column}: {', '.join(values)}" for column, values in choices.items()),
+        f"Source: {source}",
+        *(f"Note: {note}" for note in table.notes if not note.startswith("Source: ")),
+    ]
+    return shown, {
+        "source": source,
+        "rows": table.to_dicts(),
+        "choices": {k: list(v) for k, v in choices.items()},
+        "notes": list(table.notes),
+    }
+
+
+def _csv(name: str) -> Answer:
+    if name not in flops_fit.reference.RUN_NAMES:
+        raise InputError(
+            f"--csv: expected a table of runs out of {', '.join(flops_fit.reference.RUN_NAMES)}; "
+            f"{name} is a law."
+        )
+    rows = flops_fit.reference.runs(name).to_dicts()
+    text = flops_fit.files.csv_text(rows, line_end="\n").rstrip("\n")
+    return Answer((text,), {"name": name, "runs": {"rows": rows}}, whole=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.cli.answer import Answer, Json
+from flops_fit.cli.answer import Answer, Json, relied_on
 from flops_fit.cli.options import (
     Budgets,
     DatasetRef,
@@ -28,7 +28,6 @@ from flops_fit.cli.options import (
     SweepPath,
     flags_of,
 )
-from flops_fit.cli.source import relied_on
 from flops_fit.cli.sweep_file import read_sweep
 from flops_fit.errors import InputError, OutputError
 from flops_fit.text import format_duration

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 import flops_fit
-from flops_fit.cli.main import PIPE_CLOSED, app
+from flops_fit.cli.program import PIPE_CLOSED, app
 from tests.cli._calls import called
 from tests.test_package import WITHOUT_TORCH
 
@@ -52,7 +52,7 @@ def test_help_imports_nothing_heavy() -> None:
         "('torch', 'numpy', 'scipy', 'matplotlib', 'narwhals', 'flops_fit.api', 'flops_fit.fit')"
     )
     code = (
-        "import sys\nfrom flops_fit.cli.main import call\ncall(sys.argv[1:])\n"
+        "import sys\nfrom flops_fit.cli.program import call\ncall(sys.argv[1:])\n"
         f"print([m for m in {heavy} if m in sys.modules])"
     )
     for arguments in (["--help"], ["run", "--help"], ["fit", "--help"], ["--version"]):
@@ -203,7 +203,7 @@ def test_json_keeps_standard_output_clean_of_what_users_print(tmp_path: Path) ->
 
 def test_answers_from_runs_need_no_torch(table: Path, folder: Path, tmp_path: Path) -> None:
     code = WITHOUT_TORCH + (
-        "from flops_fit.cli.main import call\n"
+        "from flops_fit.cli.program import call\n"
         "table, folder, tmp = sys.argv[1:]\n"
         "for line in (f'fit {table}', f'predict {table} 1e22', f'predict {folder} 1e11',\n"
         "             'predict --law hoffmann2022 1e24', f'compare {table} {table}',\n"

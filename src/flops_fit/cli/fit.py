@@ -1,0 +1,203 @@
+"""Answers from runs: ``fit``, ``report``, ``compare`` two recipes, and what to train ``next``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import flops_fit
+from flops_fit.cli.answer import (
+    Answer,
+    Columns,
+    Curves,
+    Form,
+    Json,
+    Level,
+    Predict,
+    Runs,
+    flops_option,
+    law_line,
+    read_fit,
+    read_runs,
+    relied_on,
+    summary,
+)
+from flops_fit.errors import OutputError
+from flops_fit.text import format_count, format_percent, markdown_table
+
+if TYPE_CHECKING:
+    import flops_fit.files
+    from flops_fit.fit.fit import Fit
+
+_MAX_ROWS = 10  # of the table, without --predict
+
+
+def fit(
+    runs: Runs,
+    law: Form = "auto",
+    predict: Predict = None,
+    column: Columns = None,
+    curves: Curves = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an HTML page here as well.")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Fit a law to runs trained elsewhere, or to those of a sweep, and answer."""
+    fitted = read_fit(runs, law, column, curves)
+    predictions = [fitted.predict(c) for c in predict or _budgets(fitted)]
+    words, findings = summary(fitted, predictions)
+    shown = [
+        flops_fit.report.chinchilla_table(predictions),
+        f"\n{law_line(fitted.law)} {fitted.status}\n",
+        flops_fit.report.approaches_table(fitted),
+        f"\n{words}",
+    ]
+    document: dict[str, Any] = {
+        "fit": fitted.to_dict(),
+        "predictions": [p.to_dict() for p in predictions],
+        "report": None,
+    }
+    if report is not None:
+        path = flops_fit.write_report(fitted, report, predictions=predictions, diagnostics=findings)
+        shown.append(f"\nReport: {path}")
+        document["report"] = str(path)
+    return Answer(tuple(shown), document, relied_on(fitted, findings))
+
+
+def _budgets(fit: Fit) -> list[float]:
+    """The runs' own budgets, or a few across their range if they are many."""
+    import numpy as np
+
+    own = np.unique(fit.runs.budget)
+    few = own if len(own) <= _MAX_ROWS else np.geomspace(own[0], own[-1], 5)
+    return [float(c) for c in few]
+
+
+def report(
+    runs: Runs,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to write.",
+            show_default="report.html, in the sweep's folder or here",
+        ),
+    ] = None,
+    predict: Predict = None,
+    law: Form = "auto",
+    column: Columns = None,
+    curves: Curves = None,
+    as_json: Json = False,
+) -> Answer:
+    """Write the answer with its figures and findings as one HTML page."""
+    fitted = read_fit(runs, law, column, curves)
+    predictions = [fitted.predict(c) for c in predict or _budgets(fitted)]
+    _, findings = summary(fitted, predictions)
+    default = runs / "report.html" if runs.is_dir() else Path("report.html")
+    path = flops_fit.write_report(
+        fitted,
+        output or default,
+        predictions=predictions,
+        diagnostics=findings,
+        runs=read_runs(runs) or (),
+    )
+    good = relied_on(fitted, findings)
+    warning = () if good else ("Do not rely on this answer: the page says why.",)
+    document = {"report": str(path), "trust": fitted.trust}
+    return Answer((f"Report: {path}", *warning), document, good)
+
+
+def compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="FIRST", help="The baseline: a table, or a sweep's folder.")
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="SECOND", help="The recipe to compare with it, likewise.")
+    ],
+    at: Annotated[
+        float | None,
+        flops_option("Training FLOPs to compare at.", "the smaller of the two largest runs'"),
+    ] = None,
+    level: Level = 0.9,
+    law: Form = "auto",
+    column: Columns = None,
+    as_json: Json = False,
+) -> Answer:
+    """Say how much compute one recipe needs to reach the loss of another.
+
+    Both need the same held-out data and the same unit.
+    """
+    baseline, other = (read_fit(path, law, column) for path in (first, second))
+    comparison = flops_fit.compare(baseline, other, at, level=level)
+    text = str(comparison).replace("the second", str(second), 1)
+    text = text.replace("the first", str(first), 1)
+    trust = f"First: {first}, trust: {baseline.trust}. Second: {second}, trust: {other.trust}."
+    document = flops_fit.records.finite_json(asdict(comparison))
+    document |= {"first": str(first), "second": str(second)}
+    findings = [f"  • {d}" for d in comparison.diagnostics]
+    good = all(d.severity != "critical" for d in comparison.diagnostics)
+    return Answer((text, trust, *findings), document, good)
+
+
+def next_(
+    runs: Runs,
+    target: Annotated[float, flops_option("Training FLOPs of the run that the answer is for.")],
+    spend: Annotated[float, flops_option("Training FLOPs of the whole batch of runs.")],
+    batch: Annotated[int, typer.Option(metavar="RUNS", min=1, help="How many runs at most.")] = 6,
+    max_run: Annotated[
+        float | None, flops_option("Training FLOPs of one run at most.", "a third of --spend")
+    ] = None,
+    law: Form = "auto",
+    column: Columns = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write the proposed runs as a table."),
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Propose the next batch of runs: those that narrow the optimum at a target most."""
+    fitted = read_fit(runs, law, column)
+    proposal = flops_fit.adaptive.next_experiments(
+        fitted, target_compute=target, budget_flops=spend, batch=batch, max_run_flops=max_run
+    )
+    unit = fitted.runs.unit
+    rows = [["FLOPs", "N (parameters)", f"D ({unit})", "D/N"]]
+    for run in proposal.runs:
+        N, D = run["params"], run["tokens"]
+        rows.append([f"{run['flops']:.3g}", format_count(N), format_count(D), f"{D / N:.3g}"])
+    shown = [
+        f"{markdown_table(rows)}\n",
+        f"{proposal.cost:.3g} FLOPs in all. The 90 % interval of N* at {target:.3g} FLOPs: "
+        f"{_width(proposal.now)} now, about {_width(proposal.after)} with these runs.",
+        f"The law's {proposal.form}.",
+    ]
+    document = {
+        "runs": list(proposal.runs),
+        "unit": unit,
+        "cost": proposal.cost,
+        "target_compute": proposal.target_compute,
+        "half_width_now": proposal.now,
+        "half_width_after": proposal.after,
+        "form": {"p_value": proposal.form.p_value, "doubtful": proposal.form.told},
+        "trust": fitted.trust,
+    }
+    if fitted.trust == "no":
+        shown.append("Do not rely on this fit: flops-fit fit says why.")
+    if out is not None:
+        try:
+            flops_fit.files.write_output(
+                out, flops_fit.files.csv_text(proposal.runs, ["params", "tokens", "flops"])
+            )
+        except OSError as error:
+            raise OutputError(f"--csv: {out} cannot be written ({error.strerror}).") from error
+        shown.append(f"Runs: {out}")
+    return Answer(tuple(shown), flops_fit.records.finite_json(document), relied_on(fitted))
+
+
+def _width(half: float) -> str:
+    return format_percent(half) if math.isfinite(half) else "none"

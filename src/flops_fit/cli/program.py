@@ -1,0 +1,229 @@
+"""The program: its commands, what it prints as wide as a terminal is, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from flops_fit._version import __version__
+from flops_fit.cli.answer import Answer, Settings
+from flops_fit.cli.demo import demo
+from flops_fit.cli.fit import compare, fit, next_, report
+from flops_fit.cli.folder_commands import doctor, export
+from flops_fit.cli.predict import predict, reference
+from flops_fit.cli.sweep_commands import init, plan, run
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+from flops_fit.text import error_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+NOT_GOOD, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 it failed, or do not rely on the answer, or a check found a problem; 2 the "
+    "input cannot be used; 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 the reader of a pipe "
+    "has gone."
+)
+
+_WIDEST = 1000
+# Columns of a plan that a narrow terminal does without, the first ones first.
+_OPTIONAL_COLUMNS = ("C/6ND", "lr", "epochs", "batch", "D/N")
+
+app = typer.Typer(name="flops-fit", pretty_exceptions_enable=False, epilog=EXIT_CODES)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flops-fit {__version__}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option(
+    "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version."
+)
+_DEBUG = typer.Option("--debug", metavar="", help="Show the traceback of an error; in any place.")
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    ctx: typer.Context,
+    version: Annotated[bool, _VERSION] = False,
+    debug: Annotated[bool, _DEBUG] = False,
+) -> None:
+    """Given a compute budget: how big a model, on how much data, what loss, and how sure?"""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+_PANELS: dict[str, tuple[Any, ...]] = {
+    "Sweeps": (demo, init, plan, run),
+    "Answers from runs: no torch needed": (fit, predict, compare, next_, report),
+    "The folder of a sweep": (doctor, export),
+}
+for _panel, _functions in _PANELS.items():
+    for _function in _functions:
+        _name = _function.__name__.rstrip("_")
+        app.command(_name, rich_help_panel=_panel, epilog=EXIT_CODES)(_function)
+app.add_typer(reference, name="reference", rich_help_panel="Answers from runs: no torch needed")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command, by default with the arguments of this process, and exit."""
+    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    settings = Settings(debug="--debug" in arguments)
+    try:
+        code = _execute([a for a in arguments if a != "--debug"], settings)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer is written once more as the process ends: to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return PIPE_CLOSED
+    return code
+
+
+def _execute(arguments: Sequence[str], settings: Settings) -> int:
+    try:
+        answer = app(arguments, prog_name="flops-fit", standalone_mode=False, obj=settings)
+        if isinstance(answer, Answer):
+            _print_answer(answer, settings)
+            return 0 if answer.good else NOT_GOOD
+        if answer != INTERRUPTED:
+            return int(answer or 0)
+    except BrokenPipeError:
+        raise
+    except (KeyboardInterrupt, typer.Abort):
+        pass
+    except Exception as error:  # one line for any of them; --debug shows where it comes from
+        return _print_error(error, settings.debug)
+    typer.echo("flops-fit: interrupted.", err=True)
+    return INTERRUPTED
+
+
+def _print_answer(answer: Answer, settings: Settings) -> None:
+    if settings.json:
+        text = json.dumps(answer.document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal and not answer.whole else None
+        text = as_text(answer.shown, width, colour=terminal and os.environ.get("TERM") != "dumb")
+    sys.stdout.write(text)
+
+
+def _print_error(error: Exception, debug: bool) -> int:
+    """Say what went wrong in one line; returns the exit code."""
+    usage = getattr(error, "format_message", None)  # of typer's own errors
+    if usage is not None:
+        ctx = getattr(error, "ctx", None)
+        hint = f" See {ctx.command_path} --help." if ctx is not None else ""
+        message = " ".join(usage().split())
+        stop = "" if message.endswith((".", "?", "!")) else "."
+        typer.echo(f"flops-fit: {message}{stop}{hint}", err=True)
+        return BAD_INPUT
+    if debug:
+        traceback.print_exception(error)
+    elif isinstance(error, FlopsFitError):
+        first, _, more = str(error).strip().partition("\n")
+        typer.echo(f"flops-fit: {first}{' (--debug shows more)' if more else ''}", err=True)
+    else:
+        typer.echo(f"flops-fit: {error_line(error)} (--debug shows where)", err=True)
+    return BAD_INPUT if isinstance(error, InputError | InputTypeError) else NOT_GOOD
+
+
+def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False) -> str:
+    """Texts and rich renderables, one below the other.
+
+    Parameters
+    ----------
+    width
+        Of the terminal: lines are broken between words, tables within cells. ``None`` breaks
+        nothing, so that other programs read whole lines.
+    colour
+        Whether rich may use it; NO_COLOR is respected.
+    """
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width or _WIDEST, force_terminal=colour, highlight=False, markup=False,
+        emoji=False,
+    )  # fmt: skip
+    for part in parts:
+        if isinstance(part, str):
+            for block in _fitted(part, width):
+                text = isinstance(block, str)
+                console.print(block, soft_wrap=text, end="\n" if text else "")
+        else:
+            console.print(_narrowed(part, width, console) if width else part, end="")
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _fitted(text: str, width: int | None) -> Iterator[str | Table]:
+    """The text in lines that fit, its Markdown tables redrawn if they are too wide."""
+    for is_table, group in groupby(text.split("\n"), lambda line: line.startswith("|")):
+        lines = list(group)
+        if width is None or all(len(line) <= width for line in lines):
+            yield "\n".join(lines)
+        elif is_table:
+            yield _redrawn(lines)
+        else:
+            yield "\n".join(_broken(line, width) for line in lines)
+
+
+def _broken(line: str, width: int) -> str:
+    """One line as several; they are indented to the text after a bullet or a name."""
+    mark = re.match(r" *(?:[•-] |\S+ {2,})?", line)
+    return textwrap.fill(
+        line, width, subsequent_indent=" " * len(mark.group()) if mark else "",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _redrawn(lines: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows[2:]:
+        table.add_row(*row)
+    return table
+
+
+def _narrowed(part: Any, width: int, console: Console) -> Any:
+    """A table that fits, without the columns that say least."""
+    from rich.measure import Measurement
+
+    table = part.__rich__() if hasattr(part, "__rich__") else part
+    left_out = []
+    for name in _OPTIONAL_COLUMNS:
+        columns = getattr(table, "columns", ())
+        unbounded = console.options.update(max_width=_WIDEST)
+        if not columns or Measurement.get(console, unbounded, table).maximum <= width:
+            break
+        if any(c.header == name for c in columns):
+            table.columns = [c for c in columns if c.header != name]
+            left_out.append(name)
+    if left_out:
+        table.caption = f"Left out to fit the width: {', '.join(left_out)}."
+        table.caption_justify = "left"
+    return table
