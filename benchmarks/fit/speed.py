@@ -25,9 +25,9 @@ from benchmarks.fit.independent import (
     paper_starts,
     random_starts,
 )
-from flops_fit.fit import fit_runs, newton
-from flops_fit.fit.solver import solve_surface
+from flops_fit.fit import fit_runs, surface
 from flops_fit.fit.surface import points_of
+from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.laws import Hoffmann, Kappa
 from flops_fit.table import RunTable
 
@@ -95,7 +95,7 @@ def own_entries(runs: RunTable, quick: bool) -> tuple[list[Entry], list[Goal], T
             allowed = KAPPA_FACTOR if law == "kappa" else 1
             fit = fit_runs(runs, law, delta=delta, window=None)
             whole = timed(lambda: fit_runs(runs, law, delta=delta, window=None), repeats)  # noqa: B023
-            solver = timed(lambda: solve_surface(law, points, ones, delta), repeats)  # noqa: B023
+            solver = timed(lambda: SurfaceSolver(LAWS[law], points).fit(ones, delta), repeats)  # noqa: B023
             refits = timed(lambda: fit.bootstrap(REFITS), max(repeats // 3, 2))  # noqa: B023
             timings[law, str(delta)] = whole
             objective = objective_of_losses(fit.law.loss(runs.params, runs.tokens), runs)
@@ -217,7 +217,7 @@ def floor(runs: RunTable) -> Table:
         ones = np.ones(len(runs))
         each = bare_seconds(len(runs), *transcendental)
         for what, work in (
-            ("one fit (solver)", lambda: solve_surface(law, points, ones, DELTA)),  # noqa: B023
+            ("one fit (solver)", lambda: SurfaceSolver(LAWS[law], points).fit(ones, DELTA)),  # noqa: B023
             ("1,000 refits", lambda: fit.bootstrap(REFITS)),  # noqa: B023
         ):
             count = evaluations(work)
@@ -233,14 +233,14 @@ def floor(runs: RunTable) -> Table:
 def evaluations(work: Callable[[], object]) -> int:
     """How many θ the solver evaluates derivatives at."""
     count = 0
-    inner = newton.derivatives
+    inner = surface.derivatives
 
     def counted(theta: np.ndarray, *args: object, **options: object) -> object:
         nonlocal count
         count += len(theta)
         return inner(theta, *args, **options)
 
-    with patch.object(newton, "derivatives", counted):
+    with patch.object(surface, "derivatives", counted):
         work()
     return count
 

@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 from flops_fit.errors import InputError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.generic import descend
-from flops_fit.fit.newton import huber
+from flops_fit.fit.solver import huber
 from flops_fit.laws import Kaplan
 from tests.fit._runs import sweep
 

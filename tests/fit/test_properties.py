@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flops_fit.fit import fit_runs
-from flops_fit.fit.newton import huber
-from flops_fit.fit.solver import solve_surface
+from flops_fit.fit.solver import huber
 from flops_fit.fit.surface import points_of
-from flops_fit.laws import Hoffmann, Kappa, Law
+from flops_fit.fit.surface_solver import SurfaceSolver
+from flops_fit.laws import LAWS, Hoffmann, Kappa, Law
 from flops_fit.table import RunTable
 from tests.fit._runs import llama, sweep
 
@@ -69,23 +69,19 @@ def test_integer_weights_are_repetitions(name, seed):
     table = sweep(JOINED, sd=0.01, seed=seed % 100)
     counts = np.random.default_rng(seed).integers(1, 4, len(table["loss"]))
     N, D, loss = table["params"], table["tokens"], table["loss"]
-    once = solve_surface(
-        name,
-        points_of(RunTable.read({"params": N, "tokens": D, "loss": loss}), True),
-        counts.astype(float),
-        1e-2,
-    )
+    once = _solved(name, N, D, loss, counts.astype(float))
     N, D, loss = (np.repeat(column, counts) for column in (N, D, loss))
-    repeated = solve_surface(
-        name,
-        points_of(RunTable.read({"params": N, "tokens": D, "loss": loss}), True),
-        np.ones(len(N)),
-        1e-2,
-    )
+    repeated = _solved(name, N, D, loss, np.ones(len(N)))
     assert repeated.objective == pytest.approx(once.objective, rel=1e-8)
     here, there = once.law.optimal(1e21), repeated.law.optimal(1e21)
     assert there.params == pytest.approx(here.params, rel=1e-4)
     assert there.loss == pytest.approx(here.loss, rel=1e-6)
+
+
+def _solved(name, N, D, loss, weights):
+    """A law fitted to columns by the solver alone, at δ = 0.01."""
+    table = RunTable.read({"params": N, "tokens": D, "loss": loss})
+    return SurfaceSolver(LAWS[name], points_of(table, True)).fit(weights, 1e-2)
 
 
 @st.composite

@@ -11,8 +11,8 @@ import pytest
 from flops_fit import reference
 from flops_fit.errors import InputError, TableError
 from flops_fit.fit import Fit, fit_runs
-from flops_fit.fit.newton import huber
 from flops_fit.fit.repeated import run_noise
+from flops_fit.fit.solver import huber
 from flops_fit.laws import Hoffmann, Law, Muennighoff
 from flops_fit.table import RunTable
 from tests.fit._runs import sweep

@@ -7,10 +7,10 @@ import pytest
 
 from flops_fit.errors import InputError
 from flops_fit.fit import FitStatus, fit_runs
-from flops_fit.fit.newton import huber, polish
-from flops_fit.fit.solver import solve_surface
-from flops_fit.fit.surface import derivatives, model_values, points_of
-from flops_fit.laws import Hoffmann, Kappa
+from flops_fit.fit.solver import huber
+from flops_fit.fit.surface import derivatives, model_values, points_of, polish
+from flops_fit.fit.surface_solver import SurfaceSolver
+from flops_fit.laws import LAWS, Hoffmann, Kappa
 from tests.fit._runs import chinchilla, llama, sweep
 
 ADDITIVE = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
@@ -109,16 +109,18 @@ def test_bootstrap_refits_are_at_their_optimum(name):
     """Each warm-started refit is as low as a search from scratch on its own weights."""
     table = chinchilla()
     points = points_of(table, True)
-    fitted = solve_surface(name, points, np.ones(len(table)), 1e-3)
+    solver = SurfaceSolver(LAWS[name], points)
+    fitted = solver.fit(np.ones(len(table)), 1e-3)
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=25).astype(
         float
     )
-    free = np.array([True] * 5 + [name == "kappa"])
-    refit = polish(np.repeat(fitted.full[None], 25, axis=0), points, weights, 1e-3, free)
+    refit = polish(
+        np.repeat(fitted.coordinates[None], 25, axis=0), points, weights, 1e-3, solver.free
+    )
     assert refit.converged.all()
     for w, objective in zip(weights, refit.objective, strict=True):
-        assert objective <= solve_surface(name, points, w, 1e-3).objective * (1 + 1e-9)
+        assert objective <= solver.fit(w, 1e-3).objective * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("kind", ["case", "wild", "parametric"])

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.adaptive.candidates import Candidates
-from flops_fit.fit.estimate import Evidence
-from flops_fit.fit.sandwich import gradient_of
+from flops_fit.fit.intervals import Evidence, gradient_of
 from flops_fit.fit.surface import Points, derivatives
 from flops_fit.flops.functions import FlopsFunction
+from flops_fit.laws.kappa import Kappa
 from flops_fit.laws.law import Law
 
 Floats = NDArray[np.float64]
@@ -141,10 +141,9 @@ def _direction(c: Floats, x: float, y: float) -> Floats:
 def criterion(evidence: Evidence, target: float, drift: float = DRIFT) -> Criterion:
     """What the runs of a fit know about N*(target) if κ is free and exponents drift within τ."""
     solution = evidence.solution
-    assert solution.full is not None
-    theta = solution.full
+    theta = solution.coordinates
     law = solution.law
-    free = replace(solution, theta=theta, law_at=lambda t: solution.points.law_at(t, "kappa"))
+    free = replace(solution, theta=theta, law_at=lambda t: solution.points.law_at(t, Kappa))
     at = law.optimal(target, evidence.flops)
     direction = _direction(
         gradient_of(free, log_optimum(target, evidence.flops))[0],

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from flops_fit.adaptive.candidates import Candidates
 from flops_fit.adaptive.criterion import DRIFT, Criterion, criterion, with_drift
-from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fitting import quick_fit
-from flops_fit.fit.forms import WindowRule
+from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.surface import derivatives, model_values
+from flops_fit.fit.window import WindowRule
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_percent

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flops_fit.adaptive.candidates import Candidates, Oracle
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, PlanError
-from flops_fit.fit.estimate import Evidence
+from flops_fit.fit.intervals import Evidence
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.model.spec import ModelSpec
 from flops_fit.plan.experiments import ExperimentFactory

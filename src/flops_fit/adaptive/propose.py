@@ -14,9 +14,8 @@ from flops_fit.adaptive.criterion import Criterion, criterion, exchange, log_opt
 from flops_fit.adaptive.form import Form, settled
 from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fit import Fit
-from flops_fit.fit.sandwich import student_t
+from flops_fit.fit.intervals import Evidence, student_t
 from flops_fit.fit.solver import BoundKind
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent

@@ -25,8 +25,8 @@ from flops_fit.adaptive.propose import (
 )
 from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit.estimate import Evidence
-from flops_fit.fit.forms import WindowRule
+from flops_fit.fit.intervals import Evidence
+from flops_fit.fit.window import WindowRule
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
 

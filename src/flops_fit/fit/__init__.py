@@ -9,19 +9,18 @@ checks a fit against held-out budgets; :func:`fit_power` fits a power law in one
 from flops_fit.fit.approaches import Approach
 from flops_fit.fit.backtesting import Backtest, Comparison, backtest, compare
 from flops_fit.fit.checks import Outlier
-from flops_fit.fit.estimate import Estimate, Evidence
 from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
-from flops_fit.fit.forms import Choice, WindowRule
+from flops_fit.fit.intervals import Estimate, Evidence, gradient_of, student_t
 from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
 from flops_fit.fit.prediction import HeldOut, Prediction
 from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
-from flops_fit.fit.sandwich import gradient_of, student_t
 from flops_fit.fit.solver import FitStatus
 from flops_fit.fit.surface import Points, derivatives, model_values
-from flops_fit.fit.window import WindowReport
+from flops_fit.fit.surface_solver import Choice
+from flops_fit.fit.window import WindowReport, WindowRule
 
 __all__ = [
     "Alternative",

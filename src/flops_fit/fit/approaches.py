@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.estimate import Evidence, Interval
 from flops_fit.fit.headline import (
     NO_LINE_INTERVAL,
     ApproachName,
@@ -17,6 +16,7 @@ from flops_fit.fit.headline import (
     envelope_lines,
     isoflop_lines,
 )
+from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann, Kappa

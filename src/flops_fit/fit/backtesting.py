@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from flops_fit.checks import check_whole
 from flops_fit.errors import FitError, InputError, InputTypeError
-from flops_fit.fit.estimate import Interval
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
+from flops_fit.fit.intervals import Interval, covariance, gradient_of, student_t
 from flops_fit.fit.prediction import HeldOut, check_target, judge
-from flops_fit.fit.sandwich import covariance, gradient_of, student_t
 from flops_fit.laws.law import Law
 from flops_fit.laws.questions import log_compute
 from flops_fit.records import Diagnostic

@@ -9,9 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.estimate import Evidence
+from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.minima import IsoFLOP
-from flops_fit.fit.sandwich import covariance, student_t
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
 from flops_fit.flops.functions import FlopsFunction
@@ -324,16 +323,14 @@ def _identified(solution: Solution) -> list[Diagnostic]:
         i = solution.names.index(name)
         half = factor * float(np.sqrt(cov.matrix[i, i]))
         value = float(solution.theta[i])
-        if name == "E" and solution.full is None and half > np.log(2):
+        if name in solution.log_names:
+            unclear = half > np.log(2)
             low, high = np.exp(np.clip([value - half, value + half], -700, 700))
-            found.append(_unidentified("E", f"90 % interval {low:.3g} to {high:.3g}"))
-        if name == "E" and solution.full is not None and half > 0.5 * value:
-            scale = solution.points.scale
-            low, high = max(value - half, 0) * scale, (value + half) * scale
-            found.append(_unidentified("E", f"90 % interval {low:.3g} to {high:.3g}"))
-        if name == "kappa" and half > np.log(2):
-            low, high = np.exp(np.clip([value - half, value + half], -700, 700))
-            found.append(_unidentified("kappa", f"90 % interval {low:.3g} to {high:.3g}"))
+        else:
+            unclear = half > 0.5 * value
+            low, high = (max(v, 0.0) * solution.points.scale for v in (value - half, value + half))
+        if unclear:
+            found.append(_unidentified(name, f"90 % interval {low:.3g} to {high:.3g}"))
     return found
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.estimate import Evidence
+from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.prediction import QUANTITIES
-from flops_fit.fit.sandwich import covariance, student_t
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, KappaFamily

@@ -13,18 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.errors import InputError
 from flops_fit.fit import questions as questions
 from flops_fit.fit.approaches import Approach, exponent_interval, three_approaches
-from flops_fit.fit.bootstrap import constants
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
-from flops_fit.fit.estimate import Estimate, Evidence, estimate
 from flops_fit.fit.export import fit_card
-from flops_fit.fit.forms import Choice
-from flops_fit.fit.generic import asked_about
 from flops_fit.fit.headline import Headline, predict_from_lines
+from flops_fit.fit.intervals import Estimate, Evidence, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.prediction import Budget, Prediction, check_target, predict
 from flops_fit.fit.repeated import scarcity_notes
 from flops_fit.fit.sensitivity import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
+from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import FlopsLike, Law, as_flops
@@ -45,6 +43,18 @@ class Alternative:
     delta: float
     residual_sd: float
     status: FitStatus
+
+    @classmethod
+    def of(cls, solution: Solution) -> Alternative:
+        """A solution in the units of the losses."""
+        unit = solution.points.unit
+        return cls(
+            solution.law,
+            solution.objective * unit**2,
+            solution.delta * unit,
+            solution.residual_sd * unit,
+            solution.status,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -182,7 +192,7 @@ class Fit:
                 f"expected a law of repeated data to ask about unique units; the "
                 f'{self.law.name} law counts repeats as new. Fit with law="muennighoff".'
             )
-        solution = asked_about(self._solution, unique=float(unique_tokens))
+        solution = self._solution.under(unique=float(unique_tokens))
         lines = replace(self.isoflop, n_line=None, d_line=None)
         return replace(self, law=solution.law, isoflop=lines, _solution=solution)
 
@@ -321,7 +331,8 @@ class Fit:
         where the fit left it. Runs, never whole budgets, are resampled. Outside the κ family a
         refit takes at most 25 steps from the fit.
         """
-        return constants(self._solution, n, kind, seed)
+        laws = drawn_laws(self._solution, n, kind, seed)
+        return np.array([list(law.params.values()) for law in laws]).reshape(n, -1)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that matters as plain values for JSON; ``None`` for what is not finite."""

@@ -1,4 +1,4 @@
-"""From a table of runs to a fit: read, check, solve, window, choose, diagnose."""
+"""From a table of runs to a fit: read, check, solve inside the window, choose, diagnose."""
 
 from __future__ import annotations
 
@@ -9,23 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import FitError
+from flops_fit.checks import is_number
+from flops_fit.errors import FitError, InputError, InputTypeError, TableError
 from flops_fit.fit.checks import diagnose, find_outliers, residual_diagnostics, residual_map
-from flops_fit.fit.estimate import Evidence
 from flops_fit.fit.fit import Alternative, Fit
-from flops_fit.fit.forms import (
-    Choice,
-    FitProblem,
-    Fitted,
-    WindowRule,
-    check_options,
-    known_law,
-    parameters_of,
-    with_convention,
-)
-from flops_fit.fit.generic import with_covariates
 from flops_fit.fit.headline import choose_headline, headline_diagnostic
-from flops_fit.fit.minima import IsoFLOP, envelope, isoflop
+from flops_fit.fit.intervals import Evidence
+from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import (
     FEW_EPOCHS,
@@ -37,108 +27,17 @@ from flops_fit.fit.repeated import (
 from flops_fit.fit.sensitivity import sensitivity, sensitivity_diagnostics
 from flops_fit.fit.solver import DeltaRule
 from flops_fit.fit.surface import points_of
+from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.table_checks import check_runs
-from flops_fit.fit.window import WindowReport, run_weights
+from flops_fit.fit.window import FitProblem, Fitted, WindowReport, WindowRule, run_weights
 from flops_fit.flops.functions import FlopsFunction
+from flops_fit.laws import LAWS
+from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.records import Diagnostic
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
-
-
-def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = None) -> Evidence:
-    """What :func:`flops_fit.fit.fit_runs` solves, without what it checks and tells.
-
-    Forms, choice, window and intervals are the same; refits without parts of the runs, approaches
-    1 and 2 and findings are left out, which are most of the time.
-    """
-    points = points_of(runs, log=True)
-    task = FitProblem(runs, flops, points, "mad", np.ones(len(runs)))
-    fitted, _ = task.windowed("auto", window)
-    return Evidence(fitted.chosen, fitted.rival, runs, flops)
-
-
-def assemble(
-    task: FitProblem,
-    fitted: Fitted,
-    report: WindowReport,
-    shape: IsoFLOP,
-) -> Fit:
-    """Everything about the fit in one value."""
-    chosen, unit = fitted.chosen, task.points.unit
-    kept = chosen.weights > 0
-    found = [*task.found, *repeat_findings(chosen)]
-    found += diagnose(chosen, task.table, shape, task.flops)
-    found += _form_diagnostics(fitted, report)
-    moved = sensitivity(chosen, task.table, task.flops)
-    found += sensitivity_diagnostics(moved)
-    residuals = residual_map(chosen, task.table, task.flops)
-    found += residual_diagnostics(residuals, chosen, task.table)
-    front = task.front
-    headline = choose_headline(chosen, shape, front)
-    found.append(headline_diagnostic(headline))
-    found += front.diagnostics() if front else []
-    reason = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
-    used = task.table.select(kept, reason)
-    return Fit(
-        law=chosen.law,
-        objective=chosen.objective * unit**2,
-        delta=chosen.delta * unit,
-        loss_space="log" if task.points.log else "linear",
-        status=chosen.status,
-        diagnostics=tuple(found),
-        runs=used,
-        weights=chosen.weights[kept],
-        residuals=chosen.residuals[kept] * unit,
-        excluded=used.excluded,
-        outliers=find_outliers(chosen, task.table),
-        isoflop=shape,
-        envelope=front,
-        alternatives=tuple(
-            Alternative(
-                s.law, s.objective * unit**2, s.delta * unit, s.residual_sd * unit, s.status
-            )
-            for s in fitted.others
-        ),
-        flops=task.flops,
-        starts=chosen.starts,
-        starts_agree=chosen.agree,
-        residual_sd=chosen.residual_sd * unit,
-        window=report,
-        choice=fitted.choice,
-        sensitivity=moved,
-        residual_map=residuals,
-        _solution=chosen,
-        _headline=headline,
-        _rival=fitted.rival,
-    )
-
-
-def _form_diagnostics(fitted: Fitted, report: WindowReport) -> list[Diagnostic]:
-    found = []
-    if fitted.choice is not None:
-        found.append(
-            Diagnostic("law_choice", "ok", f"{fitted.chosen.law.name} law: {fitted.choice.reason}")
-        )
-    if report.used and report.params_with is not None:
-        ratio = report.params_with / report.params_without
-        apart = max(ratio, 1 / ratio)
-        found.append(
-            Diagnostic(
-                "window",
-                "warning" if apart > 2 else "note",
-                f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
-                f"{', counting √(C/C_max)' if report.tilt else ''}: at C = "
-                f"{report.compute:.3g} N* = {report.params_with:.3g}, from all runs alike "
-                f"{report.params_without:.3g}",
-                "the far runs disagree with the near ones: look at both" if apart > 2 else "",
-            )
-        )
-    elif report.factor is not None:
-        text = f"no ×{report.factor:g} window around the optimum: {report.reason}"
-        found.append(Diagnostic("window", "note", text))
-    return found
 
 
 def fit_runs(
@@ -211,56 +110,202 @@ def fit_runs(
     >>> fit.law.name
     'kappa'
     """
-    kind = known_law(law)
+    form = known_law(law)
     check_options(delta, loss_space, window, n)
     table = with_convention(RunTable.read(runs, columns), n)
-    if isinstance(kind, type):
-        table = with_covariates(table, kind)
-    table = check_runs(table, parameters_of(kind))
+    if form is not None:
+        table = with_covariates(table, form)
+    fewest = len((form or Hoffmann).parameters())
+    table = check_runs(table, fewest)
     log = loss_space == "log"
     base = run_weights(weights, table, log)
-    table = check_runs(table.select(base > 0, "its weight is zero"), parameters_of(kind))
+    table = check_runs(table.select(base > 0, "its weight is zero"), fewest)
     flops = flops_of(table, flops_per_unit)
     front = None if curves is None else envelope(Curves.read(curves), flops)
-    task = FitProblem(table, flops, points_of(table, log), delta, base[base > 0], front)
-    if kind is Muennighoff:
-        task = _where_repeats_help(task)
-        return _assembled(task, *task.windowed(kind, window))
-    fitted, report = task.windowed(kind, window)
+    problem = FitProblem(form, table, flops, points_of(table, log), delta, base[base > 0], front)
+    if form is Muennighoff:
+        problem = _where_repeats_help(problem)
+        return _assembled(problem, *problem.windowed(window))
+    fitted, report = problem.windowed(window)
     beyond = int(np.sum((fitted.chosen.weights > 0) & (epochs_of(table) > FEW_EPOCHS)))
-    if kind == "auto" and beyond:
-        repeated = _if_repeats_count(beyond, task)
+    if form is None and beyond:
+        repeated = _if_repeats_count(beyond, problem)
         if repeated is not None:
             return repeated
-    return _assembled(task, fitted, report)
+    return _assembled(problem, fitted, report)
 
 
-def _assembled(task: FitProblem, fitted: Fitted, report: WindowReport) -> Fit:
-    runs = task.table
-    if fitted.chosen.law.covariates:
-        # Parabolas in N may join runs of one compute where none repeats its data much.
-        runs = runs.select(epochs_of(runs) <= FEW_EPOCHS)
-    return assemble(task, fitted, report, isoflop(runs, report.factor))
+def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = None) -> Evidence:
+    """What :func:`fit_runs` solves, without its checks and findings.
+
+    Forms, choice, window and intervals are the same. Refits without parts of the runs, approaches
+    1 and 2 and findings are left out, which take most of the time.
+    """
+    problem = FitProblem(None, runs, flops, points_of(runs, log=True), "mad", np.ones(len(runs)))
+    fitted, _ = problem.windowed(window)
+    return Evidence(fitted.chosen, fitted.rival, runs, flops)
 
 
-def _where_repeats_help(task: FitProblem) -> FitProblem:
-    """The runs that the law of repeated data can express."""
-    helped, keep, hurt = where_repetition_helps(task.table)
+def _where_repeats_help(problem: FitProblem) -> FitProblem:
+    """The problem of the law of repeated data, with the runs that it can express."""
+    helped, keep, hurt = where_repetition_helps(problem.table)
     check_runs(helped, len(Muennighoff.parameters()))
-    points = points_of(helped, task.points.log)
-    return replace(task, table=helped, points=points, base=task.base[keep], found=tuple(hurt))
+    return replace(
+        problem,
+        law=Muennighoff,
+        table=helped,
+        points=points_of(helped, problem.points.log),
+        base=problem.base[keep],
+        findings=tuple(hurt),
+    )
 
 
-def _if_repeats_count(beyond: int, task: FitProblem) -> Fit | None:
+def _if_repeats_count(beyond: int, problem: FitProblem) -> Fit | None:
     """The law of repeated data where ``beyond`` runs of many epochs determine its R*_D."""
-    if len(with_covariates(task.table, Muennighoff)) < len(task.table):
+    if len(with_covariates(problem.table, Muennighoff)) < len(problem.table):
         return None
     try:
-        task = _where_repeats_help(task)
-        fitted, report = task.windowed(Muennighoff, "auto")
+        problem = _where_repeats_help(problem)
+        fitted, report = problem.windowed("auto")
     except FitError:
         return None
     if not determines_repeats(fitted.chosen):
         return None
     reason = f"{beyond} runs of more than {FEW_EPOCHS:g} epochs carry weight, and determine R*_D"
-    return _assembled(task, replace(fitted, choice=Choice(False, None, None, reason)), report)
+    return _assembled(problem, replace(fitted, choice=Choice(False, None, None, reason)), report)
+
+
+def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit:
+    """Everything about the fit in one value."""
+    chosen, unit, table, flops = fitted.chosen, problem.points.unit, problem.table, problem.flops
+    # Parabolas in N may join runs of one compute where none repeats its data much.
+    fresh = table.select(epochs_of(table) <= FEW_EPOCHS) if chosen.law.covariates else table
+    shape = isoflop(fresh, report.factor)
+    moved = sensitivity(chosen, table, flops)
+    residuals = residual_map(chosen, table, flops)
+    headline = choose_headline(chosen, shape, problem.envelope)
+    kept = chosen.weights > 0
+    reason = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
+    used = table.select(kept, reason)
+    return Fit(
+        law=chosen.law,
+        objective=chosen.objective * unit**2,
+        delta=chosen.delta * unit,
+        loss_space="log" if problem.points.log else "linear",
+        status=chosen.status,
+        diagnostics=(
+            *problem.findings,
+            *repeat_findings(chosen),
+            *diagnose(chosen, table, shape, flops),
+            *_form_diagnostics(fitted, report),
+            *sensitivity_diagnostics(moved),
+            *residual_diagnostics(residuals, chosen, table),
+            headline_diagnostic(headline),
+            *(problem.envelope.diagnostics() if problem.envelope else ()),
+        ),
+        runs=used,
+        weights=chosen.weights[kept],
+        residuals=chosen.residuals[kept] * unit,
+        excluded=used.excluded,
+        outliers=find_outliers(chosen, table),
+        isoflop=shape,
+        envelope=problem.envelope,
+        alternatives=tuple(Alternative.of(s) for s in fitted.others),
+        flops=flops,
+        starts=chosen.starts,
+        starts_agree=chosen.agree,
+        residual_sd=chosen.residual_sd * unit,
+        window=report,
+        choice=fitted.choice,
+        sensitivity=moved,
+        residual_map=residuals,
+        _solution=chosen,
+        _headline=headline,
+        _rival=fitted.rival,
+    )
+
+
+def _form_diagnostics(fitted: Fitted, report: WindowReport) -> list[Diagnostic]:
+    found = []
+    if fitted.choice is not None:
+        found.append(
+            Diagnostic("law_choice", "ok", f"{fitted.chosen.law.name} law: {fitted.choice.reason}")
+        )
+    if report.used and report.params_with is not None:
+        ratio = report.params_with / report.params_without
+        apart = max(ratio, 1 / ratio)
+        found.append(
+            Diagnostic(
+                "window",
+                "warning" if apart > 2 else "note",
+                f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
+                f"{', counting √(C/C_max)' if report.tilt else ''}: at C = "
+                f"{report.compute:.3g} N* = {report.params_with:.3g}, from all runs alike "
+                f"{report.params_without:.3g}",
+                "the far runs disagree with the near ones: look at both" if apart > 2 else "",
+            )
+        )
+    elif report.factor is not None:
+        text = f"no ×{report.factor:g} window around the optimum: {report.reason}"
+        found.append(Diagnostic("window", "note", text))
+    return found
+
+
+def known_law(law: str | type[Law]) -> type[Law] | None:
+    """The class of a law given by name or class; ``None`` for ``"auto"``."""
+    if isinstance(law, type) and issubclass(law, Law):
+        return law
+    if not isinstance(law, str):
+        raise InputTypeError(f"expected law as a name or a Law class; got {type(law).__name__}.")
+    if law != "auto" and law not in LAWS:
+        raise InputError(f"expected law='auto', one of {list(LAWS)} or a Law class; got {law!r}.")
+    return LAWS.get(law)
+
+
+def check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:
+    """Refuse what no option can be."""
+    if delta != "mad" and not (is_number(delta, infinite=True) and delta > 0):
+        raise InputError(
+            f"expected delta='mad' or a positive number (inf: least squares); got {delta!r}."
+        )
+    if loss_space not in ("log", "linear"):
+        raise InputError(f"expected loss_space='log' or 'linear'; got {loss_space!r}.")
+    if window not in (None, "auto") and not (is_number(window, infinite=True) and window > 1):
+        raise InputError(f"expected window='auto', None or a factor above 1; got {window!r}.")
+    if n not in ("total", "non_embedding"):
+        raise InputError(f"expected n='total' or 'non_embedding'; got {n!r}.")
+
+
+def with_convention(table: RunTable, n: str) -> RunTable:
+    """The table with N counted as asked for."""
+    if n == "total":
+        return table
+    if table.non_embedding is None:
+        raise TableError(
+            "expected a column of non-embedding parameters for n='non_embedding'; the table has "
+            "none. Add a column 'non_embedding', or use n='total'."
+        )
+    return replace(table, params=table.non_embedding)
+
+
+def with_covariates(table: RunTable, law: type[Law]) -> RunTable:
+    """The runs that have all columns a law asks for.
+
+    Raises
+    ------
+    TableError
+        A column is no column of a RunTable, or is not there, or has no usable value.
+    """
+    for name in law.covariates:
+        column = getattr(table, name, None)
+        if not isinstance(column, np.ndarray):
+            raise TableError(
+                f"expected a column {name!r}, which {law.__name__} needs of every run; the table "
+                f"has none. Add it, or say which it is: columns={{{name!r}: 'your_column'}}."
+            )
+        sound = np.isfinite(column) & (column > 0)
+        if not np.any(sound):
+            raise TableError(f"expected positive numbers in the column {name!r}; it has none.")
+        if not np.all(sound):
+            table = table.select(sound, f"{name} is not a positive finite number")
+    return table

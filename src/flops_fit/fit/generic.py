@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import FitError, TableError
-from flops_fit.fit.newton import ROUNDING, huber
-from flops_fit.fit.sandwich import covariance, student_t
-from flops_fit.fit.solver import Bound, BoundKind, DeltaRule, Solution, mad_delta
-from flops_fit.fit.surface import Points
+from flops_fit.errors import FitError
+from flops_fit.fit.intervals import covariance, student_t
+from flops_fit.fit.solver import (
+    AGREE_WITHIN,
+    Bound,
+    BoundKind,
+    DeltaRule,
+    Solution,
+    huber,
+    mad_delta,
+)
+from flops_fit.fit.surface import ROUNDING, Points
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
 Model = Callable[[Floats], Floats]
 
-_LONGEST = 3.0  # the farthest a log parameter moves in one step
-_TINY = 1e-11
-_QUIET = 8
+_LOG_ZERO = np.log(1e-12)  # of a start that is zero
+_LOG_LARGEST = 300.0  # a parameter beyond e^±300 stays there, inside floating point
+_LOG_VANISHED = np.log(1e-9)
+_NO_EFFECT = 1e-7  # largest relative change of a loss, per unit of a log parameter
+_OPEN = np.log(1e3)  # an interval this far to each side says nothing about a parameter
+_ITERATIONS, _SEARCH, _REFIT = 200, 8, 25  # of a fit, for every start, of a resample
+_KEPT = 6  # starts that are carried to the end
 
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """Where a descent ended: θ, the summed loss there, and whether it is a minimum."""
+    """Where a descent ended: θ, Σ w·ρ_δ there, and whether it is a minimum."""
 
     theta: Floats
     objective: float
@@ -35,266 +46,205 @@ class Descent:
 
 
 def descend(
-    model: Model, start: Floats, z: Floats, weights: Floats, delta: float, iterations: int = 200
+    model: Model,
+    start: Floats,
+    z: Floats,
+    weights: Floats,
+    delta: float,
+    iterations: int = _ITERATIONS,
 ) -> Descent:
-    """Minimise from ``start``; each iteration costs 2k + 1 evaluations of ``model`` at most.
+    """Minimise Σ w·ρ_δ(z − model(θ)) from ``start``: SciPy's trust region on numeric derivatives."""
+    from scipy.optimize import least_squares
 
-    It has converged where a step hardly damped promises less than 1e-11 of the objective, 1e-4
-    standard errors of a parameter, or where a rejected one or several in a row promise next to
-    nothing (runs that cross δ back and forth keep the damping up).
-    """
-    theta, damping = np.array(start, dtype=np.float64), 1e-3
     used = weights > 0
-    r, w = (z - model(theta))[used], weights[used]
-    objective = float(np.sum(w * huber(r, delta)))
-    J = jacobian(model, theta)[used]
-    quiet = 0
-    for _ in range(iterations):
-        if objective <= ROUNDING * len(r):
-            return Descent(theta, objective, True)
-        step, promise = _step(J, r, w, delta, damping)
-        trial = theta + step
-        moved = (z - model(trial))[used]
-        value = float(np.sum(w * huber(moved, delta)))
-        gain = objective - value
-        quiet = quiet + 1 if promise <= 100 * _TINY * objective else 0
-        if (promise <= _TINY * objective and damping <= 1e-2) or quiet > _QUIET:
-            return Descent(theta, objective, True)
-        if gain > 0:
-            theta, r, objective = trial, moved, value
-            J = jacobian(model, theta)[used]
-            damping = max(damping * (0.1 if gain > 0.5 * promise else 1.0), 1e-12)
-            continue
-        if promise <= 100 * _TINY * objective:
-            return Descent(theta, objective, True)
-        damping *= 6.0
-    return Descent(theta, objective, False)
+    w, z = weights[used], z[used]
+    objective = float(np.sum(w * huber(z - model(start)[used], delta)))
+    if objective <= ROUNDING * len(z):
+        return Descent(np.asarray(start), objective, True)
 
+    def rho(squared: Floats) -> Floats:
+        """2·w·ρ_δ(√s), and its first and second derivative with respect to s."""
+        size = np.sqrt(squared)
+        inner = np.minimum(size, delta)
+        slope = inner / np.maximum(size, 1e-300)
+        slope[size == 0] = 1.0
+        bend = np.where(size > delta, -0.5 * slope / np.maximum(squared, 1e-300), 0.0)
+        return np.asarray(w * np.array([inner * (2 * size - inner), slope, bend]))
 
-def _step(J: Floats, r: Floats, w: Floats, delta: float, damping: float) -> tuple[Floats, float]:
-    """The damped step and the decrease that the quadratic model promises for it."""
-    size = np.maximum(np.abs(r), 1e-300)
-    omega = w * np.minimum(1.0, delta / size)
-    inside = w * (size <= delta)
-    unit = np.sqrt(np.sum(omega[:, None] * J**2, axis=0))
-    unit = np.where(unit > 1e-14 * np.max(unit, initial=1e-300), unit, np.inf)
-    rows = np.sqrt(inside)[:, None] * J / unit
-    gradient = (J / unit).T @ (omega * r)
-    k = J.shape[1]
-    # Runs beyond δ push without curvature: their push enters through the damping's own rows.
-    push = (J / unit).T @ (omega * r * (size > delta))
-    root = np.sqrt(damping)
-    stacked = np.vstack([rows, root * np.eye(k)])
-    move = np.linalg.lstsq(stacked, np.concatenate([np.sqrt(inside) * r, push / root]), rcond=None)[
-        0
-    ]
-    promise = float(gradient @ move - 0.5 * np.sum((rows @ move) ** 2))
-    step = move / unit
-    longest = float(np.max(np.abs(step)))
-    if longest > _LONGEST:
-        step *= _LONGEST / longest
-    return step, promise
+    end = least_squares(
+        lambda theta: model(theta)[used] - z,
+        start,
+        jac=lambda theta: jacobian(model, theta)[used],
+        loss=rho,
+        x_scale="jac",
+        ftol=1e-13,
+        xtol=1e-12,
+        gtol=1e-15,
+        max_nfev=iterations + 1,
+    )
+    return Descent(end.x, float(end.cost), end.status > 0 or end.cost <= ROUNDING * len(z))
 
 
 def jacobian(model: Model, theta: Floats, step: float = 1e-5) -> Floats:
     """∂m/∂θ by central differences, shape (runs, k)."""
-    columns = []
-    for i in range(len(theta)):
-        move = np.zeros_like(theta)
-        move[i] = step
-        columns.append((model(theta + move) - model(theta - move)) / (2 * step))
-    return np.column_stack(columns)
-
-
-_FLOOR = 1e-12
-_FARTHEST = 300.0  # a parameter beyond e^±300 stays there, inside floating point
-_AGREE_WITHIN = 1e-6
-_NO_EFFECT = 1e-7  # largest relative change of a loss, per unit of a log parameter
-_ANYTHING = np.log(1e3)  # an interval this far to each side says nothing about a parameter
-_VANISHED = np.log(1e-9)
-_SEARCH, _KEPT = 8, 6  # iterations for every start, and how many of them are carried to the end
-
-
-@dataclass(frozen=True)
-class _OwnLawAt:
-    """The law for values of its log parameters; ``held`` are the fields that do not move."""
-
-    law: type[Law]
-    names: tuple[str, ...]
-    held: Mapping[str, float] = field(default_factory=dict)
-
-    def __call__(self, theta: Floats) -> Law:
-        values = np.exp(np.clip(theta, -_FARTHEST, _FARTHEST)).tolist()
-        return self.law(**dict(zip(self.names, values, strict=True)), **self.held)
+    moves = step * np.eye(len(theta))
+    return np.column_stack([(model(theta + m) - model(theta - m)) / (2 * step) for m in moves])
 
 
 @dataclass(frozen=True, eq=False)
-class _ModelAt:
-    """The model of ``points.z`` at the runs, for values of the log parameters."""
+class _LawAt:
+    """The law for values of its log parameters; ``fixed`` are the fields that do not move."""
 
-    law_at: _OwnLawAt
-    columns: tuple[Floats, ...]
-    points: Points
+    law: type[Law]
+    names: tuple[str, ...]
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
-    def __call__(self, theta: Floats) -> Floats:
-        loss: Callable[..., Any] = self.law_at(theta).loss
-        with np.errstate(all="ignore"):
-            predicted = np.asarray(loss(*self.columns)) / self.points.scale
-        predicted = np.where(np.isfinite(predicted), np.clip(predicted, 1e-100, 1e100), 1e100)
-        return np.asarray(np.log(predicted) if self.points.log else predicted)
+    def __call__(self, theta: Floats) -> Law:
+        values = np.exp(np.clip(theta, -_LOG_LARGEST, _LOG_LARGEST)).tolist()
+        return self.law(**dict(zip(self.names, values, strict=True)), **self.fixed)
 
 
-def with_covariates(table: RunTable, law: type[Law]) -> RunTable:
-    """The runs that have all columns a law asks for.
-
-    Raises
-    ------
-    TableError
-        A column is no column of a RunTable, or is not there, or has no usable value.
-    """
-    for name in law.covariates:
-        column = getattr(table, name, None)
-        if not isinstance(column, np.ndarray):
-            raise TableError(
-                f"expected a column {name!r}, which {law.__name__} needs of every run; the table "
-                f"has none. Add it, or say which it is: columns={{{name!r}: 'your_column'}}."
-            )
-        sound = np.isfinite(column) & (column > 0)
-        if not np.any(sound):
-            raise TableError(f"expected positive numbers in the column {name!r}; it has none.")
-        if not np.all(sound):
-            table = table.select(sound, f"{name} is not a positive finite number")
-    return table
-
-
-def asked_about(solution: Solution, **conditions: float) -> Solution:
-    """The same solution of a law asked under other conditions, such as ``unique=1e9``."""
-    law_at = solution.law_at
-    assert isinstance(law_at, _OwnLawAt)
-    moved = replace(law_at, held={**law_at.held, **conditions})
-    return replace(solution, law=replace(solution.law, **conditions), law_at=moved)
-
-
-def solve_generic(
-    law: type[Law],
-    runs: RunTable,
-    points: Points,
-    weights: Floats,
-    delta: DeltaRule,
-    warm: Solution | None = None,
-) -> Solution:
-    """Fit a law whose parameters are positive, from its own :meth:`~flops_fit.laws.Law.starts`.
+@dataclass(frozen=True, eq=False)
+class GenericSolver:
+    """The solver of every law with :meth:`~flops_fit.laws.Law.starts` and positive parameters.
 
     A parameter with a limit (:attr:`~flops_fit.laws.Law.limits`) that the runs leave open by a
     factor of a thousand is held at that limit, and ``Solution.held`` says so.
     """
-    columns = (runs.params, runs.tokens, *(getattr(runs, name) for name in law.covariates))
-    if warm is not None and isinstance(warm.law_at, _OwnLawAt):
-        names, held = warm.law_at.names, dict(warm.law_at.held)
-        starts = [_log(warm.law.params[n] for n in names)]
-    else:
-        names, held = law.parameters(), {}
-        starting: Callable[..., Any] = law.starts
-        given = starting(runs.params, runs.tokens, runs.loss, *columns[2:])
-        starts = [_log_start(law, names, values) for values in given]
-    if not starts:
-        raise FitError(
-            f"expected {law.__name__}.starts to find constants near these runs; it found none. "
-            "Check the units of N, D and the loss, or fit law='auto'."
-        )
-    task = _GenericProblem(law, columns, points, weights, delta)
-    solution = task.solve(names, held, starts)
-    for name, limit in law.limits.items():
-        if warm is None and _undetermined(solution, name):
-            held[name] = limit
-            names = tuple(n for n in names if n not in held)
-            again = _log(solution.law.params[n] for n in names)
-            moved = [_log_start(law, law.parameters(), v) for v in given]
-            keep = [i for i, n in enumerate(law.parameters()) if n in names]
-            starts = [again, *np.unique([s[keep] for s in moved], axis=0)]
-            simpler = task.solve(names, held, starts)
-            if _as_good(simpler, solution):
-                solution = simpler
-            else:
-                held.pop(name)
-                names = tuple(n for n in law.parameters() if n not in held)
-    return solution
 
-
-@dataclass(frozen=True, eq=False)
-class _GenericProblem:
     law: type[Law]
-    columns: tuple[Floats, ...]
+    runs: RunTable
     points: Points
-    weights: Floats
-    delta: DeltaRule
 
-    def solve(
-        self, names: tuple[str, ...], held: Mapping[str, float], starts: list[Floats]
+    def fit(self, weights: Floats, delta: DeltaRule, near: Solution | None = None) -> Solution:
+        """See :class:`flops_fit.fit.solver.Solver`."""
+        law, names = self.law, self.law.parameters()
+        if near is not None:
+            fixed = _fixed(near)
+            return self._search(_LawAt(law, near.names, fixed), [near.theta], weights, delta)
+        starts = self._starts()
+        solution = self._search(_LawAt(law, names), starts, weights, delta)
+        held: dict[str, float] = {}
+        for name, limit in law.limits.items():
+            if not _undetermined(solution, name):
+                continue
+            trial = {**held, name: limit}
+            free = tuple(n for n in names if n not in trial)
+            keep = [names.index(n) for n in free]
+            again = _log(solution.law.params[n] for n in free)
+            fewer = [again, *np.unique([s[keep] for s in starts], axis=0)]
+            simpler = self._search(_LawAt(law, free, trial), fewer, weights, delta)
+            if _as_good(simpler, solution):
+                solution, held = simpler, trial
+        return solution
+
+    def refit(
+        self, solution: Solution, weights: Floats, targets: Floats, delta: float
+    ) -> list[Law]:
+        """See :class:`flops_fit.fit.solver.Solver`; at most 25 steps each, and none that is worse."""
+        model = self.model(_LawAt(self.law, solution.names, _fixed(solution)))
+        return [
+            solution.law_at(descend(model, solution.theta, z, w, delta, _REFIT).theta)
+            for w, z in zip(weights, targets, strict=True)
+        ]
+
+    def model(self, law_at: _LawAt) -> Model:
+        """The model of ``points.z`` at the runs, for values of the log parameters."""
+        columns, points = self._columns, self.points
+
+        def values(theta: Floats) -> Floats:
+            loss: Callable[..., Any] = law_at(theta).loss
+            with np.errstate(all="ignore"):
+                ratio = np.asarray(loss(*columns)) / points.scale
+            ratio = np.where(np.isfinite(ratio), np.clip(ratio, 1e-100, 1e100), 1e100)
+            return np.asarray(np.log(ratio) if points.log else ratio)
+
+        return values
+
+    @property
+    def _columns(self) -> tuple[Floats, ...]:
+        runs = self.runs
+        return runs.params, runs.tokens, *(getattr(runs, n) for n in self.law.covariates)
+
+    def _starts(self) -> list[Floats]:
+        law, names = self.law, self.law.parameters()
+        N, D, *further = self._columns
+        starting: Callable[..., Any] = law.starts
+        starts = []
+        for values in starting(N, D, self.runs.loss, *further):
+            if not isinstance(values, dict) or set(values) != set(names):
+                raise FitError(
+                    f"expected {law.__name__}.starts to return dicts with the keys {list(names)}; "
+                    f"got {values!r}."
+                )
+            starts.append(_log(float(values[n]) for n in names))
+        if not starts:
+            raise FitError(
+                f"expected {law.__name__}.starts to find constants near these runs; it found none. "
+                "Check the units of N, D and the loss, or fit law='auto'."
+            )
+        return starts
+
+    def _search(
+        self, law_at: _LawAt, starts: list[Floats], weights: Floats, delta: DeltaRule
     ) -> Solution:
         """Search from every start, carry the best to the end, let δ settle on them."""
-        z, weights = self.points.z, self.weights
-        law_at = _OwnLawAt(self.law, names, dict(held))
-        model = _ModelAt(law_at, self.columns, self.points)
-        spreads = [mad_delta(z - model(s), weights, len(names)) for s in starts]
-        used = min(spreads) if self.delta == "mad" else float(self.delta)
+        z, k, model = self.points.z, len(law_at.names), self.model(law_at)
+        spreads = [mad_delta(z - model(s), weights, k) for s in starts]
+        used = min(spreads) if delta == "mad" else float(delta)
         wide = max(used, float(np.median(spreads)))
         ends = [descend(model, s, z, weights, wide, _SEARCH) for s in starts]
         ends = sorted(ends, key=lambda e: e.objective)[:_KEPT]
         ends = [descend(model, e.theta, z, weights, wide) for e in ends]
         best = min(ends, key=lambda e: e.objective)
-        for _ in range(20 if self.delta == "mad" else 0):
-            previous, used = used, mad_delta(z - model(best.theta), weights, len(names))
+        for _ in range(20 if delta == "mad" else 0):
+            previous, used = used, mad_delta(z - model(best.theta), weights, k)
             best = descend(model, best.theta, z, weights, used)
             if abs(used - previous) <= 1e-6 * used:
                 break
         ends = [descend(model, e.theta, z, weights, used) for e in (best, *ends)]
         best = min(ends, key=lambda e: e.objective)
-        within = best.objective * (1 + _AGREE_WITHIN) + 1e-18 * len(z)
+        within = best.objective * (1 + AGREE_WITHIN) + 1e-18 * len(z)
         agree = sum(e.objective <= within for e in ends[1:])
-        return self._solution(model, best.theta, best.converged, used, (len(ends) - 1, agree))
+        return self._solution(law_at, best, weights, used, (len(ends) - 1, agree))
 
     def _solution(
         self,
-        model: _ModelAt,
-        theta: Floats,
-        converged: bool,
+        law_at: _LawAt,
+        end: Descent,
+        weights: Floats,
         delta: float,
-        starts: tuple[int, int],
+        starts_agree: tuple[int, int],
     ) -> Solution:
-        residuals = self.points.z - model(theta)
-        slopes = jacobian(model, theta)
-        names = model.law_at.names
+        model, law = self.model(law_at), law_at(end.theta)
+        slopes = jacobian(model, end.theta)
         moves = np.max(np.abs(slopes), axis=0) > _NO_EFFECT
-        bounds = [
-            Bound(n, BoundKind.FLOOR if t < _VANISHED else BoundKind.NO_EFFECT)
-            for n, t, m in zip(names, theta, moves, strict=True)
-            if not m and n not in self.law.limits
-        ]
-        still = {
-            n: float(np.exp(np.clip(t, -_FARTHEST, _FARTHEST)))
-            for n, t, m in zip(names, theta, moves, strict=True)
-            if not m
-        }
-        free = tuple(n for n, m in zip(names, moves, strict=True) if m)
-        law_at = _OwnLawAt(self.law, free, {**model.law_at.held, **still})
+        still = {n: t for n, t, m in zip(law_at.names, end.theta, moves, strict=True) if not m}
+        free = tuple(n for n in law_at.names if n not in still)
+        fixed = {**law_at.fixed, **{n: law.params[n] for n in still}}
+        starts, agree = starts_agree
         return Solution(
-            law=model.law_at(theta),
-            theta=theta[moves],
-            law_at=law_at,
-            residuals=residuals,
-            jacobian=slopes[:, moves],
-            weights=self.weights,
-            delta=delta,
-            objective=float(np.sum(self.weights * huber(residuals, delta))),
-            starts=starts[0],
-            agree=int(starts[1]),
-            converged=converged,
-            bounds=tuple(bounds),
+            law=law,
+            theta=end.theta[moves],
             names=free,
+            coordinates=end.theta[moves],
+            law_at=_LawAt(self.law, free, fixed),
+            log_names=free,
+            residuals=self.points.z - model(end.theta),
+            jacobian=slopes[:, moves],
+            weights=weights,
+            delta=delta,
+            starts=starts,
+            agree=int(agree),
+            converged=end.converged,
+            bounds=tuple(
+                Bound(n, BoundKind.FLOOR if t < _LOG_VANISHED else BoundKind.NO_EFFECT)
+                for n, t in still.items()
+                if n not in self.law.limits
+            ),
             points=self.points,
-            held={n: v for n, v in model.law_at.held.items() if n in self.law.limits},
-            model_at=replace(model, law_at=law_at),
+            solver=self,
+            held={n: v for n, v in law_at.fixed.items() if n in self.law.limits},
         )
 
 
@@ -304,16 +254,15 @@ def least_value(solution: Solution, name: str) -> float | None:
     Where 2ΔΣρ/σ² reaches 2.71, one side of a 90 % profile interval, all else refitted; ``None``
     where not even a tenth does.
     """
-    model = solution.model_at
-    if not isinstance(model, _ModelAt):
+    solver = solution.solver
+    if not isinstance(solver, GenericSolver):
         return None
-    most = _tolerated(solution)
+    most, z, w = _tolerated(solution), solution.points.z, solution.weights
 
     def rise(log_value: float) -> float:
-        held = {**model.law_at.held, name: float(np.exp(log_value))}
-        at = replace(model, law_at=replace(model.law_at, held=held))
-        z, w = solution.points.z, solution.weights
-        end = descend(at, solution.theta, z, w, solution.delta, 2 * _SEARCH)
+        fixed = {**_fixed(solution), name: float(np.exp(log_value))}
+        model = solver.model(_LawAt(solver.law, solution.names, fixed))
+        end = descend(model, solution.theta, z, w, solution.delta, 2 * _SEARCH)
         return end.objective - solution.objective
 
     low, high = float(np.log(0.1)), float(np.log(1e4))
@@ -323,6 +272,10 @@ def least_value(solution: Solution, name: str) -> float | None:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if rise(middle) > most else (low, middle)
     return float(np.exp(high))
+
+
+def _fixed(solution: Solution) -> dict[str, float]:
+    return {n: v for n, v in solution.law.params.items() if n not in solution.names}
 
 
 def _tolerated(solution: Solution) -> float:
@@ -337,25 +290,15 @@ def _as_good(simpler: Solution, full: Solution) -> bool:
 
 
 def _undetermined(solution: Solution, name: str) -> bool:
-    """Whether the runs leave a parameter open by :data:`_ANYTHING` or more."""
+    """Whether the runs leave a parameter open by a factor of a thousand or more."""
     if name not in solution.names:
         return True
     cov = covariance(solution)
     if cov.matrix is None:
         return cov.dof >= 1
     i = solution.names.index(name)
-    return bool(student_t(0.9, cov.dof) * np.sqrt(cov.matrix[i, i]) > _ANYTHING)
-
-
-def _log_start(law: type[Law], names: tuple[str, ...], values: object) -> Floats:
-    if not isinstance(values, dict) or set(values) != set(names):
-        raise FitError(
-            f"expected {law.__name__}.starts to return dicts with the keys {list(names)}; "
-            f"got {values!r}."
-        )
-    return _log(float(values[n]) for n in names)
+    return bool(student_t(0.9, cov.dof) * np.sqrt(cov.matrix[i, i]) > _OPEN)
 
 
 def _log(values: Iterable[float]) -> Floats:
-    """Logs, of :data:`_FLOOR` where a start is zero."""
-    return np.log([v if v > 0 else _FLOOR for v in values])
+    return np.array([np.log(v) if v > 0 else _LOG_ZERO for v in values])

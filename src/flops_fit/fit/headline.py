@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.estimate import Evidence
+from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.power import fit_power
 from flops_fit.fit.prediction import QUANTITIES, Budget, Prediction

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit.estimate import check_level
-from flops_fit.fit.sandwich import hc3, student_t
+from flops_fit.fit.intervals import check_level, hc3, student_t
 from flops_fit.fit.solver import FitStatus
 from flops_fit.flops.functions import FlopsFunction, LinearFlops, SmoothFlops
 from flops_fit.laws.law import FlopsLike, as_flops

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.estimate import Evidence, Interval, check_level
+from flops_fit.fit.intervals import Evidence, Interval, check_level
 from flops_fit.fit.minima import parabola
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law

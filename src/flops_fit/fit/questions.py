@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.estimate import Estimate, Evidence, Interval, check_level, estimate
+from flops_fit.fit.intervals import Estimate, Evidence, Interval, check_level, estimate
 from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.laws.questions import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic

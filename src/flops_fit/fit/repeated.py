@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.generic import least_value
-from flops_fit.fit.sandwich import covariance, student_t
+from flops_fit.fit.intervals import covariance, student_t
 from flops_fit.fit.solver import Solution
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.records import Diagnostic, Excluded

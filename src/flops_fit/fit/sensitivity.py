@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.bootstrap import laws_at, refitted
 from flops_fit.fit.prediction import HeldOut, predict_held_out
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
@@ -158,7 +157,7 @@ def _refits(solution: Solution, weights: list[Floats], delta: float) -> list[Law
     if not weights:
         return []
     targets = np.broadcast_to(solution.points.z, (len(weights), len(solution.points.z)))
-    return laws_at(solution, refitted(solution, np.array(weights), targets, delta))
+    return solution.solver.refit(solution, np.array(weights), targets, delta)
 
 
 def _variant(

@@ -1,4 +1,4 @@
-"""The κ family of surfaces in coordinates that a solver likes, with exact derivatives.
+"""The additive law and the κ-law in well-conditioned coordinates, and Newton's method on them.
 
 With x = ln N − mean and y = ln D − mean, the power term (A/N^α + B/D^β)^κ is e^T with
 
@@ -27,10 +27,13 @@ from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 LOWER = np.array([0.0, -40.0, -40.0, 0.005, 0.005, np.log(0.1)])
 UPPER = np.array([1e6, 40.0, 40.0, 4.0, 4.0, np.log(4.0)])
-_CAP = 60.0  # ln of the largest term a trial step may reach, in units of the mean loss
+_LOG_LARGEST_TERM = 60.0  # that a trial step may reach, in units of the mean loss
+_CHUNK, _CHUNK_VALUES = 64, 400_000  # of a batch at once; of its points: memory stays bounded
+ROUNDING = 1e-27  # half the squared residual of a loss without noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,30 +58,21 @@ class Points:
         """What one unit of ``z`` is worth in residuals as reported: 1 for ln L, scale for L."""
         return 1.0 if self.log else self.scale
 
-    def law_at(self, theta: Floats, name: str) -> Law:
-        """The law that θ stands for, in the units of the runs."""
+    def law_at(self, theta: Floats, law: type[Law]) -> Law:
+        """The additive law or the κ-law that θ stands for, in the units of the runs."""
         E, u, v, p, q, ln_kappa = (float(t) for t in theta)
         kappa = float(np.exp(ln_kappa))
         alpha, beta = p / kappa, q / kappa
         shift = np.log(self.scale)
         A = float(_exp((u + shift) / kappa + alpha * self.x_mean))
         B = float(_exp((v + shift) / kappa + beta * self.y_mean))
-        if name == Hoffmann.name:
+        if law is Hoffmann:
             return Hoffmann(E * self.scale, A, B, alpha, beta)
         return Kappa(E * self.scale, A, B, alpha, beta, kappa)
 
-    def constants(self, thetas: Floats) -> Floats:
-        """(E, A, B, α, β, κ) of many θ, both of shape (many, 6)."""
-        E, u, v, p, q, ln_kappa = thetas.T
-        kappa = np.exp(ln_kappa)
-        shift = np.log(self.scale)
-        A = _exp((u + shift) / kappa + p / kappa * self.x_mean)
-        B = _exp((v + shift) / kappa + q / kappa * self.y_mean)
-        return np.column_stack([E * self.scale, A, B, p / kappa, q / kappa, kappa])
-
 
 def _exp(value: ArrayLike) -> Floats:
-    """The exponential, kept a positive finite number where a parameter ran to its bound."""
+    """The exponential, positive and finite even where a parameter ran to its bound."""
     return np.asarray(np.exp(np.clip(value, -690.0, 690.0)))
 
 
@@ -112,7 +106,9 @@ def _join(theta: Floats, points: Points) -> _Join:
     gap = s - (v - q * points.y) / kappa
     small = np.exp(-np.abs(gap))
     share = np.where(gap > 0, 1.0, small) / (1.0 + small)
-    power = np.exp(np.minimum(kappa * (s + np.log1p(small) - np.minimum(gap, 0.0)), _CAP))
+    power = np.exp(
+        np.minimum(kappa * (s + np.log1p(small) - np.minimum(gap, 0.0)), _LOG_LARGEST_TERM)
+    )
     return _Join(E + power, power, share, gap, kappa)
 
 
@@ -196,3 +192,148 @@ def derivatives(theta: Floats, points: Points, hold_kappa: bool = False) -> Deri
         gradient[:, 0] = 1.0
     np.multiply(slopes, fraction[:, None], out=gradient[:, 1:])
     return Derivatives(model, gradient, slopes, fraction, cross, entropy, points.log)
+
+
+@dataclass(frozen=True, eq=False)
+class Polished:
+    """Where each of a batch ended: θ (batch, 6), objective (batch,), whether it converged."""
+
+    theta: Floats
+    objective: Floats
+    converged: Bools
+
+
+def polish(
+    theta: Floats,
+    points: Points,
+    weights: Floats,
+    delta: float,
+    free: Bools,
+    *,
+    targets: Floats | None = None,
+    iterations: int = 300,
+) -> Polished:
+    """Minimise from each of a batch of starts.
+
+    Parameters
+    ----------
+    theta
+        Starts, shape (batch, 6).
+    weights
+        Non-negative, shape (runs,) or (batch, runs); a bootstrap's are integers.
+    free
+        Which of the six may move, shape (6,).
+    targets
+        ``points.z`` of each start where they differ, shape (batch, runs).
+    """
+    batch = len(theta)
+    shape = (batch, len(points.z))
+    all_weights = np.broadcast_to(weights, shape)
+    all_targets = np.broadcast_to(points.z if targets is None else targets, shape)
+    out = np.array(theta, dtype=np.float64)
+    objective, converged = np.empty(batch), np.zeros(batch, dtype=bool)
+    chunk = min(_CHUNK, max(_CHUNK_VALUES // len(points.z), 1))
+    for first in range(0, batch, chunk):
+        part = slice(first, first + chunk)
+        task = _NewtonProblem(points, all_weights[part], all_targets[part], delta, free)
+        out[part], objective[part], converged[part] = task.minimise(out[part], iterations)
+    return Polished(out, objective, converged)
+
+
+@dataclass
+class _NewtonProblem:
+    points: Points
+    weights: Floats
+    targets: Floats
+    delta: float
+    free: Bools
+
+    def local(self, theta: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats, Floats, Floats]:
+        """Objective, gradient, exact Hessian and Gauss–Newton diagonal at θ."""
+        d = derivatives(theta, self.points, hold_kappa=not bool(self.free[5]))
+        w = self.weights[rows]
+        residuals = self.targets[rows] - d.model
+        size = np.abs(residuals)
+        inner = np.minimum(size, self.delta)
+        objective = np.sum(w * inner * (size - 0.5 * inner), axis=1)
+        score = w * np.copysign(inner, residuals)
+        inside = w * (size <= self.delta)
+        gradient = -(d.gradient @ score[..., None])[..., 0]
+        weight = w * (inner / np.maximum(size, 1e-300))
+        scale = (d.gradient**2 @ weight[..., None])[..., 0]
+        return objective, gradient, d.hessian(score, inside), scale
+
+    def minimise(self, theta: Floats, iterations: int) -> tuple[Floats, Floats, Bools]:
+        theta = np.clip(theta, LOWER, UPPER)
+        batch, k = len(theta), 6 if self.free[5] else 5
+        objective, gradient, hessian, scale = self.local(theta, np.arange(batch))
+        damping = np.full(batch, 1e-4)
+        running, converged = np.arange(batch), np.zeros(batch, dtype=bool)
+        for _ in range(iterations):
+            if len(running) == 0:
+                break
+            step, promise = self._step(theta, gradient, hessian, scale, damping, running)
+            trial = theta[running]
+            trial[:, :k] = np.clip(trial[:, :k] + step, LOWER[:k], UPPER[:k])
+            new = self.local(trial, running)
+            gain = objective[running] - new[0]
+            better = (promise > 0) & (gain > 0)
+            won = running[better]
+            theta[won], objective[won] = trial[better], new[0][better]
+            gradient[won], hessian[won], scale[won] = new[1][better], new[2][better], new[3][better]
+            ratio = np.divide(gain, promise, out=np.zeros_like(gain), where=better)
+            factor = np.where(
+                better, np.where(ratio > 0.5, 0.1, np.where(ratio > 0.1, 1.0, 3.0)), 8.0
+            )
+            tiny = np.abs(promise) <= 1e-15 * objective[running] + 1e-300
+            tiny |= objective[running] <= ROUNDING * self.weights.shape[1]
+            # Rejected with next to nothing promised: the sum's own rounding is reached.
+            floor = ~better & (promise >= 0) & (promise <= 1e-12 * objective[running])
+            done = floor | tiny & (damping[running] <= 1e-2) | (damping[running] > 1e14)
+            damping[running] = np.maximum(damping[running] * factor, 1e-14)
+            converged[running[done]] = True
+            running = running[~done]
+        return theta, objective, converged
+
+    def _step(
+        self,
+        theta: Floats,
+        gradient: Floats,
+        hessian: Floats,
+        scale: Floats,
+        damping: Floats,
+        rows: NDArray[np.intp],
+    ) -> tuple[Floats, Floats]:
+        """The damped Newton step of each row and the decrease it promises."""
+        g = gradient[rows]
+        k = g.shape[1]
+        at, lower, upper = theta[rows, :k], LOWER[:k], UPPER[:k]
+        held = ~self.free[:k] | ((at <= lower) & (g > 0)) | ((at >= upper) & (g < 0))
+        loose = np.where(held, 0.0, 1.0)
+        g = g * loose
+        floor = 1e-12 * scale[rows].max(axis=1, keepdims=True) + 1e-300
+        unit = 1.0 / np.sqrt(np.maximum(scale[rows], floor))
+        h = hessian[rows] * unit[:, :, None] * unit[:, None, :]
+        h = h * loose[:, :, None] * loose[:, None, :]
+        index = np.arange(h.shape[1])
+        h[:, index, index] += damping[rows, None] + (1.0 - loose)
+        gs = g * unit
+        move = _solve(h, -gs)
+        descent = np.sum(gs * move, axis=1)
+        bent = np.einsum("bi,bij,bj->b", move, h, move)
+        promise = np.where((descent < 0) & (bent > 0), -descent - 0.5 * bent, -np.inf)
+        flat = ~np.any(g != 0, axis=1)
+        promise = np.where(flat, 0.0, promise)
+        move = np.where(np.isfinite(move), move, 0.0)
+        return move * unit, promise
+
+
+def _solve(h: Floats, right: Floats) -> Floats:
+    """h⁻¹·right for a batch; where one of them is singular, on its eigenvalues kept off zero."""
+    try:
+        return np.asarray(np.linalg.solve(h, right[..., None])[..., 0])
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(h)
+        size = np.maximum(np.abs(values), 1e-10)
+        inner = np.einsum("bji,bj->bi", vectors, right) / size
+        return np.asarray(np.einsum("bij,bj->bi", vectors, inner))

@@ -1,4 +1,4 @@
-"""Which runs a law is fitted to, and how much each counts.
+"""Which runs a law is fitted to, how much each counts, and which form of law is fitted to them.
 
 Far arms are where the form of every law is least right and hyper-parameters are least tuned. The
 window follows the *fitted* N*(C) of each run's own compute, never the noisy best run, its edge is
@@ -9,22 +9,34 @@ whole range of compute, the runs nearest to the question say most: the tilt weig
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError, TableError
-from flops_fit.fit.solver import BoundKind, Solution, solve_surface
-from flops_fit.fit.surface import points_of
+from flops_fit.fit.generic import GenericSolver
+from flops_fit.fit.minima import Envelope
+from flops_fit.fit.solver import BoundKind, DeltaRule, Solution
+from flops_fit.fit.surface import Points, points_of
+from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.laws.kappa import Hoffmann
+from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
+from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
+WindowRule = Literal["auto"] | float | None
+
+_AUTO_FACTOR, _AUTO_TILT = 5.0, 0.5
+_SOFTNESS = np.log(1.5)
+_WIDEST, _NARROWING, _ROUNDS = 60.0, 0.6, 20
+_SETTLED = 1e-3  # largest change of a weight
+_EACH = 1000  # runs whose N* is computed one by one; of more it is interpolated
+_PER_BUDGET = 3.0
+_SPARE_RUNS = 3
 
 
 def run_weights(rule: Any, runs: RunTable, log: bool) -> Floats:
@@ -73,18 +85,11 @@ def _precision(runs: RunTable, log: bool) -> Floats:
     known = np.isfinite(runs.loss_se) & (runs.loss_se > 0)
     error = np.where(known, runs.loss_se, np.median(runs.loss_se[known]))
     points = points_of(runs, log)
-    first = solve_surface(Hoffmann.name, points, np.ones(len(runs)), "mad")
+    first = SurfaceSolver(Hoffmann, points).fit(np.ones(len(runs)), "mad")
     variance = (error / (runs.loss if log else points.scale)) ** 2
     scatter = max(first.residual_sd**2 - float(np.median(variance)), 0.0)
     precision = 1 / (scatter + variance)
     return np.asarray(precision / np.max(precision))
-
-
-_SOFTNESS = np.log(1.5)
-_WIDEST, _NARROWING = 60.0, 0.6
-_EACH = 1000
-_PER_BUDGET = 3.0
-_SPARE_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -128,41 +133,6 @@ def _optimal_log_size(law: Law, C: Floats, flops: FlopsFunction) -> Floats:
     return np.asarray(np.interp(np.log(C), np.log(along), known))
 
 
-def settle_window(
-    solution: Solution,
-    refit: Callable[[Floats, Solution], Solution],
-    runs: RunTable,
-    flops: FlopsFunction,
-    factor: float,
-    tilt: float,
-    base: Floats,
-    rounds: int = 20,
-) -> tuple[Floats | None, str]:
-    """Weights that agree with the fit made under them, or ``None`` and why there are none.
-
-    ``base`` is how much each run counts before the window.
-
-    The window starts wide and narrows as the fit follows: a fit to far arms can be so far off that
-    its own optimum lies where no runs are.
-    """
-    weights: Floats | None = None
-    wide = _WIDEST
-    for _ in range(rounds):
-        if not _has_optimum(solution):
-            return None, "the fit has no optimum to centre a window on"
-        wide = max(_NARROWING * wide, factor)
-        new = base * window_weights(solution, runs, flops, wide, tilt)
-        reason = _too_few(new, runs, len(solution.law.params))
-        if reason:
-            return None, reason
-        if wide == factor and weights is not None and np.max(np.abs(new - weights)) < 1e-3:
-            break
-        weights = new if weights is None else 0.5 * (new + weights)
-        weights = np.where(new > 0, weights, 0.0)
-        solution = refit(weights, solution)
-    return weights, ""
-
-
 def _has_optimum(solution: Solution) -> bool:
     values = solution.law.params
     return (
@@ -185,3 +155,129 @@ def _too_few(weights: Floats, runs: RunTable, parameters: int) -> str:
     if np.linalg.matrix_rank(logs - logs.mean(axis=0) * [0, 1, 1], tol=1e-3) < 3:
         return "the runs it would leave do not tell N from D"
     return ""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The chosen solution, the other forms at the same weights, and why it was chosen."""
+
+    chosen: Solution
+    others: tuple[Solution, ...]
+    choice: Choice | None = None
+
+    @property
+    def rival(self) -> Solution | None:
+        """The κ fit that was not chosen and could be true: its intervals join the chosen law's."""
+        if self.choice is None or self.choice.kappa or not self.others:
+            return None
+        kappa = self.others[0]
+        return kappa if kappa.converged and not kappa.bounds and kappa.dof >= 3 else None
+
+
+@dataclass(frozen=True, eq=False)
+class FitProblem:
+    """A table ready to be fitted with one form of law, or with the better of two.
+
+    Attributes
+    ----------
+    law
+        The form; ``None`` chooses between the additive law and the κ-law.
+    delta
+        Huber's δ in units of the losses, or ``"mad"``.
+    base
+        How much each run counts before the window.
+    envelope, findings
+        Approach 1 on training curves, and what was noticed about the table.
+    """
+
+    law: type[Law] | None
+    table: RunTable
+    flops: FlopsFunction
+    points: Points
+    delta: DeltaRule
+    base: Floats
+    envelope: Envelope | None = None
+    findings: tuple[Diagnostic, ...] = ()
+
+    def fit(self, weights: Floats) -> Fitted:
+        """The law asked for, and the other forms.
+
+        A law with covariates stands alone: forms that know N and D only would take what the
+        covariates do for noise.
+        """
+        delta = self.delta if self.delta == "mad" else float(self.delta) / self.points.unit
+        own = None
+        if self.law not in (None, Hoffmann, Kappa):
+            own = GenericSolver(self.law, self.table, self.points).fit(weights, delta)
+            if own.law.covariates:
+                return Fitted(own, ())
+        additive = SurfaceSolver(Hoffmann, self.points).fit(weights, delta)
+        kappa = None
+        if int(np.count_nonzero(weights)) > len(Kappa.parameters()):
+            kappa = SurfaceSolver(Kappa, self.points).fit(weights, delta, additive)
+        others = (kappa,) if kappa else ()
+        if own is not None:
+            return Fitted(own, (additive, *others))
+        if self.law is None:
+            few = Choice(False, None, None, "there are too few runs to fit κ")
+            choice = choose(additive, kappa) if kappa else few
+            if kappa and choice.kappa:
+                return Fitted(kappa, (additive,), choice)
+            return Fitted(additive, others, choice)
+        if kappa and self.law is Kappa:
+            return Fitted(kappa, (additive,))
+        return Fitted(additive, others)
+
+    def windowed(self, window: WindowRule) -> tuple[Fitted, WindowReport]:
+        """Fit all runs, then those inside the window where it leaves enough."""
+        everything = fitted = self.fit(self.base)
+        compute = float(np.max(self.table.flops))
+        without = float(fitted.chosen.law.optimal(compute, self.flops).params)
+        kept = len(self.base)
+        if window is None:
+            reason = "no window was asked for"
+            return fitted, WindowReport(None, 0.0, False, reason, kept, compute, None, without)
+        factor, tilt = (_AUTO_FACTOR, _AUTO_TILT) if window == "auto" else (float(window), 0.0)
+        reason = ""
+        if window == "auto" and fitted.chosen.law.covariates:
+            reason = (
+                "the optimum of fresh data says little about runs that differ in more than N and D"
+            )
+        for _ in range(0 if reason else 2):
+            form = fitted.chosen
+            weights, reason = self._settled_weights(form, factor, tilt)
+            if reason:
+                break
+            fitted = self.fit(weights)
+            if type(fitted.chosen.law) is type(form.law):
+                break
+        if reason:
+            report = WindowReport(factor, 0.0, False, reason, kept, compute, None, without)
+            return everything, report
+        kept = int(np.count_nonzero(fitted.chosen.weights))
+        best = float(fitted.chosen.law.optimal(compute, self.flops).params)
+        return fitted, WindowReport(factor, tilt, True, "", kept, compute, best, without)
+
+    def _settled_weights(
+        self, solution: Solution, factor: float, tilt: float
+    ) -> tuple[Floats, str]:
+        """Weights that agree with the fit made under them, or why there are none.
+
+        The window starts wide and narrows as the fit follows: a fit to far arms can be so far off
+        that its own optimum lies where no runs are.
+        """
+        weights, wide = self.base, _WIDEST
+        for step in range(_ROUNDS):
+            if not _has_optimum(solution):
+                return weights, "the fit has no optimum to centre a window on"
+            wide = max(_NARROWING * wide, factor)
+            inside = window_weights(solution, self.table, self.flops, wide, tilt)
+            new = self.base * inside
+            reason = _too_few(new, self.table, len(solution.law.params))
+            if reason:
+                return weights, reason
+            if wide == factor and step and np.max(np.abs(new - weights)) < _SETTLED:
+                break
+            weights = np.where(new > 0, 0.5 * (new + weights), 0.0) if step else new
+            solution = solution.solver.fit(weights, solution.delta, solution)
+        return weights, ""
