@@ -8,10 +8,9 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Literal, Protocol
 
 from flops_fit.distributed import Ranks
 from flops_fit.errors import SweepError
@@ -20,38 +19,14 @@ from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import Holder
 from flops_fit.store.recorded import Recorded
 from flops_fit.store.store import Store
-from flops_fit.train.trainer import Progress
 from flops_fit.trunks import by_trunk, own_flops
+from flops_fit.view.live import SweepView
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds before a run lost to an infrastructure failure is tried again: once, twice, three times."""
 
 _LOOK_SECONDS = 0.5  # between checks of runs that others make
 _STOPS = ("SIGTERM", "SIGHUP")  # Ctrl-C raises KeyboardInterrupt by itself
-
-
-class SweepView(Protocol):
-    """The protocol for progress displays."""
-
-    def open(
-        self, experiments: Sequence[Experiment], finished: Sequence[Run], capacity: int
-    ) -> AbstractContextManager[None]:
-        """Begin to show a sweep of which ``finished`` have ended already."""
-
-    def progress(self, progress: Progress) -> None:
-        """A run has come this far."""
-
-    def moved(self, experiment: Experiment, to: Literal["waiting", "elsewhere", "lost"]) -> None:
-        """A run waits, is made by another process, or was lost and waits again."""
-
-    def ended(self, run: Run) -> None:
-        """A run has ended."""
-
-    def note(self, message: str) -> None:
-        """Show a message that concerns no single run."""
-
-    def step(self, message: str) -> None:
-        """Show a decision of the sweep."""
 
 
 def run_experiments(

@@ -51,7 +51,7 @@ def at(experiment: Experiment, step: int, speed: float | None = 800.0) -> Progre
 
 
 def seen(board: Board, width: int = 100, height: int = 40, now: float = 0.0) -> list[str]:
-    return render(frame(board.standing(now, 0.0), width, height), width).splitlines()
+    return render(frame(board.snapshot(now, 0.0), width, height), width).splitlines()
 
 
 def board_of(experiments: Sequence[Experiment] = EXPERIMENTS) -> Board:
@@ -164,9 +164,9 @@ def test_what_is_said_of_a_run_after_its_end_is_not_believed() -> None:
     board.ended(Run(EXPERIMENTS[0], "completed"), 0.0)
     board.progress(at(EXPERIMENTS[0], 25), 0.0)
     board.progress(Progress("of another sweep", 1, 2, 3.0), 0.0)
-    standing = board.standing(0.0, 0.0)
-    assert standing.going == ()
-    assert standing.states == {"completed": 1, "waiting": 9}
+    snapshot = board.snapshot(0.0, 0.0)
+    assert snapshot.running == ()
+    assert snapshot.states == {"completed": 1, "waiting": 9}
 
 
 @pytest.mark.parametrize("width", [30, 60, 100, 140])
@@ -202,13 +202,13 @@ def test_what_branches_share_counts_once() -> None:
         for n in (100, 300)
     )
     board = board_of([short, long])
-    assert board.standing(0.0, 0.0).planned == pytest.approx(704.0 * 8 * (100 + 220))
+    assert board.snapshot(0.0, 0.0).planned == pytest.approx(704.0 * 8 * (100 + 220))
     board.ended(Run(short, "completed", loss=2.0), 1.0)
-    assert board.standing(1.0, 0.0).spent == pytest.approx(short.flops)
+    assert board.snapshot(1.0, 0.0).spent == pytest.approx(short.flops)
     board.progress(at(long, 190), 2.0)
-    assert board.standing(2.0, 0.0).spent == pytest.approx(short.flops + 704.0 * 8 * 110)
+    assert board.snapshot(2.0, 0.0).spent == pytest.approx(short.flops + 704.0 * 8 * 110)
     board.ended(Run(long, "completed", loss=1.0), 3.0)
-    assert board.standing(3.0, 0.0).share == 1.0
+    assert board.snapshot(3.0, 0.0).share == 1.0
 
 
 def test_a_run_cut_short_counts_with_what_it_spent_and_leaves_nothing_to_wait_for() -> None:
@@ -217,9 +217,9 @@ def test_a_run_cut_short_counts_with_what_it_spent_and_leaves_nothing_to_wait_fo
     for second in range(1, 21):
         board.progress(at(one, second), float(second))
     board.ended(Run(one, "diverged", flops=0.2 * one.flops), 20.0)
-    standing = board.standing(20.0, 0.0)
-    assert standing.spent == pytest.approx(0.2 * one.flops)
-    assert standing.left == pytest.approx(100.0)  # the other run alone, at a step a second
+    snapshot = board.snapshot(20.0, 0.0)
+    assert snapshot.spent == pytest.approx(0.2 * one.flops)
+    assert snapshot.left == pytest.approx(100.0)  # the other run alone, at a step a second
 
 
 def test_time_left_is_of_the_flops_left_and_of_the_time_in_steps() -> None:
@@ -229,7 +229,7 @@ def test_time_left_is_of_the_flops_left_and_of_the_time_in_steps() -> None:
     board.progress(begun(run), 10.0)
     for step in range(1, 21):
         board.progress(at(run, step), 60.0 + step)
-        left = board.standing(60.0 + step, 0.0).left
+        left = board.snapshot(60.0 + step, 0.0).left
         assert left is None if step < 6 else left == pytest.approx(100 - step)
 
 
@@ -240,9 +240,9 @@ def test_what_an_earlier_attempt_did_is_no_speed() -> None:
     board.progress(Progress(run.id, 500, 1000, math.nan), 1.0)
     for second in range(1, 21):
         board.progress(at(run, 500 + second), 1.0 + second)
-    standing = board.standing(21.0, 0.0)
-    assert standing.left == pytest.approx(480.0)
-    assert standing.share == pytest.approx(0.52)
+    snapshot = board.snapshot(21.0, 0.0)
+    assert snapshot.left == pytest.approx(480.0)
+    assert snapshot.share == pytest.approx(0.52)
 
 
 def test_the_rate_is_that_of_the_later_half() -> None:
@@ -263,9 +263,9 @@ def test_tasks_that_never_say_how_far_they_are_have_a_rate() -> None:
     for i, run in enumerate(runs):
         board.progress(begun(run), 600.0 * i)
         board.ended(Run(run, "completed"), 600.0 * (i + 1))
-        standing = board.standing(600.0 * (i + 1), 0.0)
-        assert standing.rate is not None
-        assert true / 2.5 < standing.rate < 2.5 * true
+        snapshot = board.snapshot(600.0 * (i + 1), 0.0)
+        assert snapshot.rate is not None
+        assert true / 2.5 < snapshot.rate < 2.5 * true
 
 
 def test_opened_again_it_goes_on() -> None:
@@ -292,6 +292,6 @@ def test_a_sweep_in_one_line() -> None:
     board = board_of([make_experiment(steps=100)])
     for step in range(1, 51):
         board.progress(at(make_experiment(steps=100), step), 60.0 * step)
-    assert status(board.standing(3000.0, 0.0)) == (
+    assert status(board.snapshot(3000.0, 0.0)) == (
         "[0/1] 1 running; 50 % of FLOPs at 46.9 FLOP/s after 50 min 00 s, about 50 min left"
     )

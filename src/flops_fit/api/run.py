@@ -12,9 +12,9 @@ from flops_fit.execute.executor import Executor, InProcessExecutor, Task
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Run
 from flops_fit.store.store import Store
-from flops_fit.sweep import SweepView, follow_sweep, lead_sweep, run_experiments
+from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
-from flops_fit.view.live import LiveView, SilentView
+from flops_fit.view.live import LiveView, SilentView, SweepView
 
 
 @dataclass(frozen=True)

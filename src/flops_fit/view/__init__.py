@@ -1,5 +1,5 @@
-"""How a sweep looks while it runs."""
+"""Progress displays of a sweep."""
 
-from flops_fit.view.live import LiveView, SilentView
+from flops_fit.view.live import LiveView, SilentView, SweepView
 
-__all__ = ["LiveView", "SilentView"]
+__all__ = ["LiveView", "SilentView", "SweepView"]

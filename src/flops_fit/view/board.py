@@ -1,4 +1,4 @@
-"""Where a sweep stands, in numbers."""
+"""The state of a sweep in numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from flops_fit.records import Experiment, Run
 from flops_fit.train.trainer import Progress
 from flops_fit.trunks import own_flops, shared_steps
 
-_LEAST = 5.0  # seconds before anything is said
-_WINDOW = 30.0  # seconds that are looked back at least
+_MIN_SECONDS = 5.0  # before a rate is given
+_WINDOW_SECONDS = 30.0  # over which a rate is taken, at least
+_OPEN = frozenset({"waiting", "running", "elsewhere"})
 
 
 class Rate:
-    """Work a second over the later half of the time so far, and over half a minute at least.
+    """Work per second over the later half of the time so far, and over half a minute at least.
 
-    A sweep starts with its dearest runs and ends with cheap ones of another speed, so all the time
-    there was says too little of what is to come. Tasks that never say how far they are do their work
-    in leaps; a window that grows keeps those within a factor of two.
+    A sweep starts with its expensive runs and ends with cheap ones of another speed, so a mean over
+    all the time says little of what is to come. Tasks that do not report progress do their work in
+    steps; the growing window keeps their rate within a factor of two.
 
     Parameters
     ----------
@@ -43,47 +44,44 @@ class Rate:
         self._samples = deque([(now, work)])
 
     def add(self, now: float, work: float) -> None:
-        """All that is done by a time; a few hundred of them are kept."""
+        """All work done by a time; a few hundred samples are kept."""
         if now - self._samples[-1][0] > max(0.5, (now - self._start) / 200):
             self._samples.append((now, work))
-        since = now - max(_WINDOW, (now - self._start) / 2)
+        since = now - max(_WINDOW_SECONDS, (now - self._start) / 2)
         while len(self._samples) > 1 and self._samples[1][0] <= since:
             self._samples.popleft()
 
     def at(self, now: float, work: float) -> float | None:
-        """Work a second; ``None`` before there is enough to say."""
+        """Work per second; ``None`` in the first seconds."""
         then, before = self._samples[0]
-        if now - self._start < _LEAST or work <= before:
+        if now - self._start < _MIN_SECONDS or work <= before:
             return None
         return (work - before) / (now - then)
 
 
-_OPEN = frozenset({"waiting", "running", "elsewhere"})
-
-
 @dataclass(frozen=True)
-class Going:
+class RunningRow:
     """A run that goes on here."""
 
     label: str
     unit: str
     share: float  # of its steps
     loss: float  # NaN before its first step
-    speed: float | None  # units a second
+    units_per_second: float | None
 
 
 @dataclass(frozen=True)
-class Standing:
+class Snapshot:
     """A sweep at one instant.
 
-    ``states`` counts runs: waiting, running, elsewhere, and what became of those that have ended.
-    ``spent`` and ``planned`` are FLOPs, what runs of one trunk share counted once. ``rate`` is in
-    FLOP/s and ``left`` in seconds, both ``None`` before there is enough to say.
+    ``states`` counts runs: waiting, running, elsewhere, and how the others have ended. ``spent``
+    and ``planned`` are FLOPs, what runs of one trunk share counted once. ``rate`` is in FLOP/s and
+    ``left`` in seconds, both ``None`` while they are not known.
     """
 
     states: Mapping[str, int]
     retries: int
-    going: tuple[Going, ...]
+    running: tuple[RunningRow, ...]
     label_width: int
     spent: float
     planned: float
@@ -93,29 +91,29 @@ class Standing:
 
     @property
     def runs(self) -> int:
-        """All of them."""
+        """All runs."""
         return sum(self.states.values())
 
     @property
     def ended(self) -> int:
-        """Those that have come to an end, good or bad."""
+        """The runs that have ended, whether completed or not."""
         return sum(n for state, n in self.states.items() if state not in _OPEN)
 
     @property
     def share(self) -> float:
-        """Of the planned FLOPs those that are spent."""
+        """The spent share of the planned FLOPs."""
         return min(self.spent / self.planned, 1.0) if self.planned else 1.0
 
 
 class Board:
-    """The standing of every run; safe to be read while another thread writes.
+    """The state of every run; it may be read while another thread writes.
 
     Parameters
     ----------
     experiments
         All runs of the sweep.
     finished
-        Those that are there already: done, but no sign of speed.
+        Those that have ended already; they say nothing of the speed.
     now
         In seconds of any clock.
     """
@@ -129,37 +127,35 @@ class Board:
         self._shared = shared_steps(experiments)
         self._states = dict.fromkeys(self._experiments, "waiting")
         self._share = dict.fromkeys(self._experiments, 0.0)
-        self._going: dict[str, Progress | None] = {}
+        self._running: dict[str, Progress | None] = {}
         self._label_width = max((len(e.label) for e in experiments), default=0)
-        self._open = len(self._experiments)
         self._retries = 0
         self._work = 0.0
         self._rate = Rate(now)
         for run in finished:
             self._states[run.experiment.id] = run.state
             self._share[run.experiment.id] = self._share_of(run)
-            self._open -= 1
 
     def progress(self, progress: Progress, now: float) -> None:
-        """A run has come this far. What it found of an earlier attempt is no sign of speed."""
+        """A run has come this far. The steps of an earlier attempt do not count as speed."""
         key = progress.experiment_id
         with self._lock:
             if self._states.get(key) not in _OPEN:
-                return  # said on its way here, and overtaken by the end of its run
+                return  # it arrives after the end of its run
             self._states[key] = "running"
-            found = math.isnan(progress.loss) and progress.units_per_second is None
-            if found and not progress.step:
-                self._going.setdefault(key, None)
+            resumed = math.isnan(progress.loss) and progress.units_per_second is None
+            if resumed and not progress.step:
+                self._running.setdefault(key, None)
                 return
-            self._going[key] = progress
+            self._running[key] = progress
             before = self._shared[key]
             share = max((progress.step - before) / (progress.steps - before), 0.0)
-            fresh = not self._work
-            if not found:
+            is_first = not self._work
+            if not resumed:
                 self._work += self._own[key] * (share - self._share[key])
             self._share[key] = share
-            if fresh and self._work and progress.step < progress.steps:
-                self._rate = Rate(now, self._work)  # imports and compilation are behind it
+            if is_first and self._work and progress.step < progress.steps:
+                self._rate = Rate(now, self._work)  # imports and compilation are over
             self._rate.add(now, self._work)
 
     def moved(self, experiment: Experiment, to: str) -> None:
@@ -167,7 +163,7 @@ class Board:
         with self._lock:
             self._retries += to == "lost"
             self._states[experiment.id] = "elsewhere" if to == "elsewhere" else "waiting"
-            self._going.pop(experiment.id, None)
+            self._running.pop(experiment.id, None)
 
     def ended(self, run: Run, now: float) -> None:
         """A run has ended."""
@@ -176,54 +172,44 @@ class Board:
             share = self._share_of(run)
             if self._states[key] != "elsewhere":
                 self._work += self._own[key] * (share - self._share[key])
-            self._open -= self._states[key] in _OPEN
             self._states[key], self._share[key] = run.state, share
-            self._going.pop(key, None)
+            self._running.pop(key, None)
             self._rate.add(now, self._work)
 
-    @property
-    def over(self) -> bool:
-        """Whether every run has ended."""
-        return not self._open
-
     def stop(self) -> None:
-        """What goes on here is given up."""
+        """The runs that go on here were stopped."""
         with self._lock:
-            for key in self._going:
-                self._states[key] = "stopped"
-            self._going.clear()
+            self._states |= dict.fromkeys(self._running, "stopped")
+            self._running.clear()
 
-    def standing(self, now: float, since: float) -> Standing:
-        """Where the sweep is now, having begun at ``since``."""
+    def snapshot(self, now: float, since: float) -> Snapshot:
+        """The state of the sweep, which began at ``since``."""
         with self._lock:
             self._rate.add(now, self._work)
             rate = self._rate.at(now, self._work)
-            ahead = sum(
-                self._own[i] * (1 - self._share[i])
-                for i, state in self._states.items()
-                if state in ("waiting", "running")
-            )
-            return Standing(
+            todo = [i for i, state in self._states.items() if state in ("waiting", "running")]
+            left = sum(self._own[i] * (1 - self._share[i]) for i in todo)
+            return Snapshot(
                 states=Counter(self._states.values()),
                 retries=self._retries,
-                going=tuple(self._row(i, said) for i, said in self._going.items()),
+                running=tuple(self._row(i, last) for i, last in self._running.items()),
                 label_width=self._label_width,
                 spent=sum(self._own[i] * share for i, share in self._share.items()),
                 planned=sum(self._own.values()),
                 rate=rate,
                 elapsed=now - since,
-                left=ahead / rate if rate and ahead else None,
+                left=left / rate if rate and left else None,
             )
 
-    def _row(self, key: str, said: Progress | None) -> Going:
-        experiment = self._experiments[key]
-        if said is None:
-            return Going(experiment.label, experiment.unit, 0.0, math.nan, None)
-        share = said.step / said.steps
-        return Going(experiment.label, experiment.unit, share, said.loss, said.units_per_second)
+    def _row(self, key: str, last: Progress | None) -> RunningRow:
+        e = self._experiments[key]
+        if last is None:
+            return RunningRow(e.label, e.unit, 0.0, math.nan, None)
+        share = last.step / last.steps
+        return RunningRow(e.label, e.unit, share, last.loss, last.units_per_second)
 
     def _share_of(self, run: Run) -> float:
-        """Of its own FLOPs; all where it completed, else what it says or what was last heard."""
+        """The share of its own FLOPs: all if it completed, else as recorded or last reported."""
         if run.state == "completed":
             return 1.0
         key = run.experiment.id
