@@ -142,7 +142,7 @@ def test_flops_functions_that_know_no_arrays_and_no_positive_value():
 @pytest.mark.parametrize("C", [0.0, -1.0, float("nan"), [1e20, float("inf")]])
 def test_compute_must_be_positive(C):
     """No budget, no optimum."""
-    with pytest.raises(InputError, match="positive finite compute"):
+    with pytest.raises(InputError, match="positive and finite"):
         CHINCHILLA.optimal(C)
 
 

@@ -49,5 +49,5 @@ def test_it_is_no_surface():
 @pytest.mark.parametrize("C", [0.0, -1.0, float("nan"), [1e20, float("inf")]])
 def test_compute_must_be_positive(C):
     """No budget, no optimum."""
-    with pytest.raises(InputError, match="positive finite compute"):
+    with pytest.raises(InputError, match="positive and finite"):
         LINES.optimal(C)

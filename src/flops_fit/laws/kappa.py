@@ -14,6 +14,7 @@ from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.law import Law
 
 Floats = NDArray[np.float64]
+LogForm = tuple[float, float, float, float, float, float]  # E, ln A, ln B, α, β, κ
 
 _EXPONENTS = np.geomspace(0.02, 0.8, 25)
 _STARTS = 4
@@ -30,7 +31,7 @@ class KappaFamily(Law):
 
     @property
     @abstractmethod
-    def log_form(self) -> tuple[float, float, float, float, float, float]:
+    def log_form(self) -> LogForm:
         """(E, ln A, ln B, α, β, κ); −inf for the log of a term that vanished."""
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
@@ -113,7 +114,7 @@ class Hoffmann(KappaFamily):
     formula: ClassVar[str] = "L = E + A/N^α + B/D^β"
 
     @property
-    def log_form(self) -> tuple[float, float, float, float, float, float]:
+    def log_form(self) -> LogForm:
         """(E, ln A, ln B, α, β, 1)."""
         return self.E, _log(self.A), _log(self.B), self.alpha, self.beta, 1.0
 
@@ -131,8 +132,7 @@ class Kappa(KappaFamily):
     data add up to less than their sum. It is the supervised law of Busbridge et al. 2025,
     "Distillation Scaling Laws" (arXiv:2502.08606), who call the power γ.
 
-    The compute-optimal split does not depend on κ: a rising function of the sum has its minimum
-    where the sum has, so N* = (αA/βB)^{1/(α+β)}·(C/k)^{β/(α+β)} for F(N) = k·N.
+    The compute-optimal split does not depend on κ.
     """
 
     E: float
@@ -146,7 +146,7 @@ class Kappa(KappaFamily):
     formula: ClassVar[str] = "L = E + (A/N^α + B/D^β)^κ"
 
     @property
-    def log_form(self) -> tuple[float, float, float, float, float, float]:
+    def log_form(self) -> LogForm:
         """(E, ln A, ln B, α, β, κ)."""
         return self.E, _log(self.A), _log(self.B), self.alpha, self.beta, self.kappa
 
@@ -176,7 +176,7 @@ class Kaplan(KappaFamily):
     formula: ClassVar[str] = "L = ((N_c/N)^(α_N/α_D) + D_c/D)^α_D"
 
     @property
-    def log_form(self) -> tuple[float, float, float, float, float, float]:
+    def log_form(self) -> LogForm:
         """(0, ln A, ln B, α, 1, κ) as a κ-law."""
         r = self.alpha_N / self.alpha_D
         return 0.0, r * float(np.log(self.N_c)), float(np.log(self.D_c)), r, 1.0, self.alpha_D

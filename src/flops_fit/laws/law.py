@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
-from flops_fit.errors import FitError, InputTypeError
+from flops_fit.errors import FitError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
-from flops_fit.laws.optimum import Optimum, positive_compute, spend
+from flops_fit.laws.optimum import Optimum, positive, spend
 from flops_fit.laws.questions import (
     LARGEST_SIZE,
     UNITS_PER_PARAM,
@@ -22,7 +21,6 @@ from flops_fit.laws.questions import (
     TradeOff,
     compute_for,
     optimal_for_inference,
-    positive,
     trade_off,
 )
 from flops_fit.laws.search import UNDEFINED, least_size, lowest
@@ -57,26 +55,17 @@ class CallableFlops:
 def as_flops(flops_per_unit: FlopsLike) -> FlopsFunction:
     """F(N) from a factor k (F = k·N), a FlopsFunction or any function of N.
 
-    Raises
-    ------
-    InputError
-        A factor that is not a positive number.
-    InputTypeError
-        Anything else that cannot be called.
+    Raises InputError for a factor that is not positive, InputTypeError for anything else.
     """
-    if isinstance(flops_per_unit, Real) and not isinstance(flops_per_unit, bool):
-        expected = "a positive number of FLOPs per parameter and unit (6 for a dense transformer)"
-        return LinearFlops(
-            check_number("flops_per_unit", flops_per_unit, above=0, expected=expected)
-        )
     if isinstance(flops_per_unit, FlopsFunction):
         return flops_per_unit
     if callable(flops_per_unit):
         return CallableFlops(flops_per_unit)
-    raise InputTypeError(
-        "expected FLOPs per unit as a number k (F = k·N), a function of N or a FlopsFunction; "
-        f"got {type(flops_per_unit).__name__}."
+    expected = (
+        "a positive number of FLOPs per unit and parameter (k of F = k·N, 6 for a dense "
+        "transformer), a function of N or a FlopsFunction"
     )
+    return LinearFlops(check_number("flops_per_unit", flops_per_unit, above=0, expected=expected))
 
 
 @dataclass(frozen=True)
@@ -92,16 +81,8 @@ class Law(ABC):
     with one more array for each, after those named here. Both need defaults for them: the
     optimum is computed from ``loss(N, D)``.
 
-    Attributes
-    ----------
-    name, formula
-        What the law is called, and how it reads.
-    covariates
-        Columns that ``loss`` and ``starts`` take besides N, D and the loss: ``("unique_tokens",)``.
-    conditions
-        Fields that are set and not fitted, with a default each.
-    limits
-        The value of a parameter that the runs do not determine: ``{"R_D": inf}``.
+    Fields in ``conditions`` are set and not fitted, with a default each. A parameter in ``limits``
+    takes the value there where the runs do not determine it: ``{"R_D": inf}``.
     """
 
     name: ClassVar[str] = "law"
@@ -153,17 +134,12 @@ class Law(ABC):
         Parameters
         ----------
         C
-            Training FLOPs, one number or an array.
+            Training FLOPs, one number or an array; positive, else InputError.
         flops_per_unit
             F(N): a factor k for k·N, a FlopsFunction or any function of N.
         max_params, max_tokens
             Caps: the largest model that can be served, the data there is. A cap on N gives the rest
             to D; a cap on D gives the rest to N; where both bind, less than C is spent.
-
-        Raises
-        ------
-        InputError
-            C, a cap or F(N) is not positive.
 
         Examples
         --------
@@ -173,7 +149,7 @@ class Law(ABC):
         >>> f"N = {best.params:.3g}, D = {best.tokens:.3g}; {best.binds[0]} binds"
         'N = 2e+10, D = 4.8e+12; max_params binds'
         """
-        flops, compute = as_flops(flops_per_unit), positive_compute(C)
+        flops, compute = as_flops(flops_per_unit), positive(C, "compute in FLOPs")
         wanted = self._optimal_size(np.atleast_1d(compute).ravel(), flops)
         return spend(wanted, compute, flops, max_params, max_tokens, self)
 
@@ -221,13 +197,7 @@ class Law(ABC):
         A model of k < 1 is cheaper to use and takes more compute to train: de Vries 2023, "Go smol
         or go home". With the additive law and F = 6·N the D needed is
         D*·(1 − (k^−α − 1)·β/α)^{−1/β}; no amount of data makes up for k below (1 + α/β)^{−1/α}.
-
-        Parameters
-        ----------
-        C
-            Training FLOPs.
-        factors
-            k, a number or several.
+        ``factors`` is one k or several.
 
         Examples
         --------
@@ -256,18 +226,11 @@ class Law(ABC):
         Parameters
         ----------
         loss
-            The loss to reach.
+            The loss to reach; InputError where no size reaches it.
         inference_tokens
             D_inf: expected inference tokens over the model's life.
-        flops_per_unit
-            F(N) of training.
-        inference_flops_per_unit
-            F_inf(N) of inference; a third of F by default, the forward pass.
-
-        Raises
-        ------
-        InputError
-            No size reaches the loss, or a number is not positive.
+        flops_per_unit, inference_flops_per_unit
+            F(N) of training, and F_inf(N) of inference: a third of F by default, the forward pass.
 
         Examples
         --------

@@ -34,15 +34,9 @@ class Muennighoff(Law):
     The law saturates: beyond some compute neither term falls any more, and :meth:`~Law.compute_for`
     answers ``inf`` for losses below that. It cannot express a loss that *rises* with repetition.
 
-    Attributes
-    ----------
-    E, A, B, alpha, beta
-        The additive law for fresh data.
-    R_D, R_N
-        R*_D and R*_N: after how many repeats, of data and of parameters, 1 − 1/e of all that
-        repetition can give is used up; ``inf`` where no repeat is worth less.
-    unique
-        U of the questions asked of the law; :meth:`with_unique` sets it. Not fitted.
+    R*_D and R*_N say after how many repeats, of data and of parameters, 1 − 1/e of all that
+    repetition can give is used up; ``inf`` where no repeat is worth less. ``unique`` is the U of
+    the questions asked of the law; :meth:`with_unique` sets it. It is not fitted.
 
     Examples
     --------
@@ -68,8 +62,7 @@ class Muennighoff(Law):
     limits: ClassVar[Mapping[str, float]] = {"R_N": float("inf"), "R_D": float("inf")}
 
     def __post_init__(self) -> None:
-        if not self.unique > 0:
-            _check_unique(self.unique)
+        self._supply(None)
 
     @property
     def fresh(self) -> Hoffmann:
@@ -77,36 +70,33 @@ class Muennighoff(Law):
         return Hoffmann(self.E, self.A, self.B, self.alpha, self.beta)
 
     def with_unique(self, unique: float) -> Muennighoff:
-        """The law of (N, D) where only ``unique`` different units exist.
-
-        Raises
-        ------
-        InputError
-            ``unique`` is not a positive number.
-        """
+        """The law of (N, D) where only ``unique`` different units exist; positive, else InputError."""
         return replace(self, unique=float(unique))
 
     def loss(self, N: ArrayLike, D: ArrayLike, unique: ArrayLike | None = None) -> Any:
-        """Loss at N parameters and D units seen, of which ``unique`` are different.
+        """Loss at N parameters and D units seen with all repeats, of which ``unique`` are different.
 
-        Parameters
-        ----------
-        N, D
-            Parameters, and units seen with all repeats.
-        unique
-            U, a number or an array that broadcasts with N and D; the law's own by default.
+        All broadcast; ``unique`` is the law's own by default.
         """
         return self.fresh.loss(self.effective_params(N, unique), self.effective_units(D, unique))
 
     def effective_units(self, D: ArrayLike, unique: ArrayLike | None = None) -> Floats:
         """D': how many fresh units the D seen are worth."""
-        U = _check_unique(self.unique if unique is None else unique)
+        U = self._supply(unique)
         return _worth(np.asarray(D, dtype=np.float64), U, self.R_D)
 
     def effective_params(self, N: ArrayLike, unique: ArrayLike | None = None) -> Floats:
         """N': how many parameters N are worth with ``unique`` units to learn from."""
-        U = _check_unique(self.unique if unique is None else unique)
+        U = self._supply(unique)
         return _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
+
+    def _supply(self, unique: ArrayLike | None) -> Floats:
+        values = np.asarray(self.unique if unique is None else unique, dtype=np.float64)
+        if not np.all(values > 0):
+            raise InputError(
+                f"expected a positive number of unique units (inf for no repetition); got {values}."
+            )
+        return values
 
     def size_for(self, unique: ArrayLike) -> Floats:
         """N*(U): the size whose compute-optimal data is U under C = 6·N·D.
@@ -146,7 +136,8 @@ class Muennighoff(Law):
 
 def _additive(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
     """E, A, B, α and β on a grid of exponents: relative least squares, robustly compared."""
-    n, d = np.log(N / np.exp(np.mean(np.log(N)))), np.log(D / np.exp(np.mean(np.log(D))))
+    log_n, log_d = np.mean(np.log(N)), np.mean(np.log(D))
+    n, d = np.log(N / np.exp(log_n)), np.log(D / np.exp(log_d))
     best, values = np.inf, {}
     ones = np.ones_like(n)
     for alpha in _EXPONENTS:
@@ -156,8 +147,8 @@ def _additive(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
             scale = np.maximum(solved, 0.02 * loss.min())
             misfit = float(np.sum(np.abs(np.log(np.maximum(terms @ scale, 1e-300)))))
             if misfit < best:
-                A = scale[1] * np.exp(alpha * np.mean(np.log(N)))
-                B = scale[2] * np.exp(beta * np.mean(np.log(D)))
+                A = scale[1] * np.exp(alpha * log_n)
+                B = scale[2] * np.exp(beta * log_d)
                 best = misfit
                 values = {"E": scale[0], "A": A, "B": B, "alpha": alpha, "beta": beta}
     return {name: float(value) for name, value in values.items()}
@@ -169,12 +160,3 @@ def _worth(amount: Floats, unique: Floats, scale: float) -> Floats:
     gained = repeats if np.isinf(scale) else -scale * np.expm1(-repeats / scale)
     base = np.minimum(amount, unique)
     return np.asarray(base + base * gained)
-
-
-def _check_unique(unique: ArrayLike) -> Floats:
-    values = np.asarray(unique, dtype=np.float64)
-    if not np.all(values > 0):
-        raise InputError(
-            f"expected a positive number of unique units (inf for no repetition); got {unique!r}."
-        )
-    return values

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.search import bisect
 
 Floats = NDArray[np.float64]
 
 
+def positive(values: ArrayLike, what: str) -> Floats:
+    """Values as an array; refused where one is not a positive finite number."""
+    try:
+        out = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
+    if not np.all(np.isfinite(out) & (out > 0)):
+        raise InputError(f"expected {what} to be positive and finite; got {values!r}.")
+    return out
+
+
 @dataclass(frozen=True)
 class Optimum:
     """The best N and D for a budget and the loss there; floats, or arrays shaped as C.
 
-    Attributes
-    ----------
-    params, tokens, loss
-        N, D and L(N, D).
-    compute
-        F(N)·D: the budget itself, and less only where both caps bind.
-    at_max_params, at_max_tokens
-        Whether ``max_params`` or ``max_tokens`` binds.
+    ``compute`` is F(N)·D: the budget itself, and less only where both caps bind.
+    ``at_max_params`` and ``at_max_tokens`` say whether ``max_params`` or ``max_tokens`` binds.
     """
 
     params: Any
@@ -58,43 +63,41 @@ def spend(
     that falls in N and in D, and has one minimum along the budget, this is the best that the caps
     allow. Where F(max_params)·max_tokens < C both bind and the rest of C stays unspent.
 
-    Parameters
-    ----------
-    N, C
-        The best sizes without caps and their budgets, numbers or arrays of one shape.
-    law
-        Gives the loss; NaN without one.
+    ``N`` and ``C`` are the best sizes without caps and their budgets, numbers or arrays of one
+    shape. The loss is NaN without a law.
     """
     shape = np.shape(C)
     N, C = (np.atleast_1d(np.asarray(v, dtype=np.float64)).ravel() for v in (N, C))
-    n_cap, d_cap = _cap("max_params", max_params), _cap("max_tokens", max_tokens)
+    caps = {"max_params": max_params, "max_tokens": max_tokens}
+    n_cap, d_cap = (
+        float("inf")
+        if cap is None
+        else check_number(
+            name, cap, above=0, infinite=True, expected="a positive number, or None for no cap"
+        )
+        for name, cap in caps.items()
+    )
     at_n = n_cap < N
     size = np.minimum(N, n_cap)
-    units = C / _per_unit(flops, size)
+    units = C / positive_per_unit(flops, size)
     compute = C.copy()
     at_d = units > d_cap
     if np.any(at_d):
         units = np.minimum(units, d_cap)
         if np.isfinite(n_cap):
-            at_n = at_n | (at_d & (_per_unit(flops, np.full_like(C, n_cap)) * d_cap <= C))
+            at_n = at_n | (at_d & (positive_per_unit(flops, np.full_like(C, n_cap)) * d_cap <= C))
             size = np.where(at_n, n_cap, size)
         growing = at_d & ~at_n
         if np.any(growing):
             size[growing] = _size_at(flops, C[growing] / d_cap, size[growing], n_cap)
-        compute = np.where(at_d & at_n, _per_unit(flops, size) * units, C)
+        compute = np.where(at_d & at_n, positive_per_unit(flops, size) * units, C)
     loss = np.full_like(C, np.nan) if law is None else np.asarray(law.loss(size, units), float)
     columns = (size, units, loss, compute, at_n, at_d)
     return Optimum(*(c.reshape(shape) if shape else c[0].item() for c in columns))
 
 
-def _cap(name: str, value: float | None) -> float:
-    if value is None:
-        return float("inf")
-    expected = "a positive number, or None for no cap"
-    return check_number(name, value, above=0, infinite=True, expected=expected)
-
-
-def _per_unit(flops: FlopsFunction, N: Floats) -> Floats:
+def positive_per_unit(flops: FlopsFunction, N: Floats) -> Floats:
+    """F(N), refused unless positive and finite."""
     per_unit = np.asarray(flops(N), dtype=np.float64)
     if not np.all(np.isfinite(per_unit) & (per_unit > 0)):
         raise InputError(
@@ -144,7 +147,7 @@ class PowerLaw:
     @property
     def params(self) -> dict[str, float]:
         """The parameters under the law's own names."""
-        return {f.name: float(getattr(self, f.name)) for f in fields(self)}
+        return {name: float(value) for name, value in vars(self).items()}
 
     def __call__(self, x: ArrayLike) -> Any:
         """Value at each x."""
@@ -166,16 +169,7 @@ class OptimumOnly:
     optimum: it is no :class:`~flops_fit.laws.Law`. The paper decides what C and N mean, and that is
     part of the law: F(N) cannot be exchanged.
 
-    Attributes
-    ----------
-    k_N, a
-        The line of sizes.
-    k_D, b
-        The line of units.
-    size
-        What N counts: ``"parameters"``, or what else the paper counts.
-    compute
-        What C is, in terms of N and D.
+    ``size`` says what N counts and ``compute`` what C is.
 
     Examples
     --------
@@ -210,19 +204,8 @@ class OptimumOnly:
         return PowerLaw(self.k_D, self.b)
 
     def optimal(self, C: ArrayLike) -> Optimum:
-        """N* and D* at C; the loss is NaN, as there is no surface.
-
-        Parameters
-        ----------
-        C
-            Training FLOPs as the law's ``compute`` defines them, one number or an array.
-
-        Raises
-        ------
-        InputError
-            C is not positive and finite.
-        """
-        compute = positive_compute(C)
+        """N* and D* at C in FLOPs as ``compute`` defines them; the loss is NaN: there is no surface."""
+        compute = positive(C, "compute in FLOPs")
         unknown: Any = np.full(compute.shape, np.nan) if compute.ndim else float("nan")
         spent: Any = compute if compute.ndim else float(compute)
         return Optimum(self.n_line(compute), self.d_line(compute), unknown, spent)
@@ -241,11 +224,3 @@ class OptimumOnly:
             "optimal(C), or use a law of N and D such as "
             'flops_fit.reference.law("besiroglu2024").'
         )
-
-
-def positive_compute(C: ArrayLike) -> Floats:
-    """Training FLOPs as an array; refused unless positive and finite."""
-    compute = np.asarray(C, dtype=np.float64)
-    if not np.all(np.isfinite(compute) & (compute > 0)):
-        raise InputError(f"expected positive finite compute in FLOPs; got {C!r}.")
-    return compute

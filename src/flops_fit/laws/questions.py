@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError
 from flops_fit.flops.functions import FlopsFunction
+from flops_fit.laws.optimum import positive, positive_per_unit
 from flops_fit.laws.search import UNDEFINED, least_size, lowest
 from flops_fit.text import format_count
 
@@ -25,17 +26,6 @@ UNITS_PER_PARAM = 20.0
 _SECTIONS = np.linspace(0.0, 1.0, 34)
 
 
-def positive(values: ArrayLike, what: str) -> Floats:
-    """Values as an array; refused where one is not a positive finite number."""
-    try:
-        out = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
-    if not np.all(np.isfinite(out) & (out > 0)):
-        raise InputError(f"expected {what} to be positive and finite; got {values!r}.")
-    return out
-
-
 def compute_for(law: Law, loss: float, flops: FlopsFunction) -> float:
     """The least compute whose optimum reaches ``loss``; ``inf`` beyond 1e40 parameters.
 
@@ -47,12 +37,7 @@ def compute_for(law: Law, loss: float, flops: FlopsFunction) -> float:
         return math.inf
     bound = least_size(lambda n: law.loss(n, UNITS_PER_PARAM * n), np.asarray(loss))
     size = max(float(bound), 1.0)
-    above = float(flops(np.asarray(size))) * UNITS_PER_PARAM * size
-    if not (math.isfinite(above) and above > 0):
-        raise InputError(
-            f"expected positive FLOPs per unit; {flops.description} gives {above!r} near N = "
-            f"{size:.3g}. Give flops_per_unit= as a function that does."
-        )
+    above = float(positive_per_unit(flops, np.asarray(size))) * UNITS_PER_PARAM * size
     return float(np.exp(log_compute(law, loss, flops, above, math.log(LARGEST_SIZE))))
 
 
@@ -62,13 +47,8 @@ def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach
     Bracketed outwards by steps in ln C that double, then cut into 33 parts at a time, as the
     optima of many budgets cost about as much as that of one.
 
-    Parameters
-    ----------
-    start
-        Where to begin, in FLOPs.
-    reach
-        How far from it in ln C to look: beyond, the answer is ``inf``, or ``-inf`` where the loss
-        is reached even there.
+    Beyond ``reach`` from there in ln C the answer is ``inf``, or ``-inf`` where the loss is reached
+    even there.
     """
 
     def reached(log_c: ArrayLike) -> NDArray[np.bool_]:
@@ -96,17 +76,9 @@ def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach
 class InferenceOptimum:
     """The model that reaches a loss with the least compute for training and inference together.
 
-    Attributes
-    ----------
-    loss, inference_tokens
-        The question: the loss, and D_inf, the expected inference tokens over the model's life.
-    params, tokens
-        N and D.
-    training_compute, inference_compute, total_compute
-        F(N)·D, F_inf(N)·D_inf and their sum.
-    saving
-        The share of total compute that it saves against the optimum of training alone at the same
-        loss: 0.17 is 17 %.
+    ``inference_tokens`` is D_inf, ``training_compute`` F(N)·D and ``inference_compute``
+    F_inf(N)·D_inf. ``saving`` is the share of total compute that it saves against the optimum of
+    training alone at the same loss: 0.17 is 17 %.
     """
 
     loss: float
@@ -178,17 +150,12 @@ class TradeOff:
 
     Attributes
     ----------
-    compute
-        C in training FLOPs.
     factors
         k: below 1 a smaller model is trained longer than optimal, above 1 a larger one shorter.
-    params, tokens, loss
-        N = k·N*, D = C/F(N) and L(N, D).
-    excess
-        By how many per cent the loss lies above the optimum's.
-    tokens_needed
-        The D at which N reaches the optimum's loss; ``inf`` where it never does.
-    compute_ratio
+    params, tokens, loss, excess
+        N = k·N*, D = C/F(N), L(N, D), and by how many per cent that lies above the optimum's.
+    tokens_needed, compute_ratio
+        The D at which N reaches the optimum's loss, ``inf`` where it never does, and
         F(N)·tokens_needed over C: 1.2 is a fifth more compute for the same loss.
     """
 

@@ -21,16 +21,9 @@ _LOWEST_LOG, _HIGHEST_LOG = -200.0, 460.0  # ln of the smallest and the largest 
 def lowest(curve: Callable[[Floats], Floats], start: Floats) -> Floats:
     """Where each curve is lowest: a grid around ``start``, refined, then a parabola.
 
-    Parameters
-    ----------
-    curve
-        From points of shape (curves, points) to values of the same shape; :data:`UNDEFINED` where
-        it is not defined.
-    start
-        A guess for each curve, shape (curves,); the minimum may lie up to 30 away.
+    ``curve`` takes points of shape (curves, points) to values of that shape, :data:`UNDEFINED` where
+    it is not defined; the minimum may lie up to 30 from ``start``, shape (curves,).
 
-    Notes
-    -----
     A kink does not mislead a grid (F(N) interpolated between traced sizes has kinks), and refining
     it takes the same few evaluations for a thousand curves as for one. Points far from ``start``
     are models too large to trace: they are evaluated only where the minimum is not near. The final
