@@ -223,7 +223,7 @@ def test_two_budgets_complete_with_a_warning():
 
 
 def test_few_sizes_are_noticed():
-    """Four sizes a budget bracket no optimum reliably."""
+    """Four sizes a budget do not bracket the optimum reliably."""
     assert "few_sizes" in codes(fit_runs(sweep(ADDITIVE, sizes=4, sd=0.002)), "warning")
 
 
