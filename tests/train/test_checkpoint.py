@@ -26,7 +26,7 @@ from torch import nn
 from flops_fit import rng
 from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.rng import capture, restore
-from flops_fit.train import checkpoint, state
+from flops_fit.train import checkpoint, snapshot
 from flops_fit.train.checkpoint import Checkpoints
 from tests.conftest import MLP
 
@@ -172,7 +172,7 @@ LOOP.append(LOOP)
         (1 << 2001, "at most 2000 bits"),
         (torch.zeros(2, device="meta"), "without values"),
         (torch.eye(2).to_sparse(), "dense tensor"),
-        (LOOP, "holds itself"),
+        (LOOP, "contains itself"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_with_its_place(
@@ -652,7 +652,7 @@ def test_an_incomplete_state_of_generators_is_refused() -> None:
         restore({"torch": 0, "python": 0})
 
 
-@pytest.mark.parametrize("module", [checkpoint, state, rng])
+@pytest.mark.parametrize("module", [checkpoint, snapshot, rng])
 def test_the_examples_in_docstrings_are_true(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 

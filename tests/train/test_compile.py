@@ -18,8 +18,7 @@ from flops_fit.model import ModelSpec
 from flops_fit.plan import Speed
 from flops_fit.train import Trainer
 from flops_fit.train.checkpoint import Checkpoints
-from flops_fit.train.compile import pays_to_compile
-from flops_fit.train.config import TrainingConfig
+from flops_fit.train.config import TrainingConfig, use_compile
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 from tests.train.test_loop import trainer
 from tests.train.test_resume import every_reading
@@ -167,16 +166,16 @@ def test_auto_compiles_long_runs_on_gpus_alone() -> None:
         Speed((100.0, 200.0), (rate, rate), "cuda")
         for rate in (experiment.flops / 480, experiment.flops / 470)
     )
-    assert pays_to_compile("auto", "cuda:0", slow, experiment, 1000)
-    assert pays_to_compile("auto", "xpu", slow, experiment, 1000)
-    assert not pays_to_compile("auto", "cuda", fast, experiment, 1000)
-    assert not pays_to_compile("auto", "cuda", slow, experiment, 999)  # a part of it is done
-    assert not pays_to_compile("auto", "cuda", None, experiment, 1000)
-    assert not pays_to_compile("auto", "mps", slow, experiment, 1000)
-    assert not pays_to_compile("auto", "cpu", slow, experiment, 1000)
+    assert use_compile("auto", "cuda:0", slow, experiment, 1000)
+    assert use_compile("auto", "xpu", slow, experiment, 1000)
+    assert not use_compile("auto", "cuda", fast, experiment, 1000)
+    assert not use_compile("auto", "cuda", slow, experiment, 999)  # a part of it is done
+    assert not use_compile("auto", "cuda", None, experiment, 1000)
+    assert not use_compile("auto", "mps", slow, experiment, 1000)
+    assert not use_compile("auto", "cpu", slow, experiment, 1000)
     few = make_experiment(steps=199, tokens=199 * 8)
-    assert not pays_to_compile("auto", "cuda", slow, few, 199)
-    assert pays_to_compile(True, "cpu", None, few, 1)
+    assert not use_compile("auto", "cuda", slow, few, 199)
+    assert use_compile(True, "cpu", None, few, 1)
 
 
 def test_a_compiled_sweep_is_another_one_and_auto_is_not() -> None:

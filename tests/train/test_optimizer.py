@@ -228,7 +228,7 @@ def test_unusable_groups_are_told(groups: Any, words: str) -> None:
     def made(groups: Any, hparams: Any) -> torch.optim.Optimizer:
         raise AssertionError("the groups are judged before anything is made of them")
 
-    with pytest.raises(InputError, match=words):
+    with pytest.raises((InputError, InputTypeError), match=words):
         make_optimizer(LINEAR, HPARAMS, made, lambda model, hparams: groups)
 
 

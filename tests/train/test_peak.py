@@ -9,8 +9,8 @@ import pytest
 import flops_fit
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.peaks import _PEAKS
-from flops_fit.train import Precision, peak_of
-from flops_fit.train.throughput import Throughput, device_peak
+from flops_fit.train import Precision
+from flops_fit.train.metrics import Throughput, device_peak, peak_of
 from tests.conftest import make_experiment
 from tests.train.test_resume import every_reading, trainer
 
@@ -83,10 +83,10 @@ def test_a_cpu_has_no_peak() -> None:
 def test_utilisation_is_that_of_the_steps_since_the_last_reading() -> None:
     pace = Throughput(flops_per_step=2e9, peak=1e12)
     pace.begin(10, 100, 5.0)
-    assert pace.since(20, 300, 5.1) == pytest.approx({"units_per_second": 2000.0, "mfu": 0.2})
-    assert pace.since(25, 400, 5.2) == pytest.approx({"units_per_second": 1000.0, "mfu": 0.1})
+    assert pace.since_last(20, 300, 5.1) == pytest.approx({"units_per_second": 2000.0, "mfu": 0.2})
+    assert pace.since_last(25, 400, 5.2) == pytest.approx({"units_per_second": 1000.0, "mfu": 0.1})
     assert pace.mfu(25, 5.0) == pytest.approx(0.01)
-    assert Throughput(2e9, None).since(1, 1, 1.0)["mfu"] is None
+    assert Throughput(2e9, None).since_last(1, 1, 1.0)["mfu"] is None
 
 
 def test_a_run_records_its_share_of_a_peak_that_is_given() -> None:
@@ -119,7 +119,7 @@ def test_the_gradient_norm_on_record_is_the_mean_of_the_last_twentieth() -> None
 def test_a_peak_is_a_positive_number(sweep: dict[str, Any], peak: Any) -> None:
     sweep.pop("progress")
     kind = InputTypeError if peak in ("fast", True) else InputError
-    with pytest.raises(kind, match="peak_flops: expected the FLOP/s"):
+    with pytest.raises(kind, match="peak_flops: expected the peak FLOP/s"):
         flops_fit.plan_sweep(**sweep, peak_flops=peak)
 
 

@@ -199,7 +199,7 @@ def test_the_state_stays_small() -> None:
 
 @pytest.mark.parametrize("saved", [{}, {**DivergenceMonitor(1).save(), "more": 1}])
 def test_a_foreign_state_is_refused(saved: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected what Watch.save gave"):
+    with pytest.raises(InputError, match="expected what DivergenceMonitor.save returned"):
         DivergenceMonitor(10).load(saved)
 
 

@@ -25,9 +25,8 @@ from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.plan import Reading, Speed
 from flops_fit.records import Run
-from flops_fit.train import Progress, Trainer, throughput
-from flops_fit.train.config import TrainingConfig
-from flops_fit.train.throughput import reading_workers
+from flops_fit.train import Progress, Trainer, config
+from flops_fit.train.config import TrainingConfig, reading_workers
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 from tests.train.test_resume import Dropped, every_reading
 
@@ -171,9 +170,9 @@ def speed(seconds: float, waiting: float, **changes: Any) -> Speed:
 def test_auto_reads_ahead_where_that_gains_time(
     monkeypatch: pytest.MonkeyPatch, seconds: float, waiting: float, free: int, workers: int
 ) -> None:
-    monkeypatch.setattr(throughput, "_cores", lambda: free + 1 if free else 4)
-    monkeypatch.setattr(throughput, "_busy", lambda device: 1 if free else 4)
-    monkeypatch.setattr(throughput, "_forks", lambda: True)
+    monkeypatch.setattr(config, "_cores", lambda: free + 1 if free else 4)
+    monkeypatch.setattr(config, "_busy_cores", lambda device: 1 if free else 4)
+    monkeypatch.setattr(config, "_forks", lambda: True)
     experiment = make_experiment(steps=5000)
     measured = speed(seconds, waiting)
     assert reading_workers("auto", None, measured, experiment) == workers
@@ -185,16 +184,16 @@ def test_auto_reads_ahead_where_that_gains_time(
 def test_auto_is_none_where_nothing_is_known_or_processes_cannot_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(throughput, "_cores", lambda: 8)
+    monkeypatch.setattr(config, "_cores", lambda: 8)
     slow = speed(0.1, 0.1)
     long, short = make_experiment(steps=5000), make_experiment(steps=20)
     short = replace(short, tokens=160)
-    monkeypatch.setattr(throughput, "_forks", lambda: True)
+    monkeypatch.setattr(config, "_forks", lambda: True)
     assert reading_workers("auto", None, slow, long) == 8
     assert reading_workers("auto", None, None, long) == 0
     assert reading_workers("auto", None, speed(0.1, 0.1, on_host=False), long) == 0
     assert reading_workers("auto", None, slow, short) == 0
-    monkeypatch.setattr(throughput, "_forks", lambda: False)
+    monkeypatch.setattr(config, "_forks", lambda: False)
     assert reading_workers("auto", None, slow, long) == 0
 
 

@@ -27,7 +27,7 @@ from flops_fit.store.read import (
     read_sweep,
     write_runs,
 )
-from flops_fit.train.trunk import left_trunks, prune_trunk
+from flops_fit.train.state import left_trunks, prune_trunk
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""Where a run can go on from after it was stopped at any instant.
+"""The checkpoints of a run, from which it continues after it was stopped at any moment.
 
 A checkpoint is written to a hidden directory beside the others, flushed to the disk and then
-renamed: a reader sees all of it or nothing. What does not verify is renamed and named, never
+renamed: a reader sees all of it or nothing. What does not verify is renamed and reported, never
 deleted and never loaded.
 """
 
@@ -22,13 +22,13 @@ from flops_fit.files import flush_directory
 from flops_fit.records import Diagnostic
 from flops_fit.train.snapshot import (
     UnusableError,
+    plain_state,
     read_manifest,
     read_snapshot,
     write_snapshot,
 )
-from flops_fit.train.state import plain_state
 
-_SHARE = 0.01  # of a run's time that checkpoints may take
+_MAX_SHARE = 0.01  # of a run's time that checkpoints may take
 _STEP = re.compile(r"step-(\d{8,})")
 _SAVING = re.compile(r"\.saving-step-\d{8,}")  # half written
 _REPLACED = re.compile(r"\.replaced-(step-\d{8,})")  # complete, its step being saved again
@@ -36,7 +36,7 @@ _REMOVING = re.compile(r"\.removing-step-\d{8,}")  # half deleted
 
 
 def check_intervals(seconds: Any, steps: Any) -> None:
-    """Refuse what is no time and no number of steps between checkpoints."""
+    """Refuse intervals between checkpoints that are not a time or a number of steps."""
     if seconds is not None:
         expected = "finite seconds, 0 or more, or None"
         check_number("checkpoint_seconds", seconds, at_least=0, expected=expected)
@@ -53,14 +53,14 @@ class Checkpoints:
     Parameters
     ----------
     folder
-        Where they lie; made at the first :meth:`save`.
+        Created at the first :meth:`save`.
     key
         A hash of what they belong to: the experiment's id and whatever else decides the
         arithmetic. Checkpoints under another key are never loaded.
     every_seconds, every_steps
-        When :meth:`due` says yes: this long after the last save ended, or at multiples of so many
-        steps, whichever comes first. None switches one off. Saves that are slow come less often, so
-        that they take a hundredth of the time at most; with 0 seconds each step is saved.
+        When :meth:`due` is true: this long after the last save ended, or at multiples of so many
+        steps, whichever comes first. None switches one off. Slow saves come less often, so that
+        they take at most a hundredth of the time; with 0 seconds each step is saved.
     keep
         How many stay.
     clock
@@ -70,11 +70,6 @@ class Checkpoints:
     ----------
     findings
         What was set aside, in words.
-
-    Raises
-    ------
-    InputError
-        ``key`` is empty, or an interval or ``keep`` is not positive.
 
     Examples
     --------
@@ -108,28 +103,21 @@ class Checkpoints:
         self._last_time = self.clock()
 
     def due(self, step: int) -> bool:
-        """Whether ``step`` steps into the run it is time to save. Reads nothing but the clock."""
+        """Whether it is time to save after ``step`` steps; reads only the clock."""
         if step <= self._last_step:
             return False
         if self.every_steps and step // self.every_steps > self._last_step // self.every_steps:
             return True
         if self.every_seconds is None:
             return False
-        patience = max(self.every_seconds, self._cost / _SHARE) if self.every_seconds else 0.0
-        return self.clock() - self._last_time >= patience
+        interval = max(self.every_seconds, self._cost / _MAX_SHARE) if self.every_seconds else 0.0
+        return self.clock() - self._last_time >= interval
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after ``step`` steps; when this returns, a crash cannot undo it.
 
-        A checkpoint of the same step is replaced. Older ones beyond ``keep`` are removed.
-
-        Parameters
-        ----------
-        step
-            Steps done.
-        state
-            Dicts with text or integers as keys, lists and tuples of tensors and plain values, as
-            ``state_dict()`` of models and optimizers returns them. Nothing keeps a reference.
+        A checkpoint of the same step is replaced. Older ones beyond ``keep`` are removed. ``state`` is
+        what ``plain_state`` allows; no reference to it is kept.
 
         Raises
         ------
@@ -159,7 +147,7 @@ class Checkpoints:
             raise OutputError(
                 f"checkpoint: step {step} cannot be written to {self.folder} "
                 f"({error.strerror or error}). Earlier checkpoints are intact. Free some "
-                "space or make the folder writable, then start again: the run goes on from the last one."
+                "space or make the folder writable, then start again: the run continues from the last one."
             ) from error
         self._remember(step)
         self._cost = self._last_time - began
@@ -173,18 +161,9 @@ class Checkpoints:
     ) -> tuple[int, dict[str, Any]] | None:
         """The latest checkpoint that verifies, as (steps done, state), tensors on the CPU.
 
-        Those that are torn, foreign or unreadable are renamed, noted in ``findings``, and the
-        next older one is tried. Leftovers of a crash are removed. Nothing in a file is executed.
-
-        Parameters
-        ----------
-        at_most, after
-            Only checkpoints of more than ``after`` steps and of no more than ``at_most``.
-
-        Returns
-        -------
-        tuple or None
-            None where no checkpoint can be used.
+        ``None`` if no checkpoint of more than ``after`` and at most ``at_most`` steps can be used.
+        Those that are torn, foreign or unreadable are renamed, noted in ``findings``, and the next
+        older one is tried. Leftovers of a crash are removed. Nothing in a file is executed.
 
         Raises
         ------
@@ -195,13 +174,13 @@ class Checkpoints:
         """
         try:
             self._tidy()
-            found = self._steps()
+            steps = self._steps()
         except OSError as error:
             raise OutputError(
                 f"checkpoint: {self.folder} cannot be read ({error.strerror or error}). "
                 "Make it readable, or choose another output_dir."
             ) from error
-        for step, path in reversed(found):
+        for step, path in reversed(steps):
             if step <= after or (at_most is not None and step > at_most):
                 continue
             try:
@@ -216,21 +195,16 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove the checkpoints of this key, once the run is on record.
 
-        What was set aside and what belongs to others stays; the folder goes when it is empty.
-        What cannot be removed does no harm and stays, too.
+        What was set aside, belongs to others or cannot be removed stays. An empty folder is removed.
         """
         self.prune(())
 
     def prune(self, steps: Iterable[int]) -> None:
-        """Remove the checkpoints of this key but those that one of ``steps`` would begin from.
-
-        For each of them the newest at or before it stays. As with :meth:`clear`, what belongs to
-        others stays and the folder goes when it is empty.
-        """
+        """Remove the checkpoints of this key, except the newest at or before each of ``steps``."""
         with contextlib.suppress(OSError):
             self._tidy()
             ours = [(step, path) for step, path in self._steps() if self._belongs(path)]
-            kept = {max((s for s, _ in ours if s <= asked), default=None) for asked in steps}
+            kept = {max((s for s, _ in ours if s <= limit), default=None) for limit in steps}
             for step, path in ours:
                 if step not in kept:
                     _discard(path)
@@ -246,7 +220,7 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Finish or undo what a crash interrupted."""
-        for path in _entries(self.folder):
+        for path in _directories(self.folder):
             if _SAVING.fullmatch(path.name) or _REMOVING.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
             elif match := _REPLACED.fullmatch(path.name):
@@ -259,12 +233,9 @@ class Checkpoints:
 
     def _steps(self) -> list[tuple[int, Path]]:
         """Every directory that looks like a checkpoint, in the order of steps."""
-        found = []
-        for path in _entries(self.folder):
-            match = _STEP.fullmatch(path.name)
-            if match and path.name == _name(int(match[1])):
-                found.append((int(match[1]), path))
-        return sorted(found)
+        matches = ((_STEP.fullmatch(path.name), path) for path in _directories(self.folder))
+        steps = ((int(match[1]), path) for match, path in matches if match)
+        return sorted((step, path) for step, path in steps if path.name == _name(step))
 
     def _publish(self, temporary: Path, step: int) -> None:
         final = self.folder / _name(step)
@@ -272,7 +243,7 @@ class Checkpoints:
         if self._belongs(final):
             final.replace(replaced)
         elif final.exists() or final.is_symlink():
-            self._set_aside(final, "it stood where this run's own had to go")
+            self._set_aside(final, "it was where this run's own has to be")
         temporary.replace(final)
         flush_directory(self.folder)
         if replaced.exists():
@@ -289,10 +260,10 @@ class Checkpoints:
         aside = path.with_name(f"{path.name}.set-aside-{time.time_ns()}")
         try:
             path.replace(aside)
-            what = f"it was renamed to {aside.name}"
+            outcome = f"it was renamed to {aside.name}"
         except OSError as error:
-            what = f"it is passed over, as it cannot be renamed ({error.strerror or error})"
-        message = f"Checkpoint {path.name} in {self.folder} is not used ({reason}); {what}."
+            outcome = f"it is ignored, as it cannot be renamed ({error.strerror or error})"
+        message = f"Checkpoint {path.name} in {self.folder} is not used ({reason}); {outcome}."
         self.findings.append(Diagnostic("checkpoint", "note", message))
 
 
@@ -300,8 +271,8 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    """The real directories in a folder; none where there is no folder."""
+def _directories(folder: Path) -> Iterator[Path]:
+    """The directories in a folder, without links; none if there is no folder."""
     try:
         paths = sorted(folder.iterdir())
     except FileNotFoundError:
@@ -310,8 +281,8 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _discard(path: Path, name: str = "") -> None:
-    """Delete, under a name that no crash can leave looking like a checkpoint."""
-    doomed = path.with_name(f".removing-{name or path.name}")
+    """Rename so that a crash cannot leave part of a checkpoint, then delete."""
+    renamed = path.with_name(f".removing-{name or path.name}")
     with contextlib.suppress(OSError):
-        path.replace(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        path.replace(renamed)
+        shutil.rmtree(renamed, ignore_errors=True)

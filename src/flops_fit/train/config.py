@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import math
+import multiprocessing
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fingerprint import fingerprint_code
 from flops_fit.mup.parametrization import Mup, ParametrizationLike, resolve_mup
+from flops_fit.plan.timing import Speed
+from flops_fit.records import Experiment
 from flops_fit.trackers.check import check_trackers
 from flops_fit.trackers.tracker import Tracker
 from flops_fit.train.checkpoint import check_intervals
-from flops_fit.train.compile import Compile
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision
-from flops_fit.train.throughput import Workers
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+Compile = Literal["auto"] | bool
+Workers = int | Literal["auto"]
+
+# torch.compile takes a minute on a slow host and gains a quarter at least.
+_COMPILE_SECONDS = 480.0
+_COMPILE_STEPS = 200
+_COMPILE_DEVICES = ("cuda", "xpu")
+
+_HANDOVER_SECONDS = 2e-3  # of a batch from one process to another, on busy cores
+_HANDOVER_BYTES = 2e9  # per second, on top
+_MIN_GAIN = 0.1  # of a step: measured times vary by nearly as much
+_MIN_GAIN_SECONDS = 5.0  # in the whole run, as processes have to be started
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,3 +153,87 @@ class TrainingConfig:
             f"{f.name}={changed[f.name]!r}" for f in fields(self) if changed[f.name] != f.default
         ]
         return f"TrainingConfig({', '.join(shown)})"
+
+
+def use_compile(
+    compile: Compile,
+    device: str,
+    speed: Speed | None,
+    experiment: Experiment,
+    left: int,
+    ranks: int = 1,
+) -> bool:
+    """What ``compile="auto"`` means for the ``left`` steps of a run that ``ranks`` processes share.
+
+    True on CUDA and XPU devices if 200 steps and 480 predicted seconds, or more, are left; False
+    without a prediction. On a CPU a small model's step gains little from it.
+    """
+    if compile != "auto":
+        return compile
+    if speed is None or device.partition(":")[0] not in _COMPILE_DEVICES or left < _COMPILE_STEPS:
+        return False
+    return speed.seconds(experiment) * left / experiment.steps / ranks >= _COMPILE_SECONDS
+
+
+def reading_workers(
+    workers: Workers,
+    loader_workers: int | None,
+    speed: Speed | None,
+    experiment: Experiment,
+    ranks: int = 1,
+) -> int:
+    """The processes that read ahead of a run, on which no result depends.
+
+    ``"auto"`` is the ``num_workers`` of the user's DataLoader, if set. Else it is 0 unless measured
+    times say that workers gain a tenth of a step and five seconds of the run: reading must take long
+    compared with handing a batch over, and cores must be free to do it, or it must be waiting. It is
+    also 0 if nothing was measured, if samples lie on a device, and if processes are not forked, as
+    each would import the user's script.
+
+    Parameters
+    ----------
+    loader_workers
+        The ``num_workers`` of the DataLoader that the user gave.
+    speed
+        What planning measured.
+    ranks
+        Processes that share each batch, and the cores.
+    """
+    if workers != "auto":
+        return workers
+    if loader_workers is not None:
+        return loader_workers
+    if speed is None or speed.reading is None or not speed.reading.on_host or not _forks():
+        return 0
+    n, reading = experiment.batch_size / ranks, speed.reading
+    step = speed.step_seconds(experiment) / ranks
+    clock, waiting = reading.seconds * n, reading.waiting * n
+    handover = _HANDOVER_SECONDS + reading.size * n / _HANDOVER_BYTES
+    cores = max(1, _cores() // ranks)
+    free = cores - _busy_cores(speed.device)
+    work = clock - waiting
+    # Work for which no core is free is done at the expense of the step, wherever it is done.
+    at_best = max(step, work / free) if free > 0 else step + work
+    count = max(1, min(math.ceil(clock / at_best), cores))
+    gain = step + clock - max(at_best, clock / count) - handover
+    enough = gain >= _MIN_GAIN * (step + clock) and gain * experiment.steps >= _MIN_GAIN_SECONDS
+    return count if enough else 0
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _busy_cores(device: str) -> int:
+    """Cores that a step keeps busy: torch's threads, or the one that drives a device."""
+    import torch
+
+    return torch.get_num_threads() if device == "cpu" else 1
+
+
+def _forks() -> bool:
+    """Whether a process started here is a copy of this one."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    return (method or multiprocessing.get_all_start_methods()[0]) == "fork"

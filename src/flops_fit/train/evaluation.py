@@ -1,4 +1,4 @@
-"""How noisy a gradient is: the batch up to which a larger one helps."""
+"""The held-out loss with its standard error, and how noisy a gradient is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from flops_fit.objective import Objective, to_device
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-_PARTS = 32  # batches the held-out set is cut into at least, to see how they vary
+_MIN_BATCHES = 32  # that the held-out set is cut into, to see how they vary
 
 
 def evaluate(
@@ -31,13 +30,13 @@ def evaluate(
     """Mean loss over every unit of the held-out set, and its standard error.
 
     Sums and counts are kept batch by batch; the batches are the sampling units of the standard
-    error, as samples next to each other (pieces of one document) are alike. Each rank judges
-    every so manieth batch, by the buffers of rank 0, and none is judged twice.
+    error, as samples next to each other (pieces of one document) are alike. With R ranks each
+    evaluates every R-th batch, with the buffers of rank 0, and no batch is evaluated twice.
     """
     import torch
 
     if held_out.size is not None:
-        batch_size = max(1, min(batch_size, held_out.size // _PARTS))
+        batch_size = max(1, min(batch_size, held_out.size // _MIN_BATCHES))
     sums: list[float] = []
     counts: list[float] = []
     ranks.broadcast_tensors(list(model.buffers()))
@@ -45,15 +44,14 @@ def evaluate(
     model.eval()
     with torch.inference_mode():
         for batch in held_out.in_order(batch_size, ranks.rank, ranks.size):
-            if not objective.has_units(batch):
-                continue
-            total, count = objective(model, to_device(batch, device))
-            sums.append(float(total))
-            counts.append(float(count))
+            if objective.has_units(batch):
+                total, count = objective(model, to_device(batch, device))
+                sums.append(float(total))
+                counts.append(float(count))
     model.train(was_training)
-    judged = ranks.all_gather((sums, counts))
-    every_sum, every_count = (np.concatenate(lists) for lists in zip(*judged, strict=True))
-    return ratio_standard_error(every_sum, every_count)
+    by_rank = ranks.all_gather((sums, counts))
+    all_sums, all_counts = (np.concatenate(lists) for lists in zip(*by_rank, strict=True))
+    return ratio_standard_error(all_sums, all_counts)
 
 
 def ratio_standard_error(
@@ -94,7 +92,7 @@ def noise_scale_of(
     Returns
     -------
     float or None
-        In units; ``None`` where noise hides the gradient, so that |G|² comes out at nothing.
+        In units; ``None`` if noise hides the gradient, so that |G|² is not positive.
 
     Examples
     --------
@@ -115,16 +113,16 @@ def noise_scale_of(
 
 
 def noise_scale(model: Any, objective: Any, batches: Iterable[Any]) -> float | None:
-    """The gradient noise scale of a model at these batches, in units; its gradients are left empty.
+    """The gradient noise scale of a model at these batches, in units; its gradients stay empty.
 
-    In evaluation mode, so that dropout is not taken for noise of the data.
+    It is measured in evaluation mode, so that dropout is not taken for noise of the data.
     """
     import torch
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     summed: list[Tensor] | None = None
     norms: list[tuple[float, float]] = []
-    training = model.training
+    was_training = model.training
     model.eval()
     try:
         for batch in batches:
@@ -132,15 +130,15 @@ def noise_scale(model: Any, objective: Any, batches: Iterable[Any]) -> float | N
                 continue
             total, count = objective(model, batch)
             units = float(count)
-            found = torch.autograd.grad(total, parameters, allow_unused=True)
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
             sums = [
                 torch.zeros_like(p) if g is None else g
-                for p, g in zip(parameters, found, strict=True)
+                for p, g in zip(parameters, gradients, strict=True)
             ]
             norms.append((units, _square(sums) / units**2))
             summed = sums if summed is None else [a + g for a, g in zip(summed, sums, strict=True)]
     finally:
-        model.train(training)
+        model.train(was_training)
     if summed is None:
         return None
     units = math.fsum(u for u, _ in norms)

@@ -1,4 +1,4 @@
-"""Does a run still learn? Divergence and spikes, told from the losses that are read anyway."""
+"""Divergence and spikes, detected from the losses that are read anyway."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 
 from flops_fit.errors import InputError
 
-_HALF_LIFE = 0.02  # of the run's steps: long beside a reading, short beside the run
-_PATIENCE = 0.2  # of the run's steps: a rate that is too high at its peak may still be survived
-_LEAST_STEPS = 10  # either of the two, in the shortest runs
+_HALF_LIFE = 0.02  # of the run's steps: long compared with a reading, short compared with the run
+_PATIENCE = 0.2  # of the run's steps: a run may recover from a rate that is too high at its peak
+_MIN_STEPS = 10  # of either, in the shortest runs
 _MARGIN = 0.1  # of the loss at the start: it comes from few batches and is noisy
-_WINDOW = 50  # readings that a spike is seen against
-_LEAST_READINGS = 8  # fewer have no median worth the name
+_WINDOW = 50  # readings that a spike is compared with
+_MIN_READINGS = 8  # for a median
 _RIPPLE = 1e-3  # of the median: smaller rises are no spikes however flat the loss is
-_MAD_TO_SD = 1.4826  # the standard deviation of a normal law over its median absolute deviation
+_MAD_TO_SD = 1.4826  # standard deviation of a normal law over its median absolute deviation
 _Q90_TO_SD = 1 / 1.2816  # and over the distance from its median to its 90 % quantile
-_MOST_SPIKES = 100  # kept one by one; all are counted
+_MEDIAN_SE = 1.2533  # standard error of a median over sd/√n
+_MAX_SPIKES = 100  # kept one by one; all are counted
 
 
 @dataclass
 class _State:
-    """All that a watch remembers, as plain values."""
+    """All that a monitor remembers, as plain values."""
 
     step: int = 0
     start: float | None = None
@@ -49,15 +50,15 @@ class DivergenceMonitor:
     is cheap. A run has diverged when
 
     - a reading, or a gradient norm, is not finite; or
-    - the smoothed loss lies a tenth above its start for a fifth of the run's steps on end. It is
+    - the smoothed loss stays a tenth above its start for a fifth of the run's steps. It is
       smoothed exponentially with a half-life of a fiftieth of the run; a reading over n steps
       weighs 1 − 2^(−n/half-life). The start is the median of the readings within the first
-      half-life, or the first alone; three of its standard errors are allowed for.
+      half-life, or the first alone; three of its standard errors are added.
 
     A spike is a reading above the median of the last 50 by more than ``spike`` standard deviations,
-    which are taken from the median absolute deviation or, where it is more, from the 90 % quantile:
-    losses of small batches are skewed. It is recorded and ends nothing. What a single step does is
-    diluted in a reading of many.
+    taken from the median absolute deviation or, if it is more, from the 90 % quantile: losses of
+    small batches are skewed. It is recorded and ends nothing. What a single step does is diluted
+    in a reading of many.
 
     Parameters
     ----------
@@ -70,12 +71,12 @@ class DivergenceMonitor:
 
     Examples
     --------
-    >>> watch = Watch(steps=1000)
-    >>> watch.observe(1, 4.0)
+    >>> monitor = DivergenceMonitor(steps=1000)
+    >>> monitor.observe(1, 4.0)
     ''
-    >>> watch.observe(200, 60.0)
+    >>> monitor.observe(200, 60.0)
     ''
-    >>> watch.observe(220, 60.0)
+    >>> monitor.observe(220, 60.0)
     'training loss rose from 4 to 59.97 by step 220'
     """
 
@@ -88,13 +89,13 @@ class DivergenceMonitor:
             raise InputError(
                 f"patience: expected a share of the run above 0, at most 1; got {patience!r}."
             )
-        self.half_life = max(_LEAST_STEPS, _HALF_LIFE * steps)
-        self.patience = max(_LEAST_STEPS, patience * steps)
+        self.half_life = max(_MIN_STEPS, _HALF_LIFE * steps)
+        self.patience = max(_MIN_STEPS, patience * steps)
         self.spike = spike
         self._state = _State()
 
     def observe(self, step: int, loss: float, grad_norm: float | None = None) -> str:
-        """Take one reading and say why the run has diverged; an empty text where it has not.
+        """Take one reading; the reason why the run has diverged, empty if it has not.
 
         Parameters
         ----------
@@ -103,12 +104,7 @@ class DivergenceMonitor:
         loss
             Mean loss of the steps since the last reading.
         grad_norm
-            Mean norm of their gradients before clipping, where it is known.
-
-        Returns
-        -------
-        str
-            The reason with its step. Once diverged, a run stays so.
+            Mean norm of their gradients before clipping, if known.
         """
         state = self._state
         if not step > state.step:
@@ -119,18 +115,14 @@ class DivergenceMonitor:
             return state.reason
         if not math.isfinite(loss):
             state.reason = f"training loss {loss:g} by step {step}"
-            return state.reason
-        if grad_norm is not None and not self._see_gradient(float(grad_norm), steps):
+        elif grad_norm is not None and not math.isfinite(grad_norm):
             state.reason = f"gradient norm {float(grad_norm):g} by step {step}"
-            return state.reason
-        self._see_spike(step, loss)
-        self._see_level(step, loss, steps)
+        else:
+            if grad_norm is not None:
+                self._add_gradient(float(grad_norm), steps)
+            self._add_spike(step, loss)
+            self._add_level(step, loss, steps)
         return state.reason
-
-    @property
-    def start(self) -> float | None:
-        """Loss at the start, the median of the first readings; ``None`` before them."""
-        return self._state.start
 
     @property
     def smoothed(self) -> float | None:
@@ -139,7 +131,7 @@ class DivergenceMonitor:
 
     @property
     def reason(self) -> str:
-        """Why the run has diverged; empty where it has not."""
+        """Why the run has diverged; empty if it has not."""
         return self._state.reason
 
     @property
@@ -148,11 +140,11 @@ class DivergenceMonitor:
         return [(int(step), loss) for step, loss in self._state.spikes]
 
     def summary(self) -> dict[str, Any]:
-        """What is worth a place in the run's record, in plain values.
+        """The losses, spikes and gradient norms so far, as plain values.
 
         ``setback`` is the share of the gain, start − lowest smoothed loss, that is lost again: 0
         for a run that ends at its lowest, 1 for one that is back where it began. Gradient norms
-        are ``None`` where none were fed.
+        are ``None`` if none were given.
         """
         s = self._state
         setback = None
@@ -175,18 +167,18 @@ class DivergenceMonitor:
         return asdict(self._state)
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`save` gave.
+        """Continue from what :meth:`save` returned.
 
         Raises
         ------
         InputError
-            The names are not those of a saved watch.
+            The names are not those of a saved monitor.
         """
         names = {f.name for f in fields(_State)}
         if set(saved) != names:
             odd = sorted(set(saved) ^ names)
             raise InputError(
-                f"watch: expected what Watch.save gave; {odd} are missing or unknown. "
+                f"monitor: expected what DivergenceMonitor.save returned; {odd} are missing or unknown. "
                 "The checkpoint is torn, or of another version: start the run again."
             )
         state = _State(**saved)
@@ -194,7 +186,7 @@ class DivergenceMonitor:
         state.spikes = [list(spike) for spike in state.spikes]
         self._state = state
 
-    def _see_level(self, step: int, loss: float, steps: int) -> None:
+    def _add_level(self, step: int, loss: float, steps: int) -> None:
         """Smooth the loss, and count the steps for which it lies above its start."""
         s = self._state
         if s.start is None or s.smoothed is None or s.lowest is None:
@@ -204,20 +196,19 @@ class DivergenceMonitor:
         if step <= self.half_life and len(s.first) < _WINDOW:
             s.first = [*s.first, loss]
             s.start = median(s.first)
-            # Three standard errors of a median, 1.2533·sd/√n, come on top.
             sd = _MAD_TO_SD * median(abs(value - s.start) for value in s.first)
-            s.margin = 3 * 1.2533 * sd / math.sqrt(len(s.first))
-        kept = 2.0 ** (-steps / self.half_life)
-        s.smoothed = kept * s.smoothed + (1 - kept) * loss
+            s.margin = 3 * _MEDIAN_SE * sd / math.sqrt(len(s.first))
+        old = 2.0 ** (-steps / self.half_life)
+        s.smoothed = old * s.smoothed + (1 - old) * loss
         s.lowest = min(s.lowest, s.smoothed)
         bound = s.start + _MARGIN * abs(s.start) + s.margin
         s.above = s.above + steps if s.smoothed > bound else 0
         if s.above >= self.patience:
             s.reason = f"training loss rose from {s.start:.4g} to {s.smoothed:.4g} by step {step}"
 
-    def _see_spike(self, step: int, loss: float) -> None:
+    def _add_spike(self, step: int, loss: float) -> None:
         s = self._state
-        if len(s.recent) >= _LEAST_READINGS:
+        if len(s.recent) >= _MIN_READINGS:
             middle = median(s.recent)
             spread = max(
                 _MAD_TO_SD * median(abs(value - middle) for value in s.recent),
@@ -225,17 +216,13 @@ class DivergenceMonitor:
             )
             if loss > middle + self.spike * max(spread, _RIPPLE * abs(middle)):
                 s.spike_count += 1
-                if len(s.spikes) < _MOST_SPIKES:
+                if len(s.spikes) < _MAX_SPIKES:
                     s.spikes.append([step, loss])
-        # A spike enters the window too: the median bears it, and a new level becomes the usual one.
+        # A spike enters the window too: it hardly moves the median, and a new level becomes usual.
         s.recent = [*s.recent, loss][-_WINDOW:]
 
-    def _see_gradient(self, norm: float, steps: int) -> bool:
-        """Count a gradient norm in; false where it is not finite."""
-        if not math.isfinite(norm):
-            return False
+    def _add_gradient(self, norm: float, steps: int) -> None:
         s = self._state
         s.grad_steps += steps
         s.grad_mean += (norm - s.grad_mean) * steps / s.grad_steps
         s.grad_max = max(s.grad_max, norm)
-        return True

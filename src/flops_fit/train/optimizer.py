@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.checks import check_number
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.hparams import HParams
 from flops_fit.mup.parametrization import Parametrization
@@ -33,24 +33,24 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimizer of one run, every group of which follows the run's schedule.
 
-    By default AdamW (Loshchilov and Hutter 2019), fused where all parameters allow, on the groups
+    By default AdamW (Loshchilov and Hutter 2019), fused if all parameters allow, on the groups
     of :func:`decay_groups`. A group's peak rate is the ``lr`` it has when the optimizer is made; its
-    ratio to ``hparams.lr`` stands in the group as ``lr_scale``, and :func:`set_learning_rate`
-    keeps it. So a scale given to a group, an ``lr`` given to a group and one that a factory chose
-    all mean the same.
+    ratio to ``hparams.lr`` is stored in the group as ``lr_scale``, and :func:`set_learning_rate`
+    keeps it. So a group's ``lr_scale``, a group's ``lr`` and a rate that a factory chose all mean
+    the same.
 
     Parameters
     ----------
     model
-        What is trained: its parameters that require a gradient.
+        Its parameters that require a gradient are trained.
     hparams
         How the run is trained.
     optimizer
-        ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such. A class is called
-        with the groups and ``lr``, and with ``betas`` where it takes them; its decay is what it makes
-        of ``weight_decay`` in the groups, which is decoupled in ``AdamW`` and not in ``SGD``.
-        Where two kinds share a model, as Muon for matrices and Adam for the rest, return one
-        Optimizer whose ``param_groups`` are those of both and whose ``step`` steps both.
+        ``(param_groups, hparams) -> torch.optim.Optimizer``, or an optimizer class. A class is called
+        with the groups and ``lr``, and with ``betas`` if it takes them; it decays by ``weight_decay``
+        of the groups in its own way, decoupled in ``AdamW`` and not in ``SGD``. If two kinds share a
+        model, as Muon for matrices and Adam for the rest, return one Optimizer whose
+        ``param_groups`` are those of both and whose ``step`` steps both.
     param_groups
         ``(model, hparams) -> groups``, as torch takes them, with an optional ``lr_scale`` each.
         A group without ``weight_decay`` has that of ``hparams``.
@@ -60,8 +60,8 @@ def make_optimizer(
     Raises
     ------
     InputError
-        A parameter is in no group or in two, a group holds what is not of the model, a rate is
-        not positive.
+        A parameter is in no group or in two, a group holds what is not part of the model, or a rate
+        is not positive.
     InputTypeError
         A group is not a mapping with ``"params"``, or what was made is not an Optimizer.
 
@@ -70,8 +70,8 @@ def make_optimizer(
     >>> import torch
     >>> from flops_fit import HParams
     >>> hparams = HParams(lr=0.1, batch_units=64)
-    >>> made = make_optimizer(torch.nn.Linear(2, 2), hparams)
-    >>> [group["weight_decay"] for group in made.param_groups]
+    >>> optimizer = make_optimizer(torch.nn.Linear(2, 2), hparams)
+    >>> [group["weight_decay"] for group in optimizer.param_groups]
     [0.1, 0.0]
     """
     from torch.optim import Optimizer
@@ -90,24 +90,24 @@ def make_optimizer(
 
     make: Any = _adamw if optimizer is None else optimizer
     if isinstance(make, type) and issubclass(make, Optimizer):
-        made = _from_class(make, groups, hparams)
+        own = _from_class(make, groups, hparams)
     else:
-        made = make(groups, hparams) if callable(make) else make
-    if not isinstance(made, Optimizer):
+        own = make(groups, hparams) if callable(make) else make
+    if not isinstance(own, Optimizer):
         raise InputTypeError(
             "optimizer: expected a torch.optim.Optimizer class, or a function (param_groups, "
-            f"hparams) that returns an Optimizer; got {type(made).__name__}."
+            f"hparams) that returns an Optimizer; got {type(own).__name__}."
         )
-    if made is make:
+    if own is make:
         raise InputTypeError(
             "optimizer: expected a class, or a function (param_groups, hparams) -> Optimizer; got an "
-            f"{type(made).__name__} that is made already. Each run has a model of its own."
+            f"existing {type(own).__name__}. Each run has a model of its own."
         )
-    _check_cover(made.param_groups, names, known, "optimizer")
-    for number, group in enumerate(made.param_groups):
+    _check_cover(own.param_groups, names, known, "optimizer")
+    for number, group in enumerate(own.param_groups):
         peak = _positive(group.get("lr"), f"optimizer: group {number}: lr")
-        group["lr_scale"] = peak / float(hparams.lr)
-    return made
+        group["lr_scale"] = peak / hparams.lr
+    return own
 
 
 def try_optimizer(
@@ -117,26 +117,26 @@ def try_optimizer(
     param_groups: ParamGroups | None,
     parametrization: Parametrization | None = None,
 ) -> None:
-    """Find out before a sweep whether its runs can be stepped: once, along no gradient.
+    """Find out before a sweep whether its runs can step, by one step along zero gradients.
 
     Raises
     ------
     InputError, InputTypeError
-        As of :func:`make_optimizer`; or it cannot be made, or cannot step.
+        As in :func:`make_optimizer`; or it cannot be made, or cannot step.
     """
     import torch
 
     try:
-        made = make_optimizer(model, hparams, optimizer, param_groups, parametrization)
+        stepped = make_optimizer(model, hparams, optimizer, param_groups, parametrization)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-        made.step()
+        stepped.step()
     except FlopsFitError:
         raise
     except Exception as error:  # the user's code, or an optimizer that calls the loss itself
         raise InputError(
-            "optimizer: expected one that steps along gradients that are there, without a closure; "
+            "optimizer: expected one that steps along given gradients, without a closure; "
             f"on the smallest model it raised {type(error).__name__}: {error}."
         ) from error
 
@@ -144,7 +144,7 @@ def try_optimizer(
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give every group the schedule's ``rate`` times its own ``lr_scale``.
 
-    Rates that are tensors, as in compiled steps, are changed in place.
+    Rates that are tensors, as in a compiled optimizer, are changed in place.
     """
     for group in optimizer.param_groups:
         scaled = rate * group.get("lr_scale", 1.0)
@@ -157,18 +157,18 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 def decay_groups(model: Module, hparams: HParams) -> Groups:
     """Two groups: parameters that decay, and norms, biases, scalars and embeddings that do not.
 
-    Decay pulls on a parameter at every step. A row of an embedding gets its gradient only when its
-    token comes by, so rare rows would shrink to nothing; the scale of a norm has no direction to
-    forget. One tensor that serves as embedding and as output head is an embedding here: its
-    rare rows are as rare. A head of its own decays like any matrix.
+    Decay acts on a parameter at every step. A row of an embedding gets a gradient only when its
+    token occurs, so rare rows would shrink to zero; the scale of a norm has no direction to
+    forget. One tensor that serves as embedding and as output head is an embedding here, as its
+    rare rows are as rare. A separate head decays like any matrix.
 
     Embeddings are the weights of ``torch.nn.Embedding`` and ``EmbeddingBag``, norms are torch's
-    norms whatever their shape, biases are what has "bias" in its name, and everything of less than two
-    dimensions is one of these.
+    norms of any shape, and biases have "bias" in their name. Everything of less than two dimensions
+    counts as one of these.
     """
     from torch import nn
 
-    spared = (
+    undecayed = (
         nn.Embedding,
         nn.EmbeddingBag,
         nn.LayerNorm,
@@ -177,14 +177,17 @@ def decay_groups(model: Module, hparams: HParams) -> Groups:
         nn.modules.batchnorm._NormBase,  # all batch and instance norms
     )
     exempt = {
-        id(p) for m in model.modules() if isinstance(m, spared) for p in m.parameters(recurse=False)
+        id(p)
+        for m in model.modules()
+        if isinstance(m, undecayed)
+        for p in m.parameters(recurse=False)
     }
     decayed: list[Tensor] = []
     rest: list[Tensor] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
-            spare = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
-            (rest if spare else decayed).append(p)
+            spared = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
+            (rest if spared else decayed).append(p)
     groups = [
         {"params": decayed, "weight_decay": float(hparams.weight_decay)},
         {"params": rest, "weight_decay": 0.0},
@@ -209,19 +212,19 @@ def _from_class(kind: Any, groups: Groups, hparams: HParams) -> Optimizer:
     if "betas" in inspect.signature(kind).parameters:
         options["betas"] = (float(hparams.beta1), float(hparams.beta2))
     try:
-        made: Optimizer = kind(groups, **options)
+        optimizer: Optimizer = kind(groups, **options)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"optimizer: {kind.__name__} cannot be made from these groups with {sorted(options)}: "
             f"{error} Give a function (param_groups, hparams) -> Optimizer instead."
         ) from error
-    if "weight_decay" not in made.defaults and any(g["weight_decay"] for g in groups):
+    if "weight_decay" not in optimizer.defaults and any(g["weight_decay"] for g in groups):
         raise InputError(
             f"optimizer: {kind.__name__} has no weight decay, and hparams ask for "
-            f"weight_decay={float(hparams.weight_decay)!r}. Set it to 0, or give a function "
+            f"weight_decay={hparams.weight_decay!r}. Set it to 0, or give a function "
             "(param_groups, hparams) -> Optimizer that decays the weights itself."
         )
-    return made
+    return optimizer
 
 
 def _with_rates(groups: Any, hparams: HParams) -> Groups:
@@ -230,7 +233,7 @@ def _with_rates(groups: Any, hparams: HParams) -> Groups:
         raise InputTypeError(
             f"param_groups: expected a list of dicts with 'params'; got {type(groups).__name__}."
         )
-    made = []
+    out = []
     for number, group in enumerate(groups):
         where = f"param_groups: group {number}"
         if not (isinstance(group, Mapping) and "params" in group):
@@ -243,8 +246,8 @@ def _with_rates(groups: Any, hparams: HParams) -> Groups:
         scale = _positive(group.get("lr_scale", 1.0), f"{where}: lr_scale")
         changed["lr"] = _positive(group.get("lr", float(hparams.lr) * scale), f"{where}: lr")
         changed.setdefault("weight_decay", float(hparams.weight_decay))
-        made.append(changed)
-    return made
+        out.append(changed)
+    return out
 
 
 def _tensors(group: Mapping[str, Any]) -> list[Any]:
@@ -255,7 +258,7 @@ def _tensors(group: Mapping[str, Any]) -> list[Any]:
 def _check_cover(
     groups: Iterable[Mapping[str, Any]], names: Mapping[int, str], known: set[int], who: str
 ) -> None:
-    """Every trained parameter stands in exactly one group, and nothing else does."""
+    """Refuse groups that do not contain every trained parameter exactly once, and nothing else."""
     seen: set[int] = set()
     for number, group in enumerate(groups):
         for p in _tensors(group):
@@ -277,15 +280,10 @@ def _check_cover(
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise InputError(
             f"{who}: expected every trained parameter in a group; {len(missing)} are in none: "
-            f"{shown}. Add them, or set requires_grad=False on what shall not train."
+            f"{shown}. Add them, or set requires_grad=False on what is not to be trained."
         )
 
 
 def _positive(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{name}: expected a positive number; got {value!r}.")
-    return number
+    """A rate as a float, also from a tensor."""
+    return check_number(name, value.item() if hasattr(value, "item") else value, above=0)

@@ -1,4 +1,4 @@
-"""One checkpoint on disk: written whole, and read only if it is what was written.
+"""One checkpoint on disk: what it may hold, written whole, and read only if it is what was written.
 
 ::
 
@@ -13,14 +13,18 @@ import hashlib
 import json
 import os
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from flops_fit.errors import InputTypeError
 from flops_fit.files import flush_directory, flush_file
 
 _FORMAT = "flops-fit checkpoint"
 _SCHEMA = 2
 _STATE, _MANIFEST = "state.pt", "manifest.json"
+_LEAVES = (type(None), bool, int, float, complex, str, bytes)
+_MAX_INT_BITS = 2000  # PyTorch's restricted unpickler reads integers of up to 255 bytes
 
 
 class UnusableError(Exception):
@@ -28,17 +32,11 @@ class UnusableError(Exception):
 
 
 def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) -> None:
-    """Fill an empty directory; when this returns, its content is on the disk.
-
-    Raises
-    ------
-    OSError
-        The disk is full, or refuses.
-    """
+    """Fill an empty directory; when this returns, its content is on the disk."""
     import torch
 
     with (directory / _STATE).open("wb") as handle:
-        writer: Any = _Hashing(handle)
+        writer: Any = _HashingFile(handle)
         try:
             torch.save(state, writer)
         except Exception as error:
@@ -62,19 +60,13 @@ def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) 
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    Raises
-    ------
-    UnusableError
-        There is no manifest, or it is torn.
-    """
+    """The manifest of a checkpoint; UnusableError if there is none, or it is torn."""
     try:
         manifest = json.loads((directory / _MANIFEST).read_bytes())
     except OSError as error:
         raise UnusableError(f"{_MANIFEST} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UnusableError(f"{_MANIFEST} is torn") from error
+    except (ValueError, RecursionError):
+        manifest = None
     if not isinstance(manifest, dict):
         raise UnusableError(f"{_MANIFEST} is torn")
     return manifest
@@ -134,8 +126,8 @@ def _load(handle: BinaryIO) -> Any:
         ) from error
 
 
-class _Hashing:
-    """A file to write to that knows the digest and size of what was meant to be in it."""
+class _HashingFile:
+    """A file to write to that knows the digest and size of what was written."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self.handle, self.digest, self.size = handle, hashlib.sha256(), 0
@@ -153,3 +145,89 @@ class _Hashing:
 
     def flush(self) -> None:
         self.handle.flush()
+
+
+def plain_state(value: Any, name: str = "state") -> Any:
+    """The same nested values, made only of what PyTorch loads with ``weights_only=True``.
+
+    Allowed are dicts with text or integers as keys, lists and tuples of tensors, numbers, text,
+    bytes, truth values and None. Containers are copied. Tensors are detached and share their
+    storage with ``value``, except a view of a larger storage: it is copied, as a file would hold
+    that storage whole.
+
+    Raises
+    ------
+    InputTypeError
+        Something else is in it; the message says where.
+
+    Examples
+    --------
+    >>> plain_state({"step": 3, "betas": (0.9, 0.95)})
+    {'step': 3, 'betas': (0.9, 0.95)}
+    """
+    try:
+        return _plain(value, name)
+    except RecursionError:
+        raise InputTypeError(
+            f"{name}: expected nested dicts and lists of finite depth; a container contains itself "
+            "or is nested too deeply. Remove the loop before saving."
+        ) from None
+
+
+def _plain(value: Any, name: str) -> Any:
+    # Types are compared exactly: a subclass (a NumPy float, an enum) is pickled as a class of
+    # its own, which a restricted unpickler refuses.
+    kind = type(value)
+    if kind in _LEAVES:
+        if kind is int and value.bit_length() > _MAX_INT_BITS:
+            raise InputTypeError(
+                f"{name}: expected an integer of at most {_MAX_INT_BITS} bits, got one of "
+                f"{value.bit_length()}. Save it as text."
+            )
+        return value
+    if kind in (list, tuple):
+        return kind(_plain(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind in (dict, OrderedDict):
+        return _plain_dict(value, name)
+    return _plain_tensor(value, name)
+
+
+def _plain_dict(value: dict[Any, Any], name: str) -> dict[Any, Any]:
+    for key in value:
+        if type(key) not in (str, int):
+            raise InputTypeError(
+                f"{name}: expected text or integers as keys, got {key!r} "
+                f"({_type_name(key)}). Save it under another key."
+            )
+    copy = type(value)((k, _plain(v, f"{name}[{k!r}]")) for k, v in value.items())
+    # Modules upgrade old states by the versions that state_dict() notes beside the tensors.
+    if isinstance(copy, OrderedDict) and hasattr(value, "_metadata"):
+        copy._metadata = _plain(value._metadata, f"{name}._metadata")  # type: ignore[attr-defined]
+    return copy
+
+
+def _plain_tensor(value: Any, name: str) -> Any:
+    import torch
+
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        raise InputTypeError(
+            f"{name}: expected a tensor, number, text, bytes, None, or a dict, list or tuple of "
+            f"them, got {_type_name(value)}, which cannot be loaded without running code from "
+            "the file. Save its values as plain numbers, lists or tensors."
+        )
+    if value.layout != torch.strided or value.is_meta:
+        what = "a meta tensor without values" if value.is_meta else f"layout {value.layout}"
+        raise InputTypeError(f"{name}: expected a dense tensor, got {what}. Save a dense one.")
+    tensor = value.detach()
+    if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
+        return tensor.clone()
+    return tensor
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )

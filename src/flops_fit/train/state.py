@@ -1,103 +1,282 @@
-"""What a checkpoint may hold."""
+"""The state of a run: counted on the device, read rarely, and kept in checkpoints."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
+import math
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import InputTypeError
+from flops_fit import rng
+from flops_fit.distributed import Ranks
+from flops_fit.errors import OutputError
+from flops_fit.records import Experiment, Run
+from flops_fit.train.checkpoint import Checkpoints
+from flops_fit.train.metrics import Throughput
+from flops_fit.train.monitor import DivergenceMonitor
+from flops_fit.train.step import Stepper
+from flops_fit.trunks import branch_step
 
-_LEAVES = (type(None), bool, int, float, complex, str, bytes)
-_INT_BITS = 2000  # PyTorch's restricted unpickler reads integers of up to 255 bytes
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TAIL = 20  # the training loss on record is a mean over the last 1/20 of the steps
+_SUMS = ("units", "recent", "tail", "norm", "tail_norm")
+_TRUNK_NAME = re.compile(r"[0-9a-f]{16}")
+_KEEP_ALL = 1_000_000  # snapshots of a trunk: `prune_trunk` removes those that no run needs
 
 
-def plain_state(value: Any, name: str = "state") -> Any:
-    """The same nested values, made only of what PyTorch loads with ``weights_only=True``.
+class TrainState:
+    """Steps, units and losses of one run.
 
-    Containers are copied. Tensors are detached and share their storage with ``value``, except
-    a view of a larger storage: it is copied, as a file would hold that storage whole.
+    Sums stay on the device: adding to them waits for nothing, reading them does.
 
-    Parameters
+    Attributes
     ----------
-    value
-        Dicts with text or integers as keys, lists and tuples of tensors, numbers, text, bytes,
-        truth values and None.
-    name
-        How messages call ``value``.
-
-    Raises
-    ------
-    InputTypeError
-        Something else is in it; the message says where.
-
-    Examples
-    --------
-    >>> plain_state({"step": 3, "betas": (0.9, 0.95)})
-    {'step': 3, 'betas': (0.9, 0.95)}
+    step
+        Steps done.
+    first
+        The training loss of the first step.
+    monitor
+        Tells when the run has diverged, and keeps its spikes.
+    throughput
+        Tells how fast it runs.
     """
-    try:
-        return _plain(value, name)
-    except RecursionError:
-        raise InputTypeError(
-            f"{name}: expected nested dicts and lists of finite depth; a container holds itself "
-            "or is nested too deeply. Take the loop out before saving."
-        ) from None
 
+    def __init__(self, steps: int, device: str, throughput: Throughput | None = None) -> None:
+        import torch
 
-def _plain(value: Any, name: str) -> Any:
-    # Types are compared exactly: a subclass (a NumPy float, an enum) is pickled as a class of
-    # its own, which a restricted unpickler refuses.
-    kind = type(value)
-    if kind in _LEAVES:
-        if kind is int and value.bit_length() > _INT_BITS:
-            raise InputTypeError(
-                f"{name}: expected an integer of at most {_INT_BITS} bits, got one of "
-                f"{value.bit_length()}. Save it as text."
-            )
-        return value
-    if kind in (list, tuple):
-        return kind(_plain(item, f"{name}[{i}]") for i, item in enumerate(value))
-    if kind in (dict, OrderedDict):
-        return _plain_dict(value, name)
-    return _plain_tensor(value, name)
+        self.step, self.first = 0, math.nan
+        self._steps, self._tail_steps = steps, max(1, steps // _TAIL)
+        self._earlier_seconds, self._resumed = 0.0, 0  # of earlier attempts
+        self._shared_steps, self._shared_units = 0, 0
+        self._since = 0  # steps since the last reading
+        self._notes: list[str] = []
+        self._sums: dict[str, Tensor] = {
+            name: torch.zeros((), dtype=torch.int64 if name == "units" else None, device=device)
+            for name in _SUMS
+        }
+        self._started = time.perf_counter()
+        self.monitor = DivergenceMonitor(steps)
+        self.throughput = throughput or Throughput()
 
+    def add(self, loss: Tensor, units: Any, norm: Tensor) -> None:
+        """One more step."""
+        self.step += 1
+        self._since += 1
+        sums = self._sums
+        sums["units"] += units
+        sums["recent"] += loss
+        sums["norm"] += norm
+        if self.step > self._steps - self._tail_steps:
+            sums["tail"] += loss
+            sums["tail_norm"] += norm
 
-def _plain_dict(value: dict[Any, Any], name: str) -> dict[Any, Any]:
-    for key in value:
-        if type(key) not in (str, int):
-            raise InputTypeError(
-                f"{name}: expected text or integers as keys, got {key!r} "
-                f"({_type_name(key)}). Save it under another key."
-            )
-    copy = type(value)((k, _plain(v, f"{name}[{k!r}]")) for k, v in value.items())
-    # Modules upgrade old states by the versions that state_dict() notes beside the tensors.
-    if isinstance(copy, OrderedDict) and hasattr(value, "_metadata"):
-        copy._metadata = _plain(value._metadata, f"{name}._metadata")  # type: ignore[attr-defined]
-    return copy
+    def read(self, rate: float) -> dict[str, Any]:
+        """Means since the last reading."""
+        recent, norms = self._sums["recent"], self._sums["norm"]
+        loss, norm = float(recent) / self._since, float(norms) / self._since
+        if self.step == self._since == 1:
+            self.first = loss
+        self.monitor.observe(self.step, loss, norm)
+        recent.zero_()
+        norms.zero_()
+        self._since = 0
+        units, seconds = self.units, self.seconds
+        return {
+            "step": self.step,
+            "units": units,
+            "loss": loss,
+            "rate": rate,
+            "gradient_norm": norm,
+            "seconds": round(seconds, 3),
+            **self.throughput.since_last(self.step, units, seconds),
+        }
 
+    @property
+    def units(self) -> int:
+        """Units trained on."""
+        return int(self._sums["units"])
 
-def _plain_tensor(value: Any, name: str) -> Any:
-    import torch
+    @property
+    def seconds(self) -> float:
+        """Time in steps, over all attempts."""
+        return self._earlier_seconds + time.perf_counter() - self._started
 
-    if type(value) not in (torch.Tensor, torch.nn.Parameter):
-        raise InputTypeError(
-            f"{name}: expected a tensor, number, text, bytes, None, or a dict, list or tuple of "
-            f"them, got {_type_name(value)}, which cannot be loaded without running code from "
-            "the file. Save its values as plain numbers, lists or tensors."
+    @property
+    def tail_loss(self) -> float:
+        """Mean training loss over the last twentieth of the steps."""
+        return float(self._sums["tail"]) / self._tail_steps
+
+    @property
+    def tail_norm(self) -> float | None:
+        """Mean gradient norm over the same steps; ``None`` before the last, or if not finite."""
+        norm = float(self._sums["tail_norm"]) / self._tail_steps
+        return norm if self.step == self._steps and math.isfinite(norm) else None
+
+    def record(self, run: Run, step: Stepper) -> Run:
+        """The run with the units that were counted and the FLOPs computed, masked positions included."""
+        per_step = run.experiment.flops_per_sample * run.experiment.batch_size
+        units, seconds = self.units, self.seconds
+        return replace(
+            run,
+            tokens=units,
+            flops=per_step * self.step,
+            flops_shared=per_step * self._shared_steps,
+            units_per_second=(units - self._shared_units) / seconds if seconds > 0 else 0.0,
+            microbatch=min(step.microbatch, run.experiment.batch_size),
+            ranks=step.ranks.size,
+            resumed=self._resumed,
+            spikes=tuple(self.monitor.spikes),
+            notes=tuple(self._all_notes(step)),
+            seconds=self._earlier_seconds,
+            gradient_norm=self.tail_norm,
+            mfu=self.throughput.mfu(self.step - self._shared_steps, seconds),
         )
-    if value.layout != torch.strided or value.is_meta:
-        what = "a meta tensor without values" if value.is_meta else f"layout {value.layout}"
-        raise InputTypeError(f"{name}: expected a dense tensor, got {what}. Save a dense one.")
-    tensor = value.detach()
-    if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
-        return tensor.clone()
-    return tensor
+
+    def _all_notes(self, step: Stepper) -> list[str]:
+        return list(dict.fromkeys([*self._notes, *step.notes]))
+
+    def save(self, checkpoints: Checkpoints | None, step: Stepper, owner: str = "") -> None:
+        """Save all that the rest of the run depends on; a full disk costs only the checkpoint.
+
+        Every rank calls this; the one that has the folder writes. ``owner`` is the run that leaves a
+        state which others may continue from.
+        """
+        random = step.ranks.all_gather(rng.capture())
+        if checkpoints is None:
+            return
+        state = {
+            "owner": owner,
+            "model": step.model.state_dict(),
+            "optimizer": step.optimizer.state_dict(),
+            "random": random,
+            "tally": {
+                "first": self.first,
+                "seconds": self.seconds,
+                "resumed": self._resumed,
+                "since": self._since,
+                "shared_steps": self._shared_steps,
+                "shared_units": self._shared_units,
+                **self._sums,
+                "microbatch": step.microbatch,
+                "watch": self.monitor.save(),
+                "notes": self._all_notes(step),
+            },
+        }
+        try:
+            checkpoints.save(self.step, state)
+        except OutputError as error:
+            text = f"a checkpoint could not be written: {error}"
+            if text not in self._notes:
+                self._notes.append(text)
+
+    def resume(
+        self,
+        checkpoints: Checkpoints | None,
+        step: Stepper,
+        at_most: int | None = None,
+        owner: str = "",
+    ) -> None:
+        """Continue exactly from the newest checkpoint of at most so many steps.
+
+        Nothing happens if there is none that is further than the run. The rank that has the folder
+        reads and sends it to the others. What another ``owner`` had done counts as shared, and its
+        time is on that run's record.
+        """
+        newest = None
+        if checkpoints is not None:
+            newest = checkpoints.newest(at_most, after=self.step)
+            self._notes += [d.message for d in checkpoints.findings]
+        step.ranks.all_reduce_max()
+        newest = step.ranks.broadcast(newest)
+        if newest is None:
+            return
+        self.step, state = newest
+        saved = state["tally"]
+        step.model.load_state_dict(state["model"])
+        step.optimizer.load_state_dict(state["optimizer"])
+        self._restore_random(state["random"], step.ranks)
+        self.first, self._since = saved["first"], saved["since"]
+        self._earlier_seconds, self._resumed = saved["seconds"], saved["resumed"] + 1
+        self._shared_steps = saved.get("shared_steps", 0)
+        self._shared_units = saved.get("shared_units", 0)
+        for name, total in self._sums.items():
+            total.copy_(saved[name])
+        step.microbatch = saved["microbatch"]
+        self.monitor.load(saved["watch"])
+        self._notes += [note for note in saved["notes"] if note not in self._notes]
+        if state.get("owner", "") != owner:
+            self._earlier_seconds, self._resumed = 0.0, 0
+            self._shared_steps, self._shared_units = self.step, self.units
+        self.throughput.begin(self.step, self.units, self.seconds)
+
+    def _restore_random(self, states: list[rng.RngState], ranks: Ranks) -> None:
+        """Each rank's generators, if as many ranks continue as there were."""
+        if len(states) != ranks.size:
+            self._notes.append(
+                f"continued at step {self.step} by {ranks.size} ranks after {len(states)}: what the model "
+                "itself draws at random is drawn anew"
+            )
+        if ranks.rank < len(states):
+            rng.restore(states[ranks.rank])
 
 
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+@dataclass(frozen=True)
+class Trunk:
+    """The snapshots that the branches of a trunk leave to each other, as one of them uses them.
+
+    Attributes
+    ----------
+    checkpoints
+        In a folder of the trunk's own; ``None`` on a rank that does not write.
+    owner
+        The id of the run that reads and writes here.
+    step
+        Where that run leaves the trunk.
+    """
+
+    checkpoints: Checkpoints | None
+    owner: str
+    step: int
+
+    def resume(self, state: TrainState, step: Stepper) -> None:
+        """Continue from where a shorter branch left the trunk, if that is further than the run is."""
+        state.resume(self.checkpoints, step, at_most=self.step, owner=self.owner)
+
+    def save(self, state: TrainState, step: Stepper) -> None:
+        """Leave the state to longer branches, at the step where this run leaves the trunk."""
+        if state.step == self.step:
+            state.save(self.checkpoints, step, owner=self.owner)
+
+
+def join_trunk(experiment: Experiment, folder: Path | None) -> Trunk | None:
+    """The trunk of an experiment under ``folder``; ``None`` if it has none to share."""
+    if not experiment.trunk:
+        return None
+    snapshots = None if folder is None else _snapshots(folder, experiment.trunk)
+    return Trunk(snapshots, experiment.id, branch_step(experiment))
+
+
+def left_trunks(folder: Path) -> list[str]:
+    """The trunks that left snapshots under ``folder``; other files are ignored."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    folders = (p for p in paths if p.is_dir() and not p.is_symlink())
+    return sorted(p.name for p in folders if _TRUNK_NAME.fullmatch(p.name))
+
+
+def prune_trunk(folder: Path, missing: Iterable[Experiment], trunk: str) -> None:
+    """Remove the snapshots of a trunk that no missing run would continue from.
+
+    A run continues from the newest one at or before its branch step, so one stays for each missing
+    run.
+    """
+    steps = [branch_step(e) for e in missing if e.trunk == trunk]
+    _snapshots(folder, trunk).prune(steps)
+
+
+def _snapshots(folder: Path, trunk: str) -> Checkpoints:
+    return Checkpoints(folder / trunk, trunk, keep=_KEEP_ALL)

@@ -1,20 +1,20 @@
-"""One optimiser step on one global batch, whatever part of it is here or fits into memory at once."""
+"""One optimizer step on one global batch, whichever part of it is here or fits into memory at once."""
 
 from __future__ import annotations
 
-import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flops_fit import rng
 from flops_fit.distributed import ALONE, Ranks
 from flops_fit.errors import DataError, ModelError
 from flops_fit.hparams import HParams
 from flops_fit.mup.parametrization import Parametrization
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
-from flops_fit.train.compile import Forward
 from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 
 if TYPE_CHECKING:
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 class Stepper:
     """Gradient of the mean loss over a batch's units, clipped, and a step along it.
 
-    Called with this rank's share of a batch on the host, ``None`` where that is empty; its parts
-    are moved to the device one by one.
+    Called with this rank's share of a batch on the host, ``None`` if that is empty; its parts are
+    moved to the device one by one.
 
     The gradient is that of Σ loss / Σ units over the whole batch. A batch that is cut into
     microbatches, or shared among ranks, adds up sums and divides once by the units of all of them: a
-    mean of the parts' means would weigh a unit in a short one more.
+    mean of the parts' means would weigh a unit in a short part more.
 
     Attributes
     ----------
     samples
         In the whole batch.
     microbatch
-        Samples that go through the model at once. Where they do not fit it is halved, on every rank,
-        and the batch is begun again: the batch that the optimiser sees stays as planned.
+        Samples that go through the model at once. If they do not fit it is halved, on every rank,
+        and the batch is begun again: the batch that the optimizer sees stays as planned.
     ranks
         Those that share the batch.
     notes
@@ -58,43 +58,47 @@ class Stepper:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._asked = self.microbatch
-        self._passes = Forward(self.model)
+        self._planned_microbatch = self.microbatch
+        self._forward = CompiledForward(self.model)
 
     @property
     def halved(self) -> bool:
-        """Whether memory ran out, in this attempt or in one that it goes on from."""
-        return self.microbatch < self._asked
+        """Whether memory ran out, in this attempt or in one that it continues."""
+        return self.microbatch < self._planned_microbatch
 
     def compile(self) -> None:
-        """Compile forward passes from here on; where that fails, steps are made without."""
-        self._passes.compile()
+        """Compile forward passes from here on; if that fails, steps are made without."""
+        self._forward.compile()
 
     def __call__(self, batch: Any) -> tuple[Tensor, Any, Tensor]:
         """Step once; the mean loss, the number of units and the gradient's norm, on the device."""
-        self._passes.begin()
+        import torch
+
+        self._forward.begin_step()
         while True:
-            short = False
+            too_large = False
             try:
                 loss, units = self._gradient(batch)
             except Exception as error:  # a compiler may raise anything
                 if is_out_of_memory(error) and self.microbatch > 1:
-                    short = True
-                elif self._passes.gave_up(error):
+                    too_large = True
+                elif self._forward.recover(error):
                     self.optimizer.zero_grad(set_to_none=True)
                     continue
                 else:
                     raise
             if self.ranks.size > 1:
-                short, apart = map(bool, self.ranks.all_reduce_max(short, self._misses()))
-            if short:
+                too_large, partial = map(
+                    bool, self.ranks.all_reduce_max(too_large, self._misses_gradients())
+                )
+            if too_large:
                 self._halve()
                 continue
             if self.ranks.size > 1:
-                loss, units = self._add_up(loss, units, apart)
-            if note := self._passes.worked():
+                loss, units = self._add_up(loss, units, partial)
+            if note := self._forward.end_step():
                 self.notes.append(note)
-            norm = self._clip()
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             return loss, units, norm
@@ -104,7 +108,7 @@ class Stepper:
         parts = [] if batch is None else list(split_batch(batch, self.microbatch))
         parts = [part for part in parts if self.objective.has_units(part)]
         if len(parts) == self._pieces == 1:
-            total, units = self._forward(parts[0])
+            total, units = self._pass(parts[0])
             loss = total / units
             loss.backward()
             return loss.detach(), units
@@ -113,7 +117,7 @@ class Stepper:
         summed, units = torch.zeros((), device=self.device), 0
         share = 1.0 / self._pieces  # keeps sums near the size of a mean while they add up
         for part in parts:
-            total, count = self._forward(part)
+            total, count = self._pass(part)
             part_sum = total * share
             part_sum.backward()  # type: ignore[no-untyped-call]
             summed += part_sum.detach()
@@ -122,11 +126,22 @@ class Stepper:
             summed = self._divide(summed, units)
         return summed, units
 
+    def _pass(self, part: Any) -> tuple[Tensor, Any]:
+        """Sum of the loss and units of one part, moved to the device."""
+        moved = to_device(part, self.device)
+        with self.autocast():
+            total, units = self.objective(self._forward.module, moved)
+        return check_loss(total), units
+
+    @property
+    def _local_samples(self) -> int:
+        """The most samples of a batch that one rank has."""
+        return math.ceil(self.samples / self.ranks.size)
+
     @property
     def _pieces(self) -> int:
-        """How many parts a batch is cut into on all ranks together, at the most."""
-        here = math.ceil(self.samples / self.ranks.size)
-        return self.ranks.size * math.ceil(here / self.microbatch)
+        """The most parts that a batch is cut into, on all ranks together."""
+        return self.ranks.size * math.ceil(self._local_samples / self.microbatch)
 
     def _divide(self, summed: Tensor, units: Any) -> Tensor:
         """Shares of sums become means over all units; a batch without any has no gradient."""
@@ -138,16 +153,16 @@ class Stepper:
         mean: Tensor = summed * per_unit
         return mean
 
-    def _misses(self) -> bool:
+    def _misses_gradients(self) -> bool:
         """Whether the loss of what is here leaves a parameter out."""
         return any(p.grad is None for p in self.model.parameters() if p.requires_grad)
 
-    def _add_up(self, summed: Tensor, units: Any, apart: bool) -> tuple[Tensor, Tensor]:
+    def _add_up(self, summed: Tensor, units: Any, partial: bool) -> tuple[Tensor, Tensor]:
         """The gradient, the loss and the units of all ranks, some of which may miss parameters."""
         import torch
 
-        if apart:
-            self._fill()
+        if partial:
+            self._fill_gradients()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if any(g.layout != torch.strided for g in gradients):
             raise ModelError(
@@ -157,11 +172,11 @@ class Stepper:
         self.ranks.all_reduce_sum([counted, summed, *gradients])
         return self._divide(summed, counted), counted
 
-    def _fill(self) -> None:
-        """Zeros for a gradient that is missing here and there is elsewhere.
+    def _fill_gradients(self) -> None:
+        """Zeros for gradients that are missing on this rank only.
 
-        All of this rank's targets may be masked, or its samples take another way through the model.
-        What no rank reaches keeps no gradient, so that it is not decayed.
+        All of its targets may be masked, or its samples take another way through the model. What no
+        rank reaches keeps no gradient, so that it is not decayed.
         """
         import torch
 
@@ -171,31 +186,97 @@ class Stepper:
             if parameter.grad is None and not all(missing):
                 parameter.grad = torch.zeros_like(parameter)
 
-    def _forward(self, part: Any) -> tuple[Tensor, Any]:
-        """Sum of the loss and units of what goes through at once, moved to the device."""
-        there = to_device(part, self.device)
-        with self.autocast():
-            total, units = self.objective(self._passes.used, there)
-        return check_loss(total), units
-
-    def _clip(self) -> Tensor:
-        import torch
-
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-
     def _halve(self) -> None:
-        """Free what the failed pass left, and go on with half as many samples at once."""
+        """Free what the failed pass left, and continue with half as many samples at once."""
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
         kind = torch.device(self.device).type
         if kind in ("cuda", "xpu", "mps"):
             getattr(torch, kind).empty_cache()
-        before = min(self.microbatch, math.ceil(self.samples / self.ranks.size))
+        before = min(self.microbatch, self._local_samples)
         self.microbatch = max(before // 2, 1)
         self.notes.append(
             f"out of memory with {before} samples at once: {self.microbatch} from then on"
         )
+
+
+class CompiledForward:
+    """What forward passes in training call: the model, or what torch compiled from it.
+
+    The compiled form shares the parameters of the model, which stays as it is: the names in its
+    state do not change, and it is evaluated uncompiled. So the held-out losses of a sweep come from
+    one arithmetic, and evaluation's modes and shapes compile nothing.
+
+    Shapes are left to torch (``dynamic=None``): a dimension that changes becomes a symbol at its
+    second value, so batches of any length need two or three compilations and not one each.
+
+    Attributes
+    ----------
+    module
+        What to call.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.module = self._model = model
+        self._note = ""
+        self._before: tuple[rng.RngState, dict[str, Any]] | None = None
+        self._proven = True
+
+    def compile(self) -> None:
+        """Let torch compile the model at its next pass."""
+        import torch
+
+        self._proven = False
+        # Runs of other sizes share the model's code, and torch compiles a code eight times at most.
+        torch.compiler.reset()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, at its imports
+                self.module = torch.compile(self._model)
+        except Exception as error:  # a system or a Python that it does not support
+            self._fall_back(error)
+        else:
+            self._note = "compiled by torch.compile"
+
+    def begin_step(self) -> None:
+        """Before the first step, save what a pass that fails half-way would leave changed."""
+        if not self._proven and self._before is None:
+            buffers = {name: b.detach().clone() for name, b in self._model.named_buffers()}
+            self._before = rng.capture(), buffers
+
+    def end_step(self) -> str:
+        """A step's gradient is complete; what to note of it, once a run."""
+        self._before, self._proven = None, True
+        note, self._note = self._note, ""
+        return note
+
+    def recover(self, error: Exception) -> bool:
+        """Whether ``error`` may come from compiling; if so the model is not compiled from here on.
+
+        In the first step it may be anything: if it was the user's own, it comes again. Later only
+        what torch's compiler raises counts, as for a new shape.
+        """
+        by_compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        if self.module is self._model or (self._proven and not by_compiler):
+            return False
+        self._fall_back(error)
+        return True
+
+    def _fall_back(self, error: Exception) -> None:
+        import torch
+
+        self.module = self._model
+        reason = " ".join(str(error).strip().splitlines()[:2])  # which compiler, and what it said
+        self._note = f"not compiled: {type(error).__name__}: {reason}"
+        if self._before is not None:
+            state, buffers = self._before
+            rng.restore(state)
+            with torch.no_grad():
+                for name, buffer in self._model.named_buffers():
+                    if name in buffers:
+                        buffer.copy_(buffers[name])
+        torch.compiler.reset()
 
 
 def whole_batch_step(
@@ -231,21 +312,19 @@ def split_batch(batch: Any, size: int) -> Iterator[Any]:
     if size >= length:
         yield batch
         return
+
     for first in range(0, length, size):
-        cut = functools.partial(_part, first, min(first + size, length), length)
+
+        def cut(tensor: Tensor, first: int = first) -> Tensor:
+            if tensor.dim() and tensor.shape[0] != length:
+                raise DataError(
+                    f"microbatches: expected every tensor of a batch to hold {length} samples along "
+                    f"its first dimension; one has the shape {tuple(tensor.shape)}. Use batches that "
+                    "fit at once, or a collate_fn that puts samples first."
+                )
+            return tensor[first : first + size] if tensor.dim() else tensor
+
         yield map_tensors(batch, cut)
-
-
-def _part(first: int, last: int, length: int, tensor: Tensor) -> Tensor:
-    if tensor.dim() == 0:
-        return tensor
-    if tensor.shape[0] != length:
-        raise DataError(
-            f"microbatches: expected every tensor of a batch to hold {length} samples along its first "
-            f"dimension; one has the shape {tuple(tensor.shape)}. Use batches that fit at once, or a "
-            "collate_fn that puts samples first."
-        )
-    return tensor[first:last]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,32 +27,28 @@ from flops_fit.records import Experiment, Run, RunState
 from flops_fit.text import error_line
 from flops_fit.trackers.tracker import Tracking
 from flops_fit.train.checkpoint import Checkpoints
-from flops_fit.train.compile import pays_to_compile
-from flops_fit.train.config import TrainingConfig
+from flops_fit.train.config import TrainingConfig, reading_workers, use_compile
 from flops_fit.train.evaluation import evaluate, noise_scale
-from flops_fit.train.metrics import Interruption, Metrics
+from flops_fit.train.metrics import Interruption, Metrics, Throughput, device_peak, end_by
 from flops_fit.train.optimizer import (
     make_optimizer,
     set_learning_rate,
     try_optimizer,
 )
 from flops_fit.train.precision import Precision, resolve_precision
+from flops_fit.train.state import TrainState, join_trunk
 from flops_fit.train.step import Stepper, is_out_of_memory
-from flops_fit.train.throughput import Throughput, device_peak, reading_workers
-from flops_fit.train.train_state import TrainState
-from flops_fit.train.trunk import Trunk
 
-_REPORT_SECONDS = 0.5
-_NOISE_PARTS = 16
-_BUILT = 5e7  # the largest model that is built only to be tried
+_REPORT_SECONDS = 0.5  # between readings of the loss
+_NOISE_PARTS = 16  # batches that the gradient noise scale is measured from
+_MAX_TRIED_PARAMS = 5e7  # the largest model that is built only to try an optimizer
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: steps done, smoothed training loss, units a second since the last report.
+    """Where a run is: steps done, mean training loss and units per second since the last report.
 
-    A run that has begun and made no step yet, or none since it went on from a checkpoint, has the
-    loss NaN and no speed.
+    Before the first step of an attempt, the loss is NaN and there is no speed.
     """
 
     experiment_id: str
@@ -67,12 +63,12 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Trainer:
-    """All that an experiment needs to be carried out; call it with one.
+    """All that training an experiment needs; call it with one.
 
     Attributes
     ----------
     model, data, held_out, objective
-        What is trained, on what, judged by what.
+        What is trained, on which data, and with which loss.
     device
         A torch device, ``"cpu"`` or ``"cuda"``.
     config
@@ -84,13 +80,13 @@ class Trainer:
         Where runs of one trunk leave their state to longer ones; ``None`` lets each train alone,
         with the same outcome.
     parametrization
-        What the model's parametrization scales by width, where ``config`` asks for one; ``None`` for
-        torch's own, one rate for all.
+        How rates and initial values scale with width, if ``config`` asks for μP; ``None`` for one rate
+        for all parameters.
     speed
-        What planning measured, for ``"auto"`` to go by.
+        What planning measured, which decides what ``"auto"`` means.
     measures_noise
-        Whether the gradient noise scale is measured at the end of each run of one process, for the
-        price of four steps.
+        Whether the gradient noise scale is measured at the end of each run of one process, at the
+        cost of four steps.
     """
 
     model: ModelSpec
@@ -119,7 +115,7 @@ class Trainer:
         smallest = min(experiments, key=lambda e: e.params.total)
         config = self.config
         own = config.optimizer or config.param_groups or self.parametrization
-        if own and smallest.params.total <= _BUILT:
+        if own and smallest.params.total <= _MAX_TRIED_PARAMS:
             with rng.kept(self.device):
                 model = self.model.build(smallest.size)
                 try_optimizer(
@@ -131,7 +127,7 @@ class Trainer:
                 )
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
-        """Train one experiment to its end and evaluate it, going on from a checkpoint if there is one.
+        """Train one experiment to its end and evaluate it, from its checkpoint if there is one.
 
         What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``, with
         the reason. Only an interruption from outside passes through, after a checkpoint. Started by
@@ -142,12 +138,12 @@ class Trainer:
         ranks = join_ranks(self.device)
         run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
         tracking = Tracking(experiment, self.config.tracker_objects if ranks.is_main else ())
-        told = False
+        by_peer = False
         try:
             with rng.kept(self.device), self.precision.flags(self.device):
                 run = self._train(run, report or (lambda progress: None), ranks, tracking)
         except PeerError:
-            told = True
+            by_peer = True
         except Exception as error:  # the user's code may raise anything
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
             where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
@@ -157,23 +153,22 @@ class Trainer:
             why = f"interrupted by {error_line(error)}"
             tracking.end(replace(run, state="preempted", reason=why))
             raise
-        run = _settled(run, ranks, told)
+        run = _agreed(run, ranks, by_peer)
         return tracking.end(replace(run, seconds=run.seconds + time.perf_counter() - started))
 
     def _train(self, run: Run, report: Report, ranks: Ranks, tracking: Tracking) -> Run:
         """The loop, straight down."""
-        experiment = run.experiment
-        hparams = experiment.hparams
+        experiment, config = run.experiment, self.config
+        steps, batch_size = experiment.steps, experiment.batch_size
 
         # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
         step = self._stepper(experiment, ranks)
-        peak = self.config.peak_flops or device_peak(self.device, self.precision)
-        pace = Throughput(
-            experiment.flops_per_sample * experiment.batch_size,
-            None if peak is None else peak * ranks.size,
+        peak = config.peak_flops or device_peak(self.device, self.precision)
+        throughput = Throughput(
+            experiment.flops_per_sample * batch_size, None if peak is None else peak * ranks.size
         )
-        tally = TrainState(experiment.steps, self.device, pace)
-        kept, shared = ranks.all_reduce_max(self.folder is not None, self.trunks is not None)
+        state = TrainState(steps, self.device, throughput)
+        keeps, shares = ranks.all_reduce_max(self.folder is not None, self.trunks is not None)
         ranks.broadcast_tensors([*step.model.parameters(), *step.model.buffers()])
 
         # 2. Where an earlier attempt, or a shorter run of its trunk, left off. Rank 0 has the folders.
@@ -183,84 +178,75 @@ class Trainer:
             checkpoints = Checkpoints(
                 folder / "checkpoint",
                 experiment.id,
-                every_seconds=self.config.checkpoint_seconds,
-                every_steps=self.config.checkpoint_steps,
+                every_seconds=config.checkpoint_seconds,
+                every_steps=config.checkpoint_steps,
             )
-        if kept:
-            tally.resume(checkpoints, step)
-        trunk = Trunk.of(experiment, self.trunks if ranks.is_main else None) if shared else None
+        if keeps:
+            state.resume(checkpoints, step)
+        trunk = join_trunk(experiment, self.trunks if ranks.is_main else None) if shares else None
         if trunk is not None:
-            trunk.resume(tally, step)
+            trunk.resume(state, step)
         if folder is not None:
-            tracking.join(Metrics(folder, after=tally.step))
-        left = experiment.steps - tally.step
-        pays = pays_to_compile(
-            self.config.compile, self.device, self.speed, experiment, left, ranks.size
-        )
-        if any(ranks.all_reduce_max(pays)):  # what was measured may differ
+            tracking.join(Metrics(folder, after=state.step))
+        left = steps - state.step
+        pays = use_compile(config.compile, self.device, self.speed, experiment, left, ranks.size)
+        if any(ranks.all_reduce_max(pays)):  # measured times may differ
             step.compile()
 
         # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
-        per_step = experiment.batch_size * experiment.units_per_sample
-        share = ranks.shard(experiment.batch_size)
+        workers = reading_workers(
+            config.workers, self.data.workers, self.speed, experiment, ranks.size
+        )
         batches = self.data.batches(
-            experiment.batch_size,
+            batch_size,
             left,
             experiment.seed,
-            tally.step,
-            share=share,
-            workers=reading_workers(
-                self.config.workers, self.data.workers, self.speed, experiment, ranks.size
-            ),
+            state.step,
+            share=ranks.shard(batch_size),
+            workers=workers,
             pin=self.device.startswith("cuda"),
         )
-        read = time.perf_counter()
+        per_step = batch_size * experiment.units_per_sample
+        last_reading = time.perf_counter()
         with Interruption() as interruption, closing(batches):
-            if tally.step and ranks.is_main:
-                report(Progress(experiment.id, tally.step, experiment.steps, math.nan))
+            if state.step and ranks.is_main:
+                report(Progress(experiment.id, state.step, steps, math.nan))
             for batch in batches:
                 rate = learning_rate(
-                    hparams, (tally.step + 0.5) * per_step, experiment.steps * per_step
+                    experiment.hparams, (state.step + 0.5) * per_step, steps * per_step
                 )
                 set_learning_rate(step.optimizer, rate)
-                tally.add(*step(batch))
+                state.add(*step(batch))
 
                 # 4. The loss is read twice a second at most: reading it waits for the device.
-                look = (
-                    tally.step in (1, experiment.steps)
-                    or time.perf_counter() - read > _REPORT_SECONDS
-                )
-                due = checkpoints is not None and checkpoints.due(tally.step)
-                read_now, save_now, asked = ranks.all_reduce_max(look, due, interruption.asked)
+                waited = time.perf_counter() - last_reading
+                reads = state.step in (1, steps) or waited > _REPORT_SECONDS
+                due = checkpoints is not None and checkpoints.due(state.step)
+                read_now, save_now, stop = ranks.all_reduce_max(reads, due, interruption.signal)
                 if read_now:
-                    read = time.perf_counter()
-                    seen = tally.read(rate)
+                    last_reading = time.perf_counter()
+                    values = state.read(rate)
                     if ranks.is_main:
-                        speed = seen["units_per_second"]
-                        report(
-                            Progress(
-                                experiment.id, tally.step, experiment.steps, seen["loss"], speed
-                            )
-                        )
-                    tracking.log(seen)
-                    if tally.watch.reason:
-                        why = tally.watch.reason
-                        return replace(tally.spent(run, step), state="diverged", reason=why)
-                    (asked,) = ranks.all_reduce_max(interruption.asked)
+                        loss, speed = values["loss"], values["units_per_second"]
+                        report(Progress(experiment.id, state.step, steps, loss, speed))
+                    tracking.log(values)
+                    if reason := state.monitor.reason:
+                        return replace(state.record(run, step), state="diverged", reason=reason)
+                    (stop,) = ranks.all_reduce_max(interruption.signal)
                 if trunk is not None:
-                    trunk.save(tally, step)
-                if kept and (asked or save_now):
-                    tally.save(checkpoints, step)
-                if asked:
-                    interruption.obey(asked)
+                    trunk.save(state, step)
+                if keeps and (stop or save_now):
+                    state.save(checkpoints, step)
+                if stop:
+                    end_by(stop)
 
         # 5. The held-out loss at the end of the schedule, which a run cut short never reaches.
-        if not is_finished(tally.step, experiment.steps):
+        if not is_finished(state.step, steps):
             raise DataError(
-                f"dataset: it ended after {tally.step} of {experiment.steps} steps, in the middle of the "
-                "schedule. Give more data, or smaller budgets."
+                f"dataset: it ended after {state.step} of {steps} steps, in the middle of the schedule. "
+                "Give more data, or smaller budgets."
             )
-        return self._judged(tally.spent(run, step), tally, step)
+        return self._evaluated(state.record(run, step), state, step)
 
     def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
         """The model with its optimizer, ready to step."""
@@ -290,14 +276,14 @@ class Trainer:
             ranks=ranks,
         )
 
-    def _judged(self, run: Run, tally: TrainState, step: Stepper) -> Run:
+    def _evaluated(self, run: Run, state: TrainState, step: Stepper) -> Run:
         """The run with its held-out loss, and whether it has learnt anything."""
         size = step.microbatch if step.halved else max(run.experiment.batch_size, 64)
         with self.precision.autocast(self.device):
             loss, standard_error = evaluate(
                 step.model, self.held_out, self.objective, self.device, size, step.ranks
             )
-        first, last = tally.first, tally.tail_loss
+        first, last = state.first, state.tail_loss
         run = replace(run, loss=loss, loss_se=standard_error, train_loss=last)
         if not math.isfinite(loss):
             return replace(run, state="diverged", loss=None, reason=f"held-out loss {loss:g}")
@@ -313,24 +299,25 @@ class Trainer:
         part = max(1, min(experiment.batch_size // 4, step.microbatch))
         batches = self.data.batches(part, _NOISE_PARTS, experiment.seed, 0)
         with closing(batches), self.precision.autocast(self.device):
-            there = (to_device(batch, self.device) for batch in batches)
-            return noise_scale(step.model, self.objective, there)
+            moved = (to_device(batch, self.device) for batch in batches)
+            return noise_scale(step.model, self.objective, moved)
 
 
-def _settled(run: Run, ranks: Ranks, told: bool) -> Run:
+def _agreed(run: Run, ranks: Ranks, by_peer: bool) -> Run:
     """What all ranks return: the run of the first that failed by itself, else rank 0's.
 
-    ``told`` says that this rank ended because another did.
+    ``by_peer`` says that this rank ended because another failed.
     """
-    if not told:
+    if not by_peer:
         try:
             ranks.all_reduce_max(failed=run.state in ("oom", "failed"))
         except PeerError:
-            told = True
+            by_peer = True
     if ranks.size == 1:
         return run
-    runs: list[tuple[bool, Run]] = ranks.all_gather((told, run), check=False)
-    return next((r for other, r in runs if not other and r.state in ("oom", "failed")), runs[0][1])
+    runs: list[tuple[bool, Run]] = ranks.all_gather((by_peer, run), check=False)
+    failed = (r for peer, r in runs if not peer and r.state in ("oom", "failed"))
+    return next(failed, runs[0][1])
 
 
 def versions() -> dict[str, str]:
