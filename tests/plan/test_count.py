@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional
 
 from flops_fit import plan_sweep
 from flops_fit.errors import InputError
+from flops_fit.examples import GPT
+from flops_fit.flops.trace import trace_flops
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
@@ -123,3 +126,75 @@ def test_a_plan_tells_that_the_constructor_allocates() -> None:
         compute_budgets=[1e7],
     )
     assert any("allocates memory even where none is needed" in d.message for d in plan.diagnostics)
+
+
+class Stack(nn.Module):
+    """Two layers, the hidden one ``hidden(d)`` wide, applied ``passes(d)`` times."""
+
+    def __init__(self, d: int, hidden: Any, passes: Any) -> None:
+        super().__init__()
+        self.table = nn.Embedding(V, d)
+        self.up, self.down = nn.Linear(d, hidden(d)), nn.Linear(hidden(d), d)
+        self.head = nn.Linear(d, V)
+        self.passes = passes(d)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        for _ in range(self.passes):
+            x = self.down(self.up(x))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def traces_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each trace from now on."""
+    traces: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        traces.append(1)
+        return trace_flops(*args)
+
+    monkeypatch.setattr("flops_fit.plan.counting.trace_flops", counted)
+    return traces
+
+
+SIZES = [8, 12, 16, 20, 24, 40, 56, 100, 150, 300, 500]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "passes", "most"),
+    [
+        (lambda d: 4 * d, lambda d: 1, 7),
+        (lambda d: -(-8 * d // 3 // 16) * 16, lambda d: 1, 11),  # rounded up
+        (lambda d: 4 * d, lambda d: 1 + d // 64, 11),  # more work, with nothing to see in the model
+        (lambda d: 4 if d < 50 else d, lambda d: 1, 11),
+    ],
+)
+def test_few_sizes_are_traced_and_all_are_counted_exactly(
+    monkeypatch: pytest.MonkeyPatch, hidden: Any, passes: Any, most: int
+) -> None:
+    def make(d: int) -> Stack:
+        return Stack(d, hidden, passes)
+
+    exact = [counter(make).per_unit(d) for d in SIZES]
+    traces = traces_of(monkeypatch)
+    together = counter(make)
+    found = [together.per_unit(d) for d in SIZES]
+    assert found == exact
+    assert len(traces) <= most
+
+
+def test_layers_as_the_size_are_counted_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(d: int) -> GPT:
+        return GPT(d_model=16, num_layers=d, vocab_size=V)
+
+    def loss(output: Any, targets: Tensor) -> Tensor:
+        return token_loss(output[0], targets)
+
+    traces = traces_of(monkeypatch)
+    together = counter(make, loss_fn=loss)
+    config = GPT(d_model=16, vocab_size=V).config
+    for layers in (1, 2, 3, 4, 5, 6, 10, 20):
+        shape = dataclasses.replace(config, num_layers=layers)
+        assert together.per_unit(layers) == shape.flops_per_token(T)
+    assert len(traces) <= 5

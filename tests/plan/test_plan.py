@@ -227,7 +227,7 @@ def test_unusable_budgets_are_told(budgets: Any, words: str) -> None:
         ({"sizes": [3]}, ModelError, "refuses {'width': 3}: ValueError: width must be even"),
         ({"sizes": {1e9: [4]}}, PlanError, "no sizes for the budget"),
         ({"batch_size": 0}, InputError, "batch_size: expected a positive"),
-        ({"batch_size": "big"}, InputError, "batch_size: expected"),
+        ({"batch_size": "big"}, InputTypeError, "batch_size: expected"),
         ({"batch_size": 5000}, InputError, "at least one batch of 5000 samples"),
         ({"repeats": 0}, InputError, "repeats"),
         ({"seed": "x"}, InputTypeError, "seed: expected a whole number"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import prod
 from typing import Any
 
+from flops_fit.checks import is_whole
 from flops_fit.errors import InputError, InputTypeError, LossError
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops
 from flops_fit.flops.trace import trace_flops
@@ -14,11 +19,82 @@ from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
 
 FlopsMethod = str | Callable[[Any], float]
+Values = tuple[int, ...]
+
+_HIGHEST_DEGREE = 3  # of FLOPs and parameters as polynomials of the size
+_VERIFYING_TRACES = 2  # beyond those that determine the polynomial
+_RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
+_LARGEST_EXACT = 2**53  # above, sums of floats are rounded
+
+
+@dataclass
+class SizePolynomial:
+    """Whole numbers that are polynomials of the size, as long as every trace agrees.
+
+    ``traced`` maps a size to the values there: FLOPs first, then what can be read off the built
+    model. A polynomial of degree p through p + 1 traced sizes is used once it reproduces all
+    values of all other traced sizes exactly, at least two.
+    """
+
+    traced: dict[int, Values] = field(default_factory=dict)
+    _base: list[int] | None = None
+
+    def add(self, size: int, values: Values) -> None:
+        """Take in one trace, and decide anew whether the values are polynomials."""
+        self.traced[size] = values
+        self._base = None
+        for degree in range(_HIGHEST_DEGREE + 1):
+            base, rest = list(self.traced)[: degree + 1], list(self.traced)[degree + 1 :]
+            if len(rest) < _VERIFYING_TRACES:
+                return
+            if all(self._evaluate(base, other) == self.traced[other] for other in rest):
+                self._base = base
+                return
+
+    def flops(self, size: int, structure: Values) -> int | None:
+        """FLOPs at a size whose model has this structure; ``None`` where a trace has to tell."""
+        if size in self.traced:
+            return self.traced[size][0]
+        near = min(self.traced) / _RANGE_FACTOR <= size <= max(self.traced) * _RANGE_FACTOR
+        if self._base is None or not near:
+            return None
+        values = self._evaluate(self._base, size)
+        agrees = values is not None and values[1:] == structure
+        return values[0] if agrees and values is not None and values[0] < _LARGEST_EXACT else None
+
+    def _evaluate(self, base: list[int], size: int) -> Values | None:
+        """Lagrange's polynomial through the values at ``base``; ``None`` where it is not whole."""
+        weights = [
+            prod((Fraction(size - b, a - b) for b in base if b != a), start=Fraction(1))
+            for a in base
+        ]
+        scale = prod(w.denominator for w in weights)
+        whole = [int(w * scale) for w in weights]
+        columns = zip(*(self.traced[a] for a in base), strict=True)
+        sums = [sum(w * v for w, v in zip(whole, column, strict=True)) for column in columns]
+        return None if any(s % scale for s in sums) else tuple(s // scale for s in sums)
+
+
+def model_structure(model: Any) -> Mapping[str, int]:
+    """How many modules of each kind and what parameters there are, layers counted together."""
+    out: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        out[f"{re.sub('[0-9]+', '*', name)}: {type(module).__qualname__}"] += 1
+    for name, parameter in model.named_parameters():
+        key = f"{re.sub('[0-9]+', '*', name)} {parameter.requires_grad}"
+        out[f"{key} {parameter.dtype}"] += parameter.numel()
+        for axis, length in enumerate(parameter.shape):
+            out[f"{key} {axis}"] += length
+    return out
 
 
 @dataclass
 class FlopsCounter:
     """Counts training FLOPs per unit at a size; remembers each count.
+
+    A trace counts exactly, and takes a tenth of a second. Where traces at several sizes show that
+    FLOPs are a polynomial of a whole-number size, and a built model has the structure that the same
+    polynomials predict, its FLOPs are computed from them: they are the same whole number.
 
     ``batch`` is one example batch, ``None`` where there is no data to look at. ``units`` is its
     number of units.
@@ -32,6 +108,7 @@ class FlopsCounter:
     units: float = 1.0
     notes: list[str] = field(default_factory=list)
     _known: dict[str, float] = field(default_factory=dict)
+    _polynomials: dict[tuple[str, ...], SizePolynomial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (callable(self.method) or self.method in ("measured", "6nd")):
@@ -47,6 +124,18 @@ class FlopsCounter:
                 "as if each passed every weight once. Give example_batch= for an exact count."
             )
 
+    @classmethod
+    def from_batch(
+        cls, spec: ModelSpec, objective: Objective, method: FlopsMethod, batch: Any, unit: str
+    ) -> tuple[FlopsCounter, float]:
+        """A counter on an example batch, and the number of units per sample in it."""
+        count = float(objective.count(batch))
+        if count <= 0:
+            raise InputError(
+                "dataset: its first batch holds no counted unit; check targets or count_fn."
+            )
+        return cls(spec, objective, method, unit, batch, count), count / batch_length(batch)
+
     def per_unit(self, size: Size) -> float:
         """Training FLOPs per unit at a size that the constructor accepts."""
         key = repr(size)
@@ -57,6 +146,27 @@ class FlopsCounter:
     def per_unit_6nd(self, size: Size) -> float:
         """6·N with N the total: the usual estimate, one position to a unit."""
         return 6.0 * self.spec.require(size).total
+
+    def function(self, sizes: list[Size]) -> FlopsFunction:
+        """F(N) for prediction: exact at every size, counted anew at sizes nobody trained."""
+        if self.method == "6nd":
+            return LinearFlops(6.0)
+        counts = {float(self.spec.require(s).total): self.per_unit(s) for s in sizes}
+        near = self._count_near if self.spec.size_param is not None else None
+        return InterpolatedFlops(counts, near, self.description)
+
+    @property
+    def description(self) -> str:
+        """Where F(N) comes from, in words."""
+        if self.method == "6nd":
+            return "6·N per unit"
+        if callable(self.method):
+            return "counted by the user's function"
+        return "counted on the traced model"
+
+    def _count_near(self, params: float) -> tuple[float, float] | None:
+        nearest = self.spec.nearest(params)
+        return None if nearest is None else (float(nearest[1].total), self.per_unit(nearest[0]))
 
     def _count(self, size: Size) -> float:
         if self.method == "6nd":
@@ -71,10 +181,26 @@ class FlopsCounter:
                     f"flops: the function returned {value!r}; expected FLOPs per unit > 0."
                 )
             return value
-        return self._trace(model, size) / self.units
+        return self._measure(model, size) / self.units
+
+    def _measure(self, model: Any, size: Size) -> float:
+        """FLOPs of both passes on the batch, from verified polynomials or from a trace."""
+        if not is_whole(size) or not hasattr(model, "named_parameters"):
+            return self._trace(model, size)
+        structure = model_structure(model)
+        names = tuple(sorted(structure))
+        values = tuple(structure[name] for name in names)
+        polynomial = self._polynomials.setdefault(names, SizePolynomial())
+        known = polynomial.flops(size, values) if polynomial.traced else None
+        if known is not None:
+            return float(known)
+        total = self._trace(model, size)
+        if total.is_integer() and total < _LARGEST_EXACT:
+            polynomial.add(size, (int(total), *values))
+        return total
 
     def _trace(self, model: Any, size: Size) -> float:
-        """FLOPs of both passes on the batch."""
+        """FLOPs of both passes on the batch, counted."""
         meta = map_tensors(self.batch, lambda t: t.to("meta"))
         if hasattr(model, "to"):
             model = model.to("meta")
@@ -88,8 +214,8 @@ class FlopsCounter:
                 traced = trace_flops(lambda: self._summed_output(model, meta), model)
             except Exception:
                 return self._untraced(model, size, error)
-        self._tell(*(f"FLOPs: {note}." for note in traced.notes))
-        self._tell_experts(model, size)
+        self._note(*(f"FLOPs: {note}." for note in traced.notes))
+        self._note_experts(model, size)
         if traced.total <= 0:
             raise InputError(
                 "flops: no matrix product, convolution or attention was seen in the model. "
@@ -98,12 +224,13 @@ class FlopsCounter:
         return traced.total
 
     def _untraced(self, model: Any, size: Size, error: Exception) -> float:
-        """6·N_active of what cannot be traced and says which of its parameters are active."""
+        """6·N_active of a model that cannot be traced and declares its active parameters."""
         params = self.spec.require(size)
         if hasattr(model, "active_params") and self.unit == "tokens":
-            self._tell(
+            first_line = (str(error).splitlines() or [""])[0].rstrip(".")
+            self._note(
                 f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be traced "
-                f"({type(error).__name__}: {_first_line(error)}); attention is not in them. For an "
+                f"({type(error).__name__}: {first_line}); attention is not included. For an "
                 "exact count give flops= a function (model) -> training FLOPs per unit."
             )
             return 6.0 * params.active * self.units
@@ -116,24 +243,23 @@ class FlopsCounter:
         )
         raise InputError(
             f"flops: {self.spec.reference} raised {type(error).__name__} when it was traced "
-            f"on the first batch without values: {error}. {routing}Mend the model if it fails on "
+            f"on the first batch without values: {error}. {routing}Fix the model if it fails on "
             "real batches too; if only tracing fails, "
             "give flops='6nd', or a function (model) -> training FLOPs per unit."
         ) from error
 
-    def _tell(self, *sentences: str) -> None:
+    def _note(self, *sentences: str) -> None:
         self.notes.extend(s for s in sentences if s not in self.notes)
 
-    def _tell_experts(self, model: Any, size: Size) -> None:
+    def _note_experts(self, model: Any, size: Size) -> None:
         experts = find_experts(model)
         params = self.spec.require(size)
-        if not experts or params.active < params.total:
-            return
-        self._tell(
-            f"The model has experts ({experts[0].name}: {experts[0].number}) and does not say how many "
-            "a unit passes: FLOPs are those of the experts that the trace ran, and N is of all. "
-            "Declare active_params() on the model to have both."
-        )
+        if experts and params.active >= params.total:
+            self._note(
+                f"The model has experts ({experts[0].name}: {experts[0].number}) and does not say how "
+                "many a unit passes: FLOPs are those of the experts that the trace ran, and N is of "
+                "all. Declare active_params() on the model to have both."
+            )
 
     def _loss(self, model: Any, batch: Any) -> Any:
         if self.objective.step_fn is not None:
@@ -159,40 +285,3 @@ class FlopsCounter:
                     f"flops='6nd': {type(module).__name__} applies its weights at many positions of "
                     f"one {self.unit.rstrip('s')}, so 6·N is not its cost. Use flops='measured'."
                 )
-
-    def function(self, sizes: list[Size]) -> FlopsFunction:
-        """F(N) for prediction: exact at every size, counted anew at sizes nobody trained."""
-        if self.method == "6nd":
-            return LinearFlops(6.0)
-        counts = {float(self.spec.require(s).total): self.per_unit(s) for s in sizes}
-        near = self._count_near if self.spec.size_param is not None else None
-        return InterpolatedFlops(counts, near, self.description)
-
-    @property
-    def description(self) -> str:
-        """How F(N) was found, in words."""
-        if self.method == "6nd":
-            return "6·N per unit"
-        if callable(self.method):
-            return "counted by the user's function"
-        return "counted on the traced model"
-
-    def _count_near(self, params: float) -> tuple[float, float] | None:
-        found = self.spec.nearest(params)
-        return None if found is None else (float(found[1].total), self.per_unit(found[0]))
-
-    @classmethod
-    def from_batch(
-        cls, spec: ModelSpec, objective: Objective, method: FlopsMethod, batch: Any, unit: str
-    ) -> tuple[FlopsCounter, float]:
-        """A counter on an example batch, and the number of units per sample in it."""
-        count = float(objective.count(batch))
-        if count <= 0:
-            raise InputError(
-                "dataset: its first batch holds no counted unit; check targets or count_fn."
-            )
-        return cls(spec, objective, method, unit, batch, count), count / batch_length(batch)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0].rstrip(".")
