@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flops_fit import fit_runs, plan_sweep, run_sweep
+from flops_fit import Mock, TrainingConfig, fit_runs, plan_sweep, run_sweep
 from flops_fit.errors import InputError
 from flops_fit.execute import InProcessExecutor, PoolExecutor
 from flops_fit.plan import SweepPlan
@@ -40,7 +40,7 @@ def plan_of(**changes: Any) -> SweepPlan:
         "compute_budgets": [5e5, 1e6, 2e6],
         "sizes": [8, 12],
         "hparams": HPARAMS,
-        "branch": True,
+        "training": TrainingConfig(branch=True),
     }
     return plan_sweep(**{**arguments, **changes})
 
@@ -206,7 +206,7 @@ def test_runs_of_a_trunk_are_a_cluster_of_the_fit(tmp_path: Path) -> None:
     """From Run objects, from runs.csv and from the store alike; other intervals, the same law."""
     arguments = {"compute_budgets": [3e5, 1e6, 3e6, 1e7], "sizes": list(range(4, 26, 2))}
     hparams = {**HPARAMS, "warmup_units": 10.0}
-    plan = plan_of(**arguments, hparams=hparams, mode="mock", mock_noise=0.02)
+    plan = plan_of(**arguments, hparams=hparams, mode=Mock(noise=0.02))
     runs = run_sweep(plan, output_dir=tmp_path, progress=False)
     again = run_sweep(plan, output_dir=tmp_path, progress=False)
     tables = [RunTable.read(s) for s in (runs, again, tmp_path / "runs.csv")]

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.chaos.cheap_sweeps import AGAIN, EXECUTORS, full_of, said_of, say
 from benchmarks.chaos.full_disk import FillsUp
-from flops_fit import plan_sweep, run_sweep
+from flops_fit import TrainingConfig, plan_sweep, run_sweep
 from flops_fit.cli.demo import demo_sweep
 from flops_fit.files import write_json
 from flops_fit.records import Experiment, Run
@@ -53,7 +53,9 @@ def main(executor: str, folder: str) -> int:
     out = Path(folder)
     disk = FillsUp(full_of(out))
     disk.begin()
-    plan = plan_sweep(**demo_sweep(SIZES), device="cpu", checkpoint_steps=EVERY_STEPS)
+    plan = plan_sweep(
+        **demo_sweep(SIZES), device="cpu", training=TrainingConfig(checkpoint_steps=EVERY_STEPS)
+    )
     trainer = plan.task.in_folder(out / "runs", out / "trunks")
     task = Training(trainer, said_of(out), disk)
     runs = run_sweep(plan, task, executor=EXECUTORS[executor](), output_dir=out, progress=False)

@@ -19,7 +19,7 @@ import numpy as np
 from torch.utils.data import Subset
 
 from benchmarks.common.report import Goal, Result, Table, at_least, at_most
-from flops_fit import HParams, Mup, plan_sweep, run_sweep
+from flops_fit import HParams, Mup, TrainingConfig, plan_sweep, run_sweep
 from flops_fit.examples import (
     GPT,
     MNISTDataset,
@@ -156,12 +156,12 @@ def measure(task: Task, parametrization: Any, quick: bool) -> Transfer:
     name = "standard" if parametrization == "standard" else "mup"
     plan = plan_sweep(
         **task.arguments, compute_budgets=[_middle(task)], sizes=list(task.widths),
-        hparams=AtRate(task.rates[0], task.batch), parametrization=parametrization,
+        hparams=AtRate(task.rates[0], task.batch), training=TrainingConfig(parametrization=parametrization),
     )  # fmt: skip
-    assert plan.maker is not None
+    factory = plan.require_planner("transfer").factory
     made = [
-        replace(plan.maker, recipe=AtRate(lr, task.batch)).make(
-            plan.maker.counter.per_unit(width) * task.units, width, repeat
+        replace(factory, recipe=AtRate(lr, task.batch)).make(
+            factory.counter.per_unit(width) * task.units, width, repeat
         )
         for width in task.widths
         for lr in task.rates
@@ -181,8 +181,7 @@ def _middle(task: Task) -> float:
     probe = plan_sweep(
         **task.arguments, compute_budgets=[1e12], sizes=[task.widths[-1]], hparams=AtRate(0.01, 1.0)
     )
-    assert probe.maker is not None
-    return probe.maker.counter.per_unit(task.widths[-1]) * task.units
+    return probe.require_planner("transfer").factory.counter.per_unit(task.widths[-1]) * task.units
 
 
 def _by_rate(runs: Sequence[Run]) -> dict[int, dict[float, list[float]]]:

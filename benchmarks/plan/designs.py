@@ -13,10 +13,11 @@ import numpy as np
 
 from benchmarks.common.report import Goal, Result, Table, at_least, at_most
 from benchmarks.plan.simulated import Bent, Branching, Drifting, Simulated, truth
-from flops_fit.adaptive import Adaptive, Asked, Candidates, run_adaptive, settled
+from flops_fit.adaptive import AdaptiveResult, Candidates, run_adaptive, settled
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
+from flops_fit.plan.designs import Adaptive
 from flops_fit.table import RunTable
 
 C_MAX = 1e20
@@ -100,18 +101,19 @@ def adaptive(case: Case, half: float, seed: int, branches: bool) -> Outcome:
     return _outcome(case, found.optimal_params, spans, cost, len(found.runs), found.form.told)
 
 
-def swept(case: Case, half: float, seed: int, branches: bool) -> tuple[Adaptive, Simulated]:
+def swept(case: Case, half: float, seed: int, branches: bool) -> tuple[AdaptiveResult, Simulated]:
     """An adaptive sweep from a pilot ×3 off-centre, below and above in turn."""
     off = OFF if seed % 2 else 1 / OFF
     rng = np.random.default_rng([2, seed])
     oracle = (Branching if branches else Simulated)(case.law, rng, case.arms)
-    asked = Asked(
-        TARGET,
-        float(np.expm1(half)),
-        max_flops=10.2 * C_MAX,
-        centre=lambda C: float(case.law.optimal(C).params) * off,
+    design = Adaptive(
+        target_compute=TARGET, half_width=float(np.expm1(half)), max_flops=10.2 * C_MAX
     )
-    return run_adaptive(oracle, asked), oracle
+
+    def centre(C: float) -> float:
+        return float(case.law.optimal(C).params) * off
+
+    return run_adaptive(oracle, design, centre=centre), oracle
 
 
 def blind(case: Case, half: float) -> list[tuple[str, ...]]:

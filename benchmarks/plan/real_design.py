@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.common.report import Goal, Table, at_most
 from benchmarks.common.report import Result as Found
-from flops_fit import Result, find_optimal
+from flops_fit import Adaptive, Result, find_optimal
 from flops_fit.cli.demo import SIZES, demo_sweep
 from flops_fit.execute import PoolExecutor
 from flops_fit.text import format_count
@@ -43,10 +43,9 @@ def real_design(quick: bool) -> Found:
         adaptive = find_optimal(
             **asked,
             output_dir=Path(folder) / "adaptive",
-            design="adaptive",
-            target_compute=target,
-            half_width=float(np.expm1(half)),
-            max_flops=spent,
+            design=Adaptive(
+                target_compute=target, half_width=float(np.expm1(half)), max_flops=spent
+            ),
             **place,
         )
         end = time.perf_counter()

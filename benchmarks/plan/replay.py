@@ -8,10 +8,11 @@ import numpy as np
 
 from benchmarks.common.report import Result, Table, at_most
 from flops_fit import Fit, fit_runs, reference
-from flops_fit.adaptive import Asked, Candidates, run_adaptive, settled
+from flops_fit.adaptive import Candidates, run_adaptive, settled
 from flops_fit.errors import FitError
 from flops_fit.fit import quick_fit
 from flops_fit.flops import FlopsFunction
+from flops_fit.plan.designs import Adaptive
 from flops_fit.table import RunTable
 
 SETS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -59,14 +60,13 @@ def chosen(fit: Fit, target: float) -> Path:
     budgets = np.unique(runs.budget)
     if len(budgets) > 20:  # no tiers: three within the cheapest decade
         budgets = float(np.min(runs.flops)) * np.array([1.0, 3.0, 10.0])
-    asked = Asked(
-        target,
-        1e-3,
+    design = Adaptive(
+        target_compute=target,
+        half_width=1e-3,
         max_flops=total,
         max_run_flops=dearest * (1 + 1e-9),
-        pilot_budgets=tuple(budgets[:3]),
     )
-    found = run_adaptive(Published(runs, fit.flops), asked)
+    found = run_adaptive(Published(runs, fit.flops), design, pilot_budgets=tuple(budgets[:3]))
     ends = np.cumsum([len(c) for c in found.made])
     parts = (found.runs.select(np.arange(len(found.runs)) < n) for n in ends)
     return [

@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from benchmarks.common.report import Goal, Result, Table, at_most, near
 from benchmarks.common.timing import duration
-from flops_fit import fit_runs, plan_sweep, run_sweep
+from flops_fit import TrainingConfig, fit_runs, plan_sweep, run_sweep
 from flops_fit.examples.gpt import GPTFactory, gpt_loss_fn
 from flops_fit.examples.text import SOTUDataset
 from flops_fit.plan import SweepPlan
@@ -59,7 +59,7 @@ def planned(budgets: Sequence[float], sizes: Sequence[Any]) -> SweepPlan:
         GPTFactory(), "d_model", {},
         SOTUDataset("train", SEQ_LEN), gpt_loss_fn, budgets,
         eval_dataset=Subset(SOTUDataset("validation", SEQ_LEN), range(HELD_OUT)),
-        sizes=sizes, hparams=HPARAMS, branch=True, device="cpu",
+        sizes=sizes, hparams=HPARAMS, training=TrainingConfig(branch=True), device="cpu",
     )  # fmt: skip
     assert isinstance(plan, SweepPlan)
     return plan
@@ -157,7 +157,7 @@ def _width(seed: int, repeats: int, branch: bool) -> float | None:
     centre = math.sqrt(budgets[2] / 120)
     plan = plan_sweep(
         _Sized, "n", compute_budgets=budgets, mode="mock", seed=seed, repeats=repeats,
-        sizes=[round(centre * s) for s in MOCK_SIZES], flops="6nd", branch=branch,
+        sizes=[round(centre * s) for s in MOCK_SIZES], flops="6nd", training=TrainingConfig(branch=branch),
         hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 1e5},
     )  # fmt: skip
     with TemporaryDirectory() as folder:

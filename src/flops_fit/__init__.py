@@ -16,30 +16,40 @@ from flops_fit._version import __version__
 if TYPE_CHECKING:
     from flops_fit import errors, examples, laws, reference
     from flops_fit.api import coordinate_check, find_optimal, plan_sweep, run_sweep, tune_sweep
+    from flops_fit.execute import Mock
     from flops_fit.fit import Fit, Prediction, compare, fit_runs
     from flops_fit.mup import Mup
-    from flops_fit.plan import SweepPlan
+    from flops_fit.plan import Adaptive, Grid, Rectangular, SweepPlan, Tapered
     from flops_fit.recipes import HParams
     from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
     from flops_fit.report import write_report
     from flops_fit.result import Result
     from flops_fit.table import Curves, RunTable
     from flops_fit.trackers import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
+    from flops_fit.train import TrainingConfig
+    from flops_fit.tune import Tune
 
 __all__ = [
+    "Adaptive",
     "Curves",
     "Diagnostic",
     "Experiment",
     "Fit",
+    "Grid",
     "HParams",
+    "Mock",
     "Mup",
     "ParamCount",
     "Prediction",
+    "Rectangular",
     "Result",
     "Run",
     "RunTable",
     "SweepPlan",
+    "Tapered",
     "TrackedRuns",
+    "TrainingConfig",
+    "Tune",
     "__version__",
     "compare",
     "coordinate_check",
@@ -60,15 +70,18 @@ __all__ = [
 
 _MODULES = {
     "api": ("coordinate_check", "find_optimal", "plan_sweep", "run_sweep", "tune_sweep"),
-    "mup": ("Mup",),
     "fit": ("Fit", "Prediction", "compare", "fit_runs"),
-    "plan": ("SweepPlan",),
+    "execute": ("Mock",),
+    "plan": ("Adaptive", "Grid", "Rectangular", "SweepPlan", "Tapered"),
     "recipes": ("HParams",),
     "records": ("Diagnostic", "Experiment", "ParamCount", "Run"),
     "report": ("write_report",),
     "result": ("Result",),
     "table": ("Curves", "RunTable"),
     "trackers": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
+    "mup": ("Mup",),
+    "train": ("TrainingConfig",),
+    "tune": ("Tune",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 from flops_fit.errors import InputError, InputTypeError
@@ -16,22 +16,43 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def explains_names(
+    moved: Mapping[str, object],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let an unknown keyword argument raise a TypeError that says what to give instead.
+
+    ``moved`` has the new places of arguments that are elsewhere now, by name.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = list(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in known:
+                    raise TypeError(
+                        f"{function.__name__}() got an unexpected keyword argument {name!r}; "
+                        f"{unknown_name(name, known, moved)}"
+                    )
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
 def names_near_matches(function: Callable[P, R]) -> Callable[P, R]:
     """Let a misspelt keyword argument raise a TypeError that names the nearest real one."""
-    known = list(inspect.signature(function).parameters)
+    return explains_names({})(function)
 
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {known}"
-                raise TypeError(
-                    f"{function.__name__}() got an unexpected keyword argument {name!r}; {hint}"
-                )
-        return function(*args, **kwargs)
 
-    return checked
+def unknown_name(name: str, known: Sequence[str], moved: Mapping[str, object]) -> str:
+    """What to use instead of an unknown name: its new place, the nearest known one, or a list."""
+    if name in moved:
+        return f"it has moved: give {moved[name]}"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"it takes {known}"
 
 
 def nearest_name(value: object, names: Iterable[str]) -> str:

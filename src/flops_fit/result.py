@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flops_fit.adaptive.sweep import Adaptive
+from flops_fit.adaptive.sweep import AdaptiveResult
 from flops_fit.errors import InputError
 from flops_fit.files import write_json
 from flops_fit.fit.fit import Fit
@@ -51,7 +51,7 @@ class Result:
     runs: tuple[Run, ...]
     fit: Fit
     output_dir: Path
-    adaptive: Adaptive | None = None
+    adaptive: AdaptiveResult | None = None
     tuning: Tuning | None = None
 
     @property

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("fresh_imports")
 Capsys = pytest.CaptureFixture[str]
 
 SMALL = ["--set", "compute_budgets=[1e7,2e7,4e7]", "--set", "sizes=[2,3,4,6]"]
-SMALL += ["--set", "sizes_per_budget=none", "--set", "width=none", "--set", "batch_size=1"]
+SMALL += ["--set", "design=grid", "--set", "batch_size=1"]
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_adaptive_sweep_tells_its_steps(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweep.toml").write_text(
         'model_cls = "tests.conftest:MLP"\nmodel_size_param = "width"\nmode = "mock"\n'
-        'design = "adaptive"\ntarget_compute = 1e13\nmax_flops = 1e12\nhalf_width = 0.5\n'
+        '[design]\nkind = "adaptive"\ntarget_compute = 1e13\nmax_flops = 1e12\nhalf_width = 0.5\n'
     )
     told = called(capsys, "run", "--no-progress", "--json")
     assert told.code in (0, 1), told.err
@@ -133,6 +133,7 @@ def test_what_init_leaves_to_choose_can_be_chosen(begun: Path) -> None:
     for line in offered:
         table = {"workers": "executor", "threads": "executor", "lr": "hparams"}
         table |= {"kind": "executor", "batch_units": "hparams"}
+        table |= {"precision": "training", "trackers": "training"}
         if line.startswith("["):
             continue
         key = line.split(" =")[0]

@@ -12,6 +12,7 @@ import cloudpickle
 import pytest
 
 import flops_fit
+from flops_fit import Mock, Mup, Rectangular, Tapered, TrainingConfig
 from flops_fit.cli.sweep_file import is_reference, load, read_sweep
 from flops_fit.errors import InputError
 from flops_fit.execute import PoolExecutor
@@ -58,8 +59,10 @@ def arguments(
 def test_values_go_to_find_optimal_under_their_own_names(here: Path) -> None:
     found = arguments(
         here,
-        "compute_budgets = [1e9, 3_000_000_000]\nseed = 3\nbatch_size = 16\nprior = 'besiroglu2024'\n"
-        "checkpoint_seconds = 'none'\nloss_fn = 'thing:loss'\nmock_law = 'hoffmann2022'\n"
+        "compute_budgets = [1e9, 3_000_000_000]\nseed = 3\nbatch_size = 16\n"
+        "loss_fn = 'thing:loss'\n[mode]\nkind = 'mock'\nlaw = 'hoffmann2022'\n"
+        "[design]\nkind = 'tapered'\nprior = 'besiroglu2024'\n"
+        "[training]\ncheckpoint_seconds = 'none'\nparametrization = { ref = 'flops_fit:Mup' }\n"
         "[model_kwargs]\nbias = false\n[hparams]\nlr = 0.01\nbatch_units = 64\n"
         "[sizes]\n'1e9' = [8, 16]\n3e9 = [16]\n",
     )
@@ -70,9 +73,9 @@ def test_values_go_to_find_optimal_under_their_own_names(here: Path) -> None:
         "compute_budgets": [1e9, 3e9],
         "seed": 3,
         "batch_size": 16,
-        "prior": "besiroglu2024",
-        "checkpoint_seconds": None,
-        "mock_law": Hoffmann(1.69, 406.4, 410.7, 0.34, 0.28),
+        "design": Tapered("besiroglu2024"),
+        "training": TrainingConfig(checkpoint_seconds=None, parametrization=Mup()),
+        "mode": Mock(Hoffmann(1.69, 406.4, 410.7, 0.34, 0.28)),
         "model_kwargs": {"bias": False},
         "hparams": {"lr": 0.01, "batch_units": 64},
         "sizes": {1e9: [8, 16], 3e9: [16]},
@@ -122,9 +125,11 @@ def test_an_executor_is_a_name_or_a_table_with_its_options(here: Path) -> None:
 def test_flags_override_settings_and_settings_the_file(here: Path) -> None:
     text = "seed = 1\ndesign = 'tapered'\nbatch_size = 4\nexecutor = 'ray'\n[hparams]\nlr = 0.1\nclip = 2.0"
     settings = ("seed=2", "design=grid", "hparams.lr=0.2", "executor=pool", "executor.workers=2")
-    found = arguments(here, text, {"seed": 3, "device": None}, *settings)
+    settings += ("design.width=4", "training.precision=bf16")
+    found = arguments(here, text, {"seed": 3, "device": None, "design": "rectangular"}, *settings)
     assert found["seed"] == 3
-    assert found["design"] == "grid"
+    assert found["design"] == Rectangular(width=4)
+    assert found["training"] == TrainingConfig(precision="bf16")
     assert found["batch_size"] == 4
     assert found["hparams"] == {"lr": 0.2, "clip": 2.0}
     assert found["executor"].capacity == 2
@@ -149,10 +154,14 @@ def test_paths_of_a_file_are_beside_it_and_those_of_flags_are_here(
     ("text", "words"),
     [
         ("compute_budget = [1]", "sweep.toml: unknown key 'compute_budget'; did you mean 'compute_budgets'?"),
-        ("zzz = 1", "unknown key 'zzz'; there are model_cls, "),
+        ("zzz = 1", "unknown key 'zzz'; it takes ['model_cls', "),
         ("train = false", "unknown key 'train'; leave it out: flops-fit plan plans"),
+        ("precision = 'bf16'", "it has moved into the table [training]: training.precision."),
+        ("mock_noise = 0.1", "key 'mock_noise'; it has moved into the table [mode]: mode.noise."),
+        ("[design]\nwidth = 3", "design.kind: expected one of grid, tapered, rectangular, "),
+        ("[training]\nprecison = 'bf16'", "no option 'precison'; did you mean 'precision'?"),
         ("seed = ", "expected TOML"),
-        ("loss_fn = 'thing.py:los'", "loss_fn: thing.py has no 'los'; did you mean 'loss'?"),
+        ("loss_fn = 'thing.py:los'", "loss_fn: thing.py has no 'los'. Did you mean 'loss'?"),
         ("loss_fn = 'no_such:los'", "loss_fn: no_such cannot be imported: ModuleNotFoundError"),
         ("loss_fn = 'no_such.py:los'", "does not exist"),
         ("dataset = { ref = 'thing.py:Points', n = 2 }", "Put arguments into [dataset.args]"),
@@ -178,6 +187,7 @@ def test_without_a_model_there_is_no_sweep(
     assert "no sweep.toml is here. flops-fit init writes one" in told.err
     for flags, words in (
         (["--set", "seed"], "--set: expected KEY=VALUE"),
+        (["--set", "width=3"], "--set: unknown key 'width'; it has moved into the table [design]"),
         (["--set", "sed=1"], "--set: unknown key 'sed'; did you mean 'seed'?"),
         (["--compute-budgets", "1e9;3e9"], "separated by commas"),
         (["other.toml"], "other.toml: expected a TOML file of a sweep"),

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.adaptive import Adaptive, Asked, Candidates, run_adaptive
+from flops_fit import Adaptive
+from flops_fit.adaptive import AdaptiveResult, Candidates, run_adaptive
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Kappa, Law
 
@@ -64,8 +65,15 @@ class Simulated:
         return [float(x) for x in np.where(chosen.params > self.largest, np.nan, loss)]
 
 
-def sweep(oracle: Simulated, off: float = 3.0, **changes: object) -> Adaptive:
+def sweep(
+    oracle: Simulated, off: float = 3.0, pilot_budgets: tuple[float, ...] = (), **changes: Any
+) -> AdaptiveResult:
     arguments = {"target_compute": TARGET, "half_width": 0.1, "max_flops": UNIFORM}
     law = oracle.law
-    asked = Asked(**{**arguments, **changes}, centre=lambda C: law.optimal(C).params * off)
-    return run_adaptive(oracle, asked)
+    design = Adaptive(**{**arguments, **changes})
+    return run_adaptive(
+        oracle,
+        design,
+        pilot_budgets=pilot_budgets,
+        centre=lambda C: law.optimal(C).params * off,
+    )

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flops_fit import fit_runs
-from flops_fit.adaptive import Asked, Candidates, Grid, next_experiments
+from flops_fit import Adaptive, fit_runs
+from flops_fit.adaptive import Candidates, Grid, next_experiments
 from flops_fit.adaptive.candidates import lattice
 from flops_fit.adaptive.criterion import criterion, exchange, log_optimum
 from flops_fit.errors import FitError, InputError
@@ -176,7 +176,7 @@ def test_a_pilot_without_losses_says_how_many_are_needed():
 @pytest.mark.parametrize("name", ["target_compute", "half_width", "max_flops"])
 def test_asking_for_nothing_is_refused(name):
     with pytest.raises(InputError, match=f"{name}: expected a positive number; got -1"):
-        Asked(**{"target_compute": 1e21, "half_width": 0.1, "max_flops": 1e20, name: -1})
+        Adaptive(**{"target_compute": 1e21, "half_width": 0.1, "max_flops": 1e20, name: -1})
 
 
 def test_prices_below_cost_are_what_a_batch_pays():

@@ -1,4 +1,4 @@
-"""``find_optimal(design="adaptive")``: plans exact runs, resumes, refuses what it cannot do."""
+"""``find_optimal(design=Adaptive(...))``: plans exact runs, resumes, refuses what it cannot do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import flops_fit
+from flops_fit import Adaptive, TrainingConfig
 from flops_fit.errors import InputError
-from flops_fit.execute import MockTask
+from flops_fit.execute import Mock
 from tests.conftest import MLP, Blobs, cross_entropy
 
 TARGET = 1e19
@@ -20,13 +21,13 @@ def adaptive(output_dir: Path, **changes: Any) -> Any:
         "model_cls": MLP,
         "model_size_param": "width",
         "mode": "mock",
-        "design": "adaptive",
-        "target_compute": TARGET,
-        "half_width": 0.2,
-        "max_flops": 1e18,
         "output_dir": output_dir,
         "progress": False,
     }
+    settings: dict[str, Any] = {"target_compute": TARGET, "half_width": 0.2, "max_flops": 1e18}
+    settings |= {name: changes.pop(name) for name in settings if name in changes}
+    if "design" not in changes:
+        changes["design"] = Adaptive(**settings)
     return flops_fit.find_optimal(**{**arguments, **changes})
 
 
@@ -46,15 +47,15 @@ def test_a_mock_sweep_answers_within_its_budget_and_explains_every_step(tmp_path
 
 def test_a_sweep_that_was_killed_goes_on_to_the_same_answer(tmp_path, monkeypatch):
     whole = adaptive(tmp_path / "whole")
-    answer, calls = MockTask.__call__, []
+    answer, calls = Mock.__call__, []
 
-    def dying(task: MockTask, experiment: Any, report: Any = None) -> Any:
+    def dying(task: Mock, experiment: Any, report: Any = None) -> Any:
         calls.append(experiment.id)
         if len(calls) == 15:
             raise KeyboardInterrupt
         return answer(task, experiment, report)
 
-    monkeypatch.setattr(MockTask, "__call__", dying)
+    monkeypatch.setattr(Mock, "__call__", dying)
     with pytest.raises(KeyboardInterrupt):
         adaptive(tmp_path / "killed")
     before = set(calls[:14])
@@ -75,7 +76,7 @@ def test_runs_that_a_later_batch_asks_for_are_not_called_others(tmp_path, capsys
     adaptive(tmp_path, **asked)
     told = capsys.readouterr().err
     assert told.count("not fitted") == 1
-    assert "1 earlier runs of this folder were not wanted" in told
+    assert "1 earlier runs of this folder are not part of this sweep" in told
 
 
 def test_training_goes_through_the_same_steps(tmp_path):
@@ -106,16 +107,21 @@ def test_the_plan_alone_is_the_pilot(tmp_path):
     plan = adaptive(tmp_path, train=False)
     assert len(plan.budgets) == 3
     assert plan.total_flops < 0.02e18
+    named = adaptive(tmp_path, train=False, design="adaptive", compute_budgets=plan.budgets)
+    assert [e.id for e in named.experiments] == [e.id for e in plan.experiments]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"target_compute": None}, "target_compute: an adaptive design needs a number of FLOPs"),
-        ({"max_flops": None}, "max_flops: an adaptive design needs a number of FLOPs"),
+        ({"design": "adaptive"}, r"Give design=Adaptive\(target_compute=1e21, max_flops=1e19\)"),
+        ({"design": "adaptive", "train": False}, r"Give design=Adaptive\(target_compute"),
         ({"half_width": -1}, "half_width: expected a positive number; got -1"),
         ({"repeats": 2}, "repeats: an adaptive design repeats runs where that tells most"),
-        ({"branch": True}, "branch: an adaptive design plans runs one by one"),
+        (
+            {"training": TrainingConfig(branch=True)},
+            "branch: an adaptive design plans runs one by one",
+        ),
         ({"sizes": {1e15: [2]}}, "sizes: an adaptive design chooses sizes for each budget"),
     ],
 )

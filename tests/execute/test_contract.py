@@ -19,7 +19,7 @@ from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute import (
     Executor,
     InProcessExecutor,
-    MockTask,
+    Mock,
     PoolExecutor,
     RayExecutor,
     Resources,
@@ -299,10 +299,10 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
 
 def test_a_mock_answers_with_its_law() -> None:
     law = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
-    clean = MockTask(law, noise=0.0)(make_experiment())
+    clean = Mock(law, noise=0.0)(make_experiment())
     assert clean.loss == pytest.approx(float(law.loss(160, 400)))
     noisy = [
-        MockTask(law, noise=0.01)(make_experiment(seed=s)).loss / clean.loss - 1 for s in range(300)
+        Mock(law, noise=0.01)(make_experiment(seed=s)).loss / clean.loss - 1 for s in range(300)
     ]
     assert abs(sum(noisy) / 300) < 0.002
-    assert MockTask(law)(make_experiment()) == MockTask(law)(make_experiment())
+    assert Mock(law)(make_experiment()) == Mock(law)(make_experiment())

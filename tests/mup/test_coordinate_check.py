@@ -181,7 +181,7 @@ def plan(**change: Any) -> flops_fit.SweepPlan:
             "compute_budgets": [5e5],
             "sizes": [8, 16, 32],
             "batch_size": 4,
-            "parametrization": "mup",
+            "training": flops_fit.TrainingConfig(parametrization="mup"),
             **change,
         }
     )
@@ -192,11 +192,11 @@ def told(plan: flops_fit.SweepPlan) -> Any:
 
 
 def test_a_plan_in_mup_has_its_check_and_the_verdict() -> None:
-    checked = plan(parametrization=Mup(init=True))
+    checked = plan(training=flops_fit.TrainingConfig(parametrization=Mup(init=True)))
     assert checked.coordinates.passed
     assert told(checked).severity == "note"
     assert "one learning rate serves all widths" in told(checked).message
-    assert plan(parametrization="standard").coordinates is None
+    assert plan(training=flops_fit.TrainingConfig()).coordinates is None
 
 
 class Odd(MLP):

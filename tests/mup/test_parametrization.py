@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import flops_fit
+from flops_fit import TrainingConfig
 from flops_fit.data import split_data
 from flops_fit.errors import InputError, InputTypeError, ModelError
 from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn
@@ -439,7 +440,7 @@ def test_it_travels_as_plain_data() -> None:
 )
 def test_what_is_no_parametrization_is_told(asked: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
-        flops_fit.plan_sweep(MLP, "width", {}, compute_budgets=[1e6], parametrization=asked)
+        TrainingConfig(parametrization=asked)
 
 
 @pytest.mark.parametrize(
@@ -461,18 +462,23 @@ SWEEP: dict[str, Any] = {
 }
 
 
+MUP = TrainingConfig(parametrization="mup")
+
+
 def halving(params: Any, units: float, unit: str) -> Mapping[str, Any]:
     return {"lr": 0.01 * (params.total / 160) ** -1, "weight_decay": 0.1 + 1e-4 * params.total}
 
 
 def test_every_size_has_the_rate_of_the_base_and_all_else_of_its_own() -> None:
     standard = flops_fit.plan_sweep(**SWEEP, hparams=halving)
-    mup = flops_fit.plan_sweep(**SWEEP, hparams=halving, parametrization="mup")
+    mup = flops_fit.plan_sweep(**SWEEP, hparams=halving, training=MUP)
     assert {e.hparams.lr for e in standard.experiments} == {0.01, 0.005, 0.0025}
     for before, after in zip(standard.experiments, mup.experiments, strict=True):
         assert after.hparams == replace(before.hparams, lr=0.01)
         assert replace(after, hparams=before.hparams, fingerprint=before.fingerprint) == before
-    named = flops_fit.plan_sweep(**SWEEP, hparams=halving, parametrization=Mup(base=16))
+    named = flops_fit.plan_sweep(
+        **SWEEP, hparams=halving, training=TrainingConfig(parametrization=Mup(base=16))
+    )
     assert {e.hparams.lr for e in named.experiments} == {0.005}
     told = {d.code: d.message for d in mup.diagnostics}
     assert "base width=8" in told["parametrization"]
@@ -481,7 +487,10 @@ def test_every_size_has_the_rate_of_the_base_and_all_else_of_its_own() -> None:
 
 def test_ids_are_the_old_ones_without_a_parametrization_and_others_with_each() -> None:
     plans = [
-        flops_fit.plan_sweep(**SWEEP, **({} if asked is None else {"parametrization": asked}))
+        flops_fit.plan_sweep(
+            **SWEEP,
+            **({} if asked is None else {"training": TrainingConfig(parametrization=asked)}),
+        )
         for asked in (None, "standard", "mup", Mup(), Mup(readout=True), Mup(base=16))
     ]
     ids = [tuple(e.id for e in plan.experiments) for plan in plans]
@@ -492,18 +501,20 @@ def test_ids_are_the_old_ones_without_a_parametrization_and_others_with_each() -
 
 def test_own_groups_and_a_parametrization_exclude_each_other() -> None:
     with pytest.raises(InputError, match="param_groups: .* one of the two"):
-        flops_fit.plan_sweep(**SWEEP, parametrization="mup", param_groups=decay_groups)
+        TrainingConfig(parametrization="mup", param_groups=decay_groups)
 
 
 def test_a_plan_without_data_or_for_a_mock_is_at_the_rate_of_the_base_too() -> None:
     for change in ({"mode": "mock"}, {"dataset": None, "example_batch": POINTS}):
-        plan = flops_fit.plan_sweep(**{**SWEEP, **change}, hparams=halving, parametrization="mup")
+        plan = flops_fit.plan_sweep(**{**SWEEP, **change}, hparams=halving, training=MUP)
         assert {e.hparams.lr for e in plan.experiments} == {0.01}
 
 
 def test_branches_in_mup_share_their_trunks() -> None:
     hparams = {"schedule": "wsd", "batch_units": 8, "warmup_units": 40}
-    plan = flops_fit.plan_sweep(**SWEEP, hparams=hparams, branch=True, parametrization="mup")
+    plan = flops_fit.plan_sweep(
+        **SWEEP, hparams=hparams, training=TrainingConfig(branch=True, parametrization="mup")
+    )
     assert len({e.trunk for e in plan.experiments}) == 3
     assert all(e.trunk for e in plan.experiments)
 

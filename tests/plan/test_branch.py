@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flops_fit import plan_sweep
+from flops_fit import TrainingConfig, plan_sweep
 from flops_fit.errors import InputError
 from flops_fit.plan import SweepPlan
 from flops_fit.recipes import learning_rate
@@ -26,7 +26,7 @@ def plan_of(**changes: Any) -> SweepPlan:
         "compute_budgets": [3e6, 1e7, 3e7],
         "sizes": [8, 12, 24],
         "hparams": HPARAMS,
-        "branch": True,
+        "training": TrainingConfig(branch=True),
     }
     return plan_sweep(**{**arguments, **changes})
 
@@ -94,7 +94,7 @@ def test_a_trunk_is_planned_once() -> None:
 
 def test_a_plan_without_branches_is_counted_as_ever() -> None:
     """Every run pays for itself."""
-    plan = plan_of(branch=False)
+    plan = plan_of(training=TrainingConfig())
     assert plan.total_flops == sum(e.flops for e in plan.experiments)
     assert set(shared_steps(plan.experiments).values()) == {0}
     assert own_flops(plan.experiments) == {e.id: e.flops for e in plan.experiments}
@@ -124,7 +124,6 @@ def test_sizes_that_differ_by_budget_share_nothing_and_that_is_told() -> None:
         ),
         ({"hparams": {**HPARAMS, "warmup_units": 5e4}}, "expected warmup_units that fit"),
         ({"hparams": {**HPARAMS, "warmup_units": -1}}, "warmup_units of 0 or more"),
-        ({"branch": 1}, "branch: expected True or False"),
     ],
 )
 def test_what_cannot_be_branched_is_told_with_what_would_do(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flops_fit import plan_sweep
+from flops_fit import TrainingConfig, plan_sweep
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan import CostEstimate, Reading, Speed, StepTimes, SweepPlan
@@ -27,10 +27,18 @@ def plan() -> SweepPlan:
     )
 
 
+BRANCH = TrainingConfig(branch=True)
+
+
 @pytest.fixture(scope="module")
 def branched() -> SweepPlan:
     return plan_sweep(
-        MLP, "width", compute_budgets=BUDGETS, design="rectangular", branch=True, hparams=WSD
+        MLP,
+        "width",
+        compute_budgets=BUDGETS,
+        design="rectangular",
+        training=TrainingConfig(branch=True),
+        hparams=WSD,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flops_fit import fit_runs, plan_sweep, reference
+from flops_fit import TrainingConfig, fit_runs, plan_sweep, reference
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Hoffmann
-from flops_fit.plan.designs import make_layout, resolve_prior
+from flops_fit.plan.designs import Grid, Rectangular, Tapered
+from flops_fit.plan.prior import resolve_prior
 from tests.conftest import MLP, Blobs, cross_entropy
 
 ARGUMENTS: dict[str, Any] = {
@@ -25,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "loss_fn": cross_entropy,
 }
 BUDGETS = [1e8, 2e8, 4e8, 8e8, 1.6e9]
+BRANCH = TrainingConfig(branch=True)
 PER_PARAM = 4.4  # F/N of the MLP at every width
 WSD = {"schedule": "wsd", "batch_units": 16, "warmup_units": 200}
 
@@ -62,15 +65,13 @@ def test_a_tapered_design_has_12_9_6_4_2_sizes_within_a_factor_of_ten() -> None:
 def test_a_taper_is_stretched_to_other_numbers_of_budgets(
     budgets: int, expected: tuple[int, ...]
 ) -> None:
-    layout = make_layout(
-        "tapered", resolve_prior(None), None, None, [10.0**i for i in range(budgets)]
-    )
+    layout = Tapered().layout([10.0**i for i in range(budgets)])
     assert layout.sizes_per_budget == expected
 
 
 @given(st.integers(1, 12), st.integers(2, 40))
 def test_a_taper_never_rises_and_ends_at_two_or_more(budgets: int, most: int) -> None:
-    counts = make_layout("tapered", resolve_prior(None), None, most, list(range(1, budgets + 1)))
+    counts = Tapered(sizes_per_budget=most).layout(list(range(1, budgets + 1)))
     assert counts.sizes_per_budget[0] == most
     assert list(counts.sizes_per_budget) == sorted(counts.sizes_per_budget, reverse=True)
     assert counts.sizes_per_budget[-1] >= 2
@@ -86,7 +87,11 @@ def test_a_rectangle_has_the_same_sizes_at_all_budgets() -> None:
 
 def test_a_rectangle_branches_into_one_trunk_a_size() -> None:
     plan = plan_sweep(
-        **ARGUMENTS, compute_budgets=BUDGETS[:3], design="rectangular", branch=True, hparams=WSD
+        **ARGUMENTS,
+        compute_budgets=BUDGETS[:3],
+        design="rectangular",
+        training=TrainingConfig(branch=True),
+        hparams=WSD,
     )
     assert len({e.trunk for e in plan.experiments}) == 7
     assert plan.total_flops < 0.75 * sum(e.flops for e in plan.experiments)
@@ -119,9 +124,7 @@ def test_every_design_holds_epochs_against_the_data(design: Any) -> None:
 
 
 def test_the_plan_says_its_prior_and_its_width() -> None:
-    plan = plan_sweep(
-        MLP, "width", compute_budgets=[1e8], prior="hoffmann2022", width=4, sizes_per_budget=5
-    )
+    plan = plan_sweep(MLP, "width", compute_budgets=[1e8], design=Grid("hoffmann2022", 4, 5))
     told = diagnostics(plan)["design"]
     assert told == (
         "Design 'grid': 5 sizes at each budget, from 1/4 to 4 times N* by the law 'hoffmann2022'."
@@ -143,7 +146,7 @@ def test_the_default_prior_spends_the_budget_at_twenty_units_a_parameter() -> No
     plan = plan_sweep(
         **{**ARGUMENTS, "model_cls": convolutional, "model_size_param": "channels"},
         compute_budgets=[1e9],
-        sizes_per_budget=1,
+        design=Grid(sizes_per_budget=1),
     )
     e = plan.experiments[0]
     assert e.flops_per_unit > 1.2 * PER_PARAM * e.params.total
@@ -189,6 +192,7 @@ def test_sizes_in_even_steps_of_ln_n() -> None:
     ("change", "error", "words"),
     [
         ({"design": "tappered"}, InputError, "Did you mean 'tapered'"),
+        ({"design": 3}, InputTypeError, r"design: expected a name or one of Grid\(...\)"),
         ({"prior": "hofmann"}, InputError, "prior: expected a published law"),
         ({"prior": "deepseek2024"}, InputError, "counts non-embedding FLOPs per token"),
         ({"prior": -1.0}, InputError, "positive number of units a parameter"),
@@ -199,16 +203,23 @@ def test_sizes_in_even_steps_of_ln_n() -> None:
         ({"sizes_per_budget": 0}, InputError, "1 or more"),
         ({"sizes_per_budget": 2.5}, InputError, "whole numbers"),
         ({"sizes_per_budget": [3]}, InputError, "one for each of 2 budgets"),
-        ({"sizes_per_budget": [3, 4], "design": "rectangular"}, InputError, "the same sizes"),
-        ({"sizes": [4, 8], "width": 3.0}, InputError, "width: it would have no effect"),
+        ({"design": Rectangular(sizes_per_budget=[3, 4])}, InputError, "the same sizes"),
+        ({"sizes": [4, 8], "width": 3.0}, InputError, "design: it would have no effect"),
         ({"sizes": [4, 8], "design": "tapered"}, InputError, "design: it would have no effect"),
     ],
 )
 def test_what_cannot_lay_out_a_sweep_is_told(
     change: dict[str, Any], error: type[Exception], words: str
 ) -> None:
+    def plan() -> Any:
+        names = {f.name for f in fields(Grid)}
+        settings = {name: value for name, value in change.items() if name in names}
+        others = {name: value for name, value in change.items() if name not in names}
+        design = {"design": Grid(**settings)} if settings else {}
+        return plan_sweep(MLP, "width", **{"compute_budgets": [1e8, 1e9], **design, **others})
+
     with pytest.raises(error, match=words):
-        plan_sweep(MLP, "width", **{"compute_budgets": [1e8, 1e9], **change})
+        plan()
 
 
 def test_a_size_that_cannot_be_had_is_named() -> None:
@@ -224,5 +235,5 @@ def test_a_size_that_cannot_be_had_is_named() -> None:
 
     plan = plan_sweep(Capped, "width", compute_budgets=[1e8])
     told = diagnostics(plan)["left_out"]
-    assert "the constructor takes no size near it" in told
-    assert "the nearest size, 40, is there for" in told
+    assert "the constructor accepts no size near it" in told
+    assert "the nearest size, 40, is already used for" in told

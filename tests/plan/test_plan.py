@@ -12,7 +12,7 @@ from torch import nn
 
 from flops_fit import plan_sweep
 from flops_fit.errors import BudgetError, InputError, InputTypeError, ModelError, PlanError
-from flops_fit.plan import check_budgets
+from flops_fit.plan.planner import check_budgets
 from tests.conftest import MLP, Blobs, cross_entropy
 
 ARGUMENTS: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flops_fit import SweepPlan, plan_sweep, run_sweep
+from flops_fit import SweepPlan, Tapered, TrainingConfig, plan_sweep, run_sweep
 from flops_fit.errors import InputTypeError, OutputError, TableError
 from flops_fit.flops import SmoothFlops
 from flops_fit.records import Run
@@ -44,12 +44,12 @@ def swept(plan: SweepPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "change",
     [
         {},
-        {"sizes": None, "design": "tapered", "prior": "hoffmann2022", "width": 2.0},
+        {"sizes": None, "design": Tapered(prior="hoffmann2022", width=2.0)},
         {"sizes": None, "compute_budgets": [1e8, 2e8], "design": "rectangular", "dataset": None},
         {"flops": "6nd"},
         {"flops": lambda model: 1000.0},
         {
-            "branch": True,
+            "training": TrainingConfig(branch=True),
             "hparams": {"schedule": "wsd", "warmup_units": 20, "batch_units": 4},
         },
         {"model_size_param": None, "sizes": [{"width": 4}, {"width": 8}]},
@@ -180,7 +180,7 @@ def test_failed_runs_are_missing_and_diverged_ones_are_not(plan: SweepPlan) -> N
 def test_missing_branches_pay_for_the_trunk_that_none_of_them_shares() -> None:
     plan = plan_sweep(
         **{**ARGUMENTS, "compute_budgets": [5e5, 1e6, 2e6]},
-        branch=True,
+        training=TrainingConfig(branch=True),
         hparams={"schedule": "wsd", "warmup_units": 20, "batch_units": 4},
     )
     by_size = [e for e in plan.experiments if e.size == 8]

@@ -116,7 +116,7 @@ def test_runs_of_a_pool_are_kept_by_their_workers(
     tracker, read = service
     sweep.pop("progress")
     sweep |= {"compute_budgets": [5e5, 1e6], "sizes": [8]}
-    plan = flops_fit.plan_sweep(**sweep, trackers=[tracker])
+    plan = flops_fit.plan_sweep(**sweep, training=flops_fit.TrainingConfig(trackers=[tracker]))
     runs = flops_fit.run_sweep(
         plan, executor=PoolExecutor(2, 1), output_dir=tmp_path / "out", progress=False
     )
@@ -148,7 +148,7 @@ def test_a_missing_package_is_named_at_planning(
     monkeypatch.setattr(util, "find_spec", lambda n, *a: None if n == name else real(n, *a))
     sweep.pop("progress")
     with pytest.raises(MissingExtraError, match=rf'pip install "flops-fit\[{name}\]"'):
-        flops_fit.plan_sweep(**sweep, trackers=[name])
+        flops_fit.TrainingConfig(trackers=[name])
 
 
 def test_a_folder_of_runs_does_not_pass_for_a_package(

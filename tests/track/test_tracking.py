@@ -251,7 +251,7 @@ def test_trackers_travel_to_workers_and_change_no_id(sweep: dict[str, Any], tmp_
     sweep.pop("progress")
     sweep |= {"compute_budgets": [5e5, 1e6], "sizes": [8]}
     plain = flops_fit.plan_sweep(**sweep)
-    plan = flops_fit.plan_sweep(**sweep, trackers=[Files(told)])
+    plan = flops_fit.plan_sweep(**sweep, training=flops_fit.TrainingConfig(trackers=[Files(told)]))
     assert [e.id for e in plan.experiments] == [e.id for e in plain.experiments]
     out = tmp_path / "out"
     runs = flops_fit.run_sweep(plan, executor=PoolExecutor(2, 1), output_dir=out, progress=False)
@@ -312,9 +312,6 @@ class _Locked(Tracker):
         ([_Locked()], r"_Locked cannot \(TypeError: .*Open files and connections in start"),
     ],
 )
-def test_what_cannot_track_is_refused_at_planning(
-    sweep: dict[str, Any], trackers: Any, message: str
-) -> None:
-    sweep.pop("progress")
+def test_what_cannot_track_is_refused_at_planning(trackers: Any, message: str) -> None:
     with pytest.raises(InputTypeError, match=message):
-        flops_fit.plan_sweep(**sweep, trackers=trackers)
+        flops_fit.TrainingConfig(trackers=trackers)

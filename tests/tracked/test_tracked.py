@@ -102,7 +102,7 @@ def test_a_sweep_comes_back_as_it_was(sweep: dict[str, Any], tmp_path: Path) -> 
     trackers = [tracker for tracker, _ in kept.values()]
     sweep.pop("progress")
     sweep |= {"compute_budgets": [5e5, 1e6], "sizes": [8, 12]}
-    plan = flops_fit.plan_sweep(**sweep, trackers=trackers)
+    plan = flops_fit.plan_sweep(**sweep, training=flops_fit.TrainingConfig(trackers=trackers))
     runs = flops_fit.run_sweep(plan, output_dir=tmp_path / "out", progress=False)
     own = RunTable.from_runs(runs)
     assert own.unit == "samples"

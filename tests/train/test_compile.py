@@ -181,8 +181,9 @@ def test_auto_compiles_long_runs_on_gpus_alone() -> None:
 def test_a_compiled_sweep_is_another_one_and_auto_is_not() -> None:
     """What a machine's speed decides must not decide which runs are found again."""
 
-    def plan(**changes: Any) -> Any:
-        arguments: dict[str, Any] = {"sizes": [8], "batch_size": 4, **changes}
+    def plan(compile: Any) -> Any:
+        arguments: dict[str, Any] = {"sizes": [8], "batch_size": 4}
+        arguments["training"] = TrainingConfig(compile=compile)
         return plan_sweep(MLP, "width", None, Blobs(200), cross_entropy, [5e5], **arguments)
 
     ids = {name: plan(compile=name).experiments[0].id for name in ("auto", False, True)}

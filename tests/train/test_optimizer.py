@@ -268,7 +268,8 @@ def test_an_optimizer_that_no_run_could_use_is_refused_at_planning(
     change: dict[str, Any], words: str
 ) -> None:
     """Not as the first two runs of a sweep that fail alike."""
+    config = {name: value for name, value in change.items() if name != "hparams"}
+    sweep = {"sizes": [8], "batch_size": 4, "hparams": change.get("hparams", "default")}
+    sweep["training"] = flops_fit.TrainingConfig(**config)
     with pytest.raises(FlopsFitError, match=words):
-        flops_fit.plan_sweep(
-            MLP, "width", {}, Blobs(400), cross_entropy, [1e6], sizes=[8], batch_size=4, **change
-        )
+        flops_fit.plan_sweep(MLP, "width", {}, Blobs(400), cross_entropy, [1e6], **sweep)

@@ -116,14 +116,14 @@ def test_the_gradient_norm_on_record_is_the_mean_of_the_last_twentieth() -> None
 
 
 @pytest.mark.parametrize("peak", [0, -1.0, float("inf"), "fast", True])
-def test_a_peak_is_a_positive_number(sweep: dict[str, Any], peak: Any) -> None:
-    sweep.pop("progress")
+def test_a_peak_is_a_positive_number(peak: Any) -> None:
     kind = InputTypeError if peak in ("fast", True) else InputError
     with pytest.raises(kind, match="peak_flops: expected the peak FLOP/s"):
-        flops_fit.plan_sweep(**sweep, peak_flops=peak)
+        flops_fit.TrainingConfig(peak_flops=peak)
 
 
 def test_a_peak_changes_no_id(sweep: dict[str, Any]) -> None:
     sweep.pop("progress")
-    plans = [flops_fit.plan_sweep(**sweep, peak_flops=p) for p in (None, 1e12)]
+    configs = [flops_fit.TrainingConfig(peak_flops=p) for p in (None, 1e12)]
+    plans = [flops_fit.plan_sweep(**sweep, training=config) for config in configs]
     assert plans[0].experiments == plans[1].experiments

@@ -218,7 +218,7 @@ def test_planning_measures_reading_and_hands_it_to_the_trainer() -> None:
     wished = plan(DataLoader(Blobs(200), num_workers=2))
     assert (wished.config.workers, wished.data.workers) == ("auto", 2)
     assert plan(DataLoader(Blobs(200))).data.workers is None
-    assert plan(Blobs(200), workers=2).config.workers == 2
+    assert plan(Blobs(200), training=TrainingConfig(workers=2)).config.workers == 2
 
 
 @pytest.mark.parametrize("workers", [-1, 1.0, True, "many", None])

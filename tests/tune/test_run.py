@@ -80,7 +80,7 @@ class Truth:
 def tune(truth: Truth, kind: str = "pilot", of: Any = None, **changes: Any) -> Tuning:
     planned = plan() if of is None else of
     asked = Tune(kind, **changes)
-    return run_tuning(asked, planned.maker, planned.experiments, planned.flops, truth)
+    return run_tuning(asked, planned.planner.factory, planned.experiments, planned.flops, truth)
 
 
 def test_one_factor_serves_where_the_recipe_is_off_by_one_factor():

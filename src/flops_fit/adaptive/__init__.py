@@ -6,13 +6,12 @@ from a pilot to an answer with whoever makes the runs (an :class:`Oracle`).
 
 from flops_fit.adaptive.candidates import Candidates, Grid, Oracle
 from flops_fit.adaptive.form import Check, Form, settled
-from flops_fit.adaptive.pilot import Experimenter, check_adaptive, pilot_budgets_for, pilot_sizes
+from flops_fit.adaptive.pilot import Experimenter
 from flops_fit.adaptive.propose import Proposal, next_experiments
-from flops_fit.adaptive.sweep import Adaptive, Asked, run_adaptive
+from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
 
 __all__ = [
-    "Adaptive",
-    "Asked",
+    "AdaptiveResult",
     "Candidates",
     "Check",
     "Experimenter",
@@ -20,10 +19,7 @@ __all__ = [
     "Grid",
     "Oracle",
     "Proposal",
-    "check_adaptive",
     "next_experiments",
-    "pilot_budgets_for",
-    "pilot_sizes",
     "run_adaptive",
     "settled",
 ]

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.adaptive.candidates import Candidates, Oracle
-from flops_fit.checks import check_number
 from flops_fit.errors import InputError, PlanError
 from flops_fit.fit.intervals import Evidence
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.model.spec import ModelSpec
-from flops_fit.plan.experiments import ExperimentFactory
+from flops_fit.plan.experiments import ExperimentFactory, UnmetBudgetError
 from flops_fit.records import Experiment, Run
 from flops_fit.table.run_table import RunTable
 
@@ -110,7 +109,7 @@ class Experimenter:
 
     Attributes
     ----------
-    maker
+    factory
         The plan's: sizes, FLOPs, whole steps, seeds.
     flops
         F(N).
@@ -120,7 +119,7 @@ class Experimenter:
         The sizes that may be used; by default whatever the model's constructor accepts.
     """
 
-    maker: ExperimentFactory
+    factory: ExperimentFactory
     flops: FlopsFunction
     carry_out: Callable[[Sequence[Experiment]], Sequence[Run]]
     sizes: Sequence[Any] | None = None
@@ -134,11 +133,15 @@ class Experimenter:
         rows: dict[tuple[float, float], tuple[float, float]] = {}
         for n, C in zip(params.tolist(), budget.tolist(), strict=True):
             size = self._nearest(n)
-            made = None if size is None else self.maker.make(C, size)
-            if isinstance(made, Experiment):
-                key = (float(made.params.total), float(made.tokens))
-                self._known[key] = (C, size)
-                rows[key] = (made.flops, C)
+            if size is None:
+                continue
+            try:
+                experiment = self.factory.make(C, size)
+            except UnmetBudgetError:
+                continue
+            key = (float(experiment.params.total), float(experiment.tokens))
+            self._known[key] = (C, size)
+            rows[key] = (experiment.flops, C)
         N, D = (np.array([key[i] for key in rows]) for i in (0, 1))
         cost, tier = (np.array([row[i] for row in rows.values()]) for i in (0, 1))
         return Candidates(N, D, cost, tier)
@@ -147,10 +150,8 @@ class Experimenter:
         """The losses; NaN for a run that did not complete."""
         for pair in chosen.pairs():
             budget, size = self._known[pair]
-            made = self.maker.make(budget, size, self._made[pair])
-            assert isinstance(made, Experiment)
+            self.experiments.append(self.factory.make(budget, size, self._made[pair]))
             self._made[pair] += 1
-            self.experiments.append(made)
         self.runs = list(self.carry_out(self.experiments))
         return [
             run.loss if run.state == "completed" and run.loss is not None else float("nan")
@@ -158,7 +159,7 @@ class Experimenter:
         ]
 
     def _nearest(self, params: float) -> Any:
-        spec = self.maker.spec
+        spec = self.factory.spec
         if self.sizes is None:
             found = spec.nearest(params)
             return None if found is None else found[0]
@@ -183,14 +184,6 @@ def check_adaptive(sizes: Any, repeats: int, branch: bool) -> None:
             "branch: an adaptive design plans runs one by one, and trunks have to be planned "
             'together. Use design="grid" for branches.'
         )
-
-
-def pilot_budgets_for(given: Sequence[float] | None, max_flops: float | None) -> Sequence[float]:
-    """The pilot's budgets: as given, else three that take 1.5 % of ``max_flops``."""
-    if given is not None:
-        return given
-    expected = "the FLOPs that an adaptive design may spend, a positive number"
-    return pilot_budgets(check_number("max_flops", max_flops, above=0, expected=expected))
 
 
 def pilot_sizes(spec: ModelSpec, budgets: Sequence[float]) -> dict[float, list[Any]] | None:

@@ -1,8 +1,8 @@
-"""The adaptive sweep: pilot, fit, batch, fit, … until the answer is as sure as asked."""
+"""The adaptive sweep: pilot, fit, batch, fit, … until the answer is as sure as design."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,10 +23,10 @@ from flops_fit.adaptive.propose import (
     predicted,
     rows_of,
 )
-from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.window import WindowRule
+from flops_fit.plan.designs import Adaptive
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
 
@@ -38,56 +38,11 @@ _AHEAD = 10.0
 _USELESS = 0.01  # a batch that narrows the interval by less does not help
 _SETTLED = 8  # degrees of freedom before an interval may end the sweep
 _EXPLORE = 4
+_GROWTH = 0.5  # what a batch may cost, in terms of all that was spent before it
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an adaptive sweep is asked for.
-
-    Attributes
-    ----------
-    target_compute
-        FLOPs of the run that the answer is for.
-    half_width
-        Half the width of the 90 % interval of N*, relative: 0.1 is ±10 %.
-    max_flops
-        What may be spent.
-    max_run_flops
-        What one run may cost; a tenth of ``max_flops`` by default.
-    batch
-        Runs a step at most.
-    pilot_budgets
-        Budgets of the pilot, cheapest first; by default three for 1.5 % of ``max_flops``.
-    centre
-        N* of a budget before anything is known; √(C/120) by default, twenty tokens a parameter.
-    growth
-        What a batch may cost, in terms of all that was spent before it.
-    reach
-        How far from N* sizes may lie, as a factor.
-    """
-
-    target_compute: float
-    half_width: float
-    max_flops: float
-    max_run_flops: float | None = None
-    batch: int = 8
-    pilot_budgets: tuple[float, ...] = ()
-    centre: Callable[[float], float] | None = None
-    growth: float = 0.5
-    reach: float = REACH
-
-    def __post_init__(self) -> None:
-        for name in ("target_compute", "half_width", "max_flops"):
-            check_number(name, getattr(self, name), above=0)
-
-    @property
-    def top(self) -> float:
-        """What one run may cost."""
-        return self.max_run_flops or self.max_flops / 10
-
-
-@dataclass(frozen=True)
-class Adaptive:
+class AdaptiveResult:
     """What an adaptive sweep did and found; prints as its steps.
 
     Attributes
@@ -174,8 +129,13 @@ class _Log:
 
 
 def run_adaptive(
-    oracle: Oracle, asked: Asked, say: Callable[[str], None] = lambda line: None
-) -> Adaptive:
+    oracle: Oracle,
+    design: Adaptive,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    pilot_budgets: Sequence[float] = (),
+    centre: Callable[[float], float] | None = None,
+) -> AdaptiveResult:
     """Make runs until N*(target) is known as precisely as asked, or no more can be done.
 
     Decisions follow from the losses alone: the same losses give the same runs.
@@ -184,10 +144,14 @@ def run_adaptive(
     ----------
     oracle
         Makes the runs: :class:`Oracle`.
-    asked
-        What for, how precisely, for how much.
+    design
+        For what compute, how precisely, and what may be spent.
     say
         Gets each step's line when it is decided.
+    pilot_budgets
+        Budgets of the pilot, smallest first; by default three for 1.5 % of ``max_flops``.
+    centre
+        N* of a budget before anything is known; √(C/120) by default, twenty tokens a parameter.
 
     Raises
     ------
@@ -197,57 +161,57 @@ def run_adaptive(
         The pilot alone costs more than may be spent; nothing was run.
     """
     log = _Log(oracle, say)
-    first = pilot(oracle, asked.max_flops, asked.pilot_budgets, asked.centre)
-    if first.cost > asked.max_flops:
+    first = pilot(oracle, design.max_flops, pilot_budgets, centre)
+    if first.cost > design.max_flops:
         raise InputError(
             f"max_flops: expected more than the pilot takes, {first.cost:.3g} FLOPs; got "
-            f"{asked.max_flops:.3g}. Give more, or a pilot of cheaper budgets."
+            f"{design.max_flops:.3g}. Give more, or a pilot of cheaper budgets."
         )
     log.tell(
-        f"pilot: {described(rows_of(first))}, {first.cost / asked.max_flops:.2g} of what may be spent"
+        f"pilot: {described(rows_of(first))}, {first.cost / design.max_flops:.2g} of what may be spent"
     )
     log.run(first)
     explored = 0
     for _ in range(_MOST_STEPS):
-        evidence, form = _fitted(log, asked)
+        evidence, form = _fitted(log, design)
         side = off_centre(evidence)
         if side and explored < _EXPLORE:
             more = log.fresh(explore(oracle, evidence.runs, side))
-            if len(more) and log.spent + more.cost <= asked.max_flops:
+            if len(more) and log.spent + more.cost <= design.max_flops:
                 explored += 1
                 log.tell(
                     f"the optimum is not inside the sizes, which go on {side}: {described(rows_of(more))}"
                 )
                 log.run(more)
                 continue
-        if not _decide(log, evidence, form, asked):
+        if not _decide(log, evidence, form, design):
             break
-    return _answer(log, asked)
+    return _answer(log, design)
 
 
-def _fitted(log: _Log, asked: Asked) -> tuple[Evidence, Form]:
+def _fitted(log: _Log, design: Adaptive) -> tuple[Evidence, Form]:
     table = log.table
     if len(table) < 7:
         raise FitError(
             f"expected seven runs with a loss at least to plan on; got {len(table)}. See why the "
             "others have none."
         )
-    return settled(table, log.oracle.flops, asked.target_compute)
+    return settled(table, log.oracle.flops, design.target_compute)
 
 
-def _decide(log: _Log, evidence: Evidence, form: Form, asked: Asked) -> bool:
+def _decide(log: _Log, evidence: Evidence, form: Form, design: Adaptive) -> bool:
     """Make the next batch; ``False`` where the sweep ends, which is told."""
-    of = criterion(evidence, asked.target_compute, form.trusted)
-    half, goal = half_width(evidence, of, asked.target_compute), float(np.log1p(asked.half_width))
+    of = criterion(evidence, design.target_compute, form.trusted)
+    half, goal = half_width(evidence, of, design.target_compute), float(np.log1p(design.half_width))
     if half <= goal and of.dof >= _SETTLED:
         log.tell(f"the interval is {format_percent(np.expm1(half))}, as narrow as asked")
         return False
-    left = asked.max_flops - log.spent
+    left = design.max_flops - log.spent
     # The sandwich may be wider than the design's own interval: ask the design for as much less.
     ratio = predicted(of, of.variance, 0) / half if np.isfinite(half) else 1.0
-    for spend in (min(left, asked.growth * log.spent), left):
-        choice = log.fresh(_choice(log, evidence, asked, spend))
-        picked = best_batch(of, choice, asked.batch, spend, goal * ratio, asked.batch // 6)
+    for spend in (min(left, _GROWTH * log.spent), left):
+        choice = log.fresh(_choice(log, evidence, design, spend))
+        picked = best_batch(of, choice, design.batch, spend, goal * ratio, design.batch // 6)
         if not picked:
             continue
         chosen = choice.pick(picked)
@@ -273,18 +237,18 @@ def _doubted(form: Form) -> str:
     return ", with the drifts that the runs show" if form.told else ""
 
 
-def _choice(log: _Log, evidence: Evidence, asked: Asked, spend: float) -> Candidates:
+def _choice(log: _Log, evidence: Evidence, design: Adaptive, spend: float) -> Candidates:
     C = evidence.runs.flops
-    top = min(asked.top, _AHEAD * float(np.max(C)), (log.spent + spend) / _SHARE)
+    top = min(design.top, _AHEAD * float(np.max(C)), (log.spent + spend) / _SHARE)
     # On one ladder for the whole sweep, so that budgets gather runs.
-    top = asked.top * 2.0 ** np.floor(np.log2(top / asked.top) + 1e-9)
+    top = design.top * 2.0 ** np.floor(np.log2(top / design.top) + 1e-9)
     low = min(float(np.min(C)), top)
-    return log.oracle.candidates(*around(evidence, low, top, asked.reach))
+    return log.oracle.candidates(*around(evidence, low, top, REACH))
 
 
-def _answer(log: _Log, asked: Asked) -> Adaptive:
-    evidence, form = _fitted(log, asked)
-    target = asked.target_compute
+def _answer(log: _Log, design: Adaptive) -> AdaptiveResult:
+    evidence, form = _fitted(log, design)
+    target = design.target_compute
     of = criterion(evidence, target)
     span = evidence.intervals(log_optimum(target, evidence.flops), ("N*",), LEVEL).spans[0]
     half = half_width(evidence, of, target)
@@ -301,17 +265,17 @@ def _answer(log: _Log, asked: Asked) -> Adaptive:
             f"{format_count(wide[0])} to {format_count(wide[1])} if its exponents may drift"
         )
     choice = log.oracle.candidates(
-        *around(evidence, float(np.min(evidence.runs.flops)), 10 * asked.top)
+        *around(evidence, float(np.min(evidence.runs.flops)), 10 * design.top)
     )
     bought = buys(of, half, [log.spent * f for f in (0.3, 1.0, 3.0, 10.0)], choice)
     for flops, width in bought:
         log.tell(f"{flops:.2g} FLOPs more would buy about {format_percent(width)}")
-    return Adaptive(
+    return AdaptiveResult(
         runs=evidence.runs,
         steps=tuple(log.lines),
         spent=log.spent,
         half_width=float(np.expm1(half)),
-        reached=bool(half <= np.log1p(asked.half_width)),
+        reached=bool(half <= np.log1p(design.half_width)),
         optimal_params=best,
         interval=span,
         wide_interval=wide,

@@ -5,32 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from flops_fit.api.adaptive import asked_for, find_adaptively
-from flops_fit.api.plan import plan_sweep
+from flops_fit.api.plan import MOVED, ModeLike, Sweep, make_plan
 from flops_fit.api.run import RunOptions, ranks_of, run_plan
-from flops_fit.api.tune import tune_asked, tune_plan
-from flops_fit.checks import names_near_matches
+from flops_fit.api.tune import find_adaptively, tune_plan
+from flops_fit.checks import explains_names
+from flops_fit.errors import InputError
 from flops_fit.execute.executor import Executor
 from flops_fit.fit.fitting import fit_runs
-from flops_fit.laws.law import Law
-from flops_fit.mup.parametrization import ParametrizationLike
-from flops_fit.plan.designs import Design, PriorLike, Sizes
+from flops_fit.plan.counting import FlopsMethod
+from flops_fit.plan.designs import Adaptive, DesignLike, Sizes, resolve_design
 from flops_fit.plan.planner import check_fittable
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeLike
 from flops_fit.result import Result
-from flops_fit.trackers.tracker import Tracker
-from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
-from flops_fit.train.precision import Precision
-from flops_fit.tune.tuning import Tune
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
+from flops_fit.train.config import TrainingConfig
+from flops_fit.tune.tuning import Tune, resolve_tune
 
 
-@names_near_matches
+@explains_names(MOVED)
 def find_optimal(
     model_cls: Callable[..., Any] | None = None,
     model_size_param: str | None = None,
@@ -39,45 +33,26 @@ def find_optimal(
     loss_fn: Callable[..., Any] | None = None,
     compute_budgets: Sequence[float] | None = None,
     train: bool = True,
-    mode: Literal["local", "mock"] = "local",
+    mode: ModeLike = Sweep.mode,
     output_dir: str | Path = "outputs",
     resume: bool = True,
     *,
     eval_dataset: Any = None,
-    batch_size: int | str = "auto",
-    seed: int = 0,
-    device: str = "auto",
+    batch_size: int | str = Sweep.batch_size,
+    seed: int = Sweep.seed,
+    device: str = Sweep.device,
     executor: str | Executor = "inprocess",
-    flops: str | Callable[[Any], float] = "measured",
+    flops: FlopsMethod = Sweep.flops,
     sizes: Sizes | None = None,
-    repeats: int = 1,
     count_fn: Callable[[Any], int] | None = None,
     step_fn: Callable[..., Any] | None = None,
     example_batch: Any = None,
-    hparams: RecipeLike = "default",
-    optimizer: MakeOptimizer | type[Optimizer] | None = None,
-    param_groups: ParamGroups | None = None,
-    parametrization: ParametrizationLike = "standard",
-    microbatch: int | None = None,
-    precision: str | Precision = "auto",
-    checkpoint_seconds: float | None = 60.0,
-    checkpoint_steps: int | None = None,
-    trackers: str | Sequence[Tracker | str] = (),
-    peak_flops: float | None = None,
-    workers: int | Literal["auto"] = "auto",
-    compile: bool | Literal["auto"] = "auto",
-    design: Design | Literal["adaptive"] = "grid",
-    prior: PriorLike = None,
-    width: float | None = None,
-    sizes_per_budget: int | Sequence[int] | None = None,
-    target_compute: float | None = None,
-    half_width: float = 0.1,
-    max_flops: float | None = None,
-    branch: bool = False,
-    tune: str | Tune = "none",
+    hparams: RecipeLike = Sweep.hparams,
+    design: DesignLike = Sweep.design,
     progress: bool = True,
-    mock_law: Law | None = None,
-    mock_noise: float = 0.005,
+    training: TrainingConfig = Sweep.training,
+    tune: str | Tune = "none",
+    repeats: int = Sweep.repeats,
 ) -> Result | SweepPlan:
     """How big a model, on how much data, at what loss, for each compute budget?
 
@@ -104,8 +79,8 @@ def find_optimal(
     train
         ``False`` returns the :class:`SweepPlan` and runs nothing.
     mode
-        ``"local"`` trains here. ``"mock"`` lets a known law with seeded noise answer instead: no
-        training, no access to data.
+        ``"local"`` trains here. ``"mock"`` simulates the runs by a known law with seeded noise: no
+        training, no access to data. :class:`flops_fit.Mock` names another law and noise.
     output_dir
         Where records, tables and figures go.
     resume
@@ -126,8 +101,6 @@ def find_optimal(
         ``(model) -> training FLOPs per unit``.
     sizes
         Values of ``model_size_param``, or dicts of arguments, or a dict from budget to either.
-    repeats
-        Runs of each size and budget, with seeds of their own.
     count_fn
         ``batch -> int``, the units of a batch; by default targets other than −100.
     step_fn
@@ -139,73 +112,25 @@ def find_optimal(
         the one that its key ``"recipe"`` names, by default ``"default"``; the path of a TOML file
         of own rules; an :class:`HParams` for every run; or a function
         ``(params, units, unit) -> HParams``. docs/recipes.md compares them.
-    optimizer
-        ``(param_groups, hparams) -> torch.optim.Optimizer``, or a class of such, in place of AdamW.
-    param_groups
-        ``(model, hparams) -> groups`` as torch takes them, each with an optional ``lr_scale``.
-    parametrization
-        ``"mup"`` or ``Mup(...)`` scales learning rates by width, so that one rate serves all sizes: that
-        which ``hparams`` has for the smallest size (or ``Mup(base=)``), whatever it has for others. A
-        check of whether it does so for this model takes some seconds and stands in the plan.
-    microbatch
-        Samples that go through the model at once; halved by itself where memory runs out. What is
-        computed stays the same.
-    precision
-        ``"auto"`` (bfloat16 on CUDA GPUs that have it), ``"fp32"``, ``"bf16"``, or
-        ``train.Precision("fp32", tf32=True)``.
-    checkpoint_seconds, checkpoint_steps
-        When a run keeps a checkpoint: after so much time (more where saving takes long: it gets a
-        hundredth of a run's time), and at multiples of so many steps; ``None`` for neither.
-    trackers
-        Who follows each run that is trained here: ``"mlflow"``, ``"tensorboard"``, ``"wandb"``,
-        ``"trackio"``, their trackers in :mod:`flops_fit.trackers` with settings, or a
-        :class:`flops_fit.trackers.Tracker` of your own; a list of them. They change no run and no id; runs
-        that are finished already are not told again.
-    peak_flops
-        FLOP/s that the device can do at most, for the utilisation (MFU) on record; by default from
-        the data sheets of common GPUs.
-    workers
-        Processes that read ahead of each run; no result depends on them. ``"auto"`` takes the
-        ``num_workers`` of a DataLoader, else as many as gain time where reading is slow. Runs of a
-        pool read for themselves.
-    compile
-        Whether ``torch.compile`` is used in training; ``"auto"`` on GPUs, for runs of eight minutes
-        or more. Where it fails the run goes on without and notes it.
     design
-        How the sweep is laid out where ``sizes`` are not given: ``"grid"``, the same number of sizes
-        at each budget; ``"tapered"``, most runs at the cheapest budgets (12, 9, 6, 4, 2) and far arms;
-        ``"rectangular"``, the same sizes at all budgets, as ``branch=True`` wants them. Or
-        ``"adaptive"``: a pilot, and then batches of runs where they tell most about N* at
-        ``target_compute``. ``compute_budgets`` are then those of the pilot, by default three that
-        take 1.5 % of ``max_flops``.
-    prior
-        What N* is taken to be before anything is known: the name of a published law, a law, the fit
-        of earlier runs, or a number of units a parameter; by default 20.
-    width
-        Sizes reach this factor below and above N* of the prior; by default 6 for a grid, 10 tapered,
-        and 3 beyond N* of the cheapest and of the dearest budget for a rectangle.
-    sizes_per_budget
-        How many sizes, by default 7 and tapered 12 at the cheapest budget; or one number for each
-        budget, the cheapest first.
-    target_compute, half_width, max_flops
-        Of an adaptive design: FLOPs of the run that the answer is for; half the width of the 90 %
-        interval of its N* that is sure enough, relative; what the sweep may spend.
-    branch
-        Train one run of each size at a constant rate and cool it down once for every budget,
-        instead of one run for each of them (Hägele et al. 2024). It needs ``sizes`` that occur at
-        several budgets and hyper-parameters that depend on the size alone:
-        ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. Each branch is,
-        to the last bit on a CPU, the run that it would have been alone from the same seed. Runs
-        that share a trunk share its noise, and intervals count them as one cluster.
+        How sizes are chosen where ``sizes`` are not given: ``"grid"``, the same number at each budget;
+        ``"tapered"``, most runs at the smallest budgets; ``"rectangular"``, the same sizes at all
+        budgets, as branches use them. :class:`Grid`, :class:`Tapered` and :class:`Rectangular` set their
+        prior, width and numbers of sizes. :class:`Adaptive` trains a pilot, and then batches of runs
+        where they tell most about N* at its ``target_compute``; ``compute_budgets`` are then those of
+        the pilot, by default three that take 1.5 % of its ``max_flops``.
+    progress
+        Show a live view.
+    training
+        How runs are trained: optimizer, parametrization, precision, checkpoints, trackers and more; see
+        :class:`flops_fit.TrainingConfig`.
     tune
         Try learning rates and batches before the sweep: ``"pilot"``, at two sizes and two lengths,
         for 15 % of all FLOPs at most, moves the recipe by factors that serve all runs; ``"per-size"``
         finds a rate for each size; ``"none"`` takes the recipe as it is. :class:`flops_fit.tune.Tune`
         says more. The trials are in ``output_dir/tuning``, what they show in ``Result.tuning``.
-    progress
-        Show a live view.
-    mock_law, mock_noise
-        What ``mode="mock"`` answers with; by default Besiroglu et al. 2024 with 0.5 % noise.
+    repeats
+        Runs of each size and budget, with seeds of their own.
 
     Returns
     -------
@@ -224,11 +149,7 @@ def find_optimal(
     FitError
         Too few runs completed; the message says what to add.
     """
-    tuned = tune_asked(tune, mode)
-    asked = None
-    if design == "adaptive" and train:
-        asked = asked_for(target_compute, half_width, max_flops)
-    plan = plan_sweep(
+    sweep = Sweep(
         model_cls,
         model_size_param,
         model_kwargs,
@@ -243,46 +164,36 @@ def find_optimal(
         device=device,
         flops=flops,
         sizes=sizes,
-        repeats=repeats,
         count_fn=count_fn,
         step_fn=step_fn,
         example_batch=example_batch,
         hparams=hparams,
-        optimizer=optimizer,
-        param_groups=param_groups,
-        parametrization=parametrization,
-        microbatch=microbatch,
-        precision=precision,
-        checkpoint_seconds=checkpoint_seconds,
-        checkpoint_steps=checkpoint_steps,
-        trackers=trackers,
-        peak_flops=peak_flops,
-        workers=workers,
-        compile=compile,
+        training=training,
         design=design,
-        prior=prior,
-        width=width,
-        sizes_per_budget=sizes_per_budget,
-        max_flops=max_flops,
-        branch=branch,
-        mock_law=mock_law,
-        mock_noise=mock_noise,
+        repeats=repeats,
     )
+    tuning_options = resolve_tune(tune)
+    if tuning_options.kind != "none" and sweep.mock is not None:
+        raise InputError(
+            f"tune: {tuning_options.kind!r} needs runs that train, and simulated runs have no learning "
+            "rate. Leave tune out, or give mode='local'."
+        )
+    adaptive = resolve_design(design) if train and sweep.is_adaptive else None
+    plan = make_plan(sweep)
     if not train:
         return plan
-    places = RunOptions(executor, output_dir, resume, progress)
-    if asked is None:
+    options = RunOptions(executor, output_dir, resume, progress)
+    if adaptive is None:
         check_fittable(plan)
     tuning = None
-    if tuned.kind != "none":
-        total = None if asked is None else asked.max_flops
-        plan, tuning = tune_plan(plan, tuned, places, total)
-        places = replace(places, resume=True)  # the folder is this sweep's by now
-    if asked is not None:
-        asked = replace(asked, pilot_budgets=plan.budgets)
-        wanted = None if sizes is None else list(sizes)
-        return replace(find_adaptively(plan, asked, wanted, places), tuning=tuning)
-    runs = run_plan(plan, plan.task, places)
+    if tuning_options.kind != "none":
+        total = adaptive.max_flops if isinstance(adaptive, Adaptive) else None
+        plan, tuning = tune_plan(plan, tuning_options, options, total)
+        options = replace(options, resume=True)  # the folder is this sweep's by now
+    if isinstance(adaptive, Adaptive):
+        allowed = None if sizes is None else list(sizes)
+        return replace(find_adaptively(plan, adaptive, allowed, options), tuning=tuning)
+    runs = run_plan(plan, plan.task, options)
     fit = fit_runs(runs, flops_per_unit=plan.flops)
     result = Result(plan, tuple(runs), fit, Path(output_dir), tuning=tuning)
     if ranks_of(plan.task).is_main:

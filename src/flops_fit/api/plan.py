@@ -3,173 +3,245 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from flops_fit import rng
-from flops_fit.adaptive.pilot import check_adaptive
-from flops_fit.api.adaptive import plan_pilot
-from flops_fit.api.mup import in_mup, scale_rates, with_check
-from flops_fit.checks import check_choice, check_whole, names_near_matches
+from flops_fit.adaptive.pilot import check_adaptive, pilot_budgets, pilot_sizes
+from flops_fit.api.width_check import SEEDS, STEPS, WidthCheck, count_widths
+from flops_fit.checks import check_choice, check_whole, explains_names
 from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
-from flops_fit.errors import InputError
-from flops_fit.execute.mock import MockTask
-from flops_fit.fingerprint import digest, fingerprint_any
-from flops_fit.laws.law import Law
-from flops_fit.model.spec import ModelSpec
-from flops_fit.mup.parametrization import Mup, ParametrizationLike
+from flops_fit.errors import InputError, InputTypeError
+from flops_fit.execute.mock import Mock
+from flops_fit.fingerprint import digest
+from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.mup.coordinate_check import check_coordinates
+from flops_fit.mup.parametrization import Mup, Parametrization, parametrize
 from flops_fit.objective import Objective
-from flops_fit.plan.designs import DESIGNS, Design, PriorLike, Sizes
+from flops_fit.plan.counting import FlopsMethod
+from flops_fit.plan.designs import Adaptive, DesignLike, Grid, Sizes, resolve_design
+from flops_fit.plan.experiments import ExperimentFactory
 from flops_fit.plan.findings import code_findings, data_findings, settle_labels
-from flops_fit.plan.planner import EXAMPLE_SAMPLES, check_budgets, make_plan
+from flops_fit.plan.planner import EXAMPLE_SAMPLES, Planner, check_budgets, make_counter
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.plan.timing import probe
-from flops_fit.recipes.resolve import RecipeLike
+from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
-from flops_fit.reference.published_laws import law as published_law
-from flops_fit.trackers.tracker import Tracker
+from flops_fit.text import error_line
 from flops_fit.train.config import TrainingConfig
-from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
-from flops_fit.train.precision import Precision, resolve_device, resolve_precision
+from flops_fit.train.precision import resolve_device, resolve_precision
+from flops_fit.train.step import whole_batch_step
 from flops_fit.train.trainer import Trainer
 
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_TRAINING = TrainingConfig()
+_CHECK_SAMPLES = 8  # in the batch of a coordinate check
 
 
-@names_near_matches
-def plan_sweep(
-    model_cls: Callable[..., Any] | None = None,
-    model_size_param: str | None = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-    dataset: Any = None,
-    loss_fn: Callable[..., Any] | None = None,
-    compute_budgets: Sequence[float] | None = None,
-    *,
-    mode: Literal["local", "mock"] = "local",
-    requires_data: bool = False,
-    eval_dataset: Any = None,
-    batch_size: int | str = "auto",
-    seed: int = 0,
-    device: str = "auto",
-    flops: str | Callable[[Any], float] = "measured",
-    sizes: Sizes | None = None,
-    repeats: int = 1,
-    count_fn: Callable[[Any], int] | None = None,
-    step_fn: Callable[..., Any] | None = None,
-    example_batch: Any = None,
-    hparams: RecipeLike = "default",
-    optimizer: MakeOptimizer | type[Optimizer] | None = None,
-    param_groups: ParamGroups | None = None,
-    parametrization: ParametrizationLike = "standard",
-    microbatch: int | None = None,
-    precision: str | Precision = "auto",
-    checkpoint_seconds: float | None = 60.0,
-    checkpoint_steps: int | None = None,
-    trackers: str | Sequence[Tracker | str] = (),
-    peak_flops: float | None = None,
-    workers: int | Literal["auto"] = "auto",
-    compile: bool | Literal["auto"] = "auto",
-    design: Design | Literal["adaptive"] = "grid",
-    prior: PriorLike = None,
-    width: float | None = None,
-    sizes_per_budget: int | Sequence[int] | None = None,
-    max_flops: float | None = None,
-    branch: bool = False,
-    mock_law: Law | None = None,
-    mock_noise: float = 0.005,
-) -> SweepPlan:
+@dataclass(frozen=True)
+class Place:
+    """Where a setting is: a field of the object that an argument takes."""
+
+    argument: str
+    type: str
+    field: str
+
+    def __str__(self) -> str:
+        return f"{self.argument}={self.type}({self.field}=...)"
+
+
+MOVED: Mapping[str, Place] = {
+    **{f.name: Place("training", "TrainingConfig", f.name) for f in fields(TrainingConfig)},
+    **{f.name: Place("design", "Grid", f.name) for f in fields(Grid)},
+    **{f.name: Place("design", "Adaptive", f.name) for f in fields(Adaptive)},
+    "mock_law": Place("mode", "Mock", "law"),
+    "mock_noise": Place("mode", "Mock", "noise"),
+}
+"""Settings that are no arguments of find_optimal, and where they are."""
+
+ModeLike = Literal["local", "mock"] | Mock
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The arguments that decide a plan, checked; :func:`find_optimal` explains them.
+
+    Attributes
+    ----------
+    requires_data
+        Whether a plan that could not be carried out, for want of a data set or a loss, is refused.
+    """
+
+    model_cls: Callable[..., Any] | None = None
+    model_size_param: str | None = None
+    model_kwargs: Mapping[str, Any] | None = None
+    dataset: Any = None
+    loss_fn: Callable[..., Any] | None = None
+    compute_budgets: Sequence[float] | None = None
+    _: KW_ONLY
+    mode: ModeLike = "local"
+    requires_data: bool = False
+    eval_dataset: Any = None
+    batch_size: int | str = "auto"
+    seed: int = 0
+    device: str = "auto"
+    flops: FlopsMethod = "measured"
+    sizes: Sizes | None = None
+    count_fn: Callable[[Any], int] | None = None
+    step_fn: Callable[..., Any] | None = None
+    example_batch: Any = None
+    hparams: RecipeLike = "default"
+    training: TrainingConfig = _TRAINING
+    design: DesignLike = "grid"
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.model_cls is None:
+            raise InputError("model_cls: expected a class or factory of models; got none.")
+        if not isinstance(self.mode, Mock):
+            check_choice("mode", self.mode, ("local", "mock"))
+        if not isinstance(self.training, TrainingConfig):
+            raise InputTypeError(
+                f"training: expected a flops_fit.TrainingConfig; got {type(self.training).__name__}."
+            )
+        check_whole("seed", self.seed, at_least=None)
+        check_whole("repeats", self.repeats, expected="a positive whole number")
+        if self.batch_size != "auto":
+            expected = "a positive whole number or 'auto'"
+            check_whole("batch_size", self.batch_size, expected=expected)
+        if self.is_adaptive:
+            check_adaptive(self.sizes, self.repeats, self.training.branch)
+        else:
+            resolve_design(self.design)
+        for name in ("dataset", "eval_dataset"):
+            if (given := getattr(self, name)) is not None:
+                check_dataset_type(given, name)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the sweep chooses its runs as it goes."""
+        return isinstance(self.design, Adaptive) or self.design == Adaptive.kind
+
+    @property
+    def mock(self) -> Mock | None:
+        """What simulates the runs; ``None`` where they are trained."""
+        return self.mode if isinstance(self.mode, Mock) else Mock() if self.mode == "mock" else None
+
+
+A = TypeVar("A")
+
+
+def takes(arguments: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
+    """Let a function of one object take the arguments that make the object."""
+
+    def decorate(function: Callable[[A], R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(arguments(*args, **kwargs))
+
+        answer = inspect.signature(function).return_annotation
+        signature = inspect.signature(arguments).replace(return_annotation=answer)
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return explains_names(MOVED)(call)
+
+    return decorate
+
+
+@takes(Sweep)
+def plan_sweep(sweep: Sweep) -> SweepPlan:
     """The runs of a sweep, their exact cost and what to know before paying for it.
 
-    The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan that could
-    not be carried out for want of a data set or a loss. With a data set, a few steps are run to
-    see that the model trains and how fast, and the plan can be given to :func:`run_sweep`. With
-    ``design="adaptive"`` the plan is that of the pilot.
+    The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan that could not
+    be carried out for want of a data set or a loss. With a data set, a few steps are run to see that
+    the model trains and how fast, and the plan can be given to :func:`run_sweep`. With an adaptive
+    design the plan is that of the pilot.
     """
-    if model_cls is None:
-        raise InputError("model_cls: expected a class or factory of models; got none.")
-    _check(mode, design, seed)
-    config = TrainingConfig(
-        optimizer,
-        param_groups,
-        parametrization,
-        precision,
-        microbatch,
-        workers,
-        compile,
-        checkpoint_seconds,
-        checkpoint_steps,
-        trackers,
-        peak_flops,
-        branch,
-    )
-    mup = config.mup
-    spec = ModelSpec(model_cls, model_size_param, {} if model_kwargs is None else model_kwargs)
-    if design == "adaptive":
-        check_adaptive(sizes, repeats, branch)
-        layout = {"prior": prior, "width": width, "sizes_per_budget": sizes_per_budget}
-        budgets, sizes = plan_pilot(spec, compute_budgets, sizes, max_flops, layout)
-    else:
-        budgets = check_budgets(compute_budgets)
-    objective = Objective(loss_fn, count_fn, step_fn)
-    for name, given in (("dataset", dataset), ("eval_dataset", eval_dataset)):
-        if given is not None:
-            check_dataset_type(given, name)
-    split = None if mode == "mock" else _split(dataset, eval_dataset, requires_data)
-    example = example_batch
+    return make_plan(sweep)
+
+
+def make_plan(sweep: Sweep) -> SweepPlan:
+    """What :func:`plan_sweep` does, with its arguments gathered."""
+    assert sweep.model_cls is not None
+    kwargs = {} if sweep.model_kwargs is None else sweep.model_kwargs
+    spec = ModelSpec(sweep.model_cls, sweep.model_size_param, kwargs)
+    budgets, sizes, design = _layout(sweep, spec)
+    objective = Objective(sweep.loss_fn, sweep.count_fn, sweep.step_fn)
+    mock, mup = sweep.mock, sweep.training.mup
+    split = None if mock is not None else _split(sweep)
+    example = sweep.example_batch
     if split is not None:
         first = split[0].first_batch(EXAMPLE_SAMPLES)
-        if requires_data:
+        if sweep.requires_data:
             objective.check(first)
         example = first if example is None else example
-    objective, findings = _asked_of_the_model(spec, objective, example, sizes)
-    make = functools.partial(
-        make_plan,
-        spec,
-        objective,
-        budgets,
-        dataset=dataset,
-        example_batch=example_batch,
-        sizes=sizes,
-        flops=flops,
-        hparams=hparams,
-        batch_size=batch_size,
-        repeats=repeats,
-        seed=seed,
-        branch=branch,
-        design="grid" if design == "adaptive" else design,
-        prior=prior,
-        width=width,
-        sizes_per_budget=sizes_per_budget,
+    findings = code_findings(spec, objective)
+    if example is not None:
+        objective, found = settle_labels(spec, objective, example, sizes)
+        findings += found
+    conditions, trainer = "", None
+    if mock is not None:
+        conditions = mock.fingerprint()
+    if split is not None:
+        findings += data_findings(*split, sweep.eval_dataset is not None)
+        device = resolve_device(sweep.device)
+        precision = resolve_precision(sweep.training.precision, device)
+        config = replace(sweep.training, precision=precision)
+        trainer = Trainer(spec, *split, objective, device, config)
+        conditions = _conditions(trainer)
+    data = None if split is None else split[0]
+    counter, per_sample = make_counter(
+        spec, objective, sweep.flops, data, sweep.example_batch, sweep.dataset
     )
-    if mode == "mock":
-        law = published_law("besiroglu2024") if mock_law is None else mock_law
-        return _mocked(make, findings, MockTask(law, mock_noise), mup)
-    if split is None:
-        plan = make(data=None, findings=findings)
-        return plan if mup is None else in_mup(plan, mup, spec, objective, example)[0]
-    findings += data_findings(*split, eval_dataset is not None)
-    place = resolve_device(device)
-    config = replace(config, precision=resolve_precision(precision, place))
-    trainer = Trainer(spec, *split, objective, place, config)
-    return _trainable(make, findings, trainer, mup, example)
+    factory = ExperimentFactory(
+        spec,
+        counter,
+        resolve_recipe(sweep.hparams),
+        per_sample,
+        sweep.batch_size,
+        None if data is None else data.size,
+        sweep.seed,
+        conditions,
+        sweep.training.branch,
+    )
+    notes = () if data is None else tuple(data.notes)
+    planner = Planner(
+        factory, budgets, design, sizes, sweep.repeats, notes, tuple(findings), task=mock
+    )
+    plan = planner.plan()
+    if trainer is not None:
+        return _with_trainer(plan, trainer, mup, example)
+    if mup is None:
+        return plan
+    if mock is not None:
+        return _at_base(plan, mup)
+    return _in_mup(plan, mup, objective, example)[0]
 
 
-def _check(mode: str, design: str, seed: int) -> None:
-    check_choice("mode", mode, ("local", "mock"))
-    check_choice("design", design, (*DESIGNS, "adaptive"))
-    check_whole("seed", seed, at_least=None)
+def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | None, Grid]:
+    """The budgets, the sizes where they are known, and the design where they are not."""
+    if not sweep.is_adaptive:
+        design = resolve_design(sweep.design)
+        assert isinstance(design, Grid)
+        return check_budgets(sweep.compute_budgets), sweep.sizes, design
+    given = sweep.compute_budgets
+    if given is None:
+        adaptive = resolve_design(sweep.design)  # the name alone is refused: it has no max_flops
+        assert isinstance(adaptive, Adaptive)
+        given = pilot_budgets(adaptive.max_flops)
+    budgets = check_budgets(given)
+    return budgets, pilot_sizes(spec, budgets) if sweep.sizes is None else sweep.sizes, Grid()
 
 
-def _split(
-    dataset: Any, eval_dataset: Any, requires_data: bool
-) -> tuple[DataSpec, DataSpec] | None:
+def _split(sweep: Sweep) -> tuple[DataSpec, DataSpec] | None:
     """The data to train on and to judge by; ``None`` where there are none and need be none."""
-    if dataset is not None:
-        return split_data(dataset, eval_dataset)
-    if requires_data:
+    if sweep.dataset is not None:
+        return split_data(sweep.dataset, sweep.eval_dataset)
+    if sweep.requires_data:
         raise InputError(
             "dataset: training needs a data set; got none. Give dataset=, or train=False for "
             'the plan alone, or mode="mock" to try the call.'
@@ -177,56 +249,118 @@ def _split(
     return None
 
 
-def _asked_of_the_model(
-    spec: ModelSpec, objective: Objective, example: Any, sizes: Sizes | None
-) -> tuple[Objective, list[Diagnostic]]:
-    """The objective, told whose labels it counts, and what was found about the code."""
-    findings = code_findings(spec, objective)
-    if example is None:
-        return objective, findings
-    objective, found = settle_labels(spec, objective, example, sizes)
-    return objective, [*findings, *found]
+def _conditions(trainer: Trainer) -> str:
+    """A fingerprint of all that decides how runs come out and is not part of their experiments."""
+    judged_by = (trainer.objective, trainer.data, trainer.held_out)
+    conditions = [part.fingerprint() for part in judged_by]
+    return digest([*conditions, *trainer.config.fingerprints(trainer.precision)])
 
 
-def _mocked(
-    make: Callable[..., SweepPlan], findings: Sequence[Diagnostic], task: MockTask, mup: Mup | None
-) -> SweepPlan:
-    plan = make(data=None, conditions=fingerprint_any(task), findings=findings)
-    return replace(plan if mup is None else scale_rates(plan, mup), task=task)
-
-
-def _trainable(
-    make: Callable[..., SweepPlan],
-    findings: Sequence[Diagnostic],
-    trainer: Trainer,
-    mup: Mup | None,
-    example: Any,
-) -> SweepPlan:
-    """The plan, by a trainer that was tried on it and knows how fast it is."""
-    plan = make(data=trainer.data, conditions=_conditions(trainer), findings=findings)
+def _with_trainer(plan: SweepPlan, trainer: Trainer, mup: Mup | None, example: Any) -> SweepPlan:
+    """The plan with a trainer that was tried on it and knows how fast it is."""
     if mup is not None:
-        plan, roles = in_mup(plan, mup, trainer.model, trainer.objective, example)
+        plan, roles = _in_mup(plan, mup, trainer.objective, example)
         trainer = replace(trainer, parametrization=roles)
     trainer.try_optimizer(plan.experiments)
-    numbers, place = trainer.precision, trainer.device
-    with rng.kept(place), numbers.flags(place):
+    precision, device = trainer.precision, trainer.device
+    with rng.kept(device), precision.flags(device):
         speed = probe(
             trainer.model,
             trainer.data,
             trainer.objective,
             plan.experiments,
-            place,
+            device,
             trainer.held_out.size or 0,
             trainer.config.microbatch,
-            functools.partial(numbers.autocast, place),
+            functools.partial(precision.autocast, device),
         )
         if mup is not None:
-            plan = with_check(plan, trainer, mup)
-    return replace(plan, task=replace(trainer, speed=speed), speed=speed)
+            plan = _with_check(plan, trainer, mup)
+    planner = replace(plan.require_planner("plan"), task=replace(trainer, speed=speed))
+    return replace(plan, planner=planner, speed=speed)
 
 
-def _conditions(trainer: Trainer) -> str:
-    """A fingerprint of all that decides how runs come out and is not part of their experiments."""
-    judged_by = (trainer.objective, trainer.data, trainer.held_out)
-    conditions = [thing.fingerprint() for thing in judged_by]
-    return digest([*conditions, *trainer.config.fingerprints(trainer.precision)])
+def _at_base(plan: SweepPlan, mup: Mup) -> SweepPlan:
+    """The plan at the base's learning rate: what ``mup`` scales from there is in the ids."""
+    base = _base(plan, mup)
+    return plan.require_planner("plan").at_base(plan, base, mup.fingerprint(base))
+
+
+def _in_mup(
+    plan: SweepPlan, mup: Mup, objective: Objective, batch: Any
+) -> tuple[SweepPlan, Parametrization]:
+    """The plan in μP, with what was found of the model, and the parametrization."""
+    spec = plan.require_planner("plan").factory.spec
+    sizes = [e.size for e in plan.experiments]
+    roles = parametrize(spec, objective, batch, sizes, replace(mup, base=_base(plan, mup)))
+    message = f"{roles} Every size has the learning rate that the recipe has for the base."
+    found = [Diagnostic("parametrization", "note", message)]
+    found += [Diagnostic("parametrization_limits", "warning", note) for note in roles.notes]
+    plan = _at_base(plan, mup)
+    return replace(plan, diagnostics=(*plan.diagnostics, *found)), roles
+
+
+def _base(plan: SweepPlan, mup: Mup) -> Size:
+    if mup.base is not None:
+        return mup.base
+    smallest: Size = min(plan.experiments, key=lambda e: e.params.total).size
+    return smallest
+
+
+def _with_check(plan: SweepPlan, trainer: Trainer, mup: Mup) -> SweepPlan:
+    """The plan with the verdict of a coordinate check on the data, which takes some seconds."""
+    roles, planner = trainer.parametrization, plan.require_planner("plan")
+    assert roles is not None
+    factory = planner.factory
+    sizes = {repr(e.size): e.size for e in plan.experiments}.values()
+
+    def cost(size: Size) -> float:
+        return factory.counter.per_unit(size) * factory.units_per_sample
+
+    chosen = WidthCheck(trainer.model, _base(plan, mup), list(sizes), cost)
+    hparams = min(plan.experiments, key=lambda e: e.flops).hparams
+    try:
+        found = chosen.affordable(trainer.device, STEPS, SEEDS, _CHECK_SAMPLES)
+        if isinstance(found, str):
+            return _noted(plan, "note", f"The coordinate check was not made: {found}.")
+        if count_widths(trainer.model, roles, found[0]) < len(found[0]):
+            why = "the sizes do not differ in width"
+            return _noted(plan, "note", f"The coordinate check was not made: {why}.")
+        check = check_coordinates(
+            trainer.model,
+            trainer.data.first_batch(found[1]),
+            trainer.objective,
+            found[0],
+            roles,
+            lambda model: whole_batch_step(
+                model,
+                trainer.objective,
+                hparams,
+                found[1],
+                trainer.device,
+                trainer.config.optimizer,
+                roles,
+            ),
+            lr=hparams.lr,
+            scaled=True,
+            steps=STEPS,
+            seeds=SEEDS,
+            device=trainer.device,
+        )
+    except Exception as error:  # the user's model may refuse a width in any way
+        return _noted(plan, "note", f"The coordinate check could not be made: {error_line(error)}.")
+    plan = replace(plan, planner=replace(planner, coordinates=check))
+    message = f"Coordinate check at the rate {check.lr:.3g}: {check.reason}"
+    if check.verdict == "failed":
+        start = (
+            ""
+            if roles.init
+            else "Mup(init=True) where the output layer does not begin at zero, or "
+        )
+        return _noted(plan, "warning", message, f'{start}tune="per-size"')
+    return _noted(plan, "note", message)
+
+
+def _noted(plan: SweepPlan, severity: Any, message: str, action: str = "") -> SweepPlan:
+    found = Diagnostic("coordinates", severity, message, action)
+    return replace(plan, diagnostics=(*plan.diagnostics, found))

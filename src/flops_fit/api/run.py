@@ -67,14 +67,14 @@ def run_sweep(
     SweepError
         The first two runs failed for the same reason.
     """
-    task = plan.task if task is None else task
-    return run_plan(plan, task, RunOptions(executor, output_dir, resume, progress))
+    options = RunOptions(executor, output_dir, resume, progress)
+    return run_plan(plan, plan.task if task is None else task, options)
 
 
 def run_plan(
     plan: SweepPlan,
     task: Task | None,
-    places: RunOptions,
+    options: RunOptions,
     folder: type[Store] = Store,
     view: SweepView | None = None,
 ) -> list[Run]:
@@ -84,26 +84,26 @@ def run_plan(
             "run_sweep: the plan was made without a data set, so it cannot be trained. Give dataset= "
             "and loss_fn= to plan_sweep, or a task."
         )
-    chosen = resolve_executor(places.executor)
+    chosen = resolve_executor(options.executor)
     ranks = ranks_of(task)
     if ranks.size > 1 and not isinstance(chosen, InProcessExecutor):
         raise InputError(
             f"executor: {ranks.size} processes were launched to train each run together, which takes "
-            f'executor="inprocess"; got {places.executor!r}. Or start one process, whose executor '
+            f'executor="inprocess"; got {options.executor!r}. Or start one process, whose executor '
             "starts others."
         )
     if not ranks.is_main:
         return follow_sweep(ranks, task)
 
     def sweep(task: Task) -> list[Run]:
-        store = folder.open(places.output_dir, resume=places.resume)
+        store = folder.open(options.output_dir, resume=options.resume)
         store.write_plan(plan.experiments)
-        runs = run_experiments(plan.experiments, task, chosen, store, view or places.view)
+        runs = run_experiments(plan.experiments, task, chosen, store, view or options.view)
         store.write_table(runs)
         return runs
 
     if isinstance(task, Trainer):
-        store = Store(Path(places.output_dir))
+        store = Store(Path(options.output_dir))
         task = task.in_folder(store.runs, store.trunks)
     return sweep(task) if ranks.size == 1 else lead_sweep(ranks, task, sweep)
 

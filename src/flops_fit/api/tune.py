@@ -1,21 +1,24 @@
-"""Tuning before a sweep, through the same stages as its runs."""
+"""Sweeps that choose their runs as they go: tuning before a sweep, and adaptive sweeps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from flops_fit.api.adaptive import GrowingStore
+from flops_fit.adaptive.pilot import Experimenter
+from flops_fit.adaptive.sweep import run_adaptive
 from flops_fit.api.run import RunOptions, ranks_of, run_plan
 from flops_fit.checks import names_near_matches
 from flops_fit.errors import InputError
 from flops_fit.execute.executor import Executor
 from flops_fit.files import write_json
-from flops_fit.plan.planner import with_recipe
+from flops_fit.fit.fitting import fit_runs
+from flops_fit.model.spec import Size
+from flops_fit.plan.designs import Adaptive
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Experiment, Run
+from flops_fit.result import Result
 from flops_fit.store.store import Store
 from flops_fit.train.trainer import Trainer
 from flops_fit.tune.run import run_tuning
@@ -60,36 +63,28 @@ def tune_sweep(
     PlanError
         The share of FLOPs leaves no room for trials that tell anything, or all of them failed.
     """
-    asked = resolve_tune(tune)
-    if not isinstance(plan.task, Trainer) or plan.maker is None:
+    tuning_options = resolve_tune(tune)
+    plan.require_planner("tune_sweep")
+    if not isinstance(plan.task, Trainer):
         raise InputError(
             "tune_sweep: expected a plan that can be trained; this one was made without a data set, or "
             'in mode="mock". Give dataset= and loss_fn= to plan_sweep.'
         )
-    if asked.kind == "none":
+    if tuning_options.kind == "none":
         raise InputError("tune: expected 'pilot' or 'per-size'; got 'none', which tunes nothing.")
-    return tune_plan(plan, asked, RunOptions(executor, output_dir, resume, progress))
+    return tune_plan(plan, tuning_options, RunOptions(executor, output_dir, resume, progress))
 
 
-def tune_asked(tune: Any, mode: str) -> Tune:
-    """What is asked for, refused where there is nothing to tune.
+class GrowingStore(Store):
+    """The folder of a sweep that asks for its runs batch after batch."""
 
-    Raises
-    ------
-    InputError, InputTypeError
-        It is no way of tuning; or runs are mocked, whose losses know no learning rate.
-    """
-    asked = resolve_tune(tune)
-    if asked.kind != "none" and mode == "mock":
-        raise InputError(
-            f"tune: {asked.kind!r} needs runs that train, and mode='mock' trains none. Leave tune out, "
-            "or give mode='local'."
-        )
-    return asked
+    def others(self, experiments: Iterable[Experiment]) -> int:
+        """None: runs that are recorded already may be those of a later batch."""
+        return 0
 
 
 def tune_plan(
-    plan: SweepPlan, asked: Tune, places: RunOptions, total: float | None = None
+    plan: SweepPlan, tune: Tune, options: RunOptions, total: float | None = None
 ) -> tuple[SweepPlan, Tuning]:
     """The plan with hyper-parameters that were tried, and what trying them showed.
 
@@ -98,37 +93,76 @@ def tune_plan(
     total
         FLOPs of the sweep, where they are not those of the plan.
     """
-    assert plan.maker is not None
+    planner = plan.require_planner("tune_sweep")
     leads = ranks_of(plan.task).is_main
-    view = places.view  # one for all rounds
+    view = options.view  # one for all rounds
     say = view.step if leads else lambda line: None
     why = ""
-    if asked.kind == "pilot" and plan.coordinates is not None and not plan.coordinates.passed:
+    if tune.kind == "pilot" and plan.coordinates is not None and not plan.coordinates.passed:
         why = (
             f"The coordinate check did not pass, so each size was tuned: {plan.coordinates.reason}"
         )
-        asked = replace(asked, kind="per-size", share=asked.most)
-    folder = Path(places.output_dir) / FOLDER
+        tune = replace(tune, kind="per-size", share=tune.most)
+    folder = Path(options.output_dir) / FOLDER
     if leads:
-        Store.open(places.output_dir, resume=places.resume)
+        Store.open(options.output_dir, resume=options.resume)
     task = plan.task
     if isinstance(task, Trainer):
         task = replace(task, measures_noise=True)
-    resume = places.resume
+    resume = options.resume
 
     def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
         nonlocal resume
         trials = replace(plan, experiments=tuple(experiments))
-        there = replace(places, output_dir=folder, resume=resume)
-        runs = run_plan(trials, task, there, GrowingStore, view)
+        own = replace(options, output_dir=folder, resume=resume)
+        runs = run_plan(trials, task, own, GrowingStore, view)
         resume = True  # later rounds belong to this tuning
         return runs
 
     tuning = run_tuning(
-        asked, plan.maker, plan.experiments, plan.flops, carry_out, total=total, say=say
+        tune, planner.factory, plan.experiments, plan.flops, carry_out, total=total, say=say
     )
     if why:
         tuning = replace(tuning, notes=(why, *tuning.notes))
     if leads:
         write_json(folder / "tuning.json", tuning.to_dict())
-    return with_recipe(plan, tuning.recipe), tuning
+    return planner.remake(plan, tuning.recipe), tuning
+
+
+def find_adaptively(
+    plan: SweepPlan, design: Adaptive, sizes: Sequence[Size] | None, options: RunOptions
+) -> Result:
+    """Batch after batch, each carried out with all that came before it, to the answer.
+
+    Parameters
+    ----------
+    plan
+        Of the pilot.
+    sizes
+        Those that may be used; ``None`` for whatever the model accepts.
+    """
+    factory = plan.require_planner("find_optimal").factory
+    view = options.view  # one for all batches
+    resume = options.resume
+
+    def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
+        nonlocal resume
+        batch = replace(plan, experiments=tuple(experiments))
+        runs = run_plan(batch, plan.task, replace(options, resume=resume), GrowingStore, view)
+        resume = True  # later batches belong to this sweep
+        return runs
+
+    oracle = Experimenter(factory, plan.flops, carry_out, sizes)
+    leads = ranks_of(plan.task).is_main
+    say = view.step if leads else lambda line: None
+    answer = run_adaptive(oracle, design, say, pilot_budgets=plan.budgets)
+    if leads and (others := Store(Path(options.output_dir)).others(oracle.experiments)):
+        view.note(
+            f"{others} earlier runs of this folder are not part of this sweep: kept, and not fitted."
+        )
+    plan = replace(plan, experiments=tuple(oracle.experiments))
+    fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=answer.window)
+    result = Result(plan, tuple(oracle.runs), fit, Path(options.output_dir), answer)
+    if leads:
+        result.save()
+    return result

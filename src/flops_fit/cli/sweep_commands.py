@@ -154,7 +154,8 @@ def plan(
     cost = found.estimate(on, dollars_per_hour, parallel, mfu)
     folder = Path(arguments.get("output_dir", "outputs"))
     shown: list[Any] = [found, "", f"{cost.headline}.", cost.basis, *_done(found, folder)]
-    if adaptive := arguments.get("design") == "adaptive":
+    design = arguments.get("design", "grid")
+    if adaptive := getattr(design, "kind", design) == "adaptive":
         shown.append("These are the runs of the pilot; the sweep chooses the others as it goes.")
     shown += [str(d) for d in found.diagnostics]
     document = {**json.loads(found.to_json()), "cost": cost.to_dict(), "pilot": adaptive}

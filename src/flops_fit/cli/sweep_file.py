@@ -2,12 +2,11 @@
 
 Keys are the names of these arguments, read from its signature: what it takes can be set here. Texts
 such as ``"model.py:make"`` stand for Python objects, tables with ``ref`` for what such an object
-returns.
+returns. Tables of the keys in ``_BUILT`` are the settings of an object by its ``kind``.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -23,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import flops_fit
+from flops_fit.checks import nearest_name, unknown_name
 from flops_fit.errors import InputError
 from flops_fit.text import error_line
 
@@ -66,9 +66,8 @@ def load(reference: str, folder: Path, what: str) -> Any:
         raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
     for part in name.split("."):
         if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "check the name."
-            raise InputError(f"{what}: {where} has no {part!r}; {hint}")
+            hint = nearest_name(part, dir(found)) or " Check the name."
+            raise InputError(f"{what}: {where} has no {part!r}.{hint}")
         found = getattr(found, part)
     return found
 
@@ -118,6 +117,12 @@ DEFAULT_FILE = Path("sweep.toml")
 _MADE = ("dataset", "eval_dataset", "example_batch")  # a class or function makes it
 _PLAIN = ("model_kwargs", "sizes", "hparams")  # tables of values: ref has no meaning at their top
 _NOT_SET = ("train",)  # the command decides
+_BUILT = ("executor", "design", "mode", "training")  # tables of an object's settings
+_TEXT_KEYS = {
+    "executor": "kind",
+    "design": "kind",
+    "mode": "kind",
+}  # what a lone text of these says
 
 
 @dataclass
@@ -149,13 +154,11 @@ class SweepFile:
             return None
         if key == "output_dir":
             return folder / str(value)
-        if key == "executor" and isinstance(value, Mapping):
-            make = _executor(value, folder)
-            return "inprocess" if planning else make()
+        if key in _BUILT and isinstance(value, Mapping):
+            make = _built(key, value, folder)
+            return "inprocess" if planning and key == "executor" else make()
         if key == "sizes" and isinstance(value, Mapping):
             return {_budget(budget): sizes for budget, sizes in value.items()}
-        if key == "mock_law" and isinstance(value, str) and not is_reference(value):
-            return flops_fit.reference.law(value)
         if isinstance(value, Mapping) and key in _PLAIN:
             return {k: _made(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
         found = _made(value, folder, key, names=True)
@@ -195,7 +198,10 @@ def read_sweep(
     for setting in settings:
         _set(sweep, setting)
     for key, value in flags.items():
-        if value is not None:
+        table = sweep.values.get(key)
+        if key == "design" and value is not None and isinstance(table, Mapping):
+            sweep.values[key] = {**table, "kind": value}  # its other settings stay
+        elif value is not None:
             sweep.values[key] = value
             sweep.folders.pop(key, None)
     if "model_cls" not in sweep.values:
@@ -228,9 +234,12 @@ def _check_keys(values: Mapping[str, Any], where: str) -> None:
             continue
         if key in _NOT_SET:
             hint = "leave it out: flops-fit plan plans, and flops-fit run trains."
+        elif place := flops_fit.api.plan.MOVED.get(key):
+            hint = (
+                f"it has moved into the table [{place.argument}]: {place.argument}.{place.field}."
+            )
         else:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+            hint = unknown_name(key, known, {})
         raise InputError(f"{where}: unknown key {key!r}; {hint}")
 
 
@@ -246,10 +255,9 @@ def _set(sweep: SweepFile, setting: str) -> None:
         sweep.values[keys[0]] = value
         sweep.folders.pop(keys[0], None)
         return
-    names = {"executor": "kind"}  # what a text of that key is called in its table
     inside = sweep.values.get(keys[0], {})
     if isinstance(inside, str):
-        inside = {names.get(keys[0], "ref"): inside}
+        inside = {_TEXT_KEYS.get(keys[0], "ref"): inside}
     inside = sweep.values[keys[0]] = dict(inside) if isinstance(inside, Mapping) else {}
     for key in keys[1:-1]:
         deeper = inside.get(key, {})
@@ -310,22 +318,33 @@ def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> 
     return function(**args)
 
 
-def _executor(table: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
-    """What makes an executor by its kind, with the other entries as its options."""
-    options = {k: _made(v, folder, f"executor.{k}", names=True) for k, v in table.items()}
-    kinds = flops_fit.execute.EXECUTORS
-    kind = options.pop("kind", None)
+def _built(key: str, table: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
+    """What makes the object of a table: by its kind, with the other entries as its settings."""
+    kinds: Mapping[str, Any] = {
+        "executor": flops_fit.execute.EXECUTORS,
+        "design": flops_fit.plan.designs.DESIGNS,
+        "mode": {"local": lambda: "local", "mock": flops_fit.Mock},
+        "training": {"training": flops_fit.TrainingConfig},
+    }[key]
+    values = {k: _setting(v, folder, f"{key}.{k}") for k, v in table.items()}
+    kind = values.pop("kind", None) if len(kinds) > 1 else key
     if kind not in kinds:
-        raise InputError(f"executor.kind: expected one of {', '.join(kinds)}; got {kind!r}.")
+        raise InputError(f"{key}.kind: expected one of {', '.join(kinds)}; got {kind!r}.")
     known = [name for name in inspect.signature(kinds[kind]).parameters if name != "self"]
-    for name in options:
+    for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = (
-                f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}."
-            )
-            raise InputError(f"executor: {kind} has no option {name!r}; {hint}")
-    return functools.partial(kinds[kind], **options)
+            hint = unknown_name(name, known, {})
+            raise InputError(f"{key}: {kind} has no option {name!r}; {hint}")
+    return functools.partial(kinds[kind], **values)
+
+
+def _setting(value: Any, folder: Path, key: str) -> Any:
+    """A value of an object's table."""
+    if value == "none":
+        return None
+    if key == "mode.law" and isinstance(value, str) and not is_reference(value):
+        return flops_fit.reference.law(value)
+    return _made(value, folder, key, names=True)
 
 
 def _budget(text: str) -> float:

@@ -306,3 +306,73 @@ class Priced:
         """
         place = Device(device, dollars_per_hour, parallel, mfu)
         return estimate(*self._to_price(), place)
+
+
+_COLUMNS = ("design", "runs", "FLOPs", "of this plan", "time")
+
+
+@dataclass(frozen=True)
+class DesignCost:
+    """One design: its runs and their cost, or why it cannot be planned.
+
+    Attributes
+    ----------
+    design
+        Its name, with ``" + branch"`` where runs of one size share a trunk.
+    experiments, cost
+        Its runs, and what they cost; none where it cannot be planned.
+    notes
+        How many sizes were left out, other hyper-parameters that it needs, or why it cannot be planned.
+    """
+
+    design: str
+    experiments: tuple[Experiment, ...]
+    cost: CostEstimate | None
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class DesignCosts:
+    """What each design costs, this plan first; prints as a table."""
+
+    designs: tuple[DesignCost, ...]
+
+    def __getitem__(self, design: str) -> DesignCost:
+        """The design of that name."""
+        for found in self.designs:
+            if found.design == design:
+                return found
+        known = [found.design for found in self.designs]
+        raise InputError(f"design: expected one of {known}; got {design!r}.")
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title="The same budgets by each design", title_justify="left")
+        own = self.designs[0].cost
+        paid = own is not None and own.dollars is not None
+        for name in (*_COLUMNS, *(("cost",) if paid else ())):
+            table.add_column(name, justify="left" if name == "design" else "right", no_wrap=True)
+        for i, row in enumerate(self.designs):
+            if row.cost is None or own is None:
+                table.add_row(row.design, *("–" for _ in table.columns[1:]))
+                continue
+            wall = row.cost.wall_seconds
+            cells = [
+                row.design,
+                str(len(row.experiments)),
+                f"{row.cost.flops:.3g}",
+                f"{100 * row.cost.flops / own.flops:.0f} %",
+                "–" if wall is None else format_duration(wall),
+            ]
+            if row.cost.dollars is not None:
+                cells.append(money(row.cost.dollars))
+            table.add_row(*cells)
+            if i == 0:
+                table.add_section()
+        return table
+
+    def __str__(self) -> str:
+        lines = [f"{row.design}: {row.notes}" for row in self.designs if row.notes]
+        basis = [] if self.designs[0].cost is None else [self.designs[0].cost.basis]
+        return "\n".join([render(self), *lines, *basis])

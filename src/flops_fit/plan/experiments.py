@@ -1,4 +1,4 @@
-"""Plans whose runs of one size share a trunk: what that needs, and what it saves."""
+"""The exact experiment of a budget and a size, and the trunks that runs of one size share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from flops_fit.hparams import check_warmup
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.recipes.published import Recipe
-from flops_fit.records import Diagnostic, Experiment, canonical_json
+from flops_fit.records import Experiment, canonical_json
 from flops_fit.text import format_count
-from flops_fit.trunks import by_trunk, own_flops, trunk_hparams, trunk_of
+from flops_fit.trunks import trunk_hparams, trunk_of
 
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
+
+
+class UnmetBudgetError(PlanError):
+    """Whole steps of a run miss its budget by more than 1 %."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,22 @@ class ExperimentFactory:
     branch: bool = False
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
-    def make(self, budget: float, size: Size, repeat: int = 0) -> Experiment | str:
-        """The experiment, or why whole steps cannot meet the budget."""
+    def __post_init__(self) -> None:
+        batch = self.batch_size
+        if self.samples is not None and isinstance(batch, int) and self.samples < batch:
+            raise InputError(
+                f"dataset: expected at least one batch of {batch} samples to train on; it has "
+                f"{self.samples}. Give more data or a smaller batch_size."
+            )
+
+    def make(self, budget: float, size: Size, repeat: int = 0) -> Experiment:
+        """The experiment.
+
+        Raises
+        ------
+        UnmetBudgetError
+            Whole steps cannot meet the budget.
+        """
         params = self.spec.require(size)
         per_unit = self.counter.per_unit(size)
         units = budget / per_unit
@@ -55,7 +73,7 @@ class ExperimentFactory:
         batch, steps = self._whole_steps(units, hparams.batch_units)
         spent = per_unit * batch * steps * self.units_per_sample
         if steps < 1 or abs(spent / budget - 1) > ROUNDING:
-            return (
+            raise UnmetBudgetError(
                 f"{self.spec.size_param or 'size'}={size} at {budget:.3g} FLOPs: "
                 f"{units:.3g} {self.counter.unit} are {units / (batch * self.units_per_sample):.3g} "
                 f"steps of {batch} samples, and whole steps miss the budget by more than 1 %"
@@ -118,9 +136,9 @@ class ExperimentFactory:
 
 
 def make_experiments(
-    maker: ExperimentFactory, sizes: Mapping[float, Sequence[Size]], repeats: int
+    factory: ExperimentFactory, sizes: Mapping[float, Sequence[Size]], repeats: int
 ) -> tuple[list[Experiment], list[str]]:
-    """Every run of the sizes at each budget, and those that whole steps cannot meet, with why.
+    """Every run of the sizes at each budget, and why others are left out.
 
     Raises
     ------
@@ -129,15 +147,13 @@ def make_experiments(
     """
     experiments: list[Experiment] = []
     dropped: list[str] = []
-    for budget, here in sizes.items():
+    for budget, chosen in sizes.items():
         before = len(experiments)
-        for size in here:
-            for repeat in range(repeats):
-                made = maker.make(budget, size, repeat)
-                if isinstance(made, Experiment):
-                    experiments.append(made)
-                elif repeat == 0:
-                    dropped.append(made)
+        for size in chosen:
+            try:
+                experiments += [factory.make(budget, size, repeat) for repeat in range(repeats)]
+            except UnmetBudgetError as error:
+                dropped.append(str(error))
         if len(experiments) == before:
             raise PlanError(
                 f"compute_budgets: no run fits a budget of {budget:g} FLOPs: "
@@ -169,9 +185,6 @@ def _plain(value: Any) -> Any:
     return reference(value)
 
 
-_FEW_TRUNKS = 6  # the parameters of the κ-law: no fewer clusters give its constants an interval
-
-
 def with_trunks(experiments: Sequence[Experiment]) -> list[Experiment]:
     """The experiments, each with its trunk.
 
@@ -188,32 +201,6 @@ def with_trunks(experiments: Sequence[Experiment]) -> list[Experiment]:
     for group in groups.values():
         _check_alike(group, experiments)
     return [replace(e, trunk=trunk_of(e)) for e in experiments]
-
-
-def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
-    """What branching saves, and whether the trunks are enough for an interval."""
-    groups = [group for group in by_trunk(experiments) if group[0].trunk]
-    if not groups:
-        return []
-    shared = [group for group in groups if len(group) > 1]
-    if not shared:
-        message = "No size is planned at two budgets, so no run has a trunk to share."
-        action = "sizes= as one list for all budgets, or branch=False"
-        return [Diagnostic("nothing_shared", "note", message, action)]
-    alone = sum(e.flops for e in experiments)
-    saved = 1 - sum(own_flops(experiments).values()) / alone
-    message = (
-        f"{len(shared)} trunks, {sum(map(len, shared))} branches: {100 * saved:.0f} % fewer FLOPs "
-        f"than separate runs ({alone / (1 - saved) / alone:.2f}× cheaper)."
-    )
-    out = [Diagnostic("trunks", "note", message)]
-    if len(groups) <= _FEW_TRUNKS:
-        message = (
-            f"The branches of a trunk share its noise and count as one in an interval: {len(groups)} "
-            f"trunks tell little about a law of 5 or {_FEW_TRUNKS} parameters."
-        )
-        out.append(Diagnostic("few_trunks", "warning", message, "more sizes, or repeats=2"))
-    return out
 
 
 def _check_schedule(experiment: Experiment, experiments: Sequence[Experiment]) -> None:
@@ -237,11 +224,11 @@ def _check_alike(group: Sequence[Experiment], experiments: Sequence[Experiment])
         pairs = {"batch_size": (first.batch_size, other.batch_size)}
         before, after = trunk_hparams(first.hparams), trunk_hparams(other.hparams)
         pairs |= {name: (before[name], after[name]) for name in before}
-        told = [f"{name} ({a!r} and {b!r})" for name, (a, b) in pairs.items() if a != b]
-        if told:
+        differing = [f"{name} ({a!r} and {b!r})" for name, (a, b) in pairs.items() if a != b]
+        if differing:
             raise InputError(
                 f"branch: expected runs of one size to differ in their length alone; {first.label} "
-                f"and {other.label} differ in {', '.join(told)}. {_advice(experiments)}"
+                f"and {other.label} differ in {', '.join(differing)}. {_advice(experiments)}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,13 @@ from flops_fit.plan.designs import Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule
 from flops_fit.records import Diagnostic, Experiment
+from flops_fit.text import format_count
+from flops_fit.trunks import by_trunk, own_flops
 
-_BUILT = 5e7  # the largest model that is built only to be asked
+FEWEST_STEPS = 500
+MOST_EPOCHS = 4.0
+_MOST_BUILT = 5e7  # parameters of the largest model that is built only to examine it
+_FEW_TRUNKS = 6  # the parameters of the κ-law: no fewer clusters give its constants an interval
 
 
 def settle_labels(
@@ -70,7 +76,7 @@ def _smallest(spec: ModelSpec, sizes: Sizes | None) -> Any:
     except (ModelError, TypeError):  # planning says so in its own words
         return None
     small = min(counted, key=lambda pair: pair[0], default=None)
-    return None if small is None or small[0] > _BUILT else small[1]
+    return None if small is None or small[0] > _MOST_BUILT else small[1]
 
 
 def _labels_are_inputs(batch: Any) -> bool:
@@ -83,6 +89,93 @@ def _labels_are_inputs(batch: Any) -> bool:
     if labels.shape != inputs.shape:
         return False
     return bool(((labels == inputs) | (labels < 0)).all())
+
+
+def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+    """What the runs of a plan give to say: too few, too short, repeated data, another FLOPs count."""
+    out = []
+    budgets = sorted({e.budget for e in experiments})
+    sizes = {b: len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets}
+    if len(budgets) < 4 or min(sizes.values()) < 5:
+        out.append(
+            Diagnostic(
+                "small_grid",
+                "warning",
+                f"{len(budgets)} budgets with {min(sizes.values())} to {max(sizes.values())} sizes "
+                "are few for a law.",
+                "plan at least 4 budgets of at least 5 sizes",
+            )
+        )
+    short = [e for e in experiments if e.steps < FEWEST_STEPS]
+    if short:
+        fewest = min(short, key=lambda e: e.steps)
+        out.append(
+            Diagnostic(
+                "few_steps",
+                "warning",
+                f"{len(short)} of {len(experiments)} runs have fewer than {FEWEST_STEPS} steps "
+                f"({fewest.label}: {fewest.steps}).",
+                "a smaller batch_size or larger budgets",
+            )
+        )
+    repeated = [e for e in experiments if e.epochs is not None and e.epochs > 1]
+    if repeated:
+        most = max(repeated, key=lambda e: e.epochs or 0.0)
+        assert most.epochs is not None
+        out.append(
+            Diagnostic(
+                "repeated_data",
+                "warning" if most.epochs > MOST_EPOCHS else "note",
+                f"{len(repeated)} runs see their data more than once, up to {most.epochs:.3g} times "
+                f"({most.label}).",
+                "more data; repeated data is worth less than new data"
+                if most.epochs > MOST_EPOCHS
+                else "",
+            )
+        )
+    return out + _six_nd(experiments)
+
+
+def _six_nd(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+    ratios = {e.params.total: e.flops_per_unit / e.flops_per_unit_6nd for e in experiments}
+    far = max(ratios.values(), key=lambda r: abs(math.log(r)))
+    if abs(far - 1) <= 0.05:
+        return []
+    small, large = min(ratios), max(ratios)
+    return [
+        Diagnostic(
+            "flops_vs_6nd",
+            "note",
+            f"Counted FLOPs are {ratios[small]:.3g}×6ND at N = {format_count(small)} and "
+            f"{ratios[large]:.3g}×6ND at N = {format_count(large)}; the counted ones are used.",
+        )
+    ]
+
+
+def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+    """What branching saves, and whether the trunks are enough for an interval."""
+    groups = [group for group in by_trunk(experiments) if group[0].trunk]
+    if not groups:
+        return []
+    shared = [group for group in groups if len(group) > 1]
+    if not shared:
+        message = "No size is planned at two budgets, so no run has a trunk to share."
+        action = "sizes= as one list for all budgets, or branch=False"
+        return [Diagnostic("nothing_shared", "note", message, action)]
+    alone = sum(e.flops for e in experiments)
+    saved = 1 - sum(own_flops(experiments).values()) / alone
+    message = (
+        f"{len(shared)} trunks, {sum(map(len, shared))} branches: {100 * saved:.0f} % fewer FLOPs "
+        f"than separate runs ({alone / (1 - saved) / alone:.2f}× cheaper)."
+    )
+    out = [Diagnostic("trunks", "note", message)]
+    if len(groups) <= _FEW_TRUNKS:
+        message = (
+            f"The branches of a trunk share its noise and count as one in an interval: {len(groups)} "
+            f"trunks tell little about a law of 5 or {_FEW_TRUNKS} parameters."
+        )
+        out.append(Diagnostic("few_trunks", "warning", message, "more sizes, or repeats=2"))
+    return out
 
 
 def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[Diagnostic]:
@@ -155,3 +248,29 @@ def recipe_findings(recipe: Recipe, unit: str) -> list[Diagnostic]:
     )
     action = 'try rates and batches at two sizes and give what was found; or hparams="default"'
     return [Diagnostic("recipe_units", "warning", message, action)]
+
+
+def assumption_findings(
+    spec: ModelSpec, notes: Sequence[str], dropped: Sequence[str]
+) -> list[Diagnostic]:
+    """Assumptions, sizes that were left out, and values that the constructor refuses."""
+    out = [Diagnostic("assumption", "note", note) for note in notes]
+    if dropped:
+        out.append(
+            Diagnostic(
+                "left_out",
+                "note",
+                f"{len(dropped)} sizes were left out: {'; '.join(dropped)}.",
+            )
+        )
+    if spec.refusals:
+        reason = next(iter(spec.refusals.values()))
+        out.append(
+            Diagnostic(
+                "refused",
+                "note",
+                f"{len(spec.refusals)} values of {spec.size_param} were tried and refused by the "
+                f"constructor, for example: {reason}",
+            )
+        )
+    return out

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.errors import OutputError, TableError
 from flops_fit.files import csv_text, write_output
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
-from flops_fit.plan.designs import Layout, Prior
+from flops_fit.plan.designs import Layout
+from flops_fit.plan.prior import Prior
 from flops_fit.plan.timing import Reading, Speed, StepTimes
 from flops_fit.records import Diagnostic, Experiment
 from flops_fit.text import format_count

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.errors import InputError
 from flops_fit.files import write_output
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.mup.coordinate_check import CoordinateCheck
-from flops_fit.plan.comparison import DesignCosts, compare_designs
-from flops_fit.plan.cost import Device, Priced
+from flops_fit.plan.cost import DesignCosts, Device, Priced
 from flops_fit.plan.designs import Layout
 from flops_fit.plan.diff import PlanDiff, diff
-from flops_fit.plan.experiments import ExperimentFactory
 from flops_fit.plan.io import (
     differing_columns,
     plan_from_json,
@@ -30,6 +29,8 @@ from flops_fit.trunks import own_flops
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from flops_fit.plan.planner import Planner
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,8 @@ class SweepPlan(Priced):
         The design with its prior and width; ``None`` where the sizes were given.
     speed
         Measured on this machine where there was data to measure with; gives the estimated times.
-    task
-        What carries out one experiment, where the plan was made with all that needs.
-    maker
-        What makes the exact experiment of any other budget and size under the same conditions.
-    coordinates
-        The check of whether one learning rate serves all widths, a ``mup.CoordinateCheck``; ``None``
-        where none was made. Not part of the plan on disk.
+    planner
+        What made the plan, and carries it out; ``None`` in a plan that was read from a file.
     """
 
     experiments: tuple[Experiment, ...]
@@ -64,10 +60,33 @@ class SweepPlan(Priced):
     flops: FlopsFunction
     diagnostics: tuple[Diagnostic, ...] = ()
     speed: Speed | None = field(default=None, compare=False)
-    task: Callable[..., Run] | None = field(default=None, compare=False, repr=False)
-    maker: ExperimentFactory | None = field(default=None, compare=False, repr=False)
     layout: Layout | None = None
-    coordinates: CoordinateCheck | None = field(default=None, compare=False, repr=False)
+    planner: Planner | None = field(default=None, compare=False, repr=False)
+
+    def require_planner(self, what: str) -> Planner:
+        """What made this plan.
+
+        Raises
+        ------
+        InputError
+            The plan was read from a file, so that nothing of it can be made anew or trained.
+        """
+        if self.planner is None:
+            raise InputError(
+                f"{what}: expected a plan that plan_sweep made; this one was read from a file. Make it "
+                "again with plan_sweep."
+            )
+        return self.planner
+
+    @property
+    def task(self) -> Callable[..., Run] | None:
+        """What carries out one experiment; ``None`` where the plan was made without data."""
+        return None if self.planner is None else self.planner.task
+
+    @property
+    def coordinates(self) -> CoordinateCheck | None:
+        """The check of whether one learning rate serves all widths; ``None`` where none was made."""
+        return None if self.planner is None else self.planner.coordinates
 
     @property
     def budgets(self) -> tuple[float, ...]:
@@ -111,9 +130,7 @@ class SweepPlan(Priced):
             The plan was read from a file, or its model has no size parameter.
         """
         place = Device(device, dollars_per_hour, parallel, mfu)
-        prior = None if self.layout is None else self.layout.prior
-        own = "sizes given" if self.layout is None else self.layout.design
-        return compare_designs(self.experiments, self.maker, self.speed, prior, place, own)
+        return self.require_planner("compare_designs").compare_designs(self, place)
 
     def diff(self, done: Iterable[Run] | str | Path) -> PlanDiff:
         """What is run already, what is missing, and what is there and not asked for.
@@ -133,8 +150,7 @@ class SweepPlan(Priced):
     def to_json(self, path: str | Path | None = None) -> str:
         """The plan as JSON text, written to ``path`` as well where one is given.
 
-        What carries it out (``task``, ``maker``) is not part of it; F(N) is, with every size
-        that was counted.
+        The ``planner`` is not part of it; F(N) is, with every size that was counted.
         """
         text = plan_to_json(self)
         if path is not None:

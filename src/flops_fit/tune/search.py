@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from flops_fit.errors import InputError, PlanError
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.plan.experiments import ExperimentFactory
+from flops_fit.plan.experiments import ExperimentFactory, UnmetBudgetError
 from flops_fit.recipes.resolve import TunedRecipe
 from flops_fit.records import Experiment, Run
 
@@ -128,8 +128,10 @@ def _trial_experiment(factory: ExperimentFactory, cell: Cell, point: Point) -> E
     """The exact run of a trial; ``None`` if whole steps cannot meet its budget."""
     moved = TunedRecipe(factory.recipe, ((1.0, point.lr),), point.batch, "trial")
     trials = replace(factory, recipe=moved, branch=False)
-    experiment = trials.make(cell.budget, cell.size, point.repeat)
-    return experiment if isinstance(experiment, Experiment) else None
+    try:
+        return trials.make(cell.budget, cell.size, point.repeat)
+    except UnmetBudgetError:
+        return None
 
 
 def _steps(factory: ExperimentFactory, cell: Cell) -> int:

@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 import flops_fit
+from flops_fit import Mock, TrainingConfig
 from flops_fit.errors import (
     BudgetError,
     DataError,
@@ -73,7 +74,7 @@ def test_a_mock_recovers_the_law_it_mocks(tmp_path: Path) -> None:
 
 def test_a_mock_without_noise_recovers_it_exactly(tmp_path: Path) -> None:
     law = Hoffmann(1.7, 400.0, 1100.0, 0.34, 0.34)
-    result = mock(tmp_path, mock_law=law, mock_noise=0.0)
+    result = mock(tmp_path, mode=Mock(law, noise=0.0))
     assert result.fit.law.name == "hoffmann"
     for name, value in law.params.items():
         assert result.fit.law.params[name] == pytest.approx(value, rel=1e-4)
@@ -316,8 +317,16 @@ def test_a_stream_trains_like_any_data_set(tmp_path: Path, sweep: dict[str, Any]
         ({"dataset": 7}, InputTypeError, "dataset: expected"),
         ({"dataset": []}, DataError, "it is empty"),
         ({"eval_dataset": []}, DataError, "eval_dataset: .*it is empty"),
-        ({"checkpoint_steps": -1}, InputError, "checkpoint_steps: expected"),
-        ({"branch": True}, InputError, "branch: expected the schedule 'wsd'"),
+        (
+            {"training": {}},
+            InputTypeError,
+            "training: expected a flops_fit.TrainingConfig; got dict",
+        ),
+        (
+            {"training": TrainingConfig(branch=True)},
+            InputError,
+            "branch: expected the schedule 'wsd'",
+        ),
         ({"dataset": Blobs(3)}, InputError, "at least one batch of 4 samples"),
         ({"executor": "cluster"}, InputError, "executor: expected one of"),
         ({"mode": "mcok"}, InputError, "Did you mean 'mock'"),
@@ -408,7 +417,7 @@ def test_an_optimizer_of_ones_own_trains_and_makes_other_runs(
     """It is used, and a run made with it is another run than one with AdamW."""
     sweep.pop("progress")
     usual = flops_fit.plan_sweep(**sweep)
-    own = flops_fit.plan_sweep(**sweep, optimizer=Halved, microbatch=2)
+    own = flops_fit.plan_sweep(**sweep, training=TrainingConfig(optimizer=Halved, microbatch=2))
     assert {e.id for e in usual.experiments}.isdisjoint(e.id for e in own.experiments)
     runs = flops_fit.run_sweep(own, output_dir=tmp_path, progress=False)
     assert all(r.state == "completed" for r in runs)
@@ -421,5 +430,6 @@ def test_an_optimizer_of_ones_own_trains_and_makes_other_runs(
 def test_the_same_runs_whatever_fits_into_memory(sweep: dict[str, Any]) -> None:
     """A microbatch changes no id: what is computed stays the same."""
     sweep.pop("progress")
-    plans = [flops_fit.plan_sweep(**sweep, microbatch=m) for m in (None, 2)]
+    configs = [TrainingConfig(microbatch=m) for m in (None, 2)]
+    plans = [flops_fit.plan_sweep(**sweep, training=config) for config in configs]
     assert [e.id for e in plans[0].experiments] == [e.id for e in plans[1].experiments]

@@ -95,7 +95,7 @@ def test_a_plan_is_tuned_by_itself_and_keeps_its_sizes(tuned, tmp_path):
 
 
 def test_what_has_nothing_to_tune_is_refused_before_anything_is_spent(sweep, tmp_path):
-    with pytest.raises(InputError, match="mode='mock' trains none"):
+    with pytest.raises(InputError, match="simulated runs have no learning rate"):
         flops_fit.find_optimal(
             **{**sweep, "mode": "mock", "tune": "pilot", "output_dir": tmp_path / "x"}
         )
