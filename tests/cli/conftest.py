@@ -47,6 +47,6 @@ def fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before, paths = set(sys.modules), list(sys.path)
     yield
     for name in set(sys.modules) - before:
-        if not name.startswith(("flops_fit", "torch", "scipy", "matplotlib", "numpy")):
+        if not name.startswith(("flops_fit", "torch", "scipy", "matplotlib", "numpy", "contourpy")):
             del sys.modules[name]
     sys.path[:] = paths
