@@ -1,4 +1,4 @@
-"""How far a question lies from the runs that answer it."""
+"""What speaks for and against a fit: outliers, residual patterns, bounds, and distance from runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
+Severity = Literal["ok", "note", "warning", "critical"]
 
-_EDGES = (0.5, 2.0)
-_LEVEL = 0.01
-_SPARE = 5
-_REPEATS = 4
-_CELL = 3
+_SIZE_EDGES = (0.5, 2.0)
+_PATTERN_LEVEL = 0.01
+_SPARE_RUNS = 5
+_FEWEST_REPEATS = 4
+_FEWEST_IN_CELL = 3
 _VISIBLE = 0.01
+_OUTLIER_SDS = 4.0
+_OTHER_UNIT = 0.1  # in ln L; one unit for another moves it by 0.37
+_DISAGREE = np.log(1.5)
+_UNCLEAR = np.log(2)
 
 
 @dataclass(frozen=True)
@@ -71,20 +76,16 @@ def residual_map(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Re
     ratio = runs.params[kept] / best
     low, high = (float(v) for v in np.quantile(C, [1 / 3, 2 / 3]))
     row = np.searchsorted([low, high], C)
-    column = np.searchsorted(_EDGES, ratio)
+    column = np.searchsorted(_SIZE_EDGES, ratio)
     total, weight = np.zeros((3, 3)), np.zeros((3, 3))
     count = np.zeros((3, 3), dtype=np.intp)
     np.add.at(total, (row, column), w * r)
     np.add.at(weight, (row, column), w)
     np.add.at(count, (row, column), 1)
     mean = np.divide(total, weight, out=np.full((3, 3), np.nan), where=weight > 0)
-    extra = _extra_terms(np.log(ratio), np.log(C))
-    return ResidualMap((low, high), _EDGES, mean, count, _pattern(solution, kept, extra))
-
-
-def _extra_terms(distance: Floats, log_c: Floats) -> Floats:
-    t = log_c - log_c.mean()
-    return np.column_stack([distance**2, t**2, distance * t])
+    t = np.log(C) - np.log(C).mean()
+    extra = np.column_stack([np.log(ratio) ** 2, t**2, np.log(ratio) * t])
+    return ResidualMap((low, high), _SIZE_EDGES, mean, count, _pattern(solution, kept, extra))
 
 
 def _pattern(solution: Solution, kept: NDArray[np.intp], extra: Floats) -> float | None:
@@ -98,7 +99,7 @@ def _pattern(solution: Solution, kept: NDArray[np.intp], extra: Floats) -> float
     size = np.abs(solution.residuals[kept])
     omega = solution.weights[kept] * np.minimum(1.0, solution.delta / np.maximum(size, 1e-300))
     spare = len(kept) - J.shape[1] - extra.shape[1]
-    if extra.shape[1] == 0 or spare < _SPARE:
+    if extra.shape[1] == 0 or spare < _SPARE_RUNS:
         return None
     root = np.sqrt(omega)[:, None]
     design = root * np.column_stack([J, extra])
@@ -122,60 +123,52 @@ def _pattern(solution: Solution, kept: NDArray[np.intp], extra: Floats) -> float
 
 
 def residual_diagnostics(
-    found: ResidualMap, solution: Solution, runs: RunTable
+    residuals: ResidualMap, solution: Solution, runs: RunTable
 ) -> list[Diagnostic]:
     """Whether a pattern is left, and how the law's misses compare with repeated runs."""
-    out = []
-    if found.p_value is not None and np.any(found.count >= _CELL):
-        cells = np.where(found.count >= _CELL, np.abs(found.mean), -1.0)
-        worst = np.unravel_index(int(np.argmax(cells)), cells.shape)
-        off = float(found.mean[worst]) / solution.points.unit
-        place = ("below half the optimal size", "near the optimum", "above twice the optimal size")
-        third = ("lower", "middle", "upper")[worst[0]]
-        where = f"{place[worst[1]]} in the {third} third of compute: {100 * off:+.2g} % on average"
-        if found.p_value < _LEVEL:
-            text = f"the residuals follow a pattern (p = {found.p_value:.1g}), most {where}"
-            action = "the law's form misses something: trust it near the runs, not far from them"
-            bad = abs(off) > _VISIBLE
-            out.append(Diagnostic("residual_pattern", "warning" if bad else "note", text, action))
-        else:
-            text = f"the residuals show no pattern (p = {found.p_value:.2g})"
-            out.append(Diagnostic("residual_pattern", "ok", text))
-    repeats = _seed_noise(runs)
-    if repeats is not None:
-        seeds, spare = repeats
-        law = solution.residual_sd
-        text = (
-            f"repeated runs scatter by {100 * seeds:.2g} % ({spare} repeats), runs around the law by "
-            f"{100 * law:.2g} %"
-        )
-        far = spare >= _REPEATS and law > 3 * seeds
-        action = (
-            "more is missing than seeds explain: hyper-parameters, data order or the law's form"
-        )
-        out.append(
-            Diagnostic("seed_noise", "warning" if far else "ok", text, action if far else "")
-        )
-    return out
+    return [*_residual_pattern(residuals, solution.points.unit), *_seed_noise(solution, runs)]
 
 
-def _seed_noise(runs: RunTable) -> tuple[float, int] | None:
-    """Pooled sd of ln L over runs of equal N and D, and its degrees of freedom."""
+def _residual_pattern(residuals: ResidualMap, unit: float) -> list[Diagnostic]:
+    p, enough = residuals.p_value, residuals.count >= _FEWEST_IN_CELL
+    if p is None or not np.any(enough):
+        return []
+    if p >= _PATTERN_LEVEL:
+        text = f"the residuals show no pattern (p = {p:.2g})"
+        return [Diagnostic("residual_pattern", "ok", text)]
+    cells = np.where(enough, np.abs(residuals.mean), -1.0)
+    row, column = np.unravel_index(int(np.argmax(cells)), cells.shape)
+    off = float(residuals.mean[row, column]) / unit
+    size = ("below half the optimal size", "near the optimum", "above twice the optimal size")
+    third = ("lower", "middle", "upper")
+    text = (
+        f"the residuals follow a pattern (p = {p:.1g}), strongest {size[column]} in the "
+        f"{third[row]} third of compute: {100 * off:+.2g} % on average"
+    )
+    action = "the law's form misses something: trust it near the runs, not far from them"
+    severity: Severity = "warning" if abs(off) > _VISIBLE else "note"
+    return [Diagnostic("residual_pattern", severity, text, action)]
+
+
+def _seed_noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
+    """The scatter around the law beside that of runs of equal N and D."""
     _, group = np.unique(np.column_stack([runs.params, runs.tokens]), axis=0, return_inverse=True)
     group = group.ravel()
     count = np.bincount(group)
     spare = int(np.sum(count - 1))
     if spare < 1:
-        return None
+        return []
     z = np.log(runs.loss)
     mean = np.bincount(group, z) / count
-    return float(np.sqrt(np.sum((z - mean[group]) ** 2) / spare)), spare
-
-
-Severity = Literal["ok", "note", "warning", "critical"]
-
-_OUTLIER = 4.0
-_FAR_OFF = 0.1  # in ln L; one unit for another moves it by 0.37
+    seeds, law = float(np.sqrt(np.sum((z - mean[group]) ** 2) / spare)), solution.residual_sd
+    text = (
+        f"repeated runs scatter by {100 * seeds:.2g} % ({spare} repeats), runs around the law by "
+        f"{100 * law:.2g} %"
+    )
+    if spare < _FEWEST_REPEATS or law <= 3 * seeds:
+        return [Diagnostic("seed_noise", "ok", text)]
+    action = "more is missing than seeds explain: hyper-parameters, data order or the law's form"
+    return [Diagnostic("seed_noise", "warning", text, action)]
 
 
 @dataclass(frozen=True)
@@ -191,10 +184,10 @@ class Outlier:
 
 def trust_of(diagnostics: Iterable[Diagnostic]) -> Literal["ok", "caution", "no"]:
     """The verdict that the worst severity stands for."""
-    found = {d.severity for d in diagnostics}
-    if "critical" in found:
+    severities = {d.severity for d in diagnostics}
+    if "critical" in severities:
         return "no"
-    return "caution" if "warning" in found else "ok"
+    return "caution" if "warning" in severities else "ok"
 
 
 def find_outliers(solution: Solution, runs: RunTable) -> tuple[Outlier, ...]:
@@ -204,31 +197,11 @@ def find_outliers(solution: Solution, runs: RunTable) -> tuple[Outlier, ...]:
         return ()
     standardized = np.where(solution.weights > 0, solution.residuals / sd, 0.0)
     order = np.argsort(-np.abs(standardized), kind="stable")
+    columns = (standardized, runs.params, runs.tokens, runs.loss)
     return tuple(
-        Outlier(
-            runs.labels[i],
-            float(standardized[i]),
-            float(runs.params[i]),
-            float(runs.tokens[i]),
-            float(runs.loss[i]),
-        )
+        Outlier(runs.labels[i], *(float(column[i]) for column in columns))
         for i in order
-        if abs(standardized[i]) > _OUTLIER
-    )
-
-
-def extrapolation_diagnostic(factor: float) -> Diagnostic | None:
-    """How far a target lies beyond the largest run, from 10× a warning, from 100× critical."""
-    if factor <= 1.001:
-        return None
-    severity: Severity = "critical" if factor > 100 else "warning" if factor > 10 else "note"
-    return Diagnostic(
-        "extrapolation",
-        severity,
-        f"the target is {factor:.3g}× the largest run's compute",
-        ""
-        if severity == "note"
-        else f"add runs near {1 / min(factor, 1e4):.2g} of the target or more",
+        if abs(standardized[i]) > _OUTLIER_SDS
     )
 
 
@@ -238,128 +211,127 @@ def diagnose(
     """Every finding about the runs and the fit made from them."""
     return [
         *table_findings(runs, shape, flops, "unique_tokens" in solution.law.covariates),
-        *_mixed(solution, runs),
-        *_solver(solution),
+        *_mixed_units(solution, runs),
+        *_status(solution),
         *flat(solution.law, runs),
-        *_noise(solution, runs),
-        *_identified(solution),
-        *_approaches(solution, runs, shape, flops),
+        *_outliers(solution, runs),
+        *_weak_curvature(solution, runs),
+        *_unidentified(solution),
+        *_approaches(solution, shape, flops),
     ]
 
 
-def _mixed(solution: Solution, runs: RunTable) -> list[Diagnostic]:
+def _mixed_units(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     """Losses in two units, looked for where a run lies as far off the law as that would put it."""
     points = solution.points
     model = points.z - solution.residuals
     if not points.log:
         model = np.log(np.maximum(model, 1e-300))
     off = np.log(runs.loss / points.scale) - model
-    found = mixed_loss_units(runs) if float(np.max(np.abs(off))) > _FAR_OFF else None
-    return [found] if found is not None else []
+    mixed = mixed_loss_units(runs) if float(np.max(np.abs(off))) > _OTHER_UNIT else None
+    return [mixed] if mixed is not None else []
 
 
-def _solver(solution: Solution) -> list[Diagnostic]:
-    status = solution.status
+def _status(solution: Solution) -> list[Diagnostic]:
+    status, lost = solution.status, solution.optimum_lost
     if status is FitStatus.OK:
         return []
     if status is FitStatus.BOUND_HIT:
-        gone = solution.optimum_lost
-        action = "add runs over a wider range of N and D"
         text = f"on a bound: {', '.join(map(str, solution.bounds))}"
-        if gone:
+        if lost:
             text += "; the loss does not fall with both N and D"
-        return [Diagnostic("bound_hit", "critical" if gone else "warning", text, action)]
+        action = "add runs over a wider range of N and D"
+        return [Diagnostic("bound_hit", "critical" if lost else "warning", text, action)]
     if status is FitStatus.STARTS_DISAGREE:
         text = f"{solution.agree} of {solution.starts} starts reach this objective"
         return [Diagnostic("starts_disagree", "warning", text, "add runs, or fix the law's form")]
     return [Diagnostic("not_converged", "critical", str(status), "check the losses")]
 
 
-def _noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
-    found = []
+def _outliers(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     outliers = find_outliers(solution, runs)
-    if outliers:
-        shown = ", ".join(f"{o.label} ({o.standardized:+.1f} sd)" for o in outliers[:5])
-        more = f" and {len(outliers) - 5} more" if len(outliers) > 5 else ""
-        found.append(
-            Diagnostic(
-                "outliers",
-                "note" if len(outliers) <= 0.05 * len(runs) else "warning",
-                f"{len(outliers)} runs lie over {_OUTLIER:g} sd off the law: {shown}{more}",
-                "look at these runs; their pull on the fit is bounded",
-            )
-        )
-    sd = solution.residual_sd
-    model = solution.points.z - solution.residuals
-    spans = [
-        float(np.ptp(model[runs.budget == b]))
-        for b in np.unique(runs.budget)
-        if np.sum(runs.budget == b) >= 3
-    ]
-    if spans and float(np.median(spans)) < 3 * sd:
-        found.append(
-            Diagnostic(
-                "weak_curvature",
-                "warning",
-                f"within a budget the law varies by {100 * np.median(spans):.2g} %, and runs "
-                f"scatter by {100 * sd:.2g} %: the optimum is hard to see",
-                "widen the range of sizes, or repeat runs with other seeds",
-            )
-        )
-    return found
+    if not outliers:
+        return []
+    shown = ", ".join(f"{o.label} ({o.standardized:+.1f} sd)" for o in outliers[:5])
+    more = f" and {len(outliers) - 5} more" if len(outliers) > 5 else ""
+    text = f"{len(outliers)} runs lie over {_OUTLIER_SDS:g} sd off the law: {shown}{more}"
+    action = "look at these runs; their pull on the fit is bounded"
+    severity: Severity = "note" if len(outliers) <= 0.05 * len(runs) else "warning"
+    return [Diagnostic("outliers", severity, text, action)]
 
 
-def _identified(solution: Solution) -> list[Diagnostic]:
-    found = []
-    if any(b.parameter == "E" for b in solution.bounds):
-        found.append(_unidentified("E", "it ended at zero, its floor"))
+def _weak_curvature(solution: Solution, runs: RunTable) -> list[Diagnostic]:
+    sd, model = solution.residual_sd, solution.points.z - solution.residuals
+    groups = [runs.budget == b for b in np.unique(runs.budget)]
+    spans = [float(np.ptp(model[g])) for g in groups if np.sum(g) >= 3]
+    if not spans or float(np.median(spans)) >= 3 * sd:
+        return []
+    text = (
+        f"within a budget the law varies by {100 * np.median(spans):.2g} %, and runs scatter by "
+        f"{100 * sd:.2g} %: the optimum is hard to see"
+    )
+    action = "widen the range of sizes, or repeat runs with other seeds"
+    return [Diagnostic("weak_curvature", "warning", text, action)]
+
+
+def _unidentified(solution: Solution) -> list[Diagnostic]:
+    """Whether the runs determine E and κ."""
+    why = {
+        b.parameter: "it ended at zero, its floor" for b in solution.bounds if b.parameter == "E"
+    }
     cov = covariance(solution)
-    if cov.matrix is None:
-        return found
-    factor = student_t(0.9, cov.dof)
     for name in ("E", "kappa"):
-        if name not in solution.names or (found and name == "E"):
+        if cov.matrix is None or name not in solution.names or name in why:
             continue
         i = solution.names.index(name)
-        half = factor * float(np.sqrt(cov.matrix[i, i]))
         value = float(solution.theta[i])
+        half = student_t(0.9, cov.dof) * float(np.sqrt(cov.matrix[i, i]))
         if name in solution.log_names:
-            unclear = half > np.log(2)
+            unclear = half > _UNCLEAR
             low, high = np.exp(np.clip([value - half, value + half], -700, 700))
         else:
             unclear = half > 0.5 * value
             low, high = (max(v, 0.0) * solution.points.scale for v in (value - half, value + half))
         if unclear:
-            found.append(_unidentified(name, f"90 % interval {low:.3g} to {high:.3g}"))
-    return found
+            why[name] = f"90 % interval {low:.3g} to {high:.3g}"
+    meaning = {"E": "the irreducible loss E", "kappa": "the exponent κ"}
+    action = "runs over a wider range of compute would determine it"
+    return [
+        Diagnostic(
+            f"{name}_unidentified",
+            "note",
+            f"{meaning[name]} is not identified by these runs ({reason}): do not interpret it",
+            action,
+        )
+        for name, reason in why.items()
+    ]
 
 
-def _unidentified(name: str, why: str) -> Diagnostic:
-    meaning = "the irreducible loss E" if name == "E" else "the exponent κ"
-    return Diagnostic(
-        f"{name}_unidentified",
-        "note",
-        f"{meaning} is not identified by these runs ({why}): read nothing into it",
-        "runs over a wider range of compute would pin it down",
-    )
-
-
-def _approaches(
-    solution: Solution, runs: RunTable, shape: IsoFLOP, flops: FlopsFunction
-) -> list[Diagnostic]:
+def _approaches(solution: Solution, shape: IsoFLOP, flops: FlopsFunction) -> list[Diagnostic]:
+    """Whether the surface and the parabolas agree at the largest budget with a minimum."""
     if not shape.usable or shape.n_line is None:
         return []
     C = max(p.budget for p in shape.interior)
     surface, line = float(solution.law.optimal(C, flops).params), float(shape.n_line(C))
-    apart = abs(float(np.log(surface / line)))
     text = (
         f"at C = {C:.3g} the surface puts the optimum at N = {surface:.3g}, "
         f"the parabolas at {line:.3g}"
     )
-    if apart > np.log(1.5):
-        action = "add sizes around both, and look at the residuals"
-        return [Diagnostic("approaches_disagree", "warning", text, action)]
-    return [Diagnostic("approaches_agree", "ok", text)]
+    if abs(float(np.log(surface / line))) <= _DISAGREE:
+        return [Diagnostic("approaches_agree", "ok", text)]
+    action = "add sizes around both, and look at the residuals"
+    return [Diagnostic("approaches_disagree", "warning", text, action)]
+
+
+def extrapolation_diagnostic(factor: float) -> Diagnostic | None:
+    """How far a target lies beyond the largest run, from 10× a warning, from 100× critical."""
+    if factor <= 1.001:
+        return None
+    text = f"the target is {factor:.3g}× the largest run's compute"
+    if factor <= 10:
+        return Diagnostic("extrapolation", "note", text)
+    action = f"add runs near {1 / min(factor, 1e4):.2g} of the target or more"
+    return Diagnostic("extrapolation", "critical" if factor > 100 else "warning", text, action)
 
 
 def off_the_runs(
@@ -374,13 +346,13 @@ def off_the_runs(
         return ()
     compute = float(np.asarray(evidence.flops(np.asarray(N, dtype=np.float64)))) * D
     far = extrapolation_diagnostic(compute / float(np.max(runs.flops)))
-    found = [far] if far else []
+    findings = [far] if far else []
     ratios = runs.tokens / runs.params
     low, high = float(np.min(ratios)), float(np.max(ratios))
     if shape and not low / 1.001 <= D / N <= high * 1.001:
         text = (
             f"D/N = {D / N:.3g} lies outside the fitted runs' {low:.3g} to {high:.3g}: "
-            "the law has not been seen there"
+            "no run shows the loss there"
         )
-        found.append(Diagnostic("shape", "warning", text, "add runs of that D/N"))
-    return tuple(found)
+        findings.append(Diagnostic("shape", "warning", text, "add runs of that D/N"))
+    return tuple(findings)
