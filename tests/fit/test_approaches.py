@@ -12,7 +12,7 @@ import pytest
 from flops_fit import reference
 from flops_fit.errors import InputError
 from flops_fit.fit import backtest, fit_runs
-from flops_fit.fit.headline import Lines
+from flops_fit.fit.approaches import Lines
 from flops_fit.laws import Hoffmann, PowerLaw
 from flops_fit.report import answer_in_words, approaches_table
 from tests.fit._curves import curves
@@ -63,7 +63,7 @@ def test_only_the_surface_has_an_interval_of_its_exponent() -> None:
     assert low < A < high
     for found in fit.approaches[:2]:
         assert found.a_interval is None
-        assert "no honest interval" in found.interval_note
+        assert "no reliable interval" in found.interval_note
 
 
 def test_the_interval_of_a_covers_it() -> None:
@@ -117,7 +117,9 @@ def test_a_surface_on_its_bound_leaves_the_answer_to_the_parabolas() -> None:
     assert p.expected_loss == pytest.approx(best(1e3), rel=0.005)
     assert set(p.intervals.values()) == {None}
     assert p.interval_method == "none"
-    assert "no honest interval" in next(d.message for d in p.diagnostics if d.code == "no_interval")
+    assert "no reliable interval" in next(
+        d.message for d in p.diagnostics if d.code == "no_interval"
+    )
     capped = fit.predict(1e21, max_params=1e9)
     assert (capped.optimal_params, capped.binds) == (1e9, ("max_params",))
     assert capped.optimal_tokens == pytest.approx(1e21 / 6e9)

@@ -1,31 +1,171 @@
-"""The three approaches of Hoffmann et al. 2022 side by side."""
+"""The three approaches of Hoffmann et al. 2022 side by side, and which of them answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.headline import (
-    NO_LINE_INTERVAL,
-    ApproachName,
-    Headline,
-    Lines,
-    envelope_lines,
-    isoflop_lines,
-)
+from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.minima import Envelope, IsoFLOP
+from flops_fit.fit.power import fit_power
+from flops_fit.fit.prediction import QUANTITIES, Budget, Prediction
+from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
+from flops_fit.laws.optimum import PowerLaw, spend
+from flops_fit.records import Diagnostic
 
 Floats = NDArray[np.float64]
-ExponentInterval = tuple[Interval | None, str]
+ApproachName = Literal["envelope", "isoflop", "surface"]
 
+_FEWEST_LOSSES = 4  # one more than E + k·C^−p has constants
+_FLATTEST, _STEEPEST = 1e-3, 3.0
 _STEP = 0.05  # in ln C, for the slope of ln N*
+_TITLES: dict[ApproachName, str] = {
+    "envelope": "approach 1 (envelope of training curves)",
+    "isoflop": "approach 2 (IsoFLOP parabolas)",
+    "surface": "approach 3 (surface)",
+}
+_NO_LINE_INTERVAL = (
+    "a line through minima has no reliable interval: for an asymmetric law nominal 90 % ones held "
+    "the optimum 33 to 52 times in a hundred"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """N*(C) and D*(C), and ``loss`` at the minima at ``compute``, both of shape (minima,)."""
+
+    n_line: PowerLaw
+    d_line: PowerLaw
+    compute: Floats
+    loss: Floats
+
+    def loss_line(self) -> PowerLaw | None:
+        """L(C) = E + k·C^−p with E ≥ 0 and k > 0, by least squares of L̂/L − 1.
+
+        ``None`` with fewer than four losses, or where they do not fall with C.
+        """
+        if len(self.loss) < _FEWEST_LOSSES or np.any(self.loss <= 0):
+            return None
+        line = fit_power(self.compute, self.loss, offset=True).law
+        return line if -_STEEPEST < line.a < -_FLATTEST else None
+
+
+def _lines_of(approach: IsoFLOP | Envelope | None) -> Lines | None:
+    """The lines of approach 1 or 2, where it is usable."""
+    if approach is None or not approach.usable or not (approach.n_line and approach.d_line):
+        return None
+    if isinstance(approach, IsoFLOP):
+        points = [(p.budget, p.loss) for p in approach.interior]
+    else:
+        points = [(p.compute, p.loss) for p in approach.points]
+    return Lines(approach.n_line, approach.d_line, *np.array(points).T)
+
+
+@dataclass(frozen=True, eq=False)
+class Headline:
+    """The approach that answers, ``None`` where none can, with a reason for each of the three.
+
+    ``lines`` are those it answers from; ``None`` for the surface.
+    """
+
+    name: ApproachName | None
+    reasons: dict[ApproachName, str]
+    lines: Lines | None = None
+
+    def diagnostic(self) -> Diagnostic:
+        """Which approach answers, and why; critical unless it is the surface."""
+        reasons, action = self.reasons, "add runs over a wider range of N and D"
+        if self.name == "surface":
+            text = f"{_TITLES['surface']} answers: {reasons['surface']}"
+            return Diagnostic("headline", "ok", text)
+        if self.name is None:
+            text = "no approach can answer, the numbers shown are the surface's: "
+            text += "; ".join(f"{_TITLES[name]}: {reason}" for name, reason in reasons.items())
+        else:
+            text = f"{_TITLES[self.name]} answers, as the surface cannot ({reasons['surface']}): "
+            text += reasons[self.name]
+        return Diagnostic("headline", "critical", text, action)
+
+
+def choose_headline(solution: Solution, shape: IsoFLOP, front: Envelope | None) -> Headline:
+    """The surface where it is sound; else approach 2 where usable; else approach 1; else none.
+
+    The surface is sound where it converged, no term of its law vanished and no exponent of N or D
+    is on its bound; E at zero and κ on a bound leave it an optimum. Approach 2 is usable with three
+    minima inside the sampled sizes, approach 1 with three sizes that win between two others.
+    """
+    lost = "" if solution.converged else "the solver did not converge"
+    if solution.optimum_lost:
+        lost = f"on a bound: {', '.join(map(str, solution.optimum_lost))}"
+    inside = f"{len(shape.interior)} budgets have a minimum inside their sizes"
+    if front is None:
+        winning = "no training curves were given"
+    else:
+        winning = front.reason or f"{len(front.points)} sizes win between two others"
+    reasons: dict[ApproachName, str] = {
+        "surface": lost or "it converged, and no term of its law vanished",
+        "isoflop": inside if shape.usable else f"{inside}, and it needs 3",
+        "envelope": winning,
+    }
+    parabolas, winners = _lines_of(shape), _lines_of(front)
+    if not lost:
+        if parabolas:
+            reasons["isoflop"] += "; a check only: the grid's width and α ≠ β bias it"
+        if winners:
+            reasons["envelope"] += "; a check only: it reads losses inside schedules"
+        return Headline("surface", reasons)
+    if parabolas:
+        if winners:
+            reasons["envelope"] += "; approach 2 goes before it"
+        return Headline("isoflop", reasons, parabolas)
+    return Headline("envelope" if winners else None, reasons, winners)
+
+
+def predict_from_lines(
+    headline: Headline, evidence: Evidence, budget: Budget, level: float
+) -> Prediction:
+    """N* from the line, D = C/F(N*), and the loss from the minima's; no intervals.
+
+    D is not taken from its own line: C = F(N)·D would not hold then. Off the optimum, where a cap
+    binds, lines through minima do not give the loss.
+    """
+    if headline.lines is None or headline.name is None:
+        raise ValueError("expected a headline with lines.")
+    lines, C = headline.lines, budget.C
+    best = spend(lines.n_line(C), C, budget.flops, budget.max_params, budget.max_tokens)
+    N, D, binds = best.params, best.tokens, best.binds
+    line = None if binds else lines.loss_line()
+    notes = [Diagnostic("no_interval", "critical", f"no interval: {_NO_LINE_INTERVAL}", "add runs")]
+    if line is None:
+        why = "the losses of the minima determine no line E + k·C^−p"
+        if binds:
+            bound, title = " and ".join(binds), _TITLES[headline.name]
+            why = f"{bound} bound, and off the optimum {title} has none"
+        text = f"no loss is predicted: {why}"
+        notes.append(Diagnostic("no_loss", "critical", text, "add budgets"))
+    return Prediction(
+        target_compute=C,
+        training_compute=best.compute,
+        binds=binds,
+        optimal_params=N,
+        optimal_tokens=D,
+        expected_loss=float(line(C)) if line else float("nan"),
+        tokens_per_param=D / N,
+        intervals=dict.fromkeys(QUANTITIES),
+        level=level,
+        unit=evidence.runs.unit,
+        extrapolation=best.compute / float(np.max(evidence.runs.flops)),
+        form_spread={},
+        interval_method="none",
+        diagnostics=(*notes, *off_the_runs(evidence, N, D, shape=bool(binds))),
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +186,7 @@ class Approach:
     a_interval, interval_note
         Interval of a, or ``None`` and the reason why there is none.
     usable
-        Whether its numbers may be read.
+        Whether its numbers can be used.
     headline, reason
         Whether :meth:`flops_fit.fit.Fit.predict` answers with it, and why or why not.
     """
@@ -71,19 +211,28 @@ class Approach:
 
 def three_approaches(
     headline: Headline,
-    surface: Law,
-    interval: ExponentInterval,
+    evidence: Evidence,
     shape: IsoFLOP,
     front: Envelope | None,
-    flops: FlopsFunction,
-    compute: float,
+    level: float = 0.9,
 ) -> tuple[Approach, Approach, Approach]:
-    """Approaches 1, 2 and 3, in this order."""
-    best = surface.optimal(compute, flops)
-    a, b = _exponents(surface, compute, flops)
+    """Approaches 1, 2 and 3, in this order, at the largest run's compute.
+
+    The interval of the surface's exponent is made as those of predictions.
+    """
+    law, flops = evidence.law, evidence.flops
+    compute = float(np.max(evidence.runs.flops))
+    best = law.optimal(compute, flops)
+    a, b = _exponents(law, compute, flops)
+
+    def log_exponent(law: Law) -> Floats:
+        a, _ = _exponents(law, compute, flops)
+        return np.array([np.log(a) if a > 0 else np.nan])
+
+    interval = evidence.intervals(log_exponent, ("the exponent a",), level)
     return (
-        _from_lines("envelope", envelope_lines(front), headline, flops, compute),
-        _from_lines("isoflop", isoflop_lines(shape), headline, flops, compute),
+        _from_lines("envelope", _lines_of(front), headline, flops, compute),
+        _from_lines("isoflop", _lines_of(shape), headline, flops, compute),
         Approach(
             name="surface",
             a=_finite(a),
@@ -92,8 +241,8 @@ def three_approaches(
             optimal_params=_finite(best.params),
             optimal_tokens=_finite(best.tokens),
             expected_loss=_finite(best.loss),
-            a_interval=interval[0],
-            interval_note=interval[1],
+            a_interval=interval.spans[0],
+            interval_note=interval.reason,
             usable=headline.name == "surface",
             headline=headline.name == "surface",
             reason=headline.reasons["surface"],
@@ -101,36 +250,24 @@ def three_approaches(
     )
 
 
-def exponent_interval(evidence: Evidence, C: float, level: float = 0.9) -> ExponentInterval:
-    """The interval of the surface's exponent a, made as those of predictions, or why there is none."""
-
-    def log_exponent(law: Law) -> Floats:
-        a, _ = _exponents(law, C, evidence.flops)
-        return np.array([np.log(a) if a > 0 else np.nan])
-
-    found = evidence.intervals(log_exponent, ("the exponent a",), level)
-    return found.spans[0], found.reason
-
-
 def _from_lines(
     name: ApproachName, lines: Lines | None, headline: Headline, flops: FlopsFunction, C: float
 ) -> Approach:
     reason = headline.reasons[name]
     if lines is None:
-        nothing = (None, None, C, None, None, None, None)
-        return Approach(name, *nothing, reason, usable=False, headline=False, reason=reason)
-    N = float(lines.n_line(C))
-    loss = lines.loss_line()
+        unknown = (None, None, C, None, None, None, None)
+        return Approach(name, *unknown, reason, usable=False, headline=False, reason=reason)
+    N, loss = float(lines.n_line(C)), lines.loss_line()
     return Approach(
-        name,
-        lines.n_line.a,
-        lines.d_line.a,
-        C,
-        N,
-        C / float(flops(N)),
-        float(loss(C)) if loss else None,
-        None,
-        NO_LINE_INTERVAL,
+        name=name,
+        a=lines.n_line.a,
+        b=lines.d_line.a,
+        compute=C,
+        optimal_params=N,
+        optimal_tokens=C / float(flops(N)),
+        expected_loss=float(loss(C)) if loss else None,
+        a_interval=None,
+        interval_note=_NO_LINE_INTERVAL,
         usable=True,
         headline=headline.name == name,
         reason=reason,
@@ -142,8 +279,7 @@ def _exponents(law: Law, C: float, flops: FlopsFunction) -> tuple[float, float]:
     if isinstance(flops, LinearFlops) and isinstance(law, Hoffmann | Kappa):
         return law.exponent, 1 - law.exponent
     up, down = (law.optimal(C * float(np.exp(s)), flops) for s in (_STEP, -_STEP))
-    ratios = [up.params / down.params, up.tokens / down.tokens]
-    a, b = np.log(ratios) / (2 * _STEP)
+    a, b = np.log([up.params / down.params, up.tokens / down.tokens]) / (2 * _STEP)
     return float(a), float(b)
 
 

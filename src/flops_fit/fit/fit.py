@@ -12,10 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import InputError
 from flops_fit.fit import questions as questions
-from flops_fit.fit.approaches import Approach, exponent_interval, three_approaches
+from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
 from flops_fit.fit.export import fit_card
-from flops_fit.fit.headline import Headline, predict_from_lines
 from flops_fit.fit.intervals import Estimate, Evidence, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.prediction import Budget, Prediction, check_target, predict
@@ -154,15 +153,7 @@ class Fit:
         sizes or more that win between two others; else none. Questions of the loss
         (:meth:`estimate`, :meth:`loss_at`, ...) are always asked of the surface.
         """
-        return three_approaches(
-            self._headline,
-            self.law,
-            exponent_interval(self._evidence, self.largest_compute),
-            self.isoflop,
-            self.envelope,
-            self.flops,
-            self.largest_compute,
-        )
+        return three_approaches(self._headline, self._evidence, self.isoflop, self.envelope)
 
     @property
     def noise_sd(self) -> float:

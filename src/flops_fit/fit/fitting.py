@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 
 from flops_fit.checks import is_number
 from flops_fit.errors import FitError, InputError, InputTypeError, TableError
+from flops_fit.fit.approaches import choose_headline
 from flops_fit.fit.checks import diagnose, find_outliers, residual_diagnostics, residual_map
 from flops_fit.fit.fit import Alternative, Fit
-from flops_fit.fit.headline import choose_headline, headline_diagnostic
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.power import flops_of
@@ -200,7 +200,7 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
             *_form_diagnostics(fitted, report),
             *sensitivity_diagnostics(moved),
             *residual_diagnostics(residuals, chosen, table),
-            headline_diagnostic(headline),
+            headline.diagnostic(),
             *(problem.envelope.diagnostics() if problem.envelope else ()),
         ),
         runs=used,
