@@ -118,12 +118,9 @@ def write_json(path: Path, content: Any) -> None:
     OutputError
         ``path`` cannot be written.
     """
-    try:
-        write_atomic(
-            path, json.dumps(finite_json(content), indent=1, allow_nan=False, default=float)
-        )
-    except OSError as error:
-        raise unwritable(path, error) from error
+    text = json.dumps(finite_json(content), indent=1, allow_nan=False, default=float)
+    with output_errors(path):
+        write_atomic(path, text)
 
 
 def csv_text(
@@ -145,18 +142,30 @@ def csv_text(
     return stream.getvalue()
 
 
-def unwritable(path: Path, error: OSError) -> OutputError:
-    """What the system said of a file in ``output_dir``, and what to do."""
-    reason = error.strerror or str(error)
+@contextmanager
+def output_errors(path: Path, argument: str = "output_dir") -> Iterator[None]:
+    """Let an OSError of the block become an OutputError about ``path``, given by an argument."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise unwritable(path, error, argument) from error
+
+
+def unwritable(path: Path, error: OSError, argument: str = "output_dir") -> OutputError:
+    """The system's reason why ``path`` cannot be written, and what to do."""
+    sweep = argument == "output_dir"
+    other = "output_dir" if sweep else "path"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         todo = "Free some space and call again with the same arguments"
     elif error.errno == errno.EROFS:
-        todo = "Make it writable, or choose another output_dir"
+        todo = f"Make it writable, or choose another {other}"
     else:
-        todo = "Choose another output_dir"
-    return OutputError(
-        f"output_dir: {path} cannot be written ({reason}). What is recorded there is kept. {todo}."
-    )
+        todo = f"Choose another {other}"
+    kept = " What is recorded there is kept." if sweep else ""
+    reason = error.strerror or str(error)
+    return OutputError(f"{argument}: {path} cannot be written ({reason}).{kept} {todo}.")
 
 
 def _encoded(content: str | bytes) -> bytes:

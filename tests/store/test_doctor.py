@@ -80,7 +80,7 @@ def spoil(store: Store, experiments: list[Experiment]) -> None:
     temporary.write_text("half")
     os.utime(temporary, (OLD, OLD))
     (directories[3] / "lease.json").write_text(
-        json.dumps({**vars(Holder.here()), "start": "1", "token": "a0"})
+        json.dumps({**vars(Holder.current()), "start": "1", "token": "a0"})
     )
     (directories[5] / "checkpoint" / "step-00000010").mkdir(parents=True)
     (store.runs / "thesis.tex").write_text("x")

@@ -20,7 +20,7 @@ from flops_fit.store.lease import Holder, Lease, LeaseHeldError, living_holder, 
 
 def written_by(path: Path, **changes: Any) -> None:
     """A lease file as another process, or another machine, left it."""
-    content = {**vars(Holder.here()), **changes}
+    content = {**vars(Holder.current()), **changes}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
 

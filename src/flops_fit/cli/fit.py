@@ -26,7 +26,6 @@ from flops_fit.cli.answer import (
     relied_on,
     summary,
 )
-from flops_fit.errors import OutputError
 from flops_fit.text import format_count, format_percent, markdown_table
 
 if TYPE_CHECKING:
@@ -189,12 +188,10 @@ def next_(
     if fitted.trust == "no":
         shown.append("Do not rely on this fit: flops-fit fit says why.")
     if out is not None:
-        try:
+        with flops_fit.files.output_errors(out, "--csv"):
             flops_fit.files.write_output(
                 out, flops_fit.files.csv_text(proposal.runs, ["params", "tokens", "flops"])
             )
-        except OSError as error:
-            raise OutputError(f"--csv: {out} cannot be written ({error.strerror}).") from error
         shown.append(f"Runs: {out}")
     return Answer(tuple(shown), flops_fit.records.finite_json(document), relied_on(fitted))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -90,7 +91,7 @@ class RayExecutor:
         self._options = dict(options or {})
         self._ours = False
         self._refs: dict[Any, tuple[Handle, Experiment]] = {}
-        self._cancelled: dict[Handle, float] = {}
+        self._kill_at: dict[Any, float] = {}  # of cancelled runs
         self._numbers = itertools.count()
         self._ray: Any = None
         self._task: Any = None
@@ -149,7 +150,7 @@ class RayExecutor:
         content = pack(task, "ray")
         self._connect()
         self._task = self._ray.put(content)
-        # One function for all runs: Ray schedules each by itself, and thousands would choke it.
+        # One function for all runs: Ray schedules each function by itself, and thousands overload it.
         self._remote = self._ray.remote(max_retries=0)(_carry_out_here)
         self._progress = self._ray.remote(num_cpus=0, max_restarts=-1)(_Progress).remote()
         self._report = report
@@ -197,25 +198,24 @@ class RayExecutor:
         until = None if timeout is None else time.monotonic() + timeout
         ended: list[Run] = []
         while self._refs and not ended:
-            left = (
-                _POLL_SECONDS
-                if until is None
-                else min(_POLL_SECONDS, max(0.0, until - time.monotonic()))
-            )
-            if self._ray.wait(list(self._refs), timeout=left)[0]:
-                refs = list(self._refs)
+            left = math.inf if until is None else max(0.0, until - time.monotonic())
+            refs = list(self._refs)
+            if self._ray.wait(refs, timeout=min(_POLL_SECONDS, left))[0]:
                 ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-                runs = [(*self._refs.pop(ref), ref) for ref in ready]
-                came = [(handle, self._result(ref, experiment)) for handle, experiment, ref in runs]
-                ended = [run for handle, run in came if not self._cancelled.pop(handle, 0.0)]
-            self._listen()
-            self._kill_the_late()
+                for ref in ready:
+                    run = self._result(ref, self._refs.pop(ref)[1])
+                    if self._kill_at.pop(ref, None) is None:
+                        ended.append(run)
+            self._pass_on_progress()
+            for ref, moment in self._kill_at.items():
+                if time.monotonic() >= moment:
+                    self._ray.cancel(ref, force=True)
             if until is not None and time.monotonic() >= until:
                 break
         return ended
 
     def _result(self, ref: Any, experiment: Experiment) -> Run:
-        """What came of a task that has ended."""
+        """The run of a task that has ended."""
         errors = self._ray.exceptions
         try:
             run: Run = self._ray.get(ref)
@@ -226,31 +226,20 @@ class RayExecutor:
             return Run(experiment, "preempted", reason=f"Ray lost the run: {error_line(error)}")
         return run
 
-    def _listen(self) -> None:
+    def _pass_on_progress(self) -> None:
         """Pass the progress of the runs on; where it cannot be had, they go on without."""
-        try:
-            newest = self._ray.get(self._progress.take.remote(), timeout=PATIENCE)
-        except self._ray.exceptions.RayError:
-            return
-        for progress in newest:
-            self._report(progress)
+        with suppress(self._ray.exceptions.RayError):
+            for progress in self._ray.get(self._progress.take.remote(), timeout=PATIENCE):
+                self._report(progress)
 
     def cancel(self, handle: Handle) -> bool:
         """Stop one run: at once where it waits, after its step where it is under way."""
-        ref = self._find(handle)
-        if ref is None or handle in self._cancelled:
-            return False
-        self._cancelled[handle] = time.monotonic() + 2 * PATIENCE
-        self._ray.cancel(ref, force=False)
-        return True
-
-    def _find(self, handle: Handle) -> Any:
-        return next((ref for ref, (h, _) in self._refs.items() if h == handle), None)
-
-    def _kill_the_late(self) -> None:
-        for handle, at in self._cancelled.items():
-            if time.monotonic() >= at and (ref := self._find(handle)) is not None:
-                self._ray.cancel(ref, force=True)
+        for ref, (known, _) in self._refs.items():
+            if known == handle and ref not in self._kill_at:
+                self._kill_at[ref] = time.monotonic() + 2 * PATIENCE
+                self._ray.cancel(ref, force=False)
+                return True
+        return False
 
     def close(self) -> None:
         """Cancel what is left, and take down what was started here."""
@@ -264,7 +253,7 @@ class RayExecutor:
             for ref in late:
                 self._ray.cancel(ref, force=True)
         self._refs.clear()
-        self._cancelled.clear()
+        self._kill_at.clear()
         if self._progress is not None:
             self._ray.kill(self._progress)
         self._task = self._progress = None
@@ -317,10 +306,10 @@ class _Progress:
 def _carry_out_here(
     content: bytes, experiment: Experiment, setting: Setting, with_gpus: bool, progress: Any
 ) -> Run:
-    """The run in a process that is forked for it, so that none leaves anything to the next.
+    """The run in a process that is forked for it, so that nothing of it stays for the next run.
 
-    Ray could end its worker after each task, and would then start a Python and import itself for
-    every run, for a second or two of a core. A server to fork from is started once a worker.
+    Ray could end its worker after each task instead, and would start Python and import itself for
+    every run. The server to fork from is started once per worker.
     """
     import ray
 

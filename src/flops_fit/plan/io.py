@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import OutputError, TableError
-from flops_fit.files import csv_text, write_output
+from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.plan.designs import Layout
 from flops_fit.plan.prior import Prior
@@ -225,13 +225,8 @@ def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path
     """See :meth:`SweepPlan.to_csv`."""
     own = own_flops(experiments)
     rows = [_row(e, own[e.id], speed) for e in experiments]
-    try:
+    with output_errors(path, "plan"):
         write_output(path, csv_text(rows))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"plan: {path} cannot be written ({reason}). Choose another path."
-        ) from error
     return path
 
 

@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flops_fit.errors import OutputError
-from flops_fit.files import csv_text, write_output
+from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic, Run
@@ -281,16 +280,13 @@ def save_figures(
     """
     folder = Path(folder)
     written = []
-    try:
+    with output_errors(folder, "plot"), text_as_text():
         folder.mkdir(parents=True, exist_ok=True)
-        with text_as_text():
-            for d in drawn:
-                for ending in formats:
-                    written.append(folder / f"{d.kind.name}.{ending}")
-                    d.figure.savefig(written[-1], dpi=300)
-                written.append(_write_rows(d.data, folder / f"{d.kind.name}.csv"))
-    except OSError as error:
-        raise OutputError(f"plot: {folder} cannot be written ({error.strerror}).") from error
+        for d in drawn:
+            for ending in formats:
+                written.append(folder / f"{d.kind.name}.{ending}")
+                d.figure.savefig(written[-1], dpi=300)
+            written.append(_write_rows(d.data, folder / f"{d.kind.name}.csv"))
     return written
 
 

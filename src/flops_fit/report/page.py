@@ -10,8 +10,7 @@ from pathlib import Path
 from string import Template
 
 from flops_fit._version import __version__
-from flops_fit.errors import OutputError
-from flops_fit.files import write_output
+from flops_fit.files import output_errors, write_output
 from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
@@ -93,10 +92,8 @@ def write_report(
 def write_page(data: ReportData, path: str | Path) -> Path:
     """Write :func:`page` to a file."""
     text, path = page(data), Path(path)
-    try:
+    with output_errors(path, "report"):
         write_output(path, text)
-    except OSError as error:
-        raise OutputError(f"report: {path} cannot be written ({error.strerror}).") from error
     return path
 
 

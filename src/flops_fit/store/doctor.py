@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from flops_fit.errors import OutputError, TableError
-from flops_fit.files import is_temporary, unwritable
+from flops_fit.files import is_temporary, output_errors
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep
@@ -135,15 +135,12 @@ def repair(examination: Examination) -> list[Finding]:
     fixed = []
     for finding in examination.findings:
         if finding.repair is not None:
-            try:
+            with (
+                output_errors(Path(finding.path)),
+                suppress(FileNotFoundError),
+            ):  # a sweep was first
                 finding.repair()
-            except OutputError:
-                raise
-            except FileNotFoundError:  # a sweep was first
-                continue
-            except OSError as error:
-                raise unwritable(Path(finding.path), error) from error
-            fixed.append(finding)
+                fixed.append(finding)
     return fixed
 
 

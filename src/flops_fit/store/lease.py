@@ -58,7 +58,7 @@ class Holder:
     since: str = ""
 
     @classmethod
-    def here(cls) -> Holder:
+    def current(cls) -> Holder:
         """The present process, with a new token."""
         return cls(
             token=uuid.uuid4().hex,
@@ -154,20 +154,20 @@ def take_lease(path: Path) -> Lease:
     OSError
         The folder cannot be written.
     """
-    here = Holder.here()
-    if _create(path, here):
-        return Lease(path, here)
+    own = Holder.current()
+    if _create(path, own):
+        return Lease(path, own)
     current = _read(path)
     if current is None:  # released in between
-        taken = _create(path, here)
+        taken = _create(path, own)
     elif _lives(*current, path.parent):
         raise LeaseHeldError(current[0])
     else:
-        taken = _take_over(path, current[0], here)
+        taken = _take_over(path, current[0], own)
     if not taken:
         current = _read(path)
         raise LeaseHeldError(Holder("") if current is None else current[0])
-    return Lease(path, here)
+    return Lease(path, own)
 
 
 def living_holder(path: Path, *, now: float | None = None) -> Holder | None:
@@ -180,7 +180,7 @@ def living_holder(path: Path, *, now: float | None = None) -> Holder | None:
     return current[0] if current is not None and _lives(*current, path.parent, now) else None
 
 
-def _take_over(path: Path, stale: Holder, here: Holder) -> bool:
+def _take_over(path: Path, stale: Holder, own: Holder) -> bool:
     """Replace a stale lease; False where another process did, or does."""
     try:
         right = take_lease(path.with_name(f".{path.name}.{stale.token}"))
@@ -190,7 +190,7 @@ def _take_over(path: Path, stale: Holder, here: Holder) -> bool:
         current = _read(path)
         if current is None or current[0].token != stale.token:
             return False
-        _write_temporary(path, here).replace(path)
+        _write_temporary(path, own).replace(path)
     return True
 
 

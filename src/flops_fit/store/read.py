@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
-from flops_fit.files import csv_text, unwritable, write_output
+from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.records import Run, canonical_json
 
 FORMAT = "flops-fit sweep"
@@ -118,12 +118,12 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
     Parameters
     ----------
     path
-        Ends in ``.csv`` or ``.parquet``; what is there is replaced as a whole.
+        Ends in ``.csv`` or ``.parquet``; an existing file is replaced as a whole.
 
     Raises
     ------
     InputError
-        The ending is another one.
+        It has another ending.
     MissingExtraError
         Parquet without pyarrow.
     OutputError
@@ -135,10 +135,8 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
     if writer is None:
         raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
     content = writer([_row(run) for run in runs])
-    try:
+    with output_errors(path):
         write_output(path, content)
-    except OSError as error:
-        raise unwritable(path, error) from error
     return path
 
 

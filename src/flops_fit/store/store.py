@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flops_fit.errors import OutputError, TableError
-from flops_fit.files import unwritable, write_atomic, write_new
+from flops_fit.files import output_errors, write_atomic, write_new
 from flops_fit.records import Diagnostic, Experiment, Run
 from flops_fit.store.lease import Holder, LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import (
@@ -53,15 +53,11 @@ class Store:
             under way.
         """
         store = cls(Path(path))
-        try:
+        with output_errors(store.path):
             store._claim()
             if not resume:
                 store._set_runs_aside()
             store.runs.mkdir(exist_ok=True)
-        except OutputError:
-            raise
-        except OSError as error:
-            raise unwritable(store.path, error) from error
         return store
 
     def _claim(self) -> None:
@@ -133,21 +129,19 @@ class Store:
         self._write(self.path / "sweep.json", json.dumps(content, indent=1))
 
     def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
-        """Record how a run ended, and return what is on record: one result at most for each id.
+        """Record how a run ended, and return the run on record: at most one result for each id.
 
-        A result, complete or diverged, is linked into place if there is none; readers see all of
-        it or nothing, and nothing overwrites it. Other states are noted as the last attempt.
+        A result, completed or diverged, is linked into place if there is none; readers see all of
+        it or nothing, and nothing overwrites it. Other states are recorded as the last attempt.
 
         Raises
         ------
         OutputError
-            It cannot be written. What was on record before still is.
+            It cannot be written. Earlier records are intact.
         """
         directory = self.run_dir(run.experiment.id)
-        try:
+        with output_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(directory, error) from error
         if run.state not in FINAL:
             attempt = {
                 "schema": SCHEMA,
@@ -160,15 +154,11 @@ class Store:
             return run
         path = directory / "run.json"
         content = json.dumps({"schema": SCHEMA, **run.to_dict()}, indent=1)
-        try:
+        with output_errors(directory):
             while not write_new(path, content):
                 if (earlier := self.result(run.experiment.id)) is not None:
                     return earlier
                 self._move_attempt_of_schema_1(path)
-        except OutputError:
-            raise
-        except OSError as error:
-            raise unwritable(directory, error) from error
         (directory / "attempt.json").unlink(missing_ok=True)
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         return run
@@ -259,11 +249,9 @@ class Store:
         return write_runs(runs, self.path / "runs.csv")
 
     def _write(self, path: Path, content: str) -> None:
-        try:
+        with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, content)
-        except OSError as error:
-            raise unwritable(path, error) from error
 
     def _note(self, message: str) -> None:
         self.findings.append(Diagnostic("store", "note", message))
