@@ -101,7 +101,7 @@ class Fit:
         What the window did, and why this law form (``None`` where it was asked for by name).
     sensitivity
         The answer without each budget, without outliers, without the highest losses, at other δ,
-        and what the cheaper budgets foretell of the top one and two.
+        and what the cheaper budgets predict for the top one and two.
     residual_map
         Mean residuals by compute and distance from the optimum, and a test for a pattern.
     """
@@ -230,8 +230,8 @@ class Fit:
         usable = (FitStatus.OK, FitStatus.BOUND_HIT)
         others = [a.law for a in self.alternatives if a.status in usable]
         line = self.isoflop.n_line if self.isoflop.usable else None
-        found = predict(self._evidence, budget, level, others, line)
-        return replace(found, diagnostics=(*scarcity_notes(self._solution), *found.diagnostics))
+        answer = predict(self._evidence, budget, level, others, line)
+        return replace(answer, diagnostics=(*scarcity_notes(self._solution), *answer.diagnostics))
 
     def optimal(self, C: float, flops_per_unit: FlopsLike | None = None) -> Optimum:
         """The optimum that :meth:`predict` gives, without intervals.
@@ -327,46 +327,45 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that matters as plain values for JSON; ``None`` for what is not finite."""
-        found: dict[str, Any] = finite_json(self._record())
-        return found
+        record: dict[str, Any] = finite_json(
+            {
+                "law": self.law.name,
+                "formula": self.law.formula,
+                "params": self.law.params,
+                "objective": self.objective,
+                "delta": _finite(self.delta),
+                "loss_space": self.loss_space,
+                "status": self.status.name.lower(),
+                "status_text": str(self.status),
+                "trust": self.trust,
+                "starts": self.starts,
+                "starts_agree": self.starts_agree,
+                "residual_sd": self.residual_sd,
+                "flops": self.flops.description,
+                "unit": self.runs.unit,
+                "diagnostics": [vars(d) for d in self.diagnostics],
+                "excluded": [vars(e) for e in self.excluded],
+                "outliers": [vars(o) for o in self.outliers],
+                "isoflop": self.isoflop.to_dict(),
+                "envelope": self.envelope.to_dict() if self.envelope else None,
+                "approaches": [a.to_dict() for a in self.approaches],
+                "alternatives": [a.to_dict() for a in self.alternatives],
+                "window": vars(self.window),
+                "choice": vars(self.choice) if self.choice else None,
+                "sensitivity": self.sensitivity.to_dict(),
+                "residual_map": self.residual_map.to_dict(),
+                "runs": [
+                    {**row, "weight": float(w), "residual": float(r)}
+                    for row, w, r in zip(
+                        self.runs.to_dicts(), self.weights, self.residuals, strict=True
+                    )
+                ],
+            }
+        )
+        return record
 
     def _repr_html_(self) -> str:
         return fit_card(self)
-
-    def _record(self) -> dict[str, Any]:
-        return {
-            "law": self.law.name,
-            "formula": self.law.formula,
-            "params": self.law.params,
-            "objective": self.objective,
-            "delta": _finite(self.delta),
-            "loss_space": self.loss_space,
-            "status": self.status.name.lower(),
-            "status_text": str(self.status),
-            "trust": self.trust,
-            "starts": self.starts,
-            "starts_agree": self.starts_agree,
-            "residual_sd": self.residual_sd,
-            "flops": self.flops.description,
-            "unit": self.runs.unit,
-            "diagnostics": [vars(d) for d in self.diagnostics],
-            "excluded": [vars(e) for e in self.excluded],
-            "outliers": [vars(o) for o in self.outliers],
-            "isoflop": self.isoflop.to_dict(),
-            "envelope": self.envelope.to_dict() if self.envelope else None,
-            "approaches": [a.to_dict() for a in self.approaches],
-            "alternatives": [a.to_dict() for a in self.alternatives],
-            "window": vars(self.window),
-            "choice": vars(self.choice) if self.choice else None,
-            "sensitivity": self.sensitivity.to_dict(),
-            "residual_map": self.residual_map.to_dict(),
-            "runs": [
-                {**row, "weight": float(w), "residual": float(r)}
-                for row, w, r in zip(
-                    self.runs.to_dicts(), self.weights, self.residuals, strict=True
-                )
-            ],
-        }
 
     @cached_property
     def _evidence(self) -> Evidence:

@@ -178,7 +178,7 @@ class Estimate:
     value
         At the fitted law; ``inf`` where it is out of reach.
     interval
-        (low, high) at ``level``, or ``None`` where there is no honest one.
+        (low, high) at ``level``, or ``None`` where there is no reliable one.
     level, method
         The level, and ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``.
     reason

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
 from flops_fit.fit.minima import IsoFLOP
+from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Excluded
@@ -334,7 +335,7 @@ def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> _Sheets:
     ends = [_refine(B, t, starts[i], offset) for i in order[:16]]
     best = min(ends, key=lambda c: float(np.sum(_truncated(_folded(t - B @ c, offset)[0]))))
     residuals, upper = _folded(z - basis @ best, offset)
-    sd = 1.4826 * float(np.median(np.abs(residuals)))
+    sd = MAD_TO_SD * float(np.median(np.abs(residuals)))
     sd *= float(np.sqrt(len(z) / max(len(z) - basis.shape[1], 1)))
     return _Sheets(residuals, upper, max(sd, 1e-6), float(np.sum(_truncated(residuals))))
 
@@ -366,7 +367,7 @@ def _refine(B: Floats, t: Floats, start: Floats, offset: float) -> Floats:
     c = start
     for _ in range(25):
         r, upper = _folded(t - B @ c, offset)
-        scale = min(max(4.685 * 1.4826 * float(np.median(np.abs(r))), 1e-6), 0.5 * _BITS_OFFSET)
+        scale = min(max(4.685 * MAD_TO_SD * float(np.median(np.abs(r))), 1e-6), 0.5 * _BITS_OFFSET)
         root = np.clip(1 - (r / scale) ** 2, 0, None)
         weighted = (t - offset * upper) * root
         new = np.asarray(np.linalg.lstsq(B * root[:, None], weighted, rcond=None)[0])

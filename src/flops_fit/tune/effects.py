@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
+from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.records import Diagnostic
 from flops_fit.store.recorded import TrainingCurve
 from flops_fit.text import format_count
@@ -94,7 +95,7 @@ def collapse(curves: Sequence[TrainingCurve], floor: float = 0.0) -> Collapse | 
     compared = (_COMPARED[0] <= _SHARES) & (_COMPARED[1] >= _SHARES)
     level = np.mean(logs[:, compared], axis=1)
     away = np.abs(level - np.median(level))
-    scale = 1.4826 * float(np.median(away))
+    scale = MAD_TO_SD * float(np.median(away))
     labels = tuple(e.label for e in used)
     odd = tuple(
         label for label, d in zip(labels, away, strict=True) if scale > 0 and d > _ODD_SDS * scale
