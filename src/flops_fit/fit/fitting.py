@@ -226,29 +226,25 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
 
 
 def _form_diagnostics(fitted: Fitted, report: WindowReport) -> list[Diagnostic]:
-    found = []
+    """Why this form of law, and what the window did."""
+    findings = []
     if fitted.choice is not None:
-        found.append(
-            Diagnostic("law_choice", "ok", f"{fitted.chosen.law.name} law: {fitted.choice.reason}")
-        )
-    if report.used and report.params_with is not None:
-        ratio = report.params_with / report.params_without
-        apart = max(ratio, 1 / ratio)
-        found.append(
-            Diagnostic(
-                "window",
-                "warning" if apart > 2 else "note",
-                f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
-                f"{', counting √(C/C_max)' if report.tilt else ''}: at C = "
-                f"{report.compute:.3g} N* = {report.params_with:.3g}, from all runs alike "
-                f"{report.params_without:.3g}",
-                "the far runs disagree with the near ones: look at both" if apart > 2 else "",
-            )
-        )
-    elif report.factor is not None:
+        text = f"{fitted.chosen.law.name} law: {fitted.choice.reason}"
+        findings.append(Diagnostic("law_choice", "ok", text))
+    if report.factor is None:
+        return findings
+    if report.params_with is None:
         text = f"no ×{report.factor:g} window around the optimum: {report.reason}"
-        found.append(Diagnostic("window", "note", text))
-    return found
+        return [*findings, Diagnostic("window", "note", text)]
+    ratio = report.params_with / report.params_without
+    apart = max(ratio, 1 / ratio) > 2
+    text = (
+        f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
+        f"{', each counting √(C/C_max)' if report.tilt else ''}: at C = {report.compute:.3g} "
+        f"N* = {report.params_with:.3g}; all runs alike give {report.params_without:.3g}"
+    )
+    action = "the far runs disagree with the near ones: look at both" if apart else ""
+    return [*findings, Diagnostic("window", "warning" if apart else "note", text, action)]
 
 
 def known_law(law: str | type[Law]) -> type[Law] | None:

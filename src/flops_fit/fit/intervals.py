@@ -144,29 +144,23 @@ def _resampled(solution: Solution, n: int, kind: str, seed: int) -> tuple[Floats
     """Weights and targets of each resample, both of shape (n, runs)."""
     rng = np.random.default_rng(seed)
     points, used = solution.points, np.flatnonzero(solution.weights)
-    weights, targets = solution.weights, points.z
-    if kind == "case":
-        _, units = np.unique(
-            used if points.groups is None else points.groups[used], return_inverse=True
-        )
-        count = int(units.max()) + 1
-        drawn = np.zeros((n, len(points.z)))
-        drawn[:, used] = rng.multinomial(count, np.full(count, 1 / count), size=n)[:, units.ravel()]
-        weights = drawn * solution.weights
-    else:
-        fitted = points.z - solution.residuals
-        if kind == "wild":
-            leverage = np.minimum(covariance(solution).leverage, 0.9)
-            noise = (
-                rng.choice([-1.0, 1.0], size=(n, len(fitted))) * solution.residuals / (1 - leverage)
-            )
-        else:
-            noise = rng.normal(0.0, solution.residual_sd, size=(n, len(fitted)))
-        targets = fitted + noise
-        if not points.log:
-            targets = np.maximum(targets, 1e-6)
     shape = (n, len(points.z))
-    return np.broadcast_to(weights, shape), np.broadcast_to(targets, shape)
+    if kind == "case":
+        units = used if points.groups is None else points.groups[used]
+        units = np.unique(units, return_inverse=True)[1].ravel()
+        count = int(units.max()) + 1
+        drawn = np.zeros(shape)
+        drawn[:, used] = rng.multinomial(count, np.full(count, 1 / count), size=n)[:, units]
+        return drawn * solution.weights, np.broadcast_to(points.z, shape)
+    if kind == "wild":
+        leverage = np.minimum(covariance(solution).leverage, 0.9)
+        noise = rng.choice([-1.0, 1.0], size=shape) * solution.residuals / (1 - leverage)
+    else:
+        noise = rng.normal(0.0, solution.residual_sd, size=shape)
+    targets = points.z - solution.residuals + noise
+    if not points.log:
+        targets = np.maximum(targets, 1e-6)
+    return np.broadcast_to(solution.weights, shape), targets
 
 
 @dataclass(frozen=True)
@@ -259,20 +253,14 @@ class Evidence:
         far below the noise; none where a bound binds that the quantity depends on.
         """
         solution = self.solution
-        none: tuple[Interval | None, ...] = (None,) * len(names)
         if self.no_interval:
-            why = f"no interval: {self.no_interval}"
-            return Intervals(
-                none, "none", (Diagnostic("no_interval", "critical", why, "add runs"),)
-            )
+            text = f"no interval: {self.no_interval}"
+            lost = Diagnostic("no_interval", "critical", text, "add runs")
+            return Intervals((None,) * len(names), "none", (lost,))
         notes = []
         for bound in solution.bounds:
-            how = (
-                "carry the error it would have off it"
-                if bound.parameter == "E"
-                else "hold it there"
-            )
-            text = f"{bound}: intervals {how}"
+            how = "carry the error it would have off it"
+            text = f"{bound}: intervals {how if bound.parameter == 'E' else 'hold it there'}"
             notes.append(Diagnostic("interval_at_bound", "warning", text, "add larger budgets"))
         if self.resamples:
             spans, reason = _percentiles(self, quantities, names, level)
@@ -307,11 +295,11 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
         return Estimate(value, None, level, "none", "the fitted law does not reach it")
 
     def log_value(law: Law) -> Floats:
-        found = _number(quantity(law))
-        return np.array([np.log(found) if found > 0 else np.nan])
+        near = _number(quantity(law))
+        return np.array([np.log(near) if near > 0 else np.nan])
 
-    found = evidence.intervals(log_value, ("the quantity",), level)
-    return Estimate(value, found.spans[0], level, found.method, found.reason)
+    interval = evidence.intervals(log_value, ("the quantity",), level)
+    return Estimate(value, interval.spans[0], level, interval.method, interval.reason)
 
 
 def check_level(level: float) -> None:
@@ -371,15 +359,12 @@ def _lost(names: Sequence[str], centre: Floats, sound: NDArray[np.bool_]) -> str
     """What has no interval, in words: the law does not reach it, or the runs do not tell."""
     beyond = [n for n, c in zip(names, centre, strict=True) if not np.isfinite(c)]
     unsure = [n for n, ok in zip(names, sound, strict=True) if not ok and n not in beyond]
-    told = [
-        f"{text} {', '.join(found)}"
-        for text, found in (
-            ("the runs do not determine", unsure),
-            ("the fitted law does not reach", beyond),
-        )
-        if found
-    ]
-    return "; ".join(told)
+    parts = []
+    if unsure:
+        parts.append(f"the runs do not determine {', '.join(unsure)}")
+    if beyond:
+        parts.append(f"the fitted law does not reach {', '.join(beyond)}")
+    return "; ".join(parts)
 
 
 def _hull(first: Interval | None, second: Interval | None) -> Interval | None:

@@ -255,7 +255,7 @@ def _non_negative(normal: Floats, right: Floats) -> tuple[Floats, Floats]:
 
     Returns the coefficients and the decrease below zero of cᵀGc − 2cᵀb, lower being better.
     """
-    best, found = np.full(len(normal), np.inf), np.zeros_like(right)
+    best, coefficients = np.full(len(normal), np.inf), np.zeros_like(right)
     scale = 1.0 / np.sqrt(np.einsum("bii->bi", normal))
     G, b = normal * scale[:, :, None] * scale[:, None, :], right * scale
     for subset in _SUBSETS:
@@ -267,8 +267,8 @@ def _non_negative(normal: Floats, right: Floats) -> tuple[Floats, Floats]:
         best[good] = value[good]
         full = np.zeros_like(right)
         full[:, index] = c
-        found[good] = full[good]
-    return found * scale, best
+        coefficients[good] = full[good]
+    return coefficients * scale, best
 
 
 def _local_minima(misfit: Floats) -> list[tuple[int, int]]:

@@ -133,28 +133,29 @@ def _optimal_log_size(law: Law, C: Floats, flops: FlopsFunction) -> Floats:
     return np.asarray(np.interp(np.log(C), np.log(along), known))
 
 
-def _has_optimum(solution: Solution) -> bool:
+class _NoWindowError(Exception):
+    """Why the window cannot be used."""
+
+
+def _check_optimum(solution: Solution) -> None:
     values = solution.law.params
-    return (
-        values.get("A", 1.0) > 0
-        and values.get("B", 1.0) > 0
-        and all(b.kind is not BoundKind.VANISHED for b in solution.bounds)
-    )
+    vanished = any(b.kind is BoundKind.VANISHED for b in solution.bounds)
+    if vanished or min(values.get("A", 1.0), values.get("B", 1.0)) <= 0:
+        raise _NoWindowError("the fit has no optimum to centre a window on")
 
 
-def _too_few(weights: Floats, runs: RunTable, parameters: int) -> str:
+def _check_enough(weights: Floats, runs: RunTable, parameters: int) -> None:
     kept = weights > 0
     budgets, left = len(np.unique(runs.budget)), int(kept.sum())
     if left < _PER_BUDGET * budgets:
-        return f"it would leave {left} runs, fewer than {_PER_BUDGET:g} a budget"
+        raise _NoWindowError(f"it would leave {left} runs, fewer than {_PER_BUDGET:g} a budget")
     if left <= parameters + _SPARE_RUNS:
-        return f"it would leave {left} runs for {parameters} parameters"
+        raise _NoWindowError(f"it would leave {left} runs for {parameters} parameters")
     if np.max(runs.flops[kept]) < 0.5 * np.max(runs.flops):
-        return "it would leave no run of the largest budget"
+        raise _NoWindowError("it would leave no run of the largest budget")
     logs = np.column_stack([np.ones(left), np.log(runs.params[kept]), np.log(runs.tokens[kept])])
     if np.linalg.matrix_rank(logs - logs.mean(axis=0) * [0, 1, 1], tol=1e-3) < 3:
-        return "the runs it would leave do not tell N from D"
-    return ""
+        raise _NoWindowError("the runs it would leave do not tell N from D")
 
 
 @dataclass(frozen=True)
@@ -230,54 +231,50 @@ class FitProblem:
 
     def windowed(self, window: WindowRule) -> tuple[Fitted, WindowReport]:
         """Fit all runs, then those inside the window where it leaves enough."""
-        everything = fitted = self.fit(self.base)
+        everything = self.fit(self.base)
         compute = float(np.max(self.table.flops))
-        without = float(fitted.chosen.law.optimal(compute, self.flops).params)
-        kept = len(self.base)
-        if window is None:
-            reason = "no window was asked for"
-            return fitted, WindowReport(None, 0.0, False, reason, kept, compute, None, without)
-        factor, tilt = (_AUTO_FACTOR, _AUTO_TILT) if window == "auto" else (float(window), 0.0)
-        reason = ""
-        if window == "auto" and fitted.chosen.law.covariates:
-            reason = (
-                "the optimum of fresh data says little about runs that differ in more than N and D"
-            )
-        for _ in range(0 if reason else 2):
-            form = fitted.chosen
-            weights, reason = self._settled_weights(form, factor, tilt)
-            if reason:
-                break
-            fitted = self.fit(weights)
-            if type(fitted.chosen.law) is type(form.law):
-                break
-        if reason:
-            report = WindowReport(factor, 0.0, False, reason, kept, compute, None, without)
+        without = float(everything.chosen.law.optimal(compute, self.flops).params)
+        factor, tilt = (_AUTO_FACTOR, _AUTO_TILT) if window == "auto" else (window, 0.0)
+        try:
+            if factor is None:
+                raise _NoWindowError("no window was asked for")
+            if window == "auto" and everything.chosen.law.covariates:
+                raise _NoWindowError(
+                    "the optimum of fresh data says little about runs that differ in more than N "
+                    "and D"
+                )
+            fitted = self._inside(everything, float(factor), tilt)
+        except _NoWindowError as error:
+            kept = len(self.base)
+            report = WindowReport(factor, 0.0, False, str(error), kept, compute, None, without)
             return everything, report
         kept = int(np.count_nonzero(fitted.chosen.weights))
         best = float(fitted.chosen.law.optimal(compute, self.flops).params)
         return fitted, WindowReport(factor, tilt, True, "", kept, compute, best, without)
 
-    def _settled_weights(
-        self, solution: Solution, factor: float, tilt: float
-    ) -> tuple[Floats, str]:
-        """Weights that agree with the fit made under them, or why there are none.
+    def _inside(self, fitted: Fitted, factor: float, tilt: float) -> Fitted:
+        """The fit inside the window of its own optimum; once more where its form changes."""
+        for _ in range(2):
+            form = fitted.chosen
+            fitted = self.fit(self._settled_weights(form, factor, tilt))
+            if type(fitted.chosen.law) is type(form.law):
+                break
+        return fitted
+
+    def _settled_weights(self, solution: Solution, factor: float, tilt: float) -> Floats:
+        """Weights that agree with the fit made under them.
 
         The window starts wide and narrows as the fit follows: a fit to far arms can be so far off
         that its own optimum lies where no runs are.
         """
         weights, wide = self.base, _WIDEST
         for step in range(_ROUNDS):
-            if not _has_optimum(solution):
-                return weights, "the fit has no optimum to centre a window on"
+            _check_optimum(solution)
             wide = max(_NARROWING * wide, factor)
-            inside = window_weights(solution, self.table, self.flops, wide, tilt)
-            new = self.base * inside
-            reason = _too_few(new, self.table, len(solution.law.params))
-            if reason:
-                return weights, reason
+            new = self.base * window_weights(solution, self.table, self.flops, wide, tilt)
+            _check_enough(new, self.table, len(solution.law.params))
             if wide == factor and step and np.max(np.abs(new - weights)) < _SETTLED:
                 break
             weights = np.where(new > 0, 0.5 * (new + weights), 0.0) if step else new
             solution = solution.solver.fit(weights, solution.delta, solution)
-        return weights, ""
+        return weights
