@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmarks.common.report import Goal, Result, Table, at_least, at_most
 from benchmarks.plan.simulated import Bent, Branching, Drifting, Simulated, truth
-from flops_fit.adaptive import AdaptiveResult, Candidates, run_adaptive, settled
+from flops_fit.adaptive import AdaptiveResult, Candidates, run_adaptive
+from flops_fit.adaptive.form import fit_and_form
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
@@ -88,9 +89,9 @@ def fixed(case: Case, design: Candidates, seed: int) -> Outcome:
         lambda law: np.array([np.log(law.optimal(TARGET).params)]), ("N*",), 0.9
     ).spans[0]
     best = float(evidence.law.optimal(TARGET).params)
-    form = settled(runs, LinearFlops(), TARGET)[1]
+    form = fit_and_form(runs, LinearFlops(), TARGET)[1]
     wide = None if span is None else form.widened(best, span)
-    return _outcome(case, best, (span, wide), design.cost, len(loss), form.told)
+    return _outcome(case, best, (span, wide), design.cost, len(loss), form.doubtful)
 
 
 def adaptive(case: Case, half: float, seed: int, branches: bool) -> Outcome:
@@ -98,7 +99,7 @@ def adaptive(case: Case, half: float, seed: int, branches: bool) -> Outcome:
     found, oracle = swept(case, half, seed, branches)
     cost = oracle.spent if isinstance(oracle, Branching) else found.spent
     spans = (found.interval, found.wide_interval)
-    return _outcome(case, found.optimal_params, spans, cost, len(found.runs), found.form.told)
+    return _outcome(case, found.optimal_params, spans, cost, len(found.runs), found.form.doubtful)
 
 
 def swept(case: Case, half: float, seed: int, branches: bool) -> tuple[AdaptiveResult, Simulated]:

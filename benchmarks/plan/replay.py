@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmarks.common.report import Result, Table, at_most
 from flops_fit import Fit, fit_runs, reference
-from flops_fit.adaptive import Candidates, run_adaptive, settled
+from flops_fit.adaptive import Candidates, run_adaptive
+from flops_fit.adaptive.form import fit_and_form
 from flops_fit.errors import FitError
 from flops_fit.fit import quick_fit
 from flops_fit.flops import FlopsFunction
@@ -72,7 +73,7 @@ def chosen(fit: Fit, target: float) -> Path:
     return [
         (
             float(np.sum(part.flops)) / total,
-            float(settled(part, fit.flops, target)[0].law.optimal(target, fit.flops).params),
+            float(fit_and_form(part, fit.flops, target)[0].law.optimal(target, fit.flops).params),
         )
         for part in parts
         if len(part) >= FEWEST
@@ -152,7 +153,7 @@ def replay(quick: bool) -> Result:
             )
         least = _first(ways["adaptive"][0], low, high)
         goals.append(at_most(f"{name}: least share of FLOPs with N* inside", least, MOST))
-        form = settled(fit.runs, fit.flops, target)[1]
+        form = fit_and_form(fit.runs, fit.flops, target)[1]
         doubts.append(
             (
                 name,

@@ -1,25 +1,22 @@
 """The runs that answer with the fewest FLOPs: what to run next, and a sweep that decides itself.
 
 :func:`next_experiments` proposes a batch to people who train elsewhere; :func:`run_adaptive` goes
-from a pilot to an answer with whoever makes the runs (an :class:`Oracle`).
+from a pilot to an answer with any :class:`Oracle` that makes the runs.
 """
 
-from flops_fit.adaptive.candidates import Candidates, Grid, Oracle
-from flops_fit.adaptive.form import Check, Form, settled
-from flops_fit.adaptive.pilot import Experimenter
+from flops_fit.adaptive.candidates import AnySize, Candidates, Oracle
+from flops_fit.adaptive.form import Check, Form
 from flops_fit.adaptive.propose import Proposal, next_experiments
 from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
 
 __all__ = [
     "AdaptiveResult",
+    "AnySize",
     "Candidates",
     "Check",
-    "Experimenter",
     "Form",
-    "Grid",
     "Oracle",
     "Proposal",
     "next_experiments",
     "run_adaptive",
-    "settled",
 ]

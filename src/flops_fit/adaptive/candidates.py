@@ -1,22 +1,35 @@
-"""Runs that could be made: sizes, units and what they cost."""
+"""Runs that could be made, who makes them, and the pilot that a sweep begins with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, PlanError
+from flops_fit.fit.intervals import Evidence
 from flops_fit.flops.functions import FlopsFunction
+from flops_fit.model.spec import ModelSpec
+from flops_fit.plan.experiments import ExperimentFactory, UnmetBudgetError
+from flops_fit.records import Experiment, Run
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
+Side = Literal["", "below", "above"]
 
-REACH = 5.0
-_OFFSETS = 9
+_SIZE_RANGE = 5.0  # sizes lie from N*/5 to 5·N*
+_SIZES_PER_BUDGET = 9
+_BUDGET_STEP = 2.0  # between budgets that runs are chosen from
+
+_PILOT_SIZES = (5, 4, 3)  # at each of its budgets
+_PILOT_RANGE = 6.0
+_PILOT_STEP = 10.0**0.5  # between its budgets
+_PILOT_SHARE = 0.015  # of what may be spent
+_BEYOND_EDGE = (2.2, 5.0)  # sizes beyond the edge of those made, as factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +45,7 @@ class Candidates:
     repeats
         Whether the same run may be made again, with another seed.
     price
-        FLOPs that each would take now, where that is not its C: branches of a trunk.
+        FLOPs that each would take now, if that is not its C: branches of a trunk.
     """
 
     params: Floats
@@ -44,11 +57,11 @@ class Candidates:
 
     @property
     def prices(self) -> Floats:
-        """FLOPs that each would take now, its C less where another run has walked its trunk."""
+        """FLOPs that each would take now: less than its C if another run has made its trunk."""
         return self.flops if self.price is None else self.price
 
     @classmethod
-    def of(cls, rows: Any, flops: FlopsFunction, *, repeats: bool = True) -> Candidates:
+    def of(cls, rows: ArrayLike, flops: FlopsFunction, *, repeats: bool = True) -> Candidates:
         """From pairs (N, D), shape (candidates, 2)."""
         try:
             values = np.asarray(rows, dtype=np.float64)
@@ -71,6 +84,11 @@ class Candidates:
         N, D, C, budget = (c[index] for c in (self.params, self.tokens, self.flops, self.budget))
         return Candidates(N, D, C, budget, self.repeats, price)
 
+    def distinct(self) -> Candidates:
+        """Each run once."""
+        rows = np.column_stack([self.params, self.tokens])
+        return self.pick(np.sort(np.unique(rows, axis=0, return_index=True)[1]))
+
     @property
     def cost(self) -> float:
         """FLOPs of all together."""
@@ -80,53 +98,213 @@ class Candidates:
         """(N, D) of each."""
         return list(zip(self.params.tolist(), self.tokens.tolist(), strict=True))
 
+    def to_dicts(self) -> tuple[dict[str, float], ...]:
+        """``params``, ``tokens`` and ``flops`` of each, smallest C first."""
+        order = np.lexsort((self.params, self.flops))
+        names = ("params", "tokens", "flops")
+        return tuple({n: float(getattr(self, n)[i]) for n in names} for i in order)
+
 
 class Oracle(Protocol):
-    """Whoever can make runs: a trainer, a simulation, a published table."""
+    """Makes runs: a trainer, a simulation, a published table."""
 
     @property
     def flops(self) -> FlopsFunction:
         """Training FLOPs per unit, F(N)."""
 
     def candidates(self, params: Floats, budget: Floats) -> Candidates:
-        """The runs that can really be made, nearest to N parameters at each budget."""
+        """The runs that can be made, nearest to N parameters at each budget."""
 
     def run(self, chosen: Candidates) -> Sequence[float]:
         """The losses of runs out of :meth:`candidates`, in order; NaN where a run has none."""
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Sizes between which nothing is missing: N as wanted and D = C/F(N)."""
+class AnySize:
+    """Candidates of any size: exactly N parameters, and D = C/F(N)."""
 
     flops: FlopsFunction
 
     def candidates(self, params: Floats, budget: Floats) -> Candidates:
-        """Exactly what is wanted."""
+        """Exactly these sizes and budgets."""
         return Candidates(params, budget / np.asarray(self.flops(params)), budget, budget)
 
 
-def ladder(low: float, high: float, step: float) -> Floats:
-    """Budgets from ``high`` downwards by ``step`` to about ``low``."""
-    count = max(round(float(np.log(high / low) / np.log(step))), 0) + 1
-    return np.asarray(high * step ** -np.arange(count, dtype=np.float64))[::-1]
+@dataclass
+class Experimenter:
+    """Makes each run an exact :class:`~flops_fit.records.Experiment` and carries it out.
+
+    Attributes
+    ----------
+    factory
+        The plan's: sizes, FLOPs, whole steps, seeds.
+    flops
+        F(N).
+    carry_out
+        From all experiments so far to their runs, in order; finished ones are not run again.
+    sizes
+        The sizes that may be used; by default whatever the model's constructor accepts.
+    """
+
+    factory: ExperimentFactory
+    flops: FlopsFunction
+    carry_out: Callable[[Sequence[Experiment]], Sequence[Run]]
+    sizes: Sequence[Any] | None = None
+    experiments: list[Experiment] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    _known: dict[tuple[float, float], tuple[float, Any]] = field(default_factory=dict)
+    _repeats: Counter[tuple[float, float]] = field(default_factory=Counter)
+
+    def candidates(self, params: Floats, budget: Floats) -> Candidates:
+        """The nearest sizes at each budget, in whole steps; those that cannot be are left out."""
+        rows: dict[tuple[float, float], tuple[float, float]] = {}
+        for n, C in zip(params.tolist(), budget.tolist(), strict=True):
+            size = self._nearest(n)
+            if size is None:
+                continue
+            try:
+                experiment = self.factory.make(C, size)
+            except UnmetBudgetError:
+                continue
+            key = (float(experiment.params.total), float(experiment.tokens))
+            self._known[key] = (C, size)
+            rows[key] = (experiment.flops, C)
+        N, D = (np.array([key[i] for key in rows]) for i in (0, 1))
+        cost, tier = (np.array([row[i] for row in rows.values()]) for i in (0, 1))
+        return Candidates(N, D, cost, tier)
+
+    def run(self, chosen: Candidates) -> Sequence[float]:
+        """The losses; NaN for a run that did not complete."""
+        for pair in chosen.pairs():
+            budget, size = self._known[pair]
+            self.experiments.append(self.factory.make(budget, size, self._repeats[pair]))
+            self._repeats[pair] += 1
+        self.runs = list(self.carry_out(self.experiments))
+        return [
+            run.loss if run.state == "completed" and run.loss is not None else float("nan")
+            for run in self.runs[-len(chosen) :]
+        ]
+
+    def _nearest(self, params: float) -> Any:
+        spec = self.factory.spec
+        if self.sizes is None:
+            near = spec.nearest(params)
+            return None if near is None else near[0]
+        away = [abs(np.log(spec.require(s).total / params)) for s in self.sizes]
+        return self.sizes[int(np.argmin(away))]
 
 
-def lattice(centre: Floats, budgets: Floats, reach: float = REACH) -> tuple[Floats, Floats]:
-    """N and C of nine sizes at each budget, from N*/reach to N*·reach around its ``centre``."""
-    factors = np.geomspace(1 / reach, reach, _OFFSETS)
-    return np.outer(centre, factors).ravel(), np.repeat(budgets, _OFFSETS)
+def lattice(centre: Floats, budgets: Floats) -> tuple[Floats, Floats]:
+    """N and C of nine sizes at each budget, from N*/5 to 5·N* around its ``centre``."""
+    factors = np.geomspace(1 / _SIZE_RANGE, _SIZE_RANGE, _SIZES_PER_BUDGET)
+    return np.outer(centre, factors).ravel(), np.repeat(budgets, _SIZES_PER_BUDGET)
 
 
-def table_of(made: Sequence[Candidates], losses: Sequence[float]) -> RunTable:
+def around(evidence: Evidence, low: float, high: float) -> tuple[Floats, Floats]:
+    """N and C of nine sizes around the fitted optimum of each budget from low to high."""
+    count = max(round(float(np.log(high / low) / np.log(_BUDGET_STEP))), 0) + 1
+    budgets = np.asarray(high * _BUDGET_STEP ** -np.arange(count, dtype=np.float64))[::-1]
+    return lattice(np.asarray(evidence.law.optimal(budgets, evidence.flops).params), budgets)
+
+
+def table_of(runs: Sequence[Candidates], losses: Sequence[float]) -> RunTable:
     """Runs and their losses as a table; those without a loss are left out."""
     loss = np.asarray(losses, dtype=np.float64)
-    columns = [
-        np.concatenate([getattr(c, n) for c in made])
-        for n in ("params", "tokens", "flops", "budget")
-    ]
-    labels = tuple(f"run {i + 1}" for i in range(len(loss)))
-    N, D, C, budget = columns
-    table = RunTable(N, D, C, loss, labels, budget)
-    sound = np.isfinite(loss) & (loss > 0)
-    return table if np.all(sound) else table.select(sound, "no finite loss")
+    names = ("params", "tokens", "flops", "budget")
+    N, D, C, budget = (np.concatenate([getattr(c, name) for c in runs]) for name in names)
+    table = RunTable(N, D, C, loss, tuple(f"run {i + 1}" for i in range(len(loss))), budget)
+    valid = np.isfinite(loss) & (loss > 0)
+    return table if np.all(valid) else table.select(valid, "no finite loss")
+
+
+def pilot_budgets(max_flops: float) -> tuple[float, ...]:
+    """Three budgets, half a decade apart, whose runs take 1.5 % of what may be spent."""
+    steps = [_PILOT_STEP**i for i in range(len(_PILOT_SIZES))]
+    first = _PILOT_SHARE * max_flops / sum(n * s for n, s in zip(_PILOT_SIZES, steps, strict=True))
+    return tuple(first * step for step in steps)
+
+
+def pilot_grid(
+    budgets: Sequence[float], centre: Callable[[float], float] | None = None
+) -> tuple[Floats, Floats]:
+    """N and C of the pilot: five, four and three sizes at its budgets, ×6 either way of a guess.
+
+    N* is guessed at twenty tokens a parameter, √(C/120), or by ``centre``.
+    """
+    guess = centre or (lambda C: float(np.sqrt(C / 120)))
+    N, C = [], []
+    for i, budget in enumerate(sorted(budgets)):
+        count = _PILOT_SIZES[min(i, len(_PILOT_SIZES) - 1)]
+        N.append(guess(budget) * np.geomspace(1 / _PILOT_RANGE, _PILOT_RANGE, count))
+        C.append(np.full(count, budget))
+    return np.concatenate(N), np.concatenate(C)
+
+
+def pilot_sizes(spec: ModelSpec, budgets: Sequence[float]) -> dict[float, list[Any]] | None:
+    """By budget, the sizes of the pilot's runs that the model has."""
+    if spec.size_param is None:
+        return None
+    sizes: dict[float, list[Any]] = {float(b): [] for b in budgets}
+    for n, C in zip(*pilot_grid(budgets), strict=True):
+        near = spec.nearest(float(n))
+        if near is not None and near[0] not in sizes[float(C)]:
+            sizes[float(C)].append(near[0])
+    if not all(sizes.values()):
+        least = min(b for b, fitting in sizes.items() if not fitting)
+        raise PlanError(
+            f"max_flops: the pilot's budget of {least:.3g} FLOPs suits no size of the model. Give "
+            "more max_flops, or compute_budgets for the pilot."
+        )
+    return sizes
+
+
+def check_adaptive(sizes: Any, repeats: int, branch: bool) -> None:
+    """Refuse what an adaptive design decides itself, or cannot do."""
+    if isinstance(sizes, Mapping):
+        raise InputError(
+            "sizes: an adaptive design chooses sizes for each budget; expected a list of those that "
+            "it may use, or none; got a dict of budgets."
+        )
+    if repeats != 1:
+        raise InputError(
+            f"repeats: an adaptive design repeats runs where that tells most; got {repeats!r}. "
+            "Leave it out."
+        )
+    if branch:
+        raise InputError(
+            "branch: an adaptive design plans runs one by one, and trunks have to be planned "
+            'together. Use design="grid" for branches.'
+        )
+
+
+def off_centre(evidence: Evidence) -> Side:
+    """The side on which the optimum lies outside the sizes that were run, if it does.
+
+    By the law if it has an optimum; else by which half of the sizes has the lowest losses.
+    """
+    runs = evidence.runs
+    groups = [runs.budget == b for b in np.unique(runs.budget)]
+    sizes = [(b, np.log(runs.params[b])) for b in groups if np.sum(b) >= 3]
+    if not sizes:
+        return ""
+    if evidence.solution.optimum_lost:
+        low = [x[np.argmin(runs.loss[b])] < np.mean(x) for b, x in sizes]
+        return "below" if np.mean(low) > 0.5 else "above"
+    budgets = np.array([runs.budget[b][0] for b, _ in sizes])
+    best = np.log(np.asarray(evidence.law.optimal(budgets, evidence.flops).params))
+    below = np.mean([best[i] < np.min(x) for i, (_, x) in enumerate(sizes)])
+    above = np.mean([best[i] > np.max(x) for i, (_, x) in enumerate(sizes)])
+    if max(below, above) < 0.5:
+        return ""
+    return "below" if below > above else "above"
+
+
+def beyond_edge(runs: RunTable, side: Side) -> tuple[Floats, Floats]:
+    """N and C of two sizes beyond the edge at each of the three smallest budgets."""
+    N, C = [], []
+    for budget in np.unique(runs.budget)[:3]:
+        sizes = runs.params[runs.budget == budget]
+        for factor in _BEYOND_EDGE:
+            N.append(np.min(sizes) / factor if side == "below" else np.max(sizes) * factor)
+            C.append(float(budget))
+    return np.array(N), np.array(C)

@@ -1,4 +1,4 @@
-"""Whether the runs speak against the law's form, and what of it they could not tell."""
+"""Whether the runs contradict the law's form, and which deviations they could not detect."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.adaptive.candidates import Candidates
-from flops_fit.adaptive.criterion import DRIFT, Criterion, criterion, with_drift
+from flops_fit.adaptive.criterion import DRIFT, Criterion
 from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.surface import derivatives, model_values
 from flops_fit.fit.window import WindowRule
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_percent
 
-_RUNS = 3
-_BAD = 2.0  # rms of three normal errors above this: once in 130
+_CHECKED_RUNS = 3
+_MOST_RMS = 2.0  # the rms of three normal errors exceeds this once in 130
+
+_TEST_DRIFT = 0.1  # per e-fold: the prior of a drift where it is tested
+_MOST_RESIDUAL = 2.5  # standard deviations that a residual counts for in the test
+_NORMAL_90 = 1.645
+_DOUBT_P = 0.01
+_SLOW_DRIFT = 0.01  # per e-fold: what real tables leave open at the least
 
 
 @dataclass(frozen=True)
 class Check:
-    """Three dearest runs, foretold before they were made.
+    """The three most expensive runs, compared with the predictions made before they ran.
 
     Attributes
     ----------
     flops
         Of each run.
     errors
-        ln(L/foretold) of each.
+        ln(L/predicted) of each.
     scaled
         The same in standard deviations, of the run's noise and the prediction together.
     """
@@ -42,74 +46,59 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the errors are what noise makes."""
-        return float(np.sqrt(np.mean(np.square(self.scaled)))) < _BAD
+        """Whether noise explains the errors."""
+        return float(np.sqrt(np.mean(np.square(self.scaled)))) < _MOST_RMS
 
     def __str__(self) -> str:
         errors = ", ".join(f"{100 * e:+.2g} %" for e in self.errors)
-        word = "as noise would have it" if self.passed else "more than noise: the form may be wrong"
+        verdict = (
+            "as expected from noise" if self.passed else "more than noise: the form may be wrong"
+        )
         return (
-            f"check: {len(self.errors)} runs of up to {max(self.flops):.2g} FLOPs missed what was "
-            f"foretold by {errors}: {word}"
+            f"check: {len(self.errors)} runs of up to {max(self.flops):.2g} FLOPs differ from their "
+            f"predictions by {errors}: {verdict}"
         )
 
 
-def predict_largest(of: Criterion | None, chosen: Candidates) -> list[tuple[float, float]]:
-    """(ln L, standard deviation) of runs to be made; NaN where nothing is known."""
-    if of is None:
-        return [(float("nan"), float("nan"))] * len(chosen)
-    level = model_values(of.theta, of.points_at(chosen))[0] + np.log(of.points.scale)
-    best = np.log(of.law.optimal(chosen.flops, of.evidence.flops).params)
-    rows = of.rows(chosen)
-    spread = np.einsum("ij,jk,ik->i", rows, np.linalg.inv(of.information), rows)
-    sd = of.sd(np.log(chosen.params) - best) * np.sqrt(1 + spread)
-    return list(zip(level.tolist(), sd.tolist(), strict=True))
-
-
-def check_of(
-    losses: Sequence[float], foretold: Sequence[tuple[float, float]], made: Sequence[Candidates]
+def check_predictions(
+    losses: Sequence[float], predicted: Sequence[tuple[float, float]], runs: Sequence[Candidates]
 ) -> Check | None:
-    """The check on the three dearest runs that were foretold; ``None`` where there are fewer."""
-    C = np.concatenate([c.flops for c in made])
-    level, sd = np.array(foretold).T
+    """The check on the three most expensive runs with a prediction; ``None`` if there are fewer.
+
+    Parameters
+    ----------
+    predicted
+        (ln L, standard deviation) of each run, NaN for a run without a prediction.
+    """
+    C = np.concatenate([c.flops for c in runs])
+    level, sd = np.array(predicted).T
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.log(np.asarray(losses)) - level
     known = np.flatnonzero(np.isfinite(error))
-    if len(known) < _RUNS:
+    if len(known) < _CHECKED_RUNS:
         return None
-    top = known[np.argsort(-C[known], kind="stable")[:_RUNS]]
+    top = known[np.argsort(-C[known], kind="stable")[:_CHECKED_RUNS]]
     return Check(
         tuple(C[top].tolist()), tuple(error[top].tolist()), tuple((error[top] / sd[top]).tolist())
     )
 
 
-Floats = NDArray[np.float64]
-
-_LOOSE = (
-    0.1  # an e-fold; what a drift may be before runs say, where it is asked whether there is one
-)
-_FAR = 2.5
-_NORMAL = 1.645  # of a 90 % interval
-_SURE = 0.01
-_SLOW = 0.01  # an e-fold: what real tables leave open at the least
-
-
 @dataclass(frozen=True)
 class Form:
-    """A test of exponents that drift: the law's own are constant over all sizes and all data.
+    """A test for exponents that drift: those of the law are constant over all sizes and all data.
 
     Attributes
     ----------
     drifts
-        By how much the exponents of N and of D change for each e-fold, as the runs have it.
+        By how much the exponents of N and of D change for each e-fold, estimated from the runs.
     errors
         Their standard deviations.
     p_value
-        Of an F test that both are nought.
+        Of an F test that both are zero.
     shift
         ln N* at the target with these drifts, less that without.
     allowance
-        How far ln N* at the target would be off by drifts of .01 an e-fold, root mean square.
+        Error of ln N* at the target from drifts of .01 an e-fold, root mean square.
     """
 
     drifts: tuple[float, float]
@@ -119,36 +108,41 @@ class Form:
     allowance: float
 
     @property
-    def told(self) -> bool:
-        """Whether the runs speak against the form."""
-        return self.p_value < _SURE
-
-    def widened(self, best: float, span: tuple[float, float]) -> tuple[float, float]:
-        """A 90 % interval around ``best``, widened by the allowance as by one standard deviation."""
-        more = _NORMAL * self.allowance
-        low, high = (float(np.hypot(np.log(edge / best), more)) for edge in span)
-        return best * float(np.exp(-low)), best * float(np.exp(high))
+    def doubtful(self) -> bool:
+        """Whether the runs contradict the form."""
+        return self.p_value < _DOUBT_P
 
     @property
-    def trusted(self) -> float:
-        """τ for runs to come, that of any law or as large as the drifts that the runs speak for."""
-        return float(np.sqrt(np.mean(np.square(self.drifts)))) if self.told else DRIFT
+    def window(self) -> WindowRule:
+        """All runs alike, or the window that :func:`flops_fit.fit_runs` has by default."""
+        return "auto" if self.doubtful else None
+
+    @property
+    def drift(self) -> float:
+        """τ for runs to come: that of any law, or the estimated drifts if the form is doubtful."""
+        return float(np.sqrt(np.mean(np.square(self.drifts)))) if self.doubtful else DRIFT
+
+    def widened(self, best: float, interval: tuple[float, float]) -> tuple[float, float]:
+        """A 90 % interval around ``best``, widened by the allowance as by one standard deviation."""
+        more = _NORMAL_90 * self.allowance
+        low, high = (float(np.hypot(np.log(edge / best), more)) for edge in interval)
+        return best * float(np.exp(-low)), best * float(np.exp(high))
 
     def __str__(self) -> str:
         a, b = self.drifts
-        if self.told:
+        if self.doubtful:
             return (
                 f"form: doubtful (p = {self.p_value:.1g}): the exponents change by {a:+.2g} and {b:+.2g} "
                 f"for each e-fold of N and D, which would move N* by {100 * np.expm1(self.shift):+.2g} %"
             )
         return (
-            f"form: nothing speaks against it (p = {self.p_value:.2g}), but exponents that change by "
-            f"{_SLOW:g} an e-fold would move N* by {format_percent(np.expm1(self.allowance))}, "
-            f"and these runs see only changes beyond {2 * min(self.errors):.2g}"
+            f"form: no sign against it (p = {self.p_value:.2g}), but exponents that change by "
+            f"{_SLOW_DRIFT:g} an e-fold would move N* by {format_percent(np.expm1(self.allowance))}, "
+            f"and these runs detect only changes beyond {2 * min(self.errors):.2g}"
         )
 
 
-def form_of(evidence: Evidence, of: Criterion) -> Form:
+def form_of(criterion: Criterion) -> Form:
     """A score test for drifts, in the coordinates of the criterion.
 
     One Gauss–Newton step from the fitted law towards the law with drifts; a residual counts for
@@ -156,44 +150,36 @@ def form_of(evidence: Evidence, of: Criterion) -> Form:
     """
     from scipy.special import fdtrc
 
-    solution = evidence.solution
+    solution, runs = criterion.evidence.solution, criterion.evidence.runs
     kept = solution.weights > 0
-    d = with_drift(derivatives(of.theta[None], solution.points).gradient[0].T, solution.points)
-    x = np.log(evidence.runs.params)
-    best = np.log(of.law.optimal(evidence.runs.flops, evidence.flops).params)
-    sd = of.sd(x - best)
-    rows = (d / sd[:, None])[kept]
-    loose = of.information.copy()
-    loose[[6, 7], [6, 7]] += _LOOSE**-2 - of.drift**-2
-    residuals = np.clip(solution.residuals / sd, -_FAR, _FAR)[kept]
+    sd = criterion.sd(criterion.distance(runs.params, runs.flops))
+    rows = (criterion.gradients(solution.points) / sd[:, None])[kept]
+    loose = criterion.information.copy()
+    loose[[6, 7], [6, 7]] += _TEST_DRIFT**-2 - criterion.drift**-2
+    residuals = np.clip(solution.residuals / sd, -_MOST_RESIDUAL, _MOST_RESIDUAL)[kept]
     step = np.linalg.solve(loose, rows.T @ residuals)
     covariance = np.linalg.inv(loose)[6:, 6:]
     drifts = step[6:]
     gain = float(drifts @ np.linalg.solve(covariance, drifts))
-    dof = max(of.dof - 2, 1)
-    # The noise so far is of the law without drifts, and holds what they would explain.
-    F = gain / 2 * dof / max(of.dof - gain, 1.0)
+    dof = max(criterion.dof - 2, 1)
+    # The noise so far is of the law without drifts, and includes what they would explain.
+    F = gain / 2 * dof / max(criterion.dof - gain, 1.0)
     return Form(
         (float(drifts[0]), float(drifts[1])),
         (float(np.sqrt(covariance[0, 0])), float(np.sqrt(covariance[1, 1]))),
         float(fdtrc(2, dof, F)),
-        float(of.direction @ step),
-        float(_SLOW * np.sqrt(np.sum(of.bias**2))),
+        float(criterion.direction @ step),
+        float(_SLOW_DRIFT * np.sqrt(np.sum(criterion.bias**2))),
     )
 
 
-def settled(runs: RunTable, flops: FlopsFunction, target: float) -> tuple[Evidence, Form]:
-    """The fit that a sweep goes by, and whether its runs speak against the law's form.
+def fit_and_form(runs: RunTable, flops: FlopsFunction, target: float) -> tuple[Evidence, Form]:
+    """The fit that a sweep uses, and whether its runs contradict the law's form.
 
     The runs lie where they tell most if the form is right, far from N* and at little compute: then
-    each counts alike. Where they speak against it, those near N* and of most compute say more, by
-    the window of :func:`flops_fit.fit_runs`.
+    each counts alike. If they contradict it, those near N* and of most compute count more, by the
+    window of :func:`flops_fit.fit_runs`.
     """
     evidence = quick_fit(runs, flops)
-    form = form_of(evidence, criterion(evidence, target))
-    return (quick_fit(runs, flops, window_of(form)) if form.told else evidence), form
-
-
-def window_of(form: Form) -> WindowRule:
-    """All runs alike, or the window that fits of other runs have."""
-    return "auto" if form.told else None
+    form = form_of(Criterion.of_fit(evidence, target))
+    return (quick_fit(runs, flops, form.window) if form.doubtful else evidence), form

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from flops_fit import rng
-from flops_fit.adaptive.pilot import check_adaptive, pilot_budgets, pilot_sizes
+from flops_fit.adaptive.candidates import check_adaptive, pilot_budgets, pilot_sizes
 from flops_fit.api.width_check import SEEDS, STEPS, WidthCheck, count_widths
 from flops_fit.checks import check_choice, check_whole, explains_names
 from flops_fit.data.spec import DataSpec

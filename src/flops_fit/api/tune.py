@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flops_fit.adaptive.pilot import Experimenter
+from flops_fit.adaptive.candidates import Experimenter
 from flops_fit.adaptive.sweep import run_adaptive
 from flops_fit.api.run import RunOptions, ranks_of, run_plan
 from flops_fit.checks import names_near_matches

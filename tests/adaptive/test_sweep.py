@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from flops_fit import Adaptive, fit_runs
-from flops_fit.adaptive import Candidates, Grid, next_experiments
+from flops_fit.adaptive import AnySize, Candidates, next_experiments
 from flops_fit.adaptive.candidates import lattice
-from flops_fit.adaptive.criterion import criterion, exchange, log_optimum
+from flops_fit.adaptive.criterion import Criterion, exchange, log_optimum
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
 from flops_fit.table import RunTable
-from tests.design._simulated import TARGET, UNIFORM, Simulated, sweep, truth
+from tests.adaptive._simulated import TARGET, UNIFORM, Simulated, sweep, truth
 
 FLOPS = LinearFlops()
 
@@ -38,14 +38,17 @@ def test_the_variance_that_designs_go_by_is_the_scatter_of_fits():
     for seed in range(40):
         evidence = quick_fit(grid_runs(law, seed), FLOPS)
         found.append(log_optimum(TARGET, FLOPS)(evidence.law)[0])
-        told.append(np.sqrt(criterion(evidence, TARGET).variance))
+        told.append(np.sqrt(Criterion.of_fit(evidence, TARGET).variance))
     assert np.median(told) == pytest.approx(np.std(found), rel=0.35)
 
 
 def test_noise_that_grows_at_the_arms_is_seen_and_even_noise_is_not():
-    even = [criterion(quick_fit(grid_runs(truth(), s), FLOPS), TARGET).arms for s in range(10)]
+    even = [
+        Criterion.of_fit(quick_fit(grid_runs(truth(), s), FLOPS), TARGET).arms for s in range(10)
+    ]
     grown = [
-        criterion(quick_fit(grid_runs(truth(), s, 2.0), FLOPS), TARGET).arms for s in range(10)
+        Criterion.of_fit(quick_fit(grid_runs(truth(), s, 2.0), FLOPS), TARGET).arms
+        for s in range(10)
     ]
     assert np.median(even) == 1
     assert np.median(grown) > 1.4  # shrunk towards even noise: there are 45 runs
@@ -53,11 +56,11 @@ def test_noise_that_grows_at_the_arms_is_seen_and_even_noise_is_not():
 
 def test_exchange_finds_the_best_of_all_choices():
     """Three of nine runs within what may be spent, against every choice there is."""
-    of = criterion(quick_fit(grid_runs(truth()), FLOPS), TARGET)
-    few = replace(of, information=np.diag([4.0, 0.25, 0.25, 16.0, 16.0, 2.0, 1e6, 1e6]))
+    criterion = Criterion.of_fit(quick_fit(grid_runs(truth()), FLOPS), TARGET)
+    few = replace(criterion, information=np.diag([4.0, 0.25, 0.25, 16.0, 16.0, 2.0, 1e6, 1e6]))
     budgets = np.array([1e18, 1e19, 1e20])
-    N, C = lattice(np.asarray(of.law.optimal(budgets).params), budgets)
-    runs = Grid(FLOPS).candidates(N, C).pick(np.arange(0, 27, 3))
+    N, C = lattice(np.asarray(criterion.law.optimal(budgets).params), budgets)
+    runs = AnySize(FLOPS).candidates(N, C).pick(np.arange(0, 27, 3))
     picked = exchange(few, runs, 3, 2.2e20)
     rows = few.rows(runs)
     best = min(
@@ -155,7 +158,7 @@ def test_what_may_be_spent_is_not_passed_and_the_end_says_so():
     assert found.spent <= 3e18
     assert not found.reached
     assert any("are spent, and no batch" in line for line in found.steps)
-    assert "FLOPs more would buy about" in found.steps[-1]
+    assert "FLOPs more would give about" in found.steps[-1]
 
 
 def test_a_size_that_diverges_is_not_asked_for_again():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flops_fit.adaptive.criterion import criterion
-from flops_fit.adaptive.form import Form, form_of, settled, window_of
+from flops_fit.adaptive.criterion import Criterion
+from flops_fit.adaptive.form import Form, fit_and_form, form_of
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law
 from flops_fit.table import RunTable
-from tests.design._simulated import TARGET, Drifting, Simulated, sweep, truth
-from tests.design.test_design import grid_runs
+from tests.adaptive._simulated import TARGET, Drifting, Simulated, sweep, truth
+from tests.adaptive.test_sweep import grid_runs
 
 FLOPS = LinearFlops()
 SMALL = 1e-4
@@ -37,23 +37,23 @@ def test_a_drift_moves_the_optimum_as_the_criterion_has_it(kappa, which):
     """∂ ln N*/∂drift against the optimum of a law that has one, found numerically."""
     base = truth(kappa)
     evidence = quick_fit(exact(base), FLOPS)
-    of = criterion(evidence, TARGET)
-    centre = (of.points.x_mean, of.points.y_mean)
+    criterion = Criterion.of_fit(evidence, TARGET)
+    centre = (criterion.points.x_mean, criterion.points.y_mean)
     drift = np.eye(2)[which] * SMALL
     up, down = (log_best(Drifting(*(sign * drift), centre, base)) for sign in (1, -1))
-    assert of.direction[6 + which] == pytest.approx((up - down) / (2 * SMALL), rel=1e-3)
+    assert criterion.direction[6 + which] == pytest.approx((up - down) / (2 * SMALL), rel=1e-3)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_bias_is_how_far_a_fit_without_drifts_is_off(which):
     base = truth(0.58)
-    of = criterion(quick_fit(exact(base), FLOPS), TARGET)
-    centre = (of.points.x_mean, of.points.y_mean)
+    criterion = Criterion.of_fit(quick_fit(exact(base), FLOPS), TARGET)
+    centre = (criterion.points.x_mean, criterion.points.y_mean)
     drift = np.eye(2)[which] * 1e-3
     law = Drifting(*drift, centre, base)
     runs = grid_runs(base)
     fitted = quick_fit(noiseless(runs, law), FLOPS).law
-    assert of.bias[which] * 1e-3 == pytest.approx(log_best(law) - log_best(fitted), rel=0.05)
+    assert criterion.bias[which] * 1e-3 == pytest.approx(log_best(law) - log_best(fitted), rel=0.05)
 
 
 def test_a_form_that_is_right_is_rarely_doubted_and_one_that_is_not_often():
@@ -62,7 +62,7 @@ def test_a_form_that_is_right_is_rarely_doubted_and_one_that_is_not_often():
     def told(law: Law, seed: int, sd: float = 0.005) -> bool:
         runs = grid_runs(law, seed, sd=sd)
         evidence = quick_fit(runs, FLOPS)
-        return form_of(evidence, criterion(evidence, TARGET)).told
+        return form_of(Criterion.of_fit(evidence, TARGET)).doubtful
 
     assert sum(told(truth(), seed) for seed in range(40)) <= 2
     assert all(
@@ -72,13 +72,13 @@ def test_a_form_that_is_right_is_rarely_doubted_and_one_that_is_not_often():
 
 def test_where_the_form_is_doubted_runs_near_the_optimum_say_more():
     runs = grid_runs(Drifting(0.05, 0), sd=0.001)
-    evidence, form = settled(runs, FLOPS, TARGET)
-    assert form.told
-    assert window_of(form) == "auto"
+    evidence, form = fit_and_form(runs, FLOPS, TARGET)
+    assert form.doubtful
+    assert form.window == "auto"
     assert np.min(evidence.solution.weights) < 0.5
-    evidence, form = settled(grid_runs(truth()), FLOPS, TARGET)
-    assert not form.told
-    assert window_of(form) is None
+    evidence, form = fit_and_form(grid_runs(truth()), FLOPS, TARGET)
+    assert not form.doubtful
+    assert form.window is None
     assert np.all(evidence.solution.weights == 1)
 
 
@@ -92,7 +92,7 @@ def test_the_wide_interval_allows_for_one_standard_deviation_of_drift():
 def test_a_sweep_says_what_it_could_not_see_and_a_drift_of_that_size_stays_inside():
     law = Drifting(0.01, -0.01)
     found = sweep(Simulated(law))
-    assert any("these runs see only changes beyond" in line for line in found.steps)
+    assert any("these runs detect only changes beyond" in line for line in found.steps)
     low, high = found.wide_interval
     assert low < found.interval[0] < found.interval[1] < high
     assert low < law.optimal(TARGET).params < high
