@@ -68,7 +68,7 @@ def chosen(fit: Fit, target: float) -> Path:
         max_run_flops=dearest * (1 + 1e-9),
     )
     found = run_adaptive(Published(runs, fit.flops), design, pilot_budgets=tuple(budgets[:3]))
-    ends = np.cumsum([len(c) for c in found.made])
+    ends = np.cumsum([len(c) for c in found.batches])
     parts = (found.runs.select(np.arange(len(found.runs)) < n) for n in ends)
     return [
         (

@@ -27,7 +27,7 @@ def test_exact_bowls_are_found_exactly_with_their_regret():
     assert found.factor == pytest.approx(1.4, rel=1e-9)
     assert found.curvature == pytest.approx(0.04, rel=1e-9)
     assert found.regret(1.4) == pytest.approx(math.expm1(0.02 * math.log(1.4) ** 2))
-    assert found.cells[0].regret == pytest.approx(found.regret(1.4), rel=1e-6)
+    assert found.cells[0].factor == pytest.approx(1.4, rel=1e-9)
     assert not found.disagree
 
 

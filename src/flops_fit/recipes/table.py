@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 from flops_fit.checks import is_number, nearest_name
-from flops_fit.errors import InputError
+from flops_fit.errors import FlopsFitError, InputError
 from flops_fit.hparams import HParams
 from flops_fit.recipes.published import TIMESCALE, Recipe, named, with_values
 from flops_fit.records import ParamCount
@@ -152,83 +152,75 @@ def read_recipe(path: str | Path) -> RecipeTable:
     InputError
         The file cannot be read, is not TOML, or a key is unknown, missing or of the wrong type.
     """
-    content = _content(Path(path))
-    _known(path, "", content, ("name", "base", "size", *_FIELDS))
+    try:
+        return _recipe(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        why = f"cannot be read: {error.strerror or error}. Check the path."
+        raise InputError(f"hparams: {path}: {why}") from error
+    except FlopsFitError as error:
+        raise type(error)(f"hparams: {path}: {str(error).removeprefix('hparams: ')}") from error
+    except ValueError as error:  # of TOML, or of UTF-8
+        raise InputError(f"hparams: {path}: is not TOML: {error}. Fix it there.") from error
+
+
+def _recipe(content: dict[str, Any]) -> RecipeTable:
+    _check_keys("", content, ("name", "base", "size", *_FIELDS))
     name = content.pop("name", None)
     if not isinstance(name, str) or not name.strip():
-        _refuse(path, f'expected name = "…", the name of this recipe; got {name!r}.')
-    base = named(content.pop("base"), f"hparams: {path}: base") if "base" in content else None
+        raise InputError(f'expected name = "…", the name of this recipe; got {name!r}.')
+    base = named(content.pop("base"), "base") if "base" in content else None
     size = content.pop("size", RecipePowerLaw.size)
-    laws = {k: _law(path, k, v, size) for k, v in content.items() if isinstance(v, dict)}
-    values = {k: v for k, v in content.items() if k not in laws}
-    _check_size(path, "size", size)
-    checked = _checked_values(path, values)
-    try:
-        return RecipeTable(name, checked, laws, base)
-    except InputError as error:
-        _refuse(path, str(error).removeprefix("hparams: "), error)
+    laws = {k: _law(k, v, size) for k, v in content.items() if isinstance(v, dict)}
+    _check_size("size", size)
+    values = _checked_values({k: v for k, v in content.items() if k not in laws})
+    return RecipeTable(name, values, laws, base)
 
 
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        _refuse(path, f"cannot be read: {error.strerror or error}. Check the path.", error)
-    except ValueError as error:  # of TOML, or of UTF-8
-        _refuse(path, f"is not TOML: {error}. Fix it there.", error)
-
-
-def _law(path: str | Path, name: str, table: Mapping[str, Any], size: Any) -> RecipePowerLaw:
+def _law(name: str, table: Mapping[str, Any], size: Any) -> RecipePowerLaw:
     if name == "schedule":
-        _refuse(path, 'expected schedule to be a name such as "cosine"; got a table.')
-    _known(path, f"[{name}] ", table, _LAW_KEYS)
+        raise InputError('expected schedule to be a name such as "cosine"; got a table.')
+    _check_keys(f"[{name}] ", table, _LAW_KEYS)
     given = {"size": size, **table}
-    _check_size(path, f"[{name}] size", given["size"])
+    _check_size(f"[{name}] size", given["size"])
     for key in _LAW_KEYS[:-1]:
         if key in given:
-            given[key] = _number(path, f"[{name}] {key}", given[key])
+            given[key] = _number(f"[{name}] {key}", given[key])
     if given.get("coefficient", 0.0) <= 0:
-        _refuse(
-            path,
-            f"[{name}] expected a coefficient above 0; got {table.get('coefficient')!r}.",
-        )
+        coefficient = table.get("coefficient")
+        raise InputError(f"[{name}] expected a coefficient above 0; got {coefficient!r}.")
     law = RecipePowerLaw(**given)
     if law.min > law.max:
-        _refuse(path, f"[{name}] expected min of at most max; got {law.min:g} and {law.max:g}.")
+        raise InputError(f"[{name}] expected min of at most max; got {law.min:g} and {law.max:g}.")
     return law
 
 
-def _number(path: str | Path, what: str, value: Any) -> float:
+def _number(what: str, value: Any) -> float:
     if not is_number(value, infinite=True):
-        _refuse(path, f"{what}: expected a number; got {value!r}.")
+        raise InputError(f"{what}: expected a number; got {value!r}.")
     return float(value)
 
 
-def _check_size(path: str | Path, what: str, size: Any) -> None:
+def _check_size(what: str, size: Any) -> None:
     if size not in SIZES:
-        _refuse(path, f"{what}: expected one of {', '.join(map(repr, SIZES))}; got {size!r}.")
+        names = ", ".join(map(repr, SIZES))
+        raise InputError(f"{what}: expected one of {names}; got {size!r}.")
 
 
-def _checked_values(path: str | Path, values: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values; those that no run can have are refused when the file is read."""
-    words: dict[str, Any] = {"schedule": values.get("schedule", "cosine")}
-    if values.get("weight_decay") == TIMESCALE:
-        words["weight_decay"] = TIMESCALE
-    numbers: dict[str, Any] = {k: _number(path, k, v) for k, v in values.items() if k not in words}
-    try:
-        trial = replace(_UNSET, **numbers)
-        replace(trial, cooldown=1.0, warmup=0.0, schedule=words["schedule"])
-    except InputError as error:
-        _refuse(path, str(error).removeprefix("hparams: "), error)
-    return {**numbers, **{k: v for k, v in words.items() if k in values}}
+    words = {
+        k: v
+        for k, v in values.items()
+        if k == "schedule" or (k == "weight_decay" and v == TIMESCALE)
+    }
+    numbers: dict[str, Any] = {k: _number(k, v) for k, v in values.items() if k not in words}
+    trial = replace(_UNSET, **numbers)
+    replace(trial, cooldown=1.0, warmup=0.0, schedule=words.get("schedule", "cosine"))
+    return {**numbers, **words}
 
 
-def _known(path: str | Path, where: str, table: Iterable[str], known: tuple[str, ...]) -> None:
+def _check_keys(where: str, table: Iterable[str], known: tuple[str, ...]) -> None:
     for key in table:
         if key not in known:
             hint = nearest_name(key, known)
-            _refuse(path, f"{where}unknown key {key!r}; known are {', '.join(known)}.{hint}")
-
-
-def _refuse(path: str | Path, why: str, cause: Exception | None = None) -> NoReturn:
-    raise InputError(f"hparams: {path}: {why}") from cause
+            raise InputError(f"{where}unknown key {key!r}; known are {', '.join(known)}.{hint}")

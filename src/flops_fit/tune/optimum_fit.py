@@ -25,16 +25,10 @@ class OptimumFit:
     ----------
     factor, interval
         Where the parabola is lowest, and its 90 % interval; ``None`` if there is none.
-    regret
-        How much higher the loss is at factor 1, as a share of it.
     """
 
-    factor: float | None
-    interval: tuple[float, float] | None
-    regret: float | None
-
-
-_NO_OPTIMUM = OptimumFit(None, None, None)
+    factor: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +48,6 @@ class OptimumFits:
         k: at a factor e^t off, the loss is k·t²/2 higher, as a share of it.
     cells
         The optimum of each cell.
-    sd
-        Standard deviation of a relative loss around the parabolas.
     agree
         p-value of the hypothesis that one optimum serves all cells; ``None`` if there are no
         degrees of freedom to test it.
@@ -65,7 +57,6 @@ class OptimumFits:
     interval: tuple[float, float] | None
     curvature: float
     cells: tuple[OptimumFit, ...]
-    sd: float
     agree: float | None
 
     @property
@@ -122,21 +113,20 @@ def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
     x = [np.array([math.log(p[0]) for p in near[i]]) for i in used]
     y = [np.array([math.log(p[1]) for p in near[i]]) for i in used]
     shared, apart = _fitted(x, y, common=True), _fitted(x, y, common=False)
-    optima = [_NO_OPTIMUM] * len(cells)
+    optima = [OptimumFit()] * len(cells)
     if shared is None:
-        return OptimumFits(None, None, 0.0, tuple(optima), math.nan, None)
+        return OptimumFits(None, None, 0.0, tuple(optima), None)
     best = apart if apart is not None and apart.dof > 0 else shared
     if apart is not None and _bends(apart, best.variance):
         for column, i in enumerate(used):
             optima[i] = _optimum(apart, len(used) + column, best)
     bends = _bends(shared, best.variance)
-    pooled = _optimum(shared, len(used), best) if bends else _NO_OPTIMUM
+    pooled = _optimum(shared, len(used), best) if bends else OptimumFit()
     return OptimumFits(
         factor=pooled.factor,
         interval=pooled.interval,
         curvature=float(best.beta[-1]),
         cells=tuple(optima),
-        sd=math.sqrt(best.variance),
         agree=None if apart is None else _p_one_slope(shared, apart),
     )
 
@@ -188,7 +178,7 @@ def _optimum(fit: _Parabolas, column: int, noise: _Parabolas) -> OptimumFit:
         error = math.sqrt(max(noise.variance * float(gradient @ cov @ gradient), 0.0))
         half = float(t.ppf(0.5 + _LEVEL / 2, noise.dof)) * error
         interval = (_bounded_exp(centre - half), _bounded_exp(centre + half))
-    return OptimumFit(_bounded_exp(centre), interval, math.expm1(0.5 * k * centre**2))
+    return OptimumFit(_bounded_exp(centre), interval)
 
 
 def _p_one_slope(shared: _Parabolas, apart: _Parabolas) -> float | None:
