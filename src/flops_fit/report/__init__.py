@@ -1,6 +1,7 @@
 """How an answer is presented: table, words, figures, one HTML page.
 
-Each figure has its data and its drawing: ``draw_isoflop(isoflop_data(fit), ax=ax)``. :data:`FIGURES`
+Each figure has its data and its drawing: ``draw_isoflop(isoflop_data(fit), ax=ax)``. A drawing takes axes,
+by default those of a new figure, and returns their figure. :data:`FIGURES`
 lists them all, :func:`save_figures` writes them with their data.
 """
 

@@ -9,22 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flops_fit.fit.fit import Fit
-from flops_fit.report.style import (
-    BLUE,
-    CLEAR,
-    FAINT,
-    INK,
-    SMALL,
-    VERMILLION,
-    Floats,
-    Row,
-    axes_of,
-    compute_colours,
-    exponents,
-    finish,
-    log_axis,
-    rows_of,
-)
+from flops_fit.report import style
+from flops_fit.report.style import Floats, Row, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,28 +99,17 @@ def _curve(fit: Fit, budget: float) -> IsoflopCurve:
 
 
 def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
-    """Loss against size, a colour for each budget, with the law's optimum on each curve.
-
-    Parameters
-    ----------
-    data
-        From :func:`isoflop_data`.
-    ax
-        Where to draw; by default the axes of a new figure.
-
-    Returns
-    -------
-    Figure
-        The one that holds the axes.
-    """
-    ax = axes_of(ax, "isoflop")
+    """Loss against size, a colour for each budget, with the law's optimum on each curve."""
+    ax = style.axes_of(ax, "isoflop")
     curves = data.curves
     drawn = _curves_to_draw(data)
-    for i, (curve, colour) in enumerate(zip(curves, compute_colours(len(curves)), strict=True)):
+    for i, (curve, colour) in enumerate(
+        zip(curves, style.compute_colours(len(curves)), strict=True)
+    ):
         ax.plot(curve.params, curve.loss, "o", color=colour, ms=2.8, mec="white", mew=0.3)
         if i in drawn:
             _draw_curve(ax, data, curve, colour)
-    ax.plot(*data.flagged.T, "o", ms=6.5, mfc="none", mec=VERMILLION, mew=0.8)
+    ax.plot(*data.flagged.T, "o", ms=6.5, mfc="none", mec=style.VERMILLION, mew=0.8)
     ax.set_ylim(*_loss_range(data))
     sizes = np.concatenate(
         [*(c.params for c in curves), *(curves[i].curve_params[[0, -1]] for i in drawn)]
@@ -142,16 +117,16 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     )
     width = sizes.max() / sizes.min()
     ax.set_xlim(sizes.min() / width**0.04, sizes.max() * width**0.2)  # room for labels
-    log_axis(ax, "x", "Parameters N")
+    style.log_axis(ax, "x", "Parameters N")
     ax.set_ylabel("Held-out loss")
     _label_curves(ax, data, drawn)
     for mark, face, edge, size, label in (
-        ("*", FAINT, INK, 6, f"optimum of the {data.law}"),
-        ("D", "none", INK, 4, "minimum of a parabola"),
-        *((("o", "none", VERMILLION, 4, "outlier"),) if len(data.flagged) else ()),
+        ("*", style.FAINT, style.INK, 6, f"optimum of the {data.law}"),
+        ("D", "none", style.INK, 4, "minimum of a parabola"),
+        *((("o", "none", style.VERMILLION, 4, "outlier"),) if len(data.flagged) else ()),
     ):
         ax.plot([], [], mark, color=face, mec=edge, mew=0.6, ms=size, label=label)
-    return finish(ax)
+    return style.finish(ax)
 
 
 def _loss_range(data: Isoflop) -> tuple[float, float]:
@@ -165,10 +140,10 @@ def _draw_curve(ax: Axes, data: Isoflop, curve: IsoflopCurve, colour: object) ->
     inside = curve.curve_loss <= _loss_range(data)[1]
     ax.plot(curve.curve_params[inside], curve.curve_loss[inside], "-", color=colour, lw=1.0)
     vertex = (curve.vertex_params, curve.vertex_loss)
-    ax.plot(*vertex, "D", ms=3.2, mfc="none", mec=INK, mew=0.6, zorder=5)
+    ax.plot(*vertex, "D", ms=3.2, mfc="none", mec=style.INK, mew=0.6, zorder=5)
     if curve.curve_params[0] <= curve.best_params <= curve.curve_params[-1]:
         best = (curve.best_params, curve.best_loss)
-        ax.plot(*best, "*", color=colour, ms=7, mec=INK, mew=0.5, zorder=4)
+        ax.plot(*best, "*", color=colour, ms=7, mec=style.INK, mew=0.5, zorder=4)
 
 
 def _label_curves(ax: Axes, data: Isoflop, drawn: list[int]) -> None:
@@ -184,12 +159,9 @@ def _label_curves(ax: Axes, data: Isoflop, drawn: list[int]) -> None:
         x, y = (np.log(end[0]) - x0) / (x1 - x0), (end[1] - y0) / (y1 - y0)
         if any(abs(x - a) < 0.2 and abs(y - b) < 0.06 for a, b in taken):
             continue
-        text = ("" if taken else "C = ") + exponents(curve.budget)
+        text = ("" if taken else "C = ") + style.exponents(curve.budget)
         taken.append((x, y))
-        ax.annotate(
-            text, end, xytext=(3, 0), textcoords="offset points", va="center", fontsize=SMALL,
-            color=INK, bbox=CLEAR,
-        )  # fmt: skip
+        style.annotate(ax, text, end, 3)
 
 
 def _curves_to_draw(data: Isoflop) -> list[int]:
@@ -259,24 +231,28 @@ def surface_data(fit: Fit) -> Surface:
 
 def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:
     """Contours of the fitted loss over N and D, the runs and the path of the optima."""
-    ax = axes_of(ax, "surface")
-    ax.plot(data.run_params, data.run_tokens, "o", color=FAINT, ms=2, mew=0, label="runs")
+    ax = style.axes_of(ax, "surface")
+    ax.plot(data.run_params, data.run_tokens, "o", color=style.FAINT, ms=2, mew=0, label="runs")
     ax.set_xlim(data.params[0], data.params[-1])
     ax.set_ylim(data.tokens[0], data.tokens[-1])
-    log_axis(ax, "x", "Parameters N")  # before the contours: labels interrupt them as they stand
-    log_axis(ax, "y", f"{data.unit.capitalize()} D")
+    style.log_axis(
+        ax, "x", "Parameters N"
+    )  # before the contours: labels interrupt them as they stand
+    style.log_axis(ax, "y", f"{data.unit.capitalize()} D")
     if len(data.levels):
         lines = ax.contour(
             data.params, data.tokens, data.loss, levels=data.levels, linewidths=0.9,
-            colors=compute_colours(len(data.levels))[::-1],  # large budgets reach low losses
+            colors=style.compute_colours(len(data.levels))[::-1],  # large budgets reach low losses
         )  # fmt: skip
         gaps = np.diff(data.levels)
         digits = 2 if len(gaps) == 0 else int(np.clip(np.ceil(-np.log10(gaps.min())), 2, 5))
         places = _label_places(data) or False
-        ax.clabel(lines, fmt=f"%.{digits}f", fontsize=SMALL, colors=INK, manual=places)
-    ax.plot(data.best_params, data.best_tokens, color=BLUE, lw=1.4, label="compute-optimal path")
-    ax.plot([], [], color=FAINT, lw=0.9, label="equal loss")
-    return finish(ax, columns=3)
+        ax.clabel(lines, fmt=f"%.{digits}f", fontsize=style.SMALL, colors=style.INK, manual=places)
+    ax.plot(
+        data.best_params, data.best_tokens, color=style.BLUE, lw=1.4, label="compute-optimal path"
+    )
+    ax.plot([], [], color=style.FAINT, lw=0.9, label="equal loss")
+    return style.finish(ax, columns=3)
 
 
 def _label_places(data: Surface) -> list[tuple[float, float]]:

@@ -11,22 +11,9 @@ from numpy.typing import ArrayLike
 
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
+from flops_fit.report import style
 from flops_fit.report.isoflop import LAW_NAMES
-from flops_fit.report.style import (
-    BLUE,
-    GREEN,
-    INK,
-    PINK,
-    SHADE,
-    VERMILLION,
-    Floats,
-    Row,
-    axes_of,
-    compute_axis,
-    finish,
-    log_axis,
-    rows_of,
-)
+from flops_fit.report.style import Floats, Row, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,17 +125,13 @@ def _size_data(fit: Fit, level: float, quantity: str, path: OptimalPath | None) 
 
 def loss_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
     """The loss at the optimum over compute, with each budget's best run."""
-    best = _observations("best run of a budget", best_losses(fit))
+    runs = fit.runs
+    lowest = [(b, runs.loss[runs.budget == b].min()) for b in np.unique(runs.budget)]
+    best = _observations("best run of a budget", lowest)
     path = path or optimal_path(fit, level)["expected_loss"]
     return OptimumCurve(
         "loss", fit.runs.unit, path, _source(fit), (best,), fit.largest_compute, level
     )
-
-
-def best_losses(fit: Fit) -> list[tuple[float, float]]:
-    """Each budget with the lowest loss of its runs."""
-    runs = fit.runs
-    return [(float(b), float(runs.loss[runs.budget == b].min())) for b in np.unique(runs.budget)]
 
 
 def _source(fit: Fit) -> str:
@@ -162,52 +145,41 @@ def _observations(name: str, pairs: Sequence[tuple[float, float]]) -> Observatio
 
 
 def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
-    """N*, D* or the loss over compute with its interval, dashed beyond the largest run.
-
-    Parameters
-    ----------
-    data
-        From :func:`params_data`, :func:`tokens_data` or :func:`loss_data`.
-    ax
-        Where to draw; by default the axes of a new figure.
-
-    Returns
-    -------
-    Figure
-        The one that holds the axes.
-    """
-    ax = axes_of(ax, data.quantity)
+    """N*, D* or the loss over compute with its interval, dashed beyond the largest run."""
+    ax = style.axes_of(ax, data.quantity)
     path = data.path
     _draw_interval(ax, path.compute, path.low, path.high, data.largest, data.level)
     if np.any(np.isfinite(path.value)):
         within = path.compute <= data.largest * (1 + 1e-9)
         beyond = path.compute >= data.largest * (1 - 1e-9)
-        ax.plot(path.compute[within], path.value[within], color=BLUE, lw=1.2, label=data.source)
-        ax.plot(path.compute[beyond], path.value[beyond], color=BLUE, lw=1.2, ls=(0, (3, 2)))
+        ax.plot(
+            path.compute[within], path.value[within], color=style.BLUE, lw=1.2, label=data.source
+        )
+        ax.plot(path.compute[beyond], path.value[beyond], color=style.BLUE, lw=1.2, ls=(0, (3, 2)))
     for seen, mark in zip(data.observations, _MARKS, strict=False):
         ax.plot(
-            seen.compute, seen.value, mark, ms=3, mfc=INK if mark == "o" else "none", mec=INK,
+            seen.compute, seen.value, mark, ms=3, mfc=style.INK if mark == "o" else "none", mec=style.INK,
             mew=0.6, zorder=3, label=seen.name,
         )  # fmt: skip
     ax.set_xlim(path.compute[0], path.compute[-1])
-    compute_axis(ax)
+    style.compute_axis(ax)
     if data.quantity == "loss":
         ax.set_ylabel("Held-out loss at the optimum")
         _limit_loss(ax, data)
     else:
-        log_axis(
+        style.log_axis(
             ax, "y", f"Optimal {'parameters N' if data.quantity == 'params' else f'{data.unit} D'}*"
         )
-    return finish(ax)
+    return style.finish(ax)
 
 
 def _draw_interval(
     ax: Axes, compute: Floats, low: Floats, high: Floats, largest: float, level: float
 ) -> None:
-    ax.axvspan(largest, compute[-1], color=SHADE, lw=0, label="beyond the runs")
+    ax.axvspan(largest, compute[-1], color=style.SHADE, lw=0, label="beyond the runs")
     if np.any(np.isfinite(low)):
         label = f"{100 * level:g} % interval"
-        ax.fill_between(compute, low, high, color=BLUE, alpha=0.25, lw=0, label=label)
+        ax.fill_between(compute, low, high, color=style.BLUE, alpha=0.25, lw=0, label=label)
 
 
 def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
@@ -290,21 +262,21 @@ def approaches_data(fit: Fit, level: float = 0.9, reach: float = 10.0) -> Approa
 
 def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
     """N* of every approach and law form over that of the answer, with the answer's interval."""
-    ax = axes_of(ax, "approaches")
+    ax = style.axes_of(ax, "approaches")
     _draw_interval(ax, data.compute, data.low, data.high, data.largest, data.level)
-    ax.axhline(1.0, color=BLUE, lw=1.2, label=f"{data.answer} (the answer)")
-    colours = (VERMILLION, GREEN, PINK, INK)
+    ax.axhline(1.0, color=style.BLUE, lw=1.2, label=f"{data.answer} (the answer)")
+    colours = (style.VERMILLION, style.GREEN, style.PINK, style.INK)
     for (name, line), colour, dash in zip(data.lines.items(), colours, _DASHES, strict=False):
         off = np.all(np.abs(np.log(line)) > _LARGEST_LOG_RATIO)
         label = f"{name} (off the chart)" if off else name
         ax.plot(data.compute, line, color=colour, ls=dash, lw=1.2, label=label)
     if len(data.minima):
-        ax.plot(*data.minima.T, "o", color=INK, ms=3, label="minimum of a parabola")
+        ax.plot(*data.minima.T, "o", color=style.INK, ms=3, label="minimum of a parabola")
     _limit_ratio(ax, data)
     ax.set_xlim(data.compute[0], data.compute[-1])
-    compute_axis(ax)
-    log_axis(ax, "y", "N* over that of the answer", lambda v: f"{v:.4g}")
-    return finish(ax)
+    style.compute_axis(ax)
+    style.log_axis(ax, "y", "N* over that of the answer", lambda v: f"{v:.4g}")
+    return style.finish(ax)
 
 
 def _limit_ratio(ax: Axes, data: ApproachRatios) -> None:

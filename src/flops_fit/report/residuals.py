@@ -10,25 +10,8 @@ import numpy as np
 from flops_fit.fit.backtesting import Backtest
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import HeldOut
-from flops_fit.report.optima import best_losses
-from flops_fit.report.style import (
-    BLUE,
-    CLEAR,
-    FAINT,
-    GREEN,
-    INK,
-    SMALL,
-    VERMILLION,
-    Floats,
-    Row,
-    axes_of,
-    compute_axis,
-    compute_colours,
-    exponents,
-    finish,
-    log_axis,
-    rows_of,
-)
+from flops_fit.report import style
+from flops_fit.report.style import Floats, Row, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +24,7 @@ _MAX_KEYS = 5  # budgets that are named
 class Residuals:
     """How far each run lies from the law, in % of it or in units of the loss.
 
-    ``distance`` is N/N* at the run's own compute; ``p_value`` that of no pattern, ``None`` with too
-    few runs.
+    ``distance`` is N/N* at the run's own compute.
     """
 
     labels: tuple[str, ...]
@@ -52,7 +34,6 @@ class Residuals:
     distance: Floats
     residual: Floats
     in_percent: bool
-    p_value: float | None
 
     def rows(self) -> list[Row]:
         """One row a run."""
@@ -69,37 +50,38 @@ def residuals_data(fit: Fit) -> Residuals:
     best = np.asarray(fit.law.optimal(runs.flops, fit.flops).params)
     residual = 100 * fit.residuals if in_percent else fit.residuals
     return Residuals(
-        runs.labels, runs.flops, runs.budget, runs.params, runs.params / best, residual, in_percent,
-        fit.residual_map.p_value,
+        runs.labels, runs.flops, runs.budget, runs.params, runs.params / best, residual, in_percent
     )  # fmt: skip
 
 
 def draw_residuals(data: Residuals, ax: Axes | None = None) -> Figure:
     """How far each run lies from the law, over its size; a colour for each budget."""
-    ax = axes_of(ax, "residuals")
+    ax = style.axes_of(ax, "residuals")
     budgets = np.unique(data.budget)
     last = len(budgets) - 1
     named = [round(i) for i in np.linspace(0, last, min(len(budgets), _MAX_KEYS))]
-    for i, (budget, colour) in enumerate(zip(budgets, compute_colours(last + 1), strict=True)):
+    for i, (budget, colour) in enumerate(
+        zip(budgets, style.compute_colours(last + 1), strict=True)
+    ):
         at = data.budget == budget
-        label = ("" if i else "C = ") + exponents(budget) if i in named else None
+        label = ("" if i else "C = ") + style.exponents(budget) if i in named else None
         ax.plot(
             data.params[at], data.residual[at], "o", color=colour, ms=3, mec="white", mew=0.3,
             label=label,
         )  # fmt: skip
-    ax.axhline(0, color=FAINT, lw=0.6)
-    log_axis(ax, "x", "Parameters N")
+    ax.axhline(0, color=style.FAINT, lw=0.6)
+    style.log_axis(ax, "x", "Parameters N")
     ax.set_ylabel("Loss above the law, %" if data.in_percent else "Loss − law")
-    return finish(ax, columns=3)
+    return style.finish(ax, columns=3)
 
 
 def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
     """Where the law lies above and below its runs: area by size of the residual, colour by sign."""
-    ax = axes_of(ax, "residual_map")
+    ax = style.axes_of(ax, "residual_map")
     unit = " %" if data.in_percent else ""
     typical = float(np.quantile(np.abs(data.residual), 0.95)) or 1.0
     area = 45 * np.minimum(np.abs(data.residual) / typical, 2.0)
-    for above, colour, word in ((True, VERMILLION, "above"), (False, BLUE, "below")):
+    for above, colour, word in ((True, style.VERMILLION, "above"), (False, style.BLUE, "below")):
         at = (data.residual > 0) == above
         face = colour if above else "none"
         ax.scatter(
@@ -108,32 +90,22 @@ def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
         )  # fmt: skip
         label = f"loss {typical:.2g}{unit} {word} the law"
         ax.scatter([], [], s=45, facecolor=face, edgecolor=colour, linewidth=0.7, label=label)
-    ax.axhline(1.0, color=FAINT, lw=0.6)
+    ax.axhline(1.0, color=style.FAINT, lw=0.6)
     ax.margins(0.06)
-    compute_axis(ax, "Compute of the run C, FLOPs")
-    log_axis(ax, "y", "Size over the optimum, N/N*", _ratio)
-    return finish(ax)
+    style.compute_axis(ax, "Compute of the run C, FLOPs")
+    style.log_axis(ax, "y", "Size over the optimum, N/N*", _ratio)
+    return style.finish(ax)
 
 
 def _ratio(value: float) -> str:
-    return f"{value:g}" if 1e-3 <= value < 1e4 else exponents(value)
+    return f"{value:g}" if 1e-3 <= value < 1e4 else style.exponents(value)
 
 
 @dataclass(frozen=True)
 class HeldOutBudgets:
-    """What smaller budgets predict of larger ones, and what was measured there.
-
-    Attributes
-    ----------
-    held_out
-        For each number of budgets held out, those budgets.
-    compute, loss
-        Every budget with the lowest loss that one of its runs has.
-    """
+    """For each number of budgets held out, what the smaller ones predict and what was measured."""
 
     held_out: tuple[tuple[HeldOut, ...], ...]
-    compute: Floats
-    loss: Floats
 
     def rows(self) -> list[Row]:
         """One row a budget held out."""
@@ -164,16 +136,17 @@ def backtest_data(fit: Fit, tests: tuple[Backtest, ...] = ()) -> HeldOutBudgets 
     By default those that every fit checks, without intervals; ``tests`` are back-tests with theirs.
     """
     held = tuple(t.held_out for t in tests) or fit.sensitivity.held_out
-    budgets, losses = np.array(best_losses(fit)).T
-    return HeldOutBudgets(held, budgets, losses) if held else None
+    return HeldOutBudgets(held) if held else None
 
 
 def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
     """What smaller budgets predict of the largest, beside what was measured, in % of it."""
-    ax = axes_of(ax, "backtest")
-    ax.axhline(0, color=FAINT, lw=0.6)
+    ax = style.axes_of(ax, "backtest")
+    ax.axhline(0, color=style.FAINT, lw=0.6)
     x = 0
-    for group, colour, mark in zip(data.held_out, (BLUE, VERMILLION, GREEN), "oDs", strict=False):
+    for group, colour, mark in zip(
+        data.held_out, (style.BLUE, style.VERMILLION, style.GREEN), "oDs", strict=False
+    ):
         word = "the largest budget" if len(group) == 1 else f"the {len(group)} largest budgets"
         for held in group:
             measured = measured_loss(held)
@@ -183,17 +156,15 @@ def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
             error = 100 * (held.predicted_loss / measured - 1)
             label = f"without {word}" if held is group[0] else None
             ax.plot([x], [error], mark, color=colour, ms=4.5, label=label)
-            ax.annotate(
-                f"{held.predicted_loss:.4g}\nvs {measured:.4g}", (x, error), xytext=(6, 0),
-                textcoords="offset points", va="center", fontsize=SMALL, color=INK, bbox=CLEAR,
-            )  # fmt: skip
+            label = f"{held.predicted_loss:.4g}\nvs {measured:.4g}"
+            style.annotate(ax, label, (x, error), 6)
             x += 1
-    ax.set_xticks(range(x), [exponents(h.compute) for group in data.held_out for h in group])
+    ax.set_xticks(range(x), [style.exponents(h.compute) for group in data.held_out for h in group])
     ax.set_xlim(-0.5, x - 0.25)
     reach = max(*np.abs(ax.get_ylim()), 0.5) * 1.15
     ax.set_ylim(-reach, reach)
     ax.set_xlabel("Predicted budget C, FLOPs")
     ax.set_ylabel("Predicted over measured loss, %")
-    figure = finish(ax, columns=1)
+    figure = style.finish(ax, columns=1)
     ax.grid(False, axis="x")
     return figure

@@ -100,6 +100,14 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
+def annotate(ax: Axes, text: str, at: tuple[float, float], offset: float) -> None:
+    """A small label to the right of a point, ``offset`` in points."""
+    ax.annotate(
+        text, at, xytext=(offset, 0), textcoords="offset points", va="center", fontsize=SMALL,
+        color=INK, bbox=CLEAR,
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def text_as_text() -> Iterator[None]:
     """While it lasts, SVG and PDF keep text as text that can be searched and edited."""

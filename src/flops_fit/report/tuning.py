@@ -8,25 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flops_fit.report.style import (
-    CLEAR,
-    FAINT,
-    INK,
-    SHADE,
-    SMALL,
-    VERMILLION,
-    Colour,
-    Floats,
-    Row,
-    axes_of,
-    compute_colours,
-    finish,
-    log_axis,
-    rows_of,
-)
+from flops_fit.report import style
+from flops_fit.report.style import Colour, Floats, Row, rows_of
 from flops_fit.report.table import TextTable
 from flops_fit.text import format_count
 from flops_fit.tune.effects import Collapse
+from flops_fit.tune.optimum_fit import OptimumFits
 from flops_fit.tune.tuning import REACH, Tuning
 
 if TYPE_CHECKING:
@@ -90,39 +77,32 @@ class Trials:
 
 def rate_data(tuning: Tuning | None) -> Trials | None:
     """Learning rates that were tried at the recipe's batch."""
-    if tuning is None:
-        return None
-    cells = []
-    for c, fit in zip(tuning.cells, tuning.lr.cells, strict=True):
-        if c.lrs:
-            x, y = np.array(c.lrs).T
-            t, excess = _parabola(fit.factor, tuning.lr.curvature, tuning.options.step)
-            used = c.lr * tuning.factor(c.params)
-            cells.append(
-                TrialCell(
-                    c.params, c.units, x * c.lr, y / y.min() - 1, t * c.lr, excess, c.recipe_lr, used
-                )
-            )  # fmt: skip
-    return Trials("lr", tuning.unit, tuple(cells), tuning.seed_sd) if cells else None
+    return None if tuning is None else _trials("lr", tuning, tuning.lr)
 
 
 def batch_data(tuning: Tuning | None) -> Trials | None:
     """Batches that were tried, at rates that follow by the square root, and the noise scales."""
     if tuning is None or tuning.batch is None:
         return None
+    return _trials("batch", tuning, tuning.batch)
+
+
+def _trials(axis: str, tuning: Tuning, fits: OptimumFits) -> Trials | None:
     cells = []
-    for c, fit in zip(tuning.cells, tuning.batch.cells, strict=True):
-        if c.batches:
-            x, y = np.array(c.batches).T
-            t, excess = _parabola(fit.factor, tuning.batch.curvature, tuning.options.step)
-            b = c.batch_units
-            used = b * tuning.recipe.batch
-            cells.append(
-                TrialCell(
-                    c.params, c.units, x * b, y / y.min() - 1, t * b, excess, b, used, c.noise_scale
-                )
-            )  # fmt: skip
-    return Trials("batch", tuning.unit, tuple(cells), tuning.seed_sd) if cells else None
+    for c, fit in zip(tuning.cells, fits.cells, strict=True):
+        tried = c.lrs if axis == "lr" else c.batches
+        if not tried:
+            continue
+        x, y = np.array(tried).T
+        t, excess = _parabola(fit.factor, fits.curvature, tuning.options.step)
+        one = recipe = c.batch_units  # what the factors are of
+        used, scale = recipe * tuning.recipe.batch, c.noise_scale
+        if axis == "lr":
+            one, recipe, used, scale = c.lr, c.recipe_lr, c.lr * tuning.factor(c.params), None
+        cells.append(
+            TrialCell(c.params, c.units, x * one, y / y.min() - 1, t * one, excess, recipe, used, scale)
+        )  # fmt: skip
+    return Trials(axis, tuning.unit, tuple(cells), tuning.seed_sd) if cells else None
 
 
 def _parabola(best: float | None, curvature: float, step: float) -> tuple[Floats, Floats]:
@@ -137,64 +117,57 @@ def draw_trials(data: Trials, ax: Axes | None = None) -> Figure:
 
     A colour for each size, a mark and a line style for each length. Triangles on the axis mark what
     the sweep uses; those at the upper edge are runs that lie above it.
-
-    Parameters
-    ----------
-    data
-        From :func:`rate_data` or :func:`batch_data`.
-    ax
-        Where to draw; by default the axes of a new figure.
     """
-    ax = axes_of(ax, "rates" if data.axis == "lr" else "batches")
+    ax = style.axes_of(ax, "rates" if data.axis == "lr" else "batches")
     sizes = sorted({c.params for c in data.cells})
-    colours = dict(zip(sizes, compute_colours(len(sizes)), strict=True))
+    colours = dict(zip(sizes, style.compute_colours(len(sizes)), strict=True))
     worst = min(_MAX_EXCESS, max(float(c.excess.max()) for c in data.cells) * 1.15 + 1e-4)
     for c in data.cells:
         _draw_cell(ax, data, c, colours[c.params], worst)
     if data.seed_sd is not None:
         top = 100 * min(data.seed_sd, worst)
-        ax.axhspan(0, top, color=SHADE, lw=0, zorder=0)
+        ax.axhspan(0, top, color=style.SHADE, lw=0, zorder=0)
         ax.text(
-            0.99, top, "noise between seeds ", ha="right", va="bottom", fontsize=SMALL, color=FAINT,
-            transform=ax.get_yaxis_transform(), bbox=CLEAR,
+            0.99, top, "noise between seeds ", ha="right", va="bottom", fontsize=style.SMALL,
+            color=style.FAINT, transform=ax.get_yaxis_transform(), bbox=style.CLEAR,
         )  # fmt: skip
     values = np.concatenate([np.append(c.value, c.used) for c in data.cells])
     ax.set_xlim(values.min() / 1.25, values.max() * 1.25)
     ax.set_ylim(-0.04 * 100 * worst, 100 * worst * 1.03)
     if data.axis == "lr":
-        log_axis(ax, "x", "Learning rate", lambda v: f"{v:g}")
+        style.log_axis(ax, "x", "Learning rate", lambda v: f"{v:g}")
     else:
-        log_axis(ax, "x", f"Batch ({data.unit})")
+        style.log_axis(ax, "x", f"Batch ({data.unit})")
     ax.set_ylabel("Loss above the lowest, %")
     if len(data.cells) > _MAX_KEYS:
         for n in (sizes[0], sizes[-1]):
             ax.plot([], [], "o", color=colours[n], ms=3.2, label=f"N = {format_count(n)}")
-    ax.plot([], [], "^", color="none", mec=INK, mew=0.6, ms=5, label="used by the sweep")
+    ax.plot([], [], "^", color="none", mec=style.INK, mew=0.6, ms=5, label="used by the sweep")
     scales = [c.noise_scale for c in data.cells if c.noise_scale is not None]
     if scales and data.axis == "batch":
         low, high = format_count(min(scales)), format_count(max(scales))
         span = low if low == high else f"{low}–{high}"
         ax.plot([], [], " ", label=f"gradient noise scale: {span}")
-    return finish(ax)
+    return style.finish(ax)
 
 
 def _draw_cell(ax: Axes, data: Trials, c: TrialCell, colour: Colour, worst: float) -> None:
     lengths = sorted({d.units for d in data.cells if d.params == c.params})
-    style = lengths.index(c.units) % len(_DASHES)
+    length = lengths.index(c.units) % len(_DASHES)
     shown = c.curve_excess <= worst
     if shown.any():
         # The parabola's own lowest point lies at, or a little below, the lowest run.
         x, y = c.curve_value[shown], 100 * c.curve_excess[shown]
-        ax.plot(x, y, color=colour, lw=0.9, ls=_DASHES[style])
+        ax.plot(x, y, color=colour, lw=0.9, ls=_DASHES[length])
     off = c.excess > worst
     name = f"N = {format_count(c.params)}, D = {format_count(c.units)}"
     ax.plot(
-        c.value[~off], 100 * c.excess[~off], _MARKS[style], color=colour, ms=3.2, mec="white",
+        c.value[~off], 100 * c.excess[~off], _MARKS[length], color=colour, ms=3.2, mec="white",
         mew=0.3, label=name if len(data.cells) <= _MAX_KEYS else None, zorder=3,
     )  # fmt: skip
     ax.plot(c.value[off], [100 * worst] * off.sum(), "^", color=colour, ms=4, mew=0)
     ax.plot(
-        c.used, -0.035 * 100 * worst, "^", color=colour, ms=5, mec=INK, mew=0.5, clip_on=False,
+        c.used, -0.035 * 100 * worst, "^", color=colour, ms=5, mec=style.INK, mew=0.5, clip_on=False,
         zorder=4,
     )  # fmt: skip
 
@@ -247,19 +220,19 @@ def collapse_data(collapse: Collapse | None) -> CollapseData | None:
 
 def draw_collapse(data: CollapseData, ax: Axes | None = None) -> Figure:
     """Training curves on one scale, dark for small models; those apart in red with their names."""
-    ax = axes_of(ax, "collapse")
+    ax = style.axes_of(ax, "collapse")
     c = data.collapse
     order = np.argsort(c.params)
-    colours = compute_colours(len(order))
+    colours = style.compute_colours(len(order))
     for colour, i in zip(colours, order, strict=True):
         odd = c.labels[i] in c.odd
-        shown, width = (VERMILLION, 1.1) if odd else (colour, 0.7)
+        shown, width = (style.VERMILLION, 1.1) if odd else (colour, 0.7)
         ax.plot(c.shares, c.curves[i], color=shown, lw=width, zorder=3 if odd else 2)
     for end in (0, -1):
         label = f"N = {format_count(c.params[order[end]])}"
         ax.plot([], [], color=colours[end], lw=1, label=label)
     if c.odd:
-        ax.plot([], [], color=VERMILLION, lw=1, label=f"apart: {c.odd[0]}")
+        ax.plot([], [], color=style.VERMILLION, lw=1, label=f"apart: {c.odd[0]}")
     ax.set_xlim(0, 1)
     high = float(np.percentile(c.curves[:, c.shares >= 0.15].max(axis=1), 95))
     ax.set_ylim(min(0.97, float(c.curves.min())), max(high, 1.05) * 1.02)
@@ -267,4 +240,4 @@ def draw_collapse(data: CollapseData, ax: Axes | None = None) -> Figure:
     ax.set_ylabel("(L − E) / (L₁ − E)" if c.floor else "Training loss L / final loss L₁")
     if c.floor:
         ax.plot([], [], " ", label=f"E = {c.floor:.2f}")
-    return finish(ax, 1 if c.odd else 2)
+    return style.finish(ax, 1 if c.odd else 2)
