@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from flops_fit.cli.folder_commands import check_folder
+from flops_fit.cli.folder import doctor
+from flops_fit.cli.program import as_text
 from flops_fit.errors import InputError, OutputError
 from flops_fit.records import Experiment, Run
 from flops_fit.store import Store, examine, recorded_runs, repair, write_runs
@@ -176,11 +176,12 @@ def test_the_command_says_it_and_exits_with_one(
 
 
 def test_a_table_of_findings_is_whole_on_a_wide_terminal(
-    store: Store, experiments: list[Experiment], capsys: pytest.CaptureFixture[str]
+    store: Store, experiments: list[Experiment]
 ) -> None:
     spoil(store, experiments)
-    assert not check_folder(store.path, False, Console(width=200))
-    lines = capsys.readouterr().out
+    answer = doctor(store.path)
+    lines = as_text(answer.shown, width=200)
+    assert not answer.good
     assert f"runs/{experiments[0].id}/run.json" in lines
     assert "rename, so that the run is made again" in lines
 

@@ -7,7 +7,7 @@
 ``demo``            ``demo``
 ``fit``             ``fit``, ``report``, ``compare``, ``next``
 ``predict``         ``predict``, ``reference``
-``folder_commands`` ``doctor``, ``export``
+``folder``          ``doctor``, ``export``
 ==================  ==========================================================
 
 Commands return an :class:`~flops_fit.cli.answer.Answer`, which ``program`` prints as text or as JSON.
