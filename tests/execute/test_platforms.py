@@ -54,7 +54,7 @@ def test_a_named_device_is_taken() -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps:7", "gpu", "meta", ""])
 def test_a_device_that_is_not_there_is_refused_in_words(device: str) -> None:
-    with pytest.raises(InputError, match="Expected 'auto', 'cpu' or a torch device"):
+    with pytest.raises(InputError, match="expected 'auto', 'cpu' or a torch device"):
         resolve_device(device)
 
 

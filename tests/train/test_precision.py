@@ -139,12 +139,9 @@ def test_flags_set_by_the_newer_names_come_back(on: bool) -> None:
 
 @pytest.mark.parametrize("on", [True, False])
 def test_a_coarser_choice_of_the_user_comes_back(on: bool) -> None:
-    kept = precision._TF32Flags.read()
-    try:
+    with precision.tf32_flags(on):  # puts the flags back at its end
         torch.set_float32_matmul_precision("medium")
         before = flags()
         with Precision("fp32", tf32=on).flags("cuda"):
             assert torch.get_float32_matmul_precision() == ("high" if on else "highest")
         assert flags() == before
-    finally:
-        kept.restore()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,8 +99,7 @@ class AllBut:
         return place + np.searchsorted(gaps, place, side="right")
 
 
-@dataclass(frozen=True)
-class _Probes:
+class _Probes(NamedTuple):
     """From a spread of samples: a hash, whether two readings agree, whether they draw at random."""
 
     content: str
@@ -160,16 +159,9 @@ class DataSpec:
         What is random in a sample follows from (seed, epoch, position in the epoch): not from the
         batch size, the step begun at, the workers, or what else draws random numbers.
 
-        Parameters
-        ----------
-        share
-            First and last of each batch's samples to return, the last excluded; all of them by
-            default. With an empty share each batch is ``None``.
-        workers
-            Processes that make batches ahead, two each; a stream is read by one. They help where
-            reading a batch takes longer than handing it over, some hundred microseconds.
-        pin
-            Put batches into page-locked memory, if there is a CUDA device to copy them to.
+        ``share`` are the first and last of each batch's samples to return, the last excluded; with
+        an empty share each batch is ``None``. ``workers`` processes make two batches ahead each; a
+        stream is read by one. ``pin`` puts batches into page-locked memory if there is a CUDA device.
         """
         if self.indices is None:
             stream = StreamReader(

@@ -82,17 +82,8 @@ def noise_scale_of(
 
         |G|² = (B·|g_B|² − b·|g_b|²)/(B − b),    tr(Σ) = (|g_b|² − |g_B|²)/(1/b − 1/B).
 
-    Parameters
-    ----------
-    norms
-        (units, |g|²) of each small batch.
-    whole
-        (units, |g|²) of the mean gradient over all their units.
-
-    Returns
-    -------
-    float or None
-        In units; ``None`` if noise hides the gradient, so that |G|² is not positive.
+    ``norms`` are (units, |g|²) of each small batch, ``whole`` those of the mean gradient over all
+    their units. The result is in units; ``None`` if noise hides the gradient, so that |G|² ≤ 0.
 
     Examples
     --------

@@ -75,14 +75,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 def read_snapshot(directory: Path, key: str, step: int) -> dict[str, Any]:
     """The state in a directory, with tensors on the CPU, after its content has been verified.
 
-    Nothing in the file is executed: it is loaded with ``weights_only=True``.
-
-    Raises
-    ------
-    UnusableError
-        It belongs to something else, is torn, or is not what was written.
-    MemoryError, RuntimeError
-        It does not fit into memory.
+    Nothing in the file is executed: it is loaded with ``weights_only=True``. UnusableError if it
+    belongs to something else, is torn, or is not what was written; MemoryError or RuntimeError if
+    it does not fit into memory.
     """
     manifest = read_manifest(directory)
     expected = {"format": _FORMAT, "schema": _SCHEMA, "key": key, "step": step}
