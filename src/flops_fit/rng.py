@@ -111,15 +111,6 @@ def kept(device: str | None = None) -> Iterator[None]:
 
     With a ``device``, which is in use from here on, those of all devices in use are kept too; without,
     those of the CPU alone.
-
-    Examples
-    --------
-    >>> import random
-    >>> random.seed(0)
-    >>> with kept("cpu"):
-    ...     drawn = random.random()
-    >>> drawn == random.random()
-    True
     """
     import torch
 

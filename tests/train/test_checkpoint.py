@@ -281,7 +281,7 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     checkpoints.save(1, {})
     checkpoints.save(2, {})
     assert checkpoints.newest() == (2, {})
-    checkpoints.clear()
+    checkpoints.prune(())
     assert names(tmp_path) == before
     assert checkpoints.findings == []
 
@@ -292,7 +292,7 @@ def test_checkpoints_of_another_key_are_never_deleted(tmp_path: Path) -> None:
     mine = at(tmp_path, keep=1)
     mine.save(5, {"whose": "mine"})
     mine.save(6, {"whose": "mine"})
-    mine.clear()
+    mine.prune(())
     kept = [p for p in tmp_path.iterdir() if (p / "state.pt").exists()]
     assert len(kept) == 2
     assert "step-00000005" in mine.findings[0].message
@@ -301,15 +301,15 @@ def test_checkpoints_of_another_key_are_never_deleted(tmp_path: Path) -> None:
 def test_clearing_removes_the_folder_unless_something_was_set_aside(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     checkpoints = at(folder)
-    checkpoints.clear()
+    checkpoints.prune(())
     checkpoints.save(1, {})
-    checkpoints.clear()
+    checkpoints.prune(())
     assert not folder.exists()
     checkpoints.save(1, {})
     checkpoints.save(2, {})
     (folder / "step-00000002" / "state.pt").unlink()
     checkpoints.newest()
-    checkpoints.clear()
+    checkpoints.prune(())
     assert [n.split(".")[1] for n in names(folder)] == ["set-aside-" + names(folder)[0][-19:]]
 
 

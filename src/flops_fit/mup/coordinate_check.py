@@ -192,21 +192,12 @@ def check_coordinates(
     seed: int = 0,
     device: str = "cpu",
 ) -> CoordinateCheck:
-    """Train a few steps at each size and seed, and compare what every module computes.
+    """Train a few steps at each of three or more sizes and 2 to 5 seeds, and compare the modules.
 
-    Parameters
-    ----------
-    batch
-        The one batch that every step trains on and activations are read on: what a few steps on it
-        teach is not drowned in noise at small widths.
-    sizes
-        Three or more.
-    parametrization
-        Gives the width of a size; scales initial weights if ``scaled``.
-    make_step
-        From a model to the step that trains it on a batch, at the constant rate ``lr``.
-    steps, seeds
-        How many of each; seeds 2 to 5.
+    Every step trains on the same batch, and activations are read on it: what a few steps on it teach
+    is not drowned in noise at small widths. ``parametrization`` gives the width of a size, and scales
+    initial weights if ``scaled``. ``make_step`` makes the step that trains a model on a batch, at the
+    constant rate ``lr``.
     """
     widths: list[float] = []
     runs: list[list[Movement]] = []

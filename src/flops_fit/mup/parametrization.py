@@ -153,13 +153,7 @@ class Parametrization:
         return 1 / weight.growth(shape) if scaled else 1.0
 
     def role_of(self, name: str, shape: Sequence[int]) -> WeightRole:
-        """The role of a parameter of this name.
-
-        Raises
-        ------
-        ModelError
-            None of the sizes that were examined had one of its kind.
-        """
+        """The role of a parameter of this name; ModelError if no examined size had one of its kind."""
         role = next((r for r in self.roles if fits(name, r.name)), None)
         if role is None:  # of a depth that was not examined: as its neighbours, if they agree
             near = [r for r in self.roles if _differ_in_a_number(name, r.name)]
@@ -187,13 +181,7 @@ class Parametrization:
                 multiply_output(module, base_depth / len(modules))
 
     def readouts(self, model: nn.Module) -> list[tuple[nn.Module, float]]:
-        """The output layers whose input is multiplied, each with its factor; none without ``readout``.
-
-        Raises
-        ------
-        ModelError
-            The weight of one is multiplied in the code of a larger module.
-        """
+        """The output layers whose input is multiplied, each with its factor; none without ``readout``."""
         weights = model.named_parameters() if self.readout else ()
         roles = [(name, p, self.role_of(name, p.shape)) for name, p in weights]
         return [
@@ -230,16 +218,8 @@ def parametrize(
 ) -> Parametrization:
     """μP of a model class, found by building it at its base and at larger sizes.
 
-    Parameters
-    ----------
-    spec
-        The model.
-    objective, batch
-        How it is called, and with what, to trace it; ``None`` if there is no batch.
-    sizes
-        The planned ones. Without a base in ``mup`` the smallest of them is the base.
-    mup
-        The options.
+    ``batch`` is what the model is traced on, if any. Without a base in ``mup`` the smallest of ``sizes``
+    is the base.
 
     Raises
     ------

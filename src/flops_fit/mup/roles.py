@@ -60,17 +60,8 @@ def find_roles(
 ) -> tuple[tuple[WeightRole, ...], tuple[str, ...]]:
     """The roles of the parameters of a model that was built at several sizes, and what is not known.
 
-    Parameters
-    ----------
-    models
-        The base first, the largest last; on the meta device if they can be.
-    objective, batch
-        How a model is called, and with what; without a batch, roles follow from torch's own layers.
-
-    Raises
-    ------
-    ModelError
-        Names or shapes do not fit together from size to size.
+    ``models`` start with the base and end with the largest, on the meta device if they can be. Without
+    a batch, roles follow from torch's own layers. ModelError if names or shapes do not fit together.
     """
     shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in models]
     # What grows in depth is complete in the largest; one with memory is not run at such a size.

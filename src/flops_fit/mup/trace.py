@@ -60,16 +60,7 @@ def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any
     A parameter is followed by its storage, and a dimension by its stride: transposes, views, heads
     cut out of a matrix and slices keep both. Casts, copies and what is computed from parameters alone
     (such as a normalised weight) start a new storage with the dimensions of the operands. Only a
-    product with something that depends on ``batch`` counts.
-
-    Parameters
-    ----------
-    forward
-        Runs the model, on the meta device or any other.
-    model
-        Whose parameters are followed.
-    batch
-        The tensors that ``forward`` reads.
+    product with something that depends on ``batch``, the tensors that ``forward`` reads, counts.
 
     Examples
     --------

@@ -192,15 +192,11 @@ class Checkpoints:
                 return step, state
         return None
 
-    def clear(self) -> None:
-        """Remove the checkpoints of this key, once the run is on record.
+    def prune(self, steps: Iterable[int]) -> None:
+        """Remove the checkpoints of this key, except the newest at or before each of ``steps``.
 
         What was set aside, belongs to others or cannot be removed stays. An empty folder is removed.
         """
-        self.prune(())
-
-    def prune(self, steps: Iterable[int]) -> None:
-        """Remove the checkpoints of this key, except the newest at or before each of ``steps``."""
         with contextlib.suppress(OSError):
             self._tidy()
             ours = [(step, path) for step, path in self._steps() if self._belongs(path)]

@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,40 +225,9 @@ class TrainState:
             rng.restore(states[ranks.rank])
 
 
-@dataclass(frozen=True)
-class Trunk:
-    """The snapshots that the branches of a trunk leave to each other, as one of them uses them.
-
-    Attributes
-    ----------
-    checkpoints
-        In a folder of the trunk's own; ``None`` on a rank that does not write.
-    owner
-        The id of the run that reads and writes here.
-    step
-        Where that run leaves the trunk.
-    """
-
-    checkpoints: Checkpoints | None
-    owner: str
-    step: int
-
-    def resume(self, state: TrainState, step: Stepper) -> None:
-        """Continue from where a shorter branch left the trunk, if that is further than the run is."""
-        state.resume(self.checkpoints, step, at_most=self.step, owner=self.owner)
-
-    def save(self, state: TrainState, step: Stepper) -> None:
-        """Leave the state to longer branches, at the step where this run leaves the trunk."""
-        if state.step == self.step:
-            state.save(self.checkpoints, step, owner=self.owner)
-
-
-def join_trunk(experiment: Experiment, folder: Path | None) -> Trunk | None:
-    """The trunk of an experiment under ``folder``; ``None`` if it has none to share."""
-    if not experiment.trunk:
-        return None
-    snapshots = None if folder is None else _snapshots(folder, experiment.trunk)
-    return Trunk(snapshots, experiment.id, branch_step(experiment))
+def trunk_snapshots(folder: Path, trunk: str) -> Checkpoints:
+    """What the branches of a trunk leave to each other: the state where each of them left it."""
+    return Checkpoints(folder / trunk, trunk, keep=_KEEP_ALL)
 
 
 def left_trunks(folder: Path) -> list[str]:
@@ -275,8 +244,4 @@ def prune_trunk(folder: Path, missing: Iterable[Experiment], trunk: str) -> None
     run.
     """
     steps = [branch_step(e) for e in missing if e.trunk == trunk]
-    _snapshots(folder, trunk).prune(steps)
-
-
-def _snapshots(folder: Path, trunk: str) -> Checkpoints:
-    return Checkpoints(folder / trunk, trunk, keep=_KEEP_ALL)
+    trunk_snapshots(folder, trunk).prune(steps)

@@ -36,8 +36,9 @@ from flops_fit.train.optimizer import (
     try_optimizer,
 )
 from flops_fit.train.precision import Precision, resolve_precision
-from flops_fit.train.state import TrainState, join_trunk
+from flops_fit.train.state import TrainState, trunk_snapshots
 from flops_fit.train.step import Stepper, is_out_of_memory
+from flops_fit.trunks import branch_step
 
 _REPORT_SECONDS = 0.5  # between readings of the loss
 _NOISE_PARTS = 16  # batches that the gradient noise scale is measured from
@@ -183,9 +184,12 @@ class Trainer:
             )
         if keeps:
             state.resume(checkpoints, step)
-        trunk = join_trunk(experiment, self.trunks if ranks.is_main else None) if shares else None
-        if trunk is not None:
-            trunk.resume(state, step)
+        trunk = None
+        if self.trunks is not None and experiment.trunk and ranks.is_main:
+            trunk = trunk_snapshots(self.trunks, experiment.trunk)
+        branches_at = branch_step(experiment) if shares else 0
+        if branches_at:
+            state.resume(trunk, step, at_most=branches_at, owner=experiment.id)
         if folder is not None:
             tracking.join(Metrics(folder, after=state.step))
         left = steps - state.step
@@ -233,8 +237,8 @@ class Trainer:
                     if reason := state.monitor.reason:
                         return replace(state.record(run, step), state="diverged", reason=reason)
                     (stop,) = ranks.all_reduce_max(interruption.signal)
-                if trunk is not None:
-                    trunk.save(state, step)
+                if state.step == branches_at:
+                    state.save(trunk, step, owner=experiment.id)
                 if keeps and (stop or save_now):
                     state.save(checkpoints, step)
                 if stop:
