@@ -20,8 +20,8 @@ from flops_fit.train import Trainer
 from flops_fit.train.checkpoint import Checkpoints
 from flops_fit.train.config import TrainingConfig, use_compile
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
-from tests.train.test_loop import trainer
 from tests.train.test_resume import every_reading
+from tests.train.test_trainer import trainer
 
 COMPILED = ("compiled by torch.compile",)
 

@@ -19,8 +19,8 @@ from flops_fit.rng import capture
 from flops_fit.train.precision import resolve_device
 from tests.conftest import make_experiment, with_changes
 from tests.data.test_randomness import unmoved
-from tests.train.test_loop import trainer
 from tests.train.test_resume import every_reading, same
+from tests.train.test_trainer import trainer
 
 
 def moved(model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:
