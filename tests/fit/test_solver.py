@@ -7,16 +7,74 @@ import pytest
 
 from flops_fit.errors import InputError
 from flops_fit.fit import FitStatus, fit_runs
+from flops_fit.fit.generic import GenericSolver
 from flops_fit.fit.solver import huber
 from flops_fit.fit.surface import derivatives, model_values, points_of, polish
 from flops_fit.fit.surface_solver import SurfaceSolver
-from flops_fit.laws import LAWS, Hoffmann, Kappa
+from flops_fit.laws import LAWS, Hoffmann, Kaplan, Kappa
+from flops_fit.table import RunTable
 from tests.fit._runs import chinchilla, llama, sweep
 
 ADDITIVE = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
 SKEWED = Hoffmann(E=1.2, A=60.0, B=9000.0, alpha=0.25, beta=0.45)
 JOINED = Kappa(E=1.7, A=9e4, B=2e6, alpha=0.7, beta=0.8, kappa=0.5)
+JOINT = Kaplan(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
 WIDE = Kappa(E=0.4, A=10.0, B=30.0, alpha=0.2, beta=0.25, kappa=1.3)
+
+
+def solvers():
+    """Each solver with its runs: both forms of the κ family, and a law of its own starts."""
+    table = llama()
+    points = points_of(table, True)
+    joint = RunTable.read(sweep(JOINT, sd=0.004))
+    return {
+        "hoffmann": SurfaceSolver(Hoffmann, points),
+        "kappa": SurfaceSolver(Kappa, points),
+        "kaplan": GenericSolver(Kaplan, joint, points_of(joint, True)),
+    }
+
+
+@pytest.fixture(params=["hoffmann", "kappa", "kaplan"])
+def solver(request):
+    """One solver after the other, for what holds of all."""
+    return solvers()[request.param]
+
+
+def test_a_solution_is_the_law_it_stands_for(solver):
+    """Law, residuals and Jacobian of a solution belong to its coordinates."""
+    ones = np.ones(len(solver.points.z))
+    solution = solver.fit(ones, "mad")
+    assert type(solution.law) is solver.law
+    assert solution.converged
+    assert solution.delta == pytest.approx(1.345 * solution.residual_sd, rel=1e-3)
+    assert solution.law_at(solution.theta).params == pytest.approx(solution.law.params, rel=1e-12)
+    assert solution.jacobian.shape == (len(ones), len(solution.theta))
+    assert len(solution.names) == len(solution.theta)
+    omega = np.minimum(1.0, solution.delta / np.abs(solution.residuals))
+    gradient = solution.jacobian.T @ (omega * solution.residuals)
+    assert np.max(np.abs(gradient)) < 1e-6
+
+
+def test_a_fit_near_its_own_solution_stays_there(solver):
+    """Warm fits and refits to the same runs end at the same law."""
+    ones, z = np.ones(len(solver.points.z)), solver.points.z
+    solution = solver.fit(ones, 0.01)
+    again = solver.fit(ones, 0.01, solution)
+    assert again.objective == pytest.approx(solution.objective, rel=1e-9)
+    assert again.law.params == pytest.approx(solution.law.params, rel=1e-5)
+    refitted = solver.refit(solution, np.stack([ones, ones]), np.stack([z, z]), 0.01)
+    assert len(refitted) == 2
+    for law in refitted:
+        assert law.params == pytest.approx(solution.law.params, rel=1e-5)
+
+
+def test_a_run_of_no_weight_does_not_count(solver):
+    """A refit without some runs ends where a fit without them does."""
+    ones, z = np.ones(len(solver.points.z)), solver.points.z
+    weights = np.where(np.arange(len(z)) % 5 == 0, 0.0, 1.0)
+    near = solver.fit(ones, 0.01)
+    (law,) = solver.refit(near, weights[None], z[None], 0.01)
+    assert law.params == pytest.approx(solver.fit(weights, 0.01).law.params, rel=1e-4)
 
 
 @pytest.mark.parametrize("log", [True, False])

@@ -12,13 +12,12 @@ from flops_fit.fit.checks import Outlier
 from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
-from flops_fit.fit.intervals import Estimate, Evidence, gradient_of, student_t
+from flops_fit.fit.intervals import Estimate, Evidence
 from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
 from flops_fit.fit.prediction import HeldOut, Prediction
 from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
 from flops_fit.fit.solver import FitStatus
-from flops_fit.fit.surface import Points, derivatives, model_values
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport, WindowRule
 
@@ -38,7 +37,6 @@ __all__ = [
     "IsoFLOP",
     "Outlier",
     "Parabola",
-    "Points",
     "PowerFit",
     "Prediction",
     "TradeOffEstimate",
@@ -47,12 +45,8 @@ __all__ = [
     "Winner",
     "backtest",
     "compare",
-    "derivatives",
     "export_fit",
     "fit_power",
     "fit_runs",
-    "gradient_of",
-    "model_values",
     "quick_fit",
-    "student_t",
 ]
