@@ -172,7 +172,7 @@ def _if_repeats_count(beyond: int, problem: FitProblem) -> Fit | None:
     if not determines_repeats(fitted.chosen):
         return None
     reason = f"{beyond} runs of more than {FEW_EPOCHS:g} epochs carry weight, and determine R*_D"
-    return _assembled(problem, replace(fitted, choice=Choice(False, None, None, reason)), report)
+    return _assembled(problem, replace(fitted, choice=Choice(False, reason)), report)
 
 
 def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit:

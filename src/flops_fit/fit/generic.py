@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -205,24 +205,17 @@ class GenericSolver:
         ends = [descend(model, e.theta, z, weights, used) for e in (best, *ends)]
         best = min(ends, key=lambda e: e.objective)
         within = best.objective * (1 + AGREE_WITHIN) + 1e-18 * len(z)
-        agree = sum(e.objective <= within for e in ends[1:])
-        return self._solution(law_at, best, weights, used, (len(ends) - 1, agree))
+        agree = int(sum(e.objective <= within for e in ends[1:]))
+        solution = self._solution(law_at, best, weights, used)
+        return replace(solution, starts=len(ends) - 1, agree=agree)
 
-    def _solution(
-        self,
-        law_at: _LawAt,
-        end: Descent,
-        weights: Floats,
-        delta: float,
-        starts_agree: tuple[int, int],
-    ) -> Solution:
+    def _solution(self, law_at: _LawAt, end: Descent, weights: Floats, delta: float) -> Solution:
         model, law = self.model(law_at), law_at(end.theta)
         slopes = jacobian(model, end.theta)
         moves = np.max(np.abs(slopes), axis=0) > _NO_EFFECT
         still = {n: t for n, t, m in zip(law_at.names, end.theta, moves, strict=True) if not m}
         free = tuple(n for n in law_at.names if n not in still)
         fixed = {**law_at.fixed, **{n: law.params[n] for n in still}}
-        starts, agree = starts_agree
         return Solution(
             law=law,
             theta=end.theta[moves],
@@ -234,8 +227,6 @@ class GenericSolver:
             jacobian=slopes[:, moves],
             weights=weights,
             delta=delta,
-            starts=starts,
-            agree=int(agree),
             converged=end.converged,
             bounds=tuple(
                 Bound(n, BoundKind.FLOOR if t < _LOG_VANISHED else BoundKind.NO_EFFECT)

@@ -86,6 +86,8 @@ class Solution:
         Of the model with respect to ``theta``, shape (runs, k).
     bounds
         The parameters that ended on a bound.
+    starts, agree
+        How many starts the solver had, and how many of them ended at this minimum.
     held
         Parameters that the runs do not determine, and the limit each was held at.
     """
@@ -100,12 +102,12 @@ class Solution:
     jacobian: Floats
     weights: Floats
     delta: float
-    starts: int
-    agree: int
-    converged: bool
     bounds: tuple[Bound, ...]
     points: Points
     solver: Solver
+    starts: int = 1
+    agree: int = 1
+    converged: bool = True
     held: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -72,12 +72,11 @@ class SurfaceSolver:
         theta, used = _settle(starts, points, weights, delta, free)
         final = polish(theta, points, weights, used, free)
         best = int(np.argmin(final.objective))
-        lowest = float(final.objective[best])
-        level = final.objective <= lowest * (1 + AGREE_WITHIN) + _ROUNDING * len(points.z)
-        starts_agree = int(np.sum(count)), int(np.sum(count[level]))
-        return self._solution(
-            final.theta[best], weights, used, starts_agree, bool(final.converged[best])
-        )
+        within = final.objective[best] * (1 + AGREE_WITHIN) + _ROUNDING * len(points.z)
+        agree = int(np.sum(count[final.objective <= within]))
+        solution = self._solution(final.theta[best], weights, used)
+        converged = bool(final.converged[best])
+        return replace(solution, starts=int(np.sum(count)), agree=agree, converged=converged)
 
     def refit(
         self, solution: Solution, weights: Floats, targets: Floats, delta: float
@@ -87,18 +86,10 @@ class SurfaceSolver:
         ends = polish(start, self.points, weights, delta, self.free, targets=targets)
         return [self.points.law_at(theta, self.law) for theta in ends.theta]
 
-    def _solution(
-        self,
-        theta: Floats,
-        weights: Floats,
-        delta: float,
-        starts_agree: tuple[int, int],
-        converged: bool,
-    ) -> Solution:
+    def _solution(self, theta: Floats, weights: Floats, delta: float) -> Solution:
         d = derivatives(theta[None], self.points)
         bounds, fixed = _bounds(theta, self.points, self.law)
         index = np.flatnonzero(self.free & ~fixed)
-        starts, agree = starts_agree
         return Solution(
             law=self.points.law_at(theta, self.law),
             theta=theta[index],
@@ -110,9 +101,6 @@ class SurfaceSolver:
             jacobian=d.gradient[0, index].T,
             weights=weights,
             delta=delta,
-            starts=starts,
-            agree=agree,
-            converged=converged,
             bounds=bounds,
             points=self.points,
             solver=self,
@@ -272,15 +260,9 @@ def _non_negative(normal: Floats, right: Floats) -> tuple[Floats, Floats]:
 
 
 def _local_minima(misfit: Floats) -> list[tuple[int, int]]:
+    """Cells no higher than their neighbours, best first."""
     padded = np.pad(misfit, 1, constant_values=np.inf)
-    size = misfit.shape[0]
-    windows = [
-        padded[1 + i : 1 + i + size, 1 + j : 1 + j + size]
-        for i in (-1, 0, 1)
-        for j in (-1, 0, 1)
-        if (i, j) != (0, 0)
-    ]
-    lowest = np.all([misfit <= w for w in windows], axis=0)
+    lowest = misfit <= np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min(axis=(2, 3))
     order = np.argsort(misfit[lowest], kind="stable")
     return [(int(i), int(j)) for i, j in np.argwhere(lowest)[order]]
 
@@ -304,12 +286,12 @@ def _theta(c: Floats, i: int, j: int) -> Floats:
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether the κ-law was chosen, the p values of the tests and the reason in words."""
+    """Whether the κ-law was chosen, why, and the p values of the tests of κ = 1."""
 
     kappa: bool
-    wald_p: float | None
-    tau_p: float | None
     reason: str
+    wald_p: float | None = None
+    tau_p: float | None = None
 
 
 def choose(additive: Solution, kappa: Solution) -> Choice:
@@ -322,15 +304,15 @@ def choose(additive: Solution, kappa: Solution) -> Choice:
     from scipy.special import fdtrc, stdtr
 
     if kappa.dof < _SPARE_RUNS:
-        return Choice(False, None, None, f"{kappa.dof + 6} runs are too few to test κ")
+        return Choice(False, f"{kappa.dof + 6} runs are too few to test κ")
     if not kappa.converged:
-        return Choice(False, None, None, "the κ-law did not converge")
+        return Choice(False, "the κ-law did not converge")
     if kappa.optimum_lost:
         words = ", ".join(map(str, kappa.bounds))
-        return Choice(False, None, None, f"the κ-law ended on a bound ({words})")
+        return Choice(False, f"the κ-law ended on a bound ({words})")
     ln_kappa = float(kappa.coordinates[5])
     if abs(ln_kappa) < 1e-6:
-        return Choice(False, None, None, "κ is 1")
+        return Choice(False, "κ is 1")
     tau_p = float(fdtrc(1, kappa.dof, _tau(additive, kappa)))
     cov = covariance(kappa)
     wald_p = None
@@ -339,13 +321,10 @@ def choose(additive: Solution, kappa: Solution) -> Choice:
         error = float(np.sqrt(cov.matrix[i, i]))
         wald_p = float(2 * stdtr(cov.dof, -abs(ln_kappa) / max(error, 1e-300)))
     supported = tau_p < _LEVEL or (wald_p is not None and wald_p < _LEVEL)
-    tests = f"τ-test p = {tau_p:.2g}"
-    if wald_p is not None:
-        tests = f"Wald p = {wald_p:.2g}, {tests}"
     word = "support" if supported else "do not support"
-    return Choice(
-        supported, wald_p, tau_p, f"the runs {word} κ ≠ 1 (κ = {np.exp(ln_kappa):.3g}; {tests})"
-    )
+    wald = "" if wald_p is None else f"Wald p = {wald_p:.2g}, "
+    tests = f"κ = {np.exp(ln_kappa):.3g}; {wald}τ-test p = {tau_p:.2g}"
+    return Choice(supported, f"the runs {word} κ ≠ 1 ({tests})", wald_p, tau_p)
 
 
 def _tau(additive: Solution, kappa: Solution) -> float:

@@ -220,7 +220,7 @@ class FitProblem:
         if own is not None:
             return Fitted(own, (additive, *others))
         if self.law is None:
-            few = Choice(False, None, None, "there are too few runs to fit κ")
+            few = Choice(False, "there are too few runs to fit κ")
             choice = choose(additive, kappa) if kappa else few
             if kappa and choice.kappa:
                 return Fitted(kappa, (additive,), choice)
