@@ -16,7 +16,7 @@ from flops_fit.records import Excluded
 from flops_fit.table.columns import check_mapping, find_numbers, is_missing, numbers, wanted
 from flops_fit.table.run_table import read_raw
 from flops_fit.table.sources import Raw, curve_rows, filled_of
-from flops_fit.trackers.history import TrackedRuns
+from flops_fit.trackers.service import TrackedRuns
 
 Floats = NDArray[np.float64]
 

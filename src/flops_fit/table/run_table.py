@@ -29,7 +29,7 @@ from flops_fit.table.columns import (
 from flops_fit.table.files import from_file
 from flops_fit.table.schedule import Horizon, find_horizon, unfinished_schedules
 from flops_fit.table.sources import MOST_ROWS, Raw, filled_of, final_rows, from_value
-from flops_fit.trackers.history import TrackedRuns
+from flops_fit.trackers.service import TrackedRuns
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flops_fit.errors import TableError
 from flops_fit.table.columns import HORIZON, find_numbers, numbers
 from flops_fit.table.sources import Raw, filled_of
-from flops_fit.trackers.history import TrackedRuns
+from flops_fit.trackers.service import TrackedRuns
 
 Floats = NDArray[np.float64]
 

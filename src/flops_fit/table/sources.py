@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError
 from flops_fit.table.columns import Wanted, find_numbers, is_missing, wanted
-from flops_fit.trackers.history import TrackedRun, TrackedRuns
+from flops_fit.trackers.service import TrackedRun, TrackedRuns
 
 MOST_ROWS = 1_000_000
 

@@ -4,11 +4,10 @@ One file a service: its tracker follows runs while they are trained, its reader 
 into a table that a law is fitted to.
 """
 
-from flops_fit.trackers.check import check_trackers
-from flops_fit.trackers.history import Add, TrackedRun, TrackedRuns
 from flops_fit.trackers.mlflow import MLflowTracker, read_mlflow
+from flops_fit.trackers.service import Add, TrackedRun, TrackedRuns
 from flops_fit.trackers.tensorboard import TensorBoardTracker, read_tensorboard
-from flops_fit.trackers.tracker import Tracker, Tracking
+from flops_fit.trackers.tracker import Tracker, Tracking, check_trackers
 from flops_fit.trackers.trackio import TrackioTracker
 from flops_fit.trackers.wandb import WandbTracker, read_wandb
 

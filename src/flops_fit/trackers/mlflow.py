@@ -1,30 +1,39 @@
-"""Runs out of MLflow."""
+"""MLflow: follow runs there, and read runs from there."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
-from flops_fit.errors import TableError
+from flops_fit.errors import InputError, TableError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers.history import Add, TrackedRun, TrackedRuns, tracked_runs
 from flops_fit.trackers.service import (
+    Add,
     Service,
+    TrackedRun,
+    TrackedRuns,
+    by_step,
     ending,
     last_step,
-    mlflow_client,
-    mlflow_folder,
     needs,
     reading,
     settings,
-    tracking_place,
+    tracked_runs,
 )
 
-_AT_ONCE = 100  # parameters that MLflow takes in one call
+_PARAMS_PER_CALL = 100
+_PAGE = 1000
+_OWN_TAGS = "mlflow."  # that MLflow sets itself
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_ALLOW = "MLFLOW_ALLOW_FILE_STORE"
 _STATUS = {"completed": "FINISHED", "preempted": "KILLED"}
 
 
@@ -53,39 +62,31 @@ class MLflowTracker(Service):
 
     def __init__(self, experiment: str = "flops-fit", tracking_uri: str | Path | None = None):
         needs("mlflow", "mlflow", "MLflowTracker")
-        self.experiment, self.tracking_uri = experiment, tracking_place(tracking_uri)
+        self.experiment, self.tracking_uri = experiment, absolute_uri(tracking_uri)
 
     def start(self, experiment: Experiment) -> None:
         """Make the run, or find the one of the same id."""
         with _alone(self.tracking_uri):
             client = mlflow_client(self.tracking_uri)
             within = _experiment_id(client, self.experiment)
-        of_this_id = f"tags.`flops_fit.id` = '{experiment.id}'"
-        found = client.search_runs([within], of_this_id, max_results=1)
-        if found:
-            self.opened = client, found[0].info.run_id
-            client.update_run(found[0].info.run_id, status="RUNNING")
+        same_id = f"tags.`flops_fit.id` = '{experiment.id}'"
+        known = client.search_runs([within], same_id, max_results=1)
+        if known:
+            self.opened = client, known[0].info.run_id
+            client.update_run(known[0].info.run_id, status="RUNNING")
             return
         tags = {"flops_fit.id": experiment.id}
-        made = client.create_run(within, run_name=experiment.label, tags=tags).info.run_id
-        self.opened = client, made
+        run_id = client.create_run(within, run_name=experiment.label, tags=tags).info.run_id
+        self.opened = client, run_id
         from mlflow.entities import Param
 
         params = [Param(name, str(value)) for name, value in settings(experiment).items()]
-        for i in range(0, len(params), _AT_ONCE):
-            client.log_batch(made, params=params[i : i + _AT_ONCE])
+        for i in range(0, len(params), _PARAMS_PER_CALL):
+            client.log_batch(run_id, params=params[i : i + _PARAMS_PER_CALL])
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """One metric for each number of the reading."""
         self._metrics(reading(experiment, values), values["step"])
-
-    def finish(self, run: Run) -> None:
-        """The held-out loss, and the status FINISHED."""
-        self._end(run)
-
-    def fail(self, run: Run) -> None:
-        """The reason as a tag, and the status FAILED, or KILLED where the run may go on."""
-        self._end(run)
 
     def _metrics(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -94,27 +95,70 @@ class MLflowTracker(Service):
         now = int(time.time() * 1000)
         client.log_batch(run_id, [Metric(k, v, now, step) for k, v in values.items()])
 
-    def _end(self, run: Run) -> None:
+    def end(self, run: Run) -> None:
+        """The last metrics; the state and its reason as tags; MLflow's status."""
         self._metrics(ending(run), last_step(run))
-        client, run_id = self.taken()
+        client, run_id = self.release()
         client.set_tag(run_id, "flops_fit.state", run.state)
         client.set_tag(run_id, "flops_fit.reason", run.reason)
         client.set_terminated(run_id, _STATUS.get(run.state, "FAILED"))
+
+
+def absolute_uri(uri: str | Path | None) -> str:
+    """A URI that means the same in every process; folders are absolute ``file:`` URIs.
+
+    Raises
+    ------
+    InputError
+        It is that of a database, and only mlflow-skinny is installed.
+    """
+    text = str(uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlruns")
+    scheme = urlparse(text).scheme
+    if scheme.split("+")[0] in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
+        raise InputError(
+            f"tracking_uri={text!r}: a database needs all of MLflow, of which mlflow-skinny is a "
+            "part: pip install mlflow. Or give a folder, or the URI of a server."
+        )
+    return text if scheme else Path(text).resolve().as_uri()
+
+
+def mlflow_folder(uri: str) -> Path | None:
+    """The folder that a URI names; ``None`` where it names something else."""
+    parts = urlparse(uri)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def mlflow_client(uri: str) -> Any:
+    """MLflow's client for a URI."""
+    from mlflow.tracking import MlflowClient
+
+    if mlflow_folder(uri) is None:
+        return MlflowClient(tracking_uri=uri)
+    before = os.environ.get(_ALLOW)
+    os.environ[_ALLOW] = "true"
+    try:
+        # The registry, which is not used, would else be looked for at the default place.
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    finally:
+        if before is None:
+            del os.environ[_ALLOW]
+        else:
+            os.environ[_ALLOW] = before
 
 
 def _experiment_id(client: Any, name: str) -> str:
     """The experiment of a name, made where there is none."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    known = client.get_experiment_by_name(name)
+    if known is None:
         try:
             return str(client.create_experiment(name))
         except MlflowException:  # another worker was first
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            known = client.get_experiment_by_name(name)
+            if known is None:
                 raise
-    return str(found.experiment_id)
+    return str(known.experiment_id)
 
 
 @contextmanager
@@ -130,10 +174,6 @@ def _alone(uri: str) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-_PAGE = 1000
-_HELD_ALREADY = "mlflow."  # tags that MLflow makes for itself
 
 
 def read_mlflow(
@@ -181,18 +221,18 @@ def read_mlflow(
     >>> fit_runs(runs, columns={"planned_steps": "params.max_steps"})  # doctest: +SKIP
     """
     needs("mlflow", "mlflow", "read_mlflow")
-    place = tracking_place(tracking_uri)
-    folder = mlflow_folder(place)
+    uri = absolute_uri(tracking_uri)
+    folder = mlflow_folder(uri)
     if folder is not None and not folder.is_dir():  # MLflow would make one
         raise TableError(f"expected a folder of MLflow's runs; {folder} is not there.")
-    client = mlflow_client(place)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    client = mlflow_client(uri)
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
         names = sorted(e.name for e in client.search_experiments(max_results=_PAGE))
         raise TableError(f"expected an experiment of MLflow; {experiment!r} is none of {names}.")
     runs, page = [], None
     while page is None or page:
-        got = client.search_runs([found.experiment_id], max_results=_PAGE, page_token=page)
+        got = client.search_runs([known.experiment_id], max_results=_PAGE, page_token=page)
         runs += list(got)
         page = got.token or ""
     read = [(run.info.run_id, _run(client, run)) for run in runs]
@@ -200,7 +240,7 @@ def read_mlflow(
 
 
 def _run(client: Any, run: Any) -> TrackedRun:
-    tags = {k: v for k, v in run.data.tags.items() if not k.startswith(_HELD_ALREADY)}
+    tags = {k: v for k, v in run.data.tags.items() if not k.startswith(_OWN_TAGS)}
     settings = {
         **{f"params.{name}": value for name, value in run.data.params.items()},
         **{f"tags.{name}": value for name, value in tags.items()},
@@ -209,7 +249,6 @@ def _run(client: Any, run: Any) -> TrackedRun:
     for name in run.data.metrics:
         history = client.get_metric_history(run.info.run_id, name)
         for m in sorted(history, key=lambda m: m.timestamp):  # of a step made again, the last
-            points.setdefault(m.step, {"step": m.step})[f"metrics.{name}"] = m.value
-    ordered: list[Mapping[str, Any]] = [points[step] for step in sorted(points)]
+            points.setdefault(m.step, {})[f"metrics.{name}"] = m.value
     label = run.info.run_name or run.info.run_id
-    return TrackedRun(label, run.info.status, settings, {}, tuple(ordered))
+    return TrackedRun(label, run.info.status, settings, {}, by_step(points))

@@ -1,22 +1,16 @@
-"""What every service for experiments is told of a run, and under which names."""
+"""What all services share: what a run reports under which names, and runs read back from one."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
-from flops_fit.errors import InputError, MissingExtraError
+from flops_fit.errors import MissingExtraError, TableError
 from flops_fit.records import Experiment, Run, canonical_json, finite_json
 from flops_fit.trackers.tracker import Tracker
-
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_ALLOW = "MLFLOW_ALLOW_FILE_STORE"
 
 
 def needs(package: str, extra: str, who: str) -> None:
@@ -33,77 +27,46 @@ def needs(package: str, extra: str, who: str) -> None:
         raise MissingExtraError(package, extra, who)
 
 
-def tracking_place(uri: str | Path | None) -> str:
-    """A URI that means the same in every process; folders are absolute ``file:`` URIs.
-
-    Raises
-    ------
-    InputError
-        It is that of a database, and only mlflow-skinny is installed.
-    """
-    text = str(uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlruns")
-    scheme = urlparse(text).scheme
-    if scheme.split("+")[0] in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
-        raise InputError(
-            f"tracking_uri={text!r}: a database needs all of MLflow, of which mlflow-skinny is a "
-            "part: pip install mlflow. Or give a folder, or the URI of a server."
-        )
-    return text if scheme else Path(text).resolve().as_uri()
-
-
-def mlflow_folder(uri: str) -> Path | None:
-    """The folder that a URI names; ``None`` where it names something else."""
-    place = urlparse(uri)
-    return Path(url2pathname(place.path)) if place.scheme == "file" else None
-
-
-def mlflow_client(uri: str) -> Any:
-    """MLflow's client for a URI."""
-    from mlflow.tracking import MlflowClient
-
-    if mlflow_folder(uri) is None:
-        return MlflowClient(tracking_uri=uri)
-    before = os.environ.get(_ALLOW)
-    os.environ[_ALLOW] = "true"
-    try:
-        # The registry, which is not used, would else be looked for at the default place.
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    finally:
-        if before is None:
-            del os.environ[_ALLOW]
-        else:
-            os.environ[_ALLOW] = before
-
-
-_LONGEST = 250  # characters of a setting: what services take everywhere
+_SETTING_CHARACTERS = 250  # all services accept these
 
 
 class Service(Tracker):
-    """A tracker that holds something open while a run goes on.
+    """A tracker that keeps a client, a run or a writer open during a run.
 
     Attributes
     ----------
     opened
-        A client, a run or a writer; ``None`` before the first ``start`` and after each end. It stays
-        behind where the tracker is pickled.
+        ``None`` before the first ``start`` and after each end. It is not pickled.
     """
 
     opened: Any = None
 
+    def finish(self, run: Run) -> None:
+        """Record the held-out loss and that the run is complete."""
+        self.end(run)
+
+    def fail(self, run: Run) -> None:
+        """Record the state and the reason."""
+        self.end(run)
+
+    def end(self, run: Run) -> None:
+        """Write the last values and close what is open."""
+        raise NotImplementedError
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "opened"}
 
-    def taken(self) -> Any:
-        """What is open, which is then no longer held."""
+    def release(self) -> Any:
+        """What is open; the tracker no longer holds it."""
         opened, self.opened = self.opened, None
         return opened
 
 
 def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
-    """What a run is made with: flat, plain, and the same whenever the run is started.
+    """The settings of a run: flat, plain, and the same at each start.
 
-    ``planned_flops`` is C at the end of the schedule, by which a reader can tell whether a run came
-    there; that so far is ``flops`` of :func:`reading`. D cannot tell where targets are masked.
+    ``planned_flops`` is C at the end of the schedule; compared with ``flops`` of :func:`reading` it
+    shows whether a run was completed. D does not show it where targets are masked.
     """
     values = {
         "id": experiment.id,
@@ -124,7 +87,13 @@ def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
         "model_kwargs": dict(experiment.model_kwargs),
         "hparams": experiment.hparams.to_dict(),
     }
-    return dict(_flat(finite_json(values)))
+    out: dict[str, int | float | str | bool] = {}
+    for name, value in flat(finite_json(values)).items():
+        if isinstance(value, int | float | str | bool):
+            out[name] = value[:_SETTING_CHARACTERS] if isinstance(value, str) else value
+        elif value is not None:
+            out[name] = canonical_json(value)[:_SETTING_CHARACTERS]
+    return out
 
 
 def reading(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, float]:
@@ -165,11 +134,135 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {k: float(v) for k, v in values.items() if v is not None and math.isfinite(v)}
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+Add = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run of a service.
+
+    Attributes
+    ----------
+    label, state
+        Its name, and its state as the service calls it; empty where it has none.
+    settings
+        Its settings, under headings such as ``config.lr``.
+    summary
+        Final values, apart from those in ``points``.
+    points
+        What was logged together, one mapping each, in the order of training.
+    """
+
+    label: str
+    state: str
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    points: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class TrackedRuns:
+    """Runs of a service, for ``fit_runs``, ``RunTable.read`` and ``Curves.read``.
+
+    Attributes
+    ----------
+    runs
+        The runs, under distinct names.
+    where
+        The source, for error messages.
+    complete
+        Whether the user vouches that each finished run completed its schedule.
+    notes
+        Remarks on how they were read.
+    """
+
+    runs: tuple[TrackedRun, ...]
+    where: str
+    complete: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __iter__(self) -> Iterator[TrackedRun]:
+        return iter(self.runs)
+
+    @property
+    def unit(self) -> str:
+        """What D counts, where this library tracked all runs and they agree."""
+        units = {_own_unit(run) for run in self.runs}
+        return (units.pop() if len(units) == 1 else "") or "tokens"
+
+
+def tracked_runs(
+    runs: Sequence[tuple[str, TrackedRun]],
+    where: str,
+    complete: bool,
+    add: Add | None,
+    notes: tuple[str, ...] = (),
+) -> TrackedRuns:
+    """Pairs (id, run) under distinct names, with the columns that ``add`` computes."""
+    labels = [run.label for _, run in runs]
+    named = [
+        replace(run, label=f"{run.label} {id}") if labels.count(run.label) > 1 else run
+        for id, run in runs
+    ]
+    if add is not None:
+        named = _added(named, add, where)
+    return TrackedRuns(tuple(named), where, complete, notes)
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings under one heading each, with ``before`` in front."""
+    out: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        elif isinstance(value, int | float | str | bool):
-            yield f"{before}{name}", value[:_LONGEST] if isinstance(value, str) else value
-        elif value is not None:
-            yield f"{before}{name}", canonical_json(value)[:_LONGEST]
+            out |= flat(value, f"{before}{name}.")
+        else:
+            out[f"{before}{name}"] = value
+    return out
+
+
+def by_step(points: Mapping[int, Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """What was logged at each step, in order, with the step."""
+    return tuple({"step": step, **points[step]} for step in sorted(points))
+
+
+def _added(runs: Sequence[TrackedRun], add: Add, where: str) -> list[TrackedRun]:
+    """Each run with what ``add`` computes from its settings, and from them and each point.
+
+    A single point may lack a value, as not everything is logged at every step; an error is raised
+    if the value is missing everywhere.
+    """
+    missing: KeyError | None = None
+    calls = 0
+
+    def more(values: Mapping[str, Any], label: str) -> dict[str, Any]:
+        nonlocal missing, calls
+        try:
+            new = dict(add({**values, "label": label}))
+        except KeyError as error:
+            missing = error
+            return {}
+        calls += 1
+        return new
+
+    out = []
+    for run in runs:
+        known = {**run.settings, **run.summary}
+        points = tuple({**p, **more({**known, **p}, run.label)} for p in run.points)
+        out.append(replace(run, points=points, summary={**run.summary, **more(known, run.label)}))
+    if missing is not None and not calls:
+        names = sorted({name for run in runs for p in (run.settings, *run.points) for name in p})
+        raise TableError(
+            f"add= asks for {missing}, which no run of {where} has; they have {names}."
+        )
+    return out
+
+
+def _own_unit(run: TrackedRun) -> str:
+    for heading, value in run.settings.items():
+        scope, _, name = heading.rpartition(".")
+        if name == "unit" and f"{scope}.planned_flops" in run.settings:
+            return str(value)
+    return ""

@@ -1,4 +1,4 @@
-"""Runs out of TensorBoard's event files."""
+"""TensorBoard: write event files, and read runs from them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from typing import Any
 
 from flops_fit.errors import TableError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers.history import Add, TrackedRun, TrackedRuns, tracked_runs
-from flops_fit.trackers.service import Service, ending, needs, reading, settings
+from flops_fit.trackers.service import (
+    Add,
+    Service,
+    TrackedRun,
+    TrackedRuns,
+    by_step,
+    ending,
+    needs,
+    reading,
+    settings,
+    tracked_runs,
+)
 
 
 class TensorBoardTracker(Service):
@@ -46,14 +56,6 @@ class TensorBoardTracker(Service):
             self._open(experiment, values["units"])
         self._scalars(reading(experiment, values), values["units"])
 
-    def finish(self, run: Run) -> None:
-        """The held-out loss at the units it was reached with."""
-        self._end(run)
-
-    def fail(self, run: Run) -> None:
-        """State and reason as texts."""
-        self._end(run)
-
     def _open(self, experiment: Experiment, units: int) -> None:
         """A new file, which takes back all points from these units on in the files before it."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
@@ -70,7 +72,8 @@ class TensorBoardTracker(Service):
         self._hparams(session_start_info=began)
         self._texts({"state": "running"}, units)
 
-    def _end(self, run: Run) -> None:
+    def end(self, run: Run) -> None:
+        """The last scalars; the state and its reason as texts; the status of the HParams tab."""
         from tensorboard.plugins.hparams.api_pb2 import Status
         from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
 
@@ -81,7 +84,7 @@ class TensorBoardTracker(Service):
         word = "STATUS_SUCCESS" if run.state == "completed" else "STATUS_FAILURE"
         ended = SessionEndInfo(status=Status.Value(word), end_time_secs=time.time())
         self._hparams(session_end_info=ended)
-        self.taken().close()
+        self.release().close()
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers in double precision, where TensorBoard's own functions round to single."""
@@ -126,7 +129,7 @@ class TensorBoardTracker(Service):
         self.opened.flush()
 
 
-_ALL = {"scalars": 0, "tensors": 0}  # a number would be the size of a random sample
+_EVERY_EVENT = {"scalars": 0, "tensors": 0}  # other numbers would draw a random sample
 _STARTED = "_hparams_/session_start_info"
 
 
@@ -143,11 +146,8 @@ def read_tensorboard(
     ----------
     folder
         What ``tensorboard --logdir`` is given.
-    complete
-        Vouch that each run went to the end of its schedule, where runs do not say so.
-    add
-        Makes columns from those there are: it gets the settings of a run with one point of its
-        history and ``label``, its name.
+    complete, add
+        As for :func:`~flops_fit.trackers.read_mlflow`.
 
     Returns
     -------
@@ -171,38 +171,37 @@ def read_tensorboard(
     """
     needs("tensorboard", "tensorboard", "read_tensorboard")
     root = Path(folder)
-    places = sorted({path.parent for path in root.rglob("*tfevents*") if path.is_file()})
-    if not places:
+    folders = sorted({path.parent for path in root.rglob("*tfevents*") if path.is_file()})
+    if not folders:
         raise TableError(
             f"expected event files of TensorBoard, named *tfevents*, below {root}; there are none."
         )
-    read = [(str(place.relative_to(root)), _run(place, root)) for place in places]
+    read = [(str(path.relative_to(root)), _run(path, root)) for path in folders]
     return tracked_runs(read, f"TensorBoard's {root}", complete, add)
 
 
-def _run(place: Path, root: Path) -> TrackedRun:
+def _run(folder: Path, root: Path) -> TrackedRun:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(place), size_guidance=_ALL).Reload()
+    events = EventAccumulator(str(folder), size_guidance=_EVERY_EVENT).Reload()
     points: dict[int, dict[str, Any]] = {}
     texts: dict[str, str] = {}
     for tag in events.Tags()["scalars"]:
         for event in events.Scalars(tag):
-            points.setdefault(event.step, {"step": event.step})[tag] = event.value
+            points.setdefault(event.step, {})[tag] = event.value
     for tag in events.Tags()["tensors"]:
         kind = events.SummaryMetadata(tag).plugin_data.plugin_name
         for event in events.Tensors(tag) if kind in ("scalars", "text") else ():
             value = _value(event.tensor_proto)
             if kind == "scalars":
-                points.setdefault(event.step, {"step": event.step})[tag] = float(value)
+                points.setdefault(event.step, {})[tag] = float(value)
             else:
                 texts[tag] = value.decode(errors="replace")
-    ordered: list[Mapping[str, Any]] = [points[step] for step in sorted(points)]
     settings = _settings(events)
-    label = settings.get("hparams.label", str(place.relative_to(root)))
+    label = settings.get("hparams.label", str(folder.relative_to(root)))
     # A text "state" means ours only where the settings are ours too.
     state = texts.get("state", "") if "hparams.planned_flops" in settings else ""
-    return TrackedRun(label, state, settings, {}, tuple(ordered))
+    return TrackedRun(label, state, settings, {}, by_step(points))
 
 
 def _value(tensor: Any) -> Any:

@@ -1,13 +1,17 @@
-"""The trackers of one run, kept from changing it."""
+"""What a tracker is, how a run calls its trackers, and whether one can be used."""
 
 from __future__ import annotations
 
 import copy
+import inspect
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from flops_fit import rng
+from flops_fit.checks import check_choice
+from flops_fit.errors import InputTypeError
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 
@@ -16,23 +20,23 @@ class Tracker(Protocol):
     """Follows each run of a sweep: opens a record, takes readings, closes it.
 
     Inherit from it and write the methods you need, the others do nothing; or give any object that
-    has all four. One run hears ``start``, then ``log`` some times, then either ``finish`` or
-    ``fail``. A run that goes on from a checkpoint hears ``start`` again with the same
-    ``experiment.id``, and steps may come twice; a run that is finished already hears nothing.
+    has all four. Each run calls ``start``, then ``log`` some times, then either ``finish`` or
+    ``fail``. A run that resumes from a checkpoint calls ``start`` again with the same
+    ``experiment.id``, and steps may come twice; a run that is already finished calls nothing.
 
     *Where it works.* A tracker is used in the process that trains. In this process one object
-    follows all runs, one after another; with ``executor="pool"`` every run has a copy of its own, as
+    follows all runs, one after another; with ``executor="pool"`` every run has its own copy, as
     it was given to :func:`~flops_fit.find_optimal`. So it has to be picklable before its first
     ``start``: open files and connections there. What a copy collects in memory ends with its
-    process: write it somewhere.
+    process: write it to a file or a service.
 
-    *What it cannot do.* It gets copies, so nothing it changes reaches the run. What it draws from
-    torch's, NumPy's and Python's global generators is taken back. Where a method raises, the tracker
-    hears no more of that run, and the run's ``notes`` say so; the next run starts it anew.
-    KeyboardInterrupt and SystemExit pass through and end the run. Not guarded against: a
-    method that hangs, as training waits for it; threads of its own that draw random numbers; other
-    state of the process, such as torch's default type. A process that is killed, or
-    loses the one that started it, calls nothing.
+    *What it cannot do.* It gets copies, so nothing it changes reaches the run. Draws from the
+    global generators of torch, NumPy and Python are undone. A method that raises ends the tracking
+    of that run, and the run's ``notes`` say so; the next run starts the tracker again.
+    KeyboardInterrupt and SystemExit pass through and end the run. Not guarded against: a method
+    that hangs, as training waits for it; its own threads that draw random numbers; other global
+    state, such as torch's default type. A process that is killed, or loses its parent, calls
+    nothing.
 
     Examples
     --------
@@ -44,13 +48,13 @@ class Tracker(Protocol):
     def start(self, experiment: Experiment) -> None:
         """A run begins, or goes on, before its model is built.
 
-        ``experiment.label`` is a name to show, ``experiment.id`` one to find the run again by and
-        ``experiment.to_dict()`` what it is made with.
+        ``experiment.label`` is a name to show, ``experiment.id`` identifies the run, and
+        ``experiment.to_dict()`` holds all its settings.
         """
         return  # a body that is empty would make the method abstract to type checkers
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
-        """A reading, twice a second at most; that of the last step comes always.
+        """A reading, at most twice a second; the last step always has one.
 
         Parameters
         ----------
@@ -75,7 +79,7 @@ class Tracker(Protocol):
         return
 
 
-_LONGEST = 300  # characters of an error: some services answer with a page
+_ERROR_CHARACTERS = 300  # some services answer with a page
 
 
 class Tracking:
@@ -105,7 +109,7 @@ class Tracking:
             self._call(tracker, "log", self._experiment, values)
 
     def end(self, run: Run) -> Run:
-        """Tell how the run ended; the run, with a note for each tracker that failed."""
+        """Pass on how the run ended; return it with a note for each tracker that failed."""
         for tracker in list(self._trackers):
             self._call(tracker, "finish" if run.state == "completed" else "fail", run)
         return replace(run, notes=(*run.notes, *self.notes))
@@ -117,6 +121,96 @@ class Tracking:
         except Exception as error:  # trackers are the user's, and speak to services
             self._trackers = [other for other in self._trackers if other is not tracker]
             self.notes.append(
-                f"tracker {type(tracker).__name__} failed in {method}() and heard no more of this "
-                f"run: {error_line(error)[:_LONGEST]}"
+                f"tracker {type(tracker).__name__} failed in {method}() and was dropped for this "
+                f"run: {error_line(error)[:_ERROR_CHARACTERS]}"
             )
+
+
+_ARGUMENTS = {
+    "start": ("experiment",),
+    "log": ("experiment", "values"),
+    "finish": ("run",),
+    "fail": ("run",),
+}
+_NAMED = {
+    "mlflow": "flops_fit.trackers.mlflow:MLflowTracker",
+    "tensorboard": "flops_fit.trackers.tensorboard:TensorBoardTracker",
+    "trackio": "flops_fit.trackers.trackio:TrackioTracker",
+    "wandb": "flops_fit.trackers.wandb:WandbTracker",
+}
+
+
+def check_trackers(trackers: Any) -> tuple[Tracker, ...]:
+    """The trackers as a tuple, those given by name made with their defaults.
+
+    Raises
+    ------
+    InputError
+        A name is not known.
+    MissingExtraError
+        The package of a named tracker is not installed.
+    InputTypeError
+        The value is not a list; or a tracker is a class, lacks a method, has a method with other
+        arguments, or cannot be pickled.
+    """
+    if isinstance(trackers, str):
+        trackers = [trackers]
+    if not isinstance(trackers, list | tuple):
+        raise InputTypeError(
+            f"trackers: expected a list of trackers; got {type(trackers).__name__}. "
+            "Put a single one into a list: trackers=[tracker]."
+        )
+    return tuple(_checked(tracker, f"trackers[{i}]") for i, tracker in enumerate(trackers))
+
+
+def _checked(tracker: Any, name: str) -> Tracker:
+    """A usable tracker, made where it is given by name."""
+    if isinstance(tracker, str):
+        check_choice(name, tracker, _NAMED)
+        tracker = pkgutil.resolve_name(_NAMED[tracker])()
+    if isinstance(tracker, type):
+        raise InputTypeError(
+            f"{name}: expected a tracker; got the class {tracker.__name__}. "
+            f"Make one: {tracker.__name__}(...)."
+        )
+    missing = [m for m in _ARGUMENTS if not callable(getattr(tracker, m, None))]
+    if missing:
+        raise InputTypeError(
+            f"{name}: expected an object with the methods {', '.join(_ARGUMENTS)}; "
+            f"{type(tracker).__name__} lacks {', '.join(missing)}. Inherit from "
+            "flops_fit.trackers.Tracker, which has them all and does nothing."
+        )
+    for method, arguments in _ARGUMENTS.items():
+        _check_arguments(tracker, method, arguments, name)
+    _check_picklable(tracker, name)
+    usable: Tracker = tracker
+    return usable
+
+
+def _check_arguments(tracker: Any, method: str, arguments: tuple[str, ...], name: str) -> None:
+    try:
+        signature = inspect.signature(getattr(tracker, method))
+    except (TypeError, ValueError):  # code without a signature is found out when called
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise InputTypeError(
+            f"{name}: expected {type(tracker).__name__}.{method}({', '.join(arguments)}); it takes "
+            f"{signature} ({error}). Change its arguments."
+        ) from None
+
+
+def _check_picklable(tracker: Any, name: str) -> None:
+    try:
+        import cloudpickle
+    except ImportError:  # then no executor can send it anywhere
+        return
+    try:
+        cloudpickle.dumps(tracker)
+    except Exception as error:  # pickling runs the user's code
+        raise InputTypeError(
+            f"{name}: expected a tracker that can be pickled, as workers get copies; "
+            f"{type(tracker).__name__} cannot ({error_line(error)}). Open files and connections in "
+            "start()."
+        ) from error

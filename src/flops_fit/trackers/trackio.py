@@ -1,4 +1,4 @@
-"""Runs in trackio: in a database on this machine, or in a Hugging Face Space."""
+"""trackio: follow runs in a database on this machine, or in a Hugging Face Space."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TrackioTracker(Service):
         """Begin the run, or go on with it."""
         import trackio
 
-        with redirect_stdout(io.StringIO()):  # its greetings would tear the live view
+        with redirect_stdout(io.StringIO()):  # its greetings would break the live display
             self.opened = trackio.init(
                 project=self.project,
                 name=f"{experiment.label} {experiment.id}",
@@ -53,18 +53,11 @@ class TrackioTracker(Service):
         """One row of metrics."""
         self.opened.log(reading(experiment, values), step=values["step"])
 
-    def finish(self, run: Run) -> None:
-        """A last row with the held-out loss."""
-        self._end(run)
-
-    def fail(self, run: Run) -> None:
-        """A last row with state and reason."""
-        self._end(run)
-
-    def _end(self, run: Run) -> None:
+    def end(self, run: Run) -> None:
+        """A last row with the state and its reason, and the held-out loss of a complete run."""
         import trackio
 
-        told = {**ending(run), "state": run.state, "reason": run.reason}
-        self.taken().log(told, step=last_step(run))
+        last = {**ending(run), "state": run.state, "reason": run.reason}
+        self.release().log(last, step=last_step(run))
         with redirect_stdout(io.StringIO()):
             trackio.finish()

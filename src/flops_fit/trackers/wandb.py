@@ -1,8 +1,7 @@
-"""Runs out of Weights & Biases."""
+"""Weights & Biases: follow runs there, and read runs from there."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +9,21 @@ from typing import Any, Literal
 from flops_fit.checks import check_choice
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers.history import Add, TrackedRun, TrackedRuns, flat, tracked_runs
-from flops_fit.trackers.service import Service, ending, needs, reading, settings
+from flops_fit.trackers.service import (
+    Add,
+    Service,
+    TrackedRun,
+    TrackedRuns,
+    ending,
+    flat,
+    needs,
+    reading,
+    settings,
+    tracked_runs,
+)
 
-_INTERRUPTED = 143  # what a shell says of a process that was told to end
+_EXIT_CODES = {"completed": 0, "preempted": 143}  # 143: a shell's code for SIGTERM
+_ATTRIBUTES = ("config", "summary", "state", "name")  # of a run of W&B
 
 
 class WandbTracker(Service):
@@ -77,40 +87,28 @@ class WandbTracker(Service):
         """One row of the history."""
         self.opened.log(reading(experiment, values))
 
-    def finish(self, run: Run) -> None:
-        """A last row with the held-out loss."""
-        self._end(run, 0)
-
-    def fail(self, run: Run) -> None:
-        """The reason in the summary; the run counts as failed, or as preempted."""
+    def end(self, run: Run) -> None:
+        """A last row; the state and its reason in the summary; W&B's own state."""
         if run.state == "preempted":
             self.opened.mark_preempting()
-            self._end(run, _INTERRUPTED)
-        else:
-            self._end(run, 1)
-
-    def _end(self, run: Run, code: int) -> None:
-        opened = self.taken()
+        opened = self.release()
         opened.log(ending(run))
         opened.summary.update({"state": run.state, "reason": run.reason})
-        opened.finish(exit_code=code)
+        opened.finish(exit_code=_EXIT_CODES.get(run.state, 1))
 
     def _mode(self) -> Any:
         """The mode to open with, so that W&B has nothing to ask."""
         import wandb
 
-        asked = str(wandb.setup().settings.mode) if self.mode == "auto" else self.mode
-        if asked != "online" or wandb.login(prompt=False):
-            return asked
+        mode = str(wandb.setup().settings.mode) if self.mode == "auto" else self.mode
+        if mode != "online" or wandb.login(prompt=False):
+            return mode
         if self.mode == "online":
             raise InputError(
                 "WandbTracker(mode='online'): expected a W&B login where runs are trained; there is "
                 "none. Run `wandb login` there or set WANDB_API_KEY, or take mode='offline'."
             )
         return "offline"
-
-
-_ASKED = ("config", "summary", "state", "name")
 
 
 def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> TrackedRuns:
@@ -125,11 +123,8 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
         ``wandb.Api().runs("user/project")``, or any runs with ``config``, ``summary``, ``state``,
         ``name`` or ``id``, and ``scan_history()`` or ``history()``. Each history is read once,
         over the network.
-    complete
-        Vouch that each finished run went to the end of its schedule, where runs do not say so.
-    add
-        Makes columns from those there are: it gets the settings of a run with one point of its
-        history and ``label``, its name.
+    complete, add
+        As for :func:`~flops_fit.trackers.read_mlflow`.
 
     Returns
     -------
@@ -159,10 +154,10 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
     read: list[tuple[str, TrackedRun]] = []
     sampled = False
     for run in runs:
-        lacks = [name for name in _ASKED if not hasattr(run, name)]
+        lacks = [name for name in _ATTRIBUTES if not hasattr(run, name)]
         if lacks:
             raise InputTypeError(
-                f"expected runs of W&B, which have {', '.join(_ASKED)}; "
+                f"expected runs of W&B, which have {', '.join(_ATTRIBUTES)}; "
                 f"{type(run).__name__} lacks {', '.join(lacks)}."
             )
         points, part = _points(run)
@@ -172,8 +167,8 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
         name = str(run.name or run.id)
         id = str(getattr(run, "id", "") or len(read) + 1)
         read.append((id, TrackedRun(name, str(run.state or ""), config, last, points)))
-    told = "Histories are samples, as history() gives them: the last point may be missing."
-    return tracked_runs(read, "W&B's runs", complete, add, (told,) if sampled else ())
+    note = "Histories are samples, as history() gives them: the last point may be missing."
+    return tracked_runs(read, "W&B's runs", complete, add, (note,) if sampled else ())
 
 
 def _points(run: Any) -> tuple[tuple[Mapping[str, Any], ...], bool]:
@@ -187,9 +182,5 @@ def _points(run: Any) -> tuple[tuple[Mapping[str, Any], ...], bool]:
 
 def _plain(values: Any) -> dict[str, Any]:
     """Numbers and texts under headings, without those that are missing at this point."""
-    found = flat({str(name): values[name] for name in values.keys()}, "summary.")  # noqa: SIM118
-    return {k: v for k, v in found.items() if isinstance(v, str | int | float) and not _nan(v)}
-
-
-def _nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+    named = flat({str(name): values[name] for name in values.keys()}, "summary.")  # noqa: SIM118
+    return {k: v for k, v in named.items() if isinstance(v, str | int | float) and v == v}

@@ -15,8 +15,7 @@ from flops_fit.fingerprint import fingerprint_code
 from flops_fit.mup.parametrization import Mup, ParametrizationLike, resolve_mup
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment
-from flops_fit.trackers.check import check_trackers
-from flops_fit.trackers.tracker import Tracker
+from flops_fit.trackers.tracker import Tracker, check_trackers
 from flops_fit.train.checkpoint import check_intervals
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision

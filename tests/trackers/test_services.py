@@ -16,8 +16,8 @@ from flops_fit.execute import PoolExecutor
 from flops_fit.trackers import MLflowTracker, TensorBoardTracker, WandbTracker, check_trackers
 from flops_fit.trackers.service import needs, settings
 from tests.conftest import make_experiment
-from tests.track._readers import SERVICES
-from tests.track.test_tracking import diverging
+from tests.trackers._readers import SERVICES
+from tests.trackers.test_tracking import diverging
 from tests.train.test_resume import every_reading, same, trainer
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -135,7 +135,7 @@ def test_a_place_that_cannot_be_written_costs_a_note_and_not_the_run(
         (tmp_path / taken).write_text("a file, no folder")
     run = trainer(trackers=(SERVICES[name][0](tmp_path),))(make_experiment())
     assert run.state == "completed"
-    assert "heard no more of this run" in run.notes[-1]
+    assert "was dropped for this run" in run.notes[-1]
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
@@ -186,7 +186,7 @@ def test_a_database_without_all_of_mlflow_is_refused_at_planning() -> None:
 
 
 def test_opening_a_folder_leaves_the_environment_alone(tmp_path: Path) -> None:
-    from flops_fit.trackers.service import mlflow_client
+    from flops_fit.trackers.mlflow import mlflow_client
 
     before = dict(os.environ)
     mlflow_client(tmp_path.as_uri())

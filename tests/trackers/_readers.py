@@ -17,7 +17,7 @@ from flops_fit.trackers import (
     TrackioTracker,
     WandbTracker,
 )
-from flops_fit.trackers.service import mlflow_client
+from flops_fit.trackers.mlflow import mlflow_client
 
 
 @dataclass

@@ -169,7 +169,7 @@ def test_a_tracker_that_raises_changes_nothing_but_a_note(method: str, tmp_path:
     assert run.notes[: len(alone.notes)] == alone.notes
     (note,) = run.notes[len(alone.notes) :]
     assert note == (
-        f"tracker Acts failed in {method}() and heard no more of this run: "
+        f"tracker Acts failed in {method}() and was dropped for this run: "
         "ConnectionError: the service is gone"
     )
     assert bad.times == 1
