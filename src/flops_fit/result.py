@@ -83,8 +83,8 @@ class Result:
     @cached_property
     def collapse(self) -> Collapse | None:
         """The training curves on one scale; ``None`` if the runs left too few of them."""
-        codes = {d.code for d in self.fit.diagnostics}
-        floor = 0.0 if "E_unidentified" in codes else float(self.fit.law.params.get("E", 0.0))
+        known = all(d.code != "E_unidentified" for d in self.fit.diagnostics)
+        floor = float(self.fit.law.params.get("E", 0.0)) if known else 0.0
         return collapse(training_curves(self.output_dir, self.runs), floor)
 
     @cached_property
@@ -97,15 +97,12 @@ class Result:
             Nothing was tuned.
         """
         if self.tuning is None:
-            raise InputError(
-                'tuning: expected a sweep with tune="pilot" or "per-size"; nothing was tuned.'
-            )
+            raise InputError('tuning: expected tune="pilot" or "per-size"; nothing was tuned.')
         return without_tuning(self.tuning, self.fit)
 
     def save(self) -> Path:
         """Write the fit with all its findings to ``output_dir/fit.json``; returns its path."""
-        path = self.output_dir / "fit.json"
-        write_json(path, self.fit.to_dict())
+        write_json(path := self.output_dir / "fit.json", self.fit.to_dict())
         return path
 
     def predict(
@@ -139,14 +136,13 @@ class Result:
         With ``show`` they also open in windows, where there is a display. To save them otherwise,
         or to draw into axes of your own, see :mod:`flops_fit.report`.
         """
-        windows = show and _has_windows()
-        data = self._report_data
+        data, windows = self._report_data, show and _has_windows()
         drawn = draw_figures(data, managed=True) if windows else data.drawn
         save_figures(drawn, self.output_dir / "plots")
         if windows:
-            import matplotlib.pyplot as plt
+            from matplotlib import pyplot
 
-            plt.show()
+            pyplot.show()
         return [d.figure for d in drawn]
 
     def report(self, path: str | Path | None = None) -> Path:

@@ -102,8 +102,8 @@ def card(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -
         if rows
         else ""
     )
-    told = "".join(f'<div style="margin-top:.3em">{html.escape(note)}</div>' for note in notes)
+    below = "".join(f'<div style="margin-top:.3em">{html.escape(note)}</div>' for note in notes)
     return (
         '<div style="font-size:.92em;overflow-x:auto">'
-        f'<div style="font-weight:600;margin-bottom:.3em">{html.escape(title)}</div>{table}{told}</div>'
+        f'<div style="font-weight:600;margin-bottom:.3em">{html.escape(title)}</div>{table}{below}</div>'
     )

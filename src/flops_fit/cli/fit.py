@@ -46,7 +46,7 @@ def fit(
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Fit a law to runs trained elsewhere, or to those of a sweep, and answer."""
+    """Fit a scaling law to a table of runs or to those of a sweep, and answer."""
     fitted = read_fit(runs, law, column, curves)
     predictions = [fitted.predict(c) for c in predict or _budgets(fitted)]
     words, findings = summary(fitted, predictions)
@@ -145,7 +145,7 @@ def compare(
 
 def next_(
     runs: Runs,
-    target: Annotated[float, flops_option("Training FLOPs of the run that the answer is for.")],
+    target: Annotated[float, flops_option("Training FLOPs of the run to plan for.")],
     spend: Annotated[float, flops_option("Training FLOPs of the whole batch of runs.")],
     batch: Annotated[int, typer.Option(metavar="RUNS", min=1, help="How many runs at most.")] = 6,
     max_run: Annotated[
@@ -159,7 +159,7 @@ def next_(
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Propose the next batch of runs: those that narrow the optimum at a target most."""
+    """Propose the next batch of runs: those that narrow N* at a target budget most."""
     fitted = read_fit(runs, law, column)
     proposal = flops_fit.adaptive.next_experiments(
         fitted, target_compute=target, budget_flops=spend, batch=batch, max_run_flops=max_run

@@ -36,43 +36,43 @@ def doctor(
     """Check every record of a sweep; exit code 1 if something is wrong."""
     from rich.text import Text
 
-    found = flops_fit.store.examine(output_dir)
-    shown: list[str | Table | Text] = list(_findings(found))
+    examination = flops_fit.store.examine(output_dir)
+    shown: list[str | Table | Text] = list(_findings(examination))
     fixed = []
-    if any(f.repair for f in found.findings):
+    if any(f.repair for f in examination.findings):
         if repair:
-            fixed = flops_fit.store.repair(found)
-            shown.append(f"\nFixed {len(fixed)} of {len(found.findings)}. What is left:")
-            found = flops_fit.store.examine(output_dir)
-            shown += _findings(found)
+            fixed = flops_fit.store.repair(examination)
+            shown.append(f"\nFixed {len(fixed)} of {len(examination.findings)}. What is left:")
+            examination = flops_fit.store.examine(output_dir)
+            shown += _findings(examination)
         else:
             shown.append("\nNothing was changed. --repair does what the last column says.")
-    shown.append(Text("Sound.", "green") if found.sound else Text("Not sound.", "red"))
+    shown.append(Text("Sound.", "green") if examination.sound else Text("Not sound.", "red"))
     document = {
-        "sound": found.sound,
-        "states": found.states,
+        "sound": examination.sound,
+        "states": examination.states,
         "findings": [
             {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.fix}
-            for f in found.findings
+            for f in examination.findings
         ],
         "mended": [f.path for f in fixed],
     }
-    return Answer(tuple(shown), document, found.sound)
+    return Answer(tuple(shown), document, examination.sound)
 
 
-def _findings(found: Examination) -> Iterator[str | Table]:
+def _findings(examination: Examination) -> Iterator[str | Table]:
     from rich.table import Column, Table
 
-    total = sum(found.states.values())
-    states = ", ".join(f"{n} {state}" for state, n in sorted(found.states.items()))
+    total = sum(examination.states.values())
+    states = ", ".join(f"{n} {state}" for state, n in sorted(examination.states.items()))
     yield f"{total} runs: {states}." if total else "No runs."
-    if not found.findings:
+    if not examination.findings:
         return
     table = Table("", Column("where", overflow="fold"), "what", "repair")
-    for f in found.findings[:_MAX_ROWS]:
+    for f in examination.findings[:_MAX_ROWS]:
         table.add_row(f.grade, f.path, f.message, f.fix, style=_STYLES[f.grade])
     yield table
-    if (more := len(found.findings) - _MAX_ROWS) > 0:
+    if (more := len(examination.findings) - _MAX_ROWS) > 0:
         yield f"... and {more} more."
 
 

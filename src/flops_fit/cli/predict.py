@@ -84,8 +84,8 @@ def predict(
         float | None,
         typer.Option(
             metavar="D",
-            help="Expected inference tokens: also gives the model of the same loss that is cheapest to "
-            "train and use.",
+            help="Expected inference tokens: adds the model of the same loss that is cheapest to train "
+            "and use.",
         ),
     ] = None,
     unique_tokens: Annotated[
@@ -93,7 +93,8 @@ def predict(
         typer.Option(metavar="U", help="Distinct tokens there are, for a law of repeated data."),
     ] = None,
     level: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Level of intervals. [default: 0.9]")
+        float | None,
+        typer.Option(metavar="SHARE", help="Level of the intervals.", show_default="0.9"),
     ] = None,
     column: Columns = None,
     as_json: Json = False,
@@ -165,20 +166,14 @@ def _by_law(name: str, question: Question) -> Answer:
     return _published(name, law, rows, losses, served)
 
 
-def _refuse_losses(name: str, question: Question) -> None:
+def _refuse_losses(law: str, question: Question) -> None:
     """A law that knows the optimum alone answers nothing that takes a loss."""
-    options = {
-        "--loss": question.losses or None,
-        "--max-params": question.max_params,
-        "--max-tokens": question.max_tokens,
-        "--inference-tokens": question.inference_tokens,
-        "--unique-tokens": question.unique_tokens,
-    }
-    for option, value in options.items():
-        if value is not None:
+    for name, value in vars(question).items():
+        if name != "targets" and value not in (None, ()):
+            option = "--loss" if name == "losses" else f"--{name.replace('_', '-')}"
             raise InputError(
-                f"{option}: {name} gives N* and D* at a compute and no loss, so it cannot answer that. "
-                "Use a law with a loss, such as --law besiroglu2024."
+                f"{option}: {law} gives N* and D* at a compute and no loss, so it cannot answer "
+                "that. Use a law with a loss, such as --law besiroglu2024."
             )
 
 

@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 NOT_GOOD, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 it failed, or do not rely on the answer, or a check found a problem; 2 the "
-    "input cannot be used; 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 the reader of a pipe "
-    "has gone."
+    "Exit codes: 0 done; 1 failed, or the answer is unreliable, or a check found a problem; 2 invalid "
+    "input; 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 the reader of a pipe has gone."
 )
 
 _WIDEST = 1000

@@ -259,12 +259,12 @@ def findings(m: ReportData) -> str:
     return text
 
 
-def _list(found: Sequence[Diagnostic]) -> str:
+def _list(diagnostics: Sequence[Diagnostic]) -> str:
     items = [
         f'<li class="{d.severity}"><b>{d.severity}</b> <span>{html.escape(d.message)}</span>'
         + (f'<span class="do">→ {html.escape(d.action)}</span>' if d.action else "")
         + "</li>"
-        for d in found
+        for d in diagnostics
     ]
     return f'<ul class="findings">{"".join(items)}</ul>'
 
