@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
-from flops_fit import rng
 from flops_fit.data import DataSpec, split_data
 from flops_fit.rng import capture
 from tests.conftest import Blobs
@@ -135,32 +134,6 @@ def test_a_failing_sample_is_raised_and_leaves_the_generators_alone() -> None:
     with pytest.raises(KeyError, match="unreadable"):
         drawn(Fails(60), 4, 15)
     assert unmoved(before)
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: torch.rand(1),
-        lambda: np.random.rand(),  # noqa: NPY002
-        lambda: np.random.randn(),  # noqa: NPY002
-        lambda: random.random(),
-        lambda: random.gauss(0, 1),
-        lambda: [random.getrandbits(32) for _ in range(624)],
-        lambda: rng.seed(3),
-        lambda: np.random.seed(1),  # noqa: NPY002
-    ],
-)
-@pytest.mark.parametrize("held_back", [False, True])
-def test_every_draw_is_seen(draw: Any, held_back: bool) -> None:
-    if held_back:
-        np.random.randn(), random.gauss(0, 1)  # noqa: NPY002
-    rng.seed(5)
-    untouched = rng.draw()
-    rng.seed(5)
-    assert rng.draw() == untouched
-    rng.seed(5)
-    draw()
-    assert rng.draw() != untouched
 
 
 def test_a_random_collation_is_repeated_too() -> None:

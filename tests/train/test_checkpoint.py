@@ -23,7 +23,6 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit import rng
 from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.rng import capture, restore
 from flops_fit.train import checkpoint, snapshot
@@ -631,28 +630,7 @@ def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     assert equal(capture(), state)
 
 
-def test_capturing_draws_nothing() -> None:
-    state = capture()
-    assert equal(capture(), state)
-
-
-def test_states_of_absent_cuda_devices_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    restored = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(
-        torch.cuda, "set_rng_state", lambda state, device: restored.append((state, device))
-    )
-    states = [torch.zeros(16, dtype=torch.uint8), torch.ones(16, dtype=torch.uint8)]
-    restore({**capture(), "cuda": states})
-    assert restored == [(states[0], 0)]
-
-
-def test_an_incomplete_state_of_generators_is_refused() -> None:
-    with pytest.raises(InputError, match="cuda, xpu, mps, numpy missing"):
-        restore({"torch": 0, "python": 0})
-
-
-@pytest.mark.parametrize("module", [checkpoint, snapshot, rng])
+@pytest.mark.parametrize("module", [checkpoint, snapshot])
 def test_the_examples_in_docstrings_are_true(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 

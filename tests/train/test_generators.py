@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit import rng
 from flops_fit.objective import to_device
 from flops_fit.rng import capture
 from flops_fit.train.precision import resolve_device
@@ -61,69 +59,6 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path: Path) -> No
     again = made(make_experiment())
     assert (again.state, again.resumed) == ("completed", 1)
     assert same(again, whole)
-
-
-def test_torch_and_numpy_do_not_draw_the_same_numbers() -> None:
-    """They fill one kind of generator: from one key both would draw alike."""
-    with rng.kept("cpu"):
-        rng.seed(1)
-        words = np.random.get_state()[1]  # noqa: NPY002
-        ours = torch.default_generator.get_state().numpy().tobytes()
-        assert torch.initial_seed() == 1
-        assert words[:8].astype(np.uint64).tobytes() not in ours
-
-
-class _Device:
-    """A device's module of torch, of which only the generators are there."""
-
-    def __init__(self) -> None:
-        self.generators = [torch.Generator(), torch.Generator()]
-        self.current = 0
-
-    def is_initialized(self) -> bool:
-        return True
-
-    def device_count(self) -> int:
-        return len(self.generators)
-
-    def get_rng_state_all(self) -> list[torch.Tensor]:
-        return [g.get_state() for g in self.generators]
-
-    def get_rng_state(self) -> torch.Tensor:
-        return self.generators[0].get_state()
-
-    def set_rng_state(self, state: torch.Tensor, device: int = 0) -> None:
-        self.generators[device].set_state(state)
-
-    def manual_seed(self, seed: int) -> None:
-        self.generators[self.current].manual_seed(seed)
-
-    def device(self, name: str) -> Any:
-        self.current = torch.device(name).index or 0
-        return nullcontext()
-
-
-@pytest.mark.parametrize(("kind", "name"), [("cuda", "cuda:1"), ("xpu", "xpu:1"), ("mps", "mps")])
-def test_a_devices_generator_is_kept_saved_and_seeded(
-    monkeypatch: pytest.MonkeyPatch, kind: str, name: str
-) -> None:
-    device = _Device()
-    for method in ("is_initialized", "get_rng_state_all", "get_rng_state", "set_rng_state"):
-        monkeypatch.setattr(getattr(torch, kind), method, getattr(device, method), raising=False)
-    for method in ("device_count", "manual_seed", "device"):
-        monkeypatch.setattr(getattr(torch, kind), method, getattr(device, method), raising=False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
-    monkeypatch.setattr(torch, "empty", lambda *shape, device: None)
-    mine = device.generators[0 if kind == "mps" else 1]
-    before = mine.get_state()
-    with rng.kept(name):
-        rng.seed(3, device=name)
-        assert mine.initial_seed() == 3
-        state = capture()
-        first = torch.rand(4, generator=mine)
-        rng.restore(state)
-        assert torch.equal(torch.rand(4, generator=mine), first)
-    assert torch.equal(mine.get_state(), before)
 
 
 def test_auto_takes_an_intel_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
