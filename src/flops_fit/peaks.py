@@ -1,9 +1,9 @@
-"""What devices can do at most: FLOP/s of dense matrix products, from their vendors' data sheets.
+"""Peak FLOP/s of devices for dense matrix products, from their vendors' data sheets.
 
-Data sheets of NVIDIA from Ampere on head their tables with rates for sparse matrices, twice those
-here. GeForce cards multiply 16-bit numbers at half rate where they add up in 32 bits, as torch
-does; that rate is listed. A name has to match as a whole: laptop, cut-down and partitioned
-devices (MIG) carry like names and do less.
+NVIDIA's data sheets from Ampere on show rates for sparse matrices, twice those listed here.
+GeForce cards multiply 16-bit numbers at half rate when they accumulate in 32 bits, as torch does;
+that rate is listed. A name has to match as a whole: laptop, cut-down and partitioned devices (MIG)
+have similar names and are slower.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Peak:
-    """In 1e12 FLOP/s; ``None`` for what the device does not compute in, or its maker does not say.
+    """In 1e12 FLOP/s by the format that is multiplied; sums are kept in 32 bits.
 
-    Attributes
-    ----------
-    fp32, tf32, bf16
-        By the numbers that are multiplied; sums are kept in 32 bits.
+    ``None`` if the device does not compute in that format, or its vendor does not say.
     """
 
     fp32: float | None
@@ -27,7 +24,7 @@ class Peak:
     bf16: float | None = None
 
 
-_PEAKS: dict[str, Peak] = {
+PEAKS: dict[str, Peak] = {
     # NVIDIA V100 Tensor Core GPU data sheet (2020); NVIDIA T4 data sheet (2019): neither has bf16.
     r"V100-SXM2-\d+GB": Peak(15.7),
     r"V100-PCIE-\d+GB": Peak(14.0),
@@ -62,7 +59,7 @@ _PEAKS: dict[str, Peak] = {
 }
 _MAKERS = re.compile(r"^(NVIDIA |Tesla |AMD )+")
 
-# What people call them, and a whole name of each.
+# Short names, each with a whole name.
 _SHORT = {
     "V100": "V100-SXM2-32GB",
     "T4": "T4",
@@ -88,7 +85,7 @@ DEVICES = tuple(_SHORT)
 
 
 def find_peak(name: str) -> Peak | None:
-    """The peak of a device by its whole name, as its driver gives it; ``None`` where not listed.
+    """The peak of a device by its whole name, as its driver gives it; ``None`` if not listed.
 
     Examples
     --------
@@ -96,11 +93,11 @@ def find_peak(name: str) -> Peak | None:
     121.0
     """
     plain = _MAKERS.sub("", name.strip())
-    return next((peak for p, peak in _PEAKS.items() if re.fullmatch(p, plain)), None)
+    return next((peak for p, peak in PEAKS.items() if re.fullmatch(p, plain)), None)
 
 
 def peak_by_short_name(name: str) -> Peak | None:
-    """The peak of a device by what people call it, or by its whole name.
+    """The peak of a device by its short name, or by its whole name.
 
     Examples
     --------

@@ -8,7 +8,7 @@ import pytest
 
 import flops_fit
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.peaks import _PEAKS
+from flops_fit.peaks import PEAKS
 from flops_fit.train import Precision
 from flops_fit.train.metrics import Throughput, device_peak, peak_of
 from tests.conftest import make_experiment
@@ -68,7 +68,7 @@ def test_devices_with_like_names_have_none(name: str) -> None:
 
 def test_formats_stand_in_the_ratios_that_the_units_have() -> None:
     """bf16 is twice TF32, give or take a data sheet's rounding: a sparse rate would be four times."""
-    for pattern, peak in _PEAKS.items():
+    for pattern, peak in PEAKS.items():
         if peak.tf32 and peak.bf16:
             assert peak.bf16 / peak.tf32 == pytest.approx(2.0, rel=0.02), pattern
         if peak.tf32 and peak.fp32:

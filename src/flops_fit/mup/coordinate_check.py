@@ -19,6 +19,7 @@ from flops_fit.text import render
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor, nn
 
 # Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to
 # +0.12 in μP and a steepest one of +0.56 to +1.8 without. The lower bound is wider: noise in an
@@ -173,7 +174,8 @@ class CoordinateCheck:
         return f"{render(self)}\n{self.verdict}: {self.reason}"
 
 
-MakeStep = Callable[[Any], Callable[[Any], Any]]
+MakeStep = Callable[[Any], Callable[[Any], object]]
+Outputs = Mapping[str, Sequence["Tensor"]]  # by name of the module
 Movement = dict[str, tuple[float, float]]  # by kind of module: change and size of the output
 
 
@@ -235,14 +237,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[str, list[Any]]:
+def _outputs(
+    model: nn.Module, objective: Objective, batch: Any, device: str
+) -> dict[str, list[Tensor]]:
     """What every module computes for one batch, in evaluation, by the module's name."""
     import torch
 
-    outputs: dict[str, list[Any]] = defaultdict(list)
+    outputs: dict[str, list[Tensor]] = defaultdict(list)
 
     def record(name: str) -> Callable[..., None]:
-        def add(tensor: Any) -> None:
+        def add(tensor: Tensor) -> None:
             if tensor.is_floating_point():
                 outputs[name].append(tensor.detach().double().clone())
 
@@ -263,7 +267,7 @@ def _outputs(model: Any, objective: Objective, batch: Any, device: str) -> dict[
     return outputs
 
 
-def _kinds(model: Any) -> dict[str, str]:
+def _kinds(model: nn.Module) -> dict[str, str]:
     """The kind of each module by its name: the members of a ModuleList are of one."""
     from torch import nn
 
@@ -277,9 +281,7 @@ def _kinds(model: Any) -> dict[str, str]:
     return {name: kind or _WHOLE for name, kind in kinds.items()}
 
 
-def _movement(
-    before: Mapping[str, Any], after: Mapping[str, Any], kinds: Mapping[str, str]
-) -> Movement:
+def _movement(before: Outputs, after: Outputs, kinds: Mapping[str, str]) -> Movement:
     """Root mean squares of the change and of the output, by kind of module."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, tensors in before.items():

@@ -14,13 +14,13 @@ from flops_fit.distributed import ALONE, Ranks
 from flops_fit.objective import Objective, to_device
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _MIN_BATCHES = 32  # that the held-out set is cut into, to see how they vary
 
 
 def evaluate(
-    model: Any,
+    model: nn.Module,
     held_out: DataSpec,
     objective: Objective,
     device: str,
@@ -103,7 +103,7 @@ def noise_scale_of(
     return round(noise / gradient, 9)
 
 
-def noise_scale(model: Any, objective: Any, batches: Iterable[Any]) -> float | None:
+def noise_scale(model: nn.Module, objective: Objective, batches: Iterable[Any]) -> float | None:
     """The gradient noise scale of a model at these batches, in units; its gradients stay empty.
 
     It is measured in evaluation mode, so that dropout is not taken for noise of the data.

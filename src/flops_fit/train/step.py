@@ -18,7 +18,7 @@ from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
 from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
@@ -46,9 +46,9 @@ class Stepper:
         What had to be changed, in words.
     """
 
-    model: Any
+    model: nn.Module
     objective: Objective
-    optimizer: Any
+    optimizer: Optimizer
     clip: float
     samples: int
     microbatch: int
@@ -280,7 +280,7 @@ class CompiledForward:
 
 
 def whole_batch_step(
-    model: Any,
+    model: nn.Module,
     objective: Objective,
     hparams: HParams,
     samples: int,
