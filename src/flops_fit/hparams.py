@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,22 @@ from flops_fit.errors import InputError
 
 Schedule = Literal["cosine", "wsd", "constant"]
 SCHEDULES = get_args(Schedule)
+
+_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("lr", lambda v: v > 0, "a positive lr"),
+    ("batch_units", lambda v: v > 0, "a positive batch_units"),
+    ("clip", lambda v: v > 0, "a positive clip"),
+    (
+        "weight_decay",
+        lambda v: v >= 0,
+        "weight_decay of 0 or more, or 'timescale' in a dict of changes",
+    ),
+    ("beta1", lambda v: 0 <= v < 1, "beta1 from 0 to below 1"),
+    ("beta2", lambda v: 0 <= v < 1, "beta2 from 0 to below 1"),
+    ("warmup", lambda v: 0 <= v < 1, "warmup from 0 to below 1"),
+    ("cooldown", lambda v: 0 < v <= 1, "cooldown as a share of the run above 0 and at most 1"),
+    ("final", lambda v: 0 <= v <= 1, "final as a share of the peak from 0 to 1"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,38 +91,20 @@ class HParams(Mapping[str, Any]):
     _record: Mapping[str, Any] | None = field(default=None, init=False, repr=False, hash=False)
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch_units", "clip"):
+        for name, valid, expected in _RANGES:
             value = getattr(self, name)
-            _require(is_number(value) and value > 0, f"a positive {name}", value)
-        _require(
-            is_number(self.weight_decay) and self.weight_decay >= 0,
-            "weight_decay of 0 or more, or 'timescale' in a dict of changes",
-            self.weight_decay,
-        )
-        for name in ("beta1", "beta2", "warmup"):
-            value = getattr(self, name)
-            _require(is_number(value) and 0 <= value < 1, f"{name} from 0 to below 1", value)
+            if not (is_number(value) and valid(value)):
+                raise InputError(f"hparams: expected {expected}; got {value!r}.")
         units = self.warmup_units
-        _require(
-            units is None or (is_number(units) and units >= 0),
-            "warmup_units of 0 or more, or None",
-            units,
-        )
-        _require(
-            self.schedule in SCHEDULES,
-            f"schedule to be one of {', '.join(map(repr, SCHEDULES))}",
-            self.schedule,
-        )
-        _require(
-            is_number(self.cooldown) and 0 < self.cooldown <= 1,
-            "cooldown as a share of the run above 0 and at most 1",
-            self.cooldown,
-        )
-        _require(
-            is_number(self.final) and 0 <= self.final <= 1,
-            "final as a share of the peak from 0 to 1",
-            self.final,
-        )
+        if units is not None and not (is_number(units) and units >= 0):
+            raise InputError(
+                f"hparams: expected warmup_units of 0 or more, or None; got {units!r}."
+            )
+        if self.schedule not in SCHEDULES:
+            names = ", ".join(map(repr, SCHEDULES))
+            raise InputError(
+                f"hparams: expected schedule to be one of {names}; got {self.schedule!r}."
+            )
         share = self.warmup if self.warmup_units is None else 0.0
         if self.schedule == "wsd" and share + self.cooldown > 1:
             raise InputError(
@@ -246,8 +244,3 @@ def is_finished(seen: int, planned: int) -> bool:
             "The record belongs to another run."
         )
     return seen == planned
-
-
-def _require(condition: bool, expected: str, value: Any) -> None:
-    if not condition:
-        raise InputError(f"hparams: expected {expected}; got {value!r}.")

@@ -70,9 +70,9 @@ class Diagnostic:
 class Experiment:
     """One training run as planned: a size N, a number of units D and how to train.
 
-    ``flops`` is D times the FLOPs per unit at this size; it stays within 1 % of ``budget``. Runs of
-    one ``trunk`` are the same up to their cool-downs and may share what they compute until then;
-    how it was computed does not change what comes out, so ``trunk`` is not part of ``id``.
+    ``flops`` is D times the FLOPs per unit at this size, within 1 % of ``budget``. Runs of one
+    ``trunk`` are the same up to their cool-downs and may share that computation, which does not
+    change the result: ``trunk`` is not part of ``id``.
     """
 
     model: str
@@ -106,7 +106,7 @@ class Experiment:
 
     @functools.cached_property
     def id(self) -> str:
-        """SHA-256, first 16 hex digits, of what decides the outcome of the run."""
+        """SHA-256, first 16 hex digits, of everything that decides the outcome of the run."""
         decides = {
             "model": self.model,
             "model_kwargs": self.model_kwargs,
@@ -124,7 +124,7 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """How people call this run, by budget, size and, where repeated, which repeat."""
+        """A readable name: budget, size and the number of a repeat."""
         size = (
             "-".join(str(v) for v in self.size.values())
             if isinstance(self.size, Mapping)
@@ -139,7 +139,7 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
-        """Read what :meth:`to_dict` wrote; a changed id means the record was edited."""
+        """Read what :meth:`to_dict` wrote; a record whose id does not match was edited."""
         known = cls.__dataclass_fields__
         data = {k: v for k, v in values.items() if k in known}
         data["params"] = ParamCount(**values["params"])
@@ -158,24 +158,22 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of an :class:`Experiment`.
+    """The result of an :class:`Experiment`.
 
-    ``flops`` and ``tokens`` are what the path to its loss took; ``flops_shared`` of the FLOPs were
-    spent by another run of its trunk, and ``seconds`` is what this run took itself. ``loss`` is the
-    held-out loss at the end of the schedule with standard error ``loss_se``, ``train_loss`` the
-    mean over the last twentieth of the steps and ``gradient_norm`` that of their gradients' norms
-    before clipping.
-    ``reason`` says in a line why a run did not complete, ``details`` holds the traceback where
-    there is one. ``units_per_second`` is the speed of the steps alone and ``mfu``, the model FLOPs
-    utilisation, the share that ``flops`` over the time in steps has of the device's peak; ``None``
-    where that peak is not known. ``microbatch`` is the samples
-    that went through the model at once, ``ranks`` the processes that shared each batch,
-    ``resumed`` how often the run went on from a checkpoint; ``noise_scale`` is the gradient noise
-    scale at its end, in units, where it was measured; ``spikes`` are (step, loss) where the
-    training loss leapt up; ``notes`` say what else was noticed.
+    ``flops`` and ``tokens`` are those on the path to its loss; another run of its trunk spent
+    ``flops_shared`` of them. ``seconds`` is the time of this run alone. ``loss`` is the held-out
+    loss at the end of the schedule with standard error ``loss_se``, ``train_loss`` the mean over the
+    last twentieth of the steps and ``gradient_norm`` the mean norm of their gradients before
+    clipping. ``reason`` says in a line why a run did not complete, ``details`` holds a traceback.
+    ``units_per_second`` is the speed of the steps alone and ``mfu`` the model FLOPs utilisation:
+    ``flops`` over the time in steps, as a share of the device's peak; ``None`` if that peak is
+    unknown. ``microbatch`` counts the samples in one pass of the model, ``ranks`` the processes that
+    shared each batch, ``resumed`` the restarts from a checkpoint. ``noise_scale`` is the gradient
+    noise scale at its end, in units, if it was measured; ``spikes`` are (step, loss) of jumps of the
+    training loss; ``notes`` are other observations.
 
-    C has several conventions. ``flops`` is by that of the plan, by default counted on the traced
-    model; beside it stand :attr:`flops_6nd`, :attr:`flops_6nd_matmul` and
+    C has several conventions. ``flops`` follows that of the plan, by default counted on the traced
+    model; beside it are :attr:`flops_6nd`, :attr:`flops_6nd_matmul` and
     :attr:`flops_6nd_non_embedding`, which differ in what they call N.
 
     Examples
@@ -241,7 +239,7 @@ class Run:
 
     @property
     def epochs(self) -> float | None:
-        """How often the data was gone through; ``None`` where its size is not known, as of streams."""
+        """Passes over the data; ``None`` if its size is unknown, as for streams."""
         size = self._data_size
         return None if size is None else self.samples / size
 
@@ -250,7 +248,7 @@ class Run:
         """Units seen for the first time, U = min(D, units in the data); ``None`` as for :attr:`epochs`.
 
         Units in the data are its samples times the units in a sample: those planned, corrected by
-        what was counted where some targets are masked.
+        the count if some targets are masked.
         """
         size, samples = self._data_size, self.samples
         if size is None:
@@ -258,7 +256,7 @@ class Run:
         if samples <= size:
             return self.tokens
         per_sample = self.experiment.units_per_sample
-        counted = self.tokens / round(samples * per_sample)  # exactly 1 where nothing is masked
+        counted = self.tokens / round(samples * per_sample)  # exactly 1 if nothing is masked
         return round(size * per_sample * counted)
 
     @property
@@ -301,7 +299,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A run that did not enter the fit, and why."""
+    """A run left out of the fit, and why."""
 
     label: str
     reason: str
@@ -313,7 +311,7 @@ def canonical_json(value: Any) -> str:
 
 
 def finite_json(value: Any) -> Any:
-    """Nested plain values with ``None`` for every number that is not finite, as JSON has none."""
+    """Nested plain values with ``None`` for every number that is not finite, which JSON cannot hold."""
     if isinstance(value, Mapping):
         return {str(k): finite_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,10 +1,10 @@
-"""Runs that are the same until their cool-downs: what they share, and what that saves.
+"""Runs that are the same until their cool-downs: what they share and what that saves.
 
 Under warmup–stable–decay the rate is constant between warmup and cool-down, so runs of one model
-that differ in nothing but their length are one run until the first of them cools down. That path
-is their trunk and each cool-down a branch of it (Hägele et al. 2024, arXiv:2405.18392).
+that differ only in length are one run until the first of them cools down. That part is their trunk
+and each cool-down a branch of it (Hägele et al. 2024, arXiv:2405.18392).
 
-A trunk is a property of experiments alone: which they are is known before anything runs.
+Trunks follow from the experiments alone, before anything runs.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, canonical_json
 
-# What a run's trunk does not depend on: the end of the schedule, the name of what chose the values,
-# and the batch asked for, as the batch taken is there beside it.
-_BRANCH_ALONE = frozenset({"cooldown", "final", "recipe", "batch_units"})
+# A trunk does not depend on these: the end of the schedule, the name of the recipe, and the batch
+# before rounding.
+_BRANCH_ONLY = frozenset({"cooldown", "final", "recipe", "batch_units"})
 
-# The training loss on record is a mean over a run's last twentieth, which a trunk leaves out.
-_SHARED_AT_MOST = 0.95
+# The training loss on record is a mean over a run's last twentieth, which a trunk does not contain.
+_MOST_SHARED = 0.95
 
 
 def trunk_of(experiment: Experiment) -> str:
     """A hash of all that decides a run until its cool-down: 16 hex digits.
 
-    Its budget, units, steps and cool-down are left out, all else that is part of its id is not.
+    It includes what the id does, except budget, units, steps and cool-down.
 
     Examples
     --------
@@ -60,17 +60,17 @@ def trunk_of(experiment: Experiment) -> str:
 
 def trunk_hparams(hparams: HParams) -> dict[str, Any]:
     """The hyper-parameters that decide a trunk."""
-    return {name: value for name, value in hparams.to_dict().items() if name not in _BRANCH_ALONE}
+    return {name: value for name, value in hparams.to_dict().items() if name not in _BRANCH_ONLY}
 
 
 def branch_step(experiment: Experiment) -> int:
-    """Steps after which a run leaves its trunk, ⌊(1 − cooldown)·steps⌋; 0 where it has none.
+    """Steps after which a run leaves its trunk, ⌊(1 − cooldown)·steps⌋; 0 if it has none.
 
     At most 95 % of the steps are on the trunk, however short the cool-down.
     """
     if not experiment.trunk:
         return 0
-    share = min(1 - experiment.hparams.cooldown, _SHARED_AT_MOST)
+    share = min(1 - experiment.hparams.cooldown, _MOST_SHARED)
     return math.floor(share * experiment.steps)
 
 
@@ -85,7 +85,7 @@ def by_trunk(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
 def shared_steps(experiments: Iterable[Experiment]) -> dict[str, int]:
     """By id, the steps of each run that a shorter one of its trunk makes before it.
 
-    Each goes on from where the one before it left the trunk, so a trunk is walked once.
+    Each continues from where the one before it left the trunk, so a trunk is computed once.
     """
     shared = {}
     for group in by_trunk(experiments):
@@ -97,7 +97,7 @@ def shared_steps(experiments: Iterable[Experiment]) -> dict[str, int]:
 
 
 def own_flops(experiments: Iterable[Experiment]) -> dict[str, float]:
-    """By id, the FLOPs that each run is left with where shorter ones of its trunk came before it."""
+    """By id, the FLOPs of each run after what shorter runs of its trunk have computed."""
     listed = list(experiments)
     shared = shared_steps(listed)
     return {e.id: e.flops * (1 - shared[e.id] / e.steps) for e in listed}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flops_fit import Adaptive, fit_runs
-from flops_fit.adaptive import AnySize, Candidates, next_experiments
+from flops_fit.adaptive import Candidates, next_experiments
 from flops_fit.adaptive.candidates import lattice
 from flops_fit.adaptive.criterion import Criterion, exchange, log_optimum
 from flops_fit.errors import FitError, InputError
@@ -60,7 +60,7 @@ def test_exchange_finds_the_best_of_all_choices():
     few = replace(criterion, information=np.diag([4.0, 0.25, 0.25, 16.0, 16.0, 2.0, 1e6, 1e6]))
     budgets = np.array([1e18, 1e19, 1e20])
     N, C = lattice(np.asarray(criterion.law.optimal(budgets).params), budgets)
-    runs = AnySize(FLOPS).candidates(N, C).pick(np.arange(0, 27, 3))
+    runs = Candidates.of_any_size(N, C, FLOPS).pick(np.arange(0, 27, 3))
     picked = exchange(few, runs, 3, 2.2e20)
     rows = few.rows(runs)
     best = min(

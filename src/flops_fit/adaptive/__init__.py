@@ -4,14 +4,13 @@
 from a pilot to an answer with any :class:`Oracle` that makes the runs.
 """
 
-from flops_fit.adaptive.candidates import AnySize, Candidates, Oracle
+from flops_fit.adaptive.candidates import Candidates, Oracle
 from flops_fit.adaptive.form import Check, Form
 from flops_fit.adaptive.propose import Proposal, next_experiments
 from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
 
 __all__ = [
     "AdaptiveResult",
-    "AnySize",
     "Candidates",
     "Check",
     "Form",

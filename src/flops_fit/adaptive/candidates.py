@@ -75,6 +75,11 @@ class Candidates:
         C = np.asarray(flops(values[:, 0])) * values[:, 1]
         return cls(values[:, 0], values[:, 1], C, C, repeats)
 
+    @classmethod
+    def of_any_size(cls, params: Floats, budget: Floats, flops: FlopsFunction) -> Candidates:
+        """Exactly these sizes at these budgets: D = C/F(N)."""
+        return cls(params, budget / np.asarray(flops(params)), budget, budget)
+
     def __len__(self) -> int:
         return len(self.params)
 
@@ -117,17 +122,6 @@ class Oracle(Protocol):
 
     def run(self, chosen: Candidates) -> Sequence[float]:
         """The losses of runs out of :meth:`candidates`, in order; NaN where a run has none."""
-
-
-@dataclass(frozen=True)
-class AnySize:
-    """Candidates of any size: exactly N parameters, and D = C/F(N)."""
-
-    flops: FlopsFunction
-
-    def candidates(self, params: Floats, budget: Floats) -> Candidates:
-        """Exactly these sizes and budgets."""
-        return Candidates(params, budget / np.asarray(self.flops(params)), budget, budget)
 
 
 @dataclass

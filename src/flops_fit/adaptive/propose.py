@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.adaptive.candidates import AnySize, Candidates, around
+from flops_fit.adaptive.candidates import Candidates, around
 from flops_fit.adaptive.criterion import Criterion, exchange
 from flops_fit.adaptive.form import Form, fit_and_form
 from flops_fit.checks import check_number
@@ -227,7 +227,7 @@ def next_experiments(
         largest = MOST_EXTRAPOLATION * float(np.max(table.flops))
         top = min(max_run_flops or budget_flops / 3, largest, budget_flops)
         low = min(float(np.min(table.flops)), top)
-        choice = AnySize(fit.flops).candidates(*around(evidence, low, top))
+        choice = Candidates.of_any_size(*around(evidence, low, top), fit.flops)
     else:
         choice = Candidates.of(candidates, fit.flops, repeats=False)
         choice = choice.pick(choice.flops <= (max_run_flops or np.inf))
