@@ -1,4 +1,4 @@
-"""Carry out the experiments of a sweep: what is finished is kept, what is missing is run."""
+"""Carry out the experiments of a sweep: finished runs are kept, missing ones are run."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Resources:
     gpus
         GPUs of the whole run; with more than one, as many ranks train it together.
     seconds
-        How long it may take, for schedulers that ask; others do not use it.
+        A limit for schedulers that need one; others ignore it.
     ranks
         Processes that train the run together; by default one for each GPU.
 
@@ -90,24 +90,23 @@ class Executor(Protocol):
 
     Runs start in the order submitted. An exception of the task is a ``failed`` run with its
     traceback. A process that is lost with its run (killed, out of memory, its machine gone) is a
-    ``preempted`` run with the reason: the place is to blame and not the code, so it may be
-    submitted again.
+    ``preempted`` run with the reason: an infrastructure failure, so it may be submitted again.
     """
 
     @property
     def capacity(self) -> int:
-        """How many runs go on at the same time, at most; it can be asked before ``start``."""
+        """How many runs go on at the same time, at most; it is known before ``start``."""
 
     def start(self, task: Task, report: Report) -> None:
-        """Make ready to carry out ``task``; ``report`` hears of the progress of every run."""
+        """Prepare to carry out ``task``; ``report`` is called with the progress of every run."""
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
-        """Queue one experiment, with what this place gives a run unless ``resources`` says else."""
+        """Queue one experiment, with ``resources`` or those that this place gives a run."""
 
     def poll(self, timeout: float | None = None) -> list[Run]:
         """Wait until at least one submitted run has ended and return those that have.
 
-        Empty where nothing is left to wait for, and where ``timeout`` seconds were not enough.
+        Empty where no run is left, or none ends within ``timeout`` seconds.
         """
 
     def cancel(self, handle: Handle) -> bool:
@@ -121,7 +120,7 @@ class Executor(Protocol):
 
 
 class InProcessExecutor:
-    """The simplest place: each run happens during :meth:`poll`, in the order submitted.
+    """Runs in this process, during :meth:`poll`, in the order submitted.
 
     Nothing is pickled and a debugger works. A run uses the threads and devices of this process, and
     one that kills its process ends the sweep.
@@ -173,7 +172,7 @@ def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
     """
     try:
         return task(experiment, report)
-    except Exception as error:  # a task may raise anything: that is a run that failed
+    except Exception as error:  # a task may raise anything
         reason, details = error_line(error), traceback.format_exc()
     except SystemExit as error:
         if error.code in _STOPPED:
@@ -185,7 +184,7 @@ def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
 
 @dataclass(frozen=True)
 class PerRun:
-    """What an executor gives a run that does not ask for anything itself.
+    """The resources of runs that do not ask for any themselves.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ from flops_fit.text import error_line
 
 @dataclass(eq=False)
 class _Started:
-    """A run under way and what it holds; ``kill_at`` is set once it was cancelled."""
+    """A running run and its slots; ``kill_at`` is set once it was cancelled."""
 
     handle: Handle
     worker: Worker
@@ -55,16 +55,16 @@ class PoolExecutor:
         Threads of each process; by default the cores divided by ``workers``. Small models gain
         little from a second thread.
     gpus
-        How many GPUs runs are spread over, or which, as CUDA_VISIBLE_DEVICES names them; by
-        default all that torch sees. Each run sees its own alone, so that the device of the plan has
-        to be ``"cuda"`` without a number.
+        How many GPUs to use, or which, as CUDA_VISIBLE_DEVICES names them; by default all that
+        torch sees. Each run sees only its own, so the device of the plan has to be ``"cuda"``
+        without a number.
     runs_per_gpu
-        Runs that share a GPU; one, or what ``workers`` of your own take.
+        Runs that share a GPU; by default one, or as many as ``workers`` need.
     gpus_per_run
-        GPUs of one run, or a function of the experiment: a run with more than one is trained by as
-        many ranks. 1 where there are GPUs.
+        GPUs of one run, or a function of the experiment; as many ranks train it together. By
+        default 1 where there are GPUs.
     ranks_per_run
-        The same without GPUs: processes that train a run together.
+        Without GPUs: processes that train a run together.
 
     Examples
     --------
@@ -98,8 +98,7 @@ class PoolExecutor:
             check_whole("gpus", gpus, at_least=0)
         self._workers, self._threads = workers, threads
         self._gpus, self._runs_per_gpu = gpus, runs_per_gpu
-        one_where_any = lambda experiment: min(1, self._slots.gpus)  # noqa: E731
-        self._per_run = PerRun(gpus_per_run or one_where_any, ranks_per_run)
+        self._per_run = PerRun(gpus_per_run or self._default_gpus, ranks_per_run)
         self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
         self._running: dict[Handle, _Started] = {}
         self._numbers = itertools.count()
@@ -121,13 +120,16 @@ class PoolExecutor:
         shares = self._runs_per_gpu or -(-(self._workers or 1) // len(names))
         return Slots(self._workers or len(names) * shares, names, shares)
 
+    def _default_gpus(self, experiment: Experiment) -> int:
+        return min(1, self._slots.gpus)
+
     @property
     def capacity(self) -> int:
         """How many runs go on at the same time, where each is one process."""
         return self._slots.processes
 
     def start(self, task: Task, report: Report) -> None:
-        """Write the task where the workers can read it.
+        """Write the task to a file that the workers read.
 
         Raises
         ------

@@ -44,14 +44,14 @@ class Worker:
     experiment: Experiment
 
     def waits_for(self) -> tuple[Any, Any]:
-        """What is ready when there is something to read, or when the process is gone.
+        """What is ready once there is a message, or the process has ended.
 
-        A process that the run has started may hold the pipe open longer than the run lives.
+        A process that the run has started may hold the pipe open longer than the run lasts.
         """
         return self.pipe, self.process.sentinel
 
     def read(self) -> Any:
-        """The next message, a Run last; that of a lost worker where it ended without; else ``None``."""
+        """The next message if there is one; the last is a Run, also of a lost worker."""
         try:
             if self.pipe.poll():
                 return self.pipe.recv()
@@ -84,10 +84,10 @@ def fresh_processes(task: bytes) -> Any:
 
 
 def start_worker(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
-    """A process that begins with a run.
+    """Start a process for a run.
 
-    The server that it is forked from may have been killed. While that is dying it still takes the
-    request, and answers nothing; once it is gone, a new one is started.
+    The server that it is forked from may have been killed. While it is dying it takes requests and
+    does not answer; once it is gone, a new one is started.
     """
     for pause in _RESTART_PAUSES:
         try:
@@ -115,9 +115,9 @@ def _start(context: Any, task_path: str, experiment: Experiment, setting: Settin
 
 @contextmanager
 def _without_script() -> Iterator[None]:
-    """Let a new process leave the script of this one alone.
+    """Keep a new process from running the script of this one again.
 
-    It would run the script again, for every run: what the task needs of it is sent by value.
+    What the task needs of the script is sent by value.
     """
     script = sys.modules["__main__"]
     hidden = {name: vars(script).pop(name) for name in ("__file__",) if name in vars(script)}
@@ -130,7 +130,7 @@ def _without_script() -> Iterator[None]:
 
 
 def stop(workers: list[Worker]) -> None:
-    """End workers, all at once; each may finish its step and keep a checkpoint first."""
+    """End all workers; each may finish its step and keep a checkpoint first."""
     for worker in workers:
         worker.process.terminate()
     until = time.monotonic() + PATIENCE
@@ -140,7 +140,7 @@ def stop(workers: list[Worker]) -> None:
 
 
 def _drain(worker: Worker, until: float) -> None:
-    """Read what a worker still says: one that waits for a full pipe would not end."""
+    """Read the last messages of a worker: it would not end while its pipe is full."""
     while worker.process.is_alive() and time.monotonic() < until:
         try:
             if wait([worker.pipe, worker.process.sentinel], 0.5) and worker.pipe.poll():
@@ -160,11 +160,10 @@ def start_method() -> str:
 
 
 def _to_preload(task: bytes) -> list[str]:
-    """Modules that workers are forked with, so that none imports them anew: those a task names.
+    """Modules that workers are forked with, so that none imports them again: those a task names.
 
-    Torch only where this process has it, as a task without it should not wait for it. Where there
-    is a GPU only what is known to leave it alone: a forked process cannot use CUDA that an import
-    has initialised before.
+    Torch is among them only where this process has imported it. With a GPU, only modules that do
+    not initialise CUDA: a forked process could not use it afterwards.
     """
     known = ["flops_fit.execute.worker"]
     torch = sys.modules.get("torch")

@@ -89,10 +89,10 @@ class Job:
 
 
 class _TimeUp:
-    """Slurm's warning that time is up, passed to the run as SIGTERM, which it obeys after its step.
+    """Passes Slurm's warning that time is up to the run as SIGTERM, which it obeys after its step.
 
-    submitit would end the process at once, in the middle of a step, and with it what was trained
-    since the last checkpoint.
+    submitit would end the process in the middle of a step, and lose the progress since the last
+    checkpoint.
     """
 
     def __init__(self) -> None:
