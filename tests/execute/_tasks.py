@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flops_fit.records import Experiment, Run
 from flops_fit.train import Progress
-from flops_fit.train.metrics import Interruption
+from flops_fit.train.metrics import Interruption, end_by
 
 KILLED, WRONG, SLOW = 13, 17, 19
 
@@ -59,9 +59,9 @@ class Long:
         with Interruption() as interruption:
             for _ in range(300):
                 time.sleep(0.1)
-                if interruption.asked:
+                if interruption.signal:
                     note.touch()
-                    interruption.obey(interruption.asked)
+                    end_by(interruption.signal)
         return Run(experiment, "completed", loss=2.0)
 
 

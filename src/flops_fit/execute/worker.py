@@ -101,7 +101,7 @@ def _launch_ranks(task_path: str, experiment: Experiment, setting: Setting, repo
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable()  # the elastic agent is all that runs in this process
     runs: list[Run] = []
     lost = ""
     key = secrets.token_bytes(32)
