@@ -199,20 +199,6 @@ class Kaplan(KappaFamily):
         ranked.sort(key=lambda pair: pair[0])
         return [params for _, params in ranked[:_STARTS]]
 
-    def _n_term(self, N: ArrayLike) -> Floats:
-        # The difference of the logs first: N_c^r alone may overflow.
-        log_ratio = np.log(self.N_c) - np.log(np.asarray(N, dtype=np.float64))
-        return np.asarray((self.alpha_N / self.alpha_D) * log_ratio)
-
-    def _params_for(self, D: Floats, loss: Floats) -> Floats:
-        r = self.alpha_N / self.alpha_D
-        return self.N_c * size_of_rest(self._log_sum(loss), self._d_term(D), 0.0, r)
-
-    def _start_size(self, C: Floats, k: Floats) -> Floats:
-        r = self.alpha_N / self.alpha_D
-        log_n = np.log(r) + r * np.log(self.N_c) - np.log(self.D_c) + np.log(C / k)
-        return np.asarray(np.exp(np.clip(log_n / (1 + r), -300.0, 300.0)))
-
 
 def _given_exponents(
     alpha_N: float, alpha_D: float, N: Floats, D: Floats, loss: Floats
