@@ -1,33 +1,32 @@
-"""A fit as a small table, for notebooks."""
+"""A fit as plain values that predictions can be computed from, and as a card for notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.intervals import Evidence, covariance, student_t
-from flops_fit.fit.prediction import QUANTITIES
+from flops_fit.fit.prediction import QUANTITIES, serious
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, KappaFamily
 from flops_fit.laws.law import Law
 from flops_fit.laws.muennighoff import Muennighoff
-from flops_fit.records import Diagnostic
+from flops_fit.records import finite_json
 from flops_fit.text import card, format_count
 
 if TYPE_CHECKING:
     from flops_fit.fit.fit import Fit
 
-
 Floats = NDArray[np.float64]
 
-_REACH = 1000.0  # times the largest run's compute
-_TABLE = 49
+_MOST_EXTRAPOLATION = 1000.0  # times the largest run's compute
+_BUDGETS = 49  # rows of a table of predictions
 _NO_TERM = float(np.log(1e-300))  # ln A of a term that vanished
-_SAMPLES = 32  # an octave of N, of an F(N) that is known as a function alone
+_STEP = 1e-4  # relative, of a coordinate; as in gradient_of
+_SAMPLES = 32  # an octave of N, of an F(N) that is only known as a function
 
 
 def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
@@ -51,26 +50,27 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
         ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, and ``reach`` is the C
         up to which the values are meant to be used.
     """
-    found: dict[str, Any] = {
-        "level": level,
-        "unit": fit.runs.unit,
-        "smallest": float(np.min(fit.runs.flops)),
-        "largest": fit.largest_compute,
-        "reach": _REACH * fit.largest_compute,
-    }
-    lines = fit._headline.lines
-    form = kappa_form(fit.law)
+    low, high, sizes = float(np.min(fit.runs.flops)), fit.largest_compute, fit.runs.params
+    reach = _MOST_EXTRAPOLATION * high
+    lines, form = fit._headline.lines, kappa_form(fit.law)
+    values: dict[str, Any]
     if lines is not None:
         loss = lines.loss_line()
-        found |= {"form": "lines", "line": lines.n_line.params}
-        found |= {"loss_line": loss.params if loss else None}
+        loss_line = loss.params if loss else None
+        values = {"form": "lines", "line": lines.n_line.params, "loss_line": loss_line}
     elif form is not None:
-        found |= {"form": "kappa", "law": form, "evidence": _evidence(fit._evidence, level)}
+        values = {"form": "kappa", "law": form, "evidence": _evidence(fit._evidence, level)}
     else:
-        found |= {"form": "table", **_table(fit, level, found["smallest"] / 10, found["reach"])}
-    sizes = fit.runs.params
-    found["flops"] = _flops(fit.flops, float(sizes.min()) / 1e3, float(sizes.max()) * 1e4)
-    return found
+        values = {"form": "table", **_table(fit, level, low / 10, reach)}
+    flops = _flops(fit.flops, float(sizes.min()) / 1e3, float(sizes.max()) * 1e4)
+    about = {
+        "level": level,
+        "unit": fit.runs.unit,
+        "smallest": low,
+        "largest": high,
+        "reach": reach,
+    }
+    return {**about, **values, "flops": flops}
 
 
 def kappa_form(law: Law) -> list[float] | None:
@@ -84,41 +84,34 @@ def kappa_form(law: Law) -> list[float] | None:
 
 
 def _evidence(evidence: Evidence, level: float) -> dict[str, Any]:
-    lost = evidence.no_interval
-    if lost:
-        return {"kind": "none", "reason": lost}
+    if evidence.no_interval:
+        return {"kind": "none", "reason": evidence.no_interval}
     if evidence.resamples:
         return {"kind": "draws", "laws": [kappa_form(law) for law in evidence.drawn_laws]}
+    own = covariance(evidence.solution)
+    if own.matrix is None:
+        return {"kind": "none", "reason": own.reason}
     solutions = [s for s in (evidence.solution, evidence.rival) if s is not None]
-    parts = [_part(s, level) for s in solutions]
-    if parts[0] is None:
-        return {"kind": "none", "reason": covariance(evidence.solution).reason}
-    return {"kind": "sandwich", "parts": [p for p in parts if p is not None]}
+    parts = [
+        _part(s, cov.matrix, student_t(level, cov.dof))
+        for s, cov in ((s, covariance(s)) for s in solutions)
+        if cov.matrix is not None
+    ]
+    return {"kind": "sandwich", "parts": parts}
 
 
-def _part(solution: Solution, level: float, step: float = 1e-4) -> dict[str, Any] | None:
-    """The steps are those of :func:`gradient_of`."""
-    cov = covariance(solution)
-    if cov.matrix is None:
-        return None
+def _part(solution: Solution, matrix: Floats, t: float) -> dict[str, Any]:
+    """A law, the laws one step up and down each coordinate, their covariance, and Student's t."""
     theta = solution.theta
-    steps = [step * max(abs(float(v)), 0.1) for v in theta]
-
-    def moved(sign: float) -> list[list[float] | None]:
-        out = []
-        for i, h in enumerate(steps):
-            at = theta.copy()
-            at[i] += sign * h
-            out.append(kappa_form(solution.law_at(at)))
-        return out
-
+    steps = _STEP * np.maximum(np.abs(theta), 0.1)
+    moves = np.diag(steps)
     return {
         "law": kappa_form(solution.law),
-        "up": moved(1.0),
-        "down": moved(-1.0),
-        "steps": steps,
-        "covariance": cov.matrix.tolist(),
-        "t": student_t(level, cov.dof),
+        "up": [kappa_form(solution.law_at(theta + move)) for move in moves],
+        "down": [kappa_form(solution.law_at(theta - move)) for move in moves],
+        "steps": steps.tolist(),
+        "covariance": matrix.tolist(),
+        "t": t,
     }
 
 
@@ -127,9 +120,8 @@ def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
     if isinstance(flops, LinearFlops):
         return {"kind": "linear", "k": flops.k}
     if isinstance(flops, SmoothFlops):
-        return {"kind": "smooth"} | {
-            name: getattr(flops, name) for name in ("k", "c", "p", "n0", "n_min")
-        }
+        names = ("k", "c", "p", "n0", "n_min")
+        return {"kind": "smooth", **{name: getattr(flops, name) for name in names}}
     if isinstance(flops, InterpolatedFlops):
         sizes = np.array(sorted(flops.counts))
         per_unit = np.array([flops.counts[n] for n in sizes])
@@ -146,16 +138,14 @@ def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
 
 
 def _table(fit: Fit, level: float, low: float, high: float) -> dict[str, Any]:
-    log_c = np.linspace(np.log(low), np.log(high), _TABLE)
+    log_c = np.linspace(np.log(low), np.log(high), _BUDGETS)
     values = _logs_of(fit, level, log_c)
-    middles = 0.5 * (log_c[:-1] + log_c[1:])[:: _TABLE // 8]
+    middles = 0.5 * (log_c[:-1] + log_c[1:])[:: _BUDGETS // 8]
     exact = _logs_of(fit, level, middles)
     near = np.array([cubic(middles, log_c, column) for column in values.T]).T
     error = np.abs(near - exact)
-    columns = {
-        name: [None if v != v else float(v) for v in column]
-        for name, column in zip(_columns(), values.T, strict=True)
-    }
+    names = [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")]
+    columns = dict(zip(names, finite_json(values.T.tolist()), strict=True))
     worst = float(np.nanmax(error)) if np.any(np.isfinite(error)) else 0.0
     return {"log_compute": log_c.tolist(), "columns": columns, "error": worst}
 
@@ -174,34 +164,26 @@ def cubic(x: Floats, grid: Floats, values: Floats) -> Floats:
     return np.asarray(sum(w * values[first + i] for i, w in enumerate(weights)))
 
 
-def _columns() -> list[str]:
-    return [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")]
-
-
 def _logs_of(fit: Fit, level: float, log_c: Floats) -> Floats:
     """Logs of each quantity and of its interval's ends, shape (C, columns)."""
     rows = []
-    for c in np.exp(log_c):
-        found = fit.predict(float(c), level)
-        row = []
-        for name in QUANTITIES:
-            row += [found[name], *(found.intervals[name] or (np.nan, np.nan))]
-        rows.append(row)
+    for C in np.exp(log_c):
+        answer = fit.predict(float(C), level)
+        spans = [answer.intervals[name] or (np.nan, np.nan) for name in QUANTITIES]
+        rows.append(
+            [v for q, span in zip(QUANTITIES, spans, strict=True) for v in (answer[q], *span)]
+        )
     return np.asarray(np.log(np.array(rows, dtype=np.float64)))
 
 
 def fit_card(fit: Fit) -> str:
-    """The law with its constants, the optimum at the largest run's compute, and what to beware of."""
+    """The law with its constants, the optimum at the largest run's compute, and the warnings."""
     best = fit.optimal(fit.largest_compute)
     rows = [["constant", "value"], *([k, f"{v:.4g}"] for k, v in fit.law.params.items())]
     notes = [
         f"{len(fit.runs)} runs fitted, {len(fit.excluded)} left out; scatter {100 * fit.residual_sd:.2g} %.",
         f"At C = {fit.largest_compute:.3g}, the largest run's: N* = {format_count(best.params)}, "
         f"D* = {format_count(best.tokens)} {fit.runs.unit}.",
-        *_told(fit.diagnostics),
+        *serious(fit.diagnostics),
     ]
     return card(f"{fit.law.formula} · trust: {fit.trust}", rows, notes)
-
-
-def _told(diagnostics: Sequence[Diagnostic]) -> list[str]:
-    return [str(d) for d in diagnostics if d.severity in ("warning", "critical")]

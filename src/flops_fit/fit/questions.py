@@ -1,9 +1,10 @@
-"""What a planner asks of a fit beside the optimum; each answer with its interval."""
+"""Questions of a fit besides its optimum; each answer with its interval."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.intervals import Estimate, Evidence, Interval, check_level, estimate
+from flops_fit.fit.intervals import Estimate, Evidence, Interval, Intervals, check_level, estimate
 from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.laws.questions import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
@@ -26,13 +27,9 @@ _TRADE = ("params", "tokens", "loss", "excess", "tokens_needed", "compute_ratio"
 class TradeOffEstimate(TradeOff):
     """A :class:`~flops_fit.laws.TradeOff` of a fitted law.
 
-    Attributes
-    ----------
-    intervals
-        For ``params``, ``tokens``, ``loss``, ``excess``, ``tokens_needed`` and ``compute_ratio`` an
-        interval or ``None`` for each factor. At k = 1 excess and ratio are 0 and 1 by definition.
-    level, method, reason, diagnostics
-        As of an :class:`Estimate`.
+    ``intervals`` has for ``params``, ``tokens``, ``loss``, ``excess``, ``tokens_needed`` and
+    ``compute_ratio`` an interval or ``None`` for each factor. At k = 1 excess and ratio are 0 and 1
+    by definition. The other fields are as of an :class:`Estimate`.
     """
 
     intervals: dict[str, tuple[Interval | None, ...]]
@@ -46,13 +43,8 @@ class TradeOffEstimate(TradeOff):
 class InferenceEstimate(InferenceOptimum):
     """An :class:`~flops_fit.laws.InferenceOptimum` of a fitted law.
 
-    Attributes
-    ----------
-    intervals
-        Of ``params``, ``tokens``, ``training_compute``, ``inference_compute`` and
-        ``total_compute``: (low, high) or ``None``.
-    level, method, reason, diagnostics
-        As of an :class:`Estimate`.
+    ``intervals`` has (low, high) or ``None`` for ``params``, ``tokens``, ``training_compute``,
+    ``inference_compute`` and ``total_compute``. The other fields are as of an :class:`Estimate`.
     """
 
     intervals: dict[str, Interval | None]
@@ -70,8 +62,7 @@ def loss_at(evidence: Evidence, N: float, D: float, level: float) -> Estimate:
 
 def compute_for(evidence: Evidence, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.compute_for`."""
-    goal = _goal(evidence.law, loss)
-    flops = evidence.flops
+    goal, flops = _goal(evidence.law, loss), evidence.flops
     best = evidence.law.optimal(evidence.law.compute_for(goal, flops), flops)
     N, D = best.params, best.tokens
     return _located(evidence, lambda law: law.compute_for(goal, flops), level, N, D, shape=False)
@@ -80,22 +71,28 @@ def compute_for(evidence: Evidence, loss: float, level: float) -> Estimate:
 def tokens_for(evidence: Evidence, N: float, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.tokens_for`."""
     size, goal = _one(N, "N, parameters"), _goal(evidence.law, loss)
-    D = evidence.law.tokens_for(size, goal)
-    return _located(evidence, lambda law: float(law.tokens_for(size, goal)), level, size, D)
+
+    def units(law: Law) -> float:
+        return float(law.tokens_for(size, goal))
+
+    return _located(evidence, units, level, size, units(evidence.law))
 
 
 def params_for(evidence: Evidence, D: float, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.params_for`."""
     units, goal = _one(D, "D, units"), _goal(evidence.law, loss)
-    N = evidence.law.params_for(units, goal)
-    return _located(evidence, lambda law: float(law.params_for(units, goal)), level, N, units)
+
+    def size(law: Law) -> float:
+        return float(law.params_for(units, goal))
+
+    return _located(evidence, size, level, size(evidence.law), units)
 
 
 def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) -> TradeOffEstimate:
     """See :meth:`flops_fit.fit.Fit.trade_off`."""
     check_level(level)
     compute = _one(C, "C, FLOPs")
-    found = evidence.law.trade_off(compute, factors, evidence.flops)
+    table = evidence.law.trade_off(compute, factors, evidence.flops)
 
     def logs(law: Law) -> Floats:
         at = law.trade_off(compute, factors, evidence.flops)
@@ -104,28 +101,23 @@ def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) ->
             rest = np.log([at.tokens_needed, at.compute_ratio])
         return np.concatenate([np.log([at.params, at.tokens, at.loss]), above[None], rest]).ravel()
 
-    k = len(found.factors)
-    names = [f"{name} at k = {f:.3g}" for name in _TRADE for f in found.factors]
-    made = evidence.intervals(logs, names, level)
-    spans = {name: made.spans[i * k : (i + 1) * k] for i, name in enumerate(_TRADE)}
+    k = len(table.factors)
+    names = [f"{name} at k = {f:.3g}" for name in _TRADE for f in table.factors]
+    answer = evidence.intervals(logs, names, level)
+    spans = {name: answer.spans[i * k : (i + 1) * k] for i, name in enumerate(_TRADE)}
     # The loss of N* is the least that C reaches, and C the least compute for it.
-    spans["excess"] = tuple(_mapped(s, lambda x: 100 * max(x - 1, 0.0)) for s in spans["excess"])
+    spans["excess"] = tuple(
+        (100 * max(s[0] - 1, 0.0), 100 * max(s[1] - 1, 0.0)) if s else None for s in spans["excess"]
+    )
     spans["compute_ratio"] = tuple(
-        _mapped(s, lambda x: max(x, 1.0)) for s in spans["compute_ratio"]
+        (max(s[0], 1.0), max(s[1], 1.0)) if s else None for s in spans["compute_ratio"]
     )
-    far = [
+    notes = tuple(
         replace(d, message=f"k = {f:.3g}: {d.message}")
-        for f, n, units in zip(found.factors, found.params, found.tokens, strict=True)
+        for f, n, units in zip(table.factors, table.params, table.tokens, strict=True)
         for d in off_the_runs(evidence, float(n), float(units))
-    ]
-    return TradeOffEstimate(
-        **vars(found),
-        intervals=spans,
-        level=level,
-        method=made.method,
-        reason=made.reason,
-        diagnostics=tuple(far),
     )
+    return TradeOffEstimate(**vars(table), **_how(spans, level, answer, notes))
 
 
 def optimal_for_inference(
@@ -148,18 +140,20 @@ def optimal_for_inference(
         values = np.array([getattr(at, name) for name in _INFERENCE])
         return np.asarray(np.log(np.maximum(values, 1e-300)))
 
-    made = evidence.intervals(logs, _INFERENCE, level)
-    spans = dict(zip(_INFERENCE, made.spans, strict=True))
+    answer = evidence.intervals(logs, _INFERENCE, level)
+    spans = dict(zip(_INFERENCE, answer.spans, strict=True))
     if best.inference_compute == 0:
         spans["inference_compute"] = (0.0, 0.0)
-    return InferenceEstimate(
-        **vars(best),
-        intervals=spans,
-        level=level,
-        method=made.method,
-        reason=made.reason,
-        diagnostics=off_the_runs(evidence, best.params, best.tokens),
-    )
+    notes = off_the_runs(evidence, best.params, best.tokens)
+    return InferenceEstimate(**vars(best), **_how(spans, level, answer, notes))
+
+
+def _how(
+    spans: Any, level: float, answer: Intervals, notes: tuple[Diagnostic, ...]
+) -> dict[str, Any]:
+    """The fields that say how sure an answer is."""
+    how = {"level": level, "method": answer.method, "reason": answer.reason}
+    return {"intervals": spans, **how, "diagnostics": notes}
 
 
 def _located(
@@ -171,13 +165,9 @@ def _located(
     *,
     shape: bool = True,
 ) -> Estimate:
-    """An estimate that says how far (N, D), where it is made, lies from the runs."""
-    found = estimate(evidence, quantity, level)
-    return replace(found, diagnostics=off_the_runs(evidence, N, D, shape=shape))
-
-
-def _mapped(span: Interval | None, change: Callable[[float], float]) -> Interval | None:
-    return None if span is None else (change(span[0]), change(span[1]))
+    """An estimate at (N, D), with how far that lies from the runs."""
+    answer = estimate(evidence, quantity, level)
+    return replace(answer, diagnostics=off_the_runs(evidence, N, D, shape=shape))
 
 
 def _one(value: float, what: str) -> float:
