@@ -10,7 +10,7 @@ import pytest
 
 import flops_fit
 from flops_fit.cli import sweep_commands
-from flops_fit.cli.sweep_file import read_sweep
+from flops_fit.cli.sweep_file import SweepFile, read_sweep
 from tests.cli._calls import called
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
@@ -118,11 +118,9 @@ def test_an_interrupted_sweep_is_exit_code_130(
 def test_of_ranks_that_train_together_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = object.__new__(flops_fit.Result)
     monkeypatch.setattr(flops_fit, "find_optimal", lambda **_: kept, raising=False)
-    monkeypatch.setattr(
-        sweep_commands, "read_sweep", lambda *_: type("Sweep", (), {"arguments": lambda self: {}})()
-    )
+    monkeypatch.setattr(SweepFile, "arguments", lambda self, planning=False: {})
     monkeypatch.setenv("RANK", "1")
-    assert sweep_commands.run() is None
+    assert sweep_commands.run(model_cls="unused") is None
 
 
 def test_what_init_leaves_to_choose_can_be_chosen(begun: Path) -> None:

@@ -205,7 +205,7 @@ def test_predictions_count_the_model_at_sizes_nobody_planned() -> None:
         (["1e9"], "got '1e9'"),
         ([True], "got True"),
         ([None], "got None"),
-        ([1e9, 1e9], "is there twice"),
+        ([1e9, 1e9], "is given twice"),
         ([10**400], "got 1000"),
     ],
 )

@@ -102,8 +102,8 @@ def test_a_plan_from_a_file_can_be_run_with_a_task_and_finds_the_same_runs(
         (lambda c: c["experiments"][0].update(seed=5), "does not match its own id"),
         (lambda c: c.update(format="x"), "this is something else"),
         (lambda c: c.update(schema=99), "schema 99"),
-        (lambda c: c.pop("experiments"), "torn or was edited"),
-        (lambda c: c["flops"].pop("counts"), "torn or was edited"),
+        (lambda c: c.pop("experiments"), "damaged or was edited"),
+        (lambda c: c["flops"].pop("counts"), "damaged or was edited"),
     ],
 )
 def test_json_that_is_no_plan_is_told(plan: SweepPlan, edit: Any, words: str) -> None:

@@ -84,7 +84,7 @@ def find_optimal(
     output_dir
         Where records, tables and figures go.
     resume
-        ``False`` sets earlier runs of ``output_dir`` aside and trains anew.
+        ``False`` sets earlier runs of ``output_dir`` aside and trains again.
     eval_dataset
         The held-out set; by default 5 % of ``dataset``.
     batch_size
@@ -116,8 +116,8 @@ def find_optimal(
         How sizes are chosen where ``sizes`` are not given: ``"grid"``, the same number at each budget;
         ``"tapered"``, most runs at the smallest budgets; ``"rectangular"``, the same sizes at all
         budgets, as branches use them. :class:`Grid`, :class:`Tapered` and :class:`Rectangular` set their
-        prior, width and numbers of sizes. :class:`Adaptive` trains a pilot, and then batches of runs
-        where they tell most about N* at its ``target_compute``; ``compute_budgets`` are then those of
+        prior, width and numbers of sizes. :class:`Adaptive` trains a pilot, and then batches of
+        the runs that narrow N* at its ``target_compute`` most; ``compute_budgets`` are then those of
         the pilot, by default three that take 1.5 % of its ``max_flops``.
     progress
         Show a live view.

@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from flops_fit import rng
 from flops_fit.adaptive.candidates import check_adaptive, pilot_budgets, pilot_sizes
-from flops_fit.api.width_check import SEEDS, STEPS, WidthCheck, count_widths
+from flops_fit.api.width_check import SEEDS, STEPS, affordable_sizes, count_widths
 from flops_fit.checks import check_choice, check_whole, explains_names
 from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
@@ -40,7 +40,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _TRAINING = TrainingConfig()
-_CHECK_SAMPLES = 8  # in the batch of a coordinate check
 
 
 @dataclass(frozen=True)
@@ -317,26 +316,25 @@ def _with_check(plan: SweepPlan, trainer: Trainer, mup: Mup) -> SweepPlan:
     def cost(size: Size) -> float:
         return factory.counter.per_unit(size) * factory.units_per_sample
 
-    chosen = WidthCheck(trainer.model, _base(plan, mup), list(sizes), cost)
     hparams = min(plan.experiments, key=lambda e: e.flops).hparams
     try:
-        found = chosen.affordable(trainer.device, STEPS, SEEDS, _CHECK_SAMPLES)
-        if isinstance(found, str):
-            return _noted(plan, "note", f"The coordinate check was not made: {found}.")
-        if count_widths(trainer.model, roles, found[0]) < len(found[0]):
+        chosen, samples = affordable_sizes(
+            trainer.model, _base(plan, mup), list(sizes), cost, trainer.device
+        )
+        if count_widths(trainer.model, roles, chosen) < len(chosen):
             why = "the sizes do not differ in width"
             return _noted(plan, "note", f"The coordinate check was not made: {why}.")
         check = check_coordinates(
             trainer.model,
-            trainer.data.first_batch(found[1]),
+            trainer.data.first_batch(samples),
             trainer.objective,
-            found[0],
+            chosen,
             roles,
             lambda model: whole_batch_step(
                 model,
                 trainer.objective,
                 hparams,
-                found[1],
+                samples,
                 trainer.device,
                 trainer.config.optimizer,
                 roles,
@@ -347,6 +345,8 @@ def _with_check(plan: SweepPlan, trainer: Trainer, mup: Mup) -> SweepPlan:
             seeds=SEEDS,
             device=trainer.device,
         )
+    except InputError as error:
+        return _noted(plan, "note", f"The coordinate check was not made: {error}")
     except Exception as error:  # the user's model may refuse a width in any way
         return _noted(plan, "note", f"The coordinate check could not be made: {error_line(error)}.")
     plan = replace(plan, planner=replace(planner, coordinates=check))

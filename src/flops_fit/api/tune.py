@@ -61,7 +61,7 @@ def tune_sweep(
     InputError
         The plan cannot be trained, or there is nothing to tune.
     PlanError
-        The share of FLOPs leaves no room for trials that tell anything, or all of them failed.
+        The share of FLOPs leaves no room for informative trials, or all of them failed.
     """
     tuning_options = resolve_tune(tune)
     plan.require_planner("tune_sweep")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.checks import is_whole, names_near_matches
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 STEPS, SEEDS = 8, 3
-_MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
+MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
 _FLOPS = 5e10  # what a check may cost: some seconds of a CPU
 _FLOPS_PER_PARAMETER = 100.0  # of a step of AdamW, by the time that it takes
 _DEVICE_FLOPS = 1e14  # on a GPU
@@ -54,7 +53,7 @@ def coordinate_check(
     parametrization: ParametrizationLike = "mup",
     steps: int = STEPS,
     seeds: int = SEEDS,
-    samples: int = _MOST_SAMPLES,
+    samples: int = MOST_SAMPLES,
     seed: int = 0,
     count_fn: Callable[[Any], int] | None = None,
     step_fn: Callable[..., Any] | None = None,
@@ -63,7 +62,7 @@ def coordinate_check(
 ) -> CoordinateCheck:
     """Does one learning rate serve all widths? A few steps at each, and what every module computes.
 
-    Where it does, the activations of every layer change by as much at any width: the root mean square
+    If so, the activations of every layer change by the same amount at any width: the root mean square
     of the change is ∝ width^0 (Yang et al. 2022, arXiv:2203.03466, appendix D.1). The slope of its
     logarithm against that of the width is measured for each kind of module, with its error over seeds.
 
@@ -72,15 +71,14 @@ def coordinate_check(
     model_cls, model_size_param, model_kwargs, dataset, loss_fn, count_fn, step_fn, optimizer
         As of :func:`find_optimal`.
     sizes
-        Three or more, the first the base; else the base of ``parametrization`` and its doubles, as
-        far as they cost some seconds.
+        Three or more, the first the base; by default the base of ``parametrization`` and its doubles,
+        as many as take some seconds.
     lr
         The learning rate at the base, held for all steps.
     parametrization
         ``"mup"``, ``Mup(...)``, or ``"standard"`` to see how it is without.
     steps, seeds, samples
-        Steps of each training, trainings of each width (2 to 5), samples in the one batch that all
-        are made on.
+        Steps of each training, trainings of each width (2 to 5), samples in the one batch that all use.
     seed
         Of the first training.
     device
@@ -110,9 +108,9 @@ def coordinate_check(
     data, _ = split_data(dataset)
     batch = data.first_batch(EXAMPLE_SAMPLES)
     objective.check(batch)
-    asked = Mup() if mup is None else mup
+    options = mup or Mup()
     if sizes is None:
-        if asked.base is None:
+        if options.base is None:
             raise InputError(
                 "sizes: expected three sizes or more, or a base to double, as parametrization="
                 "Mup(base=); got neither."
@@ -120,13 +118,18 @@ def coordinate_check(
         counter, per_sample = FlopsCounter.from_batch(
             spec, objective, "measured", batch, objective.unit(batch, dataset)
         )
-        check = WidthCheck(spec, asked.base, (), lambda s: counter.per_unit(s) * per_sample)
-        found = check.affordable(device, steps, seeds, samples)
-        if isinstance(found, str):
-            raise InputError(f"sizes: {found}. Give sizes=, three or more.")
-        sizes, samples = found
+        sizes, samples = affordable_sizes(
+            spec,
+            options.base,
+            (),
+            lambda size: counter.per_unit(size) * per_sample,
+            device,
+            steps,
+            seeds,
+            samples,
+        )
     sizes = list(sizes)
-    roles = parametrize(spec, objective, batch, sizes, asked)
+    roles = parametrize(spec, objective, batch, sizes, options)
     if len(sizes) < _FEWEST or count_widths(spec, roles, sizes) < _FEWEST:
         raise InputError(
             f"sizes: expected three different widths or more; got {sizes}, which differ in "
@@ -152,68 +155,80 @@ def coordinate_check(
     )
 
 
-@dataclass(frozen=True)
-class WidthCheck:
-    """Which sizes a check can train within some seconds.
+def affordable_sizes(
+    spec: ModelSpec,
+    base: Size,
+    planned: Sequence[Size],
+    cost: Callable[[Size], float],
+    device: str,
+    steps: int = STEPS,
+    seeds: int = SEEDS,
+    samples: int = MOST_SAMPLES,
+) -> tuple[list[Size], int]:
+    """The widest sizes that a check can train within some seconds, and the samples in its batch.
 
-    Attributes
+    Parameters
     ----------
-    spec, base
-        The model, and the size whose doubles are tried where it is a whole number.
-    planned
-        Sizes that are taken where there is nothing to double.
+    base, planned
+        The size whose doubles are tried where it is a whole number, else the sizes to choose from.
     cost
         Training FLOPs of one sample at a size.
+
+    Raises
+    ------
+    InputError
+        There are too few.
     """
+    most = _FLOPS if device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
+    while samples >= _FEWEST_SAMPLES:
+        for below in (False, True):
+            candidates = _candidates(spec, base, planned, below)
+            chosen = _within(most / (steps * seeds), samples, spec, candidates, cost)
+            if len(chosen) >= _FEWEST:
+                return chosen, samples
+        samples //= 2
+    raise InputError(
+        f"sizes: fewer than {_FEWEST} widths around {base!r} can be trained {steps} steps within "
+        f"{most:.2g} FLOPs and {_LARGEST:.0e} parameters. Give sizes=, three or more."
+    )
 
-    spec: ModelSpec
-    base: Size
-    planned: Sequence[Size]
-    cost: Callable[[Size], float]
 
-    def affordable(
-        self, device: str, steps: int, seeds: int, samples: int
-    ) -> tuple[list[Size], int] | str:
-        """The widest sizes that can be had, and the samples in a batch; or why there are too few."""
-        most = _FLOPS if device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
-        while samples >= _FEWEST_SAMPLES:
-            for below in (False, True):
-                chosen = self._within(most / (steps * seeds), samples, below)
-                if len(chosen) >= _FEWEST:
-                    return chosen, samples
-            samples //= 2
-        return (
-            f"fewer than {_FEWEST} widths around {self.base!r} can be trained {steps} steps within "
-            f"{most:.2g} FLOPs and {_LARGEST:.0e} parameters"
-        )
+def _within(
+    most: float,
+    samples: int,
+    spec: ModelSpec,
+    candidates: Sequence[Size],
+    cost: Callable[[Size], float],
+) -> list[Size]:
+    """The last few candidates of which one step each costs at most so much together."""
 
-    def _within(self, most: float, samples: int, below: bool) -> list[Size]:
-        """The last few candidates of which a step each costs at most so much together."""
+    def of_step(size: Size) -> float:
+        return samples * cost(size) + _FLOPS_PER_PARAMETER * spec.require(size).total
 
-        def cost(size: Size) -> float:
-            return samples * self.cost(size) + _FLOPS_PER_PARAMETER * self.spec.require(size).total
+    chosen: list[Size] = []
+    for size in candidates:
+        latest = [*chosen, size][-_MOST:]
+        counted = spec.count(size)
+        if counted is None:
+            continue
+        if counted.total > _LARGEST or sum(map(of_step, latest)) > most:
+            break
+        chosen = latest
+        if 2 * of_step(size) > most:  # the next is twice as wide, costs more, and need not be built
+            break
+    return chosen
 
-        chosen: list[Size] = []
-        for size in self._candidates(below):
-            latest = [*chosen, size][-_MOST:]
-            counted = self.spec.count(size)
-            if counted is None:
-                continue
-            if counted.total > _LARGEST or sum(map(cost, latest)) > most:
-                break
-            chosen = latest
-            if 2 * cost(size) > most:  # twice as wide costs more, and is not built to see it
-                break
-        return chosen
 
-    def _candidates(self, below: bool) -> list[Size]:
-        """The doubles of the base, from its own size on or from ``below`` it; or what is planned."""
-        if isinstance(self.base, int) and self.spec.size_param is not None:
-            first = 0
-            while below and self.base % 2 ** (first + 1) == 0 and self.base >> first + 1 >= _NARROW:
-                first += 1
-            return [(self.base >> first) * 2**k for k in range(_DOUBLINGS + first)]
-        return sorted(self.planned, key=lambda s: self.spec.require(s).total)
+def _candidates(
+    spec: ModelSpec, base: Size, planned: Sequence[Size], below: bool
+) -> Sequence[Size]:
+    """The doubles of the base, from its own size on or from ``below`` it; or what is planned."""
+    if isinstance(base, int) and spec.size_param is not None:
+        first = 0
+        while below and base % 2 ** (first + 1) == 0 and base >> first + 1 >= _NARROW:
+            first += 1
+        return [(base >> first) * 2**k for k in range(_DOUBLINGS + first)]
+    return sorted(planned, key=lambda s: spec.require(s).total)
 
 
 def count_widths(spec: ModelSpec, roles: Parametrization, sizes: Sequence[Size]) -> int:

@@ -1,4 +1,4 @@
-"""``flops-fit run``: a sweep from its plan to its answer."""
+"""``flops-fit init``, ``plan`` and ``run``: a sweep from its file to its answer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,8 @@ import typer
 
 import flops_fit
 from flops_fit.cli.answer import Answer, Json, relied_on
-from flops_fit.cli.options import (
-    Budgets,
-    DatasetRef,
-    Design,
-    ExecutorName,
-    LossRef,
-    Mode,
-    ModelRef,
-    OutputDir,
-    Seed,
-    Set,
-    SizeParam,
-    SweepPath,
-    flags_of,
-)
-from flops_fit.cli.sweep_file import read_sweep
+from flops_fit.cli.options import takes_sweep
+from flops_fit.cli.sweep_file import SweepFile
 from flops_fit.errors import InputError, OutputError
 from flops_fit.text import format_duration
 
@@ -77,19 +63,9 @@ def init(
 _PANEL = "The price"
 
 
+@takes_sweep
 def plan(
-    sweep: SweepPath = None,
-    model_cls: ModelRef = None,
-    model_size_param: SizeParam = None,
-    dataset: DatasetRef = None,
-    loss_fn: LossRef = None,
-    compute_budgets: Budgets = None,
-    design: Design = None,
-    mode: Mode = None,
-    executor: ExecutorName = None,
-    seed: Seed = None,
-    output_dir: OutputDir = None,
-    settings: Set = None,
+    sweep: SweepFile,
     on: Annotated[
         str | None,
         typer.Option(
@@ -135,32 +111,19 @@ def plan(
 
     A few steps are trained to measure the time. Nothing is written.
     """
-    flags = flags_of(
-        compute_budgets,
-        model_cls=model_cls,
-        model_size_param=model_size_param,
-        dataset=dataset,
-        loss_fn=loss_fn,
-        design=design,
-        mode=mode,
-        executor=executor,
-        seed=seed,
-        output_dir=output_dir,
-    )
-    file = read_sweep(sweep, flags, settings or ())
-    arguments = file.arguments(planning=True)
-    found = flops_fit.find_optimal(**arguments, train=False)
-    assert isinstance(found, flops_fit.SweepPlan)
-    cost = found.estimate(on, dollars_per_hour, parallel, mfu)
+    arguments = sweep.arguments(planning=True)
+    planned = flops_fit.find_optimal(**arguments, train=False)
+    assert isinstance(planned, flops_fit.SweepPlan)
+    cost = planned.estimate(on, dollars_per_hour, parallel, mfu)
     folder = Path(arguments.get("output_dir", "outputs"))
-    shown: list[Any] = [found, "", f"{cost.headline}.", cost.basis, *_done(found, folder)]
+    shown: list[Any] = [planned, "", f"{cost.headline}.", cost.basis, *_done(planned, folder)]
     design = arguments.get("design", "grid")
     if adaptive := getattr(design, "kind", design) == "adaptive":
         shown.append("These are the runs of the pilot; the sweep chooses the others as it goes.")
-    shown += [str(d) for d in found.diagnostics]
-    document = {**json.loads(found.to_json()), "cost": cost.to_dict(), "pilot": adaptive}
+    shown += [str(d) for d in planned.diagnostics]
+    document = {**json.loads(planned.to_json()), "cost": cost.to_dict(), "pilot": adaptive}
     if designs:
-        compared = found.compare_designs(on, dollars_per_hour, parallel, mfu)
+        compared = planned.compare_designs(on, dollars_per_hour, parallel, mfu)
         shown += ["", compared]
         document["designs"] = [
             {
@@ -173,7 +136,7 @@ def plan(
             for d in compared.designs
         ]
     if out is not None:
-        shown.append(f"Runs: {found.to_csv(out)}")
+        shown.append(f"Runs: {planned.to_csv(out)}")
     return Answer(tuple(shown), flops_fit.records.finite_json(document))
 
 
@@ -190,19 +153,9 @@ def _done(plan: SweepPlan, folder: Path) -> list[str]:
     return [f"{text}; {len(diff.missing)} are missing, {diff.cost.flops:.3g} FLOPs{left}."]
 
 
+@takes_sweep
 def run(
-    sweep: SweepPath = None,
-    model_cls: ModelRef = None,
-    model_size_param: SizeParam = None,
-    dataset: DatasetRef = None,
-    loss_fn: LossRef = None,
-    compute_budgets: Budgets = None,
-    design: Design = None,
-    mode: Mode = None,
-    executor: ExecutorName = None,
-    seed: Seed = None,
-    output_dir: OutputDir = None,
-    settings: Set = None,
+    sweep: SweepFile,
     resume: Annotated[
         bool | None,
         typer.Option(
@@ -224,21 +177,10 @@ def run(
     as_json: Json = False,
 ) -> Answer | None:
     """Train a sweep, fit a law and answer; called again, go on where it was interrupted."""
-    flags = flags_of(
-        compute_budgets,
-        model_cls=model_cls,
-        model_size_param=model_size_param,
-        dataset=dataset,
-        loss_fn=loss_fn,
-        design=design,
-        mode=mode,
-        executor=executor,
-        seed=seed,
-        output_dir=output_dir,
-        resume=resume,
-        progress=progress,
-    )
-    result = flops_fit.find_optimal(**read_sweep(sweep, flags, settings or ()).arguments())
+    for key, value in {"resume": resume, "progress": progress}.items():
+        if value is not None:
+            sweep.values[key] = value
+    result = flops_fit.find_optimal(**sweep.arguments())
     assert isinstance(result, flops_fit.Result)
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together one answers
         return None

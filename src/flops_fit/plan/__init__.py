@@ -2,7 +2,7 @@
 
 from flops_fit.plan.cost import ASSUMED_MFU, CostEstimate, DesignCost, DesignCosts, RunCost
 from flops_fit.plan.designs import Adaptive, Grid, Layout, Rectangular, Tapered
-from flops_fit.plan.diff import PlanDiff
+from flops_fit.plan.io import PlanDiff
 from flops_fit.plan.planner import Planner
 from flops_fit.plan.prior import Prior
 from flops_fit.plan.sweep_plan import SweepPlan

@@ -1,4 +1,4 @@
-"""Whatever holds runs that are still to be made says what they cost."""
+"""What runs cost before they are made: FLOPs, time and money; and the same budgets by each design."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-# No measurement of the user's model: large transformers reach 0.3 to 0.5, small models far less.
+# An assumption, not a measurement: large transformers reach 0.3 to 0.5, small models far less.
 ASSUMED_MFU = 0.3
 _PROCESS_SECONDS = 0.2  # to fork a worker and to end it, measured on two cores
 _POOL_SECONDS = 2.5  # before the first of them: a server process imports torch
@@ -29,7 +29,7 @@ _POOL_SECONDS = 2.5  # before the first of them: a server process imports torch
 
 @dataclass(frozen=True)
 class Device:
-    """Where a plan would be run; the arguments of :meth:`SweepPlan.estimate`."""
+    """Where a plan would run; the arguments of :meth:`SweepPlan.estimate`."""
 
     device: str | None = None
     dollars_per_hour: float | None = None
@@ -62,11 +62,11 @@ class RunCost:
     id, label
         Of the experiment.
     flops
-        What it computes itself: a part of a trunk that a shorter run has walked is not in it.
+        What it computes itself, without the part of a trunk that a shorter run has trained.
     seconds
         ``None`` where no time is known.
     dollars
-        Its share of the money by its time; ``None`` where no price was given.
+        Its share of the price by its time; ``None`` without a price.
     """
 
     id: str
@@ -85,14 +85,14 @@ class CostEstimate:
     runs
         The cost of each run, in the order of the plan.
     basis
-        Where times come from, with every assumption in them; or why there are none.
+        Where times come from, with every assumption; or why there are none.
     parallel
         Runs at the same time.
     wall_seconds
-        From the start to the end of the sweep, the dearest runs first and branches of a trunk one
-        after another, as the sweep starts them; ``None`` where no time is known.
+        From the start to the end of the sweep, which starts the most expensive runs first and branches
+        of a trunk one after another; ``None`` where no time is known.
     dollars_per_hour, dollars
-        The price of the whole place, and the price of the wall time; ``None`` where not given.
+        The price of everything that the sweep occupies, and of the wall time; ``None`` if not given.
     """
 
     runs: tuple[RunCost, ...]
@@ -109,7 +109,7 @@ class CostEstimate:
 
     @property
     def seconds(self) -> float | None:
-        """The times of all runs added up; ``None`` where no time is known."""
+        """The sum of all times; ``None`` where no time is known."""
         known = [run.seconds for run in self.runs if run.seconds is not None]
         return math.fsum(known) if len(known) == len(self.runs) else None
 
@@ -146,7 +146,7 @@ class CostEstimate:
 
     @property
     def headline(self) -> str:
-        """The whole in a line."""
+        """The whole in one line."""
         text = f"{len(self.runs)} runs, {self.flops:.3g} FLOPs"
         if self.wall_seconds is not None:
             how = f"{self.parallel} at a time" if self.parallel > 1 else "one after another"
@@ -157,17 +157,17 @@ class CostEstimate:
         return f"{render(self)}\n{self.basis}"
 
 
-def estimate(experiments: Sequence[Experiment], speed: Speed | None, place: Device) -> CostEstimate:
+def estimate(experiments: Sequence[Experiment], speed: Speed | None, where: Device) -> CostEstimate:
     """The cost of some experiments; see :meth:`SweepPlan.estimate`."""
     own = own_flops(experiments)
-    seconds, basis = run_seconds(experiments, own, speed, place)
+    seconds, basis = run_seconds(experiments, own, speed, where)
     if seconds is None:
         runs = tuple(RunCost(e.id, e.label, own[e.id], None, None) for e in experiments)
-        return CostEstimate(runs, basis, place.parallel, dollars_per_hour=place.dollars_per_hour)
-    wall = makespan(experiments, seconds, place.parallel)
-    if place.device is None and place.parallel > 1 and experiments:
+        return CostEstimate(runs, basis, where.parallel, dollars_per_hour=where.dollars_per_hour)
+    wall = makespan(experiments, seconds, where.parallel)
+    if where.device is None and where.parallel > 1 and experiments:
         wall += _POOL_SECONDS
-    price = None if place.dollars_per_hour is None else wall / 3600 * place.dollars_per_hour
+    price = None if where.dollars_per_hour is None else wall / 3600 * where.dollars_per_hour
     total = math.fsum(seconds.values()) or 1.0
     runs = tuple(
         RunCost(
@@ -179,31 +179,31 @@ def estimate(experiments: Sequence[Experiment], speed: Speed | None, place: Devi
         )
         for e in experiments
     )
-    return CostEstimate(runs, basis, place.parallel, wall, place.dollars_per_hour, price)
+    return CostEstimate(runs, basis, where.parallel, wall, where.dollars_per_hour, price)
 
 
 def run_seconds(
     experiments: Sequence[Experiment],
     own: Mapping[str, float],
     speed: Speed | None,
-    place: Device,
+    where: Device,
 ) -> tuple[dict[str, float] | None, str]:
     """The time of each run by id, and where it comes from."""
-    if place.device is not None:
-        rate, basis = _rate(place.device, place.mfu)
+    if where.device is not None:
+        rate, basis = _rate(where.device, where.mfu)
         return {e.id: own[e.id] / rate for e in experiments}, basis
     if speed is None:
         return None, (
-            "No times: nothing was measured, as the plan was made without data. Name a device, as "
+            "No times: nothing was measured, because the plan was made without data. Name a device, such as "
             "device='H100', or give dataset=."
         )
-    process = _PROCESS_SECONDS if place.parallel > 1 else 0.0
+    process = _PROCESS_SECONDS if where.parallel > 1 else 0.0
     basis = f"Times from steps measured on {speed.device}, with start and evaluation of each run"
-    if place.parallel > 1 and speed.threads > 1 and speed.alone:
-        threads = max(1, speed.threads // place.parallel)
+    if where.parallel > 1 and speed.threads > 1 and speed.alone:
+        threads = max(1, speed.threads // where.parallel)
         basis += f", on {threads} of {speed.threads} threads each"
     times = {
-        e.id: process + speed.seconds(e, own[e.id], parallel=place.parallel) for e in experiments
+        e.id: process + speed.seconds(e, own[e.id], parallel=where.parallel) for e in experiments
     }
     return times, basis + "."
 
@@ -222,7 +222,7 @@ def _rate(device: str, mfu: float | None) -> tuple[float, str]:
     how = "an assumed" if mfu is None else "a given"
     return share * rate * 1e12, (
         f"Times from {how} utilisation (MFU) of {100 * share:.3g} % of {device}'s "
-        f"{rate:g} TFLOP/s in {numbers}, training alone: nothing was measured there, and small models "
+        f"{rate:g} TFLOP/s in {numbers}, training alone: nothing was measured on it, and small models "
         "reach less."
     )
 
@@ -230,11 +230,11 @@ def _rate(device: str, mfu: float | None) -> tuple[float, str]:
 def makespan(
     experiments: Sequence[Experiment], seconds: Mapping[str, float], parallel: int
 ) -> float:
-    """Time until the last run ends, started as a sweep starts them.
+    """Time until the last run ends, started in the order of a sweep.
 
-    The dearest chains first; a chain is the runs of one trunk, shortest first, each of which queues
-    up when the one before has ended; a run without a trunk is a chain of its own. Such list
-    scheduling takes at most 2 − 1/m of the best possible time on m places (Graham 1969).
+    The most expensive chains start first. A chain is the runs of one trunk, shortest first, each
+    queued when the one before has ended; a run without a trunk is a chain of its own. Such list
+    scheduling takes at most 2 − 1/m of the shortest possible time in m slots (Graham 1969).
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def makespan(
     seconds
         The time of each by id.
     parallel
-        Places.
+        Slots.
     """
     own = own_flops(experiments)
     chains = [deque(group) for group in by_trunk(experiments)]
@@ -270,7 +270,7 @@ def money(dollars: float) -> str:
 
 
 class Priced:
-    """Experiments that can be priced before they are run."""
+    """What holds experiments that can be priced before they run."""
 
     def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
         """What is priced, at which measured speed."""
@@ -283,29 +283,28 @@ class Priced:
         parallel: int = 1,
         mfu: float | None = None,
     ) -> CostEstimate:
-        """FLOPs, time and money of each run that is to be made, and of all.
+        """FLOPs, time and money of each run to be made, and of all.
 
         Parameters
         ----------
         device
-            ``None`` for the device that the speed was measured on. Another one by name, ``"H100"``:
-            then times are C/(``mfu`` · peak), with the peak of its data sheet.
+            ``None`` for the device that the speed was measured on. For another one by name, such as
+            ``"H100"``, times are C/(``mfu`` · peak), with the peak of its data sheet.
         dollars_per_hour
-            Of all that the sweep occupies together: every device and machine that ``parallel`` runs
-            at a time need. Without it there is no money in the estimate.
+            Of everything that the sweep occupies: all devices and machines that ``parallel`` runs at
+            a time need. Without it the estimate has no price.
         parallel
-            Runs at the same time: what the executor's ``capacity`` says.
+            Runs at the same time, as the executor's ``capacity`` says.
         mfu
-            Share of the peak that training reaches; by default 0.3 is assumed. For another device
-            only.
+            Share of the peak that training reaches, 0.3 by default. For another device only.
 
         Raises
         ------
         InputError
-            A number cannot be used, or a device is not known.
+            A number cannot be used, or the device is not known.
         """
-        place = Device(device, dollars_per_hour, parallel, mfu)
-        return estimate(*self._to_price(), place)
+        where = Device(device, dollars_per_hour, parallel, mfu)
+        return estimate(*self._to_price(), where)
 
 
 _COLUMNS = ("design", "runs", "FLOPs", "of this plan", "time")
@@ -322,7 +321,7 @@ class DesignCost:
     experiments, cost
         Its runs, and what they cost; none where it cannot be planned.
     notes
-        How many sizes were left out, other hyper-parameters that it needs, or why it cannot be planned.
+        How many sizes were left out, which hyper-parameters were changed, or why it cannot be planned.
     """
 
     design: str
@@ -339,10 +338,10 @@ class DesignCosts:
 
     def __getitem__(self, design: str) -> DesignCost:
         """The design of that name."""
-        for found in self.designs:
-            if found.design == design:
-                return found
-        known = [found.design for found in self.designs]
+        for row in self.designs:
+            if row.design == design:
+                return row
+        known = [row.design for row in self.designs]
         raise InputError(f"design: expected one of {known}; got {design!r}.")
 
     def __rich__(self) -> Table:

@@ -177,7 +177,7 @@ class Rectangular(Grid):
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive:
-    """A pilot, and then batches of runs where they tell most about N* at a target compute.
+    """A pilot, and then batches of the runs that narrow N* at a target compute most.
 
     Attributes
     ----------

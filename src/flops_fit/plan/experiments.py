@@ -31,7 +31,7 @@ class UnmetBudgetError(PlanError):
 
 @dataclass(frozen=True)
 class ExperimentFactory:
-    """Makes the exact experiment for a budget and a size.
+    """Makes the exact experiment of a budget and a size.
 
     ``batch_size`` is in samples, ``"auto"`` for the recipe's. ``samples`` is the size of the
     training set where it is known. ``conditions`` are the fingerprints of all else that decides
@@ -103,7 +103,7 @@ class ExperimentFactory:
         )
 
     def flops(self) -> FlopsFunction:
-        """F(N) at any size, counted where it is asked for; for models with a size parameter."""
+        """F(N) at any size, counted when it is needed; for models with a size parameter."""
         if self.spec.size_param is None:
             self.spec.arguments(0)  # raises, with what to give
         smallest = self.spec.nearest(1.0)
@@ -116,16 +116,16 @@ class ExperimentFactory:
         return self._fingerprints[key]
 
     def _whole_steps(self, units: float, batch_units: float) -> tuple[int, int]:
-        """Batch size in samples and number of steps, the batch made smaller where that is exact."""
+        """Batch size in samples and number of steps; a smaller batch where that makes whole steps."""
         samples = units / self.units_per_sample
         if isinstance(self.batch_size, int):
             return self.batch_size, max(round(samples / self.batch_size), 0)
-        wanted = max(1, round(batch_units / self.units_per_sample))
+        batch = max(1, round(batch_units / self.units_per_sample))
         if self.samples is not None:
-            wanted = min(wanted, self.samples)
+            batch = min(batch, self.samples)
         if self.branch:
-            return wanted, round(samples / wanted)
-        choices = range(wanted, max(1, math.floor(0.8 * wanted)) - 1, -1)
+            return batch, round(samples / batch)
+        choices = range(batch, max(1, math.floor(0.8 * batch)) - 1, -1)
 
         def miss(batch: int) -> float:
             return abs(round(samples / batch) * batch / samples - 1)
@@ -164,9 +164,9 @@ def make_experiments(
 
 
 def _derived_seed(seed: int, budget: float | None, size: Any, repeat: int) -> int:
-    """A seed of its own for each run: one seed for all makes noise correlate by size.
+    """A seed of its own for each run: with one seed for all, noise would correlate by size.
 
-    Without a budget, for each trunk: its branches see the same batches.
+    Without a budget it is the seed of a trunk, whose branches see the same batches.
     """
     text = canonical_json([seed, budget, size, repeat])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
@@ -233,7 +233,7 @@ def _check_alike(group: Sequence[Experiment], experiments: Sequence[Experiment])
 
 
 def _advice(experiments: Sequence[Experiment]) -> str:
-    """Values that would do, taken from the shortest run."""
+    """Hyper-parameters that can be branched, taken from the shortest run."""
     short = min(experiments, key=lambda e: e.tokens)
     batch = max(1, round(short.batch_size * short.units_per_sample))
     warmup = max(1, round(0.1 * short.tokens))

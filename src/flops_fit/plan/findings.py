@@ -28,9 +28,9 @@ _FEW_TRUNKS = 6  # the parameters of the κ-law: no fewer clusters give its cons
 def settle_labels(
     spec: ModelSpec, objective: Objective, batch: Any, sizes: Sizes | None
 ) -> tuple[Objective, tuple[Diagnostic, ...]]:
-    """The objective, told whether the model moves its labels itself.
+    """The objective, which now knows whether the model shifts its labels itself.
 
-    The smallest model is asked. Where it cannot be, labels equal to the inputs decide: a model
+    The smallest model is tried. If that is not possible, labels equal to the inputs decide: a model
     that predicts each token from itself would have nothing to learn.
     """
     if not objective.may_shift(batch):
@@ -48,12 +48,12 @@ def settle_labels(
         if not copied:
             return objective, ()
         message = (
-            "labels equal input_ids and the model predicts each label at its own place, so it can "
+            "labels equal input_ids and the model predicts each label at its own position, so it can "
             "copy them."
         )
         action = "shift the labels by one, or give a model that does"
         return objective, (Diagnostic("unshifted_labels", "warning", message, action),)
-    how = "asked with masked labels, it leaves the first of each row out"
+    how = "with masked labels, it leaves out the first of each row"
     if answer is None:
         how = "labels equal input_ids"
     message = (
@@ -64,15 +64,15 @@ def settle_labels(
 
 
 def _smallest(spec: ModelSpec, sizes: Sizes | None) -> Any:
-    """A size small enough to be built; ``None`` where there is none to be found."""
+    """A size small enough to be built; ``None`` if there is none."""
     try:
         if sizes is None:
             near = spec.nearest(1.0)
-            asked: list[Any] = [] if near is None else [near[0]]
+            candidates: list[Any] = [] if near is None else [near[0]]
         else:
             groups = sizes.values() if isinstance(sizes, Mapping) else [sizes]
-            asked = [size for group in groups for size in group]
-        counted = [(c.total, size) for size in asked if (c := spec.count(size)) is not None]
+            candidates = [size for group in groups for size in group]
+        counted = [(c.total, size) for size in candidates if (c := spec.count(size)) is not None]
     except (ModelError, TypeError):  # planning says so in its own words
         return None
     small = min(counted, key=lambda pair: pair[0], default=None)
@@ -92,7 +92,7 @@ def _labels_are_inputs(batch: Any) -> bool:
 
 
 def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
-    """What the runs of a plan give to say: too few, too short, repeated data, another FLOPs count."""
+    """What to know about the runs of a plan: too few, too short, repeated data, FLOPs unlike 6ND."""
     out = []
     budgets = sorted({e.budget for e in experiments})
     sizes = {b: len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets}
@@ -153,7 +153,7 @@ def _six_nd(experiments: Sequence[Experiment]) -> list[Diagnostic]:
 
 
 def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
-    """What branching saves, and whether the trunks are enough for an interval."""
+    """What branching saves, and whether there are enough trunks for an interval."""
     groups = [group for group in by_trunk(experiments) if group[0].trunk]
     if not groups:
         return []
@@ -172,14 +172,14 @@ def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
     if len(groups) <= _FEW_TRUNKS:
         message = (
             f"The branches of a trunk share its noise and count as one in an interval: {len(groups)} "
-            f"trunks tell little about a law of 5 or {_FEW_TRUNKS} parameters."
+            f"trunks are few for a law of 5 or {_FEW_TRUNKS} parameters."
         )
         out.append(Diagnostic("few_trunks", "warning", message, "more sizes, or repeats=2"))
     return out
 
 
 def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[Diagnostic]:
-    """Layers whose work depends on how a batch is cut."""
+    """Layers whose output depends on how a batch is split."""
     model = spec.build_meta(min(experiments, key=lambda e: e.params.total).size)
     if not hasattr(model, "modules"):
         return []
@@ -193,7 +193,7 @@ def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[D
         f"The model has {len(layers)} layers of {kinds}, whose statistics are of the samples that "
         "pass together: the loss then depends on the batch size, and on microbatches and ranks."
     )
-    action = "GroupNorm or LayerNorm; or one batch_size for all runs that is never cut"
+    action = "GroupNorm or LayerNorm; or one batch_size for all runs that is never split"
     return [Diagnostic("batch_norm", "warning", message, action)]
 
 
@@ -202,8 +202,8 @@ def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> lis
     out = []
     if not data.repeatable():
         message = (
-            "Samples differ from one reading to the next though torch's, NumPy's and Python's global "
-            "generators were seeded alike: the data set draws from one of its own, and no run can be "
+            "Samples differ from one reading to the next although the global generators of torch, NumPy "
+            "and Python had the same seed: the data set has a generator of its own, and no run can be "
             "repeated."
         )
         action = "draw from torch.rand, numpy.random or random, or seed the generator by the index"
@@ -224,21 +224,21 @@ def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> lis
 
 
 def code_findings(spec: ModelSpec, objective: Objective) -> list[Diagnostic]:
-    """Code that can be compared only as Python has compiled it."""
+    """Code whose source cannot be read, so that its bytecode is compared."""
     used = (spec.factory, objective.loss_fn, objective.count_fn, objective.step_fn)
     unread = [reference(f) for f in used if f is not None and not has_source(f)]
     if not unread:
         return []
     message = (
         f"The source of {', '.join(unread)} cannot be read, as in a notebook or exec: its changes are "
-        "told by its bytecode, which another version of Python compiles otherwise."
+        "found by its bytecode, which differs between versions of Python."
     )
-    action = "define it in a file, for runs to be found again by another version"
+    action = "define it in a file, so that another version finds the same runs"
     return [Diagnostic("no_source", "note", message, action)]
 
 
 def recipe_findings(recipe: Recipe, unit: str) -> list[Diagnostic]:
-    """A rule for tokens of text that is applied to something else."""
+    """A rule for tokens of text that is applied to other units."""
     rule = None if unit in ("tokens", "units") else text_rule(recipe)  # "units": not known yet
     if rule is None:
         return []
@@ -246,7 +246,7 @@ def recipe_findings(recipe: Recipe, unit: str) -> list[Diagnostic]:
         f"The rule {rule!r} was fitted on tokens of text, and D counts {unit} here: one of them "
         "may be worth many tokens or few, so its rates and batches may be off by a large factor."
     )
-    action = 'try rates and batches at two sizes and give what was found; or hparams="default"'
+    action = 'try rates and batches at two sizes and give the best; or hparams="default"'
     return [Diagnostic("recipe_units", "warning", message, action)]
 
 

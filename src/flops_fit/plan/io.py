@@ -1,33 +1,33 @@
-"""Plans on disk: JSON that gives the plan back, and CSV to look at."""
+"""Plans on disk: JSON that gives the plan back, CSV to look at, and comparison with existing runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import OutputError, TableError
+from flops_fit.errors import InputTypeError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
+from flops_fit.plan.cost import CostEstimate, Priced
 from flops_fit.plan.designs import Layout
 from flops_fit.plan.prior import Prior
 from flops_fit.plan.timing import Reading, Speed, StepTimes
-from flops_fit.records import Diagnostic, Experiment
-from flops_fit.text import format_count
+from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.text import format_count, render
 from flops_fit.trunks import own_flops
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from flops_fit.plan.sweep_plan import SweepPlan
 
 
-Values = Mapping[str, Any]
-
-
 def differing_columns(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
-    """The columns, one cell a run, of what is not the same in all of them."""
-    cells = {name: [tell(e) for e in experiments] for name, tell in _COLUMNS.items()}
+    """The columns of hyper-parameters that differ between runs, one cell per run."""
+    cells = {name: [text(e) for e in experiments] for name, text in _COLUMNS.items()}
     return {name: column for name, column in cells.items() if len(set(column)) > 1}
 
 
@@ -37,9 +37,9 @@ def shared_line(experiments: Sequence[Experiment]) -> str:
     differing = differing_columns(experiments)
     first = experiments[0]
     shared = {
-        name: f"{_WORDS[name]}{tell(first)}"
-        for name, tell in _COLUMNS.items()
-        if name not in differing and tell(first) != _UNKNOWN
+        name: f"{_WORDS[name]}{text(first)}"
+        for name, text in _COLUMNS.items()
+        if name not in differing and text(first) != _UNKNOWN
     }
     if {"schedule", "ends at"} <= shared.keys():
         shared["schedule"] += f" {shared.pop('ends at')}"
@@ -150,7 +150,7 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
     if content.get("schema") != _SCHEMA:
         raise TableError(
             f"plan: it has schema {content.get('schema')!r}; this version reads {_SCHEMA}. Make the "
-            "plan anew."
+            "plan again."
         )
     try:
         return _read(content)
@@ -158,7 +158,7 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
         if isinstance(error, TableError):
             raise
         raise TableError(
-            f"plan: it is torn or was edited ({type(error).__name__}: {error}). Make the plan anew."
+            f"plan: it is damaged or was edited ({type(error).__name__}: {error}). Make the plan again."
         ) from error
 
 
@@ -255,3 +255,131 @@ def _row(e: Experiment, own: float, speed: Speed | None) -> dict[str, Any]:
         "trunk": e.trunk,
         **{f"hparams.{name}": value for name, value in e.hparams.to_dict().items()},
     }
+
+
+_FINAL = frozenset({"completed", "diverged"})  # states that a sweep does not run again
+
+
+@dataclass(frozen=True)
+class PlanDiff(Priced):
+    """A plan compared with existing runs; prints as a table.
+
+    Attributes
+    ----------
+    finished
+        Runs of the plan that are final: completed, or diverged.
+    missing
+        Experiments without a final run. Those that failed are among them: a sweep runs them again.
+    not_asked_for
+        Existing runs that are not in the plan. A sweep keeps them and does not fit them.
+    unreadable
+        Records that could not be read, each with its reason.
+    """
+
+    finished: tuple[Run, ...]
+    missing: tuple[Experiment, ...]
+    not_asked_for: tuple[Run, ...]
+    unreadable: tuple[str, ...] = ()
+    failed: tuple[Run, ...] = ()
+    _speed: Speed | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def cost(self) -> CostEstimate:
+        """What the missing part costs, one run after another where the speed was measured."""
+        return self.estimate()
+
+    def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
+        """The missing part alone."""
+        return self.missing, self._speed
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        title = (
+            f"{len(self.finished)} runs finished, {len(self.missing)} missing, "
+            f"{len(self.not_asked_for)} not asked for"
+        )
+        table = Table(title=title, title_justify="left")
+        for name in ("run", "id", "FLOPs", "state"):
+            table.add_column(name, justify="right" if name == "FLOPs" else "left", no_wrap=True)
+        for run in self.finished:
+            e = run.experiment
+            table.add_row(e.label, e.id, f"{run.flops_spent:.3g}", run.state)
+        table.add_section()
+        again = {run.experiment.id: run.state for run in self.failed}
+        for e, cost in zip(self.missing, self.cost.runs, strict=True):
+            state = f"missing ({again[e.id]} before)" if e.id in again else "missing"
+            table.add_row(e.label, e.id, f"{cost.flops:.3g}", state)
+        table.add_section()
+        for run in self.not_asked_for:
+            e = run.experiment
+            state = f"not asked for{self._distinction(e)}"
+            table.add_row(e.label, e.id, f"{run.flops_spent:.3g}", state)
+        return table
+
+    def _distinction(self, other: Experiment) -> str:
+        """How a run differs from the planned one of its budget, size and repeat."""
+        planned = [*self.missing, *(run.experiment for run in self.finished)]
+        like = next((e for e in planned if e.label == other.label), None)
+        return "" if like is None else f": another {', '.join(_differences(other, like))}"
+
+    def __str__(self) -> str:
+        missing = f"Missing: {self.cost.headline}." if self.missing else "Nothing is missing."
+        lines = [f"Unreadable: {line}" for line in self.unreadable]
+        return "\n".join([render(self), missing, *lines])
+
+
+def diff(
+    experiments: Sequence[Experiment], speed: Speed | None, done: Iterable[Run] | str | Path
+) -> PlanDiff:
+    """See :meth:`SweepPlan.diff`."""
+    unreadable: list[str] = []
+    runs = _read_runs(Path(done), unreadable) if isinstance(done, str | Path) else _check_runs(done)
+    planned = {e.id for e in experiments}
+    final = {r.experiment.id: r for r in runs if r.state in _FINAL}
+    return PlanDiff(
+        finished=tuple(final[e.id] for e in experiments if e.id in final),
+        missing=tuple(e for e in experiments if e.id not in final),
+        not_asked_for=tuple(r for r in runs if r.experiment.id not in planned),
+        unreadable=tuple(unreadable),
+        failed=tuple(r for r in runs if r.experiment.id in planned - set(final)),
+        _speed=speed,
+    )
+
+
+def _check_runs(done: Any) -> list[Run]:
+    runs = list(done) if isinstance(done, Iterable) else [done]
+    for run in runs:
+        if not isinstance(run, Run):
+            raise InputTypeError(
+                f"diff: expected runs, or the output_dir of a sweep; got {type(run).__name__}."
+            )
+    return runs
+
+
+def _read_runs(folder: Path, unreadable: list[str]) -> list[Run]:
+    """The runs that a sweep recorded; nothing is written."""
+    runs = []
+    try:
+        paths = sorted((folder / "runs").glob("*/run.json"))
+        for path in paths:
+            try:
+                run = Run.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                unreadable.append(f"{path}: {type(error).__name__}: {error}")
+                continue
+            runs.append(run)
+    except OSError as error:
+        raise OutputError(f"output_dir: {folder} cannot be read: {error}.") from error
+    return runs
+
+
+def _differences(one: Experiment, other: Experiment) -> list[str]:
+    """What differs between two experiments that decides their outcome."""
+    names = ["model", "model_kwargs", "tokens", "steps", "batch_size", "seed"]
+    differing = [name for name in names if getattr(one, name) != getattr(other, name)]
+    ours, theirs = one.hparams.to_dict(), other.hparams.to_dict()
+    differing += [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+    if one.fingerprint != other.fingerprint:
+        differing.append("model code, loss or data")
+    return differing

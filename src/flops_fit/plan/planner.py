@@ -113,7 +113,7 @@ def make_counter(
         The training part; ``None`` where no data may be read. Then FLOPs are 6·N per unit unless there
         is an ``example_batch`` to trace the model on.
     dataset
-        What the user gave, asked only for what it declares (``unit``, ``units_per_sample``).
+        What the user gave; only its declarations are read (``unit``, ``units_per_sample``).
     """
     batch = example_batch
     if batch is None and data is not None:
@@ -268,7 +268,7 @@ class Planner:
         recipe = _AtBase(self.factory.recipe, self.factory.spec.require(base))
         return self.remake(plan, recipe, parametrization)
 
-    def compare_designs(self, plan: SweepPlan, place: Device) -> DesignCosts:
+    def compare_designs(self, plan: SweepPlan, where: Device) -> DesignCosts:
         """See :meth:`SweepPlan.compare_designs`."""
         if self.factory.spec.size_param is None:
             raise InputError(
@@ -279,7 +279,7 @@ class Planner:
         kind = "sizes given" if plan.layout is None else plan.layout.design
         branched = any(e.trunk for e in plan.experiments)
         label = f"this plan ({kind}{' + branch' if branched else ''})"
-        rows = [DesignCost(label, plan.experiments, estimate(plan.experiments, plan.speed, place))]
+        rows = [DesignCost(label, plan.experiments, estimate(plan.experiments, plan.speed, where))]
         alternatives = {
             "grid": Grid(),
             "tapered": Tapered(),
@@ -294,7 +294,7 @@ class Planner:
             except FlopsFitError as error:
                 rows.append(DesignCost(name, (), None, str(error)))
             else:
-                cost = estimate(experiments, plan.speed, place)
+                cost = estimate(experiments, plan.speed, where)
                 rows.append(DesignCost(name, tuple(experiments), cost, "; ".join(notes)))
         return DesignCosts(tuple(rows))
 

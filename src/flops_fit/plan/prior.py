@@ -137,23 +137,23 @@ def _of_law(law: Law | OptimumOnly, description: str) -> Prior:
 
 
 def _ratio(ratio: float) -> Prior:
-    """The N at which C/F(N) is so many units a parameter, by halving an interval of ln N."""
+    """The N at which C/F(N) is so many units a parameter: the root of F(N)·ratio·N = C in ln N."""
 
     def size_at(budget: float, flops: FlopsFunction) -> float:
-        def spent(log_size: float) -> float:
-            size = math.exp(log_size)
-            return float(flops(size)) * ratio * size
+        from scipy.optimize import brentq
 
-        middle = 0.5 * math.log(budget / (6 * ratio))
-        low, high, step = middle, middle, math.log(2.0)
-        while spent(low) > budget and low > 0:
+        def excess(log_size: float) -> float:
+            return math.log(float(flops(math.exp(log_size))) * ratio / budget) + log_size
+
+        low = high = 0.5 * math.log(budget / (6 * ratio))
+        step = math.log(2.0)
+        while excess(low) > 0 and low > 0:
             low, step = low - step, 2 * step
         step = math.log(2.0)
-        while spent(high) < budget and high < _LARGEST:
+        while excess(high) < 0 and high < _LARGEST:
             high, step = high + step, 2 * step
-        while high - low > 1e-9:
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if spent(middle) < budget else (low, middle)
-        return math.exp(0.5 * (low + high))
+        if low == high or excess(low) * excess(high) > 0:
+            return math.exp(low if low == high else high)
+        return math.exp(brentq(excess, low, high, xtol=1e-12))
 
     return Prior(f"{ratio:g} units a parameter", size_at)

@@ -1,4 +1,4 @@
-"""The plan as a value: what will be run, what it costs, how it is kept."""
+"""The plan as a value: what will run, what it costs, and how it is written and read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from flops_fit.flops.functions import FlopsFunction
 from flops_fit.mup.coordinate_check import CoordinateCheck
 from flops_fit.plan.cost import DesignCosts, Device, Priced
 from flops_fit.plan.designs import Layout
-from flops_fit.plan.diff import PlanDiff, diff
 from flops_fit.plan.io import (
+    PlanDiff,
+    diff,
     differing_columns,
     plan_from_json,
     plan_to_json,
@@ -40,7 +41,7 @@ class SweepPlan(Priced):
     Attributes
     ----------
     experiments
-        One entry a run, cheapest budget first.
+        One entry per run, smallest budget first.
     unit
         What D counts: ``"tokens"`` or ``"samples"``.
     flops
@@ -69,7 +70,7 @@ class SweepPlan(Priced):
         Raises
         ------
         InputError
-            The plan was read from a file, so that nothing of it can be made anew or trained.
+            The plan was read from a file, so that nothing of it can be made again or trained.
         """
         if self.planner is None:
             raise InputError(
@@ -101,8 +102,8 @@ class SweepPlan(Priced):
     def seconds(self) -> float | None:
         """Estimated time of all runs one after another; ``None`` where not measured.
 
-        A part of a trunk that several runs share is walked once. :meth:`estimate` knows of runs
-        side by side, of other devices and of money.
+        A part of a trunk that several runs share is trained once. :meth:`estimate` handles runs side
+        by side, other devices and prices.
         """
         if self.speed is None:
             return None
@@ -121,19 +122,19 @@ class SweepPlan(Priced):
     ) -> DesignCosts:
         """What the same budgets cost with each design; the arguments are those of :meth:`estimate`.
 
-        Each design is planned in full, around the same prior at its own default width, with the
-        model's sizes traced that it needs.
+        Each design is planned in full, around the same prior at its own default width; the sizes that
+        it needs are traced.
 
         Raises
         ------
         InputError
             The plan was read from a file, or its model has no size parameter.
         """
-        place = Device(device, dollars_per_hour, parallel, mfu)
-        return self.require_planner("compare_designs").compare_designs(self, place)
+        where = Device(device, dollars_per_hour, parallel, mfu)
+        return self.require_planner("compare_designs").compare_designs(self, where)
 
     def diff(self, done: Iterable[Run] | str | Path) -> PlanDiff:
-        """What is run already, what is missing, and what is there and not asked for.
+        """Which runs are done, which are missing, and which exist without being planned.
 
         Parameters
         ----------
@@ -143,7 +144,7 @@ class SweepPlan(Priced):
         Raises
         ------
         OutputError
-            The directory cannot be read. One that is not there holds no runs.
+            The directory cannot be read. A missing one holds no runs.
         """
         return diff(self.experiments, self.speed, done)
 
@@ -164,7 +165,7 @@ class SweepPlan(Priced):
         Raises
         ------
         TableError
-            It is no plan, or was edited: the id of a run no longer fits what decides it.
+            It is no plan, or was edited: the id of a run no longer fits its settings.
         """
         return cls(**plan_from_json(source))
 
