@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.checks import is_number
-from flops_fit.errors import InputTypeError, ModelError
-from flops_fit.model.meta import torch_or_error
-from flops_fit.model.meta import torch_or_error as _torch
+from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.records import ParamCount
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def torch_or_error() -> Any:
+    """The module torch."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("torch", "train", "planning and training models") from None
+    return torch
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
     nn = torch_or_error().nn
     if not isinstance(model, nn.Module):
         return ()
-    found = []
+    layers = []
     for path, module in model.named_modules():
         children = dict(module.named_children())
         chosen = {c.out_features for c in children.values() if isinstance(c, nn.Linear)} - {1}
@@ -53,8 +60,8 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
             number = _equal_parts(nn, child)
             if number in chosen:
                 params = sum(p.numel() for p in child.parameters())
-                found.append(Experts(f"{path}.{name}".lstrip("."), number, params))
-    return tuple(found)
+                layers.append(Experts(f"{path}.{name}".lstrip("."), number, params))
+    return tuple(layers)
 
 
 def _equal_parts(nn: Any, module: nn.Module) -> int:
@@ -82,7 +89,7 @@ def count_params(model: Any, name: str = "the model") -> ParamCount:
         ``num_params()`` or ``active_params()`` raises or gives no positive whole number; more are
         active than there are; or there are no parameters.
     """
-    torch = _torch()
+    torch = torch_or_error()
     own = _declared(model, name, "num_params")
     active = _declared(model, name, "active_params")
     if not isinstance(model, torch.nn.Module):
@@ -119,13 +126,13 @@ def _at_most(active: int | None, total: int, name: str) -> int:
     if active is not None and active > total:
         raise ModelError(
             f"model_cls: {name}.active_params() returned {active:,}, more than its {total:,} "
-            "parameters. It is to give those that one unit passes."
+            "parameters. It must return those that one unit passes."
         )
     return total if active is None else active
 
 
 def _declared(model: Any, name: str, what: str) -> int | None:
-    """What a method or attribute of the model's own says."""
+    """What the model's own method or attribute says."""
     method = getattr(model, what, None)
     if method is None:
         return None
@@ -134,7 +141,7 @@ def _declared(model: Any, name: str, what: str) -> int | None:
     except Exception as error:  # the user's method may raise anything
         raise ModelError(
             f"model_cls: {name}.{what}() raised {type(error).__name__}: {error}. "
-            "Mend it, or leave it out and the parameters are counted."
+            "Fix it, or leave it out and the parameters are counted."
         ) from error
     if not is_number(value) or value < 1:
         raise ModelError(
@@ -150,7 +157,7 @@ def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tu
     the user's own holds are taken to multiply, and as (outputs, inputs); convolutions and attention
     are known by class.
     """
-    torch = _torch()
+    torch = torch_or_error()
     nn = torch.nn
     conv = nn.modules.conv._ConvNd
     known = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, conv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
@@ -11,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.checks import is_whole, nearest_name
 from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
-from flops_fit.model.meta import GpuNeededError, build_without_memory
-from flops_fit.model.params import count_params
+from flops_fit.model.params import count_params, torch_or_error
 from flops_fit.model.search import SizeSearch
 from flops_fit.records import ParamCount
 
@@ -24,7 +23,15 @@ if TYPE_CHECKING:
 
 Size = int | float | str | Mapping[str, Any]
 _ALLOCATED = 2.5e8  # parameters, 1 GB: the largest model that is allocated only to be counted
-_SLOW = 30.0  # seconds of building that are worth a word
+_SLOW = 30.0  # seconds of building that are worth a note
+_UNNOTED_ELEMENTS = 1_000_000  # that a constructor may allocate without a note
+_NO_GPU = (
+    "not compiled with cuda",
+    "no cuda gpus",
+    "nvidia driver",
+    "no hip gpus",
+    "no xpu devices",
+)
 
 
 @dataclass
@@ -65,8 +72,7 @@ class ModelSpec:
         wanted = list(self.kwargs) + ([self.size_param] if self.size_param else [])
         for name in wanted:
             if name not in parameters:
-                near = difflib.get_close_matches(name, parameters, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = nearest_name(name, parameters)
                 what = "model_size_param" if name == self.size_param else "model_kwargs"
                 raise ModelError(
                     f"{what}: {self.reference} takes no argument {name!r}; "
@@ -180,7 +186,7 @@ class ModelSpec:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found out about building this model, in sentences."""
+        """Remarks on building this model, in sentences."""
         out = []
         if self.allocates:
             out.append(
@@ -213,3 +219,104 @@ class ModelSpec:
         if id(obj) not in self._codes:
             self._codes[id(obj)] = (obj, fingerprint_code(obj))
         return self._codes[id(obj)][1]
+
+
+class GpuNeededError(ModelError):
+    """The constructor reads a GPU where there is none."""
+
+
+def build_without_memory(make: Callable[[], Any], name: str) -> tuple[Any, str]:
+    """The model on the meta device, and why memory was allocated (``""`` where it was not).
+
+    Initialisation is skipped, and moves to a GPU are: meta tensors have nothing to move. What needs
+    the values of its tensors is built on the CPU instead.
+    """
+    torch = torch_or_error()
+    try:
+        with torch.device("meta"), _meta_rules(torch):
+            model = make()
+    except NotImplementedError as error:
+        return _for_real(make, name), _reason(error)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        _refuse_missing_gpu(error, name)
+        if "meta" not in str(error).lower():
+            raise
+        return _for_real(make, name), _reason(error)
+    if _allocated(model) > _UNNOTED_ELEMENTS:
+        return model, "it makes tensors from NumPy arrays, files or on a named device"
+    return model, ""
+
+
+def _for_real(make: Callable[[], Any], name: str) -> Any:
+    try:
+        return make()
+    except (RuntimeError, AssertionError) as error:
+        _refuse_missing_gpu(error, name)
+        raise
+
+
+def _refuse_missing_gpu(error: Exception, name: str) -> None:
+    if any(part in str(error).lower() for part in _NO_GPU):
+        raise GpuNeededError(
+            f"model_cls: the constructor of {name} uses a GPU, and there is none here: "
+            f"{_first_line(error)}. Plan on a machine that has one, or leave devices to the trainer, "
+            "which moves the model."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"it needs the values of its tensors: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+
+
+def _allocated(model: Any) -> int:
+    """Elements of parameters and buffers that are not on the meta device."""
+    if not hasattr(model, "parameters") or not hasattr(model, "buffers"):
+        return 0
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(t.untyped_storage().nbytes() // t.element_size() for t in tensors if not t.is_meta)
+
+
+def _meta_rules(torch: Any) -> Any:
+    """Leave out initialisation, which is slow on meta tensors, and moves to an accelerator."""
+    from torch.overrides import TorchFunctionMode
+
+    init = torch.nn.init
+    skipped = {torch.Tensor.normal_, torch.Tensor.uniform_}
+    skipped |= {getattr(init, n) for n in dir(init) if n.endswith("_") and not n.startswith("_")}
+    moves = {torch.Tensor.cuda, torch.Tensor.xpu}
+
+    def on_accelerator(device: Any) -> bool:
+        if is_whole(device):
+            return True
+        try:
+            kind = torch.device(device).type
+        except (RuntimeError, TypeError):
+            return False
+        return kind not in ("cpu", "meta")
+
+    def dtype_only(tensor: Any, args: Any, kwargs: Any) -> Any:
+        dtypes = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.dtype)]
+        return tensor.to(dtypes[0]) if dtypes else tensor
+
+    class MetaRules(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = dict(kwargs or {})
+            tensor = args[0] if args else kwargs.get("tensor")
+            if getattr(tensor, "is_meta", False):
+                if func in skipped or func in moves:
+                    return tensor
+                if func is torch.Tensor.to and any(
+                    on_accelerator(a) for a in (*args[1:2], kwargs.get("device"))
+                ):
+                    return dtype_only(tensor, args[1:], kwargs)
+            if kwargs.get("device") is not None and on_accelerator(kwargs["device"]):
+                kwargs["device"] = "meta"
+            return func(*args, **kwargs)
+
+    return MetaRules()

@@ -1,4 +1,4 @@
-"""Cells to numbers, and columns of numbers to budgets."""
+"""Which column holds which quantity, and its cells as numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUMERIC: dict[str, frozenset[str]] = {
         "unique_tokens": "unique_tokens d_unique",
     }.items()
 }
-# How far a run was meant to go; each is compared with how far it came.
+# The planned length of a run, and the quantity it is compared with.
 HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps": "step"}
 _ALL = {
     **NUMERIC,
@@ -72,8 +72,8 @@ _TRAINING = frozenset({"train", "training"})
 
 
 @dataclass(frozen=True)
-class Found:
-    """The column that holds a quantity, and what to tell about that choice."""
+class ColumnMatch:
+    """The column that holds a quantity, and a note on that choice."""
 
     column: str
     note: str = ""
@@ -109,7 +109,7 @@ def check_mapping(mapping: object) -> dict[str, str]:
 
 
 def wanted(mapping: Mapping[str, str]) -> Wanted:
-    """What a heading may hold for us, so that no other column is kept in memory."""
+    """The kind of value to read under each heading; other columns are not kept in memory."""
     own = frozenset(mapping.values())
 
     def kind(heading: str) -> ColumnKind:
@@ -125,7 +125,7 @@ def find_numbers(
     filled: Sequence[str],
     mapping: Mapping[str, str],
     names: Iterable[str] = NUMERIC,
-) -> dict[str, Found]:
+) -> dict[str, ColumnMatch]:
     """The column of each quantity that the table has.
 
     Parameters
@@ -144,22 +144,22 @@ def find_numbers(
     TableError
         Two columns are equally good, or ``mapping`` names a column that is not there.
     """
-    found = {}
+    matches = {}
     for name in names:
         if name in mapping:
             if mapping[name] not in headings:
                 raise TableError(
                     f"columns= names {mapping[name]!r} for {name}; the table has {list(headings)}."
                 )
-            found[name] = Found(mapping[name])
+            matches[name] = ColumnMatch(mapping[name])
             continue
         taken = {heading for other, heading in mapping.items() if other != name}
         ranks = {h: _rank(name, h) for h in headings if h not in taken}
         candidates = {h: rank for h, rank in ranks.items() if rank is not None}
         candidates = {h: r for h, r in candidates.items() if h in filled} or candidates
         if candidates:
-            found[name] = _best(name, candidates)
-    return found
+            matches[name] = _best(name, candidates)
+    return matches
 
 
 def find_text(name: str, headings: Sequence[str]) -> str | None:
@@ -171,7 +171,7 @@ def find_text(name: str, headings: Sequence[str]) -> str | None:
     return None
 
 
-def _best(name: str, candidates: Mapping[str, _Rank]) -> Found:
+def _best(name: str, candidates: Mapping[str, _Rank]) -> ColumnMatch:
     best = min(candidates.values())
     ties = [heading for heading, rank in candidates.items() if rank == best]
     if len(ties) > 1:
@@ -180,16 +180,18 @@ def _best(name: str, candidates: Mapping[str, _Rank]) -> Found:
         )
     others = [h for h, rank in candidates.items() if rank.purpose > best.purpose]
     if name == "loss" and best.purpose == 0 and others:
-        return Found(ties[0], f"The loss is {ties[0]!r}, which is held out; {others} is not used.")
+        return ColumnMatch(
+            ties[0], f"The loss is {ties[0]!r}, which is held out; {others} is not used."
+        )
     if name == "loss" and best.purpose == 2:
-        return Found(
+        return ColumnMatch(
             ties[0],
             f"The loss {ties[0]!r} is a training loss: it is noisier than a held-out one, and "
             "lower where data repeats.",
         )
     if best.closeness == 3:
-        return Found(ties[0], f"The column {ties[0]!r} was taken for {name}.")
-    return Found(ties[0])
+        return ColumnMatch(ties[0], f"The column {ties[0]!r} was taken for {name}.")
+    return ColumnMatch(ties[0])
 
 
 def _rank(name: str, heading: str) -> _Rank | None:
@@ -292,8 +294,8 @@ def numbers(values: Sequence[Any] | NDArray[Any], column: str) -> Floats:
         with suppress(ValueError, OverflowError):
             return np.array(list(map(float, values)), dtype=np.float64)
     grouped = any(isinstance(v, str) and _GROUPED.fullmatch(v.strip()) for v in values)
-    found = (_number(value, grouped, column, i) for i, value in enumerate(values, start=1))
-    return np.fromiter(found, dtype=np.float64, count=len(values))
+    parsed = (_number(value, grouped, column, i) for i, value in enumerate(values, start=1))
+    return np.fromiter(parsed, dtype=np.float64, count=len(values))
 
 
 def _number(value: Any, grouped: bool, column: str, row: int) -> float:

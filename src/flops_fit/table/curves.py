@@ -14,7 +14,7 @@ from flops_fit.checks import check_number
 from flops_fit.errors import TableError
 from flops_fit.records import Excluded
 from flops_fit.table.columns import check_mapping, find_numbers, is_missing, numbers, wanted
-from flops_fit.table.run_table import read_raw
+from flops_fit.table.files import read_raw
 from flops_fit.table.sources import Raw, curve_rows, filled_of
 from flops_fit.trackers.service import TrackedRuns
 
@@ -144,14 +144,14 @@ class Curves:
         return _curves(source, columns or {})
 
 
-def _shown(source: Any) -> str:
+def _source_name(source: Any) -> str:
     if isinstance(source, TrackedRuns):
         return source.where
     return str(source) if isinstance(source, str | Path) else "the table of curves"
 
 
 def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
-    where = _shown(source)
+    where = _source_name(source)
     unknown = set(columns) - {"run", *_QUANTITIES}
     if unknown:
         names = ["run", *_QUANTITIES]
@@ -216,15 +216,15 @@ def _quantities(
     raw: Raw, mapping: Mapping[str, str], where: str
 ) -> tuple[dict[str, Floats], list[str]]:
     """N, D, loss and perhaps C of every point, and what was chosen where there was a choice."""
-    found = find_numbers(raw.headings, filled_of(raw), mapping)
+    matches = find_numbers(raw.headings, filled_of(raw), mapping)
     for name in ("params", "tokens", "loss"):
-        if name not in found:
+        if name not in matches:
             steps = ", or add tokens = step × tokens per step." if name == "tokens" else "."
             raise TableError(
                 f"{where} lacks {name!r}; it has the columns {list(raw.headings)}. Say which is "
                 f"which: Curves.read(..., columns={{{name!r}: 'your_column'}}){steps}"
             )
-    used = {name: found[name] for name in _QUANTITIES if name in found}
+    used = {name: matches[name] for name in _QUANTITIES if name in matches}
     data = {name: numbers(raw.cells[f.column], f.column) for name, f in used.items()}
     return data, [f.note for f in used.values() if f.note]
 

@@ -1,7 +1,7 @@
-"""Columns from a file: CSV and its kin, JSON, JSON lines, Parquet.
+"""Columns from a file: CSV and similar text, JSON, JSON lines, Parquet.
 
-Files come from anywhere, so nothing is trusted: what cannot be a table of runs is refused in words,
-and reading stops at the first row too many, however large the file.
+Files are not trusted: what cannot be a table of runs is refused with the reason, and reading stops
+at the row limit, however large the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import MissingExtraError, TableError
 from flops_fit.table.columns import Wanted
-from flops_fit.table.sources import MOST_ROWS, Raw, from_columns, from_rows, too_long
+from flops_fit.table.sources import MOST_ROWS, Raw, from_columns, from_rows, from_value, too_long
 
 _LONGEST_LINE = 1 << 20
 _LARGEST_JSON = 1 << 28
@@ -33,6 +33,13 @@ _FOREIGN = {
     b"\xff\xfe": "is UTF-16 text. Save it as UTF-8.",
     b"\xfe\xff": "is UTF-16 text. Save it as UTF-8.",
 }
+
+
+def read_raw(source: Any, kind: Wanted) -> Raw:
+    """The columns of a given kind, from a path or from anything in memory that holds a table."""
+    if isinstance(source, str | Path):
+        return from_file(Path(source), kind)
+    return from_value(source, kind)
 
 
 def from_file(path: Path, wanted: Wanted) -> Raw:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from flops_fit.errors import TableError
 from flops_fit.records import Excluded, Run
 from flops_fit.table.columns import (
+    HORIZON,
     NUMERIC,
-    Wanted,
     budgets_of,
     check_mapping,
     find_numbers,
@@ -26,14 +26,14 @@ from flops_fit.table.columns import (
     unfinished,
     wanted,
 )
-from flops_fit.table.files import from_file
-from flops_fit.table.schedule import Horizon, find_horizon, unfinished_schedules
-from flops_fit.table.sources import MOST_ROWS, Raw, filled_of, final_rows, from_value
+from flops_fit.table.files import read_raw
+from flops_fit.table.sources import MOST_ROWS, Raw, filled_of, final_rows
 from flops_fit.trackers.service import TrackedRuns
 
 Floats = NDArray[np.float64]
 
 _REQUIRED = ("params", "tokens", "loss")
+_COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
 _POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
 
 
@@ -84,27 +84,24 @@ def clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
     )
 
 
-def read_raw(source: Any, kind: Wanted) -> Raw:
-    """The columns that ``kind`` wants, from a path or from anything in memory that holds a table."""
-    if isinstance(source, str | Path):
-        return from_file(Path(source), kind)
-    return from_value(source, kind)
-
-
 def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], tuple[str, ...]]:
     """The numeric columns under our names, N, D and C complete, and what was assumed."""
     filled = filled_of(raw)
-    found = find_numbers(raw.headings, filled, mapping)
-    # An optional column without a single value is as good as none.
-    found = {n: f for n, f in found.items() if n in _REQUIRED or f.column in filled or n in mapping}
-    has_compute = "flops" in found
-    if "tokens" in found and found["tokens"].column not in filled and has_compute:
-        del found["tokens"]
-    missing = [name for name in _REQUIRED if name not in found]
+    matches = find_numbers(raw.headings, filled, mapping)
+    # An optional column without a single value is ignored.
+    matches = {
+        name: match
+        for name, match in matches.items()
+        if name in _REQUIRED or match.column in filled or name in mapping
+    }
+    has_compute = "flops" in matches
+    if "tokens" in matches and matches["tokens"].column not in filled and has_compute:
+        del matches["tokens"]
+    missing = [name for name in _REQUIRED if name not in matches]
     if missing and not (missing == ["tokens"] and has_compute):
         raise TableError(_lacks(missing, raw.headings))
-    data = {name: numbers(raw.cells[f.column], f.column) for name, f in found.items()}
-    notes = [f.note for f in found.values() if f.note]
+    data = {name: numbers(raw.cells[m.column], m.column) for name, m in matches.items()}
+    notes = [m.note for m in matches.values() if m.note]
     with np.errstate(all="ignore"):
         if "tokens" not in data:
             data["tokens"] = data["flops"] / (6 * data["params"])
@@ -148,6 +145,92 @@ def _left_out(raw: Raw, data: Mapping[str, Floats], horizon: Horizon) -> dict[in
         for i in np.flatnonzero(known & ~(np.isfinite(values) & (values > 0))):
             text = f"{name} is {values[i]:g}, expected a positive number"
             reasons.setdefault(int(i), text)
+    return reasons
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How long schedules were planned, and how far each run came.
+
+    Under a decaying learning rate the loss is too high until the end, so a loss from the middle of
+    a schedule must not enter a fit.
+
+    Attributes
+    ----------
+    known
+        (column, planned length, length reached), shapes (runs,); the most reliable first.
+    needed
+        Whether a run without these values is left out.
+    notes
+        What was taken on trust.
+    """
+
+    known: tuple[tuple[str, Floats, Floats], ...]
+    needed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def find_horizon(raw: Raw, mapping: Mapping[str, str], tracked: TrackedRuns | None) -> Horizon:
+    """The columns that hold the length of schedules.
+
+    Raises
+    ------
+    TableError
+        One column is mapped to both the planned and the reached length; or runs of a service lack
+        the planned length, and the user does not vouch that they ended.
+    """
+    known = []
+    # A setting is the same wherever a run ended, so it does not tell how far the run came.
+    settled = {name for run in tracked or () for name in run.settings}
+    filled = filled_of(raw)
+    for planned, reached in HORIZON.items():
+        matches = find_numbers(raw.headings, filled, mapping, [planned])
+        if planned not in matches or matches[planned].column not in filled:
+            continue
+        matches |= find_numbers(raw.headings, filled, mapping, [reached])
+        if reached not in matches:
+            continue
+        ends, at = matches[planned].column, matches[reached].column
+        if ends == at:
+            raise TableError(
+                f"{ends!r} is to be both {planned} and {reached}; expected two columns, how far each "
+                "run was meant to go and how far it came. Name another one, or vouch that each "
+                "finished run went to its end: complete=True."
+            )
+        if at in settled:
+            continue
+        known.append((ends, numbers(raw.cells[ends], ends), numbers(raw.cells[at], at)))
+    if tracked is None:
+        return Horizon(tuple(known))
+    if tracked.complete:
+        note = "complete=True: each finished run is taken to have gone to the end of its schedule."
+        return Horizon(tuple(known), notes=(note,))
+    if not known:
+        raise TableError(
+            f"{tracked.where}: nothing says how long the schedules of these runs were, so a loss from "
+            f"the middle of one could enter the fit. They have {list(raw.headings)}. Say which "
+            "column does: columns={'planned_tokens': 'your_column'}, or 'planned_steps' or "
+            "'planned_flops', beside tokens, a step or flops that were logged along the way. Where each "
+            "finished run went to the end of its own schedule, read them with complete=True."
+        )
+    return Horizon(tuple(known), needed=True)
+
+
+def unfinished_schedules(raw: Raw, horizon: Horizon) -> dict[int, str]:
+    """The runs whose loss was not read at the end of their schedule, each with the reason."""
+    reasons = {}
+    for i in range(raw.rows if horizon.known else 0):
+        values = [(c, ends[i], at[i]) for c, ends, at in horizon.known if ends[i] > 0 and at[i] > 0]
+        if not values:
+            if horizon.needed:
+                reasons[i] = "it does not say how long its schedule was, or how far it came"
+            continue
+        column, ends_at, came = values[0]
+        if came < _COMPLETE_SHARE * ends_at:
+            reasons[i] = (
+                f"its loss was read at {came:.4g}, before its schedule ended at {column} = "
+                f"{ends_at:.4g}"
+            )
     return reasons
 
 
@@ -285,10 +368,9 @@ class RunTable:
         Raises
         ------
         TableError
-            A column is missing or ambiguous or holds text, the file is no table, or it has more
-            than 1,000,000 rows. Nobody has trained a million models: such a file logs steps, and its
-            rows are not independent runs. Runs of a service do not say how long their schedules
-            were, and nobody vouches that they ended.
+            A column is missing or ambiguous or holds text; the file is no table, or has more than
+            1,000,000 rows and so is a log of steps; or runs of a service lack the length of their
+            schedules and ``complete=True`` was not given.
         InputTypeError
             ``source`` is none of the above.
         MissingExtraError

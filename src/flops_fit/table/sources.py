@@ -1,4 +1,4 @@
-"""From the runs of a service to the rows of a table, of runs or of curves."""
+"""Columns from values in memory: dicts, data frames, and runs of a tracking service."""
 
 from __future__ import annotations
 
@@ -187,9 +187,8 @@ def final_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[st
 def curve_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row for each run and reading of its loss.
 
-    A value that no run has twice is no curve, so a held-out loss at the end does not stand in the
-    way of the training loss. Points of a resumed run that were made again count once, as they came
-    last.
+    A value that no run has twice is no curve, so a single held-out loss at the end does not
+    replace the training loss. Points that a resumed run repeated count once: the last ones.
     """
     several: set[str] = set()
     for run in tracked:
@@ -200,11 +199,11 @@ def curve_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[st
         settings = {name: v for name, v in run.settings.items() if name not in several}
         kept = ({k: v for k, v in p.items() if k in several} for p in run.points)
         rows.append([{"run": run.label, **settings, **p} for p in kept])
-    every = [row for of_run in rows for row in of_run]
+    every = [row for run_rows in rows for row in run_rows]
     loss, tokens = (_column(name, every, mapping) for name in ("loss", "tokens"))
     if not loss:
         return every
-    return [row for of_run in rows for row in _forward(of_run, loss, tokens)]
+    return [row for run_rows in rows for row in _forward(run_rows, loss, tokens)]
 
 
 def _row(run: TrackedRun, points: int) -> dict[str, Any]:
@@ -223,12 +222,12 @@ def _last(run: TrackedRun, loss: str) -> int:
 def _column(name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str, str]) -> str:
     raw: Raw = from_rows(rows, wanted(mapping))
     known = {k: v for k, v in mapping.items() if k != name or v in raw.headings}
-    found = find_numbers(raw.headings, filled_of(raw), known, (name,))
-    return found[name].column if name in found else ""
+    matches = find_numbers(raw.headings, filled_of(raw), known, (name,))
+    return matches[name].column if name in matches else ""
 
 
 def _forward(rows: Sequence[dict[str, Any]], loss: str, tokens: str) -> list[dict[str, Any]]:
-    """The rows with a loss, without those that a run went back behind and made again."""
+    """The rows with a loss, without those that a resumed run repeated."""
     kept: list[dict[str, Any]] = []
     for row in rows:
         if is_missing(row.get(loss)):
