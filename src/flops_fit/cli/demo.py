@@ -16,6 +16,10 @@ from flops_fit.text import format_count, format_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    import flops_fit.examples
+    import flops_fit.execute
+    import flops_fit.fit
+    import flops_fit.records
     from flops_fit.fit.prediction import HeldOut
     from flops_fit.result import Result
 

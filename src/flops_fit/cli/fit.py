@@ -29,7 +29,9 @@ from flops_fit.cli.answer import (
 from flops_fit.text import format_count, format_percent, markdown_table
 
 if TYPE_CHECKING:
+    import flops_fit.adaptive
     import flops_fit.files
+    import flops_fit.report
     from flops_fit.fit.fit import Fit
 
 _MAX_ROWS = 10  # of the table, without --predict
@@ -182,7 +184,7 @@ def next_(
         "target_compute": proposal.target_compute,
         "half_width_now": proposal.now,
         "half_width_after": proposal.after,
-        "form": {"p_value": proposal.form.p_value, "doubtful": proposal.form.told},
+        "form": {"p_value": proposal.form.p_value, "doubtful": proposal.form.doubtful},
         "trust": fitted.trust,
     }
     if fitted.trust == "no":

@@ -26,7 +26,11 @@ from flops_fit.errors import InputError
 from flops_fit.text import format_count, markdown_table
 
 if TYPE_CHECKING:
+    import flops_fit.checks
     import flops_fit.files
+    import flops_fit.laws
+    import flops_fit.reference
+    import flops_fit.report
     from flops_fit.fit.fit import Fit
     from flops_fit.laws.law import Law
     from flops_fit.laws.optimum import Optimum, OptimumOnly
