@@ -1,11 +1,8 @@
-"""The processes that train one run together, each on its share of every batch.
+"""The processes ("ranks") that train one run together, each on its share of every batch.
 
-Started by ``torchrun`` or ``accelerate launch``, the user's script runs once in each process
-("rank"). Tensors (losses, gradients) are exchanged between devices; decisions between hosts,
-without waiting for a device.
-
-Every rank has to take part in every exchange. So each decision also carries whether a rank has
-failed: one that fails in the user's code says so at the next decision, and no other waits for it.
+Tensors (losses, gradients) are exchanged between devices; decisions between hosts, without waiting
+for a device. Every rank has to take part in every exchange, so each decision also carries whether a
+rank has failed: one that fails in the user's code says so at the next decision.
 """
 
 from __future__ import annotations
@@ -181,7 +178,7 @@ def launched() -> int:
 
 
 def rank_device(device: str) -> str:
-    """The device of this rank: of several of a kind, the one with the number that it has here.
+    """The device of this rank: of several of a kind, the one with its local rank as number.
 
     Raises
     ------

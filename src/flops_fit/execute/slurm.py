@@ -59,7 +59,7 @@ class SlurmExecutor:
         Where submitit keeps its files; all machines have to see it. By default
         ``~/.flops-fit/slurm/<hash of the folder and command that started this script>``, which lies
         outside of the output directory: submitit hands over runs and results as pickles, and
-        whoever can write them can run code as you. The folder is made for you alone (mode 700).
+        anyone who can write them can run code as you. Only you can open the folder (mode 700).
         Two sweeps that run at once need a folder each.
     partition, time
         Slurm's partition, and the minutes after which a job is queued again.

@@ -101,7 +101,7 @@ class Lease:
                 self.held()
 
     def held(self) -> bool:
-        """Touch the lease; False where somebody else has taken it over, from then on."""
+        """Touch the lease; False once another process has taken it over."""
         with self._lock:
             return not self._ended.is_set() and self._touch()
 
@@ -109,7 +109,7 @@ class Lease:
         if self._lost:
             return False
         current = _read(self.path)
-        if current is None:  # somebody removed it
+        if current is None:  # it was removed
             self._lost = not _create(self.path, self.holder)
         elif current[0].token != self.holder.token:
             self._lost = True
@@ -119,7 +119,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else had it at the last touch."""
+        """Whether another process had it at the last touch."""
         return self._lost
 
     def release(self) -> None:

@@ -31,7 +31,7 @@ OUTPUT = "output.txt"  # in a run's folder: what its worker printed
 
 
 class _TakenAway(BaseException):
-    """The lease is somebody else's: stop, before two write into one folder."""
+    """Another process has the lease: stop, before two write into one folder."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class Recorded:
                 with _printed_to(store.run_dir(experiment.id) / OUTPUT):
                     run = _carry_out(self.task, experiment, checked)
             except _TakenAway:
-                return _elsewhere(experiment, "somebody else, as this worker was silent for long")
+                return _elsewhere(
+                    experiment, "another process, as this worker did not respond for long"
+                )
             return self._publish(store, run, leases)
 
     def _pause(self, store: Store, experiment: Experiment) -> None:
@@ -102,7 +104,7 @@ class Recorded:
         """The run on record; or the run itself where it cannot be written, for the driver to try."""
         try:
             if not all(lease.held() for lease in leases):
-                return _elsewhere(run.experiment, "somebody else, who took it over")
+                return _elsewhere(run.experiment, "another process, which took it over")
             return store.publish(run, call=self.call)
         except OSError:
             return run

@@ -178,7 +178,7 @@ class Store:
     ) -> None:
         """Remove the trunk snapshots that no missing run needs, of one ``trunk`` or of all.
 
-        A trunk that somebody works on is left alone.
+        A trunk on which a process works is left alone.
         """
         final = {i for i, run in ended.items() if run.state in FINAL}
         missing = [e for e in experiments if e.id not in final]
