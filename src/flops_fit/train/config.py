@@ -55,17 +55,17 @@ class TrainingConfig:
         ``"auto"`` (bfloat16 on CUDA GPUs that have it), ``"fp32"``, ``"bf16"``, or
         ``train.Precision("fp32", tf32=True)``.
     microbatch
-        Samples that go through the model at once; halved automatically where memory runs out. It
+        Samples that go through the model at once; halved automatically if memory runs out. It
         changes what fits into memory, never what is computed.
     workers
         Processes that read ahead of each run; no result depends on them. ``"auto"`` takes the
-        ``num_workers`` of a DataLoader, else as many as gain time where reading is slow. Runs of a
+        ``num_workers`` of a DataLoader, else as many as save time if reading is slow. Runs of a
         pool read for themselves.
     compile
         Whether ``torch.compile`` is used in training; ``"auto"`` on GPUs, for runs of eight minutes
-        or more. Where it fails, the run goes on without it and notes it.
+        or more. If it fails, the run continues without it and notes it.
     checkpoint_seconds, checkpoint_steps
-        When a run keeps a checkpoint: after so much time (more where saving takes long: it gets a
+        When a run keeps a checkpoint: after so much time (more if saving takes long: it gets a
         hundredth of a run's time), and at multiples of so many steps; ``None`` for neither.
     trackers
         What follows each run that is trained here: ``"mlflow"``, ``"tensorboard"``, ``"wandb"``,
@@ -78,7 +78,7 @@ class TrainingConfig:
     branch
         Train one run of each size at a constant rate and cool it down once for every budget, instead of
         one run for each of them (Hägele et al. 2024). This needs sizes that occur at several budgets
-        and hyper-parameters that depend on the size alone:
+        and hyper-parameters that depend only on the size:
         ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. On a CPU each
         branch equals, to the last bit, the run that it would have been alone from the same seed. Runs
         that share a trunk share its noise, and intervals count them as one cluster.

@@ -139,29 +139,6 @@ class DivergenceMonitor:
         """The first hundred spikes, (step, loss)."""
         return [(int(step), loss) for step, loss in self._state.spikes]
 
-    def summary(self) -> dict[str, Any]:
-        """The losses, spikes and gradient norms so far, as plain values.
-
-        ``setback`` is the share of the gain, start − lowest smoothed loss, that is lost again: 0
-        for a run that ends at its lowest, 1 for one that is back where it began. Gradient norms
-        are ``None`` if none were given.
-        """
-        s = self._state
-        setback = None
-        if s.start is not None and s.lowest is not None and s.smoothed is not None:
-            gain = s.start - s.lowest
-            setback = (s.smoothed - s.lowest) / gain if gain > 0 else None
-        return {
-            "start": s.start,
-            "smoothed": s.smoothed,
-            "lowest": s.lowest,
-            "setback": setback,
-            "spike_count": s.spike_count,
-            "spikes": self.spikes,
-            "grad_norm_mean": s.grad_mean if s.grad_steps else None,
-            "grad_norm_max": s.grad_max if s.grad_steps else None,
-        }
-
     def save(self) -> dict[str, Any]:
         """All it remembers, as plain values fit for JSON and for a checkpoint."""
         return asdict(self._state)
