@@ -76,12 +76,10 @@ def _not_numeric(value: Any, where: str) -> str:
         items = [(f"{where}[{k!r}]", v) for k, v in value.items()]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = [(f"{where}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
-    elif isinstance(value, tuple) or (
-        isinstance(value, list) and any(hasattr(v, "shape") for v in value)
-    ):
+    elif isinstance(value, list) and not any(hasattr(v, "shape") for v in value):
+        return f"a list of {len(value)} in {where}"  # of numbers, which default_collate transposes
+    elif isinstance(value, list | tuple):
         items = [(f"{where}[{i}]", v) for i, v in enumerate(value)]
-    elif isinstance(value, list):
-        return f"a list of {len(value)} in {where}"
     else:
         return ""
     return next((bad for w, v in items if (bad := _not_numeric(v, w))), "")
@@ -143,15 +141,9 @@ def seed_from_key(key: int) -> None:
 class StreamReader:
     """Makes batches of samples that come one after another.
 
-    A stream is read from its beginning at any start. ``samples`` seeds its generators once an epoch;
-    their state is put aside between batches.
-
-    Attributes
-    ----------
-    samples
-        Begins the stream.
-    share
-        First and last of each batch's samples to collate, the last excluded; all by default.
+    A stream is read from its beginning at any start. ``samples`` begins it and seeds its generators
+    once an epoch; their state is put aside between batches. ``share`` are the first and last of
+    each batch's samples to collate, the last excluded; all by default.
     """
 
     samples: Callable[[], Iterator[Any]]

@@ -109,7 +109,7 @@ class _Probes(NamedTuple):
 
 @dataclass
 class DataSpec:
-    """Samples to draw from: map-style (``indices`` of ``dataset``) or a stream.
+    """Samples to draw from: map-style or a stream.
 
     Attributes
     ----------

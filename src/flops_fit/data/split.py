@@ -78,7 +78,7 @@ def _split_indices(train: DataSpec) -> tuple[DataSpec, DataSpec]:
 
 
 def _spec(dataset: Any, name: str) -> DataSpec:
-    from torch.utils.data import DataLoader, IterableDataset
+    from torch.utils.data import DataLoader, IterableDataset, default_collate
 
     check_dataset_type(dataset, name)
     join: Collate = collate
@@ -90,7 +90,8 @@ def _spec(dataset: Any, name: str) -> DataSpec:
             f"The DataLoader given as {name} contributes its data set and collate_fn; batch size and "
             "order are the run's own.",
         )
-        join = _own_collate(dataset)
+        if dataset.collate_fn not in (None, default_collate):
+            join = dataset.collate_fn
         workers = dataset.num_workers or None  # 0 is a DataLoader's default, not a choice
         dataset = dataset.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
@@ -113,11 +114,3 @@ def _check_sampler(loader: Any, name: str) -> None:
         "samples themselves, to be repeatable. Give its data set instead, arranged as it should "
         "be sampled."
     )
-
-
-def _own_collate(loader: Any) -> Collate:
-    """The loader's collate_fn, unless it is torch's default."""
-    from torch.utils.data import default_collate
-
-    chosen: Collate | None = loader.collate_fn
-    return collate if chosen is None or chosen is default_collate else chosen
