@@ -172,23 +172,11 @@ def predict_from_lines(
 class Approach:
     """What one approach says; numbers that it does not give are ``None``.
 
-    Attributes
-    ----------
-    name
-        ``"envelope"`` (1), ``"isoflop"`` (2) or ``"surface"`` (3).
-    a, b
-        Exponents of N* ∝ C^a and D* ∝ C^b. Of the surface: β/(α+β) and α/(α+β) where F(N) = k·N,
-        else the slopes of ln N* and ln D* in ln C at ``compute``.
-    compute
-        The largest run's compute, where the next three are taken.
-    optimal_params, optimal_tokens, expected_loss
-        N*, D* = compute/F(N*) and the loss there.
-    a_interval, interval_note
-        Interval of a, or ``None`` and the reason why there is none.
-    usable
-        Whether its numbers can be used.
-    headline, reason
-        Whether :meth:`flops_fit.fit.Fit.predict` answers with it, and why or why not.
+    ``a`` and ``b`` are the exponents of N* ∝ C^a and D* ∝ C^b. Of the surface: β/(α+β) and α/(α+β)
+    where F(N) = k·N, else the slopes of ln N* and ln D* in ln C at ``compute``, the largest run's.
+    The optimum N*, D* = compute/F(N*) and the loss are given there. ``interval_note`` says why
+    ``a_interval`` is missing, ``usable`` whether the numbers can be used, ``headline`` and
+    ``reason`` whether :meth:`flops_fit.fit.Fit.predict` answers with them, and why or why not.
     """
 
     name: ApproachName

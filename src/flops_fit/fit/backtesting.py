@@ -56,14 +56,12 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
 
     Parameters
     ----------
-    runs
-        Anything :func:`~flops_fit.fit.fit_runs` accepts.
+    runs, options
+        As for :func:`~flops_fit.fit.fit_runs`.
     top
         How many of the largest budgets to hold out.
     level
         Of all intervals.
-    **options
-        As for :func:`~flops_fit.fit.fit_runs`.
 
     Raises
     ------
@@ -117,10 +115,8 @@ class Comparison:
     compute_multiplier
         What the second needs, over C, to reach the first's best loss at C: below 1 the second is
         better. ``inf`` where it never gets there, 0 where it is there with a billionth of C.
-    exponents
-        a of N* ∝ C^a, of the first and the second.
-    exponent_difference
-        Second minus first.
+    exponents, exponent_difference
+        a of N* ∝ C^a, of the first and the second, and second minus first.
     intervals
         Of ``compute_multiplier`` and ``exponent_difference``; ``None`` where there is no reliable
         one.
@@ -159,21 +155,9 @@ def compare(
     the log scale, and that of the difference of exponents add the sandwich variances of two
     independent fits, with Student's t at the smaller of their degrees of freedom.
 
-    Parameters
-    ----------
-    first, second
-        The baseline and what is compared with it.
-    compute
-        C in FLOPs, by default the smaller of the two largest runs' compute.
-    level
-        Of all intervals.
+    ``compute`` is C in FLOPs, by default the smaller of the two largest runs' compute.
 
-    Raises
-    ------
-    InputTypeError
-        One of the two is no fit.
-    InputError
-        ``compute`` or ``level`` cannot be meant.
+    Raises InputTypeError where one of the two is no fit, InputError for an invalid compute or level.
     """
     for name, fit in (("first", first), ("second", second)):
         if not isinstance(fit, Fit):

@@ -217,19 +217,11 @@ class Winner:
 class Envelope:
     """The winning sizes, and the lines N*(C) = k·C^a and D*(C) = k·C^b through them.
 
-    Attributes
-    ----------
-    points
-        One entry a size that wins between two hand-overs, ascending in compute.
-    n_line, d_line, r2
-        Least squares in ln C through ``points`` and the R² of the first; ``None`` with fewer
-        than two.
-    reason
-        Why it is not usable; empty where it is.
-    excluded
-        Sizes that have the lowest loss somewhere and are no point, each with its reason.
-    notes
-        How the curves were read.
+    ``points`` has one entry for each size that wins between two hand-overs, ascending in compute.
+    The lines are least squares in ln C through them, ``r2`` the R² of the first; ``None`` with
+    fewer than two. ``reason`` says why they are not usable; it is empty where they are.
+    ``excluded`` are sizes that have the lowest loss somewhere and are no point, ``notes`` say how
+    the curves were read.
     """
 
     points: tuple[Winner, ...]

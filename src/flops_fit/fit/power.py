@@ -30,20 +30,14 @@ class PowerFit:
 
     Attributes
     ----------
-    law
-        The fitted law.
     intervals
         (low, high) at ``level`` of ``k``, ``a`` and ``offset``; ``None`` where none is reliable.
-    level
-        Of all intervals.
     r2
         Share of the variance of ln y (with an offset: of y) that the law explains.
     residual_sd
         Relative scatter of a point about the law.
-    status
-        ``BOUND_HIT`` where the offset is at 0.
-    notes
-        What limits the answer, in words.
+    status, notes
+        ``BOUND_HIT`` where the offset is at 0, and what limits the answer, in words.
     """
 
     law: PowerLaw

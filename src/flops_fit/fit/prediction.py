@@ -146,12 +146,7 @@ def predict(
 ) -> Prediction:
     """The answer at a budget, with intervals and the spread over the forms.
 
-    Parameters
-    ----------
-    others
-        The other laws fitted to the same runs.
-    line
-        N*(C) of approach 2, where it has one.
+    ``others`` are the other laws fitted to the same runs, ``line`` is N*(C) of approach 2.
     """
     best = budget.optimum(evidence.law)
     intervals = evidence.intervals(budget.log_quantities, QUANTITIES, level)
@@ -184,8 +179,8 @@ def _form_spread(
     rows = [budget.log_quantities(each) for each in laws]
     if line is not None:
         caps = (budget.max_params, budget.max_tokens)
-        at = spend(line(budget.C), budget.C, budget.flops, *caps)
-        rows.append(_logs(at.params, at.tokens, float(law.loss(at.params, at.tokens))))
+        best = spend(line(budget.C), budget.C, budget.flops, *caps, law)
+        rows.append(_logs(best.params, best.tokens, best.loss))
     values = np.exp(np.array(rows))
     low, high = values.min(axis=0), values.max(axis=0)
     return {q: (float(a), float(b)) for q, a, b in zip(QUANTITIES, low, high, strict=True)}
@@ -208,7 +203,7 @@ def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
 
 
 def check_target(C: float, level: float) -> None:
-    """Refuse a target or a level that cannot be meant."""
+    """Refuse a target that is no compute, or a level that is no probability."""
     if isinstance(C, bool) or not isinstance(C, int | float | np.number):
         raise InputError(f"expected a compute budget in FLOPs, one number; got {C!r}.")
     if not (np.isfinite(C) and C > 0):
@@ -224,19 +219,16 @@ class HeldOut:
     ----------
     compute
         Mean C of the budget's runs.
-    predicted_params, predicted_loss
-        N* and L predicted from the smaller budgets.
-    params_interval, loss_interval
-        Confidence intervals of N* and of the law's own loss there; ``None`` where none was made.
+    predicted_params, predicted_loss, params_interval, loss_interval
+        N* and L from the smaller budgets, and confidence intervals of N* and of the law's own loss;
+        ``None`` where there are none.
     run_interval
         Prediction interval for the loss of one run at N*: the law's uncertainty and
         that run's noise in quadrature.
-    vertex_params, vertex_loss
-        Of the parabola through the budget's runs within ×5 of it; ``None`` where its minimum is not
-        inside the sampled sizes.
-    regret
-        By how much, relative to the vertex's loss, the loss at the predicted N exceeds it on that
-        parabola; ``None`` without a vertex.
+    vertex_params, vertex_loss, regret
+        Of the parabola through the budget's runs within ×5 of it, and by how much, relative to its
+        minimum, the loss at the predicted N exceeds it; ``None`` where the minimum is not inside
+        the sampled sizes.
     best_label, best_params, best_loss
         The run with the lowest loss. The lowest of several is low by luck as well.
     params_inside, loss_inside

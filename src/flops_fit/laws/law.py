@@ -170,8 +170,8 @@ class Law(ABC):
     def tokens_for(self, N: ArrayLike, loss: ArrayLike) -> Any:
         """The least D at which N parameters reach ``loss``; ``inf`` where none does.
 
-        In closed form where the law has one, else by halving an interval of ln D, which needs only
-        that the loss never rises with D. N and loss broadcast.
+        In closed form where the law has one, else by halving an interval of ln D. N and loss
+        broadcast.
 
         Examples
         --------
