@@ -98,7 +98,7 @@ class Fit:
     residual_sd
         Robust relative noise of a run around the law (absolute where ``loss_space`` is linear).
     window, choice
-        What the window did, and why this law form (``None`` where it was asked for by name).
+        What the window did, and why this law form (``None`` if it was chosen by name).
     sensitivity
         The answer without each budget, without outliers, without the highest losses, at other δ,
         and what the cheaper budgets predict for the top one and two.
@@ -151,7 +151,7 @@ class Fit:
         converged, no term of its law vanished and no exponent of N or D is on its bound; else
         approach 2 with three minima or more inside the sampled sizes; else approach 1 with three
         sizes or more that win between two others; else none. Questions of the loss
-        (:meth:`estimate`, :meth:`loss_at`, ...) are always asked of the surface.
+        (:meth:`estimate`, :meth:`loss_at`, ...) are always answered by the surface.
         """
         return three_approaches(self._headline, self._evidence, self.isoflop, self.envelope)
 
@@ -171,7 +171,7 @@ class Fit:
         return float(np.max(self.runs.flops))
 
     def with_unique(self, unique_tokens: float) -> Fit:
-        """The same fit, asked about a supply of ``unique_tokens`` different units.
+        """The same fit for a supply of ``unique_tokens`` different units.
 
         Raises
         ------
@@ -207,8 +207,8 @@ class Fit:
         max_params, max_tokens
             Caps on N and D. The prediction says which of them bind, and what they cost.
         unique_tokens
-            How many different units there are, for a law of repeated data; by default as many as
-            are asked for.
+            How many different units there are, for a law of repeated data; by default no unit
+            repeats.
 
         Returns
         -------

@@ -149,7 +149,7 @@ class Solution:
         return float(np.sqrt(mean * count / max(count - len(self.law.params), 1)))
 
     def under(self, **conditions: float) -> Solution:
-        """The same solution asked under other conditions of its law, such as ``unique=1e9``."""
+        """The same solution under other conditions of its law, such as ``unique=1e9``."""
         moved = _Conditioned(self.law_at, conditions)
         return replace(self, law=replace(self.law, **conditions), law_at=moved)
 

@@ -201,7 +201,7 @@ class FitProblem:
     findings: tuple[Diagnostic, ...] = ()
 
     def fit(self, weights: Floats) -> Fitted:
-        """The law asked for, and the other forms.
+        """The law of the problem, and the other forms.
 
         A law with covariates stands alone: forms that know N and D only would take what the
         covariates do for noise.
