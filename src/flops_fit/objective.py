@@ -1,7 +1,7 @@
-"""What one batch costs and teaches: its loss as a sum over counted units.
+"""The loss of a batch as a sum over its counted units.
 
-A loss function returns a mean over a batch's units. Sums are what adds up over microbatches, so
-everything here speaks of (sum of loss, count of units).
+A loss function returns a mean over a batch's units. Sums add up over microbatches, so this module
+works with (sum of loss, count of units).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 
 @dataclass(frozen=True)
 class Objective:
-    """The user's loss over a batch, with the number of units it is a mean of.
+    """The user's loss over a batch, and the number of units it averages.
 
     Attributes
     ----------
@@ -37,8 +37,8 @@ class Objective:
     step_fn
         ``(model, batch) -> (loss sum, count)``, in place of the other two.
     shifted
-        The model moves its labels itself, so that the first of each row is never predicted and is
-        not counted; see :meth:`shifts`.
+        The model shifts its labels itself, so the first of each row is not predicted and not
+        counted; see :meth:`shifts`.
     """
 
     loss_fn: Callable[..., Any] | None = None
@@ -62,7 +62,7 @@ class Objective:
 
     @property
     def reference(self) -> str:
-        """How the loss is called, for people to read."""
+        """The name of the loss, for people to read."""
         used = self.step_fn or self.loss_fn
         return reference(used) if used is not None else "the model's own .loss"
 
@@ -111,8 +111,8 @@ class Objective:
     def has_units(self, batch: Any) -> bool:
         """Whether a batch has any unit; the mean over none is not a number.
 
-        ``step_fn`` returns sums, which are 0 over none. Of a batch that lies on a device it is not
-        known without waiting for it: it is taken to have some.
+        ``step_fn`` returns sums, which are 0 over none. A batch on a device is assumed to have some,
+        as counting would wait for the device.
         """
         if self.step_fn is not None:
             return True
@@ -121,19 +121,19 @@ class Objective:
         return not on_host or int(count) > 0
 
     def may_shift(self, batch: Any) -> bool:
-        """Whether the model computes the loss of rows of labels, and might move them itself."""
+        """Whether the model computes the loss of rows of labels, and so might shift them itself."""
         if self.loss_fn or self.step_fn or self.count_fn or _label_key(batch) is None:
             return False
         targets = _inputs_and_targets(batch)[1]
         return _is_whole(targets) and targets.dim() == 2 and targets.shape[1] >= 2
 
     def shifts(self, model: Any, batch: Any) -> bool | None:
-        """Whether ``model`` leaves the first label of each row out, found by asking it.
+        """Whether ``model`` leaves out the first label of each row, tested by calling it.
 
         Language models of HuggingFace take ``labels`` equal to ``input_ids`` and predict each from
         those before it: of L labels L − 1 are predicted. With all but the first labels masked such
-        a model has nothing to predict, and its mean over nothing is NaN or 0. ``None`` where its
-        answers say neither.
+        a model has nothing to predict, and its mean over nothing is NaN or 0. ``None`` where the
+        losses show neither.
         """
         import torch
 
@@ -153,7 +153,7 @@ class Objective:
         return not _counts(first)
 
     def unit(self, batch: Any, dataset: Any = None) -> str:
-        """What is counted: the data set's own word, else tokens for sequences, else samples."""
+        """The counted unit: as the data set declares, else tokens for sequences, else samples."""
         declared = getattr(dataset, "unit", None)
         if isinstance(declared, str):
             return declared
@@ -260,10 +260,10 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return type(value)(map_tensors(v, change) for v in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # Not by its constructor, which may check or convert what it is given.
-        made = copy.copy(value)
+        changed_value = copy.copy(value)
         for f in dataclasses.fields(value):
-            object.__setattr__(made, f.name, map_tensors(getattr(value, f.name), change))
-        return made
+            object.__setattr__(changed_value, f.name, map_tensors(getattr(value, f.name), change))
+        return changed_value
     return value
 
 
@@ -277,20 +277,20 @@ def to_device(batch: Any, device: str) -> Any:
 
     kind = device.partition(":")[0]
 
-    def there(tensor: Tensor) -> Tensor:
+    def moved(tensor: Tensor) -> Tensor:
         if kind == "mps" and tensor.dtype == torch.float64:
             tensor = tensor.float()
         return tensor.to(device, non_blocking=kind == "cuda")
 
-    return map_tensors(batch, there)
+    return map_tensors(batch, moved)
 
 
 def _like(value: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:
     """A mapping of the kind of ``value``: HuggingFace's BatchEncoding, a defaultdict, one's own."""
-    made: Any = copy.copy(value)
-    if hasattr(made, "__setitem__"):
+    copied: Any = copy.copy(value)
+    if hasattr(copied, "__setitem__"):
         for key, item in changed.items():
-            made[key] = item
-        return made
+            copied[key] = item
+        return copied
     kind: Callable[..., Any] = type(value)
     return kind(changed)

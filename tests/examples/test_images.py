@@ -126,7 +126,9 @@ def test_offline_images_prefers_fashion_mnist(monkeypatch, fashion_dir, tmp_path
 
 
 def test_cifar10_reads_nothing_before_it_is_used():
-    assert CIFAR10Dataset(data_dir="/nowhere")._dataset is None
+    dataset = CIFAR10Dataset(data_dir="nowhere")
+    assert dataset._dataset is None
+    assert dataset.data_dir == "nowhere"
 
 
 def test_cifar10_turns_torchvisions_arrays_into_images(monkeypatch, tmp_path):

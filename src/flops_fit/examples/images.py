@@ -186,7 +186,7 @@ class CIFAR10Dataset(_ImageDataset):
 
     def __init__(self, train: bool = True, data_dir: str | Path = "./data") -> None:
         super().__init__(train)
-        self.data_dir = Path(data_dir)
+        self.data_dir = data_dir
 
     def _load(self) -> _Images:
         try:

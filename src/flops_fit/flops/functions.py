@@ -5,7 +5,7 @@ C = F(N)·D throughout. F comes from one of
 - :class:`LinearFlops`, k·N, with the usual k = 6 (Kaplan et al. 2020, §2.1);
 - :class:`InterpolatedFlops`, exact counts at sizes that were traced, log-linear between them;
 - :class:`SmoothFlops`, N·(k + c·(N/N₀)^−p), which tends to k·N as attention, head and embedding
-  stop to matter; it serves tables whose models are not at hand.
+  become negligible; for tables whose models are not available.
 """
 
 from __future__ import annotations
@@ -84,15 +84,15 @@ class SmoothFlops:
 class InterpolatedFlops:
     """F(N) from exact counts, ln(F/N) linear in ln N between them.
 
-    Asked for an N away from every count, it first asks ``count_near(N')`` for the powers of √2
-    N' around it, as pairs (size built, its F), and keeps the answers. Where that has none (returns
-    ``None``), F/N stays at the outermost count.
+    At an N away from every count it first calls ``count_near(N')`` for the powers of √2 N' around
+    it and keeps the pairs (size built, its F). Where the call returns ``None``, F/N stays at the
+    outermost count.
     """
 
     counts: dict[float, float]
     count_near: Callable[[float], tuple[float, float] | None] | None = None
     description: str = "counted on the traced model"
-    _asked: set[int] = field(default_factory=set, repr=False)
+    _counted_steps: set[int] = field(default_factory=set, repr=False)
 
     def __call__(self, N: ArrayLike) -> Floats:
         """FLOPs per unit at each N."""
@@ -106,8 +106,8 @@ class InterpolatedFlops:
         if self.count_near is None:
             return
         steps = np.unique(np.floor(2 * np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
-        for step in sorted({int(o) + side for o in steps for side in (0, 1)} - self._asked):
-            self._asked.add(step)
-            found = self.count_near(2.0 ** (step / 2))
-            if found is not None:
-                self.counts[found[0]] = found[1]
+        for step in sorted({int(o) + side for o in steps for side in (0, 1)} - self._counted_steps):
+            self._counted_steps.add(step)
+            count = self.count_near(2.0 ** (step / 2))
+            if count is not None:
+                self.counts[count[0]] = count[1]

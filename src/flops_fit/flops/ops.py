@@ -52,8 +52,8 @@ def _convolve(x: Shape, weight: Shape, out: Shape, transposed: bool) -> float:
     A weight is (c_out, c_in/groups, *kernel), transposed (c_in, c_out/groups, *kernel), so groups
     are in its shape. Multiplications by padding count, as the kernels make them.
     """
-    places = x if transposed else out
-    return 2.0 * math.prod(places) * math.prod(weight[1:])
+    positions = x if transposed else out
+    return 2.0 * math.prod(positions) * math.prod(weight[1:])
 
 
 def _convolution(args: Sequence[Any], out: Any) -> float:
@@ -61,10 +61,10 @@ def _convolution(args: Sequence[Any], out: Any) -> float:
 
 
 def _convolution_backward(args: Sequence[Any], out: Any) -> float:
-    """As much as the forward pass for each of the gradients of input and weight that is asked for."""
+    """One forward pass for each requested gradient, of input and weight."""
     grad, x, weight = (args[i].shape for i in range(3))
-    asked = args[10]
-    return (bool(asked[0]) + bool(asked[1])) * _convolve(x, weight, grad, bool(args[7]))
+    requested = args[10]
+    return (bool(requested[0]) + bool(requested[1])) * _convolve(x, weight, grad, bool(args[7]))
 
 
 def _attention(q: int) -> Formula:

@@ -1,4 +1,4 @@
-"""Count a model by running it where nothing is computed: every operation by its closed form."""
+"""Count a model's FLOPs on the meta device: each operation by its closed form."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-_TOLD = 0.01  # the share of weights from which on unseen ones are told
-_SHOWN = 3
+_UNSEEN_SHARE = 0.01  # of all weights, above which unseen ones are reported
+_NAMES_SHOWN = 3
 _COPIES = ("_to_copy", "clone", "copy_", "cat", "stack", "contiguous")
 _LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
 
@@ -23,8 +23,8 @@ class Weights:
     """Follows parameters of two dimensions or more from operation to operation by their storage.
 
     Views, casts and copies pass a weight on. A weight is used where it, or a copy of it, enters an
-    operation that is counted, looked up in, or element-wise. What is left is unused, or went to
-    where the trace does not see.
+    operation that is counted, a lookup, or an element-wise operation. The other weights are unused,
+    or used by code that the trace cannot see.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -41,11 +41,11 @@ class Weights:
                 self._alive.append(parameter)
 
     def multiply(self, args: Any, kwargs: Any) -> None:
-        """A counted operation took these."""
+        """Mark the weights among the arguments of a counted operation as used."""
         self.used |= self._names(args, kwargs)
 
     def pass_on(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
-        """Another operation took these and made ``out``."""
+        """Follow weights from the arguments of any other operation to its result ``out``."""
         origins = self._names(args, kwargs)
         if not origins:
             return
@@ -64,27 +64,25 @@ class Weights:
     def _names(self, args: Any, kwargs: Any) -> frozenset[str]:
         if not self.sizes:
             return frozenset()
-        found: frozenset[str] = frozenset()
-        for tensor in _tensors([*args, *kwargs.values()]):
-            found |= self._origins.get(_address(tensor), frozenset())
-        return found
+        tensors = _tensors([*args, *kwargs.values()])
+        return frozenset().union(*(self._origins.get(_address(t), frozenset()) for t in tensors))
 
     @property
     def unseen(self) -> dict[str, int]:
-        """Weights that nothing known has used, with their sizes."""
+        """Weights that no known operation has used, with their sizes."""
         return {name: n for name, n in self.sizes.items() if name not in self.used}
 
 
 def unseen_note(weights: Weights) -> tuple[str, ...]:
-    """A clause about weights that were not seen, where they are more than a hundredth."""
+    """A clause about unseen weights, where they are more than a hundredth."""
     unseen = weights.unseen
-    if sum(unseen.values()) <= _TOLD * sum(weights.sizes.values()):
+    if sum(unseen.values()) <= _UNSEEN_SHARE * sum(weights.sizes.values()):
         return ()
     share = sum(unseen.values()) / sum(weights.sizes.values())
     names = sorted(unseen, key=lambda name: -unseen[name])
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return (
-        f"{share:.0%} of the weights were in no operation that is known ({', '.join(names[:_SHOWN])}"
+        f"{share:.0%} of the weights were in no known operation ({', '.join(names[:_NAMES_SHOWN])}"
         f"{more}): they are unused, or used by code that the trace cannot see into. In the second "
         "case the count is too low; give flops= a function",
     )
@@ -103,9 +101,9 @@ def _tensors(values: Iterable[Any]) -> Iterator[Any]:
 
 
 # A backward pass multiplies once for the inputs and once for the weights: twice the forward pass,
-# less where a first or frozen layer needs no gradient, more where a function of the user's own
-# computes something anew.
-_MOST_BACKWARD = 3.2
+# less where a first or frozen layer needs no gradient, more where a custom function of the user
+# computes something again.
+_LARGEST_BACKWARD_RATIO = 3.2
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class TracedFlops:
     forward, backward
         FLOPs of the passes.
     notes
-        What could not be seen, or what was left out, one clause each.
+        What the trace could not see, and what it left out, one clause each.
     ops
         Counts by operation, such as ``"aten.addmm"``.
     recomputed
@@ -147,8 +145,8 @@ class TracedFlops:
         return self.forward + self.backward
 
 
-class _Tally:
-    """What was seen so far, by operation and pass."""
+class _Counts:
+    """FLOPs so far, by operation and pass."""
 
     def __init__(self, model: nn.Module | None) -> None:
         self.flops: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -158,7 +156,7 @@ class _Tally:
         self.backward = False
 
     def see(self, name: str, formula: Any, args: Any, kwargs: Any, out: Any, again: bool) -> None:
-        """One call. ``again``: a forward computation in the course of the backward pass."""
+        """Count one call; ``again`` marks a forward computation during the backward pass."""
         if formula is None:
             if is_unknown_work(name):
                 self.unknown[name] += 1
@@ -202,7 +200,7 @@ def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -
     forward
         Runs a model on the meta device and returns the scalar that is differentiated.
     model
-        Its weights are followed: those that no counted operation multiplied are told by name.
+        Its weights are followed: those that no known operation used are named in ``notes``.
 
     Examples
     --------
@@ -213,16 +211,16 @@ def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -
     >>> traced.forward == 2 * 5 * 10 * 20
     True
     """
-    tally = _Tally(model)
-    with _mode(tally):
+    counts = _Counts(model)
+    with _mode(counts):
         loss: Any = forward()
-        tally.backward = True
+        counts.backward = True
         loss.backward()
-    return tally.result()
+    return counts.result()
 
 
-def _mode(tally: _Tally) -> Any:
-    """A dispatch mode that shows every operation below autograd to the tally."""
+def _mode(counts: _Counts) -> Any:
+    """A dispatch mode that shows every operation below autograd to the counts."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
@@ -252,7 +250,7 @@ def _mode(tally: _Tally) -> Any:
                     return parts
             out = func(*args, **kwargs)
             # A backward pass runs without a graph; what runs with one in it is computed again.
-            tally.see(name, formula, args, kwargs, out, torch.is_grad_enabled())
+            counts.see(name, formula, args, kwargs, out, torch.is_grad_enabled())
             return out
 
     return Count()  # type: ignore[no-untyped-call]
@@ -268,22 +266,22 @@ def _unknown(unknown: dict[str, int]) -> tuple[str, ...]:
     if not unknown:
         return ()
     names = [f"{name} ({calls}×)" for name, calls in sorted(unknown.items())]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return (
-        f"no formula is known for {', '.join(names[:_SHOWN])}{more}, which count as nothing; register "
+        f"no formula is known for {', '.join(names[:_NAMES_SHOWN])}{more}, which count as nothing; register "
         "one with torch.utils.flop_counter.register_flop_formula, or give flops= a function",
     )
 
 
 def _ratios(ops: tuple[tuple[str, OpCount], ...]) -> tuple[str, ...]:
-    """Kinds of operation whose backward pass is no two or three forward passes."""
+    """Clauses about kinds of operation whose backward pass costs unusually much."""
     kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for _, op in ops:
         kinds[op.kind][0] += op.forward
         kinds[op.kind][1] += op.backward
     return tuple(
         f"the backward pass of {kind} costs {back / ahead:.3g} times its forward pass, where 2 is "
-        "usual: a function of the model's own computes something again there"
+        "usual: a custom function of the model computes something again there"
         for kind, (ahead, back) in kinds.items()
-        if back > _MOST_BACKWARD * ahead > 0
+        if back > _LARGEST_BACKWARD_RATIO * ahead > 0
     )
