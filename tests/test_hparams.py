@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flops_fit.errors import InputError
-from flops_fit.recipes import HParams, check_warmup, is_finished, learning_rate
+from flops_fit.hparams import HParams, check_warmup, is_finished, learning_rate
 
 SCHEDULES = ["cosine", "wsd", "constant"]
 hparams = st.builds(

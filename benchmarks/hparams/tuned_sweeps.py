@@ -110,7 +110,7 @@ def _cells(kind: str, r: Result) -> Table:
             str(c.cell.size), format_count(c.params), format_count(c.units), f"{c.recipe_lr:.4f}",
             "–" if (f := t.lr.cells[i].factor) is None else f"{c.lr * f:.4f}",
             f"{c.lr * t.factor(c.params):.4f}",
-            _share(t.untuned_regret(i)), _share(t.left_regret(i)),
+            _share(t.untuned_regret(i)), _share(t.tuned_regret(i)),
             f"{c.batch_units:.0f}", "–" if c.noise_scale is None else format_count(c.noise_scale),
         )
         for i, c in enumerate(t.cells)

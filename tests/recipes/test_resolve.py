@@ -16,8 +16,8 @@ from flops_fit.recipes import (
     RecipeTable,
     resolve_recipe,
     steplaw2025,
-    text_rule,
 )
+from flops_fit.recipes.resolve import text_rule
 from flops_fit.records import ParamCount
 
 SIZE = ParamCount(2000, 1000, 1000, 2000)

@@ -92,7 +92,7 @@ def test_one_factor_serves_where_the_recipe_is_off_by_one_factor():
         assert found.untuned_regret(i) == pytest.approx(
             math.expm1(0.025 * math.log(2.9) ** 2), rel=0.01
         )
-        assert found.left_regret(i) == pytest.approx(0, abs=1e-4)
+        assert found.tuned_regret(i) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_search_goes_on_beyond_an_edge_and_stops_where_runs_diverge():

@@ -5,7 +5,7 @@ fit the smallest and largest sizes of a sweep worst. The plan shows what a recip
 run before anything runs.
 """
 
-from flops_fit.hparams import HParams, Schedule, check_warmup, is_finished, learning_rate
+from flops_fit.hparams import HParams, Schedule, learning_rate
 from flops_fit.recipes.published import (
     RECIPES,
     Recipe,
@@ -18,7 +18,7 @@ from flops_fit.recipes.published import (
     steplaw2025,
     timescale_weight_decay,
 )
-from flops_fit.recipes.resolve import RecipeLike, resolve_recipe, text_rule
+from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.recipes.table import RecipePowerLaw, RecipeTable, read_recipe
 
 __all__ = [
@@ -29,18 +29,15 @@ __all__ = [
     "RecipePowerLaw",
     "RecipeTable",
     "Schedule",
-    "check_warmup",
     "chinchilla2022",
     "constant",
     "deepseek2024",
     "default",
-    "is_finished",
     "learning_rate",
     "porian2024",
     "read_recipe",
     "resolve_recipe",
     "scaled_beta2",
     "steplaw2025",
-    "text_rule",
     "timescale_weight_decay",
 ]

@@ -178,7 +178,7 @@ def tuning_table(tuning: Tuning) -> TextTable:
     rows = [head.split("|")]
     for i, c in enumerate(tuning.cells):
         best = tuning.lr.cells[i].factor
-        regrets = (tuning.untuned_regret(i), tuning.left_regret(i))
+        regrets = (tuning.untuned_regret(i), tuning.tuned_regret(i))
         rows.append(
             [
                 format_count(c.params),

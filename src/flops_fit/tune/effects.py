@@ -183,7 +183,7 @@ def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
 
 
 def _gain(tuning: Tuning, i: int) -> float | None:
-    before, after = tuning.untuned_regret(i), tuning.left_regret(i)
+    before, after = tuning.untuned_regret(i), tuning.tuned_regret(i)
     if before is None or after is None or math.isinf(before):
         return None
     return math.log1p(before) - math.log1p(after)

@@ -187,7 +187,7 @@ class Tuning:
             return math.inf
         return loss / min(x for _, x in cell.lrs) - 1
 
-    def left_regret(self, i: int) -> float | None:
+    def tuned_regret(self, i: int) -> float | None:
         """The same of the tuned rate: the loss when one factor serves cells that differ."""
         best = self.lr.cells[i].factor
         return None if best is None else self.lr.regret(best / self.factor(self.cells[i].params))
@@ -224,7 +224,7 @@ class Tuning:
     def _regret(self) -> list[Diagnostic]:
         """What the untuned recipe would have cost, compared with the noise of a seed."""
         lost = [r for i in range(len(self.cells)) if (r := self.untuned_regret(i)) is not None]
-        left = [r for i in range(len(self.cells)) if (r := self.left_regret(i)) is not None]
+        left = [r for i in range(len(self.cells)) if (r := self.tuned_regret(i)) is not None]
         if not lost:
             moved = any(self.factor(c.params) != 1 for c in self.cells)
             choice = "the best of the rates that were tried is taken" if moved else "it is kept"
@@ -299,7 +299,7 @@ class Tuning:
                 "–" if span is None else f"{c.lr * span[0]:.2g}–{c.lr * span[1]:.2g}",
                 f"{c.lr * self.factor(c.params):.3g}",
                 _percent(self.untuned_regret(i)),
-                _percent(self.left_regret(i)),
+                _percent(self.tuned_regret(i)),
                 format_count(c.batch_units),
                 "–" if batch is None else f"{batch:.2g}",
                 "–" if c.noise_scale is None else format_count(c.noise_scale),
@@ -340,7 +340,7 @@ class Tuning:
             "best_lr_factor": best.factor,
             "best_lr_interval": best.interval,
             "regret_untuned": finite_json(self.untuned_regret(i)),
-            "regret_tuned": self.left_regret(i),
+            "regret_tuned": self.tuned_regret(i),
             "noise_scale": c.noise_scale,
         }
 
