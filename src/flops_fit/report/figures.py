@@ -199,7 +199,7 @@ FIGURES: tuple[FigureKind, ...] = (
         "Approaches and law forms compared",
         "N* of each approach and of the other law forms, divided by N* of the answer. A line outside "
         "the interval disagrees with the answer.",
-        lambda m: approaches_data(m.fit, m.level),
+        lambda m: approaches_data(m.fit, m.level, m.paths["optimal_params"]),
         draw_approaches,
     ),
     FigureKind(

@@ -231,10 +231,12 @@ class ApproachRatios:
         return rows + rows_of(kind="parabola's minimum", compute=C, params_over_answer=ratio)
 
 
-def approaches_data(fit: Fit, level: float = 0.9, reach: float = 10.0) -> ApproachRatios:
+def approaches_data(
+    fit: Fit, level: float = 0.9, path: OptimalPath | None = None
+) -> ApproachRatios:
     """The three approaches and the other law forms beside the answer."""
-    compute = np.geomspace(fit.runs.flops.min() / 1.3, fit.largest_compute * reach, 24)
-    path = _path(compute, [fit.predict(float(c), level) for c in compute], "optimal_params")
+    path = path or optimal_path(fit, level)["optimal_params"]
+    compute = path.compute
     headline = next((a.name for a in fit.approaches if a.headline), "surface")
     lines: dict[str, ArrayLike] = {}
     if headline != "surface":
