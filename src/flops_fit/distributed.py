@@ -39,14 +39,8 @@ class PeerError(Exception):
 class Ranks:
     """The place of this process among those that train a run together; alone by default.
 
-    Attributes
-    ----------
-    rank
-        From 0. Rank 0 is the main one: it alone reads and writes the output directory.
-    size
-        How many there are.
-    control
-        The process group for decisions between hosts.
+    Rank 0 is the main one: it alone reads and writes the output directory. ``control`` is the
+    process group for decisions between hosts.
     """
 
     rank: int = 0
@@ -59,13 +53,7 @@ class Ranks:
         return self.rank == 0
 
     def all_reduce_max(self, *flags: int, failed: bool = False) -> tuple[int, ...]:
-        """The largest value that any rank gave for each flag.
-
-        Raises
-        ------
-        PeerError
-            Another rank came with ``failed``, and this one did not.
-        """
+        """The largest value that any rank gave for each flag; PeerError where another failed."""
         if self.size == 1:
             return flags
         import torch
@@ -81,10 +69,7 @@ class Ranks:
     def all_gather(self, value: Any, *, check: bool = True) -> list[Any]:
         """Every rank's value, in their order, on every rank.
 
-        Raises
-        ------
-        PeerError
-            A rank failed before it could give one. Without ``check`` no rank may fail before.
+        PeerError where a rank failed before it could give one; without ``check`` none may fail.
         """
         if self.size == 1:
             return [value]
@@ -154,11 +139,8 @@ ALONE = Ranks()
 def launched() -> int:
     """How many processes were started together, by the launcher's environment variables.
 
-    Raises
-    ------
-    InputError
-        A launcher was asked for several processes and started one; or was asked to shard the
-        model, which is not supported.
+    InputError where a launcher was asked for several processes and started one, or was asked to
+    shard the model, which is not supported.
     """
     size = max(int(os.environ.get(variable, "1")) for variable in _SIZES)
     for variable, name in _SHARDED.items():
@@ -180,10 +162,7 @@ def launched() -> int:
 def rank_device(device: str) -> str:
     """The device of this rank: of several of a kind, the one with its local rank as number.
 
-    Raises
-    ------
-    InputError
-        Every rank was given the same device, or one over which ranks cannot communicate.
+    InputError where every rank was given the same device, or one without communication.
     """
     if launched() == 1:
         return device
@@ -202,18 +181,8 @@ def rank_device(device: str) -> str:
 def join_ranks(device: str) -> Ranks:
     """Join the other ranks, through Accelerate; alone where there are none.
 
-    Parameters
-    ----------
-    device
-        What this rank computes on. Accelerate chooses the backend: NCCL between CUDA devices,
-        Gloo between CPUs.
-
-    Raises
-    ------
-    InputError
-        Not as many processes joined as the launcher announced.
-    MissingExtraError
-        Accelerate is not installed.
+    Accelerate chooses the backend by the device: NCCL between CUDA devices, Gloo between CPUs.
+    InputError where not as many processes joined as the launcher announced.
     """
     size = launched()
     return ALONE if size == 1 else _join(size, device.partition(":")[0] == "cpu")

@@ -184,15 +184,7 @@ def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
 
 @dataclass(frozen=True)
 class PerRun:
-    """The resources of runs that do not ask for any themselves.
-
-    Attributes
-    ----------
-    gpus
-        GPUs of a run, or a function of the experiment.
-    ranks
-        Processes that train a run without GPUs together, likewise.
-    """
+    """GPUs, or ranks without GPUs, of runs that do not ask for resources themselves."""
 
     gpus: GpusPerRun
     ranks: GpusPerRun
@@ -213,19 +205,8 @@ class PerRun:
 
 
 class Slots:
-    """Slots for processes, and shares of GPUs, taken and given back.
+    """Slots for processes, and on each named GPU for as many runs as it has shares.
 
-    Parameters
-    ----------
-    processes
-        How many at the same time.
-    gpus
-        Names of the GPUs; empty where there are none.
-    shares
-        Runs that may use a GPU at the same time.
-
-    Examples
-    --------
     >>> slots = Slots(4, ["0", "1"], shares=2)
     >>> slots.take(1, 1), slots.take(2, 2), slots.take(1, 1), slots.take(1, 1)
     (('0',), ('1', '0'), ('1',), None)

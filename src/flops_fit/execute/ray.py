@@ -138,14 +138,8 @@ class RayExecutor:
     def start(self, task: Task, report: Report) -> None:
         """Connect, and put the task into the cluster's object store, once.
 
-        Raises
-        ------
-        MissingExtraError
-            Ray is not installed.
-        InputTypeError
-            The model, data or loss cannot be sent to another process.
-        SweepError
-            There is no cluster at the address.
+        MissingExtraError without Ray, InputTypeError where the task cannot be pickled, SweepError
+        without a cluster at the address.
         """
         content = pack(task, "ray")
         self._connect()

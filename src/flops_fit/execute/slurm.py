@@ -139,18 +139,10 @@ class SlurmExecutor:
         self._report: Report = lambda progress: None
 
     def start(self, task: Task, report: Report) -> None:
-        """Write the task where jobs can read it, and look up what an earlier driver has submitted.
+        """Write the task where jobs can read it, and look up the jobs of an earlier driver.
 
-        Raises
-        ------
-        MissingExtraError
-            submitit is not installed.
-        InputTypeError
-            The model, data or loss cannot be sent to another process.
-        OutputError
-            The folder cannot be written.
-        SweepError
-            There is no Slurm here.
+        MissingExtraError without submitit, InputTypeError where the task cannot be pickled,
+        OutputError where the folder cannot be written, SweepError without Slurm.
         """
         submitit = _import_submitit()
         content = pack(task, "slurm")

@@ -39,14 +39,7 @@ _NOT_REQUEUED = "Job not requeued because"
 class Job:
     """One run as submitit starts it, on every rank; pickled into submitit's folder.
 
-    Attributes
-    ----------
-    task_path, digest
-        The task, which all jobs of a sweep share, and the SHA-256 that it has to have.
-    sys_path
-        Where the driver imports from.
-    experiment, threads
-        What is run, and with how many threads.
+    All jobs of a sweep share the task, whose SHA-256 is ``digest``. ``sys_path`` is the driver's.
     """
 
     task_path: str

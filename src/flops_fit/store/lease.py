@@ -145,15 +145,7 @@ class Lease:
 
 
 def take_lease(path: Path) -> Lease:
-    """The lease at ``path``, for this process.
-
-    Raises
-    ------
-    LeaseHeldError
-        Another living process has it.
-    OSError
-        The folder cannot be written.
-    """
+    """The lease at ``path``, for this process; LeaseHeldError where another living one has it."""
     own = Holder.current()
     if _create(path, own):
         return Lease(path, own)

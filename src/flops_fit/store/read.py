@@ -19,13 +19,7 @@ FINAL = frozenset({"completed", "diverged"})  # other states may end otherwise n
 
 
 def migrated(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """``sweep.json`` or a run's record in the present schema; records of schema 1 do not name it.
-
-    Raises
-    ------
-    OutputError
-        This version does not know its schema.
-    """
+    """``sweep.json`` or a run's record in the present schema; records of schema 1 do not name it."""
     schema = content.get("schema", None if path.name == "sweep.json" else 1)
     if isinstance(schema, bool) or schema not in (1, SCHEMA):
         raise OutputError(
@@ -58,15 +52,7 @@ class Attempt:
 
 
 def read_run(path: Path, experiment_id: str) -> Run:
-    """The record at ``path``, whatever its state and schema.
-
-    Raises
-    ------
-    TableError
-        It is torn, or the record of another run.
-    OSError
-        It is missing, or cannot be read.
-    """
+    """The record at ``path``, of any state and schema; TableError where it is torn or foreign."""
     with open(path, "rb") as handle:
         text = handle.read()
     try:
@@ -81,13 +67,7 @@ def read_run(path: Path, experiment_id: str) -> Run:
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """``sweep.json`` as it is.
-
-    Raises
-    ------
-    OutputError
-        It is not ours.
-    """
+    """``sweep.json`` as it is; OutputError where it is not of flops-fit."""
     marker = folder / "sweep.json"
     try:
         content = json.loads(marker.read_bytes())

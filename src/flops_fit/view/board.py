@@ -24,15 +24,8 @@ class Rate:
     all the time says little of what is to come. Tasks that do not report progress do their work in
     steps; the growing window keeps their rate within a factor of two.
 
-    Parameters
-    ----------
-    now
-        When the work begins, in seconds of any clock.
-    work
-        What is done by then, which is not counted.
+    It begins at ``now``, in seconds of any clock; ``work`` done by then does not count.
 
-    Examples
-    --------
     >>> rate = Rate(now=100.0)
     >>> rate.add(now=110.0, work=50.0)
     >>> rate.at(now=110.0, work=50.0)
@@ -108,14 +101,8 @@ class Snapshot:
 class Board:
     """The state of every run; it may be read while another thread writes.
 
-    Parameters
-    ----------
-    experiments
-        All runs of the sweep.
-    finished
-        Those that have ended already; they say nothing of the speed.
-    now
-        In seconds of any clock.
+    ``finished`` runs have ended before and say nothing of the speed. Times are in seconds of any
+    clock.
     """
 
     def __init__(
