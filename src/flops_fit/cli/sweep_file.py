@@ -61,15 +61,15 @@ def load(reference: str, folder: Path, what: str) -> Any:
         if str(place) not in sys.path:
             sys.path.insert(0, str(place))
     try:
-        found: Any = _file(folder / where) if where.endswith(".py") else _module(where)
+        thing: Any = _file(folder / where) if where.endswith(".py") else _module(where)
     except Exception as error:  # importing runs the user's code
         raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            hint = nearest_name(part, dir(found)) or " Check the name."
+        if not hasattr(thing, part):
+            hint = nearest_name(part, dir(thing)) or " Check the name."
             raise InputError(f"{what}: {where} has no {part!r}.{hint}")
-        found = getattr(found, part)
-    return found
+        thing = getattr(thing, part)
+    return thing
 
 
 def _module(name: str) -> ModuleType:
@@ -77,14 +77,14 @@ def _module(name: str) -> ModuleType:
 
 
 def _file(path: Path) -> ModuleType:
-    """A file as a module, by its own name where no other module has it."""
+    """A file as a module, by its own name unless another module has it."""
     path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     name = path.stem
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
-        _travels(known)
+        _pickle_by_value(known)
         return known
     if known is not None or name in sys.stdlib_module_names:
         name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -100,12 +100,12 @@ def _file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    _travels(module)
+    _pickle_by_value(module)
     return module
 
 
-def _travels(module: ModuleType) -> None:
-    """Let its functions and classes go to other processes as code, as those of a script do."""
+def _pickle_by_value(module: ModuleType) -> None:
+    """Pickle its functions and classes by value, as those of a script, for other processes."""
     try:
         import cloudpickle
     except ImportError:
@@ -114,8 +114,16 @@ def _travels(module: ModuleType) -> None:
 
 
 DEFAULT_FILE = Path("sweep.toml")
-_MADE = ("dataset", "eval_dataset", "example_batch")  # a class or function makes it
-_PLAIN = ("model_kwargs", "sizes", "hparams")  # tables of values: ref has no meaning at their top
+_CALLED = (
+    "dataset",
+    "eval_dataset",
+    "example_batch",
+)  # may be a class or function, which is called
+_VALUES = (
+    "model_kwargs",
+    "sizes",
+    "hparams",
+)  # tables of values, where ref has no meaning at the top level
 _NOT_SET = ("train",)  # the command decides
 _BUILT = ("executor", "design", "mode", "training")  # tables of an object's settings
 _TEXT_KEYS = {
@@ -138,8 +146,8 @@ class SweepFile:
         Parameters
         ----------
         planning
-            Nothing will run: an executor is looked at and not made, as it may need packages that
-            are only where the sweep runs.
+            Nothing will run: an executor is checked and not made, as it may need packages that are
+            only installed where the sweep runs.
 
         Raises
         ------
@@ -159,12 +167,12 @@ class SweepFile:
             return "inprocess" if planning and key == "executor" else make()
         if key == "sizes" and isinstance(value, Mapping):
             return {_budget(budget): sizes for budget, sizes in value.items()}
-        if isinstance(value, Mapping) and key in _PLAIN:
-            return {k: _made(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
-        found = _made(value, folder, key, names=True)
-        if key in _MADE and isinstance(value, str) and _makes(found):
-            return _called(found, {}, key)
-        return found
+        if isinstance(value, Mapping) and key in _VALUES:
+            return {k: _resolved(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
+        thing = _resolved(value, folder, key, names=True)
+        if key in _CALLED and isinstance(value, str) and _is_factory(thing):
+            return _called(thing, {}, key)
+        return thing
 
 
 def read_sweep(
@@ -273,22 +281,22 @@ def _value(text: str) -> Any:
         return text
 
 
-def _made(value: Any, folder: Path, key: str, names: bool) -> Any:
-    """A value with what it refers to in its place.
+def _resolved(value: Any, folder: Path, key: str, names: bool) -> Any:
+    """A value, with references replaced by what they refer to.
 
     Parameters
     ----------
     names
-        Whether texts may be references; inside of arguments only tables with ``ref`` are.
+        Whether texts may be references; inside arguments only tables with ``ref`` are.
     """
     if isinstance(value, str):
         return load(value, folder, key) if names and is_reference(value) else value
     if isinstance(value, Sequence):
-        return [_made(v, folder, f"{key}[{i}]", names) for i, v in enumerate(value)]
+        return [_resolved(v, folder, f"{key}[{i}]", names) for i, v in enumerate(value)]
     if not isinstance(value, Mapping):
         return value
     if "ref" not in value:
-        return {k: _made(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
+        return {k: _resolved(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
     if unknown := [k for k in value if k not in ("ref", "args")]:
         raise InputError(
             f"{key}: expected ref and args in a table that refers to Python; got {unknown[0]!r}. Put "
@@ -297,11 +305,11 @@ def _made(value: Any, folder: Path, key: str, names: bool) -> Any:
     given = value.get("args", {})
     if not isinstance(given, Mapping):
         raise InputError(f"{key}.args: expected a table of arguments; got {given!r}.")
-    args = {k: _made(v, folder, f"{key}.args.{k}", names=False) for k, v in given.items()}
+    args = {k: _resolved(v, folder, f"{key}.args.{k}", names=False) for k, v in given.items()}
     return _called(load(value["ref"], folder, key), args, key)
 
 
-def _makes(thing: Any) -> bool:
+def _is_factory(thing: Any) -> bool:
     return isinstance(thing, type) or inspect.isroutine(thing)
 
 
@@ -344,7 +352,7 @@ def _setting(value: Any, folder: Path, key: str) -> Any:
         return None
     if key == "mode.law" and isinstance(value, str) and not is_reference(value):
         return flops_fit.reference.law(value)
-    return _made(value, folder, key, names=True)
+    return _resolved(value, folder, key, names=True)
 
 
 def _budget(text: str) -> float:
