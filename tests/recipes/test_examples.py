@@ -1,0 +1,26 @@
+"""The examples in docstrings of recipes, tuning, adaptive sweeps and records run as they read."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = [
+    "hparams",
+    "records",
+    "trunks",
+    "recipes.published",
+    "recipes.resolve",
+    "recipes.table",
+    "tune.optimum_fit",
+    "adaptive.propose",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module_run(name: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"flops_fit.{name}"))
+    assert results.attempted > 0
+    assert results.failed == 0
