@@ -41,12 +41,12 @@ def reference(obj: Any) -> str:
 
 
 def fingerprint_code(obj: Any) -> str:
-    """What a callable or class does: its source without comments, defaults and closed-over values."""
+    """A callable or class: its source without comments, its defaults and closed-over values."""
     return digest(_describe(obj, set()))
 
 
 def fingerprint_any(value: Any) -> str:
-    """A plain value, container, callable or object, by content rather than by address."""
+    """A plain value, container, callable or object, by content and not by address."""
     return digest(_plain(value, set(), 4))
 
 
@@ -56,7 +56,7 @@ def fingerprint_values(value: Any) -> str:
 
 
 def fingerprint_structure(value: Any) -> str:
-    """The names, types and shapes of nested tensors and arrays, whatever values they hold."""
+    """The names, types and shapes of nested tensors and arrays, without their values."""
     return digest(_leaves(value, values=False))
 
 

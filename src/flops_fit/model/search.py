@@ -1,4 +1,4 @@
-"""Find the size at which a model has a wanted number of parameters."""
+"""Find the size at which a model has a given number of parameters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from itertools import islice
 from flops_fit.errors import ModelError
 from flops_fit.records import ParamCount
 
-_SCAN = 1024  # how far the first accepted sizes are looked for
-_LARGE = tuple(2**k for k in range(11, 18))  # and where they are, if they begin later
-_GROWTH = 64  # N has to have grown after this many sizes
-_NEIGHBOURS = 64  # how far around a refused size an accepted one is looked for
+_LARGEST_SCANNED = 1024  # every size up to here is tried until two are accepted
+_LARGER_TRIED = tuple(2**k for k in range(11, 18))  # where none of those is accepted
+_STEPS_TO_GROW = 64  # N must have grown after this many sizes
+_NEIGHBOURS = 64  # sizes tried on each side of a refused one
 
 
 @dataclass
@@ -35,8 +35,7 @@ class SizeSearch:
 
         Sizes double until N is reached; then the bracket, whose ends lie on both sides of the
         wanted N, is narrowed. So a crossing is found even where N does not grow everywhere.
-        ``None`` where even the largest size that the constructor accepts is below a third of what
-        is wanted.
+        ``None`` where even the largest accepted size has less than a third of ``params``.
 
         Raises
         ------
@@ -56,10 +55,10 @@ class SizeSearch:
                 break
             low, high = (k, high) if at[1].total < params else (low, k)
         ends = [self._near(first + stride * k) for k in (low, high)]
-        found = [end for end in ends if end is not None]
-        if not found:
+        accepted = [end for end in ends if end is not None]
+        if not accepted:
             return None
-        best = min(found, key=_miss(params))
+        best = min(accepted, key=_miss(params))
         best = min([best, *self._beside(best, params, stride)], key=_miss(params))
         return None if best[1].total < params / 3 else best
 
@@ -91,9 +90,9 @@ class SizeSearch:
     def grid(self) -> tuple[int, int]:
         """The smallest accepted size, and the step to the next one."""
         if self._grid is None:
-            tried: Iterable[int] = (*range(1, _SCAN + 1), *_LARGE)
+            tried: Iterable[int] = (*range(1, _LARGEST_SCANNED + 1), *_LARGER_TRIED)
             accepted = list(islice((s for s in tried if self.count(s) is not None), 2))
-            if accepted and accepted[0] > _SCAN:
+            if accepted and accepted[0] > _LARGEST_SCANNED:
                 steps = (2**k for k in range(accepted[0].bit_length()))
                 beside = (accepted[0] + step for step in steps)
                 accepted[1:] = list(islice((s for s in beside if self.count(s)), 1))
@@ -101,7 +100,7 @@ class SizeSearch:
                 reasons = list(dict.fromkeys(self.refusals.values()))
                 raise ModelError(
                     f"model_size_param: {self.reference} accepts no {self.size_param} from 1 to "
-                    f"{_SCAN}, nor a power of two above. It says: {'; '.join(reasons[:2])}. "
+                    f"{_LARGEST_SCANNED}, nor a power of two above. It says: {'; '.join(reasons[:2])}. "
                     "Check model_kwargs, or name sizes that work: sizes=[...]."
                 )
             self._grid = (accepted[0], accepted[-1] - accepted[0] or accepted[0])
@@ -110,7 +109,7 @@ class SizeSearch:
 
     def _check_growth(self, first: int, stride: int) -> None:
         """Refuse a size parameter that does not set the size, such as a context length."""
-        small, large = self.count(first), self._near(first + _GROWTH * stride)
+        small, large = self.count(first), self._near(first + _STEPS_TO_GROW * stride)
         if small is None or large is None or large[0] <= first:
             return
         if large[1].total <= small.total:
@@ -153,5 +152,5 @@ class SizeSearch:
 
 
 def _miss(params: float) -> Callable[[tuple[int, ParamCount]], float]:
-    """How far an N is from the wanted one, in ratio."""
-    return lambda found: abs(math.log(found[1].total / params))
+    """The distance of a size's N from ``params``, as a log ratio."""
+    return lambda size: abs(math.log(size[1].total / params))
