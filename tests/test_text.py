@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flops_fit.text import format_count, format_duration, listed
+from flops_fit.text import format_count, format_duration, listed, markdown_table
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_long_lists_name_the_first_and_count_the_rest(
     items: list[str], separator: str, text: str
 ) -> None:
     assert listed(items, 2, separator) == text
+
+
+def test_a_markdown_table_is_aligned() -> None:
+    assert markdown_table([["N", "loss"], ["108k", "2.5"]]).splitlines() == [
+        "| N    | loss |",
+        "|------|------|",
+        "| 108k | 2.5  |",
+    ]
