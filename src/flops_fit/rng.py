@@ -1,7 +1,6 @@
 """The global random generators of torch, NumPy and Python: seed, capture, restore, keep.
 
-User code (models, losses, transforms, trackers) draws from them. A run seeds them, saves them in
-checkpoints, and puts them back for whoever called it.
+User code draws from them. A run seeds them, saves them in checkpoints and puts them back.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ def capture(*, devices: bool = True) -> RngState:
 
     Examples
     --------
-    >>> import random
     >>> state = capture()
     >>> first = random.random()
     >>> restore(state)
@@ -116,11 +114,19 @@ def kept(device: str | None = None) -> Iterator[None]:
 
     if device is not None:
         torch.empty(0, device=device)  # a device that was never used has no generator to keep
-    before = capture(devices=device is not None)
+        before = capture()
+    else:  # for every batch that is read: conversions to plain values would double the time
+        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+        states = torch.get_rng_state(), numpy_state, random.getstate()
     try:
         yield
     finally:
-        restore(before)
+        if device is not None:
+            restore(before)
+        else:
+            torch.set_rng_state(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            random.setstate(states[2])
 
 
 def draw() -> tuple[float, float, float]:
