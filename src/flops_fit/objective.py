@@ -33,7 +33,7 @@ class Objective:
         for models whose output carries ``.loss`` itself.
     count_fn
         ``batch -> int``, the counted units; by default targets other than −100 where they are
-        whole numbers, else samples.
+        integers, else samples.
     step_fn
         ``(model, batch) -> (loss sum, count)``, in place of the other two.
     shifted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
+from flops_fit.checks import nearest_name
 from flops_fit.cli.answer import (
     Answer,
     Columns,
@@ -120,8 +120,7 @@ def predict(
             )
         return _by_law(law, question)
     if source is None:
-        near = difflib.get_close_matches(law, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = nearest_name(law, names)
         raise InputError(
             "predict: expected runs (a table, or the folder of a sweep) or --law with one of "
             f"{', '.join(names)}; got --law {law}.{hint}"

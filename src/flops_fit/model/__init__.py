@@ -4,7 +4,7 @@ Counting and searching build on torch's meta device, where nothing is allocated:
 costs seconds and no memory.
 """
 
-from flops_fit.model.params import Experts, count_params, find_experts
-from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.model.params import count_params, find_experts
+from flops_fit.model.spec import ModelSpec
 
-__all__ = ["Experts", "ModelSpec", "Size", "count_params", "find_experts"]
+__all__ = ["ModelSpec", "count_params", "find_experts"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp
 from typing import Literal, overload
 
-from flops_fit.errors import InputError
+from flops_fit.checks import check_choice
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
 from flops_fit.laws.muennighoff import Muennighoff
@@ -79,8 +79,7 @@ def law_source(name: str) -> str:
     InputError
         No law of that name.
     """
-    if name not in _SOURCES:
-        raise InputError(f"expected a published law out of {list(_SOURCES)}; got {name!r}.")
+    check_choice("published law", name, _SOURCES)
     return _SOURCES[name]
 
 
@@ -122,6 +121,5 @@ def law(name: str) -> Law | OptimumOnly:
     >>> f"{law('hoffmann2022').optimal(5.76e23).params:.3g}"
     '3.22e+10'
     """
-    if name not in _LAWS:
-        raise InputError(f"expected a published law out of {list(_LAWS)}; got {name!r}.")
+    check_choice("published law", name, _LAWS)
     return _LAWS[name]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
 
+from flops_fit.checks import check_choice
 from flops_fit.errors import InputError
 from flops_fit.table.run_table import RunTable
 
@@ -42,8 +43,7 @@ RUN_NAMES = tuple(_SOURCES)
 
 def source(name: str) -> str:
     """Where the runs called ``name`` come from, and on what terms."""
-    if name not in _SOURCES:
-        raise InputError(f"expected published runs out of {list(_SOURCES)}; got {name!r}.")
+    check_choice("published runs", name, _SOURCES)
     return _SOURCES[name]
 
 

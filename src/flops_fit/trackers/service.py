@@ -21,9 +21,9 @@ def needs(package: str, extra: str, who: str) -> None:
     MissingExtraError
         It is not installed.
     """
-    found = importlib.util.find_spec(package)
-    # A folder of runs, such as ./wandb, passes for a package without an origin.
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(package)
+    # A folder of runs, such as ./wandb, looks like a package without an origin.
+    if spec is None or spec.origin is None:
         raise MissingExtraError(package, extra, who)
 
 
