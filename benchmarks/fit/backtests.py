@@ -1,4 +1,4 @@
-"""Do the cheaper budgets of published sweeps foretell the dearer ones?
+"""Do the smaller budgets of published sweeps predict the larger ones?
 
 Each packaged sweep is cut below two budgets, every method is fitted to what is left, and its N* and
 loss at those two are held against the vertex of the parabola through their runs within ×5 of it.
@@ -69,7 +69,7 @@ def line(factor: float | None) -> Method:
 
 
 def average(runs: RunTable) -> Answer:
-    """Forms averaged in ln N* and ln L, each by how well it foretells the top budget of ``runs``."""
+    """Forms averaged in ln N* and ln L, each by how well it predicts the top budget of ``runs``."""
     top = runs.budget == np.max(runs.budget)
     compute, seen = float(np.mean(runs.flops[top])), parabola(runs.select(top), NEAR)
     answers, weights = [], []

@@ -1,4 +1,4 @@
-"""Is the time that a plan foretells the time that the sweep takes?
+"""Is the predicted time of a plan the time that the sweep takes?
 
 A cut-down demo sweep is planned, carried out one run after another and in a pool, and compared run by
 run and in all. Each run has one thread: on busy cores two threads were seen to take up to a hundred times

@@ -241,7 +241,7 @@ def designs(quick: bool) -> Result:
         "doubted %",
     )
     notes = (
-        "C_max: mean FLOPs in budgets of the uniform grid's dearest run, for equal precision.",
+        "C_max: mean FLOPs in budgets of the uniform grid's largest run, for equal precision.",
         "bias, rms: of ln N*; half: median half-width of its 90 % interval; held: how often that has the "
         "truth;",
         "wide: how often the interval that allows for drifting exponents has it; doubted: how often the "

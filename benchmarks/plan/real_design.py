@@ -1,7 +1,7 @@
 """The demo's sweep as a grid and adaptively: FLOPs to equal precision on real runs.
 
 Both train the demo's model on the demo's text. The grid is the demo's; the adaptive sweep is asked for
-the grid's own half-width of N* at ten times the dearest budget, and may spend what the grid did.
+the grid's own half-width of N* at ten times the largest budget, and may spend what the grid did.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def real_design(quick: bool) -> Found:
         _row("grid", grid, spent, half, best, span, middle - started),
         _row("adaptive", adaptive, its_spent, own, its_best, its_span, end - middle),
     ]
-    columns = ("design", "runs", "FLOPs", f"N* at {target:.2g}", "half-width", "dearest", "wall s")
+    columns = ("design", "runs", "FLOPs", f"N* at {target:.2g}", "half-width", "largest", "wall s")
     log = Table(
         "The adaptive sweep's own log", ("step",), tuple((line,) for line in adaptive.steps)
     )

@@ -57,7 +57,7 @@ class Published:
 def chosen(fit: Fit, target: float) -> Path:
     """N* after each batch of a sweep that goes on for as long as runs help."""
     runs = fit.runs
-    total, dearest = float(np.sum(runs.flops)), float(np.max(runs.flops))
+    total, largest = float(np.sum(runs.flops)), float(np.max(runs.flops))
     budgets = np.unique(runs.budget)
     if len(budgets) > 20:  # no tiers: three within the cheapest decade
         budgets = float(np.min(runs.flops)) * np.array([1.0, 3.0, 10.0])
@@ -65,7 +65,7 @@ def chosen(fit: Fit, target: float) -> Path:
         target_compute=target,
         half_width=1e-3,
         max_flops=total,
-        max_run_flops=dearest * (1 + 1e-9),
+        max_run_flops=largest * (1 + 1e-9),
     )
     found = run_adaptive(Published(runs, fit.flops), design, pilot_budgets=tuple(budgets[:3]))
     ends = np.cumsum([len(c) for c in found.batches])

@@ -1,7 +1,7 @@
 """A training loop as a careful researcher writes it for one model and one data set.
 
 It knows that the data are tokens in memory, so a batch is one gather; that the model is a GPT; and
-that nobody wants to hear of it before it ends: it reads no loss, reports nothing and checks
+that nothing is reported before it ends: it reads no loss, reports nothing and checks
 nothing. What an engine does beyond that is what it is charged with. Needs torch and the example
 GPT alone, so that it also runs beside other packages, in their environment.
 """
