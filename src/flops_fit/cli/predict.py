@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     import flops_fit.report
     from flops_fit.fit.fit import Fit
     from flops_fit.laws.law import Law
-    from flops_fit.laws.optimum import Optimum, OptimumOnly
-    from flops_fit.laws.questions import InferenceOptimum
+    from flops_fit.laws.optimum import InferenceOptimum, Optimum, OptimumOnly
 
 _FLOPS_PER_PARAM = 6.0
 

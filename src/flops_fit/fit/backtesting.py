@@ -16,8 +16,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.intervals import Interval, covariance, gradient_of, student_t
 from flops_fit.fit.prediction import HeldOut, check_target, judge
-from flops_fit.laws.law import Law
-from flops_fit.laws.questions import log_compute
+from flops_fit.laws.law import Law, log_compute
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 

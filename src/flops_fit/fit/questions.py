@@ -14,7 +14,7 @@ from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import Estimate, Evidence, Interval, Intervals, check_level, estimate
 from flops_fit.laws.law import FlopsLike, Law
-from flops_fit.laws.questions import InferenceOptimum, TradeOff
+from flops_fit.laws.optimum import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
 
 Floats = NDArray[np.float64]

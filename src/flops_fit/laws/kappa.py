@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,9 @@ _LOG_LARGEST = 690.0  # ln of the largest loss
 
 @dataclass(frozen=True)
 class KappaFamily(Law):
-    """L(N, D) = E + (A/N^α + B/D^β)^κ in the parameters of each law.
+    """L(N, D) = E + (A/N^α + B/D^β)^κ in the parameters of each law; κ does not move the optimum.
 
-    A rising function of the sum is lowest where the sum is, so κ does not move the optimum: for
-    F(N) = k·N, N* = (αA/βB)^{1/(α+β)}·(C/k)^{β/(α+β)} (Hoffmann et al. 2022, eq. 4).
+    For F(N) = k·N, N* = (αA/βB)^{1/(α+β)}·(C/k)^{β/(α+β)} (Hoffmann et al. 2022, eq. 4).
     """
 
     @property
@@ -41,7 +41,7 @@ class KappaFamily(Law):
         return floor + np.exp(np.minimum(power, _LOG_LARGEST))
 
     def _n_term(self, N: ArrayLike) -> Floats:
-        """Ln of A/N^α, where neither overflows."""
+        """Ln of A/N^α, which does not overflow."""
         _, log_a, _, alpha, _, _ = self.log_form
         return np.asarray(log_a - alpha * np.log(np.asarray(N, dtype=np.float64)))
 
@@ -49,20 +49,26 @@ class KappaFamily(Law):
         _, _, log_b, _, beta, _ = self.log_form
         return np.asarray(log_b - beta * np.log(np.asarray(D, dtype=np.float64)))
 
-    def _log_sum(self, loss: Floats) -> Floats:
-        """Ln of the sum A/N^α + B/D^β at a loss; −inf where the loss is not above E."""
-        floor, *_, kappa = self.log_form
-        above = np.asarray(loss - floor)
-        log_above = np.where(above > 0, np.log(np.where(above > 0, above, 1.0)), -np.inf)
-        return np.asarray(log_above / kappa)
-
     def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
         _, _, log_b, _, beta, _ = self.log_form
-        return size_of_rest(self._log_sum(loss), self._n_term(N), log_b, beta)
+        return self._size_of_rest(loss, self._n_term(N), log_b, beta)
 
     def _params_for(self, D: Floats, loss: Floats) -> Floats:
         _, log_a, _, alpha, _, _ = self.log_form
-        return size_of_rest(self._log_sum(loss), self._d_term(D), log_a, alpha)
+        return self._size_of_rest(loss, self._d_term(D), log_a, alpha)
+
+    def _size_of_rest(
+        self, loss: Floats, log_other: Floats, log_scale: float, power: float
+    ) -> Floats:
+        """The x whose term scale/x^power and the other one give ``loss``; inf where none does."""
+        floor, *_, kappa = self.log_form
+        with np.errstate(all="ignore"):
+            above = loss - floor
+            log_total = np.where(above > 0, np.log(above), -np.inf) / kappa
+            gap = log_other - log_total
+            rest = log_total + np.log1p(-np.exp(np.minimum(gap, 0.0)))
+            size = np.exp((log_scale - rest) / power)
+        return np.asarray(np.where(gap < 0, size, np.inf))
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         _, log_a, log_b, alpha, beta, _ = self.log_form
@@ -74,15 +80,6 @@ class KappaFamily(Law):
         if isinstance(flops, LinearFlops):
             return self._start_size(C, np.full_like(C, flops.k))
         return super()._optimal_size(C, flops)
-
-
-def size_of_rest(log_total: Floats, log_other: Floats, log_scale: float, power: float) -> Floats:
-    """The x of scale/x^power = total − other, from logs; inf where other ≥ total."""
-    with np.errstate(all="ignore"):
-        gap = log_other - log_total
-        rest = log_total + np.log1p(-np.exp(np.minimum(gap, 0.0)))
-        size = np.exp((log_scale - rest) / power)
-    return np.asarray(np.where(gap < 0, size, np.inf))
 
 
 def _log(value: float) -> float:
@@ -129,10 +126,8 @@ class Kappa(KappaFamily):
     """L(N, D) = E + (A/N^α + B/D^β)^κ.
 
     κ = 1 is the additive law of Hoffmann et al.; κ < 1 makes a lack of parameters and a lack of
-    data add up to less than their sum. It is the supervised law of Busbridge et al. 2025,
-    "Distillation Scaling Laws" (arXiv:2502.08606), who call the power γ.
-
-    The compute-optimal split does not depend on κ.
+    data add up to less than their sum. The optimal split does not depend on κ. It is the supervised
+    law of Busbridge et al. 2025, "Distillation Scaling Laws" (arXiv:2502.08606; their γ).
     """
 
     E: float
@@ -189,15 +184,11 @@ class Kaplan(KappaFamily):
     @classmethod
     def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
         """The best (α_N, α_D) of a grid: given both, L^{1/α_D} is linear in N_c^r and D_c."""
-        ranked = []
-        for alpha_N in _EXPONENTS:
-            for alpha_D in _EXPONENTS:
-                law = _given_exponents(float(alpha_N), float(alpha_D), N, D, loss)
-                if law is not None:
-                    misfit = float(np.sum(np.abs(np.log(loss / law.loss(N, D)))))
-                    ranked.append((misfit, law.params))
-        ranked.sort(key=lambda pair: pair[0])
-        return [params for _, params in ranked[:_STARTS]]
+        grid = itertools.product(_EXPONENTS.tolist(), repeat=2)
+        solved = (_given_exponents(a_N, a_D, N, D, loss) for a_N, a_D in grid)
+        laws = [law for law in solved if law is not None]
+        laws.sort(key=lambda law: float(np.sum(np.abs(np.log(loss / law.loss(N, D))))))
+        return [law.params for law in laws[:_STARTS]]
 
 
 def _given_exponents(

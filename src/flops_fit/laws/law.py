@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,22 +12,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
-from flops_fit.errors import FitError
+from flops_fit.errors import FitError, InputError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
-from flops_fit.laws.optimum import Optimum, positive, spend
-from flops_fit.laws.questions import (
-    LARGEST_SIZE,
-    UNITS_PER_PARAM,
+from flops_fit.laws.optimum import (
     InferenceOptimum,
+    Optimum,
     TradeOff,
-    compute_for,
-    optimal_for_inference,
-    trade_off,
+    positive,
+    positive_per_unit,
+    spend,
 )
 from flops_fit.laws.search import UNDEFINED, least_size, lowest
 
 Floats = NDArray[np.float64]
 FlopsLike = float | FlopsFunction | Callable[[Any], Any]
+
+_LARGEST_SIZE = 1e40  # parameters beyond which a loss counts as out of reach
+_UNITS_PER_PARAM = 20.0
+_SECTIONS = np.linspace(0.0, 1.0, 34)
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,7 @@ def as_flops(flops_per_unit: FlopsLike) -> FlopsFunction:
         return flops_per_unit
     if callable(flops_per_unit):
         return CallableFlops(flops_per_unit)
-    expected = (
-        "a positive number of FLOPs per unit and parameter (k of F = k·N, 6 for a dense "
-        "transformer), a function of N or a FlopsFunction"
-    )
+    expected = "a positive number k of F = k·N, a function of N or a FlopsFunction"
     return LinearFlops(check_number("flops_per_unit", flops_per_unit, above=0, expected=expected))
 
 
@@ -76,13 +76,11 @@ class Law(ABC):
     and :meth:`loss`, which falls with N and with D. With :meth:`starts` it can be fitted; every
     other question is answered from :meth:`loss`.
 
-    A law may use more about a run than N and D. It then names columns of
-    :class:`~flops_fit.table.RunTable` in ``covariates``, and a fit calls ``loss`` and ``starts``
-    with one more array for each, after those named here. Both need defaults for them: the
-    optimum is computed from ``loss(N, D)``.
-
-    Fields in ``conditions`` are set and not fitted, with a default each. A parameter in ``limits``
-    takes the value there where the runs do not determine it: ``{"R_D": inf}``.
+    A law may use further columns of :class:`~flops_fit.table.RunTable`, named in ``covariates``: a
+    fit calls ``loss`` and ``starts`` with one more array for each. Both need defaults for them, as
+    the optimum is computed from ``loss(N, D)``. Fields in ``conditions`` are set and not fitted,
+    with a default each. A parameter in ``limits`` takes the value there where the runs do not
+    determine it: ``{"R_D": inf}``.
     """
 
     name: ClassVar[str] = "law"
@@ -105,7 +103,7 @@ class Law(ABC):
     def exponent(self) -> float:
         """The a of N* ∝ C^a where F(N) = k·N: β/(α + β), for a law that has these two."""
         values = self.params
-        if "alpha" not in values or "beta" not in values:
+        if not {"alpha", "beta"} <= values.keys():
             raise AttributeError(f"{type(self).__name__} has no exponents alpha and beta.")
         return values["beta"] / (values["alpha"] + values["beta"])
 
@@ -117,8 +115,8 @@ class Law(ABC):
     def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
         """Parameter values to start a fit from, several where the law has several basins."""
         raise FitError(
-            f"expected {cls.__name__}.starts(N, D, loss) to give parameter values to start from; "
-            "it is not defined. Return a list with at least one dict of positive values."
+            f"expected {cls.__name__}.starts(N, D, loss), which is not defined. Return a list with "
+            "one or more dicts of positive parameter values."
         )
 
     def optimal(
@@ -143,9 +141,8 @@ class Law(ABC):
 
         Examples
         --------
-        >>> from flops_fit.laws import Hoffmann
-        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
-        >>> best = law.optimal(5.76e23, max_params=20e9)
+        >>> from flops_fit.reference import law
+        >>> best = law("hoffmann2022").optimal(5.76e23, max_params=20e9)
         >>> f"N = {best.params:.3g}, D = {best.tokens:.3g}; {best.binds[0]} binds"
         'N = 2e+10, D = 4.8e+12; max_params binds'
         """
@@ -154,60 +151,68 @@ class Law(ABC):
         return spend(wanted, compute, flops, max_params, max_tokens, self)
 
     def compute_for(self, loss: float, flops_per_unit: FlopsLike = 6.0) -> float:
-        """The least compute C whose optimum reaches ``loss``; ``inf`` where none does.
+        """The least C whose optimum reaches ``loss``; ``inf`` beyond 1e40 parameters.
 
-        The search starts at the compute at which 20 units a parameter reach the loss, so F is never
-        evaluated far from the answer. More than 1e40 parameters count as none.
+        The search starts where 20 units a parameter reach the loss, so that F is never evaluated far
+        from the answer.
         """
-        return compute_for(self, float(positive(loss, "a loss")), as_flops(flops_per_unit))
+        goal, flops = float(positive(loss, "a loss")), as_flops(flops_per_unit)
+        if not self.reaches(goal):
+            return math.inf
+        bound = least_size(lambda n: self.loss(n, _UNITS_PER_PARAM * n), np.asarray(goal))
+        size = max(float(bound), 1.0)
+        start = float(positive_per_unit(flops, np.asarray(size))) * _UNITS_PER_PARAM * size
+        return float(np.exp(log_compute(self, goal, flops, start, math.log(_LARGEST_SIZE))))
 
     def reaches(self, loss: float) -> bool:
-        """Whether any size and data reach ``loss``; more than 1e40 parameters count as none."""
+        """Whether 1e40 parameters or fewer reach ``loss`` on any data."""
         goal = float(positive(loss, "a loss"))
         with np.errstate(all="ignore"):
-            return bool(self.loss(LARGEST_SIZE, UNITS_PER_PARAM * LARGEST_SIZE) <= goal)
+            return bool(self.loss(_LARGEST_SIZE, _UNITS_PER_PARAM * _LARGEST_SIZE) <= goal)
 
     def tokens_for(self, N: ArrayLike, loss: ArrayLike) -> Any:
-        """The least D at which N parameters reach ``loss``; ``inf`` where none does.
-
-        In closed form where the law has one, else by halving an interval of ln D. N and loss
-        broadcast.
+        """The least D at which N parameters reach ``loss``; ``inf`` where none does. Broadcasts.
 
         Examples
         --------
-        >>> from flops_fit.laws import Hoffmann
-        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
-        >>> f"{law.tokens_for(7e9, 2.0):.3g}"
+        >>> from flops_fit.reference import law
+        >>> f"{law('hoffmann2022').tokens_for(7e9, 2.0):.3g}"
         '3.39e+12'
         """
         size, goal = np.broadcast_arrays(positive(N, "N"), positive(loss, "a loss"))
         return _float_or_array(self._tokens_for(size, goal))
 
     def params_for(self, D: ArrayLike, loss: ArrayLike) -> Any:
-        """The least N that reaches ``loss`` on D units; ``inf`` where none does.
-
-        As :meth:`tokens_for`, with N and D exchanged.
-        """
+        """The least N that reaches ``loss`` on D units; ``inf`` where none does. Broadcasts."""
         units, goal = np.broadcast_arrays(positive(D, "D"), positive(loss, "a loss"))
         return _float_or_array(self._params_for(units, goal))
 
     def trade_off(self, C: float, factors: ArrayLike, flops_per_unit: FlopsLike = 6.0) -> TradeOff:
         """What sizes k·N*(C) cost: in loss at C, and in compute for the loss of N*.
 
-        A model of k < 1 is cheaper to use and takes more compute to train: de Vries 2023, "Go smol
-        or go home". With the additive law and F = 6·N the D needed is
+        ``factors`` is one k or several. A model of k < 1 is cheaper to use and takes more compute to
+        train: de Vries 2023, "Go smol or go home". With the additive law and F = 6·N the D needed is
         D*·(1 − (k^−α − 1)·β/α)^{−1/β}; no amount of data makes up for k below (1 + α/β)^{−1/α}.
-        ``factors`` is one k or several.
 
         Examples
         --------
-        >>> from flops_fit.laws import Hoffmann
-        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
-        >>> half = law.trade_off(1e23, 0.5)
+        >>> from flops_fit.reference import law
+        >>> half = law("hoffmann2022").trade_off(1e23, 0.5)
         >>> f"half the size: {half.compute_ratio[0]:.2f} times the compute for the same loss"
         'half the size: 1.21 times the compute for the same loss'
         """
-        return trade_off(self, C, factors, as_flops(flops_per_unit))
+        flops, k = as_flops(flops_per_unit), positive(factors, "factors k of the optimal size")
+        k = np.atleast_1d(k).ravel()
+        best = self.optimal(float(positive(C, "compute in FLOPs")), flops)
+        N = k * best.params
+        per_unit = np.asarray(flops(N), dtype=np.float64)
+        D = C / per_unit
+        loss = np.asarray(self.loss(N, D), dtype=np.float64)
+        needed = np.asarray(self.tokens_for(N, best.loss), dtype=np.float64)
+        # C is the least compute for this loss: only rounding can put a ratio below 1.
+        ratio = np.maximum(per_unit * needed / C, 1.0)
+        excess = 100 * np.maximum(loss / best.loss - 1, 0.0)
+        return TradeOff(float(C), k, N, D, loss, excess, needed, ratio)
 
     def optimal_for_inference(
         self,
@@ -219,9 +224,8 @@ class Law(ABC):
         """The N and D that reach ``loss`` with the least F(N)·D + F_inf(N)·D_inf.
 
         Sardana et al. 2024, "Beyond Chinchilla-Optimal" (arXiv:2401.00448). For F = 6·N and
-        F_inf = 2·N the additive law's first-order condition is
-        αA·N^−α / (βB·D^−β) = 1 + D_inf/(3D). The κ-law has the same one: a fixed loss fixes its sum
-        A/N^α + B/D^β, whatever the power around it.
+        F_inf = 2·N the condition of the additive and the κ-law is
+        αA·N^−α / (βB·D^−β) = 1 + D_inf/(3D).
 
         Parameters
         ----------
@@ -234,15 +238,43 @@ class Law(ABC):
 
         Examples
         --------
-        >>> from flops_fit.laws import Hoffmann
-        >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
-        >>> best = law.optimal_for_inference(2.0, 2e12)
+        >>> from flops_fit.reference import law
+        >>> best = law("hoffmann2022").optimal_for_inference(2.0, 2e12)
         >>> f"{best.params:.3g} parameters on {best.tokens:.3g} tokens"
         '9.91e+09 parameters on 2e+12 tokens'
         """
         flops, own = as_flops(flops_per_unit), inference_flops_per_unit
         inference = None if own is None else as_flops(own)
-        return optimal_for_inference(self, loss, inference_tokens, flops, inference)
+        goal = float(positive(loss, "a loss"))
+        demand = check_number("inference_tokens", inference_tokens, at_least=0)
+        if not self.reaches(goal):
+            raise InputError(f"expected a loss that some size reaches; none reaches {goal:.6g}.")
+
+        def serving(N: Floats) -> Floats:
+            per_unit = np.asarray(flops(N)) / 3 if inference is None else np.asarray(inference(N))
+            return per_unit * demand
+
+        plain = self.optimal(self.compute_for(goal, flops), flops)
+        start = np.array([np.log(plain.tokens)])
+
+        def log_total(log_d: Floats) -> Floats:
+            # Over ln D, as N hardly moves where demand is large and D rises steeply with it. With
+            # less data than D* both parts cost more, and the models may be too large to trace.
+            usable = log_d > start - 1
+            D = np.exp(np.where(usable, log_d, start))
+            N = np.asarray(self.params_for(D, goal))
+            usable &= np.isfinite(N)
+            N = np.where(usable, N, plain.params)
+            return np.where(usable, np.log(np.asarray(flops(N)) * D + serving(N)), UNDEFINED)
+
+        tokens = float(np.exp(lowest(log_total, start)[0]))
+        params = float(self.params_for(tokens, goal))
+        N = np.array([params])
+        training, served = float(flops(N)[0]) * tokens, float(serving(N)[0])
+        alone = float(plain.compute) + float(serving(np.array([plain.params]))[0])
+        total = training + served
+        saving = max(1 - total / alone, 0.0)
+        return InferenceOptimum(goal, demand, params, tokens, training, served, total, saving)
 
     def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
         return least_size(lambda D: self.loss(N, D), loss)
@@ -252,7 +284,7 @@ class Law(ABC):
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         """About where the optimum lies when F = k·N; at 20 units a parameter by default."""
-        return np.asarray(np.sqrt(C / (UNITS_PER_PARAM * k)))
+        return np.asarray(np.sqrt(C / (_UNITS_PER_PARAM * k)))
 
     def _optimal_size(self, C: Floats, flops: FlopsFunction) -> Floats:
         start = self._start_size(C, np.full_like(C, 6.0))
@@ -267,7 +299,34 @@ class Law(ABC):
             D = C[:, None] / np.where(usable, per_unit, 1.0)
             return np.where(usable, np.asarray(self.loss(N, D)), UNDEFINED)
 
-        return np.asarray(np.exp(lowest(loss_at, np.log(np.clip(start, 1.0, LARGEST_SIZE)))))
+        return np.asarray(np.exp(lowest(loss_at, np.log(np.clip(start, 1.0, _LARGEST_SIZE)))))
+
+
+def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach: float) -> float:
+    """Ln of the least compute whose optimum reaches ``loss``; ±inf beyond ``reach`` from ``start``.
+
+    Bracketed outwards by steps in ln C that double, then cut into 33 parts at a time, as the
+    optima of many budgets cost about as much as that of one.
+    """
+
+    def reached(log_c: ArrayLike) -> NDArray[np.bool_]:
+        return np.asarray(law.optimal(np.exp(np.atleast_1d(log_c)), flops).loss) <= loss
+
+    middle = low = high = math.log(start)
+    step = math.log(2.0)
+    while not reached(high)[0]:
+        low, high, step = high, high + step, 2 * step
+        if high - middle > reach:
+            return math.inf
+    while reached(low)[0]:
+        low, high, step = low - step, low, 2 * step
+        if middle - low > reach:
+            return -math.inf
+    for _ in range(10):
+        cuts = low + (high - low) * _SECTIONS
+        first = int(np.argmax(np.append(reached(cuts[1:-1]), True))) + 1
+        low, high = float(cuts[first - 1]), float(cuts[first])
+    return high
 
 
 def _float_or_array(values: Floats) -> Any:

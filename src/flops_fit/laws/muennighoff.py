@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -35,8 +36,8 @@ class Muennighoff(Law):
     answers ``inf`` for losses below that. It cannot express a loss that *rises* with repetition.
 
     R*_D and R*_N say after how many repeats, of data and of parameters, 1 − 1/e of all that
-    repetition can give is used up; ``inf`` where no repeat is worth less. ``unique`` is the U of
-    the questions asked of the law; :meth:`with_unique` sets it. It is not fitted.
+    repetition can give is used up; ``inf`` where no repeat is worth less. ``unique``, the U of
+    the law's answers, is not fitted: :meth:`with_unique` sets it.
 
     Examples
     --------
@@ -99,10 +100,7 @@ class Muennighoff(Law):
         return values
 
     def size_for(self, unique: ArrayLike) -> Floats:
-        """N*(U): the size whose compute-optimal data is U under C = 6·N·D.
-
-        From αA/N^α = βB/D^β, the first-order condition of the additive law: the factor 6 drops out.
-        """
+        """N*(U): the size whose compute-optimal data is U under C = k·N·D, from αA/N^α = βB/D^β."""
         log_u = np.log(np.asarray(unique, dtype=np.float64))
         log_ratio = np.log(self.alpha * self.A) - np.log(self.beta * self.B)
         log_size = (log_ratio + self.beta * log_u) / self.alpha
@@ -112,10 +110,9 @@ class Muennighoff(Law):
     def starts(
         cls, N: Floats, D: Floats, loss: Floats, unique: Floats | None = None
     ) -> Sequence[Mapping[str, float]]:
-        """Where the additive law in D' fits best, for each of a few R*_D, with a few R*_N each.
+        """The best additive law in D' for each of a few R*_D, with a few R*_N each.
 
-        For given α, β and R*_D the law with N' = N is linear in E, A and B. The runs of at most
-        four epochs alone, where R*_D hardly matters, give one more.
+        The runs of at most four epochs alone, where R*_D hardly matters, give one more.
         """
         U = D if unique is None else np.minimum(unique, D)
         starts = [_additive(N, _worth(D, U, R_D), loss) | {"R_D": R_D} for R_D in _SCALES_D]
@@ -140,17 +137,14 @@ def _additive(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
     n, d = np.log(N / np.exp(log_n)), np.log(D / np.exp(log_d))
     best, values = np.inf, {}
     ones = np.ones_like(n)
-    for alpha in _EXPONENTS:
-        for beta in _EXPONENTS:
-            terms = np.column_stack([ones, np.exp(-alpha * n), np.exp(-beta * d)]) / loss[:, None]
-            solved = np.linalg.lstsq(terms, ones, rcond=None)[0]
-            scale = np.maximum(solved, 0.02 * loss.min())
-            misfit = float(np.sum(np.abs(np.log(np.maximum(terms @ scale, 1e-300)))))
-            if misfit < best:
-                A = scale[1] * np.exp(alpha * log_n)
-                B = scale[2] * np.exp(beta * log_d)
-                best = misfit
-                values = {"E": scale[0], "A": A, "B": B, "alpha": alpha, "beta": beta}
+    for alpha, beta in itertools.product(_EXPONENTS, repeat=2):
+        terms = np.column_stack([ones, np.exp(-alpha * n), np.exp(-beta * d)]) / loss[:, None]
+        solved = np.linalg.lstsq(terms, ones, rcond=None)[0]
+        scale = np.maximum(solved, 0.02 * loss.min())
+        misfit = float(np.sum(np.abs(np.log(np.maximum(terms @ scale, 1e-300)))))
+        if misfit < best:
+            A, B = scale[1:] * np.exp([alpha * log_n, beta * log_d])
+            best, values = misfit, {"E": scale[0], "A": A, "B": B, "alpha": alpha, "beta": beta}
     return {name: float(value) for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""The best N and D for a budget, caps on either, and published lines N*(C) and D*(C)."""
+"""What a law answers (optima, trade-offs, optima with inference), and lines N*(C) and D*(C)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.search import bisect
+from flops_fit.text import format_count
 
 Floats = NDArray[np.float64]
+
+_NO_SURFACE = (
+    "expected a law of N and D, which has a loss; this one is N* = k_N·C^a and D* = k_D·C^b only. "
+    'Call optimal(C), or use a law such as flops_fit.reference.law("besiroglu2024").'
+)
 
 
 def positive(values: ArrayLike, what: str) -> Floats:
@@ -49,6 +55,71 @@ class Optimum:
         return tuple(name for name, at in caps.items() if np.any(at))
 
 
+@dataclass(frozen=True)
+class InferenceOptimum:
+    """The model that reaches a loss with the least compute for training and inference together.
+
+    ``inference_tokens`` is D_inf, ``training_compute`` F(N)·D and ``inference_compute``
+    F_inf(N)·D_inf. ``saving`` is the share of the total that it saves against the optimum of
+    training alone at the same loss.
+    """
+
+    loss: float
+    inference_tokens: float
+    params: float
+    tokens: float
+    training_compute: float
+    inference_compute: float
+    total_compute: float
+    saving: float
+
+    def __str__(self) -> str:
+        return (
+            f"Loss {self.loss:.4g} and {format_count(self.inference_tokens)} units of inference: "
+            f"N = {format_count(self.params)} on D = {format_count(self.tokens)}, "
+            f"{self.total_compute:.3g} FLOPs in all, {100 * self.saving:.2g} % less than "
+            "the optimum of training alone."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TradeOff:
+    """Sizes k·N*(C), what they reach with C, and what they need for the loss of N*.
+
+    Prints as a table. Arrays have shape (factors,).
+
+    Attributes
+    ----------
+    factors
+        k: below 1 a smaller model is trained longer than optimal, above 1 a larger one shorter.
+    params, tokens, loss, excess
+        N = k·N*, D = C/F(N), L(N, D), and by how many per cent that lies above the optimum's.
+    tokens_needed, compute_ratio
+        The D at which N reaches the optimum's loss, ``inf`` where it never does, and
+        F(N)·tokens_needed over C: 1.2 is a fifth more compute for the same loss.
+    """
+
+    compute: float
+    factors: Floats
+    params: Floats
+    tokens: Floats
+    loss: Floats
+    excess: Floats
+    tokens_needed: Floats
+    compute_ratio: Floats
+
+    def __str__(self) -> str:
+        head = f"{'k':>6} {'N':>8} {'D':>8} {'loss':>8} {'excess':>9} {'compute':>8}"
+        columns = (self.factors, self.params, self.tokens, self.loss, self.excess)
+        lines = [
+            f"{k:>6.3g} {format_count(n):>8} {format_count(d):>8} {loss:>8.4g} {f'{excess:.2g} %':>9} "
+            f"{'×' + format(ratio, '.3g') if np.isfinite(ratio) else 'never':>8}"
+            for k, n, d, loss, excess, ratio in zip(*columns, self.compute_ratio, strict=True)
+        ]
+        note = f"At C = {self.compute:.3g}: sizes k·N*; compute: for the loss of N*, in units of C."
+        return "\n".join([head, *lines, note])
+
+
 def spend(
     N: ArrayLike,
     C: ArrayLike,
@@ -57,25 +128,17 @@ def spend(
     max_tokens: float | None = None,
     law: Any = None,
 ) -> Optimum:
-    """D = C/F(N) for the wanted sizes, with both held to their caps, and the loss by ``law``.
+    """D = C/F(N) for the best sizes without caps, both held to their caps; NaN loss without a law.
 
-    Where D would pass its cap the compute left over goes to N: F(N)·max_tokens = C. With a loss
-    that falls in N and in D, and has one minimum along the budget, this is the best that the caps
-    allow. Where F(max_params)·max_tokens < C both bind and the rest of C stays unspent.
-
-    ``N`` and ``C`` are the best sizes without caps and their budgets, numbers or arrays of one
-    shape. The loss is NaN without a law.
+    Where D would pass its cap the compute left over goes to N: F(N)·max_tokens = C. That is the
+    best the caps allow, for a loss that falls in N and D with one minimum along the budget.
     """
     shape = np.shape(C)
     N, C = (np.atleast_1d(np.asarray(v, dtype=np.float64)).ravel() for v in (N, C))
-    caps = {"max_params": max_params, "max_tokens": max_tokens}
+    expected = "a positive number, or None for no cap"
     n_cap, d_cap = (
-        float("inf")
-        if cap is None
-        else check_number(
-            name, cap, above=0, infinite=True, expected="a positive number, or None for no cap"
-        )
-        for name, cap in caps.items()
+        np.inf if cap is None else check_number(n, cap, above=0, infinite=True, expected=expected)
+        for n, cap in (("max_params", max_params), ("max_tokens", max_tokens))
     )
     at_n = n_cap < N
     size = np.minimum(N, n_cap)
@@ -165,11 +228,9 @@ class PowerLaw:
 class OptimumOnly:
     """N*(C) = k_N·C^a and D*(C) = k_D·C^b, as approaches 1 and 2 give them.
 
-    Such a law answers :meth:`optimal`, and no question about the loss or about sizes off the
-    optimum: it is no :class:`~flops_fit.laws.Law`. The paper decides what C and N mean, and that is
-    part of the law: F(N) cannot be exchanged.
-
-    ``size`` says what N counts and ``compute`` what C is.
+    It is no :class:`~flops_fit.laws.Law`: it answers :meth:`optimal` and no question about the
+    loss. The paper decides what N counts (``size``) and what C is (``compute``), so F(N) cannot be
+    exchanged.
 
     Examples
     --------
@@ -204,7 +265,7 @@ class OptimumOnly:
         return PowerLaw(self.k_D, self.b)
 
     def optimal(self, C: ArrayLike) -> Optimum:
-        """N* and D* at C in FLOPs as ``compute`` defines them; the loss is NaN: there is no surface."""
+        """N* and D* at C in FLOPs as ``compute`` defines them, with a loss of NaN."""
         compute = positive(C, "compute in FLOPs")
         unknown: Any = np.full(compute.shape, np.nan) if compute.ndim else float("nan")
         spent: Any = compute if compute.ndim else float(compute)
@@ -212,15 +273,8 @@ class OptimumOnly:
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> NoReturn:
         """Raise :class:`~flops_fit.errors.InputError`: two lines do not give it."""
-        raise InputError(self._no_surface("loss(N, D)"))
+        raise InputError(_NO_SURFACE)
 
     def compute_for(self, loss: float) -> NoReturn:
         """Raise :class:`~flops_fit.errors.InputError`: two lines do not give it."""
-        raise InputError(self._no_surface("compute_for(loss)"))
-
-    def _no_surface(self, question: str) -> str:
-        return (
-            f"expected a law with a surface for {question}; this one is only {self.formula}. Call "
-            "optimal(C), or use a law of N and D such as "
-            'flops_fit.reference.law("besiroglu2024").'
-        )
+        raise InputError(_NO_SURFACE)

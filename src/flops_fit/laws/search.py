@@ -19,20 +19,22 @@ _LOWEST_LOG, _HIGHEST_LOG = -200.0, 460.0  # ln of the smallest and the largest 
 
 
 def lowest(curve: Callable[[Floats], Floats], start: Floats) -> Floats:
-    """Where each curve is lowest: a grid around ``start``, refined, then a parabola.
+    """Where each curve is lowest, up to 30 from its ``start``: a refined grid, then a parabola.
 
-    ``curve`` takes points of shape (curves, points) to values of that shape, :data:`UNDEFINED` where
-    it is not defined; the minimum may lie up to 30 from ``start``, shape (curves,).
-
-    A kink does not mislead a grid (F(N) interpolated between traced sizes has kinks), and refining
-    it takes the same few evaluations for a thousand curves as for one. Points far from ``start``
-    are models too large to trace: they are evaluated only where the minimum is not near. The final
-    parabola through points 1e-3 apart has an error of about h²·f'''/6f'' ~ 1e-7.
+    ``curve`` takes points of shape (curves, points) to values of that shape. A kink does not mislead
+    a grid (F(N) interpolated between traced sizes has kinks). Points far from ``start``, which may
+    be models too large to trace, are evaluated only where the minimum is not near. The parabola
+    through points 1e-3 apart has an error of about h²·f'''/6f'' ~ 1e-7.
     """
+
+    def best_step(most: int) -> Floats:
+        steps = np.arange(-most, most + 1, dtype=np.float64)
+        return np.asarray(steps[np.argmin(curve(centre[:, None] + steps), axis=1)])
+
     centre, half = np.array(start, dtype=np.float64), 1.0
-    move = _best_step(curve, centre, 5)
+    move = best_step(5)
     if np.any(np.abs(move) == 5):
-        move = _best_step(curve, centre, 30)
+        move = best_step(30)
     centre = centre + move
     steps = np.linspace(-1.0, 1.0, 17)
     while half > 2e-3:
@@ -50,12 +52,6 @@ def lowest(curve: Callable[[Floats], Floats], start: Floats) -> Floats:
     return np.asarray(centre)
 
 
-def _best_step(curve: Callable[[Floats], Floats], start: Floats, most: int) -> Floats:
-    """How far from ``start`` each curve is lowest, in whole steps up to ``most``."""
-    steps = np.arange(-most, most + 1, dtype=np.float64)
-    return np.asarray(steps[np.argmin(curve(start[:, None] + steps), axis=1)])
-
-
 def bisect(
     reached: Callable[[Floats], Bools], low: Floats, high: Floats, rounds: int
 ) -> tuple[Floats, Floats]:
@@ -68,10 +64,7 @@ def bisect(
 
 
 def least_size(loss_at: Callable[[Floats], object], loss: Floats) -> Floats:
-    """The least size at which a loss that falls with size is ``loss`` or less; inf where none is.
-
-    ``loss_at`` takes sizes of the shape of ``loss`` to their losses.
-    """
+    """The least size whose loss, ``loss_at(size)``, is ``loss`` or less; inf where none is."""
 
     def reached(log_size: Floats) -> Bools:
         return np.asarray(np.asarray(loss_at(np.exp(log_size))) <= loss)
