@@ -26,7 +26,7 @@ from flops_fit.execute import (
     SlurmExecutor,
     resolve_executor,
 )
-from flops_fit.execute.executor import Slots
+from flops_fit.execute.pool import Slots
 from flops_fit.execute.process import pack, start_method
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Experiment, Run
@@ -200,7 +200,7 @@ def test_ranks_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     pool.submit(make_experiment())
     until(lambda: len(list(tmp_path.iterdir())) == 2)
     (started,) = pool._running.values()
-    started.worker.process.kill()
+    started.job.process.kill()
     (run,) = drain(pool, 1)
     pool.close()
     assert (run.state, run.reason) == (

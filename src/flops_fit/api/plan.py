@@ -15,7 +15,7 @@ from flops_fit.checks import check_choice, check_whole, explains_names
 from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.execute.mock import Mock
+from flops_fit.execute.executor import Mock
 from flops_fit.fingerprint import digest
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup.coordinate_check import check_coordinates

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from flops_fit.checks import check_choice
 from flops_fit.errors import InputTypeError
-from flops_fit.execute.executor import Executor, Handle, InProcessExecutor, Resources, Task
-from flops_fit.execute.mock import Mock
+from flops_fit.execute.executor import Executor, Handle, InProcessExecutor, Mock, Resources, Task
 from flops_fit.execute.pool import PoolExecutor
 from flops_fit.execute.ray import RayExecutor
 from flops_fit.execute.slurm import SlurmExecutor

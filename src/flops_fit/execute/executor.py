@@ -1,19 +1,27 @@
-"""The contract of every place where runs can happen, and the simplest such place."""
+"""The contract of every place where runs happen, this process as one, and what places share."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
-import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from flops_fit.checks import check_whole
-from flops_fit.errors import InputError
+import numpy as np
+
+from flops_fit.checks import check_number, check_whole
+from flops_fit.errors import InputError, InputTypeError
+from flops_fit.fingerprint import fingerprint_any
+from flops_fit.laws.law import Law
 from flops_fit.records import Experiment, Run
+from flops_fit.reference.published_laws import law as published_law
 from flops_fit.text import error_line
 from flops_fit.train.trainer import Progress
 
@@ -27,6 +35,7 @@ belongs in the task, what all do together in its ``follower``.
 """
 GpusPerRun = int | Callable[[Experiment], int]
 
+PATIENCE = 20.0  # seconds for a step and a checkpoint
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -166,10 +175,7 @@ class InProcessExecutor:
 
 
 def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
-    """The run that the task returns; an exception in it makes a failed run.
-
-    A signal that stops this process passes through.
-    """
+    """The run that the task returns, failed where it raises; a signal to stop passes through."""
     try:
         return task(experiment, report)
     except Exception as error:  # a task may raise anything
@@ -180,6 +186,85 @@ def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
         reason = f"the run ended its process by sys.exit({error.code!r})"
         details = traceback.format_exc()
     return Run(experiment, "failed", reason=reason, details=details)
+
+
+@dataclass(eq=False)
+class Started:
+    """A run that was given to its place; ``deadline`` is set once it was cancelled."""
+
+    handle: Handle
+    experiment: Experiment
+    job: Any  # a process, a reference of Ray's or a job of Slurm's
+    needs: Resources
+    gpus: tuple[str, ...] = ()
+    deadline: float = math.inf
+
+
+class RemoteExecutor(ABC):
+    """What all places outside this process share: a queue, the runs under way, and waiting for them."""
+
+    cancel_seconds = PATIENCE  # that a cancelled run may take to end
+
+    def __init__(self, gpus_per_run: GpusPerRun, ranks_per_run: GpusPerRun) -> None:
+        self._per_run = PerRun(gpus_per_run, ranks_per_run)
+        self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
+        self._running: dict[Handle, Started] = {}
+        self._numbers = itertools.count()
+        self._report: Report = lambda progress: None
+
+    def _handle(self, experiment: Experiment) -> Handle:
+        return Handle(experiment.id, next(self._numbers))
+
+    def poll(self, timeout: float | None = None) -> list[Run]:
+        """Start what fits and pass progress on, until a run has ended."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        ended: list[Run] = []
+        self._fill()
+        while self._running and not ended:
+            for started, run in self._look(until):
+                self._retire(started)
+                if started.deadline == math.inf:
+                    ended.append(run)
+            for started in list(self._running.values()):
+                if time.monotonic() >= started.deadline:
+                    self._give_up(started)
+            self._fill()
+            if time.monotonic() >= until:
+                break
+        return ended
+
+    def cancel(self, handle: Handle) -> bool:
+        """Stop one run: at once where it waits, after its step where it is under way."""
+        for queued in self._queue:
+            if queued[0] == handle:
+                self._queue.remove(queued)
+                return True
+        started = self._running.get(handle)
+        if started is None or started.deadline < math.inf:
+            return False
+        started.deadline = time.monotonic() + self.cancel_seconds
+        self._stop(started)
+        return True
+
+    @abstractmethod
+    def _fill(self) -> None:
+        """Start what fits, in the order submitted."""
+
+    @abstractmethod
+    def _look(self, until: float) -> Iterable[tuple[Started, Run]]:
+        """Wait for a while, at most ``until``; pass progress on and return the runs that ended."""
+
+    @abstractmethod
+    def _stop(self, started: Started) -> None:
+        """Ask a run to end after its step."""
+
+    @abstractmethod
+    def _give_up(self, started: Started) -> None:
+        """End a cancelled run whose time is over."""
+
+    def _retire(self, started: Started) -> None:
+        """Free what a run had that has ended."""
+        del self._running[started.handle]
 
 
 @dataclass(frozen=True)
@@ -204,42 +289,6 @@ class PerRun:
         return Resources(cpus, gpus, seconds, None if gpus else ranks)
 
 
-class Slots:
-    """Slots for processes, and on each named GPU for as many runs as it has shares.
-
-    >>> slots = Slots(4, ["0", "1"], shares=2)
-    >>> slots.take(1, 1), slots.take(2, 2), slots.take(1, 1), slots.take(1, 1)
-    (('0',), ('1', '0'), ('1',), None)
-    """
-
-    def __init__(self, processes: int, gpus: Sequence[str] = (), shares: int = 1) -> None:
-        self.processes = processes
-        self._free = processes
-        self._shares = dict.fromkeys(gpus, shares)
-
-    @property
-    def gpus(self) -> int:
-        """How many GPUs there are."""
-        return len(self._shares)
-
-    def take(self, processes: int, gpus: int) -> tuple[str, ...] | None:
-        """The GPUs for a run, those with most shares left; ``None`` where it does not fit."""
-        free = [name for name, shares in self._shares.items() if shares]
-        if processes > self._free or gpus > len(free):
-            return None
-        taken = tuple(sorted(free, key=lambda name: -self._shares[name])[:gpus])
-        for name in taken:
-            self._shares[name] -= 1
-        self._free -= processes
-        return taken
-
-    def give_back(self, processes: int, gpus: Sequence[str]) -> None:
-        """What :meth:`take` gave."""
-        self._free += processes
-        for name in gpus:
-            self._shares[name] += 1
-
-
 def cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -247,14 +296,49 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+@dataclass(frozen=True)
+class Mock:
+    """Simulates each run: ``law.loss(N, D)·exp(noise·z)``, z normal and seeded by the run.
 
-    Torch is asked, and only where something has imported it already.
+    It takes the place of the trainer, behind the same executors; it builds no model and reads no
+    data.
+
+    Attributes
+    ----------
+    law
+        By default Besiroglu et al. 2024.
+    noise
+        Standard deviation of ln(loss).
     """
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return []
-    count = torch.cuda.device_count()
-    named = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
-    return named[:count] if named else [str(i) for i in range(count)]
+
+    law: Law = field(default_factory=lambda: published_law("besiroglu2024"))
+    noise: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.law, Law):
+            raise InputTypeError(
+                f"law: expected a law of the loss, such as flops_fit.reference.law('hoffmann2022'); got "
+                f"{self.law!r}."
+            )
+        check_number("noise", self.noise, at_least=0)
+
+    def fingerprint(self) -> str:
+        """A hash of the law and the noise."""
+        return fingerprint_any({"law": self.law, "noise": self.noise})
+
+    def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
+        """The law's loss at the experiment's N and D."""
+        clean = float(self.law.loss(experiment.params.total, experiment.tokens))
+        z = float(np.random.default_rng(experiment.seed).standard_normal())
+        loss = clean * math.exp(self.noise * z)
+        if report is not None:
+            report(Progress(experiment.id, experiment.steps, experiment.steps, loss))
+        return Run(
+            experiment,
+            "completed",
+            loss=loss,
+            loss_se=clean * self.noise,
+            tokens=experiment.tokens,
+            flops=experiment.flops,
+            device="mock",
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import math
+import os
+import sys
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -18,32 +18,20 @@ from flops_fit.errors import InputError, SweepError
 from flops_fit.execute.executor import (
     GpusPerRun,
     Handle,
-    PerRun,
+    RemoteExecutor,
     Report,
     Resources,
-    Slots,
+    Started,
     Task,
     cores,
-    visible_gpus,
 )
-from flops_fit.execute.process import PATIENCE, Worker, fresh_processes, pack, start_worker, stop
+from flops_fit.execute.process import fresh_processes, pack, start_worker, stop
 from flops_fit.execute.worker import Setting
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 
 
-@dataclass(eq=False)
-class _Started:
-    """A running run and its slots; ``kill_at`` is set once it was cancelled."""
-
-    handle: Handle
-    worker: Worker
-    ranks: int
-    gpus: tuple[str, ...]
-    kill_at: float | None = None
-
-
-class PoolExecutor:
+class PoolExecutor(RemoteExecutor):
     """A pool of fresh processes, forked from a server that has imported torch already.
 
     Parameters
@@ -98,13 +86,9 @@ class PoolExecutor:
             check_whole("gpus", gpus, at_least=0)
         self._workers, self._threads = workers, threads
         self._gpus, self._runs_per_gpu = gpus, runs_per_gpu
-        self._per_run = PerRun(gpus_per_run or self._default_gpus, ranks_per_run)
-        self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
-        self._running: dict[Handle, _Started] = {}
-        self._numbers = itertools.count()
         self._folder: TemporaryDirectory[str] | None = None
         self._context: Any = None
-        self._report: Report = lambda progress: None
+        super().__init__(gpus_per_run or (lambda e: min(1, self._slots.gpus)), ranks_per_run)
 
     @cached_property
     def _slots(self) -> Slots:
@@ -120,22 +104,13 @@ class PoolExecutor:
         shares = self._runs_per_gpu or -(-(self._workers or 1) // len(names))
         return Slots(self._workers or len(names) * shares, names, shares)
 
-    def _default_gpus(self, experiment: Experiment) -> int:
-        return min(1, self._slots.gpus)
-
     @property
     def capacity(self) -> int:
         """How many runs go on at the same time, where each is one process."""
         return self._slots.processes
 
     def start(self, task: Task, report: Report) -> None:
-        """Write the task to a file that the workers read.
-
-        Raises
-        ------
-        InputTypeError
-            The model, data or loss cannot be sent to another process.
-        """
+        """Write the task to a file that workers read; InputTypeError where it cannot be pickled."""
         content = pack(task, "pool")
         self._folder = TemporaryDirectory(prefix="flops-fit-")
         (Path(self._folder.name) / "task").write_bytes(content)
@@ -143,14 +118,9 @@ class PoolExecutor:
         self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
-        """Queue one experiment and start it once it fits.
-
-        Raises
-        ------
-        InputError
-            It takes more processes or GPUs than the pool has.
-        """
-        needs = resources or self._usual(experiment)
+        """Queue one experiment, to start once it fits; InputError where the pool is too small."""
+        threads = self._threads or max(1, cores() // self._slots.processes)
+        needs = resources or self._per_run.resources(experiment, threads)
         for name, number, limit in (
             ("GPUs", needs.gpus, self._slots.gpus),
             ("processes", needs.size, self._slots.processes),
@@ -160,18 +130,12 @@ class PoolExecutor:
                     f"executor='pool': expected at most the {limit} {name} of this pool for a run; "
                     f"{experiment.label} asks for {number}. Ask for fewer, or use executor='slurm'."
                 )
-        handle = Handle(experiment.id, next(self._numbers))
+        handle = self._handle(experiment)
         self._queue.append((handle, experiment, needs))
         self._fill()
         return handle
 
-    def _usual(self, experiment: Experiment) -> Resources:
-        """What a run gets that does not ask for anything itself."""
-        threads = self._threads or max(1, cores() // self._slots.processes)
-        return self._per_run.resources(experiment, threads)
-
     def _fill(self) -> None:
-        """Start what fits, in the order submitted."""
         while self._queue and self._folder is not None:
             handle, experiment, needs = self._queue[0]
             gpus = self._slots.take(needs.size, needs.gpus)
@@ -187,64 +151,82 @@ class PoolExecutor:
                     f"executor='pool': no worker process could be started ({error_line(error)}). "
                     "Where processes or memory have run out, ask for fewer workers."
                 ) from error
-            self._running[handle] = _Started(handle, worker, needs.size, gpus)
+            self._running[handle] = Started(handle, experiment, worker, needs, gpus)
 
-    def poll(self, timeout: float | None = None) -> list[Run]:
-        """Pass progress on until a run has ended."""
-        until = None if timeout is None else time.monotonic() + timeout
-        ended: list[Run] = []
-        while self._running and not ended:
-            sources = {w: s for s in self._running.values() for w in s.worker.waits_for()}
-            ready = [sources[w] for w in wait(list(sources), self._seconds_left(until))]
-            for started in dict.fromkeys(ready):
-                message = started.worker.read()
-                if isinstance(message, Run):
-                    self._retire(started)
-                    if started.kill_at is None:
-                        ended.append(message)
-                elif message is not None:
-                    self._report(message)
-            self._kill_the_late()
-            self._fill()
-            if until is not None and time.monotonic() >= until:
-                break
-        return ended
+    def _look(self, until: float) -> Iterator[tuple[Started, Run]]:
+        sources = {w: s for s in self._running.values() for w in s.job.waits_for()}
+        until = min(until, *(s.deadline for s in self._running.values()))
+        left = None if until == math.inf else max(0.0, until - time.monotonic())
+        for started in dict.fromkeys(sources[w] for w in wait(list(sources), left)):
+            message = started.job.read()
+            if isinstance(message, Run):
+                yield started, message
+            elif message is not None:
+                self._report(message)
 
-    def _seconds_left(self, until: float | None) -> float | None:
-        """Seconds until something has to be done even if no worker sends anything."""
-        moments = [s.kill_at for s in self._running.values() if s.kill_at is not None]
-        moments += [] if until is None else [until]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+    def _stop(self, started: Started) -> None:
+        started.job.process.terminate()
 
-    def _kill_the_late(self) -> None:
-        for started in self._running.values():
-            if started.kill_at is not None and time.monotonic() >= started.kill_at:
-                started.worker.process.kill()
+    def _give_up(self, started: Started) -> None:
+        started.job.process.kill()
 
-    def _retire(self, started: _Started) -> None:
-        del self._running[started.handle]
-        started.worker.end()
-        self._slots.give_back(started.ranks, started.gpus)
-
-    def cancel(self, handle: Handle) -> bool:
-        """Stop one run: at once where it waits, after its step where it is under way."""
-        for queued in self._queue:
-            if queued[0] == handle:
-                self._queue.remove(queued)
-                return True
-        started = self._running.get(handle)
-        if started is None or started.kill_at is not None:
-            return False
-        started.worker.process.terminate()
-        started.kill_at = time.monotonic() + PATIENCE
-        return True
+    def _retire(self, started: Started) -> None:
+        super()._retire(started)
+        started.job.end()
+        self._slots.give_back(started.needs.size, started.gpus)
 
     def close(self) -> None:
         """Stop what is running and remove the task."""
         self._queue.clear()
-        stop([started.worker for started in self._running.values()])
+        stop([started.job for started in self._running.values()])
         for started in list(self._running.values()):
             self._retire(started)
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+
+class Slots:
+    """Slots for processes, and on each named GPU for as many runs as it has shares.
+
+    >>> slots = Slots(4, ["0", "1"], shares=2)
+    >>> slots.take(1, 1), slots.take(2, 2), slots.take(1, 1), slots.take(1, 1)
+    (('0',), ('1', '0'), ('1',), None)
+    """
+
+    def __init__(self, processes: int, gpus: Sequence[str] = (), shares: int = 1) -> None:
+        self.processes = processes
+        self._free = processes
+        self._shares = dict.fromkeys(gpus, shares)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs there are."""
+        return len(self._shares)
+
+    def take(self, processes: int, gpus: int) -> tuple[str, ...] | None:
+        """The GPUs for a run, those with most shares left; ``None`` where it does not fit."""
+        free = [name for name, shares in self._shares.items() if shares]
+        if processes > self._free or gpus > len(free):
+            return None
+        taken = tuple(sorted(free, key=lambda name: -self._shares[name])[:gpus])
+        for name in taken:
+            self._shares[name] -= 1
+        self._free -= processes
+        return taken
+
+    def give_back(self, processes: int, gpus: Sequence[str]) -> None:
+        """What :meth:`take` gave."""
+        self._free += processes
+        for name in gpus:
+            self._shares[name] += 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch sees, as CUDA_VISIBLE_DEVICES names them; none before torch is imported."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    named = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
+    return named[:count] if named else [str(i) for i in range(count)]

@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from flops_fit.errors import InputTypeError, MissingExtraError
+from flops_fit.execute.executor import PATIENCE
 from flops_fit.execute.worker import Setting, carry_out, exit_words
 from flops_fit.records import Experiment, Run
 
-PATIENCE = 20.0  # seconds for a step and a checkpoint
 WARN_BYTES = 256 * 2**20  # of a pickled task, from which on its size is warned about
 _RESTART_PAUSES = (0.1, 1.0)  # seconds in which a server to fork from that was killed is gone
 _CAUSE_DEPTH = 12  # levels that are searched for what cannot be pickled

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -19,15 +17,17 @@ from typing import Any
 from flops_fit.checks import check_whole
 from flops_fit.errors import InputError, MissingExtraError, SweepError
 from flops_fit.execute.executor import (
+    PATIENCE,
     GpusPerRun,
     Handle,
-    PerRun,
+    RemoteExecutor,
     Report,
     Resources,
+    Started,
     Task,
     cores,
 )
-from flops_fit.execute.process import PATIENCE, fresh_processes, pack, start_worker, stop
+from flops_fit.execute.process import fresh_processes, pack, start_worker, stop
 from flops_fit.execute.worker import Setting
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.5  # between looks at the progress; Ray does not cancel a long
 _DELIVERY_SECONDS = 5.0  # that the last progress of a run may take
 
 
-class RayExecutor:
+class RayExecutor(RemoteExecutor):
     """Each run is a Ray task, in a fresh process that the task forks as the pool does.
 
     Ray decides where a run happens and keeps within each machine's cores and GPUs. It does not
@@ -73,6 +73,8 @@ class RayExecutor:
     4
     """
 
+    cancel_seconds = 2 * PATIENCE
+
     def __init__(
         self,
         address: str | None = None,
@@ -86,18 +88,14 @@ class RayExecutor:
         check_whole("cpus_per_run", cpus_per_run)
         check_whole("runs_per_gpu", runs_per_gpu)
         self._address = address or os.environ.get("RAY_ADDRESS")
-        self._per_run = PerRun(gpus_per_run, ranks_per_run)
         self._cpus, self._shares = cpus_per_run, runs_per_gpu
         self._options = dict(options or {})
         self._ours = False
-        self._refs: dict[Any, tuple[Handle, Experiment]] = {}
-        self._kill_at: dict[Any, float] = {}  # of cancelled runs
-        self._numbers = itertools.count()
         self._ray: Any = None
         self._task: Any = None
         self._remote: Any = None
         self._progress: Any = None
-        self._report: Report = lambda progress: None
+        super().__init__(gpus_per_run, ranks_per_run)
 
     @property
     def capacity(self) -> int:
@@ -150,62 +148,43 @@ class RayExecutor:
         self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
-        """Hand one experiment to Ray, which starts it where it fits.
-
-        Raises
-        ------
-        InputError
-            It takes more than the cluster that was started here has.
-        """
+        """Hand one experiment to Ray; InputError where a cluster started here is too small for it."""
         run = resources or self._per_run.resources(experiment, self._cpus)
-        handle = Handle(experiment.id, next(self._numbers))
         if self._task is None:
             raise SweepError(
                 "executor='ray': expected start(task, report) before a run; got a run."
             )
-        needs = {
-            "num_cpus": run.cpus * run.size,
-            "num_gpus": run.gpus / self._shares if run.gpus == 1 else run.gpus,
-        }
-        self._check(experiment, needs)
-        ref = self._remote.options(name=experiment.label, **needs).remote(
+        cpus = run.cpus * run.size
+        gpus = run.gpus / self._shares if run.gpus == 1 else run.gpus
+        if self._ours and self._address is None:
+            total = self._ray.cluster_resources()
+            for name, number in (("CPU", cpus), ("GPU", gpus)):
+                if number > total.get(name, 0):
+                    raise InputError(
+                        f"executor='ray': expected at most the {total.get(name, 0):g} {name}s of this "
+                        f"machine for a run; {experiment.label} asks for {number:g}. Ask for fewer, "
+                        "or give the address of a larger cluster."
+                    )
+        handle = self._handle(experiment)
+        ref = self._remote.options(name=experiment.label, num_cpus=cpus, num_gpus=gpus).remote(
             self._task, experiment, Setting(run.cpus, run.size), bool(run.gpus), self._progress
         )
-        self._refs[ref] = handle, experiment
+        self._running[handle] = Started(handle, experiment, ref, run)
         return handle
 
-    def _check(self, experiment: Experiment, needs: Mapping[str, float]) -> None:
-        """A cluster that was started here does not grow."""
-        if not self._ours or self._address is not None:
-            return
-        total = self._ray.cluster_resources()
-        for name, number in (("CPU", needs["num_cpus"]), ("GPU", needs["num_gpus"])):
-            if number > total.get(name, 0):
-                raise InputError(
-                    f"executor='ray': expected at most the {total.get(name, 0):g} {name}s of this "
-                    f"machine for a run; {experiment.label} asks for {number:g}. Ask for fewer, or give "
-                    "the address of a larger cluster."
-                )
+    def _fill(self) -> None:
+        """Nothing waits here, as Ray has a queue."""
 
-    def poll(self, timeout: float | None = None) -> list[Run]:
-        """Pass progress on until a run has ended."""
-        until = None if timeout is None else time.monotonic() + timeout
-        ended: list[Run] = []
-        while self._refs and not ended:
-            left = math.inf if until is None else max(0.0, until - time.monotonic())
-            refs = list(self._refs)
-            if self._ray.wait(refs, timeout=min(_POLL_SECONDS, left))[0]:
-                ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-                for ref in ready:
-                    run = self._result(ref, self._refs.pop(ref)[1])
-                    if self._kill_at.pop(ref, None) is None:
-                        ended.append(run)
-            self._pass_on_progress()
-            for ref, moment in self._kill_at.items():
-                if time.monotonic() >= moment:
-                    self._ray.cancel(ref, force=True)
-            if until is not None and time.monotonic() >= until:
-                break
+    def _look(self, until: float) -> Iterable[tuple[Started, Run]]:
+        by_ref = {started.job: started for started in self._running.values()}
+        left = min(_POLL_SECONDS, max(0.0, until - time.monotonic()))
+        ready: list[Any] = []
+        if self._ray.wait(list(by_ref), timeout=left)[0]:
+            ready, _ = self._ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
+        ended = [(by_ref[ref], self._result(ref, by_ref[ref].experiment)) for ref in ready]
+        with suppress(self._ray.exceptions.RayError):  # runs go on without their progress
+            for progress in self._ray.get(self._progress.take.remote(), timeout=PATIENCE):
+                self._report(progress)
         return ended
 
     def _result(self, ref: Any, experiment: Experiment) -> Run:
@@ -220,34 +199,24 @@ class RayExecutor:
             return Run(experiment, "preempted", reason=f"Ray lost the run: {error_line(error)}")
         return run
 
-    def _pass_on_progress(self) -> None:
-        """Pass the progress of the runs on; where it cannot be had, they go on without."""
-        with suppress(self._ray.exceptions.RayError):
-            for progress in self._ray.get(self._progress.take.remote(), timeout=PATIENCE):
-                self._report(progress)
+    def _stop(self, started: Started) -> None:
+        self._ray.cancel(started.job, force=False)
 
-    def cancel(self, handle: Handle) -> bool:
-        """Stop one run: at once where it waits, after its step where it is under way."""
-        for ref, (known, _) in self._refs.items():
-            if known == handle and ref not in self._kill_at:
-                self._kill_at[ref] = time.monotonic() + 2 * PATIENCE
-                self._ray.cancel(ref, force=False)
-                return True
-        return False
+    def _give_up(self, started: Started) -> None:
+        self._ray.cancel(started.job, force=True)
 
     def close(self) -> None:
         """Cancel what is left, and take down what was started here."""
         if self._ray is None:
             return
-        refs = list(self._refs)
+        refs = [started.job for started in self._running.values()]
         for ref in refs:
             self._ray.cancel(ref, force=False)
         if refs:
             _, late = self._ray.wait(refs, num_returns=len(refs), timeout=2 * PATIENCE)
             for ref in late:
                 self._ray.cancel(ref, force=True)
-        self._refs.clear()
-        self._kill_at.clear()
+        self._running.clear()
         if self._progress is not None:
             self._ray.kill(self._progress)
         self._task = self._progress = None
@@ -302,8 +271,7 @@ def _carry_out_here(
 ) -> Run:
     """The run in a process that is forked for it, so that nothing of it stays for the next run.
 
-    Ray could end its worker after each task instead, and would start Python and import itself for
-    every run. The server to fork from is started once per worker.
+    Ray could end its worker after each task, but would start Python anew for every run.
     """
     import ray
 

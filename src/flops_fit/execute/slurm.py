@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +16,10 @@ from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepEr
 from flops_fit.execute.executor import (
     GpusPerRun,
     Handle,
-    PerRun,
+    RemoteExecutor,
     Report,
     Resources,
+    Started,
     Task,
     cores,
 )
@@ -33,20 +31,9 @@ from flops_fit.text import error_line
 
 _ARRAY_JOBS = 1000  # in one array: Slurm's MaxArraySize is 1001 unless a site changes it
 _MAX_JOBS = 256  # by default
-_CANCEL_SECONDS = 60.0  # Slurm kills a cancelled job after 30, by default
 
 
-@dataclass(eq=False)
-class _Live:
-    """A job of Slurm's; ``forget_at`` is set once it was cancelled."""
-
-    handle: Handle
-    experiment: Experiment
-    job: Any
-    forget_at: float | None = None
-
-
-class SlurmExecutor:
+class SlurmExecutor(RemoteExecutor):
     """Each run is a Slurm job of its own; jobs that can start together are submitted as one array.
 
     A job whose time is up ends its step, keeps a checkpoint and is queued again; it then goes on
@@ -98,6 +85,8 @@ class SlurmExecutor:
     256
     """
 
+    cancel_seconds = 60.0  # Slurm kills a cancelled job after 30, by default
+
     def __init__(
         self,
         folder: str | Path | None = None,
@@ -127,16 +116,12 @@ class SlurmExecutor:
         self.capacity = max_jobs or (max(1, cores() // cpus_per_run) if local else _MAX_JOBS)
         self._local = local
         self._time, self._partition, self._requeues = time, partition, requeues
-        self._per_run = PerRun(gpus_per_run, ranks_per_run)
         self._cpus, self._gpus_per_node = cpus_per_run, gpus_per_node
         self._keep_running = keep_running
         self._poll_seconds = poll_seconds or (0.05 if local else 2.0)
         self._options = dict(options or {})
-        self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
-        self._live: dict[str, _Live] = {}
-        self._numbers = itertools.count()
         self._task: tuple[str, str] | None = None
-        self._report: Report = lambda progress: None
+        super().__init__(gpus_per_run, ranks_per_run)
 
     def start(self, task: Task, report: Report) -> None:
         """Write the task where jobs can read it, and look up the jobs of an earlier driver.
@@ -189,33 +174,31 @@ class SlurmExecutor:
                 f"gpus_per_run: expected at most the {self._gpus_per_node} GPUs of a machine, or a multiple "
                 f"of them; {experiment.label} asks for {needs.gpus}. Set gpus_per_node=."
             )
-        handle = Handle(experiment.id, next(self._numbers))
+        handle = self._handle(experiment)
         job = self._earlier.pop(experiment.id, None)
         if job is not None and self._monitor.is_live(job):
-            self._live[job.job_id] = _Live(handle, experiment, job)
-            return handle
-        self._queue.append((handle, experiment, needs))
+            self._running[handle] = Started(handle, experiment, job, needs)
+        else:
+            self._queue.append((handle, experiment, needs))
         return handle
 
     def _fill(self) -> None:
         """Submit what fits, in order; neighbours with the same resources become one array."""
-        from submitit.helpers import clean_env
+        while self._queue and len(self._running) < self.capacity:
+            from submitit.helpers import clean_env
 
-        assert self._task is not None
-        while self._queue and len(self._live) < self.capacity:
-            slots = min(self.capacity - len(self._live), _ARRAY_JOBS)
+            assert self._task is not None
+            slots = min(self.capacity - len(self._running), _ARRAY_JOBS)
             needs = self._queue[0][2]
             batch: list[tuple[Handle, Experiment, Resources]] = []
             while self._queue and len(batch) < slots and self._queue[0][2] == needs:
                 batch.append(self._queue.popleft())
+            path = tuple(sys.path)
             try:
                 with clean_env():  # of a job that this driver may run in
                     self._submitit.update_parameters(**self._parameters(needs))
                     jobs = self._submitit.submit_array(
-                        [
-                            Job(*self._task, tuple(sys.path), experiment, needs.cpus)
-                            for _, experiment, _ in batch
-                        ]
+                        [Job(*self._task, path, e, needs.cpus) for _, e, _ in batch]
                     )
             except Exception as error:  # of sbatch, of submitit, of what the options say
                 self._queue.extendleft(reversed(batch))
@@ -224,7 +207,7 @@ class SlurmExecutor:
                     "under way go on; correct partition, time or options and call again."
                 ) from error
             for (handle, experiment, _), job in zip(batch, jobs, strict=True):
-                self._live[job.job_id] = _Live(handle, experiment, job)
+                self._running[handle] = Started(handle, experiment, job, needs)
             self._journal.add(
                 {e.id: (j.job_id, needs.size) for (_, e, _), j in zip(batch, jobs, strict=True)}
             )
@@ -234,79 +217,58 @@ class SlurmExecutor:
         minutes = math.ceil((needs.seconds or self._time * 60.0) / 60)
         nodes = math.ceil(needs.gpus / self._gpus_per_node) or 1
         tasks = needs.size // nodes
+        parameters: dict[str, Any]
         if self._local:
-            return {
+            parameters = {
                 "timeout_min": minutes,
                 "tasks_per_node": tasks,
                 "gpus_per_node": needs.gpus,
-                **self._options,
             }
-        parameters: dict[str, Any] = {
-            "time": minutes,
-            "nodes": nodes,
-            "ntasks_per_node": tasks,
-            "cpus_per_task": needs.cpus,
-            "job_name": "flops-fit",
-            "array_parallelism": self.capacity,
-        }
-        if needs.gpus:
-            parameters["gpus_per_node"] = needs.gpus // nodes
-        if self._partition is not None:
-            parameters["partition"] = self._partition
+        else:
+            parameters = {
+                "time": minutes,
+                "nodes": nodes,
+                "ntasks_per_node": tasks,
+                "cpus_per_task": needs.cpus,
+                "job_name": "flops-fit",
+                "array_parallelism": self.capacity,
+                **({"gpus_per_node": needs.gpus // nodes} if needs.gpus else {}),
+                **({"partition": self._partition} if self._partition is not None else {}),
+            }
         return {**parameters, **self._options}
 
-    def poll(self, timeout: float | None = None) -> list[Run]:
-        """Submit what is queued, then look at the results until a run has ended."""
-        until = None if timeout is None else time.monotonic() + timeout
-        ended: list[Run] = []
-        if self._queue:
-            self._fill()
-        while self._live and not ended:
-            finished = self._monitor.finished(
-                {i: (v.job, v.experiment) for i, v in self._live.items()}
-            )
-            for job_id, run in finished.items():
-                live = self._live.pop(job_id)
-                self._journal.remove(live.experiment.id)
-                if live.forget_at is None:
-                    ended.append(run)
-            for live in [v for v in self._live.values() if v.forget_at is not None]:
-                if time.monotonic() > (live.forget_at or 0.0):
-                    del self._live[live.job.job_id]
-            for progress in self._monitor.progress([v.experiment.id for v in self._live.values()]):
-                self._report(progress)
-            if self._queue and finished:
-                self._fill()
-            if ended or (until is not None and time.monotonic() >= until):
-                break
+    def _look(self, until: float) -> Iterable[tuple[Started, Run]]:
+        by_job = {started.job.job_id: started for started in self._running.values()}
+        finished = self._monitor.finished({i: (s.job, s.experiment) for i, s in by_job.items()})
+        names = [s.experiment.id for i, s in by_job.items() if i not in finished]
+        for progress in self._monitor.progress(names):
+            self._report(progress)
+        if not finished and time.monotonic() < until:
             time.sleep(self._poll_seconds)
-        return ended
+        return [(by_job[i], run) for i, run in finished.items()]
 
-    def cancel(self, handle: Handle) -> bool:
-        """Stop one run: at once where it waits, by scancel where Slurm has it."""
-        for queued in self._queue:
-            if queued[0] == handle:
-                self._queue.remove(queued)
-                return True
-        for live in self._live.values():
-            if live.handle == handle and live.forget_at is None:
-                live.forget_at = time.monotonic() + _CANCEL_SECONDS
-                self._journal.remove(handle.experiment_id)
-                self._monitor.stop(live.job)
-                return True
-        return False
+    def _stop(self, started: Started) -> None:
+        self._journal.remove(started.experiment.id)
+        self._monitor.stop(started.job)
+
+    def _give_up(self, started: Started) -> None:
+        del self._running[started.handle]
+
+    def _retire(self, started: Started) -> None:
+        super()._retire(started)
+        self._journal.remove(started.experiment.id)
 
     def close(self) -> None:
         """Cancel what is left, unless ``keep_running``; the logs of runs that failed are kept."""
         self._queue.clear()
         if self._task is not None and not self._keep_running:
-            for live in self._live.values():
-                self._monitor.stop(live.job)
-            self._monitor.wait_for_end([live.job for live in self._live.values()])
-            for live in self._live.values():
-                self._journal.remove(live.experiment.id)
+            for started in self._running.values():
+                self._monitor.stop(started.job)
+            self._monitor.wait_for_end([started.job for started in self._running.values()])
+            for started in self._running.values():
+                self._journal.remove(started.experiment.id)
             Path(self._task[0]).unlink(missing_ok=True)
-        self._live.clear()
+        self._running.clear()
         self._task = None
 
 

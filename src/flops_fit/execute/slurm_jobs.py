@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flops_fit.execute.process import PATIENCE
+from flops_fit.execute.executor import PATIENCE
 from flops_fit.execute.worker import print_in_order, run_task
 from flops_fit.files import write_atomic
 from flops_fit.records import Experiment, Run
