@@ -95,16 +95,16 @@ def fetch(dataset: Any, indices: Sequence[int]) -> list[Any]:
 class Reader:
     """Makes batches of a map-style data set.
 
-    Each sample is read with torch's, NumPy's and Python's global generators seeded from its own
-    key, and the generators are put back. Data sets with ``__getitems__`` are read a batch at a time
-    until a batch draws a random number.
+    Each sample is read as if torch's, NumPy's and Python's global generators were seeded from its own
+    key, and the generators are put back. Until a batch draws a random number, batches are read at
+    once and only checked for that, as seeding each sample costs 8 µs.
     """
 
     dataset: Any
     collate: Collate
 
     def __post_init__(self) -> None:
-        self._by_batch = callable(getattr(self.dataset, "__getitems__", None))
+        self._by_batch = True
 
     def batch(self, indices: NDArray[np.int64], keys: NDArray[np.uint64]) -> Any:
         """The samples at ``indices`` as one batch; ``None`` for no samples."""
