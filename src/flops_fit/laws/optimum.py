@@ -17,7 +17,7 @@ from flops_fit.text import format_count
 Floats = NDArray[np.float64]
 
 _NO_SURFACE = (
-    "expected a law of N and D, which has a loss; this one is N* = k_N·C^a and D* = k_D·C^b only. "
+    "expected a law with a surface, for its loss; this one is only N* = k_N·C^a and D* = k_D·C^b. "
     'Call optimal(C), or use a law such as flops_fit.reference.law("besiroglu2024").'
 )
 
