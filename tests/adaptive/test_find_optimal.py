@@ -107,8 +107,24 @@ def test_the_plan_alone_is_the_pilot(tmp_path):
     plan = adaptive(tmp_path, train=False)
     assert len(plan.budgets) == 3
     assert plan.total_flops < 0.02e18
-    named = adaptive(tmp_path, train=False, design="adaptive", compute_budgets=plan.budgets)
-    assert [e.id for e in named.experiments] == [e.id for e in plan.experiments]
+    given = adaptive(tmp_path, train=False, compute_budgets=plan.budgets)
+    assert [e.id for e in given.experiments] == [e.id for e in plan.experiments]
+
+
+def test_the_name_answers_at_ten_times_the_largest_budget_for_the_cost_of_the_grid(tmp_path):
+    budgets = [1e16, 3e16, 1e17]
+    named = {"design": "adaptive", "compute_budgets": budgets}
+    result = adaptive(tmp_path / "named", **named)
+    assert result.adaptive.spent <= 7 * sum(budgets)
+    written = Adaptive(target_compute=1e18, max_flops=7 * sum(budgets))
+    same = adaptive(tmp_path / "written", design=written)
+    assert result.steps == same.steps
+    assert [r.experiment.id for r in result.runs] == [r.experiment.id for r in same.runs]
+    pilot = adaptive(tmp_path, train=False, **named)
+    assert {e.id for e in pilot.experiments} == {
+        e.id for e in result.plan.experiments[: len(pilot)]
+    }
+    assert pilot.budgets != tuple(budgets)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +132,7 @@ def test_the_plan_alone_is_the_pilot(tmp_path):
     [
         ({"design": "adaptive"}, r"Give design=Adaptive\(target_compute=1e21, max_flops=1e19\)"),
         ({"design": "adaptive", "train": False}, r"Give design=Adaptive\(target_compute"),
+        ({"design": "adaptive", "compute_budgets": [1e16, -1]}, "positive finite numbers of FLOPs"),
         ({"half_width": -1}, "half_width: expected a positive number; got -1"),
         ({"repeats": 2}, "repeats: an adaptive design repeats runs where that tells most"),
         (

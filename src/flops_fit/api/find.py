@@ -15,7 +15,7 @@ from flops_fit.errors import InputError
 from flops_fit.execute.executor import Executor
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.plan.counting import FlopsMethod
-from flops_fit.plan.designs import Adaptive, DesignLike, Sizes, resolve_design
+from flops_fit.plan.designs import Adaptive, DesignLike, Sizes
 from flops_fit.plan.planner import check_fittable
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeLike
@@ -118,7 +118,9 @@ def find_optimal(
         budgets, as branches use them. :class:`Grid`, :class:`Tapered` and :class:`Rectangular` set their
         prior, width and numbers of sizes. :class:`Adaptive` trains a pilot, and then batches of
         the runs that narrow N* at its ``target_compute`` most; ``compute_budgets`` are then those of
-        the pilot, by default three that take 1.5 % of its ``max_flops``.
+        the pilot, by default three that take 1.5 % of its ``max_flops``. ``"adaptive"`` stands for
+        ``Adaptive(target_compute=10 * max(compute_budgets), max_flops=7 * sum(compute_budgets))``
+        with the default pilot: it spends at most what ``"grid"`` costs at the same budgets.
     progress
         Show a live view.
     training
@@ -178,12 +180,12 @@ def find_optimal(
             f"tune: {tuning_options.kind!r} needs runs that train, and simulated runs have no learning "
             "rate. Leave tune out, or give mode='local'."
         )
-    adaptive = resolve_design(design) if train and sweep.is_adaptive else None
+    adaptive = sweep.resolved_design
     plan = make_plan(sweep)
     if not train:
         return plan
     options = RunOptions(executor, output_dir, resume, progress)
-    if adaptive is None:
+    if not isinstance(adaptive, Adaptive):
         check_fittable(plan)
     tuning = None
     if tuning_options.kind != "none":

@@ -22,7 +22,7 @@ from flops_fit.mup.coordinate_check import check_coordinates
 from flops_fit.mup.parametrization import Mup, Parametrization, parametrize
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsMethod
-from flops_fit.plan.designs import Adaptive, DesignLike, Grid, Sizes, resolve_design
+from flops_fit.plan.designs import Adaptive, Design, DesignLike, Grid, Sizes, resolve_design
 from flops_fit.plan.experiments import ExperimentFactory
 from flops_fit.plan.findings import code_findings, data_findings, settle_labels
 from flops_fit.plan.planner import EXAMPLE_SAMPLES, Planner, check_budgets, make_counter
@@ -113,18 +113,18 @@ class Sweep:
         if self.batch_size != "auto":
             expected = "a positive whole number or 'auto'"
             check_whole("batch_size", self.batch_size, expected=expected)
-        if self.is_adaptive:
+        if isinstance(self.resolved_design, Adaptive):
             check_adaptive(self.sizes, self.repeats, self.training.branch)
-        else:
-            resolve_design(self.design)
         for name in ("dataset", "eval_dataset"):
             if (given := getattr(self, name)) is not None:
                 check_dataset_type(given, name)
 
     @property
-    def is_adaptive(self) -> bool:
-        """Whether the sweep chooses its runs as it goes."""
-        return isinstance(self.design, Adaptive) or self.design == Adaptive.kind
+    def resolved_design(self) -> Design:
+        """The design; budgets decide what ``"adaptive"`` stands for."""
+        if self.design == Adaptive.kind and self.compute_budgets is not None:
+            return resolve_design(self.design, check_budgets(self.compute_budgets))
+        return resolve_design(self.design)
 
     @property
     def mock(self) -> Mock | None:
@@ -223,15 +223,11 @@ def make_plan(sweep: Sweep) -> SweepPlan:
 
 def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | None, Grid]:
     """The budgets, the sizes where they are known, and the design where they are not."""
-    if not sweep.is_adaptive:
-        design = resolve_design(sweep.design)
-        assert isinstance(design, Grid)
-        return check_budgets(sweep.compute_budgets), sweep.sizes, design
-    given = sweep.compute_budgets
-    if given is None:
-        adaptive = resolve_design(sweep.design)  # the name alone is refused: it has no max_flops
-        assert isinstance(adaptive, Adaptive)
-        given = pilot_budgets(adaptive.max_flops)
+    design, given = sweep.resolved_design, sweep.compute_budgets
+    if not isinstance(design, Adaptive):
+        return check_budgets(given), sweep.sizes, design
+    if given is None or sweep.design == Adaptive.kind:  # the name takes them for those of a grid
+        given = pilot_budgets(design.max_flops)
     budgets = check_budgets(given)
     return budgets, pilot_sizes(spec, budgets) if sweep.sizes is None else sweep.sizes, Grid()
 

@@ -19,6 +19,7 @@ from flops_fit.text import format_count
 Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
 
 TAPER = (12, 9, 6, 4, 2)  # sizes of five budgets, the smallest budget first
+_TARGET_FACTOR = 10  # from the largest budget to the target that "adaptive" answers for
 
 
 @dataclass(frozen=True)
@@ -224,13 +225,16 @@ DESIGNS: Mapping[str, type[Design]] = {d.kind: d for d in (Grid, Tapered, Rectan
 _DEFAULTS: Mapping[str, Design] = {d.kind: d for d in (Grid(), Tapered(), Rectangular())}
 
 
-def resolve_design(design: Any) -> Design:
-    """The design that a name stands for, with its defaults.
+def resolve_design(design: Any, budgets: Sequence[float] | None = None) -> Design:
+    """The design that a name stands for.
+
+    ``"adaptive"`` gives the answer at ten times the largest of ``budgets``, for what the default grid
+    of these budgets costs at most.
 
     Raises
     ------
     InputError, InputTypeError
-        It is no design; or ``"adaptive"``, which needs a target and what it may spend.
+        It is no design, or ``"adaptive"`` without budgets.
     """
     if isinstance(design, Design):
         return design
@@ -238,12 +242,18 @@ def resolve_design(design: Any) -> Design:
         names = ", ".join(f"{d.__name__}(...)" for d in DESIGNS.values())
         raise InputTypeError(f"design: expected a name or one of {names}; got {design!r}.")
     check_choice("design", design, DESIGNS)
-    if design == Adaptive.kind:
+    if design != Adaptive.kind:
+        return _DEFAULTS[design]
+    if not budgets:
         raise InputError(
-            "design: an adaptive design needs to know what run the answer is for, and what the sweep "
-            "may spend. Give design=Adaptive(target_compute=1e21, max_flops=1e19)."
+            "design: 'adaptive' needs the target of the answer and what the sweep may spend. "
+            "Give design=Adaptive(target_compute=1e21, max_flops=1e19), or compute_budgets= of a grid."
         )
-    return _DEFAULTS[design]
+    sizes = Grid.sizes_per_budget
+    assert isinstance(sizes, int)
+    return Adaptive(
+        target_compute=_TARGET_FACTOR * max(budgets), max_flops=sizes * math.fsum(budgets)
+    )
 
 
 def grid_sizes(
