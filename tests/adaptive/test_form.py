@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flops_fit.adaptive.criterion import Criterion
-from flops_fit.adaptive.form import Form, fit_and_form, form_of
+from flops_fit.adaptive.criterion import Criterion, Form, fit_and_form, form_of
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law

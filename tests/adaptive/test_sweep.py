@@ -59,17 +59,16 @@ def test_exchange_finds_the_best_of_all_choices():
     criterion = Criterion.of_fit(quick_fit(grid_runs(truth()), FLOPS), TARGET)
     few = replace(criterion, information=np.diag([4.0, 0.25, 0.25, 16.0, 16.0, 2.0, 1e6, 1e6]))
     budgets = np.array([1e18, 1e19, 1e20])
-    N, C = lattice(np.asarray(criterion.law.optimal(budgets).params), budgets)
+    N, C = lattice(np.asarray(criterion.evidence.law.optimal(budgets).params), budgets)
     runs = Candidates.of_any_size(N, C, FLOPS).pick(np.arange(0, 27, 3))
     picked = exchange(few, runs, 3, 2.2e20)
-    rows = few.rows(runs)
     best = min(
-        few.after(rows[list(choice)])
+        few.after(runs.pick(list(choice)))
         for choice in itertools.combinations_with_replacement(range(9), 3)
         if np.sum(runs.flops[list(choice)]) <= 2.2e20
     )
     assert np.sum(runs.flops[picked]) <= 2.2e20
-    assert few.after(rows[picked]) == pytest.approx(best, rel=0.02)
+    assert few.after(runs.pick(picked)) == pytest.approx(best, rel=0.02)
 
 
 def test_a_proposal_keeps_to_its_budget_and_narrows_the_interval():
@@ -135,14 +134,16 @@ def test_a_sweep_finds_a_known_optimum_for_a_fraction_of_the_uniform_grid(law, o
     assert abs(error) < 2 * np.log1p(found.half_width)
     assert found.check is not None
     assert found.check.passed
-    dearest = np.sort(found.runs.flops)[-3:]
-    assert np.mean(found.check.flops) <= np.mean(dearest)
+    largest = np.sort(found.runs.flops)[-3:]
+    assert np.mean(found.check.flops) <= np.mean(largest)
 
 
 def test_a_pilot_far_beside_the_optimum_goes_towards_it():
     law = truth()
     found = sweep(Simulated(law), off=40.0)
-    assert any("sizes, which go on below" in line for line in found.steps)
+    assert any(
+        "the optimum lies below the sizes, which are extended" in line for line in found.steps
+    )
     assert found.optimal_params == pytest.approx(law.optimal(TARGET).params, rel=0.3)
 
 
@@ -190,8 +191,8 @@ def test_prices_below_cost_are_what_a_batch_pays():
     assert runs.pick([0]).cost == 2e18
 
 
-def test_a_pilot_dearer_than_what_may_be_spent_is_refused_before_it_runs():
+def test_a_pilot_more_expensive_than_what_may_be_spent_is_refused_before_it_runs():
     oracle = Simulated(truth())
-    with pytest.raises(InputError, match="max_flops: expected more than the pilot takes, 5e"):
+    with pytest.raises(InputError, match="max_flops: expected more than the pilot costs, 5e"):
         sweep(oracle, max_flops=1e18, pilot_budgets=(1e18,))
     assert not oracle.asked

@@ -5,9 +5,9 @@ from a pilot to an answer with any :class:`Oracle` that makes the runs.
 """
 
 from flops_fit.adaptive.candidates import Candidates, Oracle
-from flops_fit.adaptive.form import Check, Form
+from flops_fit.adaptive.criterion import Form
 from flops_fit.adaptive.propose import Proposal, next_experiments
-from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
+from flops_fit.adaptive.sweep import AdaptiveResult, Check, run_adaptive
 
 __all__ = [
     "AdaptiveResult",

@@ -69,8 +69,7 @@ class Candidates:
             values = np.empty(0)
         if values.ndim != 2 or values.shape[1] != 2 or not np.all(values > 0):
             raise InputError(
-                "candidates: expected pairs (N, D) of positive numbers, as many as there are runs to "
-                f"choose from; got {rows!r}."
+                f"candidates: expected pairs (N, D) of positive numbers, one a run; got {rows!r}."
             )
         C = np.asarray(flops(values[:, 0])) * values[:, 1]
         return cls(values[:, 0], values[:, 1], C, C, repeats)
@@ -126,18 +125,10 @@ class Oracle(Protocol):
 
 @dataclass
 class Experimenter:
-    """Makes each run an exact :class:`~flops_fit.records.Experiment` and carries it out.
+    """The oracle that trains: makes each run an exact experiment and carries it out.
 
-    Attributes
-    ----------
-    factory
-        The plan's: sizes, FLOPs, whole steps, seeds.
-    flops
-        F(N).
-    carry_out
-        From all experiments so far to their runs, in order; finished ones are not run again.
-    sizes
-        The sizes that may be used; by default whatever the model's constructor accepts.
+    ``carry_out`` takes all experiments so far and does not run finished ones again. ``sizes`` are those
+    that may be used; by default whatever the model's constructor accepts.
     """
 
     factory: ExperimentFactory
@@ -163,9 +154,8 @@ class Experimenter:
             key = (float(experiment.params.total), float(experiment.tokens))
             self._known[key] = (C, size)
             rows[key] = (experiment.flops, C)
-        N, D = (np.array([key[i] for key in rows]) for i in (0, 1))
-        cost, tier = (np.array([row[i] for row in rows.values()]) for i in (0, 1))
-        return Candidates(N, D, cost, tier)
+        values = np.array([(*key, *row) for key, row in rows.items()]).reshape(-1, 4)
+        return Candidates(*values.T)
 
     def run(self, chosen: Candidates) -> Sequence[float]:
         """The losses; NaN for a run that did not complete."""
@@ -174,18 +164,16 @@ class Experimenter:
             self.experiments.append(self.factory.make(budget, size, self._repeats[pair]))
             self._repeats[pair] += 1
         self.runs = list(self.carry_out(self.experiments))
-        return [
-            run.loss if run.state == "completed" and run.loss is not None else float("nan")
-            for run in self.runs[-len(chosen) :]
-        ]
+        latest = self.runs[-len(chosen) :]
+        losses = (run.loss if run.state == "completed" else None for run in latest)
+        return [float("nan") if loss is None else loss for loss in losses]
 
     def _nearest(self, params: float) -> Any:
         spec = self.factory.spec
         if self.sizes is None:
             near = spec.nearest(params)
             return None if near is None else near[0]
-        away = [abs(np.log(spec.require(s).total / params)) for s in self.sizes]
-        return self.sizes[int(np.argmin(away))]
+        return min(self.sizes, key=lambda s: abs(np.log(spec.require(s).total / params)))
 
 
 def lattice(centre: Floats, budgets: Floats) -> tuple[Floats, Floats]:
@@ -221,17 +209,12 @@ def pilot_budgets(max_flops: float) -> tuple[float, ...]:
 def pilot_grid(
     budgets: Sequence[float], centre: Callable[[float], float] | None = None
 ) -> tuple[Floats, Floats]:
-    """N and C of the pilot: five, four and three sizes at its budgets, ×6 either way of a guess.
-
-    N* is guessed at twenty tokens a parameter, √(C/120), or by ``centre``.
-    """
+    """N and C of the pilot: 5, 4 and 3 sizes from N*/6 to 6·N*, by ``centre`` or at D = 20·N."""
     guess = centre or (lambda C: float(np.sqrt(C / 120)))
-    N, C = [], []
-    for i, budget in enumerate(sorted(budgets)):
-        count = _PILOT_SIZES[min(i, len(_PILOT_SIZES) - 1)]
-        N.append(guess(budget) * np.geomspace(1 / _PILOT_RANGE, _PILOT_RANGE, count))
-        C.append(np.full(count, budget))
-    return np.concatenate(N), np.concatenate(C)
+    counts = [_PILOT_SIZES[min(i, len(_PILOT_SIZES) - 1)] for i in range(len(budgets))]
+    C = np.repeat(np.array(sorted(budgets), dtype=np.float64), counts)
+    factors = [np.geomspace(1 / _PILOT_RANGE, _PILOT_RANGE, count) for count in counts]
+    return np.array([guess(c) for c in C.tolist()]) * np.concatenate(factors), C
 
 
 def pilot_sizes(spec: ModelSpec, budgets: Sequence[float]) -> dict[float, list[Any]] | None:
@@ -246,8 +229,8 @@ def pilot_sizes(spec: ModelSpec, budgets: Sequence[float]) -> dict[float, list[A
     if not all(sizes.values()):
         least = min(b for b, fitting in sizes.items() if not fitting)
         raise PlanError(
-            f"max_flops: the pilot's budget of {least:.3g} FLOPs suits no size of the model. Give "
-            "more max_flops, or compute_budgets for the pilot."
+            f"max_flops: no size of the model fits the pilot's budget of {least:.3g} FLOPs. Give more "
+            "max_flops, or compute_budgets for the pilot."
         )
     return sizes
 
@@ -261,8 +244,8 @@ def check_adaptive(sizes: Any, repeats: int, branch: bool) -> None:
         )
     if repeats != 1:
         raise InputError(
-            f"repeats: an adaptive design repeats runs where that tells most; got {repeats!r}. "
-            "Leave it out."
+            "repeats: an adaptive design repeats runs itself where that narrows the interval most; "
+            f"got {repeats!r}. Leave it out."
         )
     if branch:
         raise InputError(
@@ -286,8 +269,8 @@ def off_centre(evidence: Evidence) -> Side:
         return "below" if np.mean(low) > 0.5 else "above"
     budgets = np.array([runs.budget[b][0] for b, _ in sizes])
     best = np.log(np.asarray(evidence.law.optimal(budgets, evidence.flops).params))
-    below = np.mean([best[i] < np.min(x) for i, (_, x) in enumerate(sizes)])
-    above = np.mean([best[i] > np.max(x) for i, (_, x) in enumerate(sizes)])
+    below = np.mean([n < np.min(x) for n, (_, x) in zip(best, sizes, strict=True)])
+    above = np.mean([n > np.max(x) for n, (_, x) in zip(best, sizes, strict=True)])
     if max(below, above) < 0.5:
         return ""
     return "below" if below > above else "above"
@@ -295,10 +278,8 @@ def off_centre(evidence: Evidence) -> Side:
 
 def beyond_edge(runs: RunTable, side: Side) -> tuple[Floats, Floats]:
     """N and C of two sizes beyond the edge at each of the three smallest budgets."""
-    N, C = [], []
-    for budget in np.unique(runs.budget)[:3]:
-        sizes = runs.params[runs.budget == budget]
-        for factor in _BEYOND_EDGE:
-            N.append(np.min(sizes) / factor if side == "below" else np.max(sizes) * factor)
-            C.append(float(budget))
-    return np.array(N), np.array(C)
+    budgets = np.unique(runs.budget)[:3]
+    sizes = [runs.params[runs.budget == budget] for budget in budgets]
+    factors = np.array(_BEYOND_EDGE)
+    N = [np.min(n) / factors if side == "below" else np.max(n) * factors for n in sizes]
+    return np.concatenate(N), np.repeat(budgets, len(factors))

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.adaptive.candidates import Candidates, around
-from flops_fit.adaptive.criterion import Criterion, exchange
-from flops_fit.adaptive.form import Form, fit_and_form
+from flops_fit.adaptive.criterion import Criterion, Form, exchange, fit_and_form
 from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.fit import Fit
@@ -18,14 +17,12 @@ from flops_fit.fit.solver import BoundKind
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
 
-Floats = NDArray[np.float64]
-
 MOST_EXTRAPOLATION = 10.0  # between a run's FLOPs and the largest so far: the law is unknown there
 _ENOUGH_GAIN = 0.9  # of what the whole spend would gain; the rest is not worth its FLOPs
 _AT_OPTIMUM = np.log(1.3)  # of candidates
 _NEAR_OPTIMUM = np.log(1.6)  # of runs that were made
 _TIER = np.log(2.0) / 2  # runs of FLOPs this close count as one budget
-_LARGEST_SHARE = 6.0  # one run costs at most this part of a budget
+LARGEST_SHARE = 6.0  # one run costs at most a sixth of a budget, or of all that is spent by then
 SPENDS = (0.3, 1.0, 3.0, 10.0)  # of a spend, for which `buys` is given
 
 
@@ -64,12 +61,14 @@ class Proposal:
 
 def described(runs: Sequence[dict[str, float]]) -> str:
     """Runs in words: how many, their FLOPs and their sizes."""
-    C = [r["flops"] for r in runs]
-    N = sorted({format_count(r["params"]) for r in runs}, key=lambda t: (len(t), t))
-    sizes = ", ".join(N[:-1]) + f" and {N[-1]}" if 1 < len(N) <= 4 else ""
-    if not sizes:
-        low, high = min(r["params"] for r in runs), max(r["params"] for r in runs)
-        sizes = format_count(low) if len(N) == 1 else f"{format_count(low)} to {format_count(high)}"
+    C, N = ([r[name] for r in runs] for name in ("flops", "params"))
+    names = sorted({format_count(n) for n in N}, key=lambda t: (len(t), t))
+    if len(names) == 1:
+        sizes = names[0]
+    elif len(names) <= 4:
+        sizes = f"{', '.join(names[:-1])} and {names[-1]}"
+    else:
+        sizes = f"{format_count(min(N))} to {format_count(max(N))}"
     span = f"{min(C):.2g}" if max(C) < 1.05 * min(C) else f"{min(C):.2g} to {max(C):.2g}"
     return f"{len(runs)} run{'s' * (len(runs) > 1)} at {span} FLOPs, N = {sizes}"
 
@@ -91,29 +90,27 @@ def best_batch(
 ) -> list[int]:
     """Positions of a batch of least variance of ln N* for at most ``spend``.
 
-    It tries several largest budgets, because an exchange that begins with expensive runs may have
-    nothing left for cheap ones. It takes the cheapest batch that reaches ``goal``, a half-width, or
-    nine tenths of what the whole spend gains. ``bottom`` of the runs lie near N*, where the
-    criterion gains nothing and a wrong form shows.
+    The cheapest that reaches ``goal``, a half-width, or nine tenths of what the whole spend gains.
+    ``bottom`` of the runs lie near N*, where the criterion gains nothing and a wrong form shows.
     """
+    # An exchange that begins with expensive runs may have nothing left for cheap ones.
     tops = np.unique(runs.budget[runs.prices <= spend])
     tops = tops[np.unique(np.linspace(0, len(tops) - 1, min(len(tops), 7)).astype(int))]
-    base = np.log(criterion.variance)
     batches: list[tuple[float, float, list[int]]] = []
-    for share in (0.125, 0.25, 0.5, 1.0) if len(tops) else ():
-        limit = spend * share
+    for limit in (spend * share for share in (0.125, 0.25, 0.5, 1.0)):
         kept = _near_optimum(criterion, runs, limit / 8, bottom)
         for top in tops:
-            inside = np.flatnonzero((runs.budget <= top) & (runs.prices <= limit))
-            inside = np.union1d(inside, np.array(kept, dtype=np.intp))
+            affordable = np.flatnonzero((runs.budget <= top) & (runs.prices <= limit))
+            inside = np.union1d(affordable, np.array(kept, dtype=np.intp))
             if not len(inside):
                 continue
-            fixed = tuple(int(np.flatnonzero(inside == i)[0]) for i in kept)
+            fixed = tuple(int(i) for i in np.searchsorted(inside, kept))
             picked = inside[exchange(criterion, runs.pick(inside), batch, limit, fixed)]
-            after = criterion.after(criterion.rows(runs.pick(picked)))
-            batches.append((float(np.sum(runs.prices[picked])), after, picked.tolist()))
+            chosen = runs.pick(picked)
+            batches.append((chosen.cost, criterion.after(chosen), picked.tolist()))
     if not batches:
         return []
+    base = np.log(criterion.variance)
     most = max(base - np.log(after) for _, after, _ in batches)
     enough = [
         (cost, picked)
@@ -128,36 +125,29 @@ def _near_optimum(criterion: Criterion, runs: Candidates, limit: float, wanted: 
     """Runs near the fitted optimum, of the largest budgets within ``limit`` that have fewest."""
     if not wanted:
         return []
-    near = np.abs(criterion.distance(runs.params, runs.flops)) < _AT_OPTIMUM
+    near = np.abs(criterion.distance(runs)) < _AT_OPTIMUM
     possible = np.flatnonzero(near & (runs.prices <= limit))
-    if not len(possible):
-        return []
     known, C = criterion.evidence.runs, runs.flops[possible]
-    done = known.flops[np.abs(criterion.distance(known.params, known.flops)) < _NEAR_OPTIMUM]
-    counts = np.array([np.sum(np.abs(np.log(done / c)) < _TIER) for c in C])
-    order = np.lexsort((-C, counts))
-    return [int(i) for i in possible[order[:wanted]]]
+    done = known.flops[np.abs(criterion.distance(known)) < _NEAR_OPTIMUM]
+    counts = [np.sum(np.abs(np.log(done / c)) < _TIER) for c in C]
+    return [int(i) for i in possible[np.lexsort((-C, counts))[:wanted]]]
 
 
 def buys(
     criterion: Criterion, spends: Sequence[float], runs: Candidates
 ) -> tuple[tuple[float, float], ...]:
-    """What FLOPs more would give: pairs of FLOPs and the half-width, relative.
-
-    The design says by what part runs narrow the interval: the fit's own interval may be wider than
-    the design's.
-    """
+    """What FLOPs more would give: pairs of FLOPs and the half-width, relative."""
     out = []
+    # The fit's own interval may be wider than the design's, which says by what part runs narrow it.
     now, before = criterion.half_width, criterion.half_width_of(criterion.variance)
     wider = now / before if np.isfinite(now) else 1.0
     most = 2 * len(criterion.evidence.runs)
     for spend in spends:
-        inside = runs.pick(runs.flops <= spend / _LARGEST_SHARE)
+        inside = runs.pick(runs.flops <= spend / LARGEST_SHARE)
         if not len(inside):
             continue
         picked = best_batch(criterion, inside, most, spend)
-        variance = criterion.after(criterion.rows(inside.pick(picked)))
-        after = criterion.half_width_of(variance, len(picked))
+        after = criterion.half_width_of(criterion.after(inside.pick(picked)), len(picked))
         out.append((float(spend), float(np.expm1(wider * min(after, before)))))
     return tuple(out)
 
@@ -219,8 +209,8 @@ def next_experiments(
     evidence, form = fit_and_form(table, fit.flops, target_compute)
     if any(b.kind is BoundKind.VANISHED for b in evidence.solution.bounds):
         raise FitError(
-            "expected a fit with an optimum to plan around; a term of its law vanished. Add runs "
-            "of smaller and larger sizes at each budget first."
+            "expected a fit with an optimum to plan around; a term of its law vanished. Add runs of "
+            "smaller and larger sizes at each budget first."
         )
     criterion = Criterion.of_fit(evidence, target_compute, form.drift)
     if candidates is None:
@@ -234,14 +224,13 @@ def next_experiments(
     picked = best_batch(criterion, choice, int(batch), budget_flops, bottom=int(batch) // 6)
     if not picked:
         raise InputError(
-            f"budget_flops: expected enough for one run at least; {budget_flops:.3g} FLOPs are less "
-            "than each candidate costs. Give a larger budget or cheaper candidates."
+            f"budget_flops: expected enough for one run; {budget_flops:.3g} FLOPs are less than each "
+            "candidate costs. Give a larger budget or cheaper candidates."
         )
     chosen = choice.pick(picked)
-    now, variance = criterion.half_width, criterion.after(criterion.rows(chosen))
-    shrink = criterion.half_width_of(variance, len(picked)) / criterion.half_width_of(
-        criterion.variance
-    )
+    now, half_width_of = criterion.half_width, criterion.half_width_of
+    after = half_width_of(criterion.after(chosen), len(picked))
+    shrink = after / half_width_of(criterion.variance)
     return Proposal(
         runs=chosen.to_dicts(),
         cost=chosen.cost,

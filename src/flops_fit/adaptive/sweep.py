@@ -7,21 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flops_fit.adaptive.candidates import (
-    Candidates,
-    Oracle,
-    around,
-    beyond_edge,
-    off_centre,
-    pilot_grid,
-    table_of,
-)
-from flops_fit.adaptive.candidates import (
-    pilot_budgets as default_budgets,
-)
-from flops_fit.adaptive.criterion import Criterion
-from flops_fit.adaptive.form import Check, Form, check_predictions, fit_and_form
+from flops_fit.adaptive import candidates
+from flops_fit.adaptive.candidates import Candidates, Oracle, around
+from flops_fit.adaptive.criterion import Criterion, Form, fit_and_form
 from flops_fit.adaptive.propose import (
+    LARGEST_SHARE,
     MOST_EXTRAPOLATION,
     SPENDS,
     best_batch,
@@ -40,9 +30,42 @@ _MOST_STEPS = 40
 _MOST_EXPLORATIONS = 4
 _FEWEST_RUNS = 7
 _FEWEST_DOF = 8  # before an interval may end the sweep
-_LARGEST_SHARE = 6.0  # one run costs at most this part of all that is spent by then
 _GROWTH = 0.5  # what a batch may cost, relative to all that was spent before it
 _LEAST_GAIN = 0.01  # a batch that narrows the interval by less does not help
+_CHECKED_RUNS = 3
+_MOST_RMS = 2.0  # the rms of three normal errors exceeds this once in 130
+
+
+@dataclass(frozen=True)
+class Check:
+    """The three most expensive runs, compared with the predictions made before they ran.
+
+    Attributes
+    ----------
+    flops
+        Of each run.
+    errors
+        ln(L/predicted) of each.
+    scaled
+        The same in standard deviations, of the run's noise and the prediction together.
+    """
+
+    flops: tuple[float, ...]
+    errors: tuple[float, ...]
+    scaled: tuple[float, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether noise explains the errors."""
+        return float(np.sqrt(np.mean(np.square(self.scaled)))) < _MOST_RMS
+
+    def __str__(self) -> str:
+        errors = ", ".join(f"{100 * e:+.2g} %" for e in self.errors)
+        verdict = "as noise explains" if self.passed else "more than noise: the form may be wrong"
+        return (
+            f"check: {len(self.errors)} runs of up to {max(self.flops):.2g} FLOPs differ from their "
+            f"predictions by {errors}: {verdict}"
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +146,7 @@ class _Sweep:
         self.losses += losses
 
     def fit(self) -> tuple[Evidence, Form]:
-        table = table_of(self.batches, self.losses)
+        table = candidates.table_of(self.batches, self.losses)
         if len(table) < _FEWEST_RUNS:
             raise FitError(
                 f"expected seven runs with a loss at least to plan on; got {len(table)}. See why the "
@@ -140,15 +163,15 @@ class _Sweep:
 
     def explore(self, evidence: Evidence) -> bool:
         """Add sizes beyond the edge if the optimum lies there; whether any were added."""
-        side = off_centre(evidence)
+        side = candidates.off_centre(evidence)
         if not side:
             return False
-        sizes = self.oracle.candidates(*beyond_edge(evidence.runs, side))
+        sizes = self.oracle.candidates(*candidates.beyond_edge(evidence.runs, side))
         batch = self.fresh(sizes.distinct())
         if not len(batch) or self.spent + batch.cost > self.design.max_flops:
             return False
         self.tell(
-            f"the optimum is not inside the sizes, which go on {side}: {described(batch.to_dicts())}"
+            f"the optimum lies {side} the sizes, which are extended: {described(batch.to_dicts())}"
         )
         self.run(batch)
         return True
@@ -175,7 +198,7 @@ class _Sweep:
             if not picked:
                 continue
             batch = choice.pick(picked)
-            after = criterion.after(criterion.rows(batch))
+            after = criterion.after(batch)
             if after <= now * (1 - _LEAST_GAIN) ** 2:
                 break
         else:
@@ -191,19 +214,31 @@ class _Sweep:
 
     def choice(self, evidence: Evidence, spend: float) -> Candidates:
         C, most = evidence.runs.flops, self.design.top
-        top = min(
-            most, MOST_EXTRAPOLATION * float(np.max(C)), (self.spent + spend) / _LARGEST_SHARE
-        )
+        affordable = (self.spent + spend) / LARGEST_SHARE
+        top = min(most, MOST_EXTRAPOLATION * float(np.max(C)), affordable)
         # On one ladder for the whole sweep, so that budgets gather runs.
         top = most * 2.0 ** np.floor(np.log2(top / most) + 1e-9)
         return self.oracle.candidates(*around(evidence, min(float(np.min(C)), top), top))
+
+    def check(self) -> Check | None:
+        """The check on the three most expensive runs with a prediction; ``None`` if there are fewer."""
+        C = np.concatenate([batch.flops for batch in self.batches])
+        level, sd = np.array(self.predicted).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = np.log(np.asarray(self.losses)) - level
+        known = np.flatnonzero(np.isfinite(error))
+        if len(known) < _CHECKED_RUNS:
+            return None
+        top = known[np.argsort(-C[known], kind="stable")[:_CHECKED_RUNS]]
+        columns = C[top], error[top], error[top] / sd[top]
+        return Check(*(tuple(column.tolist()) for column in columns))
 
     def result(self) -> AdaptiveResult:
         evidence, form = self.fit()
         target = self.design.target_compute
         criterion = Criterion.of_fit(evidence, target)
         half, span = criterion.half_width, criterion.interval
-        check = check_predictions(self.losses, self.predicted, self.batches)
+        check = self.check()
         if check is not None:
             self.tell(str(check))
         self.tell(str(form))
@@ -269,11 +304,11 @@ def run_adaptive(
         The pilot alone costs more than may be spent; nothing was run.
     """
     sweep = _Sweep(oracle, design, say)
-    grid = pilot_grid(pilot_budgets or default_budgets(design.max_flops), centre)
-    pilot = oracle.candidates(*grid).distinct()
+    budgets = pilot_budgets or candidates.pilot_budgets(design.max_flops)
+    pilot = oracle.candidates(*candidates.pilot_grid(budgets, centre)).distinct()
     if pilot.cost > design.max_flops:
         raise InputError(
-            f"max_flops: expected more than the pilot takes, {pilot.cost:.3g} FLOPs; got "
+            f"max_flops: expected more than the pilot costs, {pilot.cost:.3g} FLOPs; got "
             f"{design.max_flops:.3g}. Give more, or a pilot of smaller budgets."
         )
     share = pilot.cost / design.max_flops
