@@ -15,7 +15,17 @@ from flops_fit.report.figures import (
     report_data,
     save_figures,
 )
-from flops_fit.report.isoflop import draw_isoflop, draw_surface, isoflop_data, surface_data
+from flops_fit.report.isoflop import (
+    backtest_data,
+    draw_backtest,
+    draw_isoflop,
+    draw_residual_map,
+    draw_residuals,
+    draw_surface,
+    isoflop_data,
+    residuals_data,
+    surface_data,
+)
 from flops_fit.report.optima import (
     approaches_data,
     draw_approaches,
@@ -25,13 +35,6 @@ from flops_fit.report.optima import (
     tokens_data,
 )
 from flops_fit.report.page import SECTIONS, Section, write_report
-from flops_fit.report.residuals import (
-    backtest_data,
-    draw_backtest,
-    draw_residual_map,
-    draw_residuals,
-    residuals_data,
-)
 from flops_fit.report.style import text_as_text
 from flops_fit.report.table import answer_card, answer_in_words, approaches_table, chinchilla_table
 from flops_fit.report.tuning import batch_data, collapse_data, draw_collapse, draw_trials, rate_data

@@ -12,26 +12,9 @@ from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report.isoflop import draw_isoflop, draw_surface, isoflop_data, surface_data
-from flops_fit.report.optima import (
-    OptimalPath,
-    approaches_data,
-    draw_approaches,
-    draw_optimum,
-    loss_data,
-    optimal_path,
-    params_data,
-    tokens_data,
-)
-from flops_fit.report.residuals import (
-    backtest_data,
-    draw_backtest,
-    draw_residual_map,
-    draw_residuals,
-    residuals_data,
-)
-from flops_fit.report.style import FigureData, new_figure, set_margins, text_as_text
-from flops_fit.report.tuning import batch_data, collapse_data, draw_collapse, draw_trials, rate_data
+from flops_fit.report import isoflop, optima, style
+from flops_fit.report import tuning as trials
+from flops_fit.report.style import FigureData
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -72,9 +55,9 @@ class ReportData:
     collapse: Collapse | None = None
 
     @cached_property
-    def paths(self) -> dict[str, OptimalPath]:
+    def paths(self) -> dict[str, optima.OptimalPath]:
         """N*, D* and the loss over compute, predicted once for all figures."""
-        return optimal_path(self.fit, self.level)
+        return optima.optimal_path(self.fit, self.level)
 
     @cached_property
     def drawn(self) -> tuple[Drawn, ...]:
@@ -96,16 +79,10 @@ def report_data(
 ) -> ReportData:
     """What to show, with predictions at each budget of the fitted runs unless others are given."""
     rows = predictions or [fit.predict(float(b), level) for b in sorted(set(fit.runs.budget))]
+    findings, facts = (*fit.diagnostics, *diagnostics), dict(provenance or {})
+    title = title or ReportData.title
     return ReportData(
-        fit,
-        level,
-        tuple(rows),
-        (*fit.diagnostics, *diagnostics),
-        tuple(runs),
-        dict(provenance or {}),
-        title or ReportData.title,
-        tuning,
-        collapse,
+        fit, level, tuple(rows), findings, tuple(runs), facts, title, tuning, collapse
     )
 
 
@@ -139,92 +116,92 @@ FIGURES: tuple[FigureKind, ...] = (
         "Loss against size at each budget",
         "Points are runs, each curve is the fitted law at one budget. If the form of the law is right, "
         "its optimum (★) and the minimum of a parabola through the runs (◇) lie close together.",
-        lambda m: isoflop_data(m.fit),
-        draw_isoflop,
+        lambda m: isoflop.isoflop_data(m.fit),
+        isoflop.draw_isoflop,
     ),
     FigureKind(
         "loss",
         "Loss over compute",
         "The loss at the optimum. Beyond the runs the prediction rests on the form of the law, and the "
         "interval holds only if that form does. The best of several runs is low partly by luck.",
-        lambda m: loss_data(m.fit, m.level, m.paths["expected_loss"]),
-        draw_optimum,
+        lambda m: optima.loss_data(m.fit, m.level, m.paths["expected_loss"]),
+        optima.draw_optimum,
     ),
     FigureKind(
         "params",
         "Optimal parameters over compute",
         "How large a model to train with each budget.",
-        lambda m: params_data(m.fit, m.level, m.paths["optimal_params"]),
-        draw_optimum,
+        lambda m: optima.params_data(m.fit, m.level, m.paths["optimal_params"]),
+        optima.draw_optimum,
     ),
     FigureKind(
         "tokens",
         "Optimal data over compute",
         "How much data to train on with each budget.",
-        lambda m: tokens_data(m.fit, m.level, m.paths["optimal_tokens"]),
-        draw_optimum,
+        lambda m: optima.tokens_data(m.fit, m.level, m.paths["optimal_tokens"]),
+        optima.draw_optimum,
     ),
     FigureKind(
         "surface",
         "The loss surface",
         "Contours of equal fitted loss, with the runs. The path crosses each contour where that loss "
         "takes the least compute.",
-        lambda m: surface_data(m.fit),
-        draw_surface,
+        lambda m: isoflop.surface_data(m.fit),
+        isoflop.draw_surface,
     ),
     FigureKind(
         "residuals",
         "Residuals by size",
         "How far each run lies from the law. Even scatter around zero supports the form of the law.",
-        lambda m: residuals_data(m.fit),
-        draw_residuals,
+        lambda m: isoflop.residuals_data(m.fit),
+        isoflop.draw_residuals,
     ),
     FigureKind(
         "residual_map",
         "Residuals by compute and distance from the optimum",
         "A region of one colour means that the law is wrong there; noise mixes the colours.",
-        lambda m: residuals_data(m.fit),
-        draw_residual_map,
+        lambda m: isoflop.residuals_data(m.fit),
+        isoflop.draw_residual_map,
     ),
     FigureKind(
         "backtest",
         "Would the law have predicted the largest budgets?",
         "The law is fitted without the largest budgets and then predicts their lowest loss. Labels give "
         "the predicted and the measured loss.",
-        lambda m: backtest_data(m.fit),
-        draw_backtest,
+        lambda m: isoflop.backtest_data(m.fit),
+        isoflop.draw_backtest,
     ),
     FigureKind(
         "approaches",
         "Approaches and law forms compared",
         "N* of each approach and of the other law forms, divided by N* of the answer. A line outside "
         "the interval disagrees with the answer.",
-        lambda m: approaches_data(m.fit, m.level, m.paths["optimal_params"]),
-        draw_approaches,
+        lambda m: optima.approaches_data(m.fit, m.level, m.paths["optimal_params"]),
+        optima.draw_approaches,
     ),
     FigureKind(
         "rates",
         "How much the learning rate matters",
         "Trials before the sweep: the loss above the lowest of each size and length. Compare each "
         "minimum with the rate that the sweep uses (▲).",
-        lambda m: rate_data(m.tuning),
-        draw_trials,
+        lambda m: trials.rate_data(m.tuning),
+        trials.draw_trials,
     ),
     FigureKind(
         "batches",
         "How much the batch size matters",
         "Trials before the sweep, with rates that grow as the square root of the batch. All runs of a "
         "size and length see the same data: a larger batch takes fewer steps.",
-        lambda m: batch_data(m.tuning),
-        draw_trials,
+        lambda m: trials.batch_data(m.tuning),
+        trials.draw_trials,
     ),
     FigureKind(
         "collapse",
         "Training curves on one scale",
         "Each run's training loss divided by its final loss. Runs with suitable hyper-parameters fall "
         "onto one curve; inspect a run that lies apart.",
-        lambda m: collapse_data(m.collapse),
-        draw_collapse,
+        lambda m: trials.collapse_data(m.collapse),
+        trials.draw_collapse,
     ),
 )
 
@@ -248,10 +225,10 @@ def draw_figures(data: ReportData, managed: bool = False) -> list[Drawn]:
     for kind in FIGURES:
         values = kind.data(data)
         if values is not None:
-            figure = new_figure(kind.name, managed, layout=managed)
+            figure = style.new_figure(kind.name, managed, layout=managed)
             kind.draw(values, figure.add_subplot())
             if not managed:
-                set_margins(figure)
+                style.set_margins(figure)
             drawn.append(Drawn(kind, values, figure))
     return drawn
 
@@ -280,17 +257,13 @@ def save_figures(
     """
     folder = Path(folder)
     written = []
-    with output_errors(folder, "plot"), text_as_text():
+    with output_errors(folder, "plot"), style.text_as_text():
         folder.mkdir(parents=True, exist_ok=True)
         for d in drawn:
             for ending in formats:
                 written.append(folder / f"{d.kind.name}.{ending}")
                 d.figure.savefig(written[-1], dpi=300)
-            written.append(_write_rows(d.data, folder / f"{d.kind.name}.csv"))
+            rows = [{k: "" if v != v else v for k, v in row.items()} for row in d.data.rows()]
+            written.append(folder / f"{d.kind.name}.csv")
+            write_output(written[-1], csv_text(rows))
     return written
-
-
-def _write_rows(data: FigureData, path: Path) -> Path:
-    rows = [{k: "" if v != v else v for k, v in row.items()} for row in data.rows()]
-    write_output(path, csv_text(rows))
-    return path

@@ -1,4 +1,4 @@
-"""The runs and the law that was fitted to them: IsoFLOP curves, and contours over N and D."""
+"""The runs and the fitted law: IsoFLOP curves, contours over N and D, residuals, held-out budgets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flops_fit.fit.backtesting import Backtest
 from flops_fit.fit.fit import Fit
+from flops_fit.fit.prediction import HeldOut
 from flops_fit.report import style
 from flops_fit.report.style import Floats, Row, rows_of
 
@@ -22,14 +24,14 @@ _MAX_CURVES = 12
 _MAX_BEYOND = 10.0  # how far a curve follows the law beyond its runs to reach an optimum
 _GRID = 70  # points of the surface along N and along D
 _CONTOURS = 7
+_MAX_KEYS = 5  # budgets that are named beside residuals
 
 
 @dataclass(frozen=True)
 class IsoflopCurve:
     """The runs of one budget, the fitted law across their sizes, and the optimum on it.
 
-    ``vertex_params`` and ``vertex_loss`` are of approach 2's parabola, NaN where it has no minimum
-    inside the sampled sizes.
+    ``vertex`` is the minimum of approach 2's parabola, ``None`` if it lies outside the sampled sizes.
     """
 
     budget: float
@@ -39,20 +41,22 @@ class IsoflopCurve:
     curve_loss: Floats
     best_params: float
     best_loss: float
-    vertex_params: float = float("nan")
-    vertex_loss: float = float("nan")
+    vertex: tuple[float, float] | None
 
     def rows(self) -> list[Row]:
         """Runs, points of the curve, its optimum and the parabola's minimum if it has one."""
-        C = self.budget
-        rows = [
-            *rows_of(kind="run", compute=C, params=self.params, loss=self.loss),
-            *rows_of(kind="curve", compute=C, params=self.curve_params, loss=self.curve_loss),
-            *rows_of(kind="optimum", compute=C, params=[self.best_params], loss=[self.best_loss]),
+        best = [(self.best_params, self.best_loss)]
+        points = {
+            "run": zip(self.params, self.loss, strict=True),
+            "curve": zip(self.curve_params, self.curve_loss, strict=True),
+            "optimum": best,
+            "parabola's minimum": [self.vertex] if self.vertex else [],
+        }
+        return [
+            {"kind": kind, "compute": self.budget, "params": float(N), "loss": float(L)}
+            for kind, pairs in points.items()
+            for N, L in pairs
         ]
-        vertex: Row = {"kind": "parabola's minimum", "compute": C}
-        vertex |= {"params": self.vertex_params, "loss": self.vertex_loss}
-        return [*rows, vertex] if np.isfinite(self.vertex_params) else rows
 
 
 @dataclass(frozen=True)
@@ -74,52 +78,56 @@ def isoflop_data(fit: Fit) -> Isoflop:
     flagged = [i for i, label in enumerate(fit.runs.labels) if label in outliers]
     points = np.column_stack([fit.runs.params[flagged], fit.runs.loss[flagged]])
     curves = tuple(_curve(fit, float(budget)) for budget in np.unique(fit.runs.budget))
-    return Isoflop(curves, points, LAW_NAMES.get(fit.law.name, f"{fit.law.name} law"))
+    return Isoflop(curves, points, law_name(fit.law.name))
+
+
+def law_name(name: str) -> str:
+    """A form of law as figures call it."""
+    return LAW_NAMES.get(name, f"{name} law")
 
 
 def _curve(fit: Fit, budget: float) -> IsoflopCurve:
     at = fit.runs.budget == budget
     params, loss = fit.runs.params[at], fit.runs.loss[at]
-    least, most = params.min(), params.max()
+    least, most, order = params.min(), params.max(), np.argsort(params)
     best = fit.law.optimal(budget, fit.flops)
     end = np.clip(best.params, least / _MAX_BEYOND, most * _MAX_BEYOND)
     along = np.geomspace(min(end * (1 / 1.15), least / 1.15), max(end, most) * 1.15, _POINTS)
-    order = np.argsort(params)
-    vertex = next((p for p in fit.isoflop.interior if p.budget == budget), None)
-    return IsoflopCurve(
-        budget,
-        params[order],
-        loss[order],
-        along,
-        np.asarray(fit.law.loss(along, budget / fit.flops(along))),
-        float(best.params),
-        float(best.loss),
-        *((vertex.params, vertex.loss) if vertex else ()),
-    )
+    curve = np.asarray(fit.law.loss(along, budget / fit.flops(along)))
+    vertex = next(((p.params, p.loss) for p in fit.isoflop.interior if p.budget == budget), None)
+    optimum = float(best.params), float(best.loss)
+    return IsoflopCurve(budget, params[order], loss[order], along, curve, *optimum, vertex)
 
 
 def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     """Loss against size, a colour for each budget, with the law's optimum on each curve."""
     ax = style.axes_of(ax, "isoflop")
-    curves = data.curves
-    drawn = _curves_to_draw(data)
-    for i, (curve, colour) in enumerate(
-        zip(curves, style.compute_colours(len(curves)), strict=True)
-    ):
+    colours, drawn = style.compute_colours(len(data.curves)), _curves_to_draw(data.curves)
+    losses = np.concatenate([c.loss for c in data.curves])
+    lowest = min(losses.min(), *(data.curves[i].curve_loss.min() for i in drawn))
+    margin = 0.07 * (losses.max() - lowest)
+    top = losses.max() + margin
+    sizes = [c.params for c in data.curves]
+    for i, (curve, colour) in enumerate(zip(data.curves, colours, strict=True)):
         ax.plot(curve.params, curve.loss, "o", color=colour, ms=2.8, mec="white", mew=0.3)
-        if i in drawn:
-            _draw_curve(ax, data, curve, colour)
+        if i not in drawn:
+            continue
+        inside = curve.curve_loss <= top
+        ax.plot(curve.curve_params[inside], curve.curve_loss[inside], "-", color=colour, lw=1.0)
+        sizes.append(curve.curve_params[[0, -1]])
+        if curve.vertex:
+            ax.plot(*curve.vertex, "D", ms=3.2, mfc="none", mec=style.INK, mew=0.6, zorder=5)
+            sizes.append(np.array(curve.vertex[:1]))
+        if curve.curve_params[0] <= curve.best_params <= curve.curve_params[-1]:
+            best = (curve.best_params, curve.best_loss)
+            ax.plot(*best, "*", color=colour, ms=7, mec=style.INK, mew=0.5, zorder=4)
     ax.plot(*data.flagged.T, "o", ms=6.5, mfc="none", mec=style.VERMILLION, mew=0.8)
-    ax.set_ylim(*_loss_range(data))
-    sizes = np.concatenate(
-        [*(c.params for c in curves), *(curves[i].curve_params[[0, -1]] for i in drawn)]
-        + [[curves[i].vertex_params] for i in drawn if curves[i].vertex_params > 0]
-    )
-    width = sizes.max() / sizes.min()
-    ax.set_xlim(sizes.min() / width**0.04, sizes.max() * width**0.2)  # room for labels
+    ax.set_ylim(float(lowest - margin), float(top))
+    least, most = np.min(np.concatenate(sizes)), np.max(np.concatenate(sizes))
+    ax.set_xlim(least / (most / least) ** 0.04, most * (most / least) ** 0.2)  # room for labels
     style.log_axis(ax, "x", "Parameters N")
     ax.set_ylabel("Held-out loss")
-    _label_curves(ax, data, drawn)
+    _label_curves(ax, [data.curves[i] for i in drawn])
     for mark, face, edge, size, label in (
         ("*", style.FAINT, style.INK, 6, f"optimum of the {data.law}"),
         ("D", "none", style.INK, 4, "minimum of a parabola"),
@@ -129,44 +137,23 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     return style.finish(ax)
 
 
-def _loss_range(data: Isoflop) -> tuple[float, float]:
-    losses = np.concatenate([c.loss for c in data.curves])
-    lowest = min(losses.min(), *(data.curves[i].curve_loss.min() for i in _curves_to_draw(data)))
-    margin = 0.07 * (losses.max() - lowest)
-    return float(lowest - margin), float(losses.max() + margin)
-
-
-def _draw_curve(ax: Axes, data: Isoflop, curve: IsoflopCurve, colour: object) -> None:
-    inside = curve.curve_loss <= _loss_range(data)[1]
-    ax.plot(curve.curve_params[inside], curve.curve_loss[inside], "-", color=colour, lw=1.0)
-    vertex = (curve.vertex_params, curve.vertex_loss)
-    ax.plot(*vertex, "D", ms=3.2, mfc="none", mec=style.INK, mew=0.6, zorder=5)
-    if curve.curve_params[0] <= curve.best_params <= curve.curve_params[-1]:
-        best = (curve.best_params, curve.best_loss)
-        ax.plot(*best, "*", color=colour, ms=7, mec=style.INK, mew=0.5, zorder=4)
-
-
-def _label_curves(ax: Axes, data: Isoflop, drawn: list[int]) -> None:
+def _label_curves(ax: Axes, curves: list[IsoflopCurve]) -> None:
     """C at the right end of each curve, left out where two labels would touch."""
     (x0, x1), (y0, y1) = (np.log(ax.get_xlim()), ax.get_ylim())
     taken: list[tuple[float, float]] = []
-    for i in reversed(drawn):
-        curve = data.curves[i]
+    for curve in reversed(curves):
         shown = np.flatnonzero(curve.curve_loss <= y1)
         if not len(shown):
             continue
         end = (curve.curve_params[shown[-1]], curve.curve_loss[shown[-1]])
         x, y = (np.log(end[0]) - x0) / (x1 - x0), (end[1] - y0) / (y1 - y0)
-        if any(abs(x - a) < 0.2 and abs(y - b) < 0.06 for a, b in taken):
-            continue
-        text = ("" if taken else "C = ") + style.exponents(curve.budget)
-        taken.append((x, y))
-        style.annotate(ax, text, end, 3)
+        if not any(abs(x - a) < 0.2 and abs(y - b) < 0.06 for a, b in taken):
+            style.annotate(ax, ("" if taken else "C = ") + style.exponents(curve.budget), end, 3)
+            taken.append((x, y))
 
 
-def _curves_to_draw(data: Isoflop) -> list[int]:
+def _curves_to_draw(curves: tuple[IsoflopCurve, ...]) -> list[int]:
     """Which budgets get a curve: all, or of very many those with most runs, spaced over compute."""
-    curves = data.curves
     if len(curves) <= _MAX_CURVES:
         return list(range(len(curves)))
     log_c = np.log([c.budget for c in curves])
@@ -183,8 +170,7 @@ def _curves_to_draw(data: Isoflop) -> list[int]:
 class Surface:
     """The loss over N and D, shape (D, N), with the runs and the optima of the law.
 
-    ``levels`` are the optimal losses of evenly spaced budgets, so that each contour touches the
-    budget that first reaches it.
+    ``levels`` are the optimal losses of evenly spaced budgets.
     """
 
     unit: str
@@ -201,10 +187,9 @@ class Surface:
     def rows(self) -> list[Row]:
         """Runs, optima and the grid, told apart by ``kind``."""
         N, D = (axis.ravel() for axis in np.meshgrid(self.params, self.tokens))
+        runs = {"params": self.run_params, "tokens": self.run_tokens, "loss": self.run_loss}
         return [
-            *rows_of(
-                kind="run", params=self.run_params, tokens=self.run_tokens, loss=self.run_loss
-            ),
+            *rows_of(kind="run", **runs),
             *rows_of(kind="optimum", params=self.best_params, tokens=self.best_tokens, loss=np.nan),
             *rows_of(kind="law", params=N, tokens=D, loss=self.loss.ravel()),
         ]
@@ -235,9 +220,8 @@ def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:
     ax.plot(data.run_params, data.run_tokens, "o", color=style.FAINT, ms=2, mew=0, label="runs")
     ax.set_xlim(data.params[0], data.params[-1])
     ax.set_ylim(data.tokens[0], data.tokens[-1])
-    style.log_axis(
-        ax, "x", "Parameters N"
-    )  # before the contours: labels interrupt them as they stand
+    # The axes come before the contours: labels interrupt contours as the axes are at that time.
+    style.log_axis(ax, "x", "Parameters N")
     style.log_axis(ax, "y", f"{data.unit.capitalize()} D")
     if len(data.levels):
         lines = ax.contour(
@@ -248,9 +232,8 @@ def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:
         digits = 2 if len(gaps) == 0 else int(np.clip(np.ceil(-np.log10(gaps.min())), 2, 5))
         places = _label_places(data) or False
         ax.clabel(lines, fmt=f"%.{digits}f", fontsize=style.SMALL, colors=style.INK, manual=places)
-    ax.plot(
-        data.best_params, data.best_tokens, color=style.BLUE, lw=1.4, label="compute-optimal path"
-    )
+    path = (data.best_params, data.best_tokens)
+    ax.plot(*path, color=style.BLUE, lw=1.4, label="compute-optimal path")
     ax.plot([], [], color=style.FAINT, lw=0.9, label="equal loss")
     return style.finish(ax, columns=3)
 
@@ -258,7 +241,6 @@ def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:
 def _label_places(data: Surface) -> list[tuple[float, float]]:
     """A place for the label of each contour: beside the path, on the side of smaller sizes."""
     places = []
-    columns = np.arange(len(data.params))
     log_n, log_d = np.log(data.params), np.log(data.tokens)
     path = np.zeros_like(log_n)
     if len(data.best_params):
@@ -269,7 +251,144 @@ def _label_places(data: Surface) -> list[tuple[float, float]]:
         if len(usable):
             crossing = usable[np.argmin(np.abs(log_d[rows] - path)[usable])]
             free = [c for c in (crossing - 10, crossing + 10) if c in usable]
-            farthest = usable[np.argmax(np.abs(columns[usable] - crossing))]
-            column = free[0] if free else farthest
+            column = free[0] if free else usable[np.argmax(np.abs(usable - crossing))]
             places.append((float(data.params[column]), float(data.tokens[rows[column]])))
     return places
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far each run lies from the law, in % or in units of the loss; ``distance`` is N/N*."""
+
+    labels: tuple[str, ...]
+    compute: Floats
+    budget: Floats
+    params: Floats
+    distance: Floats
+    residual: Floats
+    in_percent: bool
+
+    def rows(self) -> list[Row]:
+        """One row a run."""
+        name = "residual_percent" if self.in_percent else "residual"
+        return rows_of(
+            run=self.labels, compute=self.compute, params=self.params,
+            params_over_optimum=self.distance, **{name: self.residual},
+        )  # fmt: skip
+
+
+def residuals_data(fit: Fit) -> Residuals:
+    """Residuals of all fitted runs, with the size of each over the optimum at its compute."""
+    runs, in_percent = fit.runs, fit.loss_space == "log"
+    distance = runs.params / np.asarray(fit.law.optimal(runs.flops, fit.flops).params)
+    residual = 100 * fit.residuals if in_percent else fit.residuals
+    where = runs.flops, runs.budget, runs.params, distance
+    return Residuals(runs.labels, *where, residual, in_percent)
+
+
+def draw_residuals(data: Residuals, ax: Axes | None = None) -> Figure:
+    """How far each run lies from the law, over its size; a colour for each budget."""
+    ax = style.axes_of(ax, "residuals")
+    budgets = np.unique(data.budget)
+    colours = style.compute_colours(len(budgets))
+    named = np.linspace(0, len(budgets) - 1, min(len(budgets), _MAX_KEYS)).round()
+    for i, (budget, colour) in enumerate(zip(budgets, colours, strict=True)):
+        at = data.budget == budget
+        label = ("" if i else "C = ") + style.exponents(budget) if i in named else None
+        x, y = data.params[at], data.residual[at]
+        ax.plot(x, y, "o", color=colour, ms=3, mec="white", mew=0.3, label=label)
+    ax.axhline(0, color=style.FAINT, lw=0.6)
+    style.log_axis(ax, "x", "Parameters N")
+    ax.set_ylabel("Loss above the law, %" if data.in_percent else "Loss − law")
+    return style.finish(ax, columns=3)
+
+
+def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
+    """Where the law lies above and below its runs: area by size of the residual, colour by sign."""
+    ax = style.axes_of(ax, "residual_map")
+    unit = " %" if data.in_percent else ""
+    typical = float(np.quantile(np.abs(data.residual), 0.95)) or 1.0
+    area = 45 * np.minimum(np.abs(data.residual) / typical, 2.0)
+    for above, colour, word in ((True, style.VERMILLION, "above"), (False, style.BLUE, "below")):
+        at = (data.residual > 0) == above
+        face = colour if above else "none"
+        x, y = data.compute[at], data.distance[at]
+        ax.scatter(x, y, area[at], facecolor=face, edgecolor=colour, linewidth=0.7, alpha=0.8)
+        label = f"loss {typical:.2g}{unit} {word} the law"
+        ax.scatter([], [], 45, facecolor=face, edgecolor=colour, linewidth=0.7, label=label)
+    ax.axhline(1.0, color=style.FAINT, lw=0.6)
+    ax.margins(0.06)
+    style.compute_axis(ax, "Compute of the run C, FLOPs")
+    style.log_axis(ax, "y", "Size over the optimum, N/N*", _ratio)
+    return style.finish(ax)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:g}" if 1e-3 <= value < 1e4 else style.exponents(value)
+
+
+@dataclass(frozen=True)
+class HeldOutBudgets:
+    """For each number of budgets held out, what the smaller ones predict and what was measured."""
+
+    held_out: tuple[tuple[HeldOut, ...], ...]
+
+    def rows(self) -> list[Row]:
+        """One row a budget held out."""
+        return [
+            {
+                "held_out": len(group),
+                "compute": h.compute,
+                "predicted_loss": h.predicted_loss,
+                "measured_loss": measured_loss(h),
+                "low": h.run_interval[0] if h.run_interval else None,
+                "high": h.run_interval[1] if h.run_interval else None,
+                "predicted_params": h.predicted_params,
+                "measured_params": h.vertex_params,
+            }
+            for group in self.held_out
+            for h in group
+        ]
+
+
+def measured_loss(held: HeldOut) -> float:
+    """The minimum of the budget's parabola, or else its best run."""
+    return held.best_loss if held.vertex_loss is None else held.vertex_loss
+
+
+def backtest_data(fit: Fit, tests: tuple[Backtest, ...] = ()) -> HeldOutBudgets | None:
+    """Budgets held out of the fit, ``None`` where there are too few.
+
+    By default those that every fit checks, without intervals; ``tests`` are back-tests with theirs.
+    """
+    held = tuple(t.held_out for t in tests) or fit.sensitivity.held_out
+    return HeldOutBudgets(held) if held else None
+
+
+def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
+    """What smaller budgets predict of the largest, beside what was measured, in % of it."""
+    ax = style.axes_of(ax, "backtest")
+    ax.axhline(0, color=style.FAINT, lw=0.6)
+    x = 0
+    looks = zip((style.BLUE, style.VERMILLION, style.GREEN), "oDs", strict=True)
+    for group, (colour, mark) in zip(data.held_out, looks, strict=False):
+        word = "the largest budget" if len(group) == 1 else f"the {len(group)} largest budgets"
+        for held in group:
+            measured = measured_loss(held)
+            if held.run_interval is not None:
+                span = [100 * (v / measured - 1) for v in held.run_interval]
+                ax.plot([x, x], span, color=colour, lw=3.5, alpha=0.3, solid_capstyle="butt")
+            error = 100 * (held.predicted_loss / measured - 1)
+            label = f"without {word}" if held is group[0] else None
+            ax.plot([x], [error], mark, color=colour, ms=4.5, label=label)
+            style.annotate(ax, f"{held.predicted_loss:.4g}\nvs {measured:.4g}", (x, error), 6)
+            x += 1
+    ax.set_xticks(range(x), [style.exponents(h.compute) for group in data.held_out for h in group])
+    ax.set_xlim(-0.5, x - 0.25)
+    reach = max(*np.abs(ax.get_ylim()), 0.5) * 1.15
+    ax.set_ylim(-reach, reach)
+    ax.set_xlabel("Predicted budget C, FLOPs")
+    ax.set_ylabel("Predicted over measured loss, %")
+    figure = style.finish(ax, columns=1)
+    ax.grid(False, axis="x")
+    return figure

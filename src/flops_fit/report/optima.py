@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from flops_fit.fit.fit import Fit
-from flops_fit.fit.prediction import Prediction
 from flops_fit.report import style
-from flops_fit.report.isoflop import LAW_NAMES
+from flops_fit.report.isoflop import law_name
 from flops_fit.report.style import Floats, Row, rows_of
 
 if TYPE_CHECKING:
@@ -46,20 +43,10 @@ class Observations:
 
 @dataclass(frozen=True)
 class OptimumCurve:
-    """One quantity of the optimum over compute.
+    """``"params"``, ``"tokens"`` or ``"loss"`` at the optimum over compute, with what was observed.
 
-    Attributes
-    ----------
-    quantity, unit
-        ``"params"``, ``"tokens"`` or ``"loss"``, and what D counts.
-    path, source
-        The quantity with its interval, and what gives it.
-    observations
-        What was observed beside it.
-    largest
-        C of the largest run: beyond it the path is an extrapolation.
-    level
-        Of the interval.
+    ``source`` says what gives the path; beyond ``largest``, C of the largest run, it is an
+    extrapolation. ``level`` is that of the interval.
     """
 
     quantity: str
@@ -80,21 +67,19 @@ class OptimumCurve:
         return rows
 
 
-def optimal_path(fit: Fit, level: float = 0.9, reach: float = 10.0) -> dict[str, OptimalPath]:
-    """N*, D* and the loss from the smallest budget to ``reach`` times the largest."""
+def optimal_path(fit: Fit, level: float = 0.9) -> dict[str, OptimalPath]:
+    """N*, D* and the loss from the smallest budget to ten times the largest."""
     largest = fit.largest_compute
     start = min(float(fit.runs.budget.min()), largest) / 1.5
-    inside, beyond = np.geomspace(start, largest, 20), np.geomspace(largest, largest * reach, 8)
+    inside, beyond = np.geomspace(start, largest, 20), np.geomspace(largest, largest * 10.0, 8)
     compute = np.unique(np.concatenate([inside, beyond]))
     predictions = [fit.predict(float(c), level) for c in compute]
-    names = ("optimal_params", "optimal_tokens", "expected_loss")
-    return {name: _path(compute, predictions, name) for name in names}
-
-
-def _path(compute: Floats, predictions: list[Prediction], name: str) -> OptimalPath:
-    values = np.array([getattr(p, name) for p in predictions])
-    spans = np.array([p.intervals[name] or (np.nan, np.nan) for p in predictions])
-    return OptimalPath(compute, values, spans[:, 0], spans[:, 1])
+    paths = {}
+    for name in ("optimal_params", "optimal_tokens", "expected_loss"):
+        values = np.array([getattr(p, name) for p in predictions])
+        spans = np.array([p.intervals[name] or (np.nan, np.nan) for p in predictions])
+        paths[name] = OptimalPath(compute, values, spans[:, 0], spans[:, 1])
+    return paths
 
 
 def params_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
@@ -110,38 +95,33 @@ def tokens_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -
 def _size_data(fit: Fit, level: float, quantity: str, path: OptimalPath | None) -> OptimumCurve:
     minima = [(p.budget, getattr(p, quantity)) for p in fit.isoflop.interior]
     winners = fit.envelope.points if fit.envelope else ()
-    observations = [
-        _observations("minimum of a parabola", minima),
-        _observations(
-            "point on the envelope", [(w.compute, getattr(w, quantity)) for w in winners]
-        ),
-    ]
-    shown = tuple(o for o in observations if len(o.compute))
+    observed = {
+        "minimum of a parabola": minima,
+        "point on the envelope": [(w.compute, getattr(w, quantity)) for w in winners],
+    }
     path = path or optimal_path(fit, level)[f"optimal_{quantity}"]
-    return OptimumCurve(
-        quantity, fit.runs.unit, path, _source(fit), shown, fit.largest_compute, level
-    )
+    return _optimum_curve(fit, level, quantity, path, observed)
 
 
 def loss_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
     """The loss at the optimum over compute, with each budget's best run."""
     runs = fit.runs
     lowest = [(b, runs.loss[runs.budget == b].min()) for b in np.unique(runs.budget)]
-    best = _observations("best run of a budget", lowest)
     path = path or optimal_path(fit, level)["expected_loss"]
-    return OptimumCurve(
-        "loss", fit.runs.unit, path, _source(fit), (best,), fit.largest_compute, level
-    )
+    return _optimum_curve(fit, level, "loss", path, {"best run of a budget": lowest})
 
 
-def _source(fit: Fit) -> str:
+def _optimum_curve(
+    fit: Fit,
+    level: float,
+    quantity: str,
+    path: OptimalPath,
+    observed: dict[str, list[tuple[float, float]]],
+) -> OptimumCurve:
+    seen = tuple(Observations(k, *np.array(v, float).T) for k, v in observed.items() if v)
     on_lines = any(a.headline for a in fit.approaches[:2])
-    return "line through the minima" if on_lines else "fitted law"
-
-
-def _observations(name: str, pairs: Sequence[tuple[float, float]]) -> Observations:
-    compute, value = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    return Observations(name, compute, value)
+    source = "line through the minima" if on_lines else "fitted law"
+    return OptimumCurve(quantity, fit.runs.unit, path, source, seen, fit.largest_compute, level)
 
 
 def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
@@ -150,16 +130,14 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     path = data.path
     _draw_interval(ax, path.compute, path.low, path.high, data.largest, data.level)
     if np.any(np.isfinite(path.value)):
-        within = path.compute <= data.largest * (1 + 1e-9)
-        beyond = path.compute >= data.largest * (1 - 1e-9)
-        ax.plot(
-            path.compute[within], path.value[within], color=style.BLUE, lw=1.2, label=data.source
-        )
-        ax.plot(path.compute[beyond], path.value[beyond], color=style.BLUE, lw=1.2, ls=(0, (3, 2)))
+        x, y = path.compute, path.value
+        within, beyond = x <= data.largest * (1 + 1e-9), x >= data.largest * (1 - 1e-9)
+        ax.plot(x[within], y[within], color=style.BLUE, lw=1.2, label=data.source)
+        ax.plot(x[beyond], y[beyond], color=style.BLUE, lw=1.2, ls=(0, (3, 2)))
     for seen, mark in zip(data.observations, _MARKS, strict=False):
         ax.plot(
-            seen.compute, seen.value, mark, ms=3, mfc=style.INK if mark == "o" else "none", mec=style.INK,
-            mew=0.6, zorder=3, label=seen.name,
+            seen.compute, seen.value, mark, ms=3, mfc=style.INK if mark == "o" else "none",
+            mec=style.INK, mew=0.6, zorder=3, label=seen.name,
         )  # fmt: skip
     ax.set_xlim(path.compute[0], path.compute[-1])
     style.compute_axis(ax)
@@ -167,9 +145,8 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
         ax.set_ylabel("Held-out loss at the optimum")
         _limit_loss(ax, data)
     else:
-        style.log_axis(
-            ax, "y", f"Optimal {'parameters N' if data.quantity == 'params' else f'{data.unit} D'}*"
-        )
+        name = "parameters N" if data.quantity == "params" else f"{data.unit} D"
+        style.log_axis(ax, "y", f"Optimal {name}*")
     return style.finish(ax)
 
 
@@ -194,20 +171,10 @@ def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
 
 @dataclass(frozen=True)
 class ApproachRatios:
-    """N* of each approach and of each other law form over N* of the answer.
+    """N* of each approach and of each other law form over N* of the answer, along ``compute``.
 
-    Attributes
-    ----------
-    compute, low, high
-        Where lines are given, and the answer's interval over the answer (NaN where it has none).
-    lines
-        By name, the ratio along ``compute``.
-    minima
-        (C, ratio) of approach 2's minima, shape (k, 2).
-    answer
-        What everything is divided by.
-    largest, level
-        C of the largest run, and the level of the interval.
+    ``low`` and ``high`` are the answer's interval over the answer, NaN where it has none;
+    ``minima`` holds (C, ratio) of approach 2's, shape (k, 2); ``largest`` is C of the largest run.
     """
 
     compute: Floats
@@ -221,12 +188,11 @@ class ApproachRatios:
 
     def rows(self) -> list[Row]:
         """Ratios along compute, told apart by ``kind``."""
-        rows = []
+        rows: list[Row] = []
         for name, line in self.lines.items():
             rows += rows_of(kind=name, compute=self.compute, params_over_answer=line)
-        rows += rows_of(
-            kind=self.answer, compute=self.compute, params_over_answer=1.0, low=self.low, high=self.high
-        )  # fmt: skip
+        own = {"compute": self.compute, "low": self.low, "high": self.high}
+        rows += rows_of(kind=self.answer, params_over_answer=1.0, **own)
         C, ratio = self.minima.T
         return rows + rows_of(kind="parabola's minimum", compute=C, params_over_answer=ratio)
 
@@ -238,28 +204,24 @@ def approaches_data(
     path = path or optimal_path(fit, level)["optimal_params"]
     compute = path.compute
     headline = next((a.name for a in fit.approaches if a.headline), "surface")
-    lines: dict[str, ArrayLike] = {}
+    lines = {}
     if headline != "surface":
         lines[APPROACH_NAMES["surface"]] = fit.law.optimal(compute, fit.flops).params
     for name, approach in (("isoflop", fit.isoflop), ("envelope", fit.envelope)):
         line = approach.n_line if approach is not None and approach.usable else None
         if line is not None and headline != name:
-            lines[APPROACH_NAMES[name]] = [line(float(c)) for c in compute]
+            lines[APPROACH_NAMES[name]] = np.array([line(float(c)) for c in compute])
     for other in fit.alternatives:
         if other.status.usable and other.law.name != fit.law.name:
-            label = LAW_NAMES.get(other.law.name, f"{other.law.name} law")
-            lines[label] = other.law.optimal(compute, fit.flops).params
+            lines[law_name(other.law.name)] = other.law.optimal(compute, fit.flops).params
+    ratios = {name: np.asarray(N, np.float64) / path.value for name, N in lines.items()}
     minima = [(p.budget, p.params / fit.optimal(p.budget).params) for p in fit.isoflop.interior]
+    low, high = path.low / path.value, path.high / path.value
+    points = np.array(minima).reshape(-1, 2)
     return ApproachRatios(
-        compute,
-        path.low / path.value,
-        path.high / path.value,
-        {name: np.asarray(params, dtype=np.float64) / path.value for name, params in lines.items()},
-        np.array(minima).reshape(-1, 2),
-        APPROACH_NAMES[headline],
-        fit.largest_compute,
-        level,
-    )
+        compute, low, high, ratios, points, APPROACH_NAMES[headline],
+        fit.largest_compute, level,
+    )  # fmt: skip
 
 
 def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
