@@ -45,7 +45,7 @@ def format_duration(value: float) -> str:
 def listed(items: Sequence[str], limit: int = 5, separator: str = "; ") -> str:
     """The first items in one line, and how many more there are."""
     more = len(items) - limit
-    rest = f"{separator.strip(', ')} and {more} more" if more > 0 else ""
+    rest = f"{separator.strip(', ')} and {more:,} more" if more > 0 else ""
     return separator.join(items[:limit]) + rest
 
 

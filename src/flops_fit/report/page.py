@@ -76,16 +76,9 @@ def write_report(
         ``path`` cannot be written.
     """
     data = report_data(
-        fit,
-        level,
-        predictions=predictions,
-        diagnostics=tuple(diagnostics),
-        runs=runs,
-        provenance=provenance,
-        title=title,
-        tuning=tuning,
-        collapse=collapse,
-    )
+        fit, level, predictions=predictions, diagnostics=tuple(diagnostics), runs=runs,
+        provenance=provenance, title=title, tuning=tuning, collapse=collapse,
+    )  # fmt: skip
     return write_page(data, path)
 
 
@@ -154,6 +147,19 @@ def answer(m: ReportData) -> str:
     return paragraph(lead, "answer lead") + badge + paragraph("\n".join(rest), "answer")
 
 
+_PANEL_NOTES = {
+    "kappa": "The page computes from the fitted law, its FLOPs per unit and the covariance of its "
+    "constants, as flops-fit does. Inference takes a third of F(N) per unit, the forward pass, "
+    "at the same utilisation and price. With inference, the page gives the model that is "
+    "cheapest to train and use at the loss of the compute-optimal one.",
+    "table": "The page interpolates between predictions of flops-fit at {budgets} budgets: its "
+    "numbers differ from them by at most {error:.1g} %. Inference cannot be counted for this form of "
+    "law.",
+    "lines": "The numbers come from lines through the minima, as the surface could not be fitted: they "
+    "have no intervals, and inference cannot be counted.",
+}
+
+
 def panel(m: ReportData) -> str:
     """Inputs, an empty table that the page fills, and the law's numbers."""
     _ = m.paths  # counts F at all sizes that the panel will ask for
@@ -164,20 +170,27 @@ def panel(m: ReportData) -> str:
         "caution": paragraph("Use these numbers with caution: see the findings below.", "warning"),
         "no": paragraph("Do not rely on these numbers: see the findings below.", "critical"),
     }[verdict(m.fit, m.findings)]
+    note = _PANEL_NOTES[values["form"]].format(
+        budgets=len(values.get("log_compute", ())), error=100 * values.get("error", 0.0)
+    )
+    options, peaks = "", {name: _peak(name) for name in DEVICES}
+    for name, (peak, kind) in peaks.items():
+        chosen = " selected" if name == _DEVICE else ""
+        options += f'<option value="{peak:g}"{chosen}>{name} ({peak:g} TFLOP/s {kind})</option>'
     data = json.dumps(finite_json(values), separators=(",", ":"), allow_nan=False)
     return Template(asset("panel.html")).substitute(
         start=f"{min(max(m.predictions[-1].target_compute, smallest), reach):.6g}",
         low=f"{smallest:.2g}",
         high=f"{reach:.2g}",
         largest=f"{m.fit.largest_compute:.3g}",
-        devices="".join(_device(name) for name in DEVICES),
-        peak=f"{_peak(_DEVICE)[0]:g}",
+        devices=options,
+        peak=f"{peaks[_DEVICE][0]:g}",
         utilisation=f"{100 * ASSUMED_MFU:g}",
         price=f"{_PRICE:g}",
         unit=html.escape(m.fit.runs.unit),
         use='value="0"' if values["form"] == "kappa" else 'value="" disabled',
         level=f"{100 * m.level:g}",
-        notes=trust + paragraph(_panel_note(values), "note"),
+        notes=trust + paragraph(note, "note"),
         data=data.replace("<", "\\u003c"),
     )
 
@@ -189,40 +202,13 @@ def _peak(device: str) -> tuple[float, str]:
     return peak.bf16 or peak.tf32 or peak.fp32 or 0.0, "bf16" if peak.bf16 else "fp32"
 
 
-def _device(name: str) -> str:
-    peak, kind = _peak(name)
-    chosen = " selected" if name == _DEVICE else ""
-    return f'<option value="{peak:g}"{chosen}>{name} ({peak:g} TFLOP/s {kind})</option>'
-
-
-def _panel_note(values: dict[str, object]) -> str:
-    if values["form"] == "kappa":
-        return (
-            "The page computes from the fitted law, its FLOPs per unit and the covariance of its "
-            "constants, as flops-fit does. Inference takes a third of F(N) per unit, the forward pass, "
-            "at the same utilisation and price. With inference, the page gives the model that is "
-            "cheapest to train and use at the loss of the compute-optimal one."
-        )
-    if isinstance(points := values.get("log_compute"), list):
-        return (
-            f"The page interpolates between predictions of flops-fit at {len(points)} budgets: its "
-            f"numbers differ from them by at most {100 * float(str(values['error'])):.1g} %. Inference "
-            "cannot be counted for this form of law."
-        )
-    return (
-        "The numbers come from lines through the minima, as the surface could not be fitted: they have "
-        "no intervals, and inference cannot be counted."
-    )
-
-
 def figures(m: ReportData) -> str:
     """Every figure with its caption."""
     items = []
     for kind, figure in ((d.kind, d.figure) for d in m.drawn):
-        items.append(
-            f"<figure><h3>{html.escape(kind.title)}</h3>{inline_svg(figure, kind.title, kind.caption)}"
-            f"<figcaption>{html.escape(kind.caption)}</figcaption></figure>"
-        )
+        title, caption = html.escape(kind.title), html.escape(kind.caption)
+        svg = inline_svg(figure, kind.title, kind.caption)
+        items.append(f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="figures">{"".join(items)}</div>'
 
 
@@ -230,7 +216,7 @@ def tuning(m: ReportData) -> str:
     """What was tried before the sweep: each size and length with its best rate and regrets."""
     if m.tuning is None:
         return ""
-    rows = tuning_table(m.tuning).html("Where hyper-parameters were tried")
+    rows = tuning_table(m.tuning).html()
     return paragraph(m.tuning.in_words()) + rows
 
 
@@ -239,11 +225,11 @@ def law(m: ReportData) -> str:
     fit = m.fit
     greek = {"alpha": "α", "beta": "β", "kappa": "κ"}
     constants = ", ".join(f"{greek.get(k, k)} = {v:.4g}" for k, v in fit.law.params.items())
+    residuals = "log residuals" if fit.loss_space == "log" else "residuals"
     return paragraph(
         f"{fit.law.formula} with {constants}. {str(fit.status).rstrip('.')}. FLOPs: "
-        f"{fit.flops.description}. Huber δ = {fit.delta:.3g} on "
-        f"{'log ' if fit.loss_space == 'log' else ''}residuals; {fit.starts_agree} of {fit.starts} "
-        "starts agree."
+        f"{fit.flops.description}. Huber δ = {fit.delta:.3g} on {residuals}; {fit.starts_agree} of "
+        f"{fit.starts} starts agree."
     )
 
 
@@ -260,32 +246,23 @@ def findings(m: ReportData) -> str:
 
 
 def _list(diagnostics: Sequence[Diagnostic]) -> str:
-    items = [
-        f'<li class="{d.severity}"><b>{d.severity}</b> <span>{html.escape(d.message)}</span>'
-        + (f'<span class="do">→ {html.escape(d.action)}</span>' if d.action else "")
-        + "</li>"
-        for d in diagnostics
-    ]
-    return f'<ul class="findings">{"".join(items)}</ul>'
+    items = ""
+    for d in diagnostics:
+        action = f'<span class="do">→ {html.escape(d.action)}</span>' if d.action else ""
+        text = f"<b>{d.severity}</b> <span>{html.escape(d.message)}</span>{action}"
+        items += f'<li class="{d.severity}">{text}</li>'
+    return f'<ul class="findings">{items}</ul>'
 
 
 # To add a section, add an entry; a section that renders nothing is left out with its link.
 SECTIONS: tuple[Section, ...] = (
     Section("answer", "Answer", answer),
-    Section(
-        "table",
-        "Optima at each budget",
-        lambda m: table.optima(m.predictions).html("Optima at each budget"),
-    ),
+    Section("table", "Optima at each budget", lambda m: table.optima(m.predictions).html()),
     Section("what-if", "What if", panel),
     Section("figures", "Figures", figures),
     Section("tuning", "Hyper-parameters", tuning),
     Section("law", "The law", law),
-    Section(
-        "approaches",
-        "Three approaches",
-        lambda m: table.approaches(m.fit).html("Three approaches"),
-    ),
+    Section("approaches", "Three approaches", lambda m: table.approaches(m.fit).html()),
     Section("findings", "Findings", findings),
     Section("runs", "Runs", runs_table),
     Section("excluded", "Runs left out of the fit", excluded_list),

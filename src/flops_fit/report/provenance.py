@@ -7,10 +7,9 @@ import html
 import math
 import platform
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import numpy as np
@@ -22,82 +21,76 @@ from flops_fit.laws import LAWS
 from flops_fit.records import Run
 from flops_fit.report.figures import ReportData
 from flops_fit.report.table import Cell, asset, html_table, paragraph
-from flops_fit.text import format_count, format_duration
+from flops_fit.text import format_count, format_duration, listed
 
 _MAX_ROWS = 3000  # more make a page slow, and nobody reads them there
 _MAX_LABELS = 100  # of runs left out for one reason
 
 _T = TypeVar("_T")
-_Column = tuple[str, Callable[[Run], Cell]]
 
 
-def _known(value: float | None, show: Callable[[float], str]) -> Cell:
-    return Cell("–") if value is None else Cell(show(value), float(value))
+def _number(value: float | None, show: str | Callable[[float], str] = ".4g") -> Cell:
+    """A cell that sorts by its value, shown by a format or a function."""
+    if value is None:
+        return Cell("–")
+    return Cell(format(value, show) if isinstance(show, str) else show(value), float(value))
 
 
-_COLUMNS: tuple[_Column, ...] = (
-    ("run", lambda r: Cell(r.experiment.label)),
-    (
-        "state",
-        lambda r: Cell(f"{r.state}: {r.reason}" if r.reason else r.state, wide=bool(r.reason)),
-    ),
-    ("N", lambda r: Cell(f"{r.experiment.params.total:,}", r.experiment.params.total)),
-    ("D", lambda r: Cell(f"{r.tokens:,}", r.tokens)),
-    ("FLOPs", lambda r: Cell(f"{r.flops:.4g}", r.flops)),
-    ("loss", lambda r: _known(r.loss, "{:.4f}".format)),
-    ("± s.e.", lambda r: _known(r.loss_se, "{:.4f}".format)),
-    ("time", lambda r: Cell(format_duration(r.seconds), r.seconds)),
-)
-_OPTIONAL: tuple[_Column, ...] = (  # shown if a run has one
-    ("epochs", lambda r: _known(r.epochs, "{:.2g}".format)),
-    ("units/s", lambda r: _known(r.units_per_second or None, format_count)),
-    ("MFU", lambda r: _known(r.mfu, lambda v: f"{100 * v:.3g} %")),
-    ("FLOPs spent", lambda r: _known(r.flops_spent if r.flops_shared else None, "{:.4g}".format)),
-    ("resumed", lambda r: _known(r.resumed or None, "{:.0f}".format)),
-)
-_IDENTITY: tuple[_Column, ...] = (
-    ("seed", lambda r: Cell(str(r.experiment.seed), r.experiment.seed)),
-    ("id", lambda r: Cell(r.experiment.id[:12])),
-)
+_COLUMNS: dict[str, Callable[[Run], Cell]] = {
+    "run": lambda r: Cell(r.experiment.label),
+    "state": lambda r: Cell(": ".join(filter(None, (r.state, r.reason))), wide=bool(r.reason)),
+    "N": lambda r: Cell(f"{r.experiment.params.total:,}", r.experiment.params.total),
+    "D": lambda r: Cell(f"{r.tokens:,}", r.tokens),
+    "FLOPs": lambda r: Cell(f"{r.flops:.4g}", r.flops),
+    "loss": lambda r: _number(r.loss, ".4f"),
+    "± s.e.": lambda r: _number(r.loss_se, ".4f"),
+    "time": lambda r: Cell(format_duration(r.seconds), r.seconds),
+    "epochs": lambda r: _number(r.epochs, ".2g"),
+    "units/s": lambda r: _number(r.units_per_second or None, format_count),
+    "MFU": lambda r: _number(r.mfu, lambda v: f"{100 * v:.3g} %"),
+    "FLOPs spent": lambda r: _number(r.flops_spent if r.flops_shared else None),
+    "resumed": lambda r: _number(r.resumed or None, ".0f"),
+    "seed": lambda r: Cell(str(r.experiment.seed), r.experiment.seed),
+    "id": lambda r: Cell(r.experiment.id[:12]),
+}
+_OPTIONAL = ("epochs", "units/s", "MFU", "FLOPs spent", "resumed")  # shown if a run has one
 
 
 def runs_table(m: ReportData) -> str:
     """The runs of the sweep, or else the rows that the law was fitted to."""
-    return _sweep_runs(m.runs) if m.runs else _fitted_runs(m.fit)
-
-
-def _sweep_runs(runs: Sequence[Run]) -> str:
-    optional = [c for c in _OPTIONAL if any(c[1](r).text != "–" for r in runs)]
-    columns = (*_COLUMNS, *optional, *_IDENTITY)
-    shown, note = _largest(sorted(runs, key=lambda r: -r.flops))
-    return paragraph(f"{_total_flops(runs)}.") + html_table(
-        [name for name, _ in columns],
-        ([show(r) for _, show in columns] for r in shown),
-        f"Every run of the sweep with its state. {note}",
-        sortable=True,
+    if not m.runs:
+        return _fitted_runs(m.fit)
+    shown, note = _largest(sorted(m.runs, key=lambda r: -r.flops))
+    columns = {
+        name: cell
+        for name, cell in _COLUMNS.items()
+        if name not in _OPTIONAL or any(cell(r).text != "–" for r in m.runs)
+    }
+    rows = ([cell(r) for cell in columns.values()] for r in shown)
+    caption = f"Every run of the sweep with its state. {note}"
+    return paragraph(f"{_total_flops(m.runs)}.") + html_table(
+        list(columns), rows, caption, sortable=True
     )
 
 
 def _fitted_runs(fit: Fit) -> str:
     outliers = {o.label for o in fit.outliers}
-    percent = fit.loss_space == "log"
-    runs, rows = fit.runs, []
+    scale, unit = (100.0, " %") if fit.loss_space == "log" else (1.0, "")
+    runs = fit.runs
     shown, note = _largest(sorted(range(len(runs)), key=lambda i: -runs.flops[i]))
-    for i in shown:
-        residual = float(fit.residuals[i]) * (100 if percent else 1)
-        weight = float(fit.weights[i])
-        rows.append(
-            [
-                Cell(runs.labels[i]),
-                Cell("outlier" if runs.labels[i] in outliers else "fitted"),
-                Cell(format_count(float(runs.params[i])), float(runs.params[i])),
-                Cell(format_count(float(runs.tokens[i])), float(runs.tokens[i])),
-                Cell(f"{runs.flops[i]:.4g}", float(runs.flops[i])),
-                Cell(f"{runs.loss[i]:.4f}", float(runs.loss[i])),
-                Cell(f"{residual:+.2f}{' %' if percent else ''}", residual),
-                Cell(f"{weight:.2f}", weight),
-            ]
-        )
+    rows = [
+        [
+            Cell(runs.labels[i]),
+            Cell("outlier" if runs.labels[i] in outliers else "fitted"),
+            _number(runs.params[i], format_count),
+            _number(runs.tokens[i], format_count),
+            _number(runs.flops[i]),
+            _number(runs.loss[i], ".4f"),
+            _number(scale * fit.residuals[i], lambda v: f"{v:+.2f}{unit}"),
+            _number(fit.weights[i], ".2f"),
+        ]
+        for i in shown
+    ]
     head = ["run", "state", "N", "D", "FLOPs", "loss", "loss − law", "weight"]
     caption = f"Every fitted run, with its distance from the law and its weight in the fit. {note}"
     return html_table(head, rows, caption, sortable=True)
@@ -116,14 +109,13 @@ def _total_flops(runs: Sequence[Run]) -> str:
 
 def excluded_list(m: ReportData) -> str:
     """Runs left out, each with its reason; runs with equal reasons stand together."""
-    by_reason: dict[str, list[str]] = {}
+    by_reason = defaultdict(list)
     for e in m.fit.excluded:
-        by_reason.setdefault(e.reason, []).append(e.label)
-    items = []
-    for reason, labels in by_reason.items():
-        more = len(labels) - _MAX_LABELS
-        names = ", ".join(labels[:_MAX_LABELS]) + (f" and {more:,} more" if more > 0 else "")
-        items.append(f"<li>{html.escape(names)}: {html.escape(reason)}</li>")
+        by_reason[e.reason].append(e.label)
+    items = [
+        f"<li>{html.escape(listed(labels, _MAX_LABELS, ', '))}: {html.escape(reason)}</li>"
+        for reason, labels in by_reason.items()
+    ]
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
@@ -140,20 +132,23 @@ def methods_section(m: ReportData) -> str:
 def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
     """A paragraph that could stand in a paper, and the keys of the papers that it cites."""
     fit = m.fit
-    form = {"muennighoff": "muennighoff2023", "kaplan": "kaplan2020"}.get(fit.law.name)
-    kappa = any(a.law.name == "kappa" for a in fit.alternatives)
     sentences = [
         f"We fitted {fit.law.formula} to {len(fit.runs)} runs at {len(set(fit.runs.budget))} compute "
         f"budgets from {fit.runs.flops.min():.3g} to {fit.largest_compute:.3g} training FLOPs "
         "(approach 3 of [hoffmann2022])."
     ]
-    if fit.law.name == "kappa":
-        sentences.append("The form is that of [busbridge2025].")
-    elif kappa:
+    sources = {"kappa": "busbridge2025", "muennighoff": "muennighoff2023", "kaplan": "kaplan2020"}
+    if fit.law.name != "kappa" and any(a.law.name == "kappa" for a in fit.alternatives):
         sentences.append("The form was compared with that of [busbridge2025].")
-    if form is not None:
-        sentences.append(f"The form is that of [{form}].")
-    sentences.append(_residuals(fit))
+    if fit.law.name in sources:
+        sentences.append(f"The form is that of [{sources[fit.law.name]}].")
+    quantity = "the log held-out loss" if fit.loss_space == "log" else "the held-out loss"
+    sentences.append(
+        f"Least squares on residuals of {quantity}."
+        if fit.delta == float("inf")
+        else f"We minimised the sum of Huber's loss [huber1964] with δ = {fit.delta:.2g} over residuals "
+        f"of {quantity} from {fit.starts} starts, of which {fit.starts_agree} agree."
+    )
     if fit.window.used and fit.window.factor is not None:
         sentences.append(
             f"The fit uses runs within a factor {fit.window.factor:.3g} of the optimal size at their compute."
@@ -161,9 +156,8 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
     sentences += [_optimum(fit), _intervals(m)]
     if fit.approaches[2].headline and fit.law.name in LAWS:
         sentences.append("Optima over training and inference follow [sardana2024].")
-    sentences.append(
-        f"Training FLOPs per {fit.runs.unit.removesuffix('s')}: {fit.flops.description}."
-    )
+    unit = fit.runs.unit.removesuffix("s")
+    sentences.append(f"Training FLOPs per {unit}: {fit.flops.description}.")
     if not isinstance(fit.flops, InterpolatedFlops):
         sentences.append("C = F(N)·D follows [kaplan2020].")
     if fit.excluded:
@@ -174,36 +168,25 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
     return text, tuple(key for key in cited if key in papers())
 
 
-def _residuals(fit: Fit) -> str:
-    quantity = "the log held-out loss" if fit.loss_space == "log" else "the held-out loss"
-    if fit.delta == float("inf"):
-        return f"Least squares on residuals of {quantity}."
-    return (
-        f"We minimised the sum of Huber's loss [huber1964] with δ = {fit.delta:.2g} over residuals of "
-        f"{quantity} from {fit.starts} starts, of which {fit.starts_agree} agree."
-    )
-
-
 def _optimum(fit: Fit) -> str:
+    line = "The optimum is read from a power law through the {} of [hoffmann2022])."
     source = {
         "surface": "The optimum minimises the fitted loss over N with D = C/F(N).",
-        "isoflop": "The optimum is read from a power law through the minima of IsoFLOP parabolas "
-        "(approach 2 of [hoffmann2022]).",
-        "envelope": "The optimum is read from a power law through the envelope (approach 1 of "
-        "[hoffmann2022]).",
+        "isoflop": line.format("minima of IsoFLOP parabolas (approach 2"),
+        "envelope": line.format("envelope (approach 1"),
     }
     return next((source[a.name] for a in fit.approaches if a.headline), "")
 
 
 def _intervals(m: ReportData) -> str:
-    used = {p.interval_method for p in m.predictions}
+    used, level = {p.interval_method for p in m.predictions}, f"{100 * m.level:g} %"
     if "HC3 sandwich" in used:
         return (
-            f"Intervals ({100 * m.level:g} %) use an HC3 sandwich covariance [mackinnon1985] with "
+            f"Intervals ({level}) use an HC3 sandwich covariance [mackinnon1985] with "
             "Student's t and the delta method on the log scale."
         )
     if "case bootstrap" in used:
-        return f"Intervals ({100 * m.level:g} %) are percentiles of a case bootstrap."
+        return f"Intervals ({level}) are percentiles of a case bootstrap."
     return "No interval is given."
 
 
@@ -224,44 +207,34 @@ def bibtex(keys: Sequence[str]) -> str:
 
 def provenance(m: ReportData) -> str:
     """Versions, date, digest, devices and other facts about how the answer was made."""
-    versions = {f"{k} {v}" for r in m.runs for k, v in r.versions.items()}
+    import matplotlib
+    import scipy
+
+    runs, fitted = m.runs, m.fit.runs
+    columns = np.column_stack([fitted.params, fitted.tokens, fitted.flops, fitted.loss])
+    states = [f"{len(fitted)} fitted, {len(m.fit.excluded)} left out"]
+    states += [f"{n} {state}" for state, n in Counter(r.state for r in runs).items()]
+    states += [_total_flops(runs)] if runs else []
+    libraries = [f"{lib.__name__} {lib.__version__}" for lib in (np, scipy, matplotlib)]
     facts = {
         "Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "flops-fit": __version__,
-        "Python": f"{platform.python_version()}, {_versions('numpy', 'scipy', 'matplotlib')}",
+        "Python": ", ".join([platform.python_version(), *libraries]),
         "Fitted on": platform.platform(),
-        "Digest of the fitted runs": _digest(m.fit),
-        "Runs": _states(m),
-        "Model": ", ".join(sorted({r.experiment.model for r in m.runs})),
-        "Trained on": ", ".join(sorted({r.device for r in m.runs if r.device})),
-        "Trained with": ", ".join(sorted(versions)),
-        "Seeds": "one per run, in the table of runs" if m.runs else "",
+        # N, D, C and loss of every fitted run, in order
+        "Digest of the fitted runs": "SHA-256 "
+        + hashlib.sha256(columns.astype("<f8").tobytes()).hexdigest()[:16],
+        "Runs": "; ".join(states),
+        "Model": ", ".join(sorted({r.experiment.model for r in runs})),
+        "Trained on": ", ".join(sorted({r.device for r in runs if r.device})),
+        "Trained with": ", ".join(
+            sorted({f"{k} {v}" for r in runs for k, v in r.versions.items()})
+        ),
+        "Seeds": "one per run, in the table of runs" if runs else "",
         **m.provenance,
     }
-    notes = "".join(paragraph(note) for note in m.fit.runs.notes)
+    notes = "".join(paragraph(note) for note in fitted.notes)
     rows = "".join(
         f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items() if v
     )
     return f'<dl class="facts">{rows}</dl>{notes}'
-
-
-def _versions(*names: str) -> str:
-    known = []
-    for name in names:
-        try:
-            known.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(known)
-
-
-def _digest(fit: Fit) -> str:
-    """SHA-256 of N, D, C and loss of every fitted run, in order."""
-    columns = np.column_stack([fit.runs.params, fit.runs.tokens, fit.runs.flops, fit.runs.loss])
-    return "SHA-256 " + hashlib.sha256(columns.astype("<f8").tobytes()).hexdigest()[:16]
-
-
-def _states(m: ReportData) -> str:
-    parts = [f"{len(m.fit.runs)} fitted, {len(m.fit.excluded)} left out"]
-    parts += [f"{n} {state}" for state, n in Counter(r.state for r in m.runs).items()]
-    return "; ".join([*parts, *([_total_flops(m.runs)] if m.runs else [])])

@@ -48,10 +48,7 @@ def rows_of(**columns: str | float | Sequence[str | float] | Floats | None) -> l
 
 
 def new_figure(name: str, managed: bool = False, *, layout: bool = True) -> Figure:
-    """An empty figure; a ``managed`` one belongs to pyplot, whose ``show()`` displays it.
-
-    With ``layout`` its margins follow what is drawn, each time that it is drawn.
-    """
+    """An empty figure; pyplot's ``show()`` displays a ``managed`` one. ``layout`` adapts margins."""
     from matplotlib.layout_engine import TightLayoutEngine
 
     engine = TightLayoutEngine(pad=0.4) if layout else None
@@ -161,13 +158,12 @@ def _ticks(low: float, high: float, most: int = 6) -> list[float]:
 
         ticks = MaxNLocator(most - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [float(v) for v in ticks if low <= v <= high]
-    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3)):
+    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         choice = _of_decades(low, high, digits)
         if len(choice) <= most:
             return choice
-    decades = _of_decades(low, high, (1,))
-    step = -(-len(decades) // most)
-    return decades[step // 2 :: step]
+    step = -(-len(choice) // most)
+    return choice[step // 2 :: step]
 
 
 def _of_decades(low: float, high: float, digits: Iterable[float]) -> list[float]:
@@ -214,17 +210,15 @@ def inline_svg(figure: Figure, title: str, description: str) -> str:
     # Several figures share a page, and names of their parts would meet.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    text = re.sub(
-        r'style="[^"]*"',
-        lambda style: re.sub(r"#([0-9a-f]{6})\b", r"var(--c\1,#\1)", style[0]),
-        text,
-    )
+    code = re.compile(r"#([0-9a-f]{6})\b")
+    text = re.sub(r'style="[^"]*"', lambda m: code.sub(r"var(--c\1,#\1)", m[0]), text)
     opening, _, rest = text.partition(">")
     size = re.search(r'viewBox="[^"]*"', opening)
+    box = size[0] if size else ""
     return (
         f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc" '
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'{size[0] if size else ""}><title id="{name}-title">{html.escape(title)}</title>'
+        f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box}>'
+        f'<title id="{name}-title">{html.escape(title)}</title>'
         f'<desc id="{name}-desc">{html.escape(description)}</desc>{rest}'
     )
 
@@ -236,10 +230,7 @@ def dark_colours(body: str) -> dict[str, str]:
 
 
 def dark_colour(code: str) -> str:
-    """A colour for dark paper: greys are inverted, others lightened until they can be read.
-
-    Contrast is that of WCAG 2.2, (L₁ + 0.05)/(L₂ + 0.05) of relative luminances.
-    """
+    """A colour for dark paper: greys are inverted, others lightened until they can be read."""
     rgb = tuple(int(code[i : i + 2], 16) for i in (0, 2, 4))
     if max(rgb) - min(rgb) < 12:
         share = 1 - sum(rgb) / (3 * 255)
@@ -253,7 +244,7 @@ def dark_colour(code: str) -> str:
 
 
 def contrast(rgb: tuple[int, ...], paper: tuple[int, ...] = DARK_PAPER) -> float:
-    """Contrast of a light colour on dark paper."""
+    """Contrast of a light colour on dark paper, that of WCAG 2.2."""
     return (_luminance(rgb) + 0.05) / (_luminance(paper) + 0.05)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from flops_fit.fit.approaches import Approach
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic
@@ -18,8 +17,9 @@ _TALL = 15  # rows: a longer table of the page scrolls in a box
 
 @dataclass(frozen=True)
 class TextTable:
-    """Rows of text, the first one its head, with a note below."""
+    """Rows of text, the first one its head, with a name for screen readers and a note below."""
 
+    name: str
     rows: Sequence[Sequence[str]]
     note: str
 
@@ -27,10 +27,11 @@ class TextTable:
         """As an aligned Markdown table; the note is its last line."""
         return f"{markdown_table(self.rows)}\n{self.note}"
 
-    def html(self, name: str) -> str:
-        """As an HTML table; ``name`` is for screen readers."""
+    def html(self) -> str:
+        """As an HTML table."""
         head, *rows = self.rows
-        return html_table(head, ([Cell(c) for c in row] for row in rows), self.note, name=name)
+        cells = ([Cell(c) for c in row] for row in rows)
+        return html_table(head, cells, self.note, self.name)
 
 
 def chinchilla_table(predictions: Sequence[Prediction]) -> str:
@@ -54,7 +55,7 @@ def optima(predictions: Sequence[Prediction]) -> TextTable:
     level = f"{100 * predictions[0].level:g} %" if predictions else ""
     unit = predictions[0].unit if predictions else "tokens"
     note = f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."
-    return TextTable(rows, note)
+    return TextTable("Optima at each budget", rows, note)
 
 
 def _span(prediction: Prediction, quantity: str) -> str:
@@ -62,12 +63,9 @@ def _span(prediction: Prediction, quantity: str) -> str:
     interval = prediction.intervals[quantity]
     if interval is None:
         return "(none)"
-    low, high = interval
-    if quantity == "expected_loss":
-        return f"({low:#.4g}–{high:#.4g})"
-    if quantity == "tokens_per_param":
-        return f"({low:.3g}–{high:.3g})"
-    return f"({format_count(low)}–{format_count(high)})"
+    formats = {"expected_loss": "{:#.4g}".format, "tokens_per_param": "{:.3g}".format}
+    low, high = map(formats.get(quantity, format_count), interval)
+    return f"({low}–{high})"
 
 
 def _loss(value: float | None) -> str:
@@ -82,22 +80,20 @@ def approaches_table(fit: Fit) -> str:
 def approaches(fit: Fit) -> TextTable:
     """What approaches 1, 2 and 3 say, and which of them answers."""
     rows = [["Approach", "a", "b", "N*", "D*", "Loss", "Standing"]]
-    rows += [_approach_row(a, number) for number, a in enumerate(fit.approaches, start=1)]
+    for number, a in enumerate(fit.approaches, start=1):
+        exponents = ["–" if v is None else f"{v:.3f}" for v in (a.a, a.b)]
+        if a.a_interval is not None:
+            exponents[0] += f" ({a.a_interval[0]:.3f}–{a.a_interval[1]:.3f})"
+        optimum = (a.optimal_params, a.optimal_tokens)
+        sizes = ["–" if v is None else format_count(v) for v in optimum]
+        standing = "headline" if a.headline else "check" if a.usable else a.reason
+        rows.append([f"{number} {a.name}", *exponents, *sizes, _loss(a.expected_loss), standing])
     interval = " (in brackets its 90 % interval)" if fit.approaches[2].a_interval else ""
     note = (
         f"N* ∝ C^a{interval}, D* ∝ C^b; N*, D* and loss at C = {fit.largest_compute:.3g}, the "
         "largest run's compute."
     )
-    return TextTable(rows, note)
-
-
-def _approach_row(a: Approach, number: int) -> list[str]:
-    exponents = ["–" if v is None else f"{v:.3f}" for v in (a.a, a.b)]
-    if a.a_interval is not None:
-        exponents[0] += f" ({a.a_interval[0]:.3f}–{a.a_interval[1]:.3f})"
-    sizes = ["–" if v is None else format_count(v) for v in (a.optimal_params, a.optimal_tokens)]
-    standing = "headline" if a.headline else "check" if a.usable else a.reason
-    return [f"{number} {a.name}", *exponents, *sizes, _loss(a.expected_loss), standing]
+    return TextTable("Three approaches", rows, note)
 
 
 def answer_card(
@@ -122,8 +118,13 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
         f"With {p.target_compute:.3g} FLOPs, train about {format_count(p.optimal_params)} parameters"
         f"{size} on {format_count(p.optimal_tokens)} {p.unit}{data}; {expected}.",
         _growth(fit),
-        _noise(fit),
+        f"{len(fit.runs)} runs were fitted; they scatter {100 * fit.residual_sd:.2g} % around the law.",
     ]
+    if fit.isoflop.n_r2 is not None and fit.isoflop.d_r2 is not None:
+        lines[-1] += (
+            f" The IsoFLOP minima lie on power laws with R² = {fit.isoflop.n_r2:.3f} (N) and "
+            f"{fit.isoflop.d_r2:.3f} (D), which alone is weak evidence."
+        )
     spread = p.form_spread.get("optimal_params")
     if spread is not None and spread[1] > spread[0]:
         lines.append(
@@ -133,13 +134,12 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
     trust = verdict(fit, problems)
     about = "answer" if fit.trust != "no" and trust == "no" else "fit"
-    lines.append(
-        {
-            "ok": "No problems were found with this fit.",
-            "caution": "Use this fit with caution:",
-            "no": f"Do not rely on this {about}:",
-        }[trust]
-    )
+    sentences = {
+        "ok": "No problems were found with this fit.",
+        "caution": "Use this fit with caution:",
+        "no": f"Do not rely on this {about}:",
+    }
+    lines.append(sentences[trust])
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in problems]
     return "\n".join(line for line in lines if line)
 
@@ -167,16 +167,6 @@ def _growth(fit: Fit) -> str:
     )
 
 
-def _noise(fit: Fit) -> str:
-    line = f"{len(fit.runs)} runs were fitted; they scatter {100 * fit.residual_sd:.2g} % around the law."
-    if fit.isoflop.n_r2 is not None and fit.isoflop.d_r2 is not None:
-        line += (
-            f" The IsoFLOP minima lie on power laws with R² = {fit.isoflop.n_r2:.3f} (N) and "
-            f"{fit.isoflop.d_r2:.3f} (D), which alone is weak evidence."
-        )
-    return line
-
-
 @dataclass(frozen=True)
 class Cell:
     """Text of a cell on the page, what is in brackets smaller.
@@ -201,27 +191,22 @@ def html_table(
     head: Sequence[str],
     rows: Iterable[Sequence[Cell]],
     caption: str,
-    *,
-    sortable: bool = False,
     name: str = "",
+    sortable: bool = False,
 ) -> str:
-    """A table with a caption in a box that scrolls by itself, if it is wide or has many rows.
+    """A table with a caption, in a box that scrolls; a click on a column's name sorts a ``sortable`` one.
 
-    A click on a column's name sorts a ``sortable`` one. ``name`` is for screen readers, by default
-    the caption's first sentence.
+    ``name`` is for screen readers, by default the caption's first sentence.
     """
-    cells = (
-        f'<th scope="col" aria-sort="none"><button type="button">{html.escape(h)}</button></th>'
-        if sortable
-        else f'<th scope="col">{html.escape(h)}</th>'
-        for h in head
-    )
+    button = '<th scope="col" aria-sort="none"><button type="button">{}</button></th>'
+    cell = button if sortable else '<th scope="col">{}</th>'
+    columns = "".join(cell.format(html.escape(h)) for h in head)
     lines = ["<tr>" + "".join(c.html() for c in row) + "</tr>" for row in rows]
     tall = " tall" if len(lines) > _TALL else ""
     label = html.escape(name or caption.split(".")[0], quote=True)
     return (
         f'<div class="scroll{tall}" role="region" tabindex="0" aria-label="{label}">'
-        f"<table><caption><span>{html.escape(caption)}</span></caption><thead><tr>{''.join(cells)}</tr></thead>"
+        f"<table><caption><span>{html.escape(caption)}</span></caption><thead><tr>{columns}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

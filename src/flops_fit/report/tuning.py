@@ -28,20 +28,11 @@ _MARKS = "osD^"
 
 @dataclass(frozen=True, eq=False)
 class TrialCell:
-    """One size at one length: what was tried, and how much more than the lowest loss it gave.
+    """One size N at one length D in units: what was tried, and the loss that it gave.
 
-    Attributes
-    ----------
-    params, units
-        N and D.
-    value, excess
-        Learning rates or batches, and the loss above the cell's lowest, as a share of it.
-    curve_value, curve_excess
-        The fitted parabola; empty where there is none to rely on.
-    recipe, used
-        The recipe's own value, and what the sweep uses there.
-    noise_scale
-        Of the gradient, in units; ``None`` where it was not measured, and for learning rates.
+    ``excess`` is the loss above the cell's lowest, as a share of it; the curve is the fitted
+    parabola, empty where there is none to rely on. ``recipe`` and ``used`` are the recipe's value
+    and that of the sweep. ``noise_scale`` is the gradient's in units, for batches alone.
     """
 
     params: float
@@ -93,23 +84,18 @@ def _trials(axis: str, tuning: Tuning, fits: OptimumFits) -> Trials | None:
         tried = c.lrs if axis == "lr" else c.batches
         if not tried:
             continue
-        x, y = np.array(tried).T
-        t, excess = _parabola(fit.factor, fits.curvature, tuning.options.step)
         one = recipe = c.batch_units  # what the factors are of
         used, scale = recipe * tuning.recipe.batch, c.noise_scale
         if axis == "lr":
             one, recipe, used, scale = c.lr, c.recipe_lr, c.lr * tuning.factor(c.params), None
-        cells.append(
-            TrialCell(c.params, c.units, x * one, y / y.min() - 1, t * one, excess, recipe, used, scale)
-        )  # fmt: skip
+        x, y = np.array(tried).T
+        curve, excess = np.empty(0), np.empty(0)
+        if fit.factor is not None and fits.curvature > 0:
+            t = np.linspace(-1, 1, 41) * REACH * math.log(tuning.options.step)
+            curve, excess = fit.factor * np.exp(t) * one, np.expm1(0.5 * fits.curvature * t**2)
+        tries = x * one, y / y.min() - 1
+        cells.append(TrialCell(c.params, c.units, *tries, curve, excess, recipe, used, scale))
     return Trials(axis, tuning.unit, tuple(cells), tuning.seed_sd) if cells else None
-
-
-def _parabola(best: float | None, curvature: float, step: float) -> tuple[Floats, Floats]:
-    if best is None or curvature <= 0:
-        return np.empty(0), np.empty(0)
-    t = np.linspace(-1, 1, 41) * REACH * math.log(step)
-    return best * np.exp(t), np.expm1(0.5 * curvature * t**2)
 
 
 def draw_trials(data: Trials, ax: Axes | None = None) -> Figure:
@@ -134,10 +120,8 @@ def draw_trials(data: Trials, ax: Axes | None = None) -> Figure:
     values = np.concatenate([np.append(c.value, c.used) for c in data.cells])
     ax.set_xlim(values.min() / 1.25, values.max() * 1.25)
     ax.set_ylim(-0.04 * 100 * worst, 100 * worst * 1.03)
-    if data.axis == "lr":
-        style.log_axis(ax, "x", "Learning rate", lambda v: f"{v:g}")
-    else:
-        style.log_axis(ax, "x", f"Batch ({data.unit})")
+    label = "Learning rate" if data.axis == "lr" else f"Batch ({data.unit})"
+    style.log_axis(ax, "x", label, "{:g}".format if data.axis == "lr" else format_count)
     ax.set_ylabel("Loss above the lowest, %")
     if len(data.cells) > _MAX_KEYS:
         for n in (sizes[0], sizes[-1]):
@@ -166,10 +150,8 @@ def _draw_cell(ax: Axes, data: Trials, c: TrialCell, colour: Colour, worst: floa
         mew=0.3, label=name if len(data.cells) <= _MAX_KEYS else None, zorder=3,
     )  # fmt: skip
     ax.plot(c.value[off], [100 * worst] * off.sum(), "^", color=colour, ms=4, mew=0)
-    ax.plot(
-        c.used, -0.035 * 100 * worst, "^", color=colour, ms=5, mec=style.INK, mew=0.5, clip_on=False,
-        zorder=4,
-    )  # fmt: skip
+    used = (c.used, -0.035 * 100 * worst)
+    ax.plot(*used, "^", color=colour, ms=5, mec=style.INK, mew=0.5, clip_on=False, zorder=4)
 
 
 def tuning_table(tuning: Tuning) -> TextTable:
@@ -177,21 +159,18 @@ def tuning_table(tuning: Tuning) -> TextTable:
     head = f"N|D ({tuning.unit})|Recipe's rate|Best rate|Rate used|Recipe's regret|Regret left|Noise scale"
     rows = [head.split("|")]
     for i, c in enumerate(tuning.cells):
-        best = tuning.lr.cells[i].factor
+        best, scale = tuning.lr.cells[i].factor, c.noise_scale
+        rates = (c.recipe_lr, None if best is None else c.lr * best, c.lr * tuning.factor(c.params))
         regrets = (tuning.untuned_regret(i), tuning.tuned_regret(i))
         rows.append(
-            [
-                format_count(c.params),
-                format_count(c.units),
-                f"{c.recipe_lr:.3g}",
-                "–" if best is None else f"{c.lr * best:.3g}",
-                f"{c.lr * tuning.factor(c.params):.3g}",
-                *("–" if r is None else f"{r:.2%}" for r in regrets),
-                "–" if c.noise_scale is None else format_count(c.noise_scale),
-            ]
+            [format_count(c.params), format_count(c.units)]
+            + ["–" if v is None else f"{v:.3g}" for v in rates]
+            + ["–" if v is None else f"{v:.2%}" for v in regrets]
+            + ["–" if scale is None else format_count(scale)]
         )
     noise = "" if tuning.seed_sd is None else f"The noise between seeds is {tuning.seed_sd:.2%}. "
     return TextTable(
+        "Where hyper-parameters were tried",
         rows,
         "Rates are at the recipe's batch. Regret is the extra loss that a rate causes, as a share of "
         f"the loss. {noise}A batch below the gradient's noise scale wastes little data.",
@@ -207,10 +186,11 @@ class CollapseData:
     def rows(self) -> list[Row]:
         """One row a point."""
         c = self.collapse
-        rows = []
-        for label, n, curve in zip(c.labels, c.params, c.curves, strict=True):
-            rows += rows_of(label=label, params=float(n), share=c.shares, scaled_loss=curve)
-        return rows
+        return [
+            {"label": label, "params": float(n), "share": share, "scaled_loss": loss}
+            for label, n, curve in zip(c.labels, c.params, c.curves, strict=True)
+            for share, loss in zip(c.shares.tolist(), curve.tolist(), strict=True)
+        ]
 
 
 def collapse_data(collapse: Collapse | None) -> CollapseData | None:
@@ -229,8 +209,8 @@ def draw_collapse(data: CollapseData, ax: Axes | None = None) -> Figure:
         shown, width = (style.VERMILLION, 1.1) if odd else (colour, 0.7)
         ax.plot(c.shares, c.curves[i], color=shown, lw=width, zorder=3 if odd else 2)
     for end in (0, -1):
-        label = f"N = {format_count(c.params[order[end]])}"
-        ax.plot([], [], color=colours[end], lw=1, label=label)
+        name = f"N = {format_count(c.params[order[end]])}"
+        ax.plot([], [], color=colours[end], lw=1, label=name)
     if c.odd:
         ax.plot([], [], color=style.VERMILLION, lw=1, label=f"apart: {c.odd[0]}")
     ax.set_xlim(0, 1)
