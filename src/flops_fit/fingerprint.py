@@ -61,14 +61,9 @@ def fingerprint_structure(value: Any) -> str:
 
 
 def has_source(obj: Any) -> bool:
-    """Whether the source of a function, class or instance can be read.
-
-    That of a class in a notebook or in ``exec`` cannot; its methods' bytecode is compared instead.
-    """
-    if isinstance(obj, functools.partial):
-        return has_source(obj.func)
-    if isinstance(obj, MethodType):
-        return has_source(obj.__func__)
+    """Whether the source of a function, class or instance can be read; not in ``exec``."""
+    if isinstance(obj, functools.partial | MethodType):
+        return has_source(obj.func if isinstance(obj, functools.partial) else obj.__func__)
     known = obj if isinstance(obj, FunctionType | type) else type(obj)
     if known.__module__ == "builtins" and known is getattr(builtins, known.__name__, None):
         return True
@@ -85,13 +80,8 @@ def _describe(obj: Any, seen: set[int], depth: int = 4) -> list[str]:
         return [reference(obj) if callable(obj) else type(obj).__name__]
     seen.add(id(obj))
     if isinstance(obj, functools.partial):
-        inner = _describe(obj.func, seen, depth)
-        return [
-            "partial",
-            *inner,
-            *_plain(obj.args, seen, depth),
-            *_plain(obj.keywords, seen, depth),
-        ]
+        parts = ["partial", *_describe(obj.func, seen, depth), *_plain(obj.args, seen, depth)]
+        return parts + _plain(obj.keywords, seen, depth)
     if isinstance(obj, MethodType):
         return ["method", *_describe(obj.__func__, seen, depth), *_plain(obj.__self__, seen, depth)]
     if isinstance(obj, FunctionType):
@@ -99,39 +89,33 @@ def _describe(obj: Any, seen: set[int], depth: int = 4) -> list[str]:
     if inspect.isclass(obj):
         return ["class", reference(obj), _source(obj)]
     if callable(obj):
-        parts = ["instance", *_describe(type(obj), seen, depth)]
-        return parts + _plain(_state(obj), seen, depth)
+        return ["instance", *_describe(type(obj), seen, depth), *_plain(_state(obj), seen, depth)]
     return [repr(obj)]
 
 
 def _describe_function(function: FunctionType, seen: set[int], depth: int) -> list[str]:
     parts = ["function", reference(function), _source(function)]
-    parts += _plain(function.__defaults__, seen, depth) + _plain(
-        function.__kwdefaults__, seen, depth
-    )
+    for defaults in (function.__defaults__, function.__kwdefaults__):
+        parts += _plain(defaults, seen, depth)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
             content = cell.cell_contents
         except ValueError:  # a name that is bound later, such as the function's own
             continue
         parts += [name, *_plain(content, seen, depth - 1)]
-    module = function.__module__ or ""
     for name in sorted(_global_names(function.__code__)):
         used = function.__globals__.get(name)
         # Helpers and constants of the user's own module decide the outcome too.
         if isinstance(used, int | float | str | bool | tuple):
             parts += [name, repr(used)]
-        elif isinstance(used, FunctionType | type) and used.__module__ == module:
+        elif isinstance(used, FunctionType | type) and used.__module__ == function.__module__:
             parts += [name, *_describe(used, seen, depth - 1)]
     return parts
 
 
 def _global_names(code: CodeType) -> set[str]:
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _global_names(constant)
-    return names
+    nested = (c for c in code.co_consts if isinstance(c, CodeType))
+    return set(code.co_names).union(*map(_global_names, nested))
 
 
 def _state(obj: Any) -> Mapping[str, Any]:
@@ -141,13 +125,12 @@ def _state(obj: Any) -> Mapping[str, Any]:
 
 
 def _plain(value: Any, seen: set[int], depth: int) -> list[str]:
+    """Parts that identify a value: its content, or that of what it holds."""
     if value is None or isinstance(value, int | float | str | bool | bytes | complex):
         return [repr(value)]
     if isinstance(value, Mapping):
-        parts = ["{"]
-        for key in sorted(value, key=str):
-            parts += [str(key), *_plain(value[key], seen, depth)]
-        return [*parts, "}"]
+        items = ((str(key), _plain(value[key], seen, depth)) for key in sorted(value, key=str))
+        return ["{", *(part for name, parts in items for part in (name, *parts)), "}"]
     if isinstance(value, list | tuple):
         return ["[", *(part for item in value for part in _plain(item, seen, depth)), "]"]
     if isinstance(value, FunctionType | MethodType | functools.partial | type):
@@ -160,29 +143,26 @@ def _plain(value: Any, seen: set[int], depth: int) -> list[str]:
 
 
 def _source(obj: Callable[..., Any] | type) -> str:
-    """Source as a syntax tree without docstrings; the bytecode where there is no source."""
+    """Source as a syntax tree without docstrings; else bytecode, of a class that of its methods."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(obj)))
     except (OSError, TypeError, SyntaxError):
         return _compiled(obj)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        documented = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
-        if documented and body and isinstance(body[0], ast.Expr):
-            constant = body[0].value
-            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
-                body[:] = body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            match node.body:
+                case [ast.Expr(ast.Constant(str())), *rest]:
+                    node.body = rest or [ast.Pass()]
     return ast.dump(tree)
 
 
 def _compiled(obj: Callable[..., Any] | type) -> str:
-    """The bytecode of a function, or of all methods of a class."""
     code = getattr(obj, "__code__", None)
     if isinstance(code, CodeType):
         return _bytecode(code)
     if not isinstance(obj, type):
         return reference(obj)
-    parts = [*(reference(base) for base in obj.__bases__)]
+    parts = [reference(base) for base in obj.__bases__]
     for name, value in sorted(vars(obj).items()):
         inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
         if isinstance(inner, FunctionType):
@@ -199,7 +179,7 @@ def _bytecode(code: CodeType) -> str:
 
 
 def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "detach") and hasattr(value, "dtype") and hasattr(value, "shape")
+    return all(hasattr(value, name) for name in ("detach", "dtype", "shape"))
 
 
 def _leaves(value: Any, values: bool = True) -> list[str | bytes]:
@@ -214,17 +194,11 @@ def _leaves(value: Any, values: bool = True) -> list[str | bytes]:
         kind = f"{value.dtype}{tuple(value.shape)}"
         if not values:
             return [kind]
-        array = value.detach().cpu().contiguous()
-        raw = array.reshape(-1).view(_byte_type(array)).numpy().tobytes() if array.numel() else b""
-        return [kind, raw]
+        import torch
+
+        array = value.detach().cpu().contiguous().reshape(-1)
+        return [kind, array.view(torch.uint8).numpy().tobytes() if array.numel() else b""]
     if isinstance(value, np.ndarray):
         kind = f"{value.dtype}{value.shape}"
         return [kind, np.ascontiguousarray(value).tobytes()] if values else [kind]
     return [repr(value)] if values else [type(value).__name__]
-
-
-def _byte_type(tensor: Any) -> Any:
-    """``torch.uint8``, reached through the tensor so that this module needs no torch."""
-    import torch
-
-    return torch.uint8

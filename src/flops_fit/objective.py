@@ -26,19 +26,11 @@ IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 class Objective:
     """The user's loss over a batch, and the number of units it averages.
 
-    Attributes
-    ----------
-    loss_fn
-        ``(model output, targets) -> scalar``, the mean over the batch's counted units. ``None``
-        for models whose output carries ``.loss`` itself.
-    count_fn
-        ``batch -> int``, the counted units; by default targets other than −100 where they are
-        integers, else samples.
-    step_fn
-        ``(model, batch) -> (loss sum, count)``, in place of the other two.
-    shifted
-        The model shifts its labels itself, so the first of each row is not predicted and not
-        counted; see :meth:`shifts`.
+    ``loss_fn(model output, targets)`` is the mean over the batch's counted units; ``None`` for
+    models whose output carries ``.loss``. ``count_fn(batch)`` counts them: by default targets other
+    than −100 where they are integers, else samples. ``step_fn(model, batch) -> (loss sum, count)``
+    replaces both. ``shifted``: the model shifts its labels itself, so the first of each row is not
+    counted; see :meth:`shifts`.
     """
 
     loss_fn: Callable[..., Any] | None = None
@@ -80,19 +72,18 @@ class Objective:
         count = self.count(batch)
         return self.mean(model, batch) * count, count
 
-    def mean(self, model: Any, batch: Any) -> Tensor:
+    def mean(self, model: Any, batch: Any) -> Any:
         """The loss as the user's function returns it."""
         output = self.output(model, batch)
         if self.loss_fn is not None:
-            loss: Tensor = self.loss_fn(output, _inputs_and_targets(batch)[1])
-            return loss
+            return self.loss_fn(output, _inputs_and_targets(batch)[1])
         own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if own is None:
             raise LossError(
                 "loss_fn: expected a function (model output, targets) -> scalar; got none, and the "
                 f"model's output ({type(output).__name__}) carries no .loss. Give loss_fn=."
             )
-        return cast("Tensor", own)
+        return own
 
     def output(self, model: Any, batch: Any) -> Any:
         """What the model returns for a batch."""
@@ -109,11 +100,7 @@ class Objective:
         return batch_length(batch)
 
     def has_units(self, batch: Any) -> bool:
-        """Whether a batch has any unit; the mean over none is not a number.
-
-        ``step_fn`` returns sums, which are 0 over none. A batch on a device is assumed to have some,
-        as counting would wait for the device.
-        """
+        """Whether a batch has any unit; assumed on a device (counting would wait) and with step_fn."""
         if self.step_fn is not None:
             return True
         count = self.count(batch)
@@ -130,10 +117,8 @@ class Objective:
     def shifts(self, model: Any, batch: Any) -> bool | None:
         """Whether ``model`` leaves out the first label of each row, tested by calling it.
 
-        Language models of HuggingFace take ``labels`` equal to ``input_ids`` and predict each from
-        those before it: of L labels L − 1 are predicted. With all but the first labels masked such
-        a model has nothing to predict, and its mean over nothing is NaN or 0. ``None`` where the
-        losses show neither.
+        With all but the first labels masked a model that shifts has nothing to predict: its mean is
+        NaN or 0. ``None`` where the losses show neither.
         """
         import torch
 
@@ -148,9 +133,9 @@ class Objective:
             return None
         finally:
             model.train(was_training)
-        if not _counts(second):
+        if second != second or second == 0:
             return None
-        return not _counts(first)
+        return first != first or first == 0
 
     def unit(self, batch: Any, dataset: Any = None) -> str:
         """The counted unit: as the data set declares, else tokens for sequences, else samples."""
@@ -164,18 +149,14 @@ class Objective:
 def _inputs_and_targets(batch: Any) -> tuple[Any, Any]:
     """A batch as (what the model is called with, targets).
 
-    A dict or dataclass goes in by name, its targets under ``labels``, ``label`` or ``targets``; a
-    tuple's last entry is the target; a lone tensor is its own target.
+    A dict or dataclass goes in by name; a tuple's last entry is the target, a lone tensor its own.
     """
     named = by_name(batch)
     if named is not None:
         key = _label_key(batch)
         return named, None if key is None else named[key]
-    if isinstance(batch, tuple | list):
-        if len(batch) == 1:
-            return (batch[0],), batch[0]
-        return tuple(batch[:-1]), batch[-1]
-    return (batch,), batch
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    return parts[:-1] or parts, parts[-1]
 
 
 def by_name(batch: Any) -> Mapping[str, Any] | None:
@@ -196,17 +177,10 @@ def _only(batch: Any, column: int) -> dict[str, Any]:
     """A named batch with all labels masked but those of one column."""
     named, key = dict(by_name(batch) or {}), _label_key(batch)
     assert key is not None
-    labels = named[key].clone()
-    labels[:, :column] = IGNORED
-    labels[:, column + 1 :] = IGNORED
+    labels = named[key].new_full(named[key].shape, IGNORED)
     # A masked row would say nothing of the column: any token will do as its label.
-    labels[:, column].clamp_(min=0)
+    labels[:, column] = named[key][:, column].clamp(min=0)
     return {**named, key: labels}
-
-
-def _counts(loss: float) -> bool:
-    """Whether a loss is a mean over something: NaN and 0 are what a mean over nothing gives."""
-    return loss == loss and loss != 0
 
 
 def _is_whole(targets: Any) -> bool:
@@ -214,28 +188,19 @@ def _is_whole(targets: Any) -> bool:
 
 
 def check_loss(loss: Any) -> Tensor:
-    """The loss itself, if it is a scalar that can be differentiated.
-
-    Raises
-    ------
-    LossError
-        Otherwise; the message says what came.
-    """
+    """The loss itself, if it is a scalar that can be differentiated; else LossError."""
     if not hasattr(loss, "backward"):
-        raise LossError(
-            f"loss_fn: expected a scalar tensor with a gradient; got {type(loss).__name__}."
+        got = type(loss).__name__
+    elif loss.dim() != 0:
+        got = f"a tensor of shape {tuple(loss.shape)}. Take its mean over the batch's units"
+    elif not loss.requires_grad:
+        got = (
+            "a loss that has no gradient with respect to the model's parameters. Compute it from "
+            "the model's output, without .detach(), .item() or no_grad"
         )
-    if loss.dim() != 0:
-        raise LossError(
-            f"loss_fn: expected a scalar; got a tensor of shape {tuple(loss.shape)}. "
-            "Take its mean over the batch's units."
-        )
-    if not loss.requires_grad:
-        raise LossError(
-            "loss_fn: the loss has no gradient with respect to the model's parameters. "
-            "Compute it from the model's output, without .detach(), .item() or no_grad."
-        )
-    return cast("Tensor", loss)
+    else:
+        return cast("Tensor", loss)
+    raise LossError(f"loss_fn: expected a scalar tensor with a gradient; got {got}.")
 
 
 def batch_length(batch: Any) -> int:
@@ -268,10 +233,9 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def to_device(batch: Any, device: str) -> Any:
-    """A batch with every tensor of it on ``device``.
+    """A batch with every tensor of it on ``device``; copies to CUDA do not wait.
 
-    From pinned memory a copy to CUDA is queued like a kernel, and the host goes on. MPS has no
-    float64, which Python numbers in samples become when they are stacked: there they go in float32.
+    MPS has no float64, which Python numbers become when stacked: there they go in float32.
     """
     import torch
 
@@ -288,9 +252,8 @@ def to_device(batch: Any, device: str) -> Any:
 def _like(value: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:
     """A mapping of the kind of ``value``: HuggingFace's BatchEncoding, a defaultdict, one's own."""
     copied: Any = copy.copy(value)
-    if hasattr(copied, "__setitem__"):
-        for key, item in changed.items():
-            copied[key] = item
-        return copied
-    kind: Callable[..., Any] = type(value)
-    return kind(changed)
+    if not hasattr(copied, "__setitem__"):
+        return type(copied)(changed)
+    for key, item in changed.items():
+        copied[key] = item
+    return copied

@@ -47,7 +47,7 @@ def test_one_configuration_can_be_selected():
     ("name", "where", "choices"),
     [
         ("porian2024_refinedweb", {"seed": "1"}, "one of .*'hparams', 'warmup'"),
-        ("porian2024_refinedweb", {"warmup": "none"}, "warmup out of .*'long', 'short'"),
+        ("porian2024_refinedweb", {"warmup": "none"}, "warmup: expected one of .*'long', 'short'"),
         ("porian2024_refinedweb", {"hparams": "tuned", "warmup": "long"}, "its configurations are"),
         ("llama3_2024", {"warmup": "long"}, "of one kind"),
     ],

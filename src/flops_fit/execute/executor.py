@@ -21,7 +21,7 @@ from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fingerprint import fingerprint_any
 from flops_fit.laws.law import Law
 from flops_fit.records import Experiment, Run
-from flops_fit.reference.published_laws import law as published_law
+from flops_fit.reference.published import law as published_law
 from flops_fit.text import error_line
 from flops_fit.train.trainer import Progress
 

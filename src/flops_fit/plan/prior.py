@@ -13,8 +13,8 @@ from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import OptimumOnly
-from flops_fit.reference.published_laws import LAW_NAMES
-from flops_fit.reference.published_laws import law as published_law
+from flops_fit.reference.published import LAW_NAMES
+from flops_fit.reference.published import law as published_law
 
 TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022, table 3, whose D*/N* lies between 20 and 22
 _LARGEST = math.log(1e40)

@@ -1,0 +1,223 @@
+"""Laws as their papers print them, and published runs, packaged so that nothing is downloaded."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from importlib import resources
+from math import exp
+from typing import Literal, overload
+
+from flops_fit.checks import check_choice
+from flops_fit.errors import InputError
+from flops_fit.laws.kappa import Hoffmann
+from flops_fit.laws.law import Law
+from flops_fit.laws.muennighoff import Muennighoff
+from flops_fit.laws.optimum import OptimumOnly
+from flops_fit.table.run_table import RunTable
+
+_PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day
+
+_LAWS: dict[str, tuple[Law | OptimumOnly, str]] = {
+    "hoffmann2022": (
+        Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28),
+        "Hoffmann et al. 2022, 'Training Compute-Optimal Large Language Models' "
+        "(arXiv:2203.15556), eq. 10, approach 3.",
+    ),
+    "besiroglu2024": (
+        Hoffmann(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658),
+        "Besiroglu et al. 2024, 'Chinchilla Scaling: A replication attempt' (arXiv:2404.10102), "
+        "rounded as printed there.",
+    ),
+    "muennighoff2023": (
+        Muennighoff(
+            E=exp(0.6254804),
+            A=exp(6.255414),
+            B=exp(7.3049974),
+            alpha=0.3526596,
+            beta=0.3526596,
+            R_D=15.387756,
+            R_N=5.309743,
+        ),
+        "Muennighoff et al. 2023, 'Scaling Data-Constrained Language Models' (arXiv:2305.16264), "
+        "with the digits of the authors' repository.",
+    ),
+    "kaplan2020": (
+        OptimumOnly(
+            k_N=1.3e9 / _PF_DAY**0.73,
+            a=0.73,
+            k_D=2e10 / _PF_DAY**0.27,
+            b=0.27,
+            size="non-embedding parameters",
+            compute="C_min, the least compute for a loss, at batches far below the critical one",
+        ),
+        "Kaplan et al. 2020, 'Scaling Laws for Neural Language Models' (arXiv:2001.08361), "
+        "appendix A: N* = 1.3e9·C^0.73, D* = 2e10·C^0.27, C in PF-days.",
+    ),
+    "deepseek2024": (
+        OptimumOnly(0.1715, 0.5243, 5.8316, 0.4757, "non-embedding FLOPs per token", "C = N·D"),
+        "DeepSeek-AI 2024, 'DeepSeek LLM: Scaling Open-Source Language Models with Longtermism' "
+        "(arXiv:2401.02954), eq. 4.",
+    ),
+    "llama3_2024": (
+        OptimumOnly(k_N=1 / (6 * 0.299), a=1 - 0.537, k_D=0.299, b=0.537),
+        "'The Llama 3 Herd of Models', 2024 (arXiv:2407.21783), §3.2.1; N from C = 6·N·D.",
+    ),
+}
+_RUNS: dict[str, str] = {
+    "hoffmann2022_epoch": (
+        "Hoffmann et al. 2022, 'Training Compute-Optimal Large Language Models' "
+        "(arXiv:2203.15556), Figure 4, digitised by Besiroglu et al. 2024 (Epoch AI, "
+        "arXiv:2404.10102); 245 points, facts read off a figure."
+    ),
+    "llama3_2024": (
+        "'The Llama 3 Herd of Models', 2024 (arXiv:2407.21783), Figure 2, digitised; 133 points, "
+        "facts read off a figure. The loss is a normalised negative log-likelihood."
+    ),
+    "marin2026_dclm": (
+        "IsoFLOP runs on DCLM by the Marin community (github.com/marin-community/marin), 2026; "
+        "85 runs, measurements from an open laboratory: credit it."
+    ),
+    "porian2024_refinedweb": (
+        "Porian et al. 2024, 'Resolving Discrepancies in Compute-Optimal Scaling of Language "
+        "Models' (arXiv:2406.19146), RefinedWeb runs from the authors' public repository "
+        "(github.com/formll/resolving-scaling-law-discrepancies); 579 runs, measurements: credit "
+        "the paper."
+    ),
+    "muennighoff2023_c4": (
+        "Muennighoff et al. 2023, 'Scaling Data-Constrained Language Models' (arXiv:2305.16264), "
+        "C4 runs from the authors' public repository (github.com/huggingface/datablations, "
+        "Apache-2.0); 295 runs, measurements: credit the paper."
+    ),
+}
+_MEASURED = frozenset({"params", "tokens", "unique_tokens", "flops", "loss"})
+LAW_NAMES, RUN_NAMES = tuple(_LAWS), tuple(_RUNS)
+
+
+@overload
+def law(name: Literal["hoffmann2022", "besiroglu2024"]) -> Hoffmann: ...
+@overload
+def law(name: Literal["muennighoff2023"]) -> Muennighoff: ...
+@overload
+def law(name: Literal["kaplan2020", "deepseek2024", "llama3_2024"]) -> OptimumOnly: ...
+@overload
+def law(name: str) -> Law | OptimumOnly: ...
+def law(name: str) -> Law | OptimumOnly:
+    """A published law, ready to answer; InputError for an unknown name.
+
+    Surfaces, which know the loss of any N and D:
+
+    - ``"hoffmann2022"``: approach 3 of the Chinchilla paper (arXiv:2203.15556).
+    - ``"besiroglu2024"``: the same runs fitted again (arXiv:2404.10102), as published. An exact
+      minimum of their stated objective lies slightly lower: ``fit_runs`` finds it.
+    - ``"muennighoff2023"``: repeated data (arXiv:2305.16264), fitted to 182 runs on C4. Ask
+      ``.with_unique(U)`` where only U tokens are different.
+
+    Optima, which answer ``optimal(C)`` and have no loss (:class:`~flops_fit.laws.OptimumOnly`):
+
+    - ``"kaplan2020"``: N* ∝ C^0.73 (arXiv:2001.08361). N is without embeddings and C is their
+      C_min; at the critical batch, where runs take twice C_min, D* ≈ 2·C_min/(6·N*).
+    - ``"deepseek2024"``: DeepSeek LLM (arXiv:2401.02954). **N is no count of parameters** but the
+      non-embedding FLOPs per token, attention included, so that C = N·D without a factor 6.
+    - ``"llama3_2024"``: D* = 0.299·C^0.537 (arXiv:2407.21783), N* = C/(6·D*). The rounded
+      constants give 389 billion parameters at 3.8e25 FLOPs where the report says 402.
+
+    Examples
+    --------
+    >>> f"{law('hoffmann2022').optimal(5.76e23).params:.3g}"
+    '3.22e+10'
+    """
+    law_source(name)
+    return _LAWS[name][0]
+
+
+def law_source(name: str) -> str:
+    """Where the law called ``name`` is published; InputError for an unknown name."""
+    check_choice("published law", name, _LAWS)
+    return _LAWS[name][1]
+
+
+def source(name: str) -> str:
+    """Where the runs called ``name`` come from, and on what terms."""
+    check_choice("published runs", name, _RUNS)
+    return _RUNS[name]
+
+
+def columns(name: str) -> dict[str, tuple[str, ...]]:
+    """What :func:`runs` can select by: each column of a run's configuration, with its values.
+
+    Examples
+    --------
+    >>> columns("porian2024_refinedweb")["warmup"]
+    ('long', 'short')
+    """
+    rows = _read(name)
+    names = [c for c in rows[0] if c not in _MEASURED]
+    return {c: tuple(sorted({row[c] for row in rows})) for c in names}
+
+
+def runs(name: str, **where: str) -> RunTable:
+    """Published runs as a :class:`~flops_fit.table.RunTable`; its notes carry the source.
+
+    - ``"hoffmann2022_epoch"``: 245 points of Chinchilla's Figure 4. Besiroglu et al. keep the 240 whose
+      loss is strictly below the fifth largest.
+    - ``"llama3_2024"``: 133 IsoFLOP points of the Llama 3 report, Figure 2.
+    - ``"marin2026_dclm"``: 85 IsoFLOP runs on DCLM at seven budgets.
+    - ``"porian2024_refinedweb"``: 579 points of five configurations that lead from Kaplan's set-up to
+      Chinchilla's. One fit is of one configuration: select it with ``where``.
+    - ``"muennighoff2023_c4"``: 295 runs on C4 with repeated data, some for thousands of epochs
+      and over-fitted; ``unique_tokens`` says how much was new.
+
+    Measurements are facts; the sources are cited so that they can be credited.
+
+    Parameters
+    ----------
+    name
+        Which runs.
+    **where
+        Keep the runs whose configuration has these values: ``hparams="tuned"``. :func:`columns`
+        lists what there is.
+
+    Raises
+    ------
+    InputError
+        No runs of that name, no such column, no such value, or no run with all of the values.
+
+    Examples
+    --------
+    >>> len(runs("porian2024_refinedweb", hparams="tuned"))
+    121
+    """
+    rows, choices = _read(name), columns(name)
+    for column, value in where.items():
+        if column not in choices:
+            known = (
+                f"one of {list(choices)}" if choices else "no selection, as runs are of one kind"
+            )
+            raise InputError(f"{name!r}: expected {known}; got {column}={value!r}.")
+        check_choice(f"{name}: {column}", value, choices[column])
+
+    def configuration(row: dict[str, str]) -> str:
+        return "/".join(row[c] for c in choices)
+
+    kept = [
+        {**row, "label": f"{configuration(row)} run {i}".strip()}
+        for i, row in enumerate(rows, start=1)
+        if all(row[column] == value for column, value in where.items())
+    ]
+    if not kept:
+        known = str(sorted(set(map(configuration, rows))))
+        raise InputError(f"no run of {name!r} has {where}: its configurations are {known}.")
+    read = _MEASURED | {"label"}
+    table = RunTable.read([{c: v for c, v in row.items() if c in read} for row in kept])
+    notes = [*table.notes, f"Source: {source(name)}"]
+    mixed = sorted(set(map(configuration, kept)))
+    if len(mixed) > 1:
+        notes.append(f"{len(mixed)} configurations are mixed: {mixed}. Fit one at a time.")
+    return replace(table, notes=tuple(notes))
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    source(name)
+    file = resources.files(__package__) / "data" / f"{name}.csv"
+    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
