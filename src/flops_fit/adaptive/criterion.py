@@ -24,6 +24,7 @@ from flops_fit.adaptive.candidates import Candidates
 from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.intervals import Evidence, gradient_of, student_t
 from flops_fit.fit.surface import Points, derivatives, model_values
+from flops_fit.fit.surface_solver import NAMES, SurfaceSolver
 from flops_fit.fit.window import WindowRule
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.kappa import Kappa
@@ -76,7 +77,7 @@ class Criterion:
         """What the runs of a fit tell about N*(target) if κ is free and exponents drift within τ."""
         solution = evidence.solution
         theta, points = solution.coordinates, solution.points
-        free = replace(solution, theta=theta, law_at=lambda t: points.law_at(t, Kappa))
+        free = replace(solution, theta=theta, names=NAMES, solver=SurfaceSolver(Kappa, points))
         c = gradient_of(free, log_optimum(target, evidence.flops))[0]
         # At the optimum (x, y) a drift a adds a·x to the slope p, and −a·x²/2 to the term.
         best = solution.law.optimal(target, evidence.flops)

@@ -183,9 +183,10 @@ class Fit:
                 f"expected a law of repeated data to ask about unique units; the "
                 f'{self.law.name} law counts repeats as new. Fit with law="muennighoff".'
             )
-        solution = self._solution.under(unique=float(unique_tokens))
+        law = replace(self.law, unique=float(unique_tokens))
         lines = replace(self.isoflop, n_line=None, d_line=None)
-        return replace(self, law=solution.law, isoflop=lines, _solution=solution)
+        solution = replace(self._solution, law=law)
+        return replace(self, law=law, isoflop=lines, _solution=solution)
 
     def predict(
         self,

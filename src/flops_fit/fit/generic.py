@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,19 +92,6 @@ def jacobian(model: Model, theta: Floats, step: float = 1e-5) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class _LawAt:
-    """The law for values of its log parameters; ``fixed`` are the fields that do not move."""
-
-    law: type[Law]
-    names: tuple[str, ...]
-    fixed: Mapping[str, float] = field(default_factory=dict)
-
-    def __call__(self, theta: Floats) -> Law:
-        values = np.exp(np.clip(theta, -_LOG_LARGEST, _LOG_LARGEST)).tolist()
-        return self.law(**dict(zip(self.names, values, strict=True)), **self.fixed)
-
-
-@dataclass(frozen=True, eq=False)
 class GenericSolver:
     """The solver of every law with :meth:`~flops_fit.laws.Law.starts` and positive parameters.
 
@@ -118,14 +105,12 @@ class GenericSolver:
 
     def fit(self, weights: Floats, delta: DeltaRule, near: Solution | None = None) -> Solution:
         """See :class:`flops_fit.fit.solver.Solver`."""
-        law, names = self.law, self.law.parameters()
         if near is not None:
-            fixed = _fixed(near)
-            return self._search(_LawAt(law, near.names, fixed), [near.theta], weights, delta)
-        starts = self._starts()
-        solution = self._search(_LawAt(law, names), starts, weights, delta)
+            return self._search(near.names, _fixed(near), [near.theta], weights, delta)
+        names, starts = self.law.parameters(), self._starts()
+        solution = self._search(names, {}, starts, weights, delta)
         held: dict[str, float] = {}
-        for name, limit in law.limits.items():
+        for name, limit in self.law.limits.items():
             if not _undetermined(solution, name):
                 continue
             trial = {**held, name: limit}
@@ -133,8 +118,9 @@ class GenericSolver:
             keep = [names.index(n) for n in free]
             again = _log(solution.law.params[n] for n in free)
             fewer = [again, *np.unique([s[keep] for s in starts], axis=0)]
-            simpler = self._search(_LawAt(law, free, trial), fewer, weights, delta)
-            if _as_good(simpler, solution):
+            simpler = self._search(free, trial, fewer, weights, delta)
+            value = float(np.sum(weights * huber(simpler.residuals, solution.delta)))
+            if value <= solution.objective + _tolerated(solution):
                 solution, held = simpler, trial
         return solution
 
@@ -142,18 +128,22 @@ class GenericSolver:
         self, solution: Solution, weights: Floats, targets: Floats, delta: float
     ) -> list[Law]:
         """See :class:`flops_fit.fit.solver.Solver`; at most 25 steps each, and none that is worse."""
-        model = self.model(_LawAt(self.law, solution.names, _fixed(solution)))
+        model, start = self.model(solution.names, _fixed(solution)), solution.theta
         return [
-            solution.law_at(descend(model, solution.theta, z, w, delta, _REFIT).theta)
+            self.law_at(solution, descend(model, start, z, w, delta, _REFIT).theta)
             for w, z in zip(weights, targets, strict=True)
         ]
 
-    def model(self, law_at: _LawAt) -> Model:
-        """The model of ``points.z`` at the runs, for values of the log parameters."""
+    def law_at(self, solution: Solution, theta: Floats) -> Law:
+        """See :class:`flops_fit.fit.solver.Solver`."""
+        return replace(solution.law, **_parameters(solution.names, theta))
+
+    def model(self, names: Sequence[str], fixed: Mapping[str, float]) -> Model:
+        """The model of ``points.z`` at the runs, for the logs of the named parameters."""
         columns, points = self._columns, self.points
 
         def values(theta: Floats) -> Floats:
-            loss: Callable[..., Any] = law_at(theta).loss
+            loss: Callable[..., Any] = self.law(**_parameters(names, theta), **fixed).loss
             with np.errstate(all="ignore"):
                 ratio = np.asarray(loss(*columns)) / points.scale
             ratio = np.where(np.isfinite(ratio), np.clip(ratio, 1e-100, 1e100), 1e100)
@@ -186,10 +176,15 @@ class GenericSolver:
         return starts
 
     def _search(
-        self, law_at: _LawAt, starts: list[Floats], weights: Floats, delta: DeltaRule
+        self,
+        names: tuple[str, ...],
+        fixed: Mapping[str, float],
+        starts: list[Floats],
+        weights: Floats,
+        delta: DeltaRule,
     ) -> Solution:
         """Search from every start, carry the best to the end, let δ settle on them."""
-        z, k, model = self.points.z, len(law_at.names), self.model(law_at)
+        z, k, model = self.points.z, len(names), self.model(names, fixed)
         spreads = [mad_delta(z - model(s), weights, k) for s in starts]
         used = min(spreads) if delta == "mad" else float(delta)
         wide = max(used, float(np.median(spreads)))
@@ -205,45 +200,38 @@ class GenericSolver:
         ends = [descend(model, e.theta, z, weights, used) for e in (best, *ends)]
         best = min(ends, key=lambda e: e.objective)
         within = best.objective * (1 + AGREE_WITHIN) + 1e-18 * len(z)
-        agree = int(sum(e.objective <= within for e in ends[1:]))
-        solution = self._solution(law_at, best, weights, used)
-        return replace(solution, starts=len(ends) - 1, agree=agree)
-
-    def _solution(self, law_at: _LawAt, end: Descent, weights: Floats, delta: float) -> Solution:
-        model, law = self.model(law_at), law_at(end.theta)
-        slopes = jacobian(model, end.theta)
+        slopes = jacobian(model, best.theta)
         moves = np.max(np.abs(slopes), axis=0) > _NO_EFFECT
-        still = {n: t for n, t, m in zip(law_at.names, end.theta, moves, strict=True) if not m}
-        free = tuple(n for n in law_at.names if n not in still)
-        fixed = {**law_at.fixed, **{n: law.params[n] for n in still}}
+        free = tuple(n for n, m in zip(names, moves, strict=True) if m)
+        limits = self.law.limits
         return Solution(
-            law=law,
-            theta=end.theta[moves],
+            law=self.law(**_parameters(names, best.theta), **fixed),
+            theta=best.theta[moves],
             names=free,
-            coordinates=end.theta[moves],
-            law_at=_LawAt(self.law, free, fixed),
+            coordinates=best.theta[moves],
             log_names=free,
-            residuals=self.points.z - model(end.theta),
+            residuals=z - model(best.theta),
             jacobian=slopes[:, moves],
             weights=weights,
-            delta=delta,
-            converged=end.converged,
+            delta=used,
             bounds=tuple(
                 Bound(n, BoundKind.FLOOR if t < _LOG_VANISHED else BoundKind.NO_EFFECT)
-                for n, t in still.items()
-                if n not in self.law.limits
+                for n, t in zip(names, best.theta, strict=True)
+                if n not in free and n not in limits
             ),
             points=self.points,
             solver=self,
-            held={n: v for n, v in law_at.fixed.items() if n in self.law.limits},
+            starts=len(ends) - 1,
+            agree=int(sum(e.objective <= within for e in ends[1:])),
+            converged=best.converged,
+            held={n: v for n, v in fixed.items() if n in limits},
         )
 
 
 def least_value(solution: Solution, name: str) -> float | None:
     """The value below which a parameter held at infinity fits worse than noise explains.
 
-    Where 2ΔΣρ/σ² reaches 2.71, one side of a 90 % profile interval, all else refitted; ``None``
-    where not even a tenth does.
+    Where 2ΔΣρ/σ² reaches 2.71, one side of a 90 % profile interval; ``None`` where 0.1 does not.
     """
     solver = solution.solver
     if not isinstance(solver, GenericSolver):
@@ -252,7 +240,7 @@ def least_value(solution: Solution, name: str) -> float | None:
 
     def rise(log_value: float) -> float:
         fixed = {**_fixed(solution), name: float(np.exp(log_value))}
-        model = solver.model(_LawAt(solver.law, solution.names, fixed))
+        model = solver.model(solution.names, fixed)
         end = descend(model, solution.theta, z, w, solution.delta, 2 * _SEARCH)
         return end.objective - solution.objective
 
@@ -274,12 +262,6 @@ def _tolerated(solution: Solution) -> float:
     return 0.5 * 2.71 * solution.residual_sd**2 + 1e-16 * len(solution.residuals)
 
 
-def _as_good(simpler: Solution, full: Solution) -> bool:
-    """Whether holding a parameter costs no more than noise explains, at the same δ."""
-    value = float(np.sum(full.weights * huber(simpler.residuals, full.delta)))
-    return value <= full.objective + _tolerated(full)
-
-
 def _undetermined(solution: Solution, name: str) -> bool:
     """Whether the runs leave a parameter open by a factor of a thousand or more."""
     if name not in solution.names:
@@ -293,3 +275,9 @@ def _undetermined(solution: Solution, name: str) -> bool:
 
 def _log(values: Iterable[float]) -> Floats:
     return np.array([np.log(v) if v > 0 else _LOG_ZERO for v in values])
+
+
+def _parameters(names: Sequence[str], theta: Floats) -> dict[str, float]:
+    """The named parameters from their logs."""
+    values = np.exp(np.clip(theta, -_LOG_LARGEST, _LOG_LARGEST)).tolist()
+    return dict(zip(names, values, strict=True))

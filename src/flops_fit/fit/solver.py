@@ -6,8 +6,8 @@ the κ-law, with exact derivatives, and :class:`flops_fit.fit.generic.GenericSol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -70,33 +70,18 @@ class Bound:
 class Solution:
     """One law fitted to weighted runs.
 
-    Attributes
-    ----------
-    theta, names
-        The solver's coordinates that are free and on no bound, shape (k,), and their names.
-    coordinates
-        All coordinates that a refit starts from: six in the κ family, else ``theta``.
-    law_at
-        The law for any values of ``theta``.
-    log_names
-        The names of ``theta`` that are natural logs of parameters.
-    residuals
-        z − model in the loss space of the fit, shape (runs,).
-    jacobian
-        Of the model with respect to ``theta``, shape (runs, k).
-    bounds
-        The parameters that ended on a bound.
-    starts, agree
-        How many starts the solver had, and how many of them ended at this minimum.
-    held
-        Parameters that the runs do not determine, and the limit each was held at.
+    ``theta`` has the k solver coordinates that are free and on no bound, ``names`` their names and
+    ``log_names`` those that are natural logs of parameters. A refit starts from ``coordinates``:
+    all six in the κ family, else ``theta``. ``residuals`` are z − model in the loss space of the
+    fit, shape (runs,), and ``jacobian`` is the model's with respect to ``theta``, (runs, k).
+    ``agree`` of ``starts`` ended at this minimum. ``held`` has parameters that the runs do not
+    determine, with the limit each was held at.
     """
 
     law: Law
     theta: Floats
     names: tuple[str, ...]
     coordinates: Floats
-    law_at: Callable[[Floats], Law]
     log_names: tuple[str, ...]
     residuals: Floats
     jacobian: Floats
@@ -109,6 +94,10 @@ class Solution:
     agree: int = 1
     converged: bool = True
     held: Mapping[str, float] = field(default_factory=dict)
+
+    def law_at(self, theta: Floats) -> Law:
+        """The law for other values of the free coordinates."""
+        return self.solver.law_at(self, theta)
 
     @property
     def objective(self) -> float:
@@ -148,11 +137,6 @@ class Solution:
         count = int(np.count_nonzero(self.weights))
         return float(np.sqrt(mean * count / max(count - len(self.law.params), 1)))
 
-    def under(self, **conditions: float) -> Solution:
-        """The same solution under other conditions of its law, such as ``unique=1e9``."""
-        moved = _Conditioned(self.law_at, conditions)
-        return replace(self, law=replace(self.law, **conditions), law_at=moved)
-
 
 class Solver(Protocol):
     """Fits one form of law to the runs that it was made for."""
@@ -162,17 +146,10 @@ class Solver(Protocol):
         """The form of law."""
 
     def fit(self, weights: Floats, delta: DeltaRule, near: Solution | None = None) -> Solution:
-        """The law at its minimum of Σ w·ρ_δ.
+        """The law at its minimum of Σ w·ρ_δ, with one weight a run.
 
-        Parameters
-        ----------
-        weights
-            How much each run counts, shape (runs,).
-        delta
-            Huber's δ in units of ``points.z`` (``inf``: least squares), or ``"mad"``: δ and fit
-            are iterated until they agree.
-        near
-            A solution of the same form to nearly the same runs: the search for starts is skipped.
+        δ is in units of ``points.z`` (``inf``: least squares); for ``"mad"`` δ and fit are iterated
+        until they agree. From a solution ``near`` no starts are searched for.
         """
 
     def refit(
@@ -180,21 +157,13 @@ class Solver(Protocol):
     ) -> list[Law]:
         """The laws refitted from a solution to weights and losses z, both of shape (n, runs)."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Conditioned:
-    law_at: Callable[[Floats], Law]
-    conditions: Mapping[str, float]
-
-    def __call__(self, theta: Floats) -> Law:
-        return replace(self.law_at(theta), **self.conditions)
+    def law_at(self, solution: Solution, theta: Floats) -> Law:
+        """See :meth:`Solution.law_at`."""
 
 
 def huber(residuals: Floats, delta: float) -> Floats:
     """ρ_δ of each residual; δ = ∞ is half the square."""
     size = np.abs(residuals)
-    if np.isinf(delta):
-        return np.asarray(0.5 * size**2)
     inner = np.minimum(size, delta)
     return np.asarray(inner * (size - 0.5 * inner))
 

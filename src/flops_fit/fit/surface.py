@@ -17,10 +17,11 @@ H = −w ln w − (1−w) ln(1−w),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
@@ -64,16 +65,10 @@ class Points:
         kappa = float(np.exp(ln_kappa))
         alpha, beta = p / kappa, q / kappa
         shift = np.log(self.scale)
-        A = float(_exp((u + shift) / kappa + alpha * self.x_mean))
-        B = float(_exp((v + shift) / kappa + beta * self.y_mean))
-        if law is Hoffmann:
-            return Hoffmann(E * self.scale, A, B, alpha, beta)
-        return Kappa(E * self.scale, A, B, alpha, beta, kappa)
-
-
-def _exp(value: ArrayLike) -> Floats:
-    """The exponential, positive and finite even where a parameter ran to its bound."""
-    return np.asarray(np.exp(np.clip(value, -690.0, 690.0)))
+        logs = (u + shift) / kappa + alpha * self.x_mean, (v + shift) / kappa + beta * self.y_mean
+        A, B = (float(np.exp(np.clip(t, -690.0, 690.0))) for t in logs)  # positive and finite
+        constants = (E * self.scale, A, B, alpha, beta)
+        return Hoffmann(*constants) if law is Hoffmann else Kappa(*constants, kappa)
 
 
 def points_of(runs: RunTable, log: bool) -> Points:
@@ -88,39 +83,28 @@ def points_of(runs: RunTable, log: bool) -> Points:
     return Points(x - x_mean, y - y_mean, z, log, x_mean, y_mean, scale, groups)
 
 
-@dataclass(frozen=True, eq=False)
-class _Join:
-    """How the two terms join at each point, for a batch of θ; arrays have shape (batch, runs)."""
-
-    value: Floats
-    power: Floats
-    share: Floats
-    gap: Floats
-    kappa: Floats
-
-
-def _join(theta: Floats, points: Points) -> _Join:
-    E, u, v, p, q, ln_kappa = (theta[:, i, None] for i in range(6))
+def _terms(theta: Floats, points: Points) -> tuple[Floats, Floats, Floats, Floats]:
+    """E + e^T, e^T, w and s − t at each point for a batch of θ, all of shape (batch, runs)."""
+    E, u, v, p, q, ln_kappa = theta.T[:, :, None]
     kappa = np.exp(ln_kappa)
     s = (u - p * points.x) / kappa
     gap = s - (v - q * points.y) / kappa
     small = np.exp(-np.abs(gap))
     share = np.where(gap > 0, 1.0, small) / (1.0 + small)
-    power = np.exp(
-        np.minimum(kappa * (s + np.log1p(small) - np.minimum(gap, 0.0)), _LOG_LARGEST_TERM)
-    )
-    return _Join(E + power, power, share, gap, kappa)
+    T = kappa * (s + np.log1p(small) - np.minimum(gap, 0.0))
+    power = np.exp(np.minimum(T, _LOG_LARGEST_TERM))
+    return E + power, power, share, gap
 
 
 def model_values(theta: Floats, points: Points) -> Floats:
     """The model of ``points.z`` for a batch of θ, shape (batch, runs)."""
-    value = _join(np.atleast_2d(theta), points).value
+    value = _terms(np.atleast_2d(theta), points)[0]
     return np.log(np.maximum(value, 1e-300)) if points.log else value
 
 
 @dataclass(frozen=True, eq=False)
 class Derivatives:
-    """Model (batch, runs), gradient (batch, k, runs) and what the exact curvature is made of.
+    """Model (batch, runs), gradient (batch, k, runs) and the parts of the exact curvature.
 
     k is 6, or 5 where κ is held.
     """
@@ -157,46 +141,33 @@ class Derivatives:
 
 def derivatives(theta: Floats, points: Points, hold_kappa: bool = False) -> Derivatives:
     """Model and derivatives with respect to θ for a batch of θ, shape (batch, 6)."""
-    join = _join(theta, points)
-    w, rest = join.share, 1.0 - join.share
-    x, y = points.x, points.y
-    batch, runs = w.shape
-    k = 5 if hold_kappa else 6
-    slopes = np.empty((batch, k - 1, runs))
-    slopes[:, 0], slopes[:, 1] = w, rest
-    np.multiply(w, -x, out=slopes[:, 2])
-    np.multiply(rest, -y, out=slopes[:, 3])
+    value, power, w, gap = _terms(theta, points)
+    rest, x, y, kappa = 1.0 - w, points.x, points.y, np.exp(theta[:, 5, None])
     # √(κ·w(1−w))·h, so that its outer product is the first part of ∇²T
-    root = np.sqrt(join.kappa * w * rest)
-    per_kappa = root / join.kappa
-    cross = np.empty_like(slopes)
-    cross[:, 0] = per_kappa
-    np.negative(per_kappa, out=cross[:, 1])
-    np.multiply(per_kappa, -x, out=cross[:, 2])
-    np.multiply(per_kappa, y, out=cross[:, 3])
+    root = np.sqrt(kappa * w * rest)
+    per_kappa = root / kappa
+    slopes = [w, rest, w * -x, rest * -y]
+    cross = [per_kappa, -per_kappa, per_kappa * -x, per_kappa * y]
     entropy = None
     if not hold_kappa:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            parts = np.where(w > 0, w * np.log(w), 0.0) + np.where(
-                rest > 0, rest * np.log(rest), 0.0
-            )
-        entropy = slopes[:, 4] = -join.kappa * parts
-        np.multiply(join.gap, -root, out=cross[:, 4])
-    value = np.maximum(join.value, 1e-300)
-    gradient = np.empty((batch, k, runs))
-    if points.log:
-        fraction, model = join.power / value, np.log(value)
-        np.divide(1.0, value, out=gradient[:, 0])
-    else:
-        fraction, model = join.power, value
-        gradient[:, 0] = 1.0
-    np.multiply(slopes, fraction[:, None], out=gradient[:, 1:])
-    return Derivatives(model, gradient, slopes, fraction, cross, entropy, points.log)
+        logs = np.log(np.where(w > 0, w, 1.0)), np.log(np.where(rest > 0, rest, 1.0))
+        entropy = -kappa * (w * logs[0] + rest * logs[1])
+        slopes.append(entropy)
+        cross.append(gap * -root)
+    value = np.maximum(value, 1e-300)
+    fraction = power / value if points.log else power
+    all_slopes = np.stack(slopes, axis=1)
+    gradient = np.empty((len(theta), len(slopes) + 1, len(x)))
+    gradient[:, 0] = 1.0 / value if points.log else 1.0
+    np.multiply(all_slopes, fraction[:, None], out=gradient[:, 1:])
+    model = np.log(value) if points.log else value
+    all_cross = np.stack(cross, axis=1)
+    return Derivatives(model, gradient, all_slopes, fraction, all_cross, entropy, points.log)
 
 
 @dataclass(frozen=True, eq=False)
 class Polished:
-    """Where each of a batch ended: θ (batch, 6), objective (batch,), whether it converged."""
+    """Where each start ended, its objective Σ w·ρ_δ, and whether it converged."""
 
     theta: Floats
     objective: Floats
@@ -213,127 +184,106 @@ def polish(
     targets: Floats | None = None,
     iterations: int = 300,
 ) -> Polished:
-    """Minimise from each of a batch of starts.
+    """Minimise from each of a batch of starts, shape (batch, 6), over the coordinates ``free``.
 
-    Parameters
-    ----------
-    theta
-        Starts, shape (batch, 6).
-    weights
-        Non-negative, shape (runs,) or (batch, runs); a bootstrap's are integers.
-    free
-        Which of the six may move, shape (6,).
-    targets
-        ``points.z`` of each start where they differ, shape (batch, runs).
+    ``weights`` are not negative, of shape (runs,) or (batch, runs). ``targets``, (batch, runs),
+    are the ``points.z`` of each start where they differ.
     """
-    batch = len(theta)
-    shape = (batch, len(points.z))
-    all_weights = np.broadcast_to(weights, shape)
-    all_targets = np.broadcast_to(points.z if targets is None else targets, shape)
-    out = np.array(theta, dtype=np.float64)
-    objective, converged = np.empty(batch), np.zeros(batch, dtype=bool)
+    shape = (len(theta), len(points.z))
+    weights = np.broadcast_to(weights, shape)
+    targets = np.broadcast_to(points.z if targets is None else targets, shape)
     chunk = min(_CHUNK, max(_CHUNK_VALUES // len(points.z), 1))
-    for first in range(0, batch, chunk):
-        part = slice(first, first + chunk)
-        task = _NewtonProblem(points, all_weights[part], all_targets[part], delta, free)
-        out[part], objective[part], converged[part] = task.minimise(out[part], iterations)
-    return Polished(out, objective, converged)
+    parts = [slice(first, first + chunk) for first in range(0, len(theta), chunk)]
+    ends = [
+        _minimise(theta[part], points, weights[part], targets[part], delta, free, iterations)
+        for part in parts
+    ]
+    return Polished(*(np.concatenate(arrays) for arrays in zip(*ends, strict=True)))
 
 
-@dataclass
-class _NewtonProblem:
-    points: Points
-    weights: Floats
-    targets: Floats
-    delta: float
-    free: Bools
-
-    def local(self, theta: Floats, rows: NDArray[np.intp]) -> tuple[Floats, Floats, Floats, Floats]:
-        """Objective, gradient, exact Hessian and Gauss–Newton diagonal at θ."""
-        d = derivatives(theta, self.points, hold_kappa=not bool(self.free[5]))
-        w = self.weights[rows]
-        residuals = self.targets[rows] - d.model
-        size = np.abs(residuals)
-        inner = np.minimum(size, self.delta)
-        objective = np.sum(w * inner * (size - 0.5 * inner), axis=1)
-        score = w * np.copysign(inner, residuals)
-        inside = w * (size <= self.delta)
-        gradient = -(d.gradient @ score[..., None])[..., 0]
-        weight = w * (inner / np.maximum(size, 1e-300))
-        scale = (d.gradient**2 @ weight[..., None])[..., 0]
-        return objective, gradient, d.hessian(score, inside), scale
-
-    def minimise(self, theta: Floats, iterations: int) -> tuple[Floats, Floats, Bools]:
-        theta = np.clip(theta, LOWER, UPPER)
-        batch, k = len(theta), 6 if self.free[5] else 5
-        objective, gradient, hessian, scale = self.local(theta, np.arange(batch))
-        damping = np.full(batch, 1e-4)
-        running, converged = np.arange(batch), np.zeros(batch, dtype=bool)
-        for _ in range(iterations):
-            if len(running) == 0:
-                break
-            step, promise = self._step(theta, gradient, hessian, scale, damping, running)
-            trial = theta[running]
-            trial[:, :k] = np.clip(trial[:, :k] + step, LOWER[:k], UPPER[:k])
-            new = self.local(trial, running)
-            gain = objective[running] - new[0]
-            better = (promise > 0) & (gain > 0)
-            won = running[better]
-            theta[won], objective[won] = trial[better], new[0][better]
-            gradient[won], hessian[won], scale[won] = new[1][better], new[2][better], new[3][better]
-            ratio = np.divide(gain, promise, out=np.zeros_like(gain), where=better)
-            factor = np.where(
-                better, np.where(ratio > 0.5, 0.1, np.where(ratio > 0.1, 1.0, 3.0)), 8.0
-            )
-            tiny = np.abs(promise) <= 1e-15 * objective[running] + 1e-300
-            tiny |= objective[running] <= ROUNDING * self.weights.shape[1]
-            # Rejected with next to nothing promised: the sum's own rounding is reached.
-            floor = ~better & (promise >= 0) & (promise <= 1e-12 * objective[running])
-            done = floor | tiny & (damping[running] <= 1e-2) | (damping[running] > 1e14)
-            damping[running] = np.maximum(damping[running] * factor, 1e-14)
-            converged[running[done]] = True
-            running = running[~done]
-        return theta, objective, converged
-
-    def _step(
-        self,
-        theta: Floats,
-        gradient: Floats,
-        hessian: Floats,
-        scale: Floats,
-        damping: Floats,
-        rows: NDArray[np.intp],
-    ) -> tuple[Floats, Floats]:
-        """The damped Newton step of each row and the decrease it promises."""
-        g = gradient[rows]
-        k = g.shape[1]
-        at, lower, upper = theta[rows, :k], LOWER[:k], UPPER[:k]
-        held = ~self.free[:k] | ((at <= lower) & (g > 0)) | ((at >= upper) & (g < 0))
-        loose = np.where(held, 0.0, 1.0)
-        g = g * loose
-        floor = 1e-12 * scale[rows].max(axis=1, keepdims=True) + 1e-300
-        unit = 1.0 / np.sqrt(np.maximum(scale[rows], floor))
-        h = hessian[rows] * unit[:, :, None] * unit[:, None, :]
-        h = h * loose[:, :, None] * loose[:, None, :]
-        index = np.arange(h.shape[1])
-        h[:, index, index] += damping[rows, None] + (1.0 - loose)
-        gs = g * unit
-        move = _solve(h, -gs)
-        descent = np.sum(gs * move, axis=1)
-        bent = np.einsum("bi,bij,bj->b", move, h, move)
-        promise = np.where((descent < 0) & (bent > 0), -descent - 0.5 * bent, -np.inf)
-        flat = ~np.any(g != 0, axis=1)
-        promise = np.where(flat, 0.0, promise)
-        move = np.where(np.isfinite(move), move, 0.0)
-        return move * unit, promise
+def _minimise(
+    theta: Floats,
+    points: Points,
+    weights: Floats,
+    targets: Floats,
+    delta: float,
+    free: Bools,
+    iterations: int,
+) -> tuple[Floats, Floats, Bools]:
+    """Damped Newton steps from each start, taken where they lower its objective."""
+    theta = np.clip(theta, LOWER, UPPER)
+    batch, k = len(theta), 6 if free[5] else 5
+    state = _local(theta, points, weights, targets, delta, k)
+    objective = state[0]
+    damping = np.full(batch, 1e-4)
+    running, converged = np.arange(batch), np.zeros(batch, dtype=bool)
+    for _ in range(iterations):
+        if len(running) == 0:
+            break
+        now = [values[running] for values in state]
+        step, promise = _step(theta[running], now, damping[running], free)
+        trial = theta[running]
+        trial[:, :k] = np.clip(trial[:, :k] + step, LOWER[:k], UPPER[:k])
+        new = _local(trial, points, weights[running], targets[running], delta, k)
+        gain = now[0] - new[0]
+        better = (promise > 0) & (gain > 0)
+        won = running[better]
+        for old, values in zip((theta, *state), (trial, *new), strict=True):
+            old[won] = values[better]
+        ratio = np.divide(gain, promise, out=np.zeros_like(gain), where=better)
+        factor = np.select([~better, ratio > 0.5, ratio > 0.1], [8.0, 0.1, 1.0], 3.0)
+        tiny = np.abs(promise) <= 1e-15 * objective[running] + 1e-300
+        tiny |= objective[running] <= ROUNDING * len(points.z)
+        # Rejected with next to nothing promised: the sum's own rounding is reached.
+        floor = ~better & (promise >= 0) & (promise <= 1e-12 * objective[running])
+        done = floor | tiny & (damping[running] <= 1e-2) | (damping[running] > 1e14)
+        damping[running] = np.maximum(damping[running] * factor, 1e-14)
+        converged[running[done]] = True
+        running = running[~done]
+    return theta, objective, converged
 
 
-def _solve(h: Floats, right: Floats) -> Floats:
-    """h⁻¹·right for a batch; where one of them is singular, on its eigenvalues kept off zero."""
+def _local(
+    theta: Floats, points: Points, weights: Floats, targets: Floats, delta: float, k: int
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Objective, gradient, exact Hessian and Gauss–Newton diagonal at θ; k = 5 holds κ."""
+    d = derivatives(theta, points, hold_kappa=k == 5)
+    residuals = targets - d.model
+    size = np.abs(residuals)
+    inner = np.minimum(size, delta)
+    objective = np.sum(weights * inner * (size - 0.5 * inner), axis=1)
+    score = weights * np.copysign(inner, residuals)
+    gradient = -(d.gradient @ score[..., None])[..., 0]
+    weight = weights * (inner / np.maximum(size, 1e-300))
+    scale = (d.gradient**2 @ weight[..., None])[..., 0]
+    return objective, gradient, d.hessian(score, weights * (size <= delta)), scale
+
+
+def _step(
+    theta: Floats, state: Sequence[Floats], damping: Floats, free: Bools
+) -> tuple[Floats, Floats]:
+    """The damped Newton step from each θ and the decrease it promises."""
+    _, g, hessian, scale = state
+    k = g.shape[1]
+    at, lower, upper = theta[:, :k], LOWER[:k], UPPER[:k]
+    held = ~free[:k] | ((at <= lower) & (g > 0)) | ((at >= upper) & (g < 0))
+    loose = np.where(held, 0.0, 1.0)
+    g = g * loose
+    floor = 1e-12 * scale.max(axis=1, keepdims=True) + 1e-300
+    unit = 1.0 / np.sqrt(np.maximum(scale, floor))
+    h = hessian * unit[:, :, None] * unit[:, None, :]
+    h = h * loose[:, :, None] * loose[:, None, :]
+    index = np.arange(k)
+    h[:, index, index] += damping[:, None] + (1.0 - loose)
+    gs = g * unit
     try:
-        return np.asarray(np.linalg.solve(h, right[..., None])[..., 0])
-    except np.linalg.LinAlgError:
+        move = np.linalg.solve(h, -gs[..., None])[..., 0]
+    except np.linalg.LinAlgError:  # one is singular: solve on eigenvalues kept off zero
         values, vectors = np.linalg.eigh(h)
-        size = np.maximum(np.abs(values), 1e-10)
-        inner = np.einsum("bji,bj->bi", vectors, right) / size
-        return np.asarray(np.einsum("bij,bj->bi", vectors, inner))
+        inner = np.einsum("bji,bj->bi", vectors, -gs) / np.maximum(np.abs(values), 1e-10)
+        move = np.einsum("bij,bj->bi", vectors, inner)
+    descent = np.sum(gs * move, axis=1)
+    bent = np.einsum("bi,bij,bj->b", move, h, move)
+    promise = np.where((descent < 0) & (bent > 0), -descent - 0.5 * bent, -np.inf)
+    promise = np.where(np.any(g != 0, axis=1), promise, 0.0)
+    return np.where(np.isfinite(move), move, 0.0) * unit, promise

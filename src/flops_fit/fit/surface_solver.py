@@ -14,14 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.intervals import covariance
-from flops_fit.fit.solver import (
-    AGREE_WITHIN,
-    Bound,
-    BoundKind,
-    DeltaRule,
-    Solution,
-    mad_delta,
-)
+from flops_fit.fit.solver import AGREE_WITHIN, Bound, BoundKind, DeltaRule, Solution, mad_delta
 from flops_fit.fit.surface import LOWER, UPPER, Points, derivatives, model_values, polish
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
@@ -40,7 +33,7 @@ _EXPONENTS = np.geomspace(0.04, 1.6, 14)
 _SUBSETS = ((0, 1, 2), (1, 2), (0, 1), (0, 2), (1,), (2,), (0,))
 _LEVEL = 0.05
 _SPARE_RUNS = 3
-_NAMES = ("E", "A", "B", "alpha", "beta", "kappa")
+NAMES = ("E", "A", "B", "alpha", "beta", "kappa")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +55,67 @@ class SurfaceSolver:
             starts = np.where(free, near.coordinates, 0.0)[None]
             count = np.ones(1, dtype=np.intp)
         else:
-            few, light = _sample(points, weights)
-            starts = _additive_starts(few, light, delta) if near is None else near.coordinates[None]
-            if self.law is Kappa:
-                starts = _kappa_starts(starts, few, light, delta)
-            count = np.ones(len(starts), dtype=np.intp)
-            if few is not points:
-                starts, count = _basins(starts, few, light, delta, free)
+            starts, count = self._starts(weights, delta, near)
         theta, used = _settle(starts, points, weights, delta, free)
         final = polish(theta, points, weights, used, free)
         best = int(np.argmin(final.objective))
         within = final.objective[best] * (1 + AGREE_WITHIN) + _ROUNDING * len(points.z)
         agree = int(np.sum(count[final.objective <= within]))
-        solution = self._solution(final.theta[best], weights, used)
-        converged = bool(final.converged[best])
-        return replace(solution, starts=int(np.sum(count)), agree=agree, converged=converged)
+        coordinates = final.theta[best]
+        d = derivatives(coordinates[None], points)
+        bounds, fixed = _bounds(coordinates, points, self.law)
+        index = np.flatnonzero(free & ~fixed)
+        return Solution(
+            law=points.law_at(coordinates, self.law),
+            theta=coordinates[index],
+            names=tuple(NAMES[i] for i in index),
+            coordinates=coordinates,
+            log_names=("kappa",),
+            residuals=points.z - d.model[0],
+            jacobian=d.gradient[0, index].T,
+            weights=weights,
+            delta=used,
+            bounds=bounds,
+            points=points,
+            solver=self,
+            starts=int(np.sum(count)),
+            agree=agree,
+            converged=bool(final.converged[best]),
+        )
+
+    def _starts(
+        self, weights: Floats, delta: DeltaRule, additive: Solution | None
+    ) -> tuple[Floats, NDArray[np.intp]]:
+        """Starts, and how many others each stands for where a sample of the runs was searched."""
+        points = self.points
+        sampled = len(points.z) > _SEARCH_RUNS
+        if sampled:
+            order = np.random.default_rng(0).permutation(np.flatnonzero(weights))[:_SEARCH_RUNS]
+            x, y, z = points.x[order], points.y[order], points.z[order]
+            points, weights = replace(points, x=x, y=y, z=z, groups=None), weights[order]
+
+        def wide(theta: Floats) -> float:
+            """A first δ: wide enough for curvature, narrow enough to ignore outliers."""
+            mad = mad_delta(points.z - model_values(theta[:1], points)[0], weights, 5)
+            return mad if delta == "mad" else max(mad, float(delta))
+
+        if additive is None:
+            grid = grid_starts(points, weights)
+            ends = polish(grid, points, weights, wide(grid), _ADDITIVE, iterations=_ROUGH)
+            starts = ends.theta
+        else:
+            starts = additive.coordinates[None]
+        if self.law is Kappa:  # hold κ at each of a few values, fit the rest
+            held = np.repeat(starts[:1], len(_KAPPAS), axis=0)
+            held[:, 5] = _KAPPAS
+            ends = polish(held, points, weights, wide(starts), _ADDITIVE, iterations=_ROUGH)
+            starts = ends.theta
+        if not sampled:
+            return starts, np.ones(len(starts), dtype=np.intp)
+        ends = polish(starts, points, weights, wide(starts), self.free)
+        level = np.round(np.log(np.maximum(ends.objective, 1e-300)) / AGREE_WITHIN)
+        _, first, count = np.unique(level, return_index=True, return_counts=True)
+        return ends.theta[first], count
 
     def refit(
         self, solution: Solution, weights: Floats, targets: Floats, delta: float
@@ -86,81 +125,11 @@ class SurfaceSolver:
         ends = polish(start, self.points, weights, delta, self.free, targets=targets)
         return [self.points.law_at(theta, self.law) for theta in ends.theta]
 
-    def _solution(self, theta: Floats, weights: Floats, delta: float) -> Solution:
-        d = derivatives(theta[None], self.points)
-        bounds, fixed = _bounds(theta, self.points, self.law)
-        index = np.flatnonzero(self.free & ~fixed)
-        return Solution(
-            law=self.points.law_at(theta, self.law),
-            theta=theta[index],
-            names=tuple(_NAMES[i] for i in index),
-            coordinates=theta,
-            law_at=_SurfaceAt(self.points, theta, index, self.law),
-            log_names=("kappa",),
-            residuals=self.points.z - d.model[0],
-            jacobian=d.gradient[0, index].T,
-            weights=weights,
-            delta=delta,
-            bounds=bounds,
-            points=self.points,
-            solver=self,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _SurfaceAt:
-    """The law for values of the free coordinates; the others stay where the fit left them."""
-
-    points: Points
-    theta: Floats
-    index: NDArray[np.intp]
-    law: type[Law]
-
-    def __call__(self, values: Floats) -> Law:
-        full = self.theta.copy()
-        full[self.index] = values
+    def law_at(self, solution: Solution, theta: Floats) -> Law:
+        """See :class:`flops_fit.fit.solver.Solver`."""
+        full = solution.coordinates.copy()
+        full[[NAMES.index(name) for name in solution.names]] = theta
         return self.points.law_at(full, self.law)
-
-
-def _sample(points: Points, weights: Floats) -> tuple[Points, Floats]:
-    """The runs to look for starts in: all, or a random pick of those that weigh anything."""
-    if len(points.z) <= _SEARCH_RUNS:
-        return points, weights
-    kept = np.flatnonzero(weights)
-    order = np.random.default_rng(0).permutation(kept)[:_SEARCH_RUNS]
-    some = replace(points, x=points.x[order], y=points.y[order], z=points.z[order], groups=None)
-    return some, weights[order]
-
-
-def _basins(
-    starts: Floats, points: Points, weights: Floats, delta: DeltaRule, free: Bools
-) -> tuple[Floats, NDArray[np.intp]]:
-    """One start for each different minimum of a sample, and how many starts come to it."""
-    wide = _wide_delta(starts[:1], points, weights, delta)
-    ends = polish(starts, points, weights, wide, free)
-    level = np.round(np.log(np.maximum(ends.objective, 1e-300)) / AGREE_WITHIN)
-    _, first, count = np.unique(level, return_index=True, return_counts=True)
-    return ends.theta[first], count
-
-
-def _additive_starts(points: Points, weights: Floats, delta: DeltaRule) -> Floats:
-    starts = grid_starts(points, weights)
-    wide = _wide_delta(starts[:1], points, weights, delta)
-    return polish(starts, points, weights, wide, _ADDITIVE, iterations=_ROUGH).theta
-
-
-def _kappa_starts(additive: Floats, points: Points, weights: Floats, delta: DeltaRule) -> Floats:
-    """Continue the additive solution in κ: hold κ at each of a few values, fit the rest."""
-    wide = _wide_delta(additive[:1], points, weights, delta)
-    starts = np.repeat(additive[:1], len(_KAPPAS), axis=0)
-    starts[:, 5] = _KAPPAS
-    return polish(starts, points, weights, wide, _ADDITIVE, iterations=_ROUGH).theta
-
-
-def _wide_delta(theta: Floats, points: Points, weights: Floats, delta: DeltaRule) -> float:
-    """A first δ: wide enough for curvature, narrow enough to ignore outliers."""
-    wide = mad_delta(points.z - model_values(theta, points)[0], weights, 5)
-    return wide if delta == "mad" else max(wide, float(delta))
 
 
 def _settle(
@@ -199,12 +168,12 @@ def _bounds(theta: Floats, points: Points, law: type[Law]) -> tuple[tuple[Bound,
         fixed[0] = False  # its error still belongs to the loss's interval
     for i in (3, 4, 5):
         if fixed[i]:
-            bounds.append(Bound(_NAMES[i], BoundKind.LOWER if at_lower[i] else BoundKind.UPPER))
+            bounds.append(Bound(NAMES[i], BoundKind.LOWER if at_lower[i] else BoundKind.UPPER))
     value = np.exp(points.z) if points.log else points.z
     for i, slope, position in ((1, 3, points.x), (2, 4, points.y)):
         share = np.exp(np.minimum(theta[i] - theta[slope] * position, 50)) / value
         if float(np.max(share)) < _VANISHING:
-            bounds.append(Bound(_NAMES[i], BoundKind.VANISHED))
+            bounds.append(Bound(NAMES[i], BoundKind.VANISHED))
             fixed[i] = fixed[slope] = True
     return tuple(bounds), fixed
 
@@ -219,30 +188,28 @@ def grid_starts(points: Points, weights: Floats, count: int = 4) -> Floats:
     relative = np.sqrt(weights) / (loss if points.log else np.ones_like(loss))
     n_terms = np.exp(-_EXPONENTS[:, None] * points.x) * relative
     d_terms = np.exp(-_EXPONENTS[:, None] * points.y) * relative
-    constant, target = relative, relative * loss
-    size = len(_EXPONENTS)
-    normal = np.empty((size, size, 3, 3))
-    right = np.empty((size, size, 3))
-    normal[..., 0, 0] = constant @ constant
-    normal[..., 0, 1] = normal[..., 1, 0] = (n_terms @ constant)[:, None]
-    normal[..., 0, 2] = normal[..., 2, 0] = (d_terms @ constant)[None, :]
+    target, size = relative * loss, len(_EXPONENTS)
+    normal, right = np.empty((size, size, 3, 3)), np.empty((size, size, 3))
+    normal[..., 0, 0] = relative @ relative
+    normal[..., 0, 1] = normal[..., 1, 0] = (n_terms @ relative)[:, None]
+    normal[..., 0, 2] = normal[..., 2, 0] = (d_terms @ relative)[None, :]
     normal[..., 1, 1] = np.sum(n_terms**2, axis=1)[:, None]
     normal[..., 2, 2] = np.sum(d_terms**2, axis=1)[None, :]
     normal[..., 1, 2] = normal[..., 2, 1] = n_terms @ d_terms.T
-    right[..., 0] = constant @ target
+    right[..., 0] = relative @ target
     right[..., 1], right[..., 2] = (n_terms @ target)[:, None], (d_terms @ target)[None, :]
     solution, misfit = _non_negative(normal.reshape(-1, 3, 3), right.reshape(-1, 3))
-    misfit = misfit.reshape(size, size)
-    picked = _local_minima(misfit)[:count]
-    picked += [cell for cell in _quadrant_minima(misfit) if cell not in picked]
-    return np.array([_theta(solution[i * size + j], i, j) for i, j in picked])
+    starts = []
+    for i, j in _lowest_cells(misfit.reshape(size, size), count):
+        E, A, B = solution[i * size + j]
+        tiny = 1e-6 * max(float(np.sum(solution[i * size + j])), 1e-300)
+        u, v = np.log(max(A, tiny)), np.log(max(B, tiny))
+        starts.append([E, u, v, _EXPONENTS[i], _EXPONENTS[j], 0.0])
+    return np.array(starts)
 
 
 def _non_negative(normal: Floats, right: Floats) -> tuple[Floats, Floats]:
-    """Least squares under c ≥ 0 for many 3×3 systems, trying each set of active terms.
-
-    Returns the coefficients and the decrease below zero of cᵀGc − 2cᵀb, lower being better.
-    """
+    """Least squares under c ≥ 0 for many 3×3 systems: c and cᵀGc − 2cᵀb, over all active sets."""
     best, coefficients = np.full(len(normal), np.inf), np.zeros_like(right)
     scale = 1.0 / np.sqrt(np.einsum("bii->bi", normal))
     G, b = normal * scale[:, :, None] * scale[:, None, :], right * scale
@@ -259,29 +226,18 @@ def _non_negative(normal: Floats, right: Floats) -> tuple[Floats, Floats]:
     return coefficients * scale, best
 
 
-def _local_minima(misfit: Floats) -> list[tuple[int, int]]:
-    """Cells no higher than their neighbours, best first."""
+def _lowest_cells(misfit: Floats, count: int) -> list[tuple[int, int]]:
+    """The best ``count`` cells that no neighbour undercuts, then the lowest of each quadrant."""
     padded = np.pad(misfit, 1, constant_values=np.inf)
     lowest = misfit <= np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min(axis=(2, 3))
-    order = np.argsort(misfit[lowest], kind="stable")
-    return [(int(i), int(j)) for i, j in np.argwhere(lowest)[order]]
-
-
-def _quadrant_minima(misfit: Floats) -> list[tuple[int, int]]:
-    half = misfit.shape[0] // 2
-    cells = []
+    order = np.argsort(misfit[lowest], kind="stable")[:count]
+    cells = [(int(i), int(j)) for i, j in np.argwhere(lowest)[order]]
+    half = len(misfit) // 2
     for rows, columns in ((0, 0), (0, half), (half, 0), (half, half)):
         part = misfit[rows : rows + half, columns : columns + half]
         i, j = np.unravel_index(int(np.argmin(part)), part.shape)
         cells.append((int(i) + rows, int(j) + columns))
-    return cells
-
-
-def _theta(c: Floats, i: int, j: int) -> Floats:
-    tiny = 1e-6 * max(float(np.sum(c)), 1e-300)
-    return np.array(
-        [c[0], np.log(max(c[1], tiny)), np.log(max(c[2], tiny)), _EXPONENTS[i], _EXPONENTS[j], 0.0]
-    )
+    return list(dict.fromkeys(cells))
 
 
 @dataclass(frozen=True)
@@ -297,32 +253,32 @@ class Choice:
 def choose(additive: Solution, kappa: Solution) -> Choice:
     """The κ-law where a test rejects κ = 1 at 5 %, else the additive law.
 
-    Two tests: Wald's on ln κ with its HC3 error, and the robust τ-test (Ronchetti 1982;
-    Hampel et al. 1986, §7.2), 2(Σρ_additive − Σρ_κ)/σ² against F(1, runs − 6), both sums at the
-    δ and scale of the κ fit.
+    Wald's test on ln κ with its HC3 error, and the robust τ-test (Ronchetti 1982; Hampel et al.
+    1986, §7.2): 2(Σρ_additive − Σρ_κ)/σ² against F(1, runs − 6), at the δ and scale of the κ fit.
     """
     from scipy.special import fdtrc, stdtr
 
-    if kappa.dof < _SPARE_RUNS:
-        return Choice(False, f"{kappa.dof + 6} runs are too few to test κ")
-    if not kappa.converged:
-        return Choice(False, "the κ-law did not converge")
-    if kappa.optimum_lost:
-        words = ", ".join(map(str, kappa.bounds))
-        return Choice(False, f"the κ-law ended on a bound ({words})")
     ln_kappa = float(kappa.coordinates[5])
-    if abs(ln_kappa) < 1e-6:
-        return Choice(False, "κ is 1")
+    refused = ""
+    if kappa.dof < _SPARE_RUNS:
+        refused = f"{kappa.dof + 6} runs are too few to test κ"
+    elif not kappa.converged:
+        refused = "the κ-law did not converge"
+    elif kappa.optimum_lost:
+        refused = f"the κ-law ended on a bound ({', '.join(map(str, kappa.bounds))})"
+    elif abs(ln_kappa) < 1e-6:
+        refused = "κ is 1"
+    if refused:
+        return Choice(False, refused)
     tau_p = float(fdtrc(1, kappa.dof, _tau(additive, kappa)))
-    cov = covariance(kappa)
-    wald_p = None
+    cov, wald_p, wald = covariance(kappa), None, ""
     if cov.matrix is not None and "kappa" in kappa.names:
         i = kappa.names.index("kappa")
-        error = float(np.sqrt(cov.matrix[i, i]))
-        wald_p = float(2 * stdtr(cov.dof, -abs(ln_kappa) / max(error, 1e-300)))
+        error = max(float(np.sqrt(cov.matrix[i, i])), 1e-300)
+        wald_p = float(2 * stdtr(cov.dof, -abs(ln_kappa) / error))
+        wald = f"Wald p = {wald_p:.2g}, "
     supported = tau_p < _LEVEL or (wald_p is not None and wald_p < _LEVEL)
     word = "support" if supported else "do not support"
-    wald = "" if wald_p is None else f"Wald p = {wald_p:.2g}, "
     tests = f"κ = {np.exp(ln_kappa):.3g}; {wald}τ-test p = {tau_p:.2g}"
     return Choice(supported, f"the runs {word} κ ≠ 1 ({tests})", wald_p, tau_p)
 
