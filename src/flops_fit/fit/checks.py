@@ -34,20 +34,12 @@ _UNCLEAR = np.log(2)
 
 @dataclass(frozen=True)
 class ResidualMap:
-    """Mean residual by compute and by distance from the optimum, in the loss space of the fit.
+    """Mean residual by thirds of compute and by distance from the optimum: arrays are (3, 3).
 
-    Attributes
-    ----------
-    compute_edges
-        C that separate the lower, middle and upper third of the fitted runs.
-    size_edges
-        N/N* that separate runs below, near and above the optimum of their own compute.
-    mean, count
-        Weighted mean residual and number of runs, shape (3, 3): thirds of compute × distance.
-        A mean over no run is NaN.
-    p_value
-        Of no pattern: an F-test of three terms beside the law, (ln N/N*)², (ln C)² and their
-        product of firsts, with HC3 errors; ``None`` with too few runs.
+    ``size_edges`` are the N/N* that separate runs below, near and above the optimum of their own
+    compute. ``mean`` is weighted, in the loss space of the fit, NaN over no run. ``p_value`` is
+    that of no pattern: an F-test with HC3 errors of three terms beside the law, (ln N/N*)²,
+    (ln C)² and their product of firsts; ``None`` with too few runs.
     """
 
     compute_edges: tuple[float, float]
@@ -72,16 +64,13 @@ def residual_map(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Re
     kept = np.flatnonzero(solution.weights)
     C, w = runs.flops[kept], solution.weights[kept]
     r = solution.residuals[kept] * solution.points.unit
-    best = np.asarray(solution.law.optimal(C, flops).params)
-    ratio = runs.params[kept] / best
+    ratio = runs.params[kept] / np.asarray(solution.law.optimal(C, flops).params)
     low, high = (float(v) for v in np.quantile(C, [1 / 3, 2 / 3]))
-    row = np.searchsorted([low, high], C)
-    column = np.searchsorted(_SIZE_EDGES, ratio)
-    total, weight = np.zeros((3, 3)), np.zeros((3, 3))
-    count = np.zeros((3, 3), dtype=np.intp)
-    np.add.at(total, (row, column), w * r)
-    np.add.at(weight, (row, column), w)
-    np.add.at(count, (row, column), 1)
+    cells = np.searchsorted([low, high], C), np.searchsorted(_SIZE_EDGES, ratio)
+    total, weight, count = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3), dtype=np.intp)
+    np.add.at(total, cells, w * r)
+    np.add.at(weight, cells, w)
+    np.add.at(count, cells, 1)
     mean = np.divide(total, weight, out=np.full((3, 3), np.nan), where=weight > 0)
     t = np.log(C) - np.log(C).mean()
     extra = np.column_stack([np.log(ratio) ** 2, t**2, np.log(ratio) * t])
@@ -92,32 +81,28 @@ def _pattern(solution: Solution, kept: NDArray[np.intp], extra: Floats) -> float
     """P value of the extra terms' coefficients all being zero, by HC3 and F."""
     from scipy.special import fdtrc
 
-    if solution.residual_sd < 1e-9 or solution.points.groups is not None:
-        return None
-    J = solution.jacobian[kept]
+    J, residuals = solution.jacobian[kept], solution.residuals[kept]
     extra = extra[:, np.ptp(extra, axis=0) > 0]
-    size = np.abs(solution.residuals[kept])
-    omega = solution.weights[kept] * np.minimum(1.0, solution.delta / np.maximum(size, 1e-300))
-    spare = len(kept) - J.shape[1] - extra.shape[1]
-    if extra.shape[1] == 0 or spare < _SPARE_RUNS:
+    fitted, spare = J.shape[1], len(kept) - J.shape[1] - extra.shape[1]
+    noiseless, grouped = solution.residual_sd < 1e-9, solution.points.groups is not None
+    if noiseless or grouped or extra.shape[1] == 0 or spare < _SPARE_RUNS:
         return None
-    root = np.sqrt(omega)[:, None]
-    design = root * np.column_stack([J, extra])
+    size = np.maximum(np.abs(residuals), 1e-300)
+    root = np.sqrt(solution.weights[kept] * np.minimum(1.0, solution.delta / size))
+    design = root[:, None] * np.column_stack([J, extra])
     length = np.linalg.norm(design, axis=0)
     if not np.all((length > 0) & np.isfinite(length)):
         return None
-    design /= length
-    q, upper = np.linalg.qr(design)
-    diagonal = np.abs(np.diag(upper))
+    q, upper = np.linalg.qr(design / length)
     leverage = np.sum(q**2, axis=1)
-    if np.min(diagonal) < 1e-8 or np.max(leverage) > 0.999:
+    if np.min(np.abs(np.diag(upper))) < 1e-8 or np.max(leverage) > 0.999:
         return None
-    score = root[:, 0] * solution.residuals[kept]
+    score = root * residuals
     left = score - q @ (q.T @ score)
     inverse = np.linalg.inv(upper)
-    coefficients = (inverse @ (q.T @ score))[J.shape[1] :]
+    coefficients = (inverse @ (q.T @ score))[fitted:]
     half = inverse @ (q * (left / (1 - leverage))[:, None]).T
-    variance = (half @ half.T)[J.shape[1] :, J.shape[1] :]
+    variance = (half @ half.T)[fitted:, fitted:]
     wald = float(coefficients @ np.linalg.solve(variance, coefficients)) / len(coefficients)
     return float(fdtrc(len(coefficients), spare, wald))
 
@@ -126,28 +111,26 @@ def residual_diagnostics(
     residuals: ResidualMap, solution: Solution, runs: RunTable
 ) -> list[Diagnostic]:
     """Whether a pattern is left, and how the law's misses compare with repeated runs."""
-    return [*_residual_pattern(residuals, solution.points.unit), *_seed_noise(solution, runs)]
-
-
-def _residual_pattern(residuals: ResidualMap, unit: float) -> list[Diagnostic]:
     p, enough = residuals.p_value, residuals.count >= _FEWEST_IN_CELL
     if p is None or not np.any(enough):
-        return []
-    if p >= _PATTERN_LEVEL:
-        text = f"the residuals show no pattern (p = {p:.2g})"
-        return [Diagnostic("residual_pattern", "ok", text)]
-    cells = np.where(enough, np.abs(residuals.mean), -1.0)
-    row, column = np.unravel_index(int(np.argmax(cells)), cells.shape)
-    off = float(residuals.mean[row, column]) / unit
-    size = ("below half the optimal size", "near the optimum", "above twice the optimal size")
-    third = ("lower", "middle", "upper")
-    text = (
-        f"the residuals follow a pattern (p = {p:.1g}), strongest {size[column]} in the "
-        f"{third[row]} third of compute: {100 * off:+.2g} % on average"
-    )
-    action = "the law's form misses something: trust it near the runs, not far from them"
-    severity: Severity = "warning" if abs(off) > _VISIBLE else "note"
-    return [Diagnostic("residual_pattern", severity, text, action)]
+        return _seed_noise(solution, runs)
+    text, action = f"the residuals show no pattern (p = {p:.2g})", ""
+    severity: Severity = "ok"
+    if p < _PATTERN_LEVEL:
+        cells = np.where(enough, np.abs(residuals.mean), -1.0)
+        row, column = np.unravel_index(int(np.argmax(cells)), cells.shape)
+        off = float(residuals.mean[row, column]) / solution.points.unit
+        size = ("below half the optimal size", "near the optimum", "above twice the optimal size")
+        text = (
+            f"the residuals follow a pattern (p = {p:.1g}), strongest {size[column]} in the "
+            f"{('lower', 'middle', 'upper')[row]} third of compute: {100 * off:+.2g} % on average"
+        )
+        action = "the law's form misses something: trust it near the runs, not far from them"
+        severity = "warning" if abs(off) > _VISIBLE else "note"
+    return [
+        Diagnostic("residual_pattern", severity, text, action),
+        *_seed_noise(solution, runs),
+    ]
 
 
 def _seed_noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
@@ -209,9 +192,15 @@ def diagnose(
     solution: Solution, runs: RunTable, shape: IsoFLOP, flops: FlopsFunction
 ) -> list[Diagnostic]:
     """Every finding about the runs and the fit made from them."""
+    points = solution.points
+    model = points.z - solution.residuals
+    log_model = model if points.log else np.log(np.maximum(model, 1e-300))
+    off = np.log(runs.loss / points.scale) - log_model
+    # Two units of loss put runs far off the law: look for them only then.
+    mixed = mixed_loss_units(runs) if float(np.max(np.abs(off))) > _OTHER_UNIT else None
     return [
         *table_findings(runs, shape, flops, "unique_tokens" in solution.law.covariates),
-        *_mixed_units(solution, runs),
+        *([mixed] if mixed else []),
         *_status(solution),
         *flat(solution.law, runs),
         *_outliers(solution, runs),
@@ -221,25 +210,13 @@ def diagnose(
     ]
 
 
-def _mixed_units(solution: Solution, runs: RunTable) -> list[Diagnostic]:
-    """Losses in two units, looked for where a run lies as far off the law as that would put it."""
-    points = solution.points
-    model = points.z - solution.residuals
-    if not points.log:
-        model = np.log(np.maximum(model, 1e-300))
-    off = np.log(runs.loss / points.scale) - model
-    mixed = mixed_loss_units(runs) if float(np.max(np.abs(off))) > _OTHER_UNIT else None
-    return [mixed] if mixed is not None else []
-
-
 def _status(solution: Solution) -> list[Diagnostic]:
     status, lost = solution.status, solution.optimum_lost
     if status is FitStatus.OK:
         return []
     if status is FitStatus.BOUND_HIT:
         text = f"on a bound: {', '.join(map(str, solution.bounds))}"
-        if lost:
-            text += "; the loss does not fall with both N and D"
+        text += "; the loss does not fall with both N and D" if lost else ""
         action = "add runs over a wider range of N and D"
         return [Diagnostic("bound_hit", "critical" if lost else "warning", text, action)]
     if status is FitStatus.STARTS_DISAGREE:
@@ -276,9 +253,8 @@ def _weak_curvature(solution: Solution, runs: RunTable) -> list[Diagnostic]:
 
 def _unidentified(solution: Solution) -> list[Diagnostic]:
     """Whether the runs determine E and κ."""
-    why = {
-        b.parameter: "it ended at zero, its floor" for b in solution.bounds if b.parameter == "E"
-    }
+    at_floor = any(b.parameter == "E" for b in solution.bounds)
+    why = {"E": "it ended at zero, its floor"} if at_floor else {}
     cov = covariance(solution)
     for name in ("E", "kappa"):
         if cov.matrix is None or name not in solution.names or name in why:
@@ -295,14 +271,10 @@ def _unidentified(solution: Solution) -> list[Diagnostic]:
         if unclear:
             why[name] = f"90 % interval {low:.3g} to {high:.3g}"
     meaning = {"E": "the irreducible loss E", "kappa": "the exponent κ"}
+    text = "{} is not identified by these runs ({}): do not interpret it"
     action = "runs over a wider range of compute would determine it"
     return [
-        Diagnostic(
-            f"{name}_unidentified",
-            "note",
-            f"{meaning[name]} is not identified by these runs ({reason}): do not interpret it",
-            action,
-        )
+        Diagnostic(f"{name}_unidentified", "note", text.format(meaning[name], reason), action)
         for name, reason in why.items()
     ]
 
@@ -337,9 +309,9 @@ def extrapolation_diagnostic(factor: float) -> Diagnostic | None:
 def off_the_runs(
     evidence: Evidence, N: float, D: float, *, shape: bool = True
 ) -> tuple[Diagnostic, ...]:
-    """What to know about asking the law at N and D: more compute, or another D/N, than any run.
+    """How far N and D lie from the runs: in compute and, with ``shape``, in D/N.
 
-    ``shape=False`` looks at compute alone: the ratio of an optimum follows from the law.
+    The ratio of an optimum follows from the law.
     """
     runs = evidence.runs
     if not (np.isfinite(N) and np.isfinite(D)):

@@ -84,11 +84,9 @@ class Fit:
         The runs the law was fitted to, the window's weight of each (0 < w ≤ 1) and z − model.
     excluded, outliers
         Runs left out, each with its reason; runs far off the law, kept but bounded by Huber's δ.
-    isoflop
-        Approach 2, on the sizes within the window's factor of each vertex: a check beside the
-        surface where that stands.
-    envelope
-        Approach 1 on the training curves; ``None`` where none were given.
+    envelope, isoflop
+        Approach 1 on the training curves, ``None`` without them; approach 2, on the sizes within
+        the window's factor of each vertex.
     alternatives
         The other law forms on the same runs.
     flops
@@ -147,11 +145,11 @@ class Fit:
     def approaches(self) -> tuple[Approach, Approach, Approach]:
         """Approaches 1 (envelope), 2 (IsoFLOP) and 3 (surface), in this order.
 
-        One of them is the headline, which :meth:`predict` answers with: the surface where it
-        converged, no term of its law vanished and no exponent of N or D is on its bound; else
-        approach 2 with three minima or more inside the sampled sizes; else approach 1 with three
-        sizes or more that win between two others; else none. Questions of the loss
-        (:meth:`estimate`, :meth:`loss_at`, ...) are always answered by the surface.
+        The headline, which :meth:`predict` answers with, is the surface where it converged, no
+        term of its law vanished and no exponent of N or D is on its bound; else approach 2 with
+        three minima or more inside the sampled sizes; else approach 1 with three sizes or more
+        that win between two others; else none. Questions of the loss (:meth:`estimate`,
+        :meth:`loss_at`, ...) are always answered by the surface.
         """
         return three_approaches(self._headline, self._evidence, self.isoflop, self.envelope)
 
@@ -171,13 +169,7 @@ class Fit:
         return float(np.max(self.runs.flops))
 
     def with_unique(self, unique_tokens: float) -> Fit:
-        """The same fit for a supply of ``unique_tokens`` different units.
-
-        Raises
-        ------
-        InputError
-            The law does not know unique units from repeated ones.
-        """
+        """The same fit for ``unique_tokens`` different units; InputError for a law without them."""
         if not isinstance(self.law, Muennighoff):
             raise InputError(
                 f"expected a law of repeated data to ask about unique units; the "
@@ -199,6 +191,13 @@ class Fit:
     ) -> Prediction:
         """The compute-optimal N, D and loss at C training FLOPs, with intervals.
 
+        Intervals are HC3 sandwich intervals with Student t, on the log scale. A fit with a fixed δ
+        far below the noise gets case-bootstrap percentiles: few of its residuals carry curvature,
+        and its sandwich covers too little. Where ``law="auto"`` stayed with the additive law, each
+        interval spans the κ-law's too: a test that does not reject κ = 1 is no proof of it. Where
+        the surface is not the headline (see :attr:`approaches`), N* is that of the headline's
+        line, D* = C/F(N*), and there are no intervals.
+
         Parameters
         ----------
         C
@@ -210,16 +209,6 @@ class Fit:
         unique_tokens
             How many different units there are, for a law of repeated data; by default no unit
             repeats.
-
-        Returns
-        -------
-        Prediction
-            Intervals are HC3 sandwich intervals with Student t, on the log scale. A fit with a
-            fixed δ far below the noise gets case-bootstrap percentiles: few of its residuals carry
-            curvature, and its sandwich covers too little. Where ``law="auto"`` stayed with the
-            additive law, each interval spans the κ-law's too: a test that does not reject κ = 1 is
-            no proof of it. Where the surface is not the headline (see :attr:`approaches`), N* is
-            that of the headline's line, D* = C/F(N*), and there are no intervals.
         """
         if unique_tokens is not None:
             scarce = self.with_unique(unique_tokens)
@@ -235,14 +224,9 @@ class Fit:
         return replace(answer, diagnostics=(*scarcity_notes(self._solution), *answer.diagnostics))
 
     def optimal(self, C: float, flops_per_unit: FlopsLike | None = None) -> Optimum:
-        """The optimum that :meth:`predict` gives, without intervals.
+        """The optimum that :meth:`predict` gives at C training FLOPs, without intervals.
 
-        Parameters
-        ----------
-        C
-            Training FLOPs.
-        flops_per_unit
-            F(N) of another model than that of the runs; see :meth:`flops_fit.laws.Law.optimal`.
+        ``flops_per_unit`` is F(N) of another model, as in :meth:`flops_fit.laws.Law.optimal`.
         """
         flops = self.flops if flops_per_unit is None else as_flops(flops_per_unit)
         lines = self._headline.lines
@@ -254,18 +238,8 @@ class Fit:
     def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
         """Any positive quantity of the law, with an interval made as those of :meth:`predict`.
 
-        Parameters
-        ----------
-        quantity
-            From a law to a positive number: ``lambda law: law.optimal(1e22, fit.flops).loss``. It
-            is called for laws near the fitted one too.
-        level
-            Of the interval.
-
-        Raises
-        ------
-        InputError
-            The quantity is not positive at the fitted law.
+        ``quantity`` maps a law to a positive number: ``lambda law: law.optimal(1e22, fit.flops).loss``.
+        It is called for laws near the fitted one too. InputError where it is not positive.
 
         Examples
         --------
@@ -328,42 +302,40 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that matters as plain values for JSON; ``None`` for what is not finite."""
-        record: dict[str, Any] = finite_json(
-            {
-                "law": self.law.name,
-                "formula": self.law.formula,
-                "params": self.law.params,
-                "objective": self.objective,
-                "delta": _finite(self.delta),
-                "loss_space": self.loss_space,
-                "status": self.status.name.lower(),
-                "status_text": str(self.status),
-                "trust": self.trust,
-                "starts": self.starts,
-                "starts_agree": self.starts_agree,
-                "residual_sd": self.residual_sd,
-                "flops": self.flops.description,
-                "unit": self.runs.unit,
-                "diagnostics": [vars(d) for d in self.diagnostics],
-                "excluded": [vars(e) for e in self.excluded],
-                "outliers": [vars(o) for o in self.outliers],
-                "isoflop": self.isoflop.to_dict(),
-                "envelope": self.envelope.to_dict() if self.envelope else None,
-                "approaches": [a.to_dict() for a in self.approaches],
-                "alternatives": [a.to_dict() for a in self.alternatives],
-                "window": vars(self.window),
-                "choice": vars(self.choice) if self.choice else None,
-                "sensitivity": self.sensitivity.to_dict(),
-                "residual_map": self.residual_map.to_dict(),
-                "runs": [
-                    {**row, "weight": float(w), "residual": float(r)}
-                    for row, w, r in zip(
-                        self.runs.to_dicts(), self.weights, self.residuals, strict=True
-                    )
-                ],
-            }
-        )
-        return record
+        runs = [
+            {**row, "weight": float(w), "residual": float(r)}
+            for row, w, r in zip(self.runs.to_dicts(), self.weights, self.residuals, strict=True)
+        ]
+        record = {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "params": self.law.params,
+            "objective": self.objective,
+            "delta": _finite(self.delta),
+            "loss_space": self.loss_space,
+            "status": self.status.name.lower(),
+            "status_text": str(self.status),
+            "trust": self.trust,
+            "starts": self.starts,
+            "starts_agree": self.starts_agree,
+            "residual_sd": self.residual_sd,
+            "flops": self.flops.description,
+            "unit": self.runs.unit,
+            "diagnostics": [vars(d) for d in self.diagnostics],
+            "excluded": [vars(e) for e in self.excluded],
+            "outliers": [vars(o) for o in self.outliers],
+            "isoflop": self.isoflop.to_dict(),
+            "envelope": self.envelope.to_dict() if self.envelope else None,
+            "approaches": [a.to_dict() for a in self.approaches],
+            "alternatives": [a.to_dict() for a in self.alternatives],
+            "window": vars(self.window),
+            "choice": vars(self.choice) if self.choice else None,
+            "sensitivity": self.sensitivity.to_dict(),
+            "residual_map": self.residual_map.to_dict(),
+            "runs": runs,
+        }
+        plain: dict[str, Any] = finite_json(record)
+        return plain
 
     def _repr_html_(self) -> str:
         return fit_card(self)

@@ -55,8 +55,8 @@ def fit_runs(
 ) -> Fit:
     """Fit a scaling law L(N, D) to runs (approach 3), with approaches 1 and 2 beside it.
 
-    Minimises Σ w·ρ_δ(ln L − ln L̂(N, D)), ρ_δ Huber's loss, from several starts with exact
-    derivatives.
+    Minimises Σ w·ρ_δ(ln L − ln L̂(N, D)), ρ_δ Huber's loss, from several starts. A poor fit is no
+    error: read ``fit.status``, ``fit.trust`` and ``fit.diagnostics``.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def fit_runs(
     window
         ``"auto"`` fits runs within ×5 of the fitted N* of their own compute where enough remain,
         each counting √(C/C_max). A number sets the factor, and all inside count alike; ``None``
-        fits all runs alike. Laws with covariates take all runs alike by default: the optimum of
-        fresh data says little about where runs on repeated data should lie.
+        fits all runs alike. By default laws with covariates take all runs alike too: the optimum
+        of fresh data says little about where runs on repeated data should lie.
     weights
         How much each run counts inside the window: ``"equal"``; ``"loss_se"``, by the standard
         errors of the losses where they exceed what runs scatter by anyway; or one number a run.
@@ -90,11 +90,6 @@ def fit_runs(
     curves
         Training curves for approach 1: anything :meth:`flops_fit.table.Curves.read` accepts, N
         counted as in the runs. They do not enter the surface.
-
-    Returns
-    -------
-    Fit
-        A poor fit is no error: read ``fit.status``, ``fit.trust`` and ``fit.diagnostics``.
 
     Raises
     ------
@@ -128,18 +123,14 @@ def fit_runs(
         return _assembled(problem, *problem.windowed(window))
     fitted, report = problem.windowed(window)
     beyond = int(np.sum((fitted.chosen.weights > 0) & (epochs_of(table) > FEW_EPOCHS)))
-    if form is None and beyond:
-        repeated = _if_repeats_count(beyond, problem)
-        if repeated is not None:
-            return repeated
-    return _assembled(problem, fitted, report)
+    repeated = _if_repeats_count(beyond, problem) if form is None and beyond else None
+    return repeated or _assembled(problem, fitted, report)
 
 
 def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = None) -> Evidence:
-    """What :func:`fit_runs` solves, without its checks and findings.
+    """What :func:`fit_runs` solves, without its checks, findings and refits: far faster.
 
-    Forms, choice, window and intervals are the same. Refits without parts of the runs, approaches
-    1 and 2 and findings are left out, which take most of the time.
+    Forms, choice, window and intervals are the same.
     """
     problem = FitProblem(None, runs, flops, points_of(runs, log=True), "mad", np.ones(len(runs)))
     fitted, _ = problem.windowed(window)
@@ -185,14 +176,12 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
     residuals = residual_map(chosen, table, flops)
     headline = choose_headline(chosen, shape, problem.envelope)
     kept = chosen.weights > 0
-    reason = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
-    used = table.select(kept, reason)
+    used = table.select(
+        kept, f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
+    )
     return Fit(
-        law=chosen.law,
-        objective=chosen.objective * unit**2,
-        delta=chosen.delta * unit,
+        **vars(Alternative.of(chosen)),
         loss_space="log" if problem.points.log else "linear",
-        status=chosen.status,
         diagnostics=(
             *problem.findings,
             *repeat_findings(chosen),
@@ -214,7 +203,6 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
         flops=flops,
         starts=chosen.starts,
         starts_agree=chosen.agree,
-        residual_sd=chosen.residual_sd * unit,
         window=report,
         choice=fitted.choice,
         sensitivity=moved,
@@ -231,20 +219,20 @@ def _form_diagnostics(fitted: Fitted, report: WindowReport) -> list[Diagnostic]:
     if fitted.choice is not None:
         text = f"{fitted.chosen.law.name} law: {fitted.choice.reason}"
         findings.append(Diagnostic("law_choice", "ok", text))
-    if report.factor is None:
-        return findings
-    if report.params_with is None:
+    if report.factor is not None and report.params_with is None:
         text = f"no ×{report.factor:g} window around the optimum: {report.reason}"
-        return [*findings, Diagnostic("window", "note", text)]
-    ratio = report.params_with / report.params_without
-    apart = max(ratio, 1 / ratio) > 2
-    text = (
-        f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
-        f"{', each counting √(C/C_max)' if report.tilt else ''}: at C = {report.compute:.3g} "
-        f"N* = {report.params_with:.3g}; all runs alike give {report.params_without:.3g}"
-    )
-    action = "the far runs disagree with the near ones: look at both" if apart else ""
-    return [*findings, Diagnostic("window", "warning" if apart else "note", text, action)]
+        findings.append(Diagnostic("window", "note", text))
+    elif report.factor is not None and report.params_with is not None:
+        ratio = report.params_with / report.params_without
+        apart = max(ratio, 1 / ratio) > 2
+        text = (
+            f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
+            f"{', each counting √(C/C_max)' if report.tilt else ''}: at C = {report.compute:.3g} "
+            f"N* = {report.params_with:.3g}; all runs alike give {report.params_without:.3g}"
+        )
+        action = "the far runs disagree with the near ones: look at both" if apart else ""
+        findings.append(Diagnostic("window", "warning" if apart else "note", text, action))
+    return findings
 
 
 def known_law(law: str | type[Law]) -> type[Law] | None:
@@ -285,13 +273,7 @@ def with_convention(table: RunTable, n: str) -> RunTable:
 
 
 def with_covariates(table: RunTable, law: type[Law]) -> RunTable:
-    """The runs that have all columns a law asks for.
-
-    Raises
-    ------
-    TableError
-        A column is no column of a RunTable, or is not there, or has no usable value.
-    """
+    """The runs that have all columns a law needs; TableError where the table lacks one."""
     for name in law.covariates:
         column = getattr(table, name, None)
         if not isinstance(column, np.ndarray):

@@ -47,14 +47,8 @@ def covariance(solution: Solution) -> Covariance:
     1981, §7.6), smaller than JᵀωJ: c = Σω / Σwψ′ makes up for that, and is 1 for least squares.
     Runs of one cluster (a shared trunk or seed) enter the middle as their sum.
     """
-    return hc3(
-        solution.jacobian,
-        solution.residuals,
-        solution.weights,
-        solution.delta,
-        solution.dof,
-        solution.points.groups,
-    )
+    s = solution
+    return hc3(s.jacobian, s.residuals, s.weights, s.delta, s.dof, s.points.groups)
 
 
 def hc3(
@@ -74,48 +68,37 @@ def hc3(
     scale = np.sqrt(np.sum(omega[:, None] * J**2, axis=0))
     if np.any(scale == 0):
         return Covariance(None, dof, leverage, "a parameter leaves the loss unchanged")
-    root = np.sqrt(omega)[:, None] * J / scale
-    q, upper = np.linalg.qr(root)
+    q, upper = np.linalg.qr(np.sqrt(omega)[:, None] * J / scale)
     diagonal = np.abs(np.diag(upper))
     if np.min(diagonal) < 1e-10 * np.max(diagonal):
         return Covariance(None, dof, leverage, "the parameters cannot be told apart")
     leverage = np.sum(q**2, axis=1)
     if np.max(leverage) > _FULL_LEVERAGE:
         return Covariance(None, dof, leverage, "a single run decides a parameter alone")
-    inverse = np.linalg.inv(upper)
     influence = q * (np.sqrt(omega) * r / (1 - leverage))[:, None]
-    if groups is not None:
-        influence, dof = _by_group(influence, groups, w, dof)
+    if groups is not None:  # one degree of freedom a cluster
+        summed = np.zeros((int(groups.max()) + 1, influence.shape[1]))
+        np.add.at(summed, groups, influence)
+        influence = summed
+        dof += len(np.unique(groups[w > 0])) - int(np.count_nonzero(w))
         if dof < 1:
             return Covariance(None, dof, leverage, "there are no more clusters than parameters")
     inside = float(np.sum(w * (size <= delta)))
     correction = float(np.sum(omega)) / max(inside, 0.25 * float(np.sum(w)))
-    half = inverse @ influence.T * max(correction, 1.0)
+    half = np.linalg.inv(upper) @ influence.T * max(correction, 1.0)
     return Covariance(half @ half.T / np.outer(scale, scale), dof, leverage)
-
-
-def _by_group(
-    influence: Floats, groups: NDArray[np.intp], weights: Floats, dof: int
-) -> tuple[Floats, int]:
-    """Influences summed over runs that share their noise; one degree of freedom a cluster."""
-    summed = np.zeros((int(groups.max()) + 1, influence.shape[1]))
-    np.add.at(summed, groups, influence)
-    used = len(np.unique(groups[weights > 0]))
-    return summed, dof - int(np.count_nonzero(weights)) + used
 
 
 def gradient_of(
     solution: Solution, quantity: Callable[[Law], Floats], step: float = 1e-4
 ) -> Floats:
     """Central differences of quantities of the law over its free coordinates: (quantities, k)."""
-    theta = solution.theta
+    theta, law_at = solution.theta, solution.law_at
     columns = []
     for i in range(len(theta)):
-        h = step * max(abs(float(theta[i])), 0.1)
-        up, down = theta.copy(), theta.copy()
-        up[i] += h
-        down[i] -= h
-        columns.append((quantity(solution.law_at(up)) - quantity(solution.law_at(down))) / (2 * h))
+        move = np.zeros_like(theta)
+        move[i] = h = step * max(abs(float(theta[i])), 0.1)
+        columns.append((quantity(law_at(theta + move)) - quantity(law_at(theta - move))) / (2 * h))
     return np.column_stack(columns)
 
 
@@ -136,49 +119,37 @@ def drawn_laws(solution: Solution, n: int, kind: str, seed: int) -> list[Law]:
     """
     if kind not in KINDS:
         raise InputError(f"expected kind='case', 'wild' or 'parametric'; got {kind!r}.")
-    weights, targets = _resampled(solution, n, kind, seed)
-    return solution.solver.refit(solution, weights, targets, solution.delta)
-
-
-def _resampled(solution: Solution, n: int, kind: str, seed: int) -> tuple[Floats, Floats]:
-    """Weights and targets of each resample, both of shape (n, runs)."""
     rng = np.random.default_rng(seed)
-    points, used = solution.points, np.flatnonzero(solution.weights)
-    shape = (n, len(points.z))
+    points, shape = solution.points, (n, len(solution.points.z))
+    weights, targets = np.broadcast_to(solution.weights, shape), np.broadcast_to(points.z, shape)
     if kind == "case":
+        used = np.flatnonzero(solution.weights)
         units = used if points.groups is None else points.groups[used]
         units = np.unique(units, return_inverse=True)[1].ravel()
         count = int(units.max()) + 1
         drawn = np.zeros(shape)
         drawn[:, used] = rng.multinomial(count, np.full(count, 1 / count), size=n)[:, units]
-        return drawn * solution.weights, np.broadcast_to(points.z, shape)
-    if kind == "wild":
-        leverage = np.minimum(covariance(solution).leverage, 0.9)
-        noise = rng.choice([-1.0, 1.0], size=shape) * solution.residuals / (1 - leverage)
+        weights = drawn * solution.weights
     else:
-        noise = rng.normal(0.0, solution.residual_sd, size=shape)
-    targets = points.z - solution.residuals + noise
-    if not points.log:
-        targets = np.maximum(targets, 1e-6)
-    return np.broadcast_to(solution.weights, shape), targets
+        if kind == "wild":
+            leverage = np.minimum(covariance(solution).leverage, 0.9)
+            noise = rng.choice([-1.0, 1.0], size=shape) * solution.residuals / (1 - leverage)
+        else:
+            noise = rng.normal(0.0, solution.residual_sd, size=shape)
+        targets = points.z - solution.residuals + noise
+        targets = targets if points.log else np.maximum(targets, 1e-6)
+    return solution.solver.refit(solution, weights, targets, solution.delta)
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A quantity of the fitted law and how sure it is.
 
-    Attributes
-    ----------
-    value
-        At the fitted law; ``inf`` where it is out of reach.
-    interval
-        (low, high) at ``level``, or ``None`` where there is no reliable one.
-    level, method
-        The level, and ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``.
-    reason
-        Why there is no interval, or what limits the one there is; empty where nothing does.
-    diagnostics
-        How far the question lies from the runs.
+    ``value`` is that at the fitted law, ``inf`` where it is out of reach. ``interval`` is (low,
+    high) at ``level``, or ``None`` where there is no reliable one; ``method`` is
+    ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``. ``reason`` says why there is no
+    interval, or what limits the one there is. ``diagnostics`` say how far the question lies from
+    the runs.
     """
 
     value: float
@@ -252,28 +223,33 @@ class Evidence:
         The HC3 sandwich with Student's t by the delta method; percentiles over refits where δ lies
         far below the noise; none where a bound binds that the quantity depends on.
         """
-        solution = self.solution
         if self.no_interval:
             text = f"no interval: {self.no_interval}"
             lost = Diagnostic("no_interval", "critical", text, "add runs")
             return Intervals((None,) * len(names), "none", (lost,))
         notes = []
-        for bound in solution.bounds:
+        for bound in self.solution.bounds:
             how = "carry the error it would have off it"
             text = f"{bound}: intervals {how if bound.parameter == 'E' else 'hold it there'}"
             notes.append(Diagnostic("interval_at_bound", "warning", text, "add larger budgets"))
         if self.resamples:
-            spans, reason = _percentiles(self, quantities, names, level)
-            method = "case bootstrap"
+            method, reason = "case bootstrap", ""
+            centre, low, high = _percentiles(self, quantities, level)
         else:
-            spans, reason = _sandwich(solution, quantities, names, level)
-            method = "HC3 sandwich"
-            if self.rival is not None:
-                other, _ = _sandwich(self.rival, quantities, names, level)
-                spans = tuple(_hull(a, b) for a, b in zip(spans, other, strict=True))
-        if reason:
+            method, reason = "HC3 sandwich", covariance(self.solution).reason
+            centre, low, high = _sandwich(self.solution, quantities, len(names), level)
+            if self.rival is not None:  # span its interval too, where it has one
+                _, lower, higher = _sandwich(self.rival, quantities, len(names), level)
+                lost_here = np.isnan(low)
+                low = np.where(lost_here, np.nan, np.fmin(low, lower))
+                high = np.where(lost_here, np.nan, np.fmax(high, higher))
+        if reason := reason or _lost(names, centre, low):
             text = f"no interval: {reason}"
             notes.append(Diagnostic("no_interval", "warning", text, "add runs"))
+        spans = tuple(
+            None if np.isnan(a) else (float(np.exp(a)), float(np.exp(b)))
+            for a, b in zip(low, high, strict=True)
+        )
         return Intervals(spans, method if any(spans) else "none", tuple(notes))
 
 
@@ -316,59 +292,38 @@ def _number(value: object) -> float:
         ) from error
 
 
-def _sandwich(
-    solution: Solution, quantities: LogQuantities, names: Sequence[str], level: float
-) -> tuple[tuple[Interval | None, ...], str]:
-    """Intervals exp(ln q ± t·se) by the delta method; with the reason where there are none."""
+def _sandwich(solution: Solution, quantities: LogQuantities, count: int, level: float) -> Floats:
+    """Ln q and the ends ln q ± t·se by the delta method, shape (3, count); NaN: no interval."""
     cov = covariance(solution)
     if cov.matrix is None:
-        return (None,) * len(names), cov.reason
+        return np.full((3, count), np.nan)
     with np.errstate(invalid="ignore"):
         centre = quantities(solution.law)
         gradient = gradient_of(solution, quantities)
         variance = np.einsum("qi,ij,qj->q", gradient, cov.matrix, gradient)
     half = student_t(level, cov.dof) * np.sqrt(np.maximum(variance, 0.0))
     # A NaN compares as false: a law near the fitted one that has no such quantity.
-    sound = np.isfinite(centre) & (half < _WIDEST)
-    return _spans(centre - half, centre + half, sound), _lost(names, centre, sound)
+    half[~(np.isfinite(centre) & (half < _WIDEST))] = np.nan
+    return np.array([centre, centre - half, centre + half])
 
 
-def _percentiles(
-    evidence: Evidence, quantities: LogQuantities, names: Sequence[str], level: float
-) -> tuple[tuple[Interval | None, ...], str]:
-    """Percentiles over refitted laws; none where a tail's share of them lacks the quantity."""
+def _percentiles(evidence: Evidence, quantities: LogQuantities, level: float) -> Floats:
+    """Ln q and percentiles of refits, shape (3, q); NaN where a tail's share of them lacks q."""
     centre = quantities(evidence.law)
     draws = np.array([quantities(law) for law in evidence.drawn_laws])
     finite = np.isfinite(draws)
     sound = np.isfinite(centre) & (np.mean(~finite, axis=0) < 0.5 - level / 2)
-    tails = [0.5 - level / 2, 0.5 + level / 2]
-    low, high = np.full(len(names), np.nan), np.full(len(names), np.nan)
+    ends = np.full((2, len(centre)), np.nan)
     for i in np.flatnonzero(sound):
-        low[i], high[i] = np.quantile(draws[finite[:, i], i], tails)
-    return _spans(low, high, sound), _lost(names, centre, sound)
+        ends[:, i] = np.quantile(draws[finite[:, i], i], [0.5 - level / 2, 0.5 + level / 2])
+    return np.vstack([centre, ends])
 
 
-def _spans(low: Floats, high: Floats, sound: NDArray[np.bool_]) -> tuple[Interval | None, ...]:
-    return tuple(
-        (float(np.exp(a)), float(np.exp(b))) if ok else None
-        for a, b, ok in zip(low, high, sound, strict=True)
-    )
-
-
-def _lost(names: Sequence[str], centre: Floats, sound: NDArray[np.bool_]) -> str:
+def _lost(names: Sequence[str], centre: Floats, low: Floats) -> str:
     """What has no interval, in words: the law does not reach it, or the runs do not tell."""
     beyond = [n for n, c in zip(names, centre, strict=True) if not np.isfinite(c)]
-    unsure = [n for n, ok in zip(names, sound, strict=True) if not ok and n not in beyond]
-    parts = []
-    if unsure:
-        parts.append(f"the runs do not determine {', '.join(unsure)}")
+    unsure = [n for n, a in zip(names, low, strict=True) if np.isnan(a) and n not in beyond]
+    parts = [f"the runs do not determine {', '.join(unsure)}"] if unsure else []
     if beyond:
         parts.append(f"the fitted law does not reach {', '.join(beyond)}")
     return "; ".join(parts)
-
-
-def _hull(first: Interval | None, second: Interval | None) -> Interval | None:
-    """Spans both; where the rival does not determine the quantity, the first alone."""
-    if first is None or second is None:
-        return first
-    return min(first[0], second[0]), max(first[1], second[1])

@@ -31,6 +31,26 @@ _SMALL_DELTA = 0.1
 _SLIGHT, _MILD, _STRONG = (float(v) for v in np.log([1.05, 1.25, 1.5]))
 _LOSS_ERROR, _REGRET = 0.03, 0.01  # beyond these a prediction of held-out budgets is a warning
 
+# For each kind the code of its finding, what the variant with the largest change says, and an action.
+_FINDINGS: dict[VariantKind, tuple[str, str, str]] = {
+    "budget": (
+        "leave_one_budget_out",
+        "without {label} {at} becomes {params:.3g}, the largest change that leaving out one budget "
+        "makes",
+        "check the runs of that budget; add budgets beside it",
+    ),
+    "outliers": (
+        "outlier_pull",
+        "without {label} {at} becomes {params:.3g}",
+        "look at these runs before you use the fit",
+    ),
+    "highest_losses": (
+        "undertrained",
+        "without the runs of highest loss ({label}) {at} becomes {params:.3g}",
+        "the runs of highest loss may be undertrained: leave them out, or train them longer",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -48,8 +68,7 @@ class Variant:
 class Sensitivity:
     """N* and loss of the fit at ``compute`` (10× the largest run's), and of every variant of it.
 
-    ``held_out`` has a tuple for the top budget held out and one for the top two, with what the rest
-    predicts for each.
+    ``held_out`` says what the rest predicts for the top budget, and for the top two.
     """
 
     compute: float
@@ -78,21 +97,29 @@ class Sensitivity:
 
 def sensitivity(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Sensitivity:
     """Refit without each budget, without outliers, without the highest losses, and at other δ."""
-    compute = _TARGET * float(np.max(runs.flops))
-    subsets, tops = _subsets(solution, runs), _without_tops(solution, runs)
+    compute, budgets = _TARGET * float(np.max(runs.flops)), np.unique(runs.budget)
+    subsets, tops = _subsets(solution, runs), []
+    for top in range(1, min(2, len(budgets) - 3) + 1):
+        left = np.where(runs.budget >= budgets[-top], 0.0, solution.weights)
+        if not _enough(left, solution, runs):
+            break
+        tops.append(left)
     laws = _refit(solution, [w for _, _, w in subsets] + tops, solution.delta)
-
-    def variant(kind: VariantKind, label: str, weights: Floats, law: Law) -> Variant:
-        best = law.optimal(compute, flops)
-        kept = int(np.count_nonzero(weights))
-        return Variant(kind, label, kept, law, float(best.params), float(best.loss))
-
-    variants = [variant(*subset, law) for subset, law in zip(subsets, laws, strict=False)]
-    for kind, label, delta in _other_deltas(solution):
-        (law,) = _refit(solution, [solution.weights], delta)
-        variants.append(variant(kind, label, solution.weights, law))
+    answers = list(zip(subsets, laws, strict=False))
+    if solution.residual_sd >= 1e-9:
+        small = "nearly least absolute deviations (δ of a tenth of the scatter)"
+        other_deltas: list[tuple[VariantKind, str, float]] = [
+            ("least_squares", "least squares (δ = ∞)", float("inf")),
+            ("least_deviations", small, _SMALL_DELTA * solution.residual_sd),
+        ]
+        for kind, label, delta in other_deltas:
+            (law,) = _refit(solution, [solution.weights], delta)
+            answers.append(((kind, label, solution.weights), law))
+    variants = []
+    for (kind, label, weights), law in answers:
+        best, kept = law.optimal(compute, flops), int(np.count_nonzero(weights))
+        variants.append(Variant(kind, label, kept, law, float(best.params), float(best.loss)))
     best = solution.law.optimal(compute, flops)
-    budgets = np.unique(runs.budget)
     held = tuple(
         tuple(predict_held_out(law, flops, runs.select(runs.budget == b)) for b in budgets[-top:])
         for top, law in enumerate(laws[len(subsets) :], start=1)
@@ -123,33 +150,10 @@ def _subsets(solution: Solution, runs: RunTable) -> list[tuple[VariantKind, str,
     return [s for s in subsets if _enough(s[2], solution, runs)]
 
 
-def _without_tops(solution: Solution, runs: RunTable) -> list[Floats]:
-    """Weights without the top budget and without the top two, as far as enough is left."""
-    budgets, out = np.unique(runs.budget), []
-    for top in (1, 2):
-        if len(budgets) - top < 3:
-            break
-        left = np.where(runs.budget >= budgets[-top], 0.0, solution.weights)
-        if not _enough(left, solution, runs):
-            break
-        out.append(left)
-    return out
-
-
 def _enough(weights: Floats, solution: Solution, runs: RunTable) -> bool:
     kept = weights > 0
     several = len(np.unique(runs.budget[kept])) >= 2 and len(np.unique(runs.params[kept])) >= 2
     return several and int(kept.sum()) > len(solution.law.params) + 1
-
-
-def _other_deltas(solution: Solution) -> list[tuple[VariantKind, str, float]]:
-    if solution.residual_sd < 1e-9:
-        return []
-    small = "nearly least absolute deviations (δ of a tenth of the scatter)"
-    return [
-        ("least_squares", "least squares (δ = ∞)", float("inf")),
-        ("least_deviations", small, _SMALL_DELTA * solution.residual_sd),
-    ]
 
 
 def _refit(solution: Solution, weights: list[Floats], delta: float) -> list[Law]:
@@ -163,32 +167,15 @@ def sensitivity_diagnostics(moved: Sensitivity) -> list[Diagnostic]:
     """What the refits say, one finding a question."""
     out = []
     at = f"N* at C = {moved.compute:.3g} ({moved.params:.3g})"
-    budgets = moved.of("budget")
-    if budgets:
-        worst = max(budgets, key=moved.shift)
-        text = (
-            f"without {worst.label} {at} becomes {worst.params:.3g}, the largest change "
-            "that leaving out one budget makes"
-        )
-        action = "check the runs of that budget; add budgets beside it"
-        out.append(_graded("leave_one_budget_out", moved.shift(worst), text, action))
-    for v in moved.of("outliers"):
-        text = f"without {v.label} {at} becomes {v.params:.3g}"
-        action = "look at these runs before you use the fit"
-        out.append(_graded("outlier_pull", moved.shift(v), text, action))
-    for v in moved.of("highest_losses"):
-        text = f"without the runs of highest loss ({v.label}) {at} becomes {v.params:.3g}"
-        action = (
-            "the runs of highest loss may be undertrained: leave them out, or train them longer"
-        )
-        out.append(_graded("undertrained", moved.shift(v), text, action))
+    for kind, (code, text, action) in _FINDINGS.items():
+        worst = max(moved.of(kind), key=moved.shift, default=None)
+        if worst is not None:
+            message = text.format(label=worst.label, at=at, params=worst.params)
+            out.append(_graded(code, moved.shift(worst), message, action))
     deltas = moved.of("least_squares", "least_deviations")
     if deltas:
-        sizes = [v.params for v in deltas]
-        text = (
-            f"from least deviations to least squares {at} ranges over "
-            f"{min(sizes):.3g}–{max(sizes):.3g}"
-        )
+        low, high = min(v.params for v in deltas), max(v.params for v in deltas)
+        text = f"from least deviations to least squares {at} ranges over {low:.3g}–{high:.3g}"
         action = "the answer depends on how outliers are treated: look at the residuals"
         # Less is allowed: no run is added or lost, only another loss function is taken.
         shift = max(moved.shift(v) for v in deltas)
@@ -199,10 +186,9 @@ def sensitivity_diagnostics(moved: Sensitivity) -> list[Diagnostic]:
 def _graded(
     code: str, shift: float, text: str, action: str, levels: tuple[float, float] = (_MILD, _STRONG)
 ) -> Diagnostic:
-    mild, strong = levels
-    if shift <= mild:
+    if shift <= levels[0]:
         return Diagnostic(code, "ok", text)
-    return Diagnostic(code, "warning" if shift > strong else "note", text, action)
+    return Diagnostic(code, "warning" if shift > levels[1] else "note", text, action)
 
 
 def _held_out(top: int, held: tuple[HeldOut, ...]) -> Diagnostic:
@@ -222,7 +208,5 @@ def _held_out(top: int, held: tuple[HeldOut, ...]) -> Diagnostic:
         texts.append(text)
     what = "the top budget" if top == 1 else f"the top {top} budgets"
     message = f"without {what} the rest predicts {'; '.join(texts)}"
-    if not bad:
-        return Diagnostic(f"held_out_top_{top}", "ok", message)
-    action = "do not extrapolate with this fit; look for what changes with scale"
-    return Diagnostic(f"held_out_top_{top}", "warning", message, action)
+    action = "do not extrapolate with this fit; look for what changes with scale" if bad else ""
+    return Diagnostic(f"held_out_top_{top}", "warning" if bad else "ok", message, action)

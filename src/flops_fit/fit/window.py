@@ -40,19 +40,12 @@ _SPARE_RUNS = 3
 
 
 def run_weights(rule: Any, runs: RunTable, log: bool) -> Floats:
-    """One weight a run, shape (runs,).
+    """One weight a run, from ``"equal"``, ``"loss_se"`` or one number a run.
 
     ``"loss_se"`` weighs by 1/(τ² + se²), the precision of a run that scatters around the law by τ
     beside the error of its own measurement. τ² is what is left of the scatter around a first fit
     after the median se² (never below zero), so errors far below the scatter change nothing. A run
     whose standard error is not known takes the median one.
-
-    Raises
-    ------
-    InputError
-        Weights that are not one positive number (or zero) a run, or a rule that does not exist.
-    TableError
-        ``"loss_se"`` without a column of standard errors.
     """
     if isinstance(rule, str):
         if rule == "equal":
@@ -111,40 +104,30 @@ class WindowReport:
 
 
 def window_weights(
-    solution: Solution, runs: RunTable, flops: FlopsFunction, factor: float, tilt: float = 0.0
+    solution: Solution, runs: RunTable, flops: FlopsFunction, factor: float, tilt: float
 ) -> Floats:
     """(C/C_max)^tilt within ``factor`` of N*(C), falling to 0 at 1.5 times that distance.
 
-    The edge is a raised cosine in ln N.
+    The edge is a raised cosine in ln N. For many runs N* is interpolated in ln C.
     """
-    best = _optimal_log_size(solution.law, runs.flops, flops)
+    law, C = solution.law, runs.flops
+    if len(C) <= _EACH:
+        best = np.log(law.optimal(C, flops).params)
+    else:
+        along = np.geomspace(np.min(C), np.max(C), _EACH)
+        best = np.interp(np.log(C), np.log(along), np.log(law.optimal(along, flops).params))
     distance = np.abs(np.log(runs.params) - best) - np.log(factor)
     edge = np.clip(distance / _SOFTNESS, 0.0, 1.0)
     inside = np.where(edge < 1, 0.5 + 0.5 * np.cos(np.pi * edge), 0.0)
-    return np.asarray(inside * (runs.flops / np.max(runs.flops)) ** tilt)
-
-
-def _optimal_log_size(law: Law, C: Floats, flops: FlopsFunction) -> Floats:
-    """Ln N*(C) of each run; interpolated in ln C where there are many."""
-    if len(C) <= _EACH:
-        return np.asarray(np.log(law.optimal(C, flops).params))
-    along = np.geomspace(np.min(C), np.max(C), _EACH)
-    known = np.log(np.asarray(law.optimal(along, flops).params))
-    return np.asarray(np.interp(np.log(C), np.log(along), known))
+    return np.asarray(inside * (C / np.max(C)) ** tilt)
 
 
 class _NoWindowError(Exception):
     """Why the window cannot be used."""
 
 
-def _check_optimum(solution: Solution) -> None:
-    values = solution.law.params
-    vanished = any(b.kind is BoundKind.VANISHED for b in solution.bounds)
-    if vanished or min(values.get("A", 1.0), values.get("B", 1.0)) <= 0:
-        raise _NoWindowError("the fit has no optimum to centre a window on")
-
-
-def _check_enough(weights: Floats, runs: RunTable, parameters: int) -> None:
+def _check_window(weights: Floats, runs: RunTable, parameters: int) -> None:
+    """Whether the window leaves enough runs to fit."""
     kept = weights > 0
     budgets, left = len(np.unique(runs.budget)), int(kept.sum())
     if left < _PER_BUDGET * budgets:
@@ -177,18 +160,11 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class FitProblem:
-    """A table ready to be fitted with one form of law, or with the better of two.
+    """A table ready to be fitted with one form of law; ``None`` chooses between two.
 
-    Attributes
-    ----------
-    law
-        The form; ``None`` chooses between the additive law and the κ-law.
-    delta
-        Huber's δ in units of the losses, or ``"mad"``.
-    base
-        How much each run counts before the window.
-    envelope, findings
-        Approach 1 on training curves, and what was noticed about the table.
+    ``delta`` is Huber's δ in units of the losses, or ``"mad"``; ``base`` says how much each run
+    counts before the window. ``envelope`` is approach 1 on training curves, and ``findings`` say
+    what was noticed about the table.
     """
 
     law: type[Law] | None
@@ -203,8 +179,8 @@ class FitProblem:
     def fit(self, weights: Floats) -> Fitted:
         """The law of the problem, and the other forms.
 
-        A law with covariates stands alone: forms that know N and D only would take what the
-        covariates do for noise.
+        A law with covariates stands alone: forms of N and D only would take what the covariates do
+        for noise.
         """
         delta = self.delta if self.delta == "mad" else float(self.delta) / self.points.unit
         own = None
@@ -213,32 +189,27 @@ class FitProblem:
             if own.law.covariates:
                 return Fitted(own, ())
         additive = SurfaceSolver(Hoffmann, self.points).fit(weights, delta)
-        kappa = None
+        kappa, choice = None, None
         if int(np.count_nonzero(weights)) > len(Kappa.parameters()):
             kappa = SurfaceSolver(Kappa, self.points).fit(weights, delta, additive)
-        others = (kappa,) if kappa else ()
-        if own is not None:
-            return Fitted(own, (additive, *others))
         if self.law is None:
             few = Choice(False, "there are too few runs to fit κ")
             choice = choose(additive, kappa) if kappa else few
-            if kappa and choice.kappa:
-                return Fitted(kappa, (additive,), choice)
-            return Fitted(additive, others, choice)
-        if kappa and self.law is Kappa:
-            return Fitted(kappa, (additive,))
-        return Fitted(additive, others)
+        joined = self.law is Kappa or (choice is not None and choice.kappa)
+        chosen = own or (kappa if kappa and joined else additive)
+        others = [s for s in (additive, kappa) if s and s is not chosen]
+        return Fitted(chosen, tuple(others), choice)
 
     def windowed(self, window: WindowRule) -> tuple[Fitted, WindowReport]:
         """Fit all runs, then those inside the window where it leaves enough."""
         everything = self.fit(self.base)
-        compute = float(np.max(self.table.flops))
-        without = float(everything.chosen.law.optimal(compute, self.flops).params)
+        chosen, compute = everything.chosen, float(np.max(self.table.flops))
+        without = float(chosen.law.optimal(compute, self.flops).params)
         factor, tilt = (_AUTO_FACTOR, _AUTO_TILT) if window == "auto" else (window, 0.0)
         try:
             if factor is None:
                 raise _NoWindowError("no window was asked for")
-            if window == "auto" and everything.chosen.law.covariates:
+            if window == "auto" and chosen.law.covariates:
                 raise _NoWindowError(
                     "the optimum of fresh data says little about runs that differ in more than N "
                     "and D"
@@ -264,15 +235,17 @@ class FitProblem:
     def _settled_weights(self, solution: Solution, factor: float, tilt: float) -> Floats:
         """Weights that agree with the fit made under them.
 
-        The window starts wide and narrows as the fit follows: a fit to far arms can be so far off
-        that its own optimum lies where no runs are.
+        The window starts wide: a fit to far arms can put its optimum where no runs are.
         """
         weights, wide = self.base, _WIDEST
         for step in range(_ROUNDS):
-            _check_optimum(solution)
+            values = solution.law.params
+            vanished = any(b.kind is BoundKind.VANISHED for b in solution.bounds)
+            if vanished or min(values.get("A", 1.0), values.get("B", 1.0)) <= 0:
+                raise _NoWindowError("the fit has no optimum to centre a window on")
             wide = max(_NARROWING * wide, factor)
             new = self.base * window_weights(solution, self.table, self.flops, wide, tilt)
-            _check_enough(new, self.table, len(solution.law.params))
+            _check_window(new, self.table, len(values))
             if wide == factor and step and np.max(np.abs(new - weights)) < _SETTLED:
                 break
             weights = np.where(new > 0, 0.5 * (new + weights), 0.0) if step else new
