@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flops_fit.records import Experiment, Run
 from flops_fit.train import Progress
-from flops_fit.train.metrics import Interruption, end_by
+from flops_fit.train.monitor import Interruption, end_by
 
 KILLED, WRONG, SLOW = 13, 17, 19
 

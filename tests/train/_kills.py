@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from flops_fit.train.checkpoint import Checkpoints
-from flops_fit.train.snapshot import read_snapshot
+from flops_fit.train.checkpoint import Checkpoints, read_snapshot
 
 SIZE = {"random": 200_000, "every_call": 1_000}[sys.argv[1]]
 CALLS = ("replace", "fsync", "mkdir", "unlink", "rmdir")

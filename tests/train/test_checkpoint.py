@@ -25,7 +25,7 @@ from torch import nn
 
 from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.rng import capture, restore
-from flops_fit.train import checkpoint, snapshot
+from flops_fit.train import checkpoint
 from flops_fit.train.checkpoint import Checkpoints
 from tests.conftest import MLP
 
@@ -630,9 +630,8 @@ def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     assert equal(capture(), state)
 
 
-@pytest.mark.parametrize("module", [checkpoint, snapshot])
-def test_the_examples_in_docstrings_are_true(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0
+def test_the_examples_in_docstrings_are_true() -> None:
+    assert doctest.testmod(checkpoint).failed == 0
 
 
 def test_slow_saves_come_less_often(tmp_path: Path) -> None:

@@ -217,7 +217,10 @@ LINEAR = nn.Linear(2, 2)
     [
         ([{"params": [LINEAR.weight]}], "1 are in none: bias"),
         ([{"params": [LINEAR.weight, LINEAR.bias]}, {"params": LINEAR.bias}], "'bias' is in two"),
-        ([{"params": [*LINEAR.parameters(), nn.Parameter(torch.ones(3))]}], "not, of shape .3,."),
+        (
+            [{"params": [*LINEAR.parameters(), nn.Parameter(torch.ones(3))]}],
+            "another one, of shape .3,.",
+        ),
         ([{"params": LINEAR.parameters(), "lr_scale": 0}], "group 0: lr_scale: expected a pos"),
         ([{"params": LINEAR.parameters(), "lr_scale": "x"}], "lr_scale: expected a pos"),
         ([{"params": LINEAR.parameters(), "lr_scale": 1, "lr": 1}], "got both"),

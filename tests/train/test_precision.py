@@ -72,7 +72,8 @@ def test_auto_is_fp32_off_cuda(device: Any) -> None:
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_auto_is_bf16_on_cuda_where_the_hardware_has_it(device: str) -> None:
     assert resolve_precision("auto", device) == Precision("bf16")
-    assert resolve_precision("fp32", device, tf32=True) == Precision("fp32", tf32=True)
+    tf32 = Precision("fp32", tf32=True)
+    assert resolve_precision(tf32, device) == tf32
 
 
 @pytest.mark.usefixtures("no_bf16")

@@ -1,38 +1,46 @@
 """The checkpoints of a run, from which it continues after it was stopped at any moment.
 
-A checkpoint is written to a hidden directory beside the others, flushed to the disk and then
-renamed: a reader sees all of it or nothing. What does not verify is renamed and reported, never
-deleted and never loaded.
+::
+
+    step-00001234/
+      state.pt        torch.save of nested plain values and tensors
+      manifest.json   format, schema, key, step, sha256 and size of state.pt, torch, time
+
+It is written to a hidden directory beside the others, flushed to the disk and then renamed: a
+reader sees all of it or nothing. What does not verify is renamed and reported, never loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import os
 import re
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError, InputTypeError, OutputError
-from flops_fit.files import flush_directory
+from flops_fit.files import HashingFile, flush_directory, flush_file
 from flops_fit.records import Diagnostic
-from flops_fit.train.snapshot import (
-    UnusableError,
-    plain_state,
-    read_manifest,
-    read_snapshot,
-    write_snapshot,
-)
 
 _MAX_SHARE = 0.01  # of a run's time that checkpoints may take
 _STEP = re.compile(r"step-(\d{8,})")
-_SAVING = re.compile(r"\.saving-step-\d{8,}")  # half written
+_UNFINISHED = re.compile(r"\.(saving|removing)-step-\d{8,}")  # half written, half deleted
 _REPLACED = re.compile(r"\.replaced-(step-\d{8,})")  # complete, its step being saved again
-_REMOVING = re.compile(r"\.removing-step-\d{8,}")  # half deleted
+_STATE, _MANIFEST = "state.pt", "manifest.json"
+_LEAVES = (type(None), bool, int, float, complex, str, bytes)
+_MAX_INT_BITS = 2000  # PyTorch's restricted unpickler reads integers of up to 255 bytes
+
+
+class UnusableError(Exception):
+    """Why a checkpoint cannot be used."""
 
 
 def check_intervals(seconds: Any, steps: Any) -> None:
@@ -46,30 +54,13 @@ def check_intervals(seconds: Any, steps: Any) -> None:
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of one run; one process at a time writes them.
+    """The newest ``keep`` checkpoints of one run, written by one process at a time.
 
-    On disk are at most ``keep`` of them, and one more while it is being written.
-
-    Parameters
-    ----------
-    folder
-        Created at the first :meth:`save`.
-    key
-        A hash of what they belong to: the experiment's id and whatever else decides the
-        arithmetic. Checkpoints under another key are never loaded.
-    every_seconds, every_steps
-        When :meth:`due` is true: this long after the last save ended, or at multiples of so many
-        steps, whichever comes first. None switches one off. Slow saves come less often, so that
-        they take at most a hundredth of the time; with 0 seconds each step is saved.
-    keep
-        How many stay.
-    clock
-        Seconds, from any origin.
-
-    Attributes
-    ----------
-    findings
-        What was set aside, in words.
+    ``key`` is a hash of what decides the run's arithmetic; checkpoints under another key are never
+    loaded. ``every_seconds`` and ``every_steps`` say when :meth:`due` is true: so long after the
+    last save ended, or at multiples of so many steps, whichever comes first. ``None`` switches one
+    off. Slow saves come less often; with 0 seconds each step is saved. ``findings`` tells what was
+    set aside.
 
     Examples
     --------
@@ -95,7 +86,6 @@ class Checkpoints:
     _cost: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
         if not self.key or not isinstance(self.key, str):
             raise InputError(f"key: expected text that is not empty, got {self.key!r}.")
         check_intervals(self.every_seconds, self.every_steps)
@@ -116,15 +106,8 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after ``step`` steps; when this returns, a crash cannot undo it.
 
-        A checkpoint of the same step is replaced. Older ones beyond ``keep`` are removed. ``state`` is
-        what ``plain_state`` allows; no reference to it is kept.
-
-        Raises
-        ------
-        InputTypeError
-            ``state`` holds what cannot be loaded safely; the message says where.
-        OutputError
-            The disk is full or the folder cannot be written. Earlier checkpoints are intact.
+        Raises InputTypeError if :func:`plain_state` refuses ``state``, and OutputError if the disk
+        is full or the folder cannot be written.
         """
         check_whole("step", step, at_least=0)
         if not isinstance(state, dict):
@@ -132,7 +115,9 @@ class Checkpoints:
         state = plain_state(state)
         began = self.clock()
         try:
-            self._make_folder()
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                flush_directory(self.folder.parent)
             self._tidy()
             temporary = self.folder / f".saving-{_name(step)}"
             try:
@@ -146,14 +131,13 @@ class Checkpoints:
         except OSError as error:
             raise OutputError(
                 f"checkpoint: step {step} cannot be written to {self.folder} "
-                f"({error.strerror or error}). Earlier checkpoints are intact. Free some "
-                "space or make the folder writable, then start again: the run continues from the last one."
+                f"({error.strerror or error}). Earlier checkpoints are intact. Free some space or "
+                "make the folder writable, then start again: the run continues from the last one."
             ) from error
-        self._remember(step)
+        self._last_step, self._last_time = step, self.clock()
         self._cost = self._last_time - began
-        ours = [path for _, path in self._steps() if self._belongs(path)]
-        for path in ours[: -self.keep]:
-            if path.name != _name(step):
+        for kept_step, path in self._own_steps()[: -self.keep]:
+            if kept_step != step:
                 _discard(path)
 
     def newest(
@@ -161,25 +145,17 @@ class Checkpoints:
     ) -> tuple[int, dict[str, Any]] | None:
         """The latest checkpoint that verifies, as (steps done, state), tensors on the CPU.
 
-        ``None`` if no checkpoint of more than ``after`` and at most ``at_most`` steps can be used.
-        Those that are torn, foreign or unreadable are renamed, noted in ``findings``, and the next
-        older one is tried. Leftovers of a crash are removed. Nothing in a file is executed.
-
-        Raises
-        ------
-        OutputError
-            The folder itself cannot be read.
-        MemoryError, RuntimeError
-            The state does not fit into memory; the checkpoint stays.
+        ``None`` if none of more than ``after`` and at most ``at_most`` steps can be used. Those that
+        are torn, foreign or unreadable are renamed, and the next older one is tried. Raises
+        OutputError if the folder cannot be read, and MemoryError or RuntimeError if the state does
+        not fit into memory.
         """
         try:
             self._tidy()
             steps = self._steps()
         except OSError as error:
-            raise OutputError(
-                f"checkpoint: {self.folder} cannot be read ({error.strerror or error}). "
-                "Make it readable, or choose another output_dir."
-            ) from error
+            why = f"checkpoint: {self.folder} cannot be read ({error.strerror or error})."
+            raise OutputError(f"{why} Make it readable, or choose another output_dir.") from error
         for step, path in reversed(steps):
             if step <= after or (at_most is not None and step > at_most):
                 continue
@@ -188,36 +164,25 @@ class Checkpoints:
             except UnusableError as reason:
                 self._set_aside(path, str(reason))
             else:
-                self._remember(step)
+                self._last_step, self._last_time = step, self.clock()
                 return step, state
         return None
 
     def prune(self, steps: Iterable[int]) -> None:
-        """Remove the checkpoints of this key, except the newest at or before each of ``steps``.
-
-        What was set aside, belongs to others or cannot be removed stays. An empty folder is removed.
-        """
+        """Remove the checkpoints of this key, except the newest at or before each of ``steps``."""
         with contextlib.suppress(OSError):
             self._tidy()
-            ours = [(step, path) for step, path in self._steps() if self._belongs(path)]
-            kept = {max((s for s, _ in ours if s <= limit), default=None) for limit in steps}
-            for step, path in ours:
+            own = self._own_steps()
+            kept = {max((s for s, _ in own if s <= limit), default=None) for limit in steps}
+            for step, path in own:
                 if step not in kept:
                     _discard(path)
-            self.folder.rmdir()
-
-    def _remember(self, step: int) -> None:
-        self._last_step, self._last_time = step, self.clock()
-
-    def _make_folder(self) -> None:
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            flush_directory(self.folder.parent)
+            self.folder.rmdir()  # fails if anything is left
 
     def _tidy(self) -> None:
         """Finish or undo what a crash interrupted."""
         for path in _directories(self.folder):
-            if _SAVING.fullmatch(path.name) or _REMOVING.fullmatch(path.name):
+            if _UNFINISHED.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
             elif match := _REPLACED.fullmatch(path.name):
                 final = self.folder / match[1]
@@ -233,13 +198,16 @@ class Checkpoints:
         steps = ((int(match[1]), path) for match, path in matches if match)
         return sorted((step, path) for step, path in steps if path.name == _name(step))
 
+    def _own_steps(self) -> list[tuple[int, Path]]:
+        return [item for item in self._steps() if self._belongs(item[1])]
+
     def _publish(self, temporary: Path, step: int) -> None:
         final = self.folder / _name(step)
         replaced = self.folder / f".replaced-{final.name}"
         if self._belongs(final):
             final.replace(replaced)
         elif final.exists() or final.is_symlink():
-            self._set_aside(final, "it was where this run's own has to be")
+            self._set_aside(final, "this run saves its own under the same name")
         temporary.replace(final)
         flush_directory(self.folder)
         if replaced.exists():
@@ -282,3 +250,151 @@ def _discard(path: Path, name: str = "") -> None:
     with contextlib.suppress(OSError):
         path.replace(renamed)
         shutil.rmtree(renamed, ignore_errors=True)
+
+
+def _identity(key: str, step: int) -> dict[str, Any]:
+    return {"format": "flops-fit checkpoint", "schema": 2, "key": key, "step": step}
+
+
+def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) -> None:
+    """Fill an empty directory; when this returns, its content is on the disk."""
+    import torch
+
+    with (directory / _STATE).open("wb") as handle:
+        writer: Any = HashingFile(handle)
+        try:
+            torch.save(state, writer)
+        except Exception as error:
+            # PyTorch reports a failed write as an error of its own archive.
+            raise (writer.error or error) from error
+        flush_file(handle)
+    manifest = _identity(key, step) | {
+        "sha256": writer.digest.hexdigest(),
+        "size": writer.size,
+        "torch": str(torch.__version__),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    with (directory / _MANIFEST).open("wb") as handle:
+        handle.write(json.dumps(manifest, indent=1).encode())
+        flush_file(handle)
+    flush_directory(directory)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; UnusableError if there is none, or it is torn."""
+    try:
+        manifest = json.loads((directory / _MANIFEST).read_bytes())
+    except OSError as error:
+        raise UnusableError(f"{_MANIFEST} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise UnusableError(f"{_MANIFEST} is torn")
+    return manifest
+
+
+def read_snapshot(directory: Path, key: str, step: int) -> dict[str, Any]:
+    """The state in a directory, with tensors on the CPU, after its content has been verified.
+
+    UnusableError if it belongs to something else, is torn, or is not what was written. Nothing in
+    the file is executed.
+    """
+    manifest = read_manifest(directory)
+    for name, value in _identity(key, step).items():
+        if manifest.get(name) != value:
+            raise UnusableError(f"its {name} is {manifest.get(name)!r}, not {value!r}")
+    try:
+        with (directory / _STATE).open("rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size != manifest.get("size"):
+                raise UnusableError(f"{_STATE} has {size} bytes, not {manifest.get('size')!r}")
+            digest: Any = hashlib.file_digest(handle, "sha256")
+            if digest.hexdigest() != manifest.get("sha256"):
+                raise UnusableError(f"the content of {_STATE} is not what was written")
+            handle.seek(0)
+            state = _load(handle)
+    except OSError as error:
+        raise UnusableError(f"{_STATE} cannot be read: {error.strerror or error}") from error
+    if not isinstance(state, dict):
+        raise UnusableError(f"{_STATE} holds a {type(state).__name__}, not a dict")
+    return state
+
+
+def _load(handle: BinaryIO) -> Any:
+    import torch
+
+    try:
+        return torch.load(handle, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if "DefaultCPUAllocator" in str(error):  # how PyTorch says that memory ran out
+            raise
+        first = (str(error).splitlines() or [""])[0][:100]
+        reason = f"{_STATE} cannot be loaded: {type(error).__name__}: {first}"
+        raise UnusableError(reason) from error
+
+
+def plain_state(value: Any, name: str = "state") -> Any:
+    """The same nested values, made only of what PyTorch loads with ``weights_only=True``.
+
+    Containers are copied. Tensors are detached and shared, except a view of a larger storage: it is
+    copied, as a file would hold that storage whole. InputTypeError says where something else is.
+    """
+    try:
+        return _plain(value, name)
+    except RecursionError:
+        raise InputTypeError(
+            f"{name}: expected nested dicts and lists of finite depth; a container contains itself "
+            "or is nested too deeply. Remove the loop before saving."
+        ) from None
+
+
+def _plain(value: Any, name: str) -> Any:
+    # Types are compared exactly: a subclass (a NumPy float, an enum) is pickled as a class of
+    # its own, which a restricted unpickler refuses.
+    kind = type(value)
+    if kind in _LEAVES:
+        if kind is int and value.bit_length() > _MAX_INT_BITS:
+            raise InputTypeError(
+                f"{name}: expected an integer of at most {_MAX_INT_BITS} bits, got one of "
+                f"{value.bit_length()}. Save it as text."
+            )
+        return value
+    if kind in (list, tuple):
+        return kind(_plain(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind not in (dict, OrderedDict):
+        return _plain_tensor(value, name)
+    for key in value:
+        if type(key) not in (str, int):
+            raise InputTypeError(
+                f"{name}: expected text or integers as keys, got {key!r} "
+                f"({_type_name(key)}). Save it under another key."
+            )
+    copy: Any = kind((k, _plain(v, f"{name}[{k!r}]")) for k, v in value.items())
+    # Modules upgrade old states by the versions that state_dict() notes beside the tensors.
+    if kind is OrderedDict and hasattr(value, "_metadata"):
+        copy._metadata = _plain(value._metadata, f"{name}._metadata")
+    return copy
+
+
+def _plain_tensor(value: Any, name: str) -> Any:
+    import torch
+
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        raise InputTypeError(
+            f"{name}: expected a tensor, number, text, bytes, None, or a dict, list or tuple of "
+            f"them, got {_type_name(value)}, which cannot be loaded without running code from "
+            "the file. Save its values as plain numbers, lists or tensors."
+        )
+    if value.layout != torch.strided or value.is_meta:
+        what = "a meta tensor without values" if value.is_meta else f"layout {value.layout}"
+        raise InputTypeError(f"{name}: expected a dense tensor, got {what}. Save a dense one.")
+    tensor = value.detach()
+    is_view = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+    return tensor.clone() if is_view else tensor
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -49,29 +49,29 @@ class TrainingConfig:
         ``(model, hparams) -> groups`` as torch takes them, each with an optional ``lr_scale``.
     parametrization
         ``"mup"`` or ``Mup(...)`` scales learning rates by width, so that one rate serves all sizes: the
-        one that ``hparams`` gives for the smallest size (or ``Mup(base=)``). Planning then checks for
-        some seconds whether this holds for the model. ``"standard"`` leaves one rate for all parameters.
+        one that ``hparams`` gives for the smallest size (or ``Mup(base=)``). Planning then takes some
+        seconds to check that this holds for the model. ``"standard"``: one rate for all parameters.
     precision
         ``"auto"`` (bfloat16 on CUDA GPUs that have it), ``"fp32"``, ``"bf16"``, or
         ``train.Precision("fp32", tf32=True)``.
     microbatch
         Samples that go through the model at once; halved automatically if memory runs out. It
-        changes what fits into memory, never what is computed.
+        never changes what is computed.
     workers
         Processes that read ahead of each run; no result depends on them. ``"auto"`` takes the
         ``num_workers`` of a DataLoader, else as many as save time if reading is slow. Runs of a
         pool read for themselves.
     compile
-        Whether ``torch.compile`` is used in training; ``"auto"`` on GPUs, for runs of eight minutes
-        or more. If it fails, the run continues without it and notes it.
+        Whether training uses ``torch.compile``; ``"auto"`` on GPUs, for runs of eight minutes or
+        more. If it fails, the run continues without it and notes it.
     checkpoint_seconds, checkpoint_steps
-        When a run keeps a checkpoint: after so much time (more if saving takes long: it gets a
-        hundredth of a run's time), and at multiples of so many steps; ``None`` for neither.
+        When a run keeps a checkpoint: after so much time (more if saving would take over a hundredth
+        of the run's time), and at multiples of so many steps; ``None`` for neither.
     trackers
         What follows each run that is trained here: ``"mlflow"``, ``"tensorboard"``, ``"wandb"``,
         ``"trackio"``, their trackers in :mod:`flops_fit.trackers` with settings, or a
         :class:`flops_fit.trackers.Tracker` of your own; a list of them. They change no run and no id;
-        runs that are already finished are not reported again.
+        finished runs are not reported again.
     peak_flops
         Peak FLOP/s of the device, for the utilisation (MFU) on record; by default from the data sheets
         of common GPUs.
@@ -80,8 +80,8 @@ class TrainingConfig:
         one run for each of them (Hägele et al. 2024). This needs sizes that occur at several budgets
         and hyper-parameters that depend only on the size:
         ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. On a CPU each
-        branch equals, to the last bit, the run that it would have been alone from the same seed. Runs
-        that share a trunk share its noise, and intervals count them as one cluster.
+        branch equals, to the last bit, the run trained alone from the same seed. Runs that share a
+        trunk share its noise, and intervals count them as one cluster.
 
     Raises
     ------
@@ -147,11 +147,9 @@ class TrainingConfig:
         return [*out, "compiled"] if self.compile is True else out
 
     def __repr__(self) -> str:
-        changed = {f.name: getattr(self, f.name) for f in fields(self)}
-        shown = [
-            f"{f.name}={changed[f.name]!r}" for f in fields(self) if changed[f.name] != f.default
-        ]
-        return f"TrainingConfig({', '.join(shown)})"
+        values = ((f, getattr(self, f.name)) for f in fields(self))
+        shown = ", ".join(f"{f.name}={value!r}" for f, value in values if value != f.default)
+        return f"TrainingConfig({shown})"
 
 
 def use_compile(
@@ -164,8 +162,8 @@ def use_compile(
 ) -> bool:
     """What ``compile="auto"`` means for the ``left`` steps of a run that ``ranks`` processes share.
 
-    True on CUDA and XPU devices if 200 steps and 480 predicted seconds, or more, are left; False
-    without a prediction. On a CPU a small model's step gains little from it.
+    True on CUDA and XPU devices if 200 steps and 480 predicted seconds, or more, are left. On a CPU
+    a small model's step gains little from it.
     """
     if compile != "auto":
         return compile
@@ -186,17 +184,8 @@ def reading_workers(
     ``"auto"`` is the ``num_workers`` of the user's DataLoader, if set. Else it is 0 unless measured
     times say that workers gain a tenth of a step and five seconds of the run: reading must take long
     compared with handing a batch over, and cores must be free to do it, or it must be waiting. It is
-    also 0 if nothing was measured, if samples lie on a device, and if processes are not forked, as
-    each would import the user's script.
-
-    Parameters
-    ----------
-    loader_workers
-        The ``num_workers`` of the DataLoader that the user gave.
-    speed
-        What planning measured.
-    ranks
-        Processes that share each batch, and the cores.
+    also 0 if samples lie on a device, or if processes are not forked, as each would import the
+    user's script. ``ranks`` processes share each batch, and the cores.
     """
     if workers != "auto":
         return workers

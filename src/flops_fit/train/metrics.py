@@ -1,71 +1,36 @@
-"""What is measured while a run trains, its file of readings, and signals that stop it between steps."""
+"""What is measured of a run: speed, readings while it trains, held-out loss, gradient noise."""
 
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from flops_fit.peaks import find_peak
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.data.spec import DataSpec
+from flops_fit.distributed import ALONE, Ranks
+from flops_fit.objective import Objective, to_device
 from flops_fit.records import Experiment, finite_json
 from flops_fit.trackers.tracker import Tracker
-from flops_fit.train.precision import Precision
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def peak_of(name: str, precision: Precision) -> float | None:
-    """Dense FLOP/s of a device in the numbers of ``precision``; ``None`` if it is not listed.
-
-    ``name`` is what ``torch.cuda.get_device_name`` returns.
-
-    Examples
-    --------
-    >>> peak_of("NVIDIA A100-SXM4-80GB", Precision("bf16"))
-    312000000000000.0
-    >>> peak_of("NVIDIA A100-SXM4-40GB MIG 1g.5gb", Precision("bf16")) is None
-    True
-    """
-    peak = find_peak(name)
-    if peak is None:
-        return None
-    fp32 = peak.tf32 if precision.tf32 else peak.fp32
-    rate = peak.bf16 if precision.name == "bf16" else fp32
-    return None if rate is None else rate * 1e12
-
-
-def device_peak(device: str, precision: Precision) -> float | None:
-    """Dense FLOP/s of a torch device; ``None`` for CPUs and for devices that are not listed."""
-    if not device.startswith("cuda"):
-        return None
-    import torch
-
-    return peak_of(torch.cuda.get_device_name(device), precision)
+_MIN_BATCHES = 32  # that the held-out set is cut into, to see how they vary
 
 
 @dataclass
 class Throughput:
     """Units per second, and the model FLOPs utilisation (Chowdhery et al. 2022, appendix B).
 
-    MFU is the FLOPs that the model's passes need over those that the device could have done in the
-    time: F·D/(seconds·peak) with F as the plan counts it. Counted on the traced model, attention
-    is counted in full and recomputed activations are not.
-
-    Attributes
-    ----------
-    flops_per_step
-        Training FLOPs of one step.
-    peak
-        FLOP/s of all devices of the run together, ``None`` if not known.
-
-    Examples
-    --------
-    >>> throughput = Throughput(flops_per_step=64e9, peak=1e12)
-    >>> throughput.since_last(step=1, units=64, seconds=0.5)
-    {'units_per_second': 128.0, 'mfu': 0.128}
+    MFU is F·D/(seconds·peak), with F as the plan counts it: attention is counted in full, recomputed
+    activations are not. ``peak`` is the FLOP/s of all devices of the run together, ``None`` if not
+    known.
     """
 
     flops_per_step: float = 0.0
@@ -94,81 +59,141 @@ class Throughput:
 
 
 class Metrics(Tracker):
-    """``metrics.jsonl`` in a run's folder; :meth:`Tracker.log` says what is in a line.
-
-    A line is written whole and at once. When a run continues, a torn last line is dropped, and so
-    are lines of steps that will be repeated.
-    """
+    """``metrics.jsonl`` in a run's folder; each line is written whole and at once."""
 
     def __init__(self, folder: Path, after: int = 0) -> None:
         self._path, self._after = folder / "metrics.jsonl", after
 
     def start(self, experiment: Experiment) -> None:
-        """Keep what an earlier attempt left, up to the step that the run continues from."""
+        """Drop a torn line, and those after the step that the run continues from."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [line for line in self._lines() if line["step"] <= self._after]
-        with self._path.open("w", encoding="utf-8") as handle:
-            handle.writelines(map(_text, lines))
-
-    def _lines(self) -> list[dict[str, Any]]:
-        lines = []
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
-        for line in text.splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(values, dict) and isinstance(values.get("step"), int):
-                lines.append(values)
-        return lines
+        with self._path.open("w", encoding="utf-8") as handle:
+            for line in text.splitlines():
+                try:
+                    values = json.loads(line)
+                except ValueError:
+                    continue
+                step = values.get("step") if isinstance(values, dict) else None
+                if isinstance(step, int) and step <= self._after:
+                    handle.write(_line(values))
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """Append one reading."""
         with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(_text(values))
+            handle.write(_line(values))
 
 
-def _text(values: Mapping[str, Any]) -> str:
+def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(finite_json(values), allow_nan=False) + "\n"
 
 
-class Interruption:
-    """A context in which SIGINT and SIGTERM are noted instead of ending the process.
+def evaluate(
+    model: nn.Module,
+    held_out: DataSpec,
+    objective: Objective,
+    device: str,
+    batch_size: int,
+    ranks: Ranks = ALONE,
+) -> tuple[float, float]:
+    """Mean loss over every unit of the held-out set, and its standard error.
 
-    A run then ends after the step it is in. Signals reach only the main thread; elsewhere nothing
-    changes. A signal that is ignored stays ignored. A second SIGINT raises KeyboardInterrupt at
-    once, for steps that take too long.
-
-    Attributes
-    ----------
-    signal
-        The number of the signal that came; 0 for none.
+    Batches are the sampling units of the error, as samples next to each other (pieces of one
+    document) are alike. Each of R ranks evaluates every R-th batch, with the buffers of rank 0.
     """
+    import torch
 
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
+    if held_out.size is not None:
+        batch_size = max(1, min(batch_size, held_out.size // _MIN_BATCHES))
+    sums: list[float] = []
+    counts: list[float] = []
+    ranks.broadcast_tensors(list(model.buffers()))
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in held_out.in_order(batch_size, ranks.rank, ranks.size):
+            if objective.has_units(batch):
+                total, count = objective(model, to_device(batch, device))
+                sums.append(float(total))
+                counts.append(float(count))
+    model.train(was_training)
+    by_rank = ranks.all_gather((sums, counts))
+    all_sums, all_counts = (np.concatenate(lists) for lists in zip(*by_rank, strict=True))
+    return ratio_standard_error(all_sums, all_counts)
 
 
-def end_by(number: int) -> NoReturn:
-    """End as a signal would have: KeyboardInterrupt, or exit with 128 + its number."""
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+def ratio_standard_error(
+    sums: NDArray[np.float64], counts: NDArray[np.float64]
+) -> tuple[float, float]:
+    """The ratio of two totals, and its standard error over the parts they come from.
+
+    The variance is Σ(sᵢ − r·cᵢ)²·m/(m − 1)/(Σcᵢ)² (Cochran 1977, eq. 6.13), without the
+    finite-population factor.
+    """
+    m, total = len(counts), counts.sum()
+    if m == 0 or total <= 0:
+        return math.nan, math.nan
+    ratio = float(sums.sum() / total)
+    if m == 1:
+        return ratio, math.nan
+    spread = float(np.sum((sums - ratio * counts) ** 2) * m / (m - 1))
+    return ratio, math.sqrt(spread) / float(total)
+
+
+def noise_scale_of(
+    norms: Iterable[tuple[float, float]], whole: tuple[float, float]
+) -> float | None:
+    """B_simple = tr(Σ)/|G|² from squared gradient norms of small batches and of all of them.
+
+    From E|g_B|² = |G|² + tr(Σ)/B (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1) with
+    batches of b units and their mean of B units. ``norms`` are (units, |g|²) of each small batch,
+    ``whole`` those of the mean gradient. The result is in units; ``None`` if noise hides the
+    gradient, so that |G|² ≤ 0.
+    """
+    small = [(units, square) for units, square in norms if units > 0]
+    if len(small) < 2:
+        return None
+    b = math.fsum(u for u, _ in small) / len(small)
+    square = math.fsum(s for _, s in small) / len(small)
+    B, all_square = whole
+    gradient = (B * all_square - b * square) / (B - b)
+    noise = (square - all_square) / (1 / b - 1 / B)
+    if not (gradient > 0 and noise >= 0 and math.isfinite(noise)):
+        return None
+    return round(noise / gradient, 9)
+
+
+def noise_scale(model: nn.Module, objective: Objective, batches: Iterable[Any]) -> float | None:
+    """The gradient noise scale at these batches, in units; the model's gradients stay empty."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    summed: list[Tensor] | None = None
+    norms: list[tuple[float, float]] = []
+    was_training = model.training
+    model.eval()  # dropout is not noise of the data
+    try:
+        for batch in batches:
+            if not objective.has_units(batch):
+                continue
+            total, count = objective(model, batch)
+            units = float(count)
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+            sums = [
+                torch.zeros_like(p) if g is None else g
+                for p, g in zip(parameters, gradients, strict=True)
+            ]
+            norms.append((units, _square(sums) / units**2))
+            summed = sums if summed is None else [a + g for a, g in zip(summed, sums, strict=True)]
+    finally:
+        model.train(was_training)
+    if summed is None:
+        return None
+    units = math.fsum(u for u, _ in norms)
+    return noise_scale_of(norms, (units, _square(summed) / units**2))
+
+
+def _square(gradients: list[Tensor]) -> float:
+    import torch
+
+    return float(torch.stack(torch._foreach_norm(gradients)).double().square().sum())

@@ -1,12 +1,16 @@
-"""Divergence and spikes, detected from the losses that are read anyway."""
+"""What ends a run before its last step: divergence, and signals."""
 
 from __future__ import annotations
 
+import copy
 import math
+import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from statistics import median
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from flops_fit.errors import InputError
 
@@ -60,24 +64,8 @@ class DivergenceMonitor:
     small batches are skewed. It is recorded and ends nothing. What a single step does is diluted
     in a reading of many.
 
-    Parameters
-    ----------
-    steps
-        Steps of the whole run.
-    spike
-        Standard deviations from which a reading is a spike.
-    patience
-        Share of the run's steps for which the loss may stay above its start.
-
-    Examples
-    --------
-    >>> monitor = DivergenceMonitor(steps=1000)
-    >>> monitor.observe(1, 4.0)
-    ''
-    >>> monitor.observe(200, 60.0)
-    ''
-    >>> monitor.observe(220, 60.0)
-    'training loss rose from 4 to 59.97 by step 220'
+    ``steps`` are those of the whole run, ``patience`` is the share of them for which the loss may
+    stay above its start.
     """
 
     def __init__(self, steps: int, *, spike: float = 6.0, patience: float = _PATIENCE) -> None:
@@ -86,9 +74,7 @@ class DivergenceMonitor:
         if not spike > 0:
             raise InputError(f"spike: expected a positive number of deviations; got {spike!r}.")
         if not 0 < patience <= 1:
-            raise InputError(
-                f"patience: expected a share of the run above 0, at most 1; got {patience!r}."
-            )
+            raise InputError(f"patience: expected a share above 0, at most 1; got {patience!r}.")
         self.half_life = max(_MIN_STEPS, _HALF_LIFE * steps)
         self.patience = max(_MIN_STEPS, patience * steps)
         self.spike = spike
@@ -97,14 +83,8 @@ class DivergenceMonitor:
     def observe(self, step: int, loss: float, grad_norm: float | None = None) -> str:
         """Take one reading; the reason why the run has diverged, empty if it has not.
 
-        Parameters
-        ----------
-        step
-            Steps done, 1 or more and more than at the last reading.
-        loss
-            Mean loss of the steps since the last reading.
-        grad_norm
-            Mean norm of their gradients before clipping, if known.
+        ``loss`` and ``grad_norm``, before clipping, are means over the steps since the last reading;
+        ``step`` counts the steps done.
         """
         state = self._state
         if not step > state.step:
@@ -119,7 +99,10 @@ class DivergenceMonitor:
             state.reason = f"gradient norm {float(grad_norm):g} by step {step}"
         else:
             if grad_norm is not None:
-                self._add_gradient(float(grad_norm), steps)
+                norm = float(grad_norm)
+                state.grad_steps += steps
+                state.grad_mean += (norm - state.grad_mean) * steps / state.grad_steps
+                state.grad_max = max(state.grad_max, norm)
             self._add_spike(step, loss)
             self._add_level(step, loss, steps)
         return state.reason
@@ -144,13 +127,7 @@ class DivergenceMonitor:
         return asdict(self._state)
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`save` returned.
-
-        Raises
-        ------
-        InputError
-            The names are not those of a saved monitor.
-        """
+        """Continue from what :meth:`save` returned."""
         names = {f.name for f in fields(_State)}
         if set(saved) != names:
             odd = sorted(set(saved) ^ names)
@@ -158,10 +135,7 @@ class DivergenceMonitor:
                 f"monitor: expected what DivergenceMonitor.save returned; {odd} are missing or unknown. "
                 "The checkpoint is torn, or of another version: start the run again."
             )
-        state = _State(**saved)
-        state.recent, state.first = list(state.recent), list(state.first)
-        state.spikes = [list(spike) for spike in state.spikes]
-        self._state = state
+        self._state = _State(**copy.deepcopy(dict(saved)))
 
     def _add_level(self, step: int, loss: float, steps: int) -> None:
         """Smooth the loss, and count the steps for which it lies above its start."""
@@ -198,8 +172,38 @@ class DivergenceMonitor:
         # A spike enters the window too: it hardly moves the median, and a new level becomes usual.
         s.recent = [*s.recent, loss][-_WINDOW:]
 
-    def _add_gradient(self, norm: float, steps: int) -> None:
-        s = self._state
-        s.grad_steps += steps
-        s.grad_mean += (norm - s.grad_mean) * steps / s.grad_steps
-        s.grad_max = max(s.grad_max, norm)
+
+class Interruption:
+    """A context that stores the number of SIGINT or SIGTERM in ``signal``, instead of ending.
+
+    It does so in the main thread only, and not for a signal that is ignored. A second SIGINT raises
+    KeyboardInterrupt at once, for steps that take too long.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def end_by(number: int) -> NoReturn:
+    """End as a signal would have: KeyboardInterrupt, or exit with 128 + its number."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)

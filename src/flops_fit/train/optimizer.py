@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from torch.optim import Optimizer
 
-
 Groups = list[dict[str, Any]]
 ParamGroups = Callable[[Any, HParams], Iterable[Mapping[str, Any]]]
 MakeOptimizer = Callable[[Groups, HParams], Any]
@@ -33,46 +32,11 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimizer of one run, every group of which follows the run's schedule.
 
-    By default AdamW (Loshchilov and Hutter 2019), fused if all parameters allow, on the groups
-    of :func:`decay_groups`. A group's peak rate is the ``lr`` it has when the optimizer is made; its
-    ratio to ``hparams.lr`` is stored in the group as ``lr_scale``, and :func:`set_learning_rate`
-    keeps it. So a group's ``lr_scale``, a group's ``lr`` and a rate that a factory chose all mean
-    the same.
-
-    Parameters
-    ----------
-    model
-        Its parameters that require a gradient are trained.
-    hparams
-        How the run is trained.
-    optimizer
-        ``(param_groups, hparams) -> torch.optim.Optimizer``, or an optimizer class. A class is called
-        with the groups and ``lr``, and with ``betas`` if it takes them; it decays by ``weight_decay``
-        of the groups in its own way, decoupled in ``AdamW`` and not in ``SGD``. If two kinds share a
-        model, as Muon for matrices and Adam for the rest, return one Optimizer whose
-        ``param_groups`` are those of both and whose ``step`` steps both.
-    param_groups
-        ``(model, hparams) -> groups``, as torch takes them, with an optional ``lr_scale`` each.
-        A group without ``weight_decay`` has that of ``hparams``.
-    parametrization
-        Cuts the groups further, by how each parameter's rate follows from the width.
-
-    Raises
-    ------
-    InputError
-        A parameter is in no group or in two, a group holds what is not part of the model, or a rate
-        is not positive.
-    InputTypeError
-        A group is not a mapping with ``"params"``, or what was made is not an Optimizer.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from flops_fit import HParams
-    >>> hparams = HParams(lr=0.1, batch_units=64)
-    >>> optimizer = make_optimizer(torch.nn.Linear(2, 2), hparams)
-    >>> [group["weight_decay"] for group in optimizer.param_groups]
-    [0.1, 0.0]
+    By default AdamW (Loshchilov and Hutter 2019) on the groups of :func:`decay_groups`. A group's
+    peak rate is the ``lr`` it has when the optimizer is made; its ratio to ``hparams.lr`` is stored
+    in the group as ``lr_scale``. An optimizer class is called with the groups and ``lr``, and with
+    ``betas`` if it takes them. If two kinds share a model, as Muon for matrices and Adam for the
+    rest, return one Optimizer whose ``param_groups`` are those of both and whose ``step`` steps both.
     """
     from torch.optim import Optimizer
 
@@ -88,20 +52,19 @@ def make_optimizer(
     groups = _with_rates(chosen, hparams)
     _check_cover(groups, names, known, "param_groups")
 
-    make: Any = _adamw if optimizer is None else optimizer
-    if isinstance(make, type) and issubclass(make, Optimizer):
+    make: Any = optimizer
+    if make is None:
+        own: Any = _adamw(groups, hparams)
+    elif isinstance(make, type) and issubclass(make, Optimizer):
         own = _from_class(make, groups, hparams)
     else:
         own = make(groups, hparams) if callable(make) else make
-    if not isinstance(own, Optimizer):
+    if not isinstance(own, Optimizer) or own is make:
+        kind = type(own).__name__
+        what = f"an existing {kind}" if isinstance(own, Optimizer) else kind
         raise InputTypeError(
-            "optimizer: expected a torch.optim.Optimizer class, or a function (param_groups, "
-            f"hparams) that returns an Optimizer; got {type(own).__name__}."
-        )
-    if own is make:
-        raise InputTypeError(
-            "optimizer: expected a class, or a function (param_groups, hparams) -> Optimizer; got an "
-            f"existing {type(own).__name__}. Each run has a model of its own."
+            "optimizer: expected a torch.optim.Optimizer class, or a function (param_groups, hparams) "
+            f"-> Optimizer, as each run has a model of its own; got {what}."
         )
     _check_cover(own.param_groups, names, known, "optimizer")
     for number, group in enumerate(own.param_groups):
@@ -117,13 +80,7 @@ def try_optimizer(
     param_groups: ParamGroups | None,
     parametrization: Parametrization | None = None,
 ) -> None:
-    """Find out before a sweep whether its runs can step, by one step along zero gradients.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        As in :func:`make_optimizer`; or it cannot be made, or cannot step.
-    """
+    """Find out before a sweep whether its runs can step, by one step along zero gradients."""
     import torch
 
     try:
@@ -142,10 +99,7 @@ def try_optimizer(
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every group the schedule's ``rate`` times its own ``lr_scale``.
-
-    Rates that are tensors, as in a compiled optimizer, are changed in place.
-    """
+    """Give every group ``rate`` times its own ``lr_scale``; rates that are tensors change in place."""
     for group in optimizer.param_groups:
         scaled = rate * group.get("lr_scale", 1.0)
         if hasattr(group["lr"], "fill_"):
@@ -157,14 +111,9 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 def decay_groups(model: Module, hparams: HParams) -> Groups:
     """Two groups: parameters that decay, and norms, biases, scalars and embeddings that do not.
 
-    Decay acts on a parameter at every step. A row of an embedding gets a gradient only when its
-    token occurs, so rare rows would shrink to zero; the scale of a norm has no direction to
-    forget. One tensor that serves as embedding and as output head is an embedding here, as its
-    rare rows are as rare. A separate head decays like any matrix.
-
-    Embeddings are the weights of ``torch.nn.Embedding`` and ``EmbeddingBag``, norms are torch's
-    norms of any shape, and biases have "bias" in their name. Everything of less than two dimensions
-    counts as one of these.
+    A row of an embedding gets a gradient only when its token occurs, so decay would shrink rare rows
+    to zero; the scale of a norm has no direction to forget. One tensor that serves as embedding and
+    as output head is an embedding here. A separate head decays like any matrix.
     """
     from torch import nn
 
@@ -176,12 +125,8 @@ def decay_groups(model: Module, hparams: HParams) -> Groups:
         nn.GroupNorm,
         nn.modules.batchnorm._NormBase,  # all batch and instance norms
     )
-    exempt = {
-        id(p)
-        for m in model.modules()
-        if isinstance(m, undecayed)
-        for p in m.parameters(recurse=False)
-    }
+    layers = (m for m in model.modules() if isinstance(m, undecayed))
+    exempt = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     decayed: list[Tensor] = []
     rest: list[Tensor] = []
     for name, p in model.named_parameters():
@@ -220,9 +165,9 @@ def _from_class(kind: Any, groups: Groups, hparams: HParams) -> Optimizer:
         ) from error
     if "weight_decay" not in optimizer.defaults and any(g["weight_decay"] for g in groups):
         raise InputError(
-            f"optimizer: {kind.__name__} has no weight decay, and hparams ask for "
-            f"weight_decay={hparams.weight_decay!r}. Set it to 0, or give a function "
-            "(param_groups, hparams) -> Optimizer that decays the weights itself."
+            f"optimizer: {kind.__name__} has no weight decay, and hparams ask for weight_decay="
+            f"{hparams.weight_decay!r}. Set it to 0, or give a function (param_groups, hparams) -> "
+            "Optimizer that decays the weights itself."
         )
     return optimizer
 
@@ -260,21 +205,19 @@ def _check_cover(
 ) -> None:
     """Refuse groups that do not contain every trained parameter exactly once, and nothing else."""
     seen: set[int] = set()
-    for number, group in enumerate(groups):
-        for p in _tensors(group):
-            if id(p) not in known:
-                what = f"of shape {tuple(p.shape)}" if hasattr(p, "shape") else repr(p)
-                raise InputError(
-                    f"{who}: expected parameters of the model; group {number} holds one that is "
-                    f"not, {what}. Put it into the model, so that it is counted and saved."
-                )
-            if id(p) in seen:
-                raise InputError(
-                    f"{who}: expected each parameter in one group; "
-                    f"{names.get(id(p), 'a frozen one')!r} is in two, or twice in one. "
-                    "A tied weight is one parameter."
-                )
-            seen.add(id(p))
+    for number, p in ((n, p) for n, group in enumerate(groups) for p in _tensors(group)):
+        if id(p) not in known:
+            what = f"of shape {tuple(p.shape)}" if hasattr(p, "shape") else repr(p)
+            raise InputError(
+                f"{who}: expected parameters of the model; group {number} holds another one, {what}. "
+                "Put it into the model, so that it is counted and saved."
+            )
+        if id(p) in seen:
+            raise InputError(
+                f"{who}: expected each parameter in one group; {names.get(id(p), 'a frozen one')!r} "
+                "is in two, or twice in one. A tied weight is one parameter."
+            )
+        seen.add(id(p))
     missing = [name for key, name in names.items() if key not in seen]
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")

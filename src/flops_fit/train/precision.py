@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flops_fit.distributed import rank_device
 from flops_fit.errors import InputError, InputTypeError
+from flops_fit.peaks import find_peak
 
 _DEVICES = (
     "'auto', 'cpu' or a torch device of this machine, such as 'cuda', 'cuda:1', 'xpu' or 'mps'"
@@ -19,20 +20,13 @@ def resolve_device(device: Any) -> str:
     """A device that tensors can be made on, each rank's own if several were launched.
 
     ``"auto"`` is the first of CUDA, Intel's XPU, Apple's MPS and the CPU that this machine has.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        This machine has no such device, or the device holds no values.
     """
     import torch
 
     if device == "auto":
-        if torch.cuda.is_available():
-            return rank_device("cuda")
-        if torch.xpu.is_available():
-            return rank_device("xpu")
-        return rank_device("mps") if torch.backends.mps.is_available() else "cpu"
+        kinds = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
+        present = (kind for kind, backend in kinds.items() if backend.is_available())
+        return rank_device(next(present, "cpu"))
     if not isinstance(device, str | torch.device):
         raise InputTypeError(f"device: expected {_DEVICES}; got {device!r}.")
     try:
@@ -100,35 +94,43 @@ class Precision:
         return tf32_flags(self.tf32) if _kind(device) == "cuda" else nullcontext()
 
 
-def resolve_precision(precision: str | Precision, device: Any, *, tf32: bool = False) -> Precision:
+def resolve_precision(precision: str | Precision, device: Any) -> Precision:
     """What ``"auto"``, a name or a :class:`Precision` means on a device.
 
     ``"auto"`` is bf16 on a CUDA device whose hardware computes in it, and fp32 elsewhere: on CPUs
-    bfloat16 is mostly emulated and many times slower, on MPS it gains little. ``tf32`` does not
-    change a :class:`Precision`.
-
-    Raises
-    ------
-    InputError
-        The name is unknown, or the CUDA device has no bf16.
-
-    Examples
-    --------
-    >>> resolve_precision("auto", "cpu")
-    Precision(name='fp32', tf32=False)
+    bfloat16 is mostly emulated and many times slower, on MPS it gains little.
     """
     if isinstance(precision, Precision):
         chosen = precision
     elif precision == "auto":
-        chosen = Precision("bf16" if _has_bf16(device) else "fp32", tf32)
+        chosen = Precision("bf16" if _has_bf16(device) else "fp32")
     else:
-        chosen = Precision(precision, tf32)  # type: ignore[arg-type]  # checked by the class
+        chosen = Precision(precision)  # type: ignore[arg-type]  # checked by the class
     if chosen.name == "bf16" and _kind(device) == "cuda" and not _has_bf16(device):
         raise InputError(
             f"precision: expected a device that computes in bfloat16; {device} does not. "
             "Use 'fp32' or 'auto'."
         )
     return chosen
+
+
+def peak_of(name: str, precision: Precision) -> float | None:
+    """Dense FLOP/s of a device by the name that torch gives it; ``None`` if it is not listed."""
+    peak = find_peak(name)
+    if peak is None:
+        return None
+    fp32 = peak.tf32 if precision.tf32 else peak.fp32
+    rate = peak.bf16 if precision.name == "bf16" else fp32
+    return None if rate is None else rate * 1e12
+
+
+def device_peak(device: str, precision: Precision) -> float | None:
+    """Dense FLOP/s of a torch device; ``None`` for CPUs and for devices that are not listed."""
+    if _kind(device) != "cuda":
+        return None
+    import torch
+
+    return peak_of(torch.cuda.get_device_name(device), precision)
 
 
 def _kind(device: Any) -> str:
@@ -159,14 +161,14 @@ def tf32_flags(on: bool) -> Iterator[None]:
     from torch import backends
 
     cudnn: Any = backends.cudnn
-    parts: list[Any] = [
+    own: list[Any] = [
         backends.cuda.matmul,
         getattr(cudnn, "conv", None),
         getattr(cudnn, "rnn", None),
-        getattr(backends.mkldnn, "matmul", None),  # products on the CPU follow those on CUDA
     ]
+    cpu = getattr(backends.mkldnn, "matmul", None)  # products on the CPU follow those on CUDA
     newer: list[tuple[Any, str]] = [
-        (part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")
+        (part, part.fp32_precision) for part in [*own, cpu] if hasattr(part, "fp32_precision")
     ]
     products: str | None = None  # None if it cannot be read: then only the new names count
     convolutions: bool | None = None
@@ -178,7 +180,7 @@ def tf32_flags(on: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision("high" if on else "highest")
         cudnn.allow_tf32 = on
         for part, _ in newer:
-            if part is not parts[3]:
+            if part is not cpu:
                 part.fp32_precision = "tf32" if on else "ieee"
         yield
     finally:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit import rng
-from flops_fit.distributed import Ranks
 from flops_fit.errors import OutputError
 from flops_fit.records import Experiment, Run
 from flops_fit.train.checkpoint import Checkpoints
@@ -32,18 +31,8 @@ _KEEP_ALL = 1_000_000  # snapshots of a trunk: `prune_trunk` removes those that 
 class TrainState:
     """Steps, units and losses of one run.
 
-    Sums stay on the device: adding to them waits for nothing, reading them does.
-
-    Attributes
-    ----------
-    step
-        Steps done.
-    first
-        The training loss of the first step.
-    monitor
-        Tells when the run has diverged, and keeps its spikes.
-    throughput
-        Tells how fast it runs.
+    Sums stay on the device: adding to them waits for nothing, reading them does. ``step`` counts the
+    steps done, ``first`` is the training loss of the first.
     """
 
     def __init__(self, steps: int, device: str, throughput: Throughput | None = None) -> None:
@@ -64,7 +53,7 @@ class TrainState:
         self.throughput = throughput or Throughput()
 
     def add(self, loss: Tensor, units: Any, norm: Tensor) -> None:
-        """One more step."""
+        """Count one more step."""
         self.step += 1
         self._since += 1
         sums = self._sums
@@ -143,8 +132,7 @@ class TrainState:
     def save(self, checkpoints: Checkpoints | None, step: Stepper, owner: str = "") -> None:
         """Save all that the rest of the run depends on; a full disk costs only the checkpoint.
 
-        Every rank calls this; the one that has the folder writes. ``owner`` is the run that leaves a
-        state which others may continue from.
+        Every rank calls this; the one with the folder writes. ``owner``: the run, if others continue.
         """
         random = step.ranks.all_gather(rng.capture())
         if checkpoints is None:
@@ -181,11 +169,10 @@ class TrainState:
         at_most: int | None = None,
         owner: str = "",
     ) -> None:
-        """Continue exactly from the newest checkpoint of at most so many steps.
+        """Continue exactly from the newest checkpoint that is further than the run, if there is one.
 
-        Nothing happens if there is none that is further than the run. The rank that has the folder
-        reads and sends it to the others. What another ``owner`` had done counts as shared, and its
-        time is on that run's record.
+        The rank with the folder reads it and sends it to the others. What another ``owner`` had done
+        counts as shared, and its time is on that run's record.
         """
         newest = None
         if checkpoints is not None:
@@ -199,7 +186,14 @@ class TrainState:
         saved = state["tally"]
         step.model.load_state_dict(state["model"])
         step.optimizer.load_state_dict(state["optimizer"])
-        self._restore_random(state["random"], step.ranks)
+        random: list[rng.RngState] = state["random"]
+        if len(random) != step.ranks.size:
+            self._notes.append(
+                f"continued at step {self.step} by {step.ranks.size} ranks after {len(random)}: what "
+                "the model itself draws at random is drawn anew"
+            )
+        if step.ranks.rank < len(random):
+            rng.restore(random[step.ranks.rank])
         self.first, self._since = saved["first"], saved["since"]
         self._earlier_seconds, self._resumed = saved["seconds"], saved["resumed"] + 1
         self._shared_steps = saved.get("shared_steps", 0)
@@ -214,19 +208,9 @@ class TrainState:
             self._shared_steps, self._shared_units = self.step, self.units
         self.throughput.begin(self.step, self.units, self.seconds)
 
-    def _restore_random(self, states: list[rng.RngState], ranks: Ranks) -> None:
-        """Each rank's generators, if as many ranks continue as there were."""
-        if len(states) != ranks.size:
-            self._notes.append(
-                f"continued at step {self.step} by {ranks.size} ranks after {len(states)}: what the model "
-                "itself draws at random is drawn anew"
-            )
-        if ranks.rank < len(states):
-            rng.restore(states[ranks.rank])
-
 
 def trunk_snapshots(folder: Path, trunk: str) -> Checkpoints:
-    """What the branches of a trunk leave to each other: the state where each of them left it."""
+    """The state of a trunk at each step where a run branches off, for longer runs to continue."""
     return Checkpoints(folder / trunk, trunk, keep=_KEEP_ALL)
 
 
@@ -238,10 +222,6 @@ def left_trunks(folder: Path) -> list[str]:
 
 
 def prune_trunk(folder: Path, missing: Iterable[Experiment], trunk: str) -> None:
-    """Remove the snapshots of a trunk that no missing run would continue from.
-
-    A run continues from the newest one at or before its branch step, so one stays for each missing
-    run.
-    """
+    """Remove the snapshots of a trunk, except the newest that each missing run would continue from."""
     steps = [branch_step(e) for e in missing if e.trunk == trunk]
     trunk_snapshots(folder, trunk).prune(steps)

@@ -26,24 +26,12 @@ if TYPE_CHECKING:
 class Stepper:
     """Gradient of the mean loss over a batch's units, clipped, and a step along it.
 
-    Called with this rank's share of a batch on the host, ``None`` if that is empty; its parts are
-    moved to the device one by one.
+    Called with this rank's share of a batch of ``samples`` on the host, ``None`` if that is empty.
 
     The gradient is that of Σ loss / Σ units over the whole batch. A batch that is cut into
     microbatches, or shared among ranks, adds up sums and divides once by the units of all of them: a
-    mean of the parts' means would weigh a unit in a short part more.
-
-    Attributes
-    ----------
-    samples
-        In the whole batch.
-    microbatch
-        Samples that go through the model at once. If they do not fit it is halved, on every rank,
-        and the batch is begun again: the batch that the optimizer sees stays as planned.
-    ranks
-        Those that share the batch.
-    notes
-        What had to be changed, in words.
+    mean of the parts' means would weigh a unit in a short part more. If ``microbatch`` samples do not
+    fit they are halved, on every rank, and the batch is begun again.
     """
 
     model: nn.Module
@@ -59,6 +47,7 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self._planned_microbatch = self.microbatch
+        self._local_samples = math.ceil(self.samples / self.ranks.size)  # the most on one rank
         self._forward = CompiledForward(self.model)
 
     @property
@@ -88,9 +77,9 @@ class Stepper:
                 else:
                     raise
             if self.ranks.size > 1:
-                too_large, partial = map(
-                    bool, self.ranks.all_reduce_max(too_large, self._misses_gradients())
-                )
+                trained = (p for p in self.model.parameters() if p.requires_grad)
+                misses = any(p.grad is None for p in trained)
+                too_large, partial = map(bool, self.ranks.all_reduce_max(too_large, misses))
             if too_large:
                 self._halve()
                 continue
@@ -134,11 +123,6 @@ class Stepper:
         return check_loss(total), units
 
     @property
-    def _local_samples(self) -> int:
-        """The most samples of a batch that one rank has."""
-        return math.ceil(self.samples / self.ranks.size)
-
-    @property
     def _pieces(self) -> int:
         """The most parts that a batch is cut into, on all ranks together."""
         return self.ranks.size * math.ceil(self._local_samples / self.microbatch)
@@ -153,16 +137,17 @@ class Stepper:
         mean: Tensor = summed * per_unit
         return mean
 
-    def _misses_gradients(self) -> bool:
-        """Whether the loss of what is here leaves a parameter out."""
-        return any(p.grad is None for p in self.model.parameters() if p.requires_grad)
-
     def _add_up(self, summed: Tensor, units: Any, partial: bool) -> tuple[Tensor, Tensor]:
         """The gradient, the loss and the units of all ranks, some of which may miss parameters."""
         import torch
 
-        if partial:
-            self._fill_gradients()
+        if partial:  # all targets here may be masked, or samples take another way through the model
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            by_rank = self.ranks.all_gather([p.grad is None for p in trained])
+            for parameter, missing in zip(trained, zip(*by_rank, strict=True), strict=True):
+                # What no rank reaches keeps no gradient, so that it is not decayed.
+                if parameter.grad is None and not all(missing):
+                    parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if any(g.layout != torch.strided for g in gradients):
             raise ModelError(
@@ -171,20 +156,6 @@ class Stepper:
         counted = torch.as_tensor(units, dtype=torch.int64, device=self.device)
         self.ranks.all_reduce_sum([counted, summed, *gradients])
         return self._divide(summed, counted), counted
-
-    def _fill_gradients(self) -> None:
-        """Zeros for gradients that are missing on this rank only.
-
-        All of its targets may be masked, or its samples take another way through the model. What no
-        rank reaches keeps no gradient, so that it is not decayed.
-        """
-        import torch
-
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        by_rank = self.ranks.all_gather([p.grad is None for p in parameters])
-        for parameter, missing in zip(parameters, zip(*by_rank, strict=True), strict=True):
-            if parameter.grad is None and not all(missing):
-                parameter.grad = torch.zeros_like(parameter)
 
     def _halve(self) -> None:
         """Free what the failed pass left, and continue with half as many samples at once."""
@@ -202,19 +173,12 @@ class Stepper:
 
 
 class CompiledForward:
-    """What forward passes in training call: the model, or what torch compiled from it.
+    """Forward passes in training call its ``module``: the model, or what torch compiled from it.
 
-    The compiled form shares the parameters of the model, which stays as it is: the names in its
-    state do not change, and it is evaluated uncompiled. So the held-out losses of a sweep come from
-    one arithmetic, and evaluation's modes and shapes compile nothing.
-
-    Shapes are left to torch (``dynamic=None``): a dimension that changes becomes a symbol at its
-    second value, so batches of any length need two or three compilations and not one each.
-
-    Attributes
-    ----------
-    module
-        What to call.
+    The compiled form shares the parameters of the model, which is evaluated uncompiled: held-out
+    losses of a sweep come from one arithmetic, and evaluation's modes and shapes compile nothing.
+    Shapes are left to torch: a dimension that changes becomes a symbol at its second value, so
+    batches of any length need two or three compilations and not one each.
     """
 
     def __init__(self, model: Any) -> None:
@@ -254,8 +218,7 @@ class CompiledForward:
     def recover(self, error: Exception) -> bool:
         """Whether ``error`` may come from compiling; if so the model is not compiled from here on.
 
-        In the first step it may be anything: if it was the user's own, it comes again. Later only
-        what torch's compiler raises counts, as for a new shape.
+        In the first step it may be anything: if it was the user's own, it comes again.
         """
         by_compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
         if self.module is self._model or (self._proven and not by_compiler):
@@ -301,13 +264,7 @@ def whole_batch_step(
 
 
 def split_batch(batch: Any, size: int) -> Iterator[Any]:
-    """A batch as parts of at most ``size`` samples: every tensor is cut along its first dimension.
-
-    Raises
-    ------
-    DataError
-        A tensor of the batch has another first dimension, so that it is not known how to cut it.
-    """
+    """A batch as parts of at most ``size`` samples: every tensor is cut along its first dimension."""
     length = batch_length(batch)
     if size >= length:
         yield batch
@@ -318,8 +275,8 @@ def split_batch(batch: Any, size: int) -> Iterator[Any]:
         def cut(tensor: Tensor, first: int = first) -> Tensor:
             if tensor.dim() and tensor.shape[0] != length:
                 raise DataError(
-                    f"microbatches: expected every tensor of a batch to hold {length} samples along "
-                    f"its first dimension; one has the shape {tuple(tensor.shape)}. Use batches that "
+                    f"microbatches: expected {length} samples along the first dimension of every "
+                    f"tensor of a batch; one has the shape {tuple(tensor.shape)}. Use batches that "
                     "fit at once, or a collate_fn that puts samples first."
                 )
             return tensor[first : first + size] if tensor.dim() else tensor
@@ -333,6 +290,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error).lower()
-    host = "can't allocate memory" in text or "not enough memory" in text
-    return isinstance(error, RuntimeError) and (host or "out of memory" in text)
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)

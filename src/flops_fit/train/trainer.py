@@ -28,14 +28,10 @@ from flops_fit.text import error_line
 from flops_fit.trackers.tracker import Tracking
 from flops_fit.train.checkpoint import Checkpoints
 from flops_fit.train.config import TrainingConfig, reading_workers, use_compile
-from flops_fit.train.evaluation import evaluate, noise_scale
-from flops_fit.train.metrics import Interruption, Metrics, Throughput, device_peak, end_by
-from flops_fit.train.optimizer import (
-    make_optimizer,
-    set_learning_rate,
-    try_optimizer,
-)
-from flops_fit.train.precision import Precision, resolve_precision
+from flops_fit.train.metrics import Metrics, Throughput, evaluate, noise_scale
+from flops_fit.train.monitor import Interruption, end_by
+from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
+from flops_fit.train.precision import Precision, device_peak, resolve_precision
 from flops_fit.train.state import TrainState, trunk_snapshots
 from flops_fit.train.step import Stepper, is_out_of_memory
 from flops_fit.trunks import branch_step
@@ -81,8 +77,7 @@ class Trainer:
         Where runs of one trunk leave their state to longer ones; ``None`` lets each train alone,
         with the same outcome.
     parametrization
-        How rates and initial values scale with width, if ``config`` asks for μP; ``None`` for one rate
-        for all parameters.
+        How rates and initial values scale with width, if ``config`` asks for μP.
     speed
         What planning measured, which decides what ``"auto"`` means.
     measures_noise
@@ -115,25 +110,17 @@ class Trainer:
         """Refuse an optimizer or groups of the user's own that the smallest model cannot take."""
         smallest = min(experiments, key=lambda e: e.params.total)
         config = self.config
-        own = config.optimizer or config.param_groups or self.parametrization
-        if own and smallest.params.total <= _MAX_TRIED_PARAMS:
+        own = config.optimizer, config.param_groups, self.parametrization
+        if any(own) and smallest.params.total <= _MAX_TRIED_PARAMS:
             with rng.kept(self.device):
-                model = self.model.build(smallest.size)
-                try_optimizer(
-                    model,
-                    smallest.hparams,
-                    config.optimizer,
-                    config.param_groups,
-                    self.parametrization,
-                )
+                try_optimizer(self.model.build(smallest.size), smallest.hparams, *own)
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, from its checkpoint if there is one.
 
-        What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``, with
-        the reason. Only an interruption from outside passes through, after a checkpoint. Started by
-        ``torchrun`` or ``accelerate launch``, every rank calls with the same experiment, does its
-        share of it and returns the same run; rank 0 alone writes.
+        What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``, with the
+        reason. Only an interruption from outside passes through, after a checkpoint. Of several ranks
+        each calls with the same experiment and returns the same run; rank 0 alone writes.
         """
         started = time.perf_counter()
         ranks = join_ranks(self.device)
@@ -165,9 +152,8 @@ class Trainer:
         # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
         step = self._stepper(experiment, ranks)
         peak = config.peak_flops or device_peak(self.device, self.precision)
-        throughput = Throughput(
-            experiment.flops_per_sample * batch_size, None if peak is None else peak * ranks.size
-        )
+        peak = None if peak is None else peak * ranks.size
+        throughput = Throughput(experiment.flops_per_sample * batch_size, peak)
         state = TrainState(steps, self.device, throughput)
         keeps, shares = ranks.all_reduce_max(self.folder is not None, self.trunks is not None)
         ranks.broadcast_tensors([*step.model.parameters(), *step.model.buffers()])
@@ -176,12 +162,8 @@ class Trainer:
         folder = self.folder / experiment.id if self.folder and ranks.is_main else None
         checkpoints = None
         if folder is not None:
-            checkpoints = Checkpoints(
-                folder / "checkpoint",
-                experiment.id,
-                every_seconds=config.checkpoint_seconds,
-                every_steps=config.checkpoint_steps,
-            )
+            every = config.checkpoint_seconds, config.checkpoint_steps
+            checkpoints = Checkpoints(folder / "checkpoint", experiment.id, *every)
         if keeps:
             state.resume(checkpoints, step)
         trunk = None
@@ -216,9 +198,8 @@ class Trainer:
             if state.step and ranks.is_main:
                 report(Progress(experiment.id, state.step, steps, math.nan))
             for batch in batches:
-                rate = learning_rate(
-                    experiment.hparams, (state.step + 0.5) * per_step, steps * per_step
-                )
+                middle = (state.step + 0.5) * per_step
+                rate = learning_rate(experiment.hparams, middle, steps * per_step)
                 set_learning_rate(step.optimizer, rate)
                 state.add(*step(batch))
 
@@ -254,6 +235,7 @@ class Trainer:
 
     def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
         """The model with its optimizer, ready to step."""
+        config = self.config
         rng.seed(experiment.seed, device=self.device)
         model: Any = self.model.build(experiment.size)
         if self.parametrization is not None:
@@ -268,13 +250,13 @@ class Trainer:
             optimizer=make_optimizer(
                 model,
                 experiment.hparams,
-                self.config.optimizer,
-                self.config.param_groups,
+                config.optimizer,
+                config.param_groups,
                 self.parametrization,
             ),
             clip=float(experiment.hparams.clip),
             samples=experiment.batch_size,
-            microbatch=self.config.microbatch or experiment.batch_size,
+            microbatch=config.microbatch or experiment.batch_size,
             device=self.device,
             autocast=partial(self.precision.autocast, self.device),
             ranks=ranks,
@@ -295,23 +277,17 @@ class Trainer:
             why = f"training loss rose from {first:.4g} to {last:.4g}"
             return replace(run, state="diverged", reason=why)
         if self.measures_noise and step.ranks.size == 1:
-            run = replace(run, noise_scale=self._noise_scale(run.experiment, step))
+            experiment = run.experiment
+            part = max(1, min(experiment.batch_size // 4, step.microbatch))
+            batches = self.data.batches(part, _NOISE_PARTS, experiment.seed, 0)  # as in training
+            with closing(batches), self.precision.autocast(self.device):
+                moved = (to_device(batch, self.device) for batch in batches)
+                run = replace(run, noise_scale=noise_scale(step.model, self.objective, moved))
         return replace(run, state="completed")
-
-    def _noise_scale(self, experiment: Experiment, step: Stepper) -> float | None:
-        """From sixteen quarters of a batch, shuffled as in training."""
-        part = max(1, min(experiment.batch_size // 4, step.microbatch))
-        batches = self.data.batches(part, _NOISE_PARTS, experiment.seed, 0)
-        with closing(batches), self.precision.autocast(self.device):
-            moved = (to_device(batch, self.device) for batch in batches)
-            return noise_scale(step.model, self.objective, moved)
 
 
 def _agreed(run: Run, ranks: Ranks, by_peer: bool) -> Run:
-    """What all ranks return: the run of the first that failed by itself, else rank 0's.
-
-    ``by_peer`` says that this rank ended because another failed.
-    """
+    """The run of the first rank that failed by itself, not ``by_peer``; else that of rank 0."""
     if not by_peer:
         try:
             ranks.all_reduce_max(failed=run.state in ("oom", "failed"))
