@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flops_fit.tune.optimum_fit import fit_optima
+from flops_fit.tune.optimum_fit import fit_optima, seed_noise
 
 GRID = (0.5, 1.0, 2.0)
 
@@ -83,3 +83,9 @@ def test_nine_of_ten_intervals_hold_the_factor():
             held.append(found.interval[0] <= 1.2 <= found.interval[1])
     assert len(held) > 350
     assert 0.86 <= np.mean(held) <= 0.95
+
+
+def test_noise_between_seeds_is_pooled_over_cells():
+    sd, dof = seed_noise([[1.0, 1.02], [2.0, 2.04]])
+    assert sd == pytest.approx(0.014, abs=5e-5)
+    assert dof == 2

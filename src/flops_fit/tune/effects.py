@@ -138,13 +138,11 @@ class WithoutTuning:
             return Diagnostic("without_tuning", "note", text)
         exponents = ""
         if self.tuned_exponent is not None and self.untuned_exponent is not None:
-            exponents = (
-                f" (exponent {self.untuned_exponent:.3f} in place of {self.tuned_exponent:.3f})"
-            )
+            exponents = f" (exponent {self.untuned_exponent:.3f}, not {self.tuned_exponent:.3f})"
         text = (
-            f"Without tuning N* at {self.compute:.3g} FLOPs would have come out as about "
-            f"{format_count(self.untuned)} in place of {format_count(self.tuned)}{exponents}, "
-            "by the regrets of the trials, extrapolated in ln N and ln D."
+            f"Without tuning, N* at {self.compute:.3g} FLOPs would be about "
+            f"{format_count(self.untuned)} instead of {format_count(self.tuned)}{exponents}, by the "
+            "regrets of the trials, extrapolated in ln N and ln D."
         )
         if self.inside is False:
             text = f"{text} That is beyond its interval: hyper-parameters decide this answer."
@@ -164,8 +162,12 @@ def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
     tuned = fit.predict(C)
     interval = tuned.intervals.get("optimal_params")
     known = WithoutTuning(C, tuned.optimal_params, None, _exponent(fit))
-    gains = [(c, _gain(tuning, i)) for i, c in enumerate(tuning.cells)]
-    bent = [(c, gain) for c, gain in gains if gain is not None]
+    regrets = [(tuning.untuned_regret(i), tuning.tuned_regret(i)) for i in range(len(tuning.cells))]
+    bent = [
+        (c, math.log1p(before) - math.log1p(after))
+        for c, (before, after) in zip(tuning.cells, regrets, strict=True)
+        if before is not None and after is not None and not math.isinf(before)
+    ]
     if not bent:
         return replace(known, why="the trials' losses do not bend")
     runs = fit.runs
@@ -180,13 +182,6 @@ def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
         return replace(known, why=f"no law fits ({error})")
     inside = None if interval is None else bool(interval[0] <= untuned <= interval[1])
     return replace(known, untuned=untuned, untuned_exponent=_exponent(other), inside=inside)
-
-
-def _gain(tuning: Tuning, i: int) -> float | None:
-    before, after = tuning.untuned_regret(i), tuning.tuned_regret(i)
-    if before is None or after is None or math.isinf(before):
-        return None
-    return math.log1p(before) - math.log1p(after)
 
 
 def _exponent(fit: Fit) -> float | None:

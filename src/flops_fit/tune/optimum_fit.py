@@ -94,12 +94,8 @@ class _Parabolas:
 def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
     """The optima of cells of (x, loss), from the points within ``reach`` of each cell's lowest.
 
-    Parameters
-    ----------
-    cells
-        For each cell its factors x > 0 and losses > 0; the caller leaves out what has no loss.
-    reach
-        As a factor. A loss climbs faster on one side than on the other, so a parabola is local.
+    Cells hold factors x > 0 and losses > 0 of the runs that have one. ``reach`` is a factor: a loss
+    climbs faster on one side than on the other, so a parabola is local.
 
     Examples
     --------
@@ -108,7 +104,11 @@ def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
     >>> round(fits.factor, 3), fits.disagree
     (2.0, False)
     """
-    near = [_near_lowest(points, reach) for points in cells]
+    limit = math.log(reach) * (1 + 1e-9)
+    near: list[Points] = []
+    for points in cells:
+        lowest = min(points, key=lambda p: p[1])[0] if points else 1.0
+        near.append([p for p in points if abs(math.log(p[0] / lowest)) <= limit])
     used = [i for i, points in enumerate(near) if len(points) >= 2]
     x = [np.array([math.log(p[0]) for p in near[i]]) for i in used]
     y = [np.array([math.log(p[1]) for p in near[i]]) for i in used]
@@ -120,23 +120,11 @@ def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
     if apart is not None and _bends(apart, best.variance):
         for column, i in enumerate(used):
             optima[i] = _optimum(apart, len(used) + column, best)
-    bends = _bends(shared, best.variance)
-    pooled = _optimum(shared, len(used), best) if bends else OptimumFit()
-    return OptimumFits(
-        factor=pooled.factor,
-        interval=pooled.interval,
-        curvature=float(best.beta[-1]),
-        cells=tuple(optima),
-        agree=None if apart is None else _p_one_slope(shared, apart),
-    )
-
-
-def _near_lowest(points: Points, reach: float) -> list[tuple[float, float]]:
-    if not points:
-        return []
-    lowest = min(points, key=lambda p: p[1])[0]
-    limit = math.log(reach) * (1 + 1e-9)
-    return [p for p in points if abs(math.log(p[0] / lowest)) <= limit]
+    pooled = OptimumFit()
+    if _bends(shared, best.variance):
+        pooled = _optimum(shared, len(used), best)
+    agree = None if apart is None else _p_one_slope(shared, apart)
+    return OptimumFits(pooled.factor, pooled.interval, float(best.beta[-1]), tuple(optima), agree)
 
 
 def _fitted(x: Sequence[Floats], y: Sequence[Floats], *, common: bool) -> _Parabolas | None:
@@ -196,14 +184,9 @@ def _p_one_slope(shared: _Parabolas, apart: _Parabolas) -> float | None:
 def best_offset(losses: Mapping[int, Mapping[int, float]]) -> int:
     """Of the offsets with a loss in every cell the lowest on average, 0 if that may be chance.
 
-    For losses that fall up to an edge, or up to where runs diverge, so that no parabola has a lowest
-    point. By a one-sided t-test of the cells' relative differences from offset 0, at 5 %; if runs at
-    offset 0 diverged there is nothing to test.
-
-    Parameters
-    ----------
-    losses
-        By cell, the losses by offset.
+    For losses, by cell and offset, that fall up to an edge or up to where runs diverge, so that no
+    parabola has a lowest point. By a one-sided t-test of the cells' relative differences from offset
+    0, at 5 %; if runs at offset 0 diverged there is nothing to test.
 
     Examples
     --------
@@ -228,14 +211,7 @@ def best_offset(losses: Mapping[int, Mapping[int, float]]) -> int:
 
 
 def seed_noise(groups: Sequence[Sequence[float]]) -> tuple[float | None, int]:
-    """Pooled relative standard deviation between seeds, and its degrees of freedom.
-
-    Examples
-    --------
-    >>> sd, dof = seed_noise([[1.0, 1.02], [2.0, 2.04]])
-    >>> round(sd, 4), dof
-    (0.014, 2)
-    """
+    """Pooled relative standard deviation between seeds, and its degrees of freedom."""
     logs = [np.log(group) for group in groups if len(group) > 1]
     dof = sum(len(group) - 1 for group in logs)
     if dof == 0:

@@ -17,7 +17,7 @@ from flops_fit.recipes.resolve import TunedRecipe, coupled
 from flops_fit.records import Experiment
 from flops_fit.text import format_count
 from flops_fit.tune.optimum_fit import OptimumFits, best_offset, fit_optima, rounded, seed_noise
-from flops_fit.tune.search import CarryOut, Cell, Point, Search, per_size_cells, pilot_cells
+from flops_fit.tune.search import CarryOut, Point, Search, per_size_cells, pilot_cells
 from flops_fit.tune.tuning import REACH, Tune, TunedCell, Tuning
 
 _BATCH_CELLS = 4  # of more cells the cheapest are enough for one factor
@@ -33,7 +33,7 @@ def run_tuning(
     total: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
-    """Find the rates and batches for a sweep, within a share of its FLOPs.
+    """Find the rates and batches for a sweep, within a share of its FLOPs, from the losses alone.
 
     1. A recipe whose rate is the same at all lengths while its batch is not is coupled to its batch.
     2. Rates: three in each cell, a step apart, and more beyond an edge while the lowest lies there.
@@ -44,29 +44,9 @@ def run_tuning(
        (Malladi et al. 2022, arXiv:2205.10287).
     4. A few seeds show how much of a difference is noise.
 
-    A factor whose 90 % interval holds 1 is left at 1. Decisions depend on the losses only.
-
-    Parameters
-    ----------
-    options
-        How to tune: see :class:`Tune`.
-    factory
-        The plan's, with the recipe to tune.
-    planned
-        The runs of the sweep.
-    flops
-        F(N).
-    carry_out
-        From experiments to their runs, in order.
-    total
-        FLOPs of the sweep, if they are not those of ``planned``.
-    say
-        Gets a line for each stage.
-
-    Raises
-    ------
-    PlanError
-        The share is too small for informative runs, or every trial failed.
+    A factor whose 90 % interval holds 1 is left at 1. ``planned`` are the runs of the sweep, ``total`` its
+    FLOPs if they are not those of ``planned``. PlanError if the share is too small for informative
+    runs, or every trial failed.
     """
     sweep = math.fsum(e.flops for e in planned) if total is None else total
     most = options.most / (1 - options.most) * sweep
@@ -75,7 +55,10 @@ def run_tuning(
     else:
         cells = pilot_cells(factory, planned, flops, most)
     own = factory.recipe
-    factory = replace(factory, recipe=_to_tune(factory, cells))
+    if factory.batch_size == "auto":
+        unit, smallest = factory.counter.unit, factory.spec.require(cells[0].size)
+        lengths = [c.budget / factory.counter.per_unit(c.size) for c in cells]
+        factory = replace(factory, recipe=coupled(own, smallest, lengths, unit))
     search = Search(cells, factory, carry_out, most, options.step)
     sizes = [factory.spec.require(c.size).total for c in cells]
     reach = options.step**REACH
@@ -129,15 +112,6 @@ def run_tuning(
     )
     say(tuning.in_words())
     return tuning
-
-
-def _to_tune(factory: ExperimentFactory, cells: Sequence[Cell]) -> Recipe:
-    """The recipe to tune, coupled to its batch where it has to be."""
-    if factory.batch_size != "auto":
-        return factory.recipe
-    lengths = [c.budget / factory.counter.per_unit(c.size) for c in cells]
-    smallest = factory.spec.require(cells[0].size)
-    return coupled(factory.recipe, smallest, lengths, factory.counter.unit)
 
 
 def _factors(options: Tune, lr: OptimumFits, edge: float, sizes: Sequence[int]) -> list[float]:
@@ -197,12 +171,12 @@ def _limits(options: Tune, search: Search, planned: Sequence[Experiment]) -> tup
     tried = [c.size for c in search.cells]
     ordered = sorted(planned, key=lambda e: e.params.total)
     sizes: list[Any] = list({repr(e.size): e.size for e in ordered}.values())
-    skipped = [s for s in sizes if s not in tried] if options.kind == "per-size" else []
+    skipped = [str(s) for s in sizes if s not in tried] if options.kind == "per-size" else []
     if skipped:
+        listed = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
         notes.append(
-            f"{len(skipped)} sizes ({', '.join(map(str, skipped[:3]))}"
-            f"{', …' if len(skipped) > 3 else ''}) would have had too few steps in the share for "
-            "tuning: their rates are those of their neighbours."
+            f"{len(skipped)} sizes ({listed}) would have had too few steps in the share for tuning: "
+            "their rates are those of their neighbours."
         )
     if search.short:
         notes.append(

@@ -60,20 +60,8 @@ def pilot_cells(
 ) -> list[Cell]:
     """Two sizes, each at two lengths, a factor 3 apart, around the sweep's own middle.
 
-    The middle size at the cheapest budget of the plan is taken to be near its optimum. The anchors
-    lie around √C times that size: some are overtrained, some undertrained.
-
-    Parameters
-    ----------
-    flops
-        F(N).
-    most
-        FLOPs that all trials together may cost.
-
-    Raises
-    ------
-    PlanError
-        The share is too small for informative runs, or there is only one size.
+    All trials together cost at most ``most`` FLOPs. The middle size at the cheapest budget of the plan
+    is taken to be near its optimum; the anchors lie around √C times that size.
     """
     cheapest, largest = (f(e.budget for e in planned) for f in (min, max))
     sizes = sorted(
@@ -103,14 +91,9 @@ def pilot_cells(
 def per_size_cells(
     factory: ExperimentFactory, planned: Sequence[Experiment], most: float
 ) -> list[Cell]:
-    """Each size of the sweep, at its own cheapest budget or as near to it as the share allows.
+    """Each size of the sweep, ascending, at its cheapest budget or as near to it as the share allows.
 
-    Ascending in N. Sizes whose runs would have too few steps there are left out.
-
-    Raises
-    ------
-    PlanError
-        The share is too small for informative runs.
+    Sizes whose runs would have too few steps there are left out.
     """
     cheapest: dict[str, Experiment] = {}
     for e in sorted(planned, key=lambda e: e.budget):
@@ -174,18 +157,8 @@ def _nearest(
 class Search:
     """Trials so far, and what they cost.
 
-    Attributes
-    ----------
-    cells
-        Where to try.
-    factory
-        The plan's, with the recipe to tune.
-    carry_out
-        From all experiments so far to their runs, in order; finished ones are not run again.
-    most
-        FLOPs that may be spent.
-    step
-        The factor between neighbours.
+    ``carry_out`` takes all experiments so far and does not run finished ones again; ``most`` is what
+    may be spent in FLOPs, ``step`` the factor between neighbours.
     """
 
     cells: Sequence[Cell]
@@ -206,18 +179,8 @@ class Search:
     def along(self, axis: Axis, starts: Mapping[int, Point]) -> dict[int, dict[int, float]]:
         """Three neighbours in each cell, then more beyond an edge while the lowest lies there.
 
-        A run that diverged, or that whole steps and whole samples cannot meet, ends the search on
-        its side.
-
-        Parameters
-        ----------
-        starts
-            The middle of each cell's three, by cell.
-
-        Returns
-        -------
-        dict
-            For each cell the losses by offset, in steps from its start.
+        A run that diverged, or that whole steps and samples cannot meet, ends the search on its side.
+        ``starts`` are the middles of the cells' three; the result has losses by offset from them.
         """
         tried = {
             c: [offset for offset in (-1, 0, 1) if self._differs(axis, start, offset)]
@@ -243,20 +206,18 @@ class Search:
         return [[x for x in group if x is not None] for group in losses]
 
     def losses(self, axis: Axis, start: Point) -> list[tuple[float, float]]:
-        """(factor, loss) of the trials along an axis through a cell's start, as they were run.
-
-        A batch is a whole number of samples, and a little smaller if that makes whole steps.
-        """
+        """(factor, loss) of a cell's trials along an axis; the batch's is by whole samples."""
+        base = self._experiment(Point(start.cell))
         out: dict[str, tuple[float, float]] = {}
         for p, trial in self.trials.items():
             if p.cell != start.cell or p.repeat or trial.loss is None:
                 continue
+            experiment = trial.run.experiment
             if axis == "lr" and p.batch == start.batch:
-                out[trial.run.experiment.id] = (p.lr, trial.loss)
-            elif axis == "batch" and math.isclose(
-                p.lr, start.lr * math.sqrt(p.batch / start.batch)
-            ):
-                out[trial.run.experiment.id] = (self._batch_factor(trial), trial.loss)
+                out[experiment.id] = (p.lr, trial.loss)
+            follows = math.isclose(p.lr, start.lr * math.sqrt(p.batch / start.batch))
+            if axis == "batch" and follows and base is not None:
+                out[experiment.id] = (experiment.batch_size / base.batch_size, trial.loss)
         return list(out.values())
 
     def rates(self, cell: int) -> dict[float, Trial]:
@@ -274,22 +235,19 @@ class Search:
 
     def limits(self) -> list[str]:
         """What the range of the search left open."""
-        out = []
-        for end, which, where in ((0, "lowest", "below"), (-1, "highest", "above")):
-            cells = [cell for c, cell in enumerate(self.cells) if self._best_is_at(c, end)]
-            if cells:
-                sizes = ", ".join(str(cell.size) for cell in cells)
-                out.append(
-                    f"The {which} rate tried is the best in {len(cells)} cells (size {sizes}): "
-                    f"better ones may lie {where}."
-                )
-        return out
-
-    def _best_is_at(self, cell: int, end: int) -> bool:
-        """Whether the best rate of a cell is the first or the last one tried."""
-        rates = self.rates(cell)
-        losses = {lr: t.loss for lr, t in rates.items() if t.loss is not None}
-        return bool(losses) and min(losses, key=lambda lr: losses[lr]) == sorted(rates)[end]
+        best: dict[int, list[str]] = {0: [], -1: []}
+        for c, cell in enumerate(self.cells):
+            rates = self.rates(c)
+            losses = {lr: t.loss for lr, t in rates.items() if t.loss is not None}
+            for end, sizes in best.items():
+                if losses and min(losses, key=lambda lr: losses[lr]) == sorted(rates)[end]:
+                    sizes.append(str(cell.size))
+        return [
+            f"The {which} rate tried is the best in {len(best[end])} cells (size "
+            f"{', '.join(best[end])}): better ones may lie {where}."
+            for end, which, where in ((0, "lowest", "below"), (-1, "highest", "above"))
+            if best[end]
+        ]
 
     def _loss(self, point: Point) -> float | None:
         trial = self.trials.get(point)
@@ -298,12 +256,6 @@ class Search:
     def _losses(self, axis: Axis, start: Point, offsets: Iterable[int]) -> dict[int, float]:
         losses = {o: self._loss(self._shifted(axis, start, o)) for o in offsets}
         return {offset: loss for offset, loss in losses.items() if loss is not None}
-
-    def _batch_factor(self, trial: Trial) -> float:
-        """The factor on the recipe's batch, by whole samples."""
-        base = self._experiment(Point(trial.point.cell))
-        assert base is not None
-        return trial.run.experiment.batch_size / base.batch_size
 
     def _shifted(self, axis: Axis, start: Point, offset: int) -> Point:
         """A neighbour along an axis; the rate follows the square root of the batch."""

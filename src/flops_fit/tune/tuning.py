@@ -65,16 +65,11 @@ class Tune:
     def __post_init__(self) -> None:
         check_choice("tune", self.kind, get_args(TuneKind))
         if self.share is not None and not (is_number(self.share) and 0 < self.share < 1):
-            raise InputError(
-                f"tune: expected share, of all FLOPs, between 0 and 1; got {self.share!r}."
-            )
+            raise InputError(f"tune: expected share between 0 and 1; got {self.share!r}.")
         if not (is_number(self.step) and 1.2 <= self.step <= 8):
             raise InputError(f"tune: expected step as a factor from 1.2 to 8; got {self.step!r}.")
-
         if not is_whole(self.seeds) or (self.seeds < 2 and self.seeds != 0):
-            raise InputError(
-                f"tune: expected seeds as a whole number, 2 or more, or 0; got {self.seeds!r}."
-            )
+            raise InputError(f"tune: expected 0 seeds, or 2 or more; got {self.seeds!r}.")
 
     @property
     def most(self) -> float:
@@ -183,9 +178,8 @@ class Tuning:
         if abs(math.log(factor / best)) <= REACH * step:
             return self.lr.regret(factor / best)
         nearest, loss = min(cell.lrs, key=lambda trial: abs(math.log(trial[0] / factor)))
-        if abs(math.log(nearest / factor)) > step / 2:
-            return math.inf
-        return loss / min(x for _, x in cell.lrs) - 1
+        tried = abs(math.log(nearest / factor)) <= step / 2
+        return loss / min(x for _, x in cell.lrs) - 1 if tried else math.inf
 
     def tuned_regret(self, i: int) -> float | None:
         """The same of the tuned rate: the loss when one factor serves cells that differ."""
@@ -195,11 +189,10 @@ class Tuning:
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Findings to read before relying on the sweep."""
+        found = (self._regret(), self._exponents(), self._critical())
         return (
             Diagnostic("tuning", "note", self.in_words()),
-            *self._regret(),
-            *self._exponents(),
-            *self._critical(),
+            *(finding for finding in found if finding is not None),
             *(Diagnostic("tuning_limits", "warning", note) for note in self.notes),
         )
 
@@ -221,35 +214,35 @@ class Tuning:
         """The coupling of the recipe's rate to its batch; ``None`` if it needed none."""
         return self.recipe.base if isinstance(self.recipe.base, Coupled) else None
 
-    def _regret(self) -> list[Diagnostic]:
+    def _regret(self) -> Diagnostic:
         """What the untuned recipe would have cost, compared with the noise of a seed."""
-        lost = [r for i in range(len(self.cells)) if (r := self.untuned_regret(i)) is not None]
-        left = [r for i in range(len(self.cells)) if (r := self.tuned_regret(i)) is not None]
+        indices = range(len(self.cells))
+        lost = [r for r in map(self.untuned_regret, indices) if r is not None]
+        left = [r for r in map(self.tuned_regret, indices) if r is not None]
         if not lost:
             moved = any(self.factor(c.params) != 1 for c in self.cells)
             choice = "the best of the rates that were tried is taken" if moved else "it is kept"
             text = f"No rate is better than its neighbours by more than noise: {choice}."
-            return [Diagnostic("tuning_flat", "note", text)]
+            return Diagnostic("tuning_flat", "note", text)
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
         text = (
             f"The recipe's own rate costs {_span(lost)} of the loss where it was tried, the tuned one "
             f"{_span(left)}.{noise}"
         )
-        limit = max(self.seed_sd or 0.0, _SMALL_REGRET)
-        if max(left) <= limit:
-            return [Diagnostic("tuning_regret", "note", text)]
+        if max(left) <= max(self.seed_sd or 0.0, _SMALL_REGRET):
+            return Diagnostic("tuning_regret", "note", text)
         action = 'tune="per-size"' if self.options.kind == "pilot" else "a smaller step"
-        return [Diagnostic("tuning_regret", "warning", text, action)]
+        return Diagnostic("tuning_regret", "warning", text, action)
 
-    def _exponents(self) -> list[Diagnostic]:
+    def _exponents(self) -> Diagnostic | None:
         """Whether one factor serves small and large, short and long."""
         pairs = zip(self.cells, self.lr.cells, strict=True)
         best = [(c, fit.factor) for c, fit in pairs if fit.factor is not None]
         factors = [factor for _, factor in best]
         if self.options.kind != "pilot" or not self.lr.disagree:
-            return []
+            return None
         if max(factors) < _FACTOR_APART * min(factors):
-            return []
+            return None
         rates = ", ".join(
             f"{c.lr * factor:.2g} at N = {format_count(c.params)}, D = {format_count(c.units)} "
             f"(recipe {c.recipe_lr:.2g})"
@@ -260,22 +253,22 @@ class Tuning:
             f"{self.lr.agree:.2g} that one factor serves all). Far from these sizes the sweep "
             "may be badly tuned, which bends the law."
         )
-        return [Diagnostic("tuning_exponents", "warning", text, 'tune="per-size"')]
+        return Diagnostic("tuning_exponents", "warning", text, 'tune="per-size"')
 
-    def _critical(self) -> list[Diagnostic]:
+    def _critical(self) -> Diagnostic | None:
         """Batches larger than the gradient noise scale."""
         factor = self.recipe.batch
         scales = [(c, c.noise_scale) for c in self.cells if c.noise_scale]
         large = [(c, scale) for c, scale in scales if c.batch_units * factor > scale]
         if not large:
-            return []
+            return None
         c, scale = max(large, key=lambda pair: pair[0].batch_units / pair[1])
         text = (
             f"At N = {format_count(c.params)} and D = {format_count(c.units)} the batch of "
             f"{format_count(c.batch_units * factor)} {self.unit} is above the gradient noise "
             f"scale of {format_count(scale)}: more steps on the same data would lower the loss."
         )
-        return [Diagnostic("large_batch", "note", text)]
+        return Diagnostic("large_batch", "note", text)
 
     def __rich__(self) -> Table:
         from rich.table import Table
