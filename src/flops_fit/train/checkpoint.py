@@ -294,11 +294,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def read_snapshot(directory: Path, key: str, step: int) -> dict[str, Any]:
-    """The state in a directory, with tensors on the CPU, after its content has been verified.
-
-    UnusableError if it belongs to something else, is torn, or is not what was written. Nothing in
-    the file is executed.
-    """
+    """The verified state in a directory, with tensors on the CPU; nothing in the file is executed."""
     manifest = read_manifest(directory)
     for name, value in _identity(key, step).items():
         if manifest.get(name) != value:

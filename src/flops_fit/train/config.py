@@ -29,7 +29,7 @@ Workers = int | Literal["auto"]
 # torch.compile takes a minute on a slow host and gains a quarter at least.
 _COMPILE_SECONDS = 480.0
 _COMPILE_STEPS = 200
-_COMPILE_DEVICES = ("cuda", "xpu")
+_COMPILE_DEVICES = ("cuda", "xpu")  # on a CPU a small model's step gains little
 
 _HANDOVER_SECONDS = 2e-3  # of a batch from one process to another, on busy cores
 _HANDOVER_BYTES = 2e9  # per second, on top
@@ -160,11 +160,7 @@ def use_compile(
     left: int,
     ranks: int = 1,
 ) -> bool:
-    """What ``compile="auto"`` means for the ``left`` steps of a run that ``ranks`` processes share.
-
-    True on CUDA and XPU devices if 200 steps and 480 predicted seconds, or more, are left. On a CPU
-    a small model's step gains little from it.
-    """
+    """What ``compile="auto"`` means for the ``left`` steps of a run that ``ranks`` processes share."""
     if compile != "auto":
         return compile
     if speed is None or device.partition(":")[0] not in _COMPILE_DEVICES or left < _COMPILE_STEPS:
@@ -182,10 +178,8 @@ def reading_workers(
     """The processes that read ahead of a run, on which no result depends.
 
     ``"auto"`` is the ``num_workers`` of the user's DataLoader, if set. Else it is 0 unless measured
-    times say that workers gain a tenth of a step and five seconds of the run: reading must take long
-    compared with handing a batch over, and cores must be free to do it, or it must be waiting. It is
-    also 0 if samples lie on a device, or if processes are not forked, as each would import the
-    user's script. ``ranks`` processes share each batch, and the cores.
+    times say that workers pay, samples lie on the host and processes are forked: others would import
+    the user's script. ``ranks`` processes share each batch, and the cores.
     """
     if workers != "auto":
         return workers

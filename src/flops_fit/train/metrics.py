@@ -105,8 +105,7 @@ def evaluate(
 
     if held_out.size is not None:
         batch_size = max(1, min(batch_size, held_out.size // _MIN_BATCHES))
-    sums: list[float] = []
-    counts: list[float] = []
+    parts: list[tuple[float, float]] = []
     ranks.broadcast_tensors(list(model.buffers()))
     was_training = model.training
     model.eval()
@@ -114,12 +113,11 @@ def evaluate(
         for batch in held_out.in_order(batch_size, ranks.rank, ranks.size):
             if objective.has_units(batch):
                 total, count = objective(model, to_device(batch, device))
-                sums.append(float(total))
-                counts.append(float(count))
+                parts.append((float(total), float(count)))
     model.train(was_training)
-    by_rank = ranks.all_gather((sums, counts))
-    all_sums, all_counts = (np.concatenate(lists) for lists in zip(*by_rank, strict=True))
-    return ratio_standard_error(all_sums, all_counts)
+    gathered = [part for own in ranks.all_gather(parts) for part in own]
+    sums, counts = np.array(gathered, dtype=float).reshape(-1, 2).T
+    return ratio_standard_error(sums, counts)
 
 
 def ratio_standard_error(
@@ -131,7 +129,7 @@ def ratio_standard_error(
     finite-population factor.
     """
     m, total = len(counts), counts.sum()
-    if m == 0 or total <= 0:
+    if total <= 0:
         return math.nan, math.nan
     ratio = float(sums.sum() / total)
     if m == 1:
@@ -178,11 +176,7 @@ def noise_scale(model: nn.Module, objective: Objective, batches: Iterable[Any]) 
                 continue
             total, count = objective(model, batch)
             units = float(count)
-            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-            sums = [
-                torch.zeros_like(p) if g is None else g
-                for p, g in zip(parameters, gradients, strict=True)
-            ]
+            sums = list(torch.autograd.grad(total, parameters, materialize_grads=True))
             norms.append((units, _square(sums) / units**2))
             summed = sums if summed is None else [a + g for a, g in zip(summed, sums, strict=True)]
     finally:

@@ -100,16 +100,11 @@ class TrainState:
         """Mean training loss over the last twentieth of the steps."""
         return float(self._sums["tail"]) / self._tail_steps
 
-    @property
-    def tail_norm(self) -> float | None:
-        """Mean gradient norm over the same steps; ``None`` before the last, or if not finite."""
-        norm = float(self._sums["tail_norm"]) / self._tail_steps
-        return norm if self.step == self._steps and math.isfinite(norm) else None
-
     def record(self, run: Run, step: Stepper) -> Run:
         """The run with the units that were counted and the FLOPs computed, masked positions included."""
         per_step = run.experiment.flops_per_sample * run.experiment.batch_size
         units, seconds = self.units, self.seconds
+        norm = float(self._sums["tail_norm"]) / self._tail_steps
         return replace(
             run,
             tokens=units,
@@ -122,7 +117,7 @@ class TrainState:
             spikes=tuple(self.monitor.spikes),
             notes=tuple(self._all_notes(step)),
             seconds=self._earlier_seconds,
-            gradient_norm=self.tail_norm,
+            gradient_norm=norm if self.step == self._steps and math.isfinite(norm) else None,
             mfu=self.throughput.mfu(self.step - self._shared_steps, seconds),
         )
 

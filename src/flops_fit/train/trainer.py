@@ -122,9 +122,12 @@ class Trainer:
         reason. Only an interruption from outside passes through, after a checkpoint. Of several ranks
         each calls with the same experiment and returns the same run; rank 0 alone writes.
         """
+        import torch
+
         started = time.perf_counter()
         ranks = join_ranks(self.device)
-        run = Run(experiment, "failed", device=self.device, versions=versions(), ranks=ranks.size)
+        versions = {"flops_fit": __version__, "torch": torch.__version__}
+        run = Run(experiment, "failed", device=self.device, versions=versions, ranks=ranks.size)
         tracking = Tracking(experiment, self.config.tracker_objects if ranks.is_main else ())
         by_peer = False
         try:
@@ -160,13 +163,12 @@ class Trainer:
 
         # 2. Where an earlier attempt, or a shorter run of its trunk, left off. Rank 0 has the folders.
         folder = self.folder / experiment.id if self.folder and ranks.is_main else None
-        checkpoints = None
+        checkpoints = trunk = None
         if folder is not None:
             every = config.checkpoint_seconds, config.checkpoint_steps
             checkpoints = Checkpoints(folder / "checkpoint", experiment.id, *every)
         if keeps:
             state.resume(checkpoints, step)
-        trunk = None
         if self.trunks is not None and experiment.trunk and ranks.is_main:
             trunk = trunk_snapshots(self.trunks, experiment.trunk)
         branches_at = branch_step(experiment) if shares else 0
@@ -298,10 +300,3 @@ def _agreed(run: Run, ranks: Ranks, by_peer: bool) -> Run:
     runs: list[tuple[bool, Run]] = ranks.all_gather((by_peer, run), check=False)
     failed = (r for peer, r in runs if not peer and r.state in ("oom", "failed"))
     return next(failed, runs[0][1])
-
-
-def versions() -> dict[str, str]:
-    """The versions that a run's numbers depend on."""
-    import torch
-
-    return {"flops_fit": __version__, "torch": torch.__version__}
