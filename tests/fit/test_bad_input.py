@@ -20,7 +20,7 @@ from flops_fit.errors import FitError, InputTypeError, MissingExtraError, TableE
 from flops_fit.fit import fit_runs
 from flops_fit.fit.table_checks import mixed_loss_units
 from flops_fit.laws import Hoffmann, Kappa
-from flops_fit.table import RunTable, files, sources
+from flops_fit.table import RunTable, sources
 from tests.fit._runs import sweep
 
 LAW = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
@@ -95,8 +95,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "rows", "columns", "frame", "lazy", "parquet"])
 def test_a_log_of_steps_is_refused_where_reading_stops(tmp_path, monkeypatch, kind):
     """More rows than a table of runs can have."""
-    for module in (files, sources):
-        monkeypatch.setattr(module, "MOST_ROWS", 5)
+    monkeypatch.setattr(sources, "MOST_ROWS", 5)
     frame = pd.DataFrame({name: np.arange(1.0, 7) for name in ("params", "tokens", "loss")})
     source: Any = tmp_path / f"log.{kind}"
     match kind:

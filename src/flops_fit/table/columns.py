@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError
 
+Floats = NDArray[np.float64]
 ColumnKind = Literal["", "number", "text"]
 Wanted = Callable[[str], ColumnKind]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 NUMERIC: dict[str, frozenset[str]] = {
-    name: frozenset(headings.split())
+    name: _words(headings)
     for name, headings in {
         "params": "params n num_params n_params parameters num_parameters n_parameters param_count "
         "parameter_count model_size model_params total_params",
@@ -47,28 +53,21 @@ _TEXT: dict[str, tuple[str, ...]] = {
     "cluster": ("cluster",),
 }
 # Where trackers keep values: W&B's config.x and summary.x, MLflow's params.x and metrics.x.
-_SCOPES = frozenset(
-    [
-        "config",
-        "summary",
-        "summary_metrics",
-        "metrics",
-        "metric",
-        "params",
-        "param",
-        "hparams",
-        "tags",
-        "mlflow",
-        "attributes",
-        "data",
-        "info",
-        "run",
-    ]
+_SCOPES = _words(
+    "config summary summary_metrics metrics metric params param hparams tags mlflow attributes "
+    "data info run"
 )
-_HELD_OUT = frozenset(
-    ["val", "valid", "validation", "eval", "evaluation", "test", "dev", "heldout", "held"]
-)
+_HELD_OUT = _words("val valid validation eval evaluation test dev heldout held")
 _TRAINING = frozenset({"train", "training"})
+_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "–"})
+# Commas that can only group thousands: two groups or more, or a decimal point behind one.
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)")
+_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_FINISHED = _words("finished completed complete success succeeded done")
+_UNFINISHED = _words(
+    "crashed failed failure running killed preempting preempted pending scheduled queued error "
+    "diverged oom aborted cancelled canceled timeout interrupted stopped planned"
+)
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,8 @@ class ColumnMatch:
     note: str = ""
 
 
-@dataclass(frozen=True, order=True)
-class _Rank:
-    """How well a heading names a quantity; the least is the best."""
-
-    purpose: int
-    closeness: int
-
-
 def check_mapping(mapping: object) -> dict[str, str]:
-    """``columns=`` as a dict from our names to headings.
-
-    Raises
-    ------
-    InputTypeError
-        It is no mapping.
-    TableError
-        It names something that is no column of a table of runs.
-    """
+    """``columns=`` as a dict from our names to headings, where it is one."""
     if not isinstance(mapping, Mapping):
         raise InputTypeError(
             f"columns=: expected a dict such as {{'params': 'n_weights'}}; "
@@ -109,13 +92,13 @@ def check_mapping(mapping: object) -> dict[str, str]:
 
 
 def wanted(mapping: Mapping[str, str]) -> Wanted:
-    """The kind of value to read under each heading; other columns are not kept in memory."""
+    """The kind of value to read under each heading; ``""`` where none is kept in memory."""
     own = frozenset(mapping.values())
 
     def kind(heading: str) -> ColumnKind:
         if heading in own or any(_rank(name, heading) for name in _ALL):
             return "number"
-        return "text" if any(_is_text(name, heading) for name in _TEXT) else ""
+        return "text" if any(_plain(heading) in usual for usual in _TEXT.values()) else ""
 
     return kind
 
@@ -128,21 +111,8 @@ def find_numbers(
 ) -> dict[str, ColumnMatch]:
     """The column of each quantity that the table has.
 
-    Parameters
-    ----------
-    headings
-        All headings, in order.
-    filled
-        Those under which there is any value; an empty column is taken only if nothing else fits.
-    mapping
-        What the user said.
-    names
-        The quantities to look for.
-
-    Raises
-    ------
-    TableError
-        Two columns are equally good, or ``mapping`` names a column that is not there.
+    A column that is not ``filled`` is taken only if no other fits. Two equally good columns, and a
+    ``mapping`` to a column that is not among the ``headings``, are refused.
     """
     matches = {}
     for name in names:
@@ -164,59 +134,48 @@ def find_numbers(
 
 def find_text(name: str, headings: Sequence[str]) -> str | None:
     """The column of labels, states or clusters; the first of the usual headings that is there."""
-    for usual in _TEXT[name]:
-        for heading in headings:
-            if _plain(heading) == usual:
-                return heading
-    return None
+    plain = {_plain(heading): heading for heading in reversed(headings)}
+    return next((plain[usual] for usual in _TEXT[name] if usual in plain), None)
 
 
-def _best(name: str, candidates: Mapping[str, _Rank]) -> ColumnMatch:
-    best = min(candidates.values())
+def _best(name: str, candidates: Mapping[str, tuple[int, int]]) -> ColumnMatch:
+    purpose, closeness = best = min(candidates.values())
     ties = [heading for heading, rank in candidates.items() if rank == best]
     if len(ties) > 1:
         raise TableError(
             f"{ties} could each be {name}; say which: columns={{{name!r}: {ties[0]!r}}}."
         )
-    others = [h for h, rank in candidates.items() if rank.purpose > best.purpose]
-    if name == "loss" and best.purpose == 0 and others:
-        return ColumnMatch(
-            ties[0], f"The loss is {ties[0]!r}, which is held out; {others} is not used."
+    column = ties[0]
+    others = [heading for heading, rank in candidates.items() if rank[0] > purpose]
+    note = f"The column {column!r} was taken for {name}." if closeness == 3 else ""
+    if name == "loss" and purpose == 0 and others:
+        note = f"The loss is {column!r}, which is held out; {others} is not used."
+    elif name == "loss" and purpose == 2:
+        note = (
+            f"The loss {column!r} is a training loss: it is noisier than a held-out one, and "
+            "lower where data repeats."
         )
-    if name == "loss" and best.purpose == 2:
-        return ColumnMatch(
-            ties[0],
-            f"The loss {ties[0]!r} is a training loss: it is noisier than a held-out one, and "
-            "lower where data repeats.",
-        )
-    if best.closeness == 3:
-        return ColumnMatch(ties[0], f"The column {ties[0]!r} was taken for {name}.")
-    return ColumnMatch(ties[0])
+    return ColumnMatch(column, note)
 
 
-def _rank(name: str, heading: str) -> _Rank | None:
-    """``None`` where the heading does not name the quantity."""
+def _rank(name: str, heading: str) -> tuple[int, int] | None:
+    """How badly a heading suits a quantity: the kind of loss, then the distance of the name."""
     words = set(re.split(r"[_./:]+", _normal(heading)))
-    held_out, training = bool(words & _HELD_OUT), bool(words & _TRAINING)
+    held_out = bool(words & _HELD_OUT)
     purpose = 0
-    if name == "loss":
-        purpose = 0 if held_out else 2 if training else 1
-    usual, plain = _ALL[name], _plain(heading)
-    last = _parts(heading)[-1]
+    if name == "loss" and not held_out:
+        purpose = 2 if words & _TRAINING else 1
+    usual, last = _ALL[name], _parts(heading)[-1]
     if heading == name:
-        return _Rank(purpose, 0)
+        return purpose, 0
     if _normal(heading) in usual:
-        return _Rank(purpose, 1)
+        return purpose, 1
     if name != "loss" and held_out:
         return None  # the tokens of an evaluation are not those of the training
-    if plain in usual:
-        return _Rank(purpose, 2)
+    if _plain(heading) in usual:
+        return purpose, 2
     # A lone letter at the end of a path, such as attention/n, says too little.
-    return _Rank(purpose, 3) if len(last) > 1 and last in usual else None
-
-
-def _is_text(name: str, heading: str) -> bool:
-    return _plain(heading) in _TEXT[name]
+    return (purpose, 3) if len(last) > 1 and last in usual else None
 
 
 def _normal(heading: str) -> str:
@@ -238,39 +197,6 @@ def _plain(heading: str) -> str:
     return "_".join(_parts(heading))
 
 
-Floats = NDArray[np.float64]
-
-_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "–"})
-# Commas that can only group thousands: two groups or more, or a decimal point behind one.
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)")
-_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-_FINISHED = frozenset({"finished", "completed", "complete", "success", "succeeded", "done"})
-_UNFINISHED = frozenset(
-    [
-        "crashed",
-        "failed",
-        "failure",
-        "running",
-        "killed",
-        "preempting",
-        "preempted",
-        "pending",
-        "scheduled",
-        "queued",
-        "error",
-        "diverged",
-        "oom",
-        "aborted",
-        "cancelled",
-        "canceled",
-        "timeout",
-        "interrupted",
-        "stopped",
-        "planned",
-    ]
-)
-
-
 def is_missing(value: Any) -> bool:
     """Whether a cell holds no value: None, NaN, pandas.NA, an empty text or a word for it."""
     if isinstance(value, float):
@@ -281,10 +207,7 @@ def is_missing(value: Any) -> bool:
 def numbers(values: Sequence[Any] | NDArray[Any], column: str) -> Floats:
     """A column as floats, NaN where a cell is empty; shape (rows,).
 
-    Raises
-    ------
-    TableError
-        A cell holds something else, or a comma that may be decimal or group thousands.
+    A cell that holds something else is refused, and a comma that may be decimal or group thousands.
     """
     if isinstance(values, np.ndarray):
         if values.dtype.kind in "iuf":
@@ -323,7 +246,7 @@ def _number(value: Any, grouped: bool, column: str, row: int) -> float:
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
     """The rows whose run did not finish, each with its state.
 
-    A column whose words are none that a tracker writes is no column of states.
+    A column without any word that trackers write is no column of states.
     """
     words = ["" if is_missing(s) else str(s).strip() for s in states]
     if not any(w.lower() in _FINISHED | _UNFINISHED for w in words):
@@ -332,13 +255,13 @@ def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
 
 
 def budgets_of(flops: Floats, spread: float = 0.1) -> Floats:
-    """Each run's budget: runs whose C lies within ``spread`` of a group's start share its mean.
+    """Each run's budget: runs whose C is within ``spread`` of a group's least share its mean.
 
-    Groups are taken from the cheapest run up; their mean is geometric. Shapes (runs,).
+    Groups are taken from the cheapest run up; their mean is geometric.
     """
     order = np.argsort(flops, kind="stable")
     ordered = flops[order]
-    starts = []
+    starts: list[int] = []
     at = 0
     while at < len(ordered):
         starts.append(at)

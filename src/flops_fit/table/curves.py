@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from flops_fit.checks import check_number
 from flops_fit.errors import TableError
 from flops_fit.records import Excluded
 from flops_fit.table.columns import check_mapping, find_numbers, is_missing, numbers, wanted
-from flops_fit.table.files import read_raw
-from flops_fit.table.sources import Raw, curve_rows, filled_of
+from flops_fit.table.run_table import column_of
+from flops_fit.table.sources import Raw, read_raw
 from flops_fit.trackers.service import TrackedRuns
 
 Floats = NDArray[np.float64]
@@ -144,30 +145,27 @@ class Curves:
         return _curves(source, columns or {})
 
 
-def _source_name(source: Any) -> str:
-    if isinstance(source, TrackedRuns):
-        return source.where
-    return str(source) if isinstance(source, str | Path) else "the table of curves"
-
-
 def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
-    where = _source_name(source)
     unknown = set(columns) - {"run", *_QUANTITIES}
     if unknown:
         names = ["run", *_QUANTITIES]
         raise TableError(f"columns= maps {sorted(unknown)}; for curves it may map {names}.")
     mapping = check_mapping({k: v for k, v in columns.items() if k != "run"})
+    where = str(source) if isinstance(source, str | Path) else "the table of curves"
     if isinstance(source, TrackedRuns):
-        source = curve_rows(source, mapping)
+        where, source = source.where, _tracked_rows(source, mapping)
     own = wanted(mapping)
-    runs = (columns["run"],) if "run" in columns else _RUN
-    raw = read_raw(source, lambda h: "text" if _plain(h) in map(_plain, runs) else own(h))
+    names_of_runs = [_plain(name) for name in ([columns["run"]] if "run" in columns else _RUN)]
+    raw = read_raw(source, lambda h: "text" if _plain(h) in names_of_runs else own(h))
     if raw.rows == 0:
         raise TableError(f"expected one row for each point of each curve; {where} is empty.")
-    column = _run_column(raw, runs, where)
+    headings = {_plain(heading): heading for heading in reversed(raw.cells)}
+    run = next((headings[name] for name in names_of_runs if name in headings), None)
+    if run is None:
+        raise _lacks(columns.get("run", "run"), raw, where, "run")
     data, notes = _quantities(raw, mapping, where)
     rows: dict[str, list[int]] = {}
-    for i, label in enumerate(raw.cells[column]):
+    for i, label in enumerate(raw.cells[run]):
         if is_missing(label):
             raise TableError(f"{where}, row {i + 1}: expected the run's name, got {label!r}.")
         rows.setdefault(str(label), []).append(i)
@@ -176,19 +174,21 @@ def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
         if len(index) == 1:
             raise TableError(
                 f"run {label!r} has one point, which is no curve. Expected one row for each point "
-                f"of a run's training, with the run's name in column {column!r}; a table "
+                f"of a run's training, with the run's name in column {run!r}; a table "
                 "of finished runs belongs in fit_runs(runs), not in curves=."
             )
         part = {name: column[index] for name, column in data.items()}
-        sound = np.all([np.isfinite(v) & (v > 0) for v in part.values()], axis=0)
-        lost = int(np.sum(~sound))
-        if lost:
-            reason = f"{lost} of {len(index)} points lack a positive finite {_culprits(part)}"
+        sound = {name: np.isfinite(v) & (v > 0) for name, v in part.items()}
+        keep = np.all(list(sound.values()), axis=0)
+        count = int(np.sum(keep))
+        if count < len(index):
+            lacking = " and ".join(name for name, values in sound.items() if not np.all(values))
+            reason = f"{len(index) - count} of {len(index)} points lack a positive finite {lacking}"
             excluded.append(Excluded(label, reason))
-        if np.sum(sound) < 2:
-            excluded.append(Excluded(label, f"{int(np.sum(sound))} points are left, no curve"))
-            continue
-        curves.append(_curve(label, {name: v[sound] for name, v in part.items()}))
+        if count < 2:
+            excluded.append(Excluded(label, f"{count} points are left, no curve"))
+        else:
+            curves.append(_curve(label, {name: v[keep] for name, v in part.items()}))
     if not curves:
         raise TableError(
             f"{where} has no curve with two points of positive finite params, tokens and loss."
@@ -200,15 +200,10 @@ def _plain(heading: str) -> str:
     return heading.strip().lower()
 
 
-def _run_column(raw: Raw, names: Sequence[str], where: str) -> str:
-    """The column that tells runs apart: identifiers before names."""
-    for name in names:
-        for heading in raw.cells:
-            if _plain(heading) == _plain(name):
-                return heading
-    raise TableError(
-        f"{where} lacks {'run' if names is _RUN else names[0]!r}; it has the columns "
-        f"{list(raw.headings)}. Say which is which: Curves.read(..., columns={{'run': 'your_column'}})."
+def _lacks(column: str, raw: Raw, where: str, name: str, more: str = "") -> TableError:
+    return TableError(
+        f"{where} lacks {column!r}; it has the columns {list(raw.headings)}. Say which is "
+        f"which: Curves.read(..., columns={{{name!r}: 'your_column'}}){more}."
     )
 
 
@@ -216,21 +211,14 @@ def _quantities(
     raw: Raw, mapping: Mapping[str, str], where: str
 ) -> tuple[dict[str, Floats], list[str]]:
     """N, D, loss and perhaps C of every point, and what was chosen where there was a choice."""
-    matches = find_numbers(raw.headings, filled_of(raw), mapping)
+    matches = find_numbers(raw.headings, raw.filled(), mapping)
     for name in ("params", "tokens", "loss"):
         if name not in matches:
-            steps = ", or add tokens = step × tokens per step." if name == "tokens" else "."
-            raise TableError(
-                f"{where} lacks {name!r}; it has the columns {list(raw.headings)}. Say which is "
-                f"which: Curves.read(..., columns={{{name!r}: 'your_column'}}){steps}"
-            )
+            steps = ", or add tokens = step × tokens per step" if name == "tokens" else ""
+            raise _lacks(name, raw, where, name, steps)
     used = {name: matches[name] for name in _QUANTITIES if name in matches}
-    data = {name: numbers(raw.cells[f.column], f.column) for name, f in used.items()}
-    return data, [f.note for f in used.values() if f.note]
-
-
-def _culprits(part: Mapping[str, Floats]) -> str:
-    return " and ".join(name for name, v in part.items() if not np.all(np.isfinite(v) & (v > 0)))
+    data = {name: numbers(raw.cells[match.column], match.column) for name, match in used.items()}
+    return data, [match.note for match in used.values() if match.note]
 
 
 def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
@@ -255,6 +243,41 @@ def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
             "far. Leave the column out to count F(N)·D."
         )
     return Curve(label, float(sizes[0]), tokens, part["loss"][order], flops)
+
+
+def _tracked_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row for each run and reading of its loss; of points that a resumed run repeated, the last.
+
+    A value that no run has twice is no curve, so a single held-out loss at the end does not
+    replace the training loss.
+    """
+    several: set[str] = set()
+    for run in tracked:
+        counts = Counter(name for p in run.points for name, v in p.items() if not is_missing(v))
+        several |= {name for name, count in counts.items() if count > 1}
+    rows: list[list[dict[str, Any]]] = []
+    for run in tracked:
+        settings = {name: v for name, v in run.settings.items() if name not in several}
+        points = ({k: v for k, v in p.items() if k in several} for p in run.points)
+        rows.append([{"run": run.label, **settings, **p} for p in points])
+    every = [row for run_rows in rows for row in run_rows]
+    loss, tokens = (column_of(name, every, mapping) for name in ("loss", "tokens"))
+    if not loss:
+        return every
+    kept: list[dict[str, Any]] = []
+    for run_rows in rows:
+        start = len(kept)
+        for row in run_rows:
+            if is_missing(row.get(loss)):
+                continue
+            while len(kept) > start and _is_repeated(kept[-1].get(tokens), row.get(tokens)):
+                kept.pop()
+            kept.append(row)
+    return kept
+
+
+def _is_repeated(tokens: Any, later: Any) -> bool:
+    return all(isinstance(v, int | float) for v in (tokens, later)) and later <= tokens
 
 
 def _running_line(tokens: Floats, loss: Floats, width: float) -> Floats:

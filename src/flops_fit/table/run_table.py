@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,10 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import TableError
 from flops_fit.records import Excluded, Run
-from flops_fit.table.columns import (
-    HORIZON,
-    NUMERIC,
-    budgets_of,
-    check_mapping,
-    find_numbers,
-    find_text,
-    is_missing,
-    numbers,
-    unfinished,
-    wanted,
-)
-from flops_fit.table.files import read_raw
-from flops_fit.table.sources import MOST_ROWS, Raw, filled_of, final_rows
-from flops_fit.trackers.service import TrackedRuns
+from flops_fit.table import columns as cols
+from flops_fit.table.columns import NUMERIC, find_numbers, find_text, is_missing
+from flops_fit.table.sources import MOST_ROWS, Raw, from_rows, read_raw
+from flops_fit.trackers.service import TrackedRun, TrackedRuns
 
 Floats = NDArray[np.float64]
 
@@ -37,44 +26,45 @@ _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a littl
 _POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
 
 
-def fields_of(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
+def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     """Every field of a RunTable, from a path or from anything in memory that holds a table."""
-    mapping = check_mapping(columns)
+    mapping = cols.check_mapping(columns)
     tracked = source if isinstance(source, TrackedRuns) else None
     if tracked is not None:
-        source = final_rows(tracked, mapping)
-    raw = read_raw(source, wanted(mapping))
+        source = _final_rows(tracked, mapping)
+    raw = read_raw(source, cols.wanted(mapping))
     if raw.rows == 0:
         head = f" below its headings {list(raw.headings)}" if raw.headings else ""
         raise TableError(
             f"expected at least one run; the table is empty{head}. Add rows of N, D and loss."
         )
     data, notes = _quantities(raw, mapping)
-    labels = _labels(raw)
-    horizon = find_horizon(raw, mapping, tracked)
-    reasons = _left_out(raw, data, horizon)
-    keep = np.ones(raw.rows, dtype=bool)
-    keep[list(reasons)] = False
-    kept = np.flatnonzero(keep).tolist()
+    label = find_text("label", list(raw.cells))
+    labels = [
+        f"run {i}" if is_missing(cell) else str(cell)
+        for i, cell in enumerate(raw.cells[label] if label else [None] * raw.rows, start=1)
+    ]
+    reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
+    reasons |= _unsound_rows(raw, data, reasons)
+    kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
-        fields["budget"] = budgets_of(fields["flops"])
+        fields["budget"] = cols.budgets_of(fields["flops"])
     cluster = find_text("cluster", list(raw.cells))
-    trunks = [raw.cells[cluster][i] for i in kept] if cluster else []
     return {
         **fields,
         "labels": tuple(labels[i] for i in kept),
-        "cluster": clusters(trunks),
+        "cluster": _clusters([raw.cells[cluster][i] for i in kept] if cluster else []),
         "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
-        "notes": (*notes, *(tracked.notes if tracked else ()), *horizon.notes),
+        "notes": (*notes, *(tracked.notes if tracked else ()), *trusted),
         "unit": tracked.unit if tracked else "tokens",
     }
 
 
-def clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
-    """What runs share their noise by, one value a run; ``None`` where none is given.
+def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
+    """What each run shares its noise by; ``None`` where no run has a value.
 
-    A run without a value shares its noise with none, and is a cluster of its own.
+    A run without a value is a cluster of its own.
     """
     if all(is_missing(value) for value in values):
         return None
@@ -84,14 +74,13 @@ def clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
     )
 
 
-def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], tuple[str, ...]]:
+def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], list[str]]:
     """The numeric columns under our names, N, D and C complete, and what was assumed."""
-    filled = filled_of(raw)
-    matches = find_numbers(raw.headings, filled, mapping)
+    filled = raw.filled()
     # An optional column without a single value is ignored.
     matches = {
         name: match
-        for name, match in matches.items()
+        for name, match in find_numbers(raw.headings, filled, mapping).items()
         if name in _REQUIRED or match.column in filled or name in mapping
     }
     has_compute = "flops" in matches
@@ -99,8 +88,13 @@ def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats]
         del matches["tokens"]
     missing = [name for name in _REQUIRED if name not in matches]
     if missing and not (missing == ["tokens"] and has_compute):
-        raise TableError(_lacks(missing, raw.headings))
-    data = {name: numbers(raw.cells[m.column], m.column) for name, m in matches.items()}
+        fix = f"Say which is which: columns={{{missing[0]!r}: 'your_column'}}."
+        if raw.headings and all(_is_number(h) for h in raw.headings):
+            fix = "Its first line holds numbers: put the headings params,tokens,loss above."
+        raise TableError(
+            f"the table lacks {missing}; it has the columns {list(raw.headings)}. {fix}"
+        )
+    data = {name: cols.numbers(raw.cells[m.column], m.column) for name, m in matches.items()}
     notes = [m.note for m in matches.values() if m.note]
     with np.errstate(all="ignore"):
         if "tokens" not in data:
@@ -109,14 +103,7 @@ def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats]
         if "flops" not in data:
             data["flops"] = 6 * data["params"] * data["tokens"]
             notes.append("The table has no FLOPs: C = 6·N·D was assumed.")
-    return data, tuple(notes)
-
-
-def _lacks(missing: list[str], headings: tuple[str, ...]) -> str:
-    text = f"the table lacks {missing}; it has the columns {list(headings)}. "
-    if headings and all(_is_number(h) for h in headings):
-        return f"{text}Its first line holds numbers: put the headings params,tokens,loss above."
-    return f"{text}Say which is which: columns={{{missing[0]!r}: 'your_column'}}."
+    return data, notes
 
 
 def _is_number(text: str) -> bool:
@@ -127,85 +114,53 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _labels(raw: Raw) -> list[str]:
-    column = find_text("label", list(raw.cells))
-    cells = raw.cells[column] if column else [None] * raw.rows
-    return [f"run {i}" if is_missing(c) else str(c) for i, c in enumerate(cells, start=1)]
-
-
-def _left_out(raw: Raw, data: Mapping[str, Floats], horizon: Horizon) -> dict[int, str]:
-    """The rows that are no finished run with positive numbers, each with its reason."""
+def _unsound_rows(
+    raw: Raw, data: Mapping[str, Floats], unfinished: Mapping[int, str]
+) -> dict[int, str]:
+    """The rows whose state is not finished, and those without positive numbers, with the reason."""
     state = find_text("state", list(raw.cells))
-    states = unfinished(raw.cells[state]) if state else {}
+    states = cols.unfinished(raw.cells[state]) if state else {}
     reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
-    reasons = {**unfinished_schedules(raw, horizon), **reasons}
     for name in (n for n in _POSITIVE if n in data):
         values = data[name]
         known = ~np.isnan(values) if name == "unique_tokens" else np.ones(raw.rows, dtype=bool)
-        for i in np.flatnonzero(known & ~(np.isfinite(values) & (values > 0))):
-            text = f"{name} is {values[i]:g}, expected a positive number"
-            reasons.setdefault(int(i), text)
+        for i in np.flatnonzero(known & ~(np.isfinite(values) & (values > 0))).tolist():
+            if i not in unfinished:
+                reasons.setdefault(i, f"{name} is {values[i]:g}, expected a positive number")
     return reasons
 
 
-@dataclass(frozen=True)
-class Horizon:
-    """How long schedules were planned, and how far each run came.
+def _unfinished_schedules(
+    raw: Raw, mapping: Mapping[str, str], tracked: TrackedRuns | None
+) -> tuple[dict[int, str], list[str]]:
+    """The runs whose loss was read before the end of their schedule, and what was taken on trust.
 
-    Under a decaying learning rate the loss is too high until the end, so a loss from the middle of
-    a schedule must not enter a fit.
-
-    Attributes
-    ----------
-    known
-        (column, planned length, length reached), shapes (runs,); the most reliable first.
-    needed
-        Whether a run without these values is left out.
-    notes
-        What was taken on trust.
-    """
-
-    known: tuple[tuple[str, Floats, Floats], ...]
-    needed: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def find_horizon(raw: Raw, mapping: Mapping[str, str], tracked: TrackedRuns | None) -> Horizon:
-    """The columns that hold the length of schedules.
-
-    Raises
-    ------
-    TableError
-        One column is mapped to both the planned and the reached length; or runs of a service lack
-        the planned length, and the user does not vouch that they ended.
+    Under a decaying learning rate the loss is too high until the end, so such a loss must not
+    enter a fit.
     """
     known = []
     # A setting is the same wherever a run ended, so it does not tell how far the run came.
     settled = {name for run in tracked or () for name in run.settings}
-    filled = filled_of(raw)
-    for planned, reached in HORIZON.items():
+    filled = raw.filled()
+    for planned, reached in cols.HORIZON.items():
         matches = find_numbers(raw.headings, filled, mapping, [planned])
         if planned not in matches or matches[planned].column not in filled:
             continue
         matches |= find_numbers(raw.headings, filled, mapping, [reached])
         if reached not in matches:
             continue
-        ends, at = matches[planned].column, matches[reached].column
-        if ends == at:
+        end, at = matches[planned].column, matches[reached].column
+        if end == at:
             raise TableError(
-                f"{ends!r} is to be both {planned} and {reached}; expected two columns, how far each "
+                f"{end!r} is to be both {planned} and {reached}; expected two columns, how far each "
                 "run was meant to go and how far it came. Name another one, or vouch that each "
                 "finished run went to its end: complete=True."
             )
-        if at in settled:
-            continue
-        known.append((ends, numbers(raw.cells[ends], ends), numbers(raw.cells[at], at)))
-    if tracked is None:
-        return Horizon(tuple(known))
-    if tracked.complete:
-        note = "complete=True: each finished run is taken to have gone to the end of its schedule."
-        return Horizon(tuple(known), notes=(note,))
-    if not known:
+        if at not in settled:
+            ends, reached_at = (cols.numbers(raw.cells[c], c) for c in (end, at))
+            known.append((end, ends, reached_at))
+    needed = tracked is not None and not tracked.complete
+    if tracked is not None and needed and not known:
         raise TableError(
             f"{tracked.where}: nothing says how long the schedules of these runs were, so a loss from "
             f"the middle of one could enter the fit. They have {list(raw.headings)}. Say which "
@@ -213,25 +168,51 @@ def find_horizon(raw: Raw, mapping: Mapping[str, str], tracked: TrackedRuns | No
             "'planned_flops', beside tokens, a step or flops that were logged along the way. Where each "
             "finished run went to the end of its own schedule, read them with complete=True."
         )
-    return Horizon(tuple(known), needed=True)
-
-
-def unfinished_schedules(raw: Raw, horizon: Horizon) -> dict[int, str]:
-    """The runs whose loss was not read at the end of their schedule, each with the reason."""
     reasons = {}
-    for i in range(raw.rows if horizon.known else 0):
-        values = [(c, ends[i], at[i]) for c, ends, at in horizon.known if ends[i] > 0 and at[i] > 0]
-        if not values:
-            if horizon.needed:
-                reasons[i] = "it does not say how long its schedule was, or how far it came"
-            continue
-        column, ends_at, came = values[0]
-        if came < _COMPLETE_SHARE * ends_at:
+    for i in range(raw.rows if known else 0):
+        values = [(c, ends[i], at[i]) for c, ends, at in known if ends[i] > 0 and at[i] > 0]
+        if not values and needed:
+            reasons[i] = "it does not say how long its schedule was, or how far it came"
+        elif values and values[0][2] < _COMPLETE_SHARE * values[0][1]:
+            column, planned_end, came = values[0]
             reasons[i] = (
                 f"its loss was read at {came:.4g}, before its schedule ended at {column} = "
-                f"{ends_at:.4g}"
+                f"{planned_end:.4g}"
             )
-    return reasons
+    note = "complete=True: each finished run is taken to have gone to the end of its schedule."
+    return reasons, [note] if tracked is not None and tracked.complete else []
+
+
+def _final_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row a run, as it was when its loss was last read.
+
+    A run may go on after that, and D or C of its end would then not be those of the loss.
+    """
+    ends = [_final_row(run, len(run.points)) for run in tracked]
+    loss = column_of("loss", ends, mapping)
+    if not loss:
+        return ends
+    rows = []
+    for run in tracked:
+        read = [i for i, p in enumerate(run.points, start=1) if not is_missing(p.get(loss))]
+        rows.append(_final_row(run, read[-1] if read else len(run.points)))
+    return rows
+
+
+def _final_row(run: TrackedRun, points: int) -> dict[str, Any]:
+    """What is known of a run after so many points; what was only logged later stands in too."""
+    ended = {name: v for p in run.points for name, v in p.items()}
+    known = {name: v for p in run.points[:points] for name, v in p.items()}
+    head = {"label": run.label, "state": run.state}
+    return {**head, **run.settings, **ended, **run.summary, **known}
+
+
+def column_of(name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str, str]) -> str:
+    """The column of a quantity in rows of a service; empty where there is none."""
+    raw = from_rows(rows, cols.wanted(mapping))
+    known = {k: v for k, v in mapping.items() if k != name or v in raw.headings}
+    matches = find_numbers(raw.headings, raw.filled(), known, (name,))
+    return matches[name].column if name in matches else ""
 
 
 @dataclass(frozen=True)
@@ -279,11 +260,11 @@ class RunTable:
     def select(self, keep: NDArray[np.bool_], reason: str = "") -> RunTable:
         """The runs where ``keep`` holds; with ``reason`` the others are listed as excluded."""
         picked = np.flatnonzero(keep)
-        columns: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, np.ndarray):
-                columns[f.name] = value[picked]
+        columns: dict[str, Any] = {
+            name: value[picked]
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray)
+        }
         columns["labels"] = tuple(self.labels[i] for i in picked)
         if self.cluster is not None:
             columns["cluster"] = tuple(self.cluster[i] for i in picked)
@@ -294,11 +275,11 @@ class RunTable:
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dict a run, under the names that :meth:`read` understands."""
-        columns: dict[str, list[Any]] = {"label": list(self.labels)}
-        for name in NUMERIC:
-            column = getattr(self, name)
-            if column is not None:
-                columns[name] = column.tolist()
+        numeric = {name: getattr(self, name) for name in NUMERIC}
+        columns: dict[str, list[Any]] = {
+            "label": list(self.labels),
+            **{name: column.tolist() for name, column in numeric.items() if column is not None},
+        }
         if self.cluster is not None:
             columns["cluster"] = list(self.cluster)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -317,7 +298,7 @@ class RunTable:
         def column(values: Iterable[float]) -> Floats:
             return np.array(list(values), dtype=np.float64)
 
-        standard_errors = [r.loss_se for r in completed]
+        standard_errors = [r.loss_se for r in completed if r.loss_se is not None]
         unique = [math.nan if r.unique_tokens is None else r.unique_tokens for r in completed]
         return cls(
             params=column(r.experiment.params.total for r in completed),
@@ -326,12 +307,10 @@ class RunTable:
             loss=column(r.loss for r in completed if r.loss is not None),
             labels=tuple(r.experiment.label for r in completed),
             budget=column(r.experiment.budget for r in completed),
-            loss_se=None
-            if any(s is None for s in standard_errors)
-            else column(s for s in standard_errors if s is not None),
+            loss_se=column(standard_errors) if len(standard_errors) == len(completed) else None,
             non_embedding=column(r.experiment.params.non_embedding for r in completed),
             unique_tokens=None if all(map(math.isnan, unique)) else column(unique),
-            cluster=clusters([r.experiment.trunk for r in completed]),
+            cluster=_clusters([r.experiment.trunk for r in completed]),
             excluded=tuple(excluded),
             unit=completed[0].experiment.unit if completed else "tokens",
         )
@@ -388,4 +367,4 @@ class RunTable:
             source = list(islice(source, MOST_ROWS + 1))
         if isinstance(source, Sequence) and source and all(isinstance(r, Run) for r in source):
             return cls.from_runs([r for r in source if isinstance(r, Run)])
-        return cls(**fields_of(source, columns or {}))
+        return cls(**_fields(source, columns or {}))

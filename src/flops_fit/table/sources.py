@@ -1,63 +1,107 @@
-"""Columns from values in memory: dicts, data frames, and runs of a tracking service."""
+"""Columns from whatever holds a table: a file, a dict of columns, a list of dicts, a data frame.
+
+Files are not trusted: a file that is no table of runs is refused with the reason, and reading stops
+at the row limit, however large the file.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import csv
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import InputTypeError, TableError
-from flops_fit.table.columns import Wanted, find_numbers, is_missing, wanted
-from flops_fit.trackers.service import TrackedRun, TrackedRuns
+from flops_fit.errors import InputTypeError, MissingExtraError, TableError
+from flops_fit.table.columns import Wanted, is_missing
+from flops_fit.trackers.service import flat
+
+Cells = Sequence[Any] | NDArray[Any]
 
 MOST_ROWS = 1_000_000
+_LONGEST_LINE = 1 << 20
+_LARGEST_JSON = 1 << 28
+_ROWS_AT_ONCE = 50_000
+_DELIMITERS = ",;\t|"
+_FOREIGN = {
+    b"\x1f\x8b": "is compressed by gzip. Unpack it first.",
+    b"\x28\xb5\x2f\xfd": "is compressed by Zstandard. Unpack it first.",
+    b"BZh": "is compressed by bzip2. Unpack it first.",
+    b"\xfd7zXZ": "is compressed by xz. Unpack it first.",
+    b"PK\x03\x04": "is a ZIP archive or a spreadsheet. Unpack it, or export the sheet as CSV.",
+    b"\xff\xfe": "is UTF-16 text. Save it as UTF-8.",
+    b"\xfe\xff": "is UTF-16 text. Save it as UTF-8.",
+}
 
 
 @dataclass(frozen=True)
 class Raw:
-    """All headings, the cells of those columns that may matter, and the number of rows."""
+    """All headings, the cells of the columns that may matter, and the number of rows."""
 
     headings: tuple[str, ...]
-    cells: dict[str, Sequence[Any] | NDArray[Any]]
+    cells: dict[str, Cells]
     rows: int
 
+    def filled(self) -> list[str]:
+        """The headings under which there is any value."""
+        return [heading for heading, cells in self.cells.items() if not _is_empty(cells)]
 
-def filled_of(raw: Raw) -> list[str]:
-    """The headings under which there is any value."""
-    return [heading for heading, cells in raw.cells.items() if not _is_empty(cells)]
 
-
-def _is_empty(cells: Any) -> bool:
+def _is_empty(cells: Cells) -> bool:
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
         return bool(np.all(np.isnan(cells)))
     return all(is_missing(cell) for cell in cells)
 
 
-def too_long(what: str = "the table") -> TableError:
-    """The error for more rows than a table of runs, or of training curves, has."""
+def _too_long(what: str = "the table") -> TableError:
     return TableError(
         f"expected one row a run; {what} has more than {MOST_ROWS:,} rows and looks like a log of "
         "steps. Keep each run's last row, with its N, D and final loss; of curves, fewer points."
     )
 
 
-def from_value(source: Any, wanted: Wanted) -> Raw:
-    """The columns of a mapping, a data frame or an iterable of mappings.
+def read_raw(source: Any, wanted: Wanted) -> Raw:
+    """The wanted columns, from a path or from anything in memory that holds a table.
 
     Raises
     ------
-    InputTypeError
-        It is none of these.
     TableError
-        It has too many rows, or columns of unequal length.
+        There is no such file, it is no table of runs, or it has too many rows.
+    InputTypeError
+        ``source`` is neither a path nor a table.
+    MissingExtraError
+        It is Parquet, and pyarrow is not installed.
     """
+    if not isinstance(source, str | Path):
+        return _from_value(source, wanted)
+    path = Path(source)
+    try:
+        return _from_file(path, wanted)
+    except TableError:
+        raise
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        reason = f"{path} is not UTF-8 text (byte 0x{byte:02x}). Save it as UTF-8."
+    except json.JSONDecodeError as error:
+        reason = f"{path} is not valid JSON ({error})."
+    except RecursionError:
+        reason = f"{path} nests JSON too deeply for a table of runs."
+    except csv.Error as error:
+        reason = f"{path} cannot be read as CSV ({error}). Look for a quote that is not closed."
+    except (OSError, ValueError) as error:
+        reason = f"expected a file of runs; {path!s:.200} cannot be read: {error}."
+    raise TableError(reason)
+
+
+def _from_value(source: Any, wanted: Wanted) -> Raw:
     if isinstance(source, Mapping):
-        return from_columns(source, wanted)
-    framed = from_frame(source, wanted)
+        return _from_columns(source, wanted)
+    framed = _from_frame(source, wanted)
     if framed is not None:
         return framed
     if isinstance(source, Iterable) and not isinstance(source, str | bytes):
@@ -65,7 +109,7 @@ def from_value(source: Any, wanted: Wanted) -> Raw:
     raise _no_table(source)
 
 
-def from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
+def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
     """A dict of columns; one of plain values is a single run."""
     listed = {str(k): _is_listed(v) for k, v in source.items()}
     if not any(listed.values()):
@@ -81,89 +125,66 @@ def from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
         raise TableError(f"expected columns of equal length, one value a run; got {lengths}.")
     rows = next(iter(lengths.values()))
     if rows > MOST_ROWS:
-        raise too_long()
+        raise _too_long()
     return Raw(tuple(columns), {k: v for k, v in columns.items() if wanted(k)}, rows)
-
-
-def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
-    """One mapping a run; mappings inside it count as columns ``outer.inner``."""
-    kinds: dict[str, bool] = {}
-    cells: dict[str, list[Any]] = {}
-    count = 0
-    for row in rows:
-        if not isinstance(row, Mapping):
-            raise _no_table(rows, row)
-        if count == MOST_ROWS:
-            raise too_long()
-        for heading, value in _flat(row):
-            if heading not in kinds:
-                kinds[heading] = bool(wanted(heading))
-                if kinds[heading]:
-                    cells[heading] = []
-            if kinds[heading]:
-                column = cells[heading]
-                column.extend([None] * (count - len(column)))
-                column.append(value)
-        count += 1
-    for column in cells.values():
-        column.extend([None] * (count - len(column)))
-    return Raw(tuple(kinds), dict(cells), count)
-
-
-def from_frame(source: Any, wanted: Wanted) -> Raw | None:
-    """Any data frame that narwhals knows, lazy ones collected; ``None`` if it is none."""
-    import narwhals as nw
-
-    try:
-        frame = nw.from_native(source)
-    except TypeError:
-        return None
-    except nw.exceptions.DuplicateError as error:
-        raise _no_frame(source, error) from None
-    try:
-        headings = list(frame.collect_schema().names())
-        kept = [h for h in headings if wanted(str(h))]
-        # Without a column that matters one is kept all the same: it tells the number of rows.
-        picked = frame.select(kept or headings[:1]).head(MOST_ROWS + 1)
-        eager = picked.collect() if isinstance(picked, nw.LazyFrame) else picked
-        cells = {str(h): _series(eager[h]) for h in kept}
-    except Exception as error:  # each library behind narwhals has errors of its own
-        raise _no_frame(source, error) from error
-    if len(eager) > MOST_ROWS:
-        raise too_long("the frame")
-    return Raw(tuple(str(h) for h in headings), cells, len(eager))
-
-
-def _no_frame(source: Any, error: Exception) -> TableError:
-    said = " ".join(str(error).split())
-    return TableError(
-        f"the {type(source).__module__.split('.')[0]} frame cannot be read "
-        f"({type(error).__name__}: {said:.120}). "
-        "Give each column a name of its own, and collect a lazy frame first."
-    )
-
-
-def _series(series: Any) -> Sequence[Any] | NDArray[Any]:
-    import narwhals as nw
-
-    if series.dtype.is_numeric():
-        return np.asarray(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
-    empty = series.is_null().to_list()
-    return [None if e else v for v, e in zip(series.to_list(), empty, strict=True)]
-
-
-def _flat(row: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _is_listed(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
+    """One mapping a run; mappings inside it count as columns ``outer.inner``."""
+    cells: dict[str, list[Any] | None] = {}  # None: seen, and not wanted
+    count = 0
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise _no_table(rows, row)
+        if count == MOST_ROWS:
+            raise _too_long()
+        for heading, value in flat(row).items():
+            if heading not in cells:
+                cells[heading] = [] if wanted(heading) else None
+            column = cells[heading]
+            if column is not None:
+                column.extend([None] * (count - len(column)))
+                column.append(value)
+        count += 1
+    kept = {h: c + [None] * (count - len(c)) for h, c in cells.items() if c is not None}
+    return Raw(tuple(cells), dict(kept), count)
+
+
+def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
+    """Any data frame that narwhals knows, lazy ones collected; ``None`` if it is none."""
+    import narwhals as nw
+
+    def column(series: Any) -> Cells:
+        if series.dtype.is_numeric():
+            return np.asarray(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
+        empty = series.is_null().to_list()
+        return [None if e else v for v, e in zip(series.to_list(), empty, strict=True)]
+
+    try:
+        frame = nw.from_native(source, pass_through=True)
+        if not isinstance(frame, nw.DataFrame | nw.LazyFrame):
+            return None
+        headings = list(frame.collect_schema().names())
+        kept = [h for h in headings if wanted(str(h))]
+        # Without a wanted column one is kept all the same: it tells the number of rows.
+        picked = frame.select(kept or headings[:1]).head(MOST_ROWS + 1)
+        eager = picked.collect() if isinstance(picked, nw.LazyFrame) else picked
+        cells = {str(h): column(eager[h]) for h in kept}
+    except Exception as error:  # each library behind narwhals has errors of its own
+        raise TableError(
+            f"the {type(source).__module__.split('.')[0]} frame cannot be read "
+            f"({type(error).__name__}: {' '.join(str(error).split()):.120}). "
+            "Give each column a name of its own, and collect a lazy frame first."
+        ) from error
+    if len(eager) > MOST_ROWS:
+        raise _too_long("the frame")
+    return Raw(tuple(str(h) for h in headings), cells, len(eager))
 
 
 def _no_table(source: Any, row: Any = None) -> InputTypeError:
@@ -174,70 +195,169 @@ def _no_table(source: Any, row: Any = None) -> InputTypeError:
     )
 
 
-def final_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a run, as it was when its loss was last read.
-
-    A run may go on after that, and D or C of its end would then not be those of the loss.
-    """
-    ends = [_row(run, len(run.points)) for run in tracked]
-    loss = _column("loss", ends, mapping)
-    return [_row(run, _last(run, loss)) for run in tracked] if loss else ends
-
-
-def curve_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each run and reading of its loss.
-
-    A value that no run has twice is no curve, so a single held-out loss at the end does not
-    replace the training loss. Points that a resumed run repeated count once: the last ones.
-    """
-    several: set[str] = set()
-    for run in tracked:
-        counts = Counter(name for p in run.points for name, v in p.items() if not is_missing(v))
-        several |= {name for name, count in counts.items() if count > 1}
-    rows: list[list[dict[str, Any]]] = []
-    for run in tracked:
-        settings = {name: v for name, v in run.settings.items() if name not in several}
-        kept = ({k: v for k, v in p.items() if k in several} for p in run.points)
-        rows.append([{"run": run.label, **settings, **p} for p in kept])
-    every = [row for run_rows in rows for row in run_rows]
-    loss, tokens = (_column(name, every, mapping) for name in ("loss", "tokens"))
-    if not loss:
-        return every
-    return [row for run_rows in rows for row in _forward(run_rows, loss, tokens)]
+def _from_file(path: Path, wanted: Wanted) -> Raw:
+    """The ending says what a file is, and its first bytes where that does not."""
+    if path.is_dir():
+        raise TableError(f"expected a file of runs; {path} is a directory. Name a file inside it.")
+    if not path.is_file():
+        raise TableError(f"expected a file of runs; {path} does not exist or is no file.")
+    with path.open("rb") as handle:
+        start = handle.read(4096)
+    suffix = path.suffix.lower()
+    if start.startswith(b"PAR1") or suffix in {".parquet", ".pq"}:
+        return _parquet(path, wanted)
+    for magic, what in _FOREIGN.items():
+        if start.startswith(magic):
+            raise TableError(f"expected a table of runs; {path} {what}")
+    if b"\0" in start:
+        raise _binary(path)
+    first = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if suffix in {".jsonl", ".ndjson"}:
+        return from_rows(_json_lines(path), wanted)
+    if suffix == ".json" or first in (b"{", b"["):
+        return _json(path, first, wanted)
+    return _csv(path, wanted)
 
 
-def _row(run: TrackedRun, points: int) -> dict[str, Any]:
-    ended = {name: v for p in run.points for name, v in p.items()}
-    known = {name: v for p in run.points[:points] for name, v in p.items()}
-    head = {"label": run.label, "state": run.state}
-    return {**head, **run.settings, **ended, **run.summary, **known}
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, none of them so long that it could fill the memory."""
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        number = 0
+        while line := handle.readline(_LONGEST_LINE):
+            number += 1
+            if len(line) == _LONGEST_LINE:
+                raise TableError(
+                    f"{path}, line {number}: expected one run a line; this line is longer than "
+                    f"{_LONGEST_LINE:,} characters. The file is no table of runs."
+                )
+            if "\0" in line:
+                raise _binary(path)
+            yield line
 
 
-def _last(run: TrackedRun, loss: str) -> int:
-    """How many points there are up to the last one with a loss; all where it is in none."""
-    read = [i for i, p in enumerate(run.points, start=1) if not is_missing(p.get(loss))]
-    return read[-1] if read else len(run.points)
+def _binary(path: Path) -> TableError:
+    return TableError(
+        f"expected text or Parquet; {path} holds NUL bytes, so it is a binary file or UTF-16. "
+        "Export the runs as CSV in UTF-8."
+    )
 
 
-def _column(name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str, str]) -> str:
-    raw: Raw = from_rows(rows, wanted(mapping))
-    known = {k: v for k, v in mapping.items() if k != name or v in raw.headings}
-    matches = find_numbers(raw.headings, filled_of(raw), known, (name,))
-    return matches[name].column if name in matches else ""
+def _csv(path: Path, wanted: Wanted) -> Raw:
+    lines = (line for line in _lines(path) if line.strip())
+    header = next(lines, None)
+    if header is None:
+        return Raw((), {}, 0)
+    # The delimiter that splits the header into the most parts; the first of several.
+    delimiter = max(_DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
+    # A heading in quotes may go on in the next line, so the reader gets the first one again.
+    reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=True)
+    headings = [name.strip() for name in next(reader)]
+    kinds = {i: kind for i, name in enumerate(headings) if name and (kind := wanted(name))}
+    for name in (headings[i] for i in kinds):
+        if headings.count(name) > 1:
+            raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
+    parts: dict[int, list[Cells]] = {i: [] for i in kinds}
+    count = 0
+    while rows := list(islice(reader, _ROWS_AT_ONCE)):
+        _make_rectangular(rows, len(headings), count, path)
+        count += len(rows)
+        if count > MOST_ROWS:
+            raise _too_long(str(path))
+        for i, kind in kinds.items():
+            column = [row[i] for row in rows]
+            parts[i].append(_compact(column) if kind == "number" else column)
+    cells: dict[str, Cells] = {}
+    for i, chunks in parts.items():
+        if chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks):
+            cells[headings[i]] = np.concatenate(chunks)
+        else:
+            cells[headings[i]] = [cell for chunk in chunks for cell in chunk]
+    return Raw(tuple(name for name in headings if name), cells, count)
 
 
-def _forward(rows: Sequence[dict[str, Any]], loss: str, tokens: str) -> list[dict[str, Any]]:
-    """The rows with a loss, without those that a resumed run repeated."""
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        if is_missing(row.get(loss)):
+def _make_rectangular(rows: list[list[str]], width: int, before: int, path: Path) -> None:
+    """Fill short rows; a longer one has shifted its values under the wrong headings."""
+    for i, row in enumerate(rows, start=before + 1):
+        if any(cell.strip() for cell in row[width:]):
+            raise TableError(
+                f"{path}, row {i}: expected {width} values, as many as headings; got "
+                f"{len(row)}. Put numbers with commas in quotes, or leave the commas out."
+            )
+        row.extend([""] * (width - len(row)))
+
+
+def _compact(column: list[str]) -> Cells:
+    """Floats, at an eighth of the memory, where every cell is one."""
+    try:
+        return np.array(list(map(float, column)), dtype=np.float64)
+    except ValueError:
+        return column
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
             continue
-        now = row.get(tokens)
-        while kept and _behind(now, kept[-1].get(tokens)):
-            kept.pop()
-        kept.append(row)
-    return kept
+        where = f"{path}, line {number}: expected one JSON object"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TableError(f"{where} ({error}).") from None
+        if not isinstance(row, dict):
+            example = '{"params": 1e8, "tokens": 2e9, "loss": 3.1}'
+            raise TableError(f"{where} a line, such as {example}; got {type(row).__name__}.")
+        yield row
 
 
-def _behind(now: Any, before: Any) -> bool:
-    return isinstance(now, int | float) and isinstance(before, int | float) and now <= before
+def _json(path: Path, first: bytes, wanted: Wanted) -> Raw:
+    if first == b"{" and _is_lines(path):
+        return from_rows(_json_lines(path), wanted)
+    if path.stat().st_size > _LARGEST_JSON:
+        raise TableError(
+            f"{path} is larger than {_LARGEST_JSON >> 20} MiB, and JSON has to be read whole. "
+            "A table of runs is small; write one JSON object a line (.jsonl)."
+        )
+    text = path.read_text(encoding="utf-8-sig")
+    value = json.loads(text) if text.strip() else []
+    if isinstance(value, dict):
+        return _from_columns(value, wanted)
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
+        return from_rows(value, wanted)
+    raise TableError(f"expected a JSON list of objects, one a run; {path} holds something else.")
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether the first line is an object by itself and another one follows."""
+    head = list(islice((line for line in _lines(path) if line.strip()), 2))
+    try:
+        return len(head) == 2 and isinstance(json.loads(head[0]), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def _parquet(path: Path, wanted: Wanted) -> Raw:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet", "reading Parquet") from None
+
+    def column(values: Any) -> Cells:
+        if pyarrow.types.is_floating(values.type) or pyarrow.types.is_integer(values.type):
+            floats = values.cast(pyarrow.float64(), safe=False).to_numpy()
+            return np.asarray(floats, dtype=np.float64)
+        return list(values.to_pylist())
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            headings = [str(name) for name in file.schema_arrow.names]
+            rows = int(file.metadata.num_rows)
+            if rows > MOST_ROWS:
+                raise _too_long(str(path))
+            # A dot in a name also selects inside a nested column; those are left by name below.
+            table = file.read(columns=[h for h in headings if wanted(h)])
+    except (pyarrow.ArrowException, OSError) as error:
+        first = (str(error).strip().splitlines() or ["unreadable"])[0]
+        raise TableError(f"{path} is not a sound Parquet file ({first:.200}).") from None
+    cells = {h: column(table.column(h)) for h in table.column_names if wanted(h)}
+    return Raw(tuple(headings), cells, rows)
