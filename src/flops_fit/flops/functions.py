@@ -97,17 +97,14 @@ class InterpolatedFlops:
     def __call__(self, N: ArrayLike) -> Floats:
         """FLOPs per unit at each N."""
         sizes = np.asarray(N, dtype=np.float64)
-        self._count_around(sizes)
+        if self.count_near is not None:
+            steps = np.unique(np.floor(2 * np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
+            around = {int(step) + side for step in steps for side in (0, 1)}
+            for step in sorted(around - self._counted_steps):
+                self._counted_steps.add(step)
+                count = self.count_near(2.0 ** (step / 2))
+                if count is not None:
+                    self.counts[count[0]] = count[1]
         known = np.array(sorted(self.counts))
         ratio = np.log([self.counts[n] / n for n in known])
         return np.asarray(sizes * np.exp(np.interp(np.log(sizes), np.log(known), ratio)))
-
-    def _count_around(self, sizes: Floats) -> None:
-        if self.count_near is None:
-            return
-        steps = np.unique(np.floor(2 * np.log2(sizes[np.isfinite(sizes) & (sizes > 0)])))
-        for step in sorted({int(o) + side for o in steps for side in (0, 1)} - self._counted_steps):
-            self._counted_steps.add(step)
-            count = self.count_near(2.0 ** (step / 2))
-            if count is not None:
-                self.counts[count[0]] = count[1]

@@ -1,11 +1,11 @@
 """The closed form of every operation that multiplies: its FLOPs from its shapes.
 
-A multiply-add counts two, as torch counts it. Additions of biases, softmax, norms and other
-element-wise work are left out. torch's own formulas serve for what has none here, such as kernels
-that a user registered with ``torch.utils.flop_counter.register_flop_formula``. They are not used
-for convolutions, whose weight gradient they count as if it were dense in its groups (a depthwise
-layer of 64 channels 65 times its forward pass), nor for the backward pass of fused attention,
-where they count the scores a second time.
+A multiply-add counts two, as in torch; biases, softmax, norms and other element-wise work are left
+out. An operation without a formula here has torch's, or the one that a user registered with
+``torch.utils.flop_counter.register_flop_formula``. torch's are not used for convolutions, whose
+weight gradient they count as if it were dense in its groups (for a depthwise layer of 64 channels
+65 times its forward pass), nor for the backward pass of fused attention, where they count the
+scores twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Shape = Sequence[int]
 Formula = Callable[[Sequence[Any], Any], float]
 
 MATRIX, CONVOLUTION, ATTENTION = "matrix products", "convolutions", "fused attention"
@@ -31,40 +30,29 @@ def _matmul(first: int) -> Formula:
     return flops
 
 
-def _addbmm(args: Sequence[Any], out: Any) -> float:
-    return _matmul(1)(args, out)
-
-
 def _grouped_mm(args: Sequence[Any], out: Any) -> float:
-    """Rows in groups, each by a matrix of its own: every row is multiplied once.
-
-    (T, k) by (E, k, n) is 2·T·k·n, (m, T) by (T, n) in groups of T is 2·m·T·n, and (E, m, k) by
-    (k, T) is 2·m·k·T.
-    """
+    """2·T·k·n of (T, k) by (E, k, n), 2·m·T·n of (m, T) by (T, n), 2·m·k·T of (E, m, k) by (k, T)."""
     a, b = args[0].shape, args[1].shape
     rows, columns = (a[1], math.prod(b)) if len(a) == 3 and len(b) == 2 else (math.prod(a), b[-1])
     return 2.0 * int(rows) * int(columns)
 
 
-def _convolve(x: Shape, weight: Shape, out: Shape, transposed: bool) -> float:
-    """2 · outputs · weights per output channel; of a transposed one, of inputs.
+def _convolution(args: Sequence[Any], out: Any) -> float:
+    """2 · outputs · weights per output channel; of a transposed one, 2 · inputs · weights.
 
     A weight is (c_out, c_in/groups, *kernel), transposed (c_in, c_out/groups, *kernel), so groups
     are in its shape. Multiplications by padding count, as the kernels make them.
     """
-    positions = x if transposed else out
-    return 2.0 * math.prod(positions) * math.prod(weight[1:])
-
-
-def _convolution(args: Sequence[Any], out: Any) -> float:
-    return _convolve(args[0].shape, args[1].shape, out.shape, bool(args[6]))
+    positions = args[0].shape if args[6] else out.shape
+    return 2.0 * int(math.prod(positions) * math.prod(args[1].shape[1:]))
 
 
 def _convolution_backward(args: Sequence[Any], out: Any) -> float:
     """One forward pass for each requested gradient, of input and weight."""
     grad, x, weight = (args[i].shape for i in range(3))
-    requested = args[10]
-    return (bool(requested[0]) + bool(requested[1])) * _convolve(x, weight, grad, bool(args[7]))
+    positions = x if args[7] else grad
+    passes = bool(args[10][0]) + bool(args[10][1])
+    return 2.0 * passes * int(math.prod(positions) * math.prod(weight[1:]))
 
 
 def _attention(q: int) -> Formula:
@@ -97,29 +85,20 @@ def _trilinear(args: Sequence[Any], out: Any) -> float:
             size[axis] = length
     first = summed - axes[2]
     left = axes[0] | axes[1]
-    cost = 2.0 * math.prod(size[i] for i in left) if first else 0.0
-    second = summed - first
     rest = (left - first) | axes[2]
-    return cost + (2.0 * math.prod(size[i] for i in rest) if second else 0.0)
+    cost = 2.0 * math.prod(size[i] for i in left) if first else 0.0
+    return cost + (2.0 * math.prod(size[i] for i in rest) if summed - first else 0.0)
 
 
 _FUSED = [f"_scaled_dot_product_{k}attention" for k in ("efficient_", "flash_", "cudnn_")]
 _FUSED.append("_scaled_dot_product_flash_attention_for_cpu")
 
 FORMULAS: dict[str, Formula] = {
-    "aten.mm": _matmul(0),
-    "aten.bmm": _matmul(0),
-    "aten.mv": _matmul(0),
-    "aten.dot": _matmul(0),
-    "aten.vdot": _matmul(0),
-    "aten._int_mm": _matmul(0),
-    "aten._scaled_mm": _matmul(0),
+    **{f"aten.{op}": _matmul(0) for op in ("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm")},
     "aten._grouped_mm": _grouped_mm,
     "aten._scaled_grouped_mm": _grouped_mm,
-    **{f"aten.{op}{suffix}": _matmul(1) for op in ("addmm", "baddbmm", "addmv") for suffix in ("", "_")},
-    "aten._addmm_activation": _matmul(1),
-    "aten.addbmm": _addbmm,
-    "aten.addbmm_": _addbmm,
+    **{f"aten.{op}": _matmul(1) for op in ("addmm", "addbmm", "baddbmm", "addmv", "_addmm_activation")},
+    **{f"aten.{op}_": _matmul(1) for op in ("addmm", "addbmm", "baddbmm", "addmv")},
     "aten._trilinear": _trilinear,
     "aten.convolution": _convolution,
     "aten._convolution": _convolution,
@@ -136,18 +115,7 @@ KINDS: dict[str, str] = {
     for name in FORMULAS
 }
 
-_HEAVY = (
-    "fft",
-    "linalg",
-    "_cdist",
-    "cdist",
-    "sparse",
-    "rnn",
-    "_flex",
-    "inverse",
-    "svd",
-    "cholesky",
-)
+_HEAVY = ("fft", "linalg", "cdist", "sparse", "rnn", "_flex", "inverse", "svd", "cholesky")
 _PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "inductor")
 
 

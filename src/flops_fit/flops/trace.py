@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,7 @@ _LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
 class Weights:
     """Follows parameters of two dimensions or more from operation to operation by their storage.
 
-    Views, casts and copies pass a weight on. A weight is used where it, or a copy of it, enters an
-    operation that is counted, a lookup, or an element-wise operation. The other weights are unused,
-    or used by code that the trace cannot see.
+    A weight is used where it, or a view or copy, enters any other operation that the trace sees.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -32,9 +30,7 @@ class Weights:
         self._alive: list[Any] = []  # an address is not used again while its owner lives
         self.sizes: dict[str, int] = {}
         self.used: set[str] = set()
-        named = getattr(model, "named_parameters", None)
-        parameters = () if named is None else named()
-        for name, parameter in parameters:
+        for name, parameter in getattr(model, "named_parameters", tuple)():
             if parameter.dim() > 1:
                 self.sizes[name] = parameter.numel()
                 self._origins[_address(parameter)] = frozenset([name])
@@ -67,25 +63,23 @@ class Weights:
         tensors = _tensors([*args, *kwargs.values()])
         return frozenset().union(*(self._origins.get(_address(t), frozenset()) for t in tensors))
 
-    @property
-    def unseen(self) -> dict[str, int]:
-        """Weights that no known operation has used, with their sizes."""
-        return {name: n for name, n in self.sizes.items() if name not in self.used}
+    def unseen_note(self) -> list[str]:
+        """A clause about weights that no known operation used, where they are over a hundredth."""
+        unseen = {name: n for name, n in self.sizes.items() if name not in self.used}
+        if sum(unseen.values()) <= _UNSEEN_SHARE * sum(self.sizes.values()):
+            return []
+        share = sum(unseen.values()) / sum(self.sizes.values())
+        names = _first(sorted(unseen, key=lambda name: -unseen[name]))
+        return [
+            f"{share:.0%} of the weights were in no known operation ({names}): they are unused, or "
+            "used by code that the trace cannot see into. In the second case the count is too low; "
+            "give flops= a function"
+        ]
 
 
-def unseen_note(weights: Weights) -> tuple[str, ...]:
-    """A clause about unseen weights, where they are more than a hundredth."""
-    unseen = weights.unseen
-    if sum(unseen.values()) <= _UNSEEN_SHARE * sum(weights.sizes.values()):
-        return ()
-    share = sum(unseen.values()) / sum(weights.sizes.values())
-    names = sorted(unseen, key=lambda name: -unseen[name])
+def _first(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return (
-        f"{share:.0%} of the weights were in no known operation ({', '.join(names[:_NAMES_SHOWN])}"
-        f"{more}): they are unused, or used by code that the trace cannot see into. In the second "
-        "case the count is too low; give flops= a function",
-    )
+    return f"{', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def _address(tensor: Any) -> int:
@@ -155,36 +149,52 @@ class _Counts:
         self.weights = Weights(model)
         self.backward = False
 
-    def see(self, name: str, formula: Any, args: Any, kwargs: Any, out: Any, again: bool) -> None:
+    def see(
+        self, name: str, flops: float | None, args: Any, kwargs: Any, out: Any, again: bool
+    ) -> None:
         """Count one call; ``again`` marks a forward computation during the backward pass."""
-        if formula is None:
+        if flops is None:
             if is_unknown_work(name):
                 self.unknown[name] += 1
             if not self.backward:
                 self.weights.pass_on(name, args, kwargs, out)
             return
-        flops = formula(args, kwargs, out) * _complex_factor(args)
+        # A complex multiply-add is four real ones.
+        tensors = [a for a in args if hasattr(a, "is_complex")]
+        is_complex = len(tensors) > 1 and all(t.is_complex() for t in tensors)
         part = "forward" if not self.backward else "recomputed" if again else "backward"
-        self.flops[name][part] += flops
+        self.flops[name][part] += flops * (4 if is_complex else 1)
         self.kinds[name] = KINDS.get(name, MATRIX if name.startswith("aten.") else name)
         if not self.backward:
             self.weights.multiply(args, kwargs)
 
     def result(self) -> TracedFlops:
-        ops = tuple(
-            (name, OpCount(self.kinds[name], **parts)) for name, parts in self.flops.items()
-        )
-        forward, backward, again = (
-            float(sum(getattr(op, part) for _, op in ops))
-            for part in ("forward", "backward", "recomputed")
-        )
-        notes = (*_unknown(self.unknown), *unseen_note(self.weights), *_ratios(ops))
-        if again:
-            notes += (
-                f"the backward pass computes {again / forward:.0%} of the forward pass again "
-                "(activation checkpointing): that costs time and is left out of C",
+        ops = {name: OpCount(self.kinds[name], **parts) for name, parts in self.flops.items()}
+        forward = float(sum(op.forward for op in ops.values()))
+        backward = float(sum(op.backward for op in ops.values()))
+        again = float(sum(op.recomputed for op in ops.values()))
+        notes = []
+        if self.unknown:
+            names = _first([f"{name} ({calls}×)" for name, calls in sorted(self.unknown.items())])
+            notes.append(
+                f"no formula is known for {names}, which count as nothing; register one with "
+                "torch.utils.flop_counter.register_flop_formula, or give flops= a function"
             )
-        return TracedFlops(forward, backward, notes, ops, again)
+        notes += self.weights.unseen_note()
+        for kind in dict.fromkeys(op.kind for op in ops.values()):
+            ahead = sum(op.forward for op in ops.values() if op.kind == kind)
+            back = sum(op.backward for op in ops.values() if op.kind == kind)
+            if back > _LARGEST_BACKWARD_RATIO * ahead > 0:
+                notes.append(
+                    f"the backward pass of {kind} costs {back / ahead:.3g} times its forward pass, "
+                    "where 2 is usual: a custom function of the model computes something again there"
+                )
+        if again:
+            notes.append(
+                f"the backward pass computes {again / forward:.0%} of the forward pass again "
+                "(activation checkpointing): that costs time and is left out of C"
+            )
+        return TracedFlops(forward, backward, tuple(notes), tuple(ops.items()), again)
 
 
 def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -> TracedFlops:
@@ -225,15 +235,6 @@ def _mode(counts: _Counts) -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    def formula_for(packet: Any, name: str) -> Any:
-        own = FORMULAS.get(name)
-        if own is not None:
-            return lambda args, kwargs, out: own(args, out)
-        registered = flop_registry.get(packet)
-        if registered is None:
-            return None
-        return lambda args, kwargs, out: float(registered(*args, **kwargs, out_val=out))
-
     class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -241,47 +242,21 @@ def _mode(counts: _Counts) -> Any:
             kwargs = kwargs or {}
             packet = func._overloadpacket
             name = str(packet)
-            formula = formula_for(packet, name)
-            if formula is None:
+            own, registered = FORMULAS.get(name), flop_registry.get(packet)
+            if own is None and registered is None:
                 # In inference mode composite operations arrive whole.
                 with self:
                     parts = func.decompose(*args, **kwargs)
                 if parts is not NotImplemented:
                     return parts
             out = func(*args, **kwargs)
+            flops = None
+            if own is not None:
+                flops = own(args, out)
+            elif registered is not None:
+                flops = float(registered(*args, **kwargs, out_val=out))
             # A backward pass runs without a graph; what runs with one in it is computed again.
-            counts.see(name, formula, args, kwargs, out, torch.is_grad_enabled())
+            counts.see(name, flops, args, kwargs, out, torch.is_grad_enabled())
             return out
 
     return Count()  # type: ignore[no-untyped-call]
-
-
-def _complex_factor(args: Iterable[Any]) -> int:
-    """A complex multiply-add is four real ones."""
-    tensors = [a for a in args if hasattr(a, "is_complex")]
-    return 4 if len(tensors) > 1 and all(t.is_complex() for t in tensors) else 1
-
-
-def _unknown(unknown: dict[str, int]) -> tuple[str, ...]:
-    if not unknown:
-        return ()
-    names = [f"{name} ({calls}×)" for name, calls in sorted(unknown.items())]
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return (
-        f"no formula is known for {', '.join(names[:_NAMES_SHOWN])}{more}, which count as nothing; register "
-        "one with torch.utils.flop_counter.register_flop_formula, or give flops= a function",
-    )
-
-
-def _ratios(ops: tuple[tuple[str, OpCount], ...]) -> tuple[str, ...]:
-    """Clauses about kinds of operation whose backward pass costs unusually much."""
-    kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for _, op in ops:
-        kinds[op.kind][0] += op.forward
-        kinds[op.kind][1] += op.backward
-    return tuple(
-        f"the backward pass of {kind} costs {back / ahead:.3g} times its forward pass, where 2 is "
-        "usual: a custom function of the model computes something again there"
-        for kind, (ahead, back) in kinds.items()
-        if back > _LARGEST_BACKWARD_RATIO * ahead > 0
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,21 +56,15 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
         children = dict(module.named_children())
         chosen = {c.out_features for c in children.values() if isinstance(c, nn.Linear)} - {1}
         for name, child in children.items():
-            number = _equal_parts(nn, child)
-            if number in chosen:
+            if isinstance(child, nn.ModuleList):
+                shapes = {(type(m), *(tuple(p.shape) for p in m.parameters())) for m in child}
+                numbers = {len(child)} if len(shapes) == 1 else set()
+            else:
+                numbers = {p.shape[0] for p in child.parameters(recurse=False) if p.dim() == 3}
+            if len(numbers) == 1 and (number := int(numbers.pop())) in chosen:
                 params = sum(p.numel() for p in child.parameters())
                 layers.append(Experts(f"{path}.{name}".lstrip("."), number, params))
     return tuple(layers)
-
-
-def _equal_parts(nn: Any, module: nn.Module) -> int:
-    """How many equal parts a module is, 0 where it is not made of such."""
-    if isinstance(module, nn.ModuleList):
-        shapes = {(type(m), tuple(tuple(p.shape) for p in m.parameters())) for m in module}
-        return len(module) if len(shapes) == 1 and len(module) > 1 else 0
-    own = [p for p in module.parameters(recurse=False) if p.dim() == 3]
-    firsts = {p.shape[0] for p in own}
-    return int(firsts.pop()) if len(firsts) == 1 else 0
 
 
 def count_params(model: Any, name: str = "the model") -> ParamCount:
@@ -90,45 +83,45 @@ def count_params(model: Any, name: str = "the model") -> ParamCount:
         active than there are; or there are no parameters.
     """
     torch = torch_or_error()
-    own = _declared(model, name, "num_params")
+    total = _declared(model, name, "num_params")
     active = _declared(model, name, "active_params")
-    if not isinstance(model, torch.nn.Module):
-        if own is None:
-            raise InputTypeError(
-                f"model_cls: expected {name} to return a torch.nn.Module or an object with "
-                f"num_params(); got {type(model).__name__}, which is neither."
-            )
-        return ParamCount(own, own, own, _at_most(active, own, name))
-    if any(isinstance(p, torch.nn.UninitializedParameter) for p in model.parameters()):
-        raise ModelError(
-            f"model_cls: {name} has lazy layers, whose sizes are unknown before the first batch. Give "
-            "its layers their sizes."
+    is_module = isinstance(model, torch.nn.Module)
+    if not is_module and total is None:
+        raise InputTypeError(
+            f"model_cls: expected {name} to return a torch.nn.Module or an object with "
+            f"num_params(); got {type(model).__name__}, which is neither."
         )
-    counted = sum(p.numel() for p in model.parameters())
-    total = counted if own is None else own
-    if total == 0:
+    if is_module:
+        if any(isinstance(p, torch.nn.UninitializedParameter) for p in model.parameters()):
+            raise ModelError(
+                f"model_cls: {name} has lazy layers, whose sizes are unknown before the first batch. "
+                "Give its layers their sizes."
+            )
+        total = sum(p.numel() for p in model.parameters()) if total is None else total
+    if not total:
         raise ModelError(
             f"model_cls: {name} has no parameters, so it has no size. Check its constructor."
         )
-    lookup, matrices = _lookup_and_matrices(model)
-    embedding = sum(lookup.values())
-    matmul = sum(weights for weights, _ in matrices.values())
-    return ParamCount(
-        total=total,
-        non_embedding=max(total - embedding, 1),
-        matmul=matmul,
-        active=_at_most(active, total, name),
-        width=_width(matrices.values()),
-    )
-
-
-def _at_most(active: int | None, total: int, name: str) -> int:
     if active is not None and active > total:
         raise ModelError(
             f"model_cls: {name}.active_params() returned {active:,}, more than its {total:,} "
             "parameters. It must return those that one unit passes."
         )
-    return total if active is None else active
+    active = total if active is None else active
+    if not is_module:
+        return ParamCount(total, total, total, active)
+    lookup, matrices = _lookup_and_matrices(model)
+    weights: Counter[int] = Counter()
+    for count, inputs in matrices.values():
+        weights[inputs] += count
+    return ParamCount(
+        total=total,
+        non_embedding=max(total - sum(lookup.values()), 1),
+        matmul=weights.total(),
+        active=active,
+        # The number of inputs that the most weights belong to; of equals the largest.
+        width=max(weights, key=lambda inputs: (weights[inputs], inputs), default=0),
+    )
 
 
 def _declared(model: Any, name: str, what: str) -> int | None:
@@ -151,11 +144,10 @@ def _declared(model: Any, name: str, what: str) -> int | None:
 
 
 def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
-    """Parameters looked up in tables, and those that multiply activations with their inputs' number.
+    """Sizes of the parameters that are looked up, and (size, inputs) of those that multiply.
 
-    A table shared with a linear head counts as both. Tensors of two dimensions that a module of
-    the user's own holds are taken to multiply, and as (outputs, inputs); convolutions and attention
-    are known by class.
+    A table shared with a linear head counts as both. Tensors of two dimensions in a module of the
+    user's own are taken to multiply, as (outputs, inputs).
     """
     torch = torch_or_error()
     nn = torch.nn
@@ -171,11 +163,3 @@ def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tu
                 inputs = module.in_channels if isinstance(module, conv) else parameter.shape[1]
                 matrices[id(parameter)] = (parameter.numel(), int(inputs))
     return lookup, matrices
-
-
-def _width(matrices: Iterable[tuple[int, int]]) -> int:
-    """The number of inputs that the most weights belong to, of equals the largest."""
-    weights: Counter[int] = Counter()
-    for count, inputs in matrices:
-        weights[inputs] += count
-    return max(weights, key=lambda inputs: (weights[inputs], inputs), default=0)

@@ -18,13 +18,9 @@ _NEIGHBOURS = 64  # sizes tried on each side of a refused one
 
 @dataclass
 class SizeSearch:
-    """A search over the whole numbers that a constructor takes as its size.
+    """A search over the whole numbers that a constructor takes as its size."""
 
-    ``count`` gives the parameters at a size, ``None`` where the constructor refuses it, with the
-    reason in ``refusals``.
-    """
-
-    count: Callable[[int], ParamCount | None]
+    count: Callable[[int], ParamCount | None]  # None where refused, for the reason in refusals
     reference: str
     size_param: str
     refusals: dict[str, str]
@@ -36,30 +32,43 @@ class SizeSearch:
         Sizes double until N is reached; then the bracket, whose ends lie on both sides of the
         wanted N, is narrowed. So a crossing is found even where N does not grow everywhere.
         ``None`` where even the largest accepted size has less than a third of ``params``.
-
-        Raises
-        ------
-        ModelError
-            The constructor accepts no size, or N does not grow with it.
         """
         first, stride = self.grid()
+
+        def near(k: int) -> tuple[int, ParamCount] | None:
+            return self._near(first + stride * k)
+
         low, high = 0, 1
-        while (top := self._near(first + stride * high)) is not None and top[1].total < params:
+        while (top := near(high)) is not None and top[1].total < params:
             low, high = high, high * 2
         if top is None:
-            high = self._last_accepted(low, high, first, stride)
+            last, refused = low, high
+            while refused - last > 1:
+                middle = (last + refused) // 2
+                last, refused = (last, middle) if near(middle) is None else (middle, refused)
+            high = last
         while high - low > 1:
-            k = self._between(low, high, params, first, stride)
-            at = self._near(first + stride * k)
+            k = (low + high) // 2
+            a, b = near(low), near(high)
+            if a is not None and b is not None:
+                n0, n1 = math.log(a[1].total), math.log(b[1].total)
+                if b[0] > a[0] and n1 > n0:  # where N = params lies if N is a power of the size
+                    share = min(max((math.log(params) - n0) / (n1 - n0), 0.0), 1.0)
+                    size = a[0] * (b[0] / a[0]) ** share
+                    k = min(max(round((size - first) / stride), low + 1), high - 1)
+            at = near(k)
             if at is None:
                 break
             low, high = (k, high) if at[1].total < params else (low, k)
-        ends = [self._near(first + stride * k) for k in (low, high)]
-        accepted = [end for end in ends if end is not None]
+        accepted = [end for end in (near(low), near(high)) if end is not None]
         if not accepted:
             return None
-        best = min(accepted, key=_miss(params))
-        best = min([best, *self._beside(best, params, stride)], key=_miss(params))
+
+        def miss(size: tuple[int, ParamCount]) -> float:
+            return abs(math.log(size[1].total / params))
+
+        best = min(accepted, key=miss)
+        best = min([best, *self._beside(best, params, stride)], key=miss)
         return None if best[1].total < params / 3 else best
 
     def _beside(
@@ -67,8 +76,8 @@ class SizeSearch:
     ) -> list[tuple[int, ParamCount]]:
         """The accepted sizes next to where N = ``params`` would be, one on each side.
 
-        Where a constructor takes few of the sizes around, the bracket ends at neighbours of the
-        refused ones and not always at the nearest. N = k·size^p between ``best`` and its double.
+        Among many refused sizes the bracket need not end at the nearest accepted ones.
+        N = k·size^p between ``best`` and its double.
         """
         size, n = best[0], best[1].total
         double = self._near(2 * size)
@@ -103,21 +112,16 @@ class SizeSearch:
                     f"{_LARGEST_SCANNED}, nor a power of two above. It says: {'; '.join(reasons[:2])}. "
                     "Check model_kwargs, or name sizes that work: sizes=[...]."
                 )
-            self._grid = (accepted[0], accepted[-1] - accepted[0] or accepted[0])
-            self._check_growth(*self._grid)
+            first, stride = accepted[0], accepted[-1] - accepted[0] or accepted[0]
+            self._grid = first, stride
+            small, large = self.count(first), self._near(first + _STEPS_TO_GROW * stride)
+            if small and large and large[0] > first and large[1].total <= small.total:
+                raise ModelError(
+                    f"model_size_param: N does not grow with {self.size_param}: {self.reference} has "
+                    f"{small.total:,} parameters at {first} and {large[1].total:,} at {large[0]}. "
+                    "Name the argument that sets the size, or give sizes=[{...}, ...]."
+                )
         return self._grid
-
-    def _check_growth(self, first: int, stride: int) -> None:
-        """Refuse a size parameter that does not set the size, such as a context length."""
-        small, large = self.count(first), self._near(first + _STEPS_TO_GROW * stride)
-        if small is None or large is None or large[0] <= first:
-            return
-        if large[1].total <= small.total:
-            raise ModelError(
-                f"model_size_param: N does not grow with {self.size_param}: {self.reference} has "
-                f"{small.total:,} parameters at {first} and {large[1].total:,} at {large[0]}. Name "
-                "the argument that sets the size, or give sizes=[{...}, ...]."
-            )
 
     def _near(self, size: int) -> tuple[int, ParamCount] | None:
         """The accepted size nearest to ``size``."""
@@ -128,29 +132,3 @@ class SizeSearch:
             if candidate > 0 and (counted := self.count(candidate)) is not None:
                 return candidate, counted
         return None
-
-    def _between(self, low: int, high: int, params: float, first: int, stride: int) -> int:
-        """Where N = ``params`` lies between two sizes, if N is a power of the size."""
-        ends = [self._near(first + stride * k) for k in (low, high)]
-        if ends[0] is None or ends[1] is None:
-            return (low + high) // 2
-        (s0, p0), (s1, p1) = ends[0], ends[1]
-        n0, n1 = math.log(p0.total), math.log(p1.total)
-        if s1 <= s0 or n1 <= n0:
-            return (low + high) // 2
-        share = min(max((math.log(params) - n0) / (n1 - n0), 0.0), 1.0)
-        size = s0 * (s1 / s0) ** share
-        return int(min(max(round((size - first) / stride), low + 1), high - 1))
-
-    def _last_accepted(self, low: int, high: int, first: int, stride: int) -> int:
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (
-                (low, middle) if self._near(first + stride * middle) is None else (middle, high)
-            )
-        return low
-
-
-def _miss(params: float) -> Callable[[tuple[int, ParamCount]], float]:
-    """The distance of a size's N from ``params``, as a log ratio."""
-    return lambda size: abs(math.log(size[1].total / params))

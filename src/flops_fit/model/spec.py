@@ -25,13 +25,13 @@ Size = int | float | str | Mapping[str, Any]
 _ALLOCATED = 2.5e8  # parameters, 1 GB: the largest model that is allocated only to be counted
 _SLOW = 30.0  # seconds of building that are worth a note
 _UNNOTED_ELEMENTS = 1_000_000  # that a constructor may allocate without a note
-_NO_GPU = (
+_NO_GPU = [
     "not compiled with cuda",
     "no cuda gpus",
     "nvidia driver",
     "no hip gpus",
     "no xpu devices",
-)
+]
 
 
 @dataclass
@@ -59,19 +59,13 @@ class ModelSpec:
             raise InputTypeError(
                 f"model_kwargs: expected a dict of arguments; got {type(self.kwargs).__name__}."
             )
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        """Refuse argument names that the factory does not take."""
         try:
             parameters = inspect.signature(self.factory).parameters
         except (TypeError, ValueError):  # builtins without a signature are found out when built
             return
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
-        wanted = list(self.kwargs) + ([self.size_param] if self.size_param else [])
-        for name in wanted:
-            if name not in parameters:
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for name in [*self.kwargs, *([self.size_param] if self.size_param else [])]:
+            if name not in parameters and not takes_any:
                 hint = nearest_name(name, parameters)
                 what = "model_size_param" if name == self.size_param else "model_kwargs"
                 raise ModelError(
@@ -101,15 +95,10 @@ class ModelSpec:
         return model
 
     def build_meta(self, size: Size) -> Any:
-        """The model without memory, on the meta device.
+        """The model without memory, on the meta device, or on the CPU where that is impossible.
 
-        A constructor that cannot run there (it reads the values of its own tensors, say) is built
-        on the CPU instead; ``allocates`` then says why.
-
-        Raises
-        ------
-        ModelError
-            The constructor reads a GPU and there is none. Its other errors are passed on.
+        ``allocates`` then says why. Errors of the constructor are passed on; where it reads a GPU
+        and there is none, that is a :class:`GpuNeededError`.
         """
         arguments = self.arguments(size)
         start = time.perf_counter()
@@ -170,12 +159,11 @@ class ModelSpec:
 
     def _expected(self, size: int) -> float:
         """N at a size that was not built, from the two largest that were: N = k·size^p."""
-        known = sorted(
+        below = sorted(
             (int(key), counted.total)
             for key, counted in self._counts.items()
-            if counted is not None and key.isdigit()
+            if counted is not None and key.isdigit() and int(key) < size
         )
-        below = [pair for pair in known if pair[0] < size]
         if not below:
             return 0.0
         (s1, n1), power = below[-1], 2.0
@@ -208,10 +196,9 @@ class ModelSpec:
         if hasattr(model, "named_parameters"):
             parts.append(re.sub(r" at 0x[0-9a-f]+", "", repr(model)))
             parts += [f"{n}{tuple(p.shape)}{p.dtype}" for n, p in model.named_parameters()]
-            classes = {
-                type(m) for m in model.modules() if not type(m).__module__.startswith("torch.")
-            }
-            parts += sorted(self._code(c) for c in classes)
+            classes = {type(m) for m in model.modules()}
+            own = [c for c in classes if not c.__module__.startswith("torch.")]
+            parts += sorted(self._code(c) for c in own)
         return digest(parts)
 
     def _code(self, obj: Any) -> str:
@@ -228,31 +215,30 @@ class GpuNeededError(ModelError):
 def build_without_memory(make: Callable[[], Any], name: str) -> tuple[Any, str]:
     """The model on the meta device, and why memory was allocated (``""`` where it was not).
 
-    Initialisation is skipped, and moves to a GPU are: meta tensors have nothing to move. What needs
-    the values of its tensors is built on the CPU instead.
+    Initialisation and moves to a GPU are skipped. What reads the values of its tensors is built on
+    the CPU instead.
     """
     torch = torch_or_error()
     try:
         with torch.device("meta"), _meta_rules(torch):
             model = make()
-    except NotImplementedError as error:
-        return _for_real(make, name), _reason(error)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        _refuse_missing_gpu(error, name)
-        if "meta" not in str(error).lower():
+        if not isinstance(error, NotImplementedError):
+            _refuse_missing_gpu(error, name)
+            if "meta" not in str(error).lower():
+                raise
+        try:
+            return make(), f"it needs the values of its tensors: {_first_line(error)}"
+        except (RuntimeError, AssertionError) as second:
+            _refuse_missing_gpu(second, name)
             raise
-        return _for_real(make, name), _reason(error)
-    if _allocated(model) > _UNNOTED_ELEMENTS:
+    allocated = 0
+    if hasattr(model, "parameters") and hasattr(model, "buffers"):
+        tensors = (t for t in (*model.parameters(), *model.buffers()) if not t.is_meta)
+        allocated = sum(t.untyped_storage().nbytes() // t.element_size() for t in tensors)
+    if allocated > _UNNOTED_ELEMENTS:
         return model, "it makes tensors from NumPy arrays, files or on a named device"
     return model, ""
-
-
-def _for_real(make: Callable[[], Any], name: str) -> Any:
-    try:
-        return make()
-    except (RuntimeError, AssertionError) as error:
-        _refuse_missing_gpu(error, name)
-        raise
 
 
 def _refuse_missing_gpu(error: Exception, name: str) -> None:
@@ -264,20 +250,8 @@ def _refuse_missing_gpu(error: Exception, name: str) -> None:
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    return f"it needs the values of its tensors: {_first_line(error)}"
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
-
-
-def _allocated(model: Any) -> int:
-    """Elements of parameters and buffers that are not on the meta device."""
-    if not hasattr(model, "parameters") or not hasattr(model, "buffers"):
-        return 0
-    tensors = [*model.parameters(), *model.buffers()]
-    return sum(t.untyped_storage().nbytes() // t.element_size() for t in tensors if not t.is_meta)
 
 
 def _meta_rules(torch: Any) -> Any:
@@ -298,10 +272,6 @@ def _meta_rules(torch: Any) -> Any:
             return False
         return kind not in ("cpu", "meta")
 
-    def dtype_only(tensor: Any, args: Any, kwargs: Any) -> Any:
-        dtypes = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.dtype)]
-        return tensor.to(dtypes[0]) if dtypes else tensor
-
     class MetaRules(TorchFunctionMode):
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -311,10 +281,11 @@ def _meta_rules(torch: Any) -> Any:
             if getattr(tensor, "is_meta", False):
                 if func in skipped or func in moves:
                     return tensor
-                if func is torch.Tensor.to and any(
-                    on_accelerator(a) for a in (*args[1:2], kwargs.get("device"))
-                ):
-                    return dtype_only(tensor, args[1:], kwargs)
+                targets = (*args[1:2], kwargs.get("device"))
+                if func is torch.Tensor.to and any(map(on_accelerator, targets)):
+                    values = (*args[1:], *kwargs.values())
+                    dtypes = [v for v in values if isinstance(v, torch.dtype)]
+                    return tensor.to(dtypes[0]) if dtypes else tensor
             if kwargs.get("device") is not None and on_accelerator(kwargs["device"]):
                 kwargs["device"] = "meta"
             return func(*args, **kwargs)

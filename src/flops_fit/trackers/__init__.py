@@ -1,15 +1,14 @@
 """Experiment trackers: MLflow, TensorBoard, Weights & Biases and trackio, written to and read from.
 
-One file a service: its tracker follows runs while they are trained, its reader turns finished runs
-into a table that a law is fitted to.
+A tracker follows runs while they are trained; a reader turns finished runs into a table that a law
+is fitted to.
 """
 
 from flops_fit.trackers.mlflow import MLflowTracker, read_mlflow
 from flops_fit.trackers.service import Add, TrackedRun, TrackedRuns
 from flops_fit.trackers.tensorboard import TensorBoardTracker, read_tensorboard
 from flops_fit.trackers.tracker import Tracker, Tracking, check_trackers
-from flops_fit.trackers.trackio import TrackioTracker
-from flops_fit.trackers.wandb import WandbTracker, read_wandb
+from flops_fit.trackers.wandb import TrackioTracker, WandbTracker, read_wandb
 
 __all__ = [
     "Add",

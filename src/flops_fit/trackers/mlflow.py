@@ -6,8 +6,8 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,19 +15,8 @@ from urllib.request import url2pathname
 
 from flops_fit.errors import InputError, TableError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers.service import (
-    Add,
-    Service,
-    TrackedRun,
-    TrackedRuns,
-    by_step,
-    ending,
-    last_step,
-    needs,
-    reading,
-    settings,
-    tracked_runs,
-)
+from flops_fit.trackers import service
+from flops_fit.trackers.service import Add, Service, TrackedRun, TrackedRuns
 
 _PARAMS_PER_CALL = 100
 _PAGE = 1000
@@ -46,7 +35,7 @@ class MLflowTracker(Service):
     Parameters
     ----------
     experiment
-        The name of the MLflow experiment; it is made where there is none.
+        The name of the MLflow experiment, which is made where there is none.
     tracking_uri
         A folder or any URI that MLflow knows. By default ``MLFLOW_TRACKING_URI``, which
         ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here. For folders MLflow asks
@@ -61,14 +50,12 @@ class MLflowTracker(Service):
     """
 
     def __init__(self, experiment: str = "flops-fit", tracking_uri: str | Path | None = None):
-        needs("mlflow", "mlflow", "MLflowTracker")
+        service.needs("mlflow", "mlflow", "MLflowTracker")
         self.experiment, self.tracking_uri = experiment, absolute_uri(tracking_uri)
 
     def start(self, experiment: Experiment) -> None:
         """Make the run, or find the one of the same id."""
-        with _alone(self.tracking_uri):
-            client = mlflow_client(self.tracking_uri)
-            within = _experiment_id(client, self.experiment)
+        client, within = _open_experiment(self.tracking_uri, self.experiment)
         same_id = f"tags.`flops_fit.id` = '{experiment.id}'"
         known = client.search_runs([within], same_id, max_results=1)
         if known:
@@ -80,13 +67,13 @@ class MLflowTracker(Service):
         self.opened = client, run_id
         from mlflow.entities import Param
 
-        params = [Param(name, str(value)) for name, value in settings(experiment).items()]
+        params = [Param(name, str(value)) for name, value in service.settings(experiment).items()]
         for i in range(0, len(params), _PARAMS_PER_CALL):
             client.log_batch(run_id, params=params[i : i + _PARAMS_PER_CALL])
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """One metric for each number of the reading."""
-        self._metrics(reading(experiment, values), values["step"])
+        self._metrics(service.reading(experiment, values), values["step"])
 
     def _metrics(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -97,7 +84,7 @@ class MLflowTracker(Service):
 
     def end(self, run: Run) -> None:
         """The last metrics; the state and its reason as tags; MLflow's status."""
-        self._metrics(ending(run), last_step(run))
+        self._metrics(service.ending(run), service.last_step(run))
         client, run_id = self.release()
         client.set_tag(run_id, "flops_fit.state", run.state)
         client.set_tag(run_id, "flops_fit.reason", run.reason)
@@ -105,13 +92,7 @@ class MLflowTracker(Service):
 
 
 def absolute_uri(uri: str | Path | None) -> str:
-    """A URI that means the same in every process; folders are absolute ``file:`` URIs.
-
-    Raises
-    ------
-    InputError
-        It is that of a database, and only mlflow-skinny is installed.
-    """
+    """A URI that means the same in every process; folders are absolute ``file:`` URIs."""
     text = str(uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlruns")
     scheme = urlparse(text).scheme
     if scheme.split("+")[0] in _DATABASES and importlib.util.find_spec("sqlalchemy") is None:
@@ -137,7 +118,7 @@ def mlflow_client(uri: str) -> Any:
     before = os.environ.get(_ALLOW)
     os.environ[_ALLOW] = "true"
     try:
-        # The registry, which is not used, would else be looked for at the default place.
+        # Without a URI of its own the registry, which is not used, is looked for elsewhere.
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     finally:
         if before is None:
@@ -146,34 +127,29 @@ def mlflow_client(uri: str) -> Any:
             os.environ[_ALLOW] = before
 
 
-def _experiment_id(client: Any, name: str) -> str:
-    """The experiment of a name, made where there is none."""
+def _open_experiment(uri: str, name: str) -> tuple[Any, str]:
+    """A client, and the id of the experiment of a name, made where there is none."""
     from mlflow.exceptions import MlflowException
 
-    known = client.get_experiment_by_name(name)
-    if known is None:
-        try:
-            return str(client.create_experiment(name))
-        except MlflowException:  # another worker was first
-            known = client.get_experiment_by_name(name)
-            if known is None:
-                raise
-    return str(known.experiment_id)
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """One worker at a time where MLflow lets two make one experiment each: in a folder."""
     folder = mlflow_folder(uri)
-    if folder is None or sys.platform == "win32":
-        yield
-        return
-    import fcntl
+    with ExitStack() as stack:
+        # One worker at a time: in a folder MLflow lets two make one experiment each.
+        if folder is not None and sys.platform != "win32":
+            import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / ".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        client = mlflow_client(uri)
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            try:
+                return client, str(client.create_experiment(name))
+            except MlflowException:  # another worker was first
+                known = client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+        return client, str(known.experiment_id)
 
 
 def read_mlflow(
@@ -198,8 +174,8 @@ def read_mlflow(
     complete
         Vouch that each finished run went to the end of its schedule, where runs do not say so.
     add
-        Makes columns from those there are: it gets the settings of a run with one point of its
-        history and ``label``, its name.
+        Computes more columns: it gets the settings of a run with one point of its history and
+        ``label``, the run's name.
 
     Returns
     -------
@@ -220,7 +196,7 @@ def read_mlflow(
     ... )
     >>> fit_runs(runs, columns={"planned_steps": "params.max_steps"})  # doctest: +SKIP
     """
-    needs("mlflow", "mlflow", "read_mlflow")
+    service.needs("mlflow", "mlflow", "read_mlflow")
     uri = absolute_uri(tracking_uri)
     folder = mlflow_folder(uri)
     if folder is not None and not folder.is_dir():  # MLflow would make one
@@ -236,19 +212,17 @@ def read_mlflow(
         runs += list(got)
         page = got.token or ""
     read = [(run.info.run_id, _run(client, run)) for run in runs]
-    return tracked_runs(read, f"MLflow's {experiment!r}", complete, add)
+    return service.tracked_runs(read, f"MLflow's {experiment!r}", complete, add)
 
 
 def _run(client: Any, run: Any) -> TrackedRun:
+    settings = {f"params.{name}": value for name, value in run.data.params.items()}
     tags = {k: v for k, v in run.data.tags.items() if not k.startswith(_OWN_TAGS)}
-    settings = {
-        **{f"params.{name}": value for name, value in run.data.params.items()},
-        **{f"tags.{name}": value for name, value in tags.items()},
-    }
+    settings |= {f"tags.{name}": value for name, value in tags.items()}
     points: dict[int, dict[str, Any]] = {}
     for name in run.data.metrics:
         history = client.get_metric_history(run.info.run_id, name)
         for m in sorted(history, key=lambda m: m.timestamp):  # of a step made again, the last
             points.setdefault(m.step, {})[f"metrics.{name}"] = m.value
     label = run.info.run_name or run.info.run_id
-    return TrackedRun(label, run.info.status, settings, {}, by_step(points))
+    return TrackedRun(label, run.info.status, settings, {}, service.by_step(points))

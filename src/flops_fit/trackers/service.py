@@ -12,34 +12,21 @@ from flops_fit.errors import MissingExtraError, TableError
 from flops_fit.records import Experiment, Run, canonical_json, finite_json
 from flops_fit.trackers.tracker import Tracker
 
+_SETTING_CHARACTERS = 250  # all services accept these
+
 
 def needs(package: str, extra: str, who: str) -> None:
-    """Refuse where a package is missing, without importing it.
-
-    Raises
-    ------
-    MissingExtraError
-        It is not installed.
-    """
+    """Refuse where a package is not installed, without importing it."""
     spec = importlib.util.find_spec(package)
     # A folder of runs, such as ./wandb, looks like a package without an origin.
     if spec is None or spec.origin is None:
         raise MissingExtraError(package, extra, who)
 
 
-_SETTING_CHARACTERS = 250  # all services accept these
-
-
 class Service(Tracker):
-    """A tracker that keeps a client, a run or a writer open during a run.
+    """A tracker that keeps a client, a run or a writer open during a run."""
 
-    Attributes
-    ----------
-    opened
-        ``None`` before the first ``start`` and after each end. It is not pickled.
-    """
-
-    opened: Any = None
+    opened: Any = None  # before the first start and after each end; never pickled
 
     def finish(self, run: Run) -> None:
         """Record the held-out loss and that the run is complete."""
@@ -65,8 +52,8 @@ class Service(Tracker):
 def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
     """The settings of a run: flat, plain, and the same at each start.
 
-    ``planned_flops`` is C at the end of the schedule; compared with ``flops`` of :func:`reading` it
-    shows whether a run was completed. D does not show it where targets are masked.
+    ``planned_flops`` is C at the end of the schedule: ``flops`` of :func:`reading` reaches it in a
+    completed run, also where masked targets keep D below ``planned_tokens``.
     """
     values = {
         "id": experiment.id,
@@ -89,18 +76,17 @@ def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
     }
     out: dict[str, int | float | str | bool] = {}
     for name, value in flat(finite_json(values)).items():
-        if isinstance(value, int | float | str | bool):
-            out[name] = value[:_SETTING_CHARACTERS] if isinstance(value, str) else value
+        if isinstance(value, int | float):
+            out[name] = value
         elif value is not None:
-            out[name] = canonical_json(value)[:_SETTING_CHARACTERS]
+            text = value if isinstance(value, str) else canonical_json(value)
+            out[name] = text[:_SETTING_CHARACTERS]
     return out
 
 
 def reading(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, float]:
-    """A line of ``metrics.jsonl`` under the names of a table of runs, with C so far.
-
-    Masked positions cost FLOPs too, so C is counted by steps, as in ``Run.flops``.
-    """
+    """A line of ``metrics.jsonl`` under the names of a table of runs, with C so far."""
+    # Masked positions cost FLOPs too, so C is counted by steps, as in Run.flops.
     spent = experiment.flops_per_sample * experiment.batch_size * values["step"]
     named = {"tokens": values["units"], "flops": spent, "train_loss": values["loss"]}
     rest = {k: v for k, v in values.items() if k not in ("step", "units", "loss")}
@@ -190,7 +176,11 @@ class TrackedRuns:
     @property
     def unit(self) -> str:
         """What D counts, where this library tracked all runs and they agree."""
-        units = {_own_unit(run) for run in self.runs}
+        units = set()
+        for run in self.runs:
+            scopes = [name.removesuffix("unit") for name in run.settings if name.endswith(".unit")]
+            own = [scope for scope in scopes if f"{scope}planned_flops" in run.settings]
+            units.add(str(run.settings[f"{own[0]}unit"]) if own else "")
         return (units.pop() if len(units) == 1 else "") or "tokens"
 
 
@@ -231,8 +221,7 @@ def by_step(points: Mapping[int, Mapping[str, Any]]) -> tuple[Mapping[str, Any],
 def _added(runs: Sequence[TrackedRun], add: Add, where: str) -> list[TrackedRun]:
     """Each run with what ``add`` computes from its settings, and from them and each point.
 
-    A single point may lack a value, as not everything is logged at every step; an error is raised
-    if the value is missing everywhere.
+    Not everything is logged at every step, so a value may be missing, but not everywhere.
     """
     missing: KeyError | None = None
     calls = 0
@@ -258,11 +247,3 @@ def _added(runs: Sequence[TrackedRun], add: Add, where: str) -> list[TrackedRun]
             f"add= asks for {missing}, which no run of {where} has; they have {names}."
         )
     return out
-
-
-def _own_unit(run: TrackedRun) -> str:
-    for heading, value in run.settings.items():
-        scope, _, name = heading.rpartition(".")
-        if name == "unit" and f"{scope}.planned_flops" in run.settings:
-            return str(value)
-    return ""

@@ -10,18 +10,11 @@ from typing import Any
 
 from flops_fit.errors import TableError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers.service import (
-    Add,
-    Service,
-    TrackedRun,
-    TrackedRuns,
-    by_step,
-    ending,
-    needs,
-    reading,
-    settings,
-    tracked_runs,
-)
+from flops_fit.trackers import service
+from flops_fit.trackers.service import Add, Service, TrackedRun, TrackedRuns
+
+_EVERY_EVENT = {"scalars": 0, "tensors": 0}  # other numbers would draw a random sample
+_STARTED = "_hparams_/session_start_info"
 
 
 class TensorBoardTracker(Service):
@@ -43,7 +36,7 @@ class TensorBoardTracker(Service):
     """
 
     def __init__(self, folder: str | Path = "tensorboard"):
-        needs("tensorboard", "tensorboard", "TensorBoardTracker")
+        service.needs("tensorboard", "tensorboard", "TensorBoardTracker")
         self.folder = Path(folder).resolve()
 
     def start(self, experiment: Experiment) -> None:
@@ -54,7 +47,7 @@ class TensorBoardTracker(Service):
         """One scalar for each number of the reading."""
         if self.opened is None:
             self._open(experiment, values["units"])
-        self._scalars(reading(experiment, values), values["units"])
+        self._summaries(service.reading(experiment, values), values["units"])
 
     def _open(self, experiment: Experiment, units: int) -> None:
         """A new file, which takes back all points from these units on in the files before it."""
@@ -66,11 +59,11 @@ class TensorBoardTracker(Service):
         self.opened = EventFileWriter(str(self.folder / f"{name}_{experiment.id}"))
         self._write(units, session_log=SessionLog(status=SessionLog.START))
         began = SessionStartInfo(start_time_secs=time.time())
-        for setting, value in settings(experiment).items():
+        for setting, value in service.settings(experiment).items():
             kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
             setattr(began.hparams[setting], kind, value)
         self._hparams(session_start_info=began)
-        self._texts({"state": "running"}, units)
+        self._summaries({"state": "running"}, units)
 
     def end(self, run: Run) -> None:
         """The last scalars; the state and its reason as texts; the status of the HParams tab."""
@@ -79,19 +72,12 @@ class TensorBoardTracker(Service):
 
         if self.opened is None:  # it ended before its first reading
             self._open(run.experiment, run.tokens)
-        self._scalars(ending(run), run.tokens)
-        self._texts({"state": run.state, "reason": run.reason}, run.tokens)
+        last = {**service.ending(run), "state": run.state, "reason": run.reason}
+        self._summaries(last, run.tokens)
         word = "STATUS_SUCCESS" if run.state == "completed" else "STATUS_FAILURE"
         ended = SessionEndInfo(status=Status.Value(word), end_time_secs=time.time())
         self._hparams(session_end_info=ended)
         self.release().close()
-
-    def _scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers in double precision, where TensorBoard's own functions round to single."""
-        self._summaries({k: (v, "float64", "scalars") for k, v in values.items()}, step)
-
-    def _texts(self, values: Mapping[str, str], step: int) -> None:
-        self._summaries({k: ([v.encode()], None, "text") for k, v in values.items()}, step)
 
     def _hparams(self, **content: Any) -> None:
         """One of the messages that the HParams tab reads, under a tag of its own name."""
@@ -108,17 +94,21 @@ class TensorBoardTracker(Service):
         )
         self._write(0, summary=summary)
 
-    def _summaries(self, values: Mapping[str, tuple[Any, Any, str]], step: int) -> None:
+    def _summaries(self, values: Mapping[str, float | str], step: int) -> None:
+        """Texts, and numbers in double precision, which TensorBoard's own functions round."""
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.util.tensor_util import make_tensor_proto
 
         summary = Summary()
-        for tag, (value, dtype, plugin) in values.items():
-            shown = SummaryMetadata(
-                plugin_data=SummaryMetadata.PluginData(plugin_name=plugin),
-                data_class="DATA_CLASS_SCALAR" if dtype else "DATA_CLASS_TENSOR",
-            )
-            tensor = make_tensor_proto(value, dtype=dtype)
+        for tag, value in values.items():
+            if isinstance(value, str):
+                tensor = make_tensor_proto([value.encode()])
+                plugin, data_class = "text", "DATA_CLASS_TENSOR"
+            else:
+                tensor = make_tensor_proto(value, dtype="float64")
+                plugin, data_class = "scalars", "DATA_CLASS_SCALAR"
+            data = SummaryMetadata.PluginData(plugin_name=plugin)
+            shown = SummaryMetadata(plugin_data=data, data_class=data_class)
             summary.value.add(tag=tag, metadata=shown, tensor=tensor)
         self._write(step, summary=summary)
 
@@ -127,10 +117,6 @@ class TensorBoardTracker(Service):
 
         self.opened.add_event(Event(wall_time=time.time(), step=step, **content))
         self.opened.flush()
-
-
-_EVERY_EVENT = {"scalars": 0, "tensors": 0}  # other numbers would draw a random sample
-_STARTED = "_hparams_/session_start_info"
 
 
 def read_tensorboard(
@@ -169,7 +155,7 @@ def read_tensorboard(
     ...     add=lambda row: {"params": sizes[row["label"]], "tokens": 65536 * row["step"]},
     ... )
     """
-    needs("tensorboard", "tensorboard", "read_tensorboard")
+    service.needs("tensorboard", "tensorboard", "read_tensorboard")
     root = Path(folder)
     folders = sorted({path.parent for path in root.rglob("*tfevents*") if path.is_file()})
     if not folders:
@@ -177,11 +163,12 @@ def read_tensorboard(
             f"expected event files of TensorBoard, named *tfevents*, below {root}; there are none."
         )
     read = [(str(path.relative_to(root)), _run(path, root)) for path in folders]
-    return tracked_runs(read, f"TensorBoard's {root}", complete, add)
+    return service.tracked_runs(read, f"TensorBoard's {root}", complete, add)
 
 
 def _run(folder: Path, root: Path) -> TrackedRun:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
 
     events = EventAccumulator(str(folder), size_guidance=_EVERY_EVENT).Reload()
     points: dict[int, dict[str, Any]] = {}
@@ -192,7 +179,7 @@ def _run(folder: Path, root: Path) -> TrackedRun:
     for tag in events.Tags()["tensors"]:
         kind = events.SummaryMetadata(tag).plugin_data.plugin_name
         for event in events.Tensors(tag) if kind in ("scalars", "text") else ():
-            value = _value(event.tensor_proto)
+            value = make_ndarray(event.tensor_proto).reshape(-1)[0]
             if kind == "scalars":
                 points.setdefault(event.step, {})[tag] = float(value)
             else:
@@ -201,13 +188,7 @@ def _run(folder: Path, root: Path) -> TrackedRun:
     label = settings.get("hparams.label", str(folder.relative_to(root)))
     # A text "state" means ours only where the settings are ours too.
     state = texts.get("state", "") if "hparams.planned_flops" in settings else ""
-    return TrackedRun(label, state, settings, {}, by_step(points))
-
-
-def _value(tensor: Any) -> Any:
-    from tensorboard.util.tensor_util import make_ndarray
-
-    return make_ndarray(tensor).reshape(-1)[0]
+    return TrackedRun(label, state, settings, {}, service.by_step(points))
 
 
 def _settings(events: Any) -> dict[str, Any]:

@@ -83,13 +83,7 @@ _ERROR_CHARACTERS = 300  # some services answer with a page
 
 
 class Tracking:
-    """Passes what happens to one run on to its trackers, and drops those that raise.
-
-    Attributes
-    ----------
-    notes
-        Which tracker failed, at what and how; one line each.
-    """
+    """Passes what happens to one run on to its trackers; drops those that raise, with a note."""
 
     def __init__(self, experiment: Experiment, trackers: Sequence[Tracker] = ()) -> None:
         self.notes: list[str] = []
@@ -127,15 +121,15 @@ class Tracking:
 
 
 _ARGUMENTS = {
-    "start": ("experiment",),
-    "log": ("experiment", "values"),
-    "finish": ("run",),
-    "fail": ("run",),
+    "start": ["experiment"],
+    "log": ["experiment", "values"],
+    "finish": ["run"],
+    "fail": ["run"],
 }
 _NAMED = {
     "mlflow": "flops_fit.trackers.mlflow:MLflowTracker",
     "tensorboard": "flops_fit.trackers.tensorboard:TensorBoardTracker",
-    "trackio": "flops_fit.trackers.trackio:TrackioTracker",
+    "trackio": "flops_fit.trackers.wandb:TrackioTracker",
     "wandb": "flops_fit.trackers.wandb:WandbTracker",
 }
 
@@ -173,44 +167,35 @@ def _checked(tracker: Any, name: str) -> Tracker:
             f"{name}: expected a tracker; got the class {tracker.__name__}. "
             f"Make one: {tracker.__name__}(...)."
         )
+    kind = type(tracker).__name__
     missing = [m for m in _ARGUMENTS if not callable(getattr(tracker, m, None))]
     if missing:
         raise InputTypeError(
             f"{name}: expected an object with the methods {', '.join(_ARGUMENTS)}; "
-            f"{type(tracker).__name__} lacks {', '.join(missing)}. Inherit from "
+            f"{kind} lacks {', '.join(missing)}. Inherit from "
             "flops_fit.trackers.Tracker, which has them all and does nothing."
         )
     for method, arguments in _ARGUMENTS.items():
-        _check_arguments(tracker, method, arguments, name)
-    _check_picklable(tracker, name)
-    usable: Tracker = tracker
-    return usable
-
-
-def _check_arguments(tracker: Any, method: str, arguments: tuple[str, ...], name: str) -> None:
-    try:
-        signature = inspect.signature(getattr(tracker, method))
-    except (TypeError, ValueError):  # code without a signature is found out when called
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise InputTypeError(
-            f"{name}: expected {type(tracker).__name__}.{method}({', '.join(arguments)}); it takes "
-            f"{signature} ({error}). Change its arguments."
-        ) from None
-
-
-def _check_picklable(tracker: Any, name: str) -> None:
+        try:
+            signature = inspect.signature(getattr(tracker, method))
+        except (TypeError, ValueError):  # code without a signature fails when it is called
+            continue
+        try:
+            signature.bind(*arguments)
+        except TypeError as error:
+            raise InputTypeError(
+                f"{name}: expected {kind}.{method}({', '.join(arguments)}); it takes {signature} "
+                f"({error}). Change its arguments."
+            ) from None
     try:
         import cloudpickle
     except ImportError:  # then no executor can send it anywhere
-        return
+        return tracker  # type: ignore[no-any-return]
     try:
         cloudpickle.dumps(tracker)
     except Exception as error:  # pickling runs the user's code
         raise InputTypeError(
-            f"{name}: expected a tracker that can be pickled, as workers get copies; "
-            f"{type(tracker).__name__} cannot ({error_line(error)}). Open files and connections in "
-            "start()."
+            f"{name}: expected a tracker that can be pickled, as workers get copies; {kind} cannot "
+            f"({error_line(error)}). Open files and connections in start()."
         ) from error
+    return tracker  # type: ignore[no-any-return]

@@ -1,26 +1,18 @@
-"""Weights & Biases: follow runs there, and read runs from there."""
+"""Weights & Biases: follow runs there, and read runs from there; trackio: follow runs there."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
 from flops_fit.checks import check_choice
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers.service import (
-    Add,
-    Service,
-    TrackedRun,
-    TrackedRuns,
-    ending,
-    flat,
-    needs,
-    reading,
-    settings,
-    tracked_runs,
-)
+from flops_fit.trackers import service
+from flops_fit.trackers.service import Add, Service, TrackedRun, TrackedRuns, flat
 
 _EXIT_CODES = {"completed": 0, "preempted": 143}  # 143: a shell's code for SIGTERM
 _ATTRIBUTES = ("config", "summary", "state", "name")  # of a run of W&B
@@ -57,7 +49,7 @@ class WandbTracker(Service):
         mode: Literal["auto", "online", "offline"] = "auto",
         folder: str | Path = ".",
     ):
-        needs("wandb", "wandb", "WandbTracker")
+        service.needs("wandb", "wandb", "WandbTracker")
         check_choice("mode", mode, ("auto", "online", "offline"))
         self.project, self.entity = project, entity
         self.mode, self.folder = mode, Path(folder).resolve()
@@ -72,7 +64,7 @@ class WandbTracker(Service):
             entity=self.entity,
             id=experiment.id,
             name=experiment.label,
-            config=settings(experiment),
+            config=service.settings(experiment),
             dir=str(self.folder),
             mode=self._mode(),
             resume="allow",
@@ -85,14 +77,14 @@ class WandbTracker(Service):
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """One row of the history."""
-        self.opened.log(reading(experiment, values))
+        self.opened.log(service.reading(experiment, values))
 
     def end(self, run: Run) -> None:
         """A last row; the state and its reason in the summary; W&B's own state."""
         if run.state == "preempted":
             self.opened.mark_preempting()
         opened = self.release()
-        opened.log(ending(run))
+        opened.log(service.ending(run))
         opened.summary.update({"state": run.state, "reason": run.reason})
         opened.finish(exit_code=_EXIT_CODES.get(run.state, 1))
 
@@ -109,6 +101,58 @@ class WandbTracker(Service):
                 "none. Run `wandb login` there or set WANDB_API_KEY, or take mode='offline'."
             )
         return "offline"
+
+
+class TrackioTracker(Service):
+    """Each run as a run of one trackio project, named by its label and id.
+
+    Settings are its config, readings its metrics by step, among them ``tokens`` and ``flops``; the last
+    ones have ``state`` and ``reason``. A run that goes on is continued by its name.
+
+    Parameters
+    ----------
+    project
+        As trackio has it.
+    space
+        A Hugging Face Space, ``"user/name"``; by default what ``TRACKIO_SPACE_ID`` says, else the
+        folder ``TRACKIO_DIR`` of this machine.
+
+    Raises
+    ------
+    MissingExtraError
+        trackio is not installed.
+    """
+
+    def __init__(self, project: str = "flops-fit", space: str | None = None):
+        service.needs("trackio", "trackio", "TrackioTracker")
+        self.project, self.space = project, space
+
+    def start(self, experiment: Experiment) -> None:
+        """Begin the run, or go on with it."""
+        import trackio
+
+        with redirect_stdout(io.StringIO()):  # its greetings would break the live display
+            self.opened = trackio.init(
+                project=self.project,
+                name=f"{experiment.label} {experiment.id}",
+                space_id=self.space,
+                config=service.settings(experiment),
+                resume="allow",
+                embed=False,
+            )
+
+    def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
+        """One row of metrics."""
+        self.opened.log(service.reading(experiment, values), step=values["step"])
+
+    def end(self, run: Run) -> None:
+        """A last row with the state and its reason, and the held-out loss of a complete run."""
+        import trackio
+
+        last = {**service.ending(run), "state": run.state, "reason": run.reason}
+        self.release().log(last, step=service.last_step(run))
+        with redirect_stdout(io.StringIO()):
+            trackio.finish()
 
 
 def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> TrackedRuns:
@@ -160,24 +204,18 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
                 f"expected runs of W&B, which have {', '.join(_ATTRIBUTES)}; "
                 f"{type(run).__name__} lacks {', '.join(lacks)}."
             )
-        points, part = _points(run)
-        sampled = sampled or part
+        whole = hasattr(run, "scan_history")
+        history = run.scan_history() if whole else ()
+        if not whole and hasattr(run, "history"):
+            history, sampled = run.history(pandas=False), True
+        points = tuple(map(_plain, history))
         last = {k: v for k, v in _plain(run.summary).items() if not any(k in p for p in points)}
         config = flat(dict(run.config), "config.")
         name = str(run.name or run.id)
         id = str(getattr(run, "id", "") or len(read) + 1)
         read.append((id, TrackedRun(name, str(run.state or ""), config, last, points)))
     note = "Histories are samples, as history() gives them: the last point may be missing."
-    return tracked_runs(read, "W&B's runs", complete, add, (note,) if sampled else ())
-
-
-def _points(run: Any) -> tuple[tuple[Mapping[str, Any], ...], bool]:
-    """The history in the order of logging, and whether it may be a sample only."""
-    if hasattr(run, "scan_history"):
-        return tuple(map(_plain, run.scan_history())), False
-    if hasattr(run, "history"):
-        return tuple(map(_plain, run.history(pandas=False))), True
-    return (), False
+    return service.tracked_runs(read, "W&B's runs", complete, add, (note,) if sampled else ())
 
 
 def _plain(values: Any) -> dict[str, Any]:
