@@ -31,11 +31,11 @@ _LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 class SizePolynomial:
     """Whole numbers that are polynomials of the size, as long as every trace agrees.
 
-    ``traced`` maps a size to the values there: FLOPs first, then what can be read off the built
-    model. A polynomial of degree p through p + 1 traced sizes is used once it reproduces all
-    values of all other traced sizes exactly, at least two.
+    A polynomial of degree p through p + 1 traced sizes is used once it reproduces all values of
+    all other traced sizes exactly, at least two.
     """
 
+    # At each size the FLOPs, then what can be read off the built model.
     traced: dict[int, Values] = field(default_factory=dict)
     _base: list[int] | None = None
 
@@ -59,8 +59,9 @@ class SizePolynomial:
         if self._base is None or not near:
             return None
         values = self._evaluate(self._base, size)
-        agrees = values is not None and values[1:] == structure
-        return values[0] if agrees and values is not None and values[0] < _LARGEST_EXACT else None
+        if values is None or values[1:] != structure or values[0] >= _LARGEST_EXACT:
+            return None
+        return values[0]
 
     def _evaluate(self, base: list[int], size: int) -> Values | None:
         """Lagrange's polynomial through the values at ``base``; ``None`` where it is not whole."""
@@ -92,20 +93,17 @@ def model_structure(model: Any) -> Mapping[str, int]:
 class FlopsCounter:
     """Counts training FLOPs per unit at a size; remembers each count.
 
-    A trace counts exactly, and takes a tenth of a second. Where traces at several sizes show that
-    FLOPs are a polynomial of a whole-number size, and a built model has the structure that the same
-    polynomials predict, its FLOPs are computed from them: they are the same whole number.
-
-    ``batch`` is one example batch, ``None`` where there is no data to look at. ``units`` is its
-    number of units.
+    A trace counts exactly, and takes a tenth of a second. Where traces show that FLOPs are a
+    polynomial of a whole-number size, and a built model has the structure that the same polynomials
+    predict, its FLOPs are computed from them: they are the same whole number.
     """
 
     spec: ModelSpec
     objective: Objective
     method: FlopsMethod
     unit: str
-    batch: Any = None
-    units: float = 1.0
+    batch: Any = None  # an example; None where there is no data to look at
+    units: float = 1.0  # in that batch
     notes: list[str] = field(default_factory=list)
     _known: dict[str, float] = field(default_factory=dict)
     _polynomials: dict[tuple[str, ...], SizePolynomial] = field(default_factory=dict)
@@ -139,9 +137,22 @@ class FlopsCounter:
     def per_unit(self, size: Size) -> float:
         """Training FLOPs per unit at a size that the constructor accepts."""
         key = repr(size)
-        if key not in self._known:
-            self._known[key] = self._count(size)
-        return self._known[key]
+        if key in self._known:
+            return self._known[key]
+        if callable(self.method):
+            value = float(self.method(self.spec.build_meta(size)))
+            if not 0 < value < float("inf"):
+                raise InputError(
+                    f"flops: the function returned {value!r}; expected FLOPs per unit > 0."
+                )
+        elif self.method == "6nd":
+            if self.batch is not None and self.unit != "tokens":
+                self._refuse_reused_weights(size)
+            value = self.per_unit_6nd(size)
+        else:
+            value = self._measure(self.spec.build_meta(size), size) / self.units
+        self._known[key] = value
+        return value
 
     def per_unit_6nd(self, size: Size) -> float:
         """6·N with N the total: the usual estimate, one position to a unit."""
@@ -153,35 +164,12 @@ class FlopsCounter:
             return LinearFlops(6.0)
         counts = {float(self.spec.require(s).total): self.per_unit(s) for s in sizes}
         near = self._count_near if self.spec.size_param is not None else None
-        return InterpolatedFlops(counts, near, self.description)
-
-    @property
-    def description(self) -> str:
-        """Where F(N) comes from, in words."""
-        if self.method == "6nd":
-            return "6·N per unit"
-        if callable(self.method):
-            return "counted by the user's function"
-        return "counted on the traced model"
+        by = "by the user's function" if callable(self.method) else "on the traced model"
+        return InterpolatedFlops(counts, near, f"counted {by}")
 
     def _count_near(self, params: float) -> tuple[float, float] | None:
         nearest = self.spec.nearest(params)
         return None if nearest is None else (float(nearest[1].total), self.per_unit(nearest[0]))
-
-    def _count(self, size: Size) -> float:
-        if self.method == "6nd":
-            if self.batch is not None:
-                self._refuse_reused_weights(size)
-            return self.per_unit_6nd(size)
-        model = self.spec.build_meta(size)
-        if callable(self.method):
-            value = float(self.method(model))
-            if not 0 < value < float("inf"):
-                raise InputError(
-                    f"flops: the function returned {value!r}; expected FLOPs per unit > 0."
-                )
-            return value
-        return self._measure(model, size) / self.units
 
     def _measure(self, model: Any, size: Size) -> float:
         """FLOPs of both passes on the batch, from verified polynomials or from a trace."""
@@ -201,21 +189,38 @@ class FlopsCounter:
 
     def _trace(self, model: Any, size: Size) -> float:
         """FLOPs of both passes on the batch, counted."""
-        meta = map_tensors(self.batch, lambda t: t.to("meta"))
+        batch = map_tensors(self.batch, lambda t: t.to("meta"))
         if hasattr(model, "to"):
             model = model.to("meta")
+
+        def loss() -> Any:
+            if self.objective.step_fn is not None:
+                return self.objective(model, batch)[0]
+            return check_loss(self.objective.mean(model, batch))
+
+        def summed_output() -> Any:
+            leaves: list[Any] = []
+            map_tensors(self.objective.output(model, batch), leaves.append)
+            return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
+
         try:
-            traced = trace_flops(lambda: self._loss(model, meta), model)
+            traced = trace_flops(loss, model)
         except LossError:
             raise
         except Exception as error:  # the user's model and loss may raise anything
             # A loss may read values (a mask, an .item()), which a trace does not have.
             try:
-                traced = trace_flops(lambda: self._summed_output(model, meta), model)
+                traced = trace_flops(summed_output, model)
             except Exception:
                 return self._untraced(model, size, error)
         self._note(*(f"FLOPs: {note}." for note in traced.notes))
-        self._note_experts(model, size)
+        experts, params = find_experts(model), self.spec.require(size)
+        if experts and params.active >= params.total:
+            self._note(
+                f"The model has experts ({experts[0].name}: {experts[0].number}) and does not say how "
+                "many a unit passes: FLOPs are those of the experts that the trace ran, and N is of "
+                "all. Declare active_params() on the model to have both."
+            )
         if traced.total <= 0:
             raise InputError(
                 "flops: no matrix product, convolution or attention was seen in the model. "
@@ -234,47 +239,24 @@ class FlopsCounter:
                 "exact count give flops= a function (model) -> training FLOPs per unit."
             )
             return 6.0 * params.active * self.units
-        experts = find_experts(model)
-        routing = (
-            f"Its experts ({experts[0].name}) take tokens by their values, which a trace does not "
-            "have: declare active_params() on the model, those that one token passes. "
-            if experts
-            else ""
-        )
+        routing = ""
+        if experts := find_experts(model):
+            routing = (
+                f"Its experts ({experts[0].name}) take tokens by their values, which a trace does not "
+                "have: declare active_params() on the model, those that one token passes. "
+            )
         raise InputError(
-            f"flops: {self.spec.reference} raised {type(error).__name__} when it was traced "
-            f"on the first batch without values: {error}. {routing}Fix the model if it fails on "
-            "real batches too; if only tracing fails, "
-            "give flops='6nd', or a function (model) -> training FLOPs per unit."
+            f"flops: {self.spec.reference} raised {type(error).__name__} when it was traced on the "
+            f"first batch without values: {error}. {routing}Fix the model if it fails on real batches "
+            "too; if only tracing fails, give flops='6nd', or a function (model) -> training FLOPs "
+            "per unit."
         ) from error
 
     def _note(self, *sentences: str) -> None:
         self.notes.extend(s for s in sentences if s not in self.notes)
 
-    def _note_experts(self, model: Any, size: Size) -> None:
-        experts = find_experts(model)
-        params = self.spec.require(size)
-        if experts and params.active >= params.total:
-            self._note(
-                f"The model has experts ({experts[0].name}: {experts[0].number}) and does not say how "
-                "many a unit passes: FLOPs are those of the experts that the trace ran, and N is of "
-                "all. Declare active_params() on the model to have both."
-            )
-
-    def _loss(self, model: Any, batch: Any) -> Any:
-        if self.objective.step_fn is not None:
-            return self.objective(model, batch)[0]
-        return check_loss(self.objective.mean(model, batch))
-
-    def _summed_output(self, model: Any, batch: Any) -> Any:
-        leaves: list[Any] = []
-        map_tensors(self.objective.output(model, batch), leaves.append)
-        return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
-
     def _refuse_reused_weights(self, size: Size) -> None:
         """6N counts a weight once a unit; refuse where a unit is known to pass it more often."""
-        if self.unit == "tokens":
-            return
         import torch
 
         model = self.spec.build_meta(size)
