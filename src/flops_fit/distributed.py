@@ -1,8 +1,8 @@
 """The processes ("ranks") that train one run together, each on its share of every batch.
 
 Tensors (losses, gradients) are exchanged between devices; decisions between hosts, without waiting
-for a device. Every rank has to take part in every exchange, so each decision also carries whether a
-rank has failed: one that fails in the user's code says so at the next decision.
+for a device. Every rank takes part in every exchange, so each decision also carries whether a rank
+has failed in the user's code.
 """
 
 from __future__ import annotations
@@ -39,13 +39,12 @@ class PeerError(Exception):
 class Ranks:
     """The place of this process among those that train a run together; alone by default.
 
-    Rank 0 is the main one: it alone reads and writes the output directory. ``control`` is the
-    process group for decisions between hosts.
+    Rank 0 alone reads and writes the output directory.
     """
 
     rank: int = 0
     size: int = 1
-    control: Any = None
+    control: Any = None  # the process group for decisions between hosts
 
     @property
     def is_main(self) -> bool:
@@ -67,10 +66,7 @@ class Ranks:
         return tuple(values[1 : 1 + len(flags)].tolist())
 
     def all_gather(self, value: Any, *, check: bool = True) -> list[Any]:
-        """Every rank's value, in their order, on every rank.
-
-        PeerError where a rank failed before it could give one; without ``check`` none may fail.
-        """
+        """Every rank's value, in order; PeerError where one failed first, unless ``check`` is off."""
         if self.size == 1:
             return [value]
         if check:
@@ -105,9 +101,8 @@ class Ranks:
         for bucket, flat, work in under_way:
             work.wait()
             parts = torch.split(flat, [t.numel() for t in bucket])
-            torch._foreach_copy_(
-                list(bucket), [p.view_as(t) for p, t in zip(parts, bucket, strict=True)]
-            )
+            views = [part.view_as(t) for part, t in zip(parts, bucket, strict=True)]
+            torch._foreach_copy_(bucket, views)
 
     def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes rank 0's, in place."""
@@ -121,12 +116,8 @@ class Ranks:
             tensor.detach().copy_(contiguous)
 
     def shard(self, samples: int) -> tuple[int, int]:
-        """First and last of the ``samples`` of a batch that are this rank's, the last excluded.
+        """First and last of a batch's ``samples`` that are this rank's, the last excluded.
 
-        Shards differ by one sample at most; with fewer samples than ranks some are empty.
-
-        Examples
-        --------
         >>> [Ranks(rank, 3).shard(8) for rank in range(3)]
         [(0, 2), (2, 5), (5, 8)]
         """
@@ -139,16 +130,14 @@ ALONE = Ranks()
 def launched() -> int:
     """How many processes were started together, by the launcher's environment variables.
 
-    InputError where a launcher was asked for several processes and started one, or was asked to
-    shard the model, which is not supported.
+    InputError where it is to shard the model, or started fewer processes than it was asked for.
     """
     size = max(int(os.environ.get(variable, "1")) for variable in _SIZES)
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise InputError(
                 f"data parallel: expected ranks that each hold the whole model; {variable} asks for "
-                f"{name}, which shards it and is not supported. Launch without it; models "
-                "that do not fit on one device are not supported."
+                f"{name}, which shards it. Launch without it; sharded models are not supported."
             )
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
     if by_accelerate and "MASTER_ADDR" in os.environ and "LOCAL_RANK" not in os.environ:
@@ -160,14 +149,9 @@ def launched() -> int:
 
 
 def rank_device(device: str) -> str:
-    """The device of this rank: of several of a kind, the one with its local rank as number.
-
-    InputError where every rank was given the same device, or one without communication.
-    """
-    if launched() == 1:
-        return device
+    """The device with this rank's local number; InputError for one that all ranks would share."""
     kind, _, number = device.partition(":")
-    if kind == "cpu":
+    if launched() == 1 or kind == "cpu":
         return device
     mine = os.environ.get("LOCAL_RANK", "0")
     if kind not in ("cuda", "xpu") or number not in ("", mine):
@@ -179,9 +163,8 @@ def rank_device(device: str) -> str:
 
 
 def join_ranks(device: str) -> Ranks:
-    """Join the other ranks, through Accelerate; alone where there are none.
+    """Join the other ranks by Accelerate, which chooses the backend (NCCL, Gloo) by the device.
 
-    Accelerate chooses the backend by the device: NCCL between CUDA devices, Gloo between CPUs.
     InputError where not as many processes joined as the launcher announced.
     """
     size = launched()

@@ -51,19 +51,13 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
 def write_output(path: Path, content: str | bytes) -> None:
     """Write a file that the user named: a link, pipe or device is written to, not replaced."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_bytes(_encoded(content))
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     else:
         write_atomic(path, content)
 
 
 def write_new(path: Path, content: str) -> bool:
-    """Create a whole file, if there is none; of several that try, one succeeds.
-
-    Returns
-    -------
-    bool
-        Whether this call created it.
-    """
+    """Create a whole file if there is none; whether this call did, as one of several does."""
     with _written(path, content, durable=True) as temporary:
         created = link_new(temporary, path)
         if created:
@@ -75,9 +69,8 @@ def write_new(path: Path, content: str) -> bool:
 def link_new(temporary: Path, path: Path) -> bool:
     """Give a finished file a second name, if that is free; whether this call did.
 
-    Linking is atomic and exclusive on NFS as well. Where a file system has no hard links, the name
-    is taken by an exclusive create and the content follows: a crash in between leaves a torn file,
-    which all our readers recognise and set aside.
+    Linking is atomic and exclusive on NFS as well. Without hard links the name is taken by an
+    exclusive create: a crash before the content leaves a torn file, which readers set aside.
     """
     try:
         os.link(temporary, path)
@@ -87,7 +80,16 @@ def link_new(temporary: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        return _create_new(path, temporary.read_bytes())
+        content = temporary.read_bytes()
+        try:
+            with path.open("xb") as handle:
+                handle.write(content)
+                flush_file(handle)
+        except FileExistsError:
+            return False
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
     return True
 
 
@@ -135,13 +137,7 @@ def flush_directory(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values as strict JSON, with null for what is not finite.
-
-    Raises
-    ------
-    OutputError
-        ``path`` cannot be written.
-    """
+    """Write plain values as strict JSON, with null for what is not finite; may raise OutputError."""
     text = json.dumps(finite_json(content), indent=1, allow_nan=False, default=float)
     with output_errors(path):
         write_atomic(path, text)
@@ -152,8 +148,6 @@ def csv_text(
 ) -> str:
     """Rows as CSV under a line of names: ``columns``, or all that the rows have, in their order.
 
-    Examples
-    --------
     >>> csv_text([{"params": 8, "loss": 2.5}, {"params": 9, "note": None}], line_end=";")
     'params,loss,note;8,2.5,;9,,;'
     """
@@ -192,17 +186,13 @@ def unwritable(path: Path, error: OSError, argument: str = "output_dir") -> Outp
     return OutputError(f"{argument}: {path} cannot be written ({reason}).{kept} {todo}.")
 
 
-def _encoded(content: str | bytes) -> bytes:
-    return content.encode() if isinstance(content, str) else content
-
-
 @contextmanager
 def _written(path: Path, content: str | bytes, durable: bool) -> Iterator[Path]:
     """A temporary file with the content; removed when the block ends."""
     temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as handle:
-            handle.write(_encoded(content))
+            handle.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 flush_file(handle)
         yield temporary
@@ -211,26 +201,12 @@ def _written(path: Path, content: str | bytes, durable: bool) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _create_new(path: Path, content: bytes) -> bool:
-    try:
-        with path.open("xb") as handle:
-            handle.write(content)
-            flush_file(handle)
-    except FileExistsError:
-        return False
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return True
-
-
 def _rename(temporary: Path, path: Path) -> None:
     """Put a finished file in place; on Windows that fails while somebody reads the old one."""
     for _ in range(_RENAMES if sys.platform == "win32" else 0):
         try:
             temporary.replace(path)
+            return
         except PermissionError:
             time.sleep(_RENAME_SECONDS)
-        else:
-            return
     temporary.replace(path)

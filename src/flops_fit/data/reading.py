@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def _not_numeric(value: Any, where: str) -> str:
         return f"None in {where}"
     if isinstance(value, Mapping):
         items = [(f"{where}[{k!r}]", v) for k, v in value.items()]
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    elif _is_dataclass(value):
         items = [(f"{where}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
     elif isinstance(value, list) and not any(hasattr(v, "shape") for v in value):
         return f"a list of {len(value)} in {where}"  # of numbers, which default_collate transposes
@@ -93,11 +93,9 @@ def fetch(dataset: Any, indices: Sequence[int]) -> list[Any]:
 
 @dataclass
 class Reader:
-    """Makes batches of a map-style data set.
+    """Makes batches of a map-style data set, each sample seeded from its own key.
 
-    Each sample is read as if torch's, NumPy's and Python's global generators were seeded from its own
-    key, and the generators are put back. Until a batch draws a random number, batches are read at
-    once and only checked for that, as seeding each sample costs 8 µs.
+    Batches are read at once until one draws a random number, as seeding each sample costs 8 µs.
     """
 
     dataset: Any
@@ -111,25 +109,21 @@ class Reader:
         if not len(indices):
             return None
         numbers: list[int] = keys.tolist()
+        samples: list[Any] = []
         with rng.kept():
-            samples = self._samples(indices.tolist(), numbers)
+            if self._by_batch:
+                seed_from_key(numbers[0])
+                untouched = rng.draw()
+                seed_from_key(numbers[0])
+                samples = fetch(self.dataset, indices.tolist())
+                self._by_batch = rng.draw() == untouched
+            if not self._by_batch:
+                samples = []
+                for index, key in zip(indices.tolist(), numbers, strict=True):
+                    seed_from_key(key)
+                    samples += fetch(self.dataset, [index])
             seed_from_key(numbers[0] ^ _COLLATION)
             return self.collate(samples)
-
-    def _samples(self, indices: list[int], keys: list[int]) -> list[Any]:
-        if self._by_batch:
-            seed_from_key(keys[0])
-            untouched = rng.draw()
-            seed_from_key(keys[0])
-            samples = fetch(self.dataset, indices)
-            if rng.draw() == untouched:
-                return samples
-            self._by_batch = False
-        samples = []
-        for index, key in zip(indices, keys, strict=True):
-            seed_from_key(key)
-            samples += fetch(self.dataset, [index])
-        return samples
 
 
 def seed_from_key(key: int) -> None:
@@ -139,11 +133,10 @@ def seed_from_key(key: int) -> None:
 
 @dataclass
 class StreamReader:
-    """Makes batches of samples that come one after another.
+    """Makes batches of a stream, which is read from its beginning at any start.
 
-    A stream is read from its beginning at any start. ``samples`` begins it and seeds its generators
-    once an epoch; their state is put aside between batches. ``share`` are the first and last of
-    each batch's samples to collate, the last excluded; all by default.
+    ``samples`` begins it and seeds its generators once an epoch; their state is put aside between
+    batches. Of each batch the samples in the slice ``share`` are collated.
     """
 
     samples: Callable[[], Iterator[Any]]
@@ -171,8 +164,7 @@ class StreamReader:
             return self.collate(samples) if samples else None
 
 
-@dataclass(frozen=True)
-class _Failure:
+class _Failure(NamedTuple):
     """What the user's code raised in a worker."""
 
     error: Exception
@@ -213,10 +205,8 @@ def read_ahead(
 ) -> Iterator[Any]:
     """``make(item)`` for each item, in order, by ``workers`` processes of a torch DataLoader.
 
-    With ``pin`` and a CUDA device batches lie in page-locked memory, from which they are copied
-    while the device computes. A daemonic process, such as a worker of the pool, may have no child
-    processes; it makes its batches itself. What ``make`` raises is raised here, with the worker's
-    traceback as a note. Closing the iterator ends the processes.
+    A daemonic process, such as a worker of the pool, may have no child processes and makes its
+    batches itself. An error of ``make`` is raised here, with the worker's traceback as a note.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -251,8 +241,7 @@ def read_ahead(
                 raise batch.error
             yield batch
     finally:
-        # Ends the processes now: the traceback of an error in torch's own frames would keep the
-        # iterator alive, and them with it.
+        # End the processes now: the traceback of an error of torch's would keep the iterator alive.
         end = getattr(batches, "_shutdown_workers", None)
         del batches
         if end is not None:
@@ -264,27 +253,21 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave signals to the run, which ends its readers once it has saved a checkpoint.
+    """Leave signals, which reach every process at once, to the run: it ends its readers itself."""
 
-    A terminal sends SIGINT, and a scheduler SIGTERM, to every process of a run at once.
-    """
+    def exit_on_sigterm_from(parent: int) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_on_sigterm_from(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+        threading.Thread(target=exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
 
 
 def explain_lost_reader(error: BaseException) -> str:
-    """Says that a process that reads the data was killed; empty for any other error.
-
-    torch raises this in whatever the main thread is doing.
-    """
+    """Says that a process that reads the data was killed; empty for any other error."""
     text = str(error).strip()
     if not isinstance(error, RuntimeError) or not text.startswith("DataLoader worker"):
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,10 +83,7 @@ def sample_keys(
 
 @dataclass(frozen=True)
 class AllBut:
-    """The numbers 0 to n − 1 in order, except those of the ascending ``without``.
-
-    Indexed like an array of them; only ``without`` is stored.
-    """
+    """An array of 0 to n − 1 except the ascending ``without``, which alone is stored."""
 
     n: int
     without: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -133,7 +131,7 @@ class DataSpec:
     _known: _Probes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
-        """Number of samples; a stream has none to tell."""
+        """Number of samples; TypeError for a stream."""
         if self.indices is None:
             raise TypeError("a stream has no length")
         return len(self.indices)
@@ -159,14 +157,13 @@ class DataSpec:
         What is random in a sample follows from (seed, epoch, position in the epoch): not from the
         batch size, the step begun at, the workers, or what else draws random numbers.
 
-        ``share`` are the first and last of each batch's samples to return, the last excluded; with
-        an empty share each batch is ``None``. ``workers`` processes make two batches ahead each; a
-        stream is read by one. ``pin`` puts batches into page-locked memory if there is a CUDA device.
+        ``share`` is the slice of each batch to return; where it is empty, batches are ``None``.
+        ``workers`` processes make two batches ahead each; a stream is read by one. ``pin`` puts
+        batches into page-locked memory if there is a CUDA device.
         """
         if self.indices is None:
-            stream = StreamReader(
-                lambda: self._endless(seed), self.collate, batch_size, seed, share
-            )
+            epochs = partial(self._endless, seed)
+            stream = StreamReader(epochs, self.collate, batch_size, seed, share)
             yield from read_ahead(stream.batch, range(start, start + steps), min(workers, 1), pin)
             return
         reader = Reader(self.dataset, self.collate)
@@ -211,10 +208,9 @@ class DataSpec:
         yield from itertools.islice(iter(self.dataset), self.skip, stop)
 
     def in_order(self, batch_size: int, first: int = 0, every: int = 1) -> Iterator[Any]:
-        """Every sample once, in order, the last batch as short as it comes.
+        """The batches ``first``, ``first + every``, … of all samples in order; the last may be short.
 
-        Only the batches ``first``, ``first + every``, … are made. What is random in a sample is the
-        same at every call, so that a held-out loss is always judged by the same samples.
+        What is random in a sample is the same at every call.
         """
         if self.indices is None:
             stream = StreamReader(self._once, self.collate, batch_size)
@@ -273,11 +269,7 @@ class DataSpec:
         return np.asarray(groups)[self.indices[np.arange(len(self.indices))]]
 
     def fingerprint(self) -> str:
-        """A hash of the type, length and a spread of samples.
-
-        If samples differ from one reading to the next, only their shapes count, so that a second
-        call finds the runs of the first.
-        """
+        """A hash of the type, length and a spread of samples; of their shapes where they vary."""
         content = self._probes().content
         own = getattr(self.dataset, "_fingerprint", "")  # HuggingFace's hash of all content
         parts = [reference(type(self.dataset)), str(self.size), str(self.skip), str(own)]

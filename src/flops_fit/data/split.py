@@ -78,39 +78,32 @@ def _split_indices(train: DataSpec) -> tuple[DataSpec, DataSpec]:
 
 
 def _spec(dataset: Any, name: str) -> DataSpec:
-    from torch.utils.data import DataLoader, IterableDataset, default_collate
+    from torch.utils import data
 
     check_dataset_type(dataset, name)
     join: Collate = collate
     notes: tuple[str, ...] = ()
     workers: int | None = None
-    if isinstance(dataset, DataLoader):
-        _check_sampler(dataset, name)
+    if isinstance(dataset, data.DataLoader):
+        usual = isinstance(dataset.sampler, data.RandomSampler | data.SequentialSampler)
+        streams = isinstance(dataset.dataset, data.IterableDataset)
+        if not streams and (not usual or dataset.batch_size is None):
+            raise DataError(
+                f"{name}: the DataLoader has a sampler of its own, which would be lost: runs draw "
+                "their samples themselves, to be repeatable. Give its data set, arranged as it "
+                "should be sampled."
+            )
         notes = (
             f"The DataLoader given as {name} contributes its data set and collate_fn; batch size and "
             "order are the run's own.",
         )
-        if dataset.collate_fn not in (None, default_collate):
+        if dataset.collate_fn not in (None, data.default_collate):
             join = dataset.collate_fn
         workers = dataset.num_workers or None  # 0 is a DataLoader's default, not a choice
         dataset = dataset.dataset
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+    if isinstance(dataset, data.IterableDataset) or not hasattr(dataset, "__getitem__"):
         return DataSpec(dataset, join, None, notes=notes, workers=workers)
     n = len(dataset)
     if n == 0:
         raise DataError(f"{name}: expected at least one sample; it is empty.")
     return DataSpec(dataset, join, AllBut(n), notes=notes, workers=workers)
-
-
-def _check_sampler(loader: Any, name: str) -> None:
-    """Refuse a DataLoader whose own sampler would be lost."""
-    from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
-
-    usual = isinstance(loader.sampler, RandomSampler | SequentialSampler)
-    if isinstance(loader.dataset, IterableDataset) or (usual and loader.batch_size is not None):
-        return
-    raise DataError(
-        f"{name}: the DataLoader has a sampler of its own, which would be lost: runs draw their "
-        "samples themselves, to be repeatable. Give its data set instead, arranged as it should "
-        "be sampled."
-    )

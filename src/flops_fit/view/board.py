@@ -20,11 +20,8 @@ _OPEN = frozenset({"waiting", "running", "elsewhere"})
 class Rate:
     """Work per second over the later half of the time so far, and over half a minute at least.
 
-    A sweep starts with its expensive runs and ends with cheap ones of another speed, so a mean over
-    all the time says little of what is to come. Tasks that do not report progress do their work in
-    steps; the growing window keeps their rate within a factor of two.
-
-    It begins at ``now``, in seconds of any clock; ``work`` done by then does not count.
+    Expensive runs come first and cheap ones of another speed last, so a mean over all the time
+    would mislead. It begins at ``now``, in seconds of any clock, with ``work`` done already.
 
     >>> rate = Rate(now=100.0)
     >>> rate.add(now=110.0, work=50.0)
@@ -65,21 +62,16 @@ class RunningRow:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A sweep at one instant.
+    """A sweep at one instant."""
 
-    ``states`` counts runs: waiting, running, elsewhere, and how the others have ended. ``spent``
-    and ``planned`` are FLOPs, what runs of one trunk share counted once. ``rate`` is in FLOP/s and
-    ``left`` in seconds, both ``None`` while they are not known.
-    """
-
-    states: Mapping[str, int]
+    states: Mapping[str, int]  # runs that wait, run, are made elsewhere, or have ended so
     retries: int
     running: tuple[RunningRow, ...]
     label_width: int
-    spent: float
+    spent: float  # FLOPs; what runs of one trunk share counts once
     planned: float
-    rate: float | None
-    elapsed: float
+    rate: float | None  # FLOP/s, once known
+    elapsed: float  # seconds
     left: float | None
 
     @property
@@ -99,11 +91,7 @@ class Snapshot:
 
 
 class Board:
-    """The state of every run; it may be read while another thread writes.
-
-    ``finished`` runs have ended before and say nothing of the speed. Times are in seconds of any
-    clock.
-    """
+    """The state of every run, for several threads; ``finished`` runs say nothing of the speed."""
 
     def __init__(
         self, experiments: Sequence[Experiment], finished: Sequence[Run], now: float

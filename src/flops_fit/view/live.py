@@ -104,6 +104,8 @@ class LiveView(SweepView):
         self, experiments: Sequence[Experiment], finished: Sequence[Run], capacity: int
     ) -> Iterator[None]:
         """Show the sweep until the block ends, whichever way it ends."""
+        from rich.live import Live
+
         if not self._known:
             self._since = self._clock()
         new = {e.id for e in experiments} - self._known
@@ -116,22 +118,18 @@ class LiveView(SweepView):
             return
         self._last_line = max(self._last_line, self._clock() - _STATUS_SECONDS / 2)
         self._draws = self._console.is_terminal and not self._console.is_dumb_terminal
-        with self._display() if self._draws else nullcontext():
+        console = self._console
+        live = Live(
+            console=console,
+            get_renderable=lambda: frame(self._snapshot(), console.width, console.height),
+            refresh_per_second=_REFRESHES,
+        )
+        with live if self._draws else nullcontext():
             try:
                 yield
             except BaseException:
                 board.stop()
                 raise
-
-    def _display(self) -> AbstractContextManager[object]:
-        from rich.live import Live
-
-        return Live(
-            console=self._console, get_renderable=self._frame, refresh_per_second=_REFRESHES
-        )
-
-    def _frame(self) -> RenderableType:
-        return frame(self._snapshot(), self._console.width, self._console.height)
 
     def _snapshot(self) -> Snapshot:
         assert self._board is not None
@@ -179,19 +177,13 @@ class LiveView(SweepView):
     def _print(self, message: str, style: str = "") -> None:
         # Messages of a user's code may hold square brackets; a file's lines are not wrapped.
         self._console.print(
-            message,
-            style=style,
-            markup=False,
-            highlight=False,
+            message, style=style, markup=False, highlight=False,
             soft_wrap=not self._console.is_terminal,
-        )
+        )  # fmt: skip
 
 
 def frame(s: Snapshot, width: int, height: int) -> RenderableType:
-    """A few lines on the whole sweep, and one for each of the first running runs.
-
-    Once all runs have ended the totals are left.
-    """
+    """Lines on the whole sweep and its first running runs; only the totals once all have ended."""
     from rich.console import Group
 
     if s.ended == s.runs:
@@ -207,10 +199,9 @@ def frame(s: Snapshot, width: int, height: int) -> RenderableType:
 
 def status(s: Snapshot) -> str:
     """The whole sweep in a line."""
-    running = s.states.get("running", 0)
     rate = f" at {_flops_per_second(s.rate)}" if s.rate else ""
     return (
-        f"[{s.ended}/{s.runs}] {running} running; {100 * s.share:.0f} % of FLOPs{rate} "
+        f"[{s.ended}/{s.runs}] {s.states.get('running', 0)} running; {100 * s.share:.0f} % of FLOPs{rate} "
         f"after {_passed(s.elapsed)}{_left(s)}"
     )
 
@@ -245,8 +236,7 @@ def _spending(s: Snapshot) -> Table:
 
 
 def _spent(s: Snapshot) -> str:
-    spent = f"{s.spent:.2e}" if s.spent else "0"
-    return f"{spent:>8} of {s.planned:.2e} FLOPs"
+    return f"{f'{s.spent:.2e}' if s.spent else '0':>8} of {s.planned:.2e} FLOPs"
 
 
 def _states(s: Snapshot) -> list[Text]:
@@ -297,24 +287,15 @@ def _rows(s: Snapshot, running: tuple[RunningRow, ...], width: int) -> Table:
         grid.add_column(width=20)
     grid.add_column(no_wrap=True, justify="right", width=5)
     grid.add_column(no_wrap=True, min_width=11)
-    grid.add_column(
-        no_wrap=True,
-        overflow="ellipsis",
-        justify="right",
-        min_width=max(len(run.unit) for run in running) + len("99.9k /s"),
-    )
+    speed = max(len(run.unit) for run in running) + len("99.9k /s")
+    grid.add_column(no_wrap=True, overflow="ellipsis", justify="right", min_width=speed)
     for run in running:
         bar = ProgressBar(total=1.0, completed=run.share, width=20, complete_style="cyan")
         begun = not math.isnan(run.loss) or run.units_per_second is not None
-        cells: list[RenderableType] = [
-            "",
-            _text(run.label),
-            *([bar] if wide else []),
-            _percent(run.share),
-            f"loss {run.loss:.3f}" if begun else _text("starting", "dim"),
-            f"{format_count(run.units_per_second)} {run.unit}/s" if run.units_per_second else "",
-        ]
-        grid.add_row(*cells)
+        loss = f"loss {run.loss:.3f}" if begun else _text("starting", "dim")
+        rate = f"{format_count(run.units_per_second)} {run.unit}/s" if run.units_per_second else ""
+        bars = [bar] if wide else []
+        grid.add_row("", _text(run.label), *bars, _percent(run.share), loss, rate)
     return grid
 
 
