@@ -40,23 +40,13 @@ def run_experiments(
 ) -> list[Run]:
     """One Run for each experiment, in the order given, finished ones read from the store.
 
-    The most expensive runs start first, so that none of them is left for the end. Runs of one trunk
-    go one after another, the shortest first, each from where the one before left the trunk. A run
-    that fails or diverges is recorded and the sweep goes on.
+    The most expensive runs start first. Runs of one trunk go one after another, the shortest first,
+    each from where the one before left the trunk. Workers record their runs. A run that another
+    process makes is waited for, and made here once no living process makes it. A run lost to an
+    infrastructure failure is tried again after each of ``pauses``, from its newest checkpoint.
 
-    Workers record their runs. A run that another sweep makes, or a worker that outlived its own
-    sweep, is waited for; once no living process makes it, it is made here. A run lost to an
-    infrastructure failure (``preempted``) is tried again after each of ``pauses``, from its newest
-    checkpoint, and then left with its reason.
-
-    Raises
-    ------
-    SweepError
-        The first two runs failed for the same reason: the fault is in the code, not in one size.
-    OutputError
-        A result cannot be recorded; what was recorded before is kept.
-    KeyboardInterrupt, SystemExit
-        SIGINT, SIGTERM or SIGHUP arrived. Workers were asked to keep a checkpoint and to end.
+    SweepError where the first two runs failed for the same reason, OutputError where a result
+    cannot be recorded, KeyboardInterrupt or SystemExit on a signal; what is recorded is kept.
     """
     finished = store.finished(experiments)
     for finding in store.findings:
@@ -70,8 +60,15 @@ def run_experiments(
     with view.open(experiments, list(finished.values()), executor.capacity):
         if missing:
             sweep = _Sweep(experiments, finished, executor, store, view, tuple(pauses))
-            with _note_when_stopped(sweep), _signals_as_exceptions():
-                sweep.carry_out(task, missing)
+            try:
+                with _signals_as_exceptions():
+                    sweep.carry_out(task, missing)
+            except (KeyboardInterrupt, SystemExit):
+                view.note(
+                    f"Stopped: {len(finished)} of {len(experiments)} runs have ended and are recorded "
+                    f"in {store.path}. Call again with the same arguments to go on."
+                )
+                raise
             store.prune(experiments, finished)
     return [finished[e.id] for e in experiments]
 
@@ -97,18 +94,19 @@ class _Sweep:
     checked_at: float = 0.0
 
     def carry_out(self, task: Task, missing: Sequence[Experiment]) -> None:
-        """Until each missing run has ended, here or elsewhere."""
-        self.chains = _chains(missing)
-        self.seen = {e.id: self._attempt(e) for e in missing}
+        """Until each missing run has ended, here or elsewhere; the most expensive trunk first."""
+        own, groups = own_flops(missing), by_trunk(missing)
+        groups.sort(key=lambda group: sum(own[e.id] for e in group), reverse=True)
+        self.chains = {group[0].trunk or group[0].id: deque(group) for group in groups}
+        attempts = ((e.id, self.store.attempt(e.id)) for e in missing)
+        self.seen = {i: attempt.token for i, attempt in attempts if attempt is not None}
+        recorded = Recorded(task, self.store.path, self.call, self.pauses)
         try:
-            self.executor.start(
-                Recorded(task, self.store.path, self.call, self.pauses), self.view.progress
-            )
+            self.executor.start(recorded, self.view.progress)
             for chain in self.chains.values():
                 self._begin(chain.popleft())
             while self.submitted or self.waiting:
-                for run in self._poll():
-                    self._receive(run)
+                self._poll()
                 self._check_waiting()
         finally:
             self.executor.close()
@@ -124,29 +122,27 @@ class _Sweep:
             self.view.moved(experiment, "waiting")
             self.executor.submit(experiment)
 
-    def _poll(self) -> list[Run]:
+    def _poll(self) -> None:
+        """Wait for the executor, and handle the runs that it returns."""
         if not self.submitted:
             time.sleep(_LOOK_SECONDS)
-            return []
+            return
         runs = self.executor.poll()
         if not runs:
             raise SweepError(
                 f"{len(self.submitted)} runs were submitted and never came back. What is finished is "
                 "recorded: call again with the same arguments to continue."
             )
-        return runs
-
-    def _receive(self, run: Run) -> None:
-        """Handle a run that the executor returns."""
-        experiment = self.submitted.pop(run.experiment.id)
-        if run.state == "running":
-            self._wait(experiment, self.store.holder(experiment))
-        elif run.state == "preempted":
-            self._lost(run)
-        else:
-            self.own.append(run)
-            self._ended(run)
-            _stop_if_broken(self.own)
+        for run in runs:
+            experiment = self.submitted.pop(run.experiment.id)
+            if run.state == "running":
+                self._wait(experiment, self.store.holder(experiment))
+            elif run.state == "preempted":
+                self._lost(run)
+            else:
+                self.own.append(run)
+                self._ended(run)
+                self._stop_if_broken()
 
     def _lost(self, run: Run) -> None:
         """Try a lost run again, or leave it with its reason."""
@@ -180,7 +176,7 @@ class _Sweep:
             if recorded or self.store.holder(experiment) is None:
                 del self.waiting[experiment.id]
                 attempt = None if recorded else self.store.attempt(experiment.id)
-                new = attempt is not None and attempt.token != self.seen[experiment.id]
+                new = attempt is not None and attempt.token != self.seen.get(experiment.id)
                 if attempt is not None and new and attempt.run.state != "preempted":
                     self._ended(attempt.run)  # it failed elsewhere, and would here
                 else:
@@ -198,64 +194,40 @@ class _Sweep:
             if self.chains[trunk]:
                 self._begin(self.chains[trunk].popleft())
 
-    def _attempt(self, experiment: Experiment) -> str:
-        attempt = self.store.attempt(experiment.id)
-        return "" if attempt is None else attempt.token
-
-
-@contextmanager
-def _note_when_stopped(sweep: _Sweep) -> Iterator[None]:
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        done, planned = len(sweep.finished), len(sweep.experiments)
-        sweep.view.note(
-            f"Stopped: {done} of {planned} runs have ended and are recorded in {sweep.store.path}. "
-            "Call again with the same arguments to go on."
-        )
-        raise
+    def _stop_if_broken(self) -> None:
+        """Stop where the first two runs failed alike: the fault is in the code, not in one size."""
+        first, last = self.own[0], self.own[-1]
+        if (
+            len(self.own) == 2
+            and first.state == last.state == "failed"
+            and first.reason == last.reason
+        ):
+            raise SweepError(
+                f"the first two runs failed for the same reason, so the sweep was stopped: "
+                f"{first.reason}\n{first.details}Fix it and call again; what is finished is kept."
+            )
 
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise SystemExit, so that workers are ended in order.
 
-    Only where a signal would end the process at once; one that is ignored, or handled by the user's
-    code, is left as it is.
+    One that is ignored, or handled by the user's code, is left as it is.
     """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
             if signal.getsignal(number) == signal.SIG_DFL:
-                before[number] = signal.signal(number, _stop)
+                before[number] = signal.signal(number, stop)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def _chains(missing: Sequence[Experiment]) -> dict[str, deque[Experiment]]:
-    """The runs that wait for each other, by trunk, the shortest first; the most expensive chain first."""
-    own = own_flops(missing)
-    groups = by_trunk(missing)
-    groups.sort(key=lambda group: sum(own[e.id] for e in group), reverse=True)
-    return {group[0].trunk or group[0].id: deque(group) for group in groups}
-
-
-def _stop_if_broken(ended: Sequence[Run]) -> None:
-    if len(ended) != 2:
-        return
-    first, second = ended
-    if first.state == second.state == "failed" and first.reason == second.reason:
-        raise SweepError(
-            f"the first two runs failed for the same reason, so the sweep was stopped: "
-            f"{first.reason}\n{first.details}Fix it and call again; what is finished is kept."
-        )
 
 
 def lead_sweep(ranks: Ranks, task: Task, sweep: Callable[[Task], list[Run]]) -> list[Run]:

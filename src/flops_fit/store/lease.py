@@ -21,7 +21,6 @@ import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from flops_fit.files import link_new, temporary_beside
@@ -33,29 +32,14 @@ _UNKNOWN = "an unknown process"
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease.
+    """Who holds a lease."""
 
-    Attributes
-    ----------
-    token
-        New each time that the lease is taken.
-    host, pid
-        The process, for people.
-    machine
-        What ``pid`` is valid in: a boot of a host and a namespace of process ids, as containers
-        have. Empty where the system does not say.
-    start
-        When the process started, in ticks of its system: process ids are used again.
-    since
-        When it took the lease, for people.
-    """
-
-    token: str
+    token: str  # new each time that the lease is taken
     host: str = _UNKNOWN
     pid: int = 0
-    machine: str = ""
-    start: str = ""
-    since: str = ""
+    machine: str = ""  # what pid is valid in, by _machine()
+    start: str = ""  # of the process, in ticks of its system: process ids are used again
+    since: str = ""  # when it took the lease, for people
 
     @classmethod
     def current(cls) -> Holder:
@@ -82,14 +66,11 @@ class LeaseHeldError(Exception):
 
 
 class Lease:
-    """A lease that this process holds until :meth:`release`, or until it was taken away.
-
-    Leaving a ``with`` block releases it.
-    """
+    """A lease that this process holds until it is released, or taken away."""
 
     def __init__(self, path: Path, holder: Holder) -> None:
         self.path, self.holder = path, holder
-        self._lost = False
+        self.lost = False  # whether another process had it at the last touch
         self._ended = threading.Event()
         self._lock = threading.Lock()  # no touch may bring back what was just released
         self._thread = threading.Thread(target=self._keep, daemon=True, name="flops-fit lease")
@@ -103,24 +84,16 @@ class Lease:
     def held(self) -> bool:
         """Touch the lease; False once another process has taken it over."""
         with self._lock:
-            return not self._ended.is_set() and self._touch()
-
-    def _touch(self) -> bool:
-        if self._lost:
-            return False
-        current = _read(self.path)
-        if current is None:  # it was removed
-            self._lost = not _create(self.path, self.holder)
-        elif current[0].token != self.holder.token:
-            self._lost = True
-        else:
-            os.utime(self.path)
-        return not self._lost
-
-    @property
-    def lost(self) -> bool:
-        """Whether another process had it at the last touch."""
-        return self._lost
+            if self._ended.is_set() or self.lost:
+                return False
+            current = _read(self.path)
+            if current is None:  # it was removed
+                self.lost = not _create(self.path, self.holder)
+            elif current[0].token != self.holder.token:
+                self.lost = True
+            else:
+                os.utime(self.path)
+            return not self.lost
 
     def release(self) -> None:
         """Let others have it; safe to call twice."""
@@ -135,12 +108,7 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 
@@ -163,10 +131,9 @@ def take_lease(path: Path) -> Lease:
 
 
 def living_holder(path: Path, *, now: float | None = None) -> Holder | None:
-    """The living process that holds the lease at ``path``; nothing is changed.
+    """The living process that holds the lease at ``path``.
 
-    ``now`` is the time by which a holder on another machine is judged. By default it is that of the
-    file system, for which a file is created and removed there.
+    A holder on another machine is judged at ``now``, by default the time of the file system.
     """
     current = _read(path)
     return current[0] if current is not None and _lives(*current, path.parent, now) else None
@@ -206,10 +173,9 @@ def _write_temporary(path: Path, holder: Holder) -> Path:
 
 
 def _read(path: Path) -> tuple[Holder, float] | None:
-    """The holder, and when it last touched the lease by the file system's clock.
+    """The holder, and when it last touched the lease; a torn file has an unknown holder.
 
-    Opening the file, unlike ``stat``, makes NFS ask the server. A torn file has an unknown holder
-    and is stale by its age alone.
+    Opening the file, unlike ``stat``, makes NFS ask the server.
     """
     try:
         with path.open("rb") as handle:
@@ -231,21 +197,18 @@ def _lives(holder: Holder, touched: float, folder: Path, now: float | None = Non
     if holder.machine and holder.machine == _machine():
         start = _process_start(holder.pid)
         return start is not None and start == holder.start
-    return (_file_system_time(folder) if now is None else now) - touched < STALE_SECONDS
-
-
-def _file_system_time(folder: Path) -> float:
-    """The clock by which files are dated, also where a server in the network keeps it."""
-    probe = temporary_beside(folder / "clock")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+    if now is None:  # by the clock that dates files, which a server in the network may keep
+        probe = temporary_beside(folder / "clock")
+        try:
+            probe.touch()
+            now = probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+    return now - touched < STALE_SECONDS
 
 
 def _machine() -> str:
-    """What process ids of this process are valid in; empty where the system does not say."""
+    """A boot of a host and a namespace of process ids, as containers have; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

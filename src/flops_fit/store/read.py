@@ -31,24 +31,12 @@ def migrated(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How the last attempt at a run ended without a result.
-
-    Attributes
-    ----------
-    run
-        With its state and reason.
-    token
-        New for each attempt.
-    call
-        The driver's call that made it.
-    lost
-        How often that call had lost the run to infrastructure failures by then.
-    """
+    """How the last attempt at a run ended without a result."""
 
     run: Run
-    token: str
-    call: str = ""
-    lost: int = 0
+    token: str  # new for each attempt
+    call: str = ""  # the driver's call that made it
+    lost: int = 0  # how often that call had lost the run to infrastructure failures
 
 
 def read_run(path: Path, experiment_id: str) -> Run:
@@ -110,18 +98,18 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
         The file cannot be written.
     """
     path = Path(path)
-    writers = {".csv": _csv, ".parquet": _parquet}
-    writer = writers.get(path.suffix.lower())
-    if writer is None:
-        raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
-    content = writer([_row(run) for run in runs])
+    rows = [_row(run) for run in runs]
+    content: str | bytes
+    match path.suffix.lower():
+        case ".csv":
+            content = csv_text(rows, () if rows else ["id"])
+        case ".parquet":
+            content = _parquet(rows)
+        case _:
+            raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
     with output_errors(path):
         write_output(path, content)
     return path
-
-
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    return csv_text(rows, () if rows else ["id"]).encode()
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

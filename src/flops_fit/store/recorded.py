@@ -38,9 +38,8 @@ class _TakenAway(BaseException):
 class Recorded:
     """Carries out a task under a lease on its run, and publishes the result itself.
 
-    So a result is recorded even if nobody waits for it any more. A run that is on record already is
-    returned at once. One that another process makes comes back in the state ``running`` with the
-    holder as its reason; the caller waits for the record.
+    So a result is recorded even if nobody waits for it. A run that another process makes comes back
+    in the state ``running`` with the holder as its reason; the caller waits for the record.
 
     Attributes
     ----------
@@ -49,8 +48,7 @@ class Recorded:
     folder
         That of the sweep, as an absolute path: workers may be elsewhere.
     call
-        Names the driver's call. A run that this call lost before begins after a pause, in the
-        worker, where nothing else waits for it.
+        Names the driver's call. A run that this call lost before begins after a pause.
     pauses
         Seconds before the first, second, ... such attempt.
     """
@@ -67,7 +65,9 @@ class Recorded:
             known: Run | None = ranks.broadcast()
             return self.task(experiment, None) if known is None else known
         store = Store(self.folder)
-        self._pause(store, experiment)
+        attempt = store.attempt(experiment.id) if self.pauses else None
+        if attempt is not None and attempt.call == self.call and attempt.lost:
+            time.sleep(self.pauses[min(attempt.lost, len(self.pauses)) - 1])
         with ExitStack() as stack:
             leases: list[Lease] = []
             try:
@@ -93,21 +93,12 @@ class Recorded:
                 return _elsewhere(
                     experiment, "another process, as this worker did not respond for long"
                 )
-            return self._publish(store, run, leases)
-
-    def _pause(self, store: Store, experiment: Experiment) -> None:
-        attempt = store.attempt(experiment.id) if self.pauses else None
-        if attempt is not None and attempt.call == self.call and attempt.lost:
-            time.sleep(self.pauses[min(attempt.lost, len(self.pauses)) - 1])
-
-    def _publish(self, store: Store, run: Run, leases: list[Lease]) -> Run:
-        """The run on record; or the run itself where it cannot be written, for the driver to try."""
-        try:
-            if not all(lease.held() for lease in leases):
-                return _elsewhere(run.experiment, "another process, which took it over")
-            return store.publish(run, call=self.call)
-        except OSError:
-            return run
+            try:
+                if not all(lease.held() for lease in leases):
+                    return _elsewhere(experiment, "another process, which took it over")
+                return store.publish(run, call=self.call)
+            except OSError:  # the driver tries to write it
+                return run
 
 
 def _carry_out(task: Task, experiment: Experiment, report: Report) -> Run:
@@ -137,11 +128,7 @@ def _elsewhere(experiment: Experiment, who: str) -> Run:
 
 @contextmanager
 def _printed_to(path: Path) -> Iterator[None]:
-    """Redirect what a worker process prints to a file; output of several would tear the display.
-
-    Other processes, and those whose file cannot be opened, print as usual. A run that prints
-    nothing leaves no file.
-    """
+    """Redirect what a worker prints to a file, if it can be opened; an empty file is removed."""
     if not in_worker():
         yield
         return

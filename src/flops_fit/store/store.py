@@ -63,12 +63,14 @@ class Store:
     def _claim(self) -> None:
         marker = self.path / "sweep.json"
         self.path.mkdir(parents=True, exist_ok=True)
-        if not marker.exists() and (foreign := _foreign(self.path)) and not marker.exists():
-            raise OutputError(
-                f"output_dir: {self.path} holds {foreign[:4]} and no sweep of flops-fit. "
-                "Expected an empty or new folder, or that of an earlier sweep: choose another "
-                "output_dir."
-            )
+        if not marker.exists():
+            others = (p for p in self.path.iterdir() if not (p / "sweep.json").exists())
+            foreign = sorted(p.name for p in others if not p.name.startswith("."))
+            if foreign and not marker.exists():  # which another driver may just have written
+                raise OutputError(
+                    f"output_dir: {self.path} holds {foreign[:4]} and no sweep of flops-fit. Expected "
+                    "an empty or new folder, or that of an earlier sweep: choose another output_dir."
+                )
         probe = self.path / f".writable.{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
@@ -121,11 +123,8 @@ class Store:
 
     def write_plan(self, experiments: Iterable[Experiment]) -> None:
         """Note which runs this sweep asks for."""
-        content = {
-            "format": FORMAT,
-            "schema": SCHEMA,
-            "experiments": [e.to_dict() for e in experiments],
-        }
+        planned = [e.to_dict() for e in experiments]
+        content = {"format": FORMAT, "schema": SCHEMA, "experiments": planned}
         self._write(self.path / "sweep.json", json.dumps(content, indent=1))
 
     def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
@@ -143,14 +142,9 @@ class Store:
         with output_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         if run.state not in FINAL:
-            attempt = {
-                "schema": SCHEMA,
-                "token": uuid.uuid4().hex,
-                "call": call,
-                "lost": lost,
-                "run": run.to_dict(),
-            }
-            self._write(directory / "attempt.json", json.dumps(attempt, indent=1))
+            attempt = {"schema": SCHEMA, "token": uuid.uuid4().hex, "call": call, "lost": lost}
+            content = json.dumps({**attempt, "run": run.to_dict()}, indent=1)
+            self._write(directory / "attempt.json", content)
             return run
         path = directory / "run.json"
         content = json.dumps({"schema": SCHEMA, **run.to_dict()}, indent=1)
@@ -158,16 +152,12 @@ class Store:
             while not write_new(path, content):
                 if (earlier := self.result(run.experiment.id)) is not None:
                     return earlier
-                self._move_attempt_of_schema_1(path)
+                with suppress(FileNotFoundError):  # schema 1 kept attempts here, too
+                    if read_run(path, run.experiment.id).state not in FINAL:
+                        path.replace(directory / "attempt.json")
         (directory / "attempt.json").unlink(missing_ok=True)
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         return run
-
-    def _move_attempt_of_schema_1(self, path: Path) -> None:
-        """It is no result, and stands where one has to go."""
-        with suppress(FileNotFoundError):
-            if read_run(path, path.parent.name).state not in FINAL:
-                path.replace(path.with_name("attempt.json"))
 
     def is_recorded(self, experiment_id: str) -> bool:
         """Whether there is a result; it is not read."""
@@ -255,12 +245,3 @@ class Store:
 
     def _note(self, message: str) -> None:
         self.findings.append(Diagnostic("store", "note", message))
-
-
-def _foreign(folder: Path) -> list[str]:
-    """What a folder holds that is neither hidden nor a sweep in a folder of its own."""
-    return sorted(
-        p.name
-        for p in folder.iterdir()
-        if not p.name.startswith(".") and not (p / "sweep.json").exists()
-    )
