@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SAID_BY_FIT = (
     "small_grid",
     "repeated_data",
-)  # the plan says it of planned runs, the fit of fitted ones
+)  # of the fitted runs; the plan says it of planned ones
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,9 @@ class Result:
         The stages it came from. ``fit.trust`` says in a word whether to rely on it.
     output_dir
         Where the records are, and where figures and the report go.
-    adaptive
-        What an adaptive sweep decided and found; ``None`` for a grid.
-    tuning
-        What was found about hyper-parameters before the sweep; ``None`` if they were not tuned.
+    adaptive, tuning
+        What an adaptive sweep decided, and what was found about hyper-parameters before the sweep;
+        ``None`` where there was none.
     """
 
     plan: SweepPlan
@@ -62,7 +61,9 @@ class Result:
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Every finding about the fit, hyper-parameters, training curves and the plan."""
-        findings, recipes = list(self.fit.diagnostics), self._untried_recipes()
+        findings = list(self.fit.diagnostics)
+        trained = {r.experiment.hparams.recipe for r in self.runs if r.device != "mock"}
+        recipes = ", ".join(sorted(trained - {""}))
         if self.tuning is not None:
             findings += [*self.tuning.diagnostics, self.without_tuning.diagnostic]
         elif recipes:
@@ -72,13 +73,6 @@ class Result:
             findings += self.collapse.diagnostics
         planned = (d for d in self.plan.diagnostics if d.code not in _SAID_BY_FIT)
         return (*findings, *planned)
-
-    def _untried_recipes(self) -> str:
-        """Recipes that runs were trained with; empty for simulated runs."""
-        if all(r.device == "mock" for r in self.runs):
-            return ""
-        recipes = {r.experiment.hparams.recipe for r in self.runs}
-        return ", ".join(sorted(recipes - {""}))
 
     @cached_property
     def collapse(self) -> Collapse | None:
@@ -123,12 +117,16 @@ class Result:
         self, compute_budgets: Iterable[float] | None = None, level: float = 0.9
     ) -> str:
         """A Markdown table of optima with intervals, by default at the sweep's own budgets."""
-        budgets = self.plan.budgets if compute_budgets is None else tuple(compute_budgets)
+        data = self._report_data
+        if compute_budgets is None and level == data.level:
+            return chinchilla_table(data.predictions)
+        budgets = self.plan.budgets if compute_budgets is None else compute_budgets
         return chinchilla_table([self.predict(c, level) for c in budgets])
 
     def summary(self) -> str:
         """The answer at the largest budget in words, and whether to rely on it."""
-        return answer_in_words(self.fit, self.predict(max(self.plan.budgets)), self.diagnostics)
+        data = self._report_data
+        return answer_in_words(self.fit, data.predictions[-1], data.findings)
 
     def plot(self, show: bool = True) -> list[Figure]:
         """All figures, saved under ``output_dir/plots`` as PNG with their data as CSV, and returned.
@@ -136,8 +134,14 @@ class Result:
         With ``show`` they also open in windows, where there is a display. To save them otherwise,
         or to draw into axes of your own, see :mod:`flops_fit.report`.
         """
-        data, windows = self._report_data, show and _has_windows()
-        drawn = draw_figures(data, managed=True) if windows else data.drawn
+        import matplotlib
+        from matplotlib.backends.registry import BackendFilter, backend_registry
+
+        interactive = backend_registry.list_builtin(BackendFilter.INTERACTIVE)  # type: ignore[no-untyped-call]
+        windows = show and matplotlib.get_backend().lower() in interactive
+        drawn = (
+            draw_figures(self._report_data, managed=True) if windows else self._report_data.drawn
+        )
         save_figures(drawn, self.output_dir / "plots")
         if windows:
             from matplotlib import pyplot
@@ -163,15 +167,7 @@ class Result:
         )
 
     def _repr_html_(self) -> str:
-        return answer_card(self.fit, self._report_data.predictions, self.diagnostics)
+        return answer_card(self.fit, self._report_data.predictions, self._report_data.findings)
 
     def __str__(self) -> str:
         return f"{self.chinchilla_table()}\n\n{self.summary()}"
-
-
-def _has_windows() -> bool:
-    import matplotlib
-    from matplotlib.backends.registry import BackendFilter, backend_registry
-
-    interactive = backend_registry.list_builtin(BackendFilter.INTERACTIVE)  # type: ignore[no-untyped-call]
-    return matplotlib.get_backend().lower() in interactive

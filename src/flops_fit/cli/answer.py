@@ -27,18 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command answers; printed in one place.
+    """What a command answers: texts and rich renderables, and the same as plain values for ``--json``.
 
-    Attributes
-    ----------
-    shown
-        Texts and rich renderables, one below the other.
-    document
-        The same as plain values, for ``--json``.
-    good
-        Whether to rely on it; if not, the exit code says so.
-    whole
-        Whether lines are for other programs, and never broken.
+    The exit code says whether it is ``good``. The lines of a ``whole`` one are for other programs
+    and never broken.
     """
 
     shown: tuple[Any, ...]
@@ -55,6 +47,13 @@ class Settings:
     debug: bool = False
 
 
+def _set_json(ctx: typer.Context, wanted: bool) -> bool:
+    if wanted and isinstance(ctx.obj, Settings):
+        ctx.obj.json = True
+        ctx.with_resource(_only_stderr())  # until the command has returned its answer
+    return wanted
+
+
 @contextlib.contextmanager
 def _only_stderr() -> Iterator[None]:
     """Send all that is printed to standard error, by this process and by those it starts."""
@@ -67,13 +66,6 @@ def _only_stderr() -> Iterator[None]:
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-def _set_json(ctx: typer.Context, wanted: bool) -> bool:
-    if wanted and isinstance(ctx.obj, Settings):
-        ctx.obj.json = True
-        ctx.with_resource(_only_stderr())  # until the command has returned its answer
-    return wanted
 
 
 def flops_number(text: str) -> float:
@@ -137,12 +129,14 @@ def read_fit(
 ) -> Fit:
     """The fit of a table, or of what a sweep has recorded."""
     runs = read_runs(source)
+    mapping = {}
     for pair in columns or ():
-        if "=" not in pair:
+        name, equals, heading = pair.partition("=")
+        if not equals:
             raise InputError(
                 f"--column: expected name=heading, such as params=n_weights; got {pair!r}."
             )
-    mapping = dict(pair.split("=", 1) for pair in columns or ())
+        mapping[name] = heading
     return flops_fit.fit_runs(runs or source, law, columns=mapping, curves=curves)
 
 
@@ -159,7 +153,6 @@ def law_line(law: Law | OptimumOnly) -> str:
 
 def summary(fit: Fit, predictions: Sequence[Prediction]) -> tuple[str, list[Diagnostic]]:
     """The last answer in words with all findings, and the findings about the answers alone."""
-    unique = {str(d): d for p in predictions for d in p.diagnostics}
-    findings = list(unique.values())
+    findings = list({str(d): d for p in predictions for d in p.diagnostics}.values())
     text = flops_fit.report.answer_in_words(fit, predictions[-1], [*fit.diagnostics, *findings])
     return text, findings

@@ -62,9 +62,10 @@ def run_demo(output_dir: Path, workers: int = 2, console: Console | None = None)
 
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
+    runs = sum(map(len, SIZES.values()))
     console.print(
         "A GPT over bytes, trained on the State of the Union addresses from 1790 to today: "
-        f"{len(SIZES)} budgets, {sum(map(len, SIZES.values()))} runs, {workers} at a time.\n"
+        f"{len(SIZES)} budgets, {runs} runs, {workers} at a time.\n"
     )
     result = flops_fit.find_optimal(
         **demo_sweep(SIZES),
@@ -98,8 +99,10 @@ def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
 
 def held_out_check(check: HeldOut, smaller: int) -> str:
     """What the smaller budgets predict of the largest, and what was measured, in words."""
-    law = _span(check.loss_interval)
-    one_run = _span(check.run_interval)
+    law, one_run = (
+        "none" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
+        for interval in (check.loss_interval, check.run_interval)
+    )
     lines = [
         f"Check on the largest budget, {check.compute:.3g} FLOPs, predicted from the {smaller} "
         "smaller budgets alone:",
@@ -111,16 +114,11 @@ def held_out_check(check: HeldOut, smaller: int) -> str:
             f"  measured   loss {check.vertex_loss:.3f} at N = {format_count(check.vertex_params)}, the "
             f"minimum of a parabola through its {check.runs} runs"
         )
-    lines.append(
-        f"  lowest run loss {check.best_loss:.3f} ({check.best_label}), low partly by luck"
-    )
+    best = f"{check.best_loss:.3f} ({check.best_label})"
+    lines.append(f"  lowest run loss {best}, low partly by luck")
     verdict = {
         True: "The measured loss lies inside the interval for a single run.",
         False: "The measured loss lies OUTSIDE the interval: extrapolate from this sweep with care.",
         None: "There is no interval to judge by.",
     }
     return "\n".join([*lines, verdict[check.loss_inside]])
-
-
-def _span(interval: tuple[float, float] | None) -> str:
-    return "none" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,22 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.cli.answer import (
-    Answer,
-    Columns,
-    Curves,
-    Form,
-    Json,
-    Level,
-    Predict,
-    Runs,
-    flops_option,
-    law_line,
-    read_fit,
-    read_runs,
-    relied_on,
-    summary,
-)
+from flops_fit.cli import answer
+from flops_fit.cli.answer import Answer, Columns, Curves, Form, Json, Predict, flops_option
 from flops_fit.text import format_count, format_percent, markdown_table
 
 if TYPE_CHECKING:
@@ -33,12 +20,15 @@ if TYPE_CHECKING:
     import flops_fit.files
     import flops_fit.report
     from flops_fit.fit.fit import Fit
+    from flops_fit.fit.prediction import Prediction
+    from flops_fit.records import Diagnostic
 
+_PAGE = "report.html, in the sweep's folder or here"
 _MAX_ROWS = 10  # of the table, without --predict
 
 
 def fit(
-    runs: Runs,
+    runs: answer.Runs,
     law: Form = "auto",
     predict: Predict = None,
     column: Columns = None,
@@ -49,12 +39,10 @@ def fit(
     as_json: Json = False,
 ) -> Answer:
     """Fit a scaling law to a table of runs or to those of a sweep, and answer."""
-    fitted = read_fit(runs, law, column, curves)
-    predictions = [fitted.predict(c) for c in predict or _budgets(fitted)]
-    words, findings = summary(fitted, predictions)
+    fitted, predictions, words, findings = _answered(runs, law, column, curves, predict)
     shown = [
         flops_fit.report.chinchilla_table(predictions),
-        f"\n{law_line(fitted.law)} {fitted.status}\n",
+        f"\n{answer.law_line(fitted.law)} {fitted.status}\n",
         flops_fit.report.approaches_table(fitted),
         f"\n{words}",
     ]
@@ -67,27 +55,30 @@ def fit(
         path = flops_fit.write_report(fitted, report, predictions=predictions, diagnostics=findings)
         shown.append(f"\nReport: {path}")
         document["report"] = str(path)
-    return Answer(tuple(shown), document, relied_on(fitted, findings))
+    return Answer(tuple(shown), document, answer.relied_on(fitted, findings))
 
 
-def _budgets(fit: Fit) -> list[float]:
-    """The runs' own budgets, or a few across their range if they are many."""
+def _answered(
+    runs: Path,
+    law: str,
+    column: Sequence[str] | None,
+    curves: Path | None,
+    predict: Sequence[float] | None,
+) -> tuple[Fit, list[Prediction], str, list[Diagnostic]]:
+    """The fit and its answers, by default at the runs' own budgets, or a few if they are many."""
     import numpy as np
 
+    fit = answer.read_fit(runs, law, column, curves)
     own = np.unique(fit.runs.budget)
     few = own if len(own) <= _MAX_ROWS else np.geomspace(own[0], own[-1], 5)
-    return [float(c) for c in few]
+    predictions = [fit.predict(float(c)) for c in predict or few.tolist()]
+    return fit, predictions, *answer.summary(fit, predictions)
 
 
 def report(
-    runs: Runs,
+    runs: answer.Runs,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where to write.",
-            show_default="report.html, in the sweep's folder or here",
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Where to write.", show_default=_PAGE)
     ] = None,
     predict: Predict = None,
     law: Form = "auto",
@@ -96,18 +87,13 @@ def report(
     as_json: Json = False,
 ) -> Answer:
     """Write the answer with its figures and findings as one HTML page."""
-    fitted = read_fit(runs, law, column, curves)
-    predictions = [fitted.predict(c) for c in predict or _budgets(fitted)]
-    _, findings = summary(fitted, predictions)
-    default = runs / "report.html" if runs.is_dir() else Path("report.html")
-    path = flops_fit.write_report(
-        fitted,
-        output or default,
-        predictions=predictions,
-        diagnostics=findings,
-        runs=read_runs(runs) or (),
+    fitted, predictions, _, findings = _answered(runs, law, column, curves, predict)
+    path = output or (runs / "report.html" if runs.is_dir() else Path("report.html"))
+    trained = answer.read_runs(runs) or ()
+    flops_fit.write_report(
+        fitted, path, predictions=predictions, diagnostics=findings, runs=trained
     )
-    good = relied_on(fitted, findings)
+    good = answer.relied_on(fitted, findings)
     warning = () if good else ("Do not rely on this answer: the page says why.",)
     document = {"report": str(path), "trust": fitted.trust}
     return Answer((f"Report: {path}", *warning), document, good)
@@ -124,7 +110,7 @@ def compare(
         float | None,
         flops_option("Training FLOPs to compare at.", "the smaller of the two largest runs'"),
     ] = None,
-    level: Level = 0.9,
+    level: answer.Level = 0.9,
     law: Form = "auto",
     column: Columns = None,
     as_json: Json = False,
@@ -133,10 +119,11 @@ def compare(
 
     Both need the same held-out data and the same unit.
     """
-    baseline, other = (read_fit(path, law, column) for path in (first, second))
+    baseline, other = (answer.read_fit(path, law, column) for path in (first, second))
     comparison = flops_fit.compare(baseline, other, at, level=level)
-    text = str(comparison).replace("the second", str(second), 1)
-    text = text.replace("the first", str(first), 1)
+    text = str(comparison)
+    for name, path in (("the second", second), ("the first", first)):
+        text = text.replace(name, str(path), 1)
     trust = f"First: {first}, trust: {baseline.trust}. Second: {second}, trust: {other.trust}."
     document = flops_fit.records.finite_json(asdict(comparison))
     document |= {"first": str(first), "second": str(second)}
@@ -146,7 +133,7 @@ def compare(
 
 
 def next_(
-    runs: Runs,
+    runs: answer.Runs,
     target: Annotated[float, flops_option("Training FLOPs of the run to plan for.")],
     spend: Annotated[float, flops_option("Training FLOPs of the whole batch of runs.")],
     batch: Annotated[int, typer.Option(metavar="RUNS", min=1, help="How many runs at most.")] = 6,
@@ -162,7 +149,7 @@ def next_(
     as_json: Json = False,
 ) -> Answer:
     """Propose the next batch of runs: those that narrow N* at a target budget most."""
-    fitted = read_fit(runs, law, column)
+    fitted = answer.read_fit(runs, law, column)
     proposal = flops_fit.adaptive.next_experiments(
         fitted, target_compute=target, budget_flops=spend, batch=batch, max_run_flops=max_run
     )
@@ -190,12 +177,11 @@ def next_(
     if fitted.trust == "no":
         shown.append("Do not rely on this fit: flops-fit fit says why.")
     if out is not None:
+        text = flops_fit.files.csv_text(proposal.runs, ["params", "tokens", "flops"])
         with flops_fit.files.output_errors(out, "--csv"):
-            flops_fit.files.write_output(
-                out, flops_fit.files.csv_text(proposal.runs, ["params", "tokens", "flops"])
-            )
+            flops_fit.files.write_output(out, text)
         shown.append(f"Runs: {out}")
-    return Answer(tuple(shown), flops_fit.records.finite_json(document), relied_on(fitted))
+    return Answer(tuple(shown), flops_fit.records.finite_json(document), answer.relied_on(fitted))
 
 
 def _width(half: float) -> str:

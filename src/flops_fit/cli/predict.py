@@ -12,16 +12,8 @@ import typer
 
 import flops_fit
 from flops_fit.checks import nearest_name
-from flops_fit.cli.answer import (
-    Answer,
-    Columns,
-    Json,
-    law_line,
-    number,
-    read_fit,
-    relied_on,
-    summary,
-)
+from flops_fit.cli import answer
+from flops_fit.cli.answer import Answer, Json, law_line
 from flops_fit.errors import InputError
 from flops_fit.text import format_count, markdown_table
 
@@ -36,18 +28,33 @@ if TYPE_CHECKING:
     from flops_fit.laws.optimum import InferenceOptimum, Optimum, OptimumOnly
 
 _FLOPS_PER_PARAM = 6.0
+_WORDS = (
+    "A table of runs or the folder of a sweep, unless --law names a published law; then training "
+    "FLOPs, such as 1e24."
+)
+_LAW = (
+    "A published law such as hoffmann2022 (flops-fit reference list), or the form to fit to RUNS."
+)
+_SERVE = (
+    "Expected inference tokens: adds the model of the same loss that is cheapest to train and use."
+)
+_UNIQUE = "Distinct tokens there are, for a law of repeated data."
+
+
+def _limit(metavar: str, description: str) -> Any:
+    return typer.Option(metavar=metavar, help=description)
 
 
 @dataclass(frozen=True)
 class Question:
     """What to predict: the optima at budgets and for losses, under limits."""
 
-    targets: tuple[float, ...]
-    losses: tuple[float, ...]
-    max_params: float | None = None
-    max_tokens: float | None = None
-    inference_tokens: float | None = None
-    unique_tokens: float | None = None
+    targets: Sequence[float]
+    losses: Sequence[float]
+    max_params: float | None
+    max_tokens: float | None
+    inference_tokens: float | None
+    unique_tokens: float | None
 
     @property
     def caps(self) -> dict[str, float | None]:
@@ -58,54 +65,39 @@ class Question:
 def predict(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="RUNS|FLOPS",
-            help="A table of runs or the folder of a sweep, unless --law names a published law; then "
-            "training FLOPs, such as 1e24.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="RUNS|FLOPS", help=_WORDS, show_default=False),
     ] = None,
-    law: Annotated[
-        str,
-        typer.Option(
-            metavar="LAW",
-            help="A published law such as hoffmann2022 (flops-fit reference list), or the form to fit "
-            "to RUNS.",
-        ),
-    ] = "auto",
+    law: Annotated[str, _limit("LAW", _LAW)] = "auto",
     loss: Annotated[
         list[float] | None,
-        typer.Option(metavar="LOSS", help="A loss to reach: gives its compute; may be repeated."),
+        _limit("LOSS", "A loss to reach: gives its compute; may be repeated."),
     ] = None,
-    max_params: Annotated[
-        float | None, typer.Option(metavar="N", help="The largest model, in parameters.")
-    ] = None,
+    max_params: Annotated[float | None, _limit("N", "The largest model, in parameters.")] = None,
     max_tokens: Annotated[
-        float | None, typer.Option(metavar="D", help="The most data, in tokens (or samples).")
+        float | None, _limit("D", "The most data, in tokens (or samples).")
     ] = None,
-    inference_tokens: Annotated[
-        float | None,
-        typer.Option(
-            metavar="D",
-            help="Expected inference tokens: adds the model of the same loss that is cheapest to train "
-            "and use.",
-        ),
-    ] = None,
-    unique_tokens: Annotated[
-        float | None,
-        typer.Option(metavar="U", help="Distinct tokens there are, for a law of repeated data."),
-    ] = None,
+    inference_tokens: Annotated[float | None, _limit("D", _SERVE)] = None,
+    unique_tokens: Annotated[float | None, _limit("U", _UNIQUE)] = None,
     level: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Level of the intervals.", show_default="0.9"),
     ] = None,
-    column: Columns = None,
+    column: answer.Columns = None,
     as_json: Json = False,
 ) -> Answer:
     """Predict model size, data and loss for a compute budget, or the compute for a loss."""
-    source, targets = _split(words or [])
+    words = words or []
+    source = Path(words[0]) if words and answer.number(words[0]) is None else None
+    targets = []
+    for word in words[source is not None :]:
+        value = answer.number(word)
+        if value is None or not (math.isfinite(value) and value > 0):
+            raise InputError(
+                f"predict: expected training FLOPs as a positive number, such as 1e24; got {word!r}."
+            )
+        targets.append(value)
     question = Question(
-        tuple(targets), tuple(loss or ()), max_params, max_tokens, inference_tokens, unique_tokens
+        targets, loss or [], max_params, max_tokens, inference_tokens, unique_tokens
     )
     if not (targets or loss):
         raise InputError("predict: expected training FLOPs, such as 1e24, or --loss; got neither.")
@@ -119,34 +111,26 @@ def predict(
             )
         return _by_law(law, question)
     if source is None:
-        hint = nearest_name(law, names)
         raise InputError(
             "predict: expected runs (a table, or the folder of a sweep) or --law with one of "
-            f"{', '.join(names)}; got --law {law}.{hint}"
+            f"{', '.join(names)}; got --law {law}.{nearest_name(law, names)}"
         )
-    return _by_fit(read_fit(source, law, column), question, 0.9 if level is None else level)
-
-
-def _split(words: Sequence[str]) -> tuple[Path | None, list[float]]:
-    """The runs, if the first word is no number, and the training FLOPs."""
-    source = Path(words[0]) if words and number(words[0]) is None else None
-    targets = []
-    for word in words[source is not None :]:
-        value = number(word)
-        if value is None or not (math.isfinite(value) and value > 0):
-            raise InputError(
-                f"predict: expected training FLOPs as a positive number, such as 1e24; got {word!r}."
-            )
-        targets.append(value)
-    return source, targets
+    fit = answer.read_fit(source, law, column)
+    return _by_fit(fit, question, 0.9 if level is None else level)
 
 
 def _by_law(name: str, question: Question) -> Answer:
     """The optima of a published law."""
     law = flops_fit.reference.law(name)
     if not isinstance(law, flops_fit.laws.Law):
-        _refuse_losses(name, question)
-        return _published(name, law, [_optimum(C, law.optimal(C)) for C in question.targets])
+        for key, value in vars(question).items():
+            if key != "targets" and value not in (None, []):
+                option = "--loss" if key == "losses" else f"--{key.replace('_', '-')}"
+                raise InputError(
+                    f"{option}: {name} gives N* and D* at a compute and no loss, so it cannot answer "
+                    "that. Use a law with a loss, such as --law besiroglu2024."
+                )
+        return _published(name, law, [_row(C, law.optimal(C)) for C in question.targets], [], [])
     if question.unique_tokens is not None:
         if not isinstance(law, flops_fit.laws.Muennighoff):
             raise InputError(
@@ -154,32 +138,20 @@ def _by_law(name: str, question: Question) -> Answer:
             )
         law = law.with_unique(question.unique_tokens)
     needed = [_compute_for(name, law, loss) for loss in question.losses]
-    rows: list[dict[str, Any]] = []
+    rows = []
     for C in (*question.targets, *needed):
         best = law.optimal(C, _FLOPS_PER_PARAM, **question.caps)
-        row = {"target_compute": C, "training_compute": best.compute, **_optimum(C, best)}
+        row = {"target_compute": C, "training_compute": best.compute, **_row(C, best)}
         rows.append({**row, "binds": list(best.binds)})
     losses = [{"loss": loss, "value": C} for loss, C in zip(question.losses, needed, strict=True)]
     served: list[InferenceOptimum] = []
     if (demand := question.inference_tokens) is not None:
         goals = [row["expected_loss"] for row in rows[: len(question.targets)]]
-        goals += question.losses
-        served = [law.optimal_for_inference(goal, demand) for goal in goals]
+        served = [law.optimal_for_inference(goal, demand) for goal in [*goals, *question.losses]]
     return _published(name, law, rows, losses, served)
 
 
-def _refuse_losses(law: str, question: Question) -> None:
-    """A law that knows the optimum alone answers nothing that takes a loss."""
-    for name, value in vars(question).items():
-        if name != "targets" and value not in (None, ()):
-            option = "--loss" if name == "losses" else f"--{name.replace('_', '-')}"
-            raise InputError(
-                f"{option}: {law} gives N* and D* at a compute and no loss, so it cannot answer "
-                "that. Use a law with a loss, such as --law besiroglu2024."
-            )
-
-
-def _optimum(C: float, best: Optimum) -> dict[str, Any]:
+def _row(C: float, best: Optimum) -> dict[str, Any]:
     return {
         "target_compute": C,
         "optimal_params": best.params,
@@ -203,49 +175,42 @@ def _compute_for(name: str, law: Law, loss: float) -> float:
 def _published(
     name: str,
     law: Law | OptimumOnly,
-    rows: list[dict[str, Any]],
-    losses: Sequence[dict[str, Any]] = (),
-    served: Sequence[InferenceOptimum] = (),
+    rows: Sequence[dict[str, Any]],
+    losses: Sequence[dict[str, float]],
+    served: Sequence[InferenceOptimum],
 ) -> Answer:
-    lines = [f"A loss of {r['loss']:g} takes at least {r['value']:.3g} FLOPs." for r in losses]
     cells = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]
     for row in rows:
-        loss = row["expected_loss"]
-        cells.append(
-            [
-                f"{row['target_compute']:.3g}",
-                format_count(row["optimal_params"]),
-                format_count(row["optimal_tokens"]),
-                f"{row['tokens_per_param']:.3g}",
-                "–" if math.isnan(loss) else f"{loss:#.4g}",
-            ]
-        )
-    shown = [*lines, *([""] if lines else []), markdown_table(cells), meaning(law), ""]
+        sizes = [format_count(row["optimal_params"]), format_count(row["optimal_tokens"])]
+        loss = "–" if math.isnan(row["expected_loss"]) else f"{row['expected_loss']:#.4g}"
+        ratio = f"{row['tokens_per_param']:.3g}"
+        cells.append([f"{row['target_compute']:.3g}", *sizes, ratio, loss])
+    shown = [f"A loss of {r['loss']:g} takes at least {r['value']:.3g} FLOPs." for r in losses]
+    shown += [*([""] if shown else []), markdown_table(cells), meaning(law), ""]
     shown += [*map(str, served), ""] if served else []
-    shown += [
-        f"--{cap.replace('_', '-')} limits the answer."
-        for cap in sorted({cap for row in rows for cap in row.get("binds", ())})
-    ]
+    binding = sorted({cap for row in rows for cap in row.get("binds", ())})
+    shown += [f"--{cap.replace('_', '-')} limits the answer." for cap in binding]
     shown.append(
         f"{law_line(law)} {flops_fit.reference.law_source(name)} It holds for its authors' models and "
         "data, and has no intervals."
     )
-    document = _document({"name": name, **constants(law)}, rows, losses, map(vars, served))
-    return Answer(tuple(shown), document)
+    return Answer(tuple(shown), _document(name, law, rows, losses, map(vars, served)))
 
 
 def _document(
-    law: dict[str, Any],
+    name: str,
+    law: Law | OptimumOnly,
     rows: Sequence[dict[str, Any]],
     losses: Sequence[dict[str, Any]],
     inference: Iterable[dict[str, Any]],
-    **more: Any,
+    **more: str,
 ) -> Any:
     """The answer as plain values; the last ``rows`` are those at ``losses``."""
     targets = len(rows) - len(losses)
     reached = [{**loss, "at": row} for loss, row in zip(losses, rows[targets:], strict=True)]
-    document = {"law": law, **more, "predictions": rows[:targets], "losses": reached}
-    return flops_fit.records.finite_json({**document, "inference": list(inference)})
+    document: dict[str, Any] = {"law": {"name": name, **constants(law)}, **more}
+    document |= {"predictions": rows[:targets], "losses": reached, "inference": list(inference)}
+    return flops_fit.records.finite_json(document)
 
 
 def _by_fit(fit: Fit, question: Question, level: float) -> Answer:
@@ -255,32 +220,30 @@ def _by_fit(fit: Fit, question: Question, level: float) -> Answer:
     needed = [fit.compute_for(loss, level) for loss in question.losses]
     budgets = (*question.targets, *(e.value for e in needed))
     predictions = [fit.predict(C, level, **question.caps) for C in budgets]
-    lines = [
+    shown = [
         f"A loss of {loss:g} takes at least {estimate} training FLOPs."
         for loss, estimate in zip(question.losses, needed, strict=True)
     ]
-    shown = [*lines, *([""] if lines else []), flops_fit.report.chinchilla_table(predictions)]
+    shown += [*([""] if shown else []), flops_fit.report.chinchilla_table(predictions)]
     shown += ["", law_line(fit.law)]
-    words, findings = summary(fit, predictions)
+    words, findings = answer.summary(fit, predictions)
     served = []
     if (demand := question.inference_tokens) is not None:
         goals = [p.expected_loss for p in predictions[: len(question.targets)]]
         goals += question.losses
         served = [fit.optimal_for_inference(goal, demand, level) for goal in goals]
         shown += ["", *map(str, served)]
-    about = [
-        *(d for e in served for d in e.diagnostics),
-        *(d for e in needed for d in e.diagnostics),
-    ]
+    about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
     findings += [d for d in about if d not in findings]
     document = _document(
-        {"name": fit.law.name, **constants(fit.law)},
+        fit.law.name,
+        fit.law,
         [p.to_dict() for p in predictions],
         [{"loss": x, **_plain(e)} for x, e in zip(question.losses, needed, strict=True)],
         map(_plain, served),
         trust=fit.trust,
     )
-    return Answer((*shown, "", words), document, relied_on(fit, findings))
+    return Answer((*shown, "", words), document, answer.relied_on(fit, findings))
 
 
 def _plain(estimate: Any) -> dict[str, Any]:
@@ -303,22 +266,18 @@ def list_(as_json: Json = False) -> Answer:
     """List the published laws and tables of runs."""
     laws = {n: flops_fit.reference.law_source(n) for n in flops_fit.reference.LAW_NAMES}
     runs = {n: flops_fit.reference.source(n) for n in flops_fit.reference.RUN_NAMES}
-    shown = [
-        "Laws, for flops-fit predict --law NAME:",
-        _listed(laws),
-        "Runs, for flops-fit reference show NAME --csv:",
-        _listed(runs),
-    ]
+    shown = []
+    for head, sources in (
+        ("Laws, for flops-fit predict --law NAME:", laws),
+        ("Runs, for flops-fit reference show NAME --csv:", runs),
+    ):
+        width = max(map(len, sources))
+        shown += [head, *(f"  {name:<{width}}  {text}" for name, text in sources.items()), ""]
     document = {
         "laws": [{"name": n, "source": s} for n, s in laws.items()],
         "runs": [{"name": n, "source": s} for n, s in runs.items()],
     }
     return Answer(tuple(shown), document)
-
-
-def _listed(sources: dict[str, str]) -> str:
-    width = max(map(len, sources))
-    return "\n".join(f"  {name:<{width}}  {text}" for name, text in sources.items()) + "\n"
 
 
 @reference.command()
@@ -331,22 +290,26 @@ def show(
     as_json: Json = False,
 ) -> Answer:
     """Show a published law, or published runs."""
-    is_law, is_runs = name in flops_fit.reference.LAW_NAMES, name in flops_fit.reference.RUN_NAMES
-    if not (is_law or is_runs):
-        known = [*flops_fit.reference.LAW_NAMES, *flops_fit.reference.RUN_NAMES]
-        flops_fit.checks.check_choice("NAME", name, list(dict.fromkeys(known)))
+    laws, runs = flops_fit.reference.LAW_NAMES, flops_fit.reference.RUN_NAMES
+    flops_fit.checks.check_choice("NAME", name, list(dict.fromkeys([*laws, *runs])))
     if as_csv:
-        return _csv(name)
+        if name not in runs:
+            raise InputError(
+                f"--csv: expected a table of runs out of {', '.join(runs)}; {name} is a law."
+            )
+        rows = flops_fit.reference.runs(name).to_dicts()
+        text = flops_fit.files.csv_text(rows, line_end="\n").rstrip("\n")
+        return Answer((text,), {"name": name, "runs": {"rows": rows}}, whole=True)
     shown: list[str] = []
     document: dict[str, Any] = {"name": name}
-    if is_law:
+    if name in laws:
         law, source = flops_fit.reference.law(name), flops_fit.reference.law_source(name)
         values = [f"  {k} = {v:.6g}" for k, v in law.params.items()]
         shown += [f"Law {name}: {law.formula}", *values, meaning(law), f"Source: {source}"]
         document["law"] = {**constants(law), "meaning": meaning(law), "source": source}
-    if is_runs:
+    if name in runs:
         lines, document["runs"] = _runs(name)
-        shown += [*([""] if is_law else []), *lines]
+        shown += [*([""] if shown else []), *lines]
     return Answer(tuple(shown), flops_fit.records.finite_json(document))
 
 
@@ -364,9 +327,8 @@ def constants(law: Law | OptimumOnly) -> dict[str, Any]:
 
 
 def _runs(name: str) -> tuple[list[str], dict[str, Any]]:
-    table = flops_fit.reference.runs(name)
+    table, source = flops_fit.reference.runs(name), flops_fit.reference.source(name)
     choices = flops_fit.reference.columns(name)
-    source = flops_fit.reference.source(name)
     N, D, C, L = table.params, table.tokens, table.flops, table.loss
     shown = [
         f"Runs {name}: {len(table)} rows",
@@ -378,20 +340,5 @@ def _runs(name: str) -> tuple[list[str], dict[str, Any]]:
         f"Source: {source}",
         *(f"Note: {note}" for note in table.notes if not note.startswith("Source: ")),
     ]
-    return shown, {
-        "source": source,
-        "rows": table.to_dicts(),
-        "choices": {k: list(v) for k, v in choices.items()},
-        "notes": list(table.notes),
-    }
-
-
-def _csv(name: str) -> Answer:
-    if name not in flops_fit.reference.RUN_NAMES:
-        raise InputError(
-            f"--csv: expected a table of runs out of {', '.join(flops_fit.reference.RUN_NAMES)}; "
-            f"{name} is a law."
-        )
-    rows = flops_fit.reference.runs(name).to_dicts()
-    text = flops_fit.files.csv_text(rows, line_end="\n").rstrip("\n")
-    return Answer((text,), {"name": name, "runs": {"rows": rows}}, whole=True)
+    document = {"source": source, "rows": table.to_dicts(), "notes": list(table.notes)}
+    return shown, {**document, "choices": {k: list(v) for k, v in choices.items()}}

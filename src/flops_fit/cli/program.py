@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -149,13 +149,8 @@ def _print_error(error: Exception, debug: bool) -> int:
 def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False) -> str:
     """Texts and rich renderables, one below the other.
 
-    Parameters
-    ----------
-    width
-        Of the terminal: lines are broken between words, tables within cells. ``None`` breaks
-        nothing, so that other programs read whole lines.
-    colour
-        Whether rich may use it; NO_COLOR is respected.
+    Lines are broken between words and tables within cells to fit a terminal's ``width``; ``None``
+    breaks nothing. rich may use ``colour``, and respects NO_COLOR.
     """
     from rich.console import Console
 
@@ -165,25 +160,18 @@ def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False
         emoji=False,
     )  # fmt: skip
     for part in parts:
-        if isinstance(part, str):
-            for block in _fitted(part, width):
-                text = isinstance(block, str)
-                console.print(block, soft_wrap=text, end="\n" if text else "")
-        else:
+        if not isinstance(part, str):
             console.print(_narrowed(part, width, console) if width else part, end="")
+            continue
+        for is_table, group in groupby(part.split("\n"), lambda line: line.startswith("|")):
+            lines = list(group)
+            if width is not None and any(len(line) > width for line in lines):
+                if is_table:
+                    console.print(_redrawn(lines), end="")
+                    continue
+                lines = [_broken(line, width) for line in lines]
+            console.print("\n".join(lines), soft_wrap=True)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
-
-
-def _fitted(text: str, width: int | None) -> Iterator[str | Table]:
-    """The text in lines that fit, its Markdown tables redrawn if they are too wide."""
-    for is_table, group in groupby(text.split("\n"), lambda line: line.startswith("|")):
-        lines = list(group)
-        if width is None or all(len(line) <= width for line in lines):
-            yield "\n".join(lines)
-        elif is_table:
-            yield _redrawn(lines)
-        else:
-            yield "\n".join(_broken(line, width) for line in lines)
 
 
 def _broken(line: str, width: int) -> str:
@@ -196,14 +184,14 @@ def _broken(line: str, width: int) -> str:
 
 
 def _redrawn(lines: Sequence[str]) -> Table:
+    """A Markdown table as one whose cells can be broken."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows[2:]:
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    columns = (Column(name, overflow="fold") for name in head)
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for row in rows:
         table.add_row(*row)
     return table
 

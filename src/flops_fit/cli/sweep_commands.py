@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import shlex
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +16,85 @@ import typer
 
 import flops_fit
 from flops_fit.cli.answer import Answer, Json, relied_on
-from flops_fit.cli.options import takes_sweep
-from flops_fit.cli.sweep_file import SweepFile
+from flops_fit.cli.sweep_file import SweepFile, read_sweep
 from flops_fit.errors import InputError, OutputError
 from flops_fit.text import format_duration
 
 if TYPE_CHECKING:
     from flops_fit.plan.sweep_plan import SweepPlan
+
+
+def _flag(metavar: str, description: str, kind: type = str, **more: Any) -> Any:
+    """An option of a sweep; by default its value is a text."""
+    panel = "The sweep: flags override the file"
+    option = typer.Option(metavar=metavar, rich_help_panel=panel, help=description, **more)
+    return Annotated[kind | None, option]
+
+
+_SWEEP = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="SWEEP",
+        help="The sweep as a TOML file.",
+        show_default="sweep.toml where there is one",
+    ),
+]
+_FLAGS = {
+    "model_cls": _flag("REF", "The model's class or factory: package.module:name or file.py:name."),
+    "model_size_param": _flag("NAME", "The argument that sets its size."),
+    "dataset": _flag("REF", "The data: an object, or what is called without arguments to make it."),
+    "loss_fn": _flag("REF", "The loss: (model output, targets) to a mean."),
+    "compute_budgets": _flag(
+        "FLOPS,...", "Training FLOPs of each tier, separated by commas: 1e15,3e15,1e16."
+    ),
+    "design": _flag("NAME", "grid, tapered, rectangular or adaptive."),
+    "mode": _flag("NAME", "local trains; mock simulates the runs by a known law."),
+    "executor": _flag("NAME", "Where runs happen: inprocess, pool, ray or slurm."),
+    "seed": _flag("NUMBER", "Every run derives its own from it.", int),
+    "output_dir": _flag(
+        "FOLDER",
+        "Where records, tables and figures go.",
+        Path,
+        show_default="outputs, beside the file",
+    ),
+}
+_SETTINGS = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel="The sweep: flags override the file",
+        help="Any other key of the file, such as batch_size=16, hparams.lr=0.01 or "
+        "training.precision=bf16; may be repeated.",
+    ),
+]
+
+
+def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer | None]:
+    """Give a command the options of a sweep, and what they describe as its first argument."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=a)
+        for name, a in {"sweep": _SWEEP, **_FLAGS, "settings": _SETTINGS}.items()
+    ]
+
+    @functools.wraps(command)
+    def call(sweep: Path | None = None, settings: Any = None, **options: Any) -> Answer | None:
+        flags = {name: options.pop(name, None) for name in _FLAGS}
+        if (budgets := flags["compute_budgets"]) is not None:
+            try:
+                flags["compute_budgets"] = [float(part) for part in budgets.split(",")]
+            except ValueError:
+                raise InputError(
+                    "--compute-budgets: expected training FLOPs separated by commas, such as "
+                    f"1e15,3e15; got {budgets!r}."
+                ) from None
+        return command(read_sweep(sweep, flags, settings or ()), **options)
+
+    parameters = [*shared, *own]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
 
 
 FILES = ("sweep.toml", "model.py", "data.py")
@@ -35,9 +110,9 @@ def init(
 
     Three files: sweep.toml, model.py and data.py. Nothing is overwritten.
     """
-    if there := [name for name in FILES if (folder / name).exists()]:
+    if taken := [name for name in FILES if (folder / name).exists()]:
         raise InputError(
-            f"init: expected a folder without {', '.join(FILES)}; {folder / there[0]} is there. "
+            f"init: expected a folder without {', '.join(FILES)}; {folder / taken[0]} is there. "
             "Nothing was written: choose another folder."
         )
     source = resources.files("flops_fit.cli") / "skeleton"
@@ -48,19 +123,21 @@ def init(
                 file.write((source / name).read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"init: {folder} cannot be written ({error.strerror}).") from error
-    steps = ["flops-fit plan", "flops-fit run", "flops-fit predict outputs 1e10"]
-    says = ["what will run, and what it costs", "train it, and answer", "ask for another compute"]
+    steps = {
+        "flops-fit plan": "what will run, and what it costs",
+        "flops-fit run": "train it, and answer",
+        "flops-fit predict outputs 1e10": "ask for another compute",
+    }
     if folder != Path():
-        steps.insert(0, f"cd {shlex.quote(str(folder))}")
-        says.insert(0, "")
+        steps = {f"cd {shlex.quote(str(folder))}": "", **steps}
     width = max(map(len, steps))
+    lines = [f"  {step:<{width}}   {text}".rstrip() for step, text in steps.items()]
     written = [f"Wrote {folder / name}" for name in FILES]
-    lines = [f"  {s:<{width}}   {t}".rstrip() for s, t in zip(steps, says, strict=True)]
     shown = (*written, "", "Next:", *lines, "", "Then put your own model and data in their place.")
-    return Answer(shown, {"written": [str(folder / n) for n in FILES], "next": steps})
+    return Answer(shown, {"written": [str(folder / n) for n in FILES], "next": list(steps)})
 
 
-_PANEL = "The price"
+_price = functools.partial(typer.Option, rich_help_panel="The price")
 
 
 @takes_sweep
@@ -68,39 +145,23 @@ def plan(
     sweep: SweepFile,
     on: Annotated[
         str | None,
-        typer.Option(
-            metavar="DEVICE",
-            rich_help_panel=_PANEL,
-            help="Times on another device by its data sheet, such as H100.",
-        ),
+        _price(metavar="DEVICE", help="Times on another device by its data sheet, such as H100."),
     ] = None,
     mfu: Annotated[
         float | None,
-        typer.Option(
+        _price(
             metavar="SHARE",
-            rich_help_panel=_PANEL,
             help="Share of that device's peak FLOP/s that training reaches.",
             show_default="0.3",
         ),
     ] = None,
-    parallel: Annotated[
-        int,
-        typer.Option(metavar="RUNS", min=1, rich_help_panel=_PANEL, help="Runs at the same time."),
-    ] = 1,
+    parallel: Annotated[int, _price(metavar="RUNS", min=1, help="Runs at the same time.")] = 1,
     dollars_per_hour: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DOLLARS", rich_help_panel=_PANEL, help="Price of all that the sweep occupies."
-        ),
+        float | None, _price(metavar="DOLLARS", help="Price of all that the sweep occupies.")
     ] = None,
     designs: Annotated[
         bool,
-        typer.Option(
-            "--designs",
-            metavar="",
-            rich_help_panel=_PANEL,
-            help="Also what the same budgets cost with each design.",
-        ),
+        _price("--designs", metavar="", help="Also what the same budgets cost with each design."),
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the runs as a table.")

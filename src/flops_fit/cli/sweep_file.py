@@ -15,7 +15,7 @@ import inspect
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -37,14 +37,9 @@ def is_reference(text: str) -> bool:
 
 
 def load(reference: str, folder: Path, what: str) -> Any:
-    """The object that a reference names.
+    """The object that a reference names; files are looked for in ``folder``, modules there too.
 
-    Parameters
-    ----------
-    folder
-        Where files are looked for; modules are found there too, and in the current directory.
-    what
-        The key that it stands for, for errors.
+    ``what`` is the key that it stands for, for errors.
 
     Raises
     ------
@@ -61,7 +56,8 @@ def load(reference: str, folder: Path, what: str) -> Any:
         if str(place) not in sys.path:
             sys.path.insert(0, str(place))
     try:
-        thing: Any = _file(folder / where) if where.endswith(".py") else _module(where)
+        is_file = where.endswith(".py")
+        thing: Any = _file(folder / where) if is_file else importlib.import_module(where)
     except Exception as error:  # importing runs the user's code
         raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
     for part in name.split("."):
@@ -70,10 +66,6 @@ def load(reference: str, folder: Path, what: str) -> Any:
             raise InputError(f"{what}: {where} has no {part!r}.{hint}")
         thing = getattr(thing, part)
     return thing
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(name)
 
 
 def _file(path: Path) -> ModuleType:
@@ -114,23 +106,10 @@ def _pickle_by_value(module: ModuleType) -> None:
 
 
 DEFAULT_FILE = Path("sweep.toml")
-_CALLED = (
-    "dataset",
-    "eval_dataset",
-    "example_batch",
-)  # may be a class or function, which is called
-_VALUES = (
-    "model_kwargs",
-    "sizes",
-    "hparams",
-)  # tables of values, where ref has no meaning at the top level
+_CALLED = ("dataset", "eval_dataset", "example_batch")  # a class or function of these is called
+_VALUES = ("model_kwargs", "sizes", "hparams")  # tables where ref at the top level is a mere name
 _NOT_SET = ("train",)  # the command decides
 _BUILT = ("executor", "design", "mode", "training")  # tables of an object's settings
-_TEXT_KEYS = {
-    "executor": "kind",
-    "design": "kind",
-    "mode": "kind",
-}  # what a lone text of these says
 
 
 @dataclass
@@ -143,11 +122,8 @@ class SweepFile:
     def arguments(self, planning: bool = False) -> dict[str, Any]:
         """The keyword arguments of ``find_optimal``, with everything imported and made.
 
-        Parameters
-        ----------
-        planning
-            Nothing will run: an executor is checked and not made, as it may need packages that are
-            only installed where the sweep runs.
+        ``planning`` checks an executor and does not make it: it may need packages that are only
+        installed where the sweep runs.
 
         Raises
         ------
@@ -170,7 +146,8 @@ class SweepFile:
         if isinstance(value, Mapping) and key in _VALUES:
             return {k: _resolved(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
         thing = _resolved(value, folder, key, names=True)
-        if key in _CALLED and isinstance(value, str) and _is_factory(thing):
+        factory = isinstance(thing, type) or inspect.isroutine(thing)
+        if factory and key in _CALLED and isinstance(value, str):
             return _called(thing, {}, key)
         return thing
 
@@ -180,14 +157,8 @@ def read_sweep(
 ) -> SweepFile:
     """A sweep from a file, overridden by ``KEY=VALUE`` settings and these by flags.
 
-    Parameters
-    ----------
-    path
-        ``None`` for ``sweep.toml`` where there is one.
-    flags
-        By key; ``None`` where a flag was not given.
-    settings
-        Of ``--set``: values as in TOML, or else texts; dots lead into tables.
+    Without a ``path`` the file is ``sweep.toml`` where there is one. Settings are those of ``--set``:
+    values as in TOML, or else texts; dots lead into tables. A flag that is ``None`` was not given.
 
     Raises
     ------
@@ -230,14 +201,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected TOML; {error}.") from error
 
 
-def _known() -> list[str]:
-    parameters = inspect.signature(flops_fit.find_optimal).parameters
-    return [name for name in parameters if name not in _NOT_SET]
-
-
-def _check_keys(values: Mapping[str, Any], where: str) -> None:
-    known = _known()
-    for key in values:
+def _check_keys(keys: Iterable[str], where: str) -> None:
+    known = [k for k in inspect.signature(flops_fit.find_optimal).parameters if k not in _NOT_SET]
+    for key in keys:
         if key in known:
             continue
         if key in _NOT_SET:
@@ -257,37 +223,27 @@ def _set(sweep: SweepFile, setting: str) -> None:
     keys = path.strip().split(".")
     if not (equals and all(keys)):
         raise InputError(f"--set: expected KEY=VALUE, such as batch_size=16; got {setting!r}.")
-    _check_keys(dict.fromkeys(keys[:1]), "--set")
-    value = _value(text.strip())
-    if len(keys) == 1:
-        sweep.values[keys[0]] = value
-        sweep.folders.pop(keys[0], None)
-        return
-    inside = sweep.values.get(keys[0], {})
-    if isinstance(inside, str):
-        inside = {_TEXT_KEYS.get(keys[0], "ref"): inside}
-    inside = sweep.values[keys[0]] = dict(inside) if isinstance(inside, Mapping) else {}
-    for key in keys[1:-1]:
-        deeper = inside.get(key, {})
-        inside[key] = dict(deeper) if isinstance(deeper, Mapping) else {}
-        inside = inside[key]
-    inside[keys[-1]] = value
-
-
-def _value(text: str) -> Any:
+    _check_keys(keys[:1], "--set")
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        value = text.strip()
+    table = sweep.values
+    if len(keys) == 1:
+        sweep.folders.pop(keys[0], None)
+    elif isinstance(name := table.get(keys[0]), str):  # which stands for a table that has it
+        table[keys[0]] = {"kind" if keys[0] in ("executor", "design", "mode") else "ref": name}
+    for key in keys[:-1]:
+        inside = table.get(key)
+        table[key] = dict(inside) if isinstance(inside, Mapping) else {}
+        table = table[key]
+    table[keys[-1]] = value
 
 
 def _resolved(value: Any, folder: Path, key: str, names: bool) -> Any:
     """A value, with references replaced by what they refer to.
 
-    Parameters
-    ----------
-    names
-        Whether texts may be references; inside arguments only tables with ``ref`` are.
+    Texts may be references where ``names`` is set; inside arguments only tables with ``ref`` are.
     """
     if isinstance(value, str):
         return load(value, folder, key) if names and is_reference(value) else value
@@ -307,10 +263,6 @@ def _resolved(value: Any, folder: Path, key: str, names: bool) -> Any:
         raise InputError(f"{key}.args: expected a table of arguments; got {given!r}.")
     args = {k: _resolved(v, folder, f"{key}.args.{k}", names=False) for k, v in given.items()}
     return _called(load(value["ref"], folder, key), args, key)
-
-
-def _is_factory(thing: Any) -> bool:
-    return isinstance(thing, type) or inspect.isroutine(thing)
 
 
 def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> Any:
@@ -334,7 +286,14 @@ def _built(key: str, table: Mapping[str, Any], folder: Path) -> Callable[[], Any
         "mode": {"local": lambda: "local", "mock": flops_fit.Mock},
         "training": {"training": flops_fit.TrainingConfig},
     }[key]
-    values = {k: _setting(v, folder, f"{key}.{k}") for k, v in table.items()}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if value == "none":
+            values[name] = None
+        elif (key, name) == ("mode", "law") and isinstance(value, str) and not is_reference(value):
+            values[name] = flops_fit.reference.law(value)
+        else:
+            values[name] = _resolved(value, folder, f"{key}.{name}", names=True)
     kind = values.pop("kind", None) if len(kinds) > 1 else key
     if kind not in kinds:
         raise InputError(f"{key}.kind: expected one of {', '.join(kinds)}; got {kind!r}.")
@@ -344,15 +303,6 @@ def _built(key: str, table: Mapping[str, Any], folder: Path) -> Callable[[], Any
             hint = unknown_name(name, known, {})
             raise InputError(f"{key}: {kind} has no option {name!r}; {hint}")
     return functools.partial(kinds[kind], **values)
-
-
-def _setting(value: Any, folder: Path, key: str) -> Any:
-    """A value of an object's table."""
-    if value == "none":
-        return None
-    if key == "mode.law" and isinstance(value, str) and not is_reference(value):
-        return flops_fit.reference.law(value)
-    return _resolved(value, folder, key, names=True)
 
 
 def _budget(text: str) -> float:
