@@ -125,8 +125,7 @@ def compare(
     for name, path in (("the second", second), ("the first", first)):
         text = text.replace(name, str(path), 1)
     trust = f"First: {first}, trust: {baseline.trust}. Second: {second}, trust: {other.trust}."
-    document = flops_fit.records.finite_json(asdict(comparison))
-    document |= {"first": str(first), "second": str(second)}
+    document = {**asdict(comparison), "first": str(first), "second": str(second)}
     findings = [f"  • {d}" for d in comparison.diagnostics]
     good = all(d.severity != "critical" for d in comparison.diagnostics)
     return Answer((text, trust, *findings), document, good)
@@ -181,7 +180,7 @@ def next_(
         with flops_fit.files.output_errors(out, "--csv"):
             flops_fit.files.write_output(out, text)
         shown.append(f"Runs: {out}")
-    return Answer(tuple(shown), flops_fit.records.finite_json(document), answer.relied_on(fitted))
+    return Answer(tuple(shown), document, answer.relied_on(fitted))
 
 
 def _width(half: float) -> str:

@@ -204,13 +204,13 @@ def _document(
     losses: Sequence[dict[str, Any]],
     inference: Iterable[dict[str, Any]],
     **more: str,
-) -> Any:
+) -> dict[str, Any]:
     """The answer as plain values; the last ``rows`` are those at ``losses``."""
     targets = len(rows) - len(losses)
     reached = [{**loss, "at": row} for loss, row in zip(losses, rows[targets:], strict=True)]
     document: dict[str, Any] = {"law": {"name": name, **constants(law)}, **more}
     document |= {"predictions": rows[:targets], "losses": reached, "inference": list(inference)}
-    return flops_fit.records.finite_json(document)
+    return document
 
 
 def _by_fit(fit: Fit, question: Question, level: float) -> Answer:
@@ -310,7 +310,7 @@ def show(
     if name in runs:
         lines, document["runs"] = _runs(name)
         shown += [*([""] if shown else []), *lines]
-    return Answer(tuple(shown), flops_fit.records.finite_json(document))
+    return Answer(tuple(shown), document)
 
 
 def meaning(law: Law | OptimumOnly) -> str:

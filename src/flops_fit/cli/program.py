@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+import flops_fit
 from flops_fit._version import __version__
 from flops_fit.cli.answer import Answer, Settings
 from flops_fit.cli.demo import demo
@@ -118,7 +119,8 @@ def _execute(arguments: Sequence[str], settings: Settings) -> int:
 
 def _print_answer(answer: Answer, settings: Settings) -> None:
     if settings.json:
-        text = json.dumps(answer.document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        document = flops_fit.records.finite_json(answer.document)
+        text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     else:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal and not answer.whole else None

@@ -198,7 +198,7 @@ def plan(
         ]
     if out is not None:
         shown.append(f"Runs: {planned.to_csv(out)}")
-    return Answer(tuple(shown), flops_fit.records.finite_json(document))
+    return Answer(tuple(shown), document)
 
 
 def _done(plan: SweepPlan, folder: Path) -> list[str]:
@@ -214,26 +214,24 @@ def _done(plan: SweepPlan, folder: Path) -> list[str]:
     return [f"{text}; {len(diff.missing)} are missing, {diff.cost.flops:.3g} FLOPs{left}."]
 
 
+def _switch(name: str, description: str) -> Any:
+    return typer.Option(
+        f"--{name}/--no-{name}",
+        metavar="",
+        help=f"{description} [default: {name}]",
+        show_default=False,
+    )
+
+
 @takes_sweep
 def run(
     sweep: SweepFile,
     resume: Annotated[
         bool | None,
-        typer.Option(
-            "--resume/--no-resume",
-            metavar="",
-            help="Go on from what is finished, or set it aside and begin anew. [default: resume]",
-            show_default=False,
-        ),
+        _switch("resume", "Go on from what is finished, or set it aside and begin anew."),
     ] = None,
     progress: Annotated[
-        bool | None,
-        typer.Option(
-            "--progress/--no-progress",
-            metavar="",
-            help="Show a live view on standard error, or nothing. [default: progress]",
-            show_default=False,
-        ),
+        bool | None, _switch("progress", "Show a live view on standard error, or nothing.")
     ] = None,
     as_json: Json = False,
 ) -> Answer | None:
@@ -264,6 +262,4 @@ def run(
         "paths": {name: str(path) for name, path in paths.items()},
     }
     findings = [*result.diagnostics, *predictions[-1].diagnostics]
-    return Answer(
-        tuple(shown), flops_fit.records.finite_json(document), relied_on(result.fit, findings)
-    )
+    return Answer(tuple(shown), document, relied_on(result.fit, findings))

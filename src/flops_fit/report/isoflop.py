@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LAW_NAMES = {"kappa": "κ-law", "hoffmann": "additive law"}
 _POINTS = 80  # of a curve
 _MAX_CURVES = 12
 _MAX_BEYOND = 10.0  # how far a curve follows the law beyond its runs to reach an optimum
@@ -83,7 +82,7 @@ def isoflop_data(fit: Fit) -> Isoflop:
 
 def law_name(name: str) -> str:
     """A form of law as figures call it."""
-    return LAW_NAMES.get(name, f"{name} law")
+    return {"kappa": "κ-law", "hoffmann": "additive law"}.get(name, f"{name} law")
 
 
 def _curve(fit: Fit, budget: float) -> IsoflopCurve:

@@ -33,18 +33,10 @@ class OptimalPath:
 
 
 @dataclass(frozen=True)
-class Observations:
-    """What was observed beside a path: its name, at which C, and its value."""
-
-    name: str
-    compute: Floats
-    value: Floats
-
-
-@dataclass(frozen=True)
 class OptimumCurve:
     """``"params"``, ``"tokens"`` or ``"loss"`` at the optimum over compute, with what was observed.
 
+    ``observed`` holds (C, value) by what it is, each of shape (k, 2).
     ``source`` says what gives the path; beyond ``largest``, C of the largest run, it is an
     extrapolation. ``level`` is that of the interval.
     """
@@ -53,7 +45,7 @@ class OptimumCurve:
     unit: str
     path: OptimalPath
     source: str
-    observations: tuple[Observations, ...]
+    observed: dict[str, Floats]
     largest: float
     level: float
 
@@ -62,8 +54,8 @@ class OptimumCurve:
         p, name = self.path, self.quantity
         path = {"compute": p.compute, name: p.value, "low": p.low, "high": p.high}
         rows = rows_of(kind=self.source, **path)
-        for o in self.observations:
-            rows += rows_of(kind=o.name, **{"compute": o.compute, name: o.value})
+        for kind, points in self.observed.items():
+            rows += rows_of(kind=kind, **{"compute": points[:, 0], name: points[:, 1]})
         return rows
 
 
@@ -118,7 +110,7 @@ def _optimum_curve(
     path: OptimalPath,
     observed: dict[str, list[tuple[float, float]]],
 ) -> OptimumCurve:
-    seen = tuple(Observations(k, *np.array(v, float).T) for k, v in observed.items() if v)
+    seen = {kind: np.array(pairs, float) for kind, pairs in observed.items() if pairs}
     on_lines = any(a.headline for a in fit.approaches[:2])
     source = "line through the minima" if on_lines else "fitted law"
     return OptimumCurve(quantity, fit.runs.unit, path, source, seen, fit.largest_compute, level)
@@ -134,11 +126,9 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
         within, beyond = x <= data.largest * (1 + 1e-9), x >= data.largest * (1 - 1e-9)
         ax.plot(x[within], y[within], color=style.BLUE, lw=1.2, label=data.source)
         ax.plot(x[beyond], y[beyond], color=style.BLUE, lw=1.2, ls=(0, (3, 2)))
-    for seen, mark in zip(data.observations, _MARKS, strict=False):
-        ax.plot(
-            seen.compute, seen.value, mark, ms=3, mfc=style.INK if mark == "o" else "none",
-            mec=style.INK, mew=0.6, zorder=3, label=seen.name,
-        )  # fmt: skip
+    for (kind, points), mark in zip(data.observed.items(), _MARKS, strict=False):
+        face = style.INK if mark == "o" else "none"
+        ax.plot(*points.T, mark, mfc=face, mec=style.INK, label=kind, ms=3, mew=0.6, zorder=3)
     ax.set_xlim(path.compute[0], path.compute[-1])
     style.compute_axis(ax)
     if data.quantity == "loss":
@@ -161,7 +151,7 @@ def _draw_interval(
 
 def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
     """An interval that opens far beyond the runs must not flatten all that was measured."""
-    values = np.concatenate([data.path.value, *(o.value for o in data.observations)])
+    values = np.concatenate([data.path.value, *(points[:, 1] for points in data.observed.values())])
     low, high = np.nanmin(values), np.nanmax(values)
     spread = max(high - low, 1e-3 * abs(high))
     ends = data.path.low[np.isfinite(data.path.low)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from flops_fit.records import Diagnostic, Run, finite_json
 from flops_fit.report import table
 from flops_fit.report.figures import ReportData, report_data
 from flops_fit.report.provenance import excluded_list, methods_section, provenance, runs_table
-from flops_fit.report.style import dark_colours, inline_svg
+from flops_fit.report.style import dark_colour, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import tuning_table
 from flops_fit.tune.effects import Collapse
@@ -84,9 +85,9 @@ def write_report(
 
 def write_page(data: ReportData, path: str | Path) -> Path:
     """Write :func:`page` to a file."""
-    text, path = page(data), Path(path)
+    path = Path(path)
     with output_errors(path, "report"):
-        write_output(path, text)
+        write_output(path, page(data))
     return path
 
 
@@ -111,7 +112,8 @@ def page(m: ReportData) -> str:
 
 def _style(body: str) -> str:
     """The style sheet, with the figures' colours for light and for dark paper."""
-    colours = dark_colours(body)
+    codes = sorted(set(re.findall(r"var\(--c([0-9a-f]{6}),", body)))
+    colours = {code: dark_colour(code) for code in codes}
     light = "".join(f"--c{code}:#{code};" for code in colours)
     before, _, rest = asset("page.css").partition("DARK {")
     own, _, after = rest.partition("}")

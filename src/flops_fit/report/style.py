@@ -87,16 +87,6 @@ def axes_of(ax: Axes | None, name: str) -> Axes:
     return new_figure(name).add_subplot() if ax is None else ax
 
 
-def figure_of(ax: Axes) -> Figure:
-    """The figure that contains the axes."""
-    from matplotlib.figure import Figure
-
-    figure = ax.get_figure(root=True)
-    if not isinstance(figure, Figure):
-        raise ValueError("expected axes in a figure; these were removed from theirs.")
-    return figure
-
-
 def annotate(ax: Axes, text: str, at: tuple[float, float], offset: float) -> None:
     """A small label to the right of a point, ``offset`` in points."""
     ax.annotate(
@@ -173,6 +163,8 @@ def _of_decades(low: float, high: float, digits: Iterable[float]) -> list[float]
 
 def finish(ax: Axes, columns: int = 2) -> Figure:
     """A faint grid, two open sides, small type, and a key above the axes; returns the figure."""
+    from matplotlib.figure import Figure
+
     ax.spines[["top", "right"]].set_visible(False)
     for side in ("left", "bottom"):
         ax.spines[side].set(color=FAINT, linewidth=0.6)
@@ -188,7 +180,10 @@ def finish(ax: Axes, columns: int = 2) -> Figure:
             fontsize=SMALL, labelcolor=INK, handlelength=1.5, columnspacing=1.0,
             handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3,
         )  # fmt: skip
-    return figure_of(ax)
+    figure = ax.get_figure(root=True)
+    if not isinstance(figure, Figure):
+        raise ValueError("expected axes in a figure; these were removed from theirs.")
+    return figure
 
 
 DARK_PAPER = (22, 24, 28)  # of the page in the dark
@@ -221,12 +216,6 @@ def inline_svg(figure: Figure, title: str, description: str) -> str:
         f'<title id="{name}-title">{html.escape(title)}</title>'
         f'<desc id="{name}-desc">{html.escape(description)}</desc>{rest}'
     )
-
-
-def dark_colours(body: str) -> dict[str, str]:
-    """The hex codes that figures of :func:`inline_svg` use, with their colours on dark paper."""
-    codes = sorted(set(re.findall(r"var\(--c([0-9a-f]{6}),", body)))
-    return {code: dark_colour(code) for code in codes}
 
 
 def dark_colour(code: str) -> str:
