@@ -36,7 +36,7 @@ def test_nothing_is_overwritten(begun: Path, capsys: Capsys) -> None:
     (begun / "data.py").unlink()
     told = called(capsys, "init")
     assert told.code == 2
-    assert "sweep.toml is there. Nothing was written" in told.err
+    assert "sweep.toml already exists. Nothing was written" in told.err
     del before["data.py"]
     assert {p.name: p.read_bytes() for p in begun.iterdir()} == before
 

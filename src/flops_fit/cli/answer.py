@@ -1,4 +1,4 @@
-"""What commands share: options, the runs that they read, and the answer that they return."""
+"""What commands share: options, reading runs, and the answer that they return."""
 
 from __future__ import annotations
 

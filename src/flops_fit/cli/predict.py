@@ -1,4 +1,4 @@
-"""``predict``: a calculator for published laws and for runs; ``reference``: what was published."""
+"""``predict``: optima of published laws and of fits; ``reference``: published laws and runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program: its commands, what it prints as wide as a terminal is, errors in one line, exit codes."""
+"""The program: its commands, output as wide as the terminal, errors in one line, exit codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXIT_CODES = (
 )
 
 _WIDEST = 1000
-# Columns of a plan that a narrow terminal does without, the first ones first.
+# Columns of a plan that are left out on a narrow terminal, in this order.
 _OPTIONAL_COLUMNS = ("C/6ND", "lr", "epochs", "batch", "D/N")
 
 app = typer.Typer(name="flops-fit", pretty_exceptions_enable=False, epilog=EXIT_CODES)
@@ -54,7 +54,9 @@ def _print_version(wanted: bool) -> None:
 _VERSION = typer.Option(
     "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version."
 )
-_DEBUG = typer.Option("--debug", metavar="", help="Show the traceback of an error; in any place.")
+_DEBUG = typer.Option(
+    "--debug", metavar="", help="Show the traceback of an error; works anywhere in the command."
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -93,7 +95,7 @@ def call(arguments: Sequence[str]) -> int:
         code = _execute([a for a in arguments if a != "--debug"], settings)
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left in the buffer is written once more as the process ends: to nowhere.
+        # Python writes the rest of the buffer when it exits: send that to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return PIPE_CLOSED
     return code
@@ -199,7 +201,7 @@ def _redrawn(lines: Sequence[str]) -> Table:
 
 
 def _narrowed(part: Any, width: int, console: Console) -> Any:
-    """A table that fits, without the columns that say least."""
+    """A table without the least important columns, so that it fits."""
     from rich.measure import Measurement
 
     table = part.__rich__() if hasattr(part, "__rich__") else part

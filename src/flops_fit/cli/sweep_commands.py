@@ -71,7 +71,7 @@ _SETTINGS = Annotated[
 
 
 def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer | None]:
-    """Give a command the options of a sweep, and what they describe as its first argument."""
+    """Add the options of a sweep to a command, which gets the sweep as its first argument."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=a)
@@ -102,17 +102,17 @@ FILES = ("sweep.toml", "model.py", "data.py")
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where to write; made where it is missing.")
+        Path, typer.Argument(metavar="DIR", help="Where to write; created if it does not exist.")
     ] = Path(),
     as_json: Json = False,
 ) -> Answer:
-    """Write a sweep to begin with, which runs as it is within a minute on a CPU.
+    """Write a sweep to start from; it runs as it is within a minute on a CPU.
 
     Three files: sweep.toml, model.py and data.py. Nothing is overwritten.
     """
     if taken := [name for name in FILES if (folder / name).exists()]:
         raise InputError(
-            f"init: expected a folder without {', '.join(FILES)}; {folder / taken[0]} is there. "
+            f"init: expected a folder without {', '.join(FILES)}; {folder / taken[0]} already exists. "
             "Nothing was written: choose another folder."
         )
     source = resources.files("flops_fit.cli") / "skeleton"
@@ -133,7 +133,14 @@ def init(
     width = max(map(len, steps))
     lines = [f"  {step:<{width}}   {text}".rstrip() for step, text in steps.items()]
     written = [f"Wrote {folder / name}" for name in FILES]
-    shown = (*written, "", "Next:", *lines, "", "Then put your own model and data in their place.")
+    shown = (
+        *written,
+        "",
+        "Next:",
+        *lines,
+        "",
+        "Then replace the model and the data with your own.",
+    )
     return Answer(shown, {"written": [str(folder / n) for n in FILES], "next": list(steps)})
 
 
@@ -202,7 +209,7 @@ def plan(
 
 
 def _done(plan: SweepPlan, folder: Path) -> list[str]:
-    """What of the plan is there already."""
+    """How much of the plan is finished already."""
     if not (folder / "sweep.json").exists():
         return []
     diff = plan.diff(folder)

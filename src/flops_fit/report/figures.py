@@ -37,7 +37,7 @@ class ReportData:
     runs
         Runs with their states, if a sweep made them.
     provenance
-        Facts by name beside those that the page collects itself: a seed, where records lie.
+        Facts by name, besides those that the page collects itself: a seed, the folder of records.
     title
         Of the page.
     tuning, collapse
@@ -246,7 +246,7 @@ def draw_all(
 def save_figures(
     drawn: Sequence[Drawn], folder: str | Path, formats: Sequence[str] = ("png",)
 ) -> list[Path]:
-    """Write each figure in each format, and its data as CSV beside it.
+    """Write each figure in each format, and its data as CSV.
 
     Text in SVG and PDF stays text. PNG has 300 dots an inch.
 

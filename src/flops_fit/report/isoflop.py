@@ -23,7 +23,7 @@ _MAX_CURVES = 12
 _MAX_BEYOND = 10.0  # how far a curve follows the law beyond its runs to reach an optimum
 _GRID = 70  # points of the surface along N and along D
 _CONTOURS = 7
-_MAX_KEYS = 5  # budgets that are named beside residuals
+_MAX_KEYS = 5  # budgets named in the key of residuals
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Isoflop:
     law: str
 
     def rows(self) -> list[Row]:
-        """Runs, points of the curves, optima and minima, told apart by ``kind``."""
+        """Runs, points of the curves, optima and minima, distinguished by ``kind``."""
         return [row for curve in self.curves for row in curve.rows()]
 
 
@@ -184,7 +184,7 @@ class Surface:
     best_tokens: Floats
 
     def rows(self) -> list[Row]:
-        """Runs, optima and the grid, told apart by ``kind``."""
+        """Runs, optima and the grid, distinguished by ``kind``."""
         N, D = (axis.ravel() for axis in np.meshgrid(self.params, self.tokens))
         runs = {"params": self.run_params, "tokens": self.run_tokens, "loss": self.run_loss}
         return [
@@ -238,7 +238,7 @@ def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:
 
 
 def _label_places(data: Surface) -> list[tuple[float, float]]:
-    """A place for the label of each contour: beside the path, on the side of smaller sizes."""
+    """Where to label each contour: next to the path, if possible at smaller sizes."""
     places = []
     log_n, log_d = np.log(data.params), np.log(data.tokens)
     path = np.zeros_like(log_n)
@@ -365,7 +365,7 @@ def backtest_data(fit: Fit, tests: tuple[Backtest, ...] = ()) -> HeldOutBudgets 
 
 
 def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
-    """What smaller budgets predict of the largest, beside what was measured, in % of it."""
+    """What smaller budgets predict of the largest, and what was measured, in % of that."""
     ax = style.axes_of(ax, "backtest")
     ax.axhline(0, color=style.FAINT, lw=0.6)
     x = 0

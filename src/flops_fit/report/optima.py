@@ -50,7 +50,7 @@ class OptimumCurve:
     level: float
 
     def rows(self) -> list[Row]:
-        """The path with its interval, and observations, told apart by ``kind``."""
+        """The path with its interval, and observations, distinguished by ``kind``."""
         p, name = self.path, self.quantity
         path = {"compute": p.compute, name: p.value, "low": p.low, "high": p.high}
         rows = rows_of(kind=self.source, **path)
@@ -177,7 +177,7 @@ class ApproachRatios:
     level: float
 
     def rows(self) -> list[Row]:
-        """Ratios along compute, told apart by ``kind``."""
+        """Ratios along compute, distinguished by ``kind``."""
         rows: list[Row] = []
         for name, line in self.lines.items():
             rows += rows_of(kind=name, compute=self.compute, params_over_answer=line)
@@ -190,7 +190,7 @@ class ApproachRatios:
 def approaches_data(
     fit: Fit, level: float = 0.9, path: OptimalPath | None = None
 ) -> ApproachRatios:
-    """The three approaches and the other law forms beside the answer."""
+    """The three approaches and the other law forms, relative to the answer."""
     path = path or optimal_path(fit, level)["optimal_params"]
     compute = path.compute
     headline = next((a.name for a in fit.approaches if a.headline), "surface")

@@ -1,4 +1,4 @@
-"""What the answer rests on: the runs, those left out, the methods with their papers, versions."""
+"""The sources of the answer: runs, runs left out, methods with their papers, versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flops_fit.report.figures import ReportData
 from flops_fit.report.table import Cell, asset, html_table, paragraph
 from flops_fit.text import format_count, format_duration, listed
 
-_MAX_ROWS = 3000  # more make a page slow, and nobody reads them there
+_MAX_ROWS = 3000  # more make the page slow
 _MAX_LABELS = 100  # of runs left out for one reason
 
 _T = TypeVar("_T")
@@ -99,7 +99,7 @@ def _fitted_runs(fit: Fit) -> str:
 def _largest(items: Sequence[_T]) -> tuple[Sequence[_T], str]:
     if len(items) <= _MAX_ROWS:
         return items, "Click a column to sort by it."
-    note = f"The largest {_MAX_ROWS:,} of {len(items):,} by FLOPs; runs.csv has them all."
+    note = f"The largest {_MAX_ROWS:,} of {len(items):,} by FLOPs; runs.csv has all of them."
     return items[:_MAX_ROWS], note
 
 
@@ -108,7 +108,7 @@ def _total_flops(runs: Sequence[Run]) -> str:
 
 
 def excluded_list(m: ReportData) -> str:
-    """Runs left out, each with its reason; runs with equal reasons stand together."""
+    """Runs left out, grouped by reason."""
     by_reason = defaultdict(list)
     for e in m.fit.excluded:
         by_reason[e.reason].append(e.label)
@@ -130,7 +130,7 @@ def methods_section(m: ReportData) -> str:
 
 
 def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
-    """A paragraph that could stand in a paper, and the keys of the papers that it cites."""
+    """A methods paragraph for a paper, and the keys of the papers that it cites."""
     fit = m.fit
     sentences = [
         f"We fitted {fit.law.formula} to {len(fit.runs)} runs at {len(set(fit.runs.budget))} compute "

@@ -1,4 +1,4 @@
-"""The data that is trained on: a text that comes with Python. Put your own in its place."""
+"""The training data: a text that comes with Python. Replace it with your own."""
 
 from __future__ import annotations
 

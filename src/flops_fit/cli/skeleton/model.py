@@ -1,4 +1,4 @@
-"""The model whose best size is looked for, and its loss. Put your own in their place."""
+"""The model to find the best size of, and its loss. Replace both with your own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-torch.set_num_threads(1)  # a model as small as this one gains nothing from more
+torch.set_num_threads(1)  # more do not speed up a model this small
 
 
 class Model(nn.Module):
-    """Guesses each next character from the ``context`` before it; ``width`` sets its size."""
+    """Predicts each next character from the ``context`` before it; ``width`` sets its size."""
 
     def __init__(self, width: int, context: int, vocab_size: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Model(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """From (batch, length) characters to logits of the next ones, (batch, length, vocab_size)."""
         x = functional.pad(self.embed(tokens), (0, 0, self.context - 1, 0))
-        x = x.unfold(1, self.context, 1).flatten(2)  # at each place what it may look at
+        x = x.unfold(1, self.context, 1).flatten(2)  # the context of each position
         logits: Tensor = self.head(self.down(functional.gelu(self.up(x))))
         return logits
 
