@@ -25,11 +25,11 @@ _PATTERN_LEVEL = 0.01
 _SPARE_RUNS = 5
 _FEWEST_REPEATS = 4
 _FEWEST_IN_CELL = 3
-_VISIBLE = 0.01
+_VISIBLE_RESIDUAL = 0.01
 _OUTLIER_SDS = 4.0
-_OTHER_UNIT = 0.1  # in ln L; one unit for another moves it by 0.37
-_DISAGREE = np.log(1.5)
-_UNCLEAR = np.log(2)
+_OTHER_UNIT_OFF = 0.1  # in ln L; one unit for another moves it by 0.37
+_DISAGREEMENT = np.log(1.5)
+_UNCLEAR_LOG_HALF = np.log(2)
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,9 @@ class ResidualMap:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "compute_edges": list(self.compute_edges),
-            "size_edges": list(self.size_edges),
-            "mean": [[None if np.isnan(v) else float(v) for v in row] for row in self.mean],
-            "count": self.count.tolist(),
-            "p_value": self.p_value,
-        }
+        mean = [[None if np.isnan(v) else float(v) for v in row] for row in self.mean]
+        edges = {"compute_edges": list(self.compute_edges), "size_edges": list(self.size_edges)}
+        return {**edges, "mean": mean, "count": self.count.tolist(), "p_value": self.p_value}
 
 
 def residual_map(solution: Solution, runs: RunTable, flops: FlopsFunction) -> ResidualMap:
@@ -126,11 +122,8 @@ def residual_diagnostics(
             f"{('lower', 'middle', 'upper')[row]} third of compute: {100 * off:+.2g} % on average"
         )
         action = "the law's form misses something: trust it near the runs, not far from them"
-        severity = "warning" if abs(off) > _VISIBLE else "note"
-    return [
-        Diagnostic("residual_pattern", severity, text, action),
-        *_seed_noise(solution, runs),
-    ]
+        severity = "warning" if abs(off) > _VISIBLE_RESIDUAL else "note"
+    return [Diagnostic("residual_pattern", severity, text, action), *_seed_noise(solution, runs)]
 
 
 def _seed_noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
@@ -197,7 +190,7 @@ def diagnose(
     log_model = model if points.log else np.log(np.maximum(model, 1e-300))
     off = np.log(runs.loss / points.scale) - log_model
     # Two units of loss put runs far off the law: look for them only then.
-    mixed = mixed_loss_units(runs) if float(np.max(np.abs(off))) > _OTHER_UNIT else None
+    mixed = mixed_loss_units(runs) if float(np.max(np.abs(off))) > _OTHER_UNIT_OFF else None
     return [
         *table_findings(runs, shape, flops, "unique_tokens" in solution.law.covariates),
         *([mixed] if mixed else []),
@@ -212,8 +205,6 @@ def diagnose(
 
 def _status(solution: Solution) -> list[Diagnostic]:
     status, lost = solution.status, solution.optimum_lost
-    if status is FitStatus.OK:
-        return []
     if status is FitStatus.BOUND_HIT:
         text = f"on a bound: {', '.join(map(str, solution.bounds))}"
         text += "; the loss does not fall with both N and D" if lost else ""
@@ -222,7 +213,9 @@ def _status(solution: Solution) -> list[Diagnostic]:
     if status is FitStatus.STARTS_DISAGREE:
         text = f"{solution.agree} of {solution.starts} starts reach this objective"
         return [Diagnostic("starts_disagree", "warning", text, "add runs, or fix the law's form")]
-    return [Diagnostic("not_converged", "critical", str(status), "check the losses")]
+    if status is FitStatus.NOT_CONVERGED:
+        return [Diagnostic("not_converged", "critical", str(status), "check the losses")]
+    return []
 
 
 def _outliers(solution: Solution, runs: RunTable) -> list[Diagnostic]:
@@ -263,7 +256,7 @@ def _unidentified(solution: Solution) -> list[Diagnostic]:
         value = float(solution.theta[i])
         half = student_t(0.9, cov.dof) * float(np.sqrt(cov.matrix[i, i]))
         if name in solution.log_names:
-            unclear = half > _UNCLEAR
+            unclear = half > _UNCLEAR_LOG_HALF
             low, high = np.exp(np.clip([value - half, value + half], -700, 700))
         else:
             unclear = half > 0.5 * value
@@ -289,7 +282,7 @@ def _approaches(solution: Solution, shape: IsoFLOP, flops: FlopsFunction) -> lis
         f"at C = {C:.3g} the surface puts the optimum at N = {surface:.3g}, "
         f"the parabolas at {line:.3g}"
     )
-    if abs(float(np.log(surface / line))) <= _DISAGREE:
+    if abs(float(np.log(surface / line))) <= _DISAGREEMENT:
         return [Diagnostic("approaches_agree", "ok", text)]
     action = "add sizes around both, and look at the residuals"
     return [Diagnostic("approaches_disagree", "warning", text, action)]

@@ -57,14 +57,8 @@ class Alternative:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "law": self.law.name,
-            "params": self.law.params,
-            "objective": self.objective,
-            "delta": _finite(self.delta),
-            "residual_sd": self.residual_sd,
-            "status": str(self.status),
-        }
+        words = {"law": self.law.name, "params": self.law.params, "status": str(self.status)}
+        return {**vars(self), **words, "delta": _finite(self.delta)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,7 +107,14 @@ def fit_runs(
     """
     form = known_law(law)
     check_options(delta, loss_space, window, n)
-    table = with_convention(RunTable.read(runs, columns), n)
+    table = RunTable.read(runs, columns)
+    if n == "non_embedding":
+        if table.non_embedding is None:
+            raise TableError(
+                "expected a column 'non_embedding' for n='non_embedding'; the table has none. Add "
+                "it, or use n='total'."
+            )
+        table = replace(table, params=table.non_embedding)
     if form is not None:
         table = with_covariates(table, form)
     fewest = len((form or Hoffmann).parameters())
@@ -141,14 +148,9 @@ def _where_repeats_help(problem: FitProblem) -> FitProblem:
     """The problem of the law of repeated data, with the runs that it can express."""
     helped, keep, hurt = where_repetition_helps(problem.table)
     check_runs(helped, len(Muennighoff.parameters()))
-    return replace(
-        problem,
-        law=Muennighoff,
-        table=helped,
-        points=points_of(helped, problem.points.log),
-        base=problem.base[keep],
-        findings=tuple(hurt),
-    )
+    points, base = points_of(helped, problem.points.log), problem.base[keep]
+    form = replace(problem, law=Muennighoff, findings=tuple(hurt))
+    return replace(form, table=helped, points=points, base=base)
 
 
 def _if_repeats_count(beyond: int, problem: FitProblem) -> Fit | None:
@@ -247,7 +249,7 @@ def known_law(law: str | type[Law]) -> type[Law] | None:
 
 
 def check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:
-    """Refuse what no option can be."""
+    """Refuse options that are not valid."""
     if delta != "mad" and not (is_number(delta, infinite=True) and delta > 0):
         raise InputError(
             f"expected delta='mad' or a positive number (inf: least squares); got {delta!r}."
@@ -258,18 +260,6 @@ def check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:
         raise InputError(f"expected window='auto', None or a factor above 1; got {window!r}.")
     if n not in ("total", "non_embedding"):
         raise InputError(f"expected n='total' or 'non_embedding'; got {n!r}.")
-
-
-def with_convention(table: RunTable, n: str) -> RunTable:
-    """The table with N counted as asked for."""
-    if n == "total":
-        return table
-    if table.non_embedding is None:
-        raise TableError(
-            "expected a column of non-embedding parameters for n='non_embedding'; the table has "
-            "none. Add a column 'non_embedding', or use n='total'."
-        )
-    return replace(table, params=table.non_embedding)
 
 
 def with_covariates(table: RunTable, law: type[Law]) -> RunTable:

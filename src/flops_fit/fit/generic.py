@@ -31,7 +31,9 @@ _LOG_ZERO = np.log(1e-12)  # of a start that is zero
 _LOG_LARGEST = 300.0  # a parameter beyond e^±300 stays there, inside floating point
 _LOG_VANISHED = np.log(1e-9)
 _NO_EFFECT = 1e-7  # largest relative change of a loss, per unit of a log parameter
-_OPEN = np.log(1e3)  # an interval this far to each side says nothing about a parameter
+_UNDETERMINED_LOG_HALF = np.log(
+    1e3
+)  # an interval this far to each side says nothing about a parameter
 _ITERATIONS, _SEARCH, _REFIT = 200, 8, 25  # of a fit, for every start, of a resample
 _KEPT = 6  # starts that are carried to the end
 
@@ -270,7 +272,7 @@ def _undetermined(solution: Solution, name: str) -> bool:
     if cov.matrix is None:
         return cov.dof >= 1
     i = solution.names.index(name)
-    return bool(student_t(0.9, cov.dof) * np.sqrt(cov.matrix[i, i]) > _OPEN)
+    return bool(student_t(0.9, cov.dof) * np.sqrt(cov.matrix[i, i]) > _UNDETERMINED_LOG_HALF)
 
 
 def _log(values: Iterable[float]) -> Floats:

@@ -24,7 +24,7 @@ LogQuantities = Callable[[Law], Floats]
 
 _FULL_LEVERAGE = 0.999
 _DRAWS = 400
-_WIDEST = np.log(1e6)
+_WIDEST_LOG_HALF = np.log(1e6)
 KINDS = ("case", "wild", "parametric")
 
 
@@ -52,12 +52,7 @@ def covariance(solution: Solution) -> Covariance:
 
 
 def hc3(
-    J: Floats,
-    r: Floats,
-    w: Floats,
-    delta: float,
-    dof: int,
-    groups: NDArray[np.intp] | None = None,
+    J: Floats, r: Floats, w: Floats, delta: float, dof: int, groups: NDArray[np.intp] | None = None
 ) -> Covariance:
     """The sandwich of :func:`covariance` from its parts: Jacobian (runs, k), residuals, weights."""
     size = np.maximum(np.abs(r), 1e-300)
@@ -279,7 +274,7 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
 
 
 def check_level(level: float) -> None:
-    """Refuse a level that cannot be meant."""
+    """Refuse a level that is not between 0 and 1."""
     check_number("level", level, above=0, below=1, expected="a number between 0 and 1, such as 0.9")
 
 
@@ -303,7 +298,7 @@ def _sandwich(solution: Solution, quantities: LogQuantities, count: int, level: 
         variance = np.einsum("qi,ij,qj->q", gradient, cov.matrix, gradient)
     half = student_t(level, cov.dof) * np.sqrt(np.maximum(variance, 0.0))
     # A NaN compares as false: a law near the fitted one that has no such quantity.
-    half[~(np.isfinite(centre) & (half < _WIDEST))] = np.nan
+    half[~(np.isfinite(centre) & (half < _WIDEST_LOG_HALF))] = np.nan
     return np.array([centre, centre - half, centre + half])
 
 

@@ -141,10 +141,6 @@ class Solution:
 class Solver(Protocol):
     """Fits one form of law to the runs that it was made for."""
 
-    @property
-    def law(self) -> type[Law]:
-        """The form of law."""
-
     def fit(self, weights: Floats, delta: DeltaRule, near: Solution | None = None) -> Solution:
         """The law at its minimum of Σ w·ρ_δ, with one weight a run.
 

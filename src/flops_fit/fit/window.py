@@ -32,10 +32,10 @@ WindowRule = Literal["auto"] | float | None
 
 _AUTO_FACTOR, _AUTO_TILT = 5.0, 0.5
 _SOFTNESS = np.log(1.5)
-_WIDEST, _NARROWING, _ROUNDS = 60.0, 0.6, 20
+_FIRST_FACTOR, _NARROWING, _MOST_ROUNDS = 60.0, 0.6, 20
 _SETTLED = 1e-3  # largest change of a weight
-_EACH = 1000  # runs whose N* is computed one by one; of more it is interpolated
-_PER_BUDGET = 3.0
+_MOST_EXACT = 1000  # runs whose N* is computed one by one; of more it is interpolated
+_FEWEST_PER_BUDGET = 3.0
 _SPARE_RUNS = 3
 
 
@@ -72,8 +72,8 @@ def run_weights(rule: Any, runs: RunTable, log: bool) -> Floats:
 def _precision(runs: RunTable, log: bool) -> Floats:
     if runs.loss_se is None or not np.any(runs.loss_se > 0):
         raise TableError(
-            "expected a column of standard errors for weights='loss_se'; the table has none. Add a "
-            "column 'loss_se', or use weights='equal'."
+            "expected a column 'loss_se' for weights='loss_se'; the table has none. Add it, or use "
+            "weights='equal'."
         )
     known = np.isfinite(runs.loss_se) & (runs.loss_se > 0)
     error = np.where(known, runs.loss_se, np.median(runs.loss_se[known]))
@@ -111,10 +111,10 @@ def window_weights(
     The edge is a raised cosine in ln N. For many runs N* is interpolated in ln C.
     """
     law, C = solution.law, runs.flops
-    if len(C) <= _EACH:
+    if len(C) <= _MOST_EXACT:
         best = np.log(law.optimal(C, flops).params)
     else:
-        along = np.geomspace(np.min(C), np.max(C), _EACH)
+        along = np.geomspace(np.min(C), np.max(C), _MOST_EXACT)
         best = np.interp(np.log(C), np.log(along), np.log(law.optimal(along, flops).params))
     distance = np.abs(np.log(runs.params) - best) - np.log(factor)
     edge = np.clip(distance / _SOFTNESS, 0.0, 1.0)
@@ -130,8 +130,10 @@ def _check_window(weights: Floats, runs: RunTable, parameters: int) -> None:
     """Whether the window leaves enough runs to fit."""
     kept = weights > 0
     budgets, left = len(np.unique(runs.budget)), int(kept.sum())
-    if left < _PER_BUDGET * budgets:
-        raise _NoWindowError(f"it would leave {left} runs, fewer than {_PER_BUDGET:g} a budget")
+    if left < _FEWEST_PER_BUDGET * budgets:
+        raise _NoWindowError(
+            f"it would leave {left} runs, fewer than {_FEWEST_PER_BUDGET:g} a budget"
+        )
     if left <= parameters + _SPARE_RUNS:
         raise _NoWindowError(f"it would leave {left} runs for {parameters} parameters")
     if np.max(runs.flops[kept]) < 0.5 * np.max(runs.flops):
@@ -237,8 +239,8 @@ class FitProblem:
 
         The window starts wide: a fit to far arms can put its optimum where no runs are.
         """
-        weights, wide = self.base, _WIDEST
-        for step in range(_ROUNDS):
+        weights, wide = self.base, _FIRST_FACTOR
+        for step in range(_MOST_ROUNDS):
             values = solution.law.params
             vanished = any(b.kind is BoundKind.VANISHED for b in solution.bounds)
             if vanished or min(values.get("A", 1.0), values.get("B", 1.0)) <= 0:
