@@ -31,9 +31,7 @@ _LOG_ZERO = np.log(1e-12)  # of a start that is zero
 _LOG_LARGEST = 300.0  # a parameter beyond e^±300 stays there, inside floating point
 _LOG_VANISHED = np.log(1e-9)
 _NO_EFFECT = 1e-7  # largest relative change of a loss, per unit of a log parameter
-_UNDETERMINED_LOG_HALF = np.log(
-    1e3
-)  # an interval this far to each side says nothing about a parameter
+_UNDETERMINED_LOG_HALF = np.log(1e3)  # of an interval that says nothing about a parameter
 _ITERATIONS, _SEARCH, _REFIT = 200, 8, 25  # of a fit, for every start, of a resample
 _KEPT = 6  # starts that are carried to the end
 
@@ -48,12 +46,7 @@ class Descent:
 
 
 def descend(
-    model: Model,
-    start: Floats,
-    z: Floats,
-    weights: Floats,
-    delta: float,
-    iterations: int = _ITERATIONS,
+    model: Model, start: Floats, z: Floats, weights: Floats, delta: float, steps: int = _ITERATIONS
 ) -> Descent:
     """Minimise Σ w·ρ_δ(z − model(θ)) from ``start``: SciPy's trust region on numeric derivatives."""
     from scipy.optimize import least_squares
@@ -82,7 +75,7 @@ def descend(
         ftol=1e-13,
         xtol=1e-12,
         gtol=1e-15,
-        max_nfev=iterations + 1,
+        max_nfev=steps + 1,
     )
     return Descent(end.x, float(end.cost), end.status > 0 or end.cost <= ROUNDING * len(z))
 
