@@ -13,10 +13,9 @@ from flops_fit import Mock, TrainingConfig, fit_runs, plan_sweep, run_sweep
 from flops_fit.errors import InputError
 from flops_fit.execute import InProcessExecutor, PoolExecutor
 from flops_fit.plan import SweepPlan
-from flops_fit.records import Experiment, Run
+from flops_fit.records import Experiment, Run, branch_step, own_flops
 from flops_fit.store import Store
 from flops_fit.table import RunTable
-from flops_fit.trunks import branch_step, own_flops
 from tests.conftest import Blobs, cross_entropy, make_experiment
 from tests.train.test_resume import Dropped
 

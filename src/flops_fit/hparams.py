@@ -13,7 +13,7 @@ from flops_fit.errors import InputError
 Schedule = Literal["cosine", "wsd", "constant"]
 SCHEDULES = get_args(Schedule)
 
-_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("lr", lambda v: v > 0, "a positive lr"),
     ("batch_units", lambda v: v > 0, "a positive batch_units"),
     ("clip", lambda v: v > 0, "a positive clip"),
@@ -27,6 +27,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("warmup", lambda v: 0 <= v < 1, "warmup from 0 to below 1"),
     ("cooldown", lambda v: 0 < v <= 1, "cooldown as a share of the run above 0 and at most 1"),
     ("final", lambda v: 0 <= v <= 1, "final as a share of the peak from 0 to 1"),
+    ("warmup_units", lambda v: v >= 0, "warmup_units of 0 or more, or None"),
 )
 
 
@@ -93,13 +94,9 @@ class HParams(Mapping[str, Any]):
     def __post_init__(self) -> None:
         for name, valid, expected in _RANGES:
             value = getattr(self, name)
-            if not (is_number(value) and valid(value)):
+            unset = name == "warmup_units" and value is None
+            if not unset and not (is_number(value) and valid(value)):
                 raise InputError(f"hparams: expected {expected}; got {value!r}.")
-        units = self.warmup_units
-        if units is not None and not (is_number(units) and units >= 0):
-            raise InputError(
-                f"hparams: expected warmup_units of 0 or more, or None; got {units!r}."
-            )
         if self.schedule not in SCHEDULES:
             names = ", ".join(map(repr, SCHEDULES))
             raise InputError(
@@ -138,13 +135,7 @@ class HParams(Mapping[str, Any]):
 
 
 def check_warmup(hparams: HParams, planned: float, what: str) -> None:
-    """Refuse a warmup in units that leaves a run of ``planned`` units no room for its schedule.
-
-    Raises
-    ------
-    InputError
-        ``warmup_units`` and the cool-down together exceed the run; ``what`` names it.
-    """
+    """Refuse a warmup in units that, with the cool-down, exceeds the ``planned`` units of a run."""
     if hparams.warmup_units is None:
         return
     decay = hparams.cooldown if hparams.schedule == "wsd" else 0.0
@@ -219,16 +210,8 @@ def learning_rate(hparams: HParams, progress: float, planned: float = 1.0) -> fl
 def is_finished(seen: int, planned: int) -> bool:
     """Whether a run that saw ``seen`` of its ``planned`` units is at the end of its schedule.
 
-    A loss read before that end is too high, whatever the schedule: under ``"cosine"`` and
-    ``"wsd"`` the decay is missing, under ``"constant"`` data are missing. So only the very last
-    unit counts, without tolerance. Give both in one currency: units, samples or steps. Where some
-    targets are masked use steps, because units are then counted and not known in advance.
-
-    Raises
-    ------
-    InputError
-        A count is negative or not whole, or ``seen`` exceeds ``planned``: the record belongs to
-        another run.
+    A loss read before the very last unit is too high: the decay or data are missing. Where some
+    targets are masked give steps, because units are then counted and not known in advance.
 
     Examples
     --------

@@ -4,6 +4,10 @@ An :class:`Experiment` is one training run as planned. Its ``id`` is a hash of e
 decides its outcome, so a finished run can be reused exactly when it would come out the same.
 A :class:`Run` is what came of it.
 
+Under warmup–stable–decay the rate is constant between warmup and cool-down, so runs of one model
+that differ only in length are one run until the first of them cools down. That part is their trunk
+and each cool-down a branch of it (Hägele et al. 2024, arXiv:2405.18392).
+
 N counts parameters, D counts units (target tokens for language, samples for images), C counts
 training FLOPs, L is the held-out loss.
 """
@@ -14,7 +18,8 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +29,13 @@ from flops_fit.errors import InputError, TableError
 from flops_fit.hparams import HParams
 
 RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
+
+_DECIDES_TRUNK = ("model", "model_kwargs", "size", "batch_size", "seed", "repeat", "fingerprint")
+_DECIDES = (*_DECIDES_TRUNK, "budget", "tokens", "steps")
+_BRANCH_ONLY = frozenset({"cooldown", "final", "recipe", "batch_units"})  # before rounding
+
+# The training loss on record is a mean over a run's last twentieth, which a trunk does not contain.
+_MOST_SHARED = 0.95
 
 
 @dataclass(frozen=True)
@@ -107,29 +119,14 @@ class Experiment:
     @functools.cached_property
     def id(self) -> str:
         """SHA-256, first 16 hex digits, of everything that decides the outcome of the run."""
-        decides = {
-            "model": self.model,
-            "model_kwargs": self.model_kwargs,
-            "size": self.size,
-            "budget": self.budget,
-            "tokens": self.tokens,
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "hparams": self.hparams.to_dict(),
-            "seed": self.seed,
-            "repeat": self.repeat,
-            "fingerprint": self.fingerprint,
-        }
-        return hashlib.sha256(canonical_json(decides).encode()).hexdigest()[:16]
+        return _digest(self, _DECIDES, self.hparams.to_dict())
 
     @property
     def label(self) -> str:
         """A readable name: budget, size and the number of a repeat."""
-        size = (
-            "-".join(str(v) for v in self.size.values())
-            if isinstance(self.size, Mapping)
-            else self.size
-        )
+        size = self.size
+        if isinstance(size, Mapping):
+            size = "-".join(map(str, size.values()))
         text = f"C={self.budget:.3g} size={size}"
         return f"{text} #{self.repeat}" if self.repeat else text
 
@@ -305,6 +302,11 @@ class Excluded:
     reason: str
 
 
+def _digest(experiment: Experiment, names: Iterable[str], hparams: Mapping[str, Any]) -> str:
+    decides = {**{name: getattr(experiment, name) for name in names}, "hparams": hparams}
+    return hashlib.sha256(canonical_json(decides).encode()).hexdigest()[:16]
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text on every machine."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
@@ -332,3 +334,64 @@ def _plain(value: Any) -> Any:
     if name is not None:
         return f"{getattr(value, '__module__', '')}.{name}"
     return f"{type(value).__module__}.{type(value).__qualname__}:{value}"
+
+
+def trunk_of(experiment: Experiment) -> str:
+    """A hash of all that decides a run until its cool-down: 16 hex digits.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> hparams = HParams(lr=0.01, batch_units=8)
+    >>> params = ParamCount(160, 160, 160, 160)
+    >>> run = Experiment(
+    ...     "M", {}, 8, params, 1e6, 400, 50, 8, 1.0, "samples", 1.0, 1.0, hparams, 1, 0, ""
+    ... )
+    >>> trunk_of(run) == trunk_of(replace(run, budget=2e6, tokens=800, steps=100))
+    True
+    >>> trunk_of(run) == trunk_of(replace(run, seed=2))
+    False
+    """
+    return _digest(experiment, _DECIDES_TRUNK, trunk_hparams(experiment.hparams))
+
+
+def trunk_hparams(hparams: HParams) -> dict[str, Any]:
+    """The hyper-parameters that decide a trunk."""
+    return {name: value for name, value in hparams.to_dict().items() if name not in _BRANCH_ONLY}
+
+
+def branch_step(experiment: Experiment) -> int:
+    """Steps after which a run leaves its trunk, ⌊(1 − cooldown)·steps⌋; 0 if it has none.
+
+    At most 95 % of the steps are on the trunk, however short the cool-down.
+    """
+    if not experiment.trunk:
+        return 0
+    share = min(1 - experiment.hparams.cooldown, _MOST_SHARED)
+    return math.floor(share * experiment.steps)
+
+
+def by_trunk(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
+    """The experiments of each trunk, shortest first; those without a trunk stand alone."""
+    groups: dict[str, list[Experiment]] = defaultdict(list)
+    for experiment in experiments:
+        groups[experiment.trunk or f"alone {experiment.id}"].append(experiment)
+    return [sorted(group, key=lambda e: (branch_step(e), e.steps)) for group in groups.values()]
+
+
+def shared_steps(experiments: Iterable[Experiment]) -> dict[str, int]:
+    """By id, the steps of each run that a shorter one of its trunk makes before it."""
+    shared = {}
+    for group in by_trunk(experiments):
+        before = 0
+        for experiment in group:
+            shared[experiment.id] = before
+            before = branch_step(experiment)
+    return shared
+
+
+def own_flops(experiments: Iterable[Experiment]) -> dict[str, float]:
+    """By id, the FLOPs of each run after what shorter runs of its trunk have computed."""
+    listed = list(experiments)
+    shared = shared_steps(listed)
+    return {e.id: e.flops * (1 - shared[e.id] / e.steps) for e in listed}

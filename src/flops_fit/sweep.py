@@ -15,11 +15,10 @@ from types import FrameType
 from flops_fit.distributed import Ranks
 from flops_fit.errors import SweepError
 from flops_fit.execute.executor import Executor, Report, Task
-from flops_fit.records import Experiment, Run
+from flops_fit.records import Experiment, Run, by_trunk, own_flops
 from flops_fit.store.lease import Holder
 from flops_fit.store.recorded import Recorded
 from flops_fit.store.store import Store
-from flops_fit.trunks import by_trunk, own_flops
 from flops_fit.view.live import SweepView
 
 PAUSES = (1.0, 4.0, 16.0)

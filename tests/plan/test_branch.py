@@ -11,7 +11,7 @@ from flops_fit import TrainingConfig, plan_sweep
 from flops_fit.errors import InputError
 from flops_fit.plan import SweepPlan
 from flops_fit.recipes import learning_rate
-from flops_fit.trunks import branch_step, own_flops, shared_steps, trunk_of
+from flops_fit.records import branch_step, own_flops, shared_steps, trunk_of
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 HPARAMS = {"schedule": "wsd", "batch_units": 8, "warmup_units": 500.0}

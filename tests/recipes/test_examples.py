@@ -10,7 +10,6 @@ import pytest
 MODULES = [
     "hparams",
     "records",
-    "trunks",
     "recipes.published",
     "recipes.resolve",
     "recipes.table",

@@ -196,10 +196,8 @@ def check_coordinates(
 ) -> CoordinateCheck:
     """Train a few steps at each of three or more sizes and 2 to 5 seeds, and compare the modules.
 
-    Every step trains on the same batch, and activations are read on it: what a few steps on it teach
-    is not drowned in noise at small widths. ``parametrization`` gives the width of a size, and scales
-    initial weights if ``scaled``. ``make_step`` makes the step that trains a model on a batch, at the
-    constant rate ``lr``.
+    Every step trains on the same batch, on which activations are read: so noise does not drown what it
+    teaches. Initial weights are scaled if ``scaled``. ``make_step`` makes a step at the rate ``lr``.
     """
     widths: list[float] = []
     runs: list[list[Movement]] = []

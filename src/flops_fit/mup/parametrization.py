@@ -169,10 +169,15 @@ class Parametrization:
         """Scale the initial weights and add the multipliers, in place."""
         import torch
 
-        if self.init:
-            with torch.no_grad():
-                for name, p in model.named_parameters():
-                    self._scale_initial(p, self.role_of(name, p.shape))
+        powers = {"hidden": 0.5, "output": 0.0 if self.readout else 1.0}
+        with torch.no_grad():
+            for name, p in model.named_parameters() if self.init else ():
+                weight, now = self.role_of(name, p.shape), _rms([p])
+                if weight.rms is not None and now > 0:
+                    growth = weight.growth(p.shape) ** -powers.get(weight.role, 0.0)
+                    factor = weight.rms * growth / now
+                    if abs(factor - 1) > _FACTOR_TOLERANCE:
+                        p.mul_(factor)
         for module, factor in self.readouts(model):
             multiply_input(module, factor)
         for pattern, base_depth in self.residual:
@@ -204,29 +209,13 @@ class Parametrization:
         listed = ", ".join(f"{number} {role}" for role, number in counts)
         return f"μP from the base {self.base}: kinds of parameters by role: {listed}."
 
-    def _scale_initial(self, p: Tensor, weight: WeightRole) -> None:
-        power = {"hidden": 0.5, "output": 0.0 if self.readout else 1.0}.get(weight.role, 0.0)
-        now = _rms([p])
-        if weight.rms is not None and now > 0:
-            factor = weight.rms * weight.growth(p.shape) ** -power / now
-            if abs(factor - 1) > _FACTOR_TOLERANCE:
-                p.mul_(factor)
-
 
 def parametrize(
     spec: ModelSpec, objective: Objective, batch: Any, sizes: Sequence[Size], mup: Mup
 ) -> Parametrization:
     """μP of a model class, found by building it at its base and at larger sizes.
 
-    ``batch`` is what the model is traced on, if any. Without a base in ``mup`` the smallest of ``sizes``
-    is the base.
-
-    Raises
-    ------
-    InputError
-        There is only one size.
-    ModelError
-        The sizes do not fit together, or a pattern of ``residual`` matches no module.
+    ``batch`` is what the model is traced on, if any. The default base is the smallest of ``sizes``.
     """
     ordered = sorted({repr(s): s for s in sizes}.values(), key=lambda s: spec.require(s).total)
     base = ordered[0] if mup.base is None else mup.base

@@ -58,10 +58,10 @@ class WeightRole:
 def find_roles(
     models: Sequence[nn.Module], objective: Objective, batch: Any
 ) -> tuple[tuple[WeightRole, ...], tuple[str, ...]]:
-    """The roles of the parameters of a model that was built at several sizes, and what is not known.
+    """The roles of the parameters of a model built at several sizes, and what is not known.
 
-    ``models`` start with the base and end with the largest, on the meta device if they can be. Without
-    a batch, roles follow from torch's own layers. ModelError if names or shapes do not fit together.
+    ``models`` start with the base and end with the largest. Without a batch, roles follow from torch's
+    own layers.
     """
     shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in models]
     # What grows in depth is complete in the largest; one with memory is not run at such a size.
@@ -109,33 +109,28 @@ def _grouped(shapes: Sequence[Shapes]) -> dict[str, list[list[str]]]:
     for i, named in enumerate(shapes):
         for name in named:
             groups[".".join(_replaced(name, growing))][i].append(name)
-    for kind, members in groups.items():
-        _check_group(kind, members, shapes)
-    return dict(groups)
-
-
-def _check_group(kind: str, members: Sequence[Sequence[str]], shapes: Sequence[Shapes]) -> None:
-    """Refuse names of one kind that are not alike within a size, or missing at one."""
     instead = "param_groups= in place of a parametrization."
-    if not all(members):
-        raise ModelError(
-            f"parametrization: expected the same kinds of parameters at every size; {kind} is not "
-            f"at all of them. Give sizes that have it, or {instead}"
-        )
-    for named, names in zip(shapes, members, strict=True):
-        odd = next((n for n in names if named[n] != named[names[0]]), None)
-        if odd is not None:
+    for kind, members in groups.items():
+        if not all(members):
             raise ModelError(
-                f"parametrization: the number of {kind} changes with the size, so they are "
-                f"expected to be alike; {names[0]} is {named[names[0]]} and {odd} is {named[odd]}. "
-                f"Give those that differ names of their own, or sizes of one depth, or {instead}"
+                f"parametrization: expected the same kinds of parameters at every size; {kind} is not "
+                f"at all of them. Give sizes that have it, or {instead}"
             )
-    dims = {len(named[names[0]]) for named, names in zip(shapes, members, strict=True)}
-    if len(dims) > 1:
-        raise ModelError(
-            f"parametrization: expected {kind} to have as many dimensions at every size; it has "
-            f"{' or '.join(map(str, sorted(dims)))}. Give {instead}"
-        )
+        for named, names in zip(shapes, members, strict=True):
+            odd = next((n for n in names if named[n] != named[names[0]]), None)
+            if odd is not None:
+                raise ModelError(
+                    f"parametrization: the number of {kind} changes with the size, so they are "
+                    f"expected to be alike; {names[0]} is {named[names[0]]} and {odd} is {named[odd]}. "
+                    f"Give those that differ names of their own, or sizes of one depth, or {instead}"
+                )
+        dims = {len(named[names[0]]) for named, names in zip(shapes, members, strict=True)}
+        if len(dims) > 1:
+            raise ModelError(
+                f"parametrization: expected {kind} to have as many dimensions at every size; it has "
+                f"{' or '.join(map(str, sorted(dims)))}. Give {instead}"
+            )
+    return dict(groups)
 
 
 def _growing(shapes: Sequence[Shapes]) -> set[tuple[str, ...]]:

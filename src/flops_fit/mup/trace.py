@@ -33,34 +33,22 @@ Layout = tuple[tuple[int, int, frozenset[int]], ...]  # stride, length, dimensio
 
 @dataclass
 class Uses:
-    """How each parameter enters a forward pass, by its name.
+    """How each parameter enters a forward pass, by its name."""
 
-    Attributes
-    ----------
-    summed
-        The dimensions that products with activations sum over.
-    looked_up
-        Tables: rows of them are taken by index.
-    met
-        Those that share an operation with an activation.
-    mixed
-        Those with a dimension that a product sums over in part, such as a matrix stored as a vector:
-        their fan-in is not a product of dimensions.
-    """
-
+    # The dimensions that products with activations sum over.
     summed: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    looked_up: set[str] = field(default_factory=set)
-    met: set[str] = field(default_factory=set)
+    looked_up: set[str] = field(default_factory=set)  # tables: rows of them are taken by index
+    met: set[str] = field(default_factory=set)  # those that share an operation with an activation
+    # A dimension is summed over in part, as in a matrix stored as a vector: the fan-in is unknown.
     mixed: set[str] = field(default_factory=set)
 
 
 def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any]) -> Uses:
     """Run ``forward()`` and record every operation below autograd that a parameter is part of.
 
-    A parameter is followed by its storage, and a dimension by its stride: transposes, views, heads
-    cut out of a matrix and slices keep both. Casts, copies and what is computed from parameters alone
-    (such as a normalised weight) start a new storage with the dimensions of the operands. Only a
-    product with something that depends on ``batch``, the tensors that ``forward`` reads, counts.
+    A parameter is followed by its storage and a dimension by its stride, which views keep. Casts, copies
+    and what is computed from parameters alone start a new storage with the dimensions of the operands.
+    Only products with something that depends on ``batch`` count.
 
     Examples
     --------
@@ -167,11 +155,8 @@ def _summed(name: str, args: Sequence[Any]) -> Iterator[tuple[Any, Sequence[int]
 
 
 def _within(step: tuple[int, int], layout: Layout) -> set[int]:
-    """The dimensions of the parameter that ``length`` steps of ``stride`` elements move along.
-
-    A dimension of stride s and length n spans the strides from s to s·n; a step belongs to it if
-    the spans overlap, so two dimensions flattened into one match both.
-    """
+    """The dimensions of the parameter that ``length`` steps of ``stride`` elements move along."""
+    # Stride s and length n span s to s·n; spans overlap, so two dimensions flattened into one match.
     stride, length = step
     overlapping = (d for s, n, d in layout if stride < s * n and s < stride * length)
     return {i for dims in overlapping for i in dims}
@@ -196,11 +181,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def summed_by_layers(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The dimensions that torch's own layers sum over, by the names of their weights.
-
-    Layers are ``(out, in, ...)``, transposed convolutions ``(in, out, ...)``. Weights of other layers
-    are left out; tables and norms sum over nothing.
-    """
+    """The dimensions that torch's own layers sum over, by the names of their weights."""
     from torch import nn
 
     spared = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)

@@ -13,9 +13,8 @@ from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.timing import Speed
-from flops_fit.records import Experiment
+from flops_fit.records import Experiment, by_trunk, own_flops
 from flops_fit.text import format_duration, render
-from flops_fit.trunks import by_trunk, own_flops
 
 if TYPE_CHECKING:
     from rich.table import Table

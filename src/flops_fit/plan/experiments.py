@@ -18,9 +18,8 @@ from flops_fit.hparams import check_warmup
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.recipes.published import Recipe
-from flops_fit.records import Experiment, canonical_json
+from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_of
 from flops_fit.text import format_count
-from flops_fit.trunks import trunk_hparams, trunk_of
 
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
 

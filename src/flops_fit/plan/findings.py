@@ -15,9 +15,8 @@ from flops_fit.objective import Objective, by_name
 from flops_fit.plan.designs import Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule
-from flops_fit.records import Diagnostic, Experiment
+from flops_fit.records import Diagnostic, Experiment, by_trunk, own_flops
 from flops_fit.text import format_count
-from flops_fit.trunks import by_trunk, own_flops
 
 FEWEST_STEPS = 500
 MOST_EPOCHS = 4.0

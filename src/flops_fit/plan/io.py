@@ -15,9 +15,8 @@ from flops_fit.plan.cost import CostEstimate, Priced
 from flops_fit.plan.designs import Layout
 from flops_fit.plan.prior import Prior
 from flops_fit.plan.timing import Reading, Speed, StepTimes
-from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import format_count, render
-from flops_fit.trunks import own_flops
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -24,9 +24,8 @@ from flops_fit.plan.io import (
     write_csv,
 )
 from flops_fit.plan.timing import Speed
-from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import card, format_count, format_duration, render
-from flops_fit.trunks import own_flops
 
 if TYPE_CHECKING:
     from rich.table import Table

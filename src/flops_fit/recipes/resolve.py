@@ -123,12 +123,10 @@ class TunedRecipe:
 
 @dataclass(frozen=True)
 class Coupled:
-    """A recipe whose rate follows the square root of its batch, relative to the batch ``reference``.
+    """A recipe whose rate follows the square root of its batch, relative to the batch ``reference``."""
 
-    Malladi et al. 2022 (arXiv:2205.10287) for Adam; with a batch that grows as D^0.571 the rate grows
-    as D^0.29, where Li et al. 2025 (arXiv:2503.04715) measured D^0.307.
-    """
-
+    # Malladi et al. 2022 (arXiv:2205.10287) for Adam. A batch that grows as D^0.571 takes the rate to
+    # D^0.29, where Li et al. 2025 (arXiv:2503.04715) measured D^0.307.
     base: Recipe
     reference: float
 
@@ -139,11 +137,9 @@ class Coupled:
 
 
 def coupled(base: Recipe, params: ParamCount, lengths: Sequence[float], unit: str) -> Recipe:
-    """The recipe to tune at some lengths and to carry to longer ones.
+    """A recipe whose rate is the same at every length while its batch is not, coupled to its batch.
 
-    The best rate at one length is not the best at another length with another batch. A recipe whose
-    rate is the same at every length while its batch is not is coupled to its batch; others are
-    returned as they are. The reference is the geometric mean of its batches at ``lengths``.
+    Others are returned as they are. The reference is the geometric mean of the batches at ``lengths``.
     """
     first, later = (base(params, units, unit) for units in (lengths[0], 100 * lengths[0]))
     if first.lr != later.lr or first.batch_units == later.batch_units:
@@ -190,10 +186,7 @@ def resolve_recipe(hparams: RecipeLike) -> Recipe:
 
 
 def text_rule(recipe: Recipe) -> str | None:
-    """The rule for tokens of text by which a recipe sets rates or batches, if it has one.
-
-    A user's function is not examined.
-    """
+    """The rule for tokens of text by which a recipe sets rates or batches; none of a user's function."""
     if isinstance(recipe, Own):
         return text_rule(recipe.function)  # type: ignore[arg-type]
     if isinstance(recipe, Changed):

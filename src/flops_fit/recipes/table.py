@@ -53,13 +53,7 @@ class RecipePowerLaw:
     size: SizeName = "non_embedding"
 
     def __call__(self, params: ParamCount, units: float) -> float:
-        """The value for a run.
-
-        Raises
-        ------
-        InputError
-            The law needs a width that the model does not have, or gives no finite number.
-        """
+        """The value for a run; InputError if a width is unknown or the value not finite."""
         n = float(getattr(params, self.size))
         if self.width and not params.width:
             raise InputError(
@@ -172,8 +166,17 @@ def _recipe(content: dict[str, Any]) -> RecipeTable:
     size = content.pop("size", RecipePowerLaw.size)
     laws = {k: _law(k, v, size) for k, v in content.items() if isinstance(v, dict)}
     _check_size("size", size)
-    values = _checked_values({k: v for k, v in content.items() if k not in laws})
-    return RecipeTable(name, values, laws, base)
+    values = {k: v for k, v in content.items() if k not in laws}
+    words = {
+        k: v
+        for k, v in values.items()
+        if k == "schedule" or (k == "weight_decay" and v == TIMESCALE)
+    }
+    numbers: dict[str, Any] = {k: _number(k, v) for k, v in values.items() if k not in words}
+    # Values that no run can have are refused now, when the file is read.
+    trial = replace(_UNSET, **numbers)
+    replace(trial, cooldown=1.0, warmup=0.0, schedule=words.get("schedule", "cosine"))
+    return RecipeTable(name, {**numbers, **words}, laws, base)
 
 
 def _law(name: str, table: Mapping[str, Any], size: Any) -> RecipePowerLaw:
@@ -204,19 +207,6 @@ def _check_size(what: str, size: Any) -> None:
     if size not in SIZES:
         names = ", ".join(map(repr, SIZES))
         raise InputError(f"{what}: expected one of {names}; got {size!r}.")
-
-
-def _checked_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values; those that no run can have are refused when the file is read."""
-    words = {
-        k: v
-        for k, v in values.items()
-        if k == "schedule" or (k == "weight_decay" and v == TIMESCALE)
-    }
-    numbers: dict[str, Any] = {k: _number(k, v) for k, v in values.items() if k not in words}
-    trial = replace(_UNSET, **numbers)
-    replace(trial, cooldown=1.0, warmup=0.0, schedule=words.get("schedule", "cosine"))
-    return {**numbers, **words}
 
 
 def _check_keys(where: str, table: Iterable[str], known: tuple[str, ...]) -> None:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit import rng
 from flops_fit.errors import OutputError
-from flops_fit.records import Experiment, Run
+from flops_fit.records import Experiment, Run, branch_step
 from flops_fit.train.checkpoint import Checkpoints
 from flops_fit.train.metrics import Throughput
 from flops_fit.train.monitor import DivergenceMonitor
 from flops_fit.train.step import Stepper
-from flops_fit.trunks import branch_step
 
 if TYPE_CHECKING:
     from torch import Tensor

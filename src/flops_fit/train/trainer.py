@@ -23,7 +23,7 @@ from flops_fit.model.spec import ModelSpec
 from flops_fit.mup.parametrization import Parametrization
 from flops_fit.objective import Objective, to_device
 from flops_fit.plan.timing import Speed
-from flops_fit.records import Experiment, Run, RunState
+from flops_fit.records import Experiment, Run, RunState, branch_step
 from flops_fit.text import error_line
 from flops_fit.trackers.tracker import Tracking
 from flops_fit.train.checkpoint import Checkpoints
@@ -34,7 +34,6 @@ from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_opt
 from flops_fit.train.precision import Precision, device_peak, resolve_precision
 from flops_fit.train.state import TrainState, trunk_snapshots
 from flops_fit.train.step import Stepper, is_out_of_memory
-from flops_fit.trunks import branch_step
 
 _REPORT_SECONDS = 0.5  # between readings of the loss
 _NOISE_PARTS = 16  # batches that the gradient noise scale is measured from

@@ -8,9 +8,8 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flops_fit.records import Experiment, Run
+from flops_fit.records import Experiment, Run, own_flops, shared_steps
 from flops_fit.train.trainer import Progress
-from flops_fit.trunks import own_flops, shared_steps
 
 _MIN_SECONDS = 5.0  # before a rate is given
 _WINDOW_SECONDS = 30.0  # over which a rate is taken, at least
