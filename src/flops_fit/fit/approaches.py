@@ -39,7 +39,7 @@ _NO_LINE_INTERVAL = (
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """N*(C) and D*(C), and ``loss`` at the minima at ``compute``, both of shape (minima,)."""
+    """N*(C) and D*(C), and the minima's ``compute`` and ``loss``."""
 
     n_line: PowerLaw
     d_line: PowerLaw
@@ -47,10 +47,7 @@ class Lines:
     loss: Floats
 
     def loss_line(self) -> PowerLaw | None:
-        """L(C) = E + k·C^−p with E ≥ 0 and k > 0, by least squares of L̂/L − 1.
-
-        ``None`` with fewer than four losses, or where they do not fall with C.
-        """
+        """L(C) = E + k·C^−p; ``None`` with fewer than four losses, or where they do not fall."""
         if len(self.loss) < _FEWEST_LOSSES or np.any(self.loss <= 0):
             return None
         line = fit_power(self.compute, self.loss, offset=True).law
@@ -97,9 +94,7 @@ class Headline:
 def choose_headline(solution: Solution, shape: IsoFLOP, front: Envelope | None) -> Headline:
     """The surface where it is sound; else approach 2 where usable; else approach 1; else none.
 
-    The surface is sound where it converged, no term of its law vanished and no exponent of N or D
-    is on its bound; E at zero and κ on a bound leave it an optimum. Approach 2 is usable with three
-    minima inside the sampled sizes, approach 1 with three sizes that win between two others.
+    :attr:`flops_fit.fit.Fit.approaches` says when. E at zero and κ on a bound leave an optimum.
     """
     lost = "" if solution.converged else "the solver did not converge"
     if solution.optimum_lost:
@@ -133,8 +128,7 @@ def predict_from_lines(
 ) -> Prediction:
     """N* from the line, D = C/F(N*), and the loss from the minima's; no intervals.
 
-    D is not taken from its own line: C = F(N)·D would not hold then. Off the optimum, where a cap
-    binds, lines through minima do not give the loss.
+    With D from its own line C = F(N)·D would not hold. Where a cap binds there is no loss.
     """
     if headline.lines is None or headline.name is None:
         raise ValueError("expected a headline with lines.")
@@ -172,11 +166,11 @@ def predict_from_lines(
 class Approach:
     """What one approach says; numbers that it does not give are ``None``.
 
-    ``a`` and ``b`` are the exponents of N* ∝ C^a and D* ∝ C^b. Of the surface: β/(α+β) and α/(α+β)
-    where F(N) = k·N, else the slopes of ln N* and ln D* in ln C at ``compute``, the largest run's.
-    The optimum N*, D* = compute/F(N*) and the loss are given there. ``interval_note`` says why
-    ``a_interval`` is missing, ``usable`` whether the numbers can be used, ``headline`` and
-    ``reason`` whether :meth:`flops_fit.fit.Fit.predict` answers with them, and why or why not.
+    ``a`` and ``b`` are the exponents of N* ∝ C^a and D* ∝ C^b, of the surface the slopes of ln N*
+    and ln D* in ln C at ``compute``, the largest run's (β/(α+β) and α/(α+β) where F(N) = k·N). N*,
+    D* = compute/F(N*) and the loss are given there. ``interval_note`` says why ``a_interval`` is
+    missing, ``usable`` whether the numbers can be used, ``headline`` and ``reason`` whether
+    :meth:`flops_fit.fit.Fit.predict` answers with them, and why or why not.
     """
 
     name: ApproachName
@@ -204,10 +198,7 @@ def three_approaches(
     front: Envelope | None,
     level: float = 0.9,
 ) -> tuple[Approach, Approach, Approach]:
-    """Approaches 1, 2 and 3, in this order, at the largest run's compute.
-
-    The interval of the surface's exponent is made as those of predictions.
-    """
+    """Approaches 1, 2 and 3, in this order, at the largest run's compute."""
     law, flops = evidence.law, evidence.flops
     compute = float(np.max(evidence.runs.flops))
     best = law.optimal(compute, flops)

@@ -1,14 +1,11 @@
 """Approaches 1 and 2: the best size at each compute, and lines N*(C) and D*(C) through them.
 
-Approach 2 (Hoffmann et al. 2022, §3.2) takes the minimum of a parabola in ln N at each budget. It
-is biased by the width of the grid and by α ≠ β (the loss is no parabola in ln N), so it is a check
-beside the surface.
+Approach 2 (Hoffmann et al. 2022, §3.2) takes the minimum of a parabola in ln N at each budget. The
+width of the grid and α ≠ β bias it, so it is a check beside the surface.
 
-Approach 1 (§3.1) takes the size with the lowest loss at each C along the training curves. The
-envelope of the curves is a continuous line, and its points at neighbouring C come from the same two
-curves: a line through all of them would have a standard error of zero. The curves determine where
-one size hands over to the next, so each size enters once, at the middle of the range of compute over
-which it wins.
+Approach 1 (§3.1) takes the size with the lowest loss at each C along the training curves. Points of
+that envelope at neighbouring C come from the same two curves, so a line through all of them would
+have a standard error of zero. Each size enters once, at the middle of the range where it wins.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from flops_fit.fit.power import PowerFit, fit_power
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.optimum import PowerLaw
 from flops_fit.records import Diagnostic, Excluded, finite_json
-from flops_fit.table.curves import Curve, Curves
+from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 
@@ -31,9 +28,7 @@ Floats = NDArray[np.float64]
 
 _FEWEST_SIZES = 4  # that a parabola inside a window has
 _MOST_ROUNDS, _VERTEX_TOLERANCE = 20, 1e-6
-# As many as Hoffmann et al. take. Over five decades they lie 0.8 % of C apart, well inside the
-# range over which one size wins, so that its middle is known to less than a percent.
-_POINTS = 1500
+_POINTS = 1500  # of C, as Hoffmann et al. take; over five decades they lie 0.8 % apart
 _COMPETING = 3
 
 
@@ -90,22 +85,15 @@ class IsoFLOP:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "usable": self.usable,
-            "n_line": self.n_line.params if self.n_line else None,
-            "d_line": self.d_line.params if self.d_line else None,
-            "n_r2": self.n_r2,
-            "d_r2": self.d_r2,
-            "parabolas": [finite_json(vars(p)) for p in self.parabolas],
-        }
+        lines = (self.n_line, self.d_line)
+        n_line, d_line = (line.params if line else None for line in lines)
+        record = {"usable": self.usable, "n_line": n_line, "d_line": d_line}
+        parabolas = [finite_json(vars(p)) for p in self.parabolas]
+        return {**record, "n_r2": self.n_r2, "d_r2": self.d_r2, "parabolas": parabolas}
 
 
 def isoflop(runs: RunTable, factor: float | None = None) -> IsoFLOP:
-    """Approach 2 on the budgets of a table with three sizes or more.
-
-    With ``factor`` each parabola takes the sizes within that factor of its own vertex, where they
-    are enough.
-    """
+    """Approach 2 on the budgets with three sizes or more; for ``factor`` see :func:`parabola`."""
     budgets = (runs.select(runs.budget == b) for b in np.unique(runs.budget))
     parabolas = tuple(p for p in (parabola(part, factor) for part in budgets) if p is not None)
     inside = [p for p in parabolas if p.interior]
@@ -124,8 +112,8 @@ def _lines(C: list[float], minima: list[Any] | tuple[Any, ...]) -> tuple[PowerFi
 def parabola(runs: RunTable, factor: float | None = None) -> Parabola | None:
     """The parabola of one budget's runs; ``None`` with fewer than three sizes.
 
-    The loss is no parabola in ln N, so far arms shift its vertex. With ``factor`` sizes farther
-    than that from the vertex are left out, as long as four remain, until the vertex stays.
+    With ``factor`` sizes farther than that from the vertex, which they shift, are left out, as long
+    as four remain, until the vertex stays.
     """
     best = _parabola(runs)
     for _ in range(_MOST_ROUNDS if factor else 0):
@@ -137,9 +125,8 @@ def parabola(runs: RunTable, factor: float | None = None) -> Parabola | None:
         closer = _parabola(runs.select(near))
         if closer is None or not closer.interior:
             break
-        settled = abs(np.log(closer.params / best.params)) < _VERTEX_TOLERANCE
-        best = closer
-        if settled:
+        moved, best = abs(np.log(closer.params / best.params)), closer
+        if moved < _VERTEX_TOLERANCE:
             break
     return best
 
@@ -218,10 +205,9 @@ class Envelope:
     """The winning sizes, and the lines N*(C) = k·C^a and D*(C) = k·C^b through them.
 
     ``points`` has one entry for each size that wins between two hand-overs, ascending in compute.
-    The lines are least squares in ln C through them, ``r2`` the R² of the first; ``None`` with
-    fewer than two. ``reason`` says why they are not usable; it is empty where they are.
-    ``excluded`` are sizes that have the lowest loss somewhere and are no point, ``notes`` say how
-    the curves were read.
+    The lines, ``None`` with fewer than two, are least squares in ln C through them; ``r2`` is the
+    R² of the first. ``reason`` says why they are not usable. ``excluded`` are sizes that have the
+    lowest loss somewhere and are no point; ``notes`` say how the curves were read.
     """
 
     points: tuple[Winner, ...]
@@ -253,9 +239,8 @@ class Envelope:
     def diagnostics(self) -> list[Diagnostic]:
         """What a reader of the envelope must know."""
         schedule = (
-            "approach 1 reads losses inside the training curves: they are right where the rate is "
-            "constant, and too high in the middle of a schedule that decays, the more so for "
-            "the larger size, which has less of its schedule done at the same compute"
+            "approach 1 reads losses inside the training curves: right for a constant rate, too high "
+            "in the middle of a schedule that decays, and the more so for the larger size"
         )
         action = "use it only for a constant rate, or as a check"
         out = [Diagnostic("envelope_schedule", "note", schedule, action)]
@@ -268,36 +253,26 @@ class Envelope:
 
 
 def envelope(curves: Curves, flops: FlopsFunction) -> Envelope:
-    """Approach 1 on training curves, N counted as in the runs that are fitted.
+    """Approach 1 on training curves, N counted as in the runs; F(N) where they have no FLOPs.
 
-    At each of 1,500 values of C, evenly spaced in ln C, every curve that reaches C gives its loss
-    there, ln L linear in ln C between its points and nothing outside them. Of a size with several
-    curves the lowest counts. A size is a point of the envelope where
+    A size is a point where three sizes or more reach the C at which it wins, it is neither the
+    smallest nor the largest of them (the next size might be lower still), and its range ends on both
+    sides where it crosses another curve: where a curve ends, the middle would be wrong.
 
-    - three sizes or more reach the C at which it wins, and it is neither the smallest nor the
-      largest of them: a winner at the edge is no minimum, the next size might be lower still;
-    - its range ends on both sides where it crosses another size's curve. Where it ends because a
-      curve does, the range is cut, and its middle would be wrong.
-
-    F(N) is for curves without their own FLOPs.
-
-    Notes
-    -----
-    For C = k·N·D, an additive or κ-law and sizes in constant ratio, the hand-overs lie at the same
-    distance in ln C from each size's own optimum, so the exponents of the lines are exact and
-    only their factors depend on the spacing of the sizes.
+    For C = k·N·D, an additive or κ-law and sizes in constant ratio, hand-overs lie equally far in
+    ln C from each size's optimum: the lines' exponents are exact, and their factors are not.
     """
-    logs = [_logs(c, flops) for c in curves]
+    spent = [np.log(c.flops if c.flops is not None else flops(c.params) * c.tokens) for c in curves]
     sizes = curves.sizes
-    grid = np.linspace(min(t[0] for t, _, _ in logs), max(t[-1] for t, _, _ in logs), _POINTS)
+    grid = np.linspace(min(t[0] for t in spent), max(t[-1] for t in spent), _POINTS)
     loss = np.full((len(sizes), _POINTS), np.inf)
     tokens = np.full((len(sizes), _POINTS), np.nan)
-    for curve, (t, ln_l, ln_d) in zip(curves, logs, strict=True):
+    for curve, t in zip(curves, spent, strict=True):
         row = int(np.searchsorted(sizes, curve.params))
-        ln_loss = np.interp(grid, t, ln_l, left=np.inf, right=np.inf)
-        lower = ln_loss < loss[row]
+        ln_loss = np.interp(grid, t, np.log(curve.loss), left=np.inf, right=np.inf)
+        lower = ln_loss < loss[row]  # of a size with several curves the lowest counts
         loss[row] = np.where(lower, ln_loss, loss[row])
-        tokens[row] = np.where(lower, np.interp(grid, t, ln_d), tokens[row])
+        tokens[row] = np.where(lower, np.interp(grid, t, np.log(curve.tokens)), tokens[row])
     points, excluded = _winners(sizes, grid, loss, tokens)
     notes = (*curves.notes, *(f"{e.label}: {e.reason}" for e in curves.excluded))
     reason = ""
@@ -309,12 +284,6 @@ def envelope(curves: Curves, flops: FlopsFunction) -> Envelope:
         return Envelope(points, None, None, None, reason, excluded, notes)
     n, d = _lines([p.compute for p in points], points)
     return Envelope(points, n.law, d.law, n.r2, reason, excluded, notes)
-
-
-def _logs(curve: Curve, flops: FlopsFunction) -> tuple[Floats, Floats, Floats]:
-    """Ln C, ln L and ln D of a curve."""
-    spent = curve.flops if curve.flops is not None else flops(curve.params) * curve.tokens
-    return np.log(spent), np.log(curve.loss), np.log(curve.tokens)
 
 
 def _winners(

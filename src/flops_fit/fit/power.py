@@ -28,16 +28,10 @@ _CONSTANT_WITHIN = 0.01  # relative spread of C/(N·D) up to which it is one fac
 class PowerFit:
     """A power law fitted to points; made by :func:`fit_power`.
 
-    Attributes
-    ----------
-    intervals
-        (low, high) at ``level`` of ``k``, ``a`` and ``offset``; ``None`` where none is reliable.
-    r2
-        Share of the variance of ln y (with an offset: of y) that the law explains.
-    residual_sd
-        Relative scatter of a point about the law.
-    status, notes
-        ``BOUND_HIT`` where the offset is at 0, and what limits the answer, in words.
+    ``intervals`` has (low, high) at ``level`` of ``k``, ``a`` and ``offset``, ``None`` where none is
+    reliable. ``r2`` is the share of the variance of ln y (with an offset: of y) that the law
+    explains, ``residual_sd`` the relative scatter of a point about it. ``status`` is ``BOUND_HIT``
+    where the offset is at 0; ``notes`` say what limits the answer.
     """
 
     law: PowerLaw
@@ -133,7 +127,7 @@ def fit_power(
         root = np.sqrt(w)
         line = np.linalg.lstsq(np.column_stack([root, root * t]), root * z, rcond=None)[0]
         theta = np.append(line, 0.0)
-    return _result(theta, t, z, w, (centre, scale), offset, level)
+    return _result(theta, t, z, w, centre, scale, offset, level)
 
 
 def _checked(x: ArrayLike, y: ArrayLike, weights: Any, parameters: int) -> tuple[Floats, ...]:
@@ -149,15 +143,12 @@ def _checked(x: ArrayLike, y: ArrayLike, weights: Any, parameters: int) -> tuple
     for name, column in zip(("x", "y"), columns, strict=False):
         wrong = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
         if len(wrong):
-            raise InputError(
-                f"expected positive finite {name}; {name}[{wrong[0]}] is {column[wrong[0]]:g}. "
-                "Leave such points out."
-            )
+            text = f"expected positive finite {name}; {name}[{wrong[0]}] is {column[wrong[0]]:g}."
+            raise InputError(f"{text} Leave such points out.")
     w = columns[2]
     if not np.all(np.isfinite(w) & (w >= 0)):
         raise InputError(f"expected weights that are finite and not negative; got {weights!r}.")
-    used = w > 0
-    t, z, w = np.log(columns[0][used]), np.log(columns[1][used]), w[used]
+    t, z, w = np.log(columns[0][w > 0]), np.log(columns[1][w > 0]), w[w > 0]
     different = len(np.unique(t))
     if different < parameters:
         raise FitError(
@@ -172,12 +163,12 @@ def _result(
     t: Floats,
     z: Floats,
     w: Floats,
-    origin: tuple[float, float],
+    centre: float,
+    scale: float,
     offset: bool,
     level: float,
 ) -> PowerFit:
-    """The fit with its intervals, from (ln k, a, offset) at x and y centred on ``origin``."""
-    centre, scale = origin
+    """The fit with its intervals, from (ln k, a, offset) at centred ln x and ln y."""
     at_zero = offset and not theta[2] > 0
     free = 3 if offset and not at_zero else 2
     notes = []
@@ -193,18 +184,28 @@ def _result(
     cov = sandwich.matrix
     if sandwich.reason:
         notes.append(f"no interval: {sandwich.reason.replace('run', 'point')}")
+    ln_k = theta[0] + scale - theta[1] * centre
     intervals: dict[str, Interval | None] = dict.fromkeys(("k", "a", "offset"))
     if cov is not None:
-        intervals |= _intervals(theta, cov, student_t(level, dof), origin)
+        directions = np.eye(free)
+        directions[0, 1] = -centre  # of ln k at ln x = 0
+        variance = np.array([d @ cov @ d for d in directions])
+        half = student_t(level, dof) * np.sqrt(np.maximum(variance, 0.0))
+        ends = np.array([ln_k, *theta[1:free]]) + np.outer([-1.0, 1.0], half)
+        ends[:, 0] = np.exp(np.clip(ends[:, 0], -700.0, 700.0))
+        ends[:, 2:] = np.maximum(ends[:, 2:], 0.0) * np.exp(scale)
+        for name, (low, high) in zip(intervals, ends.T.tolist(), strict=False):
+            intervals[name] = (low, high)
     if intervals["offset"] is not None and intervals["offset"][0] <= 0:
         notes.append("the points do not tell the offset from 0")
     y, model = (np.exp(z), np.exp(fitted)) if offset else (z, fitted)
     spread = float(np.sum(w * (y - np.average(y, weights=w)) ** 2))
-    ln_k = float(np.clip(theta[0] + scale - theta[1] * centre, -700.0, 700.0))
     unit = np.array([1.0, 1.0, np.exp(scale)])
     shifted = (theta + np.array([scale, 0.0, 0.0])) * unit
     return PowerFit(
-        law=PowerLaw(float(np.exp(ln_k)), float(theta[1]), float(shifted[2])),
+        law=PowerLaw(
+            float(np.exp(np.clip(ln_k, -700.0, 700.0))), float(theta[1]), float(shifted[2])
+        ),
         intervals=intervals,
         level=level,
         r2=1 - float(np.sum(w * (y - model) ** 2)) / spread if spread > 0 else 1.0,
@@ -218,33 +219,8 @@ def _result(
     )
 
 
-def _intervals(
-    theta: Floats, cov: Floats, factor: float, origin: tuple[float, float]
-) -> dict[str, Interval]:
-    """Of k (on its log), a and a free offset, in the units of the points."""
-    centre, scale = origin
-
-    def half(*direction: float) -> float:
-        d = np.array(direction)
-        return factor * float(np.sqrt(max(float(d @ cov @ d), 0.0)))
-
-    fixed = (0.0,) * (len(cov) - 2)
-    width, ln_k = half(1.0, -centre, *fixed), float(theta[0]) + scale - float(theta[1]) * centre
-    low, high = np.exp(np.clip([ln_k - width, ln_k + width], -700.0, 700.0))
-    a, width = float(theta[1]), half(0.0, 1.0, *fixed)
-    out = {"k": (float(low), float(high)), "a": (a - width, a + width)}
-    if fixed:
-        offset, width, unit = float(theta[2]), half(0.0, 0.0, 1.0), float(np.exp(scale))
-        out["offset"] = (max(offset - width, 0.0) * unit, (offset + width) * unit)
-    return out
-
-
 def _solve_with_offset(t: Floats, z: Floats, w: Floats) -> Floats:
-    """(ln k, a, offset ≥ 0) of least Σ w·(1 − ŷ/y)²; ``t`` is ln x, ``z`` ln y, both centred.
-
-    For given a the model is linear in k and offset (variable projection, Golub & Pereyra 1973):
-    a grid over a, refined around its lowest points, then Gauss–Newton on all three.
-    """
+    """(ln k, a, offset ≥ 0): a grid over a, refined around its lowest points, then Gauss–Newton."""
     steepest = _STEEPEST / float(np.ptp(t))
     falling = -np.geomspace(steepest, 1e-3 / float(np.ptp(t)), 60)
     grid = np.concatenate([falling, -falling[::-1]])
@@ -317,11 +293,9 @@ def _misfit(theta: Floats, t: Floats, z: Floats, w: Floats) -> float:
 
 
 def flops_of(runs: RunTable, given: FlopsLike | None) -> FlopsFunction:
-    """F(N) as given, else from the table's own C/(N·D).
+    """F(N) as given, else from the table's C/(N·D): k where it is constant, else SmoothFlops.
 
-    Where that ratio is constant within 1 % it is k. Otherwise SmoothFlops, fitted with its limit k
-    for large N: attention, head and embeddings weigh less and less there, and a log-log line would
-    not tend to k.
+    A log-log line would not tend to k for large N, where attention and embeddings weigh less.
     """
     if given is not None:
         return as_flops(given)
@@ -343,10 +317,8 @@ def _smooth(N: Floats, ratio: Floats) -> SmoothFlops | None:
         k, c = (float(v) for v in coefficients)
         fitted = basis @ coefficients
         positive_below = k + c * (0.1 * float(N.min()) / n0) ** -p > 0
-        if rank < 2 or k <= 0 or np.any(fitted <= 0) or not positive_below:
-            continue
         misfit = float(np.sum((fitted - 1) ** 2))
-        if misfit < least:
+        if rank == 2 and k > 0 and np.all(fitted > 0) and positive_below and misfit < least:
             worst = float(np.max(np.abs(fitted - 1)))
             best = SmoothFlops(k, c, float(p), n0, float(N.min()), float(N.max()), worst)
             least = misfit

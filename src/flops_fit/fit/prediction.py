@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import Evidence, Interval, check_level
@@ -117,14 +118,12 @@ class Budget:
 
     def optimum(self, law: Law) -> Optimum:
         """The best N and D of a law."""
-        return law.optimal(
-            self.C, self.flops, max_params=self.max_params, max_tokens=self.max_tokens
-        )
+        caps = {"max_params": self.max_params, "max_tokens": self.max_tokens}
+        return law.optimal(self.C, self.flops, **caps)
 
     def log_quantities(self, law: Law) -> Floats:
         """Logs of N*, D*, L and D/N, in the order of :data:`QUANTITIES`."""
-        best = self.optimum(law)
-        return _logs(best.params, best.tokens, best.loss)
+        return _logs(self.optimum(law))
 
     def within(self, name: str, value: float, span: Interval | None) -> Interval | None:
         """An interval cut at the cap that its quantity cannot pass; its value where a cap fixes it."""
@@ -144,19 +143,21 @@ def predict(
     others: Sequence[Law],
     line: PowerLaw | None = None,
 ) -> Prediction:
-    """The answer at a budget, with intervals and the spread over the forms.
-
-    ``others`` are the other laws fitted to the same runs, ``line`` is N*(C) of approach 2.
-    """
-    best = budget.optimum(evidence.law)
+    """The answer, with the spread over the ``others``, other forms, and approach 2's ``line``."""
+    law, best = evidence.law, budget.optimum(evidence.law)
     intervals = evidence.intervals(budget.log_quantities, QUANTITIES, level)
     values = (best.params, best.tokens, best.loss, best.tokens / best.params)
     spans = {
         name: budget.within(name, value, span)
         for name, value, span in zip(QUANTITIES, values, intervals.spans, strict=True)
     }
-    far = off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds))
-    caps = () if not best.binds else (_cap_note(evidence.law, budget, best),)
+    forms = [budget.log_quantities(each) for each in (law, *others)]
+    if line is not None:
+        caps = (budget.max_params, budget.max_tokens)
+        forms.append(_logs(spend(line(budget.C), budget.C, budget.flops, *caps, law)))
+    spread = np.exp(forms)
+    ranges = zip(spread.min(axis=0).tolist(), spread.max(axis=0).tolist(), strict=True)
+    notes = [*intervals.notes, *([_cap_note(law, budget, best)] if best.binds else [])]
     return Prediction(
         target_compute=budget.C,
         training_compute=best.compute,
@@ -166,28 +167,18 @@ def predict(
         level=level,
         unit=evidence.runs.unit,
         extrapolation=best.compute / float(np.max(evidence.runs.flops)),
-        form_spread=_form_spread((evidence.law, *others), evidence.law, line, budget),
+        form_spread=dict(zip(QUANTITIES, ranges, strict=True)),
         interval_method=intervals.method,
-        diagnostics=(*intervals.notes, *caps, *far),
+        diagnostics=(
+            *notes,
+            *off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds)),
+        ),
     )
 
 
-def _form_spread(
-    laws: Sequence[Law], law: Law, line: PowerLaw | None, budget: Budget
-) -> dict[str, Interval]:
-    """The range of each quantity over the forms that have an optimum."""
-    rows = [budget.log_quantities(each) for each in laws]
-    if line is not None:
-        caps = (budget.max_params, budget.max_tokens)
-        best = spend(line(budget.C), budget.C, budget.flops, *caps, law)
-        rows.append(_logs(best.params, best.tokens, best.loss))
-    values = np.exp(np.array(rows))
-    low, high = values.min(axis=0), values.max(axis=0)
-    return {q: (float(a), float(b)) for q, a, b in zip(QUANTITIES, low, high, strict=True)}
-
-
-def _logs(N: float, D: float, loss: float) -> Floats:
-    return np.asarray(np.log(np.maximum([N, D, loss, D / N], 1e-300)))
+def _logs(best: Optimum) -> Floats:
+    N, D = best.params, best.tokens
+    return np.asarray(np.log(np.maximum([N, D, best.loss, D / N], 1e-300)))
 
 
 def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
@@ -204,10 +195,8 @@ def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
 
 def check_target(C: float, level: float) -> None:
     """Refuse a target that is no compute, or a level that is no probability."""
-    if isinstance(C, bool) or not isinstance(C, int | float | np.number):
-        raise InputError(f"expected a compute budget in FLOPs, one number; got {C!r}.")
-    if not (np.isfinite(C) and C > 0):
-        raise InputError(f"expected a positive finite compute budget in FLOPs; got {C!r}.")
+    if not is_number(C) or C <= 0:
+        raise InputError(f"expected a compute budget in FLOPs, one positive number; got {C!r}.")
     check_level(level)
 
 
@@ -215,25 +204,15 @@ def check_target(C: float, level: float) -> None:
 class HeldOut:
     """One budget that was held out: what was predicted for it and what was measured.
 
-    Attributes
-    ----------
-    compute
-        Mean C of the budget's runs.
-    predicted_params, predicted_loss, params_interval, loss_interval
-        N* and L from the smaller budgets, and confidence intervals of N* and of the law's own loss;
-        ``None`` where there are none.
-    run_interval
-        Prediction interval for the loss of one run at N*: the law's uncertainty and
-        that run's noise in quadrature.
-    vertex_params, vertex_loss, regret
-        Of the parabola through the budget's runs within ×5 of it, and by how much, relative to its
-        minimum, the loss at the predicted N exceeds it; ``None`` where the minimum is not inside
-        the sampled sizes.
-    best_label, best_params, best_loss
-        The run with the lowest loss. The lowest of several is low by luck as well.
-    params_inside, loss_inside
-        Whether the vertex's N lies in ``params_interval`` and the vertex's loss (without a vertex:
-        the lowest run's) in ``run_interval``; ``None`` where one of the two is missing.
+    ``predicted_params`` and ``predicted_loss`` are N* and L from the smaller budgets at ``compute``,
+    the mean C of the runs, with confidence intervals of N* and of the law's own loss; the prediction
+    ``run_interval`` for the loss of one run at N* has the law's uncertainty and the run's noise in
+    quadrature. ``vertex_params`` and ``vertex_loss`` are of the parabola through the budget's runs
+    within ×5 of it, ``regret`` is by how much, relative to its minimum, the loss at the predicted N
+    exceeds it; ``None`` where the minimum is not inside the sampled sizes. ``best_...`` is the run
+    with the lowest loss, low by luck as well. ``params_inside`` says whether the vertex's N lies in
+    ``params_interval``, ``loss_inside`` whether its loss (without a vertex: the lowest run's) lies in
+    ``run_interval``; ``None`` where one of the two is missing.
     """
 
     compute: float
