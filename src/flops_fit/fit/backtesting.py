@@ -53,26 +53,14 @@ class Backtest:
 def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> Backtest:
     """Fit without the ``top`` largest budgets and predict them.
 
-    Parameters
-    ----------
-    runs, options
-        As for :func:`~flops_fit.fit.fit_runs`.
-    top
-        How many of the largest budgets to hold out.
-    level
-        Of all intervals.
-
-    Raises
-    ------
-    FitError
-        The remaining budgets determine no law: they have to be two or more, with more runs than
-        parameters.
+    ``runs`` and ``options`` are as for :func:`~flops_fit.fit.fit_runs`, ``level`` is that of all
+    intervals. Raises FitError where the remaining budgets determine no law: they have to be two or
+    more, with more runs than parameters.
     """
     check_whole("top", top, expected="a number of budgets, 1 or more")
     if options.get("curves") is not None:
         raise InputError(
-            "expected no curves= in a back-test: training curves contain data of the budgets that "
-            "are held out. Leave them out here."
+            "expected no curves= in a back-test: they contain data of the budgets held out."
         )
     table = RunTable.read(runs, options.pop("columns", None))
     budgets = np.unique(table.budget)
@@ -107,22 +95,11 @@ def _judge(fit: Fit, part: RunTable, level: float) -> HeldOut:
 class Comparison:
     """Two fits at the compute of a question.
 
-    Attributes
-    ----------
-    compute, level
-        C in FLOPs of the first fit, and the level of every interval.
-    compute_multiplier
-        What the second needs, over C, to reach the first's best loss at C: below 1 the second is
-        better. ``inf`` where it never gets there, 0 where it is there with a billionth of C.
-    exponents, exponent_difference
-        a of N* ∝ C^a, of the first and the second, and second minus first.
-    intervals
-        Of ``compute_multiplier`` and ``exponent_difference``; ``None`` where there is no reliable
-        one.
-    p_value
-        Of equal exponents, by the difference over its standard error; ``None`` likewise.
-    diagnostics
-        What limits the comparison.
+    ``compute`` is C in FLOPs of the first fit, ``compute_multiplier`` what the second needs, over C,
+    to reach the first's best loss at C: below 1 the second is better; ``inf`` where it never gets
+    there, 0 where it is there with a billionth of C. ``exponents`` are a of N* ∝ C^a of both,
+    ``exponent_difference`` is second minus first. Both have ``intervals`` at ``level``, and equal
+    exponents a ``p_value``, ``None`` where none is reliable; ``diagnostics`` say what limits them.
     """
 
     compute: float
@@ -152,9 +129,8 @@ def compare(
 
     The compute multiplier at C solves L₂*(m·C) = L₁*(C) for the best losses L*. Its interval, on
     the log scale, and that of the difference of exponents add the sandwich variances of two
-    independent fits, with Student's t at the smaller of their degrees of freedom.
-
-    ``compute`` is C in FLOPs, by default the smaller of the two largest runs' compute.
+    independent fits, with Student's t at the smaller of their degrees of freedom. ``compute`` is C
+    in FLOPs, by default the smaller of the two largest runs' compute.
 
     Raises InputTypeError where one of the two is no fit, InputError for an invalid compute or level.
     """
@@ -190,11 +166,11 @@ def _multiplier_interval(
         return None, [Diagnostic("out_of_reach", "critical", text, "compare at another compute")]
     reached_at = C * math.exp(log_m)
 
-    def loss_at(fit: Fit, compute: float) -> Callable[[Law], float]:
-        return lambda law: float(law.optimal(compute, fit.flops).loss)
+    def loss_at(fit: Fit, compute: float) -> Callable[[Law], Floats]:
+        return lambda law: np.array([law.optimal(compute, fit.flops).loss])
 
     h = 1e-3
-    up, down = (loss_at(second, reached_at * math.exp(s))(second.law) for s in (h, -h))
+    up, down = (loss_at(second, reached_at * math.exp(s))(second.law)[0] for s in (h, -h))
     slope = (up - down) / (2 * h)
     spread = _standard_error((first, loss_at(first, C)), (second, loss_at(second, reached_at)))
     if spread is None or slope >= 0:
@@ -211,7 +187,9 @@ def _difference(
     """The interval of a difference of exponents, and the p value of equal ones."""
     from scipy.special import stdtr
 
-    spread = _standard_error(*((fit, lambda law: law.exponent) for fit in (first, second)))
+    spread = _standard_error(
+        *((fit, lambda law: np.array([law.exponent])) for fit in (first, second))
+    )
     if spread is None:
         return None, None
     error, dof = spread
@@ -220,24 +198,17 @@ def _difference(
     return (gap - half, gap + half), p_value
 
 
-def _standard_error(*parts: tuple[Fit, Callable[[Law], float]]) -> tuple[float, int] | None:
-    """Of a difference of quantities of independent fits, and the smaller degrees of freedom.
-
-    ``None`` where one of the fits has no sandwich.
-    """
+def _standard_error(*parts: tuple[Fit, Callable[[Law], Floats]]) -> tuple[float, int] | None:
+    """Of a difference of independent quantities, with the fewer dof; ``None`` without a sandwich."""
     variances, dofs = [], []
     for fit, quantity in parts:
         cov = covariance(fit._solution)
         if cov.matrix is None:
             return None
-        variances.append(_variance(fit, quantity, cov.matrix))
+        gradient = gradient_of(fit._solution, quantity)[0]
+        variances.append(float(gradient @ cov.matrix @ gradient))
         dofs.append(cov.dof)
     return math.sqrt(sum(variances)), min(dofs)
-
-
-def _variance(fit: Fit, quantity: Callable[[Law], float], matrix: Floats) -> float:
-    gradient = gradient_of(fit._solution, lambda law: np.array([quantity(law)]))[0]
-    return float(gradient @ matrix @ gradient)
 
 
 def _limits(first: Fit, second: Fit, C: float, m: float) -> list[Diagnostic]:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.prediction import QUANTITIES, serious
-from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, KappaFamily
 from flops_fit.laws.law import Law
@@ -32,23 +31,18 @@ _SAMPLES = 32  # an octave of N, of an F(N) that is only known as a function
 def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
     """What :meth:`flops_fit.fit.Fit.predict` computes with, as values for JSON.
 
-    Returns
-    -------
-    dict
-        ``form`` is one of
+    ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, ``reach`` is the C up to which
+    the values are meant to be used. ``form`` is one of
 
-        - ``"kappa"``: ``law`` is [E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ, and
-          ``evidence`` what intervals are made of. Of kind ``"sandwich"`` it has parts, the fitted
-          law's and that of a rival whose interval is spanned too: for each free coordinate the law
-          one ``step`` up and down it, so that a gradient is (q(up) − q(down))/2·step, their
-          covariance, and Student's t. Of kind ``"draws"`` it has refitted laws, whose percentiles
-          are the interval. Of kind ``"none"`` it has the ``reason``.
-        - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
-        - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
-          interpolated by ``cubic``; ``error`` is its largest relative error at midpoints.
-
-        ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, and ``reach`` is the C
-        up to which the values are meant to be used.
+    - ``"kappa"``: ``law`` is [E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ, and ``evidence``
+      what intervals are made of. Of kind ``"sandwich"`` it has parts, the fitted law's and that of
+      a rival whose interval is spanned too: for each free coordinate the law one ``step`` up and
+      down it, so that a gradient is (q(up) − q(down))/2·step, their covariance, and Student's t. Of
+      kind ``"draws"`` it has refitted laws, whose percentiles are the interval. Of kind ``"none"``
+      it has the ``reason``.
+    - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
+    - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
+      interpolated by ``cubic``; ``error`` is its largest relative error at midpoints.
     """
     low, high, sizes = float(np.min(fit.runs.flops)), fit.largest_compute, fit.runs.params
     reach = _MOST_EXTRAPOLATION * high
@@ -63,14 +57,8 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
     else:
         values = {"form": "table", **_table(fit, level, low / 10, reach)}
     flops = _flops(fit.flops, float(sizes.min()) / 1e3, float(sizes.max()) * 1e4)
-    about = {
-        "level": level,
-        "unit": fit.runs.unit,
-        "smallest": low,
-        "largest": high,
-        "reach": reach,
-    }
-    return {**about, **values, "flops": flops}
+    about = {"level": level, "unit": fit.runs.unit, "smallest": low, "largest": high}
+    return {**about, "reach": reach, **values, "flops": flops}
 
 
 def kappa_form(law: Law) -> list[float] | None:
@@ -91,28 +79,20 @@ def _evidence(evidence: Evidence, level: float) -> dict[str, Any]:
     own = covariance(evidence.solution)
     if own.matrix is None:
         return {"kind": "none", "reason": own.reason}
-    solutions = [s for s in (evidence.solution, evidence.rival) if s is not None]
-    parts = [
-        _part(s, cov.matrix, student_t(level, cov.dof))
-        for s, cov in ((s, covariance(s)) for s in solutions)
-        if cov.matrix is not None
-    ]
+    parts = []
+    for solution in (evidence.solution, evidence.rival):
+        cov = None if solution is None else covariance(solution)
+        if solution is None or cov is None or cov.matrix is None:
+            continue
+        steps = _STEP * np.maximum(np.abs(solution.theta), 0.1)
+        up, down = (
+            [kappa_form(solution.law_at(solution.theta + sign * move)) for move in np.diag(steps)]
+            for sign in (1.0, -1.0)
+        )
+        laws = {"law": kappa_form(solution.law), "up": up, "down": down, "steps": steps.tolist()}
+        spread = {"covariance": cov.matrix.tolist(), "t": student_t(level, cov.dof)}
+        parts.append({**laws, **spread})
     return {"kind": "sandwich", "parts": parts}
-
-
-def _part(solution: Solution, matrix: Floats, t: float) -> dict[str, Any]:
-    """A law, the laws one step up and down each coordinate, their covariance, and Student's t."""
-    theta = solution.theta
-    steps = _STEP * np.maximum(np.abs(theta), 0.1)
-    moves = np.diag(steps)
-    return {
-        "law": kappa_form(solution.law),
-        "up": [kappa_form(solution.law_at(theta + move)) for move in moves],
-        "down": [kappa_form(solution.law_at(theta - move)) for move in moves],
-        "steps": steps.tolist(),
-        "covariance": matrix.tolist(),
-        "t": t,
-    }
 
 
 def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
@@ -168,11 +148,9 @@ def _logs_of(fit: Fit, level: float, log_c: Floats) -> Floats:
     """Logs of each quantity and of its interval's ends, shape (C, columns)."""
     rows = []
     for C in np.exp(log_c):
-        answer = fit.predict(float(C), level)
-        spans = [answer.intervals[name] or (np.nan, np.nan) for name in QUANTITIES]
-        rows.append(
-            [v for q, span in zip(QUANTITIES, spans, strict=True) for v in (answer[q], *span)]
-        )
+        at = fit.predict(float(C), level)
+        spans = ((at[name], *(at.intervals[name] or (np.nan, np.nan))) for name in QUANTITIES)
+        rows.append([value for span in spans for value in span])
     return np.asarray(np.log(np.array(rows, dtype=np.float64)))
 
 

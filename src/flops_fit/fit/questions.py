@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.intervals import Estimate, Evidence, Interval, Intervals, check_level, estimate
+from flops_fit.fit.intervals import Estimate, Evidence, Interval, check_level, estimate
 from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.laws.optimum import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
@@ -64,28 +64,23 @@ def compute_for(evidence: Evidence, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.compute_for`."""
     goal, flops = _goal(evidence.law, loss), evidence.flops
     best = evidence.law.optimal(evidence.law.compute_for(goal, flops), flops)
-    N, D = best.params, best.tokens
-    return _located(evidence, lambda law: law.compute_for(goal, flops), level, N, D, shape=False)
+    answer = estimate(evidence, lambda law: law.compute_for(goal, flops), level)
+    notes = off_the_runs(evidence, best.params, best.tokens, shape=False)
+    return replace(answer, diagnostics=notes)
 
 
 def tokens_for(evidence: Evidence, N: float, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.tokens_for`."""
     size, goal = _one(N, "N, parameters"), _goal(evidence.law, loss)
-
-    def units(law: Law) -> float:
-        return float(law.tokens_for(size, goal))
-
-    return _located(evidence, units, level, size, units(evidence.law))
+    units = float(evidence.law.tokens_for(size, goal))
+    return _located(evidence, lambda law: float(law.tokens_for(size, goal)), level, size, units)
 
 
 def params_for(evidence: Evidence, D: float, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.params_for`."""
     units, goal = _one(D, "D, units"), _goal(evidence.law, loss)
-
-    def size(law: Law) -> float:
-        return float(law.params_for(units, goal))
-
-    return _located(evidence, size, level, size(evidence.law), units)
+    size = float(evidence.law.params_for(units, goal))
+    return _located(evidence, lambda law: float(law.params_for(units, goal)), level, size, units)
 
 
 def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) -> TradeOffEstimate:
@@ -106,18 +101,16 @@ def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) ->
     answer = evidence.intervals(logs, names, level)
     spans = {name: answer.spans[i * k : (i + 1) * k] for i, name in enumerate(_TRADE)}
     # The loss of N* is the least that C reaches, and C the least compute for it.
-    spans["excess"] = tuple(
-        (100 * max(s[0] - 1, 0.0), 100 * max(s[1] - 1, 0.0)) if s else None for s in spans["excess"]
-    )
-    spans["compute_ratio"] = tuple(
-        (max(s[0], 1.0), max(s[1], 1.0)) if s else None for s in spans["compute_ratio"]
-    )
+    limits = {"excess": lambda r: 100 * max(r - 1, 0.0), "compute_ratio": lambda r: max(r, 1.0)}
+    for name, limit in limits.items():
+        spans[name] = tuple((limit(s[0]), limit(s[1])) if s else None for s in spans[name])
     notes = tuple(
         replace(d, message=f"k = {f:.3g}: {d.message}")
         for f, n, units in zip(table.factors, table.params, table.tokens, strict=True)
         for d in off_the_runs(evidence, float(n), float(units))
     )
-    return TradeOffEstimate(**vars(table), **_how(spans, level, answer, notes))
+    how: dict[str, Any] = {"method": answer.method, "reason": answer.reason, "diagnostics": notes}
+    return TradeOffEstimate(**vars(table), intervals=spans, level=level, **how)
 
 
 def optimal_for_inference(
@@ -145,29 +138,16 @@ def optimal_for_inference(
     if best.inference_compute == 0:
         spans["inference_compute"] = (0.0, 0.0)
     notes = off_the_runs(evidence, best.params, best.tokens)
-    return InferenceEstimate(**vars(best), **_how(spans, level, answer, notes))
-
-
-def _how(
-    spans: Any, level: float, answer: Intervals, notes: tuple[Diagnostic, ...]
-) -> dict[str, Any]:
-    """The fields that say how sure an answer is."""
-    how = {"level": level, "method": answer.method, "reason": answer.reason}
-    return {"intervals": spans, **how, "diagnostics": notes}
+    how: dict[str, Any] = {"method": answer.method, "reason": answer.reason, "diagnostics": notes}
+    return InferenceEstimate(**vars(best), intervals=spans, level=level, **how)
 
 
 def _located(
-    evidence: Evidence,
-    quantity: Callable[[Law], float],
-    level: float,
-    N: float,
-    D: float,
-    *,
-    shape: bool = True,
+    evidence: Evidence, ask: Callable[[Law], float], level: float, N: float, D: float
 ) -> Estimate:
     """An estimate at (N, D), with how far that lies from the runs."""
-    answer = estimate(evidence, quantity, level)
-    return replace(answer, diagnostics=off_the_runs(evidence, N, D, shape=shape))
+    answer = estimate(evidence, ask, level)
+    return replace(answer, diagnostics=off_the_runs(evidence, N, D))
 
 
 def _one(value: float, what: str) -> float:
@@ -182,7 +162,6 @@ def _goal(law: Law, loss: float) -> float:
         floor = law.params.get("E")
         bound = "its lowest" if floor is None else f"its irreducible loss E = {floor:.4g}"
         raise InputError(
-            f"expected a loss that the fitted law reaches, above {bound}; got {goal:.6g}. "
-            "No size and no data reach it."
+            f"expected a loss that the fitted law reaches, above {bound}; got {goal:.6g}."
         )
     return goal

@@ -38,25 +38,20 @@ def epochs_of(runs: RunTable) -> Floats:
 
 
 def run_noise(runs: RunTable) -> float:
-    """The relative noise of one run's loss, from runs with the same N, D and U.
+    """The relative noise of a run: the median over groups of equal N, D and U of their sd.
 
-    The median over such groups of their standard deviation, as single seeds can fail; with
-    fewer than three groups what published sets show, 0.4 %.
+    With fewer than three groups it is what published sets show, 0.4 %.
     """
-    spreads = [
-        float(np.std(np.log(runs.loss[same]), ddof=1))
-        for same in _same(runs, runs.tokens)
-        if len(same) > 1
-    ]
+    losses = [np.log(runs.loss[same]) for same in _same(runs, runs.tokens) if len(same) > 1]
+    spreads = [float(np.std(z, ddof=1)) for z in losses]
     return float(np.median(spreads)) if len(spreads) >= 3 else _USUAL_NOISE
 
 
 def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_], list[Diagnostic]]:
     """The runs without those that more repeats made worse, a mask of them, and the findings.
 
-    Among runs of the same N and U in the order of D, those after the lowest loss are left out whose
-    loss is more than three standard deviations of a run above it; runs that differ by their seed
-    alone count as their mean.
+    Of the same N and U those after the lowest loss, in the order of D, are left out that lie more
+    than three standard deviations above it; runs that differ by seed alone count as their mean.
     """
     limit = np.exp(_MOST_SD * run_noise(runs))
     epochs = epochs_of(runs)
@@ -67,21 +62,16 @@ def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_],
         members = [group[runs.tokens[group] == d] for d in lengths]
         mean = np.array([np.exp(np.mean(np.log(runs.loss[m]))) for m in members])
         best = int(np.argmin(mean))
-        worse = [
-            m
-            for m, v in zip(members[best + 1 :], mean[best + 1 :], strict=True)
-            if v > limit * mean[best]
-        ]
+        worse = best + 1 + np.flatnonzero(mean[best + 1 :] > limit * mean[best])
         fewest = f"{epochs[members[best][0]]:.3g}"
-        for i in (int(i) for m in worse for i in m):
+        for i in (int(i) for at in worse for i in members[at]):
             reasons[i] = (
                 f"its loss is above that of fewer repeats ({runs.loss[i]:.4g} after "
                 f"{epochs[i]:.3g} epochs, {mean[best]:.4g} after {fewest})"
             )
-        if worse:
-            supply = (
-                "" if runs.unique_tokens is None else format_count(runs.unique_tokens[group[0]])
-            )
+        if len(worse):
+            unique = runs.unique_tokens
+            supply = "" if unique is None else format_count(unique[group[0]])
             size = format_count(runs.params[group[0]])
             groups.append(f"N = {size} on U = {supply} after {fewest} epochs")
     keep = np.array([i not in reasons for i in range(len(runs))])

@@ -1,11 +1,10 @@
 """What a table of runs allows: runs that determine no law are refused, the rest is checked.
 
 Losses in bits among losses in nats are found by geometry. A run's ln L lies on a smooth surface
-q(ln N, ln D); one reported in bits lies 1/ln 2 = 1.443 times higher, an offset of −ln ln 2 = 0.3665
-in ln L. Runs scatter by per cents, so the two units show as two parallel sheets. Each run is put on
-the nearer sheet, and the surface with the smallest truncated residuals is taken, searched from
-surfaces through a few runs each. The units are mixed where one surface without sheets fits far
-worse, several runs lie on the second sheet, and hardly any between the two.
+q(ln N, ln D), one in bits −ln ln 2 = 0.3665 higher. Runs scatter by per cents, so the two units
+show as two parallel sheets. Each run is put on the nearer sheet, and the surface with the smallest
+truncated residuals is taken, searched from surfaces through a few runs each. The units are mixed
+where one sheet fits far worse, several runs lie on the second, and hardly any between the two.
 """
 
 from __future__ import annotations
@@ -48,15 +47,7 @@ _MOST_SEARCHED, _DRAWS = 1500, 800
 
 
 def check_runs(table: RunTable, parameters: int) -> RunTable:
-    """The table's usable runs, each once, or an error that says what is missing.
-
-    Raises
-    ------
-    FitError
-        Not more runs than parameters, one size, one budget, D tied to N, or a loss without spread.
-    TableError
-        A column with values that no run can have.
-    """
+    """The table's usable runs, each once; FitError or TableError where they determine no law."""
     columns = (table.params, table.tokens, table.flops, table.loss)
     usable: Bools = np.all([(c > 1 / _LARGEST) & (c < _LARGEST) for c in columns], axis=0)
     if not np.all(usable):
@@ -68,34 +59,39 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
     table = _without_repeated_rows(table)
     count = len(table)
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
-    if distinct <= parameters:
-        raise FitError(
-            f"expected more than {parameters} runs of different N or D, as many as the law has "
-            f"parameters; got {count} ({distinct} different). Add {parameters + 1 - distinct} or "
-            "more runs: five sizes at each of four budgets is a good sweep."
-        )
-    if len(np.unique(table.params)) < 2:
-        raise FitError(
-            f"expected several model sizes; all {count} runs have N = {table.params[0]:.3g}, which "
-            "cannot show what size does. Add runs at other sizes."
-        )
-    if len(np.unique(table.budget)) < 2:
-        raise FitError(
-            f"expected two budgets or more; all {count} runs have C ≈ {table.budget[0]:.3g}, where "
-            "N and D trade off exactly and cannot be told apart. Add runs at other budgets."
-        )
     x, y = np.log(table.params), np.log(table.tokens)
     spread = np.linalg.svd(np.column_stack([x - x.mean(), y - y.mean()]), compute_uv=False)
-    if spread[1] < 1e-3 * spread[0]:
-        raise FitError(
+    problems = (
+        (
+            distinct <= parameters,
+            f"expected more than {parameters} runs of different N or D, as many as the law has "
+            f"parameters; got {count} ({distinct} different). Add {parameters + 1 - distinct} or "
+            "more runs: five sizes at each of four budgets is a good sweep.",
+        ),
+        (
+            len(np.unique(table.params)) < 2,
+            f"expected several model sizes; all {count} runs have N = {table.params[0]:.3g}. "
+            "Add runs at other sizes.",
+        ),
+        (
+            len(np.unique(table.budget)) < 2,
+            f"expected two budgets or more; all {count} runs have C ≈ {table.budget[0]:.3g}, where "
+            "N and D trade off exactly. Add runs at other budgets.",
+        ),
+        (
+            spread[-1] < 1e-3 * spread[0],
             f"expected N and D to vary independently; in these {count} runs one follows from the "
-            "other. Add runs with other numbers of tokens at the same sizes."
-        )
-    if np.ptp(table.loss) <= 1e-12 * np.max(table.loss):
-        raise FitError(
+            "other. Add runs with other numbers of tokens at the same sizes.",
+        ),
+        (
+            np.ptp(table.loss) <= 1e-12 * np.max(table.loss),
             f"expected losses that differ between runs; all {count} are {table.loss[0]:.6g}. "
-            "Check the loss column."
-        )
+            "Check the loss column.",
+        ),
+    )
+    for wrong, message in problems:
+        if wrong:
+            raise FitError(message)
     return table
 
 
@@ -118,53 +114,44 @@ def _without_repeated_rows(table: RunTable) -> RunTable:
 def table_findings(
     runs: RunTable, shape: IsoFLOP, flops: FlopsFunction, repeats_known: bool
 ) -> list[Diagnostic]:
-    """What was assumed and left out, magnitudes, repeats, budgets, sizes and minima at edges.
-
-    ``repeats_known`` says that the law fitted takes repeated data into account.
-    """
+    """Every finding about the table; ``repeats_known`` where the law takes repeats into account."""
     out = [Diagnostic("assumed", "note", note) for note in runs.notes]
     if runs.excluded:
         shown = listed([f"{e.label}: {e.reason}" for e in runs.excluded])
         text = f"{len(runs.excluded)} runs are not fitted ({shown})"
         out.append(Diagnostic("excluded", "note", text))
-    out += [*_implausible(runs), *_conventions(runs, flops)]
-    if not repeats_known:
-        out += _repeats(runs)
-    return [*out, *_grid(runs), *_edges(shape)]
+    repeats = [] if repeats_known else _repeats(runs)
+    return [
+        *out,
+        *_implausible(runs),
+        *_conventions(runs, flops),
+        *repeats,
+        *_grid(runs),
+        *_edges(shape),
+    ]
 
 
 def _implausible(runs: RunTable) -> list[Diagnostic]:
-    """Findings about the units of N, D, C and the loss.
+    """Findings about the units of N, D, C and the loss; of samples not about the loss and 6·N·D.
 
-    Above 1e16 parameters, 1e19 tokens, 1e32 FLOPs or a loss of 1e4, and where one of N and D is
-    tiny and the other a million times larger, a unit is wrong for certain and the finding is
-    critical. C off 6·N·D by ten times or more may have a reason (experts, samples of many
-    tokens), so that is a warning; beyond ten thousand times it has none. Runs that count
-    samples are judged by N, D and C alone.
+    C off 6·N·D by ten times may have a reason (experts, samples of many tokens), by ten thousand none.
     """
     N, D, ratio = np.max(runs.params), np.max(runs.tokens), np.median(runs.tokens / runs.params)
     C, loss, counts_tokens = np.max(runs.flops), np.max(runs.loss), runs.unit == "tokens"
     off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
     off_by = max(off, 1 / off)
+    few_params = N < _TINY_PARAMS and ratio > _MOST_RATIO
+    few_tokens = D < _TINY_TOKENS and ratio < 1 / _MOST_RATIO
+    wrong_loss = counts_tokens and loss >= _MOST_LOSS
+    small_n = f"N is at most {N:.3g} and D is {ratio:.2g} times it"
+    small_d = f"D is at most {D:.3g} and N is {1 / ratio:.2g} times it"
     cases = (
         (N >= _MOST_PARAMS, f"N reaches {N:.3g}", "are N parameters, one by one?"),
         (D >= _MOST_TOKENS, f"D reaches {D:.3g}", "are D tokens, one by one?"),
         (C >= _MOST_COMPUTE, f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
-        (
-            N < _TINY_PARAMS and ratio > _MOST_RATIO,
-            f"N is at most {N:.3g} and D is {ratio:.2g} times it",
-            "are N in millions or billions? Give parameters one by one",
-        ),
-        (
-            D < _TINY_TOKENS and ratio < 1 / _MOST_RATIO,
-            f"D is at most {D:.3g} and N is {1 / ratio:.2g} times it",
-            "are D in millions or billions? Give tokens one by one",
-        ),
-        (
-            counts_tokens and loss >= _MOST_LOSS,
-            f"the loss reaches {loss:.3g}",
-            "is it a cross-entropy in nats a token?",
-        ),
+        (few_params, small_n, "are N in millions or billions? Give parameters one by one"),
+        (few_tokens, small_d, "are D in millions or billions? Give tokens one by one"),
+        (wrong_loss, f"the loss reaches {loss:.3g}", "is it a cross-entropy in nats a token?"),
     )
     out = [Diagnostic("implausible_units", "critical", t, ask) for wrong, t, ask in cases if wrong]
     if counts_tokens and off_by >= _COMPUTE_OFF:
@@ -274,14 +261,13 @@ class _Sheets:
 
 
 def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
-    """The finding that some losses are in bits and the others in nats; ``None`` where not.
-
-    The runs named are the smaller group: only the author of the table can say which of the two
-    units was meant.
-    """
+    """The finding that some losses, the smaller group, are in another unit; ``None`` where not."""
     if len(runs) < _FEWEST_RUNS:
         return None
-    basis, z = _basis(runs), np.log(runs.loss)
+    x, y = (np.log(c) - np.log(c).mean() for c in (runs.params, runs.tokens))
+    x, y = x / max(float(np.std(x)), 1e-12), y / max(float(np.std(y)), 1e-12)
+    basis = np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    z = np.log(runs.loss)
     one = _search(basis, z, 0.0, runs.budget)
     if one.score <= _NEEDED_GAIN * _FEWEST_IN_MINORITY:
         return None
@@ -312,14 +298,6 @@ def _are_apart(one: _Sheets, two: _Sheets) -> bool:
         return False
     # A run that one surface must give up costs the whole cut; two sheets take it in.
     return one.score - two.score > _NEEDED_GAIN * count
-
-
-def _basis(runs: RunTable) -> Floats:
-    """Quadratic in standardised ln N and ln D, shape (runs, 6)."""
-    x, y = np.log(runs.params), np.log(runs.tokens)
-    x, y = x - x.mean(), y - y.mean()
-    x, y = x / max(float(np.std(x)), 1e-12), y / max(float(np.std(y)), 1e-12)
-    return np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])
 
 
 def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> _Sheets:
