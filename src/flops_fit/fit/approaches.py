@@ -110,15 +110,14 @@ def choose_headline(solution: Solution, shape: IsoFLOP, front: Envelope | None) 
         "envelope": winning,
     }
     parabolas, winners = _lines_of(shape), _lines_of(front)
+    check = "; a check only: it reads losses inside schedules"
+    if winners and (parabolas or not lost):
+        reasons["envelope"] += "; approach 2 goes before it" if lost else check
+    if parabolas and not lost:
+        reasons["isoflop"] += "; a check only: the grid's width and α ≠ β bias it"
     if not lost:
-        if parabolas:
-            reasons["isoflop"] += "; a check only: the grid's width and α ≠ β bias it"
-        if winners:
-            reasons["envelope"] += "; a check only: it reads losses inside schedules"
         return Headline("surface", reasons)
     if parabolas:
-        if winners:
-            reasons["envelope"] += "; approach 2 goes before it"
         return Headline("isoflop", reasons, parabolas)
     return Headline("envelope" if winners else None, reasons, winners)
 
@@ -140,8 +139,8 @@ def predict_from_lines(
     if line is None:
         why = "the losses of the minima determine no line E + k·C^−p"
         if binds:
-            bound, title = " and ".join(binds), _TITLES[headline.name]
-            why = f"{bound} bound, and off the optimum {title} has none"
+            why = f"{' and '.join(binds)} bound, and off the optimum "
+            why += f"{_TITLES[headline.name]} has none"
         text = f"no loss is predicted: {why}"
         notes.append(Diagnostic("no_loss", "critical", text, "add budgets"))
     return Prediction(
@@ -199,33 +198,23 @@ def three_approaches(
     level: float = 0.9,
 ) -> tuple[Approach, Approach, Approach]:
     """Approaches 1, 2 and 3, in this order, at the largest run's compute."""
-    law, flops = evidence.law, evidence.flops
-    compute = float(np.max(evidence.runs.flops))
-    best = law.optimal(compute, flops)
-    a, b = _exponents(law, compute, flops)
+    law, flops, usable = evidence.law, evidence.flops, headline.name == "surface"
+    C = float(np.max(evidence.runs.flops))
+    best = law.optimal(C, flops)
+    at_optimum = (*_exponents(law, C, flops), best.params, best.tokens, best.loss)
 
     def log_exponent(law: Law) -> Floats:
-        a, _ = _exponents(law, compute, flops)
+        a, _ = _exponents(law, C, flops)
         return np.array([np.log(a) if a > 0 else np.nan])
 
     interval = evidence.intervals(log_exponent, ("the exponent a",), level)
+    a, b, N, D, loss = (_finite(v) for v in at_optimum)
+    certain = (interval.spans[0], interval.reason)
+    reason = headline.reasons["surface"]
     return (
-        _from_lines("envelope", _lines_of(front), headline, flops, compute),
-        _from_lines("isoflop", _lines_of(shape), headline, flops, compute),
-        Approach(
-            name="surface",
-            a=_finite(a),
-            b=_finite(b),
-            compute=compute,
-            optimal_params=_finite(best.params),
-            optimal_tokens=_finite(best.tokens),
-            expected_loss=_finite(best.loss),
-            a_interval=interval.spans[0],
-            interval_note=interval.reason,
-            usable=headline.name == "surface",
-            headline=headline.name == "surface",
-            reason=headline.reasons["surface"],
-        ),
+        _from_lines("envelope", _lines_of(front), headline, flops, C),
+        _from_lines("isoflop", _lines_of(shape), headline, flops, C),
+        Approach("surface", a, b, C, N, D, loss, *certain, usable, usable, reason),
     )
 
 
@@ -236,21 +225,10 @@ def _from_lines(
     if lines is None:
         unknown = (None, None, C, None, None, None, None)
         return Approach(name, *unknown, reason, usable=False, headline=False, reason=reason)
-    N, loss = float(lines.n_line(C)), lines.loss_line()
-    return Approach(
-        name=name,
-        a=lines.n_line.a,
-        b=lines.d_line.a,
-        compute=C,
-        optimal_params=N,
-        optimal_tokens=C / float(flops(N)),
-        expected_loss=float(loss(C)) if loss else None,
-        a_interval=None,
-        interval_note=_NO_LINE_INTERVAL,
-        usable=True,
-        headline=headline.name == name,
-        reason=reason,
-    )
+    N, loss_line = float(lines.n_line(C)), lines.loss_line()
+    loss = float(loss_line(C)) if loss_line else None
+    values = (lines.n_line.a, lines.d_line.a, C, N, C / float(flops(N)), loss, None)
+    return Approach(name, *values, _NO_LINE_INTERVAL, True, headline.name == name, reason)
 
 
 def _exponents(law: Law, C: float, flops: FlopsFunction) -> tuple[float, float]:

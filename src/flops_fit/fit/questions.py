@@ -101,9 +101,11 @@ def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) ->
     answer = evidence.intervals(logs, names, level)
     spans = {name: answer.spans[i * k : (i + 1) * k] for i, name in enumerate(_TRADE)}
     # The loss of N* is the least that C reaches, and C the least compute for it.
-    limits = {"excess": lambda r: 100 * max(r - 1, 0.0), "compute_ratio": lambda r: max(r, 1.0)}
-    for name, limit in limits.items():
-        spans[name] = tuple((limit(s[0]), limit(s[1])) if s else None for s in spans[name])
+    for name in ("excess", "compute_ratio"):
+        spans[name] = tuple((max(s[0], 1.0), max(s[1], 1.0)) if s else None for s in spans[name])
+    spans["excess"] = tuple(
+        (100 * (s[0] - 1), 100 * (s[1] - 1)) if s else None for s in spans["excess"]
+    )
     notes = tuple(
         replace(d, message=f"k = {f:.3g}: {d.message}")
         for f, n, units in zip(table.factors, table.params, table.tokens, strict=True)
