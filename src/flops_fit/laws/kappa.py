@@ -36,26 +36,17 @@ class KappaFamily(Law):
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
         """Loss at N parameters and D units."""
-        floor, *_, kappa = self.log_form
-        power = kappa * np.logaddexp(self._n_term(N), self._d_term(D))
+        floor, log_a, log_b, alpha, beta, kappa = self.log_form
+        power = kappa * np.logaddexp(_log_term(log_a, alpha, N), _log_term(log_b, beta, D))
         return floor + np.exp(np.minimum(power, _LOG_LARGEST))
 
-    def _n_term(self, N: ArrayLike) -> Floats:
-        """Ln of A/N^α, which does not overflow."""
-        _, log_a, _, alpha, _, _ = self.log_form
-        return np.asarray(log_a - alpha * np.log(np.asarray(N, dtype=np.float64)))
-
-    def _d_term(self, D: ArrayLike) -> Floats:
-        _, _, log_b, _, beta, _ = self.log_form
-        return np.asarray(log_b - beta * np.log(np.asarray(D, dtype=np.float64)))
-
     def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
-        _, _, log_b, _, beta, _ = self.log_form
-        return self._size_of_rest(loss, self._n_term(N), log_b, beta)
+        _, log_a, log_b, alpha, beta, _ = self.log_form
+        return self._size_of_rest(loss, _log_term(log_a, alpha, N), log_b, beta)
 
     def _params_for(self, D: Floats, loss: Floats) -> Floats:
-        _, log_a, _, alpha, _, _ = self.log_form
-        return self._size_of_rest(loss, self._d_term(D), log_a, alpha)
+        _, log_a, log_b, alpha, beta, _ = self.log_form
+        return self._size_of_rest(loss, _log_term(log_b, beta, D), log_a, alpha)
 
     def _size_of_rest(
         self, loss: Floats, log_other: Floats, log_scale: float, power: float
@@ -80,6 +71,11 @@ class KappaFamily(Law):
         if isinstance(flops, LinearFlops):
             return self._start_size(C, np.full_like(C, flops.k))
         return super()._optimal_size(C, flops)
+
+
+def _log_term(log_scale: float, power: float, size: ArrayLike) -> Floats:
+    """Ln of scale/size^power, which does not overflow."""
+    return np.asarray(log_scale - power * np.log(np.asarray(size, dtype=np.float64)))
 
 
 def _log(value: float) -> float:
@@ -117,8 +113,9 @@ class Hoffmann(KappaFamily):
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
         """Loss at N parameters and D units."""
-        terms = (np.exp(np.minimum(t, _LOG_LARGEST)) for t in (self._n_term(N), self._d_term(D)))
-        return sum(terms, start=self.E)
+        floor, log_a, log_b, alpha, beta, _ = self.log_form
+        logs = (_log_term(log_a, alpha, N), _log_term(log_b, beta, D))
+        return sum((np.exp(np.minimum(term, _LOG_LARGEST)) for term in logs), start=floor)
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ class Law(ABC):
         goal = float(positive(loss, "a loss"))
         demand = check_number("inference_tokens", inference_tokens, at_least=0)
         if not self.reaches(goal):
-            raise InputError(f"expected a loss that some size reaches; none reaches {goal:.6g}.")
+            raise InputError(f"expected a loss within reach; no size reaches {goal:.6g}.")
 
         def serving(N: Floats) -> Floats:
             per_unit = np.asarray(flops(N)) / 3 if inference is None else np.asarray(inference(N))

@@ -75,21 +75,17 @@ class Muennighoff(Law):
         return replace(self, unique=float(unique))
 
     def loss(self, N: ArrayLike, D: ArrayLike, unique: ArrayLike | None = None) -> Any:
-        """Loss at N parameters and D units seen with all repeats, of which ``unique`` are different.
-
-        All broadcast; ``unique`` is the law's own by default.
-        """
+        """Loss at N parameters and D units seen, of which ``unique`` (the law's) are different."""
         return self.fresh.loss(self.effective_params(N, unique), self.effective_units(D, unique))
 
     def effective_units(self, D: ArrayLike, unique: ArrayLike | None = None) -> Floats:
         """D': how many fresh units the D seen are worth."""
-        U = self._supply(unique)
-        return _worth(np.asarray(D, dtype=np.float64), U, self.R_D)
+        return _worth(np.asarray(D, dtype=np.float64), self._supply(unique), self.R_D)
 
     def effective_params(self, N: ArrayLike, unique: ArrayLike | None = None) -> Floats:
         """N': how many parameters N are worth with ``unique`` units to learn from."""
-        U = self._supply(unique)
-        return _worth(np.asarray(N, dtype=np.float64), self.size_for(U), self.R_N)
+        best = self.size_for(self._supply(unique))
+        return _worth(np.asarray(N, dtype=np.float64), best, self.R_N)
 
     def _supply(self, unique: ArrayLike | None) -> Floats:
         values = np.asarray(self.unique if unique is None else unique, dtype=np.float64)

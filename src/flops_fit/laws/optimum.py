@@ -86,17 +86,11 @@ class InferenceOptimum:
 class TradeOff:
     """Sizes k·N*(C), what they reach with C, and what they need for the loss of N*.
 
-    Prints as a table. Arrays have shape (factors,).
-
-    Attributes
-    ----------
-    factors
-        k: below 1 a smaller model is trained longer than optimal, above 1 a larger one shorter.
-    params, tokens, loss, excess
-        N = k·N*, D = C/F(N), L(N, D), and by how many per cent that lies above the optimum's.
-    tokens_needed, compute_ratio
-        The D at which N reaches the optimum's loss, ``inf`` where it never does, and
-        F(N)·tokens_needed over C: 1.2 is a fifth more compute for the same loss.
+    Prints as a table. Arrays have shape (factors,). Below ``factors`` of 1 a smaller model is
+    trained longer than optimal. ``params``, ``tokens`` and ``loss`` are N = k·N*, D = C/F(N) and
+    L(N, D), ``excess`` is by how many per cent that lies above the optimum's. ``tokens_needed`` is
+    the D at which N reaches the optimum's loss, ``inf`` where it never does, and ``compute_ratio``
+    F(N)·tokens_needed over C: 1.2 is a fifth more compute for the same loss.
     """
 
     compute: float
