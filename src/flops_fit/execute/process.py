@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -44,10 +44,7 @@ class Worker:
     experiment: Experiment
 
     def waits_for(self) -> tuple[Any, Any]:
-        """What is ready once there is a message, or the process has ended.
-
-        A process that the run has started may hold the pipe open longer than the run lasts.
-        """
+        """What is ready for a message, or an end: a child of the run may keep the pipe open."""
         return self.pipe, self.process.sentinel
 
     def read(self) -> Any:
@@ -84,15 +81,11 @@ def fresh_processes(task: bytes) -> Any:
 
 
 def start_worker(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
-    """Start a process for a run.
-
-    The server that it is forked from may have been killed. While it is dying it takes requests and
-    does not answer; once it is gone, a new one is started.
-    """
+    """Start a process for a run, again where the server that it is forked from was killed."""
     for pause in _RESTART_PAUSES:
         try:
             return _start(context, task_path, experiment, setting)
-        except (EOFError, ConnectionError):
+        except (EOFError, ConnectionError):  # it takes requests while it is dying
             time.sleep(pause)
     return _start(context, task_path, experiment, setting)
 
@@ -115,10 +108,7 @@ def _start(context: Any, task_path: str, experiment: Experiment, setting: Settin
 
 @contextmanager
 def _without_script() -> Iterator[None]:
-    """Keep a new process from running the script of this one again.
-
-    What the task needs of the script is sent by value.
-    """
+    """Keep a new process from running this script again; the task holds what it needs of it."""
     script = sys.modules["__main__"]
     hidden = {name: vars(script).pop(name) for name in ("__file__",) if name in vars(script)}
     spec, script.__spec__ = getattr(script, "__spec__", None), None
@@ -135,35 +125,23 @@ def stop(workers: list[Worker]) -> None:
         worker.process.terminate()
     until = time.monotonic() + PATIENCE
     for worker in workers:
-        _drain(worker, until)
+        with suppress(EOFError, OSError):  # a worker does not end while its pipe is full
+            while worker.process.is_alive() and time.monotonic() < until:
+                if wait(worker.waits_for(), 0.5) and worker.pipe.poll():
+                    worker.pipe.recv()
         worker.end(max(0.0, until - time.monotonic()))
 
 
-def _drain(worker: Worker, until: float) -> None:
-    """Read the last messages of a worker: it would not end while its pipe is full."""
-    while worker.process.is_alive() and time.monotonic() < until:
-        try:
-            if wait([worker.pipe, worker.process.sentinel], 0.5) and worker.pipe.poll():
-                worker.pipe.recv()
-        except (EOFError, OSError):
-            return
-
-
 def start_method() -> str:
-    """``forkserver`` on Linux, else ``spawn``.
-
-    Windows cannot fork, and on macOS a process forked after torch was imported may be killed by
-    the system's libraries; there each worker imports torch anew.
-    """
+    """``forkserver`` on Linux, else ``spawn``: on macOS a process forked with torch may be killed."""
     has_server = "forkserver" in multiprocessing.get_all_start_methods()
     return "forkserver" if has_server and sys.platform != "darwin" else "spawn"
 
 
 def _to_preload(task: bytes) -> list[str]:
-    """Modules that workers are forked with, so that none imports them again: those a task names.
+    """The modules that a task names, for workers to be forked with.
 
-    Torch is among them only where this process has imported it. With a GPU, only modules that do
-    not initialise CUDA: a forked process could not use it afterwards.
+    With a GPU only those that do not initialise CUDA: a forked process could not use it afterwards.
     """
     known = ["flops_fit.execute.worker"]
     torch = sys.modules.get("torch")
@@ -176,20 +154,9 @@ def _to_preload(task: bytes) -> list[str]:
 
 
 def pack(task: Any, place: str) -> bytes:
-    """The task as bytes that another process can read, on a machine with the same packages.
+    """The task as bytes: what ``__main__`` defines by value, what modules define by reference.
 
-    Functions and classes of ``__main__`` are sent by value, those of modules by reference: the
-    module must be importable there.
-
-    Raises
-    ------
-    InputTypeError
-        A part of it cannot be pickled; the message says which, and why.
-
-    Warns
-    -----
-    UserWarning
-        It is larger than 256 MB.
+    InputTypeError says which part cannot be pickled, and why.
     """
     try:
         import cloudpickle
@@ -201,15 +168,14 @@ def pack(task: Any, place: str) -> bytes:
         part, reason = _culprit(task, cloudpickle.dumps, error)
         raise InputTypeError(
             f"executor={place!r} sends model, data and loss to other processes, and {part} cannot be "
-            f"pickled ({type(reason).__name__}: {reason}). Open files and connections in the data "
-            "set's first access, leave locks and generators out by __getstate__, or use "
-            "executor='inprocess'."
+            f"pickled ({type(reason).__name__}: {reason}). Open files at the data set's first access, "
+            "leave locks and generators out by __getstate__, or use executor='inprocess'."
         ) from error
     if len(content) > WARN_BYTES:
         warnings.warn(
             f"model, data and loss have {len(content) / 2**20:.0f} MB when pickled, and every run reads "
-            "them all. Let a large data set keep the path of a file that all machines see, and open "
-            "it in its first access, as np.load(path, mmap_mode='r') does.",
+            "them. Let a large data set keep the path of a file that all machines see, and open it at "
+            "its first access, as np.load(path, mmap_mode='r') does.",
             stacklevel=3,
         )
     return content
@@ -221,14 +187,13 @@ def _culprit(task: Any, dumps: Any, error: Exception) -> tuple[str, Exception]:
     part, seen = task, {id(task)}
     while len(path) < _CAUSE_DEPTH:
         for name, inner in _parts_of(part):
-            if id(inner) in seen:
-                continue
-            try:
-                dumps(inner)
-            except Exception as why:
-                path, part, error = [*path, name], inner, why
-                seen.add(id(inner))
-                break
+            if id(inner) not in seen:
+                try:
+                    dumps(inner)
+                except Exception as why:
+                    path, part, error = [*path, name], inner, why
+                    seen.add(id(inner))
+                    break
         else:
             break
     kind = f"a {type(part).__module__}.{type(part).__qualname__}".replace("a builtins.", "a ")

@@ -114,10 +114,9 @@ class SlurmExecutor(RemoteExecutor):
         local = cluster == "local"
         self.folder = Path(folder).expanduser().absolute() if folder else _folder_of_command()
         self.capacity = max_jobs or (max(1, cores() // cpus_per_run) if local else _MAX_JOBS)
-        self._local = local
+        self._local, self._keep_running = local, keep_running
         self._time, self._partition, self._requeues = time, partition, requeues
         self._cpus, self._gpus_per_node = cpus_per_run, gpus_per_node
-        self._keep_running = keep_running
         self._poll_seconds = poll_seconds or (0.05 if local else 2.0)
         self._options = dict(options or {})
         self._task: tuple[str, str] | None = None
@@ -129,7 +128,10 @@ class SlurmExecutor(RemoteExecutor):
         MissingExtraError without submitit, InputTypeError where the task cannot be pickled,
         OutputError where the folder cannot be written, SweepError without Slurm.
         """
-        submitit = _import_submitit()
+        try:
+            import submitit
+        except ImportError:
+            raise MissingExtraError("submitit", "slurm", "executor='slurm'") from None
         content = pack(task, "slurm")
         digest = hashlib.sha256(content).hexdigest()
         path = self.folder / f"{digest[:16]}.task"
@@ -278,11 +280,3 @@ def _folder_of_command() -> Path:
     command = [os.getcwd(), *([str(script), *sys.argv[1:]] if script else [])]
     name = hashlib.sha256("\0".join(command).encode()).hexdigest()[:16]
     return Path.home() / ".flops-fit" / "slurm" / name
-
-
-def _import_submitit() -> Any:
-    try:
-        import submitit
-    except ImportError:
-        raise MissingExtraError("submitit", "slurm", "executor='slurm'") from None
-    return submitit

@@ -37,14 +37,11 @@ _NOT_REQUEUED = "Job not requeued because"
 
 @dataclass(frozen=True)
 class Job:
-    """One run as submitit starts it, on every rank; pickled into submitit's folder.
+    """One run as submitit starts it, on every rank; pickled into submitit's folder."""
 
-    All jobs of a sweep share the task, whose SHA-256 is ``digest``. ``sys_path`` is the driver's.
-    """
-
-    task_path: str
-    digest: str
-    sys_path: tuple[str, ...]
+    task_path: str  # all jobs of a sweep share the task
+    digest: str  # its SHA-256
+    sys_path: tuple[str, ...]  # the driver's
     experiment: Experiment
     threads: int
 
@@ -84,8 +81,7 @@ class Job:
 class _TimeUp:
     """Passes Slurm's warning that time is up to the run as SIGTERM, which it obeys after its step.
 
-    submitit would end the process in the middle of a step, and lose the progress since the last
-    checkpoint.
+    submitit would end the process at once, and lose the progress since the last checkpoint.
     """
 
     def __init__(self) -> None:
@@ -136,35 +132,27 @@ def _be_rank(job: Any) -> None:
 
 
 class Journal:
-    """The job id and number of tasks of each experiment, as JSON, replaced at each change.
+    """The job id and number of tasks of each experiment whose end was not seen, as JSON.
 
     A file that cannot be read counts as empty: at worst a run is submitted twice.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._jobs: dict[str, tuple[str, int]] = {}
+        self.jobs: dict[str, tuple[str, int]] = {}
         with suppress(OSError, ValueError, AttributeError, TypeError, LookupError):
             content: Any = json.loads(path.read_text(encoding="utf-8"))
-            self._jobs = {str(k): (str(v[0]), int(v[1])) for k, v in content.items()}
-
-    @property
-    def jobs(self) -> Mapping[str, tuple[str, int]]:
-        """The jobs whose end was not seen, by the ids of their experiments."""
-        return dict(self._jobs)
+            self.jobs = {str(k): (str(v[0]), int(v[1])) for k, v in content.items()}
 
     def add(self, jobs: Mapping[str, tuple[str, int]]) -> None:
         """Remember jobs by the ids of their experiments."""
-        self._jobs.update(jobs)
-        self._save()
+        self.jobs.update(jobs)
+        write_atomic(self._path, json.dumps(self.jobs))
 
     def remove(self, experiment_id: str) -> None:
         """Forget the job of an experiment."""
-        if self._jobs.pop(experiment_id, None) is not None:
-            self._save()
-
-    def _save(self) -> None:
-        write_atomic(self._path, json.dumps(self._jobs))
+        if self.jobs.pop(experiment_id, None) is not None:
+            write_atomic(self._path, json.dumps(self.jobs))
 
 
 class JobMonitor:
@@ -179,7 +167,9 @@ class JobMonitor:
     def finished(self, live: Mapping[str, tuple[Any, Experiment]]) -> dict[str, Run]:
         """The runs that have ended, by the ids of their jobs."""
         self.query([job for job, _ in live.values()])
-        names = self._names()
+        with suppress(OSError):  # touched first, as NFS would else answer from memory
+            self._folder.chmod(self._folder.stat().st_mode)
+        names = set(os.listdir(self._folder))
         ended: dict[str, Run] = {}
         for job_id, (job, experiment) in live.items():
             if self._local and self._alive(job):
@@ -198,12 +188,6 @@ class JobMonitor:
             self._ended_since.pop(job_id, None)
             self._clean_up(live[job_id][0], run)
         return ended
-
-    def _names(self) -> set[str]:
-        """What is in the folder; touched first, as NFS would else answer from memory."""
-        with suppress(OSError):
-            self._folder.chmod(self._folder.stat().st_mode)
-        return set(os.listdir(self._folder))
 
     def query(self, jobs: Sequence[Any]) -> None:
         """Ask Slurm for the states of all jobs, unless it was asked lately."""
@@ -250,9 +234,8 @@ class JobMonitor:
                 run: Run = first.result()
                 return run
         except Exception as unreadable:  # unpickling a file that a lost job may have torn
-            reason = (
-                f"the result of its job cannot be read: {type(unreadable).__name__}: {unreadable}"
-            )
+            why = f"{type(unreadable).__name__}: {unreadable}"
+            reason = f"the result of its job cannot be read: {why}"
             return Run(experiment, "preempted", reason=reason)
         text = str(error)
         if _NOT_REQUEUED in text:

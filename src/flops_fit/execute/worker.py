@@ -12,18 +12,15 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit.execute.executor import Report, Task, attempt
 from flops_fit.records import Experiment, Run
-
-if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 _RANK = "from flops_fit.execute.worker import carry_out_as_rank; carry_out_as_rank()"
 _ORDERS = "FLOPS_FIT_RANK_ORDERS"  # the environment variable that names a rank's file of orders
@@ -32,7 +29,7 @@ _ANSWER_SECONDS = 20.0  # that a worker may take to confirm the run of its first
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run's process is given: threads, ranks that share its batches, environment variables.
+    """What a run's process is given: threads, and ranks that share its batches.
 
     ``gpus`` are the devices of its ranks, one each, as CUDA_VISIBLE_DEVICES names them; ``None``
     leaves the devices as they are.
@@ -41,7 +38,6 @@ class Setting:
     threads: int = 1
     ranks: int = 1
     gpus: tuple[str, ...] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,6 @@ def carry_out(task_path: str, experiment: Experiment, pipe: Connection, setting:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     if hasattr(signal, "SIGCHLD"):  # Ray's workers ignore it, and ranks could not be waited for
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.environ.update(setting.environment)
     print_in_order()
     lock = threading.Lock()
 
@@ -93,10 +88,7 @@ def run_task(
 
 
 def _launch_ranks(task_path: str, experiment: Experiment, setting: Setting, report: Report) -> Run:
-    """The run, by ranks that PyTorch's elastic launch starts on this machine, watches and ends.
-
-    Where one of them is lost, all end and the run is ``preempted``.
-    """
+    """The run, by ranks that PyTorch's elastic launch starts here; all end where one is lost."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -107,13 +99,12 @@ def _launch_ranks(task_path: str, experiment: Experiment, setting: Setting, repo
     key = secrets.token_bytes(32)
     with Listener(authkey=key) as listener, TemporaryDirectory(prefix="flops-fit-") as folder:
         threading.Thread(target=_accept, args=(listener, report, runs), daemon=True).start()
-        orders = _Orders(task_path, experiment, setting, listener.address, key)
         path = Path(folder) / "orders"
-        path.write_bytes(pickle.dumps(orders))
-        os.environ |= {
-            _ORDERS: str(path),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
+        path.write_bytes(
+            pickle.dumps(_Orders(task_path, experiment, setting, listener.address, key))
+        )
+        os.environ[_ORDERS] = str(path)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         quiet = dict.fromkeys(range(1, setting.ranks), Std.OUT)  # what rank 0 prints is enough
         config = LaunchConfig(
             min_nodes=1,
@@ -131,7 +122,12 @@ def _launch_ranks(task_path: str, experiment: Experiment, setting: Setting, repo
         try:
             elastic_launch(config, sys.executable)("-c", _RANK)
         except ChildFailedError as error:
-            lost = _lost_rank(error, setting.ranks)
+            rank, failure = min(  # the first, as the others were ended by SIGTERM
+                error.failures.items(),
+                key=lambda f: (f[1].exitcode == -signal.SIGTERM, f[1].timestamp),
+            )
+            how = exit_words(failure.exitcode)
+            lost = f"rank {rank} of {setting.ranks} {how} before the run had a result"
         except SignalException as stopped:
             raise SystemExit(128 + stopped.sigval) from None
     if runs and (not lost or runs[0].state != "failed"):  # failed: it lost its connection
@@ -141,35 +137,21 @@ def _launch_ranks(task_path: str, experiment: Experiment, setting: Setting, repo
 
 
 def _accept(listener: Listener, report: Report, runs: list[Run]) -> None:
-    """Hear every rank that connects, until the listener is closed."""
-    while True:
-        try:
-            connection = listener.accept()
-        except (OSError, EOFError):
-            return
-        threading.Thread(target=_hear, args=(connection, report, runs), daemon=True).start()
+    """Pass on the progress of every rank that connects and confirm its run, until it is closed."""
 
+    def hear(connection: Connection) -> None:
+        with suppress(OSError, EOFError):
+            while True:
+                message = connection.recv()
+                if isinstance(message, Run):
+                    runs.append(message)
+                    connection.send(None)
+                else:
+                    report(message)
 
-def _hear(connection: Connection, report: Report, runs: list[Run]) -> None:
-    """Pass on the progress that a rank sends, and confirm its run."""
-    try:
+    with suppress(OSError, EOFError):
         while True:
-            message = connection.recv()
-            if isinstance(message, Run):
-                runs.append(message)
-                connection.send(None)
-            else:
-                report(message)
-    except (OSError, EOFError):
-        return
-
-
-def _lost_rank(error: ChildFailedError, size: int) -> str:
-    """Which rank was lost first; the others were ended by SIGTERM."""
-    rank, failure = min(
-        error.failures.items(), key=lambda f: (f[1].exitcode == -signal.SIGTERM, f[1].timestamp)
-    )
-    return f"rank {rank} of {size} {exit_words(failure.exitcode)} before the run had a result"
+            threading.Thread(target=hear, args=(listener.accept(),), daemon=True).start()
 
 
 def carry_out_as_rank() -> None:
@@ -179,21 +161,21 @@ def carry_out_as_rank() -> None:
     print_in_order()
     connection = Client(orders.address, authkey=orders.key)
     confirmed = threading.Event()
-    threading.Thread(target=_await_answer, args=(connection, confirmed), daemon=True).start()
+
+    def await_answer() -> None:
+        try:
+            connection.recv()
+        except (OSError, EOFError):
+            os._exit(1)  # the worker is gone
+        confirmed.set()
+
+    threading.Thread(target=await_answer, daemon=True).start()
     _see_gpu(orders.setting, rank)
     report = None if rank else connection.send
     run = run_task(orders.task_path, orders.experiment, orders.setting.threads, report)
     if rank == 0:
         connection.send(run)
         confirmed.wait(_ANSWER_SECONDS)
-
-
-def _await_answer(connection: Connection, confirmed: threading.Event) -> None:
-    try:
-        connection.recv()
-    except (OSError, EOFError):
-        os._exit(1)  # the worker is gone
-    confirmed.set()
 
 
 def in_worker() -> bool:

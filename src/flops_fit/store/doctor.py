@@ -214,12 +214,10 @@ def _beside(store: Store, directory: Path, run: Run | None) -> Iterator[Finding]
         elif path.name == "checkpoint":
             if living_holder(store.run_lease(directory.name), now=time.time()) is None:
                 yield from _checkpoint(store, path, run)
-        elif is_temporary(path.name):
-            yield from _temporary(store, path)
         elif ".unreadable-" in path.name or ".set-aside-" in path.name:
             yield Finding("note", name, "was set aside")
         elif path.name not in _OURS:
-            yield Finding("note", name, "not of flops-fit")
+            yield from _foreign(store, path)
 
 
 def _lease(store: Store, path: Path) -> Iterator[Finding]:
@@ -295,17 +293,14 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
             message = f"{len(ids)} {what} ({', '.join(ids[:2])}{', ...' if ids[2:] else ''})"
             yield Finding(grade, "runs.csv", message, "write it again", rewrite if plan else None)
 
-    different = [i for i, row in rows.items() if i in final and not _agrees(row, final[i])]
+    said = {i: (row.get("state"), row.get("loss")) for i, row in rows.items()}
+    true = {i: (run.state, "" if run.loss is None else str(run.loss)) for i, run in final.items()}
+    different = [i for i in said if i in true and said[i] != true[i]]
     yield from finding("wrong", different, "rows that differ from run.json")
     unknown = [i for i in rows if i not in runs]
     yield from finding("wrong", unknown, "rows without a recorded run")
     newer = [i for i in final if i in plan and i not in rows]
     yield from finding("leftover", newer, "runs that ended after it was written")
-
-
-def _agrees(row: dict[str, str], run: Run) -> bool:
-    loss = "" if run.loss is None else str(run.loss)
-    return row.get("state") == run.state and row.get("loss") == loss
 
 
 def _set_aside(path: Path) -> None:
