@@ -167,7 +167,7 @@ class _Sweep:
             )
 
     def _check_waiting(self) -> None:
-        """Check the runs that others make: recorded, given up, or still under way."""
+        """Check the runs that others make: recorded, given up, or still running."""
         if not self.waiting or time.monotonic() - self.checked_at < _LOOK_SECONDS:
             return
         for experiment in list(self.waiting.values()):

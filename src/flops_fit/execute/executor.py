@@ -104,7 +104,7 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many runs go on at the same time, at most; it is known before ``start``."""
+        """How many runs are carried out at the same time, at most; known before ``start``."""
 
     def start(self, task: Task, report: Report) -> None:
         """Prepare to carry out ``task``; ``report`` is called with the progress of every run."""
@@ -121,7 +121,7 @@ class Executor(Protocol):
     def cancel(self, handle: Handle) -> bool:
         """Stop one run, which then does not come back; ``False`` where it has ended already.
 
-        A run that is under way may finish its step and keep a checkpoint.
+        A running run may finish its step and keep a checkpoint.
         """
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class Started:
 
 
 class RemoteExecutor(ABC):
-    """What all places outside this process share: a queue, the runs under way, and waiting for them."""
+    """What all places outside this process share: a queue, the running runs, and waiting for them."""
 
     cancel_seconds = PATIENCE  # that a cancelled run may take to end
 
@@ -234,7 +234,7 @@ class RemoteExecutor(ABC):
         return ended
 
     def cancel(self, handle: Handle) -> bool:
-        """Stop one run: at once where it waits, after its step where it is under way."""
+        """Stop one run: at once where it waits, after its step where it runs."""
         for queued in self._queue:
             if queued[0] == handle:
                 self._queue.remove(queued)

@@ -106,7 +106,7 @@ class PoolExecutor(RemoteExecutor):
 
     @property
     def capacity(self) -> int:
-        """How many runs go on at the same time, where each is one process."""
+        """How many runs are carried out at the same time, where each is one process."""
         return self._slots.processes
 
     def start(self, task: Task, report: Report) -> None:

@@ -202,7 +202,7 @@ def _culprit(task: Any, dumps: Any, error: Exception) -> tuple[str, Exception]:
 
 
 def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """What pickling a value goes on to."""
+    """The parts of a value that are pickled with it."""
     if isinstance(value, type | io.IOBase | pickle.PickleBuffer):
         return
     if isinstance(value, Mapping):

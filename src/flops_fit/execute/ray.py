@@ -182,7 +182,7 @@ class RayExecutor(RemoteExecutor):
         if self._ray.wait(list(by_ref), timeout=left)[0]:
             ready, _ = self._ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
         ended = [(by_ref[ref], self._result(ref, by_ref[ref].experiment)) for ref in ready]
-        with suppress(self._ray.exceptions.RayError):  # runs go on without their progress
+        with suppress(self._ray.exceptions.RayError):  # runs continue without their progress
             for progress in self._ray.get(self._progress.take.remote(), timeout=PATIENCE):
                 self._report(progress)
         return ended

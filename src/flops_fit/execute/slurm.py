@@ -36,7 +36,7 @@ _MAX_JOBS = 256  # by default
 class SlurmExecutor(RemoteExecutor):
     """Each run is a Slurm job of its own; jobs that can start together are submitted as one array.
 
-    A job whose time is up ends its step, keeps a checkpoint and is queued again; it then goes on
+    A job whose time is up ends its step, keeps a checkpoint and is queued again; it continues
     from there. Start the same command again after the driver has died, and the jobs that are still
     queued or running are found and not submitted twice.
 

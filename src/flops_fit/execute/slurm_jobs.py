@@ -67,7 +67,7 @@ class Job:
             raise
 
     def checkpoint(self) -> Any:
-        """A requeued job does the same: its run goes on from its newest checkpoint."""
+        """A requeued job does the same: its run continues from its newest checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -190,7 +190,7 @@ class JobMonitor:
         return ended
 
     def query(self, jobs: Sequence[Any]) -> None:
-        """Ask Slurm for the states of all jobs, unless it was asked lately."""
+        """Ask Slurm for the states of all jobs, unless it was asked recently."""
         if jobs and not self._local and time.monotonic() - self._queried > _QUERY_SECONDS:
             jobs[0].watcher.update()
             self._queried = time.monotonic()
@@ -274,7 +274,7 @@ class JobMonitor:
         return new
 
     def stop(self, job: Any) -> None:
-        """Ask a job to end; a run that is under way may keep a checkpoint first."""
+        """Ask a job to end; a running one may keep a checkpoint first."""
         if not self._local:
             job.cancel(check=False)
         elif self._alive(job):

@@ -8,9 +8,9 @@
         run.json           a result, completed or diverged; published once, never overwritten
         attempt.json       how the last attempt without a result ended
         lease.json         which process makes the run, while one does
-        metrics.jsonl, checkpoint/   its training curve, and the state from which it goes on
+        metrics.jsonl, checkpoint/   its training curve, and the state from which it continues
         output.txt         what its worker printed
-      trunks/<trunk>/      snapshots of a trunk from which missing runs go on
+      trunks/<trunk>/      snapshots of a trunk from which missing runs continue
       trunks/<trunk>.lease which process makes a run of that trunk
       tuning/              a folder like this one, of the runs that tuned hyper-parameters
       runs.csv, fit.json, plots/, report.html   derived; rebuilt at every call

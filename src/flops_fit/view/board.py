@@ -50,7 +50,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class RunningRow:
-    """A run that goes on here."""
+    """A run of this sweep that is running."""
 
     label: str
     unit: str
@@ -151,7 +151,7 @@ class Board:
             self._rate.add(now, self._work)
 
     def stop(self) -> None:
-        """The runs that go on here were stopped."""
+        """The running runs were stopped."""
         with self._lock:
             self._states |= dict.fromkeys(self._running, "stopped")
             self._running.clear()

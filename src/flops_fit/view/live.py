@@ -76,7 +76,7 @@ class LiveView(SweepView):
     at most one a second, and while none ends the whole sweep is a line each minute. A run that did
     not complete is always a line.
 
-    A view may be opened again as a sweep grows; its clock goes on.
+    A view may be opened again as a sweep grows; its clock continues.
 
     Parameters
     ----------
