@@ -2,10 +2,8 @@
 
 ``GPT`` and ``VisionTransformer`` are small models with exact sizes; ``SOTUDataset`` (text),
 ``FashionMNISTDataset`` and ``MNISTDataset`` (images) are real data that need no download;
-``TinyStoriesDataset`` and ``CIFAR10Dataset`` download at first access. Names are imported when
-they are first used, so that importing this package does not import torch.
-
-The scripts run as ``python -m flops_fit.examples.example_programmatic``,
+``TinyStoriesDataset`` and ``CIFAR10Dataset`` download at first access. Importing this package does
+not import torch. The scripts run as ``python -m flops_fit.examples.example_programmatic``,
 ``...example_cli_wrapper`` and ``...example_vit_cifar``.
 """
 

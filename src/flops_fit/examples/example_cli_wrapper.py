@@ -20,13 +20,9 @@ __all__ = ["VOCAB_SIZE", "build_parser", "main", "make_model_factory"]
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of this tool."""
-    parser = argparse.ArgumentParser(
-        prog="example_cli_wrapper",
-        description="How big a GPT, on how much text, for a given compute budget?",
-    )
-    parser.add_argument(
-        "--budgets", type=float, nargs="+", metavar="FLOPS", help="training FLOPs of each tier"
-    )
+    about = "How big a GPT, on how much text, for a given compute budget?"
+    parser = argparse.ArgumentParser(prog="example_cli_wrapper", description=about)
+    parser.add_argument("--budgets", type=float, nargs="+", metavar="FLOPS", help="training FLOPs")
     parser.add_argument("--num-layers", type=int, default=2)
     parser.add_argument("--num-heads", type=int, help="by default 8 to 64 wide, as width allows")
     parser.add_argument("--output-dir", default="outputs/gpt_cli")
@@ -39,16 +35,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, sweep, print."""
     args = build_parser().parse_args(argv)
-    data = args.data or ("tinystories" if args.real else None)
-    result = run(
-        data,
-        budgets=args.budgets,
-        num_layers=args.num_layers,
-        num_heads=args.num_heads,
-        output_dir=args.output_dir,
-        executor=args.executor,
-    )
-    show(result, simulated=data is None)
+    settings = vars(args)
+    real = settings.pop("real")
+    settings["data"] = args.data or ("tinystories" if real else None)
+    show(run(**settings), simulated=settings["data"] is None)
 
 
 if __name__ == "__main__":

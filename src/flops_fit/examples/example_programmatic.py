@@ -6,8 +6,7 @@
     python -m flops_fit.examples.example_programmatic --data sotu   # trains: minutes, offline
     python -m flops_fit.examples.example_programmatic --real        # trains on TinyStories
 
-Without ``--real`` or ``--data`` nothing is trained: a published law with seeded noise answers in
-place of training runs, to show what the call needs and what comes back.
+Without ``--real`` or ``--data`` nothing is trained: losses come from a published law with noise.
 """
 
 from __future__ import annotations
@@ -50,19 +49,15 @@ def run(
 
     ``data`` is ``"tinystories"``, ``"sotu"``, or ``None`` to simulate.
     """
-    dataset: SOTUDataset | TinyStoriesDataset
-    held_out: SOTUDataset | TinyStoriesDataset
-    if data == "sotu":
-        dataset, held_out = SOTUDataset("train"), SOTUDataset("validation")
-    else:
-        dataset, held_out = TinyStoriesDataset("train"), TinyStoriesDataset("validation")
+    text = SOTUDataset if data == "sotu" else TinyStoriesDataset
     vocab_size = SOTUDataset.vocab_size if data == "sotu" else VOCAB_SIZE
+    dataset = text("train")
     tokens = torch.zeros(1, dataset.seq_len, dtype=torch.int64)
     result = flops_fit.find_optimal(
         model_cls=make_model_factory(num_layers, num_heads, vocab_size),
         model_size_param="d_model",
         dataset=dataset,
-        eval_dataset=held_out,
+        eval_dataset=text("validation"),
         loss_fn=gpt_loss_fn,
         compute_budgets=list(budgets or BUDGETS[data or "mock"]),
         mode="local" if data else "mock",
@@ -74,7 +69,7 @@ def run(
     return result
 
 
-def show(result: flops_fit.Result, simulated: bool) -> None:
+def show(result: flops_fit.Result, simulated: bool, models: str = "GPTs") -> None:
     """Print the table, one prediction and what they mean; write the figures and the report."""
     print(result.chinchilla_table())
     target = 10 * max(result.plan.budgets)
@@ -85,7 +80,7 @@ def show(result: flops_fit.Result, simulated: bool) -> None:
         f"and expect a loss of {answer.expected_loss:.3f}."
     )
     if simulated:
-        print("These numbers are simulated: they show the tool at work and say nothing about GPTs.")
+        print(f"These numbers are simulated: they say nothing about {models}.")
     else:
         print("These numbers hold for this model, this data and this training, and for no other.")
     result.plot(show=False)

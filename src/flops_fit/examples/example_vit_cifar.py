@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import flops_fit
 from flops_fit.errors import InputError
+from flops_fit.examples.example_programmatic import show
 from flops_fit.examples.images import CIFAR10Dataset, offline_images
 from flops_fit.examples.vit import VisionTransformer, vit_loss_fn
 
@@ -32,7 +32,7 @@ BUDGETS = {
     "cifar10": (1e13, 3e13, 1e14, 3e14),
 }
 
-# The default recipe is one for text, and too fast here: wide models would not learn at all.
+# The default recipe is for text; at its rate wide models would not learn images at all.
 LEARNING_RATE = 3e-3
 
 
@@ -50,11 +50,6 @@ def _make_synthetic_cifar_dataset(size: int = 256) -> TensorDataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(size, 3, 32, 32, generator=generator) * 2 - 1
     return TensorDataset(images, torch.arange(size) % 10)
-
-
-def _example_batch() -> tuple[Tensor, Tensor]:
-    """One image and its label: all that counting FLOPs needs."""
-    return torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64)
 
 
 def _datasets(data: str | None) -> tuple[Any, Any]:
@@ -92,7 +87,7 @@ def run(
         output_dir=output_dir,
         executor=executor,
         hparams={"lr": LEARNING_RATE},
-        example_batch=_example_batch(),
+        example_batch=(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64)),
     )
     assert isinstance(result, flops_fit.Result)
     return result
@@ -107,20 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     executor = "pool" if args.data == "offline" else "inprocess"
     result = run(args.real, args.output_dir, data=args.data, executor=executor)
-    print(result.chinchilla_table())
-    target = 10 * max(result.plan.budgets)
-    answer = result.predict(target)
-    print(
-        f"\nWith ten times the largest budget, {target:.3g} FLOPs, train about "
-        f"{answer.optimal_params:.3g} parameters on {answer.optimal_tokens:.3g} images "
-        f"and expect a loss of {answer.expected_loss:.3f}."
-    )
-    if args.real or args.data:
-        print("These numbers hold for this model, this data and this training, and for no other.")
-    else:
-        print("These numbers are simulated: they say nothing about vision transformers.")
-    result.plot(show=False)
-    print(f"Report: {result.report()}")
+    show(result, simulated=not (args.real or args.data), models="vision transformers")
 
 
 if __name__ == "__main__":

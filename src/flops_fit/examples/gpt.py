@@ -1,14 +1,13 @@
 """A small decoder-only transformer whose size and cost have closed forms.
 
-Rotary positions, pre-norm, a GELU MLP four times as wide as the model, an embedding of standard
-deviation 1 and an untied head that starts at zero. No layer has a bias and no norm has a gain:
+Rotary positions, pre-norm, a GELU MLP of 4·d, an untied head that starts at zero. No layer has a
+bias and no norm has a gain:
 
     N = 12·L·d² + 2·V·d          L layers, width d, vocabulary V
     F = 6·(12·L·d² + V·d) + 12·L·T·d
 
-F is the training FLOPs per token at context T: 6 per weight that is multiplied (the embedding is
-looked up, not multiplied) and full, not causal, attention (Kaplan et al. 2020, table 1, times 3
-for forward and backward).
+F is the training FLOPs per token at context T: 6 per weight that is multiplied, which the embedding
+is not, and full, not causal, attention (3 times table 1 of Kaplan et al. 2020).
 """
 
 from __future__ import annotations
@@ -55,19 +54,17 @@ class GPTConfig:
         Blocks L.
     num_heads
         Attention heads; they must divide ``d_model`` into even widths. By default heads are 8
-        wide (10, 12 or 14 where that divides ``d_model`` and 8 does not); from width 128 on twice
-        that at each doubling, up to 128.
+        wide (or 10, 12, 14 where 8 does not divide ``d_model``); from d = 128 on twice that at each
+        doubling, up to 128.
     vocab_size
         Vocabulary V; 256 for bytes.
     max_seq_len
         The longest context that ``forward`` accepts. It costs no parameters.
     rope_base
-        The slowest rotation turns by about 1/base per token. 1000 suits contexts of tens to
-        thousands of tokens; narrow heads have few rotations to spend on longer ones.
+        The slowest rotation turns by about 1/base per token; 1000 suits tens to thousands.
     mup_attention
-        Attention logits q·k·√8/h in place of q·k/√h at head width h: as keys come to resemble
-        queries in training, their product grows like h and no longer like √h (Yang et al. 2022,
-        definition 4.1). Both are the same at heads of 8.
+        Attention logits q·k·√8/h in place of q·k/√h at head width h (Yang et al. 2022, definition
+        4.1), as keys come to resemble queries. Both are the same at heads of 8.
 
     Raises
     ------
@@ -185,8 +182,7 @@ class GPT(nn.Module):
         cos, sin = _rotary_tables(config)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        # The embedding keeps torch's standard deviation of 1; the blocks keep torch's uniform
-        # ±1/√(inputs). A zero head makes the first loss ln V at every width.
+        # All other weights start as torch's. A zero head makes the first loss ln V at every width.
         nn.init.zeros_(self.head.weight)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -250,7 +246,7 @@ def create_model_for_scaling(
     """Build a :class:`GPT` whose N is within 5 % of ``target_params``.
 
     Of the shapes within 2 % it takes the one whose width is nearest to 64 times its depth, else
-    the nearest N. Shapes are compared by their closed form; only the chosen one is built.
+    the nearest N.
 
     Parameters
     ----------
@@ -308,8 +304,7 @@ def _preference(shape: GPTConfig, N: float) -> tuple[float, float]:
 def _rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
     """Cos and sin of position·base^(−2i/head_dim), as (max_seq_len, 1, head_dim).
 
-    Su et al. 2021, §3.4, eq. 34, with coordinate i paired to i + head_dim/2. The sine carries the
-    sign of its half, so that one roll does the rotation.
+    Su et al. 2021, eq. 34, with coordinate i paired to i + head_dim/2; the sine carries the sign.
     """
     frequency = config.rope_base ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
     angle = torch.outer(torch.arange(config.max_seq_len), frequency)[:, None, :]

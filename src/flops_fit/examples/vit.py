@@ -1,8 +1,7 @@
 """A vision transformer for small images.
 
-Dosovitskiy et al. 2021: the image is cut into P×P patches, each becomes a token, a class token is
-put before them, and a pre-norm encoder with learned positions and a GELU MLP four times as wide
-reads them all. With biases in every linear layer and a gain and shift in every norm,
+Dosovitskiy et al. 2021: P×P patches are tokens behind a class token, for a pre-norm encoder with
+learned positions and a GELU MLP of 4·d. Linear layers have biases, norms a gain and a shift, so
 
     N = L·(12·d² + 13·d) + d·(3·P² + 1) + d·((S/P)² + 2) + 2·d + K·(d + 1)
 
