@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -89,7 +90,7 @@ def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats]
     missing = [name for name in _REQUIRED if name not in matches]
     if missing and not (missing == ["tokens"] and has_compute):
         fix = f"Say which is which: columns={{{missing[0]!r}: 'your_column'}}."
-        if raw.headings and all(_is_number(h) for h in raw.headings):
+        if raw.headings and all(map(_is_number, raw.headings)):
             fix = "Its first line holds numbers: put the headings params,tokens,loss above."
         raise TableError(
             f"the table lacks {missing}; it has the columns {list(raw.headings)}. {fix}"
@@ -107,11 +108,10 @@ def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats]
 
 
 def _is_number(text: str) -> bool:
-    try:
+    with suppress(ValueError):
         float(text)
-    except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _unsound_rows(

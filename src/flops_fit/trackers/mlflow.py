@@ -30,7 +30,7 @@ class MLflowTracker(Service):
     """Each run as a run of one MLflow experiment.
 
     Settings are its parameters and tags, readings its metrics by step, among them ``tokens`` and
-    ``flops`` for the x-axis. A run that goes on is found by its tag ``flops_fit.id``.
+    ``flops`` for the x-axis. A resumed run is found by its tag ``flops_fit.id``.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ class MLflowTracker(Service):
         The name of the MLflow experiment, which is made where there is none.
     tracking_uri
         A folder or any URI that MLflow knows. By default ``MLFLOW_TRACKING_URI``, which
-        ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here. For folders MLflow asks
-        that ``MLFLOW_ALLOW_FILE_STORE`` be set: that is done while the client is opened.
+        ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here. For a folder
+        ``MLFLOW_ALLOW_FILE_STORE`` is set while the client is opened, as MLflow requires.
 
     Raises
     ------

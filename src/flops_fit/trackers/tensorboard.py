@@ -20,9 +20,9 @@ _STARTED = "_hparams_/session_start_info"
 class TensorBoardTracker(Service):
     """Each run as a folder of event files, with units seen as the step.
 
-    ``flops`` is a scalar among the others, settings are those of the HParams tab, and the texts
-    ``state`` and ``reason`` say how the run ended. A run that goes on writes into the folder it has,
-    and points after its checkpoint are taken back.
+    ``flops`` is one of the scalars, settings are those of the HParams tab, and the texts ``state``
+    and ``reason`` say how the run ended. A resumed run writes into the same folder, and points after
+    its checkpoint are dropped.
 
     Parameters
     ----------
@@ -125,8 +125,8 @@ def read_tensorboard(
     """The runs below a folder: each folder that has event files is one.
 
     Scalars become columns of their own names, values of the HParams tab ``hparams.x``; ``step`` is
-    TensorBoard's. A run is named by its folder. TensorBoard knows no states: of runs not tracked by
-    this library all count as finished that pass for complete.
+    TensorBoard's. A run is named by its folder. TensorBoard knows no states, so runs that this
+    library did not track count as finished.
 
     Parameters
     ----------

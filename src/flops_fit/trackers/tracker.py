@@ -24,19 +24,17 @@ class Tracker(Protocol):
     ``fail``. A run that resumes from a checkpoint calls ``start`` again with the same
     ``experiment.id``, and steps may come twice; a run that is already finished calls nothing.
 
-    *Where it works.* A tracker is used in the process that trains. In this process one object
-    follows all runs, one after another; with ``executor="pool"`` every run has its own copy, as
-    it was given to :func:`~flops_fit.find_optimal`. So it has to be picklable before its first
-    ``start``: open files and connections there. What a copy collects in memory ends with its
-    process: write it to a file or a service.
+    *Where it works.* In the process that trains. In this process one object follows all runs, one
+    after another; with ``executor="pool"`` every run has its own copy, as it was given to
+    :func:`~flops_fit.find_optimal`. So it has to be picklable before its first ``start``: open
+    files and connections there. What a copy collects in memory is lost when its process ends.
 
     *What it cannot do.* It gets copies, so nothing it changes reaches the run. Draws from the
     global generators of torch, NumPy and Python are undone. A method that raises ends the tracking
     of that run, and the run's ``notes`` say so; the next run starts the tracker again.
-    KeyboardInterrupt and SystemExit pass through and end the run. Not guarded against: a method
-    that hangs, as training waits for it; its own threads that draw random numbers; other global
-    state, such as torch's default type. A process that is killed, or loses its parent, calls
-    nothing.
+    KeyboardInterrupt and SystemExit end the run. Not guarded against: a method that hangs, threads
+    that draw random numbers, other global state such as torch's default type. A process that is
+    killed, or loses its parent, calls nothing.
 
     Examples
     --------

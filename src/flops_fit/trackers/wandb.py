@@ -22,8 +22,8 @@ class WandbTracker(Service):
     """Each run as a run of one W&B project, under the experiment's id.
 
     Settings are its config, readings its history, drawn over ``tokens``; ``state`` and ``reason`` stand
-    in its summary. A run that goes on is continued under its id. Nothing is ever asked for: with no
-    login, runs are kept offline.
+    in its summary. A resumed run keeps its id. W&B never asks for input: without a login, runs are
+    kept offline.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
     """Runs of W&B, with their histories.
 
     Config becomes the columns ``config.x``, what was logged ``summary.x``. W&B's own ``_step``
-    counts calls of ``log``, so it is no step of the training unless ``add`` says that it is.
+    counts calls of ``log``: it becomes a step of the training only through ``add``.
 
     Parameters
     ----------
