@@ -16,8 +16,7 @@ from flops_fit import TrainingConfig, fit_runs, plan_sweep, reference
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Hoffmann
-from flops_fit.plan.designs import Grid, Rectangular, Tapered
-from flops_fit.plan.prior import resolve_prior
+from flops_fit.plan.designs import Grid, Rectangular, Tapered, resolve_prior
 from tests.conftest import MLP, Blobs, cross_entropy
 
 ARGUMENTS: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,12 +41,12 @@ class Device:
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, above=0, expected="a positive number, or None")
-        if self.mfu is not None and self.mfu > 1:
-            raise InputError(
-                f"mfu: expected a share of the device's peak, such as 0.4; got {self.mfu!r}."
-            )
         check_whole("parallel", self.parallel, expected="the number of runs at a time, 1 or more")
-        if self.mfu is not None and self.device is None:
+        if self.mfu is None:
+            return
+        if self.mfu > 1:
+            raise InputError(f"mfu: expected a share of the peak, such as 0.4; got {self.mfu!r}.")
+        if self.device is None:
             raise InputError(
                 "mfu: expected with a device whose peak is known, as device='H100'; here the speed is "
                 "measured. Leave mfu out, or name a device."
@@ -114,34 +115,24 @@ class CostEstimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "basis": self.basis,
-            "parallel": self.parallel,
-            "flops": self.flops,
-            "seconds": self.seconds,
-            "wall_seconds": self.wall_seconds,
-            "dollars_per_hour": self.dollars_per_hour,
-            "dollars": self.dollars,
-            "runs": [vars(run) for run in self.runs],
-        }
+        totals = {"flops": self.flops, "seconds": self.seconds}
+        return {**vars(self), **totals, "runs": [vars(run) for run in self.runs]}
 
     def __rich__(self) -> Table:
         from rich.table import Table
 
         table = Table(title=self.headline, title_justify="left", caption_justify="left")
         table.add_column("run", no_wrap=True)
-        named = ["FLOPs", "time"] + ([] if self.dollars is None else ["cost"])
-        for name in named:
+        for name in ("FLOPs", "time", *(() if self.dollars is None else ("cost",))):
             table.add_column(name, justify="right", no_wrap=True)
-        for run in self.runs:
-            table.add_row(run.label, *self._cells(run.flops, run.seconds, run.dollars))
-        table.add_section()
-        table.add_row("all", *self._cells(self.flops, self.seconds, self.dollars))
+        rows: list[tuple[str, RunCost | CostEstimate]] = [(run.label, run) for run in self.runs]
+        for label, row in [*rows, ("all", self)]:
+            if row is self:
+                table.add_section()
+            time = "–" if row.seconds is None else format_duration(row.seconds)
+            paid = [] if row.dollars is None else [money(row.dollars)]
+            table.add_row(label, f"{row.flops:.3g}", time, *paid)
         return table
-
-    def _cells(self, flops: float, seconds: float | None, dollars: float | None) -> list[str]:
-        cells = [f"{flops:.3g}", "–" if seconds is None else format_duration(seconds)]
-        return cells if dollars is None else [*cells, money(dollars)]
 
     @property
     def headline(self) -> str:
@@ -160,21 +151,21 @@ def estimate(experiments: Sequence[Experiment], speed: Speed | None, where: Devi
     """The cost of some experiments; see :meth:`SweepPlan.estimate`."""
     own = own_flops(experiments)
     seconds, basis = run_seconds(experiments, own, speed, where)
-    if seconds is None:
-        runs = tuple(RunCost(e.id, e.label, own[e.id], None, None) for e in experiments)
-        return CostEstimate(runs, basis, where.parallel, dollars_per_hour=where.dollars_per_hour)
-    wall = makespan(experiments, seconds, where.parallel)
-    if where.device is None and where.parallel > 1 and experiments:
-        wall += _POOL_SECONDS
-    price = None if where.dollars_per_hour is None else wall / 3600 * where.dollars_per_hour
-    total = math.fsum(seconds.values()) or 1.0
+    wall = price = None
+    if seconds is not None:
+        wall = makespan(experiments, seconds, where.parallel)
+        if where.device is None and where.parallel > 1 and experiments:
+            wall += _POOL_SECONDS
+        price = None if where.dollars_per_hour is None else wall / 3600 * where.dollars_per_hour
+    times = seconds or {}
+    total = math.fsum(times.values()) or 1.0
     runs = tuple(
         RunCost(
             e.id,
             e.label,
             own[e.id],
-            seconds[e.id],
-            None if price is None else price * seconds[e.id] / total,
+            times.get(e.id),
+            None if price is None else price * times[e.id] / total,
         )
         for e in experiments
     )
@@ -182,67 +173,47 @@ def estimate(experiments: Sequence[Experiment], speed: Speed | None, where: Devi
 
 
 def run_seconds(
-    experiments: Sequence[Experiment],
-    own: Mapping[str, float],
-    speed: Speed | None,
-    where: Device,
+    experiments: Sequence[Experiment], own: Mapping[str, float], speed: Speed | None, where: Device
 ) -> tuple[dict[str, float] | None, str]:
     """The time of each run by id, and where it comes from."""
     if where.device is not None:
-        rate, basis = _rate(where.device, where.mfu)
-        return {e.id: own[e.id] / rate for e in experiments}, basis
+        peak = peak_by_short_name(where.device) if isinstance(where.device, str) else None
+        if peak is None:
+            raise InputError(
+                f"device: expected None for the one that was measured, or one of {list(DEVICES)}; "
+                f"got {where.device!r}."
+            )
+        numbers, rate = ("bf16", peak.bf16) if peak.bf16 is not None else ("fp32", peak.fp32)
+        assert rate is not None
+        share = ASSUMED_MFU if where.mfu is None else where.mfu
+        how = "an assumed" if where.mfu is None else "a given"
+        return {e.id: own[e.id] / (share * rate * 1e12) for e in experiments}, (
+            f"Times from {how} utilisation (MFU) of {100 * share:.3g} % of {where.device}'s "
+            f"{rate:g} TFLOP/s in {numbers}, training alone: nothing was measured on it, and small "
+            "models reach less."
+        )
     if speed is None:
         return None, (
-            "No times: nothing was measured, because the plan was made without data. Name a device, such as "
-            "device='H100', or give dataset=."
+            "No times: nothing was measured, because the plan was made without data. Name a device, "
+            "such as device='H100', or give dataset=."
         )
-    process = _PROCESS_SECONDS if where.parallel > 1 else 0.0
+    many = where.parallel
     basis = f"Times from steps measured on {speed.device}, with start and evaluation of each run"
-    if where.parallel > 1 and speed.threads > 1 and speed.alone:
-        threads = max(1, speed.threads // where.parallel)
-        basis += f", on {threads} of {speed.threads} threads each"
-    times = {
-        e.id: process + speed.seconds(e, own[e.id], parallel=where.parallel) for e in experiments
-    }
+    if many > 1 and speed.threads > 1 and speed.alone:
+        basis += f", on {max(1, speed.threads // many)} of {speed.threads} threads each"
+    process = _PROCESS_SECONDS if many > 1 else 0.0
+    times = {e.id: process + speed.seconds(e, own[e.id], parallel=many) for e in experiments}
     return times, basis + "."
-
-
-def _rate(device: str, mfu: float | None) -> tuple[float, str]:
-    """FLOP/s on a device by its data sheet, and in words."""
-    peak = peak_by_short_name(device) if isinstance(device, str) else None
-    if peak is None:
-        raise InputError(
-            f"device: expected None for the one that was measured, or one of {list(DEVICES)}; got "
-            f"{device!r}."
-        )
-    numbers, rate = ("bf16", peak.bf16) if peak.bf16 is not None else ("fp32", peak.fp32)
-    assert rate is not None
-    share = ASSUMED_MFU if mfu is None else mfu
-    how = "an assumed" if mfu is None else "a given"
-    return share * rate * 1e12, (
-        f"Times from {how} utilisation (MFU) of {100 * share:.3g} % of {device}'s "
-        f"{rate:g} TFLOP/s in {numbers}, training alone: nothing was measured on it, and small models "
-        "reach less."
-    )
 
 
 def makespan(
     experiments: Sequence[Experiment], seconds: Mapping[str, float], parallel: int
 ) -> float:
-    """Time until the last run ends, started in the order of a sweep.
+    """Time until the last run ends, of runs in ``parallel`` slots, started in the order of a sweep.
 
-    The most expensive chains start first. A chain is the runs of one trunk, shortest first, each
-    queued when the one before has ended; a run without a trunk is a chain of its own. Such list
-    scheduling takes at most 2 − 1/m of the shortest possible time in m slots (Graham 1969).
-
-    Parameters
-    ----------
-    experiments
-        Runs that are missing.
-    seconds
-        The time of each by id.
-    parallel
-        Slots.
+    The most expensive chains start first: the runs of one trunk, shortest first, each queued when the
+    one before has ended, or a single run. Such list scheduling takes at most 2 − 1/m of the shortest
+    possible time in m slots (Graham 1969).
     """
     own = own_flops(experiments)
     chains = [deque(group) for group in by_trunk(experiments)]
@@ -268,12 +239,12 @@ def money(dollars: float) -> str:
     return f"${dollars:.2f}" if dollars < 100 else f"${dollars:,.0f}"
 
 
-class Priced:
+class Priced(ABC):
     """What holds experiments that can be priced before they run."""
 
+    @abstractmethod
     def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
         """What is priced, at which measured speed."""
-        raise NotImplementedError
 
     def estimate(
         self,
@@ -302,11 +273,7 @@ class Priced:
         InputError
             A number cannot be used, or the device is not known.
         """
-        where = Device(device, dollars_per_hour, parallel, mfu)
-        return estimate(*self._to_price(), where)
-
-
-_COLUMNS = ("design", "runs", "FLOPs", "of this plan", "time")
+        return estimate(*self._to_price(), Device(device, dollars_per_hour, parallel, mfu))
 
 
 @dataclass(frozen=True)
@@ -337,37 +304,34 @@ class DesignCosts:
 
     def __getitem__(self, design: str) -> DesignCost:
         """The design of that name."""
-        for row in self.designs:
-            if row.design == design:
-                return row
-        known = [row.design for row in self.designs]
-        raise InputError(f"design: expected one of {known}; got {design!r}.")
+        known = {row.design: row for row in self.designs}
+        if design not in known:
+            raise InputError(f"design: expected one of {list(known)}; got {design!r}.")
+        return known[design]
 
     def __rich__(self) -> Table:
         from rich.table import Table
 
         table = Table(title="The same budgets by each design", title_justify="left")
         own = self.designs[0].cost
+        table.add_column("design", no_wrap=True)
         paid = own is not None and own.dollars is not None
-        for name in (*_COLUMNS, *(("cost",) if paid else ())):
-            table.add_column(name, justify="left" if name == "design" else "right", no_wrap=True)
-        for i, row in enumerate(self.designs):
-            if row.cost is None or own is None:
+        for name in ("runs", "FLOPs", "of this plan", "time", *(("cost",) if paid else ())):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in self.designs:
+            cost = row.cost
+            if cost is None or own is None:
                 table.add_row(row.design, *("–" for _ in table.columns[1:]))
                 continue
-            wall = row.cost.wall_seconds
-            cells = [
+            table.add_row(
                 row.design,
                 str(len(row.experiments)),
-                f"{row.cost.flops:.3g}",
-                f"{100 * row.cost.flops / own.flops:.0f} %",
-                "–" if wall is None else format_duration(wall),
-            ]
-            if row.cost.dollars is not None:
-                cells.append(money(row.cost.dollars))
-            table.add_row(*cells)
-            if i == 0:
-                table.add_section()
+                f"{cost.flops:.3g}",
+                f"{100 * cost.flops / own.flops:.0f} %",
+                "–" if cost.wall_seconds is None else format_duration(cost.wall_seconds),
+                *([] if cost.dollars is None else [money(cost.dollars)]),
+                end_section=row is self.designs[0],
+            )
         return table
 
     def __str__(self) -> str:

@@ -1,25 +1,154 @@
-"""The designs of a sweep: which sizes to train at each budget."""
+"""The designs of a sweep: which sizes to train at each budget, around which assumed optimum."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from flops_fit.checks import check_choice, check_number, check_whole
-from flops_fit.errors import InputError, InputTypeError, PlanError
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.flops.functions import FlopsFunction
-from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.plan.prior import Prior, PriorLike, resolve_prior
-from flops_fit.text import format_count
+from flops_fit.laws.law import Law
+from flops_fit.laws.optimum import OptimumOnly
+from flops_fit.model.spec import Size
+from flops_fit.reference.published import LAW_NAMES
+from flops_fit.reference.published import law as published_law
 
 Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
 
 TAPER = (12, 9, 6, 4, 2)  # sizes of five budgets, the smallest budget first
 _TARGET_FACTOR = 10  # from the largest budget to the target that "adaptive" answers for
+
+
+TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022, table 3, whose D*/N* lies between 20 and 22
+_LARGEST = math.log(1e40)
+
+
+@runtime_checkable
+class HasOptimum(Protocol):
+    """What knows the best size of a budget: a law, a :class:`~flops_fit.Fit`."""
+
+    def optimal(self, C: Any, flops_per_unit: Any) -> Any:
+        """The optimum at C training FLOPs; its ``params`` is N*."""
+
+
+PriorLike = str | float | Law | OptimumOnly | HasOptimum | None
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What the optimum is assumed to be before anything is known.
+
+    Attributes
+    ----------
+    description
+        Which law this is, in words.
+    size_at
+        ``(C, F) -> N*``, where F(N) are the FLOPs of a unit of the model that is planned; ``None``
+        in a plan that was read from a file.
+    """
+
+    description: str
+    size_at: Callable[[float, FlopsFunction], float] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    def optimum(self, budget: float, flops: FlopsFunction) -> float:
+        """N* of a budget, where D* = C/F(N*).
+
+        Raises
+        ------
+        InputError
+            The prior gives no size for this budget.
+        """
+        if self.size_at is None:
+            raise InputError(f"prior: {self.description} was read from a file, without its law.")
+        try:
+            size = float(self.size_at(budget, flops))
+        except FlopsFitError as error:
+            raise InputError(
+                f"prior: {self.description} gives no size for {budget:g} FLOPs: {error}"
+            ) from error
+        if not (math.isfinite(size) and size > 0):
+            raise InputError(
+                f"prior: expected N* at {budget:g} FLOPs as a positive number; {self.description} "
+                f"gives {size!r}."
+            )
+        return size
+
+
+def resolve_prior(prior: Any) -> Prior:
+    """The prior in all the ways a user may give it.
+
+    Examples
+    --------
+    >>> from flops_fit.flops import LinearFlops
+    >>> prior = resolve_prior(None)
+    >>> f"{prior.description}: N = {prior.optimum(1.2e20, LinearFlops(6.0)):.3g}"
+    '20 units a parameter: N = 1e+09'
+    """
+    if prior is None:
+        return _ratio(TOKENS_PER_PARAM)
+    if isinstance(prior, str):
+        check_choice("prior", prior, LAW_NAMES)
+        return _of_law(published_law(prior), f"the law {prior!r}")
+    if isinstance(prior, Real) and not isinstance(prior, bool):
+        expected = "a positive number of units a parameter"
+        return _ratio(check_number("prior", prior, above=0, expected=expected))
+    if isinstance(prior, OptimumOnly | Law):
+        return _of_law(prior, f"a law {prior.formula}" if prior.formula else f"a {prior.name} law")
+    fit = getattr(prior, "fit", prior)  # of the result of a sweep
+    if isinstance(fit, HasOptimum) and not isinstance(fit, type):
+        largest = getattr(fit, "largest_compute", None)
+        extent = "" if largest is None else f" of runs up to {largest:.3g} FLOPs"
+        return Prior(
+            f"a {type(fit).__name__.lower()}{extent}",
+            lambda budget, flops: fit.optimal(budget, flops).params,
+        )
+    raise InputTypeError(
+        "prior: expected the name of a published law, a Law, a Fit, or a number of units a "
+        f"parameter; got {type(prior).__name__}."
+    )
+
+
+def _of_law(law: Law | OptimumOnly, description: str) -> Prior:
+    if isinstance(law, Law):
+        return Prior(description, lambda budget, flops: law.optimal(budget, flops).params)
+    if "parameters" not in law.size:
+        raise InputError(
+            f"prior: expected a law whose N counts parameters; that of {description} counts "
+            f"{law.size}. Take another law, or a number of units a parameter."
+        )
+    counted = "" if law.size == "parameters" else f", whose N counts {law.size}"
+    return Prior(description + counted, lambda budget, flops: law.optimal(budget).params)
+
+
+def _ratio(ratio: float) -> Prior:
+    """The N at which C/F(N) is so many units a parameter: the root of F(N)·ratio·N = C in ln N."""
+
+    def size_at(budget: float, flops: FlopsFunction) -> float:
+        from scipy.optimize import brentq
+
+        def excess(log_size: float) -> float:
+            return math.log(float(flops(math.exp(log_size))) * ratio / budget) + log_size
+
+        low = high = 0.5 * math.log(budget / (6 * ratio))
+        step = math.log(2.0)
+        while excess(low) > 0 and low > 0:
+            low, step = low - step, 2 * step
+        step = math.log(2.0)
+        while excess(high) < 0 and high < _LARGEST:
+            high, step = high + step, 2 * step
+        if low == high or excess(low) * excess(high) > 0:
+            return math.exp(low if low == high else high)
+        return math.exp(brentq(excess, low, high, xtol=1e-12))
+
+    return Prior(f"{ratio:g} units a parameter", size_at)
 
 
 @dataclass(frozen=True)
@@ -45,14 +174,12 @@ class Layout:
 
     def __str__(self) -> str:
         numbers = self.sizes_per_budget
-        if len(set(numbers)) == 1:
-            how_many = f"{numbers[0]} sizes at each budget"
-        else:
-            how_many = f"{', '.join(map(str, numbers))} sizes, the smallest budget first"
-        centre = "N* by"
+        how_many, centre = f"{numbers[0]} sizes at each budget", "N* by"
         if self.design == "rectangular":
             how_many = f"the same {numbers[0]} sizes at each budget"
             centre = "N* of the smallest and the largest budget by"
+        elif len(set(numbers)) > 1:
+            how_many = f"{', '.join(map(str, numbers))} sizes, the smallest budget first"
         return (
             f"Design {self.design!r}: {how_many}, from 1/{self.width:g} to {self.width:g} times "
             f"{centre} {self.prior.description}."
@@ -226,16 +353,7 @@ _DEFAULTS: Mapping[str, Design] = {d.kind: d for d in (Grid(), Tapered(), Rectan
 
 
 def resolve_design(design: Any, budgets: Sequence[float] | None = None) -> Design:
-    """The design that a name stands for.
-
-    ``"adaptive"`` gives the answer at ten times the largest of ``budgets``, for what the default grid
-    of these budgets costs at most.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        It is no design, or ``"adaptive"`` without budgets.
-    """
+    """The design that a name stands for; ``"adaptive"`` needs the budgets of a grid."""
     if isinstance(design, Design):
         return design
     if not isinstance(design, str):
@@ -254,74 +372,3 @@ def resolve_design(design: Any, budgets: Sequence[float] | None = None) -> Desig
     return Adaptive(
         target_compute=_TARGET_FACTOR * max(budgets), max_flops=sizes * math.fsum(budgets)
     )
-
-
-def grid_sizes(
-    layout: Layout, spec: ModelSpec, budgets: Sequence[float], flops: FlopsFunction
-) -> tuple[dict[float, list[Size]], list[str]]:
-    """The sizes at each budget nearest to those of the layout, and which of these are left out."""
-    centres = [layout.prior.optimum(budget, flops) for budget in budgets]
-    ends = [(centre, centre) for centre in centres]
-    if layout.design == "rectangular":
-        ends = [(min(centres), max(centres))] * len(budgets)
-    sizes: dict[float, list[Size]] = {}
-    lost: list[str] = []
-    for budget, (low, high), many in zip(budgets, ends, layout.sizes_per_budget, strict=True):
-        chosen: dict[Size, float] = {}
-        for params in _spread(low, high, layout.width, many):
-            near = spec.nearest(params)
-            if near is None:
-                lost.append(
-                    f"N = {format_count(params)} at {budget:.3g} FLOPs: the constructor accepts no size "
-                    "near it"
-                )
-            elif near[0] in chosen:
-                lost.append(
-                    f"N = {format_count(params)} at {budget:.3g} FLOPs: the nearest size, {near[0]}, is "
-                    f"already used for N = {format_count(chosen[near[0]])}"
-                )
-            else:
-                chosen[near[0]] = params
-        sizes[budget] = list(chosen)
-    return sizes, lost
-
-
-def _spread(low: float, high: float, width: float, many: int) -> list[float]:
-    """``many`` sizes in even steps of ln N, from low/width to high·width."""
-    if many == 1:
-        return [math.sqrt(low * high)]
-    return [float(n) for n in np.geomspace(low / width, high * width, many)]
-
-
-def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict[float, list[Size]]:
-    """The sizes that the user named, for each budget.
-
-    Raises
-    ------
-    PlanError
-        There are none, or none for one of the budgets.
-    InputTypeError
-        They are no list.
-    ModelError
-        The constructor refuses one.
-    """
-    named = {}
-    for budget in budgets:
-        given: Any = sizes
-        if isinstance(sizes, Mapping):
-            if budget not in sizes:
-                raise PlanError(
-                    f"sizes: no sizes for the budget {budget:g}; got sizes for {sorted(sizes)}."
-                )
-            given = sizes[budget]
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise InputTypeError(
-                "sizes: expected a list of sizes, a list of dicts of arguments, or a dict from budget "
-                f"to such a list; got {type(given).__name__}."
-            )
-        named[budget] = list(given)
-        if not named[budget]:
-            raise PlanError("sizes: expected at least one size; got none.")
-        for size in named[budget]:
-            spec.require(size)
-    return named

@@ -1,22 +1,23 @@
-"""The exact experiment of a budget and a size, and the trunks that runs of one size share."""
+"""The sizes at each budget, the exact experiment of each, and the trunks that runs of one size share."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputError, PlanError
+from flops_fit.errors import InputError, InputTypeError, PlanError
 from flops_fit.fingerprint import digest, reference
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.hparams import check_warmup
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.plan.counting import FlopsCounter
+from flops_fit.plan.designs import Layout, Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_of
 from flops_fit.text import format_count
@@ -32,10 +33,9 @@ class UnmetBudgetError(PlanError):
 class ExperimentFactory:
     """Makes the exact experiment of a budget and a size.
 
-    ``batch_size`` is in samples, ``"auto"`` for the recipe's. ``samples`` is the size of the
-    training set where it is known. ``conditions`` are the fingerprints of all else that decides
-    the outcome: loss, data, how the run is carried out. With ``branch`` neither batch nor seed
-    depends on the budget, so that runs of one size can share a trunk.
+    ``batch_size`` is in samples, ``"auto"`` for the recipe's; ``samples`` are those of the training set
+    where it is known. ``conditions`` are the fingerprints of all else that decides the outcome. With
+    ``branch`` neither batch nor seed depends on the budget, so that runs of a size can share a trunk.
     """
 
     spec: ModelSpec
@@ -58,36 +58,32 @@ class ExperimentFactory:
             )
 
     def make(self, budget: float, size: Size, repeat: int = 0) -> Experiment:
-        """The experiment.
-
-        Raises
-        ------
-        UnmetBudgetError
-            Whole steps cannot meet the budget.
-        """
+        """The experiment; raises :class:`UnmetBudgetError` where whole steps cannot meet the budget."""
         params = self.spec.require(size)
         per_unit = self.counter.per_unit(size)
         units = budget / per_unit
         hparams = self.recipe(params, units, self.counter.unit)
         batch, steps = self._whole_steps(units, hparams.batch_units)
-        spent = per_unit * batch * steps * self.units_per_sample
-        if steps < 1 or abs(spent / budget - 1) > ROUNDING:
+        length = batch * steps * self.units_per_sample
+        if steps < 1 or abs(per_unit * length / budget - 1) > ROUNDING:
             raise UnmetBudgetError(
                 f"{self.spec.size_param or 'size'}={size} at {budget:.3g} FLOPs: "
                 f"{units:.3g} {self.counter.unit} are {units / (batch * self.units_per_sample):.3g} "
                 f"steps of {batch} samples, and whole steps miss the budget by more than 1 %"
             )
-        check_warmup(
-            hparams, batch * steps * self.units_per_sample, f"size={size} at {budget:.3g} FLOPs"
-        )
-        kwargs = {k: _plain(v) for k, v in self.spec.kwargs.items()}
+        check_warmup(hparams, length, f"size={size} at {budget:.3g} FLOPs")
+        key = repr(size)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = self.spec.fingerprint(size)
+        # With one seed for all runs noise would correlate by size. Branches see the same batches.
+        seed = [self.seed, None if self.branch else budget, _plain(size), repeat]
         return Experiment(
             model=self.spec.reference,
-            model_kwargs=kwargs,
+            model_kwargs={k: _plain(v) for k, v in self.spec.kwargs.items()},
             size=_plain(size),
             params=params,
             budget=budget,
-            tokens=round(batch * steps * self.units_per_sample),
+            tokens=round(length),
             steps=steps,
             batch_size=batch,
             units_per_sample=self.units_per_sample,
@@ -95,9 +91,11 @@ class ExperimentFactory:
             flops_per_unit=per_unit,
             flops_per_unit_6nd=self.counter.per_unit_6nd(size),
             hparams=hparams,
-            seed=_derived_seed(self.seed, None if self.branch else budget, _plain(size), repeat),
+            seed=int.from_bytes(
+                hashlib.sha256(canonical_json(seed).encode()).digest()[:4], "little"
+            ),
             repeat=repeat,
-            fingerprint=digest([self._fingerprint(size), self.conditions]),
+            fingerprint=digest([self._fingerprints[key], self.conditions]),
             epochs=None if self.samples is None else batch * steps / self.samples,
         )
 
@@ -107,12 +105,6 @@ class ExperimentFactory:
             self.spec.arguments(0)  # raises, with what to give
         smallest = self.spec.nearest(1.0)
         return self.counter.function([] if smallest is None else [smallest[0]])
-
-    def _fingerprint(self, size: Size) -> str:
-        key = repr(size)
-        if key not in self._fingerprints:
-            self._fingerprints[key] = self.spec.fingerprint(size)
-        return self._fingerprints[key]
 
     def _whole_steps(self, units: float, batch_units: float) -> tuple[int, int]:
         """Batch size in samples and number of steps; a smaller batch where that makes whole steps."""
@@ -134,16 +126,59 @@ class ExperimentFactory:
         return best, round(samples / best)
 
 
+def grid_sizes(
+    layout: Layout, spec: ModelSpec, budgets: Sequence[float], flops: FlopsFunction
+) -> tuple[dict[float, list[Size]], list[str]]:
+    """The sizes at each budget nearest to those of the layout, and which of these are left out."""
+    centres = [layout.prior.optimum(budget, flops) for budget in budgets]
+    ends = [(centre, centre) for centre in centres]
+    if layout.design == "rectangular":
+        ends = [(min(centres), max(centres))] * len(budgets)
+    sizes: dict[float, list[Size]] = {}
+    lost: list[str] = []
+    for budget, (low, high), many in zip(budgets, ends, layout.sizes_per_budget, strict=True):
+        spread = np.geomspace(low / layout.width, high * layout.width, many).tolist()
+        chosen: dict[Size, float] = {}
+        for params in spread if many > 1 else [math.sqrt(low * high)]:
+            near = spec.nearest(params)
+            if near is not None and near[0] not in chosen:
+                chosen[near[0]] = params
+                continue
+            why = "the constructor accepts no size near it"
+            if near is not None:
+                used = format_count(chosen[near[0]])
+                why = f"the nearest size, {near[0]}, is already used for N = {used}"
+            lost.append(f"N = {format_count(params)} at {budget:.3g} FLOPs: {why}")
+        sizes[budget] = list(chosen)
+    return sizes, lost
+
+
+def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict[float, list[Size]]:
+    """The sizes that the user named, for each budget."""
+    named = {}
+    for budget in budgets:
+        given: Any = sizes
+        if isinstance(sizes, Mapping):
+            if budget not in sizes:
+                raise PlanError(f"sizes: no sizes for the budget {budget:g}; got {sorted(sizes)}.")
+            given = sizes[budget]
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise InputTypeError(
+                "sizes: expected a list of sizes, a list of dicts of arguments, or a dict from budget "
+                f"to such a list; got {type(given).__name__}."
+            )
+        named[budget] = list(given)
+        if not named[budget]:
+            raise PlanError("sizes: expected at least one size; got none.")
+        for size in named[budget]:
+            spec.require(size)
+    return named
+
+
 def make_experiments(
     factory: ExperimentFactory, sizes: Mapping[float, Sequence[Size]], repeats: int
 ) -> tuple[list[Experiment], list[str]]:
-    """Every run of the sizes at each budget, and why others are left out.
-
-    Raises
-    ------
-    PlanError
-        A budget has no run.
-    """
+    """Every run of the sizes at each budget, and why others are left out; a budget without any raises."""
     experiments: list[Experiment] = []
     dropped: list[str] = []
     for budget, chosen in sizes.items():
@@ -162,15 +197,6 @@ def make_experiments(
     return experiments, dropped
 
 
-def _derived_seed(seed: int, budget: float | None, size: Any, repeat: int) -> int:
-    """A seed of its own for each run: with one seed for all, noise would correlate by size.
-
-    Without a budget it is the seed of a trunk, whose branches see the same batches.
-    """
-    text = canonical_json([seed, budget, size, repeat])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-
-
 def _plain(value: Any) -> Any:
     """A value that JSON gives back as it was."""
     if isinstance(value, Mapping):
@@ -185,50 +211,35 @@ def _plain(value: Any) -> Any:
 
 
 def with_trunks(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """The experiments, each with its trunk.
-
-    Raises
-    ------
-    InputError
-        The schedule is not ``"wsd"``, or runs of one size differ in more than their length.
-    """
-    for experiment in experiments:
-        _check_schedule(experiment, experiments)
+    """The experiments, each with its trunk; refuses those that differ in more than their length."""
     groups: dict[str, list[Experiment]] = defaultdict(list)
     for experiment in experiments:
-        groups[canonical_json([experiment.size, experiment.repeat])].append(experiment)
-    for group in groups.values():
-        _check_alike(group, experiments)
-    return [replace(e, trunk=trunk_of(e)) for e in experiments]
-
-
-def _check_schedule(experiment: Experiment, experiments: Sequence[Experiment]) -> None:
-    hparams = experiment.hparams
-    if hparams.schedule != "wsd":
-        raise InputError(
-            "branch: expected the schedule 'wsd', whose rate before its cool-down does not depend on "
-            f"the run's length; got {hparams.schedule!r} for {experiment.label}. {_advice(experiments)}"
-        )
-    if hparams.warmup_units is None and hparams.warmup > 0:
-        raise InputError(
-            "branch: expected a warmup of the same units in runs of any length; got a share of "
-            f"{hparams.warmup:g} of each run. {_advice(experiments)}"
-        )
-
-
-def _check_alike(group: Sequence[Experiment], experiments: Sequence[Experiment]) -> None:
-    """Refuse runs of one size that could not be branches of one run, naming what differs."""
-    first = group[0]
-    for other in group[1:]:
-        pairs = {"batch_size": (first.batch_size, other.batch_size)}
-        before, after = trunk_hparams(first.hparams), trunk_hparams(other.hparams)
-        pairs |= {name: (before[name], after[name]) for name in before}
-        differing = [f"{name} ({a!r} and {b!r})" for name, (a, b) in pairs.items() if a != b]
-        if differing:
+        hparams = experiment.hparams
+        if hparams.schedule != "wsd":
             raise InputError(
-                f"branch: expected runs of one size to differ in their length alone; {first.label} "
-                f"and {other.label} differ in {', '.join(differing)}. {_advice(experiments)}"
+                "branch: expected the schedule 'wsd', whose rate before its cool-down does not depend "
+                f"on the run's length; got {hparams.schedule!r} for {experiment.label}. "
+                f"{_advice(experiments)}"
             )
+        if hparams.warmup_units is None and hparams.warmup > 0:
+            raise InputError(
+                "branch: expected a warmup of the same units in runs of any length; got a share of "
+                f"{hparams.warmup:g} of each run. {_advice(experiments)}"
+            )
+        groups[canonical_json([experiment.size, experiment.repeat])].append(experiment)
+    for first, *others in groups.values():
+        before = {"batch_size": first.batch_size, **trunk_hparams(first.hparams)}
+        for other in others:
+            after = {"batch_size": other.batch_size, **trunk_hparams(other.hparams)}
+            differing = [
+                f"{k} ({v!r} and {after[k]!r})" for k, v in before.items() if v != after[k]
+            ]
+            if differing:
+                raise InputError(
+                    f"branch: expected runs of one size to differ in their length alone; {first.label} "
+                    f"and {other.label} differ in {', '.join(differing)}. {_advice(experiments)}"
+                )
+    return [replace(e, trunk=trunk_of(e)) for e in experiments]
 
 
 def _advice(experiments: Sequence[Experiment]) -> str:

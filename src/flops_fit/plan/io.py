@@ -12,8 +12,7 @@ from flops_fit.errors import InputTypeError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.plan.cost import CostEstimate, Priced
-from flops_fit.plan.designs import Layout
-from flops_fit.plan.prior import Prior
+from flops_fit.plan.designs import Layout, Prior
 from flops_fit.plan.timing import Reading, Speed, StepTimes
 from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import format_count, render

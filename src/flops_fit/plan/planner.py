@@ -16,19 +16,13 @@ from flops_fit.mup.coordinate_check import CoordinateCheck
 from flops_fit.objective import Objective
 from flops_fit.plan.cost import DesignCost, DesignCosts, Device, estimate
 from flops_fit.plan.counting import FlopsCounter, FlopsMethod
-from flops_fit.plan.designs import (
-    Grid,
-    Layout,
-    Rectangular,
-    Sizes,
-    Tapered,
-    grid_sizes,
-    named_sizes,
-)
+from flops_fit.plan.designs import Grid, Layout, Rectangular, Sizes, Tapered
 from flops_fit.plan.experiments import (
     ExperimentFactory,
     UnmetBudgetError,
+    grid_sizes,
     make_experiments,
+    named_sizes,
     with_trunks,
 )
 from flops_fit.plan.findings import (
@@ -48,41 +42,33 @@ EXAMPLE_SAMPLES = 4
 
 
 def check_budgets(budgets: Any) -> tuple[float, ...]:
-    """The budgets as ascending floats.
-
-    Raises
-    ------
-    BudgetError
-        None are given, or one is no positive finite number, or two are equal.
-    """
-    if budgets is None or isinstance(budgets, str | bytes) or not isinstance(budgets, Iterable):
+    """The budgets as ascending floats."""
+    if isinstance(budgets, str | bytes) or not isinstance(budgets, Iterable):
         raise BudgetError(
-            f"compute_budgets: expected a list of training FLOPs such as [1e15, 3e15, 1e16]; "
+            "compute_budgets: expected a list of training FLOPs such as [1e15, 3e15, 1e16]; "
             f"got {budgets!r}."
         )
-    values = list(budgets)
-    if not values:
-        raise BudgetError(
-            "compute_budgets: expected at least one number of FLOPs; the list is empty."
-        )
-    out = []
-    for value in values:
+    values = []
+    for value in budgets:
         try:
             number = math.nan if isinstance(value, str | bytes | bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not (math.isfinite(number) and number > 0):
+        if not 0 < number < math.inf:
             raise BudgetError(
                 f"compute_budgets: expected positive finite numbers of FLOPs; got {value!r}."
             )
-        out.append(number)
-    if len(set(out)) < len(out):
-        twice = next(b for b in out if out.count(b) > 1)
+        if number in values:
+            raise BudgetError(
+                f"compute_budgets: expected distinct budgets; {number:g} is given twice. "
+                "To repeat runs, give repeats=."
+            )
+        values.append(number)
+    if not values:
         raise BudgetError(
-            f"compute_budgets: expected distinct budgets; {twice:g} is given twice. "
-            "To repeat runs, give repeats=."
+            "compute_budgets: expected one number of FLOPs or more; the list is empty."
         )
-    return tuple(sorted(out))
+    return tuple(sorted(values))
 
 
 def check_fittable(plan: SweepPlan) -> None:
@@ -107,13 +93,8 @@ def make_counter(
 ) -> tuple[FlopsCounter, float]:
     """What counts FLOPs, and the number of units per sample.
 
-    Parameters
-    ----------
-    data
-        The training part; ``None`` where no data may be read. Then FLOPs are 6·N per unit unless there
-        is an ``example_batch`` to trace the model on.
-    dataset
-        What the user gave; only its declarations are read (``unit``, ``units_per_sample``).
+    ``data`` is ``None`` where none may be read; of ``dataset`` only declarations are. FLOPs are then
+    6·N per unit, unless there is an ``example_batch``.
     """
     batch = example_batch
     if batch is None and data is not None:
@@ -163,13 +144,7 @@ class Planner:
     coordinates: CoordinateCheck | None = None
 
     def plan(self) -> SweepPlan:
-        """At each budget C several sizes N, each for D = C/F(N) units.
-
-        Raises
-        ------
-        PlanError, ModelError, InputError
-            Nothing can be planned from these inputs; the message says what to change.
-        """
+        """At each budget C several sizes N, each for D = C/F(N) units."""
         factory, spec = self.factory, self.factory.spec
         layout: Layout | None = None
         lost: list[str] = []
@@ -209,15 +184,7 @@ class Planner:
     def remake(self, plan: SweepPlan, recipe: Recipe, conditions: str | None = None) -> SweepPlan:
         """The sizes and budgets of a plan, each run with the hyper-parameters of ``recipe``.
 
-        Parameters
-        ----------
-        conditions
-            A fingerprint of what else changes how runs come out; it becomes part of every run's id.
-
-        Raises
-        ------
-        PlanError
-            With the recipe's batches no run of a budget comes out in whole steps.
+        ``conditions``, a fingerprint of what else changes how runs come out, becomes part of their ids.
         """
         own = self.factory.conditions
         factory = replace(
@@ -257,13 +224,8 @@ class Planner:
     def at_base(self, plan: SweepPlan, base: Size, parametrization: str) -> SweepPlan:
         """The plan with the learning rate that the recipe has for ``base``, at every size.
 
-        Budgets, sizes, units, steps, batches and all other hyper-parameters stay as they are, and so
-        does how the rate depends on the length of a run.
-
-        Parameters
-        ----------
-        parametrization
-            A fingerprint of what scales the rate from there.
+        All else stays, and so does how the rate depends on the length of a run. ``parametrization`` is a
+        fingerprint of what scales the rate from there.
         """
         recipe = _AtBase(self.factory.recipe, self.factory.spec.require(base))
         return self.remake(plan, recipe, parametrization)
@@ -342,10 +304,7 @@ class Planner:
 
 @dataclass(frozen=True)
 class _AtBase:
-    """A recipe whose rate is, for every size, the one that it has for ``base``.
-
-    The parametrization alone decides how the rate depends on the width from there.
-    """
+    """A recipe whose rate is, for every size, the one that it has for ``base``."""
 
     recipe: Recipe
     base: ParamCount

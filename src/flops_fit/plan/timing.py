@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -129,41 +130,32 @@ class Speed:
             return many
         one = _interpolated(self.alone, experiment)
         share = math.log(threads) / math.log(self.threads)
+
+        def between(a: float, b: float) -> float:
+            return math.exp((1 - share) * math.log(a) + share * math.log(b))
+
         return StepTimes(
             many.params,
-            *(
-                math.exp((1 - share) * math.log(a) + share * math.log(b))
-                for a, b in (
-                    (one.fixed, many.fixed),
-                    (one.flops_per_second, many.flops_per_second),
-                    (one.start, many.start),
-                )
-            ),
+            between(one.fixed, many.fixed),
+            between(one.flops_per_second, many.flops_per_second),
+            between(one.start, many.start),
         )
 
     def _speed(self, experiment: Experiment) -> float:
-        speed = np.interp(
-            math.log(experiment.params.total), np.log(self.params), np.log(self.flops_per_second)
-        )
-        return math.exp(float(speed))
+        return _log_linear(experiment.params.total, self.params, self.flops_per_second)
 
 
-_TINY = 1e-9  # seconds, where a logarithm needs one
+def _log_linear(params: float, known: Sequence[float], values: Sequence[float]) -> float:
+    """Between ``known`` sizes linear in the logarithms; beyond them as at the outermost."""
+    x, y = [math.log(n) for n in known], np.log(np.maximum(values, 1e-9))
+    return math.exp(float(np.interp(math.log(params), x, y)))
 
 
-def _interpolated(times: tuple[StepTimes, ...], experiment: Experiment) -> StepTimes:
-    """Log-linear in N between the sizes measured; as the outermost beyond them."""
-    log_n = math.log(experiment.params.total)
-    known = [math.log(t.params) for t in times]
-
-    def between(values: list[float]) -> float:
-        return math.exp(float(np.interp(log_n, known, np.log(np.maximum(values, _TINY)))))
-
+def _interpolated(times: Sequence[StepTimes], experiment: Experiment) -> StepTimes:
+    params, known = float(experiment.params.total), [t.params for t in times]
+    values = ("fixed", "flops_per_second", "start")
     return StepTimes(
-        float(experiment.params.total),
-        between([t.fixed for t in times]),
-        between([t.flops_per_second for t in times]),
-        between([t.start for t in times]),
+        params, *(_log_linear(params, known, [getattr(t, v) for t in times]) for v in values)
     )
 
 
@@ -189,16 +181,8 @@ def probe(
 ) -> Speed:
     """Train a few steps at up to three of the planned sizes, and read a few batches.
 
-    The smallest size is always built: what cannot train is found out here, before any compute is
-    spent. Larger sizes are built up to 5e7 parameters. ``microbatch`` and ``autocast`` are those of
-    the runs.
-
-    Raises
-    ------
-    LossError
-        The loss is no scalar, has no gradient, is not finite, or is a sum over the batch.
-    ModelError
-        The model's constructor or its forward pass raises.
+    The smallest size is always built, so that what cannot train raises a LossError or ModelError
+    before any compute is spent; larger ones up to 5e7 parameters.
     """
     import torch
 
@@ -233,23 +217,19 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
     """How long reading takes, the median of a few batches in a run's order."""
     clock: list[float] = []
     work: list[float] = []
-    size, on_host = 0.0, True
-
-    def see(tensor: Any) -> None:
-        nonlocal size, on_host
-        size += tensor.numel() * tensor.element_size()
-        on_host = on_host and tensor.device.type == "cpu"
-
     with closing(data.batches(batch_size, _READINGS, 0)) as batches:
         while len(clock) < _READINGS and sum(clock) < _READING_SECONDS:
             start, worked = time.perf_counter(), time.process_time()
             batch = next(batches)
             clock.append(time.perf_counter() - start)
             work.append(time.process_time() - worked)
-    map_tensors(batch, see)
+    tensors: list[Any] = []
+    map_tensors(batch, tensors.append)
     # The first opens files and starts streams, which a run does once.
     seconds = float(np.median(clock[1:] or clock))
     waiting = max(0.0, seconds - float(np.median(work[1:] or work)))
+    size = sum(t.numel() * t.element_size() for t in tensors)
+    on_host = all(t.device.type == "cpu" for t in tensors)
     return Reading(seconds / batch_size, waiting / batch_size, size / batch_size, on_host)
 
 
@@ -269,7 +249,7 @@ class _Steps:
         import torch
 
         self.objective, self.device, self.autocast = objective, device, autocast
-        self.told = f"{spec.reference} at {spec.arguments(experiment.size)}"
+        self.described = f"{spec.reference} at {spec.arguments(experiment.size)}"
         self.per_sample = experiment.flops_per_sample
         self.clip = float(experiment.hparams.clip)
         self.kind = torch.device(device).type
@@ -296,34 +276,31 @@ class _Steps:
 
         started = time.perf_counter()
         self._step(self.batch, first=True)
-        begun = self.built + time.perf_counter() - started
+        start = self.built + time.perf_counter() - started
         n = batch_length(self.batch)
-        few = max(2, n // _PART)  # BatchNorm refuses a single sample
-        part = map_tensors(self.batch, lambda t: t[:few] if t.dim() else t)
-        for many in sorted({threads, 1}, reverse=True):
-            if many != threads:
-                torch.set_num_threads(many)
+        m = min(n, max(2, n // _PART))  # BatchNorm refuses a single sample
+        part = map_tensors(self.batch, lambda t: t[:m] if t.dim() else t)
+        for used in sorted({threads, 1}, reverse=True):
             try:
+                if used != threads:
+                    torch.set_num_threads(used)
                 whole, fewer = self._typical(part)
             finally:
-                if many != threads:
+                if used != threads:
                     torch.set_num_threads(threads)
-            if many == threads:
+            if used == threads:
                 self.flops_per_second = self.per_sample * n / whole
-            self.times[many] = self._apart(n, whole, batch_length(part), fewer, begun)
-
-    def _apart(self, n: int, whole: float, m: int, fewer: float, begun: float) -> StepTimes:
-        """What a step takes however small, and what each sample adds."""
-        each = (whole - fewer) / (n - m) if n > m else 0.0
-        each = min(max(each, 0.25 * whole / n), whole / n)  # noise may turn it round
-        return StepTimes(self.params, whole - n * each, self.per_sample / each, begun)
+            each = (whole - fewer) / (n - m) if n > m else 0.0
+            each = min(max(each, 0.25 * whole / n), whole / n)  # noise may turn it round
+            self.times[used] = StepTimes(
+                self.params, whole - n * each, self.per_sample / each, start
+            )
 
     def _typical(self, part: Any) -> tuple[float, float]:
-        """Seconds of a step on the batch and on a part of it, in turns; the medians, as runs have no luck."""
+        """Median seconds of a step on the batch and on a part of it, timed in turns."""
         taken: list[list[float]] = [[], []]
-        batches = [self.batch, part]
         while len(taken[0]) < _FEWEST or (sum(taken[0]) < _STEP_SECONDS and len(taken[0]) < _MOST):
-            for batch, times in zip(batches, taken, strict=True):
+            for batch, times in zip((self.batch, part), taken, strict=True):
                 started = time.perf_counter()
                 self._step(batch)
                 times.append(time.perf_counter() - started)
@@ -340,7 +317,7 @@ class _Steps:
             raise
         except Exception as error:
             raise ModelError(
-                f"model_cls: a forward pass of {self.told} with its loss raised "
+                f"model_cls: a forward pass of {self.described} with its loss raised "
                 f"{type(error).__name__}: {error}. It was called with the data set's first batch."
             ) from error
         if first:
@@ -354,7 +331,7 @@ class _Steps:
 
 
 def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:
-    """Refuse a loss that cannot be trained on."""
+    """Refuse a loss that cannot be trained on, or is a sum where it must be a mean over units."""
     import torch
 
     check_loss(total)
@@ -363,32 +340,21 @@ def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:
             f"loss_fn: the untrained model's loss on the first batch is {total.item():g}; expected "
             "a finite number. Look for NaN in the data, or in the model's output."
         )
-    if objective.loss_fn is None or objective.step_fn is not None or batch_length(batch) < 2:
+    n = batch_length(batch)
+    if objective.loss_fn is None or objective.step_fn is not None or n < 2:
         return
-    _check_mean(model, batch, objective)
-
-
-def _sample(batch: Any, i: int) -> Any:
-    return map_tensors(batch, lambda t: t[i : i + 1])
-
-
-def _check_mean(model: Any, batch: Any, objective: Objective) -> None:
-    """Refuse a loss that adds up over the batch: it must be a mean over counted units."""
-    import torch
-
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            n = batch_length(batch)
             whole = float(objective.mean(model, batch))
-            losses = [float(objective.mean(model, _sample(batch, i))) for i in range(n)]
+            samples = (map_tensors(batch, operator.itemgetter(slice(i, i + 1))) for i in range(n))
+            added = math.fsum(float(objective.mean(model, sample)) for sample in samples)
     except Exception:  # some models refuse a single sample; then nothing is known
         return
     finally:
         model.train(was_training)
-    added = math.fsum(losses)
-    if abs(added) > 1e-12 and abs(whole / added - 1) < 1e-3 and n > 1:
+    if abs(added) > 1e-12 and abs(whole / added - 1) < 1e-3:
         raise LossError(
             f"loss_fn: expected the mean over the batch's units; over {n} samples it returned the "
             'sum of their losses. Use reduction="mean".'
