@@ -192,7 +192,7 @@ def test_sizes_in_even_steps_of_ln_n() -> None:
     [
         ({"design": "tappered"}, InputError, "Did you mean 'tapered'"),
         ({"design": 3}, InputTypeError, r"design: expected a name or one of Grid\(...\)"),
-        ({"prior": "hofmann"}, InputError, "prior: expected a published law"),
+        ({"prior": "hofmann"}, InputError, "prior: expected one of"),
         ({"prior": "deepseek2024"}, InputError, "counts non-embedding FLOPs per token"),
         ({"prior": -1.0}, InputError, "positive number of units a parameter"),
         ({"prior": object()}, InputTypeError, "prior: expected the name"),

@@ -41,25 +41,28 @@ def settle_labels(
             answer = objective.shifts(spec.build(size), batch)
         except Exception:  # the constructor refuses; planning says so in its own words
             answer = None
-    copied = _labels_are_inputs(batch)
-    shifted = copied if answer is None else answer
-    if not shifted:
-        if not copied:
-            return objective, ()
+    named = by_name(batch) or {}
+    labels: Any = named.get("labels")
+    inputs: Any = named.get("input_ids")
+    shape = getattr(labels, "shape", None)
+    copied = shape is not None and shape == getattr(inputs, "shape", None)
+    copied = copied and bool(((labels == inputs) | (labels < 0)).all())
+    if answer or (answer is None and copied):
+        how = "with masked labels, it leaves out the first of each row"
         message = (
-            "labels equal input_ids and the model predicts each label at its own position, so it can "
-            "copy them."
+            "The model predicts each label from those before it "
+            f"({how if answer else 'labels equal input_ids'}): the first label of each row is not "
+            "counted. Give count_fn= to count otherwise."
         )
-        action = "shift the labels by one, or give a model that does"
-        return objective, (Diagnostic("unshifted_labels", "warning", message, action),)
-    how = "with masked labels, it leaves out the first of each row"
-    if answer is None:
-        how = "labels equal input_ids"
+        return replace(objective, shifted=True), (Diagnostic("shifted_labels", "note", message),)
+    if not copied:
+        return objective, ()
     message = (
-        f"The model predicts each label from those before it ({how}): the first label of each row "
-        "is not counted. Give count_fn= to count otherwise."
+        "labels equal input_ids and the model predicts each label at its own position, so it can "
+        "copy them."
     )
-    return replace(objective, shifted=True), (Diagnostic("shifted_labels", "note", message),)
+    action = "shift the labels by one, or give a model that does"
+    return objective, (Diagnostic("unshifted_labels", "warning", message, action),)
 
 
 def _smallest(spec: ModelSpec, sizes: Sizes | None) -> Any:
@@ -78,77 +81,43 @@ def _smallest(spec: ModelSpec, sizes: Sizes | None) -> Any:
     return None if small is None or small[0] > _MOST_BUILT else small[1]
 
 
-def _labels_are_inputs(batch: Any) -> bool:
-    import torch
-
-    named = by_name(batch) or {}
-    labels, inputs = named.get("labels"), named.get("input_ids")
-    if not isinstance(labels, torch.Tensor) or not isinstance(inputs, torch.Tensor):
-        return False
-    if labels.shape != inputs.shape:
-        return False
-    return bool(((labels == inputs) | (labels < 0)).all())
-
-
 def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
     """What to know about the runs of a plan: too few, too short, repeated data, FLOPs unlike 6ND."""
     out = []
     budgets = sorted({e.budget for e in experiments})
-    sizes = {b: len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets}
-    if len(budgets) < 4 or min(sizes.values()) < 5:
-        out.append(
-            Diagnostic(
-                "small_grid",
-                "warning",
-                f"{len(budgets)} budgets with {min(sizes.values())} to {max(sizes.values())} sizes "
-                "are few for a law.",
-                "plan at least 4 budgets of at least 5 sizes",
-            )
+    sizes = [len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets]
+    if len(budgets) < 4 or min(sizes) < 5:
+        message = (
+            f"{len(budgets)} budgets with {min(sizes)} to {max(sizes)} sizes are few for a law."
         )
+        action = "plan at least 4 budgets of at least 5 sizes"
+        out.append(Diagnostic("small_grid", "warning", message, action))
     short = [e for e in experiments if e.steps < FEWEST_STEPS]
     if short:
         fewest = min(short, key=lambda e: e.steps)
-        out.append(
-            Diagnostic(
-                "few_steps",
-                "warning",
-                f"{len(short)} of {len(experiments)} runs have fewer than {FEWEST_STEPS} steps "
-                f"({fewest.label}: {fewest.steps}).",
-                "a smaller batch_size or larger budgets",
-            )
+        message = (
+            f"{len(short)} of {len(experiments)} runs have fewer than {FEWEST_STEPS} steps "
+            f"({fewest.label}: {fewest.steps})."
         )
-    repeated = [e for e in experiments if e.epochs is not None and e.epochs > 1]
-    if repeated:
-        most = max(repeated, key=lambda e: e.epochs or 0.0)
-        assert most.epochs is not None
-        out.append(
-            Diagnostic(
-                "repeated_data",
-                "warning" if most.epochs > MOST_EPOCHS else "note",
-                f"{len(repeated)} runs see their data more than once, up to {most.epochs:.3g} times "
-                f"({most.label}).",
-                "more data; repeated data is worth less than new data"
-                if most.epochs > MOST_EPOCHS
-                else "",
-            )
+        action = "a smaller batch_size or larger budgets"
+        out.append(Diagnostic("few_steps", "warning", message, action))
+    epochs = [(e.epochs, e.label) for e in experiments if e.epochs is not None and e.epochs > 1]
+    if epochs:
+        most, label = max(epochs, key=lambda pair: pair[0])
+        message = (
+            f"{len(epochs)} runs see their data more than once, up to {most:.3g} times ({label})."
         )
-    return out + _six_nd(experiments)
-
-
-def _six_nd(experiments: Sequence[Experiment]) -> list[Diagnostic]:
+        if most > MOST_EPOCHS:
+            action = "more data; repeated data is worth less than new data"
+            out.append(Diagnostic("repeated_data", "warning", message, action))
+        else:
+            out.append(Diagnostic("repeated_data", "note", message))
     ratios = {e.params.total: e.flops_per_unit / e.flops_per_unit_6nd for e in experiments}
-    far = max(ratios.values(), key=lambda r: abs(math.log(r)))
-    if abs(far - 1) <= 0.05:
-        return []
-    small, large = min(ratios), max(ratios)
-    return [
-        Diagnostic(
-            "flops_vs_6nd",
-            "note",
-            f"Counted FLOPs are {ratios[small]:.3g}×6ND at N = {format_count(small)} and "
-            f"{ratios[large]:.3g}×6ND at N = {format_count(large)}; the counted ones are used.",
-        )
-    ]
+    if abs(max(ratios.values(), key=lambda r: abs(math.log(r))) - 1) > 0.05:
+        ends = [f"{ratios[n]:.3g}×6ND at N = {format_count(n)}" for n in (min(ratios), max(ratios))]
+        message = f"Counted FLOPs are {' and '.join(ends)}; the counted ones are used."
+        out.append(Diagnostic("flops_vs_6nd", "note", message))
+    return out
 
 
 def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
@@ -208,17 +177,17 @@ def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> lis
         action = "draw from torch.rand, numpy.random or random, or seed the generator by the index"
         out.append(Diagnostic("unseeded_data", "warning", message, action))
     if held_out.draws():
+        like = ", like the training set"
         message = (
             "The held-out samples are random"
-            + (
-                " (eval_dataset draws random numbers)"
-                if own_held_out
-                else ", like the training set"
-            )
-            + ": they are drawn once, the same for every run."
+            f"{' (eval_dataset draws random numbers)' if own_held_out else like}: they are drawn once, "
+            "the same for every run."
         )
-        action = "eval_dataset= without augmentation"
-        out.append(Diagnostic("augmented_held_out", "warning", message, action))
+        out.append(
+            Diagnostic(
+                "augmented_held_out", "warning", message, "eval_dataset= without augmentation"
+            )
+        )
     return out
 
 
@@ -255,21 +224,12 @@ def assumption_findings(
     """Assumptions, sizes that were left out, and values that the constructor refuses."""
     out = [Diagnostic("assumption", "note", note) for note in notes]
     if dropped:
-        out.append(
-            Diagnostic(
-                "left_out",
-                "note",
-                f"{len(dropped)} sizes were left out: {'; '.join(dropped)}.",
-            )
-        )
+        message = f"{len(dropped)} sizes were left out: {'; '.join(dropped)}."
+        out.append(Diagnostic("left_out", "note", message))
     if spec.refusals:
-        reason = next(iter(spec.refusals.values()))
-        out.append(
-            Diagnostic(
-                "refused",
-                "note",
-                f"{len(spec.refusals)} values of {spec.size_param} were tried and refused by the "
-                f"constructor, for example: {reason}",
-            )
+        message = (
+            f"{len(spec.refusals)} values of {spec.size_param} were tried and refused by the "
+            f"constructor, for example: {next(iter(spec.refusals.values()))}"
         )
+        out.append(Diagnostic("refused", "note", message))
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,57 +23,7 @@ if TYPE_CHECKING:
     from flops_fit.plan.sweep_plan import SweepPlan
 
 
-def differing_columns(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
-    """The columns of hyper-parameters that differ between runs, one cell per run."""
-    cells = {name: [text(e) for e in experiments] for name, text in _COLUMNS.items()}
-    return {name: column for name, column in cells.items() if len(set(column)) > 1}
-
-
-def shared_line(experiments: Sequence[Experiment]) -> str:
-    """One sentence: the recipes, and each value that is the same in all runs."""
-    recipes = list(dict.fromkeys(e.hparams.recipe for e in experiments))
-    differing = differing_columns(experiments)
-    first = experiments[0]
-    shared = {
-        name: f"{_WORDS[name]}{text(first)}"
-        for name, text in _COLUMNS.items()
-        if name not in differing and text(first) != _UNKNOWN
-    }
-    if {"schedule", "ends at"} <= shared.keys():
-        shared["schedule"] += f" {shared.pop('ends at')}"
-    shared.pop("ends at", None)  # by itself it would not say what does
-    parts = list(shared.values())
-    clips = {e.hparams.clip for e in experiments}
-    if len(clips) == 1:
-        parts.append(f"clip {_plain(clips.pop())}")
-    named = f"Recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}".rstrip()
-    return f"{named}: {', '.join(parts)}." if parts else f"{named}."
-
-
-def _decay(e: Experiment) -> str:
-    return _plain(e.hparams.weight_decay)
-
-
-def _betas(e: Experiment) -> str:
-    return f"{_plain(e.hparams.beta1)}/{_plain(e.hparams.beta2)}"
-
-
-def _warmup(e: Experiment) -> str:
-    rise = e.hparams.warmup_units
-    return _share(e.hparams.warmup) if rise is None else f"{format_count(rise)} {e.unit}"
-
-
-def _schedule(e: Experiment) -> str:
-    schedule = e.hparams.schedule
-    if schedule == "wsd":
-        return f"wsd, last {_share(e.hparams.cooldown)}"
-    return "constant rate" if schedule == "constant" else schedule
-
-
-def _end(e: Experiment) -> str:
-    if e.hparams.schedule == "constant":
-        return _UNKNOWN
-    return "0" if e.hparams.final == 0 else _share(e.hparams.final)
+_UNKNOWN = "–"
 
 
 def _plain(value: Any) -> str:
@@ -84,21 +34,49 @@ def _share(value: Any) -> str:
     return _UNKNOWN if value is None else f"{100 * value:.2g} %"
 
 
-_UNKNOWN = "–"
-_COLUMNS: Mapping[str, Callable[[Experiment], str]] = {
-    "decay": _decay,
-    "β": _betas,
-    "warmup": _warmup,
-    "schedule": _schedule,
-    "ends at": _end,
-}
-_WORDS = {
-    "decay": "weight decay ",
-    "β": "β ",
-    "warmup": "warmup ",
-    "schedule": "",
-    "ends at": "to ",
-}
+def _cells(e: Experiment) -> dict[str, str]:
+    """The hyper-parameters that get a column where they differ between runs."""
+    h = e.hparams
+    schedules = {"wsd": f"wsd, last {_share(h.cooldown)}", "constant": "constant rate"}
+    end = "0" if h.final == 0 else _share(h.final)
+    rise = h.warmup_units
+    return {
+        "decay": _plain(h.weight_decay),
+        "β": f"{_plain(h.beta1)}/{_plain(h.beta2)}",
+        "warmup": _share(h.warmup) if rise is None else f"{format_count(rise)} {e.unit}",
+        "schedule": schedules.get(h.schedule, h.schedule),
+        "ends at": _UNKNOWN if h.schedule == "constant" else end,
+    }
+
+
+_WORDS = {"decay": "weight decay ", "β": "β ", "warmup": "warmup ", "ends at": "to "}
+
+
+def differing_columns(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
+    """The columns of hyper-parameters that differ between runs, one cell per run."""
+    cells = [_cells(e) for e in experiments]
+    columns = {name: [row[name] for row in cells] for name in (cells[0] if cells else ())}
+    return {name: column for name, column in columns.items() if len(set(column)) > 1}
+
+
+def shared_line(experiments: Sequence[Experiment]) -> str:
+    """One sentence: the recipes, and each value that is the same in all runs."""
+    differing = differing_columns(experiments)
+    shared = {
+        name: _WORDS.get(name, "") + text
+        for name, text in _cells(experiments[0]).items()
+        if name not in differing and text != _UNKNOWN
+    }
+    end = shared.pop("ends at", None)  # by itself it would not say what does
+    if end is not None and "schedule" in shared:
+        shared["schedule"] += f" {end}"
+    parts = list(shared.values())
+    clips = {e.hparams.clip for e in experiments}
+    if len(clips) == 1:
+        parts.append(f"clip {_plain(clips.pop())}")
+    recipes = list(dict.fromkeys(e.hparams.recipe for e in experiments))
+    named = f"Recipe{'s' if len(recipes) > 1 else ''} {', '.join(recipes)}".rstrip()
+    return f"{named}: {', '.join(parts)}." if parts else f"{named}."
 
 
 _FORMAT = "flops-fit plan"
@@ -113,14 +91,7 @@ def plan_to_json(plan: SweepPlan) -> str:
         "schema": _SCHEMA,
         "unit": plan.unit,
         "flops": _flops_to_dict(plan.flops, plan.experiments),
-        "layout": None
-        if layout is None
-        else {
-            "design": layout.design,
-            "prior": layout.prior.description,
-            "width": layout.width,
-            "sizes_per_budget": list(layout.sizes_per_budget),
-        },
+        "layout": layout and {**vars(layout), "prior": layout.prior.description},
         "diagnostics": [asdict(d) for d in plan.diagnostics],
         "speed": None if plan.speed is None else asdict(plan.speed),
         "experiments": [e.to_dict() for e in plan.experiments],
@@ -130,8 +101,8 @@ def plan_to_json(plan: SweepPlan) -> str:
 
 def plan_from_json(source: str | Path) -> dict[str, Any]:
     """The arguments of a :class:`SweepPlan`; see :meth:`SweepPlan.from_json`."""
-    text = source if isinstance(source, str) and source.lstrip().startswith("{") else None
-    if text is None:
+    text = str(source)
+    if isinstance(source, Path) or not text.lstrip().startswith("{"):
         try:
             text = Path(source).read_text(encoding="utf-8")
         except OSError as error:
@@ -151,48 +122,33 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
             "plan again."
         )
     try:
-        return _read(content)
+        layout, speed = content["layout"], content["speed"]
+        if layout is not None:
+            sizes = tuple(layout["sizes_per_budget"])
+            layout = Layout(layout["design"], Prior(layout["prior"]), layout["width"], sizes)
+        if speed is not None:
+            speed = _speed(**speed)
+        return {
+            "experiments": tuple(Experiment.from_dict(e) for e in content["experiments"]),
+            "unit": content["unit"],
+            "flops": _flops_from_dict(content["flops"]),
+            "diagnostics": tuple(Diagnostic(**d) for d in content["diagnostics"]),
+            "layout": layout,
+            "speed": speed,
+        }
+    except TableError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, TableError):
-            raise
         raise TableError(
             f"plan: it is damaged or was edited ({type(error).__name__}: {error}). Make the plan again."
         ) from error
 
 
-def _read(content: Mapping[str, Any]) -> dict[str, Any]:
-    layout = content["layout"]
-    return {
-        "experiments": tuple(Experiment.from_dict(e) for e in content["experiments"]),
-        "unit": content["unit"],
-        "flops": _flops_from_dict(content["flops"]),
-        "diagnostics": tuple(Diagnostic(**d) for d in content["diagnostics"]),
-        "layout": None
-        if layout is None
-        else Layout(
-            layout["design"],
-            Prior(layout["prior"]),
-            layout["width"],
-            tuple(layout["sizes_per_budget"]),
-        ),
-        "speed": _speed(content["speed"]),
-    }
-
-
-def _speed(values: Mapping[str, Any] | None) -> Speed | None:
-    if values is None:
-        return None
-    reading = values["reading"]
-    return Speed(
-        **{
-            **values,
-            "params": tuple(values["params"]),
-            "flops_per_second": tuple(values["flops_per_second"]),
-            "reading": None if reading is None else Reading(**reading),
-            "steps": tuple(StepTimes(**t) for t in values["steps"]),
-            "alone": tuple(StepTimes(**t) for t in values["alone"]),
-        }
-    )
+def _speed(reading: Any, steps: Any, alone: Any, **rest: Any) -> Speed:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in rest.items()}
+    reading = None if reading is None else Reading(**reading)
+    steps, alone = (tuple(StepTimes(**t) for t in times) for times in (steps, alone))
+    return Speed(**values, reading=reading, steps=steps, alone=alone)
 
 
 def _flops_to_dict(flops: FlopsFunction, experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -211,20 +167,17 @@ def _flops_to_dict(flops: FlopsFunction, experiments: Sequence[Experiment]) -> d
 
 def _flops_from_dict(values: Mapping[str, Any]) -> FlopsFunction:
     rest = {name: value for name, value in values.items() if name != "kind"}
-    if values["kind"] == "linear":
-        return LinearFlops(**rest)
-    if values["kind"] == "smooth":
-        return SmoothFlops(**rest)
-    counts = {float(n): float(f) for n, f in rest["counts"]}
-    return InterpolatedFlops(counts, description=rest["description"])
+    if values["kind"] == "counted":
+        counts = {float(n): float(f) for n, f in rest["counts"]}
+        return InterpolatedFlops(counts, description=rest["description"])
+    return LinearFlops(**rest) if values["kind"] == "linear" else SmoothFlops(**rest)
 
 
 def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path) -> Path:
     """See :meth:`SweepPlan.to_csv`."""
     own = own_flops(experiments)
-    rows = [_row(e, own[e.id], speed) for e in experiments]
     with output_errors(path, "plan"):
-        write_output(path, csv_text(rows))
+        write_output(path, csv_text([_row(e, own[e.id], speed) for e in experiments]))
     return path
 
 
@@ -300,26 +253,24 @@ class PlanDiff(Priced):
         table = Table(title=title, title_justify="left")
         for name in ("run", "id", "FLOPs", "state"):
             table.add_column(name, justify="right" if name == "FLOPs" else "left", no_wrap=True)
+
+        def add(e: Experiment, flops: float, state: str) -> None:
+            table.add_row(e.label, e.id, f"{flops:.3g}", state)
+
         for run in self.finished:
-            e = run.experiment
-            table.add_row(e.label, e.id, f"{run.flops_spent:.3g}", run.state)
+            add(run.experiment, run.flops_spent, run.state)
         table.add_section()
-        again = {run.experiment.id: run.state for run in self.failed}
+        before = {run.experiment.id: f" ({run.state} before)" for run in self.failed}
         for e, cost in zip(self.missing, self.cost.runs, strict=True):
-            state = f"missing ({again[e.id]} before)" if e.id in again else "missing"
-            table.add_row(e.label, e.id, f"{cost.flops:.3g}", state)
+            add(e, cost.flops, f"missing{before.get(e.id, '')}")
         table.add_section()
+        planned = [*self.missing, *(run.experiment for run in self.finished)]
         for run in self.not_asked_for:
             e = run.experiment
-            state = f"not asked for{self._distinction(e)}"
-            table.add_row(e.label, e.id, f"{run.flops_spent:.3g}", state)
+            like = next((p for p in planned if p.label == e.label), None)
+            why = "" if like is None else f": another {', '.join(_differences(e, like))}"
+            add(e, run.flops_spent, f"not asked for{why}")
         return table
-
-    def _distinction(self, other: Experiment) -> str:
-        """How a run differs from the planned one of its budget, size and repeat."""
-        planned = [*self.missing, *(run.experiment for run in self.finished)]
-        like = next((e for e in planned if e.label == other.label), None)
-        return "" if like is None else f": another {', '.join(_differences(other, like))}"
 
     def __str__(self) -> str:
         missing = f"Missing: {self.cost.headline}." if self.missing else "Nothing is missing."
@@ -332,7 +283,15 @@ def diff(
 ) -> PlanDiff:
     """See :meth:`SweepPlan.diff`."""
     unreadable: list[str] = []
-    runs = _read_runs(Path(done), unreadable) if isinstance(done, str | Path) else _check_runs(done)
+    if isinstance(done, str | Path):
+        runs = _read_runs(Path(done), unreadable)
+    else:
+        runs = list(done) if isinstance(done, Iterable) else [done]
+    for run in runs:
+        if not isinstance(run, Run):
+            raise InputTypeError(
+                f"diff: expected runs, or the output_dir of a sweep; got {type(run).__name__}."
+            )
     planned = {e.id for e in experiments}
     final = {r.experiment.id: r for r in runs if r.state in _FINAL}
     return PlanDiff(
@@ -345,28 +304,15 @@ def diff(
     )
 
 
-def _check_runs(done: Any) -> list[Run]:
-    runs = list(done) if isinstance(done, Iterable) else [done]
-    for run in runs:
-        if not isinstance(run, Run):
-            raise InputTypeError(
-                f"diff: expected runs, or the output_dir of a sweep; got {type(run).__name__}."
-            )
-    return runs
-
-
 def _read_runs(folder: Path, unreadable: list[str]) -> list[Run]:
     """The runs that a sweep recorded; nothing is written."""
     runs = []
     try:
-        paths = sorted((folder / "runs").glob("*/run.json"))
-        for path in paths:
+        for path in sorted((folder / "runs").glob("*/run.json")):
             try:
-                run = Run.from_dict(json.loads(path.read_text(encoding="utf-8")))
+                runs.append(Run.from_dict(json.loads(path.read_text(encoding="utf-8"))))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 unreadable.append(f"{path}: {type(error).__name__}: {error}")
-                continue
-            runs.append(run)
     except OSError as error:
         raise OutputError(f"output_dir: {folder} cannot be read: {error}.") from error
     return runs
