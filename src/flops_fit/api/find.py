@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.api.plan import MOVED, ModeLike, Sweep, make_plan
-from flops_fit.api.run import RunOptions, ranks_of, run_plan
-from flops_fit.api.tune import find_adaptively, tune_plan
+from flops_fit.api.run import RunOptions, find_adaptively, ranks_of, run_plan, tune_plan
 from flops_fit.checks import explains_names
 from flops_fit.errors import InputError
 from flops_fit.execute.executor import Executor

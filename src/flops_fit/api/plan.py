@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from flops_fit import rng
 from flops_fit.adaptive.candidates import check_adaptive, pilot_budgets, pilot_sizes
-from flops_fit.api.width_check import SEEDS, STEPS, affordable_sizes, count_widths
+from flops_fit.api.width_check import affordable_sizes, check_widths, count_widths
 from flops_fit.checks import check_choice, check_whole, explains_names
 from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
@@ -18,7 +18,6 @@ from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute.executor import Mock
 from flops_fit.fingerprint import digest
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.mup.coordinate_check import check_coordinates
 from flops_fit.mup.parametrization import Mup, Parametrization, parametrize
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsMethod
@@ -33,7 +32,6 @@ from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
 from flops_fit.train.config import TrainingConfig
 from flops_fit.train.precision import resolve_device, resolve_precision
-from flops_fit.train.step import whole_batch_step
 from flops_fit.train.trainer import Trainer
 
 P = ParamSpec("P")
@@ -68,13 +66,7 @@ ModeLike = Literal["local", "mock"] | Mock
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """The arguments that decide a plan, checked; :func:`find_optimal` explains them.
-
-    Attributes
-    ----------
-    requires_data
-        Whether a plan that could not be carried out, for want of a data set or a loss, is refused.
-    """
+    """The arguments that decide a plan, checked; :func:`find_optimal` explains them."""
 
     model_cls: Callable[..., Any] | None = None
     model_size_param: str | None = None
@@ -170,29 +162,29 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     spec = ModelSpec(sweep.model_cls, sweep.model_size_param, kwargs)
     budgets, sizes, design = _layout(sweep, spec)
     objective = Objective(sweep.loss_fn, sweep.count_fn, sweep.step_fn)
-    mock, mup = sweep.mock, sweep.training.mup
+    mock, mup, data, trainer = sweep.mock, sweep.training.mup, None, None
     split = None if mock is not None else _split(sweep)
     example = sweep.example_batch
     if split is not None:
-        first = split[0].first_batch(EXAMPLE_SAMPLES)
+        data = split[0]
+        first = data.first_batch(EXAMPLE_SAMPLES)
         if sweep.requires_data:
             objective.check(first)
         example = first if example is None else example
     findings = code_findings(spec, objective)
     if example is not None:
-        objective, found = settle_labels(spec, objective, example, sizes)
-        findings += found
-    conditions, trainer = "", None
-    if mock is not None:
-        conditions = mock.fingerprint()
+        objective, labels = settle_labels(spec, objective, example, sizes)
+        findings += labels
+    conditions = "" if mock is None else mock.fingerprint()
     if split is not None:
         findings += data_findings(*split, sweep.eval_dataset is not None)
         device = resolve_device(sweep.device)
         precision = resolve_precision(sweep.training.precision, device)
         config = replace(sweep.training, precision=precision)
         trainer = Trainer(spec, *split, objective, device, config)
-        conditions = _conditions(trainer)
-    data = None if split is None else split[0]
+        # All that decides how runs come out and is not part of their experiments.
+        judged_by = [part.fingerprint() for part in (objective, *split)]
+        conditions = digest([*judged_by, *config.fingerprints(trainer.precision)])
     counter, per_sample = make_counter(
         spec, objective, sweep.flops, data, sweep.example_batch, sweep.dataset
     )
@@ -212,13 +204,13 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         factory, budgets, design, sizes, sweep.repeats, notes, tuple(findings), task=mock
     )
     plan = planner.plan()
-    if trainer is not None:
-        return _with_trainer(plan, trainer, mup, example)
-    if mup is None:
-        return plan
-    if mock is not None:
-        return _at_base(plan, mup)
-    return _in_mup(plan, mup, objective, example)[0]
+    roles = None
+    if mup is not None:
+        mup = mup if mup.base is not None else replace(mup, base=_smallest(plan))
+        if mock is None:
+            roles = parametrize(spec, objective, example, [e.size for e in plan.experiments], mup)
+        plan = _at_base(planner, plan, mup, roles)
+    return plan if trainer is None else _with_trainer(plan, replace(trainer, parametrization=roles))
 
 
 def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | None, Grid]:
@@ -244,18 +236,27 @@ def _split(sweep: Sweep) -> tuple[DataSpec, DataSpec] | None:
     return None
 
 
-def _conditions(trainer: Trainer) -> str:
-    """A fingerprint of all that decides how runs come out and is not part of their experiments."""
-    judged_by = (trainer.objective, trainer.data, trainer.held_out)
-    conditions = [part.fingerprint() for part in judged_by]
-    return digest([*conditions, *trainer.config.fingerprints(trainer.precision)])
+def _smallest(plan: SweepPlan) -> Size:
+    size: Size = min(plan.experiments, key=lambda e: e.params.total).size
+    return size
 
 
-def _with_trainer(plan: SweepPlan, trainer: Trainer, mup: Mup | None, example: Any) -> SweepPlan:
+def _at_base(
+    planner: Planner, plan: SweepPlan, mup: Mup, roles: Parametrization | None
+) -> SweepPlan:
+    """The plan at the base's learning rate, whose scaling is in the ids, with what μP found."""
+    assert mup.base is not None
+    plan = planner.at_base(plan, mup.base, mup.fingerprint(mup.base))
+    if roles is None:
+        return plan
+    message = f"{roles} Every size has the learning rate that the recipe has for the base."
+    limits = [Diagnostic("parametrization_limits", "warning", note) for note in roles.notes]
+    notes = (Diagnostic("parametrization", "note", message), *limits)
+    return replace(plan, diagnostics=(*plan.diagnostics, *notes))
+
+
+def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     """The plan with a trainer that was tried on it and knows how fast it is."""
-    if mup is not None:
-        plan, roles = _in_mup(plan, mup, trainer.objective, example)
-        trainer = replace(trainer, parametrization=roles)
     trainer.try_optimizer(plan.experiments)
     precision, device = trainer.precision, trainer.device
     with rng.kept(device), precision.flags(device):
@@ -269,77 +270,37 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer, mup: Mup | None, example: A
             trainer.config.microbatch,
             functools.partial(precision.autocast, device),
         )
-        if mup is not None:
-            plan = _with_check(plan, trainer, mup)
+        if trainer.parametrization is not None:
+            plan = _with_check(plan, trainer, trainer.parametrization)
     planner = replace(plan.require_planner("plan"), task=replace(trainer, speed=speed))
     return replace(plan, planner=planner, speed=speed)
 
 
-def _at_base(plan: SweepPlan, mup: Mup) -> SweepPlan:
-    """The plan at the base's learning rate: what ``mup`` scales from there is in the ids."""
-    base = _base(plan, mup)
-    return plan.require_planner("plan").at_base(plan, base, mup.fingerprint(base))
-
-
-def _in_mup(
-    plan: SweepPlan, mup: Mup, objective: Objective, batch: Any
-) -> tuple[SweepPlan, Parametrization]:
-    """The plan in μP, with what was found of the model, and the parametrization."""
-    spec = plan.require_planner("plan").factory.spec
-    sizes = [e.size for e in plan.experiments]
-    roles = parametrize(spec, objective, batch, sizes, replace(mup, base=_base(plan, mup)))
-    message = f"{roles} Every size has the learning rate that the recipe has for the base."
-    found = [Diagnostic("parametrization", "note", message)]
-    found += [Diagnostic("parametrization_limits", "warning", note) for note in roles.notes]
-    plan = _at_base(plan, mup)
-    return replace(plan, diagnostics=(*plan.diagnostics, *found)), roles
-
-
-def _base(plan: SweepPlan, mup: Mup) -> Size:
-    if mup.base is not None:
-        return mup.base
-    smallest: Size = min(plan.experiments, key=lambda e: e.params.total).size
-    return smallest
-
-
-def _with_check(plan: SweepPlan, trainer: Trainer, mup: Mup) -> SweepPlan:
+def _with_check(plan: SweepPlan, trainer: Trainer, roles: Parametrization) -> SweepPlan:
     """The plan with the verdict of a coordinate check on the data, which takes some seconds."""
-    roles, planner = trainer.parametrization, plan.require_planner("plan")
-    assert roles is not None
-    factory = planner.factory
-    sizes = {repr(e.size): e.size for e in plan.experiments}.values()
+    planner = plan.require_planner("plan")
+    factory, spec = planner.factory, trainer.model
+    sizes = list({repr(e.size): e.size for e in plan.experiments}.values())
+    mup = trainer.config.mup
+    base = _smallest(plan) if mup is None or mup.base is None else mup.base
 
     def cost(size: Size) -> float:
         return factory.counter.per_unit(size) * factory.units_per_sample
 
-    hparams = min(plan.experiments, key=lambda e: e.flops).hparams
     try:
-        chosen, samples = affordable_sizes(
-            trainer.model, _base(plan, mup), list(sizes), cost, trainer.device
-        )
-        if count_widths(trainer.model, roles, chosen) < len(chosen):
-            why = "the sizes do not differ in width"
-            return _noted(plan, "note", f"The coordinate check was not made: {why}.")
-        check = check_coordinates(
-            trainer.model,
+        chosen, samples = affordable_sizes(spec, base, sizes, cost, trainer.device)
+        if count_widths(spec, roles, chosen) < len(chosen):
+            raise InputError("the sizes do not differ in width.")
+        check = check_widths(
+            spec,
             trainer.data.first_batch(samples),
             trainer.objective,
             chosen,
             roles,
-            lambda model: whole_batch_step(
-                model,
-                trainer.objective,
-                hparams,
-                samples,
-                trainer.device,
-                trainer.config.optimizer,
-                roles,
-            ),
-            lr=hparams.lr,
-            scaled=True,
-            steps=STEPS,
-            seeds=SEEDS,
-            device=trainer.device,
+            min(plan.experiments, key=lambda e: e.flops).hparams,
+            samples,
+            trainer.device,
+            trainer.config.optimizer,
         )
     except InputError as error:
         return _noted(plan, "note", f"The coordinate check was not made: {error}")
@@ -347,16 +308,12 @@ def _with_check(plan: SweepPlan, trainer: Trainer, mup: Mup) -> SweepPlan:
         return _noted(plan, "note", f"The coordinate check could not be made: {error_line(error)}.")
     plan = replace(plan, planner=replace(planner, coordinates=check))
     message = f"Coordinate check at the rate {check.lr:.3g}: {check.reason}"
-    if check.verdict == "failed":
-        start = (
-            ""
-            if roles.init
-            else "Mup(init=True) where the output layer does not begin at zero, or "
-        )
-        return _noted(plan, "warning", message, f'{start}tune="per-size"')
-    return _noted(plan, "note", message)
+    if check.verdict != "failed":
+        return _noted(plan, "note", message)
+    start = "Mup(init=True) where the output layer does not begin at zero, or "
+    return _noted(plan, "warning", message, f'{"" if roles.init else start}tune="per-size"')
 
 
 def _noted(plan: SweepPlan, severity: Any, message: str, action: str = "") -> SweepPlan:
-    found = Diagnostic("coordinates", severity, message, action)
-    return replace(plan, diagnostics=(*plan.diagnostics, found))
+    finding = Diagnostic("coordinates", severity, message, action)
+    return replace(plan, diagnostics=(*plan.diagnostics, finding))

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-STEPS, SEEDS = 8, 3
-MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
+_STEPS, _SEEDS = 8, 3
+_MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
 _FLOPS = 5e10  # what a check may cost: some seconds of a CPU
 _FLOPS_PER_PARAMETER = 100.0  # of a step of AdamW, by the time that it takes
 _DEVICE_FLOPS = 1e14  # on a GPU
@@ -51,9 +51,9 @@ def coordinate_check(
     sizes: Sequence[Size] | None = None,
     lr: float = 0.01,
     parametrization: ParametrizationLike = "mup",
-    steps: int = STEPS,
-    seeds: int = SEEDS,
-    samples: int = MOST_SAMPLES,
+    steps: int = _STEPS,
+    seeds: int = _SEEDS,
+    samples: int = _MOST_SAMPLES,
     seed: int = 0,
     count_fn: Callable[[Any], int] | None = None,
     step_fn: Callable[..., Any] | None = None,
@@ -130,24 +130,56 @@ def coordinate_check(
         )
     sizes = list(sizes)
     roles = parametrize(spec, objective, batch, sizes, options)
-    if len(sizes) < _FEWEST or count_widths(spec, roles, sizes) < _FEWEST:
+    if (widths := count_widths(spec, roles, sizes)) < _FEWEST:
         raise InputError(
-            f"sizes: expected three different widths or more; got {sizes}, which differ in "
-            f"{count_widths(spec, roles, sizes)}."
+            f"sizes: expected three different widths or more; got {sizes}, which differ in {widths}."
         )
-    hparams = HParams(lr=lr, batch_units=1)
-    device = resolve_device(device)
-    return check_coordinates(
+    return check_widths(
         spec,
         data.first_batch(samples),
         objective,
         sizes,
         roles,
-        lambda model: whole_batch_step(
-            model, objective, hparams, samples, device, optimizer, roles if mup else None
-        ),
-        lr=lr,
+        HParams(lr=lr, batch_units=1),
+        samples,
+        resolve_device(device),
+        optimizer,
         scaled=mup is not None,
+        steps=steps,
+        seeds=seeds,
+        seed=seed,
+    )
+
+
+def check_widths(
+    spec: ModelSpec,
+    batch: Any,
+    objective: Objective,
+    sizes: Sequence[Size],
+    roles: Parametrization,
+    hparams: HParams,
+    samples: int,
+    device: str,
+    optimizer: MakeOptimizer | type[Optimizer] | None,
+    *,
+    scaled: bool = True,
+    steps: int = _STEPS,
+    seeds: int = _SEEDS,
+    seed: int = 0,
+) -> CoordinateCheck:
+    """A coordinate check with steps on one batch, at the constant rate of ``hparams``."""
+    scale = roles if scaled else None
+    return check_coordinates(
+        spec,
+        batch,
+        objective,
+        sizes,
+        roles,
+        lambda model: whole_batch_step(
+            model, objective, hparams, samples, device, optimizer, scale
+        ),
+        lr=hparams.lr,
+        scaled=scaled,
         steps=steps,
         seeds=seeds,
         seed=seed,
@@ -161,23 +193,14 @@ def affordable_sizes(
     planned: Sequence[Size],
     cost: Callable[[Size], float],
     device: str,
-    steps: int = STEPS,
-    seeds: int = SEEDS,
-    samples: int = MOST_SAMPLES,
+    steps: int = _STEPS,
+    seeds: int = _SEEDS,
+    samples: int = _MOST_SAMPLES,
 ) -> tuple[list[Size], int]:
     """The widest sizes that a check can train within some seconds, and the samples in its batch.
 
-    Parameters
-    ----------
-    base, planned
-        The size whose doubles are tried where it is a whole number, else the sizes to choose from.
-    cost
-        Training FLOPs of one sample at a size.
-
-    Raises
-    ------
-    InputError
-        There are too few.
+    Doubles of ``base`` are tried where it is a whole number, else the ``planned`` sizes. ``cost`` is the
+    training FLOPs of one sample at a size.
     """
     most = _FLOPS if device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
     while samples >= _FEWEST_SAMPLES:
@@ -201,34 +224,33 @@ def _within(
     cost: Callable[[Size], float],
 ) -> list[Size]:
     """The last few candidates of which one step each costs at most so much together."""
-
-    def of_step(size: Size) -> float:
-        return samples * cost(size) + _FLOPS_PER_PARAMETER * spec.require(size).total
-
-    chosen: list[Size] = []
+    chosen: list[tuple[Size, float]] = []
     for size in candidates:
-        latest = [*chosen, size][-_MOST:]
         counted = spec.count(size)
         if counted is None:
             continue
-        if counted.total > _LARGEST or sum(map(of_step, latest)) > most:
+        if counted.total > _LARGEST:
+            break
+        step = samples * cost(size) + _FLOPS_PER_PARAMETER * counted.total
+        latest = [*chosen, (size, step)][-_MOST:]
+        if sum(flops for _, flops in latest) > most:
             break
         chosen = latest
-        if 2 * of_step(size) > most:  # the next is twice as wide, costs more, and need not be built
+        if 2 * step > most:  # the next is twice as wide, costs more, and need not be built
             break
-    return chosen
+    return [size for size, _ in chosen]
 
 
 def _candidates(
     spec: ModelSpec, base: Size, planned: Sequence[Size], below: bool
 ) -> Sequence[Size]:
     """The doubles of the base, from its own size on or from ``below`` it; or what is planned."""
-    if isinstance(base, int) and spec.size_param is not None:
-        first = 0
-        while below and base % 2 ** (first + 1) == 0 and base >> first + 1 >= _NARROW:
-            first += 1
-        return [(base >> first) * 2**k for k in range(_DOUBLINGS + first)]
-    return sorted(planned, key=lambda s: spec.require(s).total)
+    if not isinstance(base, int) or spec.size_param is None:
+        return sorted(planned, key=lambda s: spec.require(s).total)
+    first = 0
+    while below and base % 2 ** (first + 1) == 0 and base >> first + 1 >= _NARROW:
+        first += 1
+    return [(base >> first) * 2**k for k in range(_DOUBLINGS + first)]
 
 
 def count_widths(spec: ModelSpec, roles: Parametrization, sizes: Sequence[Size]) -> int:
