@@ -19,10 +19,7 @@ R = TypeVar("R")
 def explains_names(
     moved: Mapping[str, object],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let an unknown keyword argument raise a TypeError that says what to give instead.
-
-    ``moved`` has the new places of arguments that are elsewhere now, by name.
-    """
+    """Let an unknown keyword argument raise a TypeError that says what to give, or where it has moved."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = list(inspect.signature(function).parameters)
@@ -75,27 +72,14 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def is_number(value: object, infinite: bool = False) -> TypeGuard[float]:
-    """Whether a value is a finite real number of Python or NumPy; ``True`` and ``False`` are not.
-
-    With ``infinite`` infinity counts as a number too; NaN never does.
-    """
+    """Whether a value is a real number, finite unless ``infinite``; bool and NaN are none."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     return math.isfinite(value) or (infinite and not math.isnan(value))
 
 
 def check_whole(name: str, value: object, at_least: int | None = 1, expected: str = "") -> int:
-    """The value, where it is a whole number of at least ``at_least``.
-
-    ``expected`` replaces the default words in the message.
-
-    Raises
-    ------
-    InputTypeError
-        The value is no number.
-    InputError
-        It is a number and not whole, or below ``at_least``.
-    """
+    """The value, where it is a whole number of at least ``at_least``; ``expected`` words the refusal."""
     if is_whole(value) and (at_least is None or value >= at_least):
         return value
     least = "" if at_least is None else f", {at_least} or more"
@@ -115,23 +99,8 @@ def check_number(
 ) -> float:
     """The value as a float, where it is a finite real number inside the bounds.
 
-    Parameters
-    ----------
-    name
-        What the message calls the value.
-    above, at_least, below, at_most
-        The bounds; ``above`` and ``below`` exclude themselves.
-    infinite
-        Accept infinity as well.
-    expected
-        Replaces the default words in the message.
-
-    Raises
-    ------
-    InputTypeError
-        The value is no number.
-    InputError
-        It is NaN or infinite, or outside the bounds.
+    ``above`` and ``below`` exclude themselves; ``infinite`` accepts infinity; ``expected`` words the
+    refusal: InputTypeError for what is no number, else InputError.
     """
     if (
         is_number(value, infinite)

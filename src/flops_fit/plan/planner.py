@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,11 +187,8 @@ class Planner:
         ``conditions``, a fingerprint of what else changes how runs come out, becomes part of their ids.
         """
         own = self.factory.conditions
-        factory = replace(
-            self.factory,
-            recipe=recipe,
-            conditions=own if conditions is None else digest([own, conditions]),
-        )
+        conditions = own if conditions is None else digest([own, conditions])
+        factory = replace(self.factory, recipe=recipe, conditions=conditions)
         experiments: list[Experiment] = []
         lost: list[str] = []
         for e in plan.experiments:
@@ -208,17 +205,15 @@ class Planner:
             experiments = with_trunks(experiments)
         diagnostics = plan.diagnostics
         before, after = run_findings(plan.experiments), run_findings(experiments)
+        codes = {d.code for d in (*before, *after)}
         if lost:
             text = f"With new hyper-parameters {len(lost)} runs were left out: {'; '.join(lost)}."
             after.append(Diagnostic("left_out", "note", text))
         if before != after:
-            codes = {d.code for d in (*before, *run_findings(experiments))}
             diagnostics = (*after, *(d for d in plan.diagnostics if d.code not in codes))
+        planner = replace(self, factory=factory)
         return replace(
-            plan,
-            experiments=tuple(experiments),
-            diagnostics=diagnostics,
-            planner=replace(self, factory=factory),
+            plan, experiments=tuple(experiments), diagnostics=diagnostics, planner=planner
         )
 
     def at_base(self, plan: SweepPlan, base: Size, parametrization: str) -> SweepPlan:
@@ -239,20 +234,20 @@ class Planner:
             )
         prior = None if plan.layout is None else plan.layout.prior
         kind = "sizes given" if plan.layout is None else plan.layout.design
-        branched = any(e.trunk for e in plan.experiments)
-        label = f"this plan ({kind}{' + branch' if branched else ''})"
-        rows = [DesignCost(label, plan.experiments, estimate(plan.experiments, plan.speed, where))]
-        alternatives = {
-            "grid": Grid(),
-            "tapered": Tapered(),
-            "rectangular": Rectangular(),
-            "rectangular + branch": Rectangular(),
-        }
-        for name, design in alternatives.items():
+        branched = " + branch" if any(e.trunk for e in plan.experiments) else ""
+        cost = estimate(plan.experiments, plan.speed, where)
+        rows = [DesignCost(f"this plan ({kind}{branched})", plan.experiments, cost)]
+        for design, branch in (
+            (Grid(), False),
+            (Tapered(), False),
+            (Rectangular(), False),
+            (Rectangular(), True),
+        ):
+            name = f"{design.kind} + branch" if branch else design.kind
             layout = design.layout(plan.budgets)
             layout = layout if prior is None else replace(layout, prior=prior)
             try:
-                experiments, notes = self._alternative(plan, layout, name.endswith("branch"))
+                experiments, notes = self._alternative(plan, layout, branch)
             except FlopsFitError as error:
                 rows.append(DesignCost(name, (), None, str(error)))
             else:
@@ -270,36 +265,26 @@ class Planner:
         experiments, dropped = make_experiments(alone, sizes, repeats)
         notes: list[str] = []
         if branch:
-            experiments, dropped, notes = self._branched(experiments, dropped, sizes, repeats)
+            branching = replace(alone, branch=True)
+            try:
+                experiments = with_trunks(make_experiments(branching, sizes, repeats)[0])
+            except InputError:
+                # The hyper-parameters depend on a run's length. Costs hardly depend on them, so those
+                # of the shortest run serve for all.
+                short = min(experiments, key=lambda e: e.tokens)
+                hparams = {
+                    **{k: v for k, v in short.hparams.to_dict().items() if k != "recipe"},
+                    "schedule": "wsd",
+                    "batch_units": max(1, round(short.batch_size * short.units_per_sample)),
+                    "warmup_units": max(1, round(0.1 * short.tokens)),
+                }
+                branching = replace(branching, recipe=resolve_recipe(hparams))
+                experiments, dropped = make_experiments(branching, sizes, repeats)
+                experiments = with_trunks(experiments)
+                notes = ["with schedule='wsd', and batch and warmup of the shortest run for all"]
         if lost or dropped:
             notes.insert(0, f"{len(lost) + len(dropped)} sizes left out")
         return experiments, notes
-
-    def _branched(
-        self,
-        alone: list[Experiment],
-        dropped: list[str],
-        sizes: Mapping[float, Sequence[Size]],
-        repeats: int,
-    ) -> tuple[list[Experiment], list[str], list[str]]:
-        """The same runs as branches, if need be with the batch and warmup of the shortest for all."""
-        branching = replace(self.factory, branch=True)
-        try:
-            return with_trunks(make_experiments(branching, sizes, repeats)[0]), dropped, []
-        except InputError:
-            # The hyper-parameters depend on a run's length. Costs hardly depend on them, so those of
-            # the shortest run serve for all.
-            short = min(alone, key=lambda e: e.tokens)
-            hparams = {
-                **{k: v for k, v in short.hparams.to_dict().items() if k != "recipe"},
-                "schedule": "wsd",
-                "batch_units": max(1, round(short.batch_size * short.units_per_sample)),
-                "warmup_units": max(1, round(0.1 * short.tokens)),
-            }
-            branching = replace(branching, recipe=resolve_recipe(hparams))
-            experiments, dropped = make_experiments(branching, sizes, repeats)
-            note = "with schedule='wsd', and batch and warmup of the shortest run for all"
-            return with_trunks(experiments), dropped, [note]
 
 
 @dataclass(frozen=True)

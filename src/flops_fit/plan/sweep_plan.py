@@ -64,13 +64,7 @@ class SweepPlan(Priced):
     planner: Planner | None = field(default=None, compare=False, repr=False)
 
     def require_planner(self, what: str) -> Planner:
-        """What made this plan.
-
-        Raises
-        ------
-        InputError
-            The plan was read from a file, so that nothing of it can be made again or trained.
-        """
+        """What made this plan; refused where it was read from a file."""
         if self.planner is None:
             raise InputError(
                 f"{what}: expected a plan that plan_sweep made; this one was read from a file. Make it "
@@ -196,18 +190,19 @@ class SweepPlan(Priced):
             caption_justify="left",
             collapse_padding=bool(chosen),  # the more columns, the less room
         )
-        for name in ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch"):
+        names = ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch")
+        for name in (*names, "epochs", "lr", *chosen, "est. time"):
             table.add_column(name, justify="right", no_wrap=True)
-        for name in ("epochs", "lr", *chosen, "est. time"):
-            table.add_column(name, justify="right", no_wrap=True)
-        previous, own = None, own_flops(self.experiments)
+        own = own_flops(self.experiments)
         for i, e in enumerate(self.experiments):
-            if previous not in (None, e.budget):
+            if i > 0 and e.budget != self.experiments[i - 1].budget:
                 table.add_section()
-            previous = e.budget
+            size = (
+                "×".join(map(str, e.size.values())) if isinstance(e.size, Mapping) else str(e.size)
+            )
             table.add_row(
                 f"{e.flops:.4g}",
-                _size_text(e.size),
+                size,
                 format_count(e.params.total),
                 format_count(e.tokens),
                 f"{e.tokens / e.params.total:.3g}",
@@ -224,10 +219,10 @@ class SweepPlan(Priced):
     def _repr_html_(self) -> str:
         rows = [["FLOPs", "runs", "N", f"D ({self.unit})"]]
         for budget in self.budgets:
-            here = [e for e in self.experiments if e.budget == budget]
-            sizes, units = [e.params.total for e in here], [e.tokens for e in here]
+            runs = [e for e in self.experiments if e.budget == budget]
+            sizes, units = [e.params.total for e in runs], [e.tokens for e in runs]
             spans = [f"{format_count(min(v))}–{format_count(max(v))}" for v in (sizes, units)]
-            rows.append([f"{budget:.3g}", str(len(here)), *spans])
+            rows.append([f"{budget:.3g}", str(len(runs)), *spans])
         total = self.seconds()
         notes = [] if total is None else [f"About {format_duration(total)}, one run after another."]
         title = f"{len(self)} runs, {self.total_flops:.3g} FLOPs"
@@ -241,7 +236,3 @@ class SweepPlan(Priced):
                 f"About {format_duration(total)} of training, one run after another on {self.speed.device}."
             )
         return "\n".join([*lines, *(str(d) for d in self.diagnostics)])
-
-
-def _size_text(size: Any) -> str:
-    return "×".join(str(v) for v in size.values()) if isinstance(size, Mapping) else str(size)
