@@ -38,7 +38,7 @@ def test_runs_of_one_size_and_repeat_share_seed_batch_and_trunk() -> None:
         values = {(e.size, e.repeat): set() for e in plan.experiments}
         for e in plan.experiments:
             values[e.size, e.repeat].add(getattr(e, name))
-        assert all(len(found) == 1 for found in values.values())
+        assert all(len(result) == 1 for result in values.values())
         assert len(set.union(*values.values())) == 6
     assert {e.batch_size for e in plan.experiments} == {8}
     assert len({e.id for e in plan.experiments}) == 18
@@ -86,8 +86,8 @@ def test_a_trunk_is_planned_once() -> None:
     assert plan.total_flops == pytest.approx(by_hand, rel=1e-12)
     separate = sum(e.flops for e in plan.experiments)
     saved = round(100 * (1 - by_hand / separate))
-    told = next(d.message for d in plan.diagnostics if d.code == "trunks")
-    assert f"3 trunks, 9 branches: {saved} % fewer FLOPs" in told
+    message = next(d.message for d in plan.diagnostics if d.code == "trunks")
+    assert f"3 trunks, 9 branches: {saved} % fewer FLOPs" in message
     assert plan.seconds() is not None
     assert any(d.code == "few_trunks" for d in plan.diagnostics)
 
@@ -102,7 +102,7 @@ def test_a_plan_without_branches_is_counted_as_ever() -> None:
     assert len({e.seed for e in plan.experiments}) == 9
 
 
-def test_sizes_that_differ_by_budget_share_nothing_and_that_is_told() -> None:
+def test_sizes_that_differ_by_budget_share_nothing_and_that_is_reported() -> None:
     plan = plan_of(sizes={3e6: [8], 1e7: [12], 3e7: [24]})
     assert any(d.code == "nothing_shared" for d in plan.diagnostics)
     assert plan.total_flops == pytest.approx(sum(e.flops for e in plan.experiments))
@@ -126,7 +126,7 @@ def test_sizes_that_differ_by_budget_share_nothing_and_that_is_told() -> None:
         ({"hparams": {**HPARAMS, "warmup_units": -1}}, "warmup_units of 0 or more"),
     ],
 )
-def test_what_cannot_be_branched_is_told_with_what_would_do(
+def test_what_cannot_be_branched_is_reported_with_what_would_do(
     change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises((InputError, TypeError), match=words):

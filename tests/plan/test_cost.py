@@ -71,13 +71,13 @@ def test_the_makespan_lies_within_grahams_bound(times: list[float], parallel: in
         make_experiment(seed=i, flops_per_unit=t, budget=t * 400) for i, t in enumerate(times)
     ]
     seconds = {e.id: e.flops for e in experiments}
-    found = makespan(experiments, seconds, parallel)
+    result = makespan(experiments, seconds, parallel)
     load, longest = sum(seconds.values()) / parallel, max(seconds.values())
-    assert found >= max(load, longest) * (1 - 1e-9)
-    assert found <= (load + (1 - 1 / parallel) * longest) * (1 + 1e-9)
+    assert result >= max(load, longest) * (1 - 1e-9)
+    assert result <= (load + (1 - 1 / parallel) * longest) * (1 + 1e-9)
 
 
-def test_the_dearest_runs_start_first() -> None:
+def test_the_most_expensive_runs_start_first() -> None:
     """3, 3, 2, 2, 2 on two places: 3+2+2 beside 3+2, where runs in this order are started."""
     experiments = [
         make_experiment(seed=i, flops_per_unit=float(t)) for i, t in enumerate([2, 2, 3, 2, 3])
@@ -159,24 +159,26 @@ def test_without_a_measurement_there_are_flops_and_no_times(branched: SweepPlan)
         ({"dollars_per_hour": -1.0}, "dollars_per_hour: expected"),
     ],
 )
-def test_what_cannot_be_priced_is_told(plan: SweepPlan, change: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_priced_is_reported(
+    plan: SweepPlan, change: dict[str, Any], words: str
+) -> None:
     with pytest.raises((InputError, InputTypeError), match=words):
         plan.estimate(**change)
 
 
 def test_each_design_is_priced_as_it_would_be_planned(plan: SweepPlan) -> None:
-    found = plan.compare_designs(device="H100", dollars_per_hour=2.5)
-    assert [row.design for row in found.designs] == [
+    result = plan.compare_designs(device="H100", dollars_per_hour=2.5)
+    assert [row.design for row in result.designs] == [
         "this plan (grid)",
         "grid",
         "tapered",
         "rectangular",
         "rectangular + branch",
     ]
-    own = found["this plan (grid)"]
-    assert own.experiments == found["grid"].experiments == plan.experiments
+    own = result["this plan (grid)"]
+    assert own.experiments == result["grid"].experiments == plan.experiments
     for design in ("tapered", "rectangular"):
-        made = plan_sweep(
+        planned = plan_sweep(
             MLP,
             "width",
             dataset=Blobs(400),
@@ -184,12 +186,12 @@ def test_each_design_is_priced_as_it_would_be_planned(plan: SweepPlan) -> None:
             compute_budgets=BUDGETS,
             design=design,  # type: ignore[arg-type]
         )
-        assert found[design].experiments == made.experiments
-    flops = {row.design: row.cost.flops for row in found.designs if row.cost}
+        assert result[design].experiments == planned.experiments
+    flops = {row.design: row.cost.flops for row in result.designs if row.cost}
     assert flops["rectangular + branch"] < 0.75 * flops["rectangular"]
     assert flops["tapered"] < 0.85 * flops["grid"]
-    assert "rectangular + branch: " in str(found)
-    assert "$" in str(found)
+    assert "rectangular + branch: " in str(result)
+    assert "$" in str(result)
 
 
 def test_designs_need_a_plan_that_was_made_here(plan: SweepPlan) -> None:

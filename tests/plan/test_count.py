@@ -27,9 +27,9 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def counter(factory: Any, **objective: Any) -> FlopsCounter:
-    made = Objective(**(objective or {"loss_fn": token_loss}))
+    target = Objective(**(objective or {"loss_fn": token_loss}))
     unit = "tokens"
-    return FlopsCounter.from_batch(ModelSpec(factory, "d"), made, "measured", (IDS, IDS), unit)[0]
+    return FlopsCounter.from_batch(ModelSpec(factory, "d"), target, "measured", (IDS, IDS), unit)[0]
 
 
 class Routed(nn.Module):
@@ -70,7 +70,7 @@ def test_declared_active_parameters_stand_for_what_cannot_be_traced() -> None:
     assert "6·N of the active parameters" in counted.notes[0]
 
 
-def test_experts_that_all_run_are_all_counted_and_told() -> None:
+def test_experts_that_all_run_are_all_counted_and_reported() -> None:
     counted = counter(lambda d: Routed(d, True, False))
     d = 8
     assert counted.per_unit(d) == 6 * (4 * d + 4 * d * d + V * d)
@@ -179,8 +179,8 @@ def test_few_sizes_are_traced_and_all_are_counted_exactly(
     exact = [counter(make).per_unit(d) for d in SIZES]
     traces = traces_of(monkeypatch)
     together = counter(make)
-    found = [together.per_unit(d) for d in SIZES]
-    assert found == exact
+    result = [together.per_unit(d) for d in SIZES]
+    assert result == exact
     assert len(traces) <= most
 
 

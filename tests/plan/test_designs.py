@@ -109,26 +109,26 @@ def test_every_design_meets_its_budgets_and_names_every_size_that_it_lost(
         assert e.flops == pytest.approx(e.budget, rel=0.01)
     assert plan.layout is not None
     wanted = sum(plan.layout.sizes_per_budget)
-    told = diagnostics(plan).get("left_out", "0 ")
-    assert wanted == len(plan) + int(told.split()[0])
-    assert told.count(" FLOPs: ") == wanted - len(plan)
+    message = diagnostics(plan).get("left_out", "0 ")
+    assert wanted == len(plan) + int(message.split()[0])
+    assert message.count(" FLOPs: ") == wanted - len(plan)
 
 
 @pytest.mark.parametrize("design", ["grid", "tapered", "rectangular"])
 def test_every_design_holds_epochs_against_the_data(design: Any) -> None:
     plan = plan_sweep(**{**ARGUMENTS, "dataset": Blobs(400)}, compute_budgets=[2e8], design=design)
-    found = next(d for d in plan.diagnostics if d.code == "repeated_data")
-    assert found.severity == "warning"
+    result = next(d for d in plan.diagnostics if d.code == "repeated_data")
+    assert result.severity == "warning"
     assert max(e.epochs or 0 for e in plan.experiments) > 4
 
 
 def test_the_plan_says_its_prior_and_its_width() -> None:
     plan = plan_sweep(MLP, "width", compute_budgets=[1e8], design=Grid("hoffmann2022", 4, 5))
-    told = diagnostics(plan)["design"]
-    assert told == (
+    message = diagnostics(plan)["design"]
+    assert message == (
         "Design 'grid': 5 sizes at each budget, from 1/4 to 4 times N* by the law 'hoffmann2022'."
     )
-    assert told in str(plan)
+    assert message in str(plan)
 
 
 def test_the_default_prior_spends_the_budget_at_twenty_units_a_parameter() -> None:
@@ -153,10 +153,10 @@ def test_the_default_prior_spends_the_budget_at_twenty_units_a_parameter() -> No
 
 
 @pytest.mark.parametrize("k", [2.0, 6.0, 50.0])
-def test_a_law_as_prior_is_asked_under_the_models_own_flops(k: float) -> None:
+def test_a_law_as_prior_is_evaluated_with_the_models_own_flops(k: float) -> None:
     law = Hoffmann(E=1.7, A=400.0, B=2000.0, alpha=0.35, beta=0.37)
-    found = resolve_prior(law).optimum(1e18, LinearFlops(k))
-    assert found == pytest.approx(law.optimal(1e18, k).params)
+    result = resolve_prior(law).optimum(1e18, LinearFlops(k))
+    assert result == pytest.approx(law.optimal(1e18, k).params)
 
 
 def test_a_fit_as_prior_centres_on_its_own_optimum() -> None:
@@ -207,7 +207,7 @@ def test_sizes_in_even_steps_of_ln_n() -> None:
         ({"sizes": [4, 8], "design": "tapered"}, InputError, "design: it would have no effect"),
     ],
 )
-def test_what_cannot_lay_out_a_sweep_is_told(
+def test_what_cannot_lay_out_a_sweep_is_reported(
     change: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     def plan() -> Any:
@@ -233,6 +233,6 @@ def test_a_size_that_cannot_be_had_is_named() -> None:
             return self.layer(x)
 
     plan = plan_sweep(Capped, "width", compute_budgets=[1e8])
-    told = diagnostics(plan)["left_out"]
-    assert "the constructor accepts no size near it" in told
-    assert "the nearest size, 40, is already used for" in told
+    message = diagnostics(plan)["left_out"]
+    assert "the constructor accepts no size near it" in message
+    assert "the nearest size, 40, is already used for" in message

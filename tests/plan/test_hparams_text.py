@@ -95,11 +95,11 @@ def test_each_cell_is_that_of_its_run() -> None:
     assert shared_line([a, b, c]) == "Recipes test, mine."
 
 
-def test_rules_for_text_applied_to_samples_are_told() -> None:
+def test_rules_for_text_applied_to_samples_are_reported() -> None:
     plan = planned({"recipe": "steplaw2025", "clip": 0.5})
-    found = next(d for d in plan.diagnostics if d.code == "recipe_units")
-    assert found.severity == "warning"
-    assert "'steplaw2025' was fitted on tokens of text, and D counts samples" in found.message
+    finding = next(d for d in plan.diagnostics if d.code == "recipe_units")
+    assert finding.severity == "warning"
+    assert "'steplaw2025' was fitted on tokens of text, and D counts samples" in finding.message
     assert "recipe_units" in planned("porian2024").to_json()
 
 
@@ -107,11 +107,11 @@ def test_rules_for_text_applied_to_samples_are_told() -> None:
     "hparams",
     ["default", "constant", {"lr": 0.1}, {"recipe": "porian2024", "lr": 0.1, "batch_units": 4}],
 )
-def test_nothing_is_told_where_no_rule_for_text_decides(hparams: Any) -> None:
+def test_nothing_is_reported_where_no_rule_for_text_decides(hparams: Any) -> None:
     assert "recipe_units" not in {d.code for d in planned(hparams).diagnostics}
 
 
-def test_nothing_is_told_where_tokens_are_counted() -> None:
+def test_nothing_is_reported_where_tokens_are_counted() -> None:
     plan = plan_sweep(
         GPT, "d_model", dataset=tokens(), loss_fn=gpt_loss_fn,
         compute_budgets=[1e8, 2e8], sizes=[16], hparams="steplaw2025",

@@ -42,7 +42,7 @@ def test_sizes_spread_around_twenty_units_a_parameter() -> None:
     assert sizes[-1] == pytest.approx(centre * 6, rel=0.1)
 
 
-def test_refused_sizes_are_skipped_and_told() -> None:
+def test_refused_sizes_are_skipped_and_reported() -> None:
     plan = plan_sweep(**ARGUMENTS, compute_budgets=[1e8])
     assert all(e.size % 2 == 0 for e in plan.experiments)
     assert any("refused by the constructor" in d.message for d in plan.diagnostics)
@@ -127,7 +127,7 @@ def test_the_table_shows_what_will_be_spent() -> None:
         assert word in text
 
 
-def test_repeated_data_and_short_runs_are_told() -> None:
+def test_repeated_data_and_short_runs_are_reported() -> None:
     plan = plan_sweep(**{**ARGUMENTS, "dataset": Blobs(100)}, compute_budgets=[1e7], sizes=[2, 200])
     codes = {d.code: d for d in plan.diagnostics}
     assert codes["repeated_data"].severity == "warning"
@@ -209,7 +209,7 @@ def test_predictions_count_the_model_at_sizes_nobody_planned() -> None:
         ([10**400], "got 1000"),
     ],
 )
-def test_unusable_budgets_are_told(budgets: Any, words: str) -> None:
+def test_unusable_budgets_are_reported(budgets: Any, words: str) -> None:
     with pytest.raises(BudgetError, match=words):
         check_budgets(budgets)
 

@@ -54,7 +54,7 @@ def plan(**change: Any):
         ({"loss_fn": lambda o: o.sum()}, ModelError, "TypeError"),
     ],
 )
-def test_what_cannot_train_is_told(
+def test_what_cannot_train_is_reported(
     change: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -62,10 +62,12 @@ def test_what_cannot_train_is_told(
 
 
 def test_speed_is_measured_and_gives_a_time_to_every_run() -> None:
-    made = plan()
-    assert made.speed is not None
-    assert all(f > 0 for f in made.speed.flops_per_second)
-    assert made.seconds() == pytest.approx(sum(made.speed.seconds(e) for e in made.experiments))
+    probed = plan()
+    assert probed.speed is not None
+    assert all(f > 0 for f in probed.speed.flops_per_second)
+    assert probed.seconds() == pytest.approx(
+        sum(probed.speed.seconds(e) for e in probed.experiments)
+    )
 
 
 def test_probing_leaves_the_random_state_alone() -> None:

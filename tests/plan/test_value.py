@@ -106,7 +106,7 @@ def test_a_plan_from_a_file_can_be_run_with_a_task_and_finds_the_same_runs(
         (lambda c: c["flops"].pop("counts"), "damaged or was edited"),
     ],
 )
-def test_json_that_is_no_plan_is_told(plan: SweepPlan, edit: Any, words: str) -> None:
+def test_json_that_is_no_plan_is_reported(plan: SweepPlan, edit: Any, words: str) -> None:
     content = json.loads(plan.to_json())
     edit(content)
     with pytest.raises(TableError, match=words):
@@ -115,7 +115,7 @@ def test_json_that_is_no_plan_is_told(plan: SweepPlan, edit: Any, words: str) ->
         SweepPlan.from_json(plan.to_json()[:-20])
 
 
-def test_a_plan_that_is_not_there_is_told(tmp_path: Path, plan: SweepPlan) -> None:
+def test_a_plan_that_is_not_there_is_reported(tmp_path: Path, plan: SweepPlan) -> None:
     with pytest.raises(OutputError, match="cannot be read"):
         SweepPlan.from_json(tmp_path / "none.json")
     with pytest.raises(OutputError, match="cannot be written"):
@@ -135,46 +135,46 @@ def test_csv_has_a_row_for_each_run_with_its_cost(plan: SweepPlan, tmp_path: Pat
 
 
 def test_nothing_is_run_of_a_new_plan(plan: SweepPlan, tmp_path: Path) -> None:
-    found = plan.diff(tmp_path / "nowhere")
-    assert found.missing == plan.experiments
-    assert found.finished == found.not_asked_for == ()
-    assert found.cost.flops == pytest.approx(plan.total_flops)
+    difference = plan.diff(tmp_path / "nowhere")
+    assert difference.missing == plan.experiments
+    assert difference.finished == difference.not_asked_for == ()
+    assert difference.cost.flops == pytest.approx(plan.total_flops)
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_sweep_that_is_done_lacks_nothing(plan: SweepPlan, swept: Path) -> None:
-    found = plan.diff(swept)
-    assert len(found.finished) == 4
-    assert found.missing == ()
-    assert found.cost.flops == 0
-    assert "4 runs finished, 0 missing, 0 not asked for" in str(found)
-    assert "Nothing is missing." in str(found)
+    difference = plan.diff(swept)
+    assert len(difference.finished) == 4
+    assert difference.missing == ()
+    assert difference.cost.flops == 0
+    assert "4 runs finished, 0 missing, 0 not asked for" in str(difference)
+    assert "Nothing is missing." in str(difference)
 
 
 def test_a_wider_plan_lacks_its_new_runs_alone(plan: SweepPlan, swept: Path) -> None:
     wider = plan_sweep(**{**ARGUMENTS, "sizes": [8, 12]})
-    found = wider.diff(swept)
-    assert {r.experiment.size for r in found.finished} == {8}
-    assert {e.size for e in found.missing} == {12}
-    assert {r.experiment.size for r in found.not_asked_for} == {4}
-    assert found.cost.flops == pytest.approx(sum(e.flops for e in found.missing))
-    paid = found.estimate("L4", dollars_per_hour=1.0)
+    difference = wider.diff(swept)
+    assert {r.experiment.size for r in difference.finished} == {8}
+    assert {e.size for e in difference.missing} == {12}
+    assert {r.experiment.size for r in difference.not_asked_for} == {4}
+    assert difference.cost.flops == pytest.approx(sum(e.flops for e in difference.missing))
+    paid = difference.estimate("L4", dollars_per_hour=1.0)
     assert paid.dollars == pytest.approx(paid.flops / (0.3 * 121e12) / 3600)
 
 
-def test_what_sets_an_unasked_run_apart_is_named(swept: Path) -> None:
-    found = plan_sweep(**ARGUMENTS, hparams={"lr": 0.5}).diff(swept)
-    assert len(found.missing) == len(found.not_asked_for) == 4
-    assert "not asked for: another lr" in str(found)
+def test_what_sets_an_unplanned_run_apart_is_named(swept: Path) -> None:
+    difference = plan_sweep(**ARGUMENTS, hparams={"lr": 0.5}).diff(swept)
+    assert len(difference.missing) == len(difference.not_asked_for) == 4
+    assert "not asked for: another lr" in str(difference)
 
 
 def test_failed_runs_are_missing_and_diverged_ones_are_not(plan: SweepPlan) -> None:
     states = ["completed", "diverged", "failed", "oom"]
     runs = [Run(e, s) for e, s in zip(plan.experiments, states, strict=True)]  # type: ignore[arg-type]
-    found = plan.diff(runs)
-    assert [r.state for r in found.finished] == ["completed", "diverged"]
-    assert list(found.missing) == list(plan.experiments[2:])
-    assert "missing (oom before)" in str(found)
+    difference = plan.diff(runs)
+    assert [r.state for r in difference.finished] == ["completed", "diverged"]
+    assert list(difference.missing) == list(plan.experiments[2:])
+    assert "missing (oom before)" in str(difference)
 
 
 def test_missing_branches_pay_for_the_trunk_that_none_of_them_shares() -> None:
@@ -184,8 +184,8 @@ def test_missing_branches_pay_for_the_trunk_that_none_of_them_shares() -> None:
         hparams={"schedule": "wsd", "warmup_units": 20, "batch_units": 4},
     )
     by_size = [e for e in plan.experiments if e.size == 8]
-    found = plan.diff([Run(e, "completed") for e in plan.experiments if e.size != 8])
-    cost = {run.id: run.flops for run in found.cost.runs}
+    difference = plan.diff([Run(e, "completed") for e in plan.experiments if e.size != 8])
+    cost = {run.id: run.flops for run in difference.cost.runs}
     assert cost[by_size[0].id] == pytest.approx(by_size[0].flops)
     assert cost[by_size[1].id] < 0.65 * by_size[1].flops
 
@@ -196,10 +196,10 @@ def test_a_torn_record_is_named_and_left_where_it_is(
     torn = tmp_path / "runs" / plan.experiments[0].id / "run.json"
     torn.parent.mkdir(parents=True)
     torn.write_text("{")
-    found = plan.diff(tmp_path)
-    assert len(found.missing) == 4
-    assert len(found.unreadable) == 1
-    assert str(torn) in str(found)
+    difference = plan.diff(tmp_path)
+    assert len(difference.missing) == 4
+    assert len(difference.unreadable) == 1
+    assert str(torn) in str(difference)
     assert torn.read_text() == "{"
 
 
