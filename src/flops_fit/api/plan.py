@@ -148,7 +148,7 @@ def plan_sweep(sweep: Sweep) -> SweepPlan:
     """The runs of a sweep, their exact cost and what to know before paying for it.
 
     The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan that could not
-    be carried out for want of a data set or a loss. With a data set, a few steps are run to see that
+    be trained because it has no data set or loss. With a data set, a few steps are run to see that
     the model trains and how fast, and the plan can be given to :func:`run_sweep`. With an adaptive
     design the plan is that of the pilot.
     """

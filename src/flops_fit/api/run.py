@@ -227,7 +227,7 @@ def tune_plan(
 def find_adaptively(
     plan: SweepPlan, design: Adaptive, sizes: Sequence[Size] | None, options: RunOptions
 ) -> Result:
-    """Batch after batch, each carried out with all that came before it, to the answer.
+    """Run batch after batch, each chosen from all runs before it, and answer.
 
     ``plan`` is that of the pilot; ``sizes`` may be used, by default whatever the model accepts.
     """

@@ -40,7 +40,7 @@ class SizePolynomial:
     _base: list[int] | None = None
 
     def add(self, size: int, values: Values) -> None:
-        """Take in one trace, and decide anew whether the values are polynomials."""
+        """Add one trace, and decide again whether the values are polynomials."""
         self.traced[size] = values
         self._base = None
         for degree in range(_HIGHEST_DEGREE + 1):
@@ -52,7 +52,7 @@ class SizePolynomial:
                 return
 
     def flops(self, size: int, structure: Values) -> int | None:
-        """FLOPs at a size whose model has this structure; ``None`` where a trace has to tell."""
+        """FLOPs at a size whose model has this structure; ``None`` where it must be traced."""
         if size in self.traced:
             return self.traced[size][0]
         near = min(self.traced) / _RANGE_FACTOR <= size <= max(self.traced) * _RANGE_FACTOR
@@ -159,7 +159,7 @@ class FlopsCounter:
         return 6.0 * self.spec.require(size).total
 
     def function(self, sizes: list[Size]) -> FlopsFunction:
-        """F(N) for prediction: exact at every size, counted anew at sizes nobody trained."""
+        """F(N) for prediction: exact at ``sizes``, counted on demand at others."""
         if self.method == "6nd":
             return LinearFlops(6.0)
         counts = {float(self.spec.require(s).total): self.per_unit(s) for s in sizes}

@@ -72,7 +72,7 @@ def check_budgets(budgets: Any) -> tuple[float, ...]:
 
 
 def check_fittable(plan: SweepPlan) -> None:
-    """Refuse to train what could determine no law however well it went."""
+    """Refuse to train a plan that has too few runs to determine any law."""
     different = {(e.params.total, e.tokens) for e in plan.experiments}
     if len(plan.budgets) < 2 or len(different) <= FEWEST_PARAMETERS:
         raise PlanError(
@@ -111,7 +111,7 @@ def make_counter(
 
 @dataclass(frozen=True)
 class Planner:
-    """Makes the plan of a sweep, makes it again with another recipe, and carries out its runs.
+    """Makes the plan of a sweep, and makes it again with another recipe.
 
     Attributes
     ----------

@@ -74,7 +74,7 @@ class SweepPlan(Priced):
 
     @property
     def task(self) -> Callable[..., Run] | None:
-        """What carries out one experiment; ``None`` where the plan was made without data."""
+        """What runs one experiment; ``None`` where the plan was made without data."""
         return None if self.planner is None else self.planner.task
 
     @property

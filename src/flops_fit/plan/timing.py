@@ -67,8 +67,8 @@ class Speed:
 
     ``held_out_units`` are evaluated at the end of every run, at a forward pass each: a third of
     the training FLOPs. ``reading`` is how fast samples are read, where it was measured.
-    ``steps`` takes a step apart by size, where that was measured too; ``alone`` is the same with
-    one thread of a CPU of ``threads``, as runs side by side have it. ``flops_per_second`` is that of
+    ``steps`` are the parts of a step by size, where they were measured; ``alone`` is the same with
+    one of a CPU's ``threads``, as when runs share it. ``flops_per_second`` is that of
     steps as planned.
     """
 
@@ -291,7 +291,7 @@ class _Steps:
             if used == threads:
                 self.flops_per_second = self.per_sample * n / whole
             each = (whole - fewer) / (n - m) if n > m else 0.0
-            each = min(max(each, 0.25 * whole / n), whole / n)  # noise may turn it round
+            each = min(max(each, 0.25 * whole / n), whole / n)  # noise may reverse the order
             self.times[used] = StepTimes(
                 self.params, whole - n * each, self.per_sample / each, start
             )
