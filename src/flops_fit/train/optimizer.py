@@ -38,7 +38,7 @@ def make_optimizer(
     ``betas`` if it takes them. If two kinds share a model, as Muon for matrices and Adam for the
     rest, return one Optimizer whose ``param_groups`` are those of both and whose ``step`` steps both.
     """
-    from torch.optim import Optimizer
+    from torch.optim import AdamW, Optimizer
 
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     if not names:
@@ -54,7 +54,9 @@ def make_optimizer(
 
     make: Any = optimizer
     if make is None:
-        own: Any = _adamw(groups, hparams)
+        trained = [p for group in groups for p in _tensors(group)]
+        fused = all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in trained)
+        own: Any = _from_class(AdamW, groups, hparams, fused=fused)
     elif isinstance(make, type) and issubclass(make, Optimizer):
         own = _from_class(make, groups, hparams)
     else:
@@ -140,20 +142,8 @@ def decay_groups(model: Module, hparams: HParams) -> Groups:
     return [g for g in groups if g["params"]]
 
 
-def _adamw(groups: Groups, hparams: HParams) -> Optimizer:
-    import torch
-
-    trained = [p for group in groups for p in _tensors(group)]
-    return torch.optim.AdamW(
-        groups,
-        lr=float(hparams.lr),
-        betas=(float(hparams.beta1), float(hparams.beta2)),
-        fused=all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in trained),
-    )
-
-
-def _from_class(kind: Any, groups: Groups, hparams: HParams) -> Optimizer:
-    options: dict[str, Any] = {"lr": float(hparams.lr)}
+def _from_class(kind: Any, groups: Groups, hparams: HParams, **options: Any) -> Optimizer:
+    options["lr"] = float(hparams.lr)
     if "betas" in inspect.signature(kind).parameters:
         options["betas"] = (float(hparams.beta1), float(hparams.beta2))
     try:
