@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.checks import nearest_name
+from flops_fit.checks import check_choice, nearest_name
 from flops_fit.cli import answer
 from flops_fit.cli.answer import Answer, Json, law_line
 from flops_fit.errors import InputError
 from flops_fit.text import format_count, markdown_table
 
 if TYPE_CHECKING:
-    import flops_fit.checks
     import flops_fit.files
     import flops_fit.laws
     import flops_fit.reference
@@ -291,7 +290,7 @@ def show(
 ) -> Answer:
     """Show a published law, or published runs."""
     laws, runs = flops_fit.reference.LAW_NAMES, flops_fit.reference.RUN_NAMES
-    flops_fit.checks.check_choice("NAME", name, list(dict.fromkeys([*laws, *runs])))
+    check_choice("NAME", name, list(dict.fromkeys([*laws, *runs])))
     if as_csv:
         if name not in runs:
             raise InputError(

@@ -55,7 +55,7 @@ _VERSION = typer.Option(
     "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version."
 )
 _DEBUG = typer.Option(
-    "--debug", metavar="", help="Show the traceback of an error; works anywhere in the command."
+    "--debug", metavar="", help="Show the traceback of an error; works in any place."
 )
 
 
