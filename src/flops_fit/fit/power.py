@@ -101,12 +101,8 @@ def fit_power(
     level
         Of the intervals: HC3 with Student t, on ln k, a and the logs of predictions.
 
-    Raises
-    ------
-    InputError
-        x, y, weights or level is not valid.
-    FitError
-        The points determine no power law; the message says what to add.
+    Raises InputError for an argument that is not valid, and FitError where the points determine no
+    power law.
 
     Examples
     --------

@@ -33,24 +33,19 @@ class Prediction(Mapping[str, Any]):
 
     Attributes
     ----------
-    target_compute
-        C in FLOPs.
-    training_compute
-        F(N*)·D*: C itself, and less only where both caps bind.
+    target_compute, training_compute
+        C in FLOPs, and F(N*)·D*: C itself, and less only where both caps bind.
     binds
         The caps that bind: ``"max_params"``, ``"max_tokens"``, both or none.
     optimal_params, optimal_tokens, expected_loss, tokens_per_param
         N*, D* in ``unit``, L(N*, D*) and D*/N*. The loss is NaN where approach 1 or 2 answers and
         its minima determine none.
-    intervals
+    intervals, interval_method
         For each of these four (low, high) at ``level``, or ``None`` where no reliable interval
         exists; a diagnostic then says why. They hold if the law's form does. What a cap fixes
-        has its one value as both ends.
-    interval_method
-        ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``.
+        has its one value as both ends. By ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``.
     form_spread
-        For each of the four the range over the law forms that could be fitted: it comes on top
-        of the interval.
+        For each of the four the range over the fitted law forms, on top of the interval.
     extrapolation
         ``training_compute`` over the largest run's compute.
     """
