@@ -90,6 +90,9 @@ def fit_power(
     Pereyra 1973), so the search is over a alone. Use no offset for the optimum line N*(C), and
     one for a loss L(C).
 
+    Raises InputError for an argument that is not valid, and FitError where the points determine no
+    power law.
+
     Parameters
     ----------
     x, y
@@ -100,9 +103,6 @@ def fit_power(
         How much each point counts; 1 by default, 0 leaves it out.
     level
         Of the intervals: HC3 with Student t, on ln k, a and the logs of predictions.
-
-    Raises InputError for an argument that is not valid, and FitError where the points determine no
-    power law.
 
     Examples
     --------
