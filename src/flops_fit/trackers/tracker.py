@@ -127,7 +127,7 @@ _ARGUMENTS = {
 _NAMED = {
     "mlflow": "flops_fit.trackers.mlflow:MLflowTracker",
     "tensorboard": "flops_fit.trackers.tensorboard:TensorBoardTracker",
-    "trackio": "flops_fit.trackers.wandb:TrackioTracker",
+    "trackio": "flops_fit.trackers.trackio:TrackioTracker",
     "wandb": "flops_fit.trackers.wandb:WandbTracker",
 }
 
