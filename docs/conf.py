@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(collections|matplotlib|narwhals|numpy|pathlib|torch|typing)\..*"),
     (r"py:class", r"(flops_fit\.report\._data\.)?(Axes|Figure|nn\.Module|Optimizer|Path|Tensor)"),
     # What the library hands to itself, and numbers of figures: described where they are returned.
-    (r"py:class", r"flops_fit\.\w+\._\w+\.\w+"),
+    (r"py:class", r"flops_fit\.\w+\.[a-z_]+\.\w+"),
     (r"py:class", r"(flops_fit\.objective\.)?(DataSpec|ModelSpec|Objective)"),
     (r"py:class", r"Compile|FigureData|Isoflop|Size|Trials|Workers"),
 ]

@@ -123,7 +123,7 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """A readable name: budget, size and the number of a repeat."""
+        """A readable name of budget, size and the number of a repeat."""
         size = self.size
         if isinstance(size, Mapping):
             size = "-".join(map(str, size.values()))

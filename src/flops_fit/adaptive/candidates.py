@@ -57,7 +57,7 @@ class Candidates:
 
     @property
     def prices(self) -> Floats:
-        """FLOPs that each would take now: less than its C if another run has made its trunk."""
+        """FLOPs that each would take now, less than its C if another run has made its trunk."""
         return self.flops if self.price is None else self.price
 
     @classmethod

@@ -272,7 +272,7 @@ class Form:
 
     @property
     def drift(self) -> float:
-        """τ for runs to come: that of any law, or the estimated drifts if the form is doubtful."""
+        """τ for runs to come, that of any law, or the estimated drifts if the form is doubtful."""
         return float(np.sqrt(np.mean(np.square(self.drifts)))) if self.doubtful else _DRIFT
 
     def widened(self, best: float, interval: tuple[float, float]) -> tuple[float, float]:

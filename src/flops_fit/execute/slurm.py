@@ -165,7 +165,7 @@ class SlurmExecutor(RemoteExecutor):
         self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
-        """Queue one experiment for the next :meth:`poll`, or find the job that already makes it."""
+        """Queue one experiment for the next ``poll``, or find the job that already makes it."""
         if self._task is None:
             raise SweepError(
                 "executor='slurm': expected start(task, report) before a run; got a run."

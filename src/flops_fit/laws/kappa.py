@@ -175,7 +175,7 @@ class Kaplan(KappaFamily):
 
     @property
     def exponent(self) -> float:
-        """The a of N* ∝ C^a where F(N) = k·N: α_D/(α_N + α_D)."""
+        """α_D/(α_N + α_D), the a of N* ∝ C^a if F(N) = k·N."""
         return self.alpha_D / (self.alpha_N + self.alpha_D)
 
     @classmethod

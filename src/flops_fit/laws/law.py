@@ -101,7 +101,7 @@ class Law(ABC):
 
     @property
     def exponent(self) -> float:
-        """The a of N* ∝ C^a where F(N) = k·N: β/(α + β), for a law that has these two."""
+        """β/(α + β), the a of N* ∝ C^a if F(N) = k·N; for a law that has both."""
         values = self.params
         if not {"alpha", "beta"} <= values.keys():
             raise AttributeError(f"{type(self).__name__} has no exponents alpha and beta.")
