@@ -209,7 +209,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("executor", ["inprocess", "pool"])
 def test_killed_half_way_the_same_call_continues(tmp_path: Path, executor: str) -> None:
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
 
     def script(out: Path) -> list[str]:
         path = tmp_path / f"{out.name}.py"
