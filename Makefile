@@ -5,6 +5,8 @@ READY := $(VENV)/.ready
 PEERS := .venv-bench
 BROWSER := .browser
 AXE := 4.14.1
+# npm does not trust by itself what the system trusts.
+SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
@@ -35,7 +37,8 @@ $(BROWSER)/.ready: $(READY)
 	@command -v chromium > /dev/null || { command -v apt-get > /dev/null \
 		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "expected chromium; it is not on the path and apt-get could not install it"; exit 1; }
-	npm install --silent --no-audit --no-fund --prefix $(BROWSER) axe-core@$(AXE)
+	NODE_EXTRA_CA_CERTS=$${NODE_EXTRA_CA_CERTS-$(wildcard $(SYSTEM_CERTIFICATES))} \
+		npm install --silent --no-audit --no-fund --prefix $(BROWSER) axe-core@$(AXE)
 	@touch $@
 
 docs: $(VENV)/.ready-docs ## Build the documentation into docs/_build/html, warnings as errors (a quarter of a minute)
