@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 demo: install ## Train a real sweep on real text and answer (about 4 minutes on two cores)
 	$(BIN)/flops-fit demo --output-dir outputs/demo
 
-test: install ## Run all tests, a file to a core (about 7 minutes on two)
+test: install ## Run all tests, a file to a core (about 10 minutes on two)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-browser: $(BROWSER)/.ready ## Open report pages in Chromium: numbers, requests, accessibility (a minute)

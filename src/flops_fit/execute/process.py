@@ -190,7 +190,7 @@ def _culprit(task: Any, dumps: Any, error: Exception) -> tuple[str, Exception]:
             if id(inner) not in seen:
                 try:
                     dumps(inner)
-                except Exception as why:
+                except Exception as why:  # pickling runs the user's code
                     path, part, error = [*path, name], inner, why
                     seen.add(id(inner))
                     break
