@@ -127,5 +127,48 @@ def test_every_draw_is_seen(draw: Any, held_back: bool) -> None:
     assert rng.draw() != untouched
 
 
+@pytest.mark.parametrize("held_back", [False, True])
+@pytest.mark.parametrize("held_back_later", [False, True])
+def test_a_mark_puts_the_cpu_generators_back_each_time(
+    held_back: bool, held_back_later: bool
+) -> None:
+    with rng.kept("cpu"):
+        rng.seed(5)
+        if held_back:
+            np.random.randn(), random.gauss(0, 1)  # noqa: NPY002
+        before = capture()
+        put_back = rng.mark()
+        assert equal(capture(), before)
+        for key in (6, 7):
+            rng.seed(key)
+            if held_back_later:
+                np.random.randn(), random.gauss(0, 1)  # noqa: NPY002
+            put_back()
+            assert equal(capture(), before)
+
+
+def test_a_mark_puts_back_another_generator_of_numpy() -> None:
+    module: Any = np.random
+    twister = module.get_bit_generator()
+    with rng.kept("cpu"):
+        try:
+            module.set_bit_generator(np.random.PCG64(5))
+            with rng.kept():
+                first = np.random.random()  # noqa: NPY002
+            assert np.random.random() == first  # noqa: NPY002
+        finally:
+            module.set_bit_generator(twister)
+
+
+def test_a_mark_puts_back_the_twister_that_was_replaced() -> None:
+    module: Any = np.random
+    twister, before = module.get_bit_generator(), capture()
+    with rng.kept():
+        module.set_bit_generator(np.random.PCG64(5))
+        np.random.random()  # noqa: NPY002
+    assert module.get_bit_generator() is twister
+    assert equal(capture(), before)
+
+
 def test_the_examples_in_docstrings_are_true() -> None:
     assert doctest.testmod(rng).failed == 0

@@ -5,9 +5,11 @@ User code draws from them. A run seeds them, saves them in checkpoints and puts 
 
 from __future__ import annotations
 
+import ctypes
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from flops_fit.errors import InputError
 
 RngState = dict[str, Any]
 _PARTS = ("torch", "cuda", "xpu", "mps", "python", "numpy")
+_TWISTER_BYTES = 625 * 4  # of NumPy's Mersenne twister: 624 words and the place in them
 
 
 def seed(key: int, numpy_key: Any = None, device: str | None = None) -> None:
@@ -40,11 +43,11 @@ def seed(key: int, numpy_key: Any = None, device: str | None = None) -> None:
             module.manual_seed(key)
 
 
-def capture(*, devices: bool = True) -> RngState:
+def capture() -> RngState:
     """The state of every global generator, as plain values that a checkpoint may hold.
 
     ``torch`` is a byte tensor, ``cuda``, ``xpu`` and ``mps`` are lists of them by device, ``python`` is
-    nested lists, ``numpy`` a dict of numbers and lists. ``devices=False`` leaves devices out.
+    nested lists, ``numpy`` a dict of numbers and lists.
 
     Examples
     --------
@@ -57,13 +60,12 @@ def capture(*, devices: bool = True) -> RngState:
     import torch
 
     on_devices: dict[str, list[Any]] = {"cuda": [], "xpu": [], "mps": []}
-    if devices:
-        for kind in ("cuda", "xpu"):
-            module: Any = getattr(torch, kind)
-            if module.is_initialized():  # asking would start a device that nothing uses
-                on_devices[kind] = [state.cpu() for state in module.get_rng_state_all()]
-        if torch.backends.mps.is_available():
-            on_devices["mps"] = [torch.mps.get_rng_state().cpu()]
+    for kind in ("cuda", "xpu"):
+        module: Any = getattr(torch, kind)
+        if module.is_initialized():  # asking would start a device that nothing uses
+            on_devices[kind] = [state.cpu() for state in module.get_rng_state_all()]
+    if torch.backends.mps.is_available():
+        on_devices["mps"] = [torch.mps.get_rng_state().cpu()]
     version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -103,6 +105,47 @@ def restore(state: Mapping[str, Any]) -> None:
     np.random.set_state(_arrays(state["numpy"]))  # noqa: NPY002
 
 
+def mark() -> Callable[[], None]:
+    """Remember where the CPU generators are; each call of the result puts them back.
+
+    This is for every batch that is read, where :func:`capture` and :func:`restore` would take long.
+    """
+    import torch
+
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    put_back_numpy = _mark_numpy()
+
+    def put_back() -> None:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        put_back_numpy()
+
+    return put_back
+
+
+def _mark_numpy() -> Callable[[], None]:
+    """NumPy's part of :func:`mark`: its memory is copied, as NumPy takes 30 µs to get or set a state."""
+    module: Any = np.random
+    generator = module.get_bit_generator()
+    if type(generator) is not np.random.MT19937:  # the user has set another
+        return partial(np.random.set_state, np.random.get_state(legacy=False))  # noqa: NPY002
+    address = generator.ctypes.state_address
+    words = ctypes.string_at(address, _TWISTER_BYTES)
+    # Normal variates come in pairs. The second is held back outside this memory; taking it moves no word.
+    variate = np.random.standard_normal()  # noqa: NPY002
+    held_back = ctypes.string_at(address, _TWISTER_BYTES) == words
+
+    def put_back() -> None:
+        module.set_bit_generator(generator)  # drops a variate that is held back
+        ctypes.memmove(address, words, _TWISTER_BYTES)
+        if held_back:
+            state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+            np.random.set_state({**state, "has_gauss": 1, "gauss": variate})  # noqa: NPY002
+
+    put_back()
+    return put_back
+
+
 @contextmanager
 def kept(device: str | None = None) -> Iterator[None]:
     """A context that puts the generators back at its end, whatever was drawn inside.
@@ -114,19 +157,11 @@ def kept(device: str | None = None) -> Iterator[None]:
 
     if device is not None:
         torch.empty(0, device=device)  # a device that was never used has no generator to keep
-        before = capture()
-    else:  # for every batch that is read: conversions to plain values would double the time
-        numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
-        states = torch.get_rng_state(), numpy_state, random.getstate()
+    put_back = mark() if device is None else partial(restore, capture())
     try:
         yield
     finally:
-        if device is not None:
-            restore(before)
-        else:
-            torch.set_rng_state(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-            random.setstate(states[2])
+        put_back()
 
 
 def draw() -> tuple[float, float, float]:

@@ -145,19 +145,19 @@ class StreamReader:
     seed: int = 0
     share: tuple[int, int] | None = None
     _iterator: Iterator[Any] | None = field(default=None, repr=False)
-    _state: rng.RngState | None = field(default=None, repr=False)
+    _put_back: Callable[[], None] | None = field(default=None, repr=False)
 
     def batch(self, step: int) -> Any:
         """The batch of a step: any step first, then each next one. ``None`` for no samples."""
         with rng.kept():
-            if self._state is not None:
-                rng.restore(self._state)
+            if self._put_back is not None:
+                self._put_back()
             if self._iterator is None:
                 self._iterator = self.samples()
                 for _ in range(step * self.batch_size):
                     next(self._iterator)
             taken = [s for _, s in zip(range(self.batch_size), self._iterator, strict=False)]
-            self._state = rng.capture(devices=False)
+            self._put_back = rng.mark()
             key = (self.seed * 0x9E3779B97F4A7C15 + step) % (1 << 64)
             seed_from_key(key ^ _COLLATION)
             samples = taken if self.share is None else taken[slice(*self.share)]
