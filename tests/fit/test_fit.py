@@ -168,6 +168,16 @@ def test_intervals_widen_with_level_and_distance():
     assert width(1e20, 0.9) < width(1e22, 0.9)
 
 
+@pytest.mark.parametrize("delta", ["mad", 1e-4])
+def test_a_path_says_what_predictions_say_one_by_one(delta):
+    """Values and intervals along compute are those of predict, to the last digit."""
+    fit = fit_runs(sweep(ADDITIVE, sd=0.005), delta=delta)
+    compute = np.geomspace(1e18, 1e21, 4)
+    for c, at in zip(compute, np.moveaxis(fit.predict_path(compute), 2, 0), strict=True):
+        p = fit.predict(float(c))
+        assert at.tolist() == [[p[q], *p.intervals[q]] for q in FOUR]
+
+
 @pytest.mark.parametrize(
     ("times", "severity"), [(1, None), (5, "note"), (50, "warning"), (500, "critical")]
 )

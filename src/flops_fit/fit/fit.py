@@ -17,7 +17,14 @@ from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
 from flops_fit.fit.export import fit_card
 from flops_fit.fit.intervals import Estimate, Evidence, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
-from flops_fit.fit.prediction import Budget, Prediction, check_target, predict
+from flops_fit.fit.prediction import (
+    QUANTITIES,
+    Budget,
+    Prediction,
+    check_target,
+    predict,
+    predict_path,
+)
 from flops_fit.fit.repeated import scarcity_notes
 from flops_fit.fit.sensitivity import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
@@ -228,6 +235,19 @@ class Fit:
             return self.law.optimal(C, flops)
         N, line = lines.n_line(C), lines.loss_line()
         return Optimum(N, C / flops(N), line(C) if line else float("nan"), C)
+
+    def predict_path(self, compute: Floats, level: float = 0.9) -> Floats:
+        """What :meth:`predict` says at many budgets, without its notes.
+
+        Of shape (4, 3, budgets): N*, D*, the loss and D/N, each as its value and the ends of its
+        interval, NaN where there is none.
+        """
+        if self._headline.lines is None:
+            return predict_path(self._evidence, compute, level)
+        answers = [self.predict(float(c), level) for c in compute]
+        return np.array(
+            [[[a[q] for a in answers], *[[np.nan] * len(compute)] * 2] for q in QUANTITIES]
+        )
 
     def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
         """Any positive quantity of the law, with an interval made as those of :meth:`predict`.

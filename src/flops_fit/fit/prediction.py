@@ -171,6 +171,22 @@ def predict(
     )
 
 
+def predict_path(evidence: Evidence, compute: Floats, level: float) -> Floats:
+    """As :func:`predict` at each of many budgets: (quantities, value and two ends, budgets)."""
+
+    def log_quantities(law: Law) -> Floats:
+        return _logs(law.optimal(compute, evidence.flops)).ravel()
+
+    shape = (len(QUANTITIES), len(compute))
+    names = [name for name in QUANTITIES for _ in compute]
+    spans = evidence.intervals(log_quantities, names, level).spans
+    ends = np.array([span or (np.nan, np.nan) for span in spans]).reshape(*shape, 2)
+    best = evidence.law.optimal(compute, evidence.flops)
+    values = np.array([best.params, best.tokens, best.loss, best.tokens / best.params])
+    rounding = ends[:, :, 1] <= ends[:, :, 0] * (1 + 1e-9)
+    return np.stack([values, *np.where(rounding, values, np.moveaxis(ends, 2, 0))], axis=1)
+
+
 def _logs(best: Optimum) -> Floats:
     N, D = best.params, best.tokens
     return np.asarray(np.log(np.maximum([N, D, best.loss, D / N], 1e-300)))

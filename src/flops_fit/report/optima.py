@@ -65,13 +65,9 @@ def optimal_path(fit: Fit, level: float = 0.9) -> dict[str, OptimalPath]:
     start = min(float(fit.runs.budget.min()), largest) / 1.5
     inside, beyond = np.geomspace(start, largest, 20), np.geomspace(largest, largest * 10.0, 8)
     compute = np.unique(np.concatenate([inside, beyond]))
-    predictions = [fit.predict(float(c), level) for c in compute]
-    paths = {}
-    for name in ("optimal_params", "optimal_tokens", "expected_loss"):
-        values = np.array([getattr(p, name) for p in predictions])
-        spans = np.array([p.intervals[name] or (np.nan, np.nan) for p in predictions])
-        paths[name] = OptimalPath(compute, values, spans[:, 0], spans[:, 1])
-    return paths
+    names = ("optimal_params", "optimal_tokens", "expected_loss")
+    path = fit.predict_path(compute, level)
+    return {n: OptimalPath(compute, *ends) for n, ends in zip(names, path, strict=False)}
 
 
 def params_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
