@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -233,6 +235,42 @@ def test_a_constructor_that_reads_its_tensors_is_built_for_real() -> None:
             self.scale = float(self.linear.weight.abs().mean().item())
 
     assert ModelSpec(Reads, "d").require(4).total == 20
+
+
+class Positions(nn.Module):
+    """A table of positions as rotary embeddings need it, by mixed kinds of numbers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+        frequency = 1e4 ** (-torch.arange(0, width, 2) / width)
+        angle = torch.outer(torch.arange(32), frequency)[:, None, :]
+        both = torch.cat((angle.cos(), angle.sin()), dim=-1)
+        self.register_buffer("table", both.half() * 2 + torch.arange(width)[None])
+        self.register_buffer("late", torch.arange(1, 5) > 2)
+        self.register_buffer("turned", -both.squeeze(1).t())
+
+
+def test_tables_of_positions_have_their_shapes_and_types() -> None:
+    spec = ModelSpec(Positions, "width")
+    built, real = spec.build_meta(8), Positions(8)
+    for (name, expected), (_, table) in zip(
+        real.named_buffers(), built.named_buffers(), strict=True
+    ):
+        assert table.is_meta, name
+        assert (table.shape, table.dtype) == (expected.shape, expected.dtype), name
+        assert table.stride() == expected.stride(), name
+    assert not spec.allocates
+
+
+def test_tables_of_positions_do_not_load_the_compiler() -> None:
+    """Importing torch._dynamo takes a second, and sympy half of one."""
+    code = (
+        "import sys; from flops_fit.examples import GPT; from flops_fit.model import ModelSpec; "
+        "ModelSpec(GPT, 'd_model').count(64); "
+        "assert not {'torch._dynamo', 'sympy'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_fingerprint_follows_code_arguments_and_structure() -> None:

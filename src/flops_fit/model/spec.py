@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -10,11 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flops_fit.checks import is_whole, nearest_name
 from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
 from flops_fit.model.params import count_params, torch_or_error
 from flops_fit.model.search import SizeSearch
+from flops_fit.objective import map_tensors
 from flops_fit.records import ParamCount
 
 if TYPE_CHECKING:
@@ -220,7 +224,8 @@ def build_without_memory(make: Callable[[], Any], name: str) -> tuple[Any, str]:
     """
     torch = torch_or_error()
     try:
-        with torch.device("meta"), _meta_rules(torch):
+        rules, by_shape = _meta_rules()
+        with torch.device("meta"), rules, by_shape:
             model = make()
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         if not isinstance(error, NotImplementedError):
@@ -254,23 +259,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
 
 
-def _meta_rules(torch: Any) -> Any:
-    """Leave out initialisation, which is slow on meta tensors, and moves to an accelerator."""
+@functools.cache
+def _meta_rules() -> tuple[Any, Any]:
+    """Modes for building on the meta device: no initialisation, no GPU, point-wise work by shape."""
+    import torch
     from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    init = torch.nn.init
-    skipped = {torch.Tensor.normal_, torch.Tensor.uniform_}
+    init, aten = torch.nn.init, torch.ops.aten
+    ranges = (aten.arange.default, aten.arange.start, aten.arange.start_step)
+    skipped = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.cuda, torch.Tensor.xpu}
     skipped |= {getattr(init, n) for n in dir(init) if n.endswith("_") and not n.startswith("_")}
-    moves = {torch.Tensor.cuda, torch.Tensor.xpu}
 
     def on_accelerator(device: Any) -> bool:
         if is_whole(device):
             return True
         try:
-            kind = torch.device(device).type
+            return torch.device(device).type not in ("cpu", "meta")
         except (RuntimeError, TypeError):
             return False
-        return kind not in ("cpu", "meta")
 
     class MetaRules(TorchFunctionMode):
         def __torch_function__(
@@ -279,7 +286,7 @@ def _meta_rules(torch: Any) -> Any:
             kwargs = dict(kwargs or {})
             tensor = args[0] if args else kwargs.get("tensor")
             if getattr(tensor, "is_meta", False):
-                if func in skipped or func in moves:
+                if func in skipped:
                     return tensor
                 targets = (*args[1:2], kwargs.get("device"))
                 if func is torch.Tensor.to and any(map(on_accelerator, targets)):
@@ -290,4 +297,36 @@ def _meta_rules(torch: Any) -> Any:
                 kwargs["device"] = "meta"
             return func(*args, **kwargs)
 
-    return MetaRules()
+    class ByShape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        """Tables of positions without torch's rules for them, whose import takes a second."""
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:  # or torch imports its compiler for this mode
+            return False
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if func in ranges and str(kwargs.get("device")) == "meta" and all(map(is_whole, args)):
+                dtype = kwargs.get("dtype") or torch.int64
+                return torch.empty(len(range(*args)), dtype=dtype, device="meta")
+            tensors: list[Any] = []
+            map_tensors(args, tensors.append)
+            shape: tuple[int, ...] | None = None
+            if not tensors or kwargs or not all(t.is_meta and t.is_contiguous() for t in tensors):
+                pass
+            elif func is aten.cat.default and len({t.dim() for t in tensors}) == 1:
+                lengths = [*tensors[0].shape]
+                axis = args[1] if len(args) > 1 else 0
+                lengths[axis] = sum(t.shape[axis] for t in tensors)
+                shape = tuple(lengths)
+            elif torch.Tag.pointwise in func.tags and not func._schema.is_mutable:
+                shape = np.broadcast_shapes(*(t.shape for t in tensors))
+            if shape is None:
+                return func(*args, **kwargs)
+            # The type of the result is that of one number in place of each tensor.
+            ones = map_tensors(args, lambda t: torch.ones([1] * t.dim(), dtype=t.dtype))
+            return torch.empty(shape, dtype=func(*ones).dtype, device="meta")
+
+    return MetaRules(), ByShape()  # type: ignore[no-untyped-call]
