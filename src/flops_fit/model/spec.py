@@ -18,7 +18,6 @@ from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
 from flops_fit.model.params import count_params, torch_or_error
 from flops_fit.model.search import SizeSearch
-from flops_fit.objective import map_tensors
 from flops_fit.records import ParamCount
 
 if TYPE_CHECKING:
@@ -311,12 +310,13 @@ def _meta_rules() -> tuple[Any, Any]:
             if func in ranges and str(kwargs.get("device")) == "meta" and all(map(is_whole, args)):
                 dtype = kwargs.get("dtype") or torch.int64
                 return torch.empty(len(range(*args)), dtype=dtype, device="meta")
-            tensors: list[Any] = []
-            map_tensors(args, tensors.append)
+            joins = func is aten.cat.default
+            given = args[0] if joins else args
+            tensors = [t for t in given if isinstance(t, torch.Tensor)]
             shape: tuple[int, ...] | None = None
             if not tensors or kwargs or not all(t.is_meta and t.is_contiguous() for t in tensors):
                 pass
-            elif func is aten.cat.default and len({t.dim() for t in tensors}) == 1:
+            elif joins and len({t.dim() for t in tensors}) == 1:
                 lengths = [*tensors[0].shape]
                 axis = args[1] if len(args) > 1 else 0
                 lengths[axis] = sum(t.shape[axis] for t in tensors)
@@ -326,7 +326,13 @@ def _meta_rules() -> tuple[Any, Any]:
             if shape is None:
                 return func(*args, **kwargs)
             # The type of the result is that of one number in place of each tensor.
-            ones = map_tensors(args, lambda t: torch.ones([1] * t.dim(), dtype=t.dtype))
-            return torch.empty(shape, dtype=func(*ones).dtype, device="meta")
+            ones = [
+                torch.ones([1] * value.dim(), dtype=value.dtype)
+                if isinstance(value, torch.Tensor)
+                else value
+                for value in given
+            ]
+            one = func(ones, *args[1:]) if joins else func(*ones)
+            return torch.empty(shape, dtype=one.dtype, device="meta")
 
     return MetaRules(), ByShape()  # type: ignore[no-untyped-call]
