@@ -119,14 +119,14 @@ class Result:
         """A Markdown table of optima with intervals, by default at the sweep's own budgets."""
         data = self._report_data
         if compute_budgets is None and level == data.level:
-            return chinchilla_table(data.predictions)
+            return chinchilla_table(data.answers)
         budgets = self.plan.budgets if compute_budgets is None else compute_budgets
         return chinchilla_table([self.predict(c, level) for c in budgets])
 
     def summary(self) -> str:
         """The answer at the largest budget in words, and whether to rely on it."""
         data = self._report_data
-        return answer_in_words(self.fit, data.predictions[-1], data.findings)
+        return answer_in_words(self.fit, data.answers[-1], data.findings)
 
     def plot(self, show: bool = True) -> list[Figure]:
         """All figures, saved under ``output_dir/plots`` as PNG with their data as CSV, and returned.
@@ -159,7 +159,7 @@ class Result:
         return ReportData(
             self.fit,
             predictions=tuple(self.predict(c) for c in self.plan.budgets),
-            findings=self.diagnostics,
+            diagnostics=self.diagnostics[len(self.fit.diagnostics) :],
             runs=self.runs,
             provenance={"Records": str(self.output_dir), "Decisions": " ".join(self.steps)},
             tuning=self.tuning,
@@ -167,7 +167,7 @@ class Result:
         )
 
     def _repr_html_(self) -> str:
-        return answer_card(self.fit, self._report_data.predictions, self._report_data.findings)
+        return answer_card(self.fit, self._report_data.answers, self._report_data.findings)
 
     def __str__(self) -> str:
         return f"{self.chinchilla_table()}\n\n{self.summary()}"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.cli.folder import doctor
 from flops_fit.cli.program import as_text
+from flops_fit.cli.sweep_commands import doctor
 from flops_fit.errors import InputError, OutputError
 from flops_fit.records import Experiment, Run
 from flops_fit.store import Store, examine, recorded_runs, repair, write_runs

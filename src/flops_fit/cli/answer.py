@@ -84,11 +84,14 @@ def number(text: str) -> float | None:
         return None
 
 
+def option(metavar: str, description: str, *names: str, **more: Any) -> Any:
+    """An option; a switch has an empty ``metavar``."""
+    return typer.Option(*names, metavar=metavar, help=description, **more)
+
+
 def flops_option(description: str, default: str | bool = True) -> Any:
     """An option in training FLOPs; ``default`` is shown in the help."""
-    return typer.Option(
-        metavar="FLOPS", parser=flops_number, help=description, show_default=default
-    )
+    return option("FLOPS", description, parser=flops_number, show_default=default)
 
 
 _RUNS = "A CSV, JSONL or Parquet table with parameters, tokens and loss, or the folder of a sweep."
@@ -97,18 +100,15 @@ _LAW = "The form of the law: auto, hoffmann, kappa, kaplan, or muennighoff for r
 _COLUMN = "The heading of a column, if it is unusual, such as params=n_weights; may be repeated."
 _CURVES = "Training curves for approach 1: a table of run, parameters, tokens and loss."
 _PREDICT = "Training FLOPs to predict for, by default those of the runs; may be repeated."
+_TABLE = "Write the runs as a table."
 
-Json = Annotated[bool, typer.Option("--json", metavar="", callback=_set_json, help=_JSON)]
+Json = Annotated[bool, option("", _JSON, "--json", callback=_set_json)]
 Runs = Annotated[Path, typer.Argument(metavar="RUNS", help=_RUNS, show_default=False)]
-Form = Annotated[str, typer.Option(metavar="FORM", help=_LAW)]
-Columns = Annotated[
-    list[str] | None, typer.Option("--column", metavar="NAME=HEADING", help=_COLUMN)
-]
-Curves = Annotated[Path | None, typer.Option(metavar="FILE", help=_CURVES)]
+Form = Annotated[str, option("FORM", _LAW)]
+Columns = Annotated[list[str] | None, option("NAME=HEADING", _COLUMN, "--column")]
+Curves = Annotated[Path | None, option("FILE", _CURVES)]
 Predict = Annotated[list[float] | None, flops_option(_PREDICT)]
-Level = Annotated[
-    float, typer.Option(metavar="SHARE", help="Level of the intervals, between 0 and 1.")
-]
+Csv = Annotated[Path | None, option("FILE", _TABLE, "--csv")]
 
 
 def read_runs(source: Path) -> list[Run] | None:
@@ -122,10 +122,7 @@ def read_runs(source: Path) -> list[Run] | None:
 
 
 def read_fit(
-    source: Path,
-    law: str = "auto",
-    columns: Sequence[str] | None = None,
-    curves: Path | None = None,
+    source: Path, law: str, columns: Sequence[str] | None, curves: Path | None = None
 ) -> Fit:
     """The fit of a table, or of what a sweep has recorded."""
     runs = read_runs(source)

@@ -7,10 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 import flops_fit
-from flops_fit.cli.answer import Answer, Json
+from flops_fit.cli.answer import Answer, Json, option
 from flops_fit.text import format_count, format_duration
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     import flops_fit.fit
     from flops_fit.fit.prediction import HeldOut
     from flops_fit.result import Result
-
 
 SEQ_LEN = 64
 SIZES: dict[float, list[int]] = {
@@ -34,11 +31,9 @@ SIZES: dict[float, list[int]] = {
 
 def demo(
     output_dir: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where to write records, figures and the report.")
+        Path, option("FOLDER", "Where to write records, figures and the report.")
     ] = Path("outputs/demo"),
-    workers: Annotated[
-        int, typer.Option(metavar="RUNS", min=1, help="Runs at the same time, one thread each.")
-    ] = 2,
+    workers: Annotated[int, option("RUNS", "Runs at the same time, one thread each.", min=1)] = 2,
     as_json: Json = False,
 ) -> Answer:
     """Train a sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
@@ -100,22 +95,21 @@ def held_out_check(check: HeldOut, smaller: int) -> str:
         "none" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
         for interval in (check.loss_interval, check.run_interval)
     )
-    lines = [
-        f"Check on the largest budget, {check.compute:.3g} FLOPs, predicted from the {smaller} "
-        "smaller budgets alone:",
-        f"  predicted  loss {check.predicted_loss:.3f} at N = {format_count(check.predicted_params)}; 90 % "
-        f"interval {law} for the law, {one_run} for a single run",
-    ]
+    measured = ""
     if check.vertex_loss is not None and check.vertex_params is not None:
-        lines.append(
-            f"  measured   loss {check.vertex_loss:.3f} at N = {format_count(check.vertex_params)}, the "
-            f"minimum of a parabola through its {check.runs} runs"
+        measured = (
+            f"  measured   loss {check.vertex_loss:.3f} at N = {format_count(check.vertex_params)}, "
+            f"the minimum of a parabola through its {check.runs} runs\n"
         )
-    best = f"{check.best_loss:.3f} ({check.best_label})"
-    lines.append(f"  lowest run loss {best}, low partly by luck")
     verdict = {
         True: "The measured loss lies inside the interval for a single run.",
         False: "The measured loss lies OUTSIDE the interval: extrapolate from this sweep with care.",
         None: "There is no interval to judge by.",
     }
-    return "\n".join([*lines, verdict[check.loss_inside]])
+    return (
+        f"Check on the largest budget, {check.compute:.3g} FLOPs, predicted from the {smaller} "
+        f"smaller budgets alone:\n  predicted  loss {check.predicted_loss:.3f} at N = "
+        f"{format_count(check.predicted_params)}; 90 % interval {law} for the law, {one_run} for a "
+        f"single run\n{measured}  lowest run loss {check.best_loss:.3f} ({check.best_label}), low "
+        f"partly by luck\n{verdict[check.loss_inside]}"
+    )

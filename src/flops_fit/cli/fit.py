@@ -1,8 +1,7 @@
-"""Answers from runs: ``fit``, ``report``, ``compare`` two recipes, and what to train ``next``."""
+"""Answers from runs: ``fit``, ``report``, and ``compare`` two recipes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +11,9 @@ import typer
 
 import flops_fit
 from flops_fit.cli import answer
-from flops_fit.cli.answer import Answer, Columns, Curves, Form, Json, Predict, flops_option
-from flops_fit.text import format_count, format_percent, markdown_table
+from flops_fit.cli.answer import Answer, Columns, Curves, Form, Json, Predict, flops_option, option
 
 if TYPE_CHECKING:
-    import flops_fit.adaptive
-    import flops_fit.files
     import flops_fit.report
     from flops_fit.fit.fit import Fit
     from flops_fit.fit.prediction import Prediction
@@ -27,15 +23,30 @@ _PAGE = "report.html, in the sweep's folder or here"
 _MAX_ROWS = 10  # of the table, without --predict
 
 
+def _answered(
+    runs: Path,
+    law: str,
+    column: Sequence[str] | None,
+    curves: Path | None,
+    predict: Sequence[float] | None,
+) -> tuple[Fit, list[Prediction], str, list[Diagnostic]]:
+    """The fit and its answers, by default at the runs' own budgets, or a few if they are many."""
+    import numpy as np
+
+    fit = answer.read_fit(runs, law, column, curves)
+    own = np.unique(fit.runs.budget)
+    few = own if len(own) <= _MAX_ROWS else np.geomspace(own[0], own[-1], 5)
+    predictions = [fit.predict(float(c)) for c in predict or few.tolist()]
+    return fit, predictions, *answer.summary(fit, predictions)
+
+
 def fit(
     runs: answer.Runs,
     law: Form = "auto",
     predict: Predict = None,
     column: Columns = None,
     curves: Curves = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write an HTML page here as well.")
-    ] = None,
+    report: Annotated[Path | None, option("FILE", "Write an HTML page here as well.")] = None,
     as_json: Json = False,
 ) -> Answer:
     """Fit a scaling law to a table of runs or to those of a sweep, and answer."""
@@ -58,28 +69,9 @@ def fit(
     return Answer(tuple(shown), document, answer.relied_on(fitted, findings))
 
 
-def _answered(
-    runs: Path,
-    law: str,
-    column: Sequence[str] | None,
-    curves: Path | None,
-    predict: Sequence[float] | None,
-) -> tuple[Fit, list[Prediction], str, list[Diagnostic]]:
-    """The fit and its answers, by default at the runs' own budgets, or a few if they are many."""
-    import numpy as np
-
-    fit = answer.read_fit(runs, law, column, curves)
-    own = np.unique(fit.runs.budget)
-    few = own if len(own) <= _MAX_ROWS else np.geomspace(own[0], own[-1], 5)
-    predictions = [fit.predict(float(c)) for c in predict or few.tolist()]
-    return fit, predictions, *answer.summary(fit, predictions)
-
-
 def report(
     runs: answer.Runs,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write.", show_default=_PAGE)
-    ] = None,
+    output: Annotated[Path | None, option("FILE", "Where to write.", show_default=_PAGE)] = None,
     predict: Predict = None,
     law: Form = "auto",
     column: Columns = None,
@@ -110,7 +102,7 @@ def compare(
         float | None,
         flops_option("Training FLOPs to compare at.", "the smaller of the two largest runs'"),
     ] = None,
-    level: answer.Level = 0.9,
+    level: Annotated[float, option("SHARE", "Level of the intervals, between 0 and 1.")] = 0.9,
     law: Form = "auto",
     column: Columns = None,
     as_json: Json = False,
@@ -129,59 +121,3 @@ def compare(
     findings = [f"  • {d}" for d in comparison.diagnostics]
     good = all(d.severity != "critical" for d in comparison.diagnostics)
     return Answer((text, trust, *findings), document, good)
-
-
-def next_(
-    runs: answer.Runs,
-    target: Annotated[float, flops_option("Training FLOPs of the run to plan for.")],
-    spend: Annotated[float, flops_option("Training FLOPs of the whole batch of runs.")],
-    batch: Annotated[int, typer.Option(metavar="RUNS", min=1, help="How many runs at most.")] = 6,
-    max_run: Annotated[
-        float | None, flops_option("Training FLOPs of one run at most.", "a third of --spend")
-    ] = None,
-    law: Form = "auto",
-    column: Columns = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="Write the proposed runs as a table."),
-    ] = None,
-    as_json: Json = False,
-) -> Answer:
-    """Propose the next batch of runs: those that narrow N* at a target budget most."""
-    fitted = answer.read_fit(runs, law, column)
-    proposal = flops_fit.adaptive.next_experiments(
-        fitted, target_compute=target, budget_flops=spend, batch=batch, max_run_flops=max_run
-    )
-    unit = fitted.runs.unit
-    rows = [["FLOPs", "N (parameters)", f"D ({unit})", "D/N"]]
-    for run in proposal.runs:
-        N, D = run["params"], run["tokens"]
-        rows.append([f"{run['flops']:.3g}", format_count(N), format_count(D), f"{D / N:.3g}"])
-    shown = [
-        f"{markdown_table(rows)}\n",
-        f"{proposal.cost:.3g} FLOPs in all. The 90 % interval of N* at {target:.3g} FLOPs: "
-        f"{_width(proposal.now)} now, about {_width(proposal.after)} with these runs.",
-        f"The law's {proposal.form}.",
-    ]
-    document = {
-        "runs": list(proposal.runs),
-        "unit": unit,
-        "cost": proposal.cost,
-        "target_compute": proposal.target_compute,
-        "half_width_now": proposal.now,
-        "half_width_after": proposal.after,
-        "form": {"p_value": proposal.form.p_value, "doubtful": proposal.form.doubtful},
-        "trust": fitted.trust,
-    }
-    if fitted.trust == "no":
-        shown.append("Do not rely on this fit: flops-fit fit says why.")
-    if out is not None:
-        text = flops_fit.files.csv_text(proposal.runs, ["params", "tokens", "flops"])
-        with flops_fit.files.output_errors(out, "--csv"):
-            flops_fit.files.write_output(out, text)
-        shown.append(f"Runs: {out}")
-    return Answer(tuple(shown), document, answer.relied_on(fitted))
-
-
-def _width(half: float) -> str:
-    return format_percent(half) if math.isfinite(half) else "none"

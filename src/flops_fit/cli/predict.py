@@ -13,7 +13,7 @@ import typer
 import flops_fit
 from flops_fit.checks import check_choice, nearest_name
 from flops_fit.cli import answer
-from flops_fit.cli.answer import Answer, Json, law_line
+from flops_fit.cli.answer import Answer, Json, law_line, option
 from flops_fit.errors import InputError
 from flops_fit.text import format_count, markdown_table
 
@@ -34,14 +34,11 @@ _WORDS = (
 _LAW = (
     "A published law such as hoffmann2022 (flops-fit reference list), or the form to fit to RUNS."
 )
+_LOSS = "A loss to reach: gives its compute; may be repeated."
 _SERVE = (
     "Expected inference tokens: adds the model of the same loss that is cheapest to train and use."
 )
 _UNIQUE = "Distinct tokens there are, for a law of repeated data."
-
-
-def _limit(metavar: str, description: str) -> Any:
-    return typer.Option(metavar=metavar, help=description)
 
 
 @dataclass(frozen=True)
@@ -66,20 +63,16 @@ def predict(
         list[str] | None,
         typer.Argument(metavar="RUNS|FLOPS", help=_WORDS, show_default=False),
     ] = None,
-    law: Annotated[str, _limit("LAW", _LAW)] = "auto",
-    loss: Annotated[
-        list[float] | None,
-        _limit("LOSS", "A loss to reach: gives its compute; may be repeated."),
-    ] = None,
-    max_params: Annotated[float | None, _limit("N", "The largest model, in parameters.")] = None,
+    law: Annotated[str, option("LAW", _LAW)] = "auto",
+    loss: Annotated[list[float] | None, option("LOSS", _LOSS)] = None,
+    max_params: Annotated[float | None, option("N", "The largest model, in parameters.")] = None,
     max_tokens: Annotated[
-        float | None, _limit("D", "The most data, in tokens (or samples).")
+        float | None, option("D", "The most data, in tokens (or samples).")
     ] = None,
-    inference_tokens: Annotated[float | None, _limit("D", _SERVE)] = None,
-    unique_tokens: Annotated[float | None, _limit("U", _UNIQUE)] = None,
+    inference_tokens: Annotated[float | None, option("D", _SERVE)] = None,
+    unique_tokens: Annotated[float | None, option("U", _UNIQUE)] = None,
     level: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", help="Level of the intervals.", show_default="0.9"),
+        float | None, option("SHARE", "Level of the intervals.", show_default="0.9")
     ] = None,
     column: answer.Columns = None,
     as_json: Json = False,
@@ -87,14 +80,7 @@ def predict(
     """Predict model size, data and loss for a compute budget, or the compute for a loss."""
     words = words or []
     source = Path(words[0]) if words and answer.number(words[0]) is None else None
-    targets = []
-    for word in words[source is not None :]:
-        value = answer.number(word)
-        if value is None or not (math.isfinite(value) and value > 0):
-            raise InputError(
-                f"predict: expected training FLOPs as a positive number, such as 1e24; got {word!r}."
-            )
-        targets.append(value)
+    targets = [answer.flops_number(word) for word in words[source is not None :]]
     question = Question(
         targets, loss or [], max_params, max_tokens, inference_tokens, unique_tokens
     )
@@ -124,9 +110,9 @@ def _by_law(name: str, question: Question) -> Answer:
     if not isinstance(law, flops_fit.laws.Law):
         for key, value in vars(question).items():
             if key != "targets" and value not in (None, []):
-                option = "--loss" if key == "losses" else f"--{key.replace('_', '-')}"
+                flag = "--loss" if key == "losses" else f"--{key.replace('_', '-')}"
                 raise InputError(
-                    f"{option}: {name} gives N* and D* at a compute and no loss, so it cannot answer "
+                    f"{flag}: {name} gives N* and D* at a compute and no loss, so it cannot answer "
                     "that. Use a law with a loss, such as --law besiroglu2024."
                 )
         return _published(name, law, [_row(C, law.optimal(C)) for C in question.targets], [], [])
@@ -150,16 +136,6 @@ def _by_law(name: str, question: Question) -> Answer:
     return _published(name, law, rows, losses, served)
 
 
-def _row(C: float, best: Optimum) -> dict[str, Any]:
-    return {
-        "target_compute": C,
-        "optimal_params": best.params,
-        "optimal_tokens": best.tokens,
-        "tokens_per_param": best.tokens / best.params,
-        "expected_loss": best.loss,
-    }
-
-
 def _compute_for(name: str, law: Law, loss: float) -> float:
     C = law.compute_for(loss, _FLOPS_PER_PARAM)
     if not math.isfinite(C):
@@ -169,6 +145,16 @@ def _compute_for(name: str, law: Law, loss: float) -> float:
             f"--loss: no compute reaches {loss:g} by {name}{reason}. Use a higher loss."
         )
     return C
+
+
+def _row(C: float, best: Optimum) -> dict[str, Any]:
+    return {
+        "target_compute": C,
+        "optimal_params": best.params,
+        "optimal_tokens": best.tokens,
+        "tokens_per_param": best.tokens / best.params,
+        "expected_loss": best.loss,
+    }
 
 
 def _published(
@@ -202,14 +188,16 @@ def _document(
     rows: Sequence[dict[str, Any]],
     losses: Sequence[dict[str, Any]],
     inference: Iterable[dict[str, Any]],
-    **more: str,
 ) -> dict[str, Any]:
     """The answer as plain values; the last ``rows`` are those at ``losses``."""
     targets = len(rows) - len(losses)
     reached = [{**loss, "at": row} for loss, row in zip(losses, rows[targets:], strict=True)]
-    document: dict[str, Any] = {"law": {"name": name, **constants(law)}, **more}
-    document |= {"predictions": rows[:targets], "losses": reached, "inference": list(inference)}
-    return document
+    return {
+        "law": {"name": name, **constants(law)},
+        "predictions": rows[:targets],
+        "losses": reached,
+        "inference": list(inference),
+    }
 
 
 def _by_fit(fit: Fit, question: Question, level: float) -> Answer:
@@ -219,29 +207,24 @@ def _by_fit(fit: Fit, question: Question, level: float) -> Answer:
     needed = [fit.compute_for(loss, level) for loss in question.losses]
     budgets = (*question.targets, *(e.value for e in needed))
     predictions = [fit.predict(C, level, **question.caps) for C in budgets]
-    shown = [
-        f"A loss of {loss:g} takes at least {estimate} training FLOPs."
-        for loss, estimate in zip(question.losses, needed, strict=True)
-    ]
+    reached = list(zip(question.losses, needed, strict=True))
+    shown = [f"A loss of {loss:g} takes at least {e} training FLOPs." for loss, e in reached]
     shown += [*([""] if shown else []), flops_fit.report.chinchilla_table(predictions)]
     shown += ["", law_line(fit.law)]
     words, findings = answer.summary(fit, predictions)
     served = []
     if (demand := question.inference_tokens) is not None:
         goals = [p.expected_loss for p in predictions[: len(question.targets)]]
-        goals += question.losses
-        served = [fit.optimal_for_inference(goal, demand, level) for goal in goals]
+        served = [
+            fit.optimal_for_inference(goal, demand, level) for goal in [*goals, *question.losses]
+        ]
         shown += ["", *map(str, served)]
     about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
     findings += [d for d in about if d not in findings]
-    document = _document(
-        fit.law.name,
-        fit.law,
-        [p.to_dict() for p in predictions],
-        [{"loss": x, **_plain(e)} for x, e in zip(question.losses, needed, strict=True)],
-        map(_plain, served),
-        trust=fit.trust,
-    )
+    rows = [p.to_dict() for p in predictions]
+    losses = [{"loss": loss, **_plain(e)} for loss, e in reached]
+    document = _document(fit.law.name, fit.law, rows, losses, map(_plain, served))
+    document["trust"] = fit.trust
     return Answer((*shown, "", words), document, answer.relied_on(fit, findings))
 
 
@@ -263,19 +246,20 @@ def _common(ctx: typer.Context) -> None:
 @reference.command("list")
 def list_(as_json: Json = False) -> Answer:
     """List the published laws and tables of runs."""
-    laws = {n: flops_fit.reference.law_source(n) for n in flops_fit.reference.LAW_NAMES}
-    runs = {n: flops_fit.reference.source(n) for n in flops_fit.reference.RUN_NAMES}
-    shown = []
-    for head, sources in (
-        ("Laws, for flops-fit predict --law NAME:", laws),
-        ("Runs, for flops-fit reference show NAME --csv:", runs),
+    shown: list[str] = []
+    document, library = {}, flops_fit.reference
+    for kind, head, names, source in (
+        ("laws", "Laws, for flops-fit predict --law NAME:", library.LAW_NAMES, library.law_source),
+        (
+            "runs",
+            "Runs, for flops-fit reference show NAME --csv:",
+            library.RUN_NAMES,
+            library.source,
+        ),
     ):
-        width = max(map(len, sources))
-        shown += [head, *(f"  {name:<{width}}  {text}" for name, text in sources.items()), ""]
-    document = {
-        "laws": [{"name": n, "source": s} for n, s in laws.items()],
-        "runs": [{"name": n, "source": s} for n, s in runs.items()],
-    }
+        document[kind] = [{"name": name, "source": source(name)} for name in names]
+        width = max(map(len, names))
+        shown += [head, *(f"  {r['name']:<{width}}  {r['source']}" for r in document[kind]), ""]
     return Answer(tuple(shown), document)
 
 
@@ -283,8 +267,7 @@ def list_(as_json: Json = False) -> Answer:
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of a law or a table of runs.")],
     as_csv: Annotated[
-        bool,
-        typer.Option("--csv", metavar="", help="Write the runs as CSV on standard output."),
+        bool, option("", "Write the runs as CSV on standard output.", "--csv")
     ] = False,
     as_json: Json = False,
 ) -> Answer:

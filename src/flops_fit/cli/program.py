@@ -20,10 +20,10 @@ import flops_fit
 from flops_fit._version import __version__
 from flops_fit.cli.answer import Answer, Settings
 from flops_fit.cli.demo import demo
-from flops_fit.cli.fit import compare, fit, next_, report
-from flops_fit.cli.folder import doctor, export
+from flops_fit.cli.fit import compare, fit, report
+from flops_fit.cli.next import next_
 from flops_fit.cli.predict import predict, reference
-from flops_fit.cli.sweep_commands import init, plan, run
+from flops_fit.cli.sweep_commands import doctor, export, init, plan, run
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.text import error_line
 
@@ -91,32 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def call(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     settings = Settings(debug="--debug" in arguments)
+    words = [a for a in arguments if a != "--debug"]
     try:
-        code = _execute([a for a in arguments if a != "--debug"], settings)
+        answer = app(words, prog_name="flops-fit", standalone_mode=False, obj=settings)
+        if isinstance(answer, Answer):
+            _print_answer(answer, settings)
+            answer = 0 if answer.good else NOT_GOOD
         sys.stdout.flush()
     except BrokenPipeError:
         # Python writes the rest of the buffer when it exits: send that to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return PIPE_CLOSED
-    return code
-
-
-def _execute(arguments: Sequence[str], settings: Settings) -> int:
-    try:
-        answer = app(arguments, prog_name="flops-fit", standalone_mode=False, obj=settings)
-        if isinstance(answer, Answer):
-            _print_answer(answer, settings)
-            return 0 if answer.good else NOT_GOOD
-        if answer != INTERRUPTED:
-            return int(answer or 0)
-    except BrokenPipeError:
-        raise
     except (KeyboardInterrupt, typer.Abort):
-        pass
+        answer = INTERRUPTED
     except Exception as error:  # one line for any of them; --debug shows where it comes from
         return _print_error(error, settings.debug)
-    typer.echo("flops-fit: interrupted.", err=True)
-    return INTERRUPTED
+    if answer == INTERRUPTED:
+        typer.echo("flops-fit: interrupted.", err=True)
+    return int(answer or 0)
 
 
 def _print_answer(answer: Answer, settings: Settings) -> None:

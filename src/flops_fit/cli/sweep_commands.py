@@ -1,4 +1,4 @@
-"""``flops-fit init``, ``plan`` and ``run``: a sweep from its file to its answer."""
+"""A sweep: ``init``, ``plan`` and ``run`` from its file, ``doctor`` and ``export`` on its folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,29 +15,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.cli.answer import Answer, Json, relied_on
+from flops_fit.cli.answer import Answer, Csv, Json, option, relied_on
 from flops_fit.cli.sweep_file import SweepFile, read_sweep
 from flops_fit.errors import InputError, OutputError
 from flops_fit.text import format_duration
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    import flops_fit.store
     from flops_fit.plan.sweep_plan import SweepPlan
+    from flops_fit.store.doctor import Examination
+
+
+_PANEL = "The sweep: flags override the file"
+_MAX_ROWS = 100  # of findings
 
 
 def _flag(metavar: str, description: str, kind: type = str, **more: Any) -> Any:
     """An option of a sweep; by default its value is a text."""
-    panel = "The sweep: flags override the file"
-    option = typer.Option(metavar=metavar, rich_help_panel=panel, help=description, **more)
-    return Annotated[kind | None, option]
+    return Annotated[kind | None, option(metavar, description, rich_help_panel=_PANEL, **more)]
 
 
+_DEFAULT = "sweep.toml where there is one"
 _SWEEP = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="SWEEP",
-        help="The sweep as a TOML file.",
-        show_default="sweep.toml where there is one",
-    ),
+    typer.Argument(metavar="SWEEP", help="The sweep as a TOML file.", show_default=_DEFAULT),
 ]
 _FLAGS = {
     "model_cls": _flag("REF", "The model's class or factory: package.module:name or file.py:name."),
@@ -58,16 +61,11 @@ _FLAGS = {
         show_default="outputs, beside the file",
     ),
 }
-_SETTINGS = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        rich_help_panel="The sweep: flags override the file",
-        help="Any other key of the file, such as batch_size=16, hparams.lr=0.01 or "
-        "training.precision=bf16; may be repeated.",
-    ),
-]
+_SET = (
+    "Any other key of the file, such as batch_size=16, hparams.lr=0.01 or training.precision=bf16; "
+    "may be repeated."
+)
+_SETTINGS = Annotated[list[str] | None, option("KEY=VALUE", _SET, "--set", rich_help_panel=_PANEL)]
 
 
 def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer | None]:
@@ -133,46 +131,27 @@ def init(
     width = max(map(len, steps))
     lines = [f"  {step:<{width}}   {text}".rstrip() for step, text in steps.items()]
     written = [f"Wrote {folder / name}" for name in FILES]
-    shown = (
-        *written,
-        "",
-        "Next:",
-        *lines,
-        "",
-        "Then replace the model and the data with your own.",
-    )
+    last = "Then replace the model and the data with your own."
+    shown = (*written, "", "Next:", *lines, "", last)
     return Answer(shown, {"written": [str(folder / n) for n in FILES], "next": list(steps)})
 
 
-_price = functools.partial(typer.Option, rich_help_panel="The price")
+_price = functools.partial(option, rich_help_panel="The price")
+_ON = "Times on another device by its data sheet, such as H100."
+_MFU = "Share of that device's peak FLOP/s that training reaches."
+_DOLLARS = "Price of all that the sweep occupies."
+_DESIGNS = "Also what the same budgets cost with each design."
 
 
 @takes_sweep
 def plan(
     sweep: SweepFile,
-    on: Annotated[
-        str | None,
-        _price(metavar="DEVICE", help="Times on another device by its data sheet, such as H100."),
-    ] = None,
-    mfu: Annotated[
-        float | None,
-        _price(
-            metavar="SHARE",
-            help="Share of that device's peak FLOP/s that training reaches.",
-            show_default="0.3",
-        ),
-    ] = None,
-    parallel: Annotated[int, _price(metavar="RUNS", min=1, help="Runs at the same time.")] = 1,
-    dollars_per_hour: Annotated[
-        float | None, _price(metavar="DOLLARS", help="Price of all that the sweep occupies.")
-    ] = None,
-    designs: Annotated[
-        bool,
-        _price("--designs", metavar="", help="Also what the same budgets cost with each design."),
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the runs as a table.")
-    ] = None,
+    on: Annotated[str | None, _price("DEVICE", _ON)] = None,
+    mfu: Annotated[float | None, _price("SHARE", _MFU, show_default="0.3")] = None,
+    parallel: Annotated[int, _price("RUNS", "Runs at the same time.", min=1)] = 1,
+    dollars_per_hour: Annotated[float | None, _price("DOLLARS", _DOLLARS)] = None,
+    designs: Annotated[bool, _price("", _DESIGNS, "--designs")] = False,
+    out: Csv = None,
     as_json: Json = False,
 ) -> Answer:
     """Show every run of a sweep, with its cost, before anything is spent.
@@ -194,13 +173,8 @@ def plan(
         compared = planned.compare_designs(on, dollars_per_hour, parallel, mfu)
         shown += ["", compared]
         document["designs"] = [
-            {
-                "design": d.design,
-                "runs": len(d.experiments),
-                "flops": d.cost.flops if d.cost else None,
-                "wall_seconds": d.cost.wall_seconds if d.cost else None,
-                "notes": d.notes,
-            }
+            {"design": d.design, "runs": len(d.experiments), "notes": d.notes}
+            | {name: getattr(d.cost, name, None) for name in ("flops", "wall_seconds")}
             for d in compared.designs
         ]
     if out is not None:
@@ -222,24 +196,19 @@ def _done(plan: SweepPlan, folder: Path) -> list[str]:
 
 
 def _switch(name: str, description: str) -> Any:
-    return typer.Option(
-        f"--{name}/--no-{name}",
-        metavar="",
-        help=f"{description} [default: {name}]",
-        show_default=False,
-    )
+    text = f"{description} [default: {name}]"
+    return option("", text, f"--{name}/--no-{name}", show_default=False)
+
+
+_RESUME = "Go on from what is finished, or set it aside and begin anew."
+_PROGRESS = "Show a live view on standard error, or nothing."
 
 
 @takes_sweep
 def run(
     sweep: SweepFile,
-    resume: Annotated[
-        bool | None,
-        _switch("resume", "Go on from what is finished, or set it aside and begin anew."),
-    ] = None,
-    progress: Annotated[
-        bool | None, _switch("progress", "Show a live view on standard error, or nothing.")
-    ] = None,
+    resume: Annotated[bool | None, _switch("resume", _RESUME)] = None,
+    progress: Annotated[bool | None, _switch("progress", _PROGRESS)] = None,
     as_json: Json = False,
 ) -> Answer | None:
     """Train a sweep, fit a law and answer; called again, go on where it was interrupted."""
@@ -270,3 +239,72 @@ def run(
     }
     findings = [*result.diagnostics, *predictions[-1].diagnostics]
     return Answer(tuple(shown), document, relied_on(result.fit, findings))
+
+
+_STYLES = {"wrong": "red", "leftover": "yellow", "note": ""}
+Folder = Annotated[Path, typer.Argument(help="The folder of a sweep.")]
+
+
+def doctor(
+    output_dir: Folder,
+    repair: Annotated[
+        bool, option("", "Fix what is safe to fix; without it nothing is changed.", "--repair")
+    ] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Check every record of a sweep; exit code 1 if something is wrong."""
+    from rich.text import Text
+
+    examination = flops_fit.store.examine(output_dir)
+    shown: list[str | Table | Text] = list(_findings(examination))
+    fixed = []
+    if any(f.repair for f in examination.findings):
+        if repair:
+            fixed = flops_fit.store.repair(examination)
+            shown.append(f"\nFixed {len(fixed)} of {len(examination.findings)}. What is left:")
+            examination = flops_fit.store.examine(output_dir)
+            shown += _findings(examination)
+        else:
+            shown.append("\nNothing was changed. --repair does what the last column says.")
+    shown.append(Text("Sound.", "green") if examination.sound else Text("Not sound.", "red"))
+    document = {
+        "sound": examination.sound,
+        "states": examination.states,
+        "findings": [
+            {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.fix}
+            for f in examination.findings
+        ],
+        "mended": [f.path for f in fixed],
+    }
+    return Answer(tuple(shown), document, examination.sound)
+
+
+def _findings(examination: Examination) -> Iterator[str | Table]:
+    from rich.table import Column, Table
+
+    total = sum(examination.states.values())
+    states = ", ".join(f"{n} {state}" for state, n in sorted(examination.states.items()))
+    yield f"{total} runs: {states}." if total else "No runs."
+    if examination.findings:
+        table = Table("", Column("where", overflow="fold"), "what", "repair")
+        for f in examination.findings[:_MAX_ROWS]:
+            table.add_row(f.grade, f.path, f.message, f.fix, style=_STYLES[f.grade])
+        yield table
+    if (more := len(examination.findings) - _MAX_ROWS) > 0:
+        yield f"... and {more} more."
+
+
+def export(
+    output_dir: Folder,
+    table: Annotated[
+        Path, typer.Argument(help="Where to write: a name that ends in .csv or .parquet.")
+    ],
+    everything: Annotated[
+        bool, option("", "Also runs that are not in the last plan.", "--all")
+    ] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Write the runs of a sweep, in every state, as one table."""
+    runs = flops_fit.store.recorded_runs(output_dir, all_runs=everything)
+    path = flops_fit.store.write_runs(runs, table)
+    return Answer((f"{len(runs)} runs: {path}",), {"runs": len(runs), "path": str(path)})

@@ -23,6 +23,7 @@ from typing import Any
 
 import flops_fit
 from flops_fit.checks import nearest_name, unknown_name
+from flops_fit.cli.answer import number
 from flops_fit.errors import InputError
 from flops_fit.text import error_line
 
@@ -37,15 +38,7 @@ def is_reference(text: str) -> bool:
 
 
 def load(reference: str, folder: Path, what: str) -> Any:
-    """The object that a reference names; files are looked for in ``folder``, modules there too.
-
-    ``what`` is the key that it stands for, for errors.
-
-    Raises
-    ------
-    InputError
-        It is no reference, cannot be imported, or the module has no such name.
-    """
+    """The object that a reference names, for the key ``what``; files and modules in ``folder`` count."""
     match = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
     if match is None:
         raise InputError(
@@ -122,13 +115,7 @@ class SweepFile:
     def arguments(self, planning: bool = False) -> dict[str, Any]:
         """The keyword arguments of ``find_optimal``, with everything imported and made.
 
-        ``planning`` checks an executor and does not make it: it may need packages that are only
-        installed where the sweep runs.
-
-        Raises
-        ------
-        InputError
-            A value cannot be used; the message names its key.
+        ``planning`` only checks an executor: it may need packages that are not installed here.
         """
         return {key: self._argument(key, value, planning) for key, value in self.values.items()}
 
@@ -142,7 +129,12 @@ class SweepFile:
             make = _built(key, value, folder)
             return "inprocess" if planning and key == "executor" else make()
         if key == "sizes" and isinstance(value, Mapping):
-            return {_budget(budget): sizes for budget, sizes in value.items()}
+            if wrong := [budget for budget in value if number(budget) is None]:
+                raise InputError(
+                    'sizes: expected budgets as keys, such as "1e15" = [64, 128]; got '
+                    f"{wrong[0]!r}."
+                )
+            return {float(budget): sizes for budget, sizes in value.items()}
         if isinstance(value, Mapping) and key in _VALUES:
             return {k: _resolved(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
         thing = _resolved(value, folder, key, names=True)
@@ -155,15 +147,10 @@ class SweepFile:
 def read_sweep(
     path: Path | None, flags: Mapping[str, Any], settings: Sequence[str] = ()
 ) -> SweepFile:
-    """A sweep from a file, overridden by ``KEY=VALUE`` settings and these by flags.
+    """A sweep from a file, by default ``sweep.toml``, overridden by settings and these by flags.
 
-    Without a ``path`` the file is ``sweep.toml`` where there is one. Settings are those of ``--set``:
-    values as in TOML, or else texts; dots lead into tables. A flag that is ``None`` was not given.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, a key is unknown, or nothing says what the model is.
+    Settings are ``KEY=VALUE``: values as in TOML, or else texts; dots lead into tables. A flag that
+    is ``None`` was not given.
     """
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
@@ -209,9 +196,8 @@ def _check_keys(keys: Iterable[str], where: str) -> None:
         if key in _NOT_SET:
             hint = "leave it out: flops-fit plan plans, and flops-fit run trains."
         elif place := flops_fit.api.plan.MOVED.get(key):
-            hint = (
-                f"it has moved into the table [{place.argument}]: {place.argument}.{place.field}."
-            )
+            table = place.argument
+            hint = f"it has moved into the table [{table}]: {table}.{place.field}."
         else:
             hint = unknown_name(key, known, {})
         raise InputError(f"{where}: unknown key {key!r}; {hint}")
@@ -297,18 +283,9 @@ def _built(key: str, table: Mapping[str, Any], folder: Path) -> Callable[[], Any
     kind = values.pop("kind", None) if len(kinds) > 1 else key
     if kind not in kinds:
         raise InputError(f"{key}.kind: expected one of {', '.join(kinds)}; got {kind!r}.")
-    known = [name for name in inspect.signature(kinds[kind]).parameters if name != "self"]
+    known = list(inspect.signature(kinds[kind]).parameters)
     for name in values:
         if name not in known:
             hint = unknown_name(name, known, {})
             raise InputError(f"{key}: {kind} has no option {name!r}; {hint}")
     return functools.partial(kinds[kind], **values)
-
-
-def _budget(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(
-            f'sizes: expected budgets as keys, such as "1e15" = [64, 128]; got {text!r}.'
-        ) from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,28 +31,40 @@ class ReportData:
     fit, level
         The fitted law, and the level of all intervals.
     predictions
-        The rows of the Chinchilla table, smallest budget first; the last one is put in words.
-    findings
-        Those of the fit and any others.
+        The rows of the table, smallest budget first, by default one for each budget of the fitted
+        runs; the last one is put in words.
+    diagnostics
+        Findings besides those of the fit.
     runs
         Runs with their states, if a sweep made them.
-    provenance
-        Facts by name, besides those that the page collects itself: a seed, the folder of records.
     title
         Of the page.
+    provenance
+        Facts by name, besides those that the page collects itself: a seed, the folder of records.
     tuning, collapse
         What was tried before the sweep, and its training curves on one scale, if there are any.
     """
 
     fit: Fit
     level: float = 0.9
-    predictions: tuple[Prediction, ...] = ()
-    findings: tuple[Diagnostic, ...] = ()
-    runs: tuple[Run, ...] = ()
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    title: str = "Compute-optimal training"
+    predictions: Sequence[Prediction] | None = None
+    diagnostics: Iterable[Diagnostic] = ()
+    runs: Sequence[Run] = ()
+    title: str | None = None
+    provenance: Mapping[str, str] | None = None
     tuning: Tuning | None = None
     collapse: Collapse | None = None
+
+    @cached_property
+    def answers(self) -> tuple[Prediction, ...]:
+        """The predictions that were given, or those at the budgets of the fitted runs."""
+        budgets = sorted(set(self.fit.runs.budget))
+        return tuple(self.predictions or (self.fit.predict(float(b), self.level) for b in budgets))
+
+    @cached_property
+    def findings(self) -> tuple[Diagnostic, ...]:
+        """Those of the fit and any others."""
+        return (*self.fit.diagnostics, *self.diagnostics)
 
     @cached_property
     def paths(self) -> dict[str, optima.OptimalPath]:
@@ -65,25 +77,7 @@ class ReportData:
         return tuple(draw_figures(self))
 
 
-def report_data(
-    fit: Fit,
-    level: float = 0.9,
-    *,
-    predictions: Sequence[Prediction] | None = None,
-    diagnostics: Sequence[Diagnostic] = (),
-    runs: Sequence[Run] = (),
-    provenance: Mapping[str, str] | None = None,
-    title: str | None = None,
-    tuning: Tuning | None = None,
-    collapse: Collapse | None = None,
-) -> ReportData:
-    """What to show, with predictions at each budget of the fitted runs unless others are given."""
-    rows = predictions or [fit.predict(float(b), level) for b in sorted(set(fit.runs.budget))]
-    findings, facts = (*fit.diagnostics, *diagnostics), dict(provenance or {})
-    title = title or ReportData.title
-    return ReportData(
-        fit, level, tuple(rows), findings, tuple(runs), facts, title, tuning, collapse
-    )
+report_data = ReportData
 
 
 @dataclass(frozen=True)
@@ -124,21 +118,21 @@ FIGURES: tuple[FigureKind, ...] = (
         "Loss over compute",
         "The loss at the optimum. Beyond the runs the prediction rests on the form of the law, and the "
         "interval holds only if that form does. The best of several runs is low partly by luck.",
-        lambda m: optima.loss_data(m.fit, m.level, m.paths["expected_loss"]),
+        lambda m: optima.loss_data(m.fit, m.level, m.paths["loss"]),
         optima.draw_optimum,
     ),
     FigureKind(
         "params",
         "Optimal parameters over compute",
         "How large a model to train with each budget.",
-        lambda m: optima.params_data(m.fit, m.level, m.paths["optimal_params"]),
+        lambda m: optima.params_data(m.fit, m.level, m.paths["params"]),
         optima.draw_optimum,
     ),
     FigureKind(
         "tokens",
         "Optimal data over compute",
         "How much data to train on with each budget.",
-        lambda m: optima.tokens_data(m.fit, m.level, m.paths["optimal_tokens"]),
+        lambda m: optima.tokens_data(m.fit, m.level, m.paths["tokens"]),
         optima.draw_optimum,
     ),
     FigureKind(
@@ -176,7 +170,7 @@ FIGURES: tuple[FigureKind, ...] = (
         "Approaches and law forms compared",
         "N* of each approach and of the other law forms, divided by N* of the answer. A line outside "
         "the interval disagrees with the answer.",
-        lambda m: optima.approaches_data(m.fit, m.level, m.paths["optimal_params"]),
+        lambda m: optima.approaches_data(m.fit, m.level, m.paths["params"]),
         optima.draw_approaches,
     ),
     FigureKind(
@@ -240,7 +234,7 @@ def draw_all(
 
     ``managed`` figures belong to pyplot, so that its ``show()`` displays them.
     """
-    return [d.figure for d in draw_figures(ReportData(fit, level, runs=tuple(runs)), managed)]
+    return [d.figure for d in draw_figures(ReportData(fit, level, runs=runs), managed)]
 
 
 def save_figures(

@@ -30,7 +30,7 @@ _MAX_KEYS = 5  # budgets named in the key of residuals
 class IsoflopCurve:
     """The runs of one budget, the fitted law across their sizes, and the optimum on it.
 
-    ``vertex`` is the minimum of approach 2's parabola, ``None`` if it lies outside the sampled sizes.
+    ``vertex`` is the minimum of approach 2's parabola, if that lies inside the sampled sizes.
     """
 
     budget: float
@@ -44,18 +44,14 @@ class IsoflopCurve:
 
     def rows(self) -> list[Row]:
         """Runs, points of the curve, its optimum and the parabola's minimum if it has one."""
-        best = [(self.best_params, self.best_loss)]
-        points = {
-            "run": zip(self.params, self.loss, strict=True),
-            "curve": zip(self.curve_params, self.curve_loss, strict=True),
-            "optimum": best,
-            "parabola's minimum": [self.vertex] if self.vertex else [],
-        }
-        return [
-            {"kind": kind, "compute": self.budget, "params": float(N), "loss": float(L)}
-            for kind, pairs in points.items()
-            for N, L in pairs
-        ]
+        C = self.budget
+        rows = rows_of(kind="run", compute=C, params=self.params, loss=self.loss)
+        rows += rows_of(kind="curve", compute=C, params=self.curve_params, loss=self.curve_loss)
+        points = {"optimum": (self.best_params, self.best_loss), "parabola's minimum": self.vertex}
+        for kind, point in points.items():
+            if point:
+                rows.append({"kind": kind, "compute": C, "params": point[0], "loss": point[1]})
+        return rows
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
 
 def _label_curves(ax: Axes, curves: list[IsoflopCurve]) -> None:
     """C at the right end of each curve, left out where two labels would touch."""
-    (x0, x1), (y0, y1) = (np.log(ax.get_xlim()), ax.get_ylim())
+    (x0, x1), (y0, y1) = np.log(ax.get_xlim()), ax.get_ylim()
     taken: list[tuple[float, float]] = []
     for curve in reversed(curves):
         shown = np.flatnonzero(curve.curve_loss <= y1)
@@ -334,20 +330,15 @@ class HeldOutBudgets:
 
     def rows(self) -> list[Row]:
         """One row a budget held out."""
-        return [
-            {
-                "held_out": len(group),
-                "compute": h.compute,
-                "predicted_loss": h.predicted_loss,
-                "measured_loss": measured_loss(h),
-                "low": h.run_interval[0] if h.run_interval else None,
-                "high": h.run_interval[1] if h.run_interval else None,
-                "predicted_params": h.predicted_params,
-                "measured_params": h.vertex_params,
-            }
-            for group in self.held_out
-            for h in group
-        ]
+        rows: list[Row] = []
+        for group in self.held_out:
+            for h in group:
+                low, high = h.run_interval or (None, None)
+                loss = {"predicted_loss": h.predicted_loss, "measured_loss": measured_loss(h)}
+                size = {"predicted_params": h.predicted_params, "measured_params": h.vertex_params}
+                head = {"held_out": len(group), "compute": h.compute}
+                rows.append({**head, **loss, "low": low, "high": high, **size})
+        return rows
 
 
 def measured_loss(held: HeldOut) -> float:

@@ -34,11 +34,10 @@ class OptimalPath:
 
 @dataclass(frozen=True)
 class OptimumCurve:
-    """``"params"``, ``"tokens"`` or ``"loss"`` at the optimum over compute, with what was observed.
+    """``"params"``, ``"tokens"`` or ``"loss"`` at the optimum over compute, by ``source``.
 
-    ``observed`` holds (C, value) by what it is, each of shape (k, 2).
-    ``source`` says what gives the path; beyond ``largest``, C of the largest run, it is an
-    extrapolation. ``level`` is that of the interval.
+    ``observed`` holds (C, value) by what it is, shape (k, 2). Beyond ``largest``, C of the largest
+    run, the path is an extrapolation. ``level`` is that of the interval.
     """
 
     quantity: str
@@ -65,58 +64,51 @@ def optimal_path(fit: Fit, level: float = 0.9) -> dict[str, OptimalPath]:
     start = min(float(fit.runs.budget.min()), largest) / 1.5
     inside, beyond = np.geomspace(start, largest, 20), np.geomspace(largest, largest * 10.0, 8)
     compute = np.unique(np.concatenate([inside, beyond]))
-    names = ("optimal_params", "optimal_tokens", "expected_loss")
     path = fit.predict_path(compute, level)
+    names = ("params", "tokens", "loss")
     return {n: OptimalPath(compute, *ends) for n, ends in zip(names, path, strict=False)}
 
 
 def params_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
     """N* over compute, with the minima of approach 2 and the winners of approach 1."""
-    return _size_data(fit, level, "params", path)
+    return _curve("params", fit, level, path)
 
 
 def tokens_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
     """D* over compute, with the minima of approach 2 and the winners of approach 1."""
-    return _size_data(fit, level, "tokens", path)
-
-
-def _size_data(fit: Fit, level: float, quantity: str, path: OptimalPath | None) -> OptimumCurve:
-    minima = [(p.budget, getattr(p, quantity)) for p in fit.isoflop.interior]
-    winners = fit.envelope.points if fit.envelope else ()
-    observed = {
-        "minimum of a parabola": minima,
-        "point on the envelope": [(w.compute, getattr(w, quantity)) for w in winners],
-    }
-    path = path or optimal_path(fit, level)[f"optimal_{quantity}"]
-    return _optimum_curve(fit, level, quantity, path, observed)
+    return _curve("tokens", fit, level, path)
 
 
 def loss_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
     """The loss at the optimum over compute, with each budget's best run."""
+    return _curve("loss", fit, level, path)
+
+
+def _curve(quantity: str, fit: Fit, level: float, path: OptimalPath | None) -> OptimumCurve:
     runs = fit.runs
-    lowest = [(b, runs.loss[runs.budget == b].min()) for b in np.unique(runs.budget)]
-    path = path or optimal_path(fit, level)["expected_loss"]
-    return _optimum_curve(fit, level, "loss", path, {"best run of a budget": lowest})
-
-
-def _optimum_curve(
-    fit: Fit,
-    level: float,
-    quantity: str,
-    path: OptimalPath,
-    observed: dict[str, list[tuple[float, float]]],
-) -> OptimumCurve:
+    if quantity == "loss":
+        lowest = [(b, runs.loss[runs.budget == b].min()) for b in np.unique(runs.budget)]
+        observed = {"best run of a budget": lowest}
+    else:
+        winners = fit.envelope.points if fit.envelope else ()
+        observed = {
+            "minimum of a parabola": [
+                (p.budget, getattr(p, quantity)) for p in fit.isoflop.interior
+            ],
+            "point on the envelope": [(w.compute, getattr(w, quantity)) for w in winners],
+        }
     seen = {kind: np.array(pairs, float) for kind, pairs in observed.items() if pairs}
     on_lines = any(a.headline for a in fit.approaches[:2])
     source = "line through the minima" if on_lines else "fitted law"
-    return OptimumCurve(quantity, fit.runs.unit, path, source, seen, fit.largest_compute, level)
+    path = path or optimal_path(fit, level)[quantity]
+    return OptimumCurve(quantity, runs.unit, path, source, seen, fit.largest_compute, level)
 
 
 def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     """N*, D* or the loss over compute with its interval, dashed beyond the largest run."""
     ax = style.axes_of(ax, data.quantity)
     path = data.path
-    _draw_interval(ax, path.compute, path.low, path.high, data.largest, data.level)
+    _draw_interval(ax, path.low, path.high, path.compute, data.largest, data.level)
     if np.any(np.isfinite(path.value)):
         x, y = path.compute, path.value
         within, beyond = x <= data.largest * (1 + 1e-9), x >= data.largest * (1 - 1e-9)
@@ -125,8 +117,6 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     for (kind, points), mark in zip(data.observed.items(), _MARKS, strict=False):
         face = style.INK if mark == "o" else "none"
         ax.plot(*points.T, mark, mfc=face, mec=style.INK, label=kind, ms=3, mew=0.6, zorder=3)
-    ax.set_xlim(path.compute[0], path.compute[-1])
-    style.compute_axis(ax)
     if data.quantity == "loss":
         ax.set_ylabel("Held-out loss at the optimum")
         _limit_loss(ax, data)
@@ -137,12 +127,15 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
 
 
 def _draw_interval(
-    ax: Axes, compute: Floats, low: Floats, high: Floats, largest: float, level: float
+    ax: Axes, low: Floats, high: Floats, compute: Floats, largest: float, level: float
 ) -> None:
+    """The interval along compute, with what lies beyond the runs shaded; it sets the x axis."""
     ax.axvspan(largest, compute[-1], color=style.SHADE, lw=0, label="beyond the runs")
     if np.any(np.isfinite(low)):
         label = f"{100 * level:g} % interval"
         ax.fill_between(compute, low, high, color=style.BLUE, alpha=0.25, lw=0, label=label)
+    ax.set_xlim(compute[0], compute[-1])
+    style.compute_axis(ax)
 
 
 def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
@@ -187,7 +180,7 @@ def approaches_data(
     fit: Fit, level: float = 0.9, path: OptimalPath | None = None
 ) -> ApproachRatios:
     """The three approaches and the other law forms, relative to the answer."""
-    path = path or optimal_path(fit, level)["optimal_params"]
+    path = path or optimal_path(fit, level)["params"]
     compute = path.compute
     headline = next((a.name for a in fit.approaches if a.headline), "surface")
     lines = {}
@@ -213,7 +206,7 @@ def approaches_data(
 def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
     """N* of every approach and law form over that of the answer, with the answer's interval."""
     ax = style.axes_of(ax, "approaches")
-    _draw_interval(ax, data.compute, data.low, data.high, data.largest, data.level)
+    _draw_interval(ax, data.low, data.high, data.compute, data.largest, data.level)
     ax.axhline(1.0, color=style.BLUE, lw=1.2, label=f"{data.answer} (the answer)")
     colours = (style.VERMILLION, style.GREEN, style.PINK, style.INK)
     for (name, line), colour, dash in zip(data.lines.items(), colours, _DASHES, strict=False):
@@ -223,8 +216,6 @@ def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
     if len(data.minima):
         ax.plot(*data.minima.T, "o", color=style.INK, ms=3, label="minimum of a parabola")
     _limit_ratio(ax, data)
-    ax.set_xlim(data.compute[0], data.compute[-1])
-    style.compute_axis(ax)
     style.log_axis(ax, "y", "N* over that of the answer", lambda v: f"{v:.4g}")
     return style.finish(ax)
 

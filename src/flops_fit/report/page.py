@@ -19,7 +19,7 @@ from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.cost import ASSUMED_MFU
 from flops_fit.records import Diagnostic, Run, finite_json
 from flops_fit.report import table
-from flops_fit.report.figures import ReportData, report_data
+from flops_fit.report.figures import ReportData
 from flops_fit.report.provenance import excluded_list, methods_section, provenance, runs_table
 from flops_fit.report.style import dark_colour, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
@@ -45,41 +45,26 @@ def write_report(
     tuning: Tuning | None = None,
     collapse: Collapse | None = None,
 ) -> Path:
-    """The answer, a panel of what-ifs, the figures, every finding and every run as one page.
+    """The answer, what-ifs, figures, findings and runs as one page without external files.
 
-    It has no external files and makes no request. Its what-if panel computes in the page what
+    It makes no request. Its what-if panel computes in the page what
     :meth:`flops_fit.fit.Fit.predict` does.
 
     Parameters
     ----------
-    fit
-        The fitted law.
     path
         Where the page goes.
-    predictions
-        The rows of the table; by default one for each budget of the fitted runs.
-    diagnostics
-        Findings besides those of the fit.
-    runs
-        The runs with their states, if a sweep made them.
-    level
-        Of the intervals in figures and panel.
-    title
-        Of the page.
-    provenance
-        More facts by name for its last section, such as a seed.
-    tuning, collapse
-        What was tried of hyper-parameters before the sweep, and its training curves on one scale.
+    fit, predictions, diagnostics, runs, level, title, provenance, tuning, collapse
+        What it shows, as in :class:`flops_fit.report.ReportData`.
 
     Raises
     ------
     OutputError
         ``path`` cannot be written.
     """
-    data = report_data(
-        fit, level, predictions=predictions, diagnostics=tuple(diagnostics), runs=runs,
-        provenance=provenance, title=title, tuning=tuning, collapse=collapse,
-    )  # fmt: skip
+    data = ReportData(
+        fit, level, predictions, tuple(diagnostics), runs, title, provenance, tuning, collapse
+    )
     return write_page(data, path)
 
 
@@ -101,7 +86,7 @@ def page(m: ReportData) -> str:
         for name, title, text in shown
     )
     return Template(asset("page.html")).substitute(
-        title=html.escape(m.title),
+        title=html.escape(m.title or "Compute-optimal training"),
         style=_style(body),
         links="".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown),
         body=body,
@@ -142,7 +127,7 @@ class Section:
 
 def answer(m: ReportData) -> str:
     """The answer in words, and whether to rely on it."""
-    lead, *rest = table.answer_in_words(m.fit, m.predictions[-1], m.findings).splitlines()
+    lead, *rest = table.answer_in_words(m.fit, m.answers[-1], m.findings).splitlines()
     trust = verdict(m.fit, m.findings)
     kind = {"ok": "ok", "caution": "warning", "no": "critical"}[trust]
     badge = f'<p><span class="trust {kind}">Trust in this answer: {trust}</span></p>'
@@ -181,7 +166,7 @@ def panel(m: ReportData) -> str:
         options += f'<option value="{peak:g}"{chosen}>{name} ({peak:g} TFLOP/s {kind})</option>'
     data = json.dumps(finite_json(values), separators=(",", ":"), allow_nan=False)
     return Template(asset("panel.html")).substitute(
-        start=f"{min(max(m.predictions[-1].target_compute, smallest), reach):.6g}",
+        start=f"{min(max(m.answers[-1].target_compute, smallest), reach):.6g}",
         low=f"{smallest:.2g}",
         high=f"{reach:.2g}",
         largest=f"{m.fit.largest_compute:.3g}",
@@ -259,7 +244,7 @@ def _list(diagnostics: Sequence[Diagnostic]) -> str:
 # To add a section, add an entry; a section that renders nothing is left out with its link.
 SECTIONS: tuple[Section, ...] = (
     Section("answer", "Answer", answer),
-    Section("table", "Optima at each budget", lambda m: table.optima(m.predictions).html()),
+    Section("table", "Optima at each budget", lambda m: table.optima(m.answers).html()),
     Section("what-if", "What if", panel),
     Section("figures", "Figures", figures),
     Section("tuning", "Hyper-parameters", tuning),

@@ -179,7 +179,7 @@ def _optimum(fit: Fit) -> str:
 
 
 def _intervals(m: ReportData) -> str:
-    used, level = {p.interval_method for p in m.predictions}, f"{100 * m.level:g} %"
+    used, level = {p.interval_method for p in m.answers}, f"{100 * m.level:g} %"
     if "HC3 sandwich" in used:
         return (
             f"Intervals ({level}) use an HC3 sandwich covariance [mackinnon1985] with "
@@ -231,7 +231,7 @@ def provenance(m: ReportData) -> str:
             sorted({f"{k} {v}" for r in runs for k, v in r.versions.items()})
         ),
         "Seeds": "one per run, in the table of runs" if runs else "",
-        **m.provenance,
+        **(m.provenance or {}),
     }
     notes = "".join(paragraph(note) for note in fitted.notes)
     rows = "".join(

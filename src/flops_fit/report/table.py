@@ -43,17 +43,17 @@ def optima(predictions: Sequence[Prediction]) -> TextTable:
     """N*, D*, D/N and the loss at each budget with intervals."""
     rows = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]
     for p in predictions:
-        rows.append(
-            [
-                f"{p.target_compute:.3g}",
-                f"{format_count(p.optimal_params)} {_span(p, 'optimal_params')}",
-                f"{format_count(p.optimal_tokens)} {_span(p, 'optimal_tokens')}",
-                f"{p.tokens_per_param:.3g} {_span(p, 'tokens_per_param')}",
-                f"{_loss(p.expected_loss)} {_span(p, 'expected_loss')}",
-            ]
-        )
-    level = f"{100 * predictions[0].level:g} %" if predictions else ""
-    unit = predictions[0].unit if predictions else "tokens"
+        values = {
+            "optimal_params": format_count(p.optimal_params),
+            "optimal_tokens": format_count(p.optimal_tokens),
+            "tokens_per_param": f"{p.tokens_per_param:.3g}",
+            "expected_loss": _loss(p.expected_loss),
+        }
+        cells = [f"{value} {_span(p, quantity)}" for quantity, value in values.items()]
+        rows.append([f"{p.target_compute:.3g}", *cells])
+    level, unit = "", "tokens"
+    if predictions:
+        level, unit = f"{100 * predictions[0].level:g} %", predictions[0].unit
     note = f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."
     return TextTable("Optima at each budget", rows, note)
 
@@ -153,10 +153,9 @@ def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def _growth(fit: Fit) -> str:
-    line = next((a for a in fit.approaches[:2] if a.headline), None)
-    if line is not None and line.a is not None and line.b is not None:
-        a, b = line.a, line.b
-    else:
+    lines = ((a.a, a.b) for a in fit.approaches[:2] if a.headline)
+    a, b = next(lines, (None, None))
+    if a is None or b is None:
         try:
             a, b = fit.exponents
         except AttributeError:
