@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command answers: texts and rich renderables, and the same as plain values for ``--json``.
+    """Texts and rich renderables, and the same as plain values for ``--json``.
 
-    The exit code says whether it is ``good``. The lines of a ``whole`` one are for other programs
-    and never broken.
+    The exit code says whether it is ``good``. The lines of a ``whole`` one are never broken.
     """
 
     shown: tuple[Any, ...]

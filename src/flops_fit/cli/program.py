@@ -143,11 +143,7 @@ def _print_error(error: Exception, debug: bool) -> int:
 
 
 def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False) -> str:
-    """Texts and rich renderables, one below the other.
-
-    Lines are broken between words and tables within cells to fit a terminal's ``width``; ``None``
-    breaks nothing. rich may use ``colour``, and respects NO_COLOR.
-    """
+    """Texts and rich renderables, one below the other, broken to fit a terminal's ``width`` if given."""
     from rich.console import Console
 
     stream = io.StringIO()

@@ -227,10 +227,7 @@ def _set(sweep: SweepFile, setting: str) -> None:
 
 
 def _resolved(value: Any, folder: Path, key: str, names: bool) -> Any:
-    """A value, with references replaced by what they refer to.
-
-    Texts may be references where ``names`` is set; inside arguments only tables with ``ref`` are.
-    """
+    """A value with its references resolved: tables with ``ref``, and texts where ``names`` is set."""
     if isinstance(value, str):
         return load(value, folder, key) if names and is_reference(value) else value
     if isinstance(value, Sequence):

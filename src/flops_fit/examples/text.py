@@ -20,8 +20,6 @@ from torch.utils.data import Dataset
 
 from flops_fit.errors import InputError, MissingExtraError
 
-__all__ = ["SOTUDataset", "TinyStoriesDataset"]
-
 Tokens = NDArray[np.unsignedinteger[Any]]
 
 
@@ -33,7 +31,7 @@ class _TokenWindows(Dataset[tuple[Tensor, Tensor]], ABC):
 
     unit = "tokens"
 
-    def __init__(self, split: str, seq_len: int) -> None:
+    def __init__(self, split: str = "train", seq_len: int = 64) -> None:
         if split not in ("train", "validation"):
             raise InputError(f"split must be 'train' or 'validation', got {split!r}.")
         if seq_len < 1:
@@ -105,9 +103,6 @@ class SOTUDataset(_TokenWindows):
 
     vocab_size = 256
     separator = 0
-
-    def __init__(self, split: str = "train", seq_len: int = 64) -> None:
-        super().__init__(split, seq_len)
 
     def documents(self) -> list[Path]:
         """The files of this split, oldest first."""

@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from flops_fit.errors import ModelError
 
-__all__ = ["VisionTransformer", "vit_loss_fn"]
-
 
 class _EncoderBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); every token sees every token."""

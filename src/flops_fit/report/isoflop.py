@@ -163,10 +163,7 @@ def _curves_to_draw(curves: tuple[IsoflopCurve, ...]) -> list[int]:
 
 @dataclass(frozen=True)
 class Surface:
-    """The loss over N and D, shape (D, N), with the runs and the optima of the law.
-
-    ``levels`` are the optimal losses of evenly spaced budgets.
-    """
+    """The loss over N and D, shape (D, N), and the optima; ``levels`` are losses of even budgets."""
 
     unit: str
     params: Floats

@@ -152,8 +152,8 @@ def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
 class ApproachRatios:
     """N* of each approach and of each other law form over N* of the answer, along ``compute``.
 
-    ``low`` and ``high`` are the answer's interval over the answer, NaN where it has none;
-    ``minima`` holds (C, ratio) of approach 2's, shape (k, 2); ``largest`` is C of the largest run.
+    So is the answer's interval, NaN where it has none. ``minima`` holds (C, ratio) of approach 2's,
+    shape (k, 2); ``largest`` is C of the largest run.
     """
 
     compute: Floats

@@ -168,10 +168,7 @@ def _growth(fit: Fit) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a cell on the page, what is in brackets smaller.
-
-    It sorts by ``value`` if there is one. ``wide`` text wraps.
-    """
+    """Text of a cell, what is in brackets smaller; it sorts by ``value``, and ``wide`` text wraps."""
 
     text: str
     value: float | None = None
@@ -193,10 +190,7 @@ def html_table(
     name: str = "",
     sortable: bool = False,
 ) -> str:
-    """A table with a caption, in a box that scrolls; a click on a column's name sorts a ``sortable`` one.
-
-    ``name`` is for screen readers, by default the caption's first sentence.
-    """
+    """A table in a box that scrolls; ``name``, by default the caption's start, is for screen readers."""
     button = '<th scope="col" aria-sort="none"><button type="button">{}</button></th>'
     cell = button if sortable else '<th scope="col">{}</th>'
     columns = "".join(cell.format(html.escape(h)) for h in head)

@@ -28,11 +28,10 @@ _MARKS = "osD^"
 
 @dataclass(frozen=True, eq=False)
 class TrialCell:
-    """One size N at one length D in units: what was tried, and the loss that it gave.
+    """One size N at one length D in units: what was tried, and the loss above the lowest, relative.
 
-    ``excess`` is the loss above the cell's lowest, as a share of it; the curve is the fitted
-    parabola, empty where there is none to rely on. ``recipe`` and ``used`` are the recipe's value
-    and that of the sweep. ``noise_scale`` is the gradient's in units, for batches alone.
+    The curve is the fitted parabola, empty without a reliable one. ``recipe`` and ``used`` are the
+    values of recipe and sweep, ``noise_scale`` the gradient's in units, for batches alone.
     """
 
     params: float

@@ -109,11 +109,7 @@ def find_numbers(
     mapping: Mapping[str, str],
     names: Iterable[str] = NUMERIC,
 ) -> dict[str, ColumnMatch]:
-    """The column of each quantity that the table has.
-
-    A column that is not ``filled`` is taken only if no other fits. Two equally good columns, and a
-    ``mapping`` to a column that is not among the ``headings``, are refused.
-    """
+    """The column of each quantity that the table has; one that is not ``filled`` if no other fits."""
     matches = {}
     for name in names:
         if name in mapping:
@@ -205,10 +201,7 @@ def is_missing(value: Any) -> bool:
 
 
 def numbers(values: Sequence[Any] | NDArray[Any], column: str) -> Floats:
-    """A column as floats, NaN where a cell is empty; shape (rows,).
-
-    A cell that holds something else is refused, and a comma that may be decimal or group thousands.
-    """
+    """A column as floats, NaN where a cell is empty; text and ambiguous commas are refused."""
     if isinstance(values, np.ndarray):
         if values.dtype.kind in "iuf":
             return values.astype(np.float64)
@@ -244,10 +237,7 @@ def _number(value: Any, grouped: bool, column: str, row: int) -> float:
 
 
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
-    """The rows whose run did not finish, each with its state.
-
-    A column without any word that trackers write is no column of states.
-    """
+    """The rows whose run did not finish, each with its state, if the words are those of trackers."""
     words = ["" if is_missing(s) else str(s).strip() for s in states]
     if not any(w.lower() in _FINISHED | _UNFINISHED for w in words):
         return {}
@@ -255,10 +245,7 @@ def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
 
 
 def budgets_of(flops: Floats, spread: float = 0.1) -> Floats:
-    """Each run's budget: runs whose C is within ``spread`` of a group's least share its mean.
-
-    Groups are taken from the cheapest run up; their mean is geometric.
-    """
+    """Each run's budget: from the cheapest up, runs within ``spread`` share their geometric mean."""
     order = np.argsort(flops, kind="stable")
     ordered = flops[order]
     starts: list[int] = []

@@ -248,8 +248,7 @@ def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
 def _tracked_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row for each run and reading of its loss; of points that a resumed run repeated, the last.
 
-    A value that no run has twice is no curve, so a single held-out loss at the end does not
-    replace the training loss.
+    A value that no run has twice, such as a held-out loss at the end, is no curve.
     """
     several: set[str] = set()
     for run in tracked:
@@ -270,14 +269,14 @@ def _tracked_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict
         for row in run_rows:
             if is_missing(row.get(loss)):
                 continue
-            while len(kept) > start and _is_repeated(kept[-1].get(tokens), row.get(tokens)):
+            at = row.get(tokens)
+            while len(kept) > start and isinstance(at, int | float):
+                before = kept[-1].get(tokens)
+                if not (isinstance(before, int | float) and at <= before):
+                    break
                 kept.pop()
             kept.append(row)
     return kept
-
-
-def _is_repeated(tokens: Any, later: Any) -> bool:
-    return all(isinstance(v, int | float) for v in (tokens, later)) and later <= tokens
 
 
 def _running_line(tokens: Floats, loss: Floats, width: float) -> Floats:

@@ -63,10 +63,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
-    """What each run shares its noise by; ``None`` where no run has a value.
-
-    A run without a value is a cluster of its own.
-    """
+    """What each run shares its noise by, itself without a value; ``None`` where no run has one."""
     if all(is_missing(value) for value in values):
         return None
     return tuple(
@@ -90,8 +87,9 @@ def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats]
     missing = [name for name in _REQUIRED if name not in matches]
     if missing and not (missing == ["tokens"] and has_compute):
         fix = f"Say which is which: columns={{{missing[0]!r}: 'your_column'}}."
-        if raw.headings and all(map(_is_number, raw.headings)):
-            fix = "Its first line holds numbers: put the headings params,tokens,loss above."
+        with suppress(ValueError):
+            if list(map(float, raw.headings)):
+                fix = "Its first line holds numbers: put the headings params,tokens,loss above."
         raise TableError(
             f"the table lacks {missing}; it has the columns {list(raw.headings)}. {fix}"
         )
@@ -105,13 +103,6 @@ def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats]
             data["flops"] = 6 * data["params"] * data["tokens"]
             notes.append("The table has no FLOPs: C = 6·N·D was assumed.")
     return data, notes
-
-
-def _is_number(text: str) -> bool:
-    with suppress(ValueError):
-        float(text)
-        return True
-    return False
 
 
 def _unsound_rows(
@@ -135,8 +126,7 @@ def _unfinished_schedules(
 ) -> tuple[dict[int, str], list[str]]:
     """The runs whose loss was read before the end of their schedule, and what was taken on trust.
 
-    Under a decaying learning rate the loss is too high until the end, so such a loss must not
-    enter a fit.
+    Under a decaying learning rate the loss is too high until the end.
     """
     known = []
     # A setting is the same wherever a run ended, so it does not tell how far the run came.
@@ -184,10 +174,7 @@ def _unfinished_schedules(
 
 
 def _final_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a run, as it was when its loss was last read.
-
-    A run may go on after that, and D or C of its end would then not be those of the loss.
-    """
+    """One row a run, as it was when its loss was last read; D and C of its end may be others."""
     ends = [_final_row(run, len(run.points)) for run in tracked]
     loss = column_of("loss", ends, mapping)
     if not loss:

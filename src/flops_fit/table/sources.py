@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -49,13 +50,13 @@ class Raw:
 
     def filled(self) -> list[str]:
         """The headings under which there is any value."""
-        return [heading for heading, cells in self.cells.items() if not _is_empty(cells)]
 
+        def is_empty(cells: Cells) -> bool:
+            if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
+                return bool(np.all(np.isnan(cells)))
+            return all(map(is_missing, cells))
 
-def _is_empty(cells: Cells) -> bool:
-    if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
-        return bool(np.all(np.isnan(cells)))
-    return all(is_missing(cell) for cell in cells)
+        return [heading for heading, cells in self.cells.items() if not is_empty(cells)]
 
 
 def _too_long(what: str = "the table") -> TableError:
@@ -66,19 +67,15 @@ def _too_long(what: str = "the table") -> TableError:
 
 
 def read_raw(source: Any, wanted: Wanted) -> Raw:
-    """The wanted columns, from a path or from anything in memory that holds a table.
-
-    Raises
-    ------
-    TableError
-        There is no such file, it is no table of runs, or it has too many rows.
-    InputTypeError
-        ``source`` is neither a path nor a table.
-    MissingExtraError
-        It is Parquet, and pyarrow is not installed.
-    """
+    """The wanted columns, from a path or from anything in memory that holds a table."""
+    if isinstance(source, Mapping):
+        return _from_columns(source, wanted)
     if not isinstance(source, str | Path):
-        return _from_value(source, wanted)
+        if (framed := _from_frame(source, wanted)) is not None:
+            return framed
+        if isinstance(source, Iterable) and not isinstance(source, bytes):
+            return from_rows(source, wanted)
+        raise _no_table(source)
     path = Path(source)
     try:
         return _from_file(path, wanted)
@@ -96,17 +93,6 @@ def read_raw(source: Any, wanted: Wanted) -> Raw:
     except (OSError, ValueError) as error:
         reason = f"expected a file of runs; {path!s:.200} cannot be read: {error}."
     raise TableError(reason)
-
-
-def _from_value(source: Any, wanted: Wanted) -> Raw:
-    if isinstance(source, Mapping):
-        return _from_columns(source, wanted)
-    framed = _from_frame(source, wanted)
-    if framed is not None:
-        return framed
-    if isinstance(source, Iterable) and not isinstance(source, str | bytes):
-        return from_rows(source, wanted)
-    raise _no_table(source)
 
 
 def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
@@ -264,8 +250,11 @@ def _csv(path: Path, wanted: Wanted) -> Raw:
         if count > MOST_ROWS:
             raise _too_long(str(path))
         for i, kind in kinds.items():
-            column = [row[i] for row in rows]
-            parts[i].append(_compact(column) if kind == "number" else column)
+            column: Cells = [row[i] for row in rows]
+            if kind == "number":
+                with suppress(ValueError):  # floats take an eighth of the memory
+                    column = np.array(list(map(float, column)), dtype=np.float64)
+            parts[i].append(column)
     cells: dict[str, Cells] = {}
     for i, chunks in parts.items():
         if chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks):
@@ -284,14 +273,6 @@ def _make_rectangular(rows: list[list[str]], width: int, before: int, path: Path
                 f"{len(row)}. Put numbers with commas in quotes, or leave the commas out."
             )
         row.extend([""] * (width - len(row)))
-
-
-def _compact(column: list[str]) -> Cells:
-    """Floats, at an eighth of the memory, where every cell is one."""
-    try:
-        return np.array(list(map(float, column)), dtype=np.float64)
-    except ValueError:
-        return column
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -329,10 +310,9 @@ def _json(path: Path, first: bytes, wanted: Wanted) -> Raw:
 def _is_lines(path: Path) -> bool:
     """Whether the first line is an object by itself and another one follows."""
     head = list(islice((line for line in _lines(path) if line.strip()), 2))
-    try:
+    with suppress(json.JSONDecodeError):
         return len(head) == 2 and isinstance(json.loads(head[0]), dict)
-    except json.JSONDecodeError:
-        return False
+    return False
 
 
 def _parquet(path: Path, wanted: Wanted) -> Raw:
