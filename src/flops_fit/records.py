@@ -1,15 +1,12 @@
 """The nouns that travel through the library: Experiment, Run, Diagnostic.
 
-An :class:`Experiment` is one training run as planned. Its ``id`` is a hash of everything that
-decides its outcome, so a finished run can be reused exactly when it would come out the same.
-A :class:`Run` is what came of it.
+An :class:`Experiment` is one training run as planned, a :class:`Run` is what came of it. N counts
+parameters, D units (target tokens for language, samples for images), C training FLOPs; L is the
+held-out loss.
 
-Under warmup–stable–decay the rate is constant between warmup and cool-down, so runs of one model
-that differ only in length are one run until the first of them cools down. That part is their trunk
-and each cool-down a branch of it (Hägele et al. 2024, arXiv:2405.18392).
-
-N counts parameters, D counts units (target tokens for language, samples for images), C counts
-training FLOPs, L is the held-out loss.
+Under warmup–stable–decay, runs of one model that differ only in length are one run until the first
+of them cools down: their trunk, of which each cool-down is a branch (Hägele et al. 2024,
+arXiv:2405.18392).
 """
 
 from __future__ import annotations
@@ -124,10 +121,8 @@ class Experiment:
     @property
     def label(self) -> str:
         """A readable name of budget, size and the number of a repeat."""
-        size = self.size
-        if isinstance(size, Mapping):
-            size = "-".join(map(str, size.values()))
-        text = f"C={self.budget:.3g} size={size}"
+        parts = self.size.values() if isinstance(self.size, Mapping) else [self.size]
+        text = f"C={self.budget:.3g} size={'-'.join(map(str, parts))}"
         return f"{text} #{self.repeat}" if self.repeat else text
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,8 +132,7 @@ class Experiment:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """Read what :meth:`to_dict` wrote; a record whose id does not match was edited."""
-        known = cls.__dataclass_fields__
-        data = {k: v for k, v in values.items() if k in known}
+        data = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
         data["params"] = ParamCount(**values["params"])
         try:
             data["hparams"] = HParams.from_dict(values["hparams"])
@@ -157,21 +151,15 @@ class Experiment:
 class Run:
     """The result of an :class:`Experiment`.
 
-    ``flops`` and ``tokens`` are those on the path to its loss; another run of its trunk spent
-    ``flops_shared`` of them. ``seconds`` is the time of this run alone. ``loss`` is the held-out
-    loss at the end of the schedule with standard error ``loss_se``, ``train_loss`` the mean over the
-    last twentieth of the steps and ``gradient_norm`` the mean norm of their gradients before
-    clipping. ``reason`` says in a line why a run did not complete, ``details`` holds a traceback.
-    ``units_per_second`` is the speed of the steps alone and ``mfu`` the model FLOPs utilisation:
-    ``flops`` over the time in steps, as a share of the device's peak; ``None`` if that peak is
-    unknown. ``microbatch`` counts the samples in one pass of the model, ``ranks`` the processes that
-    shared each batch, ``resumed`` the restarts from a checkpoint. ``noise_scale`` is the gradient
-    noise scale at its end, in units, if it was measured; ``spikes`` are (step, loss) of jumps of the
-    training loss; ``notes`` are other observations.
-
-    C has several conventions. ``flops`` follows that of the plan, by default counted on the traced
-    model; beside it are :attr:`flops_6nd`, :attr:`flops_6nd_matmul` and
-    :attr:`flops_6nd_non_embedding`, which differ in what they call N.
+    ``flops`` (by the plan's convention) and ``tokens`` are those on the path to its loss; another run
+    of its trunk spent ``flops_shared`` of them. ``seconds`` is the time of this run alone. ``loss`` is
+    the held-out loss at the end of the schedule with standard error ``loss_se``; ``train_loss`` and
+    ``gradient_norm`` (before clipping) are means over the last twentieth of the steps. ``reason`` says
+    why a run did not complete, ``details`` holds a traceback. ``units_per_second`` is the speed of the
+    steps and ``mfu`` the model FLOPs utilisation in them, ``None`` if the device's peak is unknown.
+    ``microbatch`` counts the samples in one pass of the model, ``ranks`` the processes that shared
+    each batch, ``resumed`` the restarts from a checkpoint. ``noise_scale`` is the gradient noise scale
+    at its end, in units, if measured; ``spikes`` are (step, loss) of jumps of the training loss.
 
     Examples
     --------
@@ -229,10 +217,9 @@ class Run:
     @property
     def samples(self) -> int:
         """Samples trained on, repeats included."""
-        experiment = self.experiment
-        if self.state == "completed":
-            return experiment.batch_size * experiment.steps
-        return round(self.flops / experiment.flops_per_sample)
+        e = self.experiment
+        whole = self.state == "completed"
+        return e.batch_size * e.steps if whole else round(self.flops / e.flops_per_sample)
 
     @property
     def epochs(self) -> float | None:
@@ -242,11 +229,7 @@ class Run:
 
     @property
     def unique_tokens(self) -> int | None:
-        """Units seen for the first time, U = min(D, units in the data); ``None`` as for :attr:`epochs`.
-
-        Units in the data are its samples times the units in a sample: those planned, corrected by
-        the count if some targets are masked.
-        """
+        """Units seen for the first time, U = min(D, units in the data); ``None`` as for :attr:`epochs`."""
         size, samples = self._data_size, self.samples
         if size is None:
             return None
@@ -265,10 +248,8 @@ class Run:
     @property
     def _data_size(self) -> int | None:
         """Samples in the training data."""
-        experiment = self.experiment
-        if not experiment.epochs:
-            return None
-        return round(experiment.batch_size * experiment.steps / experiment.epochs)
+        e = self.experiment
+        return round(e.batch_size * e.steps / e.epochs) if e.epochs else None
 
     @property
     def flops_spent(self) -> float:
@@ -277,18 +258,18 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
+        spikes, experiment = [list(spike) for spike in self.spikes], self.experiment.to_dict()
         return {
             **asdict(self),
-            "spikes": [list(spike) for spike in self.spikes],
+            "spikes": spikes,
             "notes": list(self.notes),
-            "experiment": self.experiment.to_dict(),
+            "experiment": experiment,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
         """Read what :meth:`to_dict` wrote."""
-        known = cls.__dataclass_fields__
-        data = {k: v for k, v in values.items() if k in known}
+        data = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
         data["notes"] = tuple(values.get("notes", ()))
         data["spikes"] = tuple((int(s), float(v)) for s, v in values.get("spikes", ()))
         return cls(**{**data, "experiment": Experiment.from_dict(values["experiment"])})
@@ -330,28 +311,13 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
-    name = getattr(value, "__qualname__", None)
-    if name is not None:
-        return f"{getattr(value, '__module__', '')}.{name}"
+    if hasattr(value, "__qualname__"):
+        return f"{getattr(value, '__module__', '')}.{value.__qualname__}"
     return f"{type(value).__module__}.{type(value).__qualname__}:{value}"
 
 
 def trunk_of(experiment: Experiment) -> str:
-    """A hash of all that decides a run until its cool-down: 16 hex digits.
-
-    Examples
-    --------
-    >>> from dataclasses import replace
-    >>> hparams = HParams(lr=0.01, batch_units=8)
-    >>> params = ParamCount(160, 160, 160, 160)
-    >>> run = Experiment(
-    ...     "M", {}, 8, params, 1e6, 400, 50, 8, 1.0, "samples", 1.0, 1.0, hparams, 1, 0, ""
-    ... )
-    >>> trunk_of(run) == trunk_of(replace(run, budget=2e6, tokens=800, steps=100))
-    True
-    >>> trunk_of(run) == trunk_of(replace(run, seed=2))
-    False
-    """
+    """A hash of all that decides a run until its cool-down: 16 hex digits."""
     return _digest(experiment, _DECIDES_TRUNK, trunk_hparams(experiment.hparams))
 
 
@@ -361,10 +327,7 @@ def trunk_hparams(hparams: HParams) -> dict[str, Any]:
 
 
 def branch_step(experiment: Experiment) -> int:
-    """Steps after which a run leaves its trunk, ⌊(1 − cooldown)·steps⌋; 0 if it has none.
-
-    At most 95 % of the steps are on the trunk, however short the cool-down.
-    """
+    """Steps after which a run leaves its trunk, at most 95 % of all; 0 if it has none."""
     if not experiment.trunk:
         return 0
     share = min(1 - experiment.hparams.cooldown, _MOST_SHARED)
@@ -375,7 +338,7 @@ def by_trunk(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
     """The experiments of each trunk, shortest first; those without a trunk stand alone."""
     groups: dict[str, list[Experiment]] = defaultdict(list)
     for experiment in experiments:
-        groups[experiment.trunk or f"alone {experiment.id}"].append(experiment)
+        groups[experiment.trunk or experiment.id].append(experiment)
     return [sorted(group, key=lambda e: (branch_step(e), e.steps)) for group in groups.values()]
 
 

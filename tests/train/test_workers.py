@@ -170,7 +170,7 @@ def speed(seconds: float, waiting: float, **changes: Any) -> Speed:
 def test_auto_reads_ahead_where_that_gains_time(
     monkeypatch: pytest.MonkeyPatch, seconds: float, waiting: float, free: int, workers: int
 ) -> None:
-    monkeypatch.setattr(config, "_cores", lambda: free + 1 if free else 4)
+    monkeypatch.setattr(config, "cores", lambda: free + 1 if free else 4)
     monkeypatch.setattr(config, "_busy_cores", lambda device: 1 if free else 4)
     monkeypatch.setattr(config, "_forks", lambda: True)
     experiment = make_experiment(steps=5000)
@@ -184,7 +184,7 @@ def test_auto_reads_ahead_where_that_gains_time(
 def test_auto_is_none_where_nothing_is_known_or_processes_cannot_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(config, "_cores", lambda: 8)
+    monkeypatch.setattr(config, "cores", lambda: 8)
     slow = speed(0.1, 0.1)
     long, short = make_experiment(steps=5000), make_experiment(steps=20)
     short = replace(short, tokens=160)

@@ -19,7 +19,7 @@ from flops_fit.recipes.resolve import coupled
 from flops_fit.records import Experiment, Run
 from flops_fit.tune import Tune, Tuning, without_tuning
 from flops_fit.tune.optimum_fit import best_offset
-from flops_fit.tune.run import run_tuning
+from flops_fit.tune.search import run_tuning
 from flops_fit.tune.tuning import resolve_tune
 from tests.conftest import MLP
 

@@ -23,7 +23,7 @@ from flops_fit.result import Result
 from flops_fit.store.store import Store
 from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
-from flops_fit.tune.run import run_tuning
+from flops_fit.tune.search import run_tuning
 from flops_fit.tune.tuning import Tune, Tuning, resolve_tune
 from flops_fit.view.live import LiveView, SilentView, SweepView
 

@@ -21,9 +21,9 @@ from flops_fit.mup.parametrization import (
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.planner import EXAMPLE_SAMPLES
-from flops_fit.train.optimizer import MakeOptimizer
+from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 from flops_fit.train.precision import resolve_device
-from flops_fit.train.step import whole_batch_step
+from flops_fit.train.step import Stepper
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -175,8 +175,14 @@ def check_widths(
         objective,
         sizes,
         roles,
-        lambda model: whole_batch_step(
-            model, objective, hparams, samples, device, optimizer, scale
+        lambda model: Stepper(
+            model,
+            objective,
+            make_optimizer(model, hparams, optimizer, None, scale),
+            hparams.clip,
+            samples,
+            samples,
+            device,
         ),
         lr=hparams.lr,
         scaled=scaled,

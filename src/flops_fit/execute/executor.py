@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import signal
 import time
 import traceback
@@ -206,7 +205,11 @@ class RemoteExecutor(ABC):
     cancel_seconds = PATIENCE  # that a cancelled run may take to end
 
     def __init__(self, gpus_per_run: GpusPerRun, ranks_per_run: GpusPerRun) -> None:
-        self._per_run = PerRun(gpus_per_run, ranks_per_run)
+        if not callable(gpus_per_run):
+            check_whole("gpus_per_run", gpus_per_run, at_least=0)
+        if not callable(ranks_per_run):
+            check_whole("ranks_per_run", ranks_per_run)
+        self._gpus_per_run, self._ranks_per_run = gpus_per_run, ranks_per_run
         self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
         self._running: dict[Handle, Started] = {}
         self._numbers = itertools.count()
@@ -214,6 +217,13 @@ class RemoteExecutor(ABC):
 
     def _handle(self, experiment: Experiment) -> Handle:
         return Handle(experiment.id, next(self._numbers))
+
+    def _default(self, e: Experiment, cpus: int, seconds: float | None = None) -> Resources:
+        """The resources of a run that asks for none; ``cpus`` are for each of its processes."""
+        gpus, ranks = self._gpus_per_run, self._ranks_per_run
+        gpus = gpus(e) if callable(gpus) else gpus
+        ranks = ranks(e) if callable(ranks) else ranks
+        return Resources(cpus, gpus, seconds, None if gpus else ranks)
 
     def poll(self, timeout: float | None = None) -> list[Run]:
         """Start what fits and pass progress on, until a run has ended."""
@@ -265,35 +275,6 @@ class RemoteExecutor(ABC):
     def _retire(self, started: Started) -> None:
         """Free what a run had that has ended."""
         del self._running[started.handle]
-
-
-@dataclass(frozen=True)
-class PerRun:
-    """GPUs, or ranks without GPUs, of runs that do not ask for resources themselves."""
-
-    gpus: GpusPerRun
-    ranks: GpusPerRun
-
-    def __post_init__(self) -> None:
-        if not callable(self.gpus):
-            check_whole("gpus_per_run", self.gpus, at_least=0)
-        if not callable(self.ranks):
-            check_whole("ranks_per_run", self.ranks)
-
-    def resources(
-        self, experiment: Experiment, cpus: int, seconds: float | None = None
-    ) -> Resources:
-        """The resources of one run, with ``cpus`` for each of its processes."""
-        gpus = self.gpus(experiment) if callable(self.gpus) else self.gpus
-        ranks = self.ranks(experiment) if callable(self.ranks) else self.ranks
-        return Resources(cpus, gpus, seconds, None if gpus else ranks)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,11 @@ from flops_fit.execute.executor import (
     Resources,
     Started,
     Task,
-    cores,
 )
-from flops_fit.execute.process import fresh_processes, pack, start_worker, stop
-from flops_fit.execute.worker import Setting
+from flops_fit.execute.process import Setting, fresh_processes, pack, start_worker, stop
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
+from flops_fit.train.config import cores
 
 
 class PoolExecutor(RemoteExecutor):
@@ -74,12 +73,10 @@ class PoolExecutor(RemoteExecutor):
         gpus_per_run: GpusPerRun | None = None,
         ranks_per_run: GpusPerRun = 1,
     ) -> None:
-        for name, value in (
-            ("workers", workers),
-            ("threads", threads),
-            ("runs_per_gpu", runs_per_gpu),
-            ("gpus_per_run", None if callable(gpus_per_run) else gpus_per_run),
-        ):
+        counts = {"workers": workers, "threads": threads, "runs_per_gpu": runs_per_gpu}
+        if not callable(gpus_per_run):
+            counts["gpus_per_run"] = gpus_per_run
+        for name, value in counts.items():
             if value is not None:
                 check_whole(name, value)
         if isinstance(gpus, int):
@@ -88,7 +85,7 @@ class PoolExecutor(RemoteExecutor):
         self._gpus, self._runs_per_gpu = gpus, runs_per_gpu
         self._folder: TemporaryDirectory[str] | None = None
         self._context: Any = None
-        super().__init__(gpus_per_run or (lambda e: min(1, self._slots.gpus)), ranks_per_run)
+        super().__init__(gpus_per_run or (lambda e: min(1, len(self._slots.shares))), ranks_per_run)
 
     @cached_property
     def _slots(self) -> Slots:
@@ -120,9 +117,9 @@ class PoolExecutor(RemoteExecutor):
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Queue one experiment, to start once it fits; InputError where the pool is too small."""
         threads = self._threads or max(1, cores() // self._slots.processes)
-        needs = resources or self._per_run.resources(experiment, threads)
+        needs = resources or self._default(experiment, threads)
         for name, number, limit in (
-            ("GPUs", needs.gpus, self._slots.gpus),
+            ("GPUs", needs.gpus, len(self._slots.shares)),
             ("processes", needs.size, self._slots.processes),
         ):
             if number > limit:
@@ -142,7 +139,7 @@ class PoolExecutor(RemoteExecutor):
             if gpus is None:
                 return
             self._queue.popleft()
-            setting = Setting(needs.cpus, needs.size, gpus if self._slots.gpus else None)
+            setting = Setting(needs.cpus, needs.size, gpus if self._slots.shares else None)
             task = str(Path(self._folder.name) / "task")
             try:
                 worker = start_worker(self._context, task, experiment, setting)
@@ -197,21 +194,16 @@ class Slots:
     def __init__(self, processes: int, gpus: Sequence[str] = (), shares: int = 1) -> None:
         self.processes = processes
         self._free = processes
-        self._shares = dict.fromkeys(gpus, shares)
-
-    @property
-    def gpus(self) -> int:
-        """How many GPUs there are."""
-        return len(self._shares)
+        self.shares = dict.fromkeys(gpus, shares)  # that are free, by GPU
 
     def take(self, processes: int, gpus: int) -> tuple[str, ...] | None:
         """The GPUs for a run, those with most shares left; ``None`` where it does not fit."""
-        free = [name for name, shares in self._shares.items() if shares]
+        free = [name for name, shares in self.shares.items() if shares]
         if processes > self._free or gpus > len(free):
             return None
-        taken = tuple(sorted(free, key=lambda name: -self._shares[name])[:gpus])
+        taken = tuple(sorted(free, key=lambda name: -self.shares[name])[:gpus])
         for name in taken:
-            self._shares[name] -= 1
+            self.shares[name] -= 1
         self._free -= processes
         return taken
 
@@ -219,7 +211,7 @@ class Slots:
         """What :meth:`take` gave."""
         self._free += processes
         for name in gpus:
-            self._shares[name] += 1
+            self.shares[name] += 1
 
 
 def visible_gpus() -> list[str]:

@@ -1,24 +1,31 @@
-"""Fresh processes that each carry out one run: the task they are sent, their start, their end."""
+"""Fresh processes that each carry out one run, themselves or by ranks that they launch."""
 
 from __future__ import annotations
 
 import inspect
 import io
+import logging
 import multiprocessing
+import os
 import pickle
 import pickletools
+import secrets
+import signal
 import sys
+import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Client, Connection, Listener, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flops_fit.errors import InputTypeError, MissingExtraError
-from flops_fit.execute.executor import PATIENCE
-from flops_fit.execute.worker import Setting, carry_out, exit_words
+from flops_fit.execute.executor import PATIENCE, Report, Task, attempt
 from flops_fit.records import Experiment, Run
 
 WARN_BYTES = 256 * 2**20  # of a pickled task, from which on its size is warned about
@@ -33,6 +40,18 @@ _PARTS = {
     "param_groups": "param_groups",
     "trackers": "a tracker",
 }
+_RANK = "from flops_fit.execute.process import carry_out_as_rank; carry_out_as_rank()"
+_ORDERS = "FLOPS_FIT_RANK_ORDERS"  # the environment variable that names a rank's file of orders
+_ANSWER_SECONDS = 20.0  # that a worker may take to confirm the run of its first rank
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run's process is given."""
+
+    threads: int = 1
+    ranks: int = 1
+    gpus: tuple[str, ...] | None = None  # one a rank, by CUDA_VISIBLE_DEVICES; None leaves all
 
 
 @dataclass(eq=False)
@@ -72,11 +91,19 @@ class Worker:
 
 
 def fresh_processes(task: bytes) -> Any:
-    """A multiprocessing context for workers of a task."""
+    """A multiprocessing context for workers of a task; they are forked with the modules it names."""
     method = start_method()
     context: Any = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(_to_preload(task))
+    if method != "forkserver":
+        return context
+    modules, torch = ["flops_fit.execute.process"], sys.modules.get("torch")
+    if torch is not None:
+        modules += ["torch", "torch._dynamo"]  # optimizers import dynamo
+    # The task's own may initialise CUDA, and a forked process could not use it afterwards.
+    if torch is None or not torch.cuda.is_available():
+        strings = {arg for _, arg, _ in pickletools.genops(task) if isinstance(arg, str)}
+        modules += sorted((strings & sys.modules.keys()) - {"__main__"})
+    context.set_forkserver_preload(modules)
     return context
 
 
@@ -138,26 +165,8 @@ def start_method() -> str:
     return "forkserver" if has_server and sys.platform != "darwin" else "spawn"
 
 
-def _to_preload(task: bytes) -> list[str]:
-    """The modules that a task names, for workers to be forked with.
-
-    With a GPU only those that do not initialise CUDA: a forked process could not use it afterwards.
-    """
-    known = ["flops_fit.execute.worker"]
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        known += ["torch", "torch._dynamo"]  # optimizers import dynamo
-        if torch.cuda.is_available():
-            return known
-    strings = {arg for _, arg, _ in pickletools.genops(task) if isinstance(arg, str)}
-    return [*known, *sorted((strings & sys.modules.keys()) - {"__main__"})]
-
-
 def pack(task: Any, place: str) -> bytes:
-    """The task as bytes: what ``__main__`` defines by value, what modules define by reference.
-
-    InputTypeError says which part cannot be pickled, and why.
-    """
+    """The task as bytes: what ``__main__`` defines by value, what modules define by reference."""
     try:
         import cloudpickle
     except ImportError:
@@ -165,7 +174,7 @@ def pack(task: Any, place: str) -> bytes:
     try:
         content: bytes = cloudpickle.dumps(task)
     except Exception as error:  # pickling runs the user's code
-        part, reason = _culprit(task, cloudpickle.dumps, error)
+        part, reason = _find_cause(task, cloudpickle.dumps, error)
         raise InputTypeError(
             f"executor={place!r} sends model, data and loss to other processes, and {part} cannot be "
             f"pickled ({type(reason).__name__}: {reason}). Open files at the data set's first access, "
@@ -181,41 +190,194 @@ def pack(task: Any, place: str) -> bytes:
     return content
 
 
-def _culprit(task: Any, dumps: Any, error: Exception) -> tuple[str, Exception]:
+def _find_cause(task: Any, dumps: Any, error: Exception) -> tuple[str, Exception]:
     """The innermost part that cannot be pickled by itself, in words, and the error."""
     path: list[str] = []
-    part, seen = task, {id(task)}
-    while len(path) < _CAUSE_DEPTH:
-        for name, inner in _parts_of(part):
-            if id(inner) not in seen:
-                try:
-                    dumps(inner)
-                except Exception as why:  # pickling runs the user's code
-                    path, part, error = [*path, name], inner, why
-                    seen.add(id(inner))
-                    break
-        else:
-            break
+    part, parts, seen = task, list(_parts_of(task).items()), {id(task)}
+    while parts and len(path) < _CAUSE_DEPTH:
+        name, inner = parts.pop(0)
+        if id(inner) in seen:
+            continue
+        try:
+            dumps(inner)
+        except Exception as why:  # pickling runs the user's code
+            path, part, error = [*path, name], inner, why
+            seen.add(id(inner))
+            parts = list(_parts_of(inner).items())
     kind = f"a {type(part).__module__}.{type(part).__qualname__}".replace("a builtins.", "a ")
     whole = next((_PARTS[name] for name in path if name in _PARTS), "the task")
     return f"{whole} ({kind} at task.{'.'.join(path)})" if path else f"the task ({kind})", error
 
 
-def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of a value that are pickled with it."""
+def _parts_of(value: Any) -> dict[str, Any]:
+    """The parts of a value that are pickled with it, by name."""
     if isinstance(value, type | io.IOBase | pickle.PickleBuffer):
-        return
+        return {}
+    if isinstance(value, list | tuple | set | frozenset):
+        return {str(i): v for i, v in enumerate(value)}
     if isinstance(value, Mapping):
-        yield from ((str(k), v) for k, v in value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((str(i), v) for i, v in enumerate(value))
-    elif inspect.isfunction(value):
+        return {str(k): v for k, v in value.items()}
+    if inspect.isfunction(value):
         used = inspect.getclosurevars(value)
-        yield from {**used.globals, **used.nonlocals}.items()
-    elif inspect.ismethod(value):
-        yield "__self__", value.__self__
+        return {**used.globals, **used.nonlocals}
+    names = ("__self__", "func", "args", "keywords")  # of methods, and of functools.partial
+    own = {name: getattr(value, name) for name in names if hasattr(type(value), name)}
+    return {**own, **getattr(value, "__dict__", {})}
+
+
+def carry_out(task_path: str, experiment: Experiment, pipe: Connection, setting: Setting) -> None:
+    """Carry out one experiment and send its Run back; end at once if the driver is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    if hasattr(signal, "SIGCHLD"):  # Ray's workers ignore it, and ranks could not be waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    print_in_order()
+    lock = threading.Lock()
+
+    def send(message: Any) -> None:
+        try:
+            with lock:
+                pipe.send(message)
+        except OSError:
+            os._exit(1)
+
+    if setting.ranks == 1:
+        _see_gpu(setting, 0)
+        send(run_task(task_path, experiment, setting.threads, send))
     else:
-        for name in ("func", "args", "keywords"):  # of functools.partial
-            if hasattr(type(value), name):
-                yield name, getattr(value, name)
-        yield from getattr(value, "__dict__", {}).items()
+        send(_launch_ranks(task_path, experiment, setting, send))
+    pipe.close()
+
+
+def run_task(
+    task_path: str | Path, experiment: Experiment, threads: int, report: Report | None
+) -> Run:
+    """The run, by this process; without ``report`` as a rank that follows the first."""
+    try:
+        task: Task = pickle.loads(Path(task_path).read_bytes())
+    except Exception as error:  # it may need a module that is not here
+        reason = f"the task cannot be read in a worker: {type(error).__name__}: {error}"
+        return Run(experiment, "failed", reason=reason, details=traceback.format_exc())
+    pin_threads(threads)
+    return attempt(task if report else getattr(task, "follower", task), experiment, report)
+
+
+def _launch_ranks(task_path: str, experiment: Experiment, setting: Setting, report: Report) -> Run:
+    """The run, by ranks that PyTorch's elastic launch starts here; all end where one is lost."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable()  # the elastic agent is all that runs in this process
+    runs: list[Run] = []
+    lost = ""
+    key = secrets.token_bytes(32)
+    with Listener(authkey=key) as listener, TemporaryDirectory(prefix="flops-fit-") as folder:
+        threading.Thread(target=_accept, args=(listener, report, runs), daemon=True).start()
+        path = Path(folder) / "orders"
+        orders = task_path, experiment, setting, listener.address, key
+        path.write_bytes(pickle.dumps(orders))
+        os.environ[_ORDERS] = str(path)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        quiet = dict.fromkeys(range(1, setting.ranks), Std.OUT)  # what rank 0 prints is enough
+        config = LaunchConfig(
+            1,
+            1,
+            setting.ranks,
+            run_id=experiment.id,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(folder, quiet),
+        )
+        if hasattr(config, "signals_to_handle"):  # older releases handle SIGINT as well
+            config.signals_to_handle = "SIGTERM"
+        try:
+            elastic_launch(config, sys.executable)("-c", _RANK)
+        except ChildFailedError as error:
+            rank, failure = min(  # the first, as the others were ended by SIGTERM
+                error.failures.items(),
+                key=lambda f: (f[1].exitcode == -signal.SIGTERM, f[1].timestamp),
+            )
+            how = exit_words(failure.exitcode)
+            lost = f"rank {rank} of {setting.ranks} {how} before the run had a result"
+        except SignalException as stopped:
+            raise SystemExit(128 + stopped.sigval) from None
+    if runs and (not lost or runs[0].state != "failed"):  # failed: it lost its connection
+        return runs[0]
+    reason = lost or f"its {setting.ranks} ranks ended without a result"
+    return Run(experiment, "preempted", reason=reason, ranks=setting.ranks)
+
+
+def _accept(listener: Listener, report: Report, runs: list[Run]) -> None:
+    """Pass on the progress of every rank that connects and confirm its run, until it is closed."""
+
+    def hear(connection: Connection) -> None:
+        with suppress(OSError, EOFError):
+            while True:
+                message = connection.recv()
+                if isinstance(message, Run):
+                    runs.append(message)
+                    connection.send(None)
+                else:
+                    report(message)
+
+    with suppress(OSError, EOFError):
+        while True:
+            threading.Thread(target=hear, args=(listener.accept(),), daemon=True).start()
+
+
+def carry_out_as_rank() -> None:
+    """One rank's part of a run; it ends with the worker that launched it."""
+    orders = pickle.loads(Path(os.environ[_ORDERS]).read_bytes())
+    task_path, experiment, setting, address, key = orders
+    rank = int(os.environ["LOCAL_RANK"])
+    print_in_order()
+    connection = Client(address, authkey=key)
+    confirmed = threading.Event()
+
+    def await_answer() -> None:
+        try:
+            connection.recv()
+        except (OSError, EOFError):
+            os._exit(1)  # the worker is gone
+        confirmed.set()
+
+    threading.Thread(target=await_answer, daemon=True).start()
+    _see_gpu(setting, rank)
+    run = run_task(task_path, experiment, setting.threads, None if rank else connection.send)
+    if rank == 0:
+        connection.send(run)
+        confirmed.wait(_ANSWER_SECONDS)
+
+
+def in_worker() -> bool:
+    """Whether this process belongs to one run, and shares its standard output with others."""
+    return multiprocessing.parent_process() is not None or _ORDERS in os.environ
+
+
+def _see_gpu(setting: Setting, rank: int) -> None:
+    if setting.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setting.gpus[rank : rank + 1])
+
+
+def print_in_order() -> None:
+    """Write out each line when it is printed, so that it keeps its place beside a subprocess's."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+
+def pin_threads(threads: int) -> None:
+    """Set the number of threads of this process, in torch and in what has yet to be imported."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def exit_words(code: int | None) -> str:
+    """How a process ended, by its exit code."""
+    if code is not None and code < 0:
+        return f"was killed by signal {-code}"
+    return f"exited with {code}"

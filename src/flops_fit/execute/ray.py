@@ -25,12 +25,11 @@ from flops_fit.execute.executor import (
     Resources,
     Started,
     Task,
-    cores,
 )
-from flops_fit.execute.process import fresh_processes, pack, start_worker, stop
-from flops_fit.execute.worker import Setting
+from flops_fit.execute.process import Setting, fresh_processes, pack, start_worker, stop
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
+from flops_fit.train.config import cores
 from flops_fit.train.trainer import Progress
 
 _POLL_SECONDS = 0.5  # between looks at the progress; Ray does not cancel a longer wait
@@ -107,7 +106,7 @@ class RayExecutor(RemoteExecutor):
             self._connect()
             total = ray.cluster_resources()
         fits = [int(total.get("CPU", 0) // self._cpus)]
-        gpus = self._per_run.gpus
+        gpus = self._gpus_per_run
         if not callable(gpus) and gpus and "GPU" in total:
             fits.append(int(total["GPU"] * self._shares // gpus))
         return max(1, min(fits))
@@ -134,11 +133,7 @@ class RayExecutor(RemoteExecutor):
         self._ray = ray
 
     def start(self, task: Task, report: Report) -> None:
-        """Connect, and put the task into the cluster's object store, once.
-
-        MissingExtraError without Ray, InputTypeError where the task cannot be pickled, SweepError
-        without a cluster at the address.
-        """
+        """Connect, and put the task into the cluster's object store, once."""
         content = pack(task, "ray")
         self._connect()
         self._task = self._ray.put(content)
@@ -149,7 +144,7 @@ class RayExecutor(RemoteExecutor):
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Hand one experiment to Ray; InputError where a cluster started here is too small for it."""
-        run = resources or self._per_run.resources(experiment, self._cpus)
+        run = resources or self._default(experiment, self._cpus)
         if self._task is None:
             raise SweepError(
                 "executor='ray': expected start(task, report) before a run; got a run."
@@ -238,15 +233,14 @@ def _import_ray() -> Any:
 def _silence() -> Iterator[None]:
     """No notices by Ray and no reports of its use; what the user has set stays."""
     logger = logging.getLogger("ray")
-    level = logger.level
-    is_set = "RAY_USAGE_STATS_ENABLED" in os.environ
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    level, kept = logger.level, os.environ.get("RAY_USAGE_STATS_ENABLED")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = kept or "0"
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(level)
-        if not is_set:
+        if kept is None:
             del os.environ["RAY_USAGE_STATS_ENABLED"]
 
 
@@ -269,10 +263,7 @@ class _Progress:
 def _carry_out_here(
     content: bytes, experiment: Experiment, setting: Setting, with_gpus: bool, progress: Any
 ) -> Run:
-    """The run in a process that is forked for it, so that nothing of it stays for the next run.
-
-    Ray could end its worker after each task, but would start Python anew for every run.
-    """
+    """The run in a process that is forked for it, so that nothing of it stays for the next run."""
     import ray
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels

@@ -21,13 +21,13 @@ from flops_fit.execute.executor import (
     Resources,
     Started,
     Task,
-    cores,
 )
 from flops_fit.execute.process import pack
 from flops_fit.execute.slurm_jobs import Job, JobMonitor, Journal
 from flops_fit.files import write_atomic
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
+from flops_fit.train.config import cores
 
 _ARRAY_JOBS = 1000  # in one array: Slurm's MaxArraySize is 1001 unless a site changes it
 _MAX_JOBS = 256  # by default
@@ -105,9 +105,9 @@ class SlurmExecutor(RemoteExecutor):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("cluster", cluster, ("slurm", "local"))
-        check_whole("time", time)
-        check_whole("cpus_per_run", cpus_per_run)
-        check_whole("gpus_per_node", gpus_per_node)
+        counts = {"time": time, "cpus_per_run": cpus_per_run, "gpus_per_node": gpus_per_node}
+        for name, value in counts.items():
+            check_whole(name, value)
         check_whole("requeues", requeues, at_least=0)
         if max_jobs is not None:
             check_whole("max_jobs", max_jobs)
@@ -123,11 +123,7 @@ class SlurmExecutor(RemoteExecutor):
         super().__init__(gpus_per_run, ranks_per_run)
 
     def start(self, task: Task, report: Report) -> None:
-        """Write the task where jobs can read it, and look up the jobs of an earlier driver.
-
-        MissingExtraError without submitit, InputTypeError where the task cannot be pickled,
-        OutputError where the folder cannot be written, SweepError without Slurm.
-        """
+        """Write the task where jobs can read it, and look up the jobs of an earlier driver."""
         try:
             import submitit
         except ImportError:
@@ -170,7 +166,7 @@ class SlurmExecutor(RemoteExecutor):
             raise SweepError(
                 "executor='slurm': expected start(task, report) before a run; got a run."
             )
-        needs = resources or self._per_run.resources(experiment, self._cpus, self._time * 60.0)
+        needs = resources or self._default(experiment, self._cpus, self._time * 60.0)
         if needs.gpus > self._gpus_per_node and needs.gpus % self._gpus_per_node:
             raise InputError(
                 f"gpus_per_run: expected at most the {self._gpus_per_node} GPUs of a machine, or a multiple "
@@ -210,34 +206,29 @@ class SlurmExecutor(RemoteExecutor):
                 ) from error
             for (handle, experiment, _), job in zip(batch, jobs, strict=True):
                 self._running[handle] = Started(handle, experiment, job, needs)
-            self._journal.add(
-                {e.id: (j.job_id, needs.size) for (_, e, _), j in zip(batch, jobs, strict=True)}
-            )
+                self._journal.jobs[experiment.id] = job.job_id, needs.size
+            self._journal.write()
 
     def _parameters(self, needs: Resources) -> dict[str, Any]:
         """By submitit's names."""
         minutes = math.ceil((needs.seconds or self._time * 60.0) / 60)
         nodes = math.ceil(needs.gpus / self._gpus_per_node) or 1
-        tasks = needs.size // nodes
-        parameters: dict[str, Any]
+        tasks, gpus = needs.size // nodes, needs.gpus // nodes
         if self._local:
-            parameters = {
-                "timeout_min": minutes,
-                "tasks_per_node": tasks,
-                "gpus_per_node": needs.gpus,
-            }
-        else:
-            parameters = {
-                "time": minutes,
-                "nodes": nodes,
-                "ntasks_per_node": tasks,
-                "cpus_per_task": needs.cpus,
-                "job_name": "flops-fit",
-                "array_parallelism": self.capacity,
-                **({"gpus_per_node": needs.gpus // nodes} if needs.gpus else {}),
-                **({"partition": self._partition} if self._partition is not None else {}),
-            }
-        return {**parameters, **self._options}
+            local = {"timeout_min": minutes, "tasks_per_node": tasks, "gpus_per_node": gpus}
+            return {**local, **self._options}
+        parameters = {
+            "time": minutes,
+            "nodes": nodes,
+            "ntasks_per_node": tasks,
+            "gpus_per_node": gpus or None,
+            "cpus_per_task": needs.cpus,
+            "job_name": "flops-fit",
+            "array_parallelism": self.capacity,
+            "partition": self._partition,
+        }
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return {**given, **self._options}
 
     def _look(self, until: float) -> Iterable[tuple[Started, Run]]:
         by_job = {started.job.job_id: started for started in self._running.values()}

@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from flops_fit.execute.executor import PATIENCE
-from flops_fit.execute.worker import print_in_order, run_task
+from flops_fit.execute.process import print_in_order, run_task
 from flops_fit.files import write_atomic
 from flops_fit.records import Experiment, Run
+from flops_fit.text import error_line
+from flops_fit.train.monitor import end_by
 from flops_fit.train.trainer import Progress
 
 _REQUEUE_SECONDS = 60.0  # that rank 0 has to put the job back into the queue
@@ -79,10 +81,7 @@ class Job:
 
 
 class _TimeUp:
-    """Passes Slurm's warning that time is up to the run as SIGTERM, which it obeys after its step.
-
-    submitit would end the process at once, and lose the progress since the last checkpoint.
-    """
+    """Passes Slurm's warning that time is up to the run as SIGTERM, which it obeys after its step."""
 
     def __init__(self) -> None:
         from submitit import JobEnvironment
@@ -90,7 +89,7 @@ class _TimeUp:
         self._number = JobEnvironment._usr_sig()
         self._submitit: Any = signal.getsignal(self._number)
         self._is_up = False
-        signal.signal(signal.SIGTERM, _end)
+        signal.signal(signal.SIGTERM, lambda number, frame: end_by(number))
         signal.signal(self._number, self._warn)
 
     def _warn(self, number: int, frame: Any) -> None:
@@ -103,10 +102,6 @@ class _TimeUp:
         if self._is_up:
             self._submitit(self._number, None)  # exits, except on ranks that are not the first
             time.sleep(_REQUEUE_SECONDS)
-
-
-def _end(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def progress_path(folder: Path, experiment_id: str) -> Path:
@@ -132,27 +127,24 @@ def _be_rank(job: Any) -> None:
 
 
 class Journal:
-    """The job id and number of tasks of each experiment whose end was not seen, as JSON.
-
-    A file that cannot be read counts as empty: at worst a run is submitted twice.
-    """
+    """The job id and number of tasks of each experiment whose end was not seen, as JSON."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.jobs: dict[str, tuple[str, int]] = {}
+        # A file that cannot be read counts as empty: at worst a run is submitted twice.
         with suppress(OSError, ValueError, AttributeError, TypeError, LookupError):
             content: Any = json.loads(path.read_text(encoding="utf-8"))
             self.jobs = {str(k): (str(v[0]), int(v[1])) for k, v in content.items()}
 
-    def add(self, jobs: Mapping[str, tuple[str, int]]) -> None:
-        """Remember jobs by the ids of their experiments."""
-        self.jobs.update(jobs)
+    def write(self) -> None:
+        """Keep the jobs on disk."""
         write_atomic(self._path, json.dumps(self.jobs))
 
     def remove(self, experiment_id: str) -> None:
         """Forget the job of an experiment."""
         if self.jobs.pop(experiment_id, None) is not None:
-            write_atomic(self._path, json.dumps(self.jobs))
+            self.write()
 
 
 class JobMonitor:
@@ -169,21 +161,16 @@ class JobMonitor:
         self.query([job for job, _ in live.values()])
         with suppress(OSError):  # touched first, as NFS would else answer from memory
             self._folder.chmod(self._folder.stat().st_mode)
-        names = set(os.listdir(self._folder))
         ended: dict[str, Run] = {}
         for job_id, (job, experiment) in live.items():
-            if self._local and self._alive(job):
+            state, paths = self._state(job), job.task(0).paths
+            if self._local and state in _LIVE_STATES:
                 continue
-            if f"{job_id}_0_result.pkl" in names or (
-                self._local and job.task(0).paths.result_pickle.exists()
-            ):
+            if paths.result_pickle.exists():
                 ended[job_id] = self._read(job, experiment)
-            elif self._is_lost(job):
-                reason = (
-                    f"its Slurm job {job_id} ended as {self._state(job)} without a result; its log is "
-                    f"{job.task(0).paths.stderr}"
-                )
-                ended[job_id] = Run(experiment, "preempted", reason=reason)
+            elif self._is_lost(job_id, state):
+                reason = f"its Slurm job {job_id} ended as {state} without a result; its log is "
+                ended[job_id] = Run(experiment, "preempted", reason=f"{reason}{paths.stderr}")
         for job_id, run in ended.items():
             self._ended_since.pop(job_id, None)
             self._clean_up(live[job_id][0], run)
@@ -197,7 +184,7 @@ class JobMonitor:
 
     def is_live(self, job: Any) -> bool:
         """Whether a job waits or runs, as far as Slurm knows."""
-        return self._alive(job) if self._local else self._state(job) in _LIVE_STATES
+        return self._state(job) in _LIVE_STATES
 
     def _state(self, job: Any) -> str:
         if self._local:
@@ -215,13 +202,12 @@ class JobMonitor:
             return False
         return str(self._folder).encode() in command
 
-    def _is_lost(self, job: Any) -> bool:
+    def _is_lost(self, job_id: str, state: str) -> bool:
         """Whether a job has ended and its result will not appear any more."""
-        state = self._state(job)
         if state in _LIVE_STATES:
-            self._ended_since.pop(job.job_id, None)
+            self._ended_since.pop(job_id, None)
             return False
-        since = self._ended_since.setdefault(job.job_id, time.monotonic())
+        since = self._ended_since.setdefault(job_id, time.monotonic())
         patience = 0.0 if self._local else _UNKNOWN_SECONDS if state == "UNKNOWN" else _LAG_SECONDS
         return time.monotonic() - since >= patience
 
@@ -234,8 +220,7 @@ class JobMonitor:
                 run: Run = first.result()
                 return run
         except Exception as unreadable:  # unpickling a file that a lost job may have torn
-            why = f"{type(unreadable).__name__}: {unreadable}"
-            reason = f"the result of its job cannot be read: {why}"
+            reason = f"the result of its job cannot be read: {error_line(unreadable)}"
             return Run(experiment, "preempted", reason=reason)
         text = str(error)
         if _NOT_REQUEUED in text:

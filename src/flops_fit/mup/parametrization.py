@@ -16,6 +16,7 @@ from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup.roles import WeightRole, find_roles, fits
 from flops_fit.objective import Objective
 from flops_fit.records import canonical_json
+from flops_fit.text import listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,11 +56,9 @@ class Mup:
     base: Size | None = None
 
     def __post_init__(self) -> None:
-        for name in ("init", "readout"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputTypeError(
-                    f"Mup: expected {name} to be True or False; got {getattr(self, name)!r}."
-                )
+        for name, value in (("init", self.init), ("readout", self.readout)):
+            if not isinstance(value, bool):
+                raise InputTypeError(f"Mup: expected {name} to be True or False; got {value!r}.")
         names = self.residual
         if isinstance(names, str) or not all(isinstance(n, str) for n in names):
             raise InputTypeError(
@@ -70,9 +69,8 @@ class Mup:
     def fingerprint(self, base: Size) -> str:
         """A hash of what decides how runs come out, beside the model's own code."""
         size = dict(base) if isinstance(base, Mapping) else getattr(base, "item", lambda: base)()
-        return digest(
-            ["mup-1", canonical_json([self.init, self.readout, list(self.residual), size])]
-        )
+        options = [self.init, self.readout, list(self.residual), size]
+        return digest(["mup-1", canonical_json(options)])
 
 
 ParametrizationLike = Literal["standard", "mup"] | Mup
@@ -179,11 +177,13 @@ class Parametrization:
                     if abs(factor - 1) > _FACTOR_TOLERANCE:
                         p.mul_(factor)
         for module, factor in self.readouts(model):
-            multiply_input(module, factor)
+            if factor != 1:
+                module.register_forward_pre_hook(lambda _, args, s=factor: _scaled(args, s))
         for pattern, base_depth in self.residual:
             modules = matching(model, pattern)
-            for module in modules:
-                multiply_output(module, base_depth / len(modules))
+            for module in modules if len(modules) != base_depth else ():
+                scale = base_depth / len(modules)
+                module.register_forward_hook(lambda _, args, out, s=scale: _scaled(out, s))
 
     def readouts(self, model: nn.Module) -> list[tuple[nn.Module, float]]:
         """The output layers whose input is multiplied, each with its factor; none without ``readout``."""
@@ -213,10 +213,7 @@ class Parametrization:
 def parametrize(
     spec: ModelSpec, objective: Objective, batch: Any, sizes: Sequence[Size], mup: Mup
 ) -> Parametrization:
-    """μP of a model class, found by building it at its base and at larger sizes.
-
-    ``batch`` is what the model is traced on, if any. The default base is the smallest of ``sizes``.
-    """
+    """μP of a model class, found by building it at its base (the smallest of ``sizes``) and above."""
     ordered = sorted({repr(s): s for s in sizes}.values(), key=lambda s: spec.require(s).total)
     base = ordered[0] if mup.base is None else mup.base
     others = [s for s in ordered if repr(s) != repr(base)]
@@ -238,48 +235,24 @@ def parametrize(
             "every width. Mup(readout=True) multiplies the output instead."
         )
     named = base if isinstance(base, Mapping) else {spec.size_param or "size": base}
-    parametrization = Parametrization(
-        roles,
-        ", ".join(f"{k}={v}" for k, v in named.items()),
-        mup.init,
-        mup.readout,
-        tuple((pattern, _depth(models[0], pattern)) for pattern in mup.residual),
-        tuple(notes),
-    )
-    for model in models[1:]:
-        for pattern in mup.residual:
-            _depth(model, pattern)
-    parametrization.readouts(models[0])
-    return parametrization
+    text = ", ".join(f"{k}={v}" for k, v in named.items())
+    depths = [[(pattern, _depth(m, pattern)) for pattern in mup.residual] for m in models]
+    own = Parametrization(roles, text, mup.init, mup.readout, tuple(depths[0]), tuple(notes))
+    own.readouts(models[0])  # refuses weights that no layer of their own holds
+    return own
 
 
-def multiply_input(module: nn.Module, factor: float) -> None:
-    """From here on the first argument of ``module`` is multiplied by ``factor``."""
-    if factor != 1:
-        module.register_forward_pre_hook(lambda _, args: (args[0] * factor, *args[1:]))
-
-
-def multiply_output(module: nn.Module, factor: float) -> None:
-    """From here on what ``module`` returns, or the first of it, is multiplied by ``factor``."""
-
-    def hook(_: Any, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):  # attention returns its weights too
-            return (output[0] * factor, *output[1:])
-        return output * factor
-
-    if factor != 1:
-        module.register_forward_hook(hook)
+def _scaled(value: Any, factor: float) -> Any:
+    """A tensor times a factor, or a tuple whose first is: attention returns its weights too."""
+    return (value[0] * factor, *value[1:]) if isinstance(value, tuple) else value * factor
 
 
 def matching(model: nn.Module, pattern: str) -> list[nn.Module]:
     """The modules whose names match a pattern such as ``"blocks.*.proj"``, part by part."""
-    patterns = pattern.split(".")
-    named = [(name.split("."), module) for name, module in model.named_modules()]
-    return [
-        module
-        for parts, module in named
-        if len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
-    ]
+    expected = pattern.split(".")
+    named = ((name.split("."), module) for name, module in model.named_modules())
+    alike = ((parts, module) for parts, module in named if len(parts) == len(expected))
+    return [module for parts, module in alike if all(map(fnmatchcase, parts, expected))]
 
 
 def _layer_of(model: nn.Module, weight: Tensor, name: str) -> nn.Module:
@@ -305,19 +278,18 @@ def _depth(model: nn.Module, pattern: str) -> int:
     if not depth:
         names = [name for name, _ in model.named_modules() if name]
         raise ModelError(
-            f"parametrization: expected residual names that fit modules of the model; {pattern!r} fits "
-            f"none of {', '.join(names[:6])}{', …' if len(names) > 6 else ''}."
+            "parametrization: expected residual names that fit modules of the model; "
+            f"{pattern!r} fits none of {listed(names, 6, ', ')}."
         )
     return depth
 
 
 def _with_rms(roles: tuple[WeightRole, ...], spec: ModelSpec, base: Size) -> tuple[WeightRole, ...]:
     """The roles with the root mean squares of the initial values at the base."""
-    if spec.require(base).total > _MAX_BUILT_PARAMS:
+    if (total := spec.require(base).total) > _MAX_BUILT_PARAMS:
         raise InputError(
-            "parametrization: init=True measures the initial values of the base; expected one of at most "
-            f"{_MAX_BUILT_PARAMS:.0e} parameters, got {spec.require(base).total:,}. Give a smaller one as "
-            "Mup(base=)."
+            "parametrization: init=True measures the initial values of the base; expected at most "
+            f"{_MAX_BUILT_PARAMS:.0e} parameters, got {total:,}. Give a smaller one as Mup(base=)."
         )
     with rng.kept("cpu"):
         rng.seed(0)
@@ -328,10 +300,10 @@ def _with_rms(roles: tuple[WeightRole, ...], spec: ModelSpec, base: Size) -> tup
 
 
 def _differ_in_a_number(name: str, other: str) -> bool:
-    if name.count(".") != other.count("."):
+    parts, others = name.split("."), other.split(".")
+    if len(parts) != len(others):
         return False
-    pairs = zip(name.split("."), other.split("."), strict=True)
-    different = [(a, b) for a, b in pairs if a != b]
+    different = [pair for pair in zip(parts, others, strict=True) if pair[0] != pair[1]]
     return len(different) == 1 and all(part.isdigit() for part in different[0])
 
 

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from flops_fit.errors import ModelError
 from flops_fit.mup.trace import Uses, summed_by_layers, trace_uses
 from flops_fit.objective import Objective, map_tensors
-from flops_fit.text import error_line
+from flops_fit.text import error_line, listed
 
 if TYPE_CHECKING:
     from torch import nn
 
 Role = Literal["hidden", "output", "tied", "input", "vector", "fixed"]
 Shapes = Mapping[str, tuple[int, ...]]
-
-_SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,7 @@ class WeightRole:
 def find_roles(
     models: Sequence[nn.Module], objective: Objective, batch: Any
 ) -> tuple[tuple[WeightRole, ...], tuple[str, ...]]:
-    """The roles of the parameters of a model built at several sizes, and what is not known.
-
-    ``models`` start with the base and end with the largest. Without a batch, roles follow from torch's
-    own layers.
-    """
+    """The roles of the parameters of a model at several sizes, the base first, and what is not known."""
     shapes = [{name: tuple(p.shape) for name, p in m.named_parameters()} for m in models]
     # What grows in depth is complete in the largest; one with memory is not run at such a size.
     index = -1 if _on_meta(models[-1]) else 0
@@ -87,19 +81,20 @@ def find_roles(
         roles.append(WeightRole(kind, role, tuple(sorted(inputs)), sizes[0]))
     if batch is not None and assumed:
         notes.append(
-            f"the roles of {_listed(assumed)} are those of torch's layers: no trace saw them"
+            f"the roles of {listed(assumed, 3, ', ')} are those of torch's layers: no trace saw them"
         )
     if unknown:
-        notes.append(f"the roles of {_listed(unknown)} are not known: their rates are not scaled")
+        names = listed(unknown, 3, ", ")
+        notes.append(f"the roles of {names} are not known: their rates are not scaled")
     return tuple(roles), tuple(notes)
 
 
 def fits(name: str, pattern: str) -> bool:
     """Whether a name is equal to a pattern part by part, where ``*`` stands for any number."""
     parts, expected = name.split("."), pattern.split(".")
-    pairs = zip(parts, expected, strict=False)
-    same_length = len(parts) == len(expected)
-    return same_length and all(a == b or (b == "*" and a.isdigit()) for a, b in pairs)
+    if len(parts) != len(expected):
+        return False
+    return all(a == b or (b == "*" and a.isdigit()) for a, b in zip(parts, expected, strict=True))
 
 
 def _grouped(shapes: Sequence[Shapes]) -> dict[str, list[list[str]]]:
@@ -109,28 +104,26 @@ def _grouped(shapes: Sequence[Shapes]) -> dict[str, list[list[str]]]:
     for i, named in enumerate(shapes):
         for name in named:
             groups[".".join(_replaced(name, growing))][i].append(name)
-    instead = "param_groups= in place of a parametrization."
     for kind, members in groups.items():
-        if not all(members):
+        if why := _difference(kind, shapes, members):
             raise ModelError(
-                f"parametrization: expected the same kinds of parameters at every size; {kind} is not "
-                f"at all of them. Give sizes that have it, or {instead}"
-            )
-        for named, names in zip(shapes, members, strict=True):
-            odd = next((n for n in names if named[n] != named[names[0]]), None)
-            if odd is not None:
-                raise ModelError(
-                    f"parametrization: the number of {kind} changes with the size, so they are "
-                    f"expected to be alike; {names[0]} is {named[names[0]]} and {odd} is {named[odd]}. "
-                    f"Give those that differ names of their own, or sizes of one depth, or {instead}"
-                )
-        dims = {len(named[names[0]]) for named, names in zip(shapes, members, strict=True)}
-        if len(dims) > 1:
-            raise ModelError(
-                f"parametrization: expected {kind} to have as many dimensions at every size; it has "
-                f"{' or '.join(map(str, sorted(dims)))}. Give {instead}"
+                f"parametrization: expected parameters that are alike at every size; {why}. Give sizes "
+                "of one depth, names of their own, or param_groups= in place of a parametrization."
             )
     return dict(groups)
+
+
+def _difference(kind: str, shapes: Sequence[Shapes], members: Sequence[Sequence[str]]) -> str:
+    """Why parameters of one kind cannot be compared; empty if they can."""
+    if not all(members):
+        return f"{kind} is not at all of them"
+    for named, names in zip(shapes, members, strict=True):
+        first, odd = names[0], next((n for n in names if named[n] != named[names[0]]), None)
+        if odd is not None:
+            differ = f"{first} is {named[first]} and {odd} is {named[odd]}"
+            return f"the number of {kind} changes with the size, and {differ}"
+    dims = {len(named[names[0]]) for named, names in zip(shapes, members, strict=True)}
+    return f"{kind} has {' or '.join(map(str, sorted(dims)))} dimensions" if len(dims) > 1 else ""
 
 
 def _growing(shapes: Sequence[Shapes]) -> set[tuple[str, ...]]:
@@ -170,8 +163,9 @@ def _role(shapes: Sequence[tuple[int, ...]], inputs: set[int], table: bool) -> R
 
 def _uses(model: nn.Module, objective: Objective, batch: Any) -> tuple[Uses, list[str]]:
     if batch is None:
-        note = "there was no data to trace the model on: roles are those of torch's layers"
-        return Uses(), [note]
+        return Uses(), [
+            "there was no data to trace the model on: roles are those of torch's layers"
+        ]
     moved = map_tensors(batch, lambda t: t.to("meta")) if _on_meta(model) else batch
     inputs: list[Any] = []
     map_tensors(moved, inputs.append)
@@ -179,14 +173,9 @@ def _uses(model: nn.Module, objective: Objective, batch: Any) -> tuple[Uses, lis
     try:
         return trace_uses(lambda: run(model, moved), model, inputs), []
     except Exception as error:  # the user's model may raise anything without values
-        note = f"the model could not be traced ({error_line(error)}): roles are those of torch's layers"
-        return Uses(), [note]
+        why = f"the model could not be traced ({error_line(error)})"
+        return Uses(), [f"{why}: roles are those of torch's layers"]
 
 
 def _on_meta(model: nn.Module) -> bool:
     return all(p.is_meta for p in model.parameters())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

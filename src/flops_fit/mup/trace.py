@@ -49,13 +49,6 @@ def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any
     A parameter is followed by its storage and a dimension by its stride, which views keep. Casts, copies
     and what is computed from parameters alone start a new storage with the dimensions of the operands.
     Only products with something that depends on ``batch`` count.
-
-    Examples
-    --------
-    >>> import torch
-    >>> layer, x = torch.nn.Linear(4, 8, device="meta"), torch.empty(2, 4, device="meta")
-    >>> dict(trace_uses(lambda: layer(x), layer, [x]).summed)
-    {'weight': {1}}
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -100,14 +93,12 @@ class _Tracer:
         if weights and name in _LOOKUPS:
             self.uses.looked_up |= {n for n, _ in self._layouts.get(_storage(args[0]), [])}
         results = [t for t in _tensors([out]) if _storage(t) not in self._own]
-        if of_data or (weights and name in _LOOKUPS):
-            for tensor in results:
+        for tensor in results:
+            if of_data or (weights and name in _LOOKUPS):
                 self._data.add(self._address(tensor))
                 self._layouts.pop(_storage(tensor), None)  # it may be written in place
-        elif weights:
-            for tensor in results:
-                if _storage(tensor) not in self._layouts:
-                    self._derive(tensor, weights)
+            elif weights and _storage(tensor) not in self._layouts:
+                self._derive(tensor, weights)
 
     def _add_product(self, tensor: Any, dims: Iterable[int]) -> None:
         """A product sums over these dimensions of a tensor that may be, or view, a parameter."""
@@ -192,9 +183,7 @@ def summed_by_layers(model: nn.Module) -> dict[str, tuple[int, ...]]:
         for p in module.parameters(recurse=False):
             if isinstance(module, (*spared, norms)) or p.dim() < 2:
                 known.setdefault(id(p), ())
-            elif isinstance(module, layers):
-                known[id(p)] = tuple(range(1, p.dim()))
-            elif isinstance(module, nn.modules.conv._ConvNd):
-                first = 0 if module.transposed else 1
+            elif isinstance(module, (*layers, nn.modules.conv._ConvNd)):
+                first = 0 if getattr(module, "transposed", False) else 1
                 known[id(p)] = (first, *range(2, p.dim()))
     return {name: known[id(p)] for name, p in model.named_parameters() if id(p) in known}

@@ -19,7 +19,7 @@ from flops_fit.errors import OutputError, TableError
 from flops_fit.files import is_temporary, output_errors
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
-from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep
+from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep, set_aside
 from flops_fit.store.recorded import OUTPUT
 from flops_fit.store.store import Store
 
@@ -52,7 +52,7 @@ class Finding:
     path: str
     message: str
     fix: str = ""
-    repair: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+    repair: Callable[[], object] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,7 @@ def repair(examination: Examination) -> list[Finding]:
     fixed = []
     for finding in examination.findings:
         if finding.repair is not None:
-            with (
-                output_errors(Path(finding.path)),
-                suppress(FileNotFoundError),
-            ):  # a sweep was first
+            with output_errors(Path(finding.path)), suppress(FileNotFoundError):
                 finding.repair()
                 fixed.append(finding)
     return fixed
@@ -198,7 +195,7 @@ def _run(store: Store, name: str, findings: list[Finding]) -> Run | None:
         message = f"torn or of another run: {str(error)[:80]}"
         fix = "rename, so that the run is made again"
         findings.append(
-            Finding("wrong", _inside(store, path), message, fix, partial(_set_aside, path))
+            Finding("wrong", _inside(store, path), message, fix, partial(set_aside, path))
         )
         return None
 
@@ -210,7 +207,7 @@ def _beside(store: Store, directory: Path, run: Run | None) -> Iterator[Finding]
         if path.name == "lease.json":
             yield from _lease(store, path)
         elif path.name == "attempt.json" and store.attempt(directory.name) is None:
-            yield Finding("wrong", name, "torn", "rename", partial(_set_aside, path))
+            yield Finding("wrong", name, "torn", "rename", partial(set_aside, path))
         elif path.name == "checkpoint":
             if living_holder(store.run_lease(directory.name), now=time.time()) is None:
                 yield from _checkpoint(store, path, run)
@@ -237,32 +234,27 @@ def _checkpoint(store: Store, path: Path, run: Run | None) -> Iterator[Finding]:
         yield Finding("leftover", name, "a checkpoint of a finished run", "remove", remove)
         return
     count = sum(re.fullmatch(r"step-\d+", p.name) is not None for p in path.iterdir())
-    yield Finding(
-        "note", name, f"no result yet; the next sweep goes on from its checkpoints, {count} of them"
-    )
+    yield Finding("note", name, f"no result yet; the next sweep goes on from {count} checkpoints")
     for broken in sorted(p for p in path.iterdir() if ".set-aside-" in p.name):
         yield Finding("note", f"{name}/{broken.name}", "was set aside")
 
 
-def _temporary(store: Store, path: Path) -> Iterator[Finding]:
+def _foreign(store: Store, path: Path) -> Iterator[Finding]:
+    """A file that is not of flops-fit, or one that a killed process was writing."""
+    if not is_temporary(path.name):
+        yield Finding("note", _inside(store, path), "not of flops-fit")
+        return
     with suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > _TEMPORARY_SECONDS:
             message = "a file that a killed process was writing"
             yield Finding("leftover", _inside(store, path), message, "remove", path.unlink)
 
 
-def _foreign(store: Store, path: Path) -> Iterator[Finding]:
-    if is_temporary(path.name):
-        yield from _temporary(store, path)
-    else:
-        yield Finding("note", _inside(store, path), "not of flops-fit")
-
-
 def _top(store: Store) -> Iterator[Finding]:
     """The folder itself, its trunks and derived files."""
     for path in sorted(store.path.iterdir()):
         if is_temporary(path.name):
-            yield from _temporary(store, path)
+            yield from _foreign(store, path)
         elif re.match(r"(runs|trunks)-set-aside-", path.name):
             yield Finding("note", path.name, "was set aside")
     for path in sorted(store.trunks.iterdir()) if store.trunks.is_dir() else []:
@@ -273,7 +265,7 @@ def _top(store: Store) -> Iterator[Finding]:
         try:
             json.loads(fit.read_bytes())
         except ValueError:
-            yield Finding("wrong", "fit.json", "torn", "rename", partial(_set_aside, fit))
+            yield Finding("wrong", "fit.json", "torn", "rename", partial(set_aside, fit))
 
 
 def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> Iterator[Finding]:
@@ -301,10 +293,6 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
     yield from finding("wrong", unknown, "rows without a recorded run")
     newer = [i for i in final if i in plan and i not in rows]
     yield from finding("leftover", newer, "runs that ended after it was written")
-
-
-def _set_aside(path: Path) -> None:
-    path.rename(path.with_name(f"{path.name}.unreadable-{time.time_ns()}"))
 
 
 def _inside(store: Store, path: Path) -> str:

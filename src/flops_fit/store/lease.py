@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class LeaseHeldError(Exception):
         self.holder = holder
 
 
-class Lease:
+class Lease(AbstractContextManager["Lease"]):
     """A lease that this process holds until it is released, or taken away."""
 
     def __init__(self, path: Path, holder: Holder) -> None:
@@ -105,9 +105,6 @@ class Lease:
             if current is not None and current[0].token == self.holder.token:
                 self.path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Lease:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.release()
 
@@ -131,10 +128,7 @@ def take_lease(path: Path) -> Lease:
 
 
 def living_holder(path: Path, *, now: float | None = None) -> Holder | None:
-    """The living process that holds the lease at ``path``.
-
-    A holder on another machine is judged at ``now``, by default the time of the file system.
-    """
+    """The living process that holds the lease at ``path``, at ``now`` or the file system's time."""
     current = _read(path)
     return current[0] if current is not None and _lives(*current, path.parent, now) else None
 
@@ -173,12 +167,9 @@ def _write_temporary(path: Path, holder: Holder) -> Path:
 
 
 def _read(path: Path) -> tuple[Holder, float] | None:
-    """The holder, and when it last touched the lease; a torn file has an unknown holder.
-
-    Opening the file, unlike ``stat``, makes NFS ask the server.
-    """
+    """The holder, and when it last touched the lease; a torn file has an unknown holder."""
     try:
-        with path.open("rb") as handle:
+        with path.open("rb") as handle:  # unlike stat, this makes NFS ask the server
             touched = os.fstat(handle.fileno()).st_mtime
             text = handle.read()
     except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,15 @@ def read_attempt(path: Path) -> Attempt | None:
     """The attempt at ``path``; None where there is none, or it is torn."""
     try:
         content = json.loads(path.read_bytes())
-        return Attempt(
-            Run.from_dict(content["run"]), content["token"], content["call"], content["lost"]
-        )
+        rest = (content[name] for name in ("token", "call", "lost"))
+        return Attempt(Run.from_dict(content["run"]), *rest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what cannot be read; its new path."""
+    return path.rename(path.with_name(f"{path.name}.unreadable-{time.time_ns()}"))
 
 
 def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
@@ -98,21 +103,20 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
         The file cannot be written.
     """
     path = Path(path)
-    rows = [_row(run) for run in runs]
-    content: str | bytes
-    match path.suffix.lower():
-        case ".csv":
-            content = csv_text(rows, () if rows else ["id"])
-        case ".parquet":
-            content = _parquet(rows)
-        case _:
-            raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
+    write = {".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
+    if write is None:
+        raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
+    content = write([_row(run) for run in runs])
     with output_errors(path):
         write_output(path, content)
     return path
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def _csv(rows: list[dict[str, Any]]) -> str | bytes:
+    return csv_text(rows, () if rows else ["id"])
+
+
+def _parquet(rows: list[dict[str, Any]]) -> str | bytes:
     try:
         import pyarrow
         from pyarrow import parquet

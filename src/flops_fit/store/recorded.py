@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 
 from flops_fit.distributed import ALONE, join_ranks, launched
 from flops_fit.errors import OutputError
-from flops_fit.execute.executor import Report, Task
-from flops_fit.execute.worker import in_worker
+from flops_fit.execute.executor import Report, Task, attempt
+from flops_fit.execute.process import in_worker
 from flops_fit.files import unwritable
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import Lease, LeaseHeldError, take_lease
 from flops_fit.store.store import Store
-from flops_fit.text import error_line
 from flops_fit.train.trainer import Progress, Trainer
 
 OUTPUT = "output.txt"  # in a run's folder: what its worker printed
@@ -65,9 +63,9 @@ class Recorded:
             known: Run | None = ranks.broadcast()
             return self.task(experiment, None) if known is None else known
         store = Store(self.folder)
-        attempt = store.attempt(experiment.id) if self.pauses else None
-        if attempt is not None and attempt.call == self.call and attempt.lost:
-            time.sleep(self.pauses[min(attempt.lost, len(self.pauses)) - 1])
+        last = store.attempt(experiment.id) if self.pauses else None
+        if last is not None and last.call == self.call and last.lost:
+            time.sleep(self.pauses[min(last.lost, len(self.pauses)) - 1])
         with ExitStack() as stack:
             leases: list[Lease] = []
             try:
@@ -84,42 +82,28 @@ class Recorded:
             ranks.broadcast(known)
             if known is not None:
                 return known
+            alone = launched() == 1  # other ranks would wait for this one
+
+            def checked(progress: Progress) -> None:
+                if alone and any(lease.lost for lease in leases):
+                    raise _TakenAway
+                if report is not None:
+                    report(progress)
+
             try:
-                checked = _checking(leases, report)
                 checked(Progress(experiment.id, 0, experiment.steps, math.nan))
                 with _printed_to(store.run_dir(experiment.id) / OUTPUT):
-                    run = _carry_out(self.task, experiment, checked)
+                    run = attempt(self.task, experiment, checked)
+                if not all(lease.held() for lease in leases):
+                    raise _TakenAway
             except _TakenAway:
                 return _elsewhere(
-                    experiment, "another process, as this worker did not respond for long"
+                    experiment, "another process: this worker did not respond for long"
                 )
             try:
-                if not all(lease.held() for lease in leases):
-                    return _elsewhere(experiment, "another process, which took it over")
                 return store.publish(run, call=self.call)
             except OSError:  # the driver tries to write it
                 return run
-
-
-def _carry_out(task: Task, experiment: Experiment, report: Report) -> Run:
-    try:
-        return task(experiment, report)
-    except Exception as error:  # the user's code may raise anything
-        details = "".join(traceback.format_exception(error)[-3:])
-        return Run(experiment, "failed", reason=error_line(error), details=details)
-
-
-def _checking(leases: list[Lease], report: Report | None) -> Report:
-    """Passes progress on, and ends the run once a lease is lost, if it has no other ranks."""
-    alone = launched() == 1  # others would wait for this rank
-
-    def checked(progress: Progress) -> None:
-        if alone and any(lease.lost for lease in leases):
-            raise _TakenAway
-        if report is not None:
-            report(progress)
-
-    return checked
 
 
 def _elsewhere(experiment: Experiment, who: str) -> Run:

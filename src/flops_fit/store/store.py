@@ -25,6 +25,7 @@ from flops_fit.store.read import (
     read_attempt,
     read_run,
     read_sweep,
+    set_aside,
     write_runs,
 )
 from flops_fit.train.state import left_trunks, prune_trunk
@@ -130,8 +131,8 @@ class Store:
     def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
         """Record how a run ended, and return the run on record: at most one result for each id.
 
-        A result, completed or diverged, is linked into place if there is none; readers see all of
-        it or nothing, and nothing overwrites it. Other states are recorded as the last attempt.
+        A result, completed or diverged, is linked into place and never overwritten. Other states are
+        recorded as the last attempt.
 
         Raises
         ------
@@ -181,11 +182,7 @@ class Store:
                 self.trunks.rmdir()
 
     def finished(self, experiments: Iterable[Experiment]) -> dict[str, Run]:
-        """The final runs among ``experiments``, by id.
-
-        Completed and diverged runs are final. Failed ones and those out of memory are tried again:
-        the cause may be gone.
-        """
+        """The final runs among ``experiments``, by id; failed ones are tried again."""
         results = {e.id: self.result(e.id) for e in experiments}
         return {i: run for i, run in results.items() if run is not None}
 
@@ -208,9 +205,8 @@ class Store:
         except OSError as error:
             raise OutputError(f"output_dir: {path} cannot be read: {error}.") from error
         except TableError as error:
-            aside = path.with_name(f"run.json.unreadable-{time.time_ns()}")
             with suppress(FileNotFoundError):  # another driver was first
-                path.rename(aside)
+                aside = set_aside(path)
                 self._note(
                     f"runs/{experiment_id}/run.json is torn or foreign ({str(error)[:80]}); it was "
                     f"renamed to {aside.name} and the run is made again."

@@ -62,10 +62,11 @@ class MLflowTracker(Service):
             self.opened = client, known[0].info.run_id
             client.update_run(known[0].info.run_id, status="RUNNING")
             return
+        from mlflow.entities import Param
+
         tags = {"flops_fit.id": experiment.id}
         run_id = client.create_run(within, run_name=experiment.label, tags=tags).info.run_id
         self.opened = client, run_id
-        from mlflow.entities import Param
 
         params = [Param(name, str(value)) for name, value in service.settings(experiment).items()]
         for i in range(0, len(params), _PARAMS_PER_CALL):
@@ -161,8 +162,7 @@ def read_mlflow(
 ) -> TrackedRuns:
     """The runs of an MLflow experiment, with the history of each metric.
 
-    Parameters become the columns ``params.x``, metrics ``metrics.x``, tags ``tags.x``; ``step`` is
-    MLflow's.
+    Columns are ``params.x``, ``metrics.x`` and ``tags.x``; ``step`` is MLflow's.
 
     Parameters
     ----------
@@ -176,11 +176,6 @@ def read_mlflow(
     add
         Computes more columns: it gets the settings of a run with one point of its history and
         ``label``, the run's name.
-
-    Returns
-    -------
-    TrackedRuns
-        For ``fit_runs(tracked, curves=tracked)``, with ``columns=`` for unusual names.
 
     Raises
     ------
@@ -206,11 +201,11 @@ def read_mlflow(
     if known is None:
         names = sorted(e.name for e in client.search_experiments(max_results=_PAGE))
         raise TableError(f"expected an experiment of MLflow; {experiment!r} is none of {names}.")
-    runs, page = [], None
-    while page is None or page:
-        got = client.search_runs([known.experiment_id], max_results=_PAGE, page_token=page)
-        runs += list(got)
-        page = got.token or ""
+    got = client.search_runs([known.experiment_id], max_results=_PAGE)
+    runs = list(got)
+    while got.token:
+        got = client.search_runs([known.experiment_id], max_results=_PAGE, page_token=got.token)
+        runs += got
     read = [(run.info.run_id, _run(client, run)) for run in runs]
     return service.tracked_runs(read, f"MLflow's {experiment!r}", complete, add)
 

@@ -50,11 +50,7 @@ class Service(Tracker):
 
 
 def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
-    """The settings of a run: flat, plain, and the same at each start.
-
-    ``planned_flops`` is C at the end of the schedule: ``flops`` of :func:`reading` reaches it in a
-    completed run, also where masked targets keep D below ``planned_tokens``.
-    """
+    """The settings of a run: flat, plain, and the same at each start."""
     values = {
         "id": experiment.id,
         "label": experiment.label,
@@ -76,11 +72,12 @@ def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
     }
     out: dict[str, int | float | str | bool] = {}
     for name, value in flat(finite_json(values)).items():
-        if isinstance(value, int | float):
+        if value is not None and not isinstance(value, int | float):
+            value = (value if isinstance(value, str) else canonical_json(value))[
+                :_SETTING_CHARACTERS
+            ]
+        if value is not None:
             out[name] = value
-        elif value is not None:
-            text = value if isinstance(value, str) else canonical_json(value)
-            out[name] = text[:_SETTING_CHARACTERS]
     return out
 
 
@@ -178,9 +175,9 @@ class TrackedRuns:
         """What D counts, where this library tracked all runs and they agree."""
         units = set()
         for run in self.runs:
-            scopes = [name.removesuffix("unit") for name in run.settings if name.endswith(".unit")]
-            own = [scope for scope in scopes if f"{scope}planned_flops" in run.settings]
-            units.add(str(run.settings[f"{own[0]}unit"]) if own else "")
+            scopes = (name.removesuffix("unit") for name in run.settings if name.endswith(".unit"))
+            own = next((s for s in scopes if f"{s}planned_flops" in run.settings), "")
+            units.add(str(run.settings.get(f"{own}unit", "") if own else ""))
         return (units.pop() if len(units) == 1 else "") or "tokens"
 
 
@@ -219,31 +216,30 @@ def by_step(points: Mapping[int, Mapping[str, Any]]) -> tuple[Mapping[str, Any],
 
 
 def _added(runs: Sequence[TrackedRun], add: Add, where: str) -> list[TrackedRun]:
-    """Each run with what ``add`` computes from its settings, and from them and each point.
+    """Each run with what ``add`` computes from its settings, alone and with each point.
 
     Not everything is logged at every step, so a value may be missing, but not everywhere.
     """
-    missing: KeyError | None = None
+    missing: list[KeyError] = []
     calls = 0
 
     def more(values: Mapping[str, Any], label: str) -> dict[str, Any]:
-        nonlocal missing, calls
-        try:
-            new = dict(add({**values, "label": label}))
-        except KeyError as error:
-            missing = error
-            return {}
+        nonlocal calls
         calls += 1
-        return new
+        try:
+            return dict(add({**values, "label": label}))
+        except KeyError as error:
+            missing.append(error)
+            return {}
 
     out = []
     for run in runs:
         known = {**run.settings, **run.summary}
         points = tuple({**p, **more({**known, **p}, run.label)} for p in run.points)
         out.append(replace(run, points=points, summary={**run.summary, **more(known, run.label)}))
-    if missing is not None and not calls:
+    if missing and len(missing) == calls:
         names = sorted({name for run in runs for p in (run.settings, *run.points) for name in p})
         raise TableError(
-            f"add= asks for {missing}, which no run of {where} has; they have {names}."
+            f"add= asks for {missing[-1]}, which no run of {where} has; they have {names}."
         )
     return out

@@ -135,11 +135,6 @@ def read_tensorboard(
     complete, add
         As for :func:`~flops_fit.trackers.read_mlflow`.
 
-    Returns
-    -------
-    TrackedRuns
-        For ``fit_runs(tracked, curves=tracked)``, with ``columns=`` for unusual names.
-
     Raises
     ------
     TableError
@@ -180,10 +175,10 @@ def _run(folder: Path, root: Path) -> TrackedRun:
         kind = events.SummaryMetadata(tag).plugin_data.plugin_name
         for event in events.Tensors(tag) if kind in ("scalars", "text") else ():
             value = make_ndarray(event.tensor_proto).reshape(-1)[0]
-            if kind == "scalars":
-                points.setdefault(event.step, {})[tag] = float(value)
-            else:
+            if kind == "text":
                 texts[tag] = value.decode(errors="replace")
+            else:
+                points.setdefault(event.step, {})[tag] = float(value)
     settings = _settings(events)
     label = settings.get("hparams.label", str(folder.relative_to(root)))
     # A text "state" means ours only where the settings are ours too.
@@ -200,8 +195,5 @@ def _settings(events: Any) -> dict[str, Any]:
     except KeyError:
         return {}
     started = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info
-    return {
-        f"hparams.{name}": getattr(value, value.WhichOneof("kind"))
-        for name, value in started.hparams.items()
-        if value.WhichOneof("kind")
-    }
+    kinds = ((name, value, value.WhichOneof("kind")) for name, value in started.hparams.items())
+    return {f"hparams.{name}": getattr(value, kind) for name, value, kind in kinds if kind}

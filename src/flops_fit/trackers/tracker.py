@@ -19,22 +19,20 @@ from flops_fit.text import error_line
 class Tracker(Protocol):
     """Follows each run of a sweep: opens a record, takes readings, closes it.
 
-    Inherit from it and write the methods you need, the others do nothing; or give any object that
-    has all four. Each run calls ``start``, then ``log`` some times, then either ``finish`` or
-    ``fail``. A run that resumes from a checkpoint calls ``start`` again with the same
-    ``experiment.id``, and steps may come twice; a run that is already finished calls nothing.
+    Inherit from it and write the methods you need; or give any object that has all four. Each run
+    calls ``start``, then ``log`` some times, then either ``finish`` or ``fail``. A run that resumes
+    from a checkpoint calls ``start`` again with the same ``experiment.id``, and steps may come twice; a
+    run that is already finished calls nothing.
 
-    *Where it works.* In the process that trains. In this process one object follows all runs, one
-    after another; with ``executor="pool"`` every run has its own copy, as it was given to
-    :func:`~flops_fit.find_optimal`. So it has to be picklable before its first ``start``: open
-    files and connections there. What a copy collects in memory is lost when its process ends.
+    *Where it works.* In the process that trains. Of several executors' processes each has its own
+    copy, so a tracker has to be picklable before its first ``start``: open files and connections
+    there. What a copy collects in memory is lost when its process ends.
 
     *What it cannot do.* It gets copies, so nothing it changes reaches the run. Draws from the
     global generators of torch, NumPy and Python are undone. A method that raises ends the tracking
-    of that run, and the run's ``notes`` say so; the next run starts the tracker again.
-    KeyboardInterrupt and SystemExit end the run. Not guarded against: a method that hangs, threads
-    that draw random numbers, other global state such as torch's default type. A process that is
-    killed, or loses its parent, calls nothing.
+    of that run, and the run's ``notes`` say so. KeyboardInterrupt and SystemExit end the run. Not
+    guarded against: a method that hangs, threads that draw random numbers, other global state. A
+    process that is killed calls nothing.
 
     Examples
     --------
@@ -44,11 +42,7 @@ class Tracker(Protocol):
     """
 
     def start(self, experiment: Experiment) -> None:
-        """A run begins, or goes on, before its model is built.
-
-        ``experiment.label`` is a name to show, ``experiment.id`` identifies the run, and
-        ``experiment.to_dict()`` holds all its settings.
-        """
+        """A run begins, or goes on, before its model is built."""
         return  # a body that is empty would make the method abstract to type checkers
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
@@ -57,10 +51,9 @@ class Tracker(Protocol):
         Parameters
         ----------
         values
-            The line that ``metrics.jsonl`` gets: ``step``; ``units`` seen; ``loss`` and
-            ``gradient_norm``, means over the steps since the last reading; ``rate``, the
-            learning rate; ``seconds`` in steps, over all attempts; ``units_per_second`` and ``mfu``
-            since the last reading, ``mfu`` being ``None`` where the device's peak is not known.
+            The line that ``metrics.jsonl`` gets: ``step``; ``units`` seen; means of ``loss`` and
+            ``gradient_norm``, ``units_per_second`` and ``mfu`` (or ``None``) since the last reading;
+            ``rate``, the learning rate; ``seconds`` in steps, over all attempts.
         """
         return
 
@@ -69,10 +62,9 @@ class Tracker(Protocol):
         return
 
     def fail(self, run: Run) -> None:
-        """The run ended otherwise; ``run.reason`` says why.
+        """The run ended otherwise, in ``run.state``, and ``run.reason`` says why.
 
-        ``run.state`` is ``"diverged"``, ``"oom"`` or ``"failed"``; ``"preempted"`` where it was
-        interrupted and goes on from its checkpoint when the sweep is called again.
+        ``"preempted"`` runs go on from their checkpoints when the sweep is called again.
         """
         return
 
@@ -125,10 +117,10 @@ _ARGUMENTS = {
     "fail": ["run"],
 }
 _NAMED = {
-    "mlflow": "flops_fit.trackers.mlflow:MLflowTracker",
-    "tensorboard": "flops_fit.trackers.tensorboard:TensorBoardTracker",
-    "trackio": "flops_fit.trackers.trackio:TrackioTracker",
-    "wandb": "flops_fit.trackers.wandb:WandbTracker",
+    "mlflow": "MLflowTracker",
+    "tensorboard": "TensorBoardTracker",
+    "trackio": "TrackioTracker",
+    "wandb": "WandbTracker",
 }
 
 
@@ -137,21 +129,16 @@ def check_trackers(trackers: Any) -> tuple[Tracker, ...]:
 
     Raises
     ------
-    InputError
-        A name is not known.
+    InputError, InputTypeError
+        A name is not known, or something is not a tracker that can be pickled.
     MissingExtraError
         The package of a named tracker is not installed.
-    InputTypeError
-        The value is not a list; or a tracker is a class, lacks a method, has a method with other
-        arguments, or cannot be pickled.
     """
     if isinstance(trackers, str):
         trackers = [trackers]
     if not isinstance(trackers, list | tuple):
-        raise InputTypeError(
-            f"trackers: expected a list of trackers; got {type(trackers).__name__}. "
-            "Put a single one into a list: trackers=[tracker]."
-        )
+        kind = type(trackers).__name__
+        raise InputTypeError(f"trackers: expected a list, such as [tracker]; got {kind}.")
     return tuple(_checked(tracker, f"trackers[{i}]") for i, tracker in enumerate(trackers))
 
 
@@ -159,19 +146,18 @@ def _checked(tracker: Any, name: str) -> Tracker:
     """A usable tracker, made where it is given by name."""
     if isinstance(tracker, str):
         check_choice(name, tracker, _NAMED)
-        tracker = pkgutil.resolve_name(_NAMED[tracker])()
+        tracker = pkgutil.resolve_name(f"flops_fit.trackers.{tracker}:{_NAMED[tracker]}")()
     if isinstance(tracker, type):
+        own = tracker.__name__
         raise InputTypeError(
-            f"{name}: expected a tracker; got the class {tracker.__name__}. "
-            f"Make one: {tracker.__name__}(...)."
+            f"{name}: expected a tracker; got the class {own}. Make one: {own}(...)."
         )
     kind = type(tracker).__name__
     missing = [m for m in _ARGUMENTS if not callable(getattr(tracker, m, None))]
     if missing:
         raise InputTypeError(
-            f"{name}: expected an object with the methods {', '.join(_ARGUMENTS)}; "
-            f"{kind} lacks {', '.join(missing)}. Inherit from "
-            "flops_fit.trackers.Tracker, which has them all and does nothing."
+            f"{name}: expected an object with the methods {', '.join(_ARGUMENTS)}; {kind} lacks "
+            f"{', '.join(missing)}. Inherit from flops_fit.trackers.Tracker, which has them all."
         )
     for method, arguments in _ARGUMENTS.items():
         try:

@@ -111,15 +111,9 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
     ----------
     runs
         ``wandb.Api().runs("user/project")``, or any runs with ``config``, ``summary``, ``state``,
-        ``name`` or ``id``, and ``scan_history()`` or ``history()``. Each history is read once,
-        over the network.
+        ``name`` or ``id``, and ``scan_history()`` or ``history()``.
     complete, add
         As for :func:`~flops_fit.trackers.read_mlflow`.
-
-    Returns
-    -------
-    TrackedRuns
-        For ``fit_runs(tracked, curves=tracked)``, with ``columns=`` for unusual names.
 
     Raises
     ------

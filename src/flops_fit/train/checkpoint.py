@@ -29,12 +29,14 @@ from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.files import HashingFile, flush_directory, flush_file
 from flops_fit.records import Diagnostic
+from flops_fit.text import error_line
 
 _MAX_SHARE = 0.01  # of a run's time that checkpoints may take
-_STEP = re.compile(r"step-(\d{8,})")
+_STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")
 _UNFINISHED = re.compile(r"\.(saving|removing)-step-\d{8,}")  # half written, half deleted
 _REPLACED = re.compile(r"\.replaced-(step-\d{8,})")  # complete, its step being saved again
 _STATE, _MANIFEST = "state.pt", "manifest.json"
+_FORMAT = {"format": "flops-fit checkpoint", "schema": 2}
 _LEAVES = (type(None), bool, int, float, complex, str, bytes)
 _MAX_INT_BITS = 2000  # PyTorch's restricted unpickler reads integers of up to 255 bytes
 
@@ -57,21 +59,9 @@ class Checkpoints:
     """The newest ``keep`` checkpoints of one run, written by one process at a time.
 
     ``key`` is a hash of what decides the run's arithmetic; checkpoints under another key are never
-    loaded. ``every_seconds`` and ``every_steps`` say when :meth:`due` is true: so long after the
-    last save ended, or at multiples of so many steps, whichever comes first. ``None`` switches one
-    off. Slow saves come less often; with 0 seconds each step is saved. ``findings`` tells what was
-    set aside.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp()) / "checkpoint"
-    >>> checkpoints = Checkpoints(folder, key="abc", every_steps=100)
-    >>> checkpoints.newest() is None, checkpoints.due(99), checkpoints.due(100)
-    (True, False, True)
-    >>> checkpoints.save(100, {"units": 3200})
-    >>> Checkpoints(folder, key="abc").newest()
-    (100, {'units': 3200})
+    loaded. One is due ``every_seconds`` after the last save ended (later where saving is slow), and
+    at multiples of ``every_steps``; ``None`` switches either off. ``findings`` says what was set
+    aside.
     """
 
     folder: Path
@@ -104,11 +94,7 @@ class Checkpoints:
         return self.clock() - self._last_time >= interval
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after ``step`` steps; when this returns, a crash cannot undo it.
-
-        Raises InputTypeError if :func:`plain_state` refuses ``state``, and OutputError if the disk
-        is full or the folder cannot be written.
-        """
+        """Write the state after ``step`` steps; when this returns, a crash cannot undo it."""
         check_whole("step", step, at_least=0)
         if not isinstance(state, dict):
             raise InputTypeError(f"state: expected a dict, got {type(state).__name__}.")
@@ -145,10 +131,7 @@ class Checkpoints:
     ) -> tuple[int, dict[str, Any]] | None:
         """The latest checkpoint that verifies, as (steps done, state), tensors on the CPU.
 
-        ``None`` if none of more than ``after`` and at most ``at_most`` steps can be used. Those that
-        are torn, foreign or unreadable are renamed, and the next older one is tried. Raises
-        OutputError if the folder cannot be read, and MemoryError or RuntimeError if the state does
-        not fit into memory.
+        Only those of more than ``after`` and at most ``at_most`` steps; unusable ones are renamed.
         """
         try:
             self._tidy()
@@ -195,15 +178,14 @@ class Checkpoints:
     def _steps(self) -> list[tuple[int, Path]]:
         """Every directory that looks like a checkpoint, in the order of steps."""
         matches = ((_STEP.fullmatch(path.name), path) for path in _directories(self.folder))
-        steps = ((int(match[1]), path) for match, path in matches if match)
-        return sorted((step, path) for step, path in steps if path.name == _name(step))
+        return sorted((int(match[1]), path) for match, path in matches if match)
 
     def _own_steps(self) -> list[tuple[int, Path]]:
         return [item for item in self._steps() if self._belongs(item[1])]
 
     def _publish(self, temporary: Path, step: int) -> None:
         final = self.folder / _name(step)
-        replaced = self.folder / f".replaced-{final.name}"
+        replaced = final.with_name(f".replaced-{final.name}")
         if self._belongs(final):
             final.replace(replaced)
         elif final.exists() or final.is_symlink():
@@ -252,10 +234,6 @@ def _discard(path: Path, name: str = "") -> None:
         shutil.rmtree(renamed, ignore_errors=True)
 
 
-def _identity(key: str, step: int) -> dict[str, Any]:
-    return {"format": "flops-fit checkpoint", "schema": 2, "key": key, "step": step}
-
-
 def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) -> None:
     """Fill an empty directory; when this returns, its content is on the disk."""
     import torch
@@ -268,7 +246,10 @@ def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) 
             # PyTorch reports a failed write as an error of its own archive.
             raise (writer.error or error) from error
         flush_file(handle)
-    manifest = _identity(key, step) | {
+    manifest = {
+        **_FORMAT,
+        "key": key,
+        "step": step,
         "sha256": writer.digest.hexdigest(),
         "size": writer.size,
         "torch": str(torch.__version__),
@@ -296,7 +277,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 def read_snapshot(directory: Path, key: str, step: int) -> dict[str, Any]:
     """The verified state in a directory, with tensors on the CPU; nothing in the file is executed."""
     manifest = read_manifest(directory)
-    for name, value in _identity(key, step).items():
+    for name, value in {**_FORMAT, "key": key, "step": step}.items():
         if manifest.get(name) != value:
             raise UnusableError(f"its {name} is {manifest.get(name)!r}, not {value!r}")
     try:
@@ -326,35 +307,26 @@ def _load(handle: BinaryIO) -> Any:
     except Exception as error:
         if "DefaultCPUAllocator" in str(error):  # how PyTorch says that memory ran out
             raise
-        first = (str(error).splitlines() or [""])[0][:100]
-        reason = f"{_STATE} cannot be loaded: {type(error).__name__}: {first}"
-        raise UnusableError(reason) from error
+        raise UnusableError(f"{_STATE} cannot be loaded: {error_line(error)[:150]}") from error
 
 
 def plain_state(value: Any, name: str = "state") -> Any:
-    """The same nested values, made only of what PyTorch loads with ``weights_only=True``.
-
-    Containers are copied. Tensors are detached and shared, except a view of a larger storage: it is
-    copied, as a file would hold that storage whole. InputTypeError says where something else is.
-    """
+    """A copy made only of what PyTorch loads with ``weights_only=True``; tensors are shared."""
     try:
         return _plain(value, name)
     except RecursionError:
         raise InputTypeError(
-            f"{name}: expected nested dicts and lists of finite depth; a container contains itself "
-            "or is nested too deeply. Remove the loop before saving."
+            f"{name}: expected nested containers of finite depth; one contains itself. Remove it."
         ) from None
 
 
 def _plain(value: Any, name: str) -> Any:
-    # Types are compared exactly: a subclass (a NumPy float, an enum) is pickled as a class of
-    # its own, which a restricted unpickler refuses.
-    kind = type(value)
+    kind = type(value)  # exactly: PyTorch refuses to load a subclass such as an enum
     if kind in _LEAVES:
-        if kind is int and value.bit_length() > _MAX_INT_BITS:
+        if kind is int and (bits := value.bit_length()) > _MAX_INT_BITS:
             raise InputTypeError(
-                f"{name}: expected an integer of at most {_MAX_INT_BITS} bits, got one of "
-                f"{value.bit_length()}. Save it as text."
+                f"{name}: expected an integer of at most {_MAX_INT_BITS} bits, got one of {bits}. "
+                "Save it as text."
             )
         return value
     if kind in (list, tuple):
@@ -364,8 +336,7 @@ def _plain(value: Any, name: str) -> Any:
     for key in value:
         if type(key) not in (str, int):
             raise InputTypeError(
-                f"{name}: expected text or integers as keys, got {key!r} "
-                f"({_type_name(key)}). Save it under another key."
+                f"{name}: expected text or integers as keys, got {key!r}. Save it under another key."
             )
     copy: Any = kind((k, _plain(v, f"{name}[{k!r}]")) for k, v in value.items())
     # Modules upgrade old states by the versions that state_dict() notes beside the tensors.
@@ -380,15 +351,14 @@ def _plain_tensor(value: Any, name: str) -> Any:
     if type(value) not in (torch.Tensor, torch.nn.Parameter):
         raise InputTypeError(
             f"{name}: expected a tensor, number, text, bytes, None, or a dict, list or tuple of "
-            f"them, got {_type_name(value)}, which cannot be loaded without running code from "
-            "the file. Save its values as plain numbers, lists or tensors."
+            f"them, got {_type_name(value)}. Save its values as plain numbers, lists or tensors."
         )
     if value.layout != torch.strided or value.is_meta:
-        what = "a meta tensor without values" if value.is_meta else f"layout {value.layout}"
+        what = "one without values" if value.is_meta else f"layout {value.layout}"
         raise InputTypeError(f"{name}: expected a dense tensor, got {what}. Save a dense one.")
     tensor = value.detach()
     is_view = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
-    return tensor.clone() if is_view else tensor
+    return tensor.clone() if is_view else tensor  # a file would hold the storage whole
 
 
 def _type_name(value: Any) -> str:

@@ -175,11 +175,10 @@ def reading_workers(
     experiment: Experiment,
     ranks: int = 1,
 ) -> int:
-    """The processes that read ahead of a run, on which no result depends.
+    """The processes that read ahead of a run, which ``ranks`` processes share; no result depends on it.
 
     ``"auto"`` is the ``num_workers`` of the user's DataLoader, if set. Else it is 0 unless measured
-    times say that workers pay, samples lie on the host and processes are forked: others would import
-    the user's script. ``ranks`` processes share each batch, and the cores.
+    times say that workers pay and processes are forked: others would import the user's script.
     """
     if workers != "auto":
         return workers
@@ -191,21 +190,21 @@ def reading_workers(
     step = speed.step_seconds(experiment) / ranks
     clock, waiting = reading.seconds * n, reading.waiting * n
     handover = _HANDOVER_SECONDS + reading.size * n / _HANDOVER_BYTES
-    cores = max(1, _cores() // ranks)
-    free = cores - _busy_cores(speed.device)
+    share = max(1, cores() // ranks)
+    free = share - _busy_cores(speed.device)
     work = clock - waiting
     # Work for which no core is free is done at the expense of the step, wherever it is done.
     at_best = max(step, work / free) if free > 0 else step + work
-    count = max(1, min(math.ceil(clock / at_best), cores))
+    count = max(1, min(math.ceil(clock / at_best), share))
     gain = step + clock - max(at_best, clock / count) - handover
     enough = gain >= _MIN_GAIN * (step + clock) and gain * experiment.steps >= _MIN_GAIN_SECONDS
     return count if enough else 0
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _busy_cores(device: str) -> int:

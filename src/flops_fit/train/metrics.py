@@ -28,9 +28,7 @@ _MIN_BATCHES = 32  # that the held-out set is cut into, to see how they vary
 class Throughput:
     """Units per second, and the model FLOPs utilisation (Chowdhery et al. 2022, appendix B).
 
-    MFU is F·D/(seconds·peak), with F as the plan counts it: attention is counted in full, recomputed
-    activations are not. ``peak`` is the FLOP/s of all devices of the run together, ``None`` if not
-    known.
+    MFU is F·D/(seconds·peak), with F as the plan counts it; ``peak`` is that of all devices together.
     """
 
     flops_per_step: float = 0.0
@@ -96,10 +94,9 @@ def evaluate(
     batch_size: int,
     ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
-    """Mean loss over every unit of the held-out set, and its standard error.
+    """Mean loss over every unit of the held-out set, and its standard error over batches.
 
-    Batches are the sampling units of the error, as samples next to each other (pieces of one
-    document) are alike. Each of R ranks evaluates every R-th batch, with the buffers of rank 0.
+    Neighbouring samples (pieces of one document) are alike. Each of R ranks takes every R-th batch.
     """
     import torch
 
@@ -123,10 +120,9 @@ def evaluate(
 def ratio_standard_error(
     sums: NDArray[np.float64], counts: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """The ratio of two totals, and its standard error over the parts they come from.
+    """The ratio of two totals, and its standard error over their m parts.
 
-    The variance is Σ(sᵢ − r·cᵢ)²·m/(m − 1)/(Σcᵢ)² (Cochran 1977, eq. 6.13), without the
-    finite-population factor.
+    The variance is Σ(sᵢ − r·cᵢ)²·m/(m − 1)/(Σcᵢ)² (Cochran 1977, eq. 6.13, an infinite population).
     """
     m, total = len(counts), counts.sum()
     if total <= 0:
@@ -143,10 +139,8 @@ def noise_scale_of(
 ) -> float | None:
     """B_simple = tr(Σ)/|G|² from squared gradient norms of small batches and of all of them.
 
-    From E|g_B|² = |G|² + tr(Σ)/B (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1) with
-    batches of b units and their mean of B units. ``norms`` are (units, |g|²) of each small batch,
-    ``whole`` those of the mean gradient. The result is in units; ``None`` if noise hides the
-    gradient, so that |G|² ≤ 0.
+    From E|g_B|² = |G|² + tr(Σ)/B (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1). ``norms``
+    are (units, |g|²) of small batches, ``whole`` those of the mean gradient. ``None`` if |G|² ≤ 0.
     """
     small = [(units, square) for units, square in norms if units > 0]
     if len(small) < 2:

@@ -12,6 +12,7 @@ from statistics import median
 from types import FrameType
 from typing import Any, NoReturn
 
+from flops_fit.checks import check_number
 from flops_fit.errors import InputError
 
 _HALF_LIFE = 0.02  # of the run's steps: long compared with a reading, short compared with the run
@@ -48,44 +49,28 @@ class _State:
 
 
 class DivergenceMonitor:
-    """Follows the training loss of one run by the readings taken from its device.
+    """Follows the training loss of one run by its readings, means over the steps since the last.
 
-    A reading is the mean loss of all steps since the last one, so readings may come whenever it
-    is cheap. A run has diverged when
+    A run has diverged when a reading or a gradient norm is not finite, or when the smoothed loss
+    stays a tenth above its start for a share ``patience`` of the run's ``steps``. A reading over n
+    steps weighs 1 − 2^(−n/half-life). The start is the median of the readings within the first
+    half-life, plus three of its standard errors.
 
-    - a reading, or a gradient norm, is not finite; or
-    - the smoothed loss stays a tenth above its start for a fifth of the run's steps. It is
-      smoothed exponentially with a half-life of a fiftieth of the run; a reading over n steps
-      weighs 1 − 2^(−n/half-life). The start is the median of the readings within the first
-      half-life, or the first alone; three of its standard errors are added.
-
-    A spike is a reading above the median of the last 50 by more than ``spike`` standard deviations,
-    taken from the median absolute deviation or, if it is more, from the 90 % quantile: losses of
-    small batches are skewed. It is recorded and ends nothing. What a single step does is diluted
-    in a reading of many.
-
-    ``steps`` are those of the whole run, ``patience`` is the share of them for which the loss may
-    stay above its start.
+    A spike is a reading above the median of the last 50 by more than ``spike`` standard deviations.
+    It is recorded and ends nothing.
     """
 
     def __init__(self, steps: int, *, spike: float = 6.0, patience: float = _PATIENCE) -> None:
-        if not steps >= 1:
-            raise InputError(f"steps: expected the steps of a run, 1 or more; got {steps!r}.")
-        if not spike > 0:
-            raise InputError(f"spike: expected a positive number of deviations; got {spike!r}.")
-        if not 0 < patience <= 1:
-            raise InputError(f"patience: expected a share above 0, at most 1; got {patience!r}.")
+        check_number("steps", steps, at_least=1, infinite=True)
+        check_number("spike", spike, above=0, infinite=True)
+        check_number("patience", patience, above=0, at_most=1)
         self.half_life = max(_MIN_STEPS, _HALF_LIFE * steps)
         self.patience = max(_MIN_STEPS, patience * steps)
         self.spike = spike
         self._state = _State()
 
     def observe(self, step: int, loss: float, grad_norm: float | None = None) -> str:
-        """Take one reading; the reason why the run has diverged, empty if it has not.
-
-        ``loss`` and ``grad_norm``, before clipping, are means over the steps since the last reading;
-        ``step`` counts the steps done.
-        """
+        """Take one reading after ``step`` steps; the reason why the run has diverged, if it has."""
         state = self._state
         if not step > state.step:
             raise InputError(f"step: expected one after the last, {state.step}; got {step!r}.")
@@ -130,10 +115,9 @@ class DivergenceMonitor:
         """Continue from what :meth:`save` returned."""
         names = {f.name for f in fields(_State)}
         if set(saved) != names:
-            odd = sorted(set(saved) ^ names)
             raise InputError(
-                f"monitor: expected what DivergenceMonitor.save returned; {odd} are missing or unknown. "
-                "The checkpoint is torn, or of another version: start the run again."
+                "monitor: expected what DivergenceMonitor.save returned; got other names, "
+                f"{sorted(set(saved) ^ names)}. The checkpoint is of another version: start again."
             )
         self._state = _State(**copy.deepcopy(dict(saved)))
 
@@ -174,10 +158,9 @@ class DivergenceMonitor:
 
 
 class Interruption:
-    """A context that stores the number of SIGINT or SIGTERM in ``signal``, instead of ending.
+    """A context of the main thread that stores SIGINT or SIGTERM in ``signal``, instead of ending.
 
-    It does so in the main thread only, and not for a signal that is ignored. A second SIGINT raises
-    KeyboardInterrupt at once, for steps that take too long.
+    A signal that is ignored stays so; a second SIGINT raises KeyboardInterrupt at once.
     """
 
     def __init__(self) -> None:

@@ -30,13 +30,10 @@ def make_optimizer(
     param_groups: ParamGroups | None = None,
     parametrization: Parametrization | None = None,
 ) -> Optimizer:
-    """The optimizer of one run, every group of which follows the run's schedule.
+    """The optimizer of one run, by default AdamW on :func:`decay_groups` (Loshchilov, Hutter 2019).
 
-    By default AdamW (Loshchilov and Hutter 2019) on the groups of :func:`decay_groups`. A group's
-    peak rate is the ``lr`` it has when the optimizer is made; its ratio to ``hparams.lr`` is stored
-    in the group as ``lr_scale``. An optimizer class is called with the groups and ``lr``, and with
-    ``betas`` if it takes them. If two kinds share a model, as Muon for matrices and Adam for the
-    rest, return one Optimizer whose ``param_groups`` are those of both and whose ``step`` steps both.
+    A group's peak rate is its ``lr``; its ratio to ``hparams.lr`` is stored as ``lr_scale``. An optimizer
+    class is called with the groups and ``lr``, and with ``betas`` if it takes them.
     """
     from torch.optim import AdamW, Optimizer
 
@@ -113,9 +110,7 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 def decay_groups(model: Module, hparams: HParams) -> Groups:
     """Two groups: parameters that decay, and norms, biases, scalars and embeddings that do not.
 
-    A row of an embedding gets a gradient only when its token occurs, so decay would shrink rare rows
-    to zero; the scale of a norm has no direction to forget. One tensor that serves as embedding and
-    as output head is an embedding here. A separate head decays like any matrix.
+    A row of an embedding gets a gradient only when its token occurs: decay would shrink rare rows.
     """
     from torch import nn
 
@@ -135,11 +130,8 @@ def decay_groups(model: Module, hparams: HParams) -> Groups:
         if p.requires_grad:
             spared = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
             (rest if spared else decayed).append(p)
-    groups = [
-        {"params": decayed, "weight_decay": float(hparams.weight_decay)},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    return [g for g in groups if g["params"]]
+    decays = ((decayed, float(hparams.weight_decay)), (rest, 0.0))
+    return [{"params": params, "weight_decay": decay} for params, decay in decays if params]
 
 
 def _from_class(kind: Any, groups: Groups, hparams: HParams, **options: Any) -> Optimizer:

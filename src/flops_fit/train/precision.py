@@ -17,10 +17,7 @@ _DEVICES = (
 
 
 def resolve_device(device: Any) -> str:
-    """A device that tensors can be made on, each rank's own if several were launched.
-
-    ``"auto"`` is the first of CUDA, Intel's XPU, Apple's MPS and the CPU that this machine has.
-    """
+    """A device that tensors can be made on, each rank's own; ``"auto"`` is the fastest kind here."""
     import torch
 
     if device == "auto":
@@ -73,11 +70,7 @@ class Precision:
             raise InputTypeError(f"tf32: expected True or False; got {self.tf32!r}.")
 
     def autocast(self, device: Any) -> AbstractContextManager[Any]:
-        """A fresh context for forward passes and losses, in training and in evaluation.
-
-        The backward pass and the optimizer's step belong outside; they follow the types that
-        the forward pass chose.
-        """
+        """A fresh context for forward passes and losses; backward passes and steps stay outside."""
         if self.name == "fp32":
             return nullcontext()
         import torch
@@ -85,27 +78,19 @@ class Precision:
         return torch.autocast(_kind(device), dtype=torch.bfloat16)
 
     def flags(self, device: Any) -> AbstractContextManager[None]:
-        """The context of a whole run: sets torch's TF32 flags and puts them back.
+        """The context of a whole run on CUDA: sets torch's TF32 flags, and puts them back.
 
-        The flags hold for the process, so runs that share one must agree; products on the CPU
-        follow too while the context lasts. On devices other than CUDA nothing is changed, as there
-        the same flags choose other roundings.
+        The flags hold for the process. Other devices read them otherwise, so nothing is set there.
         """
         return tf32_flags(self.tf32) if _kind(device) == "cuda" else nullcontext()
 
 
 def resolve_precision(precision: str | Precision, device: Any) -> Precision:
-    """What ``"auto"``, a name or a :class:`Precision` means on a device.
-
-    ``"auto"`` is bf16 on a CUDA device whose hardware computes in it, and fp32 elsewhere: on CPUs
-    bfloat16 is mostly emulated and many times slower, on MPS it gains little.
-    """
-    if isinstance(precision, Precision):
-        chosen = precision
-    elif precision == "auto":
-        chosen = Precision("bf16" if _has_bf16(device) else "fp32")
-    else:
-        chosen = Precision(precision)  # type: ignore[arg-type]  # checked by the class
+    """What a name or a :class:`Precision` means on a device; ``"auto"`` is bf16 where it is fast."""
+    named: Any = precision
+    if precision == "auto":
+        named = "bf16" if _has_bf16(device) else "fp32"
+    chosen = named if isinstance(named, Precision) else Precision(named)
     if chosen.name == "bf16" and _kind(device) == "cuda" and not _has_bf16(device):
         raise InputError(
             f"precision: expected a device that computes in bfloat16; {device} does not. "
@@ -116,11 +101,8 @@ def resolve_precision(precision: str | Precision, device: Any) -> Precision:
 
 def peak_of(name: str, precision: Precision) -> float | None:
     """Dense FLOP/s of a device by the name that torch gives it; ``None`` if it is not listed."""
-    peak = find_peak(name)
-    if peak is None:
-        return None
-    fp32 = peak.tf32 if precision.tf32 else peak.fp32
-    rate = peak.bf16 if precision.name == "bf16" else fp32
+    fp32 = "tf32" if precision.tf32 else "fp32"
+    rate = getattr(find_peak(name), "bf16" if precision.name == "bf16" else fp32, None)
     return None if rate is None else rate * 1e12
 
 
@@ -152,24 +134,17 @@ def _has_bf16(device: Any) -> bool:
 def tf32_flags(on: bool) -> Iterator[None]:
     """A context with TF32 on or off, that puts torch's flags back.
 
-    They exist twice: older names everywhere, and from torch 2.9 on ``fp32_precision`` beside them.
-    If the two disagree torch makes it an error to read the old one, so both are set, the old one
-    first as it writes to the new one. Both are put back, as each has values that the other cannot
-    express: "medium", and "none" for following ``torch.backends.fp32_precision``.
+    They exist twice, from torch 2.9 on as ``fp32_precision`` too. Torch refuses to read the old ones
+    if the two disagree, so both are set, the old one first as it writes to the new one. Both are put
+    back, as each has values that the other cannot express.
     """
     import torch
     from torch import backends
 
     cudnn: Any = backends.cudnn
-    own: list[Any] = [
-        backends.cuda.matmul,
-        getattr(cudnn, "conv", None),
-        getattr(cudnn, "rnn", None),
-    ]
     cpu = getattr(backends.mkldnn, "matmul", None)  # products on the CPU follow those on CUDA
-    newer: list[tuple[Any, str]] = [
-        (part, part.fp32_precision) for part in [*own, cpu] if hasattr(part, "fp32_precision")
-    ]
+    cuda: list[Any] = [backends.cuda.matmul, *(getattr(cudnn, n, None) for n in ("conv", "rnn"))]
+    newer = [(p, str(p.fp32_precision)) for p in [*cuda, cpu] if hasattr(p, "fp32_precision")]
     products: str | None = None  # None if it cannot be read: then only the new names count
     convolutions: bool | None = None
     with suppress(RuntimeError):

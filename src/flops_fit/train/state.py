@@ -28,11 +28,7 @@ _KEEP_ALL = 1_000_000  # snapshots of a trunk: `prune_trunk` removes those that 
 
 
 class TrainState:
-    """Steps, units and losses of one run.
-
-    Sums stay on the device: adding to them waits for nothing, reading them does. ``step`` counts the
-    steps done, ``first`` is the training loss of the first.
-    """
+    """Steps, units and losses of one run; sums stay on the device, as reading them waits for it."""
 
     def __init__(self, steps: int, device: str, throughput: Throughput | None = None) -> None:
         import torch
@@ -114,19 +110,16 @@ class TrainState:
             ranks=step.ranks.size,
             resumed=self._resumed,
             spikes=tuple(self.monitor.spikes),
-            notes=tuple(self._all_notes(step)),
+            notes=tuple(dict.fromkeys([*self._notes, *step.notes])),
             seconds=self._earlier_seconds,
             gradient_norm=norm if self.step == self._steps and math.isfinite(norm) else None,
             mfu=self.throughput.mfu(self.step - self._shared_steps, seconds),
         )
 
-    def _all_notes(self, step: Stepper) -> list[str]:
-        return list(dict.fromkeys([*self._notes, *step.notes]))
-
     def save(self, checkpoints: Checkpoints | None, step: Stepper, owner: str = "") -> None:
-        """Save all that the rest of the run depends on; a full disk costs only the checkpoint.
+        """Save all that the rest of the run depends on; every rank calls this, one writes.
 
-        Every rank calls this; the one with the folder writes. ``owner``: the run, if others continue.
+        A full disk costs only the checkpoint. ``owner`` is the run, if others continue.
         """
         random = step.ranks.all_gather(rng.capture())
         if checkpoints is None:
@@ -146,7 +139,7 @@ class TrainState:
                 **self._sums,
                 "microbatch": step.microbatch,
                 "watch": self.monitor.save(),
-                "notes": self._all_notes(step),
+                "notes": list(dict.fromkeys([*self._notes, *step.notes])),
             },
         }
         try:
@@ -165,8 +158,7 @@ class TrainState:
     ) -> None:
         """Continue exactly from the newest checkpoint that is further than the run, if there is one.
 
-        The rank with the folder reads it and sends it to the others. What another ``owner`` had done
-        counts as shared, and its time is on that run's record.
+        One rank reads it for all. What another ``owner`` had done counts as shared.
         """
         newest = None
         if checkpoints is not None:

@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flops_fit import rng
 from flops_fit.distributed import ALONE, Ranks
 from flops_fit.errors import DataError, ModelError
-from flops_fit.hparams import HParams
-from flops_fit.mup.parametrization import Parametrization
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
-from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,11 +24,8 @@ class Stepper:
     """Gradient of the mean loss over a batch's units, clipped, and a step along it.
 
     Called with this rank's share of a batch of ``samples`` on the host, ``None`` if that is empty.
-
-    The gradient is that of Σ loss / Σ units over the whole batch. A batch that is cut into
-    microbatches, or shared among ranks, adds up sums and divides once by the units of all of them: a
-    mean of the parts' means would weigh a unit in a short part more. If ``microbatch`` samples do not
-    fit they are halved, on every rank, and the batch is begun again.
+    Microbatches and ranks add up sums, which are divided once by the units of all of them. If
+    ``microbatch`` samples do not fit they are halved, on every rank, and the batch begins again.
     """
 
     model: nn.Module
@@ -175,10 +169,8 @@ class Stepper:
 class CompiledForward:
     """Forward passes in training call its ``module``: the model, or what torch compiled from it.
 
-    The compiled form shares the parameters of the model, which is evaluated uncompiled: held-out
-    losses of a sweep come from one arithmetic, and evaluation's modes and shapes compile nothing.
-    Shapes are left to torch: a dimension that changes becomes a symbol at its second value, so
-    batches of any length need two or three compilations and not one each.
+    The model itself is evaluated, so held-out losses of a sweep come from one arithmetic. Shapes are
+    left to torch: batches of any length need two or three compilations.
     """
 
     def __init__(self, model: Any) -> None:
@@ -216,10 +208,7 @@ class CompiledForward:
         return note
 
     def recover(self, error: Exception) -> bool:
-        """Whether ``error`` may come from compiling; if so the model is not compiled from here on.
-
-        In the first step it may be anything: if it was the user's own, it comes again.
-        """
+        """Whether ``error`` may come from compiling; if so the model is not compiled from here on."""
         by_compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
         if self.module is self._model or (self._proven and not by_compiler):
             return False
@@ -240,27 +229,6 @@ class CompiledForward:
                     if name in buffers:
                         buffer.copy_(buffers[name])
         torch.compiler.reset()
-
-
-def whole_batch_step(
-    model: nn.Module,
-    objective: Objective,
-    hparams: HParams,
-    samples: int,
-    device: str,
-    optimizer: MakeOptimizer | type[Optimizer] | None = None,
-    parametrization: Parametrization | None = None,
-) -> Stepper:
-    """Steps of one process that put whole batches of ``samples`` through the model at once."""
-    return Stepper(
-        model=model,
-        objective=objective,
-        optimizer=make_optimizer(model, hparams, optimizer, None, parametrization),
-        clip=hparams.clip,
-        samples=samples,
-        microbatch=samples,
-        device=device,
-    )
 
 
 def split_batch(batch: Any, size: int) -> Iterator[Any]:

@@ -42,10 +42,7 @@ _MAX_TRIED_PARAMS = 5e7  # the largest model that is built only to try an optimi
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: steps done, mean training loss and units per second since the last report.
-
-    Before the first step of an attempt, the loss is NaN and there is no speed.
-    """
+    """Where a run is: steps done, and loss and speed since the last report, NaN and None before it."""
 
     experiment_id: str
     step: int
@@ -117,9 +114,8 @@ class Trainer:
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, from its checkpoint if there is one.
 
-        What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``, with the
-        reason. Only an interruption from outside passes through, after a checkpoint. Of several ranks
-        each calls with the same experiment and returns the same run; rank 0 alone writes.
+        What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``. Only an
+        interruption from outside passes through, after a checkpoint. Every rank returns the same run.
         """
         import torch
 
@@ -181,17 +177,11 @@ class Trainer:
             step.compile()
 
         # 3. Whole steps over exactly the planned units, each along the mean over its batch's units.
-        workers = reading_workers(
-            config.workers, self.data.workers, self.speed, experiment, ranks.size
-        )
+        loader = self.data.workers
+        workers = reading_workers(config.workers, loader, self.speed, experiment, ranks.size)
+        share, pin = ranks.shard(batch_size), self.device.startswith("cuda")
         batches = self.data.batches(
-            batch_size,
-            left,
-            experiment.seed,
-            state.step,
-            share=ranks.shard(batch_size),
-            workers=workers,
-            pin=self.device.startswith("cuda"),
+            batch_size, left, experiment.seed, state.step, share=share, workers=workers, pin=pin
         )
         per_step = batch_size * experiment.units_per_sample
         last_reading = time.perf_counter()
@@ -241,26 +231,20 @@ class Trainer:
         model: Any = self.model.build(experiment.size)
         if self.parametrization is not None:
             self.parametrization.apply(model)
-        model = model.to(self.device)
-        model.train()
+        model = model.to(self.device).train()
         if ranks.rank:
             rng.seed(experiment.seed + ranks.rank, device=self.device)
+        own = config.optimizer, config.param_groups, self.parametrization
         return Stepper(
-            model=model,
-            objective=self.objective,
-            optimizer=make_optimizer(
-                model,
-                experiment.hparams,
-                config.optimizer,
-                config.param_groups,
-                self.parametrization,
-            ),
-            clip=float(experiment.hparams.clip),
-            samples=experiment.batch_size,
-            microbatch=config.microbatch or experiment.batch_size,
-            device=self.device,
-            autocast=partial(self.precision.autocast, self.device),
-            ranks=ranks,
+            model,
+            self.objective,
+            make_optimizer(model, experiment.hparams, *own),
+            float(experiment.hparams.clip),
+            experiment.batch_size,
+            config.microbatch or experiment.batch_size,
+            self.device,
+            partial(self.precision.autocast, self.device),
+            ranks,
         )
 
     def _evaluated(self, run: Run, state: TrainState, step: Stepper) -> Run:

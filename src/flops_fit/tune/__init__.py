@@ -3,8 +3,7 @@
 from flops_fit.recipes.resolve import TunedRecipe
 from flops_fit.tune.effects import Collapse, WithoutTuning, collapse, without_tuning
 from flops_fit.tune.optimum_fit import OptimumFit, OptimumFits
-from flops_fit.tune.search import Cell, Point, Trial
-from flops_fit.tune.tuning import Tune, TunedCell, Tuning
+from flops_fit.tune.tuning import Cell, Point, Trial, Tune, TunedCell, Tuning
 
 __all__ = [
     "Cell",

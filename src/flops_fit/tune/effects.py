@@ -15,7 +15,7 @@ from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.records import Diagnostic
 from flops_fit.store.recorded import TrainingCurve
-from flops_fit.text import format_count
+from flops_fit.text import format_count, listed
 from flops_fit.tune.tuning import Tuning
 
 Floats = NDArray[np.float64]
@@ -64,10 +64,9 @@ class Collapse:
         """Runs apart from the others."""
         if not self.odd:
             return ()
-        shown = ", ".join(self.odd[:3]) + (", …" if len(self.odd) > 3 else "")
         text = (
-            f"The training curves of {len(self.odd)} of {len(self.labels)} runs lie apart from the "
-            f"others when scaled to their ends ({shown}): their hyper-parameters may not suit them."
+            f"The training curves of {len(self.odd)} of {len(self.labels)} runs lie apart from the others "
+            f"when scaled to their ends ({listed(self.odd, 3, ', ')}): their hyper-parameters may not suit."
         )
         return (Diagnostic("collapse", "note", text),)
 
@@ -185,7 +184,5 @@ def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
 
 
 def _exponent(fit: Fit) -> float | None:
-    try:
-        return fit.exponents[0]
-    except AttributeError:
-        return None
+    exponents = getattr(fit, "exponents", None)
+    return exponents[0] if exponents else None

@@ -85,25 +85,11 @@ class _Parabolas:
     cov: Floats  # times σ²
     rss: float
     dof: int
-
-    @property
-    def variance(self) -> float:
-        return self.rss / self.dof if self.dof > 0 else math.nan
+    variance: float  # NaN without degrees of freedom
 
 
 def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
-    """The optima of cells of (x, loss), from the points within ``reach`` of each cell's lowest.
-
-    Cells hold factors x > 0 and losses > 0 of the runs that have one. ``reach`` is a factor: a loss
-    climbs faster on one side than on the other, so a parabola is local.
-
-    Examples
-    --------
-    >>> points = [(x, 2 + 0.1 * math.log(x / 2) ** 2) for x in (1, 2, 4)]
-    >>> fits = fit_optima([points] * 2, reach=4)
-    >>> round(fits.factor, 3), fits.disagree
-    (2.0, False)
-    """
+    """The optima of cells of (x, loss), from the points within a factor ``reach`` of each lowest."""
     limit = math.log(reach) * (1 + 1e-9)
     near: list[Points] = []
     for points in cells:
@@ -142,8 +128,9 @@ def _fitted(x: Sequence[Floats], y: Sequence[Floats], *, common: bool) -> _Parab
         return None
     z = np.concatenate(y)
     beta, *_ = np.linalg.lstsq(X, z, rcond=None)
-    rss = float(np.sum((z - X @ beta) ** 2))
-    return _Parabolas(np.asarray(beta), np.asarray(np.linalg.inv(X.T @ X)), rss, n - X.shape[1])
+    rss, dof = float(np.sum((z - X @ beta) ** 2)), n - X.shape[1]
+    variance = rss / dof if dof > 0 else math.nan
+    return _Parabolas(np.asarray(beta), np.asarray(np.linalg.inv(X.T @ X)), rss, dof, variance)
 
 
 def _bends(fit: _Parabolas, variance: float) -> bool:
@@ -184,14 +171,8 @@ def _p_one_slope(shared: _Parabolas, apart: _Parabolas) -> float | None:
 def best_offset(losses: Mapping[int, Mapping[int, float]]) -> int:
     """Of the offsets with a loss in every cell the lowest on average, 0 if that may be chance.
 
-    For losses, by cell and offset, that fall up to an edge or up to where runs diverge, so that no
-    parabola has a lowest point. By a one-sided t-test of the cells' relative differences from offset
-    0, at 5 %; if runs at offset 0 diverged there is nothing to test.
-
-    Examples
-    --------
-    >>> best_offset({0: {-1: 2.0, 0: 2.1, 1: 2.2}, 1: {-1: 3.01, 0: 3.1, 1: 3.3}, 2: {-1: 2.5, 0: 2.6}})
-    -1
+    For ``losses``, by cell and offset, without a lowest point inside. By a one-sided t-test of the
+    relative differences from offset 0, at 5 %, unless runs at offset 0 diverged.
     """
     from scipy.stats import t
 

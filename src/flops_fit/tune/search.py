@@ -1,4 +1,4 @@
-"""Trials of rates and batches: in which cells, and round after round until each optimum is inside."""
+"""Tuning before a sweep: trials of rates and batches, until each optimum lies inside what was tried."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from flops_fit.errors import InputError, PlanError
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.plan.experiments import ExperimentFactory, UnmetBudgetError
-from flops_fit.recipes.resolve import TunedRecipe
+from flops_fit.recipes.published import Recipe
+from flops_fit.recipes.resolve import TunedRecipe, coupled
 from flops_fit.records import Experiment, Run
+from flops_fit.text import format_count, listed
+from flops_fit.tune.optimum_fit import OptimumFits, best_offset, fit_optima, rounded, seed_noise
+from flops_fit.tune.tuning import REACH, Cell, Point, Trial, Tune, TunedCell, Tuning
 
+_BATCH_CELLS = 4  # of more cells the cheapest are enough for one factor
+_SEED_CELLS = 2
 _SPACING = 3.0  # factor between the anchors' sizes, and between their lengths
 _RUNS_PER_CELL = 8.0  # three rates, three batches, and those beyond an edge
 _RATES_PER_CELL = 5.0  # the same without batches
@@ -24,44 +32,12 @@ CarryOut = Callable[[Sequence[Experiment]], Sequence[Run]]
 Axis = Literal["lr", "batch"]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A size and a budget at which several hyper-parameters are tried."""
-
-    size: Any
-    budget: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """One trial in a cell: factors on the recipe's rate and batch, and the number of the seed."""
-
-    cell: int
-    lr: float = 1.0
-    batch: float = 1.0
-    repeat: int = 0
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial and its run."""
-
-    point: Point
-    run: Run
-
-    @property
-    def loss(self) -> float | None:
-        """The held-out loss; ``None`` if the run diverged or failed."""
-        return self.run.loss if self.run.state == "completed" else None
-
-
 def pilot_cells(
     factory: ExperimentFactory, planned: Sequence[Experiment], flops: FlopsFunction, most: float
 ) -> list[Cell]:
-    """Two sizes, each at two lengths, a factor 3 apart, around the sweep's own middle.
+    """Two sizes, each at two lengths, a factor 3 apart; trials cost at most ``most`` FLOPs in all.
 
-    All trials together cost at most ``most`` FLOPs. The middle size at the cheapest budget of the plan
-    is taken to be near its optimum; the anchors lie around √C times that size.
+    The middle size at the cheapest budget is taken as its optimum; the anchors lie around √C times that.
     """
     cheapest, largest = (f(e.budget for e in planned) for f in (min, max))
     sizes = sorted(
@@ -91,10 +67,7 @@ def pilot_cells(
 def per_size_cells(
     factory: ExperimentFactory, planned: Sequence[Experiment], most: float
 ) -> list[Cell]:
-    """Each size of the sweep, ascending, at its cheapest budget or as near to it as the share allows.
-
-    Sizes whose runs would have too few steps there are left out.
-    """
+    """Each size of the sweep, ascending, near its cheapest budget; those of too few steps are left out."""
     cheapest: dict[str, Experiment] = {}
     for e in sorted(planned, key=lambda e: e.budget):
         cheapest.setdefault(repr(e.size), e)
@@ -155,17 +128,13 @@ def _nearest(
 
 @dataclass
 class Search:
-    """Trials so far, and what they cost.
-
-    ``carry_out`` takes all experiments so far and does not run finished ones again; ``most`` is what
-    may be spent in FLOPs, ``step`` the factor between neighbours.
-    """
+    """Trials so far, and what they cost."""
 
     cells: Sequence[Cell]
     factory: ExperimentFactory
-    carry_out: CarryOut
-    most: float
-    step: float
+    carry_out: CarryOut  # takes all experiments so far, and does not run finished ones again
+    most: float  # FLOPs that may be spent
+    step: float  # the factor between neighbours
     trials: dict[Point, Trial] = field(default_factory=dict)
     short: bool = False  # whether a trial was left out for its cost
     _experiments: dict[Point, Experiment | None] = field(default_factory=dict)
@@ -182,28 +151,20 @@ class Search:
         A run that diverged, or that whole steps and samples cannot meet, ends the search on its side.
         ``starts`` are the middles of the cells' three; the result has losses by offset from them.
         """
-        tried = {
-            c: [offset for offset in (-1, 0, 1) if self._differs(axis, start, offset)]
-            for c, start in starts.items()
-        }
-        wanted = {c: list(offsets) for c, offsets in tried.items()}
-        while any(wanted.values()):
-            self._run(
-                self._shifted(axis, starts[c], offset)
-                for c, offsets in wanted.items()
-                for offset in offsets
-            )
-            wanted = {c: self._beyond(axis, starts[c], tried[c]) for c in tried}
-            for c, offsets in wanted.items():
-                tried[c] += offsets
+        new = {c: [o for o in (-1, 0, 1) if self._differs(axis, s, o)] for c, s in starts.items()}
+        tried: dict[int, list[int]] = {c: [] for c in starts}
+        while any(new.values()):
+            self._run(self._shifted(axis, starts[c], o) for c in new for o in new[c])
+            tried = {c: tried[c] + new[c] for c in tried}
+            new = {c: self._beyond(axis, starts[c], tried[c]) for c in tried}
         return {c: self._losses(axis, starts[c], sorted(offsets)) for c, offsets in tried.items()}
 
     def seeds(self, points: Sequence[Point], count: int) -> list[list[float]]:
         """The losses of each point under ``count`` seeds, its own among them."""
         groups = [[replace(point, repeat=repeat) for repeat in range(count)] for point in points]
         self._run(point for group in groups for point in group)
-        losses = [[self._loss(point) for point in group] for group in groups]
-        return [[x for x in group if x is not None] for group in losses]
+        trials = ([self.trials[p] for p in group if p in self.trials] for group in groups)
+        return [[t.loss for t in group if t.loss is not None] for group in trials]
 
     def losses(self, axis: Axis, start: Point) -> list[tuple[float, float]]:
         """(factor, loss) of a cell's trials along an axis; the batch's is by whole samples."""
@@ -222,40 +183,47 @@ class Search:
 
     def rates(self, cell: int) -> dict[float, Trial]:
         """The trials of a cell at the recipe's batch and its own seed, by their factor on the rate."""
-        return {
-            p.lr: trial
-            for p, trial in self.trials.items()
-            if p.cell == cell and p.batch == 1.0 and not p.repeat
-        }
+        return {p.lr: t for p, t in self.trials.items() if p == Point(cell, p.lr)}
 
     def nearest(self, point: Point) -> Trial:
         """The trial of a cell nearest to a rate, at the recipe's batch."""
         rates = self.rates(point.cell)
         return rates[min(rates, key=lambda lr: abs(math.log(lr / point.lr)))]
 
-    def limits(self) -> list[str]:
-        """What the range of the search left open."""
+    def limits(self, options: Tune, planned: Sequence[Experiment]) -> list[str]:
+        """What the share or the range of the search left open."""
+        notes = []
+        known = [repr(c.size) for c in self.cells]
+        ordered = sorted(planned, key=lambda e: e.params.total)
+        sizes = {repr(e.size): str(e.size) for e in ordered}
+        skipped = [size for key, size in sizes.items() if key not in known]
+        if skipped and options.kind == "per-size":
+            notes.append(
+                f"{len(skipped)} sizes ({listed(skipped, 3, ', ')}) would have had too few steps in the "
+                "share for tuning: their rates are those of their neighbours."
+            )
+        if self.short:
+            notes.append(
+                f"The share of {options.most:.2g} ended the search for hyper-parameters before it was "
+                "complete: give a larger one, Tune(share=...)."
+            )
         best: dict[int, list[str]] = {0: [], -1: []}
         for c, cell in enumerate(self.cells):
             rates = self.rates(c)
             losses = {lr: t.loss for lr, t in rates.items() if t.loss is not None}
-            for end, sizes in best.items():
+            for end, edges in best.items():
                 if losses and min(losses, key=lambda lr: losses[lr]) == sorted(rates)[end]:
-                    sizes.append(str(cell.size))
-        return [
+                    edges.append(str(cell.size))
+        return notes + [
             f"The {which} rate tried is the best in {len(best[end])} cells (size "
             f"{', '.join(best[end])}): better ones may lie {where}."
             for end, which, where in ((0, "lowest", "below"), (-1, "highest", "above"))
             if best[end]
         ]
 
-    def _loss(self, point: Point) -> float | None:
-        trial = self.trials.get(point)
-        return None if trial is None else trial.loss
-
     def _losses(self, axis: Axis, start: Point, offsets: Iterable[int]) -> dict[int, float]:
-        losses = {o: self._loss(self._shifted(axis, start, o)) for o in offsets}
-        return {offset: loss for offset, loss in losses.items() if loss is not None}
+        trials = {o: self.trials.get(self._shifted(axis, start, o)) for o in offsets}
+        return {o: t.loss for o, t in trials.items() if t is not None and t.loss is not None}
 
     def _shifted(self, axis: Axis, start: Point, offset: int) -> Point:
         """A neighbour along an axis; the rate follows the square root of the batch."""
@@ -311,3 +279,124 @@ class Search:
             runs = self.carry_out([*before, *new.values()])[len(before) :]
             self._runs |= dict(zip(new, runs, strict=True))
         self.trials |= {point: Trial(point, self._runs[i]) for point, i in ids.items()}
+
+
+def run_tuning(
+    options: Tune,
+    factory: ExperimentFactory,
+    planned: Sequence[Experiment],
+    flops: FlopsFunction,
+    carry_out: CarryOut,
+    total: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Tuning:
+    """Find the rates and batches for a sweep, within a share of its FLOPs, from the losses alone.
+
+    Rates, then batches at the rate found, which follows their square root (Malladi et al. 2022,
+    arXiv:2205.10287), then a few seeds for the noise. Parabolas of one curvature give the optima. A
+    pilot whose cells agree moves the recipe by one factor, else by each anchor's own, log-linear in N
+    between them. A factor whose 90 % interval holds 1 is left at 1. ``planned`` are the runs of the
+    sweep, ``total`` its FLOPs if they are not those of ``planned``.
+    """
+    sweep = math.fsum(e.flops for e in planned) if total is None else total
+    most = options.most / (1 - options.most) * sweep
+    if options.kind == "per-size":
+        cells = per_size_cells(factory, planned, most)
+    else:
+        cells = pilot_cells(factory, planned, flops, most)
+    own = factory.recipe
+    if factory.batch_size == "auto":
+        unit, smallest = factory.counter.unit, factory.spec.require(cells[0].size)
+        lengths = [c.budget / factory.counter.per_unit(c.size) for c in cells]
+        factory = replace(factory, recipe=coupled(own, smallest, lengths, unit))
+    search = Search(cells, factory, carry_out, most, options.step)
+    sizes = [factory.spec.require(c.size).total for c in cells]
+    reach = options.step**REACH
+
+    low, high = (f(c.budget for c in cells) for f in (min, max))
+    spread = f"N {format_count(min(sizes))} to {format_count(max(sizes))}"
+    say(f"tuning: rates in {len(cells)} cells, {spread}, {low:.2g} to {high:.2g} FLOPs a run")
+    starts = {c: Point(c) for c in range(len(cells))}
+    edge = options.step ** best_offset(search.along("lr", starts))
+    lr = fit_optima([search.losses("lr", start) for start in starts.values()], reach)
+    if all(t.loss is None for t in search.trials.values()):
+        why = next((t.run.reason for t in search.trials.values()), "no run could be made")
+        raise PlanError(f"tune: expected trials with a loss; all failed or diverged: {why}.")
+    factors = _factors(options, lr, edge, sizes)
+    tuned = {c: Point(c, lr=factor) for c, factor in enumerate(factors)}
+
+    by_cost = sorted(starts, key=lambda c: cells[c].budget)
+    batch, batch_factor = None, 1.0
+    losses: list[list[tuple[float, float]]] = [[] for _ in cells]
+    if options.batch and factory.batch_size == "auto":
+        starts = {c: tuned[c] for c in by_cost[:_BATCH_CELLS]}
+        say(f"tuning: batches in {len(starts)} cells")
+        edge = options.step ** best_offset(search.along("batch", starts))
+        losses = [search.losses("batch", tuned[c]) if c in starts else [] for c in tuned]
+        batch = fit_optima(losses, reach)
+        batch_factor = batch.sure_factor(edge)
+
+    seeds: list[list[float]] = []
+    if options.seeds:
+        cheapest = [search.nearest(tuned[c]).point for c in by_cost[:_SEED_CELLS]]
+        say(f"tuning: {options.seeds} seeds in {len(cheapest)} cells")
+        seeds = search.seeds(cheapest, options.seeds)
+    sd, dof = seed_noise(seeds)
+    scaled = [rounded(factor * math.sqrt(batch_factor)) for factor in factors]
+    knots = dict(zip(map(float, sizes), scaled, strict=True))
+    knots = knots if len(set(scaled)) > 1 else {1.0: scaled[0]}
+    tuning = Tuning(
+        options=options,
+        recipe=TunedRecipe(
+            factory.recipe, tuple(sorted(knots.items())), batch_factor, options.kind
+        ),
+        cells=tuple(_cell(search, own, tuned[c], losses[c]) for c in tuned),
+        lr=lr,
+        batch=batch,
+        seed_sd=sd,
+        seed_dof=dof,
+        flops=search.spent,
+        share=search.spent / (search.spent + sweep),
+        trials=tuple(search.trials.values()),
+        notes=tuple(search.limits(options, planned)),
+        unit=factory.counter.unit,
+    )
+    say(tuning.in_words())
+    return tuning
+
+
+def _factors(options: Tune, lr: OptimumFits, edge: float, sizes: Sequence[int]) -> list[float]:
+    """The factor on the recipe's rate in each cell; ``edge`` if no parabola has a lowest point."""
+    pilot = options.kind == "pilot"
+    if pilot and not lr.disagree:
+        return [lr.sure_factor(edge)] * len(sizes)
+    pooled = lr.factor or (1.0 if pilot else edge)
+    factors = [fit.factor or pooled for fit in lr.cells]
+    if not pilot:
+        return [rounded(factor) for factor in factors]
+    # The recipe's exponents do not hold: each anchor has its own factor, the mean over its lengths.
+    logs = [(n, math.log(factor)) for n, factor in zip(sizes, factors, strict=True)]
+    means = (np.mean([x for n, x in logs if n == size]) for size in sizes)
+    return [rounded(math.exp(float(mean))) for mean in means]
+
+
+def _cell(
+    search: Search, own: Recipe, tuned: Point, batch_losses: Sequence[tuple[float, float]]
+) -> TunedCell:
+    factory, cell = search.factory, search.cells[tuned.cell]
+    params = factory.spec.require(cell.size)
+    units = cell.budget / factory.counter.per_unit(cell.size)
+    base, tried = (r(params, units, factory.counter.unit) for r in (own, factory.recipe))
+    start = Point(tuned.cell)
+    first = search.trials[start].run.experiment if start in search.trials else None
+    return TunedCell(
+        cell=cell,
+        params=params.total,
+        units=units,
+        lr=tried.lr,
+        recipe_lr=base.lr,
+        batch_units=first.batch_size * first.units_per_sample if first else base.batch_units,
+        lrs=tuple(sorted(search.losses("lr", start))),
+        batches=tuple(sorted(batch_losses)),
+        noise_scale=search.nearest(tuned).run.noise_scale,
+    )

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from flops_fit.checks import check_choice, is_number, is_whole
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.recipes.resolve import Coupled, TunedRecipe
-from flops_fit.records import Diagnostic, finite_json
+from flops_fit.records import Diagnostic, Run, finite_json
 from flops_fit.text import format_count, render
 from flops_fit.tune.optimum_fit import OptimumFits
-from flops_fit.tune.search import Cell, Trial
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
 TuneKind = Literal["none", "pilot", "per-size"]
 _SHARES = {"none": 0.0, "pilot": 0.15, "per-size": 0.5}
 
-REACH = 1.6
-"""Steps from its lowest run over which a parabola is fitted and used; batches are uneven."""
-
+REACH = 1.6  # steps from its lowest run over which a parabola is fitted; batches are uneven
 _FACTOR_APART = 1.5  # between the best rates of cells, before it is reported
 _SMALL_REGRET = 0.001  # a relative loss that is too small to report
 
@@ -86,6 +83,37 @@ def resolve_tune(tune: Any) -> Tune:
     raise InputTypeError(
         f"tune: expected a name or a flops_fit.tune.Tune; got {type(tune).__name__}."
     )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A size and a budget at which several hyper-parameters are tried."""
+
+    size: Any
+    budget: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial in a cell: factors on the recipe's rate and batch, and the number of the seed."""
+
+    cell: int
+    lr: float = 1.0
+    batch: float = 1.0
+    repeat: int = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial and its run."""
+
+    point: Point
+    run: Run
+
+    @property
+    def loss(self) -> float | None:
+        """The held-out loss; ``None`` if the run diverged or failed."""
+        return self.run.loss if self.run.state == "completed" else None
 
 
 @dataclass(frozen=True)
@@ -166,10 +194,9 @@ class Tuning:
         return self.recipe.factor(params) / math.sqrt(self.recipe.batch)
 
     def untuned_regret(self, i: int) -> float | None:
-        """Relative loss that the recipe's own rate costs in a cell.
+        """Relative loss that the recipe's own rate costs in a cell; infinite if it diverged there.
 
-        By the cell's parabola within its reach, else by the trial nearest to that rate, and infinite
-        if no trial within half a step has a loss: those tried there diverged.
+        By the cell's parabola within its reach, else by the trial within half a step of that rate.
         """
         best, cell = self.lr.cells[i].factor, self.cells[i]
         if best is None:
@@ -199,10 +226,9 @@ class Tuning:
     def in_words(self) -> str:
         """What was changed, and what it cost, in a sentence."""
         factors = [f for _, f in self.recipe.lr]
+        low, high = f"×{min(factors):.3g}", f"×{max(factors):.3g}"
+        span = low if low == high else f"{low} to {high}"
         coupled = ", following the square root of the batch" if self.coupled else ""
-        span = f"×{min(factors):.3g}"
-        if max(factors) > min(factors):
-            span += f" to ×{max(factors):.3g}"
         return (
             f"Hyper-parameters were tuned ({self.options.kind}) in {len(self.cells)} cells with "
             f"{len({t.run.experiment.id for t in self.trials})} runs, {self.share:.2g} of all FLOPs: "
@@ -250,22 +276,19 @@ class Tuning:
         )
         text = (
             f"The best rates do not change with size and length as the recipe's do: {rates} (p = "
-            f"{self.lr.agree:.2g} that one factor serves all). Far from these sizes the sweep "
-            "may be badly tuned, which bends the law."
+            f"{self.lr.agree:.2g}). Far from these sizes the sweep may be badly tuned."
         )
         return Diagnostic("tuning_exponents", "warning", text, 'tune="per-size"')
 
     def _critical(self) -> Diagnostic | None:
         """Batches larger than the gradient noise scale."""
-        factor = self.recipe.batch
         scales = [(c, c.noise_scale) for c in self.cells if c.noise_scale]
-        large = [(c, scale) for c, scale in scales if c.batch_units * factor > scale]
-        if not large:
+        c, scale = max(scales, key=lambda pair: pair[0].batch_units / pair[1], default=(None, 1.0))
+        if c is None or c.batch_units * self.recipe.batch <= scale:
             return None
-        c, scale = max(large, key=lambda pair: pair[0].batch_units / pair[1])
         text = (
             f"At N = {format_count(c.params)} and D = {format_count(c.units)} the batch of "
-            f"{format_count(c.batch_units * factor)} {self.unit} is above the gradient noise "
+            f"{format_count(c.batch_units * self.recipe.batch)} {self.unit} is above the gradient noise "
             f"scale of {format_count(scale)}: more steps on the same data would lower the loss."
         )
         return Diagnostic("large_batch", "note", text)
@@ -274,29 +297,26 @@ class Tuning:
         from rich.table import Table
 
         table = Table(title=f"Tuning: {self.options.kind}", title_justify="left")
-        names = (
-            "size", "N", f"D ({self.unit})", "lr: recipe", "best", "90 %", "used",
-            "regret: recipe", "used", f"batch ({self.unit})", "best ×", "noise scale",
-        )  # fmt: skip
-        for name in names:
-            table.add_column(name, justify="right", no_wrap=True)
         for i, c in enumerate(self.cells):
             best, span = self.lr.cells[i].factor, self.lr.cells[i].interval
             batch = None if self.batch is None else self.batch.cells[i].factor
-            table.add_row(
-                str(c.cell.size),
-                format_count(c.params),
-                format_count(c.units),
-                f"{c.recipe_lr:.3g}",
-                "–" if best is None else f"{c.lr * best:.3g}",
-                "–" if span is None else f"{c.lr * span[0]:.2g}–{c.lr * span[1]:.2g}",
-                f"{c.lr * self.factor(c.params):.3g}",
-                _percent(self.untuned_regret(i)),
-                _percent(self.tuned_regret(i)),
-                format_count(c.batch_units),
-                "–" if batch is None else f"{batch:.2g}",
-                "–" if c.noise_scale is None else format_count(c.noise_scale),
-            )
+            row = {
+                "size": str(c.cell.size),
+                "N": format_count(c.params),
+                f"D ({self.unit})": format_count(c.units),
+                "lr: recipe": f"{c.recipe_lr:.3g}",
+                "best": "–" if best is None else f"{c.lr * best:.3g}",
+                "90 %": "–" if span is None else f"{c.lr * span[0]:.2g}–{c.lr * span[1]:.2g}",
+                "lr: used": f"{c.lr * self.factor(c.params):.3g}",
+                "regret: recipe": _percent(self.untuned_regret(i)),
+                "used": _percent(self.tuned_regret(i)),
+                f"batch ({self.unit})": format_count(c.batch_units),
+                "best ×": "–" if batch is None else f"{batch:.2g}",
+                "noise scale": "–" if c.noise_scale is None else format_count(c.noise_scale),
+            }
+            for name in row if not i else ():
+                table.add_column(name, justify="right", no_wrap=True)
+            table.add_row(*row.values())
         return table
 
     def __str__(self) -> str:
