@@ -191,33 +191,36 @@ def test_resume_false_trains_anew(tmp_path: Path, sweep: dict[str, Any]) -> None
     assert any(p.name.startswith("runs-set-aside") for p in tmp_path.iterdir())
 
 
+LONG: dict[str, Any] = {
+    "model_cls": MLP,
+    "model_size_param": "width",
+    "dataset": Blobs(),
+    "loss_fn": cross_entropy,
+    "compute_budgets": [1e6, 2e6, 4e6],
+    "sizes": [4, 8, 16, 24],
+    "batch_size": 4,
+}
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 import flops_fit
-from tests.conftest import MLP, Blobs, cross_entropy
+from tests.api.test_find import LONG
 
 if __name__ == "__main__":
-    result = flops_fit.find_optimal(
-        model_cls=MLP, model_size_param="width", dataset=Blobs(), loss_fn=cross_entropy,
-        compute_budgets=[1e6, 2e6, 4e6], sizes=[4, 8, 16, 24], batch_size=4,
-        executor={executor!r}, output_dir={out!r},
-    )
-    print("done", [r.loss for r in result.runs])
+    flops_fit.find_optimal(**LONG, executor={executor!r}, output_dir={out!r})
 """
 
 
 @pytest.mark.parametrize("executor", ["inprocess", "pool"])
-def test_killed_half_way_the_same_call_continues(tmp_path: Path, executor: str) -> None:
-    root = str(Path(__file__).resolve().parents[2])
-
-    def script(out: Path) -> list[str]:
-        path = tmp_path / f"{out.name}.py"
-        path.write_text(SCRIPT.format(root=root, out=str(out), executor=executor))
-        return [sys.executable, str(path)]
-
-    out = tmp_path / "killed"
-    process = subprocess.Popen(script(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_half_way_the_same_call_continues(
+    tmp_path: Path, executor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The driver is really killed; the call that continues is one of another process, this one."""
+    root, out, script = Path(__file__).parents[2], tmp_path / "killed", tmp_path / "driver.py"
+    script.write_text(SCRIPT.format(root=str(root), out=str(out), executor=executor))
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while len(finished := list(out.glob("runs/*/run.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -225,10 +228,10 @@ def test_killed_half_way_the_same_call_continues(tmp_path: Path, executor: str) 
     process.wait()
     assert 2 <= len(finished) < 12, "it was to be killed half way"
     before = {p: p.read_bytes() for p in out.glob("runs/*/run.json")}
-    continued = subprocess.run(script(out), capture_output=True, text=True, check=True)
-    whole = subprocess.run(script(tmp_path / "whole"), capture_output=True, text=True, check=True)
-    assert "runs are finished already" in continued.stderr
-    assert continued.stdout == whole.stdout
+    continued = flops_fit.find_optimal(**LONG, executor=executor, output_dir=out)
+    assert "runs are finished already" in capsys.readouterr().err
+    whole = flops_fit.find_optimal(**LONG, progress=False, output_dir=tmp_path / "whole")
+    assert [r.loss for r in continued.runs] == [r.loss for r in whole.runs]
     assert all(p.read_bytes() == content for p, content in before.items())
 
 

@@ -159,8 +159,11 @@ def test_an_interrupted_run_is_preempted_and_started_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_tracker_that_raises_changes_nothing_but_a_note(method: str, tmp_path: Path) -> None:
+def test_a_tracker_that_raises_changes_nothing_but_a_note(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is called no more in that run, the others hear everything, and one note says why."""
+    monkeypatch.setattr("flops_fit.train.trainer._REPORT_SECONDS", -1.0)  # read at each step
     experiment = diverging() if method == "fail" else make_experiment()
     alone = trainer(tmp_path / "a")(experiment)
     bad, heard = Acts(refuses, method), Heard()

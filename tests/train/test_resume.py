@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,49 +141,46 @@ def test_another_experiment_does_not_go_on_from_it(tmp_path: Path) -> None:
     assert replace(run, notes=()).loss == trainer()(other).loss
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-import torch
-torch.set_num_threads(1)
-from tests.train.test_resume import trainer
-from tests.conftest import make_experiment
-experiment = make_experiment(steps=120, tokens=960, budget=704.0 * 960)
-made = trainer(Path(sys.argv[1]) if len(sys.argv) > 1 else None, checkpoint_seconds=0.0)
-run = made(experiment)
-print(json.dumps([run.state, run.loss.hex(), run.train_loss.hex(), run.tokens, run.resumed]))
-"""
+def _train(folder: Path | None, answer: Path) -> None:
+    """One run in a process of its own, which saves after each step."""
+    torch.set_num_threads(1)
+    experiment = make_experiment(steps=120, tokens=960, budget=704.0 * 960)
+    run = trainer(folder, checkpoint_seconds=0.0)(experiment)
+    numbers = [run.state, run.loss.hex(), run.train_loss.hex(), run.tokens, run.resumed]
+    answer.write_text(json.dumps(numbers))
 
 
 def test_kill_nine_at_any_moment_changes_nothing(tmp_path: Path) -> None:
     """Processes are really killed, at random times; the last one's numbers are the undisturbed ones."""
-    root = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-c", SCRIPT.format(root=root)]
-    undisturbed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once for all of them
+    folder, alone, answer = tmp_path / "kept", tmp_path / "alone.json", tmp_path / "answer.json"
+    undisturbed = context.Process(target=_train, args=(None, alone))
+    undisturbed.start()
+    undisturbed.join()
     rng = random.Random(0)
     killed = 0
     for _ in range(40):
-        process = subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE)
+        process = context.Process(target=_train, args=(folder, answer))
+        process.start()
         # The first checkpoint needs the imports to be over; after that any moment will do.
         until = time.monotonic() + 20
-        before = _checkpoints(tmp_path)
-        while _checkpoints(tmp_path) == before and time.monotonic() < until:
-            if process.poll() is not None:
+        before = _checkpoints(folder)
+        while _checkpoints(folder) == before and time.monotonic() < until:
+            if not process.is_alive():
                 break
             time.sleep(0.005)
         time.sleep(rng.uniform(0.0, 0.25))
-        if process.poll() is None and killed < 3:
+        if process.is_alive() and killed < 3:
             process.kill()
-            process.wait()
-            process.stdout.close()
+            process.join()
             killed += 1
             continue
-        output, _ = process.communicate()
+        process.join()
         break
-    found = json.loads(output)
+    expected, found = json.loads(alone.read_text()), json.loads(answer.read_text())
     assert killed >= 2
-    assert found[:4] == undisturbed[:4]
+    assert found[:4] == expected[:4]
     assert 1 <= found[4] <= killed
 
 

@@ -93,22 +93,11 @@ def resolve_mup(parametrization: Any) -> Mup | None:
 class Parametrization:
     """μP of one model class at any of its sizes, as plain data; scales the groups of AdamW.
 
-    Yang et al. 2022 (arXiv:2203.03466), table 3, for Adam, relative to a base size:
-
-    ========================  =========================  ==================
-    role                      learning rate              initial rms
-    ========================  =========================  ==================
-    hidden                    × base_fan_in/fan_in       ∝ 1/√fan_in
-    output                    × base_fan_in/fan_in       ∝ 1/fan_in
-    input, vector, fixed      × 1                        constant
-    tied                      × 1                        constant
-    ========================  =========================  ==================
-
-    With ``readout`` (their table 8) an output layer's input is multiplied by base_fan_in/fan_in
-    instead, and its weight is treated as an input. AdamW takes lr·weight_decay off a weight per step,
-    so a group whose rate is scaled by s has its decay divided by s: what a step takes off does not
-    depend on the width (Wortsman et al. 2023, arXiv:2309.14322). Adam's ε is left as it is; it matters
-    where gradients come near it.
+    By Yang et al. 2022 (arXiv:2203.03466), table 3, for Adam and relative to a base size: hidden and
+    output weights learn at × base_fan_in/fan_in, and their initial rms is ∝ 1/√fan_in and ∝ 1/fan_in;
+    all else stays as at the base. With ``readout`` (their table 8) an output layer's input is
+    multiplied by base_fan_in/fan_in instead. A group whose rate is scaled by s has its decay divided by
+    s, as a step takes off lr·weight_decay (Wortsman et al. 2023, arXiv:2309.14322).
 
     Attributes
     ----------

@@ -29,8 +29,8 @@ _STATUS = {"completed": "FINISHED", "preempted": "KILLED"}
 class MLflowTracker(Service):
     """Each run as a run of one MLflow experiment.
 
-    Settings are its parameters and tags, readings its metrics by step, among them ``tokens`` and
-    ``flops`` for the x-axis. A resumed run is found by its tag ``flops_fit.id``.
+    Settings are its parameters, readings its metrics by step, among them ``tokens`` and ``flops``. A
+    resumed run is found by its tag ``flops_fit.id``.
 
     Parameters
     ----------

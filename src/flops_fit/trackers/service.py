@@ -51,24 +51,18 @@ class Service(Tracker):
 
 def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
     """The settings of a run: flat, plain, and the same at each start."""
+    e = experiment
+    same = ("id", "label", "budget", "size", "seed", "repeat", "batch_size", "unit", "model")
     values = {
-        "id": experiment.id,
-        "label": experiment.label,
-        "params": experiment.params.total,
-        "non_embedding": experiment.params.non_embedding,
-        "planned_tokens": experiment.tokens,
-        "planned_flops": experiment.flops,
-        "budget": experiment.budget,
-        "size": experiment.size,
-        "seed": experiment.seed,
-        "repeat": experiment.repeat,
-        "planned_steps": experiment.steps,
-        "batch_size": experiment.batch_size,
-        "unit": experiment.unit,
-        "model": experiment.model,
-        "cluster": experiment.trunk or None,
-        "model_kwargs": dict(experiment.model_kwargs),
-        "hparams": experiment.hparams.to_dict(),
+        **{name: getattr(e, name) for name in same},
+        "params": e.params.total,
+        "non_embedding": e.params.non_embedding,
+        "planned_tokens": e.tokens,
+        "planned_flops": e.flops,
+        "planned_steps": e.steps,
+        "cluster": e.trunk or None,
+        "model_kwargs": dict(e.model_kwargs),
+        "hparams": e.hparams.to_dict(),
     }
     out: dict[str, int | float | str | bool] = {}
     for name, value in flat(finite_json(values)).items():
@@ -128,12 +122,9 @@ class TrackedRun:
     ----------
     label, state
         Its name, and its state as the service calls it; empty where it has none.
-    settings
-        Its settings, under headings such as ``config.lr``.
-    summary
-        Final values, apart from those in ``points``.
-    points
-        What was logged together, one mapping each, in the order of training.
+    settings, summary, points
+        Its settings, under headings such as ``config.lr``; final values; and what was logged
+        together, one mapping each, in the order of training.
     """
 
     label: str
@@ -145,7 +136,7 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class TrackedRuns:
-    """Runs of a service, for ``fit_runs``, ``RunTable.read`` and ``Curves.read``.
+    """Runs of a service: ``fit_runs(tracked, curves=tracked)``, with ``columns=`` for unusual names.
 
     Attributes
     ----------

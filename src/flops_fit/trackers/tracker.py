@@ -137,8 +137,10 @@ def check_trackers(trackers: Any) -> tuple[Tracker, ...]:
     if isinstance(trackers, str):
         trackers = [trackers]
     if not isinstance(trackers, list | tuple):
-        kind = type(trackers).__name__
-        raise InputTypeError(f"trackers: expected a list, such as [tracker]; got {kind}.")
+        raise InputTypeError(
+            f"trackers: expected a list of trackers; got {type(trackers).__name__}. Put a single one "
+            "into a list: trackers=[tracker]."
+        )
     return tuple(_checked(tracker, f"trackers[{i}]") for i, tracker in enumerate(trackers))
 
 
