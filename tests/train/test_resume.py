@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
@@ -20,6 +20,7 @@ from torch import nn
 
 from flops_fit.data import split_data
 from flops_fit.errors import InputError
+from flops_fit.execute.process import fresh_processes
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.records import Run
@@ -152,8 +153,7 @@ def _train(folder: Path | None, answer: Path) -> None:
 
 def test_kill_nine_at_any_moment_changes_nothing(tmp_path: Path) -> None:
     """Processes are really killed, at random times; the last one's numbers are the undisturbed ones."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once for all of them
+    context = fresh_processes(pickle.dumps(_train))  # which import torch once for all of them
     folder, alone, answer = tmp_path / "kept", tmp_path / "alone.json", tmp_path / "answer.json"
     undisturbed = context.Process(target=_train, args=(None, alone))
     undisturbed.start()
