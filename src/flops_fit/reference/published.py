@@ -105,21 +105,21 @@ def law(name: str) -> Law | OptimumOnly: ...
 def law(name: str) -> Law | OptimumOnly:
     """A published law, ready to answer; InputError for an unknown name.
 
-    Surfaces, which know the loss of any N and D:
+    Surfaces, which know the loss of any N and D; :func:`law_source` names the papers:
 
-    - ``"hoffmann2022"``: approach 3 of the Chinchilla paper (arXiv:2203.15556).
-    - ``"besiroglu2024"``: the same runs fitted again (arXiv:2404.10102), as published. An exact
-      minimum of their stated objective lies slightly lower: ``fit_runs`` finds it.
-    - ``"muennighoff2023"``: repeated data (arXiv:2305.16264), fitted to 182 runs on C4. Ask
-      ``.with_unique(U)`` where only U tokens are different.
+    - ``"hoffmann2022"``: approach 3 of the Chinchilla paper.
+    - ``"besiroglu2024"``: the same runs fitted again, as published. An exact minimum of their
+      stated objective lies slightly lower: ``fit_runs`` finds it.
+    - ``"muennighoff2023"``: repeated data, fitted to 182 runs on C4. Ask ``.with_unique(U)``
+      where only U tokens are different.
 
     Optima, which answer ``optimal(C)`` and have no loss (:class:`~flops_fit.laws.OptimumOnly`):
 
-    - ``"kaplan2020"``: N* ∝ C^0.73 (arXiv:2001.08361). N is without embeddings and C is their
-      C_min; at the critical batch, where runs take twice C_min, D* ≈ 2·C_min/(6·N*).
-    - ``"deepseek2024"``: DeepSeek LLM (arXiv:2401.02954). **N is no count of parameters** but the
+    - ``"kaplan2020"``: N* ∝ C^0.73. N is without embeddings and C is their C_min; at the critical
+      batch, where runs take twice C_min, D* ≈ 2·C_min/(6·N*).
+    - ``"deepseek2024"``: DeepSeek LLM. **N is no count of parameters** but the
       non-embedding FLOPs per token, attention included, so that C = N·D without a factor 6.
-    - ``"llama3_2024"``: D* = 0.299·C^0.537 (arXiv:2407.21783), N* = C/(6·D*). The rounded
+    - ``"llama3_2024"``: D* = 0.299·C^0.537, N* = C/(6·D*). The rounded
       constants give 389 billion parameters at 3.8e25 FLOPs where the report says 402.
 
     Examples
@@ -170,18 +170,8 @@ def runs(name: str, **where: str) -> RunTable:
 
     Measurements are facts; the sources are cited so that they can be credited.
 
-    Parameters
-    ----------
-    name
-        Which runs.
-    **where
-        Keep the runs whose configuration has these values: ``hparams="tuned"``. :func:`columns`
-        lists what there is.
-
-    Raises
-    ------
-    InputError
-        No runs of that name, no such column, no such value, or no run with all of the values.
+    ``where`` keeps the runs whose configuration has these values, of those that :func:`columns`
+    lists. InputError for an unknown name, column or value, or where no run has all of the values.
 
     Examples
     --------
@@ -191,9 +181,7 @@ def runs(name: str, **where: str) -> RunTable:
     rows, choices = _read(name), columns(name)
     for column, value in where.items():
         if column not in choices:
-            known = (
-                f"one of {list(choices)}" if choices else "no selection, as runs are of one kind"
-            )
+            known = f"one of {list(choices)}" if choices else "no selection: runs are of one kind"
             raise InputError(f"{name!r}: expected {known}; got {column}={value!r}.")
         check_choice(f"{name}: {column}", value, choices[column])
 

@@ -191,20 +191,19 @@ def _peak(device: str) -> tuple[float, str]:
 
 def figures(m: ReportData) -> str:
     """Every figure with its caption."""
-    items = []
-    for kind, figure in ((d.kind, d.figure) for d in m.drawn):
-        title, caption = html.escape(kind.title), html.escape(kind.caption)
-        svg = inline_svg(figure, kind.title, kind.caption)
-        items.append(f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>")
-    return f'<div class="figures">{"".join(items)}</div>'
+    items = ""
+    for d in m.drawn:
+        title, caption = html.escape(d.kind.title), html.escape(d.kind.caption)
+        svg = inline_svg(d.figure, d.kind.title, d.kind.caption)
+        items += f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+    return f'<div class="figures">{items}</div>'
 
 
 def tuning(m: ReportData) -> str:
     """What was tried before the sweep: each size and length with its best rate and regrets."""
     if m.tuning is None:
         return ""
-    rows = tuning_table(m.tuning).html()
-    return paragraph(m.tuning.in_words()) + rows
+    return paragraph(m.tuning.in_words()) + tuning_table(m.tuning).html()
 
 
 def law(m: ReportData) -> str:

@@ -67,10 +67,10 @@ def runs_table(m: ReportData) -> str:
         if name not in _OPTIONAL or any(cell(r).text != "–" for r in m.runs)
     }
     rows = ([cell(r) for cell in columns.values()] for r in shown)
-    caption = f"Every run of the sweep with its state. {note}"
-    return paragraph(f"{_total_flops(m.runs)}.") + html_table(
-        list(columns), rows, caption, sortable=True
+    table = html_table(
+        list(columns), rows, f"Every run of the sweep with its state. {note}", sortable=True
     )
+    return paragraph(f"{_total_flops(m.runs)}.") + table
 
 
 def _fitted_runs(fit: Fit) -> str:
@@ -153,7 +153,13 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
         sentences.append(
             f"The fit uses runs within a factor {fit.window.factor:.3g} of the optimal size at their compute."
         )
-    sentences += [_optimum(fit), _intervals(m)]
+    line = "The optimum is read from a power law through the {} of [hoffmann2022])."
+    optimum = {
+        "surface": "The optimum minimises the fitted loss over N with D = C/F(N).",
+        "isoflop": line.format("minima of IsoFLOP parabolas (approach 2"),
+        "envelope": line.format("envelope (approach 1"),
+    }
+    sentences += [*(optimum[a.name] for a in fit.approaches if a.headline), _intervals(m)]
     if fit.approaches[2].headline and fit.law.name in LAWS:
         sentences.append("Optima over training and inference follow [sardana2024].")
     unit = fit.runs.unit.removesuffix("s")
@@ -163,19 +169,9 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
     if fit.excluded:
         sentences.append(f"{len(fit.excluded)} runs were left out, each with its reason.")
     sentences.append(f"All computations used flops-fit {__version__} [flopsfit].")
-    text = " ".join(s for s in sentences if s)
+    text = " ".join(sentences)
     cited = dict.fromkeys(re.findall(r"\[(\w+)\]", text))
     return text, tuple(key for key in cited if key in papers())
-
-
-def _optimum(fit: Fit) -> str:
-    line = "The optimum is read from a power law through the {} of [hoffmann2022])."
-    source = {
-        "surface": "The optimum minimises the fitted loss over N with D = C/F(N).",
-        "isoflop": line.format("minima of IsoFLOP parabolas (approach 2"),
-        "envelope": line.format("envelope (approach 1"),
-    }
-    return next((source[a.name] for a in fit.approaches if a.headline), "")
 
 
 def _intervals(m: ReportData) -> str:

@@ -208,8 +208,7 @@ def inline_svg(figure: Figure, title: str, description: str) -> str:
     code = re.compile(r"#([0-9a-f]{6})\b")
     text = re.sub(r'style="[^"]*"', lambda m: code.sub(r"var(--c\1,#\1)", m[0]), text)
     opening, _, rest = text.partition(">")
-    size = re.search(r'viewBox="[^"]*"', opening)
-    box = size[0] if size else ""
+    (box,) = re.findall(r'viewBox="[^"]*"', opening)
     return (
         f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc" '
         f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box}>'
@@ -234,11 +233,7 @@ def dark_colour(code: str) -> str:
 
 def contrast(rgb: tuple[int, ...], paper: tuple[int, ...] = DARK_PAPER) -> float:
     """Contrast of a light colour on dark paper, that of WCAG 2.2."""
-    return (_luminance(rgb) + 0.05) / (_luminance(paper) + 0.05)
-
-
-def _luminance(rgb: tuple[int, ...]) -> float:
-    linear = [
-        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in rgb)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    v = np.array([rgb, paper]) / 255
+    linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+    light, dark = linear @ [0.2126, 0.7152, 0.0722]
+    return float((light + 0.05) / (dark + 0.05))
