@@ -10,9 +10,8 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from flops_fit import rng
 from flops_fit.adaptive.candidates import check_adaptive, pilot_budgets, pilot_sizes
-from flops_fit.api.width_check import affordable_sizes, check_widths, count_widths
+from flops_fit.api.width_check import WidthCheck
 from flops_fit.checks import check_choice, check_whole, explains_names
-from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute.executor import Mock
@@ -26,7 +25,7 @@ from flops_fit.plan.experiments import ExperimentFactory
 from flops_fit.plan.findings import code_findings, data_findings, settle_labels
 from flops_fit.plan.planner import EXAMPLE_SAMPLES, Planner, check_budgets, make_counter
 from flops_fit.plan.sweep_plan import SweepPlan
-from flops_fit.plan.timing import probe
+from flops_fit.plan.timing import Probe
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
@@ -163,7 +162,14 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     budgets, sizes, design = _layout(sweep, spec)
     objective = Objective(sweep.loss_fn, sweep.count_fn, sweep.step_fn)
     mock, mup, data, trainer = sweep.mock, sweep.training.mup, None, None
-    split = None if mock is not None else _split(sweep)
+    split = None
+    if mock is None and sweep.dataset is not None:
+        split = split_data(sweep.dataset, sweep.eval_dataset)
+    elif mock is None and sweep.requires_data:
+        raise InputError(
+            "dataset: training needs a data set; got none. Give dataset=, or train=False for "
+            'the plan alone, or mode="mock" to try the call.'
+        )
     example = sweep.example_batch
     if split is not None:
         data = split[0]
@@ -224,18 +230,6 @@ def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | N
     return budgets, pilot_sizes(spec, budgets) if sweep.sizes is None else sweep.sizes, Grid()
 
 
-def _split(sweep: Sweep) -> tuple[DataSpec, DataSpec] | None:
-    """The data to train on and to judge by; ``None`` where there are none and need be none."""
-    if sweep.dataset is not None:
-        return split_data(sweep.dataset, sweep.eval_dataset)
-    if sweep.requires_data:
-        raise InputError(
-            "dataset: training needs a data set; got none. Give dataset=, or train=False for "
-            'the plan alone, or mode="mock" to try the call.'
-        )
-    return None
-
-
 def _smallest(plan: SweepPlan) -> Size:
     size: Size = min(plan.experiments, key=lambda e: e.params.total).size
     return size
@@ -259,17 +253,16 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     """The plan with a trainer that was tried on it and knows how fast it is."""
     trainer.try_optimizer(plan.experiments)
     precision, device = trainer.precision, trainer.device
+    probe = Probe(
+        trainer.model,
+        trainer.data,
+        trainer.objective,
+        device,
+        trainer.config.microbatch,
+        functools.partial(precision.autocast, device),
+    )
     with rng.kept(device), precision.flags(device):
-        speed = probe(
-            trainer.model,
-            trainer.data,
-            trainer.objective,
-            plan.experiments,
-            device,
-            trainer.held_out.size or 0,
-            trainer.config.microbatch,
-            functools.partial(precision.autocast, device),
-        )
+        speed = probe.measure(plan.experiments, trainer.held_out.size or 0)
         if trainer.parametrization is not None:
             plan = _with_check(plan, trainer, trainer.parametrization)
     planner = replace(plan.require_planner("plan"), task=replace(trainer, speed=speed))
@@ -279,41 +272,29 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
 def _with_check(plan: SweepPlan, trainer: Trainer, roles: Parametrization) -> SweepPlan:
     """The plan with the verdict of a coordinate check on the data, which takes some seconds."""
     planner = plan.require_planner("plan")
-    factory, spec = planner.factory, trainer.model
+    factory, config = planner.factory, trainer.config
     sizes = list({repr(e.size): e.size for e in plan.experiments}.values())
-    mup = trainer.config.mup
-    base = _smallest(plan) if mup is None or mup.base is None else mup.base
-
-    def cost(size: Size) -> float:
-        return factory.counter.per_unit(size) * factory.units_per_sample
-
+    base = _smallest(plan) if config.mup is None or config.mup.base is None else config.mup.base
+    check = WidthCheck(trainer.model, trainer.objective, trainer.device, config.optimizer)
+    action = ""
     try:
-        chosen, samples = affordable_sizes(spec, base, sizes, cost, trainer.device)
-        if count_widths(spec, roles, chosen) < len(chosen):
-            raise InputError("the sizes do not differ in width.")
-        check = check_widths(
-            spec,
-            trainer.data.first_batch(samples),
-            trainer.objective,
-            chosen,
-            roles,
-            min(plan.experiments, key=lambda e: e.flops).hparams,
-            samples,
-            trainer.device,
-            trainer.config.optimizer,
+        check, chosen = check.affordable(
+            base, sizes, lambda size: factory.counter.per_unit(size) * factory.units_per_sample
         )
+        if check.count_widths(roles, chosen) < len(chosen):
+            raise InputError("the sizes do not differ in width.")
+        hparams = min(plan.experiments, key=lambda e: e.flops).hparams
+        result = check.run(trainer.data, chosen, roles, hparams)
     except InputError as error:
-        return _noted(plan, "note", f"The coordinate check was not made: {error}")
+        message = f"The coordinate check was not made: {error}"
     except Exception as error:  # the user's model may refuse a width in any way
-        return _noted(plan, "note", f"The coordinate check could not be made: {error_line(error)}.")
-    plan = replace(plan, planner=replace(planner, coordinates=check))
-    message = f"Coordinate check at the rate {check.lr:.3g}: {check.reason}"
-    if check.verdict != "failed":
-        return _noted(plan, "note", message)
-    start = "Mup(init=True) where the output layer does not begin at zero, or "
-    return _noted(plan, "warning", message, f'{"" if roles.init else start}tune="per-size"')
-
-
-def _noted(plan: SweepPlan, severity: Any, message: str, action: str = "") -> SweepPlan:
+        message = f"The coordinate check could not be made: {error_line(error)}."
+    else:
+        plan = replace(plan, planner=replace(planner, coordinates=result))
+        message = f"Coordinate check at the rate {result.lr:.3g}: {result.reason}"
+        if result.verdict == "failed":
+            start = "Mup(init=True) where the output layer does not begin at zero, or "
+            action = f'{"" if roles.init else start}tune="per-size"'
+    severity: Literal["warning", "note"] = "warning" if action else "note"
     finding = Diagnostic("coordinates", severity, message, action)
     return replace(plan, diagnostics=(*plan.diagnostics, finding))

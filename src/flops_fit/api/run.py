@@ -149,10 +149,8 @@ def tune_sweep(
 
     Returns
     -------
-    SweepPlan
-        The same sizes and budgets with the tuned hyper-parameters.
-    Tuning
-        What was tried, what it showed and what it cost.
+    SweepPlan, Tuning
+        The same sizes and budgets with the tuned hyper-parameters, and what trying showed and cost.
 
     Raises
     ------

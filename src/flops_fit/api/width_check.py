@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.checks import is_whole, names_near_matches
+from flops_fit.data.spec import DataSpec
 from flops_fit.data.split import check_dataset_type, split_data
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
@@ -109,156 +111,122 @@ def coordinate_check(
     batch = data.first_batch(EXAMPLE_SAMPLES)
     objective.check(batch)
     options = mup or Mup()
+    check = WidthCheck(spec, objective, device, optimizer, samples, steps, seeds, seed)
     if sizes is None:
         if options.base is None:
             raise InputError(
                 "sizes: expected three sizes or more, or a base to double, as parametrization="
                 "Mup(base=); got neither."
             )
-        counter, per_sample = FlopsCounter.from_batch(
-            spec, objective, "measured", batch, objective.unit(batch, dataset)
-        )
-        sizes, samples = affordable_sizes(
-            spec,
-            options.base,
-            (),
-            lambda size: counter.per_unit(size) * per_sample,
-            device,
-            steps,
-            seeds,
-            samples,
+        unit = objective.unit(batch, dataset)
+        counter, per_sample = FlopsCounter.from_batch(spec, objective, "measured", batch, unit)
+        check, sizes = check.affordable(
+            options.base, (), lambda size: counter.per_unit(size) * per_sample
         )
     sizes = list(sizes)
     roles = parametrize(spec, objective, batch, sizes, options)
-    if (widths := count_widths(spec, roles, sizes)) < _FEWEST:
+    if (widths := check.count_widths(roles, sizes)) < _FEWEST:
         raise InputError(
             f"sizes: expected three different widths or more; got {sizes}, which differ in {widths}."
         )
-    return check_widths(
-        spec,
-        data.first_batch(samples),
-        objective,
-        sizes,
-        roles,
-        HParams(lr=lr, batch_units=1),
-        samples,
-        resolve_device(device),
-        optimizer,
-        scaled=mup is not None,
-        steps=steps,
-        seeds=seeds,
-        seed=seed,
-    )
+    check = replace(check, device=resolve_device(device))
+    return check.run(data, sizes, roles, HParams(lr=lr, batch_units=1), scaled=mup is not None)
 
 
-def check_widths(
-    spec: ModelSpec,
-    batch: Any,
-    objective: Objective,
-    sizes: Sequence[Size],
-    roles: Parametrization,
-    hparams: HParams,
-    samples: int,
-    device: str,
-    optimizer: MakeOptimizer | type[Optimizer] | None,
-    *,
-    scaled: bool = True,
-    steps: int = _STEPS,
-    seeds: int = _SEEDS,
-    seed: int = 0,
-) -> CoordinateCheck:
-    """A coordinate check with steps on one batch, at the constant rate of ``hparams``."""
-    scale = roles if scaled else None
-    return check_coordinates(
-        spec,
-        batch,
-        objective,
-        sizes,
-        roles,
-        lambda model: Stepper(
-            model,
-            objective,
-            make_optimizer(model, hparams, optimizer, None, scale),
-            hparams.clip,
-            samples,
-            samples,
-            device,
-        ),
-        lr=hparams.lr,
-        scaled=scaled,
-        steps=steps,
-        seeds=seeds,
-        seed=seed,
-        device=device,
-    )
+@dataclass(frozen=True)
+class WidthCheck:
+    """A coordinate check of a model: what it trains, where, on how many samples and how often."""
 
+    spec: ModelSpec
+    objective: Objective
+    device: str
+    optimizer: MakeOptimizer | type[Optimizer] | None = None
+    samples: int = _MOST_SAMPLES
+    steps: int = _STEPS
+    seeds: int = _SEEDS
+    seed: int = 0
 
-def affordable_sizes(
-    spec: ModelSpec,
-    base: Size,
-    planned: Sequence[Size],
-    cost: Callable[[Size], float],
-    device: str,
-    steps: int = _STEPS,
-    seeds: int = _SEEDS,
-    samples: int = _MOST_SAMPLES,
-) -> tuple[list[Size], int]:
-    """The widest sizes that a check can train within some seconds, and the samples in its batch.
+    def run(
+        self,
+        data: DataSpec,
+        sizes: Sequence[Size],
+        roles: Parametrization,
+        hparams: HParams,
+        scaled: bool = True,
+    ) -> CoordinateCheck:
+        """Steps on one batch of the data at each size, at the constant rate of ``hparams``."""
+        n, scale = self.samples, roles if scaled else None
 
-    Doubles of ``base`` are tried where it is a whole number, else the ``planned`` sizes. ``cost`` is the
-    training FLOPs of one sample at a size.
-    """
-    most = _FLOPS if device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
-    while samples >= _FEWEST_SAMPLES:
-        for below in (False, True):
-            candidates = _candidates(spec, base, planned, below)
-            chosen = _within(most / (steps * seeds), samples, spec, candidates, cost)
-            if len(chosen) >= _FEWEST:
-                return chosen, samples
-        samples //= 2
-    raise InputError(
-        f"sizes: fewer than {_FEWEST} widths around {base!r} can be trained {steps} steps within "
-        f"{most:.2g} FLOPs and {_LARGEST:.0e} parameters. Give sizes=, three or more."
-    )
+        def make_step(model: Any) -> Stepper:
+            optimizer = make_optimizer(model, hparams, self.optimizer, None, scale)
+            return Stepper(model, self.objective, optimizer, hparams.clip, n, n, self.device)
 
+        return check_coordinates(
+            self.spec,
+            data.first_batch(n),
+            self.objective,
+            sizes,
+            roles,
+            make_step,
+            lr=hparams.lr,
+            scaled=scaled,
+            steps=self.steps,
+            seeds=self.seeds,
+            seed=self.seed,
+            device=self.device,
+        )
 
-def _within(
-    most: float,
-    samples: int,
-    spec: ModelSpec,
-    candidates: Sequence[Size],
-    cost: Callable[[Size], float],
-) -> list[Size]:
-    """The last few candidates of which one step each costs at most so much together."""
-    chosen: list[tuple[Size, float]] = []
-    for size in candidates:
-        counted = spec.count(size)
-        if counted is None:
-            continue
-        if counted.total > _LARGEST:
-            break
-        step = samples * cost(size) + _FLOPS_PER_PARAMETER * counted.total
-        latest = [*chosen, (size, step)][-_MOST:]
-        if sum(flops for _, flops in latest) > most:
-            break
-        chosen = latest
-        if 2 * step > most:  # the next is twice as wide, costs more, and need not be built
-            break
-    return [size for size, _ in chosen]
+    def affordable(
+        self, base: Size, planned: Sequence[Size], cost: Callable[[Size], float]
+    ) -> tuple[WidthCheck, list[Size]]:
+        """The check with fewer samples where needed, and the widest sizes that then take some seconds.
 
+        Doubles of ``base`` are tried where it is a whole number, else the ``planned`` sizes. ``cost`` is
+        the training FLOPs of one sample at a size.
+        """
+        most = _FLOPS if self.device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
+        samples = self.samples
+        while samples >= _FEWEST_SAMPLES:
+            for below in (False, True):
+                candidates = self._candidates(base, planned, below)
+                chosen = self._within(most / (self.steps * self.seeds), samples, candidates, cost)
+                if len(chosen) >= _FEWEST:
+                    return replace(self, samples=samples), chosen
+            samples //= 2
+        raise InputError(
+            f"sizes: fewer than {_FEWEST} widths around {base!r} can be trained {self.steps} steps "
+            f"within {most:.2g} FLOPs and {_LARGEST:.0e} parameters. Give sizes=, three or more."
+        )
 
-def _candidates(
-    spec: ModelSpec, base: Size, planned: Sequence[Size], below: bool
-) -> Sequence[Size]:
-    """The doubles of the base, from its own size on or from ``below`` it; or what is planned."""
-    if not isinstance(base, int) or spec.size_param is None:
-        return sorted(planned, key=lambda s: spec.require(s).total)
-    first = 0
-    while below and base % 2 ** (first + 1) == 0 and base >> first + 1 >= _NARROW:
-        first += 1
-    return [(base >> first) * 2**k for k in range(_DOUBLINGS + first)]
+    def _within(
+        self, most: float, samples: int, sizes: Sequence[Size], cost: Callable[[Size], float]
+    ) -> list[Size]:
+        """The last few sizes of which one step each costs at most so much together."""
+        chosen: list[tuple[Size, float]] = []
+        for size in sizes:
+            counted = self.spec.count(size)
+            if counted is None:
+                continue
+            if counted.total > _LARGEST:
+                break
+            step = samples * cost(size) + _FLOPS_PER_PARAMETER * counted.total
+            latest = [*chosen, (size, step)][-_MOST:]
+            if sum(flops for _, flops in latest) > most:
+                break
+            chosen = latest
+            if 2 * step > most:  # the next is twice as wide, costs more, and need not be built
+                break
+        return [size for size, _ in chosen]
 
+    def _candidates(self, base: Size, planned: Sequence[Size], below: bool) -> Sequence[Size]:
+        """The doubles of the base, from its own size on or from ``below`` it; or what is planned."""
+        if not isinstance(base, int) or self.spec.size_param is None:
+            return sorted(planned, key=lambda s: self.spec.require(s).total)
+        first = 0
+        while below and base % 2 ** (first + 1) == 0 and base >> first + 1 >= _NARROW:
+            first += 1
+        return [(base >> first) * 2**k for k in range(_DOUBLINGS + first)]
 
-def count_widths(spec: ModelSpec, roles: Parametrization, sizes: Sequence[Size]) -> int:
-    """How many widths there are among sizes: those that differ in depth alone have one."""
-    return len({round(roles.width(spec.build_meta(size)), 6) for size in sizes})
+    def count_widths(self, roles: Parametrization, sizes: Sequence[Size]) -> int:
+        """How many widths there are among sizes: those that differ in depth alone have one."""
+        return len({round(roles.width(self.spec.build_meta(size)), 6) for size in sizes})

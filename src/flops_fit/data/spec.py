@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,28 +98,12 @@ class AllBut:
         return place + np.searchsorted(gaps, place, side="right")
 
 
-class _Probes(NamedTuple):
-    """From a spread of samples: a hash, whether two readings agree, whether they draw at random."""
-
-    content: str
-    repeatable: bool
-    draws: bool
-
-
 @dataclass
 class DataSpec:
-    """Samples to draw from: map-style or a stream.
+    """Samples to draw from: those of a data set at ``indices``, or a stream where these are ``None``.
 
-    Attributes
-    ----------
-    dataset
-        What the user gave, or the data set inside the DataLoader that was given.
-    indices
-        The samples that belong to this part; ``None`` for a stream.
-    skip, take
-        Of a stream: samples left to the held-out part, and the most that are used.
-    workers
-        Processes that the user's DataLoader reads with; ``None`` if it is not set.
+    Of a stream the first ``skip`` are left to the held-out part, and at most ``take`` are used.
+    ``workers`` are the processes that the user's DataLoader reads with.
     """
 
     dataset: Any
@@ -128,7 +113,6 @@ class DataSpec:
     take: int | None = None
     notes: tuple[str, ...] = field(default=())
     workers: int | None = None
-    _known: _Probes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Number of samples; TypeError for a stream."""
@@ -154,12 +138,9 @@ class DataSpec:
     ) -> Generator[Any]:
         """``steps`` whole batches from step ``start`` on, each epoch shuffled by (seed, epoch).
 
-        What is random in a sample follows from (seed, epoch, position in the epoch): not from the
-        batch size, the step begun at, the workers, or what else draws random numbers.
-
-        ``share`` is the slice of each batch to return; where it is empty, batches are ``None``.
-        ``workers`` processes make two batches ahead each; a stream is read by one. ``pin`` puts
-        batches into page-locked memory if there is a CUDA device.
+        What is random in a sample follows from (seed, epoch, position in the epoch) alone. ``share`` is
+        the slice of each batch to return; where it is empty, batches are ``None``. ``workers`` processes
+        read ahead, one of a stream; ``pin`` puts batches into page-locked memory for CUDA.
         """
         if self.indices is None:
             epochs = partial(self._endless, seed)
@@ -229,13 +210,7 @@ class DataSpec:
         return reader.batch(self.indices[places], sample_keys(places, 0))
 
     def first_batch(self, batch_size: int) -> Any:
-        """The first samples as one batch, checked to hold tensors.
-
-        Raises
-        ------
-        DataError
-            There are no samples, or they hold text or lists that no model takes.
-        """
+        """The first samples as one batch; DataError where none, or none of tensors."""
         if self.indices is not None:
             return self._read(Reader(self.dataset, self._checked), 0, batch_size)
         batch = StreamReader(self._once, self._checked, batch_size).batch(0)
@@ -255,11 +230,11 @@ class DataSpec:
 
     def draws(self) -> bool:
         """Whether reading some samples draws from torch's, NumPy's or Python's generator."""
-        return self._probes().draws
+        return self._probes[2]
 
     def repeatable(self) -> bool:
         """Whether samples read twice, with the global generators seeded alike, are the same."""
-        return self._probes().repeatable
+        return self._probes[1]
 
     def groups(self) -> NDArray[Any] | None:
         """The document or subject of each sample, if the data set has ``groups``."""
@@ -270,29 +245,28 @@ class DataSpec:
 
     def fingerprint(self) -> str:
         """A hash of the type, length and a spread of samples; of their shapes where they vary."""
-        content = self._probes().content
+        content = self._probes[0]
         own = getattr(self.dataset, "_fingerprint", "")  # HuggingFace's hash of all content
         parts = [reference(type(self.dataset)), str(self.size), str(self.skip), str(own)]
         stored = self.indices.without if isinstance(self.indices, AllBut) else self.indices
         chosen = b"" if stored is None else np.ascontiguousarray(stored).tobytes()
         return digest([*parts, chosen, content])
 
-    def _probes(self) -> _Probes:
-        """What two seeded readings of a spread of samples show; read at the first call."""
-        if self._known is None:
-            readings = []
-            with rng.kept():
+    @functools.cached_property
+    def _probes(self) -> tuple[str, bool, bool]:
+        """Two seeded readings of a spread of samples: a hash, whether they agree, and draw at random."""
+        readings = []
+        with rng.kept():
+            seed_from_key(0)
+            untouched = rng.draw()
+            for _ in range(2):
                 seed_from_key(0)
-                untouched = rng.draw()
-                for _ in range(2):
-                    seed_from_key(0)
-                    samples = self._probed()
-                    draws = rng.draw() != untouched
-                    readings.append(digest(fingerprint_values(s) for s in samples))
-            repeatable = readings[0] == readings[1]
-            shapes = digest(fingerprint_structure(s) for s in samples)
-            self._known = _Probes(readings[0] if repeatable else shapes, repeatable, draws)
-        return self._known
+                samples = self._probed()
+                draws = rng.draw() != untouched
+                readings.append(digest(fingerprint_values(s) for s in samples))
+        repeatable = readings[0] == readings[1]
+        shapes = digest(fingerprint_structure(s) for s in samples)
+        return readings[0] if repeatable else shapes, repeatable, draws
 
     def _probed(self) -> list[Any]:
         if self.indices is None:

@@ -1,12 +1,4 @@
-"""Training FLOPs per unit, F(N): what turns a size and a budget into a number of units.
-
-C = F(N)·D throughout. F comes from one of
-
-- :class:`LinearFlops`, k·N, with the usual k = 6 (Kaplan et al. 2020, §2.1);
-- :class:`InterpolatedFlops`, exact counts at sizes that were traced, log-linear between them;
-- :class:`SmoothFlops`, N·(k + c·(N/N₀)^−p), which tends to k·N as attention, head and embedding
-  become negligible; for tables whose models are not available.
-"""
+"""Training FLOPs per unit, F(N): what turns a size and a budget into a number of units, C = F(N)·D."""
 
 from __future__ import annotations
 
@@ -34,7 +26,7 @@ class FlopsFunction(Protocol):
 
 @dataclass(frozen=True)
 class LinearFlops:
-    """F(N) = k·N."""
+    """F(N) = k·N, with the usual k = 6 (Kaplan et al. 2020, §2.1)."""
 
     k: float = 6.0
 
@@ -50,7 +42,7 @@ class LinearFlops:
 
 @dataclass(frozen=True)
 class SmoothFlops:
-    """F(N) = N·(k + c·(N/N₀)^−p): k·N in the limit of large N.
+    """F(N) = N·(k + c·(N/N₀)^−p), for tables of models that cannot be traced: k·N at large N.
 
     ``n_min`` and ``n_max`` bound the sizes it was fitted to, ``misfit`` is the largest relative
     error there. Below a tenth of ``n_min`` F/N stays as it is there: a curve that falls towards

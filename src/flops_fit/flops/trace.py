@@ -114,17 +114,9 @@ class OpCount:
 class TracedFlops:
     """FLOPs of one forward and one backward pass.
 
-    Attributes
-    ----------
-    forward, backward
-        FLOPs of the passes.
-    notes
-        What the trace could not see, and what it left out, one clause each.
-    ops
-        Counts by operation, such as ``"aten.addmm"``.
-    recomputed
-        Forward FLOPs that activation checkpointing computes a second time, in neither pass: C
-        counts the model's work, so that saving memory does not change what a budget buys.
+    ``notes`` say what the trace could not see or left out; ``ops`` are counts by operation, such as
+    ``"aten.addmm"``. ``recomputed`` are forward FLOPs that activation checkpointing computes a second
+    time, in neither pass: saving memory does not change what a budget buys.
     """
 
     forward: float
@@ -201,9 +193,8 @@ def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -
     """Count the multiplications of ``forward()`` and of its backward pass, each by its closed form.
 
     Multiply-adds count two; element-wise work is left out; attention is counted in full, causal or
-    not. What autograd leaves out counts nothing: a frozen layer needs no gradient of its weights,
-    and what runs under ``no_grad``, such as a teacher, has no backward pass. Recomputed
-    activations are counted apart.
+    not. What autograd leaves out counts nothing, as under ``no_grad``. Recomputed activations are
+    counted apart.
 
     Parameters
     ----------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,18 +54,10 @@ class Device:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The cost of one run.
+    """The cost of one run: its own FLOPs without what a shorter run of its trunk has trained.
 
-    Attributes
-    ----------
-    id, label
-        Of the experiment.
-    flops
-        What it computes itself, without the part of a trunk that a shorter run has trained.
-    seconds
-        ``None`` where no time is known.
-    dollars
-        Its share of the price by its time; ``None`` without a price.
+    ``seconds`` is ``None`` where no time is known; ``dollars`` is its share of the price by its time,
+    ``None`` without a price.
     """
 
     id: str
@@ -89,10 +80,9 @@ class CostEstimate:
     parallel
         Runs at the same time.
     wall_seconds
-        From the start to the end of the sweep, which starts the most expensive runs first and branches
-        of a trunk one after another; ``None`` where no time is known.
+        From the start to the end of the sweep; ``None`` where no time is known.
     dollars_per_hour, dollars
-        The price of everything that the sweep occupies, and of the wall time; ``None`` if not given.
+        The price of all that the sweep occupies, and of the wall time; ``None`` if not given.
     """
 
     runs: tuple[RunCost, ...]
@@ -211,9 +201,8 @@ def makespan(
 ) -> float:
     """Time until the last run ends, of runs in ``parallel`` slots, started in the order of a sweep.
 
-    The most expensive chains start first: the runs of one trunk, shortest first, each queued when the
-    one before has ended, or a single run. Such list scheduling takes at most 2 − 1/m of the shortest
-    possible time in m slots (Graham 1969).
+    The most expensive chains (runs of one trunk, each queued when the one before has ended) start first:
+    at most 2 − 1/m of the shortest possible time in m slots (Graham 1969).
     """
     own = own_flops(experiments)
     chains = [deque(group) for group in by_trunk(experiments)]
@@ -239,12 +228,12 @@ def money(dollars: float) -> str:
     return f"${dollars:.2f}" if dollars < 100 else f"${dollars:,.0f}"
 
 
-class Priced(ABC):
+class Priced:
     """What holds experiments that can be priced before they run."""
 
-    @abstractmethod
     def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
         """What is priced, at which measured speed."""
+        raise NotImplementedError
 
     def estimate(
         self,
@@ -258,11 +247,10 @@ class Priced(ABC):
         Parameters
         ----------
         device
-            ``None`` for the device that the speed was measured on. For another one by name, such as
+            ``None`` for the one that the speed was measured on. For another one by name, such as
             ``"H100"``, times are C/(``mfu`` · peak), with the peak of its data sheet.
         dollars_per_hour
-            Of everything that the sweep occupies: all devices and machines that ``parallel`` runs at
-            a time need. Without it the estimate has no price.
+            Of all devices and machines that ``parallel`` runs at a time need.
         parallel
             Runs at the same time, as the executor's ``capacity`` says.
         mfu
@@ -278,16 +266,10 @@ class Priced(ABC):
 
 @dataclass(frozen=True)
 class DesignCost:
-    """One design: its runs and their cost, or why it cannot be planned.
+    """One design: its runs and their cost, or in ``notes`` why it cannot be planned.
 
-    Attributes
-    ----------
-    design
-        Its name, with ``" + branch"`` where runs of one size share a trunk.
-    experiments, cost
-        Its runs, and what they cost; none where it cannot be planned.
-    notes
-        How many sizes were left out, which hyper-parameters were changed, or why it cannot be planned.
+    Its name ends in ``" + branch"`` where runs of one size share a trunk. ``notes`` also says how many
+    sizes were left out and which hyper-parameters were changed.
     """
 
     design: str

@@ -22,9 +22,8 @@ from flops_fit.reference.published import law as published_law
 Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
 
 TAPER = (12, 9, 6, 4, 2)  # sizes of five budgets, the smallest budget first
+_GRID_SIZES = 7  # of each budget of a grid
 _TARGET_FACTOR = 10  # from the largest budget to the target that "adaptive" answers for
-
-
 TOKENS_PER_PARAM = 20.0  # Hoffmann et al. 2022, table 3, whose D*/N* lies between 20 and 22
 _LARGEST = math.log(1e40)
 
@@ -44,13 +43,8 @@ PriorLike = str | float | Law | OptimumOnly | HasOptimum | None
 class Prior:
     """What the optimum is assumed to be before anything is known.
 
-    Attributes
-    ----------
-    description
-        Which law this is, in words.
-    size_at
-        ``(C, F) -> N*``, where F(N) are the FLOPs of a unit of the model that is planned; ``None``
-        in a plan that was read from a file.
+    ``description`` says which law this is. ``size_at`` is ``(C, F) -> N*``, with F(N) the FLOPs of a
+    unit of the planned model; ``None`` in a plan that was read from a file.
     """
 
     description: str
@@ -59,13 +53,7 @@ class Prior:
     )
 
     def optimum(self, budget: float, flops: FlopsFunction) -> float:
-        """N* of a budget, where D* = C/F(N*).
-
-        Raises
-        ------
-        InputError
-            The prior gives no size for this budget.
-        """
+        """N* of a budget, where D* = C/F(N*); InputError where the prior gives none."""
         if self.size_at is None:
             raise InputError(f"prior: {self.description} was read from a file, without its law.")
         try:
@@ -85,8 +73,6 @@ class Prior:
 def resolve_prior(prior: Any) -> Prior:
     """The prior in all the ways a user may give it.
 
-    Examples
-    --------
     >>> from flops_fit.flops import LinearFlops
     >>> prior = resolve_prior(None)
     >>> f"{prior.description}: N = {prior.optimum(1.2e20, LinearFlops(6.0)):.3g}"
@@ -153,18 +139,9 @@ def _ratio(ratio: float) -> Prior:
 
 @dataclass(frozen=True)
 class Layout:
-    """A design for given budgets, with its prior resolved and its numbers of sizes.
+    """A design for given budgets: its name, its centre, and how many sizes, smallest budget first.
 
-    Attributes
-    ----------
-    design
-        ``"grid"``, ``"tapered"`` or ``"rectangular"``.
-    prior
-        Where it is centred.
-    width
-        Sizes reach from N*/width to N*·width, in even steps of ln N.
-    sizes_per_budget
-        How many sizes, the smallest budget first.
+    Sizes reach from N*/width to N*·width, in even steps of ln N.
     """
 
     design: str
@@ -208,7 +185,7 @@ class Grid:
 
     prior: PriorLike = None
     width: float = 6.0
-    sizes_per_budget: int | Sequence[int] = 7
+    sizes_per_budget: int | Sequence[int] = _GRID_SIZES
     kind: ClassVar[str] = "grid"
 
     def __post_init__(self) -> None:
@@ -221,15 +198,8 @@ class Grid:
             check_whole("sizes_per_budget", whole, expected="whole numbers, 1 or more")
 
     def layout(self, budgets: Sequence[float]) -> Layout:
-        """The layout for these budgets, the smallest first.
+        """The layout for these budgets, the smallest first; InputError where the numbers do not fit.
 
-        Raises
-        ------
-        InputError
-            The numbers of sizes do not fit the budgets.
-
-        Examples
-        --------
         >>> Tapered().layout([1, 2, 4]).sizes_per_budget
         (12, 6, 2)
         """
@@ -253,13 +223,8 @@ class Grid:
 class Tapered(Grid):
     """Most runs at the smallest budgets (12, 9, 6, 4, 2 of five), over a wide range of sizes.
 
-    Attributes
-    ----------
-    prior, width
-        As of :class:`Grid`.
-    sizes_per_budget
-        How many sizes at the smallest budget, of which larger ones take their share; or one number
-        for each budget, the smallest first.
+    A single ``sizes_per_budget`` is that of the smallest budget, of which larger ones take their share;
+    all else as of :class:`Grid`.
     """
 
     width: float = 10.0
@@ -279,14 +244,8 @@ class Rectangular(Grid):
     """The same sizes at all budgets, as runs that branch off one trunk need them.
 
     Sizes reach ``width`` below N* of the smallest budget and above N* of the largest: over a factor
-    of 16 in C the default 3 reaches as far as a grid does in all.
-
-    Attributes
-    ----------
-    prior, width
-        As of :class:`Grid`.
-    sizes_per_budget
-        How many sizes, one number.
+    of 16 in C the default 3 reaches as far as a grid does. All else as of :class:`Grid`, with one
+    number of sizes.
     """
 
     width: float = 3.0
@@ -367,8 +326,5 @@ def resolve_design(design: Any, budgets: Sequence[float] | None = None) -> Desig
             "design: 'adaptive' needs the target of the answer and what the sweep may spend. "
             "Give design=Adaptive(target_compute=1e21, max_flops=1e19), or compute_budgets= of a grid."
         )
-    sizes = Grid.sizes_per_budget
-    assert isinstance(sizes, int)
-    return Adaptive(
-        target_compute=_TARGET_FACTOR * max(budgets), max_flops=sizes * math.fsum(budgets)
-    )
+    target, cost_of_a_grid = _TARGET_FACTOR * max(budgets), _GRID_SIZES * math.fsum(budgets)
+    return Adaptive(target_compute=target, max_flops=cost_of_a_grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -37,10 +38,8 @@ def settle_labels(
     size = _smallest(spec, sizes)
     answer = None
     if size is not None:
-        try:
+        with suppress(Exception):  # the constructor refuses; planning says so in its own words
             answer = objective.shifts(spec.build(size), batch)
-        except Exception:  # the constructor refuses; planning says so in its own words
-            answer = None
     named = by_name(batch) or {}
     labels: Any = named.get("labels")
     inputs: Any = named.get("input_ids")
@@ -177,17 +176,13 @@ def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> lis
         action = "draw from torch.rand, numpy.random or random, or seed the generator by the index"
         out.append(Diagnostic("unseeded_data", "warning", message, action))
     if held_out.draws():
-        like = ", like the training set"
+        which = "eval_dataset" if own_held_out else "the training set"
         message = (
-            "The held-out samples are random"
-            f"{' (eval_dataset draws random numbers)' if own_held_out else like}: they are drawn once, "
-            "the same for every run."
+            f"The held-out samples are random, as {which} draws random numbers: they are drawn once, the "
+            "same for every run."
         )
-        out.append(
-            Diagnostic(
-                "augmented_held_out", "warning", message, "eval_dataset= without augmentation"
-            )
-        )
+        action = "eval_dataset= without augmentation"
+        out.append(Diagnostic("augmented_held_out", "warning", message, action))
     return out
 
 

@@ -113,24 +113,8 @@ def make_counter(
 class Planner:
     """Makes the plan of a sweep, and makes it again with another recipe.
 
-    Attributes
-    ----------
-    factory
-        Makes the exact experiment of any budget and size.
-    budgets
-        Ascending.
-    design
-        How sizes are chosen where none are given.
-    sizes
-        Those that the user named.
-    repeats
-        Runs of each size and budget.
-    notes, findings
-        What is already known about the data, and about all inputs.
-    task
-        Carries out one experiment; ``None`` where the plan was made without what that needs.
-    coordinates
-        The check of whether one learning rate serves all widths; ``None`` where none was made.
+    Sizes are those that the user named in ``sizes``, or chosen by ``design``. ``notes`` and ``findings``
+    are what is already known about the data and all inputs; ``task`` carries out one experiment.
     """
 
     factory: ExperimentFactory

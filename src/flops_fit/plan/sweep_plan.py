@@ -50,9 +50,9 @@ class SweepPlan(Priced):
     layout
         The design with its prior and width; ``None`` where the sizes were given.
     speed
-        Measured on this machine where there was data to measure with; gives the estimated times.
+        Measured on this machine, where there was data to measure with.
     planner
-        What made the plan, and carries it out; ``None`` in a plan that was read from a file.
+        What made the plan; ``None`` in a plan that was read from a file.
     """
 
     experiments: tuple[Experiment, ...]
@@ -93,11 +93,7 @@ class SweepPlan(Priced):
         return math.fsum(own_flops(self.experiments).values())
 
     def seconds(self) -> float | None:
-        """Estimated time of all runs one after another; ``None`` where not measured.
-
-        A part of a trunk that several runs share is trained once. :meth:`estimate` handles runs side
-        by side, other devices and prices.
-        """
+        """Estimated time of all runs one after another; ``None`` where not measured."""
         if self.speed is None:
             return None
         own = own_flops(self.experiments)
@@ -115,13 +111,8 @@ class SweepPlan(Priced):
     ) -> DesignCosts:
         """What the same budgets cost with each design; the arguments are those of :meth:`estimate`.
 
-        Each design is planned in full, around the same prior at its own default width; the sizes that
-        it needs are traced.
-
-        Raises
-        ------
-        InputError
-            The plan was read from a file, or its model has no size parameter.
+        Each design is planned in full, around the same prior at its own default width. InputError where
+        the plan was read from a file, or its model has no size parameter.
         """
         where = Device(device, dollars_per_hour, parallel, mfu)
         return self.require_planner("compare_designs").compare_designs(self, where)
@@ -129,15 +120,8 @@ class SweepPlan(Priced):
     def diff(self, done: Iterable[Run] | str | Path) -> PlanDiff:
         """Which runs are done, which are missing, and which exist without being planned.
 
-        Parameters
-        ----------
-        done
-            Runs, or the ``output_dir`` of a sweep, which is only read.
-
-        Raises
-        ------
-        OutputError
-            The directory cannot be read. A missing one holds no runs.
+        ``done`` are runs, or the ``output_dir`` of a sweep, which is only read; OutputError where it
+        cannot be. A missing one holds no runs.
         """
         return diff(self.experiments, self.speed, done)
 
@@ -155,21 +139,12 @@ class SweepPlan(Priced):
     def from_json(cls, source: str | Path) -> SweepPlan:
         """A plan from the text of :meth:`to_json`, or from the file that it wrote.
 
-        Raises
-        ------
-        TableError
-            It is no plan, or was edited: the id of a run no longer fits its settings.
+        TableError where it is no plan, or was edited: the id of a run no longer fits its settings.
         """
         return cls(**plan_from_json(source))
 
     def to_csv(self, path: str | Path) -> Path:
-        """One row a run, with its cost and its hyper-parameters.
-
-        Returns
-        -------
-        Path
-            Where it was written.
-        """
+        """Write one row a run, with its cost and its hyper-parameters; returns the path."""
         return write_csv(self.experiments, self.speed, Path(path))
 
     def __len__(self) -> int:

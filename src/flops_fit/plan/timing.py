@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import time
@@ -21,16 +22,9 @@ from flops_fit.records import Experiment
 
 @dataclass(frozen=True)
 class Reading:
-    """How long reading a sample takes.
+    """How long reading a sample takes, by the clock and of that ``waiting``, as for a disk.
 
-    Attributes
-    ----------
-    seconds, waiting
-        Per sample, of the clock, and of that without work for the processor, as for a disk.
-    size
-        Bytes of a sample.
-    on_host
-        Whether samples are in the host's memory.
+    ``size`` are its bytes; ``on_host`` says whether samples are in the host's memory.
     """
 
     seconds: float
@@ -41,18 +35,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Times of one size: a step takes ``fixed`` + C_step/``flops_per_second``.
+    """Times of one size N: a step takes ``fixed`` + C_step/``flops_per_second`` seconds.
 
-    Attributes
-    ----------
-    params
-        N.
-    fixed
-        Seconds of a step however small its batch: calls, the optimizer, the gradient's norm.
-    flops_per_second
-        What each further sample is computed at.
-    start
-        Seconds from nothing to the end of a first step: building the model, memory, first calls.
+    ``start`` are the seconds from nothing to the end of a first step.
     """
 
     params: float
@@ -86,14 +71,8 @@ class Speed:
     ) -> float:
         """Estimated time of one run: its start, its steps with their reading, its evaluation.
 
-        Parameters
-        ----------
-        experiment
-            The run.
-        flops
-            Those that it computes itself, where a part is shared.
-        parallel
-            Runs at the same time. On a CPU they share its threads; a GPU is taken to be each run's own.
+        ``flops`` are those that it computes itself, where a part is shared. Runs that are made
+        ``parallel`` share the threads of a CPU; a GPU is taken to be each run's own.
         """
         share = 1.0 if flops is None else flops / experiment.flops
         held_out = experiment.flops_per_unit / 3 * self.held_out_units
@@ -169,48 +148,134 @@ _STEP_SECONDS = 0.25  # no more of them once this has passed
 _ALLOCATED = 5e7  # the largest model that is built only to be probed
 
 
-def probe(
-    spec: ModelSpec,
-    data: DataSpec,
-    objective: Objective,
-    experiments: tuple[Experiment, ...],
-    device: str,
-    held_out_samples: int = 0,
-    microbatch: int | None = None,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Speed:
-    """Train a few steps at up to three of the planned sizes, and read a few batches.
+@dataclass(frozen=True)
+class Probe:
+    """Trains a few steps of a model on its data, to see that it trains and how fast."""
 
-    The smallest size is always built, so that what cannot train raises a LossError or ModelError
-    before any compute is spent; larger ones up to 5e7 parameters.
-    """
-    import torch
+    spec: ModelSpec
+    data: DataSpec
+    objective: Objective
+    device: str
+    microbatch: int | None = None
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    by_size = sorted({repr(e.size): e for e in experiments}.values(), key=lambda e: e.params.total)
-    chosen = [by_size[i] for i in sorted({0, len(by_size) // 2, len(by_size) - 1})]
-    chosen = [chosen[0], *(e for e in chosen[1:] if e.params.total <= _ALLOCATED)]
-    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-    probed: dict[float, _Steps] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        for experiment in chosen:
-            most = min(experiment.batch_size, microbatch or experiment.batch_size)
-            steps = _Steps(spec, data, objective, experiment, device, most, autocast)
-            steps.measure(threads)
-            probed[float(experiment.params.total)] = steps
-    sizes = tuple(sorted(probed))
-    held_out = held_out_samples * experiments[0].units_per_sample
-    reading = time_reading(data, chosen[0].batch_size)
-    return Speed(
-        sizes,
-        tuple(probed[n].flops_per_second for n in sizes),
-        device,
-        held_out,
-        reading,
-        tuple(probed[n].times[threads] for n in sizes),
-        tuple(probed[n].times[1] for n in sizes) if threads > 1 else (),
-        threads,
-    )
+    def measure(self, experiments: Sequence[Experiment], held_out_samples: int = 0) -> Speed:
+        """Steps at up to three of the planned sizes, and the reading of a few batches.
+
+        The smallest size is always built, so that what cannot train raises a LossError or ModelError
+        before any compute is spent; larger ones up to 5e7 parameters.
+        """
+        import torch
+
+        sizes = {repr(e.size): e for e in experiments}.values()
+        ordered = sorted(sizes, key=lambda e: e.params.total)
+        chosen = [ordered[i] for i in sorted({0, len(ordered) // 2, len(ordered) - 1})]
+        chosen = [chosen[0], *(e for e in chosen[1:] if e.params.total <= _ALLOCATED)]
+        threads = torch.get_num_threads() if torch.device(self.device).type == "cpu" else 1
+        speeds: dict[float, float] = {}
+        times: dict[int, list[StepTimes]] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            for experiment in chosen:
+                params = float(experiment.params.total)
+                speeds[params] = self._time_size(experiment, threads, times)
+        return Speed(
+            tuple(speeds),
+            tuple(speeds.values()),
+            self.device,
+            held_out_samples * experiments[0].units_per_sample,
+            time_reading(self.data, chosen[0].batch_size),
+            tuple(times[threads]),
+            tuple(times[1]) if threads > 1 else (),
+            threads,
+        )
+
+    def _time_size(
+        self, experiment: Experiment, threads: int, times: dict[int, list[StepTimes]]
+    ) -> float:
+        """Time steps of one size with all threads, and with one where a CPU has more; its FLOP/s."""
+        import torch
+
+        on_cpu = torch.device(self.device).type == "cpu"
+        per_sample = experiment.flops_per_sample
+        most = min(experiment.batch_size, self.microbatch or experiment.batch_size)
+        affordable = int((_STEP_FLOPS if on_cpu else _DEVICE_FLOPS) / per_sample)
+        batch = self.data.first_batch(max(min(most, affordable), 2))
+        started = time.perf_counter()
+        arguments = self.spec.arguments(experiment.size)
+        try:
+            model = self.spec.build(experiment.size).to(self.device)
+        except Exception as error:
+            raise ModelError(
+                f"model_cls: {self.spec.reference}({arguments}) raised "
+                f"{type(error).__name__}: {error}."
+            ) from error
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+        described = f"{self.spec.reference} at {arguments}"
+        step = functools.partial(self._step, described, model, optimizer, experiment.hparams.clip)
+        step(batch, first=True)
+        start = time.perf_counter() - started
+        n = batch_length(batch)
+        m = min(n, max(2, n // _PART))  # BatchNorm refuses a single sample
+        part = map_tensors(batch, lambda t: t[:m] if t.dim() else t)
+        speed = 0.0
+        for used in sorted({threads, 1}, reverse=True):
+            try:
+                if used != threads:
+                    torch.set_num_threads(used)
+                whole, fewer = _typical_seconds(step, (batch, part))
+            finally:
+                if used != threads:
+                    torch.set_num_threads(threads)
+            speed = speed or per_sample * n / whole
+            each = (whole - fewer) / (n - m) if n > m else 0.0
+            each = min(max(each, 0.25 * whole / n), whole / n)  # noise may reverse the order
+            params = float(experiment.params.total)
+            found = StepTimes(params, whole - n * each, per_sample / each, start)
+            times.setdefault(used, []).append(found)
+        return speed
+
+    def _step(
+        self,
+        described: str,
+        model: Any,
+        optimizer: Any,
+        clip: float,
+        batch: Any,
+        first: bool = False,
+    ) -> None:
+        import torch
+
+        batch = to_device(batch, self.device)
+        try:
+            with self.autocast():
+                total, count = self.objective(model, batch)
+        except (LossError, ModelError):
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"model_cls: a forward pass of {described} with its loss raised "
+                f"{type(error).__name__}: {error}. It was called with the data set's first batch."
+            ) from error
+        if first:
+            _check(model, batch, self.objective, total)
+        (total / max(count, 1)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), float(clip))
+        optimizer.step()
+        optimizer.zero_grad()
+        if (kind := torch.device(self.device).type) in ("cuda", "xpu", "mps"):
+            getattr(torch, kind).synchronize()
+
+
+def _typical_seconds(step: Callable[[Any], None], batches: tuple[Any, Any]) -> tuple[float, float]:
+    """Median seconds of a step on each of two batches, timed in turns."""
+    taken: list[list[float]] = [[], []]
+    while len(taken[0]) < _FEWEST or (sum(taken[0]) < _STEP_SECONDS and len(taken[0]) < _MOST):
+        for batch, times in zip(batches, taken, strict=True):
+            started = time.perf_counter()
+            step(batch)
+            times.append(time.perf_counter() - started)
+    return float(np.median(taken[0])), float(np.median(taken[1]))
 
 
 def time_reading(data: DataSpec, batch_size: int) -> Reading:
@@ -231,103 +296,6 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
     size = sum(t.numel() * t.element_size() for t in tensors)
     on_host = all(t.device.type == "cpu" for t in tensors)
     return Reading(seconds / batch_size, waiting / batch_size, size / batch_size, on_host)
-
-
-class _Steps:
-    """Steps of one size, timed as they are planned and on a quarter of the batch."""
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        data: DataSpec,
-        objective: Objective,
-        experiment: Experiment,
-        device: str,
-        most: int,
-        autocast: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
-        import torch
-
-        self.objective, self.device, self.autocast = objective, device, autocast
-        self.described = f"{spec.reference} at {spec.arguments(experiment.size)}"
-        self.per_sample = experiment.flops_per_sample
-        self.clip = float(experiment.hparams.clip)
-        self.kind = torch.device(device).type
-        cost = _STEP_FLOPS if self.kind == "cpu" else _DEVICE_FLOPS
-        size = max(1, min(most, int(cost / self.per_sample) or 1))
-        self.batch = data.first_batch(max(size, 2))
-        started = time.perf_counter()
-        try:
-            self.model: Any = spec.build(experiment.size).to(device)
-        except Exception as error:
-            raise ModelError(
-                f"model_cls: {spec.reference}({spec.arguments(experiment.size)}) raised "
-                f"{type(error).__name__}: {error}."
-            ) from error
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
-        self.built = time.perf_counter() - started
-        self.params = float(experiment.params.total)
-        self.flops_per_second = 0.0
-        self.times: dict[int, StepTimes] = {}
-
-    def measure(self, threads: int) -> None:
-        """Time steps with all threads, and with one where a CPU has more."""
-        import torch
-
-        started = time.perf_counter()
-        self._step(self.batch, first=True)
-        start = self.built + time.perf_counter() - started
-        n = batch_length(self.batch)
-        m = min(n, max(2, n // _PART))  # BatchNorm refuses a single sample
-        part = map_tensors(self.batch, lambda t: t[:m] if t.dim() else t)
-        for used in sorted({threads, 1}, reverse=True):
-            try:
-                if used != threads:
-                    torch.set_num_threads(used)
-                whole, fewer = self._typical(part)
-            finally:
-                if used != threads:
-                    torch.set_num_threads(threads)
-            if used == threads:
-                self.flops_per_second = self.per_sample * n / whole
-            each = (whole - fewer) / (n - m) if n > m else 0.0
-            each = min(max(each, 0.25 * whole / n), whole / n)  # noise may reverse the order
-            self.times[used] = StepTimes(
-                self.params, whole - n * each, self.per_sample / each, start
-            )
-
-    def _typical(self, part: Any) -> tuple[float, float]:
-        """Median seconds of a step on the batch and on a part of it, timed in turns."""
-        taken: list[list[float]] = [[], []]
-        while len(taken[0]) < _FEWEST or (sum(taken[0]) < _STEP_SECONDS and len(taken[0]) < _MOST):
-            for batch, times in zip((self.batch, part), taken, strict=True):
-                started = time.perf_counter()
-                self._step(batch)
-                times.append(time.perf_counter() - started)
-        return float(np.median(taken[0])), float(np.median(taken[1]))
-
-    def _step(self, batch: Any, first: bool = False) -> None:
-        import torch
-
-        batch = to_device(batch, self.device)
-        try:
-            with self.autocast():
-                total, count = self.objective(self.model, batch)
-        except (LossError, ModelError):
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"model_cls: a forward pass of {self.described} with its loss raised "
-                f"{type(error).__name__}: {error}. It was called with the data set's first batch."
-            ) from error
-        if first:
-            _check(self.model, batch, self.objective, total)
-        (total / max(count, 1)).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.kind in ("cuda", "xpu", "mps"):
-            getattr(torch, self.kind).synchronize()
 
 
 def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:

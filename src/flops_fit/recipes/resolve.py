@@ -77,19 +77,9 @@ class Own:
 class TunedRecipe:
     """A recipe times factors that tuning found.
 
-    lr = lr_base(N, D)·f(N) and batch = batch_base(N, D)·g: how they change with N and D is as in the
-    base. With several knots ln f is linear in ln N between them, and constant beyond.
-
-    Attributes
-    ----------
-    base
-        The recipe that was tuned.
-    lr
-        (N, f) of each knot, ascending in N.
-    batch
-        g.
-    name
-        Appended to the base's name on every run.
+    lr = lr_base(N, D)·f(N) and batch = batch_base(N, D)·g. ``lr`` has (N, f) of each knot, ascending in
+    N; ln f is linear in ln N between them, and constant beyond. ``batch`` is g; ``name`` is appended to
+    the base's name on every run.
 
     Examples
     --------
@@ -151,20 +141,10 @@ def coupled(base: Recipe, params: ParamCount, lengths: Sequence[float], unit: st
 def resolve_recipe(hparams: RecipeLike) -> Recipe:
     """A recipe from what a user gives.
 
-    Parameters
-    ----------
-    hparams
-        A recipe's name; the path of a TOML file (a :class:`~pathlib.Path`, or a text that ends in
-        ``.toml``), see :func:`read_recipe`; an :class:`HParams` for every run; a dict of changes to
-        the recipe that its key ``"recipe"`` names, by default ``"default"``; or a function
-        ``(params, units, unit)`` that returns an :class:`HParams` or such a dict.
-
-    Raises
-    ------
-    InputError
-        There is no such recipe, or the file holds none.
-    InputTypeError
-        It is none of these.
+    That is a recipe's name; the path of a TOML file, see :func:`read_recipe`; an :class:`HParams` for
+    every run; a dict of changes to the recipe that its key ``"recipe"`` names, by default
+    ``"default"``; or a function ``(params, units, unit)`` that returns an :class:`HParams` or such a
+    dict. Raises InputError where there is no such recipe, InputTypeError for anything else.
     """
     if isinstance(hparams, Path) or (isinstance(hparams, str) and hparams.endswith(".toml")):
         return read_recipe(hparams)
@@ -175,10 +155,8 @@ def resolve_recipe(hparams: RecipeLike) -> Recipe:
     if isinstance(hparams, Mapping):
         named(hparams.get("recipe", "default"), 'hparams["recipe"]')  # refuses an unknown name now
         return Changed(dict(hparams))
-    if isinstance(hparams, RecipeTable):
-        return hparams
     if callable(hparams):
-        return Own(hparams)
+        return hparams if isinstance(hparams, RecipeTable) else Own(hparams)
     raise InputTypeError(
         "hparams: expected a recipe's name, the path of a TOML file, a dict, an HParams or a "
         f"function (params, units, unit) -> HParams; got {type(hparams).__name__}."

@@ -23,18 +23,8 @@ SIZES = get_args(SizeName)
 class RecipePowerLaw:
     """coefficient·N^params·D^units·d^width·C^compute, kept between ``min`` and ``max``.
 
-    D counts units, d is the model's width and C = 6·N·D.
-
-    Attributes
-    ----------
-    coefficient
-        Above 0.
-    params, units, width, compute
-        The exponents.
-    min, max
-        Bounds of the value.
-    size
-        Which of a model's counts N is: a field of :class:`~flops_fit.ParamCount`.
+    D counts units, d is the model's width and C = 6·N·D. ``size`` says which of a model's counts N is: a
+    field of :class:`~flops_fit.ParamCount`. The coefficient is above 0.
 
     Examples
     --------
@@ -89,22 +79,10 @@ _LAW_KEYS = tuple(field.name for field in fields(RecipePowerLaw))
 class RecipeTable:
     """A recipe of plain values and power laws.
 
-    Attributes
-    ----------
-    name
-        The name of the recipe in results.
-    values
-        Fields of :class:`HParams` that are the same for every run; ``weight_decay`` may be
-        ``"timescale"``, see :func:`timescale_weight_decay`.
-    laws
-        Fields that follow a power law.
-    base
-        The recipe that chooses all others; without it they have the defaults of :class:`HParams`.
-
-    Raises
-    ------
-    InputError
-        There is no base, and ``lr`` or ``batch_units`` is missing.
+    ``values`` are fields of :class:`HParams` that are the same for every run, among which
+    ``weight_decay`` may be ``"timescale"``, see :func:`timescale_weight_decay`; ``laws`` are fields that
+    follow a power law. The recipe ``base`` chooses all others; without it they have the defaults of
+    :class:`HParams`, and InputError is raised where ``lr`` or ``batch_units`` is missing.
 
     Examples
     --------
