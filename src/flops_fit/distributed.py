@@ -128,10 +128,7 @@ ALONE = Ranks()
 
 
 def launched() -> int:
-    """How many processes were started together, by the launcher's environment variables.
-
-    InputError where it is to shard the model, or started fewer processes than it was asked for.
-    """
+    """How many processes the launcher started together; InputError where it shards, or started fewer."""
     size = max(int(os.environ.get(variable, "1")) for variable in _SIZES)
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
@@ -163,10 +160,7 @@ def rank_device(device: str) -> str:
 
 
 def join_ranks(device: str) -> Ranks:
-    """Join the other ranks by Accelerate, which chooses the backend (NCCL, Gloo) by the device.
-
-    InputError where not as many processes joined as the launcher announced.
-    """
+    """Join the other ranks by Accelerate; InputError where fewer came than the launcher announced."""
     size = launched()
     return ALONE if size == 1 else _join(size, device.partition(":")[0] == "cpu")
 

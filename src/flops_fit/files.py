@@ -69,8 +69,8 @@ def write_new(path: Path, content: str) -> bool:
 def link_new(temporary: Path, path: Path) -> bool:
     """Give a finished file a second name, if that is free; whether this call did.
 
-    Linking is atomic and exclusive on NFS as well. Without hard links the name is taken by an
-    exclusive create: a crash before the content leaves a torn file, which readers set aside.
+    Linking is atomic and exclusive on NFS as well. Without hard links an exclusive create takes the
+    name: a crash before the content leaves a torn file, which readers set aside.
     """
     try:
         os.link(temporary, path)

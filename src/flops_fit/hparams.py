@@ -17,11 +17,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("lr", lambda v: v > 0, "a positive lr"),
     ("batch_units", lambda v: v > 0, "a positive batch_units"),
     ("clip", lambda v: v > 0, "a positive clip"),
-    (
-        "weight_decay",
-        lambda v: v >= 0,
-        "weight_decay of 0 or more, or 'timescale' in a dict of changes",
-    ),
+    ("weight_decay", lambda v: v >= 0, "weight_decay of 0 or more, or 'timescale' in a dict"),
     ("beta1", lambda v: 0 <= v < 1, "beta1 from 0 to below 1"),
     ("beta2", lambda v: 0 <= v < 1, "beta2 from 0 to below 1"),
     ("warmup", lambda v: 0 <= v < 1, "warmup from 0 to below 1"),
@@ -46,13 +42,12 @@ class HParams(Mapping[str, Any]):
     warmup
         Share of the run over which the learning rate rises from 0.
     warmup_units
-        The same in units, in place of ``warmup``: a warmup that does not depend on the run's length.
-        Runs that share a trunk need it.
+        The same in units, in place of ``warmup``. Runs that share a trunk need it.
     schedule
-        What follows the warmup, up to the run's last unit: ``"cosine"``, ``"wsd"`` (stable, then
-        a cool-down) or ``"constant"``. :func:`learning_rate` has the formulas.
+        What follows the warmup: ``"cosine"``, ``"wsd"`` (stable, then a cool-down) or ``"constant"``.
+        :func:`learning_rate` has the formulas.
     cooldown
-        Share of the run that the decay of ``"wsd"`` takes; the others do not use it.
+        Share of the run that the decay of ``"wsd"`` takes.
     final
         Where ``"cosine"`` and ``"wsd"`` end, as a share of the peak.
     weight_decay
@@ -160,9 +155,8 @@ def learning_rate(hparams: HParams, progress: float, planned: float = 1.0) -> fl
       x = (p − 1 + c)/c (Hägele et al. 2024, arXiv:2405.18392, their form "1-sqrt");
     - ``"constant"``: η.
 
-    It depends on nothing but its arguments, so a run continued in the middle goes on at its rate.
-    With ``warmup_units`` the rate of ``"wsd"`` before its cool-down does not depend on ``planned``
-    either: runs of any length have, to the last bit, the same rate after the same units.
+    With ``warmup_units`` the rate of ``"wsd"`` before its cool-down does not depend on ``planned``: runs
+    of any length have, to the last bit, the same rate after the same units.
 
     Parameters
     ----------
@@ -208,16 +202,7 @@ def learning_rate(hparams: HParams, progress: float, planned: float = 1.0) -> fl
 
 
 def is_finished(seen: int, planned: int) -> bool:
-    """Whether a run that saw ``seen`` of its ``planned`` units is at the end of its schedule.
-
-    A loss read before the very last unit is too high: the decay or data are missing. Where some
-    targets are masked give steps, because units are then counted and not known in advance.
-
-    Examples
-    --------
-    >>> is_finished(999, 1000), is_finished(1000, 1000)
-    (False, True)
-    """
+    """Whether a run that saw ``seen`` of its ``planned`` units, or steps, is at its schedule's end."""
     for name, value in (("seen", seen), ("planned", planned)):
         if not (is_number(value) and value >= 0 and value == int(value)):
             raise InputError(f"{name}: expected a whole number of units; got {value!r}.")

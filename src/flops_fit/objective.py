@@ -26,11 +26,10 @@ IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 class Objective:
     """The user's loss over a batch, and the number of units it averages.
 
-    ``loss_fn(model output, targets)`` is the mean over the batch's counted units; ``None`` for
-    models whose output carries ``.loss``. ``count_fn(batch)`` counts them: by default targets other
-    than −100 where they are integers, else samples. ``step_fn(model, batch) -> (loss sum, count)``
-    replaces both. ``shifted``: the model shifts its labels itself, so the first of each row is not
-    counted; see :meth:`shifts`.
+    ``loss_fn(model output, targets)`` is the mean over the units that ``count_fn(batch)`` counts: by
+    default targets other than −100 where they are integers, else samples. ``step_fn(model, batch) ->
+    (loss sum, count)`` replaces both. ``shifted``: the model shifts its labels itself, so the first of
+    each row is not counted.
     """
 
     loss_fn: Callable[..., Any] | None = None

@@ -61,24 +61,12 @@ DEVICES = tuple(peak.short for peak in PEAKS.values() if peak.short)
 
 
 def find_peak(name: str) -> Peak | None:
-    """The peak of a device by its whole name, as its driver gives it; ``None`` if not listed.
-
-    Examples
-    --------
-    >>> find_peak("NVIDIA L4").bf16
-    121.0
-    """
+    """The peak of a device by its whole name, as its driver gives it; ``None`` if not listed."""
     plain = _MAKERS.sub("", name.strip())
     return next((peak for p, peak in PEAKS.items() if re.fullmatch(p, plain)), None)
 
 
 def peak_by_short_name(name: str) -> Peak | None:
-    """The peak of a device by its short name, or by its whole name.
-
-    Examples
-    --------
-    >>> peak_by_short_name("h100").bf16
-    989.4
-    """
+    """The peak of a device by its short name, in any case, or by its whole name."""
     plain = _MAKERS.sub("", name.strip()).lower()
     return _BY_SHORT.get(plain) or find_peak(name)

@@ -25,10 +25,7 @@ from flops_fit.tune.tuning import Tuning
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SAID_BY_FIT = (
-    "small_grid",
-    "repeated_data",
-)  # of the fitted runs; the plan says it of planned ones
+_SAID_BY_FIT = ("small_grid", "repeated_data")  # of the fitted runs; the plan says it of all
 
 
 @dataclass(frozen=True)
@@ -83,13 +80,7 @@ class Result:
 
     @cached_property
     def without_tuning(self) -> WithoutTuning:
-        """What the law would have said of runs with the recipe as it was, by the tuning's trials.
-
-        Raises
-        ------
-        InputError
-            Nothing was tuned.
-        """
+        """What the law would have said with the recipe as it was; InputError if nothing was tuned."""
         if self.tuning is None:
             raise InputError('tuning: expected tune="pilot" or "per-size"; nothing was tuned.')
         return without_tuning(self.tuning, self.fit)
@@ -139,9 +130,8 @@ class Result:
 
         interactive = backend_registry.list_builtin(BackendFilter.INTERACTIVE)  # type: ignore[no-untyped-call]
         windows = show and matplotlib.get_backend().lower() in interactive
-        drawn = (
-            draw_figures(self._report_data, managed=True) if windows else self._report_data.drawn
-        )
+        data = self._report_data
+        drawn = draw_figures(data, managed=True) if windows else data.drawn
         save_figures(drawn, self.output_dir / "plots")
         if windows:
             from matplotlib import pyplot

@@ -196,11 +196,8 @@ class _Sweep:
     def _stop_if_broken(self) -> None:
         """Stop where the first two runs failed alike: the fault is in the code, not in one size."""
         first, last = self.own[0], self.own[-1]
-        if (
-            len(self.own) == 2
-            and first.state == last.state == "failed"
-            and first.reason == last.reason
-        ):
+        alike = first.state == last.state == "failed" and first.reason == last.reason
+        if len(self.own) == 2 and alike:
             raise SweepError(
                 f"the first two runs failed for the same reason, so the sweep was stopped: "
                 f"{first.reason}\n{first.details}Fix it and call again; what is finished is kept."

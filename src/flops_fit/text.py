@@ -12,15 +12,10 @@ def format_count(value: float) -> str:
     """A count with a suffix: 12,345,678 is ``12.3M``."""
     if value != value:
         return "–"
-    for limit, suffix in ((1e15, ""), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if limit == 1e15 and value >= limit:
-            return f"{value:.3g}"
-        if value >= limit:
-            return (
-                f"{value / limit:.3g}{suffix}"
-                if value / limit < 999.5
-                else f"{value / limit:.0f}{suffix}"
-            )
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if limit <= value < 1e15:
+            scaled = value / limit
+            return f"{scaled:.3g}{suffix}" if scaled < 999.5 else f"{scaled:.0f}{suffix}"
     return f"{value:.3g}"
 
 
@@ -78,17 +73,7 @@ def render(renderable: Any, width: int = 120) -> str:
 
 
 def card(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -> str:
-    """A small table for a notebook: escaped, styled inline, in the colours of its surroundings.
-
-    Parameters
-    ----------
-    title
-        Above the table.
-    rows
-        Cells as text, the first row the head.
-    notes
-        Lines below it.
-    """
+    """A small table for a notebook, its first row the head: escaped, and styled inline."""
     cell = (
         "padding:.15em .8em .15em 0;text-align:left;border-bottom:1px solid rgba(128,128,128,.35)"
     )
@@ -97,11 +82,8 @@ def card(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -
         tag, scope = ("th", ' scope="col"') if i == 0 else ("td", "")
         cells = "".join(f'<{tag}{scope} style="{cell}">{html.escape(c)}</{tag}>' for c in row)
         lines.append(f"<tr>{cells}</tr>")
-    table = (
-        f'<table style="border-collapse:collapse;background:none">{"".join(lines)}</table>'
-        if rows
-        else ""
-    )
+    table = f'<table style="border-collapse:collapse;background:none">{"".join(lines)}</table>'
+    table = table if rows else ""
     below = "".join(f'<div style="margin-top:.3em">{html.escape(note)}</div>' for note in notes)
     return (
         '<div style="font-size:.92em;overflow-x:auto">'

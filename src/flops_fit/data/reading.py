@@ -133,11 +133,7 @@ def seed_from_key(key: int) -> None:
 
 @dataclass
 class StreamReader:
-    """Makes batches of a stream, which is read from its beginning at any start.
-
-    ``samples`` begins it and seeds its generators once an epoch; their state is put aside between
-    batches. Of each batch the samples in the slice ``share`` are collated.
-    """
+    """Makes batches of a stream, which ``samples`` begins and seeds; collates the slice ``share``."""
 
     samples: Callable[[], Iterator[Any]]
     collate: Collate
@@ -205,13 +201,12 @@ def read_ahead(
 ) -> Iterator[Any]:
     """``make(item)`` for each item, in order, by ``workers`` processes of a torch DataLoader.
 
-    A daemonic process, such as a worker of the pool, may have no child processes and makes its
-    batches itself. An error of ``make`` is raised here, with the worker's traceback as a note.
+    An error of ``make`` is raised here, with the worker's traceback as a note.
     """
     import torch
     from torch.utils.data import DataLoader
 
-    if multiprocessing.current_process().daemon:
+    if multiprocessing.current_process().daemon:  # a worker of the pool may have no child processes
         workers = 0
     pin = pin and torch.cuda.is_available()
     if not workers and not pin:

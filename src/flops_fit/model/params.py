@@ -36,11 +36,8 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
     """Modules that hold n equal parts and a linear layer with n outputs to choose among them.
 
     The parts are a ``ModuleList`` of modules of one class and shape, or parameters of three
-    dimensions whose first is n. What a router does is not looked into: it may send each token to
-    every expert.
+    dimensions whose first is n. The router may send each token to every expert.
 
-    Examples
-    --------
     >>> from torch import nn
     >>> layer = nn.Module()
     >>> layer.router = nn.Linear(8, 4)
@@ -71,8 +68,8 @@ def count_params(model: Any, name: str = "the model") -> ParamCount:
     """Count a model's parameters under each convention.
 
     A model's own ``num_params()`` is taken as its total; a torch module without one is counted.
-    Its own ``active_params()``, those that one unit passes, is taken as its active ones: which
-    experts a token takes depends on its values, so they cannot be counted. Without it all are.
+    Its own ``active_params()``, those that one unit passes, is taken as its active ones; without it
+    all are.
 
     Raises
     ------

@@ -21,11 +21,6 @@ class Rate:
 
     Expensive runs come first and cheap ones of another speed last, so a mean over all the time
     would mislead. It begins at ``now``, in seconds of any clock, with ``work`` done already.
-
-    >>> rate = Rate(now=100.0)
-    >>> rate.add(now=110.0, work=50.0)
-    >>> rate.at(now=110.0, work=50.0)
-    5.0
     """
 
     def __init__(self, now: float, work: float = 0.0) -> None:
@@ -179,8 +174,7 @@ class Board:
         e = self._experiments[key]
         if last is None:
             return RunningRow(e.label, e.unit, 0.0, math.nan, None)
-        share = last.step / last.steps
-        return RunningRow(e.label, e.unit, share, last.loss, last.units_per_second)
+        return RunningRow(e.label, e.unit, last.step / last.steps, last.loss, last.units_per_second)
 
     def _share_of(self, run: Run) -> float:
         """The share of its own FLOPs: all if it completed, else as recorded or last reported."""

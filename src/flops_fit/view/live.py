@@ -71,19 +71,9 @@ class SilentView(SweepView):
 class LiveView(SweepView):
     """A display at the bottom of a terminal; elsewhere few plain lines.
 
-    The display is drawn at most four times a second: runs by state, the first running ones, spent
-    of planned FLOPs, and time. Notes scroll by above it. Elsewhere a run that has ended is a line,
-    at most one a second, and while none ends the whole sweep is a line each minute. A run that did
-    not complete is always a line.
-
-    A view may be opened again as a sweep grows; its clock continues.
-
-    Parameters
-    ----------
-    console
-        Standard error by default.
-    clock
-        Seconds.
+    Elsewhere a run that has ended is a line, at most one a second, and while none ends the whole sweep
+    is a line each minute. A run that did not complete is always a line. A view may be opened again as
+    a sweep grows; its clock, in seconds, continues. The console is standard error by default.
     """
 
     def __init__(
@@ -161,10 +151,10 @@ class LiveView(SweepView):
                 self._print(line(snapshot, run))
 
     def _line_is_due(self, pause: float) -> bool:
-        now = self._clock()
-        due = now - self._last_line > pause
-        self._last_line = now if due else self._last_line
-        return due
+        if (now := self._clock()) - self._last_line <= pause:
+            return False
+        self._last_line = now
+        return True
 
     def note(self, message: str) -> None:
         """Show a line."""
@@ -200,19 +190,19 @@ def frame(s: Snapshot, width: int, height: int) -> RenderableType:
 def status(s: Snapshot) -> str:
     """The whole sweep in a line."""
     rate = f" at {_flops_per_second(s.rate)}" if s.rate else ""
-    return (
-        f"[{s.ended}/{s.runs}] {s.states.get('running', 0)} running; {100 * s.share:.0f} % of FLOPs{rate} "
-        f"after {_passed(s.elapsed)}{_left(s)}"
-    )
+    return _line(s, f"{s.states.get('running', 0)} running", rate)
 
 
 def line(s: Snapshot, run: Run) -> str:
     """A completed run, and the state of the sweep after it."""
     loss = "no loss" if run.loss is None else f"loss {run.loss:.4f}"
-    return (
-        f"[{s.ended}/{s.runs}] {run.experiment.label}: {loss} in {format_duration(run.seconds)}; "
-        f"{100 * s.share:.0f} % of FLOPs after {_passed(s.elapsed)}{_left(s)}"
-    )
+    return _line(s, f"{run.experiment.label}: {loss} in {format_duration(run.seconds)}")
+
+
+def _line(s: Snapshot, what: str, rate: str = "") -> str:
+    left = "" if s.left is None else f", about {_about(s.left)} left"
+    spent = f"{100 * s.share:.0f} % of FLOPs{rate} after {_passed(s.elapsed)}{left}"
+    return f"[{s.ended}/{s.runs}] {what}; {spent}"
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -306,18 +296,13 @@ def _percent(share: float) -> str:
 
 
 def _flops_per_second(rate: float) -> str:
-    for limit, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if rate >= limit:
-            return f"{rate / limit:.3g} {prefix}FLOP/s"
-    return f"{rate:.3g} FLOP/s"
+    prefixes = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1.0, ""))
+    limit, prefix = next((p for p in prefixes if rate >= p[0]), (1.0, ""))
+    return f"{rate / limit:.3g} {prefix}FLOP/s"
 
 
 def _passed(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else format_duration(seconds)
-
-
-def _left(s: Snapshot) -> str:
-    return "" if s.left is None else f", about {_about(s.left)} left"
 
 
 def _about(seconds: float) -> str:
