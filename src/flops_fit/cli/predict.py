@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import flops_fit.report
     from flops_fit.fit.fit import Fit
     from flops_fit.laws.law import Law
-    from flops_fit.laws.optimum import InferenceOptimum, Optimum, OptimumOnly
+    from flops_fit.laws.optimum import InferenceOptimum, OptimumOnly
 
 _FLOPS_PER_PARAM = 6.0
 _WORDS = (
@@ -107,7 +107,22 @@ def predict(
 def _by_law(name: str, question: Question) -> Answer:
     """The optima of a published law."""
     law = flops_fit.reference.law(name)
-    if not isinstance(law, flops_fit.laws.Law):
+    needed: list[float] = []
+    served: list[InferenceOptimum] = []
+    if isinstance(law, flops_fit.laws.Law):
+        if question.unique_tokens is not None:
+            if not isinstance(law, flops_fit.laws.Muennighoff):
+                raise InputError(
+                    f"--unique-tokens: {name} counts repeated data as new. Use --law muennighoff2023."
+                )
+            law = law.with_unique(question.unique_tokens)
+        needed = [_compute_for(name, law, loss) for loss in question.losses]
+        budgets = (*question.targets, *needed)
+        optima = [law.optimal(C, _FLOPS_PER_PARAM, **question.caps) for C in budgets]
+        if (demand := question.inference_tokens) is not None:
+            goals = [best.loss for best in optima[: len(question.targets)]]
+            served = [law.optimal_for_inference(x, demand) for x in (*goals, *question.losses)]
+    else:
         for key, value in vars(question).items():
             if key != "targets" and value not in (None, []):
                 flag = "--loss" if key == "losses" else f"--{key.replace('_', '-')}"
@@ -115,25 +130,27 @@ def _by_law(name: str, question: Question) -> Answer:
                     f"{flag}: {name} gives N* and D* at a compute and no loss, so it cannot answer "
                     "that. Use a law with a loss, such as --law besiroglu2024."
                 )
-        return _published(name, law, [_row(C, law.optimal(C)) for C in question.targets], [], [])
-    if question.unique_tokens is not None:
-        if not isinstance(law, flops_fit.laws.Muennighoff):
-            raise InputError(
-                f"--unique-tokens: {name} counts repeated data as new. Use --law muennighoff2023."
-            )
-        law = law.with_unique(question.unique_tokens)
-    needed = [_compute_for(name, law, loss) for loss in question.losses]
-    rows = []
-    for C in (*question.targets, *needed):
-        best = law.optimal(C, _FLOPS_PER_PARAM, **question.caps)
-        row = {"target_compute": C, "training_compute": best.compute, **_row(C, best)}
+        optima = [law.optimal(C) for C in question.targets]
+    cells = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]
+    rows: list[dict[str, Any]] = []
+    for C, best in zip((*question.targets, *needed), optima, strict=True):
+        N, D, loss = best.params, best.tokens, best.loss
+        shown_loss = "–" if math.isnan(loss) else f"{loss:#.4g}"
+        cells.append([f"{C:.3g}", format_count(N), format_count(D), f"{D / N:.3g}", shown_loss])
+        row = {"target_compute": C, "training_compute": best.compute, "optimal_params": N}
+        row |= {"optimal_tokens": D, "tokens_per_param": D / N, "expected_loss": loss}
         rows.append({**row, "binds": list(best.binds)})
     losses = [{"loss": loss, "value": C} for loss, C in zip(question.losses, needed, strict=True)]
-    served: list[InferenceOptimum] = []
-    if (demand := question.inference_tokens) is not None:
-        goals = [row["expected_loss"] for row in rows[: len(question.targets)]]
-        served = [law.optimal_for_inference(goal, demand) for goal in [*goals, *question.losses]]
-    return _published(name, law, rows, losses, served)
+    shown = [f"A loss of {r['loss']:g} takes at least {r['value']:.3g} FLOPs." for r in losses]
+    shown += [*([""] if shown else []), markdown_table(cells), meaning(law), ""]
+    shown += [*map(str, served), ""] if served else []
+    binding = sorted({cap for best in optima for cap in best.binds})
+    shown += [f"--{cap.replace('_', '-')} limits the answer." for cap in binding]
+    shown.append(
+        f"{law_line(law)} {flops_fit.reference.law_source(name)} It holds for its authors' models and "
+        "data, and has no intervals."
+    )
+    return Answer(tuple(shown), _document(name, law, rows, losses, map(vars, served)))
 
 
 def _compute_for(name: str, law: Law, loss: float) -> float:
@@ -147,41 +164,6 @@ def _compute_for(name: str, law: Law, loss: float) -> float:
     return C
 
 
-def _row(C: float, best: Optimum) -> dict[str, Any]:
-    return {
-        "target_compute": C,
-        "optimal_params": best.params,
-        "optimal_tokens": best.tokens,
-        "tokens_per_param": best.tokens / best.params,
-        "expected_loss": best.loss,
-    }
-
-
-def _published(
-    name: str,
-    law: Law | OptimumOnly,
-    rows: Sequence[dict[str, Any]],
-    losses: Sequence[dict[str, float]],
-    served: Sequence[InferenceOptimum],
-) -> Answer:
-    cells = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]
-    for row in rows:
-        sizes = [format_count(row["optimal_params"]), format_count(row["optimal_tokens"])]
-        loss = "–" if math.isnan(row["expected_loss"]) else f"{row['expected_loss']:#.4g}"
-        ratio = f"{row['tokens_per_param']:.3g}"
-        cells.append([f"{row['target_compute']:.3g}", *sizes, ratio, loss])
-    shown = [f"A loss of {r['loss']:g} takes at least {r['value']:.3g} FLOPs." for r in losses]
-    shown += [*([""] if shown else []), markdown_table(cells), meaning(law), ""]
-    shown += [*map(str, served), ""] if served else []
-    binding = sorted({cap for row in rows for cap in row.get("binds", ())})
-    shown += [f"--{cap.replace('_', '-')} limits the answer." for cap in binding]
-    shown.append(
-        f"{law_line(law)} {flops_fit.reference.law_source(name)} It holds for its authors' models and "
-        "data, and has no intervals."
-    )
-    return Answer(tuple(shown), _document(name, law, rows, losses, map(vars, served)))
-
-
 def _document(
     name: str,
     law: Law | OptimumOnly,
@@ -192,12 +174,9 @@ def _document(
     """The answer as plain values; the last ``rows`` are those at ``losses``."""
     targets = len(rows) - len(losses)
     reached = [{**loss, "at": row} for loss, row in zip(losses, rows[targets:], strict=True)]
-    return {
-        "law": {"name": name, **constants(law)},
-        "predictions": rows[:targets],
-        "losses": reached,
-        "inference": list(inference),
-    }
+    document: dict[str, Any] = {"law": {"name": name, **constants(law)}}
+    document |= {"predictions": rows[:targets], "losses": reached, "inference": list(inference)}
+    return document
 
 
 def _by_fit(fit: Fit, question: Question, level: float) -> Answer:

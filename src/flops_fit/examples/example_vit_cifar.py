@@ -55,11 +55,10 @@ def _make_synthetic_cifar_dataset(size: int = 256) -> TensorDataset:
 def _datasets(data: str | None) -> tuple[Any, Any]:
     if data is None:
         return _make_synthetic_cifar_dataset(), None
-    if data == "offline":
-        return offline_images(train=True), offline_images(train=False)
-    if data == "cifar10":
-        return CIFAR10Dataset(train=True), CIFAR10Dataset(train=False)
-    raise InputError(f"data must be 'cifar10', 'offline' or None to simulate, got {data!r}.")
+    if data not in ("offline", "cifar10"):
+        raise InputError(f"data must be 'cifar10', 'offline' or None to simulate, got {data!r}.")
+    images = offline_images if data == "offline" else CIFAR10Dataset
+    return images(train=True), images(train=False)
 
 
 def run(

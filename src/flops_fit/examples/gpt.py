@@ -31,13 +31,12 @@ def _default_num_heads(d_model: int) -> int:
     head_dim = min(max(8, (1 << d_model.bit_length() - 1) // 8), 128)
     widths = (head_dim * quarters // 4 for quarters in (4, 5, 6, 7))
     fitting = (d_model // width for width in widths if d_model % width == 0)
-    heads = next(fitting, None)
-    if heads is None:
-        raise ModelError(
-            f"d_model={d_model} does not divide into heads of {head_dim} to {head_dim * 7 // 4}: "
-            f"use a multiple of {head_dim}, or give num_heads."
-        )
-    return heads
+    if heads := next(fitting, None):
+        return heads
+    raise ModelError(
+        f"d_model={d_model} does not divide into heads of {head_dim} to {head_dim * 7 // 4}: "
+        f"use a multiple of {head_dim}, or give num_heads."
+    )
 
 
 @dataclass(frozen=True)
@@ -262,10 +261,13 @@ def create_model_for_scaling(
     """
     if not (math.isfinite(target_params) and target_params > 0):
         raise ModelError(f"target_params must be positive and finite, got {target_params!r}.")
-    config = min(
-        _shapes_near(target_params, vocab_size, max_seq_len),
-        key=lambda shape: _preference(shape, target_params),
-    )
+
+    def preference(shape: GPTConfig) -> tuple[float, float]:
+        error = abs(shape.num_params() / target_params - 1)
+        slenderness = abs(math.log(shape.d_model / (64 * shape.num_layers)))
+        return (0.0, slenderness) if error <= 0.02 else (error, slenderness)
+
+    config = min(_shapes_near(target_params, vocab_size, max_seq_len), key=preference)
     error = config.num_params() / target_params - 1
     if abs(error) > 0.05:
         raise ModelError(
@@ -291,12 +293,6 @@ def _shapes_near(N: float, vocab_size: int, max_seq_len: int) -> list[GPTConfig]
             if d > 0
         ]
     return shapes
-
-
-def _preference(shape: GPTConfig, N: float) -> tuple[float, float]:
-    error = abs(shape.num_params() / N - 1)
-    slenderness = abs(math.log(shape.d_model / (64 * shape.num_layers)))
-    return (0.0, slenderness) if error <= 0.02 else (error, slenderness)
 
 
 def _rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:

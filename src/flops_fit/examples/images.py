@@ -107,12 +107,11 @@ class FashionMNISTDataset(_ImageDataset):
         """Whether the files are there."""
         return all(path.is_file() for path in self._paths())
 
-    def _paths(self) -> tuple[Path, Path]:
+    def _paths(self) -> list[Path]:
         part = "train" if self.train else "t10k"
-        return (
-            self.data_dir / f"{part}-images-idx3-ubyte.gz",
-            self.data_dir / f"{part}-labels-idx1-ubyte.gz",
-        )
+        return [
+            self.data_dir / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")
+        ]
 
     def _load(self) -> _Images:
         if not self.available:
