@@ -51,13 +51,11 @@ class TrainState:
         """Count one more step."""
         self.step += 1
         self._since += 1
-        sums = self._sums
-        sums["units"] += units
-        sums["recent"] += loss
-        sums["norm"] += norm
+        added = {"units": units, "recent": loss, "norm": norm}
         if self.step > self._steps - self._tail_steps:
-            sums["tail"] += loss
-            sums["tail_norm"] += norm
+            added |= {"tail": loss, "tail_norm": norm}
+        for name, value in added.items():
+            self._sums[name] += value
 
     def read(self, rate: float) -> dict[str, Any]:
         """Means since the last reading."""
