@@ -191,12 +191,12 @@ def test_resume_false_trains_anew(tmp_path: Path, sweep: dict[str, Any]) -> None
     assert any(p.name.startswith("runs-set-aside") for p in tmp_path.iterdir())
 
 
-SWEEP: dict[str, Any] = {
+LONG: dict[str, Any] = {
     "model_cls": MLP,
     "model_size_param": "width",
     "dataset": Blobs(),
     "loss_fn": cross_entropy,
-    "compute_budgets": [5e5, 1e6, 2e6],
+    "compute_budgets": [1e6, 2e6, 4e6],
     "sizes": [4, 8, 16, 24],
     "batch_size": 4,
 }
@@ -204,10 +204,10 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 import flops_fit
-from tests.api.test_find import SWEEP
+from tests.api.test_find import LONG
 
 if __name__ == "__main__":
-    flops_fit.find_optimal(**SWEEP, executor={executor!r}, output_dir={out!r})
+    flops_fit.find_optimal(**LONG, executor={executor!r}, output_dir={out!r})
 """
 
 
@@ -228,9 +228,9 @@ def test_killed_half_way_the_same_call_continues(
     process.wait()
     assert 2 <= len(finished) < 12, "it was to be killed half way"
     before = {p: p.read_bytes() for p in out.glob("runs/*/run.json")}
-    continued = flops_fit.find_optimal(**SWEEP, executor=executor, output_dir=out)
+    continued = flops_fit.find_optimal(**LONG, executor=executor, output_dir=out)
     assert "runs are finished already" in capsys.readouterr().err
-    whole = flops_fit.find_optimal(**SWEEP, progress=False, output_dir=tmp_path / "whole")
+    whole = flops_fit.find_optimal(**LONG, progress=False, output_dir=tmp_path / "whole")
     assert [r.loss for r in continued.runs] == [r.loss for r in whole.runs]
     assert all(p.read_bytes() == content for p, content in before.items())
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.train import config as precision
-from flops_fit.train.config import Precision, resolve_precision
+from flops_fit.train import precision
+from flops_fit.train.precision import Precision, resolve_precision
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 

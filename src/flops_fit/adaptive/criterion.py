@@ -114,8 +114,9 @@ class Criterion:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """The fit's 90 % interval of N* at the target."""
-        quantity = log_optimum(self.target, self.evidence.flops)
-        return self.evidence.intervals(quantity, ("N*",), LEVEL).spans[0]
+        if self.evidence.no_interval:
+            return None
+        return self.evidence.span(self.evidence.optima(self.target).params, LEVEL)
 
     @property
     def half_width(self) -> float:

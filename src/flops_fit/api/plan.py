@@ -29,7 +29,8 @@ from flops_fit.plan.timing import Probe
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
-from flops_fit.train.config import TrainingConfig, resolve_device, resolve_precision
+from flops_fit.train.config import TrainingConfig
+from flops_fit.train.precision import resolve_device, resolve_precision
 from flops_fit.train.trainer import Trainer
 
 P = ParamSpec("P")

@@ -44,8 +44,10 @@ class Resources:
 
     Attributes
     ----------
-    cpus, gpus
-        Threads of each process of the run, and GPUs of the whole run.
+    cpus
+        Threads of each process of the run.
+    gpus
+        GPUs of the whole run; with more than one, as many ranks train it together.
     seconds
         A limit for schedulers that need one; others ignore it.
     ranks
@@ -71,8 +73,8 @@ class Resources:
                 raise InputError(
                     f"ranks: expected one for each of {self.gpus} GPUs; got {self.ranks}. Leave it out."
                 )
-        if self.seconds is not None:
-            check_number("seconds", self.seconds, above=0, infinite=True)
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"seconds: expected a positive time; got {self.seconds!r}.")
 
     @property
     def size(self) -> int:
@@ -126,7 +128,11 @@ class Executor(Protocol):
 
 
 class InProcessExecutor:
-    """Runs in this process, during :meth:`poll`; nothing is pickled and a debugger works."""
+    """Runs in this process, during :meth:`poll`, in the order submitted.
+
+    Nothing is pickled and a debugger works. A run uses the threads and devices of this process, and
+    one that kills its process ends the sweep.
+    """
 
     capacity = 1
 
@@ -291,8 +297,10 @@ class Mock:
 
     def __post_init__(self) -> None:
         if not isinstance(self.law, Law):
-            expected = "a law of the loss, such as flops_fit.reference.law('hoffmann2022')"
-            raise InputTypeError(f"law: expected {expected}; got {self.law!r}.")
+            raise InputTypeError(
+                f"law: expected a law of the loss, such as flops_fit.reference.law('hoffmann2022'); got "
+                f"{self.law!r}."
+            )
         check_number("noise", self.noise, at_least=0)
 
     def fingerprint(self) -> str:

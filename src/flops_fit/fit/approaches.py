@@ -12,10 +12,10 @@ from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.power import fit_power
-from flops_fit.fit.prediction import QUANTITIES, Budget, Prediction
+from flops_fit.fit.prediction import SPANS, Budget, Prediction
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
-from flops_fit.laws.kappa import Hoffmann, Kappa
+from flops_fit.laws.kappa import Hoffmann, Kappa, KappaFamily
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import PowerLaw, spend
 from flops_fit.records import Diagnostic
@@ -151,7 +151,7 @@ def predict_from_lines(
         optimal_tokens=D,
         expected_loss=float(line(C)) if line else float("nan"),
         tokens_per_param=D / N,
-        intervals=dict.fromkeys(QUANTITIES),
+        intervals=dict.fromkeys(SPANS),
         level=level,
         unit=evidence.runs.unit,
         extrapolation=best.compute / float(np.max(evidence.runs.flops)),
@@ -203,13 +203,13 @@ def three_approaches(
     best = law.optimal(C, flops)
     at_optimum = (*_exponents(law, C, flops), best.params, best.tokens, best.loss)
 
-    def log_exponent(law: Law) -> Floats:
-        a, _ = _exponents(law, C, flops)
-        return np.array([np.log(a) if a > 0 else np.nan])
-
-    interval = evidence.intervals(log_exponent, ("the exponent a",), level)
+    drawn: Interval | None = None
+    if not evidence.no_interval:
+        laws = evidence.drawn_laws if isinstance(law, KappaFamily) else []
+        slopes = [drawn.exponent for drawn in laws] or _drawn_slopes(evidence, C)
+        drawn = evidence.span(np.array(slopes), level)
     a, b, N, D, loss = (_finite(v) for v in at_optimum)
-    certain = (interval.spans[0], interval.reason)
+    certain = (drawn, evidence.no_interval or ("" if drawn else "the runs do not determine it"))
     reason = headline.reasons["surface"]
     return (
         _from_lines("envelope", _lines_of(front), headline, flops, C),
@@ -238,6 +238,12 @@ def _exponents(law: Law, C: float, flops: FlopsFunction) -> tuple[float, float]:
     up, down = (law.optimal(C * float(np.exp(s)), flops) for s in (_STEP, -_STEP))
     a, b = np.log([up.params / down.params, up.tokens / down.tokens]) / (2 * _STEP)
     return float(a), float(b)
+
+
+def _drawn_slopes(evidence: Evidence, C: float) -> Floats:
+    """Slopes of ln N* over a decade around C."""
+    up, down = (evidence.optima(C * float(np.exp(s))).params for s in (1.15, -1.15))
+    return np.asarray(np.log(up / down) / 2.3)
 
 
 def _finite(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +13,10 @@ from flops_fit.checks import check_whole
 from flops_fit.errors import FitError, InputError, InputTypeError
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
-from flops_fit.fit.intervals import Interval, covariance, gradient_of, student_t
+from flops_fit.fit.intervals import Interval
 from flops_fit.fit.prediction import HeldOut, check_target, judge
-from flops_fit.laws.law import Law, log_compute
+from flops_fit.fit.questions import log_compute_draws
+from flops_fit.laws.law import log_compute
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
@@ -80,15 +80,7 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
 def _judge(fit: Fit, part: RunTable, level: float) -> HeldOut:
     prediction = fit.predict(float(np.mean(part.flops)), level)
     N, L, spans = prediction.optimal_params, prediction.expected_loss, prediction.intervals
-    loss_interval, run_interval = spans["expected_loss"], None
-    if loss_interval is not None:
-        # Widened by one run's noise, in quadrature on the log scale.
-        sd = fit.noise_sd if fit.loss_space == "log" else fit.noise_sd / L
-        noise, low, high = student_t(level, fit.dof) * sd, *np.log(loss_interval)
-        centre = np.log(L)
-        ends = centre - np.hypot(centre - low, noise), centre + np.hypot(high - centre, noise)
-        run_interval = float(np.exp(ends[0])), float(np.exp(ends[1]))
-    return judge(part, N, L, spans["optimal_params"], loss_interval, run_interval)
+    return judge(part, N, L, spans["optimal_params"], spans["expected_loss"], spans["run_loss"])
 
 
 @dataclass(frozen=True)
@@ -128,9 +120,8 @@ def compare(
     """Compare two fits to losses on the same held-out set, in the same unit.
 
     The compute multiplier at C solves L₂*(m·C) = L₁*(C) for the best losses L*. Its interval, on
-    the log scale, and that of the difference of exponents add the sandwich variances of two
-    independent fits, with Student's t at the smaller of their degrees of freedom. ``compute`` is C
-    in FLOPs, by default the smaller of the two largest runs' compute.
+    the log scale, and that of the difference of exponents, come from pairs of surfaces drawn from
+    each fit. ``compute`` is C in FLOPs, by default the smaller of the two largest runs' compute.
 
     Raises InputTypeError where one of the two is no fit, InputError for an invalid compute or level.
     """
@@ -144,7 +135,7 @@ def compare(
     log_m = log_compute(second.law, goal, second.flops, C, _LOG_SEARCH) - math.log(C)
     a = (first.exponents[0], second.exponents[0])
     multiplier, notes = _multiplier_interval(first, second, C, log_m, level)
-    difference, p_value = _difference(first, second, a[1] - a[0], level)
+    difference, p_value = _difference(first, second, level)
     return Comparison(
         compute=C,
         level=level,
@@ -160,55 +151,30 @@ def compare(
 def _multiplier_interval(
     first: Fit, second: Fit, C: float, log_m: float, level: float
 ) -> tuple[Interval | None, list[Diagnostic]]:
-    """By the implicit function: d ln m = (dL₁* − dL₂*) / (∂L₂*/∂ ln C) at m·C."""
+    """From pairs of drawn surfaces: the compute at which the second reaches the first's loss."""
     if not math.isfinite(log_m):
         text = "the second fit does not reach the first's loss at any compute near"
         return None, [Diagnostic("out_of_reach", "critical", text, "compare at another compute")]
-    reached_at = C * math.exp(log_m)
-
-    def loss_at(fit: Fit, compute: float) -> Callable[[Law], Floats]:
-        return lambda law: np.array([law.optimal(compute, fit.flops).loss])
-
-    h = 1e-3
-    up, down = (loss_at(second, reached_at * math.exp(s))(second.law)[0] for s in (h, -h))
-    slope = (up - down) / (2 * h)
-    spread = _standard_error((first, loss_at(first, C)), (second, loss_at(second, reached_at)))
-    if spread is None or slope >= 0:
+    one, other = first._evidence, second._evidence
+    if one.no_interval or other.no_interval:
         text = "the compute multiplier has no interval: one of the fits has none for its loss"
         return None, [Diagnostic("no_interval", "warning", text, "add runs")]
-    error, dof = spread
-    half = student_t(level, dof) * (error / abs(slope))
-    return (math.exp(log_m - half), math.exp(log_m + half)), []
+    goal = np.min(one.optima(C).loss, axis=1)
+    draws = log_compute_draws(other, goal, C * math.exp(log_m)) - math.log(C)
+    return other.span(np.exp(draws), level), []
 
 
-def _difference(
-    first: Fit, second: Fit, gap: float, level: float
-) -> tuple[Interval | None, float | None]:
+def _difference(first: Fit, second: Fit, level: float) -> tuple[Interval | None, float | None]:
     """The interval of a difference of exponents, and the p value of equal ones."""
-    from scipy.special import stdtr
+    from scipy.special import ndtr
 
-    spread = _standard_error(
-        *((fit, lambda law: np.array([law.exponent])) for fit in (first, second))
-    )
-    if spread is None:
+    one, other = first._evidence, second._evidence
+    if one.no_interval or other.no_interval:
         return None, None
-    error, dof = spread
-    half = student_t(level, dof) * error
-    p_value = float(2 * stdtr(dof, -abs(gap) / max(error, 1e-300)))
-    return (gap - half, gap + half), p_value
-
-
-def _standard_error(*parts: tuple[Fit, Callable[[Law], Floats]]) -> tuple[float, int] | None:
-    """Of a difference of independent quantities, with the fewer dof; ``None`` without a sandwich."""
-    variances, dofs = [], []
-    for fit, quantity in parts:
-        cov = covariance(fit._solution)
-        if cov.matrix is None:
-            return None
-        gradient = gradient_of(fit._solution, quantity)[0]
-        variances.append(float(gradient @ cov.matrix @ gradient))
-        dofs.append(cov.dof)
-    return math.sqrt(sum(variances)), min(dofs)
+    pairs = zip(one.drawn_laws, other.drawn_laws, strict=False)
+    draws = np.array([b.exponent - a.exponent for a, b in pairs])
+    apart = abs(float(np.mean(draws))) / max(float(np.std(draws)), 1e-300)
+    return other.span(draws, level), float(2 * ndtr(-apart))
 
 
 def _limits(first: Fit, second: Fit, C: float, m: float) -> list[Diagnostic]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.prediction import QUANTITIES, serious
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, KappaFamily
@@ -46,14 +45,12 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
     """
     low, high, sizes = float(np.min(fit.runs.flops)), fit.largest_compute, fit.runs.params
     reach = _MOST_EXTRAPOLATION * high
-    lines, form = fit._headline.lines, kappa_form(fit.law)
+    lines = fit._headline.lines
     values: dict[str, Any]
     if lines is not None:
         loss = lines.loss_line()
         loss_line = loss.params if loss else None
         values = {"form": "lines", "line": lines.n_line.params, "loss_line": loss_line}
-    elif form is not None:
-        values = {"form": "kappa", "law": form, "evidence": _evidence(fit._evidence, level)}
     else:
         values = {"form": "table", **_table(fit, level, low / 10, reach)}
     flops = _flops(fit.flops, float(sizes.min()) / 1e3, float(sizes.max()) * 1e4)
@@ -69,30 +66,6 @@ def kappa_form(law: Law) -> list[float] | None:
     if isinstance(law, KappaFamily) and type(law) in (Hoffmann, Kappa, Kaplan):
         return [max(v, _NO_TERM) for v in law.log_form]
     return None
-
-
-def _evidence(evidence: Evidence, level: float) -> dict[str, Any]:
-    if evidence.no_interval:
-        return {"kind": "none", "reason": evidence.no_interval}
-    if evidence.resamples:
-        return {"kind": "draws", "laws": [kappa_form(law) for law in evidence.drawn_laws]}
-    own = covariance(evidence.solution)
-    if own.matrix is None:
-        return {"kind": "none", "reason": own.reason}
-    parts = []
-    for solution in (evidence.solution, evidence.rival):
-        cov = None if solution is None else covariance(solution)
-        if solution is None or cov is None or cov.matrix is None:
-            continue
-        steps = _STEP * np.maximum(np.abs(solution.theta), 0.1)
-        up, down = (
-            [kappa_form(solution.law_at(solution.theta + sign * move)) for move in np.diag(steps)]
-            for sign in (1.0, -1.0)
-        )
-        laws = {"law": kappa_form(solution.law), "up": up, "down": down, "steps": steps.tolist()}
-        spread = {"covariance": cov.matrix.tolist(), "t": student_t(level, cov.dof)}
-        parts.append({**laws, **spread})
-    return {"kind": "sandwich", "parts": parts}
 
 
 def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:

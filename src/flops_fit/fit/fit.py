@@ -33,7 +33,7 @@ from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.muennighoff import Muennighoff
-from flops_fit.laws.optimum import Optimum
+from flops_fit.laws.optimum import Optimum, positive
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table.run_table import RunTable
 
@@ -129,7 +129,7 @@ class Fit:
     residual_map: ResidualMap
     _solution: Solution = field(repr=False)
     _headline: Headline = field(repr=False)
-    _rival: Solution | None = field(default=None, repr=False)
+    _evidence: Evidence = field(repr=False)
 
     @property
     def trust(self) -> Literal["ok", "caution", "no"]:
@@ -179,7 +179,8 @@ class Fit:
         law = replace(self.law, unique=float(unique_tokens))
         lines = replace(self.isoflop, n_line=None, d_line=None)
         solution = replace(self._solution, law=law)
-        return replace(self, law=law, isoflop=lines, _solution=solution)
+        evidence = replace(self._evidence, solution=solution)
+        return replace(self, law=law, isoflop=lines, _solution=solution, _evidence=evidence)
 
     def predict(
         self,
@@ -192,12 +193,11 @@ class Fit:
     ) -> Prediction:
         """The compute-optimal N, D and loss at C training FLOPs, with intervals.
 
-        Intervals are HC3 sandwich intervals with Student t, on the log scale. A fit with a fixed δ
-        far below the noise gets case-bootstrap percentiles: few of its residuals carry curvature,
-        and its sandwich covers too little. Where ``law="auto"`` stayed with the additive law, each
-        interval spans the κ-law's too: a test that does not reject κ = 1 is no proof of it. Where
-        the surface is not the headline (see :attr:`approaches`), N* is that of the headline's
-        line, D* = C/F(N*), and there are no intervals.
+        The answer is the median over surfaces drawn from everything that the runs leave open: the
+        law's constants, κ, a smooth misfit of the law's form whose size is read off the runs
+        (:mod:`flops_fit.fit.misfit`), and noise. Where the surface is not the headline (see
+        :attr:`approaches`), N* is that of the headline's line, D* = C/F(N*), and there are no
+        intervals.
 
         Parameters
         ----------
@@ -231,23 +231,30 @@ class Fit:
         """
         flops = self.flops if flops_per_unit is None else as_flops(flops_per_unit)
         lines = self._headline.lines
-        if lines is None:
+        if lines is not None:
+            N, line = lines.n_line(C), lines.loss_line()
+            return Optimum(N, C / flops(N), line(C) if line else float("nan"), C)
+        if self._evidence.no_interval:
             return self.law.optimal(C, flops)
-        N, line = lines.n_line(C), lines.loss_line()
-        return Optimum(N, C / flops(N), line(C) if line else float("nan"), C)
+        compute = positive(C, "compute in FLOPs")
+        values = predict_path(self._evidence, compute.ravel(), 0.9, flops)[:3, 0]
+        if compute.ndim == 0:
+            N, D, loss = (float(v) for v in values[:, 0])
+            return Optimum(N, D, loss, float(compute))
+        N, D, loss = values.reshape(3, *compute.shape)
+        return Optimum(N, D, loss, compute)
 
     def predict_path(self, compute: Floats, level: float = 0.9) -> Floats:
         """What :meth:`predict` says at many budgets, without its notes.
 
-        Of shape (4, 3, budgets): N*, D*, the loss and D/N, each as its value and the ends of its
-        interval, NaN where there is none.
+        Of shape (5, 3, budgets): N*, D*, the mean loss, D/N and the loss of one run, each as its
+        value and the ends of its interval, NaN where there is none.
         """
         if self._headline.lines is None:
-            return predict_path(self._evidence, compute, level)
+            return predict_path(self._evidence, np.asarray(compute), level)
         answers = [self.predict(float(c), level) for c in compute]
-        return np.array(
-            [[[a[q] for a in answers], *[[np.nan] * len(compute)] * 2] for q in QUANTITIES]
-        )
+        values = [[a[q] for a in answers] for q in (*QUANTITIES, "expected_loss")]
+        return np.array([[v, *[[np.nan] * len(compute)] * 2] for v in values])
 
     def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
         """Any positive quantity of the law, with an interval made as those of :meth:`predict`.
@@ -353,10 +360,6 @@ class Fit:
 
     def _repr_html_(self) -> str:
         return fit_card(self)
-
-    @cached_property
-    def _evidence(self) -> Evidence:
-        return Evidence(self._solution, self._rival, self.runs, self.flops)
 
 
 def _finite(value: float) -> float | str:

@@ -141,7 +141,7 @@ def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = None) -
     """
     problem = FitProblem(None, runs, flops, points_of(runs, log=True), "mad", np.ones(len(runs)))
     fitted, _ = problem.windowed(window)
-    return Evidence(fitted.chosen, fitted.rival, runs, flops)
+    return Evidence(fitted.chosen, runs, flops)
 
 
 def _where_repeats_help(problem: FitProblem) -> FitProblem:
@@ -176,6 +176,7 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
     shape = isoflop(fresh, report.factor)
     moved = sensitivity(chosen, table, flops)
     residuals = residual_map(chosen, table, flops)
+    evidence = Evidence(chosen, table, flops, problem.base, problem.law is Hoffmann)
     headline = choose_headline(chosen, shape, problem.envelope)
     kept = chosen.weights > 0
     used = table.select(
@@ -211,7 +212,7 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
         residual_map=residuals,
         _solution=chosen,
         _headline=headline,
-        _rival=fitted.rival,
+        _evidence=evidence,
     )
 
 

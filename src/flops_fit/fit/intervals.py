@@ -1,30 +1,30 @@
-"""How sure a quantity of a fitted law is: HC3 sandwich, Student's t, and refits to resampled runs."""
+"""How sure a quantity of a fit is: what the drawn surfaces say of it, and the law's own covariance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
+from flops_fit.fit.misfit import Posterior, posterior
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
+from flops_fit.laws.optimum import spend
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
-LogQuantities = Callable[[Law], Floats]
 
 _FULL_LEVERAGE = 0.999
-_DRAWS = 400
-_WIDEST_LOG_HALF = np.log(1e6)
 KINDS = ("case", "wild", "parametric")
 
 
@@ -136,15 +136,23 @@ def drawn_laws(solution: Solution, n: int, kind: str, seed: int) -> list[Law]:
     return solution.solver.refit(solution, weights, targets, solution.delta)
 
 
+METHOD = "law, misfit and noise"
+_WIDEST = np.log(1e4)  # how far from the fitted optimum a drawn one is searched
+_COARSE, _FINE = 61, 81
+_MARGIN = 2.0  # in ln N, of the fine grid beyond the drawn optima
+_WINDOW = np.log(5.0)  # of the parabola through a drawn bowl
+_QUANTITY_DRAWS = 200
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A quantity of the fitted law and how sure it is.
+    """A quantity of the fitted surface and how sure it is.
 
-    ``value`` is that at the fitted law, ``inf`` where it is out of reach. ``interval`` is (low,
-    high) at ``level``, or ``None`` where there is no reliable one; ``method`` is
-    ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``. ``reason`` says why there is no
-    interval, or what limits the one there is. ``diagnostics`` say how far the question lies from
-    the runs.
+    ``value`` is the median of the drawn surfaces, ``inf`` where it is out of reach. ``interval`` is
+    (low, high) at ``level``, or ``None`` where there is no reliable one; ``method`` is ``"law, misfit
+    and noise"`` or ``"none"``. ``run_interval``, for a loss, is that of one run instead of the mean
+    of many. ``reason`` says why there is no interval, or what limits the one there is.
+    ``diagnostics`` say how far the question lies from the runs.
     """
 
     value: float
@@ -153,40 +161,76 @@ class Estimate:
     method: str
     reason: str = ""
     diagnostics: tuple[Diagnostic, ...] = ()
+    run_interval: Interval | None = None
 
     def __str__(self) -> str:
         if self.interval is None:
             return f"{self.value:.4g} (no interval: {self.reason})"
         low, high = self.interval
-        return f"{self.value:.4g} ({low:.4g}–{high:.4g}, {100 * self.level:g} %)"
+        run = ""
+        if self.run_interval is not None:
+            run = f"; one run {self.run_interval[0]:.4g}–{self.run_interval[1]:.4g}"
+        return f"{self.value:.4g} ({low:.4g}–{high:.4g}, {100 * self.level:g} %{run})"
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """An interval or ``None`` for each of several quantities, and what to say about them."""
+@dataclass(frozen=True, eq=False)
+class DrawnOptima:
+    """The optimum at one budget on each drawn surface: arrays of shape (draws, 3).
 
-    spans: tuple[Interval | None, ...]
-    method: str
-    notes: tuple[Diagnostic, ...]
+    A skewed bowl has two optima that people mean: its lowest point, and the vertex of the parabola
+    through the sizes within ×5. The three are the lowest point, the vertex corrected by what the
+    skew of the drawn law alone moves it, and the vertex. They differ by little for most sweeps.
+    """
+
+    params: Floats
+    tokens: Floats
+    loss: Floats
+    run_loss: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnLaw(Law):
+    """One drawn surface as a law: the constants of ``law``, the loss with the misfit."""
+
+    law: Law
+    surface: Posterior
 
     @property
-    def reason(self) -> str:
-        """The notes as one sentence."""
-        return "; ".join(note.message.removeprefix("no interval: ") for note in self.notes)
+    def params(self) -> dict[str, float]:
+        """The constants that were drawn."""
+        return self.law.params
+
+    @property
+    def exponent(self) -> float:
+        """Of the law that was drawn."""
+        return self.law.exponent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.law, name)
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
+        """Loss at N parameters and D units."""
+        N, D = np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
+        values = self.surface.losses(N.ravel(), D.ravel())[0].reshape(N.shape)
+        return values if values.ndim else float(values)
+
+    def _start_size(self, C: Floats, k: Floats) -> Floats:
+        return self.law._start_size(C, k)
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a fit knows beyond its law: enough to give any quantity of it an interval.
+    """What a fit knows beyond its law: drawn surfaces that give any quantity an interval.
 
-    ``rival`` is a solution of another form that the runs do not rule out: every interval spans its
-    own as well.
+    ``base`` says how much each run counts, before the window; ``hold_kappa`` that the additive law
+    was asked for.
     """
 
     solution: Solution
-    rival: Solution | None
     runs: RunTable
     flops: FlopsFunction
+    base: Floats | None = None
+    hold_kappa: bool = False
 
     @property
     def law(self) -> Law:
@@ -194,58 +238,82 @@ class Evidence:
         return self.solution.law
 
     @property
-    def resamples(self) -> bool:
-        """Whether intervals come from resampled runs instead of the sandwich."""
-        # A MAD δ is 1.345 sd; below half of that Huber is nearly L1 and its sandwich too narrow.
-        s = self.solution
-        return s.delta < 0.67 * s.residual_sd
-
-    @property
     def no_interval(self) -> str:
         """Why nothing of this law has an interval; empty where it may have one."""
         if self.solution.optimum_lost:
             return ", ".join(map(str, self.solution.optimum_lost))
-        return "" if self.solution.converged else "the solver did not converge"
+        if not self.solution.converged:
+            return "the solver did not converge"
+        return "" if self.solution.dof >= 1 else "there are no more runs than parameters"
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The drawn surfaces."""
+        return posterior(self.solution, self.runs, self.flops, self.base, self.hold_kappa)
 
     @cached_property
     def drawn_laws(self) -> list[Law]:
-        """The law refitted to resampled runs."""
-        return drawn_laws(self.solution, _DRAWS, "case", 0)
+        """Some of the drawn surfaces, one by one."""
+        singles = self.posterior.singles(_QUANTITY_DRAWS)
+        return [DrawnLaw(s.mean.law(s.parts[0].eta[0]), s) for s in singles]
 
-    def intervals(self, quantities: LogQuantities, names: Sequence[str], level: float) -> Intervals:
-        """Intervals of quantities given by their logs.
+    def span(self, draws: Floats, level: float) -> Interval | None:
+        """The central interval of draws; ``None`` where it reaches draws that are not finite."""
+        values = np.sort(np.where(np.isnan(draws), np.inf, draws).ravel())
+        low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], method="linear")
+        return (float(low), float(high)) if np.isfinite(low) and np.isfinite(high) else None
 
-        The HC3 sandwich with Student's t by the delta method; percentiles over refits where δ lies
-        far below the noise; none where a bound binds that the quantity depends on.
-        """
-        if self.no_interval:
-            text = f"no interval: {self.no_interval}"
-            lost = Diagnostic("no_interval", "critical", text, "add runs")
-            return Intervals((None,) * len(names), "none", (lost,))
-        notes = []
-        for bound in self.solution.bounds:
-            how = "carry the error it would have off it"
-            text = f"{bound}: intervals {how if bound.parameter == 'E' else 'hold it there'}"
-            notes.append(Diagnostic("interval_at_bound", "warning", text, "add larger budgets"))
-        if self.resamples:
-            method, reason = "case bootstrap", ""
-            centre, low, high = _percentiles(self, quantities, level)
-        else:
-            method, reason = "HC3 sandwich", covariance(self.solution).reason
-            centre, low, high = _sandwich(self.solution, quantities, len(names), level)
-            if self.rival is not None:  # span its interval too, where it has one
-                _, lower, higher = _sandwich(self.rival, quantities, len(names), level)
-                lost_here = np.isnan(low)
-                low = np.where(lost_here, np.nan, np.fmin(low, lower))
-                high = np.where(lost_here, np.nan, np.fmax(high, higher))
-        if reason := reason or _lost(names, centre, low):
-            text = f"no interval: {reason}"
-            notes.append(Diagnostic("no_interval", "warning", text, "add runs"))
-        spans = tuple(
-            None if np.isnan(a) else (float(np.exp(a)), float(np.exp(b)))
-            for a, b in zip(low, high, strict=True)
-        )
-        return Intervals(spans, method if any(spans) else "none", tuple(notes))
+    def optima(
+        self,
+        C: float,
+        flops: FlopsFunction | None = None,
+        max_params: float | None = None,
+        max_tokens: float | None = None,
+    ) -> DrawnOptima:
+        """The best N and D at C on every drawn surface, within caps; infinite N where it has none."""
+        flops = flops or self.flops
+        start = float(np.log(self.law.optimal(C, flops).params))
+
+        def bowl(log_n: Floats, misfit: bool = True) -> Floats:
+            N = np.exp(log_n)
+            return self.posterior.losses(N, C / np.asarray(flops(N)), misfit)
+
+        coarse = start + np.linspace(-_WIDEST, _WIDEST, _COARSE)
+        at = coarse[np.argmin(bowl(coarse), axis=1)]
+        low, high = np.quantile(at, [0.02, 0.98])
+        fine = np.linspace(max(low - _MARGIN, coarse[0]), min(high + _MARGIN, coarse[-1]), _FINE)
+        lowest, vertex = _bottoms(fine, bowl(fine))
+        of_law, skewed = _bottoms(fine, bowl(fine, misfit=False))
+        log_n = np.column_stack([lowest, vertex - (skewed - of_law), vertex])
+        sizes = np.exp(log_n)
+        caps = (max_params, max_tokens)
+        best = spend(sizes.ravel(), np.full(sizes.size, C), flops, *caps)
+        N, D = best.params.reshape(sizes.shape), best.tokens.reshape(sizes.shape)
+        loss = self.posterior.losses(N, D)
+        lost = (log_n <= coarse[0] + 0.1) | (log_n >= coarse[-1] - 0.1)
+        N = np.where(lost, np.inf, N) if not (max_params or max_tokens) else N
+        return DrawnOptima(N, D, loss, self.posterior.one_run(loss))
+
+
+def _bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
+    """Ln N of the lowest point of each row, and of the vertex of a parabola within ×5 of itself."""
+    h, rows = log_n[1] - log_n[0], np.arange(len(bowl))
+    j = np.clip(np.argmin(bowl, axis=1), 1, len(log_n) - 2)
+    left, here, right = bowl[rows, j - 1], bowl[rows, j], bowl[rows, j + 1]
+    bend = left - 2 * here + right
+    move = np.where(bend > 0, 0.5 * (left - right) / np.maximum(bend, 1e-300), 0.0)
+    lowest = log_n[j] + h * np.clip(move, -1.0, 1.0)
+    vertex = lowest
+    for _ in range(4):
+        x = log_n - vertex[:, None]
+        w = np.clip((_WINDOW - np.abs(x)) / h + 0.5, 0.0, 1.0)
+        m = np.array([np.sum(w * x**k, axis=1) for k in range(5)])
+        normal = np.moveaxis(m[np.add.outer(np.arange(3), np.arange(3))], 2, 0)
+        right_side = np.stack([np.sum(w * x**k * bowl, axis=1) for k in range(3)], axis=1)
+        _, slope, curve = np.linalg.solve(normal, right_side[..., None])[..., 0].T
+        move = np.where(curve > 0, -0.5 * slope / np.maximum(curve, 1e-300), 0.0)
+        vertex = vertex + np.clip(move, -0.5, 0.5)
+    return lowest, vertex
 
 
 def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float) -> Estimate:
@@ -259,18 +327,26 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
     value = _number(quantity(evidence.law))
     if not value > 0:
         raise InputError(
-            f"expected a positive quantity, as intervals are made on its log; it is {value:.4g} at "
-            "the fitted law. Ask for one that stays positive."
+            f"expected a positive quantity; it is {value:.4g} at the fitted law. Ask for one that "
+            "stays positive."
         )
+    if evidence.no_interval:
+        return Estimate(value, None, level, "none", evidence.no_interval)
     if not np.isfinite(value):
         return Estimate(value, None, level, "none", "the fitted law does not reach it")
+    return answer(
+        evidence, np.array([_number(quantity(law)) for law in evidence.drawn_laws]), level
+    )
 
-    def log_value(law: Law) -> Floats:
-        near = _number(quantity(law))
-        return np.array([np.log(near) if near > 0 else np.nan])
 
-    interval = evidence.intervals(log_value, ("the quantity",), level)
-    return Estimate(value, interval.spans[0], level, interval.method, interval.reason)
+def answer(evidence: Evidence, draws: Floats, level: float) -> Estimate:
+    """The median of draws and their interval."""
+    interval = evidence.span(draws, level)
+    value = float(np.median(np.where(np.isnan(draws), np.inf, draws)))
+    if interval is not None:
+        return Estimate(value, interval, level, METHOD)
+    reason = "the runs do not determine it" if np.isfinite(value) else "the law does not reach it"
+    return Estimate(value, None, level, "none", reason)
 
 
 def check_level(level: float) -> None:
@@ -285,40 +361,3 @@ def _number(value: object) -> float:
         raise InputTypeError(
             f"expected one number from the quantity; got {type(value).__name__}."
         ) from error
-
-
-def _sandwich(solution: Solution, quantities: LogQuantities, count: int, level: float) -> Floats:
-    """Ln q and the ends ln q ± t·se by the delta method, shape (3, count); NaN: no interval."""
-    cov = covariance(solution)
-    if cov.matrix is None:
-        return np.full((3, count), np.nan)
-    with np.errstate(invalid="ignore"):
-        centre = quantities(solution.law)
-        gradient = gradient_of(solution, quantities)
-        variance = np.einsum("qi,ij,qj->q", gradient, cov.matrix, gradient)
-    half = student_t(level, cov.dof) * np.sqrt(np.maximum(variance, 0.0))
-    # A NaN compares as false: a law near the fitted one that has no such quantity.
-    half[~(np.isfinite(centre) & (half < _WIDEST_LOG_HALF))] = np.nan
-    return np.array([centre, centre - half, centre + half])
-
-
-def _percentiles(evidence: Evidence, quantities: LogQuantities, level: float) -> Floats:
-    """Ln q and percentiles of refits, shape (3, q); NaN where a tail's share of them lacks q."""
-    centre = quantities(evidence.law)
-    draws = np.array([quantities(law) for law in evidence.drawn_laws])
-    finite = np.isfinite(draws)
-    sound = np.isfinite(centre) & (np.mean(~finite, axis=0) < 0.5 - level / 2)
-    ends = np.full((2, len(centre)), np.nan)
-    for i in np.flatnonzero(sound):
-        ends[:, i] = np.quantile(draws[finite[:, i], i], [0.5 - level / 2, 0.5 + level / 2])
-    return np.vstack([centre, ends])
-
-
-def _lost(names: Sequence[str], centre: Floats, low: Floats) -> str:
-    """What has no interval, in words: the law does not reach it, or the runs do not tell."""
-    beyond = [n for n, c in zip(names, centre, strict=True) if not np.isfinite(c)]
-    unsure = [n for n, a in zip(names, low, strict=True) if np.isnan(a) and n not in beyond]
-    parts = [f"the runs do not determine {', '.join(unsure)}"] if unsure else []
-    if beyond:
-        parts.append(f"the fitted law does not reach {', '.join(beyond)}")
-    return "; ".join(parts)

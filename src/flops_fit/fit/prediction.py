@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.intervals import Evidence, Interval, check_level
+from flops_fit.fit.intervals import METHOD, Evidence, Interval, check_level
 from flops_fit.fit.minima import parabola
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
@@ -24,7 +24,9 @@ from flops_fit.text import card, format_count
 Floats = NDArray[np.float64]
 
 _WINDOW = 5.0  # of the parabola through a budget that was held out
+_PATH = 13  # budgets of a path that are answered one by one
 QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
+SPANS = (*QUANTITIES, "run_loss")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Prediction(Mapping[str, Any]):
         its minima determine none.
     intervals, interval_method
         For each of these four (low, high) at ``level``, or ``None`` where no reliable interval
-        exists; a diagnostic then says why. They hold if the law's form does. What a cap fixes
-        has its one value as both ends. By ``"HC3 sandwich"``, ``"case bootstrap"`` or ``"none"``.
+        exists; a diagnostic then says why. That of ``expected_loss`` is of the mean over many runs
+        of this size; ``run_loss`` has that of one. They hold noise, the choice of form and the
+        form's misfit. What a cap fixes has its one value as both ends. By ``"law, misfit and
+        noise"`` or ``"none"``.
     form_spread
         For each of the four the range over the fitted law forms, on top of the interval.
     extrapolation
@@ -82,11 +86,13 @@ class Prediction(Mapping[str, Any]):
             ("N*, parameters", "optimal_params", format_count),
             (f"D*, {self.unit}", "optimal_tokens", format_count),
             ("D/N", "tokens_per_param", "{:.3g}".format),
-            ("loss", "expected_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
+            ("loss, mean of runs", "expected_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
+            ("loss, one run", "run_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
         ):
             span = self.intervals[quantity]
             interval = f"{show(span[0])}–{show(span[1])}" if span else "none"
-            rows.append([name, show(self[quantity]), interval])
+            value = self.expected_loss if quantity == "run_loss" else self[quantity]
+            rows.append([name, show(value), interval])
         far = f"{self.extrapolation:.3g} times the largest run"
         title = f"With {self.target_compute:.3g} training FLOPs, {far}"
         return card(title, rows, serious(self.diagnostics))
@@ -139,31 +145,34 @@ def predict(
     line: PowerLaw | None = None,
 ) -> Prediction:
     """The answer, with the spread over the ``others``, other forms, and approach 2's ``line``."""
-    law, best = evidence.law, budget.optimum(evidence.law)
-    intervals = evidence.intervals(budget.log_quantities, QUANTITIES, level)
-    values = (best.params, best.tokens, best.loss, best.tokens / best.params)
-    spans = {
-        name: budget.within(name, value, span)
-        for name, value, span in zip(QUANTITIES, values, intervals.spans, strict=True)
-    }
-    forms = [budget.log_quantities(each) for each in (law, *others)]
+    law, lost = evidence.law, evidence.no_interval
+    caps = (budget.max_params, budget.max_tokens)
+    best, spans = _median(evidence, budget, level)
+    unsure = [name for name, span in spans.items() if span is None]
+    notes = []
+    if lost:
+        notes.append(Diagnostic("no_interval", "critical", f"no interval: {lost}", "add runs"))
+    elif unsure:
+        text = f"no interval: the runs do not determine {', '.join(unsure)}"
+        notes.append(Diagnostic("no_interval", "warning", text, "add runs"))
+    forms = [_logs(best), *(budget.log_quantities(each) for each in (law, *others))]
     if line is not None:
-        caps = (budget.max_params, budget.max_tokens)
         forms.append(_logs(spend(line(budget.C), budget.C, budget.flops, *caps, law)))
     spread = np.exp(forms)
     ranges = zip(spread.min(axis=0).tolist(), spread.max(axis=0).tolist(), strict=True)
-    notes = [*intervals.notes, *([_cap_note(law, budget, best)] if best.binds else [])]
+    if best.binds:
+        notes.append(_cap_note(law, budget, best))
     return Prediction(
         target_compute=budget.C,
         training_compute=best.compute,
         binds=best.binds,
-        **dict(zip(QUANTITIES, values, strict=True)),
+        **dict(zip(QUANTITIES, _values(best), strict=True)),
         intervals=spans,
         level=level,
         unit=evidence.runs.unit,
         extrapolation=best.compute / float(np.max(evidence.runs.flops)),
         form_spread=dict(zip(QUANTITIES, ranges, strict=True)),
-        interval_method=intervals.method,
+        interval_method="none" if lost else METHOD,
         diagnostics=(
             *notes,
             *off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds)),
@@ -171,20 +180,57 @@ def predict(
     )
 
 
-def predict_path(evidence: Evidence, compute: Floats, level: float) -> Floats:
-    """As :func:`predict` at each of many budgets: (quantities, value and two ends, budgets)."""
+def _median(
+    evidence: Evidence, budget: Budget, level: float
+) -> tuple[Optimum, dict[str, Interval | None]]:
+    """The median optimum over the drawn surfaces, and the interval of each of :data:`SPANS`."""
+    of_law = budget.optimum(evidence.law)
+    if evidence.no_interval:
+        return of_law, dict.fromkeys(SPANS)
+    caps = (budget.max_params, budget.max_tokens)
+    drawn = evidence.optima(budget.C, budget.flops, *caps)
+    size = float(np.median(drawn.params))
+    size = size if np.isfinite(size) else float(of_law.params)
+    best = replace(spend(size, budget.C, budget.flops, *caps), loss=float(np.median(drawn.loss)))
+    ratio = drawn.tokens / drawn.params
+    draws = (drawn.params, drawn.tokens, drawn.loss, ratio, drawn.run_loss)
+    middles = (*_values(best), best.loss)
+    return best, {
+        name: budget.within(name, middle, evidence.span(values, level))
+        for name, middle, values in zip(SPANS, middles, draws, strict=True)
+    }
 
-    def log_quantities(law: Law) -> Floats:
-        return _logs(law.optimal(compute, evidence.flops)).ravel()
 
-    shape = (len(QUANTITIES), len(compute))
-    names = [name for name in QUANTITIES for _ in compute]
-    spans = evidence.intervals(log_quantities, names, level).spans
-    ends = np.array([span or (np.nan, np.nan) for span in spans]).reshape(*shape, 2)
-    best = evidence.law.optimal(compute, evidence.flops)
-    values = np.array([best.params, best.tokens, best.loss, best.tokens / best.params])
-    rounding = ends[:, :, 1] <= ends[:, :, 0] * (1 + 1e-9)
-    return np.stack([values, *np.where(rounding, values, np.moveaxis(ends, 2, 0))], axis=1)
+def predict_path(
+    evidence: Evidence, compute: Floats, level: float, flops: FlopsFunction | None = None
+) -> Floats:
+    """As :func:`predict` at many budgets: (:data:`SPANS`, value and two ends, budgets).
+
+    Between some of many budgets logs are a cubic in ln C. NaN: no interval.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    at = np.unique(compute)
+    nodes = at if len(at) <= _PATH else np.geomspace(at[0], at[-1], _PATH)
+    rows = []
+    for C in nodes.tolist():
+        best, spans = _median(evidence, Budget(C, flops or evidence.flops), level)
+        values = (*_values(best), best.loss)
+        rows.append(
+            [(v, *(spans[n] or (np.nan, np.nan))) for n, v in zip(SPANS, values, strict=True)]
+        )
+    logs = np.log(np.array(rows)).reshape(len(nodes), -1)
+    if len(nodes) == len(at):
+        between = logs[np.searchsorted(at, compute)]
+    else:
+        known = np.isfinite(logs).all(axis=0)
+        between = np.full((len(compute), logs.shape[1]), np.nan)
+        between[:, known] = PchipInterpolator(np.log(nodes), logs[:, known])(np.log(compute))
+    return np.asarray(np.exp(between).T.reshape(len(SPANS), 3, len(compute)))
+
+
+def _values(best: Optimum) -> tuple[float, float, float, float]:
+    return best.params, best.tokens, best.loss, best.tokens / best.params
 
 
 def _logs(best: Optimum) -> Floats:

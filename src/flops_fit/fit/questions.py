@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.intervals import Estimate, Evidence, Interval, check_level, estimate
-from flops_fit.laws.law import FlopsLike, Law
+from flops_fit.fit.intervals import METHOD, Estimate, Evidence, Interval, answer, check_level
+from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
 
@@ -56,63 +55,130 @@ class InferenceEstimate(InferenceOptimum):
 
 def loss_at(evidence: Evidence, N: float, D: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.loss_at`."""
+    check_level(level)
     size, units = _one(N, "N, parameters"), _one(D, "D, units")
-    return _located(evidence, lambda law: float(law.loss(size, units)), level, size, units)
+    if evidence.no_interval:
+        return _without(evidence, float(evidence.law.loss(size, units)), level, size, units)
+    draws = evidence.posterior.losses(np.array([size]), np.array([units]))
+    run = evidence.span(evidence.posterior.one_run(draws), level)
+    return _located(
+        replace(answer(evidence, draws, level), run_interval=run), evidence, size, units
+    )
 
 
 def compute_for(evidence: Evidence, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.compute_for`."""
+    check_level(level)
     goal, flops = _goal(evidence.law, loss), evidence.flops
-    best = evidence.law.optimal(evidence.law.compute_for(goal, flops), flops)
-    answer = estimate(evidence, lambda law: law.compute_for(goal, flops), level)
+    start = evidence.law.compute_for(goal, flops)
+    best = evidence.law.optimal(start, flops)
+    if evidence.no_interval:
+        answered = Estimate(start, None, level, "none", evidence.no_interval)
+    else:
+        answered = answer(
+            evidence, np.exp(log_compute_draws(evidence, np.array(goal), start)), level
+        )
     notes = off_the_runs(evidence, best.params, best.tokens, shape=False)
-    return replace(answer, diagnostics=notes)
+    return replace(answered, diagnostics=notes)
+
+
+def log_compute_draws(evidence: Evidence, goal: Floats, near: float) -> Floats:
+    """Ln of the least C whose optimum reaches ``goal`` on each draw; inf beyond e^±12 of ``near``.
+
+    ``goal`` is one loss, or one a draw, shape (draws,).
+    """
+    log_c = np.log(near) + np.linspace(-12.0, 12.0, 49)
+    lowest = []
+    for C in np.exp(log_c):
+        centre = np.log(evidence.law.optimal(C, evidence.flops).params)
+        N = np.exp(centre + np.linspace(-4.0, 4.0, 33))
+        losses = evidence.posterior.losses(N, C / np.asarray(evidence.flops(N)))
+        lowest.append(np.min(losses, axis=1))
+    return _first_crossing(log_c, np.array(lowest).T, np.broadcast_to(goal, len(lowest[0])))
+
+
+def _first_crossing(x: Floats, curves: Floats, goal: Floats) -> Floats:
+    """Where each falling curve, shape (draws, points), first reaches its goal; ±inf off the ends."""
+    falling = np.minimum.accumulate(curves, axis=1)
+    after = np.sum(falling > goal[:, None], axis=1)
+    j = np.clip(after, 1, len(x) - 1)
+    rows = np.arange(len(curves))
+    high, low = falling[rows, j - 1], falling[rows, j]
+    share = np.clip((high - goal) / np.maximum(high - low, 1e-300), 0.0, 1.0)
+    at = x[j - 1] + share * (x[j] - x[j - 1])
+    return np.where(after == 0, -np.inf, np.where(after == len(x), np.inf, at))
 
 
 def tokens_for(evidence: Evidence, N: float, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.tokens_for`."""
+    check_level(level)
     size, goal = _one(N, "N, parameters"), _goal(evidence.law, loss)
     units = float(evidence.law.tokens_for(size, goal))
-    return _located(evidence, lambda law: float(law.tokens_for(size, goal)), level, size, units)
+    if evidence.no_interval or not np.isfinite(units):
+        return _without(evidence, units, level, size, units)
+    D = units * np.exp(np.linspace(-12.0, 12.0, 241))
+    curves = evidence.posterior.losses(np.full_like(D, size), D)
+    draws = np.exp(_first_crossing(np.log(D), curves, np.full(len(curves), goal)))
+    return _located(answer(evidence, draws, level), evidence, size, units)
 
 
 def params_for(evidence: Evidence, D: float, loss: float, level: float) -> Estimate:
     """See :meth:`flops_fit.fit.Fit.params_for`."""
+    check_level(level)
     units, goal = _one(D, "D, units"), _goal(evidence.law, loss)
     size = float(evidence.law.params_for(units, goal))
-    return _located(evidence, lambda law: float(law.params_for(units, goal)), level, size, units)
+    if evidence.no_interval or not np.isfinite(size):
+        return _without(evidence, size, level, size, units)
+    N = size * np.exp(np.linspace(-12.0, 12.0, 241))
+    curves = evidence.posterior.losses(N, np.full_like(N, units))
+    draws = np.exp(_first_crossing(np.log(N), curves, np.full(len(curves), goal)))
+    return _located(answer(evidence, draws, level), evidence, size, units)
 
 
 def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) -> TradeOffEstimate:
     """See :meth:`flops_fit.fit.Fit.trade_off`."""
     check_level(level)
-    compute = _one(C, "C, FLOPs")
-    table = evidence.law.trade_off(compute, factors, evidence.flops)
-
-    def logs(law: Law) -> Floats:
-        at = law.trade_off(compute, factors, evidence.flops)
-        above = np.log1p(at.excess / 100)
-        with np.errstate(divide="ignore"):
-            rest = np.log([at.tokens_needed, at.compute_ratio])
-        return np.concatenate([np.log([at.params, at.tokens, at.loss]), above[None], rest]).ravel()
-
+    compute, flops = _one(C, "C, FLOPs"), evidence.flops
+    table = evidence.law.trade_off(compute, factors, flops)
     k = len(table.factors)
-    names = [f"{name} at k = {f:.3g}" for name in _TRADE for f in table.factors]
-    answer = evidence.intervals(logs, names, level)
-    spans = {name: answer.spans[i * k : (i + 1) * k] for i, name in enumerate(_TRADE)}
-    # The loss of N* is the least that C reaches, and C the least compute for it.
-    for name in ("excess", "compute_ratio"):
-        spans[name] = tuple((max(s[0], 1.0), max(s[1], 1.0)) if s else None for s in spans[name])
-    spans["excess"] = tuple(
-        (100 * (s[0] - 1), 100 * (s[1] - 1)) if s else None for s in spans["excess"]
-    )
     notes = tuple(
         replace(d, message=f"k = {f:.3g}: {d.message}")
         for f, n, units in zip(table.factors, table.params, table.tokens, strict=True)
         for d in off_the_runs(evidence, float(n), float(units))
     )
-    how: dict[str, Any] = {"method": answer.method, "reason": answer.reason, "diagnostics": notes}
-    return TradeOffEstimate(**vars(table), intervals=spans, level=level, **how)
+    how: dict[str, Any] = {"method": "none", "reason": evidence.no_interval, "diagnostics": notes}
+    if evidence.no_interval:
+        nothing: dict[str, tuple[Interval | None, ...]] = dict.fromkeys(_TRADE, (None,) * k)
+        return TradeOffEstimate(**vars(table), intervals=nothing, level=level, **how)
+    best = evidence.optima(compute)
+    N = table.factors * best.params[:, :1]
+    per_unit = np.asarray(flops(N))
+    D, least = compute / per_unit, best.loss[:, :1]
+    loss = evidence.posterior.losses(N, D)
+    wider = np.linspace(-3.0, 9.0, 97)
+    needed = np.empty_like(N)
+    for i in range(k):
+        longer = D[:, i : i + 1] * np.exp(wider)
+        curves = evidence.posterior.losses(np.broadcast_to(N[:, i : i + 1], longer.shape), longer)
+        needed[:, i] = D[:, i] * np.exp(_first_crossing(wider, curves, least[:, 0]))
+    draws = {
+        "params": N,
+        "tokens": D,
+        "loss": loss,
+        # The loss of N* is the least that C reaches, and C the least compute for it.
+        "excess": 100 * np.maximum(loss / least - 1, 0.0),
+        "tokens_needed": needed,
+        "compute_ratio": np.maximum(per_unit * needed / compute, 1.0),
+    }
+    at_best = table.factors == 1.0
+    draws["excess"][:, at_best], draws["compute_ratio"][:, at_best] = 0.0, 1.0
+    spans = {
+        name: tuple(evidence.span(values[:, i], level) for i in range(k))
+        for name, values in draws.items()
+    }
+    middle = {name: np.median(values, axis=0) for name, values in draws.items()}
+    how |= {"method": METHOD}
+    return TradeOffEstimate(compute, table.factors, **middle, intervals=spans, level=level, **how)
 
 
 def optimal_for_inference(
@@ -124,32 +190,56 @@ def optimal_for_inference(
 ) -> InferenceEstimate:
     """See :meth:`flops_fit.fit.Fit.optimal_for_inference`."""
     check_level(level)
-    goal = _goal(evidence.law, loss)
-    ask = (goal, inference_tokens, evidence.flops, inference_flops_per_unit)
-    best = evidence.law.optimal_for_inference(*ask)
-
-    def logs(law: Law) -> Floats:
-        if not law.reaches(goal):
-            return np.full(len(_INFERENCE), np.nan)
-        at = law.optimal_for_inference(*ask)
-        values = np.array([getattr(at, name) for name in _INFERENCE])
-        return np.asarray(np.log(np.maximum(values, 1e-300)))
-
-    answer = evidence.intervals(logs, _INFERENCE, level)
-    spans = dict(zip(_INFERENCE, answer.spans, strict=True))
-    if best.inference_compute == 0:
-        spans["inference_compute"] = (0.0, 0.0)
+    goal, flops = _goal(evidence.law, loss), evidence.flops
+    best = evidence.law.optimal_for_inference(
+        goal, inference_tokens, flops, inference_flops_per_unit
+    )
     notes = off_the_runs(evidence, best.params, best.tokens)
-    how: dict[str, Any] = {"method": answer.method, "reason": answer.reason, "diagnostics": notes}
+    how: dict[str, Any] = {"method": "none", "reason": evidence.no_interval, "diagnostics": notes}
+    if evidence.no_interval:
+        nothing: dict[str, Interval | None] = dict.fromkeys(_INFERENCE)
+        return InferenceEstimate(**vars(best), intervals=nothing, level=level, **how)
+    own = inference_flops_per_unit
+    inference = None if own is None else as_flops(own)
+    log_n = np.log(best.params) + np.linspace(-3.5, 3.5, 71)
+    log_d = np.log(best.tokens) + np.linspace(-3.5, 3.5, 57)
+    N, D = np.meshgrid(np.exp(log_n), np.exp(log_d), indexing="ij")
+    surface = evidence.posterior.losses(N.ravel(), D.ravel()).reshape(-1, *N.shape)
+    columns = [
+        _first_crossing(log_n, surface[:, :, j], np.full(len(surface), goal))
+        for j in range(len(log_d))
+    ]
+    sizes = np.exp(np.array(columns).T)
+    usable = np.isfinite(sizes) & (sizes > 0)
+    sizes = np.where(usable, sizes, best.params)
+    per_unit = np.asarray(flops(sizes))
+    served = (
+        per_unit / 3 if inference is None else np.asarray(inference(sizes))
+    ) * inference_tokens
+    training = per_unit * np.exp(log_d)
+    total = np.where(usable, training + served, np.inf)
+    rows, j = np.arange(len(total)), np.argmin(total, axis=1)
+    lost = ~np.isfinite(total[rows, j]) | (j == 0) | (j == len(log_d) - 1)
+    found = {
+        "params": sizes[rows, j],
+        "tokens": np.exp(log_d[j]),
+        "training_compute": training[rows, j],
+        "inference_compute": served[rows, j],
+        "total_compute": total[rows, j],
+    }
+    spans = {n: evidence.span(np.where(lost, np.nan, v), level) for n, v in found.items()}
+    how |= {"method": METHOD}
     return InferenceEstimate(**vars(best), intervals=spans, level=level, **how)
 
 
-def _located(
-    evidence: Evidence, ask: Callable[[Law], float], level: float, N: float, D: float
-) -> Estimate:
+def _without(evidence: Evidence, value: float, level: float, N: float, D: float) -> Estimate:
+    reason = evidence.no_interval or "the fitted law does not reach it"
+    return _located(Estimate(value, None, level, "none", reason), evidence, N, D)
+
+
+def _located(answered: Estimate, evidence: Evidence, N: float, D: float) -> Estimate:
     """An estimate at (N, D), with how far that lies from the runs."""
-    answer = estimate(evidence, ask, level)
-    return replace(answer, diagnostics=off_the_runs(evidence, N, D))
+    return replace(answered, diagnostics=off_the_runs(evidence, N, D))
 
 
 def _one(value: float, what: str) -> float:

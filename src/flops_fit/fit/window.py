@@ -151,14 +151,6 @@ class Fitted:
     others: tuple[Solution, ...]
     choice: Choice | None = None
 
-    @property
-    def rival(self) -> Solution | None:
-        """The κ fit that was not chosen and could be true: its intervals join the chosen law's."""
-        if self.choice is None or self.choice.kappa or not self.others:
-            return None
-        kappa = self.others[0]
-        return kappa if kappa.converged and not kappa.bounds and kappa.dof >= 3 else None
-
 
 @dataclass(frozen=True, eq=False)
 class FitProblem:

@@ -40,8 +40,10 @@ class Finding:
     grade
         ``wrong``: a record or derived file does not say what happened. ``leftover``: left by a
         killed process; the next sweep ignores it. ``note``: worth knowing.
-    path, message
-        Where in the folder of the sweep, and what it is.
+    path
+        In the folder of the sweep.
+    message
+        What it is.
     fix
         What :func:`repair` would do; empty where people have to decide.
     """

@@ -10,10 +10,9 @@ from flops_fit.checks import check_number
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.hparams import HParams
 from flops_fit.mup.parametrization import Parametrization
-from flops_fit.mup.roles import embeddings_and_norms
-from flops_fit.text import listed
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
     from torch.optim import Optimizer
 
@@ -68,9 +67,8 @@ def make_optimizer(
         )
     _check_cover(own.param_groups, names, known, "optimizer")
     for number, group in enumerate(own.param_groups):
-        group["lr_scale"] = (
-            _positive(group.get("lr"), f"optimizer: group {number}: lr") / hparams.lr
-        )
+        peak = _positive(group.get("lr"), f"optimizer: group {number}: lr")
+        group["lr_scale"] = peak / hparams.lr
     return own
 
 
@@ -114,17 +112,26 @@ def decay_groups(model: Module, hparams: HParams) -> Groups:
 
     A row of an embedding gets a gradient only when its token occurs: decay would shrink rare rows.
     """
-    layers = (m for m in model.modules() if isinstance(m, embeddings_and_norms()))
+    from torch import nn
+
+    undecayed = (
+        nn.Embedding,
+        nn.EmbeddingBag,
+        nn.LayerNorm,
+        nn.RMSNorm,
+        nn.GroupNorm,
+        nn.modules.batchnorm._NormBase,  # all batch and instance norms
+    )
+    layers = (m for m in model.modules() if isinstance(m, undecayed))
     exempt = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
-    groups: Groups = [
-        {"params": [], "weight_decay": float(hparams.weight_decay)},
-        {"params": [], "weight_decay": 0.0},
-    ]
+    decayed: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             spared = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
-            groups[spared]["params"].append(p)
-    return [group for group in groups if group["params"]]
+            (rest if spared else decayed).append(p)
+    decays = ((decayed, float(hparams.weight_decay)), (rest, 0.0))
+    return [{"params": params, "weight_decay": decay} for params, decay in decays if params]
 
 
 def _from_class(kind: Any, groups: Groups, hparams: HParams, **options: Any) -> Optimizer:
@@ -195,9 +202,10 @@ def _check_cover(
         seen.add(id(p))
     missing = [name for key, name in names.items() if key not in seen]
     if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise InputError(
             f"{who}: expected every trained parameter in a group; {len(missing)} are in none: "
-            f"{listed(missing, 3, ', ')}. Add them, or set requires_grad=False on what is not trained."
+            f"{shown}. Add them, or set requires_grad=False on what is not to be trained."
         )
 
 

@@ -51,11 +51,13 @@ class TrainState:
         """Count one more step."""
         self.step += 1
         self._since += 1
-        added = {"units": units, "recent": loss, "norm": norm}
+        sums = self._sums
+        sums["units"] += units
+        sums["recent"] += loss
+        sums["norm"] += norm
         if self.step > self._steps - self._tail_steps:
-            added |= {"tail": loss, "tail_norm": norm}
-        for name, value in added.items():
-            self._sums[name] += value
+            sums["tail"] += loss
+            sums["tail_norm"] += norm
 
     def read(self, rate: float) -> dict[str, Any]:
         """Means since the last reading."""

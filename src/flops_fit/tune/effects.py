@@ -31,8 +31,9 @@ _FEWEST_READINGS = 8  # a curve of fewer cannot be interpolated
 class Collapse:
     """Training curves on one scale, (L(x) − E)/(L(1) − E) against the share x of the run seen.
 
-    Runs of one schedule whose hyper-parameters scale correctly fall onto one curve (Qiu et al. 2025,
-    arXiv:2507.02119). A run apart from the others is badly tuned, or at another ratio of data to size.
+    Runs of one schedule whose hyper-parameters scale correctly fall onto one curve when each is divided
+    by its final loss (Qiu et al. 2025, arXiv:2507.02119). A run apart from the others is badly tuned,
+    or at another ratio of data to size. L is the training loss and includes the noise of a batch.
 
     Attributes
     ----------

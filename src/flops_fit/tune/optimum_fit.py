@@ -36,7 +36,8 @@ class OptimumFits:
     """Parabolas in ln x through the losses of several cells, which share their curvature.
 
     ln L = a_c − k·μ·ln x + ½·k·(ln x)², with an offset a_c for each cell c, one curvature k, and
-    either one optimum e^μ for all cells or one for each. Three runs a cell cannot determine k alone.
+    either one optimum e^μ for all cells or one for each. A relative curvature is a property of
+    the kind of model far more than of its size, and three runs a cell cannot determine it.
 
     Attributes
     ----------

@@ -68,7 +68,9 @@ def per_size_cells(
     factory: ExperimentFactory, planned: Sequence[Experiment], most: float
 ) -> list[Cell]:
     """Each size of the sweep, ascending, near its cheapest budget; those of too few steps are left out."""
-    cheapest = {repr(e.size): e for e in sorted(planned, key=lambda e: -e.budget)}
+    cheapest: dict[str, Experiment] = {}
+    for e in sorted(planned, key=lambda e: e.budget):
+        cheapest.setdefault(repr(e.size), e)
     ordered = sorted(cheapest.values(), key=lambda e: e.params.total)
     scale = min(1.0, most / (_RATES_PER_CELL * sum(e.budget for e in ordered)))
     cells = [Cell(e.size, e.budget * scale) for e in ordered]
@@ -78,7 +80,7 @@ def per_size_cells(
     return kept
 
 
-def _trial(factory: ExperimentFactory, cell: Cell, point: Point) -> Experiment | None:
+def _trial_experiment(factory: ExperimentFactory, cell: Cell, point: Point) -> Experiment | None:
     """The exact run of a trial; ``None`` if whole steps cannot meet its budget."""
     moved = TunedRecipe(factory.recipe, ((1.0, point.lr),), point.batch, "trial")
     trials = replace(factory, recipe=moved, branch=False)
@@ -89,7 +91,7 @@ def _trial(factory: ExperimentFactory, cell: Cell, point: Point) -> Experiment |
 
 
 def _steps(factory: ExperimentFactory, cell: Cell) -> int:
-    experiment = _trial(factory, cell, Point(0))
+    experiment = _trial_experiment(factory, cell, Point(0))
     return 0 if experiment is None else experiment.steps
 
 
@@ -202,7 +204,8 @@ class Search:
             )
         if self.short:
             notes.append(
-                f"The share of {options.most:.2g} ended the search early: give a larger Tune(share=...)."
+                f"The share of {options.most:.2g} ended the search for hyper-parameters before it was "
+                "complete: give a larger one, Tune(share=...)."
             )
         best: dict[int, list[str]] = {0: [], -1: []}
         for c, cell in enumerate(self.cells):
@@ -232,14 +235,14 @@ class Search:
     def _beyond(self, axis: Axis, start: Point, tried: Sequence[int]) -> list[int]:
         """The next offset, if the lowest of those tried is the last on a side."""
         losses = self._losses(axis, start, tried)
-        if not losses and axis == "batch":
+        if not losses:  # all diverged: rates were too high
+            lower = min(tried) - 1
+            return [lower] if axis == "lr" and abs(lower) <= _MOST_OFFSETS else []
+        best = min(losses, key=lambda offset: losses[offset])
+        following = best - 1 if best == min(tried) else best + 1 if best == max(tried) else None
+        if following is None or abs(following) > _MOST_OFFSETS:
             return []
-        # All diverged: rates were too high.
-        best = min(losses, key=lambda offset: losses[offset]) if losses else min(tried)
-        new = {max(tried): best + 1, min(tried): best - 1}.get(best, best)
-        if new == best or abs(new) > _MOST_OFFSETS:
-            return []
-        return [new] if self._differs(axis, start, new) else []
+        return [following] if self._differs(axis, start, following) else []
 
     def _differs(self, axis: Axis, start: Point, offset: int) -> bool:
         """Whether an offset has another batch than the one before it: the smallest is one sample."""
@@ -251,7 +254,8 @@ class Search:
 
     def _experiment(self, point: Point) -> Experiment | None:
         if point not in self._experiments:
-            self._experiments[point] = _trial(self.factory, self.cells[point.cell], point)
+            cell = self.cells[point.cell]
+            self._experiments[point] = _trial_experiment(self.factory, cell, point)
         return self._experiments[point]
 
     def _run(self, points: Iterable[Point]) -> None:

@@ -1,0 +1,456 @@
+"""The law's misfit: a smooth discrepancy between law and runs, beside the noise of a run.
+
+No law is exactly right over the whole range of a sweep. In the space of the fit (z = ln L, or L over
+its scale),
+
+    z = law(ln N, ln D; θ) + g(ln N, ln D) + ε,
+
+g a Gaussian process (Kennedy & O'Hagan 2001) of amplitude τ: a part of correlation length ℓ in every
+direction and a longer one in compute alone. θ has weak priors. τ, ℓ and the noise σ are not known:
+each of a grid of values is weighed by the likelihood of the runs (θ by Laplace's method, g exactly)
+times a prior for τ. What is drawn from this :class:`Posterior` are whole surfaces.
+
+Runs far from the optimum and of little compute say less about the optimum of large budgets: their
+noise is larger by :func:`trust_weights`. g is made of finitely many smooth functions on a grid of
+knots (:class:`Basis`), so that the cost grows with the runs only linearly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.fit.solver import MAD_TO_SD, Solution
+from flops_fit.fit.surface import Points, derivatives
+from flops_fit.flops.functions import FlopsFunction
+from flops_fit.laws.kappa import Hoffmann, Kappa
+from flops_fit.laws.law import Law
+from flops_fit.table.run_table import RunTable
+
+Floats = NDArray[np.float64]
+
+DRAWS = 400
+_KNOT_SPACING = 0.8  # correlation lengths: 1e-3 of the variance of g is lost between two knots
+_BELOW, _ABOVE, _BESIDE = 3.0, 9.5, 2.5  # e-folds of compute and of √(N/D) that the knots go on
+_AMPLITUDES = 8
+_NOISES = (0.5, 0.75, 1.0)  # times the scatter around the fitted law: the misfit explains the rest
+_LARGEST_AMPLITUDE, _SMALLEST_NOISE = 0.032, 1e-7
+_FAR_RESIDUAL = 3.0  # robust standard deviations from which a run's noise grows with its residual
+_MOST_POINTS = 1500  # beyond, runs next to each other are pooled
+_CELL = 0.1  # in ln N and ln D, of runs that are pooled
+_STEPS = 40
+_WEIGHTLESS = 1e-3  # of the most likely value of (τ, ℓ, σ)
+
+
+@dataclass(frozen=True)
+class MisfitPrior:
+    """What public sweeps say about laws and their misfit before the runs are seen.
+
+    Attributes
+    ----------
+    amplitude
+        Standard deviation of a half-normal prior of τ, relative to the loss.
+    lengths
+        The values of ℓ, in e-folds of N and of D.
+    drift, drift_length
+        Amplitude, in units of τ, and length, in e-folds of compute, of the part of g that all sizes
+        of one budget share.
+    window, tilt
+        A run a factor ``window`` from N* has twice the noise variance, and one of compute C
+        (C_max/C)^tilt times that.
+    centre, spread
+        Mean and standard deviation of ln p, ln q (the slopes of the two terms) and ln κ, and the
+        standard deviation of ln E and of the logs of the terms' sizes.
+    """
+
+    amplitude: float = 0.012
+    lengths: tuple[float, ...] = (1.2, 2.0, 3.2)
+    drift: float = 2.0
+    drift_length: float = 5.0
+    window: float = 4.0
+    tilt: float = 0.5
+    slope: float = 0.3
+    kappa: float = 0.75
+    spread: tuple[float, ...] = (1.0, 4.0, 4.0, 0.6, 0.6, 0.7)
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Functions φ of compute s = x + y and shape v = x − y with unit normal weights, for one ℓ.
+
+    Σ φ(a)·φ(b) is the Gaussian kernel between two points, exactly at the knots and nearly between.
+    Beyond the knots the value at their edge goes on.
+    """
+
+    length: float
+    drift: float
+    drift_length: float
+    s_range: tuple[float, float]
+    v_range: tuple[float, float]
+
+    def __call__(self, x: Floats, y: Floats) -> Floats:
+        """φ at points of shape (points,): (points, functions)."""
+        s, v = np.clip(x + y, *self.s_range), np.clip(x - y, *self.v_range)
+        # Isotropic in (x, y) is isotropic in (s, v)/√2.
+        along = _axis(s, self.s_range, np.sqrt(2) * self.length)
+        across = _axis(v, self.v_range, np.sqrt(2) * self.length)
+        both = (along[:, :, None] * across[:, None, :]).reshape(len(s), -1)
+        return np.hstack([both, self.drift * _axis(s, self.s_range, self.drift_length)])
+
+
+def _axis(at: Floats, span: tuple[float, float], length: float) -> Floats:
+    """Functions of one variable whose products sum to exp(−Δ²/2ℓ²): (points, knots)."""
+    count = max(int(np.ceil((span[1] - span[0]) / (_KNOT_SPACING * length))), 1) + 1
+    knots = np.linspace(*span, count)
+
+    def kernel(a: Floats) -> Floats:
+        return np.asarray(np.exp(-0.5 * ((a[:, None] - knots) / length) ** 2))
+
+    values, vectors = np.linalg.eigh(kernel(knots))
+    return np.asarray(kernel(at) @ (vectors / np.sqrt(np.maximum(values, 1e-10))))
+
+
+def trust_weights(
+    solution: Solution, runs: RunTable, flops: FlopsFunction, prior: MisfitPrior
+) -> Floats:
+    """1 over the noise variance of each run, relative to one at N* of the largest compute."""
+    C, law = runs.flops, solution.law
+    along = np.geomspace(np.min(C), np.max(C) * (1 + 1e-9), 64)
+    best = np.interp(np.log(C), np.log(along), np.log(law.optimal(along, flops).params))
+    off = np.abs(np.log(runs.params) - best) / np.log(prior.window)
+    return np.asarray((C / np.max(C)) ** prior.tilt / (1 + off**4))
+
+
+class KappaMean:
+    """ln L or L of the κ family at coordinates η = (ln E, u, v, ln p, ln q, ln κ), in batches."""
+
+    def __init__(self, solution: Solution, prior: MisfitPrior, hold_kappa: bool) -> None:
+        self.points = points = solution.points
+        E, u, v, p, q, ln_kappa = solution.coordinates
+        level = np.exp(points.z) if points.log else points.z
+        low = float(np.log(max(np.min(level), 1e-6)))
+        floor = np.log(max(E, 1e-3 * float(np.mean(level))))
+        slope, kappa = np.log(prior.slope), np.log(prior.kappa)
+        self.free = 5 if hold_kappa else 6
+        start = np.array([floor, u, v, np.log(p), np.log(q), ln_kappa])
+        limit = np.array([low - 0.5, u, v, slope, slope, kappa])
+        self.start, self.centre = start[: self.free], limit[: self.free]
+        self.spread = np.array(prior.spread)[: self.free]
+        self.ln_kappa = float(ln_kappa)
+
+    def theta(self, eta: Floats) -> Floats:
+        """The coordinates of :mod:`flops_fit.fit.surface`, shape (batch, 6)."""
+        out = np.empty((len(eta), 6))
+        out[:, : self.free] = eta
+        if self.free == 5:
+            out[:, 5] = self.ln_kappa
+        out[:, [0, 3, 4]] = np.exp(np.clip(out[:, [0, 3, 4]], -30, 10))
+        return out
+
+    def law(self, eta: Floats) -> Law:
+        """The law at coordinates of shape (k,)."""
+        form = Hoffmann if self.free == 5 and self.ln_kappa == 0 else Kappa
+        return self.points.law_at(self.theta(eta[None])[0], form)
+
+    def local(self, eta: Floats, points: Points) -> tuple[Floats, Floats]:
+        """Values (batch, points) and slopes (batch, k, points)."""
+        theta = self.theta(eta)
+        d = derivatives(theta, points, hold_kappa=self.free == 5)
+        slopes = d.gradient.copy()
+        slopes[:, [0, 3, 4]] *= theta[:, [0, 3, 4], None]
+        return d.model, slopes
+
+    def values(self, eta: Floats, x: Floats, y: Floats) -> Floats:
+        """Values at centred ln N and ln D of shape (points,) or (batch, points): (batch, points)."""
+        E, u, v, p, q, ln_kappa = self.theta(eta).T[:, :, None]
+        kappa = np.exp(ln_kappa)
+        power = kappa * np.logaddexp((u - p * x) / kappa, (v - q * y) / kappa)
+        value = E + np.exp(np.minimum(power, 60.0))
+        return np.asarray(np.log(value) if self.points.log else value)
+
+
+class LinearMean:
+    """Any law, linear in its free coordinates around its fit."""
+
+    def __init__(self, solution: Solution, prior: MisfitPrior) -> None:
+        self.solution, self.points = solution, solution.points
+        self.start = self.centre = solution.theta
+        self.spread = np.full(len(solution.theta), prior.spread[1])
+
+    def law(self, eta: Floats) -> Law:
+        """The law at coordinates of shape (k,)."""
+        return self.solution.law_at(eta)
+
+    def local(self, eta: Floats, points: Points) -> tuple[Floats, Floats]:
+        """Values (batch, points) and slopes (batch, k, points), at the runs only."""
+        J = self.solution.jacobian.T
+        fitted = self.points.z - self.solution.residuals
+        return fitted + (eta - self.start) @ J, np.broadcast_to(J, (len(eta), *J.shape))
+
+    def values(self, eta: Floats, x: Floats, y: Floats) -> Floats:
+        """Values at centred ln N and ln D of shape (points,) or (batch, points): (batch, points)."""
+        points, laws = self.points, self.solution.law_at
+        N, D = np.exp(x + points.x_mean), np.exp(y + points.y_mean)
+
+        def model(theta: Floats) -> Floats:
+            loss = np.asarray(laws(theta).loss(N, D), dtype=np.float64) / points.scale
+            return np.asarray(np.log(loss) if points.log else loss)
+
+        out = np.broadcast_to(model(self.start), (len(eta), np.shape(x)[-1])).copy()
+        for i, move in enumerate(eta.T - self.start[:, None]):
+            step = np.zeros_like(self.start)
+            step[i] = 1e-4 * max(abs(float(self.start[i])), 0.1)
+            slope = (model(self.start + step) - model(self.start - step)) / (2 * step[i])
+            out += move[:, None] * slope
+        return out
+
+
+Mean = KappaMean | LinearMean
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Some of a posterior's surfaces, all of one ℓ: coordinates (draws, k), weights of g (draws, M).
+
+    ``noise`` is the standard deviation of one run around each, in the space of the fit.
+    """
+
+    basis: Basis
+    eta: Floats
+    weights: Floats
+    noise: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What the runs say about the surface L(N, D): draws of law plus misfit, and of a run's noise.
+
+    ``amplitude`` and ``noise`` are posterior means of τ and σ, relative to the loss.
+    """
+
+    mean: Mean
+    parts: tuple[Draws, ...]
+    amplitude: float
+    noise_sd: float
+
+    def one_run(self, losses: Floats) -> Floats:
+        """The loss of one run where each draw's law has ``losses``, shape (draws, points)."""
+        noise = np.concatenate([part.noise for part in self.parts])[:, None]
+        noise = noise * np.random.default_rng(1).normal(size=losses.shape)
+        points = self.mean.points
+        return np.asarray(losses * np.exp(noise) if points.log else losses + points.scale * noise)
+
+    def singles(self, most: int) -> Iterator[Posterior]:
+        """Up to ``most`` of the draws, evenly picked, each as a posterior of one."""
+        every = max(sum(len(part.eta) for part in self.parts) // most, 1)
+        for part in self.parts:
+            for i in range(0, len(part.eta), every):
+                one = slice(i, i + 1)
+                draw = Draws(part.basis, part.eta[one], part.weights[one], part.noise[one])
+                yield replace(self, parts=(draw,))
+
+    def losses(self, N: Floats, D: Floats, misfit: bool = True) -> Floats:
+        """L of every draw at points of shape (points,), or (draws, points) where each has its own.
+
+        Shape (draws, points). Without ``misfit`` of the drawn laws alone.
+        """
+        points = self.mean.points
+        x, y = np.log(N) - points.x_mean, np.log(D) - points.y_mean
+        rows, first = [], 0
+        for part in self.parts:
+            own = slice(first, first + len(part.eta))
+            first = own.stop
+            px, py = (x, y) if x.ndim == 1 else (x[own], y[own])
+            rows.append(self.mean.values(part.eta, px, py))
+            if misfit and x.ndim == 1:
+                rows[-1] = rows[-1] + part.weights @ part.basis(x, y).T
+            elif misfit:
+                phi = part.basis(px.ravel(), py.ravel()).reshape(*px.shape, -1)
+                rows[-1] = rows[-1] + (phi @ part.weights[..., None])[..., 0]
+        z = np.vstack(rows)
+        return np.asarray((np.exp(z) if points.log else z) * points.scale)
+
+
+def posterior(
+    solution: Solution,
+    runs: RunTable,
+    flops: FlopsFunction,
+    base: Floats | None = None,
+    hold_kappa: bool = False,
+    prior: MisfitPrior | None = None,
+    draws: int = DRAWS,
+) -> Posterior:
+    """Draws of the surface, given all runs; ``base`` says how much each counts beforehand.
+
+    Around an additive law κ is free, unless ``hold_kappa``. Runs in one group share half the
+    variance of their noise.
+    """
+    prior = prior or MisfitPrior()
+    points = solution.points
+    mean: Mean
+    if type(solution.law) in (Hoffmann, Kappa):
+        mean = KappaMean(solution, prior, hold_kappa)
+    else:
+        mean = LinearMean(solution, prior)
+    scatter = _scatter(solution)
+    precision = trust_weights(solution, runs, flops, prior)
+    precision *= (
+        np.minimum(1.0, _FAR_RESIDUAL * scatter / np.maximum(np.abs(solution.residuals), 1e-300))
+        ** 2
+    )
+    if base is not None:
+        precision *= base / np.max(base)
+    whiten = _whitener(precision, points)
+    amplitudes = np.geomspace(
+        min(max(0.1 * scatter, _SMALLEST_NOISE), _LARGEST_AMPLITUDE / 10),
+        _LARGEST_AMPLITUDE,
+        _AMPLITUDES,
+    )
+    noises = np.maximum(np.array(_NOISES) * scatter, _SMALLEST_NOISE)
+    tau, sigma = (v.ravel() for v in np.meshgrid(amplitudes, noises))
+    s, v = points.x + points.y, points.x - points.y
+    ranges = (
+        (float(np.min(s)) - _BELOW, float(np.max(s)) + _ABOVE),
+        (float(np.min(v)) - _BESIDE, float(np.max(v)) + _BESIDE),
+    )
+    cases = [
+        _Conditional.of(
+            Basis(length, prior.drift, prior.drift_length, *ranges),
+            mean,
+            whiten,
+            points,
+            tau,
+            sigma,
+        )
+        for length in prior.lengths
+    ]
+    scores = np.array([c.evidence - 0.5 * (tau / prior.amplitude) ** 2 for c in cases])
+    share = np.exp(scores - np.max(scores))
+    share[share < _WEIGHTLESS] = 0.0
+    share /= np.sum(share)
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(draws, share.ravel()).reshape(share.shape)
+    dof = max(len(points.z) - len(mean.start), 4)
+    parts = [c.draw(n, dof, rng) for c, n in zip(cases, counts, strict=True) if np.any(n)]
+    return Posterior(mean, tuple(parts), float(np.sum(share * tau)), float(np.sum(share * sigma)))
+
+
+def _scatter(solution: Solution) -> float:
+    """Robust standard deviation of the residuals of the runs that the law was fitted to."""
+    r = solution.residuals[solution.weights > 0]
+    spread = MAD_TO_SD * float(np.median(np.abs(r - np.median(r))))
+    k = len(solution.theta)
+    return max(spread * float(np.sqrt(len(r) / max(len(r) - k, 1))), _SMALLEST_NOISE)
+
+
+def _whitener(precision: Floats, points: Points) -> Callable[[Floats], Floats]:
+    """Scales the last axis, over runs, so that the noise of all has variance 1 and no correlation."""
+    root = np.sqrt(precision)
+    if points.groups is None:
+        return lambda rows: rows * root
+    groups = points.groups
+    size = np.bincount(groups)
+    # ½(I + 11ᵀ) of a group of m: 1/√½ off the mean, 1/√(½(1+m)) along it.
+    off, along = np.sqrt(2.0), np.sqrt(2.0 / (1.0 + size))
+    alone = size == 1
+    along[alone] = 1.0
+    pick = np.equal.outer(np.arange(len(size)), groups) / size[:, None]
+
+    def whiten(rows: Floats) -> Floats:
+        scaled = rows * root
+        centre = scaled @ pick.T
+        spread = np.where(alone[groups], 0.0, off * (scaled - centre[..., groups]))
+        return np.asarray(spread + (along * centre)[..., groups])
+
+    return whiten
+
+
+@dataclass(frozen=True, eq=False)
+class _Conditional:
+    """The posterior for one ℓ and a batch of (τ, σ): θ at its mode and g around it."""
+
+    basis: Basis
+    mean: Mean
+    whiten: Callable[[Floats], Floats]
+    points: Points
+    tau: Floats
+    sigma: Floats
+    vectors: Floats
+    values: Floats
+    projector: Floats
+    eta: Floats
+    hessian: Floats
+    evidence: Floats
+
+    @classmethod
+    def of(
+        cls,
+        basis: Basis,
+        mean: Mean,
+        whiten: Callable[[Floats], Floats],
+        points: Points,
+        tau: Floats,
+        sigma: Floats,
+    ) -> _Conditional:
+        """Gauss–Newton steps from the fitted law, for the whole batch at once."""
+        phi = whiten(basis(points.x, points.y).T)
+        values, vectors = np.linalg.eigh(phi @ phi.T)
+        values = np.maximum(values, 0.0)
+        projector = phi.T @ vectors
+        shrink = tau[:, None] ** 2 / (sigma[:, None] ** 2 + tau[:, None] ** 2 * values)
+        weight = mean.spread**-2.0
+
+        def state(eta: Floats) -> tuple[Floats, Floats, Floats]:
+            model, slopes = mean.local(eta, points)
+            r, J = whiten(points.z - model), whiten(slopes)
+            pr, pj = r @ projector, J @ projector
+            prior = (eta - mean.centre) * weight
+            scale = sigma[:, None] ** 2
+            value = (np.sum(r**2, axis=1) - np.sum(shrink * pr**2, axis=1)) / scale[:, 0]
+            value += np.sum(prior * (eta - mean.centre), axis=1)
+            g = (J @ r[..., None] - pj @ (shrink * pr)[..., None])[..., 0] / scale
+            H = J @ np.swapaxes(J, 1, 2) - (pj * shrink[:, None]) @ np.swapaxes(pj, 1, 2)
+            return 0.5 * value, g - prior, H / scale[:, :, None] + np.diag(weight)
+
+        eta = np.repeat(mean.start[None], len(tau), axis=0)
+        value, g, H = state(eta)
+        damping = np.full(len(tau), 1e-3)
+        index = np.arange(len(mean.start))
+        for _ in range(_STEPS):
+            damped = H.copy()
+            damped[:, index, index] *= 1 + damping[:, None]
+            trial = eta + np.clip(np.linalg.solve(damped, g[..., None])[..., 0], -2.0, 2.0)
+            new = state(trial)
+            gain = value - new[0]
+            better = gain > 0
+            for old, now in zip((eta, value, g, H), (trial, *new), strict=True):
+                old[better] = now[better]
+            damping = np.clip(np.where(better, damping / 8, damping * 8), 1e-9, 1e9)
+            if np.all((gain < 1e-4) & (better | (damping > 1e3) | (gain > -1e-9))):
+                break
+        spread = np.sum(np.log1p((tau / sigma)[:, None] ** 2 * values), axis=1)
+        evidence = -value - 0.5 * spread - len(points.z) * np.log(sigma)
+        evidence -= 0.5 * np.linalg.slogdet(H)[1]
+        return cls(
+            basis, mean, whiten, points, tau, sigma, vectors, values, projector, eta, H, evidence
+        )
+
+    def draw(self, counts: NDArray[np.int64], dof: int, rng: np.random.Generator) -> Draws:
+        """``counts`` draws for each of the batch; Student's t for what ``dof`` leaves open of σ."""
+        etas, weights, noises = [], [], []
+        for i in np.flatnonzero(counts):
+            n, tau, sigma = int(counts[i]), self.tau[i], self.sigma[i]
+            wide = np.sqrt(dof / rng.chisquare(dof, size=(n, 1)))
+            half = np.linalg.inv(np.linalg.cholesky(self.hessian[i]))
+            eta = self.eta[i] + wide * (rng.normal(size=(n, len(half))) @ half)
+            precision = self.values / sigma**2 + tau**-2.0
+            model = self.mean.local(np.vstack([self.eta[i], eta]), self.points)[0]
+            found = self.whiten(self.points.z - model) @ self.projector / (sigma**2 * precision)
+            loose = wide * rng.normal(size=(n, len(precision))) / np.sqrt(precision)
+            weights.append((found[1:] + loose) @ self.vectors.T)
+            etas.append(eta)
+            noises.append(np.full(n, sigma))
+        return Draws(self.basis, np.vstack(etas), np.vstack(weights), np.concatenate(noises))
