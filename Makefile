@@ -10,7 +10,7 @@ SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser check docs docs-links bench-coverage bench-execute bench-fit bench-hparams bench-plan \
+.PHONY: help install demo test test-browser check docs docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-plan \
 	bench-report bench-train chaos clean
 
 help: ## Show this list
@@ -58,6 +58,9 @@ check: install ## Lint, format, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-calibration: install ## Measure the intervals on public sweeps with the top budgets held out (about 5 minutes)
+	$(BIN)/python -m benchmarks.calibration
 
 bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 	$(BIN)/python -m benchmarks.coverage

@@ -8,6 +8,9 @@ import math
 
 import numpy as np
 import pytest
+from benchmarks.calibration.methods import Span
+from benchmarks.calibration.scores import Score
+from benchmarks.calibration.sweeps import cuts, load, vertex
 from benchmarks.common.command import run
 from benchmarks.common.pairs import median_of
 from benchmarks.common.report import Goal, IntervalGoal, at_most, goal_table, near
@@ -121,3 +124,32 @@ def test_a_store_of_many_runs_is_measured(monkeypatch):
     assert goal.high == store_size.OPEN_GOAL
     (recording,), _ = store_size.recording(quick=True)
     assert len(recording.rows) == 2
+
+
+def test_the_score_of_an_interval_is_its_width_and_twenty_times_what_it_misses():
+    """Winkler's score at 90 %; with the vertex's own error the interval may reach the truth."""
+    span = Span(1.0, ((0.8, 1.2), (0.9, 1.1)))
+    held, missed = (Score.of("f", span, truth, 0.1) for truth in (1.15, 1.3))
+    assert held.inside == (True, False)
+    assert held.winkler == pytest.approx(0.4)
+    assert missed.inside == (False, False)
+    assert missed.inside_with_vertex == (True, False)
+    assert missed.winkler == pytest.approx(0.4 + 20 * 0.1)
+
+
+def test_the_vertex_of_a_noiseless_parabola_is_found():
+    """Also where the sizes beyond ×5 lie on no parabola."""
+    x = np.linspace(-3, 3, 13)
+    z = np.where(np.abs(x - 0.2) <= np.log(5), 1.0 + 0.05 * (x - 0.2) ** 2, 3.0)
+    found = vertex(np.exp(x), np.exp(z))
+    assert found is not None
+    assert found.log_n == pytest.approx(0.2, abs=1e-6)
+    assert found.log_loss == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_cut_holds_nothing_of_the_budgets_it_predicts():
+    """On every packaged sweep, and more than one family has budgets to predict."""
+    every = [cut for sweep in load(None) for cut in cuts(sweep)]
+    assert len({cut.sweep.family for cut in every}) >= 4
+    for cut in every:
+        assert max(cut.left.flops) < min(b.compute for b in cut.budgets)

@@ -14,13 +14,21 @@ import numpy as np
 from benchmarks.common.report import Goal, IntervalGoal, Part
 
 
-def run(parts: Mapping[str, Part], doc: str, name: str, **versions: str) -> int:
+def run(
+    parts: Mapping[str, Part],
+    doc: str,
+    name: str,
+    options: argparse.ArgumentParser | None = None,
+    **versions: str,
+) -> int:
     """Run the parts, print and write what they found; 1 where a goal is missed.
 
     ``doc`` is that of the benchmark's module, whose first line says what it asks; ``name`` is that
-    of its file of results.
+    of its file of results; ``options`` are its own, which it reads itself.
     """
-    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=doc.split("\n")[0], parents=[options] if options else []
+    )
     parser.add_argument("--only", choices=tuple(parts), help="one part alone")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--output", type=Path, default=Path(f"outputs/bench/{name}.json"))
