@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.prediction import QUANTITIES, serious
+from flops_fit.fit.misfit import KappaMean, Posterior
+from flops_fit.fit.prediction import QUANTITIES, SPANS, serious
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
-from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, KappaFamily
-from flops_fit.laws.law import Law
-from flops_fit.laws.muennighoff import Muennighoff
+from flops_fit.laws.kappa import KappaFamily
 from flops_fit.records import finite_json
 from flops_fit.text import card, format_count
 
@@ -23,7 +24,6 @@ Floats = NDArray[np.float64]
 _MOST_EXTRAPOLATION = 1000.0  # times the largest run's compute
 _BUDGETS = 49  # rows of a table of predictions
 _NO_TERM = float(np.log(1e-300))  # ln A of a term that vanished
-_STEP = 1e-4  # relative, of a coordinate; as in gradient_of
 _SAMPLES = 32  # an octave of N, of an F(N) that is only known as a function
 
 
@@ -33,24 +33,32 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
     ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, ``reach`` is the C up to which
     the values are meant to be used. ``form`` is one of
 
-    - ``"kappa"``: ``law`` is [E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ, and ``evidence``
-      what intervals are made of. Of kind ``"sandwich"`` it has parts, the fitted law's and that of
-      a rival whose interval is spanned too: for each free coordinate the law one ``step`` up and
-      down it, so that a gradient is (q(up) − q(down))/2·step, their covariance, and Student's t. Of
-      kind ``"draws"`` it has refitted laws, whose percentiles are the interval. Of kind ``"none"``
-      it has the ``reason``.
+    - ``"draws"``: ``law`` is [E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ, and ``surfaces``
+      has all that is drawn around it: such a law for each draw, and ``parts`` with the misfit g of
+      some of them each. The loss is law·e^g where ``log``, else law + g. With a kernel
+      k(t; ℓ) = exp(−t²/2ℓ²), s = ln N + ln D held within its knots and v = ln N − ln D likewise,
+      g = Σ w_ij·k(s − s_i; length)·k(v − v_j; length) + Σ u_i·k(s − d_i; drift_length).
+      ``weights`` holds w, row by row, and then u of each draw as 32-bit floats, little-endian, in
+      base64. ``run`` adds to g what one run has on top, for each draw and each of the three optima.
     - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
     - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
       interpolated by ``cubic``; ``error`` is its largest relative error at midpoints.
     """
     low, high, sizes = float(np.min(fit.runs.flops)), fit.largest_compute, fit.runs.params
     reach = _MOST_EXTRAPOLATION * high
-    lines = fit._headline.lines
+    lines, evidence = fit._headline.lines, fit._evidence
     values: dict[str, Any]
     if lines is not None:
         loss = lines.loss_line()
         loss_line = loss.params if loss else None
         values = {"form": "lines", "line": lines.n_line.params, "loss_line": loss_line}
+    elif not evidence.no_interval and isinstance(mean := evidence.posterior.mean, KappaMean):
+        surfaces = _surfaces(evidence.posterior, mean)
+        assert isinstance(fit.law, KappaFamily)
+        constants = [max(v, _NO_TERM) for v in fit.law.log_form]
+        values = {"form": "draws", "law": constants, "surfaces": surfaces}
+        for C in np.geomspace(low / 10, reach, 5):  # F is counted wherever it will be asked for
+            evidence.optima(float(C))
     else:
         values = {"form": "table", **_table(fit, level, low / 10, reach)}
     flops = _flops(fit.flops, float(sizes.min()) / 1e3, float(sizes.max()) * 1e4)
@@ -58,14 +66,38 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
     return {**about, "reach": reach, **values, "flops": flops}
 
 
-def kappa_form(law: Law) -> list[float] | None:
-    """[E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ; ``None`` for a law of another form."""
-    # The exact types: a law derived from one of these may change its loss.
-    if isinstance(law, Muennighoff) and type(law) is Muennighoff and np.isinf(law.unique):
-        law = law.fresh
-    if isinstance(law, KappaFamily) and type(law) in (Hoffmann, Kappa, Kaplan):
-        return [max(v, _NO_TERM) for v in law.log_form]
-    return None
+def _nine(values: Iterable[float]) -> list[float]:
+    return [float(f"{v:.9g}") for v in values]
+
+
+def _surfaces(drawn: Posterior, mean: KappaMean) -> dict[str, Any]:
+    """The drawn surfaces; the weights are those of plain kernels at the knots."""
+    points = mean.points
+    unit = 1.0 if points.log else points.scale
+    x, y = points.x_mean, points.y_mean
+    laws, parts = [], []
+    for part in drawn.parts:
+        E, u, v, p, q, ln_kappa = mean.theta(part.eta).T
+        kappa, shift = np.exp(ln_kappa), np.log(points.scale)
+        log_a, log_b = (u + p * x + shift) / kappa, (v + q * y + shift) / kappa
+        columns = (E * points.scale, log_a, log_b, p / kappa, q / kappa, kappa)
+        laws += [_nine(law) for law in np.column_stack(columns).tolist()]
+        along, across, drift = part.basis.axes
+        both, slow = part.basis.knot_weights(part.weights)
+        weights = unit * np.hstack([both.reshape(len(both), -1), slow])
+        parts.append(
+            {
+                "draws": len(weights),
+                "s": (along.knots + x + y).tolist(),
+                "v": (across.knots + x - y).tolist(),
+                "length": along.length,
+                "drift": (drift.knots + x + y).tolist(),
+                "drift_length": drift.length,
+                "weights": b64encode(weights.astype("<f4").tobytes()).decode(),
+            }
+        )
+    run = [_nine(row) for row in unit * drawn.run_noise((len(laws), 3))]
+    return {"log": points.log, "laws": laws, "parts": parts, "run": run}
 
 
 def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
@@ -97,7 +129,7 @@ def _table(fit: Fit, level: float, low: float, high: float) -> dict[str, Any]:
     exact = _logs_of(fit, level, middles)
     near = np.array([cubic(middles, log_c, column) for column in values.T]).T
     error = np.abs(near - exact)
-    names = [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")]
+    names = [f"{name}{end}" for name in SPANS for end in ("", "_low", "_high")]
     columns = dict(zip(names, finite_json(values.T.tolist()), strict=True))
     worst = float(np.nanmax(error)) if np.any(np.isfinite(error)) else 0.0
     return {"log_compute": log_c.tolist(), "columns": columns, "error": worst}
@@ -122,8 +154,9 @@ def _logs_of(fit: Fit, level: float, log_c: Floats) -> Floats:
     rows = []
     for C in np.exp(log_c):
         at = fit.predict(float(C), level)
-        spans = ((at[name], *(at.intervals[name] or (np.nan, np.nan))) for name in QUANTITIES)
-        rows.append([value for span in spans for value in span])
+        values = (*(at[name] for name in QUANTITIES), at.expected_loss)
+        spans = [at.intervals[name] or (np.nan, np.nan) for name in SPANS]
+        rows.append([v for value, span in zip(values, spans, strict=True) for v in (value, *span)])
     return np.asarray(np.log(np.array(rows, dtype=np.float64)))
 
 

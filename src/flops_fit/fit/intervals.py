@@ -260,7 +260,8 @@ class Evidence:
     def span(self, draws: Floats, level: float) -> Interval | None:
         """The central interval of draws; ``None`` where it reaches draws that are not finite."""
         values = np.sort(np.where(np.isnan(draws), np.inf, draws).ravel())
-        low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], method="linear")
+        with np.errstate(invalid="ignore"):  # between two infinities
+            low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], method="linear")
         return (float(low), float(high)) if np.isfinite(low) and np.isfinite(high) else None
 
     def optima(

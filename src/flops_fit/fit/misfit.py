@@ -94,23 +94,61 @@ class Basis:
     def __call__(self, x: Floats, y: Floats) -> Floats:
         """φ at points of shape (points,): (points, functions)."""
         s, v = np.clip(x + y, *self.s_range), np.clip(x - y, *self.v_range)
-        # Isotropic in (x, y) is isotropic in (s, v)/√2.
-        along = _axis(s, self.s_range, np.sqrt(2) * self.length)
-        across = _axis(v, self.v_range, np.sqrt(2) * self.length)
+        along, across, drift = (
+            axis.values(at) for axis, at in zip(self.axes, (s, v, s), strict=True)
+        )
         both = (along[:, :, None] * across[:, None, :]).reshape(len(s), -1)
-        return np.hstack([both, self.drift * _axis(s, self.s_range, self.drift_length)])
+        return np.hstack([both, self.drift * drift])
+
+    @property
+    def axes(self) -> tuple[Axis, Axis, Axis]:
+        """The knots along s and v, and those along s of the drift."""
+        # Isotropic in (x, y) is isotropic in (s, v)/√2.
+        length = float(np.sqrt(2) * self.length)
+        return (
+            Axis.over(self.s_range, length),
+            Axis.over(self.v_range, length),
+            Axis.over(self.s_range, self.drift_length),
+        )
+
+    def knot_weights(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Weights (draws, functions) as those of plain kernels at the knots.
+
+        g is Σ first[i, j]·k(s, i)·k(v, j) + Σ second[i]·k(s, i), k of :meth:`Axis.kernel`, shapes
+        (draws, knots of s, knots of v) and (draws, knots of the drift).
+        """
+        along, across, drift = self.axes
+        count = len(along.knots) * len(across.knots)
+        both = weights[:, :count].reshape(-1, len(along.knots), len(across.knots))
+        return (
+            along.whitener @ both @ across.whitener.T,
+            self.drift * weights[:, count:] @ drift.whitener.T,
+        )
 
 
-def _axis(at: Floats, span: tuple[float, float], length: float) -> Floats:
-    """Functions of one variable whose products sum to exp(−Δ²/2ℓ²): (points, knots)."""
-    count = max(int(np.ceil((span[1] - span[0]) / (_KNOT_SPACING * length))), 1) + 1
-    knots = np.linspace(*span, count)
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Functions of one variable whose products sum to exp(−Δ²/2ℓ²): kernels times ``whitener``."""
 
-    def kernel(a: Floats) -> Floats:
-        return np.asarray(np.exp(-0.5 * ((a[:, None] - knots) / length) ** 2))
+    knots: Floats
+    length: float
+    whitener: Floats
 
-    values, vectors = np.linalg.eigh(kernel(knots))
-    return np.asarray(kernel(at) @ (vectors / np.sqrt(np.maximum(values, 1e-10))))
+    @classmethod
+    def over(cls, span: tuple[float, float], length: float) -> Axis:
+        """Evenly spaced knots."""
+        count = max(int(np.ceil((span[1] - span[0]) / (_KNOT_SPACING * length))), 1) + 1
+        bare = cls(np.linspace(*span, count), length, np.eye(count))
+        values, vectors = np.linalg.eigh(bare.kernel(bare.knots))
+        return replace(bare, whitener=vectors / np.sqrt(np.maximum(values, 1e-10)))
+
+    def kernel(self, at: Floats) -> Floats:
+        """exp(−Δ²/2ℓ²) to every knot, shape (points, knots)."""
+        return np.asarray(np.exp(-0.5 * ((at[:, None] - self.knots) / self.length) ** 2))
+
+    def values(self, at: Floats) -> Floats:
+        """The functions, shape (points, knots)."""
+        return np.asarray(self.kernel(at) @ self.whitener)
 
 
 def trust_weights(
@@ -238,10 +276,13 @@ class Posterior:
 
     def one_run(self, losses: Floats) -> Floats:
         """The loss of one run where each draw's law has ``losses``, shape (draws, points)."""
-        noise = np.concatenate([part.noise for part in self.parts])[:, None]
-        noise = noise * np.random.default_rng(1).normal(size=losses.shape)
-        points = self.mean.points
+        noise, points = self.run_noise(losses.shape), self.mean.points
         return np.asarray(losses * np.exp(noise) if points.log else losses + points.scale * noise)
+
+    def run_noise(self, shape: tuple[int, ...]) -> Floats:
+        """What one run adds to each draw, shape (draws, points), in the space of the fit."""
+        sd = np.concatenate([part.noise for part in self.parts])[:, None]
+        return np.asarray(sd * np.random.default_rng(1).normal(size=shape))
 
     def singles(self, most: int) -> Iterator[Posterior]:
         """Up to ``most`` of the draws, evenly picked, each as a posterior of one."""

@@ -19,6 +19,7 @@ from flops_fit.records import Diagnostic
 Floats = NDArray[np.float64]
 
 _INFERENCE = ("params", "tokens", "training_compute", "inference_compute", "total_compute")
+_INFERENCE_REACH = 6.0  # in ln N and ln D, around the fitted law's answer
 _TRADE = ("params", "tokens", "loss", "excess", "tokens_needed", "compute_ratio")
 
 
@@ -201,35 +202,53 @@ def optimal_for_inference(
         return InferenceEstimate(**vars(best), intervals=nothing, level=level, **how)
     own = inference_flops_per_unit
     inference = None if own is None else as_flops(own)
-    log_n = np.log(best.params) + np.linspace(-3.5, 3.5, 71)
-    log_d = np.log(best.tokens) + np.linspace(-3.5, 3.5, 57)
+    log_n = np.log(best.params) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 81)
+    log_d = np.log(best.tokens) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 49)
     N, D = np.meshgrid(np.exp(log_n), np.exp(log_d), indexing="ij")
     surface = evidence.posterior.losses(N.ravel(), D.ravel()).reshape(-1, *N.shape)
     columns = [
         _first_crossing(log_n, surface[:, :, j], np.full(len(surface), goal))
         for j in range(len(log_d))
     ]
-    sizes = np.exp(np.array(columns).T)
-    usable = np.isfinite(sizes) & (sizes > 0)
-    sizes = np.where(usable, sizes, best.params)
-    per_unit = np.asarray(flops(sizes))
-    served = (
-        per_unit / 3 if inference is None else np.asarray(inference(sizes))
-    ) * inference_tokens
-    training = per_unit * np.exp(log_d)
-    total = np.where(usable, training + served, np.inf)
-    rows, j = np.arange(len(total)), np.argmin(total, axis=1)
-    lost = ~np.isfinite(total[rows, j]) | (j == 0) | (j == len(log_d) - 1)
-    found = {
-        "params": sizes[rows, j],
-        "tokens": np.exp(log_d[j]),
-        "training_compute": training[rows, j],
-        "inference_compute": served[rows, j],
-        "total_compute": total[rows, j],
-    }
-    spans = {n: evidence.span(np.where(lost, np.nan, v), level) for n, v in found.items()}
+    reaching = np.array(columns).T
+
+    def computes(log_size: Floats, log_units: Floats) -> tuple[Floats, Floats]:
+        N = np.exp(log_size)
+        per_unit = np.asarray(flops(N))
+        served = per_unit / 3 if inference is None else np.asarray(inference(N))
+        return per_unit * np.exp(log_units), served * inference_tokens
+
+    usable = np.isfinite(reaching)
+    training, served = computes(np.where(usable, reaching, log_n[0]), log_d)
+    size, units = _cheapest(np.where(usable, training + served, np.inf), reaching, log_d)
+    training_compute, inference_compute = computes(size, units)
+    total = training_compute + inference_compute
+    alone = computes(*_cheapest(np.where(usable, training, np.inf), reaching, log_d))
+    columns = [np.exp(size), np.exp(units), training_compute, inference_compute, total]
+    spans = {n: evidence.span(v, level) for n, v in zip(_INFERENCE, columns, strict=True)}
+    columns.append(np.maximum(1 - total / (alone[0] + alone[1]), 0.0))
+    middle = np.median(np.where(np.isnan(columns), np.inf, columns), axis=1)
+    if np.all(np.isfinite(middle)):
+        best = replace(best, **dict(zip((*_INFERENCE, "saving"), middle.tolist(), strict=True)))
     how |= {"method": METHOD}
     return InferenceEstimate(**vars(best), intervals=spans, level=level, **how)
+
+
+def _cheapest(cost: Floats, log_n: Floats, log_d: Floats) -> tuple[Floats, Floats]:
+    """Ln N and ln D of the least cost of each draw; NaN where it lies at an end or is infinite."""
+    rows, last = np.arange(len(cost)), len(log_d) - 1
+    j = np.clip(np.argmin(cost, axis=1), 1, last - 1)
+    with np.errstate(invalid="ignore"):
+        near = np.log([cost[rows, j + k] for k in (-1, 0, 1)])
+        sizes = np.array([log_n[rows, j + k] for k in (-1, 0, 1)])
+        bend = near[0] - 2 * near[1] + near[2]
+        t = np.clip(0.5 * (near[0] - near[2]) / bend, -1.0, 1.0)
+        inside = (near[1] <= near[0]) & (near[1] <= near[2]) & (bend > 0) & np.isfinite(bend)
+        curve = 0.5 * (sizes[0] - 2 * sizes[1] + sizes[2])
+        size = sizes[1] + t * (0.5 * (sizes[2] - sizes[0]) + t * curve)
+    return np.where(inside, size, np.nan), np.where(
+        inside, log_d[j] + t * (log_d[1] - log_d[0]), np.nan
+    )
 
 
 def _without(evidence: Evidence, value: float, level: float, N: float, D: float) -> Estimate:

@@ -135,13 +135,12 @@ def answer(m: ReportData) -> str:
 
 
 _PANEL_NOTES = {
-    "kappa": "The page computes from the fitted law, its FLOPs per unit and the covariance of its "
-    "constants, as flops-fit does. Inference takes a third of F(N) per unit, the forward pass, "
+    "draws": "The page computes from the surfaces that flops-fit drew, as flops-fit does: laws with a "
+    "smooth misfit and the noise of a run. Values are their medians. Inference takes a third of F(N) per unit, the forward pass, "
     "at the same utilisation and price. With inference, the page gives the model that is "
     "cheapest to train and use at the loss of the compute-optimal one.",
     "table": "The page interpolates between predictions of flops-fit at {budgets} budgets: its "
-    "numbers differ from them by at most {error:.1g} %. Inference cannot be counted for this form of "
-    "law.",
+    "numbers differ from them by at most {error:.1g} %. Inference cannot be counted for this fit.",
     "lines": "The numbers come from lines through the minima, as the surface could not be fitted: they "
     "have no intervals, and inference cannot be counted.",
 }
@@ -149,7 +148,6 @@ _PANEL_NOTES = {
 
 def panel(m: ReportData) -> str:
     """Inputs, an empty table that the page fills, and the law's numbers."""
-    _ = m.paths  # counts F at all sizes that the panel will ask for
     values = export_fit(m.fit, m.level)
     smallest, reach = values["smallest"] / 10, values["reach"]
     trust = {
@@ -175,7 +173,7 @@ def panel(m: ReportData) -> str:
         utilisation=f"{100 * ASSUMED_MFU:g}",
         price=f"{_PRICE:g}",
         unit=html.escape(m.fit.runs.unit),
-        use='value="0"' if values["form"] == "kappa" else 'value="" disabled',
+        use='value="0"' if values["form"] == "draws" else 'value="" disabled',
         level=f"{100 * m.level:g}",
         notes=trust + paragraph(note, "note"),
         data=data.replace("<", "\\u003c"),

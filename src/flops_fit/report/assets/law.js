@@ -1,5 +1,5 @@
-// The fitted law: what Python's fit.predict(C) and fit.optimal_for_inference compute, from the
-// numbers of flops_fit.fit.export_fit. A law is [E, ln A, ln B, alpha, beta, kappa].
+// What Python's fit.predict(C) and fit.optimal_for_inference compute, from the numbers of
+// flops_fit.fit.export_fit. A law is [E, ln A, ln B, alpha, beta, kappa].
 "use strict";
 
 const flopsFit = (() => {
@@ -118,63 +118,152 @@ const flopsFit = (() => {
     return { logN, logD, training: logF + logD, use: logF + Math.log(demand / 3) };
   };
 
-  // An interval of each of several logs, made as Python makes them.
-  const intervals = (evidence, level, quantities) => {
-    if (evidence.kind === "draws") return fromDraws(evidence.laws, level, quantities);
-    if (evidence.kind !== "sandwich") return null;
-    const [first, second] = evidence.parts.map((part) => fromPart(part, quantities));
-    if (!second) return first;
-    return first.map((span, i) => {
-      const other = second[i];
-      if (!span || !other) return span;
-      return [Math.min(span[0], other[0]), Math.max(span[1], other[1])];
-    });
-  };
-
-  const fromPart = (part, quantities) => {
-    const centre = quantities(part.law);
-    const gradient = part.steps.map((step, i) => {
-      const [up, down] = [quantities(part.up[i]), quantities(part.down[i])];
-      return centre.map((_, q) => (up[q] - down[q]) / (2 * step));
-    });
-    return centre.map((value, q) => {
-      let variance = 0;
-      gradient.forEach((a, i) => gradient.forEach((b, j) => {
-        variance += a[q] * part.covariance[i][j] * b[q];
+  // Each drawn surface: its law and the weights of its misfit, in parts that share knots.
+  const drawsOf = (fit) => {
+    if (fit.drawn) return fit.drawn;
+    let first = 0;
+    fit.drawn = fit.surfaces.parts.map((part) => {
+      const bytes = Uint8Array.from(atob(part.weights), (c) => c.charCodeAt(0));
+      const weights = new Float32Array(bytes.buffer), size = weights.length / part.draws;
+      const draws = Array.from({ length: part.draws }, (_, i) => ({
+        law: fit.surfaces.laws[first + i],
+        run: fit.surfaces.run[first + i],
+        weights: weights.subarray(i * size, (i + 1) * size),
       }));
-      const half = part.t * Math.sqrt(Math.max(variance, 0));
-      return Number.isFinite(value) && half < Math.log(1e6) ? [value - half, value + half] : null;
+      first += part.draws;
+      return { part, draws };
+    });
+    return fit.drawn;
+  };
+
+  const kernel = (at, knots, length) => {
+    const x = Math.max(knots[0], Math.min(knots[knots.length - 1], at));
+    return knots.map((k) => Math.exp(-0.5 * ((x - k) / length) ** 2));
+  };
+
+  // What the weights of a misfit multiply at one point.
+  const basis = (part, logN, logD) => {
+    const along = kernel(logN + logD, part.s, part.length);
+    const across = kernel(logN - logD, part.v, part.length);
+    const drift = kernel(logN + logD, part.drift, part.drift_length);
+    const out = new Float64Array(along.length * across.length + drift.length);
+    let k = 0;
+    for (const a of along) for (const b of across) out[k++] = a * b;
+    for (const a of drift) out[k++] = a;
+    return out;
+  };
+
+  const addTo = (fit, loss, g) => (fit.surfaces.log ? loss * Math.exp(g) : loss + g);
+
+  const surfaceAt = (fit, draw, phi, logN, logD) => {
+    let g = 0;
+    for (let k = 0; k < phi.length; k += 1) g += phi[k] * draw.weights[k];
+    return addTo(fit, lossAt(draw.law, logN, logD), g);
+  };
+
+  const even = (low, high, count) => Array.from({ length: count }, (_, i) => low + ((high - low) * i) / (count - 1));
+
+  const leastOf = (values) => values.reduce((best, v, i) => (v < values[best] ? i : best), 0);
+
+  // The middle and, at a level, both ends of draws; an interval that is not finite is null.
+  const summary = (draws, level) => {
+    const sorted = Float64Array.from(draws, (v) => (Number.isNaN(v) ? Infinity : v)).sort();
+    const quantile = (share) => {
+      const place = share * (sorted.length - 1), below = Math.floor(place);
+      const above = Math.min(below + 1, sorted.length - 1);
+      return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
+    };
+    const span = [quantile(0.5 - level / 2), quantile(0.5 + level / 2)];
+    return { middle: quantile(0.5), span: span.every(Number.isFinite) ? span : null };
+  };
+
+  // ln N of the lowest point of a bowl, and of the vertex of a parabola within x5 of itself.
+  const bottoms = (logN, bowl) => {
+    const last = logN.length - 1, h = logN[1] - logN[0], clip = (x, most) => Math.max(-most, Math.min(most, x));
+    const j = Math.max(1, Math.min(last - 1, leastOf(bowl)));
+    const bend = bowl[j - 1] - 2 * bowl[j] + bowl[j + 1];
+    const lowest = logN[j] + (bend > 0 ? h * clip((0.5 * (bowl[j - 1] - bowl[j + 1])) / bend, 1) : 0);
+    let vertex = lowest;
+    for (let round = 0; round < 4; round += 1) {
+      const m = [0, 0, 0, 0, 0], r = [0, 0, 0];
+      for (let i = 0; i <= last; i += 1) {
+        const x = logN[i] - vertex;
+        let w = Math.min(1, (Math.log(5) - Math.abs(x)) / h + 0.5);
+        if (w <= 0) continue;
+        for (let k = 0; k < 5; k += 1, w *= x) {
+          m[k] += w;
+          if (k < 3) r[k] += w * bowl[i];
+        }
+      }
+      const det = (a, b, c) => a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0])
+        + a[2] * (b[0] * c[1] - b[1] * c[0]);
+      const [one, two, three] = [m.slice(0, 3), m.slice(1, 4), m.slice(2, 5)], whole = det(one, two, three);
+      const slope = det(one, r, three) / whole, curve = det(one, two, r) / whole;
+      if (curve > 0) vertex += clip((-0.5 * slope) / curve, 0.5);
+    }
+    return [lowest, vertex];
+  };
+
+  // The three optima of every drawn surface at one budget, as Python's Evidence.optima.
+  const optima = (fit, logC) => {
+    const start = optimum(fit.law, fit.flops, logC).logN, widest = Math.log(1e4);
+    const dataFor = (logN) => logC - logFlops(fit.flops, logN);
+    const bowls = (logN) => {
+      const logD = logN.map(dataFor);
+      return drawsOf(fit).flatMap(({ part, draws }) => {
+        const phi = logN.map((n, i) => basis(part, n, logD[i]));
+        return draws.map((draw) => ({
+          part, draw,
+          whole: logN.map((n, i) => surfaceAt(fit, draw, phi[i], n, logD[i])),
+          law: () => logN.map((n, i) => lossAt(draw.law, n, logD[i])),
+        }));
+      });
+    };
+    const coarse = even(start - widest, start + widest, 61);
+    const near = summary(bowls(coarse).map(({ whole }) => coarse[leastOf(whole)]), 0.96).span;
+    const fine = even(Math.max(near[0] - 2, coarse[0]), Math.min(near[1] + 2, coarse[60]), 81);
+    return bowls(fine).flatMap(({ part, draw, whole, law }) => {
+      const [lowest, vertex] = bottoms(fine, whole), [ofLaw, skewed] = bottoms(fine, law());
+      return [lowest, vertex - (skewed - ofLaw), vertex].map((logN, i) => {
+        const logD = dataFor(logN), loss = surfaceAt(fit, draw, basis(part, logN, logD), logN, logD);
+        const lost = logN <= coarse[0] + 0.1 || logN >= coarse[60] - 0.1;
+        const params = lost ? Infinity : Math.exp(logN), tokens = Math.exp(logD);
+        return [params, tokens, loss, tokens / params, addTo(fit, loss, draw.run[i])];
+      });
     });
   };
 
-  const fromDraws = (laws, level, quantities) => {
-    const rows = laws.map(quantities);
-    return rows[0].map((_, q) => {
-      const values = rows.map((row) => row[q]).filter(Number.isFinite).sort((a, b) => a - b);
-      if (rows.length - values.length >= (0.5 - level / 2) * rows.length) return null;
-      const quantile = (share) => {
-        const place = share * (values.length - 1), below = Math.floor(place);
-        const above = Math.min(below + 1, values.length - 1);
-        return values[below] + (place - below) * (values[above] - values[below]);
-      };
-      return [quantile(0.5 - level / 2), quantile(0.5 + level / 2)];
-    });
+  // Where a falling curve on an even grid first reaches a goal, linear between points: every fifth
+  // point is looked at, and then those before. Infinite off both ends.
+  const firstCrossing = (xs, at, goal) => {
+    const last = xs.length - 1;
+    let i = 0;
+    while (i <= last && at(i) > goal) i += 5;
+    if (i === 0) return -Infinity;
+    for (let k = i - 4; k <= Math.min(i, last); k += 1) {
+      const low = at(k);
+      if (low <= goal) {
+        const high = at(k - 1);
+        return xs[k - 1] + ((high - goal) / (high - low)) * (xs[k] - xs[k - 1]);
+      }
+    }
+    return Infinity;
   };
 
-  const spansOf = (names, found) => Object.fromEntries(
-    names.map((name, i) => [name, found && found[i] ? found[i].map(Math.exp) : null]),
-  );
+  // The compute-optimal N, D and loss at C, with intervals; the names are Python's.
+  const names = ["optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param", "run_loss"];
 
-  // The compute-optimal N, D and loss at C, with intervals; the four names are Python's.
   const predict = (fit, compute) => {
     const logC = Math.log(compute);
-    const names = ["optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param"];
+    const named = (values, spans) => ({
+      values: Object.fromEntries(names.map((n, i) => [n, values[i]])),
+      spans: Object.fromEntries(names.map((n, i) => [n, spans[i] || null])),
+    });
     if (fit.form === "lines") {
       const logN = Math.log(fit.line.k) + fit.line.a * logC;
       const logD = logC - logFlops(fit.flops, logN), line = fit.loss_line;
       const loss = line ? line.k * compute ** line.a + line.offset : NaN;
-      const values = [Math.exp(logN), Math.exp(logD), loss, Math.exp(logD - logN)];
-      return { values: Object.fromEntries(names.map((n, i) => [n, values[i]])), spans: {} };
+      return named([Math.exp(logN), Math.exp(logD), loss, Math.exp(logD - logN), loss], []);
     }
     if (fit.form === "table") {
       const read = (name) => {
@@ -182,36 +271,57 @@ const flopsFit = (() => {
         return Math.exp(cubic(logC, fit.log_compute, ys));
       };
       const spans = names.map((n) => [read(`${n}_low`), read(`${n}_high`)]);
-      return {
-        values: Object.fromEntries(names.map((n) => [n, read(n)])),
-        spans: Object.fromEntries(names.map((n, i) => [n, spans[i].some(Number.isNaN) ? null : spans[i]])),
-      };
+      return named(names.map(read), spans.map((s) => (s.some(Number.isNaN) ? null : s)));
     }
-    const logs = (law) => {
-      const best = optimum(law, fit.flops, logC);
-      return [best.logN, best.logD, Math.log(best.loss), best.logD - best.logN];
-    };
-    const values = logs(fit.law).map(Math.exp);
-    return {
-      values: Object.fromEntries(names.map((n, i) => [n, values[i]])),
-      spans: spansOf(names, intervals(fit.evidence, fit.level, logs)),
-    };
+    const rows = optima(fit, logC);
+    const all = names.map((_, i) => summary(rows.map((row) => row[i]), fit.level));
+    const size = Math.log(all[0].middle);
+    const logN = Number.isFinite(size) ? size : optimum(fit.law, fit.flops, logC).logN;
+    const logD = logC - logFlops(fit.flops, logN), loss = all[2].middle;
+    return named([Math.exp(logN), Math.exp(logD), loss, Math.exp(logD - logN), loss], all.map((a) => a.span));
   };
 
-  // The cheapest N and D over training and use for one loss; null where the law is not at hand.
+  // The cheapest N and D over training and use for one loss; null where there are no surfaces.
   const forInference = (fit, loss, demand, compute) => {
-    if (fit.form !== "kappa" || !(demand > 0)) return null;
-    const names = ["params", "tokens", "training_compute", "inference_compute", "total_compute"];
-    const logs = (law) => {
-      const best = withUse(law, fit.flops, loss, demand, Math.log(compute));
-      if (!best) return names.map(() => NaN);
-      const { logN, logD, training, use } = best;
-      return [logN, logD, training, use, addLogs(training, use)];
+    if (fit.form !== "draws" || !(demand > 0)) return null;
+    const best = withUse(fit.law, fit.flops, loss, demand, Math.log(compute));
+    if (!best) return null;
+    const keys = ["params", "tokens", "training_compute", "inference_compute", "total_compute"];
+    const logN = even(best.logN - 6, best.logN + 6, 81), logD = even(best.logD - 6, best.logD + 6, 49);
+    const costs = (n, d) => {
+      const logF = logFlops(fit.flops, n);
+      return [logF + d, logF + Math.log(demand / 3), addLogs(logF + d, logF + Math.log(demand / 3))];
     };
-    const values = logs(fit.law).map(Math.exp);
+    const rows = drawsOf(fit).flatMap(({ part, draws }) => {
+      const phi = logD.map(() => []);
+      return draws.map((draw) => {
+        const sizes = [], total = logD.map(() => Infinity);
+        const look = (j) => {
+          if (j in sizes || j < 0 || j >= logD.length) return;
+          const at = (i) => surfaceAt(fit, draw, phi[j][i] ||= basis(part, logN[i], logD[j]), logN[i], logD[j]);
+          sizes[j] = firstCrossing(logN, at, loss);
+          if (Number.isFinite(sizes[j])) total[j] = costs(sizes[j], logD[j])[2];
+        };
+        for (let j = 0; j < logD.length; j += 4) look(j);
+        const about = leastOf(total);
+        for (let j = about - 4; j <= about + 4; j += 1) look(j);
+        const j = Math.max(1, Math.min(logD.length - 2, leastOf(total)));
+        const [left, here, right] = total.slice(j - 1, j + 2), bend = left - 2 * here + right;
+        if (!(here <= left && here <= right && bend > 0 && bend < Infinity)) return keys.map(() => NaN);
+        const t = Math.max(-1, Math.min(1, (0.5 * (left - right)) / bend));
+        const n = sizes[j] + t * (0.5 * (sizes[j + 1] - sizes[j - 1])
+          + t * 0.5 * (sizes[j - 1] - 2 * sizes[j] + sizes[j + 1]));
+        const d = logD[j] + t * (logD[1] - logD[0]);
+        return [n, d, ...costs(n, d)].map(Math.exp);
+      });
+    });
+    const all = keys.map((_, i) => summary(rows.map((row) => row[i]), fit.level));
+    const middles = all.map((a) => a.middle);
+    const ofLaw = [best.logN, best.logD, best.training, best.use, addLogs(best.training, best.use)];
+    const values = middles.every(Number.isFinite) ? middles : ofLaw.map(Math.exp);
     return {
-      values: Object.fromEntries(names.map((n, i) => [n, values[i]])),
-      spans: spansOf(names, intervals(fit.evidence, fit.level, logs)),
+      values: Object.fromEntries(keys.map((k, i) => [k, values[i]])),
+      spans: Object.fromEntries(keys.map((k, i) => [k, all[i].span])),
     };
   };
 

@@ -115,7 +115,8 @@
       ["params", "Parameters N", [best.optimal_params, plain.spans.optimal_params], s && [s.params, sp.params], count],
       ["tokens", `Training ${fit.unit} D`, [best.optimal_tokens, plain.spans.optimal_tokens], s && [s.tokens, sp.tokens], count],
       ["ratio", "D/N", [best.tokens_per_param, plain.spans.tokens_per_param], s && [s.tokens / s.params, null], count],
-      ["loss", "Expected loss", [best.expected_loss, plain.spans.expected_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
+      ["loss", "Loss, mean of runs", [best.expected_loss, plain.spans.expected_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
+      ["run-loss", "Loss, one run", [best.run_loss, plain.spans.run_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
       ["flops", "Training FLOPs", [C, null], s && [s.training_compute, sp.training_compute], flops],
       ["hours", "GPU-hours to train", [C / perHour, null], s && [s.training_compute / perHour, scaled(sp.training_compute, 1 / perHour)], count],
       ["days", `Days on ${devices.value} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
@@ -149,8 +150,8 @@
     warning.className = far > 100 ? "critical" : far > 10 ? "warning" : "note";
     warning.textContent = far <= 1.005 ? "" : `This is ${count(far)} times the compute of the largest run. `
       + (far > 100 ? "Beyond 100 times nothing in the runs can check the number: always state it with this warning."
-        : far > 10 ? "Beyond 10 times the form of the law decides, and the interval holds only if that form does."
-          : "Up to 10 times is a common extrapolation; the interval holds if the form of the law does.");
+        : far > 10 ? "Beyond 10 times the form of the law decides, and the interval rests on how much sweeps have departed from it."
+          : "Up to 10 times is a common extrapolation; the interval allows for the misfit of the law.");
   };
 
   const span = [Math.log10(fit.smallest / 10), Math.log10(fit.reach)];
