@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,57 +12,64 @@ import pytest
 import flops_fit
 from flops_fit import reference
 from flops_fit.fit import export_fit
-from flops_fit.fit.export import cubic, kappa_form
-from flops_fit.laws import Hoffmann, Kaplan, Kappa, Law, Muennighoff
-
-LAWS = [
-    Hoffmann(1.7, 400.0, 410.0, 0.34, 0.28),
-    Kappa(1.6, 2e4, 1.6e4, 0.53, 0.44, 0.56),
-    Kaplan(6.4e13, 1.8e13, 0.076, 0.103),
-    Muennighoff(1.87, 521.0, 1488.0, 0.353, 0.353, 15.4, 5.3),
-]
+from flops_fit.fit.export import cubic
 
 
-@dataclass(frozen=True)
-class Doubled(Hoffmann):
-    """Hoffmann's fields and another loss."""
+def surfaces_of(values: dict[str, Any], N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    """The loss of every drawn surface, shape (draws, points), as a reader without Python would."""
+    drawn = values["surfaces"]
+    constants = np.array(drawn["laws"]).T[:, :, None]
+    E, log_a, log_b, alpha, beta, kappa = constants
+    x, y = np.log(N), np.log(D)
+    laws = E + np.exp(kappa * np.logaddexp(log_a - alpha * x, log_b - beta * y))
 
-    def loss(self, N: Any, D: Any) -> Any:
-        return 2 * super().loss(N, D)
+    def kernel(at: np.ndarray, knots: list[float], length: float) -> np.ndarray:
+        held = np.clip(at, knots[0], knots[-1])
+        return np.exp(-0.5 * ((held[:, None] - np.array(knots)) / length) ** 2)
+
+    misfits = []
+    for part in drawn["parts"]:
+        weights = np.frombuffer(base64.b64decode(part["weights"]), "<f4")
+        along = kernel(x + y, part["s"], part["length"])
+        across = kernel(x - y, part["v"], part["length"])
+        both = np.einsum("pi,pj->pij", along, across).reshape(len(x), -1)
+        drift = kernel(x + y, part["drift"], part["drift_length"])
+        misfits.append(weights.reshape(part["draws"], -1) @ np.hstack([both, drift]).T)
+    g = np.vstack(misfits)
+    return laws * np.exp(g) if drawn["log"] else laws + g
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
-def test_laws_have_one_form(law: Law) -> None:
-    E, log_a, log_b, alpha, beta, kappa = kappa_form(law) or []
-    N, D = np.meshgrid(np.geomspace(1e6, 1e12, 7), np.geomspace(1e8, 1e14, 7))
-    inside = np.exp(log_a) / N**alpha + np.exp(log_b) / D**beta
-    np.testing.assert_allclose(E + inside**kappa, law.loss(N, D), rtol=1e-9)
+@pytest.mark.parametrize("space", ["log", "linear"])
+@pytest.mark.parametrize("law", ["kappa", "hoffmann"])
+def test_every_drawn_surface_can_be_computed_from_the_values(law: str, space: Any) -> None:
+    fit = flops_fit.fit_runs(reference.runs("llama3_2024"), law=law, loss_space=space)
+    values = json.loads(json.dumps(export_fit(fit), allow_nan=False))
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e6, 1e12, 9), np.geomspace(1e8, 1e14, 9)))
+    drawn = fit._evidence.posterior.losses(N, D)
+    np.testing.assert_allclose(surfaces_of(values, N, D), drawn, rtol=1e-5)
 
 
-def test_what_changes_the_loss_has_no_form() -> None:
-    assert kappa_form(Doubled(1.7, 400.0, 410.0, 0.34, 0.28)) is None
-    assert kappa_form(LAWS[3].with_unique(1e9)) is None  # type: ignore[attr-defined]
-
-
-def test_the_values_are_json_and_give_the_interval() -> None:
-    """The delta method from the shipped laws, as a reader without Python would do it."""
+def test_what_one_run_adds_gives_its_interval() -> None:
     fit = flops_fit.fit_runs(reference.runs("llama3_2024"))
-    values = json.loads(json.dumps(export_fit(fit, 0.8), allow_nan=False))
-    C = 1e23
+    values = export_fit(fit, 0.8)
+    optima = fit._evidence.optima(1e23)
+    run = optima.loss * np.exp(np.array(values["surfaces"]["run"]))
+    span = np.quantile(run, [0.1, 0.9])
+    np.testing.assert_allclose(span, fit.predict(1e23, 0.8).intervals["run_loss"], rtol=1e-8)
 
-    def log_size(law: list[float]) -> float:
-        return float(
-            np.log(Kappa(law[0], *np.exp(law[1:3]), *law[3:]).optimal(C, fit.flops).params)
-        )
 
-    spans = []
-    for part in values["evidence"]["parts"]:
-        pairs = zip(part["up"], part["down"], part["steps"], strict=True)
-        gradient = np.array([(log_size(u) - log_size(d)) / (2 * h) for u, d, h in pairs])
-        half = part["t"] * np.sqrt(gradient @ np.array(part["covariance"]) @ gradient)
-        spans.append(np.exp(log_size(part["law"]) + np.array([-half, half])))
-    hull = (min(s[0] for s in spans), max(s[1] for s in spans))
-    np.testing.assert_allclose(hull, fit.predict(C, 0.8).intervals["optimal_params"], rtol=1e-9)
+def test_other_laws_are_a_table() -> None:
+    """Kaplan's law, for one, is linear around its fit, and no page evaluates it."""
+    fit = flops_fit.fit_runs(reference.runs("marin2026_dclm"), law="kaplan")
+    values = export_fit(fit)
+    assert values["form"] == "table"
+    C = 3 * fit.largest_compute
+    for name in ("optimal_params_low", "run_loss_high"):
+        logs = np.array(values["columns"][name], float)
+        read = np.exp(cubic(np.array([np.log(C)]), np.array(values["log_compute"]), logs))[0]
+        quantity, end = name.rsplit("_", 1)
+        expected = fit.predict(C).intervals[quantity][end == "high"]
+        assert read == pytest.approx(expected, rel=max(2 * values["error"], 1e-3))
 
 
 def test_f_is_sampled_where_it_is_a_function_alone() -> None:
