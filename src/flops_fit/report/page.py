@@ -136,9 +136,9 @@ def answer(m: ReportData) -> str:
 
 _PANEL_NOTES = {
     "draws": "The page computes from the surfaces that flops-fit drew, as flops-fit does: laws with a "
-    "smooth misfit and the noise of a run. Values are their medians. Inference takes a third of F(N) per unit, the forward pass, "
-    "at the same utilisation and price. With inference, the page gives the model that is "
-    "cheapest to train and use at the loss of the compute-optimal one.",
+    "smooth misfit and the noise of a run. Values are their medians. Inference takes a third of F(N) "
+    "per unit, the forward pass, at the same utilisation and price. With inference, the page gives the "
+    "model that is cheapest to train and use at the loss of the compute-optimal one.",
     "table": "The page interpolates between predictions of flops-fit at {budgets} budgets: its "
     "numbers differ from them by at most {error:.1g} %. Inference cannot be counted for this fit.",
     "lines": "The numbers come from lines through the minima, as the surface could not be fitted: they "
