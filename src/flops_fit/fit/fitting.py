@@ -15,6 +15,7 @@ from flops_fit.fit.approaches import choose_headline
 from flops_fit.fit.checks import diagnose, find_outliers, residual_diagnostics, residual_map
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.intervals import Evidence
+from flops_fit.fit.known import check_known
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import (
@@ -32,7 +33,7 @@ from flops_fit.fit.table_checks import check_runs
 from flops_fit.fit.window import FitProblem, Fitted, WindowReport, WindowRule, run_weights
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws import LAWS
-from flops_fit.laws.kappa import Hoffmann
+from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.records import Diagnostic
@@ -50,6 +51,8 @@ def fit_runs(
     weights: Literal["equal", "loss_se"] | ArrayLike = "equal",
     flops_per_unit: FlopsLike | None = None,
     n: Literal["total", "non_embedding"] = "total",
+    fixed: Mapping[str, float] | None = None,
+    prior: Mapping[str, tuple[float, float]] | None = None,
     columns: Mapping[str, str] | None = None,
     curves: Any = None,
 ) -> Fit:
@@ -85,6 +88,14 @@ def fit_runs(
         F(N): a factor k, a function of N or a FlopsFunction. By default from the table.
     n
         Which count of parameters N is.
+    fixed
+        Constants that are known exactly: ``{"E": 1.6}``; of the additive law and the κ-law ``E``,
+        ``alpha``, ``beta`` and ``kappa``, of others any. They are held in the law and in every
+        surface that is drawn for an answer.
+    prior
+        Constants of the additive law or the κ-law that are known with a mean and a standard
+        deviation: ``{"E": (1.6, 0.1)}``. In answers, which take logs as normal, this replaces the
+        default prior.
     columns
         Names of columns where they are unusual: ``{"params": "n_weights"}``.
     curves
@@ -106,6 +117,9 @@ def fit_runs(
     'kappa'
     """
     form = known_law(law)
+    known = check_known(fixed, prior, form)
+    if form is None and "kappa" in {*known.fixed, *known.prior}:
+        form = Kappa
     check_options(delta, loss_space, window, n)
     table = RunTable.read(runs, columns)
     if n == "non_embedding":
@@ -117,20 +131,23 @@ def fit_runs(
         table = replace(table, params=table.non_embedding)
     if form is not None:
         table = with_covariates(table, form)
-    fewest = len((form or Hoffmann).parameters())
+    fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
     table = check_runs(table, fewest)
     log = loss_space == "log"
     base = run_weights(weights, table, log)
     table = check_runs(table.select(base > 0, "its weight is zero"), fewest)
     flops = flops_of(table, flops_per_unit)
     front = None if curves is None else envelope(Curves.read(curves), flops)
-    problem = FitProblem(form, table, flops, points_of(table, log), delta, base[base > 0], front)
+    problem = FitProblem(
+        form, table, flops, points_of(table, log), delta, base[base > 0], known, front
+    )
     if form is Muennighoff:
         problem = _where_repeats_help(problem)
         return _assembled(problem, *problem.windowed(window))
     fitted, report = problem.windowed(window)
     beyond = int(np.sum((fitted.chosen.weights > 0) & (epochs_of(table) > FEW_EPOCHS)))
-    repeated = _if_repeats_count(beyond, problem) if form is None and beyond else None
+    may_repeat = form is None and beyond and not (known.fixed or known.prior)
+    repeated = _if_repeats_count(beyond, problem) if may_repeat else None
     return repeated or _assembled(problem, fitted, report)
 
 
@@ -176,7 +193,8 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
     shape = isoflop(fresh, report.factor)
     moved = sensitivity(chosen, table, flops)
     residuals = residual_map(chosen, table, flops)
-    evidence = Evidence(chosen, table, flops, problem.base, problem.law is Hoffmann)
+    belief = problem.known.belief()
+    evidence = Evidence(chosen, table, flops, problem.base, problem.law is Hoffmann, belief)
     headline = choose_headline(chosen, shape, problem.envelope)
     kept = chosen.weights > 0
     used = table.select(

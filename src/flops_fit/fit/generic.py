@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -97,23 +97,28 @@ class GenericSolver:
     law: type[Law]
     runs: RunTable
     points: Points
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     def fit(self, weights: Floats, delta: DeltaRule, near: Solution | None = None) -> Solution:
         """See :class:`flops_fit.fit.solver.Solver`."""
         if near is not None:
             return self._search(near.names, _fixed(near), [near.theta], weights, delta)
-        names, starts = self.law.parameters(), self._starts()
-        solution = self._search(names, {}, starts, weights, delta)
+        every, starts = self.law.parameters(), self._starts()
+        names = tuple(n for n in every if n not in self.fixed)
+        if self.fixed:
+            rest = [every.index(n) for n in names]
+            starts = list(np.unique([s[rest] for s in starts], axis=0))
+        solution = self._search(names, self.fixed, starts, weights, delta)
         held: dict[str, float] = {}
         for name, limit in self.law.limits.items():
-            if not _undetermined(solution, name):
+            if name in self.fixed or not _undetermined(solution, name):
                 continue
             trial = {**held, name: limit}
             free = tuple(n for n in names if n not in trial)
             keep = [names.index(n) for n in free]
             again = _log(solution.law.params[n] for n in free)
             fewer = [again, *np.unique([s[keep] for s in starts], axis=0)]
-            simpler = self._search(free, trial, fewer, weights, delta)
+            simpler = self._search(free, {**self.fixed, **trial}, fewer, weights, delta)
             value = float(np.sum(weights * huber(simpler.residuals, solution.delta)))
             if value <= solution.objective + _tolerated(solution):
                 solution, held = simpler, trial
@@ -219,7 +224,8 @@ class GenericSolver:
             starts=len(ends) - 1,
             agree=int(sum(e.objective <= within for e in ends[1:])),
             converged=best.converged,
-            held={n: v for n, v in fixed.items() if n in limits},
+            held={n: v for n, v in fixed.items() if n in limits and n not in self.fixed},
+            fixed=len(self.fixed),
         )
 
 

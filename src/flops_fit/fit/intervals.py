@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
+from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit import Posterior, posterior
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
@@ -223,7 +224,7 @@ class Evidence:
     """What a fit knows beyond its law: drawn surfaces that give any quantity an interval.
 
     ``base`` says how much each run counts, before the window; ``hold_kappa`` that the additive law
-    was asked for.
+    was asked for, ``known`` what is known of its constants beforehand.
     """
 
     solution: Solution
@@ -231,6 +232,7 @@ class Evidence:
     flops: FlopsFunction
     base: Floats | None = None
     hold_kappa: bool = False
+    known: Belief | None = None
 
     @property
     def law(self) -> Law:
@@ -249,7 +251,9 @@ class Evidence:
     @cached_property
     def posterior(self) -> Posterior:
         """The drawn surfaces."""
-        return posterior(self.solution, self.runs, self.flops, self.base, self.hold_kappa)
+        return posterior(
+            self.solution, self.runs, self.flops, self.base, self.hold_kappa, self.known
+        )
 
     @cached_property
     def drawn_laws(self) -> list[Law]:

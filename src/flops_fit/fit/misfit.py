@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit.known import Belief
 from flops_fit.fit.solver import MAD_TO_SD, Solution
 from flops_fit.fit.surface import Points, derivatives
 from flops_fit.flops.functions import FlopsFunction
@@ -165,7 +166,9 @@ def trust_weights(
 class KappaMean:
     """ln L or L of the κ family at coordinates η = (ln E, u, v, ln p, ln q, ln κ), in batches."""
 
-    def __init__(self, solution: Solution, prior: MisfitPrior, hold_kappa: bool) -> None:
+    def __init__(
+        self, solution: Solution, prior: MisfitPrior, hold_kappa: bool, known: Belief | None
+    ) -> None:
         self.points = points = solution.points
         E, u, v, p, q, ln_kappa = solution.coordinates
         level = np.exp(points.z) if points.log else points.z
@@ -176,8 +179,24 @@ class KappaMean:
         start = np.array([floor, u, v, np.log(p), np.log(q), ln_kappa])
         limit = np.array([low - 0.5, u, v, slope, slope, kappa])
         self.start, self.centre = start[: self.free], limit[: self.free]
-        self.spread = np.array(prior.spread)[: self.free]
+        self.additive = type(solution.law) is Hoffmann
         self.ln_kappa = float(ln_kappa)
+        self.precision = np.diag(np.array(prior.spread)[: self.free] ** -2.0)
+        rows = self.log_constants(known.names) if known else None
+        self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
+
+    def log_constants(self, names: tuple[str, ...]) -> tuple[Floats, Floats]:
+        """R and c of logs R·η + c of constants, in which an additive law's exponents are slopes."""
+        rows, shift = np.zeros((len(names), 6)), np.zeros(len(names))
+        for row, name in enumerate(names):
+            rows[row, {"E": 0, "alpha": 3, "beta": 4, "kappa": 5}[name]] = 1.0
+            if name in ("alpha", "beta") and not self.additive:
+                rows[row, 5] = -1.0
+            if name == "E":
+                shift[row] = np.log(self.points.scale)
+        if self.free == 5:
+            shift += self.ln_kappa * rows[:, 5]
+        return rows[:, : self.free], shift
 
     def theta(self, eta: Floats) -> Floats:
         """The coordinates of :mod:`flops_fit.fit.surface`, shape (batch, 6)."""
@@ -213,10 +232,20 @@ class KappaMean:
 class LinearMean:
     """Any law, linear in its free coordinates around its fit."""
 
-    def __init__(self, solution: Solution, prior: MisfitPrior) -> None:
+    def __init__(self, solution: Solution, prior: MisfitPrior, known: Belief | None) -> None:
         self.solution, self.points = solution, solution.points
         self.start = self.centre = solution.theta
-        self.spread = np.full(len(solution.theta), prior.spread[1])
+        self.precision = np.eye(len(solution.theta)) * prior.spread[1] ** -2.0
+        rows = self.log_constants(known.names) if known else None
+        self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
+
+    def log_constants(self, names: tuple[str, ...]) -> tuple[Floats, Floats]:
+        """R and c of logs R·η + c of constants; a row of zeros of one that is held."""
+        free = self.solution.names
+        rows = np.array([[float(name == other) for other in free] for name in names])
+        held = [np.log(v) if n not in free else 0.0 for n, v in self.solution.law.params.items()]
+        at = dict(zip(self.solution.law.params, held, strict=True))
+        return rows, np.array([at[name] for name in names])
 
     def law(self, eta: Floats) -> Law:
         """The law at coordinates of shape (k,)."""
@@ -247,6 +276,20 @@ class LinearMean:
 
 
 Mean = KappaMean | LinearMean
+
+
+def _informed(
+    precision: Floats, centre: Floats, rows: tuple[Floats, Floats] | None, known: Belief | None
+) -> tuple[Floats, Floats]:
+    """A prior's precision and mean with what is known in place of its default."""
+    if rows is None or known is None:
+        return precision, centre
+    R, shift = rows
+    replaced = np.where(np.any(R == 1.0, axis=0), 0.0, 1.0)
+    left = precision * replaced
+    informed = left + R.T @ known.precision @ R
+    right = left @ centre + R.T @ known.precision @ (known.mean - shift)
+    return informed, np.asarray(np.linalg.solve(informed, right), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,21 +364,23 @@ def posterior(
     flops: FlopsFunction,
     base: Floats | None = None,
     hold_kappa: bool = False,
+    known: Belief | None = None,
     prior: MisfitPrior | None = None,
     draws: int = DRAWS,
 ) -> Posterior:
     """Draws of the surface, given all runs; ``base`` says how much each counts beforehand.
 
-    Around an additive law κ is free, unless ``hold_kappa``. Runs in one group share half the
+    Around an additive law κ is free, unless ``hold_kappa``; what is ``known`` replaces the default
+    prior of those constants. Runs in one group share half the
     variance of their noise.
     """
     prior = prior or MisfitPrior()
     points = solution.points
     mean: Mean
     if type(solution.law) in (Hoffmann, Kappa):
-        mean = KappaMean(solution, prior, hold_kappa)
+        mean = KappaMean(solution, prior, hold_kappa, known)
     else:
-        mean = LinearMean(solution, prior)
+        mean = LinearMean(solution, prior, known)
     scatter = _scatter(solution)
     precision = trust_weights(solution, runs, flops, prior)
     precision *= (
@@ -442,19 +487,18 @@ class _Conditional:
         values = np.maximum(values, 0.0)
         projector = phi.T @ vectors
         shrink = tau[:, None] ** 2 / (sigma[:, None] ** 2 + tau[:, None] ** 2 * values)
-        weight = mean.spread**-2.0
 
         def state(eta: Floats) -> tuple[Floats, Floats, Floats]:
             model, slopes = mean.local(eta, points)
             r, J = whiten(points.z - model), whiten(slopes)
             pr, pj = r @ projector, J @ projector
-            prior = (eta - mean.centre) * weight
+            prior = (eta - mean.centre) @ mean.precision
             scale = sigma[:, None] ** 2
             value = (np.sum(r**2, axis=1) - np.sum(shrink * pr**2, axis=1)) / scale[:, 0]
             value += np.sum(prior * (eta - mean.centre), axis=1)
             g = (J @ r[..., None] - pj @ (shrink * pr)[..., None])[..., 0] / scale
             H = J @ np.swapaxes(J, 1, 2) - (pj * shrink[:, None]) @ np.swapaxes(pj, 1, 2)
-            return 0.5 * value, g - prior, H / scale[:, :, None] + np.diag(weight)
+            return 0.5 * value, g - prior, H / scale[:, :, None] + mean.precision
 
         eta = np.repeat(mean.start[None], len(tau), axis=0)
         value, g, H = state(eta)

@@ -75,7 +75,7 @@ class Solution:
     all six in the κ family, else ``theta``. ``residuals`` are z − model in the loss space of the
     fit, shape (runs,), and ``jacobian`` is the model's with respect to ``theta``, (runs, k).
     ``agree`` of ``starts`` ended at this minimum. ``held`` has parameters that the runs do not
-    determine, with the limit each was held at.
+    determine, with the limit each was held at; ``fixed`` counts those that were known beforehand.
     """
 
     law: Law
@@ -94,6 +94,7 @@ class Solution:
     agree: int = 1
     converged: bool = True
     held: Mapping[str, float] = field(default_factory=dict)
+    fixed: int = 0
 
     def law_at(self, theta: Floats) -> Law:
         """The law for other values of the free coordinates."""
@@ -123,19 +124,24 @@ class Solution:
     @property
     def dof(self) -> int:
         """Runs that weigh anything, less the parameters fitted to them."""
-        return int(np.count_nonzero(self.weights)) - len(self.law.params)
+        return int(np.count_nonzero(self.weights)) - self.parameters
+
+    @property
+    def parameters(self) -> int:
+        """How many were fitted."""
+        return len(self.law.params) - self.fixed
 
     @property
     def residual_sd(self) -> float:
         """Robust standard deviation of the residuals: relative noise in log space."""
-        return robust_sd(self.residuals, self.weights, len(self.law.params))
+        return robust_sd(self.residuals, self.weights, self.parameters)
 
     @property
     def noise_sd(self) -> float:
         """Root mean square residual over the degrees of freedom: what one new run scatters by."""
         mean = float(np.average(self.residuals**2, weights=self.weights))
         count = int(np.count_nonzero(self.weights))
-        return float(np.sqrt(mean * count / max(count - len(self.law.params), 1)))
+        return float(np.sqrt(mean * count / max(count - self.parameters, 1)))
 
 
 class Solver(Protocol):

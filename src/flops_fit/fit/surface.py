@@ -166,6 +166,42 @@ def derivatives(theta: Floats, points: Points, hold_kappa: bool = False) -> Deri
 
 
 @dataclass(frozen=True, eq=False)
+class Penalty:
+    """½Σ stiffness·(c − target)² of c = (E, α, β, κ), E in units of ``z``: arrays of shape (4,).
+
+    What is ``held`` is known exactly.
+    """
+
+    target: Floats
+    stiffness: Floats
+    held: Bools
+
+    def local(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
+        """Value, gradient and Gauss–Newton Hessian for a batch of θ."""
+        kappa = np.exp(theta[:, 5])
+        alpha, beta = theta[:, 3] / kappa, theta[:, 4] / kappa
+        off = np.column_stack([theta[:, 0], alpha, beta, kappa]) - self.target
+        J = np.zeros((len(theta), 4, 6))
+        J[:, 0, 0], J[:, 3, 5] = 1.0, kappa
+        J[:, 1, 3] = J[:, 2, 4] = 1 / kappa
+        J[:, 1, 5], J[:, 2, 5] = -alpha, -beta
+        pull = self.stiffness * off
+        gradient = np.einsum("bi,bij->bj", pull, J)
+        hessian = np.einsum("i,bij,bik->bjk", self.stiffness, J, J)
+        return 0.5 * np.sum(pull * off, axis=1), gradient, hessian
+
+    def hold(self, theta: Floats) -> Floats:
+        """θ, shape (..., 6), with the constants that are held at their values."""
+        out, (E, alpha, beta, kappa) = theta.copy(), self.target
+        if self.held[3]:
+            out[..., 5] = np.log(kappa)
+        for i, value in ((0, E), (3, alpha), (4, beta)):
+            if self.held[max(i - 2, 0)]:
+                out[..., i] = value * np.exp(out[..., 5]) if i else value
+        return out
+
+
+@dataclass(frozen=True, eq=False)
 class Polished:
     """Where each start ended, its objective Σ w·ρ_δ, and whether it converged."""
 
@@ -182,6 +218,7 @@ def polish(
     free: Bools,
     *,
     targets: Floats | None = None,
+    penalty: Penalty | None = None,
     iterations: int = 300,
 ) -> Polished:
     """Minimise from each of a batch of starts, shape (batch, 6), over the coordinates ``free``.
@@ -195,7 +232,9 @@ def polish(
     chunk = min(_CHUNK, max(_CHUNK_VALUES // len(points.z), 1))
     parts = [slice(first, first + chunk) for first in range(0, len(theta), chunk)]
     ends = [
-        _minimise(theta[part], points, weights[part], targets[part], delta, free, iterations)
+        _minimise(
+            theta[part], points, weights[part], targets[part], delta, free, penalty, iterations
+        )
         for part in parts
     ]
     return Polished(*(np.concatenate(arrays) for arrays in zip(*ends, strict=True)))
@@ -208,12 +247,14 @@ def _minimise(
     targets: Floats,
     delta: float,
     free: Bools,
+    penalty: Penalty | None,
     iterations: int,
 ) -> tuple[Floats, Floats, Bools]:
     """Damped Newton steps from each start, taken where they lower its objective."""
     theta = np.clip(theta, LOWER, UPPER)
+    theta = theta if penalty is None else penalty.hold(theta)
     batch, k = len(theta), 6 if free[5] else 5
-    state = _local(theta, points, weights, targets, delta, k)
+    state = _local(theta, points, weights, targets, delta, k, penalty)
     objective = state[0]
     damping = np.full(batch, 1e-4)
     running, converged = np.arange(batch), np.zeros(batch, dtype=bool)
@@ -224,7 +265,8 @@ def _minimise(
         step, promise = _step(theta[running], now, damping[running], free)
         trial = theta[running]
         trial[:, :k] = np.clip(trial[:, :k] + step, LOWER[:k], UPPER[:k])
-        new = _local(trial, points, weights[running], targets[running], delta, k)
+        trial = trial if penalty is None else penalty.hold(trial)
+        new = _local(trial, points, weights[running], targets[running], delta, k, penalty)
         gain = now[0] - new[0]
         better = (promise > 0) & (gain > 0)
         won = running[better]
@@ -244,7 +286,13 @@ def _minimise(
 
 
 def _local(
-    theta: Floats, points: Points, weights: Floats, targets: Floats, delta: float, k: int
+    theta: Floats,
+    points: Points,
+    weights: Floats,
+    targets: Floats,
+    delta: float,
+    k: int,
+    penalty: Penalty | None,
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Objective, gradient, exact Hessian and Gauss–Newton diagonal at θ; k = 5 holds κ."""
     d = derivatives(theta, points, hold_kappa=k == 5)
@@ -256,7 +304,15 @@ def _local(
     gradient = -(d.gradient @ score[..., None])[..., 0]
     weight = weights * (inner / np.maximum(size, 1e-300))
     scale = (d.gradient**2 @ weight[..., None])[..., 0]
-    return objective, gradient, d.hessian(score, weights * (size <= delta)), scale
+    hessian = d.hessian(score, weights * (size <= delta))
+    if penalty is not None:
+        value, slope, bend = penalty.local(theta)
+        scale = scale + np.einsum("bii->bi", bend)[:, :k]
+        # Where α and β are held, p = ακ and q = βκ curve with ln κ.
+        bend[:, 5, 5] += (gradient[:, 3:5] * theta[:, 3:5]) @ penalty.held[1:3]
+        objective, gradient = objective + value, gradient + slope[:, :k]
+        hessian = hessian + bend[:, :k, :k]
+    return objective, gradient, hessian, scale
 
 
 def _step(

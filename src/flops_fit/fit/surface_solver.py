@@ -8,14 +8,31 @@ additive solution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.intervals import covariance
-from flops_fit.fit.solver import AGREE_WITHIN, Bound, BoundKind, DeltaRule, Solution, mad_delta
-from flops_fit.fit.surface import LOWER, UPPER, Points, derivatives, model_values, polish
+from flops_fit.fit.known import Known
+from flops_fit.fit.solver import (
+    AGREE_WITHIN,
+    Bound,
+    BoundKind,
+    DeltaRule,
+    Solution,
+    mad_delta,
+    robust_sd,
+)
+from flops_fit.fit.surface import (
+    LOWER,
+    UPPER,
+    Penalty,
+    Points,
+    derivatives,
+    model_values,
+    polish,
+)
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 
@@ -42,6 +59,7 @@ class SurfaceSolver:
 
     law: type[Law]
     points: Points
+    known: Known = field(default_factory=Known)
 
     @property
     def free(self) -> Bools:
@@ -56,23 +74,29 @@ class SurfaceSolver:
             count = np.ones(1, dtype=np.intp)
         else:
             starts, count = self._starts(weights, delta, near)
-        theta, used = _settle(starts, points, weights, delta, free)
-        final = polish(theta, points, weights, used, free)
+        hold = self._penalty(weights)
+        theta, used = _settle(starts, points, weights, delta, free, hold)
+        sd = robust_sd(points.z - model_values(theta[:1], points)[0], weights, int(np.sum(free)))
+        penalty = self._penalty(weights, sd)
+        final = polish(theta, points, weights, used, free, penalty=penalty)
         best = int(np.argmin(final.objective))
         within = final.objective[best] * (1 + AGREE_WITHIN) + _ROUNDING * len(points.z)
         agree = int(np.sum(count[final.objective <= within]))
-        coordinates = final.theta[best]
+        coordinates = final.theta[best] if penalty is None else penalty.hold(final.theta[best])
         d = derivatives(coordinates[None], points)
-        bounds, fixed = _bounds(coordinates, points, self.law)
-        index = np.flatnonzero(free & ~fixed)
+        known = np.isin(NAMES, list(self.known.fixed))
+        bounds, fixed = _bounds(coordinates, points, self.law, known)
+        index = np.flatnonzero(free & ~fixed & ~known)
+        slopes = d.gradient[0].copy()
+        slopes[5] += (known[3:5] * coordinates[3:5]) @ slopes[3:5]  # p = ακ follows κ
         return Solution(
-            law=points.law_at(coordinates, self.law),
+            law=self._law(coordinates),
             theta=coordinates[index],
             names=tuple(NAMES[i] for i in index),
             coordinates=coordinates,
             log_names=("kappa",),
             residuals=points.z - d.model[0],
-            jacobian=d.gradient[0, index].T,
+            jacobian=slopes[index].T,
             weights=weights,
             delta=used,
             bounds=bounds,
@@ -81,13 +105,18 @@ class SurfaceSolver:
             starts=int(np.sum(count)),
             agree=agree,
             converged=bool(final.converged[best]),
+            fixed=int(np.sum(known)),
         )
+
+    def _penalty(self, weights: Floats, sd: float = 0.0) -> Penalty | None:
+        """What is known, as a penalty; priors count from the noise ``sd`` of a run on."""
+        return self.known.penalty(self.points, sd**2, float(np.sum(weights)))
 
     def _starts(
         self, weights: Floats, delta: DeltaRule, additive: Solution | None
     ) -> tuple[Floats, NDArray[np.intp]]:
         """Starts, and how many others each stands for where a sample of the runs was searched."""
-        points = self.points
+        points, hold = self.points, self._penalty(weights)
         sampled = len(points.z) > _SEARCH_RUNS
         if sampled:
             order = np.random.default_rng(0).permutation(np.flatnonzero(weights))[:_SEARCH_RUNS]
@@ -101,18 +130,24 @@ class SurfaceSolver:
 
         if additive is None:
             grid = grid_starts(points, weights)
-            ends = polish(grid, points, weights, wide(grid), _ADDITIVE, iterations=_ROUGH)
+            ends = polish(
+                grid, points, weights, wide(grid), _ADDITIVE, penalty=hold, iterations=_ROUGH
+            )
             starts = ends.theta
         else:
             starts = additive.coordinates[None]
         if self.law is Kappa:  # hold κ at each of a few values, fit the rest
-            held = np.repeat(starts[:1], len(_KAPPAS), axis=0)
-            held[:, 5] = _KAPPAS
-            ends = polish(held, points, weights, wide(starts), _ADDITIVE, iterations=_ROUGH)
+            kappa = self.known.fixed.get("kappa")
+            kappas = _KAPPAS if kappa is None else np.log([kappa])
+            held = np.repeat(starts[:1], len(kappas), axis=0)
+            held[:, 5] = kappas
+            ends = polish(
+                held, points, weights, wide(starts), _ADDITIVE, penalty=hold, iterations=_ROUGH
+            )
             starts = ends.theta
         if not sampled:
             return starts, np.ones(len(starts), dtype=np.intp)
-        ends = polish(starts, points, weights, wide(starts), self.free)
+        ends = polish(starts, points, weights, wide(starts), self.free, penalty=hold)
         level = np.round(np.log(np.maximum(ends.objective, 1e-300)) / AGREE_WITHIN)
         _, first, count = np.unique(level, return_index=True, return_counts=True)
         return ends.theta[first], count
@@ -122,18 +157,31 @@ class SurfaceSolver:
     ) -> list[Law]:
         """See :class:`flops_fit.fit.solver.Solver`."""
         start = np.repeat(solution.coordinates[None], len(weights), axis=0)
-        ends = polish(start, self.points, weights, delta, self.free, targets=targets)
-        return [self.points.law_at(theta, self.law) for theta in ends.theta]
+        penalty = self._penalty(solution.weights, solution.residual_sd)
+        ends = polish(
+            start, self.points, weights, delta, self.free, targets=targets, penalty=penalty
+        )
+        return [self._law(theta) for theta in ends.theta]
 
     def law_at(self, solution: Solution, theta: Floats) -> Law:
         """See :class:`flops_fit.fit.solver.Solver`."""
         full = solution.coordinates.copy()
         full[[NAMES.index(name) for name in solution.names]] = theta
-        return self.points.law_at(full, self.law)
+        return self._law(full)
+
+    def _law(self, theta: Floats) -> Law:
+        penalty, fixed = self._penalty(np.ones(1)), self.known.fixed
+        held = theta if penalty is None else penalty.hold(theta)
+        return replace(self.points.law_at(held, self.law), **fixed)
 
 
 def _settle(
-    starts: Floats, points: Points, weights: Floats, delta: DeltaRule, free: Bools
+    starts: Floats,
+    points: Points,
+    weights: Floats,
+    delta: DeltaRule,
+    free: Bools,
+    penalty: Penalty | None,
 ) -> tuple[Floats, float]:
     """δ, and every start polished near it; for ``"mad"`` δ follows the best start's residuals."""
     if delta != "mad":
@@ -141,7 +189,7 @@ def _settle(
     parameters = int(np.sum(free))
     residuals = points.z - model_values(starts, points)
     used = min(mad_delta(r, weights, parameters) for r in residuals)
-    first = polish(starts, points, weights, used, free, iterations=60)
+    first = polish(starts, points, weights, used, free, penalty=penalty, iterations=60)
     order = np.argsort(first.objective, kind="stable")
     theta = first.theta[order]
     best, previous = theta[:1], used
@@ -151,15 +199,18 @@ def _settle(
             break
         if rounds >= 5:  # δ and median can chase each other between two runs
             used = float(np.sqrt(used * previous))
-        best = polish(best, points, weights, used, free, iterations=_ROUND).theta
+        ends = polish(best, points, weights, used, free, penalty=penalty, iterations=_ROUND)
+        best = ends.theta
         previous = used
     return np.vstack([best, theta[1:]]), used
 
 
-def _bounds(theta: Floats, points: Points, law: type[Law]) -> tuple[tuple[Bound, ...], Bools]:
-    """The bounds, and a mask of the coordinates that do not move."""
+def _bounds(
+    theta: Floats, points: Points, law: type[Law], known: Bools
+) -> tuple[tuple[Bound, ...], Bools]:
+    """The bounds, and a mask of the coordinates that do not move; without what is known."""
     bounds = []
-    at_lower, at_upper = theta <= LOWER, theta >= UPPER
+    at_lower, at_upper = (theta <= LOWER) & ~known, (theta >= UPPER) & ~known
     fixed = at_lower | at_upper
     if law is Hoffmann:
         fixed[5] = False
@@ -285,15 +336,25 @@ def choose(additive: Solution, kappa: Solution) -> Choice:
 
 def _tau(additive: Solution, kappa: Solution) -> float:
     """The τ statistic; both fits at the κ fit's δ."""
-    start = additive.coordinates[None]
-    refit = polish(start, kappa.points, kappa.weights, kappa.delta, _ADDITIVE)
-    w, r = kappa.weights, kappa.residuals
-    drop = max(float(refit.objective[0]) - kappa.objective, 0.0)
+    penalty = None
+    if isinstance(kappa.solver, SurfaceSolver):
+        penalty = kappa.solver.known.penalty(
+            kappa.points, kappa.residual_sd**2, float(np.sum(kappa.weights))
+        )
+    start = np.vstack([additive.coordinates, kappa.coordinates])
+    refit = polish(start, kappa.points, kappa.weights, kappa.delta, _ADDITIVE, penalty=penalty)
+    drop = max(float(refit.objective[0] - refit.objective[1]), 0.0)
+    return 2 * drop / rho_scale(kappa)
+
+
+def rho_scale(solution: Solution) -> float:
+    """By what 2ΔΣρ of nested fits is divided for a χ² of as many degrees as they differ by."""
+    w, r, delta = solution.weights, solution.residuals, solution.delta
     # E ψ² / E ψ′ takes the place of the variance, as in the asymptotics of M-estimators. Under
     # unequal weights a weighted sum of squares falls by Σw²/Σw of it per parameter.
-    score = np.clip(r, -kappa.delta, kappa.delta)
+    score = np.clip(r, -delta, delta)
     total = float(np.sum(w))
-    spare = kappa.dof / int(np.count_nonzero(w))
+    spare = solution.dof / int(np.count_nonzero(w))
     variance = float(np.sum((w * score) ** 2)) / total / spare
-    bend = max(float(np.sum(w * (np.abs(r) <= kappa.delta))) / total, 0.05)
-    return 2 * drop / max(variance / bend, 1e-300)
+    bend = max(float(np.sum(w * (np.abs(r) <= delta))) / total, 0.05)
+    return max(variance / bend, 1e-300)

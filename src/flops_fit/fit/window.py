@@ -9,7 +9,7 @@ whole range of compute, the runs nearest to the question say most: the tilt weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.generic import GenericSolver
+from flops_fit.fit.known import Known
 from flops_fit.fit.minima import Envelope
 from flops_fit.fit.solver import BoundKind, DeltaRule, Solution
 from flops_fit.fit.surface import Points, points_of
@@ -157,8 +158,8 @@ class FitProblem:
     """A table ready to be fitted with one form of law; ``None`` chooses between two.
 
     ``delta`` is Huber's δ in units of the losses, or ``"mad"``; ``base`` says how much each run
-    counts before the window. ``envelope`` is approach 1 on training curves, and ``findings`` say
-    what was noticed about the table.
+    counts before the window, ``known`` which constants are known. ``envelope`` is approach 1 on
+    training curves, and ``findings`` say what was noticed about the table.
     """
 
     law: type[Law] | None
@@ -167,6 +168,7 @@ class FitProblem:
     points: Points
     delta: DeltaRule
     base: Floats
+    known: Known = field(default_factory=Known)
     envelope: Envelope | None = None
     findings: tuple[Diagnostic, ...] = ()
 
@@ -179,13 +181,17 @@ class FitProblem:
         delta = self.delta if self.delta == "mad" else float(self.delta) / self.points.unit
         own = None
         if self.law not in (None, Hoffmann, Kappa):
-            own = GenericSolver(self.law, self.table, self.points).fit(weights, delta)
+            own = GenericSolver(self.law, self.table, self.points, self.known.fixed).fit(
+                weights, delta
+            )
             if own.law.covariates:
                 return Fitted(own, ())
-        additive = SurfaceSolver(Hoffmann, self.points).fit(weights, delta)
+        known = Known() if own else self.known
+        without = known.without("kappa")
+        additive = SurfaceSolver(Hoffmann, self.points, without).fit(weights, delta)
         kappa, choice = None, None
         if int(np.count_nonzero(weights)) > len(Kappa.parameters()):
-            kappa = SurfaceSolver(Kappa, self.points).fit(weights, delta, additive)
+            kappa = SurfaceSolver(Kappa, self.points, known).fit(weights, delta, additive)
         if self.law is None:
             few = Choice(False, "there are too few runs to fit κ")
             choice = choose(additive, kappa) if kappa else few
