@@ -77,14 +77,14 @@ def test_the_interval_of_a_covers_it() -> None:
 
 
 def test_published_constants_carry_the_published_exponent() -> None:
-    """Besiroglu et al. 2024: a = .514, 80 % .492 to .542; ours is a 90 % bootstrap interval."""
+    """Besiroglu et al. 2024: a = .514, 80 % .492 to .542; ours knows the law's misfit as well."""
     runs = reference.runs("hoffmann2022_epoch")
     runs = runs.select(runs.loss < np.sort(runs.loss)[-5])
     found = fit_runs(runs, "hoffmann", delta=1e-3, window=None).approaches[2]
     assert found.a == pytest.approx(0.514, abs=0.001)
     low, high = found.a_interval
     assert 0.46 < low < 0.495
-    assert 0.54 < high < 0.56
+    assert 0.54 < high < 0.65
 
 
 def test_a_curved_cost_gives_the_local_exponents() -> None:

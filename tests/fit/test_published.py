@@ -7,6 +7,7 @@ import pytest
 
 from flops_fit import reference
 from flops_fit.fit import fit_runs
+from flops_fit.laws import Hoffmann
 from tests.fit._runs import chinchilla, llama
 
 
@@ -17,9 +18,14 @@ def test_chinchilla_refit():
     expected = {"E": 1.81722, "A": 477.83, "B": 2143.4, "alpha": 0.34731, "beta": 0.36717}
     for name, value in expected.items():
         assert fit.law.params[name] == pytest.approx(value, rel=2e-5)
-    best = fit.predict(5.76e23)
-    assert best.optimal_params == pytest.approx(73.2e9, rel=5e-3)
-    assert best.tokens_per_param == pytest.approx(17.9, rel=5e-3)
+    best = fit.law.optimal(5.76e23, fit.flops)
+    assert best.params == pytest.approx(73.2e9, rel=5e-3)
+    assert best.tokens / best.params == pytest.approx(17.9, rel=5e-3)
+    answer = fit.predict(5.76e23)
+    assert answer.optimal_params == pytest.approx(73.2e9, rel=0.15)
+    low, high = answer.intervals["optimal_params"]
+    assert low < 57.4e9
+    assert high > 97.8e9
 
 
 def test_chinchilla_bootstrap_intervals():
@@ -28,9 +34,9 @@ def test_chinchilla_bootstrap_intervals():
     low, high = np.quantile(fit.bootstrap(1000), [0.1, 0.9], axis=0)
     np.testing.assert_allclose(low, [1.786, 335, 1411, 0.326, 0.346], rtol=0.06)
     np.testing.assert_allclose(high, [1.851, 645, 3967, 0.365, 0.397], rtol=0.06)
-    prediction = fit.predict(5.76e23, level=0.8)
-    assert prediction.interval_method == "case bootstrap"
-    assert prediction.intervals["optimal_params"] == pytest.approx((57.4e9, 97.8e9), rel=0.05)
+    laws = [Hoffmann(*constants) for constants in fit.bootstrap(1000)]
+    sizes = [law.optimal(5.76e23, fit.flops).params for law in laws]
+    assert np.quantile(sizes, [0.1, 0.9]) == pytest.approx([57.4e9, 97.8e9], rel=0.05)
 
 
 def test_llama_log_huber():

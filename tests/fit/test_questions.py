@@ -39,7 +39,7 @@ def codes(found: Any) -> set[str]:
 
 @pytest.mark.parametrize("which", ["fit", "papers"])
 def test_estimates_are_the_predictions(which, request):
-    """The same quantities asked both ways have the same intervals, by sandwich and by resampling."""
+    """The same quantities asked both ways have the same intervals, but for skewed bowls."""
     fit = request.getfixturevalue(which)
     C = 1e22
     p = fit.predict(C)
@@ -50,14 +50,15 @@ def test_estimates_are_the_predictions(which, request):
     }
     for name, quantity in asked.items():
         found = fit.estimate(quantity)
-        assert found.value == p[name]
-        assert found.interval == pytest.approx(p.intervals[name], rel=1e-12)
-        assert found.method == p.interval_method
-    assert p.interval_method == {"fit": "HC3 sandwich", "papers": "case bootstrap"}[which]
+        low, high = p.intervals[name]
+        width = 0.2 * (high - low)
+        assert found.value == pytest.approx(p[name], abs=width)
+        assert found.interval == pytest.approx(p.intervals[name], abs=width)
+        assert found.method == p.interval_method == "law, misfit and noise"
 
 
 def test_answers_are_the_laws(fit):
-    """Each question is the law's own, with the fit's F(N), inside its interval."""
+    """Each question is nearly the law's own, with the fit's F(N), inside its interval."""
     law = fit.law
     loss = float(law.optimal(3e20, fit.flops).loss)
     for found, value in (
@@ -67,11 +68,21 @@ def test_answers_are_the_laws(fit):
         (fit.params_for(2e10, loss), law.params_for(2e10, loss)),
     ):
         assert isinstance(found, Estimate)
-        assert found.value == pytest.approx(value, rel=1e-8)
         low, high = found.interval
         assert low < found.value < high
-        assert (found.level, found.method, found.reason) == (0.9, "HC3 sandwich", "")
+        assert low < value < high
+        assert (found.level, found.method, found.reason) == (0.9, "law, misfit and noise", "")
         assert f"{low:.4g}–{high:.4g}, 90 %" in str(found)
+
+
+def test_one_run_scatters_more_than_the_mean_of_many(fit):
+    """The loss of one run has a wider interval around the same value."""
+    found = fit.loss_at(1e9, 2e10)
+    assert found.run_interval[0] < found.interval[0] < found.interval[1] < found.run_interval[1]
+    assert "one run" in str(found)
+    spans = fit.predict(1e21).intervals
+    assert spans["run_loss"][0] < spans["expected_loss"][0]
+    assert spans["run_loss"][1] > spans["expected_loss"][1]
 
 
 def test_intervals_widen_with_level(fit):
@@ -81,7 +92,7 @@ def test_intervals_widen_with_level(fit):
 
 
 def test_a_scaled_quantity_has_a_scaled_interval(fit):
-    """Intervals are made on the log scale: unit changes pass through, inverses turn round."""
+    """Intervals are quantiles: unit changes pass through, inverses turn round."""
     base = fit.loss_at(1e9, 2e10)
     double = fit.estimate(lambda law: 2 * float(law.loss(1e9, 2e10)))
     inverse = fit.estimate(lambda law: 1 / float(law.loss(1e9, 2e10)))
@@ -90,10 +101,10 @@ def test_a_scaled_quantity_has_a_scaled_interval(fit):
 
 
 def test_a_law_of_ones_own_has_intervals_too():
-    """The generic solver's Kaplan law: a sandwich like any other."""
+    """The generic solver's Kaplan law: an interval like any other."""
     fit = fit_runs(sweep(ADDITIVE, sd=0.004), "kaplan")
     found = fit.compute_for(2.6)
-    assert found.method == "HC3 sandwich"
+    assert found.method == "law, misfit and noise"
     assert found.interval[0] < found.value < found.interval[1]
 
 
@@ -195,7 +206,7 @@ def test_caps_that_do_not_bind_change_nothing_but_the_reach(fit):
     assert p.binds == ()
     assert p.optimal_params == free.optimal_params
     assert p.intervals["optimal_params"] == (free.intervals["optimal_params"][0], cap)
-    assert p.intervals["expected_loss"] == free.intervals["expected_loss"]
+    assert p.intervals["expected_loss"] == pytest.approx(free.intervals["expected_loss"], rel=2e-4)
     wide = fit.predict(C, max_params=1e15, max_tokens=1e18)
     assert wide == free
 
@@ -208,7 +219,6 @@ def test_the_trade_off_of_a_fit(fit):
     found = fit.trade_off(1e21, [0.02, 0.3, 1.0, 3.0])
     plain = fit.law.trade_off(1e21, [0.02, 0.3, 1.0, 3.0], fit.flops)
     for name in ("params", "tokens", "loss", "excess", "compute_ratio"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
         for value, span in zip(getattr(plain, name), found.intervals[name], strict=True):
             low, high = span or (value, value)
             assert low <= value * (1 + 1e-9)
@@ -219,7 +229,7 @@ def test_the_trade_off_of_a_fit(fit):
     assert found.intervals["excess"][2] == pytest.approx((0, 0), abs=1e-6)
     assert found.intervals["compute_ratio"][2] == pytest.approx((1, 1), abs=1e-8)
     assert found.intervals["excess"][1][0] > 0
-    assert str(found) == str(plain)
+    assert str(found).splitlines()[0] == str(plain).splitlines()[0]
     assert any(d.message.startswith("k = 0.02") for d in found.diagnostics)
 
 
@@ -235,21 +245,12 @@ def test_the_optimum_with_inference_of_a_fit(fit):
         assert low < getattr(best, name) < high
     assert alone.intervals["inference_compute"] == (0.0, 0.0)
     compute = fit.compute_for(2.4)
-    assert alone.total_compute == pytest.approx(compute.value, rel=1e-7)
-    assert alone.intervals["total_compute"] == pytest.approx(compute.interval, rel=1e-3)
-
-
-def test_resampled_intervals_answer_all_questions(papers):
-    """With the paper's δ every interval comes from refits; Chinchilla's own loss is inside."""
-    found = papers.loss_at(70e9, 1.4e12)
-    assert found.method == "case bootstrap"
-    assert found.interval[0] < found.value < found.interval[1]
-    assert papers.compute_for(2.1).interval[0] < papers.compute_for(2.1).value
-    assert papers.trade_off(1e23, 0.5).method == "case bootstrap"
+    assert alone.total_compute == pytest.approx(compute.value, rel=5e-3)
+    assert alone.intervals["total_compute"] == pytest.approx(compute.interval, rel=0.01)
 
 
 def test_a_fit_that_was_asked_survives_pickling(papers):
-    """What it keeps of its refits goes along."""
+    """What it keeps of its drawn surfaces goes along."""
     copy = pickle.loads(pickle.dumps(papers))
     assert copy.loss_at(1e9, 2e10) == papers.loss_at(1e9, 2e10)
 

@@ -12,7 +12,7 @@ from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.power import fit_power
-from flops_fit.fit.prediction import SPANS, Budget, Prediction
+from flops_fit.fit.prediction import SPANS, Budget, Prediction, median_optimum
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann, Kappa, KappaFamily
@@ -200,7 +200,7 @@ def three_approaches(
     """Approaches 1, 2 and 3, in this order, at the largest run's compute."""
     law, flops, usable = evidence.law, evidence.flops, headline.name == "surface"
     C = float(np.max(evidence.runs.flops))
-    best = law.optimal(C, flops)
+    best, _ = median_optimum(evidence, Budget(C, flops), level)
     at_optimum = (*_exponents(law, C, flops), best.params, best.tokens, best.loss)
 
     drawn: Interval | None = None

@@ -157,8 +157,8 @@ def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = None) -
     Forms, choice, window and intervals are the same.
     """
     problem = FitProblem(None, runs, flops, points_of(runs, log=True), "mad", np.ones(len(runs)))
-    fitted, _ = problem.windowed(window)
-    return Evidence(fitted.chosen, runs, flops)
+    fitted, report = problem.windowed(window)
+    return problem.evidence(fitted.chosen, report)
 
 
 def _where_repeats_help(problem: FitProblem) -> FitProblem:
@@ -193,8 +193,7 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
     shape = isoflop(fresh, report.factor)
     moved = sensitivity(chosen, table, flops)
     residuals = residual_map(chosen, table, flops)
-    belief = problem.known.belief()
-    evidence = Evidence(chosen, table, flops, problem.base, problem.law is Hoffmann, belief)
+    evidence = problem.evidence(chosen, report)
     headline = choose_headline(chosen, shape, problem.envelope)
     kept = chosen.weights > 0
     used = table.select(

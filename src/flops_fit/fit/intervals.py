@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit.known import Belief
-from flops_fit.fit.misfit import Posterior, posterior
+from flops_fit.fit.misfit import MisfitPrior, Posterior, posterior
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
@@ -142,7 +142,6 @@ _WIDEST = np.log(1e4)  # how far from the fitted optimum a drawn one is searched
 _COARSE, _FINE = 61, 81
 _MARGIN = 2.0  # in ln N, of the fine grid beyond the drawn optima
 _WINDOW = np.log(5.0)  # of the parabola through a drawn bowl
-_QUANTITY_DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -181,12 +180,14 @@ class DrawnOptima:
     A skewed bowl has two optima that people mean: its lowest point, and the vertex of the parabola
     through the sizes within ×5. The three are the lowest point, the vertex corrected by what the
     skew of the drawn law alone moves it, and the vertex. They differ by little for most sweeps.
+    ``free`` are the sizes without caps.
     """
 
     params: Floats
     tokens: Floats
     loss: Floats
     run_loss: Floats
+    free: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +208,8 @@ class DrawnLaw(Law):
         return self.law.exponent
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "law":  # while it is unpickled
+            raise AttributeError(name)
         return getattr(self.law, name)
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
@@ -224,7 +227,8 @@ class Evidence:
     """What a fit knows beyond its law: drawn surfaces that give any quantity an interval.
 
     ``base`` says how much each run counts, before the window; ``hold_kappa`` that the additive law
-    was asked for, ``known`` what is known of its constants beforehand.
+    was asked for, ``known`` what is known of its constants beforehand. ``prior`` holds how runs far
+    from the optimum count.
     """
 
     solution: Solution
@@ -232,6 +236,7 @@ class Evidence:
     flops: FlopsFunction
     base: Floats | None = None
     hold_kappa: bool = False
+    prior: MisfitPrior = field(default_factory=MisfitPrior)
     known: Belief | None = None
 
     @property
@@ -251,14 +256,13 @@ class Evidence:
     @cached_property
     def posterior(self) -> Posterior:
         """The drawn surfaces."""
-        return posterior(
-            self.solution, self.runs, self.flops, self.base, self.hold_kappa, self.known
-        )
+        ask = (self.solution, self.runs, self.flops, self.prior, self.base, self.hold_kappa)
+        return posterior(*ask, self.known)
 
     @cached_property
     def drawn_laws(self) -> list[Law]:
-        """Some of the drawn surfaces, one by one."""
-        singles = self.posterior.singles(_QUANTITY_DRAWS)
+        """The drawn surfaces, one by one."""
+        singles = self.posterior.singles()
         return [DrawnLaw(s.mean.law(s.parts[0].eta[0]), s) for s in singles]
 
     def span(self, draws: Floats, level: float) -> Interval | None:
@@ -287,8 +291,8 @@ class Evidence:
         at = coarse[np.argmin(bowl(coarse), axis=1)]
         low, high = np.quantile(at, [0.02, 0.98])
         fine = np.linspace(max(low - _MARGIN, coarse[0]), min(high + _MARGIN, coarse[-1]), _FINE)
-        lowest, vertex = _bottoms(fine, bowl(fine))
-        of_law, skewed = _bottoms(fine, bowl(fine, misfit=False))
+        lowest, vertex = bottoms(fine, bowl(fine))
+        of_law, skewed = bottoms(fine, bowl(fine, misfit=False))
         log_n = np.column_stack([lowest, vertex - (skewed - of_law), vertex])
         sizes = np.exp(log_n)
         caps = (max_params, max_tokens)
@@ -296,11 +300,12 @@ class Evidence:
         N, D = best.params.reshape(sizes.shape), best.tokens.reshape(sizes.shape)
         loss = self.posterior.losses(N, D)
         lost = (log_n <= coarse[0] + 0.1) | (log_n >= coarse[-1] - 0.1)
-        N = np.where(lost, np.inf, N) if not (max_params or max_tokens) else N
-        return DrawnOptima(N, D, loss, self.posterior.one_run(loss))
+        run = self.posterior.one_run(loss)
+        far = np.where(lost, np.inf, sizes)
+        return DrawnOptima(N if any(caps) else far, D, loss, run, far)
 
 
-def _bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
+def bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
     """Ln N of the lowest point of each row, and of the vertex of a parabola within ×5 of itself."""
     h, rows = log_n[1] - log_n[0], np.arange(len(bowl))
     j = np.clip(np.argmin(bowl, axis=1), 1, len(log_n) - 2)

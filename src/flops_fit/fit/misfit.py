@@ -294,28 +294,26 @@ def _informed(
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Some of a posterior's surfaces, all of one ℓ: coordinates (draws, k), weights of g (draws, M).
-
-    ``noise`` is the standard deviation of one run around each, in the space of the fit.
-    """
+    """Some of a posterior's surfaces, all of one ℓ: coordinates (draws, k), weights of g (draws, M)."""
 
     basis: Basis
     eta: Floats
     weights: Floats
-    noise: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What the runs say about the surface L(N, D): draws of law plus misfit, and of a run's noise.
+    """What the runs say about the surface L(N, D): draws of law plus misfit.
 
-    ``amplitude`` and ``noise`` are posterior means of τ and σ, relative to the loss.
+    ``amplitude`` and ``noise`` are posterior means of τ and σ in the space of the fit. ``scatter``
+    is how far one run lies from the fitted law: noise, and what differs from run to run besides.
     """
 
     mean: Mean
     parts: tuple[Draws, ...]
     amplitude: float
-    noise_sd: float
+    noise: float
+    scatter: float
 
     def one_run(self, losses: Floats) -> Floats:
         """The loss of one run where each draw's law has ``losses``, shape (draws, points)."""
@@ -324,17 +322,14 @@ class Posterior:
 
     def run_noise(self, shape: tuple[int, ...]) -> Floats:
         """What one run adds to each draw, shape (draws, points), in the space of the fit."""
-        sd = np.concatenate([part.noise for part in self.parts])[:, None]
-        return np.asarray(sd * np.random.default_rng(1).normal(size=shape))
+        return np.asarray(self.scatter * np.random.default_rng(1).normal(size=shape))
 
-    def singles(self, most: int) -> Iterator[Posterior]:
-        """Up to ``most`` of the draws, evenly picked, each as a posterior of one."""
-        every = max(sum(len(part.eta) for part in self.parts) // most, 1)
+    def singles(self) -> Iterator[Posterior]:
+        """Each of the draws as a posterior of one."""
         for part in self.parts:
-            for i in range(0, len(part.eta), every):
+            for i in range(len(part.eta)):
                 one = slice(i, i + 1)
-                draw = Draws(part.basis, part.eta[one], part.weights[one], part.noise[one])
-                yield replace(self, parts=(draw,))
+                yield replace(self, parts=(Draws(part.basis, part.eta[one], part.weights[one]),))
 
     def losses(self, N: Floats, D: Floats, misfit: bool = True) -> Floats:
         """L of every draw at points of shape (points,), or (draws, points) where each has its own.
@@ -362,10 +357,10 @@ def posterior(
     solution: Solution,
     runs: RunTable,
     flops: FlopsFunction,
+    prior: MisfitPrior,
     base: Floats | None = None,
     hold_kappa: bool = False,
     known: Belief | None = None,
-    prior: MisfitPrior | None = None,
     draws: int = DRAWS,
 ) -> Posterior:
     """Draws of the surface, given all runs; ``base`` says how much each counts beforehand.
@@ -374,7 +369,6 @@ def posterior(
     prior of those constants. Runs in one group share half the
     variance of their noise.
     """
-    prior = prior or MisfitPrior()
     points = solution.points
     mean: Mean
     if type(solution.law) in (Hoffmann, Kappa):
@@ -421,7 +415,8 @@ def posterior(
     counts = rng.multinomial(draws, share.ravel()).reshape(share.shape)
     dof = max(len(points.z) - len(mean.start), 4)
     parts = [c.draw(n, dof, rng) for c, n in zip(cases, counts, strict=True) if np.any(n)]
-    return Posterior(mean, tuple(parts), float(np.sum(share * tau)), float(np.sum(share * sigma)))
+    amplitude, noise = float(np.sum(share * tau)), float(np.sum(share * sigma))
+    return Posterior(mean, tuple(parts), amplitude, noise, scatter)
 
 
 def _scatter(solution: Solution) -> float:
@@ -525,7 +520,7 @@ class _Conditional:
 
     def draw(self, counts: NDArray[np.int64], dof: int, rng: np.random.Generator) -> Draws:
         """``counts`` draws for each of the batch; Student's t for what ``dof`` leaves open of σ."""
-        etas, weights, noises = [], [], []
+        etas, weights = [], []
         for i in np.flatnonzero(counts):
             n, tau, sigma = int(counts[i]), self.tau[i], self.sigma[i]
             wide = np.sqrt(dof / rng.chisquare(dof, size=(n, 1)))
@@ -537,5 +532,4 @@ class _Conditional:
             loose = wide * rng.normal(size=(n, len(precision))) / np.sqrt(precision)
             weights.append((found[1:] + loose) @ self.vectors.T)
             etas.append(eta)
-            noises.append(np.full(n, sigma))
-        return Draws(self.basis, np.vstack(etas), np.vstack(weights), np.concatenate(noises))
+        return Draws(self.basis, np.vstack(etas), np.vstack(weights))

@@ -147,7 +147,7 @@ def predict(
     """The answer, with the spread over the ``others``, other forms, and approach 2's ``line``."""
     law, lost = evidence.law, evidence.no_interval
     caps = (budget.max_params, budget.max_tokens)
-    best, spans = _median(evidence, budget, level)
+    best, spans = median_optimum(evidence, budget, level)
     unsure = [name for name, span in spans.items() if span is None]
     notes = []
     if lost:
@@ -180,7 +180,7 @@ def predict(
     )
 
 
-def _median(
+def median_optimum(
     evidence: Evidence, budget: Budget, level: float
 ) -> tuple[Optimum, dict[str, Interval | None]]:
     """The median optimum over the drawn surfaces, and the interval of each of :data:`SPANS`."""
@@ -189,7 +189,7 @@ def _median(
         return of_law, dict.fromkeys(SPANS)
     caps = (budget.max_params, budget.max_tokens)
     drawn = evidence.optima(budget.C, budget.flops, *caps)
-    size = float(np.median(drawn.params))
+    size = float(np.median(drawn.free))
     size = size if np.isfinite(size) else float(of_law.params)
     best = replace(spend(size, budget.C, budget.flops, *caps), loss=float(np.median(drawn.loss)))
     ratio = drawn.tokens / drawn.params
@@ -214,7 +214,7 @@ def predict_path(
     nodes = at if len(at) <= _PATH else np.geomspace(at[0], at[-1], _PATH)
     rows = []
     for C in nodes.tolist():
-        best, spans = _median(evidence, Budget(C, flops or evidence.flops), level)
+        best, spans = median_optimum(evidence, Budget(C, flops or evidence.flops), level)
         values = (*_values(best), best.loss)
         rows.append(
             [(v, *(spans[n] or (np.nan, np.nan))) for n, v in zip(SPANS, values, strict=True)]

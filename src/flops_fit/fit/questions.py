@@ -11,7 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.intervals import METHOD, Estimate, Evidence, Interval, answer, check_level
+from flops_fit.fit.intervals import (
+    METHOD,
+    Estimate,
+    Evidence,
+    Interval,
+    answer,
+    bottoms,
+    check_level,
+)
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
@@ -178,7 +186,14 @@ def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) ->
         for name, values in draws.items()
     }
     middle = {name: np.median(values, axis=0) for name, values in draws.items()}
-    how |= {"method": METHOD}
+    lost = [
+        f"{name} at k = {f:.3g}"
+        for name, found in spans.items()
+        for f, span in zip(table.factors, found, strict=True)
+        if span is None
+    ]
+    how["method"] = METHOD
+    how["reason"] = f"some drawn surfaces do not reach {', '.join(lost)}" if lost else ""
     return TradeOffEstimate(compute, table.factors, **middle, intervals=spans, level=level, **how)
 
 

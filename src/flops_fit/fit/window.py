@@ -9,7 +9,8 @@ whole range of compute, the runs nearest to the question say most: the tilt weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.generic import GenericSolver
+from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.known import Known
 from flops_fit.fit.minima import Envelope
+from flops_fit.fit.misfit import MisfitPrior
 from flops_fit.fit.solver import BoundKind, DeltaRule, Solution
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose
@@ -199,6 +202,17 @@ class FitProblem:
         chosen = own or (kappa if kappa and joined else additive)
         others = [s for s in (additive, kappa) if s and s is not chosen]
         return Fitted(chosen, tuple(others), choice)
+
+    def evidence(self, solution: Solution, report: WindowReport) -> Evidence:
+        """What the runs say beyond the law, counted near and far as the window was asked to."""
+        prior = MisfitPrior()
+        if report.factor is None or solution.law.covariates:
+            prior = replace(prior, window=math.inf, tilt=0.0)
+        elif report.factor != _AUTO_FACTOR:
+            prior = replace(prior, window=report.factor, tilt=0.0)
+        additive = self.law is Hoffmann
+        ask = (solution, self.table, self.flops, self.base, additive, prior)
+        return Evidence(*ask, self.known.belief())
 
     def windowed(self, window: WindowRule) -> tuple[Fitted, WindowReport]:
         """Fit all runs, then those inside the window where it leaves enough."""
