@@ -34,10 +34,11 @@ def test_the_held_out_budget_is_not_fitted():
 
 def test_the_interval_for_a_run_is_wider_than_the_law_s():
     """One run scatters around the law by the noise."""
-    (held,) = backtest(sweep(ADDITIVE, sd=0.01)).held_out
+    found = backtest(sweep(ADDITIVE, sd=0.01))
+    (held,) = found.held_out
     assert held.run_interval[0] < held.loss_interval[0] < held.predicted_loss
     assert held.predicted_loss < held.loss_interval[1] < held.run_interval[1]
-    assert np.log(held.run_interval[1] / held.run_interval[0]) > 2 * 1.6 * 0.01
+    assert np.log(held.run_interval[1] / held.run_interval[0]) > 2 * 1.6 * found.fit.residual_sd
 
 
 def test_a_wrong_trend_does_not_pass():

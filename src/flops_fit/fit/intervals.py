@@ -175,11 +175,12 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class DrawnOptima:
-    """The optimum at one budget on each drawn surface: arrays of shape (draws, 3).
+    """The optimum at one budget on each drawn surface: arrays of shape (draws, 4).
 
     A skewed bowl has two optima that people mean: its lowest point, and the vertex of the parabola
-    through the sizes within ×5. The three are the lowest point, the vertex corrected by what the
-    skew of the drawn law alone moves it, and the vertex. They differ by little for most sweeps.
+    through the sizes within ×5, as approach 2 has it. Half of the four is the lowest point; the
+    others are the vertex, as it is and without what the skew of the drawn law alone moves it. For
+    most sweeps they differ by little.
     ``free`` are the sizes without caps.
     """
 
@@ -293,7 +294,7 @@ class Evidence:
         fine = np.linspace(max(low - _MARGIN, coarse[0]), min(high + _MARGIN, coarse[-1]), _FINE)
         lowest, vertex = bottoms(fine, bowl(fine))
         of_law, skewed = bottoms(fine, bowl(fine, misfit=False))
-        log_n = np.column_stack([lowest, vertex - (skewed - of_law), vertex])
+        log_n = np.column_stack([lowest, lowest, vertex - (skewed - of_law), vertex])
         sizes = np.exp(log_n)
         caps = (max_params, max_tokens)
         best = spend(sizes.ravel(), np.full(sizes.size, C), flops, *caps)

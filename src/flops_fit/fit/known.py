@@ -68,6 +68,16 @@ class Belief:
     mean: Floats
     precision: Floats
 
+    def with_plain(self, name: str, unit: float) -> Belief:
+        """The same with one constant itself, in some unit, in place of its log."""
+        if name not in self.names:
+            return self
+        i = self.names.index(name)
+        mean, slope = self.mean.copy(), np.ones(len(self.names))
+        mean[i] = np.exp(mean[i]) / unit
+        slope[i] = 1 / max(mean[i], 1e-3)
+        return Belief(self.names, mean, self.precision * np.outer(slope, slope))
+
     def __add__(self, other: Belief | None) -> Belief:
         """Both, about different constants."""
         if other is None:

@@ -62,9 +62,10 @@ class MisfitPrior:
     window, tilt
         A run a factor ``window`` from N* has twice the noise variance, and one of compute C
         (C_max/C)^tilt times that.
-    centre, spread
-        Mean and standard deviation of ln p, ln q (the slopes of the two terms) and ln κ, and the
-        standard deviation of ln E and of the logs of the terms' sizes.
+    slope, kappa, spread
+        Median of the slopes p and q of the two terms, and of κ, and the standard deviations of E in
+        units of the lowest loss, of the logs of the terms' sizes, and of ln p, ln q and ln κ. The
+        mean of E is .6 of the lowest loss.
     """
 
     amplitude: float = 0.012
@@ -75,7 +76,7 @@ class MisfitPrior:
     tilt: float = 0.5
     slope: float = 0.3
     kappa: float = 0.75
-    spread: tuple[float, ...] = (1.0, 4.0, 4.0, 0.6, 0.6, 0.7)
+    spread: tuple[float, ...] = (0.4, 4.0, 4.0, 0.6, 0.6, 0.7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ def trust_weights(
 
 
 class KappaMean:
-    """ln L or L of the κ family at coordinates η = (ln E, u, v, ln p, ln q, ln κ), in batches."""
+    """ln L or L of the κ family at coordinates η = (E, u, v, ln p, ln q, ln κ), in batches."""
 
     def __init__(
         self, solution: Solution, prior: MisfitPrior, hold_kappa: bool, known: Belief | None
@@ -172,28 +173,32 @@ class KappaMean:
         self.points = points = solution.points
         E, u, v, p, q, ln_kappa = solution.coordinates
         level = np.exp(points.z) if points.log else points.z
-        low = float(np.log(max(np.min(level), 1e-6)))
-        floor = np.log(max(E, 1e-3 * float(np.mean(level))))
+        low = float(np.min(level))
         slope, kappa = np.log(prior.slope), np.log(prior.kappa)
         self.free = 5 if hold_kappa else 6
-        start = np.array([floor, u, v, np.log(p), np.log(q), ln_kappa])
-        limit = np.array([low - 0.5, u, v, slope, slope, kappa])
+        start = np.array([E, u, v, np.log(p), np.log(q), ln_kappa])
+        limit = np.array([0.6 * low, u, v, slope, slope, kappa])
         self.start, self.centre = start[: self.free], limit[: self.free]
         self.additive = type(solution.law) is Hoffmann
         self.ln_kappa = float(ln_kappa)
-        self.precision = np.diag(np.array(prior.spread)[: self.free] ** -2.0)
-        rows = self.log_constants(known.names) if known else None
-        self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
+        spread = np.array(prior.spread)[: self.free]
+        spread[0] *= abs(low)
+        self.precision = np.diag(spread**-2.0)
+        if known is not None:
+            known = known.with_plain("E", points.scale)
+            rows = self.log_constants(known.names)
+            self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
 
     def log_constants(self, names: tuple[str, ...]) -> tuple[Floats, Floats]:
-        """R and c of logs R·η + c of constants, in which an additive law's exponents are slopes."""
+        """R and c of constants R·η + c: E itself, the logs of others.
+
+        An additive law's exponents are its slopes.
+        """
         rows, shift = np.zeros((len(names), 6)), np.zeros(len(names))
         for row, name in enumerate(names):
             rows[row, {"E": 0, "alpha": 3, "beta": 4, "kappa": 5}[name]] = 1.0
             if name in ("alpha", "beta") and not self.additive:
                 rows[row, 5] = -1.0
-            if name == "E":
-                shift[row] = np.log(self.points.scale)
         if self.free == 5:
             shift += self.ln_kappa * rows[:, 5]
         return rows[:, : self.free], shift
@@ -204,7 +209,7 @@ class KappaMean:
         out[:, : self.free] = eta
         if self.free == 5:
             out[:, 5] = self.ln_kappa
-        out[:, [0, 3, 4]] = np.exp(np.clip(out[:, [0, 3, 4]], -30, 10))
+        out[:, 3:5] = np.exp(np.clip(out[:, 3:5], -30, 10))
         return out
 
     def law(self, eta: Floats) -> Law:
@@ -217,7 +222,7 @@ class KappaMean:
         theta = self.theta(eta)
         d = derivatives(theta, points, hold_kappa=self.free == 5)
         slopes = d.gradient.copy()
-        slopes[:, [0, 3, 4]] *= theta[:, [0, 3, 4], None]
+        slopes[:, 3:5] *= theta[:, 3:5, None]
         return d.model, slopes
 
     def values(self, eta: Floats, x: Floats, y: Floats) -> Floats:
@@ -226,7 +231,7 @@ class KappaMean:
         kappa = np.exp(ln_kappa)
         power = kappa * np.logaddexp((u - p * x) / kappa, (v - q * y) / kappa)
         value = E + np.exp(np.minimum(power, 60.0))
-        return np.asarray(np.log(value) if self.points.log else value)
+        return np.asarray(np.log(np.maximum(value, 1e-300)) if self.points.log else value)
 
 
 class LinearMean:
@@ -236,8 +241,9 @@ class LinearMean:
         self.solution, self.points = solution, solution.points
         self.start = self.centre = solution.theta
         self.precision = np.eye(len(solution.theta)) * prior.spread[1] ** -2.0
-        rows = self.log_constants(known.names) if known else None
-        self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
+        if known is not None:
+            rows = self.log_constants(known.names)
+            self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
 
     def log_constants(self, names: tuple[str, ...]) -> tuple[Floats, Floats]:
         """R and c of logs R·η + c of constants; a row of zeros of one that is held."""
@@ -279,11 +285,9 @@ Mean = KappaMean | LinearMean
 
 
 def _informed(
-    precision: Floats, centre: Floats, rows: tuple[Floats, Floats] | None, known: Belief | None
+    precision: Floats, centre: Floats, rows: tuple[Floats, Floats], known: Belief
 ) -> tuple[Floats, Floats]:
     """A prior's precision and mean with what is known in place of its default."""
-    if rows is None or known is None:
-        return precision, centre
     R, shift = rows
     replaced = np.where(np.any(R == 1.0, axis=0), 0.0, 1.0)
     left = precision * replaced
