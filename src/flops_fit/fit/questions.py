@@ -17,7 +17,6 @@ from flops_fit.fit.intervals import (
     Evidence,
     Interval,
     answer,
-    bottoms,
     check_level,
 )
 from flops_fit.laws.law import FlopsLike, Law, as_flops
