@@ -19,7 +19,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
+from benchmarks.chaos import cheap_sweeps, real_sweep
 from benchmarks.chaos.every_call import How, strike_everywhere
 from benchmarks.chaos.storm import Storm, Weather, environment, said_load
 from benchmarks.common.command import run
@@ -50,25 +52,25 @@ def cheap(quick: bool) -> Result:
     """A pool of two, runs without PyTorch, a new sweep whenever one is through."""
     kills = (QUICK if quick else KILLS)["cheap"]
     weather = Weather(kills, VICTIMS, calm=0.3)
-    return _stormed("cheap runs in a pool", "cheap_sweeps", "pool", weather, (RUNS, SECONDS))
+    return _stormed("cheap runs in a pool", cheap_sweeps, "pool", weather, (RUNS, SECONDS))
 
 
 def training(quick: bool) -> Result:
     """A cut-down demo sweep in a pool, with a checkpoint every 20 steps."""
     kills = (QUICK if quick else KILLS)["training"]
     weather = Weather(kills, {**VICTIMS, "worker": 9.0}, calm=0.7, torn=0.8)
-    return _stormed("training in a pool", "real_sweep", "pool", weather, ())
+    return _stormed("training in a pool", real_sweep, "pool", weather, ())
 
 
 def ray(quick: bool) -> Result:
     """Cheap runs on a cluster of this machine, of which any process is killed."""
     kills = (QUICK if quick else KILLS)["ray"]
     weather = Weather(kills, RAY_VICTIMS, calm=0.5)
-    return _stormed("cheap runs on Ray", "cheap_sweeps", "ray", weather, (RUNS, 2 * SECONDS))
+    return _stormed("cheap runs on Ray", cheap_sweeps, "ray", weather, (RUNS, 2 * SECONDS))
 
 
 def _stormed(
-    what: str, module: str, executor: str, weather: Weather, arguments: Sequence[object]
+    what: str, module: ModuleType, executor: str, weather: Weather, arguments: Sequence[object]
 ) -> Result:
     """Sweeps one after another until the kills are spent; the last one ends in calm."""
     storm = Storm(weather, random.Random(SEED))
@@ -77,13 +79,13 @@ def _stormed(
         calm = Path(base) / "calm"
         told = [str(a) for a in arguments]
         subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{module}", "inprocess", str(calm), *told],
+            [sys.executable, "-m", module.__name__, "inprocess", str(calm), *told],
             check=True, env=environment(),
         )  # fmt: skip
         fit = (calm / "fit.json").read_bytes()
         while not storm.spent and not storm.broken:
             folder = Path(base) / f"sweep{storm.sweeps}"
-            storm.sweep([f"benchmarks.{module}", executor, str(folder), *told], folder, fit)
+            storm.sweep([module.__name__, executor, str(folder), *told], folder, fit)
     seconds = time.perf_counter() - began
     return [_table(what, storm, seconds)], [_nothing_broken(what, storm.broken)]
 

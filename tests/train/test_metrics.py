@@ -83,7 +83,7 @@ def test_a_cpu_has_no_peak() -> None:
 
 def test_utilisation_is_that_of_the_steps_since_the_last_reading() -> None:
     pace = Throughput(flops_per_step=2e9, peak=1e12)
-    pace.begin(10, 100, 5.0)
+    pace.since_last(10, 100, 5.0)
     assert pace.since_last(20, 300, 5.1) == pytest.approx({"units_per_second": 2000.0, "mfu": 0.2})
     assert pace.since_last(25, 400, 5.2) == pytest.approx({"units_per_second": 1000.0, "mfu": 0.1})
     assert pace.mfu(25, 5.0) == pytest.approx(0.01)

@@ -114,30 +114,28 @@ def find_optimal(
     design
         How sizes are chosen where ``sizes`` are not given: ``"grid"``, the same number at each budget;
         ``"tapered"``, most runs at the smallest budgets; ``"rectangular"``, the same sizes at all
-        budgets, as branches use them. :class:`Grid`, :class:`Tapered` and :class:`Rectangular` set their
-        prior, width and numbers of sizes. :class:`Adaptive` trains a pilot, and then batches of
-        the runs that narrow N* at its ``target_compute`` most; ``compute_budgets`` are then those of
-        the pilot, by default three that take 1.5 % of its ``max_flops``. ``"adaptive"`` stands for
-        ``Adaptive(target_compute=10 * max(compute_budgets), max_flops=7 * sum(compute_budgets))``
-        with the default pilot: it spends at most what ``"grid"`` costs at the same budgets.
+        budgets, as branches use them; or :class:`Grid`, :class:`Tapered`, :class:`Rectangular` with a
+        prior, width and numbers of sizes. :class:`Adaptive` trains a pilot, by default at three
+        budgets that take 1.5 % of its ``max_flops``, and then batches of the runs that narrow N* at its
+        ``target_compute`` most. ``"adaptive"`` stands for ``target_compute=10 * max(compute_budgets),
+        max_flops=7 * sum(compute_budgets)``: at most what ``"grid"`` costs at the same budgets.
     progress
         Show a live view.
     training
         How runs are trained: optimizer, parametrization, precision, checkpoints, trackers and more; see
         :class:`flops_fit.TrainingConfig`.
     tune
-        Try learning rates and batches before the sweep: ``"pilot"``, at two sizes and two lengths,
-        for 15 % of all FLOPs at most, moves the recipe by factors that serve all runs; ``"per-size"``
-        finds a rate for each size; ``"none"`` takes the recipe as it is. :class:`flops_fit.tune.Tune`
-        says more. The trials are in ``output_dir/tuning``, what they show in ``Result.tuning``.
+        Try learning rates and batches before the sweep: ``"pilot"``, for 15 % of all FLOPs at most,
+        moves the recipe by factors that serve all runs; ``"per-size"`` finds a rate for each size;
+        ``"none"`` takes the recipe as it is. See :class:`flops_fit.tune.Tune`. The trials are in
+        ``output_dir/tuning``, what they show in ``Result.tuning``.
     repeats
         Runs of each size and budget, with seeds of their own.
 
     Returns
     -------
     Result or SweepPlan
-        The answer, with the plan, the runs and the fit it rests on; or with ``train=False`` the
-        plan alone.
+        The answer, with the plan, runs and fit it rests on; with ``train=False`` the plan alone.
 
     Raises
     ------

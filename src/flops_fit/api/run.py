@@ -179,45 +179,47 @@ class GrowingStore(Store):
         return 0
 
 
+class Rounds:
+    """Carries out runs of a plan round after round, in one folder and with one view."""
+
+    def __init__(self, plan: SweepPlan, task: Task | None, options: RunOptions) -> None:
+        self.plan, self.task, self.options = plan, task, options
+        self.view = options.view
+        self.leads = ranks_of(task).is_main
+
+    def __call__(self, experiments: Sequence[Experiment]) -> list[Run]:
+        """The runs of the next round."""
+        plan = replace(self.plan, experiments=tuple(experiments))
+        runs = run_plan(plan, self.task, self.options, GrowingStore, self.view)
+        self.options = replace(self.options, resume=True)  # later rounds belong to this sweep
+        return runs
+
+    def say(self, line: str) -> None:
+        """Show a decision, on one rank."""
+        if self.leads:
+            self.view.step(line)
+
+
 def tune_plan(
     plan: SweepPlan, tune: Tune, options: RunOptions, total: float | None = None
 ) -> tuple[SweepPlan, Tuning]:
-    """The plan with hyper-parameters that were tried, and what trying them showed.
-
-    ``total`` are the FLOPs of the sweep, where they are not those of the plan.
-    """
-    planner = plan.require_planner("tune_sweep")
-    leads = ranks_of(plan.task).is_main
-    view = options.view  # one for all rounds
-    say = view.step if leads else lambda line: None
-    why = ""
-    if tune.kind == "pilot" and plan.coordinates is not None and not plan.coordinates.passed:
-        why = (
-            f"The coordinate check did not pass, so each size was tuned: {plan.coordinates.reason}"
-        )
+    """The plan with tuned hyper-parameters, and what was found; ``total`` are the sweep's FLOPs."""
+    planner, task, checked = plan.require_planner("tune_sweep"), plan.task, plan.coordinates
+    notes: tuple[str, ...] = ()
+    if tune.kind == "pilot" and checked is not None and not checked.passed:
+        notes = (f"The coordinate check did not pass, so each size was tuned: {checked.reason}",)
         tune = replace(tune, kind="per-size", share=tune.most)
     folder = Path(options.output_dir) / TUNING_FOLDER
-    if leads:
-        Store.open(options.output_dir, resume=options.resume)
-    task = plan.task
     if isinstance(task, Trainer):
         task = replace(task, measures_noise=True)
-    resume = options.resume
-
-    def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
-        nonlocal resume
-        trials = replace(plan, experiments=tuple(experiments))
-        own = replace(options, output_dir=folder, resume=resume)
-        runs = run_plan(trials, task, own, GrowingStore, view)
-        resume = True  # later rounds belong to this tuning
-        return runs
-
+    rounds = Rounds(plan, task, replace(options, output_dir=folder))
+    if rounds.leads:
+        Store.open(options.output_dir, resume=options.resume)
     tuning = run_tuning(
-        tune, planner.factory, plan.experiments, plan.flops, carry_out, total=total, say=say
+        tune, planner.factory, plan.experiments, plan.flops, rounds, total=total, say=rounds.say
     )
-    if why:
-        tuning = replace(tuning, notes=(why, *tuning.notes))
-    if leads:
+    tuning = replace(tuning, notes=(*notes, *tuning.notes))
+    if rounds.leads:
         write_json(folder / "tuning.json", tuning.to_dict())
     return planner.remake(plan, tuning.recipe), tuning
 
@@ -225,32 +227,22 @@ def tune_plan(
 def find_adaptively(
     plan: SweepPlan, design: Adaptive, sizes: Sequence[Size] | None, options: RunOptions
 ) -> Result:
-    """Run batch after batch, each chosen from all runs before it, and answer.
+    """Run batch after batch from the pilot's plan on, each chosen from all runs before it, and answer.
 
-    ``plan`` is that of the pilot; ``sizes`` may be used, by default whatever the model accepts.
+    ``sizes`` may be used, by default whatever the model accepts.
     """
     factory = plan.require_planner("find_optimal").factory
-    view = options.view  # one for all batches
-    resume = options.resume
-
-    def carry_out(experiments: Sequence[Experiment]) -> list[Run]:
-        nonlocal resume
-        batch = replace(plan, experiments=tuple(experiments))
-        runs = run_plan(batch, plan.task, replace(options, resume=resume), GrowingStore, view)
-        resume = True  # later batches belong to this sweep
-        return runs
-
-    oracle = Experimenter(factory, plan.flops, carry_out, sizes)
-    leads = ranks_of(plan.task).is_main
-    say = view.step if leads else lambda line: None
-    answer = run_adaptive(oracle, design, say, pilot_budgets=plan.budgets)
-    if leads and (others := Store(Path(options.output_dir)).others(oracle.experiments)):
-        view.note(
+    rounds = Rounds(plan, plan.task, options)
+    oracle = Experimenter(factory, plan.flops, rounds, sizes)
+    answer = run_adaptive(oracle, design, rounds.say, pilot_budgets=plan.budgets)
+    others = Store(Path(options.output_dir)).others(oracle.experiments) if rounds.leads else 0
+    if others:
+        rounds.view.note(
             f"{others} earlier runs of this folder are not part of this sweep: kept, and not fitted."
         )
     plan = replace(plan, experiments=tuple(oracle.experiments))
     fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=answer.window)
     result = Result(plan, tuple(oracle.runs), fit, Path(options.output_dir), answer)
-    if leads:
+    if rounds.leads:
         result.save()
     return result

@@ -146,23 +146,27 @@ def derivatives(theta: Floats, points: Points, hold_kappa: bool = False) -> Deri
     # √(κ·w(1−w))·h, so that its outer product is the first part of ∇²T
     root = np.sqrt(kappa * w * rest)
     per_kappa = root / kappa
-    slopes = [w, rest, w * -x, rest * -y]
-    cross = [per_kappa, -per_kappa, per_kappa * -x, per_kappa * y]
+    k = 5 if hold_kappa else 6
+    slopes = np.empty((len(theta), k - 1, len(x)))  # filled in place: stacking costs as much again
+    cross = np.empty_like(slopes)
+    slopes[:, 0], slopes[:, 1] = w, rest
+    np.multiply(w, -x, out=slopes[:, 2])
+    np.multiply(rest, -y, out=slopes[:, 3])
+    cross[:, 0], cross[:, 1] = per_kappa, -per_kappa
+    np.multiply(per_kappa, -x, out=cross[:, 2])
+    np.multiply(per_kappa, y, out=cross[:, 3])
     entropy = None
     if not hold_kappa:
         logs = np.log(np.where(w > 0, w, 1.0)), np.log(np.where(rest > 0, rest, 1.0))
-        entropy = -kappa * (w * logs[0] + rest * logs[1])
-        slopes.append(entropy)
-        cross.append(gap * -root)
+        entropy = slopes[:, 4] = -kappa * (w * logs[0] + rest * logs[1])
+        np.multiply(gap, -root, out=cross[:, 4])
     value = np.maximum(value, 1e-300)
     fraction = power / value if points.log else power
-    all_slopes = np.stack(slopes, axis=1)
-    gradient = np.empty((len(theta), len(slopes) + 1, len(x)))
+    gradient = np.empty((len(theta), k, len(x)))
     gradient[:, 0] = 1.0 / value if points.log else 1.0
-    np.multiply(all_slopes, fraction[:, None], out=gradient[:, 1:])
+    np.multiply(slopes, fraction[:, None], out=gradient[:, 1:])
     model = np.log(value) if points.log else value
-    all_cross = np.stack(cross, axis=1)
-    return Derivatives(model, gradient, all_slopes, fraction, all_cross, entropy, points.log)
+    return Derivatives(model, gradient, slopes, fraction, cross, entropy, points.log)
 
 
 @dataclass(frozen=True, eq=False)

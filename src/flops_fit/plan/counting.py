@@ -93,9 +93,8 @@ def model_structure(model: Any) -> Mapping[str, int]:
 class FlopsCounter:
     """Counts training FLOPs per unit at a size; remembers each count.
 
-    A trace counts exactly, and takes a tenth of a second. Where traces show that FLOPs are a
-    polynomial of a whole-number size, and a built model has the structure that the same polynomials
-    predict, its FLOPs are computed from them: they are the same whole number.
+    A trace takes a tenth of a second. Where FLOPs are a polynomial of a whole-number size, and a built
+    model has the structure that the same polynomials predict, they are computed: the same number.
     """
 
     spec: ModelSpec

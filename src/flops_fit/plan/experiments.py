@@ -33,9 +33,8 @@ class UnmetBudgetError(PlanError):
 class ExperimentFactory:
     """Makes the exact experiment of a budget and a size.
 
-    ``batch_size`` is in samples, ``"auto"`` for the recipe's; ``samples`` are those of the training set
-    where it is known. ``conditions`` are the fingerprints of all else that decides the outcome. With
-    ``branch`` neither batch nor seed depends on the budget, so that runs of a size can share a trunk.
+    ``samples`` are those of the training set where it is known, ``conditions`` the fingerprints of all
+    else that decides the outcome. With ``branch`` neither batch nor seed depends on the budget.
     """
 
     spec: ModelSpec
@@ -121,8 +120,7 @@ class ExperimentFactory:
         def miss(batch: int) -> float:
             return abs(round(samples / batch) * batch / samples - 1)
 
-        exact = next((b for b in choices if miss(b) <= ROUNDING / 4), None)
-        best = exact if exact is not None else min(choices, key=miss)
+        best = next((b for b in choices if miss(b) <= ROUNDING / 4), None) or min(choices, key=miss)
         return best, round(samples / best)
 
 
@@ -228,12 +226,10 @@ def with_trunks(experiments: Sequence[Experiment]) -> list[Experiment]:
             )
         groups[canonical_json([experiment.size, experiment.repeat])].append(experiment)
     for first, *others in groups.values():
-        before = {"batch_size": first.batch_size, **trunk_hparams(first.hparams)}
+        own = {"batch_size": first.batch_size, **trunk_hparams(first.hparams)}
         for other in others:
-            after = {"batch_size": other.batch_size, **trunk_hparams(other.hparams)}
-            differing = [
-                f"{k} ({v!r} and {after[k]!r})" for k, v in before.items() if v != after[k]
-            ]
+            its = {"batch_size": other.batch_size, **trunk_hparams(other.hparams)}
+            differing = [f"{k} ({v!r} and {its[k]!r})" for k, v in own.items() if v != its[k]]
             if differing:
                 raise InputError(
                     f"branch: expected runs of one size to differ in their length alone; {first.label} "

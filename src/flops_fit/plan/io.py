@@ -127,7 +127,7 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
             sizes = tuple(layout["sizes_per_budget"])
             layout = Layout(layout["design"], Prior(layout["prior"]), layout["width"], sizes)
         if speed is not None:
-            speed = _speed(**speed)
+            speed = _speed(speed)
         return {
             "experiments": tuple(Experiment.from_dict(e) for e in content["experiments"]),
             "unit": content["unit"],
@@ -144,11 +144,11 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def _speed(reading: Any, steps: Any, alone: Any, **rest: Any) -> Speed:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in rest.items()}
-    reading = None if reading is None else Reading(**reading)
-    steps, alone = (tuple(StepTimes(**t) for t in times) for times in (steps, alone))
-    return Speed(**values, reading=reading, steps=steps, alone=alone)
+def _speed(values: Mapping[str, Any]) -> Speed:
+    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    read["reading"] = None if read["reading"] is None else Reading(**read["reading"])
+    read |= {k: tuple(StepTimes(**times) for times in read[k]) for k in ("steps", "alone")}
+    return Speed(**read)
 
 
 def _flops_to_dict(flops: FlopsFunction, experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -215,16 +215,9 @@ _FINAL = frozenset({"completed", "diverged"})  # states that a sweep does not ru
 class PlanDiff(Priced):
     """A plan compared with existing runs; prints as a table.
 
-    Attributes
-    ----------
-    finished
-        Runs of the plan that are final: completed, or diverged.
-    missing
-        Experiments without a final run. Those that failed are among them: a sweep runs them again.
-    not_asked_for
-        Existing runs that are not in the plan. A sweep keeps them and does not fit them.
-    unreadable
-        Records that could not be read, each with its reason.
+    ``finished`` runs are final: completed, or diverged. ``missing`` experiments have no final run, also
+    those of ``failed`` runs: a sweep runs them again. Runs ``not_asked_for`` exist and are not in the
+    plan: a sweep keeps them and does not fit them. ``unreadable`` records have their reason.
     """
 
     finished: tuple[Run, ...]
@@ -246,10 +239,8 @@ class PlanDiff(Priced):
     def __rich__(self) -> Table:
         from rich.table import Table
 
-        title = (
-            f"{len(self.finished)} runs finished, {len(self.missing)} missing, "
-            f"{len(self.not_asked_for)} not asked for"
-        )
+        counts = f"{len(self.finished)} runs finished, {len(self.missing)} missing"
+        title = f"{counts}, {len(self.not_asked_for)} not asked for"
         table = Table(title=title, title_justify="left")
         for name in ("run", "id", "FLOPs", "state"):
             table.add_column(name, justify="right" if name == "FLOPs" else "left", no_wrap=True)

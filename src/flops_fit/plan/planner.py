@@ -91,11 +91,7 @@ def make_counter(
     example_batch: Any,
     dataset: Any,
 ) -> tuple[FlopsCounter, float]:
-    """What counts FLOPs, and the number of units per sample.
-
-    ``data`` is ``None`` where none may be read; of ``dataset`` only declarations are. FLOPs are then
-    6·N per unit, unless there is an ``example_batch``.
-    """
+    """What counts FLOPs, and the number of units per sample; 6·N per unit where no data may be read."""
     batch = example_batch
     if batch is None and data is not None:
         batch = data.first_batch(EXAMPLE_SAMPLES)
@@ -221,12 +217,8 @@ class Planner:
         branched = " + branch" if any(e.trunk for e in plan.experiments) else ""
         cost = estimate(plan.experiments, plan.speed, where)
         rows = [DesignCost(f"this plan ({kind}{branched})", plan.experiments, cost)]
-        for design, branch in (
-            (Grid(), False),
-            (Tapered(), False),
-            (Rectangular(), False),
-            (Rectangular(), True),
-        ):
+        others = (Grid(), Tapered(), Rectangular(), Rectangular())
+        for design, branch in zip(others, (False, False, False, True), strict=True):
             name = f"{design.kind} + branch" if branch else design.kind
             layout = design.layout(plan.budgets)
             layout = layout if prior is None else replace(layout, prior=prior)

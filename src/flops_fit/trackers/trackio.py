@@ -15,8 +15,7 @@ from flops_fit.trackers.service import Service
 class TrackioTracker(Service):
     """Each run as a run of one trackio project, named by its label and id.
 
-    Settings are its config, readings its metrics by step, among them ``tokens`` and ``flops``; the last
-    ones have ``state`` and ``reason``. A run that goes on is continued by its name.
+    Settings are its config, readings its metrics by step; the last ones have ``state`` and ``reason``.
 
     Parameters
     ----------

@@ -138,8 +138,7 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
     read: list[tuple[str, TrackedRun]] = []
     sampled = False
     for run in runs:
-        lacks = [name for name in _ATTRIBUTES if not hasattr(run, name)]
-        if lacks:
+        if lacks := [name for name in _ATTRIBUTES if not hasattr(run, name)]:
             raise InputTypeError(
                 f"expected runs of W&B, which have {', '.join(_ATTRIBUTES)}; "
                 f"{type(run).__name__} lacks {', '.join(lacks)}."

@@ -35,14 +35,10 @@ class Throughput:
     peak: float | None = None
     _last: tuple[int, int, float] = field(default=(0, 0, 0.0), init=False)
 
-    def begin(self, step: int, units: int, seconds: float) -> None:
-        """Set the totals that the next reading is compared with."""
-        self._last = step, units, seconds
-
     def since_last(self, step: int, units: int, seconds: float) -> dict[str, Any]:
         """The throughput since the last reading, from the totals up to this one."""
         last_step, last_units, last_seconds = self._last
-        self.begin(step, units, seconds)
+        self._last = step, units, seconds
         passed = seconds - last_seconds
         return {
             "units_per_second": (units - last_units) / passed if passed > 0 else 0.0,

@@ -192,7 +192,7 @@ class TrainState:
         if state.get("owner", "") != owner:
             self._earlier_seconds, self._resumed = 0.0, 0
             self._shared_steps, self._shared_units = self.step, self.units
-        self.throughput.begin(self.step, self.units, self.seconds)
+        self.throughput.since_last(self.step, self.units, self.seconds)
 
 
 def trunk_snapshots(folder: Path, trunk: str) -> Checkpoints:
