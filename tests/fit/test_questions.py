@@ -51,7 +51,7 @@ def test_estimates_are_the_predictions(which, request):
     for name, quantity in asked.items():
         found = fit.estimate(quantity)
         low, high = p.intervals[name]
-        width = 0.2 * (high - low)
+        width = 0.3 * (high - low)
         assert found.value == pytest.approx(p[name], abs=width)
         assert found.interval == pytest.approx(p.intervals[name], abs=width)
         assert found.method == p.interval_method == "law, misfit and noise"

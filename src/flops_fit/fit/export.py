@@ -96,7 +96,7 @@ def _surfaces(drawn: Posterior, mean: KappaMean) -> dict[str, Any]:
                 "weights": b64encode(weights.astype("<f4").tobytes()).decode(),
             }
         )
-    run = [_nine(row) for row in unit * drawn.run_noise((len(laws), 3))]
+    run = [_nine(row) for row in unit * drawn.run_noise((len(laws), 4))]
     return {"log": points.log, "laws": laws, "parts": parts, "run": run}
 
 

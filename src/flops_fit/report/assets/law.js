@@ -224,7 +224,7 @@ const flopsFit = (() => {
     const fine = even(Math.max(near[0] - 2, coarse[0]), Math.min(near[1] + 2, coarse[60]), 81);
     return bowls(fine).flatMap(({ part, draw, whole, law }) => {
       const [lowest, vertex] = bottoms(fine, whole), [ofLaw, skewed] = bottoms(fine, law());
-      return [lowest, vertex - (skewed - ofLaw), vertex].map((logN, i) => {
+      return [lowest, lowest, vertex - (skewed - ofLaw), vertex].map((logN, i) => {
         const logD = dataFor(logN), loss = surfaceAt(fit, draw, basis(part, logN, logD), logN, logD);
         const lost = logN <= coarse[0] + 0.1 || logN >= coarse[60] - 0.1;
         const params = lost ? Infinity : Math.exp(logN), tokens = Math.exp(logD);
