@@ -317,6 +317,9 @@ class Posterior:
     amplitude: float
     noise_sd: float
 
+    def __len__(self) -> int:
+        return sum(len(part.eta) for part in self.parts)
+
     def one_run(self, losses: Floats) -> Floats:
         """The loss of one run where each draw's law has ``losses``, shape (draws, points)."""
         noise, points = self.run_noise(losses.shape), self.mean.points
@@ -329,7 +332,7 @@ class Posterior:
 
     def singles(self, most: int) -> Iterator[Posterior]:
         """Up to ``most`` of the draws, evenly picked, each as a posterior of one."""
-        every = max(sum(len(part.eta) for part in self.parts) // most, 1)
+        every = max(len(self) // most, 1)
         for part in self.parts:
             for i in range(0, len(part.eta), every):
                 one = slice(i, i + 1)
