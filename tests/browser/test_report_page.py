@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -40,8 +41,16 @@ def test_a_page_opens_without_an_error_and_asks_for_nothing(
 def test_the_panel_answers_as_python_does(
     opened: Open, reports: dict[str, Report], name: str
 ) -> None:
-    """Values and both ends of the intervals, to five digits: inside the runs and far beyond."""
+    """Values and both ends of the intervals, to five digits: inside the runs and far beyond.
+
+    A law that the page has no formula of is interpolated, to the error that the page states.
+    """
     page, fit = opened(name).page, reports[name].fit
+    rtol = 1e-5
+    if name == "own":
+        stated = page.locator("#results .note", has_text="interpolates").inner_text()
+        rtol = 2 * float(re.findall(r"at most ([\d.e-]+) %", stated)[0]) / 100
+        assert rtol < 0.01
     smallest, largest = float(fit.runs.flops.min()), fit.largest_compute
     for C in (smallest / 5, (smallest * largest) ** 0.5, largest, 12 * largest, 900 * largest):
         set_field(page, "compute", C)
@@ -50,7 +59,7 @@ def test_the_panel_answers_as_python_does(
             value = expected["expected_loss" if quantity == "run_loss" else quantity]
             wanted = [value, *(expected.intervals[quantity] or (np.nan, np.nan))]
             np.testing.assert_allclose(
-                read_row(page, row), wanted, rtol=1e-5, err_msg=f"{quantity} at {C:.3g}"
+                read_row(page, row), wanted, rtol=rtol, err_msg=f"{quantity} at {C:.3g}"
             )
 
 

@@ -51,6 +51,8 @@ def test_every_stage_shows_itself(result: flops_fit.Result) -> None:
     assert f"{result.fit.law.params['alpha']:.4g}" in shown["fit"]
     assert f"trust: {result.fit.trust}" in shown["fit"][0]
     assert f"{prediction.expected_loss:#.4g}" in shown["prediction"]
+    assert {"loss, mean of runs", "loss, one run"} <= set(shown["prediction"])
+    assert "Loss, One Run" in shown["result"]
     assert result.summary().splitlines()[0] in shown["result"]
     for html in (result._repr_html_(), result.plan._repr_html_()):
         assert len(html) < 20_000

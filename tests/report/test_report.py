@@ -46,11 +46,14 @@ def test_the_table_holds_the_predictions(fit: flops_fit.Fit) -> None:
     predictions = [fit.predict(c) for c in (1e20, 1e21)]
     lines = chinchilla_table(predictions).splitlines()
     assert re.sub(r" +", " ", lines[0]) == (
-        "| Compute Budget | Optimal N | Optimal D | D/N Ratio | Predicted Loss |"
+        "| Compute Budget | Optimal N | Optimal D | D/N Ratio "
+        "| Predicted Loss, Mean of Runs | Loss, One Run |"
     )
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[2].startswith("| 1e+20")
     assert f"{predictions[0].expected_loss:#.4g} (" in lines[2]
+    low, high = predictions[0].intervals["run_loss"] or (0, 0)
+    assert f"| {low:#.4g}–{high:#.4g} " in lines[2]
     assert "90 % intervals" in lines[-1]
 
 
@@ -58,7 +61,9 @@ def test_a_missing_interval_is_called_missing(fit: flops_fit.Fit) -> None:
     from dataclasses import replace
 
     bare = replace(fit.predict(1e20), intervals=dict.fromkeys(fit.predict(1e20).intervals))
-    assert chinchilla_table([bare]).count("(none)") == 4
+    told = chinchilla_table([bare])
+    assert told.count("(none)") == 4
+    assert "| none " in told
 
 
 def test_the_answer_in_words_warns_where_the_fit_does(fit: flops_fit.Fit) -> None:

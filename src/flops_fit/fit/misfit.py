@@ -319,6 +319,9 @@ class Posterior:
     noise: float
     scatter: float
 
+    def __len__(self) -> int:
+        return sum(len(part.eta) for part in self.parts)
+
     def one_run(self, losses: Floats) -> Floats:
         """The loss of one run where each draw's law has ``losses``, shape (draws, points)."""
         noise, points = self.run_noise(losses.shape), self.mean.points

@@ -155,7 +155,7 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
         )
     line = "The optimum is read from a power law through the {} of [hoffmann2022])."
     optimum = {
-        "surface": "The optimum minimises the fitted loss over N with D = C/F(N).",
+        "surface": "The optimum minimises the loss over N with D = C/F(N).",
         "isoflop": line.format("minima of IsoFLOP parabolas (approach 2"),
         "envelope": line.format("envelope (approach 1"),
     }
@@ -175,15 +175,16 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
 
 
 def _intervals(m: ReportData) -> str:
-    used, level = {p.interval_method for p in m.answers}, f"{100 * m.level:g} %"
-    if "HC3 sandwich" in used:
-        return (
-            f"Intervals ({level}) use an HC3 sandwich covariance [mackinnon1985] with "
-            "Student's t and the delta method on the log scale."
-        )
-    if "case bootstrap" in used:
-        return f"Intervals ({level}) are percentiles of a case bootstrap."
-    return "No interval is given."
+    if all(p.interval_method == "none" for p in m.answers):
+        return "No interval is given."
+    drawn = m.fit._evidence.posterior
+    return (
+        f"Answers are medians, and intervals ({100 * m.level:g} %) quantiles, over {len(drawn)} surfaces "
+        "drawn from the posterior of the law's constants and of a smooth misfit of its form, a Gaussian "
+        "process in ln N and ln D [kennedy2001]. The amplitude of the misfit is weighed by the runs and "
+        f"has a mean of {100 * drawn.amplitude:.2g} % of the loss. Intervals of the loss are of the mean "
+        "of runs; those of one run add its noise."
+    )
 
 
 def papers() -> dict[str, str]:

@@ -35,13 +35,17 @@ class TextTable:
 
 
 def chinchilla_table(predictions: Sequence[Prediction]) -> str:
-    """N*, D*, D/N and the loss at each budget with intervals, as a Markdown table."""
+    """N*, D*, D/N and the loss at each budget with intervals, as a Markdown table.
+
+    The loss has two intervals: of the mean of runs of that size, and of one run.
+    """
     return optima(predictions).markdown()
 
 
 def optima(predictions: Sequence[Prediction]) -> TextTable:
     """N*, D*, D/N and the loss at each budget with intervals."""
-    rows = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]
+    heads = ("Compute Budget", "Optimal N", "Optimal D", "D/N Ratio")
+    rows = [[*heads, "Predicted Loss, Mean of Runs", "Loss, One Run"]]
     for p in predictions:
         values = {
             "optimal_params": format_count(p.optimal_params),
@@ -50,11 +54,11 @@ def optima(predictions: Sequence[Prediction]) -> TextTable:
             "expected_loss": _loss(p.expected_loss),
         }
         cells = [f"{value} {_span(p, quantity)}" for quantity, value in values.items()]
-        rows.append([f"{p.target_compute:.3g}", *cells])
+        rows.append([f"{p.target_compute:.3g}", *cells, _one_run(p)])
     level, unit = "", "tokens"
     if predictions:
         level, unit = f"{100 * predictions[0].level:g} %", predictions[0].unit
-    note = f"In brackets: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."
+    note = f"In brackets, and for one run: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."
     return TextTable("Optima at each budget", rows, note)
 
 
@@ -63,9 +67,15 @@ def _span(prediction: Prediction, quantity: str) -> str:
     interval = prediction.intervals[quantity]
     if interval is None:
         return "(none)"
-    formats = {"expected_loss": "{:#.4g}".format, "tokens_per_param": "{:.3g}".format}
+    loss = "{:#.4g}".format
+    formats = {"expected_loss": loss, "run_loss": loss, "tokens_per_param": "{:.3g}".format}
     low, high = map(formats.get(quantity, format_count), interval)
     return f"({low}–{high})"
+
+
+def _one_run(prediction: Prediction) -> str:
+    """The interval of one run's loss."""
+    return _span(prediction, "run_loss").strip("()")
 
 
 def _loss(value: float | None) -> str:
@@ -114,6 +124,8 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     expected = "no loss can be predicted"
     if p.expected_loss == p.expected_loss:
         expected = f"expect a held-out loss of {p.expected_loss:.3f}{loss}"
+        if p.intervals["run_loss"] is not None:
+            expected += f" in the mean of runs, and {_one_run(p)} of one run"
     lines = [
         f"With {p.target_compute:.3g} FLOPs, train about {format_count(p.optimal_params)} parameters"
         f"{size} on {format_count(p.optimal_tokens)} {p.unit}{data}; {expected}.",
@@ -128,8 +140,8 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     spread = p.form_spread.get("optimal_params")
     if spread is not None and spread[1] > spread[0]:
         lines.append(
-            "The intervals hold only if the form of the law does. Over the fitted forms, N* at this "
-            f"budget ranges from {format_count(spread[0])} to {format_count(spread[1])}."
+            "The intervals allow for a misfit of the law as large as the runs show. Over the fitted forms, "
+            f"N* at this budget ranges from {format_count(spread[0])} to {format_count(spread[1])}."
         )
     problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
     trust = verdict(fit, problems)
