@@ -42,7 +42,7 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
       base64. ``run`` adds to g what one run has on top, for each draw and each of the three optima.
     - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
     - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
-      interpolated by ``cubic``; ``error`` is its largest relative error at midpoints.
+      interpolated by ``cubic``; ``error`` is its largest relative error at some midpoints.
     """
     low, high, sizes = float(np.min(fit.runs.flops)), fit.largest_compute, fit.runs.params
     reach = _MOST_EXTRAPOLATION * high
@@ -125,7 +125,7 @@ def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
 def _table(fit: Fit, level: float, low: float, high: float) -> dict[str, Any]:
     log_c = np.linspace(np.log(low), np.log(high), _BUDGETS)
     values = _logs_of(fit, level, log_c)
-    middles = 0.5 * (log_c[:-1] + log_c[1:])[:: _BUDGETS // 8]
+    middles = 0.5 * (log_c[:-1] + log_c[1:])[::3]
     exact = _logs_of(fit, level, middles)
     near = np.array([cubic(middles, log_c, column) for column in values.T]).T
     error = np.abs(near - exact)

@@ -116,23 +116,24 @@ FIGURES: tuple[FigureKind, ...] = (
     FigureKind(
         "loss",
         "Loss over compute",
-        "The loss at the optimum. Beyond the runs the prediction rests on the form of the law, and the "
-        "interval holds only if that form does. The best of several runs is low partly by luck.",
-        lambda m: optima.loss_data(m.fit, m.level, m.paths["loss"]),
+        "The loss at the optimum: the band is for the mean of runs, the dotted lines for one run. Beyond "
+        "the runs the prediction rests on the law and on how far the runs depart from it. The best of "
+        "several runs is low partly by luck.",
+        lambda m: optima.loss_data(m.fit, m.level, m.paths),
         optima.draw_optimum,
     ),
     FigureKind(
         "params",
         "Optimal parameters over compute",
         "How large a model to train with each budget.",
-        lambda m: optima.params_data(m.fit, m.level, m.paths["params"]),
+        lambda m: optima.params_data(m.fit, m.level, m.paths),
         optima.draw_optimum,
     ),
     FigureKind(
         "tokens",
         "Optimal data over compute",
         "How much data to train on with each budget.",
-        lambda m: optima.tokens_data(m.fit, m.level, m.paths["tokens"]),
+        lambda m: optima.tokens_data(m.fit, m.level, m.paths),
         optima.draw_optimum,
     ),
     FigureKind(
@@ -170,7 +171,7 @@ FIGURES: tuple[FigureKind, ...] = (
         "Approaches and law forms compared",
         "N* of each approach and of the other law forms, divided by N* of the answer. A line outside "
         "the interval disagrees with the answer.",
-        lambda m: optima.approaches_data(m.fit, m.level, m.paths["params"]),
+        lambda m: optima.approaches_data(m.fit, m.level, m.paths),
         optima.draw_approaches,
     ),
     FigureKind(

@@ -37,7 +37,8 @@ class OptimumCurve:
     """``"params"``, ``"tokens"`` or ``"loss"`` at the optimum over compute, by ``source``.
 
     ``observed`` holds (C, value) by what it is, shape (k, 2). Beyond ``largest``, C of the largest
-    run, the path is an extrapolation. ``level`` is that of the interval.
+    run, the path is an extrapolation. ``level`` is that of the intervals; ``run`` has that of one
+    run's loss.
     """
 
     quantity: str
@@ -47,44 +48,50 @@ class OptimumCurve:
     observed: dict[str, Floats]
     largest: float
     level: float
+    run: OptimalPath | None = None
 
     def rows(self) -> list[Row]:
-        """The path with its interval, and observations, distinguished by ``kind``."""
+        """The path with its intervals, and observations, distinguished by ``kind``."""
         p, name = self.path, self.quantity
         path = {"compute": p.compute, name: p.value, "low": p.low, "high": p.high}
+        if self.run is not None:
+            path |= {"run_low": self.run.low, "run_high": self.run.high}
         rows = rows_of(kind=self.source, **path)
         for kind, points in self.observed.items():
             rows += rows_of(kind=kind, **{"compute": points[:, 0], name: points[:, 1]})
         return rows
 
 
-def optimal_path(fit: Fit, level: float = 0.9) -> dict[str, OptimalPath]:
-    """N*, D* and the loss from the smallest budget to ten times the largest."""
+Paths = dict[str, OptimalPath]
+
+
+def optimal_path(fit: Fit, level: float = 0.9) -> Paths:
+    """N*, D*, the loss and that of one run, from the smallest budget to ten times the largest."""
     largest = fit.largest_compute
     start = min(float(fit.runs.budget.min()), largest) / 1.5
     inside, beyond = np.geomspace(start, largest, 20), np.geomspace(largest, largest * 10.0, 8)
     compute = np.unique(np.concatenate([inside, beyond]))
     path = fit.predict_path(compute, level)
-    names = ("params", "tokens", "loss")
-    return {n: OptimalPath(compute, *ends) for n, ends in zip(names, path, strict=False)}
+    names = ("params", "tokens", "loss", "tokens_per_param", "run_loss")
+    return {n: OptimalPath(compute, *ends) for n, ends in zip(names, path, strict=True)}
 
 
-def params_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
+def params_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) -> OptimumCurve:
     """N* over compute, with the minima of approach 2 and the winners of approach 1."""
-    return _curve("params", fit, level, path)
+    return _curve("params", fit, level, paths)
 
 
-def tokens_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
+def tokens_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) -> OptimumCurve:
     """D* over compute, with the minima of approach 2 and the winners of approach 1."""
-    return _curve("tokens", fit, level, path)
+    return _curve("tokens", fit, level, paths)
 
 
-def loss_data(fit: Fit, level: float = 0.9, path: OptimalPath | None = None) -> OptimumCurve:
+def loss_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) -> OptimumCurve:
     """The loss at the optimum over compute, with each budget's best run."""
-    return _curve("loss", fit, level, path)
+    return _curve("loss", fit, level, paths)
 
 
-def _curve(quantity: str, fit: Fit, level: float, path: OptimalPath | None) -> OptimumCurve:
+def _curve(quantity: str, fit: Fit, level: float, paths: Paths | None) -> OptimumCurve:
     runs = fit.runs
     if quantity == "loss":
         lowest = [(b, runs.loss[runs.budget == b].min()) for b in np.unique(runs.budget)]
@@ -99,9 +106,10 @@ def _curve(quantity: str, fit: Fit, level: float, path: OptimalPath | None) -> O
         }
     seen = {kind: np.array(pairs, float) for kind, pairs in observed.items() if pairs}
     on_lines = any(a.headline for a in fit.approaches[:2])
-    source = "line through the minima" if on_lines else "fitted law"
-    path = path or optimal_path(fit, level)[quantity]
-    return OptimumCurve(quantity, runs.unit, path, source, seen, fit.largest_compute, level)
+    source = "line through the minima" if on_lines else "median of the drawn surfaces"
+    paths = paths or optimal_path(fit, level)
+    path, run = paths[quantity], paths["run_loss"] if quantity == "loss" else None
+    return OptimumCurve(quantity, runs.unit, path, source, seen, fit.largest_compute, level, run)
 
 
 def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
@@ -109,6 +117,10 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     ax = style.axes_of(ax, data.quantity)
     path = data.path
     _draw_interval(ax, path.low, path.high, path.compute, data.largest, data.level)
+    if data.run is not None and np.any(np.isfinite(data.run.low)):
+        label = f"{100 * data.level:g} % interval of one run"
+        for end, name in ((data.run.low, label), (data.run.high, None)):
+            ax.plot(path.compute, end, color=style.BLUE, lw=0.6, ls=(0, (1, 1.5)), label=name)
     if np.any(np.isfinite(path.value)):
         x, y = path.compute, path.value
         within, beyond = x <= data.largest * (1 + 1e-9), x >= data.largest * (1 - 1e-9)
@@ -176,11 +188,9 @@ class ApproachRatios:
         return rows + rows_of(kind="parabola's minimum", compute=C, params_over_answer=ratio)
 
 
-def approaches_data(
-    fit: Fit, level: float = 0.9, path: OptimalPath | None = None
-) -> ApproachRatios:
-    """The three approaches and the other law forms, relative to the answer."""
-    path = path or optimal_path(fit, level)["params"]
+def approaches_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) -> ApproachRatios:
+    """The three approaches and the law forms, relative to the answer."""
+    path = (paths or optimal_path(fit, level))["params"]
     compute = path.compute
     headline = next((a.name for a in fit.approaches if a.headline), "surface")
     lines = {}

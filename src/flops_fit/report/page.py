@@ -140,7 +140,7 @@ _PANEL_NOTES = {
     "per unit, the forward pass, at the same utilisation and price. With inference, the page gives the "
     "model that is cheapest to train and use at the loss of the compute-optimal one.",
     "table": "The page interpolates between predictions of flops-fit at {budgets} budgets: its "
-    "numbers differ from them by at most {error:.1g} %. Inference cannot be counted for this fit.",
+    "numbers differ from them by about {error:.1g} %. Inference cannot be counted for this fit.",
     "lines": "The numbers come from lines through the minima, as the surface could not be fitted: they "
     "have no intervals, and inference cannot be counted.",
 }

@@ -233,19 +233,17 @@ const flopsFit = (() => {
     });
   };
 
-  // Where a falling curve on an even grid first reaches a goal, linear between points: every fifth
-  // point is looked at, and then those before. Infinite off both ends.
+  // Where a falling curve first reaches a goal, linear between points: every fifth point is looked
+  // at, and then those before. Infinite off both ends.
   const firstCrossing = (xs, at, goal) => {
-    const last = xs.length - 1;
     let i = 0;
-    while (i <= last && at(i) > goal) i += 5;
+    while (i < xs.length && at(i) > goal) i += 5;
     if (i === 0) return -Infinity;
-    for (let k = i - 4; k <= Math.min(i, last); k += 1) {
+    for (let k = i - 4; k <= Math.min(i, xs.length - 1); k += 1) {
       const low = at(k);
-      if (low <= goal) {
-        const high = at(k - 1);
-        return xs[k - 1] + ((high - goal) / (high - low)) * (xs[k] - xs[k - 1]);
-      }
+      if (low > goal) continue;
+      const high = at(k - 1);
+      return xs[k - 1] + ((high - goal) / (high - low)) * (xs[k] - xs[k - 1]);
     }
     return Infinity;
   };
