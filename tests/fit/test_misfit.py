@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from flops_fit.fit import fit_runs
-from flops_fit.fit.misfit import Basis, MisfitPrior, _whitener
+from flops_fit.fit.misfit import Basis, _whitener
+from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.laws import Hoffmann
 from tests.fit._runs import sweep
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.misfit import KappaMean, Posterior
+from flops_fit.fit.misfit import Posterior
+from flops_fit.fit.misfit_mean import KappaMean
 from flops_fit.fit.prediction import QUANTITIES, SPANS, serious
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.laws.kappa import KappaFamily

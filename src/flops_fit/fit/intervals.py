@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit.known import Belief
-from flops_fit.fit.misfit import MisfitPrior, Posterior, posterior
+from flops_fit.fit.misfit import Posterior, posterior
+from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
@@ -318,12 +319,15 @@ def bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
     for _ in range(4):
         x = log_n - vertex[:, None]
         w = np.clip((_WINDOW - np.abs(x)) / h + 0.5, 0.0, 1.0)
-        m = np.array([np.sum(w * x**k, axis=1) for k in range(5)])
+        powers = [w, w * x, w * x * x]
+        m = np.array(
+            [*(p.sum(axis=1) for p in powers), *((powers[2] * t).sum(axis=1) for t in (x, x * x))]
+        )
         normal = np.moveaxis(m[np.add.outer(np.arange(3), np.arange(3))], 2, 0)
-        right_side = np.stack([np.sum(w * x**k * bowl, axis=1) for k in range(3)], axis=1)
+        right_side = np.stack([(p * bowl).sum(axis=1) for p in powers], axis=1)
         _, slope, curve = np.linalg.solve(normal, right_side[..., None])[..., 0].T
         move = np.where(curve > 0, -0.5 * slope / np.maximum(curve, 1e-300), 0.0)
-        vertex = vertex + np.clip(move, -0.5, 0.5)
+        vertex = np.clip(vertex + np.clip(move, -0.5, 0.5), log_n[0], log_n[-1])
     return lowest, vertex
 
 

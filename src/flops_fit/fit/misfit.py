@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.known import Belief
+from flops_fit.fit.misfit_mean import MOST_POINTS, KappaMean, LinearMean, Mean, MisfitPrior, pool
 from flops_fit.fit.solver import MAD_TO_SD, Solution
-from flops_fit.fit.surface import Points, derivatives
+from flops_fit.fit.surface import Points
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.kappa import Hoffmann, Kappa
-from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
@@ -40,43 +40,8 @@ _AMPLITUDES = 8
 _NOISES = (0.5, 0.75, 1.0)  # times the scatter around the fitted law: the misfit explains the rest
 _LARGEST_AMPLITUDE, _SMALLEST_NOISE = 0.032, 1e-7
 _FAR_RESIDUAL = 3.0  # robust standard deviations from which a run's noise grows with its residual
-_MOST_POINTS = 1500  # beyond, runs next to each other are pooled
-_CELL = 0.1  # in ln N and ln D, of runs that are pooled
 _STEPS = 40
 _WEIGHTLESS = 1e-3  # of the most likely value of (τ, ℓ, σ)
-
-
-@dataclass(frozen=True)
-class MisfitPrior:
-    """What public sweeps say about laws and their misfit before the runs are seen.
-
-    Attributes
-    ----------
-    amplitude
-        Standard deviation of a half-normal prior of τ, relative to the loss.
-    lengths
-        The values of ℓ, in e-folds of N and of D.
-    drift, drift_length
-        Amplitude, in units of τ, and length, in e-folds of compute, of the part of g that all sizes
-        of one budget share.
-    window, tilt
-        A run a factor ``window`` from N* has twice the noise variance, and one of compute C
-        (C_max/C)^tilt times that.
-    slope, kappa, spread
-        Median of the slopes p and q of the two terms, and of κ, and the standard deviations of E in
-        units of the lowest loss, of the logs of the terms' sizes, and of ln p, ln q and ln κ. The
-        mean of E is .6 of the lowest loss.
-    """
-
-    amplitude: float = 0.012
-    lengths: tuple[float, ...] = (1.2, 2.0, 3.2)
-    drift: float = 2.0
-    drift_length: float = 5.0
-    window: float = 4.0
-    tilt: float = 0.5
-    slope: float = 0.3
-    kappa: float = 0.75
-    spread: tuple[float, ...] = (0.4, 4.0, 4.0, 0.6, 0.6, 0.7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,138 +127,6 @@ def trust_weights(
     best = np.interp(np.log(C), np.log(along), np.log(law.optimal(along, flops).params))
     off = np.abs(np.log(runs.params) - best) / np.log(prior.window)
     return np.asarray((C / np.max(C)) ** prior.tilt / (1 + off**4))
-
-
-class KappaMean:
-    """ln L or L of the κ family at coordinates η = (E, u, v, ln p, ln q, ln κ), in batches."""
-
-    def __init__(
-        self, solution: Solution, prior: MisfitPrior, hold_kappa: bool, known: Belief | None
-    ) -> None:
-        self.points = points = solution.points
-        E, u, v, p, q, ln_kappa = solution.coordinates
-        level = np.exp(points.z) if points.log else points.z
-        low = float(np.min(level))
-        slope, kappa = np.log(prior.slope), np.log(prior.kappa)
-        self.free = 5 if hold_kappa else 6
-        start = np.array([E, u, v, np.log(p), np.log(q), ln_kappa])
-        limit = np.array([0.6 * low, u, v, slope, slope, kappa])
-        self.start, self.centre = start[: self.free], limit[: self.free]
-        self.additive = type(solution.law) is Hoffmann
-        self.ln_kappa = float(ln_kappa)
-        spread = np.array(prior.spread)[: self.free]
-        spread[0] *= abs(low)
-        self.precision = np.diag(spread**-2.0)
-        if known is not None:
-            known = known.with_plain("E", points.scale)
-            rows = self.log_constants(known.names)
-            self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
-
-    def log_constants(self, names: tuple[str, ...]) -> tuple[Floats, Floats]:
-        """R and c of constants R·η + c: E itself, the logs of others.
-
-        An additive law's exponents are its slopes.
-        """
-        rows, shift = np.zeros((len(names), 6)), np.zeros(len(names))
-        for row, name in enumerate(names):
-            rows[row, {"E": 0, "alpha": 3, "beta": 4, "kappa": 5}[name]] = 1.0
-            if name in ("alpha", "beta") and not self.additive:
-                rows[row, 5] = -1.0
-        if self.free == 5:
-            shift += self.ln_kappa * rows[:, 5]
-        return rows[:, : self.free], shift
-
-    def theta(self, eta: Floats) -> Floats:
-        """The coordinates of :mod:`flops_fit.fit.surface`, shape (batch, 6)."""
-        out = np.empty((len(eta), 6))
-        out[:, : self.free] = eta
-        if self.free == 5:
-            out[:, 5] = self.ln_kappa
-        out[:, 3:5] = np.exp(np.clip(out[:, 3:5], -30, 10))
-        return out
-
-    def law(self, eta: Floats) -> Law:
-        """The law at coordinates of shape (k,)."""
-        form = Hoffmann if self.free == 5 and self.ln_kappa == 0 else Kappa
-        return self.points.law_at(self.theta(eta[None])[0], form)
-
-    def local(self, eta: Floats, points: Points) -> tuple[Floats, Floats]:
-        """Values (batch, points) and slopes (batch, k, points)."""
-        theta = self.theta(eta)
-        d = derivatives(theta, points, hold_kappa=self.free == 5)
-        slopes = d.gradient.copy()
-        slopes[:, 3:5] *= theta[:, 3:5, None]
-        return d.model, slopes
-
-    def values(self, eta: Floats, x: Floats, y: Floats) -> Floats:
-        """Values at centred ln N and ln D of shape (points,) or (batch, points): (batch, points)."""
-        E, u, v, p, q, ln_kappa = self.theta(eta).T[:, :, None]
-        kappa = np.exp(ln_kappa)
-        power = kappa * np.logaddexp((u - p * x) / kappa, (v - q * y) / kappa)
-        value = E + np.exp(np.minimum(power, 60.0))
-        return np.asarray(np.log(np.maximum(value, 1e-300)) if self.points.log else value)
-
-
-class LinearMean:
-    """Any law, linear in its free coordinates around its fit."""
-
-    def __init__(self, solution: Solution, prior: MisfitPrior, known: Belief | None) -> None:
-        self.solution, self.points = solution, solution.points
-        self.start = self.centre = solution.theta
-        self.precision = np.eye(len(solution.theta)) * prior.spread[1] ** -2.0
-        if known is not None:
-            rows = self.log_constants(known.names)
-            self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
-
-    def log_constants(self, names: tuple[str, ...]) -> tuple[Floats, Floats]:
-        """R and c of logs R·η + c of constants; a row of zeros of one that is held."""
-        free = self.solution.names
-        rows = np.array([[float(name == other) for other in free] for name in names])
-        held = [np.log(v) if n not in free else 0.0 for n, v in self.solution.law.params.items()]
-        at = dict(zip(self.solution.law.params, held, strict=True))
-        return rows, np.array([at[name] for name in names])
-
-    def law(self, eta: Floats) -> Law:
-        """The law at coordinates of shape (k,)."""
-        return self.solution.law_at(eta)
-
-    def local(self, eta: Floats, points: Points) -> tuple[Floats, Floats]:
-        """Values (batch, points) and slopes (batch, k, points), at the runs only."""
-        J = self.solution.jacobian.T
-        fitted = self.points.z - self.solution.residuals
-        return fitted + (eta - self.start) @ J, np.broadcast_to(J, (len(eta), *J.shape))
-
-    def values(self, eta: Floats, x: Floats, y: Floats) -> Floats:
-        """Values at centred ln N and ln D of shape (points,) or (batch, points): (batch, points)."""
-        points, laws = self.points, self.solution.law_at
-        N, D = np.exp(x + points.x_mean), np.exp(y + points.y_mean)
-
-        def model(theta: Floats) -> Floats:
-            loss = np.asarray(laws(theta).loss(N, D), dtype=np.float64) / points.scale
-            return np.asarray(np.log(loss) if points.log else loss)
-
-        out = np.broadcast_to(model(self.start), (len(eta), np.shape(x)[-1])).copy()
-        for i, move in enumerate(eta.T - self.start[:, None]):
-            step = np.zeros_like(self.start)
-            step[i] = 1e-4 * max(abs(float(self.start[i])), 0.1)
-            slope = (model(self.start + step) - model(self.start - step)) / (2 * step[i])
-            out += move[:, None] * slope
-        return out
-
-
-Mean = KappaMean | LinearMean
-
-
-def _informed(
-    precision: Floats, centre: Floats, rows: tuple[Floats, Floats], known: Belief
-) -> tuple[Floats, Floats]:
-    """A prior's precision and mean with what is known in place of its default."""
-    R, shift = rows
-    replaced = np.where(np.any(R == 1.0, axis=0), 0.0, 1.0)
-    left = precision * replaced
-    informed = left + R.T @ known.precision @ R
-    right = left @ centre + R.T @ known.precision @ (known.mean - shift)
-    return informed, np.asarray(np.linalg.solve(informed, right), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,6 +223,10 @@ def posterior(
     )
     if base is not None:
         precision *= base / np.max(base)
+    within, pooled_away = 0.0, 0
+    if len(points.z) > MOST_POINTS:
+        mean, points, precision, within = pool(mean, precision)
+        pooled_away = len(solution.points.z) - len(points.z)
     whiten = _whitener(precision, points)
     amplitudes = np.geomspace(
         min(max(0.1 * scatter, _SMALLEST_NOISE), _LARGEST_AMPLITUDE / 10),
@@ -415,12 +252,13 @@ def posterior(
         for length in prior.lengths
     ]
     scores = np.array([c.evidence - 0.5 * (tau / prior.amplitude) ** 2 for c in cases])
+    scores -= pooled_away * np.log(sigma) + 0.5 * within / sigma**2
     share = np.exp(scores - np.max(scores))
     share[share < _WEIGHTLESS] = 0.0
     share /= np.sum(share)
     rng = np.random.default_rng(0)
     counts = rng.multinomial(draws, share.ravel()).reshape(share.shape)
-    dof = max(len(points.z) - len(mean.start), 4)
+    dof = max(len(solution.points.z) - len(mean.start), 4)
     parts = [c.draw(n, dof, rng) for c, n in zip(cases, counts, strict=True) if np.any(n)]
     amplitude, noise = float(np.sum(share * tau)), float(np.sum(share * sigma))
     return Posterior(mean, tuple(parts), amplitude, noise, scatter)
