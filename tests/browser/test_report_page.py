@@ -85,7 +85,6 @@ def test_use_is_counted_in_as_python_does(
             np.testing.assert_allclose(
                 read_row(page, row, 1), wanted, rtol=1e-4, err_msg=f"{quantity} at {C:.3g}"
             )
-        assert expected.total_compute < read_row(page, "total")[0] or expected.saving < 0.02
 
 
 @pytest.mark.parametrize("name", ["linear", "counted"])

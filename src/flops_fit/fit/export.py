@@ -40,7 +40,7 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
       k(t; ℓ) = exp(−t²/2ℓ²), s = ln N + ln D held within its knots and v = ln N − ln D likewise,
       g = Σ w_ij·k(s − s_i; length)·k(v − v_j; length) + Σ u_i·k(s − d_i; drift_length).
       ``weights`` holds w, row by row, and then u of each draw as 32-bit floats, little-endian, in
-      base64. ``run`` adds to g what one run has on top, for each draw and each of the three optima.
+      base64. ``run`` adds to g what one run has on top, for each draw and each of its four optima.
     - ``"lines"``: N* = k·C^a and, where it is known, L = k·C^a + E; no intervals.
     - ``"table"``: for any other law, the prediction at C evenly spaced in ln C. Logs are to be
       interpolated by ``cubic``; ``error`` is its largest relative error at some midpoints.

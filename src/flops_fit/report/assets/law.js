@@ -200,11 +200,12 @@ const flopsFit = (() => {
       const [one, two, three] = [m.slice(0, 3), m.slice(1, 4), m.slice(2, 5)], whole = det(one, two, three);
       const slope = det(one, r, three) / whole, curve = det(one, two, r) / whole;
       if (curve > 0) vertex += clip((-0.5 * slope) / curve, 0.5);
+      vertex = Math.max(logN[0], Math.min(logN[last], vertex));
     }
     return [lowest, vertex];
   };
 
-  // The three optima of every drawn surface at one budget, as Python's Evidence.optima.
+  // The four optima of every drawn surface at one budget, as Python's Evidence.optima.
   const optima = (fit, logC) => {
     const start = optimum(fit.law, fit.flops, logC).logN, widest = Math.log(1e4);
     const dataFor = (logN) => logC - logFlops(fit.flops, logN);
