@@ -50,7 +50,7 @@ def test_the_panel_answers_as_python_does(
     if name == "own":
         stated = page.locator("#results .note", has_text="interpolates").inner_text()
         rtol = 4 * float(re.findall(r"about ([\d.e-]+) %", stated)[0]) / 100
-        assert rtol < 0.02
+        assert rtol < 0.05
     smallest, largest = float(fit.runs.flops.min()), fit.largest_compute
     for C in (smallest / 5, (smallest * largest) ** 0.5, largest, 12 * largest, 900 * largest):
         set_field(page, "compute", C)

@@ -326,7 +326,8 @@ def bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
         normal = np.moveaxis(m[np.add.outer(np.arange(3), np.arange(3))], 2, 0)
         right_side = np.stack([(p * bowl).sum(axis=1) for p in powers], axis=1)
         _, slope, curve = np.linalg.solve(normal, right_side[..., None])[..., 0].T
-        move = np.where(curve > 0, -0.5 * slope / np.maximum(curve, 1e-300), 0.0)
+        with np.errstate(over="ignore"):  # it is clipped
+            move = np.where(curve > 0, -0.5 * slope / np.maximum(curve, 1e-300), 0.0)
         vertex = np.clip(vertex + np.clip(move, -0.5, 0.5), log_n[0], log_n[-1])
     return lowest, vertex
 
