@@ -313,7 +313,7 @@ def bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
     j = np.clip(np.argmin(bowl, axis=1), 1, len(log_n) - 2)
     left, here, right = bowl[rows, j - 1], bowl[rows, j], bowl[rows, j + 1]
     bend = left - 2 * here + right
-    move = np.where(bend > 0, 0.5 * (left - right) / np.maximum(bend, 1e-300), 0.0)
+    move = np.divide(0.5 * (left - right), bend, out=np.zeros_like(bend), where=bend > 0)
     lowest = log_n[j] + h * np.clip(move, -1.0, 1.0)
     vertex = lowest
     for _ in range(4):
@@ -327,7 +327,7 @@ def bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
         right_side = np.stack([(p * bowl).sum(axis=1) for p in powers], axis=1)
         _, slope, curve = np.linalg.solve(normal, right_side[..., None])[..., 0].T
         with np.errstate(over="ignore"):  # it is clipped
-            move = np.where(curve > 0, -0.5 * slope / np.maximum(curve, 1e-300), 0.0)
+            move = np.divide(-0.5 * slope, curve, out=np.zeros_like(slope), where=curve > 1e-12)
         vertex = np.clip(vertex + np.clip(move, -0.5, 0.5), log_n[0], log_n[-1])
     return lowest, vertex
 

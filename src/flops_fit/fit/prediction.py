@@ -192,7 +192,7 @@ def median_optimum(
     size = float(np.median(drawn.free))
     size = size if np.isfinite(size) else float(of_law.params)
     best = replace(spend(size, budget.C, budget.flops, *caps), loss=float(np.median(drawn.loss)))
-    ratio = drawn.tokens / drawn.params
+    ratio = np.where(np.isfinite(drawn.params), drawn.tokens / drawn.params, np.nan)
     draws = (drawn.params, drawn.tokens, drawn.loss, ratio, drawn.run_loss)
     middles = (*_values(best), best.loss)
     return best, {
