@@ -24,6 +24,8 @@ if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
 from benchmarks.calibration.intervals import intervals
+from benchmarks.calibration.priors import priors
+from benchmarks.calibration.trust import trust
 from benchmarks.common.command import run
 
 DATA = Path(os.environ.get("FLOPS_FIT_SWEEPS", "data"))
@@ -36,7 +38,7 @@ def main() -> int:
         "--data", type=Path, default=DATA, help="a folder of CSV files (or set FLOPS_FIT_SWEEPS)"
     )
     folder = options.parse_known_args()[0].data
-    parts = {"intervals": intervals}
+    parts = {"intervals": intervals, "trust": trust, "priors": priors}
     bound = {
         name: lambda quick, part=part: part(folder if folder.is_dir() else None, quick)
         for name, part in parts.items()

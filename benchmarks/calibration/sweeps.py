@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -158,7 +158,7 @@ def vertex(N: Floats, loss: Floats) -> Vertex | None:
 def cuts(sweep: Sweep) -> Iterator[Cut]:
     """Without the top one, two and three budgets that show an optimum, and without a decade."""
     runs = sweep.runs
-    seen = [b for b in (_budget(runs, level) for level in np.unique(runs.budget)) if b]
+    seen = list(measured_budgets(runs))
     if len(seen) < FEWEST_VERTICES:
         return
     top = float(np.max(runs.flops))
@@ -174,6 +174,14 @@ def cuts(sweep: Sweep) -> Iterator[Cut]:
             yield Cut(sweep, name, runs.select(left), ahead)
 
 
+def measured_budgets(runs: RunTable) -> Iterator[tuple[float, Budget]]:
+    """The budgets that show an optimum, cheapest first."""
+    for level in np.unique(runs.budget):
+        found = _budget(runs, level)
+        if found is not None:
+            yield found
+
+
 def _budget(runs: RunTable, level: float) -> tuple[float, Budget] | None:
     part = runs.select(runs.budget == level)
     found = vertex(part.params, part.loss)
@@ -185,8 +193,3 @@ def _budget(runs: RunTable, level: float) -> tuple[float, Budget] | None:
     nearest = int(np.argmin(np.abs(x - found.log_n)))
     log_d = float(np.log(C) - per_unit)
     return float(level), Budget(C, found, log_d, float(part.loss[nearest]))
-
-
-def families(sweeps: Sequence[Sweep]) -> list[str]:
-    """In order."""
-    return sorted({s.family for s in sweeps})

@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike
 from flops_fit.checks import is_number
 from flops_fit.errors import FitError, InputError, InputTypeError, TableError
 from flops_fit.fit.approaches import choose_headline
-from flops_fit.fit.checks import diagnose, find_outliers, residual_diagnostics, residual_map
+from flops_fit.fit.checks import (
+    diagnose,
+    find_outliers,
+    residual_diagnostics,
+    residual_map,
+    width_ahead,
+)
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.known import check_known
@@ -209,6 +215,7 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
             *_form_diagnostics(fitted, report),
             *sensitivity_diagnostics(moved),
             *residual_diagnostics(residuals, chosen, table),
+            *(width_ahead(evidence) if headline.lines is None else ()),
             headline.diagnostic(),
             *(problem.envelope.diagnostics() if problem.envelope else ()),
         ),
@@ -251,7 +258,7 @@ def _form_diagnostics(fitted: Fitted, report: WindowReport) -> list[Diagnostic]:
             f"N* = {report.params_with:.3g}; all runs alike give {report.params_without:.3g}"
         )
         action = "the far runs disagree with the near ones: look at both" if apart else ""
-        findings.append(Diagnostic("window", "warning" if apart else "note", text, action))
+        findings.append(Diagnostic("window", "note", text, action))
     return findings
 
 

@@ -29,7 +29,8 @@ _OUTLIER_SDS = 4.0
 _MOST_BUDGETS = 40
 _SMALL_DELTA = 0.1
 _SLIGHT, _MILD, _STRONG = (float(v) for v in np.log([1.05, 1.25, 1.5]))
-_LOSS_ERROR, _REGRET = 0.03, 0.01  # beyond these a prediction of held-out budgets is a warning
+# Relative errors of the loss, and regrets, of held-out budgets: a warning, and critical for one budget
+_LOSS_ERROR, _REGRET = (0.03, 0.1), (0.01, 0.1)
 
 # For each kind the code of its finding, what the variant with the largest change says, and an action.
 _FINDINGS: dict[VariantKind, tuple[str, str, str]] = {
@@ -193,20 +194,23 @@ def _graded(
 
 def _held_out(top: int, held: tuple[HeldOut, ...]) -> Diagnostic:
     """The budgets held out, judged by their loss and by what the predicted N would have cost."""
-    texts, bad = [], False
+    texts, bad = [], np.zeros(2, dtype=bool)
     for h in held:
         seen = h.vertex_loss if h.vertex_loss is not None else h.best_loss
         off = h.predicted_loss / seen - 1
         text = f"at C = {h.compute:.3g} a loss of {h.predicted_loss:.4g} ({100 * off:+.1f} %)"
-        bad |= abs(off) > _LOSS_ERROR
+        bad |= abs(off) > np.array(_LOSS_ERROR)
         if h.vertex_params is not None and h.regret is not None:
             text += (
                 f" and N* = {h.predicted_params:.3g} where {h.vertex_params:.3g} was best, which "
                 f"would cost {100 * h.regret:.2g} % in loss"
             )
-            bad |= h.regret > _REGRET
+            bad |= h.regret > np.array(_REGRET)
         texts.append(text)
     what = "the top budget" if top == 1 else f"the top {top} budgets"
     message = f"without {what} the rest predicts {'; '.join(texts)}"
-    action = "do not extrapolate with this fit; look for what changes with scale" if bad else ""
-    return Diagnostic(f"held_out_top_{top}", "warning" if bad else "ok", message, action)
+    if not bad[0]:
+        return Diagnostic(f"held_out_top_{top}", "ok", message)
+    action = "do not extrapolate with this fit; look for what changes with scale"
+    severity: Literal["critical", "warning"] = "critical" if bad[1] and top == 1 else "warning"
+    return Diagnostic(f"held_out_top_{top}", severity, message, action)

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from flops_fit.fit.checks import trust_worth
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic
 from flops_fit.text import card, format_count, markdown_table
 
+# Notes that stand beside "ok": a fit with one of them is not without a finding.
+_NOTED = ("residual_pattern", "outliers", "window")
 _TALL = 15  # rows: a longer table of the page scrolls in a box
 
 
@@ -143,16 +146,22 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
             "The intervals allow for a misfit of the law as large as the runs show. Over the fitted forms, "
             f"N* at this budget ranges from {format_count(spread[0])} to {format_count(spread[1])}."
         )
+    diagnostics = list(diagnostics)
     problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
+    noted = [d for d in diagnostics if d.severity == "note" and d.code in _NOTED and d.action]
     trust = verdict(fit, problems)
     about = "answer" if fit.trust != "no" and trust == "no" else "fit"
     sentences = {
-        "ok": "No problems were found with this fit.",
+        "ok": "Noted, and no reason for larger errors:"
+        if noted
+        else "No problems were found with this fit.",
         "caution": "Use this fit with caution:",
         "no": f"Do not rely on this {about}:",
     }
+    lines.append(f"Trust: {trust}. {trust_worth(trust)}")
     lines.append(sentences[trust])
-    lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in problems]
+    shown = problems or noted
+    lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in shown]
     return "\n".join(line for line in lines if line)
 
 
