@@ -98,7 +98,7 @@ class Result:
         max_params: float | None = None,
         max_tokens: float | None = None,
     ) -> Prediction:
-        """The optimal N and D, and the expected loss, at ``compute`` training FLOPs.
+        """The optimal N and D, and the loss of the mean of runs and of one run, at ``compute`` FLOPs.
 
         With caps on N or D the best that they allow; the prediction's ``binds`` names those that do.
         """

@@ -92,6 +92,12 @@ def test_runs_answer_with_intervals(capsys: Capsys, table: Path) -> None:
     assert row["intervals"]["optimal_params"] == pytest.approx(
         list(expected.intervals["optimal_params"] or ())
     )
+    low, high = row["intervals"]["run_loss"]
+    assert [low, high] == pytest.approx(list(expected.intervals["run_loss"] or ()))
+    assert (
+        f"| {low:#.4g}–{high:#.4g} "
+        in called(capsys, "predict", table, "1e22", "--level", "0.5").out
+    )
     assert reached["value"] == pytest.approx(fit.compute_for(0.7).value)
     assert reached["interval"][0] < reached["value"] < reached["interval"][1]
 

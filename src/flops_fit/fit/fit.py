@@ -273,7 +273,7 @@ class Fit:
         return estimate(self._evidence, quantity, level)
 
     def loss_at(self, N: float, D: float, level: float = 0.9) -> Estimate:
-        """The loss of N parameters on D units; of the law, not of one noisy run."""
+        """The loss of N parameters on D units: the mean of runs, and ``run_interval`` of one run."""
         return questions.loss_at(self._evidence, N, D, level)
 
     def compute_for(self, loss: float, level: float = 0.9) -> Estimate:
