@@ -224,7 +224,7 @@ class Fit:
         answer = predict(self._evidence, budget, level, others, line)
         return replace(answer, diagnostics=(*scarcity_notes(self._solution), *answer.diagnostics))
 
-    def optimal(self, C: float, flops_per_unit: FlopsLike | None = None) -> Optimum:
+    def optimal(self, C: float | Floats, flops_per_unit: FlopsLike | None = None) -> Optimum:
         """The optimum that :meth:`predict` gives at C training FLOPs, without intervals.
 
         ``flops_per_unit`` is F(N) of another model, as in :meth:`flops_fit.laws.Law.optimal`.

@@ -204,11 +204,12 @@ def approaches_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) ->
         if other.status.usable and other.law.name != fit.law.name:
             lines[law_name(other.law.name)] = other.law.optimal(compute, fit.flops).params
     ratios = {name: np.asarray(N, np.float64) / path.value for name, N in lines.items()}
-    minima = [(p.budget, p.params / fit.optimal(p.budget).params) for p in fit.isoflop.interior]
+    minima = np.array([(p.budget, p.params) for p in fit.isoflop.interior]).reshape(-1, 2)
+    if len(minima):
+        minima[:, 1] /= fit.optimal(minima[:, 0]).params
     low, high = path.low / path.value, path.high / path.value
-    points = np.array(minima).reshape(-1, 2)
     return ApproachRatios(
-        compute, low, high, ratios, points, APPROACH_NAMES[headline],
+        compute, low, high, ratios, minima, APPROACH_NAMES[headline],
         fit.largest_compute, level,
     )  # fmt: skip
 

@@ -104,7 +104,8 @@ def approaches(fit: Fit) -> TextTable:
     interval = " (in brackets its 90 % interval)" if fit.approaches[2].a_interval else ""
     note = (
         f"N* ∝ C^a{interval}, D* ∝ C^b; N*, D* and loss at C = {fit.largest_compute:.3g}, the "
-        "largest run's compute."
+        "largest run's compute. Approach 3 is the fitted law alone; the answer is the median of the "
+        "surfaces drawn around it."
     )
     return TextTable("Three approaches", rows, note)
 
