@@ -12,6 +12,7 @@ from flops_fit.fit.checks import Outlier
 from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
+from flops_fit.fit.groups import GroupFit
 from flops_fit.fit.intervals import Estimate, Evidence
 from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
@@ -32,6 +33,7 @@ __all__ = [
     "Evidence",
     "Fit",
     "FitStatus",
+    "GroupFit",
     "HeldOut",
     "InferenceEstimate",
     "IsoFLOP",

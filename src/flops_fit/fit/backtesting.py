@@ -13,7 +13,8 @@ from flops_fit.checks import check_whole
 from flops_fit.errors import FitError, InputError, InputTypeError
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
-from flops_fit.fit.intervals import Interval
+from flops_fit.fit.groups import EXPONENTS, LEVEL, beliefs, share_constants
+from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.prediction import HeldOut, check_target, judge
 from flops_fit.fit.questions import log_compute_draws
 from flops_fit.laws.law import log_compute
@@ -121,7 +122,9 @@ def compare(
 
     The compute multiplier at C solves L₂*(m·C) = L₁*(C) for the best losses L*. Its interval, on
     the log scale, and that of the difference of exponents, come from pairs of surfaces drawn from
-    each fit. ``compute`` is C in FLOPs, by default the smaller of the two largest runs' compute.
+    each fit. Where a test does not reject equal exponents (5 %), the multiplier is that of fits which
+    share them, and a finding says so. ``compute`` is C in FLOPs, by default the smaller of the two
+    largest runs' compute.
 
     Raises InputTypeError where one of the two is no fit, InputError for an invalid compute or level.
     """
@@ -131,10 +134,11 @@ def compare(
     C = min(first.largest_compute, second.largest_compute) if compute is None else compute
     check_target(C, level)
     C = float(C)
-    goal = float(first.law.optimal(C, first.flops).loss)
-    log_m = log_compute(second.law, goal, second.flops, C, _LOG_SEARCH) - math.log(C)
+    one, other, shared = _sharing(first._evidence, second._evidence)
+    goal = float(one.law.optimal(C, first.flops).loss)
+    log_m = log_compute(other.law, goal, second.flops, C, _LOG_SEARCH) - math.log(C)
     a = (first.exponents[0], second.exponents[0])
-    multiplier, notes = _multiplier_interval(first, second, C, log_m, level)
+    multiplier, notes = _multiplier_interval(one, other, C, log_m, level)
     difference, p_value = _difference(first, second, level)
     return Comparison(
         compute=C,
@@ -144,18 +148,34 @@ def compare(
         exponent_difference=a[1] - a[0],
         intervals={"compute_multiplier": multiplier, "exponent_difference": difference},
         p_value=p_value,
-        diagnostics=(*notes, *_limits(first, second, C, math.exp(log_m))),
+        diagnostics=(*shared, *notes, *_limits(first, second, C, math.exp(log_m))),
     )
 
 
+def _sharing(one: Evidence, other: Evidence) -> tuple[Evidence, Evidence, list[Diagnostic]]:
+    """What both fits say with common exponents, where these are not rejected and not known."""
+    both = (one, other)
+    names = [name for name in EXPONENTS if name in one.law.params]
+    apart = type(one.law) is not type(other.law) or any(e.known or e.no_interval for e in both)
+    if apart or not names:
+        return one, other, []
+    sharing = share_constants([e.solution for e in both], names)
+    if sharing.p_value is None or sharing.p_value < LEVEL:
+        return one, other, []
+    one, other = (
+        replace(e, solution=replace(e.solution, law=law), known=said)
+        for e, law, said in zip(both, sharing.laws, beliefs(both, names), strict=True)
+    )
+    return one, other, [sharing.diagnostic("both fits")]
+
+
 def _multiplier_interval(
-    first: Fit, second: Fit, C: float, log_m: float, level: float
+    one: Evidence, other: Evidence, C: float, log_m: float, level: float
 ) -> tuple[Interval | None, list[Diagnostic]]:
     """From pairs of drawn surfaces: the compute at which the second reaches the first's loss."""
     if not math.isfinite(log_m):
         text = "the second fit does not reach the first's loss at any compute near"
         return None, [Diagnostic("out_of_reach", "critical", text, "compare at another compute")]
-    one, other = first._evidence, second._evidence
     if one.no_interval or other.no_interval:
         text = "the compute multiplier has no interval: one of the fits has none for its loss"
         return None, [Diagnostic("no_interval", "warning", text, "add runs")]
@@ -174,7 +194,8 @@ def _difference(first: Fit, second: Fit, level: float) -> tuple[Interval | None,
     pairs = zip(one.drawn_laws, other.drawn_laws, strict=False)
     draws = np.array([b.exponent - a.exponent for a, b in pairs])
     apart = abs(float(np.mean(draws))) / max(float(np.std(draws)), 1e-300)
-    return other.span(draws, level), float(2 * ndtr(-apart))
+    held = first.exponents == second.exponents and first._solution.fixed
+    return other.span(draws, level), None if held else float(2 * ndtr(-apart))
 
 
 def _limits(first: Fit, second: Fit, C: float, m: float) -> list[Diagnostic]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,8 +20,16 @@ from flops_fit.fit.checks import (
     width_ahead,
 )
 from flops_fit.fit.fit import Alternative, Fit
+from flops_fit.fit.groups import (
+    GroupFit,
+    beliefs,
+    group_labels,
+    share_constants,
+    shared_names,
+    split_finding,
+)
 from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.known import check_known
+from flops_fit.fit.known import Known, check_known
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import (
@@ -47,6 +55,34 @@ from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
 
 
+class FitOptions(TypedDict, total=False):
+    """Options of :func:`fit_runs`."""
+
+    delta: DeltaRule
+    loss_space: Literal["log", "linear"]
+    window: WindowRule
+    weights: Literal["equal", "loss_se"] | ArrayLike
+    flops_per_unit: FlopsLike | None
+    n: Literal["total", "non_embedding"]
+    fixed: Mapping[str, float] | None
+    prior: Mapping[str, tuple[float, float]] | None
+    share: Sequence[str] | None
+    columns: Mapping[str, str] | None
+    curves: Any
+
+
+@overload
+def fit_runs(
+    runs: Any, law: str | type[Law] = ..., *, group: None = ..., **options: Unpack[FitOptions]
+) -> Fit: ...
+
+
+@overload
+def fit_runs(
+    runs: Any, law: str | type[Law] = ..., *, group: str | ArrayLike, **options: Unpack[FitOptions]
+) -> GroupFit: ...
+
+
 def fit_runs(
     runs: Any,
     law: str | type[Law] = "auto",
@@ -59,9 +95,11 @@ def fit_runs(
     n: Literal["total", "non_embedding"] = "total",
     fixed: Mapping[str, float] | None = None,
     prior: Mapping[str, tuple[float, float]] | None = None,
+    group: str | ArrayLike | None = None,
+    share: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
     curves: Any = None,
-) -> Fit:
+) -> Fit | GroupFit:
     """Fit a scaling law L(N, D) to runs (approach 3), with approaches 1 and 2 beside it.
 
     Minimises Σ w·ρ_δ(ln L − ln L̂(N, D)), ρ_δ Huber's loss, from several starts. A poor fit is no
@@ -102,6 +140,13 @@ def fit_runs(
         Constants of the additive law or the κ-law that are known with a mean and a standard
         deviation: ``{"E": (1.6, 0.1)}``. In answers, which take logs as normal, this replaces the
         default prior.
+    group
+        Fits one law to several groups of runs, such as corpora, optimizers or architectures, and
+        returns a :class:`GroupFit`: the heading of a column of text, or one label a run. Runs
+        without a label are left out. If ``law`` is ``"auto"`` and one group needs κ, all have it.
+    share
+        The constants that all groups share, by default every exponent: ``alpha``, ``beta`` and, in
+        the κ-law, ``kappa``.
     columns
         Names of columns where they are unusual: ``{"params": "n_weights"}``.
     curves
@@ -135,26 +180,71 @@ def fit_runs(
                 "it, or use n='total'."
             )
         table = replace(table, params=table.non_embedding)
-    if form is not None:
-        table = with_covariates(table, form)
-    fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
-    table = check_runs(table, fewest)
     log = loss_space == "log"
-    base = run_weights(weights, table, log)
-    table = check_runs(table.select(base > 0, "its weight is zero"), fewest)
-    flops = flops_of(table, flops_per_unit)
-    front = None if curves is None else envelope(Curves.read(curves), flops)
-    problem = FitProblem(
-        form, table, flops, points_of(table, log), delta, base[base > 0], known, front
-    )
-    if form is Muennighoff:
-        problem = _where_repeats_help(problem)
-        return _assembled(problem, *problem.windowed(window))
-    fitted, report = problem.windowed(window)
-    beyond = int(np.sum((fitted.chosen.weights > 0) & (epochs_of(table) > FEW_EPOCHS)))
+
+    def problem(table: RunTable, weights: Any) -> FitProblem:
+        if form is not None:
+            table = with_covariates(table, form)
+        fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
+        table = check_runs(table, fewest)
+        base = run_weights(weights, table, log)
+        table = check_runs(table.select(base > 0, "its weight is zero"), fewest)
+        flops = flops_of(table, flops_per_unit)
+        front = None if curves is None else envelope(Curves.read(curves), flops)
+        points = points_of(table, log)
+        made = FitProblem(form, table, flops, points, delta, base[base > 0], known, front)
+        return _where_repeats_help(made) if form is Muennighoff else made
+
+    if group is not None:
+        if curves is not None:
+            raise InputError("expected no curves= with group=: fit a group alone with its curves.")
+        labels, rule = group_labels(table, group), isinstance(weights, str)
+        problems = {
+            str(g): problem(
+                table.select(labels == g), weights if rule else np.asarray(weights)[labels == g]
+            )
+            for g in np.unique(labels)
+            if g
+        }
+        return _grouped(problems, window, share)
+    alone = problem(table, weights)
+    fitted, report = alone.windowed(window)
+    many = epochs_of(alone.table) > FEW_EPOCHS
+    beyond = int(np.sum((fitted.chosen.weights > 0) & many))
     may_repeat = form is None and beyond and not (known.fixed or known.prior)
-    repeated = _if_repeats_count(beyond, problem) if may_repeat else None
-    return repeated or _assembled(problem, fitted, report)
+    repeated = _if_repeats_count(beyond, alone) if may_repeat else None
+    return repeated or _assembled(alone, fitted, report)
+
+
+def _grouped(
+    problems: Mapping[str, FitProblem], window: WindowRule, share: Sequence[str] | None
+) -> GroupFit:
+    """Fits of one form with shared constants, each group in the window of its own optimum."""
+    own = [p.windowed(window) for p in problems.values()]
+    forms = {type(fitted.chosen.law) for fitted, _ in own}
+    form = forms.pop() if len(forms) == 1 else Kappa
+    of_form = [replace(p, law=form) for p in problems.values()]
+    own = [
+        pair if type(pair[0].chosen.law) is form else p.windowed(window)
+        for p, pair in zip(of_form, own, strict=True)
+    ]
+    known = of_form[0].known
+    names = shared_names(share, form, known)
+    sharing = share_constants([fitted.chosen for fitted, _ in own], names)
+    finding, belief = sharing.diagnostic(f"{len(own)} groups"), known.belief()
+    pairs = zip(problems.values(), own, strict=True)
+    evidences = [p.evidence(fitted.chosen, report) for p, (fitted, report) in pairs]
+    held = Known({**known.fixed, **sharing.values}, known.prior)
+    fits = {}
+    for g, p, evidence, said in zip(
+        problems, of_form, evidences, beliefs(evidences, names), strict=True
+    ):
+        shared = replace(p, known=held, findings=(*p.findings, finding))
+        fitted, report = shared.windowed(window)
+        both = said + belief if said else belief
+        evidence = replace(evidence, solution=fitted.chosen, known=both)
+        fits[g] = _assembled(shared, fitted, report, evidence)
+    return GroupFit(fits, sharing.values, sharing.p_value, (finding,))
 
 
 def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = None) -> Evidence:
@@ -191,7 +281,9 @@ def _if_repeats_count(beyond: int, problem: FitProblem) -> Fit | None:
     return _assembled(problem, replace(fitted, choice=Choice(False, reason)), report)
 
 
-def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit:
+def _assembled(
+    problem: FitProblem, fitted: Fitted, report: WindowReport, evidence: Evidence | None = None
+) -> Fit:
     """Everything about the fit in one value."""
     chosen, unit, table, flops = fitted.chosen, problem.points.unit, problem.table, problem.flops
     # Parabolas in N may join runs of one compute where none repeats its data much.
@@ -199,7 +291,7 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
     shape = isoflop(fresh, report.factor)
     moved = sensitivity(chosen, table, flops)
     residuals = residual_map(chosen, table, flops)
-    evidence = problem.evidence(chosen, report)
+    evidence = evidence or problem.evidence(chosen, report)
     headline = choose_headline(chosen, shape, problem.envelope)
     kept = chosen.weights > 0
     used = table.select(
@@ -210,6 +302,7 @@ def _assembled(problem: FitProblem, fitted: Fitted, report: WindowReport) -> Fit
         loss_space="log" if problem.points.log else "linear",
         diagnostics=(
             *problem.findings,
+            *split_finding(chosen, table),
             *repeat_findings(chosen),
             *diagnose(chosen, table, shape, flops),
             *_form_diagnostics(fitted, report),

@@ -102,7 +102,10 @@ class GenericSolver:
     def fit(self, weights: Floats, delta: DeltaRule, near: Solution | None = None) -> Solution:
         """See :class:`flops_fit.fit.solver.Solver`."""
         if near is not None:
-            return self._search(near.names, _fixed(near), [near.theta], weights, delta)
+            left = [i for i, name in enumerate(near.names) if name not in self.fixed]
+            names = tuple(near.names[i] for i in left)
+            known = {**_fixed(near), **self.fixed}
+            return self._search(names, known, [near.theta[left]], weights, delta)
         every, starts = self.law.parameters(), self._starts()
         names = tuple(n for n in every if n not in self.fixed)
         if self.fixed:
@@ -123,6 +126,10 @@ class GenericSolver:
             if value <= solution.objective + _tolerated(solution):
                 solution, held = simpler, trial
         return solution
+
+    def holding(self, values: Mapping[str, float]) -> GenericSolver:
+        """See :class:`flops_fit.fit.solver.Solver`."""
+        return replace(self, fixed={**self.fixed, **values})
 
     def refit(
         self, solution: Solution, weights: Floats, targets: Floats, delta: float

@@ -45,10 +45,10 @@ class Known:
                 target[i], stiffness[i] = mean / unit[i], variance * (unit[i] / sd) ** 2
         return Penalty(target, stiffness, held)
 
-    def without(self, name: str) -> Known:
-        """The same with nothing known of one constant."""
-        fixed = {n: v for n, v in self.fixed.items() if n != name}
-        return Known(fixed, {n: v for n, v in self.prior.items() if n != name})
+    def of_any_form(self) -> Known:
+        """What is known of E, which means the same in every form of law."""
+        fixed = {n: v for n, v in self.fixed.items() if n == "E"}
+        return Known(fixed, {n: v for n, v in self.prior.items() if n == "E"})
 
     def belief(self) -> Belief | None:
         """The same for a posterior, as a normal distribution of logs."""

@@ -154,6 +154,9 @@ class Solver(Protocol):
         until they agree. From a solution ``near`` no starts are searched for.
         """
 
+    def holding(self, values: Mapping[str, float]) -> Solver:
+        """The same with more constants held."""
+
     def refit(
         self, solution: Solution, weights: Floats, targets: Floats, delta: float
     ) -> list[Law]:

@@ -8,6 +8,7 @@ additive solution.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -151,6 +152,11 @@ class SurfaceSolver:
         level = np.round(np.log(np.maximum(ends.objective, 1e-300)) / AGREE_WITHIN)
         _, first, count = np.unique(level, return_index=True, return_counts=True)
         return ends.theta[first], count
+
+    def holding(self, values: Mapping[str, float]) -> SurfaceSolver:
+        """See :class:`flops_fit.fit.solver.Solver`."""
+        known = Known({**self.known.fixed, **values}, self.known.prior)
+        return replace(self, known=known)
 
     def refit(
         self, solution: Solution, weights: Floats, targets: Floats, delta: float

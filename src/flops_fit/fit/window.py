@@ -189,11 +189,12 @@ class FitProblem:
             )
             if own.law.covariates:
                 return Fitted(own, ())
-        known = Known() if own else self.known
-        without = known.without("kappa")
-        additive = SurfaceSolver(Hoffmann, self.points, without).fit(weights, delta)
+        other = Known() if own else self.known.of_any_form()
+        known = self.known if self.law in (None, Hoffmann) else other
+        additive = SurfaceSolver(Hoffmann, self.points, known).fit(weights, delta)
         kappa, choice = None, None
         if int(np.count_nonzero(weights)) > len(Kappa.parameters()):
+            known = self.known if self.law in (None, Kappa) else other
             kappa = SurfaceSolver(Kappa, self.points, known).fit(weights, delta, additive)
         if self.law is None:
             few = Choice(False, "there are too few runs to fit κ")

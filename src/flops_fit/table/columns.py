@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from flops_fit.errors import InputTypeError, TableError
 
 Floats = NDArray[np.float64]
-ColumnKind = Literal["", "number", "text"]
+ColumnKind = Literal["", "number", "text", "other"]
 Wanted = Callable[[str], ColumnKind]
+
+MOST_GROUPS = 50  # into which a column of text may split the runs
 
 
 def _words(text: str) -> frozenset[str]:
@@ -91,14 +93,16 @@ def check_mapping(mapping: object) -> dict[str, str]:
     return {str(name): str(heading) for name, heading in mapping.items()}
 
 
-def wanted(mapping: Mapping[str, str]) -> Wanted:
+def wanted(mapping: Mapping[str, str], others: bool = False) -> Wanted:
     """The kind of value to read under each heading; ``""`` where none is kept in memory."""
     own = frozenset(mapping.values())
 
     def kind(heading: str) -> ColumnKind:
         if heading in own or any(_rank(name, heading) for name in _ALL):
             return "number"
-        return "text" if any(_plain(heading) in usual for usual in _TEXT.values()) else ""
+        if any(_plain(heading) in usual for usual in _TEXT.values()):
+            return "text"
+        return "other" if others else ""
 
     return kind
 
@@ -234,6 +238,17 @@ def _number(value: Any, grouped: bool, column: str, row: int) -> float:
                 return math.inf
     shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}…"
     raise TableError(f"column {column!r}, row {row}: expected a number, got {shown}.{hint}")
+
+
+def is_text(cells: Sequence[Any] | NDArray[Any]) -> bool:
+    """Whether a column splits its rows into a few groups by texts that are no numbers."""
+    if isinstance(cells, np.ndarray) or not all(isinstance(c, str) or is_missing(c) for c in cells):
+        return False
+    values = {c for c in cells if not is_missing(c)}
+    try:
+        return 2 <= len(values) <= MOST_GROUPS and not list(map(float, values))
+    except ValueError:
+        return True
 
 
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:

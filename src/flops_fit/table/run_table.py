@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     tracked = source if isinstance(source, TrackedRuns) else None
     if tracked is not None:
         source = _final_rows(tracked, mapping)
-    raw = read_raw(source, cols.wanted(mapping))
+    wanted = cols.wanted(mapping, others=True)
+    raw = read_raw(source, wanted)
     if raw.rows == 0:
         head = f" below its headings {list(raw.headings)}" if raw.headings else ""
         raise TableError(
@@ -56,6 +57,11 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         **fields,
         "labels": tuple(labels[i] for i in kept),
         "cluster": _clusters([raw.cells[cluster][i] for i in kept] if cluster else []),
+        "texts": {
+            name: tuple("" if is_missing(cells[i]) else str(cells[i]) for i in kept)
+            for name, cells in raw.cells.items()
+            if wanted(name) == "other" and cols.is_text(cells)
+        },
         "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
         "notes": (*notes, *(tracked.notes if tracked else ()), *trusted),
         "unit": tracked.unit if tracked else "tokens",
@@ -221,6 +227,9 @@ class RunTable:
     cluster
         Runs with equal values share a trunk or a seed, and so their noise; ``None`` where no two
         runs are known to.
+    texts
+        Other columns of text that split the runs into a few groups, by their headings; empty where
+        a run has no value.
     excluded
         What was left out before the fit, each with its reason.
     notes
@@ -237,6 +246,7 @@ class RunTable:
     non_embedding: Floats | None = None
     unique_tokens: Floats | None = None
     cluster: tuple[str, ...] | None = None
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
     unit: str = "tokens"
@@ -255,6 +265,9 @@ class RunTable:
         columns["labels"] = tuple(self.labels[i] for i in picked)
         if self.cluster is not None:
             columns["cluster"] = tuple(self.cluster[i] for i in picked)
+        columns["texts"] = {
+            name: tuple(cells[i] for i in picked) for name, cells in self.texts.items()
+        }
         if reason:
             dropped = tuple(Excluded(self.labels[i], reason) for i in np.flatnonzero(~keep))
             columns["excluded"] = self.excluded + dropped
@@ -269,6 +282,7 @@ class RunTable:
         }
         if self.cluster is not None:
             columns["cluster"] = list(self.cluster)
+        columns |= {name: list(cells) for name, cells in self.texts.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @classmethod

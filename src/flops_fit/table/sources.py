@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, MissingExtraError, TableError
-from flops_fit.table.columns import Wanted, is_missing
+from flops_fit.table.columns import MOST_GROUPS, Wanted, is_missing
 from flops_fit.trackers.service import flat
 
 Cells = Sequence[Any] | NDArray[Any]
@@ -156,8 +157,10 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
         frame = nw.from_native(source, pass_through=True)
         if not isinstance(frame, nw.DataFrame | nw.LazyFrame):
             return None
-        headings = list(frame.collect_schema().names())
-        kept = [h for h in headings if wanted(str(h))]
+        schema = frame.collect_schema()
+        headings, texts = list(schema.names()), (nw.String, nw.Categorical, nw.Enum)
+        kinds = {h: wanted(str(h)) for h in headings}
+        kept = [h for h, k in kinds.items() if k and (k != "other" or schema[h] in texts)]
         # Without a wanted column one is kept all the same: it tells the number of rows.
         picked = frame.select(kept or headings[:1]).head(MOST_ROWS + 1)
         eager = picked.collect() if isinstance(picked, nw.LazyFrame) else picked
@@ -239,7 +242,7 @@ def _csv(path: Path, wanted: Wanted) -> Raw:
     reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=True)
     headings = [name.strip() for name in next(reader)]
     kinds = {i: kind for i, name in enumerate(headings) if name and (kind := wanted(name))}
-    for name in (headings[i] for i in kinds):
+    for name in (headings[i] for i, kind in kinds.items() if kind != "other"):
         if headings.count(name) > 1:
             raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
     parts: dict[int, list[Cells]] = {i: [] for i in kinds}
@@ -249,8 +252,13 @@ def _csv(path: Path, wanted: Wanted) -> Raw:
         count += len(rows)
         if count > MOST_ROWS:
             raise _too_long(str(path))
-        for i, kind in kinds.items():
+        for i, kind in list(kinds.items()):
             column: Cells = [row[i] for row in rows]
+            if kind == "other":
+                if len(set(column)) > MOST_GROUPS:
+                    del kinds[i], parts[i]
+                    continue
+                column = list(map(sys.intern, column))
             if kind == "number":
                 with suppress(ValueError):  # floats take an eighth of the memory
                     column = np.array(list(map(float, column)), dtype=np.float64)
@@ -328,6 +336,10 @@ def _parquet(path: Path, wanted: Wanted) -> Raw:
             return np.asarray(floats, dtype=np.float64)
         return list(values.to_pylist())
 
+    def is_wanted(name: str, kind: Any) -> bool:
+        text = pyarrow.types.is_string(kind) or pyarrow.types.is_dictionary(kind)
+        return bool(wanted(name)) and (text or wanted(name) != "other")
+
     try:
         with parquet.ParquetFile(path) as file:
             headings = [str(name) for name in file.schema_arrow.names]
@@ -335,9 +347,10 @@ def _parquet(path: Path, wanted: Wanted) -> Raw:
             if rows > MOST_ROWS:
                 raise _too_long(str(path))
             # A dot in a name also selects inside a nested column; those are left by name below.
-            table = file.read(columns=[h for h in headings if wanted(h)])
+            kept = [f.name for f in file.schema_arrow if is_wanted(f.name, f.type)]
+            table = file.read(columns=kept)
     except (pyarrow.ArrowException, OSError) as error:
         first = (str(error).strip().splitlines() or ["unreadable"])[0]
         raise TableError(f"{path} is not a sound Parquet file ({first:.200}).") from None
-    cells = {h: column(table.column(h)) for h in table.column_names if wanted(h)}
+    cells = {h: column(table.column(h)) for h in table.column_names if h in kept}
     return Raw(tuple(headings), cells, rows)

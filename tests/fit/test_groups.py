@@ -1,0 +1,179 @@
+"""One law for several groups of runs: shared exponents, own constants, and the test of both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flops_fit import compare, fit_runs
+from flops_fit.errors import InputError, TableError
+from flops_fit.fit import Fit, GroupFit
+from flops_fit.fit.groups import share_constants
+from flops_fit.fit.solver import Solution
+from flops_fit.fit.surface import points_of
+from flops_fit.fit.surface_solver import SurfaceSolver
+from flops_fit.laws import Hoffmann, Kappa, Law
+from flops_fit.table import RunTable
+from tests.fit._runs import sweep
+
+WEB = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
+CODE = Hoffmann(1.1, 300.0, 900.0, 0.35, 0.37)
+STEEP = Hoffmann(1.8, 2000.0, 2100.0, 0.43, 0.37)
+
+
+def corpora(sd: float = 0.0, seed: int = 0, **laws: Law) -> dict[str, Any]:
+    """Sweeps of several laws below each other, with a column that names them."""
+    parts = [sweep(law, sd=sd, seed=seed + i) for i, law in enumerate(laws.values())]
+    columns: dict[str, Any] = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    columns["corpus"] = [n for n, p in zip(laws, parts, strict=True) for _ in p["loss"]]
+    return columns
+
+
+def solved(law: Law, seed: int) -> Solution:
+    table = RunTable.read(sweep(law, sd=0.004, seed=seed))
+    return SurfaceSolver(Hoffmann, points_of(table, log=True)).fit(np.ones(len(table)), "mad")
+
+
+@pytest.fixture(scope="module")
+def grouped() -> GroupFit:
+    return fit_runs(corpora(0.004, web=WEB, code=CODE), "hoffmann", group="corpus")
+
+
+def test_groups_with_equal_exponents_are_recovered() -> None:
+    fit = fit_runs(corpora(web=WEB, code=CODE), "hoffmann", group="corpus")
+    assert list(fit) == ["code", "web"]
+    assert fit.shared == pytest.approx({"alpha": 0.35, "beta": 0.37}, rel=1e-5)
+    for name, law in (("web", WEB), ("code", CODE)):
+        assert fit[name].law.params == pytest.approx(law.params, rel=1e-4)
+
+
+def test_shared_constants_are_the_same_in_every_group(grouped: GroupFit) -> None:
+    for fit in grouped.fits.values():
+        assert isinstance(fit, Fit)
+        assert {name: fit.law.params[name] for name in grouped.shared} == grouped.shared
+        assert "shared_constants" in {d.code for d in fit.diagnostics}
+    assert grouped["web"].law.params["E"] != grouped["code"].law.params["E"]
+    assert (grouped.p_value or 0) > 0.05
+    assert grouped.diagnostics[0].severity == "ok"
+
+
+def test_what_the_other_group_says_makes_a_group_surer(grouped: GroupFit) -> None:
+    alone = fit_runs(sweep(CODE, sd=0.004, seed=1), "hoffmann")
+    spread = [
+        np.std([law.exponent for law in fit._evidence.drawn_laws])
+        for fit in (grouped["code"], alone)
+    ]
+    assert spread[0] < 0.6 * spread[1]
+    low, high = grouped.predict("web", 1e21).intervals["optimal_params"]
+    assert low < WEB.optimal(1e21).params < high
+
+
+def test_the_test_of_equal_exponents_has_the_right_size() -> None:
+    """A share of 5 % of rejections within four standard errors over 120 pairs of sweeps."""
+    n, names = 120, ("alpha", "beta")
+    p = [
+        share_constants([solved(WEB, 2 * i), solved(CODE, 2 * i + 1)], names).p_value
+        for i in range(n)
+    ]
+    assert np.mean(np.array(p) < 0.05) < 0.05 + 4 * np.sqrt(0.05 * 0.95 / n)
+    assert 0.3 < np.mean(np.array(p) < 0.5) < 0.7
+
+
+def test_a_group_with_another_exponent_is_told() -> None:
+    fit = fit_runs(corpora(0.002, web=WEB, code=CODE, steep=STEEP), "hoffmann", group="corpus")
+    assert (fit.p_value or 1) < 0.001
+    assert fit.diagnostics[0].severity == "warning"
+    only = fit_runs(
+        corpora(0.002, web=WEB, steep=STEEP), "hoffmann", group="corpus", share=("beta", "E")
+    )
+    assert (only.p_value or 0) > 0.01
+    assert set(only.shared) == {"beta", "E"}
+    assert only["steep"].law.params["alpha"] == pytest.approx(0.43, abs=0.02)
+
+
+def test_groups_may_be_labels_and_a_constant_may_be_known_as_well() -> None:
+    columns = corpora(0.002, web=WEB, steep=STEEP)
+    labels = columns.pop("corpus")
+    fit = fit_runs(columns, "hoffmann", group=labels, share=("beta",), fixed={"E": 1.8})
+    assert {f.law.params["E"] for f in fit.fits.values()} == {1.8}
+    again = fit_runs(RunTable.read(columns), "hoffmann", group=np.array(labels), share=["beta"])
+    assert set(again.shared) == {"beta"}
+
+
+def test_one_group_that_needs_kappa_gives_it_to_all() -> None:
+    joined = Kappa(1.8, 480.0, 2100.0, 0.5, 0.52, 0.6)
+    columns = corpora(0.001, plain=WEB, joined=joined)
+    fit = fit_runs(columns, group="corpus")
+    assert {type(f.law) for f in fit.fits.values()} == {Kappa}
+    assert set(fit.shared) == {"alpha", "beta", "kappa"}
+
+
+def test_a_column_of_text_that_splits_the_losses_is_offered() -> None:
+    columns = corpora(0.003, web=WEB, code=CODE)
+    columns["owner"] = ["a", "b"] * (len(columns["corpus"]) // 2)
+    findings = {d.code: d for d in fit_runs(columns).diagnostics}
+    assert "column 'corpus'" in findings["groups_mixed"].message
+    assert "group='corpus'" in findings["groups_mixed"].action
+    same = {**columns, **sweep(WEB, sizes=14, sd=0.003)}
+    assert "groups_mixed" not in {d.code for d in fit_runs(same).diagnostics}
+
+
+def test_a_file_keeps_its_columns_of_text(tmp_path: Path) -> None:
+    rows = RunTable.read(corpora(web=WEB, code=CODE)).to_dicts()
+    path = tmp_path / "runs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    table = RunTable.read(path)
+    assert table.texts["corpus"][0] == "web"
+    assert table.select(table.loss > np.median(table.loss)).texts["corpus"]
+    lines = [",".join(map(str, row.values())) for row in rows]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([",".join(rows[0]), *lines]))
+    assert RunTable.read(path).texts == table.texts
+
+
+def test_a_group_fit_reads_and_travels(grouped: GroupFit) -> None:
+    text = repr(grouped)
+    for words in ("2 groups share alpha = 0.3", "| web ", "trust"):
+        assert words in text
+    assert json.loads(json.dumps(grouped.to_dict()))["groups"].keys() == {"code", "web"}
+    assert "<table" in grouped._repr_html_()
+
+
+def test_comparing_shares_exponents_unless_they_differ(grouped: GroupFit) -> None:
+    web, code, steep = (
+        fit_runs(sweep(law, sd=0.002, seed=s), "hoffmann")
+        for s, law in enumerate((WEB, replace(CODE, E=1.8), STEEP))
+    )
+    shared, apart = compare(web, code), compare(web, steep)
+    assert "shared_constants" in {d.code for d in shared.diagnostics}
+    assert "shared_constants" not in {d.code for d in apart.diagnostics}
+    assert compare(grouped["web"], grouped["code"]).p_value is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"group": "optimizer"}, TableError, "a column of text"),
+        ({"group": ["a", "b"]}, InputError, "one label for each"),
+        ({"group": ["a"] * 70}, InputError, "two groups or more"),
+        ({"group": "corpus", "share": ("A",)}, InputError, "expected some of"),
+        ({"group": "corpus", "share": "alpha"}, InputError, "expected some of"),
+        ({"group": "corpus", "fixed": {"alpha": 0.3}}, InputError, "not in fixed="),
+        ({"group": "corpus", "curves": []}, InputError, "no curves="),
+    ],
+)
+def test_what_cannot_be_grouped_is_refused(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        fit_runs(corpora(web=WEB, code=CODE), "hoffmann", **options)
+
+
+def test_an_unknown_group_is_refused(grouped: GroupFit) -> None:
+    with pytest.raises(InputError, match="expected one of the groups"):
+        grouped["books"]
