@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 import flops_fit
 from flops_fit import reference
+from flops_fit.laws import Hoffmann
+from flops_fit.table import RunTable
 from tests.cli._calls import called
+from tests.fit._runs import sweep
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -188,3 +192,20 @@ def test_where_there_is_no_interval_that_is_said(
         "FLOPs: none now, about none with these runs" in called(capsys, "next", table, *options).out
     )
     assert called(capsys, "next", table, *options, "--json").document["half_width_now"] is None
+
+
+def test_groups_of_a_table_are_answered_one_by_one(capsys: Capsys, tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    web = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
+    rows = []
+    for name, law in (("web", web), ("code", replace(web, E=1.1))):
+        table = RunTable.read(sweep(law, sd=0.002))
+        rows += [{**row, "corpus": name} for row in table.to_dicts()]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    told = called(capsys, "fit", path, "--group", "corpus", "--predict", "1e21", "--json")
+    assert told.code == 0
+    assert told.document["fit"]["shared"]["alpha"] == pytest.approx(0.35, abs=0.05)
+    assert told.document["predictions"].keys() == {"web", "code"}
+    refused = called(capsys, "fit", path, "--group", "corpus", "--report", tmp_path / "page.html")
+    assert refused.code == 2
+    assert "no --report with --group" in refused.err

@@ -125,6 +125,11 @@ def read_fit(
 ) -> Fit:
     """The fit of a table, or of what a sweep has recorded."""
     runs = read_runs(source)
+    return flops_fit.fit_runs(runs or source, law, columns=column_names(columns), curves=curves)
+
+
+def column_names(columns: Sequence[str] | None) -> dict[str, str]:
+    """The pairs of ``--column`` as a dict."""
     mapping = {}
     for pair in columns or ():
         name, equals, heading = pair.partition("=")
@@ -133,7 +138,7 @@ def read_fit(
                 f"--column: expected name=heading, such as params=n_weights; got {pair!r}."
             )
         mapping[name] = heading
-    return flops_fit.fit_runs(runs or source, law, columns=mapping, curves=curves)
+    return mapping
 
 
 def relied_on(fit: Fit, findings: Iterable[Diagnostic] = ()) -> bool:

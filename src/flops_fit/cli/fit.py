@@ -12,6 +12,7 @@ import typer
 import flops_fit
 from flops_fit.cli import answer
 from flops_fit.cli.answer import Answer, Columns, Curves, Form, Json, Predict, flops_option, option
+from flops_fit.errors import InputError
 
 if TYPE_CHECKING:
     import flops_fit.report
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from flops_fit.records import Diagnostic
 
 _PAGE = "report.html, in the sweep's folder or here"
+_GROUP = "A column of text, such as corpus: fits each of its groups, with shared exponents."
+_SHARE = "A constant that the groups share, by default every exponent; may be repeated."
 _MAX_ROWS = 10  # of the table, without --predict
 
 
@@ -46,10 +49,16 @@ def fit(
     predict: Predict = None,
     column: Columns = None,
     curves: Curves = None,
+    group: Annotated[str | None, option("HEADING", _GROUP)] = None,
+    share: Annotated[list[str] | None, option("NAME", _SHARE)] = None,
     report: Annotated[Path | None, option("FILE", "Write an HTML page here as well.")] = None,
     as_json: Json = False,
 ) -> Answer:
     """Fit a scaling law to a table of runs or to those of a sweep, and answer."""
+    if group is not None:
+        if report is not None:
+            raise InputError("expected no --report with --group: write a page of each group alone.")
+        return _by_group(runs, law, column, curves, predict, group, share)
     fitted, predictions, words, findings = _answered(runs, law, column, curves, predict)
     shown = [
         flops_fit.report.chinchilla_table(predictions),
@@ -67,6 +76,29 @@ def fit(
         shown.append(f"\nReport: {path}")
         document["report"] = str(path)
     return Answer(tuple(shown), document, answer.relied_on(fitted, findings))
+
+
+def _by_group(
+    runs: Path,
+    law: str,
+    column: Sequence[str] | None,
+    curves: Path | None,
+    predict: Sequence[float] | None,
+    group: str,
+    share: Sequence[str] | None,
+) -> Answer:
+    """The constants of each group, and a table of its answers."""
+    names = answer.column_names(column)
+    grouped = flops_fit.fit_runs(
+        runs, law, group=group, share=share or None, columns=names, curves=curves
+    )
+    shown, predictions = [repr(grouped)], {}
+    for name, fit in grouped.fits.items():
+        answers = [fit.predict(c) for c in predict or [fit.largest_compute]]
+        shown.append(f"\n{name}\n\n{flops_fit.report.chinchilla_table(answers)}")
+        predictions[name] = [p.to_dict() for p in answers]
+    document = {"fit": grouped.to_dict(), "predictions": predictions}
+    return Answer(tuple(shown), document, all(f.trust != "no" for f in grouped.fits.values()))
 
 
 def report(
