@@ -199,7 +199,7 @@ const flopsFit = (() => {
         + a[2] * (b[0] * c[1] - b[1] * c[0]);
       const [one, two, three] = [m.slice(0, 3), m.slice(1, 4), m.slice(2, 5)], whole = det(one, two, three);
       const slope = det(one, r, three) / whole, curve = det(one, two, r) / whole;
-      if (curve > 0) vertex += clip((-0.5 * slope) / curve, 0.5);
+      if (curve > 1e-12) vertex += clip((-0.5 * slope) / curve, 0.5);
       vertex = Math.max(logN[0], Math.min(logN[last], vertex));
     }
     return [lowest, vertex];
@@ -229,7 +229,7 @@ const flopsFit = (() => {
         const logD = dataFor(logN), loss = surfaceAt(fit, draw, basis(part, logN, logD), logN, logD);
         const lost = logN <= coarse[0] + 0.1 || logN >= coarse[60] - 0.1;
         const params = lost ? Infinity : Math.exp(logN), tokens = Math.exp(logD);
-        return [params, tokens, loss, tokens / params, addTo(fit, loss, draw.run[i])];
+        return [params, tokens, loss, lost ? NaN : tokens / params, addTo(fit, loss, draw.run[i])];
       });
     });
   };
