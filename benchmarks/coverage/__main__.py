@@ -2,7 +2,8 @@
 
 Simulates sweeps from known laws, fits each with the defaults as shipped (choice of law, robust
 scale, window) and counts how often the 90 % intervals of N*, D*, loss and D/N hold the true value
-at 10× and 100× the largest run's compute. A well-calibrated method shows 86 to 97.
+at 10× and 100× the largest run's compute. Pooled over the cases that is to be 88 to 98 per cent of each
+quantity; the exit status is 1 where it is not.
 
     python -m benchmarks.coverage --sims 500
     python -m benchmarks.coverage --sims 100 --case kappa0.5/asymmetric/t3/tapered
@@ -28,6 +29,7 @@ from flops_fit.fit import fit_runs
 from flops_fit.laws import Kappa, Law
 
 TARGETS = (10.0, 100.0)
+GOAL = (88.0, 98.0)
 QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
 
 
@@ -138,8 +140,8 @@ def _job(job: tuple[Case, int, int, dict[str, object]]) -> tuple[str, dict[str, 
     return case.name, simulate(case, sims, seed, options), time.perf_counter() - start
 
 
-def main() -> None:
-    """Print one line a case."""
+def main() -> int:
+    """Print one line a case, and the cases pooled; 1 where these miss the goal."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sims", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -155,15 +157,28 @@ def main() -> None:
         f"{'case':38s} {'N*':>7s} {'D*':>7s} {'loss':>7s} {'D/N':>7s} "
         "given κ law  width   bias    mad  s/fit"
     )
+    rows = []
     with Pool(args.processes) as pool:
         for name, row, seconds in pool.imap(_job, jobs):
-            pairs = " ".join(f"{row[f'{q}@10x']:3.0f}/{row[f'{q}@100x']:3.0f}" for q in QUANTITIES)
+            pairs = _pairs(row)
+            rows.append(row)
             print(
                 f"{name:38s} {pairs}  {row['given']:4.0f} {row['kappa']:5.0f} {row['width']:6.2f} "
                 f"{row['bias']:+6.2f} {row['mad']:6.2f} {seconds / args.sims:6.3f}"
             )
             sys.stdout.flush()
+    pooled = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    print(f"{'pooled':38s} {_pairs(pooled)}")
+    missed = [k for k, v in pooled.items() if "@" in k and not GOAL[0] <= v <= GOAL[1]]
+    print(
+        f"goal {GOAL[0]:g} to {GOAL[1]:g}: {'missed by ' + ', '.join(missed) if missed else 'met'}"
+    )
+    return int(bool(missed))
+
+
+def _pairs(row: dict[str, float]) -> str:
+    return " ".join(f"{row[f'{q}@10x']:3.0f}/{row[f'{q}@100x']:3.0f}" for q in QUANTITIES)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
