@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 
 from flops_fit import Adaptive
 from flops_fit.adaptive import AdaptiveResult, Candidates, run_adaptive
+from flops_fit.adaptive.candidates import lattice
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Kappa, Law
+from flops_fit.table import RunTable
 
 TARGET = 1e21
 UNIFORM = 1.02e21  # FLOPs of a 5×7 grid from 1e18 to 1e20
@@ -41,6 +43,15 @@ class Drifting(Law):
         s = of_n * np.exp(-self.of_n * x**2 / 2)
         t = of_d * np.exp(-self.of_d * y**2 / 2)
         return law.E + (s ** (1 / law.kappa) + t ** (1 / law.kappa)) ** law.kappa
+
+
+def grid_runs(law: Law, seed: int = 0, sd: float = 0.005) -> RunTable:
+    """Nine sizes at each of five budgets from 1e18 to 1e20."""
+    budgets = np.geomspace(1e18, 1e20, 5)
+    N, C = lattice(np.asarray(law.optimal(budgets).params), budgets)
+    D = C / (6 * N)
+    noise = np.exp(sd * np.random.default_rng(seed).normal(size=len(N)))
+    return RunTable(N, D, C, law.loss(N, D) * noise, tuple(map(str, N)), C)
 
 
 @dataclass

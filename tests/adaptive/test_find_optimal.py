@@ -35,7 +35,7 @@ def test_a_mock_sweep_answers_within_its_budget_and_explains_every_step(tmp_path
     found = adaptive(tmp_path)
     assert found.adaptive.reached
     assert sum(run.flops for run in found.runs) == pytest.approx(found.adaptive.spent)
-    assert found.adaptive.spent < 0.3e18
+    assert found.adaptive.spent < 0.4e18
     low, high = found.predict(TARGET).intervals["optimal_params"]
     assert (high / low) ** 0.5 - 1 <= 0.2
     assert found.steps[0].startswith("pilot: ")

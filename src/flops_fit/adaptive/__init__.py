@@ -5,7 +5,6 @@ from a pilot to an answer with any :class:`Oracle` that makes the runs.
 """
 
 from flops_fit.adaptive.candidates import Candidates, Oracle
-from flops_fit.adaptive.criterion import Form
 from flops_fit.adaptive.propose import Proposal, next_experiments
 from flops_fit.adaptive.sweep import AdaptiveResult, Check, run_adaptive
 
@@ -13,7 +12,6 @@ __all__ = [
     "AdaptiveResult",
     "Candidates",
     "Check",
-    "Form",
     "Oracle",
     "Proposal",
     "next_experiments",

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.adaptive.candidates import Candidates, around
-from flops_fit.adaptive.criterion import Criterion, Form, exchange, fit_and_form
+from flops_fit.adaptive.criterion import Criterion
 from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.fit import Fit
+from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.solver import BoundKind
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
@@ -23,6 +24,7 @@ _AT_OPTIMUM = np.log(1.3)  # of candidates
 _NEAR_OPTIMUM = np.log(1.6)  # of runs that were made
 _TIER = np.log(2.0) / 2  # runs of FLOPs this close count as one budget
 LARGEST_SHARE = 6.0  # one run costs at most a sixth of a budget, or of all that is spent by then
+_MOST_BOUGHT = 48  # runs, for `buys`
 SPENDS = (0.3, 1.0, 3.0, 10.0)  # of a spend, for which `buys` is given
 
 
@@ -41,8 +43,8 @@ class Proposal:
         runs so far and as predicted with these. ``inf`` if there is none.
     target_compute
         The target.
-    form
-        Whether the runs contradict the law's form, and which deviations they could not detect.
+    misfit
+        How far the loss is off the law's form, relative, as the runs so far show: a standard deviation.
     buys
         Pairs of FLOPs more and the half-width that they would give.
     """
@@ -52,7 +54,7 @@ class Proposal:
     now: float
     after: float
     target_compute: float
-    form: Form
+    misfit: float
     buys: tuple[tuple[float, float], ...] = ()
 
     def __str__(self) -> str:
@@ -93,21 +95,24 @@ def best_batch(
     The cheapest that reaches ``goal``, a half-width, or nine tenths of what the whole spend gains.
     ``bottom`` of the runs lie near N*, where the criterion gains nothing and a wrong form shows.
     """
+    if not len(runs):
+        return []
     # An exchange that begins with expensive runs may have nothing left for cheap ones.
     tops = np.unique(runs.budget[runs.prices <= spend])
     tops = tops[np.unique(np.linspace(0, len(tops) - 1, min(len(tops), 7)).astype(int))]
     batches: list[tuple[float, float, list[int]]] = []
-    for limit in (spend * share for share in (0.125, 0.25, 0.5, 1.0)):
-        kept = _near_optimum(criterion, runs, limit / 8, bottom)
-        for top in tops:
-            affordable = np.flatnonzero((runs.budget <= top) & (runs.prices <= limit))
-            inside = np.union1d(affordable, np.array(kept, dtype=np.intp))
-            if not len(inside):
+    for top in tops:
+        below = np.flatnonzero(runs.budget <= top)
+        pool = criterion.pool(runs.pick(below), float(np.max(runs.flops[below])))
+        for limit in (spend * share for share in (0.125, 0.25, 0.5, 1.0)):
+            affordable = np.flatnonzero(pool.runs.prices <= limit)
+            if not len(affordable):
                 continue
-            fixed = tuple(int(i) for i in np.searchsorted(inside, kept))
-            picked = inside[exchange(criterion, runs.pick(inside), batch, limit, fixed)]
-            chosen = runs.pick(picked)
-            batches.append((chosen.cost, criterion.after(chosen), picked.tolist()))
+            within = pool.pick(affordable)
+            kept = _near_optimum(criterion, within.runs, limit / 8, bottom)
+            picked = within.exchange(batch, limit, tuple(kept))
+            chosen = within.pick(picked)
+            batches.append((chosen.runs.cost, chosen.after, below[affordable[picked]].tolist()))
     if not batches:
         return []
     base = np.log(criterion.variance)
@@ -115,8 +120,7 @@ def best_batch(
     enough = [
         (cost, picked)
         for cost, after, picked in batches
-        if criterion.half_width_of(after, len(picked)) <= goal
-        or base - np.log(after) >= _ENOUGH_GAIN * most
+        if criterion.narrowed(after) <= goal or base - np.log(after) >= _ENOUGH_GAIN * most
     ]
     return min(enough, key=lambda pair: pair[0])[1]
 
@@ -130,7 +134,9 @@ def _near_optimum(criterion: Criterion, runs: Candidates, limit: float, wanted: 
     known, C = criterion.evidence.runs, runs.flops[possible]
     done = known.flops[np.abs(criterion.distance(known)) < _NEAR_OPTIMUM]
     counts = [np.sum(np.abs(np.log(done / c)) < _TIER) for c in C]
-    return [int(i) for i in possible[np.lexsort((-C, counts))[:wanted]]]
+    best = possible[np.lexsort((-C, counts))[:wanted]]
+    # Where few budgets are within the limit, their runs are repeated.
+    return np.resize(best, wanted).tolist() if runs.repeats and len(best) else best.tolist()
 
 
 def buys(
@@ -138,17 +144,14 @@ def buys(
 ) -> tuple[tuple[float, float], ...]:
     """What FLOPs more would give: pairs of FLOPs and the half-width, relative."""
     out = []
-    # The fit's own interval may be wider than the design's, which says by what part runs narrow it.
-    now, before = criterion.half_width, criterion.half_width_of(criterion.variance)
-    wider = now / before if np.isfinite(now) else 1.0
-    most = 2 * len(criterion.evidence.runs)
+    most = min(2 * len(criterion.evidence.runs), _MOST_BOUGHT)
     for spend in spends:
         inside = runs.pick(runs.flops <= spend / LARGEST_SHARE)
         if not len(inside):
             continue
         picked = best_batch(criterion, inside, most, spend)
-        after = criterion.half_width_of(criterion.after(inside.pick(picked)), len(picked))
-        out.append((float(spend), float(np.expm1(wider * min(after, before)))))
+        after = criterion.after(inside.pick(picked))
+        out.append((float(spend), float(np.expm1(criterion.narrowed(after)))))
     return tuple(out)
 
 
@@ -164,8 +167,8 @@ def next_experiments(
 ) -> Proposal:
     """The runs that narrow the interval of N*(target_compute) most for ``budget_flops``.
 
-    Locally c-optimal at the fitted constants with κ free; one run in six lies near N*, where a
-    wrong form shows.
+    Locally c-optimal at the fitted law and misfit; one run in six lies near N*, where a wrong form
+    shows.
 
     Parameters
     ----------
@@ -205,18 +208,18 @@ def next_experiments(
     check_number("target_compute", target_compute, above=0)
     check_number("budget_flops", budget_flops, above=0)
     check_number("batch", batch, above=0)
-    table = fit.runs if runs is None else RunTable.read(runs)
-    evidence, form = fit_and_form(table, fit.flops, target_compute)
+    evidence = fit._evidence if runs is None else quick_fit(RunTable.read(runs), fit.flops)
     if any(b.kind is BoundKind.VANISHED for b in evidence.solution.bounds):
         raise FitError(
             "expected a fit with an optimum to plan around; a term of its law vanished. Add runs of "
             "smaller and larger sizes at each budget first."
         )
-    criterion = Criterion.of_fit(evidence, target_compute, form.drift)
+    criterion = Criterion(evidence, float(target_compute))
     if candidates is None:
-        largest = MOST_EXTRAPOLATION * float(np.max(table.flops))
+        known = evidence.runs.flops
+        largest = MOST_EXTRAPOLATION * float(np.max(known))
         top = min(max_run_flops or budget_flops / 3, largest, budget_flops)
-        low = min(float(np.min(table.flops)), top)
+        low = min(float(np.min(known)), top)
         choice = Candidates.of_any_size(*around(evidence, low, top), fit.flops)
     else:
         choice = Candidates.of(candidates, fit.flops, repeats=False)
@@ -228,15 +231,12 @@ def next_experiments(
             "candidate costs. Give a larger budget or cheaper candidates."
         )
     chosen = choice.pick(picked)
-    now, half_width_of = criterion.half_width, criterion.half_width_of
-    after = half_width_of(criterion.after(chosen), len(picked))
-    shrink = after / half_width_of(criterion.variance)
     return Proposal(
         runs=chosen.to_dicts(),
         cost=chosen.cost,
-        now=float(np.expm1(now)),
-        after=float(np.expm1(now * min(shrink, 1.0))),
+        now=float(np.expm1(criterion.half_width)),
+        after=float(np.expm1(criterion.narrowed(criterion.after(chosen)))),
         target_compute=float(target_compute),
-        form=form,
+        misfit=evidence.posterior.amplitude,
         buys=buys(criterion, [budget_flops * f for f in SPENDS], choice),
     )

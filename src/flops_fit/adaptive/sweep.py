@@ -9,7 +9,7 @@ import numpy as np
 
 from flops_fit.adaptive import candidates
 from flops_fit.adaptive.candidates import Candidates, Oracle, around
-from flops_fit.adaptive.criterion import Criterion, Form, fit_and_form
+from flops_fit.adaptive.criterion import Criterion
 from flops_fit.adaptive.propose import (
     LARGEST_SHARE,
     MOST_EXTRAPOLATION,
@@ -20,8 +20,7 @@ from flops_fit.adaptive.propose import (
     described,
 )
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.window import WindowRule
+from flops_fit.fit.fitting import quick_fit
 from flops_fit.plan.designs import Adaptive
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
@@ -29,7 +28,7 @@ from flops_fit.text import format_count, format_percent
 _MOST_STEPS = 40
 _MOST_EXPLORATIONS = 4
 _FEWEST_RUNS = 7
-_FEWEST_DOF = 8  # before an interval may end the sweep
+_FEWEST_TO_END = 14  # runs, before an interval may end the sweep
 _GROWTH = 0.5  # what a batch may cost, relative to all that was spent before it
 _LEAST_GAIN = 0.01  # a batch that narrows the interval by less does not help
 _CHECKED_RUNS = 3
@@ -85,13 +84,11 @@ class AdaptiveResult:
     reached
         Whether that is as narrow as required.
     optimal_params, interval
-        N* at the target and its 90 % interval, if the law's form is right.
-    wide_interval
-        The same if its exponents may drift: see :class:`Form`.
+        N* at the target and its 90 % interval.
     check
         Runs at the largest budgets compared with their predictions.
-    form
-        Whether the runs contradict the law's form, and which deviations they could not detect.
+    misfit
+        How far the loss is off the law's form, relative, as the runs show: a standard deviation.
     buys
         Pairs of FLOPs more and the half-width that they would give.
     """
@@ -103,16 +100,10 @@ class AdaptiveResult:
     reached: bool
     optimal_params: float
     interval: tuple[float, float] | None
-    wide_interval: tuple[float, float] | None
     check: Check | None
-    form: Form
+    misfit: float
     buys: tuple[tuple[float, float], ...]
     batches: tuple[Candidates, ...] = field(default=(), repr=False, compare=False)
-
-    @property
-    def window(self) -> WindowRule:
-        """The window with which :func:`flops_fit.fit_runs` fits these runs as the sweep did."""
-        return self.form.window
 
     def __str__(self) -> str:
         return "\n".join(self.steps)
@@ -145,14 +136,14 @@ class _Sweep:
         self.batches.append(batch)
         self.losses += losses
 
-    def fit(self) -> tuple[Evidence, Form]:
+    def fit(self) -> Criterion:
         table = candidates.table_of(self.batches, self.losses)
         if len(table) < _FEWEST_RUNS:
             raise FitError(
                 f"expected seven runs with a loss at least to plan on; got {len(table)}. See why the "
                 "others have none."
             )
-        return fit_and_form(table, self.oracle.flops, self.design.target_compute)
+        return Criterion(quick_fit(table, self.oracle.flops), self.design.target_compute)
 
     def fresh(self, runs: Candidates) -> Candidates:
         """Without those that may not be made again, or had no loss."""
@@ -161,8 +152,9 @@ class _Sweep:
         excluded = lost if runs.repeats else {*pairs, *lost}
         return runs.pick(np.array([p not in excluded for p in runs.pairs()], dtype=bool))
 
-    def explore(self, evidence: Evidence) -> bool:
+    def explore(self, criterion: Criterion) -> bool:
         """Add sizes beyond the edge if the optimum lies there; whether any were added."""
+        evidence = criterion.evidence
         side = candidates.off_centre(evidence)
         if not side:
             return False
@@ -176,43 +168,37 @@ class _Sweep:
         self.run(batch)
         return True
 
-    def decide(self, evidence: Evidence, form: Form) -> bool:
+    def decide(self, criterion: Criterion) -> bool:
         """Make the next batch; whether there was one."""
         design = self.design
-        criterion = Criterion.of_fit(evidence, design.target_compute, form.drift)
         half, goal = criterion.half_width, float(np.log1p(design.half_width))
         width = format_percent(np.expm1(half))
-        if half <= goal and criterion.dof >= _FEWEST_DOF:
+        if half <= goal and len(criterion.evidence.runs) >= _FEWEST_TO_END:
             self.tell(f"the interval is {width}, as narrow as required")
             return False
         left = design.max_flops - self.spent
-        # The sandwich may be wider than the design's own interval: scale the goal accordingly.
-        now = criterion.variance
-        ratio = criterion.half_width_of(now) / half if np.isfinite(half) else 1.0
-        drifts = ", with the drifts that the runs show" if form.doubtful else ""
         for spend in (min(left, _GROWTH * self.spent), left):
-            choice = self.fresh(self.choice(evidence, spend))
-            picked = best_batch(
-                criterion, choice, design.batch, spend, goal * ratio, design.batch // 6
-            )
+            choice = self.fresh(self.choice(criterion, spend))
+            picked = best_batch(criterion, choice, design.batch, spend, goal, design.batch // 6)
             if not picked:
                 continue
             batch = choice.pick(picked)
             after = criterion.after(batch)
-            if after <= now * (1 - _LEAST_GAIN) ** 2:
+            if after <= criterion.variance * (1 - _LEAST_GAIN) ** 2:
                 break
         else:
             self.tell(
                 f"{self.spent:.3g} FLOPs are spent, and no batch for the rest would narrow the "
-                f"interval of {width}{drifts} by more than {100 * _LEAST_GAIN:.0f} %"
+                f"interval of {width} by more than {100 * _LEAST_GAIN:.0f} %"
             )
             return False
-        shrinks = change(np.expm1(half), np.expm1(half * float(np.sqrt(after / now))))
-        self.tell(f"next: {described(batch.to_dicts())}: {shrinks}{drifts}")
+        shrinks = change(np.expm1(half), np.expm1(criterion.narrowed(after)))
+        self.tell(f"next: {described(batch.to_dicts())}: {shrinks}")
         self.run(batch, criterion)
         return True
 
-    def choice(self, evidence: Evidence, spend: float) -> Candidates:
+    def choice(self, criterion: Criterion, spend: float) -> Candidates:
+        evidence = criterion.evidence
         C, most = evidence.runs.flops, self.design.top
         affordable = (self.spent + spend) / LARGEST_SHARE
         top = min(most, MOST_EXTRAPOLATION * float(np.max(C)), affordable)
@@ -234,21 +220,20 @@ class _Sweep:
         return Check(*(tuple(column.tolist()) for column in columns))
 
     def result(self) -> AdaptiveResult:
-        evidence, form = self.fit()
-        target = self.design.target_compute
-        criterion = Criterion.of_fit(evidence, target)
-        half, span = criterion.half_width, criterion.interval
+        criterion = self.fit()
+        evidence, half, span = criterion.evidence, criterion.half_width, criterion.interval
+        best, posterior = float(np.median(criterion.optima.params)), evidence.posterior
         check = self.check()
         if check is not None:
             self.tell(str(check))
-        self.tell(str(form))
-        best = float(evidence.law.optimal(target, evidence.flops).params)
-        wide = None if span is None else form.widened(best, span)
-        if span is not None and wide is not None:
+        self.tell(
+            f"misfit: the loss is off the law's form by about {100 * posterior.amplitude:.2g} %, "
+            f"besides noise of {100 * posterior.noise:.2g} % a run"
+        )
+        if span is not None:
             self.tell(
-                f"N* at {target:.2g} FLOPs: {format_count(best)}, {format_count(span[0])} to "
-                f"{format_count(span[1])} if the form is right, "
-                f"{format_count(wide[0])} to {format_count(wide[1])} if its exponents may drift"
+                f"N* at {self.design.target_compute:.2g} FLOPs: {format_count(best)}, "
+                f"{format_count(span[0])} to {format_count(span[1])}"
             )
         smallest = float(np.min(evidence.runs.flops))
         choice = self.oracle.candidates(*around(evidence, smallest, 10 * self.design.top))
@@ -263,9 +248,8 @@ class _Sweep:
             reached=bool(half <= np.log1p(self.design.half_width)),
             optimal_params=best,
             interval=span,
-            wide_interval=wide,
             check=check,
-            form=form,
+            misfit=posterior.amplitude,
             buys=bought,
             batches=tuple(self.batches),
         )
@@ -316,9 +300,9 @@ def run_adaptive(
     sweep.run(pilot)
     explored = 0
     for _ in range(_MOST_STEPS):
-        evidence, form = sweep.fit()
-        if explored < _MOST_EXPLORATIONS and sweep.explore(evidence):
+        criterion = sweep.fit()
+        if explored < _MOST_EXPLORATIONS and sweep.explore(criterion):
             explored += 1
-        elif not sweep.decide(evidence, form):
+        elif not sweep.decide(criterion):
             break
     return sweep.result()

@@ -241,7 +241,7 @@ def find_adaptively(
             f"{others} earlier runs of this folder are not part of this sweep: kept, and not fitted."
         )
     plan = replace(plan, experiments=tuple(oracle.experiments))
-    fit = fit_runs(oracle.runs, flops_per_unit=plan.flops, window=answer.window)
+    fit = fit_runs(oracle.runs, flops_per_unit=plan.flops)
     result = Result(plan, tuple(oracle.runs), fit, Path(options.output_dir), answer)
     if rounds.leads:
         result.save()

@@ -52,7 +52,7 @@ def next_(
         f"{markdown_table(rows)}\n",
         f"{proposal.cost:.3g} FLOPs in all. The 90 % interval of N* at {target:.3g} FLOPs: "
         f"{_width(proposal.now)} now, about {_width(proposal.after)} with these runs.",
-        f"The law's {proposal.form}.",
+        f"The loss is off the law's form by about {100 * proposal.misfit:.2g} %.",
     ]
     document = {
         "runs": list(proposal.runs),
@@ -61,7 +61,7 @@ def next_(
         "target_compute": proposal.target_compute,
         "half_width_now": proposal.now,
         "half_width_after": proposal.after,
-        "form": {"p_value": proposal.form.p_value, "doubtful": proposal.form.doubtful},
+        "misfit": proposal.misfit,
         "trust": fitted.trust,
     }
     if fitted.trust == "no":

@@ -247,7 +247,7 @@ def _grouped(
     return GroupFit(fits, sharing.values, sharing.p_value, (finding,))
 
 
-def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = None) -> Evidence:
+def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = "auto") -> Evidence:
     """What :func:`fit_runs` solves, without its checks, findings and refits: far faster.
 
     Forms, choice, window and intervals are the same.

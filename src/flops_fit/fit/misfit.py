@@ -24,11 +24,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.known import Belief
-from flops_fit.fit.misfit_mean import MOST_POINTS, KappaMean, LinearMean, Mean, MisfitPrior, pool
+from flops_fit.fit.misfit_mean import (
+    MOST_POINTS,
+    Gaussian,
+    KappaMean,
+    LinearMean,
+    Mean,
+    MisfitPrior,
+    pool,
+)
 from flops_fit.fit.solver import MAD_TO_SD, Solution
 from flops_fit.fit.surface import Points
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.kappa import Hoffmann, Kappa
+from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 
 Floats = NDArray[np.float64]
@@ -119,14 +128,13 @@ class Axis:
 
 
 def trust_weights(
-    solution: Solution, runs: RunTable, flops: FlopsFunction, prior: MisfitPrior
+    law: Law, N: Floats, C: Floats, largest: float, flops: FlopsFunction, prior: MisfitPrior
 ) -> Floats:
-    """1 over the noise variance of each run, relative to one at N* of the largest compute."""
-    C, law = runs.flops, solution.law
+    """1 over the noise variance of each run, relative to one at N* of the ``largest`` compute."""
     along = np.geomspace(np.min(C), np.max(C) * (1 + 1e-9), 64)
     best = np.interp(np.log(C), np.log(along), np.log(law.optimal(along, flops).params))
-    off = np.abs(np.log(runs.params) - best) / np.log(prior.window)
-    return np.asarray((C / np.max(C)) ** prior.tilt / (1 + off**4))
+    off = np.abs(np.log(N) - best) / np.log(prior.window)
+    return np.asarray((C / largest) ** prior.tilt / (1 + off**4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +152,7 @@ class Posterior:
 
     ``amplitude`` and ``noise`` are posterior means of τ and σ in the space of the fit. ``scatter``
     is how far one run lies from the fitted law: noise, and what differs from run to run besides.
+    ``gaussian`` stands for all of it where a variance is enough: at the rms of τ.
     """
 
     mean: Mean
@@ -151,6 +160,7 @@ class Posterior:
     amplitude: float
     noise: float
     scatter: float
+    gaussian: Gaussian
 
     def __len__(self) -> int:
         return sum(len(part.eta) for part in self.parts)
@@ -206,8 +216,8 @@ def posterior(
     """Draws of the surface, given all runs; ``base`` says how much each counts beforehand.
 
     Around an additive law κ is free, unless ``hold_kappa``; what is ``known`` replaces the default
-    prior of those constants. Runs in one group share half the
-    variance of their noise.
+    prior of those constants. Runs in one group share half the variance of
+    their noise.
     """
     points = solution.points
     mean: Mean
@@ -216,7 +226,8 @@ def posterior(
     else:
         mean = LinearMean(solution, prior, known)
     scatter = _scatter(solution)
-    precision = trust_weights(solution, runs, flops, prior)
+    N, C = runs.params, runs.flops
+    precision = trust_weights(solution.law, N, C, float(np.max(C)), flops, prior)
     precision *= (
         np.minimum(1.0, _FAR_RESIDUAL * scatter / np.maximum(np.abs(solution.residuals), 1e-300))
         ** 2
@@ -240,17 +251,8 @@ def posterior(
         (float(np.min(s)) - _BELOW, float(np.max(s)) + _ABOVE),
         (float(np.min(v)) - _BESIDE, float(np.max(v)) + _BESIDE),
     )
-    cases = [
-        _Conditional.of(
-            Basis(length, prior.drift, prior.drift_length, *ranges),
-            mean,
-            whiten,
-            points,
-            tau,
-            sigma,
-        )
-        for length in prior.lengths
-    ]
+    bases = [Basis(length, prior.drift, prior.drift_length, *ranges) for length in prior.lengths]
+    cases = [_Conditional.of(basis, mean, whiten, points, tau, sigma) for basis in bases]
     scores = np.array([c.evidence - 0.5 * (tau / prior.amplitude) ** 2 for c in cases])
     scores -= pooled_away * np.log(sigma) + 0.5 * within / sigma**2
     share = np.exp(scores - np.max(scores))
@@ -261,7 +263,12 @@ def posterior(
     dof = max(len(solution.points.z) - len(mean.start), 4)
     parts = [c.draw(n, dof, rng) for c, n in zip(cases, counts, strict=True) if np.any(n)]
     amplitude, noise = float(np.sum(share * tau)), float(np.sum(share * sigma))
-    return Posterior(mean, tuple(parts), amplitude, noise, scatter)
+    # τ may be anything over decades, so its mode says nothing; its mean square is g's mean variance.
+    away = np.abs(np.log(tau**2 / np.sum(share * tau**2)))
+    near = np.where(away < np.min(away) + 1e-9, share, -1.0)
+    length, i = np.unravel_index(np.argmax(near), near.shape)
+    joint = cases[length].gaussian(int(i))
+    return Posterior(mean, tuple(parts), amplitude, noise, scatter, joint)
 
 
 def _scatter(solution: Solution) -> float:
@@ -362,6 +369,16 @@ class _Conditional:
         return cls(
             basis, mean, whiten, points, tau, sigma, vectors, values, projector, eta, H, evidence
         )
+
+    def gaussian(self, i: int) -> Gaussian:
+        """See :class:`Gaussian`, for one of the batch."""
+        slopes = self.mean.local(self.eta[i : i + 1], self.points)[1][0]
+        phi = self.basis(self.points.x, self.points.y).T
+        rows, k = self.whiten(np.vstack([slopes, phi])) / self.sigma[i], len(slopes)
+        prior = np.eye(len(rows)) * self.tau[i] ** -2.0
+        prior[:k, :k] = self.mean.precision
+        noise = float(self.sigma[i])
+        return Gaussian(self.mean, self.basis, self.eta[i], noise, rows @ rows.T + prior, prior)
 
     def draw(self, counts: NDArray[np.int64], dof: int, rng: np.random.Generator) -> Draws:
         """``counts`` draws for each of the batch; Student's t for what ``dof`` leaves open of σ."""

@@ -188,6 +188,31 @@ class LinearMean:
 Mean = KappaMean | LinearMean
 
 
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """The posterior of the law and of g's weights together, as one normal at one (τ, ℓ, σ).
+
+    Its coordinates are η and the weights, (k + M,); ``information``, (k + M, k + M), is its inverse
+    covariance and ``prior`` that of the prior. ``noise`` is σ, of a run of full trust.
+    """
+
+    mean: Mean
+    basis: Callable[[Floats, Floats], Floats]
+    eta: Floats
+    noise: float
+    information: Floats
+    prior: Floats
+
+    def rows(self, N: Floats, D: Floats) -> tuple[Floats, Floats]:
+        """Values of the law and slopes over the coordinates, (points, k + M), in the fit's space."""
+        x, y = np.log(N) - self.mean.points.x_mean, np.log(D) - self.mean.points.y_mean
+        step = 1e-4 * np.maximum(np.abs(self.eta), 0.1)
+        moved = self.mean.values(self.eta + np.diag(step), x, y)
+        slopes = moved - self.mean.values(self.eta - np.diag(step), x, y)
+        value = self.mean.values(self.eta[None], x, y)[0]
+        return value, np.hstack([(slopes / (2 * step[:, None])).T, self.basis(x, y)])
+
+
 def _informed(
     precision: Floats, centre: Floats, rows: tuple[Floats, Floats], known: Belief
 ) -> tuple[Floats, Floats]:
