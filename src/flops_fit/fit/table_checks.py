@@ -33,7 +33,18 @@ _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
 _TINY_PARAMS, _TINY_TOKENS = 1e3, 1e4
 _MOST_RATIO = 1e6  # between N and D of one run, either way
 _LEAST_FALL = 1e-3
-_COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 1e4
+_LEAST_RATIO, _SURELY_LOW = 0.5, 0.1  # D/N of half the runs of a table: doubted, and wrong
+_HIGH_RATIO, _SURELY_HIGH = 2e4, 1e5
+_HIGH_LOSS = 14.0  # nats a token of a vocabulary of a million
+_COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 100.0
+_COMPUTE_UNITS = {
+    "GFLOPs": 1e9,
+    "TFLOPs": 1e12,
+    "PFLOPs": 1e15,
+    "EFLOPs": 1e18,
+    "PF-days": 8.64e19,
+    "ZFLOPs": 1e21,
+}
 _FEW_SIZES, _FEW_BUDGETS = 5, 4
 
 _BITS_OFFSET = float(-np.log(np.log(2)))
@@ -123,6 +134,7 @@ def table_findings(
     repeats = [] if repeats_known else _repeats(runs)
     return [
         *out,
+        *runs.findings,
         *_implausible(runs),
         *_conventions(runs, flops),
         *repeats,
@@ -134,29 +146,71 @@ def table_findings(
 def _implausible(runs: RunTable) -> list[Diagnostic]:
     """Findings about the units of N, D, C and the loss; of samples not about the loss and 6·N·D.
 
-    C off 6·N·D by ten times may have a reason (experts, samples of many tokens), by ten thousand none.
+    Of a table that was read, ratios tell as well: runs of language models have D/N from one to a few
+    thousand. C off 6·N·D by ten times may have a reason (experts, samples of many tokens), by a
+    hundred none.
     """
-    N, D, ratio = np.max(runs.params), np.max(runs.tokens), np.median(runs.tokens / runs.params)
+    N, D, ratio = (
+        np.max(runs.params),
+        np.max(runs.tokens),
+        float(np.median(runs.tokens / runs.params)),
+    )
     C, loss, counts_tokens = np.max(runs.flops), np.max(runs.loss), runs.unit == "tokens"
     off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
     off_by = max(off, 1 / off)
-    few_params = N < _TINY_PARAMS and ratio > _MOST_RATIO
-    few_tokens = D < _TINY_TOKENS and ratio < 1 / _MOST_RATIO
+    read = bool(runs.recognised)
+    least, few = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100, 1 / _MOST_RATIO
+    few_params = N < _TINY_PARAMS and (ratio > _MOST_RATIO or read)
+    few_tokens = D < _TINY_TOKENS and (
+        ratio < few or (read and np.median(runs.tokens) < _TINY_PARAMS)
+    )
+    high, low = (
+        read and ratio > _HIGH_RATIO and not few_params,
+        read and ratio < least and not few_tokens,
+    )
     wrong_loss = counts_tokens and loss >= _MOST_LOSS
+    perplexity = read and counts_tokens and not wrong_loss and np.median(runs.loss) > _HIGH_LOSS
     small_n = f"N is at most {N:.3g} and D is {ratio:.2g} times it"
     small_d = f"D is at most {D:.3g} and N is {1 / ratio:.2g} times it"
+    half_n, half_d = float(np.median(runs.params)), float(np.median(runs.tokens))
+    text_of_ratio = (
+        f"the middle run has {half_n:.2g} parameters and {half_d:.2g} {runs.unit}, {ratio:.2g} for "
+        "each parameter"
+    )
+    ask = "is D in millions or billions, or steps? Is C in FLOPs? Are N and D swapped?"
     cases = (
         (N >= _MOST_PARAMS, f"N reaches {N:.3g}", "are N parameters, one by one?"),
         (D >= _MOST_TOKENS, f"D reaches {D:.3g}", "are D tokens, one by one?"),
         (C >= _MOST_COMPUTE, f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
-        (few_params, small_n, "are N in millions or billions? Give parameters one by one"),
-        (few_tokens, small_d, "are D in millions or billions? Give tokens one by one"),
+        (
+            few_params,
+            small_n,
+            "are N in millions or billions? Give parameters one by one, or Params (M)",
+        ),
+        (
+            few_tokens,
+            small_d,
+            "are D in millions or billions? Give tokens one by one, or Tokens (B)",
+        ),
+        (high, text_of_ratio, "are N in thousands or millions?"),
+        (low, text_of_ratio, ask),
         (wrong_loss, f"the loss reaches {loss:.3g}", "is it a cross-entropy in nats a token?"),
+        (
+            perplexity,
+            f"half of the losses are above {_HIGH_LOSS:g}",
+            "are they perplexities? Give logarithms",
+        ),
     )
-    out = [Diagnostic("implausible_units", "critical", t, ask) for wrong, t, ask in cases if wrong]
+    doubtful = text_of_ratio if _SURELY_LOW < ratio < _SURELY_HIGH else ""
+    out = [
+        Diagnostic("implausible_units", "warning" if text == doubtful else "critical", text, action)
+        for wrong, text, action in cases
+        if wrong
+    ]
     if counts_tokens and off_by >= _COMPUTE_OFF:
         severity: Severity = "critical" if off_by >= _COMPUTE_WRONG else "warning"
-        text = f"C is {off:.2g} times 6·N·D"
+        unit = next((u for u, f in _COMPUTE_UNITS.items() if 1 / 3 < off * f < 3), "")
+        text = f"C is {off:.2g} times 6·N·D" + (f", as if it were in {unit}" if unit else "")
         action = "check the units of N, D and C: one may be in millions, billions or petaFLOPs"
         out.append(Diagnostic("flops_implausible", severity, text, action))
     return out
