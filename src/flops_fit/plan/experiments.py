@@ -22,6 +22,7 @@ from flops_fit.recipes.published import Recipe
 from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_of
 from flops_fit.text import format_count
 
+_RECORDED: Any = (int, float, str, Mapping, list, tuple, np.generic, type(None))  # as sizes
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
 
 
@@ -169,6 +170,12 @@ def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict
         if not named[budget]:
             raise PlanError("sizes: expected at least one size; got none.")
         for size in named[budget]:
+            if not isinstance(size, _RECORDED):
+                raise InputTypeError(
+                    "sizes: expected numbers, words or dicts of arguments, which records can hold; got an "
+                    f"object of {type(size).__name__}. Give what differs between sizes and make the "
+                    f"object in a function: lambda width: Model({type(size).__name__}(width=width))."
+                )
             spec.require(size)
     return named
 
