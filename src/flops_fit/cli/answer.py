@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import math
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, TableError
 
 if TYPE_CHECKING:
     import flops_fit.store
@@ -133,7 +136,16 @@ def read_fit(
                 f"--column: expected name=heading, such as params=n_weights; got {pair!r}."
             )
         mapping[name] = heading
-    return flops_fit.fit_runs(runs or source, law, columns=mapping, curves=curves)
+    try:
+        return flops_fit.fit_runs(runs or source, law, columns=mapping, curves=curves)
+    except TableError as error:
+        said = re.sub(r"columns=(\{.*?\})", _as_options, str(error))
+        raise TableError(said.replace("columns=", "--column")) from None
+
+
+def _as_options(mapping: re.Match[str]) -> str:
+    pairs = ast.literal_eval(mapping[1]).items()
+    return " ".join(f"--column {shlex.quote(f'{name}={heading}')}" for name, heading in pairs)
 
 
 def relied_on(fit: Fit, findings: Iterable[Diagnostic] = ()) -> bool:

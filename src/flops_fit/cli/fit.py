@@ -56,6 +56,11 @@ def fit(
         f"\n{answer.law_line(fitted.law)} {fitted.status}\n",
         flops_fit.report.approaches_table(fitted),
         f"\n{words}",
+        *(
+            ["\nColumns read:", *(f"  {c}" for c in fitted.runs.recognised)]
+            if fitted.runs.recognised
+            else []
+        ),
     ]
     document: dict[str, Any] = {
         "fit": fitted.to_dict(),

@@ -37,14 +37,6 @@ _LEAST_RATIO, _SURELY_LOW = 0.5, 0.1  # D/N of half the runs of a table: doubted
 _HIGH_RATIO, _SURELY_HIGH = 2e4, 1e5
 _HIGH_LOSS = 14.0  # nats a token of a vocabulary of a million
 _COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 100.0
-_COMPUTE_UNITS = {
-    "GFLOPs": 1e9,
-    "TFLOPs": 1e12,
-    "PFLOPs": 1e15,
-    "EFLOPs": 1e18,
-    "PF-days": 8.64e19,
-    "ZFLOPs": 1e21,
-}
 _FEW_SIZES, _FEW_BUDGETS = 5, 4
 
 _BITS_OFFSET = float(-np.log(np.log(2)))
@@ -147,70 +139,49 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
     """Findings about the units of N, D, C and the loss; of samples not about the loss and 6·N·D.
 
     Of a table that was read, ratios tell as well: runs of language models have D/N from one to a few
-    thousand. C off 6·N·D by ten times may have a reason (experts, samples of many tokens), by a
-    hundred none.
+    thousand. C off 6·N·D by ten times may have a reason (experts), by a hundred none.
     """
-    N, D, ratio = (
-        np.max(runs.params),
-        np.max(runs.tokens),
-        float(np.median(runs.tokens / runs.params)),
+    N, D, C, loss = (float(np.max(c)) for c in (runs.params, runs.tokens, runs.flops, runs.loss))
+    n, d, half_loss = (float(np.median(c)) for c in (runs.params, runs.tokens, runs.loss))
+    ratio, read = float(np.median(runs.tokens / runs.params)), bool(runs.recognised)
+    counts_tokens = runs.unit == "tokens"
+    few_n = N < _TINY_PARAMS and (ratio > _MOST_RATIO or read)
+    few_d = D < _TINY_TOKENS and (ratio < 1 / _MOST_RATIO or (read and d < _TINY_PARAMS))
+    least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
+    odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
+    doubted: Severity = "warning" if _SURELY_LOW < ratio < _SURELY_HIGH else "critical"
+    per_param = (
+        f"the middle run has N ≈ {n:.2g} and D ≈ {d:.2g}, {ratio:.2g} {runs.unit} a parameter"
     )
-    C, loss, counts_tokens = np.max(runs.flops), np.max(runs.loss), runs.unit == "tokens"
+    swapped = "is one in thousands, millions or billions? Are D steps, is C in FLOPs, or are N and D swapped?"
+    perplexed = f"half of the losses are above {_HIGH_LOSS:g}"
+    wrong, small = counts_tokens and loss >= _MOST_LOSS, "in millions or billions? Give"
+    cases: tuple[tuple[bool, Severity, str, str], ...] = (
+        (N >= _MOST_PARAMS, "critical", f"N reaches {N:.3g}", "are N parameters, one by one?"),
+        (D >= _MOST_TOKENS, "critical", f"D reaches {D:.3g}", "are D tokens, one by one?"),
+        (C >= _MOST_COMPUTE, "critical", f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
+        (few_n, "critical", f"N is at most {N:.3g}", f"are N {small} parameters one by one"),
+        (few_d, "critical", f"D is at most {D:.3g}", f"are D {small} tokens one by one"),
+        (odd, doubted, per_param, swapped),
+        (
+            wrong,
+            "critical",
+            f"the loss reaches {loss:.3g}",
+            "is it a cross-entropy in nats a token?",
+        ),
+        (
+            read and half_loss > _HIGH_LOSS and not wrong,
+            "critical",
+            perplexed,
+            "are they perplexities?",
+        ),
+    )
+    out = [Diagnostic("implausible_units", how, text, ask) for bad, how, text, ask in cases if bad]
     off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
     off_by = max(off, 1 / off)
-    read = bool(runs.recognised)
-    least, few = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100, 1 / _MOST_RATIO
-    few_params = N < _TINY_PARAMS and (ratio > _MOST_RATIO or read)
-    few_tokens = D < _TINY_TOKENS and (
-        ratio < few or (read and np.median(runs.tokens) < _TINY_PARAMS)
-    )
-    high, low = (
-        read and ratio > _HIGH_RATIO and not few_params,
-        read and ratio < least and not few_tokens,
-    )
-    wrong_loss = counts_tokens and loss >= _MOST_LOSS
-    perplexity = read and counts_tokens and not wrong_loss and np.median(runs.loss) > _HIGH_LOSS
-    small_n = f"N is at most {N:.3g} and D is {ratio:.2g} times it"
-    small_d = f"D is at most {D:.3g} and N is {1 / ratio:.2g} times it"
-    half_n, half_d = float(np.median(runs.params)), float(np.median(runs.tokens))
-    text_of_ratio = (
-        f"the middle run has {half_n:.2g} parameters and {half_d:.2g} {runs.unit}, {ratio:.2g} for "
-        "each parameter"
-    )
-    ask = "is D in millions or billions, or steps? Is C in FLOPs? Are N and D swapped?"
-    cases = (
-        (N >= _MOST_PARAMS, f"N reaches {N:.3g}", "are N parameters, one by one?"),
-        (D >= _MOST_TOKENS, f"D reaches {D:.3g}", "are D tokens, one by one?"),
-        (C >= _MOST_COMPUTE, f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
-        (
-            few_params,
-            small_n,
-            "are N in millions or billions? Give parameters one by one, or Params (M)",
-        ),
-        (
-            few_tokens,
-            small_d,
-            "are D in millions or billions? Give tokens one by one, or Tokens (B)",
-        ),
-        (high, text_of_ratio, "are N in thousands or millions?"),
-        (low, text_of_ratio, ask),
-        (wrong_loss, f"the loss reaches {loss:.3g}", "is it a cross-entropy in nats a token?"),
-        (
-            perplexity,
-            f"half of the losses are above {_HIGH_LOSS:g}",
-            "are they perplexities? Give logarithms",
-        ),
-    )
-    doubtful = text_of_ratio if _SURELY_LOW < ratio < _SURELY_HIGH else ""
-    out = [
-        Diagnostic("implausible_units", "warning" if text == doubtful else "critical", text, action)
-        for wrong, text, action in cases
-        if wrong
-    ]
     if counts_tokens and off_by >= _COMPUTE_OFF:
         severity: Severity = "critical" if off_by >= _COMPUTE_WRONG else "warning"
-        unit = next((u for u, f in _COMPUTE_UNITS.items() if 1 / 3 < off * f < 3), "")
-        text = f"C is {off:.2g} times 6·N·D" + (f", as if it were in {unit}" if unit else "")
+        text = f"C is {off:.2g} times 6·N·D"
         action = "check the units of N, D and C: one may be in millions, billions or petaFLOPs"
         out.append(Diagnostic("flops_implausible", severity, text, action))
     return out

@@ -107,16 +107,11 @@ def _rows_inside(source: Mapping[Any, Any]) -> list[Any] | None:
     if len(tables) == 1 and sum(map(_is_listed, inside)) == 1:
         return tables[0]
     if inside and all(isinstance(v, Mapping) for v in inside) and len(set(map(tuple, inside))) == 1:
-        if _is_named(inside[0]):
+        if any(rank(name, str(key)) for name in ("params", "tokens", "loss") for key in inside[0]):
             return [{"label": name, **row} for name, row in source.items()]
         # pandas, orient="columns"
         return [{name: column[key] for name, column in source.items()} for key in inside[0]]
     return None
-
-
-def _is_named(row: Mapping[Any, Any]) -> bool:
-    """Whether the keys are names of quantities, not numbers of rows."""
-    return any(rank(name, str(key)) for name in ("params", "tokens", "loss") for key in row)
 
 
 def _last_of_log(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -303,9 +298,7 @@ def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
     """
 
     def parts(line: str, delimiter: str) -> list[str]:
-        with suppress(csv.Error):
-            return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
-        return [line]
+        return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
 
     def known(line: str, delimiter: str) -> int:
         return sum(

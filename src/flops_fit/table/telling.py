@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,164 +18,109 @@ Floats = NDArray[np.float64]
 
 _SETTINGS = frozenset(HEADINGS["settings"]["numbers"].split())
 _VISIBLE = 0.01  # of the loss
-_FEW_KINDS = 12
-_FEWEST = 3  # runs of each kind
+_MOST_KINDS, _FEWEST_EACH = 12, 3
+_CERTAIN = 8.0  # the F ratio of what a kind explains
 
 
 def telling(
     raw: Raw, read: Quantities, kept: Sequence[int], label: str | None
 ) -> tuple[Diagnostic, ...]:
-    """The findings about all runs that are kept."""
-    index = np.asarray(kept, dtype=np.intp)
-    if len(index) == 0:
-        return ()
-    data = {name: values[index] for name, values in read.data.items()}
-    texts = {
-        h: ["" if is_missing(v := cells[i]) else str(v) for i in kept]
-        for h, cells in raw.cells.items()
-    }
-    out = [*_epochs(read, index), *_left_out(read, index)]
-    groups: dict[tuple[float, float], list[int]] = defaultdict(list)
-    for i, point in enumerate(zip(data["params"].tolist(), data["tokens"].tolist(), strict=True)):
-        groups[point].append(i)
-    repeated = [rows for rows in groups.values() if len(rows) > 1]
-    out += _repeated_settings(raw, texts, data["loss"], repeated)
-    if label is not None:
-        out += _repeated_names(label, texts[label], data, "step" in read.others)
-    return (*out, *_kinds(raw, read, texts, data, label))
-
-
-def _epochs(read: Quantities, index: NDArray[np.intp]) -> list[Diagnostic]:
-    if not read.asks_epochs:
-        return []
-    most = float(np.nanmax(read.others["epochs"][index]))
-    column = read.matches["tokens"].column
-    text = (
-        f"the runs have up to {most:.3g} epochs, and nothing says whether {column!r} counts repeats"
-    )
-    action = (
-        "give tokens seen, D = data × epochs, and unique_tokens beside them; or flops as spent. "
-        f"If {column!r} counts each token once, C and D are {most:.3g} times what was fitted"
-    )
-    return [Diagnostic("epochs", "warning", text, action)]
-
-
-def _left_out(read: Quantities, index: NDArray[np.intp]) -> list[Diagnostic]:
-    """A loss that crosses zero: what is left out are the best runs."""
-    loss = read.data["loss"]
-    count = int(np.sum(loss <= 0))
-    if not count:
-        return []
-    text = f"{count} of {len(loss)} runs, those of the lowest loss, have no positive loss and are left out"
-    action = "add a constant to every loss so that all are positive, and take it off the answers"
-    return [Diagnostic("loss_not_positive", "critical", text, action)]
-
-
-def _repeated_settings(
-    raw: Raw, texts: dict[str, list[str]], loss: Floats, repeated: list[list[int]]
-) -> list[Diagnostic]:
-    """Runs of one N and D that differ in a setting, such as sweeps of the learning rate."""
-    differing = []
-    for heading, cells in texts.items():
-        setting = (
-            heading.strip().lower().replace(" ", "_").split("/")[-1].split(".")[-1] in _SETTINGS
+    """The findings about the runs that are kept, and about those of a loss below zero."""
+    out: list[Diagnostic] = []
+    N, D, loss = (read.data[name][kept] for name in ("params", "tokens", "loss"))
+    count = int(np.sum(read.data["loss"] <= 0))
+    if count:
+        text = f"{count} of {raw.rows} runs, those of the lowest loss, have no positive loss and are left out"
+        action = (
+            "add a constant to every loss so that all are positive, and take it off the answers"
         )
-        if setting and any(len({cells[i] for i in rows}) > 1 for rows in repeated):
-            differing.append(heading)
-    if not differing:
-        return []
-    spread = float(np.median([np.ptp(np.log(loss[rows])) for rows in repeated]))
-    text = (
-        f"{sum(map(len, repeated))} runs share N and D with others and differ in "
-        f"{listed(differing, separator=', ')}: their losses differ by {100 * spread:.2g} %"
-    )
-    action = "keep the best run of each N and D: runs of untuned settings lift the law"
-    return [Diagnostic("settings_differ", "warning" if spread > _VISIBLE else "note", text, action)]
+        out.append(Diagnostic("loss_not_positive", "critical", text, action))
+    if not kept:
+        return tuple(out)
+    texts = {h: ["" if is_missing(c[i]) else str(c[i]) for i in kept] for h, c in raw.cells.items()}
+    if read.asks_epochs:
+        most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
+        text = (
+            f"the runs have up to {most:.3g} epochs; nothing says whether {column!r} counts repeats"
+        )
+        action = f"give tokens seen and unique_tokens, or flops: C may be {most:.3g} times what was fitted"
+        out.append(Diagnostic("epochs", "warning", text, action))
+    same = [rows for rows in _grouped(zip(N.tolist(), D.tolist(), strict=True)) if len(rows) > 1]
+    differing = [
+        h
+        for h, cells in texts.items()
+        if h.strip().lower().replace(" ", "_").replace(".", "/").split("/")[-1] in _SETTINGS
+        and any(len({cells[i] for i in rows}) > 1 for rows in same)
+    ]
+    if differing:
+        spread = float(np.median([np.ptp(np.log(loss[rows])) for rows in same]))
+        text = (
+            f"{sum(map(len, same))} runs share N and D with others and differ in "
+            f"{listed(differing, separator=', ')}: their losses differ by {100 * spread:.2g} %"
+        )
+        action = "keep the best run of each N and D: runs of untuned settings lift the law"
+        severity = "warning" if spread > _VISIBLE else "note"
+        out.append(Diagnostic("settings_differ", severity, text, action))  # type: ignore[arg-type]
+    if label is not None:
+        out += _repeated_names(label, texts[label], N, D, "step" in read.others)
+    known = {m.column for m in read.matches.values()} | {label}
+    known |= {find_text(name, list(texts)) for name in ("state", "cluster")}
+    for heading in texts.keys() - known:
+        if not any(rank(name, heading) for name in NUMERIC):
+            out += _kinds(heading, texts[heading], N, D, loss)
+    return tuple(out)
+
+
+def _grouped(keys: Iterable[object]) -> list[list[int]]:
+    """The rows of each key."""
+    rows: dict[object, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        rows[key].append(i)
+    return list(rows.values())
 
 
 def _repeated_names(
-    label: str, names: list[str], data: dict[str, Floats], steps: bool
+    label: str, names: list[str], N: Floats, D: Floats, steps: bool
 ) -> list[Diagnostic]:
-    """Names that stand in several rows with one N: points along one run, or its repeats."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for i, name in enumerate(names):
-        if name:
-            rows[name].append(i)
-    several = {
-        n: r for n, r in rows.items() if len(r) > 1 and len(np.unique(data["params"][r])) == 1
-    }
-    along = {n: r for n, r in several.items() if len(np.unique(data["tokens"][r])) == len(r)}
-    if 2 * sum(map(len, several.values())) < len(names):
+    """Names that stand in several rows of one size: points along one run, or its repeats."""
+    several = [
+        r for r in _grouped(names) if names[r[0]] and len(r) > 1 and len(np.unique(N[r])) == 1
+    ]
+    if 2 * sum(map(len, several)) < len(names):
         return []
-    shown = listed([repr(n) for n in several], 3, ", ")
+    shown = listed([repr(names[r[0]]) for r in several], 3, ", ")
     text = f"{len(several)} names in {label!r} stand in several rows of one size ({shown})"
-    if len(along) < len(several):
+    if any(len(np.unique(D[r])) < len(r) for r in several):
         return [Diagnostic("names_repeat", "note", text, "repeats show the noise of a seed")]
-    text += ": this looks like a log of steps" if steps else ""
-    action = (
-        "under a decaying learning rate keep the last row of each run; if they are runs, name each"
-    )
+    action = "of points along one run keep the last under a decaying learning rate; name each run"
+    if steps:
+        text += ": this looks like a log of steps"
     return [Diagnostic("names_repeat", "warning" if steps else "note", text, action)]
 
 
-def _kinds(
-    raw: Raw,
-    read: Quantities,
-    texts: dict[str, list[str]],
-    data: dict[str, Floats],
-    label: str | None,
-) -> list[Diagnostic]:
-    """Columns of words that part the runs into kinds, with how far their losses lie apart."""
-    known = {match.column for match in read.matches.values()}
-    known |= {h for name in ("state", "cluster") if (h := find_text(name, list(texts)))}
-    out = []
-    for heading, cells in texts.items():
-        if heading in known or heading == label or any(rank(name, heading) for name in NUMERIC):
-            continue
-        kinds = sorted(set(cells))
-        if not 2 <= len(kinds) <= _FEW_KINDS or any(map(_is_number, kinds)):
-            continue
-        which = np.array([kinds.index(cell) for cell in cells])
-        if np.min(np.bincount(which)) < _FEWEST or _follows(which, data):
-            continue
-        apart = _apart(which, data)
-        counts = ", ".join(f"{np.sum(which == k)} {name!r}" for k, name in enumerate(kinds[:4]))
-        text = (
-            f"{heading!r} parts the runs into {len(kinds)} kinds ({counts}) that are fitted as one"
-        )
-        if apart is None:
-            out.append(Diagnostic("kinds", "note", text, "fit each kind by itself if they differ"))
-        elif apart > _VISIBLE:
-            text += f": at equal N and D their losses lie {100 * apart:.2g} % apart"
-            action = "fit each kind by itself: select the rows of one"
-            out.append(Diagnostic("kinds", "warning", text, action))
-    return out
-
-
-def _is_number(text: str) -> bool:
-    return any(c.isdigit() for c in text) and not any(c.isalpha() for c in text)
-
-
-def _follows(which: NDArray[np.intp], data: dict[str, Floats]) -> bool:
-    """Whether the kind is another word for N, or for the compute."""
-    for values in (data["params"], data.get("budget", data["flops"])):
-        if all(len(np.unique(which[values == v])) == 1 for v in np.unique(values)):
-            return len(np.unique(values)) < len(values)
-    return False
-
-
-def _apart(which: NDArray[np.intp], data: dict[str, Floats]) -> float | None:
-    """How far the kinds' ln L lie apart on one quadratic surface, where that is beyond their noise."""
-    x, y = (np.log(data[n]) - np.mean(np.log(data[n])) for n in ("params", "tokens"))
-    basis = np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])
-    shifts = np.column_stack([which == k for k in range(1, int(which.max()) + 1)]).astype(float)
-    both = np.column_stack([basis, shifts])
-    if len(x) < both.shape[1] + 4:
-        return None
-    z = np.log(data["loss"])
-    rest = [z - b @ np.linalg.lstsq(b, z, rcond=None)[0] for b in (basis, both)]
-    spent, left = (float(r @ r) for r in rest)
-    fixed = np.linalg.lstsq(both, z, rcond=None)[0][basis.shape[1] :]
-    freedom, extra = len(x) - both.shape[1], shifts.shape[1]
-    beyond = (spent - left) / extra > 8 * max(left / freedom, 1e-16)
-    return float(np.ptp([0.0, *fixed])) if beyond else 0.0
+def _kinds(heading: str, cells: list[str], N: Floats, D: Floats, loss: Floats) -> list[Diagnostic]:
+    """A column of words that parts the runs into kinds whose losses lie apart at equal N and D."""
+    kinds = sorted(set(cells))
+    which = np.array([kinds.index(cell) for cell in cells]) if len(kinds) <= _MOST_KINDS else None
+    words = any(c.isalpha() for kind in kinds for c in kind)
+    if which is None or len(kinds) < 2 or not words or np.min(np.bincount(which)) < _FEWEST_EACH:
+        return []
+    x, y = np.log(N) - np.log(N).mean(), np.log(D) - np.log(D).mean()
+    surface = np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    shifts = np.column_stack([which == k for k in range(1, len(kinds))]).astype(float)
+    both, z = np.column_stack([surface, shifts]), np.log(loss)
+    freedom = len(z) - both.shape[1]
+    counts = ", ".join(f"{np.sum(which == k)} {kind!r}" for k, kind in enumerate(kinds[:4]))
+    text = f"{heading!r} parts the runs into {len(kinds)} kinds ({counts}) that are fitted as one"
+    action = "fit each kind by itself: select the rows of one"
+    if freedom < 4 or np.linalg.matrix_rank(both) < both.shape[1]:
+        follows = all(len({cells[i] for i in rows}) == 1 for rows in _grouped(N.tolist()))
+        return [] if follows else [Diagnostic("kinds", "note", text, action)]
+    one, two = (np.linalg.lstsq(b, z, rcond=None)[0] for b in (surface, both))
+    spent, left = (float(np.sum((z - b @ c) ** 2)) for b, c in ((surface, one), (both, two)))
+    apart = float(np.ptp([0.0, *two[surface.shape[1] :]]))
+    certain = (spent - left) / shifts.shape[1] > _CERTAIN * max(left / freedom, 1e-16)
+    if not certain or apart <= _VISIBLE:
+        return []
+    text += f": at equal N and D their losses lie {100 * apart:.2g} % apart"
+    return [Diagnostic("kinds", "warning", text, action)]
