@@ -47,7 +47,11 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
         for name, match in find_numbers(raw, mapping).items()
         if name in _REQUIRED or match.column in filled or name in mapping
     }
-    others = _circumstances(raw, mapping, filled)
+    others = {}
+    for name, match in find_numbers(raw, mapping, CIRCUMSTANCES).items():
+        with suppress(TableError):  # a column of text is none of these
+            if match.column in filled:
+                others[name] = raw.numbers(name, match)
     planned = None
     if "budget" in matches:
         try:
@@ -71,26 +75,12 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     return out
 
 
-def _circumstances(raw: Raw, mapping: Mapping[str, str], filled: list[str]) -> dict[str, Floats]:
-    """What else is known of the runs; a column of text among them is none."""
-    others = {}
-    for name, match in find_numbers(raw, mapping, CIRCUMSTANCES).items():
-        with suppress(TableError):
-            if match.column in filled:
-                others[name] = raw.numbers(name, match)
-    return others
-
-
 def _tokens_of(others: Mapping[str, Floats]) -> tuple[Floats, str] | None:
     """D from how long the runs were, and in which words."""
-    for factors in (
-        ("samples", "seq_len"),
-        ("step", "batch_tokens"),
-        ("step", "batch_size", "seq_len"),
-    ):
+    for words in ("samples seq_len", "step batch_tokens", "step batch_size seq_len"):
+        factors = words.split()
         if all(name in others for name in factors):
-            product = np.prod([others[name] for name in factors], axis=0)
-            return product, " × ".join(factors)
+            return np.prod([others[name] for name in factors], axis=0), " × ".join(factors)
     return None
 
 
@@ -99,6 +89,9 @@ def _complete(
 ) -> None:
     """Fill in C and D, and say how."""
     data, notes = out.data, out.notes
+    if "tokens" not in data and from_steps is not None:
+        data["tokens"] = from_steps[0]
+        notes.append(f"The table has no tokens: D = {from_steps[1]}.")
     flops = out.matches.get("flops")
     if flops and flops.distance == 4 and "tokens" in data:
         off = float(np.nanmedian(data["flops"] / (6 * data["params"] * data["tokens"])))
@@ -107,18 +100,11 @@ def _complete(
             notes.append(
                 f"The column {flops.column!r} is no compute of whole runs; it is not used."
             )
-    if "tokens" not in data and from_steps is not None:
-        data["tokens"] = from_steps[0]
-        notes.append(f"The table has no tokens: D = {from_steps[1]}.")
     if "flops" not in data and planned is not None:
-        column = out.matches["budget"].column
-        ratio = (
-            planned / (6 * data["params"] * data["tokens"])
-            if "tokens" in data
-            else planned / planned
-        )
+        ratio = planned / (6 * data["params"] * data["tokens"]) if "tokens" in data else 1.0
         if 1 / _PLANNED_OFF < float(np.nanmedian(ratio)) < _PLANNED_OFF:
             data["flops"] = planned
+            column = out.matches["budget"].column
             notes.append(f"The table has no FLOPs: C is the planned compute, {column!r}.")
     if "tokens" not in data:
         data["tokens"] = data["flops"] / (6 * data["params"])
@@ -180,8 +166,6 @@ def _lacks(
         fix += " Steps are no tokens: add a column tokens = steps × batch size × sequence length."
     elif "tokens" in missing and "samples" in others:
         fix += " Sequences are no tokens: add a column of the sequence length, seq_len."
-    if "params" in missing and "log_history" in str(raw.headings):
-        fix += " One trainer_state.json is one run."
     with suppress(ValueError):
         if list(map(float, raw.headings)):
             fix = "Its first line holds numbers: put the headings params,tokens,loss above."
