@@ -69,8 +69,7 @@ class Objective:
         """A hash of the code of all three."""
         used = (self.loss_fn, self.count_fn, self.step_fn)
         parts = ["" if f is None else fingerprint_code(f) for f in used]
-        parts += ["shifted"] * self.shifted + [f"target {self.target}"] * bool(self.target)
-        return digest(parts)
+        return digest(parts + ["shifted"] * self.shifted + [self.target] * bool(self.target))
 
     def __call__(self, model: Any, batch: Any) -> tuple[Tensor, Any]:
         """Sum of the loss over the batch, with its gradient, and the number of units."""

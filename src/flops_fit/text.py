@@ -61,17 +61,10 @@ def user_line(error: BaseException) -> str:
     Empty if no frame is outside installed packages and this one.
     """
     own = str(Path(__file__).parent)
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith((own, "<frozen")) and "site-packages" not in f.filename
-    ]
-    if not frames:
-        return ""
-    last = frames[-1]
-    return (
-        f" ({Path(last.filename).name}, line {last.lineno}{f': {last.line}' if last.line else ''})"
-    )
+    for f in reversed(traceback.extract_tb(error.__traceback__)):
+        if not f.filename.startswith((own, "<frozen")) and "site-packages" not in f.filename:
+            return f" ({Path(f.filename).name}, line {f.lineno}: {f.line})"
+    return ""
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -123,8 +123,13 @@ KINDS: dict[str, str] = {
     for name in FORMULAS
 }
 
-_ELEMENT_WISE = ("linalg_vector_norm", "linalg_cross", "linalg_diagonal")
-_CONVERSIONS = ("_to_sparse", "_sparse_coo_tensor", "_sparse_compressed_tensor", "sparse_mask")
+_FREE = (
+    "linalg_vector_norm",
+    "linalg_cross",
+    "linalg_diagonal",
+    "_to_sparse",
+    "_sparse_coo_tensor",
+)
 _HEAVY = ("fft", "linalg", "cdist", "sparse", "rnn", "_flex", "inverse", "svd", "cholesky")
 _PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "inductor")
 
@@ -132,6 +137,5 @@ _PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "indu
 def is_unknown_work(name: str) -> bool:
     """Whether an operation without a formula may multiply: a custom one, an FFT, a solver."""
     namespace, _, op = name.partition(".")
-    if namespace in _PLAIN and op.startswith(_ELEMENT_WISE + _CONVERSIONS):
-        return False
-    return namespace not in _PLAIN or any(part in op for part in _HEAVY)
+    heavy = any(part in op for part in _HEAVY) and not op.startswith(_FREE)
+    return namespace not in _PLAIN or heavy

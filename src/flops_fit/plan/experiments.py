@@ -34,8 +34,9 @@ class UnmetBudgetError(PlanError):
 class ExperimentFactory:
     """Makes the exact experiment of a budget and a size.
 
-    ``samples`` are those of the training set where it is known, ``conditions`` the fingerprints of all
-    else that decides the outcome. With ``branch`` neither batch nor seed depends on the budget.
+    ``samples`` are those of the training set where it is known, ``pass_length`` also of a stream that
+    ends, ``conditions`` the fingerprints of all else that decides the outcome. With ``branch`` neither
+    batch nor seed depends on the budget.
     """
 
     spec: ModelSpec
@@ -47,6 +48,7 @@ class ExperimentFactory:
     seed: int
     conditions: str
     branch: bool = False
+    pass_length: int | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,7 +98,7 @@ class ExperimentFactory:
             ),
             repeat=repeat,
             fingerprint=digest([self._fingerprints[key], self.conditions]),
-            epochs=None if self.samples is None else batch * steps / self.samples,
+            epochs=None if self.pass_length is None else batch * steps / self.pass_length,
         )
 
     def flops(self) -> FlopsFunction:

@@ -234,7 +234,14 @@ class Trainer:
                 f"dataset: it ended after {state.step} of {steps} steps, in the middle of the schedule. "
                 "Give more data, or smaller budgets."
             )
-        return self._evaluated(state.record(run, step), state, step)
+        run = state.record(run, step)
+        if (length := self.data.pass_length) and experiment.epochs is None:
+            experiment = replace(experiment, epochs=batch_size * steps / length)
+            note = (
+                f"the stream was begun again after {length} samples: {experiment.epochs:.3g} epochs"
+            )
+            run = replace(run, experiment=experiment, notes=(*run.notes, note))
+        return self._evaluated(run, state, step)
 
     def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
         """The model with its optimizer, ready to step."""
