@@ -320,6 +320,13 @@ def test_documents_hold_the_same_runs(kind: str, tmp_path) -> None:
     assert table.loss.tolist() == [3.0, 3.1]
 
 
+@pytest.mark.parametrize("loss", ["eval/ce", "val_xent", "C4 Eval Loss", "cd_val_loss", "eval/bpb"])
+def test_losses_of_other_names_are_found_beside_those_of_training(loss: str) -> None:
+    """The held-out one is taken, whatever it is called."""
+    rows = [{"Parameter": 1e8, "n_tokens": 1e9, loss: 3.0, "train/ce": 2.9}]
+    assert RunTable.read(rows).loss.tolist() == [3.0]
+
+
 def test_a_trainer_state_alone_says_what_it_lacks(tmp_path) -> None:
     """One run's log, with its compute and loss, lacks N; FLOPs would give D."""
     path = tmp_path / "trainer_state.json"

@@ -50,7 +50,7 @@ _SCOPES = _words(  # W&B's config.x and summary.x, MLflow's params.x and metrics
 )
 _HELD_OUT = _words("val valid validation eval evaluation test dev heldout held")
 _TRAINING = frozenset({"train", "training"})
-_LOSS = _words("loss bpb nll")
+_LOSS = _words("loss bpb nll ce xent")
 _NOT_LOSS = _words(HEADINGS["not_loss"]["words"])
 _ALMOST = 0.06  # labels such as 4.6M are rounded
 _FINISHED = _words("finished completed complete success succeeded done")
