@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from flops_fit.errors import InputError, InputTypeError, LossError
+from flops_fit.errors import InputError, InputTypeError, LossError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+STEP_ADVICE = (
+    "give step_fn=(model, batch) -> (loss·n, n) with n the number of units, such as "
+    "lambda model, batch: (model(*batch)[1] * len(batch[0]), len(batch[0]))."
+)
 IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 
 
@@ -29,13 +34,15 @@ class Objective:
     ``loss_fn(model output, targets)`` is the mean over the units that ``count_fn(batch)`` counts: by
     default targets other than −100 where they are integers, else samples. ``step_fn(model, batch) ->
     (loss sum, count)`` replaces both. ``shifted``: the model shifts its labels itself, so the first of
-    each row is not counted.
+    each row is not counted. ``target`` is the name of the targets in batches by name, where the model
+    does not take them.
     """
 
     loss_fn: Callable[..., Any] | None = None
     count_fn: Callable[[Any], int] | None = None
     step_fn: Callable[..., Any] | None = None
     shifted: bool = False
+    target: str = ""
 
     def __post_init__(self) -> None:
         for name in ("loss_fn", "count_fn", "step_fn"):
@@ -48,7 +55,8 @@ class Objective:
         if self.loss_fn is None and self.step_fn is None and by_name(batch) is None:
             raise InputError(
                 "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
-                "scalar, or step_fn=, or batches as dicts to a model whose output carries .loss."
+                "scalar, or batches as dicts to a model whose output carries .loss. If the model returns "
+                f"its loss itself, alone or beside its output, {STEP_ADVICE}"
             )
 
     @property
@@ -61,7 +69,7 @@ class Objective:
         """A hash of the code of all three."""
         used = (self.loss_fn, self.count_fn, self.step_fn)
         parts = ["" if f is None else fingerprint_code(f) for f in used]
-        return digest([*parts, "shifted"] if self.shifted else parts)
+        return digest(parts + ["shifted"] * self.shifted + [self.target] * bool(self.target))
 
     def __call__(self, model: Any, batch: Any) -> tuple[Tensor, Any]:
         """Sum of the loss over the batch, with its gradient, and the number of units."""
@@ -75,25 +83,74 @@ class Objective:
         """The loss as the user's function returns it."""
         output = self.output(model, batch)
         if self.loss_fn is not None:
-            return self.loss_fn(output, _inputs_and_targets(batch)[1])
+            return self.loss_fn(output, self._parts(batch)[1])
         own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if own is None:
             raise LossError(
                 "loss_fn: expected a function (model output, targets) -> scalar; got none, and the "
-                f"model's output ({type(output).__name__}) carries no .loss. Give loss_fn=."
+                f"model's output ({type(output).__name__}) carries no .loss. Give loss_fn=; or, if the "
+                f"model returns its loss itself, {STEP_ADVICE}"
             )
         return own
 
     def output(self, model: Any, batch: Any) -> Any:
         """What the model returns for a batch."""
-        inputs, _ = _inputs_and_targets(batch)
-        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+        inputs, _ = self._parts(batch)
+        args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
+        try:
+            return model(*args, **kwargs)
+        except TypeError as error:
+            if why := _misfit(model, args, kwargs):
+                raise ModelError(
+                    f"model_cls: {type(model).__name__}.forward does not take a batch of the data set: "
+                    f"{why}. It is called with all of a tuple but the last, which loss_fn= gets as the "
+                    "targets, or with the names of a dict. Change the data set or the arguments of "
+                    f"forward; or {STEP_ADVICE}"
+                ) from error
+            raise
+
+    def _parts(self, batch: Any) -> tuple[Any, Any]:
+        """A batch as (what the model is called with, targets).
+
+        A dict or dataclass goes in by name; a tuple's last entry is the target, a lone tensor its own.
+        """
+        named = by_name(batch)
+        if named is not None and self.target:
+            return {k: v for k, v in named.items() if k != self.target}, named[self.target]
+        if named is not None:
+            key = _label_key(batch)
+            return named, None if key is None else named[key]
+        parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+        return parts[:-1] or parts, parts[-1]
+
+    def with_target(self, model: Any, batch: Any) -> Objective:
+        """The objective that keeps the targets of a batch by name from a model that does not take them.
+
+        With a ``loss_fn`` they are the one name that ``model.forward`` does not know.
+        """
+        named = by_name(batch)
+        if self.loss_fn is None or self.step_fn is not None or named is None:
+            return self
+        try:
+            parameters = inspect.signature(model.forward).parameters
+        except (TypeError, ValueError, AttributeError):
+            return self
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return self
+        left = [name for name in named if name not in parameters]
+        if len(left) > 1 or (left and _label_key(batch) in parameters):
+            raise InputError(
+                f"dataset: expected batches of what {type(model).__name__}.forward takes "
+                f"({', '.join(parameters)}) and one name more, the targets of loss_fn=; got "
+                f"{', '.join(left)} besides. Leave out what is not used, or give step_fn=."
+            )
+        return replace(self, target=left[0]) if left else self
 
     def count(self, batch: Any) -> Any:
         """Units in a batch; a 0-d tensor where they are counted on the device."""
         if self.count_fn is not None:
             return self.count_fn(batch)
-        _, targets = _inputs_and_targets(batch)
+        _, targets = self._parts(batch)
         if _is_whole(targets):
             return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
         return batch_length(batch)
@@ -110,7 +167,7 @@ class Objective:
         """Whether the model computes the loss of rows of labels, and so might shift them itself."""
         if self.loss_fn or self.step_fn or self.count_fn or _label_key(batch) is None:
             return False
-        targets = _inputs_and_targets(batch)[1]
+        targets = self._parts(batch)[1]
         return _is_whole(targets) and targets.dim() == 2 and targets.shape[1] >= 2
 
     def shifts(self, model: Any, batch: Any) -> bool | None:
@@ -141,21 +198,19 @@ class Objective:
         declared = getattr(dataset, "unit", None)
         if isinstance(declared, str):
             return declared
-        _, targets = _inputs_and_targets(batch)
+        _, targets = self._parts(batch)
         return "tokens" if _is_whole(targets) and targets.dim() >= 2 else "samples"
 
 
-def _inputs_and_targets(batch: Any) -> tuple[Any, Any]:
-    """A batch as (what the model is called with, targets).
-
-    A dict or dataclass goes in by name; a tuple's last entry is the target, a lone tensor its own.
-    """
-    named = by_name(batch)
-    if named is not None:
-        key = _label_key(batch)
-        return named, None if key is None else named[key]
-    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-    return parts[:-1] or parts, parts[-1]
+def _misfit(model: Any, args: Any, kwargs: Any) -> str:
+    """What the arguments of a model's forward pass lack or have too many of; empty if they fit."""
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    except (ValueError, AttributeError):
+        pass
+    return ""
 
 
 def by_name(batch: Any) -> Mapping[str, Any] | None:
@@ -190,6 +245,8 @@ def check_loss(loss: Any) -> Tensor:
     """The loss itself, if it is a scalar that can be differentiated; else LossError."""
     if not hasattr(loss, "backward"):
         got = type(loss).__name__
+        if loss is None:
+            got += f". A model is called without its targets: if it returns its loss, {STEP_ADVICE[:-1]}"
     elif loss.dim() != 0:
         got = f"a tensor of shape {tuple(loss.shape)}. Take its mean over the batch's units"
     elif not loss.requires_grad:
@@ -200,6 +257,16 @@ def check_loss(loss: Any) -> Tensor:
     else:
         return cast("Tensor", loss)
     raise LossError(f"loss_fn: expected a scalar tensor with a gradient; got {got}.")
+
+
+def refuse_sparse_gradients(model: Any) -> None:
+    """Refuse gradients that clipping cannot measure, nor AdamW and ranks add up."""
+    names = [n for n, p in model.named_parameters() if p.grad is not None and p.grad.is_sparse]
+    if names:
+        raise ModelError(
+            f"model_cls: expected dense gradients; those of {', '.join(names)} are sparse, which clipping "
+            "and AdamW do not take. Build the layer with sparse=False, which trains the same model."
+        )
 
 
 def batch_length(batch: Any) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import io
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -51,6 +53,18 @@ def error_line(error: BaseException) -> str:
     except Exception:  # an exception of the user's may fail to say what it is
         said = []
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def user_line(error: BaseException) -> str:
+    """Where in the user's own code an error was raised: `` (model.py, line 12: return self.b(x))``.
+
+    Empty if no frame is outside installed packages and this one.
+    """
+    own = str(Path(__file__).parent)
+    for f in reversed(traceback.extract_tb(error.__traceback__)):
+        if not f.filename.startswith((own, "<frozen")) and "site-packages" not in f.filename:
+            return f" ({Path(f.filename).name}, line {f.lineno}: {f.line})"
+    return ""
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

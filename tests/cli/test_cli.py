@@ -12,7 +12,9 @@ import pytest
 
 from flops_fit import __version__, reference
 from flops_fit.cli import demo
+from flops_fit.cli.answer import read_fit
 from flops_fit.cli.demo import held_out_check
+from flops_fit.errors import TableError
 from flops_fit.fit import HeldOut
 from flops_fit.laws import Hoffmann
 from tests.fit._curves import curves
@@ -77,6 +79,16 @@ def test_a_table_of_runs_is_fitted_and_answers(tmp_path: Path) -> None:
     assert "| 3.8e+25" in done.stdout
     assert "3.8e+03× the largest run's compute" in done.stdout
     assert (tmp_path / "page.html").exists()
+
+
+def test_a_missing_column_is_proposed_as_an_option(tmp_path: Path) -> None:
+    """The command line has no columns= argument."""
+    table = tmp_path / "runs.csv"
+    table.write_text("weights,tokens,entropy at end\n1e8,2e9,3.1\n")
+    with pytest.raises(TableError) as info:
+        read_fit(table, "auto", None)
+    assert "--column params=weights --column 'loss=entropy at end'" in str(info.value)
+    assert "columns=" not in str(info.value)
 
 
 def test_training_curves_join_the_three_approaches(tmp_path: Path) -> None:

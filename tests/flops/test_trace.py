@@ -248,3 +248,11 @@ def test_a_fused_attention_kernel_costs_what_its_products_do(kernel: str) -> Non
     counted = trace_flops(lambda: fused(q, k, k, *extra)[0].sum())
     assert counted.forward == 2 * 2 * 4 * 64 * 32 * 16
     assert counted.backward == 2 * counted.forward
+
+
+def test_norms_are_element_wise_and_solvers_are_not() -> None:
+    x = meta(4, 8, grad=True)
+    assert trace_flops(lambda: functional.normalize(x, dim=-1).sum()).notes == ()
+    assert trace_flops(lambda: torch.linalg.cross(x[:, :3], x[:, 3:6]).sum()).notes == ()
+    square = meta(4, 4, grad=True)
+    assert "linalg" in trace_flops(lambda: torch.linalg.inv(square).sum()).notes[0]

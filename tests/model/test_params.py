@@ -17,6 +17,7 @@ from flops_fit.errors import InputTypeError, ModelError
 from flops_fit.examples.gpt import GPT
 from flops_fit.examples.vit import VisionTransformer
 from flops_fit.model import ModelSpec, count_params
+from flops_fit.model.params import find_experts
 from tests.conftest import MLP
 
 
@@ -291,3 +292,25 @@ def test_the_fingerprint_follows_code_arguments_and_structure() -> None:
         ModelSpec(other, "width").fingerprint(8),
     }
     assert len(different) == 4
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(32, 32, 4, groups=32),
+        nn.ConvTranspose1d(32, 8, 4),
+        nn.Bilinear(8, 8, 32),
+        type("OwnConv", (nn.Conv1d,), {})(32, 32, 4, groups=32),
+    ],
+)
+def test_layers_of_torch_are_no_experts(layer: nn.Module) -> None:
+    model = nn.Module()
+    model.inner, model.layer = nn.Linear(8, 32), layer
+    assert find_experts(model) == ()
+
+
+def test_a_list_of_equal_weights_beside_a_router_is_experts() -> None:
+    model = nn.Module()
+    model.router = nn.Linear(8, 4)
+    model.experts = nn.ParameterList([nn.Parameter(torch.zeros(4, 8, 8))])
+    assert [layer.number for layer in find_experts(model)] == [4]

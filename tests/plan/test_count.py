@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flops_fit import plan_sweep
-from flops_fit.errors import InputError
 from flops_fit.examples import GPT
 from flops_fit.flops.trace import trace_flops
 from flops_fit.model import ModelSpec
@@ -59,9 +58,14 @@ class Routed(nn.Module):
         return logits
 
 
-def test_routing_by_values_is_refused_with_what_to_declare() -> None:
-    with pytest.raises(InputError, match=r"experts \(experts\) take tokens.*declare active_params"):
-        counter(lambda d: Routed(d, False, False)).per_unit(8)
+def test_routing_by_values_is_counted_on_the_real_batch() -> None:
+    """Each token passes the router, one expert of four and the head."""
+    d = 8
+    counted = counter(lambda d: Routed(d, False, False))
+    assert (
+        counted.per_unit(d) == 6 * (4 * d + d * d + V * d) - 4 * 4 * d
+    )  # no gradient of an argmax
+    assert "Declare active_params()" in counted.notes[0]
 
 
 def test_declared_active_parameters_stand_for_what_cannot_be_traced() -> None:

@@ -83,7 +83,7 @@ def test_usual_names_are_found(names: tuple[str, str, str]) -> None:
 
 def test_a_column_of_another_name_is_mapped() -> None:
     rows = [{"weights": r["params"], "tokens": r["tokens"], "loss": r["loss"]} for r in ROWS]
-    with pytest.raises(TableError, match="lacks \\['params'\\].*your_column"):
+    with pytest.raises(TableError, match="lacks \\['params'\\].*columns={'params': 'weights'}"):
         RunTable.read(rows)
     assert len(RunTable.read(rows, {"params": "weights"})) == 3
 

@@ -204,6 +204,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         sweep.seed,
         conditions,
         sweep.training.branch,
+        None if data is None else data.count(),
     )
     notes = () if data is None else tuple(data.notes)
     planner = Planner(

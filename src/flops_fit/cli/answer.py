@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import math
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, TableError
 
 if TYPE_CHECKING:
     import flops_fit.store
@@ -124,8 +127,9 @@ def read_fit(
     source: Path, law: str, columns: Sequence[str] | None, curves: Path | None = None
 ) -> Fit:
     """The fit of a table, or of what a sweep has recorded."""
-    runs = read_runs(source)
-    return flops_fit.fit_runs(runs or source, law, columns=column_names(columns), curves=curves)
+    runs, names = read_runs(source), column_names(columns)
+    with says_options():
+        return flops_fit.fit_runs(runs or source, law, columns=names, curves=curves)
 
 
 def column_names(columns: Sequence[str] | None) -> dict[str, str]:
@@ -139,6 +143,21 @@ def column_names(columns: Sequence[str] | None) -> dict[str, str]:
             )
         mapping[name] = heading
     return mapping
+
+
+@contextlib.contextmanager
+def says_options() -> Iterator[None]:
+    """Let errors of a table name options of a terminal in place of arguments."""
+    try:
+        yield
+    except TableError as error:
+        said = re.sub(r"columns=(\{.*?\})", _as_options, str(error))
+        raise TableError(said.replace("columns=", "--column")) from None
+
+
+def _as_options(mapping: re.Match[str]) -> str:
+    pairs = ast.literal_eval(mapping[1]).items()
+    return " ".join(f"--column {shlex.quote(f'{name}={heading}')}" for name, heading in pairs)
 
 
 def relied_on(fit: Fit, findings: Iterable[Diagnostic] = ()) -> bool:

@@ -65,6 +65,11 @@ def fit(
         f"\n{answer.law_line(fitted.law)} {fitted.status}\n",
         flops_fit.report.approaches_table(fitted),
         f"\n{words}",
+        *(
+            ["\nColumns read:", *(f"  {c}" for c in fitted.runs.recognised)]
+            if fitted.runs.recognised
+            else []
+        ),
     ]
     document: dict[str, Any] = {
         "fit": fitted.to_dict(),
@@ -89,9 +94,10 @@ def _by_group(
 ) -> Answer:
     """The constants of each group, and a table of its answers."""
     names = answer.column_names(column)
-    grouped = flops_fit.fit_runs(
-        runs, law, group=group, share=share or None, columns=names, curves=curves
-    )
+    with answer.says_options():
+        grouped = flops_fit.fit_runs(
+            runs, law, group=group, share=share or None, columns=names, curves=curves
+        )
     shown, predictions = [repr(grouped)], {}
     for name, fit in grouped.fits.items():
         answers = [fit.predict(c) for c in predict or [fit.largest_compute]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from flops_fit.errors import DataError
 from flops_fit.fingerprint import digest, fingerprint_structure, fingerprint_values, reference
 
 _SHUFFLED_AT_ONCE = 4_096
+_COUNTING_SECONDS = 0.5  # for which a stream is read to see whether it ends
 _PROBED = 16  # samples that a fingerprint reads
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd
 
@@ -113,6 +115,7 @@ class DataSpec:
     take: int | None = None
     notes: tuple[str, ...] = field(default=())
     workers: int | None = None
+    pass_length: int | None = None  # samples that a stream had when it was begun again
 
     def __len__(self) -> int:
         """Number of samples; TypeError for a stream."""
@@ -124,6 +127,19 @@ class DataSpec:
     def size(self) -> int | None:
         """Number of samples, ``None`` for a stream."""
         return None if self.indices is None else len(self.indices)
+
+    def count(self) -> int | None:
+        """Samples in one pass; of a stream those that half a second reads, else what it declares."""
+        if self.indices is not None:
+            return len(self.indices)
+        end, count = time.perf_counter() + _COUNTING_SECONDS, 0
+        with rng.kept():
+            for _ in self._once():
+                count += 1
+                if time.perf_counter() > end:
+                    declares = hasattr(self.dataset, "__len__")
+                    return max(1, len(self.dataset) - self.skip) if declares else None
+        return count or None
 
     def batches(
         self,
@@ -145,7 +161,13 @@ class DataSpec:
         if self.indices is None:
             epochs = partial(self._endless, seed)
             stream = StreamReader(epochs, self.collate, batch_size, seed, share)
-            yield from read_ahead(stream.batch, range(start, start + steps), min(workers, 1), pin)
+
+            def make(step: int) -> tuple[Any, int | None]:
+                return stream.batch(step), self.pass_length
+
+            every = range(start, start + steps)
+            for batch, self.pass_length in read_ahead(make, every, min(workers, 1), pin):
+                yield batch
             return
         reader = Reader(self.dataset, self.collate)
         items = self._order(batch_size, steps, seed, start, share or (0, batch_size))
@@ -172,11 +194,12 @@ class DataSpec:
             if callable(set_epoch):
                 set_epoch(epoch)
             seed_from_key(int(sample_keys(np.zeros(1, np.int64), seed, epoch)[0]))
-            empty = True
+            count = 0
             for sample in itertools.islice(iter(self.dataset), self.skip, None):
-                empty = False
+                count += 1
                 yield sample
-            if empty:
+            self.pass_length = count
+            if not count:
                 raise DataError(
                     f"dataset: the stream ended within the {self.skip} samples that are held out; "
                     "give eval_dataset= or a longer stream."

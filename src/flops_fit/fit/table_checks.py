@@ -33,7 +33,10 @@ _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
 _TINY_PARAMS, _TINY_TOKENS = 1e3, 1e4
 _MOST_RATIO = 1e6  # between N and D of one run, either way
 _LEAST_FALL = 1e-3
-_COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 1e4
+_LEAST_RATIO, _SURELY_LOW = 0.5, 0.1  # D/N of half the runs of a table: doubted, and wrong
+_HIGH_RATIO, _SURELY_HIGH = 2e4, 1e5
+_HIGH_LOSS = 14.0  # nats a token of a vocabulary of a million
+_COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 100.0
 _FEW_SIZES, _FEW_BUDGETS = 5, 4
 
 _BITS_OFFSET = float(-np.log(np.log(2)))
@@ -123,6 +126,7 @@ def table_findings(
     repeats = [] if repeats_known else _repeats(runs)
     return [
         *out,
+        *runs.findings,
         *_implausible(runs),
         *_conventions(runs, flops),
         *repeats,
@@ -134,26 +138,47 @@ def table_findings(
 def _implausible(runs: RunTable) -> list[Diagnostic]:
     """Findings about the units of N, D, C and the loss; of samples not about the loss and 6·N·D.
 
-    C off 6·N·D by ten times may have a reason (experts, samples of many tokens), by ten thousand none.
+    Of a table that was read, ratios tell as well: runs of language models have D/N from one to a few
+    thousand. C off 6·N·D by ten times may have a reason (experts), by a hundred none.
     """
-    N, D, ratio = np.max(runs.params), np.max(runs.tokens), np.median(runs.tokens / runs.params)
-    C, loss, counts_tokens = np.max(runs.flops), np.max(runs.loss), runs.unit == "tokens"
+    N, D, C, loss = (float(np.max(c)) for c in (runs.params, runs.tokens, runs.flops, runs.loss))
+    n, d, half_loss = (float(np.median(c)) for c in (runs.params, runs.tokens, runs.loss))
+    ratio, read = float(np.median(runs.tokens / runs.params)), bool(runs.recognised)
+    counts_tokens = runs.unit == "tokens"
+    few_n = N < _TINY_PARAMS and (ratio > _MOST_RATIO or read)
+    few_d = D < _TINY_TOKENS and (ratio < 1 / _MOST_RATIO or (read and d < _TINY_PARAMS))
+    least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
+    odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
+    doubted: Severity = "warning" if _SURELY_LOW < ratio < _SURELY_HIGH else "critical"
+    per_param = (
+        f"the middle run has N ≈ {n:.2g} and D ≈ {d:.2g}, {ratio:.2g} {runs.unit} a parameter"
+    )
+    swapped = "is one in thousands, millions or billions? Are D steps, is C in FLOPs, or are N and D swapped?"
+    perplexed = f"half of the losses are above {_HIGH_LOSS:g}"
+    wrong, small = counts_tokens and loss >= _MOST_LOSS, "in millions or billions? Give"
+    cases: tuple[tuple[bool, Severity, str, str], ...] = (
+        (N >= _MOST_PARAMS, "critical", f"N reaches {N:.3g}", "are N parameters, one by one?"),
+        (D >= _MOST_TOKENS, "critical", f"D reaches {D:.3g}", "are D tokens, one by one?"),
+        (C >= _MOST_COMPUTE, "critical", f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
+        (few_n, "critical", f"N is at most {N:.3g}", f"are N {small} parameters one by one"),
+        (few_d, "critical", f"D is at most {D:.3g}", f"are D {small} tokens one by one"),
+        (odd, doubted, per_param, swapped),
+        (
+            wrong,
+            "critical",
+            f"the loss reaches {loss:.3g}",
+            "is it a cross-entropy in nats a token?",
+        ),
+        (
+            read and half_loss > _HIGH_LOSS and not wrong,
+            "critical",
+            perplexed,
+            "are they perplexities?",
+        ),
+    )
+    out = [Diagnostic("implausible_units", how, text, ask) for bad, how, text, ask in cases if bad]
     off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
     off_by = max(off, 1 / off)
-    few_params = N < _TINY_PARAMS and ratio > _MOST_RATIO
-    few_tokens = D < _TINY_TOKENS and ratio < 1 / _MOST_RATIO
-    wrong_loss = counts_tokens and loss >= _MOST_LOSS
-    small_n = f"N is at most {N:.3g} and D is {ratio:.2g} times it"
-    small_d = f"D is at most {D:.3g} and N is {1 / ratio:.2g} times it"
-    cases = (
-        (N >= _MOST_PARAMS, f"N reaches {N:.3g}", "are N parameters, one by one?"),
-        (D >= _MOST_TOKENS, f"D reaches {D:.3g}", "are D tokens, one by one?"),
-        (C >= _MOST_COMPUTE, f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
-        (few_params, small_n, "are N in millions or billions? Give parameters one by one"),
-        (few_tokens, small_d, "are D in millions or billions? Give tokens one by one"),
-        (wrong_loss, f"the loss reaches {loss:.3g}", "is it a cross-entropy in nats a token?"),
-    )
-    out = [Diagnostic("implausible_units", "critical", t, ask) for wrong, t, ask in cases if wrong]
     if counts_tokens and off_by >= _COMPUTE_OFF:
         severity: Severity = "critical" if off_by >= _COMPUTE_WRONG else "warning"
         text = f"C is {off:.2g} times 6·N·D"

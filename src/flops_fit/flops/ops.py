@@ -23,11 +23,16 @@ def _matmul(first: int) -> Formula:
     """2·…·m·k·n of (…, m, k) by (…, k, n), the operands at ``first`` and the place after it."""
 
     def flops(args: Sequence[Any], out: Any) -> float:
-        a, b = args[first].shape, args[first + 1].shape
+        b = args[first + 1].shape
         columns = b[-1] if len(b) > 1 else 1
-        return 2.0 * int(math.prod(a)) * int(columns)
+        return 2.0 * _entries(args[first]) * int(columns)
 
     return flops
+
+
+def _entries(tensor: Any) -> int:
+    """The numbers that a tensor stores: of a sparse one those that are not zero."""
+    return int(tensor._nnz() if tensor.is_sparse else math.prod(tensor.shape))
 
 
 def _grouped_mm(args: Sequence[Any], out: Any) -> float:
@@ -97,6 +102,9 @@ FORMULAS: dict[str, Formula] = {
     **{f"aten.{op}": _matmul(0) for op in ("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm")},
     "aten._grouped_mm": _grouped_mm,
     "aten._scaled_grouped_mm": _grouped_mm,
+    "transformers.grouped_mm_fallback": _grouped_mm,
+    "aten._sparse_mm": _matmul(0),
+    "aten._sparse_addmm": _matmul(1),
     **{f"aten.{op}": _matmul(1) for op in ("addmm", "addbmm", "baddbmm", "addmv", "_addmm_activation")},
     **{f"aten.{op}_": _matmul(1) for op in ("addmm", "addbmm", "baddbmm", "addmv")},
     "aten._trilinear": _trilinear,
@@ -115,6 +123,13 @@ KINDS: dict[str, str] = {
     for name in FORMULAS
 }
 
+_FREE = (
+    "linalg_vector_norm",
+    "linalg_cross",
+    "linalg_diagonal",
+    "_to_sparse",
+    "_sparse_coo_tensor",
+)
 _HEAVY = ("fft", "linalg", "cdist", "sparse", "rnn", "_flex", "inverse", "svd", "cholesky")
 _PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "inductor")
 
@@ -122,4 +137,5 @@ _PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "indu
 def is_unknown_work(name: str) -> bool:
     """Whether an operation without a formula may multiply: a custom one, an FFT, a solver."""
     namespace, _, op = name.partition(".")
-    return namespace not in _PLAIN or any(part in op for part in _HEAVY)
+    heavy = any(part in op for part in _HEAVY) and not op.startswith(_FREE)
+    return namespace not in _PLAIN or heavy

@@ -90,7 +90,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, list | tuple):
             yield from _tensors(value)
-        elif hasattr(value, "untyped_storage"):
+        elif hasattr(value, "untyped_storage") and str(value.layout) == "torch.strided":
             yield value
 
 
@@ -199,7 +199,7 @@ def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -
     Parameters
     ----------
     forward
-        Runs a model on the meta device and returns the scalar that is differentiated.
+        Runs a model, on the meta device or with values, and returns the scalar that is differentiated.
     model
         Its weights are followed: those that no known operation used are named in ``notes``.
 

@@ -36,7 +36,8 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
     """Modules that hold n equal parts and a linear layer with n outputs to choose among them.
 
     The parts are a ``ModuleList`` of modules of one class and shape, or parameters of three
-    dimensions whose first is n. The router may send each token to every expert.
+    dimensions whose first is n in a layer that is not one of torch's own, such as a convolution. The
+    router may send each token to every expert.
 
     >>> from torch import nn
     >>> layer = nn.Module()
@@ -56,12 +57,18 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
             if isinstance(child, nn.ModuleList):
                 shapes = {(type(m), *(tuple(p.shape) for p in m.parameters())) for m in child}
                 numbers = {len(child)} if len(shapes) == 1 else set()
+            elif any(map(_is_layer_of_torch, type(child).__mro__[:-2])):
+                numbers = set()
             else:
                 numbers = {p.shape[0] for p in child.parameters(recurse=False) if p.dim() == 3}
             if len(numbers) == 1 and (number := int(numbers.pop())) in chosen:
                 params = sum(p.numel() for p in child.parameters())
                 layers.append(Experts(f"{path}.{name}".lstrip("."), number, params))
     return tuple(layers)
+
+
+def _is_layer_of_torch(kind: type) -> bool:
+    return kind.__module__.startswith("torch.nn.modules.") and "container" not in kind.__module__
 
 
 def count_params(model: Any, name: str = "the model") -> ParamCount:

@@ -58,6 +58,12 @@ class ModelSpec:
                 f"model_cls: expected a class or a factory that returns a torch.nn.Module; "
                 f"got {type(self.factory).__name__}."
             )
+        if hasattr(self.factory, "named_parameters") and not isinstance(self.factory, type):
+            kind = type(self.factory).__name__
+            raise InputTypeError(
+                f"model_cls: expected a class, or a function of the size that builds a model; got a {kind} "
+                f"that is built already, whose size cannot change. Give model_cls={kind}, or a function."
+            )
         if not isinstance(self.kwargs, Mapping):
             raise InputTypeError(
                 f"model_kwargs: expected a dict of arguments; got {type(self.kwargs).__name__}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,13 +11,15 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
+from flops_fit import rng
 from flops_fit.checks import is_whole
-from flops_fit.errors import InputError, InputTypeError, LossError
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops
-from flops_fit.flops.trace import trace_flops
+from flops_fit.flops.trace import TracedFlops, trace_flops
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
+from flops_fit.text import error_line, user_line
 
 FlopsMethod = str | Callable[[Any], float]
 Values = tuple[int, ...]
@@ -24,6 +27,7 @@ Values = tuple[int, ...]
 _HIGHEST_DEGREE = 3  # of FLOPs and parameters as polynomials of the size
 _VERIFYING_TRACES = 2  # beyond those that determine the polynomial
 _RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
+_MOST_TRACED = 2.5e8  # parameters, 1 GB: the largest model that is run on the CPU to be counted
 _LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 
 
@@ -187,31 +191,22 @@ class FlopsCounter:
         return total
 
     def _trace(self, model: Any, size: Size) -> float:
-        """FLOPs of both passes on the batch, counted."""
-        batch = map_tensors(self.batch, lambda t: t.to("meta"))
+        """FLOPs of both passes on the batch, counted without values, or with them where it must be."""
+        meta = map_tensors(self.batch, lambda t: t.to("meta"))
         if hasattr(model, "to"):
             model = model.to("meta")
-
-        def loss() -> Any:
-            if self.objective.step_fn is not None:
-                return self.objective(model, batch)[0]
-            return check_loss(self.objective.mean(model, batch))
-
-        def summed_output() -> Any:
-            leaves: list[Any] = []
-            map_tensors(self.objective.output(model, batch), leaves.append)
-            return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
-
         try:
-            traced = trace_flops(loss, model)
+            traced = trace_flops(lambda: self._loss(model, meta), model)
         except LossError:
             raise
         except Exception as error:  # the user's model and loss may raise anything
             # A loss may read values (a mask, an .item()), which a trace does not have.
             try:
-                traced = trace_flops(summed_output, model)
+                traced = trace_flops(lambda: self._summed_output(model, meta), model)
             except Exception:
-                return self._untraced(model, size, error)
+                if hasattr(model, "active_params") and self.unit == "tokens":
+                    return self._of_active(size, error)
+                traced = self._trace_values(size, error)
         self._note(*(f"FLOPs: {note}." for note in traced.notes))
         experts, params = find_experts(model), self.spec.require(size)
         if experts and params.active >= params.total:
@@ -227,29 +222,54 @@ class FlopsCounter:
             )
         return traced.total
 
-    def _untraced(self, model: Any, size: Size, error: Exception) -> float:
+    def _loss(self, model: Any, batch: Any) -> Any:
+        if self.objective.step_fn is not None:
+            return self.objective(model, batch)[0]
+        return check_loss(self.objective.mean(model, batch))
+
+    def _summed_output(self, model: Any, batch: Any) -> Any:
+        leaves: list[Any] = []
+        map_tensors(self.objective.output(model, batch), leaves.append)
+        return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
+
+    def _trace_values(self, size: Size, error: Exception) -> TracedFlops:
+        """A trace of the model itself on the batch itself, on the CPU."""
+        import torch
+
+        total = self.spec.require(size).total
+        if total > _MOST_TRACED:
+            raise InputError(
+                f"flops: {self.spec.reference} looks at values, so that its FLOPs are counted on the CPU; "
+                f"{total:.2g} parameters are more than the {_MOST_TRACED:.0e} for which that is done. "
+                f"Without values it raised {error_line(error)}{user_line(error)}. Give smaller sizes, or "
+                "flops= a function (model) -> training FLOPs per unit."
+            ) from error
+        batch = map_tensors(self.batch, lambda t: t.cpu())
+        try:
+            with warnings.catch_warnings(), rng.kept():
+                warnings.simplefilter("ignore", UserWarning)  # torch's own, of devices not here
+                rng.seed(0)
+                model = self.spec.build(size).cpu().train()
+                with torch.backends.mkldnn.flags(enabled=False):  # it hides recurrent layers
+                    return trace_flops(lambda: self._loss(model, batch), model)
+        except FlopsFitError:
+            raise
+        except Exception as failure:
+            raise InputError(
+                f"flops: {self.spec.reference} with its loss raised {error_line(failure)}"
+                f"{user_line(failure)}, when its FLOPs were counted on the first batch. If it runs "
+                "elsewhere (it may need a GPU), give flops= a function (model) -> training FLOPs per "
+                "unit, or flops='6nd'."
+            ) from failure
+
+    def _of_active(self, size: Size, error: Exception) -> float:
         """6·N_active of a model that cannot be traced and declares its active parameters."""
-        params = self.spec.require(size)
-        if hasattr(model, "active_params") and self.unit == "tokens":
-            first_line = (str(error).splitlines() or [""])[0].rstrip(".")
-            self._note(
-                f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be traced "
-                f"({type(error).__name__}: {first_line}); attention is not included. For an "
-                "exact count give flops= a function (model) -> training FLOPs per unit."
-            )
-            return 6.0 * params.active * self.units
-        routing = ""
-        if experts := find_experts(model):
-            routing = (
-                f"Its experts ({experts[0].name}) take tokens by their values, which a trace does not "
-                "have: declare active_params() on the model, those that one token passes. "
-            )
-        raise InputError(
-            f"flops: {self.spec.reference} raised {type(error).__name__} when it was traced on the "
-            f"first batch without values: {error}. {routing}Fix the model if it fails on real batches "
-            "too; if only tracing fails, give flops='6nd', or a function (model) -> training FLOPs "
-            "per unit."
-        ) from error
+        self._note(
+            f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be traced without "
+            f"values ({error_line(error).rstrip('.')}); attention is not included. For an exact count "
+            "give flops= a function (model) -> training FLOPs per unit."
+        )
+        return 6.0 * self.spec.require(size).active * self.units
 
     def _note(self, *sentences: str) -> None:
         self.notes.extend(s for s in sentences if s not in self.notes)

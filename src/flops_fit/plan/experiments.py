@@ -22,6 +22,7 @@ from flops_fit.recipes.published import Recipe
 from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_of
 from flops_fit.text import format_count
 
+_RECORDED: Any = (int, float, str, Mapping, list, tuple, np.generic, type(None))  # as sizes
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
 
 
@@ -33,8 +34,9 @@ class UnmetBudgetError(PlanError):
 class ExperimentFactory:
     """Makes the exact experiment of a budget and a size.
 
-    ``samples`` are those of the training set where it is known, ``conditions`` the fingerprints of all
-    else that decides the outcome. With ``branch`` neither batch nor seed depends on the budget.
+    ``samples`` are those of the training set where it is known, ``pass_length`` also of a stream that
+    ends, ``conditions`` the fingerprints of all else that decides the outcome. With ``branch`` neither
+    batch nor seed depends on the budget.
     """
 
     spec: ModelSpec
@@ -46,6 +48,7 @@ class ExperimentFactory:
     seed: int
     conditions: str
     branch: bool = False
+    pass_length: int | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,7 +98,7 @@ class ExperimentFactory:
             ),
             repeat=repeat,
             fingerprint=digest([self._fingerprints[key], self.conditions]),
-            epochs=None if self.samples is None else batch * steps / self.samples,
+            epochs=None if self.pass_length is None else batch * steps / self.pass_length,
         )
 
     def flops(self) -> FlopsFunction:
@@ -169,6 +172,12 @@ def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict
         if not named[budget]:
             raise PlanError("sizes: expected at least one size; got none.")
         for size in named[budget]:
+            if not isinstance(size, _RECORDED):
+                raise InputTypeError(
+                    "sizes: expected numbers, words or dicts of arguments, which records can hold; got an "
+                    f"object of {type(size).__name__}. Give what differs between sizes and make the "
+                    f"object in a function: lambda width: Model({type(size).__name__}(width=width))."
+                )
             spec.require(size)
     return named
 

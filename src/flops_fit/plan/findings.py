@@ -28,14 +28,19 @@ _FEW_TRUNKS = 6  # the parameters of the κ-law: no fewer clusters give its cons
 def settle_labels(
     spec: ModelSpec, objective: Objective, batch: Any, sizes: Sizes | None
 ) -> tuple[Objective, tuple[Diagnostic, ...]]:
-    """The objective, which now knows whether the model shifts its labels itself.
+    """The objective, which now knows what the targets are and whether the model shifts them itself.
 
     The smallest model is tried. If that is not possible, labels equal to the inputs decide: a model
     that predicts each token from itself would have nothing to learn.
     """
+    size = None if by_name(batch) is None else _smallest(spec, sizes)
+    if size is not None:
+        model = None
+        with suppress(Exception):  # planning says so in its own words
+            model = spec.build_meta(size)
+        objective = objective.with_target(model, batch)
     if not objective.may_shift(batch):
         return objective, ()
-    size = _smallest(spec, sizes)
     answer = None
     if size is not None:
         with suppress(Exception):  # the constructor refuses; planning says so in its own words

@@ -16,7 +16,14 @@ import numpy as np
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import LossError, ModelError
 from flops_fit.model.spec import ModelSpec
-from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
+from flops_fit.objective import (
+    Objective,
+    batch_length,
+    check_loss,
+    map_tensors,
+    refuse_sparse_gradients,
+    to_device,
+)
 from flops_fit.records import Experiment
 
 
@@ -260,6 +267,7 @@ class Probe:
         if first:
             _check(model, batch, self.objective, total)
         (total / max(count, 1)).backward()
+        refuse_sparse_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), float(clip))
         optimizer.step()
         optimizer.zero_grad()

@@ -1,11 +1,11 @@
-"""Which column holds which quantity, and its cells as numbers."""
+"""Which column holds which quantity."""
 
 from __future__ import annotations
 
-import math
+import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError
+from flops_fit.table.cells import HEADINGS, is_missing, numbers, unit_factor
 
 Floats = NDArray[np.float64]
+Cells = Sequence[Any] | NDArray[Any]
 ColumnKind = Literal["", "number", "text", "other"]
 Wanted = Callable[[str], ColumnKind]
 
@@ -25,46 +27,34 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-NUMERIC: dict[str, frozenset[str]] = {
-    name: _words(headings)
-    for name, headings in {
-        "params": "params n num_params n_params parameters num_parameters n_parameters param_count "
-        "parameter_count model_size model_params total_params",
-        "tokens": "tokens d num_tokens n_tokens training_tokens train_tokens total_tokens "
-        "tokens_seen samples",
-        "flops": "flops c compute training_flops train_flops total_flops num_flops",
-        "loss": "loss l final_loss val_loss eval_loss valid_loss validation_loss test_loss "
-        "final_val_loss final_eval_loss heldout_loss held_out_loss train_loss training_loss "
-        "final_train_loss",
-        "budget": "budget compute_budget flops_budget c_budget",
-        "loss_se": "loss_se loss_stderr se stderr",
-        "non_embedding": "non_embedding non_embedding_params n_non_embedding",
-        "unique_tokens": "unique_tokens d_unique",
-    }.items()
-}
+NUMERIC = (
+    "params",
+    "tokens",
+    "flops",
+    "loss",
+    "budget",
+    "loss_se",
+    "non_embedding",
+    "unique_tokens",
+)
 # The planned length of a run, and the quantity it is compared with.
 HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps": "step"}
-_ALL = {
-    **NUMERIC,
-    **{name: frozenset([name]) for name in HORIZON},
-    "step": frozenset(["step", "global_step"]),
-}
-_TEXT: dict[str, tuple[str, ...]] = {
-    "label": ("label", "name", "run_name", "runname", "display_name", "run_id", "id"),
-    "state": ("state", "status", "run_state"),
-    "cluster": ("cluster",),
-}
-# Where trackers keep values: W&B's config.x and summary.x, MLflow's params.x and metrics.x.
-_SCOPES = _words(
+# What else tells how runs were made.
+CIRCUMSTANCES = (
+    *("epochs", "active_params", "step", "batch_size", "batch_tokens", "seq_len", "samples"),
+    *("lr", "seed"),
+)
+_MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
+_FRACTIONAL = ("loss", "loss_se", "epochs", "lr")
+_SCOPES = _words(  # W&B's config.x and summary.x, MLflow's params.x and metrics.x
     "config summary summary_metrics metrics metric params param hparams tags mlflow attributes "
     "data info run"
 )
 _HELD_OUT = _words("val valid validation eval evaluation test dev heldout held")
 _TRAINING = frozenset({"train", "training"})
-_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-", "–"})
-# Commas that can only group thousands: two groups or more, or a decimal point behind one.
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)")
-_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_LOSS = _words("loss bpb nll ce xent")
+_NOT_LOSS = _words(HEADINGS["not_loss"]["words"])
+_ALMOST = 0.06  # labels such as 4.6M are rounded
 _FINISHED = _words("finished completed complete success succeeded done")
 _UNFINISHED = _words(
     "crashed failed failure running killed preempting preempted pending scheduled queued error "
@@ -73,11 +63,48 @@ _UNFINISHED = _words(
 
 
 @dataclass(frozen=True)
+class Raw:
+    """All headings, the cells of the columns that may matter, and the number of rows."""
+
+    headings: tuple[str, ...]
+    cells: dict[str, Cells]
+    rows: int
+    free_comma: bool = False  # a comma cannot part columns
+
+    def filled(self) -> list[str]:
+        """The headings under which there is any value."""
+
+        def is_empty(cells: Cells) -> bool:
+            if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
+                return bool(np.all(np.isnan(cells)))
+            return all(map(is_missing, cells))
+
+        return [heading for heading, cells in self.cells.items() if not is_empty(cells)]
+
+    def numbers(self, name: str, match: ColumnMatch) -> Floats:
+        """The column of a quantity as numbers in its own unit."""
+        counts, comma = name not in _FRACTIONAL, self.free_comma
+        cells = self.cells[match.column]
+        return numbers(cells, match.column, match.factor, counts=counts, free_comma=comma)
+
+
+@dataclass(frozen=True)
 class ColumnMatch:
-    """The column that holds a quantity, and a note on that choice."""
+    """The column that holds a quantity, its unit, how sure that is (0 best), and a note on it."""
 
     column: str
     note: str = ""
+    factor: float = 1.0
+    distance: int = 0
+
+    def said(self, name: str) -> str:
+        """What was recognised, in one line."""
+        unit = "" if self.factor == 1 else f", in units of {self.factor:g}"
+        tools = [
+            tool for (n, plain), tool in _TOOLS.items() if (n, plain) == (name, _plain(self.column))
+        ]
+        writer = f" (a heading of {tools[0]})" if tools else ""
+        return f"{name}: column {self.column!r}{unit}{writer}"
 
 
 def check_mapping(mapping: object) -> dict[str, str]:
@@ -87,48 +114,49 @@ def check_mapping(mapping: object) -> dict[str, str]:
             f"columns=: expected a dict such as {{'params': 'n_weights'}}; "
             f"got {type(mapping).__name__}."
         )
-    unknown = sorted(str(name) for name in mapping if name not in _ALL)
+    unknown = sorted(str(name) for name in mapping if name not in _MAPPED)
     if unknown:
-        raise TableError(f"columns= maps {unknown}; it may map {list(_ALL)}.")
+        raise TableError(f"columns= maps {unknown}; it may map {list(_MAPPED)}.")
     return {str(name): str(heading) for name, heading in mapping.items()}
 
 
-def wanted(mapping: Mapping[str, str], others: bool = False) -> Wanted:
-    """The kind of value to read under each heading; ``""`` where none is kept in memory."""
+def wanted(mapping: Mapping[str, str]) -> Wanted:
+    """The kind of value to read under each heading; other columns are kept of small tables."""
     own = frozenset(mapping.values())
 
     def kind(heading: str) -> ColumnKind:
-        if heading in own or any(_rank(name, heading) for name in _ALL):
+        if heading in own or any(rank(name, heading) for name in _USUAL):
             return "number"
-        if any(_plain(heading) in usual for usual in _TEXT.values()):
-            return "text"
-        return "other" if others else ""
+        return "text" if any(_plain(heading) in usual for usual in _TEXT.values()) else "other"
 
     return kind
 
 
 def find_numbers(
-    headings: Sequence[str],
-    filled: Sequence[str],
-    mapping: Mapping[str, str],
-    names: Iterable[str] = NUMERIC,
+    raw: Raw, mapping: Mapping[str, str], names: Iterable[str] = NUMERIC
 ) -> dict[str, ColumnMatch]:
-    """The column of each quantity that the table has; one that is not ``filled`` if no other fits."""
+    """The column of each quantity that the table has; one that is not filled if no other fits."""
     matches = {}
+    filled = raw.filled()
     for name in names:
         if name in mapping:
-            if mapping[name] not in headings:
+            heading = mapping[name]
+            if heading not in raw.headings:
                 raise TableError(
-                    f"columns= names {mapping[name]!r} for {name}; the table has {list(headings)}."
+                    f"columns= names {heading!r} for {name}; the table has {list(raw.headings)}."
                 )
-            matches[name] = ColumnMatch(mapping[name])
+            said = name not in _FRACTIONAL and ("(" in heading or rank(name, heading))
+            unit = split_unit(heading)[1] if said else 1.0
+            matches[name] = ColumnMatch(heading, factor=unit)
             continue
         taken = {heading for other, heading in mapping.items() if other != name}
-        ranks = {h: _rank(name, h) for h in headings if h not in taken}
+        ranks = {h: rank(name, h) for h in raw.headings if h not in taken}
         candidates = {h: rank for h, rank in ranks.items() if rank is not None}
         candidates = {h: r for h, r in candidates.items() if h in filled} or candidates
+        if name == "tokens" and "total_tokens" in candidates and "tokens" in candidates:
+            candidates["tokens"] = candidates["total_tokens"]  # of one device, or of all?
         if candidates:
-            matches[name] = _best(name, candidates)
+            matches[name] = _best(name, candidates, raw)
     return matches
 
 
@@ -138,16 +166,39 @@ def find_text(name: str, headings: Sequence[str]) -> str | None:
     return next((plain[usual] for usual in _TEXT[name] if usual in plain), None)
 
 
-def _best(name: str, candidates: Mapping[str, tuple[int, int]]) -> ColumnMatch:
-    purpose, closeness = best = min(candidates.values())
-    ties = [heading for heading, rank in candidates.items() if rank == best]
-    if len(ties) > 1:
-        raise TableError(
-            f"{ties} could each be {name}; say which: columns={{{name!r}: {ties[0]!r}}}."
-        )
-    column = ties[0]
+def call(mapping: Mapping[str, str]) -> str:
+    """How a caller maps columns; the command line has words of its own for it."""
+    return f"columns={dict(mapping)!r}"
+
+
+def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
+    """The heading that most likely holds a quantity, by its words; a placeholder if none does."""
+    hints = _words(HEADINGS["hints"][name])
+    best, most = "your_column", 0.0
+    for heading in raw.headings:
+        words = [w for w in re.split(r"[\W_]+", heading.lower()) if w]
+        if heading in taken or any(rank(n, heading) for n in _USUAL if n != name):
+            continue
+        near = difflib.SequenceMatcher(None, name, "".join(words)).ratio()
+        score = sum(any((len(h) > 2 and h in w) or h == w for h in hints) for w in words) + near / 2
+        score += 0.2 * bool(name == "loss" and _HELD_OUT & set(words))
+        if score > max(most, 0.35):
+            best, most = heading, score
+    return best
+
+
+def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -> ColumnMatch:
+    best = min(candidates.values())
+    purpose, distance, _ = best
+    ties = sorted((h for h, r in candidates.items() if r == best), key=lambda h: "total" not in h)
+    column = ties[0] if len(ties) == 1 or name in CIRCUMSTANCES else _same(name, ties, raw)
+    if name in ("params", "tokens", "flops") and distance <= 2:
+        near = [h for h, r in candidates.items() if h not in ties and r[0] == purpose and r[1] <= 2]
+        column = _same(name, [*ties, *near], raw) or column
+    if not column:
+        raise TableError(f"{ties} could each be {name}; say which: {call({name: ties[0]})}.")
     others = [heading for heading, rank in candidates.items() if rank[0] > purpose]
-    note = f"The column {column!r} was taken for {name}." if closeness == 3 else ""
+    note = f"The column {column!r} was taken for {name}." if distance >= 3 else ""
     if name == "loss" and purpose == 0 and others:
         note = f"The loss is {column!r}, which is held out; {others} is not used."
     elif name == "loss" and purpose == 2:
@@ -155,31 +206,84 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int]]) -> ColumnMatch:
             f"The loss {column!r} is a training loss: it is noisier than a held-out one, and "
             "lower where data repeats."
         )
-    return ColumnMatch(column, note)
+    factor = split_unit(column)[1] if name not in _FRACTIONAL else 1.0
+    return ColumnMatch(column, note, factor, distance)
 
 
-def _rank(name: str, heading: str) -> tuple[int, int] | None:
-    """How badly a heading suits a quantity: the kind of loss, then the distance of the name."""
-    words = set(re.split(r"[_./:]+", _normal(heading)))
+def _same(name: str, ties: Sequence[str], raw: Raw) -> str:
+    """Of columns that hold the same, up to the rounding of labels, the most complete and exact."""
+    try:
+        columns = {
+            h: raw.numbers(name, ColumnMatch(h, factor=split_unit(h)[1]))
+            for h in ties
+            if h in raw.cells
+        }
+    except TableError:
+        return ""
+    fullest = max(
+        columns,
+        key=lambda h: (np.sum(~np.isnan(columns[h])), len(np.unique(columns[h]))),
+        default="",
+    )
+    allowed = 1e-3 if name == "loss" else _ALMOST
+    for values in columns.values():
+        both = ~np.isnan(values) & ~np.isnan(columns[fullest])
+        if not np.allclose(values[both], columns[fullest][both], rtol=allowed, atol=0):
+            return ""
+    return fullest
+
+
+@functools.lru_cache(4096)
+def split_unit(heading: str) -> tuple[str, float]:
+    """A heading without its unit, and the unit: ``Params (M)`` is params, 1e6."""
+    text = _normal(heading)
+    if match := re.fullmatch(r"(.+?)_*(?:[(\[,]|_in_)_*(?:in_)?([^()\[\]]+?)_*[)\]]?", text):
+        factor = unit_factor(match[2])
+        if factor is not None:
+            return match[1].rstrip("_,"), factor
+    if match := re.fullmatch(r"(.*?[_/.]|)([a-z]*?f(?:lop|lo)?s?(?:_s)?_days?|[a-z]+flops?)", text):
+        factor = unit_factor(match[2])
+        if factor is not None and factor != 1:
+            return f"{match[1]}flops", factor
+    if match := re.fullmatch(r"([kmb])(params)", text):
+        return match[2], unit_factor(match[1]) or 1.0
+    head, _, unit = text.rpartition("_")
+    factor = unit_factor(unit) if head and unit.isalpha() and not unit.startswith("f") else None
+    return (head, factor) if factor is not None and factor != 1 else (text, 1.0)
+
+
+@functools.lru_cache(65536)
+def rank(name: str, heading: str) -> tuple[int, int, int] | None:
+    """How badly a heading suits a quantity: the kind of loss, the distance, and the preference."""
+    normal = _normal(heading)
+    words = set(re.split(r"[_./:()]+", normal))
     held_out = bool(words & _HELD_OUT)
     purpose = 0
     if name == "loss" and not held_out:
-        purpose = 2 if words & _TRAINING else 1
-    usual, last = _ALL[name], _parts(heading)[-1]
+        trained = words & _TRAINING or _plain(heading) in _TRAIN_LOSS
+        purpose = 2 if trained else 1
     if heading == name:
-        return purpose, 0
-    if _normal(heading) in usual:
-        return purpose, 1
+        return purpose, 0, 0
     if name != "loss" and held_out:
         return None  # the tokens of an evaluation are not those of the training
-    if _plain(heading) in usual:
-        return purpose, 2
-    # A lone letter at the end of a path, such as attention/n, says too little.
-    return (purpose, 3) if len(last) > 1 and last in usual else None
+    for base, farther in ((heading, 0), (split_unit(heading)[0], 1)):
+        plain, last = _plain(base), _parts(base)[-1]
+        for preference, usual in enumerate(_USUAL[name]):
+            if _normal(base) in usual or plain in usual:
+                bare = name == "flops" and re.fullmatch(r"(.*/)?[a-z]+flops?", normal) and farther
+                return purpose, 4 if bare else 1 + (_normal(base) not in usual), preference
+            # A lone letter at the end of a path, such as attention/n, says too little.
+            if len(last) > 1 and last in usual and last != plain:
+                return purpose, 3, preference
+        if name in _FRACTIONAL:
+            break
+    if name == "loss" and held_out and words & _LOSS and not words & _NOT_LOSS:
+        return 0, 5, 0
+    return None
 
 
 def _normal(heading: str) -> str:
-    return re.sub(r"[\s\-]+", "_", heading.strip().lower())
+    return re.sub(r"[\s\-]+", "_", heading.strip().lstrip("#№").strip(" *`$\"'").lower())
 
 
 def _parts(heading: str) -> list[str]:
@@ -197,47 +301,28 @@ def _plain(heading: str) -> str:
     return "_".join(_parts(heading))
 
 
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds no value: None, NaN, pandas.NA, an empty text or a word for it."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or str(value).strip().lower() in _MISSING
+def _gathered() -> tuple[dict[str, list[set[str]]], dict[tuple[str, str], str], set[str]]:
+    """The usual headings with those of each tool, who writes them, and losses in training."""
+    usual = {
+        name: [set(tier.split()) for tier in tiers] for name, tiers in HEADINGS["usual"].items()
+    }
+    tools: dict[tuple[str, str], str] = {}
+    in_training: set[str] = set()
+    for tool, columns in HEADINGS["tools"].items():
+        for name, headings in columns.items():
+            quantity = "loss" if name == "train_loss" else name
+            for heading in headings:
+                plain = _plain(split_unit(heading)[0])
+                if not any(plain in tier for tier in usual[quantity]):
+                    usual[quantity][0].add(plain)
+                    tools[quantity, _plain(heading)] = tool
+                if name == "train_loss":
+                    in_training.add(plain)
+    return usual, tools, in_training
 
 
-def numbers(values: Sequence[Any] | NDArray[Any], column: str) -> Floats:
-    """A column as floats, NaN where a cell is empty; text and ambiguous commas are refused."""
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind in "iuf":
-            return values.astype(np.float64)
-        values = values.tolist()
-    if set(map(type, values)) <= {float, int, str}:
-        with suppress(ValueError, OverflowError):
-            return np.array(list(map(float, values)), dtype=np.float64)
-    grouped = any(isinstance(v, str) and _GROUPED.fullmatch(v.strip()) for v in values)
-    parsed = (_number(value, grouped, column, i) for i, value in enumerate(values, start=1))
-    return np.fromiter(parsed, dtype=np.float64, count=len(values))
-
-
-def _number(value: Any, grouped: bool, column: str, row: int) -> float:
-    if is_missing(value):
-        return math.nan
-    hint = ""
-    if isinstance(value, str):
-        text = value.strip()
-        if _GROUPED.fullmatch(text) or (grouped and _ONE_GROUP.fullmatch(text)):
-            return float(text.replace(",", ""))
-        if "," in text:
-            hint = " Write decimals with a point, and no commas between thousands."
-        elif re.fullmatch(r"[\d.]+\s*[kKmMbBgGtT]", text):
-            hint = " Write it out, such as 70e9."
-    with suppress(TypeError, ValueError):
-        if not isinstance(value, bool | np.bool_):
-            try:
-                return float(value)
-            except OverflowError:  # an integer beyond 1e308
-                return math.inf
-    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}…"
-    raise TableError(f"column {column!r}, row {row}: expected a number, got {shown}.{hint}")
+_TEXT = {name: tuple(words.split()) for name, words in HEADINGS["text"].items()}
+_USUAL, _TOOLS, _TRAIN_LOSS = _gathered()
 
 
 def is_text(cells: Sequence[Any] | NDArray[Any]) -> bool:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from flops_fit.checks import check_number
 from flops_fit.errors import TableError
 from flops_fit.records import Excluded
-from flops_fit.table.columns import check_mapping, find_numbers, is_missing, numbers, wanted
+from flops_fit.table.cells import is_missing
+from flops_fit.table.columns import Raw, check_mapping, find_numbers, wanted
 from flops_fit.table.run_table import column_of
-from flops_fit.table.sources import Raw, read_raw
+from flops_fit.table.sources import read_raw
 from flops_fit.trackers.service import TrackedRuns
 
 Floats = NDArray[np.float64]
@@ -211,13 +212,13 @@ def _quantities(
     raw: Raw, mapping: Mapping[str, str], where: str
 ) -> tuple[dict[str, Floats], list[str]]:
     """N, D, loss and perhaps C of every point, and what was chosen where there was a choice."""
-    matches = find_numbers(raw.headings, raw.filled(), mapping)
+    matches = find_numbers(raw, mapping)
     for name in ("params", "tokens", "loss"):
         if name not in matches:
             steps = ", or add tokens = step × tokens per step" if name == "tokens" else ""
             raise _lacks(name, raw, where, name, steps)
     used = {name: matches[name] for name in _QUANTITIES if name in matches}
-    data = {name: numbers(raw.cells[match.column], match.column) for name, match in used.items()}
+    data = {name: raw.numbers(name, match) for name, match in used.items()}
     return data, [match.note for match in used.values() if match.note]
 
 

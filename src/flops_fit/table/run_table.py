@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import TableError
-from flops_fit.records import Excluded, Run
+from flops_fit.records import Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
-from flops_fit.table.columns import NUMERIC, find_numbers, find_text, is_missing
-from flops_fit.table.sources import MOST_ROWS, Raw, from_rows, read_raw
+from flops_fit.table.cells import is_missing
+from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
+from flops_fit.table.quantities import quantities
+from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
+from flops_fit.table.telling import telling
 from flops_fit.trackers.service import TrackedRun, TrackedRuns
 
 Floats = NDArray[np.float64]
 
-_REQUIRED = ("params", "tokens", "loss")
 _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
 _POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
 
@@ -33,14 +34,15 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     tracked = source if isinstance(source, TrackedRuns) else None
     if tracked is not None:
         source = _final_rows(tracked, mapping)
-    wanted = cols.wanted(mapping, others=True)
+    wanted = cols.wanted(mapping)
     raw = read_raw(source, wanted)
     if raw.rows == 0:
         head = f" below its headings {list(raw.headings)}" if raw.headings else ""
         raise TableError(
             f"expected at least one run; the table is empty{head}. Add rows of N, D and loss."
         )
-    data, notes = _quantities(raw, mapping)
+    read = quantities(raw, mapping)
+    data = read.data
     label = find_text("label", list(raw.cells))
     labels = [
         f"run {i}" if is_missing(cell) else str(cell)
@@ -55,6 +57,8 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     cluster = find_text("cluster", list(raw.cells))
     return {
         **fields,
+        "findings": telling(raw, read, kept, label),
+        "recognised": tuple(match.said(name) for name, match in read.matches.items()),
         "labels": tuple(labels[i] for i in kept),
         "cluster": _clusters([raw.cells[cluster][i] for i in kept] if cluster else []),
         "texts": {
@@ -63,8 +67,8 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
             if wanted(name) == "other" and cols.is_text(cells)
         },
         "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
-        "notes": (*notes, *(tracked.notes if tracked else ()), *trusted),
-        "unit": tracked.unit if tracked else "tokens",
+        "notes": (*read.notes, *(tracked.notes if tracked else ()), *trusted),
+        "unit": tracked.unit if tracked else read.unit,
     }
 
 
@@ -76,39 +80,6 @@ def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
         f"run {i} alone" if is_missing(value) else str(value)
         for i, value in enumerate(values, start=1)
     )
-
-
-def _quantities(raw: Raw, mapping: Mapping[str, str]) -> tuple[dict[str, Floats], list[str]]:
-    """The numeric columns under our names, N, D and C complete, and what was assumed."""
-    filled = raw.filled()
-    # An optional column without a single value is ignored.
-    matches = {
-        name: match
-        for name, match in find_numbers(raw.headings, filled, mapping).items()
-        if name in _REQUIRED or match.column in filled or name in mapping
-    }
-    has_compute = "flops" in matches
-    if "tokens" in matches and matches["tokens"].column not in filled and has_compute:
-        del matches["tokens"]
-    missing = [name for name in _REQUIRED if name not in matches]
-    if missing and not (missing == ["tokens"] and has_compute):
-        fix = f"Say which is which: columns={{{missing[0]!r}: 'your_column'}}."
-        with suppress(ValueError):
-            if list(map(float, raw.headings)):
-                fix = "Its first line holds numbers: put the headings params,tokens,loss above."
-        raise TableError(
-            f"the table lacks {missing}; it has the columns {list(raw.headings)}. {fix}"
-        )
-    data = {name: cols.numbers(raw.cells[m.column], m.column) for name, m in matches.items()}
-    notes = [m.note for m in matches.values() if m.note]
-    with np.errstate(all="ignore"):
-        if "tokens" not in data:
-            data["tokens"] = data["flops"] / (6 * data["params"])
-            notes.append("The table has no tokens: D = C/(6N) was assumed.")
-        if "flops" not in data:
-            data["flops"] = 6 * data["params"] * data["tokens"]
-            notes.append("The table has no FLOPs: C = 6·N·D was assumed.")
-    return data, notes
 
 
 def _unsound_rows(
@@ -123,7 +94,8 @@ def _unsound_rows(
         known = ~np.isnan(values) if name == "unique_tokens" else np.ones(raw.rows, dtype=bool)
         for i in np.flatnonzero(known & ~(np.isfinite(values) & (values > 0))).tolist():
             if i not in unfinished:
-                reasons.setdefault(i, f"{name} is {values[i]:g}, expected a positive number")
+                shown = "missing" if math.isnan(values[i]) else f"{values[i]:g}"
+                reasons.setdefault(i, f"{name} is {shown}, expected a positive number")
     return reasons
 
 
@@ -139,10 +111,10 @@ def _unfinished_schedules(
     settled = {name for run in tracked or () for name in run.settings}
     filled = raw.filled()
     for planned, reached in cols.HORIZON.items():
-        matches = find_numbers(raw.headings, filled, mapping, [planned])
+        matches = find_numbers(raw, mapping, [planned])
         if planned not in matches or matches[planned].column not in filled:
             continue
-        matches |= find_numbers(raw.headings, filled, mapping, [reached])
+        matches |= find_numbers(raw, mapping, [reached])
         if reached not in matches:
             continue
         end, at = matches[planned].column, matches[reached].column
@@ -153,7 +125,7 @@ def _unfinished_schedules(
                 "finished run went to its end: complete=True."
             )
         if at not in settled:
-            ends, reached_at = (cols.numbers(raw.cells[c], c) for c in (end, at))
+            ends, reached_at = (raw.numbers(n, matches[n]) for n in (planned, reached))
             known.append((end, ends, reached_at))
     needed = tracked is not None and not tracked.complete
     if tracked is not None and needed and not known:
@@ -204,7 +176,7 @@ def column_of(name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str
     """The column of a quantity in rows of a service; empty where there is none."""
     raw = from_rows(rows, cols.wanted(mapping))
     known = {k: v for k, v in mapping.items() if k != name or v in raw.headings}
-    matches = find_numbers(raw.headings, raw.filled(), known, (name,))
+    matches = find_numbers(raw, known, (name,))
     return matches[name].column if name in matches else ""
 
 
@@ -234,6 +206,10 @@ class RunTable:
         What was left out before the fit, each with its reason.
     notes
         What was derived or assumed on the way in.
+    recognised
+        Which column was taken for each quantity, in which unit, one line each.
+    findings
+        What the other columns tell of the runs: epochs, settings that differ, names that repeat.
     """
 
     params: Floats
@@ -250,6 +226,8 @@ class RunTable:
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
     unit: str = "tokens"
+    recognised: tuple[str, ...] = ()
+    findings: tuple[Diagnostic, ...] = ()
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -333,8 +311,9 @@ class RunTable:
             :func:`flops_fit.read_mlflow` and its like return them.
         columns
             Where a column has a name of its own: ``{"params": "n_weights"}``. Usual names
-            (``N``, ``num_params``, ``D``, ``C``, ``val_loss``, ``final_loss``, ...) are found, also
-            at the end of a tracker's path: ``config.n_params``, ``summary/val_loss``.
+            (``N``, ``num_params``, ``D``, ``C``, ``val_loss``, ``final_loss``, ...) and those that
+            trainers write are found, also at the end of a tracker's path: ``config.n_params``,
+            ``summary/val_loss``. Units in headings and cells are read: ``Params (M)``, ``1.5B``.
 
         Returns
         -------

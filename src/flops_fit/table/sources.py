@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, MissingExtraError, TableError
-from flops_fit.table.columns import MOST_GROUPS, Wanted, is_missing
+from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted, rank
 from flops_fit.trackers.service import flat
-
-Cells = Sequence[Any] | NDArray[Any]
 
 MOST_ROWS = 1_000_000
 _LONGEST_LINE = 1 << 20
 _LARGEST_JSON = 1 << 28
 _ROWS_AT_ONCE = 50_000
 _DELIMITERS = ",;\t|"
+_SMALL = 10_000  # rows of a table whose columns are all kept
+_HEAD = 20  # lines, a title and comments among them, in which the headings stand
 _FOREIGN = {
     b"\x1f\x8b": "is compressed by gzip. Unpack it first.",
     b"\x28\xb5\x2f\xfd": "is compressed by Zstandard. Unpack it first.",
@@ -39,25 +36,6 @@ _FOREIGN = {
     b"\xff\xfe": "is UTF-16 text. Save it as UTF-8.",
     b"\xfe\xff": "is UTF-16 text. Save it as UTF-8.",
 }
-
-
-@dataclass(frozen=True)
-class Raw:
-    """All headings, the cells of the columns that may matter, and the number of rows."""
-
-    headings: tuple[str, ...]
-    cells: dict[str, Cells]
-    rows: int
-
-    def filled(self) -> list[str]:
-        """The headings under which there is any value."""
-
-        def is_empty(cells: Cells) -> bool:
-            if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
-                return bool(np.all(np.isnan(cells)))
-            return all(map(is_missing, cells))
-
-        return [heading for heading, cells in self.cells.items() if not is_empty(cells)]
 
 
 def _too_long(what: str = "the table") -> TableError:
@@ -98,6 +76,8 @@ def read_raw(source: Any, wanted: Wanted) -> Raw:
 
 def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
     """A dict of columns; one of plain values is a single run."""
+    if (inside := _rows_inside(source)) is not None:
+        return from_rows(inside, wanted)
     listed = {str(k): _is_listed(v) for k, v in source.items()}
     if not any(listed.values()):
         return from_rows([source] if source else [], wanted)
@@ -116,6 +96,33 @@ def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
     return Raw(tuple(columns), {k: v for k, v in columns.items() if wanted(k)}, rows)
 
 
+def _rows_inside(source: Mapping[Any, Any]) -> list[Any] | None:
+    """The rows of what is a mapping for another reason than that it holds columns."""
+    inside = list(source.values())
+    if "log_history" in source:
+        return [source]
+    if {"columns", "data"} <= set(source):  # pandas, orient="split"
+        return [dict(zip(source["columns"], row, strict=False)) for row in source["data"]]
+    tables = [v for v in inside if isinstance(v, list) and v and isinstance(v[0], Mapping)]
+    if len(tables) == 1 and sum(map(_is_listed, inside)) == 1:
+        return tables[0]
+    if inside and all(isinstance(v, Mapping) for v in inside) and len(set(map(tuple, inside))) == 1:
+        if any(rank(name, str(key)) for name in ("params", "tokens", "loss") for key in inside[0]):
+            return [{"label": name, **row} for name, row in source.items()]
+        # pandas, orient="columns"
+        return [{name: column[key] for name, column in source.items()} for key in inside[0]]
+    return None
+
+
+def _last_of_log(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A run's state with its log of steps, as its trainer saves it: the last value of each."""
+    log = row.get("log_history")
+    if not isinstance(log, list):
+        return row
+    last = {k: v for entry in log if isinstance(entry, Mapping) for k, v in entry.items()}
+    return {**last, **{k: v for k, v in row.items() if k != "log_history"}}
+
+
 def _is_listed(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0
@@ -131,16 +138,19 @@ def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
             raise _no_table(rows, row)
         if count == MOST_ROWS:
             raise _too_long()
-        for heading, value in flat(row).items():
+        if count == _SMALL:
+            cells = {h: c if wanted(h) != "other" else None for h, c in cells.items()}
+        for heading, value in flat(_last_of_log(row)).items():
             if heading not in cells:
-                cells[heading] = [] if wanted(heading) else None
+                kept = wanted(heading)
+                cells[heading] = [] if kept and (count < _SMALL or kept != "other") else None
             column = cells[heading]
             if column is not None:
                 column.extend([None] * (count - len(column)))
                 column.append(value)
         count += 1
-    kept = {h: c + [None] * (count - len(c)) for h, c in cells.items() if c is not None}
-    return Raw(tuple(cells), dict(kept), count)
+    full = {h: c + [None] * (count - len(c)) for h, c in cells.items() if c is not None}
+    return Raw(tuple(cells), dict(full), count)
 
 
 def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
@@ -157,10 +167,9 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
         frame = nw.from_native(source, pass_through=True)
         if not isinstance(frame, nw.DataFrame | nw.LazyFrame):
             return None
-        schema = frame.collect_schema()
-        headings, texts = list(schema.names()), (nw.String, nw.Categorical, nw.Enum)
-        kinds = {h: wanted(str(h)) for h in headings}
-        kept = [h for h, k in kinds.items() if k and (k != "other" or schema[h] in texts)]
+        headings = list(frame.collect_schema().names())
+        small = isinstance(frame, nw.DataFrame) and len(frame) <= _SMALL
+        kept = [h for h in headings if _keeps(wanted(str(h)), small)]
         # Without a wanted column one is kept all the same: it tells the number of rows.
         picked = frame.select(kept or headings[:1]).head(MOST_ROWS + 1)
         eager = picked.collect() if isinstance(picked, nw.LazyFrame) else picked
@@ -174,6 +183,10 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     if len(eager) > MOST_ROWS:
         raise _too_long("the frame")
     return Raw(tuple(str(h) for h in headings), cells, len(eager))
+
+
+def _keeps(kind: ColumnKind, small: bool) -> bool:
+    return bool(kind) and (small or kind != "other")
 
 
 def _no_table(source: Any, row: Any = None) -> InputTypeError:
@@ -233,15 +246,25 @@ def _binary(path: Path) -> TableError:
 
 def _csv(path: Path, wanted: Wanted) -> Raw:
     lines = (line for line in _lines(path) if line.strip())
-    header = next(lines, None)
-    if header is None:
+    head = list(islice(lines, _HEAD))
+    if not head:
         return Raw((), {}, 0)
-    # The delimiter that splits the header into the most parts; the first of several.
-    delimiter = max(_DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
+    start, delimiter = _header(head, wanted)
     # A heading in quotes may go on in the next line, so the reader gets the first one again.
-    reader = csv.reader(chain([header], lines), delimiter=delimiter, skipinitialspace=True)
+    rest = chain([head[start].lstrip("# ")], head[start + 1 :], lines)
+    width = head[start].count(delimiter)
+    sound = (x for x in rest if not (x.startswith("#") and x.count(delimiter) < width))
+    reader = csv.reader(sound, delimiter=delimiter, skipinitialspace=True)
     headings = [name.strip() for name in next(reader)]
-    kinds = {i: kind for i, name in enumerate(headings) if name and (kind := wanted(name))}
+    if any(name.endswith(("__MIN", "__MAX")) for name in headings):
+        raise TableError(
+            f"{path} is a chart exported from W&B, one column a run: {headings[:3]}. Export the table "
+            "of runs instead, or give rows of run, params, tokens and loss to curves=."
+        )
+    small = path.stat().st_size < 1 << 22
+    kinds = {
+        i: kind for i, name in enumerate(headings) if name and _keeps(kind := wanted(name), small)
+    }
     for name in (headings[i] for i, kind in kinds.items() if kind != "other"):
         if headings.count(name) > 1:
             raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
@@ -249,16 +272,12 @@ def _csv(path: Path, wanted: Wanted) -> Raw:
     count = 0
     while rows := list(islice(reader, _ROWS_AT_ONCE)):
         _make_rectangular(rows, len(headings), count, path)
+        rows = [row for row in rows if any(cell.strip(" -:") for cell in row)]
         count += len(rows)
         if count > MOST_ROWS:
             raise _too_long(str(path))
-        for i, kind in list(kinds.items()):
+        for i, kind in kinds.items():
             column: Cells = [row[i] for row in rows]
-            if kind == "other":
-                if len(set(column)) > MOST_GROUPS:
-                    del kinds[i], parts[i]
-                    continue
-                column = list(map(sys.intern, column))
             if kind == "number":
                 with suppress(ValueError):  # floats take an eighth of the memory
                     column = np.array(list(map(float, column)), dtype=np.float64)
@@ -269,7 +288,32 @@ def _csv(path: Path, wanted: Wanted) -> Raw:
             cells[headings[i]] = np.concatenate(chunks)
         else:
             cells[headings[i]] = [cell for chunk in chunks for cell in chunk]
-    return Raw(tuple(name for name in headings if name), cells, count)
+    return Raw(tuple(name for name in headings if name), cells, count, delimiter == ";")
+
+
+def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
+    """Which line holds the headings, below titles and comments, and what parts it.
+
+    It is the first line in which two headings are known; without one, the first that is no comment.
+    """
+
+    def parts(line: str, delimiter: str) -> list[str]:
+        return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
+
+    def known(line: str, delimiter: str) -> int:
+        return sum(
+            wanted(p.strip()) in ("number", "text") for p in parts(line, delimiter) if p.strip()
+        )
+
+    for i, line in enumerate(head):
+        # The delimiter that splits the header into the most parts; the first of several.
+        delimiter = max(_DELIMITERS, key=lambda d: len(parts(line, d)))
+        if len(parts(line, delimiter)) == 1 and known(line, " ") >= 2:
+            delimiter = " "
+        if known(line, delimiter) >= 2:
+            return i, delimiter
+    first = next((i for i, line in enumerate(head) if not line.startswith("#")), 0)
+    return first, max(_DELIMITERS, key=lambda d: len(parts(head[first], d)))
 
 
 def _make_rectangular(rows: list[list[str]], width: int, before: int, path: Path) -> None:
@@ -336,10 +380,6 @@ def _parquet(path: Path, wanted: Wanted) -> Raw:
             return np.asarray(floats, dtype=np.float64)
         return list(values.to_pylist())
 
-    def is_wanted(name: str, kind: Any) -> bool:
-        text = pyarrow.types.is_string(kind) or pyarrow.types.is_dictionary(kind)
-        return bool(wanted(name)) and (text or wanted(name) != "other")
-
     try:
         with parquet.ParquetFile(path) as file:
             headings = [str(name) for name in file.schema_arrow.names]
@@ -347,7 +387,7 @@ def _parquet(path: Path, wanted: Wanted) -> Raw:
             if rows > MOST_ROWS:
                 raise _too_long(str(path))
             # A dot in a name also selects inside a nested column; those are left by name below.
-            kept = [f.name for f in file.schema_arrow if is_wanted(f.name, f.type)]
+            kept = [h for h in headings if _keeps(wanted(h), rows <= _SMALL)]
             table = file.read(columns=kept)
     except (pyarrow.ArrowException, OSError) as error:
         first = (str(error).strip().splitlines() or ["unreadable"])[0]

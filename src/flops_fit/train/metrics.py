@@ -126,7 +126,8 @@ def ratio_standard_error(
     ratio = float(sums.sum() / total)
     if m == 1:
         return ratio, math.nan
-    spread = float(np.sum((sums - ratio * counts) ** 2) * m / (m - 1))
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that has diverged
+        spread = float(np.sum((sums - ratio * counts) ** 2) * m / (m - 1))
     return ratio, math.sqrt(spread) / float(total)
 
 

@@ -107,6 +107,21 @@ class DivergenceMonitor:
         """The first hundred spikes, (step, loss)."""
         return [(int(step), loss) for step, loss in self._state.spikes]
 
+    @property
+    def step(self) -> int:
+        """The step of the last reading."""
+        return self._state.step
+
+    @property
+    def has_risen(self) -> bool:
+        """Whether the run has diverged by a level above its start, not by a number that is not finite."""
+        return self._state.above >= self.patience
+
+    def dismiss(self) -> None:
+        """Take the present level for the start, where other evidence says that it is not above it."""
+        self._state.start, self._state.margin = self._state.smoothed, 0.0
+        self._state.above, self._state.reason = 0, ""
+
     def save(self) -> dict[str, Any]:
         """All it remembers, as plain values fit for JSON and for a checkpoint."""
         return asdict(self._state)

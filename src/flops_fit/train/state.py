@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TAIL = 20  # the training loss on record is a mean over the last 1/20 of the steps
-_SUMS = ("units", "recent", "tail", "norm", "tail_norm")
+_HEAD = 20  # steps whose mean training loss a run begins from, whatever its length
+_OBSERVED = 500  # means of the loss that a run is judged by as it trains, of 5 steps or more
+_SUMS = ("units", "recent", "head", "tail", "norm", "tail_norm", "block", "block_norm")
 _TRUNK_NAME = re.compile(r"[0-9a-f]{16}")
 _KEEP_ALL = 1_000_000  # snapshots of a trunk: `prune_trunk` removes those that no run needs
 
@@ -51,13 +53,28 @@ class TrainState:
         """Count one more step."""
         self.step += 1
         self._since += 1
-        sums = self._sums
-        sums["units"] += units
-        sums["recent"] += loss
-        sums["norm"] += norm
+        added = {"units": units, "recent": loss, "norm": norm, "block": loss, "block_norm": norm}
+        if self.step <= _HEAD:
+            added["head"] = loss
         if self.step > self._steps - self._tail_steps:
-            sums["tail"] += loss
-            sums["tail_norm"] += norm
+            added |= {"tail": loss, "tail_norm": norm}
+        for name, value in added.items():
+            self._sums[name] += value
+
+    def observe(self) -> str:
+        """Let the monitor see whole blocks of steps; the reason why the run may have diverged.
+
+        Blocks are counted in steps, so that a run is judged alike on a slow and a fast machine.
+        """
+        block = max(5, self._steps // _OBSERVED)
+        since = self.step - self.monitor.step
+        if not since or (self.step % block and self.step not in (1, self._steps)):
+            return self.monitor.reason
+        loss, norm = self._sums["block"], self._sums["block_norm"]
+        reason = self.monitor.observe(self.step, float(loss) / since, float(norm) / since)
+        loss.zero_()
+        norm.zero_()
+        return reason
 
     def read(self, rate: float) -> dict[str, Any]:
         """Means since the last reading."""
@@ -65,7 +82,6 @@ class TrainState:
         loss, norm = float(recent) / self._since, float(norms) / self._since
         if self.step == self._since == 1:
             self.first = loss
-        self.monitor.observe(self.step, loss, norm)
         recent.zero_()
         norms.zero_()
         self._since = 0
@@ -89,6 +105,11 @@ class TrainState:
     def seconds(self) -> float:
         """Time in steps, over all attempts."""
         return self._earlier_seconds + time.perf_counter() - self._started
+
+    @property
+    def start_loss(self) -> float:
+        """Training loss at the start: of the first step, or the mean of the first 20 if lower."""
+        return min(self.first, float(self._sums["head"]) / max(1, min(self.step, _HEAD)))
 
     @property
     def tail_loss(self) -> float:
@@ -185,7 +206,8 @@ class TrainState:
         self._shared_steps = saved.get("shared_steps", 0)
         self._shared_units = saved.get("shared_units", 0)
         for name, total in self._sums.items():
-            total.copy_(saved[name])
+            if name in saved:
+                total.copy_(saved[name])
         step.microbatch = saved["microbatch"]
         self.monitor.load(saved["watch"])
         self._notes += [note for note in saved["notes"] if note not in self._notes]

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit import rng
 from flops_fit.distributed import ALONE, Ranks
-from flops_fit.errors import DataError, ModelError
-from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, to_device
+from flops_fit.errors import DataError
+from flops_fit.objective import (
+    Objective,
+    batch_length,
+    check_loss,
+    map_tensors,
+    refuse_sparse_gradients,
+    to_device,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,6 +88,7 @@ class Stepper:
                 loss, units = self._add_up(loss, units, partial)
             if note := self._forward.end_step():
                 self.notes.append(note)
+            refuse_sparse_gradients(self.model)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -143,10 +151,7 @@ class Stepper:
                 if parameter.grad is None and not all(missing):
                     parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if any(g.layout != torch.strided for g in gradients):
-            raise ModelError(
-                "data parallel: expected dense gradients; an embedding has sparse=True. Leave it out."
-            )
+        refuse_sparse_gradients(self.model)
         counted = torch.as_tensor(units, dtype=torch.int64, device=self.device)
         self.ranks.all_reduce_sum([counted, summed, *gradients])
         return self._divide(summed, counted), counted

@@ -37,6 +37,8 @@ from flops_fit.train.step import Stepper, is_out_of_memory
 
 _REPORT_SECONDS = 0.5  # between readings of the loss
 _NOISE_PARTS = 16  # batches that the gradient noise scale is measured from
+_ERRORS = 3.0  # standard errors by which a held-out loss has to lie above its start, and
+_MARGIN = 0.02  # the share of the start: noise of steps keeps a run that can learn nothing above it
 _MAX_TRIED_PARAMS = 5e7  # the largest model that is built only to try an optimizer
 
 
@@ -193,6 +195,12 @@ class Trainer:
                 rate = learning_rate(experiment.hparams, middle, steps * per_step)
                 set_learning_rate(step.optimizer, rate)
                 state.add(*step(batch))
+                if reason := state.observe():
+                    if state.monitor.has_risen:
+                        reason = self._rise(experiment, step, *self._evaluate(step.model, step))
+                    if reason:
+                        return replace(state.record(run, step), state="diverged", reason=reason)
+                    state.monitor.dismiss()
 
                 # 4. The loss is read twice a second at most: reading it waits for the device.
                 waited = time.perf_counter() - last_reading
@@ -206,8 +214,6 @@ class Trainer:
                         loss, speed = values["loss"], values["units_per_second"]
                         report(Progress(experiment.id, state.step, steps, loss, speed))
                     tracking.log(values)
-                    if reason := state.monitor.reason:
-                        return replace(state.record(run, step), state="diverged", reason=reason)
                     (stop,) = ranks.all_reduce_max(interruption.signal)
                 if state.step == branches_at:
                     state.save(trunk, step, owner=experiment.id)
@@ -222,7 +228,14 @@ class Trainer:
                 f"dataset: it ended after {state.step} of {steps} steps, in the middle of the schedule. "
                 "Give more data, or smaller budgets."
             )
-        return self._evaluated(state.record(run, step), state, step)
+        run = state.record(run, step)
+        if (length := self.data.pass_length) and experiment.epochs is None:
+            experiment = replace(experiment, epochs=batch_size * steps / length)
+            note = (
+                f"the stream was begun again after {length} samples: {experiment.epochs:.3g} epochs"
+            )
+            run = replace(run, experiment=experiment, notes=(*run.notes, note))
+        return self._evaluated(run, state, step)
 
     def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
         """The model with its optimizer, ready to step."""
@@ -247,20 +260,36 @@ class Trainer:
             ranks,
         )
 
+    def _evaluate(self, model: Any, step: Stepper) -> tuple[float, float]:
+        """The held-out loss of a model and its standard error; random numbers stay as they were."""
+        size = step.microbatch if step.halved else max(step.samples, 64)
+        with rng.kept(self.device), self.precision.autocast(self.device):
+            return evaluate(model, self.held_out, self.objective, self.device, size, step.ranks)
+
+    def _rise(self, experiment: Experiment, step: Stepper, loss: float, error: float) -> str:
+        """How far a held-out loss lies above that of the untrained model; empty if within errors.
+
+        The training loss of a few batches shows too little of rare classes or a noisy target.
+        """
+        if not math.isfinite(loss):
+            return f"held-out loss {loss:g}"
+        with rng.kept(self.device):
+            untrained = self._stepper(experiment, step.ranks).model
+            start, start_error = self._evaluate(untrained, step)
+        error, start_error = (e if math.isfinite(e) else abs(start) for e in (error, start_error))
+        bound = start + _MARGIN * abs(start) + _ERRORS * math.hypot(error, start_error)
+        return f"held-out loss rose from {start:.4g} to {loss:.4g}" if loss > bound else ""
+
     def _evaluated(self, run: Run, state: TrainState, step: Stepper) -> Run:
         """The run with its held-out loss, and whether it has learnt anything."""
-        size = step.microbatch if step.halved else max(run.experiment.batch_size, 64)
-        with self.precision.autocast(self.device):
-            loss, standard_error = evaluate(
-                step.model, self.held_out, self.objective, self.device, size, step.ranks
-            )
-        first, last = state.first, state.tail_loss
+        loss, standard_error = self._evaluate(step.model, step)
+        last = state.tail_loss
         run = replace(run, loss=loss, loss_se=standard_error, train_loss=last)
         if not math.isfinite(loss):
             return replace(run, state="diverged", loss=None, reason=f"held-out loss {loss:g}")
-        if last > first:
-            why = f"training loss rose from {first:.4g} to {last:.4g}"
-            return replace(run, state="diverged", reason=why)
+        fell = last <= state.start_loss
+        if not fell and (reason := self._rise(run.experiment, step, loss, standard_error)):
+            return replace(run, state="diverged", reason=reason)
         if self.measures_noise and step.ranks.size == 1:
             experiment = run.experiment
             part = max(1, min(experiment.batch_size // 4, step.microbatch))

@@ -1,0 +1,130 @@
+"""Cells of a table as numbers: units, powers of ten, and commas that mean one thing only."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.errors import TableError
+
+Floats = NDArray[np.float64]
+
+HEADINGS: Mapping[str, Any] = tomllib.loads(
+    Path(__file__).with_name("headings.toml").read_text(encoding="utf-8")
+)
+_MULTIPLIERS = {w: float(f) for f, ws in HEADINGS["multipliers"].items() for w in ws.split()}
+_PREFIXES = {w: float(f) for f, ws in HEADINGS["prefixes"].items() for w in ws.split()} | {"": 1.0}
+_PREFIX = "|".join(sorted(_PREFIXES, key=len, reverse=True))
+_FLOPS = re.compile(rf"({_PREFIX})_?f(?:lop|lo)?s?(?:_?/?(?:s|sec))?((?:_?days?|_?d)?)")
+_MISSING = frozenset(HEADINGS["missing"]["words"].split()) | {""}
+# Commas that can only group thousands: two groups or more, or a decimal point behind one.
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)")
+_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+# Commas that can only be decimal points; in a file where a comma cannot part columns, any comma.
+_DECIMAL = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,})|\d+,\d+e[+-]?\d+)", re.I)
+_ANY_DECIMAL = re.compile(r"[+-]?\d[\d.]*,\d+(?:e[+-]?\d+)?", re.I)
+# Dots that can only group thousands: two groups or more, or a decimal comma behind one.
+_DOT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?:,\d*)?|\.\d{3},\d*)")
+_POWER = re.compile(r"(?:([\d.]+)\s*[x×·*]\s*)?10\s*(?:\^|\*\*)\s*\{?([+-]?\d+)\}?")
+_SUFFIXED = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z/\-_ ]*)", re.I)
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_COUNTED = re.compile(r"_?(?:tokens?|toks?|params?|parameters|samples?|images?|sequences?)$")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no value: None, NaN, pandas.NA, an empty text or a word for it."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or str(value).strip().lower() in _MISSING
+
+
+def _raised(text: str) -> str:
+    return re.sub("[⁰¹²³⁴-⁹⁺⁻]+", lambda m: f"^{m[0].translate(_RAISED)}", text)
+
+
+def unit_factor(text: str) -> float | None:
+    """What a unit multiplies by: ``M`` 1e6, ``billion tokens`` 1e9, ``PF-days`` 8.64e19, ``1e21``."""
+    words = re.sub(r"[\s\-]+", "_", text.strip().lower()).strip("_")
+    if words in {"flop", "flops", "flo", "flos", "nats", "nats/token", "bits", "bits/byte", "bpb"}:
+        return 1.0
+    if match := _FLOPS.fullmatch(words):
+        return _PREFIXES[match[1]] * (86400 if match[2] else 1)
+    bare = _COUNTED.sub("", words)
+    if not bare or bare in _MULTIPLIERS:
+        return _MULTIPLIERS.get(bare, 1.0)
+    if match := re.fullmatch(r"(.+)_flops?", words):
+        return unit_factor(match[1])
+    power = _POWER.fullmatch(_raised(bare.lstrip("x×·*")))
+    with suppress(ValueError):
+        factor = float(f"1e{power[2]}" if power else bare.lstrip("x×·*"))
+        return factor if factor >= 10 and math.log10(factor) % 1 == 0 else None
+    return None
+
+
+def numbers(
+    values: Sequence[Any] | NDArray[Any],
+    column: str,
+    factor: float = 1.0,
+    *,
+    counts: bool = False,
+    free_comma: bool = False,
+) -> Floats:
+    """A column as floats, NaN where a cell is empty; other text and ambiguous commas are refused.
+
+    ``factor`` is the unit of the heading; of ``counts`` a cell may bring its own, such as 1.5B.
+    ``free_comma`` says that a comma cannot part the columns of this table.
+    """
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind in "iuf":
+            return values.astype(np.float64) * factor
+        values = values.tolist()
+    if set(map(type, values)) <= {float, int, str} and not free_comma:
+        with suppress(ValueError, OverflowError):
+            return np.array(list(map(float, values)), dtype=np.float64) * factor
+    texts = [v.strip() for v in values if isinstance(v, str)]
+    comma = ""
+    if any(map(_GROUPED.fullmatch, texts)):
+        comma = "group"
+    elif any(map(_DOT_GROUPS.fullmatch, texts)):
+        comma = "dots"
+    elif any((_ANY_DECIMAL if free_comma else _DECIMAL).fullmatch(t) for t in texts):
+        comma = "decimal"
+    parsed = (_number(v, comma, column, i, factor, counts) for i, v in enumerate(values, start=1))
+    return np.fromiter(parsed, dtype=np.float64, count=len(values))
+
+
+def _number(value: Any, comma: str, column: str, row: int, factor: float, counts: bool) -> float:
+    if is_missing(value):
+        return math.nan
+    hint, text = "", value
+    if isinstance(value, str):
+        text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip().lstrip("~≈"))
+        if comma in ("decimal", "dots") and ("," in text or comma == "dots"):
+            text = text.replace(".", "").replace(",", ".")
+        elif comma == "group" and (_GROUPED.fullmatch(text) or _ONE_GROUP.fullmatch(text)):
+            text = text.replace(",", "")
+        if "," in text:
+            hint = " Write decimals with a point, and no commas between thousands."
+        if power := _POWER.fullmatch(_raised(text)):
+            text = f"{power[1] or 1}e{power[2]}"
+        elif counts and (match := _SUFFIXED.fullmatch(text)):
+            unit = unit_factor(match[2])
+            if unit is not None:
+                return float(match[1]) * (factor if unit == 1 else unit)
+            hint = " Write it out, such as 70e9."
+    with suppress(TypeError, ValueError):
+        if not isinstance(value, bool | np.bool_):
+            try:
+                return float(text) * factor
+            except OverflowError:  # an integer beyond 1e308
+                return math.inf
+    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}…"
+    raise TableError(f"column {column!r}, row {row}: expected a number, got {shown}.{hint}")

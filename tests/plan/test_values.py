@@ -1,0 +1,132 @@
+"""FLOPs of models that look at the values of a batch: counted on the batch itself, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flops_fit.errors import InputError
+from flops_fit.model.spec import ModelSpec
+from flops_fit.objective import Objective
+from flops_fit.plan.counting import FlopsCounter
+
+X = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.zeros(6, 5, 1)
+
+
+class Base(nn.Module):
+    """Two layers, the second after what a subclass does."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(4, d, bias=False), nn.Linear(d, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.between(self.inner(x), x))
+        return out
+
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        return h
+
+
+class Branches(Base):
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        return h if bool((x < 100).all()) else h * x[..., :1]
+
+
+class PerGraph(Base):
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        index = (x[:, 0, 0] > 0).long()
+        rows = torch.zeros(int(index.max()) + 1, *h.shape[1:]).index_add(0, index, h)
+        return rows[index]
+
+
+class DrawsOnTheHost(Base):
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        return h * (1 - torch.rand(len(x), 1, 1))
+
+
+class Recurrent(Base):
+    def __init__(self, d: int) -> None:
+        super().__init__(d)
+        self.rnn = nn.LSTM(d, d, batch_first=True)
+
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        out: Tensor = self.rnn(h)[0]
+        return out if x.sum() < 1e9 else h
+
+
+class Adjacent(Base):
+    """One sparse product of five numbers that are not zero, per sample."""
+
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        n = h.shape[0] * h.shape[1]
+        graph = torch.eye(n, device=h.device).to_sparse()
+        return torch.sparse.mm(graph, h.flatten(0, 1)).view_as(h)
+
+
+def per_sample(factory: Any, **objective: Any) -> tuple[float, list[str]]:
+    target = Objective(**(objective or {"loss_fn": functional.mse_loss}))
+    counted, _ = FlopsCounter.from_batch(
+        ModelSpec(factory, "d"), target, "measured", (X, Y), "samples"
+    )
+    return counted.per_unit(8), counted.notes
+
+
+BASE = 5 * (2 * 2 * 4 * 8 + 3 * 2 * 8)  # the first layer's inputs need no gradient
+LSTM = 3 * 5 * 2 * 4 * 8 * 16 - 2 * 4 * 8 * 8  # nor does the first state
+
+
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [
+        (Base, BASE),
+        (Branches, BASE),
+        (PerGraph, BASE),
+        (DrawsOnTheHost, BASE),
+        (Recurrent, BASE + LSTM),
+        (Adjacent, BASE + 2 * 2 * 5 * 8),
+    ],
+)
+def test_what_looks_at_values_costs_its_closed_form(kind: Any, flops: float) -> None:
+    assert per_sample(kind) == (flops, [])
+
+
+def test_counting_leaves_the_random_numbers_as_they_were() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    per_sample(Branches)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_step_that_draws_on_the_host_is_counted() -> None:
+    def step(model: Any, batch: Any) -> tuple[Tensor, int]:
+        x, y = batch
+        noise = torch.rand(len(x), 1, 1)
+        return functional.mse_loss(model(x * noise), y) * len(x), len(x)
+
+    assert per_sample(Base, step_fn=step) == (BASE, [])
+
+
+class Broken(Base):
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        return h.reshape(7, -1)  # the line that is named
+
+
+def test_a_model_that_fails_is_named_with_its_line() -> None:
+    with pytest.raises(
+        InputError, match=r"shape '\[7, -1\]' is invalid .*\(test_values.py, line "
+    ) as e:
+        per_sample(Broken)
+    assert "h.reshape(7, -1)  # the line that is named" in str(e.value)
+
+
+def test_a_model_too_large_for_the_cpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flops_fit.plan.counting._MOST_TRACED", 10)
+    with pytest.raises(InputError, match=r"looks at values.*return h if bool.*Give smaller sizes"):
+        per_sample(Branches)

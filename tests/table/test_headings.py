@@ -1,0 +1,381 @@
+"""Tables as tools and people write them are read without an option, each in its own units."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flops_fit.errors import TableError
+from flops_fit.table import RunTable
+from flops_fit.table.cells import numbers
+
+N = np.array([1.2e8, 3.4e8, 7.5e8])
+D = np.array([8.1e9, 6.2e9, 3.3e9])
+C = 6 * N * D * 1.07
+L = np.array([3.21, 3.05, 3.11])
+
+# What a tool writes: headings, and which of N, D, C and L in which unit stands below.
+TOOLS: dict[str, dict[str, Any]] = {
+    "nanochat": {
+        "flops_budget": C,
+        "depth": [8, 12, 16],
+        "params_wte": N / 9,
+        "params_total": N,
+        "num_iterations": [900, 800, 700],
+        "tokens_trained": D,
+        "val_bpb": L,
+        "core_score": [0.1, 0.2, 0.2],
+    },
+    "isoflop json": {"parameters": N, "compute_budget": C, "final_loss": L},
+    "trainer": {
+        "Name": ["a", "b", "c"],
+        "model/num_parameters": N,
+        "train/num_input_tokens_seen": D,
+        "train/total_flos": C,
+        "eval/loss": L,
+        "train/loss": L + 0.1,
+        "train/global_step": [10, 20, 30],
+    },
+    "trainer flat": {
+        "num_parameters": N,
+        "num_input_tokens_seen": D,
+        "total_flos": C,
+        "eval_loss": L,
+        "train_loss": L - 1,
+    },
+    "torchtitan": {
+        "n_params": N,
+        "ntokens_seen": D,
+        "loss_metrics/global_avg_loss": L + 0.2,
+        "tflops": [310.0, 320, 330],
+        "validation_metrics/loss": L,
+    },
+    "torchtitan 2": {
+        "model_params": N,
+        "n_tokens_seen": D,
+        "validation_metrics/loss": L,
+        "mfu(%)": [40, 41, 42],
+    },
+    "megatron": {
+        "num_params": N,
+        "consumed_train_samples": D / 4096,
+        "seq_length": [4096] * 3,
+        "lm loss": L + 0.1,
+        "lm loss validation": L,
+    },
+    "nemo": {
+        "n_params": N,
+        "consumed_samples": D / 2048,
+        "seq_length": [2048] * 3,
+        "reduced_train_loss": L + 1,
+        "val_loss": L,
+        "global_step": [5, 6, 7],
+    },
+    "lightning": {
+        "n_params": N,
+        "step": D / 524288,
+        "global_batch_size": [256] * 3,
+        "sequence_length": [2048] * 3,
+        "val_loss": L,
+        "train_loss_epoch": L - 0.1,
+    },
+    "levanter": {
+        "Name": ["a", "b", "c"],
+        "State": ["finished"] * 3,
+        "parameter_count": N,
+        "throughput/total_tokens": D,
+        "throughput/total_gflops": C / 1e9,
+        "eval/loss": L,
+        "eval/bpb": L / 3,
+        "eval/macro_loss": L + 0.3,
+        "throughput/gflops_per_second": [1, 2, 3],
+    },
+    "levanter macro": {
+        "parameter_count": N,
+        "throughput/total_tokens": D,
+        "throughput/total_gflops": C / 1e9,
+        "eval/paloma/macro_loss": L,
+    },
+    "olmo": {
+        "n_params": N,
+        "throughput/total_tokens": D,
+        "throughput/total_training_Gflops": C / 1e9,
+        "throughput/total_training_log_Gflops": np.log(C / 1e9),
+        "eval/pile-validation/CrossEntropyLoss": L,
+        "train/CrossEntropyLoss": L + 1,
+    },
+    "olmo-core": {
+        "num_params": N,
+        "throughput/total tokens": D,
+        "throughput/total petaflops": C / 1e15,
+        "train/CE loss": L + 1,
+        "eval/lm/pile-validation/CE loss": L,
+    },
+    "llm-foundry": {
+        "n_params": N,
+        "time/token": D,
+        "loss/train/total": L + 1,
+        "metrics/eval/LanguageCrossEntropy": L,
+    },
+    "litgpt": {
+        "n_params": N,
+        "total_tokens": D,
+        "val_loss": L,
+        "val_ppl": np.exp(L),
+        "iter": [1, 2, 3],
+    },
+    "open_clip": {
+        "mparams": N / 1e6,
+        "gflops": [3.6, 5.7, 7.4],
+        "samples_seen": D,
+        "samples_seen_pretty": ["8.1B", "6.2B", "3.3B"],
+        "val_loss": L,
+    },
+    "gemstones": {
+        "width": [256, 512, 768],
+        "depth": [8, 9, 10],
+        "params": N,
+        "tokens": D,
+        "FLOPs_6N": C,
+        "FLOPs_per_token": C / D,
+        "val_loss": L,
+    },
+    "open llm": {
+        "Model": ["a", "b", "c"],
+        "Model Size (B)": N / 1e9,
+        "Pretraining Data Size (T)": D / 1e12,
+        "FLOPs (1E21)": C / 1e21,
+        "Loss": L,
+    },
+    "paper": {
+        "#Params (M)": N / 1e6,
+        "Tokens (B)": D / 1e9,
+        "Compute (PF-days)": C / 8.64e19,
+        "Validation Loss": L,
+    },
+    "suffixes": {
+        "params_m": N / 1e6,
+        "tokens_in_billions": D / 1e9,
+        "train_pflops": C / 1e15,
+        "final_loss": L,
+    },
+    "words": {
+        "N (millions)": N / 1e6,
+        "D (billion tokens)": D / 1e9,
+        "C [EFLOPs]": C / 1e18,
+        "Test Loss (nats)": L,
+    },
+}
+
+
+NO_COMPUTE = (
+    *("torchtitan", "torchtitan 2", "megatron", "nemo", "lightning", "llm-foundry", "litgpt"),
+    "open_clip",
+)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_a_tool_writes_is_read_in_its_own_units(tool: str, tmp_path) -> None:
+    """Twenty-one tables, each from the headings of its tool."""
+    columns = TOOLS[tool]
+    path = tmp_path / "runs.csv"
+    pd.DataFrame(columns).to_csv(path, index=False)
+    for source in (path, {k: list(v) for k, v in columns.items()}):
+        table = RunTable.read(source)
+        np.testing.assert_allclose(table.params, N, rtol=1e-6)
+        np.testing.assert_allclose(table.loss, L)
+        planned = tool == "isoflop json"
+        np.testing.assert_allclose(table.tokens, C / (6 * N) if planned else D, rtol=1e-6)
+        np.testing.assert_allclose(table.flops, 6 * N * D if tool in NO_COMPUTE else C)
+        assert table.recognised[0].startswith("params: column ")
+
+
+def test_one_line_a_column_says_what_was_recognised() -> None:
+    """The heading, its unit and the tool whose heading it is."""
+    lines = RunTable.read({k: list(v) for k, v in TOOLS["levanter"].items()}).recognised
+    assert (
+        "flops: column 'throughput/total_gflops', in units of 1e+09 (a heading of levanter)"
+        in lines
+    )
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("cells", "value"),
+    [
+        (["1.5B", "300M"], [1.5e9, 3e8]),
+        (["1e9 tokens", "2.5 B tokens"], [1e9, 2.5e9]),
+        (["1.2 million", "3 bn"], [1.2e6, 3e9]),
+        (["1,234,567", "125,000"], [1234567, 125000]),
+        (["1 234 567", "12 000"], [1234567, 12000]),
+        (["1.234.567", "1.234,5"], [1234567, 1234.5]),
+        (["3,14", "2,7"], [3.14, 2.7]),
+        (["3×10²⁰", "10^21", "2 x 10^9"], [3e20, 1e21, 2e9]),
+        (["~7B", "#N/A", "-", "70b"], [7e9, np.nan, np.nan, 7e10]),
+        (["0.5 PF-days", "3 EFLOPs"], [4.32e19, 3e18]),
+    ],
+)
+def test_cells_are_read_with_their_units(cells: Sequence[str], value: Sequence[float]) -> None:
+    """Counts may carry a unit, and commas that mean one thing only are read."""
+    np.testing.assert_allclose(numbers(cells, "params", counts=True), value)
+
+
+@pytest.mark.parametrize("cell", ["7 apples", "125,000", "3.5Q", "1,2,3", "abc"])
+def test_what_could_mean_two_things_is_refused(cell: str) -> None:
+    """One group behind a comma may be thousands or decimals."""
+    with pytest.raises(TableError, match="expected a number"):
+        numbers([cell], "params", counts=True)
+
+
+def test_a_unit_in_a_cell_goes_before_that_of_the_heading() -> None:
+    """7B below "Model Size (B)" is seven billion; a loss carries no unit."""
+    row = {"Model Size (B)": ["7B", "13"], "Tokens (B)": [140, 260], "loss": [2.0, 1.9]}
+    assert RunTable.read(row).params.tolist() == [7e9, 13e9]
+    with pytest.raises(TableError, match="'loss', row 1: expected a number"):
+        RunTable.read({**row, "loss": ["2M", 1.9]})
+
+
+BODY = [f"{n:.0f}|{d:.0f}|{loss}" for n, d, loss in zip(N, D, L, strict=True)]
+TEXTS = {
+    "semicolons and commas": ["N;D;loss", *(r.replace("|", ";").replace(".", ",") for r in BODY)],
+    "a comment above": [
+        "# sweep of spring, with notes",
+        "N,D,loss",
+        *(r.replace("|", ",") for r in BODY),
+    ],
+    "a title above": ["My runs,,", ",,", "N,D,loss", *(r.replace("|", ",") for r in BODY)],
+    "a comment between": [
+        "N,D,loss",
+        BODY[0].replace("|", ","),
+        "# second day",
+        *(r.replace("|", ",") for r in BODY[1:]),
+    ],
+    "headings in a comment": ["# N D loss", *(r.replace("|", " ") for r in BODY)],
+    "empty rows": ["N,D,loss,", *(r.replace("|", ",") + "," for r in BODY), ",,,", ",,,"],
+    "markdown": [
+        "| N | D | loss |",
+        "|---|---|---|",
+        *(f"| {r.replace('|', ' | ')} |" for r in BODY),
+    ],
+    "tabs": ["N\tD\tloss", *(r.replace("|", "\t") for r in BODY)],
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_files_as_spreadsheets_and_people_write_them(kind: str, tmp_path) -> None:
+    """Titles, comments, empty rows and decimal commas do not stand in the way."""
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(TEXTS[kind]) + "\n")
+    table = RunTable.read(path)
+    np.testing.assert_allclose(table.params, N)
+    np.testing.assert_allclose(table.loss, L)
+    assert not table.excluded
+
+
+DOCUMENTS: dict[str, Any] = {
+    "split": {
+        "columns": ["N", "D", "loss"],
+        "index": [0, 1],
+        "data": [[1e8, 2e9, 3.0], [2e8, 1e9, 3.1]],
+    },
+    "columns": {"N": {"0": 1e8, "1": 2e8}, "D": {"0": 2e9, "1": 1e9}, "loss": {"0": 3.0, "1": 3.1}},
+    "by name": {"a": {"N": 1e8, "D": 2e9, "loss": 3.0}, "b": {"N": 2e8, "D": 1e9, "loss": 3.1}},
+    "inside": {
+        "project": "x",
+        "runs": [{"N": 1e8, "D": 2e9, "loss": 3.0}, {"N": 2e8, "D": 1e9, "loss": 3.1}],
+    },
+    "trainer states": [
+        {
+            "num_parameters": 1e8,
+            "num_input_tokens_seen": 2e9,
+            "total_flos": 1.2e18,
+            "log_history": [
+                {"loss": 4.0, "step": 1},
+                {"eval_loss": 3.4, "step": 1},
+                {"eval_loss": 3.0, "step": 2},
+            ],
+        },
+        {
+            "num_parameters": 2e8,
+            "num_input_tokens_seen": 1e9,
+            "total_flos": 1.2e18,
+            "log_history": [{"eval_loss": 3.1, "step": 2}],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_documents_hold_the_same_runs(kind: str, tmp_path) -> None:
+    """JSON as pandas and trainers save it."""
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps(DOCUMENTS[kind]))
+    table = RunTable.read(path)
+    assert table.params.tolist() == [1e8, 2e8]
+    assert table.loss.tolist() == [3.0, 3.1]
+
+
+@pytest.mark.parametrize("loss", ["eval/ce", "val_xent", "C4 Eval Loss", "cd_val_loss", "eval/bpb"])
+def test_losses_of_other_names_are_found_beside_those_of_training(loss: str) -> None:
+    """The held-out one is taken, whatever it is called."""
+    rows = [{"Parameter": 1e8, "n_tokens": 1e9, loss: 3.0, "train/ce": 2.9}]
+    assert RunTable.read(rows).loss.tolist() == [3.0]
+
+
+def test_a_trainer_state_alone_says_what_it_lacks(tmp_path) -> None:
+    """One run's log, with its compute and loss, lacks N; FLOPs would give D."""
+    path = tmp_path / "trainer_state.json"
+    state = {"global_step": 9, "total_flos": 1e15, "log_history": [{"eval_loss": 3.0, "step": 9}]}
+    path.write_text(json.dumps(state))
+    with pytest.raises(TableError, match=r"lacks \['params'\]; it has .*'total_flos'"):
+        RunTable.read(path)
+
+
+def test_a_chart_from_wandb_is_refused_with_the_way(tmp_path) -> None:
+    """One column a run is no table of runs."""
+    path = tmp_path / "chart.csv"
+    path.write_text(
+        '"Step","r0 - eval/loss","r0 - eval/loss__MIN","r0 - eval/loss__MAX"\n1,3,3,3\n'
+    )
+    with pytest.raises(TableError, match="chart exported from W&B.*Export the table of runs"):
+        RunTable.read(path)
+
+
+def test_all_missing_columns_are_named_with_their_likeliest_headings() -> None:
+    """Each has a proposal of its own that reads the table."""
+    rows = [{"weights": 1e8, "corpus_tokens_used": 2e9, "entropy_end": 3.0, "wd": 0.1}]
+    with pytest.raises(TableError) as info:
+        RunTable.read(rows)
+    proposed = {"params": "weights", "tokens": "corpus_tokens_used", "loss": "entropy_end"}
+    assert "lacks ['params', 'tokens', 'loss']" in str(info.value)
+    assert f"columns={proposed}" in str(info.value)
+    assert len(RunTable.read(rows, proposed)) == 1
+
+
+def test_columns_that_hold_the_same_are_one() -> None:
+    """Rounded labels beside exact numbers; columns that differ are asked for."""
+    rows = {
+        "params": ["120M", "340M", "750M"],
+        "N": N.tolist(),
+        "D": D.tolist(),
+        "train_tokens": D.tolist(),
+        "loss": L.tolist(),
+    }
+    table = RunTable.read(rows)
+    np.testing.assert_array_equal(table.params, N)
+    with pytest.raises(TableError, match="could each be tokens"):
+        RunTable.read({**rows, "train_tokens": (2 * D).tolist()})
+
+
+def test_steps_are_no_tokens_without_the_batch() -> None:
+    """With batch and length they are; the message says so where these lack."""
+    rows = {"N": N.tolist(), "steps": [1000, 2000, 3000], "loss": L.tolist()}
+    with pytest.raises(TableError, match="Steps are no tokens: add a column"):
+        RunTable.read(rows)
+    table = RunTable.read({**rows, "batch_size": [64] * 3, "seq_len": [1024] * 3})
+    assert table.tokens.tolist() == [65_536_000, 131_072_000, 196_608_000]

@@ -1,0 +1,129 @@
+"""Columns that tell how runs were made are used, or named in a finding of the right severity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flops_fit.fit import fit_runs
+from flops_fit.laws import Hoffmann
+from flops_fit.table import RunTable
+from tests.fit._runs import sweep
+
+LAW = Hoffmann(E=1.8, A=400.0, B=400.0, alpha=0.34, beta=0.28)
+SWEEP = sweep(LAW, budgets=(1e17, 3e17, 1e18, 3e18), sizes=6, reach=3.0, sd=0.001)
+N, D, LOSS = SWEEP["params"], SWEEP["tokens"], SWEEP["loss"]
+ROWS = len(N)
+
+
+def table(**columns: Any) -> dict[str, Any]:
+    """A sound sweep without its compute, with more columns."""
+    return {"params": N, "tokens": D, "loss": LOSS, **columns}
+
+
+def codes(source: Any) -> dict[str, str]:
+    """The severity of each finding of a table."""
+    return {d.code: d.severity for d in RunTable.read(source).findings}
+
+
+def test_epochs_are_asked_for_where_nothing_tells_what_d_counts() -> None:
+    """Compute, unique tokens or the heading tell; then they are used."""
+    source = table(epochs=np.full(ROWS, 8.0), tokens=D / 8)
+    assert codes(source) == {"epochs": "warning"}
+    assert fit_runs(source).trust != "ok"
+    spent = RunTable.read({**source, "flops": 6 * N * D})
+    np.testing.assert_allclose(spent.tokens, D)
+    np.testing.assert_allclose(spent.unique_tokens, D / 8)
+    seen = {k: v for k, v in source.items() if k != "tokens"} | {"tokens_seen": D}
+    np.testing.assert_allclose(RunTable.read(seen).unique_tokens, D / 8)
+    assert codes({**source, "epochs": np.full(ROWS, 1.0)}) == {}
+
+
+def test_active_parameters_make_the_compute() -> None:
+    """C = 6·N_active·D, and N stays that of all experts."""
+    source = {"total_params": 8 * N, "active_params": N, "tokens": D, "loss": LOSS}
+    read = RunTable.read(source)
+    np.testing.assert_allclose(read.flops, 6 * N * D)
+    np.testing.assert_allclose(read.params, 8 * N)
+    assert "6·N_active·D" in read.notes[0]
+
+
+def test_a_budget_is_the_compute_where_there_is_none() -> None:
+    """Not where it is no number of FLOPs beside N and D."""
+    read = RunTable.read(table(flops_budget=6 * N * D / 1.8))
+    np.testing.assert_allclose(read.flops, 6 * N * D / 1.8)
+    assert "planned compute, 'flops_budget'" in read.notes[-1]
+    for budget in (np.arange(ROWS) % 4 + 1.0, ["small", "large"] * (ROWS // 2)):
+        np.testing.assert_allclose(RunTable.read(table(budget=budget)).flops, 6 * N * D)
+
+
+def test_settings_that_differ_at_one_n_and_d_are_named() -> None:
+    """A sweep of the learning rate is no sweep of sizes; equal losses are a note."""
+    twice = {k: np.tile(v, 2) for k, v in table().items()}
+    lr = np.repeat([1e-3, 4e-3], ROWS)
+    assert codes({**twice, "lr": lr, "loss": twice["loss"] * np.where(lr > 2e-3, 1.05, 1)}) == {
+        "settings_differ": "warning"
+    }
+    assert codes({**twice, "lr": lr, "loss": twice["loss"] * np.where(lr > 2e-3, 1.001, 1)}) == {
+        "settings_differ": "note"
+    }
+    assert codes(table(lr=0.1 / np.sqrt(N))) == {}
+
+
+def test_names_that_repeat_are_a_log_of_steps_where_steps_grow() -> None:
+    """Without steps they may be sizes."""
+    names = [f"run {n:.3g}" for n in np.repeat(N[:6], 4)]
+    log = {"name": names, "params": np.repeat(N[:6], 4), "tokens": np.tile(D[:4], 6), "loss": LOSS}
+    assert codes({**log, "step": np.tile([1, 2, 3, 4], 6)}) == {"names_repeat": "warning"}
+    assert codes(log) == {"names_repeat": "note"}
+
+
+def test_words_that_part_the_runs_are_named_where_losses_lie_apart() -> None:
+    """Words that say the size, or that change nothing, are no kinds."""
+    kinds = np.where(np.arange(ROWS) % 2, "web", "code")
+    assert codes(table(dataset=kinds, loss=LOSS * np.where(kinds == "web", 1.1, 1.0))) == {
+        "kinds": "warning"
+    }
+    assert codes(table(dataset=kinds)) == {}
+    assert codes(table(host=[f"node{i}" for i in range(ROWS)])) == {}
+
+
+def test_runs_left_out_for_a_loss_below_zero_are_critical() -> None:
+    """Those are the best runs."""
+    assert codes(table(loss=LOSS - np.sort(LOSS)[4])) == {"loss_not_positive": "critical"}
+
+
+UNITS: list[tuple[str, dict[str, Any]]] = [
+    ("swapped", {"params": D, "tokens": N}),
+    ("millions of both", {"params": N / 1e6, "tokens": D / 1e6}),
+    ("billions of both", {"params": N / 1e9, "tokens": D / 1e9}),
+    ("millions and billions", {"params": N / 1e6, "tokens": D / 1e9}),
+    ("N in millions", {"params": N / 1e6}),
+    ("N in billions", {"params": N / 1e9}),
+    ("D in millions", {"tokens": D / 1e6}),
+    ("D in billions", {"tokens": D / 1e9}),
+    ("steps", {"tokens": D / 2**19}),
+    ("GFLOPs", {"flops": 6 * N * D / 1e9}),
+    ("PF-days", {"flops": 6 * N * D / 8.64e19}),
+    ("thousands", {"flops": 6 * N * D / 1e3}),
+    ("C alone", {"tokens": [None] * ROWS, "flops": 6 * N * D / 1e9}),
+    ("perplexity", {"loss": np.exp(LOSS)}),
+]
+
+
+@pytest.mark.parametrize(("name", "changed"), UNITS, ids=[u[0] for u in UNITS])
+def test_units_are_doubted_at_the_runs_own_compute(name: str, changed: dict[str, Any]) -> None:
+    """By ratios: none of these is answered with ok."""
+    fit = fit_runs(table(**changed))
+    doubts = {d.code: d.severity for d in fit.diagnostics if d.severity in ("warning", "critical")}
+    assert doubts.keys() & {"implausible_units", "flops_implausible"}
+    assert fit.trust != "ok"
+
+
+def test_a_sound_sweep_has_no_findings() -> None:
+    """Nothing is doubted where nothing is wrong."""
+    fit = fit_runs(table())
+    assert not {"implausible_units", "flops_implausible"} & {d.code for d in fit.diagnostics}
+    assert RunTable.read(table()).findings == ()
