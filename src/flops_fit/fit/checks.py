@@ -162,7 +162,7 @@ class Outlier:
 
 # Fits of each level among public sweeps, cut and thinned, and the factor of N* and the share of the
 # loss that one in ten of their predictions up to 30 times ahead missed by: benchmarks/calibration.
-TRUST_WORTH = {"ok": (127, 1.27, 0.015), "caution": (162, 1.46, 0.061), "no": (23, 20.0, 0.152)}
+TRUST_WORTH = {"ok": (127, 1.26, 0.016), "caution": (170, 1.45, 0.065), "no": (28, 5.68, 0.105)}
 
 
 def trust_worth(level: str) -> str:
