@@ -311,6 +311,9 @@ def width_ahead(evidence: Evidence) -> list[Diagnostic]:
     drawn = evidence.optima(C)
     spans = [evidence.span(draws, 0.9) for draws in (drawn.params, drawn.loss)]
     halves = [float(np.log(s[1] / s[0])) / 2 if s and s[0] > 0 else np.inf for s in spans]
+    points, loss = evidence.solution.points, spans[1]
+    if points.shift and loss:  # which may be negative: relative to the size of losses
+        halves[1] = (loss[1] - loss[0]) / 2 / points.scale
     shown = [f"within a factor of {np.exp(h):.3g}" if h < np.inf else "not at all" for h in halves]
     text = (
         f"at C = {C:.3g}, ten times the largest run's, N* is known {shown[0]}, the loss {shown[1]}"
