@@ -26,8 +26,7 @@ SHARES = (1.0, 0.6, 0.35)
 _FARTHEST, _MOST_AHEAD, _FEWEST_RUNS = 30.0, 4, 10
 _LARGEST_ERROR = np.log(20.0)  # of ln N, so that one wild answer is not the whole mean
 _STEP = 1.5
-_GRID = np.geomspace(0.5, 2.0, 5)  # times the limits as shipped
-_FEWEST_FITS, _LARGEST_STEP = 3, np.log(3.0)  # of a level, and that counts, where limits are chosen
+_GRID = np.geomspace(0.5, 2.0, 7)  # times the limits as shipped
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def trust(folder: Path | None, quick: bool) -> Result:
         others = [t for t in found if t.family != family]
         limits = max(
             ((a, b) for a in _GRID for b in _GRID),
-            key=lambda factors: _mean_step(others, [_level(t, *factors) for t in others]),
+            key=lambda factors: _smallest_step(others, [_level(t, *factors) for t in others]),
         )
         for i, trial in enumerate(found):
             if trial.family == family:
@@ -127,12 +126,12 @@ def _means(found: Sequence[Trial], labels: Sequence[str]) -> dict[str, tuple[flo
     return out
 
 
-def _mean_step(found: Sequence[Trial], labels: Sequence[str]) -> float:
-    """Mean log factor from one level to the next, in N* and loss; −∞ where a level has few fits."""
-    if any(labels.count(level) < _FEWEST_FITS for level in LEVELS):
-        return -np.inf
-    means = np.log([_means(found, labels)[level] for level in LEVELS])
-    return float(np.mean(np.minimum(np.diff(means, axis=0), _LARGEST_STEP)))
+def _smallest_step(found: Sequence[Trial], labels: Sequence[str]) -> float:
+    """The least factor from one level to the next, in N* or loss; 0 where a level has few fits."""
+    if any(labels.count(level) < 0.03 * len(labels) for level in LEVELS):
+        return 0.0
+    means = _means(found, labels)
+    return min(means[b][i] / means[a][i] for a, b in pairwise(LEVELS) for i in range(2))
 
 
 def _table(title: str, found: Sequence[Trial], labels: Sequence[str]) -> Table:

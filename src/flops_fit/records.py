@@ -277,10 +277,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A run left out of the fit, and why."""
+    """A run left out of the fit, and why.
+
+    ``by_outcome`` where its own course is the reason (diverged, failed, not finished, no finite
+    loss): such runs are no random part of a sweep. Then ``budget``, ``params`` and ``loss`` are what
+    is known of it.
+    """
 
     label: str
     reason: str
+    by_outcome: bool = False
+    budget: float | None = None
+    params: float | None = None
+    loss: float | None = None
 
 
 def _digest(experiment: Experiment, names: Iterable[str], hparams: Mapping[str, Any]) -> str:

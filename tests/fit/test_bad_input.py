@@ -138,7 +138,7 @@ MEMORY: list[tuple[str, Any, type[Exception], str]] = [
     ("all crashed", {"N": [1], "D": [1], "loss": [2], "State": ["crashed"]}, TableError, "'crashed'"),
     ("unique", runs() | {"unique_tokens": np.zeros(35)}, TableError, "unique_tokens is 0"),
     ("overflow", {"N": [1e300], "D": [1e300], "loss": [2]}, TableError, "flops is inf"),
-    ("huge", runs(loss=1e200), TableError, "from 1e-50 to 1e.50"),
+    ("huge", runs(loss=1e200), TableError, "from -1e.50 to 1e.50"),
     ("three points", {k: v[:3] for k, v in runs().items()}, FitError, "Add 3 or more"),
     ("one budget", sweep(LAW, budgets=(1e19,)), FitError, "other budgets"),
     ("one size", runs() | {"params": np.full(35, 1e8)}, FitError, "other sizes"),
@@ -163,12 +163,9 @@ def test_a_mapping_of_columns_is_a_dict(columns):
 
 # --- values that no run has: an answer, and no trust in it
 
-with_one = runs()
-with_one["params"] = np.where(np.arange(35) == 3, 1e30, with_one["params"])
 rising = (runs()["params"] * runs()["tokens"] ** 1.1) ** 0.1
 VALUES: list[tuple[str, dict[str, Any], str]] = [
     ("N in 1e9ths", runs(params=1e9), "implausible_units"),
-    ("one N", with_one, "implausible_units"),
     ("N in billions", runs(params=1e-9), "implausible_units"),
     ("D in billions of billions", runs(tokens=1e9), "implausible_units"),
     ("D in billions", runs(tokens=1e-9), "flops_implausible"),

@@ -108,11 +108,20 @@ def test_tokens_are_derived_from_flops_and_said_so() -> None:
     assert "D = C/(6N) was assumed" in table.notes[0]
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_values_that_have_no_logarithm_are_left_out_by_name(value: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_losses_that_are_not_finite_are_left_out_by_name(value: float) -> None:
     table = RunTable.read([*ROWS, {"params": 1e6, "tokens": 1e7, "loss": value, "label": "bad"}])
     assert len(table) == 3
     assert "loss is" in table.excluded[0].reason
+    assert table.excluded[0].by_outcome
+    assert table.excluded[0].budget == pytest.approx(6e13)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_losses_may_be_zero_or_negative(value: float) -> None:
+    table = RunTable.read([*ROWS, {"params": 1e6, "tokens": 1e7, "loss": value}])
+    assert table.loss[-1] == value
+    assert not table.excluded
 
 
 def test_what_is_no_table_is_a_type_error() -> None:

@@ -80,21 +80,6 @@ def test_names_that_repeat_are_a_log_of_steps_where_steps_grow() -> None:
     assert codes(log) == {"names_repeat": "note"}
 
 
-def test_words_that_part_the_runs_are_named_where_losses_lie_apart() -> None:
-    """Words that say the size, or that change nothing, are no kinds."""
-    kinds = np.where(np.arange(ROWS) % 2, "web", "code")
-    assert codes(table(dataset=kinds, loss=LOSS * np.where(kinds == "web", 1.1, 1.0))) == {
-        "kinds": "warning"
-    }
-    assert codes(table(dataset=kinds)) == {}
-    assert codes(table(host=[f"node{i}" for i in range(ROWS)])) == {}
-
-
-def test_runs_left_out_for_a_loss_below_zero_are_critical() -> None:
-    """Those are the best runs."""
-    assert codes(table(loss=LOSS - np.sort(LOSS)[4])) == {"loss_not_positive": "critical"}
-
-
 UNITS: list[tuple[str, dict[str, Any]]] = [
     ("swapped", {"params": D, "tokens": N}),
     ("millions of both", {"params": N / 1e6, "tokens": D / 1e6}),

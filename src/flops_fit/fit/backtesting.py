@@ -157,7 +157,8 @@ def _sharing(one: Evidence, other: Evidence) -> tuple[Evidence, Evidence, list[D
     both = (one, other)
     names = [name for name in EXPONENTS if name in one.law.params]
     apart = type(one.law) is not type(other.law) or any(e.known or e.no_interval for e in both)
-    if apart or not names:
+    noiseless = min(e.solution.residual_sd for e in both) < 1e-9
+    if apart or noiseless or not names:
         return one, other, []
     sharing = share_constants([e.solution for e in both], names)
     if sharing.p_value is None or sharing.p_value < LEVEL:

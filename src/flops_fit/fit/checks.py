@@ -136,7 +136,7 @@ def _seed_noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     spare = int(np.sum(count - 1))
     if spare < 1:
         return []
-    z = np.log(runs.loss)
+    z = solution.points.z
     mean = np.bincount(group, z) / count
     seeds, law = float(np.sqrt(np.sum((z - mean[group]) ** 2) / spare)), solution.residual_sd
     text = (
@@ -162,7 +162,7 @@ class Outlier:
 
 # Fits of each level among public sweeps, cut and thinned, and the factor of N* and the share of the
 # loss that one in ten of their predictions up to 30 times ahead missed by: benchmarks/calibration.
-TRUST_WORTH = {"ok": (127, 1.27, 0.015), "caution": (162, 1.46, 0.061), "no": (23, 20.0, 0.152)}
+TRUST_WORTH = {"ok": (127, 1.26, 0.016), "caution": (170, 1.45, 0.065), "no": (28, 5.68, 0.105)}
 
 
 def trust_worth(level: str) -> str:
@@ -201,12 +201,9 @@ def diagnose(
     solution: Solution, runs: RunTable, shape: IsoFLOP, flops: FlopsFunction
 ) -> list[Diagnostic]:
     """Every finding about the runs and the fit made from them."""
-    points = solution.points
-    model = points.z - solution.residuals
-    log_model = model if points.log else np.log(np.maximum(model, 1e-300))
-    off = np.log(runs.loss / points.scale) - log_model
+    off = float(np.max(np.abs(solution.residuals)))
     # Two units of loss put runs far off the law: look for them only then.
-    mixed = mixed_loss_units(runs) if float(np.max(np.abs(off))) > _OTHER_UNIT_OFF else None
+    mixed = mixed_loss_units(runs) if off > _OTHER_UNIT_OFF else None
     return [
         *table_findings(runs, shape, flops, "unique_tokens" in solution.law.covariates),
         *([mixed] if mixed else []),
@@ -263,7 +260,7 @@ def _unidentified(solution: Solution) -> list[Diagnostic]:
     """Whether the runs determine E and κ."""
     at_floor = any(b.parameter == "E" for b in solution.bounds)
     why = {"E": "it ended at zero, its floor"} if at_floor else {}
-    cov = covariance(solution)
+    cov, points = covariance(solution), solution.points
     for name in ("E", "kappa"):
         if cov.matrix is None or name not in solution.names or name in why:
             continue
@@ -275,7 +272,8 @@ def _unidentified(solution: Solution) -> list[Diagnostic]:
             low, high = np.exp(np.clip([value - half, value + half], -700, 700))
         else:
             unclear = half > 0.5 * value
-            low, high = (max(v, 0.0) * solution.points.scale for v in (value - half, value + half))
+            ends = (max(v, 0.0) * points.scale for v in (value - half, value + half))
+            low, high = (end - points.shift if name == "E" else end for end in ends)
         if unclear:
             why[name] = f"90 % interval {low:.3g} to {high:.3g}"
     meaning = {"E": "the irreducible loss E", "kappa": "the exponent κ"}
@@ -313,6 +311,9 @@ def width_ahead(evidence: Evidence) -> list[Diagnostic]:
     drawn = evidence.optima(C)
     spans = [evidence.span(draws, 0.9) for draws in (drawn.params, drawn.loss)]
     halves = [float(np.log(s[1] / s[0])) / 2 if s and s[0] > 0 else np.inf for s in spans]
+    points, loss = evidence.solution.points, spans[1]
+    if points.shift and loss:  # which may be negative: relative to the size of losses
+        halves[1] = (loss[1] - loss[0]) / 2 / points.scale
     shown = [f"within a factor of {np.exp(h):.3g}" if h < np.inf else "not at all" for h in halves]
     text = (
         f"at C = {C:.3g}, ten times the largest run's, N* is known {shown[0]}, the loss {shown[1]}"
@@ -326,21 +327,35 @@ def width_ahead(evidence: Evidence) -> list[Diagnostic]:
     return [Diagnostic("width_ahead", severity, text, action)]
 
 
-def extrapolation_diagnostic(factor: float) -> Diagnostic | None:
-    """How far a target lies beyond the largest run, from 10× a warning, from 100× critical."""
-    if factor <= 1.001:
+def _beyond(name: str, value: float, runs: Floats) -> tuple[float, str]:
+    """By which factor a value lies above the largest run's or below the smallest, and in words."""
+    above, below = value / float(np.max(runs)), float(np.min(runs)) / value
+    if above >= below:
+        return above, f"{name} is {above:.3g}× the largest run's"
+    return below, f"{name} is {below:.3g}× below the smallest run's"
+
+
+def _far(compute: tuple[float, str], sizes: list[tuple[float, str]]) -> Diagnostic | None:
+    """How far a target lies beyond the runs either way, from 10× a warning, from 100× critical.
+
+    N and D grow like √C: their factors count squared, and are named where they say more than C does.
+    """
+    grades = [compute[0], *(factor**2 for factor, _ in sizes)]
+    worse = [text for factor, text in sizes if factor**2 > max(compute[0], 1.001) * 2]
+    texts = [compute[1]] * (compute[0] > 1.001) + worse
+    if not texts:
         return None
-    text = f"the target is {factor:.3g}× the largest run's compute"
-    if factor <= 10:
+    worst, text = max(grades[0], *(grades[1:] if worse else [0.0])), "; ".join(texts)
+    if worst <= 10:
         return Diagnostic("extrapolation", "note", text)
-    action = f"add runs near {1 / min(factor, 1e4):.2g} of the target or more"
-    return Diagnostic("extrapolation", "critical" if factor > 100 else "warning", text, action)
+    action = f"add runs within a factor of {max(np.sqrt(min(worst, 1e4)), 10.0):.2g} of the target"
+    return Diagnostic("extrapolation", "critical" if worst > 100 else "warning", text, action)
 
 
 def off_the_runs(
     evidence: Evidence, N: float, D: float, *, shape: bool = True
 ) -> tuple[Diagnostic, ...]:
-    """How far N and D lie from the runs: in compute and, with ``shape``, in D/N.
+    """How far N and D lie from the runs, above and below: in compute, N, D and, with ``shape``, D/N.
 
     The ratio of an optimum follows from the law.
     """
@@ -348,7 +363,8 @@ def off_the_runs(
     if not (np.isfinite(N) and np.isfinite(D)):
         return ()
     compute = float(np.asarray(evidence.flops(np.asarray(N, dtype=np.float64)))) * D
-    far = extrapolation_diagnostic(compute / float(np.max(runs.flops)))
+    sizes = [_beyond("N", N, runs.params), _beyond(f"D, {runs.unit},", D, runs.tokens)]
+    far = _far(_beyond("the target's compute", compute, runs.flops), sizes)
     findings = [far] if far else []
     ratios = runs.tokens / runs.params
     low, high = float(np.min(ratios)), float(np.max(ratios))

@@ -79,9 +79,9 @@ def _surfaces(drawn: Posterior, mean: KappaMean) -> dict[str, Any]:
     laws, parts = [], []
     for part in drawn.parts:
         E, u, v, p, q, ln_kappa = mean.theta(part.eta).T
-        kappa, shift = np.exp(ln_kappa), np.log(points.scale)
-        log_a, log_b = (u + p * x + shift) / kappa, (v + q * y + shift) / kappa
-        columns = (E * points.scale, log_a, log_b, p / kappa, q / kappa, kappa)
+        kappa, log_unit = np.exp(ln_kappa), np.log(points.scale)
+        log_a, log_b = (u + p * x + log_unit) / kappa, (v + q * y + log_unit) / kappa
+        columns = (E * points.scale - points.shift, log_a, log_b, p / kappa, q / kappa, kappa)
         laws += [_nine(law) for law in np.column_stack(columns).tolist()]
         along, across, drift = part.basis.axes
         both, slow = part.basis.knot_weights(part.weights)
@@ -158,7 +158,9 @@ def _logs_of(fit: Fit, level: float, log_c: Floats) -> Floats:
         values = (*(at[name] for name in QUANTITIES), at.expected_loss)
         spans = [at.intervals[name] or (np.nan, np.nan) for name in SPANS]
         rows.append([v for value, span in zip(values, spans, strict=True) for v in (value, *span)])
-    return np.asarray(np.log(np.array(rows, dtype=np.float64)))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a loss may have no logarithm
+        logs = np.log(np.array(rows, dtype=np.float64))
+    return np.where(np.isfinite(logs), logs, np.nan)
 
 
 def fit_card(fit: Fit) -> str:

@@ -82,7 +82,8 @@ class Fit:
     status, diagnostics
         How the solver ended, and every finding with what to do about it.
     runs, weights, residuals
-        The runs the law was fitted to, the window's weight of each (0 < w ≤ 1) and z − model.
+        The runs the law was fitted to, from the least compute up, the window's weight of each
+        (0 < w ≤ 1) and z − model.
     excluded, outliers
         Runs left out, each with its reason; runs far off the law, kept but bounded by Huber's δ.
     envelope, isoflop
@@ -257,10 +258,10 @@ class Fit:
         return np.array([[v, *[[np.nan] * len(compute)] * 2] for v in values])
 
     def estimate(self, quantity: Callable[[Law], float], level: float = 0.9) -> Estimate:
-        """Any positive quantity of the law, with an interval made as those of :meth:`predict`.
+        """Any quantity of the law, with an interval made as those of :meth:`predict`.
 
-        ``quantity`` maps a law to a positive number: ``lambda law: law.optimal(1e22, fit.flops).loss``.
-        It is called for laws near the fitted one too. InputError where it is not positive.
+        ``quantity`` maps a law to a number: ``lambda law: law.optimal(1e22, fit.flops).loss``.
+        It is called for laws near the fitted one too. InputError where it is NaN.
 
         Examples
         --------

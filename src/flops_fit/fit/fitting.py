@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import is_number
 from flops_fit.errors import FitError, InputError, InputTypeError, TableError
@@ -30,6 +30,7 @@ from flops_fit.fit.groups import (
 )
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.known import Known, check_known
+from flops_fit.fit.leverage import stray_finding, stray_runs
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import (
@@ -50,9 +51,11 @@ from flops_fit.laws import LAWS
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.laws.muennighoff import Muennighoff
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
+
+Floats = NDArray[np.float64]
 
 
 class FitOptions(TypedDict, total=False):
@@ -179,7 +182,8 @@ def fit_runs(
                 "expected a column 'non_embedding' for n='non_embedding'; the table has none. Add "
                 "it, or use n='total'."
             )
-        table = replace(table, params=table.non_embedding)
+        excluded = tuple(replace(e, params=None) for e in table.excluded)
+        table = replace(table, params=table.non_embedding, excluded=excluded)
     log = loss_space == "log"
 
     def problem(table: RunTable, weights: Any) -> FitProblem:
@@ -187,12 +191,11 @@ def fit_runs(
             table = with_covariates(table, form)
         fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
         table = check_runs(table, fewest)
-        base = run_weights(weights, table, log)
-        table = check_runs(table.select(base > 0, "its weight is zero"), fewest)
+        table, base, findings = _sound_runs(table, weights, log, fewest)
         flops = flops_of(table, flops_per_unit)
         front = None if curves is None else envelope(Curves.read(curves), flops)
         points = points_of(table, log)
-        made = FitProblem(form, table, flops, points, delta, base[base > 0], known, front)
+        made = FitProblem(form, table, flops, points, delta, base, known, front, findings)
         return _where_repeats_help(made) if form is Muennighoff else made
 
     if group is not None:
@@ -247,6 +250,26 @@ def _grouped(
     return GroupFit(fits, sharing.values, sharing.p_value, (finding,))
 
 
+def _sound_runs(
+    table: RunTable, weights: Any, log: bool, fewest: int
+) -> tuple[RunTable, Floats, tuple[Diagnostic, ...]]:
+    """The runs that are fitted, from the least compute up, with their weights and findings.
+
+    The order of the rows must not matter, not even by rounding: draws follow it.
+    """
+    order = np.lexsort((table.loss, table.tokens, table.params, table.flops))
+    given = None if isinstance(weights, str) else run_weights(weights, table, log)[order]
+    table = table.take(order)
+    base = run_weights(weights, table, log) if given is None else given
+    table, base = table.select(base > 0, "its weight is zero"), base[base > 0]
+    reasons = stray_runs(table, log)
+    findings = tuple(stray_finding(reasons, table.labels))
+    keep = np.array([i not in reasons for i in range(len(table))])
+    stray = tuple(Excluded(table.labels[i], reason) for i, reason in reasons.items())
+    table = replace(table.select(keep), excluded=table.excluded + stray)
+    return check_runs(table, fewest), base[keep], findings
+
+
 def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = "auto") -> Evidence:
     """What :func:`fit_runs` solves, without its checks, findings and refits: far faster.
 
@@ -262,7 +285,7 @@ def _where_repeats_help(problem: FitProblem) -> FitProblem:
     helped, keep, hurt = where_repetition_helps(problem.table)
     check_runs(helped, len(Muennighoff.parameters()))
     points, base = points_of(helped, problem.points.log), problem.base[keep]
-    form = replace(problem, law=Muennighoff, findings=tuple(hurt))
+    form = replace(problem, law=Muennighoff, findings=(*problem.findings, *hurt))
     return replace(form, table=helped, points=points, base=base)
 
 

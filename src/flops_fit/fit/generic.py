@@ -152,8 +152,9 @@ class GenericSolver:
         def values(theta: Floats) -> Floats:
             loss: Callable[..., Any] = self.law(**_parameters(names, theta), **fixed).loss
             with np.errstate(all="ignore"):
-                ratio = np.asarray(loss(*columns)) / points.scale
-            ratio = np.where(np.isfinite(ratio), np.clip(ratio, 1e-100, 1e100), 1e100)
+                ratio = (np.asarray(loss(*columns)) + points.shift) / points.scale
+            least = 1e-100 if points.log else -1e100
+            ratio = np.where(np.isfinite(ratio), np.clip(ratio, least, 1e100), 1e100)
             return np.asarray(np.log(ratio) if points.log else ratio)
 
         return values

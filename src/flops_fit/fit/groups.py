@@ -74,7 +74,7 @@ def share_constants(solutions: Sequence[Solution], names: Sequence[str]) -> Shar
         pairs = zip(held(x)[1], solutions, scales, strict=True)
         return sum(2 * (h.objective - s.objective) / scale for h, s, scale in pairs)
 
-    steps = {"gtol": 1e-2, "finite_diff_rel_step": 1e-3}
+    steps = {"gtol": 1e-2, "finite_diff_rel_step": 1e-3, "maxiter": 15}
     end = minimize(rise, np.ones(len(names)), method="BFGS", jac="3-point", options=steps)
     values, common = held(end.x)
     laws = tuple(s.law for s in common)

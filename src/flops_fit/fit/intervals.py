@@ -341,11 +341,8 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
             f"got {quantity!r}."
         )
     value = _number(quantity(evidence.law))
-    if not value > 0:
-        raise InputError(
-            f"expected a positive quantity; it is {value:.4g} at the fitted law. Ask for one that "
-            "stays positive."
-        )
+    if np.isnan(value):
+        raise InputError("expected a quantity that is a number; it is nan at the fitted law.")
     if evidence.no_interval:
         return Estimate(value, None, level, "none", evidence.no_interval)
     if not np.isfinite(value):

@@ -34,15 +34,17 @@ class Known:
         if not (self.fixed or self.prior):
             return None
         unit = np.array([points.scale, 1.0, 1.0, 1.0])
+        shift = np.array([points.shift, 0.0, 0.0, 0.0])
         target, stiffness = np.zeros(4), np.zeros(4)
         held = np.array([name in self.fixed for name in CONSTANTS])
         for i, name in enumerate(CONSTANTS):
             if name in self.fixed:
-                target[i] = self.fixed[name] / unit[i]
+                target[i] = (self.fixed[name] + shift[i]) / unit[i]
                 stiffness[i] = _STIFFNESS * weight / max(target[i], 0.01) ** 2
             elif name in self.prior:
                 mean, sd = self.prior[name]
-                target[i], stiffness[i] = mean / unit[i], variance * (unit[i] / sd) ** 2
+                target[i] = (mean + shift[i]) / unit[i]
+                stiffness[i] = variance * (unit[i] / sd) ** 2
         return Penalty(target, stiffness, held)
 
     def of_any_form(self) -> Known:
@@ -68,14 +70,15 @@ class Belief:
     mean: Floats
     precision: Floats
 
-    def with_plain(self, name: str, unit: float) -> Belief:
-        """The same with one constant itself, in some unit, in place of its log."""
+    def with_plain(self, name: str, unit: float, shift: float = 0.0) -> Belief:
+        """The same with one constant itself, shifted and in some unit, in place of its log."""
         if name not in self.names:
             return self
         i = self.names.index(name)
         mean, slope = self.mean.copy(), np.ones(len(self.names))
         mean[i] = np.exp(mean[i]) / unit
         slope[i] = 1 / max(mean[i], 1e-3)
+        mean[i] += shift / unit
         return Belief(self.names, mean, self.precision * np.outer(slope, slope))
 
     def __add__(self, other: Belief | None) -> Belief:

@@ -57,7 +57,7 @@ class Parabola:
     def regret(self, params: float) -> float:
         """By how much, relative to the minimum, the loss at another size exceeds it."""
         distance = float(np.log(params / self.params))
-        return 0.5 * self.curvature * distance**2 / self.loss
+        return 0.5 * self.curvature * distance**2 / abs(self.loss)
 
 
 @dataclass(frozen=True)
@@ -263,16 +263,18 @@ def envelope(curves: Curves, flops: FlopsFunction) -> Envelope:
     ln C from each size's optimum: the lines' exponents are exact, and their factors are not.
     """
     spent = [np.log(c.flops if c.flops is not None else flops(c.params) * c.tokens) for c in curves]
-    sizes = curves.sizes
+    sizes, logs = curves.sizes, all(np.min(c.loss) > 0 for c in curves)
     grid = np.linspace(min(t[0] for t in spent), max(t[-1] for t in spent), _POINTS)
     loss = np.full((len(sizes), _POINTS), np.inf)
     tokens = np.full((len(sizes), _POINTS), np.nan)
     for curve, t in zip(curves, spent, strict=True):
         row = int(np.searchsorted(sizes, curve.params))
-        ln_loss = np.interp(grid, t, np.log(curve.loss), left=np.inf, right=np.inf)
-        lower = ln_loss < loss[row]  # of a size with several curves the lowest counts
-        loss[row] = np.where(lower, ln_loss, loss[row])
+        level = np.log(curve.loss) if logs else curve.loss
+        level = np.interp(grid, t, level, left=np.inf, right=np.inf)
+        lower = level < loss[row]  # of a size with several curves the lowest counts
+        loss[row] = np.where(lower, level, loss[row])
         tokens[row] = np.where(lower, np.interp(grid, t, np.log(curve.tokens)), tokens[row])
+    loss = np.exp(loss) if logs else loss
     points, excluded = _winners(sizes, grid, loss, tokens)
     notes = (*curves.notes, *(f"{e.label}: {e.reason}" for e in curves.excluded))
     reason = ""
@@ -321,9 +323,8 @@ def _winners(
         # The median of the wins: a stray win of a noisy curve far off does not move it.
         middle = float(np.median(grid[wins]))
         at = int(wins[np.argmin(np.abs(grid[wins] - middle))])
-        values = np.exp([middle, tokens[i, at] + middle - grid[at], loss[i, at]])
-        ends = np.exp(grid[wins[[0, -1]]])
-        C, D, L = (float(v) for v in values)
+        C, D = (float(v) for v in np.exp([middle, tokens[i, at] + middle - grid[at]]))
+        ends, L = np.exp(grid[wins[[0, -1]]]), float(loss[i, at])
         points.append(Winner(float(sizes[i]), C, D, L, float(ends[0]), float(ends[1])))
     points.sort(key=lambda p: p.compute)
     return tuple(points), tuple(excluded)

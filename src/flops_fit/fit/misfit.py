@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 
 DRAWS = 400
 _KNOT_SPACING = 0.8  # correlation lengths: 1e-3 of the variance of g is lost between two knots
-_BELOW, _ABOVE, _BESIDE = 3.0, 9.5, 2.5  # e-folds of compute and of √(N/D) that the knots go on
+_BELOW, _ABOVE, _BESIDE = 7.0, 9.5, 2.5  # e-folds of compute and of √(N/D) that the knots go on
 _AMPLITUDES = 8
 _NOISES = (0.5, 0.75, 1.0)  # times the scatter around the fitted law: the misfit explains the rest
 _LARGEST_AMPLITUDE, _SMALLEST_NOISE = 0.032, 1e-7
@@ -200,7 +200,7 @@ class Posterior:
                 phi = part.basis(px.ravel(), py.ravel()).reshape(*px.shape, -1)
                 rows[-1] = rows[-1] + (phi @ part.weights[..., None])[..., 0]
         z = np.vstack(rows)
-        return np.asarray((np.exp(z) if points.log else z) * points.scale)
+        return np.asarray((np.exp(z) if points.log else z) * points.scale - points.shift)
 
 
 def posterior(

@@ -75,7 +75,7 @@ class KappaMean:
         spread[0] *= abs(low)
         self.precision = np.diag(spread**-2.0)
         if known is not None:
-            known = known.with_plain("E", points.scale)
+            known = known.with_plain("E", points.scale, points.shift)
             rows = self.log_constants(known.names)
             self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
 
@@ -173,7 +173,8 @@ class LinearMean:
         N, D = np.exp(x + points.x_mean), np.exp(y + points.y_mean)
 
         def model(theta: Floats) -> Floats:
-            loss = np.asarray(laws(theta).loss(N, D), dtype=np.float64) / points.scale
+            loss = np.asarray(laws(theta).loss(N, D), dtype=np.float64) + points.shift
+            loss /= points.scale
             return np.asarray(np.log(loss) if points.log else loss)
 
         out = np.broadcast_to(model(self.start), (len(eta), np.shape(x)[-1])).copy()

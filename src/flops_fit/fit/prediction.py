@@ -122,15 +122,11 @@ class Budget:
         caps = {"max_params": self.max_params, "max_tokens": self.max_tokens}
         return law.optimal(self.C, self.flops, **caps)
 
-    def log_quantities(self, law: Law) -> Floats:
-        """Logs of N*, D*, L and D/N, in the order of :data:`QUANTITIES`."""
-        return _logs(self.optimum(law))
-
     def within(self, name: str, value: float, span: Interval | None) -> Interval | None:
         """An interval cut at the cap that its quantity cannot pass; its value where a cap fixes it."""
         if span is None:
             return None
-        if span[1] <= span[0] * (1 + 1e-9):  # no width but that of rounding
+        if span[1] - span[0] <= 1e-9 * abs(span[0]):  # no width but that of rounding
             return value, value
         caps = {"optimal_params": self.max_params, "optimal_tokens": self.max_tokens}
         cap = caps.get(name)
@@ -155,10 +151,10 @@ def predict(
     elif unsure:
         text = f"no interval: the runs do not determine {', '.join(unsure)}"
         notes.append(Diagnostic("no_interval", "warning", text, "add runs"))
-    forms = [_logs(best), *(budget.log_quantities(each) for each in (law, *others))]
+    forms = [_values(best), *(_values(budget.optimum(each)) for each in (law, *others))]
     if line is not None:
-        forms.append(_logs(spend(line(budget.C), budget.C, budget.flops, *caps, law)))
-    spread = np.exp(forms)
+        forms.append(_values(spend(line(budget.C), budget.C, budget.flops, *caps, law)))
+    spread = np.array(forms)
     ranges = zip(spread.min(axis=0).tolist(), spread.max(axis=0).tolist(), strict=True)
     if best.binds:
         notes.append(_cap_note(law, budget, best))
@@ -206,7 +202,8 @@ def predict_path(
 ) -> Floats:
     """As :func:`predict` at many budgets: (:data:`SPANS`, value and two ends, budgets).
 
-    Between some of many budgets logs are a cubic in ln C. NaN: no interval.
+    Between some of many budgets logs (of what may be negative: values) are a cubic in ln C.
+    NaN: no interval.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -219,23 +216,21 @@ def predict_path(
         rows.append(
             [(v, *(spans[n] or (np.nan, np.nan))) for n, v in zip(SPANS, values, strict=True)]
         )
-    logs = np.log(np.array(rows)).reshape(len(nodes), -1)
+    logs = np.array(rows).reshape(len(nodes), -1)
+    plain = np.any(logs <= 0, axis=0)
+    logs[:, ~plain] = np.log(logs[:, ~plain])
     if len(nodes) == len(at):
         between = logs[np.searchsorted(at, compute)]
     else:
         known = np.isfinite(logs).all(axis=0)
         between = np.full((len(compute), logs.shape[1]), np.nan)
         between[:, known] = PchipInterpolator(np.log(nodes), logs[:, known])(np.log(compute))
-    return np.asarray(np.exp(between).T.reshape(len(SPANS), 3, len(compute)))
+    between[:, ~plain] = np.exp(between[:, ~plain])
+    return np.asarray(between.T.reshape(len(SPANS), 3, len(compute)))
 
 
 def _values(best: Optimum) -> tuple[float, float, float, float]:
     return best.params, best.tokens, best.loss, best.tokens / best.params
-
-
-def _logs(best: Optimum) -> Floats:
-    N, D = best.params, best.tokens
-    return np.asarray(np.log(np.maximum([N, D, best.loss, D / N], 1e-300)))
 
 
 def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
@@ -243,7 +238,7 @@ def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
     text = (
         f"{' and '.join(best.binds)} bind{'' if len(best.binds) > 1 else 's'}: without caps "
         f"N = {format_count(free.params)}, D = {format_count(free.tokens)} and loss {free.loss:.4g}, "
-        f"{100 * (best.loss / free.loss - 1):.2g} % lower"
+        f"{100 * (best.loss - free.loss) / abs(free.loss):.2g} % lower"
     )
     if len(best.binds) > 1:
         text += f"; {100 * (1 - best.compute / budget.C):.2g} % of the compute is left over"

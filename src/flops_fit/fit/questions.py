@@ -174,7 +174,7 @@ def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) ->
         "tokens": D,
         "loss": loss,
         # The loss of N* is the least that C reaches, and C the least compute for it.
-        "excess": 100 * np.maximum(loss / least - 1, 0.0),
+        "excess": 100 * np.maximum((loss - least) / np.abs(least), 0.0),
         "tokens_needed": needed,
         "compute_ratio": np.maximum(per_unit * needed / compute, 1.0),
     }
@@ -302,7 +302,9 @@ def _one(value: float, what: str) -> float:
 
 
 def _goal(law: Law, loss: float) -> float:
-    goal = _one(loss, "a loss")
+    if not is_number(loss):
+        raise InputError(f"expected a loss, as one finite number; got {loss!r}.")
+    goal = float(loss)
     if not law.reaches(goal):
         floor = law.params.get("E")
         bound = "its lowest" if floor is None else f"its irreducible loss E = {floor:.4g}"

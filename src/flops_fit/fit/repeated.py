@@ -42,6 +42,8 @@ def run_noise(runs: RunTable) -> float:
 
     With fewer than three groups it is what published sets show, 0.4 %.
     """
+    if np.min(runs.loss) <= 0:
+        return _USUAL_NOISE
     losses = [np.log(runs.loss[same]) for same in _same(runs, runs.tokens) if len(same) > 1]
     spreads = [float(np.std(z, ddof=1)) for z in losses]
     return float(np.median(spreads)) if len(spreads) >= 3 else _USUAL_NOISE

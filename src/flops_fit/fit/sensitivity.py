@@ -69,7 +69,8 @@ class Variant:
 class Sensitivity:
     """N* and loss of the fit at ``compute`` (10× the largest run's), and of every variant of it.
 
-    ``held_out`` says what the rest predicts for the top budget, and for the top two.
+    ``held_out`` says what the rest predicts for the top budget, and for the top two. ``level`` is the
+    size of a loss that errors are relative to where losses may be negative, else 0.
     """
 
     compute: float
@@ -77,6 +78,7 @@ class Sensitivity:
     loss: float
     variants: tuple[Variant, ...]
     held_out: tuple[tuple[HeldOut, ...], ...]
+    level: float = 0.0
 
     def of(self, *kinds: VariantKind) -> tuple[Variant, ...]:
         """The variants of some kinds."""
@@ -125,7 +127,9 @@ def sensitivity(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Sen
         tuple(predict_held_out(law, flops, runs.select(runs.budget == b)) for b in budgets[-top:])
         for top, law in enumerate(laws[len(subsets) :], start=1)
     )
-    return Sensitivity(compute, float(best.params), float(best.loss), tuple(variants), held)
+    level = solution.points.scale if solution.points.shift else 0.0
+    answer = float(best.params), float(best.loss)
+    return Sensitivity(compute, *answer, tuple(variants), held, level)
 
 
 def _subsets(solution: Solution, runs: RunTable) -> list[tuple[VariantKind, str, Floats]]:
@@ -181,7 +185,8 @@ def sensitivity_diagnostics(moved: Sensitivity) -> list[Diagnostic]:
         # Less is allowed: no run is added or lost, only another loss function is taken.
         shift = max(moved.shift(v) for v in deltas)
         out.append(_graded("delta_sensitivity", shift, text, action, (_SLIGHT, _MILD)))
-    return out + [_held_out(top, held) for top, held in enumerate(moved.held_out, start=1)]
+    held = enumerate(moved.held_out, start=1)
+    return out + [_held_out(top, budgets, moved.level) for top, budgets in held]
 
 
 def _graded(
@@ -192,20 +197,22 @@ def _graded(
     return Diagnostic(code, "warning" if shift > levels[1] else "note", text, action)
 
 
-def _held_out(top: int, held: tuple[HeldOut, ...]) -> Diagnostic:
+def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
     """The budgets held out, judged by their loss and by what the predicted N would have cost."""
     texts, bad = [], np.zeros(2, dtype=bool)
     for h in held:
         seen = h.vertex_loss if h.vertex_loss is not None else h.best_loss
-        off = h.predicted_loss / seen - 1
+        whole = max(abs(seen), level)
+        off = (h.predicted_loss - seen) / whole
         text = f"at C = {h.compute:.3g} a loss of {h.predicted_loss:.4g} ({100 * off:+.1f} %)"
         bad |= abs(off) > np.array(_LOSS_ERROR)
-        if h.vertex_params is not None and h.regret is not None:
+        if h.vertex_params is not None and h.regret is not None and h.vertex_loss is not None:
+            regret = h.regret * abs(h.vertex_loss) / whole
             text += (
                 f" and N* = {h.predicted_params:.3g} where {h.vertex_params:.3g} was best, which "
-                f"would cost {100 * h.regret:.2g} % in loss"
+                f"would cost {100 * regret:.2g} % in loss"
             )
-            bad |= h.regret > np.array(_REGRET)
+            bad |= regret > np.array(_REGRET)
         texts.append(text)
     what = "the top budget" if top == 1 else f"the top {top} budgets"
     message = f"without {what} the rest predicts {'; '.join(texts)}"

@@ -34,6 +34,7 @@ LOWER = np.array([0.0, -40.0, -40.0, 0.005, 0.005, np.log(0.1)])
 UPPER = np.array([1e6, 40.0, 40.0, 4.0, 4.0, np.log(4.0)])
 _LOG_LARGEST_TERM = 60.0  # that a trial step may reach, in units of the mean loss
 _CHUNK, _CHUNK_VALUES = 64, 400_000  # of a batch at once; of its points: memory stays bounded
+_SHIFT = 3.0  # ranges of the losses from the least value that E may have up to the lowest loss
 ROUNDING = 1e-27  # half the squared residual of a loss without noise
 
 
@@ -41,7 +42,8 @@ ROUNDING = 1e-27  # half the squared residual of a loss without noise
 class Points:
     """Runs in centred coordinates; arrays have shape (runs,).
 
-    ``z`` is ln(L/scale) where ``log`` holds, else L/scale, with scale the geometric mean loss.
+    ``z`` is ln(L/scale) where ``log`` holds, else (L + shift)/scale, with scale the geometric mean of
+    L + shift. The shift is zero where all losses are positive; else it puts E above zero too.
     Runs with equal ``groups`` share a trunk or a seed, and so their noise; ``None``: none do.
     """
 
@@ -53,6 +55,7 @@ class Points:
     y_mean: float
     scale: float
     groups: NDArray[np.intp] | None = None
+    shift: float = 0.0
 
     @property
     def unit(self) -> float:
@@ -64,23 +67,29 @@ class Points:
         E, u, v, p, q, ln_kappa = (float(t) for t in theta)
         kappa = float(np.exp(ln_kappa))
         alpha, beta = p / kappa, q / kappa
-        shift = np.log(self.scale)
-        logs = (u + shift) / kappa + alpha * self.x_mean, (v + shift) / kappa + beta * self.y_mean
+        unit = np.log(self.scale)
+        logs = (u + unit) / kappa + alpha * self.x_mean, (v + unit) / kappa + beta * self.y_mean
         A, B = (float(np.exp(np.clip(t, -690.0, 690.0))) for t in logs)  # positive and finite
-        constants = (E * self.scale, A, B, alpha, beta)
+        constants = (E * self.scale - self.shift, A, B, alpha, beta)
         return Hoffmann(*constants) if law is Hoffmann else Kappa(*constants, kappa)
 
 
 def points_of(runs: RunTable, log: bool) -> Points:
-    """A table's runs as :class:`Points`, its clusters as groups."""
+    """A table's runs as :class:`Points`, its clusters as groups; in L where a loss has no logarithm.
+
+    A loss may be negative, as the likelihood of a density, and its zero means nothing then.
+    """
     x, y = np.log(runs.params), np.log(runs.tokens)
-    scale = float(np.exp(np.mean(np.log(runs.loss))))
-    z = np.log(runs.loss / scale) if log else runs.loss / scale
+    lowest, high = (float(v) for v in np.quantile(runs.loss, [0.0, 0.9]))
+    shift = 0.0 if lowest > 0 else _SHIFT * max(high - lowest, 1e-12 * abs(lowest)) - lowest
+    log, level = log and lowest > 0, runs.loss + shift
+    scale = float(np.exp(np.mean(np.log(level))))
+    z = np.log(level / scale) if log else level / scale
     x_mean, y_mean = float(np.mean(x)), float(np.mean(y))
     groups = None
     if runs.cluster is not None and len(set(runs.cluster)) < len(runs):
         groups = np.unique(np.array(runs.cluster), return_inverse=True)[1].ravel()
-    return Points(x - x_mean, y - y_mean, z, log, x_mean, y_mean, scale, groups)
+    return Points(x - x_mean, y - y_mean, z, log, x_mean, y_mean, scale, groups, shift)
 
 
 def _terms(theta: Floats, points: Points) -> tuple[Floats, Floats, Floats, Floats]:

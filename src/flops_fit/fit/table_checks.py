@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
 from flops_fit.fit.minima import IsoFLOP
+from flops_fit.fit.selection import lost_by_outcome
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
@@ -51,14 +52,20 @@ _MOST_SEARCHED, _DRAWS = 1500, 800
 
 def check_runs(table: RunTable, parameters: int) -> RunTable:
     """The table's usable runs, each once; FitError or TableError where they determine no law."""
-    columns = (table.params, table.tokens, table.flops, table.loss)
+    columns = (table.params, table.tokens, table.flops)
     usable: Bools = np.all([(c > 1 / _LARGEST) & (c < _LARGEST) for c in columns], axis=0)
     if not np.all(usable):
-        what = f"N, D, C or loss is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
+        what = f"N, D or C is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
         table = table.select(usable, what)
+    sound = np.abs(table.loss) < _LARGEST
+    if not np.all(sound):
+        what = f"its loss is no number from {-_LARGEST:g} to {_LARGEST:g}"
+        table = table.select(sound, what, lost=True)
     if len(table) == 0:
         reasons = listed([f"{e.label}: {e.reason}" for e in table.excluded[:3]])
-        raise TableError(f"expected runs with positive N, D and loss; none is left ({reasons}).")
+        raise TableError(
+            f"expected runs with positive N and D and a finite loss; none is left ({reasons})."
+        )
     table = _without_repeated_rows(table)
     count = len(table)
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
@@ -87,7 +94,7 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
             "other. Add runs with other numbers of tokens at the same sizes.",
         ),
         (
-            np.ptp(table.loss) <= 1e-12 * np.max(table.loss),
+            np.ptp(table.loss) <= 1e-12 * np.max(np.abs(table.loss)),
             f"expected losses that differ between runs; all {count} are {table.loss[0]:.6g}. "
             "Check the loss column.",
         ),
@@ -123,10 +130,18 @@ def table_findings(
         shown = listed([f"{e.label}: {e.reason}" for e in runs.excluded])
         text = f"{len(runs.excluded)} runs are not fitted ({shown})"
         out.append(Diagnostic("excluded", "note", text))
+    negative = int(np.sum(runs.loss <= 0))
+    if negative:
+        text = (
+            f"{negative} of {len(runs)} losses are not positive: the law is fitted to L, not to ln L, "
+            "and E may be negative"
+        )
+        out.append(Diagnostic("negative_losses", "note", text))
     repeats = [] if repeats_known else _repeats(runs)
     return [
         *out,
         *runs.findings,
+        *lost_by_outcome(runs),
         *_implausible(runs),
         *_conventions(runs, flops),
         *repeats,
@@ -263,7 +278,7 @@ def flat(law: Law, runs: RunTable) -> list[Diagnostic]:
         "N": (law.loss(np.min(runs.params), D), law.loss(np.max(runs.params), D)),
         "D": (law.loss(N, np.min(runs.tokens)), law.loss(N, np.max(runs.tokens))),
     }
-    still = [n for n, (small, large) in ends.items() if not large < (1 - _LEAST_FALL) * small]
+    still = [n for n, (s, large) in ends.items() if not large < s - _LEAST_FALL * abs(s)]
     if not still:
         return []
     text = f"the fitted loss does not fall with {' or '.join(still)}: there is no optimum to find"
@@ -287,7 +302,7 @@ class _Sheets:
 
 def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     """The finding that some losses, the smaller group, are in another unit; ``None`` where not."""
-    if len(runs) < _FEWEST_RUNS:
+    if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
         return None
     x, y = (np.log(c) - np.log(c).mean() for c in (runs.params, runs.tokens))
     x, y = x / max(float(np.std(x)), 1e-12), y / max(float(np.std(y)), 1e-12)

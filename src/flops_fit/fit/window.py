@@ -83,7 +83,7 @@ def _precision(runs: RunTable, log: bool) -> Floats:
     error = np.where(known, runs.loss_se, np.median(runs.loss_se[known]))
     points = points_of(runs, log)
     first = SurfaceSolver(Hoffmann, points).fit(np.ones(len(runs)), "mad")
-    variance = (error / (runs.loss if log else points.scale)) ** 2
+    variance = (error / (runs.loss if points.log else points.scale)) ** 2
     scatter = max(first.residual_sd**2 - float(np.median(variance)), 0.0)
     precision = 1 / (scatter + variance)
     return np.asarray(precision / np.max(precision))

@@ -181,6 +181,8 @@ class Kaplan(KappaFamily):
     @classmethod
     def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
         """The best (α_N, α_D) of a grid: given both, L^{1/α_D} is linear in N_c^r and D_c."""
+        if np.min(loss) <= 0:
+            return []
         grid = itertools.product(_EXPONENTS.tolist(), repeat=2)
         solved = (_given_exponents(a_N, a_D, N, D, loss) for a_N, a_D in grid)
         laws = [law for law in solved if law is not None]

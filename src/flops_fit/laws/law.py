@@ -18,6 +18,7 @@ from flops_fit.laws.optimum import (
     InferenceOptimum,
     Optimum,
     TradeOff,
+    finite,
     positive,
     positive_per_unit,
     spend,
@@ -156,7 +157,7 @@ class Law(ABC):
         The search starts where 20 units a parameter reach the loss, so that F is never evaluated far
         from the answer.
         """
-        goal, flops = float(positive(loss, "a loss")), as_flops(flops_per_unit)
+        goal, flops = float(finite(loss, "a loss")), as_flops(flops_per_unit)
         if not self.reaches(goal):
             return math.inf
         bound = least_size(lambda n: self.loss(n, _UNITS_PER_PARAM * n), np.asarray(goal))
@@ -166,7 +167,7 @@ class Law(ABC):
 
     def reaches(self, loss: float) -> bool:
         """Whether 1e40 parameters or fewer reach ``loss`` on any data."""
-        goal = float(positive(loss, "a loss"))
+        goal = float(finite(loss, "a loss"))
         with np.errstate(all="ignore"):
             return bool(self.loss(_LARGEST_SIZE, _UNITS_PER_PARAM * _LARGEST_SIZE) <= goal)
 
@@ -179,12 +180,12 @@ class Law(ABC):
         >>> f"{law('hoffmann2022').tokens_for(7e9, 2.0):.3g}"
         '3.39e+12'
         """
-        size, goal = np.broadcast_arrays(positive(N, "N"), positive(loss, "a loss"))
+        size, goal = np.broadcast_arrays(positive(N, "N"), finite(loss, "a loss"))
         return _float_or_array(self._tokens_for(size, goal))
 
     def params_for(self, D: ArrayLike, loss: ArrayLike) -> Any:
         """The least N that reaches ``loss`` on D units; ``inf`` where none does. Broadcasts."""
-        units, goal = np.broadcast_arrays(positive(D, "D"), positive(loss, "a loss"))
+        units, goal = np.broadcast_arrays(positive(D, "D"), finite(loss, "a loss"))
         return _float_or_array(self._params_for(units, goal))
 
     def trade_off(self, C: float, factors: ArrayLike, flops_per_unit: FlopsLike = 6.0) -> TradeOff:
@@ -211,7 +212,7 @@ class Law(ABC):
         needed = np.asarray(self.tokens_for(N, best.loss), dtype=np.float64)
         # C is the least compute for this loss: only rounding can put a ratio below 1.
         ratio = np.maximum(per_unit * needed / C, 1.0)
-        excess = 100 * np.maximum(loss / best.loss - 1, 0.0)
+        excess = 100 * np.maximum((loss - best.loss) / abs(best.loss), 0.0)
         return TradeOff(float(C), k, N, D, loss, excess, needed, ratio)
 
     def optimal_for_inference(
@@ -245,7 +246,7 @@ class Law(ABC):
         """
         flops, own = as_flops(flops_per_unit), inference_flops_per_unit
         inference = None if own is None else as_flops(own)
-        goal = float(positive(loss, "a loss"))
+        goal = float(finite(loss, "a loss"))
         demand = check_number("inference_tokens", inference_tokens, at_least=0)
         if not self.reaches(goal):
             raise InputError(f"expected a loss within reach; no size reaches {goal:.6g}.")

@@ -22,13 +22,21 @@ _NO_SURFACE = (
 )
 
 
-def positive(values: ArrayLike, what: str) -> Floats:
-    """Values as an array; refused where one is not a positive finite number."""
+def finite(values: ArrayLike, what: str) -> Floats:
+    """Values as an array; refused where one is not a finite number."""
     try:
         out = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
-    if not np.all(np.isfinite(out) & (out > 0)):
+    if not np.all(np.isfinite(out)):
+        raise InputError(f"expected {what} to be finite; got {values!r}.")
+    return out
+
+
+def positive(values: ArrayLike, what: str) -> Floats:
+    """Values as an array; refused where one is not a positive finite number."""
+    out = finite(values, what)
+    if not np.all(out > 0):
         raise InputError(f"expected {what} to be positive and finite; got {values!r}.")
     return out
 

@@ -179,12 +179,12 @@ def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
                 "of finished runs belongs in fit_runs(runs), not in curves=."
             )
         part = {name: column[index] for name, column in data.items()}
-        sound = {name: np.isfinite(v) & (v > 0) for name, v in part.items()}
+        sound = {n: np.isfinite(v) & ((v > 0) | (n == "loss")) for n, v in part.items()}
         keep = np.all(list(sound.values()), axis=0)
         count = int(np.sum(keep))
         if count < len(index):
             lacking = " and ".join(name for name, values in sound.items() if not np.all(values))
-            reason = f"{len(index) - count} of {len(index)} points lack a positive finite {lacking}"
+            reason = f"{len(index) - count} of {len(index)} points lack a sound {lacking}"
             excluded.append(Excluded(label, reason))
         if count < 2:
             excluded.append(Excluded(label, f"{count} points are left, no curve"))
@@ -192,7 +192,7 @@ def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
             curves.append(_curve(label, {name: v[keep] for name, v in part.items()}))
     if not curves:
         raise TableError(
-            f"{where} has no curve with two points of positive finite params, tokens and loss."
+            f"{where} has no curve with two points of positive params and tokens and a finite loss."
         )
     return Curves(tuple(curves), tuple(excluded), tuple(notes))
 

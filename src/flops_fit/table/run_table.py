@@ -25,7 +25,7 @@ from flops_fit.trackers.service import TrackedRun, TrackedRuns
 Floats = NDArray[np.float64]
 
 _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
-_POSITIVE = ("params", "tokens", "flops", "loss", "budget", "unique_tokens")
+_POSITIVE = ("params", "tokens", "flops", "budget", "unique_tokens")
 
 
 def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -49,7 +49,8 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         for i, cell in enumerate(raw.cells[label] if label else [None] * raw.rows, start=1)
     ]
     reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
-    reasons |= _unsound_rows(raw, data, reasons)
+    outcomes = set(reasons)
+    reasons |= _unsound_rows(raw, data, reasons, outcomes)
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
@@ -66,7 +67,12 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
             for name, cells in raw.cells.items()
             if wanted(name) == "other" and cols.is_text(cells)
         },
-        "excluded": tuple(Excluded(labels[i], reasons[i]) for i in sorted(reasons)),
+        "excluded": tuple(
+            _lost(labels[i], reasons[i], {n: float(v[i]) for n, v in data.items()})
+            if i in outcomes
+            else Excluded(labels[i], reasons[i])
+            for i in sorted(reasons)
+        ),
         "notes": (*read.notes, *(tracked.notes if tracked else ()), *trusted),
         "unit": tracked.unit if tracked else read.unit,
     }
@@ -82,13 +88,31 @@ def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
     )
 
 
+def _lost(label: str, reason: str, known: Mapping[str, float | None]) -> Excluded:
+    """A run left out by its outcome, with what is known of it."""
+
+    def number(name: str) -> float | None:
+        value = known.get(name)
+        return value if value is not None and math.isfinite(value) else None
+
+    budget = number("budget") or number("flops")
+    return Excluded(label, reason, True, budget, number("params"), number("loss"))
+
+
 def _unsound_rows(
-    raw: Raw, data: Mapping[str, Floats], unfinished: Mapping[int, str]
+    raw: Raw, data: Mapping[str, Floats], unfinished: Mapping[int, str], outcomes: set[int]
 ) -> dict[int, str]:
-    """The rows whose state is not finished, and those without positive numbers, with the reason."""
+    """The rows whose state is not finished, and those without sound numbers, with the reason.
+
+    Adds those that their outcome leaves out to ``outcomes``.
+    """
     state = find_text("state", list(raw.cells))
     states = cols.unfinished(raw.cells[state]) if state else {}
     reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
+    unsound = np.flatnonzero(~np.isfinite(data["loss"])).tolist()
+    outcomes |= {*states, *unsound}
+    for i in unsound:
+        reasons.setdefault(i, f"loss is {data['loss'][i]:g}, expected a finite number")
     for name in (n for n in _POSITIVE if n in data):
         values = data[name]
         known = ~np.isnan(values) if name == "unique_tokens" else np.ones(raw.rows, dtype=bool)
@@ -232,9 +256,25 @@ class RunTable:
     def __len__(self) -> int:
         return len(self.loss)
 
-    def select(self, keep: NDArray[np.bool_], reason: str = "") -> RunTable:
-        """The runs where ``keep`` holds; with ``reason`` the others are listed as excluded."""
+    def select(self, keep: NDArray[np.bool_], reason: str = "", lost: bool = False) -> RunTable:
+        """The runs where ``keep`` holds; with ``reason`` the others are listed as excluded.
+
+        ``lost``: by their outcome.
+        """
         picked = np.flatnonzero(keep)
+        if reason:
+            names = ("budget", "params", "loss")
+            dropped = tuple(
+                _lost(self.labels[i], reason, {n: float(getattr(self, n)[i]) for n in names})
+                if lost
+                else Excluded(self.labels[i], reason)
+                for i in np.flatnonzero(~keep)
+            )
+            return replace(self.take(picked), excluded=self.excluded + dropped)
+        return self.take(picked)
+
+    def take(self, picked: NDArray[np.intp]) -> RunTable:
+        """The runs at these positions, in their order."""
         columns: dict[str, Any] = {
             name: value[picked]
             for name, value in vars(self).items()
@@ -246,9 +286,6 @@ class RunTable:
         columns["texts"] = {
             name: tuple(cells[i] for i in picked) for name, cells in self.texts.items()
         }
-        if reason:
-            dropped = tuple(Excluded(self.labels[i], reason) for i in np.flatnonzero(~keep))
-            columns["excluded"] = self.excluded + dropped
         return replace(self, **columns)
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -272,7 +309,9 @@ class RunTable:
                 completed.append(run)
             else:
                 reason = f"{run.state}: {run.reason}" if run.reason else run.state
-                excluded.append(Excluded(run.experiment.label, reason))
+                e = run.experiment
+                known = {"budget": e.budget, "params": float(e.params.total), "loss": run.loss}
+                excluded.append(_lost(e.label, reason, known))
 
         def column(values: Iterable[float]) -> Floats:
             return np.array(list(values), dtype=np.float64)
@@ -319,7 +358,7 @@ class RunTable:
         -------
         RunTable
             A held-out loss is taken before a training loss. Runs that did not finish (a column
-            ``State`` or ``status``) and rows without positive N, D, C and loss are in ``excluded``,
+            ``State`` or ``status``) and rows without positive N, D, C and finite loss are in ``excluded``,
             as are those whose loss was read before the end of their schedule, where
             ``planned_flops``, ``planned_tokens`` or ``planned_steps`` says how long it was. Of
             runs of a service that has to be known.
