@@ -97,10 +97,9 @@ def check_number(
     infinite: bool = False,
     expected: str = "",
 ) -> float:
-    """The value as a float, where it is a finite real number inside the bounds.
+    """The value as a float, where it is a finite real number inside the bounds; else an InputError.
 
-    ``above`` and ``below`` exclude themselves; ``infinite`` accepts infinity; ``expected`` words the
-    refusal: InputTypeError for what is no number, else InputError.
+    ``above`` and ``below`` exclude themselves; ``expected`` words the refusal.
     """
     if (
         is_number(value, infinite)

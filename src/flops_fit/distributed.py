@@ -1,8 +1,7 @@
 """The processes ("ranks") that train one run together, each on its share of every batch.
 
-Tensors (losses, gradients) are exchanged between devices; decisions between hosts, without waiting
-for a device. Every rank takes part in every exchange, so each decision also carries whether a rank
-has failed in the user's code.
+Tensors are exchanged between devices, decisions between hosts. Every rank takes part in every
+exchange, so each decision also carries whether a rank has failed in the user's code.
 """
 
 from __future__ import annotations
@@ -37,10 +36,7 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that train a run together; alone by default.
-
-    Rank 0 alone reads and writes the output directory.
-    """
+    """The place of this process among those that train a run together; rank 0 alone has the folders."""
 
     rank: int = 0
     size: int = 1

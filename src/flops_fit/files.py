@@ -67,10 +67,9 @@ def write_new(path: Path, content: str) -> bool:
 
 
 def link_new(temporary: Path, path: Path) -> bool:
-    """Give a finished file a second name, if that is free; whether this call did.
+    """Give a finished file a second name, if that is free (also on NFS); whether this call did.
 
-    Linking is atomic and exclusive on NFS as well. Without hard links an exclusive create takes the
-    name: a crash before the content leaves a torn file, which readers set aside.
+    Without hard links a crash may leave a torn file, which readers set aside.
     """
     try:
         os.link(temporary, path)

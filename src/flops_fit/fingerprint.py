@@ -1,7 +1,6 @@
 """Fingerprints of the user's code and data: equal when a run would come out the same.
 
-Code is compared by its syntax tree, so comments and formatting do not matter, together with the
-plain values it closes over. Data is compared by a spread of samples.
+Code is compared by its syntax tree and the plain values it closes over, data by a spread of samples.
 """
 
 from __future__ import annotations

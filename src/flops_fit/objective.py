@@ -1,8 +1,4 @@
-"""The loss of a batch as a sum over its counted units.
-
-A loss function returns a mean over a batch's units. Sums add up over microbatches, so this module
-works with (sum of loss, count of units).
-"""
+"""The loss of a batch as (sum of loss, count of units), which add up over microbatches."""
 
 from __future__ import annotations
 
@@ -31,11 +27,10 @@ IGNORED = -100  # torch's cross_entropy leaves these targets out by default
 class Objective:
     """The user's loss over a batch, and the number of units it averages.
 
-    ``loss_fn(model output, targets)`` is the mean over the units that ``count_fn(batch)`` counts: by
-    default targets other than −100 where they are integers, else samples. ``step_fn(model, batch) ->
-    (loss sum, count)`` replaces both. ``shifted``: the model shifts its labels itself, so the first of
-    each row is not counted. ``target`` is the name of the targets in batches by name, where the model
-    does not take them.
+    ``loss_fn(output, targets)`` is the mean over the units that ``count_fn(batch)`` counts: by default
+    integer targets other than −100, else samples. ``step_fn(model, batch) -> (loss sum, count)`` replaces
+    both. ``shifted``: the model leaves out the first label of each row. ``target``: the name of targets
+    that the model does not take.
     """
 
     loss_fn: Callable[..., Any] | None = None
@@ -110,10 +105,7 @@ class Objective:
             raise
 
     def _parts(self, batch: Any) -> tuple[Any, Any]:
-        """A batch as (what the model is called with, targets).
-
-        A dict or dataclass goes in by name; a tuple's last entry is the target, a lone tensor its own.
-        """
+        """A batch as (what the model is called with, targets): by name, or a tuple with the targets last."""
         named = by_name(batch)
         if named is not None and self.target:
             return {k: v for k, v in named.items() if k != self.target}, named[self.target]
@@ -124,10 +116,7 @@ class Objective:
         return parts[:-1] or parts, parts[-1]
 
     def with_target(self, model: Any, batch: Any) -> Objective:
-        """The objective that keeps the targets of a batch by name from a model that does not take them.
-
-        With a ``loss_fn`` they are the one name that ``model.forward`` does not know.
-        """
+        """The objective that keeps the one name that ``model.forward`` does not know as the targets."""
         named = by_name(batch)
         if self.loss_fn is None or self.step_fn is not None or named is None:
             return self
@@ -171,10 +160,9 @@ class Objective:
         return _is_whole(targets) and targets.dim() == 2 and targets.shape[1] >= 2
 
     def shifts(self, model: Any, batch: Any) -> bool | None:
-        """Whether ``model`` leaves out the first label of each row, tested by calling it.
+        """Whether ``model`` leaves out the first label of each row; ``None`` where its losses do not show it.
 
-        With all but the first labels masked a model that shifts has nothing to predict: its mean is
-        NaN or 0. ``None`` where the losses show neither.
+        With all but the first labels masked a model that shifts has a mean of NaN or 0.
         """
         import torch
 
@@ -299,10 +287,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def to_device(batch: Any, device: str) -> Any:
-    """A batch with every tensor of it on ``device``; copies to CUDA do not wait.
-
-    MPS has no float64, which Python numbers become when stacked: there they go in float32.
-    """
+    """A batch on ``device``, copied without waiting to CUDA, and in float32 to MPS, which has no float64."""
     import torch
 
     kind = device.partition(":")[0]

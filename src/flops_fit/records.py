@@ -1,12 +1,8 @@
 """The nouns that travel through the library: Experiment, Run, Diagnostic.
 
-An :class:`Experiment` is one training run as planned, a :class:`Run` is what came of it. N counts
-parameters, D units (target tokens for language, samples for images), C training FLOPs; L is the
-held-out loss.
-
-Under warmup–stable–decay, runs of one model that differ only in length are one run until the first
-of them cools down: their trunk, of which each cool-down is a branch (Hägele et al. 2024,
-arXiv:2405.18392).
+N counts parameters, D units (target tokens, or samples), C training FLOPs; L is the held-out loss.
+Under warmup–stable–decay, runs of one model that differ only in length share a trunk until the
+first cools down; each cool-down is a branch (Hägele et al. 2024, arXiv:2405.18392).
 """
 
 from __future__ import annotations
@@ -279,9 +275,8 @@ class Run:
 class Excluded:
     """A run left out of the fit, and why.
 
-    ``by_outcome`` where its own course is the reason (diverged, failed, not finished, no finite
-    loss): such runs are no random part of a sweep. Then ``budget``, ``params`` and ``loss`` are what
-    is known of it.
+    ``by_outcome`` where its own course is the reason, such as divergence: such runs are no random part.
+    Then ``budget``, ``params`` and ``loss`` are what is known of it.
     """
 
     label: str

@@ -1,7 +1,4 @@
-"""The global random generators of torch, NumPy and Python: seed, capture, restore, keep.
-
-User code draws from them. A run seeds them, saves them in checkpoints and puts them back.
-"""
+"""The global random generators of torch, NumPy and Python: seed, capture, restore, keep."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ _TWISTER_BYTES = 625 * 4  # of NumPy's Mersenne twister: 624 words and the place
 def seed(key: int, numpy_key: Any = None, device: str | None = None) -> None:
     """Seed the CPU generators of torch, Python and NumPy, and that of ``device`` if it has its own.
 
-    torch draws as after ``torch.manual_seed(key)``. NumPy uses the same algorithm (Mersenne twister)
-    and would draw the same numbers from the same key, so it gets ``numpy_key``, by default a hash.
+    NumPy gets ``numpy_key``, by default a hash: from the same key it would draw the numbers of torch.
     """
     import torch
 
@@ -46,11 +42,6 @@ def seed(key: int, numpy_key: Any = None, device: str | None = None) -> None:
 def capture() -> RngState:
     """The state of every global generator, as plain values that a checkpoint may hold.
 
-    ``torch`` is a byte tensor, ``cuda``, ``xpu`` and ``mps`` are lists of them by device, ``python`` is
-    nested lists, ``numpy`` a dict of numbers and lists.
-
-    Examples
-    --------
     >>> state = capture()
     >>> first = random.random()
     >>> restore(state)
@@ -76,15 +67,7 @@ def capture() -> RngState:
 
 
 def restore(state: Mapping[str, Any]) -> None:
-    """Put every global generator back to what :func:`capture` returned.
-
-    States of devices that this machine does not have are ignored: nothing can draw from them.
-
-    Raises
-    ------
-    InputError
-        ``state`` did not come from :func:`capture`.
-    """
+    """Put the generators, of devices that are here, back to what :func:`capture` returned; or InputError."""
     import torch
 
     if missing := [name for name in _PARTS if name not in state]:
@@ -106,10 +89,7 @@ def restore(state: Mapping[str, Any]) -> None:
 
 
 def mark() -> Callable[[], None]:
-    """Remember where the CPU generators are; each call of the result puts them back.
-
-    This is for every batch that is read, where :func:`capture` and :func:`restore` would take long.
-    """
+    """Remember the CPU generators; the result puts them back, faster than :func:`restore`."""
     import torch
 
     torch_state, python_state = torch.get_rng_state(), random.getstate()
@@ -148,11 +128,7 @@ def _mark_numpy() -> Callable[[], None]:
 
 @contextmanager
 def kept(device: str | None = None) -> Iterator[None]:
-    """A context that puts the generators back at its end, whatever was drawn inside.
-
-    With a ``device``, which is in use from here on, those of all devices in use are kept too; without,
-    those of the CPU alone.
-    """
+    """Put the CPU generators back at the end; with a ``device`` in use, those of all used devices too."""
     import torch
 
     if device is not None:

@@ -39,13 +39,9 @@ def run_experiments(
 ) -> list[Run]:
     """One Run for each experiment, in the order given, finished ones read from the store.
 
-    The most expensive runs start first. Runs of one trunk go one after another, the shortest first,
-    each from where the one before left the trunk. Workers record their runs. A run that another
-    process makes is waited for, and made here once no living process makes it. A run lost to an
-    infrastructure failure is tried again after each of ``pauses``, from its newest checkpoint.
-
-    SweepError where the first two runs failed for the same reason, OutputError where a result
-    cannot be recorded, KeyboardInterrupt or SystemExit on a signal; what is recorded is kept.
+    The most expensive trunks start first, their runs from the shortest to the longest. Runs of another
+    process are waited for, lost ones are tried again after each of ``pauses``. SweepError where the first
+    two runs failed alike, OutputError where a result cannot be recorded; what is recorded is kept.
     """
     finished = store.finished(experiments)
     for finding in store.findings:
@@ -206,10 +202,7 @@ class _Sweep:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SystemExit, so that workers are ended in order.
-
-    One that is ignored, or handled by the user's code, is left as it is.
-    """
+    """Let SIGTERM and SIGHUP raise SystemExit, to end workers in order, unless handled elsewhere."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

@@ -56,10 +56,7 @@ def error_line(error: BaseException) -> str:
 
 
 def user_line(error: BaseException) -> str:
-    """Where in the user's own code an error was raised: `` (model.py, line 12: return self.b(x))``.
-
-    Empty if no frame is outside installed packages and this one.
-    """
+    """Where in the user's own code an error was raised: `` (model.py, line 12: return self.b(x))``."""
     own = str(Path(__file__).parent)
     for f in reversed(traceback.extract_tb(error.__traceback__)):
         if not f.filename.startswith((own, "<frozen")) and "site-packages" not in f.filename:

@@ -1,9 +1,7 @@
 """The user's data: samples by index, a held-out part, units, and a sampler that can resume.
 
-Any map-style or iterable torch data set, DataLoader, HuggingFace data set or list of samples
-becomes a :class:`DataSpec`. Which samples a step trains on, and what a random transform makes of
-them, is a pure function of the seed, the epoch and the position in it, so a run is the same
-wherever and whenever it is made.
+Which samples a step trains on, and what a random transform makes of them, is a pure function of
+the seed, the epoch and the position in it: a run is the same wherever it is made.
 """
 
 from flops_fit.data.spec import AllBut, DataSpec, permuted

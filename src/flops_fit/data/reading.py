@@ -93,10 +93,7 @@ def fetch(dataset: Any, indices: Sequence[int]) -> list[Any]:
 
 @dataclass
 class Reader:
-    """Makes batches of a map-style data set, each sample seeded from its own key.
-
-    Batches are read at once until one draws a random number, as seeding each sample costs 8 µs.
-    """
+    """Batches of a map-style data set, read at once until a sample draws: seeding each costs 8 µs."""
 
     dataset: Any
     collate: Collate
@@ -199,10 +196,7 @@ def _unpickle(content: bytes) -> _Batches:
 def read_ahead(
     make: Callable[[Any], Any], items: Iterable[Any], workers: int, pin: bool
 ) -> Iterator[Any]:
-    """``make(item)`` for each item, in order, by ``workers`` processes of a torch DataLoader.
-
-    An error of ``make`` is raised here, with the worker's traceback as a note.
-    """
+    """``make(item)`` for each item, in order, by ``workers`` processes; errors are raised here."""
     import torch
     from torch.utils.data import DataLoader
 

@@ -33,10 +33,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd
 
 
 def permuted(position: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
-    """The entries at ``position`` in a shuffle of range(n) chosen by ``key``.
+    """The entries at ``position`` in a shuffle of range(n) chosen by ``key``; nothing of size n is stored.
 
-    A Feistel network over the next even number of bits, walked until it falls below n (Black and
-    Rogaway 2002), so any part of the shuffle costs the same and nothing of size n is stored.
+    A Feistel network over the next even number of bits, walked until it falls below n (Black, Rogaway 2002).
     """
     half = max(1, ((max(n - 1, 1)).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
@@ -212,10 +211,7 @@ class DataSpec:
         yield from itertools.islice(iter(self.dataset), self.skip, stop)
 
     def in_order(self, batch_size: int, first: int = 0, every: int = 1) -> Iterator[Any]:
-        """The batches ``first``, ``first + every``, … of all samples in order; the last may be short.
-
-        What is random in a sample is the same at every call.
-        """
+        """The batches ``first``, ``first + every``, … of all samples, the same at every call."""
         if self.indices is None:
             stream = StreamReader(self._once, self.collate, batch_size)
             batches = iter(map(stream.batch, itertools.count()))

@@ -1,7 +1,4 @@
-"""Training FLOPs per unit, F(N), and how they are counted on a model.
-
-C = F(N)·D throughout: F(N) turns a size and a budget into a number of units.
-"""
+"""Training FLOPs per unit, F(N), with C = F(N)·D throughout, and how they are counted on a model."""
 
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
 from flops_fit.flops.trace import OpCount, TracedFlops, trace_flops

@@ -44,9 +44,8 @@ class LinearFlops:
 class SmoothFlops:
     """F(N) = N·(k + c·(N/N₀)^−p), for tables of models that cannot be traced: k·N at large N.
 
-    ``n_min`` and ``n_max`` bound the sizes it was fitted to, ``misfit`` is the largest relative
-    error there. Below a tenth of ``n_min`` F/N stays as it is there: a curve that falls towards
-    small sizes would turn negative.
+    Fitted to sizes ``n_min`` to ``n_max`` with the largest relative error ``misfit``. Below a tenth of
+    ``n_min`` F/N stays as it is there, as it could turn negative.
     """
 
     k: float
@@ -76,9 +75,8 @@ class SmoothFlops:
 class InterpolatedFlops:
     """F(N) from exact counts, ln(F/N) linear in ln N between them.
 
-    At an N away from every count it first calls ``count_near(N')`` for the powers of √2 N' around
-    it and keeps the pairs (size built, its F). Where the call returns ``None``, F/N stays at the
-    outermost count.
+    Away from every count it first adds ``count_near(N')``, (size built, its F), at the powers of √2
+    around N. Where that is ``None``, F/N stays at the outermost count.
     """
 
     counts: dict[float, float]

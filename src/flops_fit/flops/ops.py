@@ -1,11 +1,9 @@
 """The closed form of every operation that multiplies: its FLOPs from its shapes.
 
-A multiply-add counts two, as in torch; biases, softmax, norms and other element-wise work are left
-out. An operation without a formula here has torch's, or the one that a user registered with
-``torch.utils.flop_counter.register_flop_formula``. torch's are not used for convolutions, whose
-weight gradient they count as if it were dense in its groups (for a depthwise layer of 64 channels
-65 times its forward pass), nor for the backward pass of fused attention, where they count the
-scores twice.
+A multiply-add counts two; element-wise work is left out. An operation without a formula here has
+torch's, or the user's own (``register_flop_formula``). torch's are not used for convolutions, whose
+weight gradient they count as if dense in its groups, nor for the backward pass of fused attention,
+where they count the scores twice.
 """
 
 from __future__ import annotations
@@ -45,8 +43,7 @@ def _grouped_mm(args: Sequence[Any], out: Any) -> float:
 def _convolution(args: Sequence[Any], out: Any) -> float:
     """2 · outputs · weights per output channel; of a transposed one, 2 · inputs · weights.
 
-    A weight is (c_out, c_in/groups, *kernel), transposed (c_in, c_out/groups, *kernel), so groups
-    are in its shape. Multiplications by padding count, as the kernels make them.
+    Groups are in the weight's shape; multiplications by padding count.
     """
     positions = args[0].shape if args[6] else out.shape
     return 2.0 * int(math.prod(positions) * math.prod(args[1].shape[1:]))
@@ -77,10 +74,7 @@ def _attention_backward(args: Sequence[Any], out: Any) -> float:
 
 
 def _trilinear(args: Sequence[Any], out: Any) -> float:
-    """Σ a·b·c over broadcast axes, pair by pair; a pair that sums no axis is element-wise.
-
-    ``nn.Bilinear`` (B rows, I × J to O) is 2·B·O·J·(I + 1): first x·W, then its product with y.
-    """
+    """Σ a·b·c over broadcast axes, pair by pair; a pair that sums no axis is element-wise."""
     expanded = [set(dims) for dims in args[3:6]]
     summed, rank = set(args[6]), args[0].dim() + len(expanded[0])
     size = [1] * rank

@@ -20,10 +20,7 @@ _LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
 
 
 class Weights:
-    """Follows parameters of two dimensions or more from operation to operation by their storage.
-
-    A weight is used where it, or a view or copy, enters any other operation that the trace sees.
-    """
+    """Follows weights by their storage, through views and copies, to operations that use them."""
 
     def __init__(self, model: nn.Module | None) -> None:
         self._origins: dict[int, frozenset[str]] = {}

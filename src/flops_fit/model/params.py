@@ -150,8 +150,7 @@ def _declared(model: Any, name: str, what: str) -> int | None:
 def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
     """Sizes of the parameters that are looked up, and (size, inputs) of those that multiply.
 
-    A table shared with a linear head counts as both. Tensors of two dimensions in a module of the
-    user's own are taken to multiply, as (outputs, inputs).
+    A shared table counts as both. Tensors of two dimensions in the user's own modules multiply.
     """
     torch = torch_or_error()
     nn = torch.nn

@@ -27,11 +27,9 @@ class SizeSearch:
     _grid: tuple[int, int] | None = field(default=None, repr=False)
 
     def nearest(self, params: float) -> tuple[int, ParamCount] | None:
-        """The accepted integer size whose total N is nearest to ``params`` in ratio.
+        """The accepted size whose total N is nearest to ``params`` in ratio; ``None`` below a third of it.
 
-        Sizes double until N is reached; then the bracket, whose ends lie on both sides of the
-        wanted N, is narrowed. So a crossing is found even where N does not grow everywhere.
-        ``None`` where even the largest accepted size has less than a third of ``params``.
+        Sizes double until N is reached, then the bracket around it is narrowed.
         """
         first, stride = self.grid()
 
@@ -74,11 +72,7 @@ class SizeSearch:
     def _beside(
         self, best: tuple[int, ParamCount], params: float, stride: int
     ) -> list[tuple[int, ParamCount]]:
-        """The accepted sizes next to where N = ``params`` would be, one on each side.
-
-        Among many refused sizes the bracket need not end at the nearest accepted ones.
-        N = k·size^p between ``best`` and its double.
-        """
+        """The accepted sizes on each side of where N = ``params`` would be, by N = k·size^p."""
         size, n = best[0], best[1].total
         double = self._near(2 * size)
         power = 2.0

@@ -104,10 +104,9 @@ class ModelSpec:
         return model
 
     def build_meta(self, size: Size) -> Any:
-        """The model without memory, on the meta device, or on the CPU where that is impossible.
+        """The model on the meta device, or on the CPU where that is impossible: see ``allocates``.
 
-        ``allocates`` then says why. Errors of the constructor are passed on; where it reads a GPU
-        and there is none, that is a :class:`GpuNeededError`.
+        Errors of the constructor are passed on; :class:`GpuNeededError` where it reads a missing GPU.
         """
         arguments = self.arguments(size)
         start = time.perf_counter()
@@ -224,8 +223,7 @@ class GpuNeededError(ModelError):
 def build_without_memory(make: Callable[[], Any], name: str) -> tuple[Any, str]:
     """The model on the meta device, and why memory was allocated (``""`` where it was not).
 
-    Initialisation and moves to a GPU are skipped. What reads the values of its tensors is built on
-    the CPU instead.
+    What reads the values of its tensors is built on the CPU instead.
     """
     torch = torch_or_error()
     try:

@@ -54,11 +54,7 @@ class Device:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The cost of one run: its own FLOPs without what a shorter run of its trunk has trained.
-
-    ``seconds`` is ``None`` where no time is known; ``dollars`` is its share of the price by its time,
-    ``None`` without a price.
-    """
+    """The cost of one run without what a shorter run of its trunk has trained; ``None`` is unknown."""
 
     id: str
     label: str
@@ -201,8 +197,7 @@ def makespan(
 ) -> float:
     """Time until the last run ends, of runs in ``parallel`` slots, started in the order of a sweep.
 
-    The most expensive chains (runs of one trunk, each queued when the one before has ended) start first:
-    at most 2 − 1/m of the shortest possible time in m slots (Graham 1969).
+    The most expensive chains of runs (trunks) start first, each next run when the one before has ended.
     """
     own = own_flops(experiments)
     chains = [deque(group) for group in by_trunk(experiments)]
@@ -266,11 +261,7 @@ class Priced:
 
 @dataclass(frozen=True)
 class DesignCost:
-    """One design: its runs and their cost, or in ``notes`` why it cannot be planned.
-
-    Its name ends in ``" + branch"`` where runs of one size share a trunk. ``notes`` also says how many
-    sizes were left out and which hyper-parameters were changed.
-    """
+    """One design, ``" + branch"`` where runs share a trunk: its runs and cost, or why it has none."""
 
     design: str
     experiments: tuple[Experiment, ...]

@@ -35,8 +35,7 @@ _LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 class SizePolynomial:
     """Whole numbers that are polynomials of the size, as long as every trace agrees.
 
-    A polynomial of degree p through p + 1 traced sizes is used once it reproduces all values of
-    all other traced sizes exactly, at least two.
+    One of degree p through p + 1 sizes is used once it reproduces at least two others exactly.
     """
 
     # At each size the FLOPs, then what can be read off the built model.
@@ -97,8 +96,7 @@ def model_structure(model: Any) -> Mapping[str, int]:
 class FlopsCounter:
     """Counts training FLOPs per unit at a size; remembers each count.
 
-    A trace takes a tenth of a second. Where FLOPs are a polynomial of a whole-number size, and a built
-    model has the structure that the same polynomials predict, they are computed: the same number.
+    Where polynomials of the size predict a built model's structure, its FLOPs come from them, untraced.
     """
 
     spec: ModelSpec

@@ -41,10 +41,9 @@ PriorLike = str | float | Law | OptimumOnly | HasOptimum | None
 
 @dataclass(frozen=True)
 class Prior:
-    """What the optimum is assumed to be before anything is known.
+    """What the optimum is assumed to be: a law in words, and ``size_at``, ``(C, F) -> N*``.
 
-    ``description`` says which law this is. ``size_at`` is ``(C, F) -> N*``, with F(N) the FLOPs of a
-    unit of the planned model; ``None`` in a plan that was read from a file.
+    ``size_at`` is ``None`` in a plan that was read from a file.
     """
 
     description: str
@@ -139,10 +138,7 @@ def _ratio(ratio: float) -> Prior:
 
 @dataclass(frozen=True)
 class Layout:
-    """A design for given budgets: its name, its centre, and how many sizes, smallest budget first.
-
-    Sizes reach from N*/width to N*·width, in even steps of ln N.
-    """
+    """A design for given budgets; sizes reach from N*/width to N*·width in even steps of ln N."""
 
     design: str
     prior: Prior

@@ -34,9 +34,8 @@ class UnmetBudgetError(PlanError):
 class ExperimentFactory:
     """Makes the exact experiment of a budget and a size.
 
-    ``samples`` are those of the training set where it is known, ``pass_length`` also of a stream that
-    ends, ``conditions`` the fingerprints of all else that decides the outcome. With ``branch`` neither
-    batch nor seed depends on the budget.
+    ``samples`` and ``pass_length`` are those of one pass of the data, if known, the latter also of a stream;
+    ``conditions`` is a fingerprint. With ``branch`` neither batch nor seed depends on the budget.
     """
 
     spec: ModelSpec

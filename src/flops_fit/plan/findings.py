@@ -30,8 +30,7 @@ def settle_labels(
 ) -> tuple[Objective, tuple[Diagnostic, ...]]:
     """The objective, which now knows what the targets are and whether the model shifts them itself.
 
-    The smallest model is tried. If that is not possible, labels equal to the inputs decide: a model
-    that predicts each token from itself would have nothing to learn.
+    The smallest model is tried; if that is impossible, labels equal to the inputs decide.
     """
     size = None if by_name(batch) is None else _smallest(spec, sizes)
     if size is not None:

@@ -107,11 +107,7 @@ def make_counter(
 
 @dataclass(frozen=True)
 class Planner:
-    """Makes the plan of a sweep, and makes it again with another recipe.
-
-    Sizes are those that the user named in ``sizes``, or chosen by ``design``. ``notes`` and ``findings``
-    are what is already known about the data and all inputs; ``task`` carries out one experiment.
-    """
+    """Makes the plan of a sweep, of named or chosen sizes, and makes it again with another recipe."""
 
     factory: ExperimentFactory
     budgets: tuple[float, ...]
@@ -162,10 +158,7 @@ class Planner:
         )
 
     def remake(self, plan: SweepPlan, recipe: Recipe, conditions: str | None = None) -> SweepPlan:
-        """The sizes and budgets of a plan, each run with the hyper-parameters of ``recipe``.
-
-        ``conditions``, a fingerprint of what else changes how runs come out, becomes part of their ids.
-        """
+        """The plan with the hyper-parameters of ``recipe``; ``conditions`` become part of the ids."""
         own = self.factory.conditions
         conditions = own if conditions is None else digest([own, conditions])
         factory = replace(self.factory, recipe=recipe, conditions=conditions)
@@ -197,11 +190,7 @@ class Planner:
         )
 
     def at_base(self, plan: SweepPlan, base: Size, parametrization: str) -> SweepPlan:
-        """The plan with the learning rate that the recipe has for ``base``, at every size.
-
-        All else stays, and so does how the rate depends on the length of a run. ``parametrization`` is a
-        fingerprint of what scales the rate from there.
-        """
+        """The plan with the learning rate of ``base`` at every size, scaled by ``parametrization``."""
         recipe = _AtBase(self.factory.recipe, self.factory.spec.require(base))
         return self.remake(plan, recipe, parametrization)
 

@@ -29,10 +29,7 @@ from flops_fit.records import Experiment
 
 @dataclass(frozen=True)
 class Reading:
-    """How long reading a sample takes, by the clock and of that ``waiting``, as for a disk.
-
-    ``size`` are its bytes; ``on_host`` says whether samples are in the host's memory.
-    """
+    """Seconds to read a sample, of that ``waiting`` (a disk), and its ``size`` in bytes."""
 
     seconds: float
     waiting: float
@@ -42,10 +39,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Times of one size N: a step takes ``fixed`` + C_step/``flops_per_second`` seconds.
-
-    ``start`` are the seconds from nothing to the end of a first step.
-    """
+    """One size N: a step takes ``fixed`` + C_step/``flops_per_second`` s, the first ``start`` s."""
 
     params: float
     fixed: float
@@ -57,11 +51,8 @@ class StepTimes:
 class Speed:
     """Measured training speed, FLOP/s against N, on one device.
 
-    ``held_out_units`` are evaluated at the end of every run, at a forward pass each: a third of
-    the training FLOPs. ``reading`` is how fast samples are read, where it was measured.
-    ``steps`` are the parts of a step by size, where they were measured; ``alone`` is the same with
-    one of a CPU's ``threads``, as when runs share it. ``flops_per_second`` is that of
-    steps as planned.
+    ``held_out_units`` are evaluated at the end of every run, for a third of the training FLOPs. ``steps``
+    are the parts of a step by size, ``alone`` those with one of a CPU's ``threads``, as when runs share it.
     """
 
     params: tuple[float, ...]
@@ -76,10 +67,9 @@ class Speed:
     def seconds(
         self, experiment: Experiment, flops: float | None = None, *, parallel: int = 1
     ) -> float:
-        """Estimated time of one run: its start, its steps with their reading, its evaluation.
+        """Estimated time of one run that computes ``flops`` itself: start, steps, reading, evaluation.
 
-        ``flops`` are those that it computes itself, where a part is shared. Runs that are made
-        ``parallel`` share the threads of a CPU; a GPU is taken to be each run's own.
+        Runs that are made ``parallel`` share the threads of a CPU; a GPU is taken to be each run's own.
         """
         share = 1.0 if flops is None else flops / experiment.flops
         held_out = experiment.flops_per_unit / 3 * self.held_out_units
@@ -169,8 +159,7 @@ class Probe:
     def measure(self, experiments: Sequence[Experiment], held_out_samples: int = 0) -> Speed:
         """Steps at up to three of the planned sizes, and the reading of a few batches.
 
-        The smallest size is always built, so that what cannot train raises a LossError or ModelError
-        before any compute is spent; larger ones up to 5e7 parameters.
+        The smallest size is always built: what cannot train raises LossError or ModelError before the sweep.
         """
         import torch
 

@@ -1,13 +1,8 @@
 """The checkpoints of a run, from which it continues after it was stopped at any moment.
 
-::
-
-    step-00001234/
-      state.pt        torch.save of nested plain values and tensors
-      manifest.json   format, schema, key, step, sha256 and size of state.pt, torch, time
-
-It is written to a hidden directory beside the others, flushed to the disk and then renamed: a
-reader sees all of it or nothing. What does not verify is renamed and reported, never loaded.
+Each is a folder ``step-00001234`` with ``state.pt`` (nested plain values and tensors) and
+``manifest.json`` (with the key, and sha256 and size of the state). It is written under a hidden name,
+flushed and renamed: a reader sees all of it or nothing. What does not verify is renamed and reported.
 """
 
 from __future__ import annotations
@@ -58,10 +53,8 @@ def check_intervals(seconds: Any, steps: Any) -> None:
 class Checkpoints:
     """The newest ``keep`` checkpoints of one run, written by one process at a time.
 
-    ``key`` is a hash of what decides the run's arithmetic; checkpoints under another key are never
-    loaded. One is due ``every_seconds`` after the last save ended (later where saving is slow), and
-    at multiples of ``every_steps``; ``None`` switches either off. ``findings`` says what was set
-    aside.
+    ``key`` is a hash of what decides the arithmetic; others are never loaded. One is due ``every_seconds``
+    after the last (later where saving is slow), and at multiples of ``every_steps``.
     """
 
     folder: Path
@@ -129,10 +122,7 @@ class Checkpoints:
     def newest(
         self, at_most: int | None = None, after: int = -1
     ) -> tuple[int, dict[str, Any]] | None:
-        """The latest checkpoint that verifies, as (steps done, state), tensors on the CPU.
-
-        Only those of more than ``after`` and at most ``at_most`` steps; unusable ones are renamed.
-        """
+        """The latest verified one in (after, at_most] as (steps, state on the CPU); bad ones are renamed."""
         try:
             self._tidy()
             steps = self._steps()

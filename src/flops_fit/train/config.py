@@ -177,8 +177,7 @@ def reading_workers(
 ) -> int:
     """The processes that read ahead of a run, which ``ranks`` processes share; no result depends on it.
 
-    ``"auto"`` is the ``num_workers`` of the user's DataLoader, if set. Else it is 0 unless measured
-    times say that workers pay and processes are forked: others would import the user's script.
+    ``"auto"`` is the ``num_workers`` of the user's DataLoader, else what measured times say that pays.
     """
     if workers != "auto":
         return workers

@@ -26,10 +26,7 @@ _MIN_BATCHES = 32  # that the held-out set is cut into, to see how they vary
 
 @dataclass
 class Throughput:
-    """Units per second, and the model FLOPs utilisation (Chowdhery et al. 2022, appendix B).
-
-    MFU is F·D/(seconds·peak), with F as the plan counts it; ``peak`` is that of all devices together.
-    """
+    """Units per second and MFU, F·D/(seconds·peak) (Chowdhery et al. 2022), ``peak`` of all devices."""
 
     flops_per_step: float = 0.0
     peak: float | None = None
@@ -90,10 +87,7 @@ def evaluate(
     batch_size: int,
     ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
-    """Mean loss over every unit of the held-out set, and its standard error over batches.
-
-    Neighbouring samples (pieces of one document) are alike. Each of R ranks takes every R-th batch.
-    """
+    """Mean held-out loss over all units, and its standard error over batches; ranks share the batches."""
     import torch
 
     if held_out.size is not None:
@@ -116,10 +110,7 @@ def evaluate(
 def ratio_standard_error(
     sums: NDArray[np.float64], counts: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """The ratio of two totals, and its standard error over their m parts.
-
-    The variance is Σ(sᵢ − r·cᵢ)²·m/(m − 1)/(Σcᵢ)² (Cochran 1977, eq. 6.13, an infinite population).
-    """
+    """The ratio of two totals and its standard error over their m parts (Cochran 1977, eq. 6.13)."""
     m, total = len(counts), counts.sum()
     if total <= 0:
         return math.nan, math.nan
@@ -134,10 +125,9 @@ def ratio_standard_error(
 def noise_scale_of(
     norms: Iterable[tuple[float, float]], whole: tuple[float, float]
 ) -> float | None:
-    """B_simple = tr(Σ)/|G|² from squared gradient norms of small batches and of all of them.
+    """B_simple = tr(Σ)/|G|² from (units, |g|²) of small batches and of all; ``None`` if |G|² ≤ 0.
 
-    From E|g_B|² = |G|² + tr(Σ)/B (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1). ``norms``
-    are (units, |g|²) of small batches, ``whole`` those of the mean gradient. ``None`` if |G|² ≤ 0.
+    From E|g_B|² = |G|² + tr(Σ)/B (McCandlish et al. 2018, arXiv:1812.06162, appendix A.1).
     """
     small = [(units, square) for units, square in norms if units > 0]
     if len(small) < 2:

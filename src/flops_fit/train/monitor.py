@@ -51,13 +51,9 @@ class _State:
 class DivergenceMonitor:
     """Follows the training loss of one run by its readings, means over the steps since the last.
 
-    A run has diverged when a reading or a gradient norm is not finite, or when the smoothed loss
-    stays a tenth above its start for a share ``patience`` of the run's ``steps``. A reading over n
-    steps weighs 1 − 2^(−n/half-life). The start is the median of the readings within the first
-    half-life, plus three of its standard errors.
-
-    A spike is a reading above the median of the last 50 by more than ``spike`` standard deviations.
-    It is recorded and ends nothing.
+    A run has diverged when a reading or a gradient norm is not finite, or when the smoothed loss stays a
+    tenth above its start (the median of the first readings, plus three standard errors) for a share
+    ``patience`` of the ``steps``. A spike, over ``spike`` standard deviations, is only recorded.
     """
 
     def __init__(self, steps: int, *, spike: float = 6.0, patience: float = _PATIENCE) -> None:
@@ -173,10 +169,7 @@ class DivergenceMonitor:
 
 
 class Interruption:
-    """A context of the main thread that stores SIGINT or SIGTERM in ``signal``, instead of ending.
-
-    A signal that is ignored stays so; a second SIGINT raises KeyboardInterrupt at once.
-    """
+    """Stores SIGINT or SIGTERM in ``signal`` instead of ending, unless ignored; a second SIGINT raises."""
 
     def __init__(self) -> None:
         self.signal = 0

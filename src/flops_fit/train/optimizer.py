@@ -32,8 +32,7 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimizer of one run, by default AdamW on :func:`decay_groups` (Loshchilov, Hutter 2019).
 
-    A group's peak rate is its ``lr``; its ratio to ``hparams.lr`` is stored as ``lr_scale``. An optimizer
-    class is called with the groups and ``lr``, and with ``betas`` if it takes them.
+    A class is called with groups, ``lr`` and ``betas``. ``lr``/``hparams.lr`` is kept as ``lr_scale``.
     """
     from torch.optim import AdamW, Optimizer
 
@@ -108,10 +107,7 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def decay_groups(model: Module, hparams: HParams) -> Groups:
-    """Two groups: parameters that decay, and norms, biases, scalars and embeddings that do not.
-
-    A row of an embedding gets a gradient only when its token occurs: decay would shrink rare rows.
-    """
+    """Two groups: parameters that decay; and norms, biases, scalars and embeddings, which do not."""
     from torch import nn
 
     undecayed = (

@@ -78,10 +78,7 @@ class Precision:
         return torch.autocast(_kind(device), dtype=torch.bfloat16)
 
     def flags(self, device: Any) -> AbstractContextManager[None]:
-        """The context of a whole run on CUDA: sets torch's TF32 flags, and puts them back.
-
-        The flags hold for the process. Other devices read them otherwise, so nothing is set there.
-        """
+        """The context of a whole run on CUDA: sets torch's TF32 flags for the process, and puts them back."""
         return tf32_flags(self.tf32) if _kind(device) == "cuda" else nullcontext()
 
 
@@ -134,9 +131,7 @@ def _has_bf16(device: Any) -> bool:
 def tf32_flags(on: bool) -> Iterator[None]:
     """A context with TF32 on or off, that puts torch's flags back.
 
-    They exist twice, from torch 2.9 on as ``fp32_precision`` too. Torch refuses to read the old ones
-    if the two disagree, so both are set, the old one first as it writes to the new one. Both are put
-    back, as each has values that the other cannot express.
+    From torch 2.9 on they exist twice and must agree. The old one writes to the new, so it is set first.
     """
     import torch
     from torch import backends

@@ -62,10 +62,7 @@ class TrainState:
             self._sums[name] += value
 
     def observe(self) -> str:
-        """Let the monitor see whole blocks of steps; the reason why the run may have diverged.
-
-        Blocks are counted in steps, so that a run is judged alike on a slow and a fast machine.
-        """
+        """Let the monitor see whole blocks of steps, on any machine alike; why the run may have diverged."""
         block = max(5, self._steps // _OBSERVED)
         since = self.step - self.monitor.step
         if not since or (self.step % block and self.step not in (1, self._steps)):
@@ -138,10 +135,7 @@ class TrainState:
         )
 
     def save(self, checkpoints: Checkpoints | None, step: Stepper, owner: str = "") -> None:
-        """Save all that the rest of the run depends on; every rank calls this, one writes.
-
-        A full disk costs only the checkpoint. ``owner`` is the run, if others continue.
-        """
+        """Save the whole state; every rank calls this, one writes. A full disk costs only the checkpoint."""
         random = step.ranks.all_gather(rng.capture())
         if checkpoints is None:
             return
@@ -177,10 +171,7 @@ class TrainState:
         at_most: int | None = None,
         owner: str = "",
     ) -> None:
-        """Continue exactly from the newest checkpoint that is further than the run, if there is one.
-
-        One rank reads it for all. What another ``owner`` had done counts as shared.
-        """
+        """Continue exactly from the newest checkpoint ahead, if any; what another ``owner`` did is shared."""
         newest = None
         if checkpoints is not None:
             newest = checkpoints.newest(at_most, after=self.step)

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 class Stepper:
     """Gradient of the mean loss over a batch's units, clipped, and a step along it.
 
-    Called with this rank's share of a batch of ``samples`` on the host, ``None`` if that is empty.
-    Microbatches and ranks add up sums, which are divided once by the units of all of them. If
-    ``microbatch`` samples do not fit they are halved, on every rank, and the batch begins again.
+    Called with this rank's share of a batch of ``samples``, or ``None``. Sums of microbatches and ranks are
+    divided once by all units. Where ``microbatch`` samples do not fit, they are halved on every rank.
     """
 
     model: nn.Module
@@ -174,8 +173,7 @@ class Stepper:
 class CompiledForward:
     """Forward passes in training call its ``module``: the model, or what torch compiled from it.
 
-    The model itself is evaluated, so held-out losses of a sweep come from one arithmetic. Shapes are
-    left to torch: batches of any length need two or three compilations.
+    The model itself is evaluated, so held-out losses of a sweep come from one arithmetic.
     """
 
     def __init__(self, model: Any) -> None:

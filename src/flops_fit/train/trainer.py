@@ -60,27 +60,10 @@ Report = Callable[[Progress], None]
 class Trainer:
     """All that training an experiment needs; call it with one.
 
-    Attributes
-    ----------
-    model, data, held_out, objective
-        What is trained, on which data, and with which loss.
-    device
-        A torch device, ``"cpu"`` or ``"cuda"``.
-    config
-        Everything else about how runs are trained.
-    folder
-        Where each run keeps its training curve and checkpoints, in a folder of its id; ``None``
-        keeps neither.
-    trunks
-        Where runs of one trunk leave their state to longer ones; ``None`` lets each train alone,
-        with the same outcome.
-    parametrization
-        How rates and initial values scale with width, if ``config`` asks for μP.
-    speed
-        What planning measured, which decides what ``"auto"`` means.
-    measures_noise
-        Whether the gradient noise scale is measured at the end of each run of one process, at the
-        cost of four steps.
+    ``model`` is trained with ``objective`` on ``data``, on a torch ``device``, as ``config`` says.
+    ``folder`` keeps the curve and checkpoints of each run in a folder of its id, ``None`` neither. In
+    ``trunks`` runs leave their state to longer ones; ``None`` lets each train alone, with the same outcome.
+    ``measures_noise``: whether to measure the gradient noise scale at the end, for four steps more.
     """
 
     model: ModelSpec
@@ -116,8 +99,7 @@ class Trainer:
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, from its checkpoint if there is one.
 
-        What goes wrong becomes the state of the run: ``diverged``, ``oom`` or ``failed``. Only an
-        interruption from outside passes through, after a checkpoint. Every rank returns the same run.
+        What goes wrong becomes the state of the run; only an interruption passes through, after a checkpoint.
         """
         import torch
 
@@ -196,7 +178,7 @@ class Trainer:
                 set_learning_rate(step.optimizer, rate)
                 state.add(*step(batch))
                 if reason := state.observe():
-                    if state.monitor.has_risen:
+                    if state.monitor.has_risen:  # few batches show too little of rare classes
                         reason = self._rise(experiment, step, *self._evaluate(step.model, step))
                     if reason:
                         return replace(state.record(run, step), state="diverged", reason=reason)
@@ -267,10 +249,7 @@ class Trainer:
             return evaluate(model, self.held_out, self.objective, self.device, size, step.ranks)
 
     def _rise(self, experiment: Experiment, step: Stepper, loss: float, error: float) -> str:
-        """How far a held-out loss lies above that of the untrained model; empty if within errors.
-
-        The training loss of a few batches shows too little of rare classes or a noisy target.
-        """
+        """How far a held-out loss lies above that of the untrained model; empty if within errors."""
         if not math.isfinite(loss):
             return f"held-out loss {loss:g}"
         with rng.kept(self.device):
