@@ -30,6 +30,7 @@ _MOST_EXPLORATIONS = 4
 _FEWEST_RUNS = 7
 _FEWEST_TO_END = 14  # runs, before an interval may end the sweep
 _GROWTH = 0.5  # what a batch may cost, relative to all that was spent before it
+_LARGER = 3  # times a batch, before a sweep gives up
 _LEAST_GAIN = 0.01  # a batch that narrows the interval by less does not help
 _CHECKED_RUNS = 3
 _MOST_RMS = 2.0  # the rms of three normal errors exceeds this once in 130
@@ -177,9 +178,13 @@ class _Sweep:
             self.tell(f"the interval is {width}, as narrow as required")
             return False
         left = design.max_flops - self.spent
-        for spend in (min(left, _GROWTH * self.spent), left):
+        # Where no small batch helps, a larger one may make up for what its expensive runs take.
+        tries = (min(left, _GROWTH * self.spent), 1), (left, 1), (left, _LARGER)
+        for spend, times in tries:
             choice = self.fresh(self.choice(criterion, spend))
-            picked = best_batch(criterion, choice, design.batch, spend, goal, design.batch // 6)
+            picked = best_batch(
+                criterion, choice, times * design.batch, spend, goal, design.batch // 6
+            )
             if not picked:
                 continue
             batch = choice.pick(picked)
