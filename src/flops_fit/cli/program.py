@@ -20,8 +20,7 @@ import flops_fit
 from flops_fit._version import __version__
 from flops_fit.cli.answer import Answer, Settings
 from flops_fit.cli.demo import demo
-from flops_fit.cli.fit import compare, fit, report
-from flops_fit.cli.next import next_
+from flops_fit.cli.fit import compare, fit, next_, report
 from flops_fit.cli.predict import predict, reference
 from flops_fit.cli.sweep_commands import doctor, export, init, plan, run
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 from dataclasses import replace
 from importlib import resources
 from math import exp
@@ -18,78 +19,26 @@ from flops_fit.table.run_table import RunTable
 
 _PF_DAY = 8.64e19  # FLOPs: 1e15 a second for a day
 
-_LAWS: dict[str, tuple[Law | OptimumOnly, str]] = {
-    "hoffmann2022": (
-        Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28),
-        "Hoffmann et al. 2022, 'Training Compute-Optimal Large Language Models' "
-        "(arXiv:2203.15556), eq. 10, approach 3.",
+_LAWS: dict[str, Law | OptimumOnly] = {
+    "hoffmann2022": Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28),
+    "besiroglu2024": Hoffmann(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658),
+    "muennighoff2023": Muennighoff(
+        E=exp(0.6254804), A=exp(6.255414), B=exp(7.3049974), alpha=0.3526596, beta=0.3526596,
+        R_D=15.387756, R_N=5.309743,
     ),
-    "besiroglu2024": (
-        Hoffmann(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658),
-        "Besiroglu et al. 2024, 'Chinchilla Scaling: A replication attempt' (arXiv:2404.10102), "
-        "rounded as printed there.",
+    "kaplan2020": OptimumOnly(
+        k_N=1.3e9 / _PF_DAY**0.73, a=0.73, k_D=2e10 / _PF_DAY**0.27, b=0.27,
+        size="non-embedding parameters",
+        compute="C_min, the least compute for a loss, at batches far below the critical one",
     ),
-    "muennighoff2023": (
-        Muennighoff(
-            E=exp(0.6254804),
-            A=exp(6.255414),
-            B=exp(7.3049974),
-            alpha=0.3526596,
-            beta=0.3526596,
-            R_D=15.387756,
-            R_N=5.309743,
-        ),
-        "Muennighoff et al. 2023, 'Scaling Data-Constrained Language Models' (arXiv:2305.16264), "
-        "with the digits of the authors' repository.",
+    "deepseek2024": OptimumOnly(
+        0.1715, 0.5243, 5.8316, 0.4757, "non-embedding FLOPs per token", "C = N·D"
     ),
-    "kaplan2020": (
-        OptimumOnly(
-            k_N=1.3e9 / _PF_DAY**0.73,
-            a=0.73,
-            k_D=2e10 / _PF_DAY**0.27,
-            b=0.27,
-            size="non-embedding parameters",
-            compute="C_min, the least compute for a loss, at batches far below the critical one",
-        ),
-        "Kaplan et al. 2020, 'Scaling Laws for Neural Language Models' (arXiv:2001.08361), "
-        "appendix A: N* = 1.3e9·C^0.73, D* = 2e10·C^0.27, C in PF-days.",
-    ),
-    "deepseek2024": (
-        OptimumOnly(0.1715, 0.5243, 5.8316, 0.4757, "non-embedding FLOPs per token", "C = N·D"),
-        "DeepSeek-AI 2024, 'DeepSeek LLM: Scaling Open-Source Language Models with Longtermism' "
-        "(arXiv:2401.02954), eq. 4.",
-    ),
-    "llama3_2024": (
-        OptimumOnly(k_N=1 / (6 * 0.299), a=1 - 0.537, k_D=0.299, b=0.537),
-        "'The Llama 3 Herd of Models', 2024 (arXiv:2407.21783), §3.2.1; N from C = 6·N·D.",
-    ),
-}
-_RUNS: dict[str, str] = {
-    "hoffmann2022_epoch": (
-        "Hoffmann et al. 2022, 'Training Compute-Optimal Large Language Models' "
-        "(arXiv:2203.15556), Figure 4, digitised by Besiroglu et al. 2024 (Epoch AI, "
-        "arXiv:2404.10102); 245 points, facts read off a figure."
-    ),
-    "llama3_2024": (
-        "'The Llama 3 Herd of Models', 2024 (arXiv:2407.21783), Figure 2, digitised; 133 points, "
-        "facts read off a figure. The loss is a normalised negative log-likelihood."
-    ),
-    "marin2026_dclm": (
-        "IsoFLOP runs on DCLM by the Marin community (github.com/marin-community/marin), 2026; "
-        "85 runs, measurements from an open laboratory: credit it."
-    ),
-    "porian2024_refinedweb": (
-        "Porian et al. 2024, 'Resolving Discrepancies in Compute-Optimal Scaling of Language "
-        "Models' (arXiv:2406.19146), RefinedWeb runs from the authors' public repository "
-        "(github.com/formll/resolving-scaling-law-discrepancies); 579 runs, measurements: credit "
-        "the paper."
-    ),
-    "muennighoff2023_c4": (
-        "Muennighoff et al. 2023, 'Scaling Data-Constrained Language Models' (arXiv:2305.16264), "
-        "C4 runs from the authors' public repository (github.com/huggingface/datablations, "
-        "Apache-2.0); 295 runs, measurements: credit the paper."
-    ),
-}
+    "llama3_2024": OptimumOnly(k_N=1 / (6 * 0.299), a=1 - 0.537, k_D=0.299, b=0.537),
+}  # fmt: skip
+_DATA = resources.files("flops_fit.reference") / "data"
+_SOURCES = tomllib.loads((_DATA / "sources.toml").read_text(encoding="utf-8"))
+_RUNS: dict[str, str] = _SOURCES["runs"]
 _MEASURED = frozenset({"params", "tokens", "unique_tokens", "flops", "loss"})
 LAW_NAMES, RUN_NAMES = tuple(_LAWS), tuple(_RUNS)
 
@@ -128,13 +77,14 @@ def law(name: str) -> Law | OptimumOnly:
     '3.22e+10'
     """
     law_source(name)
-    return _LAWS[name][0]
+    return _LAWS[name]
 
 
 def law_source(name: str) -> str:
     """Where the law called ``name`` is published; InputError for an unknown name."""
     check_choice("published law", name, _LAWS)
-    return _LAWS[name][1]
+    text: str = _SOURCES["laws"][name]
+    return text
 
 
 def source(name: str) -> str:
@@ -207,5 +157,4 @@ def runs(name: str, **where: str) -> RunTable:
 
 def _read(name: str) -> list[dict[str, str]]:
     source(name)
-    file = resources.files(__package__) / "data" / f"{name}.csv"
-    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    return list(csv.DictReader((_DATA / f"{name}.csv").read_text(encoding="utf-8").splitlines()))

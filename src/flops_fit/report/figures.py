@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from flops_fit.records import Diagnostic, Run
 from flops_fit.report import isoflop, optima, style
 from flops_fit.report import tuning as trials
 from flops_fit.report.style import FigureData
+from flops_fit.report.table import asset
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -103,101 +105,33 @@ class FigureKind:
     draw: Callable[..., Figure]
 
 
-# To add a figure, add an entry: files, page and CSV follow from this list.
+_WORDS = tomllib.loads(asset("figures.toml"))
+
+
+def _kind(
+    name: str, data: Callable[[ReportData], FigureData | None], draw: Callable[..., Figure]
+) -> FigureKind:
+    return FigureKind(name, _WORDS[name]["title"], _WORDS[name]["caption"], data, draw)
+
+
+# To add a figure, add an entry and its words: files, page and CSV follow from this list.
 FIGURES: tuple[FigureKind, ...] = (
-    FigureKind(
-        "isoflop",
-        "Loss against size at each budget",
-        "Points are runs, each curve is the fitted law at one budget. If the form of the law is right, "
-        "its optimum (★) and the minimum of a parabola through the runs (◇) lie close together.",
-        lambda m: isoflop.isoflop_data(m.fit),
-        isoflop.draw_isoflop,
-    ),
-    FigureKind(
-        "loss",
-        "Loss over compute",
-        "The loss at the optimum: the band is for the mean of runs, the dotted lines for one run. Beyond "
-        "the runs the prediction rests on the law and on how far the runs depart from it. The best of "
-        "several runs is low partly by luck.",
-        lambda m: optima.loss_data(m.fit, m.level, m.paths),
-        optima.draw_optimum,
-    ),
-    FigureKind(
-        "params",
-        "Optimal parameters over compute",
-        "How large a model to train with each budget.",
-        lambda m: optima.params_data(m.fit, m.level, m.paths),
-        optima.draw_optimum,
-    ),
-    FigureKind(
-        "tokens",
-        "Optimal data over compute",
-        "How much data to train on with each budget.",
-        lambda m: optima.tokens_data(m.fit, m.level, m.paths),
-        optima.draw_optimum,
-    ),
-    FigureKind(
-        "surface",
-        "The loss surface",
-        "Contours of equal fitted loss, with the runs. The path crosses each contour where that loss "
-        "takes the least compute.",
-        lambda m: isoflop.surface_data(m.fit),
-        isoflop.draw_surface,
-    ),
-    FigureKind(
-        "residuals",
-        "Residuals by size",
-        "How far each run lies from the law. Even scatter around zero supports the form of the law.",
-        lambda m: isoflop.residuals_data(m.fit),
-        isoflop.draw_residuals,
-    ),
-    FigureKind(
-        "residual_map",
-        "Residuals by compute and distance from the optimum",
-        "A region of one colour means that the law is wrong there; noise mixes the colours.",
-        lambda m: isoflop.residuals_data(m.fit),
-        isoflop.draw_residual_map,
-    ),
-    FigureKind(
-        "backtest",
-        "Would the law have predicted the largest budgets?",
-        "The law is fitted without the largest budgets and then predicts their lowest loss. Labels give "
-        "the predicted and the measured loss.",
-        lambda m: isoflop.backtest_data(m.fit),
-        isoflop.draw_backtest,
-    ),
-    FigureKind(
+    _kind("isoflop", lambda m: isoflop.isoflop_data(m.fit), isoflop.draw_isoflop),
+    _kind("loss", lambda m: optima.loss_data(m.fit, m.level, m.paths), optima.draw_optimum),
+    _kind("params", lambda m: optima.params_data(m.fit, m.level, m.paths), optima.draw_optimum),
+    _kind("tokens", lambda m: optima.tokens_data(m.fit, m.level, m.paths), optima.draw_optimum),
+    _kind("surface", lambda m: isoflop.surface_data(m.fit), isoflop.draw_surface),
+    _kind("residuals", lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residuals),
+    _kind("residual_map", lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residual_map),
+    _kind("backtest", lambda m: isoflop.backtest_data(m.fit), isoflop.draw_backtest),
+    _kind(
         "approaches",
-        "Approaches and law forms compared",
-        "N* of each approach and of the other law forms, divided by N* of the answer. A line outside "
-        "the interval disagrees with the answer.",
         lambda m: optima.approaches_data(m.fit, m.level, m.paths),
         optima.draw_approaches,
     ),
-    FigureKind(
-        "rates",
-        "How much the learning rate matters",
-        "Trials before the sweep: the loss above the lowest of each size and length. Compare each "
-        "minimum with the rate that the sweep uses (▲).",
-        lambda m: trials.rate_data(m.tuning),
-        trials.draw_trials,
-    ),
-    FigureKind(
-        "batches",
-        "How much the batch size matters",
-        "Trials before the sweep, with rates that grow as the square root of the batch. All runs of a "
-        "size and length see the same data: a larger batch takes fewer steps.",
-        lambda m: trials.batch_data(m.tuning),
-        trials.draw_trials,
-    ),
-    FigureKind(
-        "collapse",
-        "Training curves on one scale",
-        "Each run's training loss divided by its final loss. Runs with suitable hyper-parameters fall "
-        "onto one curve; inspect a run that lies apart.",
-        lambda m: trials.collapse_data(m.collapse),
-        trials.draw_collapse,
-    ),
+    _kind("rates", lambda m: trials.rate_data(m.tuning), trials.draw_trials),
+    _kind("batches", lambda m: trials.batch_data(m.tuning), trials.draw_trials),
+    _kind("collapse", lambda m: trials.collapse_data(m.collapse), trials.draw_collapse),
 )
 
 

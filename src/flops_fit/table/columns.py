@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError
-from flops_fit.table.cells import HEADINGS, is_missing, numbers, unit_factor
+from flops_fit.table.cells import HEADINGS, Floats, is_missing, numbers, unit_factor
 
-Floats = NDArray[np.float64]
 Cells = Sequence[Any] | NDArray[Any]
 ColumnKind = Literal["", "number", "text", "other"]
 Wanted = Callable[[str], ColumnKind]
@@ -27,16 +26,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-NUMERIC = (
-    "params",
-    "tokens",
-    "flops",
-    "loss",
-    "budget",
-    "loss_se",
-    "non_embedding",
-    "unique_tokens",
-)
+_OPTIONAL = ("budget", "loss_se", "non_embedding", "unique_tokens")
+NUMERIC = ("params", "tokens", "flops", "loss", *_OPTIONAL)
 # The planned length of a run, and the quantity it is compared with.
 HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps": "step"}
 # What else tells how runs were made.
@@ -100,10 +91,8 @@ class ColumnMatch:
     def said(self, name: str) -> str:
         """What was recognised, in one line."""
         unit = "" if self.factor == 1 else f", in units of {self.factor:g}"
-        tools = [
-            tool for (n, plain), tool in _TOOLS.items() if (n, plain) == (name, _plain(self.column))
-        ]
-        writer = f" (a heading of {tools[0]})" if tools else ""
+        tool = _TOOLS.get((name, _plain(self.column)))
+        writer = f" (a heading of {tool})" if tool else ""
         return f"{name}: column {self.column!r}{unit}{writer}"
 
 
@@ -150,9 +139,8 @@ def find_numbers(
             matches[name] = ColumnMatch(heading, factor=unit)
             continue
         taken = {heading for other, heading in mapping.items() if other != name}
-        ranks = {h: rank(name, h) for h in raw.headings if h not in taken}
-        candidates = {h: rank for h, rank in ranks.items() if rank is not None}
-        candidates = {h: r for h, r in candidates.items() if h in filled} or candidates
+        ranks = {h: r for h in raw.headings if h not in taken and (r := rank(name, h))}
+        candidates = {h: r for h, r in ranks.items() if h in filled} or ranks
         if name == "tokens" and "total_tokens" in candidates and "tokens" in candidates:
             candidates["tokens"] = candidates["total_tokens"]  # of one device, or of all?
         if candidates:
@@ -164,11 +152,6 @@ def find_text(name: str, headings: Sequence[str]) -> str | None:
     """The column of labels, states or clusters; the first of the usual headings that is there."""
     plain = {_plain(heading): heading for heading in reversed(headings)}
     return next((plain[usual] for usual in _TEXT[name] if usual in plain), None)
-
-
-def call(mapping: Mapping[str, str]) -> str:
-    """How a caller maps columns; the command line has words of its own for it."""
-    return f"columns={dict(mapping)!r}"
 
 
 def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
@@ -196,7 +179,8 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
         near = [h for h, r in candidates.items() if h not in ties and r[0] == purpose and r[1] <= 2]
         column = _same(name, [*ties, *near], raw) or column
     if not column:
-        raise TableError(f"{ties} could each be {name}; say which: {call({name: ties[0]})}.")
+        choice = {name: ties[0]}
+        raise TableError(f"{ties} could each be {name}; say which: columns={choice}.")
     others = [heading for heading, rank in candidates.items() if rank[0] > purpose]
     note = f"The column {column!r} was taken for {name}." if distance >= 3 else ""
     if name == "loss" and purpose == 0 and others:
@@ -212,19 +196,13 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
 
 def _same(name: str, ties: Sequence[str], raw: Raw) -> str:
     """Of columns that hold the same, up to the rounding of labels, the most complete and exact."""
+    units = {h: ColumnMatch(h, factor=split_unit(h)[1]) for h in ties if h in raw.cells}
     try:
-        columns = {
-            h: raw.numbers(name, ColumnMatch(h, factor=split_unit(h)[1]))
-            for h in ties
-            if h in raw.cells
-        }
+        columns = {h: raw.numbers(name, unit) for h, unit in units.items()}
     except TableError:
         return ""
-    fullest = max(
-        columns,
-        key=lambda h: (np.sum(~np.isnan(columns[h])), len(np.unique(columns[h]))),
-        default="",
-    )
+    fullness = {h: (np.sum(~np.isnan(v)), len(np.unique(v))) for h, v in columns.items()}
+    fullest = max(columns, key=fullness.__getitem__, default="")
     allowed = 1e-3 if name == "loss" else _ALMOST
     for values in columns.values():
         both = ~np.isnan(values) & ~np.isnan(columns[fullest])

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import TableError
 from flops_fit.records import Excluded
-from flops_fit.table.cells import is_missing
+from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import Raw, check_mapping, find_numbers, wanted
 from flops_fit.table.run_table import column_of
 from flops_fit.table.sources import read_raw
 from flops_fit.trackers.service import TrackedRuns
-
-Floats = NDArray[np.float64]
 
 _RUN = ("run", "run_id", "run_name", "label", "name", "experiment")
 _QUANTITIES = ("params", "tokens", "loss", "flops")

@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from flops_fit.errors import TableError
 from flops_fit.records import Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
-from flops_fit.table.cells import is_missing
+from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
-from flops_fit.table.quantities import quantities
+from flops_fit.table.quantities import quantities, telling
 from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
-from flops_fit.table.telling import telling
 from flops_fit.trackers.service import TrackedRun, TrackedRuns
-
-Floats = NDArray[np.float64]
 
 _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
 _POSITIVE = ("params", "tokens", "flops", "budget", "unique_tokens")
