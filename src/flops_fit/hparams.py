@@ -39,10 +39,8 @@ class HParams(Mapping[str, Any]):
         Peak learning rate.
     batch_units
         Units in a batch, before rounding to whole samples.
-    warmup
-        Share of the run over which the learning rate rises from 0.
-    warmup_units
-        The same in units, in place of ``warmup``. Runs that share a trunk need it.
+    warmup, warmup_units
+        Over which the rate rises from 0: a share of the run, or units, which runs of one trunk need.
     schedule
         What follows the warmup: ``"cosine"``, ``"wsd"`` (stable, then a cool-down) or ``"constant"``.
         :func:`learning_rate` has the formulas.
@@ -62,8 +60,7 @@ class HParams(Mapping[str, Any]):
     Raises
     ------
     InputError
-        A value is out of its range, or warmup and cool-down together exceed the run. A warmup in
-        units is compared with each run when the run is planned.
+        A value is out of its range, or warmup and cool-down together exceed the run.
 
     Examples
     --------
@@ -155,18 +152,9 @@ def learning_rate(hparams: HParams, progress: float, planned: float = 1.0) -> fl
       x = (p − 1 + c)/c (Hägele et al. 2024, arXiv:2405.18392, their form "1-sqrt");
     - ``"constant"``: η.
 
-    With ``warmup_units`` the rate of ``"wsd"`` before its cool-down does not depend on ``planned``: runs
-    of any length have, to the last bit, the same rate after the same units.
-
-    Parameters
-    ----------
-    hparams
-        How the run is trained.
-    progress
-        Units seen, 0 or more, or their share where ``planned`` is left at 1; beyond ``planned`` the
-        rate is that at its end.
-    planned
-        Units of the whole run.
+    ``progress`` (0 or more) is a share where ``planned`` is left at 1; beyond that the rate is the last.
+    With ``warmup_units`` the rate of ``"wsd"`` before its
+    cool-down does not depend on ``planned``, to the last bit.
 
     Raises
     ------

@@ -272,7 +272,14 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         changed = {k: map_tensors(v, change) for k, v in value.items()}
-        return changed if type(value) is dict else _like(value, changed)
+        if type(value) is dict:
+            return changed
+        copied: Any = copy.copy(value)  # HuggingFace's BatchEncoding, a defaultdict, one's own
+        if not hasattr(copied, "__setitem__"):
+            return type(copied)(changed)
+        for key, item in changed.items():
+            copied[key] = item
+        return copied
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(v, change) for v in value))
     if isinstance(value, list | tuple):
@@ -298,13 +305,3 @@ def to_device(batch: Any, device: str) -> Any:
         return tensor.to(device, non_blocking=kind == "cuda")
 
     return map_tensors(batch, moved)
-
-
-def _like(value: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:
-    """A mapping of the kind of ``value``: HuggingFace's BatchEncoding, a defaultdict, one's own."""
-    copied: Any = copy.copy(value)
-    if not hasattr(copied, "__setitem__"):
-        return type(copied)(changed)
-    for key, item in changed.items():
-        copied[key] = item
-    return copied

@@ -35,19 +35,11 @@ _MOST_SHARED = 0.95
 class ParamCount:
     """The size N of a model under each convention in use.
 
-    Attributes
-    ----------
-    total
-        Every parameter, shared ones once.
-    non_embedding
-        Without the weights of ``torch.nn.Embedding`` modules (Kaplan et al. 2020).
-    matmul
-        Those that multiply activations: what 6ND should be fed with.
-    active
-        Those that one unit passes through; below ``total`` for a mixture of experts.
-    width
-        The number of inputs that most weights share, over all layers that multiply. A
-        transformer's is its embedding dimension; 0 where a model shows no layers.
+    ``total`` is every parameter, shared ones once; ``non_embedding`` leaves out the weights of
+    ``torch.nn.Embedding`` (Kaplan et al. 2020); ``matmul`` are those that multiply activations: what 6ND
+    should be fed with. ``active`` are those that one unit passes through, fewer for a mixture of experts.
+    ``width`` is the number of inputs that most weights share, over all layers that multiply: a
+    transformer's embedding dimension; 0 where a model shows no layers.
     """
 
     total: int
@@ -254,13 +246,8 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
-        spikes, experiment = [list(spike) for spike in self.spikes], self.experiment.to_dict()
-        return {
-            **asdict(self),
-            "spikes": spikes,
-            "notes": list(self.notes),
-            "experiment": experiment,
-        }
+        lists = {"spikes": [list(spike) for spike in self.spikes], "notes": list(self.notes)}
+        return {**asdict(self), **lists, "experiment": self.experiment.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:

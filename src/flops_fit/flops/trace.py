@@ -109,11 +109,10 @@ class OpCount:
 
 @dataclass(frozen=True)
 class TracedFlops:
-    """FLOPs of one forward and one backward pass.
+    """FLOPs of one forward and one backward pass, and by operation in ``ops``.
 
-    ``notes`` say what the trace could not see or left out; ``ops`` are counts by operation, such as
-    ``"aten.addmm"``. ``recomputed`` are forward FLOPs that activation checkpointing computes a second
-    time, in neither pass: saving memory does not change what a budget buys.
+    ``notes`` say what the trace could not see. ``recomputed`` are forward FLOPs that activation
+    checkpointing computes again, in neither pass: saving memory does not change what a budget buys.
     """
 
     forward: float
@@ -189,19 +188,11 @@ class _Counts:
 def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -> TracedFlops:
     """Count the multiplications of ``forward()`` and of its backward pass, each by its closed form.
 
-    Multiply-adds count two; element-wise work is left out; attention is counted in full, causal or
-    not. What autograd leaves out counts nothing, as under ``no_grad``. Recomputed activations are
-    counted apart.
+    ``forward`` runs a model, on the meta device or with values, and returns the scalar to differentiate.
+    Multiply-adds count two; element-wise work is left out; attention is counted in full, causal or not;
+    recomputed activations are counted apart. Weights of ``model`` that no known operation used are named
+    in ``notes``.
 
-    Parameters
-    ----------
-    forward
-        Runs a model, on the meta device or with values, and returns the scalar that is differentiated.
-    model
-        Its weights are followed: those that no known operation used are named in ``notes``.
-
-    Examples
-    --------
     >>> import torch
     >>> layer = torch.nn.Linear(10, 20, device="meta")
     >>> x = torch.empty(5, 10, device="meta")

@@ -35,9 +35,8 @@ class Experts:
 def find_experts(model: Any) -> tuple[Experts, ...]:
     """Modules that hold n equal parts and a linear layer with n outputs to choose among them.
 
-    The parts are a ``ModuleList`` of modules of one class and shape, or parameters of three
-    dimensions whose first is n in a layer that is not one of torch's own, such as a convolution. The
-    router may send each token to every expert.
+    The parts are a ``ModuleList`` of one class and shape, or parameters of three dimensions whose first is
+    n, in a layer that is not one of torch's own.
 
     >>> from torch import nn
     >>> layer = nn.Module()
@@ -74,17 +73,9 @@ def _is_layer_of_torch(kind: type) -> bool:
 def count_params(model: Any, name: str = "the model") -> ParamCount:
     """Count a model's parameters under each convention.
 
-    A model's own ``num_params()`` is taken as its total; a torch module without one is counted.
-    Its own ``active_params()``, those that one unit passes, is taken as its active ones; without it
-    all are.
-
-    Raises
-    ------
-    InputTypeError
-        Neither a torch module nor an object with ``num_params()``.
-    ModelError
-        ``num_params()`` or ``active_params()`` raises or gives no positive whole number; more are
-        active than there are; or there are no parameters.
+    A model's own ``num_params()`` is taken as its total, its ``active_params()`` as those that one unit
+    passes; without them a torch module is counted. InputTypeError for what is neither; ModelError where a
+    method raises or gives no positive whole number, more are active than there are, or there are none.
     """
     torch = torch_or_error()
     total = _declared(model, name, "num_params")

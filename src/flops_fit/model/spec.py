@@ -28,13 +28,13 @@ Size = int | float | str | Mapping[str, Any]
 _ALLOCATED = 2.5e8  # parameters, 1 GB: the largest model that is allocated only to be counted
 _SLOW = 30.0  # seconds of building that are worth a note
 _UNNOTED_ELEMENTS = 1_000_000  # that a constructor may allocate without a note
-_NO_GPU = [
+_NO_GPU = (
     "not compiled with cuda",
     "no cuda gpus",
     "nvidia driver",
     "no hip gpus",
     "no xpu devices",
-]
+)
 
 
 @dataclass
@@ -331,10 +331,8 @@ def _meta_rules() -> tuple[Any, Any]:
                 return func(*args, **kwargs)
             # The type of the result is that of one number in place of each tensor.
             ones = [
-                torch.ones([1] * value.dim(), dtype=value.dtype)
-                if isinstance(value, torch.Tensor)
-                else value
-                for value in given
+                torch.ones([1] * v.dim(), dtype=v.dtype) if isinstance(v, torch.Tensor) else v
+                for v in given
             ]
             one = func(ones, *args[1:]) if joins else func(*ones)
             return torch.empty(shape, dtype=one.dtype, device="meta")

@@ -33,20 +33,11 @@ _ROUNDING = 1e-6  # smaller changes, as a share of an activation, are rounding
 
 @dataclass(frozen=True)
 class Coordinate:
-    """How the output of one kind of module moves in training, at each width.
+    """How the output of one kind of module (numbers in ``name`` replaced) moves in training, by width.
 
-    Attributes
-    ----------
-    name
-        The module's, with its numbers replaced.
-    change
-        Root mean square of the change since step 0, at each width; the geometric mean over seeds.
-    size
-        Root mean square of the output itself, at the last step.
-    slope, slope_se
-        Of ln(change) against ln(width): the mean over seeds and its standard error.
-    moves
-        Whether it moves at all; what has nothing to learn is not part of the verdict.
+    ``change`` is the root mean square of the change since step 0 (the geometric mean over seeds), ``size``
+    that of the output at the last step, ``slope`` that of ln(change) against ln(width) with its standard
+    error ``slope_se`` over seeds. What does not move at all is not part of the verdict.
     """
 
     name: str
@@ -63,20 +54,10 @@ class CoordinateCheck:
 
     Under a parametrization whose rates transfer, a few steps at one learning rate change every
     activation by an amount that does not depend on the width (Yang et al. 2022, arXiv:2203.03466,
-    appendix D.1): ln(change) against ln(width) has the slope 0.
+    appendix D.1): ln(change) against ln(width) has the slope 0. Slopes within ``band`` pass.
 
-    Attributes
-    ----------
-    sizes, widths
-        The sizes trained, and how many times wider than the base each is.
-    coordinates
-        One entry for each kind of module.
-    steps, seeds, lr
-        How it was trained.
-    parametrization
-        ``"standard"`` or ``"mup"``.
-    band
-        Lowest and highest slope that pass.
+    ``widths`` say how many times wider than the base each of ``sizes`` is; ``coordinates`` has one entry
+    for each kind of module. It was trained for ``steps`` at the rate ``lr``, with ``seeds`` seeds.
     """
 
     sizes: tuple[Any, ...]

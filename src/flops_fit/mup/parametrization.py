@@ -32,19 +32,16 @@ class Mup:
     Attributes
     ----------
     init
-        Scale initial weights to the widths as well: those of the base size keep their root mean square,
-        hidden ones have it ∝ 1/√fan_in, output ones ∝ 1/fan_in, all others that of the base. What
-        begins at zero stays there. Leave it off where a model already initialises itself so, as
-        torch's layers do for hidden weights.
+        Scale initial weights to the widths as well: the root mean square of the base size is kept, for
+        hidden ones ∝ 1/√fan_in, for output ones ∝ 1/fan_in. Leave it off where a model already
+        initialises itself so, as torch's layers do for hidden weights.
     readout
-        Multiply the input of an output layer by base_fan_in/fan_in, and train its weight at the
-        full rate. Under Adam this equals scaling the rate alone, except for weights that are also a
-        table of the input: those need it.
+        Multiply the input of an output layer by base_fan_in/fan_in, and train its weight at the full
+        rate. Under Adam this only matters for weights that are also a table of the input.
     residual
         Names of the modules whose outputs are added to the residual stream, such as
-        ``("blocks.*.proj", "blocks.*.down")``: these are multiplied by base_depth/depth, where the
-        depth is the number of modules that a pattern matches (CompleteP with α = 1, Dey et al. 2025,
-        arXiv:2505.01618). For models that grow in depth.
+        ``("blocks.*.proj", "blocks.*.down")``: these are multiplied by base_depth/depth, the number of
+        modules that a pattern matches (CompleteP with α = 1, Dey et al. 2025, arXiv:2505.01618).
     base
         The size that rates are given for; by default the smallest planned one. Name it to keep the ids
         of finished runs when a plan gets smaller sizes.
@@ -99,18 +96,8 @@ class Parametrization:
     multiplied by base_fan_in/fan_in instead. A group whose rate is scaled by s has its decay divided by
     s, as a step takes off lr·weight_decay (Wortsman et al. 2023, arXiv:2309.14322).
 
-    Attributes
-    ----------
-    roles
-        The parameters by name, with their roles.
-    base
-        The base size, in words.
-    init, readout
-        As in :class:`Mup`.
-    residual
-        Patterns, each with the number of modules that it matches at the base.
-    notes
-        What could not be found out, or has to be known, in sentences.
+    ``roles`` are those of the parameters by name, ``residual`` the patterns with the number of modules
+    that each matches at the ``base``, ``notes`` what could not be found out or has to be known.
     """
 
     roles: tuple[WeightRole, ...]

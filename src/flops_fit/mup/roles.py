@@ -22,23 +22,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class WeightRole:
-    """The role of parameters of one name, or of names that differ only in their numbers.
+    """The role of parameters of one name, such as ``"blocks.*.qkv.weight"`` if their number grows too.
 
-    Attributes
-    ----------
-    name
-        ``"head.weight"``, or ``"blocks.*.qkv.weight"`` if their number grows too.
-    role
-        ``"hidden"``: its inputs and its outputs grow in number; ``"output"``: only its inputs;
-        ``"tied"``: an output that is also looked up as a table; ``"input"``: only its outputs;
-        ``"vector"``: no input is summed over (biases, gains, positions); ``"fixed"``: nothing of
-        it grows.
-    inputs
-        The dimensions that are summed over.
-    shape
-        At the base size.
-    rms
-        Of its initial values at the base size; ``None`` unless they are measured.
+    ``role`` is ``"hidden"`` (its inputs and its outputs grow in number), ``"output"`` (only its inputs),
+    ``"tied"`` (an output that is also looked up as a table), ``"input"`` (only its outputs), ``"vector"``
+    (no input is summed over: biases, gains, positions) or ``"fixed"`` (nothing grows). ``inputs`` are the
+    dimensions that are summed over; ``shape``, and ``rms`` of the initial values if measured, are those
+    at the base size.
     """
 
     name: str

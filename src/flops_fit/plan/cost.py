@@ -67,18 +67,10 @@ class RunCost:
 class CostEstimate:
     """What a plan costs; prints as a table.
 
-    Attributes
-    ----------
-    runs
-        The cost of each run, in the order of the plan.
-    basis
-        Where times come from, with every assumption; or why there are none.
-    parallel
-        Runs at the same time.
-    wall_seconds
-        From the start to the end of the sweep; ``None`` where no time is known.
-    dollars_per_hour, dollars
-        The price of all that the sweep occupies, and of the wall time; ``None`` if not given.
+    ``runs`` are in the order of the plan; ``basis`` says where times come from, with every assumption, or
+    why there are none. ``wall_seconds`` last from the start to the end of the sweep, ``parallel`` runs at
+    a time. ``dollars_per_hour`` pay all that the sweep occupies, ``dollars`` its wall time; what is not
+    known is ``None``.
     """
 
     runs: tuple[RunCost, ...]

@@ -203,7 +203,13 @@ class FlopsCounter:
                 traced = trace_flops(lambda: self._summed_output(model, meta), model)
             except Exception:
                 if hasattr(model, "active_params") and self.unit == "tokens":
-                    return self._of_active(size, error)
+                    self._note(
+                        f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be "
+                        f"traced without values ({error_line(error).rstrip('.')}); attention is not "
+                        "included. For an exact count give flops= a function (model) -> training FLOPs "
+                        "per unit."
+                    )
+                    return 6.0 * self.spec.require(size).active * self.units
                 traced = self._trace_values(size, error)
         self._note(*(f"FLOPs: {note}." for note in traced.notes))
         experts, params = find_experts(model), self.spec.require(size)
@@ -259,15 +265,6 @@ class FlopsCounter:
                 "elsewhere (it may need a GPU), give flops= a function (model) -> training FLOPs per "
                 "unit, or flops='6nd'."
             ) from failure
-
-    def _of_active(self, size: Size, error: Exception) -> float:
-        """6·N_active of a model that cannot be traced and declares its active parameters."""
-        self._note(
-            f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be traced without "
-            f"values ({error_line(error).rstrip('.')}); attention is not included. For an exact count "
-            "give flops= a function (model) -> training FLOPs per unit."
-        )
-        return 6.0 * self.spec.require(size).active * self.units
 
     def _note(self, *sentences: str) -> None:
         self.notes.extend(s for s in sentences if s not in self.notes)

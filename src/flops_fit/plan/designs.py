@@ -239,9 +239,8 @@ class Tapered(Grid):
 class Rectangular(Grid):
     """The same sizes at all budgets, as runs that branch off one trunk need them.
 
-    Sizes reach ``width`` below N* of the smallest budget and above N* of the largest: over a factor
-    of 16 in C the default 3 reaches as far as a grid does. All else as of :class:`Grid`, with one
-    number of sizes.
+    Sizes reach ``width`` below N* of the smallest budget and above N* of the largest. All else as of
+    :class:`Grid`, with one number of sizes.
     """
 
     width: float = 3.0

@@ -215,9 +215,8 @@ _FINAL = frozenset({"completed", "diverged"})  # states that a sweep does not ru
 class PlanDiff(Priced):
     """A plan compared with existing runs; prints as a table.
 
-    ``finished`` runs are final: completed, or diverged. ``missing`` experiments have no final run, also
-    those of ``failed`` runs: a sweep runs them again. Runs ``not_asked_for`` exist and are not in the
-    plan: a sweep keeps them and does not fit them. ``unreadable`` records have their reason.
+    ``finished`` runs have completed or diverged. A sweep runs ``missing`` experiments, also those of
+    ``failed`` runs. Runs ``not_asked_for`` are not in the plan: kept, and not fitted.
     """
 
     finished: tuple[Run, ...]

@@ -37,22 +37,11 @@ if TYPE_CHECKING:
 class SweepPlan(Priced):
     """The runs of a sweep, before anything is spent; prints as a table.
 
-    Attributes
-    ----------
-    experiments
-        One entry per run, smallest budget first.
-    unit
-        What D counts: ``"tokens"`` or ``"samples"``.
-    flops
-        Training FLOPs per unit at any size, F(N).
-    diagnostics
-        What a reader should know before paying for it.
-    layout
-        The design with its prior and width; ``None`` where the sizes were given.
-    speed
-        Measured on this machine, where there was data to measure with.
-    planner
-        What made the plan; ``None`` in a plan that was read from a file.
+    ``experiments`` has one entry per run, smallest budget first; ``unit`` is what D counts, ``"tokens"``
+    or ``"samples"``; ``flops`` is F(N), the training FLOPs per unit at any size. ``diagnostics`` are what
+    a reader should know before paying for it, ``speed`` was measured here, if there was data. ``layout``
+    is the design, ``None`` where the sizes were given; ``planner`` made the plan, ``None`` in one that
+    was read from a file.
     """
 
     experiments: tuple[Experiment, ...]
@@ -120,8 +109,7 @@ class SweepPlan(Priced):
     def diff(self, done: Iterable[Run] | str | Path) -> PlanDiff:
         """Which runs are done, which are missing, and which exist without being planned.
 
-        ``done`` are runs, or the ``output_dir`` of a sweep, which is only read; OutputError where it
-        cannot be. A missing one holds no runs.
+        ``done`` are runs, or the ``output_dir`` of a sweep: only read, OutputError where it cannot be.
         """
         return diff(self.experiments, self.speed, done)
 

@@ -1,8 +1,7 @@
 """Hyper-parameters for a run of a given size and length: named, versioned, pure functions.
 
-A recipe is a starting point, it does not replace tuning: published rules disagree by factors, and
-fit the smallest and largest sizes of a sweep worst. The plan shows what a recipe chose for every
-run before anything runs.
+A recipe is a starting point and does not replace tuning: published rules disagree by factors. The plan
+shows what a recipe chose for every run before anything runs.
 """
 
 from flops_fit.hparams import HParams, Schedule, learning_rate

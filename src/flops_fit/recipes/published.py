@@ -1,9 +1,8 @@
 """The recipes that have a name: the default, a baseline, and rules published for language models.
 
 The published rules were fitted on tokens of text. N without embeddings is ``params.non_embedding``,
-which includes an output head of its own; at small sizes that head may be most of it. Warmups that are
-published as a number of steps or tokens are shortened to a tenth of the run, because the runs of a
-sweep are short. Outside the range of a rule its learning rate is neither checked nor bounded.
+an output head of its own included. Published warmups in steps or tokens are shortened to a tenth of
+the run. Outside the range of a rule its learning rate is neither checked nor bounded.
 """
 
 from __future__ import annotations
@@ -27,17 +26,10 @@ TIMESCALE = "timescale"  # as a weight_decay: the value of :func:`timescale_weig
 def scaled_beta2(beta2: float, batch_units: float, reference_batch_units: float) -> float:
     """The β₂ that averages over as many units at ``batch_units`` as ``beta2`` at the reference.
 
-    Adam forgets half of a squared gradient after ln ½/ln β₂ steps of B units each: as many units at a
-    batch of B' with β₂' = β₂^(B'/B) (Marek et al. 2025, arXiv:2507.07101). In runs much shorter than
-    that the average never settles: choose a reference among runs as long as yours.
+    That is β₂^(B'/B) (Marek et al. 2025, arXiv:2507.07101). In runs much shorter than its half-life the
+    average never settles: choose a reference among runs as long as yours. InputError where ``beta2`` is
+    not between 0 and 1, or a batch is not positive.
 
-    Raises
-    ------
-    InputError
-        ``beta2`` is not between 0 and 1, or a batch is not positive.
-
-    Examples
-    --------
     >>> round(scaled_beta2(0.95, 250_000, 500_000), 4)
     0.9747
     """
@@ -52,21 +44,13 @@ def timescale_weight_decay(
 ) -> float:
     """The weight decay that gives AdamW the averaging time that suits a run of D units.
 
-    Decay λ at rate η averages the weights over the last 1/(ηλ) of the run's D/B steps: the timescale
-    τ = B/(ηλD) as a share of the run. The best is τ = 1.084·(D/N)^−0.527 (Bergsma et al. 2025,
-    arXiv:2505.13738), so λ = B/(ηDτ), with N ``params.total`` and η the peak rate.
+    Decay λ at peak rate η averages the weights over the share τ = B/(ηλD) of the run. The best is
+    τ = 1.084·(D/N)^−0.527 (Bergsma et al. 2025, arXiv:2505.13738), so λ = B/(ηDτ), N ``params.total``.
 
     It was fitted on language models under muP; the last digits of its constants, its range and which
-    parameters it counts were not checked against the paper. In runs of few steps or of very many units
-    per parameter, where 1/(ηλ) is below one step, the decay does harm.
+    parameters it counts were not checked against the paper. Where 1/(ηλ) is below one step, the decay
+    does harm. InputError where ``lr``, ``batch_units`` or ``units`` is not a positive number.
 
-    Raises
-    ------
-    InputError
-        ``lr``, ``batch_units`` or ``units`` is not a positive number.
-
-    Examples
-    --------
     >>> params = ParamCount(total=10**8, non_embedding=10**8, matmul=10**8, active=10**8)
     >>> round(timescale_weight_decay(0.002, 2.5e5, params, 2e9), 3)
     0.28
@@ -80,11 +64,10 @@ def timescale_weight_decay(
 def default(params: ParamCount, units: float, unit: str) -> HParams:
     """Learning rate falling with size, batch growing with the run.
 
-    The learning rate is the line through the sizes of Brown et al. 2020, Table 2.1 (6e-4 at 125 M,
-    1e-4 at 13 B): 6e-4·(N/1.25e8)^−0.39, at most 0.02. The batch follows the exponent of Li et al. 2025
-    (StepLaw), D^0.571, with a quarter of its constant: short runs need steps more than large batches.
-    β₂ is one constant per step: the published half-life of 6.8 million tokens is longer than whole
-    runs at the small end of a sweep. :func:`scaled_beta2` gives one in units.
+    The rate is the line through the sizes of Brown et al. 2020, Table 2.1: 6e-4·(N/1.25e8)^−0.39, at most
+    0.02. The batch has the exponent of Li et al. 2025 (StepLaw), D^0.571, with a quarter of its constant:
+    short runs need steps more than large batches. β₂ is one constant per step, as the published half-life
+    of 6.8 million tokens is longer than the smallest runs; :func:`scaled_beta2` gives one in units.
     """
     lr = min(0.02, 6e-4 * (params.non_embedding / 1.25e8) ** -0.39)
     batch = max(0.15 * units**0.571, 1.0)
@@ -95,9 +78,8 @@ def constant(params: ParamCount, units: float, unit: str) -> HParams:
     """The same values for every run whatever its size: an untuned sweep.
 
     AdamW with the defaults of torch (rate 1e-3, β 0.9/0.999, decay 0.01), on batches of 4,096 tokens or
-    128 samples; all else as :func:`default`. It is a baseline: one rate is too small for the smallest
-    size or too large for the largest, which bends the fitted law. Porian et al. 2024
-    (arXiv:2406.19146) trace a part of Kaplan's exponent to this.
+    128 samples; all else as :func:`default`. It is a baseline: one rate for all sizes bends the fitted
+    law (Porian et al. 2024, arXiv:2406.19146, trace a part of Kaplan's exponent to this).
     """
     return HParams(
         lr=1e-3,
@@ -116,12 +98,10 @@ def steplaw2025(params: ParamCount, units: float, unit: str) -> HParams:
     """The rate falls with size and rises with length; the batch grows with length only.
 
     η = 1.79·N^−0.713·D^0.307 and B = 0.58·D^0.571 tokens, N without embeddings (Li et al. 2025,
-    arXiv:2503.04715; the means of the thousand fits that they released).
-
-    Fitted on 2e8 to 1e9 parameters and 4e9 to 1e11 tokens, under a cosine that ends at a rate of 1e-5
-    whatever the peak, after 2,000 steps of warmup. The best run of their grid lies up to a factor of
-    two from the formula. β 0.9/0.95, decay 0.1 and clipping at 1 are common values, not read off
-    theirs. At 20 tokens a parameter η exceeds 0.01 below 3e6 parameters, more than many models bear.
+    arXiv:2503.04715). Fitted on 2e8 to 1e9 parameters and 4e9 to 1e11 tokens, under a cosine that ends at
+    1e-5 whatever the peak, after 2,000 steps of warmup; the best run of their grid lies up to a factor of
+    two away. β 0.9/0.95, decay 0.1 and clipping at 1 are common values, not theirs. At 20 tokens a
+    parameter η exceeds 0.01 below 3e6 parameters, more than many models bear.
     """
     lr = 1.79 * params.non_embedding**-0.713 * units**0.307
     batch = max(0.58 * units**0.571, 1.0)
@@ -137,16 +117,14 @@ def steplaw2025(params: ParamCount, units: float, unit: str) -> HParams:
 def deepseek2024(params: ParamCount, units: float, unit: str) -> HParams:
     """Rate and batch from the run's FLOPs only, the same at any split into size and length.
 
-    η = 0.3118·C^−0.125 and B = 0.2920·C^0.3271 tokens (Bi et al. 2024, arXiv:2401.02954, eq. 1).
-    Their C counts attention; here C = 6·N·D, N without embeddings, which is 0.43 of theirs at 8 layers
-    of width 512 and 0.92 at 80 of 8,192 (their table 3): η is up to 11 % higher, B up to 24 % lower.
-    Fitted on 1e17 to 2e19 FLOPs near the best split, and checked by them at 7B and 67B. Far from that
-    split a small model trained for long gets the rate of a large one trained briefly.
+    η = 0.3118·C^−0.125 and B = 0.2920·C^0.3271 tokens (Bi et al. 2024, arXiv:2401.02954, eq. 1), fitted on
+    1e17 to 2e19 FLOPs near the best split. Their C counts attention; here C = 6·N·D, N without embeddings,
+    0.43 of theirs at 8 layers of width 512 and 0.92 at 80 of 8,192 (their table 3): η is up to 11 %
+    higher, B up to 24 % lower.
 
-    Decay 0.1, β 0.9/0.95, clipping at 1 and 2,000 steps of warmup are theirs. Their schedule drops to
-    31.6 % after 80 % of the tokens and to 10 % after 90 %; here ``"wsd"`` cools down over the same last
-    fifth to the same tenth, at a mean rate of 40 % of the peak, theirs 21 %. No batch exceeds a
-    thousandth of the run.
+    Decay 0.1, β 0.9/0.95, clipping at 1 and 2,000 steps of warmup are theirs. Their rate drops to 31.6 %
+    after 80 % of the tokens and to 10 % after 90 %; here ``"wsd"`` cools down over the last fifth to a
+    tenth, at a mean of 40 % of the peak, theirs 21 %. No batch exceeds a thousandth of the run.
     """
     flops = 6.0 * params.non_embedding * units
     batch = _batch(0.2920 * flops**0.3271, units)
@@ -178,13 +156,11 @@ def chinchilla2022(params: ParamCount, units: float, unit: str) -> HParams:
     batch, tokens  0.25M  0.25M  0.25M  0.25M  2M      1.5M → 3M  3M → 6M
     =============  =====  =====  =====  =====  ======  =========  =======
 
-    All but 70B are of Gopher (Rae et al. 2021, arXiv:2112.11446, table 1), 70B is Chinchilla
-    (Hoffmann et al. 2022, arXiv:2203.15556, table 4). A batch that doubles is replaced by its geometric
-    mean. The cosine falls to a tenth over the run's own length. Warmup is 1,500 steps, clipping at 1.
-
-    β 0.9/0.95 and the decay 0.1 are those of Brown et al. 2020, as theirs are not published. Beyond 44M
-    and 280B parameters the last values hold: for small models these rates are far below what they
-    bear. No batch exceeds a thousandth of the run.
+    All are of Gopher (Rae et al. 2021, arXiv:2112.11446, table 1) but 70B (Hoffmann et al. 2022,
+    arXiv:2203.15556, table 4). A batch that doubles is its geometric mean. The cosine falls to a tenth;
+    warmup is 1,500 steps, clipping at 1. β 0.9/0.95 and the decay 0.1 are those of Brown et al. 2020.
+    Beyond 44M and 280B parameters the last values hold: for small models these rates are far below what
+    they bear. No batch exceeds a thousandth of the run.
     """
     batch = _batch(_between(params.total, _GOPHER_BATCH), units)
     return HParams(
@@ -199,17 +175,14 @@ def chinchilla2022(params: ParamCount, units: float, unit: str) -> HParams:
 def porian2024(params: ParamCount, units: float, unit: str) -> HParams:
     """Rate and batch by size, fitted for runs near 20 tokens a parameter at a constant rate.
 
-    η = 0.0047·(N/108e6)^(−1/3) and B = 160·2,048·(N/108e6)^(2/3) tokens: the rounded fits of
-    Porian et al. 2024 (arXiv:2406.19146), as their code draws them; unrounded they are
-    3.7·N^−0.36 and 0.7576·N^0.703. N is what multiplies, blocks and output head
-    (``params.matmul``). Fitted on 25M to 110M parameters, used by them from 5M to 901M.
+    η = 0.0047·(N/108e6)^(−1/3) and B = 160·2,048·(N/108e6)^(2/3) tokens: the rounded fits of Porian et al.
+    2024 (arXiv:2406.19146), N ``params.matmul``. Fitted on 25M to 110M parameters, used by them from 5M
+    to 901M; rates exceed 0.02 below 1.4M.
 
-    Warmup takes N tokens, then the rate is constant: the law of the optimum needs no decay, though a
-    run ends at a higher loss than with one. ``"schedule": "cosine"`` beside this recipe's name changes
-    only that. They found a β₂ of 0.95 too small for batches of 128 sequences of 2,048 tokens or fewer:
-    here it is 0.99 for those and 0.95 above. Their decay is independent of the rate, here 1e-4 a step
-    of Wortsman et al. 2023 (arXiv:2309.14322), so that λ = 1e-4/η. Rates exceed 0.02 below 1.4M
-    parameters. No batch exceeds a thousandth of the run.
+    Warmup takes N tokens, then the rate is constant, at a higher loss than with a decay:
+    ``"schedule": "cosine"`` beside this recipe's name changes only that. β₂ is 0.99 for batches of 128
+    sequences of 2,048 tokens or fewer, and 0.95 above, as they found. The decay is 1e-4/η, independent of
+    the rate (Wortsman et al. 2023, arXiv:2309.14322). No batch exceeds a thousandth of the run.
     """
     relative = max(params.matmul, 1) / 108e6
     lr = 0.0047 * relative ** (-1 / 3)

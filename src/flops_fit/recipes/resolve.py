@@ -75,14 +75,11 @@ class Own:
 
 @dataclass(frozen=True)
 class TunedRecipe:
-    """A recipe times factors that tuning found.
+    """A recipe times factors that tuning found: lr_base(N, D)·f(N) and batch_base(N, D)·g.
 
-    lr = lr_base(N, D)·f(N) and batch = batch_base(N, D)·g. ``lr`` has (N, f) of each knot, ascending in
-    N; ln f is linear in ln N between them, and constant beyond. ``batch`` is g; ``name`` is appended to
-    the base's name on every run.
+    ``lr`` has (N, f) of each knot, ascending in N; ln f is linear in ln N between them, and constant
+    beyond. ``batch`` is g; ``name`` is appended to the base's name on every run.
 
-    Examples
-    --------
     >>> base = lambda params, units, unit: HParams(lr=0.01, batch_units=100, recipe="mine-1")
     >>> tuned = TunedRecipe(base, lr=((1e3, 2.0),), batch=0.5, name="pilot")
     >>> hparams = tuned(ParamCount(10, 10, 10, 10), 1e4, "tokens")
@@ -127,10 +124,7 @@ class Coupled:
 
 
 def coupled(base: Recipe, params: ParamCount, lengths: Sequence[float], unit: str) -> Recipe:
-    """A recipe whose rate is the same at every length while its batch is not, coupled to its batch.
-
-    Others are returned as they are. The reference is the geometric mean of the batches at ``lengths``.
-    """
+    """A recipe whose rate does not change with length while its batch does, coupled to its mean batch."""
     first, later = (base(params, units, unit) for units in (lengths[0], 100 * lengths[0]))
     if first.lr != later.lr or first.batch_units == later.batch_units:
         return base
@@ -139,12 +133,11 @@ def coupled(base: Recipe, params: ParamCount, lengths: Sequence[float], unit: st
 
 
 def resolve_recipe(hparams: RecipeLike) -> Recipe:
-    """A recipe from what a user gives.
+    """A recipe from what a user gives; InputError where there is none, InputTypeError for other types.
 
-    That is a recipe's name; the path of a TOML file, see :func:`read_recipe`; an :class:`HParams` for
-    every run; a dict of changes to the recipe that its key ``"recipe"`` names, by default
-    ``"default"``; or a function ``(params, units, unit)`` that returns an :class:`HParams` or such a
-    dict. Raises InputError where there is no such recipe, InputTypeError for anything else.
+    That is a recipe's name, the path of a TOML file (:func:`read_recipe`), an :class:`HParams`, a dict of
+    changes to the recipe that its key ``"recipe"`` names (``"default"`` without it), or a function
+    ``(params, units, unit)`` that returns an :class:`HParams` or such a dict.
     """
     if isinstance(hparams, Path) or (isinstance(hparams, str) and hparams.endswith(".toml")):
         return read_recipe(hparams)

@@ -26,8 +26,6 @@ class RecipePowerLaw:
     D counts units, d is the model's width and C = 6·N·D. ``size`` says which of a model's counts N is: a
     field of :class:`~flops_fit.ParamCount`. The coefficient is above 0.
 
-    Examples
-    --------
     >>> params = ParamCount(total=1200, non_embedding=1000, matmul=1000, active=1200)
     >>> RecipePowerLaw(2.0, params=-1.0, units=0.5)(params, 1e4)
     0.2
@@ -79,13 +77,10 @@ _LAW_KEYS = tuple(field.name for field in fields(RecipePowerLaw))
 class RecipeTable:
     """A recipe of plain values and power laws.
 
-    ``values`` are fields of :class:`HParams` that are the same for every run, among which
-    ``weight_decay`` may be ``"timescale"``, see :func:`timescale_weight_decay`; ``laws`` are fields that
-    follow a power law. The recipe ``base`` chooses all others; without it they have the defaults of
-    :class:`HParams`, and InputError is raised where ``lr`` or ``batch_units`` is missing.
+    ``values`` and ``laws`` give fields of :class:`HParams`; ``weight_decay`` may be ``"timescale"``, see
+    :func:`timescale_weight_decay`. The recipe ``base`` chooses all others; without it they have their
+    defaults, and InputError is raised where ``lr`` or ``batch_units`` is missing.
 
-    Examples
-    --------
     >>> laws = {"lr": RecipePowerLaw(2.0, params=-0.5)}
     >>> rules = RecipeTable("lab-3", {"batch_units": 64.0}, laws)
     >>> rules(ParamCount(total=12_000, non_embedding=10_000, matmul=10_000, active=12_000), 1e6, "").lr
@@ -115,14 +110,10 @@ class RecipeTable:
 def read_recipe(path: str | Path) -> RecipeTable:
     """Read a recipe from a TOML file.
 
-    Its keys are ``name``, optionally ``base`` (a recipe's name) and ``size`` (which count of a
-    model N is, for all laws), and fields of :class:`HParams`: each a value, or a table with the
-    keys of :class:`RecipePowerLaw`. Without a base, ``lr`` and ``batch_units`` have to be there.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, is not TOML, or a key is unknown, missing or of the wrong type.
+    Its keys are ``name``, optionally ``base`` (a recipe's name) and ``size`` (which count of a model N is,
+    for all laws), and fields of :class:`HParams`: each a value, or a table with the keys of
+    :class:`RecipePowerLaw`. Without a base, ``lr`` and ``batch_units`` have to be there. InputError where
+    the file cannot be read, is not TOML, or a key is unknown, missing or of the wrong type.
     """
     try:
         return _recipe(tomllib.loads(Path(path).read_text(encoding="utf-8")))

@@ -338,10 +338,12 @@ def _plain(value: Any, name: str) -> Any:
 def _plain_tensor(value: Any, name: str) -> Any:
     import torch
 
-    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+    kind = type(value)
+    if kind not in (torch.Tensor, torch.nn.Parameter):
+        name_of_type = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         raise InputTypeError(
             f"{name}: expected a tensor, number, text, bytes, None, or a dict, list or tuple of "
-            f"them, got {_type_name(value)}. Save its values as plain numbers, lists or tensors."
+            f"them, got {name_of_type}. Save its values as plain numbers, lists or tensors."
         )
     if value.layout != torch.strided or value.is_meta:
         what = "one without values" if value.is_meta else f"layout {value.layout}"
@@ -349,8 +351,3 @@ def _plain_tensor(value: Any, name: str) -> Any:
     tensor = value.detach()
     is_view = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
     return tensor.clone() if is_view else tensor  # a file would hold the storage whole
-
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

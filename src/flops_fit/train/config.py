@@ -58,9 +58,8 @@ class TrainingConfig:
         Samples that go through the model at once; halved automatically if memory runs out. It
         never changes what is computed.
     workers
-        Processes that read ahead of each run; no result depends on them. ``"auto"`` takes the
-        ``num_workers`` of a DataLoader, else as many as save time if reading is slow. Runs of a
-        pool read for themselves.
+        Processes that read ahead of each run, not in a pool; no result depends on them. ``"auto"``
+        takes the ``num_workers`` of a DataLoader, else as many as save time if reading is slow.
     compile
         Whether training uses ``torch.compile``; ``"auto"`` on GPUs, for runs of eight minutes or
         more. If it fails, the run continues without it and notes it.
@@ -68,20 +67,17 @@ class TrainingConfig:
         When a run keeps a checkpoint: after so much time (more if saving would take over a hundredth
         of the run's time), and at multiples of so many steps; ``None`` for neither.
     trackers
-        What follows each run that is trained here: ``"mlflow"``, ``"tensorboard"``, ``"wandb"``,
-        ``"trackio"``, their trackers in :mod:`flops_fit.trackers` with settings, or a
-        :class:`flops_fit.trackers.Tracker` of your own; a list of them. They change no run and no id;
-        finished runs are not reported again.
+        What follows each run that is trained here, or a list: ``"mlflow"``, ``"tensorboard"``,
+        ``"wandb"``, ``"trackio"``, or a :class:`flops_fit.trackers.Tracker`. They change no run and
+        no id; finished runs are not reported again.
     peak_flops
         Peak FLOP/s of the device, for the utilisation (MFU) on record; by default from the data sheets
         of common GPUs.
     branch
-        Train one run of each size at a constant rate and cool it down once for every budget, instead of
-        one run for each of them (Hägele et al. 2024). This needs sizes that occur at several budgets
-        and hyper-parameters that depend only on the size:
+        Train one run of each size at a constant rate and cool it down once for every budget (Hägele et
+        al. 2024). This needs sizes that occur at several budgets and hyper-parameters of the size alone:
         ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. On a CPU each
-        branch equals, to the last bit, the run trained alone from the same seed. Runs that share a
-        trunk share its noise, and intervals count them as one cluster.
+        branch equals the run trained alone, to the last bit. Intervals count a trunk as one cluster.
 
     Raises
     ------

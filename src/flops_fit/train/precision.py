@@ -43,18 +43,10 @@ def resolve_device(device: Any) -> str:
 class Precision:
     """The numbers that a run computes in; parameters and optimizer are always float32.
 
-    Attributes
-    ----------
-    name
-        ``"fp32"``, or ``"bf16"``: matrix products in bfloat16 under torch's autocast, while what
-        needs range or sums stays in float32. bfloat16 has the range of float32, so nothing is scaled.
-    tf32
-        Whether float32 matrix products and convolutions on CUDA may round their inputs to 10 bits
-        of mantissa. False turns it off for convolutions too, where torch has it on by default:
-        ``"fp32"`` then means what it says.
+    ``name`` is ``"fp32"``, or ``"bf16"``: matrix products in bfloat16 under torch's autocast, what needs
+    range or sums in float32. ``tf32`` says whether float32 matrix products and convolutions on CUDA may
+    round their inputs to 10 bits of mantissa; False turns that off where torch has it on by default.
 
-    Examples
-    --------
     >>> precision = Precision("fp32")
     >>> with precision.flags("cpu"), precision.autocast("cpu"):
     ...     pass
