@@ -159,7 +159,7 @@ def test_what_the_surroundings_lost_is_tried_three_times_again(
     """With a pause before each, in the worker; then the run is left with its reason."""
     slept: list[float] = []
     executor = Losing({0: 3, 1: 4})
-    monkeypatch.setattr("flops_fit.store.recorded.time.sleep", slept.append)
+    monkeypatch.setattr("flops_fit.store.store.time.sleep", slept.append)
     runs = sweep(3, lambda e, r: Run(e, "completed", loss=1.0), Store.open(tmp_path), executor)
     assert [r.state for r in runs] == ["completed", "preempted", "completed"]
     assert runs[1].reason == "the machine went away; given up after 4 attempts"
@@ -200,7 +200,7 @@ def test_a_new_call_tries_again_without_a_pause(
 ) -> None:
     task = lambda e, r: Run(e, "completed", loss=1.0)  # noqa: E731
     sweep(1, task, Store.open(tmp_path), Losing({0: 4}))
-    monkeypatch.setattr("flops_fit.store.recorded.time.sleep", lambda s: pytest.fail("slept"))
+    monkeypatch.setattr("flops_fit.store.store.time.sleep", lambda s: pytest.fail("slept"))
     (run,) = sweep(1, task, Store.open(tmp_path))
     assert run.state == "completed"
     assert Store.open(tmp_path).attempt(run.experiment.id) is None

@@ -18,7 +18,7 @@ from flops_fit.records import Diagnostic, Run
 from flops_fit.report.figures import ReportData, draw_figures, save_figures
 from flops_fit.report.page import write_page
 from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
-from flops_fit.store.recorded import training_curves
+from flops_fit.store.read import training_curves
 from flops_fit.tune.effects import Collapse, WithoutTuning, collapse, without_tuning
 from flops_fit.tune.tuning import Tuning
 

@@ -17,8 +17,7 @@ from flops_fit.errors import SweepError
 from flops_fit.execute.executor import Executor, Report, Task
 from flops_fit.records import Experiment, Run, by_trunk, own_flops
 from flops_fit.store.lease import Holder
-from flops_fit.store.recorded import Recorded
-from flops_fit.store.store import Store
+from flops_fit.store.store import Recorded, Store
 from flops_fit.view.live import SweepView
 
 PAUSES = (1.0, 4.0, 16.0)

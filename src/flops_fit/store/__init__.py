@@ -20,9 +20,8 @@ Files that are torn or foreign are renamed and reported, never deleted and never
 """
 
 from flops_fit.store.doctor import Examination, Finding, examine, recorded_runs, repair
-from flops_fit.store.read import write_runs
-from flops_fit.store.recorded import Recorded, TrainingCurve, training_curves
-from flops_fit.store.store import Store
+from flops_fit.store.read import TrainingCurve, training_curves, write_runs
+from flops_fit.store.store import Recorded, Store
 
 __all__ = [
     "Examination",

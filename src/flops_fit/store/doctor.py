@@ -20,8 +20,7 @@ from flops_fit.files import is_temporary, output_errors
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep, set_aside
-from flops_fit.store.recorded import OUTPUT
-from flops_fit.store.store import Store
+from flops_fit.store.store import OUTPUT, Store
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _OURS = frozenset(

@@ -1,4 +1,4 @@
-"""The files of a sweep as values, checked for schema, id and completeness; runs as a table."""
+"""The files of a sweep as values, checked for schema, id and completeness; runs as a table; curves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.records import Run, canonical_json
+
+Floats = NDArray[np.float64]
 
 FORMAT = "flops-fit sweep"
 SCHEMA = 2
@@ -176,3 +181,47 @@ def _row(run: Run) -> dict[str, Any]:
         "mfu": run.mfu,
         "device": run.device,
     }
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCurve:
+    """The training loss along a run; arrays of shape (readings,).
+
+    Attributes
+    ----------
+    run
+        Whose it is.
+    share
+        Share of the run, 0 to 1, at the middle of the steps whose mean a reading is.
+    loss
+        Mean training loss over these steps.
+    """
+
+    run: Run
+    share: Floats
+    loss: Floats
+
+
+def training_curves(folder: str | Path, runs: Iterable[Run]) -> list[TrainingCurve]:
+    """The curves of those runs of a sweep's folder that have one, torn lines left out."""
+    out = []
+    for run in runs:
+        path = Path(folder) / "runs" / run.experiment.id / "metrics.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue
+        steps, losses = [0.0], []
+        for line in lines:
+            try:
+                values = json.loads(line)
+                step, loss = float(values["step"]), values["loss"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if loss is not None and step > steps[-1]:
+                steps.append(step)
+                losses.append(float(loss))
+        if losses:
+            ends = np.array(steps) / run.experiment.steps
+            out.append(TrainingCurve(run, (ends[1:] + ends[:-1]) / 2, np.array(losses)))
+    return out

@@ -8,8 +8,7 @@ from flops_fit.trackers.mlflow import MLflowTracker, read_mlflow
 from flops_fit.trackers.service import Add, TrackedRun, TrackedRuns
 from flops_fit.trackers.tensorboard import TensorBoardTracker, read_tensorboard
 from flops_fit.trackers.tracker import Tracker, Tracking, check_trackers
-from flops_fit.trackers.trackio import TrackioTracker
-from flops_fit.trackers.wandb import WandbTracker, read_wandb
+from flops_fit.trackers.wandb import TrackioTracker, WandbTracker, read_wandb
 
 __all__ = [
     "Add",

@@ -117,10 +117,10 @@ _ARGUMENTS = {
     "fail": ["run"],
 }
 _NAMED = {
-    "mlflow": "MLflowTracker",
-    "tensorboard": "TensorBoardTracker",
-    "trackio": "TrackioTracker",
-    "wandb": "WandbTracker",
+    "mlflow": "mlflow:MLflowTracker",
+    "tensorboard": "tensorboard:TensorBoardTracker",
+    "trackio": "wandb:TrackioTracker",
+    "wandb": "wandb:WandbTracker",
 }
 
 
@@ -148,7 +148,7 @@ def _checked(tracker: Any, name: str) -> Tracker:
     """A usable tracker, made where it is given by name."""
     if isinstance(tracker, str):
         check_choice(name, tracker, _NAMED)
-        tracker = pkgutil.resolve_name(f"flops_fit.trackers.{tracker}:{_NAMED[tracker]}")()
+        tracker = pkgutil.resolve_name(f"flops_fit.trackers.{_NAMED[tracker]}")()
     if isinstance(tracker, type):
         own = tracker.__name__
         raise InputTypeError(

@@ -14,7 +14,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.records import Diagnostic
-from flops_fit.store.recorded import TrainingCurve
+from flops_fit.store.read import TrainingCurve
 from flops_fit.text import format_count, listed
 from flops_fit.tune.tuning import Tuning
 
