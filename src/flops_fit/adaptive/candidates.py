@@ -38,10 +38,8 @@ class Candidates:
 
     Attributes
     ----------
-    params, tokens, flops
-        N, D and C of each.
-    budget
-        The tier that each belongs to; by default its own C.
+    params, tokens, flops, budget
+        N, D, C and tier of each.
     repeats
         Whether the same run may be made again, with another seed.
     price
@@ -125,16 +123,12 @@ class Oracle(Protocol):
 
 @dataclass
 class Experimenter:
-    """The oracle that trains: makes each run an exact experiment and carries it out.
-
-    ``carry_out`` takes all experiments so far and does not run finished ones again. ``sizes`` are those
-    that may be used; by default whatever the model's constructor accepts.
-    """
+    """The oracle that trains: makes each run an exact experiment and carries it out."""
 
     factory: ExperimentFactory
     flops: FlopsFunction
-    carry_out: Callable[[Sequence[Experiment]], Sequence[Run]]
-    sizes: Sequence[Any] | None = None
+    carry_out: Callable[[Sequence[Experiment]], Sequence[Run]]  # takes all experiments so far
+    sizes: Sequence[Any] | None = None  # by default whatever the model's constructor accepts
     experiments: list[Experiment] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     _known: dict[tuple[float, float], tuple[float, Any]] = field(default_factory=dict)
@@ -255,16 +249,14 @@ def check_adaptive(sizes: Any, repeats: int, branch: bool) -> None:
 
 
 def off_centre(evidence: Evidence) -> Side:
-    """The side on which the optimum lies outside the sizes that were run, if it does.
-
-    By the law if it has an optimum; else by which half of the sizes has the lowest losses.
-    """
+    """The side on which the optimum lies outside the sizes that were run, if it does."""
     runs = evidence.runs
     groups = [runs.budget == b for b in np.unique(runs.budget)]
     sizes = [(b, np.log(runs.params[b])) for b in groups if np.sum(b) >= 3]
     if not sizes:
         return ""
     if evidence.solution.optimum_lost:
+        # By which half of the sizes has the lowest losses.
         low = [x[np.argmin(runs.loss[b])] < np.mean(x) for b, x in sizes]
         return "below" if np.mean(low) > 0.5 else "above"
     budgets = np.array([runs.budget[b][0] for b, _ in sizes])

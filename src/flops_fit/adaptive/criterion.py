@@ -90,11 +90,7 @@ class Criterion:
         return list(zip(logs.mean(axis=0).tolist(), logs.std(axis=0).tolist(), strict=True))
 
     def pool(self, runs: Candidates, largest: float = 0.0) -> Pool:
-        """What each of these runs would tell if the largest of all then has this compute.
-
-        The trust in a run depends on its compute relative to the largest: see
-        :func:`flops_fit.fit.misfit.trust_weights`.
-        """
+        """What each of these runs would tell if the largest of all then has this compute."""
         evidence, local = self.evidence, self.evidence.posterior.gaussian
         known, tilt = float(np.max(evidence.runs.flops)), evidence.prior.tilt
         largest = max(largest, known)
@@ -111,15 +107,12 @@ class Criterion:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Runs to come, in units of their noise: covariances with ln N* and with each other.
-
-    Shapes (runs,) and (runs, runs); ``variance`` is that of ln N* without them.
-    """
+    """Runs to come, in units of their noise: covariances with ln N* and with each other."""
 
     runs: Candidates
-    pull: Floats
-    cross: Floats
-    variance: float
+    pull: Floats  # shape (runs,)
+    cross: Floats  # shape (runs, runs)
+    variance: float  # of ln N* without them
 
     def pick(self, index: Any) -> Pool:
         """Those at ``index``, positions, which may repeat."""
@@ -135,9 +128,8 @@ class Pool:
     def exchange(self, count: int, spend: float, fixed: tuple[int, ...] = ()) -> list[int]:
         """Positions of up to ``count`` runs for at most ``spend`` FLOPs, of least variance.
 
-        Fedorov's exchange (1972): slots are filled and refilled one at a time with the run that
-        lowers the variance most within what is left to spend, until no change helps. ``fixed`` are
-        in already.
+        Fedorov's exchange (1972): slots are refilled one at a time with the best run that is
+        affordable, until no change helps; ``fixed`` are in already.
         """
         cost, pull, cross = self.runs.prices, self.pull.copy(), self.cross.copy()
         slots: list[int | None] = [None] * (count - len(fixed))

@@ -34,15 +34,11 @@ class Proposal:
 
     Attributes
     ----------
-    runs
-        One dict a run: ``params``, ``tokens``, ``flops``.
-    cost
-        FLOPs of all of them.
+    runs, cost
+        One dict a run, ``params``, ``tokens`` and ``flops``; and the FLOPs of all.
     now, after
-        Half the width of the 90 % interval of N* at the target, relative (0.1: ±10 %), of the
-        runs so far and as predicted with these. ``inf`` if there is none.
-    target_compute
-        The target.
+        Half the width of the 90 % interval of N* at ``target_compute``, relative (0.1: ±10 %), of
+        the runs so far and as predicted with these. ``inf`` if there is none.
     misfit
         How far the loss is off the law's form, relative, as the runs so far show: a standard deviation.
     buys
@@ -90,10 +86,9 @@ def best_batch(
     goal: float = 0.0,
     bottom: int = 0,
 ) -> list[int]:
-    """Positions of a batch of least variance of ln N* for at most ``spend``.
+    """Positions of a batch of least variance of ln N* for at most ``spend``; ``bottom`` lie near N*.
 
     The cheapest that reaches ``goal``, a half-width, or nine tenths of what the whole spend gains.
-    ``bottom`` of the runs lie near N*, where the criterion gains nothing and a wrong form shows.
     """
     if not len(runs):
         return []
@@ -117,12 +112,12 @@ def best_batch(
         return []
     base = np.log(criterion.variance)
     most = max(base - np.log(after) for _, after, _ in batches)
-    enough = [
-        (cost, picked)
-        for cost, after, picked in batches
-        if criterion.narrowed(after) <= goal or base - np.log(after) >= _ENOUGH_GAIN * most
-    ]
-    return min(enough, key=lambda pair: pair[0])[1]
+    enough = (
+        b
+        for b in batches
+        if criterion.narrowed(b[1]) <= goal or base - np.log(b[1]) >= _ENOUGH_GAIN * most
+    )
+    return min(enough, key=lambda b: b[0])[2]
 
 
 def _near_optimum(criterion: Criterion, runs: Candidates, limit: float, wanted: int) -> list[int]:

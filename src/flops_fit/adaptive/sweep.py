@@ -42,10 +42,8 @@ class Check:
 
     Attributes
     ----------
-    flops
-        Of each run.
-    errors
-        ln(L/predicted) of each.
+    flops, errors
+        FLOPs and ln(L/predicted) of each run.
     scaled
         The same in standard deviations, of the run's noise and the prediction together.
     """
@@ -74,16 +72,13 @@ class AdaptiveResult:
 
     Attributes
     ----------
-    runs
-        All runs, in the order they were made.
+    runs, spent
+        All runs, in the order they were made, and their FLOPs.
     steps
         One line a decision.
-    spent
-        FLOPs.
-    half_width
-        Half the width of the 90 % interval of N* at the target, relative.
-    reached
-        Whether that is as narrow as required.
+    half_width, reached
+        Half the width of the 90 % interval of N* at the target, relative; and whether that is as
+        narrow as required.
     optimal_params, interval
         N* at the target and its 90 % interval.
     check
@@ -228,8 +223,7 @@ class _Sweep:
         criterion = self.fit()
         evidence, half, span = criterion.evidence, criterion.half_width, criterion.interval
         best, posterior = float(np.median(criterion.optima.params)), evidence.posterior
-        check = self.check()
-        if check is not None:
+        if (check := self.check()) is not None:
             self.tell(str(check))
         self.tell(
             f"misfit: the loss is off the law's form by about {100 * posterior.amplitude:.2g} %, "

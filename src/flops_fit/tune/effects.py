@@ -31,16 +31,14 @@ _FEWEST_READINGS = 8  # a curve of fewer cannot be interpolated
 class Collapse:
     """Training curves on one scale, (L(x) − E)/(L(1) − E) against the share x of the run seen.
 
-    Runs of one schedule whose hyper-parameters scale correctly fall onto one curve when each is divided
-    by its final loss (Qiu et al. 2025, arXiv:2507.02119). A run apart from the others is badly tuned,
-    or at another ratio of data to size. L is the training loss and includes the noise of a batch.
+    Runs of one schedule whose hyper-parameters scale correctly fall onto one curve (Qiu et al. 2025,
+    arXiv:2507.02119). A run apart from the others is badly tuned, or at another ratio of data to
+    size. L is the training loss.
 
     Attributes
     ----------
-    shares
-        x, shape (points,).
-    curves
-        The scaled losses, shape (runs, points).
+    shares, curves
+        x, shape (points,), and the scaled losses, shape (runs, points).
     labels, params
         Of the runs.
     spread
@@ -153,9 +151,8 @@ class WithoutTuning:
 def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
     """Add to each run the loss that the untuned recipe would have cost it, and fit again.
 
-    That loss is known in the cells of the tuning, as the difference of two regrets by their
-    parabolas; between and beyond them it is linear in ln N and ln D, no less than 0 and no more than
-    twice the largest in a cell.
+    In a tuned cell that is the difference of two regrets; elsewhere it is linear in ln N and ln D, no
+    less than 0 and no more than twice the largest in a cell.
     """
     C = fit.largest_compute
     tuned = fit.predict(C)

@@ -19,13 +19,7 @@ _DISAGREE_P = 0.05
 
 @dataclass(frozen=True)
 class OptimumFit:
-    """The lowest point of one cell, x as a factor on the recipe's value.
-
-    Attributes
-    ----------
-    factor, interval
-        Where the parabola is lowest, and its 90 % interval; ``None`` if there is none.
-    """
+    """The factor where one cell's parabola is lowest, and its 90 % interval; ``None`` if there is none."""
 
     factor: float | None = None
     interval: tuple[float, float] | None = None
@@ -35,9 +29,8 @@ class OptimumFit:
 class OptimumFits:
     """Parabolas in ln x through the losses of several cells, which share their curvature.
 
-    ln L = a_c − k·μ·ln x + ½·k·(ln x)², with an offset a_c for each cell c, one curvature k, and
-    either one optimum e^μ for all cells or one for each. A relative curvature is a property of
-    the kind of model far more than of its size, and three runs a cell cannot determine it.
+    ln L = a_c − k·μ·ln x + ½·k·(ln x)², with an offset a_c for each cell c, one curvature k, which
+    depends little on size, and either one optimum e^μ for all cells or one for each.
 
     Attributes
     ----------
@@ -49,8 +42,7 @@ class OptimumFits:
     cells
         The optimum of each cell.
     agree
-        p-value of the hypothesis that one optimum serves all cells; ``None`` if there are no
-        degrees of freedom to test it.
+        p-value of one optimum for all cells; ``None`` without degrees of freedom.
     """
 
     factor: float | None
@@ -106,9 +98,8 @@ def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
     if apart is not None and _bends(apart, best.variance):
         for column, i in enumerate(used):
             optima[i] = _optimum(apart, len(used) + column, best)
-    pooled = OptimumFit()
-    if _bends(shared, best.variance):
-        pooled = _optimum(shared, len(used), best)
+    bends = _bends(shared, best.variance)
+    pooled = _optimum(shared, len(used), best) if bends else OptimumFit()
     agree = None if apart is None else _p_one_slope(shared, apart)
     return OptimumFits(pooled.factor, pooled.interval, float(best.beta[-1]), tuple(optima), agree)
 
@@ -171,8 +162,7 @@ def _p_one_slope(shared: _Parabolas, apart: _Parabolas) -> float | None:
 def best_offset(losses: Mapping[int, Mapping[int, float]]) -> int:
     """Of the offsets with a loss in every cell the lowest on average, 0 if that may be chance.
 
-    For ``losses``, by cell and offset, without a lowest point inside. By a one-sided t-test of the
-    relative differences from offset 0, at 5 %, unless runs at offset 0 diverged.
+    By a one-sided t-test of the relative differences from offset 0, at 5 %, unless runs there diverged.
     """
     from scipy.stats import t
 

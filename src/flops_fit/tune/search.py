@@ -35,10 +35,8 @@ Axis = Literal["lr", "batch"]
 def pilot_cells(
     factory: ExperimentFactory, planned: Sequence[Experiment], flops: FlopsFunction, most: float
 ) -> list[Cell]:
-    """Two sizes, each at two lengths, a factor 3 apart; trials cost at most ``most`` FLOPs in all.
-
-    The middle size at the cheapest budget is taken as its optimum; the anchors lie around √C times that.
-    """
+    """Two sizes, each at two lengths, a factor 3 apart; trials cost at most ``most`` FLOPs in all."""
+    # The middle size at the cheapest budget is taken as its optimum, which grows as √C.
     cheapest, largest = (f(e.budget for e in planned) for f in (min, max))
     sizes = sorted(
         {repr(e.size): e for e in planned if e.budget == cheapest}.values(),
@@ -83,9 +81,10 @@ def per_size_cells(
 def _trial_experiment(factory: ExperimentFactory, cell: Cell, point: Point) -> Experiment | None:
     """The exact run of a trial; ``None`` if whole steps cannot meet its budget."""
     moved = TunedRecipe(factory.recipe, ((1.0, point.lr),), point.batch, "trial")
-    trials = replace(factory, recipe=moved, branch=False)
     try:
-        return trials.make(cell.budget, cell.size, point.repeat)
+        return replace(factory, recipe=moved, branch=False).make(
+            cell.budget, cell.size, point.repeat
+        )
     except UnmetBudgetError:
         return None
 
@@ -111,8 +110,8 @@ def _nearest(
 ) -> Any:
     """A size of about so many parameters, one of the planned sizes if one is near."""
     floor = 0 if above is None else factory.spec.require(above).total
-    sizes = {repr(e.size): e for e in planned if e.params.total > floor}.values()
-    near = min(sizes, key=lambda e: abs(math.log(e.params.total / params)), default=None)
+    larger = [e for e in planned if e.params.total > floor]
+    near = min(larger, key=lambda e: abs(math.log(e.params.total / params)), default=None)
     if near is not None and abs(math.log(near.params.total / params)) < _SIZE_TOLERANCE:
         return near.size
     if factory.spec.size_param is not None:
@@ -146,10 +145,9 @@ class Search:
         return math.fsum(run.experiment.flops for run in self._runs.values())
 
     def along(self, axis: Axis, starts: Mapping[int, Point]) -> dict[int, dict[int, float]]:
-        """Three neighbours in each cell, then more beyond an edge while the lowest lies there.
+        """The losses of three neighbours around each cell's start, by offset from it.
 
-        A run that diverged, or that whole steps and samples cannot meet, ends the search on its side.
-        ``starts`` are the middles of the cells' three; the result has losses by offset from them.
+        More are tried beyond an edge while the lowest lies there; a run that diverged ends its side.
         """
         new = {c: [o for o in (-1, 0, 1) if self._differs(axis, s, o)] for c, s in starts.items()}
         tried: dict[int, list[int]] = {c: [] for c in starts}
@@ -194,8 +192,7 @@ class Search:
         """What the share or the range of the search left open."""
         notes = []
         known = [repr(c.size) for c in self.cells]
-        ordered = sorted(planned, key=lambda e: e.params.total)
-        sizes = {repr(e.size): str(e.size) for e in ordered}
+        sizes = {repr(e.size): str(e.size) for e in sorted(planned, key=lambda e: e.params.total)}
         skipped = [size for key, size in sizes.items() if key not in known]
         if skipped and options.kind == "per-size":
             notes.append(
@@ -287,16 +284,13 @@ def run_tuning(
     planned: Sequence[Experiment],
     flops: FlopsFunction,
     carry_out: CarryOut,
-    total: float | None = None,
+    total: float | None = None,  # FLOPs of the sweep if not those of the planned runs
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
-    """Find the rates and batches for a sweep, within a share of its FLOPs, from the losses alone.
+    """Find the rates and batches for the sweep of the ``planned`` runs, within a share of its FLOPs.
 
-    Rates, then batches at the rate found, which follows their square root (Malladi et al. 2022,
-    arXiv:2205.10287), then a few seeds for the noise. Parabolas of one curvature give the optima. A
-    pilot whose cells agree moves the recipe by one factor, else by each anchor's own, log-linear in N
-    between them. A factor whose 90 % interval holds 1 is left at 1. ``planned`` are the runs of the
-    sweep, ``total`` its FLOPs if they are not those of ``planned``.
+    First rates, then batches at the rate found, which follows their square root (Malladi et al. 2022,
+    arXiv:2205.10287), then a few seeds for the noise. A factor whose 90 % interval holds 1 stays 1.
     """
     sweep = math.fsum(e.flops for e in planned) if total is None else total
     most = options.most / (1 - options.most) * sweep

@@ -34,18 +34,16 @@ class Tune:
     ----------
     kind
         ``"pilot"`` tries rates and batches at two sizes and two lengths, and moves the recipe by one
-        factor for all runs: its exponents carry it. ``"per-size"`` finds a rate for each size of
-        the sweep. ``"none"`` takes the recipe as it is.
+        factor for all runs. ``"per-size"`` finds a rate for each size of the sweep. ``"none"`` takes
+        the recipe as it is.
     share
-        The part of all FLOPs that tuning may take, those of the sweep included; by default 0.15 for
-        a pilot and 0.5 per size.
+        The part of all FLOPs, the sweep's included, that tuning may take: 0.15 or, per size, 0.5.
     step
         The factor between neighbouring rates, and between neighbouring batches.
     batch
         Whether batches are tried too.
     seeds
-        Runs with different seeds that measure the noise between seeds, 2 or more; 0 leaves it
-        unmeasured.
+        Runs that measure the noise between seeds, 2 or more; 0 leaves it unmeasured.
 
     Raises
     ------
@@ -87,7 +85,7 @@ def resolve_tune(tune: Any) -> Tune:
 
 @dataclass(frozen=True)
 class Cell:
-    """A size and a budget at which several hyper-parameters are tried."""
+    """A size and a budget in FLOPs."""
 
     size: Any
     budget: float
@@ -130,13 +128,12 @@ class TunedCell:
         The values that factors multiply: the recipe's, the rate coupled to the batch if need be.
     recipe_lr
         The recipe's own rate.
-    lrs
-        (factor, loss) of the trials along the rate.
-    batches
-        (factor, loss) along the batch, at rates that follow its square root.
+    lrs, batches
+        (factor, loss) of the trials along the rate, and along the batch, whose square root the rate
+        follows.
     noise_scale
-        Gradient noise scale in units at the end of the run with the recipe's batch: batches beyond it
-        bring little (McCandlish et al. 2018).
+        Gradient noise scale in units at the end of the run with the recipe's batch (McCandlish et al.
+        2018).
     """
 
     cell: Cell
@@ -166,14 +163,12 @@ class Tuning:
         Parabolas through the losses along the rate, and along the batch (``None`` if it was not
         tried), as factors on the recipe's own.
     seed_sd, seed_dof
-        Relative standard deviation of a loss between seeds, and its degrees of freedom; ``None``
-        if it was not measured.
+        Relative standard deviation of a loss between seeds (``None``: not measured), and its degrees
+        of freedom.
     flops, share
         What the trials cost, and the part that is of all FLOPs, the sweep's included.
-    trials
-        All of them.
-    notes
-        What could not be done.
+    trials, notes
+        All of them, and what could not be done.
     """
 
     options: Tune
@@ -216,10 +211,10 @@ class Tuning:
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Findings to read before relying on the sweep."""
-        found = (self._regret(), self._exponents(), self._critical())
         return (
             Diagnostic("tuning", "note", self.in_words()),
-            *(finding for finding in found if finding is not None),
+            self._regret(),
+            *(finding for finding in (self._exponents(), self._critical()) if finding is not None),
             *(Diagnostic("tuning_limits", "warning", note) for note in self.notes),
         )
 
