@@ -123,13 +123,10 @@ class Sweep:
         return self.mode if isinstance(self.mode, Mock) else Mock() if self.mode == "mock" else None
 
 
-A = TypeVar("A")
+def takes(arguments: Callable[P, Sweep]) -> Callable[[Callable[[Sweep], R]], Callable[P, R]]:
+    """Let a function of a sweep take the arguments that make it."""
 
-
-def takes(arguments: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
-    """Let a function of one object take the arguments that make the object."""
-
-    def decorate(function: Callable[[A], R]) -> Callable[P, R]:
+    def decorate(function: Callable[[Sweep], R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(arguments(*args, **kwargs))
@@ -144,12 +141,11 @@ def takes(arguments: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P,
 
 @takes(Sweep)
 def plan_sweep(sweep: Sweep) -> SweepPlan:
-    """The runs of a sweep, their exact cost and what to know before paying for it.
+    """The runs of a sweep, or of an adaptive design's pilot, and their exact cost.
 
-    The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan that could not
-    be trained because it has no data set or loss. With a data set, a few steps are run to see that
-    the model trains and how fast, and the plan can be given to :func:`run_sweep`. With an adaptive
-    design the plan is that of the pilot.
+    The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan without a data
+    set or loss. With a data set, a few steps are run to see that the model trains and how fast, and
+    the plan can be given to :func:`run_sweep`.
     """
     return make_plan(sweep)
 

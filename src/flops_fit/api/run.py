@@ -227,10 +227,7 @@ def tune_plan(
 def find_adaptively(
     plan: SweepPlan, design: Adaptive, sizes: Sequence[Size] | None, options: RunOptions
 ) -> Result:
-    """Run batch after batch from the pilot's plan on, each chosen from all runs before it, and answer.
-
-    ``sizes`` may be used, by default whatever the model accepts.
-    """
+    """Run batch after batch from the pilot's plan on, each chosen from all runs before it, and answer."""
     factory = plan.require_planner("find_optimal").factory
     rounds = Rounds(plan, plan.task, options)
     oracle = Experimenter(factory, plan.flops, rounds, sizes)

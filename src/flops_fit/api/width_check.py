@@ -179,10 +179,9 @@ class WidthCheck:
     def affordable(
         self, base: Size, planned: Sequence[Size], cost: Callable[[Size], float]
     ) -> tuple[WidthCheck, list[Size]]:
-        """The check with fewer samples where needed, and the widest sizes that then take some seconds.
+        """The check, with fewer samples if need be, and the widest sizes that take some seconds.
 
-        Doubles of ``base`` are tried where it is a whole number, else the ``planned`` sizes. ``cost`` is
-        the training FLOPs of one sample at a size.
+        ``cost`` is the training FLOPs of one sample at a size.
         """
         most = _FLOPS if self.device.partition(":")[0] == "cpu" else _DEVICE_FLOPS
         samples = self.samples
@@ -204,8 +203,7 @@ class WidthCheck:
         """The last few sizes of which one step each costs at most so much together."""
         chosen: list[tuple[Size, float]] = []
         for size in sizes:
-            counted = self.spec.count(size)
-            if counted is None:
+            if (counted := self.spec.count(size)) is None:
                 continue
             if counted.total > _LARGEST:
                 break

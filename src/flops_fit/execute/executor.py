@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from flops_fit.checks import check_number, check_whole
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, SweepError
 from flops_fit.fingerprint import fingerprint_any
 from flops_fit.laws.law import Law
 from flops_fit.records import Experiment, Run
@@ -93,9 +93,6 @@ class Handle:
 class Executor(Protocol):
     """A place where runs happen.
 
-    ``start`` hands over the task once, ``submit`` queues an experiment, ``poll`` waits until
-    something ends, ``close`` cancels what still runs and frees everything.
-
     Runs start in the order submitted. An exception of the task is a ``failed`` run with its
     traceback. A process that is lost with its run (killed, out of memory, its machine gone) is a
     ``preempted`` run with the reason: an infrastructure failure, so it may be submitted again.
@@ -130,8 +127,7 @@ class Executor(Protocol):
 class InProcessExecutor:
     """Runs in this process, during :meth:`poll`, in the order submitted.
 
-    Nothing is pickled and a debugger works. A run uses the threads and devices of this process, and
-    one that kills its process ends the sweep.
+    Nothing is pickled and a debugger works. A run that kills its process ends the sweep.
     """
 
     capacity = 1
@@ -215,6 +211,13 @@ class RemoteExecutor(ABC):
         self._numbers = itertools.count()
         self._report: Report = lambda progress: None
 
+    @staticmethod
+    def _require_start(name: str, task: Any) -> None:
+        if task is None:
+            raise SweepError(
+                f"executor={name!r}: expected start(task, report) before a run; got a run."
+            )
+
     def _handle(self, experiment: Experiment) -> Handle:
         return Handle(experiment.id, next(self._numbers))
 
@@ -281,8 +284,7 @@ class RemoteExecutor(ABC):
 class Mock:
     """Simulates each run: ``law.loss(N, D)·exp(noise·z)``, z normal and seeded by the run.
 
-    It takes the place of the trainer, behind the same executors; it builds no model and reads no
-    data.
+    It takes the place of the trainer, builds no model and reads no data.
 
     Attributes
     ----------

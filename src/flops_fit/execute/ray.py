@@ -145,10 +145,7 @@ class RayExecutor(RemoteExecutor):
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Hand one experiment to Ray; InputError where a cluster started here is too small for it."""
         run = resources or self._default(experiment, self._cpus)
-        if self._task is None:
-            raise SweepError(
-                "executor='ray': expected start(task, report) before a run; got a run."
-            )
+        self._require_start("ray", self._task)
         cpus = run.cpus * run.size
         gpus = run.gpus / self._shares if run.gpus == 1 else run.gpus
         if self._ours and self._address is None:

@@ -162,10 +162,7 @@ class SlurmExecutor(RemoteExecutor):
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Queue one experiment for the next ``poll``, or find the job that already makes it."""
-        if self._task is None:
-            raise SweepError(
-                "executor='slurm': expected start(task, report) before a run; got a run."
-            )
+        self._require_start("slurm", self._task)
         needs = resources or self._default(experiment, self._cpus, self._time * 60.0)
         if needs.gpus > self._gpus_per_node and needs.gpus % self._gpus_per_node:
             raise InputError(

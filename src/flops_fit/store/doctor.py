@@ -61,8 +61,7 @@ class Examination:
     Attributes
     ----------
     states
-        How many runs are in each state; ``begun`` has a folder and no record, ``planned`` has no
-        folder.
+        Number of runs by state; ``begun`` has a folder and no record, ``planned`` has no folder.
     findings
         The worst first.
     """

@@ -108,20 +108,16 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
         The file cannot be written.
     """
     path = Path(path)
-    write = {".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
-    if write is None:
+    ending, rows = path.suffix.lower(), [_row(run) for run in runs]
+    if ending not in (".csv", ".parquet"):
         raise InputError(f"{path}: expected a name that ends in .csv or .parquet.")
-    content = write([_row(run) for run in runs])
+    content = csv_text(rows, () if rows else ["id"]) if ending == ".csv" else _parquet(rows)
     with output_errors(path):
         write_output(path, content)
     return path
 
 
-def _csv(rows: list[dict[str, Any]]) -> str | bytes:
-    return csv_text(rows, () if rows else ["id"])
-
-
-def _parquet(rows: list[dict[str, Any]]) -> str | bytes:
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -191,10 +187,8 @@ class TrainingCurve:
     ----------
     run
         Whose it is.
-    share
-        Share of the run, 0 to 1, at the middle of the steps whose mean a reading is.
-    loss
-        Mean training loss over these steps.
+    share, loss
+        Mean training loss over some steps, and the share of the run, 0 to 1, at their middle.
     """
 
     run: Run

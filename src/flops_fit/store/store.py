@@ -51,15 +51,12 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path, *, resume: bool = True) -> Store:
-        """Open the folder of a sweep, or create it.
-
-        With ``resume=False`` the runs in it are renamed, so that none is reused.
+        """Open the folder of a sweep, or create it; ``resume=False`` renames the runs in it.
 
         Raises
         ------
         OutputError
-            It cannot be written, or holds something else; or a run that is to be set aside is
-            under way.
+            It cannot be written, or holds something else; or a run to be set aside is under way.
         """
         store = cls(Path(path))
         with output_errors(store.path):
@@ -139,8 +136,7 @@ class Store:
     def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
         """Record how a run ended, and return the run on record: at most one result for each id.
 
-        A result, completed or diverged, is linked into place and never overwritten. Other states are
-        recorded as the last attempt.
+        A result, completed or diverged, is never overwritten; other states are the last attempt.
 
         Raises
         ------
@@ -175,10 +171,7 @@ class Store:
     def prune(
         self, experiments: Iterable[Experiment], ended: Mapping[str, Run], trunk: str = ""
     ) -> None:
-        """Remove the trunk snapshots that no missing run needs, of one ``trunk`` or of all.
-
-        A trunk on which a process works is left alone.
-        """
+        """Remove the snapshots that no missing run needs, of one ``trunk`` or of all, if none works there."""
         final = {i for i, run in ended.items() if run.state in FINAL}
         missing = [e for e in experiments if e.id not in final]
         for name in left_trunks(self.trunks):
@@ -201,10 +194,7 @@ class Store:
             return sum(1 for p in entries if p.name not in planned and p.is_dir())
 
     def result(self, experiment_id: str) -> Run | None:
-        """The run of this id, if it is on record and final.
-
-        A record that is torn or another run's is renamed and noted in ``findings``.
-        """
+        """The run of this id, if on record and final; a torn or foreign record is renamed and noted."""
         path = self.runs / experiment_id / "run.json"
         try:
             run = read_run(path, experiment_id)
@@ -268,10 +258,8 @@ class Recorded:
         What makes a Run of an Experiment. An exception in it is a failed run.
     folder
         That of the sweep, as an absolute path: workers may be elsewhere.
-    call
-        Names the driver's call. A run that this call lost before begins after a pause.
-    pauses
-        Seconds before the first, second, ... such attempt.
+    call, pauses
+        Names the driver's call, and seconds before the first, second, ... attempt after it lost a run.
     """
 
     task: Task
@@ -320,9 +308,8 @@ class Recorded:
                 if not all(lease.held() for lease in leases):
                     raise _TakenAway
             except _TakenAway:
-                return _elsewhere(
-                    experiment, "another process: this worker did not respond for long"
-                )
+                who = "another process: this worker did not respond for long"
+                return _elsewhere(experiment, who)
             try:
                 return store.publish(run, call=self.call)
             except OSError:  # the driver tries to write it

@@ -142,13 +142,11 @@ def _open_experiment(uri: str, name: str) -> tuple[Any, str]:
             lock = stack.enter_context((folder / ".lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         client = mlflow_client(uri)
-        known = client.get_experiment_by_name(name)
-        if known is None:
+        if (known := client.get_experiment_by_name(name)) is None:
             try:
                 return client, str(client.create_experiment(name))
             except MlflowException:  # another worker was first
-                known = client.get_experiment_by_name(name)
-                if known is None:
+                if (known := client.get_experiment_by_name(name)) is None:
                     raise
         return client, str(known.experiment_id)
 

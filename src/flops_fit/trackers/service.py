@@ -29,12 +29,10 @@ class Service(Tracker):
     opened: Any = None  # before the first start and after each end; never pickled
 
     def finish(self, run: Run) -> None:
-        """Record the held-out loss and that the run is complete."""
+        """Record how the run ended."""
         self.end(run)
 
-    def fail(self, run: Run) -> None:
-        """Record the state and the reason."""
-        self.end(run)
+    fail = finish
 
     def end(self, run: Run) -> None:
         """Write the last values and close what is open."""
@@ -67,9 +65,8 @@ def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
     out: dict[str, int | float | str | bool] = {}
     for name, value in flat(finite_json(values)).items():
         if value is not None and not isinstance(value, int | float):
-            value = (value if isinstance(value, str) else canonical_json(value))[
-                :_SETTING_CHARACTERS
-            ]
+            text = value if isinstance(value, str) else canonical_json(value)
+            value = text[:_SETTING_CHARACTERS]
         if value is not None:
             out[name] = value
     return out
@@ -140,10 +137,8 @@ class TrackedRuns:
 
     Attributes
     ----------
-    runs
-        The runs, under distinct names.
-    where
-        The source, for error messages.
+    runs, where
+        The runs, under distinct names, and their source, for error messages.
     complete
         Whether the user vouches that each finished run completed its schedule.
     notes
@@ -185,8 +180,7 @@ def tracked_runs(
         replace(run, label=f"{run.label} {id}") if labels.count(run.label) > 1 else run
         for id, run in runs
     ]
-    if add is not None:
-        named = _added(named, add, where)
+    named = named if add is None else _added(named, add, where)
     return TrackedRuns(tuple(named), where, complete, notes)
 
 
@@ -202,21 +196,15 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def by_step(points: Mapping[int, Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """What was logged at each step, in order, with the step."""
+    """What was logged at each step."""
     return tuple({"step": step, **points[step]} for step in sorted(points))
 
 
 def _added(runs: Sequence[TrackedRun], add: Add, where: str) -> list[TrackedRun]:
-    """Each run with what ``add`` computes from its settings, alone and with each point.
-
-    Not everything is logged at every step, so a value may be missing, but not everywhere.
-    """
-    missing: list[KeyError] = []
-    calls = 0
+    """Each run with what ``add`` computes from its settings, alone and with each point."""
+    missing: list[KeyError] = []  # not everything is logged at every step
 
     def more(values: Mapping[str, Any], label: str) -> dict[str, Any]:
-        nonlocal calls
-        calls += 1
         try:
             return dict(add({**values, "label": label}))
         except KeyError as error:
@@ -228,7 +216,7 @@ def _added(runs: Sequence[TrackedRun], add: Add, where: str) -> list[TrackedRun]
         known = {**run.settings, **run.summary}
         points = tuple({**p, **more({**known, **p}, run.label)} for p in run.points)
         out.append(replace(run, points=points, summary={**run.summary, **more(known, run.label)}))
-    if missing and len(missing) == calls:
+    if missing and len(missing) == sum(1 + len(run.points) for run in runs):
         names = sorted({name for run in runs for p in (run.settings, *run.points) for name in p})
         raise TableError(
             f"add= asks for {missing[-1]}, which no run of {where} has; they have {names}."

@@ -22,17 +22,15 @@ class Tracker(Protocol):
     Inherit from it and write the methods you need; or give any object that has all four. Each run
     calls ``start``, then ``log`` some times, then either ``finish`` or ``fail``. A run that resumes
     from a checkpoint calls ``start`` again with the same ``experiment.id``, and steps may come twice; a
-    run that is already finished calls nothing.
+    run that is already finished, or a process that is killed, calls nothing.
 
-    *Where it works.* In the process that trains. Of several executors' processes each has its own
-    copy, so a tracker has to be picklable before its first ``start``: open files and connections
-    there. What a copy collects in memory is lost when its process ends.
+    *Where it works.* In the process that trains, of which each has its own copy: a tracker has to be
+    picklable before its first ``start``, where it opens files and connections.
 
     *What it cannot do.* It gets copies, so nothing it changes reaches the run. Draws from the
     global generators of torch, NumPy and Python are undone. A method that raises ends the tracking
     of that run, and the run's ``notes`` say so. KeyboardInterrupt and SystemExit end the run. Not
-    guarded against: a method that hangs, threads that draw random numbers, other global state. A
-    process that is killed calls nothing.
+    guarded against: a method that hangs, threads that draw random numbers, other global state.
 
     Examples
     --------

@@ -17,11 +17,7 @@ _OPEN = frozenset({"waiting", "running", "elsewhere"})
 
 
 class Rate:
-    """Work per second over the later half of the time so far, and over half a minute at least.
-
-    Expensive runs come first and cheap ones of another speed last, so a mean over all the time
-    would mislead. It begins at ``now``, in seconds of any clock, with ``work`` done already.
-    """
+    """Work per second over the later half of the time so far, and over half a minute at least."""
 
     def __init__(self, now: float, work: float = 0.0) -> None:
         self._start = now

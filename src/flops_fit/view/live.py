@@ -69,11 +69,10 @@ class SilentView(SweepView):
 
 
 class LiveView(SweepView):
-    """A display at the bottom of a terminal; elsewhere few plain lines.
+    """A display at the bottom of a terminal; elsewhere plain lines, few of them.
 
-    Elsewhere a run that has ended is a line, at most one a second, and while none ends the whole sweep
-    is a line each minute. A run that did not complete is always a line. A view may be opened again as
-    a sweep grows; its clock, in seconds, continues. The console is standard error by default.
+    There a run that has ended is a line, at most one a second, always if it did not complete, and while
+    none ends the sweep is a line each minute. A view may be opened again as a sweep grows.
     """
 
     def __init__(
