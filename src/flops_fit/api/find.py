@@ -55,8 +55,8 @@ def find_optimal(
 ) -> Result | SweepPlan:
     """How big a model, on how much data, at what loss, for each compute budget?
 
-    Plans an IsoFLOP sweep, trains every run of it, fits a scaling law and answers. Called again
-    with the same arguments it continues where it was interrupted.
+    Plans an IsoFLOP sweep, trains its runs, fits a scaling law and answers. Called again with the same
+    arguments it continues where it was interrupted.
 
     Parameters
     ----------
@@ -71,15 +71,14 @@ def find_optimal(
         A torch Dataset, IterableDataset or DataLoader, or a sequence of samples. Batches are
         tuples (inputs..., targets) or dicts, which go to the model by name.
     loss_fn
-        ``(model output, targets) -> scalar``, the mean over the batch's counted units. Optional
-        where the model's output carries ``.loss``.
+        ``(model output, targets) -> scalar``, a mean over units; or the output's ``.loss`` is used.
     compute_budgets
         Training FLOPs of each tier of the sweep; four or more, a factor of 2 to 3 apart.
     train
         ``False`` returns the :class:`SweepPlan` and runs nothing.
     mode
-        ``"local"`` trains here. ``"mock"`` simulates the runs by a known law with seeded noise: no
-        training, no access to data. :class:`flops_fit.Mock` names another law and noise.
+        ``"local"`` trains. ``"mock"`` simulates the runs by a known law with seeded noise, without
+        data; :class:`flops_fit.Mock` names another law and noise.
     output_dir
         Where records, tables and figures go.
     resume
@@ -114,21 +113,19 @@ def find_optimal(
     design
         How sizes are chosen where ``sizes`` are not given: ``"grid"``, the same number at each budget;
         ``"tapered"``, most runs at the smallest budgets; ``"rectangular"``, the same sizes at all
-        budgets, as branches use them; or :class:`Grid`, :class:`Tapered`, :class:`Rectangular` with a
-        prior, width and numbers of sizes. :class:`Adaptive` trains a pilot, by default at three
-        budgets that take 1.5 % of its ``max_flops``, and then batches of the runs that narrow N* at its
-        ``target_compute`` most. ``"adaptive"`` stands for ``target_compute=10 * max(compute_budgets),
-        max_flops=7 * sum(compute_budgets)``: at most what ``"grid"`` costs at the same budgets.
+        budgets, as branches use them; or :class:`Grid`, :class:`Tapered`, :class:`Rectangular` with
+        numbers of their own. :class:`Adaptive` trains a pilot, and then batches of the runs that narrow
+        N* at its ``target_compute`` most. ``"adaptive"`` stands for ``target_compute=10 *
+        max(compute_budgets), max_flops=7 * sum(compute_budgets)``: at most what ``"grid"`` costs.
     progress
         Show a live view.
     training
-        How runs are trained: optimizer, parametrization, precision, checkpoints, trackers and more; see
+        Optimizer, parametrization, precision, checkpoints, trackers and more:
         :class:`flops_fit.TrainingConfig`.
     tune
-        Try learning rates and batches before the sweep: ``"pilot"``, for 15 % of all FLOPs at most,
-        moves the recipe by factors that serve all runs; ``"per-size"`` finds a rate for each size;
-        ``"none"`` takes the recipe as it is. See :class:`flops_fit.tune.Tune`. The trials are in
-        ``output_dir/tuning``, what they show in ``Result.tuning``.
+        Try learning rates and batches before the sweep: ``"pilot"``, ``"per-size"`` or
+        ``"none"``; see :class:`flops_fit.tune.Tune`. The trials are in ``output_dir/tuning``, what they
+        show in ``Result.tuning``.
     repeats
         Runs of each size and budget, with seeds of their own.
 

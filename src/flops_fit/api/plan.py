@@ -17,7 +17,7 @@ from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute.executor import Mock
 from flops_fit.fingerprint import digest
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.mup.parametrization import Mup, Parametrization, parametrize
+from flops_fit.mup.parametrization import Parametrization, parametrize
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsMethod
 from flops_fit.plan.designs import Adaptive, Design, DesignLike, Grid, Sizes, resolve_design
@@ -202,17 +202,23 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         sweep.training.branch,
         None if data is None else data.count(),
     )
-    notes = () if data is None else tuple(data.notes)
+    read = () if data is None else tuple(data.notes)
     planner = Planner(
-        factory, budgets, design, sizes, sweep.repeats, notes, tuple(findings), task=mock
+        factory, budgets, design, sizes, sweep.repeats, read, tuple(findings), task=mock
     )
     plan = planner.plan()
     roles = None
     if mup is not None:
-        mup = mup if mup.base is not None else replace(mup, base=_smallest(plan))
+        base = _smallest(plan) if mup.base is None else mup.base
+        mup = replace(mup, base=base)
         if mock is None:
             roles = parametrize(spec, objective, example, [e.size for e in plan.experiments], mup)
-        plan = _at_base(planner, plan, mup, roles)
+        plan = planner.at_base(plan, base, mup.fingerprint(base))
+    if roles is not None:
+        message = f"{roles} Every size has the learning rate that the recipe has for the base."
+        limits = [Diagnostic("parametrization_limits", "warning", note) for note in roles.notes]
+        notes = (Diagnostic("parametrization", "note", message), *limits)
+        plan = replace(plan, diagnostics=(*plan.diagnostics, *notes))
     return plan if trainer is None else _with_trainer(plan, replace(trainer, parametrization=roles))
 
 
@@ -230,20 +236,6 @@ def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | N
 def _smallest(plan: SweepPlan) -> Size:
     size: Size = min(plan.experiments, key=lambda e: e.params.total).size
     return size
-
-
-def _at_base(
-    planner: Planner, plan: SweepPlan, mup: Mup, roles: Parametrization | None
-) -> SweepPlan:
-    """The plan at the base's learning rate, whose scaling is in the ids, with what μP found."""
-    assert mup.base is not None
-    plan = planner.at_base(plan, mup.base, mup.fingerprint(mup.base))
-    if roles is None:
-        return plan
-    message = f"{roles} Every size has the learning rate that the recipe has for the base."
-    limits = [Diagnostic("parametrization_limits", "warning", note) for note in roles.notes]
-    notes = (Diagnostic("parametrization", "note", message), *limits)
-    return replace(plan, diagnostics=(*plan.diagnostics, *notes))
 
 
 def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:

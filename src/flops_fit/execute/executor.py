@@ -109,16 +109,10 @@ class Executor(Protocol):
         """Queue one experiment, with ``resources`` or those that this place gives a run."""
 
     def poll(self, timeout: float | None = None) -> list[Run]:
-        """Wait until at least one submitted run has ended and return those that have.
-
-        Empty where no run is left, or none ends within ``timeout`` seconds.
-        """
+        """The runs that have ended, after a wait for the first; none if none is left or in time."""
 
     def cancel(self, handle: Handle) -> bool:
-        """Stop one run, which then does not come back; ``False`` where it has ended already.
-
-        A running run may finish its step and keep a checkpoint.
-        """
+        """Stop one run, after its step and a checkpoint; ``False`` where it has ended already."""
 
     def close(self) -> None:
         """Cancel what is queued or running; safe to call twice."""

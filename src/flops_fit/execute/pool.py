@@ -39,19 +39,15 @@ class PoolExecutor(RemoteExecutor):
         Processes at the same time; by default one per core, or where there are GPUs one for each
         share of a GPU.
     threads
-        Threads of each process; by default the cores divided by ``workers``. Small models gain
-        little from a second thread.
+        Threads of each process; by default the cores divided by ``workers``.
     gpus
-        How many GPUs to use, or which, as CUDA_VISIBLE_DEVICES names them; by default all that
-        torch sees. Each run sees only its own, so the device of the plan has to be ``"cuda"``
-        without a number.
+        How many GPUs to use, or which, as CUDA_VISIBLE_DEVICES names them; by default all. Each run
+        sees only its own, so the plan's device has to be ``"cuda"`` without a number.
     runs_per_gpu
         Runs that share a GPU; by default one, or as many as ``workers`` need.
-    gpus_per_run
-        GPUs of one run, or a function of the experiment; as many ranks train it together. By
-        default 1 where there are GPUs.
-    ranks_per_run
-        Without GPUs: processes that train a run together.
+    gpus_per_run, ranks_per_run
+        GPUs of one run, or without GPUs processes, that train it together, or a function of the
+        experiment; by default one.
 
     Examples
     --------
@@ -73,10 +69,9 @@ class PoolExecutor(RemoteExecutor):
         gpus_per_run: GpusPerRun | None = None,
         ranks_per_run: GpusPerRun = 1,
     ) -> None:
+        per_run = None if callable(gpus_per_run) else gpus_per_run
         counts = {"workers": workers, "threads": threads, "runs_per_gpu": runs_per_gpu}
-        if not callable(gpus_per_run):
-            counts["gpus_per_run"] = gpus_per_run
-        for name, value in counts.items():
+        for name, value in {**counts, "gpus_per_run": per_run}.items():
             if value is not None:
                 check_whole(name, value)
         if isinstance(gpus, int):
@@ -192,8 +187,7 @@ class Slots:
     """
 
     def __init__(self, processes: int, gpus: Sequence[str] = (), shares: int = 1) -> None:
-        self.processes = processes
-        self._free = processes
+        self.processes = self._free = processes
         self.shares = dict.fromkeys(gpus, shares)  # that are free, by GPU
 
     def take(self, processes: int, gpus: int) -> tuple[str, ...] | None:

@@ -39,9 +39,8 @@ _DELIVERY_SECONDS = 5.0  # that the last progress of a run may take
 class RayExecutor(RemoteExecutor):
     """Each run is a Ray task, in a fresh process that the task forks as the pool does.
 
-    Ray decides where a run happens and keeps within each machine's cores and GPUs. It does not
-    repeat a task that was lost, as the sweep does that itself. All ranks of a run are on one
-    machine.
+    Ray decides where a run happens and keeps within each machine's cores and GPUs. The sweep itself
+    repeats tasks that were lost. All ranks of a run are on one machine.
 
     Parameters
     ----------
@@ -51,13 +50,11 @@ class RayExecutor(RemoteExecutor):
         A connection that the caller has made with ``ray.init`` is used and left open.
     cpus_per_run
         Cores, and threads, of each process of a run.
-    gpus_per_run
-        GPUs of one run, or a function of the experiment; with more than one, as many ranks train
-        it together.
+    gpus_per_run, ranks_per_run
+        GPUs of one run, or without GPUs processes, that train it together, or a function of the
+        experiment.
     runs_per_gpu
         Runs that share a GPU.
-    ranks_per_run
-        Processes that train a run together where it has no GPUs.
     options
         More for ``ray.init``: ``runtime_env``, ``num_cpus`` of a cluster started here, and so on.
 
@@ -184,12 +181,12 @@ class RayExecutor(RemoteExecutor):
         errors = self._ray.exceptions
         try:
             run: Run = self._ray.get(ref)
+            return run
         except errors.RayTaskError as error:  # a machine that lacks something
             reason = error_line(getattr(error, "cause", None) or error)
             return Run(experiment, "failed", reason=reason, details=str(error))
         except errors.RayError as error:  # its worker or machine is gone, or it was cancelled
             return Run(experiment, "preempted", reason=f"Ray lost the run: {error_line(error)}")
-        return run
 
     def _stop(self, started: Started) -> None:
         self._ray.cancel(started.job, force=False)

@@ -44,19 +44,16 @@ class SlurmExecutor(RemoteExecutor):
     ----------
     folder
         Where submitit keeps its files; all machines have to see it. By default
-        ``~/.flops-fit/slurm/<hash of the folder and command that started this script>``, which lies
-        outside of the output directory: submitit hands over runs and results as pickles, and
-        anyone who can write them can run code as you. Only you can open the folder (mode 700).
-        Two sweeps that run at once need a folder each.
+        ``~/.flops-fit/slurm/<hash of the folder and command that started this script>``, which only
+        you can open: it holds pickles, and anyone who can write them can run code as you. Two sweeps
+        that run at once need a folder each.
     partition, time
         Slurm's partition, and the minutes after which a job is queued again.
     cpus_per_run
         Cores, and threads, of each process of a run.
-    gpus_per_run
-        GPUs of one run, or a function of the experiment; with more than one, as many tasks train
-        it together, on one machine up to ``gpus_per_node``.
-    ranks_per_run
-        Tasks that train a run together where it has no GPUs.
+    gpus_per_run, ranks_per_run
+        GPUs of one run, or without GPUs tasks, that train it together, or a function of the
+        experiment.
     gpus_per_node
         GPUs of one machine.
     max_jobs
@@ -64,8 +61,8 @@ class SlurmExecutor(RemoteExecutor):
     requeues
         How often a run may be queued again because its time was up.
     keep_running
-        Leave the jobs alone when the driver ends or is stopped; the same command finds them again.
-        By default closing cancels them; a driver that is killed never closes.
+        Leave the jobs alone when the driver ends, where closing cancels them by default; the same
+        command finds them again.
     poll_seconds
         Between two looks at the results; Slurm itself is asked twice a minute at most.
     cluster

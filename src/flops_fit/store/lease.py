@@ -1,13 +1,11 @@
 """Who makes a run: one process at a time, on any machine that sees the folder.
 
 A lease is a file that names its holder. It is created by an exclusive link, and a thread of the
-holder touches it every ten seconds. On this machine it is stale once the holder's process is gone,
-by the process table. On another machine it is stale after a minute without a touch, by the clock of
-the file system alone: clocks of two machines are never compared.
+holder touches it every ten seconds. On this machine it is stale once the holder's process is gone; on
+another after a minute without a touch, by the clock of the file system alone.
 
 To take over a stale lease, a process needs a lease on that lease, named by its token. Only its
-holder may replace the stale file, after reading it once more. So one process wins, and at no
-instant is there no lease.
+holder may replace the stale file. So one process wins, and at no instant is there no lease.
 """
 
 from __future__ import annotations

@@ -37,9 +37,8 @@ class MLflowTracker(Service):
     experiment
         The name of the MLflow experiment, which is made where there is none.
     tracking_uri
-        A folder or any URI that MLflow knows. By default ``MLFLOW_TRACKING_URI``, which
-        ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here. For a folder
-        ``MLFLOW_ALLOW_FILE_STORE`` is set while the client is opened, as MLflow requires.
+        A folder or any URI that MLflow knows; by default ``MLFLOW_TRACKING_URI``, which
+        ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here.
 
     Raises
     ------

@@ -20,9 +20,8 @@ _STARTED = "_hparams_/session_start_info"
 class TensorBoardTracker(Service):
     """Each run as a folder of event files, with units seen as the step.
 
-    ``flops`` is one of the scalars, settings are those of the HParams tab, and the texts ``state``
-    and ``reason`` say how the run ended. A resumed run writes into the same folder, and points after
-    its checkpoint are dropped.
+    Settings are those of the HParams tab; the texts ``state`` and ``reason`` say how the run ended. A
+    resumed run writes into the same folder, and points after its checkpoint are dropped.
 
     Parameters
     ----------

@@ -21,9 +21,8 @@ _ATTRIBUTES = ("config", "summary", "state", "name")  # of a run of W&B
 class WandbTracker(Service):
     """Each run as a run of one W&B project, under the experiment's id.
 
-    Settings are its config, readings its history, drawn over ``tokens``; ``state`` and ``reason`` stand
-    in its summary. A resumed run keeps its id. W&B never asks for input: without a login, runs are
-    kept offline.
+    Settings are its config, readings its history over ``tokens``; ``state`` and ``reason`` stand in its
+    summary. A resumed run keeps its id. Without a login, runs are kept offline.
 
     Parameters
     ----------
