@@ -11,7 +11,7 @@ import pytest
 from flops_fit import reference
 from flops_fit.errors import FitError
 from flops_fit.fit import Fit, fit_runs
-from flops_fit.fit.leverage import stray_runs
+from flops_fit.fit.selection import stray_runs
 from flops_fit.laws import Hoffmann, Kappa
 from flops_fit.records import Diagnostic
 from flops_fit.table import RunTable

@@ -29,9 +29,8 @@ from flops_fit.fit.groups import (
     split_finding,
 )
 from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.known import Known, check_known
-from flops_fit.fit.leverage import stray_finding, stray_runs
 from flops_fit.fit.minima import envelope, isoflop
+from flops_fit.fit.misfit_mean import Known, check_known
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import (
     FEW_EPOCHS,
@@ -40,6 +39,7 @@ from flops_fit.fit.repeated import (
     repeat_findings,
     where_repetition_helps,
 )
+from flops_fit.fit.selection import stray_finding, stray_runs
 from flops_fit.fit.sensitivity import sensitivity, sensitivity_diagnostics
 from flops_fit.fit.solver import DeltaRule
 from flops_fit.fit.surface import points_of

@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit import Posterior, posterior
-from flops_fit.fit.misfit_mean import MisfitPrior
+from flops_fit.fit.misfit_mean import Belief, MisfitPrior
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit_mean import (
     MOST_POINTS,
+    Belief,
     Gaussian,
     KappaMean,
     LinearMean,
