@@ -11,8 +11,9 @@ from scipy.optimize import least_squares
 
 from benchmarks.calibration.sweeps import NEAR, Budget, Cut
 from flops_fit.fit import Fit, fit_runs
-from flops_fit.fit.intervals import Evidence, covariance, gradient_of, student_t
+from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.minima import isoflop
+from flops_fit.fit.solver import Solution
 from flops_fit.laws import Law
 from flops_fit.table import RunTable
 
@@ -94,6 +95,19 @@ def noise_alone(fit: Fit, budget: Budget) -> Answer:
         )
         for n, sd in spreads.items()
     }
+
+
+def gradient_of(
+    solution: Solution, quantity: Callable[[Law], Floats], step: float = 1e-4
+) -> Floats:
+    """Central differences of quantities of the law over its free coordinates: (quantities, k)."""
+    theta, law_at = solution.theta, solution.law_at
+    columns = []
+    for i in range(len(theta)):
+        move = np.zeros_like(theta)
+        move[i] = h = step * max(abs(float(theta[i])), 0.1)
+        columns.append((quantity(law_at(theta + move)) - quantity(law_at(theta - move))) / (2 * h))
+    return np.column_stack(columns)
 
 
 def form_range(fit: Fit, budget: Budget) -> Answer:

@@ -85,19 +85,6 @@ def hc3(
     return Covariance(half @ half.T / np.outer(scale, scale), dof, leverage)
 
 
-def gradient_of(
-    solution: Solution, quantity: Callable[[Law], Floats], step: float = 1e-4
-) -> Floats:
-    """Central differences of quantities of the law over its free coordinates: (quantities, k)."""
-    theta, law_at = solution.theta, solution.law_at
-    columns = []
-    for i in range(len(theta)):
-        move = np.zeros_like(theta)
-        move[i] = h = step * max(abs(float(theta[i])), 0.1)
-        columns.append((quantity(law_at(theta + move)) - quantity(law_at(theta - move))) / (2 * h))
-    return np.column_stack(columns)
-
-
 def student_t(level: float, dof: int) -> float:
     """The two-sided Student-t factor of a central interval at ``level``."""
     from scipy.special import stdtrit

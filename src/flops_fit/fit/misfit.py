@@ -6,13 +6,10 @@ its scale),
     z = law(ln N, ln D; θ) + g(ln N, ln D) + ε,
 
 g a Gaussian process (Kennedy & O'Hagan 2001) of amplitude τ: a part of correlation length ℓ in every
-direction and a longer one in compute alone. θ has weak priors. τ, ℓ and the noise σ are not known:
-each of a grid of values is weighed by the likelihood of the runs (θ by Laplace's method, g exactly)
-times a prior for τ. What is drawn from this :class:`Posterior` are whole surfaces.
-
-Runs far from the optimum and of little compute say less about the optimum of large budgets: their
-noise is larger by :func:`trust_weights`. g is made of finitely many smooth functions on a grid of
-knots (:class:`Basis`), so that the cost grows with the runs only linearly.
+direction and a longer one in compute alone. θ has weak priors. τ, ℓ and the noise σ take a grid of
+values, each weighed by the likelihood of the runs (θ by Laplace's method, g exactly) times a prior
+for τ. Whole surfaces are drawn from this :class:`Posterior`. Runs far from the optimum and of little
+compute say less about large budgets: their noise is larger by :func:`trust_weights`.
 """
 
 from __future__ import annotations
@@ -57,8 +54,7 @@ _WEIGHTLESS = 1e-3  # of the most likely value of (τ, ℓ, σ)
 class Basis:
     """Functions φ of compute s = x + y and shape v = x − y with unit normal weights, for one ℓ.
 
-    Σ φ(a)·φ(b) is the Gaussian kernel between two points, exactly at the knots and nearly between.
-    Beyond the knots the value at their edge goes on.
+    Σ φ(a)·φ(b) is nearly the Gaussian kernel. Beyond the knots the value at their edge goes on.
     """
 
     length: float
@@ -70,9 +66,7 @@ class Basis:
     def __call__(self, x: Floats, y: Floats) -> Floats:
         """φ at points of shape (points,): (points, functions)."""
         s, v = np.clip(x + y, *self.s_range), np.clip(x - y, *self.v_range)
-        along, across, drift = (
-            axis.values(at) for axis, at in zip(self.axes, (s, v, s), strict=True)
-        )
+        along, across, drift = (a.values(at) for a, at in zip(self.axes, (s, v, s), strict=True))
         both = (along[:, :, None] * across[:, None, :]).reshape(len(s), -1)
         return np.hstack([both, self.drift * drift])
 
@@ -81,42 +75,26 @@ class Basis:
         """The knots along s and v, and those along s of the drift."""
         # Isotropic in (x, y) is isotropic in (s, v)/√2.
         length = float(np.sqrt(2) * self.length)
-        return (
-            Axis.over(self.s_range, length),
-            Axis.over(self.v_range, length),
-            Axis.over(self.s_range, self.drift_length),
-        )
+        drift = Axis(self.s_range, self.drift_length)
+        return Axis(self.s_range, length), Axis(self.v_range, length), drift
 
     def knot_weights(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Weights (draws, functions) as those of plain kernels at the knots.
-
-        g is Σ first[i, j]·k(s, i)·k(v, j) + Σ second[i]·k(s, i), k of :meth:`Axis.kernel`, shapes
-        (draws, knots of s, knots of v) and (draws, knots of the drift).
-        """
+        """Weights as of plain kernels: (draws, knots of s, knots of v), (draws, knots of drift)."""
         along, across, drift = self.axes
         count = len(along.knots) * len(across.knots)
         both = weights[:, :count].reshape(-1, len(along.knots), len(across.knots))
-        return (
-            along.whitener @ both @ across.whitener.T,
-            self.drift * weights[:, count:] @ drift.whitener.T,
-        )
+        of_drift = self.drift * weights[:, count:] @ drift.whitener.T
+        return along.whitener @ both @ across.whitener.T, of_drift
 
 
-@dataclass(frozen=True, eq=False)
 class Axis:
     """Functions of one variable whose products sum to exp(−Δ²/2ℓ²): kernels times ``whitener``."""
 
-    knots: Floats
-    length: float
-    whitener: Floats
-
-    @classmethod
-    def over(cls, span: tuple[float, float], length: float) -> Axis:
-        """Evenly spaced knots."""
+    def __init__(self, span: tuple[float, float], length: float) -> None:
         count = max(int(np.ceil((span[1] - span[0]) / (_KNOT_SPACING * length))), 1) + 1
-        bare = cls(np.linspace(*span, count), length, np.eye(count))
-        values, vectors = np.linalg.eigh(bare.kernel(bare.knots))
-        return replace(bare, whitener=vectors / np.sqrt(np.maximum(values, 1e-10)))
+        self.knots, self.length = np.linspace(*span, count), length
+        values, vectors = np.linalg.eigh(self.kernel(self.knots))
+        self.whitener = vectors / np.sqrt(np.maximum(values, 1e-10))
 
     def kernel(self, at: Floats) -> Floats:
         """exp(−Δ²/2ℓ²) to every knot, shape (points, knots)."""
@@ -150,9 +128,8 @@ class Draws:
 class Posterior:
     """What the runs say about the surface L(N, D): draws of law plus misfit.
 
-    ``amplitude`` and ``noise`` are posterior means of τ and σ in the space of the fit. ``scatter``
-    is how far one run lies from the fitted law: noise, and what differs from run to run besides.
-    ``gaussian`` stands for all of it where a variance is enough: at the rms of τ.
+    ``amplitude`` and ``noise`` are means of τ and σ, ``scatter`` is how far one run lies from the
+    law, all in the space of the fit. ``gaussian`` is the whole as one normal, at the rms of τ.
     """
 
     mean: Mean
@@ -182,10 +159,7 @@ class Posterior:
                 yield replace(self, parts=(Draws(part.basis, part.eta[one], part.weights[one]),))
 
     def losses(self, N: Floats, D: Floats, misfit: bool = True) -> Floats:
-        """L of every draw at points of shape (points,), or (draws, points) where each has its own.
-
-        Shape (draws, points). Without ``misfit`` of the drawn laws alone.
-        """
+        """L of every draw, (draws, points), at (points,) or (draws, points); or of its law alone."""
         points = self.mean.points
         x, y = np.log(N) - points.x_mean, np.log(D) - points.y_mean
         rows, first = [], 0
@@ -216,8 +190,7 @@ def posterior(
     """Draws of the surface, given all runs; ``base`` says how much each counts beforehand.
 
     Around an additive law κ is free, unless ``hold_kappa``; what is ``known`` replaces the default
-    prior of those constants. Runs in one group share half the variance of
-    their noise.
+    prior of those constants. Runs in one group share half the variance of their noise.
     """
     points = solution.points
     mean: Mean
@@ -228,10 +201,8 @@ def posterior(
     scatter = _scatter(solution)
     N, C = runs.params, runs.flops
     precision = trust_weights(solution.law, N, C, float(np.max(C)), flops, prior)
-    precision *= (
-        np.minimum(1.0, _FAR_RESIDUAL * scatter / np.maximum(np.abs(solution.residuals), 1e-300))
-        ** 2
-    )
+    size = np.maximum(np.abs(solution.residuals), 1e-300)
+    precision *= np.minimum(1.0, _FAR_RESIDUAL * scatter / size) ** 2
     if base is not None:
         precision *= base / np.max(base)
     within, pooled_away = 0.0, 0
@@ -239,20 +210,16 @@ def posterior(
         mean, points, precision, within = pool(mean, precision)
         pooled_away = len(solution.points.z) - len(points.z)
     whiten = _whitener(precision, points)
-    amplitudes = np.geomspace(
-        min(max(0.1 * scatter, _SMALLEST_NOISE), _LARGEST_AMPLITUDE / 10),
-        _LARGEST_AMPLITUDE,
-        _AMPLITUDES,
-    )
+    least = min(max(0.1 * scatter, _SMALLEST_NOISE), _LARGEST_AMPLITUDE / 10)
+    amplitudes = np.geomspace(least, _LARGEST_AMPLITUDE, _AMPLITUDES)
     noises = np.maximum(np.array(_NOISES) * scatter, _SMALLEST_NOISE)
     tau, sigma = (v.ravel() for v in np.meshgrid(amplitudes, noises))
     s, v = points.x + points.y, points.x - points.y
-    ranges = (
-        (float(np.min(s)) - _BELOW, float(np.max(s)) + _ABOVE),
-        (float(np.min(v)) - _BESIDE, float(np.max(v)) + _BESIDE),
-    )
-    bases = [Basis(length, prior.drift, prior.drift_length, *ranges) for length in prior.lengths]
-    cases = [_Conditional.of(basis, mean, whiten, points, tau, sigma) for basis in bases]
+    s_range = float(np.min(s)) - _BELOW, float(np.max(s)) + _ABOVE
+    v_range = float(np.min(v)) - _BESIDE, float(np.max(v)) + _BESIDE
+    drift = (prior.drift, prior.drift_length)
+    bases = [Basis(length, *drift, s_range, v_range) for length in prior.lengths]
+    cases = [_Conditional(basis, mean, whiten, points, tau, sigma) for basis in bases]
     scores = np.array([c.evidence - 0.5 * (tau / prior.amplitude) ** 2 for c in cases])
     scores -= pooled_away * np.log(sigma) + 0.5 * within / sigma**2
     share = np.exp(scores - np.max(scores))
@@ -301,38 +268,25 @@ def _whitener(precision: Floats, points: Points) -> Callable[[Floats], Floats]:
     return whiten
 
 
-@dataclass(frozen=True, eq=False)
 class _Conditional:
     """The posterior for one ℓ and a batch of (τ, σ): θ at its mode and g around it."""
 
-    basis: Basis
-    mean: Mean
-    whiten: Callable[[Floats], Floats]
-    points: Points
-    tau: Floats
-    sigma: Floats
-    vectors: Floats
-    values: Floats
-    projector: Floats
-    eta: Floats
-    hessian: Floats
-    evidence: Floats
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         basis: Basis,
         mean: Mean,
         whiten: Callable[[Floats], Floats],
         points: Points,
         tau: Floats,
         sigma: Floats,
-    ) -> _Conditional:
-        """Gauss–Newton steps from the fitted law, for the whole batch at once."""
+    ) -> None:
+        self.basis, self.mean, self.whiten, self.points = basis, mean, whiten, points
+        self.tau, self.sigma = tau, sigma
         phi = whiten(basis(points.x, points.y).T)
         values, vectors = np.linalg.eigh(phi @ phi.T)
         values = np.maximum(values, 0.0)
         projector = phi.T @ vectors
+        self.vectors, self.values, self.projector = vectors, values, projector
         shrink = tau[:, None] ** 2 / (sigma[:, None] ** 2 + tau[:, None] ** 2 * values)
 
         def state(eta: Floats) -> tuple[Floats, Floats, Floats]:
@@ -347,6 +301,7 @@ class _Conditional:
             H = J @ np.swapaxes(J, 1, 2) - (pj * shrink[:, None]) @ np.swapaxes(pj, 1, 2)
             return 0.5 * value, g - prior, H / scale[:, :, None] + mean.precision
 
+        # Gauss–Newton steps from the fitted law, for the whole batch at once.
         eta = np.repeat(mean.start[None], len(tau), axis=0)
         value, g, H = state(eta)
         damping = np.full(len(tau), 1e-3)
@@ -364,11 +319,9 @@ class _Conditional:
             if np.all((gain < 1e-4) & (better | (damping > 1e3) | (gain > -1e-9))):
                 break
         spread = np.sum(np.log1p((tau / sigma)[:, None] ** 2 * values), axis=1)
-        evidence = -value - 0.5 * spread - len(points.z) * np.log(sigma)
-        evidence -= 0.5 * np.linalg.slogdet(H)[1]
-        return cls(
-            basis, mean, whiten, points, tau, sigma, vectors, values, projector, eta, H, evidence
-        )
+        self.eta, self.hessian = eta, H
+        self.evidence = -value - 0.5 * spread - len(points.z) * np.log(sigma)
+        self.evidence -= 0.5 * np.linalg.slogdet(H)[1]
 
     def gaussian(self, i: int) -> Gaussian:
         """See :class:`Gaussian`, for one of the batch."""

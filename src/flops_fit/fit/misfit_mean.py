@@ -30,32 +30,18 @@ _CELL = 0.1  # in ln N and ln D, of runs that are pooled
 class MisfitPrior:
     """What public sweeps say about laws and their misfit before the runs are seen.
 
-    Attributes
-    ----------
-    amplitude
-        Standard deviation of a half-normal prior of τ, relative to the loss.
-    lengths
-        The values of ℓ, in e-folds of N and of D.
-    drift, drift_length
-        Amplitude, in units of τ, and length, in e-folds of compute, of the part of g that all sizes
-        of one budget share.
-    window, tilt
-        A run a factor ``window`` from N* has twice the noise variance, and one of compute C
-        (C_max/C)^tilt times that.
-    slope, kappa, spread
-        Median of the slopes p and q of the two terms, and of κ, and the standard deviations of E in
-        units of the lowest loss, of the logs of the terms' sizes, and of ln p, ln q and ln κ. The
-        mean of E is .6 of the lowest loss.
+    The mean of E is .6 of the lowest loss. The standard deviations ``spread`` are those of E in units
+    of the lowest loss, of the logs of the terms' sizes, and of ln p, ln q and ln κ.
     """
 
-    amplitude: float = 0.012
-    lengths: tuple[float, ...] = (1.2, 2.0, 3.2)
-    drift: float = 2.0
-    drift_length: float = 5.0
-    window: float = 4.0
-    tilt: float = 0.5
-    slope: float = 0.3
-    kappa: float = 0.75
+    amplitude: float = 0.012  # standard deviation of a half-normal prior of τ, relative to the loss
+    lengths: tuple[float, ...] = (1.2, 2.0, 3.2)  # the values of ℓ, in e-folds of N and of D
+    drift: float = 2.0  # amplitude, in units of τ, of the part of g that a budget's sizes share
+    drift_length: float = 5.0  # of that part, in e-folds of compute
+    window: float = 4.0  # a run this factor from N* has twice the noise variance
+    tilt: float = 0.5  # one of compute C has (C_max/C)^tilt times the noise variance
+    slope: float = 0.3  # median of the slopes p and q of the two terms
+    kappa: float = 0.75  # median of κ
     spread: tuple[float, ...] = (0.4, 4.0, 4.0, 0.6, 0.6, 0.7)
 
 
@@ -67,13 +53,11 @@ class KappaMean:
     ) -> None:
         self.points = points = solution.points
         E, u, v, p, q, ln_kappa = solution.coordinates
-        level = np.exp(points.z) if points.log else points.z
-        low = float(np.min(level))
+        low = float(np.min(np.exp(points.z) if points.log else points.z))
         slope, kappa = np.log(prior.slope), np.log(prior.kappa)
         self.free = 5 if hold_kappa else 6
-        start = np.array([E, u, v, np.log(p), np.log(q), ln_kappa])
-        limit = np.array([0.6 * low, u, v, slope, slope, kappa])
-        self.start, self.centre = start[: self.free], limit[: self.free]
+        self.start = np.array([E, u, v, np.log(p), np.log(q), ln_kappa])[: self.free]
+        self.centre = np.array([0.6 * low, u, v, slope, slope, kappa])[: self.free]
         self.additive = type(solution.law) is Hoffmann
         self.ln_kappa = float(ln_kappa)
         spread = np.array(prior.spread)[: self.free]
@@ -85,13 +69,11 @@ class KappaMean:
             self.precision, self.centre = _informed(self.precision, self.centre, rows, known)
 
     def log_constants(self, names: tuple[str, ...]) -> tuple[Floats, Floats]:
-        """R and c of constants R·η + c: E itself, the logs of others.
-
-        An additive law's exponents are its slopes.
-        """
+        """R and c of constants R·η + c: E itself, the logs of others."""
         rows, shift = np.zeros((len(names), 6)), np.zeros(len(names))
         for row, name in enumerate(names):
             rows[row, {"E": 0, "alpha": 3, "beta": 4, "kappa": 5}[name]] = 1.0
+            # An additive law's exponents are its slopes.
             if name in ("alpha", "beta") and not self.additive:
                 rows[row, 5] = -1.0
         if self.free == 5:
@@ -198,7 +180,7 @@ Mean = KappaMean | LinearMean
 class Gaussian:
     """The posterior of the law and of g's weights together, as one normal at one (τ, ℓ, σ).
 
-    Its coordinates are η and the weights, (k + M,); ``information``, (k + M, k + M), is its inverse
+    Its coordinates are η and the weights, (k + M,); ``information``, (k + M)², is its inverse
     covariance and ``prior`` that of the prior. ``noise`` is σ, of a run of full trust.
     """
 
@@ -224,8 +206,7 @@ def _informed(
 ) -> tuple[Floats, Floats]:
     """A prior's precision and mean with what is known in place of its default."""
     R, shift = rows
-    replaced = np.where(np.any(R == 1.0, axis=0), 0.0, 1.0)
-    left = precision * replaced
+    left = precision * np.where(np.any(R == 1.0, axis=0), 0.0, 1.0)
     informed = left + R.T @ known.precision @ R
     right = left @ centre + R.T @ known.precision @ (known.mean - shift)
     return informed, np.asarray(np.linalg.solve(informed, right), dtype=np.float64)
@@ -354,14 +335,9 @@ def check_known(
             raise InputError(f"fixed=: expected a positive number for {name}; got {value!r}.")
     for name, pair in known.prior.items():
         if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(_positive, pair))):
-            raise InputError(
-                f"prior=: expected a mean and a standard deviation for {name}, both positive; got "
-                f"{pair!r}."
-            )
+            raise InputError(f"prior=: expected (mean, sd) of {name}, both positive; got {pair!r}.")
     if known.prior and not family:
-        raise InputError(
-            "prior=: expected the additive law or the κ-law; use fixed= with other laws."
-        )
+        raise InputError("prior=: expected the additive or the κ-law; use fixed= with other laws.")
     if both := set(known.fixed) & set(known.prior):
         raise InputError(f"expected a constant in fixed= or in prior=; {sorted(both)} are in both.")
     return known
