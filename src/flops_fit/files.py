@@ -67,10 +67,7 @@ def write_new(path: Path, content: str) -> bool:
 
 
 def link_new(temporary: Path, path: Path) -> bool:
-    """Give a finished file a second name, if that is free (also on NFS); whether this call did.
-
-    Without hard links a crash may leave a torn file, which readers set aside.
-    """
+    """Give a finished file a second name, if free, also on NFS; whether this call did."""
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -160,10 +160,7 @@ class Objective:
         return _is_whole(targets) and targets.dim() == 2 and targets.shape[1] >= 2
 
     def shifts(self, model: Any, batch: Any) -> bool | None:
-        """Whether ``model`` leaves out the first label of each row; ``None`` where its losses do not show it.
-
-        With all but the first labels masked a model that shifts has a mean of NaN or 0.
-        """
+        """Whether the model shifts: with only first labels its mean is then NaN or 0. ``None`` if unclear."""
         import torch
 
         if not self.may_shift(batch):

@@ -67,9 +67,8 @@ class Diagnostic:
 class Experiment:
     """One training run as planned: a size N, a number of units D and how to train.
 
-    ``flops`` is D times the FLOPs per unit at this size, within 1 % of ``budget``. Runs of one
-    ``trunk`` are the same up to their cool-downs and may share that computation, which does not
-    change the result: ``trunk`` is not part of ``id``.
+    ``flops`` are within 1 % of ``budget``. Runs of one ``trunk`` are the same up to their cool-downs and
+    may share them, with the same result: ``trunk`` is not part of ``id``.
     """
 
     model: str
@@ -139,18 +138,15 @@ class Experiment:
 class Run:
     """The result of an :class:`Experiment`.
 
-    ``flops`` (by the plan's convention) and ``tokens`` are those on the path to its loss; another run
-    of its trunk spent ``flops_shared`` of them. ``seconds`` is the time of this run alone. ``loss`` is
-    the held-out loss at the end of the schedule with standard error ``loss_se``; ``train_loss`` and
-    ``gradient_norm`` (before clipping) are means over the last twentieth of the steps. ``reason`` says
-    why a run did not complete, ``details`` holds a traceback. ``units_per_second`` is the speed of the
-    steps and ``mfu`` the model FLOPs utilisation in them, ``None`` if the device's peak is unknown.
-    ``microbatch`` counts the samples in one pass of the model, ``ranks`` the processes that shared
-    each batch, ``resumed`` the restarts from a checkpoint. ``noise_scale`` is the gradient noise scale
-    at its end, in units, if measured; ``spikes`` are (step, loss) of jumps of the training loss.
+    ``flops`` (by the plan's convention) and ``tokens`` are those on the path to its loss; another run of
+    its trunk spent ``flops_shared`` of them. ``seconds`` is the time of this run alone. ``loss`` is the
+    held-out loss at its end with standard error ``loss_se``; ``train_loss`` and ``gradient_norm`` (before
+    clipping) are means over the last twentieth of the steps. ``reason`` says why a run did not complete,
+    ``details`` holds a traceback. ``mfu`` is the model FLOPs utilisation in its steps, ``None`` without a
+    known peak. ``microbatch`` counts the samples in one pass, ``ranks`` the processes, ``resumed`` the
+    restarts. ``noise_scale`` is the gradient noise scale in units, if measured; ``spikes`` are (step,
+    loss) of jumps of the training loss.
 
-    Examples
-    --------
     >>> params = ParamCount(total=1000, non_embedding=800, matmul=900, active=1000)
     >>> experiment = Experiment(
     ...     "GPT", {}, 8, params, budget=5e6, tokens=1000, steps=10, batch_size=10,

@@ -19,10 +19,7 @@ _TWISTER_BYTES = 625 * 4  # of NumPy's Mersenne twister: 624 words and the place
 
 
 def seed(key: int, numpy_key: Any = None, device: str | None = None) -> None:
-    """Seed the CPU generators of torch, Python and NumPy, and that of ``device`` if it has its own.
-
-    NumPy gets ``numpy_key``, by default a hash: from the same key it would draw the numbers of torch.
-    """
+    """Seed all CPU generators, NumPy by ``numpy_key`` or a hash, and that of ``device`` if it has its own."""
     import torch
 
     torch.default_generator.manual_seed(key)

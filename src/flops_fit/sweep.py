@@ -38,9 +38,8 @@ def run_experiments(
 ) -> list[Run]:
     """One Run for each experiment, in the order given, finished ones read from the store.
 
-    The most expensive trunks start first, their runs from the shortest to the longest. Runs of another
-    process are waited for, lost ones are tried again after each of ``pauses``. SweepError where the first
-    two runs failed alike, OutputError where a result cannot be recorded; what is recorded is kept.
+    Runs of another process are waited for, lost ones are tried again after each of ``pauses``. SweepError
+    where the first two failed alike, OutputError where a result cannot be recorded; the rest is kept.
     """
     finished = store.finished(experiments)
     for finding in store.findings:

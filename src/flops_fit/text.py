@@ -93,8 +93,10 @@ def card(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -
         tag, scope = ("th", ' scope="col"') if i == 0 else ("td", "")
         cells = "".join(f'<{tag}{scope} style="{cell}">{html.escape(c)}</{tag}>' for c in row)
         lines.append(f"<tr>{cells}</tr>")
-    table = f'<table style="border-collapse:collapse;background:none">{"".join(lines)}</table>'
-    table = table if rows else ""
+    body = "".join(lines)
+    table = (
+        f'<table style="border-collapse:collapse;background:none">{body}</table>' if rows else ""
+    )
     below = "".join(f'<div style="margin-top:.3em">{html.escape(note)}</div>' for note in notes)
     return (
         '<div style="font-size:.92em;overflow-x:auto">'

@@ -101,10 +101,9 @@ class AllBut:
 
 @dataclass
 class DataSpec:
-    """Samples to draw from: those of a data set at ``indices``, or a stream where these are ``None``.
+    """Samples of a data set at ``indices``, or of a stream where these are ``None``.
 
-    Of a stream the first ``skip`` are left to the held-out part, and at most ``take`` are used.
-    ``workers`` are the processes that the user's DataLoader reads with.
+    A stream's first ``skip`` are held out, at most ``take`` used. ``workers`` are the user's DataLoader's.
     """
 
     dataset: Any
@@ -153,9 +152,8 @@ class DataSpec:
     ) -> Generator[Any]:
         """``steps`` whole batches from step ``start`` on, each epoch shuffled by (seed, epoch).
 
-        What is random in a sample follows from (seed, epoch, position in the epoch) alone. ``share`` is
-        the slice of each batch to return; where it is empty, batches are ``None``. ``workers`` processes
-        read ahead, one of a stream; ``pin`` puts batches into page-locked memory for CUDA.
+        ``share`` is the slice of each batch to return, ``None`` where it is empty. ``workers`` processes read
+        ahead, one of a stream; ``pin`` puts batches into page-locked memory for CUDA.
         """
         if self.indices is None:
             epochs = partial(self._endless, seed)

@@ -89,9 +89,8 @@ def _spec(dataset: Any, name: str) -> DataSpec:
         streams = isinstance(dataset.dataset, data.IterableDataset)
         if not streams and (not usual or dataset.batch_size is None):
             raise DataError(
-                f"{name}: the DataLoader has a sampler of its own, which would be lost: runs draw "
-                "their samples themselves, to be repeatable. Give its data set, arranged as it "
-                "should be sampled."
+                f"{name}: the DataLoader has a sampler of its own, which would be lost: runs draw their "
+                "samples themselves, to be repeatable. Give its data set, arranged as it should be sampled."
             )
         notes = (
             f"The DataLoader given as {name} contributes its data set and collate_fn; batch size and "

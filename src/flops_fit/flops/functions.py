@@ -44,8 +44,7 @@ class LinearFlops:
 class SmoothFlops:
     """F(N) = N·(k + c·(N/N₀)^−p), for tables of models that cannot be traced: k·N at large N.
 
-    Fitted to sizes ``n_min`` to ``n_max`` with the largest relative error ``misfit``. Below a tenth of
-    ``n_min`` F/N stays as it is there, as it could turn negative.
+    Fitted from ``n_min`` to ``n_max``; far below F/N stays as it is, as it could turn negative.
     """
 
     k: float

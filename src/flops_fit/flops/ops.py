@@ -41,10 +41,7 @@ def _grouped_mm(args: Sequence[Any], out: Any) -> float:
 
 
 def _convolution(args: Sequence[Any], out: Any) -> float:
-    """2 · outputs · weights per output channel; of a transposed one, 2 · inputs · weights.
-
-    Groups are in the weight's shape; multiplications by padding count.
-    """
+    """2 · outputs · weights per output channel, of one group; of a transposed one, 2 · inputs · weights."""
     positions = args[0].shape if args[6] else out.shape
     return 2.0 * int(math.prod(positions) * math.prod(args[1].shape[1:]))
 

@@ -229,10 +229,8 @@ def _mode(counts: _Counts) -> Any:
                 if parts is not NotImplemented:
                     return parts
             out = func(*args, **kwargs)
-            flops = None
-            if own is not None:
-                flops = own(args, out)
-            elif registered is not None:
+            flops = None if own is None else own(args, out)
+            if flops is None and registered is not None:
                 flops = float(registered(*args, **kwargs, out_val=out))
             # A backward pass runs without a graph; what runs with one in it is computed again.
             counts.see(name, flops, args, kwargs, out, torch.is_grad_enabled())

@@ -139,10 +139,7 @@ def _declared(model: Any, name: str, what: str) -> int | None:
 
 
 def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
-    """Sizes of the parameters that are looked up, and (size, inputs) of those that multiply.
-
-    A shared table counts as both. Tensors of two dimensions in the user's own modules multiply.
-    """
+    """Sizes of parameters that are looked up, and (size, inputs) of those that multiply; tied are both."""
     torch = torch_or_error()
     nn = torch.nn
     conv = nn.modules.conv._ConvNd

@@ -27,10 +27,7 @@ class SizeSearch:
     _grid: tuple[int, int] | None = field(default=None, repr=False)
 
     def nearest(self, params: float) -> tuple[int, ParamCount] | None:
-        """The accepted size whose total N is nearest to ``params`` in ratio; ``None`` below a third of it.
-
-        Sizes double until N is reached, then the bracket around it is narrowed.
-        """
+        """The accepted size whose total N is nearest to ``params``, or ``None`` below a third."""
         first, stride = self.grid()
 
         def near(k: int) -> tuple[int, ParamCount] | None:

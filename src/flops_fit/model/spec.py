@@ -221,10 +221,7 @@ class GpuNeededError(ModelError):
 
 
 def build_without_memory(make: Callable[[], Any], name: str) -> tuple[Any, str]:
-    """The model on the meta device, and why memory was allocated (``""`` where it was not).
-
-    What reads the values of its tensors is built on the CPU instead.
-    """
+    """The model on the meta device, or else on the CPU, and why memory was allocated, or ``""``."""
     torch = torch_or_error()
     try:
         rules, by_shape = _meta_rules()

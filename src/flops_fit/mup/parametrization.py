@@ -80,8 +80,7 @@ def resolve_mup(parametrization: Any) -> Mup | None:
     if parametrization not in ("standard", "mup"):
         kind = InputError if isinstance(parametrization, str) else InputTypeError
         raise kind(
-            "parametrization: expected 'standard', 'mup' or flops_fit.Mup(...); got "
-            f"{parametrization!r}."
+            f"parametrization: expected 'standard', 'mup' or flops_fit.Mup(...); got {parametrization!r}."
         )
     return Mup() if parametrization == "mup" else None
 

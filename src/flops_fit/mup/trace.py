@@ -46,8 +46,8 @@ class Uses:
 def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any]) -> Uses:
     """Run ``forward()`` and record every operation below autograd that a parameter is part of.
 
-    A parameter is followed by its storage, a dimension by its stride. Casts, copies and what is computed
-    from parameters alone start a new storage. Only products with what depends on ``batch`` count.
+    A parameter is followed by its storage, a dimension by its stride; only products with what depends on
+    ``batch`` count.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -187,10 +187,7 @@ def run_seconds(
 def makespan(
     experiments: Sequence[Experiment], seconds: Mapping[str, float], parallel: int
 ) -> float:
-    """Time until the last run ends, of runs in ``parallel`` slots, started in the order of a sweep.
-
-    The most expensive chains of runs (trunks) start first, each next run when the one before has ended.
-    """
+    """Time until the last run ends in ``parallel`` slots: expensive trunks first, their runs in turn."""
     own = own_flops(experiments)
     chains = [deque(group) for group in by_trunk(experiments)]
     chains.sort(key=lambda chain: sum(own[e.id] for e in chain), reverse=True)
@@ -233,15 +230,13 @@ class Priced:
 
         Parameters
         ----------
-        device
-            ``None`` for the one that the speed was measured on. For another one by name, such as
-            ``"H100"``, times are C/(``mfu`` · peak), with the peak of its data sheet.
+        device, mfu
+            ``None`` for the device that the speed was measured on. For another by name, such as
+            ``"H100"``, times are C/(``mfu`` · peak), with the peak of its data sheet, ``mfu`` 0.3.
         dollars_per_hour
             Of all devices and machines that ``parallel`` runs at a time need.
         parallel
             Runs at the same time, as the executor's ``capacity`` says.
-        mfu
-            Share of the peak that training reaches, 0.3 by default. For another device only.
 
         Raises
         ------

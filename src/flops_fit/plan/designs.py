@@ -41,10 +41,7 @@ PriorLike = str | float | Law | OptimumOnly | HasOptimum | None
 
 @dataclass(frozen=True)
 class Prior:
-    """What the optimum is assumed to be: a law in words, and ``size_at``, ``(C, F) -> N*``.
-
-    ``size_at`` is ``None`` in a plan that was read from a file.
-    """
+    """What the optimum is assumed to be; ``size_at``, ``(C, F) -> N*``, is not kept in files."""
 
     description: str
     size_at: Callable[[float, FlopsFunction], float] | None = field(
@@ -161,7 +158,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Grid:
-    """The same number of sizes at each budget, around N* of the prior.
+    """The same number of sizes at each budget, around N* of the prior; InputError for bad values.
 
     Attributes
     ----------
@@ -172,11 +169,6 @@ class Grid:
         Sizes reach this factor below and above N* of the prior, in even steps of ln N.
     sizes_per_budget
         How many sizes at each budget; or one number for each budget, the smallest first.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        A value cannot be used.
     """
 
     prior: PriorLike = None
@@ -219,8 +211,7 @@ class Grid:
 class Tapered(Grid):
     """Most runs at the smallest budgets (12, 9, 6, 4, 2 of five), over a wide range of sizes.
 
-    A single ``sizes_per_budget`` is that of the smallest budget, of which larger ones take their share;
-    all else as of :class:`Grid`.
+    A single ``sizes_per_budget`` is that of the smallest budget; all else as of :class:`Grid`.
     """
 
     width: float = 10.0
@@ -265,12 +256,10 @@ class Adaptive:
     ----------
     target_compute
         FLOPs of the run that the answer is for.
-    max_flops
-        What the sweep may spend.
+    max_flops, max_run_flops
+        What the sweep may spend, and one run: a tenth of it by default.
     half_width
         Stop once half the width of the 90 % interval of N* is this small, relative: 0.1 is ±10 %.
-    max_run_flops
-        What one run may cost; a tenth of ``max_flops`` by default.
     batch
         Runs a step at most.
 

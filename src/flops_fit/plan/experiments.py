@@ -223,9 +223,8 @@ def with_trunks(experiments: Sequence[Experiment]) -> list[Experiment]:
         hparams = experiment.hparams
         if hparams.schedule != "wsd":
             raise InputError(
-                "branch: expected the schedule 'wsd', whose rate before its cool-down does not depend "
-                f"on the run's length; got {hparams.schedule!r} for {experiment.label}. "
-                f"{_advice(experiments)}"
+                "branch: expected the schedule 'wsd', whose rate before its cool-down does not depend on "
+                f"the run's length; got {hparams.schedule!r} for {experiment.label}. {_advice(experiments)}"
             )
         if hparams.warmup_units is None and hparams.warmup > 0:
             raise InputError(

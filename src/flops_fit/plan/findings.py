@@ -28,10 +28,7 @@ _FEW_TRUNKS = 6  # the parameters of the κ-law: no fewer clusters give its cons
 def settle_labels(
     spec: ModelSpec, objective: Objective, batch: Any, sizes: Sizes | None
 ) -> tuple[Objective, tuple[Diagnostic, ...]]:
-    """The objective, which now knows what the targets are and whether the model shifts them itself.
-
-    The smallest model is tried; if that is impossible, labels equal to the inputs decide.
-    """
+    """The objective, which now knows the targets and, by trying the smallest model, whether it shifts."""
     size = None if by_name(batch) is None else _smallest(spec, sizes)
     if size is not None:
         model = None

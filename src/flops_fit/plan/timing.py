@@ -67,10 +67,7 @@ class Speed:
     def seconds(
         self, experiment: Experiment, flops: float | None = None, *, parallel: int = 1
     ) -> float:
-        """Estimated time of one run that computes ``flops`` itself: start, steps, reading, evaluation.
-
-        Runs that are made ``parallel`` share the threads of a CPU; a GPU is taken to be each run's own.
-        """
+        """Estimated time of a run that computes ``flops`` itself; ``parallel`` ones share CPU threads."""
         share = 1.0 if flops is None else flops / experiment.flops
         held_out = experiment.flops_per_unit / 3 * self.held_out_units
         if not self.steps:
@@ -203,8 +200,7 @@ class Probe:
             model = self.spec.build(experiment.size).to(self.device)
         except Exception as error:
             raise ModelError(
-                f"model_cls: {self.spec.reference}({arguments}) raised "
-                f"{type(error).__name__}: {error}."
+                f"model_cls: {self.spec.reference}({arguments}) raised {type(error).__name__}: {error}."
             ) from error
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
         described = f"{self.spec.reference} at {arguments}"

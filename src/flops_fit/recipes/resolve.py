@@ -68,8 +68,7 @@ class Own:
         if isinstance(values, Mapping):
             return Changed(values)(params, units, unit)
         raise InputTypeError(
-            "hparams: expected the recipe to return an HParams or a dict; got "
-            f"{type(values).__name__}."
+            f"hparams: expected the recipe to return an HParams or a dict; got {type(values).__name__}."
         )
 
 

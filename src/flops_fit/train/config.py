@@ -171,10 +171,7 @@ def reading_workers(
     experiment: Experiment,
     ranks: int = 1,
 ) -> int:
-    """The processes that read ahead of a run, which ``ranks`` processes share; no result depends on it.
-
-    ``"auto"`` is the ``num_workers`` of the user's DataLoader, else what measured times say that pays.
-    """
+    """Processes that read ahead: the user's DataLoader's, or as many as measured times say that pays."""
     if workers != "auto":
         return workers
     if loader_workers is not None:

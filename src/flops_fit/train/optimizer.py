@@ -30,10 +30,7 @@ def make_optimizer(
     param_groups: ParamGroups | None = None,
     parametrization: Parametrization | None = None,
 ) -> Optimizer:
-    """The optimizer of one run, by default AdamW on :func:`decay_groups` (Loshchilov, Hutter 2019).
-
-    A class is called with groups, ``lr`` and ``betas``. ``lr``/``hparams.lr`` is kept as ``lr_scale``.
-    """
+    """The optimizer of one run, by default AdamW; each ``lr``/``hparams.lr`` is kept as ``lr_scale``."""
     from torch.optim import AdamW, Optimizer
 
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}

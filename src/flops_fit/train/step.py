@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stepper:
-    """Gradient of the mean loss over a batch's units, clipped, and a step along it.
+    """A step along the clipped gradient of the mean loss over a batch's units.
 
-    Called with this rank's share of a batch of ``samples``, or ``None``. Sums of microbatches and ranks are
-    divided once by all units. Where ``microbatch`` samples do not fit, they are halved on every rank.
+    Called with this rank's share of a batch of ``samples``, or ``None``. Where ``microbatch`` samples do
+    not fit, they are halved on every rank.
     """
 
     model: nn.Module
@@ -171,10 +171,7 @@ class Stepper:
 
 
 class CompiledForward:
-    """Forward passes in training call its ``module``: the model, or what torch compiled from it.
-
-    The model itself is evaluated, so held-out losses of a sweep come from one arithmetic.
-    """
+    """Forward passes in training call its ``module``, perhaps compiled; the model itself is evaluated."""
 
     def __init__(self, model: Any) -> None:
         self.module = self._model = model

@@ -213,9 +213,8 @@ class Trainer:
         run = state.record(run, step)
         if (length := self.data.pass_length) and experiment.epochs is None:
             experiment = replace(experiment, epochs=batch_size * steps / length)
-            note = (
-                f"the stream was begun again after {length} samples: {experiment.epochs:.3g} epochs"
-            )
+            epochs = f"{experiment.epochs:.3g} epochs"
+            note = f"the stream was begun again after {length} samples: {epochs}"
             run = replace(run, experiment=experiment, notes=(*run.notes, note))
         return self._evaluated(run, state, step)
 
