@@ -1,11 +1,9 @@
 """How much runs would tell about N* at a target, by the model of the fit's own intervals.
 
-That model is law plus misfit plus noise (:mod:`flops_fit.fit.misfit`). Its coordinates β are the
-law's and the weights of the misfit's functions; M is their information, prior included. A run to
-come has the row J/σ, J the slopes of ln L over β and σ the noise that the fit would give it, and
-ln N* at the target moves by c = ∂ ln N*/∂β. cᵀM⁻¹c is its variance, and choosing the runs after
-which it is smallest is c-optimal design (Elfving 1952; Atkinson, Donev & Tobias 2007, §10.4). Where
-the misfit differs from that at the target runs say little, however many they are.
+That model is law plus misfit plus noise (:mod:`flops_fit.fit.misfit`), with coordinates β of
+information M, prior included. A run to come has the row J/σ, J the slopes of ln L over β and σ its
+noise. With c = ∂ ln N*/∂β at the target, cᵀM⁻¹c is the variance of ln N*; choosing the runs that make
+it smallest is c-optimal design (Elfving 1952; Atkinson, Donev & Tobias 2007, §10.4).
 """
 
 from __future__ import annotations

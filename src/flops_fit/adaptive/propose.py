@@ -162,27 +162,21 @@ def next_experiments(
 ) -> Proposal:
     """The runs that narrow the interval of N*(target_compute) most for ``budget_flops``.
 
-    Locally c-optimal at the fitted law and misfit; one run in six lies near N*, where a wrong form
-    shows.
+    c-optimal at the fitted law; one run in six lies near N*, where a wrong form shows.
 
     Parameters
     ----------
-    fit
-        Of the runs so far, by :func:`flops_fit.fit_runs`.
-    runs
-        All runs so far, as :func:`flops_fit.fit_runs` takes them; by default those of the fit.
+    fit, runs
+        The fit of the runs so far, and the runs if not all of them are in it.
     target_compute
         FLOPs of the run that the answer is for.
-    budget_flops
-        What the batch may cost.
+    budget_flops, batch
+        What the batch may cost, and how many runs it has at most.
     candidates
         Pairs (N, D) to choose from, each at most once. By default any of nine sizes from N*/5 to
         5·N* at budgets a factor of 2 apart, each as often as is useful.
-    batch
-        How many runs at most.
     max_run_flops
-        What one run may cost; by default a third of the budget, and no more than ten times the
-        largest run so far.
+        What one run may cost; by default a third of the budget, at most ten times the largest so far.
 
     Raises
     ------

@@ -268,10 +268,8 @@ def run_adaptive(
 
     Parameters
     ----------
-    oracle
-        Makes the runs: :class:`Oracle`.
-    design
-        For what compute, how precisely, and what may be spent.
+    oracle, design
+        What makes the runs; and for what compute, how precisely, and what may be spent.
     say
         Gets each step's line when it is decided.
     pilot_budgets

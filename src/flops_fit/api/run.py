@@ -54,12 +54,10 @@ def run_sweep(
     resume: bool = True,
     progress: bool = True,
 ) -> list[Run]:
-    """Carry out a plan, or what is missing of it.
+    """Carry out a plan of :func:`plan_sweep`, or what is missing of it.
 
     Parameters
     ----------
-    plan
-        From :func:`plan_sweep`.
     task
         ``(experiment, report) -> Run``: your own training code in place of the plan's trainer. It
         must be picklable for executors that use other processes.
@@ -140,10 +138,8 @@ def tune_sweep(
 
     Parameters
     ----------
-    plan
-        From :func:`plan_sweep`, with a data set.
-    tune
-        ``"pilot"``, ``"per-size"`` or a :class:`flops_fit.tune.Tune`.
+    plan, tune
+        A plan with a data set; ``"pilot"``, ``"per-size"`` or a :class:`flops_fit.tune.Tune`.
     executor, output_dir, resume, progress
         As :func:`find_optimal` takes them; the trials are in ``output_dir/tuning``.
 

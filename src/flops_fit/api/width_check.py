@@ -64,9 +64,8 @@ def coordinate_check(
 ) -> CoordinateCheck:
     """Does one learning rate serve all widths? A few steps at each, and what every module computes.
 
-    If so, the activations of every layer change by the same amount at any width: the root mean square
-    of the change is ∝ width^0 (Yang et al. 2022, arXiv:2203.03466, appendix D.1). The slope of its
-    logarithm against that of the width is measured for each kind of module, with its error over seeds.
+    If so, the root mean square of the change of every layer's activations is ∝ width^0 (Yang et al.
+    2022, arXiv:2203.03466, appendix D.1). That exponent is measured for each kind of module.
 
     Parameters
     ----------
@@ -79,10 +78,9 @@ def coordinate_check(
         The learning rate at the base, held for all steps.
     parametrization
         ``"mup"``, ``Mup(...)``, or ``"standard"`` to see how it is without.
-    steps, seeds, samples
-        Steps of each training, trainings of each width (2 to 5), samples in the one batch that all use.
-    seed
-        Of the first training.
+    steps, seeds, samples, seed
+        Steps of each training, trainings of each width (2 to 5), samples in the one batch that all use,
+        the first seed.
     device
         A torch device.
 

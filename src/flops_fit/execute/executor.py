@@ -46,12 +46,10 @@ class Resources:
     ----------
     cpus
         Threads of each process of the run.
-    gpus
-        GPUs of the whole run; with more than one, as many ranks train it together.
+    gpus, ranks
+        GPUs of the whole run, and processes that train it together, by default one for each GPU.
     seconds
         A limit for schedulers that need one; others ignore it.
-    ranks
-        Processes that train the run together; by default one for each GPU.
 
     Examples
     --------
@@ -109,7 +107,7 @@ class Executor(Protocol):
         """Queue one experiment, with ``resources`` or those that this place gives a run."""
 
     def poll(self, timeout: float | None = None) -> list[Run]:
-        """The runs that have ended, after a wait for the first; none if none is left or in time."""
+        """Wait for a run to end, ``timeout`` seconds at most; those that have, none if none is left."""
 
     def cancel(self, handle: Handle) -> bool:
         """Stop one run, after its step and a checkpoint; ``False`` where it has ended already."""
@@ -195,10 +193,9 @@ class RemoteExecutor(ABC):
     cancel_seconds = PATIENCE  # that a cancelled run may take to end
 
     def __init__(self, gpus_per_run: GpusPerRun, ranks_per_run: GpusPerRun) -> None:
-        if not callable(gpus_per_run):
-            check_whole("gpus_per_run", gpus_per_run, at_least=0)
-        if not callable(ranks_per_run):
-            check_whole("ranks_per_run", ranks_per_run)
+        for name, count, least in (("gpus", gpus_per_run, 0), ("ranks", ranks_per_run, 1)):
+            if not callable(count):
+                check_whole(f"{name}_per_run", count, at_least=least)
         self._gpus_per_run, self._ranks_per_run = gpus_per_run, ranks_per_run
         self._queue: deque[tuple[Handle, Experiment, Resources]] = deque()
         self._running: dict[Handle, Started] = {}
@@ -217,9 +214,8 @@ class RemoteExecutor(ABC):
 
     def _default(self, e: Experiment, cpus: int, seconds: float | None = None) -> Resources:
         """The resources of a run that asks for none; ``cpus`` are for each of its processes."""
-        gpus, ranks = self._gpus_per_run, self._ranks_per_run
-        gpus = gpus(e) if callable(gpus) else gpus
-        ranks = ranks(e) if callable(ranks) else ranks
+        counts = self._gpus_per_run, self._ranks_per_run
+        gpus, ranks = (count(e) if callable(count) else count for count in counts)
         return Resources(cpus, gpus, seconds, None if gpus else ranks)
 
     def poll(self, timeout: float | None = None) -> list[Run]:

@@ -136,14 +136,14 @@ def _start(context: Any, task_path: str, experiment: Experiment, setting: Settin
 @contextmanager
 def _without_script() -> Iterator[None]:
     """Keep a new process from running this script again; the task holds what it needs of it."""
-    script = sys.modules["__main__"]
-    hidden = {name: vars(script).pop(name) for name in ("__file__",) if name in vars(script)}
-    spec, script.__spec__ = getattr(script, "__spec__", None), None
+    names = vars(sys.modules["__main__"])
+    kept = {name: names.pop(name) for name in ("__file__",) if name in names}
+    kept["__spec__"] = names.get("__spec__")
+    names["__spec__"] = None
     try:
         yield
     finally:
-        vars(script).update(hidden)
-        script.__spec__ = spec
+        names.update(kept)
 
 
 def stop(workers: list[Worker]) -> None:

@@ -103,11 +103,10 @@ class SlurmExecutor(RemoteExecutor):
     ) -> None:
         check_choice("cluster", cluster, ("slurm", "local"))
         counts = {"time": time, "cpus_per_run": cpus_per_run, "gpus_per_node": gpus_per_node}
+        counts |= {} if max_jobs is None else {"max_jobs": max_jobs}
         for name, value in counts.items():
             check_whole(name, value)
         check_whole("requeues", requeues, at_least=0)
-        if max_jobs is not None:
-            check_whole("max_jobs", max_jobs)
         local = cluster == "local"
         self.folder = Path(folder).expanduser().absolute() if folder else _folder_of_command()
         self.capacity = max_jobs or (max(1, cores() // cpus_per_run) if local else _MAX_JOBS)

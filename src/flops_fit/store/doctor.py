@@ -39,10 +39,8 @@ class Finding:
     grade
         ``wrong``: a record or derived file does not say what happened. ``leftover``: left by a
         killed process; the next sweep ignores it. ``note``: worth knowing.
-    path
-        In the folder of the sweep.
-    message
-        What it is.
+    path, message
+        Where in the folder of the sweep, and what it is.
     fix
         What :func:`repair` would do; empty where people have to decide.
     """
@@ -120,10 +118,9 @@ def examine(folder: str | Path) -> Examination:
 
 
 def repair(examination: Examination) -> list[Finding]:
-    """Fix each finding where that is safe, and return those that were fixed.
+    """Fix each finding where that is safe, as its ``fix`` says, and return those that were fixed.
 
-    Torn and foreign records are renamed; stale leases, temporary files and checkpoints of finished
-    runs are removed; ``runs.csv`` is written again. No record of a run is removed.
+    Torn and foreign records are renamed: no record of a run is removed.
 
     Raises
     ------

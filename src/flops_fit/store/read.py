@@ -100,12 +100,8 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
 
     Raises
     ------
-    InputError
-        It has another ending.
-    MissingExtraError
-        Parquet without pyarrow.
-    OutputError
-        The file cannot be written.
+    InputError, MissingExtraError, OutputError
+        It has another ending; it is Parquet without pyarrow; it cannot be written.
     """
     path = Path(path)
     ending, rows = path.suffix.lower(), [_row(run) for run in runs]

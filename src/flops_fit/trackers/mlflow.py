@@ -29,8 +29,7 @@ _STATUS = {"completed": "FINISHED", "preempted": "KILLED"}
 class MLflowTracker(Service):
     """Each run as a run of one MLflow experiment.
 
-    Settings are its parameters, readings its metrics by step, among them ``tokens`` and ``flops``. A
-    resumed run is found by its tag ``flops_fit.id``.
+    Settings are its parameters, readings its metrics by step. A resumed run is found by its id.
 
     Parameters
     ----------
@@ -163,11 +162,8 @@ def read_mlflow(
 
     Parameters
     ----------
-    experiment
-        Its name.
-    tracking_uri
-        A folder or any URI that MLflow knows; by default as for
-        :class:`flops_fit.trackers.MLflowTracker`.
+    experiment, tracking_uri
+        Its name, and where it is, as for :class:`flops_fit.trackers.MLflowTracker`.
     complete
         Vouch that each finished run went to the end of its schedule, where runs do not say so.
     add

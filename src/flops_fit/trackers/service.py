@@ -120,8 +120,7 @@ class TrackedRun:
     label, state
         Its name, and its state as the service calls it; empty where it has none.
     settings, summary, points
-        Its settings, under headings such as ``config.lr``; final values; and what was logged
-        together, one mapping each, in the order of training.
+        Its settings, such as ``config.lr``; final values; and what was logged together, in order.
     """
 
     label: str

@@ -49,7 +49,7 @@ class Tracker(Protocol):
         Parameters
         ----------
         values
-            The line that ``metrics.jsonl`` gets: ``step``; ``units`` seen; means of ``loss`` and
+            A line of ``metrics.jsonl``: ``step``; ``units`` seen; means of ``loss`` and
             ``gradient_norm``, ``units_per_second`` and ``mfu`` (or ``None``) since the last reading;
             ``rate``, the learning rate; ``seconds`` in steps, over all attempts.
         """
@@ -60,10 +60,7 @@ class Tracker(Protocol):
         return
 
     def fail(self, run: Run) -> None:
-        """The run ended otherwise, in ``run.state``, and ``run.reason`` says why.
-
-        ``"preempted"`` runs go on from their checkpoints when the sweep is called again.
-        """
+        """The run ended in another ``run.state``, for ``run.reason``; a preempted one may go on later."""
         return
 
 
@@ -127,10 +124,8 @@ def check_trackers(trackers: Any) -> tuple[Tracker, ...]:
 
     Raises
     ------
-    InputError, InputTypeError
-        A name is not known, or something is not a tracker that can be pickled.
-    MissingExtraError
-        The package of a named tracker is not installed.
+    InputError, InputTypeError, MissingExtraError
+        A name is not known; something is no tracker that can be pickled; a package is missing.
     """
     if isinstance(trackers, str):
         trackers = [trackers]

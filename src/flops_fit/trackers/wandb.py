@@ -26,13 +26,11 @@ class WandbTracker(Service):
 
     Parameters
     ----------
-    project, entity
-        As W&B has them; the entity is by default the user's.
+    project, entity, folder
+        As W&B has them, and where it keeps its files.
     mode
         ``"online"``, ``"offline"``, or ``"auto"``: what ``WANDB_MODE`` says, and offline where the
         process that trains has no login.
-    folder
-        Where W&B keeps its files.
 
     Raises
     ------
@@ -109,11 +107,9 @@ class TrackioTracker(Service):
 
     Parameters
     ----------
-    project
-        As trackio has it.
-    space
-        A Hugging Face Space, ``"user/name"``; by default what ``TRACKIO_SPACE_ID`` says, else the
-        folder ``TRACKIO_DIR`` of this machine.
+    project, space
+        As trackio has them; the space is a Hugging Face one, ``"user/name"``, by default what
+        ``TRACKIO_SPACE_ID`` says, else the folder ``TRACKIO_DIR`` of this machine.
 
     Raises
     ------

@@ -109,14 +109,12 @@ class WithoutTuning:
     ----------
     compute
         FLOPs of the largest fitted run, for which both are given.
-    tuned, untuned
-        N*; ``untuned`` is ``None`` if it could not be determined.
+    tuned, untuned, why
+        N*; ``untuned`` is ``None`` if it could not be determined, and ``why`` the reason.
     tuned_exponent, untuned_exponent
         a of N* ∝ C^a, if the law has one.
     inside
         Whether the untuned N* lies in the tuned one's 90 % interval.
-    why
-        The reason, if ``untuned`` is ``None``.
     """
 
     compute: float

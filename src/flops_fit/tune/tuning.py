@@ -153,15 +153,13 @@ class Tuning:
 
     Attributes
     ----------
-    options
-        How it was tuned.
-    recipe
-        The recipe for the sweep.
+    options, recipe
+        How it was tuned, and the recipe for the sweep.
     cells
         Each size and length where hyper-parameters were tried.
     lr, batch
-        Parabolas through the losses along the rate, and along the batch (``None`` if it was not
-        tried), as factors on the recipe's own.
+        Parabolas through the losses along factors on the recipe's rate, and on its batch (``None`` if
+        it was not tried).
     seed_sd, seed_dof
         Relative standard deviation of a loss between seeds (``None``: not measured), and its degrees
         of freedom.
@@ -189,14 +187,12 @@ class Tuning:
         return self.recipe.factor(params) / math.sqrt(self.recipe.batch)
 
     def untuned_regret(self, i: int) -> float | None:
-        """Relative loss that the recipe's own rate costs in a cell; infinite if it diverged there.
-
-        By the cell's parabola within its reach, else by the trial within half a step of that rate.
-        """
+        """Relative loss that the recipe's own rate costs in a cell; infinite if it diverged there."""
         best, cell = self.lr.cells[i].factor, self.cells[i]
         if best is None:
             return None
         factor, step = cell.recipe_lr / cell.lr, math.log(self.options.step)
+        # By the parabola within its reach, else by the trial within half a step of that rate.
         if abs(math.log(factor / best)) <= REACH * step:
             return self.lr.regret(factor / best)
         nearest, loss = min(cell.lrs, key=lambda trial: abs(math.log(trial[0] / factor)))

@@ -283,8 +283,7 @@ def _rows(s: Snapshot, running: tuple[RunningRow, ...], width: int) -> Table:
         begun = not math.isnan(run.loss) or run.units_per_second is not None
         loss = f"loss {run.loss:.3f}" if begun else _text("starting", "dim")
         rate = f"{format_count(run.units_per_second)} {run.unit}/s" if run.units_per_second else ""
-        bars = [bar] if wide else []
-        grid.add_row("", _text(run.label), *bars, _percent(run.share), loss, rate)
+        grid.add_row("", _text(run.label), *[bar] * wide, _percent(run.share), loss, rate)
     return grid
 
 
