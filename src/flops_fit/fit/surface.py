@@ -17,7 +17,7 @@ H = −w ln w − (1−w) ln(1−w),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,11 +40,9 @@ ROUNDING = 1e-27  # half the squared residual of a loss without noise
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Runs in centred coordinates; arrays have shape (runs,).
+    """Runs in centred coordinates: ``z`` is ln(L/scale) where ``log``, else (L + shift)/scale.
 
-    ``z`` is ln(L/scale) where ``log`` holds, else (L + shift)/scale, with scale the geometric mean of
-    L + shift. The shift is zero where all losses are positive; else it puts E above zero too.
-    Runs with equal ``groups`` share a trunk or a seed, and so their noise; ``None``: none do.
+    Scale is the geometric mean of L + shift. Runs with equal ``groups`` share their noise.
     """
 
     x: Floats
@@ -75,10 +73,7 @@ class Points:
 
 
 def points_of(runs: RunTable, log: bool) -> Points:
-    """A table's runs as :class:`Points`, its clusters as groups; in L where a loss has no logarithm.
-
-    A loss may be negative, as the likelihood of a density, and its zero means nothing then.
-    """
+    """A table's runs as :class:`Points`; in L, shifted so that E is positive, where ln L is none."""
     x, y = np.log(runs.params), np.log(runs.tokens)
     lowest, high = (float(v) for v in np.quantile(runs.loss, [0.0, 0.9]))
     shift = 0.0 if lowest > 0 else _SHIFT * max(high - lowest, 1e-12 * abs(lowest)) - lowest
@@ -113,10 +108,7 @@ def model_values(theta: Floats, points: Points) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Derivatives:
-    """Model (batch, runs), gradient (batch, k, runs) and the parts of the exact curvature.
-
-    k is 6, or 5 where κ is held.
-    """
+    """Model (batch, runs), gradient (batch, 6 or 5, runs) and parts of the exact curvature."""
 
     model: Floats
     gradient: Floats
@@ -127,11 +119,8 @@ class Derivatives:
     _log: bool
 
     def hessian(self, score: Floats, curvature: Floats) -> Floats:
-        """Of Σ ρ(z − model): ``score`` is ρ′ and ``curvature`` ρ″ at each residual, weighted.
-
-        Σ ρ″ ∇m∇mᵀ − ρ′ ∇²m, where ∇²ln P = (e^T/P)(∇T∇Tᵀ + ∇²T) − ∇m∇mᵀ and
-        ∇²P = e^T(∇T∇Tᵀ + ∇²T).
-        """
+        """Σ ρ″ ∇m∇mᵀ − ρ′ ∇²m, for ρ′ (``score``) and ρ″ (``curvature``), weighted, of each residual."""
+        # ∇²ln P = (e^T/P)(∇T∇Tᵀ + ∇²T) − ∇m∇mᵀ and ∇²P = e^T(∇T∇Tᵀ + ∇²T).
         outer = curvature + score if self._log else curvature
         pull = score * self._fraction
         along = outer * self._fraction
@@ -180,10 +169,7 @@ def derivatives(theta: Floats, points: Points, hold_kappa: bool = False) -> Deri
 
 @dataclass(frozen=True, eq=False)
 class Penalty:
-    """½Σ stiffness·(c − target)² of c = (E, α, β, κ), E in units of ``z``: arrays of shape (4,).
-
-    What is ``held`` is known exactly.
-    """
+    """½Σ stiffness·(c − target)² of c = (E, α, β, κ), E in units of ``z``; ``held``: exactly known."""
 
     target: Floats
     stiffness: Floats
@@ -236,38 +222,56 @@ def polish(
 ) -> Polished:
     """Minimise from each of a batch of starts, shape (batch, 6), over the coordinates ``free``.
 
-    ``weights`` are not negative, of shape (runs,) or (batch, runs). ``targets``, (batch, runs),
-    are the ``points.z`` of each start where they differ.
+    ``weights`` have shape (runs,) or (batch, runs); ``targets``, (batch, runs), replace ``points.z``.
     """
+    k = 6 if free[5] else 5
+
+    def local(theta: Floats, weights: Floats, targets: Floats) -> tuple[Floats, ...]:
+        """Objective, gradient, exact Hessian and Gauss–Newton diagonal at θ; k = 5 holds κ."""
+        d = derivatives(theta, points, hold_kappa=k == 5)
+        residuals = targets - d.model
+        size = np.abs(residuals)
+        inner = np.minimum(size, delta)
+        objective = np.sum(weights * inner * (size - 0.5 * inner), axis=1)
+        score = weights * np.copysign(inner, residuals)
+        gradient = -(d.gradient @ score[..., None])[..., 0]
+        weight = weights * (inner / np.maximum(size, 1e-300))
+        scale = (d.gradient**2 @ weight[..., None])[..., 0]
+        hessian = d.hessian(score, weights * (size <= delta))
+        if penalty is not None:
+            value, slope, bend = penalty.local(theta)
+            scale = scale + np.einsum("bii->bi", bend)[:, :k]
+            # Where α and β are held, p = ακ and q = βκ curve with ln κ.
+            bend[:, 5, 5] += (gradient[:, 3:5] * theta[:, 3:5]) @ penalty.held[1:3]
+            objective, gradient = objective + value, gradient + slope[:, :k]
+            hessian = hessian + bend[:, :k, :k]
+        return objective, gradient, hessian, scale
+
     shape = (len(theta), len(points.z))
     weights = np.broadcast_to(weights, shape)
     targets = np.broadcast_to(points.z if targets is None else targets, shape)
+    theta = np.clip(theta, LOWER, UPPER)
+    theta = theta if penalty is None else penalty.hold(theta)
     chunk = min(_CHUNK, max(_CHUNK_VALUES // len(points.z), 1))
     parts = [slice(first, first + chunk) for first in range(0, len(theta), chunk)]
     ends = [
-        _minimise(
-            theta[part], points, weights[part], targets[part], delta, free, penalty, iterations
-        )
-        for part in parts
+        _minimise(local, theta[p], weights[p], targets[p], free, penalty, iterations) for p in parts
     ]
     return Polished(*(np.concatenate(arrays) for arrays in zip(*ends, strict=True)))
 
 
 def _minimise(
+    local: Callable[[Floats, Floats, Floats], tuple[Floats, ...]],
     theta: Floats,
-    points: Points,
     weights: Floats,
     targets: Floats,
-    delta: float,
     free: Bools,
     penalty: Penalty | None,
     iterations: int,
 ) -> tuple[Floats, Floats, Bools]:
     """Damped Newton steps from each start, taken where they lower its objective."""
-    theta = np.clip(theta, LOWER, UPPER)
-    theta = theta if penalty is None else penalty.hold(theta)
     batch, k = len(theta), 6 if free[5] else 5
-    state = _local(theta, points, weights, targets, delta, k, penalty)
+    state = local(theta, weights, targets)
     objective = state[0]
     damping = np.full(batch, 1e-4)
     running, converged = np.arange(batch), np.zeros(batch, dtype=bool)
@@ -279,7 +283,7 @@ def _minimise(
         trial = theta[running]
         trial[:, :k] = np.clip(trial[:, :k] + step, LOWER[:k], UPPER[:k])
         trial = trial if penalty is None else penalty.hold(trial)
-        new = _local(trial, points, weights[running], targets[running], delta, k, penalty)
+        new = local(trial, weights[running], targets[running])
         gain = now[0] - new[0]
         better = (promise > 0) & (gain > 0)
         won = running[better]
@@ -288,7 +292,7 @@ def _minimise(
         ratio = np.divide(gain, promise, out=np.zeros_like(gain), where=better)
         factor = np.select([~better, ratio > 0.5, ratio > 0.1], [8.0, 0.1, 1.0], 3.0)
         tiny = np.abs(promise) <= 1e-15 * objective[running] + 1e-300
-        tiny |= objective[running] <= ROUNDING * len(points.z)
+        tiny |= objective[running] <= ROUNDING * targets.shape[1]
         # Rejected with next to nothing promised: the sum's own rounding is reached.
         floor = ~better & (promise >= 0) & (promise <= 1e-12 * objective[running])
         done = floor | tiny & (damping[running] <= 1e-2) | (damping[running] > 1e14)
@@ -296,36 +300,6 @@ def _minimise(
         converged[running[done]] = True
         running = running[~done]
     return theta, objective, converged
-
-
-def _local(
-    theta: Floats,
-    points: Points,
-    weights: Floats,
-    targets: Floats,
-    delta: float,
-    k: int,
-    penalty: Penalty | None,
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Objective, gradient, exact Hessian and Gauss–Newton diagonal at θ; k = 5 holds κ."""
-    d = derivatives(theta, points, hold_kappa=k == 5)
-    residuals = targets - d.model
-    size = np.abs(residuals)
-    inner = np.minimum(size, delta)
-    objective = np.sum(weights * inner * (size - 0.5 * inner), axis=1)
-    score = weights * np.copysign(inner, residuals)
-    gradient = -(d.gradient @ score[..., None])[..., 0]
-    weight = weights * (inner / np.maximum(size, 1e-300))
-    scale = (d.gradient**2 @ weight[..., None])[..., 0]
-    hessian = d.hessian(score, weights * (size <= delta))
-    if penalty is not None:
-        value, slope, bend = penalty.local(theta)
-        scale = scale + np.einsum("bii->bi", bend)[:, :k]
-        # Where α and β are held, p = ακ and q = βκ curve with ln κ.
-        bend[:, 5, 5] += (gradient[:, 3:5] * theta[:, 3:5]) @ penalty.held[1:3]
-        objective, gradient = objective + value, gradient + slope[:, :k]
-        hessian = hessian + bend[:, :k, :k]
-    return objective, gradient, hessian, scale
 
 
 def _step(

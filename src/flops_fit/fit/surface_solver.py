@@ -25,15 +25,7 @@ from flops_fit.fit.solver import (
     mad_delta,
     robust_sd,
 )
-from flops_fit.fit.surface import (
-    LOWER,
-    UPPER,
-    Penalty,
-    Points,
-    derivatives,
-    model_values,
-    polish,
-)
+from flops_fit.fit.surface import LOWER, UPPER, Penalty, Points, derivatives, model_values, polish
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 
@@ -82,7 +74,6 @@ class SurfaceSolver:
         final = polish(theta, points, weights, used, free, penalty=penalty)
         best = int(np.argmin(final.objective))
         within = final.objective[best] * (1 + AGREE_WITHIN) + _ROUNDING * len(points.z)
-        agree = int(np.sum(count[final.objective <= within]))
         coordinates = final.theta[best] if penalty is None else penalty.hold(final.theta[best])
         d = derivatives(coordinates[None], points)
         known = np.isin(NAMES, list(self.known.fixed))
@@ -104,7 +95,7 @@ class SurfaceSolver:
             points=points,
             solver=self,
             starts=int(np.sum(count)),
-            agree=agree,
+            agree=int(np.sum(count[final.objective <= within])),
             converged=bool(final.converged[best]),
             fixed=int(np.sum(known)),
         )
@@ -129,12 +120,13 @@ class SurfaceSolver:
             mad = mad_delta(points.z - model_values(theta[:1], points)[0], weights, 5)
             return mad if delta == "mad" else max(mad, float(delta))
 
+        def rough(theta: Floats, delta: float) -> Floats:
+            ends = polish(theta, points, weights, delta, _ADDITIVE, penalty=hold, iterations=_ROUGH)
+            return ends.theta
+
         if additive is None:
             grid = grid_starts(points, weights)
-            ends = polish(
-                grid, points, weights, wide(grid), _ADDITIVE, penalty=hold, iterations=_ROUGH
-            )
-            starts = ends.theta
+            starts = rough(grid, wide(grid))
         else:
             starts = additive.coordinates[None]
         if self.law is Kappa:  # hold κ at each of a few values, fit the rest
@@ -142,10 +134,7 @@ class SurfaceSolver:
             kappas = _KAPPAS if kappa is None else np.log([kappa])
             held = np.repeat(starts[:1], len(kappas), axis=0)
             held[:, 5] = kappas
-            ends = polish(
-                held, points, weights, wide(starts), _ADDITIVE, penalty=hold, iterations=_ROUGH
-            )
-            starts = ends.theta
+            starts = rough(held, wide(starts))
         if not sampled:
             return starts, np.ones(len(starts), dtype=np.intp)
         ends = polish(starts, points, weights, wide(starts), self.free, penalty=hold)
@@ -155,8 +144,7 @@ class SurfaceSolver:
 
     def holding(self, values: Mapping[str, float]) -> SurfaceSolver:
         """See :class:`flops_fit.fit.solver.Solver`."""
-        known = Known({**self.known.fixed, **values}, self.known.prior)
-        return replace(self, known=known)
+        return replace(self, known=Known({**self.known.fixed, **values}, self.known.prior))
 
     def refit(
         self, solution: Solution, weights: Floats, targets: Floats, delta: float
@@ -236,11 +224,7 @@ def _bounds(
 
 
 def grid_starts(points: Points, weights: Floats, count: int = 4) -> Floats:
-    """Starts as θ, shape (starts, 6): the grid's local minima, best first, then its quadrants'.
-
-    The lowest point of each quadrant of (α, β) is a start too, so that agreement between starts
-    says something where the grid itself has one minimum.
-    """
+    """Starts as θ, shape (starts, 6): the grid's local minima, best first, then its quadrants'."""
     loss = np.exp(points.z) if points.log else points.z
     relative = np.sqrt(weights) / (loss if points.log else np.ones_like(loss))
     n_terms = np.exp(-_EXPONENTS[:, None] * points.x) * relative
@@ -284,7 +268,10 @@ def _non_negative(normal: Floats, right: Floats) -> tuple[Floats, Floats]:
 
 
 def _lowest_cells(misfit: Floats, count: int) -> list[tuple[int, int]]:
-    """The best ``count`` cells that no neighbour undercuts, then the lowest of each quadrant."""
+    """The best ``count`` cells that no neighbour undercuts, then the lowest of each quadrant.
+
+    With the quadrants agreement of starts says something where the grid has one minimum.
+    """
     padded = np.pad(misfit, 1, constant_values=np.inf)
     lowest = misfit <= np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).min(axis=(2, 3))
     order = np.argsort(misfit[lowest], kind="stable")[:count]
@@ -308,11 +295,7 @@ class Choice:
 
 
 def choose(additive: Solution, kappa: Solution) -> Choice:
-    """The κ-law where a test rejects κ = 1 at 5 %, else the additive law.
-
-    Wald's test on ln κ with its HC3 error, and the robust τ-test (Ronchetti 1982; Hampel et al.
-    1986, §7.2): 2(Σρ_additive − Σρ_κ)/σ² against F(1, runs − 6), at the δ and scale of the κ fit.
-    """
+    """The κ-law where Wald's test on ln κ (HC3) or the robust τ-test rejects κ = 1 at 5 %."""
     from scipy.special import fdtrc, stdtr
 
     ln_kappa = float(kappa.coordinates[5])
@@ -341,12 +324,13 @@ def choose(additive: Solution, kappa: Solution) -> Choice:
 
 
 def _tau(additive: Solution, kappa: Solution) -> float:
-    """The τ statistic; both fits at the κ fit's δ."""
+    """2(Σρ_additive − Σρ_κ)/σ², compared with F(1, runs − 6), at the δ and scale of the κ fit.
+
+    Ronchetti 1982; Hampel et al. 1986, §7.2.
+    """
     penalty = None
     if isinstance(kappa.solver, SurfaceSolver):
-        penalty = kappa.solver.known.penalty(
-            kappa.points, kappa.residual_sd**2, float(np.sum(kappa.weights))
-        )
+        penalty = kappa.solver._penalty(kappa.weights, kappa.residual_sd)
     start = np.vstack([additive.coordinates, kappa.coordinates])
     refit = polish(start, kappa.points, kappa.weights, kappa.delta, _ADDITIVE, penalty=penalty)
     drop = max(float(refit.objective[0] - refit.objective[1]), 0.0)
