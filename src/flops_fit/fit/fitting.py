@@ -11,34 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import is_number
 from flops_fit.errors import FitError, InputError, InputTypeError, TableError
+from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
-from flops_fit.fit.checks import (
-    diagnose,
-    find_outliers,
-    residual_diagnostics,
-    residual_map,
-    width_ahead,
-)
 from flops_fit.fit.fit import Alternative, Fit
-from flops_fit.fit.groups import (
-    GroupFit,
-    beliefs,
-    group_labels,
-    share_constants,
-    shared_names,
-    split_finding,
-)
+from flops_fit.fit.groups import GroupFit
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.misfit_mean import Known, check_known
 from flops_fit.fit.power import flops_of
-from flops_fit.fit.repeated import (
-    FEW_EPOCHS,
-    determines_repeats,
-    epochs_of,
-    repeat_findings,
-    where_repetition_helps,
-)
+from flops_fit.fit.repeated import FEW_EPOCHS, epochs_of
 from flops_fit.fit.selection import stray_finding, stray_runs
 from flops_fit.fit.sensitivity import sensitivity, sensitivity_diagnostics
 from flops_fit.fit.solver import DeltaRule
@@ -105,14 +86,13 @@ def fit_runs(
 ) -> Fit | GroupFit:
     """Fit a scaling law L(N, D) to runs (approach 3), with approaches 1 and 2 beside it.
 
-    Minimises Σ w·ρ_δ(ln L − ln L̂(N, D)), ρ_δ Huber's loss, from several starts. A poor fit is no
-    error: read ``fit.status``, ``fit.trust`` and ``fit.diagnostics``.
+    Minimises Σ w·ρ_δ(ln L − ln L̂(N, D)), ρ_δ Huber's loss. A poor fit is no error: read
+    ``fit.status``, ``fit.trust`` and ``fit.diagnostics``.
 
     Parameters
     ----------
     runs
-        Anything :meth:`flops_fit.table.RunTable.read` accepts: a path, a DataFrame, dicts,
-        runs of this library.
+        Anything :meth:`flops_fit.table.RunTable.read` accepts: a path, a DataFrame, dicts, runs.
     law
         ``"auto"``: the κ-law where the runs tell κ from 1 (5 % level), else the additive law; the
         law of repeated data where runs of more than four epochs determine it.
@@ -125,9 +105,8 @@ def fit_runs(
         Residuals of ln L, or of L.
     window
         ``"auto"`` fits runs within ×5 of the fitted N* of their own compute where enough remain,
-        each counting √(C/C_max). A number sets the factor, and all inside count alike; ``None``
-        fits all runs alike. By default laws with covariates take all runs alike too: the optimum
-        of fresh data says little about where runs on repeated data should lie.
+        each counting √(C/C_max), and all runs alike of laws with covariates. A number sets the
+        factor, and all inside count alike; ``None`` fits all runs alike.
     weights
         How much each run counts inside the window: ``"equal"``; ``"loss_se"``, by the standard
         errors of the losses where they exceed what runs scatter by anyway; or one number a run.
@@ -136,25 +115,22 @@ def fit_runs(
     n
         Which count of parameters N is.
     fixed
-        Constants that are known exactly: ``{"E": 1.6}``; of the additive law and the κ-law ``E``,
-        ``alpha``, ``beta`` and ``kappa``, of others any. They are held in the law and in every
-        surface that is drawn for an answer.
+        Constants that are known exactly and held: ``{"E": 1.6}``; of the additive law and the κ-law
+        ``E``, ``alpha``, ``beta`` and ``kappa``, of others any.
     prior
-        Constants of the additive law or the κ-law that are known with a mean and a standard
-        deviation: ``{"E": (1.6, 0.1)}``. In answers, which take logs as normal, this replaces the
-        default prior.
+        Constants of the additive law or the κ-law known with a mean and a standard deviation,
+        ``{"E": (1.6, 0.1)}``: replaces the default prior.
     group
-        Fits one law to several groups of runs, such as corpora, optimizers or architectures, and
-        returns a :class:`GroupFit`: the heading of a column of text, or one label a run. Runs
-        without a label are left out. If ``law`` is ``"auto"`` and one group needs κ, all have it.
+        Fits one law to several groups of runs and returns a :class:`GroupFit`: the heading of a
+        column of text, or one label a run. Runs without a label are left out. If ``law`` is
+        ``"auto"`` and one group needs κ, all have it.
     share
         The constants that all groups share, by default every exponent: ``alpha``, ``beta`` and, in
         the κ-law, ``kappa``.
     columns
         Names of columns where they are unusual: ``{"params": "n_weights"}``.
     curves
-        Training curves for approach 1: anything :meth:`flops_fit.table.Curves.read` accepts, N
-        counted as in the runs. They do not enter the surface.
+        Training curves for approach 1 only: anything :meth:`flops_fit.table.Curves.read` accepts.
 
     Raises
     ------
@@ -201,22 +177,19 @@ def fit_runs(
     if group is not None:
         if curves is not None:
             raise InputError("expected no curves= with group=: fit a group alone with its curves.")
-        labels, rule = group_labels(table, group), isinstance(weights, str)
-        problems = {
-            str(g): problem(
-                table.select(labels == g), weights if rule else np.asarray(weights)[labels == g]
-            )
-            for g in np.unique(labels)
-            if g
-        }
+        labels, rule = groups.group_labels(table, group), isinstance(weights, str)
+        problems = {}
+        for g in filter(None, np.unique(labels)):
+            own = weights if rule else np.asarray(weights)[labels == g]
+            problems[str(g)] = problem(table.select(labels == g), own)
         return _grouped(problems, window, share)
     alone = problem(table, weights)
     fitted, report = alone.windowed(window)
     many = epochs_of(alone.table) > FEW_EPOCHS
     beyond = int(np.sum((fitted.chosen.weights > 0) & many))
     may_repeat = form is None and beyond and not (known.fixed or known.prior)
-    repeated = _if_repeats_count(beyond, alone) if may_repeat else None
-    return repeated or _assembled(alone, fitted, report)
+    repeating = _if_repeats_count(beyond, alone) if may_repeat else None
+    return repeating or _assembled(alone, fitted, report)
 
 
 def _grouped(
@@ -232,20 +205,20 @@ def _grouped(
         for p, pair in zip(of_form, own, strict=True)
     ]
     known = of_form[0].known
-    names = shared_names(share, form, known)
-    sharing = share_constants([fitted.chosen for fitted, _ in own], names)
+    names = groups.shared_names(share, form, known)
+    sharing = groups.share_constants([fitted.chosen for fitted, _ in own], names)
     finding, belief = sharing.diagnostic(f"{len(own)} groups"), known.belief()
     pairs = zip(problems.values(), own, strict=True)
     evidences = [p.evidence(fitted.chosen, report) for p, (fitted, report) in pairs]
     held = Known({**known.fixed, **sharing.values}, known.prior)
     fits = {}
-    for g, p, evidence, said in zip(
-        problems, of_form, evidences, beliefs(evidences, names), strict=True
-    ):
+    words = groups.beliefs(evidences, names)
+    for g, p, evidence, said in zip(problems, of_form, evidences, words, strict=True):
         shared = replace(p, known=held, findings=(*p.findings, finding))
         fitted, report = shared.windowed(window)
-        both = said + belief if said else belief
-        evidence = replace(evidence, solution=fitted.chosen, known=both)
+        evidence = replace(
+            evidence, solution=fitted.chosen, known=said + belief if said else belief
+        )
         fits[g] = _assembled(shared, fitted, report, evidence)
     return GroupFit(fits, sharing.values, sharing.p_value, (finding,))
 
@@ -253,10 +226,8 @@ def _grouped(
 def _sound_runs(
     table: RunTable, weights: Any, log: bool, fewest: int
 ) -> tuple[RunTable, Floats, tuple[Diagnostic, ...]]:
-    """The runs that are fitted, from the least compute up, with their weights and findings.
-
-    The order of the rows must not matter, not even by rounding: draws follow it.
-    """
+    """The runs that are fitted, from the least compute up, with their weights and findings."""
+    # The order of the rows must not matter, not even by rounding: draws follow it.
     order = np.lexsort((table.loss, table.tokens, table.params, table.flops))
     given = None if isinstance(weights, str) else run_weights(weights, table, log)[order]
     table = table.take(order)
@@ -271,10 +242,7 @@ def _sound_runs(
 
 
 def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = "auto") -> Evidence:
-    """What :func:`fit_runs` solves, without its checks, findings and refits: far faster.
-
-    Forms, choice, window and intervals are the same.
-    """
+    """What :func:`fit_runs` solves, without its checks, findings and refits: far faster."""
     problem = FitProblem(None, runs, flops, points_of(runs, log=True), "mad", np.ones(len(runs)))
     fitted, report = problem.windowed(window)
     return problem.evidence(fitted.chosen, report)
@@ -282,11 +250,13 @@ def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = "auto")
 
 def _where_repeats_help(problem: FitProblem) -> FitProblem:
     """The problem of the law of repeated data, with the runs that it can express."""
-    helped, keep, hurt = where_repetition_helps(problem.table)
+    helped, keep, hurt = repeated.where_repetition_helps(problem.table)
     check_runs(helped, len(Muennighoff.parameters()))
     points, base = points_of(helped, problem.points.log), problem.base[keep]
-    form = replace(problem, law=Muennighoff, findings=(*problem.findings, *hurt))
-    return replace(form, table=helped, points=points, base=base)
+    findings = (*problem.findings, *hurt)
+    return replace(
+        problem, law=Muennighoff, findings=findings, table=helped, points=points, base=base
+    )
 
 
 def _if_repeats_count(beyond: int, problem: FitProblem) -> Fit | None:
@@ -298,7 +268,7 @@ def _if_repeats_count(beyond: int, problem: FitProblem) -> Fit | None:
         fitted, report = problem.windowed("auto")
     except FitError:
         return None
-    if not determines_repeats(fitted.chosen):
+    if not repeated.determines_repeats(fitted.chosen):
         return None
     reason = f"{beyond} runs of more than {FEW_EPOCHS:g} epochs carry weight, and determine R*_D"
     return _assembled(problem, replace(fitted, choice=Choice(False, reason)), report)
@@ -313,25 +283,25 @@ def _assembled(
     fresh = table.select(epochs_of(table) <= FEW_EPOCHS) if chosen.law.covariates else table
     shape = isoflop(fresh, report.factor)
     moved = sensitivity(chosen, table, flops)
-    residuals = residual_map(chosen, table, flops)
+    residuals = checks.residual_map(chosen, table, flops)
     evidence = evidence or problem.evidence(chosen, report)
     headline = choose_headline(chosen, shape, problem.envelope)
     kept = chosen.weights > 0
-    used = table.select(
-        kept, f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
-    )
+    outside = f"outside ×{report.factor:g} of the fitted optimum" if report.used else ""
+    used = table.select(kept, outside)
     return Fit(
         **vars(Alternative.of(chosen)),
         loss_space="log" if problem.points.log else "linear",
         diagnostics=(
             *problem.findings,
-            *split_finding(chosen, table),
-            *repeat_findings(chosen),
-            *diagnose(chosen, table, shape, flops),
-            *_form_diagnostics(fitted, report),
+            *groups.split_finding(chosen, table),
+            *repeated.repeat_findings(chosen),
+            *checks.diagnose(chosen, table, shape, flops),
+            *fitted.diagnostics(),
+            *report.diagnostics(),
             *sensitivity_diagnostics(moved),
-            *residual_diagnostics(residuals, chosen, table),
-            *(width_ahead(evidence) if headline.lines is None else ()),
+            *checks.residual_diagnostics(residuals, chosen, table),
+            *(checks.width_ahead(evidence) if headline.lines is None else ()),
             headline.diagnostic(),
             *(problem.envelope.diagnostics() if problem.envelope else ()),
         ),
@@ -339,7 +309,7 @@ def _assembled(
         weights=chosen.weights[kept],
         residuals=chosen.residuals[kept] * unit,
         excluded=used.excluded,
-        outliers=find_outliers(chosen, table),
+        outliers=checks.find_outliers(chosen, table),
         isoflop=shape,
         envelope=problem.envelope,
         alternatives=tuple(Alternative.of(s) for s in fitted.others),
@@ -354,28 +324,6 @@ def _assembled(
         _headline=headline,
         _evidence=evidence,
     )
-
-
-def _form_diagnostics(fitted: Fitted, report: WindowReport) -> list[Diagnostic]:
-    """Why this form of law, and what the window did."""
-    findings = []
-    if fitted.choice is not None:
-        text = f"{fitted.chosen.law.name} law: {fitted.choice.reason}"
-        findings.append(Diagnostic("law_choice", "ok", text))
-    if report.factor is not None and report.params_with is None:
-        text = f"no ×{report.factor:g} window around the optimum: {report.reason}"
-        findings.append(Diagnostic("window", "note", text))
-    elif report.factor is not None and report.params_with is not None:
-        ratio = report.params_with / report.params_without
-        apart = max(ratio, 1 / ratio) > 2
-        text = (
-            f"fitted to {report.kept} runs within ×{report.factor:g} of the optimum"
-            f"{', each counting √(C/C_max)' if report.tilt else ''}: at C = {report.compute:.3g} "
-            f"N* = {report.params_with:.3g}; all runs alike give {report.params_without:.3g}"
-        )
-        action = "the far runs disagree with the near ones: look at both" if apart else ""
-        findings.append(Diagnostic("window", "note", text, action))
-    return findings
 
 
 def known_law(law: str | type[Law]) -> type[Law] | None:

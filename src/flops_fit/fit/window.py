@@ -1,10 +1,8 @@
 """Which runs a law is fitted to, how much each counts, and which form of law is fitted to them.
 
 Far arms are where the form of every law is least right and hyper-parameters are least tuned. The
-window follows the *fitted* N*(C) of each run's own compute, never the noisy best run, its edge is
-soft, and fit and window are iterated until they agree. Where the law is only nearly right over the
-whole range of compute, the runs nearest to the question say most: the tilt weighs a run by
-(C/C_max)^tilt.
+window follows the *fitted* N*(C) of each run's own compute, its edge is soft, and fit and window are
+iterated until they agree. The runs nearest to the question say most: a run weighs (C/C_max)^tilt.
 """
 
 from __future__ import annotations
@@ -43,13 +41,7 @@ _SPARE_RUNS = 3
 
 
 def run_weights(rule: Any, runs: RunTable, log: bool) -> Floats:
-    """One weight a run, from ``"equal"``, ``"loss_se"`` or one number a run.
-
-    ``"loss_se"`` weighs by 1/(τ² + se²), the precision of a run that scatters around the law by τ
-    beside the error of its own measurement. τ² is what is left of the scatter around a first fit
-    after the median se² (never below zero), so errors far below the scatter change nothing. A run
-    whose standard error is not known takes the median one.
-    """
+    """One weight a run, from ``"equal"``, ``"loss_se"`` or one number a run."""
     if isinstance(rule, str):
         if rule == "equal":
             return np.ones(len(runs))
@@ -73,6 +65,7 @@ def run_weights(rule: Any, runs: RunTable, log: bool) -> Floats:
 
 
 def _precision(runs: RunTable, log: bool) -> Floats:
+    """1/(τ² + se²); τ² is the scatter around a first fit less the median se², not below zero."""
     if runs.loss_se is None or not np.any(runs.loss_se > 0):
         raise TableError(
             "expected a column 'loss_se' for weights='loss_se'; the table has none. Add it, or use "
@@ -90,10 +83,9 @@ def _precision(runs: RunTable, log: bool) -> Floats:
 
 @dataclass(frozen=True)
 class WindowReport:
-    """What the window did: its factor and tilt, whether it was used, and N* with and without it.
+    """What the window did, and N* at the largest run's compute, ``compute``, with and without it.
 
-    A run of compute C counts (C/C_max)^tilt. ``params_with`` and ``params_without`` are N* at the
-    largest run's compute.
+    A run of compute C counts (C/C_max)^tilt.
     """
 
     factor: float | None
@@ -105,14 +97,28 @@ class WindowReport:
     params_with: float | None
     params_without: float
 
+    def diagnostics(self) -> list[Diagnostic]:
+        """What the window did; nothing where none was asked for."""
+        if self.factor is None:
+            return []
+        if self.params_with is None:
+            text = f"no ×{self.factor:g} window around the optimum: {self.reason}"
+            return [Diagnostic("window", "note", text)]
+        ratio = self.params_with / self.params_without
+        text = (
+            f"fitted to {self.kept} runs within ×{self.factor:g} of the optimum"
+            f"{', each counting √(C/C_max)' if self.tilt else ''}: at C = {self.compute:.3g} "
+            f"N* = {self.params_with:.3g}; all runs alike give {self.params_without:.3g}"
+        )
+        apart = max(ratio, 1 / ratio) > 2
+        action = "the far runs disagree with the near ones: look at both" if apart else ""
+        return [Diagnostic("window", "note", text, action)]
+
 
 def window_weights(
     solution: Solution, runs: RunTable, flops: FlopsFunction, factor: float, tilt: float
 ) -> Floats:
-    """(C/C_max)^tilt within ``factor`` of N*(C), falling to 0 at 1.5 times that distance.
-
-    The edge is a raised cosine in ln N. For many runs N* is interpolated in ln C.
-    """
+    """(C/C_max)^tilt within ``factor`` of N*(C), falling (cosine in ln N) to 0 at 1.5 times that."""
     law, C = solution.law, runs.flops
     if len(C) <= _MOST_EXACT:
         best = np.log(law.optimal(C, flops).params)
@@ -134,9 +140,8 @@ def _check_window(weights: Floats, runs: RunTable, parameters: int) -> None:
     kept = weights > 0
     budgets, left = len(np.unique(runs.budget)), int(kept.sum())
     if left < _FEWEST_PER_BUDGET * budgets:
-        raise _NoWindowError(
-            f"it would leave {left} runs, fewer than {_FEWEST_PER_BUDGET:g} a budget"
-        )
+        few = f"fewer than {_FEWEST_PER_BUDGET:g} a budget"
+        raise _NoWindowError(f"it would leave {left} runs, {few}")
     if left <= parameters + _SPARE_RUNS:
         raise _NoWindowError(f"it would leave {left} runs for {parameters} parameters")
     if np.max(runs.flops[kept]) < 0.5 * np.max(runs.flops):
@@ -154,14 +159,19 @@ class Fitted:
     others: tuple[Solution, ...]
     choice: Choice | None = None
 
+    def diagnostics(self) -> list[Diagnostic]:
+        """Why this form of law."""
+        if self.choice is None:
+            return []
+        text = f"{self.chosen.law.name} law: {self.choice.reason}"
+        return [Diagnostic("law_choice", "ok", text)]
+
 
 @dataclass(frozen=True, eq=False)
 class FitProblem:
     """A table ready to be fitted with one form of law; ``None`` chooses between two.
 
-    ``delta`` is Huber's δ in units of the losses, or ``"mad"``; ``base`` says how much each run
-    counts before the window, ``known`` which constants are known. ``envelope`` is approach 1 on
-    training curves, and ``findings`` say what was noticed about the table.
+    ``delta`` is in units of the losses; ``base`` is how much each run counts before the window.
     """
 
     law: type[Law] | None
@@ -175,17 +185,12 @@ class FitProblem:
     findings: tuple[Diagnostic, ...] = ()
 
     def fit(self, weights: Floats) -> Fitted:
-        """The law of the problem, and the other forms.
-
-        A law with covariates stands alone: forms of N and D only would take what the covariates do
-        for noise.
-        """
+        """The law of the problem, and the other forms; a law with covariates stands alone."""
         delta = self.delta if self.delta == "mad" else float(self.delta) / self.points.unit
         own = None
         if self.law not in (None, Hoffmann, Kappa):
-            own = GenericSolver(self.law, self.table, self.points, self.known.fixed).fit(
-                weights, delta
-            )
+            solver = GenericSolver(self.law, self.table, self.points, self.known.fixed)
+            own = solver.fit(weights, delta)
             if own.law.covariates:
                 return Fitted(own, ())
         other = Known() if own else self.known.of_any_form()
@@ -224,10 +229,8 @@ class FitProblem:
             if factor is None:
                 raise _NoWindowError("no window was asked for")
             if window == "auto" and chosen.law.covariates:
-                raise _NoWindowError(
-                    "the optimum of fresh data says little about runs that differ in more than N "
-                    "and D"
-                )
+                why = "the optimum of fresh data says little about runs that differ beyond N and D"
+                raise _NoWindowError(why)
             fitted = self._inside(everything, float(factor), tilt)
         except _NoWindowError as error:
             kept = len(self.base)
@@ -247,10 +250,8 @@ class FitProblem:
         return fitted
 
     def _settled_weights(self, solution: Solution, factor: float, tilt: float) -> Floats:
-        """Weights that agree with the fit made under them.
-
-        The window starts wide: a fit to far arms can put its optimum where no runs are.
-        """
+        """Weights that agree with the fit made under them."""
+        # The window starts wide: a fit to far arms can put its optimum where no runs are.
         weights, wide = self.base, _FIRST_FACTOR
         for step in range(_MOST_ROUNDS):
             values = solution.law.params
