@@ -67,10 +67,7 @@ def _lines_of(approach: IsoFLOP | Envelope | None) -> Lines | None:
 
 @dataclass(frozen=True, eq=False)
 class Headline:
-    """The approach that answers, ``None`` where none can, with a reason for each of the three.
-
-    ``lines`` are those it answers from; ``None`` for the surface.
-    """
+    """The approach that answers, if any, from its ``lines`` if it has them; a reason for each."""
 
     name: ApproachName | None
     reasons: dict[ApproachName, str]
@@ -92,10 +89,7 @@ class Headline:
 
 
 def choose_headline(solution: Solution, shape: IsoFLOP, front: Envelope | None) -> Headline:
-    """The surface where it is sound; else approach 2 where usable; else approach 1; else none.
-
-    :attr:`flops_fit.fit.Fit.approaches` says when. E at zero and κ on a bound leave an optimum.
-    """
+    """The surface where it is sound; else approach 2 where usable; else approach 1; else none."""
     lost = "" if solution.converged else "the solver did not converge"
     if solution.optimum_lost:
         lost = f"on a bound: {', '.join(map(str, solution.optimum_lost))}"
@@ -125,13 +119,10 @@ def choose_headline(solution: Solution, shape: IsoFLOP, front: Envelope | None) 
 def predict_from_lines(
     headline: Headline, evidence: Evidence, budget: Budget, level: float
 ) -> Prediction:
-    """N* from the line, D = C/F(N*), and the loss from the minima's; no intervals.
-
-    With D from its own line C = F(N)·D would not hold. Where a cap binds there is no loss.
-    """
-    if headline.lines is None or headline.name is None:
-        raise ValueError("expected a headline with lines.")
-    lines, C = headline.lines, budget.C
+    """N* from the line, D = C/F(N*), and the loss from the minima's, if no cap binds; no intervals."""
+    lines, C, name = headline.lines, budget.C, headline.name
+    assert lines
+    assert name
     best = spend(lines.n_line(C), C, budget.flops, budget.max_params, budget.max_tokens)
     N, D, binds = best.params, best.tokens, best.binds
     line = None if binds else lines.loss_line()
@@ -139,8 +130,7 @@ def predict_from_lines(
     if line is None:
         why = "the losses of the minima determine no line E + k·C^−p"
         if binds:
-            why = f"{' and '.join(binds)} bound, and off the optimum "
-            why += f"{_TITLES[headline.name]} has none"
+            why = f"{' and '.join(binds)} bound, and off the optimum {_TITLES[name]} has none"
         text = f"no loss is predicted: {why}"
         notes.append(Diagnostic("no_loss", "critical", text, "add budgets"))
     return Prediction(
@@ -166,10 +156,9 @@ class Approach:
     """What one approach says; numbers that it does not give are ``None``.
 
     ``a`` and ``b`` are the exponents of N* ∝ C^a and D* ∝ C^b, of the surface the slopes of ln N*
-    and ln D* in ln C at ``compute``, the largest run's (β/(α+β) and α/(α+β) where F(N) = k·N). N*,
-    D* = compute/F(N*) and the loss are given there. ``interval_note`` says why ``a_interval`` is
-    missing, ``usable`` whether the numbers can be used, ``headline`` and ``reason`` whether
-    :meth:`flops_fit.fit.Fit.predict` answers with them, and why or why not.
+    and ln D* in ln C at ``compute``, the largest run's. N*, D* = compute/F(N*) and the loss are given
+    there. ``interval_note`` says why ``a_interval`` is missing, ``headline`` and ``reason`` whether
+    :meth:`flops_fit.fit.Fit.predict` answers with these numbers, and why or why not.
     """
 
     name: ApproachName
@@ -206,7 +195,10 @@ def three_approaches(
     drawn: Interval | None = None
     if not evidence.no_interval:
         laws = evidence.drawn_laws if isinstance(law, KappaFamily) else []
-        slopes = [drawn.exponent for drawn in laws] or _drawn_slopes(evidence, C)
+        slopes = [drawn.exponent for drawn in laws]
+        if not slopes:  # those of ln N* over a decade around C
+            up, down = (evidence.optima(C * float(np.exp(s))).params for s in (1.15, -1.15))
+            slopes = (np.log(up / down) / 2.3).tolist()
         drawn = evidence.span(np.array(slopes), level)
     a, b, N, D, loss = (_finite(v) for v in at_optimum)
     certain = (drawn, evidence.no_interval or ("" if drawn else "the runs do not determine it"))
@@ -238,12 +230,6 @@ def _exponents(law: Law, C: float, flops: FlopsFunction) -> tuple[float, float]:
     up, down = (law.optimal(C * float(np.exp(s)), flops) for s in (_STEP, -_STEP))
     a, b = np.log([up.params / down.params, up.tokens / down.tokens]) / (2 * _STEP)
     return float(a), float(b)
-
-
-def _drawn_slopes(evidence: Evidence, C: float) -> Floats:
-    """Slopes of ln N* over a decade around C."""
-    up, down = (evidence.optima(C * float(np.exp(s))).params for s in (1.15, -1.15))
-    return np.asarray(np.log(up / down) / 2.3)
 
 
 def _finite(value: Any) -> float | None:

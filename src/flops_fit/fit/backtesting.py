@@ -60,9 +60,7 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     """
     check_whole("top", top, expected="a number of budgets, 1 or more")
     if options.get("curves") is not None:
-        raise InputError(
-            "expected no curves= in a back-test: they contain data of the budgets held out."
-        )
+        raise InputError("expected no curves= in a back-test: they show the budgets held out.")
     table = RunTable.read(runs, options.pop("columns", None))
     budgets = np.unique(table.budget)
     if len(budgets) - top < 2:
@@ -74,25 +72,22 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     fit = fit_runs(table.select(table.budget < held[0], "held out to check the fit"), **options)
     if options.get("n") == "non_embedding" and table.non_embedding is not None:
         table = replace(table, params=table.non_embedding)
-    parts = (table.select(table.budget == b) for b in held)
-    return Backtest(fit, tuple(_judge(fit, part, level) for part in parts), level)
-
-
-def _judge(fit: Fit, part: RunTable, level: float) -> HeldOut:
-    prediction = fit.predict(float(np.mean(part.flops)), level)
-    N, L, spans = prediction.optimal_params, prediction.expected_loss, prediction.intervals
-    return judge(part, N, L, spans["optimal_params"], spans["expected_loss"], spans["run_loss"])
+    judged = []
+    for part in (table.select(table.budget == b) for b in held):
+        at = fit.predict(float(np.mean(part.flops)), level)
+        spans = (at.intervals[name] for name in ("optimal_params", "expected_loss", "run_loss"))
+        judged.append(judge(part, at.optimal_params, at.expected_loss, *spans))
+    return Backtest(fit, tuple(judged), level)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two fits at the compute of a question.
 
-    ``compute`` is C in FLOPs of the first fit, ``compute_multiplier`` what the second needs, over C,
-    to reach the first's best loss at C: below 1 the second is better; ``inf`` where it never gets
-    there, 0 where it is there with a billionth of C. ``exponents`` are a of N* ∝ C^a of both,
-    ``exponent_difference`` is second minus first. Both have ``intervals`` at ``level``, and equal
-    exponents a ``p_value``, ``None`` where none is reliable; ``diagnostics`` say what limits them.
+    ``compute`` is C in FLOPs, ``compute_multiplier`` what the second needs, over C, to reach the
+    first's best loss at C (``inf``: never; 0: with a billionth of C). ``exponents`` are a of
+    N* ∝ C^a, ``exponent_difference`` second minus first. Both have ``intervals`` at ``level``, equal
+    exponents a ``p_value``, each ``None`` where it is not reliable.
     """
 
     compute: float
@@ -120,11 +115,10 @@ def compare(
 ) -> Comparison:
     """Compare two fits to losses on the same held-out set, in the same unit.
 
-    The compute multiplier at C solves L₂*(m·C) = L₁*(C) for the best losses L*. Its interval, on
-    the log scale, and that of the difference of exponents, come from pairs of surfaces drawn from
-    each fit. Where a test does not reject equal exponents (5 %), the multiplier is that of fits which
-    share them, and a finding says so. ``compute`` is C in FLOPs, by default the smaller of the two
-    largest runs' compute.
+    The compute multiplier m at C solves L₂*(m·C) = L₁*(C) for the best losses L*. Intervals come from
+    pairs of surfaces drawn from each fit. Where a test does not reject equal exponents (5 %), the
+    multiplier is that of fits which share them, and a finding says so. ``compute`` is C in FLOPs, by
+    default the smaller of the two largest runs' compute.
 
     Raises InputTypeError where one of the two is no fit, InputError for an invalid compute or level.
     """

@@ -53,14 +53,8 @@ class Alternative:
     @classmethod
     def of(cls, solution: Solution) -> Alternative:
         """A solution in the units of the losses."""
-        unit = solution.points.unit
-        return cls(
-            solution.law,
-            solution.objective * unit**2,
-            solution.delta * unit,
-            solution.residual_sd * unit,
-            solution.status,
-        )
+        unit, s = solution.points.unit, solution
+        return cls(s.law, s.objective * unit**2, s.delta * unit, s.residual_sd * unit, s.status)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -149,9 +143,8 @@ class Fit:
 
         The headline, which :meth:`predict` answers with, is the surface where it converged, no
         term of its law vanished and no exponent of N or D is on its bound; else approach 2 with
-        three minima or more inside the sampled sizes; else approach 1 with three sizes or more
-        that win between two others; else none. Questions of the loss (:meth:`estimate`,
-        :meth:`loss_at`, ...) are always answered by the surface.
+        three minima or more inside the sampled sizes; else approach 1 with three sizes or more that
+        win between two others; else none. The surface always answers questions of the loss.
         """
         return three_approaches(self._headline, self._evidence, self.isoflop, self.envelope)
 
@@ -174,8 +167,8 @@ class Fit:
         """The same fit for ``unique_tokens`` different units; InputError for a law without them."""
         if not isinstance(self.law, Muennighoff):
             raise InputError(
-                f"expected a law of repeated data to ask about unique units; the "
-                f'{self.law.name} law counts repeats as new. Fit with law="muennighoff".'
+                f"expected a law of repeated data to ask about unique units; the {self.law.name} law "
+                'counts repeats as new. Fit with law="muennighoff".'
             )
         law = replace(self.law, unique=float(unique_tokens))
         lines = replace(self.isoflop, n_line=None, d_line=None)
@@ -195,10 +188,9 @@ class Fit:
         """The compute-optimal N, D and loss at C training FLOPs, with intervals.
 
         The answer is the median over surfaces drawn from everything that the runs leave open: the
-        law's constants, κ, a smooth misfit of the law's form whose size is read off the runs
-        (:mod:`flops_fit.fit.misfit`), and noise. Where the surface is not the headline (see
-        :attr:`approaches`), N* is that of the headline's line, D* = C/F(N*), and there are no
-        intervals.
+        law's constants, κ, a smooth misfit of the law's form (:mod:`flops_fit.fit.misfit`), and
+        noise. Where the surface is not the headline (see :attr:`approaches`), N* is that of the
+        headline's line, D* = C/F(N*), and there are no intervals.
 
         Parameters
         ----------
@@ -209,8 +201,7 @@ class Fit:
         max_params, max_tokens
             Caps on N and D. The prediction says which of them bind, and what they cost.
         unique_tokens
-            How many different units there are, for a law of repeated data; by default no unit
-            repeats.
+            How many different units there are, for a law of repeated data; by default all differ.
         """
         if unique_tokens is not None:
             scarce = self.with_unique(unique_tokens)
@@ -315,9 +306,8 @@ class Fit:
     ) -> Floats:
         """The law's constants over ``n`` refits to resampled runs, shape (n, len(law.params)).
 
-        Columns are in the order of ``law.params``; a parameter that the runs do not determine stays
-        where the fit left it. Runs, never whole budgets, are resampled. Outside the κ family a
-        refit takes at most 25 steps from the fit.
+        A parameter that the runs do not determine stays where the fit left it. Runs, never whole
+        budgets, are resampled. Outside the κ family a refit takes at most 25 steps from the fit.
         """
         laws = drawn_laws(self._solution, n, kind, seed)
         return np.array([list(law.params.values()) for law in laws]).reshape(n, -1)
@@ -328,19 +318,15 @@ class Fit:
             {**row, "weight": float(w), "residual": float(r)}
             for row, w, r in zip(self.runs.to_dicts(), self.weights, self.residuals, strict=True)
         ]
+        same = ("objective", "loss_space", "trust", "starts", "starts_agree", "residual_sd")
         record = {
             "law": self.law.name,
             "formula": self.law.formula,
             "params": self.law.params,
-            "objective": self.objective,
             "delta": _finite(self.delta),
-            "loss_space": self.loss_space,
             "status": self.status.name.lower(),
             "status_text": str(self.status),
-            "trust": self.trust,
-            "starts": self.starts,
-            "starts_agree": self.starts_agree,
-            "residual_sd": self.residual_sd,
+            **{name: getattr(self, name) for name in same},
             "flops": self.flops.description,
             "unit": self.runs.unit,
             "diagnostics": [vars(d) for d in self.diagnostics],

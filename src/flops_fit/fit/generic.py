@@ -88,11 +88,7 @@ def jacobian(model: Model, theta: Floats, step: float = 1e-5) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class GenericSolver:
-    """The solver of every law with :meth:`~flops_fit.laws.Law.starts` and positive parameters.
-
-    A parameter with a limit (:attr:`~flops_fit.laws.Law.limits`) that the runs leave open by a
-    factor of a thousand is held at that limit, and ``Solution.held`` says so.
-    """
+    """The solver of every law with starts; what the runs leave open is held at the law's limit."""
 
     law: type[Law]
     runs: RunTable
@@ -103,8 +99,7 @@ class GenericSolver:
         """See :class:`flops_fit.fit.solver.Solver`."""
         if near is not None:
             left = [i for i, name in enumerate(near.names) if name not in self.fixed]
-            names = tuple(near.names[i] for i in left)
-            known = {**_fixed(near), **self.fixed}
+            names, known = tuple(near.names[i] for i in left), {**_fixed(near), **self.fixed}
             return self._search(names, known, [near.theta[left]], weights, delta)
         every, starts = self.law.parameters(), self._starts()
         names = tuple(n for n in every if n not in self.fixed)
@@ -147,7 +142,7 @@ class GenericSolver:
 
     def model(self, names: Sequence[str], fixed: Mapping[str, float]) -> Model:
         """The model of ``points.z`` at the runs, for the logs of the named parameters."""
-        columns, points = self._columns, self.points
+        columns, points = self._columns(), self.points
 
         def values(theta: Floats) -> Floats:
             loss: Callable[..., Any] = self.law(**_parameters(names, theta), **fixed).loss
@@ -159,14 +154,13 @@ class GenericSolver:
 
         return values
 
-    @property
     def _columns(self) -> tuple[Floats, ...]:
         runs = self.runs
         return runs.params, runs.tokens, *(getattr(runs, n) for n in self.law.covariates)
 
     def _starts(self) -> list[Floats]:
         law, names = self.law, self.law.parameters()
-        N, D, *further = self._columns
+        N, D, *further = self._columns()
         starting: Callable[..., Any] = law.starts
         starts = []
         for values in starting(N, D, self.runs.loss, *further):
@@ -238,10 +232,7 @@ class GenericSolver:
 
 
 def least_value(solution: Solution, name: str) -> float | None:
-    """The value below which a parameter held at infinity fits worse than noise explains.
-
-    Where 2ΔΣρ/σ² reaches 2.71, one side of a 90 % profile interval; ``None`` where 0.1 does not.
-    """
+    """The value at which the profile of a parameter held at infinity reaches 2ΔΣρ/σ² = 2.71."""
     solver = solution.solver
     if not isinstance(solver, GenericSolver):
         return None

@@ -3,9 +3,8 @@
 Approach 2 (Hoffmann et al. 2022, §3.2) takes the minimum of a parabola in ln N at each budget. The
 width of the grid and α ≠ β bias it, so it is a check beside the surface.
 
-Approach 1 (§3.1) takes the size with the lowest loss at each C along the training curves. Points of
-that envelope at neighbouring C come from the same two curves, so a line through all of them would
-have a standard error of zero. Each size enters once, at the middle of the range where it wins.
+Approach 1 (§3.1) takes the size with the lowest loss at each C along the training curves. As
+neighbouring points share curves, each size enters once, at the middle of the range where it wins.
 """
 
 from __future__ import annotations
@@ -85,11 +84,14 @@ class IsoFLOP:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        lines = (self.n_line, self.d_line)
-        n_line, d_line = (line.params if line else None for line in lines)
-        record = {"usable": self.usable, "n_line": n_line, "d_line": d_line}
+        record = {"usable": self.usable, **_lines_record(self.n_line, self.d_line)}
         parabolas = [finite_json(vars(p)) for p in self.parabolas]
         return {**record, "n_r2": self.n_r2, "d_r2": self.d_r2, "parabolas": parabolas}
+
+
+def _lines_record(n_line: PowerLaw | None, d_line: PowerLaw | None) -> dict[str, Any]:
+    lines = {"n_line": n_line, "d_line": d_line}
+    return {name: line.params if line else None for name, line in lines.items()}
 
 
 def isoflop(runs: RunTable, factor: float | None = None) -> IsoFLOP:
@@ -110,11 +112,7 @@ def _lines(C: list[float], minima: list[Any] | tuple[Any, ...]) -> tuple[PowerFi
 
 
 def parabola(runs: RunTable, factor: float | None = None) -> Parabola | None:
-    """The parabola of one budget's runs; ``None`` with fewer than three sizes.
-
-    With ``factor`` sizes farther than that from the vertex, which they shift, are left out, as long
-    as four remain, until the vertex stays.
-    """
+    """The parabola of one budget's runs, of sizes within ``factor`` of its vertex if four remain."""
     best = _parabola(runs)
     for _ in range(_MOST_ROUNDS if factor else 0):
         if best is None or not best.interior:
@@ -205,9 +203,8 @@ class Envelope:
     """The winning sizes, and the lines N*(C) = k·C^a and D*(C) = k·C^b through them.
 
     ``points`` has one entry for each size that wins between two hand-overs, ascending in compute.
-    The lines, ``None`` with fewer than two, are least squares in ln C through them; ``r2`` is the
-    R² of the first. ``reason`` says why they are not usable. ``excluded`` are sizes that have the
-    lowest loss somewhere and are no point; ``notes`` say how the curves were read.
+    The lines, ``None`` with fewer than two, are least squares in ln C; ``r2`` is that of the first
+    and ``reason`` says why they are not usable. ``excluded`` sizes win somewhere and are no point.
     """
 
     points: tuple[Winner, ...]
@@ -225,16 +222,10 @@ class Envelope:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "usable": self.usable,
-            "reason": self.reason,
-            "n_line": self.n_line.params if self.n_line else None,
-            "d_line": self.d_line.params if self.d_line else None,
-            "r2": self.r2,
-            "points": [dict(vars(p)) for p in self.points],
-            "excluded": [vars(e) for e in self.excluded],
-            "notes": list(self.notes),
-        }
+        record: dict[str, Any] = {"usable": self.usable, "reason": self.reason}
+        record |= _lines_record(self.n_line, self.d_line) | {"r2": self.r2}
+        record["points"] = [dict(vars(p)) for p in self.points]
+        return record | {"excluded": [vars(e) for e in self.excluded], "notes": list(self.notes)}
 
     def diagnostics(self) -> list[Diagnostic]:
         """What a reader of the envelope must know."""
@@ -254,10 +245,6 @@ class Envelope:
 
 def envelope(curves: Curves, flops: FlopsFunction) -> Envelope:
     """Approach 1 on training curves, N counted as in the runs; F(N) where they have no FLOPs.
-
-    A size is a point where three sizes or more reach the C at which it wins, it is neither the
-    smallest nor the largest of them (the next size might be lower still), and its range ends on both
-    sides where it crosses another curve: where a curve ends, the middle would be wrong.
 
     For C = k·N·D, an additive or κ-law and sizes in constant ratio, hand-overs lie equally far in
     ln C from each size's optimum: the lines' exponents are exact, and their factors are not.

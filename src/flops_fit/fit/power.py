@@ -123,48 +123,6 @@ def fit_power(
         root = np.sqrt(w)
         line = np.linalg.lstsq(np.column_stack([root, root * t]), root * z, rcond=None)[0]
         theta = np.append(line, 0.0)
-    return _result(theta, t, z, w, centre, scale, offset, level)
-
-
-def _checked(x: ArrayLike, y: ArrayLike, weights: Any, parameters: int) -> tuple[Floats, ...]:
-    """The ln x, ln y and weights of the points that count."""
-    try:
-        columns = [np.asarray(c, dtype=np.float64) for c in (x, y)]
-        columns.append(np.ones_like(columns[0]) if weights is None else np.asarray(weights, float))
-    except (TypeError, ValueError):
-        raise InputError("expected numbers for x, y and weights; got something else.") from None
-    if any(c.ndim != 1 or c.shape != columns[0].shape for c in columns):
-        shapes = ", ".join(str(c.shape) for c in columns)
-        raise InputError(f"expected x, y and weights as lists of one length; got shapes {shapes}.")
-    for name, column in zip(("x", "y"), columns, strict=False):
-        wrong = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
-        if len(wrong):
-            text = f"expected positive finite {name}; {name}[{wrong[0]}] is {column[wrong[0]]:g}."
-            raise InputError(f"{text} Leave such points out.")
-    w = columns[2]
-    if not np.all(np.isfinite(w) & (w >= 0)):
-        raise InputError(f"expected weights that are finite and not negative; got {weights!r}.")
-    t, z, w = np.log(columns[0][w > 0]), np.log(columns[1][w > 0]), w[w > 0]
-    different = len(np.unique(t))
-    if different < parameters:
-        raise FitError(
-            f"expected {parameters} different x or more, as many as the law has parameters; got "
-            f"{different}. Add points at other x."
-        )
-    return t, z, w / np.mean(w)
-
-
-def _result(
-    theta: Floats,
-    t: Floats,
-    z: Floats,
-    w: Floats,
-    centre: float,
-    scale: float,
-    offset: bool,
-    level: float,
-) -> PowerFit:
-    """The fit with its intervals, from (ln k, a, offset) at centred ln x and ln y."""
     at_zero = offset and not theta[2] > 0
     free = 3 if offset and not at_zero else 2
     notes = []
@@ -213,6 +171,34 @@ def _result(
         _dof=dof,
         _centre=centre,
     )
+
+
+def _checked(x: ArrayLike, y: ArrayLike, weights: Any, parameters: int) -> tuple[Floats, ...]:
+    """The ln x, ln y and weights of the points that count."""
+    try:
+        columns = [np.asarray(c, dtype=np.float64) for c in (x, y)]
+        columns.append(np.ones_like(columns[0]) if weights is None else np.asarray(weights, float))
+    except (TypeError, ValueError):
+        raise InputError("expected numbers for x, y and weights; got something else.") from None
+    if any(c.ndim != 1 or c.shape != columns[0].shape for c in columns):
+        shapes = ", ".join(str(c.shape) for c in columns)
+        raise InputError(f"expected x, y and weights as lists of one length; got shapes {shapes}.")
+    for name, column in zip(("x", "y"), columns, strict=False):
+        wrong = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
+        if len(wrong):
+            text = f"expected positive finite {name}; {name}[{wrong[0]}] is {column[wrong[0]]:g}."
+            raise InputError(f"{text} Leave such points out.")
+    w = columns[2]
+    if not np.all(np.isfinite(w) & (w >= 0)):
+        raise InputError(f"expected weights that are finite and not negative; got {weights!r}.")
+    t, z, w = np.log(columns[0][w > 0]), np.log(columns[1][w > 0]), w[w > 0]
+    different = len(np.unique(t))
+    if different < parameters:
+        raise FitError(
+            f"expected {parameters} different x or more, as many as the law has parameters; got "
+            f"{different}. Add points at other x."
+        )
+    return t, z, w / np.mean(w)
 
 
 def _solve_with_offset(t: Floats, z: Floats, w: Floats) -> Floats:
@@ -289,10 +275,7 @@ def _misfit(theta: Floats, t: Floats, z: Floats, w: Floats) -> float:
 
 
 def flops_of(runs: RunTable, given: FlopsLike | None) -> FlopsFunction:
-    """F(N) as given, else from the table's C/(N·D): k where it is constant, else SmoothFlops.
-
-    A log-log line would not tend to k for large N, where attention and embeddings weigh less.
-    """
+    """F(N) as given, else from the table's C/(N·D): k where it is constant, else SmoothFlops."""
     if given is not None:
         return as_flops(given)
     ratio = runs.flops / (runs.params * runs.tokens)

@@ -1,8 +1,7 @@
 """Runs on repeated data: which of them the law of repeated data can express, and what it learned.
 
-The law of Muennighoff et al. 2023 falls with every repeat, by less each time. Runs whose loss rises
-with repetition (over-fitted ones) pull it towards constants that describe neither side, so it is
-fitted where repetition still helps, and the fit says which runs it left out.
+The law of Muennighoff et al. 2023 falls with every repeat. Runs whose loss rises with repetition
+pull it towards constants that describe neither side, so it is fitted where repetition still helps.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ def epochs_of(runs: RunTable) -> Floats:
 
 
 def run_noise(runs: RunTable) -> float:
-    """The relative noise of a run: the median over groups of equal N, D and U of their sd.
-
-    With fewer than three groups it is what published sets show, 0.4 %.
-    """
+    """The relative noise of a run: the median sd of three or more groups of equal N, D and U."""
     if np.min(runs.loss) <= 0:
         return _USUAL_NOISE
     losses = [np.log(runs.loss[same]) for same in _same(runs, runs.tokens) if len(same) > 1]
@@ -52,8 +48,7 @@ def run_noise(runs: RunTable) -> float:
 def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_], list[Diagnostic]]:
     """The runs without those that more repeats made worse, a mask of them, and the findings.
 
-    Of the same N and U those after the lowest loss, in the order of D, are left out that lie more
-    than three standard deviations above it; runs that differ by seed alone count as their mean.
+    Worse is three standard deviations above the lowest loss of the same N and U; seeds are averaged.
     """
     limit = np.exp(_MOST_SD * run_noise(runs))
     epochs = epochs_of(runs)
@@ -85,8 +80,7 @@ def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_],
         f"express; they are left out. The loss is lowest for {listed(groups, 6)}"
     )
     action = "train such sizes for no more epochs than named, or on more data"
-    kept = runs.select(keep)
-    kept = replace(kept, excluded=kept.excluded + excluded)
+    kept = replace(runs.select(keep), excluded=runs.excluded + excluded)
     return kept, keep, [Diagnostic("repetition_hurts", "warning", text, action)]
 
 
@@ -120,10 +114,8 @@ def scarcity_notes(solution: Solution) -> list[Diagnostic]:
         return [Diagnostic("fresh_data", "note", text, "give unique_tokens= where data are scarce")]
     if not solution.held:
         return []
-    text = (
-        f"the runs do not determine {', '.join(solution.held)}, held at ∞: scarcity may cost more "
-        "than said here"
-    )
+    names = ", ".join(solution.held)
+    text = f"the runs do not determine {names}, held at ∞: scarcity may cost more than said here"
     return [Diagnostic("scarcity_unknown", "warning", text, "add runs that repeat more")]
 
 
@@ -140,8 +132,7 @@ def _with_interval(solution: Solution, name: str) -> Diagnostic:
     if solution.delta < 0.67 * solution.residual_sd:
         text += " or wider: δ lies far below the noise, where the sandwich covers too little"
     if half > _WIDEST:
-        text += ": the runs hardly determine it"
-        action = "take it as an order of magnitude"
+        text, action = f"{text}: the runs hardly determine it", "take it as an order of magnitude"
         return Diagnostic(f"{name}_unidentified", "note", text, action)
     return Diagnostic(f"{name}_identified", "ok", text)
 

@@ -1,8 +1,7 @@
 """How the answer changes when part of the evidence is taken away.
 
-Every variant is a refit of the chosen form from the chosen fit, at its δ and window, so that all of
-them together cost about as much as one fit. :func:`flops_fit.fit.backtest` repeats the whole of a
-fit, choice of form and window included.
+Every variant is a refit of the chosen form at its δ and window, so all of them together cost about
+as much as one fit. :func:`flops_fit.fit.backtest` repeats choice of form and window too.
 """
 
 from __future__ import annotations
@@ -69,8 +68,7 @@ class Variant:
 class Sensitivity:
     """N* and loss of the fit at ``compute`` (10× the largest run's), and of every variant of it.
 
-    ``held_out`` says what the rest predicts for the top budget, and for the top two. ``level`` is the
-    size of a loss that errors are relative to where losses may be negative, else 0.
+    ``held_out`` is of the top budget and the top two; errors are relative to ``level`` or more.
     """
 
     compute: float
@@ -182,7 +180,6 @@ def sensitivity_diagnostics(moved: Sensitivity) -> list[Diagnostic]:
         low, high = min(v.params for v in deltas), max(v.params for v in deltas)
         text = f"from least deviations to least squares {at} ranges over {low:.3g}–{high:.3g}"
         action = "the answer depends on how outliers are treated: look at the residuals"
-        # Less is allowed: no run is added or lost, only another loss function is taken.
         shift = max(moved.shift(v) for v in deltas)
         out.append(_graded("delta_sensitivity", shift, text, action, (_SLIGHT, _MILD)))
     held = enumerate(moved.held_out, start=1)
@@ -208,10 +205,8 @@ def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
         bad |= abs(off) > np.array(_LOSS_ERROR)
         if h.vertex_params is not None and h.regret is not None and h.vertex_loss is not None:
             regret = h.regret * abs(h.vertex_loss) / whole
-            text += (
-                f" and N* = {h.predicted_params:.3g} where {h.vertex_params:.3g} was best, which "
-                f"would cost {100 * regret:.2g} % in loss"
-            )
+            text += f" and N* = {h.predicted_params:.3g} where {h.vertex_params:.3g} was best, "
+            text += f"which would cost {100 * regret:.2g} % in loss"
             bad |= regret > np.array(_REGRET)
         texts.append(text)
     what = "the top budget" if top == 1 else f"the top {top} budgets"

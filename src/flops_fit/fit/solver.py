@@ -1,7 +1,7 @@
 """What every solver shares: the robust loss, and a law fitted to weighted runs.
 
-There are two solvers: :class:`flops_fit.fit.surface_solver.SurfaceSolver` for the additive law and
-the κ-law, with exact derivatives, and :class:`flops_fit.fit.generic.GenericSolver` for any other.
+The solvers are :class:`flops_fit.fit.surface_solver.SurfaceSolver` for the additive law and the
+κ-law, and :class:`flops_fit.fit.generic.GenericSolver` for any other.
 """
 
 from __future__ import annotations
@@ -70,12 +70,10 @@ class Bound:
 class Solution:
     """One law fitted to weighted runs.
 
-    ``theta`` has the k solver coordinates that are free and on no bound, ``names`` their names and
-    ``log_names`` those that are natural logs of parameters. A refit starts from ``coordinates``:
-    all six in the κ family, else ``theta``. ``residuals`` are z − model in the loss space of the
-    fit, shape (runs,), and ``jacobian`` is the model's with respect to ``theta``, (runs, k).
-    ``agree`` of ``starts`` ended at this minimum. ``held`` has parameters that the runs do not
-    determine, with the limit each was held at; ``fixed`` counts those that were known beforehand.
+    ``theta`` has the k coordinates that are free and on no bound, of which ``log_names`` are logs; a
+    refit starts from ``coordinates``, all six in the κ family. ``residuals`` are z − model, and
+    ``jacobian``, (runs, k), is the model's. ``held`` has the limits that parameters were held at
+    which the runs do not determine; ``fixed`` counts those that were known beforehand.
     """
 
     law: Law
@@ -148,11 +146,7 @@ class Solver(Protocol):
     """Fits one form of law to the runs that it was made for."""
 
     def fit(self, weights: Floats, delta: DeltaRule, near: Solution | None = None) -> Solution:
-        """The law at its minimum of Σ w·ρ_δ, with one weight a run.
-
-        δ is in units of ``points.z`` (``inf``: least squares); for ``"mad"`` δ and fit are iterated
-        until they agree. From a solution ``near`` no starts are searched for.
-        """
+        """The law at its minimum of Σ w·ρ_δ, δ in units of ``points.z``; no starts if ``near``."""
 
     def holding(self, values: Mapping[str, float]) -> Solver:
         """The same with more constants held."""

@@ -9,7 +9,7 @@ where one sheet fits far worse, several runs lie on the second, and hardly any b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
 from flops_fit.fit.minima import IsoFLOP
+from flops_fit.fit.repeated import epochs_of
 from flops_fit.fit.selection import lost_by_outcome
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.flops.functions import FlopsFunction
@@ -132,30 +133,15 @@ def table_findings(
         out.append(Diagnostic("excluded", "note", text))
     negative = int(np.sum(runs.loss <= 0))
     if negative:
-        text = (
-            f"{negative} of {len(runs)} losses are not positive: the law is fitted to L, not to ln L, "
-            "and E may be negative"
-        )
+        text = f"{negative} of {len(runs)} losses are not positive: "
+        text += "the law is fitted to L, not to ln L, and E may be negative"
         out.append(Diagnostic("negative_losses", "note", text))
-    repeats = [] if repeats_known else _repeats(runs)
-    return [
-        *out,
-        *runs.findings,
-        *lost_by_outcome(runs),
-        *_implausible(runs),
-        *_conventions(runs, flops),
-        *repeats,
-        *_grid(runs),
-        *_edges(shape),
-    ]
+    out += [*runs.findings, *lost_by_outcome(runs), *_implausible(runs), *_conventions(runs, flops)]
+    return [*out, *([] if repeats_known else _repeats(runs)), *_grid(runs), *_edges(shape)]
 
 
 def _implausible(runs: RunTable) -> list[Diagnostic]:
-    """Findings about the units of N, D, C and the loss; of samples not about the loss and 6·N·D.
-
-    Of a table that was read, ratios tell as well: runs of language models have D/N from one to a few
-    thousand. C off 6·N·D by ten times may have a reason (experts), by a hundred none.
-    """
+    """Findings about the units of N, D, C and the loss; of samples not about the loss and 6·N·D."""
     N, D, C, loss = (float(np.max(c)) for c in (runs.params, runs.tokens, runs.flops, runs.loss))
     n, d, half_loss = (float(np.median(c)) for c in (runs.params, runs.tokens, runs.loss))
     ratio, read = float(np.median(runs.tokens / runs.params)), bool(runs.recognised)
@@ -165,11 +151,10 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
     least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
     odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
     doubted: Severity = "warning" if _SURELY_LOW < ratio < _SURELY_HIGH else "critical"
-    per_param = (
-        f"the middle run has N ≈ {n:.2g} and D ≈ {d:.2g}, {ratio:.2g} {runs.unit} a parameter"
-    )
+    middle = f"the middle run has N ≈ {n:.2g} and D ≈ {d:.2g}, {ratio:.2g} {runs.unit} a parameter"
     swapped = "is one in thousands, millions or billions? Are D steps, is C in FLOPs, or are N and D swapped?"
-    perplexed = f"half of the losses are above {_HIGH_LOSS:g}"
+    reaches, half = f"the loss reaches {loss:.3g}", f"half of the losses are above {_HIGH_LOSS:g}"
+    high = read and half_loss > _HIGH_LOSS
     wrong, small = counts_tokens and loss >= _MOST_LOSS, "in millions or billions? Give"
     cases: tuple[tuple[bool, Severity, str, str], ...] = (
         (N >= _MOST_PARAMS, "critical", f"N reaches {N:.3g}", "are N parameters, one by one?"),
@@ -177,19 +162,9 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
         (C >= _MOST_COMPUTE, "critical", f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
         (few_n, "critical", f"N is at most {N:.3g}", f"are N {small} parameters one by one"),
         (few_d, "critical", f"D is at most {D:.3g}", f"are D {small} tokens one by one"),
-        (odd, doubted, per_param, swapped),
-        (
-            wrong,
-            "critical",
-            f"the loss reaches {loss:.3g}",
-            "is it a cross-entropy in nats a token?",
-        ),
-        (
-            read and half_loss > _HIGH_LOSS and not wrong,
-            "critical",
-            perplexed,
-            "are they perplexities?",
-        ),
+        (odd, doubted, middle, swapped),
+        (wrong, "critical", reaches, "is it a cross-entropy in nats a token?"),
+        (high and not wrong, "critical", half, "are they perplexities?"),
     )
     out = [Diagnostic("implausible_units", how, text, ask) for bad, how, text, ask in cases if bad]
     off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
@@ -213,10 +188,8 @@ def _conventions(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
         out.append(Diagnostic("flops_misfit", "warning", text, action))
     per_product = runs.flops / (6 * runs.params * runs.tokens)
     if float(np.max(np.abs(np.log(per_product)))) > 0.05:
-        text = (
-            f"the table's compute is {np.min(per_product):.3g} to {np.max(per_product):.3g} times "
-            "6·N·D; predictions use the table's own"
-        )
+        times = f"{np.min(per_product):.3g} to {np.max(per_product):.3g} times 6·N·D"
+        text = f"the table's compute is {times}; predictions use the table's own"
         out.append(Diagnostic("flops_convention", "note", text))
     if runs.non_embedding is not None:
         without = np.array_equal(runs.params, runs.non_embedding)
@@ -226,9 +199,7 @@ def _conventions(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
 
 
 def _repeats(runs: RunTable) -> list[Diagnostic]:
-    if runs.unique_tokens is None:
-        return []
-    epochs = float(np.nanmax(runs.tokens / runs.unique_tokens, initial=1.0))
+    epochs = float(np.max(epochs_of(runs), initial=1.0))
     if epochs <= 1.05:
         return []
     # Muennighoff et al. 2023 (arXiv:2305.16264): no loss up to 4 epochs, R* = 15.4.
@@ -285,21 +256,6 @@ def flat(law: Law, runs: RunTable) -> list[Diagnostic]:
     return [Diagnostic("flat_law", "critical", text, "check the losses, and add other sizes")]
 
 
-@dataclass(frozen=True)
-class _Sheets:
-    """Each run's residual on its own sheet, and which runs are on the upper one."""
-
-    residuals: Floats
-    upper: Bools
-    sd: float
-    score: float
-
-    @property
-    def minority(self) -> Bools:
-        """The runs on the sheet with fewer."""
-        return self.upper if 2 * np.sum(self.upper) <= len(self.upper) else ~self.upper
-
-
 def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     """The finding that some losses, the smaller group, are in another unit; ``None`` where not."""
     if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
@@ -308,40 +264,37 @@ def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     x, y = x / max(float(np.std(x)), 1e-12), y / max(float(np.std(y)), 1e-12)
     basis = np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])
     z = np.log(runs.loss)
-    one = _search(basis, z, 0.0, runs.budget)
-    if one.score <= _NEEDED_GAIN * _FEWEST_IN_MINORITY:
+    one = float(np.sum(_truncated(_search(basis, z, 0.0, runs.budget)[0])))
+    if one <= _NEEDED_GAIN * _FEWEST_IN_MINORITY:
         return None
-    two = _search(basis, z, _BITS_OFFSET, runs.budget)
-    if not _are_apart(one, two):
+    residuals, upper = _search(basis, z, _BITS_OFFSET, runs.budget)
+    bits = 2 * np.sum(upper) <= len(upper)
+    minority = upper if bits else ~upper
+    odd = np.flatnonzero(minority)
+    sd = MAD_TO_SD * float(np.median(np.abs(residuals)))
+    sd = max(sd * float(np.sqrt(len(z) / max(len(z) - basis.shape[1], 1))), 1e-6)
+    if len(odd) < _FEWEST_IN_MINORITY or sd > _LARGEST_SD:
         return None
-    odd = np.flatnonzero(two.minority)
-    unit = "bits" if two.upper[odd[0]] else "nats"
+    # Outliers fall anywhere; a second unit puts its runs on the second sheet. A run that one
+    # surface must give up costs the whole cut; two sheets take it in.
+    off_sheet = float(np.sqrt(np.median(residuals[minority] ** 2)))
+    stray = int(np.sum(np.abs(residuals) > max(4 * sd, _STRAY)))
+    gain = one - float(np.sum(_truncated(residuals)))
+    if off_sheet > max(2 * sd, _SURFACE_ERROR) or stray >= max(1.0, 0.25 * len(odd)):
+        return None
+    if gain <= _NEEDED_GAIN * len(odd):
+        return None
     shown = listed([runs.labels[i] for i in odd], separator=", ")
     text = (
-        f"{len(odd)} of {len(runs)} losses seem to be in {unit} and the others not: they lie a factor "
-        f"ln 2 off the rest ({shown})"
+        f"{len(odd)} of {len(runs)} losses seem to be in {'bits' if bits else 'nats'} and the others "
+        f"not: they lie a factor ln 2 off the rest ({shown})"
     )
     action = "bring all losses to one unit: nats are bits times 0.6931"
     return Diagnostic("mixed_loss_units", "critical", text, action)
 
 
-def _are_apart(one: _Sheets, two: _Sheets) -> bool:
-    count = int(np.sum(two.minority))
-    if count < _FEWEST_IN_MINORITY or two.sd > _LARGEST_SD:
-        return False
-    off_sheet = float(np.sqrt(np.median(two.residuals[two.minority] ** 2)))
-    if off_sheet > max(2 * two.sd, _SURFACE_ERROR):
-        return False
-    # Outliers fall anywhere; a second unit puts its runs on the second sheet.
-    stray = np.abs(two.residuals) > max(4 * two.sd, _STRAY)
-    if np.sum(stray) >= max(1.0, 0.25 * count):
-        return False
-    # A run that one surface must give up costs the whole cut; two sheets take it in.
-    return one.score - two.score > _NEEDED_GAIN * count
-
-
-def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> _Sheets:
-    """The surface with the smallest truncated residuals from the nearer of its two sheets."""
+def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> tuple[Floats, Bools]:
+    """Residuals from the surface where they are smallest, truncated, and who is on its upper sheet."""
     rng = np.random.default_rng(0)
     sample = np.arange(len(z))
     if len(z) > _MOST_SEARCHED:
@@ -352,10 +305,7 @@ def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> _Sheets:
     order = np.argsort(np.sum(np.minimum(np.abs(distance), _CUT), axis=1), kind="stable")
     ends = [_refine(B, t, starts[i], offset) for i in order[:16]]
     best = min(ends, key=lambda c: float(np.sum(_truncated(_folded(t - B @ c, offset)[0]))))
-    residuals, upper = _folded(z - basis @ best, offset)
-    sd = MAD_TO_SD * float(np.median(np.abs(residuals)))
-    sd *= float(np.sqrt(len(z) / max(len(z) - basis.shape[1], 1)))
-    return _Sheets(residuals, upper, max(sd, 1e-6), float(np.sum(_truncated(residuals))))
+    return _folded(z - basis @ best, offset)
 
 
 def _starts(
