@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """Texts and rich renderables, and the same as plain values for ``--json``.
-
-    The exit code says whether it is ``good``. The lines of a ``whole`` one are never broken.
-    """
+    """What to show, and the same for ``--json``; lines of a ``whole`` answer are never broken."""
 
     shown: tuple[Any, ...]
     document: Any
@@ -134,15 +131,12 @@ def read_fit(
 
 def column_names(columns: Sequence[str] | None) -> dict[str, str]:
     """The pairs of ``--column`` as a dict."""
-    mapping = {}
     for pair in columns or ():
-        name, equals, heading = pair.partition("=")
-        if not equals:
+        if "=" not in pair:
             raise InputError(
                 f"--column: expected name=heading, such as params=n_weights; got {pair!r}."
             )
-        mapping[name] = heading
-    return mapping
+    return dict(pair.split("=", 1) for pair in columns or ())
 
 
 @contextlib.contextmanager

@@ -69,12 +69,9 @@ def fit(
         f"\n{answer.law_line(fitted.law)} {fitted.status}\n",
         flops_fit.report.approaches_table(fitted),
         f"\n{words}",
-        *(
-            ["\nColumns read:", *(f"  {c}" for c in fitted.runs.recognised)]
-            if fitted.runs.recognised
-            else []
-        ),
     ]
+    if recognised := fitted.runs.recognised:
+        shown += ["\nColumns read:", *(f"  {column}" for column in recognised)]
     document: dict[str, Any] = {
         "fit": fitted.to_dict(),
         "predictions": [p.to_dict() for p in predictions],

@@ -227,15 +227,12 @@ def list_(as_json: Json = False) -> Answer:
     """List the published laws and tables of runs."""
     shown: list[str] = []
     document, library = {}, flops_fit.reference
-    for kind, head, names, source in (
-        ("laws", "Laws, for flops-fit predict --law NAME:", library.LAW_NAMES, library.law_source),
-        (
-            "runs",
-            "Runs, for flops-fit reference show NAME --csv:",
-            library.RUN_NAMES,
-            library.source,
-        ),
+    laws, runs = "predict --law NAME:", "reference show NAME --csv:"
+    for kind, use, names, source in (
+        ("laws", laws, library.LAW_NAMES, library.law_source),
+        ("runs", runs, library.RUN_NAMES, library.source),
     ):
+        head = f"{kind.capitalize()}, for flops-fit {use}"
         document[kind] = [{"name": name, "source": source(name)} for name in names]
         width = max(map(len, names))
         shown += [head, *(f"  {r['name']:<{width}}  {r['source']}" for r in document[kind]), ""]

@@ -38,7 +38,7 @@ def is_reference(text: str) -> bool:
 
 
 def load(reference: str, folder: Path, what: str) -> Any:
-    """The object that a reference names, for the key ``what``; files and modules in ``folder`` count."""
+    """The object that a reference names, for the key ``what``; also from ``folder``."""
     match = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
     if match is None:
         raise InputError(
@@ -113,10 +113,7 @@ class SweepFile:
     folders: dict[str, Path] = field(default_factory=dict)
 
     def arguments(self, planning: bool = False) -> dict[str, Any]:
-        """The keyword arguments of ``find_optimal``, with everything imported and made.
-
-        ``planning`` only checks an executor: it may need packages that are not installed here.
-        """
+        """The keyword arguments of ``find_optimal``; ``planning`` checks an executor only."""
         return {key: self._argument(key, value, planning) for key, value in self.values.items()}
 
     def _argument(self, key: str, value: Any, planning: bool) -> Any:
@@ -147,11 +144,7 @@ class SweepFile:
 def read_sweep(
     path: Path | None, flags: Mapping[str, Any], settings: Sequence[str] = ()
 ) -> SweepFile:
-    """A sweep from a file, by default ``sweep.toml``, overridden by settings and these by flags.
-
-    Settings are ``KEY=VALUE``: values as in TOML, or else texts; dots lead into tables. A flag that
-    is ``None`` was not given.
-    """
+    """A sweep from a file, overridden by settings (``KEY=VALUE``) and these by flags, if given."""
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
     sweep = SweepFile({})

@@ -45,10 +45,7 @@ def run(
     output_dir: str | Path = "outputs/gpt",
     executor: str = "inprocess",
 ) -> flops_fit.Result:
-    """Sweep GPTs over ``budgets`` and fit a law.
-
-    ``data`` is ``"tinystories"``, ``"sotu"``, or ``None`` to simulate.
-    """
+    """Sweep GPTs and fit a law; ``data`` is ``"tinystories"``, ``"sotu"``, or ``None`` to simulate."""
     text = SOTUDataset if data == "sotu" else TinyStoriesDataset
     vocab_size = SOTUDataset.vocab_size if data == "sotu" else VOCAB_SIZE
     dataset = text("train")
@@ -79,10 +76,8 @@ def show(result: flops_fit.Result, simulated: bool, models: str = "GPTs") -> Non
         f"{answer.optimal_params:.3g} parameters on {answer.optimal_tokens:.3g} {answer.unit} "
         f"and expect a loss of {answer.expected_loss:.3f}."
     )
-    if simulated:
-        print(f"These numbers are simulated: they say nothing about {models}.")
-    else:
-        print("These numbers hold for this model, this data and this training, and for no other.")
+    real = "These numbers hold for this model, this data and this training, and for no other."
+    print(f"These numbers are simulated: they say nothing about {models}." if simulated else real)
     result.plot(show=False)
     print(f"Report: {result.report()}")
 

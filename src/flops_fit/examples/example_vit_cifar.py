@@ -15,7 +15,6 @@ import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import TensorDataset
@@ -52,15 +51,6 @@ def _make_synthetic_cifar_dataset(size: int = 256) -> TensorDataset:
     return TensorDataset(images, torch.arange(size) % 10)
 
 
-def _datasets(data: str | None) -> tuple[Any, Any]:
-    if data is None:
-        return _make_synthetic_cifar_dataset(), None
-    if data not in ("offline", "cifar10"):
-        raise InputError(f"data must be 'cifar10', 'offline' or None to simulate, got {data!r}.")
-    images = offline_images if data == "offline" else CIFAR10Dataset
-    return images(train=True), images(train=False)
-
-
 def run(
     use_real_data: bool = False,
     output_dir: str | Path = "outputs/vit_cifar",
@@ -69,17 +59,16 @@ def run(
     budgets: Sequence[float] | None = None,
     executor: str = "inprocess",
 ) -> flops_fit.Result:
-    """Sweep vision transformers and fit a law.
-
-    Simulates, or with ``use_real_data`` trains on CIFAR-10, or trains on ``data="offline"``.
-    """
+    """Sweep vision transformers and fit a law: simulated, or trained on CIFAR-10 or offline data."""
     data = data or ("cifar10" if use_real_data else None)
-    dataset, held_out = _datasets(data)
+    if data not in ("offline", "cifar10", None):
+        raise InputError(f"data must be 'cifar10', 'offline' or None to simulate, got {data!r}.")
+    images = offline_images if data == "offline" else CIFAR10Dataset
     result = flops_fit.find_optimal(
         model_cls=make_vit_factory(num_layers=2, num_heads=8 if data != "offline" else 4),
         model_size_param="embed_dim",
-        dataset=dataset,
-        eval_dataset=held_out,
+        dataset=images(train=True) if data else _make_synthetic_cifar_dataset(),
+        eval_dataset=images(train=False) if data else None,
         loss_fn=vit_loss_fn,
         compute_budgets=list(budgets or BUDGETS[data or "mock"]),
         mode="local" if data else "mock",

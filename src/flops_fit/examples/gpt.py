@@ -45,16 +45,12 @@ class GPTConfig:
 
     Parameters
     ----------
-    d_model
-        Width d.
-    num_layers
-        Blocks L.
+    d_model, num_layers, vocab_size
+        Width d, blocks L and vocabulary V, 256 for bytes.
     num_heads
         Attention heads; they must divide ``d_model`` into even widths. By default heads are 8
         wide (or 10, 12, 14 where 8 does not divide ``d_model``); from d = 128 on twice that at each
         doubling, up to 128.
-    vocab_size
-        Vocabulary V; 256 for bytes.
     max_seq_len
         The longest context that ``forward`` accepts. It costs no parameters.
     rope_base
@@ -207,13 +203,7 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True)
 class GPTFactory:
-    """Builds a :class:`GPT` from its width alone; travels to other processes.
-
-    Examples
-    --------
-    >>> GPTFactory(num_layers=4)(d_model=32).num_params()
-    65536
-    """
+    """Builds a :class:`GPT` from its width alone; travels to other processes."""
 
     num_layers: int = 2
     num_heads: int | None = None
@@ -296,10 +286,7 @@ def _shapes_near(N: float, vocab_size: int, max_seq_len: int) -> list[GPTConfig]
 
 
 def _rotary_tables(config: GPTConfig) -> tuple[Tensor, Tensor]:
-    """Cos and sin of position·base^(−2i/head_dim), as (max_seq_len, 1, head_dim).
-
-    Su et al. 2021, eq. 34, with coordinate i paired to i + head_dim/2; the sine carries the sign.
-    """
+    """Su et al. 2021, eq. 34, as (max_seq_len, 1, head_dim); i is paired to i + head_dim/2."""
     frequency = config.rope_base ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
     angle = torch.outer(torch.arange(config.max_seq_len), frequency)[:, None, :]
     cos, sin = angle.cos(), angle.sin()

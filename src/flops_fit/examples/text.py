@@ -24,10 +24,7 @@ Tokens = NDArray[np.unsignedinteger[Any]]
 
 
 class _TokenWindows(Dataset[tuple[Tensor, Tensor]], ABC):
-    """One long array of tokens, cut into windows: each token but the first is a target once.
-
-    Item i is (x, y), both int64 of length T: x starts at token i·T and y one token later.
-    """
+    """Windows (x, y) of one array of tokens, int64 of length T; x starts at i·T, y one later."""
 
     unit = "tokens"
 

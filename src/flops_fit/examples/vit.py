@@ -48,18 +48,12 @@ class VisionTransformer(nn.Module):
 
     Parameters
     ----------
-    embed_dim
-        Width d, a multiple of ``num_heads``.
-    num_layers
-        Blocks L.
-    num_heads
-        Attention heads.
-    image_size
-        Side S of the square images, a multiple of ``patch_size``.
-    patch_size
-        Side P of a patch.
-    num_classes
-        Classes K.
+    embed_dim, num_heads
+        Width d, a multiple of the number of attention heads.
+    num_layers, num_classes
+        Blocks L and classes K.
+    image_size, patch_size
+        Side S of the square images, a multiple of the side P of a patch.
 
     Raises
     ------

@@ -33,16 +33,11 @@ class ReportData:
     fit, level
         The fitted law, and the level of all intervals.
     predictions
-        The rows of the table, smallest budget first, by default one for each budget of the fitted
-        runs; the last one is put in words.
-    diagnostics
-        Findings besides those of the fit.
-    runs
-        Runs with their states, if a sweep made them.
-    title
-        Of the page.
-    provenance
-        Facts by name, besides those that the page collects itself: a seed, the folder of records.
+        The table's rows, by default one for each budget of the runs; the last is put in words.
+    diagnostics, runs
+        Findings besides those of the fit, and runs with their states, if a sweep made them.
+    title, provenance
+        The page's title, and facts by name besides those that it collects itself.
     tuning, collapse
         What was tried before the sweep, and its training curves on one scale, if there are any.
     """
@@ -145,11 +140,7 @@ class Drawn:
 
 
 def draw_figures(data: ReportData, managed: bool = False) -> list[Drawn]:
-    """Every figure that there is data for.
-
-    ``managed`` figures belong to pyplot, so that its ``show()`` displays them; their margins follow
-    the size of the window.
-    """
+    """Every figure that there is data for; pyplot's ``show()`` displays ``managed`` ones."""
     drawn = []
     for kind in FIGURES:
         values = kind.data(data)

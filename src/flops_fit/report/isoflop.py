@@ -28,10 +28,7 @@ _MAX_KEYS = 5  # budgets named in the key of residuals
 
 @dataclass(frozen=True)
 class IsoflopCurve:
-    """The runs of one budget, the fitted law across their sizes, and the optimum on it.
-
-    ``vertex`` is the minimum of approach 2's parabola, if that lies inside the sampled sizes.
-    """
+    """The runs of one budget, the law across their sizes, its optimum, and a parabola's minimum."""
 
     budget: float
     params: Floats
@@ -344,10 +341,7 @@ def measured_loss(held: HeldOut) -> float:
 
 
 def backtest_data(fit: Fit, tests: tuple[Backtest, ...] = ()) -> HeldOutBudgets | None:
-    """Budgets held out of the fit, ``None`` where there are too few.
-
-    By default those that every fit checks, without intervals; ``tests`` are back-tests with theirs.
-    """
+    """Budgets held out of the fit, or of ``tests`` with intervals; ``None`` where too few."""
     held = tuple(t.held_out for t in tests) or fit.sensitivity.held_out
     return HeldOutBudgets(held) if held else None
 

@@ -34,11 +34,9 @@ class OptimalPath:
 
 @dataclass(frozen=True)
 class OptimumCurve:
-    """``"params"``, ``"tokens"`` or ``"loss"`` at the optimum over compute, by ``source``.
+    """N*, D* or the loss over compute, observed (C, value) by kind, and C of the largest run.
 
-    ``observed`` holds (C, value) by what it is, shape (k, 2). Beyond ``largest``, C of the largest
-    run, the path is an extrapolation. ``level`` is that of the intervals; ``run`` has that of one
-    run's loss.
+    ``level`` is that of the intervals; ``run`` has that of one run's loss.
     """
 
     quantity: str
@@ -98,12 +96,9 @@ def _curve(quantity: str, fit: Fit, level: float, paths: Paths | None) -> Optimu
         observed = {"best run of a budget": lowest}
     else:
         winners = fit.envelope.points if fit.envelope else ()
-        observed = {
-            "minimum of a parabola": [
-                (p.budget, getattr(p, quantity)) for p in fit.isoflop.interior
-            ],
-            "point on the envelope": [(w.compute, getattr(w, quantity)) for w in winners],
-        }
+        minima = [(p.budget, getattr(p, quantity)) for p in fit.isoflop.interior]
+        envelope = [(w.compute, getattr(w, quantity)) for w in winners]
+        observed = {"minimum of a parabola": minima, "point on the envelope": envelope}
     seen = {kind: np.array(pairs, float) for kind, pairs in observed.items() if pairs}
     on_lines = any(a.headline for a in fit.approaches[:2])
     source = "line through the minima" if on_lines else "median of the drawn surfaces"
@@ -162,11 +157,7 @@ def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
 
 @dataclass(frozen=True)
 class ApproachRatios:
-    """N* of each approach and of each other law form over N* of the answer, along ``compute``.
-
-    So is the answer's interval, NaN where it has none. ``minima`` holds (C, ratio) of approach 2's,
-    shape (k, 2); ``largest`` is C of the largest run.
-    """
+    """N* of each approach and law form and the interval over N* of the answer, along ``compute``."""
 
     compute: Floats
     low: Floats

@@ -28,11 +28,7 @@ _MARKS = "osD^"
 
 @dataclass(frozen=True, eq=False)
 class TrialCell:
-    """One size N at one length D in units: what was tried, and the loss above the lowest, relative.
-
-    The curve is the fitted parabola, empty without a reliable one. ``recipe`` and ``used`` are the
-    values of recipe and sweep, ``noise_scale`` the gradient's in units, for batches alone.
-    """
+    """What was tried at one N and D, the relative loss above the lowest, and the fitted parabola."""
 
     params: float
     units: float

@@ -77,10 +77,9 @@ def numbers(
     counts: bool = False,
     free_comma: bool = False,
 ) -> Floats:
-    """A column as floats, NaN where a cell is empty; other text and ambiguous commas are refused.
+    """A column in units of ``factor`` as floats, NaN where empty; ``counts`` may bring a unit each.
 
-    ``factor`` is the unit of the heading; of ``counts`` a cell may bring its own, such as 1.5B.
-    ``free_comma`` says that a comma cannot part the columns of this table.
+    ``free_comma``: a comma cannot part the columns of this table.
     """
     if isinstance(values, np.ndarray):
         if values.dtype.kind in "iuf":

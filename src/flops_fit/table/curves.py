@@ -29,14 +29,10 @@ class Curve:
 
     Attributes
     ----------
-    label
-        The run's name.
-    params
-        N.
-    tokens, loss
-        D so far, strictly increasing, and the loss there; shape (points,).
-    flops
-        C spent so far, where the table tells it; shape (points,).
+    label, params
+        The run's name, and N.
+    tokens, loss, flops
+        D so far, strictly increasing, the loss there, and C so far if known; shape (points,).
     """
 
     label: str
@@ -90,8 +86,7 @@ class Curves:
         """The curves with ln L replaced by a running straight line over ``width`` in ln D.
 
         Each point becomes the value at its own D of the least-squares line of ln L in ln D
-        through the points within ``width``/2 on either side. A running mean would lift a
-        falling curve at its last point, where only one side has neighbours; a line does not.
+        through the points within ``width``/2 on either side.
 
         Parameters
         ----------
@@ -161,7 +156,13 @@ def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
     run = next((headings[name] for name in names_of_runs if name in headings), None)
     if run is None:
         raise _lacks(columns.get("run", "run"), raw, where, "run")
-    data, notes = _quantities(raw, mapping, where)
+    matches = find_numbers(raw, mapping)
+    for name in ("params", "tokens", "loss"):
+        if name not in matches:
+            steps = ", or add tokens = step × tokens per step" if name == "tokens" else ""
+            raise _lacks(name, raw, where, name, steps)
+    data = {name: raw.numbers(name, matches[name]) for name in _QUANTITIES if name in matches}
+    notes = tuple(matches[name].note for name in data if matches[name].note)
     rows: dict[str, list[int]] = {}
     for i, label in enumerate(raw.cells[run]):
         if is_missing(label):
@@ -191,7 +192,7 @@ def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
         raise TableError(
             f"{where} has no curve with two points of positive params and tokens and a finite loss."
         )
-    return Curves(tuple(curves), tuple(excluded), tuple(notes))
+    return Curves(tuple(curves), tuple(excluded), notes)
 
 
 def _plain(heading: str) -> str:
@@ -203,20 +204,6 @@ def _lacks(column: str, raw: Raw, where: str, name: str, more: str = "") -> Tabl
         f"{where} lacks {column!r}; it has the columns {list(raw.headings)}. Say which is "
         f"which: Curves.read(..., columns={{{name!r}: 'your_column'}}){more}."
     )
-
-
-def _quantities(
-    raw: Raw, mapping: Mapping[str, str], where: str
-) -> tuple[dict[str, Floats], list[str]]:
-    """N, D, loss and perhaps C of every point, and what was chosen where there was a choice."""
-    matches = find_numbers(raw, mapping)
-    for name in ("params", "tokens", "loss"):
-        if name not in matches:
-            steps = ", or add tokens = step × tokens per step" if name == "tokens" else ""
-            raise _lacks(name, raw, where, name, steps)
-    used = {name: matches[name] for name in _QUANTITIES if name in matches}
-    data = {name: raw.numbers(name, match) for name, match in used.items()}
-    return data, [match.note for match in used.values() if match.note]
 
 
 def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
@@ -244,10 +231,7 @@ def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
 
 
 def _tracked_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each run and reading of its loss; of points that a resumed run repeated, the last.
-
-    A value that no run has twice, such as a held-out loss at the end, is no curve.
-    """
+    """A row for each reading of a loss that a run has twice; of points read again, the last."""
     several: set[str] = set()
     for run in tracked:
         counts = Counter(name for p in run.points for name, v in p.items() if not is_missing(v))

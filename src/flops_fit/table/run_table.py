@@ -99,10 +99,7 @@ def _lost(label: str, reason: str, known: Mapping[str, float | None]) -> Exclude
 def _unsound_rows(
     raw: Raw, data: Mapping[str, Floats], unfinished: Mapping[int, str], outcomes: set[int]
 ) -> dict[int, str]:
-    """The rows whose state is not finished, and those without sound numbers, with the reason.
-
-    Adds those that their outcome leaves out to ``outcomes``.
-    """
+    """Why rows are left out by their state or numbers; adds those of an outcome to ``outcomes``."""
     state = find_text("state", list(raw.cells))
     states = cols.unfinished(raw.cells[state]) if state else {}
     reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
@@ -123,10 +120,7 @@ def _unsound_rows(
 def _unfinished_schedules(
     raw: Raw, mapping: Mapping[str, str], tracked: TrackedRuns | None
 ) -> tuple[dict[int, str], list[str]]:
-    """The runs whose loss was read before the end of their schedule, and what was taken on trust.
-
-    Under a decaying learning rate the loss is too high until the end.
-    """
+    """The runs whose loss was read before the end of their schedule, and what was taken on trust."""
     known = []
     # A setting is the same wherever a run ended, so it does not tell how far the run came.
     settled = {name for run in tracked or () for name in run.settings}
@@ -254,21 +248,18 @@ class RunTable:
         return len(self.loss)
 
     def select(self, keep: NDArray[np.bool_], reason: str = "", lost: bool = False) -> RunTable:
-        """The runs where ``keep`` holds; with ``reason`` the others are listed as excluded.
-
-        ``lost``: by their outcome.
-        """
+        """The runs where ``keep`` holds; with ``reason`` the others are listed (``lost``: by outcome)."""
         picked = np.flatnonzero(keep)
-        if reason:
-            names = ("budget", "params", "loss")
-            dropped = tuple(
-                _lost(self.labels[i], reason, {n: float(getattr(self, n)[i]) for n in names})
-                if lost
-                else Excluded(self.labels[i], reason)
-                for i in np.flatnonzero(~keep)
-            )
-            return replace(self.take(picked), excluded=self.excluded + dropped)
-        return self.take(picked)
+        if not reason:
+            return self.take(picked)
+        names = ("budget", "params", "loss")
+        dropped = tuple(
+            _lost(self.labels[i], reason, {n: float(getattr(self, n)[i]) for n in names})
+            if lost
+            else Excluded(self.labels[i], reason)
+            for i in np.flatnonzero(~keep)
+        )
+        return replace(self.take(picked), excluded=self.excluded + dropped)
 
     def take(self, picked: NDArray[np.intp]) -> RunTable:
         """The runs at these positions, in their order."""

@@ -1,7 +1,6 @@
 """Columns from whatever holds a table: a file, a dict of columns, a list of dicts, a data frame.
 
-Files are not trusted: a file that is no table of runs is refused with the reason, and reading stops
-at the row limit, however large the file.
+Files are not trusted: what is no table is refused, and reading stops at the row limit.
 """
 
 from __future__ import annotations
@@ -284,18 +283,13 @@ def _csv(path: Path, wanted: Wanted) -> Raw:
             parts[i].append(column)
     cells: dict[str, Cells] = {}
     for i, chunks in parts.items():
-        if chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks):
-            cells[headings[i]] = np.concatenate(chunks)
-        else:
-            cells[headings[i]] = [cell for chunk in chunks for cell in chunk]
+        plain = chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks)
+        cells[headings[i]] = np.concatenate(chunks) if plain else list(chain.from_iterable(chunks))
     return Raw(tuple(name for name in headings if name), cells, count, delimiter == ";")
 
 
 def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
-    """Which line holds the headings, below titles and comments, and what parts it.
-
-    It is the first line in which two headings are known; without one, the first that is no comment.
-    """
+    """The first line with two known headings, or else that is no comment, and what parts it."""
 
     def parts(line: str, delimiter: str) -> list[str]:
         return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
