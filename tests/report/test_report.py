@@ -130,7 +130,7 @@ def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:
         ]
     )
     page = write_report(flops_fit.fit_runs(table), tmp_path / "r.html").read_text()
-    assert "odd one: flops is nan" in page
+    assert "odd one: flops is missing" in page
 
 
 def test_an_unwritable_page_is_told(fit: flops_fit.Fit, tmp_path: Path) -> None:
