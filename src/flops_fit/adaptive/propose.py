@@ -39,10 +39,9 @@ class Proposal:
     now, after
         Half the width of the 90 % interval of N* at ``target_compute``, relative (0.1: ±10 %), of
         the runs so far and as predicted with these. ``inf`` if there is none.
-    misfit
-        How far the loss is off the law's form, relative, as the runs so far show: a standard deviation.
-    buys
-        Pairs of FLOPs more and the half-width that they would give.
+    misfit, buys
+        How far the loss is off the law's form, relative: a standard deviation. Pairs of FLOPs more and
+        the half-width that they would give.
     """
 
     runs: tuple[dict[str, float], ...]

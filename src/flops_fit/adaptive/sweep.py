@@ -83,10 +83,8 @@ class AdaptiveResult:
         N* at the target and its 90 % interval.
     check
         Runs at the largest budgets compared with their predictions.
-    misfit
-        How far the loss is off the law's form, relative, as the runs show: a standard deviation.
-    buys
-        Pairs of FLOPs more and the half-width that they would give.
+    misfit, buys
+        As of :class:`Proposal`.
     """
 
     runs: RunTable
@@ -128,9 +126,8 @@ class _Sweep:
     def run(self, batch: Candidates, criterion: Criterion | None = None) -> None:
         unknown = [(float("nan"), float("nan"))] * len(batch)
         self.predicted += unknown if criterion is None else criterion.predictions(batch)
-        losses = [float(x) for x in self.oracle.run(batch)]
+        self.losses += [float(x) for x in self.oracle.run(batch)]
         self.batches.append(batch)
-        self.losses += losses
 
     def fit(self) -> Criterion:
         table = candidates.table_of(self.batches, self.losses)

@@ -93,7 +93,7 @@ def find_optimal(
         A torch device; ``"auto"`` takes a GPU where there is one.
     executor
         ``"inprocess"``, ``"pool"`` (several processes on this machine), ``"ray"``, ``"slurm"``, or
-        an instance such as ``flops_fit.execute.SlurmExecutor(partition="gpu", gpus_per_run=1)``.
+        an instance such as ``flops_fit.execute.SlurmExecutor(partition="gpu")``.
     flops
         ``"measured"`` counts the traced model, ``"6nd"`` takes 6·N per unit, or a function
         ``(model) -> training FLOPs per unit``.

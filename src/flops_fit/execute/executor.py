@@ -28,9 +28,8 @@ Report = Callable[[Progress], None]
 Task = Callable[[Experiment, Report | None], Run]
 """Carries out one experiment; its failures are states of the Run it returns.
 
-Where several ranks train a run together, rank 0 calls the task. The others call its attribute
-``follower`` where it has one, else the task too: what only one process may do (a lease, a record)
-belongs in the task, what all do together in its ``follower``.
+Where several ranks train a run together, rank 0 calls the task, and the others its attribute
+``follower`` where it has one: what only one process may do (a lease, a record) belongs in the task.
 """
 GpusPerRun = int | Callable[[Experiment], int]
 

@@ -1,7 +1,4 @@
-"""Jobs of Slurm: what happens inside one, and what the driver learns of it.
-
-Results and progress come from submitit's folder, states from Slurm.
-"""
+"""Jobs of Slurm: what happens inside one, and what the driver learns of it."""
 
 from __future__ import annotations
 

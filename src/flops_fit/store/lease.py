@@ -113,13 +113,10 @@ def take_lease(path: Path) -> Lease:
     if _create(path, own):
         return Lease(path, own)
     current = _read(path)
-    if current is None:  # released in between
-        taken = _create(path, own)
-    elif _lives(*current, path.parent):
+    if current is not None and _lives(*current, path.parent):
         raise LeaseHeldError(current[0])
-    else:
-        taken = _take_over(path, current[0], own)
-    if not taken:
+    # It may have been released in between.
+    if not (_create(path, own) if current is None else _take_over(path, current[0], own)):
         current = _read(path)
         raise LeaseHeldError(Holder("") if current is None else current[0])
     return Lease(path, own)

@@ -82,8 +82,7 @@ class Store:
         probe.unlink()
         if not write_new(marker, json.dumps({"format": FORMAT, "schema": SCHEMA})):
             content = read_sweep(self.path)
-            new = migrated(content, marker)
-            if new != content:
+            if (new := migrated(content, marker)) != content:
                 write_atomic(marker, json.dumps(new, indent=1))
 
     def _set_runs_aside(self) -> None:

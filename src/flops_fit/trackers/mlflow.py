@@ -190,8 +190,7 @@ def read_mlflow(
     if folder is not None and not folder.is_dir():  # MLflow would make one
         raise TableError(f"expected a folder of MLflow's runs; {folder} is not there.")
     client = mlflow_client(uri)
-    known = client.get_experiment_by_name(experiment)
-    if known is None:
+    if (known := client.get_experiment_by_name(experiment)) is None:
         names = sorted(e.name for e in client.search_experiments(max_results=_PAGE))
         raise TableError(f"expected an experiment of MLflow; {experiment!r} is none of {names}.")
     got = client.search_runs([known.experiment_id], max_results=_PAGE)

@@ -123,9 +123,8 @@ def read_tensorboard(
 ) -> TrackedRuns:
     """The runs below a folder: each folder that has event files is one.
 
-    Scalars become columns of their own names, values of the HParams tab ``hparams.x``; ``step`` is
-    TensorBoard's. A run is named by its folder. TensorBoard knows no states, so runs that this
-    library did not track count as finished.
+    Scalars become columns of their own names, values of the HParams tab ``hparams.x``. A run is named
+    by its folder. It has no state where this library did not track it, and counts as finished.
 
     Parameters
     ----------

@@ -158,8 +158,8 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
     Parameters
     ----------
     runs
-        ``wandb.Api().runs("user/project")``, or any runs with ``config``, ``summary``, ``state``,
-        ``name`` or ``id``, and ``scan_history()`` or ``history()``.
+        ``wandb.Api().runs("user/project")``, or any runs with their attributes, and
+        ``scan_history()`` or ``history()``.
     complete, add
         As for :func:`~flops_fit.trackers.read_mlflow`.
 
