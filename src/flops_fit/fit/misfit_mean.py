@@ -335,7 +335,10 @@ def check_known(
             raise InputError(f"fixed=: expected a positive number for {name}; got {value!r}.")
     for name, pair in known.prior.items():
         if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(_positive, pair))):
-            raise InputError(f"prior=: expected (mean, sd) of {name}, both positive; got {pair!r}.")
+            raise InputError(
+                f"prior=: expected a mean and a standard deviation for {name}, both positive; got "
+                f"{pair!r}."
+            )
     if known.prior and not family:
         raise InputError("prior=: expected the additive or the κ-law; use fixed= with other laws.")
     if both := set(known.fixed) & set(known.prior):
