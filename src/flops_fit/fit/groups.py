@@ -1,8 +1,7 @@
 """Several groups of runs under one law: some constants shared, the others each group's own.
 
-The shared constants are where Σ over groups of Σ w·ρ_δ/v is least, v the noise of a group; a τ-test
-(F under normal noise) against separate fits says whether they may be shared. For its drawn surfaces
-each group takes what the others say of the shared constants as their prior.
+The shared constants are where Σ over groups of Σ w·ρ_δ/v is least, v the noise of a group. For its
+drawn surfaces each group takes what the others say of the shared constants as their prior.
 """
 
 from __future__ import annotations
@@ -86,17 +85,15 @@ def share_constants(solutions: Sequence[Solution], names: Sequence[str]) -> Shar
 
 def beliefs(evidences: Sequence[Evidence], names: Sequence[str]) -> list[Belief | None]:
     """For each group what the surfaces of the others say of shared constants."""
-    said: list[tuple[Floats, Floats] | None] = []
-    for evidence in evidences:
-        if evidence.no_interval:
-            said.append(None)
-            continue
-        R, shift = evidence.posterior.mean.log_constants(tuple(names))
-        logs = np.vstack([part.eta for part in evidence.posterior.parts]) @ R.T + shift
-        said.append((np.mean(logs, axis=0), np.linalg.inv(np.atleast_2d(np.cov(logs.T)))))
+    said = {}
+    for g, evidence in enumerate(evidences):
+        if not evidence.no_interval:
+            R, shift = evidence.posterior.mean.log_constants(tuple(names))
+            logs = np.vstack([part.eta for part in evidence.posterior.parts]) @ R.T + shift
+            said[g] = np.mean(logs, axis=0), np.linalg.inv(np.atleast_2d(np.cov(logs.T)))
     out: list[Belief | None] = []
     for g in range(len(evidences)):
-        others = [s for h, s in enumerate(said) if h != g and s is not None]
+        others = [s for h, s in said.items() if h != g]
         if not others:
             out.append(None)
             continue
@@ -110,20 +107,10 @@ def beliefs(evidences: Sequence[Evidence], names: Sequence[str]) -> list[Belief 
 class GroupFit:
     """One law fitted to several groups of runs: ``fit["c4"]`` is the :class:`Fit` of one of them.
 
-    Made by ``fit_runs(runs, group=...)``. Each fit has the shared constants in its law, and its
-    answers and intervals know what the runs of all groups say of them.
-
-    Attributes
-    ----------
-    fits
-        The fit of each group.
-    shared
-        The constants that all groups share.
-    p_value
-        Of their being equal: a robust τ-test, an F-test under normal noise, against separate fits.
-        ``None`` where a separate fit has no optimum.
-    diagnostics
-        What the test says.
+    Made by ``fit_runs(runs, group=...)``. Each fit has the ``shared`` constants in its law, and its
+    answers and intervals know what the runs of all groups say of them. ``p_value`` is of their being
+    equal: a robust τ-test (F under normal noise) against separate fits; ``None`` where one of these
+    has no optimum. ``diagnostics`` say it in words.
     """
 
     fits: dict[str, Fit]
@@ -157,11 +144,11 @@ class GroupFit:
 
     def _rows(self) -> list[list[str]]:
         own = [k for k in next(iter(self.fits.values())).law.params if k not in self.shared]
-        rows = [["group", "runs", *own, "trust"]]
-        for name, fit in self.fits.items():
-            constants = [f"{fit.law.params[k]:.4g}" for k in own]
-            rows.append([name, str(len(fit.runs)), *constants, fit.trust])
-        return rows
+        rows = [
+            [name, str(len(fit.runs)), *(f"{fit.law.params[k]:.4g}" for k in own), fit.trust]
+            for name, fit in self.fits.items()
+        ]
+        return [["group", "runs", *own, "trust"], *rows]
 
     def __repr__(self) -> str:
         return "\n".join([*map(str, self.diagnostics), markdown_table(self._rows())])
@@ -225,7 +212,7 @@ def split_finding(solution: Solution, runs: RunTable) -> list[Diagnostic]:
         return []
     text = (
         f"column {name!r} splits the runs into groups of different losses: {100 * share:.0f} % of "
-        "the scatter around the law lies between them"
     )
+    text += "the scatter around the law lies between them"
     action = f"fit_runs(..., group={name!r}) gives each its own constants and shares exponents"
     return [Diagnostic("groups_mixed", "warning", text, action)]

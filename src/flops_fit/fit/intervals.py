@@ -26,7 +26,6 @@ Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 
 _FULL_LEVERAGE = 0.999
-KINDS = ("case", "wild", "parametric")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +41,8 @@ class Covariance:
 def covariance(solution: Solution) -> Covariance:
     """HC3 (MacKinnon & White 1985) of an M-estimator, with its IRLS weights ω = w·ψ(r)/r.
 
-    c²·(JᵀωJ)⁻¹ · Σ ω²r²/(1−h)² JJᵀ · (JᵀωJ)⁻¹, where h is the leverage of each run under ω. It
-    stays valid where noise differs between runs; dividing by (1−h)² makes it cautious where a
-    single run decides a direction. The asymptotic curvature of Huber's loss is JᵀE[ψ′]J (Huber
-    1981, §7.6), smaller than JᵀωJ: c = Σω / Σwψ′ makes up for that, and is 1 for least squares.
+    c²·(JᵀωJ)⁻¹ · Σ ω²r²/(1−h)² JJᵀ · (JᵀωJ)⁻¹, h the leverage of a run under ω. The curvature of
+    Huber's loss is JᵀE[ψ′]J (Huber 1981, §7.6), smaller than JᵀωJ: c = Σω / Σwψ′ makes up for that.
     Runs of one cluster (a shared trunk or seed) enter the middle as their sum.
     """
     s = solution
@@ -95,12 +92,10 @@ def student_t(level: float, dof: int) -> float:
 def drawn_laws(solution: Solution, n: int, kind: str, seed: int) -> list[Law]:
     """The law refitted to ``n`` resamples of its runs, from where the fit ended.
 
-    - ``"case"``: runs (clusters of runs, where there are some) drawn with replacement, as integer
-      weights on the same points.
-    - ``"wild"``: fitted values plus residuals/(1−h) times ±1 (Davidson & Flachaire 2008).
-    - ``"parametric"``: fitted values plus normal noise of the residuals' robust sd.
+    ``"case"`` draws runs (or clusters of them) with replacement, ``"wild"`` adds residuals/(1−h)
+    times ±1 (Davidson & Flachaire 2008), ``"parametric"`` normal noise of the residuals' robust sd.
     """
-    if kind not in KINDS:
+    if kind not in ("case", "wild", "parametric"):
         raise InputError(f"expected kind='case', 'wild' or 'parametric'; got {kind!r}.")
     rng = np.random.default_rng(seed)
     points, shape = solution.points, (n, len(solution.points.z))
@@ -153,10 +148,8 @@ class Estimate:
     def __str__(self) -> str:
         if self.interval is None:
             return f"{self.value:.4g} (no interval: {self.reason})"
+        run = "; one run {:.4g}–{:.4g}".format(*self.run_interval) if self.run_interval else ""
         low, high = self.interval
-        run = ""
-        if self.run_interval is not None:
-            run = f"; one run {self.run_interval[0]:.4g}–{self.run_interval[1]:.4g}"
         return f"{self.value:.4g} ({low:.4g}–{high:.4g}, {100 * self.level:g} %{run})"
 
 
@@ -164,11 +157,9 @@ class Estimate:
 class DrawnOptima:
     """The optimum at one budget on each drawn surface: arrays of shape (draws, 4).
 
-    A skewed bowl has two optima that people mean: its lowest point, and the vertex of the parabola
-    through the sizes within ×5, as approach 2 has it. Half of the four is the lowest point; the
-    others are the vertex, as it is and without what the skew of the drawn law alone moves it. For
-    most sweeps they differ by little.
-    ``free`` are the sizes without caps.
+    Two of the four are the lowest point, the others the vertex of the parabola through the sizes
+    within ×5, as approach 2 has it, without what the law's own skew moves it, and as it is. A skewed
+    bowl has both optima. ``free`` are the sizes without caps.
     """
 
     params: Floats
@@ -215,8 +206,7 @@ class Evidence:
     """What a fit knows beyond its law: drawn surfaces that give any quantity an interval.
 
     ``base`` says how much each run counts, before the window; ``hold_kappa`` that the additive law
-    was asked for, ``known`` what is known of its constants beforehand. ``prior`` holds how runs far
-    from the optimum count.
+    was asked for, ``known`` what is known of its constants beforehand.
     """
 
     solution: Solution
@@ -288,9 +278,9 @@ class Evidence:
         N, D = best.params.reshape(sizes.shape), best.tokens.reshape(sizes.shape)
         loss = self.posterior.losses(N, D)
         lost = (log_n <= coarse[0] + 0.1) | (log_n >= coarse[-1] - 0.1)
-        run = self.posterior.one_run(loss)
-        far = np.where(lost, np.inf, sizes)
-        return DrawnOptima(N if any(caps) else far, D, loss, run, far)
+        free = np.where(lost, np.inf, sizes)
+        run_loss = self.posterior.one_run(loss)
+        return DrawnOptima(N if any(caps) else free, D, loss, run_loss, free)
 
 
 def bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
@@ -323,8 +313,7 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
     check_level(level)
     if not callable(quantity):
         raise InputTypeError(
-            f"expected a function of the law, such as lambda law: law.loss(1e9, 2e10); "
-            f"got {quantity!r}."
+            f"expected a function such as lambda law: law.loss(1e9, 2e10); got {quantity!r}."
         )
     value = _number(quantity(evidence.law))
     if np.isnan(value):
@@ -333,9 +322,8 @@ def estimate(evidence: Evidence, quantity: Callable[[Law], float], level: float)
         return Estimate(value, None, level, "none", evidence.no_interval)
     if not np.isfinite(value):
         return Estimate(value, None, level, "none", "the fitted law does not reach it")
-    return answer(
-        evidence, np.array([_number(quantity(law)) for law in evidence.drawn_laws]), level
-    )
+    draws = np.array([_number(quantity(law)) for law in evidence.drawn_laws])
+    return answer(evidence, draws, level)
 
 
 def answer(evidence: Evidence, draws: Floats, level: float) -> Estimate:

@@ -11,14 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.intervals import (
-    METHOD,
-    Estimate,
-    Evidence,
-    Interval,
-    answer,
-    check_level,
-)
+from flops_fit.fit.intervals import METHOD, Estimate, Evidence, Interval, answer, check_level
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
@@ -69,9 +62,8 @@ def loss_at(evidence: Evidence, N: float, D: float, level: float) -> Estimate:
         return _without(evidence, float(evidence.law.loss(size, units)), level, size, units)
     draws = evidence.posterior.losses(np.array([size]), np.array([units]))
     run = evidence.span(evidence.posterior.one_run(draws), level)
-    return _located(
-        replace(answer(evidence, draws, level), run_interval=run), evidence, size, units
-    )
+    mean = replace(answer(evidence, draws, level), run_interval=run)
+    return _located(mean, evidence, size, units)
 
 
 def compute_for(evidence: Evidence, loss: float, level: float) -> Estimate:
@@ -80,21 +72,15 @@ def compute_for(evidence: Evidence, loss: float, level: float) -> Estimate:
     goal, flops = _goal(evidence.law, loss), evidence.flops
     start = evidence.law.compute_for(goal, flops)
     best = evidence.law.optimal(start, flops)
-    if evidence.no_interval:
-        answered = Estimate(start, None, level, "none", evidence.no_interval)
-    else:
-        answered = answer(
-            evidence, np.exp(log_compute_draws(evidence, np.array(goal), start)), level
-        )
     notes = off_the_runs(evidence, best.params, best.tokens, shape=False)
-    return replace(answered, diagnostics=notes)
+    if evidence.no_interval:
+        return Estimate(start, None, level, "none", evidence.no_interval, notes)
+    draws = np.exp(log_compute_draws(evidence, np.array(goal), start))
+    return replace(answer(evidence, draws, level), diagnostics=notes)
 
 
 def log_compute_draws(evidence: Evidence, goal: Floats, near: float) -> Floats:
-    """Ln of the least C whose optimum reaches ``goal`` on each draw; inf beyond e^±12 of ``near``.
-
-    ``goal`` is one loss, or one a draw, shape (draws,).
-    """
+    """Ln of the least C that reaches a loss, one or one a draw; inf beyond e^±12 of ``near``."""
     log_c = np.log(near) + np.linspace(-12.0, 12.0, 49)
     lowest = []
     for C in np.exp(log_c):
@@ -205,16 +191,13 @@ def optimal_for_inference(
 ) -> InferenceEstimate:
     """See :meth:`flops_fit.fit.Fit.optimal_for_inference`."""
     check_level(level)
-    goal, flops = _goal(evidence.law, loss), evidence.flops
-    best = evidence.law.optimal_for_inference(
-        goal, inference_tokens, flops, inference_flops_per_unit
-    )
+    goal, flops, own = _goal(evidence.law, loss), evidence.flops, inference_flops_per_unit
+    best = evidence.law.optimal_for_inference(goal, inference_tokens, flops, own)
     notes = off_the_runs(evidence, best.params, best.tokens)
     how: dict[str, Any] = {"method": "none", "reason": evidence.no_interval, "diagnostics": notes}
     if evidence.no_interval:
         nothing: dict[str, Interval | None] = dict.fromkeys(_INFERENCE)
         return InferenceEstimate(**vars(best), intervals=nothing, level=level, **how)
-    own = inference_flops_per_unit
     inference = None if own is None else as_flops(own)
     log_n = np.log(best.params) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 81)
     log_d = np.log(best.tokens) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 49)
@@ -240,15 +223,14 @@ def optimal_for_inference(
     middle = np.median(np.where(np.isnan(columns), np.inf, columns), axis=1)
     if np.all(np.isfinite(middle)):
         best = replace(best, **dict(zip((*_INFERENCE, "saving"), middle.tolist(), strict=True)))
-    how |= {"method": METHOD}
+    how["method"] = METHOD
     return InferenceEstimate(**vars(best), intervals=spans, level=level, **how)
 
 
 def _first_size(log_n: Floats, surface: Floats, goal: float) -> Floats:
     """Ln N that first reaches a loss at each D, shape (draws, D); ±inf off the ends.
 
-    ``surface`` is (draws, N, D). Every fifth N is looked at, and then those before: the page of a
-    report, which cannot afford all, does the same.
+    ``surface`` is (draws, N, D). Every fifth N is looked at, then those before, as a report's page does.
     """
     reached = surface <= goal
     coarse = np.argmax(reached[:, ::5], axis=1)
@@ -264,10 +246,7 @@ def _first_size(log_n: Floats, surface: Floats, goal: float) -> Floats:
 
 
 def _cheapest(cost: Floats, log_n: Floats, log_d: Floats) -> tuple[Floats, Floats]:
-    """Ln N and ln D of the least cost of each draw; NaN where it lies at an end or is infinite.
-
-    Around the best of every fourth D.
-    """
+    """Ln N and ln D of the least cost of each draw, around the best of every fourth D; NaN at ends."""
     about = 4 * np.argmin(cost[:, ::4], axis=1)
     cost = np.where(np.abs(np.arange(len(log_d)) - about[:, None]) <= 4, cost, np.inf)
     rows, last = np.arange(len(cost)), len(log_d) - 1
@@ -280,9 +259,8 @@ def _cheapest(cost: Floats, log_n: Floats, log_d: Floats) -> tuple[Floats, Float
         inside = (near[1] <= near[0]) & (near[1] <= near[2]) & (bend > 0) & np.isfinite(bend)
         curve = 0.5 * (sizes[0] - 2 * sizes[1] + sizes[2])
         size = sizes[1] + t * (0.5 * (sizes[2] - sizes[0]) + t * curve)
-    return np.where(inside, size, np.nan), np.where(
-        inside, log_d[j] + t * (log_d[1] - log_d[0]), np.nan
-    )
+    units = log_d[j] + t * (log_d[1] - log_d[0])
+    return np.where(inside, size, np.nan), np.where(inside, units, np.nan)
 
 
 def _without(evidence: Evidence, value: float, level: float, N: float, D: float) -> Estimate:
@@ -305,10 +283,8 @@ def _goal(law: Law, loss: float) -> float:
     if not is_number(loss):
         raise InputError(f"expected a loss, as one finite number; got {loss!r}.")
     goal = float(loss)
-    if not law.reaches(goal):
-        floor = law.params.get("E")
-        bound = "its lowest" if floor is None else f"its irreducible loss E = {floor:.4g}"
-        raise InputError(
-            f"expected a loss that the fitted law reaches, above {bound}; got {goal:.6g}."
-        )
-    return goal
+    if law.reaches(goal):
+        return goal
+    floor = law.params.get("E")
+    bound = "its lowest" if floor is None else f"its irreducible loss E = {floor:.4g}"
+    raise InputError(f"expected a loss that the fitted law reaches, above {bound}; got {goal:.6g}.")

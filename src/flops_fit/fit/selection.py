@@ -37,8 +37,7 @@ _NEAR = 0.5  # decades of N and D within which a run with three others is one of
 def lost_by_outcome(runs: RunTable) -> list[Diagnostic]:
     """How many runs of each budget their own outcome left out, and whether that can bend the answer.
 
-    Runs do not diverge or fail at random: those left are the better ones, or the smaller. A warning
-    where more than a tenth of a budget is lost, or its largest run, or the one that looked best.
+    It can where over a tenth of a budget is lost, or its largest run, or the one that looked best.
     """
     lost = [e for e in runs.excluded if e.by_outcome]
     if not lost:
@@ -97,10 +96,8 @@ def _inconsistent(runs: RunTable) -> dict[int, str]:
     if len(wrong) > max(2, len(runs) // 10):
         return {}
     usual = 10 ** float(np.median(ratio))
-    return {
-        int(i): f"C/(N·D) is {10 ** ratio[i]:.3g}, of the other runs {usual:.3g}: a cell is wrong"
-        for i in wrong
-    }
+    text = "C/(N·D) is {:.3g}, of the other runs {:.3g}: a cell is wrong"
+    return {int(i): text.format(10 ** ratio[i], usual) for i in wrong}
 
 
 def _worst(runs: RunTable, log: bool) -> tuple[int, str] | None:
@@ -125,10 +122,8 @@ def _worst(runs: RunTable, log: bool) -> tuple[int, str] | None:
     if score[row, i] <= 1:
         return None
     # At the ends of a sweep the additive law may be wrong where the κ-law is not.
-    every = np.ones(6, dtype=bool)
-    joined = polish(
-        theta[row : row + 1], points, weights[row], delta, every, iterations=_STEPS
-    ).theta
+    every, one = np.ones(6, dtype=bool), theta[row : row + 1]
+    joined = polish(one, points, weights[row], delta, every, iterations=_STEPS).theta
     if not lonely[i] and abs(float(z[i] - model_values(joined, points)[0, i])) < limit[row, i]:
         return None
     shown = z[i] - off[row, i]
@@ -160,12 +155,8 @@ def _deletions(s: Floats, v: Floats) -> NDArray[np.bool_]:
 
 def _third_nearest(runs: RunTable) -> Floats:
     """How many decades of N or D, whichever is more, each run lies from its third neighbour."""
-    x, y = np.log10(runs.params), np.log10(runs.tokens)
-    out = np.empty(len(x))
-    for i in range(len(x)):
-        apart = np.maximum(np.abs(x - x[i]), np.abs(y - y[i]))
-        out[i] = np.partition(apart, 3)[3]
-    return out
+    at = np.log10(np.column_stack([runs.params, runs.tokens]))
+    return np.array([np.partition(np.max(np.abs(at - one), axis=1), 3)[3] for one in at])
 
 
 def _gaps(v: Floats) -> Floats:
