@@ -30,8 +30,7 @@ _OTHER_UNIT_OFF = 0.1  # in ln L; one unit for another moves it by 0.37
 _DISAGREEMENT, _GROSS_DISAGREEMENT = np.log(1.5), np.log(5.0)
 _UNCLEAR_LOG_HALF = np.log(2)
 _WIDTH_TARGET = 10.0  # times the largest run's compute
-# Half-widths there of ln N* and ln L from which trust is "caution" and "no".
-WIDTH_LIMITS = ((0.6, 1.0), (0.07, 0.2))
+WIDTH_LIMITS = ((0.6, 1.0), (0.07, 0.2))  # of ln N* and ln L there: half-widths for "caution", "no"
 
 
 @dataclass(frozen=True)
@@ -336,10 +335,8 @@ def _beyond(name: str, value: float, runs: Floats) -> tuple[float, str]:
 
 
 def _far(compute: tuple[float, str], sizes: list[tuple[float, str]]) -> Diagnostic | None:
-    """How far a target lies beyond the runs either way, from 10× a warning, from 100× critical.
-
-    N and D grow like √C: their factors count squared, and are named where they say more than C does.
-    """
+    """How far a target lies beyond the runs: from 10× a warning, from 100× critical."""
+    # N and D grow like √C: their factors count squared, and are named where they say more than C.
     grades = [compute[0], *(factor**2 for factor, _ in sizes)]
     worse = [text for factor, text in sizes if factor**2 > max(compute[0], 1.001) * 2]
     texts = [compute[1]] * (compute[0] > 1.001) + worse
@@ -355,10 +352,7 @@ def _far(compute: tuple[float, str], sizes: list[tuple[float, str]]) -> Diagnost
 def off_the_runs(
     evidence: Evidence, N: float, D: float, *, shape: bool = True
 ) -> tuple[Diagnostic, ...]:
-    """How far N and D lie from the runs, above and below: in compute, N, D and, with ``shape``, D/N.
-
-    The ratio of an optimum follows from the law.
-    """
+    """How far N and D lie from the runs, above and below: in compute, N, D and, with ``shape``, D/N."""
     runs = evidence.runs
     if not (np.isfinite(N) and np.isfinite(D)):
         return ()

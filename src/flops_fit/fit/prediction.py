@@ -200,10 +200,9 @@ def median_optimum(
 def predict_path(
     evidence: Evidence, compute: Floats, level: float, flops: FlopsFunction | None = None
 ) -> Floats:
-    """As :func:`predict` at many budgets: (:data:`SPANS`, value and two ends, budgets).
+    """As :func:`predict` at many budgets: (:data:`SPANS`, value and two ends, budgets); NaN: none.
 
     Between some of many budgets logs (of what may be negative: values) are a cubic in ln C.
-    NaN: no interval.
     """
     from scipy.interpolate import PchipInterpolator
 
