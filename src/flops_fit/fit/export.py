@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,8 +66,8 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
     return {**about, "reach": reach, **values, "flops": flops}
 
 
-def _nine(values: Iterable[float]) -> list[float]:
-    return [float(f"{v:.9g}") for v in values]
+def _nine(rows: Floats) -> list[list[float]]:
+    return [[float(f"{v:.9g}") for v in row] for row in rows]
 
 
 def _surfaces(drawn: Posterior, mean: KappaMean) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def _surfaces(drawn: Posterior, mean: KappaMean) -> dict[str, Any]:
         kappa, log_unit = np.exp(ln_kappa), np.log(points.scale)
         log_a, log_b = (u + p * x + log_unit) / kappa, (v + q * y + log_unit) / kappa
         columns = (E * points.scale - points.shift, log_a, log_b, p / kappa, q / kappa, kappa)
-        laws += [_nine(law) for law in np.column_stack(columns).tolist()]
+        laws += _nine(np.column_stack(columns))
         along, across, drift = part.basis.axes
         both, slow = part.basis.knot_weights(part.weights)
         weights = unit * np.hstack([both.reshape(len(both), -1), slow])
@@ -97,7 +96,7 @@ def _surfaces(drawn: Posterior, mean: KappaMean) -> dict[str, Any]:
                 "weights": b64encode(weights.astype("<f4").tobytes()).decode(),
             }
         )
-    run = [_nine(row) for row in unit * drawn.run_noise((len(laws), 4))]
+    run = _nine(unit * drawn.run_noise((len(laws), 4)))
     return {"log": points.log, "laws": laws, "parts": parts, "run": run}
 
 

@@ -122,9 +122,9 @@ class Hoffmann(KappaFamily):
 class Kappa(KappaFamily):
     """L(N, D) = E + (A/N^α + B/D^β)^κ.
 
-    κ = 1 is the additive law of Hoffmann et al.; κ < 1 makes a lack of parameters and a lack of
-    data add up to less than their sum. The optimal split does not depend on κ. It is the supervised
-    law of Busbridge et al. 2025, "Distillation Scaling Laws" (arXiv:2502.08606; their γ).
+    κ = 1 is the additive law; κ < 1 makes a lack of parameters and a lack of data add up to less
+    than their sum. The optimal split does not depend on κ. It is the supervised law of Busbridge et
+    al. 2025, "Distillation Scaling Laws" (arXiv:2502.08606; their γ).
     """
 
     E: float
@@ -148,9 +148,8 @@ class Kaplan(KappaFamily):
     """L(N, D) = ((N_c/N)^{α_N/α_D} + D_c/D)^{α_D} (Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5).
 
     The κ-law with E = 0, A = N_c^{α_N/α_D}, α = α_N/α_D, B = D_c, β = 1 and κ = α_D, so for
-    F(N) = k·N, with r = α_N/α_D, N* = (r·N_c^r/D_c · C/k)^{1/(1+r)}: N* ∝ C^a with
-    a = α_D/(α_N + α_D). That is 0.575 for the paper's joint fit (its Table 2); its N* ∝ C^0.73
-    comes from another law, L(N, S_min).
+    F(N) = k·N, N* ∝ C^a with a = α_D/(α_N + α_D). That is 0.575 for the paper's joint fit (its
+    Table 2); its N* ∝ C^0.73 comes from another law, L(N, S_min).
 
     Examples
     --------

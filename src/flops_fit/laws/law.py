@@ -74,14 +74,12 @@ class Law(ABC):
     """A surface L(N, D): a frozen dataclass whose fields are its fitted parameters.
 
     A law of your own is a subclass with ``name``, ``formula``, its parameters as positive fields
-    and :meth:`loss`, which falls with N and with D. With :meth:`starts` it can be fitted; every
-    other question is answered from :meth:`loss`.
+    and :meth:`loss`, which falls with N and with D. With :meth:`starts` it can be fitted.
 
-    A law may use further columns of :class:`~flops_fit.table.RunTable`, named in ``covariates``: a
-    fit calls ``loss`` and ``starts`` with one more array for each. Both need defaults for them, as
-    the optimum is computed from ``loss(N, D)``. Fields in ``conditions`` are set and not fitted,
-    with a default each. A parameter in ``limits`` takes the value there where the runs do not
-    determine it: ``{"R_D": inf}``.
+    ``covariates`` names further columns of :class:`~flops_fit.table.RunTable`: a fit calls ``loss``
+    and ``starts`` with one more array for each, with a default in both. Fields in ``conditions`` are
+    set and not fitted, with a default each. A parameter in ``limits`` takes the value there where
+    the runs do not determine it: ``{"R_D": inf}``.
     """
 
     name: ClassVar[str] = "law"
@@ -152,14 +150,11 @@ class Law(ABC):
         return spend(wanted, compute, flops, max_params, max_tokens, self)
 
     def compute_for(self, loss: float, flops_per_unit: FlopsLike = 6.0) -> float:
-        """The least C whose optimum reaches ``loss``; ``inf`` beyond 1e40 parameters.
-
-        The search starts where 20 units a parameter reach the loss, so that F is never evaluated far
-        from the answer.
-        """
+        """The least C whose optimum reaches ``loss``; ``inf`` beyond 1e40 parameters."""
         goal, flops = float(finite(loss, "a loss")), as_flops(flops_per_unit)
         if not self.reaches(goal):
             return math.inf
+        # From where 20 units a parameter reach the loss: F is never evaluated far from the answer.
         bound = least_size(lambda n: self.loss(n, _UNITS_PER_PARAM * n), np.asarray(goal))
         size = max(float(bound), 1.0)
         start = float(positive_per_unit(flops, np.asarray(size))) * _UNITS_PER_PARAM * size
@@ -304,11 +299,7 @@ class Law(ABC):
 
 
 def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach: float) -> float:
-    """Ln of the least compute whose optimum reaches ``loss``; ±inf beyond ``reach`` from ``start``.
-
-    Bracketed outwards by steps in ln C that double, then cut into 33 parts at a time, as the
-    optima of many budgets cost about as much as that of one.
-    """
+    """Ln of the least compute whose optimum reaches ``loss``; ±inf beyond ``reach`` from ``start``."""
 
     def reached(log_c: ArrayLike) -> NDArray[np.bool_]:
         return np.asarray(law.optimal(np.exp(np.atleast_1d(log_c)), flops).loss) <= loss
@@ -323,7 +314,7 @@ def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach
         low, high, step = low - step, low, 2 * step
         if middle - low > reach:
             return -math.inf
-    for _ in range(10):
+    for _ in range(10):  # the optima of many budgets cost about as much as that of one
         cuts = low + (high - low) * _SECTIONS
         first = int(np.argmax(np.append(reached(cuts[1:-1]), True))) + 1
         low, high = float(cuts[first - 1]), float(cuts[first])

@@ -29,15 +29,12 @@ class Muennighoff(Law):
 
     D' = U + U·R*_D·(1 − e^{−R/R*_D}) with R = D/U − 1 repeats (their eq. 5); D' = D where D ≤ U.
     N' = U_N + U_N·R*_N·(1 − e^{−R_N/R*_N}) with R_N = N/U_N − 1, U_N = min(N, N*(U)) and N*(U) the
-    size whose compute-optimal data is U (their eq. 6): parameters beyond what U units can feed are
-    worth less as well. Without repetition (``unique`` = ∞, the default) it is the additive law.
+    size whose compute-optimal data is U (their eq. 6). After R*_D and R*_N repeats, of data and of
+    parameters, 1 − 1/e of all that repetition can give is used up. Without repetition (``unique`` =
+    ∞, the default) it is the additive law; :meth:`with_unique` sets ``unique``, which is not fitted.
 
-    The law saturates: beyond some compute neither term falls any more, and :meth:`~Law.compute_for`
-    answers ``inf`` for losses below that. It cannot express a loss that *rises* with repetition.
-
-    R*_D and R*_N say after how many repeats, of data and of parameters, 1 − 1/e of all that
-    repetition can give is used up; ``inf`` where no repeat is worth less. ``unique``, the U of
-    the law's answers, is not fitted: :meth:`with_unique` sets it.
+    The law saturates: :meth:`~Law.compute_for` answers ``inf`` for losses below what any compute
+    reaches. It cannot express a loss that *rises* with repetition.
 
     Examples
     --------

@@ -22,12 +22,16 @@ _NO_SURFACE = (
 )
 
 
-def finite(values: ArrayLike, what: str) -> Floats:
-    """Values as an array; refused where one is not a finite number."""
+def _numbers(values: ArrayLike, what: str) -> Floats:
     try:
-        out = np.asarray(values, dtype=np.float64)
+        return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
+
+
+def finite(values: ArrayLike, what: str) -> Floats:
+    """Values as an array; refused where one is not a finite number."""
+    out = _numbers(values, what)
     if not np.all(np.isfinite(out)):
         raise InputError(f"expected {what} to be finite; got {values!r}.")
     return out
@@ -35,8 +39,8 @@ def finite(values: ArrayLike, what: str) -> Floats:
 
 def positive(values: ArrayLike, what: str) -> Floats:
     """Values as an array; refused where one is not a positive finite number."""
-    out = finite(values, what)
-    if not np.all(out > 0):
+    out = _numbers(values, what)
+    if not np.all(np.isfinite(out) & (out > 0)):
         raise InputError(f"expected {what} to be positive and finite; got {values!r}.")
     return out
 
@@ -94,11 +98,10 @@ class InferenceOptimum:
 class TradeOff:
     """Sizes k·N*(C), what they reach with C, and what they need for the loss of N*.
 
-    Prints as a table. Arrays have shape (factors,). Below ``factors`` of 1 a smaller model is
-    trained longer than optimal. ``params``, ``tokens`` and ``loss`` are N = k·N*, D = C/F(N) and
-    L(N, D), ``excess`` is by how many per cent that lies above the optimum's. ``tokens_needed`` is
-    the D at which N reaches the optimum's loss, ``inf`` where it never does, and ``compute_ratio``
-    F(N)·tokens_needed over C: 1.2 is a fifth more compute for the same loss.
+    Prints as a table. Arrays have shape (factors,). ``params``, ``tokens`` and ``loss`` are
+    N = k·N*, D = C/F(N) and L(N, D), ``excess`` is by how many per cent that lies above the
+    optimum's. ``tokens_needed`` is the D at which N reaches the optimum's loss, ``inf`` where it
+    never does, and ``compute_ratio`` F(N)·tokens_needed over C.
     """
 
     compute: float
@@ -132,8 +135,7 @@ def spend(
 ) -> Optimum:
     """D = C/F(N) for the best sizes without caps, both held to their caps; NaN loss without a law.
 
-    Where D would pass its cap the compute left over goes to N: F(N)·max_tokens = C. That is the
-    best the caps allow, for a loss that falls in N and D with one minimum along the budget.
+    Where D would pass its cap the compute left over goes to N: F(N)·max_tokens = C.
     """
     shape = np.shape(C)
     N, C = (np.atleast_1d(np.asarray(v, dtype=np.float64)).ravel() for v in (N, C))
@@ -230,9 +232,8 @@ class PowerLaw:
 class OptimumOnly:
     """N*(C) = k_N·C^a and D*(C) = k_D·C^b, as approaches 1 and 2 give them.
 
-    It is no :class:`~flops_fit.laws.Law`: it answers :meth:`optimal` and no question about the
-    loss. The paper decides what N counts (``size``) and what C is (``compute``), so F(N) cannot be
-    exchanged.
+    It answers :meth:`optimal` and no question about the loss. The paper decides what N counts
+    (``size``) and what C is (``compute``), so F(N) cannot be exchanged.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Numerical search for many curves at once: where each is lowest, where it crosses a value.
 
-``scipy.optimize.elementwise`` solves the same problems. For a single curve, the common case, it
-takes three to ten times as long, and it needs curves that are defined throughout a bracket.
+``scipy.optimize.elementwise`` takes three to ten times as long for one curve, the common case, and
+needs curves that are defined throughout a bracket.
 """
 
 from __future__ import annotations
