@@ -174,7 +174,8 @@ def _multiplier_interval(
     if one.no_interval or other.no_interval:
         text = "the compute multiplier has no interval: one of the fits has none for its loss"
         return None, [Diagnostic("no_interval", "warning", text, "add runs")]
-    goal = np.min(one.optima(C).loss, axis=1)
+    # Both are drawn from the same random numbers: pair them at random.
+    goal = np.random.default_rng(2).permutation(np.min(one.optima(C).loss, axis=1))
     draws = log_compute_draws(other, goal, C * math.exp(log_m)) - math.log(C)
     return other.span(np.exp(draws), level), []
 
@@ -186,8 +187,8 @@ def _difference(first: Fit, second: Fit, level: float) -> tuple[Interval | None,
     one, other = first._evidence, second._evidence
     if one.no_interval or other.no_interval:
         return None, None
-    pairs = zip(one.drawn_laws, other.drawn_laws, strict=False)
-    draws = np.array([b.exponent - a.exponent for a, b in pairs])
+    a, b = (np.array([law.exponent for law in each.drawn_laws]) for each in (one, other))
+    draws = b - np.random.default_rng(2).permutation(a)
     apart = abs(float(np.mean(draws))) / max(float(np.std(draws)), 1e-300)
     held = first.exponents == second.exponents and first._solution.fixed
     return other.span(draws, level), None if held else float(2 * ndtr(-apart))
