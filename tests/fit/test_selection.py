@@ -256,3 +256,13 @@ def test_a_law_that_cannot_be_negative_says_so():
     table["loss"] -= 3
     with pytest.raises(FitError, match="found none"):
         fit_runs(table, "kaplan")
+
+
+def test_repeated_data_with_negative_losses_has_an_answer():
+    """The law of repeated data is not for them: asked for it says so, else it is not tried."""
+    table = sweep(LAW, sd=0.003)
+    table["loss"] -= 3
+    table["unique_tokens"] = table["tokens"] / np.tile([1, 2, 4, 8, 16, 8, 2], 5)
+    assert fit_runs(table).law.params["E"] < 0
+    with pytest.raises(FitError, match="expected positive losses"):
+        fit_runs(table, "muennighoff")
