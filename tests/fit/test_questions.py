@@ -275,14 +275,20 @@ def test_a_fit_that_was_asked_survives_pickling(papers):
         (lambda f: f.optimal_for_inference(2.4, -1e12), "inference_tokens"),
         (lambda f: f.predict(1e21, max_params=0), "max_params"),
         (lambda f: f.predict(1e21, max_tokens="1T"), "max_tokens"),
-        (lambda f: f.estimate(lambda law: -1.0), "positive quantity"),
-        (lambda f: f.estimate(lambda law: float("nan")), "positive quantity"),
+        (lambda f: f.estimate(lambda law: float("nan")), "a quantity that is a number"),
     ],
 )
 def test_nonsense_is_refused_in_words(fit, ask, match):
     """Each refusal says what was expected."""
     with pytest.raises((InputError, InputTypeError), match=match):
         ask(fit)
+
+
+def test_a_quantity_may_be_negative(fit):
+    """Its interval is that of its opposite, turned round."""
+    ours, theirs = (fit.estimate(lambda law, k=k: k * law.loss(1e9, 2e10)) for k in (-1, 1))
+    assert ours.value == pytest.approx(-theirs.value)
+    assert ours.interval == pytest.approx((-theirs.interval[1], -theirs.interval[0]))
 
 
 @pytest.mark.parametrize("quantity", [2.0, lambda law: "low", lambda law: law])
