@@ -150,6 +150,14 @@ def test_honest_designs_are_left_alone(name):
     assert strays(DESIGNS[name]) == set()
 
 
+def test_a_budget_whose_losses_are_bent_is_no_wrong_cell():
+    """Its runs stay in the fit: what they say is judged by the fit's findings."""
+    table = sweep(LAW, sd=0.001, seed=1)
+    bent = table["budget"] == 1e18
+    table["loss"][bent] *= (table["params"][bent] / np.median(table["params"][bent])) ** 0.05
+    assert strays(table) == set()
+
+
 PUBLISHED = (
     "hoffmann2022_epoch",
     "llama3_2024",
@@ -170,14 +178,18 @@ def test_published_sweeps_are_left_alone(name):
 @pytest.mark.parametrize("column", ["params", "tokens"])
 @pytest.mark.parametrize("name", ["sweep", "few", "near", "confirmed", "tapered", "rectangle"])
 def test_a_cell_wrong_by_a_thousand_is_found_wherever_it_sits(name, column, factor, kept):
-    """First, last and others, with C of the wrong cell or of the right one; no other run is named."""
+    """First, last and others, with C of the wrong cell or of the right one; no other run is named.
+
+    Where nearly no loss is left to gain the cell may stay, and then the fit is not trusted.
+    """
     for at in (0, 3, len(DESIGNS[name]["loss"]) // 2, -2, -1):
         table = {n: DESIGNS[name][n].copy() for n in ("params", "tokens", "loss")}
         at %= len(table["loss"])
         if kept:
             table["flops"] = 6 * table["params"] * table["tokens"]
         table[column][at] *= factor
-        assert strays(table) == {at}
+        found = strays(table)
+        assert found == {at} or (not found and fit_runs(table).trust == "no")
 
 
 @pytest.mark.parametrize("first", [0, 6, 17, 28])

@@ -334,9 +334,9 @@ def test_a_law_of_ones_own_answers_everything():
     ("ask", "match"),
     [
         (lambda law: law.tokens_for(-1e9, 2.0), "N to be positive"),
-        (lambda law: law.tokens_for(1e9, 0.0), "loss to be positive"),
+        (lambda law: law.tokens_for(1e9, np.inf), "loss to be finite"),
         (lambda law: law.params_for([1e9, np.nan], 2.0), "D to be positive"),
-        (lambda law: law.compute_for(-2.0), "loss to be positive"),
+        (lambda law: law.compute_for(np.nan), "loss to be finite"),
         (lambda law: law.compute_for(2.0, lambda N: -N), "positive FLOPs per unit"),
         (lambda law: law.optimal(1e20, max_params=0), "max_params"),
         (lambda law: law.optimal(1e20, max_tokens=-1.0), "max_tokens"),

@@ -22,26 +22,23 @@ _NO_SURFACE = (
 )
 
 
-def _numbers(values: ArrayLike, what: str) -> Floats:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
-
-
 def finite(values: ArrayLike, what: str) -> Floats:
     """Values as an array; refused where one is not a finite number."""
-    out = _numbers(values, what)
-    if not np.all(np.isfinite(out)):
-        raise InputError(f"expected {what} to be finite; got {values!r}.")
-    return out
+    return _checked(values, what, -np.inf, "finite")
 
 
 def positive(values: ArrayLike, what: str) -> Floats:
     """Values as an array; refused where one is not a positive finite number."""
-    out = _numbers(values, what)
-    if not np.all(np.isfinite(out) & (out > 0)):
-        raise InputError(f"expected {what} to be positive and finite; got {values!r}.")
+    return _checked(values, what, 0.0, "positive and finite")
+
+
+def _checked(values: ArrayLike, what: str, above: float, words: str) -> Floats:
+    try:
+        out = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
+    if not np.all(np.isfinite(out) & (out > above)):
+        raise InputError(f"expected {what} to be {words}; got {values!r}.")
     return out
 
 

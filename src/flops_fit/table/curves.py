@@ -182,7 +182,7 @@ def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
         count = int(np.sum(keep))
         if count < len(index):
             lacking = " and ".join(name for name, values in sound.items() if not np.all(values))
-            reason = f"{len(index) - count} of {len(index)} points lack a sound {lacking}"
+            reason = f"{len(index) - count} of {len(index)} points lack a positive finite {lacking}"
             excluded.append(Excluded(label, reason))
         if count < 2:
             excluded.append(Excluded(label, f"{count} points are left, no curve"))
