@@ -31,7 +31,7 @@ _LONELY = 1.2  # decades of D/N between a run and all others
 _OFF, _LONELY_OFF = 0.3, 0.07  # of the losses' range, between a loss and what the rest predicts
 _MOST_SDS = 8.0
 _LEVERAGE = 0.15  # on a quadratic, from which one run can pull a fit to itself
-_NEAR = 0.5  # decades of N and D within which a run with three others is one of a crowd
+_NEAR = 0.5  # decades of N and D within which a run with two others is one of a crowd
 
 
 def lost_by_outcome(runs: RunTable) -> list[Diagnostic]:
@@ -117,7 +117,7 @@ def _worst(runs: RunTable, log: bool) -> tuple[int, str] | None:
     lonely = _gaps(v) > _LONELY * np.log(10)
     least = np.where(lonely, _LONELY_OFF, _OFF) * spread
     limit = np.maximum(least, _MOST_SDS * noise[:, None])
-    score = np.where(sets & (_third_nearest(runs) > _NEAR), np.abs(off) / limit, 0.0)
+    score = np.where(sets & (_second_nearest(runs) > _NEAR), np.abs(off) / limit, 0.0)
     row, i = (int(at) for at in np.unravel_index(int(np.argmax(score)), score.shape))
     if score[row, i] <= 1:
         return None
@@ -153,10 +153,10 @@ def _deletions(s: Floats, v: Floats) -> NDArray[np.bool_]:
     return np.array([*sets, both])
 
 
-def _third_nearest(runs: RunTable) -> Floats:
-    """How many decades of N or D, whichever is more, each run lies from its third neighbour."""
+def _second_nearest(runs: RunTable) -> Floats:
+    """How many decades of N or D, whichever is more, each run lies from its second neighbour."""
     at = np.log10(np.column_stack([runs.params, runs.tokens]))
-    return np.array([np.partition(np.max(np.abs(at - one), axis=1), 3)[3] for one in at])
+    return np.array([np.partition(np.max(np.abs(at - one), axis=1), 2)[2] for one in at])
 
 
 def _gaps(v: Floats) -> Floats:
