@@ -162,7 +162,8 @@ def test_published_runs_leave_out_where_they_rise(c4):
     assert len(c4.runs) + len(c4.excluded) == 295
     assert len(c4.excluded) == 45
     assert "45 runs" in message(c4, "repetition_hurts")
-    assert c4.trust == "caution"
+    assert c4.trust == "no"
+    assert "known within a factor of" in message(c4, "width_ahead")
     assert c4.status.usable
 
 
