@@ -188,7 +188,7 @@ class Fit:
         """The compute-optimal N, D and loss at C training FLOPs, with intervals.
 
         The answer is the median over surfaces drawn from everything that the runs leave open: the
-        law's constants, κ, a smooth misfit of the law's form (:mod:`flops_fit.fit.misfit`), and
+        law's constants, κ, a smooth misfit of the law's form (``flops_fit.fit.misfit``), and
         noise. Where the surface is not the headline (see :attr:`approaches`), N* is that of the
         headline's line, D* = C/F(N*), and there are no intervals.
 
