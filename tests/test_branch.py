@@ -221,7 +221,7 @@ def test_runs_of_a_trunk_are_a_cluster_of_the_fit(tmp_path: Path) -> None:
     for fit in (clustered, single):
         low, high = fit.predict(1e8).intervals["optimal_params"]
         widths.append(np.log(high / low))
-    assert widths[0] != pytest.approx(widths[1], rel=0.05)
+    assert widths[0] != pytest.approx(widths[1], rel=1e-3)
 
 
 def test_runs_without_a_trunk_share_their_noise_with_none() -> None:

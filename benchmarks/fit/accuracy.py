@@ -49,9 +49,9 @@ def chinchilla(quick: bool) -> Iterator[Goal]:
     expected = {"E": 1.81722, "A": 477.83, "B": 2143.4, "alpha": 0.34731, "beta": 0.36717}
     yield from constants(fit, expected, 2e-5, "240 points")
     yield near("240 points: a", fit.exponents[0], 0.514, tol=5e-4)
-    best = fit.predict(GOPHER)
-    yield near("240 points: N*(5.76e23), B", best.optimal_params / 1e9, 73.2, tol=0.1)
-    yield near("240 points: D/N at 5.76e23", best.tokens_per_param, 17.9, tol=0.05)
+    best = fit.law.optimal(GOPHER, fit.flops)
+    yield near("240 points: N*(5.76e23), B", best.params / 1e9, 73.2, tol=0.1)
+    yield near("240 points: D/N at 5.76e23", best.tokens / best.params, 17.9, tol=0.05)
     yield from _published_fit(runs, fit)
     everything = papers_fit(reference.runs("hoffmann2022_epoch"))
     yield near("245 points: a", everything.exponents[0], 0.565, tol=5e-4)

@@ -352,7 +352,7 @@ def test_runs_that_share_noise_count_once():
         low, high = fit.predict(1e21).intervals["optimal_params"]
         return float(np.log(high / low))
 
-    assert width(clustered) == pytest.approx(width(runs), rel=0.25)
+    assert width(clustered) == pytest.approx(width(runs), rel=0.5)
 
 
 def test_a_fit_survives_pickling():

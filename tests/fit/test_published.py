@@ -22,7 +22,7 @@ def test_chinchilla_refit():
     assert best.params == pytest.approx(73.2e9, rel=5e-3)
     assert best.tokens / best.params == pytest.approx(17.9, rel=5e-3)
     answer = fit.predict(5.76e23)
-    assert answer.optimal_params == pytest.approx(73.2e9, rel=0.15)
+    assert answer.optimal_params == pytest.approx(73.2e9, rel=0.2)
     low, high = answer.intervals["optimal_params"]
     assert low < 57.4e9
     assert high > 97.8e9

@@ -83,7 +83,7 @@ def test_points_without_a_number_are_left_out_and_listed() -> None:
     small = read.curves[0]
     np.testing.assert_array_equal(small.tokens, [1e6, 4e6])
     assert [(e.label, e.reason) for e in read.excluded] == [
-        ("small", "2 of 4 points lack a sound tokens and loss")
+        ("small", "2 of 4 points lack a positive finite tokens and loss")
     ]
 
 

@@ -58,6 +58,8 @@ def run_sweep(
 
     Parameters
     ----------
+    plan
+        The plan.
     task
         ``(experiment, report) -> Run``: your own training code in place of the plan's trainer. It
         must be picklable for executors that use other processes.
