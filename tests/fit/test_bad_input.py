@@ -327,18 +327,9 @@ def test_noise_and_outliers_are_no_other_unit():
         assert mixed_loss_units(RunTable.read(table)) is None, seed
 
 
-PUBLISHED = (
-    "hoffmann2022_epoch",
-    "llama3_2024",
-    "marin2026_dclm",
-    "porian2024_refinedweb",
-    "muennighoff2023_c4",
-)
-
-
 def test_no_published_table_is_called_mixed():
     """Each configuration by itself too."""
-    for name in PUBLISHED:
+    for name in reference.RUN_NAMES:
         assert mixed_loss_units(reference.runs(name)) is None
     table = reference.runs("porian2024_refinedweb")
     kinds = np.array([label.rsplit(" run", 1)[0] for label in table.labels])

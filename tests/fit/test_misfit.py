@@ -89,3 +89,20 @@ def test_the_same_runs_give_the_same_draws():
     """Nothing is left to chance between two fits."""
     runs = sweep(LAW, sd=0.003)
     assert fit_runs(runs).predict(1e21) == fit_runs(runs).predict(1e21)
+
+
+def test_the_signs_of_eigenvectors_decide_nothing(monkeypatch):
+    """They differ between machines and numbers of threads; answers do not."""
+    runs = sweep(LAW, sd=0.003)
+    before = fit_runs(runs).predict(1e21)
+    plain, rng = np.linalg.eigh, np.random.default_rng(3)
+
+    def other_signs(matrix):
+        values, vectors = plain(matrix)
+        return values, vectors * rng.choice([-1.0, 1.0], vectors.shape[-1])
+
+    monkeypatch.setattr(np.linalg, "eigh", other_signs)
+    after = fit_runs(runs).predict(1e21)
+    assert after.optimal_params == pytest.approx(before.optimal_params, rel=1e-6)
+    for name, span in before.intervals.items():
+        assert after.intervals[name] == pytest.approx(span, rel=1e-5)

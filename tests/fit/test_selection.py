@@ -16,6 +16,7 @@ from flops_fit.laws import Hoffmann, Kappa
 from flops_fit.records import Diagnostic
 from flops_fit.table import RunTable
 from tests.fit._runs import sweep
+from tests.fit.test_published_runs import STEPS
 
 LAW = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
 JOINED = Kappa(E=1.7, A=9e4, B=2e6, alpha=0.7, beta=0.8, kappa=0.5)
@@ -158,19 +159,16 @@ def test_a_budget_whose_losses_are_bent_is_no_wrong_cell():
     assert strays(table) == set()
 
 
-PUBLISHED = (
-    "hoffmann2022_epoch",
-    "llama3_2024",
-    "marin2026_dclm",
-    "porian2024_refinedweb",
-    "muennighoff2023_c4",
-)
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", reference.RUN_NAMES)
 def test_published_sweeps_are_left_alone(name):
     """Outliers among them lie in a crowd, which bounds their pull."""
     assert stray_runs(reference.runs(name), log=True) == {}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: "-".join(step.values()))
+def test_so_is_each_configuration_of_a_published_sweep(step):
+    """The corners of a grid lie far from the law and have neighbours."""
+    assert stray_runs(reference.runs("porian2024_refinedweb", **step), log=True) == {}
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -133,6 +133,7 @@ def takes(arguments: Callable[P, Sweep]) -> Callable[[Callable[[Sweep], R]], Cal
 
         answer = inspect.signature(function).return_annotation
         signature = inspect.signature(arguments).replace(return_annotation=answer)
+        # inspect, help() and the command line read it; types do not know the attribute.
         call.__signature__ = signature  # type: ignore[attr-defined]
         return explains_names(MOVED)(call)
 

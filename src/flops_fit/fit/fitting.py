@@ -16,8 +16,8 @@ from flops_fit.fit.approaches import choose_headline
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.groups import GroupFit
 from flops_fit.fit.intervals import Evidence
+from flops_fit.fit.known import Known, check_known
 from flops_fit.fit.minima import envelope, isoflop
-from flops_fit.fit.misfit_mean import Known, check_known
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import FEW_EPOCHS, epochs_of
 from flops_fit.fit.selection import stray_finding, stray_runs

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import InputError, TableError
 from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.misfit_mean import CONSTANTS, Belief, Known
+from flops_fit.fit.known import CONSTANTS, Belief, Known
 from flops_fit.fit.solver import Solution
 from flops_fit.fit.surface_solver import rho_scale
 from flops_fit.laws.kappa import Hoffmann, Kappa
@@ -211,8 +211,8 @@ def split_finding(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     if not name:
         return []
     text = (
-        f"column {name!r} splits the runs into groups of different losses: {100 * share:.0f} % of "
+        f"column {name!r} splits the runs into groups of different losses: {100 * share:.0f} % of the "
+        "scatter around the law lies between them"
     )
-    text += "the scatter around the law lies between them"
     action = f"fit_runs(..., group={name!r}) gives each its own constants and shares exponents"
     return [Diagnostic("groups_mixed", "warning", text, action)]

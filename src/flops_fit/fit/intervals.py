@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
+from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit import Posterior, posterior
-from flops_fit.fit.misfit_mean import Belief, MisfitPrior
+from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
@@ -206,7 +207,7 @@ class Evidence:
     """What a fit knows beyond its law: drawn surfaces that give any quantity an interval.
 
     ``base`` says how much each run counts, before the window; ``hold_kappa`` that the additive law
-    was asked for, ``known`` what is known of its constants beforehand.
+    was asked for, ``known`` which of its constants were given.
     """
 
     solution: Solution
@@ -343,7 +344,7 @@ def check_level(level: float) -> None:
 
 def _number(value: object) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]  # what a user's function gave: float decides
     except (TypeError, ValueError) as error:
         raise InputTypeError(
             f"expected one number from the quantity; got {type(value).__name__}."

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit_mean import (
     MOST_POINTS,
-    Belief,
     Gaussian,
     KappaMean,
     LinearMean,
@@ -70,7 +71,7 @@ class Basis:
         both = (along[:, :, None] * across[:, None, :]).reshape(len(s), -1)
         return np.hstack([both, self.drift * drift])
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, Axis, Axis]:
         """The knots along s and v, and those along s of the drift."""
         # Isotropic in (x, y) is isotropic in (s, v)/√2.
@@ -94,7 +95,8 @@ class Axis:
         count = max(int(np.ceil((span[1] - span[0]) / (_KNOT_SPACING * length))), 1) + 1
         self.knots, self.length = np.linspace(*span, count), length
         values, vectors = np.linalg.eigh(self.kernel(self.knots))
-        self.whitener = vectors / np.sqrt(np.maximum(values, 1e-10))
+        # The symmetric root: the signs of eigenvectors, which threads change, leave it as it is.
+        self.whitener = (vectors / np.sqrt(np.maximum(values, 1e-10))) @ vectors.T
 
     def kernel(self, at: Floats) -> Floats:
         """exp(−Δ²/2ℓ²) to every knot, shape (points, knots)."""
@@ -187,7 +189,7 @@ def posterior(
     known: Belief | None = None,
     draws: int = DRAWS,
 ) -> Posterior:
-    """Draws of the surface, given all runs; ``base`` says how much each counts beforehand.
+    """Draws of the surface, given all runs; ``base`` says how much each counts before that.
 
     Around an additive law κ is free, unless ``hold_kappa``; what is ``known`` replaces the default
     prior of those constants. Runs in one group share half the variance of their noise.
@@ -344,7 +346,10 @@ class _Conditional:
             precision = self.values / sigma**2 + tau**-2.0
             model = self.mean.local(np.vstack([self.eta[i], eta]), self.points)[0]
             found = self.whiten(self.points.z - model) @ self.projector / (sigma**2 * precision)
-            loose = wide * rng.normal(size=(n, len(precision))) / np.sqrt(precision)
+            # Drawn in the basis itself, so that no sign of an eigenvector decides a draw.
+            loose = (
+                wide * (rng.normal(size=(n, len(precision))) @ self.vectors) / np.sqrt(precision)
+            )
             weights.append((found[1:] + loose) @ self.vectors.T)
             etas.append(eta)
         return Draws(self.basis, np.vstack(etas), np.vstack(weights))

@@ -73,7 +73,7 @@ class Solution:
     ``theta`` has the k coordinates that are free and on no bound, of which ``log_names`` are logs; a
     refit starts from ``coordinates``, all six in the κ family. ``residuals`` are z − model, and
     ``jacobian``, (runs, k), is the model's. ``held`` has the limits that parameters were held at
-    which the runs do not determine; ``fixed`` counts those that were known beforehand.
+    which the runs do not determine; ``fixed`` counts those that were given.
     """
 
     law: Law

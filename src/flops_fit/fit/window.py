@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.generic import GenericSolver
 from flops_fit.fit.intervals import Evidence
+from flops_fit.fit.known import Known
 from flops_fit.fit.minima import Envelope
-from flops_fit.fit.misfit_mean import Known, MisfitPrior
+from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.fit.solver import BoundKind, DeltaRule, Solution
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose
