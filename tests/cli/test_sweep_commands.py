@@ -67,8 +67,9 @@ def test_what_init_writes_runs_answers_and_goes_on(begun: Path, capsys: Capsys) 
     more = called(capsys, "plan", *SMALL, "--seed", "1")
     assert f"0 of these runs are finished in outputs; {n} are missing" in more.out
     asked = called(capsys, "predict", "outputs", "4e7", "--json")
-    best = again.document["predictions"][-1]["optimal_params"]
-    assert asked.document["predictions"][0]["optimal_params"] == pytest.approx(best, rel=0.02)
+    assert asked.document["predictions"][0] == again.document["predictions"][-1]
+    fitted = called(capsys, "fit", "outputs", "--json")
+    assert fitted.document["predictions"] == again.document["predictions"]
 
 
 def test_a_sweep_needs_no_file(

@@ -125,8 +125,11 @@ def read_fit(
 ) -> Fit:
     """The fit of a table, or of what a sweep has recorded."""
     runs, names = read_runs(source), column_names(columns)
+    flops = flops_fit.store.recorded_flops(source, runs) if runs else None
     with says_options():
-        return flops_fit.fit_runs(runs or source, law, columns=names, curves=curves)
+        return flops_fit.fit_runs(
+            runs or source, law, columns=names, curves=curves, flops_per_unit=flops
+        )
 
 
 def column_names(columns: Sequence[str] | None) -> dict[str, str]:

@@ -30,7 +30,7 @@ from flops_fit.fit.sensitivity import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import FlopsFunction, flops_to_dict
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.laws.optimum import Optimum, positive
@@ -328,6 +328,7 @@ class Fit:
             "status_text": str(self.status),
             **{name: getattr(self, name) for name in same},
             "flops": self.flops.description,
+            "flops_per_unit": flops_to_dict(self.flops, self.runs.params),
             "unit": self.runs.unit,
             "diagnostics": [vars(d) for d in self.diagnostics],
             "excluded": [vars(e) for e in self.excluded],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,3 +97,27 @@ class InterpolatedFlops:
         known = np.array(sorted(self.counts))
         ratio = np.log([self.counts[n] / n for n in known])
         return np.asarray(sizes * np.exp(np.interp(np.log(sizes), np.log(known), ratio)))
+
+
+def flops_to_dict(flops: FlopsFunction, sizes: ArrayLike) -> dict[str, Any]:
+    """F(N) by its parameters, or by its counts; a function of the user's by its values at ``sizes``."""
+    if isinstance(flops, LinearFlops):
+        return {"kind": "linear", "k": flops.k}
+    if isinstance(flops, SmoothFlops):
+        return {"kind": "smooth", **asdict(flops)}
+    if isinstance(flops, InterpolatedFlops):
+        counts = flops.counts
+    else:
+        known = np.unique(np.asarray(sizes, dtype=np.float64))
+        counts = dict(zip(known.tolist(), np.asarray(flops(known)).tolist(), strict=True))
+    listed = [[n, counts[n]] for n in sorted(counts)]
+    return {"kind": "counted", "counts": listed, "description": flops.description}
+
+
+def flops_from_dict(values: Mapping[str, Any]) -> FlopsFunction:
+    """What :func:`flops_to_dict` wrote; KeyError, TypeError or ValueError where it is something else."""
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    if values["kind"] == "counted":
+        counts = {float(n): float(f) for n, f in rest["counts"]}
+        return InterpolatedFlops(counts, description=rest["description"])
+    return LinearFlops(**rest) if values["kind"] == "linear" else SmoothFlops(**rest)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import InputTypeError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, write_output
-from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
+from flops_fit.flops.functions import flops_from_dict, flops_to_dict
 from flops_fit.plan.cost import CostEstimate, Priced
 from flops_fit.plan.designs import Layout, Prior
 from flops_fit.plan.timing import Reading, Speed, StepTimes
@@ -90,7 +90,7 @@ def plan_to_json(plan: SweepPlan) -> str:
         "format": _FORMAT,
         "schema": _SCHEMA,
         "unit": plan.unit,
-        "flops": _flops_to_dict(plan.flops, plan.experiments),
+        "flops": flops_to_dict(plan.flops, [e.params.total for e in plan.experiments]),
         "layout": layout and {**vars(layout), "prior": layout.prior.description},
         "diagnostics": [asdict(d) for d in plan.diagnostics],
         "speed": None if plan.speed is None else asdict(plan.speed),
@@ -131,7 +131,7 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
         return {
             "experiments": tuple(Experiment.from_dict(e) for e in content["experiments"]),
             "unit": content["unit"],
-            "flops": _flops_from_dict(content["flops"]),
+            "flops": flops_from_dict(content["flops"]),
             "diagnostics": tuple(Diagnostic(**d) for d in content["diagnostics"]),
             "layout": layout,
             "speed": speed,
@@ -149,28 +149,6 @@ def _speed(values: Mapping[str, Any]) -> Speed:
     read["reading"] = None if read["reading"] is None else Reading(**read["reading"])
     read |= {k: tuple(StepTimes(**times) for times in read[k]) for k in ("steps", "alone")}
     return Speed(**read)
-
-
-def _flops_to_dict(flops: FlopsFunction, experiments: Sequence[Experiment]) -> dict[str, Any]:
-    """F(N) by its parameters, or by its counts; a function of the user's by its values at the sizes."""
-    if isinstance(flops, LinearFlops):
-        return {"kind": "linear", "k": flops.k}
-    if isinstance(flops, SmoothFlops):
-        return {"kind": "smooth", **asdict(flops)}
-    if isinstance(flops, InterpolatedFlops):
-        counts = dict(flops.counts)
-    else:
-        counts = {float(e.params.total): e.flops_per_unit for e in experiments}
-    listed = [[n, counts[n]] for n in sorted(counts)]
-    return {"kind": "counted", "counts": listed, "description": flops.description}
-
-
-def _flops_from_dict(values: Mapping[str, Any]) -> FlopsFunction:
-    rest = {name: value for name, value in values.items() if name != "kind"}
-    if values["kind"] == "counted":
-        counts = {float(n): float(f) for n, f in rest["counts"]}
-        return InterpolatedFlops(counts, description=rest["description"])
-    return LinearFlops(**rest) if values["kind"] == "linear" else SmoothFlops(**rest)
 
 
 def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path) -> Path:

@@ -20,7 +20,7 @@ Files that are torn or foreign are renamed and reported, never deleted and never
 """
 
 from flops_fit.store.doctor import Examination, Finding, examine, recorded_runs, repair
-from flops_fit.store.read import TrainingCurve, training_curves, write_runs
+from flops_fit.store.read import TrainingCurve, recorded_flops, training_curves, write_runs
 from flops_fit.store.store import Recorded, Store
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Store",
     "TrainingCurve",
     "examine",
+    "recorded_flops",
     "recorded_runs",
     "repair",
     "training_curves",

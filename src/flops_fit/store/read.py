@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, write_output
+from flops_fit.flops.functions import FlopsFunction, flops_from_dict
 from flops_fit.records import Run, canonical_json
 
 Floats = NDArray[np.float64]
@@ -111,6 +112,19 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
     with output_errors(path):
         write_output(path, content)
     return path
+
+
+def recorded_flops(folder: str | Path, runs: Iterable[Run]) -> FlopsFunction | None:
+    """The F(N) of the folder's last fit; None where there is none, or it is not that of ``runs``."""
+    try:
+        content = json.loads((Path(folder) / "fit.json").read_bytes())
+        flops = flops_from_dict(content["flops_per_unit"])
+        all_runs = [run.experiment for run in runs]
+        counted = np.array([e.flops_per_unit for e in all_runs])
+        said = flops(np.array([e.params.total for e in all_runs], dtype=np.float64))
+        return flops if np.allclose(said, counted, rtol=1e-3) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
