@@ -31,7 +31,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 class HParams(Mapping[str, Any]):
     """The hyper-parameters of one run, for AdamW where no other optimizer is given.
 
-    It is also a read-only mapping of its fields: ``hparams["lr"]`` is ``hparams.lr``.
+    It is also a read-only mapping of its fields: ``hparams["lr"]`` is ``hparams.lr``. InputError where
+    a value is out of its range, or warmup and cool-down together exceed the run.
 
     Attributes
     ----------
@@ -56,11 +57,6 @@ class HParams(Mapping[str, Any]):
         Largest norm of the whole gradient.
     recipe
         The name of the recipe that chose these values.
-
-    Raises
-    ------
-    InputError
-        A value is out of its range, or warmup and cool-down together exceed the run.
 
     Examples
     --------
@@ -154,12 +150,8 @@ def learning_rate(hparams: HParams, progress: float, planned: float = 1.0) -> fl
 
     ``progress`` (0 or more) is a share where ``planned`` is left at 1; beyond that the rate is the last.
     With ``warmup_units`` the rate of ``"wsd"`` before its
-    cool-down does not depend on ``planned``, to the last bit.
-
-    Raises
-    ------
-    InputError
-        ``progress`` is negative or not a number, or ``planned`` is not positive.
+    cool-down does not depend on ``planned``, to the last bit. InputError where ``progress`` is negative
+    or not a number, or ``planned`` is not positive.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from flops_fit import plan_sweep
-from flops_fit.data.split import split_data
+from flops_fit.data.spec import split_data
 from flops_fit.plan.sweep_plan import SweepPlan
 
 

@@ -21,7 +21,7 @@ from flops_fit.examples import GPT, VisionTransformer, gpt_loss_fn
 from flops_fit.model import ModelSpec
 from flops_fit.mup import Mup, Parametrization
 from flops_fit.mup.parametrization import parametrize
-from flops_fit.mup.trace import trace_uses
+from flops_fit.mup.roles import trace_uses
 from flops_fit.objective import Objective
 from flops_fit.recipes import HParams
 from flops_fit.train import Trainer

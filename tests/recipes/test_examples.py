@@ -12,7 +12,6 @@ MODULES = [
     "records",
     "recipes.published",
     "recipes.resolve",
-    "recipes.table",
     "tune.optimum_fit",
     "adaptive.propose",
 ]

@@ -15,7 +15,7 @@ from flops_fit import Curves, RunTable, read_mlflow, read_tensorboard, read_wand
 from flops_fit.errors import InputTypeError, MissingExtraError, TableError
 from flops_fit.records import Experiment, Run
 from flops_fit.trackers import MLflowTracker, TensorBoardTracker, Tracker
-from flops_fit.trackers.service import ending, reading, settings
+from flops_fit.trackers.tracker import ending, reading, settings
 from tests.conftest import MLP
 
 pytestmark = pytest.mark.usefixtures("offline")

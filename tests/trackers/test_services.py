@@ -14,7 +14,7 @@ import flops_fit
 from flops_fit.errors import InputError, MissingExtraError
 from flops_fit.execute import PoolExecutor
 from flops_fit.trackers import MLflowTracker, TensorBoardTracker, WandbTracker, check_trackers
-from flops_fit.trackers.service import needs, settings
+from flops_fit.trackers.tracker import needs, settings
 from tests.conftest import make_experiment
 from tests.trackers._readers import SERVICES
 from tests.trackers.test_tracking import diverging

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from flops_fit.data.split import split_data
+from flops_fit.data.spec import split_data
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.records import Experiment, Run

@@ -56,6 +56,10 @@ def run_sweep(
 ) -> list[Run]:
     """Carry out a plan of :func:`plan_sweep`, or what is missing of it.
 
+    InputError where the plan cannot be trained, or not by this executor; OutputError where
+    ``output_dir`` cannot be written or belongs to something else; SweepError where the first two runs
+    failed for the same reason.
+
     Parameters
     ----------
     plan
@@ -70,15 +74,6 @@ def run_sweep(
     -------
     list of Run
         In the order of the plan; finished ones are read from ``output_dir``.
-
-    Raises
-    ------
-    InputError
-        The plan cannot be trained, or not by this executor.
-    OutputError
-        ``output_dir`` cannot be written or belongs to something else.
-    SweepError
-        The first two runs failed for the same reason.
     """
     options = RunOptions(executor, output_dir, resume, progress)
     return run_plan(plan, plan.task if task is None else task, options)
@@ -138,6 +133,9 @@ def tune_sweep(
 ) -> tuple[SweepPlan, Tuning]:
     """Try learning rates and batches for a plan, before it is carried out.
 
+    InputError where the plan cannot be trained, or there is nothing to tune; PlanError where the share
+    of FLOPs leaves no room for informative trials, or all of them failed.
+
     Parameters
     ----------
     plan, tune
@@ -149,13 +147,6 @@ def tune_sweep(
     -------
     SweepPlan, Tuning
         The same sizes and budgets with the tuned hyper-parameters, and what trying showed and cost.
-
-    Raises
-    ------
-    InputError
-        The plan cannot be trained, or there is nothing to tune.
-    PlanError
-        The share of FLOPs leaves no room for informative trials, or all of them failed.
     """
     tuning_options = resolve_tune(tune)
     plan.require_planner("tune_sweep")

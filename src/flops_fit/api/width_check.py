@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.checks import is_whole, names_near_matches
-from flops_fit.data.spec import DataSpec
-from flops_fit.data.split import check_dataset_type, split_data
+from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
@@ -65,7 +64,8 @@ def coordinate_check(
     """Does one learning rate serve all widths? A few steps at each, and what every module computes.
 
     If so, the root mean square of the change of every layer's activations is ∝ width^0 (Yang et al.
-    2022, arXiv:2203.03466, appendix D.1). That exponent is measured for each kind of module.
+    2022, arXiv:2203.03466, appendix D.1). That exponent is measured for each kind of module. InputError
+    or InputTypeError where an argument cannot be used, or fewer than three widths can be had.
 
     Parameters
     ----------
@@ -88,11 +88,6 @@ def coordinate_check(
     -------
     CoordinateCheck
         Prints as a table; ``passed`` and ``reason`` are its verdict.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        An argument cannot be used, or fewer than three widths can be had.
     """
     mup = resolve_mup(parametrization)
     for name, value, low, high in (("steps", steps, 1, 1000), ("seeds", seeds, 2, 5)):

@@ -1,12 +1,12 @@
-"""Samples to draw from, by index or from a stream, in an order that is a function of the seed."""
+"""Which samples are trained on, in an order that is a function of the seed, and which are held out."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,18 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit import rng
-from flops_fit.data.reading import (
-    Collate,
-    Reader,
-    StreamReader,
-    check_sample,
-    fetch,
-    read_ahead,
-    seed_from_key,
-)
-from flops_fit.errors import DataError
+from flops_fit.data import reading
+from flops_fit.data.reading import Collate, Reader, StreamReader
+from flops_fit.errors import DataError, InputTypeError
 from flops_fit.fingerprint import digest, fingerprint_structure, fingerprint_values, reference
 
+EVAL_SAMPLES = 2_048
+_EVAL_SHARE = 0.05
+_EVAL_STREAM = EVAL_SAMPLES // 4
 _SHUFFLED_AT_ONCE = 4_096
 _COUNTING_SECONDS = 0.5  # for which a stream is read to see whether it ends
 _PROBED = 16  # samples that a fingerprint reads
@@ -163,12 +159,12 @@ class DataSpec:
                 return stream.batch(step), self.pass_length
 
             every = range(start, start + steps)
-            for batch, self.pass_length in read_ahead(make, every, min(workers, 1), pin):
+            for batch, self.pass_length in reading.read_ahead(make, every, min(workers, 1), pin):
                 yield batch
             return
         reader = Reader(self.dataset, self.collate)
         items = self._order(batch_size, steps, seed, start, share or (0, batch_size))
-        yield from read_ahead(lambda item: reader.batch(*item), items, workers, pin)
+        yield from reading.read_ahead(lambda item: reader.batch(*item), items, workers, pin)
 
     def _order(
         self, batch_size: int, steps: int, seed: int, start: int, share: tuple[int, int]
@@ -190,7 +186,7 @@ class DataSpec:
             set_epoch = getattr(self.dataset, "set_epoch", None)
             if callable(set_epoch):
                 set_epoch(epoch)
-            seed_from_key(int(sample_keys(np.zeros(1, np.int64), seed, epoch)[0]))
+            reading.seed_from_key(int(sample_keys(np.zeros(1, np.int64), seed, epoch)[0]))
             count = 0
             for sample in itertools.islice(iter(self.dataset), self.skip, None):
                 count += 1
@@ -204,7 +200,7 @@ class DataSpec:
 
     def _once(self) -> Iterator[Any]:
         """A stream from its beginning to its end."""
-        seed_from_key(0)
+        reading.seed_from_key(0)
         stop = None if self.take is None else self.skip + self.take
         yield from itertools.islice(iter(self.dataset), self.skip, stop)
 
@@ -236,7 +232,7 @@ class DataSpec:
         return batch
 
     def _checked(self, samples: list[Any]) -> Any:
-        check_sample(samples[0], self.dataset)
+        reading.check_sample(samples[0], self.dataset)
         try:
             return self.collate(samples)
         except (TypeError, RuntimeError) as error:
@@ -274,10 +270,10 @@ class DataSpec:
         """Two seeded readings of a spread of samples: a hash, whether they agree, and draw at random."""
         readings = []
         with rng.kept():
-            seed_from_key(0)
+            reading.seed_from_key(0)
             untouched = rng.draw()
             for _ in range(2):
-                seed_from_key(0)
+                reading.seed_from_key(0)
                 samples = self._probed()
                 draws = rng.draw() != untouched
                 readings.append(digest(fingerprint_values(s) for s in samples))
@@ -289,4 +285,95 @@ class DataSpec:
         if self.indices is None:
             return list(itertools.islice(iter(self.dataset), self.skip, self.skip + _PROBED))
         spread = np.unique(np.linspace(0, len(self.indices) - 1, _PROBED).astype(np.int64))
-        return fetch(self.dataset, self.indices[spread].tolist())
+        return reading.fetch(self.dataset, self.indices[spread].tolist())
+
+
+def check_dataset_type(dataset: Any, name: str = "dataset") -> None:
+    """Refuse what cannot be a data set, without reading from it."""
+    indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if isinstance(dataset, str | bytes | Mapping) or not (indexed or hasattr(dataset, "__iter__")):
+        raise InputTypeError(
+            f"{name}: expected a torch Dataset, IterableDataset, DataLoader or a sequence of "
+            f"samples; got {type(dataset).__name__}."
+        )
+
+
+def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSpec]:
+    """The part to train on and the fixed held-out part.
+
+    Without ``eval_dataset`` 5 % of the samples are held out, at most 2,048: whole groups if the
+    data set has ``groups``, else samples drawn evenly at random, or the first ones of a stream.
+    """
+    train = _spec(dataset, "dataset")
+    if eval_dataset is not None:
+        held_out = _spec(eval_dataset, "eval_dataset")
+        if held_out.indices is None:
+            return train, DataSpec(held_out.dataset, held_out.collate, None, take=EVAL_SAMPLES)
+        spread = np.linspace(0, len(held_out) - 1, min(len(held_out), EVAL_SAMPLES))
+        indices = held_out.indices[spread.astype(np.int64)]
+        return train, DataSpec(held_out.dataset, held_out.collate, indices)
+    if train.indices is None:
+        held_out = DataSpec(train.dataset, train.collate, None, take=_EVAL_STREAM)
+        note = f"The first {_EVAL_STREAM} samples of the stream are held out."
+        return replace(train, skip=_EVAL_STREAM, notes=(*train.notes, note)), held_out
+    return _split_indices(train)
+
+
+def _split_indices(train: DataSpec) -> tuple[DataSpec, DataSpec]:
+    n = len(train)
+    if n < 2:
+        raise DataError(
+            f"dataset: expected at least 2 samples, one to train on and one held out; it has {n}."
+        )
+    count = max(1, min(EVAL_SAMPLES, int(n * _EVAL_SHARE)))
+    groups = train.groups()
+    if groups is not None and len(np.unique(groups)) > 1:
+        names, member = np.unique(groups, return_inverse=True)
+        order = permuted(np.arange(len(names), dtype=np.int64), len(names), 0)
+        sizes = np.cumsum(np.bincount(member)[order])
+        chosen = int(np.searchsorted(sizes, count, side="right"))
+        chosen = min(max(1, chosen), len(names) - 1)
+        held = np.flatnonzero(np.isin(member, order[:chosen]))
+        note = (
+            f"The data set has groups: {chosen} of {len(names)} groups, {len(held)} of {n} samples, "
+            "are held out whole."
+        )
+    else:
+        held = np.sort(permuted(np.arange(count, dtype=np.int64), n, 0))
+        note = (
+            f"{count} of {n} samples, drawn at random, are held out; if samples resemble each "
+            "other (pieces of one text), give eval_dataset= for a clean split."
+        )
+    trained = replace(train, indices=AllBut(n, held), notes=(*train.notes, note))
+    return trained, DataSpec(train.dataset, train.collate, held)
+
+
+def _spec(dataset: Any, name: str) -> DataSpec:
+    from torch.utils import data
+
+    check_dataset_type(dataset, name)
+    join: Collate = reading.collate
+    notes: tuple[str, ...] = ()
+    workers: int | None = None
+    if isinstance(dataset, data.DataLoader):
+        usual = isinstance(dataset.sampler, data.RandomSampler | data.SequentialSampler)
+        streams = isinstance(dataset.dataset, data.IterableDataset)
+        if not streams and (not usual or dataset.batch_size is None):
+            raise DataError(
+                f"{name}: the DataLoader has a sampler of its own, which would be lost: runs draw their "
+                "samples themselves, to be repeatable. Give its data set, arranged as it should be sampled."
+            )
+        notes = (
+            f"The DataLoader given as {name} contributes its data set and collate_fn; batch size and "
+            "order are the run's own.",
+        )
+        if dataset.collate_fn not in (None, data.default_collate):
+            join = dataset.collate_fn
+        workers = dataset.num_workers or None  # 0 is a DataLoader's default, not a choice
+        dataset = dataset.dataset
+    if isinstance(dataset, data.IterableDataset) or not hasattr(dataset, "__getitem__"):
+        return DataSpec(dataset, join, None, notes=notes, workers=workers)
+    n = len(dataset)
+    if n == 0:
+        raise DataError(f"{name}: expected at least one sample; it is empty.")
+    return DataSpec(dataset, join, AllBut(n), notes=notes, workers=workers)

@@ -43,6 +43,8 @@ def _default_num_heads(d_model: int) -> int:
 class GPTConfig:
     """The shape of a :class:`GPT`.
 
+    ModelError, a ``ValueError``, for a shape that cannot be built.
+
     Parameters
     ----------
     d_model, num_layers, vocab_size
@@ -58,11 +60,6 @@ class GPTConfig:
     mup_attention
         Attention logits q·k·√8/h in place of q·k/√h at head width h (Yang et al. 2022, definition
         4.1), as keys come to resemble queries. Both are the same at heads of 8.
-
-    Raises
-    ------
-    ModelError
-        (a ``ValueError``) for a shape that cannot be built.
     """
 
     d_model: int = 64
@@ -233,7 +230,7 @@ def create_model_for_scaling(
     """Build a :class:`GPT` whose N is within 5 % of ``target_params``.
 
     Of the shapes within 2 % it takes the one whose width is nearest to 64 times its depth, else
-    the nearest N.
+    the nearest N. ModelError where no shape with this vocabulary comes within 5 %.
 
     Parameters
     ----------
@@ -243,11 +240,6 @@ def create_model_for_scaling(
         As in :class:`GPTConfig`.
     device
         Where to build it; ``"meta"`` allocates nothing.
-
-    Raises
-    ------
-    ModelError
-        where no shape with this vocabulary comes within 5 %.
     """
     if not (math.isfinite(target_params) and target_params > 0):
         raise ModelError(f"target_params must be positive and finite, got {target_params!r}.")

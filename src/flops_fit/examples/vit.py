@@ -46,6 +46,8 @@ class _EncoderBlock(nn.Module):
 class VisionTransformer(nn.Module):
     """Image classifier: (B, 3, S, S) to logits (B, K).
 
+    ModelError, a ``ValueError``, for a shape that cannot be built.
+
     Parameters
     ----------
     embed_dim, num_heads
@@ -54,11 +56,6 @@ class VisionTransformer(nn.Module):
         Blocks L and classes K.
     image_size, patch_size
         Side S of the square images, a multiple of the side P of a patch.
-
-    Raises
-    ------
-    ModelError
-        (a ``ValueError``) for a shape that cannot be built.
 
     Examples
     --------

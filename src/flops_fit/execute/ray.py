@@ -40,7 +40,8 @@ class RayExecutor(RemoteExecutor):
     """Each run is a Ray task, in a fresh process that the task forks as the pool does.
 
     Ray decides where a run happens and keeps within each machine's cores and GPUs. The sweep itself
-    repeats tasks that were lost. All ranks of a run are on one machine.
+    repeats tasks that were lost. All ranks of a run are on one machine. MissingExtraError where Ray is
+    not installed.
 
     Parameters
     ----------
@@ -57,11 +58,6 @@ class RayExecutor(RemoteExecutor):
         Runs that share a GPU.
     options
         More for ``ray.init``: ``runtime_env``, ``num_cpus`` of a cluster started here, and so on.
-
-    Raises
-    ------
-    MissingExtraError
-        Ray is not installed.
 
     Examples
     --------

@@ -38,7 +38,8 @@ class SlurmExecutor(RemoteExecutor):
 
     A job whose time is up ends its step, keeps a checkpoint and is queued again; it continues
     from there. Start the same command again after the driver has died, and the jobs that are still
-    queued or running are found and not submitted twice.
+    queued or running are found and not submitted twice. MissingExtraError where submitit is not
+    installed.
 
     Parameters
     ----------
@@ -69,11 +70,6 @@ class SlurmExecutor(RemoteExecutor):
         ``"local"`` starts jobs on this machine without Slurm, to try the script.
     options
         More for sbatch, by submitit's names: ``{"account": "x", "mem": "32GB", "setup": [...]}``.
-
-    Raises
-    ------
-    MissingExtraError
-        submitit is not installed.
 
     Examples
     --------

@@ -17,8 +17,13 @@ from flops_fit.recipes.published import (
     steplaw2025,
     timescale_weight_decay,
 )
-from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
-from flops_fit.recipes.table import RecipePowerLaw, RecipeTable, read_recipe
+from flops_fit.recipes.resolve import (
+    RecipeLike,
+    RecipePowerLaw,
+    RecipeTable,
+    read_recipe,
+    resolve_recipe,
+)
 
 __all__ = [
     "RECIPES",

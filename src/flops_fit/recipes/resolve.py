@@ -1,23 +1,26 @@
-"""Recipes made from values, from functions and from other recipes; what a user gives as ``hparams``."""
+"""Recipes from what a user gives: values, functions, changes to other recipes, TOML files of power laws."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.checks import is_number, nearest_name
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.hparams import HParams
-from flops_fit.recipes.published import PUBLISHED, Recipe, default, named, with_values
-from flops_fit.recipes.table import RecipeTable, read_recipe
+from flops_fit.recipes.published import PUBLISHED, TIMESCALE, Recipe, default, named, with_values
 from flops_fit.records import ParamCount
 
 RecipeLike = str | Path | Recipe | Mapping[str, Any] | HParams
 _DECIDING = {"lr", "batch_units"}
+SizeName = Literal["total", "non_embedding", "matmul", "active"]
+SIZES = get_args(SizeName)
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,169 @@ def text_rule(recipe: Recipe) -> str | None:
         own = {*recipe.values, *recipe.laws} >= _DECIDING
         return None if own or recipe.base is None else text_rule(recipe.base)
     return next((name for name, rule in PUBLISHED.items() if rule is recipe), None)
+
+
+@dataclass(frozen=True)
+class RecipePowerLaw:
+    """coefficient·N^params·D^units·d^width·C^compute, kept between ``min`` and ``max``.
+
+    D counts units, d is the model's width and C = 6·N·D. ``size`` says which of a model's counts N is: a
+    field of :class:`~flops_fit.ParamCount`. The coefficient is above 0.
+
+    >>> params = ParamCount(total=1200, non_embedding=1000, matmul=1000, active=1200)
+    >>> RecipePowerLaw(2.0, params=-1.0, units=0.5)(params, 1e4)
+    0.2
+    """
+
+    coefficient: float
+    params: float = 0.0
+    units: float = 0.0
+    width: float = 0.0
+    compute: float = 0.0
+    min: float = 0.0
+    max: float = math.inf
+    size: SizeName = "non_embedding"
+
+    def __call__(self, params: ParamCount, units: float) -> float:
+        """The value for a run; InputError if a width is unknown or the value not finite."""
+        n = float(getattr(params, self.size))
+        if self.width and not params.width:
+            raise InputError(
+                "hparams: a power law in the width was given, but the width of this model is not "
+                "known, as it shows no weights of two dimensions. Use params in place of width."
+            )
+        try:
+            value = (
+                self.coefficient
+                * n**self.params
+                * units**self.units
+                * (float(params.width) ** self.width if self.width else 1.0)
+                * (6 * n * units) ** self.compute
+            )
+        except OverflowError:
+            value = math.inf
+        bounded = float(min(max(value, self.min), self.max))
+        if not math.isfinite(bounded):
+            raise InputError(
+                f"hparams: {self} gives no finite number for N = {n:g} and D = {units:g}. Check the "
+                "signs of its exponents, or give max."
+            )
+        return bounded
+
+
+_FIELDS = tuple(f.name for f in fields(HParams) if f.init and f.name != "recipe")
+_NEEDED = ("lr", "batch_units")  # the fields of HParams without a default
+_UNSET = HParams(lr=1.0, batch_units=1.0)  # a table without a base sets both
+_LAW_KEYS = tuple(field.name for field in fields(RecipePowerLaw))
+
+
+@dataclass(frozen=True)
+class RecipeTable:
+    """A recipe of plain values and power laws.
+
+    ``values`` and ``laws`` give fields of :class:`HParams`; ``weight_decay`` may be ``"timescale"``, see
+    :func:`timescale_weight_decay`. The recipe ``base`` chooses all others; without it they have their
+    defaults, and InputError is raised where ``lr`` or ``batch_units`` is missing.
+
+    >>> laws = {"lr": RecipePowerLaw(2.0, params=-0.5)}
+    >>> rules = RecipeTable("lab-3", {"batch_units": 64.0}, laws)
+    >>> rules(ParamCount(total=12_000, non_embedding=10_000, matmul=10_000, active=12_000), 1e6, "").lr
+    0.02
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    laws: Mapping[str, RecipePowerLaw]
+    base: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        missing = [name for name in _NEEDED if name not in {*self.values, *self.laws}]
+        if self.base is None and missing:
+            raise InputError(
+                f"hparams: expected {' and '.join(missing)}, as there is no base to choose them. Add "
+                'them, or base = "default".'
+            )
+
+    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
+        """The values for one run."""
+        by_law = {name: law(params, units) for name, law in self.laws.items()}
+        base = _UNSET if self.base is None else self.base(params, units, unit)
+        return with_values(base, {**self.values, **by_law, "recipe": self.name}, params, units)
+
+
+def read_recipe(path: str | Path) -> RecipeTable:
+    """Read a recipe from a TOML file.
+
+    Its keys are ``name``, optionally ``base`` (a recipe's name) and ``size`` (which count of a model N is,
+    for all laws), and fields of :class:`HParams`: each a value, or a table with the keys of
+    :class:`RecipePowerLaw`. Without a base, ``lr`` and ``batch_units`` have to be there. InputError where
+    the file cannot be read, is not TOML, or a key is unknown, missing or of the wrong type.
+    """
+    try:
+        return _recipe(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        why = f"cannot be read: {error.strerror or error}. Check the path."
+        raise InputError(f"hparams: {path}: {why}") from error
+    except FlopsFitError as error:
+        raise type(error)(f"hparams: {path}: {str(error).removeprefix('hparams: ')}") from error
+    except ValueError as error:  # of TOML, or of UTF-8
+        raise InputError(f"hparams: {path}: is not TOML: {error}. Fix it there.") from error
+
+
+def _recipe(content: dict[str, Any]) -> RecipeTable:
+    _check_keys("", content, ("name", "base", "size", *_FIELDS))
+    name = content.pop("name", None)
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f'expected name = "…", the name of this recipe; got {name!r}.')
+    base = named(content.pop("base"), "base") if "base" in content else None
+    size = content.pop("size", RecipePowerLaw.size)
+    laws = {k: _law(k, v, size) for k, v in content.items() if isinstance(v, dict)}
+    _check_size("size", size)
+    values = {k: v for k, v in content.items() if k not in laws}
+    words = {
+        k: v
+        for k, v in values.items()
+        if k == "schedule" or (k == "weight_decay" and v == TIMESCALE)
+    }
+    numbers: dict[str, Any] = {k: _number(k, v) for k, v in values.items() if k not in words}
+    # Values that no run can have are refused now, when the file is read.
+    trial = replace(_UNSET, **numbers)
+    replace(trial, cooldown=1.0, warmup=0.0, schedule=words.get("schedule", "cosine"))
+    return RecipeTable(name, {**numbers, **words}, laws, base)
+
+
+def _law(name: str, table: Mapping[str, Any], size: Any) -> RecipePowerLaw:
+    if name == "schedule":
+        raise InputError('expected schedule to be a name such as "cosine"; got a table.')
+    _check_keys(f"[{name}] ", table, _LAW_KEYS)
+    given = {"size": size, **table}
+    _check_size(f"[{name}] size", given["size"])
+    for key in _LAW_KEYS[:-1]:
+        if key in given:
+            given[key] = _number(f"[{name}] {key}", given[key])
+    if given.get("coefficient", 0.0) <= 0:
+        coefficient = table.get("coefficient")
+        raise InputError(f"[{name}] expected a coefficient above 0; got {coefficient!r}.")
+    law = RecipePowerLaw(**given)
+    if law.min > law.max:
+        raise InputError(f"[{name}] expected min of at most max; got {law.min:g} and {law.max:g}.")
+    return law
+
+
+def _number(what: str, value: Any) -> float:
+    if not is_number(value, infinite=True):
+        raise InputError(f"{what}: expected a number; got {value!r}.")
+    return float(value)
+
+
+def _check_size(what: str, size: Any) -> None:
+    if size not in SIZES:
+        names = ", ".join(map(repr, SIZES))
+        raise InputError(f"{what}: expected one of {names}; got {size!r}.")
+
+
+def _check_keys(where: str, table: Iterable[str], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
+            hint = nearest_name(key, known)
+            raise InputError(f"{where}unknown key {key!r}; known are {', '.join(known)}.{hint}")

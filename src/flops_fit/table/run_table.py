@@ -19,7 +19,7 @@ from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
 from flops_fit.table.quantities import quantities, telling
 from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
-from flops_fit.trackers.service import TrackedRun, TrackedRuns
+from flops_fit.trackers.tracker import TrackedRun, TrackedRuns
 
 _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
 _POSITIVE = ("params", "tokens", "flops", "budget", "unique_tokens")

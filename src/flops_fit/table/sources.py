@@ -17,7 +17,7 @@ import numpy as np
 
 from flops_fit.errors import InputTypeError, MissingExtraError, TableError
 from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted, rank
-from flops_fit.trackers.service import flat
+from flops_fit.trackers.tracker import flat
 
 MOST_ROWS = 1_000_000
 _LONGEST_LINE = 1 << 20

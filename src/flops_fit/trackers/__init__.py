@@ -5,9 +5,15 @@ is fitted to.
 """
 
 from flops_fit.trackers.mlflow import MLflowTracker, read_mlflow
-from flops_fit.trackers.service import Add, TrackedRun, TrackedRuns
 from flops_fit.trackers.tensorboard import TensorBoardTracker, read_tensorboard
-from flops_fit.trackers.tracker import Tracker, Tracking, check_trackers
+from flops_fit.trackers.tracker import (
+    Add,
+    TrackedRun,
+    TrackedRuns,
+    Tracker,
+    Tracking,
+    check_trackers,
+)
 from flops_fit.trackers.wandb import TrackioTracker, WandbTracker, read_wandb
 
 __all__ = [

@@ -15,8 +15,8 @@ from urllib.request import url2pathname
 
 from flops_fit.errors import InputError, TableError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers import service
-from flops_fit.trackers.service import Add, Service, TrackedRun, TrackedRuns
+from flops_fit.trackers import tracker
+from flops_fit.trackers.tracker import Add, Service, TrackedRun, TrackedRuns
 
 _PARAMS_PER_CALL = 100
 _PAGE = 1000
@@ -30,6 +30,8 @@ class MLflowTracker(Service):
     """Each run as a run of one MLflow experiment.
 
     Settings are its parameters, readings its metrics by step. A resumed run is found by its id.
+    MissingExtraError where MLflow is not installed; InputError for the URI of a database, which
+    mlflow-skinny cannot read or write.
 
     Parameters
     ----------
@@ -38,17 +40,10 @@ class MLflowTracker(Service):
     tracking_uri
         A folder or any URI that MLflow knows; by default ``MLFLOW_TRACKING_URI``, which
         ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here.
-
-    Raises
-    ------
-    MissingExtraError
-        MLflow is not installed.
-    InputError
-        The URI is that of a database, which mlflow-skinny cannot read or write.
     """
 
     def __init__(self, experiment: str = "flops-fit", tracking_uri: str | Path | None = None):
-        service.needs("mlflow", "mlflow", "MLflowTracker")
+        tracker.needs("mlflow", "mlflow", "MLflowTracker")
         self.experiment, self.tracking_uri = experiment, absolute_uri(tracking_uri)
 
     def start(self, experiment: Experiment) -> None:
@@ -66,13 +61,13 @@ class MLflowTracker(Service):
         run_id = client.create_run(within, run_name=experiment.label, tags=tags).info.run_id
         self.opened = client, run_id
 
-        params = [Param(name, str(value)) for name, value in service.settings(experiment).items()]
+        params = [Param(name, str(value)) for name, value in tracker.settings(experiment).items()]
         for i in range(0, len(params), _PARAMS_PER_CALL):
             client.log_batch(run_id, params=params[i : i + _PARAMS_PER_CALL])
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """One metric for each number of the reading."""
-        self._metrics(service.reading(experiment, values), values["step"])
+        self._metrics(tracker.reading(experiment, values), values["step"])
 
     def _metrics(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -83,7 +78,7 @@ class MLflowTracker(Service):
 
     def end(self, run: Run) -> None:
         """The last metrics; the state and its reason as tags; MLflow's status."""
-        self._metrics(service.ending(run), service.last_step(run))
+        self._metrics(tracker.ending(run), tracker.last_step(run))
         client, run_id = self.release()
         client.set_tag(run_id, "flops_fit.state", run.state)
         client.set_tag(run_id, "flops_fit.reason", run.reason)
@@ -158,7 +153,8 @@ def read_mlflow(
 ) -> TrackedRuns:
     """The runs of an MLflow experiment, with the history of each metric.
 
-    Columns are ``params.x``, ``metrics.x`` and ``tags.x``; ``step`` is MLflow's.
+    Columns are ``params.x``, ``metrics.x`` and ``tags.x``; ``step`` is MLflow's. TableError where there
+    is no such folder, or no experiment of that name; MissingExtraError where MLflow is not installed.
 
     Parameters
     ----------
@@ -170,13 +166,6 @@ def read_mlflow(
         Computes more columns: it gets the settings of a run with one point of its history and
         ``label``, the run's name.
 
-    Raises
-    ------
-    TableError
-        There is no such folder, or no experiment of that name.
-    MissingExtraError
-        MLflow is not installed.
-
     Examples
     --------
     >>> runs = read_mlflow(  # doctest: +SKIP
@@ -184,7 +173,7 @@ def read_mlflow(
     ... )
     >>> fit_runs(runs, columns={"planned_steps": "params.max_steps"})  # doctest: +SKIP
     """
-    service.needs("mlflow", "mlflow", "read_mlflow")
+    tracker.needs("mlflow", "mlflow", "read_mlflow")
     uri = absolute_uri(tracking_uri)
     folder = mlflow_folder(uri)
     if folder is not None and not folder.is_dir():  # MLflow would make one
@@ -199,7 +188,7 @@ def read_mlflow(
         got = client.search_runs([known.experiment_id], max_results=_PAGE, page_token=got.token)
         runs += got
     read = [(run.info.run_id, _run(client, run)) for run in runs]
-    return service.tracked_runs(read, f"MLflow's {experiment!r}", complete, add)
+    return tracker.tracked_runs(read, f"MLflow's {experiment!r}", complete, add)
 
 
 def _run(client: Any, run: Any) -> TrackedRun:
@@ -212,4 +201,4 @@ def _run(client: Any, run: Any) -> TrackedRun:
         for m in sorted(history, key=lambda m: m.timestamp):  # of a step made again, the last
             points.setdefault(m.step, {})[f"metrics.{name}"] = m.value
     label = run.info.run_name or run.info.run_id
-    return TrackedRun(label, run.info.status, settings, {}, service.by_step(points))
+    return TrackedRun(label, run.info.status, settings, {}, tracker.by_step(points))

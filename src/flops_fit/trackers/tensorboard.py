@@ -10,8 +10,8 @@ from typing import Any
 
 from flops_fit.errors import TableError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers import service
-from flops_fit.trackers.service import Add, Service, TrackedRun, TrackedRuns
+from flops_fit.trackers import tracker
+from flops_fit.trackers.tracker import Add, Service, TrackedRun, TrackedRuns
 
 _EVERY_EVENT = {"scalars": 0, "tensors": 0}  # other numbers would draw a random sample
 _STARTED = "_hparams_/session_start_info"
@@ -22,20 +22,16 @@ class TensorBoardTracker(Service):
 
     Settings are those of the HParams tab; the texts ``state`` and ``reason`` say how the run ended. A
     resumed run writes into the same folder, and points after its checkpoint are dropped.
+    MissingExtraError where TensorBoard is not installed.
 
     Parameters
     ----------
     folder
         What ``tensorboard --logdir`` is given.
-
-    Raises
-    ------
-    MissingExtraError
-        TensorBoard is not installed.
     """
 
     def __init__(self, folder: str | Path = "tensorboard"):
-        service.needs("tensorboard", "tensorboard", "TensorBoardTracker")
+        tracker.needs("tensorboard", "tensorboard", "TensorBoardTracker")
         self.folder = Path(folder).resolve()
 
     def start(self, experiment: Experiment) -> None:
@@ -46,7 +42,7 @@ class TensorBoardTracker(Service):
         """One scalar for each number of the reading."""
         if self.opened is None:
             self._open(experiment, values["units"])
-        self._summaries(service.reading(experiment, values), values["units"])
+        self._summaries(tracker.reading(experiment, values), values["units"])
 
     def _open(self, experiment: Experiment, units: int) -> None:
         """A new file, which takes back all points from these units on in the files before it."""
@@ -58,7 +54,7 @@ class TensorBoardTracker(Service):
         self.opened = EventFileWriter(str(self.folder / f"{name}_{experiment.id}"))
         self._write(units, session_log=SessionLog(status=SessionLog.START))
         began = SessionStartInfo(start_time_secs=time.time())
-        for setting, value in service.settings(experiment).items():
+        for setting, value in tracker.settings(experiment).items():
             kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
             setattr(began.hparams[setting], kind, value)
         self._hparams(session_start_info=began)
@@ -71,7 +67,7 @@ class TensorBoardTracker(Service):
 
         if self.opened is None:  # it ended before its first reading
             self._open(run.experiment, run.tokens)
-        last = {**service.ending(run), "state": run.state, "reason": run.reason}
+        last = {**tracker.ending(run), "state": run.state, "reason": run.reason}
         self._summaries(last, run.tokens)
         word = "STATUS_SUCCESS" if run.state == "completed" else "STATUS_FAILURE"
         ended = SessionEndInfo(status=Status.Value(word), end_time_secs=time.time())
@@ -125,6 +121,7 @@ def read_tensorboard(
 
     Scalars become columns of their own names, values of the HParams tab ``hparams.x``. A run is named
     by its folder. It has no state where this library did not track it, and counts as finished.
+    TableError where there are no event files; MissingExtraError where TensorBoard is not installed.
 
     Parameters
     ----------
@@ -132,13 +129,6 @@ def read_tensorboard(
         What ``tensorboard --logdir`` is given.
     complete, add
         As for :func:`~flops_fit.trackers.read_mlflow`.
-
-    Raises
-    ------
-    TableError
-        There are no event files.
-    MissingExtraError
-        TensorBoard is not installed.
 
     Examples
     --------
@@ -148,7 +138,7 @@ def read_tensorboard(
     ...     add=lambda row: {"params": sizes[row["label"]], "tokens": 65536 * row["step"]},
     ... )
     """
-    service.needs("tensorboard", "tensorboard", "read_tensorboard")
+    tracker.needs("tensorboard", "tensorboard", "read_tensorboard")
     root = Path(folder)
     folders = sorted({path.parent for path in root.rglob("*tfevents*") if path.is_file()})
     if not folders:
@@ -156,7 +146,7 @@ def read_tensorboard(
             f"expected event files of TensorBoard, named *tfevents*, below {root}; there are none."
         )
     read = [(str(path.relative_to(root)), _run(path, root)) for path in folders]
-    return service.tracked_runs(read, f"TensorBoard's {root}", complete, add)
+    return tracker.tracked_runs(read, f"TensorBoard's {root}", complete, add)
 
 
 def _run(folder: Path, root: Path) -> TrackedRun:
@@ -181,7 +171,7 @@ def _run(folder: Path, root: Path) -> TrackedRun:
     label = settings.get("hparams.label", str(folder.relative_to(root)))
     # A text "state" means ours only where the settings are ours too.
     state = texts.get("state", "") if "hparams.planned_flops" in settings else ""
-    return TrackedRun(label, state, settings, {}, service.by_step(points))
+    return TrackedRun(label, state, settings, {}, tracker.by_step(points))
 
 
 def _settings(events: Any) -> dict[str, Any]:

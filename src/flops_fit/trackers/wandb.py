@@ -11,8 +11,8 @@ from typing import Any, Literal
 from flops_fit.checks import check_choice
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.records import Experiment, Run
-from flops_fit.trackers import service
-from flops_fit.trackers.service import Add, Service, TrackedRun, TrackedRuns, flat
+from flops_fit.trackers import tracker
+from flops_fit.trackers.tracker import Add, Service, TrackedRun, TrackedRuns, flat
 
 _EXIT_CODES = {"completed": 0, "preempted": 143}  # 143: a shell's code for SIGTERM
 _ATTRIBUTES = ("config", "summary", "state", "name")  # of a run of W&B
@@ -22,7 +22,8 @@ class WandbTracker(Service):
     """Each run as a run of one W&B project, under the experiment's id.
 
     Settings are its config, readings its history over ``tokens``; ``state`` and ``reason`` stand in its
-    summary. A resumed run keeps its id. Without a login, runs are kept offline.
+    summary. A resumed run keeps its id. Without a login, runs are kept offline. MissingExtraError where
+    W&B is not installed.
 
     Parameters
     ----------
@@ -31,11 +32,6 @@ class WandbTracker(Service):
     mode
         ``"online"``, ``"offline"``, or ``"auto"``: what ``WANDB_MODE`` says, and offline where the
         process that trains has no login.
-
-    Raises
-    ------
-    MissingExtraError
-        W&B is not installed.
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class WandbTracker(Service):
         mode: Literal["auto", "online", "offline"] = "auto",
         folder: str | Path = ".",
     ):
-        service.needs("wandb", "wandb", "WandbTracker")
+        tracker.needs("wandb", "wandb", "WandbTracker")
         check_choice("mode", mode, ("auto", "online", "offline"))
         self.project, self.entity = project, entity
         self.mode, self.folder = mode, Path(folder).resolve()
@@ -61,7 +57,7 @@ class WandbTracker(Service):
             entity=self.entity,
             id=experiment.id,
             name=experiment.label,
-            config=service.settings(experiment),
+            config=tracker.settings(experiment),
             dir=str(self.folder),
             mode=self._mode(),
             resume="allow",
@@ -74,14 +70,14 @@ class WandbTracker(Service):
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """One row of the history."""
-        self.opened.log(service.reading(experiment, values))
+        self.opened.log(tracker.reading(experiment, values))
 
     def end(self, run: Run) -> None:
         """A last row; the state and its reason in the summary; W&B's own state."""
         if run.state == "preempted":
             self.opened.mark_preempting()
         opened = self.release()
-        opened.log(service.ending(run))
+        opened.log(tracker.ending(run))
         opened.summary.update({"state": run.state, "reason": run.reason})
         opened.finish(exit_code=_EXIT_CODES.get(run.state, 1))
 
@@ -104,21 +100,17 @@ class TrackioTracker(Service):
     """Each run as a run of one trackio project, named by its label and id.
 
     Settings are its config, readings its metrics by step; the last ones have ``state`` and ``reason``.
+    MissingExtraError where trackio is not installed.
 
     Parameters
     ----------
     project, space
         As trackio has them; the space is a Hugging Face one, ``"user/name"``, by default what
         ``TRACKIO_SPACE_ID`` says, else the folder ``TRACKIO_DIR`` of this machine.
-
-    Raises
-    ------
-    MissingExtraError
-        trackio is not installed.
     """
 
     def __init__(self, project: str = "flops-fit", space: str | None = None):
-        service.needs("trackio", "trackio", "TrackioTracker")
+        tracker.needs("trackio", "trackio", "TrackioTracker")
         self.project, self.space = project, space
 
     def start(self, experiment: Experiment) -> None:
@@ -130,21 +122,21 @@ class TrackioTracker(Service):
                 project=self.project,
                 name=f"{experiment.label} {experiment.id}",
                 space_id=self.space,
-                config=service.settings(experiment),
+                config=tracker.settings(experiment),
                 resume="allow",
                 embed=False,
             )
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """One row of metrics."""
-        self.opened.log(service.reading(experiment, values), step=values["step"])
+        self.opened.log(tracker.reading(experiment, values), step=values["step"])
 
     def end(self, run: Run) -> None:
         """A last row with the state and its reason, and the held-out loss of a complete run."""
         import trackio
 
-        last = {**service.ending(run), "state": run.state, "reason": run.reason}
-        self.release().log(last, step=service.last_step(run))
+        last = {**tracker.ending(run), "state": run.state, "reason": run.reason}
+        self.release().log(last, step=tracker.last_step(run))
         with redirect_stdout(io.StringIO()):
             trackio.finish()
 
@@ -153,7 +145,8 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
     """Runs of W&B, with their histories.
 
     Config becomes the columns ``config.x``, what was logged ``summary.x``. W&B's own ``_step``
-    counts calls of ``log``: it becomes a step of the training only through ``add``.
+    counts calls of ``log``: it becomes a step of the training only through ``add``. InputTypeError
+    where these are no runs of W&B.
 
     Parameters
     ----------
@@ -162,11 +155,6 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
         ``scan_history()`` or ``history()``.
     complete, add
         As for :func:`~flops_fit.trackers.read_mlflow`.
-
-    Raises
-    ------
-    InputTypeError
-        These are no runs of W&B.
 
     Examples
     --------
@@ -202,7 +190,7 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
         id = str(getattr(run, "id", "") or len(read) + 1)
         read.append((id, TrackedRun(name, str(run.state or ""), config, last, points)))
     note = "Histories are samples, as history() gives them: the last point may be missing."
-    return service.tracked_runs(read, "W&B's runs", complete, add, (note,) if sampled else ())
+    return tracker.tracked_runs(read, "W&B's runs", complete, add, (note,) if sampled else ())
 
 
 def _plain(values: Any) -> dict[str, Any]:

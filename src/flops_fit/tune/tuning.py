@@ -30,6 +30,8 @@ _SMALL_REGRET = 0.001  # a relative loss that is too small to report
 class Tune:
     """How hyper-parameters are tuned before a sweep.
 
+    InputError where a value is out of its range.
+
     Attributes
     ----------
     kind
@@ -44,11 +46,6 @@ class Tune:
         Whether batches are tried too.
     seeds
         Runs that measure the noise between seeds, 2 or more; 0 leaves it unmeasured.
-
-    Raises
-    ------
-    InputError
-        A value is out of its range.
     """
 
     kind: TuneKind = "pilot"
