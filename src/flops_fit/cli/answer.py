@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,9 @@ from flops_fit.errors import InputError, TableError
 
 if TYPE_CHECKING:
     import flops_fit.store
-    from flops_fit.fit.fit import Fit
-    from flops_fit.fit.prediction import Prediction
-    from flops_fit.laws.law import Law
-    from flops_fit.laws.optimum import OptimumOnly
-    from flops_fit.records import Diagnostic, Run
+
+_FILE = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
+SWEEP_KEYS: dict[str, list[str]] = _FILE["sweep_keys"]
 
 
 @dataclass(frozen=True)
@@ -83,34 +82,32 @@ def number(text: str) -> float | None:
         return None
 
 
-def option(metavar: str, description: str, *names: str, **more: Any) -> Any:
-    """An option; a switch has an empty ``metavar``."""
-    return typer.Option(*names, metavar=metavar, help=description, **more)
+def option(name: str, *flags: str, kind: Any = typer.Option, **more: Any) -> Any:
+    """An option, or an argument, in the words of ``options.toml``."""
+    metavar, words, *default = SWEEP_KEYS.get(name) or _FILE[name]
+    return kind(*flags, metavar=metavar, help=words, show_default=(*default, True)[0], **more)
 
 
-def flops_option(description: str, default: str | bool = True) -> Any:
-    """An option in training FLOPs; ``default`` is shown in the help."""
-    return option("FLOPS", description, parser=flops_number, show_default=default)
+def argument(name: str) -> Any:
+    """An argument in the words of ``options.toml``."""
+    return option(name, kind=typer.Argument)
 
 
-_RUNS = "A CSV, JSONL or Parquet table with parameters, tokens and loss, or the folder of a sweep."
-_JSON = "Print one JSON document on standard output, and nothing else there."
-_LAW = "The form of the law: auto, hoffmann, kappa, kaplan, or muennighoff for repeated data."
-_COLUMN = "The heading of a column, if it is unusual, such as params=n_weights; may be repeated."
-_CURVES = "Training curves for approach 1: a table of run, parameters, tokens and loss."
-_PREDICT = "Training FLOPs to predict for, by default those of the runs; may be repeated."
-_TABLE = "Write the runs as a table."
-
-Json = Annotated[bool, option("", _JSON, "--json", callback=_set_json)]
-Runs = Annotated[Path, typer.Argument(metavar="RUNS", help=_RUNS, show_default=False)]
-Form = Annotated[str, option("FORM", _LAW)]
-Columns = Annotated[list[str] | None, option("NAME=HEADING", _COLUMN, "--column")]
-Curves = Annotated[Path | None, option("FILE", _CURVES)]
-Predict = Annotated[list[float] | None, flops_option(_PREDICT)]
-Csv = Annotated[Path | None, option("FILE", _TABLE, "--csv")]
+def flops_option(name: str) -> Any:
+    """An option in training FLOPs."""
+    return option(name, parser=flops_number)
 
 
-def read_runs(source: Path) -> list[Run] | None:
+Json = Annotated[bool, option("json", "--json", callback=_set_json)]
+Runs = Annotated[Path, argument("runs")]
+Form = Annotated[str, option("form")]
+Columns = Annotated[list[str] | None, option("column", "--column")]
+Curves = Annotated[Path | None, option("curves")]
+Predict = Annotated[list[float] | None, flops_option("predict")]
+Csv = Annotated[Path | None, option("csv", "--csv")]
+
+
+def read_runs(source: Path) -> list[flops_fit.Run] | None:
     """The recorded runs of a sweep's folder; ``None`` for a table."""
     if not source.is_dir():
         return None
@@ -122,7 +119,7 @@ def read_runs(source: Path) -> list[Run] | None:
 
 def read_fit(
     source: Path, law: str, columns: Sequence[str] | None, curves: Path | None = None
-) -> Fit:
+) -> flops_fit.Fit:
     """The fit of a table, or of what a sweep has recorded."""
     runs, names = read_runs(source), column_names(columns)
     flops = flops_fit.store.recorded_flops(source, runs) if runs else None
@@ -157,18 +154,20 @@ def _as_options(mapping: re.Match[str]) -> str:
     return " ".join(f"--column {shlex.quote(f'{name}={heading}')}" for name, heading in pairs)
 
 
-def relied_on(fit: Fit, findings: Iterable[Diagnostic] = ()) -> bool:
+def relied_on(fit: flops_fit.Fit, findings: Iterable[flops_fit.Diagnostic] = ()) -> bool:
     """Whether an answer can be relied on: no finding about the fit or about it is critical."""
     return fit.trust != "no" and all(d.severity != "critical" for d in findings)
 
 
-def law_line(law: Law | OptimumOnly) -> str:
+def law_line(law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly) -> str:
     """A law with its constants."""
     constants = ", ".join(f"{k} = {v:.4g}" for k, v in law.params.items())
     return f"{law.formula}, with {constants}."
 
 
-def summary(fit: Fit, predictions: Sequence[Prediction]) -> tuple[str, list[Diagnostic]]:
+def summary(
+    fit: flops_fit.Fit, predictions: Sequence[flops_fit.Prediction]
+) -> tuple[str, list[flops_fit.Diagnostic]]:
     """The last answer in words with all findings, and the findings about the answers alone."""
     findings = list({str(d): d for p in predictions for d in p.diagnostics}.values())
     text = flops_fit.report.answer_in_words(fit, predictions[-1], [*fit.diagnostics, *findings])

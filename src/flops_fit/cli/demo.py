@@ -5,18 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import flops_fit
 from flops_fit.cli.answer import Answer, Json, option
 from flops_fit.text import format_count, format_duration
-
-if TYPE_CHECKING:
-    import flops_fit.examples
-    import flops_fit.execute
-    import flops_fit.fit
-    from flops_fit.fit.prediction import HeldOut
-    from flops_fit.result import Result
 
 SEQ_LEN = 64
 SIZES: dict[float, list[int]] = {
@@ -30,10 +23,8 @@ SIZES: dict[float, list[int]] = {
 
 
 def demo(
-    output_dir: Annotated[
-        Path, option("FOLDER", "Where to write records, figures and the report.")
-    ] = Path("outputs/demo"),
-    workers: Annotated[int, option("RUNS", "Runs at the same time, one thread each.", min=1)] = 2,
+    output_dir: Annotated[Path, option("demo_folder")] = Path("outputs/demo"),
+    workers: Annotated[int, option("workers", min=1)] = 2,
     as_json: Json = False,
 ) -> Answer:
     """Train a sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
@@ -48,7 +39,7 @@ def demo(
     return Answer((), document)
 
 
-def run_demo(output_dir: Path, workers: int = 2) -> Result:
+def run_demo(output_dir: Path, workers: int = 2) -> flops_fit.Result:
     """Train the sweep, print its answer, and check it against its own largest budget."""
     from rich.console import Console
 
@@ -89,7 +80,7 @@ def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
     }
 
 
-def held_out_check(check: HeldOut, smaller: int) -> str:
+def held_out_check(check: flops_fit.fit.HeldOut, smaller: int) -> str:
     """What the smaller budgets predict of the largest, and what was measured, in words."""
     law, one_run = (
         "none" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"

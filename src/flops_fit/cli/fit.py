@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import Annotated, Any
 
 import flops_fit
 from flops_fit.cli import answer
@@ -16,35 +14,19 @@ from flops_fit.cli.answer import Answer, Columns, Curves, Form, Json, Predict, f
 from flops_fit.errors import InputError
 from flops_fit.text import format_count, format_percent, markdown_table
 
-if TYPE_CHECKING:
-    import flops_fit.adaptive
-    import flops_fit.files
-    import flops_fit.report
-    from flops_fit.fit.fit import Fit
-    from flops_fit.fit.prediction import Prediction
-    from flops_fit.records import Diagnostic
-
-_PAGE = "report.html, in the sweep's folder or here"
-_GROUP = "A column of text, such as corpus: fits each of its groups, with shared exponents."
-_SHARE = "A constant that the groups share, by default every exponent; may be repeated."
 _MAX_ROWS = 10  # of the table, without --predict
 
 
-def _answered(
-    runs: Path,
-    law: str,
-    column: Sequence[str] | None,
-    curves: Path | None,
-    predict: Sequence[float] | None,
-) -> tuple[Fit, list[Prediction], str, list[Diagnostic]]:
-    """The fit and its answers, by default at the runs' own budgets, or a few if they are many."""
+def _answers(
+    fit: flops_fit.Fit, predict: Sequence[float] | None
+) -> tuple[list[flops_fit.Prediction], str, list[flops_fit.Diagnostic]]:
+    """Answers with words and findings, by default at the runs' own budgets, or a few of many."""
     import numpy as np
 
-    fit = answer.read_fit(runs, law, column, curves)
     own = np.unique(fit.runs.budget)
     few = own if len(own) <= _MAX_ROWS else np.geomspace(own[0], own[-1], 5)
     predictions = [fit.predict(float(c)) for c in predict or few.tolist()]
-    return fit, predictions, *answer.summary(fit, predictions)
+    return predictions, *answer.summary(fit, predictions)
 
 
 def fit(
@@ -53,17 +35,23 @@ def fit(
     predict: Predict = None,
     column: Columns = None,
     curves: Curves = None,
-    group: Annotated[str | None, option("HEADING", _GROUP)] = None,
-    share: Annotated[list[str] | None, option("NAME", _SHARE)] = None,
-    report: Annotated[Path | None, option("FILE", "Write an HTML page here as well.")] = None,
+    group: Annotated[str | None, option("group")] = None,
+    share: Annotated[list[str] | None, option("share")] = None,
+    report: Annotated[Path | None, option("page")] = None,
     as_json: Json = False,
 ) -> Answer:
     """Fit a scaling law to a table of runs or to those of a sweep, and answer."""
     if group is not None:
         if report is not None:
             raise InputError("expected no --report with --group: write a page of each group alone.")
-        return _by_group(runs, law, column, curves, predict, group, share)
-    fitted, predictions, words, findings = _answered(runs, law, column, curves, predict)
+        names = answer.column_names(column)
+        with answer.says_options():
+            grouped = flops_fit.fit_runs(
+                runs, law, group=group, share=share or None, columns=names, curves=curves
+            )
+        return _by_group(grouped, predict)
+    fitted = answer.read_fit(runs, law, column, curves)
+    predictions, words, findings = _answers(fitted, predict)
     shown = [
         flops_fit.report.chinchilla_table(predictions),
         f"\n{answer.law_line(fitted.law)} {fitted.status}\n",
@@ -84,21 +72,8 @@ def fit(
     return Answer(tuple(shown), document, answer.relied_on(fitted, findings))
 
 
-def _by_group(
-    runs: Path,
-    law: str,
-    column: Sequence[str] | None,
-    curves: Path | None,
-    predict: Sequence[float] | None,
-    group: str,
-    share: Sequence[str] | None,
-) -> Answer:
+def _by_group(grouped: flops_fit.fit.GroupFit, predict: Sequence[float] | None) -> Answer:
     """The constants of each group, and a table of its answers."""
-    names = answer.column_names(column)
-    with answer.says_options():
-        grouped = flops_fit.fit_runs(
-            runs, law, group=group, share=share or None, columns=names, curves=curves
-        )
     shown, predictions = [repr(grouped)], {}
     for name, fit in grouped.fits.items():
         answers = [fit.predict(c) for c in predict or [fit.largest_compute]]
@@ -110,7 +85,7 @@ def _by_group(
 
 def report(
     runs: answer.Runs,
-    output: Annotated[Path | None, option("FILE", "Where to write.", show_default=_PAGE)] = None,
+    output: Annotated[Path | None, option("page_path")] = None,
     predict: Predict = None,
     law: Form = "auto",
     column: Columns = None,
@@ -118,7 +93,8 @@ def report(
     as_json: Json = False,
 ) -> Answer:
     """Write the answer with its figures and findings as one HTML page."""
-    fitted, predictions, _, findings = _answered(runs, law, column, curves, predict)
+    fitted = answer.read_fit(runs, law, column, curves)
+    predictions, _, findings = _answers(fitted, predict)
     path = output or (runs / "report.html" if runs.is_dir() else Path("report.html"))
     trained = answer.read_runs(runs) or ()
     flops_fit.write_report(
@@ -131,17 +107,10 @@ def report(
 
 
 def compare(
-    first: Annotated[
-        Path, typer.Argument(metavar="FIRST", help="The baseline: a table, or a sweep's folder.")
-    ],
-    second: Annotated[
-        Path, typer.Argument(metavar="SECOND", help="The recipe to compare with it, likewise.")
-    ],
-    at: Annotated[
-        float | None,
-        flops_option("Training FLOPs to compare at.", "the smaller of the two largest runs'"),
-    ] = None,
-    level: Annotated[float, option("SHARE", "Level of the intervals, between 0 and 1.")] = 0.9,
+    first: Annotated[Path, answer.argument("first")],
+    second: Annotated[Path, answer.argument("second")],
+    at: Annotated[float | None, flops_option("at")] = None,
+    level: Annotated[float, option("compare_level")] = 0.9,
     law: Form = "auto",
     column: Columns = None,
     as_json: Json = False,
@@ -164,12 +133,10 @@ def compare(
 
 def next_(
     runs: answer.Runs,
-    target: Annotated[float, flops_option("Training FLOPs of the run to plan for.")],
-    spend: Annotated[float, flops_option("Training FLOPs of the whole batch of runs.")],
-    batch: Annotated[int, option("RUNS", "How many runs at most.", min=1)] = 6,
-    max_run: Annotated[
-        float | None, flops_option("Training FLOPs of one run at most.", "a third of --spend")
-    ] = None,
+    target: Annotated[float, flops_option("target")],
+    spend: Annotated[float, flops_option("spend")],
+    batch: Annotated[int, option("batch", min=1)] = 6,
+    max_run: Annotated[float | None, flops_option("max_run")] = None,
     law: Form = "auto",
     column: Columns = None,
     out: answer.Csv = None,

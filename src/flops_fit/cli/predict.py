@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,28 +17,7 @@ from flops_fit.cli.answer import Answer, Json, law_line, option
 from flops_fit.errors import InputError
 from flops_fit.text import format_count, markdown_table
 
-if TYPE_CHECKING:
-    import flops_fit.files
-    import flops_fit.laws
-    import flops_fit.reference
-    import flops_fit.report
-    from flops_fit.fit.fit import Fit
-    from flops_fit.laws.law import Law
-    from flops_fit.laws.optimum import InferenceOptimum, OptimumOnly
-
 _FLOPS_PER_PARAM = 6.0
-_WORDS = (
-    "A table of runs or the folder of a sweep, unless --law names a published law; then training "
-    "FLOPs, such as 1e24."
-)
-_LAW = (
-    "A published law such as hoffmann2022 (flops-fit reference list), or the form to fit to RUNS."
-)
-_LOSS = "A loss to reach: gives its compute; may be repeated."
-_SERVE = (
-    "Expected inference tokens: adds the model of the same loss that is cheapest to train and use."
-)
-_UNIQUE = "Distinct tokens there are, for a law of repeated data."
 
 
 @dataclass(frozen=True)
@@ -59,21 +38,14 @@ class Question:
 
 
 def predict(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RUNS|FLOPS", help=_WORDS, show_default=False),
-    ] = None,
-    law: Annotated[str, option("LAW", _LAW)] = "auto",
-    loss: Annotated[list[float] | None, option("LOSS", _LOSS)] = None,
-    max_params: Annotated[float | None, option("N", "The largest model, in parameters.")] = None,
-    max_tokens: Annotated[
-        float | None, option("D", "The most data, in tokens (or samples).")
-    ] = None,
-    inference_tokens: Annotated[float | None, option("D", _SERVE)] = None,
-    unique_tokens: Annotated[float | None, option("U", _UNIQUE)] = None,
-    level: Annotated[
-        float | None, option("SHARE", "Level of the intervals.", show_default="0.9")
-    ] = None,
+    words: Annotated[list[str] | None, answer.argument("words")] = None,
+    law: Annotated[str, option("law")] = "auto",
+    loss: Annotated[list[float] | None, option("loss")] = None,
+    max_params: Annotated[float | None, option("max_params")] = None,
+    max_tokens: Annotated[float | None, option("max_tokens")] = None,
+    inference_tokens: Annotated[float | None, option("inference_tokens")] = None,
+    unique_tokens: Annotated[float | None, option("unique_tokens")] = None,
+    level: Annotated[float | None, option("level")] = None,
     column: answer.Columns = None,
     as_json: Json = False,
 ) -> Answer:
@@ -108,7 +80,7 @@ def _by_law(name: str, question: Question) -> Answer:
     """The optima of a published law."""
     law = flops_fit.reference.law(name)
     needed: list[float] = []
-    served: list[InferenceOptimum] = []
+    served: list[flops_fit.laws.InferenceOptimum] = []
     if isinstance(law, flops_fit.laws.Law):
         if question.unique_tokens is not None:
             if not isinstance(law, flops_fit.laws.Muennighoff):
@@ -153,7 +125,7 @@ def _by_law(name: str, question: Question) -> Answer:
     return Answer(tuple(shown), _document(name, law, rows, losses, map(vars, served)))
 
 
-def _compute_for(name: str, law: Law, loss: float) -> float:
+def _compute_for(name: str, law: flops_fit.laws.Law, loss: float) -> float:
     C = law.compute_for(loss, _FLOPS_PER_PARAM)
     if not math.isfinite(C):
         floor = law.params.get("E")
@@ -166,7 +138,7 @@ def _compute_for(name: str, law: Law, loss: float) -> float:
 
 def _document(
     name: str,
-    law: Law | OptimumOnly,
+    law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly,
     rows: Sequence[dict[str, Any]],
     losses: Sequence[dict[str, Any]],
     inference: Iterable[dict[str, Any]],
@@ -179,7 +151,7 @@ def _document(
     return document
 
 
-def _by_fit(fit: Fit, question: Question, level: float) -> Answer:
+def _by_fit(fit: flops_fit.Fit, question: Question, level: float) -> Answer:
     """Answers of a fit, with intervals."""
     if question.unique_tokens is not None:
         fit = fit.with_unique(question.unique_tokens)
@@ -241,10 +213,8 @@ def list_(as_json: Json = False) -> Answer:
 
 @reference.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a law or a table of runs.")],
-    as_csv: Annotated[
-        bool, option("", "Write the runs as CSV on standard output.", "--csv")
-    ] = False,
+    name: Annotated[str, answer.argument("published")],
+    as_csv: Annotated[bool, option("show_csv", "--csv")] = False,
     as_json: Json = False,
 ) -> Answer:
     """Show a published law, or published runs."""
@@ -271,7 +241,7 @@ def show(
     return Answer(tuple(shown), document)
 
 
-def meaning(law: Law | OptimumOnly) -> str:
+def meaning(law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly) -> str:
     """What N, D and C of a published law are."""
     if isinstance(law, flops_fit.laws.OptimumOnly):
         compute = law.compute if law.compute.startswith("C = ") else f"C: {law.compute}"
@@ -279,7 +249,7 @@ def meaning(law: Law | OptimumOnly) -> str:
     return "N: parameters. D: tokens. C: training FLOPs, with C = 6·N·D."
 
 
-def constants(law: Law | OptimumOnly) -> dict[str, Any]:
+def constants(law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly) -> dict[str, Any]:
     """A law's form and its constants as plain values."""
     return {"formula": law.formula, "params": law.params}
 

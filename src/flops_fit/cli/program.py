@@ -18,7 +18,7 @@ import typer
 
 import flops_fit
 from flops_fit._version import __version__
-from flops_fit.cli.answer import Answer, Settings
+from flops_fit.cli.answer import Answer, Settings, option
 from flops_fit.cli.demo import demo
 from flops_fit.cli.fit import compare, fit, next_, report
 from flops_fit.cli.predict import predict, reference
@@ -50,19 +50,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_VERSION = typer.Option(
-    "--version", metavar="", callback=_print_version, is_eager=True, help="Show the version."
-)
-_DEBUG = typer.Option(
-    "--debug", metavar="", help="Show the traceback of an error; works in any place."
-)
-
-
 @app.callback(invoke_without_command=True)
 def _common(
     ctx: typer.Context,
-    version: Annotated[bool, _VERSION] = False,
-    debug: Annotated[bool, _DEBUG] = False,
+    version: Annotated[
+        bool, option("version", "--version", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, option("debug", "--debug")] = False,
 ) -> None:
     """Given a compute budget: how big a model, on how much data, what loss, and how sure?"""
     if ctx.invoked_subcommand is None:

@@ -12,10 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 import flops_fit
-from flops_fit.cli.answer import Answer, Csv, Json, option, relied_on
+from flops_fit.cli.answer import SWEEP_KEYS, Answer, Csv, Json, argument, option, relied_on
 from flops_fit.cli.sweep_file import SweepFile, read_sweep
 from flops_fit.errors import InputError, OutputError
 from flops_fit.text import format_duration
@@ -23,49 +21,15 @@ from flops_fit.text import format_duration
 if TYPE_CHECKING:
     from rich.table import Table
 
-    import flops_fit.store
-    from flops_fit.plan.sweep_plan import SweepPlan
-    from flops_fit.store.doctor import Examination
-
-
 _PANEL = "The sweep: flags override the file"
 _MAX_ROWS = 100  # of findings
-
-
-def _flag(metavar: str, description: str, kind: type = str, **more: Any) -> Any:
-    """An option of a sweep; by default its value is a text."""
-    return Annotated[kind | None, option(metavar, description, rich_help_panel=_PANEL, **more)]
-
-
-_DEFAULT = "sweep.toml where there is one"
-_SWEEP = Annotated[
-    Path | None,
-    typer.Argument(metavar="SWEEP", help="The sweep as a TOML file.", show_default=_DEFAULT),
-]
+_KINDS = {"seed": int, "output_dir": Path}  # of values that are no texts
+_SWEEP = Annotated[Path | None, argument("sweep")]
 _FLAGS = {
-    "model_cls": _flag("REF", "The model's class or factory: package.module:name or file.py:name."),
-    "model_size_param": _flag("NAME", "The argument that sets its size."),
-    "dataset": _flag("REF", "The data: an object, or what is called without arguments to make it."),
-    "loss_fn": _flag("REF", "The loss: (model output, targets) to a mean."),
-    "compute_budgets": _flag(
-        "FLOPS,...", "Training FLOPs of each tier, separated by commas: 1e15,3e15,1e16."
-    ),
-    "design": _flag("NAME", "grid, tapered, rectangular or adaptive."),
-    "mode": _flag("NAME", "local trains; mock simulates the runs by a known law."),
-    "executor": _flag("NAME", "Where runs happen: inprocess, pool, ray or slurm."),
-    "seed": _flag("NUMBER", "Every run derives its own from it.", int),
-    "output_dir": _flag(
-        "FOLDER",
-        "Where records, tables and figures go.",
-        Path,
-        show_default="outputs, beside the file",
-    ),
+    name: Annotated[_KINDS.get(name, str) | None, option(name, rich_help_panel=_PANEL)]
+    for name in SWEEP_KEYS
 }
-_SET = (
-    "Any other key of the file, such as batch_size=16, hparams.lr=0.01 or training.precision=bf16; "
-    "may be repeated."
-)
-_SETTINGS = Annotated[list[str] | None, option("KEY=VALUE", _SET, "--set", rich_help_panel=_PANEL)]
+_SETTINGS = Annotated[list[str] | None, option("set", "--set", rich_help_panel=_PANEL)]
 
 
 def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer | None]:
@@ -100,9 +64,7 @@ FILES = ("sweep.toml", "model.py", "data.py")
 
 
 def init(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where to write; created if it does not exist.")
-    ] = Path(),
+    folder: Annotated[Path, argument("directory")] = Path(),
     as_json: Json = False,
 ) -> Answer:
     """Write a sweep to start from; it runs as it is within a minute on a CPU.
@@ -138,20 +100,16 @@ def init(
 
 
 _price = functools.partial(option, rich_help_panel="The price")
-_ON = "Times on another device by its data sheet, such as H100."
-_MFU = "Share of that device's peak FLOP/s that training reaches."
-_DOLLARS = "Price of all that the sweep occupies."
-_DESIGNS = "Also what the same budgets cost with each design."
 
 
 @takes_sweep
 def plan(
     sweep: SweepFile,
-    on: Annotated[str | None, _price("DEVICE", _ON)] = None,
-    mfu: Annotated[float | None, _price("SHARE", _MFU, show_default="0.3")] = None,
-    parallel: Annotated[int, _price("RUNS", "Runs at the same time.", min=1)] = 1,
-    dollars_per_hour: Annotated[float | None, _price("DOLLARS", _DOLLARS)] = None,
-    designs: Annotated[bool, _price("", _DESIGNS, "--designs")] = False,
+    on: Annotated[str | None, _price("on")] = None,
+    mfu: Annotated[float | None, _price("mfu")] = None,
+    parallel: Annotated[int, _price("parallel", min=1)] = 1,
+    dollars_per_hour: Annotated[float | None, _price("dollars")] = None,
+    designs: Annotated[bool, _price("designs", "--designs")] = False,
     out: Csv = None,
     as_json: Json = False,
 ) -> Answer:
@@ -183,7 +141,7 @@ def plan(
     return Answer(tuple(shown), document)
 
 
-def _done(plan: SweepPlan, folder: Path) -> list[str]:
+def _done(plan: flops_fit.SweepPlan, folder: Path) -> list[str]:
     """How much of the plan is finished already."""
     if not (folder / "sweep.json").exists():
         return []
@@ -196,20 +154,11 @@ def _done(plan: SweepPlan, folder: Path) -> list[str]:
     return [f"{text}; {len(diff.missing)} are missing, {diff.cost.flops:.3g} FLOPs{left}."]
 
 
-def _switch(name: str, description: str) -> Any:
-    text = f"{description} [default: {name}]"
-    return option("", text, f"--{name}/--no-{name}", show_default=False)
-
-
-_RESUME = "Go on from what is finished, or set it aside and begin anew."
-_PROGRESS = "Show a live view on standard error, or nothing."
-
-
 @takes_sweep
 def run(
     sweep: SweepFile,
-    resume: Annotated[bool | None, _switch("resume", _RESUME)] = None,
-    progress: Annotated[bool | None, _switch("progress", _PROGRESS)] = None,
+    resume: Annotated[bool | None, option("resume", "--resume/--no-resume")] = None,
+    progress: Annotated[bool | None, option("progress", "--progress/--no-progress")] = None,
     as_json: Json = False,
 ) -> Answer | None:
     """Train a sweep, fit a law and answer; called again, go on where it was interrupted."""
@@ -243,14 +192,12 @@ def run(
 
 
 _STYLES = {"wrong": "red", "leftover": "yellow", "note": ""}
-Folder = Annotated[Path, typer.Argument(help="The folder of a sweep.")]
+Folder = Annotated[Path, argument("folder")]
 
 
 def doctor(
     output_dir: Folder,
-    repair: Annotated[
-        bool, option("", "Fix what is safe to fix; without it nothing is changed.", "--repair")
-    ] = False,
+    repair: Annotated[bool, option("repair", "--repair")] = False,
     as_json: Json = False,
 ) -> Answer:
     """Check every record of a sweep; exit code 1 if something is wrong."""
@@ -280,7 +227,7 @@ def doctor(
     return Answer(tuple(shown), document, examination.sound)
 
 
-def _findings(examination: Examination) -> Iterator[str | Table]:
+def _findings(examination: flops_fit.store.Examination) -> Iterator[str | Table]:
     from rich.table import Column, Table
 
     total = sum(examination.states.values())
@@ -297,12 +244,8 @@ def _findings(examination: Examination) -> Iterator[str | Table]:
 
 def export(
     output_dir: Folder,
-    table: Annotated[
-        Path, typer.Argument(help="Where to write: a name that ends in .csv or .parquet.")
-    ],
-    everything: Annotated[
-        bool, option("", "Also runs that are not in the last plan.", "--all")
-    ] = False,
+    table: Annotated[Path, argument("table")],
+    everything: Annotated[bool, option("all", "--all")] = False,
     as_json: Json = False,
 ) -> Answer:
     """Write the runs of a sweep, in every state, as one table."""
