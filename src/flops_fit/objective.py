@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from flops_fit.errors import InputError, InputTypeError, LossError, ModelError
+from flops_fit.errors import DataError, InputError, InputTypeError, LossError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
 
 if TYPE_CHECKING:
@@ -261,6 +261,27 @@ def batch_length(batch: Any) -> int:
     named = by_name(batch)
     values = batch if named is None else named.values()
     return batch_length(next(iter(values)))
+
+
+def split_batch(batch: Any, size: int) -> Iterator[Any]:
+    """A batch as parts of at most ``size`` samples: every tensor is cut along its first dimension."""
+    length = batch_length(batch)
+    if size >= length:
+        yield batch
+        return
+
+    for first in range(0, length, size):
+
+        def cut(tensor: Tensor, first: int = first) -> Tensor:
+            if tensor.dim() and tensor.shape[0] != length:
+                raise DataError(
+                    f"microbatches: expected {length} samples along the first dimension of every "
+                    f"tensor of a batch; one has the shape {tuple(tensor.shape)}. Use batches that "
+                    "fit at once, or a collate_fn that puts samples first."
+                )
+            return tensor[first : first + size] if tensor.dim() else tensor
+
+        yield map_tensors(batch, cut)
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:

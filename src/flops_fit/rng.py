@@ -144,6 +144,13 @@ def draw() -> tuple[float, float, float]:
     return torch.rand(()).item(), np.random.random(), random.random()  # noqa: NPY002
 
 
+def state() -> list[Any]:
+    """The state of every global generator in plain values, to compare."""
+    own = capture()
+    tensors = [own["torch"], *own["cuda"], *own["xpu"], *own["mps"]]
+    return [*(t.tolist() for t in tensors), own["python"], own["numpy"]]
+
+
 def _lists(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _lists(v) for k, v in value.items()}

@@ -56,3 +56,45 @@ def test_its_standard_error_is_what_other_held_out_sets_spread_by() -> None:
 def test_one_part_has_no_spread_and_nothing_has_no_mean() -> None:
     assert math.isnan(ratio_standard_error(np.array([2.0]), np.array([1.0]))[1])
     assert math.isnan(ratio_standard_error(np.array([]), np.array([]))[0])
+
+
+class Guess(nn.Module):
+    """A mean that does not depend on its input, with dropout of its own that evaluation keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.mean.expand(len(x)), 0.5, training=True)
+
+
+def squared(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return output.square().mean()
+
+
+@pytest.mark.parametrize(("size", "draws"), [(60, 32), (2048, 4)])
+def test_random_numbers_are_the_same_for_equal_weights_and_their_noise_is_in_the_error(
+    size: int, draws: int
+) -> None:
+    """E(2·Bernoulli)² is 2, and of so many draws its mean lies within its standard errors of that."""
+    held_out = split_data(torch.zeros(size, 1), torch.zeros(size, 1))[1]
+    losses = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        following = torch.rand(())
+        torch.manual_seed(seed)
+        losses.append(evaluate(Guess(), held_out, Objective(squared), "cpu", 64))
+        assert torch.rand(()) == following
+    assert len(set(losses)) == 1
+    loss, error = losses[0]
+    assert error == pytest.approx(2 / (size * draws) ** 0.5, rel=0.3)
+    assert abs(loss - 2) < 4 * error
+
+
+def test_batches_of_an_exact_size_leave_out_a_shorter_one() -> None:
+    data = torch.arange(10.0)[:, None]
+    held_out = split_data(data, data)[1]
+    sizes = Objective(step_fn=lambda model, batch: (torch.tensor(float(len(batch))), 1))
+    assert evaluate(Guess(), held_out, sizes, "cpu", 4, exactly=True) == (4.0, 0.0)
+    assert evaluate(Guess(), held_out, sizes, "cpu", 64, exactly=True)[0] == 10.0

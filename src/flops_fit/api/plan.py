@@ -22,7 +22,14 @@ from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsMethod
 from flops_fit.plan.designs import Adaptive, Design, DesignLike, Grid, Sizes, resolve_design
 from flops_fit.plan.experiments import ExperimentFactory
-from flops_fit.plan.findings import code_findings, data_findings, settle_labels
+from flops_fit.plan.extent import examine
+from flops_fit.plan.findings import (
+    batch_norms,
+    code_findings,
+    data_findings,
+    settle_labels,
+    smallest_built,
+)
 from flops_fit.plan.planner import EXAMPLE_SAMPLES, Planner, check_budgets, make_counter
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.plan.timing import Probe
@@ -31,6 +38,7 @@ from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
 from flops_fit.train.config import TrainingConfig
 from flops_fit.train.precision import resolve_device, resolve_precision
+from flops_fit.train.step import INDIVISIBLE
 from flops_fit.train.trainer import Trainer
 
 P = ParamSpec("P")
@@ -185,12 +193,20 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         precision = resolve_precision(sweep.training.precision, device)
         config = replace(sweep.training, precision=precision)
         trainer = Trainer(spec, *split, objective, device, config)
-        # All that decides how runs come out and is not part of their experiments.
-        judged_by = [part.fingerprint() for part in (objective, *split)]
-        conditions = digest([*judged_by, *config.fingerprints(trainer.precision)])
     counter, per_sample = make_counter(
         spec, objective, sweep.flops, data, sweep.example_batch, sweep.dataset
     )
+    if split is not None and trainer is not None:
+        small = smallest_built(spec, sizes)
+        cost = 0.0 if small is None else counter.per_unit(small) * per_sample
+        extent = examine(spec, small, objective, split, sweep.batch_size, cost)
+        divisible = extent.divisible and not batch_norms(spec, small)
+        trainer = replace(trainer, judged_on=extent.judged_on, divisible=divisible)
+        findings += extent.findings
+        # All that decides how runs come out and is not part of their experiments.
+        judged_by = [part.fingerprint() for part in (objective, *split)]
+        own = [*trainer.config.fingerprints(trainer.precision), *extent.conditions]
+        conditions = digest([*judged_by, *own])
     factory = ExperimentFactory(
         spec,
         counter,
@@ -242,6 +258,12 @@ def _smallest(plan: SweepPlan) -> Size:
 def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     """The plan with a trainer that was tried on it and knows how fast it is."""
     trainer.try_optimizer(plan.experiments)
+    part, most = trainer.config.microbatch, max(e.batch_size for e in plan.experiments)
+    if part is not None and part < most and not trainer.divisible:
+        raise InputError(
+            f"microbatch: expected None, as {INDIVISIBLE}; got {part} where batches have up to {most} "
+            "samples. Give a smaller batch_size instead."
+        )
     precision, device = trainer.precision, trainer.device
     probe = Probe(
         trainer.model,

@@ -231,6 +231,14 @@ class DataSpec:
             raise DataError("dataset: expected at least one sample; it is empty.")
         return batch
 
+    def spread(self, count: int) -> list[Any]:
+        """Samples drawn evenly from all of them, the same at every call; of a stream the first."""
+        if self.indices is None:
+            return StreamReader(self._once, list, count).batch(0) or []
+        n = len(self.indices)
+        places = permuted(np.arange(min(count, n), dtype=np.int64), n, 0)
+        return list(Reader(self.dataset, list).batch(self.indices[places], sample_keys(places, 0)))
+
     def _checked(self, samples: list[Any]) -> Any:
         reading.check_sample(samples[0], self.dataset)
         try:

@@ -29,7 +29,7 @@ def settle_labels(
     spec: ModelSpec, objective: Objective, batch: Any, sizes: Sizes | None
 ) -> tuple[Objective, tuple[Diagnostic, ...]]:
     """The objective, which now knows the targets and, by trying the smallest model, whether it shifts."""
-    size = None if by_name(batch) is None else _smallest(spec, sizes)
+    size = None if by_name(batch) is None else smallest_built(spec, sizes)
     if size is not None:
         model = None
         with suppress(Exception):  # planning says so in its own words
@@ -65,7 +65,7 @@ def settle_labels(
     return objective, (Diagnostic("unshifted_labels", "warning", message, action),)
 
 
-def _smallest(spec: ModelSpec, sizes: Sizes | None) -> Any:
+def smallest_built(spec: ModelSpec, sizes: Sizes | None) -> Any:
     """A size small enough to be built; ``None`` if there is none."""
     try:
         if sizes is None:
@@ -148,21 +148,26 @@ def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
 
 def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[Diagnostic]:
     """Layers whose output depends on how a batch is split."""
-    model = spec.build_meta(min(experiments, key=lambda e: e.params.total).size)
-    if not hasattr(model, "modules"):
-        return []
-    import torch
-
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    layers = batch_norms(spec, min(experiments, key=lambda e: e.params.total).size)
     if not layers:
         return []
-    kinds = ", ".join(sorted({type(m).__name__ for m in layers}))
     message = (
-        f"The model has {len(layers)} layers of {kinds}, whose statistics are of the samples that "
-        "pass together: the loss then depends on the batch size, and on microbatches and ranks."
+        f"The model has {len(layers)} layers of {', '.join(sorted(set(layers)))}, whose statistics are of "
+        "the samples that pass together: the loss then depends on the batch size, and no batch is split "
+        "into microbatches or between ranks."
     )
-    action = "GroupNorm or LayerNorm; or one batch_size for all runs that is never split"
+    action = "GroupNorm or LayerNorm; or one batch_size for all runs"
     return [Diagnostic("batch_norm", "warning", message, action)]
+
+
+def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
+    """The kind of each layer that sums over the samples that pass together."""
+    import torch
+
+    model: Any = None if size is None else spec.build_meta(size)
+    modules = model.modules() if hasattr(model, "modules") else ()
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return [type(m).__name__ for m in modules if isinstance(m, kind)]
 
 
 def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> list[Diagnostic]:

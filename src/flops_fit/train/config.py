@@ -55,8 +55,8 @@ class TrainingConfig:
         ``"auto"`` (bfloat16 on CUDA GPUs that have it), ``"fp32"``, ``"bf16"``, or
         ``train.Precision("fp32", tf32=True)``.
     microbatch
-        Samples that go through the model at once; halved automatically if memory runs out. It
-        never changes what is computed.
+        Samples that go through the model at once; halved automatically if memory runs out. It never
+        changes what is computed: where parts of a batch have another loss, it is refused.
     workers
         Processes that read ahead of each run, not in a pool; no result depends on them. ``"auto"``
         takes the ``num_workers`` of a DataLoader, else as many as save time if reading is slow.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, Ranks
 from flops_fit.objective import Objective, to_device
@@ -21,6 +23,11 @@ from flops_fit.trackers.tracker import Tracker
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_DRAW_SEED, _DRAW_STEP = 1 << 16, 1 << 20  # torch's generator of a CPU takes 32 bits
+_DRAWN = (
+    8_192  # samples with random numbers of their own that a held-out loss is a mean of, at least
+)
+_MOST_DRAWS = 32
 _MIN_BATCHES = 32  # that the held-out set is cut into, to see how they vary
 
 
@@ -86,24 +93,50 @@ def evaluate(
     device: str,
     batch_size: int,
     ranks: Ranks = ALONE,
+    exactly: bool = False,
 ) -> tuple[float, float]:
-    """Mean held-out loss over all units, and its standard error over batches; ranks share the batches."""
+    """Mean held-out loss over all units, and its standard error over batches; ranks share the batches.
+
+    What draws random numbers has the same ones for any weights, and several sets of them. With ``exactly``
+    each batch has ``batch_size`` samples, and a shorter one at the end is left out.
+    """
     import torch
 
-    if held_out.size is not None:
-        batch_size = max(1, min(batch_size, held_out.size // _MIN_BATCHES))
-    parts: list[tuple[float, float]] = []
+    size = held_out.size
+    if size is not None and not exactly:
+        batch_size = max(1, min(batch_size, size // _MIN_BATCHES))
+    whole = size is not None and exactly and size >= batch_size
+    most = (size or 0) // batch_size if whole else None
+    parts: list[tuple[int, float, float]] = []
     ranks.broadcast_tensors(list(model.buffers()))
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        for batch in held_out.in_order(batch_size, ranks.rank, ranks.size):
-            if objective.has_units(batch):
+    draws, done = 1, 0
+    with rng.kept(device), torch.inference_mode():
+        while done < draws:
+            drawn = False
+            batches = held_out.in_order(batch_size, ranks.rank, ranks.size)
+            for index, batch in zip(
+                range(ranks.rank, most or sys.maxsize, ranks.size), batches, strict=False
+            ):
+                if not objective.has_units(batch):
+                    continue
+                rng.seed(_DRAW_SEED + done * _DRAW_STEP + index, device=device)
+                before = rng.state() if not (done or drawn or parts) else None
                 total, count = objective(model, to_device(batch, device))
-                parts.append((float(total), float(count)))
+                drawn |= before is not None and rng.state() != before
+                parts.append((index, float(total), float(count)))
+            if not done and any(ranks.all_reduce_max(drawn)):
+                draws = min(
+                    max(2, math.ceil(_DRAWN / (size or held_out.take or _DRAWN))), _MOST_DRAWS
+                )
+            done += 1
     model.train(was_training)
     gathered = [part for own in ranks.all_gather(parts) for part in own]
-    sums, counts = np.array(gathered, dtype=float).reshape(-1, 2).T
+    batch_of, sums, counts = np.array(gathered, dtype=float).reshape(-1, 3).T
+    if draws > 1:  # the mean of each batch: its draws are no batches of their own
+        same = np.unique(batch_of, return_inverse=True)[1]
+        sums, counts = np.bincount(same, sums) / draws, np.bincount(same, counts) / draws
     return ratio_standard_error(sums, counts)
 
 

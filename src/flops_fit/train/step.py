@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flops_fit import rng
 from flops_fit.distributed import ALONE, Ranks
-from flops_fit.errors import DataError
+from flops_fit.errors import InputError
 from flops_fit.objective import (
     Objective,
-    batch_length,
     check_loss,
-    map_tensors,
     refuse_sparse_gradients,
+    split_batch,
     to_device,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+INDIVISIBLE = "the loss or a BatchNorm depends on which samples pass together"
 
 
 @dataclass
@@ -44,8 +45,14 @@ class Stepper:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     ranks: Ranks = ALONE
     notes: list[str] = field(default_factory=list)
+    divisible: bool = True  # whether parts of a batch have the gradient of the whole
 
     def __post_init__(self) -> None:
+        if not self.divisible and self.ranks.size > 1:
+            raise InputError(
+                f"ranks: expected one process, as {INDIVISIBLE}; got {self.ranks.size}. Train "
+                "several runs at the same time instead, with executor='pool'."
+            )
         self._planned_microbatch = self.microbatch
         self._local_samples = math.ceil(self.samples / self.ranks.size)  # the most on one rank
         self._forward = CompiledForward(self.model)
@@ -70,6 +77,11 @@ class Stepper:
                 loss, units = self._gradient(batch)
             except Exception as error:  # a compiler may raise anything
                 if is_out_of_memory(error) and self.microbatch > 1:
+                    if not self.divisible:
+                        raise MemoryError(
+                            f"a batch of {self.samples} samples does not fit into memory, and it cannot be "
+                            f"split, as {INDIVISIBLE}. Give a smaller batch_size."
+                        ) from error
                     too_large = True
                 elif self._forward.recover(error):
                     self.optimizer.zero_grad(set_to_none=True)
@@ -229,27 +241,6 @@ class CompiledForward:
                     if name in buffers:
                         buffer.copy_(buffers[name])
         torch.compiler.reset()
-
-
-def split_batch(batch: Any, size: int) -> Iterator[Any]:
-    """A batch as parts of at most ``size`` samples: every tensor is cut along its first dimension."""
-    length = batch_length(batch)
-    if size >= length:
-        yield batch
-        return
-
-    for first in range(0, length, size):
-
-        def cut(tensor: Tensor, first: int = first) -> Tensor:
-            if tensor.dim() and tensor.shape[0] != length:
-                raise DataError(
-                    f"microbatches: expected {length} samples along the first dimension of every "
-                    f"tensor of a batch; one has the shape {tuple(tensor.shape)}. Use batches that "
-                    "fit at once, or a collate_fn that puts samples first."
-                )
-            return tensor[first : first + size] if tensor.dim() else tensor
-
-        yield map_tensors(batch, cut)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

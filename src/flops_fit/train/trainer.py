@@ -63,6 +63,7 @@ class Trainer:
     ``model`` is trained with ``objective`` on ``data``, on a torch ``device``, as ``config`` says.
     ``folder`` keeps the curve and checkpoints of each run in a folder of its id, ``None`` neither. In
     ``trunks`` runs leave their state to longer ones; ``None`` lets each train alone, with the same outcome.
+    ``judged_on`` and ``divisible`` are as in :class:`~flops_fit.plan.extent.Extent`.
     ``measures_noise``: whether to measure the gradient noise scale at the end, for four steps more.
     """
 
@@ -77,6 +78,8 @@ class Trainer:
     speed: Speed | None = None
     parametrization: Parametrization | None = None
     measures_noise: bool = False
+    judged_on: int | None = None
+    divisible: bool = True
 
     @property
     def precision(self) -> Precision:
@@ -239,13 +242,22 @@ class Trainer:
             self.device,
             partial(self.precision.autocast, self.device),
             ranks,
+            divisible=self.divisible,
         )
 
     def _evaluate(self, model: Any, step: Stepper) -> tuple[float, float]:
         """The held-out loss of a model and its standard error; random numbers stay as they were."""
-        size = step.microbatch if step.halved else max(step.samples, 64)
-        with rng.kept(self.device), self.precision.autocast(self.device):
-            return evaluate(model, self.held_out, self.objective, self.device, size, step.ranks)
+        size = self.judged_on or (step.microbatch if step.halved else max(step.samples, 64))
+        with self.precision.autocast(self.device):
+            return evaluate(
+                model,
+                self.held_out,
+                self.objective,
+                self.device,
+                size,
+                step.ranks,
+                exactly=self.judged_on is not None,
+            )
 
     def _rise(self, experiment: Experiment, step: Stepper, loss: float, error: float) -> str:
         """How far a held-out loss lies above that of the untrained model; empty if within errors."""

@@ -1,0 +1,177 @@
+"""Losses and units that do not add up over samples are named at planning, and judged alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from flops_fit import SweepPlan, TrainingConfig, plan_sweep, run_sweep
+from flops_fit.errors import InputError, LossError
+from tests.conftest import MLP, Blobs, cross_entropy
+
+TOLD = {"units_of_batches", "whole_batch_loss", "loss_no_mean"}
+POINTS = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
+PAIRS = torch.utils.data.TensorDataset(POINTS, POINTS.roll(3, 1))
+WEIGHTS = torch.tensor([1.0, 1.0, 4.0, 20.0])
+
+
+class Towers(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = MLP(width), MLP(width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = self.first(x) @ self.second(y).T
+        return out
+
+
+def contrastive(model: nn.Module, batch: Any) -> tuple[Tensor, int]:
+    logits = model(*batch)
+    return cross_entropy(logits, torch.arange(len(logits))) * len(logits), len(logits)
+
+
+def regression(model: nn.Module, batch: Any) -> Tensor:
+    return functional.mse_loss(model(batch[0]), batch[1][:, :4])
+
+
+def noisy(model: nn.Module, batch: Any) -> tuple[Tensor, int]:
+    x = batch[0] + torch.randn_like(batch[0])
+    return functional.mse_loss(model(x), batch[1][:, :4]) * len(x), len(x)
+
+
+class Words(nn.Module):
+    """A head that begins at zero, so that every token has the same loss at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(12, width), nn.Linear(width, 12)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.table(ids))
+        return logits
+
+
+def texts(padding: int, length: int | None = None) -> Any:
+    """Texts of 3 to 12 words, padded to the longest of a batch, or to one length."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 13, (600,), generator=generator).tolist()
+    rows = [torch.randint(1, 12, (n,), generator=generator) for n in lengths]
+
+    def collate(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+        y = pad_sequence(rows, batch_first=True, padding_value=padding)
+        if length is not None:
+            y = functional.pad(y, (0, length - y.shape[1]), value=padding)
+        return y.clamp(min=0), y
+
+    return torch.utils.data.DataLoader(rows, batch_size=8, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def mean_of_tokens(logits: Tensor, targets: Tensor, ignored: int = -100) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignored)
+
+
+def without_zeros(logits: Tensor, targets: Tensor) -> Tensor:
+    return mean_of_tokens(logits, targets, 0)
+
+
+def plan(model: Any = MLP, **change: Any) -> SweepPlan:
+    usual = {"compute_budgets": [2e6], "sizes": [8], "batch_size": 16, "hparams": {"lr": 3e-3}}
+    return plan_sweep(model, "width", **{**usual, **change})
+
+
+def told(**change: Any) -> list[str]:
+    return [d.code for d in plan(**change).diagnostics if d.code in TOLD]
+
+
+@pytest.mark.parametrize(
+    ("codes", "change"),
+    [
+        ([], {"dataset": Blobs(500), "loss_fn": cross_entropy}),
+        ([], {"dataset": PAIRS, "step_fn": noisy}),
+        ([], {"model": Words, "dataset": texts(-100), "loss_fn": mean_of_tokens}),
+        (["whole_batch_loss"], {"model": Towers, "dataset": PAIRS, "step_fn": contrastive}),
+        (
+            ["loss_no_mean"],
+            {"dataset": Blobs(500), "loss_fn": nn.CrossEntropyLoss(weight=WEIGHTS)},
+        ),
+        (
+            ["loss_no_mean"],
+            {"dataset": Blobs(500), "loss_fn": lambda o, t: cross_entropy(o, t).sqrt()},
+        ),
+        (
+            ["loss_no_mean"],
+            {"model": Words, "dataset": texts(0, 12), "loss_fn": without_zeros},
+        ),
+        (
+            [],
+            {
+                "model": Words,
+                "dataset": texts(0, 12),
+                "loss_fn": without_zeros,
+                "count_fn": lambda batch: (batch[1] != 0).sum(),
+            },
+        ),
+        (["units_of_batches"], {"model": Words, "dataset": texts(0), "loss_fn": mean_of_tokens}),
+    ],
+    ids=[
+        "mean",
+        "random",
+        "ragged",
+        "contrastive",
+        "weights",
+        "root",
+        "ignored",
+        "counted",
+        "padded",
+    ],
+)
+def test_what_is_no_mean_over_the_counted_units_is_named(
+    codes: list[str], change: dict[str, Any]
+) -> None:
+    assert told(**change) == codes
+
+
+def test_runs_of_a_whole_batch_loss_are_judged_on_batches_as_they_were_trained_on(
+    tmp_path: Path,
+) -> None:
+    """Towers that hardly learn guess among the 16 pairs of a batch; parts of a held-out set have fewer."""
+    made = plan(Towers, dataset=PAIRS, step_fn=contrastive, hparams={"lr": 1e-12})
+    (run,) = run_sweep(made, output_dir=tmp_path, progress=False)
+    assert run.loss == pytest.approx(run.train_loss, abs=0.05)
+    assert run.loss_se is not None
+    assert 0 < run.loss_se < 0.1
+    with pytest.raises(InputError, match="microbatch: expected None"):
+        plan(Towers, dataset=PAIRS, step_fn=contrastive, training=TrainingConfig(microbatch=4))
+    auto = plan(Towers, dataset=PAIRS, step_fn=contrastive, batch_size="auto").diagnostics
+    assert "one batch_size" in next(d.action for d in auto if d.code == "whole_batch_loss")
+
+
+def test_batch_norm_refuses_microbatches_too() -> None:
+    def normed(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(16, width), nn.BatchNorm1d(width), nn.Linear(width, 4))
+
+    config = TrainingConfig(microbatch=4)
+    with pytest.raises(InputError, match="BatchNorm depends on which samples pass together"):
+        plan(normed, dataset=Blobs(500), loss_fn=cross_entropy, training=config)
+    plan(MLP, dataset=Blobs(500), loss_fn=cross_entropy, training=config)
+
+
+def test_padding_in_the_mean_is_judged_alike_and_may_be_split() -> None:
+    change = {"dataset": texts(0), "loss_fn": mean_of_tokens}
+    (found,) = [d for d in plan(Words, **change).diagnostics if d.code in TOLD]
+    assert "judged on held-out batches of 16" in found.message
+    assert "-100" in found.action
+    plan(Words, training=TrainingConfig(microbatch=4), **change)
+
+
+def test_a_step_that_returns_a_mean_for_a_sum_is_refused() -> None:
+    with pytest.raises(LossError, match=r"expected \(loss·n, n\)"):
+        plan(dataset=PAIRS, step_fn=lambda model, batch: (regression(model, batch), len(batch[0])))
