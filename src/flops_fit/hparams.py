@@ -149,12 +149,9 @@ def learning_rate(hparams: HParams, progress: float, planned: float = 1.0) -> fl
     - ``"constant"``: η.
 
     ``progress`` (0 or more) is a share where ``planned`` is left at 1; beyond that the rate is the last.
-    With ``warmup_units`` the rate of ``"wsd"`` before its
-    cool-down does not depend on ``planned``, to the last bit. InputError where ``progress`` is negative
-    or not a number, or ``planned`` is not positive.
+    With ``warmup_units`` the rate of ``"wsd"`` before its cool-down does not depend on ``planned``, to the
+    last bit. InputError where ``progress`` is negative or not a number, or ``planned`` is not positive.
 
-    Examples
-    --------
     >>> hparams = HParams(lr=1.0, batch_units=1, schedule="wsd")
     >>> [round(learning_rate(hparams, p), 3) for p in (0.05, 0.5, 0.85, 1.0)]
     [0.5, 1.0, 0.5, 0.0]

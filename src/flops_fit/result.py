@@ -32,15 +32,9 @@ _SAID_BY_FIT = ("small_grid", "repeated_data")  # of the fitted runs; the plan s
 class Result:
     """How big, on how much data, at what loss, and how sure; prints as all of that.
 
-    Attributes
-    ----------
-    plan, runs, fit
-        The stages it came from. ``fit.trust`` says in a word whether to rely on it.
-    output_dir
-        Where the records are, and where figures and the report go.
-    adaptive, tuning
-        What an adaptive sweep decided, and what was found about hyper-parameters before the sweep;
-        ``None`` where there was none.
+    ``plan``, ``runs`` and ``fit`` are the stages it came from; ``fit.trust`` says in a word whether to rely
+    on it. ``output_dir`` has the records; figures and the report go there. ``adaptive`` is what an adaptive
+    sweep decided, ``tuning`` what was found about hyper-parameters before the sweep, if there was one.
     """
 
     plan: SweepPlan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,48 +145,27 @@ def find_optimal(
     FitError
         Too few runs completed; the message says what to add.
     """
-    sweep = Sweep(
-        model_cls,
-        model_size_param,
-        model_kwargs,
-        dataset,
-        loss_fn,
-        compute_budgets,
-        mode=mode,
-        requires_data=train,
-        eval_dataset=eval_dataset,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        flops=flops,
-        sizes=sizes,
-        count_fn=count_fn,
-        step_fn=step_fn,
-        example_batch=example_batch,
-        hparams=hparams,
-        training=training,
-        design=design,
-        repeats=repeats,
-    )
+    given = {**locals(), "requires_data": train}
+    sweep = Sweep(**{field.name: given[field.name] for field in fields(Sweep)})
     tuning_options = resolve_tune(tune)
     if tuning_options.kind != "none" and sweep.mock is not None:
         raise InputError(
             f"tune: {tuning_options.kind!r} needs runs that train, and simulated runs have no learning "
             "rate. Leave tune out, or give mode='local'."
         )
-    adaptive = sweep.resolved_design
     plan = make_plan(sweep)
     if not train:
         return plan
     options = RunOptions(executor, output_dir, resume, progress)
-    if not isinstance(adaptive, Adaptive):
+    adaptive = sweep.resolved_design if isinstance(sweep.resolved_design, Adaptive) else None
+    if adaptive is None:
         check_fittable(plan)
     tuning = None
     if tuning_options.kind != "none":
-        total = adaptive.max_flops if isinstance(adaptive, Adaptive) else None
+        total = None if adaptive is None else adaptive.max_flops
         plan, tuning = tune_plan(plan, tuning_options, options, total)
         options = replace(options, resume=True)  # the folder is this sweep's by now
-    if isinstance(adaptive, Adaptive):
+    if adaptive is not None:
         allowed = None if sizes is None else list(sizes)
         return replace(find_adaptively(plan, adaptive, allowed, options), tuning=tuning)
     runs = run_plan(plan, plan.task, options)

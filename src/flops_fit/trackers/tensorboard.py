@@ -23,11 +23,7 @@ class TensorBoardTracker(Service):
     Settings are those of the HParams tab; the texts ``state`` and ``reason`` say how the run ended. A
     resumed run writes into the same folder, and points after its checkpoint are dropped.
     MissingExtraError where TensorBoard is not installed.
-
-    Parameters
-    ----------
-    folder
-        What ``tensorboard --logdir`` is given.
+    ``folder`` is what ``tensorboard --logdir`` is given.
     """
 
     def __init__(self, folder: str | Path = "tensorboard"):
@@ -120,18 +116,11 @@ def read_tensorboard(
     """The runs below a folder: each folder that has event files is one.
 
     Scalars become columns of their own names, values of the HParams tab ``hparams.x``. A run is named
-    by its folder. It has no state where this library did not track it, and counts as finished.
+    by its folder. It has no state where this library did not track it, and counts as finished. ``folder``
+    is what ``tensorboard --logdir`` is given; ``complete`` and ``add`` are as for
+    :func:`~flops_fit.trackers.read_mlflow`.
     TableError where there are no event files; MissingExtraError where TensorBoard is not installed.
 
-    Parameters
-    ----------
-    folder
-        What ``tensorboard --logdir`` is given.
-    complete, add
-        As for :func:`~flops_fit.trackers.read_mlflow`.
-
-    Examples
-    --------
     >>> sizes = {"small": 1e6, "large": 4e6}
     >>> runs = read_tensorboard(  # doctest: +SKIP
     ...     "logs", complete=True,

@@ -49,8 +49,6 @@ class Tracker(Protocol):
     of that run, and the run's ``notes`` say so. KeyboardInterrupt and SystemExit end the run. Not
     guarded against: a method that hangs, threads that draw random numbers, other global state.
 
-    Examples
-    --------
     >>> class Printed(Tracker):
     ...     def finish(self, run):
     ...         print(f"{run.experiment.label}: {run.loss:.3f}")
@@ -63,12 +61,9 @@ class Tracker(Protocol):
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """A reading, at most twice a second; the last step always has one.
 
-        Parameters
-        ----------
-        values
-            A line of ``metrics.jsonl``: ``step``; ``units`` seen; means of ``loss`` and
-            ``gradient_norm``, ``units_per_second`` and ``mfu`` (or ``None``) since the last reading;
-            ``rate``, the learning rate; ``seconds`` in steps, over all attempts.
+        ``values`` are a line of ``metrics.jsonl``: ``step``; ``units`` seen; means of ``loss`` and
+        ``gradient_norm``, ``units_per_second`` and ``mfu`` (or ``None``) since the last reading; ``rate``,
+        the learning rate; ``seconds`` in steps, over all attempts.
         """
         return
 

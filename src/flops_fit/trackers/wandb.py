@@ -25,13 +25,9 @@ class WandbTracker(Service):
     summary. A resumed run keeps its id. Without a login, runs are kept offline. MissingExtraError where
     W&B is not installed.
 
-    Parameters
-    ----------
-    project, entity, folder
-        As W&B has them, and where it keeps its files.
-    mode
-        ``"online"``, ``"offline"``, or ``"auto"``: what ``WANDB_MODE`` says, and offline where the
-        process that trains has no login.
+    ``project`` and ``entity`` are as W&B has them; it keeps its files in ``folder``. ``mode`` is
+    ``"online"``, ``"offline"``, or ``"auto"``: what ``WANDB_MODE`` says, and offline where the process that
+    trains has no login.
     """
 
     def __init__(
@@ -102,11 +98,8 @@ class TrackioTracker(Service):
     Settings are its config, readings its metrics by step; the last ones have ``state`` and ``reason``.
     MissingExtraError where trackio is not installed.
 
-    Parameters
-    ----------
-    project, space
-        As trackio has them; the space is a Hugging Face one, ``"user/name"``, by default what
-        ``TRACKIO_SPACE_ID`` says, else the folder ``TRACKIO_DIR`` of this machine.
+    ``project`` and ``space`` are as trackio has them; the space is a Hugging Face one, ``"user/name"``, by
+    default what ``TRACKIO_SPACE_ID`` says, else the folder ``TRACKIO_DIR`` of this machine.
     """
 
     def __init__(self, project: str = "flops-fit", space: str | None = None):
@@ -148,16 +141,9 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
     counts calls of ``log``: it becomes a step of the training only through ``add``. InputTypeError
     where these are no runs of W&B.
 
-    Parameters
-    ----------
-    runs
-        ``wandb.Api().runs("user/project")``, or any runs with their attributes, and
-        ``scan_history()`` or ``history()``.
-    complete, add
-        As for :func:`~flops_fit.trackers.read_mlflow`.
+    ``runs`` are ``wandb.Api().runs("user/project")``, or any with their attributes, and ``scan_history()``
+    or ``history()``; ``complete`` and ``add`` are as for :func:`~flops_fit.trackers.read_mlflow`.
 
-    Examples
-    --------
     >>> from types import SimpleNamespace
     >>> run = SimpleNamespace(
     ...     id="1a", name="small", state="finished", config={"n_params": 1e6, "horizon": 2e7},

@@ -35,18 +35,9 @@ class Collapse:
     arXiv:2507.02119). A run apart from the others is badly tuned, or at another ratio of data to
     size. L is the training loss.
 
-    Attributes
-    ----------
-    shares, curves
-        x, shape (points,), and the scaled losses, shape (runs, points).
-    labels, params
-        Of the runs.
-    spread
-        Standard deviation of ln of the scaled losses over runs, at each x.
-    odd
-        Labels of runs that lie apart by more than four robust standard deviations.
-    floor
-        E.
+    ``shares`` are x, shape (points,), and ``curves`` the scaled losses, shape (runs, points). ``spread`` is
+    the standard deviation of their logarithms over runs, at each x. ``odd`` are the labels of runs that lie
+    apart by more than four robust standard deviations. ``floor`` is E.
     """
 
     shares: Floats
@@ -72,10 +63,7 @@ class Collapse:
 def collapse(curves: Sequence[TrainingCurve], floor: float = 0.0) -> Collapse | None:
     """The curves of completed runs on one scale; ``None`` if fewer than five can be read.
 
-    Parameters
-    ----------
-    floor
-        The irreducible loss E, if it is known; below every loss.
+    ``floor`` is the irreducible loss E, if it is known; below every loss.
     """
     used, rows = [], []
     for curve in curves:
@@ -94,9 +82,7 @@ def collapse(curves: Sequence[TrainingCurve], floor: float = 0.0) -> Collapse | 
     away = np.abs(level - np.median(level))
     scale = MAD_TO_SD * float(np.median(away))
     labels = tuple(e.label for e in used)
-    odd = tuple(
-        label for label, d in zip(labels, away, strict=True) if scale > 0 and d > _ODD_SDS * scale
-    )
+    odd = tuple(labels[i] for i in np.flatnonzero((away > _ODD_SDS * scale) & (scale > 0)))
     sizes = np.array([float(e.params.total) for e in used])
     return Collapse(_SHARES, scaled, labels, sizes, np.std(logs, axis=0, ddof=1), odd, floor)
 
@@ -105,16 +91,9 @@ def collapse(curves: Sequence[TrainingCurve], floor: float = 0.0) -> Collapse | 
 class WithoutTuning:
     """The optimum at the largest budget from the tuned runs, and from their losses without tuning.
 
-    Attributes
-    ----------
-    compute
-        FLOPs of the largest fitted run, for which both are given.
-    tuned, untuned, why
-        N*; ``untuned`` is ``None`` if it could not be determined, and ``why`` the reason.
-    tuned_exponent, untuned_exponent
-        a of N* ∝ C^a, if the law has one.
-    inside
-        Whether the untuned N* lies in the tuned one's 90 % interval.
+    ``compute`` are the FLOPs of the largest fitted run. ``tuned`` and ``untuned`` are N* there; where
+    ``untuned`` could not be determined, it is ``None`` and ``why`` the reason. The exponents are a of
+    N* ∝ C^a, if the law has one. ``inside``: whether the untuned N* lies in the tuned one's 90 % interval.
     """
 
     compute: float

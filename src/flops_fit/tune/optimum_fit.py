@@ -32,17 +32,10 @@ class OptimumFits:
     ln L = a_c − k·μ·ln x + ½·k·(ln x)², with an offset a_c for each cell c, one curvature k, which
     depends little on size, and either one optimum e^μ for all cells or one for each.
 
-    Attributes
-    ----------
-    factor, interval
-        Where the loss is lowest if all cells agree, and its 90 % interval; ``None`` if the losses do
-        not bend.
-    curvature
-        k: at a factor e^t off, the loss is k·t²/2 higher, as a share of it.
-    cells
-        The optimum of each cell.
-    agree
-        p-value of one optimum for all cells; ``None`` without degrees of freedom.
+    ``factor`` is where the loss is lowest if all ``cells`` agree, and ``interval`` its 90 % interval; they
+    are ``None`` if the losses do not bend. ``curvature`` is k: at a factor e^t off, the loss is k·t²/2
+    higher, as a share of it. ``agree`` is the p-value of one optimum for all cells, ``None`` without
+    degrees of freedom.
     """
 
     factor: float | None
@@ -164,8 +157,6 @@ def best_offset(losses: Mapping[int, Mapping[int, float]]) -> int:
 
     By a one-sided t-test of the relative differences from offset 0, at 5 %, unless runs there diverged.
 
-    Examples
-    --------
     >>> best_offset({0: {-1: 2.0, 0: 2.1}, 1: {-1: 3.0, 0: 3.15}, 2: {-1: 2.5, 0: 2.63}})
     -1
     """

@@ -115,22 +115,11 @@ class Trial:
 class TunedCell:
     """One size at one length, and its trials.
 
-    Attributes
-    ----------
-    cell
-        The size and the budget.
-    params, units
-        N and D of the recipe's own run.
-    lr, batch_units
-        The values that factors multiply: the recipe's, the rate coupled to the batch if need be.
-    recipe_lr
-        The recipe's own rate.
-    lrs, batches
-        (factor, loss) of the trials along the rate, and along the batch, whose square root the rate
-        follows.
-    noise_scale
-        Gradient noise scale in units at the end of the run with the recipe's batch (McCandlish et al.
-        2018).
+    ``params`` and ``units`` are N and D of the recipe's own run, ``recipe_lr`` its rate. Factors multiply
+    ``lr`` and ``batch_units``, which are the recipe's, the rate coupled to the batch if need be. ``lrs`` and
+    ``batches`` are (factor, loss) of the trials along the rate, and along the batch, whose square root the
+    rate follows. ``noise_scale`` is the gradient noise scale in units at the end of the run with the
+    recipe's batch (McCandlish et al. 2018).
     """
 
     cell: Cell
@@ -148,22 +137,11 @@ class TunedCell:
 class Tuning:
     """What tuning tried, found and cost; prints as a table with its findings.
 
-    Attributes
-    ----------
-    options, recipe
-        How it was tuned, and the recipe for the sweep.
-    cells
-        Each size and length where hyper-parameters were tried.
-    lr, batch
-        Parabolas through the losses along factors on the recipe's rate, and on its batch (``None`` if
-        it was not tried).
-    seed_sd, seed_dof
-        Relative standard deviation of a loss between seeds (``None``: not measured), and its degrees
-        of freedom.
-    flops, share
-        What the trials cost, and the part that is of all FLOPs, the sweep's included.
-    trials, notes
-        All of them, and what could not be done.
+    ``recipe`` is the one for the sweep; ``cells`` are the sizes and lengths where hyper-parameters were
+    tried. ``lr`` and ``batch`` are parabolas through the losses along factors on the recipe's rate, and on
+    its batch (``None`` if it was not tried). ``seed_sd`` is the relative standard deviation of a loss between
+    seeds (``None``: not measured), with ``seed_dof`` degrees of freedom. The ``trials`` cost ``flops``,
+    ``share`` of all with the sweep's. ``notes`` say what could not be done.
     """
 
     options: Tune
