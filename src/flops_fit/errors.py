@@ -23,20 +23,10 @@ A poor fit is not an error: it is a status and a diagnostic in the result.
 from __future__ import annotations
 
 __all__ = [
-    "BudgetError",
-    "DataError",
-    "FitError",
-    "FlopsFitError",
-    "InputError",
-    "InputTypeError",
-    "LossError",
-    "MissingExtraError",
-    "ModelError",
-    "OutputError",
-    "PlanError",
-    "SweepError",
+    "BudgetError", "DataError", "FitError", "FlopsFitError", "InputError", "InputTypeError",
+    "LossError", "MissingExtraError", "ModelError", "OutputError", "PlanError", "SweepError",
     "TableError",
-]
+]  # fmt: skip
 
 
 class FlopsFitError(Exception):

@@ -26,19 +26,10 @@ if TYPE_CHECKING:
     from flops_fit.examples.vit import VisionTransformer, vit_loss_fn
 
 __all__ = [
-    "GPT",
-    "CIFAR10Dataset",
-    "FashionMNISTDataset",
-    "GPTConfig",
-    "MNISTDataset",
-    "SOTUDataset",
-    "TinyStoriesDataset",
-    "VisionTransformer",
-    "create_model_for_scaling",
-    "gpt_loss_fn",
-    "offline_images",
-    "vit_loss_fn",
-]
+    "GPT", "CIFAR10Dataset", "FashionMNISTDataset", "GPTConfig", "MNISTDataset", "SOTUDataset",
+    "TinyStoriesDataset", "VisionTransformer", "create_model_for_scaling", "gpt_loss_fn",
+    "offline_images", "vit_loss_fn",
+]  # fmt: skip
 
 _MODULES = {
     "gpt": ("GPT", "GPTConfig", "create_model_for_scaling", "gpt_loss_fn"),

@@ -10,18 +10,9 @@ from flops_fit.execute.ray import RayExecutor
 from flops_fit.execute.slurm import SlurmExecutor
 
 __all__ = [
-    "EXECUTORS",
-    "Executor",
-    "Handle",
-    "InProcessExecutor",
-    "Mock",
-    "PoolExecutor",
-    "RayExecutor",
-    "Resources",
-    "SlurmExecutor",
-    "Task",
-    "resolve_executor",
-]
+    "EXECUTORS", "Executor", "Handle", "InProcessExecutor", "Mock", "PoolExecutor",
+    "RayExecutor", "Resources", "SlurmExecutor", "Task", "resolve_executor",
+]  # fmt: skip
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "inprocess": InProcessExecutor,

@@ -26,22 +26,7 @@ from flops_fit.recipes.resolve import (
 )
 
 __all__ = [
-    "RECIPES",
-    "HParams",
-    "Recipe",
-    "RecipeLike",
-    "RecipePowerLaw",
-    "RecipeTable",
-    "Schedule",
-    "chinchilla2022",
-    "constant",
-    "deepseek2024",
-    "default",
-    "learning_rate",
-    "porian2024",
-    "read_recipe",
-    "resolve_recipe",
-    "scaled_beta2",
-    "steplaw2025",
-    "timescale_weight_decay",
-]
+    "RECIPES", "HParams", "Recipe", "RecipeLike", "RecipePowerLaw", "RecipeTable", "Schedule",
+    "chinchilla2022", "constant", "deepseek2024", "default", "learning_rate", "porian2024",
+    "read_recipe", "resolve_recipe", "scaled_beta2", "steplaw2025", "timescale_weight_decay",
+]  # fmt: skip

@@ -17,17 +17,7 @@ from flops_fit.trackers.tracker import (
 from flops_fit.trackers.wandb import TrackioTracker, WandbTracker, read_wandb
 
 __all__ = [
-    "Add",
-    "MLflowTracker",
-    "TensorBoardTracker",
-    "TrackedRun",
-    "TrackedRuns",
-    "Tracker",
-    "Tracking",
-    "TrackioTracker",
-    "WandbTracker",
-    "check_trackers",
-    "read_mlflow",
-    "read_tensorboard",
-    "read_wandb",
-]
+    "Add", "MLflowTracker", "TensorBoardTracker", "TrackedRun", "TrackedRuns", "Tracker",
+    "Tracking", "TrackioTracker", "WandbTracker", "check_trackers", "read_mlflow",
+    "read_tensorboard", "read_wandb",
+]  # fmt: skip

@@ -6,17 +6,6 @@ from flops_fit.tune.optimum_fit import OptimumFit, OptimumFits
 from flops_fit.tune.tuning import Cell, Point, Trial, Tune, TunedCell, Tuning
 
 __all__ = [
-    "Cell",
-    "Collapse",
-    "OptimumFit",
-    "OptimumFits",
-    "Point",
-    "Trial",
-    "Tune",
-    "TunedCell",
-    "TunedRecipe",
-    "Tuning",
-    "WithoutTuning",
-    "collapse",
-    "without_tuning",
-]
+    "Cell", "Collapse", "OptimumFit", "OptimumFits", "Point", "Trial", "Tune", "TunedCell",
+    "TunedRecipe", "Tuning", "WithoutTuning", "collapse", "without_tuning",
+]  # fmt: skip
