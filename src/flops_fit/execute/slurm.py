@@ -23,7 +23,7 @@ from flops_fit.execute.executor import (
     Task,
 )
 from flops_fit.execute.process import pack
-from flops_fit.execute.slurm_jobs import Job, JobMonitor, Journal
+from flops_fit.execute.slurm_jobs import Job, JobMonitor
 from flops_fit.files import write_atomic
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
@@ -143,11 +143,10 @@ class SlurmExecutor(RemoteExecutor):
         self._submitit._throttling = 0.0 if self._local else 0.2
         self._task = str(path), digest
         self._monitor = JobMonitor(self.folder, self._local)
-        self._journal = Journal(self.folder / "jobs.json")
         make = self._submitit.job_class
         self._earlier = {
             name: make(self.folder, job_id, list(range(tasks)))
-            for name, (job_id, tasks) in self._journal.jobs.items()
+            for name, (job_id, tasks) in self._monitor.jobs.items()
         }
         self._monitor.query(list(self._earlier.values()))
         self._report = report
@@ -195,8 +194,8 @@ class SlurmExecutor(RemoteExecutor):
                 ) from error
             for (handle, experiment, _), job in zip(batch, jobs, strict=True):
                 self._running[handle] = Started(handle, experiment, job, needs)
-                self._journal.jobs[experiment.id] = job.job_id, needs.size
-            self._journal.write()
+                self._monitor.jobs[experiment.id] = job.job_id, needs.size
+            self._monitor.write()
 
     def _parameters(self, needs: Resources) -> dict[str, Any]:
         """By submitit's names."""
@@ -220,35 +219,27 @@ class SlurmExecutor(RemoteExecutor):
         return {**given, **self._options}
 
     def _look(self, until: float) -> Iterable[tuple[Started, Run]]:
-        by_job = {started.job.job_id: started for started in self._running.values()}
-        finished = self._monitor.finished({i: (s.job, s.experiment) for i, s in by_job.items()})
-        names = [s.experiment.id for i, s in by_job.items() if i not in finished]
+        finished = self._monitor.finished(list(self._running.values()))
+        ended = {started.handle for started, _ in finished}
+        names = [s.experiment.id for h, s in self._running.items() if h not in ended]
         for progress in self._monitor.progress(names):
             self._report(progress)
         if not finished and time.monotonic() < until:
             time.sleep(self._poll_seconds)
-        return [(by_job[i], run) for i, run in finished.items()]
+        return finished
 
     def _stop(self, started: Started) -> None:
-        self._journal.remove(started.experiment.id)
+        self._monitor.forget(started.experiment.id)
         self._monitor.stop(started.job)
 
     def _give_up(self, started: Started) -> None:
-        del self._running[started.handle]
-
-    def _retire(self, started: Started) -> None:
-        super()._retire(started)
-        self._journal.remove(started.experiment.id)
+        self._retire(started)
 
     def close(self) -> None:
         """Cancel what is left, unless ``keep_running``; the logs of runs that failed are kept."""
         self._queue.clear()
         if self._task is not None and not self._keep_running:
-            for started in self._running.values():
-                self._monitor.stop(started.job)
-            self._monitor.wait_for_end([started.job for started in self._running.values()])
-            for started in self._running.values():
-                self._journal.remove(started.experiment.id)
+            self._monitor.stop_all(list(self._running.values()))
             Path(self._task[0]).unlink(missing_ok=True)
         self._running.clear()
         self._task = None

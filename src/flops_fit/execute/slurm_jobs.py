@@ -9,13 +9,13 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flops_fit.execute.executor import PATIENCE
+from flops_fit.execute.executor import PATIENCE, Started
 from flops_fit.execute.process import print_in_order, run_task
 from flops_fit.files import write_atomic
 from flops_fit.records import Experiment, Run
@@ -123,27 +123,6 @@ def _be_rank(job: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job.local_rank]
 
 
-class Journal:
-    """The job id and number of tasks of each experiment whose end was not seen, as JSON."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.jobs: dict[str, tuple[str, int]] = {}
-        # A file that cannot be read counts as empty: at worst a run is submitted twice.
-        with suppress(OSError, ValueError, AttributeError, TypeError, LookupError):
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
-            self.jobs = {str(k): (str(v[0]), int(v[1])) for k, v in content.items()}
-
-    def write(self) -> None:
-        """Keep the jobs on disk."""
-        write_atomic(self._path, json.dumps(self.jobs))
-
-    def remove(self, experiment_id: str) -> None:
-        """Forget the job of an experiment."""
-        if self.jobs.pop(experiment_id, None) is not None:
-            self.write()
-
-
 class JobMonitor:
     """Looks after the jobs in one folder; ``local`` ones are processes of this machine."""
 
@@ -152,25 +131,46 @@ class JobMonitor:
         self._queried = float("-inf")
         self._ended_since: dict[str, float] = {}
         self._reported: dict[str, int] = {}
+        self._journal = folder / "jobs.json"
+        # The job id and number of tasks of each experiment whose end was not seen.
+        self.jobs: dict[str, tuple[str, int]] = {}
+        # A file that cannot be read counts as empty: at worst a run is submitted twice.
+        with suppress(OSError, ValueError, AttributeError, TypeError, LookupError):
+            content: Any = json.loads(self._journal.read_text(encoding="utf-8"))
+            self.jobs = {str(k): (str(v[0]), int(v[1])) for k, v in content.items()}
 
-    def finished(self, live: Mapping[str, tuple[Any, Experiment]]) -> dict[str, Run]:
-        """The runs that have ended, by the ids of their jobs."""
-        self.query([job for job, _ in live.values()])
+    def write(self) -> None:
+        """Keep the jobs on disk."""
+        write_atomic(self._journal, json.dumps(self.jobs))
+
+    def forget(self, experiment_id: str) -> None:
+        """Remove the job of an experiment from those that a new driver looks for."""
+        if self.jobs.pop(experiment_id, None) is not None:
+            self.write()
+
+    def finished(self, running: Sequence[Started]) -> list[tuple[Started, Run]]:
+        """The runs that have ended; their jobs are forgotten."""
+        self.query([started.job for started in running])
         with suppress(OSError):  # touched first, as NFS would else answer from memory
             self._folder.chmod(self._folder.stat().st_mode)
-        ended: dict[str, Run] = {}
-        for job_id, (job, experiment) in live.items():
+        ended: list[tuple[Started, Run]] = []
+        for started in running:
+            job, experiment = started.job, started.experiment
             state, paths = self._state(job), job.task(0).paths
             if self._local and state in _LIVE_STATES:
                 continue
             if paths.result_pickle.exists():
-                ended[job_id] = self._read(job, experiment)
-            elif self._is_lost(job_id, state):
-                reason = f"its Slurm job {job_id} ended as {state} without a result; its log is "
-                ended[job_id] = Run(experiment, "preempted", reason=f"{reason}{paths.stderr}")
-        for job_id, run in ended.items():
-            self._ended_since.pop(job_id, None)
-            self._clean_up(live[job_id][0], run)
+                ended.append((started, self._read(job, experiment)))
+            elif self._is_lost(job.job_id, state):
+                reason = (
+                    f"its Slurm job {job.job_id} ended as {state} without a result; its log is "
+                )
+                run = Run(experiment, "preempted", reason=f"{reason}{paths.stderr}")
+                ended.append((started, run))
+        for started, run in ended:
+            self._ended_since.pop(started.job.job_id, None)
+            self._clean_up(started.job, run)
+            self.forget(started.experiment.id)
         return ended
 
     def query(self, jobs: Sequence[Any]) -> None:
@@ -262,13 +262,13 @@ class JobMonitor:
         elif self._alive(job):
             os.kill(int(job.job_id), signal.SIGTERM)
 
-    def wait_for_end(self, jobs: Sequence[Any]) -> None:
-        """Wait for local jobs that were stopped; Slurm waits for its own."""
-        until = time.monotonic() + PATIENCE
-        while self._local and time.monotonic() < until:
-            left = [job for job in jobs if self._alive(job)]
-            if not left:
-                return
-            time.sleep(0.2)
+    def stop_all(self, running: Sequence[Started]) -> None:
+        """Stop jobs and forget them; wait for local ones, as Slurm waits for its own."""
+        until, left = time.monotonic() + PATIENCE, [started.job for started in running]
+        while left and time.monotonic() < until:
             for job in left:
                 self.stop(job)
+            if left := [job for job in left if self._local and self._alive(job)]:
+                time.sleep(0.2)
+        for started in running:
+            self.forget(started.experiment.id)
