@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import numbers
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeGuard, TypeVar
 
@@ -101,18 +102,16 @@ def check_number(
 
     ``above`` and ``below`` exclude themselves; ``expected`` words the refusal.
     """
-    if (
-        is_number(value, infinite)
-        and (above is None or value > above)
-        and (at_least is None or value >= at_least)
-        and (below is None or value < below)
-        and (at_most is None or value <= at_most)
-    ):
+    bounds = (
+        ("above", above, operator.gt),
+        ("at least", at_least, operator.ge),
+        ("below", below, operator.lt),
+        ("at most", at_most, operator.le),
+    )
+    given = [(word, limit, holds) for word, limit, holds in bounds if limit is not None]
+    if is_number(value, infinite) and all(holds(value, limit) for _, limit, holds in given):
         return float(value)
-    words = [f"above {above:g}"] if above is not None else []
-    words += [f"at least {at_least:g}"] if at_least is not None else []
-    words += [f"below {below:g}"] if below is not None else []
-    words += [f"at most {at_most:g}"] if at_most is not None else []
+    words = [f"{word} {limit:g}" for word, limit, _ in given]
     default = "a positive number" if words == ["above 0"] else f"a number {' and '.join(words)}"
     raise _error(name, value, expected or default.strip())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,11 +56,12 @@ def capture() -> RngState:
     if torch.backends.mps.is_available():
         on_devices["mps"] = [torch.mps.get_rng_state().cpu()]
     version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         **on_devices,
         "python": [version, list(words), gauss],
-        "numpy": _lists(np.random.get_state(legacy=False)),  # noqa: NPY002
+        "numpy": json.loads(json.dumps(numpy_state, default=lambda value: value.tolist())),
     }
 
 
@@ -149,14 +151,6 @@ def state() -> list[Any]:
     own = capture()
     tensors = [own["torch"], *own["cuda"], *own["xpu"], *own["mps"]]
     return [*(t.tolist() for t in tensors), own["python"], own["numpy"]]
-
-
-def _lists(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _lists(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _arrays(value: Any) -> Any:

@@ -35,29 +35,6 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A recipe with some of its values replaced; the value ``recipe`` names that recipe."""
-
-    values: Mapping[str, Any]
-
-    @property
-    def base(self) -> Recipe:
-        """The recipe that is changed."""
-        return named(self.values.get("recipe", "default"), 'hparams["recipe"]')
-
-    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
-        """The hyper-parameters of one run."""
-        values = {name: value for name, value in self.values.items() if name != "recipe"}
-        known = {field.name for field in fields(HParams) if field.init}
-        unknown = set(values) - known
-        if unknown:
-            raise InputError(f"hparams: unknown {sorted(unknown)}; known are {sorted(known)}.")
-        hparams = self.base(params, units, unit)
-        name = "custom" if self.base is default else "+".join([hparams.recipe, *sorted(values)])
-        return with_values(hparams, {**values, "recipe": name}, params, units)
-
-
-@dataclass(frozen=True)
 class Own:
     """A user's function, which returns full values or changes to a recipe."""
 
@@ -69,7 +46,7 @@ class Own:
         if isinstance(values, HParams):
             return values
         if isinstance(values, Mapping):
-            return Changed(values)(params, units, unit)
+            return changed(values)(params, units, unit)
         raise InputTypeError(
             f"hparams: expected the recipe to return an HParams or a dict; got {type(values).__name__}."
         )
@@ -148,8 +125,7 @@ def resolve_recipe(hparams: RecipeLike) -> Recipe:
     if isinstance(hparams, HParams):
         return Fixed(hparams)
     if isinstance(hparams, Mapping):
-        named(hparams.get("recipe", "default"), 'hparams["recipe"]')  # refuses an unknown name now
-        return Changed(dict(hparams))
+        return changed(hparams)
     if callable(hparams):
         return hparams if isinstance(hparams, RecipeTable) else Own(hparams)
     raise InputTypeError(
@@ -162,8 +138,6 @@ def text_rule(recipe: Recipe) -> str | None:
     """The rule for tokens of text by which a recipe sets rates or batches; none of a user's function."""
     if isinstance(recipe, Own):
         return text_rule(recipe.function)  # type: ignore[arg-type]
-    if isinstance(recipe, Changed):
-        return None if set(recipe.values) >= _DECIDING else text_rule(recipe.base)
     if isinstance(recipe, RecipeTable):
         own = {*recipe.values, *recipe.laws} >= _DECIDING
         return None if own or recipe.base is None else text_rule(recipe.base)
@@ -238,7 +212,7 @@ class RecipeTable:
     0.02
     """
 
-    name: str
+    name: str  # empty: after the base and what is changed
     values: Mapping[str, Any]
     laws: Mapping[str, RecipePowerLaw]
     base: Recipe | None = None
@@ -255,7 +229,18 @@ class RecipeTable:
         """The values for one run."""
         by_law = {name: law(params, units) for name, law in self.laws.items()}
         base = _UNSET if self.base is None else self.base(params, units, unit)
-        return with_values(base, {**self.values, **by_law, "recipe": self.name}, params, units)
+        other = "custom" if self.base is default else "+".join([base.recipe, *sorted(self.values)])
+        values = {**self.values, **by_law, "recipe": self.name or other}
+        return with_values(base, values, params, units)
+
+
+def changed(values: Mapping[str, Any]) -> RecipeTable:
+    """The recipe that the value ``recipe`` names, by default ``"default"``, with the other ``values``."""
+    base = named(values.get("recipe", "default"), 'hparams["recipe"]')
+    known = {field.name for field in fields(HParams) if field.init}
+    if unknown := set(values) - known:
+        raise InputError(f"hparams: unknown {sorted(unknown)}; known are {sorted(known)}.")
+    return RecipeTable("", {k: v for k, v in values.items() if k != "recipe"}, {}, base)
 
 
 def read_recipe(path: str | Path) -> RecipeTable:
@@ -287,11 +272,8 @@ def _recipe(content: dict[str, Any]) -> RecipeTable:
     laws = {k: _law(k, v, size) for k, v in content.items() if isinstance(v, dict)}
     _check_size("size", size)
     values = {k: v for k, v in content.items() if k not in laws}
-    words = {
-        k: v
-        for k, v in values.items()
-        if k == "schedule" or (k == "weight_decay" and v == TIMESCALE)
-    }
+    decay = ("weight_decay", TIMESCALE)
+    words = {k: v for k, v in values.items() if k == "schedule" or (k, v) == decay}
     numbers: dict[str, Any] = {k: _number(k, v) for k, v in values.items() if k not in words}
     # Values that no run can have are refused now, when the file is read.
     trial = replace(_UNSET, **numbers)
