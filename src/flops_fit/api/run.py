@@ -54,26 +54,15 @@ def run_sweep(
     resume: bool = True,
     progress: bool = True,
 ) -> list[Run]:
-    """Carry out a plan of :func:`plan_sweep`, or what is missing of it.
+    """Carry out a plan of :func:`plan_sweep`, or what is missing of it: its runs, in its order.
+
+    ``task``, ``(experiment, report) -> Run``, is your own training code in place of the plan's trainer; it
+    must be picklable for executors that use other processes. The other arguments are as
+    :func:`find_optimal` takes them; finished runs are read from ``output_dir``.
 
     InputError where the plan cannot be trained, or not by this executor; OutputError where
     ``output_dir`` cannot be written or belongs to something else; SweepError where the first two runs
     failed for the same reason.
-
-    Parameters
-    ----------
-    plan
-        The plan.
-    task
-        ``(experiment, report) -> Run``: your own training code in place of the plan's trainer. It
-        must be picklable for executors that use other processes.
-    executor, output_dir, resume, progress
-        As :func:`find_optimal` takes them.
-
-    Returns
-    -------
-    list of Run
-        In the order of the plan; finished ones are read from ``output_dir``.
     """
     options = RunOptions(executor, output_dir, resume, progress)
     return run_plan(plan, plan.task if task is None else task, options)
@@ -131,22 +120,14 @@ def tune_sweep(
     resume: bool = True,
     progress: bool = True,
 ) -> tuple[SweepPlan, Tuning]:
-    """Try learning rates and batches for a plan, before it is carried out.
+    """Try learning rates and batches for a plan with a data set, before it is carried out.
+
+    Returns the same sizes and budgets with the tuned hyper-parameters, and what trying showed and cost.
+    ``tune`` is ``"pilot"``, ``"per-size"`` or a :class:`flops_fit.tune.Tune`; the other arguments are as
+    :func:`find_optimal` takes them, and the trials are in ``output_dir/tuning``.
 
     InputError where the plan cannot be trained, or there is nothing to tune; PlanError where the share
     of FLOPs leaves no room for informative trials, or all of them failed.
-
-    Parameters
-    ----------
-    plan, tune
-        A plan with a data set; ``"pilot"``, ``"per-size"`` or a :class:`flops_fit.tune.Tune`.
-    executor, output_dir, resume, progress
-        As :func:`find_optimal` takes them; the trials are in ``output_dir/tuning``.
-
-    Returns
-    -------
-    SweepPlan, Tuning
-        The same sizes and budgets with the tuned hyper-parameters, and what trying showed and cost.
     """
     tuning_options = resolve_tune(tune)
     plan.require_planner("tune_sweep")

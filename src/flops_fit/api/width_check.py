@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from flops_fit import rng
 from flops_fit.checks import is_whole, names_near_matches
 from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.mup.coordinate_check import CoordinateCheck, check_coordinates
+from flops_fit.mup.coordinate_check import (
+    CoordinateCheck,
+    Movement,
+    coordinates_of,
+    module_outputs,
+    movement,
+)
 from flops_fit.mup.parametrization import (
     Mup,
     Parametrization,
@@ -64,8 +72,9 @@ def coordinate_check(
     """Does one learning rate serve all widths? A few steps at each, and what every module computes.
 
     If so, the root mean square of the change of every layer's activations is ∝ width^0 (Yang et al.
-    2022, arXiv:2203.03466, appendix D.1). That exponent is measured for each kind of module. InputError
-    or InputTypeError where an argument cannot be used, or fewer than three widths can be had.
+    2022, arXiv:2203.03466, appendix D.1). That exponent is measured for each kind of module. The result
+    prints as a table; ``passed`` and ``reason`` are its verdict. InputError or InputTypeError where an
+    argument cannot be used, or fewer than three widths can be had.
 
     Parameters
     ----------
@@ -83,11 +92,6 @@ def coordinate_check(
         the first seed.
     device
         A torch device.
-
-    Returns
-    -------
-    CoordinateCheck
-        Prints as a table; ``passed`` and ``reason`` are its verdict.
     """
     mup = resolve_mup(parametrization)
     for name, value, low, high in (("steps", steps, 1, 1000), ("seeds", seeds, 2, 5)):
@@ -148,25 +152,39 @@ class WidthCheck:
         scaled: bool = True,
     ) -> CoordinateCheck:
         """Steps on one batch of the data at each size, at the constant rate of ``hparams``."""
-        n, scale = self.samples, roles if scaled else None
+        import torch
 
-        def make_step(model: Any) -> Stepper:
-            optimizer = make_optimizer(model, hparams, self.optimizer, None, scale)
-            return Stepper(model, self.objective, optimizer, hparams.clip, n, n, self.device)
-
-        return check_coordinates(
-            self.spec,
-            data.first_batch(n),
+        n, scale, device, objective = (
+            self.samples,
+            roles if scaled else None,
+            self.device,
             self.objective,
-            sizes,
-            roles,
-            make_step,
-            lr=hparams.lr,
-            scaled=scaled,
-            steps=self.steps,
-            seeds=self.seeds,
-            seed=self.seed,
-            device=self.device,
+        )
+        batch = data.first_batch(n)
+        widths: list[float] = []
+        runs: list[list[Movement]] = []
+        with rng.kept(device), ExitStack() as stack:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)  # synchronising threads takes longer than models this small
+            for size in sizes:
+                runs.append([])
+                for number in range(self.seeds):
+                    rng.seed(self.seed + number, device=device)
+                    model: Any = self.spec.build(size)
+                    if scaled:
+                        roles.apply(model)
+                    model = model.to(device).train()
+                    optimizer = make_optimizer(model, hparams, self.optimizer, None, scale)
+                    step = Stepper(model, objective, optimizer, hparams.clip, n, n, device)
+                    before = module_outputs(model, objective, batch, device)
+                    for _ in range(self.steps):
+                        step(batch)
+                    after = module_outputs(model, objective, batch, device)
+                    runs[-1].append(movement(model, before, after))
+                widths.append(roles.width(model))
+        coordinates, name = coordinates_of(widths, runs), "mup" if scaled else "standard"
+        return CoordinateCheck(
+            tuple(sizes), tuple(widths), coordinates, self.steps, self.seeds, hparams.lr, name
         )
 
     def affordable(

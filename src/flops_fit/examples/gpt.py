@@ -139,17 +139,10 @@ class _Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Decoder-only language model.
+    """Decoder-only language model of the shape ``config``, by default ``GPTConfig()``.
 
-    Parameters
-    ----------
-    config
-        Its shape; by default ``GPTConfig()``.
-    **kwargs
-        Fields of :class:`GPTConfig` that differ from ``config``.
+    Keywords are fields of :class:`GPTConfig` that differ from ``config``.
 
-    Examples
-    --------
     >>> GPT(d_model=16).num_params()
     14336
     >>> GPT(GPTConfig(d_model=16), num_layers=4).num_params()
@@ -230,16 +223,8 @@ def create_model_for_scaling(
     """Build a :class:`GPT` whose N is within 5 % of ``target_params``.
 
     Of the shapes within 2 % it takes the one whose width is nearest to 64 times its depth, else
-    the nearest N. ModelError where no shape with this vocabulary comes within 5 %.
-
-    Parameters
-    ----------
-    target_params
-        N, embedding and head included; anything from about 5e4 on.
-    vocab_size, max_seq_len
-        As in :class:`GPTConfig`.
-    device
-        Where to build it; ``"meta"`` allocates nothing.
+    the nearest N. That is anything from about 5e4 on, embedding and head included; ModelError where no
+    shape with this vocabulary comes within 5 %. On the device ``"meta"`` nothing is allocated.
     """
     if not (math.isfinite(target_params) and target_params > 0):
         raise ModelError(f"target_params must be positive and finite, got {target_params!r}.")

@@ -114,21 +114,10 @@ class SOTUDataset(_TokenWindows):
 class TinyStoriesDataset(_TokenWindows):
     """Short stories in the words of a young child (Eldan and Li 2023), from Hugging Face.
 
-    The tokenizer's end-of-text token ends each story. MissingExtraError at first access where
-    ``datasets`` or ``transformers`` is not installed.
-
-    Parameters
-    ----------
-    split
-        ``"train"``, 2.1 million stories, or ``"validation"``, 22 thousand.
-    seq_len
-        Context T.
-    cache_dir
-        Where Hugging Face keeps its downloads; by default its own cache.
-    tokenizer_name
-        Any fast tokenizer on Hugging Face.
-    max_stories
-        Read only so many stories; by default all.
+    ``"train"`` has 2.1 million, ``"validation"`` 22 thousand; ``max_stories`` reads only so many. Windows
+    have ``seq_len`` tokens of any fast tokenizer on Hugging Face, whose end-of-text token ends each story.
+    Hugging Face keeps its downloads in ``cache_dir``, by default its own cache. MissingExtraError at first
+    access where ``datasets`` or ``transformers`` is not installed.
     """
 
     def __init__(

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flops_fit import rng
-from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.mup.parametrization import Parametrization
 from flops_fit.objective import Objective, map_tensors, to_device
 from flops_fit.text import render
 
@@ -145,57 +141,11 @@ class CoordinateCheck:
         return f"{render(self)}\n{self.verdict}: {self.reason}"
 
 
-MakeStep = Callable[[Any], Callable[[Any], object]]
 Outputs = Mapping[str, Sequence["Tensor"]]  # by name of the module
 Movement = dict[str, tuple[float, float]]  # by kind of module: change and size of the output
 
 
-def check_coordinates(
-    spec: ModelSpec,
-    batch: Any,
-    objective: Objective,
-    sizes: Sequence[Size],
-    parametrization: Parametrization,
-    make_step: MakeStep,
-    *,
-    lr: float,
-    scaled: bool,
-    steps: int,
-    seeds: int,
-    seed: int = 0,
-    device: str = "cpu",
-) -> CoordinateCheck:
-    """Train a few steps on one batch at three or more sizes and 2 to 5 seeds, and compare modules."""
-    import torch
-
-    widths: list[float] = []
-    runs: list[list[Movement]] = []
-    with rng.kept(device), ExitStack() as stack:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)  # synchronising threads takes longer than models this small
-        for size in sizes:
-            runs.append([])
-            for number in range(seeds):
-                rng.seed(seed + number, device=device)
-                model: Any = spec.build(size)
-                if scaled:
-                    parametrization.apply(model)
-                model = model.to(device).train()
-                step = make_step(model)
-                before = _outputs(model, objective, batch, device)
-                for _ in range(steps):
-                    step(batch)
-                after = _outputs(model, objective, batch, device)
-                runs[-1].append(_movement(before, after, _kinds(model)))
-            widths.append(parametrization.width(model))
-    name = "mup" if scaled else "standard"
-    coordinates = _coordinates(widths, runs)
-    return CoordinateCheck(tuple(sizes), tuple(widths), coordinates, steps, seeds, lr, name)
-
-
-def _outputs(
-    model: nn.Module, objective: Objective, batch: Any, device: str
-) -> dict[str, list[Tensor]]:
+def module_outputs(model: nn.Module, objective: Objective, batch: Any, device: str) -> Outputs:
     """What every module computes for one batch, in evaluation, by the module's name."""
     import torch
 
@@ -234,8 +184,9 @@ def _kinds(model: nn.Module) -> dict[str, str]:
     return {name: kind or _WHOLE for name, kind in kinds.items()}
 
 
-def _movement(before: Outputs, after: Outputs, kinds: Mapping[str, str]) -> Movement:
+def movement(model: nn.Module, before: Outputs, after: Outputs) -> Movement:
     """Root mean squares of the change and of the output, by kind of module."""
+    kinds = _kinds(model)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, tensors in before.items():
         for old, new in zip(tensors, after.get(name, ()), strict=False):
@@ -251,9 +202,10 @@ def _movement(before: Outputs, after: Outputs, kinds: Mapping[str, str]) -> Move
     }
 
 
-def _coordinates(
+def coordinates_of(
     widths: Sequence[float], runs: Sequence[Sequence[Movement]]
 ) -> tuple[Coordinate, ...]:
+    """Each kind of module over the widths, from the movements with some seeds at each width."""
     x = np.log(widths)
     x = x - x.mean()
     every = [run for of_size in runs for run in of_size]

@@ -30,16 +30,12 @@ class MLflowTracker(Service):
     """Each run as a run of one MLflow experiment.
 
     Settings are its parameters, readings its metrics by step. A resumed run is found by its id.
+    ``experiment`` is the name of the MLflow experiment, which is made where there is none;
+    ``tracking_uri`` is a folder or any URI that MLflow knows, by default ``MLFLOW_TRACKING_URI``, which
+    ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here.
+
     MissingExtraError where MLflow is not installed; InputError for the URI of a database, which
     mlflow-skinny cannot read or write.
-
-    Parameters
-    ----------
-    experiment
-        The name of the MLflow experiment, which is made where there is none.
-    tracking_uri
-        A folder or any URI that MLflow knows; by default ``MLFLOW_TRACKING_URI``, which
-        ``mlflow.set_tracking_uri`` sets too, else the folder ``mlruns`` here.
     """
 
     def __init__(self, experiment: str = "flops-fit", tracking_uri: str | Path | None = None):
@@ -153,21 +149,14 @@ def read_mlflow(
 ) -> TrackedRuns:
     """The runs of an MLflow experiment, with the history of each metric.
 
-    Columns are ``params.x``, ``metrics.x`` and ``tags.x``; ``step`` is MLflow's. TableError where there
-    is no such folder, or no experiment of that name; MissingExtraError where MLflow is not installed.
+    Columns are ``params.x``, ``metrics.x`` and ``tags.x``; ``step`` is MLflow's. ``experiment`` and
+    ``tracking_uri`` are as for :class:`flops_fit.trackers.MLflowTracker`. ``complete`` vouches that each
+    finished run went to the end of its schedule, where runs do not say so. ``add`` computes more columns:
+    it gets the settings of a run with one point of its history and ``label``, the run's name.
 
-    Parameters
-    ----------
-    experiment, tracking_uri
-        Its name, and where it is, as for :class:`flops_fit.trackers.MLflowTracker`.
-    complete
-        Vouch that each finished run went to the end of its schedule, where runs do not say so.
-    add
-        Computes more columns: it gets the settings of a run with one point of its history and
-        ``label``, the run's name.
+    TableError where there is no such folder, or no experiment of that name; MissingExtraError where
+    MLflow is not installed.
 
-    Examples
-    --------
     >>> runs = read_mlflow(  # doctest: +SKIP
     ...     "gpt", "http://tracking:5000", add=lambda row: {"tokens": 524288 * row["step"]}
     ... )
