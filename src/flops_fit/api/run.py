@@ -56,13 +56,19 @@ def run_sweep(
 ) -> list[Run]:
     """Carry out a plan of :func:`plan_sweep`, or what is missing of it: its runs, in its order.
 
-    ``task``, ``(experiment, report) -> Run``, is your own training code in place of the plan's trainer; it
-    must be picklable for executors that use other processes. The other arguments are as
-    :func:`find_optimal` takes them; finished runs are read from ``output_dir``.
-
     InputError where the plan cannot be trained, or not by this executor; OutputError where
     ``output_dir`` cannot be written or belongs to something else; SweepError where the first two runs
     failed for the same reason.
+
+    Parameters
+    ----------
+    plan
+        The plan; its finished runs are read from ``output_dir``.
+    task
+        ``(experiment, report) -> Run``: your own training code in place of the plan's trainer. It
+        must be picklable for executors that use other processes.
+    executor, output_dir, resume, progress
+        As :func:`find_optimal` takes them.
     """
     options = RunOptions(executor, output_dir, resume, progress)
     return run_plan(plan, plan.task if task is None else task, options)

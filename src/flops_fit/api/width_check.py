@@ -154,13 +154,8 @@ class WidthCheck:
         """Steps on one batch of the data at each size, at the constant rate of ``hparams``."""
         import torch
 
-        n, scale, device, objective = (
-            self.samples,
-            roles if scaled else None,
-            self.device,
-            self.objective,
-        )
-        batch = data.first_batch(n)
+        n, device, objective = self.samples, self.device, self.objective
+        batch, scale = data.first_batch(n), roles if scaled else None
         widths: list[float] = []
         runs: list[list[Movement]] = []
         with rng.kept(device), ExitStack() as stack:
