@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.common.report import Goal, Result, Table, at_least, at_most
 from benchmarks.plan.simulated import Bent, Branching, Drifting, Simulated, truth
 from flops_fit.adaptive import AdaptiveResult, Candidates, run_adaptive
-from flops_fit.adaptive.criterion import Criterion
+from flops_fit.adaptive.propose import Criterion
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law

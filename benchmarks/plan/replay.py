@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.common.report import Result, Table, at_most
 from flops_fit import Fit, fit_runs, reference
 from flops_fit.adaptive import Candidates, run_adaptive
-from flops_fit.adaptive.criterion import Criterion
+from flops_fit.adaptive.propose import Criterion
 from flops_fit.errors import FitError
 from flops_fit.fit import quick_fit
 from flops_fit.flops import FlopsFunction

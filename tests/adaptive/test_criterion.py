@@ -11,7 +11,7 @@ import pytest
 from flops_fit import fit_runs, reference
 from flops_fit.adaptive import Candidates, next_experiments
 from flops_fit.adaptive.candidates import lattice
-from flops_fit.adaptive.criterion import Criterion
+from flops_fit.adaptive.propose import Criterion
 from flops_fit.fit import quick_fit
 from flops_fit.flops import LinearFlops
 from flops_fit.laws import Law

@@ -9,11 +9,6 @@ from flops_fit.adaptive.propose import Proposal, next_experiments
 from flops_fit.adaptive.sweep import AdaptiveResult, Check, run_adaptive
 
 __all__ = [
-    "AdaptiveResult",
-    "Candidates",
-    "Check",
-    "Oracle",
-    "Proposal",
-    "next_experiments",
+    "AdaptiveResult", "Candidates", "Check", "Oracle", "Proposal", "next_experiments",
     "run_adaptive",
-]
+]  # fmt: skip

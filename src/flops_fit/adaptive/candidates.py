@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.errors import InputError, PlanError
 from flops_fit.fit.intervals import Evidence
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.model.spec import ModelSpec
 from flops_fit.plan.experiments import ExperimentFactory, UnmetBudgetError
 from flops_fit.records import Experiment, Run
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 Side = Literal["", "below", "above"]
 
 _SIZE_RANGE = 5.0  # sizes lie from N*/5 to 5·N*

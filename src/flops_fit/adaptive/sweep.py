@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from flops_fit.adaptive import candidates
+from flops_fit.adaptive import candidates, propose
 from flops_fit.adaptive.candidates import Candidates, Oracle, around
-from flops_fit.adaptive.criterion import Criterion
-from flops_fit.adaptive.propose import (
-    LARGEST_SHARE,
-    MOST_EXTRAPOLATION,
-    SPENDS,
-    best_batch,
-    buys,
-    change,
-    described,
-)
+from flops_fit.adaptive.propose import Criterion, best_batch, buys, change, described
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.fitting import quick_fit
 from flops_fit.plan.designs import Adaptive
@@ -197,8 +188,8 @@ class _Sweep:
     def choice(self, criterion: Criterion, spend: float) -> Candidates:
         evidence = criterion.evidence
         C, most = evidence.runs.flops, self.design.top
-        affordable = (self.spent + spend) / LARGEST_SHARE
-        top = min(most, MOST_EXTRAPOLATION * float(np.max(C)), affordable)
+        affordable = (self.spent + spend) / propose.LARGEST_SHARE
+        top = min(most, propose.MOST_EXTRAPOLATION * float(np.max(C)), affordable)
         # On one ladder for the whole sweep, so that budgets gather runs.
         top = most * 2.0 ** np.floor(np.log2(top / most) + 1e-9)
         return self.oracle.candidates(*around(evidence, min(float(np.min(C)), top), top))
@@ -233,7 +224,7 @@ class _Sweep:
             )
         smallest = float(np.min(evidence.runs.flops))
         choice = self.oracle.candidates(*around(evidence, smallest, 10 * self.design.top))
-        bought = buys(criterion, [self.spent * f for f in SPENDS], choice)
+        bought = buys(criterion, [self.spent * f for f in propose.SPENDS], choice)
         for flops, width in bought:
             self.tell(f"{flops:.2g} FLOPs more would give about {format_percent(width)}")
         return AdaptiveResult(

@@ -7,29 +7,11 @@ a subclass of :class:`Law`, given to ``fit_runs(law=...)`` as a class.
 from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa
 from flops_fit.laws.law import CallableFlops, FlopsLike, Law, as_flops
 from flops_fit.laws.muennighoff import Muennighoff
-from flops_fit.laws.optimum import (
-    InferenceOptimum,
-    Optimum,
-    OptimumOnly,
-    PowerLaw,
-    TradeOff,
-)
+from flops_fit.laws.optimum import InferenceOptimum, Optimum, OptimumOnly, PowerLaw, TradeOff
 
 LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan, Muennighoff)}
 
 __all__ = [
-    "LAWS",
-    "CallableFlops",
-    "FlopsLike",
-    "Hoffmann",
-    "InferenceOptimum",
-    "Kaplan",
-    "Kappa",
-    "Law",
-    "Muennighoff",
-    "Optimum",
-    "OptimumOnly",
-    "PowerLaw",
-    "TradeOff",
-    "as_flops",
-]
+    "LAWS", "CallableFlops", "FlopsLike", "Hoffmann", "InferenceOptimum", "Kaplan", "Kappa", "Law",
+    "Muennighoff", "Optimum", "OptimumOnly", "PowerLaw", "TradeOff", "as_flops",
+]  # fmt: skip

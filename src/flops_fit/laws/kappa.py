@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.law import Law
 
-Floats = NDArray[np.float64]
 LogForm = tuple[float, float, float, float, float, float]  # E, ln A, ln B, α, β, κ
 
 _EXPONENTS = np.geomspace(0.02, 0.8, 25)

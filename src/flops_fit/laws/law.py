@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
-from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.optimum import (
     InferenceOptimum,
     Optimum,
@@ -25,7 +25,6 @@ from flops_fit.laws.optimum import (
 )
 from flops_fit.laws.search import UNDEFINED, least_size, lowest
 
-Floats = NDArray[np.float64]
 FlopsLike = float | FlopsFunction | Callable[[Any], Any]
 
 _LARGEST_SIZE = 1e40  # parameters beyond which a loss counts as out of reach

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.errors import InputError
-from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
-
-Floats = NDArray[np.float64]
 
 _EXPONENTS = np.linspace(0.1, 0.9, 9)
 _SCALES_D = (3.0, 15.0, 80.0)

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.search import bisect
 from flops_fit.text import format_count
-
-Floats = NDArray[np.float64]
 
 _NO_SURFACE = (
     "expected a law with a surface, for its loss; this one is only N* = k_N·C^a and D* = k_D·C^b. "
@@ -22,17 +20,13 @@ _NO_SURFACE = (
 )
 
 
-def finite(values: ArrayLike, what: str) -> Floats:
-    """Values as an array; refused where one is not a finite number."""
-    return _checked(values, what, -np.inf, "finite")
-
-
 def positive(values: ArrayLike, what: str) -> Floats:
     """Values as an array; refused where one is not a positive finite number."""
-    return _checked(values, what, 0.0, "positive and finite")
+    return finite(values, what, 0.0, "positive and finite")
 
 
-def _checked(values: ArrayLike, what: str, above: float, words: str) -> Floats:
+def finite(values: ArrayLike, what: str, above: float = -np.inf, words: str = "finite") -> Floats:
+    """Values as an array; refused where one is not a finite number, or not ``above``."""
     try:
         out = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -24,15 +24,6 @@ from flops_fit.store.read import TrainingCurve, recorded_flops, training_curves,
 from flops_fit.store.store import Recorded, Store
 
 __all__ = [
-    "Examination",
-    "Finding",
-    "Recorded",
-    "Store",
-    "TrainingCurve",
-    "examine",
-    "recorded_flops",
-    "recorded_runs",
-    "repair",
-    "training_curves",
-    "write_runs",
-]
+    "Examination", "Finding", "Recorded", "Store", "TrainingCurve", "examine", "recorded_flops",
+    "recorded_runs", "repair", "training_curves", "write_runs",
+]  # fmt: skip

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, write_output
-from flops_fit.flops.functions import FlopsFunction, flops_from_dict
+from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
 from flops_fit.records import Run, canonical_json
-
-Floats = NDArray[np.float64]
 
 FORMAT = "flops-fit sweep"
 SCHEMA = 2

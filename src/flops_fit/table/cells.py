@@ -20,11 +20,11 @@ Floats = NDArray[np.float64]
 HEADINGS: Mapping[str, Any] = tomllib.loads(
     Path(__file__).with_name("headings.toml").read_text(encoding="utf-8")
 )
+WORDS = {name: frozenset(words.split()) for name, words in HEADINGS["words"].items()}
 _MULTIPLIERS = {w: float(f) for f, ws in HEADINGS["multipliers"].items() for w in ws.split()}
 _PREFIXES = {w: float(f) for f, ws in HEADINGS["prefixes"].items() for w in ws.split()} | {"": 1.0}
 _PREFIX = "|".join(sorted(_PREFIXES, key=len, reverse=True))
 _FLOPS = re.compile(rf"({_PREFIX})_?f(?:lop|lo)?s?(?:_?/?(?:s|sec))?((?:_?days?|_?d)?)")
-_MISSING = frozenset(HEADINGS["missing"]["words"].split()) | {""}
 # Commas that can only group thousands: two groups or more, or a decimal point behind one.
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)")
 _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
@@ -43,7 +43,7 @@ def is_missing(value: Any) -> bool:
     """Whether a cell holds no value: None, NaN, pandas.NA, an empty text or a word for it."""
     if isinstance(value, float):
         return math.isnan(value)
-    return value is None or str(value).strip().lower() in _MISSING
+    return value is None or str(value).strip().lower() in {"", *WORDS["missing"]}
 
 
 def _raised(text: str) -> str:

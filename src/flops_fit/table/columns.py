@@ -13,17 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError
-from flops_fit.table.cells import HEADINGS, Floats, is_missing, numbers, unit_factor
+from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, numbers, unit_factor
 
 Cells = Sequence[Any] | NDArray[Any]
 ColumnKind = Literal["", "number", "text", "other"]
 Wanted = Callable[[str], ColumnKind]
 
 MOST_GROUPS = 50  # into which a column of text may split the runs
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
 
 
 _OPTIONAL = ("budget", "loss_se", "non_embedding", "unique_tokens")
@@ -37,20 +33,7 @@ CIRCUMSTANCES = (
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
 _FRACTIONAL = ("loss", "loss_se", "epochs", "lr")
-_SCOPES = _words(  # W&B's config.x and summary.x, MLflow's params.x and metrics.x
-    "config summary summary_metrics metrics metric params param hparams tags mlflow attributes "
-    "data info run"
-)
-_HELD_OUT = _words("val valid validation eval evaluation test dev heldout held")
-_TRAINING = frozenset({"train", "training"})
-_LOSS = _words("loss bpb nll ce xent")
-_NOT_LOSS = _words(HEADINGS["not_loss"]["words"])
 _ALMOST = 0.06  # labels such as 4.6M are rounded
-_FINISHED = _words("finished completed complete success succeeded done")
-_UNFINISHED = _words(
-    "crashed failed failure running killed preempting preempted pending scheduled queued error "
-    "diverged oom aborted cancelled canceled timeout interrupted stopped planned"
-)
 
 
 @dataclass(frozen=True)
@@ -64,13 +47,7 @@ class Raw:
 
     def filled(self) -> list[str]:
         """The headings under which there is any value."""
-
-        def is_empty(cells: Cells) -> bool:
-            if isinstance(cells, np.ndarray) and cells.dtype.kind == "f":
-                return bool(np.all(np.isnan(cells)))
-            return all(map(is_missing, cells))
-
-        return [heading for heading, cells in self.cells.items() if not is_empty(cells)]
+        return [heading for heading, cells in self.cells.items() if not all(map(is_missing, cells))]
 
     def numbers(self, name: str, match: ColumnMatch) -> Floats:
         """The column of a quantity as numbers in its own unit."""
@@ -156,7 +133,7 @@ def find_text(name: str, headings: Sequence[str]) -> str | None:
 
 def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
     """The heading that most likely holds a quantity, by its words; a placeholder if none does."""
-    hints = _words(HEADINGS["hints"][name])
+    hints = set(HEADINGS["hints"][name].split())
     best, most = "your_column", 0.0
     for heading in raw.headings:
         words = [w for w in re.split(r"[\W_]+", heading.lower()) if w]
@@ -164,7 +141,7 @@ def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
             continue
         near = difflib.SequenceMatcher(None, name, "".join(words)).ratio()
         score = sum(any((len(h) > 2 and h in w) or h == w for h in hints) for w in words) + near / 2
-        score += 0.2 * bool(name == "loss" and _HELD_OUT & set(words))
+        score += 0.2 * bool(name == "loss" and WORDS["held_out"] & set(words))
         if score > max(most, 0.35):
             best, most = heading, score
     return best
@@ -235,11 +212,10 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     """How badly a heading suits a quantity: the kind of loss, the distance, and the preference."""
     normal = _normal(heading)
     words = set(re.split(r"[_./:()]+", normal))
-    held_out = bool(words & _HELD_OUT)
+    held_out = bool(words & WORDS["held_out"])
     purpose = 0
     if name == "loss" and not held_out:
-        trained = words & _TRAINING or _plain(heading) in _TRAIN_LOSS
-        purpose = 2 if trained else 1
+        purpose = 2 if words & WORDS["training"] or _plain(heading) in _TRAIN_LOSS else 1
     if heading == name:
         return purpose, 0, 0
     if name != "loss" and held_out:
@@ -255,9 +231,8 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
                 return purpose, 3, preference
         if name in _FRACTIONAL:
             break
-    if name == "loss" and held_out and words & _LOSS and not words & _NOT_LOSS:
-        return 0, 5, 0
-    return None
+    named = name == "loss" and held_out and words & WORDS["loss"] and not words & WORDS["not_loss"]
+    return (0, 5, 0) if named else None
 
 
 def _normal(heading: str) -> str:
@@ -267,7 +242,7 @@ def _normal(heading: str) -> str:
 def _parts(heading: str) -> list[str]:
     """The components of a path such as ``summary.val/loss``, without the tracker's own first ones."""
     parts = [part for part in re.split(r"[./:]+", _normal(heading)) if part] or [""]
-    while len(parts) > 1 and parts[0] in _SCOPES:
+    while len(parts) > 1 and parts[0] in WORDS["scopes"]:
         parts = parts[1:]
     if len(parts) == 1:
         for scope in ("config_", "summary_", "metrics_"):
@@ -317,22 +292,20 @@ def is_text(cells: Sequence[Any] | NDArray[Any]) -> bool:
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
     """The rows whose run did not finish, each with its state, if the words are those of trackers."""
     words = ["" if is_missing(s) else str(s).strip() for s in states]
-    if not any(w.lower() in _FINISHED | _UNFINISHED for w in words):
+    finished = WORDS["finished"]
+    if not any(w.lower() in finished | WORDS["unfinished"] for w in words):
         return {}
-    return {i: w for i, w in enumerate(words) if w and w.lower() not in _FINISHED}
+    return {i: w for i, w in enumerate(words) if w and w.lower() not in finished}
 
 
 def budgets_of(flops: Floats, spread: float = 0.1) -> Floats:
     """Each run's budget: from the cheapest up, runs within ``spread`` share their geometric mean."""
     order = np.argsort(flops, kind="stable")
-    ordered = flops[order]
-    starts: list[int] = []
-    at = 0
-    while at < len(ordered):
-        starts.append(at)
-        at = int(np.searchsorted(ordered, ordered[at] * (1 + spread), side="right"))
-    sizes = np.diff([*starts, len(ordered)])
-    means = np.exp(np.add.reduceat(np.log(ordered), starts) / sizes) if starts else ordered
-    budgets = np.empty_like(flops)
-    budgets[order] = np.repeat(means, sizes)
+    ordered, budgets, start = flops[order], np.empty_like(flops), 0
+    logs = np.log(ordered)
+    while start < len(ordered):
+        end = int(np.searchsorted(ordered, ordered[start] * (1 + spread), side="right"))
+        total = np.add.reduceat(logs[start:end], [0])[0]  # added in order
+        budgets[order[start:end]] = np.exp(total / (end - start))
+        start = end
     return budgets

@@ -11,16 +11,14 @@ import numpy as np
 
 from flops_fit.errors import TableError
 from flops_fit.records import Diagnostic
-from flops_fit.table.cells import HEADINGS, Floats, is_missing
+from flops_fit.table.cells import WORDS, Floats, is_missing
 from flops_fit.table.columns import CIRCUMSTANCES, ColumnMatch, Raw, find_numbers, likeliest
 from flops_fit.text import listed
 
 _REQUIRED = ("params", "tokens", "loss")
 _PLANNED_OFF = 10.0  # a budget this far off 6·N·D is no compute in FLOPs
 _SEVERAL = 1.05  # epochs
-_SETTINGS = frozenset(HEADINGS["settings"]["numbers"].split())
 _VISIBLE = 0.01  # of the loss
-_SEEN = {"seen", "trained", "consumed", "processed", "total", "training", "train"}
 
 
 @dataclass
@@ -130,7 +128,7 @@ def _epochs(out: Quantities) -> None:
     D, column = data["tokens"], out.matches["tokens"].column if "tokens" in out.matches else ""
     active = out.others.get("active_params", data["params"])
     spent = data["flops"] / (6 * active * D) if "flops" in data else np.full(len(D), np.nan)
-    unique = data.get("unique_tokens")
+    unique, words = data.get("unique_tokens"), set(column.lower().replace("/", "_").split("_"))
 
     def near(values: Floats, others: Floats) -> bool:
         several = (epochs > _SEVERAL) & np.isfinite(values)
@@ -146,7 +144,7 @@ def _epochs(out: Quantities) -> None:
         )
     elif unique is not None or not column:
         return
-    elif near(spent, np.ones(len(D))) or _SEEN & set(column.lower().replace("/", "_").split("_")):
+    elif near(spent, np.ones(len(D))) or WORDS["seen"] & words:
         data["unique_tokens"] = D / np.maximum(epochs, 1)
         out.notes.append(
             f"{column!r} counts tokens seen: unique tokens are D divided by the epochs."
@@ -194,7 +192,7 @@ def telling(
     differing = [
         h
         for h, cells in texts.items()
-        if h.strip().lower().replace(" ", "_").replace(".", "/").split("/")[-1] in _SETTINGS
+        if h.strip().lower().replace(" ", "_").replace(".", "/").split("/")[-1] in WORDS["settings"]
         and any(len({cells[i] for i in rows}) > 1 for rows in same)
     ]
     if differing:

@@ -87,13 +87,9 @@ def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
 
 def _lost(label: str, reason: str, known: Mapping[str, float | None]) -> Excluded:
     """A run left out by its outcome, with what is known of it."""
-
-    def number(name: str) -> float | None:
-        value = known.get(name)
-        return value if value is not None and math.isfinite(value) else None
-
-    budget = number("budget") or number("flops")
-    return Excluded(label, reason, True, budget, number("params"), number("loss"))
+    known = {name: v for name, v in known.items() if v is not None and math.isfinite(v)}
+    budget = known.get("budget") or known.get("flops")
+    return Excluded(label, reason, True, budget, known.get("params"), known.get("loss"))
 
 
 def _unsound_rows(
