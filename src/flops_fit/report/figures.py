@@ -100,33 +100,27 @@ class FigureKind:
     draw: Callable[..., Figure]
 
 
-_WORDS = tomllib.loads(asset("figures.toml"))
-
-
-def _kind(
-    name: str, data: Callable[[ReportData], FigureData | None], draw: Callable[..., Figure]
-) -> FigureKind:
-    return FigureKind(name, _WORDS[name]["title"], _WORDS[name]["caption"], data, draw)
-
-
 # To add a figure, add an entry and its words: files, page and CSV follow from this list.
-FIGURES: tuple[FigureKind, ...] = (
-    _kind("isoflop", lambda m: isoflop.isoflop_data(m.fit), isoflop.draw_isoflop),
-    _kind("loss", lambda m: optima.loss_data(m.fit, m.level, m.paths), optima.draw_optimum),
-    _kind("params", lambda m: optima.params_data(m.fit, m.level, m.paths), optima.draw_optimum),
-    _kind("tokens", lambda m: optima.tokens_data(m.fit, m.level, m.paths), optima.draw_optimum),
-    _kind("surface", lambda m: isoflop.surface_data(m.fit), isoflop.draw_surface),
-    _kind("residuals", lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residuals),
-    _kind("residual_map", lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residual_map),
-    _kind("backtest", lambda m: isoflop.backtest_data(m.fit), isoflop.draw_backtest),
-    _kind(
-        "approaches",
+_KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[..., Figure]]] = {
+    "isoflop": (lambda m: isoflop.isoflop_data(m.fit), isoflop.draw_isoflop),
+    "loss": (lambda m: optima.loss_data(m.fit, m.level, m.paths), optima.draw_optimum),
+    "params": (lambda m: optima.params_data(m.fit, m.level, m.paths), optima.draw_optimum),
+    "tokens": (lambda m: optima.tokens_data(m.fit, m.level, m.paths), optima.draw_optimum),
+    "surface": (lambda m: isoflop.surface_data(m.fit), isoflop.draw_surface),
+    "residuals": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residuals),
+    "residual_map": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residual_map),
+    "backtest": (lambda m: isoflop.backtest_data(m.fit), isoflop.draw_backtest),
+    "approaches": (
         lambda m: optima.approaches_data(m.fit, m.level, m.paths),
         optima.draw_approaches,
     ),
-    _kind("rates", lambda m: trials.rate_data(m.tuning), trials.draw_trials),
-    _kind("batches", lambda m: trials.batch_data(m.tuning), trials.draw_trials),
-    _kind("collapse", lambda m: trials.collapse_data(m.collapse), trials.draw_collapse),
+    "rates": (lambda m: trials.rate_data(m.tuning), trials.draw_trials),
+    "batches": (lambda m: trials.batch_data(m.tuning), trials.draw_trials),
+    "collapse": (lambda m: trials.collapse_data(m.collapse), trials.draw_collapse),
+}
+_WORDS = tomllib.loads(asset("figures.toml"))
+FIGURES = tuple(
+    FigureKind(name, **_WORDS[name], data=data, draw=draw) for name, (data, draw) in _KINDS.items()
 )
 
 

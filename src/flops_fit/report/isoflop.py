@@ -47,7 +47,7 @@ class IsoflopCurve:
         points = {"optimum": (self.best_params, self.best_loss), "parabola's minimum": self.vertex}
         for kind, point in points.items():
             if point:
-                rows.append({"kind": kind, "compute": C, "params": point[0], "loss": point[1]})
+                rows += [{"kind": kind, "compute": C, "params": point[0], "loss": point[1]}]
         return rows
 
 
@@ -308,12 +308,9 @@ def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
     ax.axhline(1.0, color=style.FAINT, lw=0.6)
     ax.margins(0.06)
     style.compute_axis(ax, "Compute of the run C, FLOPs")
-    style.log_axis(ax, "y", "Size over the optimum, N/N*", _ratio)
+    label = "Size over the optimum, N/N*"
+    style.log_axis(ax, "y", label, lambda v: f"{v:g}" if 1e-3 <= v < 1e4 else style.exponents(v))
     return style.finish(ax)
-
-
-def _ratio(value: float) -> str:
-    return f"{value:g}" if 1e-3 <= value < 1e4 else style.exponents(value)
 
 
 @dataclass(frozen=True)
@@ -325,13 +322,12 @@ class HeldOutBudgets:
     def rows(self) -> list[Row]:
         """One row a budget held out."""
         rows: list[Row] = []
-        for group in self.held_out:
-            for h in group:
-                low, high = h.run_interval or (None, None)
-                loss = {"predicted_loss": h.predicted_loss, "measured_loss": measured_loss(h)}
-                size = {"predicted_params": h.predicted_params, "measured_params": h.vertex_params}
-                head = {"held_out": len(group), "compute": h.compute}
-                rows.append({**head, **loss, "low": low, "high": high, **size})
+        for count, h in ((len(group), h) for group in self.held_out for h in group):
+            low, high = h.run_interval or (None, None)
+            loss = {"predicted_loss": h.predicted_loss, "measured_loss": measured_loss(h)}
+            size = {"predicted_params": h.predicted_params, "measured_params": h.vertex_params}
+            head = {"held_out": count, "compute": h.compute}
+            rows.append({**head, **loss, "low": low, "high": high, **size})
         return rows
 
 

@@ -126,7 +126,13 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
         ax.plot(*points.T, mark, mfc=face, mec=style.INK, label=kind, ms=3, mew=0.6, zorder=3)
     if data.quantity == "loss":
         ax.set_ylabel("Held-out loss at the optimum")
-        _limit_loss(ax, data)
+        # An interval that opens far beyond the runs must not flatten all that was measured.
+        values = np.concatenate([path.value, *(points[:, 1] for points in data.observed.values())])
+        low, high = np.nanmin(values), np.nanmax(values)
+        spread = max(high - low, 1e-3 * abs(high))
+        ends = path.low[np.isfinite(path.low)]
+        bottom = max(ends.min(), low - 0.5 * spread) if len(ends) else low
+        ax.set_ylim(bottom - 0.05 * spread, high + 0.08 * spread)
     else:
         name = "parameters N" if data.quantity == "params" else f"{data.unit} D"
         style.log_axis(ax, "y", f"Optimal {name}*")
@@ -143,16 +149,6 @@ def _draw_interval(
         ax.fill_between(compute, low, high, color=style.BLUE, alpha=0.25, lw=0, label=label)
     ax.set_xlim(compute[0], compute[-1])
     style.compute_axis(ax)
-
-
-def _limit_loss(ax: Axes, data: OptimumCurve) -> None:
-    """An interval that opens far beyond the runs must not flatten all that was measured."""
-    values = np.concatenate([data.path.value, *(points[:, 1] for points in data.observed.values())])
-    low, high = np.nanmin(values), np.nanmax(values)
-    spread = max(high - low, 1e-3 * abs(high))
-    ends = data.path.low[np.isfinite(data.path.low)]
-    bottom = max(ends.min(), low - 0.5 * spread) if len(ends) else low
-    ax.set_ylim(bottom - 0.05 * spread, high + 0.08 * spread)
 
 
 @dataclass(frozen=True)
@@ -217,13 +213,7 @@ def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
         ax.plot(data.compute, line, color=colour, ls=dash, lw=1.2, label=label)
     if len(data.minima):
         ax.plot(*data.minima.T, "o", color=style.INK, ms=3, label="minimum of a parabola")
-    _limit_ratio(ax, data)
-    style.log_axis(ax, "y", "N* over that of the answer", lambda v: f"{v:.4g}")
-    return style.finish(ax)
-
-
-def _limit_ratio(ax: Axes, data: ApproachRatios) -> None:
-    """Wide enough for the lines and minima, and no wider where an interval opens."""
+    # Wide enough for the lines and minima, and no wider where an interval opens.
     drawn = [np.ones(1), data.minima[:, 1], *data.lines.values()]
     away = np.abs(np.log(np.concatenate(drawn)))
     spans = np.abs(np.log(np.concatenate([data.low, data.high])))
@@ -232,3 +222,5 @@ def _limit_ratio(ax: Axes, data: ApproachRatios) -> None:
         reach = max(reach, min(float(np.nanmax(spans)), reach + 1.0))
     reach = 1.1 * max(reach, 0.03)
     ax.set_ylim(np.exp(-reach), np.exp(reach))
+    style.log_axis(ax, "y", "N* over that of the answer", "{:.4g}".format)
+    return style.finish(ax)

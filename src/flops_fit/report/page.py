@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from flops_fit.tune.tuning import Tuning
 
 _DEVICE = "H100"  # that the panel starts with
 _PRICE = 2.0  # dollars an hour: an example to be typed over
+_TRUST = {"ok": "ok", "caution": "warning", "no": "critical"}  # as severities
 _SEVERITIES = ("critical", "warning", "note", "ok")
 
 
@@ -129,33 +131,20 @@ def answer(m: ReportData) -> str:
     """The answer in words, and whether to rely on it."""
     lead, *rest = table.answer_in_words(m.fit, m.answers[-1], m.findings).splitlines()
     trust = verdict(m.fit, m.findings)
-    kind = {"ok": "ok", "caution": "warning", "no": "critical"}[trust]
-    badge = f'<p><span class="trust {kind}">Trust in this answer: {trust}</span></p>'
+    badge = f'<p><span class="trust {_TRUST[trust]}">Trust in this answer: {trust}</span></p>'
     return paragraph(lead, "answer lead") + badge + paragraph("\n".join(rest), "answer")
 
 
-_PANEL_NOTES = {
-    "draws": "The page computes from the surfaces that flops-fit drew, as flops-fit does: laws with a "
-    "smooth misfit and the noise of a run. Values are their medians. Inference takes a third of F(N) "
-    "per unit, the forward pass, at the same utilisation and price. With inference, the page gives the "
-    "model that is cheapest to train and use at the loss of the compute-optimal one.",
-    "table": "The page interpolates between predictions of flops-fit at {budgets} budgets: its "
-    "numbers differ from them by about {error:.1g} %. Inference cannot be counted for this fit.",
-    "lines": "The numbers come from lines through the minima, as the surface could not be fitted: they "
-    "have no intervals, and inference cannot be counted.",
-}
+_WORDS = tomllib.loads(asset("panel.toml"))
 
 
 def panel(m: ReportData) -> str:
     """Inputs, an empty table that the page fills, and the law's numbers."""
     values = export_fit(m.fit, m.level)
     smallest, reach = values["smallest"] / 10, values["reach"]
-    trust = {
-        "ok": "",
-        "caution": paragraph("Use these numbers with caution: see the findings below.", "warning"),
-        "no": paragraph("Do not rely on these numbers: see the findings below.", "critical"),
-    }[verdict(m.fit, m.findings)]
-    note = _PANEL_NOTES[values["form"]].format(
+    trust = verdict(m.fit, m.findings)
+    warning = "" if trust == "ok" else paragraph(_WORDS["trust"][trust], _TRUST[trust])
+    note = _WORDS["notes"][values["form"]].format(
         budgets=len(values.get("log_compute", ())), error=100 * values.get("error", 0.0)
     )
     options, peaks = "", {name: _peak(name) for name in DEVICES}
@@ -175,7 +164,7 @@ def panel(m: ReportData) -> str:
         unit=html.escape(m.fit.runs.unit),
         use='value="0"' if values["form"] == "draws" else 'value="" disabled',
         level=f"{100 * m.level:g}",
-        notes=trust + paragraph(note, "note"),
+        notes=warning + paragraph(note, "note"),
         data=data.replace("<", "\\u003c"),
     )
 

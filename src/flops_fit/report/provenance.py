@@ -7,6 +7,7 @@ import html
 import math
 import platform
 import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -132,59 +133,43 @@ def methods_section(m: ReportData) -> str:
 def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
     """A methods paragraph for a paper, and the keys of the papers that it cites."""
     fit = m.fit
-    sentences = [
-        f"We fitted {fit.law.formula} to {len(fit.runs)} runs at {len(set(fit.runs.budget))} compute "
-        f"budgets from {fit.runs.flops.min():.3g} to {fit.largest_compute:.3g} training FLOPs "
-        "(approach 3 of [hoffmann2022])."
-    ]
     sources = {"kappa": "busbridge2025", "muennighoff": "muennighoff2023", "kaplan": "kaplan2020"}
+    said = ["data"]
     if fit.law.name != "kappa" and any(a.law.name == "kappa" for a in fit.alternatives):
-        sentences.append("The form was compared with that of [busbridge2025].")
+        said.append("compared")
     if fit.law.name in sources:
-        sentences.append(f"The form is that of [{sources[fit.law.name]}].")
-    quantity = "the log held-out loss" if fit.loss_space == "log" else "the held-out loss"
-    sentences.append(
-        f"Least squares on residuals of {quantity}."
-        if fit.delta == float("inf")
-        else f"We minimised the sum of Huber's loss [huber1964] with δ = {fit.delta:.2g} over residuals "
-        f"of {quantity} from {fit.starts} starts, of which {fit.starts_agree} agree."
-    )
+        said.append("form")
+    said.append("squares" if fit.delta == float("inf") else "huber")
     if fit.window.used and fit.window.factor is not None:
-        sentences.append(
-            f"The fit uses runs within a factor {fit.window.factor:.3g} of the optimal size at their compute."
-        )
-    line = "The optimum is read from a power law through the {} of [hoffmann2022])."
-    optimum = {
-        "surface": "The optimum minimises the loss over N with D = C/F(N).",
-        "isoflop": line.format("minima of IsoFLOP parabolas (approach 2"),
-        "envelope": line.format("envelope (approach 1"),
-    }
-    sentences += [*(optimum[a.name] for a in fit.approaches if a.headline), _intervals(m)]
+        said.append("window")
+    said += [a.name for a in fit.approaches if a.headline]
+    drawn = any(p.interval_method != "none" for p in m.answers)
+    said.append("intervals" if drawn else "no_intervals")
     if fit.approaches[2].headline and fit.law.name in LAWS:
-        sentences.append("Optima over training and inference follow [sardana2024].")
-    unit = fit.runs.unit.removesuffix("s")
-    sentences.append(f"Training FLOPs per {unit}: {fit.flops.description}.")
+        said.append("inference")
+    said.append("flops")
     if not isinstance(fit.flops, InterpolatedFlops):
-        sentences.append("C = F(N)·D follows [kaplan2020].")
+        said.append("compute")
     if fit.excluded:
-        sentences.append(f"{len(fit.excluded)} runs were left out, each with its reason.")
-    sentences.append(f"All computations used flops-fit {__version__} [flopsfit].")
-    text = " ".join(sentences)
+        said.append("excluded")
+    sentences = tomllib.loads(asset("methods.toml"))
+    surfaces = fit._evidence.posterior if drawn else None
+    text = " ".join(sentences[name] for name in [*said, "software"]).format(
+        fit=fit,
+        runs=len(fit.runs),
+        budgets=len(set(fit.runs.budget)),
+        least=fit.runs.flops.min(),
+        source=sources.get(fit.law.name),
+        quantity="the log held-out loss" if fit.loss_space == "log" else "the held-out loss",
+        level=100 * m.level,
+        surfaces=0 if surfaces is None else len(surfaces),
+        amplitude=0 if surfaces is None else 100 * surfaces.amplitude,
+        unit=fit.runs.unit.removesuffix("s"),
+        excluded=len(fit.excluded),
+        version=__version__,
+    )
     cited = dict.fromkeys(re.findall(r"\[(\w+)\]", text))
     return text, tuple(key for key in cited if key in papers())
-
-
-def _intervals(m: ReportData) -> str:
-    if all(p.interval_method == "none" for p in m.answers):
-        return "No interval is given."
-    drawn = m.fit._evidence.posterior
-    return (
-        f"Answers are medians, and intervals ({100 * m.level:g} %) quantiles, over {len(drawn)} surfaces "
-        "drawn from the posterior of the law's constants and of a smooth misfit of its form, a Gaussian "
-        "process in ln N and ln D [kennedy2001]. The amplitude of the misfit is weighed by the runs and "
-        f"has a mean of {100 * drawn.amplitude:.2g} % of the loss. Intervals of the loss are of the mean "
-        "of runs; those of one run add its noise."
-    )
 
 
 def papers() -> dict[str, str]:

@@ -50,14 +50,13 @@ def optima(predictions: Sequence[Prediction]) -> TextTable:
     heads = ("Compute Budget", "Optimal N", "Optimal D", "D/N Ratio")
     rows = [[*heads, "Predicted Loss, Mean of Runs", "Loss, One Run"]]
     for p in predictions:
-        values = {
-            "optimal_params": format_count(p.optimal_params),
-            "optimal_tokens": format_count(p.optimal_tokens),
-            "tokens_per_param": f"{p.tokens_per_param:.3g}",
-            "expected_loss": _loss(p.expected_loss),
-        }
-        cells = [f"{value} {_span(p, quantity)}" for quantity, value in values.items()]
-        rows.append([f"{p.target_compute:.3g}", *cells, _one_run(p)])
+        cells = [
+            f"{format_count(p.optimal_params)} {_span(p, 'optimal_params')}",
+            f"{format_count(p.optimal_tokens)} {_span(p, 'optimal_tokens')}",
+            f"{p.tokens_per_param:.3g} {_span(p, 'tokens_per_param')}",
+            f"{_loss(p.expected_loss)} {_span(p, 'expected_loss')}",
+        ]
+        rows.append([f"{p.target_compute:.3g}", *cells, _span(p, "run_loss").strip("()")])
     level, unit = "", "tokens"
     if predictions:
         level, unit = f"{100 * predictions[0].level:g} %", predictions[0].unit
@@ -70,15 +69,9 @@ def _span(prediction: Prediction, quantity: str) -> str:
     interval = prediction.intervals[quantity]
     if interval is None:
         return "(none)"
-    loss = "{:#.4g}".format
-    formats = {"expected_loss": loss, "run_loss": loss, "tokens_per_param": "{:.3g}".format}
+    formats = {"expected_loss": _loss, "run_loss": _loss, "tokens_per_param": "{:.3g}".format}
     low, high = map(formats.get(quantity, format_count), interval)
     return f"({low}–{high})"
-
-
-def _one_run(prediction: Prediction) -> str:
-    """The interval of one run's loss."""
-    return _span(prediction, "run_loss").strip("()")
 
 
 def _loss(value: float | None) -> str:
@@ -129,7 +122,8 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     if p.expected_loss == p.expected_loss:
         expected = f"expect a held-out loss of {p.expected_loss:.3f}{loss}"
         if p.intervals["run_loss"] is not None:
-            expected += f" in the mean of runs, and {_one_run(p)} of one run"
+            one_run = _span(p, "run_loss").strip("()")
+            expected += f" in the mean of runs, and {one_run} of one run"
     lines = [
         f"With {p.target_compute:.3g} FLOPs, train about {format_count(p.optimal_params)} parameters"
         f"{size} on {format_count(p.optimal_tokens)} {p.unit}{data}; {expected}.",
@@ -152,15 +146,13 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     noted = [d for d in diagnostics if d.severity == "note" and d.code in _NOTED and d.action]
     trust = verdict(fit, problems)
     about = "answer" if fit.trust != "no" and trust == "no" else "fit"
-    sentences = {
-        "ok": "Noted, and no reason for larger errors:"
+    fine = (
+        "Noted, and no reason for larger errors:"
         if noted
-        else "No problems were found with this fit.",
-        "caution": "Use this fit with caution:",
-        "no": f"Do not rely on this {about}:",
-    }
-    lines.append(f"Trust: {trust}. {trust_worth(trust)}")
-    lines.append(sentences[trust])
+        else "No problems were found with this fit."
+    )
+    limits = {"caution": "Use this fit with caution:", "no": f"Do not rely on this {about}:"}
+    lines += [f"Trust: {trust}. {trust_worth(trust)}", limits.get(trust, fine)]
     shown = problems or noted
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in shown]
     return "\n".join(line for line in lines if line)
