@@ -40,23 +40,12 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class RunningRow:
-    """A run of this sweep that is running."""
-
-    label: str
-    unit: str
-    share: float  # of its steps
-    loss: float  # NaN before its first step
-    units_per_second: float | None
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """A sweep at one instant."""
 
     states: Mapping[str, int]  # runs that wait, run, are made elsewhere, or have ended so
     retries: int
-    running: tuple[RunningRow, ...]
+    running: tuple[tuple[Experiment, Progress], ...]  # and how far each is
     label_width: int
     spent: float  # FLOPs; what runs of one trunk share counts once
     planned: float
@@ -92,7 +81,7 @@ class Board:
         self._shared = shared_steps(experiments)
         self._states = dict.fromkeys(self._experiments, "waiting")
         self._share = dict.fromkeys(self._experiments, 0.0)
-        self._running: dict[str, Progress | None] = {}
+        self._running: dict[str, Progress] = {}
         self._label_width = max((len(e.label) for e in experiments), default=0)
         self._retries = 0
         self._work = 0.0
@@ -110,7 +99,7 @@ class Board:
             self._states[key] = "running"
             resumed = math.isnan(progress.loss) and progress.units_per_second is None
             if resumed and not progress.step:
-                self._running.setdefault(key, None)
+                self._running.setdefault(key, progress)
                 return
             self._running[key] = progress
             before = self._shared[key]
@@ -157,7 +146,7 @@ class Board:
             return Snapshot(
                 states=Counter(self._states.values()),
                 retries=self._retries,
-                running=tuple(self._row(i, last) for i, last in self._running.items()),
+                running=tuple((self._experiments[i], p) for i, p in self._running.items()),
                 label_width=self._label_width,
                 spent=sum(self._own[i] * share for i, share in self._share.items()),
                 planned=sum(self._own.values()),
@@ -165,12 +154,6 @@ class Board:
                 elapsed=now - since,
                 left=left / rate if rate and left else None,
             )
-
-    def _row(self, key: str, last: Progress | None) -> RunningRow:
-        e = self._experiments[key]
-        if last is None:
-            return RunningRow(e.label, e.unit, 0.0, math.nan, None)
-        return RunningRow(e.label, e.unit, last.step / last.steps, last.loss, last.units_per_second)
 
     def _share_of(self, run: Run) -> float:
         """The share of its own FLOPs: all if it completed, else as recorded or last reported."""

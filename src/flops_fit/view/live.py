@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from flops_fit.records import Experiment, Run
 from flops_fit.text import format_count, format_duration
 from flops_fit.train.trainer import Progress
-from flops_fit.view.board import Board, RunningRow, Snapshot
+from flops_fit.view.board import Board, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -82,8 +82,8 @@ class LiveView(SweepView):
 
         self._console = console or Console(stderr=True)
         self._clock = clock
-        self._board: Board | None = None
         self._since = clock()
+        self._board = Board((), (), self._since)
         self._known: set[str] = set()
         self._last_line = -math.inf
         self._draws = False
@@ -101,7 +101,7 @@ class LiveView(SweepView):
         self._known |= new
         if already := sum(run.experiment.id in new for run in finished):
             self._print(f"{already} of {len(new)} runs are finished already.")
-        self._board = board = Board(experiments, finished, self._clock())
+        self._board = Board(experiments, finished, self._clock())
         if len(finished) == len(experiments):
             yield
             return
@@ -117,30 +117,24 @@ class LiveView(SweepView):
             try:
                 yield
             except BaseException:
-                board.stop()
+                self._board.stop()
                 raise
 
     def _snapshot(self) -> Snapshot:
-        assert self._board is not None
         return self._board.snapshot(self._clock(), self._since)
 
     def progress(self, progress: Progress) -> None:
         """Note it for the next drawing; elsewhere a line each minute."""
-        if self._board is None:
-            return
         self._board.progress(progress, self._clock())
         if not self._draws and self._line_is_due(_STATUS_SECONDS):
             self._print(status(self._snapshot()))
 
     def moved(self, experiment: Experiment, to: Move) -> None:
         """Note it for the next drawing."""
-        if self._board is not None:
-            self._board.moved(experiment, to)
+        self._board.moved(experiment, to)
 
     def ended(self, run: Run) -> None:
         """Show a line where it did not complete, or where nothing is drawn."""
-        if self._board is None:
-            return
         self._board.ended(run, self._clock())
         if run.state != "completed":
             self._print(f"{run.experiment.label}: {_STATES[run.state][0]} ({run.reason})", "red")
@@ -180,7 +174,7 @@ def frame(s: Snapshot, width: int, height: int) -> RenderableType:
     parts: list[RenderableType] = [_spending(s), _flow(_states(s), width), _flow(_times(s), width)]
     rows = max(1, min(_ROWS, height - _OTHER_LINES))
     if s.running:
-        parts.append(_rows(s, s.running[:rows], width))
+        parts.append(_rows(s, rows, width))
     if len(s.running) > rows:
         parts.append(_text(f"  and {len(s.running) - rows} more", "dim"))
     return Group(*parts)
@@ -263,7 +257,7 @@ def _flow(parts: list[Text], width: int) -> Text:
     return whole
 
 
-def _rows(s: Snapshot, running: tuple[RunningRow, ...], width: int) -> Table:
+def _rows(s: Snapshot, most: int, width: int) -> Table:
     """A line for each run: label, share, loss, units per second. Columns keep their places."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -276,14 +270,15 @@ def _rows(s: Snapshot, running: tuple[RunningRow, ...], width: int) -> Table:
         grid.add_column(width=20)
     grid.add_column(no_wrap=True, justify="right", width=5)
     grid.add_column(no_wrap=True, min_width=11)
-    speed = max(len(run.unit) for run in running) + len("99.9k /s")
-    grid.add_column(no_wrap=True, overflow="ellipsis", justify="right", min_width=speed)
-    for run in running:
-        bar = ProgressBar(total=1.0, completed=run.share, width=20, complete_style="cyan")
-        begun = not math.isnan(run.loss) or run.units_per_second is not None
-        loss = f"loss {run.loss:.3f}" if begun else _text("starting", "dim")
-        rate = f"{format_count(run.units_per_second)} {run.unit}/s" if run.units_per_second else ""
-        grid.add_row("", _text(run.label), *[bar] * wide, _percent(run.share), loss, rate)
+    least = max(len(e.unit) for e, _ in s.running[:most]) + len("99.9k /s")
+    grid.add_column(no_wrap=True, overflow="ellipsis", justify="right", min_width=least)
+    for e, p in s.running[:most]:
+        share, speed = p.step / p.steps, p.units_per_second
+        bar = ProgressBar(total=1.0, completed=share, width=20, complete_style="cyan")
+        begun = not math.isnan(p.loss) or speed is not None
+        loss = f"loss {p.loss:.3f}" if begun else _text("starting", "dim")
+        rate = f"{format_count(speed)} {e.unit}/s" if speed else ""
+        grid.add_row("", _text(e.label), *[bar] * wide, _percent(share), loss, rate)
     return grid
 
 
