@@ -56,11 +56,11 @@ def write_output(path: Path, content: str | bytes) -> None:
         write_atomic(path, content)
 
 
-def write_new(path: Path, content: str) -> bool:
+def write_new(path: Path, content: str, *, durable: bool = True) -> bool:
     """Create a whole file if there is none; whether this call did, as one of several does."""
-    with _written(path, content, durable=True) as temporary:
+    with _written(path, content, durable) as temporary:
         created = link_new(temporary, path)
-        if created:
+        if created and durable:
             flush_directory(path.parent)
             flush_directory(path.parent.parent)  # which the folder itself may be new in
         return created

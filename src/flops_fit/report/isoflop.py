@@ -307,7 +307,7 @@ def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
         ax.scatter([], [], 45, facecolor=face, edgecolor=colour, linewidth=0.7, label=label)
     ax.axhline(1.0, color=style.FAINT, lw=0.6)
     ax.margins(0.06)
-    style.compute_axis(ax, "Compute of the run C, FLOPs")
+    style.log_axis(ax, "x", "Compute of the run C, FLOPs", style.exponents)
     label = "Size over the optimum, N/N*"
     style.log_axis(ax, "y", label, lambda v: f"{v:g}" if 1e-3 <= v < 1e4 else style.exponents(v))
     return style.finish(ax)

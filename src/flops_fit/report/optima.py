@@ -148,7 +148,7 @@ def _draw_interval(
         label = f"{100 * level:g} % interval"
         ax.fill_between(compute, low, high, color=style.BLUE, alpha=0.25, lw=0, label=label)
     ax.set_xlim(compute[0], compute[-1])
-    style.compute_axis(ax)
+    style.log_axis(ax, "x", "Training compute C, FLOPs", style.exponents)
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,6 @@ def log_axis(
     getattr(ax, f"set_{which}lim")(low, high)
 
 
-def compute_axis(ax: Axes, label: str = "Training compute C, FLOPs") -> None:
-    """A logarithmic x axis of FLOPs."""
-    log_axis(ax, "x", label, exponents)
-
-
 def _ticks(low: float, high: float, most: int = 6) -> list[float]:
     """The densest round numbers that are no more than ``most``."""
     if high / low < 4:

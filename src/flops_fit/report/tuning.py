@@ -172,47 +172,30 @@ def tuning_table(tuning: Tuning) -> TextTable:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CollapseData:
-    """Training curves on one scale; see :class:`flops_fit.tune.Collapse`."""
-
-    collapse: Collapse
-
-    def rows(self) -> list[Row]:
-        """One row a point."""
-        c = self.collapse
-        return [
-            {"label": label, "params": float(n), "share": share, "scaled_loss": loss}
-            for label, n, curve in zip(c.labels, c.params, c.curves, strict=True)
-            for share, loss in zip(c.shares.tolist(), curve.tolist(), strict=True)
-        ]
-
-
-def collapse_data(collapse: Collapse | None) -> CollapseData | None:
+def collapse_data(collapse: Collapse | None) -> Collapse | None:
     """The training curves on one scale, where there are enough."""
-    return None if collapse is None else CollapseData(collapse)
+    return collapse
 
 
-def draw_collapse(data: CollapseData, ax: Axes | None = None) -> Figure:
+def draw_collapse(data: Collapse, ax: Axes | None = None) -> Figure:
     """Training curves on one scale, dark for small models; those apart in red with their names."""
     ax = style.axes_of(ax, "collapse")
-    c = data.collapse
-    order = np.argsort(c.params)
+    order = np.argsort(data.params)
     colours = style.compute_colours(len(order))
     for colour, i in zip(colours, order, strict=True):
-        odd = c.labels[i] in c.odd
+        odd = data.labels[i] in data.odd
         shown, width = (style.VERMILLION, 1.1) if odd else (colour, 0.7)
-        ax.plot(c.shares, c.curves[i], color=shown, lw=width, zorder=3 if odd else 2)
+        ax.plot(data.shares, data.curves[i], color=shown, lw=width, zorder=3 if odd else 2)
     for end in (0, -1):
-        name = f"N = {format_count(c.params[order[end]])}"
+        name = f"N = {format_count(data.params[order[end]])}"
         ax.plot([], [], color=colours[end], lw=1, label=name)
-    if c.odd:
-        ax.plot([], [], color=style.VERMILLION, lw=1, label=f"apart: {c.odd[0]}")
+    if data.odd:
+        ax.plot([], [], color=style.VERMILLION, lw=1, label=f"apart: {data.odd[0]}")
     ax.set_xlim(0, 1)
-    high = float(np.percentile(c.curves[:, c.shares >= 0.15].max(axis=1), 95))
-    ax.set_ylim(min(0.97, float(c.curves.min())), max(high, 1.05) * 1.02)
+    high = float(np.percentile(data.curves[:, data.shares >= 0.15].max(axis=1), 95))
+    ax.set_ylim(min(0.97, float(data.curves.min())), max(high, 1.05) * 1.02)
     ax.set_xlabel("Share of the run")
-    ax.set_ylabel("(L − E) / (L₁ − E)" if c.floor else "Training loss L / final loss L₁")
-    if c.floor:
-        ax.plot([], [], " ", label=f"E = {c.floor:.2f}")
-    return style.finish(ax, 1 if c.odd else 2)
+    ax.set_ylabel("(L − E) / (L₁ − E)" if data.floor else "Training loss L / final loss L₁")
+    if data.floor:
+        ax.plot([], [], " ", label=f"E = {data.floor:.2f}")
+    return style.finish(ax, 1 if data.odd else 2)

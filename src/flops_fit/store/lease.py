@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from flops_fit.files import link_new, temporary_beside
+from flops_fit.files import temporary_beside, write_atomic, write_new
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -138,27 +138,13 @@ def _take_over(path: Path, stale: Holder, own: Holder) -> bool:
         current = _read(path)
         if current is None or current[0].token != stale.token:
             return False
-        _write_temporary(path, own).replace(path)
+        write_atomic(path, json.dumps(asdict(own)), durable=False)
     return True
 
 
 def _create(path: Path, holder: Holder) -> bool:
-    temporary = _write_temporary(path, holder)
-    try:
-        return link_new(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_temporary(path: Path, holder: Holder) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_text(json.dumps(asdict(holder)), encoding="utf-8")
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+    return write_new(path, json.dumps(asdict(holder)), durable=False)
 
 
 def _read(path: Path) -> tuple[Holder, float] | None:

@@ -33,16 +33,6 @@ def migrated(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {**content, "schema": SCHEMA}  # 2 changed how records are published, not what they hold
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """How the last attempt at a run ended without a result."""
-
-    run: Run
-    token: str  # new for each attempt
-    call: str = ""  # the driver's call that made it
-    lost: int = 0  # how often that call had lost the run to infrastructure failures
-
-
 def read_run(path: Path, experiment_id: str) -> Run:
     """The record at ``path``, of any state and schema; TableError where it is torn or foreign."""
     with open(path, "rb") as handle:
@@ -71,16 +61,6 @@ def read_sweep(folder: Path) -> dict[str, Any]:
             "or that of an earlier sweep: choose another output_dir."
         )
     return content
-
-
-def read_attempt(path: Path) -> Attempt | None:
-    """The attempt at ``path``; None where there is none, or it is torn."""
-    try:
-        content = json.loads(path.read_bytes())
-        rest = (content[name] for name in ("token", "call", "lost"))
-        return Attempt(Run.from_dict(content["run"]), *rest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def set_aside(path: Path) -> Path:

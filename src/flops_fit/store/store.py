@@ -25,9 +25,7 @@ from flops_fit.store.read import (
     FINAL,
     FORMAT,
     SCHEMA,
-    Attempt,
     migrated,
-    read_attempt,
     read_run,
     read_sweep,
     set_aside,
@@ -37,6 +35,16 @@ from flops_fit.train.state import left_trunks, prune_trunk
 from flops_fit.train.trainer import Progress, Trainer
 
 OUTPUT = "output.txt"  # in a run's folder: what its worker printed
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How the last attempt at a run ended without a result."""
+
+    run: Run
+    token: str  # new for each attempt
+    call: str = ""  # the driver's call that made it
+    lost: int = 0  # how often that call had lost the run to infrastructure failures
 
 
 @dataclass
@@ -213,7 +221,12 @@ class Store:
 
     def attempt(self, experiment_id: str) -> Attempt | None:
         """The last attempt without a result; None where there is none, or it is torn."""
-        return read_attempt(self.runs / experiment_id / "attempt.json")
+        try:
+            content = json.loads((self.runs / experiment_id / "attempt.json").read_bytes())
+            rest = (content[name] for name in ("token", "call", "lost"))
+            return Attempt(Run.from_dict(content["run"]), *rest)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def holder(self, experiment: Experiment) -> Holder | None:
         """The living process that makes this run, or another of its trunk."""

@@ -259,29 +259,23 @@ class RunTable:
 
     def take(self, picked: NDArray[np.intp]) -> RunTable:
         """The runs at these positions, in their order."""
-        columns: dict[str, Any] = {
-            name: value[picked]
-            for name, value in vars(self).items()
-            if isinstance(value, np.ndarray)
-        }
-        columns["labels"] = tuple(self.labels[i] for i in picked)
-        if self.cluster is not None:
-            columns["cluster"] = tuple(self.cluster[i] for i in picked)
-        columns["texts"] = {
-            name: tuple(cells[i] for i in picked) for name, cells in self.texts.items()
-        }
-        return replace(self, **columns)
+
+        def pick(cells: Sequence[str]) -> tuple[str, ...]:
+            return tuple(cells[i] for i in picked)
+
+        fields = [(n, v) for n, v in vars(self).items() if isinstance(v, np.ndarray)]
+        arrays: dict[str, Any] = {name: values[picked] for name, values in fields}
+        cluster = None if self.cluster is None else pick(self.cluster)
+        texts = {name: pick(cells) for name, cells in self.texts.items()}
+        return replace(self, labels=pick(self.labels), cluster=cluster, texts=texts, **arrays)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dict a run, under the names that :meth:`read` understands."""
-        numeric = {name: getattr(self, name) for name in NUMERIC}
-        columns: dict[str, list[Any]] = {
-            "label": list(self.labels),
-            **{name: column.tolist() for name, column in numeric.items() if column is not None},
-        }
+        columns: dict[str, Sequence[Any]] = {"label": self.labels}
+        columns |= {n: v.tolist() for n in NUMERIC if (v := getattr(self, n)) is not None}
         if self.cluster is not None:
-            columns["cluster"] = list(self.cluster)
-        columns |= {name: list(cells) for name, cells in self.texts.items()}
+            columns["cluster"] = self.cluster
+        columns |= self.texts
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @classmethod

@@ -59,6 +59,14 @@ class Collapse:
         )
         return (Diagnostic("collapse", "note", text),)
 
+    def rows(self) -> list[dict[str, str | float | None]]:
+        """One row a point."""
+        return [
+            {"label": label, "params": float(n), "share": share, "scaled_loss": loss}
+            for label, n, curve in zip(self.labels, self.params, self.curves, strict=True)
+            for share, loss in zip(self.shares.tolist(), curve.tolist(), strict=True)
+        ]
+
 
 def collapse(curves: Sequence[TrainingCurve], floor: float = 0.0) -> Collapse | None:
     """The curves of completed runs on one scale; ``None`` if fewer than five can be read.
