@@ -231,7 +231,6 @@ class Run:
 
     @property
     def _data_size(self) -> int | None:
-        """Samples in the training data."""
         e = self.experiment
         return round(e.batch_size * e.steps / e.epochs) if e.epochs else None
 

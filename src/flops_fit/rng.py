@@ -84,7 +84,7 @@ def restore(state: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(state["mps"][0].cpu())
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
-    np.random.set_state(_arrays(state["numpy"]))  # noqa: NPY002
+    np.random.set_state(state["numpy"])  # noqa: NPY002
 
 
 def mark() -> Callable[[], None]:
@@ -151,9 +151,3 @@ def state() -> list[Any]:
     own = capture()
     tensors = [own["torch"], *own["cuda"], *own["xpu"], *own["mps"]]
     return [*(t.tolist() for t in tensors), own["python"], own["numpy"]]
-
-
-def _arrays(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _arrays(v) for k, v in value.items()}
-    return np.array(value, dtype=np.uint64) if isinstance(value, list) else value

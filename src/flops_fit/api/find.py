@@ -56,7 +56,10 @@ def find_optimal(
     """How big a model, on how much data, at what loss, for each compute budget?
 
     Plans an IsoFLOP sweep, trains its runs, fits a scaling law and answers. Called again with the same
-    arguments it continues where it was interrupted.
+    arguments it continues where it was interrupted. InputError or InputTypeError where an argument cannot
+    be used, before any compute is spent; OutputError where ``output_dir`` cannot be written or belongs to
+    something else; SweepError where the first two runs failed for the same reason; FitError where too few
+    runs completed, with what to add.
 
     Parameters
     ----------
@@ -133,17 +136,6 @@ def find_optimal(
     -------
     Result or SweepPlan
         The answer, with the plan, runs and fit it rests on; with ``train=False`` the plan alone.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        An argument cannot be used; before any compute is spent.
-    OutputError
-        ``output_dir`` cannot be written or belongs to something else.
-    SweepError
-        The first two runs failed for the same reason.
-    FitError
-        Too few runs completed; the message says what to add.
     """
     given = {**locals(), "requires_data": train}
     sweep = Sweep(**{field.name: given[field.name] for field in fields(Sweep)})

@@ -13,20 +13,9 @@ from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.mup.coordinate_check import (
-    CoordinateCheck,
-    Movement,
-    coordinates_of,
-    module_outputs,
-    movement,
-)
-from flops_fit.mup.parametrization import (
-    Mup,
-    Parametrization,
-    ParametrizationLike,
-    parametrize,
-    resolve_mup,
-)
+from flops_fit.mup import Mup, Parametrization, ParametrizationLike
+from flops_fit.mup.coordinate_check import CoordinateCheck, Movement, fit_slopes, movement, outputs
+from flops_fit.mup.parametrization import parametrize, resolve_mup
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.planner import EXAMPLE_SAMPLES
@@ -171,13 +160,13 @@ class WidthCheck:
                     model = model.to(device).train()
                     optimizer = make_optimizer(model, hparams, self.optimizer, None, scale)
                     step = Stepper(model, objective, optimizer, hparams.clip, n, n, device)
-                    before = module_outputs(model, objective, batch, device)
+                    before = outputs(model, objective, batch, device)
                     for _ in range(self.steps):
                         step(batch)
-                    after = module_outputs(model, objective, batch, device)
+                    after = outputs(model, objective, batch, device)
                     runs[-1].append(movement(model, before, after))
                 widths.append(roles.width(model))
-        coordinates, name = coordinates_of(widths, runs), "mup" if scaled else "standard"
+        coordinates, name = fit_slopes(widths, runs), "mup" if scaled else "standard"
         return CoordinateCheck(
             tuple(sizes), tuple(widths), coordinates, self.steps, self.seeds, hparams.lr, name
         )

@@ -4,13 +4,6 @@ Which samples a step trains on, and what a random transform makes of them, is a 
 the seed, the epoch and the position in it: a run is the same wherever it is made.
 """
 
-from flops_fit.data.spec import (
-    EVAL_SAMPLES,
-    AllBut,
-    DataSpec,
-    check_dataset_type,
-    permuted,
-    split_data,
-)
+from flops_fit.data.spec import EVAL_SAMPLES, DataSpec, check_dataset_type, split_data
 
-__all__ = ["EVAL_SAMPLES", "AllBut", "DataSpec", "check_dataset_type", "permuted", "split_data"]
+__all__ = ["EVAL_SAMPLES", "DataSpec", "check_dataset_type", "split_data"]

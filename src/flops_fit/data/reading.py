@@ -97,9 +97,7 @@ class Reader:
 
     dataset: Any
     collate: Collate
-
-    def __post_init__(self) -> None:
-        self._by_batch = True
+    _by_batch: bool = field(default=True, init=False)
 
     def batch(self, indices: NDArray[np.int64], keys: NDArray[np.uint64]) -> Any:
         """The samples at ``indices`` as one batch; ``None`` for no samples."""

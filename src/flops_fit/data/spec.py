@@ -324,10 +324,6 @@ def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSp
         held_out = DataSpec(train.dataset, train.collate, None, take=_EVAL_STREAM)
         note = f"The first {_EVAL_STREAM} samples of the stream are held out."
         return replace(train, skip=_EVAL_STREAM, notes=(*train.notes, note)), held_out
-    return _split_indices(train)
-
-
-def _split_indices(train: DataSpec) -> tuple[DataSpec, DataSpec]:
     n = len(train)
     if n < 2:
         raise DataError(

@@ -75,8 +75,7 @@ class _ImageDataset(Dataset[tuple[Tensor, int]], ABC):
         return f"{type(self).__name__}(train={self.train})"
 
     @abstractmethod
-    def _load(self) -> _Images:
-        """Read the data; called at the first access."""
+    def _load(self) -> _Images: ...
 
 
 class FashionMNISTDataset(_ImageDataset):

@@ -68,8 +68,7 @@ class _TokenWindows(Dataset[tuple[Tensor, Tensor]], ABC):
         return f"{type(self).__name__}(split={self.split!r}, seq_len={self.seq_len})"
 
     @abstractmethod
-    def _load(self) -> Tokens:
-        """Read the data; called at the first access."""
+    def _load(self) -> Tokens: ...
 
 
 class SOTUDataset(_TokenWindows):

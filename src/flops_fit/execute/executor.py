@@ -201,6 +201,11 @@ class RemoteExecutor(ABC):
                 f"executor={name!r}: expected start(task, report) before a run; got a run."
             )
 
+    def start(self, task: Task, report: Report) -> None:
+        """Send ``task`` to where runs happen; InputTypeError where it cannot be pickled."""
+        self._report = report
+        self._prepare(task)
+
     def _handle(self, experiment: Experiment) -> Handle:
         return Handle(experiment.id, next(self._numbers))
 
@@ -240,6 +245,10 @@ class RemoteExecutor(ABC):
         started.deadline = time.monotonic() + self.cancel_seconds
         self._stop(started)
         return True
+
+    @abstractmethod
+    def _prepare(self, task: Any) -> None:
+        """Put the task where runs find it."""
 
     @abstractmethod
     def _fill(self) -> None:

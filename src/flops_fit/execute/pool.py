@@ -15,15 +15,7 @@ from typing import Any
 
 from flops_fit.checks import check_whole
 from flops_fit.errors import InputError, SweepError
-from flops_fit.execute.executor import (
-    GpusPerRun,
-    Handle,
-    RemoteExecutor,
-    Report,
-    Resources,
-    Started,
-    Task,
-)
+from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import Setting, fresh_processes, pack, start_worker, stop
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
@@ -101,13 +93,12 @@ class PoolExecutor(RemoteExecutor):
         """How many runs are carried out at the same time, where each is one process."""
         return self._slots.processes
 
-    def start(self, task: Task, report: Report) -> None:
-        """Write the task to a file that workers read; InputTypeError where it cannot be pickled."""
+    def _prepare(self, task: Any) -> None:
+        """Write the task to a file that workers read."""
         content = pack(task, "pool")
         self._folder = TemporaryDirectory(prefix="flops-fit-")
         (Path(self._folder.name) / "task").write_bytes(content)
         self._context = fresh_processes(content)
-        self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Queue one experiment, to start once it fits; InputError where the pool is too small."""

@@ -185,7 +185,7 @@ def pack(task: Any, place: str) -> bytes:
             f"model, data and loss have {len(content) / 2**20:.0f} MB when pickled, and every run reads "
             "them. Let a large data set keep the path of a file that all machines see, and open it at "
             "its first access, as np.load(path, mmap_mode='r') does.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return content
 

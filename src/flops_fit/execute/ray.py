@@ -16,16 +16,7 @@ from typing import Any
 
 from flops_fit.checks import check_whole
 from flops_fit.errors import InputError, MissingExtraError, SweepError
-from flops_fit.execute.executor import (
-    PATIENCE,
-    GpusPerRun,
-    Handle,
-    RemoteExecutor,
-    Report,
-    Resources,
-    Started,
-    Task,
-)
+from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import Setting, fresh_processes, pack, start_worker, stop
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
@@ -33,6 +24,7 @@ from flops_fit.train.config import cores
 from flops_fit.train.trainer import Progress
 
 _POLL_SECONDS = 0.5  # between looks at the progress; Ray does not cancel a longer wait
+_PROGRESS_SECONDS = 20.0  # that fetching the progress of all runs may take
 _DELIVERY_SECONDS = 5.0  # that the last progress of a run may take
 
 
@@ -49,11 +41,8 @@ class RayExecutor(RemoteExecutor):
         Of a cluster, such as ``"auto"`` on one of its machines or ``"10.0.0.1:6379"``; by default
         that in RAY_ADDRESS, else a cluster of this machine alone is started and taken down again.
         A connection that the caller has made with ``ray.init`` is used and left open.
-    cpus_per_run
-        Cores, and threads, of each process of a run.
-    gpus_per_run, ranks_per_run
-        GPUs of one run, or without GPUs processes, that train it together, or a function of the
-        experiment.
+    cpus_per_run, gpus_per_run, ranks_per_run
+        As for :class:`SlurmExecutor`.
     runs_per_gpu
         Runs that share a GPU.
     options
@@ -65,7 +54,7 @@ class RayExecutor(RemoteExecutor):
     4
     """
 
-    cancel_seconds = 2 * PATIENCE
+    cancel_seconds = 2 * RemoteExecutor.cancel_seconds
 
     def __init__(
         self,
@@ -125,7 +114,7 @@ class RayExecutor(RemoteExecutor):
             self._ours = True
         self._ray = ray
 
-    def start(self, task: Task, report: Report) -> None:
+    def _prepare(self, task: Any) -> None:
         """Connect, and put the task into the cluster's object store, once."""
         content = pack(task, "ray")
         self._connect()
@@ -133,7 +122,6 @@ class RayExecutor(RemoteExecutor):
         # One function for all runs: Ray schedules each function by itself, and thousands overload it.
         self._remote = self._ray.remote(max_retries=0)(_carry_out_here)
         self._progress = self._ray.remote(num_cpus=0, max_restarts=-1)(_Progress).remote()
-        self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Hand one experiment to Ray; InputError where a cluster started here is too small for it."""
@@ -168,12 +156,11 @@ class RayExecutor(RemoteExecutor):
             ready, _ = self._ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
         ended = [(by_ref[ref], self._result(ref, by_ref[ref].experiment)) for ref in ready]
         with suppress(self._ray.exceptions.RayError):  # runs continue without their progress
-            for progress in self._ray.get(self._progress.take.remote(), timeout=PATIENCE):
+            for progress in self._ray.get(self._progress.take.remote(), timeout=_PROGRESS_SECONDS):
                 self._report(progress)
         return ended
 
     def _result(self, ref: Any, experiment: Experiment) -> Run:
-        """The run of a task that has ended."""
         errors = self._ray.exceptions
         try:
             run: Run = self._ray.get(ref)
@@ -198,7 +185,7 @@ class RayExecutor(RemoteExecutor):
         for ref in refs:
             self._ray.cancel(ref, force=False)
         if refs:
-            _, late = self._ray.wait(refs, num_returns=len(refs), timeout=2 * PATIENCE)
+            _, late = self._ray.wait(refs, num_returns=len(refs), timeout=self.cancel_seconds)
             for ref in late:
                 self._ray.cancel(ref, force=True)
         self._running.clear()
@@ -241,11 +228,9 @@ class _Progress:
         self._newest: dict[str, Progress] = {}
 
     def put(self, progress: Progress) -> None:
-        """A run has come this far."""
         self._newest[progress.experiment_id] = progress
 
     def take(self) -> list[Progress]:
-        """The progress since the last call."""
         newest, self._newest = list(self._newest.values()), {}
         return newest
 

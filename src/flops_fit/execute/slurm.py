@@ -13,15 +13,7 @@ from typing import Any, Literal
 
 from flops_fit.checks import check_choice, check_whole
 from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepError
-from flops_fit.execute.executor import (
-    GpusPerRun,
-    Handle,
-    RemoteExecutor,
-    Report,
-    Resources,
-    Started,
-    Task,
-)
+from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import pack
 from flops_fit.execute.slurm_jobs import Job, JobMonitor
 from flops_fit.files import write_atomic
@@ -114,7 +106,7 @@ class SlurmExecutor(RemoteExecutor):
         self._task: tuple[str, str] | None = None
         super().__init__(gpus_per_run, ranks_per_run)
 
-    def start(self, task: Task, report: Report) -> None:
+    def _prepare(self, task: Any) -> None:
         """Write the task where jobs can read it, and look up the jobs of an earlier driver."""
         try:
             import submitit
@@ -149,7 +141,6 @@ class SlurmExecutor(RemoteExecutor):
             for name, (job_id, tasks) in self._monitor.jobs.items()
         }
         self._monitor.query(list(self._earlier.values()))
-        self._report = report
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Queue one experiment for the next ``poll``, or find the job that already makes it."""

@@ -145,17 +145,17 @@ Outputs = Mapping[str, Sequence["Tensor"]]  # by name of the module
 Movement = dict[str, tuple[float, float]]  # by kind of module: change and size of the output
 
 
-def module_outputs(model: nn.Module, objective: Objective, batch: Any, device: str) -> Outputs:
+def outputs(model: nn.Module, objective: Objective, batch: Any, device: str) -> Outputs:
     """What every module computes for one batch, in evaluation, by the module's name."""
     import torch
 
-    outputs: dict[str, list[Tensor]] = defaultdict(list)
+    computed: dict[str, list[Tensor]] = defaultdict(list)
     names = {module: name for name, module in model.named_modules()}
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         def add(tensor: Tensor) -> None:
             if tensor.is_floating_point():
-                outputs[names[module]].append(tensor.detach().double().clone())
+                computed[names[module]].append(tensor.detach().double().clone())
 
         map_tensors(output, add)
 
@@ -168,7 +168,7 @@ def module_outputs(model: nn.Module, objective: Objective, batch: Any, device: s
         model.train()
         for handle in handles:
             handle.remove()
-    return outputs
+    return computed
 
 
 def _kinds(model: nn.Module) -> dict[str, str]:
@@ -202,7 +202,7 @@ def movement(model: nn.Module, before: Outputs, after: Outputs) -> Movement:
     }
 
 
-def coordinates_of(
+def fit_slopes(
     widths: Sequence[float], runs: Sequence[Sequence[Movement]]
 ) -> tuple[Coordinate, ...]:
     """Each kind of module over the widths, from the movements with some seeds at each width."""

@@ -283,6 +283,5 @@ def _differ_in_a_number(name: str, other: str) -> bool:
 
 
 def _rms(tensors: Sequence[Any]) -> float:
-    """The root mean square of all values together."""
     squares = math.fsum(float(p.detach().double().square().sum()) for p in tensors)
     return math.sqrt(squares / max(sum(p.numel() for p in tensors), 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,11 +98,8 @@ def find_roles(
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a name is equal to a pattern part by part, where ``*`` stands for any number."""
-    parts, expected = name.split("."), pattern.split(".")
-    if len(parts) != len(expected):
-        return False
-    return all(a == b or (b == "*" and a.isdigit()) for a, b in zip(parts, expected, strict=True))
+    """Whether a name is equal to a pattern in which ``*`` stands for any number."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) is not None
 
 
 def _grouped(shapes: Sequence[Shapes]) -> dict[str, list[list[str]]]:

@@ -19,12 +19,7 @@ from flops_fit.text import error_line
 
 _ERROR_CHARACTERS = 300  # some services answer with a page
 _SETTING_CHARACTERS = 250  # all services accept these
-_ARGUMENTS = {
-    "start": ["experiment"],
-    "log": ["experiment", "values"],
-    "finish": ["run"],
-    "fail": ["run"],
-}
+_ARGUMENTS = {"start": "experiment", "log": "experiment, values", "finish": "run", "fail": "run"}
 _NAMED = {
     "mlflow": "mlflow:MLflowTracker",
     "tensorboard": "tensorboard:TensorBoardTracker",
@@ -153,10 +148,10 @@ def _checked(tracker: Any, name: str) -> Tracker:
         except (TypeError, ValueError):  # code without a signature fails when it is called
             continue
         try:
-            signature.bind(*arguments)
+            signature.bind(*arguments.split(", "))
         except TypeError as error:
             raise InputTypeError(
-                f"{name}: expected {kind}.{method}({', '.join(arguments)}); it takes {signature} "
+                f"{name}: expected {kind}.{method}({arguments}); it takes {signature} "
                 f"({error}). Change its arguments."
             ) from None
     try:
