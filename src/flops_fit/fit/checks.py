@@ -129,7 +129,7 @@ def residual_diagnostics(
 
 def _seed_noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     """The scatter around the law beside that of runs of equal N and D."""
-    _, group = np.unique(np.column_stack([runs.params, runs.tokens]), axis=0, return_inverse=True)
+    _, group = np.unique(np.column_stack(runs.setting()), axis=0, return_inverse=True)
     group = group.ravel()
     count = np.bincount(group)
     spare = int(np.sum(count - 1))

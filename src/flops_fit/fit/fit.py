@@ -15,6 +15,7 @@ from flops_fit.fit import questions as questions
 from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
 from flops_fit.fit.export import fit_card
+from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Estimate, Evidence, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.prediction import (
@@ -34,6 +35,7 @@ from flops_fit.flops.functions import FlopsFunction, flops_to_dict
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.laws.optimum import Optimum, positive
+from flops_fit.recipes.table import RecipeTable
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table.run_table import RunTable
 
@@ -98,6 +100,8 @@ class Fit:
         and what the cheaper budgets predict for the top one and two.
     residual_map
         Mean residuals by compute and distance from the optimum, and a test for a pattern.
+    hparams
+        The best learning rate and batch, fitted with the law; ``None`` where runs did not vary them.
     """
 
     law: Law
@@ -125,6 +129,7 @@ class Fit:
     _solution: Solution = field(repr=False)
     _headline: Headline = field(repr=False)
     _evidence: Evidence = field(repr=False)
+    hparams: HParamRule | None = None
 
     @property
     def trust(self) -> Literal["ok", "caution", "no"]:
@@ -152,6 +157,16 @@ class Fit:
     def noise_sd(self) -> float:
         """What one new run scatters by around the law, as root mean square residual."""
         return self._solution.noise_sd * self._solution.points.unit
+
+    @property
+    def recipe(self) -> RecipeTable:
+        """The rule of :attr:`hparams` as ``hparams=`` of a next sweep; InputError without one."""
+        if self.hparams is None:
+            raise InputError(
+                "recipe: expected runs that vary in learning rate or batch at like N and D; these do "
+                "not, so no rule was fitted. Vary them, or name a recipe."
+            )
+        return self.hparams.recipe
 
     @property
     def dof(self) -> int:
@@ -343,6 +358,8 @@ class Fit:
             "residual_map": self.residual_map.to_dict(),
             "runs": runs,
         }
+        if self.hparams is not None:
+            record["hparams"] = self.hparams.to_dict()
         plain: dict[str, Any] = finite_json(record)
         return plain
 

@@ -15,6 +15,7 @@ from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.groups import GroupFit
+from flops_fit.fit.hparam_rule import HParamNames, check_hparams, tuned_losses
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.known import Known, check_known
 from flops_fit.fit.minima import envelope, isoflop
@@ -52,6 +53,7 @@ class FitOptions(TypedDict, total=False):
     prior: Mapping[str, tuple[float, float]] | None
     share: Sequence[str] | None
     columns: Mapping[str, str] | None
+    hparams: HParamNames
     curves: Any
 
 
@@ -82,6 +84,7 @@ def fit_runs(
     group: str | ArrayLike | None = None,
     share: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    hparams: HParamNames = "auto",
     curves: Any = None,
 ) -> Fit | GroupFit:
     """Fit a scaling law L(N, D) to runs (approach 3), with approaches 1 and 2 beside it.
@@ -129,6 +132,11 @@ def fit_runs(
         the κ-law, ``kappa``.
     columns
         Names of columns where they are unusual: ``{"params": "n_weights"}``.
+    hparams
+        Fits the best learning rate and batch with the law: ``"auto"`` where runs of like N and D vary
+        them, else the names among ``"lr"`` and ``"batch_units"``, a
+        :class:`flops_fit.fit.valley.ValleyPrior` of your own, or ``None`` to take losses as they are.
+        See ``fit.hparams``.
     curves
         Training curves for approach 1 only: anything :meth:`flops_fit.table.Curves.read` accepts.
 
@@ -151,6 +159,7 @@ def fit_runs(
     if form is None and "kappa" in {*known.fixed, *known.prior}:
         form = Kappa
     check_options(delta, loss_space, window, n)
+    check_hparams(hparams)
     table = RunTable.read(runs, columns)
     if n == "non_embedding":
         if table.non_embedding is None:
@@ -159,7 +168,7 @@ def fit_runs(
                 "it, or use n='total'."
             )
         excluded = tuple(replace(e, params=None) for e in table.excluded)
-        table = replace(table, params=table.non_embedding, excluded=excluded)
+        table = replace(table, params=table.non_embedding, excluded=excluded, diverged=())
     log = loss_space == "log"
 
     def problem(table: RunTable, weights: Any) -> FitProblem:
@@ -167,11 +176,15 @@ def fit_runs(
             table = with_covariates(table, form)
         fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
         table = check_runs(table, fewest)
-        table, base, findings = _sound_runs(table, weights, log, fewest)
+        given = None if isinstance(weights, str) else run_weights(weights, table, log)
+        table, rule = tuned_losses(table, hparams, n)
+        table, base, findings = _sound_runs(table, weights if given is None else given, log, fewest)
+        if rule is not None:
+            base, findings = base * rule.weights(table), (*rule.diagnostics(table), *findings)
         flops = flops_of(table, flops_per_unit)
         front = None if curves is None else envelope(Curves.read(curves), flops)
         points = points_of(table, log)
-        made = FitProblem(form, table, flops, points, delta, base, known, front, findings)
+        made = FitProblem(form, table, flops, points, delta, base, known, front, findings, rule)
         return _where_repeats_help(made) if form is Muennighoff else made
 
     if group is not None:
@@ -328,6 +341,7 @@ def _assembled(
         _solution=chosen,
         _headline=headline,
         _evidence=evidence,
+        hparams=problem.rule,
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit.known import Belief
-from flops_fit.fit.misfit import Posterior, posterior
+from flops_fit.fit.misfit import Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import FlopsFunction
@@ -207,7 +207,8 @@ class Evidence:
     """What a fit knows beyond its law: drawn surfaces that give any quantity an interval.
 
     ``base`` says how much each run counts, before the window; ``hold_kappa`` that the additive law
-    was asked for, ``known`` which of its constants were given.
+    was asked for, ``known`` which of its constants were given, ``tuned`` how sure the runs' losses are
+    where they were freed of learning rate and batch.
     """
 
     solution: Solution
@@ -217,6 +218,7 @@ class Evidence:
     hold_kappa: bool = False
     prior: MisfitPrior = field(default_factory=MisfitPrior)
     known: Belief | None = None
+    tuned: Tuned | None = None
 
     @property
     def law(self) -> Law:
@@ -236,7 +238,7 @@ class Evidence:
     def posterior(self) -> Posterior:
         """The drawn surfaces."""
         ask = (self.solution, self.runs, self.flops, self.prior, self.base, self.hold_kappa)
-        return posterior(*ask, self.known)
+        return posterior(*ask, self.known, tuned=self.tuned)
 
     @cached_property
     def drawn_laws(self) -> list[Law]:

@@ -52,6 +52,18 @@ _WEIGHTLESS = 1e-3  # of the most likely value of (τ, ℓ, σ)
 
 
 @dataclass(frozen=True, eq=False)
+class Tuned:
+    """How sure losses are that were freed of hyper-parameters.
+
+    ``shifts``, (draws, runs), are added to z, for each of some draws of what was taken off; ``constants``
+    is how many were fitted for that.
+    """
+
+    shifts: Floats
+    constants: float
+
+
+@dataclass(frozen=True, eq=False)
 class Basis:
     """Functions φ of compute s = x + y and shape v = x − y with unit normal weights, for one ℓ.
 
@@ -188,6 +200,7 @@ def posterior(
     hold_kappa: bool = False,
     known: Belief | None = None,
     draws: int = DRAWS,
+    tuned: Tuned | None = None,
 ) -> Posterior:
     """Draws of the surface, given all runs; ``base`` says how much each counts before that.
 
@@ -200,7 +213,7 @@ def posterior(
         mean = KappaMean(solution, prior, hold_kappa, known)
     else:
         mean = LinearMean(solution, prior, known)
-    scatter = _scatter(solution)
+    scatter = _scatter(solution, tuned.constants if tuned else 0.0)
     N, C = runs.params, runs.flops
     precision = trust_weights(solution.law, N, C, float(np.max(C)), flops, prior)
     size = np.maximum(np.abs(solution.residuals), 1e-300)
@@ -208,8 +221,9 @@ def posterior(
     if base is not None:
         precision *= base / np.max(base)
     within, pooled_away = 0.0, 0
+    shifts = tuned.shifts if tuned else None
     if len(points.z) > MOST_POINTS:
-        mean, points, precision, within = pool(mean, precision)
+        mean, points, precision, within, shifts = pool(mean, precision, shifts)
         pooled_away = len(solution.points.z) - len(points.z)
     whiten = _whitener(precision, points)
     least = min(max(0.1 * scatter, _SMALLEST_NOISE), _LARGEST_AMPLITUDE / 10)
@@ -230,7 +244,13 @@ def posterior(
     rng = np.random.default_rng(0)
     counts = rng.multinomial(draws, share.ravel()).reshape(share.shape)
     dof = max(len(solution.points.z) - len(mean.start), 4)
-    parts = [c.draw(n, dof, rng) for c, n in zip(cases, counts, strict=True) if np.any(n)]
+    if shifts is None:
+        parts = [c.draw(n, dof, rng) for c, n in zip(cases, counts, strict=True) if np.any(n)]
+    else:
+        order = np.random.default_rng(3).permutation(np.resize(np.arange(len(shifts)), draws))
+        own = np.split(shifts[order], np.cumsum(counts.sum(axis=1))[:-1])
+        own_parts = zip(cases, counts, own, strict=True)
+        parts = [c.draw(n, dof, rng, rows) for c, n, rows in own_parts if np.any(n)]
     amplitude, noise = float(np.sum(share * tau)), float(np.sum(share * sigma))
     # τ may be anything over decades, so its mode says nothing; its mean square is g's mean variance.
     away = np.abs(np.log(tau**2 / np.sum(share * tau**2)))
@@ -240,11 +260,11 @@ def posterior(
     return Posterior(mean, tuple(parts), amplitude, noise, scatter, joint)
 
 
-def _scatter(solution: Solution) -> float:
-    """Robust standard deviation of the residuals of the runs that the law was fitted to."""
+def _scatter(solution: Solution, constants: float = 0.0) -> float:
+    """Robust standard deviation of the residuals of the fitted runs, less other ``constants``."""
     r = solution.residuals[solution.weights > 0]
     spread = MAD_TO_SD * float(np.median(np.abs(r - np.median(r))))
-    k = len(solution.theta)
+    k = len(solution.theta) + constants
     return max(spread * float(np.sqrt(len(r) / max(len(r) - k, 1))), _SMALLEST_NOISE)
 
 
@@ -289,11 +309,23 @@ class _Conditional:
         values = np.maximum(values, 0.0)
         projector = phi.T @ vectors
         self.vectors, self.values, self.projector = vectors, values, projector
-        shrink = tau[:, None] ** 2 / (sigma[:, None] ** 2 + tau[:, None] ** 2 * values)
+        start = np.repeat(mean.start[None], len(tau), axis=0)
+        self.eta, value, H = self._mode(start, points.z, tau, sigma)
+        spread = np.sum(np.log1p((tau / sigma)[:, None] ** 2 * values), axis=1)
+        self.hessian = H
+        self.evidence = -value - 0.5 * spread - len(points.z) * np.log(sigma)
+        self.evidence -= 0.5 * np.linalg.slogdet(H)[1]
+
+    def _mode(
+        self, eta: Floats, z: Floats, tau: Floats, sigma: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Gauss–Newton steps for a whole batch at once: the modes of η, −ln density, Hessians."""
+        mean, points, whiten, projector = self.mean, self.points, self.whiten, self.projector
+        shrink = tau[:, None] ** 2 / (sigma[:, None] ** 2 + tau[:, None] ** 2 * self.values)
 
         def state(eta: Floats) -> tuple[Floats, Floats, Floats]:
             model, slopes = mean.local(eta, points)
-            r, J = whiten(points.z - model), whiten(slopes)
+            r, J = whiten(z - model), whiten(slopes)
             pr, pj = r @ projector, J @ projector
             prior = (eta - mean.centre) @ mean.precision
             scale = sigma[:, None] ** 2
@@ -303,11 +335,9 @@ class _Conditional:
             H = J @ np.swapaxes(J, 1, 2) - (pj * shrink[:, None]) @ np.swapaxes(pj, 1, 2)
             return 0.5 * value, g - prior, H / scale[:, :, None] + mean.precision
 
-        # Gauss–Newton steps from the fitted law, for the whole batch at once.
-        eta = np.repeat(mean.start[None], len(tau), axis=0)
         value, g, H = state(eta)
         damping = np.full(len(tau), 1e-3)
-        index = np.arange(len(mean.start))
+        index = np.arange(eta.shape[1])
         for _ in range(_STEPS):
             damped = H.copy()
             damped[:, index, index] *= 1 + damping[:, None]
@@ -320,10 +350,7 @@ class _Conditional:
             damping = np.clip(np.where(better, damping / 8, damping * 8), 1e-9, 1e9)
             if np.all((gain < 1e-4) & (better | (damping > 1e3) | (gain > -1e-9))):
                 break
-        spread = np.sum(np.log1p((tau / sigma)[:, None] ** 2 * values), axis=1)
-        self.eta, self.hessian = eta, H
-        self.evidence = -value - 0.5 * spread - len(points.z) * np.log(sigma)
-        self.evidence -= 0.5 * np.linalg.slogdet(H)[1]
+        return eta, value, H
 
     def gaussian(self, i: int) -> Gaussian:
         """See :class:`Gaussian`, for one of the batch."""
@@ -335,17 +362,33 @@ class _Conditional:
         noise = float(self.sigma[i])
         return Gaussian(self.mean, self.basis, self.eta[i], noise, rows @ rows.T + prior, prior)
 
-    def draw(self, counts: NDArray[np.int64], dof: int, rng: np.random.Generator) -> Draws:
-        """``counts`` draws for each of the batch; Student's t for what ``dof`` leaves open of σ."""
-        etas, weights = [], []
+    def draw(
+        self,
+        counts: NDArray[np.int64],
+        dof: int,
+        rng: np.random.Generator,
+        shifts: Floats | None = None,
+    ) -> Draws:
+        """``counts`` draws for each of the batch; Student's t for what ``dof`` leaves open of σ.
+
+        Each draw has losses of its own, z + ``shifts``, where these are given.
+        """
+        etas, weights, done = [], [], 0
         for i in np.flatnonzero(counts):
             n, tau, sigma = int(counts[i]), self.tau[i], self.sigma[i]
             wide = np.sqrt(dof / rng.chisquare(dof, size=(n, 1)))
             half = np.linalg.inv(np.linalg.cholesky(self.hessian[i]))
-            eta = self.eta[i] + wide * (rng.normal(size=(n, len(half))) @ half)
+            z = self.points.z if shifts is None else self.points.z + shifts[done : done + n]
+            done += n
+            modes = self.eta[i : i + 1]
+            if shifts is not None:  # each draw's own
+                one = np.full(n, i)
+                modes = self._mode(self.eta[one], z, self.tau[one], self.sigma[one])[0]
+            eta = modes + wide * (rng.normal(size=(n, len(half))) @ half)
             precision = self.values / sigma**2 + tau**-2.0
             model = self.mean.local(np.vstack([self.eta[i], eta]), self.points)[0]
-            found = self.whiten(self.points.z - model) @ self.projector / (sigma**2 * precision)
+            target = z if shifts is None else np.vstack([self.points.z, z])
+            found = self.whiten(target - model) @ self.projector / (sigma**2 * precision)
             # Drawn in the basis itself, so that no sign of an eigenvector decides a draw.
             loose = (
                 wide * (rng.normal(size=(n, len(precision))) @ self.vectors) / np.sqrt(precision)

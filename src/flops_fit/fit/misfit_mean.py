@@ -207,7 +207,9 @@ def _informed(
     return informed, np.asarray(np.linalg.solve(informed, right), dtype=np.float64)
 
 
-def pool(mean: Mean, precision: Floats) -> tuple[Mean, Points, Floats, float]:
+def pool(
+    mean: Mean, precision: Floats, shifts: Floats | None = None
+) -> tuple[Mean, Points, Floats, float, Floats | None]:
     """One point for each cell of runs; their precision, and the weighted squares left inside cells.
 
     A point lies at its runs' mean residual off the fitted law, so that a cell may have a slope.
@@ -233,4 +235,5 @@ def pool(mean: Mean, precision: Floats) -> tuple[Mean, Points, Floats, float]:
     at = replace(points, x=mean_of(points.x), y=mean_of(points.y), groups=groups)
     mean, model = mean.pooled(mean_of, at)
     within = float(np.sum(precision * (residuals - off[group]) ** 2))
-    return mean, replace(at, z=model + off), total, within
+    moved = None if shifts is None else mean_of(shifts)
+    return mean, replace(at, z=model + off), total, within, moved

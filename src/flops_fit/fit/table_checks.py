@@ -108,7 +108,7 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
 
 def _without_repeated_rows(table: RunTable) -> RunTable:
     """Rows equal in N, D, C and loss once: one run logged twice is no second observation."""
-    rows = np.column_stack([table.params, table.tokens, table.flops, table.loss])
+    rows = np.column_stack([*table.setting(), table.flops, table.loss])
     _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     if len(first) == len(table):
         return table

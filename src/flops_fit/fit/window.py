@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.generic import GenericSolver
+from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.known import Known
 from flops_fit.fit.minima import Envelope
+from flops_fit.fit.misfit import Tuned
 from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.fit.solver import BoundKind, DeltaRule, Solution
 from flops_fit.fit.surface import Points, points_of
@@ -184,6 +186,7 @@ class FitProblem:
     known: Known = field(default_factory=Known)
     envelope: Envelope | None = None
     findings: tuple[Diagnostic, ...] = ()
+    rule: HParamRule | None = None
 
     def fit(self, weights: Floats) -> Fitted:
         """The law of the problem, and the other forms; a law with covariates stands alone."""
@@ -218,7 +221,11 @@ class FitProblem:
             prior = replace(prior, window=report.factor, tilt=0.0)
         additive = self.law is Hoffmann
         ask = (solution, self.table, self.flops, self.base, additive, prior)
-        return Evidence(*ask, self.known.belief())
+        if self.rule is None:
+            return Evidence(*ask, self.known.belief())
+        assert self.table.regret is not None
+        left = self.table.regret - self.rule.shifts(self.table)
+        return Evidence(*ask, self.known.belief(), Tuned(left, self.rule.valley.effective))
 
     def windowed(self, window: WindowRule) -> tuple[Fitted, WindowReport]:
         """Fit all runs, then those inside the window where it leaves enough."""

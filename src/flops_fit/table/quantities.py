@@ -50,7 +50,8 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     others = {}
     for name, match in find_numbers(raw, mapping, CIRCUMSTANCES).items():
         with suppress(TableError):  # a column of text is none of these
-            if match.column in filled:
+            logged = name == "lr" and match.distance > 2  # a rate along the run, not its peak
+            if match.column in filled and not logged:
                 others[name] = raw.numbers(name, match)
     planned = None
     if "budget" in matches:
@@ -73,6 +74,16 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     with np.errstate(all="ignore"):
         _complete(out, planned, from_steps)
     return out
+
+
+def batches(read: Quantities) -> tuple[Floats | None, str]:
+    """The batch of each row, and what it counts where that is not what D counts."""
+    size, others = read.others.get("batch_size"), read.others
+    if "batch_tokens" in others and read.unit == "tokens":
+        return others["batch_tokens"], ""
+    if size is None or read.unit == "samples":
+        return size, ""
+    return (size * others["seq_len"], "") if "seq_len" in others else (size, "sequences")
 
 
 def _tokens_of(others: Mapping[str, Floats]) -> tuple[Floats, str] | None:

@@ -17,7 +17,7 @@ from flops_fit.records import Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
-from flops_fit.table.quantities import quantities, telling
+from flops_fit.table.quantities import batches, quantities, telling
 from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns
 
@@ -52,9 +52,14 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
         fields["budget"] = cols.budgets_of(fields["flops"])
+    lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
     cluster = find_text("cluster", list(raw.cells))
     return {
         **fields,
+        "lr": None if lr is None else lr[kept],
+        "batch_units": None if batch is None else batch[kept],
+        "batch_unit": batch_unit,
+        "diverged": _diverged(raw, [data["params"], data["tokens"], lr, batch], data["loss"]),
         "findings": telling(raw, read, kept, label),
         "recognised": tuple(match.said(name) for name, match in read.matches.items()),
         "labels": tuple(labels[i] for i in kept),
@@ -111,6 +116,23 @@ def _unsound_rows(
                 shown = "missing" if math.isnan(values[i]) else f"{values[i]:g}"
                 reasons.setdefault(i, f"{name} is {shown}, expected a positive number")
     return reasons
+
+
+def _diverged(
+    raw: Raw, columns: Sequence[Floats | None], loss: Floats
+) -> tuple[tuple[float, float, float, float], ...]:
+    """N, D, rate and batch of rows without a finite loss whose state does not say another reason."""
+    state = find_text("state", list(raw.cells))
+    states = cols.unfinished(raw.cells[state]) if state else {}
+    rows = np.array([np.ones(raw.rows) if c is None else c for c in columns]).T
+    known = np.all(np.isfinite(rows) & (rows > 0), axis=1) & ~np.isfinite(loss)
+    if columns[2] is None and columns[3] is None:
+        return ()
+    return tuple(
+        (float(n), float(d), float(lr), float(b))
+        for i, (n, d, lr, b) in enumerate(rows)
+        if known[i] and states.get(i, "diverged").lower() == "diverged"
+    )
 
 
 def _unfinished_schedules(
@@ -210,6 +232,14 @@ class RunTable:
     cluster
         Runs with equal values share a trunk or a seed, and so their noise; ``None`` where no two
         runs are known to.
+    lr, batch_units
+        Peak learning rate and units of a batch, where every run has them; else ``None``.
+    batch_unit
+        What a batch counts, where that is not ``unit``.
+    diverged
+        N, D, learning rate and batch of runs that have these and no finite loss.
+    regret
+        By how much a fit lowered ln L for the run's rate and batch; ``None`` where it did not.
     texts
         Other columns of text that split the runs into a few groups, by their headings; empty where
         a run has no value.
@@ -233,6 +263,11 @@ class RunTable:
     non_embedding: Floats | None = None
     unique_tokens: Floats | None = None
     cluster: tuple[str, ...] | None = None
+    lr: Floats | None = None
+    batch_units: Floats | None = None
+    batch_unit: str = ""
+    diverged: tuple[tuple[float, float, float, float], ...] = ()
+    regret: Floats | None = None
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
@@ -242,6 +277,11 @@ class RunTable:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def setting(self) -> list[Floats]:
+        """The columns in which runs are equal that differ by their seed alone."""
+        columns = (self.params, self.tokens, self.lr, self.batch_units)
+        return [column for column in columns if column is not None]
 
     def select(self, keep: NDArray[np.bool_], reason: str = "", lost: bool = False) -> RunTable:
         """The runs where ``keep`` holds; with ``reason`` the others are listed (``lost``: by outcome)."""
@@ -270,18 +310,23 @@ class RunTable:
         return replace(self, labels=pick(self.labels), cluster=cluster, texts=texts, **arrays)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One dict a run, under the names that :meth:`read` understands."""
+        """One dict a run, under the names that :meth:`read` understands; losses as measured."""
         columns: dict[str, Sequence[Any]] = {"label": self.labels}
         columns |= {n: v.tolist() for n in NUMERIC if (v := getattr(self, n)) is not None}
         if self.cluster is not None:
             columns["cluster"] = self.cluster
         columns |= self.texts
+        if self.regret is not None:
+            columns["loss"] = (self.loss * np.exp(self.regret)).tolist()
+            batch = "batch_size" if self.batch_unit or self.unit != "tokens" else "batch_tokens"
+            settings = {"lr": self.lr, batch: self.batch_units, "regret": np.expm1(self.regret)}
+            columns |= {name: c.tolist() for name, c in settings.items() if c is not None}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @classmethod
     def from_runs(cls, runs: Iterable[Run]) -> RunTable:
         """Completed runs as a table; every other run is listed as excluded with its reason."""
-        completed, excluded = [], []
+        completed, excluded, diverged = [], [], []
         for run in runs:
             if run.state == "completed" and run.loss is not None and math.isfinite(run.loss):
                 completed.append(run)
@@ -290,6 +335,9 @@ class RunTable:
                 e = run.experiment
                 known = {"budget": e.budget, "params": float(e.params.total), "loss": run.loss}
                 excluded.append(_lost(e.label, reason, known))
+                if run.state == "diverged":
+                    hp = e.hparams
+                    diverged.append((float(e.params.total), float(e.tokens), hp.lr, hp.batch_units))
 
         def column(values: Iterable[float]) -> Floats:
             return np.array(list(values), dtype=np.float64)
@@ -307,6 +355,9 @@ class RunTable:
             non_embedding=column(r.experiment.params.non_embedding for r in completed),
             unique_tokens=None if all(map(math.isnan, unique)) else column(unique),
             cluster=_clusters([r.experiment.trunk for r in completed]),
+            lr=column(r.experiment.hparams.lr for r in completed),
+            batch_units=column(r.experiment.hparams.batch_units for r in completed),
+            diverged=tuple(diverged),
             excluded=tuple(excluded),
             unit=completed[0].experiment.unit if completed else "tokens",
         )

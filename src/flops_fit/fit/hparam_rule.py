@@ -1,0 +1,348 @@
+"""The rule for learning rate and batch that runs say, with its intervals, and losses freed of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.checks import check_number
+from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.fit.intervals import Estimate, Interval, check_level
+from flops_fit.fit.valley import Valley, ValleyPrior, fit_valley, form_error, regret
+from flops_fit.recipes.published import default
+from flops_fit.recipes.table import RecipePowerLaw, RecipeTable, SizeName
+from flops_fit.records import Diagnostic
+from flops_fit.table.run_table import RunTable
+
+Floats = NDArray[np.float64]
+HParamNames = Literal["auto"] | Sequence[str] | ValleyPrior | None
+
+TUNED = ("lr", "batch_units")
+METHOD = "valley, law and noise"
+_FEWEST_RUNS = 12
+_OTHER_DATA = 1.5  # times the prior's standard deviations where data is no text
+_VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was varied on purpose
+_MIXED = 1.2  # of chains, from which draws are doubted
+_FAR = math.log(10.0)  # beyond the runs, in ln N and ln D
+# What each exponent is of: η* and B* are the best rate and batch.
+EXPONENTS = {
+    "lr_params": ("a1", "η* ∝ N^a at one D"),
+    "lr_units": ("a2", "η* ∝ D^a at one N"),
+    "lr_batch": ("a3", "best η ∝ B^a off B*"),
+    "batch_units": ("b1", "B* ∝ D^b at one N"),
+    "batch_params": ("b2", "B* ∝ N^b at one D"),
+}
+_INDEX = {"a1": 1, "a2": 2, "a3": 3, "b1": 5, "b2": 6}
+
+
+@dataclass(frozen=True)
+class BestHParams:
+    """The best learning rate and batch at one N and D; ``None`` for what the runs did not vary.
+
+    ``lr`` is the best at ``batch_units``, or, where the batch was not varied, at that of such runs.
+    ``regret`` is what the two cost, relative to the loss at the true optimum: its mean, and the level's
+    upper end. ``diagnostics`` say where N or D lie far from the runs.
+    """
+
+    lr: float | None
+    batch_units: float | None
+    lr_interval: Interval | None
+    batch_interval: Interval | None
+    regret: float
+    regret_below: float
+    level: float
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "diagnostics": [vars(d) for d in self.diagnostics]}
+
+
+@dataclass(frozen=True, eq=False)
+class HParamRule:
+    """What runs say of the best learning rate and batch, as ``fit.hparams`` of a fit.
+
+    ln η* = a₀ + a₁ ln N + a₂ ln D and ln B* = b₀ + b₁ ln D + b₂ ln N; off them the loss rises as
+    :mod:`flops_fit.fit.valley` says. Values are means, intervals quantiles over draws of everything
+    that the runs leave open. N counts as in the fit.
+
+    Attributes
+    ----------
+    names
+        What the runs varied: ``"lr"``, ``"batch_units"`` or both.
+    unit, batch_unit
+        What D and B count.
+    size
+        Which count of parameters N is.
+    runs, diverged
+        How many runs, and how many of those only by their divergence, the rule rests on.
+    valley
+        The drawn constants with their prior.
+    """
+
+    names: tuple[str, ...]
+    unit: str
+    batch_unit: str
+    size: SizeName
+    runs: int
+    diverged: int
+    ranges: tuple[Interval, Interval]
+    valley: Valley
+
+    @cached_property
+    def exponents(self) -> dict[str, Estimate]:
+        """Each exponent of :data:`EXPONENTS` that the runs varied, with its 90 % interval."""
+        return self.exponents_at(0.9)
+
+    def exponents_at(self, level: float) -> dict[str, Estimate]:
+        """:attr:`exponents` at another level."""
+        check_level(level)
+        out = {}
+        for name, (constant, _) in EXPONENTS.items():
+            i = _INDEX[constant]
+            if i in self.valley.free:
+                draws = self.valley.draws[:, i]
+                out[name] = Estimate(float(np.mean(draws)), _span(draws, level), level, METHOD)
+        return out
+
+    def _logs(self, N: Any, D: Any, lr: Any = None, batch: Any = None) -> list[Floats]:
+        middle, values = self.valley.centre, []
+        for i, given in enumerate((N, D, lr, batch)):
+            at = np.exp(middle[i]) if given is None else np.asarray(given, dtype=np.float64)
+            values.append(np.atleast_1d(np.log(at) - middle[i]))
+        return [np.ascontiguousarray(v) for v in np.broadcast_arrays(*values)]
+
+    def regret_draws(self, N: Any, D: Any, lr: Any = None, batch_units: Any = None) -> Floats:
+        """Ln L − ln floor of each draw at runs, shape (draws, runs)."""
+        x, y, rate, batch = self._logs(N, D, lr, batch_units)
+        return regret(self.valley.draws, x, y, rate, batch).value
+
+    def optimal(self, N: float, D: float, level: float = 0.9) -> BestHParams:
+        """The best learning rate and batch of a run of N parameters on D units."""
+        for name, value in (("N", N), ("D", D)):
+            check_number(name, value, above=0)
+        check_level(level)
+        x, y, _, _ = (float(v[0]) for v in self._logs(N, D))
+        draws, middle = self.valley.draws, self.valley.centre
+        batches = draws[:, 4] + draws[:, 5] * y + draws[:, 6] * x
+        rates = draws[:, 0] + draws[:, 1] * x + draws[:, 2] * y
+        lr = batch = lr_span = batch_span = None
+        if "batch_units" in self.names:
+            batch = float(np.exp(np.mean(batches) + middle[3]))
+            batch_span = _span(np.exp(batches + middle[3]), level)
+        if "lr" in self.names:
+            lr = float(np.exp(np.mean(rates) + middle[2]))
+            off = draws[:, 3] * (np.mean(batches) - batches)
+            lr_span = _span(np.exp(rates + off + middle[2]), level)
+        cost = np.expm1(self.regret_draws(N, D, lr, batch)[:, 0])
+        return BestHParams(
+            lr, batch, lr_span, batch_span, float(np.mean(cost)),
+            float(np.quantile(cost, level)), level, self._far(N, D),
+        )  # fmt: skip
+
+    def regret(
+        self,
+        N: float,
+        D: float,
+        lr: float | None = None,
+        batch_units: float | None = None,
+        level: float = 0.9,
+    ) -> Estimate:
+        """What a rate and a batch cost, relative to the loss at the best of both: (L − L*)/L*."""
+        given = {"lr": lr, "batch_units": batch_units}
+        for name in self.names:
+            if given[name] is None:
+                raise InputError(f"regret: expected {name}, which the runs varied; got none.")
+        for name, value in {"N": N, "D": D, **given}.items():
+            if value is not None:
+                check_number(name, value, above=0)
+        check_level(level)
+        known = [given[n] if n in self.names else None for n in TUNED]
+        cost = np.expm1(self.regret_draws(N, D, *known)[:, 0])
+        span, notes = _span(cost, level), self._far(N, D)
+        return Estimate(float(np.median(cost)), span, level, METHOD, diagnostics=notes)
+
+    def _far(self, N: float, D: float) -> tuple[Diagnostic, ...]:
+        out = []
+        for name, value, (low, high) in zip("ND", (N, D), self.ranges, strict=True):
+            off = max(math.log(low / value), math.log(value / high))
+            if off > _FAR:
+                text = (
+                    f"{name} = {value:.3g} is {math.exp(off):.2g} times beyond the runs of the rule"
+                )
+                out.append(Diagnostic("extrapolation", "warning", text, "add runs nearer to it"))
+        return tuple(out)
+
+    @property
+    def recipe(self) -> RecipeTable:
+        """The rule as a recipe for a next sweep; all else as in the default recipe."""
+        if self.batch_unit != self.unit and "batch_units" in self.names:
+            raise InputError(
+                f"recipe: expected batches in {self.unit}; the runs give them in {self.batch_unit}. Add "
+                "a column seq_len or batch_tokens to the table."
+            )
+        mean, middle, laws = np.mean(self.valley.draws, axis=0), self.valley.centre, {}
+        for name, (first, of_n, of_d, at) in {
+            "lr": (0, 1, 2, 2),
+            "batch_units": (4, 6, 5, 3),
+        }.items():
+            if name in self.names:
+                log = mean[first] + middle[at] - mean[of_n] * middle[0] - mean[of_d] * middle[1]
+                law = {"params": float(mean[of_n]), "units": float(mean[of_d])}
+                laws[name] = RecipePowerLaw(float(np.exp(log)), **law, size=self.size)
+        return RecipeTable(f"joint-{self.runs}", {}, laws, default)
+
+    def expected(self, runs: RunTable) -> Floats:
+        """The mean regret of each run, in ln L."""
+        return np.asarray(np.mean(self.shifts(runs), axis=0))
+
+    def shifts(self, runs: RunTable) -> Floats:
+        """The regret of each run in each draw, shape (draws, runs)."""
+        lr = runs.lr if "lr" in self.names else None
+        batch = runs.batch_units if "batch_units" in self.names else None
+        return self.regret_draws(runs.params, runs.tokens, lr, batch)
+
+    def weights(self, runs: RunTable) -> Floats:
+        """How much each run counts beside one at its best: the form of a large regret is not exact."""
+        return 1 / form_error(self.expected(runs), self.valley.prior, self.valley.noise)
+
+    def diagnostics(self, runs: RunTable) -> list[Diagnostic]:
+        """What was done to the losses of the runs, and how sure the rule is."""
+        R = np.expm1(self.expected(runs))
+        text = (
+            f"law and hyper-parameters were fitted as one: {self}. Losses are those at the best of each "
+            f"run's N and D: {100 * np.median(R):.2g} % lower in the median, {100 * np.max(R):.2g} % at most"
+        )
+        out = [Diagnostic("hparams", "note", text)]
+        if self.valley.mixing > _MIXED:
+            text = f"the draws of the rule have not settled (R̂ = {self.valley.mixing:.2g})"
+            out.append(Diagnostic("hparams_draws", "warning", text, "add runs"))
+        return out
+
+    def __str__(self) -> str:
+        parts = []
+        for name, symbol in (("lr", "lr"), ("batch_units", "batch")):
+            if name in self.names:
+                powers = [
+                    f"{letter}^{e.value:+.2f} ({e.interval[0]:+.2f} to {e.interval[1]:+.2f})"
+                    for letter, key in (("N", "params"), ("D", "units"))
+                    if (e := self.exponents[f"{name.split('_')[0]}_{key}"]).interval
+                ]
+                parts.append(f"{symbol} ∝ {'·'.join(powers)}")
+        return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        v = self.valley
+        N, D = (float(c) for c in np.exp(v.centre[:2]))
+        places = {"lr": 7, "batch_units": 8}
+        curves = {n: np.exp(v.draws[:, i]) for n, i in places.items() if n in self.names}
+        return {
+            "varied": list(self.names),
+            "runs": self.runs,
+            "diverged": self.diverged,
+            "batch_unit": self.batch_unit,
+            "exponents": {
+                name: {"value": e.value, "interval": e.interval, "meaning": EXPONENTS[name][1]}
+                for name, e in self.exponents.items()
+            },
+            "at_the_middle": {"params": N, "units": D, **self.optimal(N, D).to_dict()},
+            "curvature": {
+                name: {"value": float(np.median(c)), "interval": _span(c, 0.9)}
+                for name, c in curves.items()
+            },
+            "noise": v.noise,
+            "prior": vars(v.prior),
+            "determined": v.effective,
+            "sampler": v.sampler,
+            "mixing": v.mixing,
+        }  # fmt: skip
+
+
+def _span(draws: Floats, level: float) -> Interval:
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
+def varied(runs: RunTable) -> tuple[str, ...]:
+    """Which of learning rate and batch runs of like N and D differ in, on purpose.
+
+    That is where it scatters around a quadratic in ln N and ln D, and no single value belongs to
+    each N, each D or each budget.
+    """
+    if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
+        return ()
+    logs = {name: np.log(getattr(runs, name)) for name in TUNED if _known(runs, name)}
+    x, y = (np.log(c) - np.mean(np.log(c)) for c in (runs.params, runs.tokens))
+    basis = np.column_stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
+    return tuple(name for name, z in logs.items() if _free(z, basis, runs))
+
+
+def _known(runs: RunTable, name: str) -> bool:
+    column = getattr(runs, name)
+    return column is not None and bool(np.all(np.isfinite(column) & (column > 0)))
+
+
+def _free(z: Floats, basis: Floats, runs: RunTable) -> bool:
+    spare = max(len(z) - basis.shape[1], 1)
+    left = z - basis @ np.linalg.lstsq(basis, z, rcond=None)[0]
+    if np.sqrt(np.sum(left**2) / spare) < _VARIES:
+        return False
+    for column in (runs.params, runs.tokens, runs.budget):
+        group = np.unique(np.round(np.log(column), 2), return_inverse=True)[1].ravel()
+        count = np.bincount(group)
+        inside = z - (np.bincount(group, z) / count)[group]
+        spare = len(z) - len(count)
+        if spare > 0 and np.sqrt(np.sum(inside**2) / spare) < _VARIES / 2:
+            return False
+    return True
+
+
+def check_hparams(hparams: HParamNames) -> None:
+    """Refuse what is no choice of hyper-parameters."""
+    if hparams is None or hparams == "auto" or isinstance(hparams, ValleyPrior):
+        return
+    if isinstance(hparams, str) or not isinstance(hparams, Sequence):
+        raise InputTypeError(
+            f"hparams=: expected 'auto', None or names such as {TUNED}; got {hparams!r}."
+        )
+    if not hparams or set(hparams) - set(TUNED):
+        raise InputError(f"hparams=: expected names among {TUNED}; got {list(hparams)}.")
+
+
+def tuned_losses(
+    runs: RunTable, hparams: HParamNames, size: SizeName
+) -> tuple[RunTable, HParamRule | None]:
+    """Runs with the losses that they would have at their best, and the rule; as they are without one."""
+    if hparams is None or runs.regret is not None:
+        return runs, None
+    asked = hparams != "auto" and not isinstance(hparams, ValleyPrior)
+    names = tuple(n for n in TUNED if n in hparams) if asked else varied(runs)  # type: ignore[operator]
+    if not names:
+        return runs, None
+    for name in names:
+        column = getattr(runs, name)
+        if column is None or not np.any(column > 0):
+            raise TableError(
+                f"hparams=: expected a column {name}; the table has none. Add it, or use None."
+            )
+        runs = runs.select(column > 0, f"it has no {name}")
+    if np.min(runs.loss) <= 0:
+        raise InputError("hparams=: expected positive losses; some are not. Use hparams=None.")
+    usual = ValleyPrior() if runs.unit == "tokens" else ValleyPrior().widened(_OTHER_DATA)
+    prior = hparams if isinstance(hparams, ValleyPrior) else usual
+    lr, batch = (getattr(runs, n) if n in names else None for n in TUNED)
+    valley = fit_valley(runs, lr, batch, prior)
+    N, D = runs.params, runs.tokens
+    ranges = (float(np.min(N)), float(np.max(N))), (float(np.min(D)), float(np.max(D)))
+    unit = runs.batch_unit or runs.unit
+    rule = HParamRule(names, runs.unit, unit, size, len(runs), len(runs.diverged), ranges, valley)
+    R = rule.expected(runs)
+    findings = tuple(d for d in runs.findings if d.code != "settings_differ")
+    return replace(runs, loss=runs.loss * np.exp(-R), regret=R, findings=findings), rule

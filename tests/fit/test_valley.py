@@ -1,0 +1,218 @@
+"""Learning rate and batch fitted with the law."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flops_fit import fit_runs, reference
+from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.fit.hparam_rule import varied
+from flops_fit.fit.sampler import sample
+from flops_fit.fit.valley import regret
+from flops_fit.laws import Hoffmann
+from flops_fit.records import ParamCount
+from flops_fit.table import RunTable
+
+LAW = Hoffmann(1.7, 0.8 * 1e8**0.35, 0.8 * 2e9**0.35, 0.35, 0.35)
+# a₀ … a₃, b₀ … b₂, ln c_η, ln c_B, s; ln N, ln D, ln η and ln B are from the middles.
+VALLEY = np.array([[-0.1, -0.71, 0.33, 0.38, -0.2, 0.67, -0.24, -5.0, -5.2, 0.36]])
+MIDDLES = np.array([19.6, 23.4, -6.2, 12.9])
+
+
+def logs(*columns):
+    return [np.log(np.atleast_1d(c)) - m for c, m in zip(columns, MIDDLES, strict=True)]
+
+
+def rule(N, D):
+    x, y = np.log(N) - MIDDLES[0], np.log(D) - MIDDLES[1]
+    a0, a1, a2, _, b0, b1, b2, *_ = VALLEY[0]
+    return np.exp(MIDDLES[2] + a0 + a1 * x + a2 * y), np.exp(MIDDLES[3] + b0 + b1 * y + b2 * x)
+
+
+def sweep(lr=2e-3, batch=2.0**19, jitter=3.0, noise=0.002, seed=0):
+    """A 5×7 sweep at one rate and batch, each times something within ``jitter``."""
+    rng = np.random.default_rng(seed)
+    C = np.repeat(np.geomspace(1e18, 1e20, 5), 7)
+    N = LAW.optimal(C).params * np.tile(np.geomspace(1 / 6, 6, 7), 5)
+    D = C / (6 * N)
+    each = np.log(jitter) * rng.uniform(-1, 1, (2, len(N)))
+    lr, batch = lr * np.exp(each[0]), batch * np.exp(each[1])
+    R = regret(VALLEY, *logs(N, D, lr, batch)).value[0]
+    loss = LAW.loss(N, D) * np.exp(R + noise * rng.normal(size=len(N)))
+    return {"params": N, "tokens": D, "flops": C, "loss": loss, "lr": lr, "batch_tokens": batch}
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return fit_runs(sweep())
+
+
+def test_slopes_of_the_regret_are_its_derivatives():
+    rng = np.random.default_rng(0)
+    at = list(rng.normal(size=(4, 6)))
+    slopes = regret(VALLEY, *at, slopes=True).slopes[0]
+    for i in range(10):
+        step = np.eye(10)[i] * 1e-6
+        difference = regret(VALLEY + step, *at).value - regret(VALLEY - step, *at).value
+        assert slopes[i] == pytest.approx(difference[0] / 2e-6, abs=1e-7)
+
+
+def test_an_untuned_sweep_gives_the_optimum_of_a_tuned_one(fit):
+    """At one rate for all sizes the plain fit is off by a quarter, and the joint one is not."""
+    C = 1e21
+    truth = math.log(LAW.optimal(C).params)
+    plain = fit_runs(sweep(jitter=1.0), hparams=None)
+    joint = fit.predict(C)
+    low, high = joint.intervals["optimal_params"]
+    assert abs(math.log(plain.predict(C).optimal_params) - truth) > 0.2
+    assert abs(math.log(joint.optimal_params) - truth) < 0.15
+    assert math.log(low) < truth < math.log(high)
+
+
+def test_the_rule_is_found_with_intervals(fit):
+    best, C = LAW.optimal(1e20), 1e20
+    found = fit.hparams.optimal(best.params, C / (6 * best.params))
+    lr, batch = rule(best.params, C / (6 * best.params))
+    assert found.lr_interval[0] < lr < found.lr_interval[1]
+    assert found.batch_interval[0] < batch < found.batch_interval[1]
+    true = {"lr_params": -0.71, "lr_units": 0.33, "batch_units": 0.67, "batch_params": -0.24}
+    for name, value in true.items():
+        low, high = fit.hparams.exponents_at(0.99)[name].interval
+        assert low < value < high
+    assert 0 <= found.regret < found.regret_below < 0.02
+
+
+def test_the_regret_of_a_rate_is_its_excess_loss(fit):
+    N, D = 2e8, 2e10
+    lr, batch = rule(N, D)
+    true = math.expm1(regret(VALLEY, *logs(N, D, 4 * lr, batch)).value[0, 0])
+    assert fit.hparams.regret(N, D, lr, batch).value < 0.004
+    low, high = fit.hparams.regret(N, D, 4 * lr, batch, level=0.99).interval
+    assert low < true < high
+    assert "extrapolation" in {d.code for d in fit.hparams.regret(1e12, D, lr, batch).diagnostics}
+
+
+def test_the_rule_is_the_recipe_of_a_next_sweep(fit):
+    count = ParamCount(total=3 * 10**8, non_embedding=2 * 10**8, matmul=1, active=1)
+    hparams = fit.recipe(count, 1e10, "tokens")
+    best = fit.hparams.optimal(3e8, 1e10)
+    assert hparams.lr == pytest.approx(best.lr)
+    assert hparams.batch_units == pytest.approx(best.batch_units)
+
+
+def test_losses_are_those_at_the_best_and_the_measured_ones_are_kept(fit):
+    rows = fit.to_dict()["runs"]
+    given = sweep()
+    assert sorted(r["loss"] for r in rows) == pytest.approx(sorted(given["loss"]))
+    assert np.all(fit.runs.loss <= fit.runs.loss * np.exp(fit.runs.regret))
+    said = next(d for d in fit.diagnostics if d.code == "hparams")
+    assert "lr ∝ N^" in said.message
+    record = json.loads(json.dumps(fit.to_dict()))["hparams"]
+    assert record["varied"] == ["lr", "batch_units"]
+    assert record["exponents"]["lr_params"]["interval"][0] < -0.4
+    assert record["prior"]["source"]
+
+
+def test_cells_that_differ_in_rate_are_no_repeats(fit):
+    table = RunTable.read(sweep())
+    twice = {n: np.concatenate([v, v]) for n, v in sweep().items()}
+    other = sweep(seed=1)
+    for name in ("loss", "lr", "batch_tokens"):
+        twice[name] = np.concatenate([sweep()[name], other[name]])
+    fitted = fit_runs(twice)
+    assert len(fitted.hparams.valley.draws) == 400
+    assert fitted.hparams.runs == 2 * len(table)
+    assert not {"seed_noise", "settings_differ"} & {d.code for d in fitted.diagnostics}
+
+
+def test_a_recipe_is_not_taken_for_variation():
+    """One rate for all, one a size, one a budget, or a power law, is no experiment on rates."""
+    table = RunTable.read(sweep())
+    N, D, C = table.params, table.tokens, table.flops
+    by_size = np.repeat([2e-3, 8e-4, 3e-3, 3e-4, 1e-3], 7)
+    of_sizes = replace(table, params=np.repeat(N[:5], 7))
+    recipes = {
+        "constant": np.full_like(N, 1e-3), "power law": 2 * N**-0.7 * D**0.3,
+        "capped": np.minimum(0.002, 3 * N**-0.4), "compute": 1e-3 * (C / 1e18) ** -0.2,
+    }  # fmt: skip
+    for lr in recipes.values():
+        assert varied(replace(table, lr=lr, batch_units=None)) == ()
+    assert varied(replace(of_sizes, lr=by_size, batch_units=None)) == ()
+    assert varied(table) == ("lr", "batch_units")
+
+
+def test_tables_without_rates_are_fitted_as_before():
+    runs = reference.runs("llama3_2024")
+    fits = [fit_runs(runs, hparams=h) for h in ("auto", None)]
+    assert fits[0].to_dict() == fits[1].to_dict()
+    assert fits[0].hparams is None
+    with pytest.raises(InputError, match="recipe: expected runs that vary"):
+        fits[0].recipe  # noqa: B018
+    with pytest.raises(TableError, match="expected a column lr"):
+        fit_runs(runs, hparams=("lr",))
+    with pytest.raises(InputTypeError, match="hparams=: expected 'auto'"):
+        fit_runs(runs, hparams="lr")
+    with pytest.raises(InputError, match="expected names among"):
+        fit_runs(runs, hparams=("lr", "beta2"))
+
+
+def test_a_rate_alone_is_fitted_where_the_batch_follows_a_rule():
+    runs = sweep()
+    N, D = runs["params"], runs["tokens"]
+    _, batch = rule(N, D)
+    R = regret(VALLEY, *logs(N, D, runs["lr"], batch)).value[0]
+    noise = 0.002 * np.random.default_rng(2).normal(size=len(N))
+    fitted = fit_runs({**runs, "loss": LAW.loss(N, D) * np.exp(R + noise), "batch_tokens": batch})
+    assert fitted.hparams.names == ("lr",)
+    best = fitted.hparams.optimal(2e8, 2e10)
+    assert best.batch_units is None
+    assert best.lr_interval[0] < rule(2e8, 2e10)[0] < best.lr_interval[1]
+    assert set(fitted.hparams.exponents) == {"lr_params", "lr_units"}
+
+
+def test_diverged_runs_are_information():
+    """A run without a loss, but with a rate, says that its rate is too high."""
+    runs = sweep(lr=3e-4, batch=2.0**18)
+    N, D = runs["params"], runs["tokens"]
+    rate = rule(N, D)[0] * 12
+    lost = {**{k: v[::3] for k, v in runs.items()}, "lr": rate[::3]}
+    lost["loss"] = np.full(len(lost["lr"]), np.nan)
+    both = {k: np.concatenate([runs[k], lost[k]]) for k in runs}
+    fits = [fit_runs(table) for table in (runs, both)]
+    assert [f.hparams.diverged for f in fits] == [0, len(lost["lr"])]
+    at = (2e8, 2e10)
+    widths = [np.diff(np.log(f.hparams.optimal(*at).lr_interval))[0] for f in fits]
+    assert widths[1] < 1.05 * widths[0]
+    high = 12 * rule(*at)[0]
+    assert fits[1].hparams.regret(*at, high, rule(*at)[1]).value > 0.01
+
+
+def test_batches_of_sequences_make_no_recipe_for_tokens():
+    runs = sweep()
+    runs["batch_size"] = runs.pop("batch_tokens") / 2048
+    fitted = fit_runs(runs)
+    assert fitted.hparams.batch_unit == "sequences"
+    with pytest.raises(InputError, match="expected batches in tokens"):
+        fitted.recipe  # noqa: B018
+    runs["seq_len"] = np.full(len(runs["lr"]), 2048.0)
+    assert fit_runs(runs).hparams.batch_unit == "tokens"
+
+
+def test_the_sampler_draws_a_curved_posterior():
+    """A banana whose normal approximation misses half of it: x ~ N(0, 1), y ~ N(x², 0.5²)."""
+
+    def potential(q):
+        x, y = q.T
+        off = (y - x * x) / 0.5
+        slopes = np.column_stack([x - off * 2 * x / 0.5, off / 0.5])
+        return 0.5 * x**2 + 0.5 * off**2, slopes
+
+    drawn = sample(potential, np.zeros(2), np.diag([1.0, 0.5**-2]), 400, 35)
+    x, y = drawn.values.T
+    assert abs(np.mean(x)) < 0.25
+    assert 0.8 < np.std(x) < 1.2
+    assert 0.7 < np.mean(y) < 1.4
+    assert drawn.mixing < 1.2
