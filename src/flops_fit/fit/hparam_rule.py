@@ -16,7 +16,7 @@ from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.intervals import Estimate, Interval, check_level
 from flops_fit.fit.valley import Valley, ValleyPrior, fit_valley, form_error, regret
 from flops_fit.recipes.published import default
-from flops_fit.recipes.table import RecipePowerLaw, RecipeTable, SizeName
+from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
