@@ -83,7 +83,7 @@ def without_zeros(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def plan(model: Any = MLP, **change: Any) -> SweepPlan:
-    usual = {"compute_budgets": [2e6], "sizes": [8], "batch_size": 16, "hparams": {"lr": 3e-3}}
+    usual = {"compute_budgets": [1e7], "sizes": [8], "batch_size": 16, "hparams": {"lr": 3e-3}}
     return plan_sweep(model, "width", **{**usual, **change})
 
 

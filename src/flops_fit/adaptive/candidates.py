@@ -141,7 +141,7 @@ class Experimenter:
             if size is None:
                 continue
             try:
-                experiment = self.factory.make(C, size)
+                experiment = self.factory.make(C, size, reads=False)
             except UnmetBudgetError:
                 continue
             key = (float(experiment.params.total), float(experiment.tokens))
@@ -154,7 +154,11 @@ class Experimenter:
         """The losses; NaN for a run that did not complete."""
         for pair in chosen.pairs():
             budget, size = self._known[pair]
-            self.experiments.append(self.factory.make(budget, size, self._repeats[pair]))
+            try:
+                made = self.factory.make(budget, size, self._repeats[pair])
+            except UnmetBudgetError:  # with the samples that it would read
+                made = self.factory.make(budget, size, self._repeats[pair], reads=False)
+            self.experiments.append(made)
             self._repeats[pair] += 1
         self.runs = list(self.carry_out(self.experiments))
         latest = self.runs[-len(chosen) :]

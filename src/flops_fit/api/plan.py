@@ -194,12 +194,24 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         config = replace(sweep.training, precision=precision)
         trainer = Trainer(spec, *split, objective, device, config)
     counter, per_sample = make_counter(
-        spec, objective, sweep.flops, data, sweep.example_batch, sweep.dataset
+        spec,
+        objective,
+        sweep.flops,
+        data,
+        sweep.example_batch,
+        sweep.dataset,
+        sweep.batch_size,
+        None if example is None else (small := smallest_built(spec, sizes)),
     )
     if split is not None and trainer is not None:
-        small = smallest_built(spec, sizes)
-        cost = 0.0 if small is None else counter.per_unit(small) * per_sample
-        extent = examine(spec, small, objective, split, sweep.batch_size, cost)
+        extent = examine(
+            spec,
+            small,
+            objective,
+            split,
+            sweep.batch_size,
+            lambda s: counter.per_unit(s) * per_sample,
+        )
         divisible = extent.divisible and not batch_norms(spec, small)
         trainer = replace(trainer, judged_on=extent.judged_on, divisible=divisible)
         findings += extent.findings

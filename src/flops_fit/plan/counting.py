@@ -6,10 +6,12 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import prod
 from typing import Any
+
+import numpy as np
 
 from flops_fit import rng
 from flops_fit.checks import is_whole
@@ -19,6 +21,7 @@ from flops_fit.flops.trace import TracedFlops, trace_flops
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
+from flops_fit.plan.lengths import BatchSize, Floats, Lengths
 from flops_fit.text import error_line, user_line
 
 FlopsMethod = str | Callable[[Any], float]
@@ -28,6 +31,7 @@ _HIGHEST_DEGREE = 3  # of FLOPs and parameters as polynomials of the size
 _VERIFYING_TRACES = 2  # beyond those that determine the polynomial
 _RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
 _MOST_TRACED = 2.5e8  # parameters, 1 GB: the largest model that is run on the CPU to be counted
+_SAME = 1e-3  # relative: FLOPs that follow values of the batch differ a little
 _LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 
 
@@ -106,8 +110,10 @@ class FlopsCounter:
     batch: Any = None  # an example; None where there is no data to look at
     units: float = 1.0  # in that batch
     notes: list[str] = field(default_factory=list)
+    lengths: Lengths | None = None  # where FLOPs depend on them, or do not add up
     _known: dict[str, float] = field(default_factory=dict)
-    _polynomials: dict[tuple[str, ...], SizePolynomial] = field(default_factory=dict)
+    _weights: dict[str, Floats] = field(default_factory=dict)
+    _polynomials: dict[tuple[Any, ...], SizePolynomial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (callable(self.method) or self.method in ("measured", "6nd")):
@@ -150,19 +156,66 @@ class FlopsCounter:
             if self.batch is not None and self.unit != "tokens":
                 self._refuse_reused_weights(size)
             value = self.per_unit_6nd(size)
+        elif self.lengths is not None:
+            value = self.of_run(size, *self.lengths.typical())
         else:
-            value = self._measure(self.spec.build_meta(size), size) / self.units
+            value = self._measure(self.spec.build_meta(size), size, self.batch) / self.units
         self._known[key] = value
         return value
+
+    def of_run(self, size: Size, units: float, row: Floats) -> float:
+        """FLOPs per unit of a run whose samples have so many units and lengths, in the mean."""
+        if self.method != "measured" or self.lengths is None:
+            return self.per_unit(size)
+        key, examples = repr(size), self.lengths.examples
+        if key not in self._weights:
+            model = self.spec.build_meta(size)
+            rows = np.array([s.row(self.lengths.adds_up) for _, s in examples])
+            values = [
+                self._measure(model, size, batch, i) / s.samples
+                for i, (batch, s) in enumerate(examples)
+            ]
+            scale = np.abs(rows).max(axis=0)
+            self._weights[key] = np.linalg.lstsq(rows / scale, values, rcond=1e-10)[0] / scale
+        return float(row @ self._weights[key]) / units
+
+    def settle(self, size: Size, each: float) -> None:
+        """Find out at one size whether FLOPs add up over samples; where not, count on several batches."""
+        if self.method != "measured" or self.batch is None:
+            return
+        samples = batch_length(self.batch)
+        first = BatchSize(samples, self.units, ())
+        known = self.lengths or Lengths(None, self.objective, each, examples=[(self.batch, first)])
+        repeated = known.repeated()
+        if not repeated:
+            return
+        model = self.spec.build_meta(size)
+        one = self._measure(model, size, self.batch)
+        two = self._trace(model, size, repeated[0][0])
+        if abs(two - 2 * one) <= _SAME * two:
+            return
+        four, eight = (self._trace(model, size, batch) for batch, _ in repeated[1:])
+        # Eightfold by the quadratic polynomial through the batch once, twice and four times.
+        if abs(8 * one - 14 * two + 7 * four - eight) <= _SAME * eight:
+            examples = [*known.examples, *repeated]
+            self.lengths = replace(known, adds_up=False, examples=examples)
+            self._known.clear()
+            self._note(
+                "FLOPs of a batch are not those of its samples together: they are counted at the planned "
+                "batch, from a polynomial of its size."
+            )
 
     def per_unit_6nd(self, size: Size) -> float:
         """6·N with N the total: the usual estimate, one position to a unit."""
         return 6.0 * self.spec.require(size).total
 
-    def function(self, sizes: list[Size]) -> FlopsFunction:
-        """F(N) for prediction: exact at ``sizes``, counted on demand at others."""
+    def function(self, sizes: list[Size], batch_size: int | None = None) -> FlopsFunction:
+        """F(N) for prediction, in batches of a size: exact at ``sizes``, counted on demand at others."""
         if self.method == "6nd":
             return LinearFlops(6.0)
+        if self.lengths is not None and batch_size is not None:
+            lengths = replace(self.lengths, nominal=batch_size)
+            return replace(self, lengths=lengths, _known={}).function(sizes)
         counts = {float(self.spec.require(s).total): self.per_unit(s) for s in sizes}
         near = self._count_near if self.spec.size_param is not None else None
         by = "by the user's function" if callable(self.method) else "on the traced model"
@@ -172,25 +225,25 @@ class FlopsCounter:
         nearest = self.spec.nearest(params)
         return None if nearest is None else (float(nearest[1].total), self.per_unit(nearest[0]))
 
-    def _measure(self, model: Any, size: Size) -> float:
-        """FLOPs of both passes on the batch, from verified polynomials or from a trace."""
+    def _measure(self, model: Any, size: Size, batch: Any, place: int = 0) -> float:
+        """FLOPs of both passes on an example, from verified polynomials or from a trace."""
         if not is_whole(size) or not hasattr(model, "named_parameters"):
-            return self._trace(model, size)
+            return self._trace(model, size, batch)
         structure = model_structure(model)
         names = tuple(sorted(structure))
         values = tuple(structure[name] for name in names)
-        polynomial = self._polynomials.setdefault(names, SizePolynomial())
+        polynomial = self._polynomials.setdefault((place, *names), SizePolynomial())
         known = polynomial.flops(size, values) if polynomial.traced else None
         if known is not None:
             return float(known)
-        total = self._trace(model, size)
+        total = self._trace(model, size, batch)
         if total.is_integer() and total < _LARGEST_EXACT:
             polynomial.add(size, (int(total), *values))
         return total
 
-    def _trace(self, model: Any, size: Size) -> float:
-        """FLOPs of both passes on the batch, counted without values, or with them where it must be."""
-        meta = map_tensors(self.batch, lambda t: t.to("meta"))
+    def _trace(self, model: Any, size: Size, batch: Any) -> float:
+        """FLOPs of both passes on a batch, counted without values, or with them where it must be."""
+        meta = map_tensors(batch, lambda t: t.to("meta"))
         if hasattr(model, "to"):
             model = model.to("meta")
         try:
@@ -209,8 +262,8 @@ class FlopsCounter:
                         "included. For an exact count give flops= a function (model) -> training FLOPs "
                         "per unit."
                     )
-                    return 6.0 * self.spec.require(size).active * self.units
-                traced = self._trace_values(size, error)
+                    return 6.0 * self.spec.require(size).active * float(self.objective.count(batch))
+                traced = self._trace_values(size, batch, error)
         self._note(*(f"FLOPs: {note}." for note in traced.notes))
         experts, params = find_experts(model), self.spec.require(size)
         if experts and params.active >= params.total:
@@ -236,7 +289,7 @@ class FlopsCounter:
         map_tensors(self.objective.output(model, batch), leaves.append)
         return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
 
-    def _trace_values(self, size: Size, error: Exception) -> TracedFlops:
+    def _trace_values(self, size: Size, batch: Any, error: Exception) -> TracedFlops:
         """A trace of the model itself on the batch itself, on the CPU."""
         import torch
 
@@ -248,7 +301,7 @@ class FlopsCounter:
                 f"Without values it raised {error_line(error)}{user_line(error)}. Give smaller sizes, or "
                 "flops= a function (model) -> training FLOPs per unit."
             ) from error
-        batch = map_tensors(self.batch, lambda t: t.cpu())
+        batch = map_tensors(batch, lambda t: t.cpu())
         try:
             with warnings.catch_warnings(), rng.kept():
                 warnings.simplefilter("ignore", UserWarning)  # torch's own, of devices not here

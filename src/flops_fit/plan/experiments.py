@@ -18,11 +18,13 @@ from flops_fit.hparams import check_warmup
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.designs import Layout, Sizes
+from flops_fit.plan.lengths import MOST_READ, Lengths
 from flops_fit.recipes.published import Recipe
 from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_of
 from flops_fit.text import format_count
 
 _RECORDED: Any = (int, float, str, Mapping, list, tuple, np.generic, type(None))  # as sizes
+_TRIALS = 4  # of batches and steps, where a run's own samples decide its length
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
 
 
@@ -58,26 +60,38 @@ class ExperimentFactory:
                 f"{self.samples}. Give more data or a smaller batch_size."
             )
 
-    def make(self, budget: float, size: Size, repeat: int = 0) -> Experiment:
-        """The experiment; raises :class:`UnmetBudgetError` where whole steps cannot meet the budget."""
+    def make(self, budget: float, size: Size, repeat: int = 0, *, reads: bool = True) -> Experiment:
+        """The experiment; raises :class:`UnmetBudgetError` where whole steps cannot meet the budget.
+
+        Where samples differ it is exact for those that the run will read, or for all without ``reads``.
+        """
         params = self.spec.require(size)
         per_unit = self.counter.per_unit(size)
         units = budget / per_unit
         hparams = self.recipe(params, units, self.counter.unit)
-        batch, steps = self._whole_steps(units, hparams.batch_units)
-        length = batch * steps * self.units_per_sample
+        # With one seed for all runs noise would correlate by size. Branches see the same batches.
+        seeded = [self.seed, None if self.branch else budget, _plain(size), repeat]
+        digested = hashlib.sha256(canonical_json(seeded).encode()).digest()
+        seed = int.from_bytes(digested[:4], "little")
+        per_sample = self.units_per_sample
+        batch, steps = self._whole_steps(units, hparams.batch_units, per_sample)
+        lengths = self.counter.lengths
+        if lengths is not None and steps and (reads or lengths.each is not None):
+            batch, steps, per_sample, per_unit = self._as_read(
+                lengths, budget, size, seed, hparams.batch_units, batch, steps
+            )
+        length = batch * steps * per_sample
         if steps < 1 or abs(per_unit * length / budget - 1) > ROUNDING:
             raise UnmetBudgetError(
                 f"{self.spec.size_param or 'size'}={size} at {budget:.3g} FLOPs: "
-                f"{units:.3g} {self.counter.unit} are {units / (batch * self.units_per_sample):.3g} "
-                f"steps of {batch} samples, and whole steps miss the budget by more than 1 %"
+                f"{budget / per_unit:.3g} {self.counter.unit} are "
+                f"{budget / per_unit / (batch * per_sample):.3g} steps of {batch} samples, and "
+                "whole steps miss the budget by more than 1 %"
             )
         check_warmup(hparams, length, f"size={size} at {budget:.3g} FLOPs")
         key = repr(size)
         if key not in self._fingerprints:
             self._fingerprints[key] = self.spec.fingerprint(size)
-        # With one seed for all runs noise would correlate by size. Branches see the same batches.
-        seed = [self.seed, None if self.branch else budget, _plain(size), repeat]
         return Experiment(
             model=self.spec.reference,
             model_kwargs={k: _plain(v) for k, v in self.spec.kwargs.items()},
@@ -87,14 +101,12 @@ class ExperimentFactory:
             tokens=round(length),
             steps=steps,
             batch_size=batch,
-            units_per_sample=self.units_per_sample,
+            units_per_sample=per_sample,
             unit=self.counter.unit,
             flops_per_unit=per_unit,
             flops_per_unit_6nd=self.counter.per_unit_6nd(size),
             hparams=hparams,
-            seed=int.from_bytes(
-                hashlib.sha256(canonical_json(seed).encode()).digest()[:4], "little"
-            ),
+            seed=seed,
             repeat=repeat,
             fingerprint=digest([self._fingerprints[key], self.conditions]),
             epochs=None if self.pass_length is None else batch * steps / self.pass_length,
@@ -107,12 +119,37 @@ class ExperimentFactory:
         smallest = self.spec.nearest(1.0)
         return self.counter.function([] if smallest is None else [smallest[0]])
 
-    def _whole_steps(self, units: float, batch_units: float) -> tuple[int, int]:
+    def _as_read(
+        self,
+        lengths: Lengths,
+        budget: float,
+        size: Size,
+        seed: int,
+        batch_units: float,
+        batch: int,
+        steps: int,
+    ) -> tuple[int, int, float, float]:
+        """Batch, steps, units of a sample and FLOPs of a unit with which a run meets its budget."""
+        tried = []
+        for _ in range(_TRIALS):
+            # All runs of a trunk have one schedule up to their cool-downs, so one length of a step.
+            read = math.ceil(MOST_READ / batch) if self.branch else steps
+            per_sample, row = lengths.of_run(batch, read, seed)
+            per_unit = self.counter.of_run(size, per_sample, row)
+            miss = abs(per_unit * per_sample * batch * steps / budget - 1)
+            tried.append((miss, (batch, steps, per_sample, per_unit)))
+            last = batch, steps
+            batch, steps = self._whole_steps(budget / per_unit, batch_units, per_sample)
+            if miss <= ROUNDING / 4 or (batch, steps) == last or not steps:
+                break
+        return min(tried)[1]
+
+    def _whole_steps(self, units: float, batch_units: float, per_sample: float) -> tuple[int, int]:
         """Batch size in samples and number of steps; a smaller batch where that makes whole steps."""
-        samples = units / self.units_per_sample
+        samples = units / per_sample
         if isinstance(self.batch_size, int):
             return self.batch_size, max(round(samples / self.batch_size), 0)
-        batch = max(1, round(batch_units / self.units_per_sample))
+        batch = max(1, round(batch_units / per_sample))
         if self.samples is not None:
             batch = min(batch, self.samples)
         if self.branch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ from flops_fit.data.spec import DataSpec
 from flops_fit.errors import DataError, LossError
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import STEP_ADVICE, Objective, split_batch
+from flops_fit.plan.findings import smallest_built
 from flops_fit.records import Diagnostic
 
 JUDGED_ON = 64  # samples of a held-out batch where runs differ in their batches
 _MOST_SAMPLES = 256
 _FEW_SAMPLES = 8  # of the smaller batches, which are compared with pairs
 _MOST_FLOPS = 4e9  # of all comparisons together: half a second on a slow core
+_DEAREST_FLOPS = 4e10  # of the fewest samples that tell something
 _DRAWS = 24  # of a loss that draws random numbers
 _TOLERANCE = 2e-3  # of a loss, above rounding in float32
 _ERRORS = 5.0  # standard errors beyond the tolerance, for a loss that draws
@@ -66,7 +68,7 @@ class _Comparison(NamedTuple):
 
 
 @dataclass
-class _Judge:
+class Judge:
     """Sum of the loss and units of a batch, from the same weights and random numbers."""
 
     model: Any
@@ -74,6 +76,7 @@ class _Judge:
     draws: bool = False
 
     def __call__(self, batch: Any, seed: int = 0) -> tuple[float, float]:
+        """The two numbers; whether they draw is noted."""
         rng.seed(seed)
         untouched = rng.draw()
         rng.seed(seed)
@@ -126,16 +129,21 @@ def examine(
     objective: Objective,
     split: tuple[DataSpec, DataSpec],
     batch_size: int | str,
-    flops_per_sample: float,
+    cost: Callable[[Size], float],
 ) -> Extent:
     """Compare the loss of a few batches with that of their parts, in a small model of the sweep.
 
-    The model is evaluated, on the CPU. What it or the loss raises is left to training to report.
+    The model is evaluated, on the CPU; ``cost`` is that of a sample, in training FLOPs. What the model or
+    the loss raises is left to training to report.
     """
     data, held_out = split
+    if size is not None and spec.size_param and cost(size) * 2 * _FEW_SAMPLES > _MOST_FLOPS:
+        size = smallest_built(spec, None)
     if size is None:
         return Extent()
-    most = int(_MOST_FLOPS / max(flops_per_sample, 1.0))
+    per_sample = max(cost(size), 1.0)
+    most = int(_MOST_FLOPS / per_sample)
+    most = 4 if most < 4 <= _DEAREST_FLOPS / per_sample else most
     wanted = batch_size if isinstance(batch_size, int) else JUDGED_ON
     many = min(wanted, _MOST_SAMPLES, most, data.size or most) // 2 * 2
     few = min(_FEW_SAMPLES, many)
@@ -144,7 +152,7 @@ def examine(
     try:
         with rng.kept():
             rng.seed(0)
-            judge = _Judge(_perturbed(spec.build(size).eval()), objective)
+            judge = Judge(_perturbed(spec.build(size).eval()), objective)
             samples = data.spread(max(many, 3 * few))
             cuts = [(samples[:many], many // 2), (samples[:few], 2), (samples[-few:], 2)]
             made = [_made(data, *cut) for cut in cuts]
@@ -162,7 +170,7 @@ def examine(
     return Extent(judged_on, divisible, (_finding(known, judged_on, divisible, batch_size),))
 
 
-def _divides(judge: _Judge, made: Sequence[tuple[int, Any, list[Any]]]) -> bool:
+def _divides(judge: Judge, made: Sequence[tuple[int, Any, list[Any]]]) -> bool:
     """Whether batches that are collated can be cut without changing their loss."""
     try:
         cut = [judge.compare(n, whole, list(split_batch(whole, n // 2))) for n, whole, _ in made]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import BudgetError, FlopsFitError, InputError, PlanError
 from flops_fit.fingerprint import digest
@@ -32,6 +34,7 @@ from flops_fit.plan.findings import (
     recipe_findings,
     run_findings,
 )
+from flops_fit.plan.lengths import look_at
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import resolve_recipe
@@ -90,14 +93,22 @@ def make_counter(
     data: DataSpec | None,
     example_batch: Any,
     dataset: Any,
+    batch_size: int | str,
+    smallest: Size | None,
 ) -> tuple[FlopsCounter, float]:
     """What counts FLOPs, and the number of units per sample; 6·N per unit where no data may be read."""
-    batch = example_batch
+    batch, lengths = example_batch, None
     if batch is None and data is not None:
         batch = data.first_batch(EXAMPLE_SAMPLES)
+        lengths = look_at(data, objective, batch_size)
+        batch = batch if lengths is None else lengths.examples[0][0]
     if batch is not None:
         unit = objective.unit(batch, dataset)
-        return FlopsCounter.from_batch(spec, objective, flops, batch, unit)
+        counter, each = FlopsCounter.from_batch(spec, objective, flops, batch, unit)
+        counter.lengths = lengths
+        if smallest is not None:
+            counter.settle(smallest, each)
+        return counter, each if lengths is None else lengths.typical()[0]
     declared = getattr(dataset, "unit", None)
     per_sample = getattr(dataset, "units_per_sample", None)
     unit = declared if isinstance(declared, str) else "units"
@@ -143,7 +154,7 @@ class Planner:
         return SweepPlan(
             experiments=tuple(experiments),
             unit=counter.unit,
-            flops=counter.function(used),
+            flops=counter.function(used, int(np.median([e.batch_size for e in experiments]))),
             diagnostics=(
                 *([] if layout is None else [Diagnostic("design", "note", str(layout))]),
                 *run_findings(experiments),
@@ -151,6 +162,7 @@ class Planner:
                 *model_findings(spec, experiments),
                 *recipe_findings(factory.recipe, counter.unit),
                 *self.findings,
+                *(() if counter.lengths is None else counter.lengths.findings),
                 *assumption_findings(spec, notes, [*lost, *dropped]),
             ),
             layout=layout,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import LossError, ModelError
 from flops_fit.model.spec import ModelSpec
@@ -22,8 +22,10 @@ from flops_fit.objective import (
     check_loss,
     map_tensors,
     refuse_sparse_gradients,
+    split_batch,
     to_device,
 )
+from flops_fit.plan.extent import Judge
 from flops_fit.records import Experiment
 
 
@@ -207,9 +209,9 @@ class Probe:
         step = functools.partial(self._step, described, model, optimizer, experiment.hparams.clip)
         step(batch, first=True)
         start = time.perf_counter() - started
-        n = batch_length(batch)
+        n = min(max(min(most, affordable), 2), self.data.size or most)
         m = min(n, max(2, n // _PART))  # BatchNorm refuses a single sample
-        part = map_tensors(batch, lambda t: t[:m] if t.dim() else t)
+        part = self.data.first_batch(m)
         speed = 0.0
         for used in sorted({threads, 1}, reverse=True):
             try:
@@ -301,22 +303,14 @@ def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:
             f"loss_fn: the untrained model's loss on the first batch is {total.item():g}; expected "
             "a finite number. Look for NaN in the data, or in the model's output."
         )
-    n = batch_length(batch)
-    if objective.loss_fn is None or objective.step_fn is not None or n < 2:
-        return
     was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
-            whole = float(objective.mean(model, batch))
-            samples = (map_tensors(batch, operator.itemgetter(slice(i, i + 1))) for i in range(n))
-            added = math.fsum(float(objective.mean(model, sample)) for sample in samples)
-    except Exception:  # some models refuse a single sample; then nothing is known
+        halves = list(split_batch(batch, batch_length(batch) // 2))
+        with torch.no_grad(), rng.kept():
+            Judge(model.eval(), objective).compare(0, batch, halves)
+    except LossError:
+        raise
+    except Exception:  # some models refuse a part, or need a gradient; then nothing is known
         return
     finally:
         model.train(was_training)
-    if abs(added) > 1e-12 and abs(whole / added - 1) < 1e-3:
-        raise LossError(
-            f"loss_fn: expected the mean over the batch's units; over {n} samples it returned the "
-            'sum of their losses. Use reduction="mean".'
-        )

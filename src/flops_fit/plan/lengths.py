@@ -1,0 +1,175 @@
+"""What batches hold where samples differ, or where FLOPs do not add up: units, and what FLOPs depend on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit import rng
+from flops_fit.data.spec import DataSpec
+from flops_fit.objective import Objective, map_tensors
+from flops_fit.records import Diagnostic
+
+Floats = NDArray[np.float64]
+
+_FIRST = 32  # samples that are looked at to see whether they differ
+_LOOKED_AT = 512  # where they do
+MOST_READ = 8_192  # samples of a run that are read for its units and lengths
+_GROUP = 4  # samples of a batch that FLOPs are counted on
+_MOST_AXES = (
+    2  # lengths that FLOPs are a quadratic function of; of more, of the numbers in a sample
+)
+_NOMINAL = 32  # samples of a batch where nothing is planned yet
+
+
+def tensors_of(batch: Any) -> list[Any]:
+    """All tensors of a batch, in order."""
+    out: list[Any] = []
+    map_tensors(batch, out.append)
+    return out
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """A batch of ``samples``, its units, and the lengths that padding and packing leave to a sample."""
+
+    samples: int
+    units: float
+    lengths: tuple[float, ...]
+
+    def row(self, adds_up: bool) -> list[float]:
+        """What FLOPs per sample are linear in: a quadratic polynomial of the lengths, and a/B + c·B."""
+        pairs = itertools.combinations_with_replacement(self.lengths, 2)
+        beyond = [] if adds_up else [1 / self.samples, float(self.samples)]
+        return [1.0, *self.lengths, *(a * b for a, b in pairs), *beyond]
+
+
+@dataclass
+class Lengths:
+    """Reads batches as runs will, for their units and FLOPs.
+
+    ``varying`` are the dimensions (tensor, axis) that differ between samples; more than two count as one, of
+    all numbers in a sample. ``each`` are the units of every sample, ``None`` where they or lengths differ.
+    """
+
+    data: DataSpec | None
+    objective: Objective
+    each: float | None = None
+    varying: tuple[tuple[int, int], ...] = ()
+    adds_up: bool = True
+    examples: list[tuple[Any, BatchSize]] = field(default_factory=list)
+    nominal: int = _NOMINAL
+    findings: tuple[Diagnostic, ...] = ()
+    _read: dict[tuple[int, int, int], tuple[float, Floats]] = field(default_factory=dict)
+
+    def measure(self, batch: Any, samples: int) -> BatchSize:
+        """The size of a batch that was made of so many samples."""
+        tensors = tensors_of(batch)
+        if len(self.varying) > _MOST_AXES:
+            lengths = [sum(t.numel() for t in tensors) / samples]
+        else:  # what is packed along the first axis is shared out among the samples
+            shapes = [(axis, tensors[tensor].shape[axis]) for tensor, axis in self.varying]
+            lengths = [float(n) if axis else n / samples for axis, n in shapes]
+        return BatchSize(samples, float(self.objective.count(batch)), tuple(lengths))
+
+    def typical(self) -> tuple[float, Floats]:
+        """Units of a sample, and the row of its FLOPs, in the mean over all data, ``nominal`` a batch."""
+        return self.of_run(self.nominal, math.ceil(MOST_READ / self.nominal), 0)
+
+    def of_run(self, batch_size: int, steps: int, seed: int) -> tuple[float, Floats]:
+        """Units of a sample, and the row of its FLOPs, in the mean over the batches of a run.
+
+        Of a run of more than 8,192 samples these are batches evenly spread over it.
+        """
+        if self.each is not None or self.data is None:
+            row = BatchSize(batch_size, 0.0, ()).row(self.adds_up)
+            return self.each or math.nan, np.array(row)
+        streams = self.data.indices is None
+        key = batch_size, steps, 0 if streams else seed
+        if key not in self._read:
+            data = replace(self.data)  # a stream notes what it has read
+            count = min(steps, math.ceil(MOST_READ / batch_size))
+            whole = streams or count == steps
+            sizes = []
+            for start in [0] if whole else [i * steps // count for i in range(count)]:
+                with closing(data.batches(batch_size, count if whole else 1, seed, start)) as read:
+                    sizes += [self.measure(batch, batch_size) for batch in read]
+            rows = np.mean([size.row(self.adds_up) for size in sizes], axis=0)
+            self._read[key] = sum(s.units for s in sizes) / (batch_size * len(sizes)), rows
+        return self._read[key]
+
+    def repeated(self) -> list[tuple[Any, BatchSize]]:
+        """Batches that hold the first example two, four and eight times; none where it cannot be repeated."""
+        batch, size = self.examples[0]
+        out: list[tuple[Any, BatchSize]] = []
+        if any(t.dim() and len(t) != size.samples for t in tensors_of(batch)):
+            return out
+        for n in (2, 4, 8):
+
+            def repeat(tensor: Any, n: int = n) -> Any:
+                return tensor.repeat(n, *[1] * (tensor.dim() - 1)) if tensor.dim() else tensor
+
+            whole = replace(size, samples=n * size.samples, units=n * size.units)
+            out.append((map_tensors(batch, repeat), whole))
+        return out
+
+
+def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Lengths | None:
+    """What differs between samples drawn over the whole data set; ``None`` where nothing does."""
+    nominal = batch_size if isinstance(batch_size, int) else _NOMINAL
+    nominal = min(nominal, data.size or nominal)
+    samples = data.spread(_FIRST)
+    try:
+        seen = _each(data, objective, samples)
+        part = objective.count(_collated(data, samples[:_GROUP]))
+        if all(s == seen[0] for s in seen) and int(part) == seen[0][1] * len(samples[:_GROUP]):
+            return None
+        samples = data.spread(_LOOKED_AT)
+        seen = _each(data, objective, samples)
+    except Exception:  # a collation may refuse a single sample; training reports what it raises
+        return None
+    shapes, units = [s for s, _ in seen], [count for _, count in seen]
+    different: dict[tuple[int, ...], tuple[int, int]] = {}
+    if len({tuple(map(len, s)) for s in shapes}) == 1:
+        for tensor, shape in enumerate(shapes[0]):
+            for axis in range(len(shape)):
+                lengths = tuple(s[tensor][axis] for s in shapes)
+                if len(set(lengths)) > 1:
+                    different.setdefault(lengths, (tensor, axis))
+    message = (
+        f"Samples hold {min(units):.4g} to {max(units):.4g} units, {np.mean(units):.4g} in the mean of "
+        f"{len(units)}. D and C of each run are those of the batches that it will read: of all of them, or "
+        f"of {MOST_READ:,} samples evenly spread."
+    )
+    finding = Diagnostic("lengths", "note", message)
+    out = Lengths(data, objective, None, tuple(different.values()), True, [], nominal, (finding,))
+    order = sorted(range(len(samples)), key=lambda i: sum(math.prod(s) for s in shapes[i]))
+    count = len(out.measure(_collated(data, samples[:1]), 1).row(True)) + 1 if different else 1
+    places = np.linspace(0, max(len(order) - _GROUP, 0), count).astype(int).tolist()
+    for place in [places.pop(count // 2), *places]:
+        group = [samples[i] for i in order[place : place + _GROUP]]
+        batch = _collated(data, group)
+        out.examples.append((batch, out.measure(batch, len(group))))
+    out.examples.sort(key=lambda example: example[1].units <= 0)  # the first stands for all
+    return out
+
+
+def _each(
+    data: DataSpec, objective: Objective, samples: Sequence[Any]
+) -> list[tuple[list[tuple[int, ...]], float]]:
+    """The shapes of the tensors of each sample, as a batch of its own, and its units."""
+    batches = [_collated(data, [sample], seed) for seed, sample in enumerate(samples)]
+    return [([tuple(t.shape) for t in tensors_of(b)], float(objective.count(b))) for b in batches]
+
+
+def _collated(data: DataSpec, samples: list[Any], seed: int = 0) -> Any:
+    with rng.kept():
+        rng.seed(seed)
+        return data.collate(samples)

@@ -1,0 +1,203 @@
+"""Runs are as long as planned, and cost what was planned, also where samples or batches differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from flops_fit import SweepPlan, plan_sweep, run_sweep
+from flops_fit.flops import trace_flops
+from flops_fit.records import Experiment
+from tests.conftest import MLP, Blobs, cross_entropy
+from tests.plan.test_extent import PAIRS, Towers, contrastive
+
+WORDS = 12
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def lengths(count: int, low: int, spread: float) -> list[int]:
+    """Most are short, and few are long."""
+    return (low + spread * torch.rand(count, generator=GENERATOR) ** 4).int().tolist()
+
+
+TEXTS = [torch.randint(1, WORDS, (n,), generator=GENERATOR) for n in lengths(2000, 4, 40)]
+ANSWERS = [torch.randint(1, WORDS, (n,), generator=GENERATOR) for n in lengths(2000, 2, 20)]
+
+
+def padded(rows: list[Tensor], value: int = 0) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def attended(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.transpose(1, 2)).softmax(-1) @ y
+
+
+class Reads(nn.Module):
+    """Attention over one text: 4·L²·width beside what is linear in L, forward."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(WORDS, width), nn.Linear(width, WORDS, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.table(x)
+        logits: Tensor = self.head(attended(h, h))
+        return logits
+
+
+class Translates(Reads):
+    """Attention of one text over another: a product of two lengths."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        source = self.table(x)
+        logits: Tensor = self.head(attended(self.table(y), attended(source, source)))
+        return logits
+
+
+class Graph(nn.Module):
+    """Graphs of which nodes and edges are packed one after another."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.node, self.edge = nn.Linear(3, width, bias=False), nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, 1, bias=False)
+
+    def forward(self, nodes: Tensor, edges: Tensor, graph: Tensor) -> Tensor:
+        h = self.node(nodes).relu()
+        h = h.index_add(0, edges[:, 1], self.edge(h[edges[:, 0]]))
+        summed = torch.zeros(int(graph.max()) + 1, h.shape[1]).index_add(0, graph, h)
+        out: Tensor = self.out(summed)
+        return out
+
+
+def graphs() -> list[tuple[Tensor, Tensor, Tensor]]:
+    made = []
+    for nodes, edges in zip(lengths(1500, 3, 20), lengths(1500, 4, 60), strict=True):
+        ends = torch.randint(nodes, (edges, 2), generator=GENERATOR)
+        made.append((torch.randn(nodes, 3, generator=GENERATOR), ends, torch.zeros(1)))
+    return made
+
+
+def packed(rows: list[Any]) -> tuple[Tensor, ...]:
+    counts = torch.tensor([len(nodes) for nodes, _, _ in rows])
+    starts = counts.cumsum(0) - counts
+    edges = torch.cat([ends + start for (_, ends, _), start in zip(rows, starts, strict=True)])
+    graph = torch.arange(len(rows)).repeat_interleave(counts)
+    return torch.cat([r[0] for r in rows]), edges, graph, torch.stack([r[2] for r in rows])
+
+
+def loader(rows: Any, collate: Any) -> Any:
+    return torch.utils.data.DataLoader(rows, batch_size=8, collate_fn=collate)
+
+
+def tokens(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "padded": {
+        "model": Reads,
+        "dataset": loader(TEXTS, lambda r: (padded(r), padded(r, -100))),
+        "loss_fn": tokens,
+    },
+    "padding counted": {
+        "model": Reads,
+        "dataset": loader(TEXTS, lambda r: (padded(r), padded(r))),
+        "loss_fn": tokens,
+    },
+    "two lengths": {
+        "model": Translates,
+        "dataset": loader(
+            list(zip(TEXTS, ANSWERS, strict=True)),
+            lambda r: (
+                padded([x for x, _ in r]),
+                padded([y for _, y in r]),
+                padded([y for _, y in r], -100),
+            ),
+        ),
+        "loss_fn": tokens,
+    },
+    "graphs": {
+        "model": Graph,
+        "dataset": loader(graphs(), packed),
+        "loss_fn": functional.mse_loss,
+        "count_fn": lambda batch: len(batch[3]),
+        "compute_budgets": [2e7],
+    },
+    "pairs": {
+        "model": Towers,
+        "dataset": PAIRS,
+        "step_fn": contrastive,
+        "batch_size": 64,
+        "compute_budgets": [2e7],
+    },
+}
+
+
+def plan(model: Any, **change: Any) -> SweepPlan:
+    usual = {"compute_budgets": [8e7], "sizes": [8], "batch_size": 8, "hparams": {"lr": 3e-3}}
+    return plan_sweep(model, "width", **{**usual, **change})
+
+
+def exact(plan: SweepPlan, run: Experiment) -> tuple[float, float]:
+    """Units and FLOPs of every batch that a run reads."""
+    task: Any = plan.task
+    model, units, flops = task.model.build(run.size), 0.0, 0.0
+    for batch in task.data.batches(run.batch_size, run.steps, run.seed):
+        units += float(task.objective.count(batch))
+        flops += trace_flops(lambda b=batch: task.objective(model, b)[0], model).total  # type: ignore[misc]
+    return units, flops
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_as_long_and_costs_as_much_as_planned(kind: str) -> None:
+    made = plan(**KINDS[kind])
+    (run,) = made.experiments
+    units, flops = exact(made, run)
+    assert run.tokens == pytest.approx(units, rel=1e-3)
+    assert run.flops == pytest.approx(flops, rel=1e-3)
+    assert run.flops == pytest.approx(run.budget, rel=0.01)
+    assert float(made.flops(run.params.total)) == pytest.approx(run.flops_per_unit, rel=0.25)
+
+
+def test_what_was_planned_is_on_record(tmp_path: Path) -> None:
+    made = plan(**KINDS["padded"])
+    (run,) = run_sweep(made, output_dir=tmp_path, progress=False)
+    assert run.tokens == run.experiment.tokens
+    assert run.flops == pytest.approx(run.experiment.flops, rel=1e-4)
+    (told,) = [d for d in made.diagnostics if d.code == "lengths"]
+    assert "4 to 43 units" in told.message
+
+
+def test_a_batch_of_pairs_costs_its_closed_form() -> None:
+    """Per pair two towers, without gradients of their inputs, and 3·2·4 for each of B logits."""
+    for batch_size in (16, 50):
+        (run,) = plan(**{**KINDS["pairs"], "batch_size": batch_size}).experiments
+        towers = 2 * (6 * 20 * 8 - 2 * 16 * 8)
+        assert run.flops_per_unit == pytest.approx(towers + 3 * 2 * 4 * batch_size, rel=1e-9)
+
+
+def test_samples_that_are_alike_are_counted_as_ever() -> None:
+    made = plan(MLP, dataset=Blobs(500), loss_fn=cross_entropy)
+    (run,) = made.experiments
+    assert (run.units_per_sample, run.flops_per_unit) == (1.0, 6 * 20 * 8 - 2 * 16 * 8)
+    assert "lengths" not in {d.code for d in made.diagnostics}
+
+
+def test_rare_long_samples_are_in_the_mean() -> None:
+    """The first samples are short; the mean is that of all."""
+    rows = sorted(TEXTS, key=len)
+    made = plan(
+        Reads,
+        dataset=loader(rows, lambda r: (padded(r), padded(r, -100))),
+        loss_fn=tokens,
+        compute_budgets=[1e8],
+    )
+    mean = sum(map(len, rows)) / len(rows)
+    assert made.experiments[0].units_per_sample == pytest.approx(mean, rel=0.1)
