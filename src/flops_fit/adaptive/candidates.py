@@ -33,16 +33,10 @@ _BEYOND_EDGE = (2.2, 5.0)  # sizes beyond the edge of those made, as factors
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Runs that could be made; arrays have shape (candidates,).
+    """Runs that could be made: N, D, C and tier of each; arrays have shape (candidates,).
 
-    Attributes
-    ----------
-    params, tokens, flops, budget
-        N, D, C and tier of each.
-    repeats
-        Whether the same run may be made again, with another seed.
-    price
-        FLOPs that each would take now, if that is not its C: branches of a trunk.
+    ``repeats``: whether the same run may be made again, with another seed. ``price``: FLOPs that each
+    would take now, if that is not its C: branches of a trunk.
     """
 
     params: Floats

@@ -313,7 +313,16 @@ def next_experiments(
 ) -> Proposal:
     """The runs that narrow the interval of N*(target_compute) most for ``budget_flops``.
 
-    c-optimal at the fitted law; one run in six lies near N*, where a wrong form shows.
+    c-optimal at the fitted law; one run in six lies near N*, where a wrong form shows. FitError if the
+    fit has no optimum to plan around; InputError if a number is not positive or no candidate is within
+    the budget.
+
+    >>> from flops_fit import fit_runs, reference
+    >>> from flops_fit.adaptive import next_experiments
+    >>> fit = fit_runs(reference.runs("llama3_2024"))
+    >>> proposal = next_experiments(fit, target_compute=1e24, budget_flops=1e22)
+    >>> proposal.cost <= 1e22 and proposal.after < proposal.now
+    True
 
     Parameters
     ----------
@@ -328,22 +337,6 @@ def next_experiments(
         5·N* at budgets a factor of 2 apart, each as often as is useful.
     max_run_flops
         What one run may cost; by default a third of the budget, at most ten times the largest so far.
-
-    Raises
-    ------
-    FitError
-        The fit has no optimum to plan around.
-    InputError
-        A number is not positive, or no candidate is within the budget.
-
-    Examples
-    --------
-    >>> from flops_fit import fit_runs, reference
-    >>> from flops_fit.adaptive import next_experiments
-    >>> fit = fit_runs(reference.runs("llama3_2024"))
-    >>> proposal = next_experiments(fit, target_compute=1e24, budget_flops=1e22)
-    >>> proposal.cost <= 1e22 and proposal.after < proposal.now
-    True
     """
     check_number("target_compute", target_compute, above=0)
     check_number("budget_flops", budget_flops, above=0)

@@ -31,12 +31,8 @@ _MOST_RMS = 2.0  # the rms of three normal errors exceeds this once in 130
 class Check:
     """The three most expensive runs, compared with the predictions made before they ran.
 
-    Attributes
-    ----------
-    flops, errors
-        FLOPs and ln(L/predicted) of each run.
-    scaled
-        The same in standard deviations, of the run's noise and the prediction together.
+    ``errors`` are ln(L/predicted) of each, and ``scaled`` the same in standard deviations, of the run's
+    noise and the prediction together.
     """
 
     flops: tuple[float, ...]
@@ -252,7 +248,8 @@ def run_adaptive(
 ) -> AdaptiveResult:
     """Make runs until N*(target) is known as precisely as required, or no more can be done.
 
-    Decisions depend on the losses only: the same losses give the same runs.
+    Decisions depend on the losses only: the same losses give the same runs. FitError if the pilot's
+    runs determine no law; InputError if it costs more than may be spent, and nothing was run.
 
     Parameters
     ----------
@@ -264,13 +261,6 @@ def run_adaptive(
         Budgets of the pilot, smallest first; by default three for 1.5 % of ``max_flops``.
     centre
         N* of a budget before anything is known; √(C/120) by default, twenty tokens a parameter.
-
-    Raises
-    ------
-    FitError
-        The pilot's runs determine no law.
-    InputError
-        The pilot alone costs more than may be spent; nothing was run.
     """
     sweep = _Sweep(oracle, design, say)
     budgets = pilot_budgets or candidates.pilot_budgets(design.max_flops)

@@ -89,8 +89,6 @@ class Hoffmann(KappaFamily):
     F(N) = k·N the optimum has a closed form (their eq. 4): N* = G·(C/k)^a and D* = (C/k)^b / G
     with G = (αA/βB)^{1/(α+β)}, a = β/(α+β) and b = α/(α+β).
 
-    Examples
-    --------
     >>> law = Hoffmann(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
     >>> f"{law.loss(70e9, 1.4e12):.4f}"
     '1.9366'
@@ -150,8 +148,6 @@ class Kaplan(KappaFamily):
     F(N) = k·N, N* ∝ C^a with a = α_D/(α_N + α_D). That is 0.575 for the paper's joint fit (its
     Table 2); its N* ∝ C^0.73 comes from another law, L(N, S_min).
 
-    Examples
-    --------
     >>> law = Kaplan(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
     >>> f"{law.loss(1.5e9, 2.2e10):.3f}, a = {law.exponent:.3f}"
     '2.313, a = 0.575'

@@ -168,8 +168,6 @@ class Law(ABC):
     def tokens_for(self, N: ArrayLike, loss: ArrayLike) -> Any:
         """The least D at which N parameters reach ``loss``; ``inf`` where none does. Broadcasts.
 
-        Examples
-        --------
         >>> from flops_fit.reference import law
         >>> f"{law('hoffmann2022').tokens_for(7e9, 2.0):.3g}"
         '3.39e+12'
@@ -189,8 +187,6 @@ class Law(ABC):
         train: de Vries 2023, "Go smol or go home". With the additive law and F = 6·N the D needed is
         D*·(1 − (k^−α − 1)·β/α)^{−1/β}; no amount of data makes up for k below (1 + α/β)^{−1/α}.
 
-        Examples
-        --------
         >>> from flops_fit.reference import law
         >>> half = law("hoffmann2022").trade_off(1e23, 0.5)
         >>> f"half the size: {half.compute_ratio[0]:.2f} times the compute for the same loss"

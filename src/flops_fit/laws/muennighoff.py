@@ -34,8 +34,6 @@ class Muennighoff(Law):
     The law saturates: :meth:`~Law.compute_for` answers ``inf`` for losses below what any compute
     reaches. It cannot express a loss that *rises* with repetition.
 
-    Examples
-    --------
     >>> law = Muennighoff(1.87, 521.0, 1488.0, 0.353, 0.353, 15.4, 5.3)
     >>> scarce = law.with_unique(25e9)
     >>> f"{law.loss(8.67e9, 178e9):.3f} fresh, {scarce.loss(8.67e9, 178e9):.3f} repeated"

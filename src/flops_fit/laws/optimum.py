@@ -226,8 +226,6 @@ class OptimumOnly:
     It answers :meth:`optimal` and no question about the loss. The paper decides what N counts
     (``size``) and what C is (``compute``), so F(N) cannot be exchanged.
 
-    Examples
-    --------
     >>> best = OptimumOnly(k_N=0.09, a=0.5, k_D=1.85, b=0.5).optimal(6e20)
     >>> f"{best.params:.3g} parameters, {best.tokens:.3g} tokens"
     '2.2e+09 parameters, 4.53e+10 tokens'

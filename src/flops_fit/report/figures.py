@@ -79,18 +79,10 @@ report_data = ReportData
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A figure that a fit may have.
+    """A figure that a fit may have: the name of its files and label, what it shows, how to read it.
 
-    Attributes
-    ----------
-    name
-        Of its files, and the figure's label.
-    title, caption
-        What it shows, and how to read it.
-    data
-        From the report's data to what is drawn; ``None`` if there is nothing to show.
-    draw
-        ``draw(data, ax=None)``, which returns the figure.
+    ``data`` goes from the report's data to what is drawn, ``None`` if there is nothing to show;
+    ``draw(data, ax=None)`` returns the figure.
     """
 
     name: str
@@ -162,12 +154,7 @@ def save_figures(
 ) -> list[Path]:
     """Write each figure in each format, and its data as CSV.
 
-    Text in SVG and PDF stays text. PNG has 300 dots an inch.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written.
+    Text in SVG and PDF stays text. PNG has 300 dots an inch. OutputError if it cannot be written.
     """
     folder = Path(folder)
     written = []

@@ -55,14 +55,9 @@ def write_report(
     Parameters
     ----------
     path
-        Where the page goes.
+        Where the page goes; OutputError if it cannot be written.
     fit, predictions, diagnostics, runs, level, title, provenance, tuning, collapse
         What it shows, as in :class:`flops_fit.report.ReportData`.
-
-    Raises
-    ------
-    OutputError
-        ``path`` cannot be written.
     """
     data = ReportData(
         fit, level, predictions, tuple(diagnostics), runs, title, provenance, tuning, collapse
@@ -112,14 +107,9 @@ def _style(body: str) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A part of the page: its anchor, and the title above it and in the list of contents.
 
-    Attributes
-    ----------
-    name, title
-        Its anchor, and what stands above it and in the list of contents.
-    render
-        From the report's data to HTML. If it is empty, the page leaves the section out.
+    ``render`` goes from the report's data to HTML. If that is empty, the page leaves the section out.
     """
 
     name: str

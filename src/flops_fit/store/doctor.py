@@ -34,34 +34,22 @@ Grade = Literal["wrong", "leftover", "note"]
 class Finding:
     """One thing in a folder that differs from what a sweep leaves.
 
-    Attributes
-    ----------
-    grade
-        ``wrong``: a record or derived file does not say what happened. ``leftover``: left by a
-        killed process; the next sweep ignores it. ``note``: worth knowing.
-    path, message
-        Where in the folder of the sweep, and what it is.
-    fix
-        What :func:`repair` would do; empty where people have to decide.
+    Its grade is ``wrong``: a record or derived file does not say what happened; ``leftover``: left by a
+    killed process, the next sweep ignores it; or ``note``: worth knowing.
     """
 
     grade: Grade
-    path: str
+    path: str  # in the folder of the sweep
     message: str
-    fix: str = ""
+    fix: str = ""  # what `repair` would do; empty where people have to decide
     repair: Callable[[], object] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What is in the folder of a sweep.
+    """What is in the folder of a sweep: the number of runs by state, and findings, the worst first.
 
-    Attributes
-    ----------
-    states
-        Number of runs by state; ``begun`` has a folder and no record, ``planned`` has no folder.
-    findings
-        The worst first.
+    A ``begun`` run has a folder and no record, a ``planned`` one has no folder.
     """
 
     states: dict[str, int]
@@ -76,13 +64,8 @@ class Examination:
 def examine(folder: str | Path) -> Examination:
     """Check every file of a sweep and change none; the folder may be read-only or in use.
 
-    Raises
-    ------
-    OutputError
-        The folder is not that of a sweep, or cannot be read.
+    OutputError where it is not that of a sweep, or cannot be read.
 
-    Examples
-    --------
     >>> import tempfile
     >>> folder = Store.open(Path(tempfile.mkdtemp()) / "sweep").path
     >>> (folder / "runs" / "thesis.tex").touch()
@@ -120,12 +103,8 @@ def examine(folder: str | Path) -> Examination:
 def repair(examination: Examination) -> list[Finding]:
     """Fix each finding where that is safe, as its ``fix`` says, and return those that were fixed.
 
-    Torn and foreign records are renamed: no record of a run is removed.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written.
+    Torn and foreign records are renamed: no record of a run is removed. OutputError where the folder
+    cannot be written.
     """
     fixed = []
     for finding in examination.findings:
@@ -139,12 +118,8 @@ def repair(examination: Examination) -> list[Finding]:
 def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
     """The recorded runs of the last plan, in its order; or all that are recorded.
 
-    Runs without a result come in the state of their last attempt. Nothing is changed.
-
-    Raises
-    ------
-    OutputError
-        The folder is not that of a sweep.
+    Runs without a result come in the state of their last attempt. Nothing is changed. OutputError where
+    the folder is not that of a sweep.
     """
     store = Store(Path(folder))
     plan, _ = _plan(store)

@@ -71,15 +71,8 @@ def set_aside(path: Path) -> Path:
 def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
     """One row a run, whatever its state, in a file that ``RunTable.read`` reads back.
 
-    Parameters
-    ----------
-    path
-        Ends in ``.csv`` or ``.parquet``; an existing file is replaced as a whole.
-
-    Raises
-    ------
-    InputError, MissingExtraError, OutputError
-        It has another ending; it is Parquet without pyarrow; it cannot be written.
+    ``path`` ends in ``.csv`` or ``.parquet``, else InputError; an existing file is replaced as a whole.
+    MissingExtraError for Parquet without pyarrow; OutputError where it cannot be written.
     """
     path = Path(path)
     ending, rows = path.suffix.lower(), [_row(run) for run in runs]
@@ -170,12 +163,7 @@ def _row(run: Run) -> dict[str, Any]:
 class TrainingCurve:
     """The training loss along a run; arrays of shape (readings,).
 
-    Attributes
-    ----------
-    run
-        Whose it is.
-    share, loss
-        Mean training loss over some steps, and the share of the run, 0 to 1, at their middle.
+    ``loss`` is the mean over some steps, and ``share`` that of the run, 0 to 1, at their middle.
     """
 
     run: Run

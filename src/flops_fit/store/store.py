@@ -61,10 +61,7 @@ class Store:
     def open(cls, path: str | Path, *, resume: bool = True) -> Store:
         """Open the folder of a sweep, or create it; ``resume=False`` renames the runs in it.
 
-        Raises
-        ------
-        OutputError
-            It cannot be written, or holds something else; or a run to be set aside is under way.
+        OutputError if it cannot be written or holds something else, or such a run is under way.
         """
         store = cls(Path(path))
         with output_errors(store.path):
@@ -144,11 +141,7 @@ class Store:
         """Record how a run ended, and return the run on record: at most one result for each id.
 
         A result, completed or diverged, is never overwritten; other states are the last attempt.
-
-        Raises
-        ------
-        OutputError
-            It cannot be written. Earlier records are intact.
+        OutputError if it cannot be written; earlier records are intact.
         """
         directory = self.run_dir(run.experiment.id)
         with output_errors(directory):
@@ -264,18 +257,12 @@ class Recorded:
     So a result is recorded even if nobody waits for it. A run that another process makes comes back
     in the state ``running`` with the holder as its reason; the caller waits for the record.
 
-    Attributes
-    ----------
-    task
-        What makes a Run of an Experiment. An exception in it is a failed run.
-    folder
-        That of the sweep, as an absolute path: workers may be elsewhere.
-    call, pauses
-        Names the driver's call, and seconds before the first, second, ... attempt after it lost a run.
+    An exception in the ``task``, which makes a Run of an Experiment, is a failed run. ``pauses`` are
+    seconds before the first, second, ... attempt after the driver's ``call`` lost a run.
     """
 
     task: Task
-    folder: Path
+    folder: Path  # of the sweep, absolute: workers may be elsewhere
     call: str = ""
     pauses: tuple[float, ...] = ()
 

@@ -25,14 +25,9 @@ _QUANTITIES = ("params", "tokens", "loss", "flops")
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The loss of one run along its training.
+    """The loss of one run along its training: its name, N, and arrays of shape (points,).
 
-    Attributes
-    ----------
-    label, params
-        The run's name, and N.
-    tokens, loss, flops
-        D so far, strictly increasing, the loss there, and C so far if known; shape (points,).
+    ``tokens`` are D so far, strictly increasing, ``loss`` the loss there, ``flops`` C so far if known.
     """
 
     label: str
@@ -47,19 +42,11 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Training curves of many runs.
+    """Training curves of many runs, one entry of ``curves`` a run.
 
-    Attributes
-    ----------
-    curves
-        One entry a run.
-    excluded
-        Runs and points that were left out, each with its reason.
-    notes
-        What was chosen or changed on the way in.
+    ``excluded`` are runs and points that were left out, each with its reason; ``notes`` say what was
+    chosen or changed on the way in.
 
-    Examples
-    --------
     >>> log = {"run": ["a", "a", "b", "b"], "params": [1e6, 1e6, 2e6, 2e6],
     ...        "tokens": [1e7, 2e7, 1e7, 2e7], "val_loss": [4.0, 3.8, 3.9, 3.6]}
     >>> curves = Curves.read(log)
@@ -86,17 +73,8 @@ class Curves:
         """The curves with ln L replaced by a running straight line over ``width`` in ln D.
 
         Each point becomes the value at its own D of the least-squares line of ln L in ln D
-        through the points within ``width``/2 on either side.
-
-        Parameters
-        ----------
-        width
-            In ln D: 0.1 averages over a tenth of the tokens seen so far.
-
-        Raises
-        ------
-        InputError
-            ``width`` is not positive.
+        through the points within ``width``/2 on either side: 0.1 averages over a tenth of the tokens
+        seen so far. InputError where ``width`` is not positive.
         """
         check_number("width", width, above=0, expected="a positive number in ln D")
         smooth = tuple(replace(c, loss=_running_line(c.tokens, c.loss, width)) for c in self.curves)
