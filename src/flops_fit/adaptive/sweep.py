@@ -158,12 +158,10 @@ class _Sweep:
             return False
         left = design.max_flops - self.spent
         # Where no small batch helps, a larger one may make up for what its expensive runs take.
-        tries = (min(left, _GROWTH * self.spent), 1), (left, 1), (left, _LARGER)
-        for spend, times in tries:
+        count, cautious = design.batch, min(left, _GROWTH * self.spent)
+        for spend, most in (cautious, count), (left, count), (left, _LARGER * count):
             choice = self.fresh(self.choice(criterion, spend))
-            picked = best_batch(
-                criterion, choice, times * design.batch, spend, goal, design.batch // 6
-            )
+            picked = best_batch(criterion, choice, most, spend, goal, count // 6)
             if not picked:
                 continue
             batch = choice.pick(picked)

@@ -166,9 +166,8 @@ def _by_fit(fit: flops_fit.Fit, question: Question, level: float) -> Answer:
     served = []
     if (demand := question.inference_tokens) is not None:
         goals = [p.expected_loss for p in predictions[: len(question.targets)]]
-        served = [
-            fit.optimal_for_inference(goal, demand, level) for goal in [*goals, *question.losses]
-        ]
+        goals += question.losses
+        served = [fit.optimal_for_inference(goal, demand, level) for goal in goals]
         shown += ["", *map(str, served)]
     about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
     findings += [d for d in about if d not in findings]

@@ -32,8 +32,8 @@ from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import FlopsFunction, flops_to_dict
+from flops_fit.laws.kappa import Muennighoff
 from flops_fit.laws.law import FlopsLike, Law, as_flops
-from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.laws.optimum import Optimum, positive
 from flops_fit.recipes.resolve import RecipeTable
 from flops_fit.records import Diagnostic, Excluded, finite_json

@@ -30,9 +30,8 @@ from flops_fit.fit.table_checks import check_runs
 from flops_fit.fit.window import FitProblem, Fitted, WindowReport, WindowRule, run_weights
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws import LAWS
-from flops_fit.laws.kappa import Hoffmann, Kappa
+from flops_fit.laws.kappa import Hoffmann, Kappa, Muennighoff
 from flops_fit.laws.law import FlopsLike, Law
-from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flops_fit.fit.generic import least_value
 from flops_fit.fit.intervals import covariance, student_t
 from flops_fit.fit.solver import Solution
-from flops_fit.laws.muennighoff import Muennighoff
+from flops_fit.laws.kappa import Muennighoff
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, listed

@@ -4,9 +4,8 @@
 a subclass of :class:`Law`, given to ``fit_runs(law=...)`` as a class.
 """
 
-from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa
+from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, Muennighoff
 from flops_fit.laws.law import CallableFlops, FlopsLike, Law, as_flops
-from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.laws.optimum import InferenceOptimum, Optimum, OptimumOnly, PowerLaw, TradeOff
 
 LAWS: dict[str, type[Law]] = {law.name: law for law in (Hoffmann, Kappa, Kaplan, Muennighoff)}

@@ -11,9 +11,8 @@ from typing import Literal, overload
 
 from flops_fit.checks import check_choice
 from flops_fit.errors import InputError
-from flops_fit.laws.kappa import Hoffmann
+from flops_fit.laws.kappa import Hoffmann, Muennighoff
 from flops_fit.laws.law import Law
-from flops_fit.laws.muennighoff import Muennighoff
 from flops_fit.laws.optimum import OptimumOnly
 from flops_fit.table.run_table import RunTable
 

@@ -111,9 +111,7 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
     "collapse": (lambda m: trials.collapse_data(m.collapse), trials.draw_collapse),
 }
 _WORDS = tomllib.loads(asset("figures.toml"))
-FIGURES = tuple(
-    FigureKind(name, **_WORDS[name], data=data, draw=draw) for name, (data, draw) in _KINDS.items()
-)
+FIGURES = tuple(FigureKind(name, **_WORDS[name], data=d, draw=f) for name, (d, f) in _KINDS.items())
 
 
 @dataclass(frozen=True)

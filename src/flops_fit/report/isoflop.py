@@ -198,9 +198,8 @@ def surface_data(fit: Fit) -> Surface:
     levels = np.unique(np.asarray(fit.law.optimal(at, fit.flops).loss))
     if np.sum((levels > loss.min()) & (levels < loss.max())) < 3:  # an optimum far from all runs
         levels = np.unique(np.linspace(loss.min(), loss.max(), _CONTOURS + 2)[1:-1])
-    return Surface(
-        runs.unit, N, D, loss, levels, runs.params, runs.tokens, runs.loss, n[inside], d[inside]
-    )
+    observed = runs.params, runs.tokens, runs.loss
+    return Surface(runs.unit, N, D, loss, levels, *observed, n[inside], d[inside])
 
 
 def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import math
 import platform
 import re
@@ -11,6 +10,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from html import escape
 from typing import TypeVar
 
 import numpy as np
@@ -68,9 +68,8 @@ def runs_table(m: ReportData) -> str:
         if name not in _OPTIONAL or any(cell(r).text != "–" for r in m.runs)
     }
     rows = ([cell(r) for cell in columns.values()] for r in shown)
-    table = html_table(
-        list(columns), rows, f"Every run of the sweep with its state. {note}", sortable=True
-    )
+    caption = f"Every run of the sweep with its state. {note}"
+    table = html_table(list(columns), rows, caption, sortable=True)
     return paragraph(f"{_total_flops(m.runs)}.") + table
 
 
@@ -114,7 +113,7 @@ def excluded_list(m: ReportData) -> str:
     for e in m.fit.excluded:
         by_reason[e.reason].append(e.label)
     items = [
-        f"<li>{html.escape(listed(labels, _MAX_LABELS, ', '))}: {html.escape(reason)}</li>"
+        f"<li>{escape(listed(labels, _MAX_LABELS, ', '))}: {escape(reason)}</li>"
         for reason, labels in by_reason.items()
     ]
     return f"<ul>{''.join(items)}</ul>" if items else ""
@@ -124,9 +123,9 @@ def methods_section(m: ReportData) -> str:
     """A methods paragraph and BibTeX."""
     text, keys = methods(m)
     return (
-        f'<p id="methods-text">{html.escape(text)}</p>'
+        f'<p id="methods-text">{escape(text)}</p>'
         '<p><button type="button" data-copy="bibtex" hidden>Copy BibTeX</button></p>'
-        f'<pre id="bibtex" tabindex="0" aria-label="BibTeX">{html.escape(bibtex(keys))}</pre>'
+        f'<pre id="bibtex" tabindex="0" aria-label="BibTeX">{escape(bibtex(keys))}</pre>'
     )
 
 
@@ -216,7 +215,5 @@ def provenance(m: ReportData) -> str:
         **(m.provenance or {}),
     }
     notes = "".join(paragraph(note) for note in fitted.notes)
-    rows = "".join(
-        f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items() if v
-    )
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items() if v)
     return f'<dl class="facts">{rows}</dl>{notes}'

@@ -162,11 +162,9 @@ def _run(store: Store, name: str, findings: list[Finding]) -> Run | None:
         attempt = store.attempt(name)
         return None if attempt is None else attempt.run
     except TableError as error:
-        message = f"torn or of another run: {str(error)[:80]}"
+        what = f"torn or of another run: {str(error)[:80]}"
         fix = "rename, so that the run is made again"
-        findings.append(
-            Finding("wrong", _inside(store, path), message, fix, partial(set_aside, path))
-        )
+        findings.append(Finding("wrong", _inside(store, path), what, fix, partial(set_aside, path)))
         return None
 
 

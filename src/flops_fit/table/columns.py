@@ -256,9 +256,7 @@ def _plain(heading: str) -> str:
 
 def _gathered() -> tuple[dict[str, list[set[str]]], dict[tuple[str, str], str], set[str]]:
     """The usual headings with those of each tool, who writes them, and losses in training."""
-    usual = {
-        name: [set(tier.split()) for tier in tiers] for name, tiers in HEADINGS["usual"].items()
-    }
+    usual = {n: [set(tier.split()) for tier in tiers] for n, tiers in HEADINGS["usual"].items()}
     tools: dict[tuple[str, str], str] = {}
     in_training: set[str] = set()
     for tool, columns in HEADINGS["tools"].items():

@@ -108,9 +108,7 @@ def _complete(
         off = float(np.nanmedian(data["flops"] / (6 * data["params"] * data["tokens"])))
         if not 1 / _PLANNED_OFF < off < _PLANNED_OFF:
             del data["flops"], out.matches["flops"]
-            notes.append(
-                f"The column {flops.column!r} is no compute of whole runs; it is not used."
-            )
+            notes += [f"The column {flops.column!r} is no compute of whole runs; it is not used."]
     if "flops" not in data and planned is not None:
         ratio = planned / (6 * data["params"] * data["tokens"]) if "tokens" in data else 1.0
         if 1 / _PLANNED_OFF < float(np.nanmedian(ratio)) < _PLANNED_OFF:
@@ -157,9 +155,7 @@ def _epochs(out: Quantities) -> None:
         return
     elif near(spent, np.ones(len(D))) or WORDS["seen"] & words:
         data["unique_tokens"] = D / np.maximum(epochs, 1)
-        out.notes.append(
-            f"{column!r} counts tokens seen: unique tokens are D divided by the epochs."
-        )
+        out.notes += [f"{column!r} counts tokens seen: unique tokens are D divided by the epochs."]
     else:
         out.asks_epochs = True
 
@@ -232,9 +228,7 @@ def _repeated_names(
     label: str, names: list[str], N: Floats, D: Floats, steps: bool
 ) -> list[Diagnostic]:
     """Names that stand in several rows of one size: points along one run, or its repeats."""
-    several = [
-        r for r in _grouped(names) if names[r[0]] and len(r) > 1 and len(np.unique(N[r])) == 1
-    ]
+    several = [r for r in _grouped(names) if names[r[0]] and len(r) > 1 and np.ptp(N[r]) == 0]
     if 2 * sum(map(len, several)) < len(names):
         return []
     shown = listed([repr(names[r[0]]) for r in several], 3, ", ")

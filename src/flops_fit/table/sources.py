@@ -261,9 +261,7 @@ def _csv(path: Path, wanted: Wanted) -> Raw:
             "of runs instead, or give rows of run, params, tokens and loss to curves=."
         )
     small = path.stat().st_size < 1 << 22
-    kinds = {
-        i: kind for i, name in enumerate(headings) if name and _keeps(kind := wanted(name), small)
-    }
+    kinds = {i: k for i, name in enumerate(headings) if name and _keeps(k := wanted(name), small)}
     for name in (headings[i] for i, kind in kinds.items() if kind != "other"):
         if headings.count(name) > 1:
             raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
@@ -295,9 +293,8 @@ def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
         return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
 
     def known(line: str, delimiter: str) -> int:
-        return sum(
-            wanted(p.strip()) in ("number", "text") for p in parts(line, delimiter) if p.strip()
-        )
+        headings = filter(None, map(str.strip, parts(line, delimiter)))
+        return sum(wanted(heading) in ("number", "text") for heading in headings)
 
     for i, line in enumerate(head):
         # The delimiter that splits the header into the most parts; the first of several.
