@@ -34,6 +34,9 @@ class HParams(Mapping[str, Any]):
     It is also a read-only mapping of its fields: ``hparams["lr"]`` is ``hparams.lr``. InputError where
     a value is out of its range, or warmup and cool-down together exceed the run.
 
+    >>> HParams(lr=0.01, batch_units=4096, schedule="wsd").cooldown
+    0.2
+
     Attributes
     ----------
     lr
@@ -57,11 +60,6 @@ class HParams(Mapping[str, Any]):
         Largest norm of the whole gradient.
     recipe
         The name of the recipe that chose these values.
-
-    Examples
-    --------
-    >>> HParams(lr=0.01, batch_units=4096, schedule="wsd").cooldown
-    0.2
     """
 
     lr: float

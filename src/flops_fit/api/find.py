@@ -55,11 +55,12 @@ def find_optimal(
 ) -> Result | SweepPlan:
     """How big a model, on how much data, at what loss, for each compute budget?
 
-    Plans an IsoFLOP sweep, trains its runs, fits a scaling law and answers. Called again with the same
-    arguments it continues where it was interrupted. InputError or InputTypeError where an argument cannot
-    be used, before any compute is spent; OutputError where ``output_dir`` cannot be written or belongs to
-    something else; SweepError where the first two runs failed for the same reason; FitError where too few
-    runs completed, with what to add.
+    Plans an IsoFLOP sweep, trains its runs, fits a scaling law and returns the answer, with the plan, runs
+    and fit it rests on. Called again with the same arguments it continues where it was interrupted.
+
+    InputError or InputTypeError where an argument cannot be used, before any compute is spent; OutputError
+    where ``output_dir`` cannot be written or belongs to something else; SweepError where the first two runs
+    failed for the same reason; FitError where too few runs completed, with what to add.
 
     Parameters
     ----------
@@ -131,11 +132,6 @@ def find_optimal(
         show in ``Result.tuning``.
     repeats
         Runs of each size and budget, with seeds of their own.
-
-    Returns
-    -------
-    Result or SweepPlan
-        The answer, with the plan, runs and fit it rests on; with ``train=False`` the plan alone.
     """
     given = {**locals(), "requires_data": train}
     sweep = Sweep(**{field.name: given[field.name] for field in fields(Sweep)})

@@ -25,6 +25,13 @@ from flops_fit.train.config import cores
 class PoolExecutor(RemoteExecutor):
     """A pool of fresh processes, forked from a server that has imported torch already.
 
+    Large models on four GPUs, the others on one each:
+
+    >>> pool = PoolExecutor(gpus=8, gpus_per_run=lambda e: 4 if e.params.total > 1e9 else 1)
+    >>> pool.capacity
+    8
+    >>> pool.close()
+
     Parameters
     ----------
     workers
@@ -40,15 +47,6 @@ class PoolExecutor(RemoteExecutor):
     gpus_per_run, ranks_per_run
         GPUs of one run, or without GPUs processes, that train it together, or a function of the
         experiment; by default one.
-
-    Examples
-    --------
-    Large models on four GPUs, the others on one each:
-
-    >>> pool = PoolExecutor(gpus=8, gpus_per_run=lambda e: 4 if e.params.total > 1e9 else 1)
-    >>> pool.capacity
-    8
-    >>> pool.close()
     """
 
     def __init__(

@@ -35,6 +35,9 @@ class RayExecutor(RemoteExecutor):
     repeats tasks that were lost. All ranks of a run are on one machine. MissingExtraError where Ray is
     not installed.
 
+    >>> RayExecutor(cpus_per_run=2, options={"num_cpus": 8}).capacity
+    4
+
     Parameters
     ----------
     address
@@ -47,11 +50,6 @@ class RayExecutor(RemoteExecutor):
         Runs that share a GPU.
     options
         More for ``ray.init``: ``runtime_env``, ``num_cpus`` of a cluster started here, and so on.
-
-    Examples
-    --------
-    >>> RayExecutor(cpus_per_run=2, options={"num_cpus": 8}).capacity
-    4
     """
 
     cancel_seconds = 2 * RemoteExecutor.cancel_seconds

@@ -33,6 +33,10 @@ class SlurmExecutor(RemoteExecutor):
     queued or running are found and not submitted twice. MissingExtraError where submitit is not
     installed.
 
+    >>> slurm = SlurmExecutor("/tmp/flops-fit-jobs", partition="gpu", time=240, gpus_per_run=1)
+    >>> slurm.capacity
+    256
+
     Parameters
     ----------
     folder
@@ -62,12 +66,6 @@ class SlurmExecutor(RemoteExecutor):
         ``"local"`` starts jobs on this machine without Slurm, to try the script.
     options
         More for sbatch, by submitit's names: ``{"account": "x", "mem": "32GB", "setup": [...]}``.
-
-    Examples
-    --------
-    >>> slurm = SlurmExecutor("/tmp/flops-fit-jobs", partition="gpu", time=240, gpus_per_run=1)
-    >>> slurm.capacity
-    256
     """
 
     cancel_seconds = 60.0  # Slurm kills a cancelled job after 30, by default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -275,10 +276,8 @@ def _with_rms(roles: tuple[WeightRole, ...], spec: ModelSpec, base: Size) -> tup
 
 
 def _differ_in_a_number(name: str, other: str) -> bool:
-    parts, others = name.split("."), other.split(".")
-    if len(parts) != len(others):
-        return False
-    different = [pair for pair in zip(parts, others, strict=True) if pair[0] != pair[1]]
+    pairs = itertools.zip_longest(name.split("."), other.split("."), fillvalue="")
+    different = [pair for pair in pairs if pair[0] != pair[1]]
     return len(different) == 1 and all(part.isdigit() for part in different[0])
 
 

@@ -217,11 +217,11 @@ def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:
     }
     out: dict[str, int | float | str | bool] = {}
     for name, value in flat(finite_json(values)).items():
-        if value is not None and not isinstance(value, int | float):
-            text = value if isinstance(value, str) else canonical_json(value)
-            value = text[:_SETTING_CHARACTERS]
-        if value is not None:
+        if isinstance(value, int | float):
             out[name] = value
+        elif value is not None:
+            text = value if isinstance(value, str) else canonical_json(value)
+            out[name] = text[:_SETTING_CHARACTERS]
     return out
 
 
