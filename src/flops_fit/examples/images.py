@@ -10,9 +10,8 @@ from __future__ import annotations
 import gzip
 import importlib.util
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +26,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IMAGE_SIZE = 32
 
 
-@dataclass(frozen=True)
-class _Images:
+class _Images(NamedTuple):
     """Pixels (n, channels, height, width), one byte each, and n labels."""
 
     pixels: NDArray[np.uint8]

@@ -262,9 +262,9 @@ class RemoteExecutor(ABC):
     def _stop(self, started: Started) -> None:
         """Ask a run to end after its step."""
 
-    @abstractmethod
     def _give_up(self, started: Started) -> None:
-        """End a cancelled run whose time is over."""
+        """End a cancelled run whose time is over; by default it is forgotten."""
+        self._retire(started)
 
     def _retire(self, started: Started) -> None:
         """Free what a run had that has ended."""

@@ -221,9 +221,6 @@ class SlurmExecutor(RemoteExecutor):
         self._monitor.forget(started.experiment.id)
         self._monitor.stop(started.job)
 
-    def _give_up(self, started: Started) -> None:
-        self._retire(started)
-
     def close(self) -> None:
         """Cancel what is left, unless ``keep_running``; the logs of runs that failed are kept."""
         self._queue.clear()

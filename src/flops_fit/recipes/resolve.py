@@ -18,7 +18,6 @@ from flops_fit.recipes.published import PUBLISHED, TIMESCALE, Recipe, default, n
 from flops_fit.records import ParamCount
 
 RecipeLike = str | Path | Recipe | Mapping[str, Any] | HParams
-_DECIDING = {"lr", "batch_units"}
 SizeName = Literal["total", "non_embedding", "matmul", "active"]
 SIZES = get_args(SizeName)
 
@@ -139,7 +138,7 @@ def text_rule(recipe: Recipe) -> str | None:
     if isinstance(recipe, Own):
         return text_rule(recipe.function)  # type: ignore[arg-type]
     if isinstance(recipe, RecipeTable):
-        own = {*recipe.values, *recipe.laws} >= _DECIDING
+        own = {*recipe.values, *recipe.laws}.issuperset(_NEEDED)
         return None if own or recipe.base is None else text_rule(recipe.base)
     return next((name for name, rule in PUBLISHED.items() if rule is recipe), None)
 
@@ -237,7 +236,7 @@ class RecipeTable:
 def changed(values: Mapping[str, Any]) -> RecipeTable:
     """The recipe that the value ``recipe`` names, by default ``"default"``, with the other ``values``."""
     base = named(values.get("recipe", "default"), 'hparams["recipe"]')
-    known = {field.name for field in fields(HParams) if field.init}
+    known = {*_FIELDS, "recipe"}
     if unknown := set(values) - known:
         raise InputError(f"hparams: unknown {sorted(unknown)}; known are {sorted(known)}.")
     return RecipeTable("", {k: v for k, v in values.items() if k != "recipe"}, {}, base)

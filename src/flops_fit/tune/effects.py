@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.solver import MAD_TO_SD
+from flops_fit.flops.functions import Floats
 from flops_fit.records import Diagnostic
 from flops_fit.store.read import TrainingCurve
 from flops_fit.text import format_count, listed
 from flops_fit.tune.tuning import Tuning
-
-Floats = NDArray[np.float64]
 
 _SHARES = np.linspace(0.1, 0.95, 35)
 _COMPARED = (0.3, 0.8)  # after the warmup and before the end, where all are 1 by definition

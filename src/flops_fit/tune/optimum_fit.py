@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from flops_fit.flops.functions import Floats
+
 Points = Sequence[tuple[float, float]]
 
 _CURVATURE_ERRORS = 2.0  # standard errors by which a curvature has to exceed zero
