@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
 
-from flops_fit.laws.search import UNDEFINED, bisect, least_size, lowest
+from flops_fit.laws.optimum import UNDEFINED, bisect, least_size, lowest
 
 STARTS = np.array([-3.0, 0.0, 12.0])
 CENTRES = np.array([-1.3, 4.2, -9.0])

@@ -182,18 +182,12 @@ class Pool:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Runs to make next; prints as one line.
+    """Runs to make next, one dict of ``params``, ``tokens`` and ``flops`` each; prints as one line.
 
-    Attributes
-    ----------
-    runs, cost
-        One dict a run, ``params``, ``tokens`` and ``flops``; and the FLOPs of all.
-    now, after
-        Half the width of the 90 % interval of N* at ``target_compute``, relative (0.1: ±10 %), of
-        the runs so far and as predicted with these. ``inf`` if there is none.
-    misfit, buys
-        How far the loss is off the law's form, relative: a standard deviation. Pairs of FLOPs more and
-        the half-width that they would give.
+    ``cost`` is the FLOPs of all. ``now`` and ``after`` are half the width of the 90 % interval of N* at
+    ``target_compute``, relative (0.1: ±10 %), of the runs so far and as predicted with these; ``inf`` if
+    there is none. ``misfit`` is how far the loss is off the law's form, relative: a standard deviation.
+    ``buys`` are pairs of FLOPs more and the half-width that they would give.
     """
 
     runs: tuple[dict[str, float], ...]

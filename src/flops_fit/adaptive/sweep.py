@@ -57,25 +57,14 @@ class Check:
 class AdaptiveResult:
     """What an adaptive sweep did and found; prints as its steps.
 
-    Attributes
-    ----------
-    runs, spent
-        All runs, in the order they were made, and their FLOPs.
-    steps
-        One line a decision.
-    half_width, reached
-        Half the width of the 90 % interval of N* at the target, relative; and whether that is as
-        narrow as required.
-    optimal_params, interval
-        N* at the target and its 90 % interval.
-    check
-        Runs at the largest budgets compared with their predictions.
-    misfit, buys
-        As of :class:`Proposal`.
+    ``runs`` are all, in the order they were made, and ``spent`` their FLOPs. ``half_width`` is half the
+    width of the 90 % ``interval`` of N* at the target, relative; ``reached``, whether that is as narrow
+    as required. ``check`` compares runs at the largest budgets with their predictions. ``misfit`` and
+    ``buys`` are as of :class:`Proposal`.
     """
 
     runs: RunTable
-    steps: tuple[str, ...]
+    steps: tuple[str, ...]  # one line a decision
     spent: float
     half_width: float
     reached: bool

@@ -15,15 +15,17 @@ from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.optimum import (
+    UNDEFINED,
     InferenceOptimum,
     Optimum,
     TradeOff,
     finite,
+    least_size,
+    lowest,
     positive,
     positive_per_unit,
     spend,
 )
-from flops_fit.laws.search import UNDEFINED, least_size, lowest
 
 FlopsLike = float | FlopsFunction | Callable[[Any], Any]
 

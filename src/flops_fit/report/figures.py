@@ -28,18 +28,11 @@ if TYPE_CHECKING:
 class ReportData:
     """Everything that a figure or a section of the page may show.
 
-    Attributes
-    ----------
-    fit, level
-        The fitted law, and the level of all intervals.
-    predictions
-        The table's rows, by default one for each budget of the runs; the last is put in words.
-    diagnostics, runs
-        Findings besides those of the fit, and runs with their states, if a sweep made them.
-    title, provenance
-        The page's title, and facts by name besides those that it collects itself.
-    tuning, collapse
-        What was tried before the sweep, and its training curves on one scale, if there are any.
+    ``level`` is that of all intervals. ``predictions`` are the table's rows, by default one for each
+    budget of the runs; the last is put in words. ``diagnostics`` are findings besides those of the fit,
+    ``runs`` come with their states if a sweep made them, and ``provenance`` are facts by name besides
+    those that the page collects itself. ``tuning`` is what was tried before the sweep, ``collapse`` its
+    training curves on one scale, if there are any.
     """
 
     fit: Fit

@@ -49,15 +49,9 @@ def write_report(
 ) -> Path:
     """The answer, what-ifs, figures, findings and runs as one page without external files.
 
-    It makes no request. Its what-if panel computes in the page what
-    :meth:`flops_fit.fit.Fit.predict` does.
-
-    Parameters
-    ----------
-    path
-        Where the page goes; OutputError if it cannot be written.
-    fit, predictions, diagnostics, runs, level, title, provenance, tuning, collapse
-        What it shows, as in :class:`flops_fit.report.ReportData`.
+    It makes no request. Its what-if panel computes in the page what :meth:`flops_fit.fit.Fit.predict`
+    does. OutputError if ``path`` cannot be written; the other arguments are what the page shows, as in
+    :class:`flops_fit.report.ReportData`.
     """
     data = ReportData(
         fit, level, predictions, tuple(diagnostics), runs, title, provenance, tuning, collapse
