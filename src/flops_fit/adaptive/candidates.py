@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -75,9 +75,8 @@ class Candidates:
 
     def pick(self, index: Any) -> Candidates:
         """Those at ``index``, a mask or positions, which may repeat."""
-        price = None if self.price is None else self.price[index]
-        N, D, C, budget = (c[index] for c in (self.params, self.tokens, self.flops, self.budget))
-        return Candidates(N, D, C, budget, self.repeats, price)
+        arrays = [(n, v) for n, v in vars(self).items() if isinstance(v, np.ndarray)]
+        return replace(self, **{name: values[index] for name, values in arrays})
 
     def distinct(self) -> Candidates:
         """Each run once."""

@@ -235,8 +235,6 @@ def best_batch(
 
     The cheapest that reaches ``goal``, a half-width, or nine tenths of what the whole spend gains.
     """
-    if not len(runs):
-        return []
     # An exchange that begins with expensive runs may have nothing left for cheap ones.
     tops = np.unique(runs.budget[runs.prices <= spend])
     tops = tops[np.unique(np.linspace(0, len(tops) - 1, min(len(tops), 7)).astype(int))]

@@ -238,16 +238,10 @@ def run_adaptive(
     Decisions depend on the losses only: the same losses give the same runs. FitError if the pilot's
     runs determine no law; InputError if it costs more than may be spent, and nothing was run.
 
-    Parameters
-    ----------
-    oracle, design
-        What makes the runs; and for what compute, how precisely, and what may be spent.
-    say
-        Gets each step's line when it is decided.
-    pilot_budgets
-        Budgets of the pilot, smallest first; by default three for 1.5 % of ``max_flops``.
-    centre
-        N* of a budget before anything is known; √(C/120) by default, twenty tokens a parameter.
+    The ``oracle`` makes the runs; ``design`` says for what compute, how precisely, and what may be spent.
+    ``say`` gets each step's line when it is decided. ``pilot_budgets`` come smallest first, by default
+    three for 1.5 % of ``max_flops``. ``centre`` gives N* of a budget before anything is known, by default
+    √(C/120), twenty tokens a parameter.
     """
     sweep = _Sweep(oracle, design, say)
     budgets = pilot_budgets or candidates.pilot_budgets(design.max_flops)

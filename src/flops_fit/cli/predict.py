@@ -198,10 +198,9 @@ def list_(as_json: Json = False) -> Answer:
     """List the published laws and tables of runs."""
     shown: list[str] = []
     document, library = {}, flops_fit.reference
-    laws, runs = "predict --law NAME:", "reference show NAME --csv:"
     for kind, use, names, source in (
-        ("laws", laws, library.LAW_NAMES, library.law_source),
-        ("runs", runs, library.RUN_NAMES, library.source),
+        ("laws", "predict --law NAME:", library.LAW_NAMES, library.law_source),
+        ("runs", "reference show NAME --csv:", library.RUN_NAMES, library.source),
     ):
         head = f"{kind.capitalize()}, for flops-fit {use}"
         document[kind] = [{"name": name, "source": source(name)} for name in names]

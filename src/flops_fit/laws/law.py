@@ -14,18 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
-from flops_fit.laws.optimum import (
-    UNDEFINED,
-    InferenceOptimum,
-    Optimum,
-    TradeOff,
-    finite,
-    least_size,
-    lowest,
-    positive,
-    positive_per_unit,
-    spend,
-)
+from flops_fit.laws import optimum
+from flops_fit.laws.optimum import InferenceOptimum, Optimum, TradeOff, finite, positive
 
 FlopsLike = float | FlopsFunction | Callable[[Any], Any]
 
@@ -148,7 +138,7 @@ class Law(ABC):
         """
         flops, compute = as_flops(flops_per_unit), positive(C, "compute in FLOPs")
         wanted = self._optimal_size(np.atleast_1d(compute).ravel(), flops)
-        return spend(wanted, compute, flops, max_params, max_tokens, self)
+        return optimum.spend(wanted, compute, flops, max_params, max_tokens, self)
 
     def compute_for(self, loss: float, flops_per_unit: FlopsLike = 6.0) -> float:
         """The least C whose optimum reaches ``loss``; ``inf`` beyond 1e40 parameters."""
@@ -156,9 +146,9 @@ class Law(ABC):
         if not self.reaches(goal):
             return math.inf
         # From where 20 units a parameter reach the loss: F is never evaluated far from the answer.
-        bound = least_size(lambda n: self.loss(n, _UNITS_PER_PARAM * n), np.asarray(goal))
+        bound = optimum.least_size(lambda n: self.loss(n, _UNITS_PER_PARAM * n), np.asarray(goal))
         size = max(float(bound), 1.0)
-        start = float(positive_per_unit(flops, np.asarray(size))) * _UNITS_PER_PARAM * size
+        start = float(optimum.positive_per_unit(flops, np.asarray(size))) * _UNITS_PER_PARAM * size
         return float(np.exp(log_compute(self, goal, flops, start, math.log(_LARGEST_SIZE))))
 
     def reaches(self, loss: float) -> bool:
@@ -258,9 +248,10 @@ class Law(ABC):
             N = np.asarray(self.params_for(D, goal))
             usable &= np.isfinite(N)
             N = np.where(usable, N, plain.params)
-            return np.where(usable, np.log(np.asarray(flops(N)) * D + serving(N)), UNDEFINED)
+            total = np.log(np.asarray(flops(N)) * D + serving(N))
+            return np.where(usable, total, optimum.UNDEFINED)
 
-        tokens = float(np.exp(lowest(log_total, start)[0]))
+        tokens = float(np.exp(optimum.lowest(log_total, start)[0]))
         params = float(self.params_for(tokens, goal))
         N = np.array([params])
         training, served = float(flops(N)[0]) * tokens, float(serving(N)[0])
@@ -270,10 +261,10 @@ class Law(ABC):
         return InferenceOptimum(goal, demand, params, tokens, training, served, total, saving)
 
     def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
-        return least_size(lambda D: self.loss(N, D), loss)
+        return optimum.least_size(lambda D: self.loss(N, D), loss)
 
     def _params_for(self, D: Floats, loss: Floats) -> Floats:
-        return least_size(lambda N: self.loss(N, D), loss)
+        return optimum.least_size(lambda N: self.loss(N, D), loss)
 
     def _start_size(self, C: Floats, k: Floats) -> Floats:
         """About where the optimum lies when F = k·N; at 20 units a parameter by default."""
@@ -290,9 +281,10 @@ class Law(ABC):
             per_unit = np.asarray(flops(N), dtype=np.float64)
             usable = np.isfinite(per_unit) & (per_unit > 0)
             D = C[:, None] / np.where(usable, per_unit, 1.0)
-            return np.where(usable, np.asarray(self.loss(N, D)), UNDEFINED)
+            return np.where(usable, np.asarray(self.loss(N, D)), optimum.UNDEFINED)
 
-        return np.asarray(np.exp(lowest(loss_at, np.log(np.clip(start, 1.0, _LARGEST_SIZE)))))
+        near = np.log(np.clip(start, 1.0, _LARGEST_SIZE))
+        return np.asarray(np.exp(optimum.lowest(loss_at, near)))
 
 
 def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach: float) -> float:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 APPROACH_NAMES = {"surface": "3 surface", "isoflop": "2 parabolas", "envelope": "1 envelope"}
 _MARKS = ("o", "s", "^")
-_DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 2)))
 _LARGEST_LOG_RATIO = np.log(100.0)  # what differs from the answer by more is off the chart
 
 
@@ -207,7 +206,7 @@ def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
     _draw_interval(ax, data.low, data.high, data.compute, data.largest, data.level)
     ax.axhline(1.0, color=style.BLUE, lw=1.2, label=f"{data.answer} (the answer)")
     colours = (style.VERMILLION, style.GREEN, style.PINK, style.INK)
-    for (name, line), colour, dash in zip(data.lines.items(), colours, _DASHES, strict=False):
+    for (name, line), colour, dash in zip(data.lines.items(), colours, style.DASHES, strict=False):
         off = np.all(np.abs(np.log(line)) > _LARGEST_LOG_RATIO)
         label = f"{name} (off the chart)" if off else name
         ax.plot(data.compute, line, color=colour, ls=dash, lw=1.2, label=label)

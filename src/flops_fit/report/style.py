@@ -28,6 +28,7 @@ INK, FAINT, SHADE = "#222222", "#767676", "#f1f1f1"
 SIZE = (3.4, 2.7)  # inches: a column of a two-column page
 CLEAR = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}  # behind a label
 SMALL, NORMAL = 6.5, 7.5  # points
+DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 2)))
 _PAD = 4.0  # points around all that is drawn
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_EXCESS = 0.12  # of the loss: what is worse is off the figure, and its marks stand at the edge
 _MAX_KEYS = 6  # cells that are named
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+_LINES = ("-", *style.DASHES[:3])
 _MARKS = "osD^"
 
 
@@ -132,12 +132,12 @@ def draw_trials(data: Trials, ax: Axes | None = None) -> Figure:
 
 def _draw_cell(ax: Axes, data: Trials, c: TrialCell, colour: Colour, worst: float) -> None:
     lengths = sorted({d.units for d in data.cells if d.params == c.params})
-    length = lengths.index(c.units) % len(_DASHES)
+    length = lengths.index(c.units) % len(_LINES)
     shown = c.curve_excess <= worst
     if shown.any():
         # The parabola's own lowest point lies at, or a little below, the lowest run.
         x, y = c.curve_value[shown], 100 * c.curve_excess[shown]
-        ax.plot(x, y, color=colour, lw=0.9, ls=_DASHES[length])
+        ax.plot(x, y, color=colour, lw=0.9, ls=_LINES[length])
     off = c.excess > worst
     name = f"N = {format_count(c.params)}, D = {format_count(c.units)}"
     ax.plot(

@@ -20,17 +20,8 @@ from flops_fit.execute.executor import Report, Task, attempt
 from flops_fit.execute.process import in_worker
 from flops_fit.files import output_errors, unwritable, write_atomic, write_new
 from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.store import read
 from flops_fit.store.lease import Holder, Lease, LeaseHeldError, living_holder, take_lease
-from flops_fit.store.read import (
-    FINAL,
-    FORMAT,
-    SCHEMA,
-    migrated,
-    read_run,
-    read_sweep,
-    set_aside,
-    write_runs,
-)
 from flops_fit.train.state import left_trunks, prune_trunk
 from flops_fit.train.trainer import Progress, Trainer
 
@@ -85,9 +76,9 @@ class Store:
         probe = self.path / f".writable.{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
-        if not write_new(marker, json.dumps({"format": FORMAT, "schema": SCHEMA})):
-            content = read_sweep(self.path)
-            if (new := migrated(content, marker)) != content:
+        if not write_new(marker, json.dumps({"format": read.FORMAT, "schema": read.SCHEMA})):
+            content = read.read_sweep(self.path)
+            if (new := read.migrated(content, marker)) != content:
                 write_atomic(marker, json.dumps(new, indent=1))
 
     def _set_runs_aside(self) -> None:
@@ -134,7 +125,7 @@ class Store:
     def write_plan(self, experiments: Iterable[Experiment]) -> None:
         """Note which runs this sweep asks for."""
         planned = [e.to_dict() for e in experiments]
-        content = {"format": FORMAT, "schema": SCHEMA, "experiments": planned}
+        content = {"format": read.FORMAT, "schema": read.SCHEMA, "experiments": planned}
         self._write(self.path / "sweep.json", json.dumps(content, indent=1))
 
     def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
@@ -146,19 +137,19 @@ class Store:
         directory = self.run_dir(run.experiment.id)
         with output_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        if run.state not in FINAL:
-            attempt = {"schema": SCHEMA, "token": uuid.uuid4().hex, "call": call, "lost": lost}
+        if run.state not in read.FINAL:
+            attempt = {"schema": read.SCHEMA, "token": uuid.uuid4().hex, "call": call, "lost": lost}
             content = json.dumps({**attempt, "run": run.to_dict()}, indent=1)
             self._write(directory / "attempt.json", content)
             return run
         path = directory / "run.json"
-        content = json.dumps({"schema": SCHEMA, **run.to_dict()}, indent=1)
+        content = json.dumps({"schema": read.SCHEMA, **run.to_dict()}, indent=1)
         with output_errors(directory):
             while not write_new(path, content):
                 if (earlier := self.result(run.experiment.id)) is not None:
                     return earlier
                 with suppress(FileNotFoundError):  # schema 1 kept attempts here, too
-                    if read_run(path, run.experiment.id).state not in FINAL:
+                    if read.read_run(path, run.experiment.id).state not in read.FINAL:
                         path.replace(directory / "attempt.json")
         (directory / "attempt.json").unlink(missing_ok=True)
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
@@ -172,7 +163,7 @@ class Store:
         self, experiments: Iterable[Experiment], ended: Mapping[str, Run], trunk: str = ""
     ) -> None:
         """Remove the snapshots that no missing run needs, of one ``trunk`` or of all, if none works there."""
-        final = {i for i, run in ended.items() if run.state in FINAL}
+        final = {i for i, run in ended.items() if run.state in read.FINAL}
         missing = [e for e in experiments if e.id not in final]
         for name in left_trunks(self.trunks):
             if trunk in ("", name):
@@ -197,20 +188,20 @@ class Store:
         """The run of this id, if on record and final; a torn or foreign record is renamed and noted."""
         path = self.runs / experiment_id / "run.json"
         try:
-            run = read_run(path, experiment_id)
+            run = read.read_run(path, experiment_id)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise OutputError(f"output_dir: {path} cannot be read: {error}.") from error
         except TableError as error:
             with suppress(FileNotFoundError):  # another driver was first
-                aside = set_aside(path)
+                aside = read.set_aside(path)
                 self._note(
                     f"runs/{experiment_id}/run.json is torn or foreign ({str(error)[:80]}); it was "
                     f"renamed to {aside.name} and the run is made again."
                 )
             return None
-        return run if run.state in FINAL else None
+        return run if run.state in read.FINAL else None
 
     def attempt(self, experiment_id: str) -> Attempt | None:
         """The last attempt without a result; None where there is none, or it is torn."""
@@ -235,7 +226,7 @@ class Store:
 
     def write_table(self, runs: Iterable[Run]) -> Path:
         """All runs of the plan, whatever their state, as ``runs.csv``."""
-        return write_runs(runs, self.path / "runs.csv")
+        return read.write_runs(runs, self.path / "runs.csv")
 
     def _write(self, path: Path, content: str) -> None:
         with output_errors(path):

@@ -89,13 +89,9 @@ def numbers(
         with suppress(ValueError, OverflowError):
             return np.array(list(map(float, values)), dtype=np.float64) * factor
     texts = [v.strip() for v in values if isinstance(v, str)]
-    comma = ""
-    if any(map(_GROUPED.fullmatch, texts)):
-        comma = "group"
-    elif any(map(_DOT_GROUPS.fullmatch, texts)):
-        comma = "dots"
-    elif any((_ANY_DECIMAL if free_comma else _DECIMAL).fullmatch(t) for t in texts):
-        comma = "decimal"
+    decimal = _ANY_DECIMAL if free_comma else _DECIMAL
+    meanings = {"group": _GROUPED, "dots": _DOT_GROUPS, "decimal": decimal}
+    comma = next((m for m, form in meanings.items() if any(map(form.fullmatch, texts))), "")
     parsed = (_number(v, comma, column, i, factor, counts) for i, v in enumerate(values, start=1))
     return np.fromiter(parsed, dtype=np.float64, count=len(values))
 

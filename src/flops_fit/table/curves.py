@@ -85,6 +85,10 @@ class Curves:
     def read(cls, source: Any, columns: Mapping[str, str] | None = None) -> Curves:
         """Curves from a long table: one row for each run and point of its training.
 
+        TableError where a column is missing or ambiguous, a run has one point, two sizes, the same tokens
+        twice or FLOPs that do not grow; InputTypeError where ``source`` is no table. Steps are not turned
+        into tokens: how many tokens a step takes is not in such a table.
+
         Parameters
         ----------
         source
@@ -101,15 +105,6 @@ class Curves:
         Curves
             Points in order of tokens. Points without a positive finite number in every column are
             left out and listed, as are runs with fewer than two points left.
-
-        Raises
-        ------
-        TableError
-            A column is missing or ambiguous, a run has one point, two sizes, the same tokens twice
-            or FLOPs that do not grow. Steps are not turned into tokens: how many tokens a step
-            takes is not in such a table.
-        InputTypeError
-            ``source`` is no table.
         """
         if isinstance(source, Curves):
             return source

@@ -225,10 +225,8 @@ class RunTable:
         A name for each run, used wherever one is flagged.
     budget
         The planned compute each run belongs to: the groups of approach 2.
-    loss_se
-        Standard error of each loss, where it is known.
-    non_embedding, unique_tokens
-        N without embeddings and D without repeats, where they are known.
+    loss_se, non_embedding, unique_tokens
+        Standard errors of the losses, N without embeddings and D without repeats, where known.
     cluster
         Runs with equal values share a trunk or a seed, and so their noise; ``None`` where no two
         runs are known to.
@@ -243,12 +241,9 @@ class RunTable:
     texts
         Other columns of text that split the runs into a few groups, by their headings; empty where
         a run has no value.
-    excluded
-        What was left out before the fit, each with its reason.
-    notes
-        What was derived or assumed on the way in.
-    recognised
-        Which column was taken for each quantity, in which unit, one line each.
+    excluded, notes, recognised
+        What was left out before the fit, each with its reason; what was derived or assumed on the way
+        in; and which column was taken for each quantity, in which unit, one line each.
     findings
         What the other columns tell of the runs: epochs, settings that differ, names that repeat.
     """
@@ -370,6 +365,11 @@ class RunTable:
     ) -> RunTable:
         """A table of runs from whatever holds one, one row a run.
 
+        TableError where a column is missing or ambiguous or holds text; where the file is no table, or has
+        more than 1,000,000 rows and so is a log of steps; or where runs of a service lack the length of
+        their schedules and ``complete=True`` was not given. InputTypeError where ``source`` is none of
+        those below, MissingExtraError for a Parquet file without pyarrow.
+
         Parameters
         ----------
         source
@@ -391,17 +391,6 @@ class RunTable:
             as are those whose loss was read before the end of their schedule, where
             ``planned_flops``, ``planned_tokens`` or ``planned_steps`` says how long it was. Of
             runs of a service that has to be known.
-
-        Raises
-        ------
-        TableError
-            A column is missing or ambiguous or holds text; the file is no table, or has more than
-            1,000,000 rows and so is a log of steps; or runs of a service lack the length of their
-            schedules and ``complete=True`` was not given.
-        InputTypeError
-            ``source`` is none of the above.
-        MissingExtraError
-            A Parquet file without pyarrow.
 
         Examples
         --------
