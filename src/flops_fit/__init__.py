@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flops_fit import errors, examples, laws, reference
     from flops_fit.api import coordinate_check, find_optimal, plan_sweep, run_sweep, tune_sweep
     from flops_fit.execute import Mock
-    from flops_fit.fit import Fit, Prediction, compare, fit_runs
+    from flops_fit.fit import Fit, Prediction, compare, fit_runs, load_fit
     from flops_fit.mup import Mup
     from flops_fit.plan import Adaptive, Grid, Rectangular, SweepPlan, Tapered
     from flops_fit.recipes import HParams
@@ -33,14 +33,14 @@ __all__ = [
     "Adaptive", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HParams", "Mock", "Mup",
     "ParamCount", "Prediction", "Rectangular", "Result", "Run", "RunTable", "SweepPlan",
     "Tapered", "TrackedRuns", "TrainingConfig", "Tune", "__version__", "compare",
-    "coordinate_check", "errors", "examples", "find_optimal", "fit_runs", "laws", "plan_sweep",
+    "coordinate_check", "errors", "examples", "find_optimal", "fit_runs", "laws", "load_fit", "plan_sweep",
     "read_mlflow", "read_tensorboard", "read_wandb", "reference", "run_sweep", "tune_sweep",
     "write_report",
 ]  # fmt: skip
 
 _MODULES = {
     "api": ("coordinate_check", "find_optimal", "plan_sweep", "run_sweep", "tune_sweep"),
-    "fit": ("Fit", "Prediction", "compare", "fit_runs"),
+    "fit": ("Fit", "Prediction", "compare", "fit_runs", "load_fit"),
     "execute": ("Mock",),
     "plan": ("Adaptive", "Grid", "Rectangular", "SweepPlan", "Tapered"),
     "recipes": ("HParams",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from flops_fit.errors import OutputError
+from flops_fit.errors import MissingExtraError, OutputError
 from flops_fit.records import finite_json
 
 _RENAMES = 20  # attempts to replace a file that is being read, where the system forbids it
@@ -206,3 +207,11 @@ def _rename(temporary: Path, path: Path) -> None:
         except PermissionError:
             time.sleep(_RENAME_SECONDS)
     temporary.replace(path)
+
+
+def data_frame(rows: Sequence[Mapping[str, Any]], library: str) -> Any:
+    """Rows as a DataFrame of pandas or polars; MissingExtraError without it."""
+    try:
+        return importlib.import_module(library).DataFrame(rows)
+    except ImportError:
+        raise MissingExtraError(library, library, "a DataFrame") from None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from flops_fit.adaptive.sweep import AdaptiveResult
 from flops_fit.errors import InputError
-from flops_fit.files import write_json
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.plan.sweep_plan import SweepPlan
@@ -80,9 +79,8 @@ class Result:
         return without_tuning(self.tuning, self.fit)
 
     def save(self) -> Path:
-        """Write the fit with all its findings to ``output_dir/fit.json``; returns its path."""
-        write_json(path := self.output_dir / "fit.json", self.fit.to_dict())
-        return path
+        """Write the fit with all its findings to ``output_dir/fit.json``: ``Fit.save``; its path."""
+        return self.fit.save(self.output_dir / "fit.json")
 
     def predict(
         self,

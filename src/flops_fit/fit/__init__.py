@@ -16,8 +16,9 @@ from flops_fit.fit.groups import GroupFit
 from flops_fit.fit.intervals import Estimate, Evidence
 from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
-from flops_fit.fit.prediction import HeldOut, Prediction
+from flops_fit.fit.prediction import HeldOut, Prediction, Predictions
 from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
+from flops_fit.fit.saving import load_fit
 from flops_fit.fit.solver import FitStatus
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport, WindowRule
@@ -41,6 +42,7 @@ __all__ = [
     "Parabola",
     "PowerFit",
     "Prediction",
+    "Predictions",
     "TradeOffEstimate",
     "WindowReport",
     "WindowRule",
@@ -50,5 +52,6 @@ __all__ = [
     "export_fit",
     "fit_power",
     "fit_runs",
+    "load_fit",
     "quick_fit",
 ]

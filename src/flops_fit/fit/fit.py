@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,19 +17,22 @@ from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, thr
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
 from flops_fit.fit.export import fit_card
 from flops_fit.fit.hparam_rule import HParamRule
-from flops_fit.fit.intervals import Estimate, Evidence, drawn_laws, estimate
+from flops_fit.fit.intervals import Estimate, Evidence, check_level, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.prediction import (
     QUANTITIES,
     Budget,
     Prediction,
+    Predictions,
     check_target,
     predict,
     predict_path,
 )
 from flops_fit.fit.repeated import scarcity_notes
+from flops_fit.fit.saving import Question, save_fit
 from flops_fit.fit.sensitivity import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
+from flops_fit.fit.summary import summary
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import FlopsFunction, flops_to_dict
@@ -39,7 +43,19 @@ from flops_fit.recipes.resolve import RecipeTable
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table.run_table import RunTable
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Floats = NDArray[np.float64]
+
+
+class Caps(TypedDict, total=False):
+    """Limits of :meth:`Fit.predict`."""
+
+    max_params: float | None
+    max_tokens: float | None
+    unique_tokens: float | None
 
 
 @dataclass(frozen=True)
@@ -130,11 +146,17 @@ class Fit:
     _headline: Headline = field(repr=False)
     _evidence: Evidence = field(repr=False)
     hparams: HParamRule | None = None
+    _question: Question | None = field(default=None, repr=False)
 
     @property
     def trust(self) -> Literal["ok", "caution", "no"]:
         """From the worst diagnostic; critical is "no", a warning "caution"."""
         return trust_of(self.diagnostics)
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The law's constants."""
+        return self.law.params
 
     @property
     def exponents(self) -> tuple[float, float]:
@@ -191,15 +213,23 @@ class Fit:
         evidence = replace(self._evidence, solution=solution)
         return replace(self, law=law, isoflop=lines, _solution=solution, _evidence=evidence)
 
+    @overload
+    def predict(self, C: float, level: float = ..., **caps: Unpack[Caps]) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, C: Sequence[float] | Floats, level: float = ..., **caps: Unpack[Caps]
+    ) -> Predictions: ...
+
     def predict(
         self,
-        C: float,
+        C: float | Sequence[float] | Floats,
         level: float = 0.9,
         *,
         max_params: float | None = None,
         max_tokens: float | None = None,
         unique_tokens: float | None = None,
-    ) -> Prediction:
+    ) -> Prediction | Predictions:
         """The compute-optimal N, D and loss at C training FLOPs, with intervals.
 
         The answer is the median over surfaces drawn from everything that the runs leave open: the
@@ -210,7 +240,7 @@ class Fit:
         Parameters
         ----------
         C
-            Training FLOPs.
+            Training FLOPs; several give :class:`Predictions`, with ``to_pandas()``.
         level
             Probability that a central interval is meant to hold.
         max_params, max_tokens
@@ -221,8 +251,11 @@ class Fit:
         if unique_tokens is not None:
             scarce = self.with_unique(unique_tokens)
             return scarce.predict(C, level, max_params=max_params, max_tokens=max_tokens)
-        check_target(C, level)
-        budget = Budget(float(C), self.flops, max_params, max_tokens)
+        if isinstance(C, list | tuple | np.ndarray) and np.ndim(C) == 1:
+            caps: Caps = {"max_params": max_params, "max_tokens": max_tokens}
+            return Predictions(self.predict(c, level, **caps) for c in C)
+        C = check_target(C, level)
+        budget = Budget(C, self.flops, max_params, max_tokens)
         if self._headline.lines is not None:
             return predict_from_lines(self._headline, self._evidence, budget, level)
         usable = (FitStatus.OK, FitStatus.BOUND_HIT)
@@ -362,6 +395,36 @@ class Fit:
             record["hparams"] = self.hparams.to_dict()
         plain: dict[str, Any] = finite_json(record)
         return plain
+
+    def summary(self, level: float = 0.9) -> str:
+        """The law, its constants with standard deviation and interval, its fit, its trust."""
+        check_level(level)
+        return summary(self, level)
+
+    def plot(self, name: str = "isoflop", ax: Axes | None = None) -> Figure:
+        """Draw one figure, by default the runs of each budget with the law; into ``ax`` if given.
+
+        ``flops_fit.report.FIGURES`` has the names. InputError where the runs have no data for it.
+        """
+        from flops_fit.report.figures import draw_one
+
+        return draw_one(self, name, ax)
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the answer as one page: :func:`flops_fit.write_report`."""
+        from flops_fit.report.page import write_report
+
+        return write_report(self, path)
+
+    def save(self, path: str | Path = "fit.json") -> Path:
+        """Write the fit as JSON that :func:`flops_fit.load_fit` makes it again from; its path."""
+        return save_fit(self, Path(path))
+
+    def __repr__(self) -> str:
+        return f"<Fit of the {self.law.name} law to {len(self.runs)} runs, trust: {self.trust}>"
+
+    def __str__(self) -> str:
+        return self.summary()
 
     def _repr_html_(self) -> str:
         return fit_card(self)

@@ -21,6 +21,7 @@ from flops_fit.fit.known import Known, check_known
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import FEW_EPOCHS, epochs_of
+from flops_fit.fit.saving import Question
 from flops_fit.fit.selection import stray_finding, stray_runs
 from flops_fit.fit.sensitivity import sensitivity, sensitivity_diagnostics
 from flops_fit.fit.solver import DeltaRule
@@ -160,6 +161,17 @@ def fit_runs(
     check_options(delta, loss_space, window, n)
     check_hparams(hparams)
     table = RunTable.read(runs, columns)
+    options: dict[str, Any] = {
+        "delta": delta,
+        "loss_space": loss_space,
+        "window": window,
+        "weights": weights,
+    }
+    options |= {"flops_per_unit": flops_per_unit, "n": n, "hparams": hparams, "curves": curves}
+    options |= {
+        name: dict(said) if said else None for name, said in (("fixed", fixed), ("prior", prior))
+    }
+    question = Question(law if isinstance(law, str) else law.name, table, options)
     if n == "non_embedding":
         if table.non_embedding is None:
             raise TableError(
@@ -201,7 +213,7 @@ def fit_runs(
     beyond = int(np.sum((fitted.chosen.weights > 0) & many))
     may_repeat = form is None and beyond and not (known.fixed or known.prior)
     repeating = _if_repeats_count(beyond, alone) if may_repeat else None
-    return repeating or _assembled(alone, fitted, report)
+    return replace(repeating or _assembled(alone, fitted, report), _question=question)
 
 
 def _grouped(

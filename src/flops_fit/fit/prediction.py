@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
+from flops_fit.files import data_frame
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import METHOD, Evidence, Interval, check_level
 from flops_fit.fit.minima import parabola
@@ -80,7 +81,11 @@ class Prediction(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(fields(self))
 
-    def _repr_html_(self) -> str:
+    def _title(self) -> str:
+        far = f"{self.extrapolation:.3g} times the largest run"
+        return f"With {self.target_compute:.3g} training FLOPs, {far}"
+
+    def _rows(self) -> list[list[str]]:
         rows = [["", "value", f"{100 * self.level:g} % interval"]]
         for name, quantity, show in (
             ("N*, parameters", "optimal_params", format_count),
@@ -93,14 +98,48 @@ class Prediction(Mapping[str, Any]):
             interval = f"{show(span[0])}–{show(span[1])}" if span else "none"
             value = self.expected_loss if quantity == "run_loss" else self[quantity]
             rows.append([name, show(value), interval])
-        far = f"{self.extrapolation:.3g} times the largest run"
-        title = f"With {self.target_compute:.3g} training FLOPs, {far}"
-        return card(title, rows, serious(self.diagnostics))
+        return rows
+
+    def __str__(self) -> str:
+        lines = [f"{name:<19} {value:<7} {span}" for name, value, span in self._rows()]
+        return "\n".join([self._title(), *lines, *serious(self.diagnostics)])
+
+    def _repr_html_(self) -> str:
+        return card(self._title(), self._rows(), serious(self.diagnostics))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``None`` where a number is not known."""
         record = {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
         return dict(finite_json(record))
+
+
+class Predictions(tuple[Prediction, ...]):
+    """The predictions at several budgets."""
+
+    __slots__ = ()
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One flat row a budget: each quantity, and the ends of its interval as _low and _high."""
+        rows = []
+        for p in self:
+            row: dict[str, Any] = {"compute": p.target_compute}
+            for name, span in p.intervals.items():
+                if name != "run_loss":
+                    row[name] = p[name]
+                row[f"{name}_low"], row[f"{name}_high"] = span or (None, None)
+            rows.append({**row, "level": p.level, "extrapolation": p.extrapolation})
+        return rows
+
+    def to_pandas(self) -> Any:
+        """:meth:`to_dicts` as a pandas DataFrame."""
+        return data_frame(self.to_dicts(), "pandas")
+
+    def to_polars(self) -> Any:
+        """:meth:`to_dicts` as a polars DataFrame."""
+        return data_frame(self.to_dicts(), "polars")
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self))
 
 
 def serious(diagnostics: Sequence[Diagnostic]) -> list[str]:
@@ -244,11 +283,12 @@ def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
     return Diagnostic("cap_binds", "note", text)
 
 
-def check_target(C: float, level: float) -> None:
-    """Refuse a target that is no compute, or a level that is no probability."""
-    if not is_number(C) or C <= 0:
+def check_target(C: object, level: float) -> float:
+    """A target as a float; InputError where it is no compute, or the level no probability."""
+    if not is_number(C) or not float(C) > 0:
         raise InputError(f"expected a compute budget in FLOPs, one positive number; got {C!r}.")
     check_level(level)
+    return float(C)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flops_fit.errors import InputError
 from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
@@ -21,6 +22,7 @@ from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -128,6 +130,17 @@ def draw_figures(data: ReportData, managed: bool = False) -> list[Drawn]:
                 style.set_margins(figure)
             drawn.append(Drawn(kind, values, figure))
     return drawn
+
+
+def draw_one(fit: Fit, name: str, ax: Axes | None = None) -> Figure:
+    """The figure of that name, in ``ax`` or axes of its own; InputError where there is none."""
+    kinds = {kind.name: kind for kind in FIGURES}
+    if name not in kinds:
+        raise InputError(f"expected a figure among {list(kinds)}; got {name!r}.")
+    values = kinds[name].data(ReportData(fit))
+    if values is None:
+        raise InputError(f"expected a fit with the data of the figure {name!r}; this one has none.")
+    return kinds[name].draw(values, ax=ax)
 
 
 def draw_all(

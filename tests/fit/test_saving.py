@@ -1,0 +1,131 @@
+"""A fit on disk is made again from its own runs; a fit prints as a summary that fits a screen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import flops_fit
+from flops_fit import fit_runs, load_fit, reference
+from flops_fit.errors import InputError, TableError
+from flops_fit.laws import Hoffmann
+
+
+@dataclass(frozen=True)
+class Own(Hoffmann):
+    name = "own"
+
+    @classmethod
+    def starts(cls, N, D, loss):
+        return [{"E": 0.5, "A": 200.0, "B": 500.0, "alpha": 0.3, "beta": 0.3}]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return reference.runs("llama3_2024")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"law": "hoffmann", "delta": np.inf, "window": None},
+        {"law": "kappa", "fixed": {"E": 0.5}, "prior": {"alpha": (0.4, 0.1)}},
+        {"loss_space": "linear", "flops_per_unit": lambda N: 6.1 * np.asarray(N)},
+    ],
+    ids=["default", "least squares", "known constants", "own flops"],
+)
+def test_a_saved_fit_comes_back_with_every_answer(runs, options, tmp_path):
+    fit = fit_runs(runs, **options)
+    again = load_fit(fit.save(tmp_path / "fit.json"))
+    assert again.params == fit.params
+    assert again.predict(1e23).to_dict() == fit.predict(1e23).to_dict()
+    assert again.diagnostics == fit.diagnostics
+    assert again.excluded == fit.excluded
+    assert json.loads((tmp_path / "fit.json").read_text())["law"] == fit.law.name
+
+
+def test_weights_and_left_out_runs_come_back(runs, tmp_path):
+    rows = runs.to_dicts()
+    rows[3]["loss"] = float("nan")
+    weights = np.linspace(1, 2, len(rows) - 1)
+    fit = fit_runs(rows, weights=weights)
+    again = load_fit(fit.save(tmp_path / "fit.json"))
+    assert again.params == fit.params
+    assert again.excluded == fit.excluded
+
+
+def test_a_law_of_ones_own_has_to_be_given(runs, tmp_path):
+    fit = fit_runs(runs, Own)
+    path = fit.save(tmp_path / "fit.json")
+    with pytest.raises(InputError, match="expected law= with the class 'own'"):
+        load_fit(path)
+    assert load_fit(path, Own).params == fit.params
+
+
+def test_what_cannot_be_loaded_is_said(runs, tmp_path):
+    path = tmp_path / "fit.json"
+    for text in ("", "{}", "[1]", '{"made_of": {}}'):
+        path.write_text(text)
+        with pytest.raises(TableError, match=r"expected a fit that Fit.save\(\) or a sweep wrote"):
+            load_fit(path)
+    rows = [{**row, "corpus": "ab"[i % 2]} for i, row in enumerate(runs.to_dicts())]
+    one = fit_runs(rows, group="corpus")["a"]
+    with pytest.raises(TableError, match="it has no runs of its own"):
+        load_fit(one.save(path))
+
+
+def test_other_constants_than_were_saved_are_said(runs, tmp_path):
+    path = fit_runs(runs).save(tmp_path / "fit.json")
+    content = json.loads(path.read_text())
+    content["params"]["E"] *= 1.01
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="fits other constants to these runs"):
+        load_fit(path)
+
+
+def test_a_fit_prints_as_a_summary(runs):
+    fit = fit_runs(runs)
+    text = str(fit)
+    assert text == fit.summary()
+    lines = text.splitlines()
+    assert len(lines) < 20
+    for word in ("Law:", "Runs:", "R² = 0.99", f"Trust: {fit.trust}", "90 % interval", *fit.params):
+        assert word in text
+    low, high = fit.estimate(lambda law: law.exponent).interval
+    assert f"{low:.4g} to {high:.4g}" in next(line for line in lines if line.startswith("a "))
+    assert "50 % interval" in fit.summary(0.5)
+    assert len(repr(fit)) < 80
+    assert fit.params == fit.law.params
+
+
+def test_a_fit_draws_its_figures_and_its_page(runs, tmp_path):
+    fit = fit_runs(runs)
+    assert fit.plot().axes
+    assert fit.plot("residuals").axes
+    with pytest.raises(InputError, match="expected a figure among"):
+        fit.plot("pie")
+    with pytest.raises(InputError, match="expected a fit with the data of the figure 'rates'"):
+        fit.plot("rates")
+    assert "<title>" in fit.report(tmp_path / "page.html").read_text()
+
+
+def test_several_budgets_are_answered_at_once(runs):
+    fit = fit_runs(runs)
+    answers = fit.predict([1e21, 1e22])
+    assert list(answers) == [fit.predict(1e21), fit.predict(1e22)]
+    frame = answers.to_pandas()
+    assert frame["optimal_params"].tolist() == [p.optimal_params for p in answers]
+    assert frame["run_loss_high"].tolist() == [p.intervals["run_loss"][1] for p in answers]
+    assert answers.to_polars().columns == frame.columns.tolist()
+    assert "1e+22" in str(answers)
+    assert fit.runs.to_pandas()["loss"].tolist() == fit.runs.loss.tolist()
+    short = str(answers[0])
+    assert "1e+21" in short
+    assert len(short.splitlines()) < 9
+    with pytest.raises(InputError, match="expected a compute budget"):
+        fit.predict([1e21, -1])
+    assert flops_fit.load_fit is load_fit
