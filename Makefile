@@ -10,7 +10,7 @@ SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser check docs docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-plan \
+.PHONY: help install demo test test-browser check docs docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-plan \
 	bench-report bench-train chaos clean
 
 help: ## Show this list
@@ -76,6 +76,9 @@ bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, besid
 
 bench-hparams: install ## One rate over widths in μP and without, and the demo untuned and tuned (about 45 minutes)
 	$(BIN)/python -m benchmarks.hparams
+
+bench-joint: install ## Rates and batches as part of the surface, simulated (about two hours) and on public runs
+	$(BIN)/python -m benchmarks.joint
 
 bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)
 	$(BIN)/python -m benchmarks.plan

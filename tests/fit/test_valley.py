@@ -9,40 +9,12 @@ import pytest
 
 from flops_fit import fit_runs, reference
 from flops_fit.errors import InputError, InputTypeError, TableError
-from flops_fit.fit.hparam_rule import varied
+from flops_fit.fit.hparam_rule import tuned_losses, varied
 from flops_fit.fit.sampler import sample
 from flops_fit.fit.valley import regret
-from flops_fit.laws import Hoffmann
 from flops_fit.records import ParamCount
 from flops_fit.table import RunTable
-
-LAW = Hoffmann(1.7, 0.8 * 1e8**0.35, 0.8 * 2e9**0.35, 0.35, 0.35)
-# a₀ … a₃, b₀ … b₂, ln c_η, ln c_B, s; ln N, ln D, ln η and ln B are from the middles.
-VALLEY = np.array([[-0.1, -0.71, 0.33, 0.38, -0.2, 0.67, -0.24, -5.0, -5.2, 0.36]])
-MIDDLES = np.array([19.6, 23.4, -6.2, 12.9])
-
-
-def logs(*columns):
-    return [np.log(np.atleast_1d(c)) - m for c, m in zip(columns, MIDDLES, strict=True)]
-
-
-def rule(N, D):
-    x, y = np.log(N) - MIDDLES[0], np.log(D) - MIDDLES[1]
-    a0, a1, a2, _, b0, b1, b2, *_ = VALLEY[0]
-    return np.exp(MIDDLES[2] + a0 + a1 * x + a2 * y), np.exp(MIDDLES[3] + b0 + b1 * y + b2 * x)
-
-
-def sweep(lr=2e-3, batch=2.0**19, jitter=3.0, noise=0.002, seed=0):
-    """A 5×7 sweep at one rate and batch, each times something within ``jitter``."""
-    rng = np.random.default_rng(seed)
-    C = np.repeat(np.geomspace(1e18, 1e20, 5), 7)
-    N = LAW.optimal(C).params * np.tile(np.geomspace(1 / 6, 6, 7), 5)
-    D = C / (6 * N)
-    each = np.log(jitter) * rng.uniform(-1, 1, (2, len(N)))
-    lr, batch = lr * np.exp(each[0]), batch * np.exp(each[1])
-    R = regret(VALLEY, *logs(N, D, lr, batch)).value[0]
-    loss = LAW.loss(N, D) * np.exp(R + noise * rng.normal(size=len(N)))
-    return {"params": N, "tokens": D, "flops": C, "loss": loss, "lr": lr, "batch_tokens": batch}
+from tests.fit._valley import LAW, VALLEY, logs, rule, sweep
 
 
 @pytest.fixture(scope="module")
@@ -181,24 +153,23 @@ def test_diverged_runs_are_information():
     lost = {**{k: v[::3] for k, v in runs.items()}, "lr": rate[::3]}
     lost["loss"] = np.full(len(lost["lr"]), np.nan)
     both = {k: np.concatenate([runs[k], lost[k]]) for k in runs}
-    fits = [fit_runs(table) for table in (runs, both)]
-    assert [f.hparams.diverged for f in fits] == [0, len(lost["lr"])]
-    at = (2e8, 2e10)
-    widths = [np.diff(np.log(f.hparams.optimal(*at).lr_interval))[0] for f in fits]
-    assert widths[1] < 1.05 * widths[0]
-    high = 12 * rule(*at)[0]
-    assert fits[1].hparams.regret(*at, high, rule(*at)[1]).value > 0.01
+    rules = [tuned_losses(RunTable.read(t), "auto", "total")[1] for t in (runs, both)]
+    assert [r.diverged for r in rules] == [0, len(lost["lr"])]
+    at, high = (2e8, 2e10), 12 * rule(2e8, 2e10)[0]
+    widths = [np.diff(np.log(r.optimal(*at).lr_interval))[0] for r in rules]
+    assert widths[1] < widths[0]
+    assert rules[1].regret(*at, high, rule(*at)[1]).interval[0] > 0.01
 
 
-def test_batches_of_sequences_make_no_recipe_for_tokens():
+def test_batches_of_sequences_make_no_recipe_for_tokens(fit):
     runs = sweep()
     runs["batch_size"] = runs.pop("batch_tokens") / 2048
-    fitted = fit_runs(runs)
-    assert fitted.hparams.batch_unit == "sequences"
+    assert RunTable.read(runs).batch_unit == "sequences"
     with pytest.raises(InputError, match="expected batches in tokens"):
-        fitted.recipe  # noqa: B018
-    runs["seq_len"] = np.full(len(runs["lr"]), 2048.0)
-    assert fit_runs(runs).hparams.batch_unit == "tokens"
+        replace(fit.hparams, batch_unit="sequences").recipe  # noqa: B018
+    in_tokens = RunTable.read({**runs, "seq_len": np.full(len(runs["lr"]), 2048.0)})
+    assert in_tokens.batch_unit == ""
+    assert in_tokens.batch_units == pytest.approx(sweep()["batch_tokens"])
 
 
 def test_the_sampler_draws_a_curved_posterior():

@@ -1,5 +1,8 @@
-"""The figures that every fit may have; the others need a sweep that was made here."""
+"""The figures that every fit may have; the others need more than losses."""
 
 from flops_fit.report import FIGURES
 
-OF_A_FIT = [kind for kind in FIGURES if kind.name not in ("rates", "batches", "collapse")]
+_OF_A_SWEEP = (
+    "rates", "batches", "collapse", "lr_valley", "batch_valley", "lr_rule", "batch_rule",
+)  # fmt: skip
+OF_A_FIT = [kind for kind in FIGURES if kind.name not in _OF_A_SWEEP]

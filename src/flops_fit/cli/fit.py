@@ -58,6 +58,8 @@ def fit(
         flops_fit.report.approaches_table(fitted),
         f"\n{words}",
     ]
+    if rule := flops_fit.report.rule_table(fitted, predictions):
+        shown.insert(1, f"\n{rule.markdown()}")
     if recognised := fitted.runs.recognised:
         shown += ["\nColumns read:", *(f"  {column}" for column in recognised)]
     document: dict[str, Any] = {

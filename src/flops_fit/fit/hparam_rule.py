@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit.intervals import Estimate, Interval, check_level
-from flops_fit.fit.valley import Valley, ValleyPrior, fit_valley, form_error, regret
+from flops_fit.fit.valley import Regret, Valley, ValleyPrior, fit_valley, form_error, regret
 from flops_fit.recipes.published import default
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
 from flops_fit.records import Diagnostic
@@ -25,7 +25,7 @@ HParamNames = Literal["auto"] | Sequence[str] | ValleyPrior | None
 
 TUNED = ("lr", "batch_units")
 METHOD = "valley, law and noise"
-_FEWEST_RUNS = 12
+_FEWEST_RUNS = 20
 _OTHER_DATA = 1.5  # times the prior's standard deviations where data is no text
 _VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was varied on purpose
 _MIXED = 1.2  # of chains, from which draws are doubted
@@ -118,10 +118,15 @@ class HParamRule:
             values.append(np.atleast_1d(np.log(at) - middle[i]))
         return [np.ascontiguousarray(v) for v in np.broadcast_arrays(*values)]
 
-    def regret_draws(self, N: Any, D: Any, lr: Any = None, batch_units: Any = None) -> Floats:
-        """Ln L − ln floor of each draw at runs, shape (draws, runs)."""
+    def _at(self, N: Any, D: Any, lr: Any = None, batch_units: Any = None) -> Regret:
+        """The regret of each draw at runs, arrays of shape (draws, runs)."""
         x, y, rate, batch = self._logs(N, D, lr, batch_units)
-        return regret(self.valley.draws, x, y, rate, batch).value
+        return regret(self.valley.draws, x, y, rate, batch)
+
+    def _regret(self, runs: RunTable) -> Regret:
+        lr = runs.lr if "lr" in self.names else None
+        batch = runs.batch_units if "batch_units" in self.names else None
+        return self._at(runs.params, runs.tokens, lr, batch)
 
     def optimal(self, N: float, D: float, level: float = 0.9) -> BestHParams:
         """The best learning rate and batch of a run of N parameters on D units."""
@@ -140,7 +145,7 @@ class HParamRule:
             lr = float(np.exp(np.mean(rates) + middle[2]))
             off = draws[:, 3] * (np.mean(batches) - batches)
             lr_span = _span(np.exp(rates + off + middle[2]), level)
-        cost = np.expm1(self.regret_draws(N, D, lr, batch)[:, 0])
+        cost = np.expm1(self._at(N, D, lr, batch).value[:, 0])
         return BestHParams(
             lr, batch, lr_span, batch_span, float(np.mean(cost)),
             float(np.quantile(cost, level)), level, self._far(N, D),
@@ -164,7 +169,7 @@ class HParamRule:
                 check_number(name, value, above=0)
         check_level(level)
         known = [given[n] if n in self.names else None for n in TUNED]
-        cost = np.expm1(self.regret_draws(N, D, *known)[:, 0])
+        cost = np.expm1(self._at(N, D, *known).value[:, 0])
         span, notes = _span(cost, level), self._far(N, D)
         return Estimate(float(np.median(cost)), span, level, METHOD, diagnostics=notes)
 
@@ -198,15 +203,20 @@ class HParamRule:
                 laws[name] = RecipePowerLaw(float(np.exp(log)), **law, size=self.size)
         return RecipeTable(f"joint-{self.runs}", {}, laws, default)
 
+    def parts(self, runs: RunTable) -> dict[str, tuple[Floats, Floats]]:
+        """How far, in logs, each run lies off the best rate and the best batch, and the cost of each."""
+        found = self._regret(runs)
+        of_batch = np.exp(self.valley.draws[:, 8:9]) * found.v**2
+        costs = {"lr": (found.u, found.value - of_batch), "batch_units": (found.v, of_batch)}
+        return {n: (u.mean(axis=0), R.mean(axis=0)) for n, (u, R) in costs.items()}
+
     def expected(self, runs: RunTable) -> Floats:
         """The mean regret of each run, in ln L."""
         return np.asarray(np.mean(self.shifts(runs), axis=0))
 
     def shifts(self, runs: RunTable) -> Floats:
-        """The regret of each run in each draw, shape (draws, runs)."""
-        lr = runs.lr if "lr" in self.names else None
-        batch = runs.batch_units if "batch_units" in self.names else None
-        return self.regret_draws(runs.params, runs.tokens, lr, batch)
+        """The regret of each run in each draw, in ln L, shape (draws, runs)."""
+        return self._regret(runs).value
 
     def weights(self, runs: RunTable) -> Floats:
         """How much each run counts beside one at its best: the form of a large regret is not exact."""
@@ -317,7 +327,7 @@ def check_hparams(hparams: HParamNames) -> None:
 
 
 def tuned_losses(
-    runs: RunTable, hparams: HParamNames, size: SizeName
+    runs: RunTable, hparams: HParamNames, size: SizeName, prior: ValleyPrior | None = None
 ) -> tuple[RunTable, HParamRule | None]:
     """Runs with the losses that they would have at their best, and the rule; as they are without one."""
     if hparams is None or runs.regret is not None:
@@ -336,7 +346,7 @@ def tuned_losses(
     if np.min(runs.loss) <= 0:
         raise InputError("hparams=: expected positive losses; some are not. Use hparams=None.")
     usual = ValleyPrior() if runs.unit == "tokens" else ValleyPrior().widened(_OTHER_DATA)
-    prior = hparams if isinstance(hparams, ValleyPrior) else usual
+    prior = hparams if isinstance(hparams, ValleyPrior) else prior or usual
     lr, batch = (getattr(runs, n) if n in names else None for n in TUNED)
     valley = fit_valley(runs, lr, batch, prior)
     N, D = runs.params, runs.tokens

@@ -34,12 +34,13 @@ DRAWS = 400
 _LAW = 6  # coordinates of the floor
 _OF_RATE = (0, 1, 2, 7, 9)  # what is left where the batch follows from N and D
 _OF_BATCH = (4, 5, 6, 8)
-_USUAL_NOISE, _NOISE_SPREAD = 0.003, 0.7  # of one run, and sd of its log
+_USUAL_NOISE, _NOISE_SPREAD = 0.003, 0.5  # of one run, and sd of its log
 _NU = 5.0  # of Student's t
 _OFFSETS = (-1.5, 0.0, 1.5)  # starts of a₀ and b₀ around the runs
 _ROUNDS, _STEPS = 3, 60
 _SAME_CELL = 0.02  # in ln N and ln D
 _NO_CURVATURE = -80.0  # ln c of what is no part of the valley
+_SEARCHED_NOISE = 0.001  # least one of a mode: few runs may be met exactly
 _LEAST_NOISE = 0.0015  # that the form's error is compared with
 _LEAST_REGRET = 0.05  # of a diverged run, where its cell has no other
 
@@ -198,7 +199,7 @@ def _mode(problem: _Problem, q: Floats, ln_sigma: Floats) -> tuple[Floats, Float
             share = (_NU + 1) / _NU * r * r * scale / (1 + r * r * scale / _NU)
             share = np.average(share, axis=1, weights=problem.weight)
             ln_sigma = ln_sigma + 0.5 * np.log(np.clip(share, 0.05, 20.0))
-        ln_sigma = np.clip(ln_sigma, np.log(1e-5), 0.0)
+        ln_sigma = np.clip(ln_sigma, np.log(_SEARCHED_NOISE), 0.0)
         if np.all((np.abs(new - value) < 1e-3) & (damping < 1.0)):
             break
     value, _, H = state(q, ln_sigma)

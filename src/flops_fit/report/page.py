@@ -25,6 +25,7 @@ from flops_fit.report.provenance import excluded_list, methods_section, provenan
 from flops_fit.report.style import dark_colour, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import tuning_table
+from flops_fit.report.valley import rule_table
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -177,6 +178,12 @@ def tuning(m: ReportData) -> str:
     return paragraph(m.tuning.in_words()) + tuning_table(m.tuning).html()
 
 
+def rule(m: ReportData) -> str:
+    """The best learning rate and batch at each budget, where runs vary them."""
+    table = rule_table(m.fit, m.answers, m.level)
+    return table.html() if table else ""
+
+
 def law(m: ReportData) -> str:
     """The law with its constants."""
     fit = m.fit
@@ -218,6 +225,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("what-if", "What if", panel),
     Section("figures", "Figures", figures),
     Section("tuning", "Hyper-parameters", tuning),
+    Section("rule", "Learning rate and batch", rule),
     Section("law", "The law", law),
     Section("approaches", "Three approaches", lambda m: table.approaches(m.fit).html()),
     Section("findings", "Findings", findings),

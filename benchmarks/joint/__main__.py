@@ -1,0 +1,47 @@
+"""Is a sweep with drawn rates and batches, fitted as one surface, as good as a tuned one?
+
+    python -m benchmarks.joint                    # simulated sweeps
+    python -m benchmarks.joint --data DIR         # and StepLaw's own runs, from its CSV files in DIR
+    python -m benchmarks.joint --sweeps 40        # fewer than 200
+
+DIR has steplaw2025_lr_batch.csv (lr, batch_sequences, tokens, non_embedding, loss) and
+steplaw2025_moe.csv (active_params for non_embedding). Exits with 1 where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.common.threads import one_thread
+
+if __name__ == "__main__":  # read when NumPy is first imported
+    one_thread()
+
+from benchmarks.common.command import run
+from benchmarks.joint.replay import replay
+from benchmarks.joint.simulated import simulated
+
+DATA = Path(os.environ.get("FLOPS_FIT_SWEEPS", "data"))
+
+
+def main() -> int:
+    """Run the parts."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--data", type=Path, default=DATA, help="a folder of CSV files (or set FLOPS_FIT_SWEEPS)"
+    )
+    options.add_argument("--sweeps", type=int, help="simulated sweeps of each case")
+    given = options.parse_known_args()[0]
+    folder = given.data if given.data.is_dir() else None
+    parts = {
+        "simulated": lambda quick: simulated(quick, given.sweeps),
+        "replay": lambda quick: replay(folder, quick),
+    }
+    return run(parts, __doc__ or "", "joint", options=options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

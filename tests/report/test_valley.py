@@ -1,0 +1,52 @@
+"""The valley and the rule are shown where they were fitted."""
+
+import numpy as np
+import pytest
+
+from flops_fit import fit_runs, reference
+from flops_fit.report import FIGURES, ReportData, draw_figures, rule_table
+from flops_fit.report.page import rule as section
+from tests.cli._calls import called
+from tests.fit._valley import sweep
+
+OWN = ("lr_valley", "batch_valley", "lr_rule", "batch_rule")
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return fit_runs(sweep())
+
+
+def test_each_figure_is_drawn_from_its_rows(fit):
+    kinds = {kind.name: kind for kind in FIGURES if kind.name in OWN}
+    data = {name: kind.data(ReportData(fit)) for name, kind in kinds.items()}
+    for name, kind in kinds.items():
+        assert kind.draw(data[name]).axes[0].lines
+    runs = [r for r in data["lr_valley"].rows() if r["kind"] == "run"]
+    curve = [r for r in data["lr_valley"].rows() if r["kind"] == "curve"]
+    assert len(runs) == len(fit.runs)
+    assert min(r["excess"] for r in curve) == pytest.approx(0, abs=1e-4)
+    assert all(r["low"] <= r["excess"] <= r["high"] for r in curve)
+    told = [r for r in data["lr_rule"].rows() if r["kind"] == "fitted"]
+    assert told[0]["low"] < told[0]["value"] < told[0]["high"]
+    assert told[0]["value"] > told[-1]["value"]
+    assert {r["kind"] for r in data["batch_rule"].rows()} >= {"fitted", "run", "steplaw2025"}
+
+
+def test_the_page_has_the_rule_only_where_there_is_one(fit):
+    assert "Learning rate" in section(ReportData(fit))
+    plain = ReportData(fit_runs(reference.runs("llama3_2024")))
+    assert section(plain) == ""
+    assert not {d.kind.name for d in draw_figures(plain)} & set(OWN)
+
+
+def test_the_command_says_the_rule(tmp_path, fit, capsys):
+    runs = sweep()
+    rows = zip(*[np.char.mod("%.17g", column) for column in runs.values()], strict=True)
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([",".join(runs), *map(",".join, rows)]))
+    told = called(capsys, "fit", path, "--predict", "1e21")
+    table = rule_table(fit, [fit.predict(1e21)])
+    assert table is not None
+    assert table.markdown() in told.out
+    assert "lr ∝ N^" in told.out
