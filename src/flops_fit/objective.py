@@ -144,6 +144,10 @@ class Objective:
             return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
         return batch_length(batch)
 
+    def has_classes(self, batch: Any) -> bool:
+        """Whether targets are integers, as those of classes are."""
+        return self.step_fn is None and _is_whole(self._parts(batch)[1])
+
     def has_units(self, batch: Any) -> bool:
         """Whether a batch has any unit; assumed on a device (counting would wait) and with step_fn."""
         if self.step_fn is not None:

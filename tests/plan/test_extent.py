@@ -175,3 +175,21 @@ def test_padding_in_the_mean_is_judged_alike_and_may_be_split() -> None:
 def test_a_step_that_returns_a_mean_for_a_sum_is_refused() -> None:
     with pytest.raises(LossError, match=r"expected \(loss·n, n\)"):
         plan(dataset=PAIRS, step_fn=lambda model, batch: (regression(model, batch), len(batch[0])))
+
+
+def likelihood(output: Tensor, y: Tensor) -> Tensor:
+    """Of y under a normal density of which the model gives mean and ln σ."""
+    mean, scale = output[:, :2], output[:, 2:].clamp(-5, 5)
+    loss: Tensor = (scale + 0.5 * ((y[:, :2] - mean) / scale.exp()) ** 2 + 0.919).mean()
+    return loss
+
+
+def test_a_loss_that_falls_below_zero_is_told_before_it_is_trained() -> None:
+    data = torch.utils.data.TensorDataset(POINTS, POINTS.roll(3, 1).tanh())
+    codes = {d.code for d in plan(dataset=data, loss_fn=likelihood).diagnostics}
+    assert "negative_loss" in codes
+    for change in (
+        {"dataset": PAIRS, "step_fn": noisy},
+        {"dataset": Blobs(500), "loss_fn": cross_entropy},
+    ):
+        assert "negative_loss" not in {d.code for d in plan(**change).diagnostics}

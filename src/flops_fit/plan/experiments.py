@@ -24,7 +24,7 @@ from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_o
 from flops_fit.text import format_count
 
 _RECORDED: Any = (int, float, str, Mapping, list, tuple, np.generic, type(None))  # as sizes
-_TRIALS = 4  # of batches and steps, where a run's own samples decide its length
+_TRIALS = 6  # of batches and steps, where a run's own samples decide its length
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
 
 
@@ -139,7 +139,12 @@ class ExperimentFactory:
             miss = abs(per_unit * per_sample * batch * steps / budget - 1)
             tried.append((miss, (batch, steps, per_sample, per_unit)))
             last = batch, steps
-            batch, steps = self._whole_steps(budget / per_unit, batch_units, per_sample)
+            if (
+                len(tried) < _TRIALS / 2
+            ):  # padding depends on the batch, and units of a sample on padding
+                batch, steps = self._whole_steps(budget / per_unit, batch_units, per_sample)
+            else:
+                steps = round(budget / (per_unit * per_sample * batch))
             if miss <= ROUNDING / 4 or (batch, steps) == last or not steps:
                 break
         return min(tried)[1]

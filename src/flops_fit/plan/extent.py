@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ from flops_fit.records import Diagnostic
 JUDGED_ON = 64  # samples of a held-out batch where runs differ in their batches
 _MOST_SAMPLES = 256
 _FEW_SAMPLES = 8  # of the smaller batches, which are compared with pairs
-_MOST_FLOPS = 4e9  # of all comparisons together: half a second on a slow core
+_MOST_FLOPS = 5e8  # of a batch in training: ten milliseconds on a slow core
 _DEAREST_FLOPS = 4e10  # of the fewest samples that tell something
-_DRAWS = 24  # of a loss that draws random numbers
+_DRAWS, _FEW_DRAWS = 24, 4  # of a loss that draws random numbers; of one that is dear
+_DESCENT, _RATE = 50, 0.05  # steps along one small batch, to see whether its loss falls below zero
 _TOLERANCE = 2e-3  # of a loss, above rounding in float32
 _ERRORS = 5.0  # standard errors beyond the tolerance, for a loss that draws
 _NOISE = 0.5  # on what a weight sums up: an output layer that begins at zero has the same loss everywhere
@@ -73,6 +75,7 @@ class Judge:
 
     model: Any
     objective: Objective
+    repeats: int = _DRAWS
     draws: bool = False
 
     def __call__(self, batch: Any, seed: int = 0) -> tuple[float, float]:
@@ -89,7 +92,7 @@ class Judge:
         batches = [whole, *(part for part in parts if self.objective.has_units(part))]
         rows = [[self(batch) for batch in batches]]
         if self.draws:
-            rows += [[self(batch, seed) for batch in batches] for seed in range(1, _DRAWS)]
+            rows += [[self(batch, seed) for batch in batches] for seed in range(1, self.repeats)]
         sums, units = np.moveaxis(np.array(rows), 2, 0)
         if len(batches) < 3 or not np.isfinite(sums).all() or (units <= 0).any():
             return None
@@ -137,12 +140,13 @@ def examine(
     the loss raises is left to training to report.
     """
     data, held_out = split
-    if size is not None and spec.size_param and cost(size) * 2 * _FEW_SAMPLES > _MOST_FLOPS:
+    if size is not None and spec.size_param and cost(size) * _FEW_SAMPLES > _MOST_FLOPS:
         size = smallest_built(spec, None)
     if size is None:
         return Extent()
     per_sample = max(cost(size), 1.0)
     most = int(_MOST_FLOPS / per_sample)
+    repeats = _DRAWS if most >= 4 else _FEW_DRAWS
     most = 4 if most < 4 <= _DEAREST_FLOPS / per_sample else most
     wanted = batch_size if isinstance(batch_size, int) else JUDGED_ON
     many = min(wanted, _MOST_SAMPLES, most, data.size or most) // 2 * 2
@@ -152,22 +156,50 @@ def examine(
     try:
         with rng.kept():
             rng.seed(0)
-            judge = Judge(_perturbed(spec.build(size).eval()), objective)
+            judge = Judge(_perturbed(spec.build(size).eval()), objective, repeats)
             samples = data.spread(max(many, 3 * few))
             cuts = [(samples[:many], many // 2), (samples[:few], 2), (samples[-few:], 2)]
             made = [_made(data, *cut) for cut in cuts]
             compared = [judge.compare(n, whole, parts) for n, whole, parts in made]
             known = [c for c in compared if c is not None]
-            if not any(c.differs or c.recounts for c in known):
-                again = judge.draws and held_out.size is None
-                return Extent(JUDGED_ON if again else None)
-            divisible = _divides(judge, made)
+            adds_up = not any(c.differs or c.recounts for c in known)
+            divisible = adds_up or _divides(judge, made)
+            below = _below_zero(judge, made[1][1]) if repeats == _DRAWS else ()
     except LossError:
         raise
     except Exception:  # the user's code may raise anything
         return Extent()
+    if adds_up:
+        again = judge.draws and held_out.size is None
+        return Extent(JUDGED_ON if again else None, findings=below)
     judged_on = min(wanted, held_out.size or wanted)
-    return Extent(judged_on, divisible, (_finding(known, judged_on, divisible, batch_size),))
+    finding = _finding(known, judged_on, divisible, batch_size)
+    return Extent(judged_on, divisible, (finding, *below))
+
+
+def _below_zero(judge: Judge, batch: Any) -> tuple[Diagnostic, ...]:
+    """Whether the loss of one batch falls below zero when the model is fitted to it."""
+    import torch
+
+    if judge.objective.has_classes(batch):  # whose losses are entropies
+        return ()
+    parameters = [p for p in judge.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=_RATE)
+    for step in range(_DESCENT):
+        total, units = judge.objective(judge.model, batch)
+        if (loss := float(total.detach()) / float(units)) < -_TOLERANCE:
+            message = (
+                f"The loss falls below zero ({loss:.3g} after {step} steps on one batch), as the likelihood "
+                "of a density does. The law is then fitted to L itself, and its E may be negative; a "
+                "percentage of a loss near zero says little."
+            )
+            return (Diagnostic("negative_loss", "note", message),)
+        if not math.isfinite(loss):
+            break
+        optimizer.zero_grad()
+        (total / units).backward()
+        optimizer.step()
+    return ()
 
 
 def _divides(judge: Judge, made: Sequence[tuple[int, Any, list[Any]]]) -> bool:
