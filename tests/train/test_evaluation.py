@@ -98,3 +98,24 @@ def test_batches_of_an_exact_size_leave_out_a_shorter_one() -> None:
     sizes = Objective(step_fn=lambda model, batch: (torch.tensor(float(len(batch))), 1))
     assert evaluate(Guess(), held_out, sizes, "cpu", 4, exactly=True) == (4.0, 0.0)
     assert evaluate(Guess(), held_out, sizes, "cpu", 64, exactly=True)[0] == 10.0
+
+
+def test_a_loss_that_takes_a_gradient_itself_is_evaluated_with_one() -> None:
+    """The square of ∂(w·x²)/∂x = 2·w·x at w = 1, as of an equation that the model has to solve."""
+
+    class Field(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.w * x**2
+
+    def step(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, int]:
+        x = batch.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return slope.square().sum(), len(x)
+
+    data = torch.arange(8.0)[:, None]
+    loss, _ = evaluate(Field(), split_data(data, data)[1], Objective(step_fn=step), "cpu", 4)
+    assert loss == pytest.approx(4 * float((data**2).mean()))

@@ -86,6 +86,39 @@ def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(finite_json(values), allow_nan=False) + "\n"
 
 
+@dataclass
+class Evaluator:
+    """Sum of the loss and units of a batch, drawn from given random numbers.
+
+    ``draws``: whether any are drawn, as the first batch shows. A loss that itself takes a gradient, of the
+    model's output with respect to its input, is evaluated with one.
+    """
+
+    model: nn.Module
+    objective: Objective
+    device: str
+    draws: bool | None = None
+    _graph: bool = False
+
+    def __call__(self, batch: Any, key: int) -> tuple[float, float]:
+        """The two numbers."""
+        import torch
+
+        rng.seed(key, device=self.device)
+        before = rng.state() if self.draws is None else None
+        try:
+            with torch.enable_grad() if self._graph else torch.inference_mode():
+                total, count = self.objective(self.model, to_device(batch, self.device))
+        except RuntimeError as error:
+            if self._graph or "grad" not in str(error):
+                raise
+            self._graph = True
+            return self(batch, key)
+        if before is not None:
+            self.draws = rng.state() != before
+        return float(total.detach()), float(count)
+
+
 def evaluate(
     model: nn.Module,
     held_out: DataSpec,
@@ -100,36 +133,25 @@ def evaluate(
     What draws random numbers has the same ones for any weights, and several sets of them. With ``exactly``
     each batch has ``batch_size`` samples, and a shorter one at the end is left out.
     """
-    import torch
-
-    size = held_out.size
-    if size is not None and not exactly:
-        batch_size = max(1, min(batch_size, size // _MIN_BATCHES))
-    whole = size is not None and exactly and size >= batch_size
-    most = (size or 0) // batch_size if whole else None
+    length = held_out.size or held_out.take or 0
+    if held_out.size is not None and not exactly:
+        batch_size = max(1, min(batch_size, length // _MIN_BATCHES))
+    last = length // batch_size if exactly and length >= batch_size else sys.maxsize
     parts: list[tuple[int, float, float]] = []
     ranks.broadcast_tensors(list(model.buffers()))
     was_training = model.training
     model.eval()
+    judge = Evaluator(model, objective, device)
     draws, done = 1, 0
-    with rng.kept(device), torch.inference_mode():
+    with rng.kept(device):
         while done < draws:
-            drawn = False
             batches = held_out.in_order(batch_size, ranks.rank, ranks.size)
-            for index, batch in zip(
-                range(ranks.rank, most or sys.maxsize, ranks.size), batches, strict=False
-            ):
-                if not objective.has_units(batch):
-                    continue
-                rng.seed(_DRAW_SEED + done * _DRAW_STEP + index, device=device)
-                before = rng.state() if not (done or drawn or parts) else None
-                total, count = objective(model, to_device(batch, device))
-                drawn |= before is not None and rng.state() != before
-                parts.append((index, float(total), float(count)))
-            if not done and any(ranks.all_reduce_max(drawn)):
-                draws = min(
-                    max(2, math.ceil(_DRAWN / (size or held_out.take or _DRAWN))), _MOST_DRAWS
-                )
+            for index, batch in zip(range(ranks.rank, last, ranks.size), batches, strict=False):
+                if objective.has_units(batch):
+                    key = _DRAW_SEED + done * _DRAW_STEP + index
+                    parts.append((index, *judge(batch, key)))
+            if not done and any(ranks.all_reduce_max(bool(judge.draws))):
+                draws = min(max(2, math.ceil(_DRAWN / (length or _DRAWN))), _MOST_DRAWS)
             done += 1
     model.train(was_training)
     gathered = [part for own in ranks.all_gather(parts) for part in own]
