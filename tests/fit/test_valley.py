@@ -9,6 +9,7 @@ import pytest
 
 from flops_fit import fit_runs, reference
 from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.fit import backtest
 from flops_fit.fit.hparam_rule import tuned_losses, varied
 from flops_fit.fit.sampler import sample
 from flops_fit.fit.valley import regret
@@ -187,3 +188,12 @@ def test_the_sampler_draws_a_curved_posterior():
     assert 0.8 < np.std(x) < 1.2
     assert 0.7 < np.mean(y) < 1.4
     assert drawn.mixing < 1.2
+
+
+def test_a_held_out_budget_is_judged_at_its_best_rates():
+    """The largest budget's runs, trained off the rule, are compared as the others were fitted."""
+    tested = backtest(sweep(), 1)
+    assert tested.passed
+    (held,) = tested.held_out
+    assert held.params_inside
+    assert tested.fit.hparams.runs == 28

@@ -244,6 +244,8 @@ def _outliers(solution: Solution, runs: RunTable) -> list[Diagnostic]:
 def _weak_curvature(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     sd, model = solution.residual_sd, solution.points.z - solution.residuals
     groups = [runs.budget == b for b in np.unique(runs.budget)]
+    if runs.regret is not None:  # rates that vary at one size show no curvature
+        groups = [g for g in groups if len(np.unique(runs.params[g])) >= 3]
     spans = [float(np.ptp(model[g])) for g in groups if np.sum(g) >= 3]
     if not spans or float(np.median(spans)) >= 3 * sd:
         return []

@@ -205,7 +205,8 @@ def fit_runs(
         problems = {}
         for g in filter(None, np.unique(labels)):
             own = weights if rule else np.asarray(weights)[labels == g]
-            problems[str(g)] = problem(table.select(labels == g), own)
+            # Of a diverged run it is not known to which group it belongs.
+            problems[str(g)] = problem(replace(table.select(labels == g), diverged=()), own)
         return _grouped(problems, window, share)
     alone = problem(table, weights)
     fitted, report = alone.windowed(window)

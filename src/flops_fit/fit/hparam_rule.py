@@ -214,6 +214,12 @@ class HParamRule:
         """The mean regret of each run, in ln L."""
         return np.asarray(np.mean(self.shifts(runs), axis=0))
 
+    def freed(self, runs: RunTable) -> RunTable:
+        """Runs with the losses that are expected at the best rate and batch of their N and D."""
+        R = np.nan_to_num(self.expected(runs))  # a run without a rate is as it was measured
+        findings = tuple(d for d in runs.findings if d.code != "settings_differ")
+        return replace(runs, loss=runs.loss * np.exp(-R), regret=R, findings=findings)
+
     def shifts(self, runs: RunTable) -> Floats:
         """The regret of each run in each draw, in ln L, shape (draws, runs)."""
         return self._regret(runs).value
@@ -353,6 +359,4 @@ def tuned_losses(
     ranges = (float(np.min(N)), float(np.max(N))), (float(np.min(D)), float(np.max(D)))
     unit = runs.batch_unit or runs.unit
     rule = HParamRule(names, runs.unit, unit, size, len(runs), len(runs.diverged), ranges, valley)
-    R = rule.expected(runs)
-    findings = tuple(d for d in runs.findings if d.code != "settings_differ")
-    return replace(runs, loss=runs.loss * np.exp(-R), regret=R, findings=findings), rule
+    return rule.freed(runs), rule

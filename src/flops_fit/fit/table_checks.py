@@ -218,7 +218,8 @@ def _grid(runs: RunTable) -> list[Diagnostic]:
         text = f"{len(budgets)} budgets cannot show a curved trend"
         action = f"add {_FEW_BUDGETS - len(budgets)} or more budgets"
         out.append(Diagnostic("few_budgets", severity, text, action))
-    grouped = float(np.median(counts)) >= 3
+    # Many runs of one size that differ in rate are no grid of sizes.
+    grouped = float(np.median(counts if runs.regret is None else sizes)) >= 3
     fewest = int(np.median(sizes)) if grouped else len(np.unique(runs.params))
     if fewest < _FEW_SIZES:
         text = f"{fewest} sizes {'a budget' if grouped else 'in all'} do not bracket the optimum reliably"
