@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
+from flops_fit import reference
 from flops_fit.errors import InputError
 from flops_fit.fit import FitStatus, fit_runs
 from flops_fit.fit.generic import GenericSolver
@@ -208,3 +210,20 @@ def test_an_offset_at_zero_is_found_and_said():
     assert "E_unidentified" in {d.code for d in fit.diagnostics}
     low, high = fit.predict(1e21).intervals["expected_loss"]
     assert low < law.optimal(1e21).loss < high
+
+
+def test_a_fit_has_one_blas_thread_and_gives_the_others_back():
+    def threads() -> set[int]:
+        pools = ThreadpoolController().select(user_api="blas").info()
+        return {pool["num_threads"] for pool in pools}
+
+    inside = []
+
+    def counted(N):
+        inside.append(threads())
+        return 6 * np.asarray(N)
+
+    with threadpool_limits(2, user_api="blas"):
+        fit_runs(reference.runs("llama3_2024"), flops_per_unit=counted)
+        assert threads() == {2}
+    assert set().union(*inside) == {1}

@@ -24,7 +24,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.intervals import DrawnOptima, Evidence
 from flops_fit.fit.misfit import trust_weights
-from flops_fit.fit.solver import BoundKind
+from flops_fit.fit.solver import BoundKind, one_blas_thread
 from flops_fit.flops.functions import Floats
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
@@ -223,6 +223,7 @@ def change(now: float, after: float) -> str:
     return f"the interval shrinks from {format_percent(now)} to about {format_percent(after)}"
 
 
+@one_blas_thread
 def best_batch(
     criterion: Criterion,
     runs: Candidates,
@@ -277,6 +278,7 @@ def _near_optimum(criterion: Criterion, runs: Candidates, limit: float, wanted: 
     return np.resize(best, wanted).tolist() if runs.repeats and len(best) else best.tolist()
 
 
+@one_blas_thread
 def buys(
     criterion: Criterion, spends: Sequence[float], runs: Candidates
 ) -> tuple[tuple[float, float], ...]:
@@ -293,6 +295,7 @@ def buys(
     return tuple(out)
 
 
+@one_blas_thread
 def next_experiments(
     fit: Fit,
     runs: object = None,

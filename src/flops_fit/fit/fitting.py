@@ -24,7 +24,7 @@ from flops_fit.fit.repeated import FEW_EPOCHS, epochs_of
 from flops_fit.fit.saving import Question
 from flops_fit.fit.selection import stray_finding, stray_runs
 from flops_fit.fit.sensitivity import sensitivity, sensitivity_diagnostics
-from flops_fit.fit.solver import DeltaRule
+from flops_fit.fit.solver import DeltaRule, one_blas_thread
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.table_checks import check_runs
@@ -69,6 +69,7 @@ def fit_runs(
 ) -> GroupFit: ...
 
 
+@one_blas_thread
 def fit_runs(
     runs: Any,
     law: str | type[Law] = "auto",
@@ -266,6 +267,7 @@ def _sound_runs(
     return check_runs(table, fewest), base[keep], findings
 
 
+@one_blas_thread
 def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = "auto") -> Evidence:
     """What :func:`fit_runs` solves, without its checks, findings and refits: far faster."""
     problem = FitProblem(None, runs, flops, points_of(runs, log=True), "mad", np.ones(len(runs)))

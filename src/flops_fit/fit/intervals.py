@@ -15,7 +15,7 @@ from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit import Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import MisfitPrior
-from flops_fit.fit.solver import Solution
+from flops_fit.fit.solver import Solution, one_blas_thread
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import spend
@@ -253,6 +253,7 @@ class Evidence:
             low, high = np.quantile(values, [0.5 - level / 2, 0.5 + level / 2], method="linear")
         return (float(low), float(high)) if np.isfinite(low) and np.isfinite(high) else None
 
+    @one_blas_thread
     def optima(
         self,
         C: float,

@@ -31,7 +31,7 @@ from flops_fit.fit.misfit_mean import (
     MisfitPrior,
     pool,
 )
-from flops_fit.fit.solver import MAD_TO_SD, Solution
+from flops_fit.fit.solver import MAD_TO_SD, Solution, one_blas_thread
 from flops_fit.fit.surface import Points
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.kappa import Hoffmann, Kappa
@@ -172,6 +172,7 @@ class Posterior:
                 one = slice(i, i + 1)
                 yield replace(self, parts=(Draws(part.basis, part.eta[one], part.weights[one]),))
 
+    @one_blas_thread
     def losses(self, N: Floats, D: Floats, misfit: bool = True) -> Floats:
         """L of every draw, (draws, points), at (points,) or (draws, points); or of its law alone."""
         points = self.mean.points
@@ -191,6 +192,7 @@ class Posterior:
         return np.asarray((np.exp(z) if points.log else z) * points.scale - points.shift)
 
 
+@one_blas_thread
 def posterior(
     solution: Solution,
     runs: RunTable,

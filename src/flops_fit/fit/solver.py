@@ -6,13 +6,16 @@ The solvers are :class:`flops_fit.fit.surface_solver.SurfaceSolver` for the addi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import ContextDecorator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from flops_fit.fit.surface import Points
 from flops_fit.laws.law import Law
@@ -23,6 +26,31 @@ DeltaRule = float | Literal["mad"]
 MAD_TO_SD = 1.4826  # standard deviation over median absolute deviation, for normal noise
 AGREE_WITHIN = 1e-6  # relative: objectives this near are the same minimum
 _TUNING = 1.345  # 95 % efficient under normal noise (Huber 1981, §4.5)
+
+
+class _OneBlasThread(ContextDecorator):
+    """While any fit works, BLAS has one thread: on matrices this small, more only wait for each other."""
+
+    def __init__(self) -> None:
+        self._lock, self._depth = threading.Lock(), 0
+        self._pools: Any = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._pools = self._pools or ThreadpoolController()
+                self._limit = self._pools.limit(limits=1, user_api="blas")
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                self._limit.restore_original_limits()
+
+
+one_blas_thread = _OneBlasThread()
 
 
 class FitStatus(StrEnum):
