@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from flops_fit.errors import TableError
 from flops_fit.hparams import HParams
 from flops_fit.recipes import default
-from flops_fit.records import Experiment, ParamCount, Run
+from flops_fit.records import Experiment, Findings, ParamCount, Run
 from tests.conftest import make_experiment
 
 
@@ -103,3 +104,12 @@ def test_hyper_parameters_are_read_by_attribute_and_by_item() -> None:
         hparams["momentum"]
     with pytest.raises(TypeError):
         hparams["lr"] = 0.2  # type: ignore[index]
+
+
+def test_findings_are_in_the_words_of_a_file_and_mild_ones_are_notes(tmp_path: Path) -> None:
+    path = tmp_path / "findings.toml"
+    text = 'severity = "warning"\nmessage = "{runs:,} runs {what!r}"\naction = "more data"'
+    path.write_text(f"[few]\n{text}", encoding="utf-8")
+    finding = Findings(path)
+    assert str(finding("few", runs=1234, what="{x}")) == "[warning] 1,234 runs '{x}' → more data"
+    assert str(finding("few", True, runs=1, what="a")) == "[note] 1 runs 'a'"

@@ -11,9 +11,11 @@ import functools
 import hashlib
 import json
 import math
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +63,20 @@ class Diagnostic:
     def __str__(self) -> str:
         text = f"[{self.severity}] {self.message}"
         return f"{text} → {self.action}" if self.action else text
+
+
+class Findings:
+    """Findings in the words of a TOML file: by code ``severity``, ``message`` and perhaps ``action``."""
+
+    def __init__(self, path: Path) -> None:
+        self._words = tomllib.loads(path.read_text(encoding="utf-8"))
+
+    def __call__(self, code: str, mild: bool = False, /, **values: Any) -> Diagnostic:
+        """The finding with ``values`` in its message; a ``mild`` one is a note without action."""
+        words = self._words[code]
+        severity: Any = "note" if mild else words["severity"]
+        action = "" if mild else words.get("action", "")
+        return Diagnostic(code, severity, words["message"].format(**values), action)
 
 
 @dataclass(frozen=True)

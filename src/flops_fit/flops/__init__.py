@@ -4,11 +4,6 @@ from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFl
 from flops_fit.flops.trace import OpCount, TracedFlops, trace_flops
 
 __all__ = [
-    "FlopsFunction",
-    "InterpolatedFlops",
-    "LinearFlops",
-    "OpCount",
-    "SmoothFlops",
-    "TracedFlops",
+    "FlopsFunction", "InterpolatedFlops", "LinearFlops", "OpCount", "SmoothFlops", "TracedFlops",
     "trace_flops",
-]
+]  # fmt: skip

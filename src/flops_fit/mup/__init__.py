@@ -5,10 +5,5 @@ from flops_fit.mup.parametrization import Mup, Parametrization, ParametrizationL
 from flops_fit.mup.roles import WeightRole
 
 __all__ = [
-    "Coordinate",
-    "CoordinateCheck",
-    "Mup",
-    "Parametrization",
-    "ParametrizationLike",
-    "WeightRole",
-]
+    "Coordinate", "CoordinateCheck", "Mup", "Parametrization", "ParametrizationLike", "WeightRole",
+]  # fmt: skip

@@ -8,21 +8,7 @@ from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.plan.timing import Reading, Speed, StepTimes
 
 __all__ = [
-    "ASSUMED_MFU",
-    "Adaptive",
-    "CostEstimate",
-    "DesignCost",
-    "DesignCosts",
-    "Grid",
-    "Layout",
-    "PlanDiff",
-    "Planner",
-    "Prior",
-    "Reading",
-    "Rectangular",
-    "RunCost",
-    "Speed",
-    "StepTimes",
-    "SweepPlan",
-    "Tapered",
-]
+    "ASSUMED_MFU", "Adaptive", "CostEstimate", "DesignCost", "DesignCosts", "Grid", "Layout",
+    "PlanDiff", "Planner", "Prior", "Reading", "Rectangular", "RunCost", "Speed", "StepTimes",
+    "SweepPlan", "Tapered",
+]  # fmt: skip
