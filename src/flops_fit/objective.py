@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from flops_fit import rng
 from flops_fit.errors import DataError, InputError, InputTypeError, LossError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
 
@@ -256,6 +257,39 @@ def refuse_sparse_gradients(model: Any) -> None:
             f"model_cls: expected dense gradients; those of {', '.join(names)} are sparse, which clipping "
             "and AdamW do not take. Build the layer with sparse=False, which trains the same model."
         )
+
+
+@dataclass
+class Evaluator:
+    """Sum of the loss and units of a batch, drawn from given random numbers.
+
+    ``draws``: whether any are drawn, as the first batch shows. A loss that itself takes a gradient, of the
+    model's output with respect to its input, is evaluated with one.
+    """
+
+    model: Any
+    objective: Objective
+    device: str = "cpu"
+    draws: bool | None = None
+    _graph: bool = False
+
+    def __call__(self, batch: Any, seed: int = 0) -> tuple[float, float]:
+        """The two numbers."""
+        import torch
+
+        rng.seed(seed, device=self.device)
+        before = rng.state() if self.draws is None else None
+        try:
+            with torch.enable_grad() if self._graph else torch.inference_mode():
+                total, count = self.objective(self.model, to_device(batch, self.device))
+        except RuntimeError as error:
+            if self._graph or "grad" not in str(error):
+                raise
+            self._graph = True
+            return self(batch, seed)
+        if before is not None:
+            self.draws = rng.state() != before
+        return float(total.detach()), float(count)
 
 
 def batch_length(batch: Any) -> int:

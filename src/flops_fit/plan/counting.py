@@ -21,7 +21,7 @@ from flops_fit.flops.trace import TracedFlops, trace_flops
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
-from flops_fit.plan.lengths import BatchSize, Floats, Lengths
+from flops_fit.plan.lengths import Floats, Lengths
 from flops_fit.text import error_line, user_line
 
 FlopsMethod = str | Callable[[Any], float]
@@ -170,11 +170,8 @@ class FlopsCounter:
         key, examples = repr(size), self.lengths.examples
         if key not in self._weights:
             model = self.spec.build_meta(size)
-            rows = np.array([s.row(self.lengths.adds_up) for _, s in examples])
-            values = [
-                self._measure(model, size, batch, i) / s.samples
-                for i, (batch, s) in enumerate(examples)
-            ]
+            rows = np.array([self.lengths.row(*example[1:]) for example in examples])
+            values = [self._measure(model, size, e[0], i) / e[1] for i, e in enumerate(examples)]
             scale = np.abs(rows).max(axis=0)
             self._weights[key] = np.linalg.lstsq(rows / scale, values, rcond=1e-10)[0] / scale
         return float(row @ self._weights[key]) / units
@@ -183,22 +180,19 @@ class FlopsCounter:
         """Find out at one size whether FLOPs add up over samples; where not, count on several batches."""
         if self.method != "measured" or self.batch is None:
             return
-        samples = batch_length(self.batch)
-        first = BatchSize(samples, self.units, ())
-        known = self.lengths or Lengths(None, self.objective, each, examples=[(self.batch, first)])
-        repeated = known.repeated()
+        first = (self.batch, batch_length(self.batch), ())
+        known = self.lengths or Lengths(None, self.objective, each, examples=[first])
+        model, repeated = self.spec.build_meta(size), known.repeated()
         if not repeated:
             return
-        model = self.spec.build_meta(size)
         one = self._measure(model, size, self.batch)
         two = self._trace(model, size, repeated[0][0])
         if abs(two - 2 * one) <= _SAME * two:
             return
-        four, eight = (self._trace(model, size, batch) for batch, _ in repeated[1:])
+        four, eight = (self._trace(model, size, example[0]) for example in repeated[1:])
         # Eightfold by the quadratic polynomial through the batch once, twice and four times.
         if abs(8 * one - 14 * two + 7 * four - eight) <= _SAME * eight:
-            examples = [*known.examples, *repeated]
-            self.lengths = replace(known, adds_up=False, examples=examples)
+            self.lengths = replace(known, adds_up=False, examples=[*known.examples, *repeated])
             self._known.clear()
             self._note(
                 "FLOPs of a batch are not those of its samples together: they are counted at the planned "

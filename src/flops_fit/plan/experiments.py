@@ -18,7 +18,7 @@ from flops_fit.hparams import check_warmup
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.designs import Layout, Sizes
-from flops_fit.plan.lengths import MOST_READ, Lengths
+from flops_fit.plan.lengths import MOST_READ
 from flops_fit.recipes.published import Recipe
 from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_of
 from flops_fit.text import format_count
@@ -73,13 +73,26 @@ class ExperimentFactory:
         seeded = [self.seed, None if self.branch else budget, _plain(size), repeat]
         digested = hashlib.sha256(canonical_json(seeded).encode()).digest()
         seed = int.from_bytes(digested[:4], "little")
-        per_sample = self.units_per_sample
+        per_sample, lengths = self.units_per_sample, self.counter.lengths
         batch, steps = self._whole_steps(units, hparams.batch_units, per_sample)
-        lengths = self.counter.lengths
-        if lengths is not None and steps and (reads or lengths.each is not None):
-            batch, steps, per_sample, per_unit = self._as_read(
-                lengths, budget, size, seed, hparams.batch_units, batch, steps
-            )
+        tried: list[tuple[float, int, int, float, float]] = []
+        while lengths is not None and steps and (reads or lengths.each is not None):
+            # All runs of a trunk have one schedule up to their cool-downs, so one length of a step.
+            read = math.ceil(MOST_READ / batch) if self.branch else steps
+            per_sample, row = lengths.of_run(batch, read, seed)
+            per_unit = self.counter.of_run(size, per_sample, row)
+            miss = abs(per_unit * per_sample * batch * steps / budget - 1)
+            tried.append((miss, batch, steps, per_sample, per_unit))
+            if (
+                len(tried) < _TRIALS / 2
+            ):  # padding depends on the batch, and units of a sample on padding
+                batch, steps = self._whole_steps(budget / per_unit, hparams.batch_units, per_sample)
+            else:
+                steps = round(budget / (per_unit * per_sample * batch))
+            done = miss <= ROUNDING / 4 or (batch, steps) == tried[-1][1:3]
+            if done or not steps or len(tried) == _TRIALS:
+                _, batch, steps, per_sample, per_unit = min(tried)
+                break
         length = batch * steps * per_sample
         if steps < 1 or abs(per_unit * length / budget - 1) > ROUNDING:
             raise UnmetBudgetError(
@@ -118,36 +131,6 @@ class ExperimentFactory:
             self.spec.arguments(0)  # raises, with what to give
         smallest = self.spec.nearest(1.0)
         return self.counter.function([] if smallest is None else [smallest[0]])
-
-    def _as_read(
-        self,
-        lengths: Lengths,
-        budget: float,
-        size: Size,
-        seed: int,
-        batch_units: float,
-        batch: int,
-        steps: int,
-    ) -> tuple[int, int, float, float]:
-        """Batch, steps, units of a sample and FLOPs of a unit with which a run meets its budget."""
-        tried = []
-        for _ in range(_TRIALS):
-            # All runs of a trunk have one schedule up to their cool-downs, so one length of a step.
-            read = math.ceil(MOST_READ / batch) if self.branch else steps
-            per_sample, row = lengths.of_run(batch, read, seed)
-            per_unit = self.counter.of_run(size, per_sample, row)
-            miss = abs(per_unit * per_sample * batch * steps / budget - 1)
-            tried.append((miss, (batch, steps, per_sample, per_unit)))
-            last = batch, steps
-            if (
-                len(tried) < _TRIALS / 2
-            ):  # padding depends on the batch, and units of a sample on padding
-                batch, steps = self._whole_steps(budget / per_unit, batch_units, per_sample)
-            else:
-                steps = round(budget / (per_unit * per_sample * batch))
-            if miss <= ROUNDING / 4 or (batch, steps) == last or not steps:
-                break
-        return min(tried)[1]
 
     def _whole_steps(self, units: float, batch_units: float, per_sample: float) -> tuple[int, int]:
         """Batch size in samples and number of steps; a smaller batch where that makes whole steps."""

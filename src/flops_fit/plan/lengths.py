@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,19 +37,7 @@ def tensors_of(batch: Any) -> list[Any]:
     return out
 
 
-@dataclass(frozen=True)
-class BatchSize:
-    """A batch of ``samples``, its units, and the lengths that padding and packing leave to a sample."""
-
-    samples: int
-    units: float
-    lengths: tuple[float, ...]
-
-    def row(self, adds_up: bool) -> list[float]:
-        """What FLOPs per sample are linear in: a quadratic polynomial of the lengths, and a/B + c·B."""
-        pairs = itertools.combinations_with_replacement(self.lengths, 2)
-        beyond = [] if adds_up else [1 / self.samples, float(self.samples)]
-        return [1.0, *self.lengths, *(a * b for a, b in pairs), *beyond]
+Example = tuple[Any, int, tuple[float, ...]]  # a batch, its samples, and their lengths
 
 
 @dataclass
@@ -64,20 +53,25 @@ class Lengths:
     each: float | None = None
     varying: tuple[tuple[int, int], ...] = ()
     adds_up: bool = True
-    examples: list[tuple[Any, BatchSize]] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
     nominal: int = _NOMINAL
     findings: tuple[Diagnostic, ...] = ()
     _read: dict[tuple[int, int, int], tuple[float, Floats]] = field(default_factory=dict)
 
-    def measure(self, batch: Any, samples: int) -> BatchSize:
-        """The size of a batch that was made of so many samples."""
+    def measure(self, batch: Any, samples: int) -> tuple[float, ...]:
+        """The lengths that padding and packing leave to each of the samples of a batch."""
         tensors = tensors_of(batch)
         if len(self.varying) > _MOST_AXES:
-            lengths = [sum(t.numel() for t in tensors) / samples]
-        else:  # what is packed along the first axis is shared out among the samples
-            shapes = [(axis, tensors[tensor].shape[axis]) for tensor, axis in self.varying]
-            lengths = [float(n) if axis else n / samples for axis, n in shapes]
-        return BatchSize(samples, float(self.objective.count(batch)), tuple(lengths))
+            return (sum(t.numel() for t in tensors) / samples,)
+        # What is packed along the first axis is shared out among the samples.
+        shapes = [(axis, tensors[tensor].shape[axis]) for tensor, axis in self.varying]
+        return tuple(float(n) if axis else n / samples for axis, n in shapes)
+
+    def row(self, samples: int, lengths: tuple[float, ...]) -> list[float]:
+        """What FLOPs per sample are linear in: a quadratic polynomial of the lengths, and a/B + c·B."""
+        pairs = itertools.combinations_with_replacement(lengths, 2)
+        beyond = [] if self.adds_up else [1 / samples, float(samples)]
+        return [1.0, *lengths, *(a * b for a, b in pairs), *beyond]
 
     def typical(self) -> tuple[float, Floats]:
         """Units of a sample, and the row of its FLOPs, in the mean over all data, ``nominal`` a batch."""
@@ -89,36 +83,32 @@ class Lengths:
         Of a run of more than 8,192 samples these are batches evenly spread over it.
         """
         if self.each is not None or self.data is None:
-            row = BatchSize(batch_size, 0.0, ()).row(self.adds_up)
-            return self.each or math.nan, np.array(row)
+            return self.each or math.nan, np.array(self.row(batch_size, ()))
         streams = self.data.indices is None
         key = batch_size, steps, 0 if streams else seed
         if key not in self._read:
             data = replace(self.data)  # a stream notes what it has read
             count = min(steps, math.ceil(MOST_READ / batch_size))
             whole = streams or count == steps
-            sizes = []
+            units, rows = 0.0, []
             for start in [0] if whole else [i * steps // count for i in range(count)]:
                 with closing(data.batches(batch_size, count if whole else 1, seed, start)) as read:
-                    sizes += [self.measure(batch, batch_size) for batch in read]
-            rows = np.mean([size.row(self.adds_up) for size in sizes], axis=0)
-            self._read[key] = sum(s.units for s in sizes) / (batch_size * len(sizes)), rows
+                    for batch in read:
+                        units += float(self.objective.count(batch))
+                        rows.append(self.row(batch_size, self.measure(batch, batch_size)))
+            self._read[key] = units / (batch_size * len(rows)), np.mean(rows, axis=0)
         return self._read[key]
 
-    def repeated(self) -> list[tuple[Any, BatchSize]]:
+    def repeated(self) -> list[Example]:
         """Batches that hold the first example two, four and eight times; none where it cannot be repeated."""
-        batch, size = self.examples[0]
-        out: list[tuple[Any, BatchSize]] = []
-        if any(t.dim() and len(t) != size.samples for t in tensors_of(batch)):
-            return out
-        for n in (2, 4, 8):
+        batch, samples, lengths = self.examples[0]
+        if any(t.dim() and len(t) != samples for t in tensors_of(batch)):
+            return []
 
-            def repeat(tensor: Any, n: int = n) -> Any:
-                return tensor.repeat(n, *[1] * (tensor.dim() - 1)) if tensor.dim() else tensor
+        def repeat(tensor: Any, n: int) -> Any:
+            return tensor.repeat(n, *[1] * (tensor.dim() - 1)) if tensor.dim() else tensor
 
-            whole = replace(size, samples=n * size.samples, units=n * size.units)
-            out.append((map_tensors(batch, repeat), whole))
-        return out
+        return [(map_tensors(batch, partial(repeat, n=n)), n * samples, lengths) for n in (2, 4, 8)]
 
 
 def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Lengths | None:
@@ -151,13 +141,14 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
     finding = Diagnostic("lengths", "note", message)
     out = Lengths(data, objective, None, tuple(different.values()), True, [], nominal, (finding,))
     order = sorted(range(len(samples)), key=lambda i: sum(math.prod(s) for s in shapes[i]))
-    count = len(out.measure(_collated(data, samples[:1]), 1).row(True)) + 1 if different else 1
+    axes = 1 if len(different) > _MOST_AXES else len(different)
+    count = len(out.row(1, (1.0,) * axes)) + 1 if different else 1
     places = np.linspace(0, max(len(order) - _GROUP, 0), count).astype(int).tolist()
     for place in [places.pop(count // 2), *places]:
         group = [samples[i] for i in order[place : place + _GROUP]]
         batch = _collated(data, group)
-        out.examples.append((batch, out.measure(batch, len(group))))
-    out.examples.sort(key=lambda example: example[1].units <= 0)  # the first stands for all
+        out.examples.append((batch, len(group), out.measure(batch, len(group))))
+    out.examples.sort(key=lambda example: not objective.has_units(example[0]))
     return out
 
 

@@ -17,6 +17,7 @@ from flops_fit.data.spec import DataSpec
 from flops_fit.errors import LossError, ModelError
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import (
+    Evaluator,
     Objective,
     batch_length,
     check_loss,
@@ -25,7 +26,7 @@ from flops_fit.objective import (
     split_batch,
     to_device,
 )
-from flops_fit.plan.extent import Judge
+from flops_fit.plan.extent import compare
 from flops_fit.records import Experiment
 
 
@@ -252,7 +253,7 @@ class Probe:
                 f"{type(error).__name__}: {error}. It was called with the data set's first batch."
             ) from error
         if first:
-            _check(model, batch, self.objective, total)
+            _check(model, batch, self.objective, total, self.device)
         (total / max(count, 1)).backward()
         refuse_sparse_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), float(clip))
@@ -293,7 +294,7 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
     return Reading(seconds / batch_size, waiting / batch_size, size / batch_size, on_host)
 
 
-def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:
+def _check(model: Any, batch: Any, objective: Objective, total: Any, device: str) -> None:
     """Refuse a loss that cannot be trained on, or is a sum where it must be a mean over units."""
     import torch
 
@@ -305,9 +306,10 @@ def _check(model: Any, batch: Any, objective: Objective, total: Any) -> None:
         )
     was_training = model.training
     try:
-        halves = list(split_batch(batch, batch_length(batch) // 2))
-        with torch.no_grad(), rng.kept():
-            Judge(model.eval(), objective).compare(0, batch, halves)
+        n = batch_length(batch)
+        with rng.kept(device):
+            judge = Evaluator(model.eval(), objective, device)
+            compare(judge, n, batch, list(split_batch(batch, n // 2)))
     except LossError:
         raise
     except Exception:  # some models refuse a part, or need a gradient; then nothing is known

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, Ranks
-from flops_fit.objective import Objective, to_device
+from flops_fit.objective import Evaluator, Objective
 from flops_fit.records import Experiment, finite_json
 from flops_fit.trackers.tracker import Tracker
 
@@ -84,39 +84,6 @@ class Metrics(Tracker):
 
 def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(finite_json(values), allow_nan=False) + "\n"
-
-
-@dataclass
-class Evaluator:
-    """Sum of the loss and units of a batch, drawn from given random numbers.
-
-    ``draws``: whether any are drawn, as the first batch shows. A loss that itself takes a gradient, of the
-    model's output with respect to its input, is evaluated with one.
-    """
-
-    model: nn.Module
-    objective: Objective
-    device: str
-    draws: bool | None = None
-    _graph: bool = False
-
-    def __call__(self, batch: Any, key: int) -> tuple[float, float]:
-        """The two numbers."""
-        import torch
-
-        rng.seed(key, device=self.device)
-        before = rng.state() if self.draws is None else None
-        try:
-            with torch.enable_grad() if self._graph else torch.inference_mode():
-                total, count = self.objective(self.model, to_device(batch, self.device))
-        except RuntimeError as error:
-            if self._graph or "grad" not in str(error):
-                raise
-            self._graph = True
-            return self(batch, key)
-        if before is not None:
-            self.draws = rng.state() != before
-        return float(total.detach()), float(count)
 
 
 def evaluate(
