@@ -182,7 +182,7 @@ class Fit:
 
     @property
     def recipe(self) -> RecipeTable:
-        """The rule of :attr:`hparams` as ``hparams=`` of a next sweep; InputError without one."""
+        """The rule of ``fit.hparams`` as ``hparams=`` of a next sweep; InputError without one."""
         if self.hparams is None:
             raise InputError(
                 "recipe: expected runs that vary in learning rate or batch at like N and D; these do "
