@@ -113,3 +113,16 @@ def test_findings_are_in_the_words_of_a_file_and_mild_ones_are_notes(tmp_path: P
     finding = Findings(path)
     assert str(finding("few", runs=1234, what="{x}")) == "[warning] 1,234 runs '{x}' → more data"
     assert str(finding("few", True, runs=1, what="a")) == "[note] 1 runs 'a'"
+
+
+def test_a_run_counts_flops_by_each_convention_and_data_by_how_often_it_was_seen() -> None:
+    params = ParamCount(total=1000, non_embedding=800, matmul=900, active=1000)
+    hparams = HParams(lr=0.01, batch_units=100)
+    experiment = Experiment(
+        "GPT", {}, 8, params, budget=5e6, tokens=1000, steps=10, batch_size=10,
+        units_per_sample=10.0, unit="tokens", flops_per_unit=5e3, flops_per_unit_6nd=6e3,
+        hparams=hparams, seed=0, repeat=0, fingerprint="", epochs=4.0,
+    )  # fmt: skip
+    run = Run(experiment, "completed", tokens=1000, flops=5e6)
+    assert (run.flops_6nd, run.flops_6nd_matmul, run.flops_6nd_non_embedding) == (6e6, 5.4e6, 4.8e6)
+    assert (run.epochs, run.unique_tokens, run.repeated_tokens) == (4.0, 250, 750)

@@ -162,18 +162,6 @@ class Run:
     known peak. ``microbatch`` counts the samples in one pass, ``ranks`` the processes, ``resumed`` the
     restarts. ``noise_scale`` is the gradient noise scale in units, if measured; ``spikes`` are (step,
     loss) of jumps of the training loss.
-
-    >>> params = ParamCount(total=1000, non_embedding=800, matmul=900, active=1000)
-    >>> experiment = Experiment(
-    ...     "GPT", {}, 8, params, budget=5e6, tokens=1000, steps=10, batch_size=10,
-    ...     units_per_sample=10.0, unit="tokens", flops_per_unit=5e3, flops_per_unit_6nd=6e3,
-    ...     hparams=HParams(lr=0.01, batch_units=100), seed=0, repeat=0, fingerprint="", epochs=4.0,
-    ... )
-    >>> run = Run(experiment, "completed", tokens=1000, flops=5e6)
-    >>> run.flops_6nd, run.flops_6nd_matmul, run.flops_6nd_non_embedding
-    (6000000.0, 5400000.0, 4800000.0)
-    >>> run.epochs, run.unique_tokens, run.repeated_tokens
-    (4.0, 250, 750)
     """
 
     experiment: Experiment

@@ -111,12 +111,8 @@ KINDS: dict[str, str] = {
 }
 
 _FREE = (
-    "linalg_vector_norm",
-    "linalg_cross",
-    "linalg_diagonal",
-    "_to_sparse",
-    "_sparse_coo_tensor",
-)
+    "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_to_sparse", "_sparse_coo_tensor",
+)  # fmt: skip
 _HEAVY = ("fft", "linalg", "cdist", "sparse", "rnn", "_flex", "inverse", "svd", "cholesky")
 _PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "inductor")
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.flops.ops import FORMULAS, KINDS, MATRIX, is_unknown_work
+from flops_fit.text import listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 _UNSEEN_SHARE = 0.01  # of all weights, above which unseen ones are reported
-_NAMES_SHOWN = 3
 _COPIES = ("_to_copy", "clone", "copy_", "cat", "stack", "contiguous")
-_LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
+LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
 
 
 class Weights:
@@ -30,7 +30,7 @@ class Weights:
         for name, parameter in getattr(model, "named_parameters", tuple)():
             if parameter.dim() > 1:
                 self.sizes[name] = parameter.numel()
-                self._origins[_address(parameter)] = frozenset([name])
+                self._origins[storage(parameter)] = frozenset([name])
                 self._alive.append(parameter)
 
     def multiply(self, args: Any, kwargs: Any) -> None:
@@ -42,13 +42,13 @@ class Weights:
         origins = self._names(args, kwargs)
         if not origins:
             return
-        if name.removeprefix("aten.") in _LOOKUPS:
+        if name.removeprefix("aten.") in LOOKUPS:
             self.used |= origins
             return
         if not name.startswith("aten."):
             return
-        for tensor in _tensors([out]):
-            address = _address(tensor)
+        for tensor in tensors_in([out]):
+            address = storage(tensor)
             if address not in self._origins and name.removeprefix("aten.") not in _COPIES:
                 self.used |= origins  # element-wise, which no count holds
             self._origins[address] = self._origins.get(address, frozenset()) | origins
@@ -57,8 +57,8 @@ class Weights:
     def _names(self, args: Any, kwargs: Any) -> frozenset[str]:
         if not self.sizes:
             return frozenset()
-        tensors = _tensors([*args, *kwargs.values()])
-        return frozenset().union(*(self._origins.get(_address(t), frozenset()) for t in tensors))
+        tensors = tensors_in([*args, *kwargs.values()])
+        return frozenset().union(*(self._origins.get(storage(t), frozenset()) for t in tensors))
 
     def unseen_note(self) -> list[str]:
         """A clause about weights that no known operation used, where they are over a hundredth."""
@@ -66,7 +66,7 @@ class Weights:
         if sum(unseen.values()) <= _UNSEEN_SHARE * sum(self.sizes.values()):
             return []
         share = sum(unseen.values()) / sum(self.sizes.values())
-        names = _first(sorted(unseen, key=lambda name: -unseen[name]))
+        names = listed(sorted(unseen, key=lambda name: -unseen[name]), 3, ", ")
         return [
             f"{share:.0%} of the weights were in no known operation ({names}): they are unused, or "
             "used by code that the trace cannot see into. In the second case the count is too low; "
@@ -74,19 +74,16 @@ class Weights:
         ]
 
 
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{', '.join(names[:_NAMES_SHOWN])}{more}"
+def storage(tensor: Any) -> int:
+    """What tensors that share memory have in common; -1 for what is no tensor."""
+    return int(tensor.untyped_storage()._cdata) if hasattr(tensor, "untyped_storage") else -1
 
 
-def _address(tensor: Any) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Any]:
+def tensors_in(values: Iterable[Any]) -> Iterator[Any]:
+    """The dense tensors among the arguments or the results of an operation."""
     for value in values:
         if isinstance(value, list | tuple):
-            yield from _tensors(value)
+            yield from tensors_in(value)
         elif hasattr(value, "untyped_storage") and str(value.layout) == "torch.strided":
             yield value
 
@@ -163,7 +160,8 @@ class _Counts:
         again = float(sum(op.recomputed for op in ops.values()))
         notes = []
         if self.unknown:
-            names = _first([f"{name} ({calls}×)" for name, calls in sorted(self.unknown.items())])
+            calls = [f"{name} ({number}×)" for name, number in sorted(self.unknown.items())]
+            names = listed(calls, 3, ", ")
             notes.append(
                 f"no formula is known for {names}, which count as nothing; register one with "
                 "torch.utils.flop_counter.register_flop_formula, or give flops= a function"

@@ -29,12 +29,8 @@ _ALLOCATED = 2.5e8  # parameters, 1 GB: the largest model that is allocated only
 _SLOW = 30.0  # seconds of building that are worth a note
 _UNNOTED_ELEMENTS = 1_000_000  # that a constructor may allocate without a note
 _NO_GPU = (
-    "not compiled with cuda",
-    "no cuda gpus",
-    "nvidia driver",
-    "no hip gpus",
-    "no xpu devices",
-)
+    "not compiled with cuda", "nvidia driver", "no cuda gpus", "no hip gpus", "no xpu devices",
+)  # fmt: skip
 
 
 @dataclass

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import ModelError
+from flops_fit.flops.trace import LOOKUPS, storage, tensors_in
 from flops_fit.objective import Objective, map_tensors
 from flops_fit.text import error_line, listed
 
@@ -18,19 +19,14 @@ if TYPE_CHECKING:
 
 Role = Literal["hidden", "output", "tied", "input", "vector", "fixed"]
 Shapes = Mapping[str, tuple[int, ...]]
-_LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
 
 # The operands of a product: position among the arguments, and the dimension that is summed over.
 _PRODUCTS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
-    "mm": ((0, 1), (1, 0)),
+    **dict.fromkeys(("mm", "mv"), ((0, 1), (1, 0))),
+    **dict.fromkeys(("addmm", "_addmm_activation", "addmv"), ((1, 1), (2, 0))),
+    **dict.fromkeys(("baddbmm", "addbmm"), ((1, 2), (2, 1))),
     "bmm": ((0, 2), (1, 1)),
-    "mv": ((0, 1), (1, 0)),
     "dot": ((0, 0), (1, 0)),
-    "addmm": ((1, 1), (2, 0)),
-    "_addmm_activation": ((1, 1), (2, 0)),
-    "baddbmm": ((1, 2), (2, 1)),
-    "addbmm": ((1, 2), (2, 1)),
-    "addmv": ((1, 1), (2, 0)),
     "_grouped_mm": ((0, -1), (1, -2)),
 }
 _CONVOLUTIONS = ("convolution", "_convolution", "convolution_overrideable")
@@ -237,27 +233,27 @@ class _Tracer:
 
     def record(self, name: str, args: Sequence[Any], kwargs: Any, out: Any) -> None:
         """One operation."""
-        tensors = list(_tensors([*args, *kwargs.values()]))
-        weights = [t for t in tensors if _storage(t) in self._layouts]
-        of_data = any(_storage(t) in self._data for t in tensors)
+        tensors = list(tensors_in([*args, *kwargs.values()]))
+        weights = [t for t in tensors if storage(t) in self._layouts]
+        of_data = any(storage(t) in self._data for t in tensors)
         if weights and of_data:
-            self.uses.met |= {name for t in weights for name, _ in self._layouts[_storage(t)]}
+            self.uses.met |= {name for t in weights for name, _ in self._layouts[storage(t)]}
             for tensor, dims in _summed(name, args):
                 self._add_product(tensor, dims)
-        if weights and name in _LOOKUPS:
-            self.uses.looked_up |= {n for n, _ in self._layouts.get(_storage(args[0]), [])}
-        results = [t for t in _tensors([out]) if _storage(t) not in self._own]
+        if weights and name in LOOKUPS:
+            self.uses.looked_up |= {n for n, _ in self._layouts.get(storage(args[0]), [])}
+        results = [t for t in tensors_in([out]) if storage(t) not in self._own]
         for tensor in results:
-            if of_data or (weights and name in _LOOKUPS):
+            if of_data or (weights and name in LOOKUPS):
                 self._data.add(self._address(tensor))
-                self._layouts.pop(_storage(tensor), None)  # it may be written in place
-            elif weights and _storage(tensor) not in self._layouts:
+                self._layouts.pop(storage(tensor), None)  # it may be written in place
+            elif weights and storage(tensor) not in self._layouts:
                 self._derive(tensor, weights)
 
     def _add_product(self, tensor: Any, dims: Iterable[int]) -> None:
         """A product sums over these dimensions of a tensor that may be, or view, a parameter."""
         dims = {d % tensor.dim() for d in dims}
-        for name, layout in self._layouts.get(_storage(tensor), []):
+        for name, layout in self._layouts.get(storage(tensor), []):
             summed, others = set[int](), set[int]()
             for i, step in _steps(tensor):
                 (summed if i in dims else others).update(_within(step, layout))
@@ -270,7 +266,7 @@ class _Tracer:
         layouts: list[tuple[str, Layout]] = []
         for weight in weights:
             steps, shift = dict(_steps(weight)), result.dim() - weight.dim()
-            for name, layout in self._layouts[_storage(weight)]:
+            for name, layout in self._layouts[storage(weight)]:
                 aligned = tuple(
                     (stride, length, frozenset(_within(steps[i - shift], layout)))
                     for i, (stride, length) in _steps(result)
@@ -281,7 +277,7 @@ class _Tracer:
 
     def _address(self, tensor: Any) -> int:
         self._alive.append(tensor)
-        return _storage(tensor)
+        return storage(tensor)
 
 
 def _summed(name: str, args: Sequence[Any]) -> Iterator[tuple[Any, Sequence[int]]]:
@@ -311,18 +307,6 @@ def _steps(tensor: Any) -> list[tuple[int, tuple[int, int]]]:
     """Stride and length of each dimension that has more than one element, none of them repeated."""
     pairs = enumerate(zip(tensor.stride(), tensor.shape, strict=True))
     return [(i, (int(s), int(n))) for i, (s, n) in pairs if n > 1 and s > 0]
-
-
-def _storage(tensor: Any) -> int:
-    return int(tensor.untyped_storage()._cdata) if hasattr(tensor, "untyped_storage") else -1
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _tensors(value)
-        elif hasattr(value, "untyped_storage"):
-            yield value
 
 
 def summed_by_layers(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -137,15 +137,9 @@ def estimate(experiments: Sequence[Experiment], speed: Speed | None, where: Devi
         price = None if where.dollars_per_hour is None else wall / 3600 * where.dollars_per_hour
     times = seconds or {}
     total = math.fsum(times.values()) or 1.0
+    paid = {} if price is None else {run: price * time / total for run, time in times.items()}
     runs = tuple(
-        RunCost(
-            e.id,
-            e.label,
-            own[e.id],
-            times.get(e.id),
-            None if price is None else price * times[e.id] / total,
-        )
-        for e in experiments
+        RunCost(e.id, e.label, own[e.id], times.get(e.id), paid.get(e.id)) for e in experiments
     )
     return CostEstimate(runs, basis, where.parallel, wall, where.dollars_per_hour, price)
 
@@ -226,7 +220,7 @@ class Priced:
         parallel: int = 1,
         mfu: float | None = None,
     ) -> CostEstimate:
-        """FLOPs, time and money of each run to be made, and of all.
+        """FLOPs, time and money of each run to be made, and of all; InputError for what cannot be used.
 
         Parameters
         ----------
@@ -237,11 +231,6 @@ class Priced:
             Of all devices and machines that ``parallel`` runs at a time need.
         parallel
             Runs at the same time, as the executor's ``capacity`` says.
-
-        Raises
-        ------
-        InputError
-            A number cannot be used, or the device is not known.
         """
         return estimate(*self._to_price(), Device(device, dollars_per_hour, parallel, mfu))
 

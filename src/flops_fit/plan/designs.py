@@ -160,15 +160,10 @@ class Layout:
 class Grid:
     """The same number of sizes at each budget, around N* of the prior; InputError for bad values.
 
-    Attributes
-    ----------
-    prior
-        What N* is assumed to be before anything is known: the name of a published law, a law, the fit
-        or result of earlier runs, or a number of units per parameter; ``None`` for 20.
-    width
-        Sizes reach this factor below and above N* of the prior, in even steps of ln N.
-    sizes_per_budget
-        How many sizes at each budget; or one number for each budget, the smallest first.
+    ``prior`` is what N* is assumed to be before anything is known: the name of a published law, a law,
+    the fit or result of earlier runs, or a number of units per parameter; ``None`` for 20. Sizes reach a
+    factor ``width`` below and above that N*, in even steps of ln N. ``sizes_per_budget``: how many at
+    each budget, or one number for each budget, the smallest first.
     """
 
     prior: PriorLike = None
@@ -252,21 +247,10 @@ class Rectangular(Grid):
 class Adaptive:
     """A pilot, and then batches of the runs that narrow N* at a target compute most.
 
-    Attributes
-    ----------
-    target_compute
-        FLOPs of the run that the answer is for.
-    max_flops, max_run_flops
-        What the sweep may spend, and one run: a tenth of it by default.
-    half_width
-        Stop once half the width of the 90 % interval of N* is this small, relative: 0.1 is ±10 %.
-    batch
-        Runs a step at most.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        A value cannot be used.
+    The answer is for a run of ``target_compute`` FLOPs. The sweep may spend ``max_flops``, and one run
+    ``max_run_flops``: a tenth of it by default. It stops once half the width of the 90 % interval of N*
+    is as small as ``half_width``, relative: 0.1 is ±10 %. A step has at most ``batch`` runs. InputError or
+    InputTypeError where a value cannot be used.
     """
 
     target_compute: float

@@ -159,31 +159,24 @@ def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path
     return path
 
 
+_COLUMNS = (
+    "id", "label", "budget", "flops", "flops_shared", "size", "params", "non_embedding", "tokens",
+    "unit", "tokens_per_param", "flops_per_unit", "flops_per_unit_6nd", "steps", "batch_size",
+    "epochs", "seconds", "seed", "repeat", "trunk",
+)  # fmt: skip
+
+
 def _row(e: Experiment, own: float, speed: Speed | None) -> dict[str, Any]:
-    size = json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size
-    return {
-        "id": e.id,
-        "label": e.label,
-        "budget": e.budget,
-        "flops": e.flops,
+    derived = {
         "flops_shared": e.flops - own,
-        "size": size,
+        "size": json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size,
         "params": e.params.total,
         "non_embedding": e.params.non_embedding,
-        "tokens": e.tokens,
-        "unit": e.unit,
         "tokens_per_param": e.tokens / e.params.total,
-        "flops_per_unit": e.flops_per_unit,
-        "flops_per_unit_6nd": e.flops_per_unit_6nd,
-        "steps": e.steps,
-        "batch_size": e.batch_size,
-        "epochs": e.epochs,
         "seconds": None if speed is None else round(speed.seconds(e, own), 3),
-        "seed": e.seed,
-        "repeat": e.repeat,
-        "trunk": e.trunk,
-        **{f"hparams.{name}": value for name, value in e.hparams.to_dict().items()},
     }
+    row = {name: derived[name] if name in derived else getattr(e, name) for name in _COLUMNS}
+    return row | {f"hparams.{name}": value for name, value in e.hparams.to_dict().items()}
 
 
 _FINAL = frozenset({"completed", "diverged"})  # states that a sweep does not run again

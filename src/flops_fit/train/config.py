@@ -41,6 +41,8 @@ _MIN_GAIN_SECONDS = 5.0  # in the whole run, as processes have to be started
 class TrainingConfig:
     """How runs are trained. Values are checked here, before anything is spent.
 
+    InputError or InputTypeError where one cannot be used, MissingExtraError for a tracker's package.
+
     Attributes
     ----------
     optimizer
@@ -78,13 +80,6 @@ class TrainingConfig:
         al. 2024). This needs sizes that occur at several budgets and hyper-parameters of the size alone:
         ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. On a CPU each
         branch equals the run trained alone, to the last bit. Intervals count a trunk as one cluster.
-
-    Raises
-    ------
-    InputError, InputTypeError
-        A value cannot be used.
-    MissingExtraError
-        The package of a tracker is not installed.
     """
 
     optimizer: MakeOptimizer | type[Optimizer] | None = None
