@@ -7,7 +7,10 @@ import io
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def format_count(value: float) -> str:
@@ -81,6 +84,16 @@ def render(renderable: Any, width: int = 120) -> str:
     stream = io.StringIO()
     Console(file=stream, width=width, color_system=None).print(renderable)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def values_table(title: str, columns: Iterable[str], left: int = 1, **options: Any) -> Table:
+    """A table for a terminal, without rows; all columns but the first ``left`` are aligned right."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", **options)
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place < left else "right", no_wrap=True)
+    return table
 
 
 def card(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str] = ()) -> str:

@@ -21,16 +21,11 @@ def _matmul(first: int) -> Formula:
     """2·…·m·k·n of (…, m, k) by (…, k, n), the operands at ``first`` and the place after it."""
 
     def flops(args: Sequence[Any], out: Any) -> float:
-        b = args[first + 1].shape
-        columns = b[-1] if len(b) > 1 else 1
-        return 2.0 * _entries(args[first]) * int(columns)
+        a, b = args[first], args[first + 1].shape
+        entries = a._nnz() if a.is_sparse else math.prod(a.shape)  # of a sparse one those stored
+        return 2.0 * int(entries) * int(b[-1] if len(b) > 1 else 1)
 
     return flops
-
-
-def _entries(tensor: Any) -> int:
-    """The numbers that a tensor stores: of a sparse one those that are not zero."""
-    return int(tensor._nnz() if tensor.is_sparse else math.prod(tensor.shape))
 
 
 def _grouped_mm(args: Sequence[Any], out: Any) -> float:

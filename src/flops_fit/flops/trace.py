@@ -33,13 +33,9 @@ class Weights:
                 self._origins[storage(parameter)] = frozenset([name])
                 self._alive.append(parameter)
 
-    def multiply(self, args: Any, kwargs: Any) -> None:
-        """Mark the weights among the arguments of a counted operation as used."""
-        self.used |= self._names(args, kwargs)
-
     def pass_on(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Follow weights from the arguments of any other operation to its result ``out``."""
-        origins = self._names(args, kwargs)
+        origins = self.names(args, kwargs)
         if not origins:
             return
         if name.removeprefix("aten.") in LOOKUPS:
@@ -54,7 +50,8 @@ class Weights:
             self._origins[address] = self._origins.get(address, frozenset()) | origins
             self._alive.append(tensor)
 
-    def _names(self, args: Any, kwargs: Any) -> frozenset[str]:
+    def names(self, args: Any, kwargs: Any) -> frozenset[str]:
+        """The weights among the arguments of an operation."""
         if not self.sizes:
             return frozenset()
         tensors = tensors_in([*args, *kwargs.values()])
@@ -151,7 +148,7 @@ class _Counts:
         self.flops[name][part] += flops * (4 if is_complex else 1)
         self.kinds[name] = KINDS.get(name, MATRIX if name.startswith("aten.") else name)
         if not self.backward:
-            self.weights.multiply(args, kwargs)
+            self.weights.used |= self.weights.names(args, kwargs)
 
     def result(self) -> TracedFlops:
         ops = {name: OpCount(self.kinds[name], **parts) for name, parts in self.flops.items()}

@@ -37,13 +37,6 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
 
     The parts are a ``ModuleList`` of one class and shape, or parameters of three dimensions whose first is
     n, in a layer that is not one of torch's own.
-
-    >>> from torch import nn
-    >>> layer = nn.Module()
-    >>> layer.router = nn.Linear(8, 4)
-    >>> layer.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-    >>> find_experts(layer)
-    (Experts(name='experts', number=4, params=288),)
     """
     nn = torch_or_error().nn
     if not isinstance(model, nn.Module):
@@ -56,18 +49,16 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
             if isinstance(child, nn.ModuleList):
                 shapes = {(type(m), *(tuple(p.shape) for p in m.parameters())) for m in child}
                 numbers = {len(child)} if len(shapes) == 1 else set()
-            elif any(map(_is_layer_of_torch, type(child).__mro__[:-2])):
-                numbers = set()
             else:
-                numbers = {p.shape[0] for p in child.parameters(recurse=False) if p.dim() == 3}
+                homes = [kind.__module__ for kind in type(child).__mro__[:-2]]
+                torchs = [h for h in homes if h.startswith("torch.nn.modules.")]
+                own = all("container" in home for home in torchs)
+                parts = child.parameters(recurse=False) if own else ()
+                numbers = {p.shape[0] for p in parts if p.dim() == 3}
             if len(numbers) == 1 and (number := int(numbers.pop())) in chosen:
                 params = sum(p.numel() for p in child.parameters())
                 layers.append(Experts(f"{path}.{name}".lstrip("."), number, params))
     return tuple(layers)
-
-
-def _is_layer_of_torch(kind: type) -> bool:
-    return kind.__module__.startswith("torch.nn.modules.") and "container" not in kind.__module__
 
 
 def count_params(model: Any, name: str = "the model") -> ParamCount:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flops_fit.objective import Objective, map_tensors, to_device
-from flops_fit.text import render
+from flops_fit.text import render, values_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,14 +121,11 @@ class CoordinateCheck:
         )
 
     def __rich__(self) -> Table:
-        from rich.table import Table
-
         title = f"{self.parametrization}, {self.steps} steps at {self.lr:g}, {self.seeds} seeds"
-        table = Table(title=f"Change of activations: {title}", title_justify="left")
         sizes = (s.values() if isinstance(s, Mapping) else [s] for s in self.sizes)
-        table.add_column("output of", no_wrap=True)
-        for name in (*("×".join(map(str, values)) for values in sizes), "slope", "±", ""):
-            table.add_column(name, justify="right", no_wrap=True)
+        named = ["×".join(map(str, values)) for values in sizes]
+        columns = ("output of", *named, "slope", "±", "")
+        table = values_table(f"Change of activations: {title}", columns)
         outside = {c.name for c in self.outside}
         for c in self.coordinates:
             verdict = "outside" if c.name in outside else "" if c.moves else "still"
@@ -195,11 +192,8 @@ def movement(model: nn.Module, before: Outputs, after: Outputs) -> Movement:
                 total[0] += float((new - old).square().sum())
                 total[1] += float(new.square().sum())
                 total[2] += new.numel()
-    return {
-        name: (math.sqrt(change / count), math.sqrt(size / count))
-        for name, (change, size, count) in sums.items()
-        if count
-    }
+    counted = {name: total for name, total in sums.items() if total[2]}
+    return {k: (math.sqrt(a / n), math.sqrt(b / n)) for k, (a, b, n) in counted.items()}
 
 
 def fit_slopes(
@@ -215,14 +209,10 @@ def fit_slopes(
         change, size = values[..., 0], values[..., 1]
         logs = np.log(np.maximum(change, _MIN_CHANGE))
         slopes = x @ logs / (x @ x)
+        changes, sizes = np.exp(logs.mean(axis=1)).tolist(), size.mean(axis=1).tolist()
+        error = float(slopes.std(ddof=1) / math.sqrt(len(slopes)))
+        moves = not np.max(change / np.maximum(size, _MIN_CHANGE)) <= _ROUNDING
         out.append(
-            Coordinate(
-                name,
-                tuple(float(v) for v in np.exp(logs.mean(axis=1))),
-                tuple(float(v) for v in size.mean(axis=1)),
-                float(slopes.mean()),
-                float(slopes.std(ddof=1) / math.sqrt(len(slopes))),
-                not np.max(change / np.maximum(size, _MIN_CHANGE)) <= _ROUNDING,
-            )
+            Coordinate(name, tuple(changes), tuple(sizes), float(slopes.mean()), error, moves)
         )
     return tuple(out)

@@ -30,22 +30,15 @@ _FACTOR_TOLERANCE = 1e-9  # a factor this near 1 changes nothing
 class Mup:
     """The options of ``parametrization="mup"``.
 
-    Attributes
-    ----------
-    init
-        Scale initial weights to the widths as well: the root mean square of the base size is kept, for
-        hidden ones ∝ 1/√fan_in, for output ones ∝ 1/fan_in. Leave it off where a model already
-        initialises itself so, as torch's layers do for hidden weights.
-    readout
-        Multiply the input of an output layer by base_fan_in/fan_in, and train its weight at the full
-        rate. Under Adam this only matters for weights that are also a table of the input.
-    residual
-        Names of the modules whose outputs are added to the residual stream, such as
-        ``("blocks.*.proj", "blocks.*.down")``: these are multiplied by base_depth/depth, the number of
-        modules that a pattern matches (CompleteP with α = 1, Dey et al. 2025, arXiv:2505.01618).
-    base
-        The size that rates are given for; by default the smallest planned one. Name it to keep the ids
-        of finished runs when a plan gets smaller sizes.
+    ``init`` scales initial weights to the widths as well: the root mean square of the base size is kept,
+    for hidden ones ∝ 1/√fan_in, for output ones ∝ 1/fan_in. Leave it off where a model already initialises
+    itself so, as torch's layers do for hidden weights. ``readout`` multiplies the input of an output layer
+    by base_fan_in/fan_in, and trains its weight at the full rate. Under Adam this only matters for weights
+    that are also a table of the input. ``residual`` are names of the modules whose outputs are added to
+    the residual stream, such as ``("blocks.*.proj", "blocks.*.down")``: these are multiplied by
+    base_depth/depth, the number of modules that a pattern matches (CompleteP with α = 1, Dey et al. 2025,
+    arXiv:2505.01618). ``base`` is the size that rates are given for, by default the smallest planned one.
+    Name it to keep the ids of finished runs when a plan gets smaller sizes.
     """
 
     init: bool = False

@@ -14,7 +14,7 @@ from flops_fit.errors import InputError
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, by_trunk, own_flops
-from flops_fit.text import format_duration, render
+from flops_fit.text import format_duration, render, values_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,12 +97,8 @@ class CostEstimate:
         return {**vars(self), **totals, "runs": [vars(run) for run in self.runs]}
 
     def __rich__(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=self.headline, title_justify="left", caption_justify="left")
-        table.add_column("run", no_wrap=True)
-        for name in ("FLOPs", "time", *(() if self.dollars is None else ("cost",))):
-            table.add_column(name, justify="right", no_wrap=True)
+        columns = ("run", "FLOPs", "time", *(() if self.dollars is None else ("cost",)))
+        table = values_table(self.headline, columns, caption_justify="left")
         rows: list[tuple[str, RunCost | CostEstimate]] = [(run.label, run) for run in self.runs]
         for label, row in [*rows, ("all", self)]:
             if row is self:
@@ -259,14 +255,10 @@ class DesignCosts:
         return known[design]
 
     def __rich__(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title="The same budgets by each design", title_justify="left")
         own = self.designs[0].cost
-        table.add_column("design", no_wrap=True)
         paid = own is not None and own.dollars is not None
-        for name in ("runs", "FLOPs", "of this plan", "time", *(("cost",) if paid else ())):
-            table.add_column(name, justify="right", no_wrap=True)
+        columns = ("design", "runs", "FLOPs", "of this plan", "time", *(("cost",) if paid else ()))
+        table = values_table("The same budgets by each design", columns)
         for row in self.designs:
             cost = row.cost
             if cost is None or own is None:

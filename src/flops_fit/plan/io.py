@@ -15,7 +15,7 @@ from flops_fit.plan.cost import CostEstimate, Priced
 from flops_fit.plan.designs import Layout, Prior
 from flops_fit.plan.timing import Reading, Speed, StepTimes
 from flops_fit.records import Diagnostic, Experiment, Run, own_flops
-from flops_fit.text import format_count, render
+from flops_fit.text import format_count, render, values_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -207,13 +207,10 @@ class PlanDiff(Priced):
         return self.missing, self._speed
 
     def __rich__(self) -> Table:
-        from rich.table import Table
-
         counts = f"{len(self.finished)} runs finished, {len(self.missing)} missing"
         title = f"{counts}, {len(self.not_asked_for)} not asked for"
-        table = Table(title=title, title_justify="left")
-        for name in ("run", "id", "FLOPs", "state"):
-            table.add_column(name, justify="right" if name == "FLOPs" else "left", no_wrap=True)
+        table = values_table(title, ("run", "id", "FLOPs", "state"), left=4)
+        table.columns[2].justify = "right"
 
         def add(e: Experiment, flops: float, state: str) -> None:
             table.add_row(e.label, e.id, f"{flops:.3g}", state)

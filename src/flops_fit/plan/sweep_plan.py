@@ -25,7 +25,7 @@ from flops_fit.plan.io import (
 )
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Diagnostic, Experiment, Run, own_flops
-from flops_fit.text import card, format_count, format_duration, render
+from flops_fit.text import card, format_count, format_duration, render, values_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -143,19 +143,16 @@ class SweepPlan(Priced):
         return [e.to_dict() for e in self.experiments]
 
     def __rich__(self) -> Table:
-        from rich.table import Table
-
         chosen = differing_columns(self.experiments)
-        table = Table(
-            title=f"{len(self)} runs, {self.total_flops:.3g} FLOPs",
+        names = ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch")
+        table = values_table(
+            f"{len(self)} runs, {self.total_flops:.3g} FLOPs",
+            (*names, "epochs", "lr", *chosen, "est. time"),
+            left=0,
             caption=shared_line(self.experiments) if self.experiments else None,
-            title_justify="left",
             caption_justify="left",
             collapse_padding=bool(chosen),  # the more columns, the less room
         )
-        names = ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch")
-        for name in (*names, "epochs", "lr", *chosen, "est. time"):
-            table.add_column(name, justify="right", no_wrap=True)
         own = own_flops(self.experiments)
         for i, e in enumerate(self.experiments):
             if i > 0 and e.budget != self.experiments[i - 1].budget:
