@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from flops_fit import SweepPlan, plan_sweep, run_sweep
+from flops_fit import SweepPlan, TrainingConfig, plan_sweep, run_sweep
 from flops_fit.flops import trace_flops
 from flops_fit.records import Experiment
 from tests.conftest import MLP, Blobs, cross_entropy
@@ -48,6 +48,14 @@ class Reads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.table(x)
         logits: Tensor = self.head(attended(h, h))
+        return logits
+
+
+class Tags(Reads):
+    """Each word by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.table(x))
         return logits
 
 
@@ -122,6 +130,12 @@ KINDS: dict[str, dict[str, Any]] = {
             ),
         ),
         "loss_fn": tokens,
+    },
+    "one row": {
+        "model": Tags,
+        "dataset": loader(TEXTS, lambda r: (torch.cat(r)[None], torch.cat(r)[None])),
+        "loss_fn": tokens,
+        "compute_budgets": [2e7],
     },
     "graphs": {
         "model": Graph,
@@ -201,3 +215,15 @@ def test_rare_long_samples_are_in_the_mean() -> None:
     )
     mean = sum(map(len, rows)) / len(rows)
     assert made.experiments[0].units_per_sample == pytest.approx(mean, rel=0.1)
+
+
+def test_branches_of_texts_have_one_batch_and_about_their_length() -> None:
+    """Their schedule has one length of a step, a mean over samples in their order."""
+    hparams = {"schedule": "wsd", "batch_units": 100, "warmup_units": 1000}
+    change = {**KINDS["padded"], "compute_budgets": [8e7, 1.6e8], "batch_size": "auto"}
+    made = plan(**change, hparams=hparams, training=TrainingConfig(branch=True))
+    first, second = made.experiments
+    assert first.trunk == second.trunk
+    assert first.units_per_sample == second.units_per_sample
+    units, _ = exact(made, second)
+    assert second.tokens == pytest.approx(units, rel=0.05)

@@ -176,15 +176,11 @@ class FlopsCounter:
             self._weights[key] = np.linalg.lstsq(rows / scale, values, rcond=1e-10)[0] / scale
         return float(row @ self._weights[key]) / units
 
-    def settle(self, size: Size, each: float) -> None:
+    def settle(self, size: Size, known: Lengths) -> None:
         """Find out at one size whether FLOPs add up over samples; where not, count on several batches."""
-        if self.method != "measured" or self.batch is None:
+        if self.method != "measured" or not (repeated := known.repeated()):
             return
-        first = (self.batch, batch_length(self.batch), ())
-        known = self.lengths or Lengths(None, self.objective, each, examples=[first])
-        model, repeated = self.spec.build_meta(size), known.repeated()
-        if not repeated:
-            return
+        model = self.spec.build_meta(size)
         one = self._measure(model, size, self.batch)
         two = self._trace(model, size, repeated[0][0])
         if abs(two - 2 * one) <= _SAME * two:

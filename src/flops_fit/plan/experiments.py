@@ -83,9 +83,8 @@ class ExperimentFactory:
             per_unit = self.counter.of_run(size, per_sample, row)
             miss = abs(per_unit * per_sample * batch * steps / budget - 1)
             tried.append((miss, batch, steps, per_sample, per_unit))
-            if (
-                len(tried) < _TRIALS / 2
-            ):  # padding depends on the batch, and units of a sample on padding
+            # Padding depends on the batch, and with it the units of a sample may.
+            if len(tried) < _TRIALS / 2 and not self.branch:
                 batch, steps = self._whole_steps(budget / per_unit, hparams.batch_units, per_sample)
             else:
                 steps = round(budget / (per_unit * per_sample * batch))

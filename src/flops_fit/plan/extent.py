@@ -33,17 +33,19 @@ _NOISE = 0.5  # on what a weight sums up: an output layer that begins at zero ha
 class Extent:
     """Where a loss does not add up: held-out batches of ``judged_on`` samples, none of them split.
 
-    ``divisible``: whether a batch may be cut into microbatches.
+    ``divisible``: whether a batch may be cut into microbatches. ``draws``: whether an evaluation draws.
     """
 
     judged_on: int | None = None
     divisible: bool = True
+    draws: bool = False
     findings: tuple[Diagnostic, ...] = ()
 
     @property
     def conditions(self) -> list[str]:
         """What of it decides how runs come out."""
-        return [] if self.judged_on is None else [f"judged on {self.judged_on}"]
+        judged = [] if self.judged_on is None else [f"judged on {self.judged_on}"]
+        return judged + ["seeded draws"] * self.draws
 
 
 class _Comparison(NamedTuple):
@@ -150,10 +152,10 @@ def examine(
         return Extent()
     if adds_up:
         again = judge.draws and held_out.size is None
-        return Extent(JUDGED_ON if again else None, findings=below)
+        return Extent(JUDGED_ON if again else None, True, bool(judge.draws), below)
     judged_on = min(wanted, held_out.size or wanted)
     finding = _finding(known, judged_on, divisible, isinstance(batch_size, int))
-    return Extent(judged_on, divisible, (finding, *below))
+    return Extent(judged_on, divisible, bool(judge.draws), (finding, *below))
 
 
 def _perturbed(model: Any) -> Any:

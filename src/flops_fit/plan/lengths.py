@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
-from flops_fit.objective import Objective, map_tensors
+from flops_fit.objective import Objective, batch_length, map_tensors
 from flops_fit.records import Diagnostic
 
 Floats = NDArray[np.float64]
 
 _FIRST = 32  # samples that are looked at to see whether they differ
 _LOOKED_AT = 512  # where they do
-MOST_READ = 8_192  # samples of a run that are read for its units and lengths
+MOST_READ = 16_384  # samples of a run that are read for its units and lengths
 _GROUP = 4  # samples of a batch that FLOPs are counted on
-_MOST_AXES = (
-    2  # lengths that FLOPs are a quadratic function of; of more, of the numbers in a sample
-)
+_MOST_AXES = 2  # lengths that FLOPs are a quadratic function of; with more, of all numbers
 _NOMINAL = 32  # samples of a batch where nothing is planned yet
 
 
@@ -44,16 +42,19 @@ Example = tuple[Any, int, tuple[float, ...]]  # a batch, its samples, and their 
 class Lengths:
     """Reads batches as runs will, for their units and FLOPs.
 
-    ``varying`` are the dimensions (tensor, axis) that differ between samples; more than two count as one, of
-    all numbers in a sample. ``each`` are the units of every sample, ``None`` where they or lengths differ.
+    ``varying`` are the dimensions (tensor, axis) that differ between samples, with those ``packed`` that grow
+    with their number; more than two count as one, of all numbers in a sample. ``each`` are the units of every
+    sample, ``None`` where they or lengths differ. ``group`` are the samples of the first example.
     """
 
     data: DataSpec | None
     objective: Objective
     each: float | None = None
     varying: tuple[tuple[int, int], ...] = ()
+    packed: frozenset[tuple[int, int]] = frozenset()
     adds_up: bool = True
     examples: list[Example] = field(default_factory=list)
+    group: list[Any] = field(default_factory=list)
     nominal: int = _NOMINAL
     findings: tuple[Diagnostic, ...] = ()
     _read: dict[tuple[int, int, int], tuple[float, Floats]] = field(default_factory=dict)
@@ -63,9 +64,9 @@ class Lengths:
         tensors = tensors_of(batch)
         if len(self.varying) > _MOST_AXES:
             return (sum(t.numel() for t in tensors) / samples,)
-        # What is packed along the first axis is shared out among the samples.
-        shapes = [(axis, tensors[tensor].shape[axis]) for tensor, axis in self.varying]
-        return tuple(float(n) if axis else n / samples for axis, n in shapes)
+        shared = [samples if dimension in self.packed else 1 for dimension in self.varying]
+        sizes = [tensors[tensor].shape[axis] for tensor, axis in self.varying]
+        return tuple(n / among for n, among in zip(sizes, shared, strict=True))
 
     def row(self, samples: int, lengths: tuple[float, ...]) -> list[float]:
         """What FLOPs per sample are linear in: a quadratic polynomial of the lengths, and a/B + c·B."""
@@ -80,7 +81,7 @@ class Lengths:
     def of_run(self, batch_size: int, steps: int, seed: int) -> tuple[float, Floats]:
         """Units of a sample, and the row of its FLOPs, in the mean over the batches of a run.
 
-        Of a run of more than 8,192 samples these are batches evenly spread over it.
+        Of a run of more than 16,384 samples they are spread over it, or are those of its first epochs.
         """
         if self.each is not None or self.data is None:
             return self.each or math.nan, np.array(self.row(batch_size, ()))
@@ -89,7 +90,10 @@ class Lengths:
         if key not in self._read:
             data = replace(self.data)  # a stream notes what it has read
             count = min(steps, math.ceil(MOST_READ / batch_size))
-            whole = streams or count == steps
+            epochs = MOST_READ // (data.size or MOST_READ + 1)
+            whole = streams or count == steps or epochs > 0
+            if count < steps and epochs:
+                count = math.ceil(epochs * (data.size or 0) / batch_size)
             units, rows = 0.0, []
             for start in [0] if whole else [i * steps // count for i in range(count)]:
                 with closing(data.batches(batch_size, count if whole else 1, seed, start)) as read:
@@ -102,6 +106,9 @@ class Lengths:
     def repeated(self) -> list[Example]:
         """Batches that hold the first example two, four and eight times; none where it cannot be repeated."""
         batch, samples, lengths = self.examples[0]
+        if self.data is not None:
+            more = ((n, _collated(self.data, self.group * n)) for n in (2, 4, 8))
+            return [(many, n * samples, lengths) for n, many in more]
         if any(t.dim() and len(t) != samples for t in tensors_of(batch)):
             return []
 
@@ -133,13 +140,16 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
                 lengths = tuple(s[tensor][axis] for s in shapes)
                 if len(set(lengths)) > 1:
                     different.setdefault(lengths, (tensor, axis))
+    some = tensors_of(_collated(data, samples[:_GROUP]))
+    packed = [d for n, d in different.items() if some[d[0]].shape[d[1]] == sum(n[:_GROUP])]
     message = (
         f"Samples hold {min(units):.4g} to {max(units):.4g} units, {np.mean(units):.4g} in the mean of "
         f"{len(units)}. D and C of each run are those of the batches that it will read: of all of them, or "
-        f"of {MOST_READ:,} samples evenly spread."
+        f"of {MOST_READ:,} samples."
     )
     finding = Diagnostic("lengths", "note", message)
-    out = Lengths(data, objective, None, tuple(different.values()), True, [], nominal, (finding,))
+    out = Lengths(data, objective, None, tuple(different.values()), frozenset(packed))
+    out.nominal, out.findings = nominal, (finding,)
     order = sorted(range(len(samples)), key=lambda i: sum(math.prod(s) for s in shapes[i]))
     axes = 1 if len(different) > _MOST_AXES else len(different)
     count = len(out.row(1, (1.0,) * axes)) + 1 if different else 1
@@ -147,9 +157,16 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
     for place in [places.pop(count // 2), *places]:
         group = [samples[i] for i in order[place : place + _GROUP]]
         batch = _collated(data, group)
+        out.group = out.group or group
         out.examples.append((batch, len(group), out.measure(batch, len(group))))
-    out.examples.sort(key=lambda example: not objective.has_units(example[0]))
     return out
+
+
+def uniform(data: DataSpec | None, objective: Objective, batch: Any, each: float) -> Lengths:
+    """Samples that all have the shapes and the units of those in a batch."""
+    group = [] if data is None else data.spread(_GROUP)
+    samples = len(group) or batch_length(batch)
+    return Lengths(data, objective, each, examples=[(batch, samples, ())], group=group)
 
 
 def _each(

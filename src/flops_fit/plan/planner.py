@@ -34,7 +34,7 @@ from flops_fit.plan.findings import (
     recipe_findings,
     run_findings,
 )
-from flops_fit.plan.lengths import look_at
+from flops_fit.plan.lengths import look_at, uniform
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import resolve_recipe
@@ -98,8 +98,8 @@ def make_counter(
 ) -> tuple[FlopsCounter, float]:
     """What counts FLOPs, and the number of units per sample; 6·N per unit where no data may be read."""
     batch, lengths = example_batch, None
-    if batch is None and data is not None:
-        batch = data.first_batch(EXAMPLE_SAMPLES)
+    if data is not None:
+        batch = data.first_batch(EXAMPLE_SAMPLES) if batch is None else batch
         lengths = look_at(data, objective, batch_size)
         batch = batch if lengths is None else lengths.examples[0][0]
     if batch is not None:
@@ -107,7 +107,10 @@ def make_counter(
         counter, each = FlopsCounter.from_batch(spec, objective, flops, batch, unit)
         counter.lengths = lengths
         if smallest is not None:
-            counter.settle(smallest, each)
+            known = lengths or uniform(
+                None if example_batch is not None else data, objective, batch, each
+            )
+            counter.settle(smallest, known)
         return counter, each if lengths is None else lengths.typical()[0]
     declared = getattr(dataset, "unit", None)
     per_sample = getattr(dataset, "units_per_sample", None)
