@@ -14,7 +14,7 @@ from flops_fit.data.spec import DataSpec
 from flops_fit.errors import DataError, LossError
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import STEP_ADVICE, Evaluator, Objective, split_batch
-from flops_fit.plan.findings import smallest_built
+from flops_fit.plan.findings import in_words, smallest_built
 from flops_fit.records import Diagnostic
 
 JUDGED_ON = 64  # samples of a held-out batch where runs differ in their batches
@@ -208,14 +208,8 @@ def _below_zero(judge: Evaluator, batch: Any) -> tuple[Diagnostic, ...]:
         optimizer.zero_grad()
         (total / units).backward()
         optimizer.step()
-    if not -math.inf < loss < -_TOLERANCE:
-        return ()
-    message = (
-        f"The loss falls below zero ({loss:.3g} after a few steps on one batch), as the likelihood of a "
-        "density does. The law is then fitted to L itself, and its E may be negative; a percentage of a "
-        "loss near zero says little."
-    )
-    return (Diagnostic("negative_loss", "note", message),)
+    falls = -math.inf < loss < -_TOLERANCE
+    return (in_words("negative_loss", loss=loss),) if falls else ()
 
 
 def _finding(
@@ -227,30 +221,11 @@ def _finding(
     apart = [c for c in known if c.differs]
     if recounted := [c for c in known if c.recounts]:
         c = max(recounted, key=lambda c: abs(c.units[0] / c.units[1] - 1))
-        code, action = (
-            "units_of_batches",
-            "pad targets with -100, or give count_fn= without padding",
-        )
-        what = (
-            f"A batch of {c.samples} samples counts {c.units[0]:.5g} units and its parts {c.units[1]:.5g}: "
-            "units depend on how samples are put together, as where padding is counted"
-        )
-    elif all(c.outside for c in apart):
+        return in_words("units_of_batches", c=c, judged=judged)
+    if all(c.outside for c in apart):
         c = max(apart, key=lambda c: c.samples)
-        code, action = "whole_batch_loss", "" if one_batch else "one batch_size for all runs"
-        what = (
-            f"The loss of a batch of {c.samples} samples is {c.losses[0]:.4g}, of parts of it "
-            f"{' and '.join(f'{loss:.4g}' for loss in c.losses[1:3])}: it belongs to the batch as a whole, "
-            "as a contrastive loss does"
-        )
-    else:
-        c = max(apart, key=lambda c: abs(c.excess))
-        code = "loss_no_mean"
-        action = "count_fn= that counts what the loss averages, or step_fn= -> (sum, n)"
-        what = (
-            f"The loss of a batch of {c.samples} samples, times its units, lies {abs(c.excess):.1%} "
-            f"{'above' if c.excess > 0 else 'below'} that of its parts together: it is no mean over the "
-            "counted units, as with class weights, an ignore_index of its own, padding in the mean, or "
-            "a root of the mean"
-        )
-    return Diagnostic(code, "warning" if action else "note", f"{what}. {judged}", action)
+        parts = " and ".join(f"{loss:.4g}" for loss in c.losses[1:3])
+        return in_words("whole_batch_loss", one_batch, c=c, parts=parts, judged=judged)
+    c = max(apart, key=lambda c: abs(c.excess))
+    side = "above" if c.excess > 0 else "below"
+    return in_words("loss_no_mean", c=c, excess=abs(c.excess), side=side, judged=judged)

@@ -24,7 +24,7 @@ FEWEST_STEPS = 500
 MOST_EPOCHS = 4.0
 _MOST_BUILT = 5e7  # parameters of the largest model that is built only to examine it
 _FEW_TRUNKS = 6  # the parameters of the κ-law: no fewer clusters give its constants an interval
-_finding = Findings(Path(__file__).with_name("findings.toml"))
+in_words = Findings(Path(__file__).with_name("findings.toml"))
 
 
 def settle_labels(
@@ -52,8 +52,8 @@ def settle_labels(
     if answer or (answer is None and copied):
         masked = "with masked labels, it leaves out the first of each row"
         how = masked if answer else "labels equal input_ids"
-        return replace(objective, shifted=True), (_finding("shifted_labels", how=how),)
-    return objective, (_finding("unshifted_labels"),) if copied else ()
+        return replace(objective, shifted=True), (in_words("shifted_labels", how=how),)
+    return objective, (in_words("unshifted_labels"),) if copied else ()
 
 
 def smallest_built(spec: ModelSpec, sizes: Sizes | None) -> Any:
@@ -79,21 +79,21 @@ def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
     sizes = [len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets]
     if len(budgets) < 4 or min(sizes) < 5:
         counts = {"budgets": len(budgets), "fewest": min(sizes), "most": max(sizes)}
-        out.append(_finding("small_grid", **counts))
+        out.append(in_words("small_grid", **counts))
     short = [e for e in experiments if e.steps < FEWEST_STEPS]
     if short:
         run = min(short, key=lambda e: e.steps)
         counts = {"short": len(short), "runs": len(experiments), "limit": FEWEST_STEPS}
-        out.append(_finding("few_steps", run=run, **counts))
+        out.append(in_words("few_steps", run=run, **counts))
     repeating = [e for e in experiments if (e.epochs or 0) > 1]
     if repeating:
         run = max(repeating, key=lambda e: e.epochs or 0)
         mild = (run.epochs or 0) <= MOST_EPOCHS
-        out.append(_finding("repeated_data", mild, runs=len(repeating), run=run))
+        out.append(in_words("repeated_data", mild, runs=len(repeating), run=run))
     ratios = {e.params.total: e.flops_per_unit / e.flops_per_unit_6nd for e in experiments}
     if abs(max(ratios.values(), key=lambda r: abs(math.log(r))) - 1) > 0.05:
         ends = [f"{ratios[n]:.3g}×6ND at N = {format_count(n)}" for n in (min(ratios), max(ratios))]
-        out.append(_finding("flops_vs_6nd", ratios=" and ".join(ends)))
+        out.append(in_words("flops_vs_6nd", ratios=" and ".join(ends)))
     return out
 
 
@@ -104,13 +104,13 @@ def branch_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
         return []
     shared = [group for group in groups if len(group) > 1]
     if not shared:
-        return [_finding("nothing_shared")]
+        return [in_words("nothing_shared")]
     alone = sum(e.flops for e in experiments)
     saved = 1 - sum(own_flops(experiments).values()) / alone
     costs = {"saved": 100 * saved, "cheaper": alone / (1 - saved) / alone}
-    out = [_finding("trunks", trunks=len(shared), branches=sum(map(len, shared)), **costs)]
+    out = [in_words("trunks", trunks=len(shared), branches=sum(map(len, shared)), **costs)]
     if len(groups) <= _FEW_TRUNKS:
-        out.append(_finding("few_trunks", trunks=len(groups), limit=_FEW_TRUNKS))
+        out.append(in_words("few_trunks", trunks=len(groups), limit=_FEW_TRUNKS))
     return out
 
 
@@ -118,7 +118,7 @@ def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[D
     """Layers whose output depends on how a batch is split."""
     layers = batch_norms(spec, min(experiments, key=lambda e: e.params.total).size)
     kinds = ", ".join(sorted(set(layers)))
-    return [_finding("batch_norm", number=len(layers), kinds=kinds)] if layers else []
+    return [in_words("batch_norm", number=len(layers), kinds=kinds)] if layers else []
 
 
 def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
@@ -135,10 +135,10 @@ def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> lis
     """Randomness in samples that makes a run unrepeatable, or a held-out loss noisy."""
     out = []
     if not data.repeatable():
-        out.append(_finding("unseeded_data"))
+        out.append(in_words("unseeded_data"))
     if held_out.draws():
         which = "eval_dataset" if own_held_out else "the training set"
-        out.append(_finding("augmented_held_out", which=which))
+        out.append(in_words("augmented_held_out", which=which))
     return out
 
 
@@ -146,13 +146,13 @@ def code_findings(spec: ModelSpec, objective: Objective) -> list[Diagnostic]:
     """Code whose source cannot be read, so that its bytecode is compared."""
     used = (spec.factory, objective.loss_fn, objective.count_fn, objective.step_fn)
     unread = [reference(f) for f in used if f is not None and not has_source(f)]
-    return [_finding("no_source", names=", ".join(unread))] if unread else []
+    return [in_words("no_source", names=", ".join(unread))] if unread else []
 
 
 def recipe_findings(recipe: Recipe, unit: str) -> list[Diagnostic]:
     """A rule for tokens of text that is applied to other units."""
     rule = None if unit in ("tokens", "units") else text_rule(recipe)  # "units": not known yet
-    return [] if rule is None else [_finding("recipe_units", rule=rule, unit=unit)]
+    return [] if rule is None else [in_words("recipe_units", rule=rule, unit=unit)]
 
 
 def assumption_findings(
@@ -161,8 +161,8 @@ def assumption_findings(
     """Assumptions, sizes that were left out, and values that the constructor refuses."""
     out = [Diagnostic("assumption", "note", note) for note in notes]
     if dropped:
-        out.append(_finding("left_out", number=len(dropped), listed="; ".join(dropped)))
+        out.append(in_words("left_out", number=len(dropped), listed="; ".join(dropped)))
     if spec.refusals:
         example, number = next(iter(spec.refusals.values())), len(spec.refusals)
-        out.append(_finding("refused", number=number, name=spec.size_param, example=example))
+        out.append(in_words("refused", number=number, name=spec.size_param, example=example))
     return out
