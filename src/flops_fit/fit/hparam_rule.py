@@ -30,15 +30,14 @@ _OTHER_DATA = 1.5  # times the prior's standard deviations where data is no text
 _VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was varied on purpose
 _MIXED = 1.2  # of chains, from which draws are doubted
 _FAR = math.log(10.0)  # beyond the runs, in ln N and ln D
-# What each exponent is of: η* and B* are the best rate and batch.
+# Which of the valley's constants each exponent is, and of what: η* and B* are the best.
 EXPONENTS = {
-    "lr_params": ("a1", "η* ∝ N^a at one D"),
-    "lr_units": ("a2", "η* ∝ D^a at one N"),
-    "lr_batch": ("a3", "best η ∝ B^a off B*"),
-    "batch_units": ("b1", "B* ∝ D^b at one N"),
-    "batch_params": ("b2", "B* ∝ N^b at one D"),
+    "lr_params": (1, "η* ∝ N^a at one D"),
+    "lr_units": (2, "η* ∝ D^a at one N"),
+    "lr_batch": (3, "best η ∝ B^a off B*"),
+    "batch_units": (5, "B* ∝ D^b at one N"),
+    "batch_params": (6, "B* ∝ N^b at one D"),
 }
-_INDEX = {"a1": 1, "a2": 2, "a3": 3, "b1": 5, "b2": 6}
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,13 @@ class HParamRule:
     def exponents_at(self, level: float) -> dict[str, Estimate]:
         """:attr:`exponents` at another level."""
         check_level(level)
-        out = {}
-        for name, (constant, _) in EXPONENTS.items():
-            i = _INDEX[constant]
-            if i in self.valley.free:
-                draws = self.valley.draws[:, i]
-                out[name] = Estimate(float(np.mean(draws)), _span(draws, level), level, METHOD)
-        return out
+        known = {
+            n: self.valley.draws[:, i] for n, (i, _) in EXPONENTS.items() if i in self.valley.free
+        }
+        return {
+            n: Estimate(float(np.mean(draws)), _span(draws, level), level, METHOD)
+            for n, draws in known.items()
+        }
 
     def _logs(self, N: Any, D: Any, lr: Any = None, batch: Any = None) -> list[Floats]:
         middle, values = self.valley.centre, []
@@ -192,15 +191,14 @@ class HParamRule:
                 f"recipe: expected batches in {self.unit}; the runs give them in {self.batch_unit}. Add "
                 "a column seq_len or batch_tokens to the table."
             )
-        mean, middle, laws = np.mean(self.valley.draws, axis=0), self.valley.centre, {}
-        for name, (first, of_n, of_d, at) in {
-            "lr": (0, 1, 2, 2),
-            "batch_units": (4, 6, 5, 3),
-        }.items():
-            if name in self.names:
-                log = mean[first] + middle[at] - mean[of_n] * middle[0] - mean[of_d] * middle[1]
-                law = {"params": float(mean[of_n]), "units": float(mean[of_d])}
-                laws[name] = RecipePowerLaw(float(np.exp(log)), **law, size=self.size)
+        x, y, *middle = self.valley.centre.tolist()
+        a0, a1, a2, _, b0, b1, b2, *_ = np.mean(self.valley.draws, axis=0).tolist()
+        own = {"lr": (a0 + middle[0], a1, a2), "batch_units": (b0 + middle[1], b2, b1)}
+        laws = {
+            name: RecipePowerLaw(math.exp(log - n * x - d * y), n, d, size=self.size)
+            for name, (log, n, d) in own.items()
+            if name in self.names
+        }
         return RecipeTable(f"joint-{self.runs}", {}, laws, default)
 
     def parts(self, runs: RunTable) -> dict[str, tuple[Floats, Floats]]:
