@@ -174,6 +174,13 @@ def test_an_optimum_without_surface_is_a_prior() -> None:
     assert "non-embedding" in resolve_prior("kaplan2020").description
 
 
+def test_without_a_prior_a_parameter_gets_twenty_units() -> None:
+    """C = 6·N·20·N, so N = √(C/120)."""
+    prior = resolve_prior(None)
+    assert prior.description == "20 units a parameter"
+    assert prior.optimum(1.2e20, LinearFlops(6.0)) == pytest.approx(1e9, rel=1e-9)
+
+
 def test_another_number_of_units_a_parameter_moves_the_centre() -> None:
     flops = LinearFlops(6.0)
     twenty, eighty = (resolve_prior(r).optimum(1e20, flops) for r in (20, 80))

@@ -67,13 +67,7 @@ class Prior:
 
 
 def resolve_prior(prior: Any) -> Prior:
-    """The prior in all the ways a user may give it.
-
-    >>> from flops_fit.flops import LinearFlops
-    >>> prior = resolve_prior(None)
-    >>> f"{prior.description}: N = {prior.optimum(1.2e20, LinearFlops(6.0)):.3g}"
-    '20 units a parameter: N = 1e+09'
-    """
+    """The prior in all the ways a user may give it."""
     if prior is None:
         return _ratio(TOKENS_PER_PARAM)
     if isinstance(prior, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -224,7 +225,7 @@ def make_experiments(
                 f"{dropped[-1] if dropped else 'no size is near its optimum'}. "
                 "Give a larger budget, smaller sizes or a smaller batch_size."
             )
-    return experiments, dropped
+    return with_trunks(experiments) if factory.branch else experiments, dropped
 
 
 def _plain(value: Any) -> Any:
@@ -269,13 +270,17 @@ def with_trunks(experiments: Sequence[Experiment]) -> list[Experiment]:
     return [replace(e, trunk=trunk_of(e)) for e in experiments]
 
 
-def _advice(experiments: Sequence[Experiment]) -> str:
+def branchable(experiments: Sequence[Experiment]) -> dict[str, Any]:
     """Hyper-parameters that can be branched, taken from the shortest run."""
     short = min(experiments, key=lambda e: e.tokens)
     batch = max(1, round(short.batch_size * short.units_per_sample))
     warmup = max(1, round(0.1 * short.tokens))
-    values = f'{{"schedule": "wsd", "batch_units": {batch}, "warmup_units": {warmup}}}'
+    return {"schedule": "wsd", "batch_units": batch, "warmup_units": warmup}
+
+
+def _advice(experiments: Sequence[Experiment]) -> str:
+    short, hparams = min(experiments, key=lambda e: e.tokens), branchable(experiments)
     return (
-        f"Give hparams={values}, or a recipe that depends on the size alone; 0.1 of the shortest "
-        f"run, of {format_count(short.tokens)} {short.unit}, are {warmup} of them."
+        f"Give hparams={json.dumps(hparams)}, or a recipe that depends on the size alone; 0.1 of the "
+        f"shortest run, of {format_count(short.tokens)} {short.unit}, are {hparams['warmup_units']} of them."
     )

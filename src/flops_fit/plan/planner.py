@@ -16,23 +16,18 @@ from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup.coordinate_check import CoordinateCheck
 from flops_fit.objective import Objective
+from flops_fit.plan import findings
 from flops_fit.plan.cost import DesignCost, DesignCosts, Device, estimate
 from flops_fit.plan.counting import FlopsCounter, FlopsMethod
 from flops_fit.plan.designs import Grid, Layout, Rectangular, Sizes, Tapered
 from flops_fit.plan.experiments import (
     ExperimentFactory,
     UnmetBudgetError,
+    branchable,
     grid_sizes,
     make_experiments,
     named_sizes,
     with_trunks,
-)
-from flops_fit.plan.findings import (
-    assumption_findings,
-    branch_findings,
-    model_findings,
-    recipe_findings,
-    run_findings,
 )
 from flops_fit.plan.lengths import look_at, uniform
 from flops_fit.plan.sweep_plan import SweepPlan
@@ -149,8 +144,6 @@ class Planner:
                 "them out."
             )
         experiments, dropped = make_experiments(factory, sizes, self.repeats)
-        if factory.branch:
-            experiments = with_trunks(experiments)
         used = list({repr(e.size): e.size for e in experiments}.values())
         counter = factory.counter
         notes = [*counter.notes, *spec.notes, *self.notes]
@@ -160,13 +153,13 @@ class Planner:
             flops=counter.function(used, int(np.median([e.batch_size for e in experiments]))),
             diagnostics=(
                 *([] if layout is None else [Diagnostic("design", "note", str(layout))]),
-                *run_findings(experiments),
-                *branch_findings(experiments),
-                *model_findings(spec, experiments),
-                *recipe_findings(factory.recipe, counter.unit),
+                *findings.run_findings(experiments),
+                *findings.branch_findings(experiments),
+                *findings.model_findings(spec, experiments),
+                *findings.recipe_findings(factory.recipe, counter.unit),
                 *self.findings,
                 *(() if counter.lengths is None else counter.lengths.findings),
-                *assumption_findings(spec, notes, [*lost, *dropped]),
+                *findings.assumption_findings(spec, notes, [*lost, *dropped]),
             ),
             layout=layout,
             planner=self,
@@ -192,7 +185,7 @@ class Planner:
         if factory.branch:
             experiments = with_trunks(experiments)
         diagnostics = plan.diagnostics
-        before, after = run_findings(plan.experiments), run_findings(experiments)
+        before, after = findings.run_findings(plan.experiments), findings.run_findings(experiments)
         codes = {d.code for d in (*before, *after)}
         if lost:
             text = f"With new hyper-parameters {len(lost)} runs were left out: {'; '.join(lost)}."
@@ -247,20 +240,15 @@ class Planner:
         if branch:
             branching = replace(alone, branch=True)
             try:
-                experiments = with_trunks(make_experiments(branching, sizes, repeats)[0])
+                experiments = make_experiments(branching, sizes, repeats)[0]
             except InputError:
                 # The hyper-parameters depend on a run's length. Costs hardly depend on them, so those
                 # of the shortest run serve for all.
-                short = min(experiments, key=lambda e: e.tokens)
-                hparams = {
-                    **{k: v for k, v in short.hparams.to_dict().items() if k != "recipe"},
-                    "schedule": "wsd",
-                    "batch_units": max(1, round(short.batch_size * short.units_per_sample)),
-                    "warmup_units": max(1, round(0.1 * short.tokens)),
-                }
-                branching = replace(branching, recipe=resolve_recipe(hparams))
+                short = min(experiments, key=lambda e: e.tokens).hparams.to_dict()
+                hparams = {k: v for k, v in short.items() if k != "recipe"}
+                recipe = resolve_recipe(hparams | branchable(experiments))
+                branching = replace(branching, recipe=recipe)
                 experiments, dropped = make_experiments(branching, sizes, repeats)
-                experiments = with_trunks(experiments)
                 notes = ["with schedule='wsd', and batch and warmup of the shortest run for all"]
         if lost or dropped:
             notes.insert(0, f"{len(lost) + len(dropped)} sizes left out")

@@ -12,17 +12,9 @@ from flops_fit.errors import InputError
 from flops_fit.files import write_output
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.mup.coordinate_check import CoordinateCheck
+from flops_fit.plan import io
 from flops_fit.plan.cost import DesignCosts, Device, Priced
 from flops_fit.plan.designs import Layout
-from flops_fit.plan.io import (
-    PlanDiff,
-    diff,
-    differing_columns,
-    plan_from_json,
-    plan_to_json,
-    shared_line,
-    write_csv,
-)
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import card, format_count, format_duration, render, values_table
@@ -106,19 +98,19 @@ class SweepPlan(Priced):
         where = Device(device, dollars_per_hour, parallel, mfu)
         return self.require_planner("compare_designs").compare_designs(self, where)
 
-    def diff(self, done: Iterable[Run] | str | Path) -> PlanDiff:
+    def diff(self, done: Iterable[Run] | str | Path) -> io.PlanDiff:
         """Which runs are done, which are missing, and which exist without being planned.
 
         ``done`` are runs, or the ``output_dir`` of a sweep: only read, OutputError where it cannot be.
         """
-        return diff(self.experiments, self.speed, done)
+        return io.diff(self.experiments, self.speed, done)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The plan as JSON text, written to ``path`` as well where one is given.
 
         The ``planner`` is not part of it; F(N) is, with every size that was counted.
         """
-        text = plan_to_json(self)
+        text = io.plan_to_json(self)
         if path is not None:
             write_output(Path(path), text + "\n")
         return text
@@ -129,11 +121,11 @@ class SweepPlan(Priced):
 
         TableError where it is no plan, or was edited: the id of a run no longer fits its settings.
         """
-        return cls(**plan_from_json(source))
+        return cls(**io.plan_from_json(source))
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one row a run, with its cost and its hyper-parameters; returns the path."""
-        return write_csv(self.experiments, self.speed, Path(path))
+        return io.write_csv(self.experiments, self.speed, Path(path))
 
     def __len__(self) -> int:
         return len(self.experiments)
@@ -143,13 +135,13 @@ class SweepPlan(Priced):
         return [e.to_dict() for e in self.experiments]
 
     def __rich__(self) -> Table:
-        chosen = differing_columns(self.experiments)
+        chosen = io.differing_columns(self.experiments)
         names = ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch")
         table = values_table(
             f"{len(self)} runs, {self.total_flops:.3g} FLOPs",
             (*names, "epochs", "lr", *chosen, "est. time"),
             left=0,
-            caption=shared_line(self.experiments) if self.experiments else None,
+            caption=io.shared_line(self.experiments) if self.experiments else None,
             caption_justify="left",
             collapse_padding=bool(chosen),  # the more columns, the less room
         )

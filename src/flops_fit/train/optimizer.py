@@ -68,18 +68,15 @@ def make_optimizer(
     return own
 
 
-def try_optimizer(
-    model: Module,
-    hparams: HParams,
-    optimizer: MakeOptimizer | type[Optimizer] | None,
-    param_groups: ParamGroups | None,
-    parametrization: Parametrization | None = None,
-) -> None:
-    """Find out before a sweep whether its runs can step, by one step along zero gradients."""
+def try_optimizer(model: Module, hparams: HParams, *own: Any) -> None:
+    """Find out before a sweep whether its runs can step, by one step along zero gradients.
+
+    ``own`` are the other arguments of :func:`make_optimizer`.
+    """
     import torch
 
     try:
-        stepped = make_optimizer(model, hparams, optimizer, param_groups, parametrization)
+        stepped = make_optimizer(model, hparams, *own)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)

@@ -248,16 +248,9 @@ class Trainer:
     def _evaluate(self, model: Any, step: Stepper) -> tuple[float, float]:
         """The held-out loss of a model and its standard error; random numbers stay as they were."""
         size = self.judged_on or (step.microbatch if step.halved else max(step.samples, 64))
-        with self.precision.autocast(self.device):
-            return evaluate(
-                model,
-                self.held_out,
-                self.objective,
-                self.device,
-                size,
-                step.ranks,
-                exactly=self.judged_on is not None,
-            )
+        exactly, where = self.judged_on is not None, self.device
+        with self.precision.autocast(where):
+            return evaluate(model, self.held_out, self.objective, where, size, step.ranks, exactly)
 
     def _rise(self, experiment: Experiment, step: Stepper, loss: float, error: float) -> str:
         """How far a held-out loss lies above that of the untrained model; empty if within errors."""
