@@ -15,7 +15,7 @@ from flops_fit import SweepPlan, TrainingConfig, plan_sweep, run_sweep
 from flops_fit.errors import InputError, LossError
 from tests.conftest import MLP, Blobs, cross_entropy
 
-TOLD = {"units_of_batches", "whole_batch_loss", "loss_no_mean"}
+TOLD = {"units_of_step", "units_of_batches", "whole_batch_loss", "loss_no_mean"}
 POINTS = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
 PAIRS = torch.utils.data.TensorDataset(POINTS, POINTS.roll(3, 1))
 WEIGHTS = torch.tensor([1.0, 1.0, 4.0, 20.0])
@@ -78,6 +78,12 @@ def mean_of_tokens(logits: Tensor, targets: Tensor, ignored: int = -100) -> Tens
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignored)
 
 
+def shifted(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """Of each word from the one before, so that the first has no loss, and is not counted."""
+    count = (batch[1][:, 1:] != -100).sum()
+    return mean_of_tokens(model(batch[0][:, :-1]), batch[1][:, 1:]) * count, count
+
+
 def without_zeros(logits: Tensor, targets: Tensor) -> Tensor:
     return mean_of_tokens(logits, targets, 0)
 
@@ -120,6 +126,7 @@ def told(**change: Any) -> list[str]:
             },
         ),
         (["units_of_batches"], {"model": Words, "dataset": texts(0), "loss_fn": mean_of_tokens}),
+        (["units_of_step"], {"model": Words, "dataset": texts(-100), "step_fn": shifted}),
     ],
     ids=[
         "mean",
@@ -131,6 +138,7 @@ def told(**change: Any) -> list[str]:
         "ignored",
         "counted",
         "padded",
+        "shifted",
     ],
 )
 def test_what_is_no_mean_over_the_counted_units_is_named(

@@ -145,17 +145,19 @@ def examine(
             known = [c for c in compared if c is not None]
             adds_up = not any(c.differs or c.recounts for c in known)
             divisible = adds_up or _divides(judge, made, repeats)
-            below = _below_zero(judge, made[1][1]) if repeats == _DRAWS else ()
+            told = _step_units(objective, made, compared)
+            if repeats == _DRAWS:
+                told += _below_zero(judge, made[1][1])
     except LossError:
         raise
     except Exception:  # the user's code may raise anything
         return Extent()
     if adds_up:
         again = judge.draws and held_out.size is None
-        return Extent(JUDGED_ON if again else None, True, bool(judge.draws), below)
+        return Extent(JUDGED_ON if again else None, True, bool(judge.draws), told)
     judged_on = min(wanted, held_out.size or wanted)
     finding = _finding(known, judged_on, divisible, isinstance(batch_size, int))
-    return Extent(judged_on, divisible, bool(judge.draws), (finding, *below))
+    return Extent(judged_on, divisible, bool(judge.draws), (finding, *told))
 
 
 def _perturbed(model: Any) -> Any:
@@ -191,6 +193,24 @@ def _divides(judge: Evaluator, made: Sequence[tuple[int, Any, Any]], repeats: in
     except DataError:
         return False
     return not any(c is not None and c.differs for c in cut)
+
+
+def _step_units(
+    objective: Objective,
+    made: Sequence[tuple[int, Any, Any]],
+    compared: Sequence[_Comparison | None],
+) -> tuple[Diagnostic, ...]:
+    """Whether a step of the user's own counts other units than planning does."""
+    for (n, batch, _), found in zip(made, compared, strict=True):
+        planned = float(objective.count(batch))
+        if found is not None and abs(found.units[0] - planned) > 1e-3 * planned:
+            message = (
+                f"step_fn counts {found.units[0]:.5g} units in a batch of {n} samples, and planning "
+                f"{planned:.5g}: runs are planned in the one and recorded in the other."
+            )
+            action = "count_fn=, with what step_fn returns as its second value"
+            return (Diagnostic("units_of_step", "warning", message, action),)
+    return ()
 
 
 def _below_zero(judge: Evaluator, batch: Any) -> tuple[Diagnostic, ...]:
