@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.checks import off_the_runs
+from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.power import fit_power
 from flops_fit.fit.prediction import SPANS, Budget, Prediction, median_optimum
 from flops_fit.fit.solver import Solution
-from flops_fit.flops.functions import FlopsFunction, LinearFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann, Kappa, KappaFamily
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import PowerLaw, spend
 from flops_fit.records import Diagnostic
 
-Floats = NDArray[np.float64]
 ApproachName = Literal["envelope", "isoflop", "surface"]
 
 _FEWEST_LOSSES = 4  # one more than E + k·C^−p has constants
@@ -75,17 +74,12 @@ class Headline:
 
     def diagnostic(self) -> Diagnostic:
         """Which approach answers, and why; critical unless it is the surface."""
-        reasons, action = self.reasons, "add runs over a wider range of N and D"
-        if self.name == "surface":
-            text = f"{_TITLES['surface']} answers: {reasons['surface']}"
-            return Diagnostic("headline", "ok", text)
-        if self.name is None:
-            text = "no approach can answer, the numbers shown are the surface's: "
-            text += "; ".join(f"{_TITLES[name]}: {reason}" for name, reason in reasons.items())
-        else:
-            text = f"{_TITLES[self.name]} answers, as the surface cannot ({reasons['surface']}): "
-            text += reasons[self.name]
-        return Diagnostic("headline", "critical", text, action)
+        name, reasons = self.name, self.reasons
+        if name is None:
+            each = "; ".join(f"{_TITLES[name]}: {reason}" for name, reason in reasons.items())
+            return finding("headline_none", reasons=each)
+        key = "headline_surface" if name == "surface" else "headline"
+        return finding(key, title=_TITLES[name], surface=reasons["surface"], reason=reasons[name])
 
 
 def choose_headline(solution: Solution, shape: IsoFLOP, front: Envelope | None) -> Headline:
@@ -126,13 +120,12 @@ def predict_from_lines(
     best = spend(lines.n_line(C), C, budget.flops, budget.max_params, budget.max_tokens)
     N, D, binds = best.params, best.tokens, best.binds
     line = None if binds else lines.loss_line()
-    notes = [Diagnostic("no_interval", "critical", f"no interval: {_NO_LINE_INTERVAL}", "add runs")]
+    notes = [finding("no_interval", reason=_NO_LINE_INTERVAL)]
     if line is None:
         why = "the losses of the minima determine no line E + k·C^−p"
         if binds:
             why = f"{' and '.join(binds)} bound, and off the optimum {_TITLES[name]} has none"
-        text = f"no loss is predicted: {why}"
-        notes.append(Diagnostic("no_loss", "critical", text, "add budgets"))
+        notes.append(finding("no_loss", reason=why))
     return Prediction(
         target_compute=C,
         training_compute=best.compute,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.checks import check_whole
 from flops_fit.errors import FitError, InputError, InputTypeError
+from flops_fit.fit.findings import finding
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.groups import EXPONENTS, LEVEL, beliefs, share_constants
@@ -20,8 +20,6 @@ from flops_fit.fit.questions import log_compute_draws
 from flops_fit.laws.law import log_compute
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
-
-Floats = NDArray[np.float64]
 
 _LOG_SEARCH = math.log(1e9)  # how far from C, in ln C, the compute for a loss is searched
 
@@ -170,11 +168,9 @@ def _multiplier_interval(
 ) -> tuple[Interval | None, list[Diagnostic]]:
     """From pairs of drawn surfaces: the compute at which the second reaches the first's loss."""
     if not math.isfinite(log_m):
-        text = "the second fit does not reach the first's loss at any compute near"
-        return None, [Diagnostic("out_of_reach", "critical", text, "compare at another compute")]
+        return None, [finding("out_of_reach")]
     if one.no_interval or other.no_interval:
-        text = "the compute multiplier has no interval: one of the fits has none for its loss"
-        return None, [Diagnostic("no_interval", "warning", text, "add runs")]
+        return None, [finding("no_multiplier_interval")]
     # Both are drawn from the same random numbers: pair them at random.
     goal = np.random.default_rng(2).permutation(np.min(one.optima(C).loss, axis=1))
     draws = log_compute_draws(other, goal, C * math.exp(log_m)) - math.log(C)
@@ -199,13 +195,9 @@ def _limits(first: Fit, second: Fit, C: float, m: float) -> list[Diagnostic]:
     out = []
     for name, fit, compute in (("first", first, C), ("second", second, C * m)):
         if fit.trust == "no":
-            text = f"the {name} fit is not reliable"
-            out.append(Diagnostic("poor_fit", "critical", text, "read its diagnostics"))
+            out.append(finding("poor_fit", name=name))
         if math.isfinite(compute) and compute > 10 * fit.largest_compute:
-            factor = compute / fit.largest_compute
-            text = f"the {name} fit is used at {factor:.3g} times its largest run's compute"
-            out.append(Diagnostic("extrapolation", "warning", text, "add larger runs"))
+            out.append(finding("compared_far", name=name, factor=compute / fit.largest_compute))
     if first.runs.unit != second.runs.unit:
-        text = f"one counts {first.runs.unit}, the other {second.runs.unit}"
-        out.append(Diagnostic("units_differ", "warning", text, "compare losses in one unit"))
+        out.append(finding("units_differ", first=first.runs.unit, second=second.runs.unit))
     return out

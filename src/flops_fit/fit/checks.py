@@ -9,16 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit.findings import Severity, finding
 from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
-
-Floats = NDArray[np.float64]
-Severity = Literal["ok", "note", "warning", "critical"]
+from flops_fit.text import listed
 
 _SIZE_EDGES = (0.5, 2.0)
 _PATTERN_LEVEL = 0.01
@@ -111,20 +110,15 @@ def residual_diagnostics(
     p, enough = residuals.p_value, residuals.count >= _FEWEST_IN_CELL
     if p is None or not np.any(enough):
         return _seed_noise(solution, runs)
-    text, action = f"the residuals show no pattern (p = {p:.2g})", ""
-    severity: Severity = "ok"
-    if p < _PATTERN_LEVEL:
-        cells = np.where(enough, np.abs(residuals.mean), -1.0)
-        row, column = np.unravel_index(int(np.argmax(cells)), cells.shape)
-        off = float(residuals.mean[row, column]) / solution.points.unit
-        size = ("below half the optimal size", "near the optimum", "above twice the optimal size")
-        text = (
-            f"the residuals follow a pattern (p = {p:.1g}), strongest {size[column]} in the "
-            f"{('lower', 'middle', 'upper')[row]} third of compute: {100 * off:+.2g} % on average"
-        )
-        action = "the law's form misses something: trust it near the runs, not far from them"
-        severity = "note"  # on public sweeps it goes with smaller errors, not with larger ones
-    return [Diagnostic("residual_pattern", severity, text, action), *_seed_noise(solution, runs)]
+    if p >= _PATTERN_LEVEL:
+        return [finding("residual_pattern_none", p=p), *_seed_noise(solution, runs)]
+    cells = np.where(enough, np.abs(residuals.mean), -1.0)
+    row, column = np.unravel_index(int(np.argmax(cells)), cells.shape)
+    percent = 100 * float(residuals.mean[row, column]) / solution.points.unit
+    size = ("below half the optimal size", "near the optimum", "above twice the optimal size")
+    third = ("lower", "middle", "upper")[row]
+    pattern = finding("residual_pattern", p=p, size=size[column], third=third, percent=percent)
+    return [pattern, *_seed_noise(solution, runs)]
 
 
 def _seed_noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
@@ -138,14 +132,8 @@ def _seed_noise(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     z = solution.points.z
     mean = np.bincount(group, z) / count
     seeds, law = float(np.sqrt(np.sum((z - mean[group]) ** 2) / spare)), solution.residual_sd
-    text = (
-        f"repeated runs scatter by {100 * seeds:.2g} % ({spare} repeats), runs around the law by "
-        f"{100 * law:.2g} %"
-    )
-    if spare < _FEWEST_REPEATS or law <= 3 * seeds:
-        return [Diagnostic("seed_noise", "ok", text)]
-    action = "more is missing than seeds explain: hyper-parameters, data order or the law's form"
-    return [Diagnostic("seed_noise", "warning", text, action)]
+    severity: Severity = "ok" if spare < _FEWEST_REPEATS or law <= 3 * seeds else "warning"
+    return [finding("seed_noise", severity, seeds=100 * seeds, spare=spare, law=100 * law)]
 
 
 @dataclass(frozen=True)
@@ -216,29 +204,21 @@ def diagnose(
 
 
 def _status(solution: Solution) -> list[Diagnostic]:
-    status, lost = solution.status, solution.optimum_lost
+    status = solution.status
     if status is FitStatus.BOUND_HIT:
-        text = f"on a bound: {', '.join(map(str, solution.bounds))}"
-        text += "; the loss does not fall with both N and D" if lost else ""
-        action = "add runs over a wider range of N and D"
-        return [Diagnostic("bound_hit", "critical" if lost else "warning", text, action)]
+        key = "bound_hit_lost" if solution.optimum_lost else "bound_hit"
+        return [finding(key, bounds=", ".join(map(str, solution.bounds)))]
     if status is FitStatus.STARTS_DISAGREE:
-        text = f"{solution.agree} of {solution.starts} starts reach this objective"
-        return [Diagnostic("starts_disagree", "warning", text, "add runs, or fix the law's form")]
-    if status is FitStatus.NOT_CONVERGED:
-        return [Diagnostic("not_converged", "critical", str(status), "check the losses")]
-    return []
+        return [finding("starts_disagree", agree=solution.agree, starts=solution.starts)]
+    return [finding("not_converged", status=status)] if not solution.converged else []
 
 
 def _outliers(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     outliers = find_outliers(solution, runs)
     if not outliers:
         return []
-    shown = ", ".join(f"{o.label} ({o.standardized:+.1f} sd)" for o in outliers[:5])
-    more = f" and {len(outliers) - 5} more" if len(outliers) > 5 else ""
-    text = f"{len(outliers)} runs lie over {_OUTLIER_SDS:g} sd off the law: {shown}{more}"
-    action = "look at these runs; their pull on the fit is bounded"
-    return [Diagnostic("outliers", "note", text, action)]
+    shown = listed([f"{o.label} ({o.standardized:+.1f} sd)" for o in outliers], separator=", ")
+    return [finding("outliers", count=len(outliers), sds=_OUTLIER_SDS, shown=shown)]
 
 
 def _weak_curvature(solution: Solution, runs: RunTable) -> list[Diagnostic]:
@@ -249,12 +229,7 @@ def _weak_curvature(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     spans = [float(np.ptp(model[g])) for g in groups if np.sum(g) >= 3]
     if not spans or float(np.median(spans)) >= 3 * sd:
         return []
-    text = (
-        f"within a budget the law varies by {100 * np.median(spans):.2g} %, and runs scatter by "
-        f"{100 * sd:.2g} %: the optimum is hard to see"
-    )
-    action = "widen the range of sizes, or repeat runs with other seeds"
-    return [Diagnostic("weak_curvature", "warning", text, action)]
+    return [finding("weak_curvature", span=100 * np.median(spans), scatter=100 * sd)]
 
 
 def _unidentified(solution: Solution) -> list[Diagnostic]:
@@ -278,10 +253,8 @@ def _unidentified(solution: Solution) -> list[Diagnostic]:
         if unclear:
             why[name] = f"90 % interval {low:.3g} to {high:.3g}"
     meaning = {"E": "the irreducible loss E", "kappa": "the exponent κ"}
-    text = "{} is not identified by these runs ({}): do not interpret it"
-    action = "runs over a wider range of compute would determine it"
     return [
-        Diagnostic(f"{name}_unidentified", "note", text.format(meaning[name], reason), action)
+        finding("unidentified", name=name, meaning=meaning[name], reason=reason)
         for name, reason in why.items()
     ]
 
@@ -292,16 +265,12 @@ def _approaches(solution: Solution, shape: IsoFLOP, flops: FlopsFunction) -> lis
         return []
     C = max(p.budget for p in shape.interior)
     surface, line = float(solution.law.optimal(C, flops).params), float(shape.n_line(C))
-    text = (
-        f"at C = {C:.3g} the surface puts the optimum at N = {surface:.3g}, "
-        f"the parabolas at {line:.3g}"
-    )
+    optima: dict[str, Any] = {"C": C, "surface": surface, "line": line}
     apart = abs(float(np.log(surface / line)))
     if apart <= _DISAGREEMENT:
-        return [Diagnostic("approaches_agree", "ok", text)]
+        return [finding("approaches_agree", **optima)]
     severity: Severity = "critical" if apart > _GROSS_DISAGREEMENT else "warning"
-    action = "add sizes around both, and look at the residuals"
-    return [Diagnostic("approaches_disagree", severity, text, action)]
+    return [finding("approaches_disagree", severity, **optima)]
 
 
 def width_ahead(evidence: Evidence) -> list[Diagnostic]:
@@ -316,16 +285,12 @@ def width_ahead(evidence: Evidence) -> list[Diagnostic]:
     if points.shift and loss:  # which may be negative: relative to the size of losses
         halves[1] = (loss[1] - loss[0]) / 2 / points.scale
     shown = [f"within a factor of {np.exp(h):.3g}" if h < np.inf else "not at all" for h in halves]
-    text = (
-        f"at C = {C:.3g}, ten times the largest run's, N* is known {shown[0]}, the loss {shown[1]}"
-    )
     over = [
         [half > limit for half, limit in zip(halves, limits, strict=True)]
         for limits in zip(*WIDTH_LIMITS, strict=True)
     ]
     severity: Severity = "critical" if any(over[1]) else "warning" if any(over[0]) else "ok"
-    action = "" if severity == "ok" else "add runs of larger compute, and sizes around N* there"
-    return [Diagnostic("width_ahead", severity, text, action)]
+    return [finding("width_ahead", severity, C=C, size=shown[0], loss=shown[1])]
 
 
 def _beyond(name: str, value: float, runs: Floats) -> tuple[float, str]:
@@ -345,10 +310,9 @@ def _far(compute: tuple[float, str], sizes: list[tuple[float, str]]) -> Diagnost
     if not texts:
         return None
     worst, text = max(grades[0], *(grades[1:] if worse else [0.0])), "; ".join(texts)
-    if worst <= 10:
-        return Diagnostic("extrapolation", "note", text)
-    action = f"add runs within a factor of {max(np.sqrt(min(worst, 1e4)), 10.0):.2g} of the target"
-    return Diagnostic("extrapolation", "critical" if worst > 100 else "warning", text, action)
+    severity: Severity = "critical" if worst > 100 else "warning" if worst > 10 else "note"
+    factor = max(np.sqrt(min(worst, 1e4)), 10.0)
+    return finding("extrapolation", severity, act=worst > 10, text=text, factor=factor)
 
 
 def off_the_runs(
@@ -365,9 +329,5 @@ def off_the_runs(
     ratios = runs.tokens / runs.params
     low, high = float(np.min(ratios)), float(np.max(ratios))
     if shape and not low / 1.001 <= D / N <= high * 1.001:
-        text = (
-            f"D/N = {D / N:.3g} lies outside the fitted runs' {low:.3g} to {high:.3g}: "
-            "no run shows the loss there"
-        )
-        findings.append(Diagnostic("shape", "warning", text, "add runs of that D/N"))
+        findings.append(finding("shape", ratio=D / N, low=low, high=high))
     return tuple(findings)

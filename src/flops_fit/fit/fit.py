@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.errors import InputError
 from flops_fit.fit import questions as questions
@@ -35,7 +35,7 @@ from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.summary import summary
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
-from flops_fit.flops.functions import FlopsFunction, flops_to_dict
+from flops_fit.flops.functions import Floats, FlopsFunction, flops_to_dict
 from flops_fit.laws.kappa import Muennighoff
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import Optimum, positive
@@ -46,8 +46,6 @@ from flops_fit.table.run_table import RunTable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
 
 
 class Caps(TypedDict, total=False):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.checks import is_number
 from flops_fit.errors import FitError, InputError, InputTypeError, TableError
@@ -29,15 +29,13 @@ from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.table_checks import check_runs
 from flops_fit.fit.window import FitProblem, Fitted, WindowReport, WindowRule, run_weights
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws import LAWS
 from flops_fit.laws.kappa import Hoffmann, Kappa, Muennighoff
 from flops_fit.laws.law import FlopsLike, Law
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
-
-Floats = NDArray[np.float64]
 
 
 class FitOptions(TypedDict, total=False):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.errors import FitError
 from flops_fit.fit.intervals import covariance, student_t
@@ -21,10 +20,10 @@ from flops_fit.fit.solver import (
     mad_delta,
 )
 from flops_fit.fit.surface import ROUNDING, Points
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 Model = Callable[[Floats], Floats]
 
 _LOG_ZERO = np.log(1e-12)  # of a start that is zero

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import InputError, TableError
+from flops_fit.fit.findings import Severity, finding
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.known import CONSTANTS, Belief, Known
 from flops_fit.fit.solver import Solution
 from flops_fit.fit.surface_solver import rho_scale
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from flops_fit.fit.fit import Fit
     from flops_fit.fit.prediction import Prediction
 
-Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # of the test
 _STEP = 0.05  # of the logs of shared constants: the unit of their search
@@ -49,11 +50,9 @@ class Sharing:
         """What the test says."""
         shown = ", ".join(f"{name} = {value:.4g}" for name, value in self.values.items())
         p = "not tested" if self.p_value is None else f"p = {self.p_value:.2g} for equal ones"
-        text = f"{who} share {shown} ({p})"
-        if self.p_value is None or self.p_value >= LEVEL:
-            return Diagnostic("shared_constants", "ok", text)
-        action = "the groups differ in them: share fewer, or fit each group by itself"
-        return Diagnostic("shared_constants", "warning", text, action)
+        differ = self.p_value is not None and self.p_value < LEVEL
+        severity: Severity = "warning" if differ else "ok"
+        return finding("shared_constants", severity, who=who, shown=shown, p=p)
 
 
 def share_constants(solutions: Sequence[Solution], names: Sequence[str]) -> Sharing:
@@ -208,11 +207,4 @@ def split_finding(solution: Solution, runs: RunTable) -> list[Diagnostic]:
         if fdtrc(len(count) - 1, left, F) < _SPLIT_LEVEL:
             worst = max(worst, (between / total, name))
     share, name = worst
-    if not name:
-        return []
-    text = (
-        f"column {name!r} splits the runs into groups of different losses: {100 * share:.0f} % of the "
-        "scatter around the law lies between them"
-    )
-    action = f"fit_runs(..., group={name!r}) gives each its own constants and shares exponents"
-    return [Diagnostic("groups_mixed", "warning", text, action)]
+    return [finding("groups_mixed", name=name, percent=100 * share)] if name else []

@@ -16,13 +16,12 @@ from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit import Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.fit.solver import Solution, one_blas_thread
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import spend
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 

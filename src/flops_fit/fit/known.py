@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit.surface import Penalty, Points
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
-
-Floats = NDArray[np.float64]
 
 CONSTANTS = ("E", "alpha", "beta", "kappa")
 _HELD_SD = 1e-5  # of the log of a constant that is held, in a posterior

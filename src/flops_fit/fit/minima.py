@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flops_fit.fit.findings import finding
 from flops_fit.fit.power import PowerFit, fit_power
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.optimum import PowerLaw
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
-
-Floats = NDArray[np.float64]
 
 _FEWEST_SIZES = 4  # that a parabola inside a window has
 _MOST_ROUNDS, _VERTEX_TOLERANCE = 20, 1e-6
@@ -229,17 +227,10 @@ class Envelope:
 
     def diagnostics(self) -> list[Diagnostic]:
         """What a reader of the envelope must know."""
-        schedule = (
-            "approach 1 reads losses inside the training curves: right for a constant rate, too high "
-            "in the middle of a schedule that decays, and the more so for the larger size"
-        )
-        action = "use it only for a constant rate, or as a check"
-        out = [Diagnostic("envelope_schedule", "note", schedule, action)]
-        out += [Diagnostic("curves", "note", note) for note in self.notes]
+        out = [finding("envelope_schedule"), *(finding("curves", note=n) for n in self.notes)]
         if self.excluded:
             shown = listed([f"{e.label}: {e.reason}" for e in self.excluded])
-            text = f"{len(self.excluded)} sizes are no point of the envelope ({shown})"
-            out.append(Diagnostic("envelope_excluded", "note", text))
+            out.append(finding("envelope_excluded", count=len(self.excluded), shown=shown))
         return out
 
 

@@ -7,15 +7,13 @@ from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.known import Belief
 from flops_fit.fit.solver import Solution
 from flops_fit.fit.surface import Points, derivatives
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
-
-Floats = NDArray[np.float64]
 
 MOST_POINTS = 1500  # beyond, runs next to each other are pooled
 _CELL = 0.1  # in ln N and ln D, of runs that are pooled

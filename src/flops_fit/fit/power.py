@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.errors import FitError, InputError
 from flops_fit.fit.intervals import check_level, hc3, student_t
 from flops_fit.fit.solver import FitStatus
-from flops_fit.flops.functions import FlopsFunction, LinearFlops, SmoothFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops, SmoothFlops
 from flops_fit.laws.law import FlopsLike, as_flops
 from flops_fit.laws.optimum import PowerLaw
 from flops_fit.table.run_table import RunTable
-
-Floats = NDArray[np.float64]
 
 Interval = tuple[float, float]
 

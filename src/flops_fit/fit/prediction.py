@@ -7,22 +7,20 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.files import data_frame
 from flops_fit.fit.checks import off_the_runs
+from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import METHOD, Evidence, Interval, check_level
 from flops_fit.fit.minima import parabola
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import Optimum, PowerLaw, spend
 from flops_fit.records import Diagnostic, finite_json
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, format_count
-
-Floats = NDArray[np.float64]
 
 _WINDOW = 5.0  # of the parabola through a budget that was held out
 _PATH = 13  # budgets of a path that are answered one by one
@@ -186,10 +184,10 @@ def predict(
     unsure = [name for name, span in spans.items() if span is None]
     notes = []
     if lost:
-        notes.append(Diagnostic("no_interval", "critical", f"no interval: {lost}", "add runs"))
+        notes.append(finding("no_interval", reason=lost))
     elif unsure:
-        text = f"no interval: the runs do not determine {', '.join(unsure)}"
-        notes.append(Diagnostic("no_interval", "warning", text, "add runs"))
+        reason = f"the runs do not determine {', '.join(unsure)}"
+        notes.append(finding("no_interval", "warning", reason=reason))
     forms = [_values(best), *(_values(budget.optimum(each)) for each in (law, *others))]
     if line is not None:
         forms.append(_values(spend(line(budget.C), budget.C, budget.flops, *caps, law)))
@@ -273,14 +271,13 @@ def _values(best: Optimum) -> tuple[float, float, float, float]:
 
 def _cap_note(law: Law, budget: Budget, best: Optimum) -> Diagnostic:
     free = law.optimal(budget.C, budget.flops)
-    text = (
-        f"{' and '.join(best.binds)} bind{'' if len(best.binds) > 1 else 's'}: without caps "
-        f"N = {format_count(free.params)}, D = {format_count(free.tokens)} and loss {free.loss:.4g}, "
-        f"{100 * (best.loss - free.loss) / abs(free.loss):.2g} % lower"
-    )
+    caps, left = f"{best.binds[0]} binds", ""
     if len(best.binds) > 1:
-        text += f"; {100 * (1 - best.compute / budget.C):.2g} % of the compute is left over"
-    return Diagnostic("cap_binds", "note", text)
+        caps = f"{' and '.join(best.binds)} bind"
+        left = f"; {100 * (1 - best.compute / budget.C):.2g} % of the compute is left over"
+    sizes = {"N": format_count(free.params), "D": format_count(free.tokens), "loss": free.loss}
+    percent = 100 * (best.loss - free.loss) / abs(free.loss)
+    return finding("cap_binds", caps=caps, **sizes, percent=percent, left=left)
 
 
 def check_target(C: object, level: float) -> float:

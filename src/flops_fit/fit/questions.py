@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.checks import is_number
 from flops_fit.errors import InputError
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import METHOD, Estimate, Evidence, Interval, answer, check_level
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
-
-Floats = NDArray[np.float64]
 
 _INFERENCE = ("params", "tokens", "training_compute", "inference_compute", "total_compute")
 _INFERENCE_REACH = 6.0  # in ln N and ln D, around the fitted law's answer

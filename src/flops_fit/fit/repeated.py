@@ -12,15 +12,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit.findings import finding
 from flops_fit.fit.generic import least_value
 from flops_fit.fit.intervals import covariance, student_t
 from flops_fit.fit.solver import Solution
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Muennighoff
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, listed
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (Muennighoff et al. 2023, §6)
@@ -75,13 +76,9 @@ def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_],
     if not reasons:
         return runs, keep, []
     excluded = tuple(Excluded(runs.labels[i], reason) for i, reason in reasons.items())
-    text = (
-        f"{len(excluded)} runs have a loss above that of fewer repeats, which the law cannot "
-        f"express; they are left out. The loss is lowest for {listed(groups, 6)}"
-    )
-    action = "train such sizes for no more epochs than named, or on more data"
     kept = replace(runs.select(keep), excluded=runs.excluded + excluded)
-    return kept, keep, [Diagnostic("repetition_hurts", "warning", text, action)]
+    hurt = finding("repetition_hurts", count=len(excluded), groups=listed(groups, 6))
+    return kept, keep, [hurt]
 
 
 def repeat_findings(solution: Solution) -> list[Diagnostic]:
@@ -91,9 +88,8 @@ def repeat_findings(solution: Solution) -> list[Diagnostic]:
         if name in solution.held:
             least = least_value(solution, name)
             known = f"; it is above {least:.2g} at 95 %" if least is not None else ""
-            text = f"the runs do not determine {name}: it is held at ∞{known}"
-            action = "add runs with more repeats" if name == "R_D" else "add larger models"
-            out.append(Diagnostic(f"{name}_unidentified", "note", text, action))
+            advice = "add runs with more repeats" if name == "R_D" else "add larger models"
+            out.append(finding("repeats_held", name=name, known=known, advice=advice))
         elif name in solution.names:
             out.append(_with_interval(solution, name))
     return out
@@ -110,13 +106,9 @@ def scarcity_notes(solution: Solution) -> list[Diagnostic]:
     if not isinstance(solution.law, Muennighoff):
         return []
     if np.isinf(solution.law.unique):
-        text = "an answer for fresh data: no unit is seen twice"
-        return [Diagnostic("fresh_data", "note", text, "give unique_tokens= where data are scarce")]
-    if not solution.held:
-        return []
+        return [finding("fresh_data")]
     names = ", ".join(solution.held)
-    text = f"the runs do not determine {names}, held at ∞: scarcity may cost more than said here"
-    return [Diagnostic("scarcity_unknown", "warning", text, "add runs that repeat more")]
+    return [finding("scarcity_unknown", names=names)] if names else []
 
 
 def _with_interval(solution: Solution, name: str) -> Diagnostic:
@@ -124,17 +116,13 @@ def _with_interval(solution: Solution, name: str) -> Diagnostic:
     i = solution.names.index(name)
     value = float(np.exp(solution.theta[i]))
     if cov.matrix is None:
-        text = f"{name} = {value:.3g} without an interval: {cov.reason}"
-        return Diagnostic(f"{name}_unidentified", "note", text, "add runs")
+        return finding("repeats_without_interval", name=name, value=value, reason=cov.reason)
     half = min(student_t(0.9, cov.dof) * float(np.sqrt(cov.matrix[i, i])), 300.0)
-    low, high = value * np.exp(-half), value * np.exp(half)
-    text = f"{name} = {value:.3g}, 90 % interval {low:.3g} to {high:.3g}"
+    span, wider = {"low": value * np.exp(-half), "high": value * np.exp(half)}, ""
     if solution.delta < 0.67 * solution.residual_sd:
-        text += " or wider: δ lies far below the noise, where the sandwich covers too little"
-    if half > _WIDEST:
-        text, action = f"{text}: the runs hardly determine it", "take it as an order of magnitude"
-        return Diagnostic(f"{name}_unidentified", "note", text, action)
-    return Diagnostic(f"{name}_identified", "ok", text)
+        wider = " or wider: δ lies far below the noise, where the sandwich covers too little"
+    key = "repeats_hardly" if half > _WIDEST else "repeats_identified"
+    return finding(key, name=name, value=value, **span, wider=wider)
 
 
 def _same(runs: RunTable, *further: Floats) -> Iterator[Indices]:

@@ -6,20 +6,18 @@ run, and without whatever lies beyond it: what the rest predicts is compared wit
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit.findings import Severity, finding
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.fit.surface import model_values, points_of, polish
 from flops_fit.fit.surface_solver import SurfaceSolver
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
-
-Floats = NDArray[np.float64]
 
 _MOST_LOST = 0.1  # share of a budget's runs that may be lost without a warning
 _SAME_BUDGET = np.log(1.1)
@@ -58,10 +56,8 @@ def lost_by_outcome(runs: RunTable) -> list[Diagnostic]:
         where = "of all, their budget not known" if budget is None else f"at C = {budget:.3g}"
         with_these = f", {' and '.join(which)} among them" if which else ""
         texts.append(f"{len(group)} of {total} {where}{with_these}")
-    text = f"runs were left out by their own outcome: {listed(texts, 8)}"
-    action = "the runs left are a selection: repeat the lost ones, or distrust those budgets"
-    severity: Literal["note", "warning"] = "warning" if severe else "note"
-    return [Diagnostic("selected_by_outcome", severity, text, action if severe else "")]
+    severity: Severity = "warning" if severe else "note"
+    return [finding("selected_by_outcome", severity, act=severe, texts=listed(texts, 8))]
 
 
 def _nearest(budgets: Floats, compute: float | None) -> float | None:
@@ -175,5 +171,4 @@ def stray_finding(reasons: dict[int, str], labels: tuple[str, ...]) -> list[Diag
     if not reasons:
         return []
     shown = "; ".join(f"{labels[i]}: {reason}" for i, reason in sorted(reasons.items()))
-    text = f"{len(reasons)} runs are left out ({shown})"
-    return [Diagnostic("stray_runs", "warning", text, "check N, D and C of these rows")]
+    return [finding("stray_runs", count=len(reasons), shown=shown)]

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flops_fit.fit.findings import Severity, finding
 from flops_fit.fit.prediction import HeldOut, predict_held_out
 from flops_fit.fit.solver import Solution
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 VariantKind = Literal["budget", "outliers", "highest_losses", "least_squares", "least_deviations"]
 
 _TARGET = 10.0  # times the largest run's compute
@@ -31,24 +30,10 @@ _SLIGHT, _MILD, _STRONG = (float(v) for v in np.log([1.05, 1.25, 1.5]))
 # Relative errors of the loss, and regrets, of held-out budgets: a warning, and critical for one budget
 _LOSS_ERROR, _REGRET = (0.03, 0.1), (0.01, 0.1)
 
-# For each kind the code of its finding, what the variant with the largest change says, and an action.
-_FINDINGS: dict[VariantKind, tuple[str, str, str]] = {
-    "budget": (
-        "leave_one_budget_out",
-        "without {label} {at} becomes {params:.3g}, the largest change that leaving out one budget "
-        "makes",
-        "check the runs of that budget; add budgets beside it",
-    ),
-    "outliers": (
-        "outlier_pull",
-        "without {label} {at} becomes {params:.3g}",
-        "look at these runs before you use the fit",
-    ),
-    "highest_losses": (
-        "undertrained",
-        "without the runs of highest loss ({label}) {at} becomes {params:.3g}",
-        "the runs of highest loss may be undertrained: leave them out, or train them longer",
-    ),
+_FINDINGS: dict[VariantKind, str] = {  # of the variant with the largest change of each kind
+    "budget": "leave_one_budget_out",
+    "outliers": "outlier_pull",
+    "highest_losses": "undertrained",
 }
 
 
@@ -170,28 +155,22 @@ def sensitivity_diagnostics(moved: Sensitivity) -> list[Diagnostic]:
     """What the refits say, one finding a question."""
     out = []
     at = f"N* at C = {moved.compute:.3g} ({moved.params:.3g})"
-    for kind, (code, text, action) in _FINDINGS.items():
+    for kind, code in _FINDINGS.items():
         worst = max(moved.of(kind), key=moved.shift, default=None)
         if worst is not None:
-            message = text.format(label=worst.label, at=at, params=worst.params)
-            out.append(_graded(code, moved.shift(worst), message, action))
+            severity = _grade(moved.shift(worst), _MILD, _STRONG)
+            out.append(finding(code, severity, label=worst.label, at=at, params=worst.params))
     deltas = moved.of("least_squares", "least_deviations")
     if deltas:
         low, high = min(v.params for v in deltas), max(v.params for v in deltas)
-        text = f"from least deviations to least squares {at} ranges over {low:.3g}–{high:.3g}"
-        action = "the answer depends on how outliers are treated: look at the residuals"
-        shift = max(moved.shift(v) for v in deltas)
-        out.append(_graded("delta_sensitivity", shift, text, action, (_SLIGHT, _MILD)))
+        severity = _grade(max(moved.shift(v) for v in deltas), _SLIGHT, _MILD)
+        out.append(finding("delta_sensitivity", severity, at=at, low=low, high=high))
     held = enumerate(moved.held_out, start=1)
     return out + [_held_out(top, budgets, moved.level) for top, budgets in held]
 
 
-def _graded(
-    code: str, shift: float, text: str, action: str, levels: tuple[float, float] = (_MILD, _STRONG)
-) -> Diagnostic:
-    if shift <= levels[0]:
-        return Diagnostic(code, "ok", text)
-    return Diagnostic(code, "warning" if shift > levels[1] else "note", text, action)
+def _grade(shift: float, note: float, warning: float) -> Severity:
+    return "warning" if shift > warning else "note" if shift > note else "ok"
 
 
 def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
@@ -210,9 +189,5 @@ def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
             bad |= regret > np.array(_REGRET)
         texts.append(text)
     what = "the top budget" if top == 1 else f"the top {top} budgets"
-    message = f"without {what} the rest predicts {'; '.join(texts)}"
-    if not bad[0]:
-        return Diagnostic(f"held_out_top_{top}", "ok", message)
-    action = "do not extrapolate with this fit; look for what changes with scale"
-    severity: Literal["critical", "warning"] = "critical" if bad[1] and top == 1 else "warning"
-    return Diagnostic(f"held_out_top_{top}", severity, message, action)
+    severity: Severity = "critical" if bad[1] and top == 1 else "warning" if bad[0] else "ok"
+    return finding("held_out", severity, top=top, what=what, predicted="; ".join(texts))

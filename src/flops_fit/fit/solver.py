@@ -14,13 +14,12 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from flops_fit.fit.surface import Points
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.law import Law
 
-Floats = NDArray[np.float64]
 DeltaRule = float | Literal["mad"]
 
 MAD_TO_SD = 1.4826  # standard deviation over median absolute deviation, for normal noise

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 LOWER = np.array([0.0, -40.0, -40.0, 0.005, 0.005, np.log(0.1)])

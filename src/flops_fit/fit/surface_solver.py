@@ -26,10 +26,10 @@ from flops_fit.fit.solver import (
     robust_sd,
 )
 from flops_fit.fit.surface import LOWER, UPPER, Penalty, Points, derivatives, model_values, polish
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _ADDITIVE = np.array([True, True, True, True, True, False])

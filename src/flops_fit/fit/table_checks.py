@@ -10,25 +10,24 @@ where one sheet fits far worse, several runs lie on the second, and hardly any b
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
+from flops_fit.fit.findings import Severity, finding
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.repeated import epochs_of
 from flops_fit.fit.selection import lost_by_outcome
 from flops_fit.fit.solver import MAD_TO_SD
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Excluded
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Severity = Literal["ok", "note", "warning", "critical"]
 
 _LARGEST = 1e50  # powers and squares of anything beyond would overflow
 _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
@@ -126,23 +125,19 @@ def table_findings(
     runs: RunTable, shape: IsoFLOP, flops: FlopsFunction, repeats_known: bool
 ) -> list[Diagnostic]:
     """Every finding about the table; ``repeats_known`` where the law takes repeats into account."""
-    out = [Diagnostic("assumed", "note", note) for note in runs.notes]
+    out = [finding("assumed", note=note) for note in runs.notes]
     if runs.excluded:
         shown = listed([f"{e.label}: {e.reason}" for e in runs.excluded])
-        text = f"{len(runs.excluded)} runs are not fitted ({shown})"
-        out.append(Diagnostic("excluded", "note", text))
-    negative = int(np.sum(runs.loss <= 0))
-    if negative:
-        text = f"{negative} of {len(runs)} losses are not positive: "
-        text += "the law is fitted to L, not to ln L, and E may be negative"
-        out.append(Diagnostic("negative_losses", "note", text))
+        out.append(finding("excluded", count=len(runs.excluded), shown=shown))
+    if negative := int(np.sum(runs.loss <= 0)):
+        out.append(finding("negative_losses", count=negative, runs=len(runs)))
     out += [*runs.findings, *lost_by_outcome(runs), *_implausible(runs), *_conventions(runs, flops)]
     return [*out, *([] if repeats_known else _repeats(runs)), *_grid(runs), *_edges(shape)]
 
 
 def _implausible(runs: RunTable) -> list[Diagnostic]:
     """Findings about the units of N, D, C and the loss; of samples not about the loss and 6·N·D."""
-    N, D, C, loss = (float(np.max(c)) for c in (runs.params, runs.tokens, runs.flops, runs.loss))
+    N, D, C, L = (float(np.max(c)) for c in (runs.params, runs.tokens, runs.flops, runs.loss))
     n, d, half_loss = (float(np.median(c)) for c in (runs.params, runs.tokens, runs.loss))
     ratio, read = float(np.median(runs.tokens / runs.params)), bool(runs.recognised)
     counts_tokens = runs.unit == "tokens"
@@ -150,30 +145,28 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
     few_d = D < _TINY_TOKENS and (ratio < 1 / _MOST_RATIO or (read and d < _TINY_PARAMS))
     least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
     odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
-    doubted: Severity = "warning" if _SURELY_LOW < ratio < _SURELY_HIGH else "critical"
-    middle = f"the middle run has N ≈ {n:.2g} and D ≈ {d:.2g}, {ratio:.2g} {runs.unit} a parameter"
-    swapped = "is one in thousands, millions or billions? Are D steps, is C in FLOPs, or are N and D swapped?"
-    reaches, half = f"the loss reaches {loss:.3g}", f"half of the losses are above {_HIGH_LOSS:g}"
-    high = read and half_loss > _HIGH_LOSS
-    wrong, small = counts_tokens and loss >= _MOST_LOSS, "in millions or billions? Give"
-    cases: tuple[tuple[bool, Severity, str, str], ...] = (
-        (N >= _MOST_PARAMS, "critical", f"N reaches {N:.3g}", "are N parameters, one by one?"),
-        (D >= _MOST_TOKENS, "critical", f"D reaches {D:.3g}", "are D tokens, one by one?"),
-        (C >= _MOST_COMPUTE, "critical", f"C reaches {C:.3g}", "are C FLOPs, one by one?"),
-        (few_n, "critical", f"N is at most {N:.3g}", f"are N {small} parameters one by one"),
-        (few_d, "critical", f"D is at most {D:.3g}", f"are D {small} tokens one by one"),
-        (odd, doubted, middle, swapped),
-        (wrong, "critical", reaches, "is it a cross-entropy in nats a token?"),
-        (high and not wrong, "critical", half, "are they perplexities?"),
-    )
-    out = [Diagnostic("implausible_units", how, text, ask) for bad, how, text, ask in cases if bad]
+    wrong = counts_tokens and L >= _MOST_LOSS
+    cases = {
+        "params_large": N >= _MOST_PARAMS,
+        "tokens_large": D >= _MOST_TOKENS,
+        "compute_large": C >= _MOST_COMPUTE,
+        "params_small": few_n,
+        "tokens_small": few_d,
+        "ratio_odd": odd,
+        "loss_large": wrong,
+        "loss_high": read and half_loss > _HIGH_LOSS and not wrong,
+    }
+    values: dict[str, Any] = {"N": N, "D": D, "C": C, "L": L, "high": _HIGH_LOSS}
+    values |= {"n": n, "d": d, "ratio": ratio, "unit": runs.unit}
+    graded: dict[str, Severity] = {}
+    if _SURELY_LOW < ratio < _SURELY_HIGH:
+        graded["ratio_odd"] = "warning"
+    out = [finding(key, graded.get(key), **values) for key, bad in cases.items() if bad]
     off = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
     off_by = max(off, 1 / off)
     if counts_tokens and off_by >= _COMPUTE_OFF:
         severity: Severity = "critical" if off_by >= _COMPUTE_WRONG else "warning"
-        text = f"C is {off:.2g} times 6·N·D"
-        action = "check the units of N, D and C: one may be in millions, billions or petaFLOPs"
-        out.append(Diagnostic("flops_implausible", severity, text, action))
+        out.append(finding("flops_implausible", severity, off=off))
     return out
 
 
@@ -183,18 +176,15 @@ def _conventions(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
     counted = np.asarray(flops(runs.params)) * runs.tokens
     misfit = float(np.max(np.abs(counted / runs.flops - 1)))
     if misfit > 0.05:
-        text = f"F(N)·D differs from the table's compute by up to {100 * misfit:.2g} %"
-        action = "give flops_per_unit= as a function of N"
-        out.append(Diagnostic("flops_misfit", "warning", text, action))
+        out.append(finding("flops_misfit", percent=100 * misfit))
     per_product = runs.flops / (6 * runs.params * runs.tokens)
     if float(np.max(np.abs(np.log(per_product)))) > 0.05:
-        times = f"{np.min(per_product):.3g} to {np.max(per_product):.3g} times 6·N·D"
-        text = f"the table's compute is {times}; predictions use the table's own"
-        out.append(Diagnostic("flops_convention", "note", text))
+        low, high = np.min(per_product), np.max(per_product)
+        out.append(finding("flops_convention", low=low, high=high))
     if runs.non_embedding is not None:
         without = np.array_equal(runs.params, runs.non_embedding)
-        text = f"N counts {'parameters without embeddings' if without else 'all parameters'}"
-        out.append(Diagnostic("n_convention", "note", text))
+        what = "parameters without embeddings" if without else "all parameters"
+        out.append(finding("n_convention", what=what))
     return out
 
 
@@ -204,9 +194,7 @@ def _repeats(runs: RunTable) -> list[Diagnostic]:
         return []
     # Muennighoff et al. 2023 (arXiv:2305.16264): no loss up to 4 epochs, R* = 15.4.
     severity: Severity = "critical" if epochs > 16 else "warning" if epochs > 4 else "note"
-    text = f"runs see their data up to {epochs:.3g} times; the law counts repeats as new"
-    action = "fit runs of at most four epochs" if epochs > 4 else ""
-    return [Diagnostic("repeated_data", severity, text, action)]
+    return [finding("repeated_data", severity, act=epochs > 4, epochs=epochs)]
 
 
 def _grid(runs: RunTable) -> list[Diagnostic]:
@@ -215,31 +203,23 @@ def _grid(runs: RunTable) -> list[Diagnostic]:
     sizes = [len(np.unique(runs.params[runs.budget == b])) for b in budgets]
     if len(budgets) < _FEW_BUDGETS:
         severity: Severity = "critical" if len(budgets) < 3 else "warning"
-        text = f"{len(budgets)} budgets cannot show a curved trend"
-        action = f"add {_FEW_BUDGETS - len(budgets)} or more budgets"
-        out.append(Diagnostic("few_budgets", severity, text, action))
+        more = _FEW_BUDGETS - len(budgets)
+        out.append(finding("few_budgets", severity, count=len(budgets), more=more))
     # Many runs of one size that differ in rate are no grid of sizes.
     grouped = float(np.median(counts if runs.regret is None else sizes)) >= 3
     fewest = int(np.median(sizes)) if grouped else len(np.unique(runs.params))
     if fewest < _FEW_SIZES:
-        text = f"{fewest} sizes {'a budget' if grouped else 'in all'} do not bracket the optimum reliably"
-        action = f"run {_FEW_SIZES} or more sizes at each budget"
-        out.append(Diagnostic("few_sizes", "warning", text, action))
+        where = "a budget" if grouped else "in all"
+        out.append(finding("few_sizes", fewest=fewest, where=where, enough=_FEW_SIZES))
     return out
 
 
 def _edges(shape: IsoFLOP) -> list[Diagnostic]:
     outside = [p for p in shape.parabolas if not p.interior]
     few = shape.usable and len(outside) <= 0.25 * len(shape.parabolas)
-    out = []
-    for p in outside:
-        text = f"at C = {p.budget:.3g} {p.reason}; approach 2 leaves this budget out"
-        action = f"run N ≈ {p.next_params:.3g} at that budget"
-        out.append(Diagnostic("edge_minimum", "note" if few else "warning", text, action))
+    out = [finding("edge_minimum", "note" if few else "warning", **vars(p)) for p in outside]
     if shape.parabolas and not shape.usable:
-        text = f"approach 2 has {len(shape.interior)} budgets with a minimum inside; it needs 3"
-        action = "widen the sizes of the budgets named above"
-        out.append(Diagnostic("isoflop_unusable", "note", text, action))
+        out.append(finding("isoflop_unusable", count=len(shape.interior)))
     return out
 
 
@@ -251,10 +231,7 @@ def flat(law: Law, runs: RunTable) -> list[Diagnostic]:
         "D": (law.loss(N, np.min(runs.tokens)), law.loss(N, np.max(runs.tokens))),
     }
     still = [n for n, (s, large) in ends.items() if not large < s - _LEAST_FALL * abs(s)]
-    if not still:
-        return []
-    text = f"the fitted loss does not fall with {' or '.join(still)}: there is no optimum to find"
-    return [Diagnostic("flat_law", "critical", text, "check the losses, and add other sizes")]
+    return [finding("flat_law", still=" or ".join(still))] if still else []
 
 
 def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
@@ -286,12 +263,8 @@ def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     if gain <= _NEEDED_GAIN * len(odd):
         return None
     shown = listed([runs.labels[i] for i in odd], separator=", ")
-    text = (
-        f"{len(odd)} of {len(runs)} losses seem to be in {'bits' if bits else 'nats'} and the others "
-        f"not: they lie a factor ln 2 off the rest ({shown})"
-    )
-    action = "bring all losses to one unit: nats are bits times 0.6931"
-    return Diagnostic("mixed_loss_units", "critical", text, action)
+    unit = "bits" if bits else "nats"
+    return finding("mixed_loss_units", count=len(odd), runs=len(runs), unit=unit, shown=shown)
 
 
 def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> tuple[Floats, Bools]:

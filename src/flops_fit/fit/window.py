@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.fit.findings import finding
 from flops_fit.fit.generic import GenericSolver
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Evidence
@@ -25,13 +25,12 @@ from flops_fit.fit.misfit_mean import MisfitPrior
 from flops_fit.fit.solver import BoundKind, DeltaRule, Solution
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 WindowRule = Literal["auto"] | float | None
 
 _AUTO_FACTOR, _AUTO_TILT = 5.0, 0.5
@@ -105,17 +104,11 @@ class WindowReport:
         if self.factor is None:
             return []
         if self.params_with is None:
-            text = f"no ×{self.factor:g} window around the optimum: {self.reason}"
-            return [Diagnostic("window", "note", text)]
+            return [finding("window_none", factor=self.factor, reason=self.reason)]
         ratio = self.params_with / self.params_without
-        text = (
-            f"fitted to {self.kept} runs within ×{self.factor:g} of the optimum"
-            f"{', each counting √(C/C_max)' if self.tilt else ''}: at C = {self.compute:.3g} "
-            f"N* = {self.params_with:.3g}; all runs alike give {self.params_without:.3g}"
-        )
+        counting = ", each counting √(C/C_max)" if self.tilt else ""
         apart = max(ratio, 1 / ratio) > 2
-        action = "the far runs disagree with the near ones: look at both" if apart else ""
-        return [Diagnostic("window", "note", text, action)]
+        return [finding("window", act=apart, counting=counting, **vars(self))]
 
 
 def window_weights(
@@ -166,8 +159,7 @@ class Fitted:
         """Why this form of law."""
         if self.choice is None:
             return []
-        text = f"{self.chosen.law.name} law: {self.choice.reason}"
-        return [Diagnostic("law_choice", "ok", text)]
+        return [finding("law_choice", law=self.chosen.law.name, reason=self.choice.reason)]
 
 
 @dataclass(frozen=True, eq=False)
