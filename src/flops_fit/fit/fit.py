@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from flops_fit.errors import InputError
-from flops_fit.fit import questions as questions
 from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
 from flops_fit.fit.export import fit_card
@@ -28,6 +26,7 @@ from flops_fit.fit.prediction import (
     predict,
     predict_path,
 )
+from flops_fit.fit.questions import Questions
 from flops_fit.fit.repeated import scarcity_notes
 from flops_fit.fit.saving import Question, save_fit
 from flops_fit.fit.sensitivity import Sensitivity
@@ -79,7 +78,7 @@ class Alternative:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Questions):
     """A scaling law fitted to runs; made by :func:`flops_fit.fit.fit_runs`.
 
     Attributes
@@ -309,43 +308,6 @@ class Fit:
         True
         """
         return estimate(self._evidence, quantity, level)
-
-    def loss_at(self, N: float, D: float, level: float = 0.9) -> Estimate:
-        """The loss of N parameters on D units: the mean of runs, and ``run_interval`` of one run."""
-        return questions.loss_at(self._evidence, N, D, level)
-
-    def compute_for(self, loss: float, level: float = 0.9) -> Estimate:
-        """The least training FLOPs whose optimum reaches ``loss``."""
-        return questions.compute_for(self._evidence, loss, level)
-
-    def tokens_for(self, N: float, loss: float, level: float = 0.9) -> Estimate:
-        """The least D at which N parameters reach ``loss``; ``inf`` where they never do."""
-        return questions.tokens_for(self._evidence, N, loss, level)
-
-    def params_for(self, D: float, loss: float, level: float = 0.9) -> Estimate:
-        """The least N that reaches ``loss`` on D units; ``inf`` where none does."""
-        return questions.params_for(self._evidence, D, loss, level)
-
-    def trade_off(
-        self, C: float, factors: ArrayLike, level: float = 0.9
-    ) -> questions.TradeOffEstimate:
-        """What sizes k·N*(C) cost in loss and compute: :meth:`flops_fit.laws.Law.trade_off`."""
-        return questions.trade_off(self._evidence, C, factors, level)
-
-    def optimal_for_inference(
-        self,
-        loss: float,
-        inference_tokens: float,
-        level: float = 0.9,
-        inference_flops_per_unit: FlopsLike | None = None,
-    ) -> questions.InferenceEstimate:
-        """The N and D that reach ``loss`` with the least compute for training and inference.
-
-        See :meth:`flops_fit.laws.Law.optimal_for_inference` for the condition and its source.
-        """
-        return questions.optimal_for_inference(
-            self._evidence, loss, inference_tokens, level, inference_flops_per_unit
-        )
 
     def bootstrap(
         self, n: int = 1000, kind: Literal["case", "wild", "parametric"] = "case", seed: int = 0

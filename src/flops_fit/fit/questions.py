@@ -1,9 +1,9 @@
-"""Questions of a fit besides its optimum; each answer with its interval."""
+"""What a fit answers besides its optimum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -53,29 +53,155 @@ class InferenceEstimate(InferenceOptimum):
     diagnostics: tuple[Diagnostic, ...]
 
 
-def loss_at(evidence: Evidence, N: float, D: float, level: float) -> Estimate:
-    """See :meth:`flops_fit.fit.Fit.loss_at`."""
-    check_level(level)
-    size, units = _one(N, "N, parameters"), _one(D, "D, units")
-    if evidence.no_interval:
-        return _without(evidence, float(evidence.law.loss(size, units)), level, size, units)
-    draws = evidence.posterior.losses(np.array([size]), np.array([units]))
-    run = evidence.span(evidence.posterior.one_run(draws), level)
-    mean = replace(answer(evidence, draws, level), run_interval=run)
-    return _located(mean, evidence, size, units)
+class Questions:
+    """Questions of a fit besides its optimum; each answer has its interval."""
 
+    _evidence: Evidence
 
-def compute_for(evidence: Evidence, loss: float, level: float) -> Estimate:
-    """See :meth:`flops_fit.fit.Fit.compute_for`."""
-    check_level(level)
-    goal, flops = _goal(evidence.law, loss), evidence.flops
-    start = evidence.law.compute_for(goal, flops)
-    best = evidence.law.optimal(start, flops)
-    notes = off_the_runs(evidence, best.params, best.tokens, shape=False)
-    if evidence.no_interval:
-        return Estimate(start, None, level, "none", evidence.no_interval, notes)
-    draws = np.exp(log_compute_draws(evidence, np.array(goal), start))
-    return replace(answer(evidence, draws, level), diagnostics=notes)
+    def loss_at(self, N: float, D: float, level: float = 0.9) -> Estimate:
+        """The loss of N parameters on D units: the mean of runs, and ``run_interval`` of one run."""
+        evidence = self._evidence
+        check_level(level)
+        size, units = _one(N, "N, parameters"), _one(D, "D, units")
+        if evidence.no_interval:
+            value = float(evidence.law.loss(size, units))
+            return _without_interval(evidence, value, level, size, units)
+        draws = evidence.posterior.losses(np.array([size]), np.array([units]))
+        run = evidence.span(evidence.posterior.one_run(draws), level)
+        notes = off_the_runs(evidence, size, units)
+        return replace(answer(evidence, draws, level), run_interval=run, diagnostics=notes)
+
+    def compute_for(self, loss: float, level: float = 0.9) -> Estimate:
+        """The least training FLOPs whose optimum reaches ``loss``."""
+        evidence = self._evidence
+        check_level(level)
+        goal, flops = _goal(evidence.law, loss), evidence.flops
+        start = evidence.law.compute_for(goal, flops)
+        best = evidence.law.optimal(start, flops)
+        notes = off_the_runs(evidence, best.params, best.tokens, shape=False)
+        if evidence.no_interval:
+            return Estimate(start, None, level, "none", evidence.no_interval, notes)
+        draws = np.exp(log_compute_draws(evidence, np.array(goal), start))
+        return replace(answer(evidence, draws, level), diagnostics=notes)
+
+    def tokens_for(self, N: float, loss: float, level: float = 0.9) -> Estimate:
+        """The least D at which N parameters reach ``loss``; ``inf`` where they never do."""
+        evidence = self._evidence
+        check_level(level)
+        size, goal = _one(N, "N, parameters"), _goal(evidence.law, loss)
+        units = float(evidence.law.tokens_for(size, goal))
+        return _reaching(evidence, size, units, goal, level, least="D")
+
+    def params_for(self, D: float, loss: float, level: float = 0.9) -> Estimate:
+        """The least N that reaches ``loss`` on D units; ``inf`` where none does."""
+        evidence = self._evidence
+        check_level(level)
+        units, goal = _one(D, "D, units"), _goal(evidence.law, loss)
+        size = float(evidence.law.params_for(units, goal))
+        return _reaching(evidence, size, units, goal, level, least="N")
+
+    def trade_off(self, C: float, factors: ArrayLike, level: float = 0.9) -> TradeOffEstimate:
+        """What sizes k·N*(C) cost in loss and compute: :meth:`flops_fit.laws.Law.trade_off`."""
+        evidence = self._evidence
+        check_level(level)
+        compute, flops = _one(C, "C, FLOPs"), evidence.flops
+        table = evidence.law.trade_off(compute, factors, flops)
+        k = len(table.factors)
+        notes = tuple(
+            replace(d, message=f"k = {f:.3g}: {d.message}")
+            for f, n, units in zip(table.factors, table.params, table.tokens, strict=True)
+            for d in off_the_runs(evidence, float(n), float(units))
+        )
+        how: dict[str, Any] = {"level": level, "diagnostics": notes}
+        if reason := evidence.no_interval:
+            how["intervals"] = dict.fromkeys(_TRADE, (None,) * k)
+            return TradeOffEstimate(**vars(table), method="none", reason=reason, **how)
+        best = evidence.optima(compute)
+        N = table.factors * best.params[:, :1]
+        per_unit = np.asarray(flops(N))
+        D, least = compute / per_unit, best.loss[:, :1]
+        loss = evidence.posterior.losses(N, D)
+        wider = np.linspace(-3.0, 9.0, 97)
+        needed = np.empty_like(N)
+        for i in range(k):
+            longer = D[:, i : i + 1] * np.exp(wider)
+            curves = evidence.posterior.losses(
+                np.broadcast_to(N[:, i : i + 1], longer.shape), longer
+            )
+            needed[:, i] = D[:, i] * np.exp(_first_crossing(wider, curves, least[:, 0]))
+        draws = {
+            "params": N,
+            "tokens": D,
+            "loss": loss,
+            # The loss of N* is the least that C reaches, and C the least compute for it.
+            "excess": 100 * np.maximum((loss - least) / np.abs(least), 0.0),
+            "tokens_needed": needed,
+            "compute_ratio": np.maximum(per_unit * needed / compute, 1.0),
+        }
+        at_best = table.factors == 1.0
+        draws["excess"][:, at_best], draws["compute_ratio"][:, at_best] = 0.0, 1.0
+        spans = {
+            name: tuple(evidence.span(values[:, i], level) for i in range(k))
+            for name, values in draws.items()
+        }
+        middle = {name: np.median(values, axis=0) for name, values in draws.items()}
+        lost = [
+            f"{name} at k = {f:.3g}"
+            for name, found in spans.items()
+            for f, span in zip(table.factors, found, strict=True)
+            if span is None
+        ]
+        reason = f"some drawn surfaces do not reach {', '.join(lost)}" if lost else ""
+        how |= {"intervals": spans, "method": METHOD, "reason": reason}
+        return TradeOffEstimate(compute, table.factors, **middle, **how)
+
+    def optimal_for_inference(
+        self,
+        loss: float,
+        inference_tokens: float,
+        level: float = 0.9,
+        inference_flops_per_unit: FlopsLike | None = None,
+    ) -> InferenceEstimate:
+        """The N and D that reach ``loss`` with the least compute for training and inference.
+
+        See :meth:`flops_fit.laws.Law.optimal_for_inference` for the condition and its source.
+        """
+        evidence = self._evidence
+        check_level(level)
+        goal, flops, own = _goal(evidence.law, loss), evidence.flops, inference_flops_per_unit
+        best = evidence.law.optimal_for_inference(goal, inference_tokens, flops, own)
+        notes = off_the_runs(evidence, best.params, best.tokens)
+        how: dict[str, Any] = {"level": level, "diagnostics": notes}
+        if reason := evidence.no_interval:
+            how["intervals"] = dict.fromkeys(_INFERENCE)
+            return InferenceEstimate(**vars(best), method="none", reason=reason, **how)
+        inference = None if own is None else as_flops(own)
+        log_n = np.log(best.params) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 81)
+        log_d = np.log(best.tokens) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 49)
+        N, D = np.meshgrid(np.exp(log_n), np.exp(log_d), indexing="ij")
+        surface = evidence.posterior.losses(N.ravel(), D.ravel()).reshape(-1, *N.shape)
+        reaching = _first_size(log_n, surface, goal)
+
+        def computes(log_size: Floats, log_units: Floats) -> tuple[Floats, Floats]:
+            N = np.exp(log_size)
+            per_unit = np.asarray(flops(N))
+            served = per_unit / 3 if inference is None else np.asarray(inference(N))
+            return per_unit * np.exp(log_units), served * inference_tokens
+
+        usable = np.isfinite(reaching)
+        training, served = computes(np.where(usable, reaching, log_n[0]), log_d)
+        size, units = _cheapest(np.where(usable, training + served, np.inf), reaching, log_d)
+        training_compute, inference_compute = computes(size, units)
+        total = training_compute + inference_compute
+        alone = computes(*_cheapest(np.where(usable, training, np.inf), reaching, log_d))
+        columns = [np.exp(size), np.exp(units), training_compute, inference_compute, total]
+        spans = {n: evidence.span(v, level) for n, v in zip(_INFERENCE, columns, strict=True)}
+        columns.append(np.maximum(1 - total / (alone[0] + alone[1]), 0.0))
+        middle = np.median(np.where(np.isnan(columns), np.inf, columns), axis=1)
+        if np.all(np.isfinite(middle)):
+            best = replace(best, **dict(zip((*_INFERENCE, "saving"), middle.tolist(), strict=True)))
+        how |= {"intervals": spans, "method": METHOD, "reason": ""}
+        return InferenceEstimate(**vars(best), **how)
 
 
 def log_compute_draws(evidence: Evidence, goal: Floats, near: float) -> Floats:
@@ -100,130 +226,6 @@ def _first_crossing(x: Floats, curves: Floats, goal: Floats) -> Floats:
     share = np.clip((high - goal) / np.maximum(high - low, 1e-300), 0.0, 1.0)
     at = x[j - 1] + share * (x[j] - x[j - 1])
     return np.where(after == 0, -np.inf, np.where(after == len(x), np.inf, at))
-
-
-def tokens_for(evidence: Evidence, N: float, loss: float, level: float) -> Estimate:
-    """See :meth:`flops_fit.fit.Fit.tokens_for`."""
-    check_level(level)
-    size, goal = _one(N, "N, parameters"), _goal(evidence.law, loss)
-    units = float(evidence.law.tokens_for(size, goal))
-    if evidence.no_interval or not np.isfinite(units):
-        return _without(evidence, units, level, size, units)
-    D = units * np.exp(np.linspace(-12.0, 12.0, 241))
-    curves = evidence.posterior.losses(np.full_like(D, size), D)
-    draws = np.exp(_first_crossing(np.log(D), curves, np.full(len(curves), goal)))
-    return _located(answer(evidence, draws, level), evidence, size, units)
-
-
-def params_for(evidence: Evidence, D: float, loss: float, level: float) -> Estimate:
-    """See :meth:`flops_fit.fit.Fit.params_for`."""
-    check_level(level)
-    units, goal = _one(D, "D, units"), _goal(evidence.law, loss)
-    size = float(evidence.law.params_for(units, goal))
-    if evidence.no_interval or not np.isfinite(size):
-        return _without(evidence, size, level, size, units)
-    N = size * np.exp(np.linspace(-12.0, 12.0, 241))
-    curves = evidence.posterior.losses(N, np.full_like(N, units))
-    draws = np.exp(_first_crossing(np.log(N), curves, np.full(len(curves), goal)))
-    return _located(answer(evidence, draws, level), evidence, size, units)
-
-
-def trade_off(evidence: Evidence, C: float, factors: ArrayLike, level: float) -> TradeOffEstimate:
-    """See :meth:`flops_fit.fit.Fit.trade_off`."""
-    check_level(level)
-    compute, flops = _one(C, "C, FLOPs"), evidence.flops
-    table = evidence.law.trade_off(compute, factors, flops)
-    k = len(table.factors)
-    notes = tuple(
-        replace(d, message=f"k = {f:.3g}: {d.message}")
-        for f, n, units in zip(table.factors, table.params, table.tokens, strict=True)
-        for d in off_the_runs(evidence, float(n), float(units))
-    )
-    how: dict[str, Any] = {"method": "none", "reason": evidence.no_interval, "diagnostics": notes}
-    if evidence.no_interval:
-        nothing: dict[str, tuple[Interval | None, ...]] = dict.fromkeys(_TRADE, (None,) * k)
-        return TradeOffEstimate(**vars(table), intervals=nothing, level=level, **how)
-    best = evidence.optima(compute)
-    N = table.factors * best.params[:, :1]
-    per_unit = np.asarray(flops(N))
-    D, least = compute / per_unit, best.loss[:, :1]
-    loss = evidence.posterior.losses(N, D)
-    wider = np.linspace(-3.0, 9.0, 97)
-    needed = np.empty_like(N)
-    for i in range(k):
-        longer = D[:, i : i + 1] * np.exp(wider)
-        curves = evidence.posterior.losses(np.broadcast_to(N[:, i : i + 1], longer.shape), longer)
-        needed[:, i] = D[:, i] * np.exp(_first_crossing(wider, curves, least[:, 0]))
-    draws = {
-        "params": N,
-        "tokens": D,
-        "loss": loss,
-        # The loss of N* is the least that C reaches, and C the least compute for it.
-        "excess": 100 * np.maximum((loss - least) / np.abs(least), 0.0),
-        "tokens_needed": needed,
-        "compute_ratio": np.maximum(per_unit * needed / compute, 1.0),
-    }
-    at_best = table.factors == 1.0
-    draws["excess"][:, at_best], draws["compute_ratio"][:, at_best] = 0.0, 1.0
-    spans = {
-        name: tuple(evidence.span(values[:, i], level) for i in range(k))
-        for name, values in draws.items()
-    }
-    middle = {name: np.median(values, axis=0) for name, values in draws.items()}
-    lost = [
-        f"{name} at k = {f:.3g}"
-        for name, found in spans.items()
-        for f, span in zip(table.factors, found, strict=True)
-        if span is None
-    ]
-    how["method"] = METHOD
-    how["reason"] = f"some drawn surfaces do not reach {', '.join(lost)}" if lost else ""
-    return TradeOffEstimate(compute, table.factors, **middle, intervals=spans, level=level, **how)
-
-
-def optimal_for_inference(
-    evidence: Evidence,
-    loss: float,
-    inference_tokens: float,
-    level: float,
-    inference_flops_per_unit: FlopsLike | None,
-) -> InferenceEstimate:
-    """See :meth:`flops_fit.fit.Fit.optimal_for_inference`."""
-    check_level(level)
-    goal, flops, own = _goal(evidence.law, loss), evidence.flops, inference_flops_per_unit
-    best = evidence.law.optimal_for_inference(goal, inference_tokens, flops, own)
-    notes = off_the_runs(evidence, best.params, best.tokens)
-    how: dict[str, Any] = {"method": "none", "reason": evidence.no_interval, "diagnostics": notes}
-    if evidence.no_interval:
-        nothing: dict[str, Interval | None] = dict.fromkeys(_INFERENCE)
-        return InferenceEstimate(**vars(best), intervals=nothing, level=level, **how)
-    inference = None if own is None else as_flops(own)
-    log_n = np.log(best.params) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 81)
-    log_d = np.log(best.tokens) + np.linspace(-_INFERENCE_REACH, _INFERENCE_REACH, 49)
-    N, D = np.meshgrid(np.exp(log_n), np.exp(log_d), indexing="ij")
-    surface = evidence.posterior.losses(N.ravel(), D.ravel()).reshape(-1, *N.shape)
-    reaching = _first_size(log_n, surface, goal)
-
-    def computes(log_size: Floats, log_units: Floats) -> tuple[Floats, Floats]:
-        N = np.exp(log_size)
-        per_unit = np.asarray(flops(N))
-        served = per_unit / 3 if inference is None else np.asarray(inference(N))
-        return per_unit * np.exp(log_units), served * inference_tokens
-
-    usable = np.isfinite(reaching)
-    training, served = computes(np.where(usable, reaching, log_n[0]), log_d)
-    size, units = _cheapest(np.where(usable, training + served, np.inf), reaching, log_d)
-    training_compute, inference_compute = computes(size, units)
-    total = training_compute + inference_compute
-    alone = computes(*_cheapest(np.where(usable, training, np.inf), reaching, log_d))
-    columns = [np.exp(size), np.exp(units), training_compute, inference_compute, total]
-    spans = {n: evidence.span(v, level) for n, v in zip(_INFERENCE, columns, strict=True)}
-    columns.append(np.maximum(1 - total / (alone[0] + alone[1]), 0.0))
-    middle = np.median(np.where(np.isnan(columns), np.inf, columns), axis=1)
-    if np.all(np.isfinite(middle)):
-        best = replace(best, **dict(zip((*_INFERENCE, "saving"), middle.tolist(), strict=True)))
-    how["method"] = METHOD
-    return InferenceEstimate(**vars(best), intervals=spans, level=level, **how)
 
 
 def _first_size(log_n: Floats, surface: Floats, goal: float) -> Floats:
@@ -262,14 +264,26 @@ def _cheapest(cost: Floats, log_n: Floats, log_d: Floats) -> tuple[Floats, Float
     return np.where(inside, size, np.nan), np.where(inside, units, np.nan)
 
 
-def _without(evidence: Evidence, value: float, level: float, N: float, D: float) -> Estimate:
+def _reaching(
+    evidence: Evidence, N: float, D: float, goal: float, level: float, least: Literal["N", "D"]
+) -> Estimate:
+    """The least N, or the least D, that reaches a loss, around where the fitted law reaches it."""
+    value = N if least == "N" else D
+    if evidence.no_interval or not np.isfinite(value):
+        return _without_interval(evidence, value, level, N, D)
+    along = value * np.exp(np.linspace(-12.0, 12.0, 241))
+    sizes = along if least == "N" else np.full_like(along, N)
+    units = along if least == "D" else np.full_like(along, D)
+    curves = evidence.posterior.losses(sizes, units)
+    draws = np.exp(_first_crossing(np.log(along), curves, np.full(len(curves), goal)))
+    return replace(answer(evidence, draws, level), diagnostics=off_the_runs(evidence, N, D))
+
+
+def _without_interval(
+    evidence: Evidence, value: float, level: float, N: float, D: float
+) -> Estimate:
     reason = evidence.no_interval or "the fitted law does not reach it"
-    return _located(Estimate(value, None, level, "none", reason), evidence, N, D)
-
-
-def _located(answered: Estimate, evidence: Evidence, N: float, D: float) -> Estimate:
-    """An estimate at (N, D), with how far that lies from the runs."""
-    return replace(answered, diagnostics=off_the_runs(evidence, N, D))
+    return Estimate(value, None, level, "none", reason, off_the_runs(evidence, N, D))
 
 
 def _one(value: float, what: str) -> float:
