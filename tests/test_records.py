@@ -106,13 +106,15 @@ def test_hyper_parameters_are_read_by_attribute_and_by_item() -> None:
         hparams["lr"] = 0.2  # type: ignore[index]
 
 
-def test_findings_are_in_the_words_of_a_file_and_mild_ones_are_notes(tmp_path: Path) -> None:
+def test_findings_are_in_the_words_of_a_file_and_ok_ones_ask_for_nothing(tmp_path: Path) -> None:
     path = tmp_path / "findings.toml"
     text = 'severity = "warning"\nmessage = "{runs:,} runs {what!r}"\naction = "more data"'
     path.write_text(f"[few]\n{text}", encoding="utf-8")
     finding = Findings(path)
     assert str(finding("few", runs=1234, what="{x}")) == "[warning] 1,234 runs '{x}' → more data"
-    assert str(finding("few", True, runs=1, what="a")) == "[note] 1 runs 'a'"
+    assert str(finding("few", "note", runs=1, what="a")) == "[note] 1 runs 'a' → more data"
+    assert str(finding("few", "note", False, runs=1, what="a")) == "[note] 1 runs 'a'"
+    assert str(finding("few", "ok", runs=1, what="a")) == "[ok] 1 runs 'a'"
 
 
 def test_a_run_counts_flops_by_each_convention_and_data_by_how_often_it_was_seen() -> None:

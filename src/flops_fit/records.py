@@ -23,6 +23,7 @@ import numpy as np
 from flops_fit.errors import InputError, TableError
 from flops_fit.hparams import HParams
 
+Severity = Literal["ok", "note", "warning", "critical"]
 RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
 
 _DECIDES_TRUNK = ("model", "model_kwargs", "size", "batch_size", "seed", "repeat", "fingerprint")
@@ -56,7 +57,7 @@ class Diagnostic:
     """One finding about a plan or a fit: how bad, what, and what to do about it."""
 
     code: str
-    severity: Literal["ok", "note", "warning", "critical"]
+    severity: Severity
     message: str
     action: str = ""
 
@@ -66,17 +67,25 @@ class Diagnostic:
 
 
 class Findings:
-    """Findings in the words of a TOML file: by code ``severity``, ``message`` and perhaps ``action``."""
+    """Findings in the words of a TOML file: ``severity``, ``message``, perhaps ``action`` and ``code``."""
 
     def __init__(self, path: Path) -> None:
         self._words = tomllib.loads(path.read_text(encoding="utf-8"))
 
-    def __call__(self, code: str, mild: bool = False, /, **values: Any) -> Diagnostic:
-        """The finding with ``values`` in its message; a ``mild`` one is a note without action."""
-        words = self._words[code]
-        severity: Any = "note" if mild else words["severity"]
-        action = "" if mild else words.get("action", "")
-        return Diagnostic(code, severity, words["message"].format(**values), action)
+    def __call__(
+        self, key: str, severity: Severity | None = None, act: bool = True, /, **values: Any
+    ) -> Diagnostic:
+        """The finding under a heading, ``values`` in its words, graded there unless it is here.
+
+        An ok one asks for nothing, nor does one without ``act``.
+        """
+        words = self._words[key]
+        how: Severity = severity or words["severity"]
+        action = words.get("action", "") if act and how != "ok" else ""
+        code, *texts = (
+            t.format(**values) for t in (words.get("code", key), words["message"], action)
+        )
+        return Diagnostic(code, how, *texts)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.findings import Severity, finding
+from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
 from flops_fit.flops.functions import Floats, FlopsFunction
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 
@@ -312,7 +312,7 @@ def _far(compute: tuple[float, str], sizes: list[tuple[float, str]]) -> Diagnost
     worst, text = max(grades[0], *(grades[1:] if worse else [0.0])), "; ".join(texts)
     severity: Severity = "critical" if worst > 100 else "warning" if worst > 10 else "note"
     factor = max(np.sqrt(min(worst, 1e4)), 10.0)
-    return finding("extrapolation", severity, act=worst > 10, text=text, factor=factor)
+    return finding("extrapolation", severity, worst > 10, text=text, factor=factor)
 
 
 def off_the_runs(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import InputError, TableError
-from flops_fit.fit.findings import Severity, finding
+from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.known import CONSTANTS, Belief, Known
 from flops_fit.fit.solver import Solution
@@ -22,7 +22,7 @@ from flops_fit.fit.surface_solver import rho_scale
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, markdown_table
 

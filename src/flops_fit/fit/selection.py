@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.findings import Severity, finding
+from flops_fit.fit.findings import finding
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.fit.surface import model_values, points_of, polish
 from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann
-from flops_fit.records import Diagnostic, Excluded
+from flops_fit.records import Diagnostic, Excluded, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 
@@ -57,7 +57,7 @@ def lost_by_outcome(runs: RunTable) -> list[Diagnostic]:
         with_these = f", {' and '.join(which)} among them" if which else ""
         texts.append(f"{len(group)} of {total} {where}{with_these}")
     severity: Severity = "warning" if severe else "note"
-    return [finding("selected_by_outcome", severity, act=severe, texts=listed(texts, 8))]
+    return [finding("selected_by_outcome", severity, severe, texts=listed(texts, 8))]
 
 
 def _nearest(budgets: Floats, compute: float | None) -> float | None:

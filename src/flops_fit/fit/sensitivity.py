@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.fit.findings import Severity, finding
+from flops_fit.fit.findings import finding
 from flops_fit.fit.prediction import HeldOut, predict_held_out
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
 
 VariantKind = Literal["budget", "outliers", "highest_losses", "least_squares", "least_deviations"]

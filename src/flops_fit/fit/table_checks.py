@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
-from flops_fit.fit.findings import Severity, finding
+from flops_fit.fit.findings import finding
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.repeated import epochs_of
 from flops_fit.fit.selection import lost_by_outcome
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
-from flops_fit.records import Diagnostic, Excluded
+from flops_fit.records import Diagnostic, Excluded, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 
@@ -194,7 +194,7 @@ def _repeats(runs: RunTable) -> list[Diagnostic]:
         return []
     # Muennighoff et al. 2023 (arXiv:2305.16264): no loss up to 4 epochs, R* = 15.4.
     severity: Severity = "critical" if epochs > 16 else "warning" if epochs > 4 else "note"
-    return [finding("repeated_data", severity, act=epochs > 4, epochs=epochs)]
+    return [finding("repeated_data", severity, epochs > 4, epochs=epochs)]
 
 
 def _grid(runs: RunTable) -> list[Diagnostic]:

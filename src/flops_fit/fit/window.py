@@ -108,7 +108,7 @@ class WindowReport:
         ratio = self.params_with / self.params_without
         counting = ", each counting √(C/C_max)" if self.tilt else ""
         apart = max(ratio, 1 / ratio) > 2
-        return [finding("window", act=apart, counting=counting, **vars(self))]
+        return [finding("window", None, apart, counting=counting, **vars(self))]
 
 
 def window_weights(

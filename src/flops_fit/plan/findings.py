@@ -17,7 +17,7 @@ from flops_fit.objective import Objective, by_name
 from flops_fit.plan.designs import Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule
-from flops_fit.records import Diagnostic, Experiment, Findings, by_trunk, own_flops
+from flops_fit.records import Diagnostic, Experiment, Findings, Severity, by_trunk, own_flops
 from flops_fit.text import format_count
 
 FEWEST_STEPS = 500
@@ -88,8 +88,9 @@ def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
     repeating = [e for e in experiments if (e.epochs or 0) > 1]
     if repeating:
         run = max(repeating, key=lambda e: e.epochs or 0)
-        mild = (run.epochs or 0) <= MOST_EPOCHS
-        out.append(in_words("repeated_data", mild, runs=len(repeating), run=run))
+        many = (run.epochs or 0) > MOST_EPOCHS
+        severity: Severity = "warning" if many else "note"
+        out.append(in_words("repeated_data", severity, many, runs=len(repeating), run=run))
     ratios = {e.params.total: e.flops_per_unit / e.flops_per_unit_6nd for e in experiments}
     if abs(max(ratios.values(), key=lambda r: abs(math.log(r))) - 1) > 0.05:
         ends = [f"{ratios[n]:.3g}×6ND at N = {format_count(n)}" for n in (min(ratios), max(ratios))]
