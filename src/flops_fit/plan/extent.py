@@ -15,7 +15,7 @@ from flops_fit.errors import DataError, LossError
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import STEP_ADVICE, Evaluator, Objective, split_batch
 from flops_fit.plan.findings import in_words, smallest_built
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, Severity
 
 JUDGED_ON = 64  # samples of a held-out batch where runs differ in their batches
 _MOST_SAMPLES = 256
@@ -245,7 +245,10 @@ def _finding(
     if all(c.outside for c in apart):
         c = max(apart, key=lambda c: c.samples)
         parts = " and ".join(f"{loss:.4g}" for loss in c.losses[1:3])
-        return in_words("whole_batch_loss", one_batch, c=c, parts=parts, judged=judged)
+        severity: Severity = "note" if one_batch else "warning"
+        return in_words(
+            "whole_batch_loss", severity, not one_batch, c=c, parts=parts, judged=judged
+        )
     c = max(apart, key=lambda c: abs(c.excess))
     side = "above" if c.excess > 0 else "below"
     return in_words("loss_no_mean", c=c, excess=abs(c.excess), side=side, judged=judged)
