@@ -88,6 +88,14 @@ class Findings:
         return Diagnostic(code, how, *texts)
 
 
+SIMULATED = Diagnostic(
+    "simulated",
+    "warning",
+    "the losses are simulated by a known law: no model was trained",
+    "train the models before you use any of these numbers",
+)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One training run as planned: a size N, a number of units D and how to train.

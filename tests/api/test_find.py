@@ -69,7 +69,8 @@ def test_a_mock_recovers_the_law_it_mocks(tmp_path: Path) -> None:
     assert told.expected_loss == pytest.approx(float(truth.loss), rel=0.01)
     low, high = told.intervals["optimal_params"]
     assert low < truth.params < high
-    assert result.fit.trust == "ok"
+    serious = {d.code for d in result.fit.diagnostics if d.severity in ("warning", "critical")}
+    assert serious == {"simulated"}
 
 
 def test_a_mock_without_noise_recovers_it_exactly(tmp_path: Path) -> None:
@@ -358,7 +359,7 @@ def test_mock_mode_checks_types_alone(tmp_path: Path) -> None:
         mock(tmp_path, dataset=3)
     with pytest.raises(InputTypeError, match="loss_fn: expected a callable"):
         mock(tmp_path, loss_fn="mse")
-    assert mock(tmp_path, dataset=[], loss_fn=None).fit.trust == "ok"
+    assert mock(tmp_path, dataset=[], loss_fn=None).fit.trust == "caution"  # it is simulated
 
 
 def test_a_misspelt_argument_names_the_near_one() -> None:
@@ -436,3 +437,18 @@ def test_the_same_runs_whatever_fits_into_memory(sweep: dict[str, Any]) -> None:
     configs = [TrainingConfig(microbatch=m) for m in (None, 2)]
     plans = [flops_fit.plan_sweep(**sweep, training=config) for config in configs]
     assert [e.id for e in plans[0].experiments] == [e.id for e in plans[1].experiments]
+
+
+def test_a_simulated_result_says_so_everywhere(tmp_path: Path) -> None:
+    result = mock(tmp_path)
+    assert result.fit.trust == "caution"
+    first = "SIMULATED: no model was trained."
+    assert result.summary().startswith(first)
+    assert first in str(result)
+    assert "nine in ten" not in result.summary()
+    assert "none: the losses are simulated" in result.fit.summary()
+    page = result.report().read_text()
+    assert page.index('class="banner critical">SIMULATED') < page.index('class="answer lead"')
+    read = flops_fit.fit_runs(tmp_path / "runs.csv")
+    assert "simulated" in {d.code for d in read.diagnostics}
+    assert read.trust != "ok"

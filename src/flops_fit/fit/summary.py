@@ -8,6 +8,7 @@ import numpy as np
 
 from flops_fit.fit.checks import trust_worth
 from flops_fit.fit.prediction import serious
+from flops_fit.records import SIMULATED
 
 if TYPE_CHECKING:
     from flops_fit.fit.fit import Fit
@@ -27,6 +28,8 @@ def summary(fit: Fit, level: float) -> str:
         "Fit": f"runs scatter by {100 * fit.residual_sd:.2g} % around the law, R² = {_r2(fit):.4f}",
         "Trust": f"{fit.trust}. {trust_worth(fit.trust)}",
     }
+    if SIMULATED in fit.diagnostics:
+        heads["Trust"] = f"none: {SIMULATED.message}"
     rows = [["", "value", "sd", f"{100 * level:g} % interval"]]
     evidence, values = fit._evidence, {**fit.params, "a": fit.exponents[0]}
     laws = [] if evidence.no_interval else evidence.drawn_laws

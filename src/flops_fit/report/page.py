@@ -18,7 +18,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.cost import ASSUMED_MFU
-from flops_fit.records import Diagnostic, Run, finite_json
+from flops_fit.records import SIMULATED, Diagnostic, Run, finite_json
 from flops_fit.report import table
 from flops_fit.report.figures import ReportData
 from flops_fit.report.provenance import excluded_list, methods_section, provenance, runs_table
@@ -115,9 +115,12 @@ class Section:
 def answer(m: ReportData) -> str:
     """The answer in words, and whether to rely on it."""
     lead, *rest = table.answer_in_words(m.fit, m.answers[-1], m.findings).splitlines()
+    banner = ""
+    if SIMULATED in m.findings:
+        banner, lead, rest = paragraph(lead, "banner critical"), rest[0], rest[1:]
     trust = verdict(m.fit, m.findings)
     badge = f'<p><span class="trust {_TRUST[trust]}">Trust in this answer: {trust}</span></p>'
-    return paragraph(lead, "answer lead") + badge + paragraph("\n".join(rest), "answer")
+    return banner + paragraph(lead, "answer lead") + badge + paragraph("\n".join(rest), "answer")
 
 
 _WORDS = tomllib.loads(asset("panel.toml"))

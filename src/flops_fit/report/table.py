@@ -10,7 +10,7 @@ from importlib.resources import files
 from flops_fit.fit.checks import trust_worth
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
-from flops_fit.records import Diagnostic
+from flops_fit.records import SIMULATED, Diagnostic
 from flops_fit.text import card, format_count, markdown_table
 
 # Notes that stand beside "ok": a fit with one of them is not without a finding.
@@ -151,8 +151,12 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
         if noted
         else "No problems were found with this fit."
     )
+    worth = trust_worth(trust)
+    if SIMULATED in diagnostics:
+        lines.insert(0, "SIMULATED: no model was trained. These numbers come from a known law.")
+        worth = "Of simulated runs it says nothing about your model."
     limits = {"caution": "Use this fit with caution:", "no": f"Do not rely on this {about}:"}
-    lines += [f"Trust: {trust}. {trust_worth(trust)}", limits.get(trust, fine)]
+    lines += [f"Trust: {trust}. {worth}", limits.get(trust, fine)]
     shown = problems or noted
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in shown]
     return "\n".join(line for line in lines if line)

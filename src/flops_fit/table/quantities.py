@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flops_fit.errors import TableError
-from flops_fit.records import Diagnostic
+from flops_fit.records import SIMULATED, Diagnostic
 from flops_fit.table.cells import WORDS, Floats, is_missing
 from flops_fit.table.columns import CIRCUMSTANCES, ColumnMatch, Raw, find_numbers, likeliest
 from flops_fit.text import listed
@@ -185,7 +185,7 @@ def telling(
     """The findings about the runs that are kept."""
     if not kept:
         return ()
-    out: list[Diagnostic] = []
+    out = [SIMULATED] if "mock" in map(str, raw.cells.get("device", ())) else []
     N, D, loss = (read.data[name][kept] for name in ("params", "tokens", "loss"))
     texts = {h: ["" if is_missing(c[i]) else str(c[i]) for i in kept] for h, c in raw.cells.items()}
     if read.asks_epochs:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import TableError
 from flops_fit.files import data_frame
-from flops_fit.records import Diagnostic, Excluded, Run
+from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
@@ -364,6 +364,7 @@ class RunTable:
             diverged=tuple(diverged),
             excluded=tuple(excluded),
             unit=completed[0].experiment.unit if completed else "tokens",
+            findings=(SIMULATED,) if any(r.device == "mock" for r in completed) else (),
         )
 
     @classmethod
