@@ -7,15 +7,12 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from flops_fit import rng
 from flops_fit.errors import DataError, InputError, InputTypeError, LossError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from flops_fit.lazy import torch
 
 STEP_ADVICE = (
     "give step_fn=(model, batch) -> (loss·n, n) with n the number of units, such as "
@@ -67,7 +64,7 @@ class Objective:
         parts = ["" if f is None else fingerprint_code(f) for f in used]
         return digest(parts + ["shifted"] * self.shifted + [self.target] * bool(self.target))
 
-    def __call__(self, model: Any, batch: Any) -> tuple[Tensor, Any]:
+    def __call__(self, model: Any, batch: Any) -> tuple[torch.Tensor, Any]:
         """Sum of the loss over the batch, with its gradient, and the number of units."""
         if self.step_fn is not None:
             total, count = self.step_fn(model, batch)
@@ -166,8 +163,6 @@ class Objective:
 
     def shifts(self, model: Any, batch: Any) -> bool | None:
         """Whether the model shifts: with only first labels its mean is then NaN or 0. ``None`` if unclear."""
-        import torch
-
         if not self.may_shift(batch):
             return False
         was_training = model.training
@@ -231,7 +226,7 @@ def _is_whole(targets: Any) -> bool:
     return hasattr(targets, "is_floating_point") and not targets.is_floating_point()
 
 
-def check_loss(loss: Any) -> Tensor:
+def check_loss(loss: Any) -> torch.Tensor:
     """The loss itself, if it is a scalar that can be differentiated; else LossError."""
     if not hasattr(loss, "backward"):
         got = type(loss).__name__
@@ -245,7 +240,7 @@ def check_loss(loss: Any) -> Tensor:
             "the model's output, without .detach(), .item() or no_grad"
         )
     else:
-        return cast("Tensor", loss)
+        return cast("torch.Tensor", loss)
     raise LossError(f"loss_fn: expected a scalar tensor with a gradient; got {got}.")
 
 
@@ -275,8 +270,6 @@ class Evaluator:
 
     def __call__(self, batch: Any, seed: int = 0) -> tuple[float, float]:
         """The two numbers."""
-        import torch
-
         rng.seed(seed, device=self.device)
         before = rng.state() if self.draws is None else None
         try:
@@ -310,7 +303,7 @@ def split_batch(batch: Any, size: int) -> Iterator[Any]:
 
     for first in range(0, length, size):
 
-        def cut(tensor: Tensor, first: int = first) -> Tensor:
+        def cut(tensor: torch.Tensor, first: int = first) -> torch.Tensor:
             if tensor.dim() and tensor.shape[0] != length:
                 raise DataError(
                     f"microbatches: expected {length} samples along the first dimension of every "
@@ -322,7 +315,7 @@ def split_batch(batch: Any, size: int) -> Iterator[Any]:
         yield map_tensors(batch, cut)
 
 
-def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """``value`` with every tensor in it changed, whatever the nesting."""
     if hasattr(value, "detach"):
         return change(value)
@@ -351,11 +344,9 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 def to_device(batch: Any, device: str) -> Any:
     """A batch on ``device``, copied without waiting to CUDA, and in float32 to MPS, which has no float64."""
-    import torch
-
     kind = device.partition(":")[0]
 
-    def moved(tensor: Tensor) -> Tensor:
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
         if kind == "mps" and tensor.dtype == torch.float64:
             tensor = tensor.float()
         return tensor.to(device, non_blocking=kind == "cuda")

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit.flops.ops import FORMULAS, KINDS, MATRIX, is_unknown_work
+from flops_fit.lazy import nn, torch
 from flops_fit.text import listed
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
 
 _UNSEEN_SHARE = 0.01  # of all weights, above which unseen ones are reported
 _COPIES = ("_to_copy", "clone", "copy_", "cat", "stack", "contiguous")
@@ -180,7 +177,7 @@ class _Counts:
         return TracedFlops(forward, backward, tuple(notes), tuple(ops.items()), again)
 
 
-def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -> TracedFlops:
+def trace_flops(forward: Callable[[], torch.Tensor], model: nn.Module | None = None) -> TracedFlops:
     """Count the multiplications of ``forward()`` and of its backward pass, each by its closed form.
 
     ``forward`` runs a model, on the meta device or with values, and returns the scalar to differentiate.
@@ -205,7 +202,6 @@ def trace_flops(forward: Callable[[], Tensor], model: nn.Module | None = None) -
 
 def _mode(counts: _Counts) -> Any:
     """A dispatch mode that shows every operation below autograd to the counts."""
-    import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit.checks import is_number
 from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
+from flops_fit.lazy import nn
 from flops_fit.records import ParamCount
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def torch_or_error() -> Any:

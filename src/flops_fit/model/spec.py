@@ -9,20 +9,17 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from flops_fit.checks import is_whole, nearest_name
 from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
+from flops_fit.lazy import nn, torch
 from flops_fit.model.params import count_params, torch_or_error
 from flops_fit.model.search import SizeSearch
 from flops_fit.records import ParamCount
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 Size = int | float | str | Mapping[str, Any]
 _ALLOCATED = 2.5e8  # parameters, 1 GB: the largest model that is allocated only to be counted
@@ -258,7 +255,6 @@ def _first_line(error: Exception) -> str:
 @functools.cache
 def _meta_rules() -> tuple[Any, Any]:
     """Modes for building on the meta device: no initialisation, no GPU, point-wise work by shape."""
-    import torch
     from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
 

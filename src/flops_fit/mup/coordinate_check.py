@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from flops_fit.lazy import nn, torch
 from flops_fit.objective import Objective, map_tensors, to_device
 from flops_fit.text import render, values_table
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import Tensor, nn
 
 # Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to
 # +0.12 in μP and a steepest one of +0.56 to +1.8 without. The lower bound is wider: noise in an
@@ -138,19 +138,17 @@ class CoordinateCheck:
         return f"{render(self)}\n{self.verdict}: {self.reason}"
 
 
-Outputs = Mapping[str, Sequence["Tensor"]]  # by name of the module
+Outputs = Mapping[str, Sequence["torch.Tensor"]]  # by name of the module
 Movement = dict[str, tuple[float, float]]  # by kind of module: change and size of the output
 
 
 def outputs(model: nn.Module, objective: Objective, batch: Any, device: str) -> Outputs:
     """What every module computes for one batch, in evaluation, by the module's name."""
-    import torch
-
-    computed: dict[str, list[Tensor]] = defaultdict(list)
+    computed: dict[str, list[torch.Tensor]] = defaultdict(list)
     names = {module: name for name, module in model.named_modules()}
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        def add(tensor: Tensor) -> None:
+        def add(tensor: torch.Tensor) -> None:
             if tensor.is_floating_point():
                 computed[names[module]].append(tensor.detach().double().clone())
 
@@ -170,8 +168,6 @@ def outputs(model: nn.Module, objective: Objective, batch: Any, device: str) -> 
 
 def _kinds(model: nn.Module) -> dict[str, str]:
     """The kind of each module by its name: the members of a ModuleList are of one."""
-    from torch import nn
-
     kinds = {"": ""}
     modules = dict(model.named_modules())
     for name in list(modules)[1:]:

@@ -8,19 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from flops_fit import rng
 from flops_fit.errors import InputError, InputTypeError, ModelError
 from flops_fit.fingerprint import digest
+from flops_fit.lazy import nn, torch
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup.roles import WeightRole, find_roles, fits
 from flops_fit.objective import Objective
 from flops_fit.records import canonical_json
 from flops_fit.text import listed
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 _MAX_BUILT_PARAMS = 5e7  # the largest base whose initial values are measured
 _FACTOR_TOLERANCE = 1e-9  # a factor this near 1 changes nothing
@@ -103,7 +101,7 @@ class Parametrization:
     def scale(self, model: nn.Module, groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Groups of a model of any size, cut further so that each has one scale of the rate."""
         names = {id(p): name for name, p in model.named_parameters()}
-        merged: dict[tuple[float, float], list[Tensor]] = {}
+        merged: dict[tuple[float, float], list[torch.Tensor]] = {}
         for group in groups:
             for p in group["params"]:
                 scale = self.rate(names[id(p)], tuple(p.shape))
@@ -134,8 +132,6 @@ class Parametrization:
 
     def apply(self, model: nn.Module) -> None:
         """Scale the initial weights and add the multipliers, in place."""
-        import torch
-
         powers = {"hidden": 0.5, "output": 0.0 if self.readout else 1.0}
         with torch.no_grad():
             for name, p in model.named_parameters() if self.init else ():
@@ -224,10 +220,8 @@ def matching(model: nn.Module, pattern: str) -> list[nn.Module]:
     return [module for parts, module in alike if all(map(fnmatchcase, parts, expected))]
 
 
-def _layer_of(model: nn.Module, weight: Tensor, name: str) -> nn.Module:
+def _layer_of(model: nn.Module, weight: torch.Tensor, name: str) -> nn.Module:
     """The layer that multiplies by ``weight`` and does nothing else."""
-    from torch import nn
-
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) or any(module.children()):
             continue

@@ -7,15 +7,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from flops_fit.errors import ModelError
 from flops_fit.flops.trace import LOOKUPS, storage, tensors_in
+from flops_fit.lazy import nn
 from flops_fit.objective import Objective, map_tensors
 from flops_fit.text import error_line, listed
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Role = Literal["hidden", "output", "tied", "input", "vector", "fixed"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -311,8 +309,6 @@ def _steps(tensor: Any) -> list[tuple[int, tuple[int, int]]]:
 
 def summed_by_layers(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The dimensions that torch's own layers sum over, by the names of their weights."""
-    from torch import nn
-
     spared = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
     norms = nn.modules.batchnorm._NormBase
     layers = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase)

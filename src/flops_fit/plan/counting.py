@@ -18,6 +18,7 @@ from flops_fit.checks import is_whole
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError
 from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops
 from flops_fit.flops.trace import TracedFlops, trace_flops
+from flops_fit.lazy import torch
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
@@ -281,8 +282,6 @@ class FlopsCounter:
 
     def _trace_values(self, size: Size, batch: Any, error: Exception) -> TracedFlops:
         """A trace of the model itself on the batch itself, on the CPU."""
-        import torch
-
         total = self.spec.require(size).total
         if total > _MOST_TRACED:
             raise InputError(
@@ -314,8 +313,6 @@ class FlopsCounter:
 
     def _refuse_reused_weights(self, size: Size) -> None:
         """6N counts a weight once a unit; refuse where a unit is known to pass it more often."""
-        import torch
-
         model = self.spec.build_meta(size)
         reused = (torch.nn.modules.conv._ConvNd, torch.nn.MultiheadAttention, torch.nn.RNNBase)
         for module in model.modules() if hasattr(model, "modules") else ():

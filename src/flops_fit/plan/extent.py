@@ -12,6 +12,7 @@ import numpy as np
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import DataError, LossError
+from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import STEP_ADVICE, Evaluator, Objective, split_batch
 from flops_fit.plan.findings import in_words, smallest_built
@@ -161,8 +162,6 @@ def examine(
 
 
 def _perturbed(model: Any) -> Any:
-    import torch
-
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.is_floating_point():
@@ -215,8 +214,6 @@ def _step_units(
 
 def _below_zero(judge: Evaluator, batch: Any) -> tuple[Diagnostic, ...]:
     """Whether the loss of one batch falls below zero when the model is fitted to it."""
-    import torch
-
     if judge.objective.has_classes(batch):  # whose losses are entropies
         return ()
     optimizer = torch.optim.Adam((p for p in judge.model.parameters() if p.requires_grad), lr=_RATE)

@@ -12,6 +12,7 @@ from typing import Any
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import ModelError
 from flops_fit.fingerprint import has_source, reference
+from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import Objective, by_name
 from flops_fit.plan.designs import Sizes
@@ -124,8 +125,6 @@ def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[D
 
 def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
     """The kind of each layer that sums over the samples that pass together."""
-    import torch
-
     model: Any = None if size is None else spec.build_meta(size)
     modules = model.modules() if hasattr(model, "modules") else ()
     kind = torch.nn.modules.batchnorm._BatchNorm

@@ -15,6 +15,7 @@ import numpy as np
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import LossError, ModelError
+from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import (
     Evaluator,
@@ -161,8 +162,6 @@ class Probe:
 
         The smallest size is always built: what cannot train raises LossError or ModelError before the sweep.
         """
-        import torch
-
         sizes = {repr(e.size): e for e in experiments}.values()
         ordered = sorted(sizes, key=lambda e: e.params.total)
         chosen = [ordered[i] for i in sorted({0, len(ordered) // 2, len(ordered) - 1})]
@@ -190,8 +189,6 @@ class Probe:
         self, experiment: Experiment, threads: int, times: dict[int, list[StepTimes]]
     ) -> float:
         """Time steps of one size with all threads, and with one where a CPU has more; its FLOP/s."""
-        import torch
-
         on_cpu = torch.device(self.device).type == "cpu"
         per_sample = experiment.flops_per_sample
         most = min(experiment.batch_size, self.microbatch or experiment.batch_size)
@@ -239,8 +236,6 @@ class Probe:
         batch: Any,
         first: bool = False,
     ) -> None:
-        import torch
-
         batch = to_device(batch, self.device)
         try:
             with self.autocast():
@@ -296,8 +291,6 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
 
 def _check(model: Any, batch: Any, objective: Objective, total: Any, device: str) -> None:
     """Refuse a loss that cannot be trained on, or is a sum where it must be a mean over units."""
-    import torch
-
     check_loss(total)
     if not bool(torch.isfinite(total)):
         raise LossError(

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.files import HashingFile, flush_directory, flush_file
+from flops_fit.lazy import torch
 from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
 
@@ -226,8 +227,6 @@ def _discard(path: Path, name: str = "") -> None:
 
 def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) -> None:
     """Fill an empty directory; when this returns, its content is on the disk."""
-    import torch
-
     with (directory / _STATE).open("wb") as handle:
         writer: Any = HashingFile(handle)
         try:
@@ -288,8 +287,6 @@ def read_snapshot(directory: Path, key: str, step: int) -> dict[str, Any]:
 
 
 def _load(handle: BinaryIO) -> Any:
-    import torch
-
     try:
         return torch.load(handle, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
@@ -336,8 +333,6 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _plain_tensor(value: Any, name: str) -> Any:
-    import torch
-
     kind = type(value)
     if kind not in (torch.Tensor, torch.nn.Parameter):
         name_of_type = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -7,11 +7,12 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fingerprint import fingerprint_code
+from flops_fit.lazy import torch
 from flops_fit.mup.parametrization import Mup, ParametrizationLike, resolve_mup
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment
@@ -19,9 +20,6 @@ from flops_fit.trackers.tracker import Tracker, check_trackers
 from flops_fit.train.checkpoint import check_intervals
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.precision import Precision
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 Compile = Literal["auto"] | bool
 Workers = int | Literal["auto"]
@@ -82,7 +80,7 @@ class TrainingConfig:
         branch equals the run trained alone, to the last bit. Intervals count a trunk as one cluster.
     """
 
-    optimizer: MakeOptimizer | type[Optimizer] | None = None
+    optimizer: MakeOptimizer | type[torch.optim.Optimizer] | None = None
     param_groups: ParamGroups | None = None
     parametrization: ParametrizationLike = "standard"
     precision: str | Precision = "auto"
@@ -196,8 +194,6 @@ def cores() -> int:
 
 def _busy_cores(device: str) -> int:
     """Cores that a step keeps busy: torch's threads, or the one that drives a device."""
-    import torch
-
     return torch.get_num_threads() if device == "cpu" else 1
 
 

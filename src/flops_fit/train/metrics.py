@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, Ranks
+from flops_fit.lazy import nn, torch
 from flops_fit.objective import Evaluator, Objective
 from flops_fit.records import Experiment, finite_json
 from flops_fit.trackers.tracker import Tracker
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 _DRAW_SEED, _DRAW_STEP = 1 << 16, 1 << 20  # torch's generator of a CPU takes 32 bits
 _DRAWN = (
@@ -166,10 +164,8 @@ def noise_scale_of(
 
 def noise_scale(model: nn.Module, objective: Objective, batches: Iterable[Any]) -> float | None:
     """The gradient noise scale at these batches, in units; the model's gradients stay empty."""
-    import torch
-
     parameters = [p for p in model.parameters() if p.requires_grad]
-    summed: list[Tensor] | None = None
+    summed: list[torch.Tensor] | None = None
     norms: list[tuple[float, float]] = []
     was_training = model.training
     model.eval()  # dropout is not noise of the data
@@ -190,7 +186,5 @@ def noise_scale(model: nn.Module, objective: Objective, batches: Iterable[Any]) 
     return noise_scale_of(norms, (units, _square(summed) / units**2))
 
 
-def _square(gradients: list[Tensor]) -> float:
-    import torch
-
+def _square(gradients: list[torch.Tensor]) -> float:
     return float(torch.stack(torch._foreach_norm(gradients)).double().square().sum())

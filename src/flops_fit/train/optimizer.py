@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit.checks import check_number
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.hparams import HParams
+from flops_fit.lazy import nn, torch
 from flops_fit.mup.parametrization import Parametrization
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.nn import Module
-    from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]
 ParamGroups = Callable[[Any, HParams], Iterable[Mapping[str, Any]]]
@@ -24,15 +20,13 @@ _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
 def make_optimizer(
-    model: Module,
+    model: nn.Module,
     hparams: HParams,
-    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+    optimizer: MakeOptimizer | type[torch.optim.Optimizer] | None = None,
     param_groups: ParamGroups | None = None,
     parametrization: Parametrization | None = None,
-) -> Optimizer:
+) -> torch.optim.Optimizer:
     """The optimizer of one run, by default AdamW; each ``lr``/``hparams.lr`` is kept as ``lr_scale``."""
-    from torch.optim import AdamW, Optimizer
-
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     if not names:
         raise InputError(
@@ -49,14 +43,14 @@ def make_optimizer(
     if make is None:
         trained = [p for group in groups for p in _tensors(group)]
         fused = all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in trained)
-        own: Any = _from_class(AdamW, groups, hparams, fused=fused)
-    elif isinstance(make, type) and issubclass(make, Optimizer):
+        own: Any = _from_class(torch.optim.AdamW, groups, hparams, fused=fused)
+    elif isinstance(make, type) and issubclass(make, torch.optim.Optimizer):
         own = _from_class(make, groups, hparams)
     else:
         own = make(groups, hparams) if callable(make) else make
-    if not isinstance(own, Optimizer) or own is make:
+    if not isinstance(own, torch.optim.Optimizer) or own is make:
         kind = type(own).__name__
-        what = f"an existing {kind}" if isinstance(own, Optimizer) else kind
+        what = f"an existing {kind}" if isinstance(own, torch.optim.Optimizer) else kind
         raise InputTypeError(
             "optimizer: expected a torch.optim.Optimizer class, or a function (param_groups, hparams) "
             f"-> Optimizer, as each run has a model of its own; got {what}."
@@ -68,13 +62,11 @@ def make_optimizer(
     return own
 
 
-def try_optimizer(model: Module, hparams: HParams, *own: Any) -> None:
+def try_optimizer(model: nn.Module, hparams: HParams, *own: Any) -> None:
     """Find out before a sweep whether its runs can step, by one step along zero gradients.
 
     ``own`` are the other arguments of :func:`make_optimizer`.
     """
-    import torch
-
     try:
         stepped = make_optimizer(model, hparams, *own)
         for parameter in model.parameters():
@@ -90,7 +82,7 @@ def try_optimizer(model: Module, hparams: HParams, *own: Any) -> None:
         ) from error
 
 
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group ``rate`` times its own ``lr_scale``; rates that are tensors change in place."""
     for group in optimizer.param_groups:
         scaled = rate * group.get("lr_scale", 1.0)
@@ -100,10 +92,8 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
             group["lr"] = scaled
 
 
-def decay_groups(model: Module, hparams: HParams) -> Groups:
+def decay_groups(model: nn.Module, hparams: HParams) -> Groups:
     """Two groups: parameters that decay; and norms, biases, scalars and embeddings, which do not."""
-    from torch import nn
-
     undecayed = (
         nn.Embedding,
         nn.EmbeddingBag,
@@ -114,8 +104,8 @@ def decay_groups(model: Module, hparams: HParams) -> Groups:
     )
     layers = (m for m in model.modules() if isinstance(m, undecayed))
     exempt = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
-    decayed: list[Tensor] = []
-    rest: list[Tensor] = []
+    decayed: list[torch.Tensor] = []
+    rest: list[torch.Tensor] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             spared = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
@@ -124,12 +114,14 @@ def decay_groups(model: Module, hparams: HParams) -> Groups:
     return [{"params": params, "weight_decay": decay} for params, decay in decays if params]
 
 
-def _from_class(kind: Any, groups: Groups, hparams: HParams, **options: Any) -> Optimizer:
+def _from_class(
+    kind: Any, groups: Groups, hparams: HParams, **options: Any
+) -> torch.optim.Optimizer:
     options["lr"] = float(hparams.lr)
     if "betas" in inspect.signature(kind).parameters:
         options["betas"] = (float(hparams.beta1), float(hparams.beta2))
     try:
-        optimizer: Optimizer = kind(groups, **options)
+        optimizer: torch.optim.Optimizer = kind(groups, **options)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"optimizer: {kind.__name__} cannot be made from these groups with {sorted(options)}: "

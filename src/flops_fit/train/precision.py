@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flops_fit.distributed import rank_device
 from flops_fit.errors import InputError, InputTypeError
+from flops_fit.lazy import torch
 from flops_fit.peaks import find_peak
 
 _DEVICES = (
@@ -18,8 +19,6 @@ _DEVICES = (
 
 def resolve_device(device: Any) -> str:
     """A device that tensors can be made on, each rank's own; ``"auto"`` is the fastest kind here."""
-    import torch
-
     if device == "auto":
         kinds = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
         present = (kind for kind, backend in kinds.items() if backend.is_available())
@@ -65,8 +64,6 @@ class Precision:
         """A fresh context for forward passes and losses; backward passes and steps stay outside."""
         if self.name == "fp32":
             return nullcontext()
-        import torch
-
         return torch.autocast(_kind(device), dtype=torch.bfloat16)
 
     def flags(self, device: Any) -> AbstractContextManager[None]:
@@ -99,8 +96,6 @@ def device_peak(device: str, precision: Precision) -> float | None:
     """Dense FLOP/s of a torch device; ``None`` for CPUs and for devices that are not listed."""
     if _kind(device) != "cuda":
         return None
-    import torch
-
     return peak_of(torch.cuda.get_device_name(device), precision)
 
 
@@ -113,8 +108,6 @@ def _has_bf16(device: Any) -> bool:
     """Whether this is a CUDA device whose hardware computes in bfloat16."""
     if _kind(device) != "cuda":
         return False
-    import torch
-
     with torch.cuda.device(device):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
@@ -125,7 +118,6 @@ def tf32_flags(on: bool) -> Iterator[None]:
 
     From torch 2.9 on they exist twice and must agree. The old one writes to the new, so it is set first.
     """
-    import torch
     from torch import backends
 
     cudnn: Any = backends.cudnn

@@ -8,18 +8,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit import rng
 from flops_fit.errors import OutputError
+from flops_fit.lazy import torch
 from flops_fit.records import Experiment, Run, branch_step
 from flops_fit.train.checkpoint import Checkpoints
 from flops_fit.train.metrics import Throughput
 from flops_fit.train.monitor import DivergenceMonitor
 from flops_fit.train.step import Stepper
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _TAIL = 20  # the training loss on record is a mean over the last 1/20 of the steps
 _HEAD = 20  # steps whose mean training loss a run begins from, whatever its length
@@ -33,15 +31,13 @@ class TrainState:
     """Steps, units and losses of one run; sums stay on the device, as reading them waits for it."""
 
     def __init__(self, steps: int, device: str, throughput: Throughput | None = None) -> None:
-        import torch
-
         self.step, self.first = 0, math.nan
         self._steps, self._tail_steps = steps, max(1, steps // _TAIL)
         self._earlier_seconds, self._resumed = 0.0, 0  # of earlier attempts
         self._shared_steps, self._shared_units = 0, 0
         self._since = 0  # steps since the last reading
         self._notes: list[str] = []
-        self._sums: dict[str, Tensor] = {
+        self._sums: dict[str, torch.Tensor] = {
             name: torch.zeros((), dtype=torch.int64 if name == "units" else None, device=device)
             for name in _SUMS
         }
@@ -49,7 +45,7 @@ class TrainState:
         self.monitor = DivergenceMonitor(steps)
         self.throughput = throughput or Throughput()
 
-    def add(self, loss: Tensor, units: Any, norm: Tensor) -> None:
+    def add(self, loss: torch.Tensor, units: Any, norm: torch.Tensor) -> None:
         """Count one more step."""
         self.step += 1
         self._since += 1

@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit import rng
 from flops_fit.distributed import ALONE, Ranks
 from flops_fit.errors import InputError
+from flops_fit.lazy import nn, torch
 from flops_fit.objective import (
     Objective,
     check_loss,
@@ -19,10 +20,6 @@ from flops_fit.objective import (
     split_batch,
     to_device,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
 
 INDIVISIBLE = "the loss or a BatchNorm depends on which samples pass together"
 
@@ -37,7 +34,7 @@ class Stepper:
 
     model: nn.Module
     objective: Objective
-    optimizer: Optimizer
+    optimizer: torch.optim.Optimizer
     clip: float
     samples: int
     microbatch: int
@@ -66,10 +63,8 @@ class Stepper:
         """Compile forward passes from here on; if that fails, steps are made without."""
         self._forward.compile()
 
-    def __call__(self, batch: Any) -> tuple[Tensor, Any, Tensor]:
+    def __call__(self, batch: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """Step once; the mean loss, the number of units and the gradient's norm, on the device."""
-        import torch
-
         self._forward.begin_step()
         while True:
             too_large = False
@@ -105,7 +100,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             return loss, units, norm
 
-    def _gradient(self, batch: Any) -> tuple[Tensor, Any]:
+    def _gradient(self, batch: Any) -> tuple[torch.Tensor, Any]:
         """The gradient of what is here: of the mean if that is all, else of a share of the sum."""
         parts = [] if batch is None else list(split_batch(batch, self.microbatch))
         parts = [part for part in parts if self.objective.has_units(part)]
@@ -114,8 +109,6 @@ class Stepper:
             loss = total / units
             loss.backward()
             return loss.detach(), units
-        import torch
-
         summed, units = torch.zeros((), device=self.device), 0
         share = 1.0 / self._pieces  # keeps sums near the size of a mean while they add up
         for part in parts:
@@ -128,7 +121,7 @@ class Stepper:
             summed = self._divide(summed, units)
         return summed, units
 
-    def _pass(self, part: Any) -> tuple[Tensor, Any]:
+    def _pass(self, part: Any) -> tuple[torch.Tensor, Any]:
         """Sum of the loss and units of one part, moved to the device."""
         moved = to_device(part, self.device)
         with self.autocast():
@@ -140,20 +133,18 @@ class Stepper:
         """The most parts that a batch is cut into, on all ranks together."""
         return self.ranks.size * math.ceil(self._local_samples / self.microbatch)
 
-    def _divide(self, summed: Tensor, units: Any) -> Tensor:
+    def _divide(self, summed: torch.Tensor, units: Any) -> torch.Tensor:
         """Shares of sums become means over all units; a batch without any has no gradient."""
-        import torch
-
         per_unit = self._pieces / torch.as_tensor(units, device=self.device).clamp(min=1)
         if gradients := [p.grad for p in self.model.parameters() if p.grad is not None]:
             torch._foreach_mul_(gradients, per_unit)
-        mean: Tensor = summed * per_unit
+        mean: torch.Tensor = summed * per_unit
         return mean
 
-    def _add_up(self, summed: Tensor, units: Any, partial: bool) -> tuple[Tensor, Tensor]:
+    def _add_up(
+        self, summed: torch.Tensor, units: Any, partial: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradient, the loss and the units of all ranks, some of which may miss parameters."""
-        import torch
-
         if partial:  # all targets here may be masked, or samples take another way through the model
             trained = [p for p in self.model.parameters() if p.requires_grad]
             by_rank = self.ranks.all_gather([p.grad is None for p in trained])
@@ -169,8 +160,6 @@ class Stepper:
 
     def _halve(self) -> None:
         """Free what the failed pass left, and continue with half as many samples at once."""
-        import torch
-
         self.optimizer.zero_grad(set_to_none=True)
         kind = torch.device(self.device).type
         if kind in ("cuda", "xpu", "mps"):
@@ -193,8 +182,6 @@ class CompiledForward:
 
     def compile(self) -> None:
         """Let torch compile the model at its next pass."""
-        import torch
-
         self._proven = False
         # Runs of other sizes share the model's code, and torch compiles a code eight times at most.
         torch.compiler.reset()
@@ -228,8 +215,6 @@ class CompiledForward:
         return True
 
     def _fall_back(self, error: Exception) -> None:
-        import torch
-
         self.module = self._model
         reason = " ".join(str(error).strip().splitlines()[:2])  # which compiler, and what it said
         self._note = f"not compiled: {type(error).__name__}: {reason}"
@@ -245,8 +230,6 @@ class CompiledForward:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a device or on the host."""
-    import torch
-
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     texts = ("can't allocate memory", "not enough memory", "out of memory")

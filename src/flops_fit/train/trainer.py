@@ -19,6 +19,7 @@ from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import PeerError, Ranks, join_ranks
 from flops_fit.errors import DataError
 from flops_fit.hparams import is_finished, learning_rate
+from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
 from flops_fit.mup.parametrization import Parametrization
 from flops_fit.objective import Objective, to_device
@@ -104,8 +105,6 @@ class Trainer:
 
         What goes wrong becomes the state of the run; only an interruption passes through, after a checkpoint.
         """
-        import torch
-
         started = time.perf_counter()
         ranks = join_ranks(self.device)
         versions = {"flops_fit": __version__, "torch": torch.__version__}
