@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.errors import MissingExtraError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -17,7 +19,10 @@ else:
             self._name = name
 
         def __getattr__(self, attribute: str) -> Any:
-            return getattr(import_module(self._name), attribute)
+            try:
+                return getattr(import_module(self._name), attribute)
+            except ImportError:
+                raise MissingExtraError("torch", "train", "planning and training models") from None
 
     torch, nn = _Lazy("torch"), _Lazy("torch.nn")
 

@@ -342,6 +342,13 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     return value
 
 
+def tensors_of(batch: Any) -> list[Any]:
+    """All tensors of a batch, in order."""
+    out: list[Any] = []
+    map_tensors(batch, out.append)
+    return out
+
+
 def to_device(batch: Any, device: str) -> Any:
     """A batch on ``device``, copied without waiting to CUDA, and in float32 to MPS, which has no float64."""
     kind = device.partition(":")[0]

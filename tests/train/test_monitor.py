@@ -44,7 +44,7 @@ def test_a_loss_that_is_not_finite_is_divergence_at_once(value: float) -> None:
     watch = DivergenceMonitor(1000)
     assert watch.observe(1, 4.0) == ""
     assert watch.observe(20, value) == f"training loss {value:g} by step 20"
-    assert watch.observe(21, 4.0) == watch.reason != ""
+    assert watch.observe(21, 4.0) == watch.state.reason != ""
 
 
 def test_a_gradient_that_is_not_finite_is_divergence() -> None:
@@ -64,7 +64,7 @@ def test_the_smoothed_loss_halves_its_distance_in_a_half_life() -> None:
     watch = DivergenceMonitor(5000)  # a fiftieth is 100 steps
     watch.observe(1, 4.0)
     watch.observe(101, 2.0)
-    assert watch.smoothed == pytest.approx(3.0)
+    assert watch.state.smoothed == pytest.approx(3.0)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
@@ -77,7 +77,7 @@ def test_how_readings_are_cut_does_not_change_the_smoothed_loss(cuts: list[int])
         step += steps
         cut.observe(step, 2.5)
     whole.observe(step, 2.5)
-    assert cut.smoothed == pytest.approx(whole.smoothed)
+    assert cut.state.smoothed == pytest.approx(whole.state.smoothed)
 
 
 @pytest.mark.parametrize("every", [1, 7, 50])
@@ -86,11 +86,11 @@ def test_a_rise_is_divergence_once_it_has_lasted(every: int) -> None:
     watch.observe(1, 4.0)
     feed(watch, [4.0] * (20 // every) + [3.0] * (200 // every), every)
     rise = watch.save()["step"]
-    while not watch.reason:
+    while not watch.state.reason:
         watch.observe(watch.save()["step"] + every, 8.0)
     # A fifth of the run, after the few steps in which the smoothed loss comes up.
     assert 200 <= watch.save()["step"] - rise <= 200 + 20 + 2 * every
-    assert watch.reason.startswith("training loss rose from 4 to ")
+    assert watch.state.reason.startswith("training loss rose from 4 to ")
 
 
 def test_a_rise_that_passes_is_none() -> None:
@@ -206,7 +206,7 @@ def test_what_was_saved_does_not_change_under_the_watch() -> None:
 def test_the_state_stays_small() -> None:
     watch = DivergenceMonitor(10_000)
     feed(watch, ([1.0] * 19 + [1.5]) * 500)
-    assert watch.reason == ""
+    assert watch.state.reason == ""
     assert len(json.dumps(watch.save())) < 10_000
 
 

@@ -7,18 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.checks import is_number
-from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
-from flops_fit.lazy import nn
+from flops_fit.errors import InputTypeError, ModelError
+from flops_fit.lazy import nn, torch
 from flops_fit.records import ParamCount
-
-
-def torch_or_error() -> Any:
-    """The module torch."""
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtraError("torch", "train", "planning and training models") from None
-    return torch
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,6 @@ def find_experts(model: Any) -> tuple[Experts, ...]:
     The parts are a ``ModuleList`` of one class and shape, or parameters of three dimensions whose first is
     n, in a layer that is not one of torch's own.
     """
-    nn = torch_or_error().nn
     if not isinstance(model, nn.Module):
         return ()
     layers = []
@@ -66,7 +56,6 @@ def count_params(model: Any, name: str = "the model") -> ParamCount:
     passes; without them a torch module is counted. InputTypeError for what is neither; ModelError where a
     method raises or gives no positive whole number, more are active than there are, or there are none.
     """
-    torch = torch_or_error()
     total = _declared(model, name, "num_params")
     active = _declared(model, name, "active_params")
     is_module = isinstance(model, torch.nn.Module)
@@ -129,8 +118,6 @@ def _declared(model: Any, name: str, what: str) -> int | None:
 
 def _lookup_and_matrices(model: nn.Module) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
     """Sizes of parameters that are looked up, and (size, inputs) of those that multiply; tied are both."""
-    torch = torch_or_error()
-    nn = torch.nn
     conv = nn.modules.conv._ConvNd
     known = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, conv)
     lookup: dict[int, int] = {}

@@ -17,7 +17,7 @@ from flops_fit.checks import is_whole, nearest_name
 from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
 from flops_fit.lazy import nn, torch
-from flops_fit.model.params import count_params, torch_or_error
+from flops_fit.model.params import count_params
 from flops_fit.model.search import SizeSearch
 from flops_fit.records import ParamCount
 
@@ -215,10 +215,10 @@ class GpuNeededError(ModelError):
 
 def build_without_memory(make: Callable[[], Any], name: str) -> tuple[Any, str]:
     """The model on the meta device, or else on the CPU, and why memory was allocated, or ``""``."""
-    torch = torch_or_error()
+    meta = torch.device("meta")
     try:
         rules, by_shape = _meta_rules()
-        with torch.device("meta"), rules, by_shape:
+        with meta, rules, by_shape:
             model = make()
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         if not isinstance(error, NotImplementedError):

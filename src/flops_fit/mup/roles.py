@@ -12,7 +12,7 @@ from typing import Any, Literal
 from flops_fit.errors import ModelError
 from flops_fit.flops.trace import LOOKUPS, storage, tensors_in
 from flops_fit.lazy import nn
-from flops_fit.objective import Objective, map_tensors
+from flops_fit.objective import Objective, map_tensors, tensors_of
 from flops_fit.text import error_line, listed
 
 Role = Literal["hidden", "output", "tied", "input", "vector", "fixed"]
@@ -166,11 +166,9 @@ def _uses(model: nn.Module, objective: Objective, batch: Any) -> tuple[Uses, lis
             "there was no data to trace the model on: roles are those of torch's layers"
         ]
     moved = map_tensors(batch, lambda t: t.to("meta")) if _on_meta(model) else batch
-    inputs: list[Any] = []
-    map_tensors(moved, inputs.append)
     run = objective if objective.step_fn is not None else objective.output
     try:
-        return trace_uses(lambda: run(model, moved), model, inputs), []
+        return trace_uses(lambda: run(model, moved), model, tensors_of(moved)), []
     except Exception as error:  # the user's model may raise anything without values
         why = f"the model could not be traced ({error_line(error)})"
         return Uses(), [f"{why}: roles are those of torch's layers"]

@@ -218,15 +218,9 @@ class Priced:
     ) -> CostEstimate:
         """FLOPs, time and money of each run to be made, and of all; InputError for what cannot be used.
 
-        Parameters
-        ----------
-        device, mfu
-            ``None`` for the device that the speed was measured on. For another by name, such as
-            ``"H100"``, times are C/(``mfu`` · peak), with the peak of its data sheet, ``mfu`` 0.3.
-        dollars_per_hour
-            Of all devices and machines that ``parallel`` runs at a time need.
-        parallel
-            Runs at the same time, as the executor's ``capacity`` says.
+        ``device`` is ``None`` for the one that the speed was measured on; for another by name, such as
+        ``"H100"``, times are C/(``mfu`` · peak), with the peak of its data sheet, ``mfu`` 0.3. Dollars pay
+        all devices and machines that ``parallel`` runs at a time need, as the executor's ``capacity`` says.
         """
         return estimate(*self._to_price(), Device(device, dollars_per_hour, parallel, mfu))
 

@@ -21,7 +21,7 @@ from flops_fit.flops.trace import TracedFlops, trace_flops
 from flops_fit.lazy import torch
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
+from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, tensors_of
 from flops_fit.plan.lengths import Floats, Lengths
 from flops_fit.text import error_line, user_line
 
@@ -276,8 +276,7 @@ class FlopsCounter:
         return check_loss(self.objective.mean(model, batch))
 
     def _summed_output(self, model: Any, batch: Any) -> Any:
-        leaves: list[Any] = []
-        map_tensors(self.objective.output(model, batch), leaves.append)
+        leaves = tensors_of(self.objective.output(model, batch))
         return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
 
     def _trace_values(self, size: Size, batch: Any, error: Exception) -> TracedFlops:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
-from flops_fit.objective import Objective, batch_length, map_tensors
+from flops_fit.objective import Objective, batch_length, map_tensors, tensors_of
 from flops_fit.records import Diagnostic
 
 Floats = NDArray[np.float64]
@@ -26,13 +26,6 @@ MOST_READ = 16_384  # samples of a run that are read for its units and lengths
 _GROUP = 4  # samples of a batch that FLOPs are counted on
 _MOST_AXES = 2  # lengths that FLOPs are a quadratic function of; with more, of all numbers
 _NOMINAL = 32  # samples of a batch where nothing is planned yet
-
-
-def tensors_of(batch: Any) -> list[Any]:
-    """All tensors of a batch, in order."""
-    out: list[Any] = []
-    map_tensors(batch, out.append)
-    return out
 
 
 Example = tuple[Any, int, tuple[float, ...]]  # a batch, its samples, and their lengths

@@ -22,9 +22,9 @@ from flops_fit.objective import (
     Objective,
     batch_length,
     check_loss,
-    map_tensors,
     refuse_sparse_gradients,
     split_batch,
+    tensors_of,
     to_device,
 )
 from flops_fit.plan.extent import compare
@@ -279,8 +279,7 @@ def time_reading(data: DataSpec, batch_size: int) -> Reading:
             batch = next(batches)
             clock.append(time.perf_counter() - start)
             work.append(time.process_time() - worked)
-    tensors: list[Any] = []
-    map_tensors(batch, tensors.append)
+    tensors = tensors_of(batch)
     # The first opens files and starts streams, which a run does once.
     seconds = float(np.median(clock[1:] or clock))
     waiting = max(0.0, seconds - float(np.median(work[1:] or work)))

@@ -29,7 +29,7 @@ _MAX_SPIKES = 100  # kept one by one; all are counted
 
 
 @dataclass
-class _State:
+class MonitorState:
     """All that a monitor remembers, as plain values."""
 
     step: int = 0
@@ -63,11 +63,11 @@ class DivergenceMonitor:
         self.half_life = max(_MIN_STEPS, _HALF_LIFE * steps)
         self.patience = max(_MIN_STEPS, patience * steps)
         self.spike = spike
-        self._state = _State()
+        self.state = MonitorState()
 
     def observe(self, step: int, loss: float, grad_norm: float | None = None) -> str:
         """Take one reading after ``step`` steps; the reason why the run has diverged, if it has."""
-        state = self._state
+        state = self.state
         if not step > state.step:
             raise InputError(f"step: expected one after the last, {state.step}; got {step!r}.")
         steps, state.step = step - state.step, step
@@ -89,52 +89,37 @@ class DivergenceMonitor:
         return state.reason
 
     @property
-    def smoothed(self) -> float | None:
-        """The smoothed loss; ``None`` before the first reading."""
-        return self._state.smoothed
-
-    @property
-    def reason(self) -> str:
-        """Why the run has diverged; empty if it has not."""
-        return self._state.reason
-
-    @property
     def spikes(self) -> list[tuple[int, float]]:
         """The first hundred spikes, (step, loss)."""
-        return [(int(step), loss) for step, loss in self._state.spikes]
-
-    @property
-    def step(self) -> int:
-        """The step of the last reading."""
-        return self._state.step
+        return [(int(step), loss) for step, loss in self.state.spikes]
 
     @property
     def has_risen(self) -> bool:
         """Whether the run has diverged by a level above its start, not by a number that is not finite."""
-        return self._state.above >= self.patience
+        return self.state.above >= self.patience
 
     def dismiss(self) -> None:
         """Take the present level for the start, where other evidence says that it is not above it."""
-        self._state.start, self._state.margin = self._state.smoothed, 0.0
-        self._state.above, self._state.reason = 0, ""
+        self.state.start, self.state.margin = self.state.smoothed, 0.0
+        self.state.above, self.state.reason = 0, ""
 
     def save(self) -> dict[str, Any]:
         """All it remembers, as plain values fit for JSON and for a checkpoint."""
-        return asdict(self._state)
+        return asdict(self.state)
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Continue from what :meth:`save` returned."""
-        names = {f.name for f in fields(_State)}
+        names = {f.name for f in fields(MonitorState)}
         if set(saved) != names:
             raise InputError(
                 "monitor: expected what DivergenceMonitor.save returned; got other names, "
                 f"{sorted(set(saved) ^ names)}. The checkpoint is of another version: start again."
             )
-        self._state = _State(**copy.deepcopy(dict(saved)))
+        self.state = MonitorState(**copy.deepcopy(dict(saved)))
 
     def _add_level(self, step: int, loss: float, steps: int) -> None:
         """Smooth the loss, and count the steps for which it lies above its start."""
-        s = self._state
+        s = self.state
         if s.start is None or s.smoothed is None or s.lowest is None:
             s.first = [loss]
             s.start = s.smoothed = s.lowest = loss
@@ -153,7 +138,7 @@ class DivergenceMonitor:
             s.reason = f"training loss rose from {s.start:.4g} to {s.smoothed:.4g} by step {step}"
 
     def _add_spike(self, step: int, loss: float) -> None:
-        s = self._state
+        s = self.state
         if len(s.recent) >= _MIN_READINGS:
             middle = median(s.recent)
             spread = max(

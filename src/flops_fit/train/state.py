@@ -60,9 +60,9 @@ class TrainState:
     def observe(self) -> str:
         """Let the monitor see whole blocks of steps, on any machine alike; why the run may have diverged."""
         block = max(5, self._steps // _OBSERVED)
-        since = self.step - self.monitor.step
+        since = self.step - self.monitor.state.step
         if not since or (self.step % block and self.step not in (1, self._steps)):
-            return self.monitor.reason
+            return self.monitor.state.reason
         loss, norm = self._sums["block"], self._sums["block_norm"]
         reason = self.monitor.observe(self.step, float(loss) / since, float(norm) / since)
         loss.zero_()
