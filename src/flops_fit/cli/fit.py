@@ -165,15 +165,10 @@ def next_(
         f"The loss is off the law's form by about {100 * proposal.misfit:.2g} %.",
     ]
     document = {
-        "runs": list(proposal.runs),
-        "unit": unit,
-        "cost": proposal.cost,
-        "target_compute": proposal.target_compute,
-        "half_width_now": proposal.now,
-        "half_width_after": proposal.after,
-        "misfit": proposal.misfit,
-        "trust": fitted.trust,
-    }
+        "runs": list(proposal.runs), "unit": unit, "cost": proposal.cost,
+        "target_compute": proposal.target_compute, "half_width_now": proposal.now,
+        "half_width_after": proposal.after, "misfit": proposal.misfit, "trust": fitted.trust,
+    }  # fmt: skip
     if fitted.trust == "no":
         shown.append("Do not rely on this fit: flops-fit fit says why.")
     if out is not None:

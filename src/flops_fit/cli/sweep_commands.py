@@ -63,10 +63,7 @@ def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer |
 FILES = ("sweep.toml", "model.py", "data.py")
 
 
-def init(
-    folder: Annotated[Path, argument("directory")] = Path(),
-    as_json: Json = False,
-) -> Answer:
+def init(folder: Annotated[Path, argument("directory")] = Path(), as_json: Json = False) -> Answer:
     """Write a sweep to start from; it runs as it is within a minute on a CPU.
 
     Three files: sweep.toml, model.py and data.py. Nothing is overwritten.

@@ -302,11 +302,6 @@ class Mock:
         if report is not None:
             report(Progress(experiment.id, experiment.steps, experiment.steps, loss))
         return Run(
-            experiment,
-            "completed",
-            loss=loss,
-            loss_se=clean * self.noise,
-            tokens=experiment.tokens,
-            flops=experiment.flops,
-            device="mock",
-        )
+            experiment, "completed", loss=loss, loss_se=clean * self.noise,
+            tokens=experiment.tokens, flops=experiment.flops, device="mock",
+        )  # fmt: skip

@@ -32,14 +32,10 @@ WARN_BYTES = 256 * 2**20  # of a pickled task, from which on its size is warned 
 _RESTART_PAUSES = (0.1, 1.0)  # seconds in which a server to fork from that was killed is gone
 _CAUSE_DEPTH = 12  # levels that are searched for what cannot be pickled
 _PARTS = {
-    "model": "the model",
-    "data": "the data set",
-    "held_out": "the held-out data",
-    "objective": "the loss",
-    "optimizer": "the optimizer",
-    "param_groups": "param_groups",
+    "model": "the model", "data": "the data set", "held_out": "the held-out data",
+    "objective": "the loss", "optimizer": "the optimizer", "param_groups": "param_groups",
     "trackers": "a tracker",
-}
+}  # fmt: skip
 _RANK = "from flops_fit.execute.process import carry_out_as_rank; carry_out_as_rank()"
 _ORDERS = "FLOPS_FIT_RANK_ORDERS"  # the environment variable that names a rank's file of orders
 _ANSWER_SECONDS = 20.0  # that a worker may take to confirm the run of its first rank
@@ -280,16 +276,10 @@ def _launch_ranks(task_path: str, experiment: Experiment, setting: Setting, repo
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         quiet = dict.fromkeys(range(1, setting.ranks), Std.OUT)  # what rank 0 prints is enough
         config = LaunchConfig(
-            1,
-            1,
-            setting.ranks,
-            run_id=experiment.id,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
+            1, 1, setting.ranks, run_id=experiment.id, rdzv_backend="c10d", max_restarts=0,
+            rdzv_endpoint="localhost:0", local_addr="127.0.0.1",
             logs_specs=DefaultLogsSpecs(folder, quiet),
-        )
+        )  # fmt: skip
         if hasattr(config, "signals_to_handle"):  # older releases handle SIGINT as well
             config.signals_to_handle = "SIGTERM"
         try:
@@ -378,6 +368,5 @@ def pin_threads(threads: int) -> None:
 
 def exit_words(code: int | None) -> str:
     """How a process ended, by its exit code."""
-    if code is not None and code < 0:
-        return f"was killed by signal {-code}"
-    return f"exited with {code}"
+    killed = code is not None and code < 0
+    return f"was killed by signal {-(code or 0)}" if killed else f"exited with {code}"

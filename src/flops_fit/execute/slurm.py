@@ -195,15 +195,10 @@ class SlurmExecutor(RemoteExecutor):
             local = {"timeout_min": minutes, "tasks_per_node": tasks, "gpus_per_node": gpus}
             return {**local, **self._options}
         parameters = {
-            "time": minutes,
-            "nodes": nodes,
-            "ntasks_per_node": tasks,
-            "gpus_per_node": gpus or None,
-            "cpus_per_task": needs.cpus,
-            "job_name": "flops-fit",
-            "array_parallelism": self.capacity,
-            "partition": self._partition,
-        }
+            "time": minutes, "nodes": nodes, "ntasks_per_node": tasks, "gpus_per_node": gpus or None,
+            "cpus_per_task": needs.cpus, "job_name": "flops-fit",
+            "array_parallelism": self.capacity, "partition": self._partition,
+        }  # fmt: skip
         given = {name: value for name, value in parameters.items() if value is not None}
         return {**given, **self._options}
 

@@ -142,19 +142,12 @@ def panel(m: ReportData) -> str:
     data = json.dumps(finite_json(values), separators=(",", ":"), allow_nan=False)
     return Template(asset("panel.html")).substitute(
         start=f"{min(max(m.answers[-1].target_compute, smallest), reach):.6g}",
-        low=f"{smallest:.2g}",
-        high=f"{reach:.2g}",
-        largest=f"{m.fit.largest_compute:.3g}",
-        devices=options,
-        peak=f"{peaks[_DEVICE][0]:g}",
-        utilisation=f"{100 * ASSUMED_MFU:g}",
-        price=f"{_PRICE:g}",
-        unit=html.escape(m.fit.runs.unit),
+        low=f"{smallest:.2g}", high=f"{reach:.2g}", largest=f"{m.fit.largest_compute:.3g}",
+        devices=options, peak=f"{peaks[_DEVICE][0]:g}", utilisation=f"{100 * ASSUMED_MFU:g}",
+        price=f"{_PRICE:g}", unit=html.escape(m.fit.runs.unit), level=f"{100 * m.level:g}",
         use='value="0"' if values["form"] == "draws" else 'value="" disabled',
-        level=f"{100 * m.level:g}",
-        notes=warning + paragraph(note, "note"),
-        data=data.replace("<", "\\u003c"),
-    )
+        notes=warning + paragraph(note, "note"), data=data.replace("<", "\\u003c"),
+    )  # fmt: skip
 
 
 def _peak(device: str) -> tuple[float, str]:
@@ -176,9 +169,8 @@ def figures(m: ReportData) -> str:
 
 def tuning(m: ReportData) -> str:
     """What was tried before the sweep: each size and length with its best rate and regrets."""
-    if m.tuning is None:
-        return ""
-    return paragraph(m.tuning.in_words()) + tuning_table(m.tuning).html()
+    t = m.tuning
+    return "" if t is None else paragraph(t.in_words()) + tuning_table(t).html()
 
 
 def rule(m: ReportData) -> str:

@@ -154,19 +154,13 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
     sentences = tomllib.loads(asset("methods.toml"))
     surfaces = fit._evidence.posterior if drawn else None
     text = " ".join(sentences[name] for name in [*said, "software"]).format(
-        fit=fit,
-        runs=len(fit.runs),
-        budgets=len(set(fit.runs.budget)),
-        least=fit.runs.flops.min(),
-        source=sources.get(fit.law.name),
+        fit=fit, runs=len(fit.runs), budgets=len(set(fit.runs.budget)), least=fit.runs.flops.min(),
+        source=sources.get(fit.law.name), level=100 * m.level,
         quantity="the log held-out loss" if fit.loss_space == "log" else "the held-out loss",
-        level=100 * m.level,
         surfaces=0 if surfaces is None else len(surfaces),
         amplitude=0 if surfaces is None else 100 * surfaces.amplitude,
-        unit=fit.runs.unit.removesuffix("s"),
-        excluded=len(fit.excluded),
-        version=__version__,
-    )
+        unit=fit.runs.unit.removesuffix("s"), excluded=len(fit.excluded), version=__version__,
+    )  # fmt: skip
     cited = dict.fromkeys(re.findall(r"\[(\w+)\]", text))
     return text, tuple(key for key in cited if key in papers())
 

@@ -42,14 +42,9 @@ class Holder:
     @classmethod
     def current(cls) -> Holder:
         """The present process, with a new token."""
-        return cls(
-            token=uuid.uuid4().hex,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            machine=_machine(),
-            start=_process_start(os.getpid()) or "",
-            since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        )
+        token, host, pid = uuid.uuid4().hex, socket.gethostname(), os.getpid()
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return cls(token, host, pid, _machine(), _process_start(pid) or "", since)
 
     def __str__(self) -> str:
         return self.host if self.host == _UNKNOWN else f"process {self.pid} on {self.host}"

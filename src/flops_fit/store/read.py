@@ -121,41 +121,25 @@ def _arrow(values: list[Any], pyarrow: Any) -> Any:
     return pyarrow.array(texts, pyarrow.string())
 
 
+_COLUMNS = (
+    "id label state reason budget size params non_embedding tokens unit unique_tokens "
+    "repeated_tokens epochs flops flops_6nd flops_6nd_matmul flops_6nd_non_embedding flops_shared "
+    "cluster loss loss_se train_loss gradient_norm steps batch_size lr seed repeat seconds "
+    "units_per_second mfu device"
+)
+
+
 def _row(run: Run) -> dict[str, Any]:
+    """The columns: attributes of the run, or else of its experiment, and those named otherwise."""
     e = run.experiment
-    return {
-        "id": e.id,
-        "label": e.label,
-        "state": run.state,
-        "reason": run.reason,
-        "budget": e.budget,
+    own = {
         "size": json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size,
-        "params": e.params.total,
-        "non_embedding": e.params.non_embedding,
-        "tokens": run.tokens,
-        "unit": e.unit,
-        "unique_tokens": run.unique_tokens,
-        "repeated_tokens": run.repeated_tokens,
-        "epochs": run.epochs,
-        "flops": run.flops,
-        "flops_6nd": run.flops_6nd,
-        "flops_6nd_matmul": run.flops_6nd_matmul,
-        "flops_6nd_non_embedding": run.flops_6nd_non_embedding,
-        "flops_shared": run.flops_shared,
-        "cluster": e.trunk,
-        "loss": run.loss,
-        "loss_se": run.loss_se,
-        "train_loss": run.train_loss,
-        "gradient_norm": run.gradient_norm,
-        "steps": e.steps,
-        "batch_size": e.batch_size,
-        "lr": e.hparams.lr,
-        "seed": e.seed,
-        "repeat": e.repeat,
-        "seconds": round(run.seconds, 3),
-        "units_per_second": run.units_per_second,
-        "mfu": run.mfu,
-        "device": run.device,
+        "params": e.params.total, "non_embedding": e.params.non_embedding, "cluster": e.trunk,
+        "lr": e.hparams.lr, "seconds": round(run.seconds, 3),
+    }  # fmt: skip
+    return {
+        name: own[name] if name in own else getattr(run if hasattr(run, name) else e, name)
+        for name in _COLUMNS.split()
     }
 
 

@@ -348,24 +348,24 @@ class RunTable:
 
         standard_errors = [r.loss_se for r in completed if r.loss_se is not None]
         unique = [math.nan if r.unique_tokens is None else r.unique_tokens for r in completed]
+        planned = [r.experiment for r in completed]
         return cls(
-            params=column(r.experiment.params.total for r in completed),
+            params=column(e.params.total for e in planned),
             tokens=column(r.tokens for r in completed),
             flops=column(r.flops for r in completed),
             loss=column(r.loss for r in completed if r.loss is not None),
-            labels=tuple(r.experiment.label for r in completed),
-            budget=column(r.experiment.budget for r in completed),
+            labels=tuple(e.label for e in planned),
+            budget=column(e.budget for e in planned),
             loss_se=column(standard_errors) if len(standard_errors) == len(completed) else None,
-            non_embedding=column(r.experiment.params.non_embedding for r in completed),
+            non_embedding=column(e.params.non_embedding for e in planned),
             unique_tokens=None if all(map(math.isnan, unique)) else column(unique),
-            cluster=_clusters([r.experiment.trunk for r in completed]),
-            lr=column(r.experiment.hparams.lr for r in completed),
-            batch_units=column(r.experiment.hparams.batch_units for r in completed),
-            diverged=tuple(diverged),
-            excluded=tuple(excluded),
-            unit=completed[0].experiment.unit if completed else "tokens",
+            cluster=_clusters([e.trunk for e in planned]),
+            lr=column(e.hparams.lr for e in planned),
+            batch_units=column(e.hparams.batch_units for e in planned),
+            diverged=tuple(diverged), excluded=tuple(excluded),
+            unit=planned[0].unit if planned else "tokens",
             findings=(SIMULATED,) if any(r.device == "mock" for r in completed) else (),
-        )
+        )  # fmt: skip
 
     @classmethod
     def read(

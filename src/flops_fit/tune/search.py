@@ -339,22 +339,14 @@ def run_tuning(
     scaled = [rounded(factor * math.sqrt(batch_factor)) for factor in factors]
     knots = dict(zip(map(float, sizes), scaled, strict=True))
     knots = knots if len(set(scaled)) > 1 else {1.0: scaled[0]}
+    recipe = TunedRecipe(factory.recipe, tuple(sorted(knots.items())), batch_factor, options.kind)
+    tuned_cells = tuple(_cell(search, own, tuned[c], losses[c]) for c in tuned)
     tuning = Tuning(
-        options=options,
-        recipe=TunedRecipe(
-            factory.recipe, tuple(sorted(knots.items())), batch_factor, options.kind
-        ),
-        cells=tuple(_cell(search, own, tuned[c], losses[c]) for c in tuned),
-        lr=lr,
-        batch=batch,
-        seed_sd=sd,
-        seed_dof=dof,
-        flops=search.spent,
-        share=search.spent / (search.spent + sweep),
-        trials=tuple(search.trials.values()),
-        notes=tuple(search.limits(options, planned)),
+        options, recipe, tuned_cells, lr, batch, sd, dof,
+        flops=search.spent, share=search.spent / (search.spent + sweep),
+        trials=tuple(search.trials.values()), notes=tuple(search.limits(options, planned)),
         unit=factory.counter.unit,
-    )
+    )  # fmt: skip
     say(tuning.in_words())
     return tuning
 
@@ -383,14 +375,7 @@ def _cell(
     base, tried = (r(params, units, factory.counter.unit) for r in (own, factory.recipe))
     start = Point(tuned.cell)
     first = search.trials[start].run.experiment if start in search.trials else None
-    return TunedCell(
-        cell=cell,
-        params=params.total,
-        units=units,
-        lr=tried.lr,
-        recipe_lr=base.lr,
-        batch_units=first.batch_size * first.units_per_sample if first else base.batch_units,
-        lrs=tuple(sorted(search.losses("lr", start))),
-        batches=tuple(sorted(batch_losses)),
-        noise_scale=search.nearest(tuned).run.noise_scale,
-    )
+    batch_units = first.batch_size * first.units_per_sample if first else base.batch_units
+    lrs, batches = (tuple(sorted(x)) for x in (search.losses("lr", start), batch_losses))
+    scale = search.nearest(tuned).run.noise_scale
+    return TunedCell(cell, params.total, units, tried.lr, base.lr, batch_units, lrs, batches, scale)

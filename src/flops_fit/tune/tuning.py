@@ -291,37 +291,24 @@ class Tuning:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "kind": self.options.kind,
-            "lr": [list(knot) for knot in self.recipe.lr],
-            "batch": self.recipe.batch,
-            "flops": self.flops,
-            "share": self.share,
-            "seed_sd": self.seed_sd,
-            "seed_dof": self.seed_dof,
-            "agree": self.lr.agree,
-            "curvature": self.lr.curvature,
+            "kind": self.options.kind, "lr": [list(knot) for knot in self.recipe.lr],
+            "batch": self.recipe.batch, "flops": self.flops, "share": self.share,
+            "seed_sd": self.seed_sd, "seed_dof": self.seed_dof,
+            "agree": self.lr.agree, "curvature": self.lr.curvature,
             "cells": [self._cell_dict(i) for i in range(len(self.cells))],
             "diagnostics": [str(d) for d in self.diagnostics],
-        }
+        }  # fmt: skip
 
     def _cell_dict(self, i: int) -> dict[str, Any]:
         c, best = self.cells[i], self.lr.cells[i]
         return {
-            "size": c.cell.size,
-            "budget": c.cell.budget,
-            "params": c.params,
-            "units": c.units,
-            "recipe_lr": c.recipe_lr,
-            "base_lr": c.lr,
-            "recipe_batch_units": c.batch_units,
-            "lr": [list(point) for point in c.lrs],
-            "batch": [list(point) for point in c.batches],
-            "best_lr_factor": best.factor,
-            "best_lr_interval": best.interval,
+            **vars(c.cell), "params": c.params, "units": c.units, "recipe_lr": c.recipe_lr,
+            "base_lr": c.lr, "recipe_batch_units": c.batch_units,
+            "lr": [list(point) for point in c.lrs], "batch": [list(point) for point in c.batches],
+            "best_lr_factor": best.factor, "best_lr_interval": best.interval,
             "regret_untuned": finite_json(self.untuned_regret(i)),
-            "regret_tuned": self.tuned_regret(i),
-            "noise_scale": c.noise_scale,
-        }
+            "regret_tuned": self.tuned_regret(i), "noise_scale": c.noise_scale,
+        }  # fmt: skip
 
 
 def _span(values: Sequence[float]) -> str:

@@ -143,17 +143,13 @@ class Board:
             rate = self._rate.at(now, self._work)
             todo = [i for i, state in self._states.items() if state in ("waiting", "running")]
             left = sum(self._own[i] * (1 - self._share[i]) for i in todo)
+            spent = sum(self._own[i] * share for i, share in self._share.items())
             return Snapshot(
-                states=Counter(self._states.values()),
-                retries=self._retries,
+                Counter(self._states.values()), self._retries,
                 running=tuple((self._experiments[i], p) for i, p in self._running.items()),
-                label_width=self._label_width,
-                spent=sum(self._own[i] * share for i, share in self._share.items()),
-                planned=sum(self._own.values()),
-                rate=rate,
-                elapsed=now - since,
-                left=left / rate if rate and left else None,
-            )
+                label_width=self._label_width, spent=spent, planned=sum(self._own.values()),
+                rate=rate, elapsed=now - since, left=left / rate if rate and left else None,
+            )  # fmt: skip
 
     def _share_of(self, run: Run) -> float:
         """The share of its own FLOPs: all if it completed, else as recorded or last reported."""
