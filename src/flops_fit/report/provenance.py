@@ -61,15 +61,13 @@ def runs_table(m: ReportData) -> str:
     """The runs of the sweep, or else the rows that the law was fitted to."""
     if not m.runs:
         return _fitted_runs(m.fit)
-    shown, note = _largest(sorted(m.runs, key=lambda r: -r.flops))
     columns = {
         name: cell
         for name, cell in _COLUMNS.items()
         if name not in _OPTIONAL or any(cell(r).text != "–" for r in m.runs)
     }
-    rows = ([cell(r) for cell in columns.values()] for r in shown)
-    caption = f"Every run of the sweep with its state. {note}"
-    table = html_table(list(columns), rows, caption, sortable=True)
+    largest = sorted(m.runs, key=lambda r: -r.flops)
+    table = _table(columns, largest, "Every run of the sweep with its state.")
     return paragraph(f"{_total_flops(m.runs)}.") + table
 
 
@@ -77,30 +75,27 @@ def _fitted_runs(fit: Fit) -> str:
     outliers = {o.label for o in fit.outliers}
     scale, unit = (100.0, " %") if fit.loss_space == "log" else (1.0, "")
     runs = fit.runs
-    shown, note = _largest(sorted(range(len(runs)), key=lambda i: -runs.flops[i]))
-    rows = [
-        [
-            Cell(runs.labels[i]),
-            Cell("outlier" if runs.labels[i] in outliers else "fitted"),
-            _number(runs.params[i], format_count),
-            _number(runs.tokens[i], format_count),
-            _number(runs.flops[i]),
-            _number(runs.loss[i], ".4f"),
-            _number(scale * fit.residuals[i], lambda v: f"{v:+.2f}{unit}"),
-            _number(fit.weights[i], ".2f"),
-        ]
-        for i in shown
-    ]
-    head = ["run", "state", "N", "D", "FLOPs", "loss", "loss − law", "weight"]
-    caption = f"Every fitted run, with its distance from the law and its weight in the fit. {note}"
-    return html_table(head, rows, caption, sortable=True)
+    columns: dict[str, Callable[[int], Cell]] = {
+        "run": lambda i: Cell(runs.labels[i]),
+        "state": lambda i: Cell("outlier" if runs.labels[i] in outliers else "fitted"),
+        "N": lambda i: _number(runs.params[i], format_count),
+        "D": lambda i: _number(runs.tokens[i], format_count),
+        "FLOPs": lambda i: _number(runs.flops[i]),
+        "loss": lambda i: _number(runs.loss[i], ".4f"),
+        "loss − law": lambda i: _number(scale * fit.residuals[i], lambda v: f"{v:+.2f}{unit}"),
+        "weight": lambda i: _number(fit.weights[i], ".2f"),
+    }
+    largest = sorted(range(len(runs)), key=lambda i: -runs.flops[i])
+    caption = "Every fitted run, with its distance from the law and its weight in the fit."
+    return _table(columns, largest, caption)
 
 
-def _largest(items: Sequence[_T]) -> tuple[Sequence[_T], str]:
-    if len(items) <= _MAX_ROWS:
-        return items, "Click a column to sort by it."
-    note = f"The largest {_MAX_ROWS:,} of {len(items):,} by FLOPs; runs.csv has all of them."
-    return items[:_MAX_ROWS], note
+def _table(columns: dict[str, Callable[[_T], Cell]], items: Sequence[_T], caption: str) -> str:
+    note = "Click a column to sort by it."
+    if len(items) > _MAX_ROWS:
+        note = f"The largest {_MAX_ROWS:,} of {len(items):,} by FLOPs; runs.csv has all of them."
+    rows = ([cell(item) for cell in columns.values()] for item in items[:_MAX_ROWS])
+    return html_table(list(columns), rows, f"{caption} {note}", sortable=True)
 
 
 def _total_flops(runs: Sequence[Run]) -> str:

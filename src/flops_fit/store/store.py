@@ -47,6 +47,8 @@ class Store:
 
     def __post_init__(self) -> None:
         self.path = Path(self.path).absolute()  # workers may be elsewhere
+        self.runs = self.path / "runs"  # the folders of runs
+        self.trunks = self.path / "trunks"  # where a run of a trunk leaves its state to longer ones
 
     @classmethod
     def open(cls, path: str | Path, *, resume: bool = True) -> Store:
@@ -94,16 +96,6 @@ class Store:
                 aside = self.path / f"{folder.name}-set-aside-{when}"
                 folder.rename(aside)
                 self._note(f"Earlier {folder.name} were set aside in {aside.name}.")
-
-    @property
-    def runs(self) -> Path:
-        """The folders of runs."""
-        return self.path / "runs"
-
-    @property
-    def trunks(self) -> Path:
-        """Where a run of a trunk leaves its state to longer ones."""
-        return self.path / "trunks"
 
     def run_dir(self, experiment_id: str) -> Path:
         """The folder of one run."""

@@ -48,7 +48,10 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     ]
     reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
     outcomes = set(reasons)
-    reasons |= _unsound_rows(raw, data, reasons, outcomes)
+    state = find_text("state", list(raw.cells))
+    states = cols.unfinished(raw.cells[state]) if state else {}
+    unfinished = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
+    reasons |= _unsound_rows(data, unfinished, reasons, outcomes)
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
@@ -60,7 +63,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         "lr": None if lr is None else lr[kept],
         "batch_units": None if batch is None else batch[kept],
         "batch_unit": batch_unit,
-        "diverged": _diverged(raw, [data["params"], data["tokens"], lr, batch], data["loss"]),
+        "diverged": _diverged(states, [data["params"], data["tokens"], lr, batch], data["loss"]),
         "findings": telling(raw, read, kept, label),
         "recognised": tuple(match.said(name) for name, match in read.matches.items()),
         "labels": tuple(labels[i] for i in kept),
@@ -99,39 +102,37 @@ def _lost(label: str, reason: str, known: Mapping[str, float | None]) -> Exclude
 
 
 def _unsound_rows(
-    raw: Raw, data: Mapping[str, Floats], unfinished: Mapping[int, str], outcomes: set[int]
+    data: Mapping[str, Floats], states: dict[int, str], cut: Mapping[int, str], outcomes: set[int]
 ) -> dict[int, str]:
     """Why rows are left out by their state or numbers; adds those of an outcome to ``outcomes``."""
-    state = find_text("state", list(raw.cells))
-    states = cols.unfinished(raw.cells[state]) if state else {}
-    reasons = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
     unsound = np.flatnonzero(~np.isfinite(data["loss"])).tolist()
     outcomes |= {*states, *unsound}
-    for i in unsound:
-        reasons.setdefault(i, f"loss is {data['loss'][i]:g}, expected a finite number")
+    reasons = {
+        i: f"loss is {data['loss'][i]:g}, expected a finite number" for i in unsound
+    } | states
     for name in (n for n in _POSITIVE if n in data):
         values = data[name]
-        known = ~np.isnan(values) if name == "unique_tokens" else np.ones(raw.rows, dtype=bool)
-        for i in np.flatnonzero(known & ~(np.isfinite(values) & (values > 0))).tolist():
-            if i not in unfinished:
+        wrong = ~(np.isfinite(values) & (values > 0))
+        if name == "unique_tokens":
+            wrong &= ~np.isnan(values)
+        for i in np.flatnonzero(wrong).tolist():
+            if i not in cut:
                 shown = "missing" if math.isnan(values[i]) else f"{values[i]:g}"
                 reasons.setdefault(i, f"{name} is {shown}, expected a positive number")
     return reasons
 
 
 def _diverged(
-    raw: Raw, columns: Sequence[Floats | None], loss: Floats
+    states: Mapping[int, str], columns: Sequence[Floats | None], loss: Floats
 ) -> tuple[tuple[float, float, float, float], ...]:
     """N, D, rate and batch of rows without a finite loss whose state does not say another reason."""
-    state = find_text("state", list(raw.cells))
-    states = cols.unfinished(raw.cells[state]) if state else {}
-    rows = np.array([np.ones(raw.rows) if c is None else c for c in columns]).T
-    known = np.all(np.isfinite(rows) & (rows > 0), axis=1) & ~np.isfinite(loss)
     if columns[2] is None and columns[3] is None:
         return ()
+    rows = np.array([np.ones(len(loss)) if c is None else c for c in columns]).T
+    known = np.all(np.isfinite(rows) & (rows > 0), axis=1) & ~np.isfinite(loss)
     return tuple(
-        (float(n), float(d), float(lr), float(b))
-        for i, (n, d, lr, b) in enumerate(rows)
+        (n, d, lr, b)
+        for i, (n, d, lr, b) in enumerate(rows.tolist())
         if known[i] and states.get(i, "diverged").lower() == "diverged"
     )
 
