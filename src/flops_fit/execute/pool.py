@@ -32,21 +32,13 @@ class PoolExecutor(RemoteExecutor):
     8
     >>> pool.close()
 
-    Parameters
-    ----------
-    workers
-        Processes at the same time; by default one per core, or where there are GPUs one for each
-        share of a GPU.
-    threads
-        Threads of each process; by default the cores divided by ``workers``.
-    gpus
-        How many GPUs to use, or which, as CUDA_VISIBLE_DEVICES names them; by default all. Each run
-        sees only its own, so the plan's device has to be ``"cuda"`` without a number.
-    runs_per_gpu
-        Runs that share a GPU; by default one, or as many as ``workers`` need.
-    gpus_per_run, ranks_per_run
-        GPUs of one run, or without GPUs processes, that train it together, or a function of the
-        experiment; by default one.
+    ``workers`` processes run at the same time: by default one per core, or where there are GPUs one for
+    each share of a GPU. Each has ``threads`` threads, by default the cores divided by ``workers``. ``gpus``
+    says how many GPUs to use, or which, as CUDA_VISIBLE_DEVICES names them; by default all. Each run sees
+    only its own, so the plan's device has to be ``"cuda"`` without a number. ``runs_per_gpu`` runs share a
+    GPU; by default one, or as many as ``workers`` need. ``gpus_per_run`` GPUs, or without GPUs
+    ``ranks_per_run`` processes, train a run together; both may be a function of the experiment, and are one
+    by default.
     """
 
     def __init__(

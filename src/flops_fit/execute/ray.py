@@ -38,18 +38,12 @@ class RayExecutor(RemoteExecutor):
     >>> RayExecutor(cpus_per_run=2, options={"num_cpus": 8}).capacity
     4
 
-    Parameters
-    ----------
-    address
-        Of a cluster, such as ``"auto"`` on one of its machines or ``"10.0.0.1:6379"``; by default
-        that in RAY_ADDRESS, else a cluster of this machine alone is started and taken down again.
-        A connection that the caller has made with ``ray.init`` is used and left open.
-    cpus_per_run, gpus_per_run, ranks_per_run
-        As for :class:`SlurmExecutor`.
-    runs_per_gpu
-        Runs that share a GPU.
-    options
-        More for ``ray.init``: ``runtime_env``, ``num_cpus`` of a cluster started here, and so on.
+    ``address`` is that of a cluster, such as ``"auto"`` on one of its machines or ``"10.0.0.1:6379"``; by
+    default that in RAY_ADDRESS, else a cluster of this machine alone is started and taken down again. A
+    connection that the caller has made with ``ray.init`` is used and left open. ``cpus_per_run``,
+    ``gpus_per_run`` and ``ranks_per_run`` are as for :class:`SlurmExecutor`; ``runs_per_gpu`` runs share a
+    GPU. ``options`` are more for ``ray.init``: ``runtime_env``, ``num_cpus`` of a cluster started here, and
+    so on.
     """
 
     cancel_seconds = 2 * RemoteExecutor.cancel_seconds

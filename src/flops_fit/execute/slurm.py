@@ -37,35 +37,21 @@ class SlurmExecutor(RemoteExecutor):
     >>> slurm.capacity
     256
 
-    Parameters
-    ----------
-    folder
-        Where submitit keeps its files; all machines have to see it. By default
-        ``~/.flops-fit/slurm/<hash of the folder and command that started this script>``, which only
-        you can open: it holds pickles, and anyone who can write them can run code as you. Two sweeps
-        that run at once need a folder each.
-    partition, time
-        Slurm's partition, and the minutes after which a job is queued again.
-    cpus_per_run
-        Cores, and threads, of each process of a run.
-    gpus_per_run, ranks_per_run
-        GPUs of one run, or without GPUs tasks, that train it together, or a function of the
-        experiment.
-    gpus_per_node
-        GPUs of one machine.
-    max_jobs
-        Jobs that are queued or running at the same time, at most.
-    requeues
-        How often a run may be queued again because its time was up.
-    keep_running
-        Leave the jobs alone when the driver ends, where closing cancels them by default; the same
-        command finds them again.
-    poll_seconds
-        Between two looks at the results; Slurm itself is asked twice a minute at most.
-    cluster
-        ``"local"`` starts jobs on this machine without Slurm, to try the script.
-    options
-        More for sbatch, by submitit's names: ``{"account": "x", "mem": "32GB", "setup": [...]}``.
+    submitit keeps its files in ``folder``, which all machines have to see. By default it is
+    ``~/.flops-fit/slurm/<hash of the folder and command that started this script>``, which only you can
+    open: it holds pickles, and anyone who can write them can run code as you. Two sweeps that run at once
+    need a folder each.
+
+    ``partition`` is Slurm's, ``time`` the minutes after which a job is queued again, at most ``requeues``
+    times. Each process of a run has ``cpus_per_run`` cores, and threads. ``gpus_per_run`` GPUs, or without
+    GPUs ``ranks_per_run`` tasks, train a run together; both may be a function of the experiment. One
+    machine has ``gpus_per_node`` GPUs. ``options`` are more for sbatch, by submitit's names:
+    ``{"account": "x", "mem": "32GB", "setup": [...]}``.
+
+    At most ``max_jobs`` are queued or running at the same time. Closing cancels them; ``keep_running``
+    leaves them alone when the driver ends, and the same command finds them again. Results are looked at
+    every ``poll_seconds``, Slurm itself is asked twice a minute at most. The ``cluster`` ``"local"`` starts
+    jobs on this machine without Slurm, to try the script.
     """
 
     cancel_seconds = 60.0  # Slurm kills a cancelled job after 30, by default

@@ -89,22 +89,13 @@ class Curves:
         twice or FLOPs that do not grow; InputTypeError where ``source`` is no table. Steps are not turned
         into tokens: how many tokens a step takes is not in such a table.
 
-        Parameters
-        ----------
-        source
-            Curves, a path to a CSV, JSONL or Parquet file, a dict of columns, a list of dicts,
-            any DataFrame that narwhals understands, or runs of a service, as
-            :func:`flops_fit.read_mlflow` and its like return them.
-        columns
-            Where a column has a name of its own, of ``run``, ``params``, ``tokens``, ``loss`` and,
-            optional, ``flops``. Usual names are found; of a plain ``loss`` beside a held-out one
-            such as ``val_loss``, the held-out one is taken.
-
-        Returns
-        -------
-        Curves
-            Points in order of tokens. Points without a positive finite number in every column are
-            left out and listed, as are runs with fewer than two points left.
+        ``source`` is curves, a path to a CSV, JSONL or Parquet file, a dict of columns, a list of dicts,
+        any DataFrame that narwhals understands, or runs of a service, as :func:`flops_fit.read_mlflow` and
+        its like return them. ``columns`` says where a column has a name of its own, of ``run``, ``params``,
+        ``tokens``, ``loss`` and, optional, ``flops``. Usual names are found; of a plain ``loss`` beside a
+        held-out one such as ``val_loss``, the held-out one is taken. Points come in order of tokens. Points
+        without a positive finite number in every column are left out and listed, as are runs with fewer
+        than two points left.
         """
         if isinstance(source, Curves):
             return source

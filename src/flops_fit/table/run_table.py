@@ -219,35 +219,22 @@ def column_of(name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str
 class RunTable:
     """The columns that a law is fitted to, one entry a run; all arrays have shape (runs,).
 
-    Attributes
-    ----------
-    params, tokens, flops, loss
-        N, D, C as spent, and the held-out loss.
-    labels
-        A name for each run, used wherever one is flagged.
-    budget
-        The planned compute each run belongs to: the groups of approach 2.
-    loss_se, non_embedding, unique_tokens
-        Standard errors of the losses, N without embeddings and D without repeats, where known.
-    cluster
-        Runs with equal values share a trunk or a seed, and so their noise; ``None`` where no two
-        runs are known to.
-    lr, batch_units
-        Peak learning rate and units of a batch, where every run has them; else ``None``.
-    batch_unit
-        What a batch counts, where that is not ``unit``.
-    diverged
-        N, D, learning rate and batch of runs that have these and no finite loss.
-    regret
-        By how much a fit lowered ln L for the run's rate and batch; ``None`` where it did not.
-    texts
-        Other columns of text that split the runs into a few groups, by their headings; empty where
-        a run has no value.
-    excluded, notes, recognised
-        What was left out before the fit, each with its reason; what was derived or assumed on the way
-        in; and which column was taken for each quantity, in which unit, one line each.
-    findings
-        What the other columns tell of the runs: epochs, settings that differ, names that repeat.
+    ``params``, ``tokens``, ``flops`` and ``loss`` are N, D, C as spent, and the held-out loss. ``labels``
+    name each run wherever one is flagged. ``budget`` is the planned compute that each run belongs to: the
+    groups of approach 2. ``loss_se``, ``non_embedding`` and ``unique_tokens`` are standard errors of the
+    losses, N without embeddings and D without repeats, where known. Runs with equal values of ``cluster``
+    share a trunk or a seed, and so their noise; ``None`` where no two runs are known to.
+
+    ``lr`` and ``batch_units`` are the peak learning rate and the units of a batch, where every run has
+    them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``diverged`` has
+    N, D, learning rate and batch of runs that have these and no finite loss. ``regret`` is by how much a
+    fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``texts`` are other columns of
+    text that split the runs into a few groups, by their headings; empty where a run has no value.
+
+    ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
+    assumed on the way in; ``recognised`` says which column was taken for each quantity, in which unit, one
+    line each. ``findings`` are what the other columns tell of the runs: epochs, settings that differ, names
+    that repeat.
     """
 
     params: Floats
@@ -381,27 +368,19 @@ class RunTable:
         their schedules and ``complete=True`` was not given. InputTypeError where ``source`` is none of
         those below, MissingExtraError for a Parquet file without pyarrow.
 
-        Parameters
-        ----------
-        source
-            A RunTable, runs of this library, a list of dicts, a dict of columns, any DataFrame that
-            narwhals understands (pandas, polars, pyarrow, ...), or a path to CSV (also separated by
-            semicolons, tabs or bars), JSON, JSON lines or Parquet; or runs of a service, as
-            :func:`flops_fit.read_mlflow` and its like return them.
-        columns
-            Where a column has a name of its own: ``{"params": "n_weights"}``. Usual names
-            (``N``, ``num_params``, ``D``, ``C``, ``val_loss``, ``final_loss``, ...) and those that
-            trainers write are found, also at the end of a tracker's path: ``config.n_params``,
-            ``summary/val_loss``. Units in headings and cells are read: ``Params (M)``, ``1.5B``.
+        ``source`` is a RunTable, runs of this library, a list of dicts, a dict of columns, any DataFrame
+        that narwhals understands (pandas, polars, pyarrow, ...), or a path to CSV (also separated by
+        semicolons, tabs or bars), JSON, JSON lines or Parquet; or runs of a service, as
+        :func:`flops_fit.read_mlflow` and its like return them. ``columns`` says where a column has a name
+        of its own: ``{"params": "n_weights"}``. Usual names (``N``, ``num_params``, ``D``, ``C``,
+        ``val_loss``, ``final_loss``, ...) and those that trainers write are found, also at the end of a
+        tracker's path: ``config.n_params``, ``summary/val_loss``. Units in headings and cells are read:
+        ``Params (M)``, ``1.5B``.
 
-        Returns
-        -------
-        RunTable
-            A held-out loss is taken before a training loss. Runs that did not finish (a column
-            ``State`` or ``status``) and rows without positive N, D, C and finite loss are in ``excluded``,
-            as are those whose loss was read before the end of their schedule, where
-            ``planned_flops``, ``planned_tokens`` or ``planned_steps`` says how long it was. Of
-            runs of a service that has to be known.
+        A held-out loss is taken before a training loss. Runs that did not finish (a column ``State`` or
+        ``status``) and rows without positive N, D, C and finite loss are in ``excluded``, as are those
+        whose loss was read before the end of their schedule, where ``planned_flops``, ``planned_tokens`` or
+        ``planned_steps`` says how long it was. Of runs of a service that has to be known.
 
         Examples
         --------

@@ -30,22 +30,12 @@ _SMALL_REGRET = 0.001  # a relative loss that is too small to report
 class Tune:
     """How hyper-parameters are tuned before a sweep.
 
-    InputError where a value is out of its range.
-
-    Attributes
-    ----------
-    kind
-        ``"pilot"`` tries rates and batches at two sizes and two lengths, and moves the recipe by one
-        factor for all runs. ``"per-size"`` finds a rate for each size of the sweep. ``"none"`` takes
-        the recipe as it is.
-    share
-        The part of all FLOPs, the sweep's included, that tuning may take: 0.15 or, per size, 0.5.
-    step
-        The factor between neighbouring rates, and between neighbouring batches.
-    batch
-        Whether batches are tried too.
-    seeds
-        Runs that measure the noise between seeds, 2 or more; 0 leaves it unmeasured.
+    The ``kind`` ``"pilot"`` tries rates and batches at two sizes and two lengths, and moves the recipe by
+    one factor for all runs; ``"per-size"`` finds a rate for each size of the sweep; ``"none"`` takes the
+    recipe as it is. Tuning may take a ``share`` of all FLOPs, the sweep's included: 0.15 or, per size, 0.5.
+    ``step`` is the factor between neighbouring rates, and between neighbouring batches; ``batch`` says
+    whether batches are tried too. ``seeds`` runs, 2 or more, measure the noise between seeds; 0 leaves it
+    unmeasured. InputError where a value is out of its range.
     """
 
     kind: TuneKind = "pilot"
