@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.flops.functions import Floats
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, Findings
 from flops_fit.store.read import TrainingCurve
 from flops_fit.text import format_count, listed
 from flops_fit.tune.tuning import Tuning
@@ -23,6 +24,7 @@ _COMPARED = (0.3, 0.8)  # after the warmup and before the end, where all are 1 b
 _ODD_SDS = 4.0  # robust standard deviations from the median
 _FEWEST_CURVES = 5
 _FEWEST_READINGS = 8  # a curve of fewer cannot be interpolated
+_finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +51,9 @@ class Collapse:
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Runs apart from the others."""
-        if not self.odd:
-            return ()
-        text = (
-            f"The training curves of {len(self.odd)} of {len(self.labels)} runs lie apart from the others "
-            f"when scaled to their ends ({listed(self.odd, 3, ', ')}): their hyper-parameters may not suit."
-        )
-        return (Diagnostic("collapse", "note", text),)
+        counts = {"odd": len(self.odd), "runs": len(self.labels)}
+        names = listed(self.odd, 3, ", ")
+        return (_finding("collapse", names=names, **counts),) if self.odd else ()
 
     def rows(self) -> list[dict[str, str | float | None]]:
         """One row a point."""
@@ -119,16 +117,15 @@ class WithoutTuning:
         exponents = ""
         if self.tuned_exponent is not None and self.untuned_exponent is not None:
             exponents = f" (exponent {self.untuned_exponent:.3f}, not {self.tuned_exponent:.3f})"
-        text = (
-            f"Without tuning, N* at {self.compute:.3g} FLOPs would be about "
-            f"{format_count(self.untuned)} instead of {format_count(self.tuned)}{exponents}, by the "
-            "regrets of the trials, extrapolated in ln N and ln D."
-        )
-        if self.inside is False:
-            text = f"{text} That is beyond its interval: hyper-parameters decide this answer."
-            action = 'tune="per-size", and read sweeps with other recipes with care'
-            return Diagnostic("without_tuning", "warning", text, action)
-        return Diagnostic("without_tuning", "note", text)
+        inside = self.inside is not False
+        beyond = " That is beyond its interval: hyper-parameters decide this answer."
+        sizes = {"untuned": format_count(self.untuned), "tuned": format_count(self.tuned)}
+        words = {
+            "compute": self.compute,
+            "exponents": exponents,
+            "beyond": "" if inside else beyond,
+        }
+        return _finding("without_tuning", inside, **words, **sizes)
 
 
 def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from flops_fit.checks import check_choice, is_number, is_whole
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.recipes.resolve import Coupled, TunedRecipe
-from flops_fit.records import Diagnostic, Run, finite_json
+from flops_fit.records import Diagnostic, Findings, Run, finite_json
 from flops_fit.text import format_count, render
 from flops_fit.tune.optimum_fit import OptimumFits
 
@@ -24,6 +25,7 @@ _SHARES = {"none": 0.0, "pilot": 0.15, "per-size": 0.5}
 REACH = 1.6  # steps from its lowest run over which a parabola is fitted; batches are uneven
 _FACTOR_APART = 1.5  # between the best rates of cells, before it is reported
 _SMALL_REGRET = 0.001  # a relative loss that is too small to report
+_finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
 @dataclass(frozen=True)
@@ -172,24 +174,21 @@ class Tuning:
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Findings to read before relying on the sweep."""
-        return (
-            Diagnostic("tuning", "note", self.in_words()),
-            self._regret(),
-            *(finding for finding in (self._exponents(), self._critical()) if finding is not None),
-            *(Diagnostic("tuning_limits", "warning", note) for note in self.notes),
-        )
+        limits = (_finding("tuning_limits", note=note) for note in self.notes)
+        about = (self._changes(), self._regret(), *self._exponents(), *self._critical())
+        return (*about, *limits)
 
     def in_words(self) -> str:
         """What was changed, and what it cost, in a sentence."""
+        return self._changes().message
+
+    def _changes(self) -> Diagnostic:
         factors = [f for _, f in self.recipe.lr]
         low, high = f"×{min(factors):.3g}", f"×{max(factors):.3g}"
         span = low if low == high else f"{low} to {high}"
         coupled = ", following the square root of the batch" if self.coupled else ""
-        return (
-            f"Hyper-parameters were tuned ({self.options.kind}) in {len(self.cells)} cells with "
-            f"{len({t.run.experiment.id for t in self.trials})} runs, {self.share:.2g} of all FLOPs: "
-            f"learning rate {span}{coupled}; batch ×{self.recipe.batch:.3g}."
-        )
+        counts = {"cells": len(self.cells), "runs": len({t.run.experiment.id for t in self.trials})}
+        return _finding("tuning", tuning=self, span=span, coupled=coupled, **counts)
 
     @property
     def coupled(self) -> Coupled | None:
@@ -204,50 +203,42 @@ class Tuning:
         if not lost:
             moved = any(self.factor(c.params) != 1 for c in self.cells)
             choice = "the best of the rates that were tried is taken" if moved else "it is kept"
-            text = f"No rate is better than its neighbours by more than noise: {choice}."
-            return Diagnostic("tuning_flat", "note", text)
+            return _finding("tuning_flat", choice=choice)
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
-        text = (
-            f"The recipe's own rate costs {_span(lost)} of the loss where it was tried, the tuned one "
-            f"{_span(left)}.{noise}"
+        small = max(left) <= max(self.seed_sd or 0.0, _SMALL_REGRET)
+        regrets = {"lost": _span(lost), "left": _span(left)}
+        found = _finding("tuning_regret", small, noise=noise, **regrets)
+        return (
+            found
+            if small or self.options.kind == "pilot"
+            else replace(found, action="a smaller step")
         )
-        if max(left) <= max(self.seed_sd or 0.0, _SMALL_REGRET):
-            return Diagnostic("tuning_regret", "note", text)
-        action = 'tune="per-size"' if self.options.kind == "pilot" else "a smaller step"
-        return Diagnostic("tuning_regret", "warning", text, action)
 
-    def _exponents(self) -> Diagnostic | None:
+    def _exponents(self) -> list[Diagnostic]:
         """Whether one factor serves small and large, short and long."""
         pairs = zip(self.cells, self.lr.cells, strict=True)
         best = [(c, fit.factor) for c, fit in pairs if fit.factor is not None]
         factors = [factor for _, factor in best]
         if self.options.kind != "pilot" or not self.lr.disagree:
-            return None
+            return []
         if max(factors) < _FACTOR_APART * min(factors):
-            return None
+            return []
         rates = ", ".join(
             f"{c.lr * factor:.2g} at N = {format_count(c.params)}, D = {format_count(c.units)} "
             f"(recipe {c.recipe_lr:.2g})"
             for c, factor in best
         )
-        text = (
-            f"The best rates do not change with size and length as the recipe's do: {rates} (p = "
-            f"{self.lr.agree:.2g}). Far from these sizes the sweep may be badly tuned."
-        )
-        return Diagnostic("tuning_exponents", "warning", text, 'tune="per-size"')
+        return [_finding("tuning_exponents", rates=rates, p=self.lr.agree)]
 
-    def _critical(self) -> Diagnostic | None:
+    def _critical(self) -> list[Diagnostic]:
         """Batches larger than the gradient noise scale."""
         scales = [(c, c.noise_scale) for c in self.cells if c.noise_scale]
         c, scale = max(scales, key=lambda pair: pair[0].batch_units / pair[1], default=(None, 1.0))
-        if c is None or c.batch_units * self.recipe.batch <= scale:
-            return None
-        text = (
-            f"At N = {format_count(c.params)} and D = {format_count(c.units)} the batch of "
-            f"{format_count(c.batch_units * self.recipe.batch)} {self.unit} is above the gradient noise "
-            f"scale of {format_count(scale)}: more steps on the same data would lower the loss."
-        )
-        return Diagnostic("large_batch", "note", text)
+        if c is None or (batch := c.batch_units * self.recipe.batch) <= scale:
+            return []
+        counts = {"N": c.params, "D": c.units, "batch": batch, "scale": scale}
+        shown = {name: format_count(count) for name, count in counts.items()}
+        return [_finding("large_batch", unit=self.unit, **shown)]
 
     def __rich__(self) -> Table:
         from rich.table import Table
