@@ -112,20 +112,13 @@ class WithoutTuning:
     def diagnostic(self) -> Diagnostic:
         """In words; a warning if tuning moved the answer beyond its interval."""
         if self.untuned is None:
-            text = f"What N* would be without tuning cannot be determined: {self.why}."
-            return Diagnostic("without_tuning", "note", text)
+            return _finding("unknown_without_tuning", why=self.why)
         exponents = ""
         if self.tuned_exponent is not None and self.untuned_exponent is not None:
             exponents = f" (exponent {self.untuned_exponent:.3f}, not {self.tuned_exponent:.3f})"
-        inside = self.inside is not False
-        beyond = " That is beyond its interval: hyper-parameters decide this answer."
         sizes = {"untuned": format_count(self.untuned), "tuned": format_count(self.tuned)}
-        words = {
-            "compute": self.compute,
-            "exponents": exponents,
-            "beyond": "" if inside else beyond,
-        }
-        return _finding("without_tuning", inside, **words, **sizes)
+        key = "tuning_decides" if self.inside is False else "without_tuning"
+        return _finding(key, compute=self.compute, exponents=exponents, **sizes)
 
 
 def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -206,13 +206,9 @@ class Tuning:
             return _finding("tuning_flat", choice=choice)
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
         small = max(left) <= max(self.seed_sd or 0.0, _SMALL_REGRET)
-        regrets = {"lost": _span(lost), "left": _span(left)}
-        found = _finding("tuning_regret", small, noise=noise, **regrets)
-        return (
-            found
-            if small or self.options.kind == "pilot"
-            else replace(found, action="a smaller step")
-        )
+        action = 'tune="per-size"' if self.options.kind == "pilot" else "a smaller step"
+        words = {"lost": _span(lost), "left": _span(left), "noise": noise, "action": action}
+        return _finding("tuning_regret", "note" if small else None, not small, **words)
 
     def _exponents(self) -> list[Diagnostic]:
         """Whether one factor serves small and large, short and long."""
