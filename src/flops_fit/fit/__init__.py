@@ -13,6 +13,7 @@ from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
 from flops_fit.fit.groups import GroupFit
+from flops_fit.fit.hparam_rule import BestHParams, HParamRule
 from flops_fit.fit.intervals import Estimate, Evidence
 from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
@@ -21,12 +22,14 @@ from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
 from flops_fit.fit.saving import load_fit
 from flops_fit.fit.solver import FitStatus
 from flops_fit.fit.surface_solver import Choice
+from flops_fit.fit.valley import ValleyPrior
 from flops_fit.fit.window import WindowReport, WindowRule
 
 __all__ = [
     "Alternative",
     "Approach",
     "Backtest",
+    "BestHParams",
     "Choice",
     "Comparison",
     "Envelope",
@@ -35,6 +38,7 @@ __all__ = [
     "Fit",
     "FitStatus",
     "GroupFit",
+    "HParamRule",
     "HeldOut",
     "InferenceEstimate",
     "IsoFLOP",
@@ -44,6 +48,7 @@ __all__ = [
     "Prediction",
     "Predictions",
     "TradeOffEstimate",
+    "ValleyPrior",
     "WindowReport",
     "WindowRule",
     "Winner",

@@ -68,7 +68,7 @@ class HParamRule:
     """What runs say of the best learning rate and batch, as ``fit.hparams`` of a fit.
 
     ln η* = a₀ + a₁ ln N + a₂ ln D and ln B* = b₀ + b₁ ln D + b₂ ln N; off them the loss rises as
-    :mod:`flops_fit.fit.valley` says. Values are means, intervals quantiles over draws of everything
+    ``flops_fit.fit.valley`` says. Values are means, intervals quantiles over draws of everything
     that the runs leave open. N counts as in the fit.
 
     Attributes
@@ -96,7 +96,11 @@ class HParamRule:
 
     @cached_property
     def exponents(self) -> dict[str, Estimate]:
-        """Each exponent of :data:`EXPONENTS` that the runs varied, with its 90 % interval."""
+        r"""The exponents of what the runs varied, with their 90 % intervals.
+
+        ``lr_params`` and ``lr_units`` are of η\* in N and D, ``lr_batch`` of the best rate in the batch, and
+        ``batch_units`` and ``batch_params`` of B\*.
+        """
         return self.exponents_at(0.9)
 
     def exponents_at(self, level: float) -> dict[str, Estimate]:
