@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import InputError
+from flops_fit.lazy import torch
 
 RngState = dict[str, Any]
 _PARTS = ("torch", "cuda", "xpu", "mps", "python", "numpy")
@@ -21,8 +22,6 @@ _TWISTER_BYTES = 625 * 4  # of NumPy's Mersenne twister: 624 words and the place
 
 def seed(key: int, numpy_key: Any = None, device: str | None = None) -> None:
     """Seed all CPU generators, NumPy by ``numpy_key`` or a hash, and that of ``device`` if it has its own."""
-    import torch
-
     torch.default_generator.manual_seed(key)
     random.seed(key)
     if numpy_key is None:
@@ -46,8 +45,6 @@ def capture() -> RngState:
     >>> random.random() == first
     True
     """
-    import torch
-
     on_devices: dict[str, list[Any]] = {"cuda": [], "xpu": [], "mps": []}
     for kind in ("cuda", "xpu"):
         module: Any = getattr(torch, kind)
@@ -67,8 +64,6 @@ def capture() -> RngState:
 
 def restore(state: Mapping[str, Any]) -> None:
     """Put the generators, of devices that are here, back to what :func:`capture` returned; or InputError."""
-    import torch
-
     if missing := [name for name in _PARTS if name not in state]:
         raise InputError(
             f"rng: expected the states of {', '.join(_PARTS)}; {', '.join(missing)} missing. "
@@ -89,8 +84,6 @@ def restore(state: Mapping[str, Any]) -> None:
 
 def mark() -> Callable[[], None]:
     """Remember the CPU generators; the result puts them back, faster than :func:`restore`."""
-    import torch
-
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     put_back_numpy = _mark_numpy()
 
@@ -128,8 +121,6 @@ def _mark_numpy() -> Callable[[], None]:
 @contextmanager
 def kept(device: str | None = None) -> Iterator[None]:
     """Put the CPU generators back at the end; with a ``device`` in use, those of all used devices too."""
-    import torch
-
     if device is not None:
         torch.empty(0, device=device)  # a device that was never used has no generator to keep
     put_back = mark() if device is None else partial(restore, capture())
@@ -141,8 +132,6 @@ def kept(device: str | None = None) -> Iterator[None]:
 
 def draw() -> tuple[float, float, float]:
     """The next number of each CPU generator: the same twice if nothing was drawn since a seed."""
-    import torch
-
     return torch.rand(()).item(), np.random.random(), random.random()  # noqa: NPY002
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit import rng
 from flops_fit.checks import is_whole, names_near_matches
 from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
 from flops_fit.errors import InputError
 from flops_fit.hparams import HParams
+from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup import Mup, Parametrization, ParametrizationLike
 from flops_fit.mup.coordinate_check import CoordinateCheck, Movement, fit_slopes, movement, outputs
@@ -22,10 +23,6 @@ from flops_fit.plan.planner import EXAMPLE_SAMPLES
 from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 from flops_fit.train.precision import resolve_device
 from flops_fit.train.step import Stepper
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
 
 _STEPS, _SEEDS = 8, 3
 _MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
@@ -55,7 +52,7 @@ def coordinate_check(
     seed: int = 0,
     count_fn: Callable[[Any], int] | None = None,
     step_fn: Callable[..., Any] | None = None,
-    optimizer: MakeOptimizer | type[Optimizer] | None = None,
+    optimizer: MakeOptimizer | type[torch.optim.Optimizer] | None = None,
     device: str = "cpu",
 ) -> CoordinateCheck:
     """Does one learning rate serve all widths? A few steps at each, and what every module computes.
@@ -126,7 +123,7 @@ class WidthCheck:
     spec: ModelSpec
     objective: Objective
     device: str
-    optimizer: MakeOptimizer | type[Optimizer] | None = None
+    optimizer: MakeOptimizer | type[torch.optim.Optimizer] | None = None
     samples: int = _MOST_SAMPLES
     steps: int = _STEPS
     seeds: int = _SEEDS
@@ -141,8 +138,6 @@ class WidthCheck:
         scaled: bool = True,
     ) -> CoordinateCheck:
         """Steps on one batch of the data at each size, at the constant rate of ``hparams``."""
-        import torch
-
         n, device, objective = self.samples, self.device, self.objective
         batch, scale = data.first_batch(n), roles if scaled else None
         widths: list[float] = []

@@ -17,8 +17,7 @@ from flops_fit.checks import is_whole, nearest_name
 from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
 from flops_fit.lazy import nn, torch
-from flops_fit.model.params import count_params
-from flops_fit.model.search import SizeSearch
+from flops_fit.model.params import SizeSearch, count_params
 from flops_fit.records import ParamCount
 
 Size = int | float | str | Mapping[str, Any]
@@ -71,8 +70,7 @@ class ModelSpec:
                 hint = nearest_name(name, parameters)
                 what = "model_size_param" if name == self.size_param else "model_kwargs"
                 raise ModelError(
-                    f"{what}: {self.reference} takes no argument {name!r}; "
-                    f"it takes {list(parameters)}.{hint}"
+                    f"{what}: {self.reference} takes no argument {name!r}; it takes {list(parameters)}.{hint}"
                 )
 
     @property
@@ -242,9 +240,8 @@ def build_without_memory(make: Callable[[], Any], name: str) -> tuple[Any, str]:
 def _refuse_missing_gpu(error: Exception, name: str) -> None:
     if any(part in str(error).lower() for part in _NO_GPU):
         raise GpuNeededError(
-            f"model_cls: the constructor of {name} uses a GPU, and there is none here: "
-            f"{_first_line(error)}. Plan on a machine that has one, or leave devices to the trainer, "
-            "which moves the model."
+            f"model_cls: the constructor of {name} uses a GPU, and there is none here: {_first_line(error)}. "
+            "Plan on a machine that has one, or leave devices to the trainer, which moves the model."
         ) from error
 
 

@@ -156,9 +156,8 @@ def run_seconds(
         share = ASSUMED_MFU if where.mfu is None else where.mfu
         how = "an assumed" if where.mfu is None else "a given"
         return {e.id: own[e.id] / (share * rate * 1e12) for e in experiments}, (
-            f"Times from {how} utilisation (MFU) of {100 * share:.3g} % of {where.device}'s "
-            f"{rate:g} TFLOP/s in {numbers}, training alone: nothing was measured on it, and small "
-            "models reach less."
+            f"Times from {how} utilisation (MFU) of {100 * share:.3g} % of {where.device}'s {rate:g} TFLOP/s "
+            f"in {numbers}, training alone: nothing was measured on it, and small models reach less."
         )
     if speed is None:
         return None, (

@@ -248,10 +248,9 @@ class FlopsCounter:
             except Exception:
                 if hasattr(model, "active_params") and self.unit == "tokens":
                     self._note(
-                        f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be "
-                        f"traced without values ({error_line(error).rstrip('.')}); attention is not "
-                        "included. For an exact count give flops= a function (model) -> training FLOPs "
-                        "per unit."
+                        f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be traced "
+                        f"without values ({error_line(error).rstrip('.')}); attention is not included. For "
+                        "an exact count give flops= a function (model) -> training FLOPs per unit."
                     )
                     return 6.0 * self.spec.require(size).active * float(self.objective.count(batch))
                 traced = self._trace_values(size, batch, error)

@@ -96,10 +96,9 @@ class ExperimentFactory:
         length = batch * steps * per_sample
         if steps < 1 or abs(per_unit * length / budget - 1) > ROUNDING:
             raise UnmetBudgetError(
-                f"{self.spec.size_param or 'size'}={size} at {budget:.3g} FLOPs: "
-                f"{budget / per_unit:.3g} {self.counter.unit} are "
-                f"{budget / per_unit / (batch * per_sample):.3g} steps of {batch} samples, and "
-                "whole steps miss the budget by more than 1 %"
+                f"{self.spec.size_param or 'size'}={size} at {budget:.3g} FLOPs: {budget / per_unit:.3g} "
+                f"{self.counter.unit} are {budget / per_unit / (batch * per_sample):.3g} steps of {batch} "
+                "samples, and whole steps miss the budget by more than 1 %"
             )
         check_warmup(hparams, length, f"size={size} at {budget:.3g} FLOPs")
         key = repr(size)

@@ -43,8 +43,7 @@ def check_budgets(budgets: Any) -> tuple[float, ...]:
     """The budgets as ascending floats."""
     if isinstance(budgets, str | bytes) or not isinstance(budgets, Iterable):
         raise BudgetError(
-            "compute_budgets: expected a list of training FLOPs such as [1e15, 3e15, 1e16]; "
-            f"got {budgets!r}."
+            f"compute_budgets: expected a list of training FLOPs such as [1e15, 3e15, 1e16]; got {budgets!r}."
         )
     values = []
     for value in budgets:

@@ -203,8 +203,7 @@ class Probe:
                 f"model_cls: {self.spec.reference}({arguments}) raised {type(error).__name__}: {error}."
             ) from error
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-        described = f"{self.spec.reference} at {arguments}"
-        step = functools.partial(self._step, described, model, optimizer, experiment.hparams.clip)
+        step = functools.partial(self._step, experiment, model, optimizer)
         step(batch, first=True)
         start = time.perf_counter() - started
         n = min(max(min(most, affordable), 2), self.data.size or most)
@@ -228,13 +227,7 @@ class Probe:
         return speed
 
     def _step(
-        self,
-        described: str,
-        model: Any,
-        optimizer: Any,
-        clip: float,
-        batch: Any,
-        first: bool = False,
+        self, experiment: Experiment, model: Any, optimizer: Any, batch: Any, first: bool = False
     ) -> None:
         batch = to_device(batch, self.device)
         try:
@@ -243,6 +236,7 @@ class Probe:
         except (LossError, ModelError):
             raise
         except Exception as error:
+            described = f"{self.spec.reference} at {self.spec.arguments(experiment.size)}"
             raise ModelError(
                 f"model_cls: a forward pass of {described} with its loss raised "
                 f"{type(error).__name__}: {error}. It was called with the data set's first batch."
@@ -251,7 +245,7 @@ class Probe:
             _check(model, batch, self.objective, total, self.device)
         (total / max(count, 1)).backward()
         refuse_sparse_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), float(clip))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), float(experiment.hparams.clip))
         optimizer.step()
         optimizer.zero_grad()
         if (kind := torch.device(self.device).type) in ("cuda", "xpu", "mps"):
