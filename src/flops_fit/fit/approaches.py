@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.power import fit_power
-from flops_fit.fit.prediction import SPANS, Budget, Prediction, median_optimum
+from flops_fit.fit.prediction import Budget, Prediction, median_optimum, prediction
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann, Kappa, KappaFamily
@@ -114,34 +113,20 @@ def predict_from_lines(
     headline: Headline, evidence: Evidence, budget: Budget, level: float
 ) -> Prediction:
     """N* from the line, D = C/F(N*), and the loss from the minima's, if no cap binds; no intervals."""
-    lines, C, name = headline.lines, budget.C, headline.name
+    lines, name = headline.lines, headline.name
     assert lines
     assert name
-    best = spend(lines.n_line(C), C, budget.flops, budget.max_params, budget.max_tokens)
-    N, D, binds = best.params, best.tokens, best.binds
-    line = None if binds else lines.loss_line()
+    caps = (budget.max_params, budget.max_tokens)
+    best = spend(lines.n_line(budget.C), budget.C, budget.flops, *caps)
+    line = None if best.binds else lines.loss_line()
     notes = [finding("no_interval", reason=_NO_LINE_INTERVAL)]
     if line is None:
         why = "the losses of the minima determine no line E + k·C^−p"
-        if binds:
-            why = f"{' and '.join(binds)} bound, and off the optimum {_TITLES[name]} has none"
+        if best.binds:
+            why = f"{' and '.join(best.binds)} bound, and off the optimum {_TITLES[name]} has none"
         notes.append(finding("no_loss", reason=why))
-    return Prediction(
-        target_compute=C,
-        training_compute=best.compute,
-        binds=binds,
-        optimal_params=N,
-        optimal_tokens=D,
-        expected_loss=float(line(C)) if line else float("nan"),
-        tokens_per_param=D / N,
-        intervals=dict.fromkeys(SPANS),
-        level=level,
-        unit=evidence.runs.unit,
-        extrapolation=best.compute / float(np.max(evidence.runs.flops)),
-        form_spread={},
-        interval_method="none",
-        diagnostics=(*notes, *off_the_runs(evidence, N, D, shape=bool(binds))),
-    )
+    best = replace(best, loss=float(line(budget.C)) if line else float("nan"))
+    return prediction(evidence, budget, best, level, notes)
 
 
 @dataclass(frozen=True)

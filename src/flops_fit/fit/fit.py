@@ -13,7 +13,7 @@ import numpy as np
 from flops_fit.errors import InputError
 from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
-from flops_fit.fit.export import fit_card
+from flops_fit.fit.export import fit_card, summary
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Estimate, Evidence, check_level, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
@@ -31,7 +31,6 @@ from flops_fit.fit.repeated import scarcity_notes
 from flops_fit.fit.saving import Question, save_fit
 from flops_fit.fit.sensitivity import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
-from flops_fit.fit.summary import summary
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_to_dict
@@ -81,40 +80,23 @@ class Alternative:
 class Fit(Questions):
     """A scaling law fitted to runs; made by :func:`flops_fit.fit.fit_runs`.
 
-    Attributes
-    ----------
-    law
-        The fitted law; ``law.params`` holds its constants.
-    objective, delta, loss_space
-        Σ w·ρ_δ of the residuals (½r² convention) at ``law``, Huber's δ, and whether residuals are
-        of ln L (``"log"``) or L (``"linear"``).
-    status, diagnostics
-        How the solver ended, and every finding with what to do about it.
-    runs, weights, residuals
-        The runs the law was fitted to, from the least compute up, the window's weight of each
-        (0 < w ≤ 1) and z − model.
-    excluded, outliers
-        Runs left out, each with its reason; runs far off the law, kept but bounded by Huber's δ.
-    envelope, isoflop
-        Approach 1 on the training curves, ``None`` without them; approach 2, on the sizes within
-        the window's factor of each vertex.
-    alternatives
-        The other law forms on the same runs.
-    flops
-        F(N), so that C = F(N)·D in every prediction.
-    starts, starts_agree
-        How many starts the solver had and how many ended at this objective.
-    residual_sd
-        Robust relative noise of a run around the law (absolute where ``loss_space`` is linear).
-    window, choice
-        What the window did, and why this law form (``None`` if it was chosen by name).
-    sensitivity
-        The answer without each budget, without outliers, without the highest losses, at other δ,
-        and what the cheaper budgets predict for the top one and two.
-    residual_map
-        Mean residuals by compute and distance from the optimum, and a test for a pattern.
-    hparams
-        The best learning rate and batch, fitted with the law; ``None`` where runs did not vary them.
+    ``law`` has its constants as ``law.params``, ``objective`` is Σ w·ρ_δ of the residuals there (½r²
+    convention) with Huber's ``delta``; they are of ln L where ``loss_space`` is ``"log"``, else of L.
+    ``status`` says how the solver ended, of whose ``starts`` ``starts_agree`` ended at this objective;
+    ``diagnostics`` are all findings with what to do about them. ``runs`` are those that were fitted,
+    from the least compute up, each with the window's weight (0 < w ≤ 1) and z − model in ``weights``
+    and ``residuals``; ``excluded`` those left out, each with its reason; ``outliers`` those far off the
+    law, kept but bounded by δ. ``residual_sd`` is the robust relative noise of a run around the law
+    (absolute where ``loss_space`` is linear).
+
+    ``envelope`` is approach 1 on the training curves, ``None`` without them; ``isoflop`` approach 2, on
+    the sizes within the window's factor of each vertex; ``alternatives`` are the other law forms on the
+    same runs. ``flops`` is F(N), so that C = F(N)·D in every prediction. ``window`` says what the window
+    did and ``choice`` why this law form (``None`` if it was chosen by name). ``sensitivity`` has the
+    answer without each budget, without outliers, without the highest losses, at other δ, and what the
+    cheaper budgets predict for the top one and two; ``residual_map`` mean residuals by compute and
+    distance from the optimum, and a test for a pattern. ``hparams`` is the best learning rate and batch,
+    fitted with the law; ``None`` where runs did not vary them.
     """
 
     law: Law

@@ -160,15 +160,12 @@ def fit_runs(
     check_options(delta, loss_space, window, n)
     check_hparams(hparams)
     table = RunTable.read(runs, columns)
-    options: dict[str, Any] = {
-        "delta": delta,
-        "loss_space": loss_space,
-        "window": window,
-        "weights": weights,
-    }
-    options |= {"flops_per_unit": flops_per_unit, "n": n, "hparams": hparams, "curves": curves}
+    options: dict[str, Any] = {"delta": delta, "loss_space": loss_space, "window": window}
+    options |= {"weights": weights, "flops_per_unit": flops_per_unit, "n": n, "hparams": hparams}
     options |= {
-        name: dict(said) if said else None for name, said in (("fixed", fixed), ("prior", prior))
+        "curves": curves,
+        "fixed": dict(fixed or {}) or None,
+        "prior": dict(prior or {}) or None,
     }
     question = Question(law if isinstance(law, str) else law.name, table, options)
     if n == "non_embedding":
@@ -240,9 +237,8 @@ def _grouped(
     for g, p, evidence, said in zip(problems, of_form, evidences, words, strict=True):
         shared = replace(p, known=held, findings=(*p.findings, finding))
         fitted, report = shared.windowed(window)
-        evidence = replace(
-            evidence, solution=fitted.chosen, known=said + belief if said else belief
-        )
+        both = said + belief if said else belief
+        evidence = replace(evidence, solution=fitted.chosen, known=both)
         fits[g] = _assembled(shared, fitted, report, evidence)
     return GroupFit(fits, sharing.values, sharing.p_value, (finding,))
 

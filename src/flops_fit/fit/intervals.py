@@ -22,7 +22,6 @@ from flops_fit.laws.optimum import spend
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
-Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 
 _FULL_LEVERAGE = 0.999

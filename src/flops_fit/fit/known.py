@@ -83,10 +83,10 @@ class Belief:
         """Both, about different constants."""
         if other is None:
             return self
-        k = len(self.names)
-        precision = np.zeros((k + len(other.names),) * 2)
-        precision[:k, :k], precision[k:, k:] = self.precision, other.precision
+        from scipy.linalg import block_diag
+
         mean = np.concatenate([self.mean, other.mean])
+        precision = block_diag(self.precision, other.precision)
         return Belief((*self.names, *other.names), mean, precision)
 
 
@@ -100,10 +100,8 @@ def check_known(
     may = CONSTANTS if form in (None, Kappa) else CONSTANTS[:3]
     names = may if form is None or family else form.parameters()
     known = Known(fixed or {}, prior or {})
-    for what, given, example in (
-        ("fixed", known.fixed, "{'E': 1.6}"),
-        ("prior", known.prior, "{'E': (1.6, 0.1)}"),
-    ):
+    for what, example in (("fixed", "{'E': 1.6}"), ("prior", "{'E': (1.6, 0.1)}")):
+        given = getattr(known, what)
         if not isinstance(given, Mapping):
             raise InputTypeError(f"{what}=: expected a dict such as {example}; got {given!r}.")
         for name in given:

@@ -9,13 +9,14 @@ neighbouring points share curves, each size enters once, at the middle of the ra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from flops_fit.fit.findings import finding
-from flops_fit.fit.power import PowerFit, fit_power
+from flops_fit.fit.power import fit_power
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.optimum import PowerLaw
 from flops_fit.records import Diagnostic, Excluded, finite_json
@@ -97,16 +98,17 @@ def isoflop(runs: RunTable, factor: float | None = None) -> IsoFLOP:
     budgets = (runs.select(runs.budget == b) for b in np.unique(runs.budget))
     parabolas = tuple(p for p in (parabola(part, factor) for part in budgets) if p is not None)
     inside = [p for p in parabolas if p.interior]
-    if len(inside) < 2:
-        return IsoFLOP(parabolas, None, None, None, None)
-    n, d = _lines([p.budget for p in inside], inside)
-    return IsoFLOP(parabolas, n.law, d.law, n.r2, d.r2)
+    return IsoFLOP(parabolas, *_lines([p.budget for p in inside], inside))
 
 
-def _lines(C: list[float], minima: list[Any] | tuple[Any, ...]) -> tuple[PowerFit, PowerFit]:
-    """N*(C) and D*(C) through minima with ``params`` and ``tokens``."""
-    n, d = ([getattr(p, name) for p in minima] for name in ("params", "tokens"))
-    return fit_power(C, n), fit_power(C, d)
+def _lines(
+    C: list[float], minima: Sequence[Parabola | Winner]
+) -> tuple[PowerLaw | None, PowerLaw | None, float | None, float | None]:
+    """N*(C) and D*(C) through two minima or more, and r² of both."""
+    if len(C) < 2:
+        return None, None, None, None
+    n, d = fit_power(C, [p.params for p in minima]), fit_power(C, [p.tokens for p in minima])
+    return n.law, d.law, n.r2, d.r2
 
 
 def parabola(runs: RunTable, factor: float | None = None) -> Parabola | None:
@@ -260,10 +262,8 @@ def envelope(curves: Curves, flops: FlopsFunction) -> Envelope:
         reason = f"the curves are of {len(sizes)} sizes; approach 1 needs three or more"
     elif len(points) < 3:
         reason = f"{len(points)} sizes win between two others; approach 1 needs three or more"
-    if len(points) < 2:
-        return Envelope(points, None, None, None, reason, excluded, notes)
-    n, d = _lines([p.compute for p in points], points)
-    return Envelope(points, n.law, d.law, n.r2, reason, excluded, notes)
+    n_line, d_line, r2, _ = _lines([p.compute for p in points], points)
+    return Envelope(points, n_line, d_line, r2, reason, excluded, notes)
 
 
 def _winners(

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.errors import FitError, InputError
-from flops_fit.fit.intervals import check_level, hc3, student_t
+from flops_fit.fit.intervals import Interval, check_level, hc3, student_t
 from flops_fit.fit.solver import FitStatus
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops, SmoothFlops
 from flops_fit.laws.law import FlopsLike, as_flops
 from flops_fit.laws.optimum import PowerLaw
 from flops_fit.table.run_table import RunTable
-
-Interval = tuple[float, float]
 
 _STEEPEST = 30.0  # the largest |a|·(spread of ln x) searched: a factor e^30 from end to end
 _CONSTANT_WITHIN = 0.01  # relative spread of C/(N·D) up to which it is one factor

@@ -32,25 +32,17 @@ SPANS = (*QUANTITIES, "run_loss")
 class Prediction(Mapping[str, Any]):
     """The compute-optimal run at one budget; also a mapping of its own attributes.
 
-    Attributes
-    ----------
-    target_compute, training_compute
-        C in FLOPs, and F(N*)·D*: C itself, and less only where both caps bind.
-    binds
-        The caps that bind: ``"max_params"``, ``"max_tokens"``, both or none.
-    optimal_params, optimal_tokens, expected_loss, tokens_per_param
-        N*, D* in ``unit``, L(N*, D*) and D*/N*. The loss is NaN where approach 1 or 2 answers and
-        its minima determine none.
-    intervals, interval_method
-        For each of these four (low, high) at ``level``, or ``None`` where no reliable interval
-        exists; a diagnostic then says why. That of ``expected_loss`` is of the mean over many runs
-        of this size; ``run_loss`` has that of one. They hold noise, the choice of form and the
-        form's misfit. What a cap fixes has its one value as both ends. By ``"law, misfit and
-        noise"`` or ``"none"``.
-    form_spread
-        For each of the four the range over the fitted law forms, on top of the interval.
-    extrapolation
-        ``training_compute`` over the largest run's compute.
+    ``target_compute`` is C in FLOPs, ``training_compute`` F(N*)·D*: C itself, and less only where both
+    caps bind. ``binds`` has the caps that bind: ``"max_params"``, ``"max_tokens"``, both or none. The
+    answer is N*, D* in ``unit``, L(N*, D*) and D*/N*; the loss is NaN where approach 1 or 2 answers and
+    its minima determine none.
+
+    ``intervals`` has for each of these four (low, high) at ``level``, or ``None`` where no reliable
+    interval exists; a diagnostic then says why. That of ``expected_loss`` is of the mean over many runs
+    of this size; ``run_loss`` has that of one. They hold noise, the choice of form and the form's misfit.
+    What a cap fixes has its one value as both ends. ``interval_method`` is ``"law, misfit and noise"`` or
+    ``"none"``. ``form_spread`` is for each of the four the range over the fitted law forms, on top of the
+    interval; ``extrapolation`` is ``training_compute`` over the largest run's compute.
     """
 
     target_compute: float
@@ -195,21 +187,28 @@ def predict(
     ranges = zip(spread.min(axis=0).tolist(), spread.max(axis=0).tolist(), strict=True)
     if best.binds:
         notes.append(_cap_note(law, budget, best))
+    answer = prediction(evidence, budget, best, level, notes)
+    how, by_form = "none" if lost else METHOD, dict(zip(QUANTITIES, ranges, strict=True))
+    return replace(answer, intervals=spans, form_spread=by_form, interval_method=how)
+
+
+def prediction(
+    evidence: Evidence, budget: Budget, best: Optimum, level: float, notes: Sequence[Diagnostic]
+) -> Prediction:
+    """An answer without intervals, and how far it lies from the runs."""
+    far = off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds))
     return Prediction(
         target_compute=budget.C,
         training_compute=best.compute,
         binds=best.binds,
         **dict(zip(QUANTITIES, _values(best), strict=True)),
-        intervals=spans,
+        intervals=dict.fromkeys(SPANS),
         level=level,
         unit=evidence.runs.unit,
         extrapolation=best.compute / float(np.max(evidence.runs.flops)),
-        form_spread=dict(zip(QUANTITIES, ranges, strict=True)),
-        interval_method="none" if lost else METHOD,
-        diagnostics=(
-            *notes,
-            *off_the_runs(evidence, best.params, best.tokens, shape=bool(best.binds)),
-        ),
+        form_spread={},
+        interval_method="none",
+        diagnostics=(*notes, *far),
     )
 
 

@@ -64,17 +64,8 @@ def save_fit(fit: Fit, path: Path) -> Path:
 def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
     """The fit that :meth:`flops_fit.fit.Fit.save` or a sweep wrote, fitted again to its own runs.
 
-    Parameters
-    ----------
-    path
-        Such as ``outputs/fit.json``.
-    law
-        The class of a law of your own, which a file does not hold.
-
-    Raises
-    ------
-    TableError
-        It is no such file, or one of several groups, which are fitted together.
+    ``path`` is such as ``outputs/fit.json``, ``law`` the class of a law of your own, which a file does not
+    hold. Raises TableError where it is no such file, or one of several groups, which are fitted together.
     """
     from flops_fit.fit.fitting import fit_runs
 

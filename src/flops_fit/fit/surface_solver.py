@@ -67,8 +67,7 @@ class SurfaceSolver:
             count = np.ones(1, dtype=np.intp)
         else:
             starts, count = self._starts(weights, delta, near)
-        hold = self._penalty(weights)
-        theta, used = _settle(starts, points, weights, delta, free, hold)
+        theta, used = self._settle(starts, weights, delta)
         sd = robust_sd(points.z - model_values(theta[:1], points)[0], weights, int(np.sum(free)))
         penalty = self._penalty(weights, sd)
         final = polish(theta, points, weights, used, free, penalty=penalty)
@@ -77,7 +76,7 @@ class SurfaceSolver:
         coordinates = final.theta[best] if penalty is None else penalty.hold(final.theta[best])
         d = derivatives(coordinates[None], points)
         known = np.isin(NAMES, list(self.known.fixed))
-        bounds, fixed = _bounds(coordinates, points, self.law, known)
+        bounds, fixed = self._bounds(coordinates, known)
         index = np.flatnonzero(free & ~fixed & ~known)
         slopes = d.gradient[0].copy()
         slopes[5] += (known[3:5] * coordinates[3:5]) @ slopes[3:5]  # p = ακ follows κ
@@ -142,6 +141,50 @@ class SurfaceSolver:
         _, first, count = np.unique(level, return_index=True, return_counts=True)
         return ends.theta[first], count
 
+    def _settle(self, starts: Floats, weights: Floats, delta: DeltaRule) -> tuple[Floats, float]:
+        """δ, and every start polished near it; for ``"mad"`` δ follows the best start's residuals."""
+        if delta != "mad":
+            return starts, float(delta)
+        points, free, penalty = self.points, self.free, self._penalty(weights)
+        parameters = int(np.sum(free))
+        residuals = points.z - model_values(starts, points)
+        used = min(mad_delta(r, weights, parameters) for r in residuals)
+        first = polish(starts, points, weights, used, free, penalty=penalty, iterations=60)
+        order = np.argsort(first.objective, kind="stable")
+        theta = first.theta[order]
+        best, previous = theta[:1], used
+        for rounds in range(_DELTA_ROUNDS):
+            used = mad_delta(points.z - model_values(best, points)[0], weights, parameters)
+            if abs(used - previous) <= 1e-4 * previous:
+                break
+            if rounds >= 5:  # δ and median can chase each other between two runs
+                used = float(np.sqrt(used * previous))
+            ends = polish(best, points, weights, used, free, penalty=penalty, iterations=_ROUND)
+            best = ends.theta
+            previous = used
+        return np.vstack([best, theta[1:]]), used
+
+    def _bounds(self, theta: Floats, known: Bools) -> tuple[tuple[Bound, ...], Bools]:
+        """The bounds, and a mask of the coordinates that do not move; without what is known."""
+        bounds, points = [], self.points
+        at_lower, at_upper = (theta <= LOWER) & ~known, (theta >= UPPER) & ~known
+        fixed = at_lower | at_upper
+        if self.law is Hoffmann:
+            fixed[5] = False
+        if fixed[0]:
+            bounds.append(Bound("E", BoundKind.FLOOR))
+            fixed[0] = False  # its error still belongs to the loss's interval
+        for i in (3, 4, 5):
+            if fixed[i]:
+                bounds.append(Bound(NAMES[i], BoundKind.LOWER if at_lower[i] else BoundKind.UPPER))
+        value = np.exp(points.z) if points.log else points.z
+        for i, slope, position in ((1, 3, points.x), (2, 4, points.y)):
+            share = np.exp(np.minimum(theta[i] - theta[slope] * position, 50)) / value
+            if float(np.max(share)) < _VANISHING:
+                bounds.append(Bound(NAMES[i], BoundKind.VANISHED))
+                fixed[i] = fixed[slope] = True
+        return tuple(bounds), fixed
+
     def holding(self, values: Mapping[str, float]) -> SurfaceSolver:
         """See :class:`flops_fit.fit.solver.Solver`."""
         return replace(self, known=Known({**self.known.fixed, **values}, self.known.prior))
@@ -167,60 +210,6 @@ class SurfaceSolver:
         penalty, fixed = self._penalty(np.ones(1)), self.known.fixed
         held = theta if penalty is None else penalty.hold(theta)
         return replace(self.points.law_at(held, self.law), **fixed)
-
-
-def _settle(
-    starts: Floats,
-    points: Points,
-    weights: Floats,
-    delta: DeltaRule,
-    free: Bools,
-    penalty: Penalty | None,
-) -> tuple[Floats, float]:
-    """δ, and every start polished near it; for ``"mad"`` δ follows the best start's residuals."""
-    if delta != "mad":
-        return starts, float(delta)
-    parameters = int(np.sum(free))
-    residuals = points.z - model_values(starts, points)
-    used = min(mad_delta(r, weights, parameters) for r in residuals)
-    first = polish(starts, points, weights, used, free, penalty=penalty, iterations=60)
-    order = np.argsort(first.objective, kind="stable")
-    theta = first.theta[order]
-    best, previous = theta[:1], used
-    for rounds in range(_DELTA_ROUNDS):
-        used = mad_delta(points.z - model_values(best, points)[0], weights, parameters)
-        if abs(used - previous) <= 1e-4 * previous:
-            break
-        if rounds >= 5:  # δ and median can chase each other between two runs
-            used = float(np.sqrt(used * previous))
-        ends = polish(best, points, weights, used, free, penalty=penalty, iterations=_ROUND)
-        best = ends.theta
-        previous = used
-    return np.vstack([best, theta[1:]]), used
-
-
-def _bounds(
-    theta: Floats, points: Points, law: type[Law], known: Bools
-) -> tuple[tuple[Bound, ...], Bools]:
-    """The bounds, and a mask of the coordinates that do not move; without what is known."""
-    bounds = []
-    at_lower, at_upper = (theta <= LOWER) & ~known, (theta >= UPPER) & ~known
-    fixed = at_lower | at_upper
-    if law is Hoffmann:
-        fixed[5] = False
-    if fixed[0]:
-        bounds.append(Bound("E", BoundKind.FLOOR))
-        fixed[0] = False  # its error still belongs to the loss's interval
-    for i in (3, 4, 5):
-        if fixed[i]:
-            bounds.append(Bound(NAMES[i], BoundKind.LOWER if at_lower[i] else BoundKind.UPPER))
-    value = np.exp(points.z) if points.log else points.z
-    for i, slope, position in ((1, 3, points.x), (2, 4, points.y)):
-        share = np.exp(np.minimum(theta[i] - theta[slope] * position, 50)) / value
-        if float(np.max(share)) < _VANISHING:
-            bounds.append(Bound(NAMES[i], BoundKind.VANISHED))
-            fixed[i] = fixed[slope] = True
-    return tuple(bounds), fixed
 
 
 def grid_starts(points: Points, weights: Floats, count: int = 4) -> Floats:

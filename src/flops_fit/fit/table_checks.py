@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, TableError
 from flops_fit.fit.findings import finding
@@ -21,13 +20,12 @@ from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.repeated import epochs_of
 from flops_fit.fit.selection import lost_by_outcome
 from flops_fit.fit.solver import MAD_TO_SD
+from flops_fit.fit.surface import Bools
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Excluded, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
-
-Bools = NDArray[np.bool_]
 
 _LARGEST = 1e50  # powers and squares of anything beyond would overflow
 _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
