@@ -138,12 +138,13 @@ def test_a_rate_alone_is_fitted_where_the_batch_follows_a_rule():
     _, batch = rule(N, D)
     R = regret(VALLEY, *logs(N, D, runs["lr"], batch)).value[0]
     noise = 0.002 * np.random.default_rng(2).normal(size=len(N))
-    fitted = fit_runs({**runs, "loss": LAW.loss(N, D) * np.exp(R + noise), "batch_tokens": batch})
-    assert fitted.hparams.names == ("lr",)
-    best = fitted.hparams.optimal(2e8, 2e10)
+    table = {**runs, "loss": LAW.loss(N, D) * np.exp(R + noise), "batch_tokens": batch}
+    found = tuned_losses(RunTable.read(table), "auto", "total")[1]
+    assert found.names == ("lr",)
+    best = found.optimal(2e8, 2e10)
     assert best.batch_units is None
     assert best.lr_interval[0] < rule(2e8, 2e10)[0] < best.lr_interval[1]
-    assert set(fitted.hparams.exponents) == {"lr_params", "lr_units"}
+    assert set(found.exponents) == {"lr_params", "lr_units"}
 
 
 def test_diverged_runs_are_information():
