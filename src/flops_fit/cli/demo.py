@@ -68,24 +68,20 @@ def run_demo(output_dir: Path, workers: int = 2) -> flops_fit.Result:
 
 def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
     """Arguments of a sweep of the demo's model, data and loss with these sizes at each budget."""
+    shape = {"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN}
+    library = flops_fit.examples
     return {
-        "model_cls": flops_fit.examples.GPT,
-        "model_size_param": "d_model",
-        "model_kwargs": {"num_layers": 2, "vocab_size": 256, "max_seq_len": SEQ_LEN},
-        "dataset": flops_fit.examples.SOTUDataset("train", seq_len=SEQ_LEN),
-        "eval_dataset": flops_fit.examples.SOTUDataset("validation", seq_len=SEQ_LEN),
-        "loss_fn": flops_fit.examples.gpt_loss_fn,
-        "compute_budgets": list(sizes),
-        "sizes": sizes,
-    }
+        "model_cls": library.GPT, "model_size_param": "d_model", "model_kwargs": shape,
+        "dataset": library.SOTUDataset("train", seq_len=SEQ_LEN),
+        "eval_dataset": library.SOTUDataset("validation", seq_len=SEQ_LEN),
+        "loss_fn": library.gpt_loss_fn, "compute_budgets": list(sizes), "sizes": sizes,
+    }  # fmt: skip
 
 
 def held_out_check(check: flops_fit.fit.HeldOut, smaller: int) -> str:
     """What the smaller budgets predict of the largest, and what was measured, in words."""
-    law, one_run = (
-        "none" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
-        for interval in (check.loss_interval, check.run_interval)
-    )
+    spans = (check.loss_interval, check.run_interval)
+    law, one_run = ("none" if s is None else f"{s[0]:.3f}–{s[1]:.3f}" for s in spans)
     measured = ""
     if check.vertex_loss is not None and check.vertex_params is not None:
         measured = (

@@ -26,15 +26,9 @@ class Question:
 
     targets: Sequence[float]
     losses: Sequence[float]
-    max_params: float | None
-    max_tokens: float | None
+    caps: dict[str, float | None]  # the limits of one model
     inference_tokens: float | None
     unique_tokens: float | None
-
-    @property
-    def caps(self) -> dict[str, float | None]:
-        """The limits of one model."""
-        return {"max_params": self.max_params, "max_tokens": self.max_tokens}
 
 
 def predict(
@@ -53,9 +47,8 @@ def predict(
     words = words or []
     source = Path(words[0]) if words and answer.number(words[0]) is None else None
     targets = [answer.flops_number(word) for word in words[source is not None :]]
-    question = Question(
-        targets, loss or [], max_params, max_tokens, inference_tokens, unique_tokens
-    )
+    caps = {"max_params": max_params, "max_tokens": max_tokens}
+    question = Question(targets, loss or [], caps, inference_tokens, unique_tokens)
     if not (targets or loss):
         raise InputError("predict: expected training FLOPs, such as 1e24, or --loss; got neither.")
     names = flops_fit.reference.LAW_NAMES
@@ -95,12 +88,12 @@ def _by_law(name: str, question: Question) -> Answer:
             goals = [best.loss for best in optima[: len(question.targets)]]
             served = [law.optimal_for_inference(x, demand) for x in (*goals, *question.losses)]
     else:
-        for key, value in vars(question).items():
-            if key != "targets" and value not in (None, []):
-                flag = "--loss" if key == "losses" else f"--{key.replace('_', '-')}"
+        asked = {"loss": question.losses, **question.caps, **vars(question)}
+        for key, value in asked.items():
+            if key not in ("targets", "losses", "caps") and value not in (None, []):
                 raise InputError(
-                    f"{flag}: {name} gives N* and D* at a compute and no loss, so it cannot answer "
-                    "that. Use a law with a loss, such as --law besiroglu2024."
+                    f"--{key.replace('_', '-')}: {name} gives N* and D* at a compute and no loss, so it "
+                    "cannot answer that. Use a law with a loss, such as --law besiroglu2024."
                 )
         optima = [law.optimal(C) for C in question.targets]
     cells = [["Compute Budget", "Optimal N", "Optimal D", "D/N Ratio", "Predicted Loss"]]

@@ -212,15 +212,12 @@ def doctor(
         else:
             shown.append("\nNothing was changed. --repair does what the last column says.")
     shown.append(Text("Sound.", "green") if examination.sound else Text("Not sound.", "red"))
-    document = {
-        "sound": examination.sound,
-        "states": examination.states,
-        "findings": [
-            {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.fix}
-            for f in examination.findings
-        ],
-        "mended": [f.path for f in fixed],
-    }
+    findings = [
+        {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.fix}
+        for f in examination.findings
+    ]
+    document = {"sound": examination.sound, "states": examination.states, "findings": findings}
+    document["mended"] = [f.path for f in fixed]
     return Answer(tuple(shown), document, examination.sound)
 
 

@@ -45,21 +45,13 @@ class GPTConfig:
 
     ModelError, a ``ValueError``, for a shape that cannot be built.
 
-    Parameters
-    ----------
-    d_model, num_layers, vocab_size
-        Width d, blocks L and vocabulary V, 256 for bytes.
-    num_heads
-        Attention heads; they must divide ``d_model`` into even widths. By default heads are 8
-        wide (or 10, 12, 14 where 8 does not divide ``d_model``); from d = 128 on twice that at each
-        doubling, up to 128.
-    max_seq_len
-        The longest context that ``forward`` accepts. It costs no parameters.
-    rope_base
-        The slowest rotation turns by about 1/base per token; 1000 suits tens to thousands.
-    mup_attention
-        Attention logits q·k·√8/h in place of q·k/√h at head width h (Yang et al. 2022, definition
-        4.1), as keys come to resemble queries. Both are the same at heads of 8.
+    ``d_model``, ``num_layers`` and ``vocab_size`` are width d, blocks L and vocabulary V, 256 for bytes.
+    ``num_heads`` attention heads must divide ``d_model`` into even widths. By default heads are 8 wide (or
+    10, 12, 14 where 8 does not divide ``d_model``); from d = 128 on twice that at each doubling, up to 128.
+    ``max_seq_len`` is the longest context that ``forward`` accepts. It costs no parameters. The slowest
+    rotation turns by about 1/``rope_base`` per token; 1000 suits tens to thousands. ``mup_attention`` takes
+    attention logits q·k·√8/h in place of q·k/√h at head width h (Yang et al. 2022, definition 4.1), as keys
+    come to resemble queries. Both are the same at heads of 8.
     """
 
     d_model: int = 64

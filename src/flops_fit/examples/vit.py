@@ -46,19 +46,12 @@ class _EncoderBlock(nn.Module):
 class VisionTransformer(nn.Module):
     """Image classifier: (B, 3, S, S) to logits (B, K).
 
-    ModelError, a ``ValueError``, for a shape that cannot be built.
+    It has width d, a multiple of the number of attention heads, blocks L and classes K. The side S of the
+    square images is a multiple of the side P of a patch. ModelError, a ``ValueError``, for a shape that
+    cannot be built.
 
     >>> VisionTransformer().num_params()
     108106
-
-    Parameters
-    ----------
-    embed_dim, num_heads
-        Width d, a multiple of the number of attention heads.
-    num_layers, num_classes
-        Blocks L and classes K.
-    image_size, patch_size
-        Side S of the square images, a multiple of the side P of a patch.
     """
 
     def __init__(

@@ -250,9 +250,8 @@ class RemoteExecutor(ABC):
     def _prepare(self, task: Any) -> None:
         """Put the task where runs find it."""
 
-    @abstractmethod
-    def _fill(self) -> None:
-        """Start what fits, in the order submitted."""
+    def _fill(self) -> None:  # noqa: B027
+        """Start what fits, in the order submitted; by default nothing waits here."""
 
     @abstractmethod
     def _look(self, until: float) -> Iterable[tuple[Started, Run]]:

@@ -137,9 +137,6 @@ class RayExecutor(RemoteExecutor):
         self._running[handle] = Started(handle, experiment, ref, run)
         return handle
 
-    def _fill(self) -> None:
-        """Nothing waits here, as Ray has a queue."""
-
     def _look(self, until: float) -> Iterable[tuple[Started, Run]]:
         by_ref = {started.job: started for started in self._running.values()}
         left = min(_POLL_SECONDS, max(0.0, until - time.monotonic()))

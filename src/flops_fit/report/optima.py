@@ -194,10 +194,8 @@ def approaches_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) ->
     if len(minima):
         minima[:, 1] /= fit.optimal(minima[:, 0]).params
     low, high = path.low / path.value, path.high / path.value
-    return ApproachRatios(
-        compute, low, high, ratios, minima, APPROACH_NAMES[headline],
-        fit.largest_compute, level,
-    )  # fmt: skip
+    answer, largest = APPROACH_NAMES[headline], fit.largest_compute
+    return ApproachRatios(compute, low, high, ratios, minima, answer, largest, level)
 
 
 def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:

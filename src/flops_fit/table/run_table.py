@@ -382,8 +382,6 @@ class RunTable:
         whose loss was read before the end of their schedule, where ``planned_flops``, ``planned_tokens`` or
         ``planned_steps`` says how long it was. Of runs of a service that has to be known.
 
-        Examples
-        --------
         >>> rows = [{"N": 1e8, "D": 2e9, "val_loss": 3.4}, {"N": 2e8, "D": 1e9, "val_loss": 3.5}]
         >>> RunTable.read(rows).loss.tolist()
         [3.4, 3.5]

@@ -81,10 +81,9 @@ def per_size_cells(
 def _trial_experiment(factory: ExperimentFactory, cell: Cell, point: Point) -> Experiment | None:
     """The exact run of a trial; ``None`` if whole steps cannot meet its budget."""
     moved = TunedRecipe(factory.recipe, ((1.0, point.lr),), point.batch, "trial")
+    trials = replace(factory, recipe=moved, branch=False)
     try:
-        return replace(factory, recipe=moved, branch=False).make(
-            cell.budget, cell.size, point.repeat
-        )
+        return trials.make(cell.budget, cell.size, point.repeat)
     except UnmetBudgetError:
         return None
 

@@ -244,10 +244,8 @@ class Tuning:
             best, span = self.lr.cells[i].factor, self.lr.cells[i].interval
             batch = None if self.batch is None else self.batch.cells[i].factor
             row = {
-                "size": str(c.cell.size),
-                "N": format_count(c.params),
-                f"D ({self.unit})": format_count(c.units),
-                "lr: recipe": f"{c.recipe_lr:.3g}",
+                "size": str(c.cell.size), "N": format_count(c.params),
+                f"D ({self.unit})": format_count(c.units), "lr: recipe": f"{c.recipe_lr:.3g}",
                 "best": "–" if best is None else f"{c.lr * best:.3g}",
                 "90 %": "–" if span is None else f"{c.lr * span[0]:.2g}–{c.lr * span[1]:.2g}",
                 "lr: used": f"{c.lr * self.factor(c.params):.3g}",
@@ -256,7 +254,7 @@ class Tuning:
                 f"batch ({self.unit})": format_count(c.batch_units),
                 "best ×": "–" if batch is None else f"{batch:.2g}",
                 "noise scale": "–" if c.noise_scale is None else format_count(c.noise_scale),
-            }
+            }  # fmt: skip
             for name in row if not i else ():
                 table.add_column(name, justify="right", no_wrap=True)
             table.add_row(*row.values())

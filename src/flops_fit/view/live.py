@@ -27,16 +27,11 @@ _REFRESHES = 4  # per second
 _LINE_SECONDS = 1.0  # between lines of ended runs
 _STATUS_SECONDS = 60.0  # between lines of the whole sweep
 _STATES = {  # word and style, in the order shown
-    "completed": ("completed", "green"),
-    "running": ("running", "cyan"),
-    "stopped": ("stopped", "yellow"),
-    "waiting": ("waiting", ""),
-    "elsewhere": ("made elsewhere", "magenta"),
-    "diverged": ("diverged", "red"),
-    "oom": ("out of memory", "red"),
-    "failed": ("failed", "red"),
-    "preempted": ("preempted", "red"),
-}
+    "completed": ("completed", "green"), "running": ("running", "cyan"),
+    "stopped": ("stopped", "yellow"), "waiting": ("waiting", ""),
+    "elsewhere": ("made elsewhere", "magenta"), "diverged": ("diverged", "red"),
+    "oom": ("out of memory", "red"), "failed": ("failed", "red"), "preempted": ("preempted", "red"),
+}  # fmt: skip
 
 
 class SweepView:
