@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from flops_fit.errors import TableError
-from flops_fit.records import SIMULATED, Diagnostic
+from flops_fit.records import SIMULATED, Diagnostic, Findings
 from flops_fit.table.cells import WORDS, Floats, is_missing
 from flops_fit.table.columns import CIRCUMSTANCES, ColumnMatch, Raw, find_numbers, likeliest
 from flops_fit.text import listed
@@ -19,6 +21,7 @@ _REQUIRED = ("params", "tokens", "loss")
 _PLANNED_OFF = 10.0  # a budget this far off 6·N·D is no compute in FLOPs
 _SEVERAL = 1.05  # epochs
 _VISIBLE = 0.01  # of the loss
+_finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
 @dataclass
@@ -190,11 +193,7 @@ def telling(
     texts = {h: ["" if is_missing(c[i]) else str(c[i]) for i in kept] for h, c in raw.cells.items()}
     if read.asks_epochs:
         most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
-        text = (
-            f"the runs have up to {most:.3g} epochs; nothing says whether {column!r} counts repeats"
-        )
-        action = f"give tokens seen and unique_tokens, or flops: C may be {most:.3g} times what was fitted"
-        out.append(Diagnostic("epochs", "warning", text, action))
+        out.append(_finding("epochs", most=most, column=column))
     same = [rows for rows in _grouped(zip(N.tolist(), D.tolist(), strict=True)) if len(rows) > 1]
     differing = [
         h
@@ -204,13 +203,9 @@ def telling(
     ]
     if differing:
         spread = float(np.median([np.ptp(loss[r]) / np.abs(np.mean(loss[r])) for r in same]))
-        text = (
-            f"{sum(map(len, same))} runs share N and D with others and differ in "
-            f"{listed(differing, separator=', ')}: their losses differ by {100 * spread:.2g} %"
-        )
-        action = "keep the best run of each N and D: runs of untuned settings lift the law"
-        severity = "warning" if spread > _VISIBLE else "note"
-        out.append(Diagnostic("settings_differ", severity, text, action))  # type: ignore[arg-type]
+        words = {"runs": sum(map(len, same)), "names": listed(differing, separator=", ")}
+        how: Literal["warning", "note"] = "warning" if spread > _VISIBLE else "note"
+        out.append(_finding("settings_differ", how, spread=100 * spread, **words))
     if label is not None:
         out += _repeated_names(label, texts[label], N, D, "step" in read.others)
     return tuple(out)
@@ -232,10 +227,7 @@ def _repeated_names(
     if 2 * sum(map(len, several)) < len(names):
         return []
     shown = listed([repr(names[r[0]]) for r in several], 3, ", ")
-    text = f"{len(several)} names in {label!r} stand in several rows of one size ({shown})"
+    key = "names_of_steps" if steps else "names_repeat"
     if any(len(np.unique(D[r])) < len(r) for r in several):
-        return [Diagnostic("names_repeat", "note", text, "repeats show the noise of a seed")]
-    action = "of points along one run keep the last under a decaying learning rate; name each run"
-    if steps:
-        text += ": this looks like a log of steps"
-    return [Diagnostic("names_repeat", "warning" if steps else "note", text, action)]
+        key = "names_of_repeats"
+    return [_finding(key, number=len(several), label=label, shown=shown)]
