@@ -30,13 +30,9 @@ def demo(
     """Train a sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
     result = run_demo(output_dir, workers)
     check = flops_fit.fit.backtest(result.runs).held_out[-1]
-    document = {
-        "fit": result.fit.to_dict(),
-        "predictions": [result.predict(c).to_dict() for c in result.plan.budgets],
-        "held_out": asdict(check),
-        "output_dir": str(output_dir),
-    }
-    return Answer((), document)
+    predictions = [result.predict(c).to_dict() for c in result.plan.budgets]
+    document = {"fit": result.fit.to_dict(), "predictions": predictions}
+    return Answer((), {**document, "held_out": asdict(check), "output_dir": str(output_dir)})
 
 
 def run_demo(output_dir: Path, workers: int = 2) -> flops_fit.Result:

@@ -62,11 +62,8 @@ def fit(
         shown.insert(1, f"\n{rule.markdown()}")
     if recognised := fitted.runs.recognised:
         shown += ["\nColumns read:", *(f"  {column}" for column in recognised)]
-    document: dict[str, Any] = {
-        "fit": fitted.to_dict(),
-        "predictions": [p.to_dict() for p in predictions],
-        "report": None,
-    }
+    rows = [p.to_dict() for p in predictions]
+    document: dict[str, Any] = {"fit": fitted.to_dict(), "predictions": rows, "report": None}
     if report is not None:
         path = flops_fit.write_report(fitted, report, predictions=predictions, diagnostics=findings)
         shown.append(f"\nReport: {path}")
@@ -98,10 +95,8 @@ def report(
     fitted = answer.read_fit(runs, law, column, curves)
     predictions, _, findings = _answers(fitted, predict)
     path = output or (runs / "report.html" if runs.is_dir() else Path("report.html"))
-    trained = answer.read_runs(runs) or ()
-    flops_fit.write_report(
-        fitted, path, predictions=predictions, diagnostics=findings, runs=trained
-    )
+    sweep = answer.read_runs(runs) or ()
+    flops_fit.write_report(fitted, path, predictions=predictions, diagnostics=findings, runs=sweep)
     good = answer.relied_on(fitted, findings)
     warning = () if good else ("Do not rely on this answer: the page says why.",)
     document = {"report": str(path), "trust": fitted.trust}

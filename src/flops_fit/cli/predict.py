@@ -122,10 +122,8 @@ def _compute_for(name: str, law: flops_fit.laws.Law, loss: float) -> float:
     C = law.compute_for(loss, _FLOPS_PER_PARAM)
     if not math.isfinite(C):
         floor = law.params.get("E")
-        reason = "" if floor is None else f": its floor is E = {floor:.4g}"
-        raise InputError(
-            f"--loss: no compute reaches {loss:g} by {name}{reason}. Use a higher loss."
-        )
+        why = "" if floor is None else f": its floor is E = {floor:.4g}"
+        raise InputError(f"--loss: no compute reaches {loss:g} by {name}{why}. Use a higher loss.")
     return C
 
 

@@ -115,9 +115,8 @@ def start_worker(context: Any, task_path: str, experiment: Experiment, setting: 
 
 def _start(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=carry_out, args=(task_path, experiment, theirs, setting), daemon=True
-    )
+    args = task_path, experiment, theirs, setting
+    process = context.Process(target=carry_out, args=args, daemon=True)
     try:
         with _without_script():
             process.start()

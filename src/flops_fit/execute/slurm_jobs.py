@@ -162,11 +162,9 @@ class JobMonitor:
             if paths.result_pickle.exists():
                 ended.append((started, self._read(job, experiment)))
             elif self._is_lost(job.job_id, state):
-                reason = (
-                    f"its Slurm job {job.job_id} ended as {state} without a result; its log is "
-                )
-                run = Run(experiment, "preempted", reason=f"{reason}{paths.stderr}")
-                ended.append((started, run))
+                how = f"its Slurm job {job.job_id} ended as {state} without a result"
+                reason = f"{how}; its log is {paths.stderr}"
+                ended.append((started, Run(experiment, "preempted", reason=reason)))
         for started, run in ended:
             self._ended_since.pop(started.job.job_id, None)
             self._clean_up(started.job, run)

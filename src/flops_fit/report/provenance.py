@@ -197,9 +197,7 @@ def provenance(m: ReportData) -> str:
         "Runs": "; ".join(states),
         "Model": ", ".join(sorted({r.experiment.model for r in runs})),
         "Trained on": ", ".join(sorted({r.device for r in runs if r.device})),
-        "Trained with": ", ".join(
-            sorted({f"{k} {v}" for r in runs for k, v in r.versions.items()})
-        ),
+        "Trained with": ", ".join(sorted({" ".join(v) for r in runs for v in r.versions.items()})),
         "Seeds": "one per run, in the table of runs" if runs else "",
         **(m.provenance or {}),
     }

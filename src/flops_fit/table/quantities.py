@@ -98,14 +98,12 @@ def _tokens_of(others: Mapping[str, Floats]) -> tuple[Floats, str] | None:
     return None
 
 
-def _complete(
-    out: Quantities, planned: Floats | None, from_steps: tuple[Floats, str] | None
-) -> None:
+def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str] | None) -> None:
     """Fill in C and D, and say how."""
     data, notes = out.data, out.notes
-    if "tokens" not in data and from_steps is not None:
-        data["tokens"] = from_steps[0]
-        notes.append(f"The table has no tokens: D = {from_steps[1]}.")
+    if "tokens" not in data and steps is not None:
+        data["tokens"] = steps[0]
+        notes.append(f"The table has no tokens: D = {steps[1]}.")
     flops = out.matches.get("flops")
     if flops and flops.distance == 4 and "tokens" in data:
         off = float(np.nanmedian(data["flops"] / (6 * data["params"] * data["tokens"])))
@@ -207,7 +205,7 @@ def telling(
         how: Literal["warning", "note"] = "warning" if spread > _VISIBLE else "note"
         out.append(_finding("settings_differ", how, spread=100 * spread, **words))
     if label is not None:
-        out += _repeated_names(label, texts[label], N, D, "step" in read.others)
+        out += _repeats(label, texts[label], N, D, "step" in read.others)
     return tuple(out)
 
 
@@ -219,9 +217,7 @@ def _grouped(keys: Iterable[object]) -> list[list[int]]:
     return list(rows.values())
 
 
-def _repeated_names(
-    label: str, names: list[str], N: Floats, D: Floats, steps: bool
-) -> list[Diagnostic]:
+def _repeats(label: str, names: list[str], N: Floats, D: Floats, steps: bool) -> list[Diagnostic]:
     """Names that stand in several rows of one size: points along one run, or its repeats."""
     several = [r for r in _grouped(names) if names[r[0]] and len(r) > 1 and np.ptp(N[r]) == 0]
     if 2 * sum(map(len, several)) < len(names):

@@ -105,11 +105,10 @@ def _unsound_rows(
     data: Mapping[str, Floats], states: dict[int, str], cut: Mapping[int, str], outcomes: set[int]
 ) -> dict[int, str]:
     """Why rows are left out by their state or numbers; adds those of an outcome to ``outcomes``."""
-    unsound = np.flatnonzero(~np.isfinite(data["loss"])).tolist()
+    loss = data["loss"]
+    unsound = np.flatnonzero(~np.isfinite(loss)).tolist()
     outcomes |= {*states, *unsound}
-    reasons = {
-        i: f"loss is {data['loss'][i]:g}, expected a finite number" for i in unsound
-    } | states
+    reasons = {i: f"loss is {loss[i]:g}, expected a finite number" for i in unsound} | states
     for name in (n for n in _POSITIVE if n in data):
         values = data[name]
         wrong = ~(np.isfinite(values) & (values > 0))
