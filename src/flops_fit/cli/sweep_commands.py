@@ -170,20 +170,16 @@ def run(
     result.plot(show=False)
     folder = result.output_dir
     paths = {
-        "report": result.report(),
-        "plots": folder / "plots",
-        "runs": folder / "runs.csv",
+        "report": result.report(), "plots": folder / "plots", "runs": folder / "runs.csv",
         "fit": folder / "fit.json",
-    }
+    }  # fmt: skip
     shown = [*result.steps, *([""] if result.steps else []), str(result), ""]
     shown += [f"{name.capitalize() + ':':<8}{path}" for name, path in paths.items()]
     document = {
-        "fit": result.fit.to_dict(),
-        "predictions": [p.to_dict() for p in predictions],
-        "steps": list(result.steps),
-        "output_dir": str(folder),
+        "fit": result.fit.to_dict(), "predictions": [p.to_dict() for p in predictions],
+        "steps": list(result.steps), "output_dir": str(folder),
         "paths": {name: str(path) for name, path in paths.items()},
-    }
+    }  # fmt: skip
     findings = [*result.diagnostics, *predictions[-1].diagnostics]
     return Answer(tuple(shown), document, relied_on(result.fit, findings))
 

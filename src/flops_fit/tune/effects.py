@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -14,17 +13,16 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.flops.functions import Floats
-from flops_fit.records import Diagnostic, Findings
+from flops_fit.records import Diagnostic
 from flops_fit.store.read import TrainingCurve
 from flops_fit.text import format_count, listed
-from flops_fit.tune.tuning import Tuning
+from flops_fit.tune.tuning import Tuning, finding
 
 _SHARES = np.linspace(0.1, 0.95, 35)
 _COMPARED = (0.3, 0.8)  # after the warmup and before the end, where all are 1 by definition
 _ODD_SDS = 4.0  # robust standard deviations from the median
 _FEWEST_CURVES = 5
 _FEWEST_READINGS = 8  # a curve of fewer cannot be interpolated
-_finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ class Collapse:
         """Runs apart from the others."""
         counts = {"odd": len(self.odd), "runs": len(self.labels)}
         names = listed(self.odd, 3, ", ")
-        return (_finding("collapse", names=names, **counts),) if self.odd else ()
+        return (finding("collapse", names=names, **counts),) if self.odd else ()
 
     def rows(self) -> list[dict[str, str | float | None]]:
         """One row a point."""
@@ -112,13 +110,13 @@ class WithoutTuning:
     def diagnostic(self) -> Diagnostic:
         """In words; a warning if tuning moved the answer beyond its interval."""
         if self.untuned is None:
-            return _finding("unknown_without_tuning", why=self.why)
+            return finding("unknown_without_tuning", why=self.why)
         exponents = ""
         if self.tuned_exponent is not None and self.untuned_exponent is not None:
             exponents = f" (exponent {self.untuned_exponent:.3f}, not {self.tuned_exponent:.3f})"
         sizes = {"untuned": format_count(self.untuned), "tuned": format_count(self.tuned)}
         key = "tuning_decides" if self.inside is False else "without_tuning"
-        return _finding(key, compute=self.compute, exponents=exponents, **sizes)
+        return finding(key, compute=self.compute, exponents=exponents, **sizes)
 
 
 def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:

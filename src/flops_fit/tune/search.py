@@ -17,7 +17,7 @@ from flops_fit.recipes.resolve import TunedRecipe, coupled
 from flops_fit.records import Experiment, Run
 from flops_fit.text import format_count, listed
 from flops_fit.tune.optimum_fit import OptimumFits, best_offset, fit_optima, rounded, seed_noise
-from flops_fit.tune.tuning import REACH, Cell, Point, Trial, Tune, TunedCell, Tuning
+from flops_fit.tune.tuning import REACH, Cell, Point, Trial, Tune, TunedCell, Tuning, finding
 
 _BATCH_CELLS = 4  # of more cells the cheapest are enough for one factor
 _SEED_CELLS = 2
@@ -194,15 +194,10 @@ class Search:
         sizes = {repr(e.size): str(e.size) for e in sorted(planned, key=lambda e: e.params.total)}
         skipped = [size for key, size in sizes.items() if key not in known]
         if skipped and options.kind == "per-size":
-            notes.append(
-                f"{len(skipped)} sizes ({listed(skipped, 3, ', ')}) would have had too few steps in the "
-                "share for tuning: their rates are those of their neighbours."
-            )
+            shown = listed(skipped, 3, ", ")
+            notes.append(finding("tuning_sizes", number=len(skipped), sizes=shown).message)
         if self.short:
-            notes.append(
-                f"The share of {options.most:.2g} ended the search for hyper-parameters before it was "
-                "complete: give a larger one, Tune(share=...)."
-            )
+            notes.append(finding("tuning_share", share=options.most).message)
         best: dict[int, list[str]] = {0: [], -1: []}
         for c, cell in enumerate(self.cells):
             rates = self.rates(c)
@@ -210,12 +205,11 @@ class Search:
             for end, edges in best.items():
                 if losses and min(losses, key=lambda lr: losses[lr]) == sorted(rates)[end]:
                     edges.append(str(cell.size))
-        return notes + [
-            f"The {which} rate tried is the best in {len(best[end])} cells (size "
-            f"{', '.join(best[end])}): better ones may lie {where}."
-            for end, which, where in ((0, "lowest", "below"), (-1, "highest", "above"))
-            if best[end]
-        ]
+        for end, which, where in ((0, "lowest", "below"), (-1, "highest", "above")):
+            words = {"which": which, "where": where, "sizes": ", ".join(best[end])}
+            if best[end]:
+                notes.append(finding("tuning_edge", cells=len(best[end]), **words).message)
+        return notes
 
     def _losses(self, axis: Axis, start: Point, offsets: Iterable[int]) -> dict[int, float]:
         trials = {o: self.trials.get(self._shifted(axis, start, o)) for o in offsets}

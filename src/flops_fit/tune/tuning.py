@@ -25,7 +25,7 @@ _SHARES = {"none": 0.0, "pilot": 0.15, "per-size": 0.5}
 REACH = 1.6  # steps from its lowest run over which a parabola is fitted; batches are uneven
 _FACTOR_APART = 1.5  # between the best rates of cells, before it is reported
 _SMALL_REGRET = 0.001  # a relative loss that is too small to report
-_finding = Findings(Path(__file__).with_name("findings.toml"))
+finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Tuning:
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """Findings to read before relying on the sweep."""
-        limits = (_finding("tuning_limits", note=note) for note in self.notes)
+        limits = (finding("tuning_limits", note=note) for note in self.notes)
         about = (self._changes(), self._regret(), *self._exponents(), *self._critical())
         return (*about, *limits)
 
@@ -188,7 +188,7 @@ class Tuning:
         span = low if low == high else f"{low} to {high}"
         coupled = ", following the square root of the batch" if self.coupled else ""
         counts = {"cells": len(self.cells), "runs": len({t.run.experiment.id for t in self.trials})}
-        return _finding("tuning", tuning=self, span=span, coupled=coupled, **counts)
+        return finding("tuning", tuning=self, span=span, coupled=coupled, **counts)
 
     @property
     def coupled(self) -> Coupled | None:
@@ -203,12 +203,12 @@ class Tuning:
         if not lost:
             moved = any(self.factor(c.params) != 1 for c in self.cells)
             choice = "the best of the rates that were tried is taken" if moved else "it is kept"
-            return _finding("tuning_flat", choice=choice)
+            return finding("tuning_flat", choice=choice)
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
         small = max(left) <= max(self.seed_sd or 0.0, _SMALL_REGRET)
         action = 'tune="per-size"' if self.options.kind == "pilot" else "a smaller step"
         words = {"lost": _span(lost), "left": _span(left), "noise": noise, "action": action}
-        return _finding("tuning_regret", "note" if small else None, not small, **words)
+        return finding("tuning_regret", "note" if small else None, not small, **words)
 
     def _exponents(self) -> list[Diagnostic]:
         """Whether one factor serves small and large, short and long."""
@@ -224,7 +224,7 @@ class Tuning:
             f"(recipe {c.recipe_lr:.2g})"
             for c, factor in best
         )
-        return [_finding("tuning_exponents", rates=rates, p=self.lr.agree)]
+        return [finding("tuning_exponents", rates=rates, p=self.lr.agree)]
 
     def _critical(self) -> list[Diagnostic]:
         """Batches larger than the gradient noise scale."""
@@ -234,7 +234,7 @@ class Tuning:
             return []
         counts = {"N": c.params, "D": c.units, "batch": batch, "scale": scale}
         shown = {name: format_count(count) for name, count in counts.items()}
-        return [_finding("large_batch", unit=self.unit, **shown)]
+        return [finding("large_batch", unit=self.unit, **shown)]
 
     def __rich__(self) -> Table:
         from rich.table import Table
