@@ -145,10 +145,8 @@ def next_(
         fitted, target_compute=target, budget_flops=spend, batch=batch, max_run_flops=max_run
     )
     unit = fitted.runs.unit
-    now, after = (
-        format_percent(half) if math.isfinite(half) else "none"
-        for half in (proposal.now, proposal.after)
-    )
+    halves = (proposal.now, proposal.after)
+    now, after = (format_percent(h) if math.isfinite(h) else "none" for h in halves)
     rows = [["FLOPs", "N (parameters)", f"D ({unit})", "D/N"]]
     for run in proposal.runs:
         N, D = run["params"], run["tokens"]

@@ -114,10 +114,8 @@ def answer_card(
 def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diagnostic]) -> str:
     """What the table means, and whether to rely on it."""
     p = prediction
-    size, data, loss = (
-        "" if p.intervals[quantity] is None else f" {_span(p, quantity)}"
-        for quantity in ("optimal_params", "optimal_tokens", "expected_loss")
-    )
+    names = ("optimal_params", "optimal_tokens", "expected_loss")
+    size, data, loss = ("" if p.intervals[n] is None else f" {_span(p, n)}" for n in names)
     expected = "no loss can be predicted"
     if p.expected_loss == p.expected_loss:
         expected = f"expect a held-out loss of {p.expected_loss:.3f}{loss}"
@@ -146,11 +144,9 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     noted = [d for d in diagnostics if d.severity == "note" and d.code in _NOTED and d.action]
     trust = verdict(fit, problems)
     about = "answer" if fit.trust != "no" and trust == "no" else "fit"
-    fine = (
-        "Noted, and no reason for larger errors:"
-        if noted
-        else "No problems were found with this fit."
-    )
+    fine = "Noted, and no reason for larger errors:"
+    if not noted:
+        fine = "No problems were found with this fit."
     worth = trust_worth(trust)
     if SIMULATED in diagnostics:
         lines.insert(0, "SIMULATED: no model was trained. These numbers come from a known law.")

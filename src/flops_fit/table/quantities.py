@@ -45,11 +45,9 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     """Everything that is known of N, D, C and the loss; TableError where one cannot be known."""
     filled = raw.filled()
     # An optional column without a single value is ignored.
-    matches = {
-        name: match
-        for name, match in find_numbers(raw, mapping).items()
-        if name in _REQUIRED or match.column in filled or name in mapping
-    }
+    every = find_numbers(raw, mapping)
+    used = {*_REQUIRED, *mapping, *(name for name, m in every.items() if m.column in filled)}
+    matches = {name: match for name, match in every.items() if name in used}
     others = {}
     for name, match in find_numbers(raw, mapping, CIRCUMSTANCES).items():
         with suppress(TableError):  # a column of text is none of these

@@ -42,10 +42,8 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     read = quantities(raw, mapping)
     data = read.data
     label = find_text("label", list(raw.cells))
-    labels = [
-        f"run {i}" if is_missing(cell) else str(cell)
-        for i, cell in enumerate(raw.cells[label] if label else [None] * raw.rows, start=1)
-    ]
+    names = raw.cells[label] if label else [None] * raw.rows
+    labels = [f"run {i}" if is_missing(v) else str(v) for i, v in enumerate(names, start=1)]
     reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
     outcomes = set(reasons)
     state = find_text("state", list(raw.cells))
@@ -88,10 +86,8 @@ def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
     """What each run shares its noise by, itself without a value; ``None`` where no run has one."""
     if all(is_missing(value) for value in values):
         return None
-    return tuple(
-        f"run {i} alone" if is_missing(value) else str(value)
-        for i, value in enumerate(values, start=1)
-    )
+    numbered = enumerate(values, start=1)
+    return tuple(f"run {i} alone" if is_missing(v) else str(v) for i, v in numbered)
 
 
 def _lost(label: str, reason: str, known: Mapping[str, float | None]) -> Excluded:

@@ -38,10 +38,8 @@ def pilot_cells(
     """Two sizes, each at two lengths, a factor 3 apart; trials cost at most ``most`` FLOPs in all."""
     # The middle size at the cheapest budget is taken as its optimum, which grows as √C.
     cheapest, largest = (f(e.budget for e in planned) for f in (min, max))
-    sizes = sorted(
-        {repr(e.size): e for e in planned if e.budget == cheapest}.values(),
-        key=lambda e: e.params.total,
-    )
+    of_cheapest = {repr(e.size): e for e in planned if e.budget == cheapest}
+    sizes = sorted(of_cheapest.values(), key=lambda e: e.params.total)
     middle = sizes[len(sizes) // 2].params.total
     # Costs are about 1, 3, 3 and 9 times the least.
     least = min(most / (_RUNS_PER_CELL * (1 + _SPACING) ** 2), largest / _SPACING**2)
