@@ -134,10 +134,8 @@ def estimate(experiments: Sequence[Experiment], speed: Speed | None, where: Devi
     times = seconds or {}
     total = math.fsum(times.values()) or 1.0
     paid = {} if price is None else {run: price * time / total for run, time in times.items()}
-    runs = tuple(
-        RunCost(e.id, e.label, own[e.id], times.get(e.id), paid.get(e.id)) for e in experiments
-    )
-    return CostEstimate(runs, basis, where.parallel, wall, where.dollars_per_hour, price)
+    runs = [RunCost(e.id, e.label, own[e.id], times.get(e.id), paid.get(e.id)) for e in experiments]
+    return CostEstimate(tuple(runs), basis, where.parallel, wall, where.dollars_per_hour, price)
 
 
 def run_seconds(

@@ -41,43 +41,32 @@ class TrainingConfig:
 
     InputError or InputTypeError where one cannot be used, MissingExtraError for a tracker's package.
 
-    Attributes
-    ----------
-    optimizer
-        ``(param_groups, hparams) -> torch.optim.Optimizer``, or an optimizer class, in place of AdamW.
-    param_groups
-        ``(model, hparams) -> groups`` as torch takes them, each with an optional ``lr_scale``.
-    parametrization
-        ``"mup"`` or ``Mup(...)`` scales learning rates by width, so that one rate serves all sizes: the
-        one that ``hparams`` gives for the smallest size (or ``Mup(base=)``). Planning then takes some
-        seconds to check that this holds for the model. ``"standard"``: one rate for all parameters.
-    precision
-        ``"auto"`` (bfloat16 on CUDA GPUs that have it), ``"fp32"``, ``"bf16"``, or
-        ``train.Precision("fp32", tf32=True)``.
-    microbatch
-        Samples that go through the model at once; halved automatically if memory runs out. It never
-        changes what is computed: where parts of a batch have another loss, it is refused.
-    workers
-        Processes that read ahead of each run, not in a pool; no result depends on them. ``"auto"``
-        takes the ``num_workers`` of a DataLoader, else as many as save time if reading is slow.
-    compile
-        Whether training uses ``torch.compile``; ``"auto"`` on GPUs, for runs of eight minutes or
-        more. If it fails, the run continues without it and notes it.
-    checkpoint_seconds, checkpoint_steps
-        When a run keeps a checkpoint: after so much time (more if saving would take over a hundredth
-        of the run's time), and at multiples of so many steps; ``None`` for neither.
-    trackers
-        What follows each run that is trained here, or a list: ``"mlflow"``, ``"tensorboard"``,
-        ``"wandb"``, ``"trackio"``, or a :class:`flops_fit.trackers.Tracker`. They change no run and
-        no id; finished runs are not reported again.
-    peak_flops
-        Peak FLOP/s of the device, for the utilisation (MFU) on record; by default from the data sheets
-        of common GPUs.
-    branch
-        Train one run of each size at a constant rate and cool it down once for every budget (Hägele et
-        al. 2024). This needs sizes that occur at several budgets and hyper-parameters of the size alone:
-        ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. On a CPU each
-        branch equals the run trained alone, to the last bit. Intervals count a trunk as one cluster.
+    - ``optimizer``: ``(param_groups, hparams) -> torch.optim.Optimizer``, or an optimizer class, in place
+      of AdamW. ``param_groups``: ``(model, hparams) -> groups`` as torch takes them, each with an optional
+      ``lr_scale``.
+    - ``parametrization``: ``"mup"`` or ``Mup(...)`` scales learning rates by width, so that one rate serves
+      all sizes: the one that ``hparams`` gives for the smallest size (or ``Mup(base=)``). Planning then
+      takes some seconds to check that this holds. ``"standard"``: one rate for all parameters.
+    - ``precision``: ``"auto"`` (bfloat16 on CUDA GPUs that have it), ``"fp32"``, ``"bf16"``, or
+      ``train.Precision("fp32", tf32=True)``.
+    - ``microbatch``: samples that go through the model at once; halved automatically if memory runs out. It
+      never changes what is computed: where parts of a batch have another loss, it is refused.
+    - ``workers``: processes that read ahead of each run, not in a pool; no result depends on them.
+      ``"auto"`` takes the ``num_workers`` of a DataLoader, else as many as save time if reading is slow.
+    - ``compile``: whether training uses ``torch.compile``; ``"auto"`` on GPUs, for runs of eight minutes or
+      more. If it fails, the run continues without it and notes it.
+    - ``checkpoint_seconds``, ``checkpoint_steps``: when a run keeps a checkpoint: after so much time (more
+      if saving would take over a hundredth of the run's time), and at multiples of so many steps; ``None``
+      for neither.
+    - ``trackers``: what follows each run that is trained here, or a list: ``"mlflow"``, ``"tensorboard"``,
+      ``"wandb"``, ``"trackio"``, or a :class:`flops_fit.trackers.Tracker`. They change no run and no id;
+      finished runs are not reported again.
+    - ``peak_flops``: peak FLOP/s of the device, for the utilisation (MFU) on record; by default from the
+      data sheets of common GPUs.
+    - ``branch``: train one run of each size at a constant rate and cool it down once for every budget (Hägele
+      et al. 2024). This needs sizes that occur at several budgets and hyper-parameters of the size alone:
+      ``hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 20_000}``. On a CPU each branch
+      equals the run trained alone, to the last bit. Intervals count a trunk as one cluster.
     """
 
     optimizer: MakeOptimizer | type[torch.optim.Optimizer] | None = None

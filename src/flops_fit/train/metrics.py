@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, Ranks
+from flops_fit.flops.functions import Floats
 from flops_fit.lazy import nn, torch
 from flops_fit.objective import Evaluator, Objective
 from flops_fit.records import Experiment, finite_json
 from flops_fit.trackers.tracker import Tracker
 
 _DRAW_SEED, _DRAW_STEP = 1 << 16, 1 << 20  # torch's generator of a CPU takes 32 bits
-_DRAWN = (
-    8_192  # samples with random numbers of their own that a held-out loss is a mean of, at least
-)
+_DRAWN = 8_192  # samples with random numbers of their own: a held-out loss is a mean of so many
 _MOST_DRAWS = 32
 _MIN_BATCHES = 32  # that the held-out set is cut into, to see how they vary
 
@@ -127,9 +125,7 @@ def evaluate(
     return ratio_standard_error(sums, counts)
 
 
-def ratio_standard_error(
-    sums: NDArray[np.float64], counts: NDArray[np.float64]
-) -> tuple[float, float]:
+def ratio_standard_error(sums: Floats, counts: Floats) -> tuple[float, float]:
     """The ratio of two totals and its standard error over their m parts (Cochran 1977, eq. 6.13)."""
     m, total = len(counts), counts.sum()
     if total <= 0:

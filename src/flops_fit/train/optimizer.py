@@ -94,15 +94,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def decay_groups(model: nn.Module, hparams: HParams) -> Groups:
     """Two groups: parameters that decay; and norms, biases, scalars and embeddings, which do not."""
-    undecayed = (
-        nn.Embedding,
-        nn.EmbeddingBag,
-        nn.LayerNorm,
-        nn.RMSNorm,
-        nn.GroupNorm,
-        nn.modules.batchnorm._NormBase,  # all batch and instance norms
-    )
-    layers = (m for m in model.modules() if isinstance(m, undecayed))
+    tables = (nn.Embedding, nn.EmbeddingBag)
+    norms = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+    layers = (m for m in model.modules() if isinstance(m, (*tables, *norms)))
     exempt = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     decayed: list[torch.Tensor] = []
     rest: list[torch.Tensor] = []
@@ -114,14 +108,12 @@ def decay_groups(model: nn.Module, hparams: HParams) -> Groups:
     return [{"params": params, "weight_decay": decay} for params, decay in decays if params]
 
 
-def _from_class(
-    kind: Any, groups: Groups, hparams: HParams, **options: Any
-) -> torch.optim.Optimizer:
+def _from_class(kind: Any, groups: Groups, hparams: HParams, **options: Any) -> Any:
     options["lr"] = float(hparams.lr)
     if "betas" in inspect.signature(kind).parameters:
         options["betas"] = (float(hparams.beta1), float(hparams.beta2))
     try:
-        optimizer: torch.optim.Optimizer = kind(groups, **options)
+        optimizer = kind(groups, **options)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"optimizer: {kind.__name__} cannot be made from these groups with {sorted(options)}: "
