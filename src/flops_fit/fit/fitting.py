@@ -33,7 +33,7 @@ from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws import LAWS
 from flops_fit.laws.kappa import Hoffmann, Kappa, Muennighoff
 from flops_fit.laws.law import FlopsLike, Law
-from flops_fit.records import Diagnostic, Excluded
+from flops_fit.records import Diagnostic
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
 
@@ -255,10 +255,7 @@ def _sound_runs(
     table, base = table.select(base > 0, "its weight is zero"), base[base > 0]
     reasons = stray_runs(table, log)
     findings = tuple(stray_finding(reasons, table.labels))
-    keep = np.array([i not in reasons for i in range(len(table))])
-    stray = tuple(Excluded(table.labels[i], reason) for i, reason in reasons.items())
-    table = replace(table.select(keep), excluded=table.excluded + stray)
-    return check_runs(table, fewest), base[keep], findings
+    return check_runs(table.without(reasons), fewest), np.delete(base, list(reasons)), findings
 
 
 @one_blas_thread

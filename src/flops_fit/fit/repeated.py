@@ -7,7 +7,6 @@ pull it towards constants that describe neither side, so it is fitted where repe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from flops_fit.fit.intervals import covariance, student_t
 from flops_fit.fit.solver import Solution
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Muennighoff
-from flops_fit.records import Diagnostic, Excluded
+from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, listed
 
@@ -75,10 +74,8 @@ def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_],
     keep = np.array([i not in reasons for i in range(len(runs))])
     if not reasons:
         return runs, keep, []
-    excluded = tuple(Excluded(runs.labels[i], reason) for i, reason in reasons.items())
-    kept = replace(runs.select(keep), excluded=runs.excluded + excluded)
-    hurt = finding("repetition_hurts", count=len(excluded), groups=listed(groups, 6))
-    return kept, keep, [hurt]
+    hurt = finding("repetition_hurts", count=len(reasons), groups=listed(groups, 6))
+    return runs.without(reasons), keep, [hurt]
 
 
 def repeat_findings(solution: Solution) -> list[Diagnostic]:

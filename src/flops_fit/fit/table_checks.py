@@ -9,7 +9,6 @@ where one sheet fits far worse, several runs lie on the second, and hardly any b
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.fit.surface import Bools
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
-from flops_fit.records import Diagnostic, Excluded, Severity
+from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 
@@ -52,13 +51,10 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
     """The table's usable runs, each once; FitError or TableError where they determine no law."""
     columns = (table.params, table.tokens, table.flops)
     usable: Bools = np.all([(c > 1 / _LARGEST) & (c < _LARGEST) for c in columns], axis=0)
-    if not np.all(usable):
-        what = f"N, D or C is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
-        table = table.select(usable, what)
-    sound = np.abs(table.loss) < _LARGEST
-    if not np.all(sound):
-        what = f"its loss is no number from {-_LARGEST:g} to {_LARGEST:g}"
-        table = table.select(sound, what, lost=True)
+    what = f"N, D or C is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
+    table = table.select(usable, what)
+    what = f"its loss is no number from {-_LARGEST:g} to {_LARGEST:g}"
+    table = table.select(np.abs(table.loss) < _LARGEST, what, lost=True)
     if len(table) == 0:
         reasons = listed([f"{e.label}: {e.reason}" for e in table.excluded[:3]])
         raise TableError(
@@ -69,37 +65,32 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
     x, y = np.log(table.params), np.log(table.tokens)
     spread = np.linalg.svd(np.column_stack([x - x.mean(), y - y.mean()]), compute_uv=False)
-    problems = (
-        (
-            distinct <= parameters,
+    if distinct <= parameters:
+        raise FitError(
             f"expected more than {parameters} runs of different N or D, as many as the law has "
             f"parameters; got {count} ({distinct} different). Add {parameters + 1 - distinct} or "
-            "more runs: five sizes at each of four budgets is a good sweep.",
-        ),
-        (
-            len(np.unique(table.params)) < 2,
+            "more runs: five sizes at each of four budgets is a good sweep."
+        )
+    if len(np.unique(table.params)) < 2:
+        raise FitError(
             f"expected several model sizes; all {count} runs have N = {table.params[0]:.3g}. "
-            "Add runs at other sizes.",
-        ),
-        (
-            len(np.unique(table.budget)) < 2,
+            "Add runs at other sizes."
+        )
+    if len(np.unique(table.budget)) < 2:
+        raise FitError(
             f"expected two budgets or more; all {count} runs have C ≈ {table.budget[0]:.3g}, where "
-            "N and D trade off exactly. Add runs at other budgets.",
-        ),
-        (
-            spread[-1] < 1e-3 * spread[0],
+            "N and D trade off exactly. Add runs at other budgets."
+        )
+    if spread[-1] < 1e-3 * spread[0]:
+        raise FitError(
             f"expected N and D to vary independently; in these {count} runs one follows from the "
-            "other. Add runs with other numbers of tokens at the same sizes.",
-        ),
-        (
-            np.ptp(table.loss) <= 1e-12 * np.max(np.abs(table.loss)),
+            "other. Add runs with other numbers of tokens at the same sizes."
+        )
+    if np.ptp(table.loss) <= 1e-12 * np.max(np.abs(table.loss)):
+        raise FitError(
             f"expected losses that differ between runs; all {count} are {table.loss[0]:.6g}. "
-            "Check the loss column.",
-        ),
-    )
-    for wrong, message in problems:
-        if wrong:
-            raise FitError(message)
+            "Check the loss column."
+        )
     return table
 
 
@@ -107,16 +98,9 @@ def _without_repeated_rows(table: RunTable) -> RunTable:
     """Rows equal in N, D, C and loss once: one run logged twice is no second observation."""
     rows = np.column_stack([*table.setting(), table.flops, table.loss])
     _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    if len(first) == len(table):
-        return table
-    keep = np.zeros(len(table), dtype=bool)
-    keep[first] = True
-    original = first[which.ravel()]
-    twice = tuple(
-        Excluded(table.labels[i], f"the same N, D, C and loss as {table.labels[original[i]]}")
-        for i in np.flatnonzero(~keep).tolist()
-    )
-    return replace(table.select(keep), excluded=table.excluded + twice)
+    original = enumerate(first[which.ravel()].tolist())
+    same = "the same N, D, C and loss as"
+    return table.without({i: f"{same} {table.labels[k]}" for i, k in original if i != k})
 
 
 def table_findings(
@@ -256,9 +240,8 @@ def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     off_sheet = float(np.sqrt(np.median(residuals[minority] ** 2)))
     stray = int(np.sum(np.abs(residuals) > max(4 * sd, _STRAY)))
     gain = one - float(np.sum(_truncated(residuals)))
-    if off_sheet > max(2 * sd, _SURFACE_ERROR) or stray >= max(1.0, 0.25 * len(odd)):
-        return None
-    if gain <= _NEEDED_GAIN * len(odd):
+    spread = off_sheet > max(2 * sd, _SURFACE_ERROR) or stray >= max(1.0, 0.25 * len(odd))
+    if spread or gain <= _NEEDED_GAIN * len(odd):
         return None
     shown = listed([runs.labels[i] for i in odd], separator=", ")
     unit = "bits" if bits else "nats"

@@ -276,6 +276,12 @@ class RunTable:
         )
         return replace(self.take(picked), excluded=self.excluded + dropped)
 
+    def without(self, reasons: Mapping[int, str]) -> RunTable:
+        """The table less the runs at these positions, each listed with its reason."""
+        out = tuple(Excluded(self.labels[i], reason) for i, reason in reasons.items())
+        left = np.delete(np.arange(len(self)), list(reasons))
+        return replace(self.take(left), excluded=self.excluded + out)
+
     def take(self, picked: NDArray[np.intp]) -> RunTable:
         """The runs at these positions, in their order."""
 
