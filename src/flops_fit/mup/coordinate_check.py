@@ -6,16 +6,13 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from flops_fit.lazy import nn, torch
 from flops_fit.objective import Objective, map_tensors, to_device
 from flops_fit.text import render, values_table
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 # Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to
 # +0.12 in μP and a steepest one of +0.56 to +1.8 without. The lower bound is wider: noise in an
@@ -120,7 +117,7 @@ class CoordinateCheck:
             f"{len(self.outside)} of {len(moving)} kinds of modules are outside."
         )
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Any:
         title = f"{self.parametrization}, {self.steps} steps at {self.lr:g}, {self.seeds} seeds"
         sizes = (s.values() if isinstance(s, Mapping) else [s] for s in self.sizes)
         named = ["×".join(map(str, values)) for values in sizes]

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError
@@ -15,10 +15,6 @@ from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, by_trunk, own_flops
 from flops_fit.text import format_duration, render, values_table
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 # An assumption, not a measurement: large transformers reach 0.3 to 0.5, small models far less.
 ASSUMED_MFU = 0.3
@@ -96,7 +92,7 @@ class CostEstimate:
         totals = {"flops": self.flops, "seconds": self.seconds}
         return {**vars(self), **totals, "runs": [vars(run) for run in self.runs]}
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Any:
         columns = ("run", "FLOPs", "time", *(() if self.dollars is None else ("cost",)))
         table = values_table(self.headline, columns, caption_justify="left")
         rows: list[tuple[str, RunCost | CostEstimate]] = [(run.label, run) for run in self.runs]
@@ -245,7 +241,7 @@ class DesignCosts:
             raise InputError(f"design: expected one of {list(known)}; got {design!r}.")
         return known[design]
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Any:
         own = self.designs[0].cost
         paid = own is not None and own.dollars is not None
         columns = ("design", "runs", "FLOPs", "of this plan", "time", *(("cost",) if paid else ()))

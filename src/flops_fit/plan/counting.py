@@ -22,6 +22,7 @@ from flops_fit.lazy import torch
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, tensors_of
+from flops_fit.plan.findings import in_words
 from flops_fit.plan.lengths import Floats, Lengths
 from flops_fit.text import error_line, user_line
 
@@ -125,10 +126,7 @@ class FlopsCounter:
             )
         if self.method == "measured" and self.batch is None:
             self.method = "6nd"
-            self.notes.append(
-                f"There was no data to trace the model on: FLOPs are 6·N per {self.unit.rstrip('s')}, "
-                "as if each passed every weight once. Give example_batch= for an exact count."
-            )
+            self._note(in_words("untraced", unit=self.unit.rstrip("s")).message)
 
     @classmethod
     def from_batch(
@@ -191,10 +189,7 @@ class FlopsCounter:
         if abs(8 * one - 14 * two + 7 * four - eight) <= _SAME * eight:
             self.lengths = replace(known, adds_up=False, examples=[*known.examples, *repeated])
             self._known.clear()
-            self._note(
-                "FLOPs of a batch are not those of its samples together: they are counted at the planned "
-                "batch, from a polynomial of its size."
-            )
+            self._note(in_words("flops_of_batches").message)
 
     def per_unit_6nd(self, size: Size) -> float:
         """6·N with N the total: the usual estimate, one position to a unit."""
@@ -247,21 +242,15 @@ class FlopsCounter:
                 traced = trace_flops(lambda: self._summed_output(model, meta), model)
             except Exception:
                 if hasattr(model, "active_params") and self.unit == "tokens":
-                    self._note(
-                        f"FLOPs are 6·N of the active parameters, as {self.spec.reference} cannot be traced "
-                        f"without values ({error_line(error).rstrip('.')}); attention is not included. For "
-                        "an exact count give flops= a function (model) -> training FLOPs per unit."
-                    )
+                    why = error_line(error).rstrip(".")
+                    note = in_words("active_6nd", model=self.spec.reference, why=why)
+                    self._note(note.message)
                     return 6.0 * self.spec.require(size).active * float(self.objective.count(batch))
                 traced = self._trace_values(size, batch, error)
         self._note(*(f"FLOPs: {note}." for note in traced.notes))
         experts, params = find_experts(model), self.spec.require(size)
         if experts and params.active >= params.total:
-            self._note(
-                f"The model has experts ({experts[0].name}: {experts[0].number}) and does not say how "
-                "many a unit passes: FLOPs are those of the experts that the trace ran, and N is of "
-                "all. Declare active_params() on the model to have both."
-            )
+            self._note(in_words("silent_experts", experts=experts[0]).message)
         if traced.total <= 0:
             raise InputError(
                 "flops: no matrix product, convolution or attention was seen in the model. "

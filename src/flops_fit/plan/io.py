@@ -18,8 +18,6 @@ from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import format_count, render, values_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from flops_fit.plan.sweep_plan import SweepPlan
 
 
@@ -206,7 +204,7 @@ class PlanDiff(Priced):
         """The missing part alone."""
         return self.missing, self._speed
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Any:
         counts = f"{len(self.finished)} runs finished, {len(self.missing)} missing"
         title = f"{counts}, {len(self.not_asked_for)} not asked for"
         table = values_table(title, ("run", "id", "FLOPs", "state"), left=4)

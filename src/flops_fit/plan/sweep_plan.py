@@ -20,8 +20,6 @@ from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import card, format_count, format_duration, render, values_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from flops_fit.plan.planner import Planner
 
 
@@ -134,7 +132,7 @@ class SweepPlan(Priced):
         """One dict a run."""
         return [e.to_dict() for e in self.experiments]
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Any:
         chosen = io.differing_columns(self.experiments)
         names = ("FLOPs", "size", "N", f"D ({self.unit})", "D/N", "C/6ND", "steps", "batch")
         table = values_table(
