@@ -191,11 +191,9 @@ class JobMonitor:
         """Whether the process of a local job lives; that of an earlier driver is found by its command."""
         if job._process is not None:
             return job._process.poll() is None
-        try:
-            command = Path(f"/proc/{job.job_id}/cmdline").read_bytes()
-        except OSError:
-            return False
-        return str(self._folder).encode() in command
+        with suppress(OSError):
+            return str(self._folder).encode() in Path(f"/proc/{job.job_id}/cmdline").read_bytes()
+        return False
 
     def _is_lost(self, job_id: str, state: str) -> bool:
         """Whether a job has ended and its result will not appear any more."""
@@ -243,14 +241,11 @@ class JobMonitor:
         new = []
         for name in experiment_ids:
             path = progress_path(self._folder, name)
-            try:
+            with suppress(OSError, ValueError, TypeError):
                 written = path.stat().st_mtime_ns
-                if self._reported.get(name) == written:
-                    continue
-                new.append(Progress(**json.loads(path.read_text())))
-            except (OSError, ValueError, TypeError):
-                continue
-            self._reported[name] = written
+                if self._reported.get(name) != written:
+                    new.append(Progress(**json.loads(path.read_text())))
+                    self._reported[name] = written
         return new
 
     def stop(self, job: Any) -> None:

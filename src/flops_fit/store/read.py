@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,14 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
 
 def recorded_flops(folder: str | Path, runs: Iterable[Run]) -> FlopsFunction | None:
     """The F(N) of the folder's last fit; None where there is none, or it is not that of ``runs``."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         content = json.loads((Path(folder) / "fit.json").read_bytes())
         flops = flops_from_dict(content["flops_per_unit"])
         all_runs = [run.experiment for run in runs]
         counted = np.array([e.flops_per_unit for e in all_runs])
         said = flops(np.array([e.params.total for e in all_runs], dtype=np.float64))
         return flops if np.allclose(said, counted, rtol=1e-3) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    return None
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -166,14 +166,15 @@ def training_curves(folder: str | Path, runs: Iterable[Run]) -> list[TrainingCur
             continue
         steps, losses = [0.0], []
         for line in lines:
-            try:
+            with suppress(ValueError, KeyError, TypeError):
                 values = json.loads(line)
-                step, loss = float(values["step"]), values["loss"]
-            except (ValueError, KeyError, TypeError):
-                continue
-            if loss is not None and step > steps[-1]:
-                steps.append(step)
-                losses.append(float(loss))
+                step, loss = (
+                    float(values["step"]),
+                    float(values["loss"]),
+                )  # None where it is not finite
+                if step > steps[-1]:
+                    steps.append(step)
+                    losses.append(loss)
         if losses:
             ends = np.array(steps) / run.experiment.steps
             out.append(TrainingCurve(run, (ends[1:] + ends[:-1]) / 2, np.array(losses)))

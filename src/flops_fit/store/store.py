@@ -197,12 +197,11 @@ class Store:
 
     def attempt(self, experiment_id: str) -> Attempt | None:
         """The last attempt without a result; None where there is none, or it is torn."""
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             content = json.loads((self.runs / experiment_id / "attempt.json").read_bytes())
             rest = (content[name] for name in ("token", "call", "lost"))
             return Attempt(Run.from_dict(content["run"]), *rest)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+        return None
 
     def holder(self, experiment: Experiment) -> Holder | None:
         """The living process that makes this run, or another of its trunk."""
