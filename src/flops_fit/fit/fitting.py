@@ -67,7 +67,6 @@ def fit_runs(
 ) -> GroupFit: ...
 
 
-@one_blas_thread
 def fit_runs(
     runs: Any,
     law: str | type[Law] = "auto",
@@ -178,6 +177,7 @@ def fit_runs(
         table = replace(table, params=table.non_embedding, excluded=excluded, diverged=())
     log = loss_space == "log"
 
+    @one_blas_thread
     def problem(table: RunTable, weights: Any) -> FitProblem:
         if form is not None:
             table = with_covariates(table, form)
@@ -213,6 +213,7 @@ def fit_runs(
     return replace(repeating or _assembled(alone, fitted, report), _question=question)
 
 
+@one_blas_thread
 def _grouped(
     problems: Mapping[str, FitProblem], window: WindowRule, share: Sequence[str] | None
 ) -> GroupFit:
@@ -297,6 +298,7 @@ def _if_repeats_count(beyond: int, problem: FitProblem) -> Fit | None:
     return _assembled(problem, replace(fitted, choice=Choice(False, reason)), report)
 
 
+@one_blas_thread
 def _assembled(
     problem: FitProblem, fitted: Fitted, report: WindowReport, evidence: Evidence | None = None
 ) -> Fit:

@@ -22,7 +22,7 @@ from flops_fit.fit.known import Known
 from flops_fit.fit.minima import Envelope
 from flops_fit.fit.misfit import Tuned
 from flops_fit.fit.misfit_mean import MisfitPrior
-from flops_fit.fit.solver import BoundKind, DeltaRule, Solution
+from flops_fit.fit.solver import BoundKind, DeltaRule, Solution, one_blas_thread
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose
 from flops_fit.flops.functions import Floats, FlopsFunction
@@ -219,6 +219,7 @@ class FitProblem:
         left = self.table.regret - self.rule.shifts(self.table)
         return Evidence(*ask, self.known.belief(), Tuned(left, self.rule.valley.effective))
 
+    @one_blas_thread
     def windowed(self, window: WindowRule) -> tuple[Fitted, WindowReport]:
         """Fit all runs, then those inside the window where it leaves enough."""
         everything = self.fit(self.base)
