@@ -222,7 +222,7 @@ def test_ctrl_c_reaches_the_run_and_ends_the_workers(tmp_path: Path) -> None:
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         start_new_session=True,
     )
     said, *pids = done.stdout.split()
