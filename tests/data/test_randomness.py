@@ -205,6 +205,7 @@ from flops_fit.data import split_data
 from tests.conftest import Blobs
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts with &
     try:
         for step, _ in enumerate(split_data(Blobs(60))[0].batches(4, 10**7, 0, workers=2)):
             if step == 20:
@@ -222,7 +223,7 @@ def test_ctrl_c_reaches_the_run_and_ends_the_workers(tmp_path: Path) -> None:
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
         start_new_session=True,
     )
     said, *pids = done.stdout.split()

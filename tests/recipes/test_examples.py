@@ -1,4 +1,4 @@
-"""The examples in docstrings of recipes, tuning, adaptive sweeps and records run as they read."""
+"""The examples in docstrings of recipes, tuning and adaptive sweeps run as they read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 MODULES = [
     "hparams",
-    "records",
     "recipes.published",
     "recipes.resolve",
     "tune.optimum_fit",
