@@ -6,6 +6,7 @@ exchange, so each decision also carries whether a rank has failed in the user's 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,9 @@ _SHARDED = {
 }
 
 
+_GROUPS: dict[str, Any] = {}
+
+
 class PeerError(Exception):
     """Another rank failed; it knows why."""
 
@@ -40,7 +44,11 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    control: Any = None  # the process group for decisions between hosts
+
+    @property
+    def control(self) -> Any:
+        """The process group for decisions between hosts; None is the group that exchanges tensors."""
+        return _GROUPS.get("control")
 
     @property
     def is_main(self) -> bool:
@@ -171,15 +179,29 @@ def _join(size: int, on_cpu: bool) -> Ranks:
 
     fresh = {} if distributed.is_initialized() else {"timeout": _TIMEOUT}
     state = PartialState(cpu=on_cpu, **fresh)
+    if fresh:  # threads of a group that is left open may abort the process as it ends
+        atexit.register(
+            lambda: distributed.is_initialized() and distributed.destroy_process_group()
+        )
     if state.num_processes != size:
         raise InputError(
             f"data parallel: expected the {size} processes that were launched; Accelerate found "
             f"{state.num_processes}. Launch with: torchrun --nproc_per_node {size} script.py"
         )
-    control = distributed.group.WORLD
     if distributed.get_backend() != "gloo":
-        control = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
-    return Ranks(state.process_index, size, control)
+        _GROUPS["control"] = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+    if fresh:
+        atexit.register(_leave)
+    return Ranks(state.process_index, size)
+
+
+def _leave() -> None:
+    """Leave the groups that this process made: a group that outlives Python may abort the process."""
+    from torch import distributed
+
+    _GROUPS.clear()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
