@@ -179,10 +179,6 @@ def _join(size: int, on_cpu: bool) -> Ranks:
 
     fresh = {} if distributed.is_initialized() else {"timeout": _TIMEOUT}
     state = PartialState(cpu=on_cpu, **fresh)
-    if fresh:  # threads of a group that is left open may abort the process as it ends
-        atexit.register(
-            lambda: distributed.is_initialized() and distributed.destroy_process_group()
-        )
     if state.num_processes != size:
         raise InputError(
             f"data parallel: expected the {size} processes that were launched; Accelerate found "
