@@ -120,7 +120,7 @@ class Result:
         import matplotlib
         from matplotlib.backends.registry import BackendFilter, backend_registry
 
-        interactive = backend_registry.list_builtin(BackendFilter.INTERACTIVE)  # type: ignore[no-untyped-call]
+        interactive = backend_registry.list_builtin(BackendFilter.INTERACTIVE)  # type: ignore[no-untyped-call]  # it has no types
         windows = show and matplotlib.get_backend().lower() in interactive
         data = self._report_data
         drawn = draw_figures(data, managed=True) if windows else data.drawn

@@ -141,8 +141,8 @@ def takes(arguments: Callable[P, Sweep]) -> Callable[[Callable[[Sweep], R]], Cal
 
         answer = inspect.signature(function).return_annotation
         signature = inspect.signature(arguments).replace(return_annotation=answer)
-        # inspect, help() and the command line read it; types do not know the attribute.
-        call.__signature__ = signature  # type: ignore[attr-defined]
+        # inspect, help() and the command line read it.
+        call.__signature__ = signature  # type: ignore[attr-defined]  # types do not know it
         return explains_names(MOVED)(call)
 
     return decorate

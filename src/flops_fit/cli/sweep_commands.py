@@ -54,8 +54,8 @@ def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer |
         return command(read_sweep(sweep, flags, settings or ()), **options)
 
     parameters = [*shared, *own]
-    # typer reads the options off it; types do not know the attribute.
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    signature = inspect.Signature(parameters)
+    call.__signature__ = signature  # type: ignore[attr-defined]  # typer reads it, types do not
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     return call
 

@@ -250,7 +250,7 @@ class RemoteExecutor(ABC):
     def _prepare(self, task: Any) -> None:
         """Put the task where runs find it."""
 
-    def _fill(self) -> None:  # noqa: B027
+    def _fill(self) -> None:  # noqa: B027 - most executors leave it empty
         """Start what fits, in the order submitted; by default nothing waits here."""
 
     @abstractmethod

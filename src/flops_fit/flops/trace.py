@@ -205,7 +205,7 @@ def _mode(counts: _Counts) -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -227,4 +227,4 @@ def _mode(counts: _Counts) -> Any:
             counts.see(name, flops, args, kwargs, out, torch.is_grad_enabled())
             return out
 
-    return Count()  # type: ignore[no-untyped-call]
+    return Count()  # type: ignore[no-untyped-call]  # it has no types

@@ -286,7 +286,7 @@ def _meta_rules() -> tuple[Any, Any]:
                 kwargs["device"] = "meta"
             return func(*args, **kwargs)
 
-    class ByShape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class ByShape(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
         """Tables of positions without torch's rules for them, whose import takes a second."""
 
         @classmethod
@@ -323,4 +323,4 @@ def _meta_rules() -> tuple[Any, Any]:
             one = func(ones, *args[1:]) if joins else func(*ones)
             return torch.empty(shape, dtype=one.dtype, device="meta")
 
-    return MetaRules(), ByShape()  # type: ignore[no-untyped-call]
+    return MetaRules(), ByShape()  # type: ignore[no-untyped-call]  # it has no types

@@ -200,7 +200,7 @@ def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any
 
     tracer = _Tracer(model, batch)
 
-    class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -209,7 +209,7 @@ def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any
             tracer.record(name, args, kwargs or {}, out)
             return out
 
-    with Record():  # type: ignore[no-untyped-call]
+    with Record():  # type: ignore[no-untyped-call]  # it has no types
         forward()
     return tracer.uses
 

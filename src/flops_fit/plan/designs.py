@@ -170,7 +170,7 @@ class Grid:
         resolve_prior(self.prior)
         given = self.sizes_per_budget
         listed = isinstance(given, Iterable) and not isinstance(given, str)
-        for value in given if listed else [given]:  # type: ignore[union-attr]
+        for value in given if listed else [given]:  # type: ignore[union-attr]  # by `listed`
             whole = int(value) if isinstance(value, np.integer) else value
             check_whole("sizes_per_budget", whole, expected="whole numbers, 1 or more")
 

@@ -136,7 +136,7 @@ def resolve_recipe(hparams: RecipeLike) -> Recipe:
 def text_rule(recipe: Recipe) -> str | None:
     """The rule for tokens of text by which a recipe sets rates or batches; none of a user's function."""
     if isinstance(recipe, Own):
-        return text_rule(recipe.function)  # type: ignore[arg-type]
+        return text_rule(recipe.function)  # type: ignore[arg-type]  # callable
     if isinstance(recipe, RecipeTable):
         own = {*recipe.values, *recipe.laws}.issuperset(_NEEDED)
         return None if own or recipe.base is None else text_rule(recipe.base)

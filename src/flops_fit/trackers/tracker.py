@@ -157,7 +157,7 @@ def _checked(tracker: Any, name: str) -> Tracker:
     try:
         import cloudpickle
     except ImportError:  # then no executor can send it anywhere
-        return tracker  # type: ignore[no-any-return]
+        return tracker  # type: ignore[no-any-return]  # methods are checked above
     try:
         cloudpickle.dumps(tracker)
     except Exception as error:  # pickling runs the user's code
@@ -165,7 +165,7 @@ def _checked(tracker: Any, name: str) -> Tracker:
             f"{name}: expected a tracker that can be pickled, as workers get copies; {kind} cannot "
             f"({error_line(error)}). Open files and connections in start()."
         ) from error
-    return tracker  # type: ignore[no-any-return]
+    return tracker  # type: ignore[no-any-return]  # methods are checked above
 
 
 def needs(package: str, extra: str, who: str) -> None:

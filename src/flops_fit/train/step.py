@@ -114,7 +114,7 @@ class Stepper:
         for part in parts:
             total, count = self._pass(part)
             part_sum = total * share
-            part_sum.backward()  # type: ignore[no-untyped-call]
+            part_sum.backward()  # type: ignore[no-untyped-call]  # it has no types
             summed += part_sum.detach()
             units = units + count
         if self.ranks.size == 1:

@@ -66,7 +66,7 @@ def resolve_tune(tune: Any) -> Tune:
     if isinstance(tune, Tune):
         return tune
     if isinstance(tune, str):
-        return Tune(kind=tune)  # type: ignore[arg-type]
+        return Tune(kind=tune)  # type: ignore[arg-type]  # Tune checks it
     raise InputTypeError(
         f"tune: expected a name or a flops_fit.tune.Tune; got {type(tune).__name__}."
     )
