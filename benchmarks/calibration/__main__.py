@@ -13,10 +13,7 @@ there are any.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from pathlib import Path
 
 from benchmarks.common.threads import one_thread
 
@@ -26,17 +23,12 @@ if __name__ == "__main__":  # read when NumPy is first imported
 from benchmarks.calibration.intervals import intervals
 from benchmarks.calibration.priors import priors
 from benchmarks.calibration.trust import trust
-from benchmarks.common.command import run
-
-DATA = Path(os.environ.get("FLOPS_FIT_SWEEPS", "data"))
+from benchmarks.common.command import run, with_folder
 
 
 def main() -> int:
     """Run the parts on the folder of sweeps."""
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument(
-        "--data", type=Path, default=DATA, help="a folder of CSV files (or set FLOPS_FIT_SWEEPS)"
-    )
+    options = with_folder()
     folder = options.parse_known_args()[0].data
     parts = {"intervals": intervals, "trust": trust, "priors": priors}
     bound = {

@@ -57,6 +57,18 @@ def run(
     return int(any(g.outcome == "missed" for g in goals))
 
 
+def with_folder() -> argparse.ArgumentParser:
+    """The option that names a folder of public sweeps, which are not packaged."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("FLOPS_FIT_SWEEPS", "data")),
+        help="a folder of CSV files (or set FLOPS_FIT_SWEEPS)",
+    )
+    return options
+
+
 def machine() -> dict[str, object]:
     """Where the numbers were measured."""
     return {

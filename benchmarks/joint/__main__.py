@@ -10,29 +10,21 @@ steplaw2025_moe.csv (active_params for non_embedding). Exits with 1 where a goal
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-from pathlib import Path
 
 from benchmarks.common.threads import one_thread
 
 if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
-from benchmarks.common.command import run
+from benchmarks.common.command import run, with_folder
 from benchmarks.joint.replay import replay
 from benchmarks.joint.simulated import simulated
-
-DATA = Path(os.environ.get("FLOPS_FIT_SWEEPS", "data"))
 
 
 def main() -> int:
     """Run the parts."""
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument(
-        "--data", type=Path, default=DATA, help="a folder of CSV files (or set FLOPS_FIT_SWEEPS)"
-    )
+    options = with_folder()
     options.add_argument("--sweeps", type=int, help="simulated sweeps of each case")
     given = options.parse_known_args()[0]
     folder = given.data if given.data.is_dir() else None
