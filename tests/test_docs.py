@@ -23,7 +23,9 @@ DOCS = ROOT / "docs"
 FITTING = (DOCS / "fitting.md").read_text()
 CLI = (DOCS / "cli.md").read_text()
 FIT = ROOT / "src" / "flops_fit" / "fit"
-SOURCE = "\n".join(p.read_text() for p in (*FIT.glob("*.py"), *FIT.glob("*.toml")))
+SOURCE = "\n".join(
+    p.read_text() for p in (*FIT.glob("*.py"), *FIT.glob("*.toml"), FIT.parent / "records.py")
+)
 
 
 PAGES = [p for p in sorted(DOCS.rglob("*.md")) if "_build" not in p.parts]
