@@ -6,13 +6,12 @@ from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.checks import trust_worth
 from flops_fit.fit.misfit import Posterior
 from flops_fit.fit.misfit_mean import KappaMean
 from flops_fit.fit.prediction import QUANTITIES, SPANS, serious
-from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, flops_to_dict
 from flops_fit.laws.kappa import KappaFamily
 from flops_fit.records import SIMULATED, finite_json
 from flops_fit.text import card, format_count
@@ -20,7 +19,6 @@ from flops_fit.text import card, format_count
 if TYPE_CHECKING:
     from flops_fit.fit.fit import Fit
 
-Floats = NDArray[np.float64]
 
 _MOST_EXTRAPOLATION = 1000.0  # times the largest run's compute
 _BUDGETS = 49  # rows of a table of predictions
@@ -105,19 +103,13 @@ def _surfaces(drawn: Posterior, mean: KappaMean) -> dict[str, Any]:
 
 def _flops(flops: FlopsFunction, low: float, high: float) -> dict[str, Any]:
     """F(N): its constants, its counts, or samples of it."""
-    if isinstance(flops, LinearFlops):
-        return {"kind": "linear", "k": flops.k}
-    if isinstance(flops, SmoothFlops):
-        names = ("k", "c", "p", "n0", "n_min")
-        return {"kind": "smooth", **{name: getattr(flops, name) for name in names}}
-    if isinstance(flops, InterpolatedFlops):
-        sizes = np.array(sorted(flops.counts))
-        per_unit = np.array([flops.counts[n] for n in sizes])
-    else:
-        sizes = np.geomspace(low, high, int(_SAMPLES * np.log2(high / low)))
-        per_unit = np.asarray(flops(sizes))
-        usable = np.isfinite(per_unit) & (per_unit > 0)
-        sizes, per_unit = sizes[usable], per_unit[usable]
+    samples = np.geomspace(low, high, int(_SAMPLES * np.log2(high / low)))
+    values = flops_to_dict(flops, samples)
+    if values["kind"] != "counted":
+        return values
+    sizes, per_unit = np.array(values["counts"]).T
+    usable = np.isfinite(per_unit) & (per_unit > 0)
+    sizes, per_unit = sizes[usable], per_unit[usable]
     return {
         "kind": "counts",
         "log_size": np.log(sizes).tolist(),

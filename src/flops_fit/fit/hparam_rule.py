@@ -9,18 +9,18 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Estimate, Interval, check_level
 from flops_fit.fit.valley import Regret, Valley, ValleyPrior, fit_valley, form_error, regret
+from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import default
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 HParamNames = Literal["auto"] | Sequence[str] | ValleyPrior | None
 
 TUNED = ("lr", "batch_units")
@@ -181,10 +181,7 @@ class HParamRule:
         for name, value, (low, high) in zip("ND", (N, D), self.ranges, strict=True):
             off = max(math.log(low / value), math.log(value / high))
             if off > _FAR:
-                text = (
-                    f"{name} = {value:.3g} is {math.exp(off):.2g} times beyond the runs of the rule"
-                )
-                out.append(Diagnostic("extrapolation", "warning", text, "add runs nearer to it"))
+                out.append(finding("off_the_rule", name=name, value=value, factor=math.exp(off)))
         return tuple(out)
 
     @property
@@ -233,14 +230,9 @@ class HParamRule:
     def diagnostics(self, runs: RunTable) -> list[Diagnostic]:
         """What was done to the losses of the runs, and how sure the rule is."""
         R = np.expm1(self.expected(runs))
-        text = (
-            f"law and hyper-parameters were fitted as one: {self}. Losses are those at the best of each "
-            f"run's N and D: {100 * np.median(R):.2g} % lower in the median, {100 * np.max(R):.2g} % at most"
-        )
-        out = [Diagnostic("hparams", "note", text)]
+        out = [finding("hparams", rule=self, median=100 * np.median(R), most=100 * np.max(R))]
         if self.valley.mixing > _MIXED:
-            text = f"the draws of the rule have not settled (R̂ = {self.valley.mixing:.2g})"
-            out.append(Diagnostic("hparams_draws", "warning", text, "add runs"))
+            out.append(finding("hparams_draws", mixing=self.valley.mixing))
         return out
 
     def __str__(self) -> str:
@@ -341,7 +333,7 @@ def tuned_losses(
     if hparams is None or runs.regret is not None:
         return runs, None
     asked = hparams != "auto" and not isinstance(hparams, ValleyPrior)
-    names = tuple(n for n in TUNED if n in hparams) if asked else varied(runs)  # type: ignore[operator]
+    names = tuple(n for n in TUNED if n in hparams) if asked else varied(runs)  # type: ignore[operator]  # by `asked`
     if not names:
         return runs, None
     for name in names:

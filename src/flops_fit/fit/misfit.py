@@ -33,12 +33,10 @@ from flops_fit.fit.misfit_mean import (
 )
 from flops_fit.fit.solver import MAD_TO_SD, Solution, one_blas_thread
 from flops_fit.fit.surface import Points
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
-
-Floats = NDArray[np.float64]
 
 DRAWS = 400
 _KNOT_SPACING = 0.8  # correlation lengths: 1e-3 of the variance of g is lost between two knots

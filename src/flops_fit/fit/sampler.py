@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from flops_fit.flops.functions import Floats
+
 Potential = Callable[[Floats], tuple[Floats, Floats]]
 
 _DOF = 5.0  # of the proposals

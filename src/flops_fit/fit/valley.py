@@ -23,10 +23,10 @@ from flops_fit.fit.misfit_mean import KappaMean, MisfitPrior
 from flops_fit.fit.sampler import sample
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import SurfaceSolver
+from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.table.run_table import RunTable
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 NAMES = ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "ln_c_lr", "ln_c_batch", "skew")
@@ -77,7 +77,7 @@ class ValleyPrior:
         """The same with standard deviations ``factor`` times as large."""
         pairs = {name: getattr(self, name) for name in NAMES}
         wide = {name: (mean, sd * factor) for name, (mean, sd) in pairs.items()}
-        return replace(self, **wide)  # type: ignore[arg-type]
+        return replace(self, **wide)  # type: ignore[arg-type]  # NAMES are pairs
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,14 @@ import numpy as np
 from flops_fit import rng
 from flops_fit.checks import is_whole
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError
-from flops_fit.flops.functions import FlopsFunction, InterpolatedFlops, LinearFlops
+from flops_fit.flops.functions import Floats, FlopsFunction, InterpolatedFlops, LinearFlops
 from flops_fit.flops.trace import TracedFlops, trace_flops
 from flops_fit.lazy import torch
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, tensors_of
 from flops_fit.plan.findings import in_words
-from flops_fit.plan.lengths import Floats, Lengths
+from flops_fit.plan.lengths import Lengths
 from flops_fit.text import error_line, user_line
 
 FlopsMethod = str | Callable[[Any], float]

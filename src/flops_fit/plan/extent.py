@@ -203,12 +203,7 @@ def _step_units(
     for (n, batch, _), found in zip(made, compared, strict=True):
         planned = float(objective.count(batch))
         if found is not None and abs(found.units[0] - planned) > 1e-3 * planned:
-            message = (
-                f"step_fn counts {found.units[0]:.5g} units in a batch of {n} samples, and planning "
-                f"{planned:.5g}: runs are planned in the one and recorded in the other."
-            )
-            action = "count_fn=, with what step_fn returns as its second value"
-            return (Diagnostic("units_of_step", "warning", message, action),)
+            return (in_words("units_of_step", n=n, units=found.units[0], planned=planned),)
     return ()
 
 

@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
+from flops_fit.flops.functions import Floats
 from flops_fit.objective import Objective, batch_length, map_tensors, tensors_of
+from flops_fit.plan.findings import in_words
 from flops_fit.records import Diagnostic
-
-Floats = NDArray[np.float64]
 
 _FIRST = 32  # samples that are looked at to see whether they differ
 _LOOKED_AT = 512  # where they do
@@ -135,12 +134,8 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
                     different.setdefault(lengths, (tensor, axis))
     some = tensors_of(_collated(data, samples[:_GROUP]))
     packed = [d for n, d in different.items() if some[d[0]].shape[d[1]] == sum(n[:_GROUP])]
-    message = (
-        f"Samples hold {min(units):.4g} to {max(units):.4g} units, {np.mean(units):.4g} in the mean of "
-        f"{len(units)}. D and C of each run are those of the batches that it will read: of all of them, or "
-        f"of {MOST_READ:,} samples."
-    )
-    finding = Diagnostic("lengths", "note", message)
+    said = {"least": min(units), "most": max(units), "mean": np.mean(units), "count": len(units)}
+    finding = in_words("lengths", **said, read=MOST_READ)
     out = Lengths(data, objective, None, tuple(different.values()), frozenset(packed))
     out.nominal, out.findings = nominal, (finding,)
     order = sorted(range(len(samples)), key=lambda i: sum(math.prod(s) for s in shapes[i]))

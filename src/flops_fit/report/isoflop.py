@@ -11,8 +11,9 @@ import numpy as np
 from flops_fit.fit.backtesting import Backtest
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import HeldOut
+from flops_fit.flops.functions import Floats
 from flops_fit.report import style
-from flops_fit.report.style import Floats, Row, rows_of
+from flops_fit.report.style import Row, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

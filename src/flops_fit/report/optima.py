@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flops_fit.fit.fit import Fit
+from flops_fit.flops.functions import Floats
 from flops_fit.report import style
 from flops_fit.report.isoflop import law_name
-from flops_fit.report.style import Floats, Row, rows_of
+from flops_fit.report.style import Row, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from flops_fit.flops.functions import Floats
 from flops_fit.text import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 Colour = tuple[float, float, float, float]
 Row = dict[str, str | float | None]
 
@@ -70,7 +69,7 @@ def set_margins(figure: Figure) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     (ax,) = figure.axes
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]  # it has no types
     outer = ax.get_tightbbox(renderer, for_layout_only=True)
     assert outer is not None
     inner, width, height = ax.bbox, figure.bbox.width, figure.bbox.height

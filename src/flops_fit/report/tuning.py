@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flops_fit.flops.functions import Floats
 from flops_fit.report import style
-from flops_fit.report.style import Colour, Floats, Row, rows_of
+from flops_fit.report.style import Colour, Row, rows_of
 from flops_fit.report.table import TextTable
 from flops_fit.text import format_count
 from flops_fit.tune.effects import Collapse

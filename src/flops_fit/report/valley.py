@@ -11,10 +11,11 @@ import numpy as np
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.hparam_rule import EXPONENTS
 from flops_fit.fit.prediction import Prediction
+from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import RECIPES
 from flops_fit.records import ParamCount
 from flops_fit.report import style
-from flops_fit.report.style import Floats, Row, rows_of
+from flops_fit.report.style import Row, rows_of
 from flops_fit.report.table import TextTable
 from flops_fit.text import format_count
 

@@ -90,9 +90,9 @@ def recorded_flops(folder: str | Path, runs: Iterable[Run]) -> FlopsFunction | N
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         content = json.loads((Path(folder) / "fit.json").read_bytes())
         flops = flops_from_dict(content["flops_per_unit"])
-        all_runs = [run.experiment for run in runs]
-        counted = np.array([e.flops_per_unit for e in all_runs])
-        said = flops(np.array([e.params.total for e in all_runs], dtype=np.float64))
+        planned = [run.experiment for run in runs]
+        counted = np.array([e.flops_per_unit for e in planned])
+        said = flops(np.array([e.params.total for e in planned], dtype=np.float64))
         return flops if np.allclose(said, counted, rtol=1e-3) else None
     return None
 
@@ -168,10 +168,8 @@ def training_curves(folder: str | Path, runs: Iterable[Run]) -> list[TrainingCur
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):
                 values = json.loads(line)
-                step, loss = (
-                    float(values["step"]),
-                    float(values["loss"]),
-                )  # None where it is not finite
+                # A loss that is not finite is None, which is no number.
+                step, loss = float(values["step"]), float(values["loss"])
                 if step > steps[-1]:
                     steps.append(step)
                     losses.append(loss)
