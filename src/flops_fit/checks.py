@@ -1,7 +1,5 @@
 """Checks of arguments: what was expected, what came, and the nearest name that was meant."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import inspect

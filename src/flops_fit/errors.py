@@ -20,8 +20,6 @@ Each message says what was expected, what came, and what to do next.
 A poor fit is not an error: it is a status and a diagnostic in the result.
 """
 
-from __future__ import annotations
-
 __all__ = [
     "BudgetError", "DataError", "FitError", "FlopsFitError", "InputError", "InputTypeError",
     "LossError", "MissingExtraError", "ModelError", "OutputError", "PlanError", "SweepError",

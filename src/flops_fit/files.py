@@ -1,7 +1,5 @@
 """Write files so that a reader, or a crash, sees the old content or the new, and never a part."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import hashlib

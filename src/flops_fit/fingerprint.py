@@ -3,8 +3,6 @@
 Code is compared by its syntax tree and the plain values it closes over, data by a spread of samples.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import dataclasses

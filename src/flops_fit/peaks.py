@@ -5,8 +5,6 @@ are those with sums in 32 bits, as in torch: half of the others for 16-bit numbe
 A name has to match as a whole: laptop, cut-down and partitioned (MIG) devices are slower.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from dataclasses import dataclass

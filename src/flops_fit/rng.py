@@ -1,7 +1,5 @@
 """The global random generators of torch, NumPy and Python: seed, capture, restore, keep."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import random

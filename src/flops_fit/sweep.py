@@ -1,7 +1,5 @@
 """Carry out the experiments of a sweep: finished runs are kept, missing ones are run."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -1,7 +1,5 @@
 """The adaptive sweep: pilot, fit, batch, fit, … until N* is known as precisely as required."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """From the user's arguments to a plan that can be trained."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence

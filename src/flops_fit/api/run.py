@@ -1,7 +1,5 @@
 """Carry out a plan; tune it first; or choose its runs batch after batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

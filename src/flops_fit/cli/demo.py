@@ -1,7 +1,5 @@
 """``flops-fit demo``: a real IsoFLOP sweep of a byte-level GPT on real English, on two cores."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading samples as batches: each sample seeded by its own key, ahead of time by other processes."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import multiprocessing

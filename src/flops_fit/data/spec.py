@@ -1,7 +1,5 @@
 """Which samples are trained on, in an order that is a function of the seed, and which are held out."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import time

@@ -8,8 +8,6 @@
 Without ``--real`` or ``--data`` the runs are simulated.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

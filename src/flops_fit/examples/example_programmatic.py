@@ -9,8 +9,6 @@
 Without ``--real`` or ``--data`` nothing is trained: losses come from a published law with noise.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

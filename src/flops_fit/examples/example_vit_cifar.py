@@ -9,8 +9,6 @@
 Here D counts images, not tokens. Without ``--real`` or ``--data`` the runs are simulated.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 from collections.abc import Sequence

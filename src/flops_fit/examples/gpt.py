@@ -10,8 +10,6 @@ F is the training FLOPs per token at context T: 6 per weight that is multiplied,
 is not, and full, not causal, attention (3 times table 1 of Kaplan et al. 2020).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

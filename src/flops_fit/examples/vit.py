@@ -8,8 +8,6 @@ learned positions and a GELU MLP of 4·d. Linear layers have biases, norms a gai
 for L layers, width d, S×S images and K classes: 108,106 by default.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """The contract of every place where runs happen, this process as one, and what places share."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import signal

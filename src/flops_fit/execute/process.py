@@ -1,7 +1,5 @@
 """Fresh processes that each carry out one run, themselves or by ranks that they launch."""
 
-from __future__ import annotations
-
 import inspect
 import io
 import logging

@@ -1,7 +1,5 @@
 """Runs as tasks of a Ray cluster, or of one that is started here."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

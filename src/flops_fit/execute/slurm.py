@@ -1,7 +1,5 @@
 """Runs as jobs of a Slurm cluster, submitted through submitit."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

@@ -1,7 +1,5 @@
 """Jobs of Slurm: what happens inside one, and what the driver learns of it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The three approaches of Hoffmann et al. 2022 side by side, and which of them answers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 

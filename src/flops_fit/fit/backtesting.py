@@ -1,7 +1,5 @@
 """What a fit is worth beside the largest budgets, held out, and beside the fit of another recipe."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What speaks for and against a fit: outliers, residual patterns, bounds, and distance from runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal

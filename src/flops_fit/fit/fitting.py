@@ -1,7 +1,5 @@
 """From a table of runs to a fit: read, check, solve inside the window, choose, diagnose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack, overload

@@ -1,7 +1,5 @@
 """The rule for learning rate and batch that runs say, with its intervals, and losses freed of both."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """How sure a quantity of a fit is: what the drawn surfaces say of it, and the law's own covariance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property

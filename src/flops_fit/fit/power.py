@@ -1,7 +1,5 @@
 """Fits in one variable: power laws y = k·x^a with or without an offset, and F(N) from a table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The answer at one compute budget with its intervals, and what a budget held out says of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any

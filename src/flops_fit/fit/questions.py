@@ -1,7 +1,5 @@
 """What a fit answers besides its optimum."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ The law of Muennighoff et al. 2023 falls with every repeat. Runs whose loss rise
 pull it towards constants that describe neither side, so it is fitted where repetition still helps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

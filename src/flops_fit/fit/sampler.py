@@ -6,8 +6,6 @@ coordinates whose covariance is learnt from the chains. An affine-invariant ense
 2010, emcee) needs no gradient, and some ten times as many evaluations in so many dimensions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A residual does not show a wrong cell, because the fit follows it. So the law is
 run, and without whatever lies beyond it: what the rest predicts is compared with the run's loss.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

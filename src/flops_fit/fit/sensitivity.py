@@ -4,8 +4,6 @@ Every variant is a refit of the chosen form at its δ and window, so all of them
 as much as one fit. :func:`flops_fit.fit.backtest` repeats choice of form and window too.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -15,8 +15,6 @@ H = −w ln w − (1−w) ln(1−w),
     ∇²T = κ·w(1−w)·h hᵀ + κH·∂lnκ ∂lnκᵀ,     h = ∇(s − t).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

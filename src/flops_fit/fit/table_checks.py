@@ -7,8 +7,6 @@ truncated residuals is taken, searched from surfaces through a few runs each. Th
 where one sheet fits far worse, several runs lie on the second, and hardly any between the two.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

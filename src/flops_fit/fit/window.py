@@ -5,8 +5,6 @@ window follows the *fitted* N*(C) of each run's own compute, its edge is soft, a
 iterated until they agree. The runs nearest to the question say most: a run weighs (C/C_max)^tilt.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Training FLOPs per unit, F(N): what turns a size and a budget into a number of units, C = F(N)·D."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable

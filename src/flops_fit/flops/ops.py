@@ -6,8 +6,6 @@ weight gradient they count as if dense in its groups, nor for the backward pass 
 where they count the scores twice.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

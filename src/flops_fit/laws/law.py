@@ -1,7 +1,5 @@
 """What every scaling law L(N, D) answers: its loss, its compute-optimal split, its inverse."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

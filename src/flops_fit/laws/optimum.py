@@ -5,8 +5,6 @@ Searches take many curves at once: where each is lowest, where it crosses a valu
 curves that are defined throughout a bracket.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn

@@ -1,7 +1,5 @@
 """What runs cost before they are made: FLOPs, time and money; and the same budgets by each design."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections import deque

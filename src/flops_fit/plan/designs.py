@@ -1,7 +1,5 @@
 """The designs of a sweep: which sizes to train at each budget, around which assumed optimum."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The sizes at each budget, the exact experiment of each, and the trunks that runs of one size share."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

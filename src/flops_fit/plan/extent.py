@@ -1,7 +1,5 @@
 """Whether loss and units add up: those of a batch against those of its parts, with the same weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the user's model, data and code say about a sweep before it is run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What batches hold where samples differ, or where FLOPs do not add up: units, and what FLOPs depend on."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From a model, its data and a design to a plan; and the same plan with another recipe."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

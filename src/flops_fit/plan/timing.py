@@ -1,7 +1,5 @@
 """A few real steps before the sweep: is the model trainable, and how fast is it here?"""
 
-from __future__ import annotations
-
 import functools
 import math
 import time

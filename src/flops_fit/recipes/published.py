@@ -5,8 +5,6 @@ an output head of its own included. Published warmups in steps or tokens are sho
 the run. Outside the range of a rule its learning rate is neither checked nor bounded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Recipes from what a user gives: values, functions, changes to other recipes, TOML files of power laws."""
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Laws as their papers print them, and published runs, packaged so that nothing is downloaded."""
 
-from __future__ import annotations
-
 import csv
 import tomllib
 from dataclasses import replace

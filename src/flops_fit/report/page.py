@@ -1,7 +1,5 @@
 """One self-contained HTML page: the answer, a panel of what-ifs, figures, findings and sources."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

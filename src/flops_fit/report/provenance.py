@@ -1,7 +1,5 @@
 """The sources of the answer: runs, runs left out, methods with their papers, versions."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import platform

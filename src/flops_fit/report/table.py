@@ -1,7 +1,5 @@
 """Tables and words of the answer, as Markdown for terminals and as HTML for page and notebook."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Check that everything in a folder is complete and in its place; checking changes nothing."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

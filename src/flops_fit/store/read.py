@@ -1,7 +1,5 @@
 """The files of a sweep as values, checked for schema, id and completeness; runs as a table; curves."""
 
-from __future__ import annotations
-
 import io
 import json
 import time

@@ -1,7 +1,5 @@
 """Cells of a table as numbers: units, powers of ten, and commas that mean one thing only."""
 
-from __future__ import annotations
-
 import math
 import re
 import tomllib

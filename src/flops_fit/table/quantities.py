@@ -1,7 +1,5 @@
 """The numeric columns of a table under our names, N, D and C complete, and what others tell."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress

@@ -3,8 +3,6 @@
 Files are not trusted: what is no table is refused, and reading stops at the row limit.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

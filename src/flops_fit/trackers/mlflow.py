@@ -1,7 +1,5 @@
 """MLflow: follow runs there, and read runs from there."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

@@ -1,7 +1,5 @@
 """TensorBoard: write event files, and read runs from them."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What a tracker is, how a run calls its trackers, and what those of services share."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import inspect

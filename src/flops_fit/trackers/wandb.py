@@ -1,7 +1,5 @@
 """Weights & Biases: follow runs there, and read runs from there; and trackio, which has its interface."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout

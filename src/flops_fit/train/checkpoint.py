@@ -5,8 +5,6 @@ Each is a folder ``step-00001234`` with ``state.pt`` (nested plain values and te
 flushed and renamed: a reader sees all of it or nothing. What does not verify is renamed and reported.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

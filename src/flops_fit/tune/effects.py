@@ -1,7 +1,5 @@
 """What tuning changed: the answer without it, and training curves on one scale."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

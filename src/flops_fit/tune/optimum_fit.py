@@ -1,7 +1,5 @@
 """Where a loss is lowest along ln x, from a few noisy runs in each of several cells."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

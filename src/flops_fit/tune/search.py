@@ -1,7 +1,5 @@
 """Tuning before a sweep: trials of rates and batches, until each optimum lies inside what was tried."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

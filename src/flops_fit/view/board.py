@@ -1,7 +1,5 @@
 """The state of a sweep in numbers."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections import Counter, deque

@@ -1,7 +1,5 @@
 """The training data: a text that comes with Python. Replace it with your own."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset

@@ -1,7 +1,5 @@
 """The model to find the best size of, and its loss. Replace both with your own."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
