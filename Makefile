@@ -11,7 +11,7 @@ PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-browser check docs docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-plan \
-	bench-report bench-train chaos clean
+	bench-report bench-tables bench-train chaos clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,9 @@ bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by de
 
 bench-report: install ## From runs to a finished page: seconds, size, time to load (a minute)
 	$(BIN)/python -m benchmarks.report
+
+bench-tables: install ## Which of forty files, written as tools write them, are read as they are (a minute)
+	$(BIN)/python -m benchmarks.tables
 
 bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 13 minutes)
 	$(BIN)/python -m benchmarks.train

@@ -6,6 +6,7 @@ import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ CIRCUMSTANCES = (
     *("lr", "seed"),
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
+_COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
+_REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
 _FRACTIONAL = ("loss", "loss_se", "epochs", "lr")
 _ALMOST = 0.06  # labels such as 4.6M are rounded
 
@@ -120,6 +123,11 @@ def find_numbers(
         candidates = {h: r for h, r in ranks.items() if h in filled} or ranks
         if name == "tokens" and "total_tokens" in candidates and "tokens" in candidates:
             candidates["tokens"] = candidates["total_tokens"]  # of one device, or of all?
+            with suppress(TableError):
+                one, every = (raw.numbers(name, ColumnMatch(h)) for h in ("tokens", "total_tokens"))
+                devices = every / one
+                if np.nanmin(devices) >= 1 and np.allclose(devices % 1, 0, equal_nan=True):
+                    del candidates["tokens"]
         if candidates:
             matches[name] = _best(name, candidates, raw)
     return matches
@@ -178,7 +186,10 @@ def _same(name: str, ties: Sequence[str], raw: Raw) -> str:
         columns = {h: raw.numbers(name, unit) for h, unit in units.items()}
     except TableError:
         return ""
-    fullness = {h: (np.sum(~np.isnan(v)), len(np.unique(v))) for h, v in columns.items()}
+    fullness = {
+        h: (np.sum(~np.isnan(v)), len(np.unique(v)), sum(x != float(f"{x:.4g}") for x in v))
+        for h, v in columns.items()
+    }
     fullest = max(columns, key=fullness.__getitem__, default="")
     allowed = 1e-3 if name == "loss" else _ALMOST
     for values in columns.values():
@@ -220,17 +231,23 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
         return purpose, 0, 0
     if name != "loss" and held_out:
         return None  # the tokens of an evaluation are not those of the training
-    for base, farther in ((heading, 0), (split_unit(heading)[0], 1)):
+    bare = split_unit(heading)[0]
+    if name in _COUNTS and WORDS["rates"] & set(re.split(r"[\W_]+", bare)):
+        return None  # a speed, a share or a time
+    bases = [(heading, 0)] if name in _FRACTIONAL else [(heading, 0), (bare, 1)]
+    remark = re.fullmatch(r"(.+?)_*[(\[][^()]*[)\]]", bare) if name in _REMARKED else None
+    if remark and not (name == "loss" and words & WORDS["not_loss"]):
+        bases.append((remark[1], 2))
+    for base, farther in bases:
         plain, last = _plain(base), _parts(base)[-1]
         for preference, usual in enumerate(_USUAL[name]):
             if _normal(base) in usual or plain in usual:
-                bare = name == "flops" and re.fullmatch(r"(.*/)?[a-z]+flops?", normal) and farther
-                return purpose, 4 if bare else 1 + (_normal(base) not in usual), preference
+                unsure = name == "flops" and re.fullmatch(r"(.*/)?[a-z]+flops?", normal) and farther
+                distance = 3 if farther == 2 else 1 + (_normal(base) not in usual)
+                return purpose, 4 if unsure else distance, preference
             # A lone letter at the end of a path, such as attention/n, says too little.
             if len(last) > 1 and last in usual and last != plain:
                 return purpose, 3, preference
-        if name in _FRACTIONAL:
-            break
     named = name == "loss" and held_out and words & WORDS["loss"] and not words & WORDS["not_loss"]
     return (0, 5, 0) if named else None
 
@@ -244,6 +261,8 @@ def _parts(heading: str) -> list[str]:
     parts = [part for part in re.split(r"[./:]+", _normal(heading)) if part] or [""]
     while len(parts) > 1 and parts[0] in WORDS["scopes"]:
         parts = parts[1:]
+    if len(parts) > 1 and parts[-1] == "value":  # W&B keeps {"desc": ..., "value": ...}
+        parts = parts[:-1]
     if len(parts) == 1:
         for scope in ("config_", "summary_", "metrics_"):
             parts = [parts[0].removeprefix(scope)]

@@ -5,41 +5,29 @@ Files are not trusted: what is no table is refused, and reading stops at the row
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flops_fit.errors import InputTypeError, MissingExtraError, TableError
-from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted, rank
+from flops_fit.table.columns import Cells, Raw, Wanted, rank
+from flops_fit.table.text_files import binary, encoding, keeps, lines, opened, read_csv, too_long
 from flops_fit.trackers.tracker import flat
 
 MOST_ROWS = 1_000_000
-_LONGEST_LINE = 1 << 20
 _LARGEST_JSON = 1 << 28
-_ROWS_AT_ONCE = 50_000
-_DELIMITERS = ",;\t|"
 _SMALL = 10_000  # rows of a table whose columns are all kept
-_HEAD = 20  # lines, a title and comments among them, in which the headings stand
 _FOREIGN = {
     b"\x1f\x8b": "is compressed by gzip. Unpack it first.",
     b"\x28\xb5\x2f\xfd": "is compressed by Zstandard. Unpack it first.",
     b"BZh": "is compressed by bzip2. Unpack it first.",
     b"\xfd7zXZ": "is compressed by xz. Unpack it first.",
     b"PK\x03\x04": "is a ZIP archive or a spreadsheet. Unpack it, or export the sheet as CSV.",
-    b"\xff\xfe": "is UTF-16 text. Save it as UTF-8.",
-    b"\xfe\xff": "is UTF-16 text. Save it as UTF-8.",
 }
-
-
-def _too_long(what: str = "the table") -> TableError:
-    return TableError(
-        f"expected one row a run; {what} has more than {MOST_ROWS:,} rows and looks like a log of "
-        "steps. Keep each run's last row, with its N, D and final loss; of curves, fewer points."
-    )
 
 
 def read_raw(source: Any, wanted: Wanted) -> Raw:
@@ -59,7 +47,8 @@ def read_raw(source: Any, wanted: Wanted) -> Raw:
         raise
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        reason = f"{path} is not UTF-8 text (byte 0x{byte:02x}). Save it as UTF-8."
+        what = "whole UTF-16" if error.encoding.startswith("utf-16") else "UTF-8"
+        reason = f"{path} is not {what} text (byte 0x{byte:02x}). Save it as UTF-8."
     except json.JSONDecodeError as error:
         reason = f"{path} is not valid JSON ({error})."
     except RecursionError:
@@ -89,7 +78,7 @@ def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
         raise TableError(f"expected columns of equal length, one value a run; got {lengths}.")
     rows = next(iter(lengths.values()))
     if rows > MOST_ROWS:
-        raise _too_long()
+        raise too_long(MOST_ROWS)
     return Raw(tuple(columns), {k: v for k, v in columns.items() if wanted(k)}, rows)
 
 
@@ -134,7 +123,7 @@ def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
         if not isinstance(row, Mapping):
             raise _no_table(rows, row)
         if count == MOST_ROWS:
-            raise _too_long()
+            raise too_long(MOST_ROWS)
         if count == _SMALL:
             cells = {h: c if wanted(h) != "other" else None for h, c in cells.items()}
         for heading, value in flat(_last_of_log(row)).items():
@@ -166,7 +155,7 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
             return None
         headings = list(frame.collect_schema().names())
         small = isinstance(frame, nw.DataFrame) and len(frame) <= _SMALL
-        kept = [h for h in headings if _keeps(wanted(str(h)), small)]
+        kept = [h for h in headings if keeps(wanted(str(h)), small)]
         # Without a wanted column one is kept all the same: it tells the number of rows.
         picked = frame.select(kept or headings[:1]).head(MOST_ROWS + 1)
         eager = picked.collect() if isinstance(picked, nw.LazyFrame) else picked
@@ -178,12 +167,8 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
             "Give each column a name of its own, and collect a lazy frame first."
         ) from error
     if len(eager) > MOST_ROWS:
-        raise _too_long("the frame")
+        raise too_long(MOST_ROWS, "the frame")
     return Raw(tuple(str(h) for h in headings), cells, len(eager))
-
-
-def _keeps(kind: ColumnKind, small: bool) -> bool:
-    return bool(kind) and (small or kind != "other")
 
 
 def _no_table(source: Any, row: Any = None) -> InputTypeError:
@@ -208,116 +193,18 @@ def _from_file(path: Path, wanted: Wanted) -> Raw:
     for magic, what in _FOREIGN.items():
         if start.startswith(magic):
             raise TableError(f"expected a table of runs; {path} {what}")
-    if b"\0" in start:
-        raise _binary(path)
-    first = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if b"\0" in start and encoding(start) != "utf-16":
+        raise binary(path)
+    first = start.decode(encoding(start), "ignore").lstrip()[:1]
     if suffix in {".jsonl", ".ndjson"}:
         return from_rows(_json_lines(path), wanted)
-    if suffix == ".json" or first in (b"{", b"["):
+    if suffix == ".json" or first in ("{", "["):
         return _json(path, first, wanted)
-    return _csv(path, wanted)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, none of them so long that it could fill the memory."""
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        number = 0
-        while line := handle.readline(_LONGEST_LINE):
-            number += 1
-            if len(line) == _LONGEST_LINE:
-                raise TableError(
-                    f"{path}, line {number}: expected one run a line; this line is longer than "
-                    f"{_LONGEST_LINE:,} characters. The file is no table of runs."
-                )
-            if "\0" in line:
-                raise _binary(path)
-            yield line
-
-
-def _binary(path: Path) -> TableError:
-    return TableError(
-        f"expected text or Parquet; {path} holds NUL bytes, so it is a binary file or UTF-16. "
-        "Export the runs as CSV in UTF-8."
-    )
-
-
-def _csv(path: Path, wanted: Wanted) -> Raw:
-    lines = (line for line in _lines(path) if line.strip())
-    head = list(islice(lines, _HEAD))
-    if not head:
-        return Raw((), {}, 0)
-    start, delimiter = _header(head, wanted)
-    # A heading in quotes may go on in the next line, so the reader gets the first one again.
-    rest = chain([head[start].lstrip("# ")], head[start + 1 :], lines)
-    width = head[start].count(delimiter)
-    sound = (x for x in rest if not (x.startswith("#") and x.count(delimiter) < width))
-    reader = csv.reader(sound, delimiter=delimiter, skipinitialspace=True)
-    headings = [name.strip() for name in next(reader)]
-    if any(name.endswith(("__MIN", "__MAX")) for name in headings):
-        raise TableError(
-            f"{path} is a chart exported from W&B, one column a run: {headings[:3]}. Export the table "
-            "of runs instead, or give rows of run, params, tokens and loss to curves=."
-        )
-    small = path.stat().st_size < 1 << 22
-    kinds = {i: k for i, name in enumerate(headings) if name and _keeps(k := wanted(name), small)}
-    for name in (headings[i] for i, kind in kinds.items() if kind != "other"):
-        if headings.count(name) > 1:
-            raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
-    parts: dict[int, list[Cells]] = {i: [] for i in kinds}
-    count = 0
-    while rows := list(islice(reader, _ROWS_AT_ONCE)):
-        _make_rectangular(rows, len(headings), count, path)
-        rows = [row for row in rows if any(cell.strip(" -:") for cell in row)]
-        count += len(rows)
-        if count > MOST_ROWS:
-            raise _too_long(str(path))
-        for i, kind in kinds.items():
-            column: Cells = [row[i] for row in rows]
-            if kind == "number":
-                with suppress(ValueError):  # floats take an eighth of the memory
-                    column = np.array(list(map(float, column)), dtype=np.float64)
-            parts[i].append(column)
-    cells: dict[str, Cells] = {}
-    for i, chunks in parts.items():
-        plain = chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks)
-        cells[headings[i]] = np.concatenate(chunks) if plain else list(chain.from_iterable(chunks))
-    return Raw(tuple(name for name in headings if name), cells, count, delimiter == ";")
-
-
-def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
-    """The first line with two known headings, or else that is no comment, and what parts it."""
-
-    def parts(line: str, delimiter: str) -> list[str]:
-        return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
-
-    def known(line: str, delimiter: str) -> int:
-        headings = filter(None, map(str.strip, parts(line, delimiter)))
-        return sum(wanted(heading) in ("number", "text") for heading in headings)
-
-    for i, line in enumerate(head):
-        # The delimiter that splits the header into the most parts; the first of several.
-        delimiter = max(_DELIMITERS, key=lambda d: len(parts(line, d)))
-        if len(parts(line, delimiter)) == 1 and known(line, " ") >= 2:
-            delimiter = " "
-        if known(line, delimiter) >= 2:
-            return i, delimiter
-    first = next((i for i, line in enumerate(head) if not line.startswith("#")), 0)
-    return first, max(_DELIMITERS, key=lambda d: len(parts(head[first], d)))
-
-
-def _make_rectangular(rows: list[list[str]], width: int, before: int, path: Path) -> None:
-    """Fill short rows; a longer one has shifted its values under the wrong headings."""
-    for i, row in enumerate(rows, start=before + 1):
-        if any(cell.strip() for cell in row[width:]):
-            raise TableError(
-                f"{path}, row {i}: expected {width} values, as many as headings; got "
-                f"{len(row)}. Put numbers with commas in quotes, or leave the commas out."
-            )
-        row.extend([""] * (width - len(row)))
+    return read_csv(path, wanted, MOST_ROWS)
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}: expected one JSON object"
@@ -331,15 +218,16 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _json(path: Path, first: bytes, wanted: Wanted) -> Raw:
-    if first == b"{" and _is_lines(path):
+def _json(path: Path, first: str, wanted: Wanted) -> Raw:
+    if first == "{" and _is_lines(path):
         return from_rows(_json_lines(path), wanted)
     if path.stat().st_size > _LARGEST_JSON:
         raise TableError(
             f"{path} is larger than {_LARGEST_JSON >> 20} MiB, and JSON has to be read whole. "
             "A table of runs is small; write one JSON object a line (.jsonl)."
         )
-    text = path.read_text(encoding="utf-8-sig")
+    with opened(path) as handle:
+        text = handle.read()
     value = json.loads(text) if text.strip() else []
     if isinstance(value, dict):
         return _from_columns(value, wanted)
@@ -350,7 +238,7 @@ def _json(path: Path, first: bytes, wanted: Wanted) -> Raw:
 
 def _is_lines(path: Path) -> bool:
     """Whether the first line is an object by itself and another one follows."""
-    head = list(islice((line for line in _lines(path) if line.strip()), 2))
+    head = list(islice((line for line in lines(path) if line.strip()), 2))
     with suppress(json.JSONDecodeError):
         return len(head) == 2 and isinstance(json.loads(head[0]), dict)
     return False
@@ -374,9 +262,9 @@ def _parquet(path: Path, wanted: Wanted) -> Raw:
             headings = [str(name) for name in file.schema_arrow.names]
             rows = int(file.metadata.num_rows)
             if rows > MOST_ROWS:
-                raise _too_long(str(path))
+                raise too_long(MOST_ROWS, str(path))
             # A dot in a name also selects inside a nested column; those are left by name below.
-            kept = [h for h in headings if _keeps(wanted(h), rows <= _SMALL)]
+            kept = [h for h in headings if keeps(wanted(h), rows <= _SMALL)]
             table = file.read(columns=kept)
     except (pyarrow.ArrowException, OSError) as error:
         first = (str(error).strip().splitlines() or ["unreadable"])[0]

@@ -1,0 +1,165 @@
+"""Text files of a table: their encoding, their headings and what parts their columns."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from flops_fit.errors import TableError
+from flops_fit.table.cells import is_missing, unit_factor
+from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted
+
+_LONGEST_LINE = 1 << 20
+_ROWS_AT_ONCE = 50_000
+_DELIMITERS = ",;\t|"
+_HEAD = 20  # lines, a title and comments among them, in which the headings stand
+
+
+def too_long(most: int, what: str = "the table") -> TableError:
+    """The error that a table has more rows than a table of runs can have."""
+    return TableError(
+        f"expected one row a run; {what} has more than {most:,} rows and looks like a log of "
+        "steps. Keep each run's last row, with its N, D and final loss; of curves, fewer points."
+    )
+
+
+def keeps(kind: ColumnKind, small: bool) -> bool:
+    """Whether a column of this kind is kept; of a small table every one is."""
+    return bool(kind) and (small or kind != "other")
+
+
+def encoding(start: bytes) -> str:
+    """That of a text file, by its first bytes: spreadsheets write UTF-16 as "Unicode text"."""
+    return "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+
+
+def opened(path: Path) -> TextIO:
+    """A text file, opened in its encoding."""
+    with path.open("rb") as handle:
+        start = handle.read(2)
+    return path.open(encoding=encoding(start), newline="")
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, none of them so long that it could fill the memory."""
+    with opened(path) as handle:
+        number = 0
+        while line := handle.readline(_LONGEST_LINE):
+            number += 1
+            if len(line) == _LONGEST_LINE:
+                raise TableError(
+                    f"{path}, line {number}: expected one run a line; this line is longer than "
+                    f"{_LONGEST_LINE:,} characters. The file is no table of runs."
+                )
+            if "\0" in line:
+                raise binary(path)
+            yield line
+
+
+def binary(path: Path) -> TableError:
+    """The error that a file is no text."""
+    return TableError(
+        f"expected text or Parquet; {path} holds NUL bytes, so it is a binary file, or UTF-16 without "
+        "its mark. Export the runs as CSV in UTF-8."
+    )
+
+
+def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
+    """The wanted columns of a text file of at most so many rows."""
+    filled = (line for line in lines(path) if line.strip())
+    head = list(islice(filled, _HEAD))
+    if not head:
+        return Raw((), {}, 0)
+    start, delimiter = _header(head, wanted)
+    # A heading in quotes may go on in the next line, so the reader gets the first one again.
+    rest = chain([head[start].lstrip("# ")], head[start + 1 :], filled)
+    width = head[start].count(delimiter)
+    sound = (x for x in rest if not (x.startswith("#") and x.count(delimiter) < width))
+    reader = csv.reader(sound, delimiter=delimiter, skipinitialspace=True)
+    headings = [name.strip() for name in next(reader)]
+    chart = any(name.endswith(("__MIN", "__MAX")) for name in headings)
+    if chart or list(map(str.lower, headings)) == ["wall time", "step", "value"]:
+        what = "W&B, one column a run" if chart else "TensorBoard, the steps of one run"
+        raise TableError(
+            f"{path} is a chart exported from {what}: {headings[:3]}. Export the table "
+            "of runs instead, or give rows of run, params, tokens and loss to curves=."
+        )
+    first = list(islice(reader, 1))
+    if first and (united := _with_units(headings, first[0])):
+        headings, first = united, []
+    rows_left = chain(first, reader)
+    small = path.stat().st_size < 1 << 22
+    kinds = {i: k for i, name in enumerate(headings) if name and keeps(k := wanted(name), small)}
+    for name in (headings[i] for i, kind in kinds.items() if kind != "other"):
+        if headings.count(name) > 1:
+            raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
+    parts: dict[int, list[Cells]] = {i: [] for i in kinds}
+    count = 0
+    while rows := list(islice(rows_left, _ROWS_AT_ONCE)):
+        _make_rectangular(rows, len(headings), count, path)
+        rows = [row for row in rows if any(cell.strip(" -:") for cell in row)]
+        count += len(rows)
+        if count > most:
+            raise too_long(most, str(path))
+        for i, kind in kinds.items():
+            column: Cells = [row[i] for row in rows]
+            if kind == "number":
+                with suppress(ValueError):  # floats take an eighth of the memory
+                    column = np.array(list(map(float, column)), dtype=np.float64)
+            parts[i].append(column)
+    cells: dict[str, Cells] = {}
+    for i, chunks in parts.items():
+        plain = chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks)
+        cells[headings[i]] = np.concatenate(chunks) if plain else list(chain.from_iterable(chunks))
+    return Raw(tuple(name for name in headings if name), cells, count, delimiter == ";")
+
+
+def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
+    """The first line with two known headings, or else that is no comment, and what parts it."""
+
+    def parts(line: str, delimiter: str) -> list[str]:
+        return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
+
+    def known(line: str, delimiter: str) -> int:
+        headings = filter(None, map(str.strip, parts(line, delimiter)))
+        return sum(wanted(heading) in ("number", "text") for heading in headings)
+
+    for i, line in enumerate(head):
+        # The delimiter that splits the header into the most parts; the first of several.
+        delimiter = max(_DELIMITERS, key=lambda d: len(parts(line, d)))
+        if len(parts(line, delimiter)) == 1 and known(line, " ") >= 2:
+            delimiter = " "
+        if known(line, delimiter) >= 2:
+            return i, delimiter
+    first = next((i for i, line in enumerate(head) if not line.startswith("#")), 0)
+    return first, max(_DELIMITERS, key=lambda d: len(parts(head[first], d)))
+
+
+def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
+    """The headings with the units that a second line gives them; empty where it gives none."""
+    units = [cell.strip(" ()[]*:-") for cell in cells]
+    plain = {u for u in units if u and not is_missing(u)}
+    words = all(re.fullmatch("[a-z][^0-9]*", u, re.I) and unit_factor(u) for u in plain)
+    if not plain or not words:
+        return []
+    return [
+        f"{h} ({u})" if u in plain else h for h, u in zip_longest(headings, units, fillvalue="")
+    ]
+
+
+def _make_rectangular(rows: list[list[str]], width: int, before: int, path: Path) -> None:
+    """Fill short rows; a longer one has shifted its values under the wrong headings."""
+    for i, row in enumerate(rows, start=before + 1):
+        if any(cell.strip() for cell in row[width:]):
+            raise TableError(
+                f"{path}, row {i}: expected {width} values, as many as headings; got "
+                f"{len(row)}. Put numbers with commas in quotes, or leave the commas out."
+            )
+        row.extend([""] * (width - len(row)))
