@@ -379,3 +379,59 @@ def test_steps_are_no_tokens_without_the_batch() -> None:
         RunTable.read(rows)
     table = RunTable.read({**rows, "batch_size": [64] * 3, "seq_len": [1024] * 3})
     assert table.tokens.tolist() == [65_536_000, 131_072_000, 196_608_000]
+
+
+HEADINGS = {
+    "params": (
+        *("total_parameter_count", "# of parameters", "Number of Parameters", "Params (total)"),
+        *("num_trainable_parameters", "N (non-embedding)", "model parameter count", "size"),
+    ),
+    "tokens": (
+        *("Training tokens consumed", "number_of_training_tokens", "total_tokens_processed"),
+        *("Tokens (seen)", "cumulative tokens", "D"),
+    ),
+    "loss": ("Loss (C4)", "Final Validation Loss", "val/ce", "loss (nats/token)"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"), [(name, heading) for name, all_ in HEADINGS.items() for heading in all_]
+)
+def test_words_that_change_nothing_and_remarks_are_read_over(name: str, heading: str) -> None:
+    """Counts, totals and what stands in brackets."""
+    row: dict[str, Any] = {"params": 1e8, "tokens": 2e9, "loss": 3.0}
+    table = RunTable.read([{heading if k == name else k: v for k, v in row.items()}])
+    assert getattr(table, name).tolist() == [row[name]]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        *(
+            "speed/FLOPS",
+            "flops_per_sec",
+            "throughput/device/flopsPS",
+            "tokens per second",
+            "FLOPs/s",
+        ),
+        *(
+            "compute (GPU hours)",
+            "Compute (H100-days)",
+            "tokens_per_step",
+            "log_flops",
+            "params ratio",
+        ),
+    ],
+)
+def test_speeds_shares_and_times_are_no_quantity_of_a_run(heading: str) -> None:
+    """They stand beside N, D and C, or in their place."""
+    table = RunTable.read([{"params": 1e8, "tokens": 2e9, "loss": 3.0, heading: 7.0}])
+    assert (table.params[0], table.tokens[0], table.flops[0]) == (1e8, 2e9, pytest.approx(1.2e18))
+
+
+def test_logarithms_and_perplexities_are_refused_in_words() -> None:
+    """No mapping of columns would read them."""
+    with pytest.raises(TableError, match="Logarithms are not read: add columns"):
+        RunTable.read([{"log10_N": 8.0, "log10 D": 9.3, "loss": 3.0}])
+    with pytest.raises(TableError, match="Perplexity is no loss: add a column loss = ln"):
+        RunTable.read([{"N": 1e8, "D": 2e9, "val_ppl": 20.0}])

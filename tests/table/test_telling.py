@@ -31,7 +31,11 @@ def codes(source: Any) -> dict[str, str]:
 def test_epochs_are_asked_for_where_nothing_tells_what_d_counts() -> None:
     """Compute, unique tokens or the heading tell; then they are used."""
     source = table(epochs=np.full(ROWS, 8.0), tokens=D / 8)
-    assert codes(source) == {"epochs": "warning"}
+    assert (
+        codes(source)
+        == codes(table(passes=np.full(ROWS, 8.0), tokens=D / 8))
+        == {"epochs": "warning"}
+    )
     assert fit_runs(source).trust != "ok"
     spent = RunTable.read({**source, "flops": 6 * N * D})
     np.testing.assert_allclose(spent.tokens, D)
@@ -48,6 +52,55 @@ def test_active_parameters_make_the_compute() -> None:
     np.testing.assert_allclose(read.flops, 6 * N * D)
     np.testing.assert_allclose(read.params, 8 * N)
     assert "6·N_active·D" in read.notes[0]
+
+
+def test_experts_without_their_active_parameters_are_asked_for() -> None:
+    """C = 6·N·D would count all of them for each token; FLOPs or the active parameters tell."""
+    source = table(params=8 * N, num_experts=np.full(ROWS, 64))
+    assert codes(source) == {"experts": "warning"}
+    assert codes({**source, "flops": 6 * N * D}) == codes({**source, "active_params": N}) == {}
+    assert codes(table(num_experts=np.full(ROWS, 1))) == {}
+
+
+def test_the_flops_of_a_token_make_the_compute() -> None:
+    """Where they are those of training, and not of a forward pass."""
+    np.testing.assert_allclose(RunTable.read(table(flops_per_token=7 * N)).flops, 7 * N * D)
+    np.testing.assert_allclose(RunTable.read(table(flops_per_token=2 * N)).flops, 6 * N * D)
+
+
+def test_rates_that_follow_no_rule_are_named() -> None:
+    """Each N and D once, at a rate drawn at random."""
+    rates = 10 ** np.random.default_rng(0).uniform(-4, -2, ROWS)
+    assert codes(table(lr=rates)) == {"rates_differ": "note"}
+    assert codes(table(lr=0.1 * N**-0.3 * D**0.1)) == {}
+
+
+def test_equal_steps_of_d_are_a_log_of_steps() -> None:
+    """With or without names; a sweep's sizes are spaced by factors."""
+    log = {"params": np.repeat(N[:6], 9), "tokens": np.tile(np.arange(1, 10) * 1e9, 6)}
+    log["loss"] = LAW.loss(log["params"], log["tokens"])
+    assert codes(log) == {"names_repeat": "warning"}
+    assert codes({**log, "name": np.repeat(list("abcdef"), 9)}) == {"names_repeat": "warning"}
+    assert codes({**log, "tokens": np.tile(np.geomspace(1e9, 1e10, 9), 6)}) == {}
+
+
+def test_a_number_that_splits_the_runs_is_named_and_one_that_grows_with_them_is_not() -> None:
+    """Two architectures as 0 and 1; a depth is what the law explains."""
+    twice = {k: np.tile(v, 2) for k, v in table().items()}
+    arch, depth = np.repeat([0, 1], ROWS), np.digitize(twice["params"], np.quantile(N, [0.3, 0.7]))
+    mixed = fit_runs({**twice, "arch": arch, "loss": twice["loss"] * (1 + 0.1 * arch)})
+    assert "column 'arch'" in {d.code: d.message for d in mixed.diagnostics}["groups_mixed"]
+    rough = 1 + 0.01 * (depth == 1)
+    fit = fit_runs({**twice, "depth": depth, "loss": twice["loss"] * rough})
+    assert "groups_mixed" not in {d.code for d in fit.diagnostics}
+
+
+def test_a_text_that_changes_with_the_compute_is_named() -> None:
+    """One optimizer for the small budgets, another for the large ones."""
+    fit = fit_runs(table(optimizer=np.repeat(["adam", "muon"], ROWS // 2)))
+    assert "groups_follow" in {d.code for d in fit.diagnostics}
+    sizes = fit_runs(table(label_of_budget=np.repeat(list("abcd"), ROWS // 4)))
+    assert "groups_follow" not in {d.code for d in sizes.diagnostics}
 
 
 def test_a_budget_is_the_compute_where_there_is_none() -> None:

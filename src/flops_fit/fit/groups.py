@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05  # of the test
 _STEP = 0.05  # of the logs of shared constants: the unit of their search
+_GROWS = 0.7  # rank correlation
 _SPLIT_SHARE, _SPLIT_LEVEL = 0.25, 1e-3  # of the scatter between groups; of its F-test
 _LEAST_SCALE = 1e-14  # of noiseless losses
 EXPONENTS = ("alpha", "beta", "kappa")
@@ -161,8 +163,8 @@ def group_labels(runs: RunTable, group: str | ArrayLike) -> NDArray[np.str_]:
     if isinstance(group, str):
         if group not in runs.texts:
             raise TableError(
-                f"group={group!r}: expected a column of text with a few values; the table has "
-                f"{list(runs.texts)}. Give one label a run as an array instead."
+                f"group={group!r}: expected a column of text, or of very few numbers, that splits "
+                f"the runs; the table has {list(runs.texts)}. Give one label a run as an array instead."
             )
         group = list(runs.texts[group])
     labels = np.array([str(label) for label in np.ravel(np.asarray(group))])
@@ -189,15 +191,31 @@ def shared_names(share: Sequence[str] | None, form: type[Law], known: Known) -> 
 
 
 def split_finding(solution: Solution, runs: RunTable) -> list[Diagnostic]:
-    """The column of text that splits the runs into groups of clearly different losses, if any."""
+    """Columns that split the runs: the one of the most different losses, and those that follow C."""
     from scipy.special import fdtrc
+    from scipy.stats import spearmanr
 
     worst: tuple[float, str] = (_SPLIT_SHARE, "")
+    follows: list[str] = []
     z = solution.residuals - np.mean(solution.residuals)
     total, most = float(np.sum(z**2)), solution.parameters
+    budgets = len(np.unique(runs.budget))
     for name, cells in runs.texts.items():
-        _, which = np.unique(np.array(cells), return_inverse=True)
+        values, which = np.unique(np.array(cells), return_inverse=True)
         count = np.bincount(which)
+        ends = sorted(
+            (runs.budget[which == g].min(), runs.budget[which == g].max()) for g in set(which)
+        )
+        apart = all(low > high for (_, high), (low, _) in pairwise(ends))
+        try:
+            # A number that grows with N, D or C, such as a depth, is what the law explains.
+            number = values.astype(float)[which]
+            scale = (runs.params, runs.tokens, runs.flops)
+            if max(abs(spearmanr(number, c).statistic) for c in scale) > _GROWS:
+                continue
+        except ValueError:
+            if 1 < len(values) <= budgets / 2 and apart:
+                follows.append(name)
         sizes = [len(np.unique(runs.params[which == g])) for g in range(len(count))]
         if len(count) < 2 or "" in cells or min(count) <= most or min(sizes) < 3 or total == 0:
             continue
@@ -207,4 +225,5 @@ def split_finding(solution: Solution, runs: RunTable) -> list[Diagnostic]:
         if fdtrc(len(count) - 1, left, F) < _SPLIT_LEVEL:
             worst = max(worst, (between / total, name))
     share, name = worst
-    return [finding("groups_mixed", name=name, percent=100 * share)] if name else []
+    out = [finding("groups_follow", name=name) for name in follows]
+    return [*out, *([finding("groups_mixed", name=name, percent=100 * share)] if name else [])]

@@ -20,8 +20,7 @@ Cells = Sequence[Any] | NDArray[Any]
 ColumnKind = Literal["", "number", "text", "other"]
 Wanted = Callable[[str], ColumnKind]
 
-MOST_GROUPS = 50  # into which a column of text may split the runs
-
+MOST_GROUPS, MOST_NUMBERS = 50, 6  # into which a column of texts, or of numbers, may split the runs
 
 _OPTIONAL = ("budget", "loss_se", "non_embedding", "unique_tokens")
 NUMERIC = ("params", "tokens", "flops", "loss", *_OPTIONAL)
@@ -29,7 +28,17 @@ NUMERIC = ("params", "tokens", "flops", "loss", *_OPTIONAL)
 HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps": "step"}
 # What else tells how runs were made.
 CIRCUMSTANCES = (
-    *("epochs", "active_params", "step", "batch_size", "batch_tokens", "seq_len", "samples"),
+    *(
+        "epochs",
+        "active_params",
+        "experts",
+        "flops_per_token",
+        "step",
+        "batch_size",
+        "batch_tokens",
+        "seq_len",
+        "samples",
+    ),
     *("lr", "seed"),
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
@@ -181,11 +190,10 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
 
 def _same(name: str, ties: Sequence[str], raw: Raw) -> str:
     """Of columns that hold the same, up to the rounding of labels, the most complete and exact."""
-    units = {h: ColumnMatch(h, factor=split_unit(h)[1]) for h in ties if h in raw.cells}
-    try:
-        columns = {h: raw.numbers(name, unit) for h, unit in units.items()}
-    except TableError:
-        return ""
+    columns = {}
+    for h in ties:
+        with suppress(KeyError, TableError):  # not kept, or a column of words
+            columns[h] = raw.numbers(name, ColumnMatch(h, factor=split_unit(h)[1]))
     fullness = {
         h: (np.sum(~np.isnan(v)), len(np.unique(v)), sum(x != float(f"{x:.4g}") for x in v))
         for h, v in columns.items()
@@ -231,25 +239,36 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
         return purpose, 0, 0
     if name != "loss" and held_out:
         return None  # the tokens of an evaluation are not those of the training
-    bare = split_unit(heading)[0]
+    bare, factor = split_unit(heading)
     if name in _COUNTS and WORDS["rates"] & set(re.split(r"[\W_]+", bare)):
         return None  # a speed, a share or a time
-    bases = [(heading, 0)] if name in _FRACTIONAL else [(heading, 0), (bare, 1)]
+    bases = [(heading, 0)]
+    if factor == 1 or name not in _FRACTIONAL:
+        bases.append((bare, 1))
     remark = re.fullmatch(r"(.+?)_*[(\[][^()]*[)\]]", bare) if name in _REMARKED else None
     if remark and not (name == "loss" and words & WORDS["not_loss"]):
         bases.append((remark[1], 2))
     for base, farther in bases:
         plain, last = _plain(base), _parts(base)[-1]
         for preference, usual in enumerate(_USUAL[name]):
-            if _normal(base) in usual or plain in usual:
+            whole, path, end = (
+                bool({t, _core(t) if name in _COUNTS and not preference else t} & usual)
+                for t in (_normal(base), plain, last)
+            )
+            if whole or path:
                 unsure = name == "flops" and re.fullmatch(r"(.*/)?[a-z]+flops?", normal) and farther
-                distance = 3 if farther == 2 else 1 + (_normal(base) not in usual)
-                return purpose, 4 if unsure else distance, preference
+                return purpose, 4 if unsure else 3 if farther == 2 else 2 - whole, preference
             # A lone letter at the end of a path, such as attention/n, says too little.
-            if len(last) > 1 and last in usual and last != plain:
+            if len(last) > 1 and end and last != plain:
                 return purpose, 3, preference
     named = name == "loss" and held_out and words & WORDS["loss"] and not words & WORDS["not_loss"]
     return (0, 5, 0) if named else None
+
+
+def _core(plain: str) -> str:
+    """A heading without the words that change nothing, unless no more than a letter is left."""
+    core = "_".join(word for word in plain.split("_") if word not in WORDS["fillers"])
+    return core if len(core) > 1 else plain
 
 
 def _normal(heading: str) -> str:
@@ -295,15 +314,13 @@ _TEXT = {name: tuple(words.split()) for name, words in HEADINGS["text"].items()}
 _USUAL, _TOOLS, _TRAIN_LOSS = _gathered()
 
 
-def is_text(cells: Sequence[Any] | NDArray[Any]) -> bool:
-    """Whether a column splits its rows into a few groups by texts that are no numbers."""
-    if isinstance(cells, np.ndarray) or not all(isinstance(c, str) or is_missing(c) for c in cells):
-        return False
-    values = {c for c in cells if not is_missing(c)}
-    try:
-        return 2 <= len(values) <= MOST_GROUPS and not list(map(float, values))
-    except ValueError:
-        return True
+def splits(cells: Sequence[Any] | NDArray[Any]) -> bool:
+    """Whether a column splits its rows into a few groups, by texts or by very few numbers."""
+    values = {str(c).strip() for c in cells if not is_missing(c)}
+    most = MOST_GROUPS
+    with suppress(ValueError):
+        most = MOST_NUMBERS if list(map(float, values)) else 0
+    return 2 <= len(values) <= most
 
 
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """The numeric columns of a table under our names, N, D and C complete, and what others tell."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,10 @@ from flops_fit.text import listed
 
 _REQUIRED = ("params", "tokens", "loss")
 _PLANNED_OFF = 10.0  # a budget this far off 6·N·D is no compute in FLOPs
+_LEAST_PER_TOKEN = 0.5  # FLOPs by 6·N: those of a forward pass alone are a third
 _SEVERAL = 1.05  # epochs
+_EQUAL_STEPS, _LOGGED = 1.1, 6  # between readings along a run, and how many make a log
+_FOLLOWS, _RATES_DIFFER = 0.8, 1.5  # R² of ln lr on ln N and ln D, and the spread around it
 _VISIBLE = 0.01  # of the loss
 _finding = Findings(Path(__file__).with_name("findings.toml"))
 
@@ -31,6 +35,7 @@ class Quantities:
     notes: list[str]
     others: dict[str, Floats]  # the circumstances of the runs, by our names
     asks_epochs: bool = False  # nothing says whether D counts repeats
+    asks_active: bool = False  # nothing says how many parameters of the experts a token meets
 
     @property
     def unit(self) -> str:
@@ -116,14 +121,18 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
         data["tokens"] = data["flops"] / (6 * data["params"])
         notes.append("The table has no tokens: D = C/(6N) was assumed.")
     _epochs(out)
-    active = out.others.get("active_params")
-    if active is not None and not np.array_equal(active, data["params"], equal_nan=True):
-        if "flops" not in data:
-            data["flops"] = 6 * active * data["tokens"]
-            notes.append("The table has no FLOPs: C = 6·N_active·D was assumed; N counts all.")
-    elif "flops" not in data:
-        data["flops"] = 6 * data["params"] * data["tokens"]
-        notes.append("The table has no FLOPs: C = 6·N·D was assumed.")
+    if "flops" in data:
+        return
+    per_token, active = out.others.get("flops_per_token"), out.others.get("active_params")
+    if per_token is not None and np.nanmedian(per_token / (6 * data["params"])) > _LEAST_PER_TOKEN:
+        each, words = per_token, "the FLOPs of a token times D was taken"
+    elif active is not None and not np.array_equal(active, data["params"], equal_nan=True):
+        each, words = 6 * active, "6·N_active·D was assumed; N counts all"
+    else:
+        each, words = 6 * data["params"], "6·N·D was assumed"
+        out.asks_active = bool(np.nanmax(out.others.get("experts", 0)) > 1)
+    data["flops"] = each * data["tokens"]
+    notes.append(f"The table has no FLOPs: C = {words}.")
 
 
 def _epochs(out: Quantities) -> None:
@@ -168,8 +177,14 @@ def _lacks(
     fix = f"Say which is which: columns={likely}."
     if "tokens" in missing and "step" in others:
         fix += " Steps are no tokens: add a column tokens = steps × batch size × sequence length."
+    elif "loss" in missing and any(
+        "ppl" in h or "perplexity" in h for h in map(str.lower, raw.headings)
+    ):
+        fix += " Perplexity is no loss: add a column loss = ln(perplexity)."
     elif "tokens" in missing and "samples" in others:
         fix += " Sequences are no tokens: add a column of the sequence length, seq_len."
+    if logs := [h for h in likely.values() if re.search(r"(?<![a-z])(log|ln)", h.lower())]:
+        fix = f"Logarithms are not read: add columns of the numbers themselves beside {logs}."
     with suppress(ValueError):
         if list(map(float, raw.headings)):
             fix = "Its first line holds numbers: put the headings params,tokens,loss above."
@@ -188,6 +203,8 @@ def telling(
     if read.asks_epochs:
         most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
         out.append(_finding("epochs", most=most, column=column))
+    if read.asks_active:
+        out.append(_finding("experts", most=np.nanmax(read.others["experts"][kept])))
     same = [rows for rows in _grouped(zip(N.tolist(), D.tolist(), strict=True)) if len(rows) > 1]
     differing = [
         h
@@ -200,9 +217,34 @@ def telling(
         words = {"runs": sum(map(len, same)), "names": listed(differing, separator=", ")}
         how: Literal["warning", "note"] = "warning" if spread > _VISIBLE else "note"
         out.append(_finding("settings_differ", how, spread=100 * spread, **words))
-    if label is not None:
-        out += _repeats(label, texts[label], N, D, "step" in read.others)
-    return tuple(out)
+    elif stray := _stray_rates(read.others.get("lr"), kept, N, D):
+        out.append(_finding("rates_differ", factor=stray))
+    repeats = _repeats(label, texts[label], N, D, "step" in read.others) if label else []
+    logged = [r for r in _grouped(N.tolist()) if _evenly(D[r])]
+    if (
+        logged
+        and 2 * sum(map(len, logged)) > len(N)
+        and not any(d.severity == "warning" for d in repeats)
+    ):
+        repeats = [_finding("log_of_steps", number=len(logged))]
+    return (*out, *repeats)
+
+
+def _evenly(D: Floats) -> bool:
+    """Whether D grows by equal steps, as it does along a run."""
+    gaps = np.diff(np.unique(D))
+    return len(gaps) >= _LOGGED and bool(gaps.max() < _EQUAL_STEPS * gaps.min())
+
+
+def _stray_rates(lr: Floats | None, kept: Sequence[int], N: Floats, D: Floats) -> float:
+    """By which factor learning rates scatter around a power law of N and D; 0 where they follow one."""
+    if lr is None or not np.all(lr[kept] > 0) or len(kept) < 2 * _LOGGED:
+        return 0.0
+    y, x = np.log(lr[kept]), np.log(np.column_stack([np.full(len(N), np.e), N, D]))
+    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    factor = float(np.exp(np.std(left)))
+    follows = np.sum(left**2) <= (1 - _FOLLOWS) * np.sum((y - y.mean()) ** 2)
+    return 0.0 if follows or factor < _RATES_DIFFER else factor
 
 
 def _grouped(keys: Iterable[object]) -> list[list[int]]:

@@ -69,7 +69,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         "texts": {
             name: tuple("" if is_missing(cells[i]) else str(cells[i]) for i in kept)
             for name, cells in raw.cells.items()
-            if wanted(name) == "other" and cols.is_text(cells)
+            if wanted(name) == "other" and cols.splits(cells)
         },
         "excluded": tuple(
             _lost(labels[i], reasons[i], {n: float(v[i]) for n, v in data.items()})
@@ -223,8 +223,8 @@ class RunTable:
     ``lr`` and ``batch_units`` are the peak learning rate and the units of a batch, where every run has
     them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``diverged`` has
     N, D, learning rate and batch of runs that have these and no finite loss. ``regret`` is by how much a
-    fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``texts`` are other columns of
-    text that split the runs into a few groups, by their headings; empty where a run has no value.
+    fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``texts`` are other columns
+    that split the runs into a few groups, by their headings; empty where a run has no value.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
     assumed on the way in; ``recognised`` says which column was taken for each quantity, in which unit, one
