@@ -68,14 +68,14 @@ def blobs() -> Blobs:
 
 @pytest.fixture
 def sweep(blobs: Blobs) -> dict[str, Any]:
-    """Arguments of a real sweep that takes a second or two."""
+    """Arguments of a real sweep that takes a second."""
     return {
         "model_cls": MLP,
         "model_size_param": "width",
         "dataset": blobs,
         "loss_fn": cross_entropy,
-        "compute_budgets": [5e5, 1e6, 2e6],
-        "sizes": [4, 8, 12, 24],
+        "compute_budgets": [2e5, 4e5, 8e5],
+        "sizes": [4, 6, 8, 12],
         "batch_size": 4,
         "progress": False,
     }

@@ -167,13 +167,13 @@ def test_changed_budgets_keep_the_runs_that_stay(
     tmp_path: Path, sweep: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
-    sweep["compute_budgets"] = [1e6, 2e6, 4e6]
+    sweep["compute_budgets"] = [4e5, 8e5, 1.6e6]
     second = flops_fit.find_optimal(**{**sweep, "progress": True}, output_dir=tmp_path)
     told = capsys.readouterr().err
     assert "8 of 12 runs are finished already" in told
     assert "4 earlier runs of this folder are not in this plan" in told
-    kept = {r.experiment.id: r for r in first.runs if r.experiment.budget > 5e5}
-    shared = [r for r in second.runs if r.experiment.budget < 4e6]
+    kept = {r.experiment.id: r for r in first.runs if r.experiment.budget > 2e5}
+    shared = [r for r in second.runs if r.experiment.budget < 1.6e6]
     assert len(shared) == 8
     assert all(kept[r.experiment.id] == r for r in shared)
 
@@ -197,8 +197,8 @@ LONG: dict[str, Any] = {
     "model_size_param": "width",
     "dataset": Blobs(),
     "loss_fn": cross_entropy,
-    "compute_budgets": [1e6, 2e6, 4e6],
-    "sizes": [4, 8, 16, 24],
+    "compute_budgets": [5e5, 1e6, 2e6],
+    "sizes": [4, 6, 8, 12],
     "batch_size": 4,
 }
 SCRIPT = """
@@ -236,21 +236,21 @@ def test_killed_half_way_the_same_call_continues(
     assert all(p.read_bytes() == content for p, content in before.items())
 
 
-class _FailsAtSixteen(MLP):
+class _FailsAtEight(MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.up.out_features == 16 and x.device.type == "cpu" and self.training and len(x) == 4:
-            raise RuntimeError("sixteen is unlucky")
+        if self.up.out_features == 8 and x.device.type == "cpu" and self.training and len(x) == 4:
+            raise RuntimeError("eight is unlucky")
         return super().forward(x)
 
 
 def test_a_run_that_fails_is_recorded_and_named_and_the_sweep_goes_on(
     tmp_path: Path, sweep: dict[str, Any]
 ) -> None:
-    changes = {"model_cls": _FailsAtSixteen, "sizes": [4, 8, 12, 16, 24]}
+    changes = {"model_cls": _FailsAtEight, "sizes": [4, 6, 8, 10, 12]}
     result = flops_fit.find_optimal(**{**sweep, **changes}, output_dir=tmp_path)
     failed = [r for r in result.runs if r.state == "failed"]
     assert len(failed) == 3
-    assert {e.reason for e in result.fit.excluded} >= {"failed: RuntimeError: sixteen is unlucky"}
+    assert {e.reason for e in result.fit.excluded} >= {"failed: RuntimeError: eight is unlucky"}
     assert len(result.fit.runs) + len(result.fit.excluded) == len(result.runs) == 15
 
 
