@@ -236,21 +236,21 @@ def test_killed_half_way_the_same_call_continues(
     assert all(p.read_bytes() == content for p, content in before.items())
 
 
-class _FailsAtEight(MLP):
+class _FailsAtTen(MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.up.out_features == 8 and x.device.type == "cpu" and self.training and len(x) == 4:
-            raise RuntimeError("eight is unlucky")
+        if self.up.out_features == 10 and x.device.type == "cpu" and self.training and len(x) == 4:
+            raise RuntimeError("ten is unlucky")
         return super().forward(x)
 
 
 def test_a_run_that_fails_is_recorded_and_named_and_the_sweep_goes_on(
     tmp_path: Path, sweep: dict[str, Any]
 ) -> None:
-    changes = {"model_cls": _FailsAtEight, "sizes": [4, 6, 8, 10, 12]}
+    changes = {"model_cls": _FailsAtTen, "sizes": [4, 6, 8, 10, 12]}
     result = flops_fit.find_optimal(**{**sweep, **changes}, output_dir=tmp_path)
     failed = [r for r in result.runs if r.state == "failed"]
     assert len(failed) == 3
-    assert {e.reason for e in result.fit.excluded} >= {"failed: RuntimeError: eight is unlucky"}
+    assert {e.reason for e in result.fit.excluded} >= {"failed: RuntimeError: ten is unlucky"}
     assert len(result.fit.runs) + len(result.fit.excluded) == len(result.runs) == 15
 
 
