@@ -120,13 +120,12 @@ def read_runs(source: Path) -> list[flops_fit.Run] | None:
 def read_fit(
     source: Path, law: str, columns: Sequence[str] | None, curves: Path | None = None
 ) -> flops_fit.Fit:
-    """The fit of a table, or of what a sweep has recorded."""
-    runs, names = read_runs(source), column_names(columns)
-    flops = flops_fit.store.recorded_flops(source, runs) if runs else None
+    """The fit of a table, or of what a sweep has recorded; one answer for a sweep and its runs.csv."""
+    folder = source if source.is_dir() else source.parent
     with says_options():
-        return flops_fit.fit_runs(
-            runs or source, law, columns=names, curves=curves, flops_per_unit=flops
-        )
+        table = flops_fit.RunTable.read(read_runs(source) or source, column_names(columns))
+        flops = flops_fit.store.recorded_flops(folder, table)
+        return flops_fit.fit_runs(table, law, curves=curves, flops_per_unit=flops)
 
 
 def column_names(columns: Sequence[str] | None) -> dict[str, str]:

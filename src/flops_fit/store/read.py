@@ -15,6 +15,7 @@ from flops_fit.errors import InputError, MissingExtraError, OutputError, TableEr
 from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
 from flops_fit.records import Run, canonical_json
+from flops_fit.table.run_table import RunTable
 
 FORMAT = "flops-fit sweep"
 SCHEMA = 2
@@ -83,15 +84,13 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
     return path
 
 
-def recorded_flops(folder: str | Path, runs: Iterable[Run]) -> FlopsFunction | None:
-    """The F(N) of the folder's last fit; None where there is none, or it is not that of ``runs``."""
+def recorded_flops(folder: str | Path, table: RunTable) -> FlopsFunction | None:
+    """The F(N) of the folder's last fit; None where there is none, or it is not that of the table."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         content = json.loads((Path(folder) / "fit.json").read_bytes())
         flops = flops_from_dict(content["flops_per_unit"])
-        planned = [run.experiment for run in runs]
-        counted = np.array([e.flops_per_unit for e in planned])
-        said = flops(np.array([e.params.total for e in planned], dtype=np.float64))
-        return flops if np.allclose(said, counted, rtol=1e-3) else None
+        spent = table.flops / table.tokens
+        return flops if np.allclose(flops(table.params), spent, rtol=1e-3) else None
     return None
 
 

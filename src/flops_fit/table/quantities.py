@@ -13,7 +13,14 @@ import numpy as np
 from flops_fit.errors import TableError
 from flops_fit.records import SIMULATED, Diagnostic, Findings
 from flops_fit.table.cells import WORDS, Floats, is_missing
-from flops_fit.table.columns import CIRCUMSTANCES, ColumnMatch, Raw, find_numbers, likeliest
+from flops_fit.table.columns import (
+    CIRCUMSTANCES,
+    ColumnMatch,
+    Raw,
+    find_numbers,
+    find_text,
+    likeliest,
+)
 from flops_fit.text import listed
 
 _REQUIRED = ("params", "tokens", "loss")
@@ -34,14 +41,9 @@ class Quantities:
     matches: dict[str, ColumnMatch]
     notes: list[str]
     others: dict[str, Floats]  # the circumstances of the runs, by our names
+    unit: str  # what D counts
     asks_epochs: bool = False  # nothing says whether D counts repeats
     asks_active: bool = False  # nothing says how many parameters of the experts a token meets
-
-    @property
-    def unit(self) -> str:
-        """What D counts, by its heading."""
-        heading = self.matches["tokens"].column.lower() if "tokens" in self.matches else ""
-        return "samples" if any(w in heading for w in ("sample", "image", "example")) else "tokens"
 
 
 def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
@@ -74,10 +76,20 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     data = {name: raw.numbers(name, m) for name, m in matches.items()}
     units = [f"{m.said(name)}." for name, m in matches.items() if m.factor != 1]
     notes = [*units, *(m.note for m in matches.values() if m.note)]
-    out = Quantities(data, matches, notes, others)
+    out = Quantities(data, matches, notes, others, _unit(raw, matches))
     with np.errstate(all="ignore"):
         _complete(out, planned, from_steps)
     return out
+
+
+def _unit(raw: Raw, matches: Mapping[str, ColumnMatch]) -> str:
+    """What D counts: a column that says it of all rows, else the words in the heading of D."""
+    column = find_text("unit", raw.headings)
+    said = set() if column is None else {str(c) for c in raw.cells[column] if not is_missing(c)}
+    if len(said) == 1 and not said & WORDS["loss_units"]:
+        return said.pop()
+    heading = matches["tokens"].column.lower() if "tokens" in matches else ""
+    return "samples" if any(w in heading for w in ("sample", "image", "example")) else "tokens"
 
 
 def batches(read: Quantities) -> tuple[Floats | None, str]:
