@@ -165,3 +165,15 @@ def test_a_sound_sweep_has_no_findings() -> None:
     fit = fit_runs(table())
     assert not {"implausible_units", "flops_implausible"} & {d.code for d in fit.diagnostics}
     assert RunTable.read(table()).findings == ()
+
+
+def test_the_unit_of_d_is_read_and_not_that_of_the_loss() -> None:
+    """Patches of an image pass each weight: C is 65·6·N·D, and no unit is doubted."""
+    many = table(flops=65 * 6 * N * D)
+    doubted = {d.code for d in fit_runs(many).diagnostics}
+    assert "flops_implausible" in doubted
+    for said in ({"unit": ["samples"] * ROWS}, {"unit": ["nats"] * ROWS}):
+        read = RunTable.read({**many, **said})
+        assert read.unit == ("samples" if said["unit"][0] == "samples" else "tokens")
+    samples = fit_runs({**many, "unit": ["samples"] * ROWS})
+    assert "flops_implausible" not in {d.code for d in samples.diagnostics}

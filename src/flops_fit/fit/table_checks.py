@@ -134,7 +134,7 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
         "tokens_small": few_d,
         "ratio_odd": odd,
         "loss_large": wrong,
-        "loss_high": read and half_loss > _HIGH_LOSS and not wrong,
+        "loss_high": counts_tokens and read and half_loss > _HIGH_LOSS and not wrong,
     }
     values: dict[str, Any] = {"N": N, "D": D, "C": C, "L": L, "high": _HIGH_LOSS}
     values |= {"n": n, "d": d, "ratio": ratio, "unit": runs.unit}
