@@ -10,7 +10,7 @@ SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser check docs docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-plan \
+.PHONY: help install demo test test-browser browser-ready check docs docs-ready docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-plan \
 	bench-report bench-tables bench-train chaos clean
 
 help: ## Show this list
@@ -45,6 +45,9 @@ docs: $(VENV)/.ready-docs ## Build the documentation into docs/_build/html, warn
 	rm -rf docs/reference/generated
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+docs-ready: $(VENV)/.ready-docs
+browser-ready: $(BROWSER)/.ready
 
 docs-links: $(VENV)/.ready-docs ## Ask every address in the documentation whether it is there: needs a network
 	$(BIN)/python -m sphinx --builder linkcheck --quiet docs docs/_build/linkcheck
