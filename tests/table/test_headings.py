@@ -218,6 +218,9 @@ def test_one_line_a_column_says_what_was_recognised() -> None:
         (["3×10²⁰", "10^21", "2 x 10^9"], [3e20, 1e21, 2e9]),
         (["~7B", "#N/A", "-", "70b"], [7e9, np.nan, np.nan, 7e10]),
         (["0.5 PF-days", "3 EFLOPs"], [4.32e19, 3e18]),
+        (["**125M**", "350M*", "70B (non-embedding)"], [1.25e8, 3.5e8, 7e10]),
+        (["$3 \\times 10^{20}$", "1,5B"], [3e20, 1.5e9]),
+        (["3.21 ± 0.01", "3.05(2)", "2.9 nats"], [3.21, 3.05, 2.9]),
     ],
 )
 def test_cells_are_read_with_their_units(cells: Sequence[str], value: Sequence[float]) -> None:
@@ -262,6 +265,16 @@ TEXTS = {
         "|---|---|---|",
         *(f"| {r.replace('|', ' | ')} |" for r in BODY),
     ],
+    "a total below": ["N,D,loss", *(r.replace("|", ",") for r in BODY), "", "3 runs in all"],
+    "LaTeX": ["N|D|loss", *BODY, "\\\\"],
+    "a page around it": [
+        "About, it",
+        "",
+        "| N | D | loss |",
+        "|--|--|--|",
+        *(f"|{r}|" for r in BODY),
+        "That was it.",
+    ],
     "tabs": ["N\tD\tloss", *(r.replace("|", "\t") for r in BODY)],
 }
 
@@ -285,6 +298,17 @@ DOCUMENTS: dict[str, Any] = {
     },
     "columns": {"N": {"0": 1e8, "1": 2e8}, "D": {"0": 2e9, "1": 1e9}, "loss": {"0": 3.0, "1": 3.1}},
     "by name": {"a": {"N": 1e8, "D": 2e9, "loss": 3.0}, "b": {"N": 2e8, "D": 1e9, "loss": 3.1}},
+    "rows of lists": [["N", "D", "loss"], [1e8, 2e9, 3.0], [2e8, 1e9, 3.1]],
+    "a list a budget": {
+        "1.2e18": [{"N": 1e8, "D": 2e9, "loss": 3.0}],
+        "1.2e+18": [{"N": 2e8, "D": 1e9, "loss": 3.1}],
+    },
+    "named, inside": {
+        "project": "x",
+        "runs": {"a": {"N": 1e8, "D": 2e9, "loss": 3.0}, "b": {"N": 2e8, "D": 1e9, "loss": 3.1}},
+    },
+    "columns, inside": {"data": {"N": [1e8, 2e8], "D": [2e9, 1e9], "loss": [3.0, 3.1]}},
+    "columns beside a name": {"name": "x", "N": [1e8, 2e8], "D": [2e9, 1e9], "loss": [3.0, 3.1]},
     "inside": {
         "project": "x",
         "runs": [{"N": 1e8, "D": 2e9, "loss": 3.0}, {"N": 2e8, "D": 1e9, "loss": 3.1}],
@@ -435,3 +459,30 @@ def test_logarithms_and_perplexities_are_refused_in_words() -> None:
         RunTable.read([{"log10_N": 8.0, "log10 D": 9.3, "loss": 3.0}])
     with pytest.raises(TableError, match="Perplexity is no loss: add a column loss = ln"):
         RunTable.read([{"N": 1e8, "D": 2e9, "val_ppl": 20.0}])
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens"),
+    [
+        *[("params/1e6", "tokens/1e9"), ("Mparams", "Gtokens"), ("N x10^6", "D (x1e9)")],
+        *[("Params [1e6]", "Tokens, billions"), ("M params", "B tokens")],
+    ],
+)
+def test_units_stand_anywhere_in_a_heading(params: str, tokens: str) -> None:
+    """Behind a slash, a cross, a bracket or a comma, or before the word."""
+    table = RunTable.read([{params: 125.0, tokens: 2.5, "loss": 3.0}])
+    assert (table.params[0], table.tokens[0]) == (1.25e8, 2.5e9)
+
+
+def test_tokens_a_parameter_make_the_tokens() -> None:
+    """Where the table has no tokens."""
+    for heading in ("tokens_per_param", "D/N"):
+        assert RunTable.read([{"N": 1e8, heading: 20, "loss": 3.0}]).tokens.tolist() == [2e9]
+
+
+def test_one_loss_of_another_name_is_read_and_of_two_one_is_asked_for() -> None:
+    """A loss on one corpus; auxiliary losses are none."""
+    row = {"N": 1e8, "D": 2e9, "C4 loss": 3.0, "z_loss": 0.1, "moe_loss": 0.2}
+    assert RunTable.read([row]).loss.tolist() == [3.0]
+    with pytest.raises(TableError, match="could each be loss"):
+        RunTable.read([{**row, "Pile loss": 3.1}])

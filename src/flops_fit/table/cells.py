@@ -33,6 +33,9 @@ _ANY_DECIMAL = re.compile(r"[+-]?\d[\d.]*,\d+(?:e[+-]?\d+)?", re.I)
 _DOT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?:,\d*)?|\.\d{3},\d*)")
 _POWER = re.compile(r"(?:([\d.]+)\s*[x×·*]\s*)?10\s*(?:\^|\*\*)\s*\{?([+-]?\d+)\}?")
 _SUFFIXED = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z/\-_ ]*)", re.I)
+# Behind a number: its standard error, or a remark in brackets.
+_REMARK = re.compile(r"(?<=\w)\s*(?:(?:±|\+/-|\+-|\\pm)\s*[\d.,]+|\([^()]*\))$")
+_COMMA_SUFFIXED = re.compile(r"(\d+),(\d+)(?=\s*[a-z])", re.I)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _COUNTED = re.compile(r"_?(?:tokens?|toks?|params?|parameters|samples?|images?|sequences?)$")
 
@@ -99,7 +102,8 @@ def _number(value: Any, comma: str, column: str, row: int, factor: float, counts
         return math.nan
     hint, text = "", value
     if isinstance(value, str):
-        text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip().lstrip("~≈"))
+        text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip(" *$").lstrip("~≈"))
+        text = _REMARK.sub("", text.replace("\\times", "×").replace("\\cdot", "·"))
         if comma in ("decimal", "dots") and ("," in text or comma == "dots"):
             text = text.replace(".", "").replace(",", ".")
         elif comma == "group" and (_GROUPED.fullmatch(text) or _ONE_GROUP.fullmatch(text)):
@@ -108,11 +112,13 @@ def _number(value: Any, comma: str, column: str, row: int, factor: float, counts
             hint = " Write decimals with a point, and no commas between thousands."
         if power := _POWER.fullmatch(_raised(text)):
             text = f"{power[1] or 1}e{power[2]}"
-        elif counts and (match := _SUFFIXED.fullmatch(text)):
+        elif counts and (match := _SUFFIXED.fullmatch(_COMMA_SUFFIXED.sub(r"\1.\2", text))):
             unit = unit_factor(match[2])
             if unit is not None:
                 return float(match[1]) * (factor if unit == 1 else unit)
             hint = " Write it out, such as 70e9."
+        elif match := re.fullmatch(r"([\d.]+)\s*(?:nats|bits|bpb)", text, re.I):
+            text = match[1]
     with suppress(TypeError, ValueError):
         if not isinstance(value, bool | np.bool_):
             try:

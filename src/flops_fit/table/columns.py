@@ -28,23 +28,13 @@ NUMERIC = ("params", "tokens", "flops", "loss", *_OPTIONAL)
 HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps": "step"}
 # What else tells how runs were made.
 CIRCUMSTANCES = (
-    *(
-        "epochs",
-        "active_params",
-        "experts",
-        "flops_per_token",
-        "step",
-        "batch_size",
-        "batch_tokens",
-        "seq_len",
-        "samples",
-    ),
-    *("lr", "seed"),
+    *("epochs", "active_params", "experts", "flops_per_token", "ratio", "step", "batch_size"),
+    *("batch_tokens", "seq_len", "samples", "lr", "seed"),
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
 _REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
-_FRACTIONAL = ("loss", "loss_se", "epochs", "lr")
+_FRACTIONAL = ("loss", "loss_se", "epochs", "lr", "ratio")
 _ALMOST = 0.06  # labels such as 4.6M are rounded
 
 
@@ -175,7 +165,7 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
     if not column:
         choice = {name: ties[0]}
         raise TableError(f"{ties} could each be {name}; say which: columns={choice}.")
-    others = [heading for heading, rank in candidates.items() if rank[0] > purpose]
+    others = [heading for heading, r in candidates.items() if r[0] > purpose and r[1] <= 5]
     note = f"The column {column!r} was taken for {name}." if distance >= 3 else ""
     if name == "loss" and purpose == 0 and others:
         note = f"The loss is {column!r}, which is held out; {others} is not used."
@@ -219,8 +209,10 @@ def split_unit(heading: str) -> tuple[str, float]:
         factor = unit_factor(match[2])
         if factor is not None and factor != 1:
             return f"{match[1]}flops", factor
-    if match := re.fullmatch(r"([kmb])(params)", text):
+    if match := re.fullmatch(r"([kmgbt])_?(params|parameters|tokens)", text):
         return match[2], unit_factor(match[1]) or 1.0
+    if match := re.fullmatch(r"(.+?)_*[/x×*_]_*((?:10\^|10\*\*|1e)\+?\d+)", text):
+        return match[1], unit_factor(match[2]) or 1.0
     head, _, unit = text.rpartition("_")
     factor = unit_factor(unit) if head and unit.isalpha() and not unit.startswith("f") else None
     return (head, factor) if factor is not None and factor != 1 else (text, 1.0)
@@ -261,8 +253,8 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
             # A lone letter at the end of a path, such as attention/n, says too little.
             if len(last) > 1 and end and last != plain:
                 return purpose, 3, preference
-    named = name == "loss" and held_out and words & WORDS["loss"] and not words & WORDS["not_loss"]
-    return (0, 5, 0) if named else None
+    named = name == "loss" and words & WORDS["loss"] and not words & WORDS["not_loss"]
+    return (purpose, 5 + (not held_out), 0) if named else None
 
 
 def _core(plain: str) -> str:

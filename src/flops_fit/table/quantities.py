@@ -30,6 +30,8 @@ _SEVERAL = 1.05  # epochs
 _EQUAL_STEPS, _LOGGED = 1.1, 6  # between readings along a run, and how many make a log
 _FOLLOWS, _RATES_DIFFER = 0.8, 1.5  # R² of ln lr on ln N and ln D, and the spread around it
 _VISIBLE = 0.01  # of the loss
+# From which columns D follows.
+_LENGTHS = ("samples seq_len", "step batch_tokens", "step batch_size seq_len", "params ratio")
 _finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
@@ -66,6 +68,8 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
         except TableError:
             del matches["budget"]
     has_compute = "flops" in matches or planned is not None
+    with suppress(KeyError, TableError):
+        others["params"] = raw.numbers("params", matches["params"])
     from_steps = _tokens_of(others)
     derivable = has_compute or from_steps is not None
     if "tokens" in matches and matches["tokens"].column not in filled and derivable:
@@ -104,7 +108,7 @@ def batches(read: Quantities) -> tuple[Floats | None, str]:
 
 def _tokens_of(others: Mapping[str, Floats]) -> tuple[Floats, str] | None:
     """D from how long the runs were, and in which words."""
-    for words in ("samples seq_len", "step batch_tokens", "step batch_size seq_len"):
+    for words in _LENGTHS:
         factors = words.split()
         if all(name in others for name in factors):
             return np.prod([others[name] for name in factors], axis=0), " × ".join(factors)

@@ -62,14 +62,24 @@ def read_raw(source: Any, wanted: Wanted) -> Raw:
 
 def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
     """A dict of columns; one of plain values is a single run."""
+    nested = [value for value in source.values() if isinstance(value, Mapping)]
+    known = any(wanted(str(k)) == "number" or _is_listed(v) for k, v in source.items())
+    if len(nested) == 1 and not known:  # a table beside what is told of it
+        inner = nested[0].values()
+        if inner and all(isinstance(v, Mapping) or _is_listed(v) for v in inner):
+            return _from_columns(nested[0], wanted)
     if (inside := _rows_inside(source)) is not None:
         return from_rows(inside, wanted)
     listed = {str(k): _is_listed(v) for k, v in source.items()}
     if not any(listed.values()):
         return from_rows([source] if source else [], wanted)
     if not all(listed.values()):
-        single = [k for k, is_list in listed.items() if not is_list]
-        raise TableError(f"expected a list of values for each column; {single} hold single values.")
+        single = [k for k, is_list in listed.items() if not is_list and wanted(k) == "number"]
+        if single:
+            raise TableError(
+                f"expected a list of values for each column; {single} hold single values."
+            )
+        source = {k: v for k, v in source.items() if listed[str(k)]}
     columns = {str(k): v if isinstance(v, np.ndarray) else list(v) for k, v in source.items()}
     if any(isinstance(v, np.ndarray) and v.ndim != 1 for v in columns.values()):
         raise TableError("expected columns of one dimension, one value a run; one is a matrix.")
@@ -92,6 +102,10 @@ def _rows_inside(source: Mapping[Any, Any]) -> list[Any] | None:
     tables = [v for v in inside if isinstance(v, list) and v and isinstance(v[0], Mapping)]
     if len(tables) == 1 and sum(map(_is_listed, inside)) == 1:
         return tables[0]
+    if len(tables) == len(inside) > 1:  # a list of runs for each budget or group
+        with suppress(ValueError):
+            return [{"budget": float(k), **row} for k, rows in source.items() for row in rows]
+        return [{"group": k, **row} for k, rows in source.items() for row in rows]
     if inside and all(isinstance(v, Mapping) for v in inside) and len(set(map(tuple, inside))) == 1:
         if any(rank(name, str(key)) for name in ("params", "tokens", "loss") for key in inside[0]):
             return [{"label": name, **row} for name, row in source.items()]
@@ -231,6 +245,8 @@ def _json(path: Path, first: str, wanted: Wanted) -> Raw:
     value = json.loads(text) if text.strip() else []
     if isinstance(value, dict):
         return _from_columns(value, wanted)
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(row, list) for row in value):
+        value = [dict(zip(map(str, value[0]), row, strict=False)) for row in value[1:]]
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return from_rows(value, wanted)
     raise TableError(f"expected a JSON list of objects, one a run; {path} holds something else.")

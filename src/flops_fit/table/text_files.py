@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -104,7 +104,7 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     count = 0
     while rows := list(islice(rows_left, _ROWS_AT_ONCE)):
         _make_rectangular(rows, len(headings), count, path)
-        rows = [row for row in rows if any(cell.strip(" -:") for cell in row)]
+        rows = [row for row in rows if not _between(row, kinds)]
         count += len(rows)
         if count > most:
             raise too_long(most, str(path))
@@ -152,6 +152,14 @@ def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
     return [
         f"{h} ({u})" if u in plain else h for h, u in zip_longest(headings, units, fillvalue="")
     ]
+
+
+def _between(row: Sequence[str], kinds: Mapping[int, ColumnKind]) -> bool:
+    """Whether a row is empty, a rule, or a line of words where a number is expected."""
+    filled = [i for i, cell in enumerate(row) if cell.strip(" -:=\\")]
+    if len(filled) != 1 or len(row) < 3 or kinds.get(filled[0]) != "number":
+        return not filled
+    return len(row[filled[0]].split()) > 2 or not re.search(r"\d", row[filled[0]])
 
 
 def _make_rectangular(rows: list[list[str]], width: int, before: int, path: Path) -> None:
