@@ -157,7 +157,7 @@ def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
 def _between(row: Sequence[str], kinds: Mapping[int, ColumnKind]) -> bool:
     """Whether a row is empty, a rule, or a line of words where a number is expected."""
     filled = [i for i, cell in enumerate(row) if cell.strip(" -:=\\")]
-    if len(filled) != 1 or len(row) < 3 or kinds.get(filled[0]) != "number":
+    if len(filled) != 1 or len(row) < 3 or kinds.get(filled[0], "number") != "number":
         return not filled
     return len(row[filled[0]].split()) > 2 or not re.search(r"\d", row[filled[0]])
 
