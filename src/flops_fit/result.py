@@ -13,12 +13,20 @@ from flops_fit.errors import InputError
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.plan.sweep_plan import SweepPlan
+from flops_fit.recipes.resolve import RecipeTable
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report.figures import ReportData, draw_figures, save_figures
 from flops_fit.report.page import write_page
 from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
 from flops_fit.store.read import training_curves
-from flops_fit.tune.effects import Collapse, WithoutTuning, collapse, without_tuning
+from flops_fit.tune.effects import (
+    Collapse,
+    WithoutTuning,
+    collapse,
+    without_climbing,
+    without_tuning,
+)
+from flops_fit.tune.joint import Climbed
 from flops_fit.tune.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -33,7 +41,8 @@ class Result:
 
     ``plan``, ``runs`` and ``fit`` are the stages it came from; ``fit.trust`` says in a word whether to rely
     on it. ``output_dir`` has the records; figures and the report go there. ``adaptive`` is what an adaptive
-    sweep decided, ``tuning`` what was found about hyper-parameters before the sweep, if there was one.
+    sweep decided, ``tuning`` what was found about hyper-parameters before the sweep, and ``climbed`` what a
+    sweep that tuned itself decided, if there was one.
     """
 
     plan: SweepPlan
@@ -42,11 +51,18 @@ class Result:
     output_dir: Path
     adaptive: AdaptiveResult | None = None
     tuning: Tuning | None = None
+    climbed: Climbed | None = None
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """One line a decision of an adaptive sweep; none for a grid."""
-        return () if self.adaptive is None else self.adaptive.steps
+        """One line a decision of an adaptive sweep, or of one that tuned itself; none for others."""
+        made = self.adaptive or self.climbed
+        return () if made is None else made.steps
+
+    @property
+    def recipe(self) -> RecipeTable:
+        """The rule for rate and batch as ``hparams=`` of a next sweep: ``fit.recipe``."""
+        return self.fit.recipe
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
@@ -55,7 +71,9 @@ class Result:
         trained = {r.experiment.hparams.recipe for r in self.runs if r.device != "mock"}
         recipes = ", ".join(sorted(trained - {""}))
         if self.tuning is not None:
-            findings += [*self.tuning.diagnostics, self.without_tuning.diagnostic]
+            findings += self.tuning.diagnostics
+        if self.tuning is not None or self.climbed is not None:
+            findings.append(self.without_tuning.diagnostic)
         elif recipes:
             text = f"Hyper-parameters are those of {recipes}; whether they are good was not tested."
             findings.append(Diagnostic("untuned", "note", text, 'tune="pilot"'))
@@ -74,9 +92,14 @@ class Result:
     @cached_property
     def without_tuning(self) -> WithoutTuning:
         """What the law would have said with the recipe as it was; InputError if nothing was tuned."""
-        if self.tuning is None:
-            raise InputError('tuning: expected tune="pilot" or "per-size"; nothing was tuned.')
-        return without_tuning(self.tuning, self.fit)
+        if self.tuning is not None:
+            return without_tuning(self.tuning, self.fit)
+        if self.climbed is None:
+            raise InputError(
+                'tuning: expected tune="joint", "pilot" or "per-size"; nothing was tuned.'
+            )
+        recipe = self.plan.require_planner("without_tuning").factory.recipe
+        return without_climbing(self.fit, self.climbed.experiments, recipe)
 
     def save(self) -> Path:
         """Write the fit with all its findings to ``output_dir/fit.json``: ``Fit.save``; its path."""

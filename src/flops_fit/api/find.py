@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.api.plan import MOVED, ModeLike, Sweep, make_plan
-from flops_fit.api.run import RunOptions, find_adaptively, ranks_of, run_plan, tune_plan
+from flops_fit.api.run import RunOptions, climb_plan, find_adaptively, ranks_of, run_plan, tune_plan
 from flops_fit.checks import explains_names
 from flops_fit.errors import InputError
 from flops_fit.execute.executor import Executor
 from flops_fit.fit.fitting import fit_runs
+from flops_fit.fit.hparam_rule import HParamNames
 from flops_fit.plan.counting import FlopsMethod
 from flops_fit.plan.designs import Adaptive, DesignLike, Sizes
 from flops_fit.plan.planner import check_fittable
@@ -18,6 +19,7 @@ from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeLike
 from flops_fit.result import Result
 from flops_fit.train.config import TrainingConfig
+from flops_fit.tune.joint import valley_prior
 from flops_fit.tune.tuning import Tune, resolve_tune
 
 
@@ -48,7 +50,7 @@ def find_optimal(
     design: DesignLike = Sweep.design,
     progress: bool = True,
     training: TrainingConfig = Sweep.training,
-    tune: str | Tune = "none",
+    tune: str | Tune = Sweep.tune,
     repeats: int = Sweep.repeats,
 ) -> Result | SweepPlan:
     """How big a model, on how much data, at what loss, for each compute budget?
@@ -125,9 +127,10 @@ def find_optimal(
         Optimizer, parametrization, precision, checkpoints, trackers and more:
         :class:`flops_fit.TrainingConfig`.
     tune
-        Try learning rates and batches before the sweep: ``"pilot"``, ``"per-size"`` or
-        ``"none"``; see :class:`flops_fit.tune.Tune`. The trials are in ``output_dir/tuning``, what they
-        show in ``Result.tuning``.
+        ``"joint"`` varies learning rate and batch in the sweep itself, around the best that it knows
+        before each budget, and fits them with the law: ``Result.recipe``. ``"pilot"`` and ``"per-size"``
+        try them before the sweep, in ``output_dir/tuning``; what they show is in ``Result.tuning``.
+        ``"none"`` takes the recipe as it is. See :class:`flops_fit.tune.Tune`.
     repeats
         Runs of each size and budget, with seeds of their own.
     """
@@ -146,17 +149,21 @@ def find_optimal(
     adaptive = sweep.resolved_design if isinstance(sweep.resolved_design, Adaptive) else None
     if adaptive is None:
         check_fittable(plan)
-    tuning = None
-    if tuning_options.kind != "none":
+    tuning = climbed = None
+    if tuning_options.kind not in ("none", "joint"):
         total = None if adaptive is None else adaptive.max_flops
         plan, tuning = tune_plan(plan, tuning_options, options, total)
         options = replace(options, resume=True)  # the folder is this sweep's by now
     if adaptive is not None:
         allowed = None if sizes is None else list(sizes)
         return replace(find_adaptively(plan, adaptive, allowed, options), tuning=tuning)
-    runs = run_plan(plan, plan.task, options)
-    fit = fit_runs(runs, flops_per_unit=plan.flops)
-    result = Result(plan, tuple(runs), fit, Path(output_dir), tuning=tuning)
+    prior: HParamNames = "auto"
+    if (joint := plan.require_planner("find_optimal").joint) is not None:
+        climbed, prior = climb_plan(plan, plan.task, options), valley_prior(plan, joint)
+        plan = replace(plan, experiments=climbed.experiments)
+    runs = run_plan(plan, plan.task, options) if climbed is None else climbed.runs
+    fit = fit_runs(runs, flops_per_unit=plan.flops, hparams=prior)
+    result = Result(plan, tuple(runs), fit, Path(output_dir), tuning=tuning, climbed=climbed)
     if ranks_of(plan.task).is_main:
         result.save()
     return result

@@ -14,6 +14,7 @@ from flops_fit.data.spec import check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute.executor import Mock
 from flops_fit.fingerprint import digest
+from flops_fit.fit.hparam_rule import TUNED
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup.parametrization import Parametrization, parametrize
 from flops_fit.objective import Objective
@@ -28,7 +29,7 @@ from flops_fit.plan.findings import (
     settle_labels,
     smallest_built,
 )
-from flops_fit.plan.planner import EXAMPLE_SAMPLES, Planner, check_budgets, make_counter
+from flops_fit.plan.planner import EXAMPLE_SAMPLES, Joint, Planner, check_budgets, make_counter
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.plan.timing import Probe
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
@@ -38,6 +39,7 @@ from flops_fit.train.config import TrainingConfig
 from flops_fit.train.precision import resolve_device, resolve_precision
 from flops_fit.train.step import INDIVISIBLE
 from flops_fit.train.trainer import Trainer
+from flops_fit.tune.tuning import Tune, resolve_tune
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,6 +97,7 @@ class Sweep:
     training: TrainingConfig = _TRAINING
     design: DesignLike = "grid"
     repeats: int = 1
+    tune: str | Tune = "none"
 
     def __post_init__(self) -> None:
         if self.model_cls is None:
@@ -112,6 +115,7 @@ class Sweep:
             check_whole("batch_size", self.batch_size, expected=expected)
         if isinstance(self.resolved_design, Adaptive):
             check_adaptive(self.sizes, self.repeats, self.training.branch)
+        self._check_joint()
         for name in ("dataset", "eval_dataset"):
             if (given := getattr(self, name)) is not None:
                 check_dataset_type(given, name)
@@ -122,6 +126,31 @@ class Sweep:
         if self.design == Adaptive.kind and self.compute_budgets is not None:
             return resolve_design(self.design, check_budgets(self.compute_budgets))
         return resolve_design(self.design)
+
+    def _check_joint(self) -> None:
+        if resolve_tune(self.tune).kind != "joint":
+            return
+        if isinstance(self.resolved_design, Adaptive):
+            raise InputError(
+                "tune: 'joint' climbs the budgets of a plan, and an adaptive design chooses runs by losses "
+                'of one recipe. Use design="grid" with tune="joint", and its fit.recipe as hparams= of an '
+                "adaptive sweep."
+            )
+        if self.training.branch:
+            raise InputError(
+                "tune: 'joint' gives each run a rate of its own, and branches share the rate of their "
+                'trunk. Leave branch out, or give tune="pilot".'
+            )
+
+    @property
+    def joint(self) -> Joint | None:
+        """How rates and batches are drawn; ``None`` where they are the recipe's."""
+        tune = resolve_tune(self.tune)
+        if tune.kind != "joint":
+            return None
+        names = TUNED if tune.batch and self.batch_size == "auto" else TUNED[:1]
+        spread = tune.step**2, tune.step
+        return Joint(names, spread, tune.most, self.training.mup is not None)
 
     @property
     def mock(self) -> Mock | None:
@@ -152,8 +181,13 @@ def plan_sweep(sweep: Sweep) -> SweepPlan:
 
     The arguments are those of :func:`find_optimal`; ``requires_data`` refuses a plan without a data
     set or loss. With a data set, a few steps are run to see that the model trains and how fast, and
-    the plan can be given to :func:`run_sweep`.
+    the plan can be given to :func:`run_sweep`. With ``tune="joint"`` that draws rates and batches.
     """
+    if (kind := resolve_tune(sweep.tune).kind) not in ("none", "joint"):
+        raise InputError(
+            f"tune: expected 'none' or 'joint', which a plan can say; trials of {kind!r} come before it. Use "
+            f"tune_sweep(plan, {kind!r})."
+        )
     return make_plan(sweep)
 
 
@@ -230,10 +264,21 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         None if data is None else data.count(),
     )
     read = () if data is None else tuple(data.notes)
+    joint = sweep.joint
     planner = Planner(
-        factory, budgets, design, sizes, sweep.repeats, read, tuple(findings), task=mock
+        factory,
+        budgets,
+        design,
+        sizes,
+        sweep.repeats,
+        read,
+        tuple(findings),
+        task=mock,
+        joint=joint,
     )
     plan = planner.plan()
+    if joint is not None:
+        plan = replace(plan, diagnostics=(joint.diagnostic(plan), *plan.diagnostics))
     roles = None
     if mup is not None:
         base = _smallest(plan) if mup.base is None else mup.base

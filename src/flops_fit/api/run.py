@@ -1,8 +1,11 @@
 """Carry out a plan; tune it first; or choose its runs batch after batch."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flops_fit.adaptive.candidates import Experimenter
 from flops_fit.adaptive.sweep import run_adaptive
@@ -21,11 +24,13 @@ from flops_fit.result import Result
 from flops_fit.store.store import Store
 from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
+from flops_fit.tune.joint import Climbed, climb
 from flops_fit.tune.search import run_tuning
 from flops_fit.tune.tuning import Tune, Tuning, resolve_tune
 from flops_fit.view.live import LiveView, SilentView, SweepView
 
 TUNING_FOLDER = "tuning"  # in the folder of the sweep: the trials, a sweep of their own
+DECISIONS = "joint.json"  # there too: the rules by which a sweep that tunes itself went on
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,10 @@ def run_sweep(
         As :func:`find_optimal` takes them.
     """
     options = RunOptions(executor, output_dir, resume, progress)
-    return run_plan(plan, plan.task if task is None else task, options)
+    task = plan.task if task is None else task
+    if any(d.code == "joint" for d in plan.diagnostics):
+        return list(climb_plan(plan, task, options).runs)
+    return run_plan(plan, task, options)
 
 
 def run_plan(
@@ -140,8 +148,13 @@ def tune_sweep(
             "tune_sweep: expected a plan that can be trained; this one was made without a data set, or "
             'in mode="mock". Give dataset= and loss_fn= to plan_sweep.'
         )
-    if tuning_options.kind == "none":
-        raise InputError("tune: expected 'pilot' or 'per-size'; got 'none', which tunes nothing.")
+    if tuning_options.kind in ("none", "joint"):
+        why = "which tunes nothing"
+        if tuning_options.kind == "joint":
+            why = "which tunes in the sweep itself: give it to plan_sweep or find_optimal"
+        raise InputError(
+            f"tune: expected 'pilot' or 'per-size'; got {tuning_options.kind!r}, {why}."
+        )
     return tune_plan(plan, tuning_options, RunOptions(executor, output_dir, resume, progress))
 
 
@@ -172,6 +185,33 @@ class Rounds:
         """Show a decision, on one rank."""
         if self.leads:
             self.view.step(line)
+
+    def note_others(self, experiments: Sequence[Experiment]) -> None:
+        """Say how many runs of the folder are not part of this sweep, once it is known."""
+        others = Store(Path(self.options.output_dir)).others(experiments) if self.leads else 0
+        if others:
+            self.view.note(
+                f"{others} earlier runs of this folder are not part of this sweep: kept, and not fitted."
+            )
+
+
+def climb_plan(plan: SweepPlan, task: Task | None, options: RunOptions) -> Climbed:
+    """Carry out a plan that tunes itself, budget after budget."""
+    joint = plan.require_planner("run_sweep").joint
+    assert joint is not None
+    rounds, path = Rounds(plan, task, options), Path(options.output_dir) / DECISIONS
+    known: dict[str, Any] = {}
+    if options.resume and path.exists():
+        with suppress(ValueError):  # torn: they are decided again
+            known = json.loads(path.read_text(encoding="utf-8"))
+
+    def keep(decided: Mapping[str, Any]) -> None:
+        if rounds.leads:
+            write_json(path, decided)
+
+    done = climb(plan, joint, rounds, rounds.say, known, keep)
+    rounds.note_others(done.experiments)
+    return done
 
 
 def tune_plan(
@@ -206,11 +246,7 @@ def find_adaptively(
     rounds = Rounds(plan, plan.task, options)
     oracle = Experimenter(factory, plan.flops, rounds, sizes)
     answer = run_adaptive(oracle, design, rounds.say, pilot_budgets=plan.budgets)
-    others = Store(Path(options.output_dir)).others(oracle.experiments) if rounds.leads else 0
-    if others:
-        rounds.view.note(
-            f"{others} earlier runs of this folder are not part of this sweep: kept, and not fitted."
-        )
+    rounds.note_others(oracle.experiments)
     plan = replace(plan, experiments=tuple(oracle.experiments))
     fit = fit_runs(oracle.runs, flops_per_unit=plan.flops)
     result = Result(plan, tuple(oracle.runs), fit, Path(options.output_dir), answer)

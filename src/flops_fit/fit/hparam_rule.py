@@ -190,15 +190,19 @@ class HParamRule:
                 f"recipe: expected batches in {self.unit}; the runs give them in {self.batch_unit}. Add "
                 "a column seq_len or batch_tokens to the table."
             )
+        return RecipeTable(f"joint-{self.runs}", {}, self.laws, default)
+
+    @property
+    def laws(self) -> dict[str, RecipePowerLaw]:
+        """The best of each of ``names`` as a power law in N and D."""
         x, y, *middle = self.valley.centre.tolist()
         a0, a1, a2, _, b0, b1, b2, *_ = np.mean(self.valley.draws, axis=0).tolist()
         own = {"lr": (a0 + middle[0], a1, a2), "batch_units": (b0 + middle[1], b2, b1)}
-        laws = {
+        return {
             name: RecipePowerLaw(math.exp(log - n * x - d * y), n, d, size=self.size)
             for name, (log, n, d) in own.items()
             if name in self.names
         }
-        return RecipeTable(f"joint-{self.runs}", {}, laws, default)
 
     def parts(self, runs: RunTable) -> dict[str, tuple[Floats, Floats]]:
         """How far, in logs, each run lies off the best rate and the best batch, and the cost of each."""
@@ -324,14 +328,21 @@ def check_hparams(hparams: HParamNames) -> None:
         raise InputError(f"hparams=: expected names among {TUNED}; got {list(hparams)}.")
 
 
+def prior_for(unit: str) -> ValleyPrior:
+    """The prior for runs whose D counts ``unit``."""
+    return ValleyPrior() if unit == "tokens" else ValleyPrior().widened(_OTHER_DATA)
+
+
 def tuned_losses(
     runs: RunTable, hparams: HParamNames, size: SizeName, prior: ValleyPrior | None = None
 ) -> tuple[RunTable, HParamRule | None]:
     """Runs with the losses that they would have at their best, and the rule; as they are without one."""
     if hparams is None or runs.regret is not None:
         return runs, None
-    asked = hparams != "auto" and not isinstance(hparams, ValleyPrior)
-    names = tuple(n for n in TUNED if n in hparams) if asked else varied(runs)  # type: ignore[operator]  # by `asked`
+    asked = (
+        hparams.names if isinstance(hparams, ValleyPrior) else () if hparams == "auto" else hparams
+    )
+    names = tuple(n for n in TUNED if n in asked) if asked else varied(runs)
     if not names:
         return runs, None
     for name in names:
@@ -343,8 +354,7 @@ def tuned_losses(
         runs = runs.select(column > 0, f"it has no {name}")
     if np.min(runs.loss) <= 0:
         raise InputError("hparams=: expected positive losses; some are not. Use hparams=None.")
-    usual = ValleyPrior() if runs.unit == "tokens" else ValleyPrior().widened(_OTHER_DATA)
-    prior = hparams if isinstance(hparams, ValleyPrior) else prior or usual
+    prior = hparams if isinstance(hparams, ValleyPrior) else prior or prior_for(runs.unit)
     lr, batch = (getattr(runs, n) if n in names else None for n in TUNED)
     valley = fit_valley(runs, lr, batch, prior)
     N, D = runs.params, runs.tokens

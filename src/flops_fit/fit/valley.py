@@ -57,6 +57,7 @@ class ValleyPrior:
     runs. a₀ and b₀ are the optimum's distance from the middle of the runs.
 
     ``form`` is the error of R relative to R, ``shared`` the correlation of the misses within a cell.
+    ``names`` say what is fitted, ``"lr"``, ``"batch_units"`` or both; by default what the runs vary.
     """
 
     a0: tuple[float, float] = (0.0, 1.5)
@@ -71,6 +72,7 @@ class ValleyPrior:
     skew: tuple[float, float] = (0.2, 0.4)
     form: float = 0.12
     shared: float = 0.15
+    names: tuple[str, ...] = ()
     source: str = "StepLaw 2025 (dense and mixture-of-experts language models), a byte-level GPT"
 
     def widened(self, factor: float) -> ValleyPrior:

@@ -35,6 +35,7 @@ from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
 
 FEWEST_PARAMETERS = 5  # of the additive law, the simplest that answers
 EXAMPLE_SAMPLES = 4
+ENOUGH_TO_TUNE = 20  # runs, for law and valley together
 
 
 def check_budgets(budgets: Any) -> tuple[float, ...]:
@@ -112,6 +113,39 @@ def make_counter(
 
 
 @dataclass(frozen=True)
+class Joint:
+    """How the runs of a sweep that tunes itself are drawn, in place of its recipe.
+
+    ``names`` are drawn, within a factor ``spread`` of the best that is known: the first at the smallest
+    budget, the second at the largest. ``share`` is what runs beyond the plan may take of all FLOPs. ``mup``:
+    whether rates are scaled by width.
+    """
+
+    names: tuple[str, ...]
+    spread: tuple[float, float]
+    share: float
+    mup: bool
+
+    def diagnostic(self, plan: SweepPlan) -> Diagnostic:
+        """What will happen, for the plan."""
+        first, last = self.spread
+        what = "learning rate and batch" if len(self.names) > 1 else "learning rate"
+        budgets = ", ".join(f"{b:.3g}" for b in plan.budgets)
+        few = len(plan) < ENOUGH_TO_TUNE
+        return Diagnostic(
+            "joint",
+            "warning" if few else "note",
+            f"The sweep tunes itself: it trains its budgets in order ({budgets} FLOPs) and fits the best "
+            f"{what} anew before each. Every run's {what} is drawn around that, within ×{first:.3g} at the "
+            f"first budget and ×{last:.3g} at the last; those shown are the recipe's. Runs that have to be "
+            f"made again elsewhere may take {self.share:.0%} of all FLOPs.",
+            f"plan {ENOUGH_TO_TUNE} runs or more: {len(plan)} hardly determine a rule"
+            if few
+            else "",
+        )
+
+
+@dataclass(frozen=True)
 class Planner:
     """Makes the plan of a sweep, of named or chosen sizes, and makes it again with another recipe."""
 
@@ -124,6 +158,7 @@ class Planner:
     findings: tuple[Diagnostic, ...] = ()
     task: Callable[..., Run] | None = None
     coordinates: CoordinateCheck | None = None
+    joint: Joint | None = None
 
     def plan(self) -> SweepPlan:
         """At each budget C several sizes N, each for D = C/F(N) units."""

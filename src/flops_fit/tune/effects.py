@@ -11,7 +11,8 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.flops.functions import Floats
-from flops_fit.records import Diagnostic
+from flops_fit.recipes.published import Recipe
+from flops_fit.records import Diagnostic, Experiment
 from flops_fit.store.read import TrainingCurve
 from flops_fit.text import format_count, listed
 from flops_fit.tune.tuning import Tuning, finding
@@ -123,10 +124,6 @@ def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
     In a tuned cell that is the difference of two regrets; elsewhere it is linear in ln N and ln D, no
     less than 0 and no more than twice the largest in a cell.
     """
-    C = fit.largest_compute
-    tuned = fit.predict(C)
-    interval = tuned.intervals.get("optimal_params")
-    known = WithoutTuning(C, tuned.optimal_params, None, _exponent(fit))
     regrets = [(tuning.untuned_regret(i), tuning.tuned_regret(i)) for i in range(len(tuning.cells))]
     bent = [
         (c, math.log1p(before) - math.log1p(after))
@@ -134,12 +131,38 @@ def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
         if before is not None and after is not None and not math.isinf(before)
     ]
     if not bent:
-        return replace(known, why="the trials' losses do not bend")
+        return _with_losses(fit, None, "the trials' losses do not bend")
     runs = fit.runs
     x = np.array([[1.0, math.log(c.params), math.log(c.units)] for c, _ in bent])
     g = np.array([gain for _, gain in bent])
     X = np.column_stack([np.ones(len(runs)), np.log(runs.params), np.log(runs.tokens)])
     extra = np.clip(X @ np.linalg.lstsq(x, g, rcond=None)[0], 0.0, 2 * max(float(np.max(g)), 0.0))
+    return _with_losses(fit, extra)
+
+
+def without_climbing(fit: Fit, made: Sequence[Experiment], recipe: Recipe) -> WithoutTuning:
+    """The same for a sweep that tuned itself, by the regret of its recipe in the fitted valley."""
+    rule, runs, labels = fit.hparams, fit.runs, {e.label: e for e in made}
+    if rule is None:
+        return _with_losses(fit, None, "no rule was fitted")
+    of_runs = [labels[label] for label in runs.labels]
+    own = [recipe(e.params, e.tokens, e.unit) for e in of_runs]
+    lr = np.array([h.lr for h in own])
+    batch = np.array(
+        [max(h.batch_units, e.units_per_sample) for h, e in zip(own, of_runs, strict=True)]
+    )
+    extra = rule.expected(replace(runs, lr=lr, batch_units=batch))
+    return _with_losses(fit, extra)
+
+
+def _with_losses(fit: Fit, extra: Floats | None, why: str = "") -> WithoutTuning:
+    """The answer with ``extra`` added to each ln L, beside the fit's own."""
+    C, runs = fit.largest_compute, fit.runs
+    tuned = fit.predict(C)
+    interval = tuned.intervals.get("optimal_params")
+    known = WithoutTuning(C, tuned.optimal_params, None, _exponent(fit), why=why)
+    if extra is None:
+        return known
     try:
         other = fit_runs(replace(runs, loss=runs.loss * np.exp(extra)), flops_per_unit=fit.flops)
         untuned = other.predict(C).optimal_params

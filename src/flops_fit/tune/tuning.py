@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-TuneKind = Literal["none", "pilot", "per-size"]
-_SHARES = {"none": 0.0, "pilot": 0.15, "per-size": 0.5}
+TuneKind = Literal["none", "pilot", "per-size", "joint"]
+_SHARES = {"none": 0.0, "pilot": 0.15, "per-size": 0.5, "joint": 0.15}
 
 REACH = 1.6  # steps from its lowest run over which a parabola is fitted; batches are uneven
 _FACTOR_APART = 1.5  # between the best rates of cells, before it is reported
@@ -30,7 +30,7 @@ finding = Findings(Path(__file__).with_name("findings.toml"))
 
 @dataclass(frozen=True)
 class Tune:
-    """How hyper-parameters are tuned before a sweep.
+    """How hyper-parameters are tuned before a sweep, or in it.
 
     The ``kind`` ``"pilot"`` tries rates and batches at two sizes and two lengths, and moves the recipe by
     one factor for all runs; ``"per-size"`` finds a rate for each size of the sweep; ``"none"`` takes the
@@ -38,6 +38,10 @@ class Tune:
     ``step`` is the factor between neighbouring rates, and between neighbouring batches; ``batch`` says
     whether batches are tried too. ``seeds`` runs, 2 or more, measure the noise between seeds; 0 leaves it
     unmeasured. InputError where a value is out of its range.
+
+    ``"joint"`` varies rate and batch in the sweep itself and fits them with the law: within ``step``² of the
+    best known at the smallest budget and ``step`` at the largest; the ``share`` is for runs that have to be
+    made again, where the best lay beyond all that was tried. ``seeds`` have no effect.
     """
 
     kind: TuneKind = "pilot"
