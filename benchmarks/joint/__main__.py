@@ -3,14 +3,18 @@
     python -m benchmarks.joint                    # simulated sweeps
     python -m benchmarks.joint --data DIR         # and StepLaw's own runs, from its CSV files in DIR
     python -m benchmarks.joint --sweeps 40        # fewer than 200
+    python -m benchmarks.joint --only real        # the demo's text, trained: an hour or two
+    python -m benchmarks.joint --only real --ways joint none@default --workers 1
 
 DIR has steplaw2025_lr_batch.csv (lr, batch_sequences, tokens, non_embedding, loss) and
-steplaw2025_moe.csv (active_params for non_embedding). Exits with 1 where a goal is missed.
+steplaw2025_moe.csv (active_params for non_embedding). What was trained is kept in --folder.
+Exits with 1 where a goal is missed.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from benchmarks.common.threads import one_thread
 
@@ -18,6 +22,7 @@ if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
 from benchmarks.common.command import run, with_folder
+from benchmarks.joint.real import real
 from benchmarks.joint.replay import replay
 from benchmarks.joint.simulated import simulated
 
@@ -26,11 +31,15 @@ def main() -> int:
     """Run the parts."""
     options = with_folder()
     options.add_argument("--sweeps", type=int, help="simulated sweeps of each case")
+    options.add_argument("--folder", type=Path, default=Path("outputs/bench/joint"))
+    options.add_argument("--ways", nargs="*", default=(), help="such as joint, or none@default")
+    options.add_argument("--workers", type=int, default=2)
     given = options.parse_known_args()[0]
     folder = given.data if given.data.is_dir() else None
     parts = {
         "simulated": lambda quick: simulated(quick, given.sweeps),
         "replay": lambda quick: replay(folder, quick),
+        "real": lambda quick: real(given.folder, given.ways, quick, given.workers),
     }
     return run(parts, __doc__ or "", "joint", options=options)
 

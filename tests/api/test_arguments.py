@@ -20,6 +20,7 @@ from flops_fit import (
     run_sweep,
 )
 from flops_fit.api import find, plan, run
+from flops_fit.tune import Tune
 from tests.conftest import MLP, Blobs, cross_entropy
 
 Parameters = dict[str, inspect.Parameter]
@@ -45,6 +46,7 @@ class Pilot:
 
     task = object()
     budgets = (1e6, 2e6)
+    diagnostics = ()
 
 
 PILOT: Any = Pilot()
@@ -71,7 +73,7 @@ def test_the_signature_is_the_contract_and_three_more() -> None:
 def test_each_argument_of_find_optimal_belongs_to_a_stage() -> None:
     assert set(PLAN) - set(FIND) == {"requires_data"}
     assert set(RUN) - set(FIND) == {"plan", "task"}
-    assert set(FIND) - set(PLAN) - set(RUN) == {"train", "tune"}
+    assert set(FIND) - set(PLAN) - set(RUN) == {"train"}
 
 
 @pytest.mark.parametrize("stage", [PLAN, RUN], ids=["plan_sweep", "run_sweep"])
@@ -104,6 +106,7 @@ def arguments() -> dict[str, Any]:
         "training": TrainingConfig(microbatch=2),
         "design": Tapered(width=3),
         "repeats": 2,
+        "tune": Tune("none", seeds=0),
     }
 
 

@@ -158,7 +158,7 @@ def find_optimal(
         allowed = None if sizes is None else list(sizes)
         return replace(find_adaptively(plan, adaptive, allowed, options), tuning=tuning)
     prior: HParamNames = "auto"
-    if (joint := plan.require_planner("find_optimal").joint) is not None:
+    if (joint := sweep.joint) is not None:
         climbed, prior = climb_plan(plan, plan.task, options), valley_prior(plan, joint)
         plan = replace(plan, experiments=climbed.experiments)
     runs = run_plan(plan, plan.task, options) if climbed is None else climbed.runs

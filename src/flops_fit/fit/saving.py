@@ -14,6 +14,7 @@ import numpy as np
 from flops_fit._version import __version__
 from flops_fit.errors import InputError, TableError
 from flops_fit.files import write_json
+from flops_fit.fit.valley import ValleyPrior
 from flops_fit.flops.functions import flops_from_dict, flops_to_dict
 from flops_fit.laws import LAWS
 from flops_fit.laws.law import Law, as_flops
@@ -40,6 +41,8 @@ class Question:
         if options["flops_per_unit"] is not None:
             flops = as_flops(options["flops_per_unit"])
             options["flops_per_unit"] = flops_to_dict(flops, self.table.params)
+        if isinstance(options["hparams"], ValleyPrior):
+            options["hparams"] = vars(options["hparams"])
         for name, value in options.items():
             plain = value.tolist() if isinstance(value, np.ndarray) else value
             options[name] = "inf" if plain is not None and plain == math.inf else plain
@@ -79,6 +82,9 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
             options[key] = float("inf") if value == "inf" else value
         if options["flops_per_unit"] is not None:
             options["flops_per_unit"] = flops_from_dict(options["flops_per_unit"])
+        if isinstance(prior := options["hparams"], dict):
+            pairs: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in prior.items()}
+            options["hparams"] = ValleyPrior(**pairs)
         table = _table(made_of["table"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(

@@ -31,7 +31,7 @@ CarryOut = Callable[[Sequence[Experiment]], Sequence[Run]]
 
 FEWEST_STEPS = 100  # that a drawn batch leaves a run
 _FEWEST_LOSSES = 5
-_DESIGNS = 500  # of which the one is taken that is least related to N
+_DESIGNS = 2000  # of which the one is taken that is least related to N
 _MOST_AGAIN = 4  # times that one budget is made again
 _SURE_EXPONENT = 0.02  # sd of a₁ where muP's check has passed
 _LIKELY_EXPONENT = 0.2  # and where it has not
@@ -70,11 +70,14 @@ def valley_prior(plan: SweepPlan, joint: Joint) -> ValleyPrior:
     return prior
 
 
-def latin(x: Floats, columns: int, rng: np.random.Generator) -> Floats:
+def latin(
+    x: Floats, columns: int, rng: np.random.Generator, before: Floats | float = 0.0
+) -> tuple[Floats, Floats]:
     """Levels between −1 and 1 of shape (columns, runs), one in each of as many strata as runs.
 
     Of many random Latin hypercubes the one whose columns, squares and products are least correlated with
-    ``x`` and ``x``², and whose columns are with each other.
+    ``x`` and ``x``², and whose columns are with each other, these correlations added to those ``before``.
+    Returns that sum too.
     """
     m = len(x)
     strata = np.tile(np.arange(m, dtype=np.float64), (_DESIGNS, columns, 1))
@@ -85,10 +88,13 @@ def latin(x: Floats, columns: int, rng: np.random.Generator) -> Floats:
     terms /= np.maximum(np.linalg.norm(terms, axis=2, keepdims=True), 1e-12)
     powers = np.column_stack([x**p for p in range(min(3, len(np.unique(x))))])
     basis = np.linalg.qr(powers)[0][:, 1:]
-    own = np.sum((terms @ basis) ** 2, axis=(1, 2))
     heads = terms[:, :columns]
-    across = np.tril(heads @ np.swapaxes(heads, 1, 2), -1)
-    return np.asarray(z[np.argmin(own + np.sum(across**2, axis=(1, 2)))])
+    across = np.tril(heads @ np.swapaxes(heads, 1, 2), -1).reshape(_DESIGNS, -1)
+    with_x = np.zeros((_DESIGNS, terms.shape[1], 2))
+    with_x[..., : basis.shape[1]] = terms @ basis
+    related = before + np.concatenate([with_x.reshape(_DESIGNS, -1), across], axis=1)
+    best = int(np.argmin(np.sum(related**4, axis=1)))
+    return z[best], related[best]
 
 
 @dataclass
@@ -103,6 +109,7 @@ class _Climb:
     keep: Callable[[Mapping[str, Any]], None]
     runs: list[Run] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    related: Floats | float = 0.0  # of the designs so far, to size
 
     def tell(self, line: str) -> None:
         self.lines.append(line)
@@ -162,7 +169,8 @@ class _Climb:
         factory, names = self.plan.require_planner("tune").factory, self.joint.names
         x = np.log([e.params.total for e in cells])
         rng = np.random.default_rng([abs(factory.seed), *key])
-        z = dict(zip(names, latin(x - np.mean(x), len(names), rng), strict=True))
+        levels, self.related = latin(x - np.mean(x), len(names), rng, self.related)
+        z = dict(zip(names, levels, strict=True))
         repeats = 1 + max(e.repeat for e in cells)
         out = []
         for j, e in enumerate(cells):

@@ -1,0 +1,107 @@
+"""The demo's text, really trained: no tuning, a pilot, a search of each size, and a sweep that tunes itself.
+
+Each starts from the default recipe, and from one whose rate is four times too low and whose batch four
+times too large. A careful search of each size from the default recipe is what the others are compared with.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.common.report import Goal, Table, at_most
+from benchmarks.common.report import Result as Found
+from flops_fit import Result, find_optimal
+from flops_fit.cli.demo import SIZES, demo_sweep
+from flops_fit.execute import PoolExecutor
+from flops_fit.fit.prediction import Prediction
+from flops_fit.recipes import default
+from flops_fit.recipes.resolve import TunedRecipe
+from flops_fit.text import format_count
+from flops_fit.tune import Tune
+
+WAYS = ("none", "pilot", "per-size", "joint")
+OFF = 4.0
+RECIPES = {
+    "default": default,
+    f"×{OFF:g} off": TunedRecipe(default, ((1.0, 1 / OFF),), OFF, "off"),
+}
+QUICK = {3e9: [8, 12, 16], 6e9: [8, 12, 16, 24], 1.2e10: [12, 16, 24, 32]}
+
+
+def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
+    """Every way from every recipe; ``way`` or ``way@recipe`` in ``ways`` takes a part of them."""
+    sizes = QUICK if quick else SIZES
+    top, rows, made = max(sizes), [], {}
+    for start, recipe in RECIPES.items():
+        for way in WAYS:
+            if ways and way not in ways and f"{way}@{start.split()[0].strip('×')}" not in ways:
+                continue
+            began = time.perf_counter()
+            name = f"{way}-{start.split()[0].strip('×')}{'-quick' if quick else ''}"
+            result = find_optimal(
+                **demo_sweep(sizes),
+                hparams=recipe,
+                tune=Tune(way),  # type: ignore[arg-type]  # of WAYS
+                executor=PoolExecutor(workers=workers, threads=1) if workers > 1 else "inprocess",
+                output_dir=folder / name,
+                device="cpu",
+                progress=False,
+            )
+            assert isinstance(result, Result)
+            result.report()
+            print(name, *result.steps, result, *map(str, result.diagnostics), sep="\n", flush=True)
+            made[start, way] = result
+            rows.append(_row(start, way, result, top, time.perf_counter() - began))
+    columns = (
+        "recipe", "tune", "runs", "FLOPs", "exponent", f"N* at {top:.0e}", f"loss at {top:.0e}",
+        "lr there", "batch there", "scatter", "seconds",
+    )  # fmt: skip
+    notes = (
+        "FLOPs are of all runs, trials included; intervals hold 90 %; seconds are of this call, "
+        "which keeps what is on record.",
+    )
+    return [Table("The demo's text", columns, tuple(rows), notes)], _goals(made, top)
+
+
+def _row(start: str, way: str, r: Result, top: float, seconds: float) -> tuple[str, ...]:
+    p, rule = r.predict(top), r.fit.hparams
+    a = r.fit.approaches[2].a
+    trials = 0.0 if r.tuning is None else r.tuning.flops
+    lr = batch = "–"
+    if rule is not None:
+        told = rule.optimal(p.optimal_params, p.optimal_tokens)
+        lr = _span(told.lr or math.nan, told.lr_interval, "{:.2g}".format)
+        batch = _span(told.batch_units or math.nan, told.batch_interval, format_count)
+    return (
+        start, way, str(len(r.runs)), f"{math.fsum(x.flops for x in r.runs) + trials:.3g}",
+        "–" if a is None else f"{a:.3f}", _of(p, "optimal_params"), _of(p, "expected_loss"),
+        lr, batch, f"{r.fit.noise_sd:.2%}", f"{seconds:.0f}",
+    )  # fmt: skip
+
+
+def _of(p: Prediction, name: str) -> str:
+    show = format_count if name == "optimal_params" else "{:.3f}".format
+    return _span(getattr(p, name), p.intervals[name], show)
+
+
+def _span(value: float, span: tuple[float, float] | None, show: object) -> str:
+    assert callable(show)
+    return show(value) if span is None else f"{show(value)} ({show(span[0])}–{show(span[1])})"
+
+
+def _goals(made: dict[tuple[str, str], Result], top: float) -> list[Goal]:
+    """A wrong recipe has to end where a right one does."""
+    if not all((start, "joint") in made for start in RECIPES):
+        return []
+    own = [made[start, "joint"].predict(top) for start in RECIPES]
+    apart = [abs(math.log(getattr(own[0], n) / getattr(own[1], n))) for n in _COMPARED]
+    return [
+        at_most(f"{name}: ln of the two recipes' ratio", value, most)
+        for name, value, most in zip(_COMPARED, apart, (0.4, 0.03), strict=True)
+    ]
+
+
+_COMPARED = ("optimal_params", "expected_loss")

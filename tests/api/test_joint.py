@@ -1,0 +1,77 @@
+"""A sweep that tunes itself in one call: the same runs wherever they happen, and after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flops_fit
+from flops_fit.store import examine
+from flops_fit.train import Trainer
+from tests.conftest import MLP, Blobs, cross_entropy
+
+SWEEP: dict[str, Any] = {
+    "model_cls": MLP,
+    "model_size_param": "width",
+    "dataset": Blobs(),
+    "loss_fn": cross_entropy,
+    "compute_budgets": [1e6, 3e6],
+    "sizes": [4, 8, 12, 20],
+    "hparams": {"lr": 1e-2, "batch_units": 8},
+    "tune": "joint",
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> flops_fit.Result:
+    """Killed at its second budget, and called again."""
+    folder, train, made = tmp_path_factory.mktemp("joint"), Trainer.__call__, []
+
+    def dying(self: Trainer, experiment: Any, report: Any = None) -> Any:
+        made.append(experiment)
+        if len({e.budget for e in made}) == 2 and made[-1].budget == made[-2].budget:
+            raise KeyboardInterrupt
+        return train(self, experiment, report)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "__call__", dying)
+        with pytest.raises(KeyboardInterrupt):
+            flops_fit.find_optimal(**SWEEP, output_dir=folder)
+    result = flops_fit.find_optimal(**SWEEP, output_dir=folder)
+    assert {e.id for e in made} <= {r.experiment.id for r in result.runs}
+    return result
+
+
+def test_it_goes_on_with_the_same_runs_and_makes_them_in_any_place(result, tmp_path):
+    plan = flops_fit.plan_sweep(**{k: v for k, v in SWEEP.items() if k != "progress"})
+    pool = flops_fit.execute.PoolExecutor(workers=2, threads=1)
+    runs = flops_fit.run_sweep(plan, executor=pool, output_dir=tmp_path, progress=False)
+    assert [r.experiment.id for r in runs] == [r.experiment.id for r in result.runs]
+    assert [r.loss for r in runs] == [r.loss for r in result.runs]
+
+
+def test_the_answer_has_the_rule_and_what_the_recipe_would_have_said(result):
+    assert result.fit.hparams.names == ("lr", "batch_units")
+    assert set(result.recipe.laws) == {"lr", "batch_units"}
+    assert {r.experiment.hparams.recipe for r in result.runs} == {"custom + joint"}
+    codes = {d.code for d in result.diagnostics}
+    assert {"joint", "hparams", "without_tuning"} <= codes
+    assert "untuned" not in codes
+    page = result.report().read_text()
+    assert result.steps[0] in page
+    assert "Learning rate and batch" in page
+    assert len(result.steps) >= 2
+
+
+def test_what_was_decided_is_on_record_and_the_fit_can_be_read_again(result):
+    folder = Path(result.output_dir)
+    decided = json.loads((folder / "joint.json").read_text())
+    assert len(decided) >= 1
+    assert examine(folder).sound
+    again = flops_fit.fit.load_fit(folder / "fit.json")
+    assert again.hparams.valley.prior == result.fit.hparams.valley.prior
+    assert again.params == pytest.approx(result.fit.params)
