@@ -10,7 +10,7 @@ SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser browser-ready check docs docs-ready docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-plan \
+.PHONY: help install demo test test-browser browser-ready check docs docs-ready docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
 	bench-report bench-tables bench-train chaos clean
 
 help: ## Show this list
@@ -82,6 +82,9 @@ bench-hparams: install ## One rate over widths in μP and without, and the demo 
 
 bench-joint: install ## Rates and batches as part of the surface, simulated (about two hours) and on public runs
 	$(BIN)/python -m benchmarks.joint
+
+bench-models: install ## Fifty kinds of model, data and loss: planned, trained, held against closed forms (6 minutes)
+	$(BIN)/python -m benchmarks.models
 
 bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)
 	$(BIN)/python -m benchmarks.plan

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from flops_fit.batches import batch_length, map_tensors, tensors_of
 from flops_fit.errors import InputTypeError, LossError
-from flops_fit.objective import Objective, batch_length, check_loss, map_tensors
+from flops_fit.fingerprint import fingerprint_values
+from flops_fit.objective import Objective, check_loss
 from tests.conftest import MLP, cross_entropy
 
 
@@ -77,6 +80,66 @@ def test_what_cannot_be_called_is_a_type_error(name: str) -> None:
 def test_an_untrainable_loss_is_told(loss: object, words: str) -> None:
     with pytest.raises(LossError, match=words):
         check_loss(loss)
+
+
+class Graphs:
+    """Two graphs of three nodes each, with the interface of PyG's batches."""
+
+    def __init__(self) -> None:
+        self.store = {"x": torch.ones(6, 2), "y": torch.zeros(2)}
+
+    def __copy__(self) -> Graphs:
+        other = Graphs()
+        other.store = dict(self.store)
+        return other
+
+    def __len__(self) -> int:
+        return 2
+
+    def detach(self) -> Graphs:
+        return self.apply(torch.Tensor.detach)
+
+    def to(self, device: str) -> Graphs:
+        return self.apply(lambda t: t.to(device))
+
+    def apply(self, change: Any) -> Graphs:
+        self.store = {name: change(t) for name, t in self.store.items()}
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.store
+
+
+class Fields:
+    def __init__(self) -> None:
+        self.x, self.name = torch.ones(3), "a"
+
+
+def test_batches_that_are_objects_are_changed_as_copies() -> None:
+    graphs, fields = Graphs(), Fields()
+    assert map_tensors(graphs, lambda t: t.to("meta")).store["x"].is_meta
+    assert not graphs.store["x"].is_meta
+    assert [len(t) for t in tensors_of(graphs)] == [6, 2]
+    assert Objective(cross_entropy).count(graphs) == 2
+    assert float(map_tensors(fields, lambda t: 2 * t).x[0]) == 2
+    assert float(fields.x[0]) == 1
+    changed = Graphs()
+    changed.store["x"] = torch.zeros(6, 2)
+    assert fingerprint_values(changed) != fingerprint_values(graphs)
+
+
+def test_a_packed_sequence_keeps_its_sizes_on_the_cpu() -> None:
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
+    moved = map_tensors(packed, lambda t: t.to("meta"))
+    assert moved.data.is_meta
+    assert not moved.batch_sizes.is_meta
+
+
+def test_samples_are_those_of_the_targets() -> None:
+    """The first tensor of a batch of graphs holds nodes; complex targets are no classes."""
+    nodes, edges = torch.ones(9, 2), torch.zeros(2, 5, dtype=torch.int64)
+    assert Objective(cross_entropy).count((nodes, edges, torch.zeros(3, 1))) == 3
+    assert Objective(cross_entropy).count((nodes, torch.zeros(9, 4, dtype=torch.cfloat))) == 9
 
 
 def test_tensors_are_changed_in_any_nesting() -> None:

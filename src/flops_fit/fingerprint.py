@@ -11,7 +11,8 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from types import CodeType, FunctionType, MethodType
+from contextlib import suppress
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,28 @@ def has_source(obj: Any) -> bool:
     except (OSError, TypeError):
         return False
     return True
+
+
+def holds_tensors(value: Any, depth: int = 5) -> bool:
+    """Whether a function or an object has tensors of its own, in what it closes over or names."""
+    if _is_tensor(value) or depth == 0:
+        return _is_tensor(value)
+    if isinstance(value, FunctionType):
+        inner = [value.__globals__.get(name) for name in _global_names(value.__code__)]
+        for cell in value.__closure__ or ():
+            with suppress(ValueError):  # a name that is bound later
+                inner.append(cell.cell_contents)
+    elif isinstance(value, MethodType):
+        inner = [value.__func__, value.__self__]
+    elif isinstance(value, Mapping | list | tuple):
+        inner = list(value.values() if isinstance(value, Mapping) else value)
+    elif value is None or isinstance(value, type | ModuleType):
+        return False
+    else:
+        inner = list(getattr(value, "__dict__", {}).values())
+        if isinstance(value, functools.partial):
+            inner += [value.func, value.args, value.keywords]
+    return any(holds_tensors(v, depth - 1) for v in inner)
 
 
 def _describe(obj: Any, seen: set[int], depth: int = 4) -> list[str]:
@@ -136,6 +159,8 @@ def _plain(value: Any, seen: set[int], depth: int) -> list[str]:
         return [reference(type(value)), *_plain(_state(value), seen, depth - 1)] if depth else []
     if _is_tensor(value) or isinstance(value, np.ndarray):
         return [fingerprint_values(value)]
+    if callable(getattr(value, "to_dict", None)) and depth:  # configurations of Hugging Face
+        return [reference(type(value)), *_plain(value.to_dict(), seen, depth - 1)]
     return [reference(type(value))]
 
 
@@ -198,4 +223,6 @@ def _leaves(value: Any, values: bool = True) -> list[str | bytes]:
     if isinstance(value, np.ndarray):
         kind = f"{value.dtype}{value.shape}"
         return [kind, np.ascontiguousarray(value).tobytes()] if values else [kind]
+    if callable(getattr(value, "to_dict", None)):  # graphs of PyG, which show their shapes alone
+        return _leaves(value.to_dict(), values)
     return [repr(value)] if values else [type(value).__name__]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from flops_fit import rng
-from flops_fit.errors import DataError, InputError, InputTypeError, LossError, ModelError
+from flops_fit.batches import batch_length, by_name, to_device
+from flops_fit.errors import InputError, InputTypeError, LossError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
 from flops_fit.lazy import torch
 
@@ -43,15 +42,6 @@ class Objective:
             if value is not None and not callable(value):
                 raise InputTypeError(f"{name}: expected a callable; got {type(value).__name__}.")
 
-    def check(self, batch: Any) -> None:
-        """Refuse to train without any loss."""
-        if self.loss_fn is None and self.step_fn is None and by_name(batch) is None:
-            raise InputError(
-                "loss_fn: training needs a loss; got none. Give loss_fn=(model output, targets) -> "
-                "scalar, or batches as dicts to a model whose output carries .loss. If the model returns "
-                f"its loss itself, alone or beside its output, {STEP_ADVICE}"
-            )
-
     @property
     def reference(self) -> str:
         """The name of the loss, for people to read."""
@@ -67,33 +57,64 @@ class Objective:
     def __call__(self, model: Any, batch: Any) -> tuple[torch.Tensor, Any]:
         """Sum of the loss over the batch, with its gradient, and the number of units."""
         if self.step_fn is not None:
-            total, count = self.step_fn(model, batch)
-            return total, count
+            return self._stepped(model, batch)
         count = self.count(batch)
         return self.mean(model, batch) * count, count
 
+    def _stepped(self, model: Any, batch: Any) -> tuple[torch.Tensor, Any]:
+        step: Any = self.step_fn
+        if why := _misfit(step, (model, batch), {}):
+            raise LossError(f"step_fn: expected a function (model, batch); {why}.")
+        found = step(model, batch)
+        pair = isinstance(found, tuple | list) and len(found) == 2
+        if not pair or found[0] is None or isinstance(found[0], tuple | list | Mapping):
+            got = f"a first value of {type(found[0]).__name__}" if pair else type(found).__name__
+            raise LossError(
+                "step_fn: expected (loss·n, n), one loss for one optimizer, and the number of units; "
+                f"got {got}. Add up the losses of several parts. Models that train against each other, each "
+                "with an optimizer of its own, are not supported."
+            )
+        return found[0], found[1]
+
     def mean(self, model: Any, batch: Any) -> Any:
-        """The loss as the user's function returns it."""
+        """The loss as the user's function returns it, or the model itself."""
         output = self.output(model, batch)
         if self.loss_fn is not None:
             return self.loss_fn(output, self._parts(batch)[1])
-        own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        own = _own_loss(output)
         if own is None:
+            named = by_name(batch)
+            hint = (
+                ""
+                if named is None or _label_key(batch)
+                else (
+                    " Models of Hugging Face compute it where a batch has labels; this one has "
+                    f"{', '.join(map(str, named))}."
+                )
+            )
             raise LossError(
-                "loss_fn: expected a function (model output, targets) -> scalar; got none, and the "
-                f"model's output ({type(output).__name__}) carries no .loss. Give loss_fn=; or, if the "
-                f"model returns its loss itself, {STEP_ADVICE}"
+                "loss_fn: training needs a loss; got none, and the model's output "
+                f"({type(output).__name__}) carries no .loss, nor one scalar.{hint} Give loss_fn=(model "
+                f"output, targets) -> scalar; or {STEP_ADVICE}"
             )
         return own
 
     def output(self, model: Any, batch: Any) -> Any:
         """What the model returns for a batch."""
         inputs, _ = self._parts(batch)
+        if self.loss_fn is None and isinstance(batch, tuple | list):
+            inputs = tuple(batch)  # the model computes its loss, for which it needs the targets
         args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
         try:
             return model(*args, **kwargs)
         except TypeError as error:
-            if why := _misfit(model, args, kwargs):
+            if why := _misfit(getattr(model, "forward", model), args, kwargs):
+                if self.loss_fn is None and not kwargs:
+                    raise LossError(
+                        "loss_fn: training needs a loss; got none, and the model's output carries no .loss: "
+                        f"it does not take a whole batch with its targets ({why}). Give loss_fn=(model "
+                        f"output, targets) -> scalar; or {STEP_ADVICE}"
+                    ) from error
                 raise ModelError(
                     f"model_cls: {type(model).__name__}.forward does not take a batch of the data set: "
                     f"{why}. It is called with all of a tuple but the last, which loss_fn= gets as the "
@@ -140,7 +161,8 @@ class Objective:
         _, targets = self._parts(batch)
         if _is_whole(targets):
             return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
-        return batch_length(batch)
+        # The first tensor of a batch of graphs holds nodes; targets are of samples.
+        return batch_length(targets if len(getattr(targets, "shape", ())) else batch)
 
     def has_classes(self, batch: Any) -> bool:
         """Whether targets are integers, as those of classes are."""
@@ -187,24 +209,26 @@ class Objective:
         return "tokens" if _is_whole(targets) and targets.dim() >= 2 else "samples"
 
 
-def _misfit(model: Any, args: Any, kwargs: Any) -> str:
-    """What the arguments of a model's forward pass lack or have too many of; empty if they fit."""
+def _own_loss(output: Any) -> Any:
+    """The loss that a model returns: ``.loss``, ``["loss"]``, or the one scalar tensor."""
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    if hasattr(output, "loss"):
+        return output.loss
+    parts = output if isinstance(output, tuple | list) else [output]
+    scalars = [part for part in parts if hasattr(part, "backward") and part.dim() == 0]
+    return scalars[0] if len(scalars) == 1 else None
+
+
+def _misfit(function: Any, args: Any, kwargs: Any) -> str:
+    """What the arguments of a function lack or have too many of; empty if they fit."""
     try:
-        inspect.signature(model.forward).bind(*args, **kwargs)
+        inspect.signature(function).bind(*args, **kwargs)
     except TypeError as error:
         return str(error)
     except (ValueError, AttributeError):
         pass
     return ""
-
-
-def by_name(batch: Any) -> Mapping[str, Any] | None:
-    """A dict, or a dataclass as one; ``None`` where the batch has no names."""
-    if isinstance(batch, Mapping):
-        return batch
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return None
 
 
 def _label_key(batch: Any) -> str | None:
@@ -223,7 +247,8 @@ def _only(batch: Any, column: int) -> dict[str, Any]:
 
 
 def _is_whole(targets: Any) -> bool:
-    return hasattr(targets, "is_floating_point") and not targets.is_floating_point()
+    numbers = hasattr(targets, "is_floating_point") and not targets.is_complex()
+    return numbers and not targets.is_floating_point()
 
 
 def check_loss(loss: Any) -> torch.Tensor:
@@ -283,79 +308,3 @@ class Evaluator:
         if before is not None:
             self.draws = rng.state() != before
         return float(total.detach()), float(count)
-
-
-def batch_length(batch: Any) -> int:
-    """Number of samples in a batch: the first dimension of its first tensor."""
-    if hasattr(batch, "shape"):
-        return int(batch.shape[0]) if len(batch.shape) else 1
-    named = by_name(batch)
-    values = batch if named is None else named.values()
-    return batch_length(next(iter(values)))
-
-
-def split_batch(batch: Any, size: int) -> Iterator[Any]:
-    """A batch as parts of at most ``size`` samples: every tensor is cut along its first dimension."""
-    length = batch_length(batch)
-    if size >= length:
-        yield batch
-        return
-
-    for first in range(0, length, size):
-
-        def cut(tensor: torch.Tensor, first: int = first) -> torch.Tensor:
-            if tensor.dim() and tensor.shape[0] != length:
-                raise DataError(
-                    f"microbatches: expected {length} samples along the first dimension of every "
-                    f"tensor of a batch; one has the shape {tuple(tensor.shape)}. Use batches that "
-                    "fit at once, or a collate_fn that puts samples first."
-                )
-            return tensor[first : first + size] if tensor.dim() else tensor
-
-        yield map_tensors(batch, cut)
-
-
-def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """``value`` with every tensor in it changed, whatever the nesting."""
-    if hasattr(value, "detach"):
-        return change(value)
-    if isinstance(value, Mapping):
-        changed = {k: map_tensors(v, change) for k, v in value.items()}
-        if type(value) is dict:
-            return changed
-        copied: Any = copy.copy(value)  # HuggingFace's BatchEncoding, a defaultdict, one's own
-        if not hasattr(copied, "__setitem__"):
-            return type(copied)(changed)
-        for key, item in changed.items():
-            copied[key] = item
-        return copied
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(v, change) for v in value))
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(v, change) for v in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # Not by its constructor, which may check or convert what it is given.
-        changed_value = copy.copy(value)
-        for f in dataclasses.fields(value):
-            object.__setattr__(changed_value, f.name, map_tensors(getattr(value, f.name), change))
-        return changed_value
-    return value
-
-
-def tensors_of(batch: Any) -> list[Any]:
-    """All tensors of a batch, in order."""
-    out: list[Any] = []
-    map_tensors(batch, out.append)
-    return out
-
-
-def to_device(batch: Any, device: str) -> Any:
-    """A batch on ``device``, copied without waiting to CUDA, and in float32 to MPS, which has no float64."""
-    kind = device.partition(":")[0]
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        if kind == "mps" and tensor.dtype == torch.float64:
-            tensor = tensor.float()
-        return tensor.to(device, non_blocking=kind == "cuda")
-
-    return map_tensors(batch, moved)

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from flops_fit import find_optimal, plan_sweep
+from flops_fit.batches import batch_length, map_tensors
 from flops_fit.data import split_data
-from flops_fit.objective import Objective, batch_length, map_tensors
+from flops_fit.objective import Objective
 from tests.conftest import MLP, Blobs, cross_entropy
 
 LENGTH, VOCABULARY = 12, 20

@@ -35,6 +35,12 @@ class OnlyLoss(Returns):
         return super().forward(x, y)[1]
 
 
+class Several(Returns):
+    def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
+        loss = super().forward(x, y)[1]
+        return loss, loss.detach().sqrt()
+
+
 class Plain(Returns):
     def forward(self, x: Tensor) -> Any:  # type: ignore[override]
         return self.layers(x)
@@ -66,9 +72,11 @@ def named(**columns: Tensor) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("model", "data", "loss", "says"),
     [
-        (Returns, PAIRS, None, r"output \(tuple\) carries no .loss.*give step_fn="),
+        (Plain, PAIRS, None, "carries no .loss.*too many positional arguments.*give step_fn="),
+        (Several, PAIRS, None, r"\(tuple\) carries no .loss, nor one scalar.*give step_fn="),
+        (Plain, named(x=X), None, "where a batch has labels; this one has x"),
         (Returns, PAIRS, lambda o, t: o[1], "called without its targets.*give step_fn="),
-        (OnlyLoss, PAIRS, None, "missing a required argument: 'y'.*step_fn="),
+        (OnlyLoss, PAIRS, mse, "missing a required argument: 'y'.*step_fn="),
         (Plain, TensorDataset(X, X, Y), mse, "too many positional arguments.*step_fn="),
         (Plain, named(x=X, label=Y, index=Y), mse, r"takes \(x\).*got label, index besides"),
         (Plain(4), PAIRS, mse, "got a Plain that is built already.*model_cls=Plain"),
@@ -77,6 +85,28 @@ def named(**columns: Tensor) -> list[dict[str, Tensor]]:
 def test_a_refusal_is_about_what_was_given(model: Any, data: Any, loss: Any, says: Any) -> None:
     with pytest.raises(FlopsFitError, match=says):
         plan(model, data, loss)
+
+
+@pytest.mark.parametrize("model", [Returns, OnlyLoss])
+def test_a_model_that_returns_its_loss_needs_none(model: Any) -> None:
+    """Its plan is that of the same model with the loss apart, but for the code of the model."""
+    own, apart = (plan(*given).experiments[0] for given in ((model, PAIRS), (Plain, PAIRS, mse)))
+    assert (own.tokens, own.flops_per_unit) == (apart.tokens, apart.flops_per_unit)
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (lambda model, batch: (mse(model(batch[0])[0], batch[1]),) * 3, "got tuple"),
+        (lambda model, batch: ((1.0, 2.0), 2), "a first value of tuple.*each with an optimizer"),
+        (lambda model, batch: {"loss": mse(model(batch[0])[0], batch[1])}, "got dict"),
+        (lambda model, batch: mse(model(batch[0])[0], batch[1]), "got Tensor"),
+        (lambda model, x, y: (mse(model(x)[0], y), len(x)), "missing a required argument: 'y'"),
+    ],
+)
+def test_a_step_that_is_none_is_told(step: Any, says: str) -> None:
+    with pytest.raises(FlopsFitError, match=rf"step_fn: expected .*{says}"):
+        plan(Returns, PAIRS, step_fn=step)
 
 
 @pytest.mark.parametrize("model", [Returns, OnlyLoss])

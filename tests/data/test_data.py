@@ -172,6 +172,24 @@ def test_unformatted_samples_are_told_with_the_column(sample: object, words: str
         split_data([sample] * 40)[0].first_batch(2)
 
 
+def test_a_collation_of_ones_own_may_take_any_samples() -> None:
+    """Lists of numbers and text, as tokenised data sets of Hugging Face hold."""
+
+    def collate(rows):
+        return torch.tensor([row["input_ids"] for row in rows])
+
+    rows = [{"input_ids": [i, i], "text": "word"} for i in range(20)]
+    train, _ = split_data(DataLoader(rows, collate_fn=collate))
+    assert train.first_batch(3).shape == (3, 2)
+
+
+def test_a_loader_of_whole_batches_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="batch_size=None, so that its data set makes whole batches"
+    ):
+        split_data(DataLoader(numbers(100), batch_size=None))
+
+
 def test_an_unformatted_huggingface_data_set_is_told_how_to_format() -> None:
     class HuggingFaceLike(list):
         def with_format(self, *args: object) -> None: ...

@@ -113,6 +113,65 @@ def test_a_step_that_draws_on_the_host_is_counted() -> None:
     assert per_sample(Base, step_fn=step) == (BASE, [])
 
 
+NETWORK = nn.Linear(1, 1, bias=False).requires_grad_(False)
+SCALE = torch.ones(())
+
+
+def held_by_a_step(model: Any, batch: Any) -> tuple[Tensor, int]:
+    """A network of the step's own, which it moves to where the batch is."""
+    x, y = batch
+    with torch.no_grad():
+        taught = NETWORK.to(x.device)(y)
+    return functional.mse_loss(model(x), taught) * len(x), len(x)
+
+
+def seen_twice(model: Any, batch: Any) -> tuple[Tensor, int]:
+    """A mask on the CPU, without which the model would be counted once."""
+    x, y = batch
+    out = model(x) + model(2 * x)
+    return (out - y).masked_fill(torch.eye(5, 1).bool(), 0.0).square().mean() * len(x), len(x)
+
+
+def held_by_a_loss(out: Tensor, y: Tensor) -> Tensor:
+    return functional.mse_loss(NETWORK(out), NETWORK(y))
+
+
+@pytest.mark.parametrize(
+    ("objective", "flops"),
+    [
+        ({"step_fn": held_by_a_step}, BASE + 5 * 2),
+        ({"step_fn": seen_twice}, 2 * BASE),
+        ({"loss_fn": held_by_a_loss}, BASE + 5 * (2 * 2 + 2)),
+        ({"loss_fn": lambda out, y: functional.mse_loss(out * SCALE, y)}, BASE),
+    ],
+    ids=["network of a step", "step with a mask", "network of a loss", "loss with a tensor"],
+)
+def test_networks_beside_the_model_are_counted(objective: Any, flops: float) -> None:
+    assert per_sample(Base, **objective) == (flops, [])
+    assert not NETWORK.weight.is_meta
+
+
+class Skips(Base):
+    """One to three passes of a layer, drawn each time."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__(d)
+        self.middle = nn.Linear(d, d, bias=False)
+
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        for _ in range(int(torch.randint(1, 4, ()))):
+            h = self.middle(h)
+        return h
+
+
+def test_flops_that_are_drawn_are_counted_in_the_mean() -> None:
+    """Of two passes, ± 0.82/√32 of one."""
+    each = 5 * 3 * 2 * 8 * 8
+    flops, notes = per_sample(Skips)
+    assert flops == pytest.approx(BASE + 2 * each, abs=3 * 0.145 * each)
+    assert [note for note in notes if "draws how much it computes" in note] == notes
+
+
 class Broken(Base):
     def between(self, h: Tensor, x: Tensor) -> Tensor:
         return h.reshape(7, -1)  # the line that is named

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from flops_fit.objective import to_device
+from flops_fit.batches import to_device
 from flops_fit.rng import capture
 from flops_fit.train.precision import resolve_device
 from tests.conftest import make_experiment, with_changes

@@ -92,7 +92,6 @@ def coordinate_check(
     objective = Objective(loss_fn, count_fn, step_fn)
     data, _ = split_data(dataset)
     batch = data.first_batch(EXAMPLE_SAMPLES)
-    objective.check(batch)
     options = mup or Mup()
     check = WidthCheck(spec, objective, device, optimizer, samples, steps, seeds, seed)
     if sizes is None:

@@ -191,10 +191,7 @@ class DataSpec:
                 yield sample
             self.pass_length = count
             if not count:
-                raise DataError(
-                    f"dataset: the stream ended within the {self.skip} samples that are held out; "
-                    "give eval_dataset= or a longer stream."
-                )
+                raise DataError(f"dataset: {self._too_short}.")
 
     def _once(self) -> Iterator[Any]:
         """A stream from its beginning to its end."""
@@ -226,8 +223,17 @@ class DataSpec:
             return self._read(Reader(self.dataset, self._checked), 0, batch_size)
         batch = StreamReader(self._once, self._checked, batch_size).batch(0)
         if batch is None:
-            raise DataError("dataset: expected at least one sample; it is empty.")
+            raise DataError(f"dataset: expected samples; {self._too_short}.")
         return batch
+
+    @property
+    def _too_short(self) -> str:
+        if not self.skip:
+            return "it is empty"
+        return (
+            f"the stream ended within the {self.skip} samples that are held out; give eval_dataset= or "
+            "a longer stream"
+        )
 
     def spread(self, count: int) -> list[Any]:
         """Samples drawn evenly from all of them, the same at every call; of a stream the first."""
@@ -238,7 +244,8 @@ class DataSpec:
         return list(Reader(self.dataset, list).batch(self.indices[places], sample_keys(places, 0)))
 
     def _checked(self, samples: list[Any]) -> Any:
-        reading.check_sample(samples[0], self.dataset)
+        if self.collate is reading.collate:
+            reading.check_sample(samples[0], self.dataset)
         try:
             return self.collate(samples)
         except (TypeError, RuntimeError) as error:
@@ -360,6 +367,11 @@ def _spec(dataset: Any, name: str) -> DataSpec:
     if isinstance(dataset, data.DataLoader):
         usual = isinstance(dataset.sampler, data.RandomSampler | data.SequentialSampler)
         streams = isinstance(dataset.dataset, data.IterableDataset)
+        if dataset.batch_size is None and dataset.batch_sampler is None:
+            raise DataError(
+                f"{name}: the DataLoader has batch_size=None, so that its data set makes whole batches; runs "
+                "make batches themselves. Let it give single samples, and give a batch_size."
+            )
         if not streams and (not usual or dataset.batch_size is None):
             raise DataError(
                 f"{name}: the DataLoader has a sampler of its own, which would be lost: runs draw their "

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flops_fit.batches import map_tensors, to_device
 from flops_fit.lazy import nn, torch
-from flops_fit.objective import Objective, map_tensors, to_device
+from flops_fit.objective import Objective
 from flops_fit.text import render, values_table
 
 # Slopes that pass. The bundled GPT and ViT at widths 16 to 256 and rates 0.001 to 0.03 have -0.26 to

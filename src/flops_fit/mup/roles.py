@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flops_fit.batches import map_tensors, tensors_of
 from flops_fit.errors import ModelError
 from flops_fit.flops.trace import LOOKUPS, storage, tensors_in
 from flops_fit.lazy import nn
-from flops_fit.objective import Objective, map_tensors, tensors_of
+from flops_fit.objective import Objective
 from flops_fit.text import error_line, listed
 
 Role = Literal["hidden", "output", "tied", "input", "vector", "fixed"]

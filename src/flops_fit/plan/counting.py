@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import prod
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from flops_fit import rng
+from flops_fit.batches import batch_length, map_tensors, tensors_of
 from flops_fit.checks import is_whole
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError
+from flops_fit.fingerprint import holds_tensors
 from flops_fit.flops.functions import Floats, FlopsFunction, InterpolatedFlops, LinearFlops
 from flops_fit.flops.trace import TracedFlops, trace_flops
 from flops_fit.lazy import torch
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.objective import Objective, batch_length, check_loss, map_tensors, tensors_of
+from flops_fit.objective import Objective, check_loss
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.lengths import Lengths
 from flops_fit.text import error_line, user_line
@@ -33,6 +36,8 @@ _HIGHEST_DEGREE = 3  # of FLOPs and parameters as polynomials of the size
 _VERIFYING_TRACES = 2  # beyond those that determine the polynomial
 _RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
 _MOST_TRACED = 2.5e8  # parameters, 1 GB: the largest model that is run on the CPU to be counted
+_MOST_COMPARED = 5e7  # where the model alone was counted without values
+_FEW_DRAWS, _DRAWS = 8, 32  # to see whether FLOPs are random, and to know their mean
 _SAME = 1e-3  # relative: FLOPs that follow values of the batch differ a little
 _LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 
@@ -113,6 +118,9 @@ class FlopsCounter:
     units: float = 1.0  # in that batch
     notes: list[str] = field(default_factory=list)
     lengths: Lengths | None = None  # where FLOPs depend on them, or do not add up
+    _draws: bool = False  # whether a trace drew random numbers
+    _random: bool | None = None  # whether FLOPs depend on them, once it is known
+    _by_values: bool | None = None  # whether those of the loss are not nothing, once it is known
     _known: dict[str, float] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
     _polynomials: dict[tuple[Any, ...], SizePolynomial] = field(default_factory=dict)
@@ -130,7 +138,13 @@ class FlopsCounter:
 
     @classmethod
     def from_batch(
-        cls, spec: ModelSpec, objective: Objective, method: FlopsMethod, batch: Any, unit: str
+        cls,
+        spec: ModelSpec,
+        objective: Objective,
+        method: FlopsMethod,
+        batch: Any,
+        unit: str,
+        samples: int | None = None,
     ) -> tuple[FlopsCounter, float]:
         """A counter on an example batch, and the number of units per sample in it."""
         count = float(objective.count(batch))
@@ -138,7 +152,8 @@ class FlopsCounter:
             raise InputError(
                 "dataset: its first batch holds no counted unit; check targets or count_fn."
             )
-        return cls(spec, objective, method, unit, batch, count), count / batch_length(batch)
+        each = count / (samples or batch_length(batch))
+        return cls(spec, objective, method, unit, batch, count), each
 
     def per_unit(self, size: Size) -> float:
         """Training FLOPs per unit at a size that the constructor accepts."""
@@ -221,42 +236,90 @@ class FlopsCounter:
         polynomial = self._polynomials.setdefault((place, *names), SizePolynomial())
         known = polynomial.flops(size, values) if polynomial.traced else None
         if known is not None:
-            return float(known)
+            return known / (_DRAWS if self._random else 1)
         total = self._trace(model, size, batch)
-        if total.is_integer() and total < _LARGEST_EXACT:
-            polynomial.add(size, (int(total), *values))
+        whole = total * _DRAWS if self._random else total
+        if whole.is_integer() and whole < _LARGEST_EXACT:
+            polynomial.add(size, (int(whole), *values))
         return total
 
     def _trace(self, model: Any, size: Size, batch: Any) -> float:
-        """FLOPs of both passes on a batch, counted without values, or with them where it must be."""
-        meta = map_tensors(batch, lambda t: t.to("meta"))
-        if hasattr(model, "to"):
-            model = model.to("meta")
-        try:
-            traced = trace_flops(lambda: self._loss(model, meta), model)
-        except LossError:
-            raise
-        except Exception as error:  # the user's model and loss may raise anything
-            # A loss may read values (a mask, an .item()), which a trace does not have.
-            try:
-                traced = trace_flops(lambda: self._summed_output(model, meta), model)
-            except Exception:
-                if hasattr(model, "active_params") and self.unit == "tokens":
-                    why = error_line(error).rstrip(".")
-                    note = in_words("active_6nd", model=self.spec.reference, why=why)
-                    self._note(note.message)
-                    return 6.0 * self.spec.require(size).active * float(self.objective.count(batch))
-                traced = self._trace_values(size, batch, error)
-        self._note(*(f"FLOPs: {note}." for note in traced.notes))
+        """FLOPs of both passes on a batch: in the mean of many draws, where the model draws what it runs."""
+        self._draws = False
+        with rng.kept():
+            traced = [self._traced(model, size, batch, 0)]
+            total = traced[0].total
+            if self._random is None:
+                few = range(1, _FEW_DRAWS if self._draws else 1)
+                traced += [self._traced(model, size, batch, seed) for seed in few]
+                self._random = any(abs(t.total - total) > _SAME * total for t in traced)
+            if self._random:
+                more = range(len(traced), _DRAWS)
+                traced += [self._traced(model, size, batch, seed) for seed in more]
+                totals = [t.total for t in traced]
+                total = sum(totals) / _DRAWS
+                error = float(np.std(totals, ddof=1)) / _DRAWS**0.5 / total
+                self._note(in_words("random_flops", draws=_DRAWS, error=error).message)
+        notes = (n for n in traced[0].notes if all(n in t.notes for t in traced))
+        self._note(*(f"FLOPs: {note}." for note in notes))
         experts, params = find_experts(model), self.spec.require(size)
         if experts and params.active >= params.total:
             self._note(in_words("silent_experts", experts=experts[0]).message)
-        if traced.total <= 0:
+        if total <= 0:
             raise InputError(
                 "flops: no matrix product, convolution or attention was seen in the model. "
                 "Give flops='6nd', or a function (model) -> training FLOPs per unit."
             )
-        return traced.total
+        return total
+
+    def _traced(self, model: Any, size: Size, batch: Any, seed: int) -> TracedFlops:
+        """A trace without values, or with them where it must be; of a model, or of a step and its loss."""
+        objective, total = self.objective, self.spec.require(size).total
+        step = objective.step_fn is not None
+        holds = holds_tensors(objective.step_fn or objective.loss_fn)
+        error: Exception = InputError("flops: the loss has tensors of its own, with values")
+        if total <= _MOST_TRACED and (self._by_values or (step and holds)):
+            return self._trace_values(size, batch, error, seed)
+        if hasattr(model, "to"):
+            model = model.to("meta")
+        try:
+            meta = map_tensors(batch, lambda t: t.to("meta"))
+            if step or not holds:  # which it might move to meta for good
+                return self._counted(lambda: self._loss(model, meta), model, seed)
+        except LossError:
+            raise
+        except Exception as caught:  # the user's model and loss may raise anything
+            error = caught
+        # A loss may read values (a mask, an .item()), which a trace does not have.
+        output = None
+        with suppress(Exception):
+            if not step:
+                output = self._counted(lambda: self._summed_output(model, meta), model, seed)
+        if output is None and hasattr(model, "active_params") and self.unit == "tokens":
+            why = error_line(error).rstrip(".")
+            self._note(in_words("active_6nd", model=self.spec.reference, why=why).message)
+            active = self.spec.require(size).active
+            return TracedFlops(6.0 * active * float(objective.count(batch)), 0.0)
+        if output is not None and (self._by_values is not None or total > _MOST_COMPARED):
+            return output
+        try:
+            traced = self._trace_values(size, batch, error, seed)
+        except FlopsFitError:
+            if output is None:
+                raise
+            return output
+        if output is not None:  # it leaves out the loss, which may hold a network
+            self._by_values = abs(traced.total - output.total) > _SAME * traced.total
+        return traced if output is None or self._by_values else output
+
+    def _counted(self, forward: Callable[[], Any], model: Any, seed: int) -> TracedFlops:
+        """The trace of a pass from a seed on, with a note of whether it draws random numbers."""
+        if seed:
+            rng.seed(seed)
+        before = None if self._draws or self._random is not None else rng.state()
+        traced = trace_flops(forward, model)
+        self._draws = self._draws or (before is not None and rng.state() != before)
+        return traced
 
     def _loss(self, model: Any, batch: Any) -> Any:
         if self.objective.step_fn is not None:
@@ -267,7 +330,7 @@ class FlopsCounter:
         leaves = tensors_of(self.objective.output(model, batch))
         return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
 
-    def _trace_values(self, size: Size, batch: Any, error: Exception) -> TracedFlops:
+    def _trace_values(self, size: Size, batch: Any, error: Exception, seed: int) -> TracedFlops:
         """A trace of the model itself on the batch itself, on the CPU."""
         total = self.spec.require(size).total
         if total > _MOST_TRACED:
@@ -279,12 +342,12 @@ class FlopsCounter:
             ) from error
         batch = map_tensors(batch, lambda t: t.cpu())
         try:
-            with warnings.catch_warnings(), rng.kept():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # torch's own, of devices not here
                 rng.seed(0)
                 model = self.spec.build(size).cpu().train()
                 with torch.backends.mkldnn.flags(enabled=False):  # it hides recurrent layers
-                    return trace_flops(lambda: self._loss(model, batch), model)
+                    return self._counted(lambda: self._loss(model, batch), model, seed)
         except FlopsFitError:
             raise
         except Exception as failure:

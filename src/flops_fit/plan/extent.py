@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flops_fit import rng
+from flops_fit.batches import split_batch
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import DataError, LossError
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.objective import STEP_ADVICE, Evaluator, Objective, split_batch
+from flops_fit.objective import STEP_ADVICE, Evaluator, Objective
 from flops_fit.plan.findings import in_words, smallest_built
 from flops_fit.records import Diagnostic, Severity
 

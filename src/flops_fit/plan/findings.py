@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flops_fit.batches import by_name
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import ModelError
 from flops_fit.fingerprint import has_source, reference
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
-from flops_fit.objective import Objective, by_name
+from flops_fit.objective import Objective
 from flops_fit.plan.designs import Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule

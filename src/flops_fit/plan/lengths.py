@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from flops_fit import rng
+from flops_fit.batches import batch_length, map_tensors, tensors_of
 from flops_fit.data.spec import DataSpec
 from flops_fit.flops.functions import Floats
-from flops_fit.objective import Objective, batch_length, map_tensors, tensors_of
+from flops_fit.objective import Objective
 from flops_fit.plan.findings import in_words
 from flops_fit.records import Diagnostic
 

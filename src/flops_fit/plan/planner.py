@@ -90,14 +90,16 @@ def make_counter(
     smallest: Size | None,
 ) -> tuple[FlopsCounter, float]:
     """What counts FLOPs, and the number of units per sample; 6·N per unit where no data may be read."""
-    batch, lengths = example_batch, None
+    batch, lengths, samples = example_batch, None, None
     if data is not None:
-        batch = data.first_batch(EXAMPLE_SAMPLES) if batch is None else batch
+        if batch is None:
+            batch = data.first_batch(EXAMPLE_SAMPLES)
+            samples = min(EXAMPLE_SAMPLES, data.size or EXAMPLE_SAMPLES)
         lengths = look_at(data, objective, batch_size)
         batch = batch if lengths is None else lengths.examples[0][0]
     if batch is not None:
         unit = objective.unit(batch, dataset)
-        counter, each = FlopsCounter.from_batch(spec, objective, flops, batch, unit)
+        counter, each = FlopsCounter.from_batch(spec, objective, flops, batch, unit, samples)
         counter.lengths = lengths
         if smallest is not None:
             known = lengths or uniform(

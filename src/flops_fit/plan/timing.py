@@ -11,20 +11,12 @@ from typing import Any
 import numpy as np
 
 from flops_fit import rng
+from flops_fit.batches import batch_length, split_batch, tensors_of, to_device
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import LossError, ModelError
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
-from flops_fit.objective import (
-    Evaluator,
-    Objective,
-    batch_length,
-    check_loss,
-    refuse_sparse_gradients,
-    split_batch,
-    tensors_of,
-    to_device,
-)
+from flops_fit.objective import Evaluator, Objective, check_loss, refuse_sparse_gradients
 from flops_fit.plan.extent import compare
 from flops_fit.records import Experiment
 

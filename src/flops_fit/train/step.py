@@ -10,16 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flops_fit import rng
+from flops_fit.batches import split_batch, to_device
 from flops_fit.distributed import ALONE, Ranks
 from flops_fit.errors import InputError
 from flops_fit.lazy import nn, torch
-from flops_fit.objective import (
-    Objective,
-    check_loss,
-    refuse_sparse_gradients,
-    split_batch,
-    to_device,
-)
+from flops_fit.objective import Objective, check_loss, refuse_sparse_gradients
 
 INDIVISIBLE = "the loss or a BatchNorm depends on which samples pass together"
 
@@ -102,7 +97,9 @@ class Stepper:
 
     def _gradient(self, batch: Any) -> tuple[torch.Tensor, Any]:
         """The gradient of what is here: of the mean if that is all, else of a share of the sum."""
-        parts = [] if batch is None else list(split_batch(batch, self.microbatch))
+        parts = [] if batch is None else [batch]
+        if self.microbatch < self._local_samples:
+            parts = [p for whole in parts for p in split_batch(whole, self.microbatch)]
         parts = [part for part in parts if self.objective.has_units(part)]
         if len(parts) == self._pieces == 1:
             total, units = self._pass(parts[0])

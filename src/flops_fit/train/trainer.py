@@ -14,6 +14,7 @@ from typing import Any
 
 from flops_fit import rng
 from flops_fit._version import __version__
+from flops_fit.batches import to_device
 from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import PeerError, Ranks, join_ranks
@@ -22,7 +23,7 @@ from flops_fit.hparams import is_finished, learning_rate
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
 from flops_fit.mup.parametrization import Parametrization
-from flops_fit.objective import Objective, to_device
+from flops_fit.objective import Objective
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, Run, RunState, branch_step
 from flops_fit.text import error_line

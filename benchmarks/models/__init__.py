@@ -1,0 +1,1 @@
+"""Kinds of models, data and losses as people have them: planned, trained, and judged."""

@@ -1,0 +1,108 @@
+"""Batches whatever they are made of: tuples, dicts, dataclasses, graphs, packed sequences."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flops_fit.errors import DataError
+from flops_fit.lazy import torch
+
+
+def by_name(batch: Any) -> Mapping[str, Any] | None:
+    """A dict, or a dataclass as one; ``None`` where the batch has no names."""
+    if isinstance(batch, Mapping):
+        return batch
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return None
+
+
+def batch_length(batch: Any) -> int:
+    """Number of samples in a batch: the first dimension of its first tensor."""
+    if hasattr(batch, "shape"):
+        return int(batch.shape[0]) if len(batch.shape) else 1
+    named = by_name(batch)
+    if named is None and not isinstance(batch, tuple | list):
+        return len(batch)
+    return batch_length(next(iter(batch if named is None else named.values())))
+
+
+def split_batch(batch: Any, size: int) -> Iterator[Any]:
+    """A batch as parts of at most ``size`` samples: every tensor is cut along its first dimension."""
+    length = batch_length(batch)
+    if size >= length:
+        yield batch
+        return
+
+    for first in range(0, length, size):
+
+        def cut(tensor: torch.Tensor, first: int = first) -> torch.Tensor:
+            if tensor.dim() and tensor.shape[0] != length:
+                raise DataError(
+                    f"microbatches: expected {length} samples along the first dimension of every "
+                    f"tensor of a batch; one has the shape {tuple(tensor.shape)}. Use batches that "
+                    "fit at once, or a collate_fn that puts samples first."
+                )
+            return tensor[first : first + size] if tensor.dim() else tensor
+
+        yield map_tensors(batch, cut)
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """``value`` with every tensor in it changed, whatever the nesting."""
+    if hasattr(value, "detach") and hasattr(value, "dtype"):
+        return change(value)
+    if isinstance(value, Mapping):
+        changed = {k: map_tensors(v, change) for k, v in value.items()}
+        if type(value) is dict:
+            return changed
+        copied: Any = copy.copy(value)  # HuggingFace's BatchEncoding, a defaultdict, one's own
+        if not hasattr(copied, "__setitem__"):
+            return type(copied)(changed)
+        for key, item in changed.items():
+            copied[key] = item
+        return copied
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        if hasattr(value, "batch_sizes"):  # a PackedSequence, whose sizes torch keeps on the CPU
+            kind: Any = type(value)
+            data, sizes, *orders = value
+            return kind(change(data), sizes, *(map_tensors(v, change) for v in orders))
+        return type(value)(*(map_tensors(v, change) for v in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(v, change) for v in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Not by its constructor, which may check or convert what it is given.
+        changed_value = copy.copy(value)
+        for f in dataclasses.fields(value):
+            object.__setattr__(changed_value, f.name, map_tensors(getattr(value, f.name), change))
+        return changed_value
+    if hasattr(value, "to") and hasattr(value, "apply"):  # graphs of PyG
+        return copy.copy(value).apply(change)
+    if any(hasattr(v, "detach") for v in getattr(value, "__dict__", {}).values()):
+        copied = copy.copy(value)
+        for name, item in vars(value).items():
+            object.__setattr__(copied, name, map_tensors(item, change))
+        return copied
+    return value
+
+
+def tensors_of(batch: Any) -> list[Any]:
+    """All tensors of a batch, in order."""
+    out: list[Any] = []
+    map_tensors(batch, out.append)
+    return out
+
+
+def to_device(batch: Any, device: str) -> Any:
+    """A batch on ``device``, copied without waiting to CUDA, and in float32 to MPS, which has no float64."""
+    kind = device.partition(":")[0]
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        if kind == "mps" and tensor.dtype == torch.float64:
+            tensor = tensor.float()
+        return tensor.to(device, non_blocking=kind == "cuda")
+
+    return map_tensors(batch, moved)
