@@ -11,6 +11,7 @@ import pytest
 
 from flops_fit.peaks import peak_by_short_name
 from tests.browser.conftest import AXE, Opened, Report, read_row, set_field
+from tests.cli._typed import TYPED
 
 NAMES = ("linear", "smooth", "additive", "draws", "lines", "own", "counted")
 Open = Callable[..., Opened]
@@ -148,6 +149,60 @@ def test_slider_and_field_say_the_same(opened: Open, reports: dict[str, Report])
     assert float(page.input_value("#slider")) == pytest.approx(1000 * share, abs=1)
 
 
+def test_numbers_are_read_as_in_a_terminal_or_refused(opened: Open) -> None:
+    page = opened().page
+    for text, meaning in TYPED.items():
+        expected = None if meaning is None else pytest.approx(meaning, rel=1e-12)
+        read = float(page.evaluate("text => flopsFit.readNumber(text)", text))
+        assert (None if np.isnan(read) else read) == expected, text
+
+
+def test_shares_prices_and_budgets_are_read_as_people_write_them(opened: Open) -> None:
+    page = opened().page
+    for name, plain, written in (
+        ("price", "2.5", "2,50"),
+        ("price", "2", "$2"),
+        ("utilisation", "40", "40 %"),
+        ("compute", "1.5e20", "1,5e20"),
+        ("compute", "1e20", "10^20"),
+        ("compute", "3e20", "3×10²⁰"),
+        ("use", "1e12", "1T"),
+    ):
+        set_field(page, name, plain)
+        expected = page.inner_text("#answer-rows")
+        set_field(page, name, written)
+        assert page.inner_text(f"#{name}-fault") == ""
+        assert page.inner_text("#answer-rows") == expected, written
+    set_field(page, "price", "2,500")
+    assert "2,500 may be 2500 or 2.5" in page.inner_text("#price-fault")
+
+
+@pytest.mark.parametrize("name", ["linear", "counted"])
+def test_the_example_beside_a_fault_is_one_that_works(opened: Open, name: str) -> None:
+    page = opened(name).page
+    for field in ("compute", "peak", "utilisation", "devices", "price", "use"):
+        set_field(page, field, "abc")
+        example = page.inner_text(f"#{field}-fault").split("such as ")[1]
+        set_field(page, field, example)
+        assert page.inner_text(f"#{field}-fault") == ""
+
+
+@pytest.mark.parametrize("name", ["linear", "smooth", "counted"])
+def test_the_page_warns_as_python_does(opened: Open, reports: dict[str, Report], name: str) -> None:
+    """Above the runs and below them, in compute, N and D, and where the runs determine no interval."""
+    page, fit = opened(name).page, reports[name].fit
+    smallest, largest = float(fit.runs.flops.min()), fit.largest_compute
+    for C in (smallest / 9, smallest / 2, (smallest * largest) ** 0.5, 5 * largest, 900 * largest):
+        set_field(page, "compute", C)
+        said = {d.code: d for d in fit.predict(C).diagnostics}
+        shown = page.is_visible("#far")
+        assert shown == bool({"extrapolation", "no_interval"} & set(said))
+        if (far := said.get("extrapolation")) and "no_interval" not in said:
+            assert page.get_attribute("#far", "class") == far.severity
+            for part in ("compute", "N is", "D, "):
+                assert (part in page.inner_text("#far")) == (part in far.message)
+
+
 def test_how_far_a_number_is_extrapolated_is_said(opened: Open, reports: dict[str, Report]) -> None:
     page, fit = opened().page, reports["linear"].fit
     for times, kind in ((1.0, None), (5.0, "note"), (50.0, "warning"), (500.0, "critical")):
@@ -167,7 +222,7 @@ def test_an_input_that_cannot_be_meant_is_refused_in_words(opened: Open) -> None
     before = read_row(page, "params")
     for name, value, told in (
         ("compute", "1e40", "expected 1.397e17 to"),
-        ("compute", "much", "such as 1e22"),
+        ("compute", "much", "expected a positive number, such as"),
         ("utilisation", "130", "100 % at most"),
         ("devices", "2.5", "whole number"),
         ("use", "-1", "or 0"),

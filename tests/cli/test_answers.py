@@ -13,12 +13,13 @@ import torch
 
 import flops_fit
 from flops_fit import reference
-from flops_fit.cli.answer import read_fit
+from flops_fit.cli.answer import number, read_fit
 from flops_fit.examples import vit_loss_fn
 from flops_fit.examples.example_vit_cifar import _make_synthetic_cifar_dataset, make_vit_factory
 from flops_fit.laws import Hoffmann
 from flops_fit.table import RunTable
 from tests.cli._calls import called
+from tests.cli._typed import TYPED
 from tests.fit._runs import sweep
 
 Capsys = pytest.CaptureFixture[str]
@@ -47,6 +48,25 @@ def test_caps_and_use_count(capsys: Capsys) -> None:
     assert row["optimal_params"] == 2e10
     expected = law.optimal_for_inference(row["expected_loss"], 1e13)
     assert life["params"] == pytest.approx(expected.params)
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_numbers_are_read_as_people_type_them_or_refused(text: str) -> None:
+    """Nothing that may mean two numbers is read."""
+    assert number(text) == (None if TYPED[text] is None else pytest.approx(TYPED[text], rel=1e-12))
+
+
+def test_budgets_and_limits_are_typed_alike(capsys: Capsys) -> None:
+    """In every place where a number of FLOPs, parameters or tokens stands."""
+    plain, typed = (
+        called(capsys, "predict", "--law", "besiroglu2024", C, "--max-params", N, "--json").document
+        for C, N in (("3e24", "2e10"), ("3×10²⁴", "20B"))
+    )
+    assert plain == typed
+    told = called(capsys, "predict", "--law", "besiroglu2024", "2,500")
+    assert told.code == 2
+    assert "expected a positive number such as 1e21" in told.err
+    assert "may mean two numbers" in told.err
 
 
 def test_scarce_data_needs_a_law_of_repeats(capsys: Capsys) -> None:

@@ -67,19 +67,22 @@ def _only_stderr() -> Iterator[None]:
 
 
 def flops_number(text: str) -> float:
-    """Training FLOPs from the command line."""
+    """Training FLOPs, or another positive number, from the command line."""
     value = number(text)
     if value is None or not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"expected a positive number such as 1e21; got {text!r}.")
+        two = re.fullmatch(r"\d{1,3}[.,]\d{3}", text) is not None
+        fix = " It may mean two numbers: write it without a comma." if two else ""
+        raise typer.BadParameter(
+            f"expected a positive number such as 1e21, 3x10^20 or 1.5T; got {text!r}.{fix}"
+        )
     return value
 
 
 def number(text: str) -> float | None:
-    """A number, ``None`` if the text is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    """A number, ``None`` if the text is none or may mean two."""
+    from flops_fit.table.cells import read_number
+
+    return read_number(text)
 
 
 def option(name: str, *flags: str, kind: Any = typer.Option, **more: Any) -> Any:

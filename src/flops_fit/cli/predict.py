@@ -33,17 +33,18 @@ def predict(
     words: Annotated[list[str] | None, answer.argument("words")] = None,
     law: Annotated[str, option("law")] = "auto",
     loss: Annotated[list[float] | None, option("loss")] = None,
-    max_params: Annotated[float | None, option("max_params")] = None,
-    max_tokens: Annotated[float | None, option("max_tokens")] = None,
-    inference_tokens: Annotated[float | None, option("inference_tokens")] = None,
-    unique_tokens: Annotated[float | None, option("unique_tokens")] = None,
+    max_params: Annotated[float | None, answer.flops_option("max_params")] = None,
+    max_tokens: Annotated[float | None, answer.flops_option("max_tokens")] = None,
+    inference_tokens: Annotated[float | None, answer.flops_option("inference_tokens")] = None,
+    unique_tokens: Annotated[float | None, answer.flops_option("unique_tokens")] = None,
     level: Annotated[float | None, option("level")] = None,
     column: answer.Columns = None,
     as_json: Json = False,
 ) -> Answer:
     """Predict model size, data and loss for a compute budget, or the compute for a loss."""
     words = words or []
-    source = Path(words[0]) if words and answer.number(words[0]) is None else None
+    named = bool(words) and (not words[0][:1].isdigit() or Path(words[0]).exists())
+    source = Path(words[0]) if named and answer.number(words[0]) is None else None
     targets = [answer.flops_number(word) for word in words[source is not None :]]
     caps = {"max_params": max_params, "max_tokens": max_tokens}
     question = Question(targets, loss or [], caps, inference_tokens, unique_tokens)

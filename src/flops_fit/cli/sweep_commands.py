@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import flops_fit
-from flops_fit.cli.answer import SWEEP_KEYS, Answer, Csv, Json, argument, option, relied_on
+from flops_fit.cli.answer import (
+    SWEEP_KEYS,
+    Answer,
+    Csv,
+    Json,
+    argument,
+    number,
+    option,
+    relied_on,
+)
 from flops_fit.cli.sweep_file import SweepFile, read_sweep
 from flops_fit.errors import InputError, OutputError
 from flops_fit.text import format_duration
@@ -44,13 +53,13 @@ def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer |
     def call(sweep: Path | None = None, settings: Any = None, **options: Any) -> Answer | None:
         flags = {name: options.pop(name, None) for name in _FLAGS}
         if (budgets := flags["compute_budgets"]) is not None:
-            try:
-                flags["compute_budgets"] = [float(part) for part in budgets.split(",")]
-            except ValueError:
+            values = [number(part) for part in budgets.split(",")]
+            if None in values:
                 raise InputError(
                     "--compute-budgets: expected training FLOPs separated by commas, such as "
                     f"1e15,3e15; got {budgets!r}."
-                ) from None
+                )
+            flags["compute_budgets"] = values
         return command(read_sweep(sweep, flags, settings or ()), **options)
 
     parameters = [*shared, *own]

@@ -31,8 +31,8 @@ _SAMPLES = 32  # an octave of N, of an F(N) that is only known as a function
 def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
     """What :meth:`flops_fit.fit.Fit.predict` computes with, as values for JSON.
 
-    ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, ``reach`` is the C up to which
-    the values are meant to be used. ``form`` is one of
+    ``flops`` is F(N), ``smallest`` and ``largest`` are C of the runs, ``params`` and ``tokens`` the ends of
+    their N and D, ``reach`` is the C up to which the values are meant to be used. ``form`` is one of
 
     - ``"draws"``: ``law`` is [E, ln A, ln B, α, β, κ] of L = E + (A/N^α + B/D^β)^κ, and ``surfaces``
       has all that is drawn around it: such a law for each draw, and ``parts`` with the misfit g of
@@ -64,6 +64,11 @@ def export_fit(fit: Fit, level: float = 0.9) -> dict[str, Any]:
         values = {"form": "table", **_table(fit, level, low / 10, reach)}
     flops = _flops(fit.flops, float(sizes.min()) / 1e3, float(sizes.max()) * 1e4)
     about = {"level": level, "unit": fit.runs.unit, "smallest": low, "largest": high}
+    about |= {
+        n: [float(c.min()), float(c.max())]
+        for n in ("params", "tokens")
+        for c in [getattr(fit.runs, n)]
+    }
     return {**about, "reach": reach, **values, "flops": flops}
 
 

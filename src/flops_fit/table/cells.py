@@ -35,7 +35,9 @@ _POWER = re.compile(r"(?:([\d.]+)\s*[x×·*]\s*)?10\s*(?:\^|\*\*)\s*\{?([+-]?\d+
 _SUFFIXED = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z/\-_ ]*)", re.I)
 # Behind a number: its standard error, or a remark in brackets.
 _REMARK = re.compile(r"(?<=\w)\s*(?:(?:±|\+/-|\+-|\\pm)\s*[\d.,]+|\([^()]*\))$")
-_COMMA_SUFFIXED = re.compile(r"(\d+),(\d+)(?=\s*[a-z])", re.I)
+_COMMA_SUFFIXED = re.compile(
+    r"(0|\d+(?=,(?:\d{1,2}|\d{4,})\s*[a-z×·*])),(\d+)(?=\s*[a-z×·*])", re.I
+)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _COUNTED = re.compile(r"_?(?:tokens?|toks?|params?|parameters|samples?|images?|sequences?)$")
 
@@ -97,6 +99,15 @@ def numbers(
     return np.fromiter(parsed, dtype=np.float64, count=len(values))
 
 
+def read_number(text: str) -> float | None:
+    """A number as people type one, ``None`` where it is none or may mean two: 1T, 1,5e20, 3×10²⁰."""
+    try:
+        value = float(numbers([text], "", counts=True)[0])
+    except TableError:
+        return None
+    return None if math.isnan(value) else value
+
+
 def _number(value: Any, comma: str, column: str, row: int, factor: float, counts: bool) -> float:
     if is_missing(value):
         return math.nan
@@ -108,11 +119,12 @@ def _number(value: Any, comma: str, column: str, row: int, factor: float, counts
             text = text.replace(".", "").replace(",", ".")
         elif comma == "group" and (_GROUPED.fullmatch(text) or _ONE_GROUP.fullmatch(text)):
             text = text.replace(",", "")
+        text = _COMMA_SUFFIXED.sub(r"\1.\2", text)
         if "," in text:
             hint = " Write decimals with a point, and no commas between thousands."
         if power := _POWER.fullmatch(_raised(text)):
             text = f"{power[1] or 1}e{power[2]}"
-        elif counts and (match := _SUFFIXED.fullmatch(_COMMA_SUFFIXED.sub(r"\1.\2", text))):
+        elif counts and (match := _SUFFIXED.fullmatch(text)):
             unit = unit_factor(match[2])
             if unit is not None:
                 return float(match[1]) * (factor if unit == 1 else unit)

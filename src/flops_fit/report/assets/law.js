@@ -324,5 +324,41 @@ const flopsFit = (() => {
     };
   };
 
-  return { predict, forInference, logFlops };
+  // How far a target lies off the runs, as fit.predict says it: null where it does not.
+  const offRuns = (fit, compute, best) => {
+    const beyond = (value, [low, high], above, below) => (value / high >= low / value
+      ? [value / high, above(+(value / high).toPrecision(3))] : [low / value, below(+(low / value).toPrecision(3))]);
+    const main = beyond(compute, [fit.smallest, fit.largest],
+      (times) => `This is ${times} times the compute of the largest run`,
+      (times) => `This is ${times} times below the compute of the smallest run`);
+    const sizes = [["N", best.optimal_params, fit.params], [`D, ${fit.unit},`, best.optimal_tokens, fit.tokens]]
+      .filter(([, value]) => Number.isFinite(value)).map(([name, value, ends]) => beyond(value, ends,
+        (times) => `${name} is ${times} times the largest run's`, (times) => `${name} is ${times} times below the smallest run's`));
+    const worse = sizes.filter(([factor]) => factor ** 2 > 2 * Math.max(main[0], 1.001));
+    const texts = [...(main[0] > 1.001 ? [main] : []), ...worse].map(([, text]) => text);
+    if (!texts.length) return null;
+    const worst = Math.max(main[0], ...(worse.length ? sizes.map(([factor]) => factor ** 2) : []));
+    return { text: `${texts.join("; ")}.`, grade: worst > 100 ? "critical" : worst > 10 ? "warning" : "note" };
+  };
+
+  const powers = "k kilo thousand|m mega mn mio million millions|b g giga bn billion billions|t tera tn trillion trillions|p peta|e exa|z zetta|y yotta";
+  const units = Object.fromEntries(powers.split("|").flatMap((names, i) => names.split(" ").map((n) => [n, 1e3 ** (i + 1)])));
+
+  // A number as people write it, NaN where it is none or may mean two: 1,5e20, 3×10²⁰, 1T, 2.000.000.
+  const readNumber = (text) => {
+    let s = text.trim().toLowerCase().replace(/^[~≈]\s*/, "");
+    s = s.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+/g, (m) => "^" + [...m].map((c) => "0123456789+-"["⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻".indexOf(c)]).join(""));
+    s = s.replace(/(\d)[\s_'’](?=\d{3}(?!\d))/g, "$1");
+    if (/^[1-9]\d{0,2}((,\d{3}){2,}(\.\d*)?|,\d{3}\.\d*)$/.test(s)) s = s.replace(/,/g, "");
+    else if (/^[1-9]\d{0,2}((\.\d{3}){2,}(,\d*)?|\.\d{3},\d*)$/.test(s)) s = s.replace(/\./g, "").replace(",", ".");
+    else if (/^(0,\d+|\d+,(\d{1,2}|\d{4,}))([^\d,].*)?$|^\d+,\d+e[+-]?\d+$/.test(s)) s = s.replace(",", ".");
+    const power = /^(?:(\d+\.?\d*|\.\d+)\s*[x×·*]\s*)?10\s*(?:\^|\*\*)\s*([+-]?\d+)$/.exec(s);
+    if (power) return Number(`${power[1] || 1}e${power[2]}`);
+    const parts = /^([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z]*?)\s*(?:flops?|tokens?|params|parameters|samples|images)?$/.exec(s);
+    if (!parts) return NaN;
+    const known = parts[2].length > 1 || "kmbgt".includes(parts[2]) || s.includes("flop");  // 1e is no exa
+    return Number(parts[1]) * (parts[2] === "" ? 1 : (known && units[parts[2]]) || NaN);
+  };
+
+  return { predict, forInference, logFlops, offRuns, readNumber };
 })();

@@ -58,12 +58,16 @@
     if (v > 0 && v < 0.01) return "under $0.01";
     return v < 100 ? `$${v.toFixed(2)}` : `$${count(v)}`;
   };
-  const number = (input) => Number(input.value.trim().replace(/[ _,]/g, "").replace(/[×x]10\^?/i, "e"));
+  const number = (input) => (input.value.trim() === "" ? 0 : flopsFit.readNumber(
+    input === utilisation ? input.value.replace("%", "") : input === price ? input.value.replace("$", "") : input.value));
 
   // What is wrong with an input, "" where nothing is.
   const fault = (input) => {
-    const value = number(input), zero = input === price || input === use;
-    if (input.value.trim() === "" && zero) return "";
+    const value = number(input), zero = input === price || input === use, text = input.value.trim();
+    if (text === "" && zero) return "";
+    if (/^\d{1,3}[.,]\d{3}$/.test(text) && Number.isNaN(value)) {
+      return `${text} may be ${text.replace(/[.,]/, "")} or ${Number(text.replace(",", "."))}: write one of them`;
+    }
     if (!Number.isFinite(value) || value < 0 || (!zero && value === 0)) {
       return `expected a positive number${zero ? " or 0" : ""}, such as ${input.dataset.example}`;
     }
@@ -119,7 +123,7 @@
       ["run-loss", "Loss, one run", [best.run_loss, plain.spans.run_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
       ["flops", "Training FLOPs", [C, null], s && [s.training_compute, sp.training_compute], flops],
       ["hours", "GPU-hours to train", [C / perHour, null], s && [s.training_compute / perHour, scaled(sp.training_compute, 1 / perHour)], count],
-      ["days", `Days on ${devices.value} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
+      ["days", `Days on ${count(number(devices))} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
         s && [s.training_compute / perHour / 24 / number(devices), scaled(sp.training_compute, 1 / perHour / 24 / number(devices))], count],
       ["dollars", "Training cost", [C / perHour * number(price), null],
         s && [s.training_compute / perHour * number(price), scaled(sp.training_compute, number(price) / perHour)], dollars],
@@ -145,13 +149,15 @@
     field("said").textContent = `${flops(C)} FLOPs: ${count(best.optimal_params)} parameters on ${count(best.optimal_tokens)} ${fit.unit}`
       + (Number.isFinite(best.expected_loss) ? `, loss ${best.expected_loss.toPrecision(4)}` : "")
       + `; ${count(C / perHour)} GPU-hours, ${dollars(C / perHour * number(price))}.`;
-    const far = C / fit.largest, warning = field("far");
-    warning.hidden = far <= 1.005;
-    warning.className = far > 100 ? "critical" : far > 10 ? "warning" : "note";
-    warning.textContent = far <= 1.005 ? "" : `This is ${count(far)} times the compute of the largest run. `
-      + (far > 100 ? "Beyond 100 times nothing in the runs can check the number: always state it with this warning."
-        : far > 10 ? "Beyond 10 times the form of the law decides, and the interval rests on how much sweeps have departed from it."
-          : "Up to 10 times is a common extrapolation; the interval allows for the misfit of the law.");
+    const far = flopsFit.offRuns(fit, C, best), warning = field("far");
+    const unsure = fit.form === "draws" ? table.slice(0, 5).filter((row) => !row[2][1]).map((row) => row[1]) : [];
+    warning.hidden = !far && !unsure.length;
+    warning.className = unsure.length && !(far && far.grade === "critical") ? "warning" : far ? far.grade : "";
+    warning.textContent = (far ? `${far.text} ${{
+      critical: "Nothing in the runs can check such a number: always state it with this warning.",
+      warning: "The form of the law decides there, and the interval rests on how much sweeps have departed from it.",
+      note: "That is a common extrapolation; the interval allows for the misfit of the law.",
+    }[far.grade]}` : "") + (unsure.length ? ` The runs do not determine ${unsure.join(", ")}: no interval.` : "");
   };
 
   const span = [Math.log10(fit.smallest / 10), Math.log10(fit.reach)];
