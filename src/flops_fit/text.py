@@ -29,6 +29,13 @@ def format_percent(half: float) -> str:
     return f"±{100 * half:.2g} %" if half < 0.995 else f"a factor {1 + half:.2g} either way"
 
 
+def format_regret(value: float | None) -> str:
+    """A loss above the best, relative to it: 3.10%, or, beyond twice the loss, 8 times the loss."""
+    if value is None:
+        return "–"
+    return f"{value:.2%}" if value < 1 else f"{1 + value:.2g} times the loss"
+
+
 def format_duration(value: float) -> str:
     """A duration: ``0.4 s``, ``3 min 20 s``, ``2.5 h``, ``4.2 d``."""
     if value < 10:

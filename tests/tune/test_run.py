@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,8 @@ from flops_fit.recipes import HParams
 from flops_fit.recipes.resolve import coupled
 from flops_fit.records import Experiment, Run
 from flops_fit.tune import Tune, Tuning, without_tuning
-from flops_fit.tune.optimum_fit import best_offset
-from flops_fit.tune.search import run_tuning
+from flops_fit.tune.optimum_fit import OptimumFit, OptimumFits, best_offset
+from flops_fit.tune.search import _factors, run_tuning
 from flops_fit.tune.tuning import resolve_tune
 from tests.conftest import MLP
 
@@ -252,8 +253,12 @@ def test_trials_that_all_fail_end_the_tuning_with_the_reason():
 
 
 def test_a_share_too_small_for_trials_is_refused_with_what_to_do():
-    with pytest.raises(PlanError, match=r"Tune\(share=\.\.\.\)"):
-        tune(Truth(lambda N, D: BASE), share=1e-5)
+    with pytest.raises(PlanError, match="Give larger budgets"):
+        tune(Truth(lambda N, D: BASE), share=1e-7)
+    with pytest.raises(PlanError, match=r"Tune\(share=0\.") as refused:
+        tune(Truth(lambda N, D: BASE), share=1e-4)
+    enough = float(re.search(r"share=([\d.]+)", str(refused.value))[1])
+    tune(Truth(lambda N, D: BASE), share=enough)
 
 
 def test_what_untuned_runs_would_have_said_is_what_they_say():
@@ -284,6 +289,17 @@ def test_an_edge_is_taken_only_where_the_cells_say_so_together():
     }
     assert best_offset(split) == 0
     assert best_offset({}) == 0
+    lost = {0: {-2: 2.0, -1: 2.1, 0: 2.3}, 1: {-2: 2.0, -1: 2.2}}  # ×1 diverged in one
+    assert best_offset(lost) == -2
+
+
+def test_far_from_every_parabola_the_best_that_was_tried_is_taken():
+    """Valleys at ×19 to ×49 leave a parabola no interval: it held 1, and the recipe was kept."""
+    wide = OptimumFits(30.0, (0.5, 1800.0), 0.5, (), None)
+    assert wide.sure_factor(32.0) == 32.0
+    assert wide.sure_factor(1.0) == 1.0
+    apart = replace(wide, factor=None, interval=None, cells=(OptimumFit(),) * 2, agree=0.01)
+    assert _factors(Tune("pilot"), apart, 32.0, [10, 20]) == [32.0, 32.0]
 
 
 def test_what_cannot_be_asked_for_is_refused_in_words():
@@ -294,3 +310,24 @@ def test_what_cannot_be_asked_for_is_refused_in_words():
     for bad in ({"kind": "grid"}, {"share": 1.5}, {"step": 1.0}, {"seeds": 1}):
         with pytest.raises(InputError, match="tune: expected"):
             Tune(**bad)
+
+
+class Steep(Truth):
+    """Flat far below the best rate, and steep beside it: no parabola holds over the trials."""
+
+    def run(self, e: Experiment) -> Run:
+        run = super().run(e)
+        off = math.log(e.hparams.lr / self.lr(e.params.total, e.tokens))
+        loss = 1.19 - 1.0 * math.exp(-0.5 * (off / 0.9) ** 2)
+        return replace(run, loss=loss * math.exp(self.noise * (e.seed % 7 - 3)))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
+def test_where_all_valleys_lie_far_away_the_sweep_goes_there(noise):
+    """Four valleys at ×19 to ×49: a pilot once found 1.19 at ×1, .19 at ×32, and stayed at ×1."""
+    found = tune(Steep(lambda N, D: 30 * BASE * (N / 2000) ** 0.4, noise=noise), batch=False)
+    for _, factor in found.recipe.lr:
+        assert 10 < factor < 70
+    text = str(found)
+    assert "times the loss" in text
+    assert not re.search(r"\d{3,}\.\d+%", text)

@@ -12,7 +12,7 @@ from flops_fit.flops.functions import Floats
 from flops_fit.report import style
 from flops_fit.report.style import Colour, Row, rows_of
 from flops_fit.report.table import TextTable
-from flops_fit.text import format_count
+from flops_fit.text import format_count, format_regret
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.optimum_fit import OptimumFits
 from flops_fit.tune.tuning import REACH, Tuning
@@ -161,7 +161,7 @@ def tuning_table(tuning: Tuning) -> TextTable:
         rows.append(
             [format_count(c.params), format_count(c.units)]
             + ["–" if v is None else f"{v:.3g}" for v in rates]
-            + ["–" if v is None else f"{v:.2%}" for v in regrets]
+            + [format_regret(v) for v in regrets]
             + ["–" if scale is None else format_count(scale)]
         )
     noise = "" if tuning.seed_sd is None else f"The noise between seeds is {tuning.seed_sd:.2%}. "

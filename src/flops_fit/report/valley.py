@@ -17,7 +17,7 @@ from flops_fit.records import ParamCount
 from flops_fit.report import style
 from flops_fit.report.style import Row, rows_of
 from flops_fit.report.table import TextTable
-from flops_fit.text import format_count
+from flops_fit.text import format_count, format_regret
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -180,7 +180,7 @@ def rule_table(fit: Fit, predictions: Sequence[Prediction], level: float = 0.9) 
             if value is not None and span is not None:
                 said = f"{show(value)} ({show(span[0])}–{show(span[1])})"
             cells.append(said)
-        rows.append([*cells, f"{best.regret:.2%}"])
+        rows.append([*cells, format_regret(best.regret)])
     share = f"{100 * level:g} % intervals"
     note = f"{rule}. In brackets {share}. Regret is the loss above that at the true best, expected."
     return TextTable("Learning rate and batch", rows, note)

@@ -13,6 +13,7 @@ Points = Sequence[tuple[float, float]]
 _CURVATURE_ERRORS = 2.0  # standard errors by which a curvature has to exceed zero
 _LEVEL = 0.9
 _DISAGREE_P = 0.05
+_FAR_EDGE = 3.0  # factor from which what was tried is believed before a parabola
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,15 @@ class OptimumFits:
         return math.expm1(0.5 * max(self.curvature, 0.0) * math.log(ratio) ** 2)
 
     def sure_factor(self, edge: float) -> float:
-        """The factor that serves all cells, 1 if its 90 % interval holds 1, ``edge`` if none bends."""
+        """The factor that serves all cells, 1 if its 90 % interval holds 1.
+
+        It is ``edge``, the best that was tried, if no parabola bends, or if its interval holds 1 while what
+        was tried says more than a parabola: valleys far from 1 are none.
+        """
         if self.factor is None:
             return rounded(edge)
         if self.interval is not None and self.interval[0] <= 1 <= self.interval[1]:
-            return 1.0
+            return rounded(edge) if abs(math.log(edge)) > math.log(_FAR_EDGE) else 1.0
         return rounded(self.factor)
 
 
@@ -162,7 +167,8 @@ def best_offset(losses: Mapping[int, Mapping[int, float]]) -> int:
 
     cells = losses.values()
     common = set.intersection(*map(set, cells)) if cells else set()
-    if common and not any(0 in cell for cell in cells):
+    diverged = common and 0 not in common and all(0 in c or len(c) > 1 for c in cells)
+    if diverged:
         return min(common, key=lambda offset: sum(math.log(cell[offset]) for cell in cells))
     if 0 not in common or len(cells) < 2:
         return 0

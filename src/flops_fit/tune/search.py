@@ -23,15 +23,20 @@ _SPACING = 3.0  # factor between the anchors' sizes, and between their lengths
 _RUNS_PER_CELL = 8.0  # three rates, three batches, and those beyond an edge
 _RATES_PER_CELL = 5.0  # the same without batches
 _FEWEST_STEPS = 50  # shorter runs tell nothing about a rate
+_MOST_TIMES, _MOST_SHARE = 1e4, 0.7  # that are looked for and proposed where a share is too small
 _SIZE_TOLERANCE = 0.25  # in ln N, between a planned size and the one looked for
-_MOST_OFFSETS = 6  # steps from where a search begins
+_MOST_OFFSETS = 9  # steps from where a search begins
 
 CarryOut = Callable[[Sequence[Experiment]], Sequence[Run]]
 Axis = Literal["lr", "batch"]
 
 
 def pilot_cells(
-    factory: ExperimentFactory, planned: Sequence[Experiment], flops: FlopsFunction, most: float
+    factory: ExperimentFactory,
+    planned: Sequence[Experiment],
+    flops: FlopsFunction,
+    most: float,
+    total: float,
 ) -> list[Cell]:
     """Two sizes, each at two lengths, a factor 3 apart; trials cost at most ``most`` FLOPs in all."""
     # The middle size at the cheapest budget is taken as its optimum, which grows as √C.
@@ -39,39 +44,67 @@ def pilot_cells(
     of_cheapest = {repr(e.size): e for e in planned if e.budget == cheapest}
     sizes = sorted(of_cheapest.values(), key=lambda e: e.params.total)
     middle = sizes[len(sizes) // 2].params.total
-    # Costs are about 1, 3, 3 and 9 times the least.
-    least = min(most / (_RUNS_PER_CELL * (1 + _SPACING) ** 2), largest / _SPACING**2)
-    centre = middle * math.sqrt(least * _SPACING / cheapest)
-    small = _nearest(factory, planned, centre / math.sqrt(_SPACING))
-    large = _nearest(factory, planned, centre * math.sqrt(_SPACING), above=small)
-    n_small, n_large = (factory.spec.require(s).total for s in (small, large))
-    ratio = math.sqrt(n_large / n_small)
-    length = least * _SPACING / float(flops(math.sqrt(n_small * n_large)))
-    cells = [
-        Cell(size, length * factor * float(flops(n)))
-        for size, n in ((small, n_small), (large, n_large))
-        for factor in (1 / ratio, ratio)
-    ]
-    scale = min(1.0, most / (_RUNS_PER_CELL * sum(c.budget for c in cells)))
-    cells = [replace(c, budget=c.budget * scale) for c in cells]
-    _require_steps(factory, cells, most)
-    return cells
+
+    def cells(most: float) -> list[Cell]:
+        # Costs are about 1, 3, 3 and 9 times the least.
+        least = min(most / (_RUNS_PER_CELL * (1 + _SPACING) ** 2), largest / _SPACING**2)
+        centre = middle * math.sqrt(least * _SPACING / cheapest)
+        small = _nearest(factory, planned, centre / math.sqrt(_SPACING))
+        large = _nearest(factory, planned, centre * math.sqrt(_SPACING), above=small)
+        n_small, n_large = (factory.spec.require(s).total for s in (small, large))
+        ratio = math.sqrt(n_large / n_small)
+        length = least * _SPACING / float(flops(math.sqrt(n_small * n_large)))
+        of_lengths = [
+            Cell(size, length * factor * float(flops(n)))
+            for size, n in ((small, n_small), (large, n_large))
+            for factor in (1 / ratio, ratio)
+        ]
+        scale = min(1.0, most / (_RUNS_PER_CELL * sum(c.budget for c in of_lengths)))
+        return [replace(c, budget=c.budget * scale) for c in of_lengths]
+
+    return _long_enough(factory, cells, most, total, fewest=4)
 
 
 def per_size_cells(
-    factory: ExperimentFactory, planned: Sequence[Experiment], most: float
+    factory: ExperimentFactory, planned: Sequence[Experiment], most: float, total: float
 ) -> list[Cell]:
     """Each size of the sweep, ascending, near its cheapest budget; those of too few steps are left out."""
     cheapest: dict[str, Experiment] = {}
     for e in sorted(planned, key=lambda e: e.budget):
         cheapest.setdefault(repr(e.size), e)
     ordered = sorted(cheapest.values(), key=lambda e: e.params.total)
-    scale = min(1.0, most / (_RATES_PER_CELL * sum(e.budget for e in ordered)))
-    cells = [Cell(e.size, e.budget * scale) for e in ordered]
-    kept = [c for c in cells if _steps(factory, c) >= _FEWEST_STEPS]
-    if len(kept) < 2:
-        _require_steps(factory, cells, most)
-    return kept
+
+    def cells(most: float) -> list[Cell]:
+        scale = min(1.0, most / (_RATES_PER_CELL * sum(e.budget for e in ordered)))
+        return [Cell(e.size, e.budget * scale) for e in ordered]
+
+    return _long_enough(factory, cells, most, total, fewest=2)
+
+
+def _long_enough(
+    factory: ExperimentFactory,
+    cells: Callable[[float], list[Cell]],
+    most: float,
+    total: float,
+    fewest: int,
+) -> list[Cell]:
+    """The cells whose runs have enough steps; where these are too few, refused with what to spend."""
+
+    def kept(most: float) -> list[Cell]:
+        return [c for c in cells(most) if _steps(factory, c) >= _FEWEST_STEPS]
+
+    if len(found := kept(most)) >= fewest:
+        return found
+    larger = np.geomspace(1.0, _MOST_TIMES, 41)[1:] * most
+    enough = next((m for m in larger.tolist() if len(kept(m)) >= fewest), math.inf)
+    share = math.ceil(1000 * enough / (enough + total)) / 1000 if enough < math.inf else 1.0
+    action = f"Give Tune(share={share:g}), larger" if share < _MOST_SHARE else "Give larger"
+    cell = min(cells(most), key=lambda cell: _steps(factory, cell))
+    raise PlanError(
+        f"tune: {most:.3g} FLOPs may be spent, which leaves {_steps(factory, cell)} steps to a run of size "
+        f"{cell.size} at {cell.budget:.3g} FLOPs; expected {_FEWEST_STEPS} or more. {action} budgets or a "
+        "smaller batch."
+    )
 
 
 def _trial_experiment(factory: ExperimentFactory, cell: Cell, point: Point) -> Experiment | None:
@@ -87,17 +120,6 @@ def _trial_experiment(factory: ExperimentFactory, cell: Cell, point: Point) -> E
 def _steps(factory: ExperimentFactory, cell: Cell) -> int:
     experiment = _trial_experiment(factory, cell, Point(0))
     return 0 if experiment is None else experiment.steps
-
-
-def _require_steps(factory: ExperimentFactory, cells: Sequence[Cell], most: float) -> None:
-    """Refuse cells in which the recipe's own runs have too few steps."""
-    for cell in cells:
-        if (steps := _steps(factory, cell)) < _FEWEST_STEPS:
-            raise PlanError(
-                f"tune: {most:.3g} FLOPs may be spent, which leaves {steps} steps to a run of size "
-                f"{cell.size} at {cell.budget:.3g} FLOPs; expected {_FEWEST_STEPS} or more. Give a "
-                "larger share, Tune(share=...), larger budgets or a smaller batch."
-            )
 
 
 def _nearest(
@@ -284,9 +306,9 @@ def run_tuning(
     sweep = math.fsum(e.flops for e in planned) if total is None else total
     most = options.most / (1 - options.most) * sweep
     if options.kind == "per-size":
-        cells = per_size_cells(factory, planned, most)
+        cells = per_size_cells(factory, planned, most, sweep)
     else:
-        cells = pilot_cells(factory, planned, flops, most)
+        cells = pilot_cells(factory, planned, flops, most, sweep)
     own = factory.recipe
     if factory.batch_size == "auto":
         unit, smallest = factory.counter.unit, factory.spec.require(cells[0].size)
@@ -345,7 +367,7 @@ def _factors(options: Tune, lr: OptimumFits, edge: float, sizes: Sequence[int]) 
     pilot = options.kind == "pilot"
     if pilot and not lr.disagree:
         return [lr.sure_factor(edge)] * len(sizes)
-    pooled = lr.factor or (1.0 if pilot else edge)
+    pooled = lr.factor or edge
     factors = [fit.factor or pooled for fit in lr.cells]
     if not pilot:
         return [rounded(factor) for factor in factors]

@@ -12,7 +12,7 @@ from flops_fit.checks import check_choice, is_number, is_whole
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.recipes.resolve import Coupled, TunedRecipe
 from flops_fit.records import Diagnostic, Findings, Run, finite_json
-from flops_fit.text import format_count, render
+from flops_fit.text import format_count, format_regret, render
 from flops_fit.tune.optimum_fit import OptimumFits
 
 if TYPE_CHECKING:
@@ -211,7 +211,12 @@ class Tuning:
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
         small = max(left) <= max(self.seed_sd or 0.0, _SMALL_REGRET)
         action = 'tune="per-size"' if self.options.kind == "pilot" else "a smaller step"
-        words = {"lost": _span(lost), "left": _span(left), "noise": noise, "action": action}
+        cost = (
+            _span(lost)
+            if max(lost) >= 1 and not math.isinf(max(lost))
+            else f"{_span(lost)} of the loss"
+        )
+        words = {"lost": cost, "left": _span(left), "noise": noise, "action": action}
         return finding("tuning_regret", "note" if small else None, not small, **words)
 
     def _exponents(self) -> list[Diagnostic]:
@@ -295,11 +300,9 @@ def _span(values: Sequence[float]) -> str:
     if math.isinf(low):
         return "all (runs diverged)"
     if math.isinf(high):
-        return f"{low:.2%} and more (some runs diverged)"
-    return f"{low:.2%} to {high:.2%}"
+        return f"{format_regret(low)} and more (some runs diverged)"
+    return " to ".join(format_regret(v) for v in (low, high))
 
 
 def _percent(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "diverged" if math.isinf(value) else f"{value:.2%}"
+    return "diverged" if value is not None and math.isinf(value) else format_regret(value)
