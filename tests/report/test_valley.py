@@ -1,11 +1,14 @@
 """The valley and the rule are shown where they were fitted."""
 
+import re
+
 import numpy as np
 import pytest
 
 from flops_fit import fit_runs, reference
 from flops_fit.report import FIGURES, ReportData, draw_figures, rule_table
 from flops_fit.report.page import rule as section
+from flops_fit.report.table import answer_in_words
 from tests.cli._calls import called
 from tests.fit._valley import sweep
 
@@ -30,11 +33,16 @@ def test_each_figure_is_drawn_from_its_rows(fit):
     told = [r for r in data["lr_rule"].rows() if r["kind"] == "fitted"]
     assert told[0]["low"] < told[0]["value"] < told[0]["high"]
     assert told[0]["value"] > told[-1]["value"]
+    assert {r["budget"] for r in runs} == set(fit.runs.budget)
     assert {r["kind"] for r in data["batch_rule"].rows()} >= {"fitted", "run", "steplaw2025"}
 
 
 def test_the_page_has_the_rule_only_where_there_is_one(fit):
     assert "Learning rate" in section(ReportData(fit))
+    words = answer_in_words(fit, fit.predict(1e21), ())
+    assert re.search(
+        r"Train it with a learning rate of \S+ \(.*\) and batches of \S+ \(.*\) tokens\.", words
+    )
     plain = ReportData(fit_runs(reference.runs("llama3_2024")))
     assert section(plain) == ""
     assert not {d.kind.name for d in draw_figures(plain)} & set(OWN)

@@ -174,7 +174,8 @@ def tuning(m: ReportData) -> str:
 def rule(m: ReportData) -> str:
     """The best learning rate and batch at each budget, where runs vary them."""
     table = rule_table(m.fit, m.answers, m.level)
-    return table.html() if table else ""
+    said = [paragraph(d.message) for d in m.findings if d.code == "without_tuning"]
+    return table.html() + "".join(said) if table else ""
 
 
 def law(m: ReportData) -> str:

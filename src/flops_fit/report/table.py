@@ -123,6 +123,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     lines = [
         f"With {p.target_compute:.3g} FLOPs, train about {format_count(p.optimal_params)} parameters"
         f"{size} on {format_count(p.optimal_tokens)} {p.unit}{data}; {expected}.",
+        _training(fit, p),
         _growth(fit),
         f"{len(fit.runs)} runs were fitted; they scatter {100 * fit.residual_sd:.2g} % around the law.",
     ]
@@ -154,6 +155,26 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     shown = problems or noted
     lines += [f"  • {d.message}" + (f" → {d.action}" if d.action else "") for d in shown]
     return "\n".join(line for line in lines if line)
+
+
+def _training(fit: Fit, p: Prediction) -> str:
+    """How to train the best model, where runs said so."""
+    if fit.hparams is None:
+        return ""
+    best = fit.hparams.optimal(p.optimal_params, p.optimal_tokens, p.level)
+    said = []
+    for value, span, show, words in (
+        (best.lr, best.lr_interval, "{:.2g}".format, "a learning rate of {}"),
+        (
+            best.batch_units,
+            best.batch_interval,
+            format_count,
+            f"batches of {{}} {fit.hparams.batch_unit}",
+        ),
+    ):
+        if value is not None and span is not None:
+            said.append(words.format(f"{show(value)} ({show(span[0])}–{show(span[1])})"))
+    return f"Train it with {' and '.join(said)}."
 
 
 def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:

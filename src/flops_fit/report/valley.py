@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _COMPARED = ("steplaw2025", "deepseek2024", "default")
 _DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _WORDS = {"lr": "Learning rate", "batch_units": "Batch"}
+_MOST_COLOURS = 12  # budgets that are told apart
 _POINTS = 9  # of a line over compute
 
 
@@ -34,6 +35,7 @@ class ValleyCurve:
     """Loss above the best against a setting over its best: runs, and the curve with its interval."""
 
     axis: str
+    budget: Floats  # of each run
     ratio: Floats
     excess: Floats
     at: Floats
@@ -44,9 +46,8 @@ class ValleyCurve:
     def rows(self) -> list[Row]:
         """The runs, and the curve, distinguished by ``kind``."""
         curve = {"ratio": self.at, "excess": self.value, "low": self.low, "high": self.high}
-        return rows_of(kind="run", ratio=self.ratio, excess=self.excess) + rows_of(
-            kind="curve", **curve
-        )
+        own = {"budget": self.budget, "ratio": self.ratio, "excess": self.excess}
+        return rows_of(kind="run", **own) + rows_of(kind="curve", **curve)
 
 
 def valley_data(fit: Fit, axis: str, level: float = 0.9) -> ValleyCurve | None:
@@ -64,7 +65,7 @@ def valley_data(fit: Fit, axis: str, level: float = 0.9) -> ValleyCurve | None:
     else:
         rise = np.exp(draws[:, 8:9]) * u**2
     low, value, high = np.expm1(np.quantile(rise, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0))
-    return ValleyCurve(axis, ratio, excess, at, value, low, high)
+    return ValleyCurve(axis, runs.budget, ratio, excess, at, value, low, high)
 
 
 def draw_valley(data: ValleyCurve, ax: Axes | None = None) -> Figure:
@@ -73,10 +74,22 @@ def draw_valley(data: ValleyCurve, ax: Axes | None = None) -> Figure:
     ax.fill_between(data.at, 100 * data.low, 100 * data.high, color=style.BLUE, alpha=0.2, lw=0)
     ax.plot(data.at, 100 * data.value, color=style.BLUE, lw=1.2, label="fitted valley")
     shown = data.excess <= max(1.5 * float(data.value.max()), 1e-4)
-    ax.plot(
-        data.ratio[shown], 100 * data.excess[shown], "o", color=style.INK, ms=2.4, mew=0, alpha=0.6,
-        label="runs",
-    )  # fmt: skip
+    budgets = np.unique(data.budget)
+    few = len(budgets) <= _MOST_COLOURS
+    colours = style.compute_colours(len(budgets)) if few else [style.INK]
+    for i, colour in enumerate(colours):
+        own = shown & ((data.budget == budgets[i]) | (not few))
+        label = (
+            "runs"
+            if not few
+            else style.exponents(budgets[i])
+            if i in (0, len(budgets) - 1)
+            else None
+        )
+        ax.plot(
+            data.ratio[own], 100 * data.excess[own], "o", color=colour, ms=2.6, mew=0, alpha=0.8,
+            label=label,
+        )  # fmt: skip
     style.log_axis(ax, "x", f"{_WORDS[data.axis]} over its best", "{:g}".format)
     ax.set_ylabel("Loss above the best, %")
     return style.finish(ax)

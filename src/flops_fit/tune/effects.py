@@ -93,7 +93,8 @@ class WithoutTuning:
     """The optimum at the largest budget from the tuned runs, and from their losses without tuning.
 
     ``compute`` are the FLOPs of the largest fitted run. ``tuned`` and ``untuned`` are N* there; where
-    ``untuned`` could not be determined, it is ``None`` and ``why`` the reason. The exponents are a of
+    ``untuned`` could not be determined, it is ``None`` and ``why`` the reason; ``how`` is what it rests on,
+    and ``action`` what to do where tuning decides. The exponents are a of
     N* ∝ C^a, if the law has one. ``inside``: whether the untuned N* lies in the tuned one's 90 % interval.
     """
 
@@ -104,6 +105,8 @@ class WithoutTuning:
     untuned_exponent: float | None = None
     inside: bool | None = None
     why: str = ""
+    how: str = "the regrets of the trials, extrapolated in ln N and ln D"
+    action: str = 'tune="per-size", and read sweeps with other recipes with care'
 
     @property
     def diagnostic(self) -> Diagnostic:
@@ -115,7 +118,8 @@ class WithoutTuning:
             exponents = f" (exponent {self.untuned_exponent:.3f}, not {self.tuned_exponent:.3f})"
         sizes = {"untuned": format_count(self.untuned), "tuned": format_count(self.tuned)}
         key = "tuning_decides" if self.inside is False else "without_tuning"
-        return finding(key, compute=self.compute, exponents=exponents, **sizes)
+        words = {"exponents": exponents, "how": self.how, "action": self.action}
+        return finding(key, compute=self.compute, **words, **sizes)
 
 
 def without_tuning(tuning: Tuning, fit: Fit) -> WithoutTuning:
@@ -152,7 +156,9 @@ def without_climbing(fit: Fit, made: Sequence[Experiment], recipe: Recipe) -> Wi
         [max(h.batch_units, e.units_per_sample) for h, e in zip(own, of_runs, strict=True)]
     )
     extra = rule.expected(replace(runs, lr=lr, batch_units=batch))
-    return _with_losses(fit, extra)
+    how = "what the recipe's rate and batch cost in the fitted valley"
+    action = "read sweeps with other recipes with care"
+    return replace(_with_losses(fit, extra), how=how, action=action)
 
 
 def _with_losses(fit: Fit, extra: Floats | None, why: str = "") -> WithoutTuning:
