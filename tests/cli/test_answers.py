@@ -9,13 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import flops_fit
 from flops_fit import reference
-from flops_fit.cli.answer import number, read_fit
-from flops_fit.examples import vit_loss_fn
-from flops_fit.examples.example_vit_cifar import _make_synthetic_cifar_dataset, make_vit_factory
+from flops_fit.cli.answer import number
 from flops_fit.laws import Hoffmann
 from flops_fit.table import RunTable
 from tests.cli._calls import called
@@ -233,27 +230,3 @@ def test_groups_of_a_table_are_answered_one_by_one(capsys: Capsys, tmp_path: Pat
     refused = called(capsys, "fit", path, "--group", "corpus", "--report", tmp_path / "page.html")
     assert refused.code == 2
     assert "no --report with --group" in refused.err
-
-
-def test_a_sweep_of_images_has_one_answer_wherever_it_is_asked(tmp_path: Path) -> None:
-    """From the result, its folder and its runs.csv: a sample passes each weight often."""
-    result = flops_fit.find_optimal(
-        make_vit_factory(num_heads=2, patch_size=8),
-        "embed_dim",
-        dataset=_make_synthetic_cifar_dataset(64),
-        loss_fn=vit_loss_fn,
-        compute_budgets=[1e12, 4e12, 1.6e13, 6.4e13],
-        sizes=[24, 40, 64, 96, 144],
-        mode="mock",
-        output_dir=tmp_path,
-        example_batch=(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64)),
-    )
-    assert isinstance(result, flops_fit.Result)
-    answers = [read_fit(path, "auto", None) for path in (tmp_path, tmp_path / "runs.csv")]
-    wanted = result.fit.to_dict()
-    for fit in answers:
-        same = wanted.keys() - {"flops_per_unit"}  # F(N) was counted at more sizes since
-        assert {k: v for k, v in fit.to_dict().items() if k in same} == {k: wanted[k] for k in same}
-        assert fit.predict(1e15).to_dict() == result.predict(1e15).to_dict()
-        assert fit.runs.unit == "samples"
-        assert "flops_implausible" not in {d.code for d in fit.diagnostics}

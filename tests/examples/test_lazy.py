@@ -43,6 +43,7 @@ def test_names():
         "TinyStoriesDataset",
         "VisionTransformer",
         "create_model_for_scaling",
+        "fashion_sweep",
         "gpt_loss_fn",
         "offline_images",
         "vit_loss_fn",

@@ -1,4 +1,4 @@
-"""``flops-fit demo``: a real IsoFLOP sweep of a byte-level GPT on real English, on two cores."""
+"""``flops-fit demo``: a real IsoFLOP sweep on two cores, of GPTs on English or of ViTs on images."""
 
 import time
 from dataclasses import asdict
@@ -19,39 +19,49 @@ SIZES: dict[float, list[int]] = {
 }
 """Widths at each budget in FLOPs: both arms of every parabola, and at least 500 steps."""
 
+_ABOUT_TEXT = "A GPT over bytes, trained on the State of the Union addresses from 1790 to today"
+_ABOUT_IMAGES = "A vision transformer, trained on the 60,000 images of Fashion-MNIST"
+
 
 def demo(
-    output_dir: Annotated[Path, option("demo_folder")] = Path("outputs/demo"),
+    output_dir: Annotated[Path | None, option("demo_folder")] = None,
+    images: Annotated[bool, option("images")] = False,
+    data_dir: Annotated[Path | None, option("data_dir")] = None,
     workers: Annotated[int, option("workers", min=1)] = 2,
     as_json: Json = False,
 ) -> Answer:
-    """Train a sweep of small GPTs on real text, and answer; about 4 minutes on two cores."""
-    result = run_demo(output_dir, workers)
+    """Train a sweep of small models on real text or images, and answer; minutes on two cores."""
+    folder = output_dir or Path("outputs/demo-images" if images else "outputs/demo")
+    result = run_demo(
+        folder, workers, flops_fit.examples.fashion_sweep(data_dir) if images else None
+    )
     check = flops_fit.fit.backtest(result.runs).held_out[-1]
     predictions = [result.predict(c).to_dict() for c in result.plan.budgets]
     document = {"fit": result.fit.to_dict(), "predictions": predictions}
-    return Answer((), {**document, "held_out": asdict(check), "output_dir": str(output_dir)})
+    return Answer((), {**document, "held_out": asdict(check), "output_dir": str(folder)})
 
 
-def run_demo(output_dir: Path, workers: int = 2) -> flops_fit.Result:
+def run_demo(
+    output_dir: Path, workers: int = 2, images: dict[str, Any] | None = None
+) -> flops_fit.Result:
     """Train the sweep, print its answer, and check it against its own largest budget."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
-    runs = sum(map(len, SIZES.values()))
-    console.print(
-        "A GPT over bytes, trained on the State of the Union addresses from 1790 to today: "
-        f"{len(SIZES)} budgets, {runs} runs, {workers} at a time.\n"
-    )
+    sweep = images or demo_sweep(SIZES)
+    sizes, repeats = sweep["sizes"], sweep.get("repeats", 1)
+    about = _ABOUT_IMAGES if images else _ABOUT_TEXT
+    runs = repeats * sum(map(len, sizes.values()))
+    console.print(f"{about}: {len(sizes)} budgets, {runs} runs, {workers} at a time.\n")
     result = flops_fit.find_optimal(
-        **demo_sweep(SIZES),
+        **sweep,
         executor=flops_fit.execute.PoolExecutor(workers=workers, threads=1),
         output_dir=output_dir,
     )
     assert isinstance(result, flops_fit.Result)
     console.print(f"\n{result}\n")
-    console.print(held_out_check(flops_fit.fit.backtest(result.runs).held_out[-1], len(SIZES) - 1))
+    console.print(held_out_check(flops_fit.fit.backtest(result.runs).held_out[-1], len(sizes) - 1))
     result.plot(show=False)
     console.print(
         f"\nFigures: {output_dir / 'plots'}\nReport:  {result.report()}\n"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from flops_fit.examples.example_vit_cifar import fashion_sweep
     from flops_fit.examples.gpt import GPT, GPTConfig, create_model_for_scaling, gpt_loss_fn
     from flops_fit.examples.images import (
         CIFAR10Dataset,
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GPT", "CIFAR10Dataset", "FashionMNISTDataset", "GPTConfig", "MNISTDataset", "SOTUDataset",
-    "TinyStoriesDataset", "VisionTransformer", "create_model_for_scaling", "gpt_loss_fn",
-    "offline_images", "vit_loss_fn",
+    "TinyStoriesDataset", "VisionTransformer", "create_model_for_scaling", "fashion_sweep",
+    "gpt_loss_fn", "offline_images", "vit_loss_fn",
 ]  # fmt: skip
 
 _MODULES = {
+    "example_vit_cifar": ("fashion_sweep",),
     "gpt": ("GPT", "GPTConfig", "create_model_for_scaling", "gpt_loss_fn"),
     "images": ("CIFAR10Dataset", "FashionMNISTDataset", "MNISTDataset", "offline_images"),
     "text": ("SOTUDataset", "TinyStoriesDataset"),

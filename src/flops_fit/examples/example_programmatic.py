@@ -65,8 +65,8 @@ def run(
 
 
 def show(result: flops_fit.Result, simulated: bool, models: str = "GPTs") -> None:
-    """Print the table, one prediction and what they mean; write the figures and the report."""
-    print(result.chinchilla_table())
+    """Print the answer with its trust, a prediction and what they mean; write figures and report."""
+    print(result)
     target = 10 * max(result.plan.budgets)
     answer = result.predict(target)
     print(

@@ -37,6 +37,7 @@ class _ImageDataset(Dataset[tuple[Tensor, int]], ABC):
     unit = "samples"
     units_per_sample = 1
     num_classes = 10
+    framed = True
 
     def __init__(self, train: bool = True) -> None:
         self.train = train
@@ -59,9 +60,12 @@ class _ImageDataset(Dataset[tuple[Tensor, int]], ABC):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         pixels = torch.from_numpy(self.images.pixels[index].copy())
+        label = int(self.images.labels[index])
+        if not self.framed:
+            return pixels.float().div_(127.5).sub_(1), label
         margin = (IMAGE_SIZE - pixels.shape[-1]) // 2
         image = functional.pad(pixels, (margin,) * 4).float().div_(127.5).sub_(1)
-        return image.repeat(3 // len(image), 1, 1), int(self.images.labels[index])
+        return image.repeat(3 // len(image), 1, 1), label
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process reads the images again; they never travel."""
@@ -80,12 +84,18 @@ class FashionMNISTDataset(_ImageDataset):
     They are 28×28, and get a black frame. On Debian and Ubuntu ``apt-get install
     dataset-fashion-mnist`` installs them; elsewhere take the four original ``*-ubyte.gz`` files.
     DataError at first access where the files are missing or are not IDX files. ``data_dir`` is their
-    folder, by default where Debian's package puts them.
+    folder, by default where Debian's package puts them. Without ``framed`` images are (1, 28, 28).
     """
 
-    def __init__(self, train: bool = True, data_dir: str | Path = DEBIAN_FASHION_MNIST) -> None:
+    def __init__(
+        self,
+        train: bool = True,
+        data_dir: str | Path = DEBIAN_FASHION_MNIST,
+        *,
+        framed: bool = True,
+    ) -> None:
         super().__init__(train)
-        self.data_dir = Path(data_dir)
+        self.data_dir, self.framed = Path(data_dir), framed
 
     @property
     def available(self) -> bool:

@@ -3,9 +3,9 @@
 Dosovitskiy et al. 2021: P×P patches are tokens behind a class token, for a pre-norm encoder with
 learned positions and a GELU MLP of 4·d. Linear layers have biases, norms a gain and a shift, so
 
-    N = L·(12·d² + 13·d) + d·(3·P² + 1) + d·((S/P)² + 2) + 2·d + K·(d + 1)
+    N = L·(12·d² + 13·d) + d·(c·P² + 1) + d·((S/P)² + 2) + 2·d + K·(d + 1)
 
-for L layers, width d, S×S images and K classes: 108,106 by default.
+for L layers, width d, S×S images of c channels and K classes: 108,106 by default.
 """
 
 import torch
@@ -42,11 +42,11 @@ class _EncoderBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Image classifier: (B, 3, S, S) to logits (B, K).
+    """Image classifier: (B, c, S, S) to logits (B, K).
 
     It has width d, a multiple of the number of attention heads, blocks L and classes K. The side S of the
-    square images is a multiple of the side P of a patch. ModelError, a ``ValueError``, for a shape that
-    cannot be built.
+    square images of c channels is a multiple of the side P of a patch. ModelError, a ``ValueError``, for
+    a shape that cannot be built.
 
     >>> VisionTransformer().num_params()
     108106
@@ -60,9 +60,11 @@ class VisionTransformer(nn.Module):
         image_size: int = 32,
         patch_size: int = 4,
         num_classes: int = 10,
+        channels: int = 3,
     ) -> None:
         super().__init__()
-        if min(embed_dim, num_layers, num_heads, image_size, patch_size, num_classes) < 1:
+        shape = (embed_dim, num_layers, num_heads, image_size, patch_size, num_classes, channels)
+        if min(shape) < 1:
             raise ModelError("Every argument of VisionTransformer must be at least 1.")
         if embed_dim % num_heads:
             raise ModelError(
@@ -75,7 +77,7 @@ class VisionTransformer(nn.Module):
                 f"patch_size={patch_size}."
             )
         patches = (image_size // patch_size) ** 2
-        self.patch = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.patch = nn.Conv2d(channels, embed_dim, kernel_size=patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.positions = nn.Parameter(torch.empty(1, patches + 1, embed_dim))
         self.blocks = nn.ModuleList(_EncoderBlock(embed_dim, num_heads) for _ in range(num_layers))
@@ -86,7 +88,7 @@ class VisionTransformer(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, 3, S, S)."""
+        """Logits (B, K) of images (B, c, S, S)."""
         x = self.patch(images).flatten(2).transpose(1, 2)
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1) + self.positions
         for block in self.blocks:

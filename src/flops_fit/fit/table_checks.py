@@ -123,6 +123,7 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
     counts_tokens = runs.unit == "tokens"
     few_n = N < _TINY_PARAMS and (ratio > _MOST_RATIO or read)
     few_d = D < _TINY_TOKENS and (ratio < 1 / _MOST_RATIO or (read and d < _TINY_PARAMS))
+    few_d &= counts_tokens
     least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
     odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
     wrong = counts_tokens and L >= _MOST_LOSS
