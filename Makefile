@@ -4,13 +4,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-bench
 BROWSER := .browser
+IMAGES := .images
 AXE := 4.14.1
 # npm does not trust by itself what the system trusts.
 SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser browser-ready check docs docs-ready docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
+.PHONY: help install demo demo-images test test-browser browser-ready check docs docs-ready docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
 	bench-report bench-tables bench-train chaos clean
 
 help: ## Show this list
@@ -25,6 +26,18 @@ $(READY): pyproject.toml constraints.txt
 
 demo: install ## Train a real sweep on real text and answer (about 4 minutes on two cores)
 	$(BIN)/flops-fit demo --output-dir outputs/demo
+
+demo-images: install $(IMAGES)/.ready ## The same with vision transformers on real images (about 5 minutes on two cores)
+	$(BIN)/flops-fit demo --images --data-dir $(IMAGES)/usr/share/datasets/fashion-mnist --output-dir outputs/demo-images
+
+# Debian's package, unpacked here: that takes no root, and changes nothing else.
+$(IMAGES)/.ready:
+	@mkdir -p $(IMAGES)
+	@cd $(IMAGES) && { apt-get download -q dataset-fashion-mnist || { apt-get update -qq && apt-get download -q dataset-fashion-mnist; }; } \
+		&& dpkg-deb -x dataset-fashion-mnist_*.deb . && rm dataset-fashion-mnist_*.deb \
+		|| { echo "expected Debian's package dataset-fashion-mnist, and apt-get could not download it: put the four files" \
+		"*-ubyte.gz of Fashion-MNIST into a folder, and run $(BIN)/flops-fit demo --images --data-dir FOLDER"; exit 1; }
+	@touch $@
 
 test: install ## Run all tests, a file to a core (about 10 minutes on two)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -116,4 +129,4 @@ $(PEERS)/.ready-train: benchmarks/train/peers.txt constraints.txt
 	$(call install-peers,$<,$(filter torch==% accelerate==%,$(shell cat constraints.txt)))
 
 clean: ## Remove .venv, caches and outputs
-	rm -rf $(VENV) $(PEERS) $(BROWSER) docs/_build docs/reference/generated outputs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(BROWSER) $(IMAGES) docs/_build docs/reference/generated outputs .mypy_cache .ruff_cache .import_linter_cache

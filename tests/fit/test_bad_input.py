@@ -328,6 +328,19 @@ def test_noise_and_outliers_are_no_other_unit():
         assert mixed_loss_units(RunTable.read(table)) is None, seed
 
 
+def test_a_late_start_is_no_other_unit():
+    """No sweep of short runs, whose losses stay at ln 10 for a while and then fall steeply."""
+    for seed in (1, 7, 10, 13, 19, 22, 25, 34, 37):  # these show two sheets
+        rng = np.random.default_rng(seed)
+        C, scale = np.repeat(np.geomspace(1e10, 1e11, 5), 6), np.tile(np.geomspace(2e3, 6e4, 6), 5)
+        N = scale * np.sqrt(C / 3e10)
+        D, floor = C / (600 * N), 0.25 + (N / 2e3) ** -0.6
+        late = 1 + (D / (400 * (N / 1e4) ** 0.3)) ** (1 + seed % 3)
+        loss = (floor + (np.log(10) - floor) / late) * np.exp(rng.normal(0, 0.03, 30))
+        table = RunTable.read({"params": N, "tokens": D, "loss": loss, "flops": C})
+        assert mixed_loss_units(table) is None, seed
+
+
 def test_no_published_table_is_called_mixed():
     """Each configuration by itself too."""
     for name in reference.RUN_NAMES:

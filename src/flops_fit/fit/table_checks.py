@@ -4,9 +4,11 @@ Losses in bits among losses in nats are found by geometry. A run's ln L lies on 
 q(ln N, ln D), one in bits −ln ln 2 = 0.3665 higher. Runs scatter by per cents, so the two units
 show as two parallel sheets. Each run is put on the nearer sheet, and the surface with the smallest
 truncated residuals is taken, searched from surfaces through a few runs each. The units are mixed
-where one sheet fits far worse, several runs lie on the second, and hardly any between the two.
+where one sheet fits far worse, several runs lie on the second, hardly any between the two, and runs
+scatter far less around a law when they are brought to one unit.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.repeated import epochs_of
 from flops_fit.fit.selection import lost_by_outcome
 from flops_fit.fit.solver import MAD_TO_SD
-from flops_fit.fit.surface import Bools
+from flops_fit.fit.surface import Bools, points_of
+from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.flops.functions import Floats, FlopsFunction
+from flops_fit.laws.kappa import Kappa
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
@@ -42,6 +46,8 @@ _STRAY = 0.12  # a run this far off either sheet belongs to neither
 _SURFACE_ERROR = 0.035  # of a quadratic against a law at the ends of a sweep
 _CUT = 0.25 * _BITS_OFFSET  # residuals beyond this count alike
 _NEEDED_GAIN = 0.4 * _CUT**2  # what a run on the second sheet must save
+_MOST_MOVED = 12  # budgets that are tried as the ones in another unit
+_NEEDED_FALL = 2.0  # of the scatter around a law, by which losses are brought to one unit
 _MOST_SEARCHED, _DRAWS = 1500, 800
 
 
@@ -227,7 +233,7 @@ def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     if one <= _NEEDED_GAIN * _FEWEST_IN_MINORITY:
         return None
     residuals, upper = _search(basis, z, _BITS_OFFSET, runs.budget)
-    bits = 2 * np.sum(upper) <= len(upper)
+    bits = bool(2 * np.sum(upper) <= len(upper))
     minority = upper if bits else ~upper
     odd = np.flatnonzero(minority)
     sd = MAD_TO_SD * float(np.median(np.abs(residuals)))
@@ -242,9 +248,24 @@ def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     spread = off_sheet > max(2 * sd, _SURFACE_ERROR) or stray >= max(1.0, 0.25 * len(odd))
     if spread or gain <= _NEEDED_GAIN * len(odd):
         return None
+    # The two sheets must be a law's: short runs' steep losses bend as sheets do.
+    whole = [runs.budget == b for b in np.unique(runs.budget)[:_MOST_MOVED]]
+    moves = [(minority, bits), *((budget, way) for budget in whole for way in (True, False))]
+    most = _scatter(runs) / _NEEDED_FALL
+    moved = next((move for move in moves if _scatter(runs, *move) < most), None)
+    if moved is None:
+        return None
+    odd, bits = np.flatnonzero(moved[0]), moved[1]
     shown = listed([runs.labels[i] for i in odd], separator=", ")
     unit = "bits" if bits else "nats"
     return finding("mixed_loss_units", count=len(odd), runs=len(runs), unit=unit, shown=shown)
+
+
+def _scatter(runs: RunTable, moved: Bools | bool = False, bits: bool = True) -> float:
+    """The scatter of runs around a law, with the losses of some brought from bits to nats, or back."""
+    loss = runs.loss * np.where(moved, np.log(2) if bits else 1 / np.log(2), 1.0)
+    solver = SurfaceSolver(Kappa, points_of(replace(runs, loss=loss), log=True))
+    return solver.fit(np.ones(len(loss)), "mad").noise_sd
 
 
 def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> tuple[Floats, Bools]:
