@@ -114,7 +114,10 @@ def ignoring(index: int) -> Any:
 
 
 @kind(
-    "an ignore_index of one's own", lambda w: 6 * w * V * (T - 1), units=T - 1, told="loss_no_mean"
+    "an ignore_index of one's own",
+    lambda w: 6 * w * V * (T - 1),
+    units=T - 1,
+    told="ignored_targets loss_no_mean",
 )
 def ignored() -> dict[str, Any]:
     return {"model_cls": Words, "dataset": texts(0, True), "loss_fn": ignoring(0)}
@@ -146,6 +149,48 @@ def padding() -> dict[str, Any]:
 @kind("ragged text, collated", lambda w: 6 * w * V * LONGEST, units=7.0, told="lengths")
 def ragged() -> dict[str, Any]:
     return {"model_cls": Words, "dataset": texts(-100, False), "loss_fn": ignoring(-100)}
+
+
+@kind(
+    "pixels that are ignored",
+    lambda w: 64 * (4 * 27 * w + 6 * w * 4),
+    units=64,
+    told="ignored_targets",
+)
+def pixels() -> dict[str, Any]:
+    def make(width: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 4, 1))
+
+    g = generator(7)
+    y = torch.randint(4, (2000, 8, 8), generator=g)
+    y[torch.rand(y.shape, generator=g) < 0.2] = 255
+    data = TensorDataset(points(2000, 192).view(-1, 3, 8, 8), y)
+    return {"model_cls": make, "dataset": data, "loss_fn": nn.CrossEntropyLoss(ignore_index=255)}
+
+
+@kind("a teacher in the step", lambda w: mlp_flops(8, w, 4) + 2 * (8 * 64 + 64 * 4))
+def taught() -> dict[str, Any]:
+    teacher = mlp(64)
+
+    def step(model: Any, batch: Any) -> tuple[Tensor, int]:
+        with torch.no_grad():
+            wanted = teacher.to(batch[0].device)(batch[0]).softmax(1)
+        loss = F.kl_div(model(batch[0]).log_softmax(1), wanted, reduction="batchmean")
+        return loss * len(wanted), len(wanted)
+
+    return {"model_cls": mlp, "dataset": labelled(), "step_fn": step}
+
+
+@kind("a network in the loss", lambda w: mlp_flops(8, w, 8) + 6 * (8 * 64 + 64 * 16))
+def perceptual() -> dict[str, Any]:
+    """It is frozen: gradients pass through it for the output, and none for the target."""
+    network = mlp(64, 8, 16).requires_grad_(False)
+
+    def loss(out: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(network(out), network(target))
+
+    data = TensorDataset(points())
+    return {"model_cls": lambda width: mlp(width, 8, 8), "dataset": data, "loss_fn": loss}
 
 
 @kind("diffusion step", lambda w: mlp_flops(9, w, 8))

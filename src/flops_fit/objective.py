@@ -41,6 +41,17 @@ class Objective:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise InputTypeError(f"{name}: expected a callable; got {type(value).__name__}.")
+            if isinstance(value, type) and hasattr(value, "forward"):
+                raise InputTypeError(
+                    f"{name}: got the class {value.__name__}; give {value.__name__}()."
+                )
+
+    @property
+    def call(self) -> str:
+        """How the user's function is called, in words."""
+        if self.step_fn is not None:
+            return ", as step_fn(model, batch)"
+        return "" if self.loss_fn is None else ", and the loss as loss_fn(model output, targets)"
 
     @property
     def reference(self) -> str:
@@ -167,6 +178,18 @@ class Objective:
     def has_classes(self, batch: Any) -> bool:
         """Whether targets are integers, as those of classes are."""
         return self.step_fn is None and _is_whole(self._parts(batch)[1])
+
+    def with_targets(self, batch: Any, value: int) -> Any:
+        """A batch whose targets are all ``value``."""
+        inputs, targets = self._parts(batch)
+        alike = torch.full_like(targets, value)
+        if (named := by_name(batch)) is not None:
+            return {k: alike if v is targets else v for k, v in named.items()}
+        return (*inputs, alike) if isinstance(batch, tuple | list) else alike
+
+    def targets(self, batch: Any) -> Any:
+        """The targets of a batch; ``None`` where it names none."""
+        return self._parts(batch)[1]
 
     def has_units(self, batch: Any) -> bool:
         """Whether a batch has any unit; assumed on a device (counting would wait) and with step_fn."""
@@ -298,7 +321,7 @@ class Evaluator:
         rng.seed(seed, device=self.device)
         before = rng.state() if self.draws is None else None
         try:
-            with torch.enable_grad() if self._graph else torch.inference_mode():
+            with torch.set_grad_enabled(self._graph):
                 total, count = self.objective(self.model, to_device(batch, self.device))
         except RuntimeError as error:
             if self._graph or "grad" not in str(error):

@@ -46,6 +46,11 @@ class Plain(Returns):
         return self.layers(x)
 
 
+class Modes(Returns):
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        return {"out": self.layers(x)} if self.training else [self.layers(x)]
+
+
 class Config:
     width = 4
 
@@ -79,6 +84,11 @@ def named(**columns: Tensor) -> list[dict[str, Tensor]]:
         (OnlyLoss, PAIRS, mse, "missing a required argument: 'y'.*step_fn="),
         (Plain, TensorDataset(X, X, Y), mse, "too many positional arguments.*step_fn="),
         (Plain, named(x=X, label=Y, index=Y), mse, r"takes \(x\).*got label, index besides"),
+        (Plain, PAIRS, nn.MSELoss, r"loss_fn: got the class MSELoss; give MSELoss\(\)"),
+        (Plain, (X, Y), mse, r"a tuple of 2 arrays. Give torch.utils.data.TensorDataset\("),
+        (Plain, {"x": X, "y": Y}, mse, r"got dict. Give torch.utils.data.TensorDataset\("),
+        (Plain, PAIRS, lambda model, batch: model(batch), r"as loss_fn\(model output, targets\)"),
+        (Modes, PAIRS, lambda o, t: mse(o["out"], t), r"after model.eval\(\), .*the same in both"),
         (Plain(4), PAIRS, mse, "got a Plain that is built already.*model_cls=Plain"),
     ],
 )
@@ -141,8 +151,9 @@ def test_objects_are_no_sizes() -> None:
     def make(width: Any) -> nn.Module:
         return Plain(width.width)
 
-    with pytest.raises(FlopsFitError, match=r"numbers, words or dicts.*object of Config"):
-        plan(make, PAIRS, mse, [Config()])
+    for size in (Config(), {"width": Config()}):
+        with pytest.raises(FlopsFitError, match=r"numbers, words or dicts.*object of Config"):
+            plan(make, PAIRS, mse, [size])
 
 
 @pytest.mark.parametrize("layer", [nn.Embedding, nn.EmbeddingBag])

@@ -228,6 +228,43 @@ def test_a_factory_may_be_a_partial() -> None:
     assert "Heads" in spec.reference
 
 
+class Shape:
+    """As a configuration of Hugging Face: an object that says what it holds."""
+
+    def __init__(self, width: int, base: float = 1e4) -> None:
+        self.width, self.base = width, base
+
+    def to_dict(self) -> dict[str, float]:
+        return vars(self)
+
+
+def shaped(config: Shape, **others: object) -> nn.Module:
+    assert not others
+    return nn.Linear(config.width, 1)
+
+
+def widened(width: int, hidden: int, act: Callable[[int], int]) -> nn.Module:
+    return nn.Linear(width, act(hidden))
+
+
+def test_arguments_may_be_functions_of_the_size() -> None:
+    """The size itself is given where it is asked for; functions of other names are arguments as any."""
+    follows = {"hidden": lambda width: 3 * width, "act": lambda x: x + 1}
+    assert tuple(ModelSpec(widened, "width", follows).build(8).weight.shape) == (25, 8)
+    spec = ModelSpec(shaped, "width", {"config": lambda width: Shape(width)})
+    found = spec.nearest(100)
+    assert found is not None
+    assert (found[0], spec.build(8).in_features) == (99, 8)
+
+
+def test_the_fingerprint_follows_what_a_configuration_holds() -> None:
+    """Also what no weight and no name of a layer shows."""
+    held = [
+        ModelSpec(shaped, None, {"config": Shape(8, b)}).fingerprint({}) for b in (1e4, 1e4, 2e4)
+    ]
+    assert held[0] == held[1] != held[2]
+
+
 def test_a_constructor_that_reads_its_tensors_is_built_for_real() -> None:
     class Reads(nn.Module):
         def __init__(self, d: int) -> None:

@@ -147,6 +147,22 @@ def test_what_is_no_mean_over_the_counted_units_is_named(
     assert told(**change) == codes
 
 
+@pytest.mark.parametrize("ignored", [0, 1, -100])
+def test_targets_that_the_loss_leaves_out_are_told_where_they_are_counted(ignored: int) -> None:
+    """Of 0, as padding; of 1, the lowest class; of -100 D holds none, so that nothing is told."""
+    x = POINTS[:600]
+    y = torch.arange(600) % 4
+    y = torch.where(y == 0, ignored, y)
+    data = torch.utils.data.TensorDataset(x, y)
+    made = plan(dataset=data, loss_fn=nn.CrossEntropyLoss(ignore_index=ignored))
+    found = [d for d in made.diagnostics if d.code == "ignored_targets"]
+    if ignored == -100:
+        assert not found
+    else:
+        assert f"of the targets in a batch are {ignored}," in found[0].message
+        assert f"!= {ignored}" in found[0].action
+
+
 def test_runs_of_a_whole_batch_loss_are_judged_on_batches_as_they_were_trained_on(
     tmp_path: Path,
 ) -> None:

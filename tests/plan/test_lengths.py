@@ -51,6 +51,16 @@ class Reads(nn.Module):
         return logits
 
 
+class Unpads(Reads):
+    """Only words, and no padding, pass the layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = x > 0
+        logits = torch.zeros(*x.shape, WORDS)
+        logits[words] = self.head(self.table(x[words]))
+        return logits
+
+
 class Tags(Reads):
     """Each word by itself."""
 
@@ -118,6 +128,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "model": Reads,
         "dataset": loader(TEXTS, lambda r: (padded(r), padded(r))),
         "loss_fn": tokens,
+    },
+    "padding left out": {
+        "model": Unpads,
+        "dataset": loader(TEXTS, lambda r: (padded(r), padded(r, -100))),
+        "loss_fn": tokens,
+        "compute_budgets": [2e7],
     },
     "two lengths": {
         "model": Translates,

@@ -70,7 +70,8 @@ def find_optimal(
         The argument of ``model_cls`` that sets its size, such as ``"d_model"``; optional where
         ``sizes`` names whole sets of arguments.
     model_kwargs
-        The other arguments of ``model_cls``.
+        The other arguments of ``model_cls``. One that follows from the size is a function of it, such as
+        ``{"heads": lambda d_model: d_model // 64}``.
     dataset
         A torch Dataset, IterableDataset or DataLoader, or a sequence of samples. Batches are
         tuples (inputs..., targets) or dicts, which go to the model by name.

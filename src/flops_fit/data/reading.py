@@ -83,6 +83,15 @@ def _not_numeric(value: Any, where: str) -> str:
     return next((bad for w, v in items if (bad := _not_numeric(v, w))), "")
 
 
+def as_samples(arrays: Any) -> str:
+    """What to give instead of arrays of one length, one for inputs and one for targets."""
+    values = list(arrays.values() if isinstance(arrays, Mapping) else arrays)
+    rows = {len(v) for v in values if len(getattr(v, "shape", ()))}
+    if len(values) < 2 or len(rows) != 1 or not all(hasattr(v, "shape") for v in values):
+        return ""
+    return " Give torch.utils.data.TensorDataset(inputs, targets), made of tensors."
+
+
 def fetch(dataset: Any, indices: Sequence[int]) -> list[Any]:
     """The samples at these indices, with one call if the data set supports it."""
     many = getattr(dataset, "__getitems__", None)

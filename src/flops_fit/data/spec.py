@@ -307,7 +307,11 @@ def check_dataset_type(dataset: Any, name: str = "dataset") -> None:
     if isinstance(dataset, str | bytes | Mapping) or not (indexed or hasattr(dataset, "__iter__")):
         raise InputTypeError(
             f"{name}: expected a torch Dataset, IterableDataset, DataLoader or a sequence of "
-            f"samples; got {type(dataset).__name__}."
+            f"samples; got {type(dataset).__name__}.{reading.as_samples(dataset)}"
+        )
+    if isinstance(dataset, tuple) and (hint := reading.as_samples(dataset)):
+        raise InputTypeError(
+            f"{name}: expected samples; got a tuple of {len(dataset)} arrays.{hint}"
         )
 
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class ModelSpec:
     _search: SizeSearch | None = field(default=None, repr=False)
     _seconds: float = field(default=0.0, repr=False, compare=False)
     _builds: int = field(default=0, repr=False, compare=False)
+    _passes_size: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.factory):
@@ -65,7 +67,10 @@ class ModelSpec:
         except (TypeError, ValueError):  # builtins without a signature are found out when built
             return
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        for name in [*self.kwargs, *([self.size_param] if self.size_param else [])]:
+        object_of_size = any(map(self._follows, self.kwargs.values()))
+        self._passes_size = self.size_param in parameters or not object_of_size
+        sizes = [self.size_param] if self.size_param and self._passes_size else []
+        for name in [*self.kwargs, *sizes]:
             if name not in parameters and not takes_any:
                 hint = nearest_name(name, parameters)
                 what = "model_size_param" if name == self.size_param else "model_kwargs"
@@ -79,7 +84,7 @@ class ModelSpec:
         return reference(self.factory)
 
     def arguments(self, size: Size) -> dict[str, Any]:
-        """All keyword arguments at this size."""
+        """All keyword arguments at this size; those given as a function of it are called."""
         if isinstance(size, Mapping):
             return {**self.kwargs, **size}
         if self.size_param is None:
@@ -87,7 +92,14 @@ class ModelSpec:
                 "model_size_param: expected the name of the argument that sets the model's size, "
                 "or sizes=[{...}, ...] as dicts of arguments; got neither."
             )
-        return {**self.kwargs, self.size_param: size}
+        own = {self.size_param: size} if self._passes_size else {}
+        return own | {k: v(size) if self._follows(v) else v for k, v in self.kwargs.items()}
+
+    def _follows(self, value: Any) -> bool:
+        """Whether an argument is a function of the size: of one parameter, which has its name."""
+        if not isinstance(value, FunctionType):
+            return False
+        return list(inspect.signature(value).parameters) == [self.size_param]
 
     def build(self, size: Size) -> nn.Module:
         """The model itself, with memory; errors of the constructor are passed on."""

@@ -192,9 +192,19 @@ class FlopsCounter:
 
     def settle(self, size: Size, known: Lengths) -> None:
         """Find out at one size whether FLOPs add up over samples; where not, count on several batches."""
-        if self.method != "measured" or not (repeated := known.repeated()):
+        if self.method != "measured":
             return
         model = self.spec.build_meta(size)
+        if known.mixed and self.lengths is not None:
+            batch, samples, *lengths = known.mixed[0]
+            expected = self.of_run(size, 1.0, np.array(known.row(samples, *lengths)))
+            if abs(self._trace(model, size, batch) / samples - expected) > _SAME * expected:
+                examples = [*known.examples, *known.mixed]
+                self.lengths = known = replace(known, unpadded=True, examples=examples, _read={})
+                self._known.clear()
+                self._weights.clear()
+        if not (repeated := known.repeated()):
+            return
         one = self._measure(model, size, self.batch)
         two = self._trace(model, size, repeated[0][0])
         if abs(two - 2 * one) <= _SAME * two:

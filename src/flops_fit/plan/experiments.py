@@ -193,12 +193,15 @@ def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict
         if not named[budget]:
             raise PlanError("sizes: expected at least one size; got none.")
         for size in named[budget]:
-            if not isinstance(size, _RECORDED):
-                raise InputTypeError(
-                    "sizes: expected numbers, words or dicts of arguments, which records can hold; got an "
-                    f"object of {type(size).__name__}. Give what differs between sizes and make the "
-                    f"object in a function: lambda width: Model({type(size).__name__}(width=width))."
-                )
+            for value in size.values() if isinstance(size, Mapping) else [size]:
+                if not isinstance(value, _RECORDED):
+                    kind = type(value).__name__
+                    raise InputTypeError(
+                        "sizes: expected numbers, words or dicts of arguments, which records can hold; got "
+                        f"an object of {kind}. Give what differs between sizes, and make the object in a "
+                        f'function of it: model_kwargs={{"config": lambda width: {kind}(width=width)}} with '
+                        f'model_size_param="width", or model_cls=lambda width: Model({kind}(width=width)).'
+                    )
             spec.require(size)
     return named
 

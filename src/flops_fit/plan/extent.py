@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from flops_fit.data.spec import DataSpec
 from flops_fit.errors import DataError, LossError
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.objective import STEP_ADVICE, Evaluator, Objective
+from flops_fit.objective import IGNORED, STEP_ADVICE, Evaluator, Objective
 from flops_fit.plan.findings import in_words, smallest_built
 from flops_fit.records import Diagnostic, Severity
 
@@ -146,6 +147,7 @@ def examine(
             adds_up = not any(c.differs or c.recounts for c in known)
             divisible = adds_up or _divides(judge, made, repeats)
             told = _step_units(objective, made, compared)
+            told += _ignored(judge, made[0][1])
             if repeats == _DRAWS:
                 told += _below_zero(judge, made[1][1])
     except LossError:
@@ -203,6 +205,23 @@ def _step_units(
         planned = float(objective.count(batch))
         if found is not None and abs(found.units[0] - planned) > 1e-3 * planned:
             return (in_words("units_of_step", n=n, units=found.units[0], planned=planned),)
+    return ()
+
+
+def _ignored(judge: Evaluator, batch: Any) -> tuple[Diagnostic, ...]:
+    """Whether D counts targets of a value that the loss leaves out: of them alone it is NaN or zero."""
+    objective = judge.objective
+    if objective.count_fn is not None or not objective.has_classes(batch):
+        return ()
+    counted = objective.targets(batch)
+    counted = counted[counted != IGNORED]
+    for value in {int(counted.min()), int(counted.max())}:
+        loss = 1.0
+        with suppress(Exception):  # a loss may refuse targets that are all alike
+            loss, _ = judge(objective.with_targets(batch, value))
+        if loss == 0 or math.isnan(loss):
+            share = float((counted == value).double().mean())
+            return (in_words("ignored_targets", value=value, share=share),)
     return ()
 
 

@@ -21,12 +21,14 @@ from flops_fit.records import Diagnostic
 _FIRST = 32  # samples that are looked at to see whether they differ
 _LOOKED_AT = 512  # where they do
 MOST_READ = 16_384  # samples of a run that are read for its units and lengths
+_MOST_UNPADDED = 4_096  # of these, of which each is measured by itself
 _GROUP = 4  # samples of a batch that FLOPs are counted on
 _MOST_AXES = 2  # lengths that FLOPs are a quadratic function of; with more, of all numbers
 _NOMINAL = 32  # samples of a batch where nothing is planned yet
 
 
-Example = tuple[Any, int, tuple[float, ...]]  # a batch, its samples, and their lengths
+# A batch, its samples, the lengths that padding leaves to them, and those of their own.
+Example = tuple[Any, int, tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass
@@ -35,7 +37,9 @@ class Lengths:
 
     ``varying`` are the dimensions (tensor, axis) that differ between samples, with those ``packed`` that grow
     with their number; more than two count as one, of all numbers in a sample. ``each`` are the units of every
-    sample, ``None`` where they or lengths differ. ``group`` are the samples of the first example.
+    sample, ``None`` where they or lengths differ. ``unpadded``: FLOPs follow the samples' own lengths too, as
+    where a model packs them; batches of short and long samples, ``mixed``, show it. ``group`` are the samples
+    of the first example.
     """
 
     data: DataSpec | None
@@ -44,7 +48,9 @@ class Lengths:
     varying: tuple[tuple[int, int], ...] = ()
     packed: frozenset[tuple[int, int]] = frozenset()
     adds_up: bool = True
+    unpadded: bool = False
     examples: list[Example] = field(default_factory=list)
+    mixed: list[Example] = field(default_factory=list)
     group: list[Any] = field(default_factory=list)
     nominal: int = _NOMINAL
     findings: tuple[Diagnostic, ...] = ()
@@ -59,11 +65,19 @@ class Lengths:
         sizes = [tensors[tensor].shape[axis] for tensor, axis in self.varying]
         return tuple(n / among for n, among in zip(sizes, shared, strict=True))
 
-    def row(self, samples: int, lengths: tuple[float, ...]) -> list[float]:
+    def own(self, samples: Sequence[Any]) -> tuple[float, ...]:
+        """Lengths of the samples before they are padded, and their products, in the mean."""
+        each = [self.measure(_collated(self.data, [s]), 1) for s in samples] if self.data else []
+        return tuple(
+            np.mean([[*lengths, *_products(lengths)] for lengths in each], axis=0).tolist()
+        )
+
+    def row(
+        self, samples: int, lengths: tuple[float, ...], own: tuple[float, ...] = ()
+    ) -> list[float]:
         """What FLOPs per sample are linear in: a quadratic polynomial of the lengths, and a/B + c·B."""
-        pairs = itertools.combinations_with_replacement(lengths, 2)
         beyond = [] if self.adds_up else [1 / samples, float(samples)]
-        return [1.0, *lengths, *(a * b for a, b in pairs), *beyond]
+        return [1.0, *lengths, *_products(lengths), *beyond, *(own if self.unpadded else ())]
 
     def typical(self) -> tuple[float, Floats]:
         """Units of a sample, and the row of its FLOPs, in the mean over all data, ``nominal`` a batch."""
@@ -79,34 +93,42 @@ class Lengths:
         streams = self.data.indices is None
         key = batch_size, steps, 0 if streams else seed
         if key not in self._read:
-            data = replace(self.data)  # a stream notes what it has read
+            data = replace(self.data, collate=self._kept)  # a stream notes what it has read
             count = min(steps, math.ceil(MOST_READ / batch_size))
             epochs = MOST_READ // (data.size or MOST_READ + 1)
             whole = streams or count == steps or epochs > 0
             if count < steps and epochs:
                 count = math.ceil(epochs * (data.size or 0) / batch_size)
             units, rows = 0.0, []
+            own: list[tuple[float, ...]] = []
             for start in [0] if whole else [i * steps // count for i in range(count)]:
                 with closing(data.batches(batch_size, count if whole else 1, seed, start)) as read:
-                    for batch in read:
+                    for samples, batch in read:
                         units += float(self.objective.count(batch))
+                        if self.unpadded and len(own) * batch_size < _MOST_UNPADDED:
+                            own.append(self.own(samples))
                         rows.append(self.row(batch_size, self.measure(batch, batch_size)))
-            self._read[key] = units / (batch_size * len(rows)), np.mean(rows, axis=0)
+            means = [np.mean(part, axis=0) for part in (rows, own) if part]
+            self._read[key] = units / (batch_size * len(rows)), np.concatenate(means)
         return self._read[key]
+
+    def _kept(self, samples: list[Any]) -> tuple[list[Any], Any]:
+        return samples, self.data.collate(samples) if self.data is not None else None
 
     def repeated(self) -> list[Example]:
         """Batches that hold the first example two, four and eight times; none where it cannot be repeated."""
-        batch, samples, lengths = self.examples[0]
+        batch, samples, lengths, own = self.examples[0]
         if self.data is not None:
             more = ((n, _collated(self.data, self.group * n)) for n in (2, 4, 8))
-            return [(many, n * samples, lengths) for n, many in more]
+            return [(many, n * samples, lengths, own) for n, many in more]
         if any(t.dim() and len(t) != samples for t in tensors_of(batch)):
             return []
 
         def repeat(tensor: Any, n: int) -> Any:
             return tensor.repeat(n, *[1] * (tensor.dim() - 1)) if tensor.dim() else tensor
 
-        return [(map_tensors(batch, partial(repeat, n=n)), n * samples, lengths) for n in (2, 4, 8)]
+        many = ((n, map_tensors(batch, partial(repeat, n=n))) for n in (2, 4, 8))
+        return [(more, n * samples, lengths, own) for n, more in many]
 
 
 def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Lengths | None:
@@ -140,12 +162,16 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
     order = sorted(range(len(samples)), key=lambda i: sum(math.prod(s) for s in shapes[i]))
     axes = 1 if len(different) > _MOST_AXES else len(different)
     count = len(out.row(1, (1.0,) * axes)) + 1 if different else 1
-    places = np.linspace(0, max(len(order) - _GROUP, 0), count).astype(int).tolist()
-    for place in [places.pop(count // 2), *places]:
-        group = [samples[i] for i in order[place : place + _GROUP]]
-        batch = _collated(data, group)
-        out.group = out.group or group
-        out.examples.append((batch, len(group), out.measure(batch, len(group))))
+    starts = np.linspace(0, max(len(order) - _GROUP, 0), count).astype(int).tolist()
+    neighbours = [order[start : start + _GROUP] for start in [starts.pop(count // 2), *starts]]
+    draws = np.random.default_rng(0).permuted(np.tile(order, (count, 1)), axis=1)
+    apart = [[*order[:2], *order[-2:]], *draws[:, :_GROUP].tolist()]
+    for groups, examples in ((neighbours, out.examples), (apart if different else [], out.mixed)):
+        for places in groups:
+            group = [samples[i] for i in places]
+            batch, many = _collated(data, group), len(group)
+            out.group = out.group or group
+            examples.append((batch, many, out.measure(batch, many), out.own(group)))
     return out
 
 
@@ -153,7 +179,11 @@ def uniform(data: DataSpec | None, objective: Objective, batch: Any, each: float
     """Samples that all have the shapes and the units of those in a batch."""
     group = [] if data is None else data.spread(_GROUP)
     samples = len(group) or batch_length(batch)
-    return Lengths(data, objective, each, examples=[(batch, samples, ())], group=group)
+    return Lengths(data, objective, each, examples=[(batch, samples, (), ())], group=group)
+
+
+def _products(lengths: tuple[float, ...]) -> list[float]:
+    return [a * b for a, b in itertools.combinations_with_replacement(lengths, 2)]
 
 
 def _each(

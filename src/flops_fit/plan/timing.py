@@ -19,6 +19,7 @@ from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import Evaluator, Objective, check_loss, refuse_sparse_gradients
 from flops_fit.plan.extent import compare
 from flops_fit.records import Experiment
+from flops_fit.text import error_line, user_line
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,8 @@ class Probe:
             described = f"{self.spec.reference} at {self.spec.arguments(experiment.size)}"
             raise ModelError(
                 f"model_cls: a forward pass of {described} with its loss raised "
-                f"{type(error).__name__}: {error}. It was called with the data set's first batch."
+                f"{type(error).__name__}: {error}. It was called with the data set's first batch"
+                f"{self.objective.call}."
             ) from error
         if first:
             _check(model, batch, self.objective, total, self.device)
@@ -285,8 +287,16 @@ def _check(model: Any, batch: Any, objective: Objective, total: Any, device: str
         n = batch_length(batch)
         with rng.kept(device):
             judge = Evaluator(model.eval(), objective, device)
+            try:
+                judge(batch)
+            except Exception as error:
+                raise ModelError(
+                    f"model_cls: the model with its loss raised {error_line(error)}{user_line(error)}, after "
+                    "model.eval(), in which held-out losses are computed, and not before. It has to return "
+                    "the same in both modes."
+                ) from error
             compare(judge, n, batch, list(split_batch(batch, n // 2)))
-    except LossError:
+    except (LossError, ModelError):
         raise
     except Exception:  # some models refuse a part, or need a gradient; then nothing is known
         return
