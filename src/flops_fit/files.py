@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from flops_fit.errors import MissingExtraError, OutputError
+from flops_fit.errors import MissingExtraError, OutputError, TableError
 from flops_fit.records import finite_json
 
 _RENAMES = 20  # attempts to replace a file that is being read, where the system forbids it
@@ -129,6 +129,18 @@ def flush_directory(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; TableError where it is torn, or no file that can be read to its end."""
+    if path.exists() and not path.is_file():
+        raise TableError(f"{path} is no file.")
+    with open(path, "rb") as handle:
+        content = handle.read()
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{path} is torn or no JSON: {error}.") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -16,14 +16,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 
 from flops_fit.errors import InputError, TableError
 from flops_fit.hparams import HParams
 
 Severity = Literal["ok", "note", "warning", "critical"]
+T = TypeVar("T")
 RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
 
 _DECIDES_TRUNK = ("model", "model_kwargs", "size", "batch_size", "seed", "repeat", "fingerprint")
@@ -152,13 +154,14 @@ class Experiment:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """Read what :meth:`to_dict` wrote; a record whose id does not match was edited."""
-        data = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
-        data["params"] = ParamCount(**values["params"])
+        record = as_record(values, dict[str, Any], "a run's record")
+        what = f"the record of run {record.get('id')}"
+        known = as_record(record.get("hparams"), dict[str, Any], f"hparams in {what}")
         try:
-            data["hparams"] = HParams.from_dict(values["hparams"])
-        except InputError as error:
-            raise TableError(f"the record of run {values.get('id')} was edited: {error}") from error
-        experiment = cls(**data)
+            hparams = HParams.from_dict(known)
+        except (InputError, TypeError) as error:
+            raise TableError(f"{what} was edited: {error}") from error
+        experiment = as_record({**record, "hparams": hparams}, cls, what)
         if "id" in values and values["id"] != experiment.id:
             raise TableError(
                 f"the record of run {values['id']} does not match its own id ({experiment.id}): "
@@ -268,10 +271,16 @@ class Run:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
         """Read what :meth:`to_dict` wrote."""
-        data = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
-        data["notes"] = tuple(values.get("notes", ()))
-        data["spikes"] = tuple((int(s), float(v)) for s, v in values.get("spikes", ()))
-        return cls(**{**data, "experiment": Experiment.from_dict(values["experiment"])})
+        record = as_record(values, dict[str, Any], "a run's record")
+        experiment = Experiment.from_dict(record.get("experiment", {}))
+        run = as_record(
+            {**record, "experiment": experiment}, cls, f"the record of run {experiment.id}"
+        )
+        if run.state == "completed" and run.loss is None:
+            raise TableError(
+                f"the record of run {experiment.id} was edited: it completed without a loss."
+            )
+        return run
 
 
 @dataclass(frozen=True)
@@ -293,6 +302,18 @@ class Excluded:
 def _digest(experiment: Experiment, names: Iterable[str], hparams: Mapping[str, Any]) -> str:
     decides = {**{name: getattr(experiment, name) for name in names}, "hparams": hparams}
     return hashlib.sha256(canonical_json(decides).encode()).hexdigest()[:16]
+
+
+def as_record(values: Any, kind: type[T], what: str) -> T:
+    """Plain values as a dataclass, each of the type of its field; TableError where one is not."""
+    try:
+        return msgspec.convert(values, kind, dec_hook=_refused)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise TableError(f"{what} is torn or was edited: {error}.") from error
+
+
+def _refused(kind: type, value: Any) -> Any:
+    raise TypeError(f"expected no {kind.__name__} in a file")
 
 
 def canonical_json(value: Any) -> str:

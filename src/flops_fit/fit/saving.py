@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ import numpy as np
 
 from flops_fit._version import __version__
 from flops_fit.errors import InputError, TableError
-from flops_fit.files import write_json
+from flops_fit.files import read_json, write_json
 from flops_fit.fit.valley import ValleyPrior
 from flops_fit.flops.functions import flops_from_dict, flops_to_dict
 from flops_fit.laws import LAWS
@@ -73,7 +72,7 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
     from flops_fit.fit.fitting import fit_runs
 
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = read_json(Path(path))
         made_of = content["made_of"]
         if made_of is None:
             raise TableError(f"{path}: it has no runs of its own. Fit all groups again: fit_runs.")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import InputTypeError, OutputError, TableError
-from flops_fit.files import csv_text, output_errors, write_output
+from flops_fit.files import csv_text, output_errors, read_json, write_output
 from flops_fit.flops.functions import flops_from_dict, flops_to_dict
 from flops_fit.plan.cost import CostEstimate, Priced
 from flops_fit.plan.designs import Layout, Prior
-from flops_fit.plan.timing import Reading, Speed, StepTimes
-from flops_fit.records import Diagnostic, Experiment, Run, own_flops
+from flops_fit.plan.timing import Speed
+from flops_fit.records import Diagnostic, Experiment, Run, as_record, own_flops
 from flops_fit.text import format_count, render, values_table
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def shared_line(experiments: Sequence[Experiment]) -> str:
 
 _FORMAT = "flops-fit plan"
 _SCHEMA = 1
+_FINDINGS = tuple[Diagnostic, ...]
 
 
 def plan_to_json(plan: SweepPlan) -> str:
@@ -100,14 +101,13 @@ def plan_to_json(plan: SweepPlan) -> str:
 def plan_from_json(source: str | Path) -> dict[str, Any]:
     """The arguments of a :class:`SweepPlan`; see :meth:`SweepPlan.from_json`."""
     text = str(source)
-    if isinstance(source, Path) or not text.lstrip().startswith("{"):
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"plan: {source} cannot be read: {error}.") from error
     try:
+        if isinstance(source, Path) or not text.lstrip().startswith("{"):
+            text = Path(source).read_text(encoding="utf-8")
         content = json.loads(text)
-    except ValueError as error:
+    except OSError as error:
+        raise OutputError(f"plan: {source} cannot be read: {error}.") from error
+    except (ValueError, RecursionError) as error:
         raise TableError(f"plan: expected the JSON of SweepPlan.to_json(); {error}.") from error
     if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
         raise TableError(
@@ -120,19 +120,17 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
             "plan again."
         )
     try:
-        layout, speed = content["layout"], content["speed"]
+        layout, each = content["layout"], list(content["experiments"])
         if layout is not None:
-            sizes = tuple(layout["sizes_per_budget"])
-            layout = Layout(layout["design"], Prior(layout["prior"]), layout["width"], sizes)
-        if speed is not None:
-            speed = _speed(speed)
+            prior = as_record(layout["prior"], str, "plan: its prior")
+            layout = as_record({**layout, "prior": Prior(prior)}, Layout, "plan: its layout")
         return {
-            "experiments": tuple(Experiment.from_dict(e) for e in content["experiments"]),
-            "unit": content["unit"],
+            "experiments": tuple(Experiment.from_dict(e) for e in each),
+            "unit": as_record(content["unit"], str, "plan: its unit"),
             "flops": flops_from_dict(content["flops"]),
-            "diagnostics": tuple(Diagnostic(**d) for d in content["diagnostics"]),
+            "diagnostics": as_record(content["diagnostics"], _FINDINGS, "plan: its diagnostics"),
             "layout": layout,
-            "speed": speed,
+            "speed": content["speed"] and as_record(content["speed"], Speed, "plan: its speed"),
         }
     except TableError:
         raise
@@ -140,13 +138,6 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
         raise TableError(
             f"plan: it is damaged or was edited ({type(error).__name__}: {error}). Make the plan again."
         ) from error
-
-
-def _speed(values: Mapping[str, Any]) -> Speed:
-    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    read["reading"] = None if read["reading"] is None else Reading(**read["reading"])
-    read |= {k: tuple(StepTimes(**times) for times in read[k]) for k in ("steps", "alone")}
-    return Speed(**read)
 
 
 def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path) -> Path:
@@ -266,8 +257,8 @@ def _read_runs(folder: Path, unreadable: list[str]) -> list[Run]:
     try:
         for path in sorted((folder / "runs").glob("*/run.json")):
             try:
-                runs.append(Run.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                runs.append(Run.from_dict(read_json(path)))
+            except TableError as error:
                 unreadable.append(f"{path}: {type(error).__name__}: {error}")
     except OSError as error:
         raise OutputError(f"output_dir: {folder} cannot be read: {error}.") from error

@@ -1,7 +1,6 @@
 """Check that everything in a folder is complete and in its place; checking changes nothing."""
 
 import csv
-import json
 import re
 import shutil
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from flops_fit.errors import OutputError, TableError
-from flops_fit.files import is_temporary, output_errors
+from flops_fit.files import is_temporary, output_errors, read_json
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep, set_aside
@@ -145,7 +144,7 @@ def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
         try:
             experiment = Experiment.from_dict(values)
             plan[experiment.id] = experiment
-        except (TableError, KeyError, TypeError) as error:
+        except TableError as error:
             why = f"an experiment does not match its id: {str(error)[:80]}"
             findings.append(Finding("wrong", "sweep.json", why))
     return plan, findings
@@ -229,8 +228,8 @@ def _top(store: Store) -> Iterator[Finding]:
     fit = store.path / "fit.json"
     if fit.exists():
         try:
-            json.loads(fit.read_bytes())
-        except ValueError:
+            read_json(fit)
+        except TableError:
             yield Finding("wrong", "fit.json", "torn", "rename", partial(set_aside, fit))
 
 
@@ -239,7 +238,8 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
     path = store.path / "runs.csv"
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as handle:
+    # What is no text or no table has other rows than the records.
+    with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         rows = {row.get("id", ""): row for row in csv.DictReader(handle)}
     final = {i: run for i, run in runs.items() if run.state in FINAL}
 

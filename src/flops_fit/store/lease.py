@@ -156,7 +156,7 @@ def _read(path: Path) -> tuple[Holder, float] | None:
         if not (isinstance(known["token"], str) and known["token"].isalnum()):
             raise TypeError
         return Holder(**known), touched
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Holder(f"torn{len(text)}"), touched
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
-from flops_fit.files import csv_text, output_errors, write_output
+from flops_fit.files import csv_text, output_errors, read_json, write_output
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
-from flops_fit.records import Run, canonical_json
+from flops_fit.records import Run, as_record, canonical_json
 from flops_fit.table.run_table import RunTable
 
 FORMAT = "flops-fit sweep"
@@ -35,13 +35,10 @@ def migrated(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def read_run(path: Path, experiment_id: str) -> Run:
     """The record at ``path``, of any state and schema; TableError where it is torn or foreign."""
-    with open(path, "rb") as handle:
-        text = handle.read()
+    content = as_record(read_json(path), dict[str, Any], "a run's record")
     try:
-        run = Run.from_dict(migrated(json.loads(text), path))
-    except TableError:
-        raise
-    except (OutputError, ValueError, KeyError, TypeError, AttributeError) as error:
+        run = Run.from_dict(migrated(content, path))
+    except OutputError as error:
         raise TableError(str(error)) from error
     if run.experiment.id != experiment_id:
         raise TableError(f"it records run {run.experiment.id}")
@@ -52,8 +49,8 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     """``sweep.json`` as it is; OutputError where it is not of flops-fit."""
     marker = folder / "sweep.json"
     try:
-        content = json.loads(marker.read_bytes())
-    except ValueError:
+        content = read_json(marker)
+    except TableError:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise OutputError(
@@ -87,7 +84,7 @@ def write_runs(runs: Iterable[Run], path: str | Path) -> Path:
 def recorded_flops(folder: str | Path, table: RunTable) -> FlopsFunction | None:
     """The F(N) of the folder's last fit; None where there is none, or it is not that of the table."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        content = json.loads((Path(folder) / "fit.json").read_bytes())
+        content = read_json(Path(folder) / "fit.json")
         flops = flops_from_dict(content["flops_per_unit"])
         spent = table.flops / table.tokens
         return flops if np.allclose(flops(table.params), spent, rtol=1e-3) else None

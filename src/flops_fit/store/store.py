@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flops_fit.distributed import ALONE, join_ranks, launched
 from flops_fit.errors import OutputError, TableError
 from flops_fit.execute.executor import Report, Task, attempt
 from flops_fit.execute.process import in_worker
-from flops_fit.files import output_errors, unwritable, write_atomic, write_new
-from flops_fit.records import Diagnostic, Experiment, Run
+from flops_fit.files import output_errors, read_json, unwritable, write_atomic, write_new
+from flops_fit.records import Diagnostic, Experiment, Run, as_record
 from flops_fit.store import read
 from flops_fit.store.lease import Holder, Lease, LeaseHeldError, living_holder, take_lease
 from flops_fit.train.state import left_trunks, prune_trunk
@@ -197,10 +198,11 @@ class Store:
 
     def attempt(self, experiment_id: str) -> Attempt | None:
         """The last attempt without a result; None where there is none, or it is torn."""
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            content = json.loads((self.runs / experiment_id / "attempt.json").read_bytes())
-            rest = (content[name] for name in ("token", "call", "lost"))
-            return Attempt(Run.from_dict(content["run"]), *rest)
+        with suppress(OSError, TableError):
+            path = self.runs / experiment_id / "attempt.json"
+            content = as_record(read_json(path), dict[str, Any], "an attempt's record")
+            run = Run.from_dict(content.get("run", {}))
+            return as_record({**content, "run": run}, Attempt, "an attempt's record")
         return None
 
     def holder(self, experiment: Experiment) -> Holder | None:
