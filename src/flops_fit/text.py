@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import codecs
 import html
 import io
+import sys
 import traceback
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_SPELT = {
+    "–": "-", "—": "-", "−": "-", "×": "x", "·": "*", "•": "*", "→": "->", "≤": "<=", "≥": ">=",
+    "≈": "~", "≠": "!=", "∝": "~", "±": "+/-", "√": "sqrt", "∞": "inf", "’": "'", "─": "-", "│": "|",
+    "├": "+", "└": "+",
+}  # fmt: skip
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    """What an encoding lacks in ASCII: ``<=`` for ``≤``, ``alpha``, ``2`` for ``²``, else ``?``."""
+    assert isinstance(error, UnicodeEncodeError)
+    out = []
+    for c in error.object[error.start : error.end]:
+        name = unicodedata.name(c, "")
+        greek = name.rpartition(" ")[2].lower() if name.startswith("GREEK") else ""
+        plain = unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode()
+        out.append(_SPELT.get(c) or greek or plain or "?")
+    return "".join(out), error.end
+
+
+def spell_out() -> None:
+    """Let standard output and error write in ASCII what their encodings lack."""
+    codecs.register_error("flops-fit", _spelt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="flops-fit")
 
 
 def format_count(value: float) -> str:

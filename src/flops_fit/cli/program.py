@@ -24,7 +24,7 @@ from flops_fit.cli.fit import compare, fit, next_, report
 from flops_fit.cli.predict import predict, reference
 from flops_fit.cli.sweep_commands import doctor, export, init, plan, run
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
-from flops_fit.text import error_line
+from flops_fit.text import error_line, spell_out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,6 +78,7 @@ app.add_typer(reference, name="reference", rich_help_panel="Answers from runs: n
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, by default with the arguments of this process, and exit."""
+    spell_out()
     sys.exit(call(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -107,7 +108,7 @@ def call(arguments: Sequence[str]) -> int:
 def _print_answer(answer: Answer, settings: Settings) -> None:
     if settings.json:
         document = flops_fit.records.finite_json(answer.document)
-        text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     else:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal and not answer.whole else None

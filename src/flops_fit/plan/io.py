@@ -80,6 +80,7 @@ def shared_line(experiments: Sequence[Experiment]) -> str:
 _FORMAT = "flops-fit plan"
 _SCHEMA = 1
 _FINDINGS = tuple[Diagnostic, ...]
+_SPEED: Any = Speed | None
 
 
 def plan_to_json(plan: SweepPlan) -> str:
@@ -130,7 +131,7 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
             "flops": flops_from_dict(content["flops"]),
             "diagnostics": as_record(content["diagnostics"], _FINDINGS, "plan: its diagnostics"),
             "layout": layout,
-            "speed": content["speed"] and as_record(content["speed"], Speed, "plan: its speed"),
+            "speed": as_record(content["speed"], _SPEED, "plan: its speed"),
         }
     except TableError:
         raise

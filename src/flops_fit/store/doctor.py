@@ -238,6 +238,9 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
     path = store.path / "runs.csv"
     if not path.exists():
         return
+    if not path.is_file():
+        yield Finding("wrong", "runs.csv", "no file", "rename", partial(set_aside, path))
+        return
     # What is no text or no table has other rows than the records.
     with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         rows = {row.get("id", ""): row for row in csv.DictReader(handle)}
