@@ -139,7 +139,7 @@ def test_an_error_that_nobody_expected_is_one_line_too(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(flops_fit, "fit_runs", broken, raising=False)
+    monkeypatch.setattr("flops_fit.cli.answer.read_fit", broken)
     told = called(capsys, "fit", "none.csv")
     assert told.code == 1
     assert told.err == "flops-fit: ZeroDivisionError: a (--debug shows where)\n"
@@ -152,7 +152,7 @@ def test_an_interruption_is_exit_code_130(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(flops_fit, "fit_runs", interrupted, raising=False)
+    monkeypatch.setattr("flops_fit.cli.answer.read_fit", interrupted)
     told = called(capsys, "fit", "none.csv", "--json")
     assert (told.code, told.out, told.err) == (130, "", "flops-fit: interrupted.\n")
 
