@@ -102,7 +102,7 @@ DEFAULT_FILE = Path("sweep.toml")
 _CALLED = ("dataset", "eval_dataset", "example_batch")  # a class or function of these is called
 _VALUES = ("model_kwargs", "sizes", "hparams")  # tables where ref at the top level is a mere name
 _NOT_SET = ("train",)  # the command decides
-_BUILT = ("executor", "design", "mode", "training")  # tables of an object's settings
+_BUILT = ("executor", "design", "mode", "training", "tune")  # tables of an object's settings
 
 
 @dataclass
@@ -261,6 +261,7 @@ def _built(key: str, table: Mapping[str, Any], folder: Path) -> Callable[[], Any
         "design": flops_fit.plan.designs.DESIGNS,
         "mode": {"local": lambda: "local", "mock": flops_fit.Mock},
         "training": {"training": flops_fit.TrainingConfig},
+        "tune": {"tune": flops_fit.tune.Tune},
     }[key]
     values: dict[str, Any] = {}
     for name, value in table.items():
