@@ -90,6 +90,8 @@ class Findings:
         return Diagnostic(code, how, *texts)
 
 
+# What a fit says of its runs, so that a plan need not say it of all.
+SAID_BY_FIT = ("small_grid", "repeated_data")
 SIMULATED = Diagnostic(
     "simulated",
     "warning",

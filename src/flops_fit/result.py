@@ -14,7 +14,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeTable
-from flops_fit.records import Diagnostic, Run
+from flops_fit.records import SAID_BY_FIT, Diagnostic, Run
 from flops_fit.report.figures import ReportData, draw_figures, save_figures
 from flops_fit.report.page import write_page
 from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
@@ -31,8 +31,6 @@ from flops_fit.tune.tuning import Tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_SAID_BY_FIT = ("small_grid", "repeated_data")  # of the fitted runs; the plan says it of all
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Result:
             findings.append(Diagnostic("untuned", "note", text, 'tune="pilot"'))
         if (self.tuning is not None or recipes) and self.collapse is not None:
             findings += self.collapse.diagnostics
-        planned = (d for d in self.plan.diagnostics if d.code not in _SAID_BY_FIT)
+        planned = (d for d in self.plan.diagnostics if d.code not in SAID_BY_FIT)
         return (*findings, *planned)
 
     @cached_property

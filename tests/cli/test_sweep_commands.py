@@ -113,7 +113,12 @@ def test_an_interrupted_sweep_is_exit_code_130(
     told = called(capsys, "run", *SMALL)
     assert told.code == 130
     assert "Call again with the same arguments to go on" in " ".join(told.err.split())
-    assert told.err.endswith("flops-fit: interrupted.\n")
+    said, last = told.err.splitlines()[-2:]
+    assert last == "flops-fit: interrupted."
+    assert (
+        "runs are finished, 0 more have a checkpoint: the same command goes on from there." in said
+    )
+    assert "would say: expected runs with positive N and D" in said
 
 
 def test_of_ranks_that_train_together_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def run_plan(
 
     def sweep(task: Task) -> list[Run]:
         store = folder.open(options.output_dir, resume=options.resume)
-        store.write_plan(plan.experiments)
+        store.write_plan(plan.experiments, plan.diagnostics)
         runs = run_experiments(plan.experiments, task, chosen, store, view or options.view)
         store.write_table(runs)
         return runs

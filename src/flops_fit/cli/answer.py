@@ -131,6 +131,13 @@ def read_fit(
         return flops_fit.fit_runs(table, law, curves=curves, flops_per_unit=flops)
 
 
+def plan_findings(source: Path) -> list[flops_fit.Diagnostic]:
+    """What was found about the plan of a sweep, from its folder or its runs.csv."""
+    if not source.is_dir() and source.name != "runs.csv":
+        return []
+    return flops_fit.store.recorded_findings(source if source.is_dir() else source.parent)
+
+
 def column_names(columns: Sequence[str] | None) -> dict[str, str]:
     """The pairs of ``--column`` as a dict."""
     for pair in columns or ():
@@ -168,9 +175,12 @@ def law_line(law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly) -> str:
 
 
 def summary(
-    fit: flops_fit.Fit, predictions: Sequence[flops_fit.Prediction]
+    fit: flops_fit.Fit,
+    predictions: Sequence[flops_fit.Prediction],
+    more: Iterable[flops_fit.Diagnostic] = (),
 ) -> tuple[str, list[flops_fit.Diagnostic]]:
-    """The last answer in words with all findings, and the findings about the answers alone."""
-    findings = list({str(d): d for p in predictions for d in p.diagnostics}.values())
+    """The last answer in words with all findings, and those that are not of the fit, ``more`` first."""
+    answers = (d for p in predictions for d in p.diagnostics)
+    findings = list({str(d): d for d in (*more, *answers)}.values())
     text = flops_fit.report.answer_in_words(fit, predictions[-1], [*fit.diagnostics, *findings])
     return text, findings

@@ -18,7 +18,7 @@ _MAX_ROWS = 10  # of the table, without --predict
 
 
 def _answers(
-    fit: flops_fit.Fit, predict: Sequence[float] | None
+    fit: flops_fit.Fit, predict: Sequence[float] | None, source: Path
 ) -> tuple[list[flops_fit.Prediction], str, list[flops_fit.Diagnostic]]:
     """Answers with words and findings, by default at the runs' own budgets, or a few of many."""
     import numpy as np
@@ -26,7 +26,7 @@ def _answers(
     own = np.unique(fit.runs.budget)
     few = own if len(own) <= _MAX_ROWS else np.geomspace(own[0], own[-1], 5)
     predictions = [fit.predict(float(c)) for c in predict or few.tolist()]
-    return predictions, *answer.summary(fit, predictions)
+    return predictions, *answer.summary(fit, predictions, answer.plan_findings(source))
 
 
 def fit(
@@ -51,7 +51,7 @@ def fit(
             )
         return _by_group(grouped, predict)
     fitted = answer.read_fit(runs, law, column, curves)
-    predictions, words, findings = _answers(fitted, predict)
+    predictions, words, findings = _answers(fitted, predict, runs)
     shown = [
         flops_fit.report.chinchilla_table(predictions),
         f"\n{answer.law_line(fitted.law)} {fitted.status}\n",
@@ -93,14 +93,14 @@ def report(
 ) -> Answer:
     """Write the answer with its figures and findings as one HTML page."""
     fitted = answer.read_fit(runs, law, column, curves)
-    predictions, _, findings = _answers(fitted, predict)
+    predictions, words, findings = _answers(fitted, predict, runs)
     path = output or (runs / "report.html" if runs.is_dir() else Path("report.html"))
     sweep = answer.read_runs(runs) or ()
     flops_fit.write_report(fitted, path, predictions=predictions, diagnostics=findings, runs=sweep)
-    good = answer.relied_on(fitted, findings)
-    warning = () if good else ("Do not rely on this answer: the page says why.",)
-    document = {"report": str(path), "trust": fitted.trust}
-    return Answer((f"Report: {path}", *warning), document, good)
+    rows = [p.to_dict() for p in predictions]
+    document = {"report": str(path), "trust": fitted.trust, "predictions": rows}
+    shown = (flops_fit.report.chinchilla_table(predictions), f"\n{words}", f"\nReport: {path}")
+    return Answer(shown, document, answer.relied_on(fitted, findings))
 
 
 def compare(

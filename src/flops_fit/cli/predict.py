@@ -67,7 +67,7 @@ def predict(
             f"{', '.join(names)}; got --law {law}.{nearest_name(law, names)}"
         )
     fit = answer.read_fit(source, law, column)
-    return _by_fit(fit, question, 0.9 if level is None else level)
+    return _by_fit(fit, question, 0.9 if level is None else level, answer.plan_findings(source))
 
 
 def _by_law(name: str, question: Question) -> Answer:
@@ -143,7 +143,9 @@ def _document(
     return document
 
 
-def _by_fit(fit: flops_fit.Fit, question: Question, level: float) -> Answer:
+def _by_fit(
+    fit: flops_fit.Fit, question: Question, level: float, planned: Sequence[flops_fit.Diagnostic]
+) -> Answer:
     """Answers of a fit, with intervals."""
     if question.unique_tokens is not None:
         fit = fit.with_unique(question.unique_tokens)
@@ -154,7 +156,6 @@ def _by_fit(fit: flops_fit.Fit, question: Question, level: float) -> Answer:
     shown = [f"A loss of {loss:g} takes at least {e} training FLOPs." for loss, e in reached]
     shown += [*([""] if shown else []), flops_fit.report.chinchilla_table(predictions)]
     shown += ["", law_line(fit.law)]
-    words, findings = answer.summary(fit, predictions)
     served = []
     if (demand := question.inference_tokens) is not None:
         goals = [p.expected_loss for p in predictions[: len(question.targets)]]
@@ -162,7 +163,7 @@ def _by_fit(fit: flops_fit.Fit, question: Question, level: float) -> Answer:
         served = [fit.optimal_for_inference(goal, demand, level) for goal in goals]
         shown += ["", *map(str, served)]
     about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
-    findings += [d for d in about if d not in findings]
+    words, findings = answer.summary(fit, predictions, (*planned, *about))
     rows = [p.to_dict() for p in predictions]
     losses = [{"loss": loss, **_plain(e)} for loss, e in reached]
     document = _document(fit.law.name, fit.law, rows, losses, map(_plain, served))

@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 import flops_fit
 from flops_fit.cli.answer import (
     SWEEP_KEYS,
@@ -24,13 +26,14 @@ from flops_fit.cli.answer import (
     relied_on,
 )
 from flops_fit.cli.sweep_file import SweepFile, read_sweep
-from flops_fit.errors import InputError, OutputError
+from flops_fit.errors import FlopsFitError, InputError, OutputError
 from flops_fit.text import format_duration
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _PANEL = "The sweep: flags override the file"
+_LAW_PARAMETERS = 5  # of the simplest law
 _MAX_ROWS = 100  # of findings
 _KINDS = {"seed": int, "output_dir": Path}  # of values that are no texts
 _SWEEP = Annotated[Path | None, argument("sweep")]
@@ -171,7 +174,12 @@ def run(
     for key, value in {"resume": resume, "progress": progress}.items():
         if value is not None:
             sweep.values[key] = value
-    result = flops_fit.find_optimal(**sweep.arguments())
+    arguments = sweep.arguments()
+    try:
+        result = flops_fit.find_optimal(**arguments)
+    except KeyboardInterrupt:
+        typer.echo(_stopped(Path(arguments.get("output_dir", "outputs"))), err=True)
+        raise
     assert isinstance(result, flops_fit.Result)
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together one answers
         return None
@@ -191,6 +199,24 @@ def run(
     }  # fmt: skip
     findings = [*result.diagnostics, *predictions[-1].diagnostics]
     return Answer(tuple(shown), document, relied_on(result.fit, findings))
+
+
+def _stopped(folder: Path) -> str:
+    """What an interrupted sweep has on disk, and what ``report`` would say of it."""
+    try:
+        runs = flops_fit.store.recorded_runs(folder)
+        states = flops_fit.store.examine(folder).states
+    except FlopsFitError:
+        return "Nothing was trained yet."
+    done = {run.experiment.id for run in runs if run.state == "completed"}
+    saved = len({p.parent.name for p in folder.glob("runs/*/checkpoint")} - done)
+    have = f"{len(done)} of {sum(states.values())} runs are finished, {saved} more began and have a checkpoint"
+    try:
+        flops_fit.fit.table_checks.check_runs(flops_fit.RunTable.from_runs(runs), _LAW_PARAMETERS)
+        report = f"flops-fit report {folder} answers from those that are finished."
+    except FlopsFitError as error:
+        report = f"flops-fit report {folder} would say: {error}"
+    return f"{have}. The same command goes on from there.\n{report}"
 
 
 _STYLES = {"wrong": "red", "leftover": "yellow", "note": ""}

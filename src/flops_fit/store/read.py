@@ -14,7 +14,7 @@ import numpy as np
 from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, read_json, write_output
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
-from flops_fit.records import Run, as_record, canonical_json
+from flops_fit.records import SAID_BY_FIT, Diagnostic, Run, as_record, canonical_json
 from flops_fit.table.run_table import RunTable
 
 FORMAT = "flops-fit sweep"
@@ -89,6 +89,15 @@ def recorded_flops(folder: str | Path, table: RunTable) -> FlopsFunction | None:
         spent = table.flops / table.tokens
         return flops if np.allclose(flops(table.params), spent, rtol=1e-3) else None
     return None
+
+
+def recorded_findings(folder: str | Path) -> list[Diagnostic]:
+    """What was found about the folder's last plan, but for what a fit says of its own runs."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((Path(folder) / "sweep.json").read_bytes())
+        findings = [Diagnostic(**values) for values in content["findings"]]
+        return [d for d in findings if d.code not in SAID_BY_FIT]
+    return []
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

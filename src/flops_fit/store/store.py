@@ -115,10 +115,14 @@ class Store:
         trunk = [self.trunk_lease(experiment.trunk)] if experiment.trunk else []
         return [self.run_lease(experiment.id), *trunk]
 
-    def write_plan(self, experiments: Iterable[Experiment]) -> None:
-        """Note which runs this sweep asks for."""
-        planned = [e.to_dict() for e in experiments]
-        content = {"format": read.FORMAT, "schema": read.SCHEMA, "experiments": planned}
+    def write_plan(
+        self, experiments: Iterable[Experiment], findings: Iterable[Diagnostic] = ()
+    ) -> None:
+        """Note which runs this sweep asks for, and what was found about them."""
+        content = {
+            "format": read.FORMAT, "schema": read.SCHEMA, "findings": [vars(d) for d in findings],
+            "experiments": [e.to_dict() for e in experiments],
+        }  # fmt: skip
         self._write(self.path / "sweep.json", json.dumps(content, indent=1))
 
     def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
