@@ -113,11 +113,9 @@ def test_an_interrupted_sweep_is_exit_code_130(
     told = called(capsys, "run", *SMALL)
     assert told.code == 130
     assert "Call again with the same arguments to go on" in " ".join(told.err.split())
-    said, last = told.err.splitlines()[-2:]
+    have, said, last = told.err.splitlines()[-3:]
     assert last == "flops-fit: interrupted."
-    assert (
-        "runs are finished, 0 more have a checkpoint: the same command goes on from there." in said
-    )
+    assert "finished, 0 more began and have a checkpoint. The same command goes on" in have
     assert "would say: expected runs with positive N and D" in said
 
 
