@@ -14,6 +14,7 @@ import flops_fit
 from flops_fit import reference
 from flops_fit.cli.answer import number
 from flops_fit.laws import Hoffmann
+from flops_fit.store import recorded_findings
 from flops_fit.table import RunTable
 from tests.cli._calls import called
 from tests.cli._typed import TYPED
@@ -64,6 +65,28 @@ def test_budgets_and_limits_are_typed_alike(capsys: Capsys) -> None:
     assert told.code == 2
     assert "expected a positive number such as 1e21" in told.err
     assert "may mean two numbers" in told.err
+
+
+def test_an_answer_about_use_brings_its_own_findings(capsys: Capsys, folder: Path) -> None:
+    """And the words above it count them, as Python's answer does."""
+    told = called(capsys, "predict", folder, "3e10", "--inference-tokens", "1e12")
+    fit = read_fit(folder, "auto", None)
+    served = fit.optimal_for_inference(fit.predict(3e10).expected_loss, 1e12)
+    critical = [d.message for d in served.diagnostics if d.severity == "critical"]
+    assert critical
+    assert all(message in told.out for message in critical)
+    assert "Do not rely on this answer" in told.out
+    assert told.code == 1
+
+
+def test_run_predict_fit_and_report_say_the_same_findings(capsys: Capsys, folder: Path) -> None:
+    """Those of the plan, too, which the folder keeps."""
+    planned = {d.message for d in recorded_findings(folder)}
+    assert planned
+    for command in ("fit", "report"):
+        out = called(capsys, command, folder).out
+        serious = [d for d in recorded_findings(folder) if d.severity in ("warning", "critical")]
+        assert all(d.message in out for d in serious), command
 
 
 def test_scarce_data_needs_a_law_of_repeats(capsys: Capsys) -> None:

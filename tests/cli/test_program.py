@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 import typer
+import typer.core
+import typer.main
 
 import flops_fit
+from flops_fit.cli.answer import examples, in_options
 from flops_fit.cli.program import PIPE_CLOSED, app
 from tests.cli._calls import called
 from tests.test_package import WITHOUT_TORCH
@@ -143,6 +147,32 @@ def test_an_error_that_nobody_expected_is_one_line_too(
     told = called(capsys, "fit", "none.csv")
     assert told.code == 1
     assert told.err == "flops-fit: ZeroDivisionError: a (--debug shows where)\n"
+
+
+@pytest.mark.parametrize("name", [c.name for c in app.registered_commands])
+def test_the_help_of_a_command_shows_calls_that_it_takes(capsys: Capsys, name: str) -> None:
+    """Each is parsed by the command itself."""
+    shown = " ".join(called(capsys, name, "--help").out.split())
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    for example in examples(name):
+        assert example in shown
+        command.commands[name].make_context(name, shlex.split(example)[2:])
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("fit_runs(..., group='corpus') gives each its own", "--group corpus gives each its own"),
+        ('Fit with law="muennighoff".', "Fit with --law muennighoff."),
+        ("columns={'loss': 'C4 loss'}", "--column 'loss=C4 loss'"),
+        ("share=: expected some of", "--share: expected some of"),
+        ('tune="per-size"', "--set tune=per-size"),
+    ],
+)
+def test_a_terminal_names_its_options(said: str, shown: str) -> None:
+    """In place of Python's arguments."""
+    assert in_options(said).replace("'corpus'", "corpus") == shown
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, typer.Abort])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.errors import InputError, TableError
+from flops_fit.errors import InputError
 
 if TYPE_CHECKING:
     import flops_fit.store
@@ -125,10 +125,9 @@ def read_fit(
 ) -> flops_fit.Fit:
     """The fit of a table, or of what a sweep has recorded; one answer for a sweep and its runs.csv."""
     folder = source if source.is_dir() else source.parent
-    with says_options():
-        table = flops_fit.RunTable.read(read_runs(source) or source, column_names(columns))
-        flops = flops_fit.store.recorded_flops(folder, table)
-        return flops_fit.fit_runs(table, law, curves=curves, flops_per_unit=flops)
+    table = flops_fit.RunTable.read(read_runs(source) or source, column_names(columns))
+    flops = flops_fit.store.recorded_flops(folder, table)
+    return flops_fit.fit_runs(table, law, curves=curves, flops_per_unit=flops)
 
 
 def plan_findings(source: Path) -> list[flops_fit.Diagnostic]:
@@ -148,14 +147,16 @@ def column_names(columns: Sequence[str] | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in columns or ())
 
 
-@contextlib.contextmanager
-def says_options() -> Iterator[None]:
-    """Let errors of a table name options of a terminal in place of arguments."""
-    try:
-        yield
-    except TableError as error:
-        said = re.sub(r"columns=(\{.*?\})", _as_options, str(error))
-        raise TableError(said.replace("columns=", "--column")) from None
+def examples(command: str) -> list[str]:
+    """Calls of a command that its help shows."""
+    return [f"flops-fit {command} {words}".strip() for words in _FILE["examples"][command]]
+
+
+def in_options(text: str) -> str:
+    """What the library says, with the options of a terminal in place of its arguments."""
+    for pattern, option in _FILE["in_options"].items():
+        text = re.sub(pattern, option, text)
+    return re.sub(r"columns=(\{.*?\})", _as_options, text).replace("columns=", "--column")
 
 
 def _as_options(mapping: re.Match[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from __future__ import annotations
+
 import time
 from dataclasses import asdict
 from pathlib import Path

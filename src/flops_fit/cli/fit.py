@@ -45,10 +45,9 @@ def fit(
         if report is not None:
             raise InputError("expected no --report with --group: write a page of each group alone.")
         names = answer.column_names(column)
-        with answer.says_options():
-            grouped = flops_fit.fit_runs(
-                runs, law, group=group, share=share or None, columns=names, curves=curves
-            )
+        grouped = flops_fit.fit_runs(
+            runs, law, group=group, share=share or None, columns=names, curves=curves
+        )
         return _by_group(grouped, predict)
     fitted = answer.read_fit(runs, law, column, curves)
     predictions, words, findings = _answers(fitted, predict, runs)
@@ -99,7 +98,7 @@ def report(
     flops_fit.write_report(fitted, path, predictions=predictions, diagnostics=findings, runs=sweep)
     rows = [p.to_dict() for p in predictions]
     document = {"report": str(path), "trust": fitted.trust, "predictions": rows}
-    shown = (flops_fit.report.chinchilla_table(predictions), f"\n{words}", f"\nReport: {path}")
+    shown = (f"Report: {path}\n", flops_fit.report.chinchilla_table(predictions), f"\n{words}")
     return Answer(shown, document, answer.relied_on(fitted, findings))
 
 

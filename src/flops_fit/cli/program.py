@@ -18,7 +18,7 @@ import typer
 
 import flops_fit
 from flops_fit._version import __version__
-from flops_fit.cli.answer import Answer, Settings, option
+from flops_fit.cli.answer import Answer, Settings, examples, in_options, option
 from flops_fit.cli.demo import demo
 from flops_fit.cli.fit import compare, fit, next_, report
 from flops_fit.cli.predict import predict, reference
@@ -72,7 +72,8 @@ _PANELS: dict[str, tuple[Any, ...]] = {
 for _panel, _functions in _PANELS.items():
     for _function in _functions:
         _name = _function.__name__.rstrip("_")
-        app.command(_name, rich_help_panel=_panel, epilog=EXIT_CODES)(_function)
+        _epilog = "\n\n".join(["Examples:", *examples(_name), EXIT_CODES])
+        app.command(_name, rich_help_panel=_panel, epilog=_epilog)(_function)
 app.add_typer(reference, name="reference", rich_help_panel="Answers from runs: no torch needed")
 
 
@@ -112,7 +113,10 @@ def _print_answer(answer: Answer, settings: Settings) -> None:
     else:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal and not answer.whole else None
-        text = as_text(answer.shown, width, colour=terminal and os.environ.get("TERM") != "dumb")
+        shown = answer.shown
+        if not answer.whole:
+            shown = tuple(in_options(p) if isinstance(p, str) else p for p in shown)
+        text = as_text(shown, width, colour=terminal and os.environ.get("TERM") != "dumb")
     sys.stdout.write(text)
 
 
@@ -129,7 +133,7 @@ def _print_error(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     elif isinstance(error, FlopsFitError):
-        first, _, more = str(error).strip().partition("\n")
+        first, _, more = in_options(str(error)).strip().partition("\n")
         typer.echo(f"flops-fit: {first}{' (--debug shows more)' if more else ''}", err=True)
     else:
         typer.echo(f"flops-fit: {error_line(error)} (--debug shows where)", err=True)

@@ -210,7 +210,8 @@ def _stopped(folder: Path) -> str:
         return "Nothing was trained yet."
     done = {run.experiment.id for run in runs if run.state == "completed"}
     saved = len({p.parent.name for p in folder.glob("runs/*/checkpoint")} - done)
-    have = f"{len(done)} of {sum(states.values())} runs are finished, {saved} more began and have a checkpoint"
+    have = f"{len(done)} of {sum(states.values())} runs are finished"
+    have += f", {saved} more began and have a checkpoint"
     try:
         flops_fit.fit.table_checks.check_runs(flops_fit.RunTable.from_runs(runs), _LAW_PARAMETERS)
         report = f"flops-fit report {folder} answers from those that are finished."
