@@ -12,7 +12,7 @@ import pytest
 
 import flops_fit
 from flops_fit import reference
-from flops_fit.cli.answer import number
+from flops_fit.cli.answer import number, read_fit
 from flops_fit.laws import Hoffmann
 from flops_fit.store import recorded_findings
 from flops_fit.table import RunTable

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from pathlib import Path
