@@ -8,6 +8,7 @@ anything before the first access.
 import gzip
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,13 +60,16 @@ class _ImageDataset(Dataset[tuple[Tensor, int]], ABC):
         return len(self.images.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels = torch.from_numpy(self.images.pixels[index].copy())
-        label = int(self.images.labels[index])
-        if not self.framed:
-            return pixels.float().div_(127.5).sub_(1), label
-        margin = (IMAGE_SIZE - pixels.shape[-1]) // 2
-        image = functional.pad(pixels, (margin,) * 4).float().div_(127.5).sub_(1)
-        return image.repeat(3 // len(image), 1, 1), label
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The items at these indices, made together."""
+        images = torch.from_numpy(self.images.pixels[indices])
+        if self.framed:
+            margin = (IMAGE_SIZE - images.shape[-1]) // 2
+            images = functional.pad(images, (margin,) * 4).repeat(1, 3 // images.shape[1], 1, 1)
+        floats = images.float().div_(127.5).sub_(1)
+        return list(zip(floats, self.images.labels[indices].tolist(), strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process reads the images again; they never travel."""
