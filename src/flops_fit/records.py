@@ -181,7 +181,8 @@ class Run:
     held-out loss at its end with standard error ``loss_se``; ``train_loss`` and ``gradient_norm`` (before
     clipping) are means over the last twentieth of the steps. ``reason`` says why a run did not complete,
     ``details`` holds a traceback. ``mfu`` is the model FLOPs utilisation in its steps, ``None`` without a
-    known peak. ``microbatch`` counts the samples in one pass, ``ranks`` the processes, ``resumed`` the
+    known peak. ``parametrization`` is ``"mup"`` where rates are scaled by width.
+    ``microbatch`` counts the samples in one pass, ``ranks`` the processes, ``resumed`` the
     restarts. ``noise_scale`` is the gradient noise scale in units, if measured; ``spikes`` are (step,
     loss) of jumps of the training loss.
     """
@@ -208,6 +209,7 @@ class Run:
     mfu: float | None = None
     flops_shared: float = 0.0
     noise_scale: float | None = None
+    parametrization: str = ""
 
     @property
     def flops_6nd(self) -> float:

@@ -172,6 +172,29 @@ def test_batches_of_sequences_make_no_recipe_for_tokens(fit):
     in_tokens = RunTable.read({**runs, "seq_len": np.full(len(runs["lr"]), 2048.0)})
     assert in_tokens.batch_unit == ""
     assert in_tokens.batch_units == pytest.approx(sweep()["batch_tokens"])
+    by_steps = RunTable.read({**runs, "steps": runs["tokens"] / sweep()["batch_tokens"]})
+    assert by_steps.batch_unit == ""
+    assert by_steps.batch_units == pytest.approx(sweep()["batch_tokens"])
+
+
+def test_images_are_their_own_units_so_that_their_batches_make_a_recipe():
+    runs = sweep()
+    runs["batch_size"] = runs.pop("batch_tokens")
+    said = {**runs, "unit": ["images"] * len(runs["lr"])}
+    counted = {**runs, "steps": runs["tokens"] / runs["batch_size"]}  # one unit a sample
+    for table in map(RunTable.read, (said, counted)):
+        assert table.batch_unit == ""
+        assert table.batch_units == pytest.approx(runs["batch_size"])
+
+
+def test_runs_under_mup_are_expected_to_share_one_rate():
+    runs = sweep()
+    scaled = RunTable.read({**runs, "parametrization": ["muP"] * len(runs["lr"])})
+    assert scaled.mup
+    assert not RunTable.read(runs).mup
+    rules = [tuned_losses(RunTable.read(t), "auto", "total")[1] for t in (scaled, runs)]
+    assert rules[0].valley.prior.a1[0] == 0
+    assert rules[0].exponents["lr_params"].value > rules[1].exponents["lr_params"].value
 
 
 def test_the_sampler_draws_a_curved_posterior():

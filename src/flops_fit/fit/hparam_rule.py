@@ -24,6 +24,7 @@ HParamNames = Literal["auto"] | Sequence[str] | ValleyPrior | None
 TUNED = ("lr", "batch_units")
 METHOD = "valley, law and noise"
 _FEWEST_RUNS = 20
+_OF_MUP = (0.0, 0.1)  # a₁, where it is not known whether one rate serves all widths
 _OTHER_DATA = 1.5  # times the prior's standard deviations where data is no text
 _VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was varied on purpose
 _MIXED = 1.2  # of chains, from which draws are doubted
@@ -188,7 +189,8 @@ class HParamRule:
         if self.batch_unit != self.unit and "batch_units" in self.names:
             raise InputError(
                 f"recipe: expected batches in {self.unit}; the runs give them in {self.batch_unit}. Add "
-                "a column seq_len or batch_tokens to the table."
+                "a column seq_len, steps or batch_tokens to the table, or, where D counts samples, a column "
+                "unit that says so."
             )
         return RecipeTable(f"joint-{self.runs}", {}, self.laws, default)
 
@@ -328,9 +330,10 @@ def check_hparams(hparams: HParamNames) -> None:
         raise InputError(f"hparams=: expected names among {TUNED}; got {list(hparams)}.")
 
 
-def prior_for(unit: str) -> ValleyPrior:
-    """The prior for runs whose D counts ``unit``."""
-    return ValleyPrior() if unit == "tokens" else ValleyPrior().widened(_OTHER_DATA)
+def prior_for(unit: str, mup: bool = False) -> ValleyPrior:
+    """The prior for runs whose D counts ``unit``; under ``mup`` one rate is likely best for all sizes."""
+    prior = ValleyPrior() if unit == "tokens" else ValleyPrior().widened(_OTHER_DATA)
+    return replace(prior, a1=_OF_MUP) if mup else prior
 
 
 def tuned_losses(
@@ -354,7 +357,7 @@ def tuned_losses(
         runs = runs.select(column > 0, f"it has no {name}")
     if np.min(runs.loss) <= 0:
         raise InputError("hparams=: expected positive losses; some are not. Use hparams=None.")
-    prior = hparams if isinstance(hparams, ValleyPrior) else prior or prior_for(runs.unit)
+    prior = hparams if isinstance(hparams, ValleyPrior) else prior or prior_for(runs.unit, runs.mup)
     lr, batch = (getattr(runs, n) if n in names else None for n in TUNED)
     valley = fit_valley(runs, lr, batch, prior)
     N, D = runs.params, runs.tokens

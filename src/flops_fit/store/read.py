@@ -128,7 +128,7 @@ _COLUMNS = (
     "id label state reason budget size params non_embedding tokens unit unique_tokens "
     "repeated_tokens epochs flops flops_6nd flops_6nd_matmul flops_6nd_non_embedding flops_shared "
     "cluster loss loss_se train_loss gradient_norm steps batch_size lr seed repeat seconds "
-    "units_per_second mfu device"
+    "units_per_second mfu device parametrization"
 )
 
 

@@ -30,6 +30,7 @@ _SEVERAL = 1.05  # epochs
 _EQUAL_STEPS, _LOGGED = 1.1, 6  # between readings along a run, and how many make a log
 _FOLLOWS, _RATES_DIFFER = 0.8, 1.5  # R² of ln lr on ln N and ln D, and the spread around it
 _VISIBLE = 0.01  # of the loss
+_ALIKE, _NEARLY_ALL = 0.01, 0.8  # of the units of a sample, and share of the rows that have them
 # From which columns D follows.
 _LENGTHS = ("samples seq_len", "step batch_tokens", "step batch_size seq_len", "params ratio")
 _finding = Findings(Path(__file__).with_name("findings.toml"))
@@ -101,9 +102,21 @@ def batches(read: Quantities) -> tuple[Floats | None, str]:
     size, others = read.others.get("batch_size"), read.others
     if "batch_tokens" in others and read.unit == "tokens":
         return others["batch_tokens"], ""
-    if size is None or read.unit == "samples":
+    if size is None or read.unit != "tokens":
         return size, ""
-    return (size * others["seq_len"], "") if "seq_len" in others else (size, "sequences")
+    length = others.get("seq_len", _per_sample(read, size))
+    return (size, "sequences") if length is None else (size * length, "")
+
+
+def _per_sample(read: Quantities, size: Floats) -> float | None:
+    """The units of a sample where D and steps say one for nearly all rows."""
+    if "step" not in read.others or "tokens" not in read.data:
+        return None
+    with np.errstate(all="ignore"):
+        each = read.data["tokens"] / (read.others["step"] * size)
+    typical = float(np.nanmedian(each)) if np.any(np.isfinite(each)) else np.nan
+    alike = np.abs(each / typical - 1) < _ALIKE if typical > 0 else np.zeros(1, dtype=bool)
+    return typical if np.mean(alike) > _NEARLY_ALL else None
 
 
 def _tokens_of(others: Mapping[str, Floats]) -> tuple[Floats, str] | None:

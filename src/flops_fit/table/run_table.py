@@ -56,11 +56,15 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         fields["budget"] = cols.budgets_of(fields["flops"])
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
     cluster = find_text("cluster", list(raw.cells))
+    scaled = [
+        str(v).lower() for h in raw.cells if h.lower() == "parametrization" for v in raw.cells[h]
+    ]
     return {
         **fields,
         "lr": None if lr is None else lr[kept],
         "batch_units": None if batch is None else batch[kept],
         "batch_unit": batch_unit,
+        "mup": set(scaled) in ({"mup"}, {"μp"}),
         "diverged": _diverged(states, [data["params"], data["tokens"], lr, batch], data["loss"]),
         "findings": telling(raw, read, kept, label),
         "recognised": tuple(match.said(name) for name, match in read.matches.items()),
@@ -223,7 +227,8 @@ class RunTable:
     ``lr`` and ``batch_units`` are the peak learning rate and the units of a batch, where every run has
     them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``diverged`` has
     N, D, learning rate and batch of runs that have these and no finite loss. ``regret`` is by how much a
-    fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``texts`` are other columns
+    fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``mup``: whether all rates are
+    scaled by width, as a column ``parametrization`` says. ``texts`` are other columns
     that split the runs into a few groups, by their headings; empty where a run has no value.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
@@ -247,6 +252,7 @@ class RunTable:
     batch_unit: str = ""
     diverged: tuple[tuple[float, float, float, float], ...] = ()
     regret: Floats | None = None
+    mup: bool = False
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
@@ -352,6 +358,7 @@ class RunTable:
             lr=column(e.hparams.lr for e in planned),
             batch_units=column(e.hparams.batch_units for e in planned),
             diverged=tuple(diverged), excluded=tuple(excluded),
+            mup=bool(completed) and all(r.parametrization == "mup" for r in completed),
             unit=planned[0].unit if planned else "tokens",
             findings=(SIMULATED,) if any(r.device == "mock" for r in completed) else (),
         )  # fmt: skip

@@ -109,7 +109,10 @@ class Trainer:
         started = time.perf_counter()
         ranks = join_ranks(self.device)
         versions = {"flops_fit": __version__, "torch": torch.__version__}
-        run = Run(experiment, "failed", device=self.device, versions=versions, ranks=ranks.size)
+        run = Run(
+            experiment, "failed", device=self.device, versions=versions, ranks=ranks.size,
+            parametrization="" if self.parametrization is None else "mup",
+        )  # fmt: skip
         tracking = Tracking(experiment, self.config.tracker_objects if ranks.is_main else ())
         by_peer = False
         try:

@@ -63,10 +63,10 @@ class Climbed:
 
 def valley_prior(plan: SweepPlan, joint: Joint) -> ValleyPrior:
     """The prior for a plan's valley: under muP one rate serves all sizes."""
-    prior = replace(prior_for(plan.unit), names=joint.names)
-    if joint.mup:
-        checked = plan.coordinates is not None and plan.coordinates.passed
-        prior = replace(prior, a1=(0.0, _SURE_EXPONENT if checked else _LIKELY_EXPONENT))
+    prior = replace(prior_for(plan.unit, joint.mup), names=joint.names)
+    if joint.mup and (checked := plan.coordinates) is not None:
+        sd = _SURE_EXPONENT if checked.passed else _LIKELY_EXPONENT
+        prior = replace(prior, a1=(0.0, sd))
     return prior
 
 
