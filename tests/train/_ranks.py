@@ -171,9 +171,9 @@ def sweep(folder: Path) -> Any:
     arguments: dict[str, Any] = {
         "model_cls": Words,
         "model_size_param": "width",
-        "dataset": Rows(samples=8000),  # so that no run repeats data, which would cost a larger fit
+        "dataset": Rows(samples=3000),  # so that no run repeats data, which would cost a larger fit
         "loss_fn": masked,
-        "compute_budgets": [3e6, 6e6, 12e6],
+        "compute_budgets": [1e6, 2e6, 4e6],
         "sizes": [4, 8, 16],
         "flops": "6nd",
         "hparams": {"batch_units": 33, "lr": 0.01},
