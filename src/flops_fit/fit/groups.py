@@ -36,7 +36,7 @@ LEVEL = 0.05  # of the test
 _STEP = 0.05  # of the logs of shared constants: the unit of their search
 _GROWS = 0.7  # rank correlation
 _SPLIT_SHARE, _SPLIT_LEVEL = 0.25, 1e-3  # of the scatter between groups; of its F-test
-_LEAST_SCALE = 1e-14  # of noiseless losses
+_LEAST_SCALE = 1e-8  # of losses without noise: 1e-4 of a loss
 EXPONENTS = ("alpha", "beta", "kappa")
 
 
