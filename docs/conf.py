@@ -58,6 +58,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "flops-fit"
 html_copy_source = False
 html_static_path = ["_static"]
+html_extra_path = ["llms.txt"]
 html_css_files = ["site.css"]
 html_theme_options = {"navbar_align": "left", "header_links_before_dropdown": 9}
 # Pages without pages below them need no list of these.

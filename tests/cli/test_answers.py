@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,36 @@ def test_run_predict_fit_and_report_say_the_same_findings(capsys: Capsys, folder
         out = called(capsys, command, folder).out
         serious = [d for d in recorded_findings(folder) if d.severity in ("warning", "critical")]
         assert all(d.message in out for d in serious), command
+
+
+CLI = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+KEYS = dict(re.findall(r"^\| `(\w+)` \| (`\w+`(?:, `\w+`)*) \|$", CLI, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", [name for name in KEYS if name not in ("run", "plan")])
+def test_documents_have_the_keys_that_the_page_names(
+    capsys: Capsys, folder: Path, tmp_path: Path, command: str
+) -> None:
+    """And the keys of a prediction, a fit and a finding."""
+    more = {
+        "predict": ["3e11"],
+        "compare": [folder],
+        "next": ["--target", "3e11", "--spend", "1e10"],
+        "export": [tmp_path / "runs.csv"],
+        "report": ["--output", tmp_path / "page.html"],
+    }
+    document = called(capsys, command, folder, *more.get(command, ()), "--json").document
+    assert set(re.findall(r"`(\w+)`", KEYS[command])) <= set(document)
+    said = {
+        "predictions": r"Each of `predictions` has (.*?); ",
+        "fit": r"`fit` has (.*?)\.",
+        "findings": r"A finding has (.*?)\. ",
+    }
+    for key, pattern in said.items():
+        values = document.get(key) if command != "doctor" else None
+        (words,) = re.findall(pattern, CLI, re.DOTALL)
+        for value in [values] if isinstance(values, dict) else values or []:
+            assert set(re.findall(r"`(\w+)`", words)) <= set(value)
 
 
 def test_scarce_data_needs_a_law_of_repeats(capsys: Capsys) -> None:

@@ -169,6 +169,14 @@ def relied_on(fit: flops_fit.Fit, findings: Iterable[flops_fit.Diagnostic] = ())
     return fit.trust != "no" and all(d.severity != "critical" for d in findings)
 
 
+def serious(
+    fit: flops_fit.Fit, findings: Iterable[flops_fit.Diagnostic]
+) -> list[dict[str, object]]:
+    """The warnings and critical findings of a fit and its answers as plain values."""
+    every = (*fit.diagnostics, *findings)
+    return [dict(vars(d)) for d in every if d.severity in ("warning", "critical")]
+
+
 def law_line(law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly) -> str:
     """A law with its constants."""
     constants = ", ".join(f"{k} = {v:.4g}" for k, v in law.params.items())

@@ -98,6 +98,7 @@ def report(
     flops_fit.write_report(fitted, path, predictions=predictions, diagnostics=findings, runs=sweep)
     rows = [p.to_dict() for p in predictions]
     document = {"report": str(path), "trust": fitted.trust, "predictions": rows}
+    document["findings"] = answer.serious(fitted, findings)
     shown = (f"Report: {path}\n", flops_fit.report.chinchilla_table(predictions), f"\n{words}")
     return Answer(shown, document, answer.relied_on(fitted, findings))
 

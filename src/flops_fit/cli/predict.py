@@ -167,7 +167,7 @@ def _by_fit(
     rows = [p.to_dict() for p in predictions]
     losses = [{"loss": loss, **_plain(e)} for loss, e in reached]
     document = _document(fit.law.name, fit.law, rows, losses, map(_plain, served))
-    document["trust"] = fit.trust
+    document |= {"trust": fit.trust, "findings": answer.serious(fit, findings)}
     return Answer((*shown, "", words), document, answer.relied_on(fit, findings))
 
 
