@@ -108,6 +108,12 @@ def batches(read: Quantities) -> tuple[Floats | None, str]:
     return (size, "sequences") if length is None else (size * length, "")
 
 
+def scaled_by_width(raw: Raw) -> bool:
+    """Whether a column ``parametrization`` says μP of all rows."""
+    columns = (raw.cells[h] for h in raw.cells if h.lower() == "parametrization")
+    return any({str(cell).lower() for cell in cells} in ({"mup"}, {"μp"}) for cells in columns)
+
+
 def _per_sample(read: Quantities, size: Floats) -> float | None:
     """The units of a sample where D and steps say one for nearly all rows."""
     if "step" not in read.others or "tokens" not in read.data:

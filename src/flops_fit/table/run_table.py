@@ -18,7 +18,7 @@ from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
-from flops_fit.table.quantities import batches, quantities, telling
+from flops_fit.table.quantities import batches, quantities, scaled_by_width, telling
 from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns
 
@@ -56,15 +56,12 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         fields["budget"] = cols.budgets_of(fields["flops"])
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
     cluster = find_text("cluster", list(raw.cells))
-    scaled = [
-        str(v).lower() for h in raw.cells if h.lower() == "parametrization" for v in raw.cells[h]
-    ]
     return {
         **fields,
         "lr": None if lr is None else lr[kept],
         "batch_units": None if batch is None else batch[kept],
         "batch_unit": batch_unit,
-        "mup": set(scaled) in ({"mup"}, {"μp"}),
+        "mup": scaled_by_width(raw),
         "diverged": _diverged(states, [data["params"], data["tokens"], lr, batch], data["loss"]),
         "findings": telling(raw, read, kept, label),
         "recognised": tuple(match.said(name) for name, match in read.matches.items()),
@@ -228,8 +225,8 @@ class RunTable:
     them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``diverged`` has
     N, D, learning rate and batch of runs that have these and no finite loss. ``regret`` is by how much a
     fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``mup``: whether all rates are
-    scaled by width, as a column ``parametrization`` says. ``texts`` are other columns
-    that split the runs into a few groups, by their headings; empty where a run has no value.
+    scaled by width, as a column ``parametrization`` says. ``texts`` are other columns that split the runs
+    into a few groups, by their headings; empty where a run has no value.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
     assumed on the way in; ``recognised`` says which column was taken for each quantity, in which unit, one
