@@ -96,6 +96,14 @@ def test_fashion_mnist_reads_the_original_files(fashion_dir):
         assert (image[:, 2:-2, 2:-2] == 11 / 127.5 - 1).all()
 
 
+def test_images_without_a_frame_are_one_channel_read_alone_or_together(fashion_dir):
+    dataset = FashionMNISTDataset(data_dir=fashion_dir, framed=False)
+    together = dataset.__getitems__([3, 11])
+    for index, (image, label) in zip((3, 11), together, strict=True):
+        assert torch.equal(image, torch.full((1, 28, 28), index / 127.5 - 1))
+        assert (label, dataset[index][1]) == (index % 10, index % 10)
+
+
 def test_missing_fashion_mnist_files_say_where_to_get_them(tmp_path):
     dataset = FashionMNISTDataset(data_dir=tmp_path)
     assert not dataset.available

@@ -38,6 +38,7 @@ def test_the_programmatic_example_answers(tmp_path, capsys, light):
     out = capsys.readouterr().out
     assert "| Compute Budget | Optimal N" in out
     assert "1e+20 FLOPs, train about" in out
+    assert "Trust: caution" in out
     assert "These numbers are simulated" in out
 
 
@@ -69,6 +70,7 @@ def test_the_vit_example_answers(tmp_path, capsys, light):
     example_vit_cifar.main(["--output-dir", str(tmp_path)])
     out = capsys.readouterr().out
     assert "D: samples" in out
+    assert "Trust: caution" in out
     assert "These numbers are simulated" in out
 
 

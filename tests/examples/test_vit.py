@@ -38,6 +38,13 @@ def test_closed_form_of_n(width, heads, L, P, K):
     )
 
 
+def test_n_of_the_demo_on_images_by_the_closed_form():
+    """One channel in place of three leaves out 2·d·P² of the patch embedding."""
+    grey, colour = (VisionTransformer(8, 2, 2, 28, 7, channels=c) for c in (1, 3))
+    assert (grey.num_params(), colour.num_params()) == (2394, 2394 + 2 * 8 * 49)
+    assert grey(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
 def test_a_block_computes_what_torchs_encoder_layer_computes():
     block = VisionTransformer(embed_dim=16, num_heads=4, num_layers=1).blocks[0]
     layer = nn.TransformerEncoderLayer(
