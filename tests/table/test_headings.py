@@ -409,12 +409,22 @@ HEADINGS = {
     "params": (
         *("total_parameter_count", "# of parameters", "Number of Parameters", "Params (total)"),
         *("num_trainable_parameters", "N (non-embedding)", "model parameter count", "size"),
+        *("N_total", "nparams", "non_emb_params"),
     ),
     "tokens": (
         *("Training tokens consumed", "number_of_training_tokens", "total_tokens_processed"),
         *("Tokens (seen)", "cumulative tokens", "D"),
+        *("token_count", "ntokens", "D_tokens", "Dataset size", "train_samples_seen", "images"),
     ),
-    "loss": ("Loss (C4)", "Final Validation Loss", "val/ce", "loss (nats/token)"),
+    "loss": (
+        "Loss (C4)",
+        "Final Validation Loss",
+        "val/ce",
+        "loss (nats/token)",
+        "min_val_loss",
+        "validation_cross_entropy",
+        "bits_per_token",
+    ),
 }
 
 
@@ -486,3 +496,11 @@ def test_one_loss_of_another_name_is_read_and_of_two_one_is_asked_for() -> None:
     assert RunTable.read([row]).loss.tolist() == [3.0]
     with pytest.raises(TableError, match="could each be loss"):
         RunTable.read([{**row, "Pile loss": 3.1}])
+
+
+def test_tokens_that_are_not_known_as_such_are_asked_for() -> None:
+    """Where D is assumed from C beside a column that may hold it."""
+    row = {"params": 1e8, "flops": 1.3e18, "corpus_tokens_used": 2e9, "loss": 3.0}
+    table = RunTable.read([row])
+    assert "Is 'corpus_tokens_used' D? Then say so: columns={'tokens':" in table.notes[-1]
+    assert not any("Is " in note for note in RunTable.read([{**row, "D": 2e9}]).notes)

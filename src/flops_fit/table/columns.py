@@ -211,8 +211,8 @@ def split_unit(heading: str) -> tuple[str, float]:
             return f"{match[1]}flops", factor
     if match := re.fullmatch(r"([kmgbt])_?(params|parameters|tokens)", text):
         return match[2], unit_factor(match[1]) or 1.0
-    if match := re.fullmatch(r"(.+?)_*[/x×*_]_*((?:10\^|10\*\*|1e)\+?\d+)", text):
-        return match[1], unit_factor(match[2]) or 1.0
+    if match := re.fullmatch(r"(.+?)_*[/x×*_]_*((?:10\^|10\*\*|1?e)\+?\d+)", text):
+        return match[1], unit_factor(f"1{match[2]}" if match[2][0] == "e" else match[2]) or 1.0
     head, _, unit = text.rpartition("_")
     factor = unit_factor(unit) if head and unit.isalpha() and not unit.startswith("f") else None
     return (head, factor) if factor is not None and factor != 1 else (text, 1.0)
@@ -222,7 +222,7 @@ def split_unit(heading: str) -> tuple[str, float]:
 def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     """How badly a heading suits a quantity: the kind of loss, the distance, and the preference."""
     normal = _normal(heading)
-    words = set(re.split(r"[_./:()]+", normal))
+    words = set(re.split(r"[_./:()]+", normal.replace("cross_entropy", "ce")))
     held_out = bool(words & WORDS["held_out"])
     purpose = 0
     if name == "loss" and not held_out:

@@ -84,6 +84,13 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     out = Quantities(data, matches, notes, others, _unit(raw, matches))
     with np.errstate(all="ignore"):
         _complete(out, planned, from_steps)
+    guess = likeliest("tokens", raw, {m.column for m in matches.values()})
+    if (
+        "tokens" not in matches
+        and from_steps is None
+        and re.search("tok|sampl|imag", guess.lower())
+    ):
+        notes.append(f"Is {guess!r} D? Then say so: columns={ {'tokens': guess} }.")
     return out
 
 
