@@ -135,11 +135,18 @@ def test_a_packed_sequence_keeps_its_sizes_on_the_cpu() -> None:
     assert not moved.batch_sizes.is_meta
 
 
+def test_a_nested_tensor_shows_its_values() -> None:
+    ragged = torch.nested.nested_tensor([torch.ones(3, 2), torch.ones(2, 2)], layout=torch.jagged)
+    assert tensors_of([ragged])[0].shape == (5, 2)
+
+
 def test_samples_are_those_of_the_targets() -> None:
     """The first tensor of a batch of graphs holds nodes; complex targets are no classes."""
     nodes, edges = torch.ones(9, 2), torch.zeros(2, 5, dtype=torch.int64)
     assert Objective(cross_entropy).count((nodes, edges, torch.zeros(3, 1))) == 3
     assert Objective(cross_entropy).count((nodes, torch.zeros(9, 4, dtype=torch.cfloat))) == 9
+    boxes = [{"boxes": torch.ones(n, 4)} for n in (3, 1)]
+    assert Objective(cross_entropy).count(([torch.ones(3, 8, 8)] * 2, boxes)) == 2
 
 
 def test_tensors_are_changed_in_any_nesting() -> None:

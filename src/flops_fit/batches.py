@@ -20,12 +20,19 @@ def by_name(batch: Any) -> Mapping[str, Any] | None:
     return None
 
 
+def is_of_samples(targets: Any) -> bool:
+    """Whether targets are a tensor or a list with an entry for each sample, as boxes of images are."""
+    listed = isinstance(targets, list) and bool(targets) and isinstance(targets[0], Mapping)
+    return listed or len(getattr(targets, "shape", ())) > 0
+
+
 def batch_length(batch: Any) -> int:
     """Number of samples in a batch: the first dimension of its first tensor."""
     if hasattr(batch, "shape"):
         return int(batch.shape[0]) if len(batch.shape) else 1
     named = by_name(batch)
-    if named is None and not isinstance(batch, tuple | list):
+    listed = isinstance(batch, tuple | list) and not isinstance(batch[0], Mapping)
+    if named is None and not listed:
         return len(batch)
     return batch_length(next(iter(batch if named is None else named.values())))
 
@@ -92,7 +99,7 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
 def tensors_of(batch: Any) -> list[Any]:
     """All tensors of a batch, in order."""
     out: list[Any] = []
-    map_tensors(batch, out.append)
+    map_tensors(batch, lambda t: out.append(t.values() if t.layout == torch.jagged else t))
     return out
 
 

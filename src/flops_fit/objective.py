@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from flops_fit import rng
-from flops_fit.batches import batch_length, by_name, to_device
+from flops_fit.batches import batch_length, by_name, is_of_samples, to_device
 from flops_fit.errors import InputError, InputTypeError, LossError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_code, reference
 from flops_fit.lazy import torch
@@ -97,7 +97,7 @@ class Objective:
             named = by_name(batch)
             hint = (
                 ""
-                if named is None or _label_key(batch)
+                if named is None or "labels" in named
                 else (
                     " Models of Hugging Face compute it where a batch has labels; this one has "
                     f"{', '.join(map(str, named))}."
@@ -173,7 +173,7 @@ class Objective:
         if _is_whole(targets):
             return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
         # The first tensor of a batch of graphs holds nodes; targets are of samples.
-        return batch_length(targets if len(getattr(targets, "shape", ())) else batch)
+        return batch_length(targets if is_of_samples(targets) else batch)
 
     def has_classes(self, batch: Any) -> bool:
         """Whether targets are integers, as those of classes are."""

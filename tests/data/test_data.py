@@ -204,6 +204,16 @@ def test_samples_of_unequal_shape_are_told() -> None:
         split_data(ragged)[0].first_batch(4)
 
 
+def test_parts_by_name_are_no_data_set() -> None:
+    """As load_dataset of Hugging Face returns them."""
+
+    class Part(list):
+        def map(self): ...
+
+    with pytest.raises(InputTypeError, match=r"got dict. Give one part of it: dataset\['train'\]"):
+        split_data({"train": Part(range(9)), "test": Part(range(3))})
+
+
 @pytest.mark.parametrize("dataset", [[], [1]])
 def test_too_small_a_data_set_is_told(dataset: list[int]) -> None:
     with pytest.raises(DataError, match="expected at least"):

@@ -163,6 +163,26 @@ def test_targets_that_the_loss_leaves_out_are_told_where_they_are_counted(ignore
         assert f"!= {ignored}" in found[0].action
 
 
+class Remembers(MLP):
+    """A number of calls, which it counts while it is evaluated too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        logits: Tensor = super().forward(x) * self.calls.clone()
+        return logits
+
+
+def test_a_model_that_keeps_a_state_in_evaluation_is_told() -> None:
+    made = plan(Remembers, dataset=Blobs(500), loss_fn=cross_entropy)
+    found = {d.code: d.message for d in made.diagnostics}
+    assert "keeps a state" in found["changing_loss"]
+    assert not TOLD & set(found)
+
+
 def test_runs_of_a_whole_batch_loss_are_judged_on_batches_as_they_were_trained_on(
     tmp_path: Path,
 ) -> None:

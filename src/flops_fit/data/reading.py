@@ -85,7 +85,11 @@ def _not_numeric(value: Any, where: str) -> str:
 
 def as_samples(arrays: Any) -> str:
     """What to give instead of arrays of one length, one for inputs and one for targets."""
+    if not hasattr(arrays, "__iter__"):
+        return ""
     values = list(arrays.values() if isinstance(arrays, Mapping) else arrays)
+    if isinstance(arrays, Mapping) and all(callable(getattr(v, "map", None)) for v in values):
+        return f" Give one part of it: dataset[{next(iter(arrays), '')!r}]."
     rows = {len(v) for v in values if len(getattr(v, "shape", ()))}
     if len(values) < 2 or len(rows) != 1 or not all(hasattr(v, "shape") for v in values):
         return ""

@@ -256,6 +256,13 @@ class FlopsCounter:
     def _trace(self, model: Any, size: Size, batch: Any) -> float:
         """FLOPs of both passes on a batch: in the mean of many draws, where the model draws what it runs."""
         self._draws = False
+        leaves: list[Any] = []
+        map_tensors(batch, leaves.append)
+        if any(t.is_nested for t in leaves):
+            raise InputError(
+                "flops: a batch holds nested tensors, whose FLOPs cannot be counted. Pad or pack samples, or "
+                "give flops= a function (model) -> training FLOPs per unit."
+            )
         with rng.kept():
             traced = [self._traced(model, size, batch, 0)]
             total = traced[0].total

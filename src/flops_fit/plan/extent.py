@@ -142,6 +142,10 @@ def examine(
             samples = data.spread(max(many, 3 * few))
             cuts = [(samples[:many], many // 2), (samples[:few], 2), (samples[-few:], 2)]
             made = [_made(data, *cut) for cut in cuts]
+            (once, n), (twice, _) = (judge(made[1][1]) for _ in range(2))
+            if abs(twice - once) > _TOLERANCE * abs(once):
+                changed = in_words("changing_loss", once=once / n, again=twice / n)
+                return Extent(draws=bool(judge.draws), findings=(changed,))
             compared = [compare(judge, *batch, repeats) for batch in made]
             known = [c for c in compared if c is not None]
             adds_up = not any(c.differs or c.recounts for c in known)
