@@ -316,6 +316,15 @@ def test_the_runs_in_the_other_unit_are_named_and_the_fit_is_not_trusted():
     assert fit.trust == "no"
 
 
+def test_three_of_800_runs_in_another_unit_are_found():
+    """Few among many move the scatter of all runs by a half only."""
+    table = sweep(LAW, np.geomspace(1e18, 1e21, 20), 40, sd=0.02, seed=0)
+    table["loss"][[30, 222, 640]] *= BITS
+    found = mixed_loss_units(RunTable.read(table))
+    assert found is not None
+    assert "3 of 800" in found.message
+
+
 def test_noise_and_outliers_are_no_other_unit():
     """None of 60 sweeps with 2 % noise and up to three runs 8 to 30 % off is called mixed."""
     for seed in range(60):

@@ -47,7 +47,7 @@ _SURFACE_ERROR = 0.035  # of a quadratic against a law at the ends of a sweep
 _CUT = 0.25 * _BITS_OFFSET  # residuals beyond this count alike
 _NEEDED_GAIN = 0.4 * _CUT**2  # what a run on the second sheet must save
 _MOST_MOVED = 12  # budgets that are tried as the ones in another unit
-_NEEDED_FALL = 2.0  # of the scatter around a law, by which losses are brought to one unit
+_NEEDED_FALL, _NEEDED_FALL_OF_MOVED = 2.0, 7.0  # of the scatter around a law, in one unit
 _MOST_SEARCHED, _DRAWS = 1500, 800
 
 
@@ -249,10 +249,11 @@ def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     if spread or gain <= _NEEDED_GAIN * len(odd):
         return None
     # The two sheets must be a law's: short runs' steep losses bend as sheets do.
-    whole = [runs.budget == b for b in np.unique(runs.budget)[:_MOST_MOVED]]
-    moves = [(minority, bits), *((budget, way) for budget in whole for way in (True, False))]
-    most = _scatter(runs) / _NEEDED_FALL
-    moved = next((move for move in moves if _scatter(runs, *move) < most), None)
+    budgets = np.unique(runs.budget)[:_MOST_MOVED] if len(runs) <= _MOST_SEARCHED else ()
+    whole = [(runs.budget == b, way) for b in budgets for way in (True, False)]
+    before = _off_law(runs)
+    tried = ((m, _off_law(runs, *m)) for m in [(minority, bits), *whole])
+    moved = next((m for m, after in tried if _nearer(before, after, m[0])), None)
     if moved is None:
         return None
     odd, bits = np.flatnonzero(moved[0]), moved[1]
@@ -261,11 +262,17 @@ def mixed_loss_units(runs: RunTable) -> Diagnostic | None:
     return finding("mixed_loss_units", count=len(odd), runs=len(runs), unit=unit, shown=shown)
 
 
-def _scatter(runs: RunTable, moved: Bools | bool = False, bits: bool = True) -> float:
-    """The scatter of runs around a law, with the losses of some brought from bits to nats, or back."""
+def _off_law(runs: RunTable, moved: Bools | bool = False, bits: bool = True) -> Floats:
+    """Residuals of a law, with the losses of some runs brought from bits to nats, or back."""
     loss = runs.loss * np.where(moved, np.log(2) if bits else 1 / np.log(2), 1.0)
     solver = SurfaceSolver(Kappa, points_of(replace(runs, loss=loss), log=True))
-    return solver.fit(np.ones(len(loss)), "mad").noise_sd
+    return solver.fit(np.ones(len(loss)), "mad").residuals
+
+
+def _nearer(before: Floats, after: Floats, moved: Bools) -> bool:
+    """Whether moving them brought all runs much nearer to a law, or those moved very much."""
+    falls = ((before, after, _NEEDED_FALL), (before[moved], after[moved], _NEEDED_FALL_OF_MOVED))
+    return any(np.sum(b**2) > fall**2 * np.sum(a**2) for b, a, fall in falls)
 
 
 def _search(basis: Floats, z: Floats, offset: float, budget: Floats) -> tuple[Floats, Bools]:
