@@ -48,6 +48,14 @@ def test_a_saved_fit_comes_back_with_every_answer(runs, options, tmp_path):
     assert json.loads((tmp_path / "fit.json").read_text())["law"] == fit.law.name
 
 
+def test_a_fit_of_an_earlier_version_is_read(runs, tmp_path):
+    path = fit_runs(runs).save(tmp_path / "fit.json")
+    content = json.loads(path.read_text())
+    del content["made_of"]["table"]["mup"]
+    path.write_text(json.dumps(content))
+    assert load_fit(path).runs.mup is False
+
+
 def test_weights_and_left_out_runs_come_back(runs, tmp_path):
     rows = runs.to_dicts()
     rows[3]["loss"] = float("nan")

@@ -23,6 +23,7 @@ from flops_fit.table.run_table import RunTable
 if TYPE_CHECKING:
     from flops_fit.fit.fit import Fit
 
+_LATER = ("mup",)  # what tables of earlier versions lack
 _SAME_WITHIN = 1e-6  # relative, of the constants of a fit that is made again
 
 
@@ -108,7 +109,7 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
 
 def _table(values: dict[str, Any]) -> RunTable:
     read: dict[str, Any] = {}
-    for f in fields(RunTable):
+    for f in (f for f in fields(RunTable) if f.name in values or f.name not in _LATER):
         value = values[f.name]
         if str(f.type).startswith("Floats") and value is not None:
             value = np.array(value, dtype=np.float64)
