@@ -168,6 +168,7 @@ def test_the_help_of_a_command_shows_calls_that_it_takes(capsys: Capsys, name: s
         ("columns={'loss': 'C4 loss'}", "--column 'loss=C4 loss'"),
         ("share=: expected some of", "--share: expected some of"),
         ('tune="per-size"', "--set tune=per-size"),
+        ("such as device='H100', or give dataset=.", "such as --on H100, or give --dataset."),
     ],
 )
 def test_a_terminal_names_its_options(said: str, shown: str) -> None:

@@ -35,6 +35,31 @@ def test_a_table_that_fits_is_left_alone() -> None:
     assert WIDE in as_text([WIDE], width=80)
 
 
+def test_no_number_of_an_answer_is_broken_in_80_columns() -> None:
+    """Neither a value nor an interval; a heading may go over several lines."""
+    rows = [
+        [
+            "Compute Budget",
+            "Optimal N",
+            "Optimal D",
+            "D/N Ratio",
+            "Predicted Loss, Mean of Runs",
+            "Loss, One Run",
+        ],
+        [
+            "1e+21",
+            "3.1B (2.61B–3.58B)",
+            "50.8B (43.7B–60.8B)",
+            "16.4 (12.2–23.2)",
+            "2.810 (2.790–2.833)",
+            "2.780–2.839",
+        ],
+    ]
+    text = as_text([markdown_table(rows)], width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert {word for row in rows for cell in row for word in cell.split()} <= set(text.split())
+
+
 def test_a_plan_leaves_columns_out_where_a_terminal_is_narrow() -> None:
     plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9, 3e9], mode="mock")
     narrow, wide = as_text([plan], width=80), as_text([plan], width=120)

@@ -174,14 +174,20 @@ def _broken(line: str, width: int) -> str:
 
 
 def _redrawn(lines: Sequence[str]) -> Table:
-    """A Markdown table as one whose cells can be broken."""
+    """A Markdown table as one whose cells can be broken, intervals below their values."""
     from rich import box
     from rich.table import Column, Table
 
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    columns = (Column(name, overflow="fold") for name in head)
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for row in rows:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [[cell.replace(" (", "\n(") for cell in row] for row in rows[:1] + rows[2:]]
+    longest = [
+        max(len(word) for cell in cells for word in cell.split() or [""])
+        for cells in zip(*rows, strict=True)
+    ]
+    names = (textwrap.fill(name, max(n, 1)) for name, n in zip(rows[0], longest, strict=True))
+    columns = (Column(name, overflow="fold") for name in names)
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    for row in rows[1:]:
         table.add_row(*row)
     return table
 
