@@ -71,7 +71,7 @@ def test_no_run_sees_an_image_more_than_four_times() -> None:
 
 
 def test_images_that_are_not_there_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    told = called(capsys, "demo", "--images", "--data-dir", "nowhere", "--output-dir", "unused")
+    told = called(capsys, "demo", "--data-dir", "nowhere", "--output-dir", "unused")
     assert told.code == 2
     assert "apt-get install dataset-fashion-mnist" in told.err
     assert len(told.err.strip().splitlines()) == 1

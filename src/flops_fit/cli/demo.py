@@ -33,6 +33,7 @@ def demo(
     as_json: Json = False,
 ) -> Answer:
     """Train a sweep of small models on real text or images, and answer; minutes on two cores."""
+    images = images or data_dir is not None
     folder = output_dir or Path("outputs/demo-images" if images else "outputs/demo")
     result = run_demo(
         folder, workers, flops_fit.examples.fashion_sweep(data_dir) if images else None
