@@ -80,6 +80,21 @@ def test_a_table_of_runs_is_fitted_and_answers(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").exists()
 
 
+def test_what_was_read_and_what_was_assumed_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line a column, with its unit, and a line for what the table has not."""
+    table = tmp_path / "runs.csv"
+    law = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
+    rows = sweep(law, sizes=5, sd=0.002)
+    lines = zip(rows["params"] / 1e6, rows["tokens"] / 1e9, rows["loss"], strict=True)
+    body = "\n".join(",".join(map(repr, map(float, line))) for line in lines)
+    table.write_text(f"Params (M),Tokens (B),Val loss\n{body}\n")
+    out = called(capsys, "fit", table).out
+    assert "Columns read:\n  params: column 'Params (M)', in units of 1e+06\n" in out
+    assert out.endswith("  The table has no FLOPs: C = 6·N·D was assumed.\n")
+
+
 def test_a_missing_column_is_proposed_as_an_option(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

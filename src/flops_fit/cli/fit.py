@@ -60,7 +60,8 @@ def fit(
     if rule := flops_fit.report.rule_table(fitted, predictions):
         shown.insert(1, f"\n{rule.markdown()}")
     if recognised := fitted.runs.recognised:
-        shown += ["\nColumns read:", *(f"  {column}" for column in recognised)]
+        derived = [n for n in fitted.runs.notes if n.rstrip(".") not in recognised]
+        shown += ["\nColumns read:", *(f"  {line}" for line in (*recognised, *derived))]
     rows = [p.to_dict() for p in predictions]
     document: dict[str, Any] = {"fit": fitted.to_dict(), "predictions": rows, "report": None}
     if report is not None:
