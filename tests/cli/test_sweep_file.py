@@ -170,6 +170,8 @@ def test_paths_of_a_file_are_beside_it_and_those_of_flags_are_here(
         ("executor = { kind = 'pol' }", "executor.kind: expected one of inprocess, pool, ray, slurm"),
         ("executor = { kind = 'pool', worker = 2 }", "no option 'worker'; did you mean 'workers'?"),
         ("sizes = { small = [1] }", "expected budgets as keys"),
+        ("tune = { kind = 'joint', shares = 1 }", "no option 'shares'; did you mean 'share'?"),
+        ("tune = { kind = 'join' }", "Did you mean 'joint'?"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_names_its_key(here: Path, text: str, words: str) -> None:

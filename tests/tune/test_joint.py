@@ -155,6 +155,16 @@ def test_where_all_rates_diverge_lower_ones_are_tried():
     assert sum(r.state == "completed" for r in done.runs) > len(planned) / 2
 
 
+def test_a_batch_below_one_sample_is_not_looked_for():
+    def small(params: Any, units: float, unit: str) -> HParams:
+        return replace(recipe(params, units, unit), batch_units=2)
+
+    planned = plan((1e10, 3e10), hparams=small)
+    done = climbed(planned, Valley(batch_off=1e-3))
+    assert min(e.batch_size for e in done.experiments) == 1
+    assert not any("batch below" in step for step in done.steps)
+
+
 def test_a_given_batch_size_is_kept_and_mup_makes_one_rate_for_all_sizes():
     assert plan(batch_size=32).planner.joint.names == ("lr",)
     planned = plan()

@@ -6,6 +6,7 @@ fill that range and are unrelated to N, so that one surface of law and valley fi
 again around it. Decisions depend on the losses alone.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +36,7 @@ _DESIGNS = 2000  # of which the one is taken that is least related to N
 _MOST_AGAIN = 4  # times that one budget is made again
 _SURE_EXPONENT = 0.02  # sd of a₁ where muP's check has passed
 _LIKELY_EXPONENT = 0.2  # and where it has not
+_INSIDE = math.log(1.2)  # beyond all runs of a budget, and near enough to them
 _OF_LAW = ("coefficient", "params", "units", "size")
 _WORDS = dict(zip(TUNED, ("learning rate", "batch"), strict=True))
 
@@ -97,6 +99,18 @@ def latin(
     return z[best], related[best]
 
 
+def _batches(e: Experiment) -> tuple[float, float]:
+    """The units of the smallest and of the largest batch that a run can have."""
+    return e.units_per_sample, max(e.tokens / FEWEST_STEPS, e.units_per_sample)
+
+
+def _log_ratio(e: Experiment, name: str, best: float) -> float:
+    """How far a run's rate or batch lies above the best that it could have had."""
+    if name == "batch_units":
+        best = float(np.clip(best, *_batches(e)))
+    return math.log(e.hparams[name] / best)
+
+
 @dataclass
 class _Climb:
     """The runs so far, and what follows from them."""
@@ -148,18 +162,12 @@ class _Climb:
         if again:
             side = ", ".join(f"{_WORDS[n]} {where}" for n, where in rule.beyond.items())
             where = f"again {where}, as the best lies outside what was tried ({side})"
-        centre = ""
-        if rule.laws:
-            cells = sorted(
-                (e for e in self.plan.experiments if e.budget == budget),
-                key=lambda e: e.params.total,
-            )
-            e = cells[len(cells) // 2]
-            own = {n: law(e.params, e.tokens) for n, law in rule.laws.items()}
-            centre = f": lr {own['lr']:.2g}" if "lr" in own else ""
-            if "batch_units" in own:
-                centre += f", batch {format_count(own['batch_units'])}"
-            centre += f" at N = {format_count(e.params.total)}"
+        cells = [e for e in self.plan.experiments if e.budget == budget]
+        e = sorted(cells, key=lambda e: e.params.total)[count // 2]
+        best = {n: law(e.params, e.tokens) for n, law in rule.laws.items()}
+        shown = [f"lr {best['lr']:.2g}"] if "lr" in best else []
+        shown += [f"batch {format_count(best['batch_units'])}"] if "batch_units" in best else []
+        centre = f": {', '.join(shown)} at N = {format_count(e.params.total)}" if shown else ""
         return f"{budget:.3g} FLOPs: {count} runs within ×{spread:.2g} {where}{centre}"
 
     def drawn(
@@ -181,8 +189,7 @@ class _Climb:
             if "batch_units" in names:
                 law = rule.laws.get("batch_units")
                 middle = batch if law is None else law(e.params, e.tokens)
-                sample, most = e.units_per_sample, max(e.tokens / FEWEST_STEPS, e.units_per_sample)
-                low, high = np.clip([middle / spread, middle * spread], sample, most)
+                low, high = np.clip([middle / spread, middle * spread], *_batches(e))
                 batch = float(low * (high / low) ** ((z["batch_units"][j] + 1) / 2))
             hparams = replace(
                 base, lr=float(f"{lr:.4g}"), batch_units=batch, recipe=f"{base.recipe} + joint"
@@ -236,15 +243,9 @@ class _Climb:
         laws, beyond = found.laws, {}
         tried = [r.experiment for r in here if r.state in ("completed", "diverged")]
         for name, law in laws.items():
-            off = [np.log(e.hparams[name] / law(e.params, e.tokens)) for e in tried]
-            if off and (max(off) < 0 or min(off) > 0):
+            off = [_log_ratio(e, name, law(e.params, e.tokens)) for e in tried]
+            if off and (max(off) < -_INSIDE or min(off) > _INSIDE):
                 beyond[name] = "above" if max(off) < 0 else "below"
-        ends = {
-            "below": lambda e: e.batch_size == 1,
-            "above": lambda e: e.steps < 1.2 * FEWEST_STEPS,
-        }
-        if (side := beyond.get("batch_units")) and all(map(ends[side], tried)):
-            del beyond["batch_units"]  # nothing lies further
         return Rule(laws, beyond, before.lower)
 
 
