@@ -129,6 +129,7 @@ class Losing:
     """An executor whose workers are lost, as often as told for each seed."""
 
     times: dict[int, int]
+    reason: str = "the machine went away"
     capacity = 2
 
     def __post_init__(self) -> None:
@@ -146,7 +147,7 @@ class Losing:
         experiment = self.queue.popleft()
         if self.times.get(experiment.seed, 0) > 0:
             self.times[experiment.seed] -= 1
-            return [Run(experiment, "preempted", reason="the machine went away")]
+            return [Run(experiment, "preempted", reason=self.reason)]
         return [self.task(experiment, None)]
 
     def close(self) -> None:
@@ -168,6 +169,23 @@ def test_what_the_surroundings_lost_is_tried_three_times_again(
     attempt = Store.open(tmp_path).attempt(runs[1].experiment.id)
     assert attempt is not None
     assert attempt.run.reason == runs[1].reason
+
+
+@pytest.mark.parametrize(
+    ("how", "attempts"),
+    [("exited with 3", 2), ("was killed by signal 11", 2), ("was killed by signal 9", 4)],
+)
+def test_a_worker_that_ends_itself_twice_alike_is_not_tried_again(
+    tmp_path: Path, how: str, attempts: int
+) -> None:
+    """But one that was killed from outside is."""
+    executor = Losing({0: 9}, f"its worker {how} before it had a result")
+    task = lambda e, r: Run(e, "completed", loss=1.0)  # noqa: E731
+    first, second = sweep(2, task, Store.open(tmp_path), executor)
+    assert executor.submitted.count(0) == attempts
+    assert first.state == ("failed" if attempts == 2 else "preempted")
+    assert how in first.reason
+    assert second.state == "completed"
 
 
 def test_who_watches_is_told_where_each_run_is(tmp_path: Path) -> None:

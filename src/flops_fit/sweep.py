@@ -1,5 +1,6 @@
 """Carry out the experiments of a sweep: finished runs are kept, missing ones are run."""
 
+import re
 import signal
 import threading
 import time
@@ -16,11 +17,14 @@ from flops_fit.execute.executor import Executor, Report, Task
 from flops_fit.records import Experiment, Run, by_trunk, own_flops
 from flops_fit.store.lease import Holder
 from flops_fit.store.store import Recorded, Store
+from flops_fit.train.trainer import Progress
 from flops_fit.view.live import SweepView
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds before a run lost to an infrastructure failure is tried again: once, twice, three times."""
 
+# A process that ended so ended itself; a machine, or somebody, would have killed it.
+_OWN_END = re.compile(r"(worker|rank \d+ of \d+) (exited with|was killed by signal (?!9 |15 ))")
 _LOOK_SECONDS = 0.5  # between checks of runs that others make
 _STOPS = ("SIGTERM", "SIGHUP")  # Ctrl-C raises KeyboardInterrupt by itself
 
@@ -80,6 +84,8 @@ class _Sweep:
     waiting: dict[str, Experiment] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)  # tokens of attempts before this call
     losses: Counter[str] = field(default_factory=Counter)
+    steps: dict[str, int] = field(default_factory=dict)  # that runs have reached
+    ends: dict[str, tuple[str, int]] = field(default_factory=dict)  # how and where they were lost
     own: list[Run] = field(default_factory=list)
     reported: set[str] = field(default_factory=set)
     checked_at: float = 0.0
@@ -93,7 +99,7 @@ class _Sweep:
         self.seen = {i: attempt.token for i, attempt in attempts if attempt is not None}
         recorded = Recorded(task, self.store.path, self.call, self.pauses)
         try:
-            self.executor.start(recorded, self.view.progress)
+            self.executor.start(recorded, self._hear)
             for chain in self.chains.values():
                 self._begin(chain.popleft())
             while self.submitted or self.waiting:
@@ -101,6 +107,10 @@ class _Sweep:
                 self._check_waiting()
         finally:
             self.executor.close()
+
+    def _hear(self, progress: Progress) -> None:
+        self.steps[progress.experiment_id] = progress.step
+        self.view.progress(progress)
 
     def _begin(self, experiment: Experiment) -> None:
         """Give a run to the executor, unless it is recorded or another process makes it."""
@@ -140,6 +150,12 @@ class _Sweep:
         experiment = run.experiment
         self.losses[experiment.id] += 1
         lost, tries = self.losses[experiment.id], len(self.pauses)
+        end = run.reason, self.steps.get(experiment.id, 0)
+        if end == self.ends.get(experiment.id) and _OWN_END.search(run.reason):
+            reason = f"{run.reason}, twice at step {end[1]}: so its code does, and not the machine"
+            self._ended(replace(run, state="failed", reason=reason))
+            return
+        self.ends[experiment.id] = end
         if lost > tries:
             self._ended(replace(run, reason=f"{run.reason}; given up after {lost} attempts"))
             return

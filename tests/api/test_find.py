@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -400,6 +401,23 @@ def test_a_task_of_ones_own_runs_a_plan(tmp_path: Path) -> None:
     plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9])
     runs = flops_fit.run_sweep(plan, task, output_dir=tmp_path, progress=False)
     assert [r.loss for r in runs] == [3.0] * len(plan)
+
+
+def test_a_folder_that_is_removed_is_written_again_and_said(tmp_path: Path) -> None:
+    out, made = tmp_path / "out", []
+
+    def task(experiment: flops_fit.Experiment, report: Any = None) -> flops_fit.Run:
+        made.append(experiment)
+        if len(made) == 3:
+            shutil.rmtree(out)
+        return flops_fit.Run(experiment, "completed", loss=3.0)
+
+    plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9])
+    with pytest.raises(OutputError, match="was removed while the sweep ran. 2 results"):
+        flops_fit.run_sweep(plan, task, output_dir=out, progress=False)
+    runs = flops_fit.run_sweep(plan, task, output_dir=out, progress=False)
+    assert len(made) == len(runs) == len(plan)
+    assert flops_fit.store.examine(out).sound
 
 
 def test_repeated_runs_differ_by_their_seed(tmp_path: Path, sweep: dict[str, Any]) -> None:

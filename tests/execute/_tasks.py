@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,19 @@ def square(experiment: Experiment, report=None) -> Run:
     if report is not None:
         report(Progress(experiment.id, 1, 1, 0.5))
     return Run(experiment, "completed", loss=float(experiment.size**2), device=str(os.getpid()))
+
+
+def leaving(experiment: Experiment, report=None) -> Run:
+    """Leaves a thread that goes on, and no standard output."""
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    sys.stdout = None
+    return Run(experiment, "completed", loss=1.0)
+
+
+def parent(experiment: Experiment, report=None) -> Run:
+    """Starts a process of its own."""
+    multiprocessing.Process(target=time.sleep, args=(0,)).start()
+    return Run(experiment, "completed", loss=1.0)
 
 
 @dataclass(frozen=True)

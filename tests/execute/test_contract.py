@@ -71,6 +71,26 @@ def test_a_lost_process_is_told_by_its_signal() -> None:
     assert run.reason == "its worker was killed by signal 9 before it had a result"
 
 
+def test_what_the_users_code_leaves_in_a_worker_does_not_hold_the_pool() -> None:
+    pool = PoolExecutor(1, 1)
+    pool.start(_tasks.leaving, print)
+    pool.submit(make_experiment())
+    worker = next(iter(pool._running.values())).job
+    assert drain(pool, 1)[0].state == "completed"
+    assert worker.process.exitcode == 0, "it was waited for and killed"
+    pool.close()
+
+
+def test_a_run_that_starts_processes_is_told_where_it_may() -> None:
+    pool = PoolExecutor(1, 1)
+    pool.start(_tasks.parent, print)
+    pool.submit(make_experiment())
+    (run,) = drain(pool, 1)
+    pool.close()
+    assert run.state == "failed"
+    assert 'executor="inprocess"' in run.reason
+
+
 @pytest.mark.skipif(start_method() != "forkserver", reason="there is no server to fork from")
 def test_a_pool_outlives_the_server_that_its_workers_are_forked_from() -> None:
     pool = PoolExecutor(1, 1)

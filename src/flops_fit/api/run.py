@@ -11,7 +11,7 @@ from flops_fit.adaptive.candidates import Experimenter
 from flops_fit.adaptive.sweep import run_adaptive
 from flops_fit.checks import names_near_matches
 from flops_fit.distributed import Ranks, join_ranks
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, OutputError
 from flops_fit.execute import resolve_executor
 from flops_fit.execute.executor import Executor, InProcessExecutor, Task
 from flops_fit.files import write_json
@@ -21,6 +21,7 @@ from flops_fit.plan.designs import Adaptive
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Experiment, Run
 from flops_fit.result import Result
+from flops_fit.store.read import FINAL
 from flops_fit.store.store import Store
 from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
@@ -108,7 +109,17 @@ def run_plan(
         store = folder.open(options.output_dir, resume=options.resume)
         store.write_plan(plan.experiments, plan.diagnostics)
         runs = run_experiments(plan.experiments, task, chosen, store, view or options.view)
+        gone = [r for r in runs if r.state in FINAL and not store.is_recorded(r.experiment.id)]
+        if gone or not store.marker.exists():
+            for run in gone:
+                store.publish(run)
+            store.write_plan(plan.experiments, plan.diagnostics)
         store.write_table(runs)
+        if gone:
+            raise OutputError(
+                f"output_dir: {store.path} was removed while the sweep ran. {len(gone)} results were written "
+                "again; logs and checkpoints are lost. Call again with the same arguments for the answer."
+            )
         return runs
 
     if isinstance(task, Trainer):

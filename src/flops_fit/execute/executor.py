@@ -157,6 +157,8 @@ def attempt(task: Task, experiment: Experiment, report: Report | None) -> Run:
         return task(experiment, report)
     except Exception as error:  # a task may raise anything
         reason, details = error_line(error), traceback.format_exc()
+        if "daemonic processes" in reason:
+            reason += '. A worker of the pool starts no processes: give executor="inprocess"'
     except SystemExit as error:
         if error.code in _STOPPED:
             raise

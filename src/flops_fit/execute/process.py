@@ -239,6 +239,10 @@ def carry_out(task_path: str, experiment: Experiment, pipe: Connection, setting:
     else:
         send(_launch_ranks(task_path, experiment, setting, send))
     pipe.close()
+    if any(not thread.daemon for thread in threading.enumerate()[1:]):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(0)  # Python would wait for threads that the user's code left
 
 
 def run_task(

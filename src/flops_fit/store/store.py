@@ -48,6 +48,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self.path = Path(self.path).absolute()  # workers may be elsewhere
+        self.marker = self.path / "sweep.json"
         self.runs = self.path / "runs"  # the folders of runs
         self.trunks = self.path / "trunks"  # where a run of a trunk leaves its state to longer ones
 
@@ -66,7 +67,7 @@ class Store:
         return store
 
     def _claim(self) -> None:
-        marker = self.path / "sweep.json"
+        marker = self.marker
         self.path.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
             others = (p for p in self.path.iterdir() if not (p / "sweep.json").exists())
@@ -123,7 +124,7 @@ class Store:
             "format": read.FORMAT, "schema": read.SCHEMA, "findings": [vars(d) for d in findings],
             "experiments": [e.to_dict() for e in experiments],
         }  # fmt: skip
-        self._write(self.path / "sweep.json", json.dumps(content, indent=1))
+        self._write(self.marker, json.dumps(content, indent=1))
 
     def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
         """Record how a run ended, and return the run on record: at most one result for each id.
@@ -334,7 +335,8 @@ def _printed_to(path: Path) -> Iterator[None]:
 def _redirect(out: int, err: int) -> None:
     """Point standard output and error of this process and its children to other descriptors."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # a full disk; a stream that was closed
+        # A full disk; a stream that was closed, or that the user's code set to None.
+        with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os.dup2(out, 1)
     os.dup2(err, 2)
