@@ -16,6 +16,9 @@ from benchmarks.common.pairs import median_of
 from benchmarks.common.report import Goal, IntervalGoal, at_most, goal_table, near
 from benchmarks.execute import store_size
 from benchmarks.fit import accuracy
+from benchmarks.models import kinds
+from benchmarks.models.interfaces import names
+from benchmarks.models.judge import faults, judge
 from benchmarks.train import losses
 from benchmarks.train.by_hand import Task
 from benchmarks.train.engine import Text, train_by_engine
@@ -153,3 +156,46 @@ def test_a_cut_holds_nothing_of_the_budgets_it_predicts():
     assert len({cut.sweep.family for cut in every}) >= 4
     for cut in every:
         assert max(cut.left.flops) < min(b.compute for b in cut.budgets)
+
+
+MLP_FLOPS = kinds.mlp_flops(8, 16, 4)
+
+
+def test_a_kind_of_model_is_judged_by_what_is_known_of_it():
+    """One that is planned and trained right, and the same with something else known of it."""
+    kind = kinds.Kind("mlp", names, lambda w: MLP_FLOPS, sizes=(16,))
+    verdict = judge(kind)
+    assert verdict.wrong == []
+    for change, wrong in (
+        ({"told": frozenset({"lengths"})}, "expected the findings"),
+        ({"refused": "sizes:"}, "expected 'sizes:'; got a plan"),
+    ):
+        other = dataclasses.replace(verdict, kind=dataclasses.replace(kind, **change))
+        (found,) = faults(other)
+        assert found.startswith(wrong)
+    for ratio, wrong in (("flops", "FLOPs planned are 1.02"), ("D", "units trained are 1.02")):
+        (found,) = faults(dataclasses.replace(verdict, **{ratio: 1.02}))
+        assert found.startswith(wrong)
+
+
+def test_a_refusal_is_read_and_a_traceback_is_wrong():
+    """The sentence has to match, and only errors of this package are refusals."""
+
+    def fails():
+        return {**names(), "hparams": {"lr": -1.0}}
+
+    def raises():
+        return {"model_cls": dict, "dataset": FailingData()}
+
+    right = kinds.Kind("refused", fails, lambda w: MLP_FLOPS, refused="a positive lr")
+    assert judge(right).wrong == []
+    wrong = judge(kinds.Kind("raises", raises, lambda w: MLP_FLOPS, refused="dataset")).wrong
+    assert "a traceback: ZeroDivisionError" in wrong[0]
+
+
+class FailingData:
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return 1 / 0

@@ -67,7 +67,7 @@ def judge(kind: Kind) -> Verdict:
         verdict.refusal = str(error)
     except Exception as error:  # a kind may raise anything: that is what is looked for
         verdict.refusal = f"a traceback: {type(error).__name__}: {error}"
-    verdict.wrong += _wrong(verdict)
+    verdict.wrong += faults(verdict)
     return verdict
 
 
@@ -117,7 +117,8 @@ def _traced(plan: SweepPlan, experiment: Experiment) -> float:
     return total
 
 
-def _wrong(verdict: Verdict) -> Iterator[str]:
+def faults(verdict: Verdict) -> Iterator[str]:
+    """In which words what was measured differs from what is known of the kind."""
     kind = verdict.kind
     if verdict.refusal or kind.refused:
         if not kind.refused or not re.search(kind.refused, verdict.refusal, re.DOTALL):
