@@ -113,19 +113,15 @@ class Objective:
     def output(self, model: Any, batch: Any) -> Any:
         """What the model returns for a batch."""
         inputs, _ = self._parts(batch)
+        forward = getattr(model, "forward", model)
         if self.loss_fn is None and isinstance(batch, tuple | list):
-            inputs = tuple(batch)  # the model computes its loss, for which it needs the targets
+            # The model computes its loss, for which it needs the targets.
+            inputs = inputs if _misfit(forward, batch, {}) else tuple(batch)
         args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
         try:
             return model(*args, **kwargs)
         except TypeError as error:
-            if why := _misfit(getattr(model, "forward", model), args, kwargs):
-                if self.loss_fn is None and not kwargs:
-                    raise LossError(
-                        "loss_fn: training needs a loss; got none, and the model's output carries no .loss: "
-                        f"it does not take a whole batch with its targets ({why}). Give loss_fn=(model "
-                        f"output, targets) -> scalar; or {STEP_ADVICE}"
-                    ) from error
+            if why := _misfit(forward, args, kwargs):
                 raise ModelError(
                     f"model_cls: {type(model).__name__}.forward does not take a batch of the data set: "
                     f"{why}. It is called with all of a tuple but the last, which loss_fn= gets as the "

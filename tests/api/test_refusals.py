@@ -77,7 +77,7 @@ def named(**columns: Tensor) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("model", "data", "loss", "says"),
     [
-        (Plain, PAIRS, None, "carries no .loss.*too many positional arguments.*give step_fn="),
+        (Plain, PAIRS, None, r"\(Tensor\) carries no .loss, nor one scalar.*give step_fn="),
         (Several, PAIRS, None, r"\(tuple\) carries no .loss, nor one scalar.*give step_fn="),
         (Plain, named(x=X), None, "where a batch has labels; this one has x"),
         (Returns, PAIRS, lambda o, t: o[1], "called without its targets.*give step_fn="),
