@@ -68,8 +68,8 @@ def _only_stderr() -> Iterator[None]:
 
 def flops_number(text: str) -> float:
     """Training FLOPs, or another positive number, from the command line."""
-    value = number(text)
-    if value is None or not (math.isfinite(value) and value > 0):
+    value = number(text) or math.nan
+    if not 0 < value < math.inf:
         two = re.fullmatch(r"\d{1,3}[.,]\d{3}", text) is not None
         fix = " It may mean two numbers: write it without a comma." if two else ""
         raise typer.BadParameter(

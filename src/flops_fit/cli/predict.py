@@ -82,7 +82,13 @@ def _by_law(name: str, question: Question) -> Answer:
                     f"--unique-tokens: {name} counts repeated data as new. Use --law muennighoff2023."
                 )
             law = law.with_unique(question.unique_tokens)
-        needed = [_compute_for(name, law, loss) for loss in question.losses]
+        needed = [law.compute_for(loss, _FLOPS_PER_PARAM) for loss in question.losses]
+        for loss, C in zip(question.losses, needed, strict=True):
+            if not math.isfinite(C):
+                why = f": its floor is E = {law.params['E']:.4g}" if "E" in law.params else ""
+                raise InputError(
+                    f"--loss: no compute reaches {loss:g} by {name}{why}. Use a higher loss."
+                )
         budgets = (*question.targets, *needed)
         optima = [law.optimal(C, _FLOPS_PER_PARAM, **question.caps) for C in budgets]
         if (demand := question.inference_tokens) is not None:
@@ -108,8 +114,8 @@ def _by_law(name: str, question: Question) -> Answer:
         rows.append({**row, "binds": list(best.binds)})
     losses = [{"loss": loss, "value": C} for loss, C in zip(question.losses, needed, strict=True)]
     shown = [f"A loss of {r['loss']:g} takes at least {r['value']:.3g} FLOPs." for r in losses]
-    shown += [*([""] if shown else []), markdown_table(cells), meaning(law), ""]
-    shown += [*map(str, served), ""] if served else []
+    shown += [*([""] if shown else []), markdown_table(cells), meaning(law), "", *map(str, served)]
+    shown += [""] if served else []
     binding = sorted({cap for best in optima for cap in best.binds})
     shown += [f"--{cap.replace('_', '-')} limits the answer." for cap in binding]
     shown.append(
@@ -117,15 +123,6 @@ def _by_law(name: str, question: Question) -> Answer:
         "data, and has no intervals."
     )
     return Answer(tuple(shown), _document(name, law, rows, losses, map(vars, served)))
-
-
-def _compute_for(name: str, law: flops_fit.laws.Law, loss: float) -> float:
-    C = law.compute_for(loss, _FLOPS_PER_PARAM)
-    if not math.isfinite(C):
-        floor = law.params.get("E")
-        why = "" if floor is None else f": its floor is E = {floor:.4g}"
-        raise InputError(f"--loss: no compute reaches {loss:g} by {name}{why}. Use a higher loss.")
-    return C
 
 
 def _document(
@@ -138,9 +135,8 @@ def _document(
     """The answer as plain values; the last ``rows`` are those at ``losses``."""
     targets = len(rows) - len(losses)
     reached = [{**loss, "at": row} for loss, row in zip(losses, rows[targets:], strict=True)]
-    document: dict[str, Any] = {"law": {"name": name, **constants(law)}}
-    document |= {"predictions": rows[:targets], "losses": reached, "inference": list(inference)}
-    return document
+    about = {"law": {"name": name, **constants(law)}, "predictions": rows[:targets]}
+    return {**about, "losses": reached, "inference": list(inference)}
 
 
 def _by_fit(
@@ -159,8 +155,7 @@ def _by_fit(
     served = []
     if (demand := question.inference_tokens) is not None:
         goals = [p.expected_loss for p in predictions[: len(question.targets)]]
-        goals += question.losses
-        served = [fit.optimal_for_inference(goal, demand, level) for goal in goals]
+        served = [fit.optimal_for_inference(x, demand, level) for x in (*goals, *question.losses)]
         shown += ["", *map(str, served)]
     about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
     words, findings = answer.summary(fit, predictions, (*planned, *about))

@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.cli.answer import (
-    SWEEP_KEYS,
-    Answer,
-    Csv,
-    Json,
-    argument,
-    number,
-    option,
-    relied_on,
-)
+from flops_fit.cli import answer
+from flops_fit.cli.answer import SWEEP_KEYS, Answer, Csv, Json, argument, option
 from flops_fit.cli.sweep_file import SweepFile, read_sweep
 from flops_fit.errors import FlopsFitError, InputError, OutputError
 from flops_fit.text import format_duration
@@ -56,7 +48,7 @@ def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer |
     def call(sweep: Path | None = None, settings: Any = None, **options: Any) -> Answer | None:
         flags = {name: options.pop(name, None) for name in _FLAGS}
         if (budgets := flags["compute_budgets"]) is not None:
-            values = [number(part) for part in budgets.split(",")]
+            values = [answer.number(part) for part in budgets.split(",")]
             if None in values:
                 raise InputError(
                     "--compute-budgets: expected training FLOPs separated by commas, such as "
@@ -65,10 +57,9 @@ def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer |
             flags["compute_budgets"] = values
         return command(read_sweep(sweep, flags, settings or ()), **options)
 
-    parameters = [*shared, *own]
-    signature = inspect.Signature(parameters)
+    signature = inspect.Signature([*shared, *own])
     call.__signature__ = signature  # type: ignore[attr-defined]  # typer reads it, types do not
-    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return call
 
 
@@ -198,7 +189,7 @@ def run(
         "paths": {name: str(path) for name, path in paths.items()},
     }  # fmt: skip
     findings = [*result.diagnostics, *predictions[-1].diagnostics]
-    return Answer(tuple(shown), document, relied_on(result.fit, findings))
+    return Answer(tuple(shown), document, answer.relied_on(result.fit, findings))
 
 
 def _stopped(folder: Path) -> str:
@@ -235,14 +226,14 @@ def doctor(
     examination = flops_fit.store.examine(output_dir)
     shown: list[str | Table | Text] = list(_findings(examination))
     fixed = []
-    if any(f.repair for f in examination.findings):
-        if repair:
-            fixed = flops_fit.store.repair(examination)
-            shown.append(f"\nFixed {len(fixed)} of {len(examination.findings)}. What is left:")
-            examination = flops_fit.store.examine(output_dir)
-            shown += _findings(examination)
-        else:
-            shown.append("\nNothing was changed. --repair does what the last column says.")
+    able = any(f.repair for f in examination.findings)
+    if able and repair:
+        fixed = flops_fit.store.repair(examination)
+        shown.append(f"\nFixed {len(fixed)} of {len(examination.findings)}. What is left:")
+        examination = flops_fit.store.examine(output_dir)
+        shown += _findings(examination)
+    elif able:
+        shown.append("\nNothing was changed. --repair does what the last column says.")
     shown.append(Text("Sound.", "green") if examination.sound else Text("Not sound.", "red"))
     findings = [
         {"grade": f.grade, "path": f.path, "message": f.message, "repair": f.fix}

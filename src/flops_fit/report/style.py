@@ -7,6 +7,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -49,17 +50,12 @@ def rows_of(**columns: str | float | Sequence[str | float] | Floats | None) -> l
 
 def new_figure(name: str, managed: bool = False, *, layout: bool = True) -> Figure:
     """An empty figure; pyplot's ``show()`` displays a ``managed`` one. ``layout`` adapts margins."""
+    from matplotlib.figure import Figure
     from matplotlib.layout_engine import TightLayoutEngine
 
     engine = TightLayoutEngine(pad=0.4) if layout else None
-    if managed:
-        import matplotlib.pyplot as plt
-
-        figure = plt.figure(figsize=SIZE, layout=engine, dpi=200)
-    else:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=SIZE, layout=engine, dpi=200)
+    make = import_module("matplotlib.pyplot").figure if managed else Figure
+    figure: Figure = make(figsize=SIZE, layout=engine, dpi=200)
     figure.set_label(name)
     return figure
 
@@ -193,8 +189,7 @@ def inline_svg(figure: Figure, title: str, description: str) -> str:
     stream = io.StringIO()
     with text_as_text(), rc_context({"svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :].strip()
+    text = "<svg" + stream.getvalue().partition("<svg")[2].strip()
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r">\s+<", "><", text)
     # Several figures share a page, and names of their parts would meet.

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from flops_fit.fit.checks import trust_worth
 from flops_fit.fit.fit import Fit
+from flops_fit.fit.hparam_rule import BestHParams
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import SIMULATED, Diagnostic
 from flops_fit.text import card, format_count, markdown_table
@@ -162,19 +163,19 @@ def _training(fit: Fit, p: Prediction) -> str:
     if fit.hparams is None:
         return ""
     best = fit.hparams.optimal(p.optimal_params, p.optimal_tokens, p.level)
-    said = []
-    for value, span, show, words in (
-        (best.lr, best.lr_interval, "{:.2g}".format, "a learning rate of {}"),
-        (
-            best.batch_units,
-            best.batch_interval,
-            format_count,
-            f"batches of {{}} {fit.hparams.batch_unit}",
-        ),
-    ):
-        if value is not None and span is not None:
-            said.append(words.format(f"{show(value)} ({show(span[0])}–{show(span[1])})"))
+    lr, batch = best_settings(best, "{:.2g}")
+    said = [f"a learning rate of {lr}"] if lr else []
+    said += [f"batches of {batch} {fit.hparams.batch_unit}"] if batch else []
     return f"Train it with {' and '.join(said)}."
+
+
+def best_settings(best: BestHParams, rate: str) -> list[str]:
+    """The learning rate in a format and the batch with their intervals, empty where not known."""
+    batch = (best.batch_units, best.batch_interval, format_count)
+    return [
+        "" if value is None or span is None else f"{show(value)} ({show(span[0])}–{show(span[1])})"
+        for value, span, show in ((best.lr, best.lr_interval, rate.format), batch)
+    ]
 
 
 def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:
@@ -186,8 +187,7 @@ def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def _growth(fit: Fit) -> str:
-    lines = ((a.a, a.b) for a in fit.approaches[:2] if a.headline)
-    a, b = next(lines, (None, None))
+    a, b = next(((a.a, a.b) for a in fit.approaches[:2] if a.headline), (None, None))
     if a is None or b is None:
         try:
             a, b = fit.exponents

@@ -16,7 +16,7 @@ from flops_fit.recipes.published import RECIPES
 from flops_fit.records import ParamCount
 from flops_fit.report import style
 from flops_fit.report.style import Row, rows_of
-from flops_fit.report.table import TextTable
+from flops_fit.report.table import TextTable, best_settings
 from flops_fit.text import format_count, format_regret
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COMPARED = ("steplaw2025", "deepseek2024", "default")
-_DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _WORDS = {"lr": "Learning rate", "batch_units": "Batch"}
 _MOST_COLOURS = 12  # budgets that are told apart
 _POINTS = 9  # of a line over compute
@@ -79,17 +78,9 @@ def draw_valley(data: ValleyCurve, ax: Axes | None = None) -> Figure:
     colours = style.compute_colours(len(budgets)) if few else [style.INK]
     for i, colour in enumerate(colours):
         own = shown & ((data.budget == budgets[i]) | (not few))
-        label = (
-            "runs"
-            if not few
-            else style.exponents(budgets[i])
-            if i in (0, len(budgets) - 1)
-            else None
-        )
-        ax.plot(
-            data.ratio[own], 100 * data.excess[own], "o", color=colour, ms=2.6, mew=0, alpha=0.8,
-            label=label,
-        )  # fmt: skip
+        label = style.exponents(budgets[i]) if i in (0, len(budgets) - 1) else None
+        x, y, label = data.ratio[own], 100 * data.excess[own], label if few else "runs"
+        ax.plot(x, y, "o", color=colour, ms=2.6, mew=0, alpha=0.8, label=label)
     style.log_axis(ax, "x", f"{_WORDS[data.axis]} over its best", "{:g}".format)
     ax.set_ylabel("Loss above the best, %")
     return style.finish(ax)
@@ -132,9 +123,9 @@ def rule_data(fit: Fit, axis: str, level: float = 0.9) -> RuleCurve | None:
     counts = [ParamCount(*[max(int(n), 1)] * 4) for n, _ in pairs]
     others = {}
     for name in _COMPARED if axis == "lr" or rule.batch_unit == rule.unit else ():
-        chosen = [
-            RECIPES[name](c, float(d), runs.unit) for c, (_, d) in zip(counts, pairs, strict=True)
-        ]
+        chosen = (
+            RECIPES[name](c, float(p[1]), runs.unit) for c, p in zip(counts, pairs, strict=True)
+        )
         others[name] = np.array([getattr(hparams, axis) for hparams in chosen])
     value = np.array([getattr(t, axis) for t in told])
     points = np.column_stack([runs.flops, getattr(runs, axis)])
@@ -143,9 +134,8 @@ def rule_data(fit: Fit, axis: str, level: float = 0.9) -> RuleCurve | None:
         for name, e in rule.exponents.items()
         if name.startswith(axis.split("_")[0]) and name != "lr_batch"
     ]
-    return RuleCurve(
-        axis, rule.batch_unit, compute, value, low, high, others, points, ", ".join(powers)
-    )
+    band = compute, value, low, high
+    return RuleCurve(axis, rule.batch_unit, *band, others, points, ", ".join(powers))
 
 
 def draw_rule(data: RuleCurve, ax: Axes | None = None) -> Figure:
@@ -154,7 +144,7 @@ def draw_rule(data: RuleCurve, ax: Axes | None = None) -> Figure:
     ax.plot(*data.runs.T, "o", color=style.FAINT, ms=2, mew=0, alpha=0.6, label="runs")
     ax.fill_between(data.compute, data.low, data.high, color=style.BLUE, alpha=0.2, lw=0)
     ax.plot(data.compute, data.value, color=style.BLUE, lw=1.3, label=data.exponents)
-    for (name, value), dash in zip(data.others.items(), _DASHES, strict=False):
+    for (name, value), dash in zip(data.others.items(), style.DASHES, strict=False):
         ax.plot(data.compute, value, color=style.VERMILLION, lw=0.9, ls=dash, label=name)
     style.log_axis(ax, "x", "Training FLOPs", style.exponents)
     unit = "" if data.axis == "lr" else f" ({data.unit})"
@@ -168,32 +158,13 @@ def rule_table(fit: Fit, predictions: Sequence[Prediction], level: float = 0.9) 
     rule = fit.hparams
     if rule is None:
         return None
-    rows = [
-        [
-            "FLOPs",
-            "N",
-            f"D ({rule.unit})",
-            "Learning rate",
-            f"Batch ({rule.batch_unit})",
-            "Regret left",
-        ]
-    ]
+    head = f"FLOPs|N|D ({rule.unit})|Learning rate|Batch ({rule.batch_unit})|Regret left"
+    rows = [head.split("|")]
     for p in predictions:
         best = rule.optimal(p.optimal_params, p.optimal_tokens, level)
-        cells = [
-            f"{p.target_compute:.3g}",
-            format_count(p.optimal_params),
-            format_count(p.optimal_tokens),
-        ]
-        for value, span, show in (
-            (best.lr, best.lr_interval, "{:.3g}".format),
-            (best.batch_units, best.batch_interval, format_count),
-        ):
-            said = "as in the runs"
-            if value is not None and span is not None:
-                said = f"{show(value)} ({show(span[0])}–{show(span[1])})"
-            cells.append(said)
-        rows.append([*cells, format_regret(best.regret)])
+        sizes = [format_count(p.optimal_params), format_count(p.optimal_tokens)]
+        settings = [said or "as in the runs" for said in best_settings(best, "{:.3g}")]
+        rows.append([f"{p.target_compute:.3g}", *sizes, *settings, format_regret(best.regret)])
     share = f"{100 * level:g} % intervals"
     note = f"{rule}. In brackets {share}. Regret is the loss above that at the true best, expected."
     return TextTable("Learning rate and batch", rows, note)
