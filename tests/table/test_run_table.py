@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,3 +153,13 @@ def test_dropped_runs_are_listed_with_the_reason() -> None:
     assert len(kept) == 2
     assert kept.excluded[0].reason == "too high"
     assert len(replace(kept)) == 2
+
+
+@pytest.mark.parametrize("frame", [pl.DataFrame, pa.table])
+def test_whole_numbers_that_no_float_holds_are_read(frame: Any, tmp_path: Path) -> None:
+    """FLOPs are often int64, beyond 2**53; a frame and its Parquet file are read alike."""
+    flops = [1234567890123456789, 3, 1 << 60]
+    columns = {"loss": [3.1, 3.0, 2.9], "N": [1e6, 2e6, 3e6], "D": [1e7, 2e7, 3e7], "C": flops}
+    pq.write_table(pa.table(columns), tmp_path / "runs.parquet")
+    for source in (frame(columns), tmp_path / "runs.parquet"):
+        assert RunTable.read(source).flops.tolist() == [float(c) for c in flops]

@@ -103,9 +103,8 @@ class Curves:
 
 
 def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
-    unknown = set(columns) - {"run", *_QUANTITIES}
-    if unknown:
-        names = ["run", *_QUANTITIES]
+    names = ["run", *_QUANTITIES]
+    if unknown := set(columns).difference(names):
         raise TableError(f"columns= maps {sorted(unknown)}; for curves it may map {names}.")
     mapping = check_mapping({k: v for k, v in columns.items() if k != "run"})
     where = str(source) if isinstance(source, str | Path) else "the table of curves"
@@ -179,8 +178,7 @@ def _curve(label: str, part: Mapping[str, Floats]) -> Curve:
         )
     order = np.argsort(part["tokens"], kind="stable")
     tokens = part["tokens"][order]
-    twice = np.flatnonzero(np.diff(tokens) == 0)
-    if len(twice):
+    if len(twice := np.flatnonzero(np.diff(tokens) == 0)):
         raise TableError(
             f"run {label!r} has {tokens[twice[0]]:.6g} tokens twice; expected one loss for each "
             "point. Average repeated evaluations, and give repeated runs names of their own."

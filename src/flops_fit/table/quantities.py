@@ -12,15 +12,9 @@ import numpy as np
 
 from flops_fit.errors import TableError
 from flops_fit.records import SIMULATED, Diagnostic, Findings
+from flops_fit.table import columns as cols
 from flops_fit.table.cells import WORDS, Floats, is_missing
-from flops_fit.table.columns import (
-    CIRCUMSTANCES,
-    ColumnMatch,
-    Raw,
-    find_numbers,
-    find_text,
-    likeliest,
-)
+from flops_fit.table.columns import ColumnMatch, Raw, find_numbers, find_text, likeliest
 from flops_fit.text import listed
 
 _REQUIRED = ("params", "tokens", "loss")
@@ -57,7 +51,7 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     used = {*_REQUIRED, *mapping, *(name for name, m in every.items() if m.column in filled)}
     matches = {name: match for name, match in every.items() if name in used}
     others = {}
-    for name, match in find_numbers(raw, mapping, CIRCUMSTANCES).items():
+    for name, match in find_numbers(raw, mapping, cols.CIRCUMSTANCES).items():
         with suppress(TableError):  # a column of text is none of these
             logged = name == "lr" and match.distance > 2  # a rate along the run, not its peak
             if match.column in filled and not logged:
@@ -85,11 +79,8 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     with np.errstate(all="ignore"):
         _complete(out, planned, from_steps)
     guess = likeliest("tokens", raw, {m.column for m in matches.values()})
-    if (
-        "tokens" not in matches
-        and from_steps is None
-        and re.search("tok|sampl|imag", guess.lower())
-    ):
+    unknown = "tokens" not in matches and from_steps is None
+    if unknown and re.search("tok|sampl|imag", guess.lower()):
         notes.append(f"Is {guess!r} D? Then say so: columns={ {'tokens': guess} }.")
     return out
 
@@ -189,10 +180,8 @@ def _epochs(out: Quantities) -> None:
 
     def near(values: Floats, others: Floats) -> bool:
         several = (epochs > _SEVERAL) & np.isfinite(values)
-        return bool(np.any(several)) and bool(
-            np.median(np.abs(np.log(values / others))[several])
-            < 0.25 * np.log(np.median(epochs[several]))
-        )
+        off = np.abs(np.log(values / others))[several]
+        return len(off) > 0 and bool(np.median(off) < 0.25 * np.log(np.median(epochs[several])))
 
     if near(spent, epochs) or (unique is not None and near(unique, D)):
         data["tokens"], data["unique_tokens"] = D * epochs, D
@@ -219,9 +208,7 @@ def _lacks(
     fix = f"Say which is which: columns={likely}."
     if "tokens" in missing and "step" in others:
         fix += " Steps are no tokens: add a column tokens = steps × batch size × sequence length."
-    elif "loss" in missing and any(
-        "ppl" in h or "perplexity" in h for h in map(str.lower, raw.headings)
-    ):
+    elif "loss" in missing and re.search("ppl|perplexity", " ".join(raw.headings).lower()):
         fix += " Perplexity is no loss: add a column loss = ln(perplexity)."
     elif "tokens" in missing and "samples" in others:
         fix += " Sequences are no tokens: add a column of the sequence length, seq_len."
@@ -263,11 +250,8 @@ def telling(
         out.append(_finding("rates_differ", factor=stray))
     repeats = _repeats(label, texts[label], N, D, "step" in read.others) if label else []
     logged = [r for r in _grouped(N.tolist()) if _evenly(D[r])]
-    if (
-        logged
-        and 2 * sum(map(len, logged)) > len(N)
-        and not any(d.severity == "warning" for d in repeats)
-    ):
+    warned = any(d.severity == "warning" for d in repeats)
+    if 2 * sum(map(len, logged)) > len(N) and not warned:
         repeats = [_finding("log_of_steps", number=len(logged))]
     return (*out, *repeats)
 
@@ -290,7 +274,6 @@ def _stray_rates(lr: Floats | None, kept: Sequence[int], N: Floats, D: Floats) -
 
 
 def _grouped(keys: Iterable[object]) -> list[list[int]]:
-    """The rows of each key."""
     rows: dict[object, list[int]] = defaultdict(list)
     for i, key in enumerate(keys):
         rows[key].append(i)

@@ -73,9 +73,9 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
             if wanted(name) == "other" and cols.splits(cells)
         },
         "excluded": tuple(
-            _lost(labels[i], reasons[i], {n: float(v[i]) for n, v in data.items()})
-            if i in outcomes
-            else Excluded(labels[i], reasons[i])
+            _left_out(
+                labels[i], reasons[i], {n: float(v[i]) for n, v in data.items() if i in outcomes}
+            )
             for i in sorted(reasons)
         ),
         "notes": (*read.notes, *(tracked.notes if tracked else ()), *trusted),
@@ -91,11 +91,11 @@ def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
     return tuple(f"run {i} alone" if is_missing(v) else str(v) for i, v in numbered)
 
 
-def _lost(label: str, reason: str, known: Mapping[str, float | None]) -> Excluded:
-    """A run left out by its outcome, with what is known of it."""
-    known = {name: v for name, v in known.items() if v is not None and math.isfinite(v)}
-    budget = known.get("budget") or known.get("flops")
-    return Excluded(label, reason, True, budget, known.get("params"), known.get("loss"))
+def _left_out(label: str, reason: str, known: Mapping[str, float | None]) -> Excluded:
+    """A run left out; by its outcome if anything is ``known`` of it."""
+    sound = {name: v for name, v in known.items() if v is not None and math.isfinite(v)}
+    budget = sound.get("budget") or sound.get("flops")
+    return Excluded(label, reason, bool(known), budget, sound.get("params"), sound.get("loss"))
 
 
 def _unsound_rows(
@@ -267,21 +267,17 @@ class RunTable:
 
     def select(self, keep: NDArray[np.bool_], reason: str = "", lost: bool = False) -> RunTable:
         """The runs where ``keep`` holds; with ``reason`` the others are listed (``lost``: by outcome)."""
-        picked = np.flatnonzero(keep)
         if not reason:
-            return self.take(picked)
-        names = ("budget", "params", "loss")
-        dropped = tuple(
-            _lost(self.labels[i], reason, {n: float(getattr(self, n)[i]) for n in names})
-            if lost
-            else Excluded(self.labels[i], reason)
-            for i in np.flatnonzero(~keep)
-        )
-        return replace(self.take(picked), excluded=self.excluded + dropped)
+            return self.take(np.flatnonzero(keep))
+        return self.without(dict.fromkeys(np.flatnonzero(~keep).tolist(), reason), lost)
 
-    def without(self, reasons: Mapping[int, str]) -> RunTable:
+    def without(self, reasons: Mapping[int, str], lost: bool = False) -> RunTable:
         """The table less the runs at these positions, each listed with its reason."""
-        out = tuple(Excluded(self.labels[i], reason) for i, reason in reasons.items())
+        known = ("budget", "params", "loss") if lost else ()
+        out = tuple(
+            _left_out(self.labels[i], reason, {n: float(getattr(self, n)[i]) for n in known})
+            for i, reason in reasons.items()
+        )
         left = np.delete(np.arange(len(self)), list(reasons))
         return replace(self.take(left), excluded=self.excluded + out)
 
@@ -330,7 +326,7 @@ class RunTable:
                 reason = f"{run.state}: {run.reason}" if run.reason else run.state
                 e = run.experiment
                 known = {"budget": e.budget, "params": float(e.params.total), "loss": run.loss}
-                excluded.append(_lost(e.label, reason, known))
+                excluded.append(_left_out(e.label, reason, known))
                 if run.state == "diverged":
                     hp = e.hparams
                     diverged.append((float(e.params.total), float(e.tokens), hp.lr, hp.batch_units))

@@ -157,12 +157,6 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     """Any data frame that narwhals knows, lazy ones collected; ``None`` if it is none."""
     import narwhals as nw
 
-    def column(series: Any) -> Cells:
-        if series.dtype.is_numeric():
-            return np.asarray(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
-        empty = series.is_null().to_list()
-        return [None if e else v for v, e in zip(series.to_list(), empty, strict=True)]
-
     try:
         frame = nw.from_native(source, pass_through=True)
         if not isinstance(frame, nw.DataFrame | nw.LazyFrame):
@@ -173,7 +167,7 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
         # Without a wanted column one is kept all the same: it tells the number of rows.
         picked = frame.select(kept or headings[:1]).head(MOST_ROWS + 1)
         eager = picked.collect() if isinstance(picked, nw.LazyFrame) else picked
-        cells = {str(h): column(eager[h]) for h in kept}
+        cells = {str(h): _cells(eager[h]) for h in kept}
     except Exception as error:  # each library behind narwhals has errors of its own
         raise TableError(
             f"the {type(source).__module__.split('.')[0]} frame cannot be read "
@@ -183,6 +177,14 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     if len(eager) > MOST_ROWS:
         raise too_long(MOST_ROWS, "the frame")
     return Raw(tuple(str(h) for h in headings), cells, len(eager))
+
+
+def _cells(series: Any) -> Cells:
+    """Numbers as floats, else values with None where there is none."""
+    if series.dtype.is_numeric():
+        return np.asarray(series.to_numpy(), dtype=np.float64)
+    empty = series.is_null().to_list()
+    return [None if e else v for v, e in zip(series.to_list(), empty, strict=True)]
 
 
 def _no_table(source: Any, row: Any = None) -> InputTypeError:
@@ -261,17 +263,13 @@ def _is_lines(path: Path) -> bool:
 
 
 def _parquet(path: Path, wanted: Wanted) -> Raw:
+    import narwhals as nw
+
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet", "reading Parquet") from None
-
-    def column(values: Any) -> Cells:
-        if pyarrow.types.is_floating(values.type) or pyarrow.types.is_integer(values.type):
-            floats = values.cast(pyarrow.float64(), safe=False).to_numpy()
-            return np.asarray(floats, dtype=np.float64)
-        return list(values.to_pylist())
 
     try:
         with parquet.ParquetFile(path) as file:
@@ -281,9 +279,9 @@ def _parquet(path: Path, wanted: Wanted) -> Raw:
                 raise too_long(MOST_ROWS, str(path))
             # A dot in a name also selects inside a nested column; those are left by name below.
             kept = [h for h in headings if keeps(wanted(h), rows <= _SMALL)]
-            table = file.read(columns=kept)
+            table = nw.from_native(file.read(columns=kept))
     except (pyarrow.ArrowException, OSError) as error:
         first = (str(error).strip().splitlines() or ["unreadable"])[0]
         raise TableError(f"{path} is not a sound Parquet file ({first:.200}).") from None
-    cells = {h: column(table.column(h)) for h in table.column_names if h in kept}
+    cells = {h: _cells(table[h]) for h in table.columns if h in kept}
     return Raw(tuple(headings), cells, rows)

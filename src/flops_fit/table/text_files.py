@@ -149,9 +149,8 @@ def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
     words = all(re.fullmatch("[a-z][^0-9]*", u, re.I) and unit_factor(u) for u in plain)
     if not plain or not words:
         return []
-    return [
-        f"{h} ({u})" if u in plain else h for h, u in zip_longest(headings, units, fillvalue="")
-    ]
+    pairs = zip_longest(headings, units, fillvalue="")
+    return [f"{h} ({u})" if u in plain else h for h, u in pairs]
 
 
 def _between(row: Sequence[str], kinds: Mapping[int, ColumnKind]) -> bool:
