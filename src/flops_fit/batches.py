@@ -11,13 +11,16 @@ from flops_fit.errors import DataError
 from flops_fit.lazy import torch
 
 
+def fields_of(value: Any) -> dict[str, Any] | None:
+    """The fields of a dataclass by name; ``None`` for a class, a dict and anything else."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Mapping):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return None
+
+
 def by_name(batch: Any) -> Mapping[str, Any] | None:
     """A dict, or a dataclass as one; ``None`` where the batch has no names."""
-    if isinstance(batch, Mapping):
-        return batch
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return None
+    return batch if isinstance(batch, Mapping) else fields_of(batch)
 
 
 def is_of_samples(targets: Any) -> bool:
@@ -64,8 +67,6 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         changed = {k: map_tensors(v, change) for k, v in value.items()}
-        if type(value) is dict:
-            return changed
         copied: Any = copy.copy(value)  # HuggingFace's BatchEncoding, a defaultdict, one's own
         if not hasattr(copied, "__setitem__"):
             return type(copied)(changed)
@@ -80,20 +81,22 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
         return type(value)(*(map_tensors(v, change) for v in value))
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(v, change) for v in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # Not by its constructor, which may check or convert what it is given.
-        changed_value = copy.copy(value)
-        for f in dataclasses.fields(value):
-            object.__setattr__(changed_value, f.name, map_tensors(getattr(value, f.name), change))
-        return changed_value
-    if hasattr(value, "to") and hasattr(value, "apply"):  # graphs of PyG
-        return copy.copy(value).apply(change)
-    if any(hasattr(v, "detach") for v in getattr(value, "__dict__", {}).values()):
-        copied = copy.copy(value)
-        for name, item in vars(value).items():
-            object.__setattr__(copied, name, map_tensors(item, change))
-        return copied
-    return value
+    parts = fields_of(value)
+    if parts is None:
+        if hasattr(value, "to") and hasattr(value, "apply"):  # graphs of PyG
+            return copy.copy(value).apply(change)
+        parts = getattr(value, "__dict__", {})
+        if not any(hasattr(part, "detach") for part in parts.values()):
+            return value
+    return with_parts(value, {name: map_tensors(part, change) for name, part in parts.items()})
+
+
+def with_parts(value: Any, parts: Mapping[str, Any]) -> Any:
+    """A copy with other attributes, not by its constructor: it may check or convert what it gets."""
+    copied = copy.copy(value)
+    for name, part in parts.items():
+        object.__setattr__(copied, name, part)
+    return copied
 
 
 def tensors_of(batch: Any) -> list[Any]:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.batches import by_name, fields_of
+
 
 def digest(parts: Iterable[str | bytes]) -> str:
     """First 16 hex digits of the SHA-256 over length-prefixed parts."""
@@ -139,9 +141,8 @@ def _global_names(code: CodeType) -> set[str]:
 
 
 def _state(obj: Any) -> Mapping[str, Any]:
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
-    return dict(getattr(obj, "__dict__", {}))
+    fields = fields_of(obj)
+    return dict(getattr(obj, "__dict__", {})) if fields is None else fields
 
 
 def _plain(value: Any, seen: set[int], depth: int) -> list[str]:
@@ -205,13 +206,11 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _leaves(value: Any, values: bool = True) -> list[str | bytes]:
-    if isinstance(value, Mapping):
-        keys = sorted(value, key=str)
-        return [p for key in keys for p in (str(key), *_leaves(value[key], values))]
+    if (named := by_name(value)) is not None:
+        keys = sorted(named, key=str)
+        return [p for key in keys for p in (str(key), *_leaves(named[key], values))]
     if isinstance(value, list | tuple):
         return [p for item in value for p in _leaves(item, values)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _leaves(_state(value), values)
     if _is_tensor(value):
         kind = f"{value.dtype}{tuple(value.shape)}"
         if not values:

@@ -95,14 +95,12 @@ class Objective:
         own = _own_loss(output)
         if own is None:
             named = by_name(batch)
-            hint = (
-                ""
-                if named is None or "labels" in named
-                else (
+            hint = ""
+            if named is not None and "labels" not in named:
+                hint = (
                     " Models of Hugging Face compute it where a batch has labels; this one has "
                     f"{', '.join(map(str, named))}."
                 )
-            )
             raise LossError(
                 "loss_fn: training needs a loss; got none, and the model's output "
                 f"({type(output).__name__}) carries no .loss, nor one scalar.{hint} Give loss_fn=(model "

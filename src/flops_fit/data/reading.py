@@ -1,7 +1,5 @@
 """Reading samples as batches: each sample seeded by its own key, ahead of time by other processes."""
 
-import copy
-import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit import rng
+from flops_fit.batches import fields_of, with_parts
 from flops_fit.errors import DataError
 
 Collate = Callable[[list[Any]], Any]
@@ -30,11 +29,9 @@ def collate(samples: list[Any]) -> Any:
     from torch.utils.data import default_collate
 
     first = samples[0]
-    if _is_dataclass(first):
-        batch = copy.copy(first)  # its constructor may check or convert what a single sample holds
-        for f in dataclasses.fields(first):
-            object.__setattr__(batch, f.name, collate([getattr(s, f.name) for s in samples]))
-        return batch
+    if (fields := fields_of(first)) is not None:
+        joined = {name: collate([getattr(s, name) for s in samples]) for name in fields}
+        return with_parts(first, joined)
     if not _holds_dataclass(first):
         return default_collate(samples)
     if isinstance(first, Mapping):
@@ -43,15 +40,11 @@ def collate(samples: list[Any]) -> Any:
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
 
 
-def _is_dataclass(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type | Mapping)
-
-
 def _holds_dataclass(sample: Any) -> bool:
     if isinstance(sample, Mapping | list | tuple):
         values = sample.values() if isinstance(sample, Mapping) else sample
         return any(map(_holds_dataclass, values))
-    return _is_dataclass(sample)
+    return fields_of(sample) is not None
 
 
 def check_sample(sample: Any, dataset: Any) -> None:
@@ -72,8 +65,8 @@ def _not_numeric(value: Any, where: str) -> str:
         return f"None in {where}"
     if isinstance(value, Mapping):
         items = [(f"{where}[{k!r}]", v) for k, v in value.items()]
-    elif _is_dataclass(value):
-        items = [(f"{where}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
+    elif (fields := fields_of(value)) is not None:
+        items = [(f"{where}.{name}", v) for name, v in fields.items()]
     elif isinstance(value, list) and not any(hasattr(v, "shape") for v in value):
         return f"a list of {len(value)} in {where}"  # of numbers, which default_collate transposes
     elif isinstance(value, list | tuple):

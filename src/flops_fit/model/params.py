@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -161,11 +162,8 @@ class SizeSearch:
         while (top := near(high)) is not None and top[1].total < params:
             low, high = high, high * 2
         if top is None:
-            last, refused = low, high
-            while refused - last > 1:
-                middle = (last + refused) // 2
-                last, refused = (last, middle) if near(middle) is None else (middle, refused)
-            high = last
+            between = range(low + 1, high)
+            high = low + bisect_left(between, True, key=lambda k: near(k) is None)
         while high - low > 1:
             k = (low + high) // 2
             a, b = near(low), near(high)

@@ -317,17 +317,15 @@ class FlopsCounter:
             self._note(in_words("active_6nd", model=self.spec.reference, why=why).message)
             active = self.spec.require(size).active
             return TracedFlops(6.0 * active * float(objective.count(batch)), 0.0)
-        if output is not None and (self._by_values is not None or total > _MOST_COMPARED):
-            return output
-        try:
-            traced = self._trace_values(size, batch, error, seed)
-        except FlopsFitError:
-            if output is None:
-                raise
-            return output
-        if output is not None:  # it leaves out the loss, which may hold a network
-            self._by_values = abs(traced.total - output.total) > _SAME * traced.total
-        return traced if output is None or self._by_values else output
+        if output is None:
+            return self._trace_values(size, batch, error, seed)
+        if self._by_values is None and total <= _MOST_COMPARED:
+            with suppress(FlopsFitError):
+                traced = self._trace_values(size, batch, error, seed)
+                # The output leaves out the loss, which may hold a network.
+                self._by_values = abs(traced.total - output.total) > _SAME * traced.total
+                return traced if self._by_values else output
+        return output
 
     def _counted(self, forward: Callable[[], Any], model: Any, seed: int) -> TracedFlops:
         """The trace of a pass from a seed on, with a note of whether it draws random numbers."""

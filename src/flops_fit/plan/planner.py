@@ -31,7 +31,7 @@ from flops_fit.plan.lengths import look_at, uniform
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import resolve_recipe
-from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
+from flops_fit.records import Diagnostic, Experiment, ParamCount, Run, Severity
 
 FEWEST_PARAMETERS = 5  # of the additive law, the simplest that answers
 EXAMPLE_SAMPLES = 4
@@ -130,20 +130,12 @@ class Joint:
 
     def diagnostic(self, plan: SweepPlan) -> Diagnostic:
         """What will happen, for the plan."""
-        first, last = self.spread
         what = "learning rate and batch" if len(self.names) > 1 else "learning rate"
         budgets = ", ".join(f"{b:.3g}" for b in plan.budgets)
-        few = len(plan) < ENOUGH_TO_TUNE
-        return Diagnostic(
-            "joint",
-            "warning" if few else "note",
-            f"The sweep tunes itself: it trains its budgets in order ({budgets} FLOPs) and fits the best "
-            f"{what} anew before each. Every run's {what} is drawn around that, within ×{first:.3g} at the "
-            f"first budget and ×{last:.3g} at the last; those shown are the recipe's. Runs that have to be "
-            f"made again elsewhere may take {self.share:.0%} of all FLOPs.",
-            f"plan {ENOUGH_TO_TUNE} runs or more: {len(plan)} hardly determine a rule"
-            if few
-            else "",
+        few, said = len(plan) < ENOUGH_TO_TUNE, {"runs": len(plan), "enough": ENOUGH_TO_TUNE}
+        severity: Severity = "warning" if few else "note"
+        return findings.in_words(
+            "joint", severity, few, joint=self, what=what, budgets=budgets, **said
         )
 
 
