@@ -255,30 +255,26 @@ def test_a_run_that_fails_is_recorded_and_named_and_the_sweep_goes_on(
     assert len(result.fit.runs) + len(result.fit.excluded) == len(result.runs) == 15
 
 
-class _FailsWhenTrained(MLP):
+class _HeldOut(Blobs):
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().__getitem__(i)
+        return x + 100, y
+
+
+class _FailsWhenJudged(MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if len(x) == 7:
-            raise RuntimeError("seven")
+        if x.device.type == "cpu" and x.mean() > 50:
+            raise RuntimeError("a hundred")
         return super().forward(x)
 
 
 def test_two_equal_failures_at_the_start_stop_the_sweep(
     tmp_path: Path, sweep: dict[str, Any]
 ) -> None:
-    # The probe's batch is the plan's: so the fault shows only where seven remain in evaluation.
-    arguments = {**sweep, "model_cls": _FailsWhenTrained, "eval_dataset": Blobs(7)}
-    arguments["eval_dataset"] = Blobs(7 * 40)
-    with pytest.raises(SweepError, match=r"first two runs failed.*seven"):
-        flops_fit.find_optimal(
-            **{**arguments, "batch_size": 4}, output_dir=tmp_path, step_fn=_step_of_seven
-        )
-
-
-def _step_of_seven(model: Any, batch: Any) -> Any:
-    x, y = batch
-    if not torch.is_grad_enabled():
-        raise RuntimeError("seven")
-    return cross_entropy(model(x), y) * len(y), len(y)
+    """Planning tries the model on data to train on: the fault shows where runs are judged."""
+    arguments = {**sweep, "model_cls": _FailsWhenJudged, "eval_dataset": _HeldOut(280)}
+    with pytest.raises(SweepError, match=r"first two runs failed.*a hundred"):
+        flops_fit.find_optimal(**arguments, output_dir=tmp_path)
 
 
 def test_too_few_completed_runs_say_what_to_add(tmp_path: Path, sweep: dict[str, Any]) -> None:
