@@ -109,12 +109,6 @@ class DataSpec:
     workers: int | None = None
     pass_length: int | None = None  # samples that a stream had when it was begun again
 
-    def __len__(self) -> int:
-        """Number of samples; TypeError for a stream."""
-        if self.indices is None:
-            raise TypeError("a stream has no length")
-        return len(self.indices)
-
     @property
     def size(self) -> int | None:
         """Number of samples, ``None`` for a stream."""
@@ -326,14 +320,15 @@ def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSp
         held_out = _spec(eval_dataset, "eval_dataset")
         if held_out.indices is None:
             return train, DataSpec(held_out.dataset, held_out.collate, None, take=EVAL_SAMPLES)
-        spread = np.linspace(0, len(held_out) - 1, min(len(held_out), EVAL_SAMPLES))
+        last = len(held_out.indices) - 1
+        spread = np.linspace(0, last, min(last + 1, EVAL_SAMPLES))
         indices = held_out.indices[spread.astype(np.int64)]
         return train, DataSpec(held_out.dataset, held_out.collate, indices)
     if train.indices is None:
         held_out = DataSpec(train.dataset, train.collate, None, take=_EVAL_STREAM)
         note = f"The first {_EVAL_STREAM} samples of the stream are held out."
         return replace(train, skip=_EVAL_STREAM, notes=(*train.notes, note)), held_out
-    n = len(train)
+    n = len(train.indices)
     if n < 2:
         raise DataError(
             f"dataset: expected at least 2 samples, one to train on and one held out; it has {n}."

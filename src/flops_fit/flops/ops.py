@@ -93,8 +93,7 @@ FORMULAS: dict[str, Formula] = {
     **{f"aten.{op}": _convolution for op in ("convolution", "_convolution", "convolution_overrideable")},
     "aten.convolution_backward": _convolution_backward,
     **{f"aten.{op}": _attention(0) for op in _FUSED},
-    **{f"aten.{op.removesuffix('_for_cpu')}_backward": _attention_backward for op in _FUSED[:3]},
-    "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+    **{f"aten.{op}_backward": _attention_backward for op in _FUSED},
 }  # fmt: skip
 """FLOPs of one call from its arguments and its result, by the name of the operation."""
 

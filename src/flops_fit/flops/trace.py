@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flops_fit.flops.ops import FORMULAS, KINDS, MATRIX, is_unknown_work
 from flops_fit.lazy import nn, torch
+from flops_fit.records import Findings
 from flops_fit.text import listed
 
 _UNSEEN_SHARE = 0.01  # of all weights, above which unseen ones are reported
 _COPIES = ("_to_copy", "clone", "copy_", "cat", "stack", "contiguous")
+_in_words = Findings(Path(__file__).with_name("notes.toml"))
 LOOKUPS = ("embedding", "_embedding_bag", "index", "index_select", "gather")
 
 
@@ -61,11 +64,7 @@ class Weights:
             return []
         share = sum(unseen.values()) / sum(self.sizes.values())
         names = listed(sorted(unseen, key=lambda name: -unseen[name]), 3, ", ")
-        return [
-            f"{share:.0%} of the weights were in no known operation ({names}): they are unused, or "
-            "used by code that the trace cannot see into. In the second case the count is too low; "
-            "give flops= a function"
-        ]
+        return [_in_words("unseen", share=share, names=names).message]
 
 
 def storage(tensor: Any) -> int:
@@ -156,24 +155,16 @@ class _Counts:
         if self.unknown:
             calls = [f"{name} ({number}×)" for name, number in sorted(self.unknown.items())]
             names = listed(calls, 3, ", ")
-            notes.append(
-                f"no formula is known for {names}, which count as nothing; register one with "
-                "torch.utils.flop_counter.register_flop_formula, or give flops= a function"
-            )
+            notes.append(_in_words("no_formula", names=names).message)
         notes += self.weights.unseen_note()
         for kind in dict.fromkeys(op.kind for op in ops.values()):
             ahead = sum(op.forward for op in ops.values() if op.kind == kind)
             back = sum(op.backward for op in ops.values() if op.kind == kind)
             if back > _LARGEST_BACKWARD_RATIO * ahead > 0:
-                notes.append(
-                    f"the backward pass of {kind} costs {back / ahead:.3g} times its forward pass, "
-                    "where 2 is usual: a custom function of the model computes something again there"
-                )
+                said = _in_words("costly_backward", kind=kind, ratio=back / ahead)
+                notes.append(said.message)
         if again:
-            notes.append(
-                f"the backward pass computes {again / forward:.0%} of the forward pass again "
-                "(activation checkpointing): that costs time and is left out of C"
-            )
+            notes.append(_in_words("recomputed", share=again / forward).message)
         return TracedFlops(forward, backward, tuple(notes), tuple(ops.items()), again)
 
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -19,12 +20,13 @@ from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
 from flops_fit.lazy import nn, torch
 from flops_fit.model.params import SizeSearch, count_params
-from flops_fit.records import ParamCount
+from flops_fit.records import Findings, ParamCount
 
 Size = int | float | str | Mapping[str, Any]
 _ALLOCATED = 2.5e8  # parameters, 1 GB: the largest model that is allocated only to be counted
 _SLOW = 30.0  # seconds of building that are worth a note
 _UNNOTED_ELEMENTS = 1_000_000  # that a constructor may allocate without a note
+_in_words = Findings(Path(__file__).with_name("notes.toml"))
 _NO_GPU = (
     "not compiled with cuda", "nvidia driver", "no cuda gpus", "no hip gpus", "no xpu devices",
 )  # fmt: skip
@@ -188,17 +190,11 @@ class ModelSpec:
         """Remarks on building this model, in sentences."""
         out = []
         if self.allocates:
-            out.append(
-                f"The constructor of {self.reference} allocates memory even where none is needed "
-                f"({self.allocates}): sizes above {_ALLOCATED:.0e} parameters are not looked for. Name "
-                "larger ones with sizes=."
-            )
+            out.append(_in_words("allocates", spec=self, limit=_ALLOCATED))
         if self._seconds > _SLOW:
-            out.append(
-                f"Building {self.reference} took {self._seconds:.0f} s for {self._builds} sizes, without "
-                "training. sizes=[...] leaves out the search."
-            )
-        return tuple(out)
+            spent = {"seconds": self._seconds, "builds": self._builds}
+            out.append(_in_words("slow", spec=self, **spent))
+        return tuple(note.message for note in out)
 
     def fingerprint(self, size: Size) -> str:
         """The model's code, arguments and structure at this size, as a hash."""

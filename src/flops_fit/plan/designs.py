@@ -267,8 +267,9 @@ class Adaptive:
 
 Design = Grid | Adaptive
 DesignLike = Literal["grid", "tapered", "rectangular", "adaptive"] | Design
-DESIGNS: Mapping[str, type[Design]] = {d.kind: d for d in (Grid, Tapered, Rectangular, Adaptive)}
-_DEFAULTS: Mapping[str, Design] = {d.kind: d for d in (Grid(), Tapered(), Rectangular())}
+DESIGNS: Mapping[str, Callable[..., Design]] = {
+    d.kind: d for d in (Grid, Tapered, Rectangular, Adaptive)
+}
 
 
 def resolve_design(design: Any, budgets: Sequence[float] | None = None) -> Design:
@@ -280,7 +281,7 @@ def resolve_design(design: Any, budgets: Sequence[float] | None = None) -> Desig
         raise InputTypeError(f"design: expected a name or one of {names}; got {design!r}.")
     check_choice("design", design, DESIGNS)
     if design != Adaptive.kind:
-        return _DEFAULTS[design]
+        return DESIGNS[design]()
     if not budgets:
         raise InputError(
             "design: 'adaptive' needs the target of the answer and what the sweep may spend. "

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -97,34 +97,27 @@ class Speed:
         if not self.alone or threads >= self.threads:
             return many
         one = _interpolated(self.alone, experiment)
-        share = math.log(threads) / math.log(self.threads)
-
-        def between(a: float, b: float) -> float:
-            return math.exp((1 - share) * math.log(a) + share * math.log(b))
-
-        return StepTimes(
-            many.params,
-            between(one.fixed, many.fixed),
-            between(one.flops_per_second, many.flops_per_second),
-            between(one.start, many.start),
-        )
+        return StepTimes(many.params, *_between(threads, (1, self.threads), (one, many)))
 
     def _speed(self, experiment: Experiment) -> float:
         return _log_linear(experiment.params.total, self.params, self.flops_per_second)
 
 
-def _log_linear(params: float, known: Sequence[float], values: Sequence[float]) -> float:
-    """Between ``known`` sizes linear in the logarithms; beyond them as at the outermost."""
+def _log_linear(at: float, known: Sequence[float], values: Sequence[float]) -> float:
+    """Between what is ``known`` linear in the logarithms; beyond them as at the outermost."""
     x, y = [math.log(n) for n in known], np.log(np.maximum(values, 1e-9))
-    return math.exp(float(np.interp(math.log(params), x, y)))
+    return math.exp(float(np.interp(math.log(at), x, y)))
 
 
 def _interpolated(times: Sequence[StepTimes], experiment: Experiment) -> StepTimes:
-    params, known = float(experiment.params.total), [t.params for t in times]
-    values = ("fixed", "flops_per_second", "start")
-    return StepTimes(
-        params, *(_log_linear(params, known, [getattr(t, v) for t in times]) for v in values)
-    )
+    params = float(experiment.params.total)
+    return StepTimes(params, *_between(params, [t.params for t in times], times))
+
+
+def _between(at: float, known: Sequence[float], times: Sequence[StepTimes]) -> Iterator[float]:
+    """Each part of a step where ``times`` are those at ``known``."""
+    for part in ("fixed", "flops_per_second", "start"):
+        yield _log_linear(at, known, [getattr(t, part) for t in times])
 
 
 _STEP_FLOPS = 2e10  # a probed step costs no more than this: a second or so on two cores
@@ -163,8 +156,7 @@ class Probe:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             for experiment in chosen:
-                params = float(experiment.params.total)
-                speeds[params] = self._time_size(experiment, threads, times)
+                speeds[float(experiment.params.total)] = self._time_size(experiment, threads, times)
         return Speed(
             tuple(speeds),
             tuple(speeds.values()),
