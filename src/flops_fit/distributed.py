@@ -12,12 +12,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flops_fit.errors import InputError, MissingExtraError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from flops_fit.errors import InputError
+from flops_fit.lazy import import_extra, torch
 
 _TIMEOUT = timedelta(hours=2)  # a rank may read, compile or save alone for as long
 _MAX_FLAGS = 3  # in one decision
@@ -59,12 +57,9 @@ class Ranks:
         """The largest value that any rank gave for each flag; PeerError where another failed."""
         if self.size == 1:
             return flags
-        import torch
-        from torch import distributed
-
         padding = [0] * (_MAX_FLAGS - len(flags))
         values = torch.tensor([failed, *map(int, flags), *padding], dtype=torch.int64)
-        distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.control)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.control)
         if values[0] and not failed:
             raise PeerError
         return tuple(values[1 : 1 + len(flags)].tolist())
@@ -75,48 +70,39 @@ class Ranks:
             return [value]
         if check:
             self.all_reduce_max()
-        from torch import distributed
-
         values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value, group=self.control)
+        torch.distributed.all_gather_object(values, value, group=self.control)
         return values
 
     def broadcast(self, value: Any = None) -> Any:
         """Rank 0's value on every rank; those of the others are ignored."""
         if self.size == 1:
             return value
-        from torch import distributed
-
         values = [value if self.is_main else None]
-        distributed.broadcast_object_list(values, src=0, group=self.control)
+        torch.distributed.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
 
-    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """Each tensor becomes its sum over the ranks, in place, without waiting for the device."""
         if self.size == 1:
             return
-        import torch
-        from torch import distributed
-
         under_way = []
         for bucket in _buckets(tensors):
             flat = torch.cat([t.detach().flatten() for t in bucket])
-            under_way.append((bucket, flat, distributed.all_reduce(flat, async_op=True)))
+            under_way.append((bucket, flat, torch.distributed.all_reduce(flat, async_op=True)))
         for bucket, flat, work in under_way:
             work.wait()
             parts = torch.split(flat, [t.numel() for t in bucket])
             views = [part.view_as(t) for part, t in zip(parts, bucket, strict=True)]
             torch._foreach_copy_(bucket, views)
 
-    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         """Each tensor becomes rank 0's, in place."""
         if self.size == 1:
             return
-        from torch import distributed
-
         for tensor in tensors:
             contiguous = tensor.detach().contiguous()
-            distributed.broadcast(contiguous, src=0)
+            torch.distributed.broadcast(contiguous, src=0)
             tensor.detach().copy_(contiguous)
 
     def shard(self, samples: int) -> tuple[int, int]:
@@ -171,21 +157,16 @@ def join_ranks(device: str) -> Ranks:
 
 @functools.cache  # a process joins its group once
 def _join(size: int, on_cpu: bool) -> Ranks:
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise MissingExtraError("accelerate", "train", "training by several processes") from error
-    from torch import distributed
-
-    fresh = {} if distributed.is_initialized() else {"timeout": _TIMEOUT}
-    state = PartialState(cpu=on_cpu, **fresh)
+    accelerate = import_extra("accelerate", "train", "training by several processes")
+    fresh = {} if torch.distributed.is_initialized() else {"timeout": _TIMEOUT}
+    state = accelerate.PartialState(cpu=on_cpu, **fresh)
     if state.num_processes != size:
         raise InputError(
             f"data parallel: expected the {size} processes that were launched; Accelerate found "
             f"{state.num_processes}. Launch with: torchrun --nproc_per_node {size} script.py"
         )
-    if distributed.get_backend() != "gloo":
-        _GROUPS["control"] = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+    if torch.distributed.get_backend() != "gloo":
+        _GROUPS["control"] = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
     if fresh:
         atexit.register(_leave)
     return Ranks(state.process_index, size)
@@ -193,16 +174,14 @@ def _join(size: int, on_cpu: bool) -> Ranks:
 
 def _leave() -> None:
     """Leave the groups that this process made: a group that outlives Python may abort the process."""
-    from torch import distributed
-
     _GROUPS.clear()
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Tensors of one data type in groups of some megabytes, in their order."""
-    bucket: list[Tensor] = []
+    bucket: list[torch.Tensor] = []
     held = 0
     for tensor in tensors:
         size = tensor.numel() * tensor.element_size()

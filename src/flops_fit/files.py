@@ -3,7 +3,6 @@
 import csv
 import errno
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -16,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from flops_fit.errors import MissingExtraError, OutputError, TableError
+from flops_fit.errors import OutputError, TableError
+from flops_fit.lazy import import_extra
 from flops_fit.records import finite_json
 
 _RENAMES = 20  # attempts to replace a file that is being read, where the system forbids it
@@ -221,7 +221,4 @@ def _rename(temporary: Path, path: Path) -> None:
 
 def data_frame(rows: Sequence[Mapping[str, Any]], library: str) -> Any:
     """Rows as a DataFrame of pandas or polars; MissingExtraError without it."""
-    try:
-        return importlib.import_module(library).DataFrame(rows)
-    except ImportError:
-        raise MissingExtraError(library, library, "a DataFrame") from None
+    return import_extra(library, library, "a DataFrame").DataFrame(rows)

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import MissingExtraError
 
+
+def import_extra(module: str, extra: str, purpose: str) -> Any:
+    """A module of an optional package; MissingExtraError where that is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise MissingExtraError(module.partition(".")[0], extra, purpose) from None
+
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -19,11 +28,9 @@ else:
             self._name = name
 
         def __getattr__(self, attribute: str) -> Any:
-            try:
-                return getattr(import_module(self._name), attribute)
-            except ImportError:
-                raise MissingExtraError("torch", "train", "planning and training models") from None
+            module = import_extra(self._name, "train", "planning and training models")
+            return getattr(module, attribute)
 
     torch, nn = _Lazy("torch"), _Lazy("torch.nn")
 
-__all__ = ["nn", "torch"]
+__all__ = ["import_extra", "nn", "torch"]

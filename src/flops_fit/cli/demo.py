@@ -1,7 +1,5 @@
 """``flops-fit demo``: a real IsoFLOP sweep on two cores, of GPTs on English or of ViTs on images."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict
 from pathlib import Path

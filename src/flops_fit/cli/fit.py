@@ -1,7 +1,5 @@
 """Answers from runs: ``fit``, ``report``, ``compare`` two recipes, and the ``next`` runs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """``predict``: optima of published laws and of fits; ``reference``: published laws and runs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

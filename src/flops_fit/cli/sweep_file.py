@@ -5,8 +5,6 @@ such as ``"model.py:make"`` stand for Python objects, tables with ``ref`` for wh
 returns. Tables of the keys in ``_BUILT`` are the settings of an object by its ``kind``.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib

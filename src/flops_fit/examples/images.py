@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from flops_fit.errors import DataError, MissingExtraError
+from flops_fit.lazy import import_extra
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IMAGE_SIZE = 32
@@ -160,11 +161,8 @@ class CIFAR10Dataset(_ImageDataset):
         self.data_dir = data_dir
 
     def _load(self) -> _Images:
-        try:
-            from torchvision.datasets import CIFAR10
-        except ImportError as error:
-            raise MissingExtraError("torchvision", "cifar", "CIFAR10Dataset") from error
-        source = CIFAR10(root=str(self.data_dir), train=self.train, download=True)
+        datasets = import_extra("torchvision.datasets", "cifar", "CIFAR10Dataset")
+        source = datasets.CIFAR10(root=str(self.data_dir), train=self.train, download=True)
         pixels = np.ascontiguousarray(np.asarray(source.data, dtype=np.uint8).transpose(0, 3, 1, 2))
         return _Images(pixels, np.asarray(source.targets, dtype=np.int64))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flops_fit.errors import InputError, MissingExtraError
+from flops_fit.lazy import import_extra
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
@@ -138,21 +139,19 @@ class TinyStoriesDataset(_TokenWindows):
         return len(self._tokenizer())
 
     def _tokenizer(self) -> Any:
-        try:
-            from transformers import AutoTokenizer
-        except ImportError as error:
-            raise MissingExtraError("transformers", "tinystories", "TinyStoriesDataset") from error
-        return AutoTokenizer.from_pretrained(self.tokenizer_name, cache_dir=self.cache_dir)
+        transformers = import_extra("transformers", "tinystories", "TinyStoriesDataset")
+        return transformers.AutoTokenizer.from_pretrained(
+            self.tokenizer_name, cache_dir=self.cache_dir
+        )
 
     def _load(self) -> Tokens:
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise MissingExtraError("datasets", "tinystories", "TinyStoriesDataset") from error
+        datasets = import_extra("datasets", "tinystories", "TinyStoriesDataset")
         tokenizer = self._tokenizer()
         dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
         rows = self.split if self.max_stories is None else f"{self.split}[:{self.max_stories}]"
-        stories = load_dataset("roneneldan/TinyStories", split=rows, cache_dir=self.cache_dir)
+        stories = datasets.load_dataset(
+            "roneneldan/TinyStories", split=rows, cache_dir=self.cache_dir
+        )
         parts = []
         for batch in stories.iter(batch_size=10_000):
             encoded = tokenizer(batch["text"], add_special_tokens=False)["input_ids"]

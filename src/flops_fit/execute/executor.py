@@ -206,9 +206,6 @@ class RemoteExecutor(ABC):
         self._report = report
         self._prepare(task)
 
-    def _handle(self, experiment: Experiment) -> Handle:
-        return Handle(experiment.id, next(self._numbers))
-
     def _default(self, e: Experiment, cpus: int, seconds: float | None = None) -> Resources:
         """The resources of a run that asks for none; ``cpus`` are for each of its processes."""
         counts = self._gpus_per_run, self._ranks_per_run

@@ -84,7 +84,6 @@ class PoolExecutor(RemoteExecutor):
         return self._slots.processes
 
     def _prepare(self, task: Any) -> None:
-        """Write the task to a file that workers read."""
         content = pack(task, "pool")
         self._folder = TemporaryDirectory(prefix="flops-fit-")
         (Path(self._folder.name) / "task").write_bytes(content)
@@ -103,7 +102,7 @@ class PoolExecutor(RemoteExecutor):
                     f"executor='pool': expected at most the {limit} {name} of this pool for a run; "
                     f"{experiment.label} asks for {number}. Ask for fewer, or use executor='slurm'."
                 )
-        handle = self._handle(experiment)
+        handle = Handle(experiment.id, next(self._numbers))
         self._queue.append((handle, experiment, needs))
         self._fill()
         return handle

@@ -22,8 +22,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flops_fit.errors import InputTypeError, MissingExtraError
+from flops_fit.errors import InputTypeError
 from flops_fit.execute.executor import PATIENCE, Report, Task, attempt
+from flops_fit.lazy import import_extra
 from flops_fit.records import Experiment, Run
 
 WARN_BYTES = 256 * 2**20  # of a pickled task, from which on its size is warned about
@@ -160,10 +161,7 @@ def start_method() -> str:
 
 def pack(task: Any, place: str) -> bytes:
     """The task as bytes: what ``__main__`` defines by value, what modules define by reference."""
-    try:
-        import cloudpickle
-    except ImportError:
-        raise MissingExtraError("cloudpickle", "train", f"executor={place!r}") from None
+    cloudpickle = import_extra("cloudpickle", "train", f"executor={place!r}")
     try:
         content: bytes = cloudpickle.dumps(task)
     except Exception as error:  # pickling runs the user's code
@@ -254,7 +252,10 @@ def run_task(
     except Exception as error:  # it may need a module that is not here
         reason = f"the task cannot be read in a worker: {type(error).__name__}: {error}"
         return Run(experiment, "failed", reason=reason, details=traceback.format_exc())
-    pin_threads(threads)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)  # for what has yet to be imported
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
     return attempt(task if report else getattr(task, "follower", task), experiment, report)
 
 
@@ -357,14 +358,6 @@ def print_in_order() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
-
-
-def pin_threads(threads: int) -> None:
-    """Set the number of threads of this process, in torch and in what has yet to be imported."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
 
 
 def exit_words(code: int | None) -> str:

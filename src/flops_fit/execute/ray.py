@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flops_fit.checks import check_whole
-from flops_fit.errors import InputError, MissingExtraError, SweepError
+from flops_fit.errors import InputError, SweepError
 from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import Setting, fresh_processes, pack, start_worker, stop
+from flops_fit.lazy import import_extra
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 from flops_fit.train.config import cores
@@ -71,7 +72,7 @@ class RayExecutor(RemoteExecutor):
     @property
     def capacity(self) -> int:
         """How many runs fit into the cluster as it is; Ray may add machines to some."""
-        ray = _import_ray()
+        ray = import_extra("ray", "ray", "executor='ray'")
         if self._ray is None and self._address is None and not ray.is_initialized():
             total = {"CPU": self._options.get("num_cpus") or cores()}
         else:
@@ -86,7 +87,7 @@ class RayExecutor(RemoteExecutor):
     def _connect(self) -> None:
         if self._ray is not None:
             return
-        ray = _import_ray()
+        ray = import_extra("ray", "ray", "executor='ray'")
         if not ray.is_initialized():
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
             if self._address is None:
@@ -128,7 +129,7 @@ class RayExecutor(RemoteExecutor):
                         f"machine for a run; {experiment.label} asks for {number:g}. Ask for fewer, "
                         "or give the address of a larger cluster."
                     )
-        handle = self._handle(experiment)
+        handle = Handle(experiment.id, next(self._numbers))
         ref = self._remote.options(name=experiment.label, num_cpus=cpus, num_gpus=gpus).remote(
             self._task, experiment, Setting(run.cpus, run.size), bool(run.gpus), self._progress
         )
@@ -183,14 +184,6 @@ class RayExecutor(RemoteExecutor):
             with _silence():
                 self._ray.shutdown()
         self._ray, self._ours = None, False
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtraError("ray", "ray", "executor='ray'") from None
-    return ray
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flops_fit.checks import check_choice, check_whole
-from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepError
+from flops_fit.errors import InputError, OutputError, SweepError
 from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import pack
 from flops_fit.execute.slurm_jobs import Job, JobMonitor
 from flops_fit.files import write_atomic
+from flops_fit.lazy import import_extra
 from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 from flops_fit.train.config import cores
@@ -90,10 +91,7 @@ class SlurmExecutor(RemoteExecutor):
 
     def _prepare(self, task: Any) -> None:
         """Write the task where jobs can read it, and look up the jobs of an earlier driver."""
-        try:
-            import submitit
-        except ImportError:
-            raise MissingExtraError("submitit", "slurm", "executor='slurm'") from None
+        submitit = import_extra("submitit", "slurm", "executor='slurm'")
         content = pack(task, "slurm")
         digest = hashlib.sha256(content).hexdigest()
         path = self.folder / f"{digest[:16]}.task"
@@ -133,7 +131,7 @@ class SlurmExecutor(RemoteExecutor):
                 f"gpus_per_run: expected at most the {self._gpus_per_node} GPUs of a machine, or a multiple "
                 f"of them; {experiment.label} asks for {needs.gpus}. Set gpus_per_node=."
             )
-        handle = self._handle(experiment)
+        handle = Handle(experiment.id, next(self._numbers))
         job = self._earlier.pop(experiment.id, None)
         if job is not None and self._monitor.is_live(job):
             self._running[handle] = Started(handle, experiment, job, needs)

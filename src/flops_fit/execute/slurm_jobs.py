@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flops_fit.errors import TableError
 from flops_fit.execute.executor import PATIENCE, Started
 from flops_fit.execute.process import print_in_order, run_task
-from flops_fit.files import write_atomic
-from flops_fit.records import Experiment, Run
+from flops_fit.files import read_json, write_atomic
+from flops_fit.records import Experiment, Run, as_record
 from flops_fit.text import error_line
 from flops_fit.train.monitor import end_by
 from flops_fit.train.trainer import Progress
@@ -133,9 +134,8 @@ class JobMonitor:
         # The job id and number of tasks of each experiment whose end was not seen.
         self.jobs: dict[str, tuple[str, int]] = {}
         # A file that cannot be read counts as empty: at worst a run is submitted twice.
-        with suppress(OSError, ValueError, AttributeError, TypeError, LookupError):
-            content: Any = json.loads(self._journal.read_text(encoding="utf-8"))
-            self.jobs = {str(k): (str(v[0]), int(v[1])) for k, v in content.items()}
+        with suppress(OSError, TableError):
+            self.jobs = as_record(read_json(self._journal), dict[str, tuple[str, int]], "jobs.json")
 
     def write(self) -> None:
         """Keep the jobs on disk."""
@@ -203,7 +203,6 @@ class JobMonitor:
         return time.monotonic() - since >= patience
 
     def _read(self, job: Any, experiment: Experiment) -> Run:
-        """The result that submitit keeps."""
         first = job.task(0)
         try:
             error = first.exception()

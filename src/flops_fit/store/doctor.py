@@ -127,7 +127,6 @@ def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
 
 
 def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
-    """The experiments of the last plan, by id."""
     marker = store.path / "sweep.json"
     if not marker.exists():
         raise OutputError(

@@ -17,11 +17,11 @@ import threading
 import time
 import uuid
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from flops_fit.files import temporary_beside, write_atomic, write_new
+from flops_fit.records import as_record
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -151,13 +151,10 @@ def _read(path: Path) -> tuple[Holder, float] | None:
     except FileNotFoundError:
         return None
     try:
-        content: Any = json.loads(text)
-        known = {f.name: content[f.name] for f in fields(Holder)}
-        if not (isinstance(known["token"], str) and known["token"].isalnum()):
-            raise TypeError
-        return Holder(**known), touched
-    except (ValueError, KeyError, TypeError, RecursionError):
+        holder = as_record(json.loads(text), Holder, "a lease")
+    except (ValueError, RecursionError):
         return Holder(f"torn{len(text)}"), touched
+    return (holder if holder.token.isalnum() else Holder(f"torn{len(text)}")), touched
 
 
 def _lives(holder: Holder, touched: float, folder: Path, now: float | None = None) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputError, MissingExtraError, OutputError, TableError
+from flops_fit.errors import InputError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, read_json, write_output
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
+from flops_fit.lazy import import_extra
 from flops_fit.records import SAID_BY_FIT, Diagnostic, Run, as_record, canonical_json
 from flops_fit.table.run_table import RunTable
 
@@ -101,11 +102,8 @@ def recorded_findings(folder: str | Path) -> list[Diagnostic]:
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "parquet", "writing Parquet") from None
+    pyarrow = import_extra("pyarrow", "parquet", "writing Parquet")
+    parquet = import_extra("pyarrow.parquet", "parquet", "writing Parquet")
     names = list(rows[0]) if rows else ["id"]
     table = pyarrow.table({name: _arrow([row[name] for row in rows], pyarrow) for name in names})
     buffer = io.BytesIO()

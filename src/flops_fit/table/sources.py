@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputTypeError, MissingExtraError, TableError
+from flops_fit.errors import InputTypeError, TableError
+from flops_fit.lazy import import_extra
 from flops_fit.table.columns import Cells, Raw, Wanted, rank
 from flops_fit.table.text_files import binary, encoding, keeps, lines, opened, read_csv, too_long
 from flops_fit.trackers.tracker import flat
@@ -265,11 +266,8 @@ def _is_lines(path: Path) -> bool:
 def _parquet(path: Path, wanted: Wanted) -> Raw:
     import narwhals as nw
 
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "parquet", "reading Parquet") from None
+    pyarrow = import_extra("pyarrow", "parquet", "reading Parquet")
+    parquet = import_extra("pyarrow.parquet", "parquet", "reading Parquet")
 
     try:
         with parquet.ParquetFile(path) as file:

@@ -1,7 +1,5 @@
 """Text files of a table: their encoding, their headings and what parts their columns."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence

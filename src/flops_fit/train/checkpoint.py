@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flops_fit.checks import check_number, check_whole
-from flops_fit.errors import InputError, InputTypeError, OutputError
-from flops_fit.files import HashingFile, flush_directory, flush_file
+from flops_fit.errors import InputError, InputTypeError, OutputError, TableError
+from flops_fit.files import HashingFile, flush_directory, flush_file, read_json
 from flops_fit.lazy import torch
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, as_record
 from flops_fit.text import error_line
 
 _MAX_SHARE = 0.01  # of a run's time that checkpoints may take
@@ -90,18 +90,24 @@ class Checkpoints:
         check_whole("step", step, at_least=0)
         if not isinstance(state, dict):
             raise InputTypeError(f"state: expected a dict, got {type(state).__name__}.")
-        state = plain_state(state)
+        try:
+            state = _plain(state, "state")
+        except RecursionError:
+            raise InputTypeError(
+                "state: expected nested containers of finite depth; one contains itself. Remove it."
+            ) from None
         began = self.clock()
         try:
             if not self.folder.is_dir():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 flush_directory(self.folder.parent)
             self._tidy()
-            temporary = self.folder / f".saving-{_name(step)}"
+            final = self.folder / f"step-{step:08d}"
+            temporary = self.folder / f".saving-{final.name}"
             try:
                 temporary.mkdir()
                 write_snapshot(temporary, self.key, step, state)
-                self._publish(temporary, step)
+                self._publish(temporary, final)
             except BaseException:
                 with contextlib.suppress(OSError):
                     self._tidy()
@@ -153,7 +159,7 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Finish or undo what a crash interrupted."""
-        for path in _directories(self.folder):
+        for path in directories(self.folder):
             if _UNFINISHED.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
             elif match := _REPLACED.fullmatch(path.name):
@@ -166,14 +172,13 @@ class Checkpoints:
 
     def _steps(self) -> list[tuple[int, Path]]:
         """Every directory that looks like a checkpoint, in the order of steps."""
-        matches = ((_STEP.fullmatch(path.name), path) for path in _directories(self.folder))
+        matches = ((_STEP.fullmatch(path.name), path) for path in directories(self.folder))
         return sorted((int(match[1]), path) for match, path in matches if match)
 
     def _own_steps(self) -> list[tuple[int, Path]]:
         return [item for item in self._steps() if self._belongs(item[1])]
 
-    def _publish(self, temporary: Path, step: int) -> None:
-        final = self.folder / _name(step)
+    def _publish(self, temporary: Path, final: Path) -> None:
         replaced = final.with_name(f".replaced-{final.name}")
         if self._belongs(final):
             final.replace(replaced)
@@ -202,11 +207,7 @@ class Checkpoints:
         self.findings.append(Diagnostic("checkpoint", "note", message))
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _directories(folder: Path) -> Iterator[Path]:
+def directories(folder: Path) -> Iterator[Path]:
     """The directories in a folder, without links; none if there is no folder."""
     try:
         paths = sorted(folder.iterdir())
@@ -251,14 +252,11 @@ def write_snapshot(directory: Path, key: str, step: int, state: dict[str, Any]) 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a checkpoint; UnusableError if there is none, or it is torn."""
     try:
-        manifest = json.loads((directory / _MANIFEST).read_bytes())
+        return as_record(read_json(directory / _MANIFEST), dict[str, Any], _MANIFEST)
     except OSError as error:
         raise UnusableError(f"{_MANIFEST} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError):
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise UnusableError(f"{_MANIFEST} is torn")
-    return manifest
+    except TableError as error:
+        raise UnusableError(f"{_MANIFEST} is torn") from error
 
 
 def read_snapshot(directory: Path, key: str, step: int) -> dict[str, Any]:
@@ -295,17 +293,8 @@ def _load(handle: BinaryIO) -> Any:
         raise UnusableError(f"{_STATE} cannot be loaded: {error_line(error)[:150]}") from error
 
 
-def plain_state(value: Any, name: str = "state") -> Any:
-    """A copy made only of what PyTorch loads with ``weights_only=True``; tensors are shared."""
-    try:
-        return _plain(value, name)
-    except RecursionError:
-        raise InputTypeError(
-            f"{name}: expected nested containers of finite depth; one contains itself. Remove it."
-        ) from None
-
-
 def _plain(value: Any, name: str) -> Any:
+    """A copy made only of what PyTorch loads with ``weights_only=True``; tensors are shared."""
     kind = type(value)  # exactly: PyTorch refuses to load a subclass such as an enum
     if kind in _LEAVES:
         if kind is int and (bits := value.bit_length()) > _MAX_INT_BITS:

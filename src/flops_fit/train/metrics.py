@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,10 @@ class Metrics(Tracker):
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
         with self._path.open("w", encoding="utf-8") as handle:
             for line in text.splitlines():
-                try:
+                with suppress(ValueError, KeyError, TypeError):  # it is torn
                     values = json.loads(line)
-                except ValueError:
-                    continue
-                step = values.get("step") if isinstance(values, dict) else None
-                if isinstance(step, int) and step <= self._after:
-                    handle.write(_line(values))
+                    if values["step"] <= self._after:
+                        handle.write(_line(values))
 
     def log(self, experiment: Experiment, values: Mapping[str, Any]) -> None:
         """Append one reading."""

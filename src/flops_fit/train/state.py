@@ -14,7 +14,7 @@ from flops_fit import rng
 from flops_fit.errors import OutputError
 from flops_fit.lazy import torch
 from flops_fit.records import Experiment, Run, branch_step
-from flops_fit.train.checkpoint import Checkpoints
+from flops_fit.train.checkpoint import Checkpoints, directories
 from flops_fit.train.metrics import Throughput
 from flops_fit.train.monitor import DivergenceMonitor
 from flops_fit.train.step import Stepper
@@ -211,9 +211,7 @@ def trunk_snapshots(folder: Path, trunk: str) -> Checkpoints:
 
 def left_trunks(folder: Path) -> list[str]:
     """The trunks that left snapshots under ``folder``; other files are ignored."""
-    paths = folder.iterdir() if folder.is_dir() else ()
-    folders = (p for p in paths if p.is_dir() and not p.is_symlink())
-    return sorted(p.name for p in folders if _TRUNK_NAME.fullmatch(p.name))
+    return [p.name for p in directories(folder) if _TRUNK_NAME.fullmatch(p.name)]
 
 
 def prune_trunk(folder: Path, missing: Iterable[Experiment], trunk: str) -> None:

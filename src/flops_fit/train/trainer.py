@@ -133,7 +133,6 @@ class Trainer:
         return tracking.end(replace(run, seconds=run.seconds + time.perf_counter() - started))
 
     def _train(self, run: Run, report: Report, ranks: Ranks, tracking: Tracking) -> Run:
-        """The loop, straight down."""
         experiment, config = run.experiment, self.config
         steps, batch_size = experiment.steps, experiment.batch_size
 
@@ -225,7 +224,6 @@ class Trainer:
         return self._evaluated(run, state, step)
 
     def _stepper(self, experiment: Experiment, ranks: Ranks) -> Stepper:
-        """The model with its optimizer, ready to step."""
         config = self.config
         rng.seed(experiment.seed, device=self.device)
         model: Any = self.model.build(experiment.size)

@@ -218,7 +218,6 @@ def _spent(s: Snapshot) -> str:
 
 
 def _states(s: Snapshot) -> list[Text]:
-    """Runs by state."""
     whole = _text(f"{s.runs} {'run' if s.runs == 1 else 'runs'}", "bold")
     return [whole] + [
         _text(f"{s.states[state]} {name}", style)
