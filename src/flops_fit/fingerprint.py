@@ -50,14 +50,9 @@ def fingerprint_any(value: Any) -> str:
     return digest(_plain(value, set(), 4))
 
 
-def fingerprint_values(value: Any) -> str:
-    """The content of nested tensors, arrays and plain values."""
-    return digest(_leaves(value))
-
-
-def fingerprint_structure(value: Any) -> str:
-    """The names, types and shapes of nested tensors and arrays, without their values."""
-    return digest(_leaves(value, values=False))
+def fingerprint_values(value: Any, structure: bool = False) -> str:
+    """Nested tensors, arrays and plain values by content; with ``structure`` by types and shapes alone."""
+    return digest(_leaves(value, not structure))
 
 
 def has_source(obj: Any) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from flops_fit import rng
 from flops_fit.data import reading
 from flops_fit.data.reading import Collate, Reader, StreamReader
 from flops_fit.errors import DataError, InputTypeError
-from flops_fit.fingerprint import digest, fingerprint_structure, fingerprint_values, reference
+from flops_fit.fingerprint import digest, fingerprint_values, reference
+from flops_fit.records import Findings
 
 EVAL_SAMPLES = 2_048
+_in_words = Findings(Path(__file__).with_name("notes.toml"))
 _EVAL_SHARE = 0.05
 _EVAL_STREAM = EVAL_SAMPLES // 4
 _SHUFFLED_AT_ONCE = 4_096
@@ -285,7 +288,7 @@ class DataSpec:
                 draws = rng.draw() != untouched
                 readings.append(digest(fingerprint_values(s) for s in samples))
         repeatable = readings[0] == readings[1]
-        shapes = digest(fingerprint_structure(s) for s in samples)
+        shapes = digest(fingerprint_values(s, structure=True) for s in samples)
         return readings[0] if repeatable else shapes, repeatable, draws
 
     def _probed(self) -> list[Any]:
@@ -326,8 +329,8 @@ def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSp
         return train, DataSpec(held_out.dataset, held_out.collate, indices)
     if train.indices is None:
         held_out = DataSpec(train.dataset, train.collate, None, take=_EVAL_STREAM)
-        note = f"The first {_EVAL_STREAM} samples of the stream are held out."
-        return replace(train, skip=_EVAL_STREAM, notes=(*train.notes, note)), held_out
+        note = _in_words("stream_held_out", count=_EVAL_STREAM)
+        return replace(train, skip=_EVAL_STREAM, notes=(*train.notes, note.message)), held_out
     n = len(train.indices)
     if n < 2:
         raise DataError(
@@ -342,17 +345,12 @@ def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSp
         chosen = int(np.searchsorted(sizes, count, side="right"))
         chosen = min(max(1, chosen), len(names) - 1)
         held = np.flatnonzero(np.isin(member, order[:chosen]))
-        note = (
-            f"The data set has groups: {chosen} of {len(names)} groups, {len(held)} of {n} samples, "
-            "are held out whole."
-        )
+        counts = {"chosen": chosen, "groups": len(names), "count": len(held), "samples": n}
+        note = _in_words("groups_held_out", **counts)
     else:
         held = np.sort(permuted(np.arange(count, dtype=np.int64), n, 0))
-        note = (
-            f"{count} of {n} samples, drawn at random, are held out; if samples resemble each "
-            "other (pieces of one text), give eval_dataset= for a clean split."
-        )
-    trained = replace(train, indices=AllBut(n, held), notes=(*train.notes, note))
+        note = _in_words("random_held_out", count=count, samples=n)
+    trained = replace(train, indices=AllBut(n, held), notes=(*train.notes, note.message))
     return trained, DataSpec(train.dataset, train.collate, held)
 
 
@@ -376,10 +374,7 @@ def _spec(dataset: Any, name: str) -> DataSpec:
                 f"{name}: the DataLoader has a sampler of its own, which would be lost: runs draw their "
                 "samples themselves, to be repeatable. Give its data set, arranged as it should be sampled."
             )
-        notes = (
-            f"The DataLoader given as {name} contributes its data set and collate_fn; batch size and "
-            "order are the run's own.",
-        )
+        notes = (_in_words("data_loader", name=name).message,)
         if dataset.collate_fn not in (None, data.default_collate):
             join = dataset.collate_fn
         workers = dataset.num_workers or None  # 0 is a DataLoader's default, not a choice

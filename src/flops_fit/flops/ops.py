@@ -47,20 +47,18 @@ def _convolution_backward(args: Sequence[Any], out: Any) -> float:
     return 2.0 * passes * int(math.prod(positions) * math.prod(weight[1:]))
 
 
-def _attention(q: int) -> Formula:
-    """2·b·h·s_q·s_k·(d_q + d_v): scores, and their product with the values, nothing masked."""
+def _attention(q: int, passes: float = 1.0) -> Formula:
+    """2·b·h·s_q·s_k·(d_q + d_v): scores, and their product with the values, nothing masked.
+
+    Backward it is twice the forward pass; scores that a kernel computes anew are no work of the model.
+    """
 
     def flops(args: Sequence[Any], out: Any) -> float:
         query, key, value = (args[q + i].shape for i in range(3))
         pairs = math.prod(query[:-1]) * key[-2]
-        return 2.0 * int(pairs) * int(query[-1] + value[-1])
+        return 2.0 * passes * int(pairs) * int(query[-1] + value[-1])
 
     return flops
-
-
-def _attention_backward(args: Sequence[Any], out: Any) -> float:
-    """Twice the forward pass; scores that a kernel computes anew are no work of the model."""
-    return 2.0 * _attention(1)(args, out)
 
 
 def _trilinear(args: Sequence[Any], out: Any) -> float:
@@ -93,7 +91,7 @@ FORMULAS: dict[str, Formula] = {
     **{f"aten.{op}": _convolution for op in ("convolution", "_convolution", "convolution_overrideable")},
     "aten.convolution_backward": _convolution_backward,
     **{f"aten.{op}": _attention(0) for op in _FUSED},
-    **{f"aten.{op}_backward": _attention_backward for op in _FUSED},
+    **{f"aten.{op}_backward": _attention(1, passes=2.0) for op in _FUSED},
 }  # fmt: skip
 """FLOPs of one call from its arguments and its result, by the name of the operation."""
 

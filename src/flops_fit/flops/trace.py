@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,10 @@ def storage(tensor: Any) -> int:
     return int(tensor.untyped_storage()._cdata) if hasattr(tensor, "untyped_storage") else -1
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[Any]:
+def tensors_in(values: Any) -> list[torch.Tensor]:
     """The dense tensors among the arguments or the results of an operation."""
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from tensors_in(value)
-        elif hasattr(value, "untyped_storage") and str(value.layout) == "torch.strided":
-            yield value
+    leaves = torch.utils._pytree.tree_leaves(values)
+    return [v for v in leaves if isinstance(v, torch.Tensor) and v.layout == torch.strided]
 
 
 # A backward pass multiplies once for the inputs and once for the weights: twice the forward pass,
