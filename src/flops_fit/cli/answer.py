@@ -23,8 +23,8 @@ from flops_fit.errors import InputError
 if TYPE_CHECKING:
     import flops_fit.store
 
-_FILE = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
-SWEEP_KEYS: dict[str, list[str]] = _FILE["sweep_keys"]
+WORDS = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
+SWEEP_KEYS: dict[str, list[str]] = WORDS["sweep_keys"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def number(text: str) -> float | None:
 
 def option(name: str, *flags: str, kind: Any = typer.Option, **more: Any) -> Any:
     """An option, or an argument, in the words of ``options.toml``."""
-    metavar, words, *default = SWEEP_KEYS.get(name) or _FILE[name]
+    metavar, words, *default = SWEEP_KEYS.get(name) or WORDS[name]
     return kind(*flags, metavar=metavar, help=words, show_default=(*default, True)[0], **more)
 
 
@@ -149,12 +149,12 @@ def column_names(columns: Sequence[str] | None) -> dict[str, str]:
 
 def examples(command: str) -> list[str]:
     """Calls of a command that its help shows."""
-    return [f"flops-fit {command} {words}".strip() for words in _FILE["examples"][command]]
+    return [f"flops-fit {command} {words}".strip() for words in WORDS["examples"][command]]
 
 
 def in_options(text: str) -> str:
     """What the library says, with the options of a terminal in place of its arguments."""
-    for pattern, option in _FILE["in_options"].items():
+    for pattern, option in WORDS["in_options"].items():
         text = re.sub(pattern, option, text)
     return re.sub(r"columns=(\{.*?\})", _as_options, text).replace("columns=", "--column")
 

@@ -6,21 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import flops_fit
-from flops_fit.cli.answer import Answer, Json, option
+from flops_fit.cli.answer import WORDS, Answer, Json, option
 from flops_fit.text import format_count, format_duration
 
 SEQ_LEN = 64
-SIZES: dict[float, list[int]] = {
-    3e10: [8, 12, 16, 24, 32, 40],
-    6e10: [12, 16, 24, 32, 48],
-    1.2e11: [12, 16, 24, 32, 40, 56],
-    2.5e11: [16, 24, 32, 48, 64],
-    5e11: [20, 28, 40, 56, 80],
-}
-"""Widths at each budget in FLOPs: both arms of every parabola, and at least 500 steps."""
-
-_ABOUT_TEXT = "A GPT over bytes, trained on the State of the Union addresses from 1790 to today"
-_ABOUT_IMAGES = "A vision transformer, trained on the 60,000 images of Fashion-MNIST"
+_WORDS: dict[str, Any] = WORDS["demo"]
+SIZES: dict[float, list[int]] = {float(C): widths for C, widths in _WORDS["sizes"].items()}
+"""Widths at each budget in FLOPs."""
 
 
 def demo(
@@ -52,7 +44,7 @@ def run_demo(
     started = time.monotonic()
     sweep = images or demo_sweep(SIZES)
     sizes, repeats = sweep["sizes"], sweep.get("repeats", 1)
-    about = _ABOUT_IMAGES if images else _ABOUT_TEXT
+    about = _WORDS["images" if images else "text"]
     runs = repeats * sum(map(len, sizes.values()))
     console.print(f"{about}: {len(sizes)} budgets, {runs} runs, {workers} at a time.\n")
     result = flops_fit.find_optimal(
@@ -93,15 +85,11 @@ def held_out_check(check: flops_fit.fit.HeldOut, smaller: int) -> str:
             f"  measured   loss {check.vertex_loss:.3f} at N = {format_count(check.vertex_params)}, "
             f"the minimum of a parabola through its {check.runs} runs\n"
         )
-    verdict = {
-        True: "The measured loss lies inside the interval for a single run.",
-        False: "The measured loss lies OUTSIDE the interval: extrapolate from this sweep with care.",
-        None: "There is no interval to judge by.",
-    }
+    verdict = _WORDS[{True: "inside", False: "outside", None: "no_interval"}[check.loss_inside]]
     return (
         f"Check on the largest budget, {check.compute:.3g} FLOPs, predicted from the {smaller} "
         f"smaller budgets alone:\n  predicted  loss {check.predicted_loss:.3f} at N = "
         f"{format_count(check.predicted_params)}; 90 % interval {law} for the law, {one_run} for a "
         f"single run\n{measured}  lowest run loss {check.best_loss:.3f} ({check.best_label}), low "
-        f"partly by luck\n{verdict[check.loss_inside]}"
+        f"partly by luck\n{verdict}"
     )

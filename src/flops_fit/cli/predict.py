@@ -69,7 +69,6 @@ def predict(
 
 
 def _by_law(name: str, question: Question) -> Answer:
-    """The optima of a published law."""
     law = flops_fit.reference.law(name)
     needed: list[float] = []
     served: list[flops_fit.laws.InferenceOptimum] = []

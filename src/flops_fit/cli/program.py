@@ -18,7 +18,7 @@ import typer
 
 import flops_fit
 from flops_fit._version import __version__
-from flops_fit.cli.answer import Answer, Settings, examples, in_options, option
+from flops_fit.cli.answer import WORDS, Answer, Settings, examples, in_options, option
 from flops_fit.cli.demo import demo
 from flops_fit.cli.fit import compare, fit, next_, report
 from flops_fit.cli.predict import predict, reference
@@ -32,11 +32,7 @@ if TYPE_CHECKING:
 
 NOT_GOOD, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
-EXIT_CODES = (
-    "Exit codes: 0 done; 1 failed, or the answer is unreliable, or a check found a problem; 2 invalid "
-    "input; 130 interrupted by Ctrl-C; 143 ended by SIGTERM; 141 the reader of a pipe has gone."
-)
-
+EXIT_CODES: str = WORDS["exit_codes"]
 _WIDEST = 1000
 # Columns of a plan that are left out on a narrow terminal, in this order.
 _OPTIONAL_COLUMNS = ("C/6ND", "lr", "epochs", "batch", "D/N")

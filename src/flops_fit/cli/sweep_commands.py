@@ -84,13 +84,8 @@ def init(folder: Annotated[Path, argument("directory")] = Path(), as_json: Json 
                 file.write((source / name).read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"init: {folder} cannot be written ({error.strerror}).") from error
-    steps = {
-        "flops-fit plan": "what will run, and what it costs",
-        "flops-fit run": "train it, and answer",
-        "flops-fit predict outputs 1e10": "ask for another compute",
-    }
-    if folder != Path():
-        steps = {f"cd {shlex.quote(str(folder))}": "", **steps}
+    steps = {} if folder == Path() else {f"cd {shlex.quote(str(folder))}": ""}
+    steps |= answer.WORDS["next"]
     width = max(map(len, steps))
     lines = [f"  {step:<{width}}   {text}".rstrip() for step, text in steps.items()]
     written = [f"Wrote {folder / name}" for name in FILES]

@@ -39,14 +39,11 @@ FASHION_SIZES: dict[float, list[int]] = {
 }
 """Widths at each budget in FLOPs: both arms of every parabola, and at most four epochs."""
 
-FASHION_RECIPE = RecipeTable(
-    "fashion-vit-1",
-    {},
-    {
-        "lr": RecipePowerLaw(0.2, width=-1.0, max=0.03),
-        "batch_units": RecipePowerLaw(0.1, units=0.5, min=8),
-    },
-)
+_LAWS = {
+    "lr": RecipePowerLaw(0.2, width=-1.0, max=0.03),
+    "batch_units": RecipePowerLaw(0.1, units=0.5, min=8),
+}
+FASHION_RECIPE = RecipeTable("fashion-vit-1", {}, _LAWS)
 
 
 def make_vit_factory(

@@ -6,7 +6,7 @@ import contextlib
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -91,13 +91,11 @@ def annotate(ax: Axes, text: str, at: tuple[float, float], offset: float) -> Non
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def text_as_text() -> Iterator[None]:
+def text_as_text() -> contextlib.AbstractContextManager[None]:
     """While it lasts, SVG and PDF keep text as text that can be searched and edited."""
     from matplotlib import rc_context
 
-    with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42}):
-        yield
+    return rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42})
 
 
 def compute_colours(n: int) -> list[Colour]:

@@ -75,16 +75,17 @@ class ColumnMatch:
         return f"{name}: column {self.column!r}{unit}{writer}"
 
 
-def check_mapping(mapping: object) -> dict[str, str]:
+def check_mapping(
+    mapping: object, names: Sequence[str] = _MAPPED, who: str = "it"
+) -> dict[str, str]:
     """``columns=`` as a dict from our names to headings, where it is one."""
     if not isinstance(mapping, Mapping):
         raise InputTypeError(
             f"columns=: expected a dict such as {{'params': 'n_weights'}}; "
             f"got {type(mapping).__name__}."
         )
-    unknown = sorted(str(name) for name in mapping if name not in _MAPPED)
-    if unknown:
-        raise TableError(f"columns= maps {unknown}; it may map {list(_MAPPED)}.")
+    if unknown := sorted(str(name) for name in mapping if name not in names):
+        raise TableError(f"columns= maps {unknown}; {who} may map {list(names)}.")
     return {str(name): str(heading) for name, heading in mapping.items()}
 
 

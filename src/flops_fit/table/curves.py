@@ -103,22 +103,20 @@ class Curves:
 
 
 def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
-    names = ["run", *_QUANTITIES]
-    if unknown := set(columns).difference(names):
-        raise TableError(f"columns= maps {sorted(unknown)}; for curves it may map {names}.")
-    mapping = check_mapping({k: v for k, v in columns.items() if k != "run"})
+    mapping = check_mapping(columns, ("run", *_QUANTITIES), "for curves it")
+    own_name = mapping.pop("run", None)
     where = str(source) if isinstance(source, str | Path) else "the table of curves"
     if isinstance(source, TrackedRuns):
         where, source = source.where, _tracked_rows(source, mapping)
     own = wanted(mapping)
-    names_of_runs = [_plain(name) for name in ([columns["run"]] if "run" in columns else _RUN)]
+    names_of_runs = [_plain(name) for name in ([own_name] if own_name else _RUN)]
     raw = read_raw(source, lambda h: "text" if _plain(h) in names_of_runs else own(h))
     if raw.rows == 0:
         raise TableError(f"expected one row for each point of each curve; {where} is empty.")
     headings = {_plain(heading): heading for heading in reversed(raw.cells)}
     run = next((headings[name] for name in names_of_runs if name in headings), None)
     if run is None:
-        raise _lacks(columns.get("run", "run"), raw, where, "run")
+        raise _lacks(own_name or "run", raw, where, "run")
     matches = find_numbers(raw, mapping)
     for name in ("params", "tokens", "loss"):
         if name not in matches:

@@ -45,11 +45,11 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     names = raw.cells[label] if label else [None] * raw.rows
     labels = [f"run {i}" if is_missing(v) else str(v) for i, v in enumerate(names, start=1)]
     reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
-    outcomes = set(reasons)
     state = find_text("state", list(raw.cells))
     states = cols.unfinished(raw.cells[state]) if state else {}
     unfinished = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
-    reasons |= _unsound_rows(data, unfinished, reasons, outcomes)
+    outcomes = {*reasons, *unfinished, *np.flatnonzero(~np.isfinite(data["loss"])).tolist()}
+    reasons |= _unsound_rows(data, unfinished, reasons)
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
@@ -99,12 +99,11 @@ def _left_out(label: str, reason: str, known: Mapping[str, float | None]) -> Exc
 
 
 def _unsound_rows(
-    data: Mapping[str, Floats], states: dict[int, str], cut: Mapping[int, str], outcomes: set[int]
+    data: Mapping[str, Floats], states: dict[int, str], cut: Mapping[int, str]
 ) -> dict[int, str]:
-    """Why rows are left out by their state or numbers; adds those of an outcome to ``outcomes``."""
+    """Why rows are left out by their state or numbers."""
     loss = data["loss"]
     unsound = np.flatnonzero(~np.isfinite(loss)).tolist()
-    outcomes |= {*states, *unsound}
     reasons = {i: f"loss is {loss[i]:g}, expected a finite number" for i in unsound} | states
     for name in (n for n in _POSITIVE if n in data):
         values = data[name]

@@ -74,14 +74,10 @@ def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
     listed = {str(k): _is_listed(v) for k, v in source.items()}
     if not any(listed.values()):
         return from_rows([source] if source else [], wanted)
-    if not all(listed.values()):
-        single = [k for k, is_list in listed.items() if not is_list and wanted(k) == "number"]
-        if single:
-            raise TableError(
-                f"expected a list of values for each column; {single} hold single values."
-            )
-        source = {k: v for k, v in source.items() if listed[str(k)]}
-    columns = {str(k): v if isinstance(v, np.ndarray) else list(v) for k, v in source.items()}
+    if single := [k for k, many in listed.items() if not many and wanted(k) == "number"]:
+        raise TableError(f"expected a list of values for each column; {single} hold single values.")
+    kept = {str(k): v for k, v in source.items() if listed[str(k)]}
+    columns = {k: v if isinstance(v, np.ndarray) else list(v) for k, v in kept.items()}
     if any(isinstance(v, np.ndarray) and v.ndim != 1 for v in columns.values()):
         raise TableError("expected columns of one dimension, one value a run; one is a matrix.")
     lengths = {k: len(v) for k, v in columns.items()}
