@@ -81,15 +81,8 @@ def held_out_check(check: flops_fit.fit.HeldOut, smaller: int) -> str:
     law, one_run = ("none" if s is None else f"{s[0]:.3f}–{s[1]:.3f}" for s in spans)
     measured = ""
     if check.vertex_loss is not None and check.vertex_params is not None:
-        measured = (
-            f"  measured   loss {check.vertex_loss:.3f} at N = {format_count(check.vertex_params)}, "
-            f"the minimum of a parabola through its {check.runs} runs\n"
-        )
+        measured = _WORDS["measured"].format(check=check, size=format_count(check.vertex_params))
     verdict = _WORDS[{True: "inside", False: "outside", None: "no_interval"}[check.loss_inside]]
-    return (
-        f"Check on the largest budget, {check.compute:.3g} FLOPs, predicted from the {smaller} "
-        f"smaller budgets alone:\n  predicted  loss {check.predicted_loss:.3f} at N = "
-        f"{format_count(check.predicted_params)}; 90 % interval {law} for the law, {one_run} for a "
-        f"single run\n{measured}  lowest run loss {check.best_loss:.3f} ({check.best_label}), low "
-        f"partly by luck\n{verdict}"
-    )
+    words = {"law": law, "one_run": one_run, "measured": measured, "verdict": verdict}
+    size = format_count(check.predicted_params)
+    return str(_WORDS["check"].format(check=check, smaller=smaller, size=size, **words))

@@ -111,7 +111,7 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     """N*, D* or the loss over compute with its interval, dashed beyond the largest run."""
     ax = style.axes_of(ax, data.quantity)
     path = data.path
-    _draw_interval(ax, path, data.largest, data.level)
+    _draw_interval(ax, path.low, path.high, path.compute, data.largest, data.level)
     if data.run is not None and np.any(np.isfinite(data.run.low)):
         label = f"{100 * data.level:g} % interval of one run"
         for end, name in ((data.run.low, label), (data.run.high, None)):
@@ -139,22 +139,25 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     return style.finish(ax)
 
 
-def _draw_interval(ax: Axes, path: OptimalPath, largest: float, level: float) -> None:
+def _draw_interval(
+    ax: Axes, low: Floats, high: Floats, compute: Floats, largest: float, level: float
+) -> None:
     """The interval along compute, with what lies beyond the runs shaded; it sets the x axis."""
-    C, low, high = path.compute, path.low, path.high
-    ax.axvspan(largest, C[-1], color=style.SHADE, lw=0, label="beyond the runs")
+    ax.axvspan(largest, compute[-1], color=style.SHADE, lw=0, label="beyond the runs")
     if np.any(np.isfinite(low)):
         label = f"{100 * level:g} % interval"
-        ax.fill_between(C, low, high, color=style.BLUE, alpha=0.25, lw=0, label=label)
-    ax.set_xlim(C[0], C[-1])
+        ax.fill_between(compute, low, high, color=style.BLUE, alpha=0.25, lw=0, label=label)
+    ax.set_xlim(compute[0], compute[-1])
     style.log_axis(ax, "x", "Training compute C, FLOPs", style.exponents)
 
 
 @dataclass(frozen=True)
 class ApproachRatios:
-    """N* of each approach and law form and the interval over N* of the answer, along compute."""
+    """N* of each approach and law form and the interval over N* of the answer, along ``compute``."""
 
-    own: OptimalPath  # that of the answer over itself
+    compute: Floats
+    low: Floats
+    high: Floats
     lines: dict[str, Floats]
     minima: Floats
     answer: str
@@ -165,8 +168,8 @@ class ApproachRatios:
         """Ratios along compute, distinguished by ``kind``."""
         rows: list[Row] = []
         for name, line in self.lines.items():
-            rows += rows_of(kind=name, compute=self.own.compute, params_over_answer=line)
-        own = {"compute": self.own.compute, "low": self.own.low, "high": self.own.high}
+            rows += rows_of(kind=name, compute=self.compute, params_over_answer=line)
+        own = {"compute": self.compute, "low": self.low, "high": self.high}
         rows += rows_of(kind=self.answer, params_over_answer=1.0, **own)
         C, ratio = self.minima.T
         return rows + rows_of(kind="parabola's minimum", compute=C, params_over_answer=ratio)
@@ -191,27 +194,27 @@ def approaches_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) ->
     minima = np.array([(p.budget, p.params) for p in fit.isoflop.interior]).reshape(-1, 2)
     if len(minima):
         minima[:, 1] /= fit.optimal(minima[:, 0]).params
-    own = OptimalPath(compute, *(v / path.value for v in (path.value, path.low, path.high)))
+    low, high = path.low / path.value, path.high / path.value
     answer, largest = APPROACH_NAMES[headline], fit.largest_compute
-    return ApproachRatios(own, ratios, minima, answer, largest, level)
+    return ApproachRatios(compute, low, high, ratios, minima, answer, largest, level)
 
 
 def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
     """N* of every approach and law form over that of the answer, with the answer's interval."""
     ax = style.axes_of(ax, "approaches")
-    _draw_interval(ax, data.own, data.largest, data.level)
+    _draw_interval(ax, data.low, data.high, data.compute, data.largest, data.level)
     ax.axhline(1.0, color=style.BLUE, lw=1.2, label=f"{data.answer} (the answer)")
     colours = (style.VERMILLION, style.GREEN, style.PINK, style.INK)
     for (name, line), colour, dash in zip(data.lines.items(), colours, style.DASHES, strict=False):
         off = np.all(np.abs(np.log(line)) > _LARGEST_LOG_RATIO)
         label = f"{name} (off the chart)" if off else name
-        ax.plot(data.own.compute, line, color=colour, ls=dash, lw=1.2, label=label)
+        ax.plot(data.compute, line, color=colour, ls=dash, lw=1.2, label=label)
     if len(data.minima):
         ax.plot(*data.minima.T, "o", color=style.INK, ms=3, label="minimum of a parabola")
     # Wide enough for the lines and minima, and no wider where an interval opens.
     drawn = [np.ones(1), data.minima[:, 1], *data.lines.values()]
     away = np.abs(np.log(np.concatenate(drawn)))
-    spans = np.abs(np.log(np.concatenate([data.own.low, data.own.high])))
+    spans = np.abs(np.log(np.concatenate([data.low, data.high])))
     reach = float(np.max(away[away < _LARGEST_LOG_RATIO]))
     if np.any(np.isfinite(spans)):
         reach = max(reach, min(float(np.nanmax(spans)), reach + 1.0))

@@ -54,6 +54,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
         fields["budget"] = cols.budgets_of(fields["flops"])
+    known = {i: {name: float(v[i]) for name, v in data.items()} for i in outcomes}
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
     cluster = find_text("cluster", list(raw.cells))
     return {
@@ -73,10 +74,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
             if wanted(name) == "other" and cols.splits(cells)
         },
         "excluded": tuple(
-            _left_out(
-                labels[i], reasons[i], {n: float(v[i]) for n, v in data.items() if i in outcomes}
-            )
-            for i in sorted(reasons)
+            _left_out(labels[i], reasons[i], known.get(i, {})) for i in sorted(reasons)
         ),
         "notes": (*read.notes, *(tracked.notes if tracked else ()), *trusted),
         "unit": tracked.unit if tracked else read.unit,

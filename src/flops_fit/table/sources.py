@@ -232,8 +232,12 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _json(path: Path, first: str, wanted: Wanted) -> Raw:
-    if first == "{" and _is_lines(path):
-        return from_rows(_json_lines(path), wanted)
+    # Lines of JSON: the first is an object by itself, and another one follows.
+    filled = (line for line in lines(path) if line.strip())
+    head = list(islice(filled, 2)) if first == "{" else []
+    with suppress(json.JSONDecodeError):
+        if len(head) == 2 and isinstance(json.loads(head[0]), dict):
+            return from_rows(_json_lines(path), wanted)
     if path.stat().st_size > _LARGEST_JSON:
         raise TableError(
             f"{path} is larger than {_LARGEST_JSON >> 20} MiB, and JSON has to be read whole. "
@@ -249,14 +253,6 @@ def _json(path: Path, first: str, wanted: Wanted) -> Raw:
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return from_rows(value, wanted)
     raise TableError(f"expected a JSON list of objects, one a run; {path} holds something else.")
-
-
-def _is_lines(path: Path) -> bool:
-    """Whether the first line is an object by itself and another one follows."""
-    head = list(islice((line for line in lines(path) if line.strip()), 2))
-    with suppress(json.JSONDecodeError):
-        return len(head) == 2 and isinstance(json.loads(head[0]), dict)
-    return False
 
 
 def _parquet(path: Path, wanted: Wanted) -> Raw:

@@ -48,9 +48,8 @@ def opened(path: Path) -> TextIO:
 def lines(path: Path) -> Iterator[str]:
     """The lines of a text file, none of them so long that it could fill the memory."""
     with opened(path) as handle:
-        number = 0
-        while line := handle.readline(_LONGEST_LINE):
-            number += 1
+        read = iter(lambda: handle.readline(_LONGEST_LINE), "")
+        for number, line in enumerate(read, start=1):
             if len(line) == _LONGEST_LINE:
                 raise TableError(
                     f"{path}, line {number}: expected one run a line; this line is longer than "
