@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
@@ -116,28 +116,20 @@ def _start(context: Any, task_path: str, experiment: Experiment, setting: Settin
     ours, theirs = context.Pipe(duplex=False)
     args = task_path, experiment, theirs, setting
     process = context.Process(target=carry_out, args=args, daemon=True)
-    try:
-        with _without_script():
-            process.start()
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    return Worker(process, ours, experiment)
-
-
-@contextmanager
-def _without_script() -> Iterator[None]:
-    """Keep a new process from running this script again; the task holds what it needs of it."""
+    # Without these names it does not run this script again; the task holds what it needs of it.
     names = vars(sys.modules["__main__"])
     kept = {name: names.pop(name) for name in ("__file__",) if name in names}
     kept["__spec__"] = names.get("__spec__")
     names["__spec__"] = None
     try:
-        yield
+        process.start()
+    except BaseException:
+        ours.close()
+        raise
     finally:
         names.update(kept)
+        theirs.close()
+    return Worker(process, ours, experiment)
 
 
 def stop(workers: list[Worker]) -> None:

@@ -186,8 +186,7 @@ def movement(model: nn.Module, before: Outputs, after: Outputs) -> Movement:
                 total[0] += float((new - old).square().sum())
                 total[1] += float(new.square().sum())
                 total[2] += new.numel()
-    counted = {name: total for name, total in sums.items() if total[2]}
-    return {k: (math.sqrt(a / n), math.sqrt(b / n)) for k, (a, b, n) in counted.items()}
+    return {k: (math.sqrt(a / n), math.sqrt(b / n)) for k, (a, b, n) in sums.items() if n}
 
 
 def fit_slopes(

@@ -116,8 +116,7 @@ def tf32_flags(on: bool) -> Iterator[None]:
 
     From torch 2.9 on they exist twice and must agree. The old one writes to the new, so it is set first.
     """
-    from torch import backends
-
+    backends = torch.backends
     cudnn: Any = backends.cudnn
     cpu = getattr(backends.mkldnn, "matmul", None)  # products on the CPU follow those on CUDA
     cuda: list[Any] = [backends.cuda.matmul, *(getattr(cudnn, n, None) for n in ("conv", "rnn"))]

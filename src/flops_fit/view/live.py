@@ -136,7 +136,9 @@ class LiveView(SweepView):
         elif not self._draws:
             snapshot = self._snapshot()
             if self._line_is_due(_LINE_SECONDS) or snapshot.ended == snapshot.runs:
-                self._print(line(snapshot, run))
+                loss = "no loss" if run.loss is None else f"loss {run.loss:.4f}"
+                what = f"{run.experiment.label}: {loss} in {format_duration(run.seconds)}"
+                self._print(_line(snapshot, what))
 
     def _line_is_due(self, pause: float) -> bool:
         if (now := self._clock()) - self._last_line <= pause:
@@ -179,12 +181,6 @@ def status(s: Snapshot) -> str:
     """The whole sweep in a line."""
     rate = f" at {_flops_per_second(s.rate)}" if s.rate else ""
     return _line(s, f"{s.states.get('running', 0)} running", rate)
-
-
-def line(s: Snapshot, run: Run) -> str:
-    """A completed run, and the state of the sweep after it."""
-    loss = "no loss" if run.loss is None else f"loss {run.loss:.4f}"
-    return _line(s, f"{run.experiment.label}: {loss} in {format_duration(run.seconds)}")
 
 
 def _line(s: Snapshot, what: str, rate: str = "") -> str:
