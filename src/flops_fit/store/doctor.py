@@ -244,9 +244,7 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
     with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         rows = {row.get("id", ""): row for row in csv.DictReader(handle)}
     final = {i: run for i, run in runs.items() if run.state in FINAL}
-
-    def rewrite() -> None:
-        store.write_table([runs[i] for i in plan if i in runs])
+    rewrite = partial(store.write_table, [runs[i] for i in plan if i in runs])
 
     def finding(grade: Grade, ids: list[str], what: str) -> Iterator[Finding]:
         if ids:
