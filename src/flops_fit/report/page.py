@@ -186,11 +186,11 @@ def law(m: ReportData) -> str:
     greek = {"alpha": "α", "beta": "β", "kappa": "κ"}
     constants = ", ".join(f"{greek.get(k, k)} = {v:.4g}" for k, v in fit.law.params.items())
     residuals = "log residuals" if fit.loss_space == "log" else "residuals"
-    return paragraph(
-        f"{fit.law.formula} with {constants}. {str(fit.status).rstrip('.')}. FLOPs: "
-        f"{fit.flops.description}. Huber δ = {fit.delta:.3g} on {residuals}; {fit.starts_agree} of "
-        f"{fit.starts} starts agree."
+    status = str(fit.status).rstrip(".")
+    words = table.WORDS["law"].format(
+        fit=fit, constants=constants, status=status, residuals=residuals
     )
+    return paragraph(words)
 
 
 def findings(m: ReportData) -> str:

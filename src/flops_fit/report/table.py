@@ -1,6 +1,7 @@
 """Tables and words of the answer, as Markdown for terminals and as HTML for page and notebook."""
 
 import html
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,6 +13,13 @@ from flops_fit.fit.prediction import Prediction
 from flops_fit.records import SIMULATED, Diagnostic
 from flops_fit.text import card, format_count, markdown_table
 
+
+def asset(name: str) -> str:
+    """A file that the page is made of."""
+    return (files("flops_fit.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+WORDS: dict[str, str] = tomllib.loads(asset("words.toml"))
 # Notes that stand beside "ok": a fit with one of them is not without a finding.
 _NOTED = ("residual_pattern", "outliers", "window")
 _TALL = 15  # rows: a longer table of the page scrolls in a box
@@ -94,11 +102,7 @@ def approaches(fit: Fit) -> TextTable:
         standing = "headline" if a.headline else "check" if a.usable else a.reason
         rows.append([f"{number} {a.name}", *exponents, *sizes, _loss(a.expected_loss), standing])
     interval = " (in brackets its 90 % interval)" if fit.approaches[2].a_interval else ""
-    note = (
-        f"N* ∝ C^a{interval}, D* ∝ C^b; N*, D* and loss at C = {fit.largest_compute:.3g}, the "
-        "largest run's compute. Approach 3 is the fitted law alone; the answer is the median of the "
-        "surfaces drawn around it."
-    )
+    note = WORDS["approaches"].format(interval=interval, compute=fit.largest_compute)
     return TextTable("Three approaches", rows, note)
 
 
@@ -121,24 +125,19 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
         if p.intervals["run_loss"] is not None:
             one_run = _span(p, "run_loss").strip("()")
             expected += f" in the mean of runs, and {one_run} of one run"
+    N, D = format_count(p.optimal_params), format_count(p.optimal_tokens)
     lines = [
-        f"With {p.target_compute:.3g} FLOPs, train about {format_count(p.optimal_params)} parameters"
-        f"{size} on {format_count(p.optimal_tokens)} {p.unit}{data}; {expected}.",
+        WORDS["lead"].format(p=p, N=N, D=D, size=size, data=data, expected=expected),
         _training(fit, p),
         _growth(fit),
         f"{len(fit.runs)} runs were fitted; they scatter {100 * fit.residual_sd:.2g} % around the law.",
     ]
     if fit.isoflop.n_r2 is not None and fit.isoflop.d_r2 is not None:
-        lines[-1] += (
-            f" The IsoFLOP minima lie on power laws with R² = {fit.isoflop.n_r2:.3f} (N) and "
-            f"{fit.isoflop.d_r2:.3f} (D), which alone is weak evidence."
-        )
+        lines[-1] += " " + WORDS["minima"].format(isoflop=fit.isoflop)
     spread = p.form_spread.get("optimal_params")
     if spread is not None and spread[1] > spread[0]:
-        lines.append(
-            "The intervals allow for a misfit of the law as large as the runs show. Over the fitted forms, "
-            f"N* at this budget ranges from {format_count(spread[0])} to {format_count(spread[1])}."
-        )
+        low, high = map(format_count, spread)
+        lines.append(WORDS["forms"].format(low=low, high=high))
     diagnostics = list(diagnostics)
     problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
     noted = [d for d in diagnostics if d.severity == "note" and d.code in _NOTED and d.action]
@@ -149,7 +148,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
         fine = "No problems were found with this fit."
     worth = trust_worth(trust)
     if SIMULATED in diagnostics:
-        lines.insert(0, "SIMULATED: no model was trained. These numbers come from a known law.")
+        lines.insert(0, WORDS["simulated"])
         worth = "Of simulated runs it says nothing about your model."
     limits = {"caution": "Use this fit with caution:", "no": f"Do not rely on this {about}:"}
     lines += [f"Trust: {trust}. {worth}", limits.get(trust, fine)]
@@ -193,10 +192,7 @@ def _growth(fit: Fit) -> str:
             a, b = fit.exponents
         except AttributeError:
             return ""
-    return (
-        f"With 10× the compute, use {10**a:.2g}× the parameters and {10**b:.2g}× the "
-        f"{fit.runs.unit} (exponents {a:.2f} and {b:.2f}, if FLOPs per unit grow as N)."
-    )
+    return WORDS["growth"].format(params=10**a, units=10**b, unit=fit.runs.unit, a=a, b=b)
 
 
 @dataclass(frozen=True)
@@ -241,8 +237,3 @@ def paragraph(text: str, kind: str = "") -> str:
     """A paragraph, of a class if one is given."""
     opening = f'<p class="{kind}">' if kind else "<p>"
     return f"{opening}{html.escape(text)}</p>"
-
-
-def asset(name: str) -> str:
-    """A file that the page is made of."""
-    return (files("flops_fit.report") / "assets" / name).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 from flops_fit.flops.functions import Floats
 from flops_fit.report import style
 from flops_fit.report.style import Colour, Row, rows_of
-from flops_fit.report.table import TextTable
+from flops_fit.report.table import WORDS, TextTable
 from flops_fit.text import format_count, format_regret
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.optimum_fit import OptimumFits
@@ -165,12 +165,8 @@ def tuning_table(tuning: Tuning) -> TextTable:
             + ["–" if scale is None else format_count(scale)]
         )
     noise = "" if tuning.seed_sd is None else f"The noise between seeds is {tuning.seed_sd:.2%}. "
-    return TextTable(
-        "Where hyper-parameters were tried",
-        rows,
-        "Rates are at the recipe's batch. Regret is the extra loss that a rate causes, as a share of "
-        f"the loss. {noise}A batch below the gradient's noise scale wastes little data.",
-    )
+    note = WORDS["tuning"].format(noise=noise)
+    return TextTable("Where hyper-parameters were tried", rows, note)
 
 
 def collapse_data(collapse: Collapse | None) -> Collapse | None:
