@@ -201,9 +201,7 @@ class Objective:
         return _is_whole(targets) and targets.dim() == 2 and targets.shape[1] >= 2
 
     def shifts(self, model: Any, batch: Any) -> bool | None:
-        """Whether the model shifts: with only first labels its mean is then NaN or 0. ``None`` if unclear."""
-        if not self.may_shift(batch):
-            return False
+        """Whether one that may shift does: the mean over first labels is NaN or 0. ``None`` if unclear."""
         was_training = model.training
         model.eval()
         try:

@@ -379,9 +379,8 @@ def _spec(dataset: Any, name: str) -> DataSpec:
             join = dataset.collate_fn
         workers = dataset.num_workers or None  # 0 is a DataLoader's default, not a choice
         dataset = dataset.dataset
-    if isinstance(dataset, data.IterableDataset) or not hasattr(dataset, "__getitem__"):
-        return DataSpec(dataset, join, None, notes=notes, workers=workers)
-    n = len(dataset)
-    if n == 0:
+    streams = isinstance(dataset, data.IterableDataset) or not hasattr(dataset, "__getitem__")
+    if not streams and len(dataset) == 0:
         raise DataError(f"{name}: expected at least one sample; it is empty.")
-    return DataSpec(dataset, join, AllBut(n), notes=notes, workers=workers)
+    indices = None if streams else AllBut(len(dataset))
+    return DataSpec(dataset, join, indices, notes=notes, workers=workers)

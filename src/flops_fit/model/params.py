@@ -178,8 +178,6 @@ class SizeSearch:
                 break
             low, high = (k, high) if at[1].total < params else (low, k)
         accepted = [end for end in (near(low), near(high)) if end is not None]
-        if not accepted:
-            return None
 
         def miss(size: tuple[int, ParamCount]) -> float:
             return abs(math.log(size[1].total / params))

@@ -159,16 +159,14 @@ class ModelSpec:
     def _count_in_search(self, size: int) -> ParamCount | None:
         """Like :meth:`count`, without building for real what would not fit into memory."""
         key = repr(size)
-        if key in self._counts or not self.allocates:
+        expected = self._expected(size) if self.allocates and key not in self._counts else 0.0
+        if expected <= _ALLOCATED:
             return self.count(size)
-        expected = self._expected(size)
-        if expected > _ALLOCATED:
-            self.refusals[key] = (
-                f"its constructor allocates memory ({self.allocates}), and about {expected:.1g} "
-                f"parameters are more than the {_ALLOCATED:.0e} that are built only to be counted"
-            )
-            return None
-        return self.count(size)
+        self.refusals[key] = (
+            f"its constructor allocates memory ({self.allocates}), and about {expected:.1g} "
+            f"parameters are more than the {_ALLOCATED:.0e} that are built only to be counted"
+        )
+        return None
 
     def _expected(self, size: int) -> float:
         """N at a size that was not built, from the two largest that were: N = k·size^p."""

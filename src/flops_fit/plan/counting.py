@@ -83,11 +83,9 @@ class SizePolynomial:
             prod((Fraction(size - b, a - b) for b in base if b != a), start=Fraction(1))
             for a in base
         ]
-        scale = prod(w.denominator for w in weights)
-        whole = [int(w * scale) for w in weights]
         columns = zip(*(self.traced[a] for a in base), strict=True)
-        sums = [sum(w * v for w, v in zip(whole, column, strict=True)) for column in columns]
-        return None if any(s % scale for s in sums) else tuple(s // scale for s in sums)
+        sums = [sum(w * v for w, v in zip(weights, column, strict=True)) for column in columns]
+        return None if any(s.denominator > 1 for s in sums) else tuple(map(int, sums))
 
 
 def model_structure(model: Any) -> Mapping[str, int]:

@@ -234,11 +234,9 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
     if isinstance(value, np.generic):
         return value.item()
-    return reference(value)
+    return value if isinstance(value, int | float | str | None) else reference(value)
 
 
 def with_trunks(experiments: Sequence[Experiment]) -> list[Experiment]:

@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,13 +194,11 @@ class Probe:
         part = self.data.first_batch(m)
         speed = 0.0
         for used in sorted({threads, 1}, reverse=True):
-            try:
+            with ExitStack() as stack:
                 if used != threads:
+                    stack.callback(torch.set_num_threads, threads)
                     torch.set_num_threads(used)
                 whole, fewer = _typical_seconds(step, (batch, part))
-            finally:
-                if used != threads:
-                    torch.set_num_threads(threads)
             speed = speed or per_sample * n / whole
             each = (whole - fewer) / (n - m) if n > m else 0.0
             each = min(max(each, 0.25 * whole / n), whole / n)  # noise may reverse the order
