@@ -10,6 +10,7 @@ from typing import Any
 from flops_fit.checks import check_number, check_whole
 from flops_fit.errors import InputError
 from flops_fit.peaks import DEVICES, peak_by_short_name
+from flops_fit.plan.findings import in_words
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, by_trunk, own_flops
 from flops_fit.text import format_duration, render, values_table
@@ -147,15 +148,11 @@ def run_seconds(
         assert rate is not None
         share = ASSUMED_MFU if where.mfu is None else where.mfu
         how = "an assumed" if where.mfu is None else "a given"
-        return {e.id: own[e.id] / (share * rate * 1e12) for e in experiments}, (
-            f"Times from {how} utilisation (MFU) of {100 * share:.3g} % of {where.device}'s {rate:g} TFLOP/s "
-            f"in {numbers}, training alone: nothing was measured on it, and small models reach less."
-        )
+        said = {"how": how, "share": 100 * share, "rate": rate, "numbers": numbers}
+        times = {e.id: own[e.id] / (share * rate * 1e12) for e in experiments}
+        return times, in_words("times_by_peak", device=where.device, **said).message
     if speed is None:
-        return None, (
-            "No times: nothing was measured, because the plan was made without data. Name a device, "
-            "such as device='H100', or give dataset=."
-        )
+        return None, in_words("no_times").message
     many = where.parallel
     basis = f"Times from steps measured on {speed.device}, with start and evaluation of each run"
     if many > 1 and speed.threads > 1 and speed.alone:
