@@ -1,5 +1,7 @@
 """``flops-fit demo``: a real IsoFLOP sweep on two cores, of GPTs on English or of ViTs on images."""
 
+from __future__ import annotations  # evaluated, they would import what --help does without
+
 import time
 from dataclasses import asdict
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Answers from runs: ``fit``, ``report``, ``compare`` two recipes, and the ``next`` runs."""
 
+from __future__ import annotations  # evaluated, they would import what --help does without
+
 import math
 from collections.abc import Sequence
 from dataclasses import asdict

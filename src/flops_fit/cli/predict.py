@@ -1,5 +1,7 @@
 """``predict``: optima of published laws and of fits; ``reference``: published laws and runs."""
 
+from __future__ import annotations  # evaluated, they would import what --help does without
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

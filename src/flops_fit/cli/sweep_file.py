@@ -5,6 +5,8 @@ such as ``"model.py:make"`` stand for Python objects, tables with ``ref`` for wh
 returns. Tables of the keys in ``_BUILT`` are the settings of an object by its ``kind``.
 """
 
+from __future__ import annotations  # evaluated, they would import what --help does without
+
 import functools
 import hashlib
 import importlib
