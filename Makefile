@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 demo: install ## Train a real sweep on real text and answer (about 4 minutes on two cores)
 	$(BIN)/flops-fit demo --output-dir outputs/demo
 
-demo-images: install $(IMAGES)/.ready ## Train vision transformers on 60,000 real images and answer (about 6 minutes on two cores)
+demo-images: install $(IMAGES)/.ready ## Train vision transformers on 60,000 real images and answer (about 5 minutes on two cores)
 	$(BIN)/flops-fit demo --images --data-dir $(IMAGES)/usr/share/datasets/fashion-mnist --output-dir outputs/demo-images
 
 # Debian's package, unpacked here: that takes no root, and changes nothing else.
