@@ -75,3 +75,15 @@ def test_what_was_decided_is_on_record_and_the_fit_can_be_read_again(result):
     again = flops_fit.fit.load_fit(folder / "fit.json")
     assert again.hparams.valley.prior == result.fit.hparams.valley.prior
     assert again.params == pytest.approx(result.fit.params)
+
+
+@pytest.mark.parametrize("torn", ["[" * 100_000, '{"a": {"laws": 3}}'])
+def test_decisions_that_are_torn_are_made_again(result, monkeypatch, torn):
+    """With all losses on record they are the same, and nothing is trained."""
+    monkeypatch.setattr(Trainer, "__call__", lambda *_: pytest.fail("a run was made again"))
+    path = Path(result.output_dir) / "joint.json"
+    decided = json.loads(path.read_text())
+    path.write_text(torn)
+    again = flops_fit.find_optimal(**SWEEP, output_dir=result.output_dir)
+    assert [r.experiment.id for r in again.runs] == [r.experiment.id for r in result.runs]
+    assert json.loads(path.read_text()) == decided

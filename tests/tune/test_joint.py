@@ -126,7 +126,7 @@ def test_the_same_losses_decide_the_same_and_what_was_decided_stays(near):
     planned, done, decided = near
     again = climbed(planned, Valley(), decided)
     assert [e.id for e in again.experiments] == [e.id for e in done.experiments]
-    other = {k: {**v, "laws": {}, "beyond": {}} for k, v in decided.items()}
+    other = {k: replace(v, laws={}, beyond={}) for k, v in decided.items()}
     assert climbed(planned, Valley(), other).experiments != done.experiments
     assert climbed(plan(seed=1), Valley(), dict(decided)).experiments != done.experiments
 

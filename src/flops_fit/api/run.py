@@ -1,31 +1,29 @@
 """Carry out a plan; tune it first; or choose its runs batch after batch."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from flops_fit.adaptive.candidates import Experimenter
 from flops_fit.adaptive.sweep import run_adaptive
 from flops_fit.checks import names_near_matches
 from flops_fit.distributed import Ranks, join_ranks
-from flops_fit.errors import InputError, OutputError
+from flops_fit.errors import InputError, OutputError, TableError
 from flops_fit.execute import resolve_executor
 from flops_fit.execute.executor import Executor, InProcessExecutor, Task
-from flops_fit.files import write_json
+from flops_fit.files import read_json, write_json
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.model.spec import Size
 from flops_fit.plan.designs import Adaptive
 from flops_fit.plan.sweep_plan import SweepPlan
-from flops_fit.records import Experiment, Run
+from flops_fit.records import Experiment, Run, as_record
 from flops_fit.result import Result
 from flops_fit.store.read import FINAL
 from flops_fit.store.store import Store
 from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
-from flops_fit.tune.joint import Climbed, climb
+from flops_fit.tune.joint import Climbed, Rule, climb
 from flops_fit.tune.search import run_tuning
 from flops_fit.tune.tuning import Tune, Tuning, resolve_tune
 from flops_fit.view.live import LiveView, SilentView, SweepView
@@ -211,14 +209,14 @@ def climb_plan(plan: SweepPlan, task: Task | None, options: RunOptions) -> Climb
     joint = plan.require_planner("run_sweep").joint
     assert joint is not None
     rounds, path = Rounds(plan, task, options), Path(options.output_dir) / DECISIONS
-    known: dict[str, Any] = {}
+    known: dict[str, Rule] = {}
     if options.resume and path.exists():
-        with suppress(ValueError):  # torn: they are decided again
-            known = json.loads(path.read_text(encoding="utf-8"))
+        with suppress(TableError):  # torn: they are decided again
+            known = as_record(read_json(path), dict[str, Rule], DECISIONS)
 
-    def keep(decided: Mapping[str, Any]) -> None:
+    def keep(decided: Mapping[str, Rule]) -> None:
         if rounds.leads:
-            write_json(path, decided)
+            write_json(path, {losses: rule.to_dict() for losses, rule in decided.items()})
 
     done = climb(plan, joint, rounds, rounds.say, known, keep)
     rounds.note_others(done.experiments)

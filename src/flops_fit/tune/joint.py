@@ -49,6 +49,11 @@ class Rule:
     beyond: Mapping[str, str] = field(default_factory=dict)
     lower: float = 1.0  # factor on the recipe's rate, where too few runs have a loss for a law
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        laws = {n: {name: getattr(law, name) for name in _OF_LAW} for n, law in self.laws.items()}
+        return {**vars(self), "laws": laws}
+
 
 @dataclass(frozen=True)
 class Climbed:
@@ -119,8 +124,8 @@ class _Climb:
     joint: Joint
     carry_out: CarryOut  # takes all experiments so far, and does not run finished ones again
     say: Callable[[str], None]
-    decided: dict[str, Any]  # by the losses that decided
-    keep: Callable[[Mapping[str, Any]], None]
+    decided: dict[str, Rule]  # by the losses that decided
+    keep: Callable[[Mapping[str, Rule]], None]
     runs: list[Run] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     related: Floats | float = 0.0  # of the designs so far, to size
@@ -216,14 +221,10 @@ class _Climb:
     def learnt(self, before: Rule, budget: float, spread: float) -> Rule:
         """The rule of all runs so far; what was decided once on the same losses stays."""
         key = digest([f"{r.experiment.id} {r.state} {r.loss!r}" for r in self.runs])
-        if (known := self.decided.get(key)) is not None:
-            of_names = {n: RecipePowerLaw(**law) for n, law in known["laws"].items()}
-            return Rule(of_names, known["beyond"], known["lower"])
-        rule = self._fitted(before, budget, spread)
-        laws = {n: {name: getattr(law, name) for name in _OF_LAW} for n, law in rule.laws.items()}
-        self.decided[key] = {"laws": laws, "beyond": dict(rule.beyond), "lower": rule.lower}
-        self.keep(self.decided)
-        return rule
+        if key not in self.decided:
+            self.decided[key] = self._fitted(before, budget, spread)
+            self.keep(self.decided)
+        return self.decided[key]
 
     @one_blas_thread
     def _fitted(self, before: Rule, budget: float, spread: float) -> Rule:
@@ -254,8 +255,8 @@ def climb(
     joint: Joint,
     carry_out: CarryOut,
     say: Callable[[str], None] = lambda line: None,
-    decided: dict[str, Any] | None = None,
-    keep: Callable[[Mapping[str, Any]], None] = lambda decided: None,
+    decided: dict[str, Rule] | None = None,
+    keep: Callable[[Mapping[str, Rule]], None] = lambda decided: None,
 ) -> Climbed:
     """Carry out a plan from its smallest budget to its largest, with rates and batches drawn as it goes.
 
