@@ -96,9 +96,10 @@ def test_no_damaged_file_ends_a_command_in_an_error_of_python(
 ) -> None:
     folder = shutil.copytree(sweep, tmp_path / "sweep")
     DAMAGES[damage](folder / name)
-    for command in ("doctor", "export", "predict"):
-        more = {"export": [str(tmp_path / "all.csv")], "predict": ["1e17"]}.get(command, [])
-        call([command, str(folder), *more])
+    calls = [("doctor", folder), ("export", folder, tmp_path / "all.csv")]
+    calls += [("predict", source, "1e17") for source in (folder, folder / "runs.csv")]
+    for words in calls:
+        call([str(word) for word in words])
         told = capsys.readouterr().err
         assert "--debug shows where" not in told, told
 

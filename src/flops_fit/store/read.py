@@ -94,9 +94,9 @@ def recorded_flops(folder: str | Path, table: RunTable) -> FlopsFunction | None:
 
 def recorded_findings(folder: str | Path) -> list[Diagnostic]:
     """What was found about the folder's last plan, but for what a fit says of its own runs."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((Path(folder) / "sweep.json").read_bytes())
-        findings = [Diagnostic(**values) for values in content["findings"]]
+    with suppress(OSError, TableError):
+        content = as_record(read_json(Path(folder) / "sweep.json"), dict[str, Any], "a plan")
+        findings = as_record(content.get("findings", []), list[Diagnostic], "a plan's findings")
         return [d for d in findings if d.code not in SAID_BY_FIT]
     return []
 
