@@ -96,10 +96,10 @@ def test_an_adaptive_sweep_tells_its_steps(
         'model_cls = "tests.conftest:MLP"\nmodel_size_param = "width"\nmode = "mock"\n'
         '[design]\nkind = "adaptive"\ntarget_compute = 1e13\nmax_flops = 1e12\nhalf_width = 0.5\n'
     )
-    told = called(capsys, "run", "--no-progress", "--json")
+    told = called(capsys, "run", "--no-progress", "--json", "--trust")
     assert told.code in (0, 1), told.err
     assert told.document["steps"]
-    planned = called(capsys, "plan")
+    planned = called(capsys, "plan", "--trust")
     assert "the runs of the pilot" in planned.out
 
 

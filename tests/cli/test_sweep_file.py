@@ -53,7 +53,7 @@ def arguments(
     here: Path, text: str, flags: dict[str, Any] | None = None, *settings: str
 ) -> dict[str, Any]:
     (here / "sweep.toml").write_text('model_cls = "thing.py:Tiny"\n' + text)
-    return read_sweep(None, flags or {}, settings).arguments()
+    return read_sweep(None, flags or {}, settings, trust="builtins:" in text).arguments()
 
 
 def test_values_go_to_find_optimal_under_their_own_names(here: Path) -> None:
@@ -143,10 +143,11 @@ def test_paths_of_a_file_are_beside_it_and_those_of_flags_are_here(
     away = here / "away"
     away.mkdir()
     monkeypatch.chdir(away)
-    found = read_sweep(Path("..") / "sweep.toml", {}).arguments()
+    found = read_sweep(Path("..") / "sweep.toml", {}, trust=True).arguments()
     assert found["output_dir"] == Path("../outputs")
     assert found["model_cls"].__name__ == "Tiny"
-    found = read_sweep(Path("..") / "sweep.toml", {"output_dir": Path("mine")}).arguments()
+    flags = {"output_dir": Path("mine")}
+    found = read_sweep(Path("..") / "sweep.toml", flags, trust=True).arguments()
     assert found["output_dir"] == Path("mine")
 
 
@@ -201,7 +202,7 @@ def test_without_a_model_there_is_no_sweep(
 
 def test_a_file_whose_name_is_taken_is_another_module(here: Path) -> None:
     (here / "json.py").write_text("special = 7")
-    assert load("json.py:special", here, "x") == 7
+    assert load("json.py:special", "x", here) == 7
     assert sys.modules["json"].__file__ != str(here / "json.py")
 
 
@@ -226,9 +227,81 @@ def test_planning_makes_no_executor(here: Path) -> None:
 def test_what_a_file_defines_travels_as_code(here: Path) -> None:
     """Another process can read it that knows neither the file nor its folder."""
     (here / "plain.py").write_text("class Far:\n    answer = 42\n")
-    (here / "pickle").write_bytes(cloudpickle.dumps(load("plain.py:Far", here, "x")))
+    (here / "pickle").write_bytes(cloudpickle.dumps(load("plain.py:Far", "x", here)))
     code = f"import pickle; print(pickle.load(open({str(here / 'pickle')!r}, 'rb')).answer)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=here.parent, capture_output=True, text=True
     )
     assert done.stdout == "42\n", done.stderr
+
+
+INSIDE = """
+import os
+from os import system
+from pathlib import Path
+from flops_fit.examples import GPT
+
+class Own:
+    @classmethod
+    def make(cls, text=""):
+        return cls()
+"""
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "os:system", "builtins:eval", "runpy:run_path", "__main__:x", "torch:load", "torch.hub:load",
+        "numpy:load", "transformers:pipeline", "timm:create_model", "antigravity:fly", "evil.py:run",
+        "link.py:run",
+        "flops_fit.cli:main", "flops_fit.cli.sweep_file:load", "flops_fit.checks:math.sqrt",
+        "flops_fit:laws.law.np.load", "torch.nn:functional.torch.load", "inside.py:os.system",
+        "inside.py:os.path.join", "inside:system", "inside:Path.home", "inside:Own.__subclasses__",
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_trusted_names_code_of_the_project_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    """Nothing of what it names elsewhere is imported."""
+    (here / "evil.py").write_text("raise SystemExit")
+    project = here / "project"
+    project.mkdir()
+    (project / "inside.py").write_text(INSIDE)
+    (project / "link.py").symlink_to("../evil.py")
+    installed = project / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "timm.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.chdir(project)
+    folder = here if reference == "evil.py:run" else project
+    (folder / "sweep.toml").write_text(f"dataset = {{ ref = '{reference}' }}\nmodel_cls = 'm'")
+    path = folder / "sweep.toml"
+    with pytest.raises(InputError) as error:
+        read_sweep(path, {}).arguments()
+    assert f"since {path} is not trusted; got '{reference}', which is elsewhere." in str(
+        error.value
+    )
+    assert "then add --trust" in str(error.value)
+    assert "antigravity" not in sys.modules
+
+
+def test_code_of_the_project_and_public_names_need_no_trust(here: Path) -> None:
+    (here / "inside.py").write_text(INSIDE)
+    (here / "pack" / "sub").mkdir(parents=True)
+    (here / "pack" / "sub" / "deep.py").write_text("def make(): return 5")
+    for text, answer in (
+        ("loss_fn = 'torch.nn.functional:cross_entropy'", "cross_entropy"),
+        ("loss_fn = 'inside.py:GPT'", "GPT"),
+        ("loss_fn = 'inside:Own.make'", "make"),
+        ("loss_fn = 'flops_fit.examples:gpt_loss_fn'", "gpt_loss_fn"),
+        ("loss_fn = 'pack.sub.deep:make'", "make"),
+    ):
+        assert arguments(here, text)["loss_fn"].__name__ == answer
+
+
+def test_a_reference_in_a_flag_is_the_users_own(here: Path) -> None:
+    (here / "sweep.toml").write_text("model_cls = 'os:system'")
+    assert (
+        read_sweep(None, {"model_cls": "os:getcwd"}).arguments()["model_cls"].__name__ == "getcwd"
+    )
+    assert read_sweep(None, {}, trust=True).arguments()["model_cls"].__name__ == "system"

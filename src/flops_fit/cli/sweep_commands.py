@@ -34,6 +34,7 @@ _FLAGS = {
     for name in SWEEP_KEYS
 }
 _SETTINGS = Annotated[list[str] | None, option("set", "--set", rich_help_panel=_PANEL)]
+_TRUST = Annotated[bool, option("trust", "--trust", rich_help_panel=_PANEL)]
 
 
 def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer | None]:
@@ -41,11 +42,13 @@ def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer |
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=a)
-        for name, a in {"sweep": _SWEEP, **_FLAGS, "settings": _SETTINGS}.items()
+        for name, a in {"sweep": _SWEEP, **_FLAGS, "settings": _SETTINGS, "trust": _TRUST}.items()
     ]
 
     @functools.wraps(command)
-    def call(sweep: Path | None = None, settings: Any = None, **options: Any) -> Answer | None:
+    def call(
+        sweep: Path | None = None, settings: Any = None, trust: bool = False, **options: Any
+    ) -> Answer | None:
         flags = {name: options.pop(name, None) for name in _FLAGS}
         if (budgets := flags["compute_budgets"]) is not None:
             values = [answer.number(part) for part in budgets.split(",")]
@@ -55,7 +58,7 @@ def takes_sweep(command: Callable[..., Answer | None]) -> Callable[..., Answer |
                     f"1e15,3e15; got {budgets!r}."
                 )
             flags["compute_budgets"] = values
-        return command(read_sweep(sweep, flags, settings or ()), **options)
+        return command(read_sweep(sweep, flags, settings or (), trust), **options)
 
     signature = inspect.Signature([*shared, *own])
     call.__signature__ = signature  # type: ignore[attr-defined]  # typer reads it, types do not
@@ -110,7 +113,7 @@ def plan(
 ) -> Answer:
     """Show every run of a sweep, with its cost, before anything is spent.
 
-    A few steps are trained to measure the time. Nothing is written.
+    A few steps are trained to measure the time. Nothing is written. Code that the file names is run.
     """
     arguments = sweep.arguments(planning=True)
     planned = flops_fit.find_optimal(**arguments, train=False)
@@ -156,7 +159,10 @@ def run(
     progress: Annotated[bool | None, option("progress", "--progress/--no-progress")] = None,
     as_json: Json = False,
 ) -> Answer | None:
-    """Train a sweep, fit a law and answer; called again, go on where it was interrupted."""
+    """Train a sweep, fit a law and answer; called again, go on where it was interrupted.
+
+    Code that the file names is run: read a file that is not your own first.
+    """
     for key, value in {"resume": resume, "progress": progress}.items():
         if value is not None:
             sweep.values[key] = value

@@ -3,6 +3,10 @@
 Keys are the names of these arguments, read from its signature: what it takes can be set here. Texts
 such as ``"model.py:make"`` stand for Python objects, tables with ``ref`` for what such an object
 returns. Tables of the keys in ``_BUILT`` are the settings of an object by its ``kind``.
+
+Importing and calling runs code, so what a file may name is limited unless the user trusts the file:
+code in the current directory's tree, what is public in flops_fit, and ``torch.nn``, ``torch.optim``.
+Other installed packages are not exempt: a function of theirs may load and run anything.
 """
 
 from __future__ import annotations  # evaluated, they would import what --help does without
@@ -12,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import tomllib
@@ -37,8 +42,11 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
-def load(reference: str, folder: Path, what: str) -> Any:
-    """The object that a reference names, for the key ``what``; also from ``folder``."""
+def load(reference: str, what: str, folder: Path, untrusted: Path | None = None) -> Any:
+    """The object that a reference names, for the key ``what``; also from ``folder``.
+
+    Where the file that names it is ``untrusted``, it has to be code of the project.
+    """
     match = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
     if match is None:
         raise InputError(
@@ -46,19 +54,78 @@ def load(reference: str, folder: Path, what: str) -> Any:
         )
     where, name = match["where"], match["name"]
     for place in (Path.cwd(), folder.resolve()):
-        if str(place) not in sys.path:
+        if str(place) not in sys.path and (untrusted is None or _in_project(place)):
             sys.path.insert(0, str(place))
+    is_file = where.endswith(".py")
+    allowed = untrusted is None or where in _PUBLIC or _is_harmless(where)
+    allowed = allowed or (_in_project(folder / where) if is_file else _found_here(where))
+    refused = InputError(
+        f"{what}: expected code in {Path.cwd()} or below it, since {untrusted} is not trusted; got "
+        f"{reference!r}, which is elsewhere. Read what it does, then add --trust; or name a function in a "
+        "file here that calls it."
+    )
+    if not allowed:
+        raise refused
     try:
-        is_file = where.endswith(".py")
         thing: Any = _file(folder / where) if is_file else importlib.import_module(where)
     except Exception as error:  # importing runs the user's code
         raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
+    exported = untrusted is None or (where in _PUBLIC and name in thing.__all__)
     for part in name.split("."):
         if not hasattr(thing, part):
             hint = nearest_name(part, dir(thing)) or " Check the name."
             raise InputError(f"{what}: {where} has no {part!r}.{hint}")
         thing = getattr(thing, part)
+        if not (exported or _defined_here(thing)):
+            raise refused
     return thing
+
+
+# Public modules of this package: a file may name what they export.
+_PUBLIC = ["flops_fit"]
+_PUBLIC += [
+    f"flops_fit.{m}" for m in ("examples", "fit", "laws", "mup", "recipes", "trackers", "tune")
+]
+_HARMLESS = (
+    "flops_fit.examples",
+    "torch.nn",
+    "torch.optim",
+)  # with all that is below: they compute
+
+
+def _is_harmless(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{name}.") for name in _HARMLESS)
+
+
+def _in_project(path: Path) -> bool:
+    """Whether a path is in the current directory's tree, and no installed package there."""
+    path = path.resolve()
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    library = path.is_relative_to(Path(os.__file__).resolve().parent)
+    return path.is_relative_to(Path.cwd()) and not installed and not library
+
+
+def _found_here(module: str) -> bool:
+    """Whether importing a module would run code of the project, or find nothing to run."""
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except ValueError:  # of a module without a file, such as __main__
+        return False
+    if spec is None:
+        return True
+    places = spec.submodule_search_locations or [spec.origin or ""]
+    return all(Path(place).is_absolute() and _in_project(Path(place)) for place in places)
+
+
+def _defined_here(thing: Any) -> bool:
+    """Whether a module, class or function is of the project; other objects were made there."""
+    if not (isinstance(thing, ModuleType | type) or inspect.isroutine(thing)):
+        return True
+    name = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+    if not isinstance(thing, ModuleType) and _is_harmless(name or ""):
+        return True
+    file = getattr(sys.modules.get(name or ""), "__file__", None)
+    return file is not None and _in_project(Path(file))
 
 
 def _file(path: Path) -> ModuleType:
@@ -107,10 +174,14 @@ _BUILT = ("executor", "design", "mode", "training", "tune")  # tables of an obje
 
 @dataclass
 class SweepFile:
-    """Keys with their values as written, and the folder that each one's paths are relative to."""
+    """Keys with their values as written, and the folder that each one's paths are relative to.
+
+    A key without a folder was given by the user himself, who trusts it.
+    """
 
     values: dict[str, Any]
     folders: dict[str, Path] = field(default_factory=dict)
+    untrusted: Path | None = None
 
     def arguments(self, planning: bool = False) -> dict[str, Any]:
         """The keyword arguments of ``find_optimal``; ``planning`` checks an executor only."""
@@ -118,12 +189,14 @@ class SweepFile:
 
     def _argument(self, key: str, value: Any, planning: bool) -> Any:
         folder = self.folders.get(key, Path())
+        untrusted = self.untrusted if key in self.folders else None
+        find = functools.partial(load, folder=folder, untrusted=untrusted)
         if value == "none":
             return None
         if key == "output_dir":
             return folder / str(value)
         if key in _BUILT and isinstance(value, Mapping):
-            make = _built(key, value, folder)
+            make = _built(key, value, find)
             return "inprocess" if planning and key == "executor" else make()
         if key == "sizes" and isinstance(value, Mapping):
             if wrong := [budget for budget in value if number(budget) is None]:
@@ -133,8 +206,8 @@ class SweepFile:
                 )
             return {float(budget): sizes for budget, sizes in value.items()}
         if isinstance(value, Mapping) and key in _VALUES:
-            return {k: _resolved(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
-        thing = _resolved(value, folder, key, names=True)
+            return {k: _resolved(v, find, f"{key}.{k}", names=False) for k, v in value.items()}
+        thing = _resolved(value, find, key, names=True)
         factory = isinstance(thing, type) or inspect.isroutine(thing)
         if factory and key in _CALLED and isinstance(value, str):
             return _called(thing, {}, key)
@@ -142,12 +215,12 @@ class SweepFile:
 
 
 def read_sweep(
-    path: Path | None, flags: Mapping[str, Any], settings: Sequence[str] = ()
+    path: Path | None, flags: Mapping[str, Any], settings: Sequence[str] = (), trust: bool = False
 ) -> SweepFile:
     """A sweep from a file, overridden by settings (``KEY=VALUE``) and these by flags, if given."""
     if path is None and DEFAULT_FILE.exists():
         path = DEFAULT_FILE
-    sweep = SweepFile({})
+    sweep = SweepFile({}, untrusted=None if trust else path)
     if path is not None:
         sweep.values = _read(path)
         _check_keys(sweep.values, str(path))
@@ -219,16 +292,19 @@ def _set(sweep: SweepFile, setting: str) -> None:
     table[keys[-1]] = value
 
 
-def _resolved(value: Any, folder: Path, key: str, names: bool) -> Any:
+_Find = Callable[[str, str], Any]  # from a reference and its key
+
+
+def _resolved(value: Any, find: _Find, key: str, names: bool) -> Any:
     """A value with its references resolved: tables with ``ref``, and texts where ``names`` is set."""
     if isinstance(value, str):
-        return load(value, folder, key) if names and is_reference(value) else value
+        return find(value, key) if names and is_reference(value) else value
     if isinstance(value, Sequence):
-        return [_resolved(v, folder, f"{key}[{i}]", names) for i, v in enumerate(value)]
+        return [_resolved(v, find, f"{key}[{i}]", names) for i, v in enumerate(value)]
     if not isinstance(value, Mapping):
         return value
     if "ref" not in value:
-        return {k: _resolved(v, folder, f"{key}.{k}", names=False) for k, v in value.items()}
+        return {k: _resolved(v, find, f"{key}.{k}", names=False) for k, v in value.items()}
     if unknown := [k for k in value if k not in ("ref", "args")]:
         raise InputError(
             f"{key}: expected ref and args in a table that refers to Python; got {unknown[0]!r}. Put "
@@ -237,8 +313,8 @@ def _resolved(value: Any, folder: Path, key: str, names: bool) -> Any:
     given = value.get("args", {})
     if not isinstance(given, Mapping):
         raise InputError(f"{key}.args: expected a table of arguments; got {given!r}.")
-    args = {k: _resolved(v, folder, f"{key}.args.{k}", names=False) for k, v in given.items()}
-    return _called(load(value["ref"], folder, key), args, key)
+    args = {k: _resolved(v, find, f"{key}.args.{k}", names=False) for k, v in given.items()}
+    return _called(find(value["ref"], key), args, key)
 
 
 def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> Any:
@@ -254,7 +330,7 @@ def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> 
     return function(**args)
 
 
-def _built(key: str, table: Mapping[str, Any], folder: Path) -> Callable[[], Any]:
+def _built(key: str, table: Mapping[str, Any], find: _Find) -> Callable[[], Any]:
     """What makes the object of a table: by its kind, with the other entries as its settings."""
     kinds: Mapping[str, Any] = {
         "executor": flops_fit.execute.EXECUTORS,
@@ -270,7 +346,7 @@ def _built(key: str, table: Mapping[str, Any], folder: Path) -> Callable[[], Any
         elif (key, name) == ("mode", "law") and isinstance(value, str) and not is_reference(value):
             values[name] = flops_fit.reference.law(value)
         else:
-            values[name] = _resolved(value, folder, f"{key}.{name}", names=True)
+            values[name] = _resolved(value, find, f"{key}.{name}", names=True)
     kind = values.pop("kind", None) if len(kinds) > 1 else key
     if kind not in kinds:
         raise InputError(f"{key}.kind: expected one of {', '.join(kinds)}; got {kind!r}.")
