@@ -17,7 +17,7 @@ import torch
 from benchmarks.chaos.cheap_sweeps import AGAIN, EXECUTORS, full_of, said_of, say
 from benchmarks.chaos.full_disk import FillsUp
 from flops_fit import TrainingConfig, plan_sweep, run_sweep
-from flops_fit.cli.demo import demo_sweep
+from flops_fit.cli.sweep_commands import demo_sweep
 from flops_fit.files import write_json
 from flops_fit.records import Experiment, Run
 

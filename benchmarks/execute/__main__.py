@@ -22,8 +22,8 @@ from benchmarks.common.command import run
 from benchmarks.common.report import Goal, Part, Result, Table, at_least, at_most
 from benchmarks.execute.store_size import answer, experiments, opening, recording
 from flops_fit import SweepPlan, plan_sweep, run_sweep
-from flops_fit.cli.demo import SIZES as DEMO
-from flops_fit.cli.demo import demo_sweep
+from flops_fit.cli.sweep_commands import SIZES as DEMO
+from flops_fit.cli.sweep_commands import demo_sweep
 from flops_fit.execute import Executor, InProcessExecutor, PoolExecutor, RayExecutor, SlurmExecutor
 from flops_fit.records import Run
 

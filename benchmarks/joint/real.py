@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common.report import Goal, Table, at_most
 from benchmarks.common.report import Result as Found
 from flops_fit import Result, find_optimal
-from flops_fit.cli.demo import SIZES, demo_sweep
+from flops_fit.cli.sweep_commands import SIZES, demo_sweep
 from flops_fit.execute import PoolExecutor
 from flops_fit.fit.prediction import Prediction
 from flops_fit.recipes import default

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.common.report import Goal, Result, Table
 from flops_fit import plan_sweep, run_sweep
-from flops_fit.cli.demo import demo_sweep
+from flops_fit.cli.sweep_commands import demo_sweep
 from flops_fit.execute import Executor, InProcessExecutor, PoolExecutor
 from flops_fit.plan import SweepPlan
 

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.common.report import Goal, Table, at_most
 from benchmarks.common.report import Result as Found
 from flops_fit import Adaptive, Result, find_optimal
-from flops_fit.cli.demo import SIZES, demo_sweep
+from flops_fit.cli.sweep_commands import SIZES, demo_sweep
 from flops_fit.execute import PoolExecutor
 from flops_fit.text import format_count
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from flops_fit import __version__, reference
-from flops_fit.cli import demo
-from flops_fit.cli.demo import held_out_check
+from flops_fit.cli import sweep_commands
+from flops_fit.cli.sweep_commands import held_out_check
 from flops_fit.fit import HeldOut
 from flops_fit.laws import Hoffmann
 from tests.cli._calls import called
@@ -48,8 +48,8 @@ def test_the_demo_trains_checks_itself_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     small = {1e9: [8, 12, 16, 24], 2e9: [8, 12, 16, 24], 4e9: [8, 12, 16, 32]}
-    monkeypatch.setattr(demo, "SIZES", small)
-    first = demo.run_demo(tmp_path / "out")
+    monkeypatch.setattr(sweep_commands, "SIZES", small)
+    first = sweep_commands.run_demo(tmp_path / "out")
     told = capfd.readouterr()
     for words in (
         "| Compute Budget",
@@ -60,7 +60,7 @@ def test_the_demo_trains_checks_itself_and_resumes(
     ):
         assert words in told.out
     assert (tmp_path / "out" / "plots" / "isoflop.png").stat().st_size > 10_000
-    again = demo.run_demo(tmp_path / "out")
+    again = sweep_commands.run_demo(tmp_path / "out")
     assert "12 of 12 runs are finished already" in capfd.readouterr().err
     assert again.runs == first.runs
 

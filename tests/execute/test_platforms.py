@@ -11,7 +11,7 @@ import torch
 
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute import PoolExecutor, process
-from flops_fit.train.precision import resolve_device
+from flops_fit.train.config import resolve_device
 
 
 def test_a_pool_forks_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:

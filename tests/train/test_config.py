@@ -11,7 +11,7 @@ import torch
 from flops_fit import TrainingConfig
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.trackers import TensorBoardTracker
-from flops_fit.train.precision import Precision
+from flops_fit.train.config import Precision
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import nn
 
 from flops_fit.data import split_data
 from flops_fit.objective import Objective
-from flops_fit.train.metrics import evaluate, ratio_standard_error
+from flops_fit.train.monitor import evaluate, ratio_standard_error
 from tests.train._ranks import ROW, Rows, Words, masked
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from flops_fit.batches import to_device
 from flops_fit.rng import capture
-from flops_fit.train.precision import resolve_device
+from flops_fit.train.config import resolve_device
 from tests.conftest import make_experiment, with_changes
 from tests.data.test_randomness import unmoved
 from tests.train.test_resume import every_reading, same

@@ -10,8 +10,8 @@ import flops_fit
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.peaks import PEAKS
 from flops_fit.train import Precision
-from flops_fit.train.metrics import Throughput
-from flops_fit.train.precision import device_peak, peak_of
+from flops_fit.train.config import device_peak, peak_of
+from flops_fit.train.monitor import Throughput
 from tests.conftest import make_experiment
 from tests.train.test_resume import every_reading, trainer
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flops_fit.objective import Objective
-from flops_fit.train.metrics import noise_scale, noise_scale_of
+from flops_fit.train.monitor import noise_scale, noise_scale_of
 
 
 class Linear(torch.nn.Module):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.train import precision
-from flops_fit.train.precision import Precision, resolve_precision
+from flops_fit.train import config
+from flops_fit.train.config import Precision, resolve_precision
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 
@@ -33,12 +33,12 @@ def _flags_are_left_alone() -> Iterator[None]:
 @pytest.fixture
 def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CUDA device that computes in bfloat16."""
-    monkeypatch.setattr(precision, "_has_bf16", lambda device: str(device).startswith("cuda"))
+    monkeypatch.setattr(config, "_has_bf16", lambda device: str(device).startswith("cuda"))
 
 
 @pytest.fixture
 def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_has_bf16", lambda device: False)
+    monkeypatch.setattr(config, "_has_bf16", lambda device: False)
 
 
 def test_bf16_multiplies_in_bfloat16_and_keeps_parameters_and_gradients() -> None:
@@ -140,7 +140,7 @@ def test_flags_set_by_the_newer_names_come_back(on: bool) -> None:
 
 @pytest.mark.parametrize("on", [True, False])
 def test_a_coarser_choice_of_the_user_comes_back(on: bool) -> None:
-    with precision.tf32_flags(on):  # puts the flags back at its end
+    with config.tf32_flags(on):  # puts the flags back at its end
         torch.set_float32_matmul_precision("medium")
         before = flags()
         with Precision("fp32", tf32=on).flags("cuda"):

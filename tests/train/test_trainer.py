@@ -18,7 +18,7 @@ from flops_fit.objective import Objective
 from flops_fit.recipes import learning_rate
 from flops_fit.records import Experiment, Run
 from flops_fit.train import Precision, Progress, Trainer
-from flops_fit.train.metrics import ratio_standard_error
+from flops_fit.train.monitor import ratio_standard_error
 from flops_fit.train.optimizer import make_optimizer
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment, with_changes
 

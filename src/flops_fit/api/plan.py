@@ -35,8 +35,7 @@ from flops_fit.plan.timing import Probe
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
-from flops_fit.train.config import TrainingConfig
-from flops_fit.train.precision import resolve_device, resolve_precision
+from flops_fit.train.config import TrainingConfig, resolve_device, resolve_precision
 from flops_fit.train.step import INDIVISIBLE
 from flops_fit.train.trainer import Trainer
 from flops_fit.tune.tuning import Tune, resolve_tune

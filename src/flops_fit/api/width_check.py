@@ -20,8 +20,8 @@ from flops_fit.mup.parametrization import parametrize, resolve_mup
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.planner import EXAMPLE_SAMPLES
+from flops_fit.train.config import resolve_device
 from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
-from flops_fit.train.precision import resolve_device
 from flops_fit.train.step import Stepper
 
 _STEPS, _SEEDS = 8, 3

@@ -19,10 +19,9 @@ import typer
 import flops_fit
 from flops_fit._version import __version__
 from flops_fit.cli.answer import WORDS, Answer, Settings, examples, in_options, option
-from flops_fit.cli.demo import demo
 from flops_fit.cli.fit import compare, fit, next_, report
 from flops_fit.cli.predict import predict, reference
-from flops_fit.cli.sweep_commands import doctor, export, init, plan, run
+from flops_fit.cli.sweep_commands import demo, doctor, export, init, plan, run
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
 from flops_fit.text import error_line, spell_out
 

@@ -9,7 +9,7 @@ checks a fit against held-out budgets; :func:`fit_power` fits a power law in one
 from flops_fit.fit.approaches import Approach
 from flops_fit.fit.backtesting import Backtest, Comparison, backtest, compare
 from flops_fit.fit.checks import Outlier
-from flops_fit.fit.export import export_fit
+from flops_fit.fit.export import export_fit, load_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
 from flops_fit.fit.groups import GroupFit
@@ -19,7 +19,6 @@ from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
 from flops_fit.fit.prediction import HeldOut, Prediction, Predictions
 from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
-from flops_fit.fit.saving import load_fit
 from flops_fit.fit.solver import FitStatus
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.valley import ValleyPrior

@@ -13,7 +13,7 @@ import numpy as np
 from flops_fit.errors import InputError
 from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
-from flops_fit.fit.export import fit_card, summary
+from flops_fit.fit.export import Question, fit_card, save_fit, summary
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Estimate, Evidence, check_level, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
@@ -28,8 +28,7 @@ from flops_fit.fit.prediction import (
 )
 from flops_fit.fit.questions import Questions
 from flops_fit.fit.repeated import scarcity_notes
-from flops_fit.fit.saving import Question, save_fit
-from flops_fit.fit.sensitivity import Sensitivity
+from flops_fit.fit.selection import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport

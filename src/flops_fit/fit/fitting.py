@@ -11,17 +11,16 @@ from flops_fit.checks import is_number
 from flops_fit.errors import FitError, InputError, InputTypeError, TableError
 from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
+from flops_fit.fit.export import Question
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.groups import GroupFit
 from flops_fit.fit.hparam_rule import HParamNames, check_hparams, tuned_losses
 from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.known import Known, check_known
 from flops_fit.fit.minima import envelope, isoflop
+from flops_fit.fit.misfit_mean import Known, check_known
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import FEW_EPOCHS, epochs_of
-from flops_fit.fit.saving import Question
-from flops_fit.fit.selection import stray_finding, stray_runs
-from flops_fit.fit.sensitivity import sensitivity, sensitivity_diagnostics
+from flops_fit.fit.selection import sensitivity, sensitivity_diagnostics, stray_finding, stray_runs
 from flops_fit.fit.solver import DeltaRule, one_blas_thread
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import Choice

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.errors import InputError, TableError
 from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.known import CONSTANTS, Belief, Known
+from flops_fit.fit.misfit_mean import CONSTANTS, Belief, Known
 from flops_fit.fit.solver import Solution
 from flops_fit.fit.surface_solver import rho_scale
 from flops_fit.flops.functions import Floats

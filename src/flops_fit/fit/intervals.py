@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit import Posterior, Tuned, posterior
-from flops_fit.fit.misfit_mean import MisfitPrior
+from flops_fit.fit.misfit_mean import Belief, MisfitPrior
 from flops_fit.fit.solver import Solution, one_blas_thread
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law

@@ -21,9 +21,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fit.known import Belief
 from flops_fit.fit.misfit_mean import (
     MOST_POINTS,
+    Belief,
     Gaussian,
     KappaMean,
     LinearMean,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.intervals import covariance
-from flops_fit.fit.known import Known
+from flops_fit.fit.misfit_mean import Known
 from flops_fit.fit.solver import (
     AGREE_WITHIN,
     Bound,

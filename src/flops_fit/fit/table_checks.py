@@ -17,14 +17,13 @@ from flops_fit.errors import FitError, TableError
 from flops_fit.fit.findings import finding
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.repeated import epochs_of
-from flops_fit.fit.selection import lost_by_outcome
 from flops_fit.fit.solver import MAD_TO_SD
 from flops_fit.fit.surface import Bools, points_of
 from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.kappa import Kappa
 from flops_fit.laws.law import Law
-from flops_fit.records import Diagnostic, Severity
+from flops_fit.records import Diagnostic, Excluded, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 
@@ -49,6 +48,8 @@ _NEEDED_GAIN = 0.4 * _CUT**2  # what a run on the second sheet must save
 _MOST_MOVED = 12  # budgets that are tried as the ones in another unit
 _NEEDED_FALL, _NEEDED_FALL_OF_MOVED = 2.0, 7.0  # of the scatter around a law, in one unit
 _MOST_SEARCHED, _DRAWS = 1500, 800
+_MOST_LOST = 0.1  # share of a budget's runs that may be lost without a warning
+_SAME_BUDGET = np.log(1.1)
 
 
 def check_runs(table: RunTable, parameters: int) -> RunTable:
@@ -117,7 +118,12 @@ def table_findings(
         out.append(finding("excluded", count=len(runs.excluded), shown=shown))
     if negative := int(np.sum(runs.loss <= 0)):
         out.append(finding("negative_losses", count=negative, runs=len(runs)))
-    out += [*runs.findings, *lost_by_outcome(runs), *_implausible(runs), *_conventions(runs, flops)]
+    out += [
+        *runs.findings,
+        *_lost_by_outcome(runs),
+        *_implausible(runs),
+        *_conventions(runs, flops),
+    ]
     return [*out, *([] if repeats_known else _repeats(runs)), *_grid(runs), *_edges(shape)]
 
 
@@ -335,3 +341,39 @@ def _folded(r: Floats, offset: float) -> tuple[Floats, Bools]:
 
 def _truncated(r: Floats) -> Floats:
     return np.minimum(r * r, _CUT**2)
+
+
+def _lost_by_outcome(runs: RunTable) -> list[Diagnostic]:
+    """How many runs of each budget their own outcome left out, and whether that can bend the answer.
+
+    It can where over a tenth of a budget is lost, or its largest run, or the one that looked best.
+    """
+    lost = [e for e in runs.excluded if e.by_outcome]
+    if not lost:
+        return []
+    budgets, groups = np.unique(runs.budget), dict[float | None, list[Excluded]]()
+    for e in lost:
+        groups.setdefault(_nearest(budgets, e.budget), []).append(e)
+    texts, severe = [], False
+    for budget, group in sorted(groups.items(), key=lambda item: item[0] or 0.0):
+        kept = np.ones(len(runs), bool) if budget is None else runs.budget == budget
+        total = int(np.sum(kept)) + len(group)
+        largest_kept = float(np.max(runs.params[kept], initial=0.0))
+        lowest_kept = float(np.min(runs.loss[kept], initial=np.inf))
+        largest = any(e.params is not None and e.params >= largest_kept for e in group)
+        best = any(e.loss is not None and e.loss < lowest_kept for e in group)
+        severe |= len(group) > _MOST_LOST * total or largest or best
+        which = [w for w, true in (("its largest", largest), ("its best-looking", best)) if true]
+        where = "of all, their budget not known" if budget is None else f"at C = {budget:.3g}"
+        with_these = f", {' and '.join(which)} among them" if which else ""
+        texts.append(f"{len(group)} of {total} {where}{with_these}")
+    severity: Severity = "warning" if severe else "note"
+    return [finding("selected_by_outcome", severity, severe, texts=listed(texts, 8))]
+
+
+def _nearest(budgets: Floats, compute: float | None) -> float | None:
+    """The budget of runs that a compute belongs to, else the compute itself."""
+    if compute is None or compute <= 0:
+        return None
+    off = np.abs(np.log(budgets / compute))
+    return float(budgets[np.argmin(off)]) if np.min(off) < _SAME_BUDGET else compute

@@ -16,10 +16,9 @@ from flops_fit.fit.findings import finding
 from flops_fit.fit.generic import GenericSolver
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Evidence
-from flops_fit.fit.known import Known
 from flops_fit.fit.minima import Envelope
 from flops_fit.fit.misfit import Tuned
-from flops_fit.fit.misfit_mean import MisfitPrior
+from flops_fit.fit.misfit_mean import Known, MisfitPrior
 from flops_fit.fit.solver import BoundKind, DeltaRule, Solution, one_blas_thread
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose

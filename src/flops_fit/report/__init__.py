@@ -37,8 +37,18 @@ from flops_fit.report.optima import (
 from flops_fit.report.page import SECTIONS, Section, write_report
 from flops_fit.report.style import text_as_text
 from flops_fit.report.table import answer_card, answer_in_words, approaches_table, chinchilla_table
-from flops_fit.report.tuning import batch_data, collapse_data, draw_collapse, draw_trials, rate_data
-from flops_fit.report.valley import draw_rule, draw_valley, rule_data, rule_table, valley_data
+from flops_fit.report.tuning import (
+    batch_data,
+    collapse_data,
+    draw_collapse,
+    draw_rule,
+    draw_trials,
+    draw_valley,
+    rate_data,
+    rule_data,
+    rule_table,
+    valley_data,
+)
 
 __all__ = [
     "FIGURES", "SECTIONS", "Drawn", "FigureKind", "ReportData", "Section", "answer_card",

@@ -14,8 +14,8 @@ from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic, Run
-from flops_fit.report import isoflop, optima, style, valley
-from flops_fit.report import tuning as trials
+from flops_fit.report import isoflop, optima, style
+from flops_fit.report import tuning as hparams
 from flops_fit.report.style import FigureData
 from flops_fit.report.table import asset
 from flops_fit.tune.effects import Collapse
@@ -101,16 +101,16 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
         lambda m: optima.approaches_data(m.fit, m.level, m.paths),
         optima.draw_approaches,
     ),
-    "lr_valley": (lambda m: valley.valley_data(m.fit, "lr", m.level), valley.draw_valley),
+    "lr_valley": (lambda m: hparams.valley_data(m.fit, "lr", m.level), hparams.draw_valley),
     "batch_valley": (
-        lambda m: valley.valley_data(m.fit, "batch_units", m.level),
-        valley.draw_valley,
+        lambda m: hparams.valley_data(m.fit, "batch_units", m.level),
+        hparams.draw_valley,
     ),
-    "lr_rule": (lambda m: valley.rule_data(m.fit, "lr", m.level), valley.draw_rule),
-    "batch_rule": (lambda m: valley.rule_data(m.fit, "batch_units", m.level), valley.draw_rule),
-    "rates": (lambda m: trials.rate_data(m.tuning), trials.draw_trials),
-    "batches": (lambda m: trials.batch_data(m.tuning), trials.draw_trials),
-    "collapse": (lambda m: trials.collapse_data(m.collapse), trials.draw_collapse),
+    "lr_rule": (lambda m: hparams.rule_data(m.fit, "lr", m.level), hparams.draw_rule),
+    "batch_rule": (lambda m: hparams.rule_data(m.fit, "batch_units", m.level), hparams.draw_rule),
+    "rates": (lambda m: hparams.rate_data(m.tuning), hparams.draw_trials),
+    "batches": (lambda m: hparams.batch_data(m.tuning), hparams.draw_trials),
+    "collapse": (lambda m: hparams.collapse_data(m.collapse), hparams.draw_collapse),
 }
 _WORDS = tomllib.loads(asset("figures.toml"))
 FIGURES = tuple(FigureKind(name, **_WORDS[name], data=d, draw=f) for name, (d, f) in _KINDS.items())

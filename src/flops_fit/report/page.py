@@ -22,8 +22,7 @@ from flops_fit.report.figures import ReportData
 from flops_fit.report.provenance import excluded_list, methods_section, provenance, runs_table
 from flops_fit.report.style import dark_colour, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
-from flops_fit.report.tuning import tuning_table
-from flops_fit.report.valley import rule_table
+from flops_fit.report.tuning import rule_table, tuning_table
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 

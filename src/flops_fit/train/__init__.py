@@ -1,8 +1,7 @@
 """Training: one Experiment in, one Run out."""
 
-from flops_fit.train.config import TrainingConfig
+from flops_fit.train.config import Precision, TrainingConfig
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
-from flops_fit.train.precision import Precision
 from flops_fit.train.trainer import Progress, Trainer
 
 __all__ = ["MakeOptimizer", "ParamGroups", "Precision", "Progress", "Trainer", "TrainingConfig"]

@@ -15,8 +15,7 @@ from flops_fit.errors import OutputError
 from flops_fit.lazy import torch
 from flops_fit.records import Experiment, Run, branch_step
 from flops_fit.train.checkpoint import Checkpoints, directories
-from flops_fit.train.metrics import Throughput
-from flops_fit.train.monitor import DivergenceMonitor
+from flops_fit.train.monitor import DivergenceMonitor, Throughput
 from flops_fit.train.step import Stepper
 
 _TAIL = 20  # the training loss on record is a mean over the last 1/20 of the steps

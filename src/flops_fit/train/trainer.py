@@ -29,11 +29,16 @@ from flops_fit.records import Experiment, Run, RunState, branch_step
 from flops_fit.text import error_line
 from flops_fit.trackers.tracker import Tracking
 from flops_fit.train.checkpoint import Checkpoints
-from flops_fit.train.config import TrainingConfig, reading_workers, use_compile
-from flops_fit.train.metrics import Metrics, Throughput, evaluate, noise_scale
-from flops_fit.train.monitor import Interruption, end_by
+from flops_fit.train.config import (
+    Precision,
+    TrainingConfig,
+    device_peak,
+    reading_workers,
+    resolve_precision,
+    use_compile,
+)
+from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, evaluate, noise_scale
 from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
-from flops_fit.train.precision import Precision, device_peak, resolve_precision
 from flops_fit.train.state import TrainState, trunk_snapshots
 from flops_fit.train.step import Stepper, is_out_of_memory
 
