@@ -114,7 +114,13 @@ def mistral() -> dict[str, Any]:
     return {"model_cls": make, "dataset": padded()}
 
 
-@kind("Mixtral", mixtral_flops, units=KEPT - 1, told="shifted_labels lengths")
+@kind(
+    "Mixtral",
+    mixtral_flops,
+    units=KEPT - 1,
+    told="shifted_labels lengths",
+    says="4, of which a position passes 2)",
+)
 def mixtral() -> dict[str, Any]:
     def make(width: int) -> Any:
         experts = {"num_local_experts": 4, "num_experts_per_tok": 2}

@@ -174,11 +174,41 @@ class Mixture(nn.Module):
             self.active_params = lambda: active
 
 
-def test_experts_are_recognised_by_their_shape_and_router() -> None:
-    (experts,) = find_experts(nn.Sequential(nn.Linear(8, 8), Mixture()))
+def ran(*positions: float) -> dict[str, float]:
+    """Positions that passed the router, and then each of four experts."""
+    router, *parts = positions
+    return {"1.router.weight": router} | {f"1.experts.{i}.weight": n for i, n in enumerate(parts)}
+
+
+def test_experts_are_recognised_by_the_positions_that_a_router_sends_them() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), Mixture())
+    (experts,) = find_experts(model, ran(10, 4, 0, 5, 1))
     assert (experts.name, experts.number, experts.params) == ("1.experts", 4, 4 * 72)
+    assert experts.each == 1
+    assert find_experts(model, ran(10, 10, 0, 0, 0))
     stack = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-    assert find_experts(nn.Sequential(nn.Linear(8, 8), stack)) == ()
+    alone = {f"1.{i}.weight": 3.0 for i in range(4)}
+    assert find_experts(nn.Sequential(nn.Linear(8, 8), stack), {"0.weight": 10.0, **alone}) == ()
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        ran(10, 10, 10, 10, 10),  # blocks that all positions pass
+        ran(1, 12, 12, 12, 12),  # a head on what they pool
+        dict(reversed(ran(10, 3, 3, 2, 2).items())),  # a head after parts of fewer positions
+        ran(10, 64, 16, 4, 1),  # parts of several resolutions
+        {},
+    ],
+)
+def test_equal_parts_beside_as_many_outputs_are_no_experts(passes: dict[str, float]) -> None:
+    assert find_experts(nn.Sequential(nn.Linear(8, 8), Mixture()), passes) == ()
+
+
+def test_layers_that_are_left_out_at_random_are_no_experts() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), Mixture())
+    assert find_experts(model, ran(10, 10, 0, 10, 0), draws=True) == ()
+    assert find_experts(model, ran(10, 8, 0, 1, 1), draws=True)
 
 
 def test_a_model_may_say_how_many_of_its_parameters_are_active() -> None:

@@ -65,23 +65,28 @@ def test_routing_by_values_is_counted_on_the_real_batch() -> None:
     assert (
         counted.per_unit(d) == 6 * (4 * d + d * d + V * d) - 4 * 4 * d
     )  # no gradient of an argmax
+    assert "4, of which a position passes 1)" in counted.notes[0]
     assert "Declare active_params()" in counted.notes[0]
 
 
-def test_declared_active_parameters_stand_for_what_cannot_be_traced() -> None:
+def test_declared_active_parameters_stand_for_what_is_too_large_to_be_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    routed = counter(lambda d: Routed(d, False, False)).per_unit(8)
+    assert counter(lambda d: Routed(d, False, True)).per_unit(8) == routed
+    monkeypatch.setattr("flops_fit.plan.counting._MOST_TRACED", 10)
     counted = counter(lambda d: Routed(d, False, True))
     assert counted.per_unit(8) == 6 * (2 * V * 8 + 4 * 8 + 8 * 8)
     assert "6·N of the active parameters" in counted.notes[0]
 
 
-def test_experts_that_all_run_are_all_counted_and_reported() -> None:
+def test_experts_that_every_token_passes_are_all_counted_and_none_is_left_out() -> None:
     counted = counter(lambda d: Routed(d, True, False))
     d = 8
     assert counted.per_unit(d) == 6 * (4 * d + 4 * d * d + V * d)
-    assert "FLOPs are those of the experts that the trace ran" in counted.notes[0]
     declared = counter(lambda d: Routed(d, True, True))
     assert declared.per_unit(d) == counted.per_unit(d)
-    assert declared.notes == []
+    assert declared.notes == counted.notes == []
 
 
 class Distilled(nn.Module):

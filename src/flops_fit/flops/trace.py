@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,7 @@ class TracedFlops:
     notes: tuple[str, ...] = ()
     ops: tuple[tuple[str, OpCount], ...] = ()
     recomputed: float = 0.0
+    passes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -231,6 +232,7 @@ class _Counts:
         self.flops: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.kinds: dict[str, str] = {}
         self.unknown: dict[str, int] = defaultdict(int)
+        self.passes: dict[str, float] = defaultdict(float)
         self.weights = Weights(model)
         self.backward = False
 
@@ -250,8 +252,11 @@ class _Counts:
         part = "forward" if not self.backward else "recomputed" if again else "backward"
         self.flops[name][part] += flops * (4 if is_complex else 1)
         self.kinds[name] = KINDS.get(name, MATRIX if name.startswith("aten.") else name)
-        if not self.backward:
-            self.weights.used |= self.weights.names(args, kwargs)
+        if not self.backward and (names := self.weights.names(args, kwargs)):
+            self.weights.used |= names
+            sizes = self.weights.sizes
+            for weight in names:
+                self.passes[weight] += flops / (2 * sum(sizes[n] for n in names))
 
     def result(self) -> TracedFlops:
         ops = {name: OpCount(self.kinds[name], **parts) for name, parts in self.flops.items()}
@@ -272,7 +277,9 @@ class _Counts:
                 notes.append(said.message)
         if again:
             notes.append(_in_words("recomputed", share=again / forward).message)
-        return TracedFlops(forward, backward, tuple(notes), tuple(ops.items()), again)
+        return TracedFlops(
+            forward, backward, tuple(notes), tuple(ops.items()), again, dict(self.passes)
+        )
 
 
 def trace_flops(forward: Callable[[], torch.Tensor], model: nn.Module | None = None) -> TracedFlops:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -23,39 +23,67 @@ _NEIGHBOURS = 64  # sizes tried on each side of a refused one
 
 @dataclass(frozen=True)
 class Experts:
-    """A layer of equal experts and a router: its name, how many, and their parameters."""
+    """Equal experts of which a unit passes ``each``: their name, how many, and their parameters."""
 
     name: str
     number: int
     params: int
+    each: float
 
 
-def find_experts(model: Any) -> tuple[Experts, ...]:
-    """Modules that hold n equal parts and a linear layer with n outputs to choose among them.
+def find_experts(
+    model: Any, passes: Mapping[str, float], draws: bool = False
+) -> tuple[Experts, ...]:
+    """Parallel parts of a model of which a router sends each position through some, as a trace shows.
 
-    The parts are a ``ModuleList`` of one class and shape, or parameters of three dimensions whose first is
-    n, in a layer that is not one of torch's own.
+    ``passes`` are the positions that each weight multiplied, in order of use. Parts are n equal modules of
+    a list, or the first dimension of a weight of three that is not of a layer of torch's own. They are
+    experts if a matrix beside them with n outputs ran before, on R positions, and they ran on fewer than
+    n·R, none on more than R. With ``draws`` a part that ran on all or none may have been left out at random.
     """
-    if not isinstance(model, nn.Module):
-        return ()
-    layers = []
-    for path, module in model.named_modules():
-        children = dict(module.named_children())
-        chosen = {c.out_features for c in children.values() if isinstance(c, nn.Linear)} - {1}
-        for name, child in children.items():
-            if isinstance(child, nn.ModuleList):
-                shapes = {(type(m), *(tuple(p.shape) for p in m.parameters())) for m in child}
-                numbers = {len(child)} if len(shapes) == 1 else set()
-            else:
-                homes = [kind.__module__ for kind in type(child).__mro__[:-2]]
-                torchs = [h for h in homes if h.startswith("torch.nn.modules.")]
-                own = all("container" in home for home in torchs)
-                parts = child.parameters(recurse=False) if own else ()
-                numbers = {p.shape[0] for p in parts if p.dim() == 3}
-            if len(numbers) == 1 and (number := int(numbers.pop())) in chosen:
-                params = sum(p.numel() for p in child.parameters())
-                layers.append(Experts(f"{path}.{name}".lstrip("."), number, params))
+    layers: list[Experts] = []
+    order = {name: place for place, name in enumerate(passes)}
+    for path, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        for name, child in module.named_children():
+            inside = f"{path}.{name}".lstrip(".")
+            parts = _parts(child, inside)
+            ran = [_passes(part, start, passes) for part, start in parts]
+            if not (number := len(ran)) > 1 or not sum(ran):
+                continue
+            own = tuple(start for _, start in parts)
+            first = min(place for n, place in order.items() if n.startswith(own))
+            for weight, parameter in module.named_parameters(path):
+                near = weight[len(path) :].count(".") < 4 and not weight.startswith(own)
+                chooses = near and parameter.dim() == 2 and number in parameter.shape
+                positions = passes.get(weight, 0.0) if chooses else 0.0
+                some = any(0 < n < positions for n in ran) or not draws
+                if max(ran) <= positions > sum(ran) / number and order[weight] < first and some:
+                    params = sum(p.numel() for p in child.parameters())
+                    layers.append(Experts(inside, number, params, sum(ran) / positions))
+                    break
     return tuple(layers)
+
+
+def _parts(child: nn.Module, path: str) -> list[tuple[Any, str]]:
+    """Equal parts of a module, each with the name before those of its parameters."""
+    if isinstance(child, nn.ModuleList | nn.ModuleDict):
+        parts = list(child.named_children())
+        shapes = {(type(m), *(tuple(p.shape) for p in m.parameters())) for _, m in parts}
+        return [(m, f"{path}.{name}") for name, m in parts] if len(shapes) == 1 else []
+    homes = [kind.__module__ for kind in type(child).__mro__[:-2]]
+    if any(h.startswith("torch.nn.modules.") and "container" not in h for h in homes):
+        return []
+    stacked = {n: p for n, p in child.named_parameters(recurse=False) if p.dim() == 3}
+    numbers = {p.shape[0] for p in stacked.values()}
+    name = next(iter(stacked), "")
+    return [(stacked[name], f"{path}.{name}")] * numbers.pop() if len(numbers) == 1 else []
+
+
+def _passes(part: Any, name: str, passes: Mapping[str, float]) -> float:
+    """Positions that most passed a weight of a part, itself a weight or a module."""
+    if not isinstance(part, nn.Module):
+        return passes.get(name, 0.0)
+    return max((passes.get(n, 0.0) for n, _ in part.named_parameters(name)), default=0.0)
 
 
 def count_params(model: Any, name: str = "the model") -> ParamCount:

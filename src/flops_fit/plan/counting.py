@@ -277,8 +277,10 @@ class FlopsCounter:
                 self._note(in_words("random_flops", draws=_DRAWS, error=error).message)
         notes = (n for n in traced[0].notes if all(n in t.notes for t in traced))
         self._note(*(f"FLOPs: {note}." for note in notes))
-        experts, params = find_experts(model), self.spec.require(size)
-        if experts and params.active >= params.total:
+        params = self.spec.require(size)
+        experts = find_experts(model, traced[0].passes, bool(self._random))
+        told = any("active_params()" in note for note in self.notes)
+        if experts and params.active >= params.total and not told:
             self._note(in_words("silent_experts", experts=experts[0]).message)
         if total <= 0:
             raise InputError(
@@ -310,13 +312,16 @@ class FlopsCounter:
         with suppress(Exception):
             if not step:
                 output = self._counted(lambda: self._summed_output(model, meta), model, seed)
-        if output is None and hasattr(model, "active_params") and self.unit == "tokens":
+        if output is None:
+            try:
+                return self._trace_values(size, batch, error, seed)
+            except InputError:
+                if not hasattr(model, "active_params") or self.unit != "tokens":
+                    raise
             why = error_line(error).rstrip(".")
             self._note(in_words("active_6nd", model=self.spec.reference, why=why).message)
             active = self.spec.require(size).active
             return TracedFlops(6.0 * active * float(objective.count(batch)), 0.0)
-        if output is None:
-            return self._trace_values(size, batch, error, seed)
         if self._by_values is None and total <= _MOST_COMPARED:
             with suppress(FlopsFitError):
                 traced = self._trace_values(size, batch, error, seed)
