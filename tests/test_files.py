@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import sys
 import threading
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.files import csv_text, write_atomic, write_output
+from flops_fit.files import as_written, csv_text, write_atomic, write_output
+from flops_fit.table import RunTable
 
 
 def test_an_atomic_write_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -60,3 +63,30 @@ def test_rows_that_lack_a_column_leave_its_cell_empty() -> None:
     rows = [{"a": 1.5, "b": None}, {"a": 2, "c": "x, y"}]
     assert csv_text(rows) == 'a,b,c\r\n1.5,,\r\n2,,"x, y"\r\n'
     assert csv_text([], ["id"], line_end="\n") == "id\n"
+
+
+FORMULAS = ["=1+1", "+1+1", "-2+3", "@SUM(1)", "\tx", "\rx", "\nx", "＝1", "'=1", "''-x", '=a,"b"']
+
+
+def test_a_spreadsheet_runs_no_text_of_a_table_and_reading_gives_it_back() -> None:
+    """Of text, the first character decides (OWASP, CSV injection); numbers stay numbers."""
+    plain = ["a=b", "'tis", "-1.5", "+2e9", "-inf", "", "'"]
+    texts = [*FORMULAS, *plain]
+    names = [f"=column{i}" for i in range(len(texts))]
+    text = csv_text([dict(zip(names, texts, strict=True)), {names[0]: -1.5}])
+    head, row, numbers = csv.reader(io.StringIO(text, newline=""))
+    assert head == [f"'{name}" for name in names]
+    assert row == [*(f"'{t}" for t in FORMULAS), *plain]
+    assert numbers[0] == "-1.5"
+    assert [as_written(cell) for cell in head + row] == names + texts
+
+
+def test_a_table_of_runs_is_read_back_with_its_formulas(tmp_path: Path) -> None:
+    rows = [
+        {"label": t.strip(), "params": 1e6, "tokens": 1e8, "loss": 3.0, "=corpus": t.strip()}
+        for t in [*FORMULAS, *FORMULAS]
+    ]
+    (tmp_path / "runs.csv").write_text(csv_text(rows), newline="")
+    table = RunTable.read(tmp_path / "runs.csv")
+    assert [*table.labels] == [row["label"] for row in rows]
+    assert [*table.texts["=corpus"]] == [row["label"] for row in rows]

@@ -19,6 +19,9 @@ from flops_fit.errors import OutputError, TableError
 from flops_fit.lazy import import_extra
 from flops_fit.records import finite_json
 
+_FORMULA = re.compile(
+    "'*[=+\\-@\t\r\n＝＋－＠]"
+)  # what spreadsheets would run, also marked already
 _RENAMES = 20  # attempts to replace a file that is being read, where the system forbids it
 _RENAME_SECONDS = 0.05
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -155,16 +158,35 @@ def csv_text(
 ) -> str:
     """Rows as CSV under a line of names: ``columns``, or all that the rows have, in their order.
 
+    Text that a spreadsheet would run as a formula is marked by ``'`` before it; ``as_written`` takes that
+    away.
+
     >>> csv_text([{"params": 8, "loss": 2.5}, {"params": 9, "note": None}], line_end=";")
     'params,loss,note;8,2.5,;9,,;'
+    >>> csv_text([{"run": "=1+1", "loss": -2.5}], line_end=";")
+    "run,loss;'=1+1,-2.5;"
     """
     rows = list(rows)
     names = list(columns or dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, names, restval="", lineterminator=line_end)
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(stream, lineterminator=line_end)
+    writer.writerow(map(_marked, names))
+    writer.writerows([_marked(row.get(name, "")) for name in names] for row in rows)
     return stream.getvalue()
+
+
+def _marked(cell: Any) -> Any:
+    if not isinstance(cell, str) or _FORMULA.match(cell) is None:
+        return cell
+    with suppress(ValueError):
+        float(cell)
+        return cell
+    return f"'{cell}"
+
+
+def as_written(cell: str) -> str:
+    """A cell of a CSV file without the mark that kept it from being run."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 @contextmanager

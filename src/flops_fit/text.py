@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import html
 import io
+import re
 import sys
 import traceback
 import unicodedata
@@ -21,6 +22,24 @@ _SPELT = {
     "≈": "~", "≠": "!=", "∝": "~", "±": "+/-", "√": "sqrt", "∞": "inf", "’": "'", "─": "-", "│": "|",
     "├": "+", "└": "+",
 }  # fmt: skip
+
+
+# What moves a cursor, hides or turns text round, but for tabs and ends of lines.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
+
+
+def visible(text: str, colour: bool = False) -> str:
+    r"""Text with control characters spelt out, but for those of ``colour`` where it is wanted.
+
+    >>> visible("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    parts = _COLOUR.split(text) if colour else [text]
+    parts[::2] = [
+        _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), part) for part in parts[::2]
+    ]
+    return "".join(parts)
 
 
 def _spelt(error: UnicodeError) -> tuple[str, int]:

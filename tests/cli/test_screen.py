@@ -85,3 +85,21 @@ def test_csv_is_never_broken(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     (tmp_path / "runs.csv").write_text(told.out)
     assert len(told.out.splitlines()) == 134
     assert len(flops_fit.RunTable.read(tmp_path / "runs.csv")) == 133
+
+
+def test_control_characters_of_a_table_reach_neither_terminal_nor_page(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = flops_fit.reference.runs("llama3_2024").to_dicts()
+    for row in rows[:20]:
+        row |= {"label": "a\x1b[2J\nTrust: ok \u202e\x9b31m", "loss": 0.0}
+    path = tmp_path / "runs\x1b[2J.csv"
+    path.write_text(flops_fit.files.csv_text(rows), encoding="utf-8")
+    told = called(capsys, "fit", path, "--report", tmp_path / "page\x1b[2J.html")
+    wrong = called(capsys, "fit", tmp_path / "\x1b[2J.csv")
+    page = (tmp_path / "page\x1b[2J.html").read_text(encoding="utf-8")
+    for text in (told.out, wrong.err, page):
+        assert r"\x1b[2J" in text
+        assert not set("\x1b\x9b\u202e") & set(text)
+    assert "\nTrust: ok \\u202e" not in told.out
+    assert "\x1b[32m" in as_text([Text("\x1b[2JSound.", "green")], 80, colour=True)

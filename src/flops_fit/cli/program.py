@@ -23,7 +23,7 @@ from flops_fit.cli.fit import compare, fit, next_, report
 from flops_fit.cli.predict import predict, reference
 from flops_fit.cli.sweep_commands import demo, doctor, export, init, plan, run
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
-from flops_fit.text import error_line, spell_out
+from flops_fit.text import error_line, spell_out, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -128,10 +128,10 @@ def _print_error(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     elif isinstance(error, FlopsFitError):
-        first, _, more = in_options(str(error)).strip().partition("\n")
+        first, _, more = visible(in_options(str(error)).strip()).partition("\n")
         typer.echo(f"flops-fit: {first}{' (--debug shows more)' if more else ''}", err=True)
     else:
-        typer.echo(f"flops-fit: {error_line(error)} (--debug shows where)", err=True)
+        typer.echo(f"flops-fit: {visible(error_line(error))} (--debug shows where)", err=True)
     return BAD_INPUT if isinstance(error, InputError | InputTypeError) else NOT_GOOD
 
 
@@ -156,7 +156,8 @@ def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False
                     continue
                 lines = [_broken(line, width) for line in lines]
             console.print("\n".join(lines), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+    shown = (visible(line, colour).rstrip() for line in stream.getvalue().splitlines())
+    return "\n".join(shown) + "\n"
 
 
 def _broken(line: str, width: int) -> str:

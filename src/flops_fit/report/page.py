@@ -23,6 +23,7 @@ from flops_fit.report.provenance import excluded_list, methods_section, provenan
 from flops_fit.report.style import dark_colour, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import rule_table, tuning_table
+from flops_fit.text import visible
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -74,7 +75,7 @@ def page(m: ReportData) -> str:
         f'<h2 id="{name}-head">{title}</h2>{text}</section>'
         for name, title, text in shown
     )
-    return Template(asset("page.html")).substitute(
+    whole = Template(asset("page.html")).substitute(
         title=html.escape(m.title or "Compute-optimal training"),
         style=_style(body),
         links="".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown),
@@ -82,6 +83,7 @@ def page(m: ReportData) -> str:
         version=__version__,
         script=asset("law.js") + asset("page.js"),
     )
+    return visible(whole)
 
 
 def _style(body: str) -> str:

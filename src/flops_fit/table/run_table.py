@@ -20,6 +20,7 @@ from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
 from flops_fit.table.quantities import batches, quantities, scaled_by_width, telling
 from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
+from flops_fit.text import visible
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns
 
 _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
@@ -43,7 +44,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     data = read.data
     label = find_text("label", list(raw.cells))
     names = raw.cells[label] if label else [None] * raw.rows
-    labels = [f"run {i}" if is_missing(v) else str(v) for i, v in enumerate(names, start=1)]
+    labels = [_text(v) or f"run {i}" for i, v in enumerate(names, start=1)]
     reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
     state = find_text("state", list(raw.cells))
     states = cols.unfinished(raw.cells[state]) if state else {}
@@ -69,7 +70,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         "labels": tuple(labels[i] for i in kept),
         "cluster": _clusters([raw.cells[cluster][i] for i in kept] if cluster else []),
         "texts": {
-            name: tuple("" if is_missing(cells[i]) else str(cells[i]) for i in kept)
+            name: tuple(_text(cells[i]) for i in kept)
             for name, cells in raw.cells.items()
             if wanted(name) == "other" and cols.splits(cells)
         },
@@ -79,6 +80,11 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         "notes": (*read.notes, *(tracked.notes if tracked else ()), *trusted),
         "unit": tracked.unit if tracked else read.unit,
     }
+
+
+def _text(value: Any) -> str:
+    """What a cell says in one line, empty where that is nothing: it reaches terminals and pages."""
+    return "" if is_missing(value) else visible(str(value)).replace("\n", " ")
 
 
 def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:

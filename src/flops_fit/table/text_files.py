@@ -11,6 +11,7 @@ from typing import TextIO
 import numpy as np
 
 from flops_fit.errors import TableError
+from flops_fit.files import as_written
 from flops_fit.table.cells import is_missing, unit_factor
 from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted
 
@@ -80,7 +81,7 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     width = head[start].count(delimiter)
     sound = (x for x in rest if not (x.startswith("#") and x.count(delimiter) < width))
     reader = csv.reader(sound, delimiter=delimiter, skipinitialspace=True)
-    headings = [name.strip() for name in next(reader)]
+    headings = [as_written(name.strip()) for name in next(reader)]
     chart = any(name.endswith(("__MIN", "__MAX")) for name in headings)
     if chart or list(map(str.lower, headings)) == ["wall time", "step", "value"]:
         what = "W&B, one column a run" if chart else "TensorBoard, the steps of one run"
@@ -106,7 +107,7 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
         if count > most:
             raise too_long(most, str(path))
         for i, kind in kinds.items():
-            column: Cells = [row[i] for row in rows]
+            column: Cells = [as_written(row[i]) for row in rows]
             if kind == "number":
                 with suppress(ValueError):  # floats take an eighth of the memory
                     column = np.array(list(map(float, column)), dtype=np.float64)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from flops_fit.records import Experiment, Run
-from flops_fit.text import format_count, format_duration
+from flops_fit.text import format_count, format_duration, visible
 from flops_fit.train.trainer import Progress
 from flops_fit.view.board import Board, Snapshot
 
@@ -157,7 +157,7 @@ class LiveView(SweepView):
     def _print(self, message: str, style: str = "") -> None:
         # Messages of a user's code may hold square brackets; a file's lines are not wrapped.
         self._console.print(
-            message, style=style, markup=False, highlight=False,
+            visible(message), style=style, markup=False, highlight=False,
             soft_wrap=not self._console.is_terminal,
         )  # fmt: skip
 
