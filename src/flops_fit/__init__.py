@@ -16,8 +16,9 @@ from flops_fit._version import __version__
 if TYPE_CHECKING:
     from flops_fit import errors, examples, laws, reference
     from flops_fit.api import coordinate_check, find_optimal, plan_sweep, run_sweep, tune_sweep
-    from flops_fit.execute import Mock
+    from flops_fit.execute import CommandTask, Mock
     from flops_fit.fit import Fit, Prediction, compare, fit_runs, load_fit
+    from flops_fit.model import ModelSizes
     from flops_fit.mup import Mup
     from flops_fit.plan import Adaptive, Grid, Rectangular, SweepPlan, Tapered
     from flops_fit.recipes import HParams
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from flops_fit.tune import Tune
 
 __all__ = [
-    "Adaptive", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HParams", "Mock", "Mup",
+    "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HParams", "Mock",
+    "ModelSizes", "Mup",
     "ParamCount", "Prediction", "Rectangular", "Result", "Run", "RunTable", "SweepPlan",
     "Tapered", "TrackedRuns", "TrainingConfig", "Tune", "__version__", "compare",
     "coordinate_check", "errors", "examples", "find_optimal", "fit_runs", "laws", "load_fit", "plan_sweep",
@@ -41,7 +43,8 @@ __all__ = [
 _MODULES = {
     "api": ("coordinate_check", "find_optimal", "plan_sweep", "run_sweep", "tune_sweep"),
     "fit": ("Fit", "Prediction", "compare", "fit_runs", "load_fit"),
-    "execute": ("Mock",),
+    "execute": ("CommandTask", "Mock"),
+    "model": ("ModelSizes",),
     "plan": ("Adaptive", "Grid", "Rectangular", "SweepPlan", "Tapered"),
     "recipes": ("HParams",),
     "records": ("Diagnostic", "Experiment", "ParamCount", "Run"),

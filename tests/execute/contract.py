@@ -94,6 +94,17 @@ class Contract:
         executor.submit(make_experiment())
         assert [r.details for r in drain(executor, 1)] == ["first\nsecond\n"]
 
+    def test_a_command_is_a_run(self, executor: Executor, tmp_path: Path) -> None:
+        """Its exit code and what it prints say how it ended."""
+        text = "echo loss: {size}.5; exit $(({size} - 2))"
+        task = flops_fit.CommandTask(text, "re:loss: (.*)", shell=True, folder=tmp_path / "runs")
+        executor.start(task, lambda progress: None)
+        for size in (2, 3):
+            executor.submit(make_experiment(size=size))
+        runs = sorted(drain(executor, 2), key=lambda r: r.experiment.size)
+        assert [(r.state, r.loss) for r in runs] == [("completed", 2.5), ("failed", None)]
+        assert runs[1].reason == "the command exited with 1: loss: 3.5"
+
     def test_closing_twice_is_safe_and_forgets_what_waits(self, executor: Executor) -> None:
         executor.start(_tasks.square, lambda progress: None)
         executor.submit(make_experiment(size=_tasks.SLOW))

@@ -17,6 +17,7 @@ import pytest
 
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.execute import (
+    CommandTask,
     Executor,
     InProcessExecutor,
     Mock,
@@ -326,3 +327,18 @@ def test_a_mock_answers_with_its_law() -> None:
     ]
     assert abs(sum(noisy) / 300) < 0.002
     assert Mock(law)(make_experiment()) == Mock(law)(make_experiment())
+
+
+def test_a_cancelled_run_of_a_pool_takes_its_command_along(tmp_path: Path) -> None:
+    text = 'cd "$FLOPS_FIT_RUN_DIR"; echo $$ > pid; mv pid begun; exec sleep 61'
+    pool = PoolExecutor(1, 1)
+    task = CommandTask(text, shell=True, folder=tmp_path)
+    pool.start(task, lambda progress: None)
+    handle = pool.submit(make_experiment())
+    until = time.monotonic() + 60
+    while not (begun := list(tmp_path.rglob("begun"))) and time.monotonic() < until:
+        pool.poll(0.05)
+    assert pool.cancel(handle)
+    pool.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun[0].read_text()), 0)

@@ -9,9 +9,10 @@ from flops_fit.api.plan import MOVED, ModeLike, Sweep, make_plan
 from flops_fit.api.run import RunOptions, climb_plan, find_adaptively, ranks_of, run_plan, tune_plan
 from flops_fit.checks import explains_names
 from flops_fit.errors import InputError
-from flops_fit.execute.executor import Executor
+from flops_fit.execute.executor import Executor, Mock
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.hparam_rule import HParamNames
+from flops_fit.model.sizes import ModelSizes
 from flops_fit.plan.counting import FlopsMethod
 from flops_fit.plan.designs import Adaptive, DesignLike, Sizes
 from flops_fit.plan.planner import check_fittable
@@ -25,7 +26,7 @@ from flops_fit.tune.tuning import Tune, resolve_tune
 
 @explains_names(MOVED)
 def find_optimal(
-    model_cls: Callable[..., Any] | None = None,
+    model_cls: Callable[..., Any] | ModelSizes | None = None,
     model_size_param: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     dataset: Any = None,
@@ -65,7 +66,8 @@ def find_optimal(
     Parameters
     ----------
     model_cls
-        A class or factory that returns any ``torch.nn.Module``.
+        A class or factory that returns any ``torch.nn.Module``; or :class:`ModelSizes`, the parameters of
+        each size of a model that a command trains.
     model_size_param
         The argument of ``model_cls`` that sets its size, such as ``"d_model"``; optional where
         ``sizes`` names whole sets of arguments.
@@ -83,7 +85,8 @@ def find_optimal(
         ``False`` returns the :class:`SweepPlan` and runs nothing.
     mode
         ``"local"`` trains. ``"mock"`` simulates the runs by a known law with seeded noise, without
-        data; :class:`flops_fit.Mock` names another law and noise.
+        data; :class:`flops_fit.Mock` names another law and noise. :class:`flops_fit.CommandTask` runs a
+        trainer of your own, a command; another command is another sweep.
     output_dir
         Where records, tables and figures go.
     resume
@@ -138,7 +141,7 @@ def find_optimal(
     given = {**locals(), "requires_data": train}
     sweep = Sweep(**{field.name: given[field.name] for field in fields(Sweep)})
     tuning_options = resolve_tune(tune)
-    if tuning_options.kind != "none" and sweep.mock is not None:
+    if tuning_options.kind != "none" and isinstance(sweep.task, Mock):
         raise InputError(
             f"tune: {tuning_options.kind!r} needs runs that train, and simulated runs have no learning "
             "rate. Leave tune out, or give mode='local'."

@@ -12,9 +12,11 @@ from flops_fit.api.width_check import WidthCheck
 from flops_fit.checks import check_choice, check_whole, explains_names
 from flops_fit.data.spec import check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError
+from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Mock
 from flops_fit.fingerprint import digest
 from flops_fit.fit.hparam_rule import TUNED
+from flops_fit.model.sizes import ModelSizes
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup.parametrization import Parametrization, parametrize
 from flops_fit.objective import Objective
@@ -26,6 +28,7 @@ from flops_fit.plan.findings import (
     batch_norms,
     code_findings,
     data_findings,
+    in_words,
     settle_labels,
     smallest_built,
 )
@@ -67,14 +70,14 @@ MOVED: Mapping[str, Place] = {
 }
 """Settings that are no arguments of find_optimal, and where they are."""
 
-ModeLike = Literal["local", "mock"] | Mock
+ModeLike = Literal["local", "mock"] | Mock | CommandTask
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
     """The arguments that decide a plan, checked; :func:`find_optimal` explains them."""
 
-    model_cls: Callable[..., Any] | None = None
+    model_cls: Callable[..., Any] | ModelSizes | None = None
     model_size_param: str | None = None
     model_kwargs: Mapping[str, Any] | None = None
     dataset: Any = None
@@ -101,11 +104,17 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.model_cls is None:
             raise InputError("model_cls: expected a class or factory of models; got none.")
-        if not isinstance(self.mode, Mock):
+        if not isinstance(self.mode, Mock | CommandTask):
             check_choice("mode", self.mode, ("local", "mock"))
         if not isinstance(self.training, TrainingConfig):
             raise InputTypeError(
                 f"training: expected a flops_fit.TrainingConfig; got {type(self.training).__name__}."
+            )
+        own = self.model_size_param, self.model_kwargs, self.dataset, self.example_batch
+        if isinstance(self.model_cls, ModelSizes) and any(value is not None for value in own):
+            raise InputError(
+                "model_cls: expected no size parameter, arguments, data or batch beside ModelSizes, which "
+                "names sizes of a model that a command trains. Leave them out."
             )
         check_whole("seed", self.seed, at_least=None)
         check_whole("repeats", self.repeats, expected="a positive whole number")
@@ -152,9 +161,10 @@ class Sweep:
         return Joint(names, spread, tune.most, self.training.mup is not None)
 
     @property
-    def mock(self) -> Mock | None:
-        """What simulates the runs; ``None`` where they are trained."""
-        return self.mode if isinstance(self.mode, Mock) else Mock() if self.mode == "mock" else None
+    def task(self) -> Mock | CommandTask | None:
+        """What carries out the runs in place of the trainer, without data; ``None`` where that trains."""
+        own = isinstance(self.mode, Mock | CommandTask)
+        return self.mode if own else Mock() if self.mode == "mock" else None  # type: ignore[return-value]
 
 
 def takes(arguments: Callable[P, Sweep]) -> Callable[[Callable[[Sweep], R]], Callable[P, R]]:
@@ -193,18 +203,24 @@ def plan_sweep(sweep: Sweep) -> SweepPlan:
 def make_plan(sweep: Sweep) -> SweepPlan:
     """What :func:`plan_sweep` does, with its arguments gathered."""
     assert sweep.model_cls is not None
-    kwargs = {} if sweep.model_kwargs is None else sweep.model_kwargs
-    spec = ModelSpec(sweep.model_cls, sweep.model_size_param, kwargs)
+    flops, source = sweep.flops, sweep.dataset
+    if isinstance(sweep.model_cls, ModelSizes):
+        spec: ModelSpec = sweep.model_cls
+        source = spec
+        flops = sweep.model_cls.flops_method if flops == "measured" else flops
+    else:
+        kwargs = {} if sweep.model_kwargs is None else sweep.model_kwargs
+        spec = ModelSpec(sweep.model_cls, sweep.model_size_param, kwargs)
     budgets, sizes, design = _layout(sweep, spec)
     objective = Objective(sweep.loss_fn, sweep.count_fn, sweep.step_fn)
-    mock, mup, data, trainer = sweep.mock, sweep.training.mup, None, None
+    task, mup, data, trainer = sweep.task, sweep.training.mup, None, None
     split = None
-    if mock is None and sweep.dataset is not None:
+    if task is None and sweep.dataset is not None:
         split = split_data(sweep.dataset, sweep.eval_dataset)
-    elif mock is None and sweep.requires_data:
+    elif task is None and sweep.requires_data:
         raise InputError(
             "dataset: training needs a data set; got none. Give dataset=, or train=False for "
-            'the plan alone, or mode="mock" to try the call.'
+            'the plan alone, mode=CommandTask(...) for a trainer of your own, or mode="mock" to try it.'
         )
     example = sweep.example_batch
     if split is not None:
@@ -215,7 +231,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     if example is not None:
         objective, labels = settle_labels(spec, objective, example, sizes)
         findings += labels
-    conditions = "" if mock is None else mock.fingerprint()
+    conditions = "" if task is None else task.fingerprint()
     if split is not None:
         findings += data_findings(*split, sweep.eval_dataset is not None)
         device = resolve_device(sweep.device)
@@ -225,10 +241,10 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     counter, per_sample = make_counter(
         spec,
         objective,
-        sweep.flops,
+        flops,
         data,
         sweep.example_batch,
-        sweep.dataset,
+        source,
         sweep.batch_size,
         None if example is None else (small := smallest_built(spec, sizes)),
     )
@@ -261,6 +277,8 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         None if data is None else data.count(),
     )
     read = () if data is None else tuple(data.notes)
+    if isinstance(spec, ModelSizes) and flops == "6nd":
+        read = (in_words("sizes_6nd", unit=spec.unit.rstrip("s")).message,)
     joint = sweep.joint
     planner = Planner(
         factory,
@@ -270,17 +288,19 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         sweep.repeats,
         read,
         tuple(findings),
-        task=mock,
+        task=task,
         joint=joint,
     )
     plan = planner.plan()
+    if isinstance(task, CommandTask):
+        task.check(plan.experiments)
     if joint is not None:
         plan = replace(plan, diagnostics=(joint.diagnostic(plan), *plan.diagnostics))
     roles = None
     if mup is not None:
         base = _smallest(plan) if mup.base is None else mup.base
         mup = replace(mup, base=base)
-        if mock is None:
+        if task is None:
             roles = parametrize(spec, objective, example, [e.size for e in plan.experiments], mup)
         plan = planner.at_base(plan, base, mup.fingerprint(base))
     if roles is not None:

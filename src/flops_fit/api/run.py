@@ -11,6 +11,7 @@ from flops_fit.checks import names_near_matches
 from flops_fit.distributed import Ranks, join_ranks
 from flops_fit.errors import InputError, OutputError, TableError
 from flops_fit.execute import resolve_executor
+from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Executor, InProcessExecutor, Task
 from flops_fit.files import read_json, write_json
 from flops_fit.fit.fitting import fit_runs
@@ -67,8 +68,8 @@ def run_sweep(
     plan
         The plan; its finished runs are read from ``output_dir``.
     task
-        ``(experiment, report) -> Run``: your own training code in place of the plan's trainer. It
-        must be picklable for executors that use other processes.
+        ``(experiment, report) -> Run``: your own training code in place of the plan's trainer, or a
+        :class:`CommandTask`. It must be picklable for executors that use other processes.
     executor, output_dir, resume, progress
         As :func:`find_optimal` takes them.
     """
@@ -120,7 +121,9 @@ def run_plan(
             )
         return runs
 
-    if isinstance(task, Trainer):
+    if isinstance(task, CommandTask):
+        task.check(plan.experiments)
+    if isinstance(task, Trainer | CommandTask):
         store = Store(Path(options.output_dir))
         task = task.in_folder(store.runs, store.trunks)
     return sweep(task) if ranks.size == 1 else lead_sweep(ranks, task, sweep)

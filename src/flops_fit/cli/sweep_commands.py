@@ -159,9 +159,30 @@ def _done(plan: flops_fit.SweepPlan, folder: Path) -> list[str]:
     return [f"{text}; {len(diff.missing)} are missing, {diff.cost.flops:.3g} FLOPs{left}."]
 
 
+Command = Annotated[str | None, option("command", "--command")]
+LossFrom = Annotated[str | None, option("loss_from", "--loss-from")]
+
+
+def _by_command(sweep: SweepFile, command: str | None, loss: str | None) -> SweepFile:
+    """The sweep with a command in place of the trainer, where one is given."""
+    given = {"command": command, "loss": loss}
+    if new := {name: text for name, text in given.items() if text is not None}:
+        known = sweep.values.get("mode")
+        sweep.values["mode"] = {
+            **(known if isinstance(known, dict) else {}),
+            "kind": "command",
+            **new,
+        }
+        if command is not None:
+            sweep.folders.pop("mode", None)
+    return sweep
+
+
 @takes_sweep
 def run(
     sweep: SweepFile,
+    command: Command = None,
+    loss_from: LossFrom = None,
     resume: Annotated[bool | None, option("resume", "--resume/--no-resume")] = None,
     progress: Annotated[bool | None, option("progress", "--progress/--no-progress")] = None,
     as_json: Json = False,
@@ -173,7 +194,7 @@ def run(
     for key, value in {"resume": resume, "progress": progress}.items():
         if value is not None:
             sweep.values[key] = value
-    arguments = sweep.arguments()
+    arguments = _by_command(sweep, command, loss_from).arguments()
     try:
         result = flops_fit.find_optimal(**arguments)
     except KeyboardInterrupt:

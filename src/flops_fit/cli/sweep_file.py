@@ -169,7 +169,8 @@ DEFAULT_FILE = Path("sweep.toml")
 _CALLED = ("dataset", "eval_dataset", "example_batch")  # a class or function of these is called
 _VALUES = ("model_kwargs", "sizes", "hparams")  # tables where ref at the top level is a mere name
 _NOT_SET = ("train",)  # the command decides
-_BUILT = ("executor", "design", "mode", "training", "tune")  # tables of an object's settings
+# Tables of an object's settings.
+_BUILT = ("executor", "design", "mode", "training", "tune", "model_cls")
 
 
 @dataclass
@@ -195,8 +196,13 @@ class SweepFile:
             return None
         if key == "output_dir":
             return folder / str(value)
-        if key in _BUILT and isinstance(value, Mapping):
-            make = _built(key, value, find)
+        if key in _BUILT and isinstance(value, Mapping) and "ref" not in value:
+            if untrusted is not None and key == "mode" and value.get("kind") == "command":
+                raise InputError(
+                    f"mode: expected no command in {untrusted}, which is not trusted; got "
+                    f"{value.get('command')!r}. Read it, then add --trust; or give it as --command."
+                )
+            make = _built(key, value, find, folder)
             return "inprocess" if planning and key == "executor" else make()
         if key == "sizes" and isinstance(value, Mapping):
             if wrong := [budget for budget in value if number(budget) is None]:
@@ -330,23 +336,37 @@ def _called(function: Callable[..., Any], args: Mapping[str, Any], key: str) -> 
     return function(**args)
 
 
-def _built(key: str, table: Mapping[str, Any], find: _Find) -> Callable[[], Any]:
+def _built(key: str, table: Mapping[str, Any], find: _Find, folder: Path) -> Callable[[], Any]:
     """What makes the object of a table: by its kind, with the other entries as its settings."""
     kinds: Mapping[str, Any] = {
         "executor": flops_fit.execute.EXECUTORS,
         "design": flops_fit.plan.designs.DESIGNS,
-        "mode": {"local": lambda: "local", "mock": flops_fit.Mock},
+        "mode": {
+            "local": lambda: "local",
+            "mock": flops_fit.Mock,
+            "command": flops_fit.CommandTask,
+        },
+        "model_cls": {"model_cls": flops_fit.ModelSizes},
         "training": {"training": flops_fit.TrainingConfig},
         "tune": {"tune": flops_fit.tune.Tune},
     }[key]
     values: dict[str, Any] = {}
+    command = key == "mode" and table.get("kind") == "command"
     for name, value in table.items():
         if value == "none":
             values[name] = None
         elif (key, name) == ("mode", "law") and isinstance(value, str) and not is_reference(value):
             values[name] = flops_fit.reference.law(value)
         else:
-            values[name] = _resolved(value, find, f"{key}.{name}", names=True)
+            values[name] = _resolved(value, find, f"{key}.{name}", names=not command)
+    if command:
+        values["cwd"] = folder / values.get("cwd", "")
+        codes = values.get("exit_codes", {})
+        values["exit_codes"] = {number(code): state for code, state in codes.items()}
+    if isinstance(params := values.get("params"), str):
+        values["params"] = folder / params
+    elif isinstance(params, Mapping):  # a key of TOML is a text
+        values["params"] = {int(k) if k.isdigit() else k: v for k, v in params.items()}
     kind = values.pop("kind", None) if len(kinds) > 1 else key
     if kind not in kinds:
         raise InputError(f"{key}.kind: expected one of {', '.join(kinds)}; got {kind!r}.")

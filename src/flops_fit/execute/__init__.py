@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 from flops_fit.checks import check_choice
 from flops_fit.errors import InputTypeError
+from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Executor, Handle, InProcessExecutor, Mock, Resources, Task
 from flops_fit.execute.pool import PoolExecutor
 from flops_fit.execute.ray import RayExecutor
 from flops_fit.execute.slurm import SlurmExecutor
 
 __all__ = [
-    "EXECUTORS", "Executor", "Handle", "InProcessExecutor", "Mock", "PoolExecutor",
+    "EXECUTORS", "CommandTask", "Executor", "Handle", "InProcessExecutor", "Mock", "PoolExecutor",
     "RayExecutor", "Resources", "SlurmExecutor", "Task", "resolve_executor",
 ]  # fmt: skip
 

@@ -28,6 +28,7 @@ Task = Callable[[Experiment, Report | None], Run]
 
 Where several ranks train a run together, rank 0 calls the task, and the others its attribute
 ``follower`` where it has one: what only one process may do (a lease, a record) belongs in the task.
+One with ``starts_ranks`` gets all GPUs of its run in one process.
 """
 GpusPerRun = int | Callable[[Experiment], int]
 
@@ -57,9 +58,9 @@ class Resources:
         check_whole("gpus", self.gpus, at_least=0)
         if self.ranks is not None:
             check_whole("ranks", self.ranks)
-            if self.gpus and self.gpus != self.ranks:
+            if self.gpus and self.ranks not in (1, self.gpus):
                 raise InputError(
-                    f"ranks: expected one for each of {self.gpus} GPUs; got {self.ranks}. Leave it out."
+                    f"ranks: expected one for each of {self.gpus} GPUs, or one for all; got {self.ranks}."
                 )
         if self.seconds is not None and not self.seconds > 0:
             raise InputError(f"seconds: expected a positive time; got {self.seconds!r}.")
@@ -193,6 +194,7 @@ class RemoteExecutor(ABC):
         self._running: dict[Handle, Started] = {}
         self._numbers = itertools.count()
         self._report: Report = lambda progress: None
+        self._one_process = False  # the task starts its ranks itself
 
     @staticmethod
     def _require_start(name: str, task: Any) -> None:
@@ -204,13 +206,15 @@ class RemoteExecutor(ABC):
     def start(self, task: Task, report: Report) -> None:
         """Send ``task`` to where runs happen; InputTypeError where it cannot be pickled."""
         self._report = report
+        self._one_process = getattr(getattr(task, "task", task), "starts_ranks", False)
         self._prepare(task)
 
     def _default(self, e: Experiment, cpus: int, seconds: float | None = None) -> Resources:
         """The resources of a run that asks for none; ``cpus`` are for each of its processes."""
         counts = self._gpus_per_run, self._ranks_per_run
         gpus, ranks = (count(e) if callable(count) else count for count in counts)
-        return Resources(cpus, gpus, seconds, None if gpus else ranks)
+        one = 1 if self._one_process else None if gpus else ranks
+        return Resources(cpus, gpus, seconds, one)
 
     def poll(self, timeout: float | None = None) -> list[Run]:
         """Start what fits and pass progress on, until a run has ended."""

@@ -342,7 +342,8 @@ def in_worker() -> bool:
 
 def _see_gpu(setting: Setting, rank: int) -> None:
     if setting.gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setting.gpus[rank : rank + 1])
+        own = setting.gpus if setting.ranks == 1 else setting.gpus[rank : rank + 1]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
 
 
 def print_in_order() -> None:

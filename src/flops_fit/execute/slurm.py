@@ -172,7 +172,7 @@ class SlurmExecutor(RemoteExecutor):
         """By submitit's names."""
         minutes = math.ceil((needs.seconds or self._time * 60.0) / 60)
         nodes = math.ceil(needs.gpus / self._gpus_per_node) or 1
-        tasks, gpus = needs.size // nodes, needs.gpus // nodes
+        tasks, gpus = max(1, needs.size // nodes), needs.gpus // nodes
         if self._local:
             local = {"timeout_min": minutes, "tasks_per_node": tasks, "gpus_per_node": gpus}
             return {**local, **self._options}

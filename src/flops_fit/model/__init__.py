@@ -4,6 +4,7 @@ All of that is done on torch's meta device, where nothing is allocated.
 """
 
 from flops_fit.model.params import count_params, find_experts
+from flops_fit.model.sizes import ModelSizes
 from flops_fit.model.spec import ModelSpec
 
-__all__ = ["ModelSpec", "count_params", "find_experts"]
+__all__ = ["ModelSizes", "ModelSpec", "count_params", "find_experts"]

@@ -160,18 +160,18 @@ def grid_sizes(
     lost: list[str] = []
     for budget, (low, high), many in zip(budgets, ends, layout.sizes_per_budget, strict=True):
         spread = np.geomspace(low / layout.width, high * layout.width, many).tolist()
-        chosen: dict[Size, float] = {}
+        chosen: dict[str, tuple[Size, float]] = {}
         for params in spread if many > 1 else [math.sqrt(low * high)]:
             near = spec.nearest(params)
-            if near is not None and near[0] not in chosen:
-                chosen[near[0]] = params
+            if near is not None and repr(near[0]) not in chosen:
+                chosen[repr(near[0])] = near[0], params
                 continue
             why = "the constructor accepts no size near it"
             if near is not None:
-                used = format_count(chosen[near[0]])
+                used = format_count(chosen[repr(near[0])][1])
                 why = f"the nearest size, {near[0]}, is already used for N = {used}"
             lost.append(f"N = {format_count(params)} at {budget:.3g} FLOPs: {why}")
-        sizes[budget] = list(chosen)
+        sizes[budget] = [size for size, _ in chosen.values()]
     return sizes, lost
 
 

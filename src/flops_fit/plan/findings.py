@@ -125,9 +125,10 @@ def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[D
 def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
     """The kind of each layer that sums over the samples that pass together."""
     model: Any = None if size is None else spec.build_meta(size)
-    modules = model.modules() if hasattr(model, "modules") else ()
+    if not hasattr(model, "modules"):
+        return []
     kind = torch.nn.modules.batchnorm._BatchNorm
-    return [type(m).__name__ for m in modules if isinstance(m, kind)]
+    return [type(m).__name__ for m in model.modules() if isinstance(m, kind)]
 
 
 def data_findings(data: DataSpec, held_out: DataSpec, own_held_out: bool) -> list[Diagnostic]:

@@ -9,7 +9,8 @@
         attempt.json       how the last attempt without a result ended
         lease.json         which process makes the run, while one does
         metrics.jsonl, checkpoint/   its training curve, and the state from which it continues
-        output.txt         what its worker printed
+        output.txt         what its worker or its command printed
+        work/, exit_code   the files of a command, and how one ended that was exported
       trunks/<trunk>/      snapshots of a trunk from which missing runs continue
       trunks/<trunk>.lease which process makes a run of that trunk
       tuning/              a folder like this one, of the runs that tuned hyper-parameters

@@ -13,15 +13,25 @@ from pathlib import Path
 from typing import Literal
 
 from flops_fit.errors import OutputError, TableError
+from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK
 from flops_fit.files import is_temporary, output_errors, read_json
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep, set_aside
-from flops_fit.store.store import OUTPUT, Store
+from flops_fit.store.store import Store
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _OURS = frozenset(
-    {"run.json", "attempt.json", "lease.json", "metrics.jsonl", "checkpoint", OUTPUT}
+    {
+        "run.json",
+        "attempt.json",
+        "lease.json",
+        "metrics.jsonl",
+        "checkpoint",
+        OUTPUT,
+        WORK,
+        EXIT_CODE,
+    }
 )  # in a run's folder
 _TEMPORARY_SECONDS = 60.0  # after which nobody is still writing a temporary file
 Grade = Literal["wrong", "leftover", "note"]

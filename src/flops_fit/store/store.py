@@ -17,6 +17,7 @@ from typing import Any
 
 from flops_fit.distributed import ALONE, join_ranks, launched
 from flops_fit.errors import OutputError, TableError
+from flops_fit.execute.command import OUTPUT
 from flops_fit.execute.executor import Report, Task, attempt
 from flops_fit.execute.process import in_worker
 from flops_fit.files import output_errors, read_json, unwritable, write_atomic, write_new
@@ -25,8 +26,6 @@ from flops_fit.store import read
 from flops_fit.store.lease import Holder, Lease, LeaseHeldError, living_holder, take_lease
 from flops_fit.train.state import left_trunks, prune_trunk
 from flops_fit.train.trainer import Progress, Trainer
-
-OUTPUT = "output.txt"  # in a run's folder: what its worker printed
 
 
 @dataclass(frozen=True)
