@@ -113,8 +113,8 @@ class ModelSizes(ModelSpec):
 def _rows(params: Any) -> Iterable[tuple[Any, Any, float | None]]:
     """(size, N, FLOPs per unit if given) of a dict, of rows or of a CSV."""
     if isinstance(params, Mapping):
-        return [(size, n, None) for size, n in params.items()]
-    if isinstance(params, str | Path):
+        params = [{"size": size, "params": n} for size, n in params.items()]
+    elif isinstance(params, str | Path):
         try:
             with Path(params).open(newline="", encoding="utf-8-sig") as file:
                 params = [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
