@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import flops_fit
+from flops_fit.cli.sweep_commands import _by_command
 from flops_fit.cli.sweep_file import read_sweep
 from tests.cli._calls import called
 
@@ -37,7 +38,7 @@ def test_a_sweep_file_may_name_sizes_and_a_command(tmp_path: Path) -> None:
     """The command starts in the folder of the file."""
     (tmp_path / "sweep.toml").write_text(SWEEP)
     (tmp_path / "train.sh").write_text(TRAIN)
-    arguments = read_sweep(tmp_path / "sweep.toml", {}).arguments()
+    arguments = read_sweep(tmp_path / "sweep.toml", {}, trust=True).arguments()
     task, out = arguments["mode"], arguments.pop("output_dir")
     assert (task.cwd, dict(task.exit_codes)) == (str(tmp_path), {75: "preempted"})
     plan = flops_fit.plan_sweep(**arguments)
@@ -63,3 +64,20 @@ def test_a_command_on_the_command_line_takes_the_place_of_that_of_the_file(
     assert "got {sise}. Did you mean 'size'?" in done.err
     done = called(capsys, "run", tmp_path / "sweep.toml", "--command", "false", "--no-progress")
     assert "the first two runs failed for the same reason" in done.err
+
+
+def test_a_file_that_is_not_trusted_starts_no_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does its environment reach a command of the user's own."""
+    path = tmp_path / "sweep.toml"
+    path.write_text(f'{SWEEP}shell = true\n[mode.env]\nBASH_ENV = "evil"\n')
+    for arguments in ([], ["--loss-from", "a.json:b"], ["--set", "mode.shell=false"]):
+        done = called(capsys, "run", path, *arguments)
+        assert done.code == 2
+        assert "which is not trusted; got 'sh train.sh {params} {tokens}'" in done.err
+    for trust, env in ((False, {}), (True, {"BASH_ENV": "evil"})):
+        sweep = _by_command(read_sweep(path, {}, trust=trust), "train {size}", None)
+        task = sweep.arguments()["mode"]
+        assert (task.command, dict(task.env), task.shell) == ("train {size}", env, trust)
+    assert not (tmp_path / "outputs").exists()

@@ -168,11 +168,10 @@ def _by_command(sweep: SweepFile, command: str | None, loss: str | None) -> Swee
     given = {"command": command, "loss": loss}
     if new := {name: text for name, text in given.items() if text is not None}:
         known = sweep.values.get("mode")
-        sweep.values["mode"] = {
-            **(known if isinstance(known, dict) else {}),
-            "kind": "command",
-            **new,
-        }
+        # The file's other settings, such as an environment, decide what a command does.
+        trusted = sweep.untrusted is None or command is None or "mode" not in sweep.folders
+        kept = known if isinstance(known, dict) and trusted else {}
+        sweep.values["mode"] = {**kept, "kind": "command", **new}
         if command is not None:
             sweep.folders.pop("mode", None)
     return sweep
