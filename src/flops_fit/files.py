@@ -42,9 +42,14 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Replace a file as a whole; ``durable`` content is on the disk when this returns."""
-    with _written(path, content, durable) as temporary:
+def write_atomic(
+    path: Path, content: str | bytes, *, durable: bool = True, private: bool = False
+) -> None:
+    """Replace a file as a whole; ``durable`` content is on the disk when this returns.
+
+    A ``private`` file can be read and written by its owner alone.
+    """
+    with _written(path, content, durable, private) as temporary:
         _rename(temporary, path)
         if durable:
             flush_directory(path.parent)
@@ -216,11 +221,13 @@ def unwritable(path: Path, error: OSError, argument: str = "output_dir") -> Outp
 
 
 @contextmanager
-def _written(path: Path, content: str | bytes, durable: bool) -> Iterator[Path]:
+def _written(
+    path: Path, content: str | bytes, durable: bool, private: bool = False
+) -> Iterator[Path]:
     """A temporary file with the content; removed when the block ends."""
     temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as handle:
+        with open(temporary, "wb", opener=_open_private if private else None) as handle:
             handle.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 flush_file(handle)
@@ -228,6 +235,10 @@ def _written(path: Path, content: str | bytes, durable: bool) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
 
 
 def _rename(temporary: Path, path: Path) -> None:

@@ -253,7 +253,7 @@ class Own:
     [
         "os:system", "builtins:eval", "runpy:run_path", "__main__:x", "torch:load", "torch.hub:load",
         "numpy:load", "transformers:pipeline", "timm:create_model", "antigravity:fly", "evil.py:run",
-        "link.py:run",
+        "link.py:run", "flops_fit:CommandTask",
         "flops_fit.cli:main", "flops_fit.cli.sweep_file:load", "flops_fit.checks:math.sqrt",
         "flops_fit:laws.law.np.load", "torch.nn:functional.torch.load", "inside.py:os.system",
         "inside.py:os.path.join", "inside:system", "inside:Path.home", "inside:Own.__subclasses__",
@@ -297,6 +297,20 @@ def test_code_of_the_project_and_public_names_need_no_trust(here: Path) -> None:
         ("loss_fn = 'pack.sub.deep:make'", "make"),
     ):
         assert arguments(here, text)["loss_fn"].__name__ == answer
+
+
+def test_options_that_may_run_commands_need_trust(here: Path) -> None:
+    slurm = "[executor]\nkind = 'slurm'\nfolder = 'jobs'\n[executor.options]\naccount = 'x'\n"
+    for text, name in (
+        (slurm + "setup = ['date']", "setup"),
+        (slurm + "additional_parameters = { wrap = 'date' }", "additional_parameters"),
+        ("[executor]\nkind = 'ray'\naddress = '10.0.0.1:6379'", "address"),
+        ("[executor]\nkind = 'ray'\noptions = { runtime_env = { pip = ['x'] } }", "runtime_env"),
+    ):
+        with pytest.raises(InputError, match=f"sweep.toml is not trusted; got '{name}'"):
+            arguments(here, text)
+        assert read_sweep(None, {}, trust=True).arguments()["executor"]
+    assert arguments(here, slurm)["executor"]
 
 
 def test_a_reference_in_a_flag_is_the_users_own(here: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.errors import InputError, MissingExtraError, SweepError
+from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepError
 from flops_fit.execute import Resources, SlurmExecutor, slurm_jobs
 from tests.conftest import make_experiment
 from tests.execute import _tasks
@@ -248,4 +248,60 @@ def test_wrong_options_are_told_before_anything_runs(slurm: Path, tmp_path: Path
     executor.submit(make_experiment())
     with pytest.raises(SweepError, match="the jobs were not accepted .*partitoin"):
         executor.poll()
+    executor.close()
+
+
+def test_no_option_is_a_command_of_a_shell(slurm: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    command = f"x; touch {ran} $(touch {ran}) `touch {ran}` ' \" &"
+    options = {"account": command, "comment": command, "gres": command}
+    executor = SlurmExecutor(
+        tmp_path / f"jobs {command.replace('/', '')}", command, options=options
+    )
+    executor.start(_tasks.square, lambda progress: None)
+    executor.submit(make_experiment())
+    executor._fill()
+    (script,) = slurm.glob("*.sbatch")
+    assert script.read_text().count("$(touch") >= 4
+    until(next(iter(executor._running.values())).job.paths.result_pickle)
+    executor.close()
+    assert not ran.exists()
+    for wrong in ({"partition": f"x\ntouch {ran}"}, {"options": {"comment": f"x\rtouch {ran}"}}):
+        with pytest.raises(InputError, match="expected one line of text for sbatch"):
+            SlurmExecutor(tmp_path / "jobs", **wrong)
+    with pytest.raises(InputError, match="folder: expected one line"):
+        SlurmExecutor(tmp_path / f"jobs\ntouch {ran}")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no modes")
+def test_a_folder_that_others_could_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(words: str) -> None:
+        executor = SlurmExecutor(tmp_path / "jobs", cluster="local")
+        with pytest.raises(OutputError, match=words):
+            executor.start(_tasks.square, lambda progress: None)
+
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    for mode in (0o777, 0o1777, 0o770):
+        folder.chmod(mode)
+        refused(rf"can be written by others \(mode {mode:o}\)")
+    folder.chmod(0o755)
+    laid = folder / "1_0_result.pkl"
+    laid.touch()
+    laid.chmod(0o666)
+    refused("1_0_result.pkl can be written by others")
+    laid.chmod(0o644)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    refused("jobs belongs to user")
+    monkeypatch.undo()
+    executor = SlurmExecutor(folder, cluster="local")
+    executor.start(_tasks.square, lambda progress: None)
+    (task,) = folder.glob("*.task")
+    executor.submit(make_experiment())
+    executor._fill()
+    (job,) = folder.glob("*_submitted.pkl")
+    assert {path.stat().st_mode & 0o777 for path in (task, job)} == {0o600}
     executor.close()

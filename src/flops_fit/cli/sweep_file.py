@@ -70,7 +70,8 @@ def load(reference: str, what: str, folder: Path, untrusted: Path | None = None)
         thing: Any = _file(folder / where) if is_file else importlib.import_module(where)
     except Exception as error:  # importing runs the user's code
         raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
-    exported = untrusted is None or (where in _PUBLIC and name in thing.__all__)
+    public = where in _PUBLIC and name in thing.__all__ and name != "CommandTask"
+    exported = untrusted is None or public
     for part in name.split("."):
         if not hasattr(thing, part):
             hint = nearest_name(part, dir(thing)) or " Check the name."
@@ -82,15 +83,11 @@ def load(reference: str, what: str, folder: Path, untrusted: Path | None = None)
 
 
 # Public modules of this package: a file may name what they export.
-_PUBLIC = ["flops_fit"]
-_PUBLIC += [
-    f"flops_fit.{m}" for m in ("examples", "fit", "laws", "mup", "recipes", "trackers", "tune")
-]
-_HARMLESS = (
-    "flops_fit.examples",
-    "torch.nn",
-    "torch.optim",
-)  # with all that is below: they compute
+_PUBLIC = (
+    "flops_fit", "flops_fit.examples", "flops_fit.fit", "flops_fit.laws", "flops_fit.mup",
+    "flops_fit.recipes", "flops_fit.trackers", "flops_fit.tune",
+)  # fmt: skip
+_HARMLESS = ("flops_fit.examples", "torch.nn", "torch.optim")  # with all below: they only compute
 
 
 def _is_harmless(module: str) -> bool:
@@ -169,6 +166,11 @@ DEFAULT_FILE = Path("sweep.toml")
 _CALLED = ("dataset", "eval_dataset", "example_batch")  # a class or function of these is called
 _VALUES = ("model_kwargs", "sizes", "hparams")  # tables where ref at the top level is a mere name
 _NOT_SET = ("train",)  # the command decides
+# Options of Slurm and Ray that only ask for resources; others may hold commands, or name a cluster.
+_RESOURCES = {
+    "account", "comment", "constraint", "exclude", "exclusive", "gres", "mem", "mem_per_cpu",
+    "mem_per_gpu", "nodelist", "qos", "wckey", "num_cpus", "num_gpus", "object_store_memory",
+}  # fmt: skip
 # Tables of an object's settings.
 _BUILT = ("executor", "design", "mode", "training", "tune", "model_cls")
 
@@ -202,6 +204,8 @@ class SweepFile:
                     f"mode: expected no command in {untrusted}, which is not trusted; got "
                     f"{value.get('command')!r}. Read it, then add --trust; or give it as --command."
                 )
+            if untrusted is not None and key == "executor":
+                _check_executor(value, untrusted)
             make = _built(key, value, find, folder)
             return "inprocess" if planning and key == "executor" else make()
         if key == "sizes" and isinstance(value, Mapping):
@@ -218,6 +222,17 @@ class SweepFile:
         if factory and key in _CALLED and isinstance(value, str):
             return _called(thing, {}, key)
         return thing
+
+
+def _check_executor(table: Mapping[str, Any], untrusted: Path) -> None:
+    """InputError where the table of an executor may run commands, or send the task elsewhere."""
+    options = table.get("options")
+    names = {"address"} & table.keys() | set(options if isinstance(options, Mapping) else ())
+    if more := sorted(names - _RESOURCES):
+        raise InputError(
+            f"executor: expected options that ask for resources, since {untrusted} is not trusted; got "
+            f"{more[0]!r}, which can run commands or send the sweep elsewhere. Read it, then add --trust."
+        )
 
 
 def read_sweep(

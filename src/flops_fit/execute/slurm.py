@@ -38,14 +38,15 @@ class SlurmExecutor(RemoteExecutor):
 
     submitit keeps its files in ``folder``, which all machines have to see. By default it is
     ``~/.flops-fit/slurm/<hash of the folder and command that started this script>``, which only you can
-    open: it holds pickles, and anyone who can write them can run code as you. Two sweeps that run at once
-    need a folder each.
+    open: it holds pickles, and anyone who can write them can run code as you. So a folder that others own
+    or can write, or that holds a file of others, is refused. Two sweeps that run at once need a folder each.
 
     ``partition`` is Slurm's, ``time`` the minutes after which a job is queued again, at most ``requeues``
     times. Each process of a run has ``cpus_per_run`` cores, and threads. ``gpus_per_run`` GPUs, or without
     GPUs ``ranks_per_run`` tasks, train a run together; both may be a function of the experiment. One
     machine has ``gpus_per_node`` GPUs. ``options`` are more for sbatch, by submitit's names:
-    ``{"account": "x", "mem": "32GB", "setup": [...]}``.
+    ``{"account": "x", "mem": "32GB", "setup": [...]}``; of these ``setup`` holds shell commands, and
+    the others are one line each.
 
     At most ``max_jobs`` are queued or running at the same time. Closing cancels them; ``keep_running``
     leaves them alone when the driver ends, and the same command finds them again. Results are looked at
@@ -86,6 +87,10 @@ class SlurmExecutor(RemoteExecutor):
         self._cpus, self._gpus_per_node = cpus_per_run, gpus_per_node
         self._poll_seconds = poll_seconds or (0.05 if local else 2.0)
         self._options = dict(options or {})
+        lines = {"folder": str(self.folder), "partition": partition, **self._options}
+        for name, value in lines.items():  # a new line of a batch script would be a command
+            if isinstance(value, str) and not value.isprintable():
+                raise InputError(f"{name}: expected one line of text for sbatch; got {value!r}.")
         self._task: tuple[str, str] | None = None
         super().__init__(gpus_per_run, ranks_per_run)
 
@@ -97,8 +102,8 @@ class SlurmExecutor(RemoteExecutor):
         path = self.folder / f"{digest[:16]}.task"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists():
-                write_atomic(path, content)
+            _check_private(self.folder)
+            write_atomic(path, content, private=True)
         except OSError as error:
             raise OutputError(
                 f"folder: expected one that can be written, and that all machines see; {self.folder} "
@@ -165,6 +170,7 @@ class SlurmExecutor(RemoteExecutor):
                 ) from error
             for (handle, experiment, _), job in zip(batch, jobs, strict=True):
                 self._running[handle] = Started(handle, experiment, job, needs)
+                job.paths.submitted_pickle.chmod(0o600)
                 self._monitor.jobs[experiment.id] = job.job_id, needs.size
             self._monitor.write()
 
@@ -206,6 +212,24 @@ class SlurmExecutor(RemoteExecutor):
             Path(self._task[0]).unlink(missing_ok=True)
         self._running.clear()
         self._task = None
+
+
+def _check_private(folder: Path) -> None:
+    """OutputError where others could have put a pickle into the folder, or could change one."""
+    if sys.platform == "win32":
+        return
+    for path in (folder, *folder.iterdir()):
+        status = path.stat() if path == folder else path.lstat()
+        writable = status.st_mode & 0o022 and not path.is_symlink()
+        own = status.st_uid == os.geteuid()
+        if not own or writable:
+            what = f"can be written by others (mode {status.st_mode & 0o7777:o})"
+            what = what if own else f"belongs to user {status.st_uid}"
+            raise OutputError(
+                "folder: expected one that only you can write, with files of your own, as its pickles are "
+                f"run as code; {path} {what}. Take the others' rights away (chmod go-w), or give a new "
+                "folder as SlurmExecutor(folder=...)."
+            )
 
 
 def _folder_of_command() -> Path:
