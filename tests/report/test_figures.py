@@ -55,7 +55,7 @@ def texts_of(figure: Figure) -> list[Any]:
 
 
 def test_no_text_touches_another_or_leaves_the_figure(fit: flops_fit.Fit) -> None:
-    for drawn in report.draw_figures(report.report_data(fit)):
+    for drawn in report.draw_figures(report.ReportData(fit)):
         if drawn.kind.name == "surface":
             continue  # labels on contours are turned, their boxes are wider than they
         found = texts_of(drawn.figure)
@@ -70,7 +70,7 @@ def test_no_text_touches_another_or_leaves_the_figure(fit: flops_fit.Fit) -> Non
 
 
 def test_every_drawing_takes_axes_and_returns_their_figure(sound: flops_fit.Fit) -> None:
-    material = report.report_data(sound)
+    material = report.ReportData(sound)
     for kind in OF_A_FIT:
         figure = Figure()
         left, right = figure.subplots(1, 2)
@@ -82,12 +82,12 @@ def test_every_drawing_takes_axes_and_returns_their_figure(sound: flops_fit.Fit)
 
 def test_nothing_global_is_changed(sound: flops_fit.Fit, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    report.save_figures(report.draw_figures(report.report_data(sound)), tmp_path, ("svg",))
+    report.save_figures(report.draw_figures(report.ReportData(sound)), tmp_path, ("svg",))
     assert dict(matplotlib.rcParams) == before
 
 
 def test_each_figure_is_saved_with_its_data(sound: flops_fit.Fit, tmp_path: Path) -> None:
-    drawn = report.draw_figures(report.report_data(sound))
+    drawn = report.draw_figures(report.ReportData(sound))
     paths = report.save_figures(drawn, tmp_path / "plots", ("png", "pdf"))
     assert {p.name for p in paths} == {
         f"{k.name}.{ending}" for k in OF_A_FIT for ending in ("png", "pdf", "csv")
@@ -99,7 +99,7 @@ def test_each_figure_is_saved_with_its_data(sound: flops_fit.Fit, tmp_path: Path
 
 
 def test_text_stays_text_in_vectors(sound: flops_fit.Fit, tmp_path: Path) -> None:
-    drawn = [d for d in report.draw_figures(report.report_data(sound)) if d.kind.name == "loss"]
+    drawn = [d for d in report.draw_figures(report.ReportData(sound)) if d.kind.name == "loss"]
     report.save_figures(drawn, tmp_path, ("svg", "pdf"))
     assert "Held-out loss at the optimum</text>" in (tmp_path / "loss.svg").read_text()
     assert b"/Type3" not in (tmp_path / "loss.pdf").read_bytes()
@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_told(sound: flops_fit.Fit, tmp_path:
 
 def test_units_are_those_of_the_runs() -> None:
     table = replace(flops_fit.RunTable.read(law_runs((1e15, 1e16, 1e17, 1e18))), unit="samples")
-    data = report.tokens_data(flops_fit.fit_runs(table))
+    data = report.optimum_data(flops_fit.fit_runs(table), "tokens")
     ax = report.draw_optimum(data).axes[0]
     assert ax.get_ylabel() == "Optimal samples D*"
 
@@ -122,7 +122,8 @@ def test_units_are_those_of_the_runs() -> None:
 def test_published_runs_are_drawn_without_a_warning(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures = report.draw_all(flops_fit.fit_runs(reference.runs(name)))
+        data = report.ReportData(flops_fit.fit_runs(reference.runs(name)))
+        figures = [drawn.figure for drawn in data.drawn]
         for figure in figures:
             figure.canvas.draw()
     assert len(figures) == len(OF_A_FIT)
@@ -144,7 +145,7 @@ def test_a_curve_does_not_follow_the_law_far_from_its_runs(lost: flops_fit.Fit) 
 
 
 def test_the_path_is_dashed_beyond_the_runs(sound: flops_fit.Fit) -> None:
-    data: OptimumCurve = report.params_data(sound)
+    data: OptimumCurve = report.optimum_data(sound, "params")
     dashed = [line for line in report.draw_optimum(data).axes[0].lines if line.is_dashed()]
     assert len(dashed) == 1
     assert dashed[0].get_xdata()[0] == pytest.approx(sound.largest_compute)
@@ -166,7 +167,7 @@ def test_backtests_with_intervals_can_be_drawn(sound: flops_fit.Fit) -> None:
 
 def test_two_budgets_have_no_backtest(few: flops_fit.Fit) -> None:
     assert report.backtest_data(few) is None
-    assert "backtest" not in [f.get_label() for f in report.draw_all(few)]
+    assert "backtest" not in [drawn.kind.name for drawn in report.ReportData(few).drawn]
 
 
 def test_the_answer_is_what_approaches_are_divided_by(lost: flops_fit.Fit) -> None:
@@ -202,7 +203,7 @@ def test_figures_of_one_page_share_no_names(sound: flops_fit.Fit) -> None:
 
     svgs = [
         inline_svg(d.figure, d.kind.title, d.kind.caption)
-        for d in report.draw_figures(report.report_data(sound))
+        for d in report.draw_figures(report.ReportData(sound))
     ]
     names = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
     assert len(set.union(*names)) == sum(map(len, names))
@@ -211,7 +212,7 @@ def test_figures_of_one_page_share_no_names(sound: flops_fit.Fit) -> None:
 
 
 def test_margins_set_once_are_those_of_a_tight_layout(sound: flops_fit.Fit) -> None:
-    data = report.loss_data(sound)
+    data = report.optimum_data(sound, "loss")
     once, engine = new_figure("loss", layout=False), new_figure("loss")
     for figure in (once, engine):
         report.draw_optimum(data, figure.add_subplot())
@@ -223,6 +224,6 @@ def test_margins_set_once_are_those_of_a_tight_layout(sound: flops_fit.Fit) -> N
 
 
 def test_files_and_page_show_figures_that_are_drawn_once(sound: flops_fit.Fit) -> None:
-    data = report.report_data(sound)
+    data = report.ReportData(sound)
     assert [d.kind.name for d in data.drawn] == [k.name for k in OF_A_FIT]
     assert data.drawn is data.drawn

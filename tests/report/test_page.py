@@ -48,7 +48,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text(sound: flops_fit.Fit) -> str:
-    return page(report.report_data(sound))
+    return page(report.ReportData(sound))
 
 
 def test_elements_close_and_names_are_unique_and_found(text: str) -> None:
@@ -82,7 +82,7 @@ def test_a_section_or_figure_more_is_an_entry_more(
     loss = next(k for k in report.FIGURES if k.name == "loss")
     monkeypatch.setattr(page_module, "SECTIONS", (*report.SECTIONS, section))
     monkeypatch.setattr(figures, "FIGURES", (loss, replace(loss, name="again")))
-    text = page(report.report_data(sound))
+    text = page(report.ReportData(sound))
     assert '<section id="extra"' in text
     assert "0 runs of mine" in text
     assert text.count("<svg") == 2
@@ -93,7 +93,7 @@ def test_what_users_named_is_escaped_everywhere(sound: flops_fit.Fit) -> None:
     runs = replace(sound.runs, labels=tuple(nasty for _ in sound.runs.labels), unit=nasty)
     fit = replace(sound, runs=runs, excluded=(Excluded(nasty, nasty),))
     ran = Run(make_experiment(model=nasty), "failed", reason=nasty, device=nasty)
-    text = page(report.report_data(fit, runs=[ran], title=nasty, provenance={nasty: nasty}))
+    text = page(report.ReportData(fit, runs=[ran], title=nasty, provenance={nasty: nasty}))
     assert nasty not in text
     assert "</script><b>" not in text
     assert "&lt;/script&gt;&lt;b&gt;" in text
@@ -112,7 +112,7 @@ def test_every_run_has_its_state_seed_and_id(sound: flops_fit.Fit) -> None:
         Run(make_experiment(seed=7), "completed", loss=2.0, tokens=400, flops=1e6),
         Run(make_experiment(seed=8), "diverged", reason="loss is nan"),
     ]
-    text = page(report.report_data(sound, runs=runs))
+    text = page(report.ReportData(sound, runs=runs))
     for run in runs:
         assert run.experiment.id[:12] in text
     assert "diverged: loss is nan" in text
@@ -125,7 +125,7 @@ def test_rows_of_a_table_stand_with_how_they_fared(text: str, sound: flops_fit.F
 
 def test_equal_reasons_are_told_once(sound: flops_fit.Fit) -> None:
     excluded = tuple(Excluded(f"run {i}", "flops is nan") for i in range(150))
-    text = page(report.report_data(replace(sound, excluded=excluded)))
+    text = page(report.ReportData(replace(sound, excluded=excluded)))
     assert text.count("flops is nan") == 1
     assert "run 99 and 50 more" in text
 
@@ -133,11 +133,11 @@ def test_equal_reasons_are_told_once(sound: flops_fit.Fit) -> None:
 def test_methods_cite_what_was_used_and_nothing_else(
     sound: flops_fit.Fit, lost: flops_fit.Fit
 ) -> None:
-    told, keys = methods(report.report_data(sound))
+    told, keys = methods(report.ReportData(sound))
     assert {"hoffmann2022", "huber1964", "kennedy2001"} <= set(keys)
     assert "400 surfaces" in told
     assert set(re.findall(r"\[(\w+)\]", told)) == {*keys, "flopsfit"}
-    told, keys = methods(report.report_data(lost))
+    told, keys = methods(report.ReportData(lost))
     assert "kennedy2001" not in keys
     assert "No interval is given." in told
     assert "approach 2" in told
@@ -152,12 +152,12 @@ def test_bibtex_entries_are_balanced_and_named_by_their_key() -> None:
 
 
 def test_the_same_fit_gives_the_same_figures(text: str, sound: flops_fit.Fit) -> None:
-    pages = (text, page(report.report_data(sound)))
+    pages = (text, page(report.ReportData(sound)))
     first, second = (re.findall(r"<svg.*?</svg>", p) for p in pages)
     assert first == second
 
 
 def test_a_law_without_a_surface_says_so_in_its_panel(lost: flops_fit.Fit) -> None:
-    text = page(report.report_data(lost))
+    text = page(report.ReportData(lost))
     assert "no intervals, and inference cannot be counted" in re.sub(r"\s+", " ", text)
     assert re.search(r'id="use"[^>]* disabled', text)

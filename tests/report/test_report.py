@@ -15,9 +15,10 @@ from flops_fit.errors import OutputError
 from flops_fit.laws import Hoffmann
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report import (
+    ReportData,
     answer_in_words,
     chinchilla_table,
-    draw_all,
+    draw_figures,
     isoflop_data,
     write_report,
 )
@@ -81,7 +82,7 @@ def test_figures_are_drawn_without_pyplot(fit: flops_fit.Fit) -> None:
     import matplotlib.pyplot as plt
 
     before = plt.get_fignums()
-    figures = draw_all(fit)
+    figures = [drawn.figure for drawn in draw_figures(ReportData(fit))]
     assert [f.get_label() for f in figures] == [kind.name for kind in OF_A_FIT]
     assert plt.get_fignums() == before
 

@@ -9,13 +9,11 @@ from matplotlib.figure import Figure
 from flops_fit.fit import fit_runs
 from flops_fit.reference import runs as published_runs
 from flops_fit.report import (
-    batch_data,
-    collapse_data,
+    ReportData,
     draw_collapse,
     draw_figures,
     draw_trials,
-    rate_data,
-    report_data,
+    trials_data,
     write_report,
 )
 from flops_fit.tune import collapse
@@ -35,7 +33,7 @@ def curves():
 
 
 def test_each_cell_shows_its_trials_and_the_rate_that_is_used(tuning):
-    data = rate_data(tuning)
+    data = trials_data(tuning, "lr")
     for shown, cell in zip(data.cells, tuning.cells, strict=True):
         assert shown.value.tolist() == pytest.approx([f * cell.lr for f, _ in cell.lrs])
         assert shown.excess.min() == 0
@@ -46,7 +44,7 @@ def test_each_cell_shows_its_trials_and_the_rate_that_is_used(tuning):
 
 
 def test_batches_are_in_units_with_their_noise_scales(tuning):
-    data = batch_data(tuning)
+    data = trials_data(tuning, "batch")
     for shown, cell in zip(data.cells, tuning.cells, strict=True):
         assert shown.recipe == cell.batch_units
         assert shown.used == pytest.approx(cell.batch_units * tuning.recipe.batch)
@@ -55,32 +53,31 @@ def test_batches_are_in_units_with_their_noise_scales(tuning):
 
 
 def test_there_is_no_figure_of_what_was_not_tried(tuning):
-    assert rate_data(None) is None
-    assert batch_data(None) is None
-    assert collapse_data(None) is None
+    assert trials_data(None, "lr") is None
+    assert trials_data(None, "batch") is None
     untried = tune(Truth(lambda N, D: BASE), batch=False)
-    assert batch_data(untried) is None
+    assert trials_data(untried, "batch") is None
 
 
 def test_they_are_drawn_into_axes_of_ones_own(tuning, curves):
     figure = Figure()
     left, middle, right = figure.subplots(1, 3)
-    for data, ax in ((rate_data(tuning), left), (batch_data(tuning), middle)):
+    for data, ax in ((trials_data(tuning, "lr"), left), (trials_data(tuning, "batch"), middle)):
         assert draw_trials(data, ax) is figure
-    assert draw_collapse(collapse_data(curves), right) is figure
+    assert draw_collapse(curves, right) is figure
     assert right.get_ylabel() == "(L − E) / (L₁ − E)"
     figure.draw_without_rendering()
 
 
 def test_a_run_apart_is_named_in_the_figure(curves):
-    figure = draw_collapse(collapse_data(curves))
+    figure = draw_collapse(curves)
     told = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
     assert f"apart: {curves.odd[0]}" in told
 
 
 def test_page_and_figures_of_a_sweep_hold_them(tuning, curves, tmp_path):
     fit = fit_runs(published_runs("marin2026_dclm"))
-    drawn = draw_figures(report_data(fit, tuning=tuning, collapse=curves))
+    drawn = draw_figures(ReportData(fit, tuning=tuning, collapse=curves))
     assert [d.kind.name for d in drawn][-3:] == ["rates", "batches", "collapse"]
     text = write_report(fit, tmp_path / "page.html", tuning=tuning, collapse=curves).read_text()
     assert "Where hyper-parameters were tried" in text

@@ -10,9 +10,7 @@ from flops_fit.report.figures import (
     Drawn,
     FigureKind,
     ReportData,
-    draw_all,
     draw_figures,
-    report_data,
     save_figures,
 )
 from flops_fit.report.isoflop import (
@@ -30,33 +28,28 @@ from flops_fit.report.optima import (
     approaches_data,
     draw_approaches,
     draw_optimum,
-    loss_data,
-    params_data,
-    tokens_data,
+    optimum_data,
 )
 from flops_fit.report.page import SECTIONS, Section, write_report
 from flops_fit.report.style import text_as_text
 from flops_fit.report.table import answer_card, answer_in_words, approaches_table, chinchilla_table
 from flops_fit.report.tuning import (
-    batch_data,
-    collapse_data,
     draw_collapse,
     draw_rule,
     draw_trials,
     draw_valley,
-    rate_data,
     rule_data,
     rule_table,
+    trials_data,
     valley_data,
 )
 
 __all__ = [
     "FIGURES", "SECTIONS", "Drawn", "FigureKind", "ReportData", "Section", "answer_card",
-    "answer_in_words", "approaches_data", "approaches_table", "backtest_data", "batch_data",
-    "chinchilla_table", "collapse_data", "draw_all", "draw_approaches", "draw_backtest",
-    "draw_collapse", "draw_figures", "draw_isoflop", "draw_optimum", "draw_residual_map",
-    "draw_residuals", "draw_rule", "draw_surface", "draw_trials", "draw_valley", "isoflop_data",
-    "loss_data", "params_data", "rate_data", "report_data", "residuals_data", "rule_data",
-    "rule_table", "save_figures", "surface_data", "text_as_text", "tokens_data", "valley_data",
+    "answer_in_words", "approaches_data", "approaches_table", "backtest_data", "chinchilla_table",
+    "draw_approaches", "draw_backtest", "draw_collapse", "draw_figures", "draw_isoflop",
+    "draw_optimum", "draw_residual_map", "draw_residuals", "draw_rule", "draw_surface",
+    "draw_trials", "draw_valley", "isoflop_data", "optimum_data", "residuals_data", "rule_data",
+    "rule_table", "save_figures", "surface_data", "text_as_text", "trials_data", "valley_data",
     "write_report",
 ]  # fmt: skip

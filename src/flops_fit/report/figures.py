@@ -69,9 +69,6 @@ class ReportData:
         return tuple(draw_figures(self))
 
 
-report_data = ReportData
-
-
 @dataclass(frozen=True)
 class FigureKind:
     """A figure that a fit may have: the name of its files and label, what it shows, how to read it.
@@ -90,9 +87,15 @@ class FigureKind:
 # To add a figure, add an entry and its words: files, page and CSV follow from this list.
 _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[..., Figure]]] = {
     "isoflop": (lambda m: isoflop.isoflop_data(m.fit), isoflop.draw_isoflop),
-    "loss": (lambda m: optima.loss_data(m.fit, m.level, m.paths), optima.draw_optimum),
-    "params": (lambda m: optima.params_data(m.fit, m.level, m.paths), optima.draw_optimum),
-    "tokens": (lambda m: optima.tokens_data(m.fit, m.level, m.paths), optima.draw_optimum),
+    "loss": (lambda m: optima.optimum_data(m.fit, "loss", m.level, m.paths), optima.draw_optimum),
+    "params": (
+        lambda m: optima.optimum_data(m.fit, "params", m.level, m.paths),
+        optima.draw_optimum,
+    ),
+    "tokens": (
+        lambda m: optima.optimum_data(m.fit, "tokens", m.level, m.paths),
+        optima.draw_optimum,
+    ),
     "surface": (lambda m: isoflop.surface_data(m.fit), isoflop.draw_surface),
     "residuals": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residuals),
     "residual_map": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residual_map),
@@ -108,9 +111,9 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
     ),
     "lr_rule": (lambda m: hparams.rule_data(m.fit, "lr", m.level), hparams.draw_rule),
     "batch_rule": (lambda m: hparams.rule_data(m.fit, "batch_units", m.level), hparams.draw_rule),
-    "rates": (lambda m: hparams.rate_data(m.tuning), hparams.draw_trials),
-    "batches": (lambda m: hparams.batch_data(m.tuning), hparams.draw_trials),
-    "collapse": (lambda m: hparams.collapse_data(m.collapse), hparams.draw_collapse),
+    "rates": (lambda m: hparams.trials_data(m.tuning, "lr"), hparams.draw_trials),
+    "batches": (lambda m: hparams.trials_data(m.tuning, "batch"), hparams.draw_trials),
+    "collapse": (lambda m: m.collapse, hparams.draw_collapse),
 }
 _WORDS = tomllib.loads(asset("figures.toml"))
 FIGURES = tuple(FigureKind(name, **_WORDS[name], data=d, draw=f) for name, (d, f) in _KINDS.items())
@@ -148,16 +151,6 @@ def draw_one(fit: Fit, name: str, ax: Axes | None = None) -> Figure:
     if values is None:
         raise InputError(f"expected a fit with the data of the figure {name!r}; this one has none.")
     return kinds[name].draw(values, ax=ax)
-
-
-def draw_all(
-    fit: Fit, level: float = 0.9, managed: bool = False, *, runs: Sequence[Run] = ()
-) -> list[Figure]:
-    """Every figure of a fit; each one's label is its name.
-
-    ``managed`` figures belong to pyplot, so that its ``show()`` displays them.
-    """
-    return [d.figure for d in draw_figures(ReportData(fit, level, runs=runs), managed)]
 
 
 def save_figures(

@@ -74,22 +74,14 @@ def optimal_path(fit: Fit, level: float = 0.9) -> Paths:
     return {n: OptimalPath(compute, *ends) for n, ends in zip(names, path, strict=True)}
 
 
-def params_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) -> OptimumCurve:
-    """N* over compute, with the minima of approach 2 and the winners of approach 1."""
-    return _curve("params", fit, level, paths)
+def optimum_data(
+    fit: Fit, quantity: str, level: float = 0.9, paths: Paths | None = None
+) -> OptimumCurve:
+    """``"params"``, ``"tokens"`` or ``"loss"`` at the optimum over compute.
 
-
-def tokens_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) -> OptimumCurve:
-    """D* over compute, with the minima of approach 2 and the winners of approach 1."""
-    return _curve("tokens", fit, level, paths)
-
-
-def loss_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) -> OptimumCurve:
-    """The loss at the optimum over compute, with each budget's best run."""
-    return _curve("loss", fit, level, paths)
-
-
-def _curve(quantity: str, fit: Fit, level: float, paths: Paths | None) -> OptimumCurve:
+    With N* and D* come the minima of approach 2 and the winners of approach 1, with the loss each
+    budget's best run.
+    """
     runs = fit.runs
     if quantity == "loss":
         lowest = [(b, runs.loss[runs.budget == b].min()) for b in np.unique(runs.budget)]

@@ -20,7 +20,6 @@ from flops_fit.report.style import Colour, Row, rows_of
 from flops_fit.report.table import WORDS, TextTable, best_settings
 from flops_fit.text import format_count, format_regret
 from flops_fit.tune.effects import Collapse
-from flops_fit.tune.optimum_fit import OptimumFits
 from flops_fit.tune.tuning import REACH, Tuning
 
 if TYPE_CHECKING:
@@ -69,19 +68,14 @@ class Trials:
         return rows
 
 
-def rate_data(tuning: Tuning | None) -> Trials | None:
-    """Learning rates that were tried at the recipe's batch."""
-    return None if tuning is None else _trials("lr", tuning, tuning.lr)
+def trials_data(tuning: Tuning | None, axis: str) -> Trials | None:
+    """What was tried along ``"lr"``, at the recipe's batch, or along ``"batch"``, with noise scales.
 
-
-def batch_data(tuning: Tuning | None) -> Trials | None:
-    """Batches that were tried, at rates that follow by the square root, and the noise scales."""
-    if tuning is None or tuning.batch is None:
+    Rates follow a batch by the square root. ``None`` where nothing was tried.
+    """
+    fits = None if tuning is None else tuning.lr if axis == "lr" else tuning.batch
+    if tuning is None or fits is None:
         return None
-    return _trials("batch", tuning, tuning.batch)
-
-
-def _trials(axis: str, tuning: Tuning, fits: OptimumFits) -> Trials | None:
     cells = []
     for c, fit in zip(tuning.cells, fits.cells, strict=True):
         tried = c.lrs if axis == "lr" else c.batches
@@ -174,11 +168,6 @@ def tuning_table(tuning: Tuning) -> TextTable:
     noise = "" if tuning.seed_sd is None else f"The noise between seeds is {tuning.seed_sd:.2%}. "
     note = WORDS["tuning"].format(noise=noise)
     return TextTable("Where hyper-parameters were tried", rows, note)
-
-
-def collapse_data(collapse: Collapse | None) -> Collapse | None:
-    """The training curves on one scale, where there are enough."""
-    return collapse
 
 
 def draw_collapse(data: Collapse, ax: Axes | None = None) -> Figure:
