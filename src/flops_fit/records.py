@@ -14,7 +14,7 @@ import math
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -326,14 +326,21 @@ def canonical_json(value: Any) -> str:
 
 
 def finite_json(value: Any) -> Any:
-    """Nested plain values with ``None`` for every number that is not finite, which JSON cannot hold."""
+    """Nested values as plain ones, with ``None`` for every number that is not finite.
+
+    Dataclasses are dicts of their fields, where they have no ``to_dict``, and arrays are lists.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(k): finite_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [finite_json(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    if hasattr(value, "to_dict"):
+        return finite_json(value.to_dict())
+    return finite_json(vars(value)) if is_dataclass(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -171,10 +171,10 @@ def relied_on(fit: flops_fit.Fit, findings: Iterable[flops_fit.Diagnostic] = ())
 
 def serious(
     fit: flops_fit.Fit, findings: Iterable[flops_fit.Diagnostic]
-) -> list[dict[str, object]]:
-    """The warnings and critical findings of a fit and its answers as plain values."""
+) -> list[flops_fit.Diagnostic]:
+    """The warnings and critical findings of a fit and its answers."""
     every = (*fit.diagnostics, *findings)
-    return [dict(vars(d)) for d in every if d.severity in ("warning", "critical")]
+    return [d for d in every if d.severity in ("warning", "critical")]
 
 
 def law_line(law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly) -> str:

@@ -98,7 +98,7 @@ def report(
     sweep = answer.read_runs(runs) or ()
     flops_fit.write_report(fitted, path, predictions=predictions, diagnostics=findings, runs=sweep)
     rows = [p.to_dict() for p in predictions]
-    document = {"report": str(path), "trust": fitted.trust, "predictions": rows}
+    document: dict[str, Any] = {"report": str(path), "trust": fitted.trust, "predictions": rows}
     document["findings"] = answer.serious(fitted, findings)
     shown = (f"Report: {path}\n", flops_fit.report.chinchilla_table(predictions), f"\n{words}")
     return Answer(shown, document, answer.relied_on(fitted, findings))

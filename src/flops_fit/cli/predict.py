@@ -159,14 +159,10 @@ def _by_fit(
     about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
     words, findings = answer.summary(fit, predictions, (*planned, *about))
     rows = [p.to_dict() for p in predictions]
-    losses = [{"loss": loss, **_plain(e)} for loss, e in reached]
-    document = _document(fit.law.name, fit.law, rows, losses, map(_plain, served))
+    losses = [{"loss": loss, **vars(e)} for loss, e in reached]
+    document = _document(fit.law.name, fit.law, rows, losses, map(vars, served))
     document |= {"trust": fit.trust, "findings": answer.serious(fit, findings)}
     return Answer((*shown, "", words), document, answer.relied_on(fit, findings))
-
-
-def _plain(estimate: Any) -> dict[str, Any]:
-    return {**vars(estimate), "diagnostics": [vars(d) for d in estimate.diagnostics]}
 
 
 reference = typer.Typer()

@@ -150,10 +150,6 @@ class Approach:
     headline: bool
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dict(vars(self))
-
 
 def three_approaches(
     headline: Headline,

@@ -16,7 +16,7 @@ from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.prediction import HeldOut, check_target, judge
 from flops_fit.fit.questions import log_compute_draws
 from flops_fit.laws.law import log_compute
-from flops_fit.records import Diagnostic
+from flops_fit.records import Diagnostic, finite_json
 from flops_fit.table.run_table import RunTable
 
 _LOG_SEARCH = math.log(1e9)  # how far from C, in ln C, the compute for a loss is searched
@@ -38,13 +38,8 @@ class Backtest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "law": self.fit.law.name,
-            "runs": len(self.fit.runs),
-            "level": self.level,
-            "passed": self.passed,
-            "held_out": [h.to_dict() for h in self.held_out],
-        }
+        record = {"law": self.fit.law.name, "runs": len(self.fit.runs), "level": self.level}
+        return {**record, "passed": self.passed, "held_out": finite_json(self.held_out)}
 
 
 def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> Backtest:

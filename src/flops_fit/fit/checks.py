@@ -46,12 +46,6 @@ class ResidualMap:
     count: NDArray[np.intp]
     p_value: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        mean = [[None if np.isnan(v) else float(v) for v in row] for row in self.mean]
-        edges = {"compute_edges": list(self.compute_edges), "size_edges": list(self.size_edges)}
-        return {**edges, "mean": mean, "count": self.count.tolist(), "p_value": self.p_value}
-
 
 def residual_map(solution: Solution, runs: RunTable, flops: FlopsFunction) -> ResidualMap:
     """Where the law lies above and below its runs."""

@@ -307,7 +307,11 @@ class Fit(Questions):
             {**row, "weight": float(w), "residual": float(r)}
             for row, w, r in zip(self.runs.to_dicts(), self.weights, self.residuals, strict=True)
         ]
-        same = ("objective", "loss_space", "trust", "starts", "starts_agree", "residual_sd")
+        same = (
+            "objective", "loss_space", "trust", "starts", "starts_agree", "residual_sd", "diagnostics",
+            "excluded", "outliers", "isoflop", "envelope", "approaches", "alternatives", "window",
+            "choice", "sensitivity", "residual_map", *(() if self.hparams is None else ("hparams",)),
+        )  # fmt: skip
         record = {
             "law": self.law.name,
             "formula": self.law.formula,
@@ -315,27 +319,13 @@ class Fit(Questions):
             "delta": _finite(self.delta),
             "status": self.status.name.lower(),
             "status_text": str(self.status),
-            **{name: getattr(self, name) for name in same},
             "flops": self.flops.description,
             "flops_per_unit": flops_to_dict(self.flops, self.runs.params),
             "unit": self.runs.unit,
-            "diagnostics": [vars(d) for d in self.diagnostics],
-            "excluded": [vars(e) for e in self.excluded],
-            "outliers": [vars(o) for o in self.outliers],
-            "isoflop": self.isoflop.to_dict(),
-            "envelope": self.envelope.to_dict() if self.envelope else None,
-            "approaches": [a.to_dict() for a in self.approaches],
-            "alternatives": [a.to_dict() for a in self.alternatives],
-            "window": vars(self.window),
-            "choice": vars(self.choice) if self.choice else None,
-            "sensitivity": self.sensitivity.to_dict(),
-            "residual_map": self.residual_map.to_dict(),
             "runs": runs,
+            **{name: getattr(self, name) for name in same},
         }
-        if self.hparams is not None:
-            record["hparams"] = self.hparams.to_dict()
-        plain: dict[str, Any] = finite_json(record)
-        return plain
+        return dict(finite_json(record))
 
     def summary(self, level: float = 0.9) -> str:
         """The law, its constants with standard deviation and interval, its fit, its trust."""

@@ -156,13 +156,11 @@ def fit_runs(
     check_options(delta, loss_space, window, n)
     check_hparams(hparams)
     table = RunTable.read(runs, columns)
-    options: dict[str, Any] = {"delta": delta, "loss_space": loss_space, "window": window}
-    options |= {"weights": weights, "flops_per_unit": flops_per_unit, "n": n, "hparams": hparams}
-    options |= {
-        "curves": curves,
-        "fixed": dict(fixed or {}) or None,
-        "prior": dict(prior or {}) or None,
-    }
+    options = {
+        "delta": delta, "loss_space": loss_space, "window": window, "weights": weights,
+        "flops_per_unit": flops_per_unit, "n": n, "hparams": hparams, "curves": curves,
+        "fixed": dict(fixed or {}) or None, "prior": dict(prior or {}) or None,
+    }  # fmt: skip
     question = Question(law if isinstance(law, str) else law.name, table, options)
     if n == "non_embedding":
         if table.non_embedding is None:

@@ -23,7 +23,7 @@ from flops_fit.fit.surface_solver import rho_scale
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
-from flops_fit.records import Diagnostic, Severity
+from flops_fit.records import Diagnostic, Severity, finite_json
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, markdown_table
 
@@ -136,12 +136,8 @@ class GroupFit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "shared": self.shared,
-            "p_value": self.p_value,
-            "diagnostics": [vars(d) for d in self.diagnostics],
-            "groups": {name: fit.to_dict() for name, fit in self.fits.items()},
-        }
+        own = {name: value for name, value in vars(self).items() if name != "fits"}
+        return dict(finite_json({**own, "groups": self.fits}))
 
     def _rows(self) -> list[list[str]]:
         own = [k for k in next(iter(self.fits.values())).law.params if k not in self.shared]

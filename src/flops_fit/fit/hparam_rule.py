@@ -57,10 +57,6 @@ class BestHParams:
     level: float
     diagnostics: tuple[Diagnostic, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**vars(self), "diagnostics": [vars(d) for d in self.diagnostics]}
-
 
 @dataclass(frozen=True, eq=False)
 class HParamRule:
@@ -266,13 +262,13 @@ class HParamRule:
                 name: {"value": e.value, "interval": e.interval, "meaning": EXPONENTS[name][1]}
                 for name, e in self.exponents.items()
             },
-            "at_the_middle": {"params": N, "units": D, **self.optimal(N, D).to_dict()},
+            "at_the_middle": {"params": N, "units": D, **vars(self.optimal(N, D))},
             "curvature": {
                 name: {"value": float(np.median(c)), "interval": _span(c, 0.9)}
                 for name, c in curves.items()
             },
             "noise": v.noise,
-            "prior": vars(v.prior),
+            "prior": v.prior,
             "determined": v.effective,
             "sampler": v.sampler,
             "mixing": v.mixing,

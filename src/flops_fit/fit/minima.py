@@ -83,14 +83,7 @@ class IsoFLOP:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        record = {"usable": self.usable, **_lines_record(self.n_line, self.d_line)}
-        parabolas = [finite_json(vars(p)) for p in self.parabolas]
-        return {**record, "n_r2": self.n_r2, "d_r2": self.d_r2, "parabolas": parabolas}
-
-
-def _lines_record(n_line: PowerLaw | None, d_line: PowerLaw | None) -> dict[str, Any]:
-    lines = {"n_line": n_line, "d_line": d_line}
-    return {name: line.params if line else None for name, line in lines.items()}
+        return dict(finite_json({"usable": self.usable, **vars(self)}))
 
 
 def isoflop(runs: RunTable, factor: float | None = None) -> IsoFLOP:
@@ -222,10 +215,7 @@ class Envelope:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        record: dict[str, Any] = {"usable": self.usable, "reason": self.reason}
-        record |= _lines_record(self.n_line, self.d_line) | {"r2": self.r2}
-        record["points"] = [dict(vars(p)) for p in self.points]
-        return record | {"excluded": [vars(e) for e in self.excluded], "notes": list(self.notes)}
+        return dict(finite_json({"usable": self.usable, **vars(self)}))
 
     def diagnostics(self) -> list[Diagnostic]:
         """What a reader of the envelope must know."""

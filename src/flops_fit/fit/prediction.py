@@ -97,8 +97,7 @@ class Prediction(Mapping[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``None`` where a number is not known."""
-        record = {**self, "diagnostics": [vars(d) for d in self.diagnostics]}
-        return dict(finite_json(record))
+        return dict(finite_json(self))
 
 
 class Predictions(tuple[Prediction, ...]):
@@ -315,10 +314,6 @@ class HeldOut:
     best_loss: float
     params_inside: bool | None
     loss_inside: bool | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dict(vars(self))
 
 
 def judge(

@@ -171,6 +171,10 @@ class Variant:
     params: float
     loss: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the law by its name and constants."""
+        return {**vars(self), "law": {"name": self.law.name, **self.law.params}}
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -193,15 +197,6 @@ class Sensitivity:
     def shift(self, variant: Variant) -> float:
         """How far a variant moves ln N*."""
         return abs(float(np.log(variant.params / self.params)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return vars(self) | {
-            "variants": [
-                {**vars(v), "law": {"name": v.law.name, **v.law.params}} for v in self.variants
-            ],
-            "held_out": [[h.to_dict() for h in held] for held in self.held_out],
-        }
 
 
 def sensitivity(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Sensitivity:

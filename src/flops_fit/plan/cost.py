@@ -12,7 +12,7 @@ from flops_fit.errors import InputError
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.timing import Speed
-from flops_fit.records import Experiment, by_trunk, own_flops
+from flops_fit.records import Experiment, by_trunk, finite_json, own_flops
 from flops_fit.text import format_duration, render, values_table
 
 # An assumption, not a measurement: large transformers reach 0.3 to 0.5, small models far less.
@@ -88,8 +88,7 @@ class CostEstimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        totals = {"flops": self.flops, "seconds": self.seconds}
-        return {**vars(self), **totals, "runs": [vars(run) for run in self.runs]}
+        return dict(finite_json({**vars(self), "flops": self.flops, "seconds": self.seconds}))
 
     def __rich__(self) -> Any:
         columns = ("run", "FLOPs", "time", *(() if self.dollars is None else ("cost",)))
