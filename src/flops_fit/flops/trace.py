@@ -282,13 +282,16 @@ class _Counts:
         )
 
 
-def trace_flops(forward: Callable[[], torch.Tensor], model: nn.Module | None = None) -> TracedFlops:
+def trace_flops(
+    forward: Callable[[], torch.Tensor], model: nn.Module | None = None, steady: bool = False
+) -> TracedFlops:
     """Count the multiplications of ``forward()`` and of its backward pass, each by its closed form.
 
     ``forward`` runs a model, on the meta device or with values, and returns the scalar to differentiate.
     Multiply-adds count two; element-wise work is left out; attention is counted in full, causal or not;
     recomputed activations are counted apart. Weights of ``model`` that no known operation used are named
-    in ``notes``.
+    in ``notes``. ``steady``: random numbers for a whole tensor, as of dropout, count as one that is drawn, so
+    that those drawn later depend neither on sizes nor on whether there are values.
 
     >>> import torch
     >>> layer = torch.nn.Linear(10, 20, device="meta")
@@ -298,38 +301,61 @@ def trace_flops(forward: Callable[[], torch.Tensor], model: nn.Module | None = N
     True
     """
     counts = _Counts(model)
-    with _mode(counts):
+    with _mode(counts.see, steady):
         loss: Any = forward()
         counts.backward = True
         loss.backward()
     return counts.result()
 
 
-def _mode(counts: _Counts) -> Any:
-    """A dispatch mode that shows every operation below autograd to the counts."""
+def forward_flops(forward: Callable[[], Any]) -> dict[str, float]:
+    """FLOPs of a forward pass alone, by operation and the shape of its last operand."""
+    calls: dict[str, float] = defaultdict(float)
+
+    def see(name: str, flops: float | None, args: Any, kwargs: Any, out: Any, again: bool) -> None:
+        if flops is not None:
+            calls[f"{name} {tuple(tensors_in(args)[-1].shape)}"] += flops
+
+    with _mode(see, steady=True):
+        forward()
+    return calls
+
+
+def _mode(see: Callable[..., None], steady: bool) -> Any:
+    """A dispatch mode that shows every operation below autograd to ``see``."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
+
+    known: dict[Any, tuple[str, Any, Any, bool, bool]] = {}
+
+    def describe(func: Any) -> tuple[str, Any, Any, bool, bool]:
+        packet = func._overloadpacket
+        own, registered = FORMULAS.get(str(packet)), flop_registry.get(packet)
+        whole = own is None and registered is None and func._can_decompose()
+        draws = own is None and torch.Tag.nondeterministic_seeded in func.tags
+        return str(packet), own, registered, whole, draws
 
     class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             kwargs = kwargs or {}
-            packet = func._overloadpacket
-            name = str(packet)
-            own, registered = FORMULAS.get(name), flop_registry.get(packet)
-            if own is None and registered is None:
-                # In inference mode composite operations arrive whole.
+            if func not in known:
+                known[func] = describe(func)
+            name, own, registered, whole, draws = known[func]
+            if whole:  # in inference mode composite operations arrive as such
                 with self:
-                    parts = func.decompose(*args, **kwargs)
-                if parts is not NotImplemented:
-                    return parts
+                    return func.decompose(*args, **kwargs)
+            before = torch.get_rng_state() if steady and draws else None
             out = func(*args, **kwargs)
+            if before is not None and getattr(out, "numel", lambda: 2)() > 1:
+                torch.set_rng_state(before)
+                torch.rand((), device="cpu")
             flops = None if own is None else own(args, out)
             if flops is None and registered is not None:
                 flops = float(registered(*args, **kwargs, out_val=out))
             # A backward pass runs without a graph; what runs with one in it is computed again.
-            counts.see(name, flops, args, kwargs, out, torch.is_grad_enabled())
+            see(name, flops, args, kwargs, out, torch.is_grad_enabled())
             return out
 
     return Count()  # type: ignore[no-untyped-call]  # it has no types

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from flops_fit.checks import is_whole
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError
 from flops_fit.fingerprint import holds_tensors
 from flops_fit.flops.functions import Floats, FlopsFunction, InterpolatedFlops, LinearFlops
-from flops_fit.flops.trace import TracedFlops, trace_flops
+from flops_fit.flops.trace import TracedFlops, forward_flops, trace_flops
 from flops_fit.lazy import torch
 from flops_fit.model.params import find_experts
 from flops_fit.model.spec import ModelSpec, Size
@@ -37,7 +37,9 @@ _VERIFYING_TRACES = 2  # beyond those that determine the polynomial
 _RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
 _MOST_TRACED = 2.5e8  # parameters, 1 GB: the largest model that is run on the CPU to be counted
 _MOST_COMPARED = 5e7  # where the model alone was counted without values
-_FEW_DRAWS, _DRAWS = 8, 32  # to see whether FLOPs are random, and to know their mean
+_FIRST, _FEW_DRAWS, _DRAWS = 8, 32, 1024  # to see whether FLOPs are random, and to know their mean
+_DRAWN_ERROR = 0.0075  # of that mean, relative: one standard error
+_DRAWN_FLOPS = 4e10  # of all passes that are drawn, of which there are a few
 _SAME = 1e-3  # relative: FLOPs that follow values of the batch differ a little
 _LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 
@@ -117,11 +119,19 @@ class FlopsCounter:
     notes: list[str] = field(default_factory=list)
     lengths: Lengths | None = None  # where FLOPs depend on them, or do not add up
     _draws: bool = False  # whether a trace drew random numbers
-    _random: bool | None = None  # whether FLOPs depend on them, once it is known
+    # Seeds whose FLOPs, so weighted, are the mean over all; one where they draw nothing.
+    _shares: dict[int, float] = field(default_factory=dict)
+    _withheld: tuple[
+        str, ...
+    ] = ()  # notes of a trace, until it is known what it left out at random
     _by_values: bool | None = None  # whether those of the loss are not nothing, once it is known
     _known: dict[str, float] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
     _polynomials: dict[tuple[Any, ...], SizePolynomial] = field(default_factory=dict)
+
+    @property
+    def _random(self) -> bool:
+        return bool(self._shares) and 0 not in self._shares
 
     def __post_init__(self) -> None:
         if not (callable(self.method) or self.method in ("measured", "6nd")):
@@ -196,7 +206,7 @@ class FlopsCounter:
         if known.mixed and self.lengths is not None:
             batch, samples, *lengths = known.mixed[0]
             expected = self.of_run(size, 1.0, np.array(known.row(samples, *lengths)))
-            if abs(self._trace(model, size, batch) / samples - expected) > _SAME * expected:
+            if abs(self._measure(model, size, batch, None) / samples - expected) > _SAME * expected:
                 examples = [*known.examples, *known.mixed]
                 self.lengths = known = replace(known, unpadded=True, examples=examples, _read={})
                 self._known.clear()
@@ -204,10 +214,10 @@ class FlopsCounter:
         if not (repeated := known.repeated()):
             return
         one = self._measure(model, size, self.batch)
-        two = self._trace(model, size, repeated[0][0])
+        two = self._measure(model, size, repeated[0][0], None)
         if abs(two - 2 * one) <= _SAME * two:
             return
-        four, eight = (self._trace(model, size, example[0]) for example in repeated[1:])
+        four, eight = (self._measure(model, size, example[0], None) for example in repeated[1:])
         # Eightfold by the quadratic polynomial through the batch once, twice and four times.
         if abs(8 * one - 14 * two + 7 * four - eight) <= _SAME * eight:
             self.lengths = replace(known, adds_up=False, examples=[*known.examples, *repeated])
@@ -234,26 +244,92 @@ class FlopsCounter:
         nearest = self.spec.nearest(params)
         return None if nearest is None else (float(nearest[1].total), self.per_unit(nearest[0]))
 
-    def _measure(self, model: Any, size: Size, batch: Any, place: int = 0) -> float:
-        """FLOPs of both passes on an example, from verified polynomials or from a trace."""
-        if not is_whole(size) or not hasattr(model, "named_parameters"):
-            return self._trace(model, size, batch)
+    def _measure(self, model: Any, size: Size, batch: Any, place: int | None = 0) -> float:
+        """FLOPs of both passes on a batch: in the mean of many draws, where the model draws what it runs."""
+        if not self._shares:
+            first = self._measure_one(model, size, batch, place, 0)
+            if self._draws:
+                with rng.kept():
+                    self._shares = self._find_shares(model, size, batch, first)
+            else:
+                self._shares = {0: 1.0}
+            if not self._random:
+                self._note(*self._withheld)
+                return first
+        each = (
+            s * self._measure_one(model, size, batch, place, k) for k, s in self._shares.items()
+        )
+        return sum(each)
+
+    def _find_shares(self, model: Any, size: Size, batch: Any, total: float) -> dict[int, float]:
+        """Some draws that, so weighted, run each operation as often as the mean of many draws does.
+
+        These are forward passes with values, where one is cheap, and else whole traces.
+        """
+        from scipy.optimize import nnls
+
+        most = min(_DRAWS, int(_DRAWN_FLOPS / total))
+        rng.seed(0)
+        real: Any = None
+        inputs = map_tensors(batch, lambda t: t.cpu())
+
+        def draw(seed: int) -> Mapping[str, float]:
+            if real is None:
+                traced = self._traced(model, size, batch, seed)
+                return {name: op.forward + op.backward for name, op in traced.ops}
+            rng.seed(seed)
+            return forward_flops(lambda: self.objective(real, inputs))
+
+        if most >= _FEW_DRAWS:
+            try:
+                real = self.spec.build(size).cpu().train()
+                draw(1)
+            except Exception:  # the user's code may need another device
+                real = None
+        drawn: list[Mapping[str, float]] = []
+        mean, error = 0.0, inf
+        while not drawn or (len(drawn) < most and error > _DRAWN_ERROR):
+            drawn += [draw(len(drawn) + k + 1) for k in range(_FEW_DRAWS if drawn else _FIRST)]
+            sums = np.array([sum(calls.values()) for calls in drawn])
+            mean = float(sums.mean())
+            if np.ptp(sums) <= _SAME * mean:
+                return {0: 1.0}
+            error = float(sums.std(ddof=1)) / len(sums) ** 0.5 / mean
+        self._note(in_words("random_flops", draws=len(drawn), error=error).message)
+        names = sorted({name for calls in drawn for name in calls})
+        table = np.array([[calls.get(name, 0.0) for calls in drawn] for name in names])
+        rows = np.vstack([table / mean, np.ones(len(drawn))])
+        shares = nnls(rows, rows.mean(1))[0]
+        found = {int(k) + 1: float(shares[k]) for k in np.flatnonzero(shares > 1e-9)}
+        traced = {seed: self._traced(model, size, batch, seed) for seed in found}
+        self._note(*(n for n in self._withheld if all(n[7:-1] in t.notes for t in traced.values())))
+        forward = sum(found[seed] * t.forward for seed, t in traced.items())
+        if (
+            real is not None and abs(forward - mean) > _SAME * mean
+        ):  # it draws otherwise with values
+            return dict.fromkeys(range(1, _FEW_DRAWS + 1), 1 / _FEW_DRAWS)
+        return found
+
+    def _measure_one(
+        self, model: Any, size: Size, batch: Any, place: int | None, seed: int
+    ) -> float:
+        """FLOPs of both passes from a seed on, from verified polynomials or from a trace."""
+        if place is None or not is_whole(size) or not hasattr(model, "named_parameters"):
+            return self._trace(model, size, batch, seed)
         structure = model_structure(model)
         names = tuple(sorted(structure))
         values = tuple(structure[name] for name in names)
-        polynomial = self._polynomials.setdefault((place, *names), SizePolynomial())
+        polynomial = self._polynomials.setdefault((place, seed, *names), SizePolynomial())
         known = polynomial.flops(size, values) if polynomial.traced else None
         if known is not None:
-            return known / (_DRAWS if self._random else 1)
-        total = self._trace(model, size, batch)
-        whole = total * _DRAWS if self._random else total
-        if whole.is_integer() and whole < _LARGEST_EXACT:
-            polynomial.add(size, (int(whole), *values))
+            return known
+        total = self._trace(model, size, batch, seed)
+        if total.is_integer() and total < _LARGEST_EXACT:
+            polynomial.add(size, (int(total), *values))
         return total
 
-    def _trace(self, model: Any, size: Size, batch: Any) -> float:
-        """FLOPs of both passes on a batch: in the mean of many draws, where the model draws what it runs."""
-        self._draws = False
+    def _trace(self, model: Any, size: Size, batch: Any, seed: int) -> float:
+        """FLOPs of both passes on a batch, with notes of what the trace could not see."""
         leaves: list[Any] = []
         map_tensors(batch, leaves.append)
         if any(t.is_nested for t in leaves):
@@ -262,32 +338,21 @@ class FlopsCounter:
                 "give flops= a function (model) -> training FLOPs per unit."
             )
         with rng.kept():
-            traced = [self._traced(model, size, batch, 0)]
-            total = traced[0].total
-            if self._random is None:
-                few = range(1, _FEW_DRAWS if self._draws else 1)
-                traced += [self._traced(model, size, batch, seed) for seed in few]
-                self._random = any(abs(t.total - total) > _SAME * total for t in traced)
-            if self._random:
-                more = range(len(traced), _DRAWS)
-                traced += [self._traced(model, size, batch, seed) for seed in more]
-                totals = [t.total for t in traced]
-                total = sum(totals) / _DRAWS
-                error = float(np.std(totals, ddof=1)) / _DRAWS**0.5 / total
-                self._note(in_words("random_flops", draws=_DRAWS, error=error).message)
-        notes = (n for n in traced[0].notes if all(n in t.notes for t in traced))
-        self._note(*(f"FLOPs: {note}." for note in notes))
+            traced = self._traced(model, size, batch, seed)
+        if not self._random:
+            self._withheld = tuple(f"FLOPs: {note}." for note in traced.notes)
+            self._note(*(() if self._draws and not self._shares else self._withheld))
         params = self.spec.require(size)
-        experts = find_experts(model, traced[0].passes, bool(self._random))
+        experts = find_experts(model, traced.passes, self._draws)
         told = any("active_params()" in note for note in self.notes)
         if experts and params.active >= params.total and not told:
             self._note(in_words("silent_experts", experts=experts[0]).message)
-        if total <= 0:
+        if traced.total <= 0 and not self._draws:
             raise InputError(
                 "flops: no matrix product, convolution or attention was seen in the model. "
                 "Give flops='6nd', or a function (model) -> training FLOPs per unit."
             )
-        return total
+        return traced.total
 
     def _traced(self, model: Any, size: Size, batch: Any, seed: int) -> TracedFlops:
         """A trace without values, or with them where it must be; of a model, or of a step and its loss."""
@@ -334,8 +399,8 @@ class FlopsCounter:
         """The trace of a pass from a seed on, with a note of whether it draws random numbers."""
         if seed:
             rng.seed(seed)
-        before = None if self._draws or self._random is not None else rng.state()
-        traced = trace_flops(forward, model)
+        before = None if self._draws or self._shares else rng.state()
+        traced = trace_flops(forward, model, bool(seed))
         self._draws = self._draws or (before is not None and rng.state() != before)
         return traced
 
