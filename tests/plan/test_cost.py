@@ -45,7 +45,7 @@ def branched() -> SweepPlan:
 def test_a_run_takes_its_start_its_steps_and_its_evaluation() -> None:
     """50 steps of 8 samples of 704 FLOPs; 640 held-out samples, in batches of 20, a third of each."""
     times = StepTimes(160.0, fixed=0.01, flops_per_second=7040.0, start=2.0)
-    speed = Speed((160.0,), (1.0,), "cpu", 640.0, Reading(0.001, 0.0), (times,))
+    speed = Speed("cpu", (times,), 640.0, Reading(0.001, 0.0))
     steps = 50 * (0.01 + 8 * 0.001 + 8 * 704 / 7040)
     evaluation = 32 * 0.01 / 3 + 640 * 0.001 + 640 * 704 / 3 / 7040
     assert speed.seconds(make_experiment()) == pytest.approx(2.0 + steps + evaluation)
@@ -57,7 +57,7 @@ def test_a_run_takes_its_start_its_steps_and_its_evaluation() -> None:
 def test_runs_side_by_side_share_the_threads() -> None:
     many = StepTimes(160.0, 0.01, 4e4)
     one = StepTimes(160.0, 0.01, 1e4)
-    speed = Speed((160.0,), (1.0,), "cpu", 0.0, None, (many,), (one,), threads=4)
+    speed = Speed("cpu", (many,), alone=(one,), threads=4)
     experiment = make_experiment()
     train = [speed.seconds(experiment, parallel=p) - 0.5 for p in (1, 2, 4, 8)]
     flops = experiment.flops

@@ -64,7 +64,7 @@ def test_what_cannot_train_is_reported(
 def test_speed_is_measured_and_gives_a_time_to_every_run() -> None:
     probed = plan()
     assert probed.speed is not None
-    assert all(f > 0 for f in probed.speed.flops_per_second)
+    assert all(times.flops_per_second > 0 for times in probed.speed.steps)
     assert probed.seconds() == pytest.approx(
         sum(probed.speed.seconds(e) for e in probed.experiments)
     )

@@ -15,7 +15,7 @@ from torch import nn
 from flops_fit import plan_sweep
 from flops_fit.errors import InputError
 from flops_fit.model import ModelSpec
-from flops_fit.plan import Speed
+from flops_fit.plan import Speed, StepTimes
 from flops_fit.train import Trainer
 from flops_fit.train.checkpoint import Checkpoints
 from flops_fit.train.config import TrainingConfig, use_compile
@@ -163,7 +163,7 @@ def test_the_users_own_error_is_told_as_it_is() -> None:
 def test_auto_compiles_long_runs_on_gpus_alone() -> None:
     experiment = make_experiment(steps=1000, tokens=8000)
     slow, fast = (
-        Speed((100.0, 200.0), (rate, rate), "cuda")
+        Speed("cuda", (StepTimes(100.0, 0.0, rate),))
         for rate in (experiment.flops / 480, experiment.flops / 470)
     )
     assert use_compile("auto", "cuda:0", slow, experiment, 1000)

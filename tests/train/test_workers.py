@@ -23,7 +23,7 @@ from flops_fit.data import split_data
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
-from flops_fit.plan import Reading, Speed
+from flops_fit.plan import Reading, Speed, StepTimes
 from flops_fit.records import Run
 from flops_fit.train import Progress, Trainer, config
 from flops_fit.train.config import TrainingConfig, reading_workers
@@ -152,7 +152,7 @@ def speed(seconds: float, waiting: float, **changes: Any) -> Speed:
     experiment = make_experiment(steps=5000)
     reading = Reading(seconds / 8, waiting / 8, **changes)
     per_second = experiment.flops / 5000 / 0.01
-    return Speed((100.0, 200.0), (per_second, per_second), "cpu", reading=reading)
+    return Speed("cpu", (StepTimes(100.0, 0.0, per_second),), reading=reading)
 
 
 @pytest.mark.parametrize(

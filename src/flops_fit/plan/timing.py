@@ -44,18 +44,16 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured training speed, FLOP/s against N, on one device.
+    """Measured training speed on one device, by size.
 
     ``held_out_units`` are evaluated at the end of every run, for a third of the training FLOPs. ``steps``
     are the parts of a step by size, ``alone`` those with one of a CPU's ``threads``, as when runs share it.
     """
 
-    params: tuple[float, ...]
-    flops_per_second: tuple[float, ...]
     device: str
+    steps: tuple[StepTimes, ...]
     held_out_units: float = 0.0
     reading: Reading | None = None
-    steps: tuple[StepTimes, ...] = ()
     alone: tuple[StepTimes, ...] = ()
     threads: int = 1
 
@@ -65,8 +63,6 @@ class Speed:
         """Estimated time of a run that computes ``flops`` itself; ``parallel`` ones share CPU threads."""
         share = 1.0 if flops is None else flops / experiment.flops
         held_out = experiment.flops_per_unit / 3 * self.held_out_units
-        if not self.steps:
-            return (experiment.flops * share + held_out) / self._speed(experiment)
         at = self._at(experiment, parallel)
         steps = experiment.steps * share
         read = 0.0 if self.reading is None else self.reading.seconds * experiment.batch_size
@@ -75,11 +71,8 @@ class Speed:
 
     def step_seconds(self, experiment: Experiment) -> float:
         """Estimated time of one step, its batch being at hand."""
-        flops = experiment.flops / experiment.steps
-        if not self.steps:
-            return flops / self._speed(experiment)
         at = self._at(experiment, 1)
-        return at.fixed + flops / at.flops_per_second
+        return at.fixed + experiment.flops / experiment.steps / at.flops_per_second
 
     def _evaluation(self, experiment: Experiment, at: StepTimes, flops: float) -> float:
         """Time of the held-out set in batches of 64 or more, a third of a step's calls for each."""
@@ -98,9 +91,6 @@ class Speed:
             return many
         one = _interpolated(self.alone, experiment)
         return StepTimes(many.params, *_between(threads, (1, self.threads), (one, many)))
-
-    def _speed(self, experiment: Experiment) -> float:
-        return _log_linear(experiment.params.total, self.params, self.flops_per_second)
 
 
 def _log_linear(at: float, known: Sequence[float], values: Sequence[float]) -> float:
@@ -151,27 +141,20 @@ class Probe:
         chosen = [ordered[i] for i in sorted({0, len(ordered) // 2, len(ordered) - 1})]
         chosen = [chosen[0], *(e for e in chosen[1:] if e.params.total <= _ALLOCATED)]
         threads = torch.get_num_threads() if torch.device(self.device).type == "cpu" else 1
-        speeds: dict[float, float] = {}
         times: dict[int, list[StepTimes]] = {}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             for experiment in chosen:
-                speeds[float(experiment.params.total)] = self._time_size(experiment, threads, times)
-        return Speed(
-            tuple(speeds),
-            tuple(speeds.values()),
-            self.device,
-            held_out_samples * experiments[0].units_per_sample,
-            time_reading(self.data, chosen[0].batch_size),
-            tuple(times[threads]),
-            tuple(times[1]) if threads > 1 else (),
-            threads,
-        )
+                self._time_size(experiment, threads, times)
+        held_out = held_out_samples * experiments[0].units_per_sample
+        reading = time_reading(self.data, chosen[0].batch_size)
+        alone = tuple(times[1]) if threads > 1 else ()
+        return Speed(self.device, tuple(times[threads]), held_out, reading, alone, threads)
 
     def _time_size(
         self, experiment: Experiment, threads: int, times: dict[int, list[StepTimes]]
-    ) -> float:
-        """Time steps of one size with all threads, and with one where a CPU has more; its FLOP/s."""
+    ) -> None:
+        """Time steps of one size with all threads, and with one where a CPU has more."""
         on_cpu = torch.device(self.device).type == "cpu"
         per_sample = experiment.flops_per_sample
         most = min(experiment.batch_size, self.microbatch or experiment.batch_size)
@@ -192,20 +175,17 @@ class Probe:
         n = min(max(min(most, affordable), 2), self.data.size or most)
         m = min(n, max(2, n // _PART))  # BatchNorm refuses a single sample
         part = self.data.first_batch(m)
-        speed = 0.0
         for used in sorted({threads, 1}, reverse=True):
             with ExitStack() as stack:
                 if used != threads:
                     stack.callback(torch.set_num_threads, threads)
                     torch.set_num_threads(used)
                 whole, fewer = _typical_seconds(step, (batch, part))
-            speed = speed or per_sample * n / whole
             each = (whole - fewer) / (n - m) if n > m else 0.0
             each = min(max(each, 0.25 * whole / n), whole / n)  # noise may reverse the order
             params = float(experiment.params.total)
             found = StepTimes(params, whole - n * each, per_sample / each, start)
             times.setdefault(used, []).append(found)
-        return speed
 
     def _step(
         self, experiment: Experiment, model: Any, optimizer: Any, batch: Any, first: bool = False
