@@ -80,7 +80,7 @@ def test_what_a_batch_is_predicted_to_give_is_what_the_fit_then_has():
     for seed in range(8):
         criterion = criterion_of(law, seed)
         N, C = lattice(np.asarray(law.optimal(np.array([4e20])).params), np.array([4e20]))
-        batch = Candidates.of_any_size(N, C, FLOPS)
+        batch = Candidates(N, C / np.asarray(FLOPS(N)), C, C)
         batch = batch.pick([0, 1, 2, 4, 6, 7, 8])
         predicted = criterion.narrowed(criterion.after(batch))
         runs = criterion.evidence.runs
@@ -114,7 +114,7 @@ def test_exchange_finds_the_best_of_all_choices():
     evidence.__dict__["posterior"] = posterior  # as if the runs said a fiftieth of what they do
     budgets = np.array([1e18, 1e19, 1e20])
     N, C = lattice(np.asarray(evidence.law.optimal(budgets).params), budgets)
-    runs = Candidates.of_any_size(N, C, FLOPS).pick(np.arange(0, 27, 3))
+    runs = Candidates(N, C / np.asarray(FLOPS(N)), C, C).pick(np.arange(0, 27, 3))
     pool = Criterion(evidence, TARGET).pool(runs)
     picked = pool.exchange(3, 2.2e20)
     best = min(

@@ -65,11 +65,6 @@ class Candidates:
         C = np.asarray(flops(values[:, 0])) * values[:, 1]
         return cls(values[:, 0], values[:, 1], C, C, repeats)
 
-    @classmethod
-    def of_any_size(cls, params: Floats, budget: Floats, flops: FlopsFunction) -> Candidates:
-        """Exactly these sizes at these budgets: D = C/F(N)."""
-        return cls(params, budget / np.asarray(flops(params)), budget, budget)
-
     def __len__(self) -> int:
         return len(self.params)
 

@@ -348,7 +348,8 @@ def next_experiments(
         largest = MOST_EXTRAPOLATION * float(np.max(known))
         top = min(max_run_flops or budget_flops / 3, largest, budget_flops)
         low = min(float(np.min(known)), top)
-        choice = Candidates.of_any_size(*around(evidence, low, top), fit.flops)
+        N, C = around(evidence, low, top)
+        choice = Candidates(N, C / np.asarray(fit.flops(N)), C, C)
     else:
         choice = Candidates.of(candidates, fit.flops, repeats=False)
         choice = choice.pick(choice.flops <= (max_run_flops or np.inf))

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
-from flops_fit.flops.functions import Floats, FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction, Indices
 from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
@@ -43,7 +42,7 @@ class ResidualMap:
     compute_edges: tuple[float, float]
     size_edges: tuple[float, float]
     mean: Floats
-    count: NDArray[np.intp]
+    count: Indices
     p_value: float | None
 
 
@@ -63,7 +62,7 @@ def residual_map(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Re
     return ResidualMap((low, high), _SIZE_EDGES, mean, count, _pattern(solution, kept, extra))
 
 
-def _pattern(solution: Solution, kept: NDArray[np.intp], extra: Floats) -> float | None:
+def _pattern(solution: Solution, kept: Indices, extra: Floats) -> float | None:
     """P value of the extra terms' coefficients all being zero, by HC3 and F."""
     from scipy.special import fdtrc
 

@@ -6,14 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit.misfit import Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import Belief, MisfitPrior
 from flops_fit.fit.solver import Solution, one_blas_thread
-from flops_fit.flops.functions import Floats, FlopsFunction
+from flops_fit.flops.functions import Floats, FlopsFunction, Indices
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import spend
 from flops_fit.records import Diagnostic
@@ -46,7 +46,7 @@ def covariance(solution: Solution) -> Covariance:
 
 
 def hc3(
-    J: Floats, r: Floats, w: Floats, delta: float, dof: int, groups: NDArray[np.intp] | None = None
+    J: Floats, r: Floats, w: Floats, delta: float, dof: int, groups: Indices | None = None
 ) -> Covariance:
     """The sandwich of :func:`covariance` from its parts: Jacobian (runs, k), residuals, weights."""
     size = np.maximum(np.abs(r), 1e-300)

@@ -348,11 +348,5 @@ def judge(
     )
 
 
-def predict_held_out(law: Law, flops: FlopsFunction, part: RunTable) -> HeldOut:
-    """The prediction of a law fitted without ``part`` beside it, without intervals."""
-    best = law.optimal(float(np.mean(part.flops)), flops)
-    return judge(part, float(best.params), float(best.loss))
-
-
 def _inside(value: float, interval: Interval | None) -> bool | None:
     return None if interval is None else bool(interval[0] <= value <= interval[1])

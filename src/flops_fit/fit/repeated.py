@@ -7,19 +7,16 @@ pull it towards constants that describe neither side, so it is fitted where repe
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.findings import finding
 from flops_fit.fit.generic import least_value
 from flops_fit.fit.intervals import covariance, student_t
 from flops_fit.fit.solver import Solution
-from flops_fit.flops.functions import Floats
+from flops_fit.flops.functions import Bools, Floats, Indices
 from flops_fit.laws.kappa import Muennighoff
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, listed
-
-Indices = NDArray[np.intp]
 
 FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (Muennighoff et al. 2023, §6)
 _USUAL_NOISE = 0.004  # relative, of the loss of one run; public sets show .2 to .8 %
@@ -43,7 +40,7 @@ def run_noise(runs: RunTable) -> float:
     return float(np.median(spreads)) if len(spreads) >= 3 else _USUAL_NOISE
 
 
-def where_repetition_helps(runs: RunTable) -> tuple[RunTable, NDArray[np.bool_], list[Diagnostic]]:
+def where_repetition_helps(runs: RunTable) -> tuple[RunTable, Bools, list[Diagnostic]]:
     """The runs without those that more repeats made worse, a mask of them, and the findings.
 
     Worse is three standard deviations above the lowest loss of the same N and U; seeds are averaged.

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.findings import finding
-from flops_fit.fit.prediction import HeldOut, predict_held_out
+from flops_fit.fit.prediction import HeldOut, judge
 from flops_fit.fit.solver import MAD_TO_SD, Solution
 from flops_fit.fit.surface import model_values, points_of, polish
 from flops_fit.fit.surface_solver import SurfaceSolver
-from flops_fit.flops.functions import Floats, FlopsFunction
+from flops_fit.flops.functions import Bools, Floats, FlopsFunction
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Severity
@@ -98,7 +97,7 @@ def _worst(runs: RunTable, log: bool) -> tuple[int, str] | None:
     )
 
 
-def _deletions(s: Floats, v: Floats) -> NDArray[np.bool_]:
+def _deletions(s: Floats, v: Floats) -> Bools:
     """Which runs to leave out together, (sets, runs): one by one, and the ends of s and of v."""
     count = len(s)
     basis = np.column_stack([np.ones(count), s, v, s * s, s * v, v * v])
@@ -224,13 +223,15 @@ def sensitivity(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Sen
         best, kept = law.optimal(compute, flops), int(np.count_nonzero(weights))
         variants.append(Variant(kind, label, kept, law, float(best.params), float(best.loss)))
     best = solution.law.optimal(compute, flops)
-    held = tuple(
-        tuple(predict_held_out(law, flops, runs.select(runs.budget == b)) for b in budgets[-top:])
-        for top, law in enumerate(laws[len(subsets) :], start=1)
-    )
+    held = []
+    for top, law in enumerate(laws[len(subsets) :], start=1):
+        parts = [runs.select(runs.budget == b) for b in budgets[-top:]]
+        at = (law.optimal(float(np.mean(part.flops)), flops) for part in parts)
+        pairs = zip(parts, at, strict=True)
+        held.append(tuple(judge(part, float(x.params), float(x.loss)) for part, x in pairs))
     level = solution.points.scale if solution.points.shift else 0.0
     answer = float(best.params), float(best.loss)
-    return Sensitivity(compute, *answer, tuple(variants), held, level)
+    return Sensitivity(compute, *answer, tuple(variants), tuple(held), level)
 
 
 def _subsets(solution: Solution, runs: RunTable) -> list[tuple[VariantKind, str, Floats]]:

@@ -19,14 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from flops_fit.flops.functions import Floats
+from flops_fit.flops.functions import Bools, Floats, Indices
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.table.run_table import RunTable
-
-Bools = NDArray[np.bool_]
 
 LOWER = np.array([0.0, -40.0, -40.0, 0.005, 0.005, np.log(0.1)])
 UPPER = np.array([1e6, 40.0, 40.0, 4.0, 4.0, np.log(4.0)])
@@ -50,7 +47,7 @@ class Points:
     x_mean: float
     y_mean: float
     scale: float
-    groups: NDArray[np.intp] | None = None
+    groups: Indices | None = None
     shift: float = 0.0
 
     @property

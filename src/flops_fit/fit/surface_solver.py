@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.intervals import covariance
 from flops_fit.fit.misfit_mean import Known
@@ -26,11 +25,9 @@ from flops_fit.fit.solver import (
     robust_sd,
 )
 from flops_fit.fit.surface import LOWER, UPPER, Penalty, Points, derivatives, model_values, polish
-from flops_fit.flops.functions import Floats
+from flops_fit.flops.functions import Bools, Floats, Indices
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
-
-Bools = NDArray[np.bool_]
 
 _ADDITIVE = np.array([True, True, True, True, True, False])
 _KAPPAS = np.log([0.25, 0.4, 0.6, 0.8, 1.0, 1.5])
@@ -105,7 +102,7 @@ class SurfaceSolver:
 
     def _starts(
         self, weights: Floats, delta: DeltaRule, additive: Solution | None
-    ) -> tuple[Floats, NDArray[np.intp]]:
+    ) -> tuple[Floats, Indices]:
         """Starts, and how many others each stands for where a sample of the runs was searched."""
         points, hold = self.points, self._penalty(weights)
         sampled = len(points.z) > _SEARCH_RUNS

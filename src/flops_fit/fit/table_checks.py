@@ -18,9 +18,9 @@ from flops_fit.fit.findings import finding
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.repeated import epochs_of
 from flops_fit.fit.solver import MAD_TO_SD
-from flops_fit.fit.surface import Bools, points_of
+from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import SurfaceSolver
-from flops_fit.flops.functions import Floats, FlopsFunction
+from flops_fit.flops.functions import Bools, Floats, FlopsFunction
 from flops_fit.laws.kappa import Kappa
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Excluded, Severity

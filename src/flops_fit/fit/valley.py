@@ -17,17 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flops_fit.fit.misfit_mean import KappaMean, MisfitPrior
 from flops_fit.fit.sampler import sample
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import SurfaceSolver
-from flops_fit.flops.functions import Floats
+from flops_fit.flops.functions import Bools, Floats, Indices
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.table.run_table import RunTable
-
-Indices = NDArray[np.intp]
 
 NAMES = ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "ln_c_lr", "ln_c_batch", "skew")
 DRAWS = 400
@@ -126,7 +123,7 @@ class _Problem:
     at: Points
     rate: Floats
     batch: Floats
-    censored: NDArray[np.bool_]
+    censored: Bools
     free: Indices
     centre: Floats
     precision: Floats

@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.checks import check_number
 from flops_fit.errors import FitError, InputError
-from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
+from flops_fit.flops.functions import Bools, Floats, FlopsFunction, LinearFlops
 from flops_fit.laws import optimum
 from flops_fit.laws.optimum import InferenceOptimum, Optimum, TradeOff, finite, positive
 
@@ -288,7 +288,7 @@ class Law(ABC):
 def log_compute(law: Law, loss: float, flops: FlopsFunction, start: float, reach: float) -> float:
     """Ln of the least compute whose optimum reaches ``loss``; ±inf beyond ``reach`` from ``start``."""
 
-    def reached(log_c: ArrayLike) -> NDArray[np.bool_]:
+    def reached(log_c: ArrayLike) -> Bools:
         return np.asarray(law.optimal(np.exp(np.atleast_1d(log_c)), flops).loss) <= loss
 
     middle = low = high = math.log(start)

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from flops_fit.checks import check_number
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
+from flops_fit.flops.functions import Bools, Floats, FlopsFunction, LinearFlops
 from flops_fit.text import format_count
-
-Bools = NDArray[np.bool_]
 
 UNDEFINED = 1e200  # the value of a curve where it is not defined
 _LOWEST_LOG, _HIGHEST_LOG = -200.0, 460.0  # ln of the smallest and the largest size tried

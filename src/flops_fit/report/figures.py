@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flops_fit.errors import InputError
 from flops_fit.files import csv_text, output_errors, write_output
@@ -16,14 +15,10 @@ from flops_fit.fit.prediction import Prediction
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report import isoflop, optima, style
 from flops_fit.report import tuning as hparams
-from flops_fit.report.style import FigureData
+from flops_fit.report.style import Axes, Figure, FigureData
 from flops_fit.report.table import asset
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +12,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import HeldOut
 from flops_fit.flops.functions import Floats
 from flops_fit.report import style
-from flops_fit.report.style import Row, rows_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from flops_fit.report.style import Axes, Figure, Row, rows_of
 
 _POINTS = 80  # of a curve
 _MAX_CURVES = 12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,11 +10,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.flops.functions import Floats
 from flops_fit.report import style
 from flops_fit.report.isoflop import law_name
-from flops_fit.report.style import Row, rows_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from flops_fit.report.style import Axes, Figure, Row, rows_of
 
 APPROACH_NAMES = {"surface": "3 surface", "isoflop": "2 parabolas", "envelope": "1 envelope"}
 _MARKS = ("o", "s", "^")

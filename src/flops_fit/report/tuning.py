@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,16 +15,11 @@ from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import RECIPES
 from flops_fit.records import ParamCount
 from flops_fit.report import style
-from flops_fit.report.style import Colour, Row, rows_of
+from flops_fit.report.style import Axes, Colour, Figure, Row, rows_of
 from flops_fit.report.table import WORDS, TextTable, best_settings
 from flops_fit.text import format_count, format_regret
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import REACH, Tuning
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 _MAX_EXCESS = 0.12  # of the loss: what is worse is off the figure, and its marks stand at the edge
 _MAX_KEYS = 6  # cells that are named
