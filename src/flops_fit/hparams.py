@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from flops_fit.checks import is_number
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, is_number
 
 Schedule = Literal["cosine", "wsd", "constant"]
 SCHEDULES = get_args(Schedule)

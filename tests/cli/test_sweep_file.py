@@ -254,7 +254,7 @@ class Own:
         "os:system", "builtins:eval", "runpy:run_path", "__main__:x", "torch:load", "torch.hub:load",
         "numpy:load", "transformers:pipeline", "timm:create_model", "antigravity:fly", "evil.py:run",
         "link.py:run", "flops_fit:CommandTask",
-        "flops_fit.cli:main", "flops_fit.cli.sweep_file:load", "flops_fit.checks:math.sqrt",
+        "flops_fit.cli:main", "flops_fit.cli.sweep_file:load", "flops_fit.errors:math.sqrt",
         "flops_fit:laws.law.np.load", "torch.nn:functional.torch.load", "inside.py:os.system",
         "inside.py:os.path.join", "inside:system", "inside:Path.home", "inside:Own.__subclasses__",
     ],

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.adaptive.candidates import Candidates, around
-from flops_fit.checks import check_number
-from flops_fit.errors import FitError, InputError
+from flops_fit.errors import FitError, InputError, check_number
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.intervals import DrawnOptima, Evidence

@@ -7,8 +7,7 @@ from typing import Any
 
 from flops_fit.api.plan import MOVED, ModeLike, Sweep, make_plan
 from flops_fit.api.run import RunOptions, climb_plan, find_adaptively, ranks_of, run_plan, tune_plan
-from flops_fit.checks import explains_names
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, explains_names
 from flops_fit.execute.executor import Executor, Mock
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.hparam_rule import HParamNames

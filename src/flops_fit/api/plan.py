@@ -9,9 +9,8 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from flops_fit import rng
 from flops_fit.adaptive.candidates import check_adaptive, pilot_budgets, pilot_sizes
 from flops_fit.api.width_check import WidthCheck
-from flops_fit.checks import check_choice, check_whole, explains_names
 from flops_fit.data.spec import check_dataset_type, split_data
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, check_choice, check_whole, explains_names
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Mock
 from flops_fit.fingerprint import digest

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from flops_fit.adaptive.candidates import Experimenter
 from flops_fit.adaptive.sweep import run_adaptive
-from flops_fit.checks import names_near_matches
 from flops_fit.distributed import Ranks, join_ranks
-from flops_fit.errors import InputError, OutputError, TableError
+from flops_fit.errors import InputError, OutputError, TableError, names_near_matches
 from flops_fit.execute import resolve_executor
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Executor, InProcessExecutor, Task

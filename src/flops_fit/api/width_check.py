@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flops_fit import rng
-from flops_fit.checks import is_whole, names_near_matches
 from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, is_whole, names_near_matches
 from flops_fit.hparams import HParams
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size

@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import typer
 
 import flops_fit
-from flops_fit.checks import check_choice, nearest_name
 from flops_fit.cli import answer
 from flops_fit.cli.answer import Answer, Json, law_line, option
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, check_choice, nearest_name
 from flops_fit.text import format_count, markdown_table
 
 _FLOPS_PER_PARAM = 6.0

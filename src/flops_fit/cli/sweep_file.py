@@ -27,9 +27,8 @@ from types import ModuleType
 from typing import Any
 
 import flops_fit
-from flops_fit.checks import nearest_name, unknown_name
 from flops_fit.cli.answer import number
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, nearest_name, unknown_name
 from flops_fit.text import error_line
 
 _REFERENCE = re.compile(

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from flops_fit.checks import check_choice
-from flops_fit.errors import InputTypeError
+from flops_fit.errors import InputTypeError, check_choice
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Executor, Handle, InProcessExecutor, Mock, Resources, Task
 from flops_fit.execute.pool import PoolExecutor

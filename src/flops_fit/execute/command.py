@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flops_fit.checks import check_number
+from flops_fit.errors import check_number
 from flops_fit.execute.executor import Report
 from flops_fit.execute.outcome import LossFrom, Reader
 from flops_fit.fingerprint import digest

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flops_fit.checks import check_number, check_whole
-from flops_fit.errors import InputError, InputTypeError, SweepError
+from flops_fit.errors import InputError, InputTypeError, SweepError, check_number, check_whole
 from flops_fit.fingerprint import fingerprint_any
 from flops_fit.laws.law import Law
 from flops_fit.records import Experiment, Run

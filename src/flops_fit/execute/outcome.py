@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from flops_fit.checks import check_choice
-from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.errors import InputError, InputTypeError, TableError, check_choice
 from flops_fit.execute.process import exit_words
 from flops_fit.plan.template import fill
 from flops_fit.records import Experiment, Run, RunState

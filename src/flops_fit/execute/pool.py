@@ -13,8 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flops_fit.checks import check_whole
-from flops_fit.errors import InputError, SweepError
+from flops_fit.errors import InputError, SweepError, check_whole
 from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import Setting, fresh_processes, pack, start_worker, stop
 from flops_fit.records import Experiment, Run

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from flops_fit.checks import check_choice, check_whole
-from flops_fit.errors import InputError, OutputError, SweepError
+from flops_fit.errors import InputError, OutputError, SweepError, check_choice, check_whole
 from flops_fit.execute.executor import GpusPerRun, Handle, RemoteExecutor, Resources, Started
 from flops_fit.execute.process import pack
 from flops_fit.execute.slurm_jobs import Job, JobMonitor

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.checks import check_whole
-from flops_fit.errors import FitError, InputError, InputTypeError
+from flops_fit.errors import FitError, InputError, InputTypeError, check_whole
 from flops_fit.fit.findings import finding
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs

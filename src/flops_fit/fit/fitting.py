@@ -7,8 +7,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.checks import is_number
-from flops_fit.errors import FitError, InputError, InputTypeError, TableError
+from flops_fit.errors import FitError, InputError, InputTypeError, TableError, is_number
 from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
 from flops_fit.fit.export import Question

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.checks import check_number
-from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.errors import InputError, InputTypeError, TableError, check_number
 from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Estimate, Interval, check_level
 from flops_fit.fit.valley import Regret, Valley, ValleyPrior, fit_valley, form_error, regret

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.checks import check_number
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, check_number
 from flops_fit.fit.misfit import Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import Belief, MisfitPrior
 from flops_fit.fit.solver import Solution, one_blas_thread

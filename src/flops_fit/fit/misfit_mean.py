@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from flops_fit.checks import is_number
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, is_number
 from flops_fit.fit.solver import Solution
 from flops_fit.fit.surface import Penalty, Points, derivatives
 from flops_fit.flops.functions import Floats

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.checks import is_number
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, is_number
 from flops_fit.files import data_frame
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.findings import finding

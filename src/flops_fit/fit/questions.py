@@ -6,8 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.checks import is_number
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, is_number
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import METHOD, Estimate, Evidence, Interval, answer, check_level
 from flops_fit.flops.functions import Floats

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.checks import check_number
-from flops_fit.errors import FitError, InputError
+from flops_fit.errors import FitError, InputError, check_number
 from flops_fit.flops.functions import Bools, Floats, FlopsFunction, LinearFlops
 from flops_fit.laws import optimum
 from flops_fit.laws.optimum import InferenceOptimum, Optimum, TradeOff, finite, positive

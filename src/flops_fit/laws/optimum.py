@@ -12,8 +12,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.checks import check_number
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, check_number
 from flops_fit.flops.functions import Bools, Floats, FlopsFunction, LinearFlops
 from flops_fit.text import format_count
 

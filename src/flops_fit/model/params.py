@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from flops_fit.checks import is_number
-from flops_fit.errors import InputTypeError, ModelError
+from flops_fit.errors import InputTypeError, ModelError, is_number
 from flops_fit.lazy import nn, torch
 from flops_fit.records import ParamCount
 

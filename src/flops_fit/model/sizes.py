@@ -10,8 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from flops_fit.checks import is_number
-from flops_fit.errors import InputTypeError, ModelError
+from flops_fit.errors import InputTypeError, ModelError, is_number
 from flops_fit.fingerprint import digest
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.records import ParamCount

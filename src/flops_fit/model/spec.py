@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.checks import is_whole, nearest_name
-from flops_fit.errors import InputTypeError, MissingExtraError, ModelError
+from flops_fit.errors import InputTypeError, MissingExtraError, ModelError, is_whole, nearest_name
 from flops_fit.fingerprint import digest, fingerprint_any, fingerprint_code, reference
 from flops_fit.lazy import nn, torch
 from flops_fit.model.params import SizeSearch, count_params

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flops_fit.checks import check_number, check_whole
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, check_number, check_whole
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.timing import Speed

@@ -16,8 +16,7 @@ import numpy as np
 
 from flops_fit import rng
 from flops_fit.batches import batch_length, map_tensors, tensors_of
-from flops_fit.checks import is_whole
-from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError, is_whole
 from flops_fit.fingerprint import holds_tensors
 from flops_fit.flops.functions import Floats, FlopsFunction, InterpolatedFlops, LinearFlops
 from flops_fit.flops.trace import TracedFlops, forward_flops, trace_flops

@@ -8,8 +8,14 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from flops_fit.checks import check_choice, check_number, check_whole
-from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+from flops_fit.errors import (
+    FlopsFitError,
+    InputError,
+    InputTypeError,
+    check_choice,
+    check_number,
+    check_whole,
+)
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import OptimumOnly

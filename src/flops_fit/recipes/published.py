@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.checks import check_number, nearest_name
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, check_number, nearest_name
 from flops_fit.hparams import HParams
 from flops_fit.records import ParamCount
 

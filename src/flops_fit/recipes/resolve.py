@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from flops_fit.checks import is_number, nearest_name
-from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError, is_number, nearest_name
 from flops_fit.hparams import HParams
 from flops_fit.recipes.published import PUBLISHED, TIMESCALE, Recipe, default, named, with_values
 from flops_fit.records import ParamCount

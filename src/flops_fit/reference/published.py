@@ -7,8 +7,7 @@ from importlib import resources
 from math import exp
 from typing import Literal, overload
 
-from flops_fit.checks import check_choice
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, check_choice
 from flops_fit.laws.kappa import Hoffmann, Muennighoff
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import OptimumOnly

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.checks import check_number
-from flops_fit.errors import TableError
+from flops_fit.errors import TableError, check_number
 from flops_fit.records import Excluded
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import Raw, check_mapping, find_numbers, wanted

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from flops_fit import rng
-from flops_fit.checks import check_choice
-from flops_fit.errors import InputTypeError, MissingExtraError, TableError
+from flops_fit.errors import InputTypeError, MissingExtraError, TableError, check_choice
 from flops_fit.records import Experiment, Run, canonical_json, finite_json
 from flops_fit.text import error_line
 

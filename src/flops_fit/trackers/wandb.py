@@ -6,8 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
-from flops_fit.checks import check_choice
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, check_choice
 from flops_fit.records import Experiment, Run
 from flops_fit.trackers import tracker
 from flops_fit.trackers.tracker import Add, Service, TrackedRun, TrackedRuns, flat

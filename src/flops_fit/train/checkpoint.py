@@ -18,8 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flops_fit.checks import check_number, check_whole
-from flops_fit.errors import InputError, InputTypeError, OutputError, TableError
+from flops_fit.errors import (
+    InputError,
+    InputTypeError,
+    OutputError,
+    TableError,
+    check_number,
+    check_whole,
+)
 from flops_fit.files import HashingFile, flush_directory, flush_file, read_json
 from flops_fit.lazy import torch
 from flops_fit.records import Diagnostic, as_record

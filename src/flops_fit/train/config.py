@@ -10,9 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
-from flops_fit.checks import check_number, check_whole
 from flops_fit.distributed import rank_device
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, check_number, check_whole
 from flops_fit.fingerprint import fingerprint_code
 from flops_fit.lazy import torch
 from flops_fit.mup.parametrization import Mup, ParametrizationLike, resolve_mup

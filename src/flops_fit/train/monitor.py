@@ -19,10 +19,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from flops_fit import rng
-from flops_fit.checks import check_number
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, Ranks
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, check_number
 from flops_fit.flops.functions import Floats
 from flops_fit.lazy import nn, torch
 from flops_fit.objective import Evaluator, Objective

@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flops_fit.checks import check_number
-from flops_fit.errors import FlopsFitError, InputError, InputTypeError
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError, check_number
 from flops_fit.hparams import HParams
 from flops_fit.lazy import nn, torch
 from flops_fit.mup.parametrization import Parametrization

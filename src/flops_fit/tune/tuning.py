@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from flops_fit.checks import check_choice, is_number, is_whole
-from flops_fit.errors import InputError, InputTypeError
+from flops_fit.errors import InputError, InputTypeError, check_choice, is_number, is_whole
 from flops_fit.recipes.resolve import Coupled, TunedRecipe
 from flops_fit.records import Diagnostic, Findings, Run, finite_json
 from flops_fit.text import format_count, format_regret, render
