@@ -227,7 +227,9 @@ def _written(
     """A temporary file with the content; removed when the block ends."""
     temporary = temporary_beside(path)
     try:
-        with open(temporary, "wb", opener=_open_private if private else None) as handle:
+        if private:
+            temporary.touch(mode=0o600, exist_ok=False)
+        with temporary.open("wb") as handle:
             handle.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 flush_file(handle)
@@ -235,10 +237,6 @@ def _written(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, mode=0o600)
 
 
 def _rename(temporary: Path, path: Path) -> None:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -164,6 +165,8 @@ class Experiment:
         except (InputError, TypeError) as error:
             raise TableError(f"{what} was edited: {error}") from error
         experiment = as_record({**record, "hparams": hparams}, cls, what)
+        if not re.fullmatch("([0-9a-f]{16})?", experiment.trunk):  # it names a folder
+            raise TableError(f"{what} was edited: its trunk is {experiment.trunk!r:.80}.")
         if "id" in values and values["id"] != experiment.id:
             raise TableError(
                 f"the record of run {values['id']} does not match its own id ({experiment.id}): "

@@ -164,7 +164,10 @@ class Result:
             predictions=tuple(self.predict(c) for c in self.plan.budgets),
             diagnostics=self.diagnostics[len(self.fit.diagnostics) :],
             runs=self.runs,
-            provenance={"Records": str(self.output_dir), "Decisions": " ".join(self.steps)},
+            provenance={
+                "Records": self.output_dir.resolve().name,
+                "Decisions": " ".join(self.steps),
+            },
             tuning=self.tuning,
             collapse=self.collapse,
         )

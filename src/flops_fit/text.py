@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import html
 import io
+import os
 import re
 import sys
 import traceback
@@ -26,6 +27,7 @@ _SPELT = {
 
 # What moves a cursor, hides or turns text round, but for tabs and ends of lines.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_HOST = re.compile(r"(\bprocess \d+) on [^\s,;)]+")  # as a lease names its holder
 _COLOUR = re.compile(r"(\x1b\[[\d;]*m)")
 
 
@@ -40,6 +42,13 @@ def visible(text: str, colour: bool = False) -> str:
         _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), part) for part in parts[::2]
     ]
     return "".join(parts)
+
+
+def anonymous(text: str) -> str:
+    """Text to be published: without the path of the user's folder, and the host of a process."""
+    home = os.path.join(os.path.expanduser("~"), "")
+    text = text.replace(home, "~/") if len(home) > 1 else text
+    return _HOST.sub(r"\1", text)
 
 
 def _spelt(error: UnicodeError) -> tuple[str, int]:

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from flops_fit import report
 from flops_fit.records import Excluded, Run
 from flops_fit.report.page import page
 from flops_fit.report.provenance import bibtex, methods, papers
+from flops_fit.store import write_runs
 from tests.conftest import make_experiment
 
 VOID = {"meta", "link", "input", "br"}
@@ -97,6 +99,22 @@ def test_what_users_named_is_escaped_everywhere(sound: flops_fit.Fit) -> None:
     assert nasty not in text
     assert "</script><b>" not in text
     assert "&lt;/script&gt;&lt;b&gt;" in text
+
+
+def test_what_is_published_names_neither_user_nor_host(
+    sound: flops_fit.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths below the user's folder and the holder of a lease stand in reasons and notes."""
+    monkeypatch.setenv("HOME", "/home/quentin")
+    reason = "it is being made by process 12 on node7.lab; its log is /home/quentin/x/log.err"
+    ran = Run(make_experiment(), "running", reason=reason)
+    fit = replace(sound, runs=replace(sound.runs, notes=(reason,)))
+    table = write_runs([ran], tmp_path / "runs.csv").read_text()
+    left_out = flops_fit.RunTable.from_runs([ran]).excluded[0].reason
+    for text in (page(report.ReportData(fit, runs=[ran])), table, left_out):
+        assert "it is being made by process 12; its log is ~/x/log.err" in text
+        assert "quentin" not in text
+        assert "node7" not in text
 
 
 def test_the_panel_carries_the_fits_numbers(text: str, sound: flops_fit.Fit) -> None:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import flops_fit
 from flops_fit.cli.program import call
-from flops_fit.errors import FlopsFitError, TableError
+from flops_fit.errors import FlopsFitError, OutputError, TableError
 from flops_fit.records import Experiment, Run
-from flops_fit.store import examine, recorded_runs
+from flops_fit.store import Store, examine, recorded_runs, repair
 from tests.conftest import MLP, make_experiment
 
 DEEP = "[" * 100_000
@@ -143,3 +143,50 @@ def test_a_plan_with_any_other_value_is_read_or_refused(name: str, value: Any) -
         return
     assert str(read)
     assert flops_fit.SweepPlan.from_json(read.to_json()).experiments == read.experiments
+
+
+@pytest.mark.parametrize(
+    "name", ["runs.csv", "report.html", "plots", "runs", "runs/*", "runs/*/run.json", "trunks"]
+)
+def test_a_link_out_of_the_folder_is_named_and_not_followed(
+    sweep: Path, tmp_path: Path, name: str
+) -> None:
+    """Whoever gives a folder away could else have a sweep write anywhere."""
+    folder, outside = tmp_path / "sweep", tmp_path / "outside"
+    shutil.copytree(sweep, folder)
+    (outside / "checkpoint").mkdir(parents=True)
+    path = sorted(folder.glob(name))[0] if "*" in name else folder / name
+    if path.is_dir():
+        shutil.copytree(path, outside, dirs_exist_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    path.symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    examination = examine(folder)
+    named = {f.path for f in examination.findings if f.message == "a link out of the folder"}
+    assert named == {str(path.relative_to(folder))}
+    with pytest.raises(OutputError, match=rf"{path.name} leads out of .*, to {outside}"):
+        Store.open(folder)
+    repair(examination)
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_links_within_the_folder_and_in_what_a_command_writes_are_followed(
+    sweep: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(sweep, folder)
+    (folder / "report.html").symlink_to("other.html")
+    work = next((folder / "runs").iterdir()) / "work"
+    work.mkdir()
+    (work / "latest").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    assert len(Store.open(tmp_path / "link").findings) == 0
+
+
+@pytest.mark.parametrize("trunk", ["../../elsewhere", "/elsewhere", ".", "0" * 17])
+def test_a_trunk_of_a_file_names_no_other_folder(trunk: str) -> None:
+    values = {**make_experiment().to_dict(), "trunk": trunk}
+    with pytest.raises(TableError, match="was edited: its trunk is"):
+        Experiment.from_dict(values)

@@ -200,7 +200,8 @@ def test_wandb_asks_nobody(
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     run = trainer(trackers=(WandbTracker(folder=tmp_path),))(make_experiment())
     assert run.notes == ()
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    (kept,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert str(tmp_path).encode() not in kept.read_bytes()  # nor host, user and program
     run = trainer(trackers=(WandbTracker(mode="online", folder=tmp_path),))(make_experiment())
     assert "failed in start()" in run.notes[-1]
     assert "wandb login" in run.notes[-1]

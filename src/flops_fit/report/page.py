@@ -23,7 +23,7 @@ from flops_fit.report.provenance import excluded_list, methods_section, provenan
 from flops_fit.report.style import dark_colour, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import rule_table, tuning_table
-from flops_fit.text import visible
+from flops_fit.text import anonymous, visible
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -83,7 +83,7 @@ def page(m: ReportData) -> str:
         version=__version__,
         script=asset("law.js") + asset("page.js"),
     )
-    return visible(whole)
+    return anonymous(visible(whole))
 
 
 def _style(body: str) -> str:

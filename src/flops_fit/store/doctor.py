@@ -18,7 +18,7 @@ from flops_fit.files import is_temporary, output_errors, read_json
 from flops_fit.records import Experiment, Run
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep, set_aside
-from flops_fit.store.store import Store
+from flops_fit.store.store import Store, links_out
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _OURS = frozenset(
@@ -85,7 +85,11 @@ def examine(folder: str | Path) -> Examination:
         runs: dict[str, Run] = {}
         states: Counter[str] = Counter()
         for directory in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
-            if not (_ID.fullmatch(directory.name) and directory.is_dir()):
+            if (
+                not _ID.fullmatch(directory.name)
+                or not directory.is_dir()
+                or directory.is_symlink()
+            ):
                 findings += _foreign(store, directory)
                 continue
             run = _run(store, directory.name, findings)
@@ -98,6 +102,8 @@ def examine(folder: str | Path) -> Examination:
             findings += _beside(store, directory, run)
         states["planned"] += sum(not store.run_dir(i).is_dir() for i in plan)
         findings += [*_top(store), *_table(store, plan, runs)]
+        for link in map(Path, links_out(store.path)):
+            findings.append(Finding("wrong", _inside(store, link), "a link out of the folder"))
     except OutputError:
         raise
     except OSError as error:

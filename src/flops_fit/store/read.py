@@ -17,6 +17,7 @@ from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
 from flops_fit.lazy import import_extra
 from flops_fit.records import SAID_BY_FIT, Diagnostic, Run, as_record, canonical_json
 from flops_fit.table.run_table import RunTable
+from flops_fit.text import anonymous
 
 FORMAT = "flops-fit sweep"
 SCHEMA = 2
@@ -136,7 +137,7 @@ def _row(run: Run) -> dict[str, Any]:
     own = {
         "size": json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size,
         "params": e.params.total, "non_embedding": e.params.non_embedding, "cluster": e.trunk,
-        "lr": e.hparams.lr, "seconds": round(run.seconds, 3),
+        "reason": anonymous(run.reason), "lr": e.hparams.lr, "seconds": round(run.seconds, 3),
     }  # fmt: skip
     return {
         name: own[name] if name in own else getattr(run if hasattr(run, name) else e, name)

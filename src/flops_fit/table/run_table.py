@@ -20,7 +20,7 @@ from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
 from flops_fit.table.quantities import batches, quantities, scaled_by_width, telling
 from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
-from flops_fit.text import visible
+from flops_fit.text import anonymous, visible
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns
 
 _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
@@ -326,7 +326,7 @@ class RunTable:
             if run.state == "completed" and run.loss is not None and math.isfinite(run.loss):
                 completed.append(run)
             else:
-                reason = f"{run.state}: {run.reason}" if run.reason else run.state
+                reason = anonymous(": ".join(filter(None, (run.state, run.reason))))
                 e = run.experiment
                 known = {"budget": e.budget, "params": float(e.params.total), "loss": run.loss}
                 excluded.append(_left_out(e.label, reason, known))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from flops_fit import rng
 from flops_fit.errors import InputTypeError, MissingExtraError, TableError, check_choice
 from flops_fit.records import Experiment, Run, canonical_json, finite_json
-from flops_fit.text import error_line
+from flops_fit.text import anonymous, error_line
 
 _ERROR_CHARACTERS = 300  # some services answer with a page
 _SETTING_CHARACTERS = 250  # all services accept these
@@ -90,8 +90,9 @@ class Tracking:
 
     def end(self, run: Run) -> Run:
         """Pass on how the run ended; return it with a note for each tracker that failed."""
+        told = replace(run, reason=anonymous(run.reason))
         for tracker in list(self._trackers):
-            self._call(tracker, "finish" if run.state == "completed" else "fail", run)
+            self._call(tracker, "finish" if run.state == "completed" else "fail", told)
         return replace(run, notes=(*run.notes, *self.notes))
 
     def _call(self, tracker: Tracker, method: str, *values: Any) -> None:

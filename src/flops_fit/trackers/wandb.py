@@ -55,8 +55,11 @@ class WandbTracker(Service):
             mode=self._mode(),
             resume="allow",
             reinit="create_new",
-            # The console belongs to the sweep, and a run to its experiment, not to a git commit.
-            settings=wandb.Settings(console="off", silent=True, disable_git=True),
+            # The console belongs to the sweep, and a run to its experiment, not to a git commit; W&B's
+            # own metadata name the host, the user and the paths of the program.
+            settings=wandb.Settings(
+                console="off", silent=True, disable_git=True, host="", x_disable_meta=True
+            ),
         )
         self.opened.define_metric("tokens")
         self.opened.define_metric("*", step_metric="tokens")
