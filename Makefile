@@ -21,7 +21,7 @@ install: $(READY) ## Set up .venv with everything that the other targets need
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: install ## Train a real sweep on real text and answer (about 4 minutes on two cores)

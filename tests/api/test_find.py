@@ -198,7 +198,7 @@ LONG: dict[str, Any] = {
     "model_size_param": "width",
     "dataset": Blobs(),
     "loss_fn": cross_entropy,
-    "compute_budgets": [5e5, 1e6, 2e6],
+    "compute_budgets": [3e5, 6e5, 1.2e6],
     "sizes": [4, 6, 8, 12],
     "batch_size": 4,
 }
@@ -213,9 +213,16 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> flops_fit.Result:
+    """The long sweep, not interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    return flops_fit.find_optimal(**LONG, progress=False, output_dir=out)
+
+
 @pytest.mark.parametrize("executor", ["inprocess", "pool"])
 def test_killed_half_way_the_same_call_continues(
-    tmp_path: Path, executor: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, executor: str, whole: flops_fit.Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The driver is really killed; the call that continues is one of another process, this one."""
     root, out, script = Path(__file__).parents[2], tmp_path / "killed", tmp_path / "driver.py"
@@ -232,7 +239,6 @@ def test_killed_half_way_the_same_call_continues(
     before = {p: p.read_bytes() for p in out.glob("runs/*/run.json")}
     continued = flops_fit.find_optimal(**LONG, executor=executor, output_dir=out)
     assert "runs are finished already" in capsys.readouterr().err
-    whole = flops_fit.find_optimal(**LONG, progress=False, output_dir=tmp_path / "whole")
     assert [r.loss for r in continued.runs] == [r.loss for r in whole.runs]
     assert all(p.read_bytes() == content for p, content in before.items())
 
