@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from flops_fit.records import Diagnostic, Experiment, ParamCount, Run
     from flops_fit.report import write_report
     from flops_fit.result import Result
+    from flops_fit.store import collect
     from flops_fit.table import Curves, RunTable
     from flops_fit.trackers import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
     from flops_fit.train import TrainingConfig
     from flops_fit.tune import Tune
 
 __all__ = [
-    "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HParams", "Mock",
-    "ModelSizes", "Mup",
-    "ParamCount", "Prediction", "Rectangular", "Result", "Run", "RunTable", "SweepPlan",
-    "Tapered", "TrackedRuns", "TrainingConfig", "Tune", "__version__", "compare",
-    "coordinate_check", "errors", "examples", "find_optimal", "fit_runs", "laws", "load_fit", "plan_sweep",
-    "read_mlflow", "read_tensorboard", "read_wandb", "reference", "run_sweep", "tune_sweep",
-    "write_report",
+    "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HParams",
+    "Mock", "ModelSizes", "Mup", "ParamCount", "Prediction", "Rectangular", "Result", "Run",
+    "RunTable", "SweepPlan", "Tapered", "TrackedRuns", "TrainingConfig", "Tune", "__version__",
+    "collect", "compare", "coordinate_check", "errors", "examples", "find_optimal", "fit_runs",
+    "laws", "load_fit", "plan_sweep", "read_mlflow", "read_tensorboard", "read_wandb",
+    "reference", "run_sweep", "tune_sweep", "write_report",
 ]  # fmt: skip
 
 _MODULES = {
@@ -50,6 +50,7 @@ _MODULES = {
     "records": ("Diagnostic", "Experiment", "ParamCount", "Run"),
     "report": ("write_report",),
     "result": ("Result",),
+    "store": ("collect",),
     "table": ("Curves", "RunTable"),
     "trackers": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
     "mup": ("Mup",),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from flops_fit.adaptive.sweep import AdaptiveResult
 from flops_fit.errors import InputError
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
+from flops_fit.plan.export import export_run
 from flops_fit.plan.sweep_plan import SweepPlan
-from flops_fit.recipes.resolve import RecipeTable
+from flops_fit.recipes.resolve import RecipeTable, resolve_recipe
 from flops_fit.records import SAID_BY_FIT, Diagnostic, Run
 from flops_fit.report.figures import ReportData, draw_figures, save_figures
 from flops_fit.report.page import write_page
@@ -116,6 +118,26 @@ class Result:
         With caps on N or D the best that they allow; the prediction's ``binds`` names those that do.
         """
         return self.fit.predict(compute, level, max_params=max_params, max_tokens=max_tokens)
+
+    def export(self, path: str | Path, compute: float) -> Path:
+        """Write how to train the best model of ``compute`` FLOPs, as the planner would; returns the path.
+
+        The nearest size that the model has, tokens, steps, batch, learning rate, schedule and warmup, by
+        the names of a command's placeholders: as JSON, TOML, YAML, or overrides in a ``.txt``, by the ending.
+        InputError where the plan was read from a file; PlanError where whole steps miss the budget.
+        """
+        factory, best = self.plan.require_planner("export").factory, self.predict(compute)
+        if self.climbed is not None:
+            factory = replace(factory, recipe=resolve_recipe(self.recipe))
+        near = (
+            None if factory.spec.size_param is None else factory.spec.nearest(best.optimal_params)
+        )
+        planned = min(
+            self.plan.experiments, key=lambda e: abs(math.log(e.params.total / best.optimal_params))
+        )
+        size = planned.size if near is None else near[0]
+        more = {"expected_loss": best.expected_loss, "trust": self.fit.trust}
+        return export_run(factory.make(compute, size, reads=False), Path(path), more)
 
     def chinchilla_table(
         self, compute_budgets: Iterable[float] | None = None, level: float = 0.9

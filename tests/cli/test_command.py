@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,3 +83,26 @@ def test_a_file_that_is_not_trusted_starts_no_program(
         task = sweep.arguments()["mode"]
         assert (task.command, dict(task.env), task.shell) == ("train {size}", env, trust)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_plan_is_exported_and_its_results_are_collected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a sweep by the same command knows them."""
+    (tmp_path / "sweep.toml").write_text(SWEEP.partition("[mode]")[0])
+    (tmp_path / "train.sh").write_text(TRAIN)
+    command = ["--command", f"sh {tmp_path}/train.sh {{params}} {{tokens}}"]
+    command += ["--loss-from", "re:loss: (.*)"]
+    path = tmp_path / "sweep.toml"
+    done = called(capsys, "plan", path, *command, "--export", "slurm-array")
+    assert "expected partition= too" in done.err
+    done = called(
+        capsys, "plan", path, *command, "--export", "slurm-array", "--option", "partition=gpu"
+    )
+    assert done.out.splitlines()[-1] == f"Exported: {tmp_path}/outputs/array.sbatch"
+    env = {**os.environ, "SLURM_ARRAY_TASK_ID": "3"}
+    subprocess.run(["bash", tmp_path / "outputs" / "array.sbatch"], env=env, check=True)
+    done = called(capsys, "collect", tmp_path / "outputs")
+    assert done.out.startswith("1 runs have ended: 1 completed; 19 have not.\n")
+    done = called(capsys, "plan", path, *command)
+    assert "1 of these runs are finished" in done.out

@@ -137,13 +137,14 @@ def plan_findings(source: Path) -> list[flops_fit.Diagnostic]:
     return flops_fit.store.recorded_findings(source if source.is_dir() else source.parent)
 
 
-def column_names(columns: Sequence[str] | None) -> dict[str, str]:
-    """The pairs of ``--column`` as a dict."""
+def column_names(columns: Sequence[str] | None, flag: str = "--column") -> dict[str, str]:
+    """The pairs of ``--column``, or of another flag, as a dict."""
     for pair in columns or ():
         if "=" not in pair:
-            raise InputError(
-                f"--column: expected name=heading, such as params=n_weights; got {pair!r}."
+            example = (
+                "name=heading, such as params=n_weights" if flag == "--column" else "name=value"
             )
+            raise InputError(f"{flag}: expected {example}; got {pair!r}.")
     return dict(pair.split("=", 1) for pair in columns or ())
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import resources
@@ -18,7 +19,16 @@ import typer
 
 import flops_fit
 from flops_fit.cli import answer
-from flops_fit.cli.answer import SWEEP_KEYS, WORDS, Answer, Csv, Json, argument, option
+from flops_fit.cli.answer import (
+    SWEEP_KEYS,
+    WORDS,
+    Answer,
+    Csv,
+    Json,
+    argument,
+    column_names,
+    option,
+)
 from flops_fit.cli.sweep_file import SweepFile, read_sweep
 from flops_fit.errors import FlopsFitError, InputError, OutputError
 from flops_fit.text import format_count, format_duration
@@ -105,6 +115,9 @@ def init(folder: Annotated[Path, argument("directory")] = Path(), as_json: Json 
 
 
 _price = functools.partial(option, rich_help_panel="The price")
+_exporting = functools.partial(option, rich_help_panel="Elsewhere")
+Command = Annotated[str | None, _exporting("command", "--command")]
+LossFrom = Annotated[str | None, _exporting("loss_from", "--loss-from")]
 
 
 @takes_sweep
@@ -115,6 +128,11 @@ def plan(
     parallel: Annotated[int, _price("parallel", min=1)] = 1,
     dollars_per_hour: Annotated[float | None, _price("dollars")] = None,
     designs: Annotated[bool, _price("designs", "--designs")] = False,
+    target: Annotated[str | None, _exporting("export_target", "--export")] = None,
+    to: Annotated[Path | None, _exporting("export_to", "--to")] = None,
+    command: Command = None,
+    loss_from: LossFrom = None,
+    settings_of: Annotated[list[str] | None, _exporting("export_option", "--option")] = None,
     out: Csv = None,
     as_json: Json = False,
 ) -> Answer:
@@ -122,7 +140,7 @@ def plan(
 
     A few steps are trained to measure the time. Nothing is written. Code that the file names is run.
     """
-    arguments = sweep.arguments(planning=True)
+    arguments = _by_command(sweep, command, loss_from).arguments(planning=True)
     planned = flops_fit.find_optimal(**arguments, train=False)
     assert isinstance(planned, flops_fit.SweepPlan)
     cost = planned.estimate(on, dollars_per_hour, parallel, mfu)
@@ -143,6 +161,11 @@ def plan(
         ]
     if out is not None:
         shown.append(f"Runs: {planned.to_csv(out)}")
+    if target is not None:
+        options: dict[str, Any] = dict(column_names(settings_of, "--option"))
+        written = planned.export(target, to or folder, **options)
+        shown.append(f"Exported: {written}")
+        document["exported"] = str(written)
     return Answer(tuple(shown), document)
 
 
@@ -157,10 +180,6 @@ def _done(plan: flops_fit.SweepPlan, folder: Path) -> list[str]:
     time = diff.cost.wall_seconds
     left = "" if time is None else f", about {format_duration(time)} one after another"
     return [f"{text}; {len(diff.missing)} are missing, {diff.cost.flops:.3g} FLOPs{left}."]
-
-
-Command = Annotated[str | None, option("command", "--command")]
-LossFrom = Annotated[str | None, option("loss_from", "--loss-from")]
 
 
 def _by_command(sweep: SweepFile, command: str | None, loss: str | None) -> SweepFile:
@@ -270,6 +289,18 @@ def doctor(
     document = {"sound": examination.sound, "states": examination.states, "findings": findings}
     document["mended"] = [f.path for f in fixed]
     return Answer(tuple(shown), document, examination.sound)
+
+
+def collect(output_dir: Folder, loss_from: LossFrom = None, as_json: Json = False) -> Answer:
+    """Record what exported runs have left, and write runs.csv; may be called at any time."""
+    runs, path = flops_fit.collect(output_dir, loss_from), output_dir / "runs.csv"
+    states = Counter(run.state for run in runs)
+    missing = len(flops_fit.store.doctor.planned(output_dir)) - len(runs)
+    ended = ", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "none"
+    reasons = {run.reason: run.experiment.label for run in runs if run.reason}
+    shown = [f"{len(runs)} runs have ended: {ended}; {missing} have not.", f"Runs: {path}"]
+    shown += [f"{label}: {reason}" for reason, label in list(reasons.items())[:_MAX_ROWS]]
+    return Answer(tuple(shown), {"states": states, "missing": missing, "path": str(path)})
 
 
 def _findings(examination: flops_fit.store.Examination) -> Iterator[str | Table]:

@@ -143,10 +143,28 @@ def plan_from_json(source: str | Path) -> dict[str, Any]:
 
 def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path) -> Path:
     """See :meth:`SweepPlan.to_csv`."""
-    own = own_flops(experiments)
     with output_errors(path, "plan"):
-        write_output(path, csv_text([_row(e, own[e.id], speed) for e in experiments]))
+        write_output(path, csv_text(plan_rows(experiments, speed)))
     return path
+
+
+def plan_rows(experiments: Sequence[Experiment], speed: Speed | None) -> list[dict[str, Any]]:
+    """One row a run, with its cost."""
+    own = own_flops(experiments)
+    return [_row(e, own[e.id], speed) for e in experiments]
+
+
+SWEEP_FORMAT, SWEEP_SCHEMA = "flops-fit sweep", 2
+
+
+def sweep_record(
+    experiments: Iterable[Experiment], findings: Iterable[Diagnostic]
+) -> dict[str, Any]:
+    """What ``sweep.json`` says of a sweep: which runs it asks for, and what was found about them."""
+    return {
+        "format": SWEEP_FORMAT, "schema": SWEEP_SCHEMA, "findings": [vars(d) for d in findings],
+        "experiments": [e.to_dict() for e in experiments],
+    }  # fmt: skip
 
 
 _COLUMNS = (

@@ -15,6 +15,7 @@ from flops_fit.mup.coordinate_check import CoordinateCheck
 from flops_fit.plan import io
 from flops_fit.plan.cost import DesignCosts, Device, Priced
 from flops_fit.plan.designs import Layout
+from flops_fit.plan.export import export_plan
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import card, format_count, format_duration, render, values_table
@@ -124,6 +125,17 @@ class SweepPlan(Priced):
     def to_csv(self, path: str | Path) -> Path:
         """Write one row a run, with its cost and its hyper-parameters; returns the path."""
         return io.write_csv(self.experiments, self.speed, Path(path))
+
+    def export(self, target: str, folder: str | Path, command: Any = None, **options: Any) -> Path:
+        """Write what runs this plan elsewhere, and return its path; :func:`collect` finds the results.
+
+        ``target`` is ``"bash"``, ``"slurm-array"``, ``"kubernetes"``, ``"skypilot"``, ``"ray-job"``,
+        ``"hydra"`` or ``"csv"``. ``folder`` becomes that of a sweep. ``command`` is a
+        :class:`CommandTask` or its text, by default that of the plan; for hydra it is a list of overrides
+        such as ``optim.lr={lr}``. ``options`` are of the target, such as ``partition=`` or ``image=``.
+        InputError names those that are missing or unknown; OutputError where the folder holds other files.
+        """
+        return export_plan(self, target, Path(folder), command or self.task, options)
 
     def __len__(self) -> int:
         return len(self.experiments)

@@ -21,6 +21,7 @@ Files that are torn or foreign are renamed and reported, never deleted and never
 """
 
 from flops_fit.store.doctor import Examination, Finding, examine, recorded_runs, repair
+from flops_fit.store.exported import collect
 from flops_fit.store.read import (
     TrainingCurve,
     recorded_findings,
@@ -31,6 +32,6 @@ from flops_fit.store.read import (
 from flops_fit.store.store import Recorded, Store
 
 __all__ = [
-    "Examination", "Finding", "Recorded", "Store", "TrainingCurve", "examine", "recorded_findings",
+    "Examination", "Finding", "Recorded", "Store", "TrainingCurve", "collect", "examine", "recorded_findings",
     "recorded_flops", "recorded_runs", "repair", "training_curves", "write_runs",
 ]  # fmt: skip

@@ -142,6 +142,11 @@ def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
     return [run for run in runs if run is not None]
 
 
+def planned(folder: Path) -> list[Experiment]:
+    """The experiments of the last plan; OutputError where the folder is not that of a sweep."""
+    return list(_plan(Store(folder))[0].values())
+
+
 def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
     marker = store.path / "sweep.json"
     if not marker.exists():

@@ -15,12 +15,12 @@ from flops_fit.errors import InputError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, read_json, write_output
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
 from flops_fit.lazy import import_extra
+from flops_fit.plan.io import SWEEP_FORMAT, SWEEP_SCHEMA
 from flops_fit.records import SAID_BY_FIT, Diagnostic, Run, as_record, canonical_json
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import anonymous
 
-FORMAT = "flops-fit sweep"
-SCHEMA = 2
+FORMAT, SCHEMA = SWEEP_FORMAT, SWEEP_SCHEMA
 FINAL = frozenset({"completed", "diverged"})  # other states may end otherwise next time
 
 

@@ -21,6 +21,7 @@ from flops_fit.execute.command import OUTPUT, WORK
 from flops_fit.execute.executor import Report, Task, attempt
 from flops_fit.execute.process import in_worker
 from flops_fit.files import output_errors, read_json, unwritable, write_atomic, write_new
+from flops_fit.plan.io import sweep_record
 from flops_fit.records import Diagnostic, Experiment, Run, as_record
 from flops_fit.store import read
 from flops_fit.store.lease import Holder, Lease, LeaseHeldError, living_holder, take_lease
@@ -124,17 +125,14 @@ class Store:
         self, experiments: Iterable[Experiment], findings: Iterable[Diagnostic] = ()
     ) -> None:
         """Note which runs this sweep asks for, and what was found about them."""
-        content = {
-            "format": read.FORMAT, "schema": read.SCHEMA, "findings": [vars(d) for d in findings],
-            "experiments": [e.to_dict() for e in experiments],
-        }  # fmt: skip
+        content = sweep_record(experiments, findings)
         self._write(self.marker, json.dumps(content, indent=1))
 
-    def publish(self, run: Run, *, call: str = "", lost: int = 0) -> Run:
+    def publish(self, run: Run, *, call: str = "", lost: int = 0, durable: bool = True) -> Run:
         """Record how a run ended, and return the run on record: at most one result for each id.
 
         A result, completed or diverged, is never overwritten; other states are the last attempt.
-        OutputError if it cannot be written; earlier records are intact.
+        OutputError if it cannot be written; earlier records are intact. ``durable``: on the disk by then.
         """
         directory = self.run_dir(run.experiment.id)
         with output_errors(directory):
@@ -147,7 +145,7 @@ class Store:
         path = directory / "run.json"
         content = json.dumps({"schema": read.SCHEMA, **run.to_dict()}, indent=1)
         with output_errors(directory):
-            while not write_new(path, content):
+            while not write_new(path, content, durable=durable):
                 if (earlier := self.result(run.experiment.id)) is not None:
                     return earlier
                 with suppress(FileNotFoundError):  # schema 1 kept attempts here, too
