@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.checks import check_choice, is_number, unknown_name
-from flops_fit.errors import InputError, OutputError
+from flops_fit.errors import InputError, OutputError, check_choice, is_number, unknown_name
 from flops_fit.files import csv_text, output_errors, write_json, write_output
 from flops_fit.plan.io import plan_rows, sweep_record
 from flops_fit.plan.template import Command, fill, planned_values
