@@ -112,7 +112,7 @@ def _traced(plan: SweepPlan, experiment: Experiment) -> float:
     total = 0.0
     batches = trainer.data.batches(experiment.batch_size, experiment.steps, experiment.seed)
     with contextlib.closing(batches), torch.backends.mkldnn.flags(enabled=False):
-        for batch in batches:
+        for batch in filter(trainer.objective.has_units, batches):
             total += trace_flops(lambda b=batch: trainer.objective(model, b)[0]).total  # type: ignore[misc]
     return total
 

@@ -122,8 +122,12 @@ def test_whole_groups_are_held_out() -> None:
     assert not set(train.groups()) & set(held_out.groups())
 
 
-def test_a_large_eval_set_is_thinned_evenly() -> None:
-    held_out = split_data(numbers(10), numbers(10 * EVAL_SAMPLES))[1]
+def test_a_large_eval_set_is_thinned_evenly_and_told() -> None:
+    train, held_out = split_data(numbers(10), numbers(10 * EVAL_SAMPLES))
+    assert "judged on 2,048 of the 20,480 held-out samples" in train.notes[0]
+    assert "TrainingConfig(eval_samples=20480)" in train.notes[0]
+    train, all_of_it = split_data(numbers(10), numbers(10 * EVAL_SAMPLES), 10 * EVAL_SAMPLES)
+    assert (train.notes, all_of_it.size) == ((), 10 * EVAL_SAMPLES)
     assert held_out.size == EVAL_SAMPLES
     assert held_out.indices[0] == 0
     assert held_out.indices[-1] == 10 * EVAL_SAMPLES - 1

@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from flops_fit import SweepPlan, TrainingConfig, plan_sweep, run_sweep
 from flops_fit.errors import InputError, LossError
+from flops_fit.model import ModelSpec
+from flops_fit.plan.findings import batch_norms
 from tests.conftest import MLP, Blobs, cross_entropy
 
 TOLD = {"units_of_step", "units_of_batches", "whole_batch_loss", "loss_no_mean"}
@@ -237,3 +239,19 @@ def test_a_loss_that_falls_below_zero_is_told_before_it_is_trained() -> None:
         {"dataset": Blobs(500), "loss_fn": cross_entropy},
     ):
         assert "negative_loss" not in {d.code for d in plan(**change).diagnostics}
+
+
+def test_batch_norm_that_stays_in_evaluation_is_no_concern() -> None:
+    class Frozen(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.inner, self.norm = nn.Linear(4, width), nn.BatchNorm1d(width)
+
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self.norm.eval()
+            return self
+
+    assert batch_norms(ModelSpec(Frozen, "width"), 4) == []
+    batch = nn.BatchNorm1d(4, track_running_stats=False)  # it sums over the batch in evaluation too
+    assert batch_norms(ModelSpec(lambda width: batch.eval(), "width"), 4) == ["BatchNorm1d"]

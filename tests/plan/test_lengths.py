@@ -27,7 +27,9 @@ def lengths(count: int, low: int, spread: float) -> list[int]:
 
 
 TEXTS = [torch.randint(1, WORDS, (n,), generator=GENERATOR) for n in lengths(2000, 4, 40)]
+
 ANSWERS = [torch.randint(1, WORDS, (n,), generator=GENERATOR) for n in lengths(2000, 2, 20)]
+ROWS = torch.randint(1, WORDS, (2000, 6), generator=torch.Generator().manual_seed(1))
 
 
 def padded(rows: list[Tensor], value: int = 0) -> Tensor:
@@ -153,6 +155,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "loss_fn": tokens,
         "compute_budgets": [2e7],
     },
+    "rows of which most are masked": {
+        "model": Tags,
+        "dataset": [(x, x if i % 10 > 6 else x.clone().fill_(-100)) for i, x in enumerate(ROWS)],
+        "loss_fn": tokens,
+        "compute_budgets": [1e7],
+    },
     "graphs": {
         "model": Graph,
         "dataset": loader(graphs(), packed),
@@ -176,10 +184,11 @@ def plan(model: Any, **change: Any) -> SweepPlan:
 
 
 def exact(plan: SweepPlan, run: Experiment) -> tuple[float, float]:
-    """Units and FLOPs of every batch that a run reads."""
+    """Units and FLOPs of every batch that a run reads and that has units."""
     task: Any = plan.task
     model, units, flops = task.model.build(run.size), 0.0, 0.0
-    for batch in task.data.batches(run.batch_size, run.steps, run.seed):
+    batches = task.data.batches(run.batch_size, run.steps, run.seed)
+    for batch in filter(task.objective.has_units, batches):
         units += float(task.objective.count(batch))
         flops += trace_flops(lambda b=batch: task.objective(model, b)[0], model).total  # type: ignore[misc]
     return units, flops

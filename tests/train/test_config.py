@@ -49,6 +49,9 @@ def test_only_what_changes_an_outcome_is_in_the_fingerprints() -> None:
     for same in ({}, {"workers": 2}, {"microbatch": 2}, {"peak_flops": 1e12}):
         assert TrainingConfig(**same).fingerprints(Precision()) == []
     assert len(TrainingConfig(optimizer=torch.optim.SGD).fingerprints(Precision())) == 1
+    judged = [TrainingConfig(eval_samples=n).fingerprints(Precision()) for n in (99, 100, 2048)]
+    assert [len(parts) for parts in judged] == [1, 1, 0]
+    assert judged[0] != judged[1]
     assert TrainingConfig(compile=True).fingerprints(Precision("bf16")) == [
         "Precision(name='bf16', tf32=False)",
         "compiled",

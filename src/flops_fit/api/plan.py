@@ -215,7 +215,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     task, mup, data, trainer = sweep.task, sweep.training.mup, None, None
     split = None
     if task is None and sweep.dataset is not None:
-        split = split_data(sweep.dataset, sweep.eval_dataset)
+        split = split_data(sweep.dataset, sweep.eval_dataset, sweep.training.eval_samples)
     elif task is None and sweep.requires_data:
         raise InputError(
             "dataset: training needs a data set; got none. Give dataset=, or train=False for "

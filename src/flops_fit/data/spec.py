@@ -22,7 +22,6 @@ from flops_fit.records import Findings
 EVAL_SAMPLES = 2_048
 _in_words = Findings(Path(__file__).with_name("notes.toml"))
 _EVAL_SHARE = 0.05
-_EVAL_STREAM = EVAL_SAMPLES // 4
 _SHUFFLED_AT_ONCE = 4_096
 _COUNTING_SECONDS = 0.5  # for which a stream is read to see whether it ends
 _PROBED = 16  # samples that a fingerprint reads
@@ -312,31 +311,37 @@ def check_dataset_type(dataset: Any, name: str = "dataset") -> None:
         )
 
 
-def split_data(dataset: Any, eval_dataset: Any = None) -> tuple[DataSpec, DataSpec]:
-    """The part to train on and the fixed held-out part.
+def split_data(
+    dataset: Any, eval_dataset: Any = None, most: int = EVAL_SAMPLES
+) -> tuple[DataSpec, DataSpec]:
+    """The part to train on and the fixed held-out part, of at most so many samples.
 
-    Without ``eval_dataset`` 5 % of the samples are held out, at most 2,048: whole groups if the
-    data set has ``groups``, else samples drawn evenly at random, or the first ones of a stream.
+    Without ``eval_dataset`` 5 % of the samples are held out: whole groups if the data set has ``groups``,
+    else samples drawn evenly at random, or the first ones of a stream, of which a quarter of ``most``.
     """
     train = _spec(dataset, "dataset")
     if eval_dataset is not None:
         held_out = _spec(eval_dataset, "eval_dataset")
         if held_out.indices is None:
-            return train, DataSpec(held_out.dataset, held_out.collate, None, take=EVAL_SAMPLES)
+            return train, DataSpec(held_out.dataset, held_out.collate, None, take=most)
         last = len(held_out.indices) - 1
-        spread = np.linspace(0, last, min(last + 1, EVAL_SAMPLES))
+        if last >= most:
+            note = _in_words("held_out_cut", most=most, samples=last + 1)
+            train = replace(train, notes=(*train.notes, note.message))
+        spread = np.linspace(0, last, min(last + 1, most))
         indices = held_out.indices[spread.astype(np.int64)]
         return train, DataSpec(held_out.dataset, held_out.collate, indices)
     if train.indices is None:
-        held_out = DataSpec(train.dataset, train.collate, None, take=_EVAL_STREAM)
-        note = _in_words("stream_held_out", count=_EVAL_STREAM)
-        return replace(train, skip=_EVAL_STREAM, notes=(*train.notes, note.message)), held_out
+        count = max(1, most // 4)
+        held_out = DataSpec(train.dataset, train.collate, None, take=count)
+        note = _in_words("stream_held_out", count=count)
+        return replace(train, skip=count, notes=(*train.notes, note.message)), held_out
     n = len(train.indices)
     if n < 2:
         raise DataError(
             f"dataset: expected at least 2 samples, one to train on and one held out; it has {n}."
         )
-    count = max(1, min(EVAL_SAMPLES, int(n * _EVAL_SHARE)))
+    count = max(1, min(most, int(n * _EVAL_SHARE)))
     groups = train.groups()
     if groups is not None and len(np.unique(groups)) > 1:
         names, member = np.unique(groups, return_inverse=True)

@@ -152,15 +152,16 @@ class FlopsCounter:
         batch: Any,
         unit: str,
         samples: int | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[FlopsCounter, float]:
         """A counter on an example batch, and the number of units per sample in it."""
         count = float(objective.count(batch))
-        if count <= 0:
+        if count <= 0 and (lengths is None or not lengths.typical()[0] > 0):
             raise InputError(
                 "dataset: its first batch holds no counted unit; check targets or count_fn."
             )
         each = count / (samples or batch_length(batch))
-        return cls(spec, objective, method, unit, batch, count), each
+        return cls(spec, objective, method, unit, batch, count, lengths=lengths), each
 
     def per_unit(self, size: Size) -> float:
         """Training FLOPs per unit at a size that the constructor accepts."""

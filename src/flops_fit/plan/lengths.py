@@ -104,10 +104,11 @@ class Lengths:
             for start in [0] if whole else [i * steps // count for i in range(count)]:
                 with closing(data.batches(batch_size, count if whole else 1, seed, start)) as read:
                     for samples, batch in read:
-                        units += float(self.objective.count(batch))
+                        units += (some := float(self.objective.count(batch)))
                         if self.unpadded and len(own) * batch_size < _MOST_UNPADDED:
                             own.append(self.own(samples))
-                        rows.append(self.row(batch_size, self.measure(batch, batch_size)))
+                        row = self.row(batch_size, self.measure(batch, batch_size))
+                        rows.append(np.array(row) * (some > 0))  # or training leaves the batch out
             means = [np.mean(part, axis=0) for part in (rows, own) if part]
             self._read[key] = units / (batch_size * len(rows)), np.concatenate(means)
         return self._read[key]

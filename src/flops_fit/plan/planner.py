@@ -99,8 +99,9 @@ def make_counter(
         batch = batch if lengths is None else lengths.examples[0][0]
     if batch is not None:
         unit = objective.unit(batch, dataset)
-        counter, each = FlopsCounter.from_batch(spec, objective, flops, batch, unit, samples)
-        counter.lengths = lengths
+        counter, each = FlopsCounter.from_batch(
+            spec, objective, flops, batch, unit, samples, lengths
+        )
         if smallest is not None:
             known = lengths or uniform(
                 None if example_batch is not None else data, objective, batch, each

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
+from flops_fit.data.spec import EVAL_SAMPLES
 from flops_fit.distributed import rank_device
 from flops_fit.errors import InputError, InputTypeError, check_number, check_whole
 from flops_fit.fingerprint import fingerprint_code
@@ -62,6 +63,8 @@ class TrainingConfig:
     - ``trackers``: what follows each run that is trained here, or a list: ``"mlflow"``, ``"tensorboard"``,
       ``"wandb"``, ``"trackio"``, or a :class:`flops_fit.trackers.Tracker`. They change no run and no id;
       finished runs are not reported again.
+    - ``eval_samples``: held-out samples that runs are judged on, at most. Each costs a third of a sample in
+      training, and the noise of a loss is that of their mean.
     - ``peak_flops``: peak FLOP/s of the device, for the utilisation (MFU) on record; by default from the
       data sheets of common GPUs.
     - ``branch``: train one run of each size at a constant rate and cool it down once for every budget (Hägele
@@ -80,6 +83,7 @@ class TrainingConfig:
     checkpoint_seconds: float | None = 60.0
     checkpoint_steps: int | None = None
     trackers: str | Sequence[Tracker | str] = ()
+    eval_samples: int = EVAL_SAMPLES
     peak_flops: float | None = None
     branch: bool = False
 
@@ -99,6 +103,8 @@ class TrainingConfig:
             check_whole("workers", self.workers, at_least=0, expected=expected)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InputError(f"compile: expected 'auto', True or False; got {self.compile!r}.")
+        expected = "a whole number of held-out samples, 1 or more"
+        check_whole("eval_samples", self.eval_samples, expected=expected)
         check_intervals(self.checkpoint_seconds, self.checkpoint_steps)
         object.__setattr__(self, "trackers", check_trackers(self.trackers))
         if self.peak_flops is not None:
@@ -122,6 +128,7 @@ class TrainingConfig:
         own = (self.optimizer, self.param_groups)
         out = [fingerprint_code(function) for function in own if function is not None]
         out += [] if precision == Precision() else [repr(precision)]
+        out += [f"at most {self.eval_samples}"] if self.eval_samples != EVAL_SAMPLES else []
         # "auto" depends on measured times, and another machine has to find the same runs again.
         return [*out, "compiled"] if self.compile is True else out
 
