@@ -20,7 +20,7 @@ from flops_fit.records import SAID_BY_FIT, Diagnostic, Run
 from flops_fit.report.figures import ReportData, draw_figures, save_figures
 from flops_fit.report.page import write_page
 from flops_fit.report.table import answer_card, answer_in_words, chinchilla_table
-from flops_fit.store.read import training_curves
+from flops_fit.store.read import TrainingCurve, training_curves
 from flops_fit.tune.effects import (
     Collapse,
     WithoutTuning,
@@ -87,7 +87,11 @@ class Result:
         """The training curves on one scale; ``None`` if the runs left too few of them."""
         known = all(d.code != "E_unidentified" for d in self.fit.diagnostics)
         floor = float(self.fit.law.params.get("E", 0.0)) if known else 0.0
-        return collapse(training_curves(self.output_dir, self.runs), floor)
+        return collapse(self._curves, floor)
+
+    @cached_property
+    def _curves(self) -> list[TrainingCurve]:
+        return training_curves(self.output_dir, self.runs)
 
     @cached_property
     def without_tuning(self) -> WithoutTuning:
@@ -192,6 +196,7 @@ class Result:
             },
             tuning=self.tuning,
             collapse=self.collapse,
+            curves=self._curves,
         )
 
     def _repr_html_(self) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from flops_fit import report
 from flops_fit.peaks import peak_by_short_name
 from tests.browser.conftest import AXE, Opened, Report, read_row, set_field
 from tests.cli._typed import TYPED
@@ -238,12 +242,94 @@ def test_an_input_that_cannot_be_meant_is_refused_in_words(opened: Open) -> None
 
 def test_every_input_and_figure_has_a_name(opened: Open) -> None:
     page = opened("counted").page
-    for kind in ("textbox", "slider", "combobox", "button", "img", "region"):
+    for kind in ("textbox", "slider", "combobox", "button", "application", "region"):
         found = page.get_by_role(kind)
         assert found.count() > 0, kind
         for i in range(found.count()):
             snapshot = found.nth(i).aria_snapshot().splitlines()[0]
             assert '"' in snapshot, snapshot
+
+
+def test_a_point_under_the_pointer_says_its_run_and_values(
+    opened: Open, reports: dict[str, Report]
+) -> None:
+    page, runs = opened("additive").page, reports["additive"].fit.runs
+    mark = page.locator("svg[data-name=isoflop] [data-series^='C = 10²⁰|'] use").nth(3)
+    mark.scroll_into_view_if_needed()
+    mark.hover(force=True)
+    said = page.inner_text("figure .tip:not([hidden])").splitlines()
+    place = runs.labels.index(said[0])
+    assert said[2] == f"C = 1e+20, loss {runs.loss[place]:.4f}"
+    assert float(said[-1].removeprefix("Held-out loss: ")) == pytest.approx(
+        runs.loss[place], rel=1e-3
+    )
+    page.mouse.move(0, 0)
+    assert page.locator("figure .tip:not([hidden])").count() == 0
+
+
+def test_a_key_hides_its_series_by_mouse_and_by_keyboard(opened: Open) -> None:
+    page = opened("additive").page
+    series = page.locator("svg[data-name=params] [data-series='minimum of a parabola']").first
+    key = page.get_by_role("button", name="show minimum of a parabola").nth(1)  # first: isoflop
+    assert series.is_visible()
+    key.click()
+    assert (key.get_attribute("aria-pressed"), series.is_visible()) == ("false", False)
+    page.keyboard.press("Enter")
+    assert (key.get_attribute("aria-pressed"), series.is_visible()) == ("true", True)
+    budget = page.locator("svg[data-name=isoflop] [data-series*='C = 10¹⁸']")
+    page.locator("svg[data-name=isoflop]").get_by_role("button", name="show C = 10¹⁸").click()
+    assert not any(budget.nth(i).is_visible() for i in range(budget.count()))
+
+
+def test_a_figure_zooms_where_it_is_dragged_and_back(opened: Open) -> None:
+    page = opened("additive").page
+    svg = page.locator("svg[data-name=loss]")
+    svg.scroll_into_view_if_needed()
+    whole, box = svg.get_attribute("viewBox"), svg.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 200, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 180)
+    page.mouse.up()
+    shown = [float(v) for v in (svg.get_attribute("viewBox") or "").split()]
+    scale = float((whole or "").split()[2]) / box["width"]
+    assert shown[0] == pytest.approx(200 * scale, abs=3)
+    assert shown[2] == pytest.approx(101 * scale, abs=3)
+    page.get_by_role("button", name="Reset zoom of Loss over compute").click()
+    assert svg.get_attribute("viewBox") == whole
+    svg.focus()
+    page.keyboard.press("+")
+    assert svg.get_attribute("viewBox") != whole
+    page.keyboard.press("0")
+    page.keyboard.press("ArrowRight")
+    assert "Training compute C, FLOPs: " in page.inner_text("figure .tip:not([hidden])")
+
+
+def test_a_figure_downloads_as_drawing_picture_and_data(
+    opened: Open, reports: dict[str, Report], tmp_path: Path
+) -> None:
+    page, fit = opened("additive").page, reports["additive"].fit
+    drawn = {d.kind.name: d for d in report.report_data(fit).drawn}
+    got = {}
+    for ending in ("SVG", "PNG", "CSV"):
+        with page.expect_download() as waited:
+            page.get_by_role("button", name=f"{ending} of Residuals by size").click()
+        assert waited.value.suggested_filename == f"residuals.{ending.lower()}"
+        got[ending] = Path(waited.value.path()).read_bytes()
+    assert got["CSV"].decode() == drawn["residuals"].csv()
+    assert got["PNG"][:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">2I", got["PNG"][16:24]) == (1020, 810)  # 300 dots an inch
+    assert ElementTree.fromstring(got["SVG"]).tag == "{http://www.w3.org/2000/svg}svg"
+    assert b"var(" not in got["SVG"]
+
+
+def test_a_table_is_copied_with_tabs(opened: Open) -> None:
+    page = opened("additive").page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#table").get_by_role("button", name="Copy table").click()
+    rows = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert rows[0].split("\t")[:2] == ["Compute Budget", "Optimal N"]
+    assert len(rows) == 6
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,6 +3,6 @@
 from flops_fit.report import FIGURES
 
 _OF_A_SWEEP = (
-    "rates", "batches", "collapse", "lr_valley", "batch_valley", "lr_rule", "batch_rule",
+    "rates", "batches", "training", "collapse", "lr_valley", "batch_valley", "lr_rule", "batch_rule",
 )  # fmt: skip
 OF_A_FIT = [kind for kind in FIGURES if kind.name not in _OF_A_SWEEP]

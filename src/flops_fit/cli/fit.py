@@ -65,7 +65,10 @@ def fit(
     rows = [p.to_dict() for p in predictions]
     document: dict[str, Any] = {"fit": fitted.to_dict(), "predictions": rows, "report": None}
     if report is not None:
-        path = flops_fit.write_report(fitted, report, predictions=predictions, diagnostics=findings)
+        title = f"Compute-optimal training: {runs.resolve().name}"
+        path = flops_fit.write_report(
+            fitted, report, predictions=predictions, diagnostics=findings, title=title
+        )
         shown.append(f"\nReport: {path}")
         document["report"] = str(path)
     return Answer(tuple(shown), document, answer.relied_on(fitted, findings))
@@ -96,7 +99,11 @@ def report(
     predictions, words, findings = _answers(fitted, predict, runs)
     path = output or (runs / "report.html" if runs.is_dir() else Path("report.html"))
     sweep = answer.read_runs(runs) or ()
-    flops_fit.write_report(fitted, path, predictions=predictions, diagnostics=findings, runs=sweep)
+    flops_fit.write_report(
+        fitted, path, predictions=predictions, diagnostics=findings, runs=sweep,
+        title=f"Compute-optimal training: {runs.resolve().name}",
+        curves=flops_fit.store.training_curves(runs, sweep),
+    )  # fmt: skip
     rows = [p.to_dict() for p in predictions]
     document: dict[str, Any] = {"report": str(path), "trust": fitted.trust, "predictions": rows}
     document["findings"] = answer.serious(fitted, findings)

@@ -36,10 +36,12 @@ from flops_fit.report.table import answer_card, answer_in_words, approaches_tabl
 from flops_fit.report.tuning import (
     draw_collapse,
     draw_rule,
+    draw_training,
     draw_trials,
     draw_valley,
     rule_data,
     rule_table,
+    training_data,
     trials_data,
     valley_data,
 )
@@ -49,7 +51,7 @@ __all__ = [
     "answer_in_words", "approaches_data", "approaches_table", "backtest_data", "chinchilla_table",
     "draw_approaches", "draw_backtest", "draw_collapse", "draw_figures", "draw_isoflop",
     "draw_optimum", "draw_residual_map", "draw_residuals", "draw_rule", "draw_surface",
-    "draw_trials", "draw_valley", "isoflop_data", "optimum_data", "residuals_data", "rule_data",
-    "rule_table", "save_figures", "surface_data", "text_as_text", "trials_data", "valley_data",
-    "write_report",
+    "draw_training", "draw_trials", "draw_valley", "isoflop_data", "optimum_data", "residuals_data",
+    "rule_data", "rule_table", "save_figures", "surface_data", "text_as_text", "training_data",
+    "trials_data", "valley_data", "write_report",
 ]  # fmt: skip

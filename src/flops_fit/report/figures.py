@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from flops_fit.errors import InputError
+from flops_fit.errors import FlopsFitError, InputError
 from flops_fit.files import csv_text, output_errors, write_output
+from flops_fit.fit.backtesting import Backtest, backtest
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
+from flops_fit.laws import LAWS
 from flops_fit.records import Diagnostic, Run
 from flops_fit.report import isoflop, optima, style
 from flops_fit.report import tuning as hparams
 from flops_fit.report.style import Axes, Figure, FigureData
 from flops_fit.report.table import asset
+from flops_fit.store.read import TrainingCurve
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
+
+_MOST_TESTED = 1000  # runs
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,8 @@ class ReportData:
     ``level`` is that of all intervals. ``predictions`` are the table's rows, by default one for each
     budget of the runs; the last is put in words. ``diagnostics`` are findings besides those of the fit,
     ``runs`` come with their states if a sweep made them, and ``provenance`` are facts by name besides
-    those that the page collects itself. ``tuning`` is what was tried before the sweep, ``collapse`` its
-    training curves on one scale, if there are any.
+    those that the page collects itself. ``tuning`` is what was tried before the sweep, ``curves`` are
+    its training curves, and ``collapse`` the same on one scale, if there are any.
     """
 
     fit: Fit
@@ -41,6 +47,7 @@ class ReportData:
     provenance: Mapping[str, str] | None = None
     tuning: Tuning | None = None
     collapse: Collapse | None = None
+    curves: Sequence[TrainingCurve] = ()
 
     @cached_property
     def answers(self) -> tuple[Prediction, ...]:
@@ -57,6 +64,18 @@ class ReportData:
     def paths(self) -> dict[str, optima.OptimalPath]:
         """N*, D* and the loss over compute, predicted once for all figures."""
         return optima.optimal_path(self.fit, self.level)
+
+    @cached_property
+    def backtests(self) -> tuple[Backtest, ...]:
+        """The largest budgets predicted with intervals, where that is a matter of a second."""
+        fit, tops = self.fit, range(1, len(self.fit.sensitivity.held_out) + 1)
+        slow = fit.hparams is not None or fit.law.name not in LAWS or len(fit.runs) > _MOST_TESTED
+        with suppress(FlopsFitError):
+            options = {"law": fit.law.name, "delta": fit.delta, "flops_per_unit": fit.flops}
+            return tuple(
+                backtest(fit.runs, top, level=self.level, **options) for top in tops if not slow
+            )
+        return ()
 
     @cached_property
     def drawn(self) -> tuple[Drawn, ...]:
@@ -94,7 +113,7 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
     "surface": (lambda m: isoflop.surface_data(m.fit), isoflop.draw_surface),
     "residuals": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residuals),
     "residual_map": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residual_map),
-    "backtest": (lambda m: isoflop.backtest_data(m.fit), isoflop.draw_backtest),
+    "backtest": (lambda m: isoflop.backtest_data(m.fit, m.backtests), isoflop.draw_backtest),
     "approaches": (
         lambda m: optima.approaches_data(m.fit, m.level, m.paths),
         optima.draw_approaches,
@@ -108,6 +127,7 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
     "batch_rule": (lambda m: hparams.rule_data(m.fit, "batch_units", m.level), hparams.draw_rule),
     "rates": (lambda m: hparams.trials_data(m.tuning, "lr"), hparams.draw_trials),
     "batches": (lambda m: hparams.trials_data(m.tuning, "batch"), hparams.draw_trials),
+    "training": (lambda m: hparams.training_data(m.curves), hparams.draw_training),
     "collapse": (lambda m: m.collapse, hparams.draw_collapse),
 }
 _WORDS = tomllib.loads(asset("figures.toml"))
@@ -121,6 +141,10 @@ class Drawn:
     kind: FigureKind
     data: FigureData
     figure: Figure
+
+    def csv(self) -> str:
+        """The numbers behind the figure."""
+        return csv_text([{k: "" if v != v else v for k, v in r.items()} for r in self.data.rows()])
 
 
 def draw_figures(data: ReportData, managed: bool = False) -> list[Drawn]:
@@ -163,7 +187,6 @@ def save_figures(
             for ending in formats:
                 written.append(folder / f"{d.kind.name}.{ending}")
                 d.figure.savefig(written[-1], dpi=300)
-            rows = [{k: "" if v != v else v for k, v in row.items()} for row in d.data.rows()]
             written.append(folder / f"{d.kind.name}.csv")
-            write_output(written[-1], csv_text(rows))
+            write_output(written[-1], d.csv())
     return written

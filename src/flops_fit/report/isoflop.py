@@ -12,14 +12,15 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import HeldOut
 from flops_fit.flops.functions import Floats
 from flops_fit.report import style
-from flops_fit.report.style import Axes, Figure, Row, rows_of
+from flops_fit.report.style import Axes, Colour, Figure, Ints, Row, rows_of
 
 _POINTS = 80  # of a curve
 _MAX_CURVES = 12
 _MAX_BEYOND = 10.0  # how far a curve follows the law beyond its runs to reach an optimum
 _GRID = 70  # points of the surface along N and along D
 _CONTOURS = 7
-_MAX_KEYS = 5  # budgets named in the key of residuals
+_MANY_OUTLIERS = 30
+_BINS = (24, 16)  # of the map of residuals, where there are many
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class IsoflopCurve:
     budget: float
     params: Floats
     loss: Floats
+    places: Ints  # of these runs among those of the fit
     curve_params: Floats
     curve_loss: Floats
     best_params: float
@@ -84,7 +86,8 @@ def _curve(fit: Fit, budget: float) -> IsoflopCurve:
     curve = np.asarray(fit.law.loss(along, budget / fit.flops(along)))
     vertex = next(((p.params, p.loss) for p in fit.isoflop.interior if p.budget == budget), None)
     optimum = float(best.params), float(best.loss)
-    return IsoflopCurve(budget, params[order], loss[order], along, curve, *optimum, vertex)
+    places = np.flatnonzero(at)[order]
+    return IsoflopCurve(budget, params[order], loss[order], places, along, curve, *optimum, vertex)
 
 
 def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
@@ -96,48 +99,85 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     margin = 0.07 * (losses.max() - lowest)
     top = losses.max() + margin
     sizes = [c.params for c in data.curves]
-    for i, (curve, colour) in enumerate(zip(data.curves, colours, strict=True)):
-        ax.plot(curve.params, curve.loss, "o", color=colour, ms=2.8, mec="white", mew=0.3)
+    names = [f"C = {style.exponents(c.budget)}" for c in data.curves]
+    optimum, minimum, outlier = f"optimum of the {data.law}", "minimum of a parabola", "outlier"
+    sparse = style.sparse(np.log(np.concatenate(sizes)), losses)
+    starts = np.cumsum([0, *(len(c.params) for c in data.curves)])
+    for i, (curve, colour, name) in enumerate(zip(data.curves, colours, names, strict=True)):
+        at, own = (
+            sparse[(sparse >= starts[i]) & (sparse < starts[i + 1])] - starts[i],
+            (name, "runs"),
+        )
+        points = ax.plot(
+            curve.params[at], curve.loss[at], "o", color=colour, ms=2.8, mec="white", mew=0.3
+        )
+        style.tag(points, *own, tips=curve.places[at].tolist())
         if i not in drawn:
             continue
         inside = curve.curve_loss <= top
-        ax.plot(curve.curve_params[inside], curve.curve_loss[inside], "-", color=colour, lw=1.0)
+        x, y = curve.curve_params[inside], curve.curve_loss[inside]
+        style.tag(ax.plot(x, y, "-", color=colour, lw=1.0), name)
         sizes.append(curve.curve_params[[0, -1]])
         if curve.vertex:
-            ax.plot(*curve.vertex, "D", ms=3.2, mfc="none", mec=style.INK, mew=0.6, zorder=5)
+            mark = ax.plot(*curve.vertex, "D", ms=3.2, mfc="none", mec=style.INK, mew=0.6, zorder=5)
+            style.tag(mark, minimum, name)
             sizes.append(np.array(curve.vertex[:1]))
         if curve.curve_params[0] <= curve.best_params <= curve.curve_params[-1]:
             best = (curve.best_params, curve.best_loss)
-            ax.plot(*best, "*", color=colour, ms=7, mec=style.INK, mew=0.5, zorder=4)
-    ax.plot(*data.flagged.T, "o", ms=6.5, mfc="none", mec=style.VERMILLION, mew=0.8)
+            mark = ax.plot(*best, "*", color=colour, ms=7, mec=style.INK, mew=0.5, zorder=4)
+            style.tag(mark, optimum, name)
+    x, y = data.flagged[style.sparse(np.log(data.flagged[:, 0]), data.flagged[:, 1])].T
+    size = 6.5 if len(x) <= _MANY_OUTLIERS else 4.0
+    style.tag(ax.plot(x, y, "o", ms=size, mfc="none", mec=style.VERMILLION, mew=0.6), outlier)
     ax.set_ylim(float(lowest - margin), float(top))
     least, most = np.min(np.concatenate(sizes)), np.max(np.concatenate(sizes))
-    ax.set_xlim(least / (most / least) ** 0.04, most * (most / least) ** 0.2)  # room for labels
+    room = (most / least) ** 0.04
+    ax.set_xlim(least / room, most * room)
     style.log_axis(ax, "x", "Parameters N")
     ax.set_ylabel("Held-out loss")
-    _label_curves(ax, [data.curves[i] for i in drawn])
+    _label_curves(ax, {names[i]: (data.curves[i], colours[i]) for i in drawn})
     for mark, face, edge, size, label in (
-        ("*", style.FAINT, style.INK, 6, f"optimum of the {data.law}"),
-        ("D", "none", style.INK, 4, "minimum of a parabola"),
-        *((("o", "none", style.VERMILLION, 4, "outlier"),) if len(data.flagged) else ()),
+        ("*", style.FAINT, style.INK, 6, optimum),
+        ("D", "none", style.INK, 4, minimum),
+        *((("o", "none", style.VERMILLION, 4, outlier),) if len(data.flagged) else ()),
     ):
         ax.plot([], [], mark, color=face, mec=edge, mew=0.6, ms=size, label=label)
     return style.finish(ax)
 
 
-def _label_curves(ax: Axes, curves: list[IsoflopCurve]) -> None:
-    """C at the right end of each curve, left out where two labels would touch."""
-    (x0, x1), (y0, y1) = np.log(ax.get_xlim()), ax.get_ylim()
-    taken: list[tuple[float, float]] = []
-    for curve in reversed(curves):
+def _label_curves(ax: Axes, curves: dict[str, tuple[IsoflopCurve, Colour]]) -> None:
+    """C of each curve in a column on the right, none on another, with a line to the curve's end."""
+    y0, y1 = ax.get_ylim()
+    ends = []
+    for name, (curve, colour) in curves.items():
         shown = np.flatnonzero(curve.curve_loss <= y1)
-        if not len(shown):
-            continue
-        end = (curve.curve_params[shown[-1]], curve.curve_loss[shown[-1]])
-        x, y = (np.log(end[0]) - x0) / (x1 - x0), (end[1] - y0) / (y1 - y0)
-        if not any(abs(x - a) < 0.2 and abs(y - b) < 0.06 for a, b in taken):
-            style.annotate(ax, ("" if taken else "C = ") + style.exponents(curve.budget), end, 3)
-            taken.append((x, y))
+        if len(shown):
+            at = shown[-1]
+            ends.append((curve.curve_loss[at], curve.curve_params[at], name, colour))
+    ends.sort(key=lambda end: float(end[0]))
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    gap = 1.3 * style.SMALL * figure.dpi / 72 / ax.bbox.height
+    places = [float(loss - y0) / (y1 - y0) for loss, *_ in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else 1.0)
+    for i, (place, (loss, params, name, colour)) in enumerate(zip(places, ends, strict=True)):
+        line = {
+            "arrowstyle": "-",
+            "color": colour,
+            "lw": 0.5,
+            "alpha": 0.7,
+            "shrinkA": 1,
+            "shrinkB": 1,
+        }
+        text = ax.annotate(
+            name if i == 0 else name.removeprefix("C = "), (params, loss), xytext=(1.03, place),
+            textcoords="axes fraction", va="center", fontsize=style.SMALL, color=style.INK,
+            arrowprops=line, annotation_clip=False,
+        )  # fmt: skip
+        style.tag(text, name)
 
 
 def _curves_to_draw(curves: tuple[IsoflopCurve, ...]) -> list[int]:
@@ -194,49 +234,68 @@ def surface_data(fit: Fit) -> Surface:
     levels = np.unique(np.asarray(fit.law.optimal(at, fit.flops).loss))
     if np.sum((levels > loss.min()) & (levels < loss.max())) < 3:  # an optimum far from all runs
         levels = np.unique(np.linspace(loss.min(), loss.max(), _CONTOURS + 2)[1:-1])
+    levels = _rounded(levels)
+    levels = levels[(levels > loss.min()) & (levels < loss.max())]
     observed = runs.params, runs.tokens, runs.loss
     return Surface(runs.unit, N, D, loss, levels, *observed, n[inside], d[inside])
+
+
+def _rounded(levels: Floats) -> Floats:
+    """Each level with as few digits as keep it within a fifth of its distance to the next."""
+    if len(levels) < 2:
+        return levels
+    gaps = np.diff(levels)
+    nearest = np.minimum(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
+    digits = np.ceil(-np.log10(0.4 * nearest)).astype(int)
+    return np.unique([round(float(v), int(d)) for v, d in zip(levels, digits, strict=True)])
 
 
 def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:
     """Contours of the fitted loss over N and D, the runs and the path of the optima."""
     ax = style.axes_of(ax, "surface")
-    ax.plot(data.run_params, data.run_tokens, "o", color=style.FAINT, ms=2, mew=0, label="runs")
+    sparse = style.sparse(np.log(data.run_params), np.log(data.run_tokens))
+    runs = np.column_stack([data.run_params, data.run_tokens])[sparse]
+    points = ax.plot(*runs.T, "o", color=style.FAINT, ms=2, mew=0, label="runs")
+    style.tag(points, "runs", tips=sparse.tolist())
     ax.set_xlim(data.params[0], data.params[-1])
     ax.set_ylim(data.tokens[0], data.tokens[-1])
     # The axes come before the contours: labels interrupt contours as the axes are at that time.
     style.log_axis(ax, "x", "Parameters N")
     style.log_axis(ax, "y", f"{data.unit.capitalize()} D")
+    path = np.column_stack([data.best_params, data.best_tokens])
     if len(data.levels):
         lines = ax.contour(
             data.params, data.tokens, data.loss, levels=data.levels, linewidths=0.9,
             colors=style.compute_colours(len(data.levels))[::-1],  # large budgets reach low losses
         )  # fmt: skip
-        gaps = np.diff(data.levels)
-        digits = 2 if len(gaps) == 0 else int(np.clip(np.ceil(-np.log10(gaps.min())), 2, 5))
-        places = _label_places(data) or False
+        contours = [np.asarray(p.vertices, np.float64) for p in lines.get_paths()]
+        places = _label_places(ax, contours, [*runs, *path]) or False
+        digits = max(len(f"{v:.9g}".partition(".")[2]) for v in data.levels)
         ax.clabel(lines, fmt=f"%.{digits}f", fontsize=style.SMALL, colors=style.INK, manual=places)
-    path = (data.best_params, data.best_tokens)
-    ax.plot(*path, color=style.BLUE, lw=1.4, label="compute-optimal path")
+        style.tag(lines, "equal loss", tips=[f"loss {v:.{digits}f}" for v in data.levels])
+    ax.plot(*path.T, color=style.BLUE, lw=1.4, label="compute-optimal path")
     ax.plot([], [], color=style.FAINT, lw=0.9, label="equal loss")
     return style.finish(ax, columns=3)
 
 
-def _label_places(data: Surface) -> list[tuple[float, float]]:
-    """Where to label each contour: next to the path, if possible at smaller sizes."""
+def _label_places(
+    ax: Axes, contours: list[Floats], others: list[Floats]
+) -> list[tuple[float, float]]:
+    """Where to label each contour: far from the runs, the path, the edges and other labels."""
+    to_axes = (ax.transData + ax.transAxes.inverted()).transform
+    taken = to_axes(np.array(others))
     places = []
-    log_n, log_d = np.log(data.params), np.log(data.tokens)
-    path = np.zeros_like(log_n)
-    if len(data.best_params):
-        path = np.interp(log_n, np.log(data.best_params), np.log(data.best_tokens))
-    for level in data.levels:
-        rows = np.argmin(np.abs(data.loss - level), axis=0)  # of the contour in each column
-        usable = np.flatnonzero((rows > 4) & (rows < 0.92 * len(log_d)))
-        if len(usable):
-            crossing = usable[np.argmin(np.abs(log_d[rows] - path)[usable])]
-            free = [c for c in (crossing - 10, crossing + 10) if c in usable]
-            column = free[0] if free else usable[np.argmax(np.abs(usable - crossing))]
-            places.append((float(data.params[column]), float(data.tokens[rows[column]])))
+    for vertices in contours:
+        if not len(vertices):
+            continue
+        at = to_axes(vertices)
+        from_edge = np.min(np.minimum(at, 1 - at), axis=1)
+        away = np.min(np.linalg.norm(at[:, None] - taken[None], axis=2), axis=1)
+        best = int(np.argmax(np.minimum(np.minimum(away, 0.09), from_edge)))
+        if from_edge[best] < 0.05:
+            continue  # its label would not be whole
+        places.append((float(vertices[best, 0]), float(vertices[best, 1])))
+        taken = np.vstack([taken, at[best], at[best] + (0.03, 0.03), at[best] - (0.03, 0.03)])
     return places
 
 
@@ -273,14 +332,8 @@ def residuals_data(fit: Fit) -> Residuals:
 def draw_residuals(data: Residuals, ax: Axes | None = None) -> Figure:
     """How far each run lies from the law, over its size; a colour for each budget."""
     ax = style.axes_of(ax, "residuals")
-    budgets = np.unique(data.budget)
-    colours = style.compute_colours(len(budgets))
-    named = np.linspace(0, len(budgets) - 1, min(len(budgets), _MAX_KEYS)).round()
-    for i, (budget, colour) in enumerate(zip(budgets, colours, strict=True)):
-        at = data.budget == budget
-        label = ("" if i else "C = ") + style.exponents(budget) if i in named else None
-        x, y = data.params[at], data.residual[at]
-        ax.plot(x, y, "o", color=colour, ms=3, mec="white", mew=0.3, label=label)
+    sparse = style.sparse(np.log(data.params), data.residual)
+    style.draw_runs(ax, data.params[sparse], data.residual[sparse], data.budget[sparse], sparse)
     ax.axhline(0, color=style.FAINT, lw=0.6)
     style.log_axis(ax, "x", "Parameters N")
     ax.set_ylabel("Loss above the law, %" if data.in_percent else "Loss − law")
@@ -288,17 +341,36 @@ def draw_residuals(data: Residuals, ax: Axes | None = None) -> Figure:
 
 
 def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
-    """Where the law lies above and below its runs: area by size of the residual, colour by sign."""
+    """Where the law lies above and below its runs: area by size of the residual, colour by sign.
+
+    Of many runs the mean in each cell of a grid.
+    """
     ax = style.axes_of(ax, "residual_map")
+    x, y, residual = data.compute, data.distance, data.residual
+    tips: list[int | str] = list(range(len(residual)))
+    word_of_loss = "loss"
+    if len(tips) > style.DENSE:
+        cells = [
+            np.floor(n * _share(np.log(v)) * 0.999) for n, v in zip(_BINS, (x, y), strict=True)
+        ]
+        _, cell, count = np.unique(
+            cells[0] * 100 + cells[1], return_inverse=True, return_counts=True
+        )
+        logs = np.log(x), np.log(y), residual
+        x, y, residual = (np.bincount(cell, v) / count for v in logs)
+        x, y, word_of_loss = np.exp(x), np.exp(y), "mean"
+        tips = [f"mean of {n} runs: {r:+.2g}" for n, r in zip(count, residual, strict=True)]
     unit = " %" if data.in_percent else ""
-    typical = float(np.quantile(np.abs(data.residual), 0.95)) or 1.0
-    area = 45 * np.minimum(np.abs(data.residual) / typical, 2.0)
+    typical = float(np.quantile(np.abs(residual), 0.95)) or 1.0
+    area = 45 * np.minimum(np.abs(residual) / typical, 2.0)
     for above, colour, word in ((True, style.VERMILLION, "above"), (False, style.BLUE, "below")):
-        at = (data.residual > 0) == above
+        at = np.flatnonzero((residual > 0) == above)
         face = colour if above else "none"
-        x, y = data.compute[at], data.distance[at]
-        ax.scatter(x, y, area[at], facecolor=face, edgecolor=colour, linewidth=0.7, alpha=0.8)
-        label = f"loss {typical:.2g}{unit} {word} the law"
+        label = f"{word_of_loss} {typical:.2g}{unit} {word} the law"
+        points = ax.scatter(
+            x[at], y[at], area[at], facecolor=face, edgecolor=colour, linewidth=0.7, alpha=0.8
+        )
+        style.tag(points, label, tips=[tips[i] for i in at])
         ax.scatter([], [], 45, facecolor=face, edgecolor=colour, linewidth=0.7, label=label)
     ax.axhline(1.0, color=style.FAINT, lw=0.6)
     ax.margins(0.06)
@@ -306,6 +378,10 @@ def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
     label = "Size over the optimum, N/N*"
     style.log_axis(ax, "y", label, lambda v: f"{v:g}" if 1e-3 <= v < 1e4 else style.exponents(v))
     return style.finish(ax)
+
+
+def _share(values: Floats) -> Floats:
+    return np.asarray((values - values.min()) / (np.ptp(values) or 1.0))
 
 
 @dataclass(frozen=True)
@@ -338,29 +414,39 @@ def backtest_data(fit: Fit, tests: tuple[Backtest, ...] = ()) -> HeldOutBudgets 
 
 
 def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
-    """What smaller budgets predict of the largest, and what was measured, in % of that."""
+    """What smaller budgets predict of the largest, and what was measured, relative to that.
+
+    In % where losses are positive, as differences where they are not.
+    """
     ax = style.axes_of(ax, "backtest")
     ax.axhline(0, color=style.FAINT, lw=0.6)
-    x = 0
+    held = [h for group in data.held_out for h in group]
+    budgets = sorted({h.compute for h in held})
+    percent = all(measured_loss(h) > 0 for h in held)
     looks = zip((style.BLUE, style.VERMILLION, style.GREEN), "oDs", strict=True)
-    for group, (colour, mark) in zip(data.held_out, looks, strict=False):
+    for i, (group, (colour, mark)) in enumerate(zip(data.held_out, looks, strict=False)):
         word = "the largest budget" if len(group) == 1 else f"the {len(group)} largest budgets"
-        for held in group:
-            measured = measured_loss(held)
-            if held.run_interval is not None:
-                span = [100 * (v / measured - 1) for v in held.run_interval]
-                ax.plot([x, x], span, color=colour, lw=3.5, alpha=0.3, solid_capstyle="butt")
-            error = 100 * (held.predicted_loss / measured - 1)
-            label = f"without {word}" if held is group[0] else None
-            ax.plot([x], [error], mark, color=colour, ms=4.5, label=label)
-            style.annotate(ax, f"{held.predicted_loss:.4g}\nvs {measured:.4g}", (x, error), 6)
-            x += 1
-    ax.set_xticks(range(x), [style.exponents(h.compute) for group in data.held_out for h in group])
-    ax.set_xlim(-0.5, x - 0.25)
-    reach = max(*np.abs(ax.get_ylim()), 0.5) * 1.15
+        name, shift = f"without {word}", 0.2 * (i - (len(data.held_out) - 1) / 2)
+        for held_out in group:
+            measured, x = measured_loss(held_out), budgets.index(held_out.compute) + shift
+            values = [held_out.predicted_loss, *(held_out.run_interval or ())]
+            error, *span = (100 * (v / measured - 1) if percent else v - measured for v in values)
+            if span:
+                bar = ax.plot([x, x], span, color=colour, lw=3.5, alpha=0.3, solid_capstyle="butt")
+                style.tag(bar, name)
+            said = f"{values[0]:.4g}\nvs {measured:.4g}"
+            label = name if held_out is group[0] else None
+            point = ax.plot([x], [error], mark, color=colour, ms=4.5, label=label)
+            limits = " ({:.4g}–{:.4g})".format(*values[1:]) if span else ""
+            tip = f"{name}: {values[0]:.4g}{limits} predicted, {measured:.4g} measured"
+            style.tag(point, name, tips=[tip])
+            style.annotate(ax, said, (x, error), -6 if shift < 0 else 6)
+    ax.set_xticks(range(len(budgets)), [style.exponents(b) for b in budgets])
+    ax.set_xlim(-0.7, len(budgets) - 0.3)
+    reach = max(*np.abs(ax.get_ylim()), 0.5 if percent else 0.0) * 1.15
     ax.set_ylim(-reach, reach)
     ax.set_xlabel("Predicted budget C, FLOPs")
-    ax.set_ylabel("Predicted over measured loss, %")
+    ax.set_ylabel("Predicted over measured loss, %" if percent else "Predicted − measured loss")
     figure = style.finish(ax, columns=1)
     ax.grid(False, axis="x")
     return figure

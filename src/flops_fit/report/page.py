@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from flops_fit._version import __version__
 from flops_fit.files import output_errors, write_output
@@ -18,12 +19,13 @@ from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.cost import ASSUMED_MFU
 from flops_fit.records import SIMULATED, Diagnostic, Run, finite_json
 from flops_fit.report import table
-from flops_fit.report.figures import ReportData
+from flops_fit.report.figures import Drawn, ReportData
 from flops_fit.report.provenance import excluded_list, methods_section, provenance, runs_table
 from flops_fit.report.style import dark_colour, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import rule_table, tuning_table
-from flops_fit.text import anonymous, visible
+from flops_fit.store.read import TrainingCurve
+from flops_fit.text import anonymous, format_count, visible
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -45,6 +47,7 @@ def write_report(
     provenance: Mapping[str, str] | None = None,
     tuning: Tuning | None = None,
     collapse: Collapse | None = None,
+    curves: Sequence[TrainingCurve] = (),
 ) -> Path:
     """The answer, what-ifs, figures, findings and runs as one page without external files.
 
@@ -53,7 +56,16 @@ def write_report(
     :class:`flops_fit.report.ReportData`.
     """
     data = ReportData(
-        fit, level, predictions, tuple(diagnostics), runs, title, provenance, tuning, collapse
+        fit,
+        level,
+        predictions,
+        tuple(diagnostics),
+        runs,
+        title,
+        provenance,
+        tuning,
+        collapse,
+        curves,
     )
     return write_page(data, path)
 
@@ -81,7 +93,7 @@ def page(m: ReportData) -> str:
         links="".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown),
         body=body,
         version=__version__,
-        script=asset("law.js") + asset("page.js"),
+        script=asset("law.js") + asset("figures.js") + asset("page.js"),
     )
     return anonymous(visible(whole))
 
@@ -138,7 +150,6 @@ def panel(m: ReportData) -> str:
     for name, (peak, kind) in peaks.items():
         chosen = " selected" if name == _DEVICE else ""
         options += f'<option value="{peak:g}"{chosen}>{name} ({peak:g} TFLOP/s {kind})</option>'
-    data = json.dumps(finite_json(values), separators=(",", ":"), allow_nan=False)
     ends = {"low": smallest, "high": reach, "largest": m.fit.largest_compute}
     shown = {name: f"{value:.3g}".replace("e+", "e") for name, value in ends.items()}
     start = f"{min(max(m.answers[-1].target_compute, smallest), reach):.6g}"
@@ -147,7 +158,7 @@ def panel(m: ReportData) -> str:
         devices=options, peak=f"{peaks[_DEVICE][0]:g}", utilisation=f"{100 * ASSUMED_MFU:g}",
         price=f"{_PRICE:g}", unit=html.escape(m.fit.runs.unit), level=f"{100 * m.level:g}",
         use='value="0"' if values["form"] == "draws" else 'value="" disabled',
-        notes=warning + paragraph(note, "note"), data=data.replace("<", "\\u003c"),
+        notes=warning + paragraph(note, "note"), data=_json("fit", finite_json(values)),
     )  # fmt: skip
 
 
@@ -159,13 +170,28 @@ def _peak(device: str) -> tuple[float, str]:
 
 
 def figures(m: ReportData) -> str:
-    """Every figure with its caption."""
-    items = ""
-    for d in m.drawn:
-        title, caption = html.escape(d.kind.title), html.escape(d.kind.caption)
-        svg = inline_svg(d.figure, d.kind.title, d.kind.caption)
-        items += f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
-    return f'<div class="figures">{items}</div>'
+    """Every figure with its caption and its data, and what the page says of each run in them."""
+    runs, words = m.fit.runs, []
+    for label, N, D, C, loss in zip(
+        runs.labels, runs.params, runs.tokens, runs.flops, runs.loss, strict=True
+    ):
+        sizes = f"N = {format_count(N)}, D = {format_count(D)} {runs.unit}"
+        words.append(f"{label}\n{sizes}\nC = {C:.3g}, loss {loss:.4f}")
+    items = "".join(map(_figure, m.drawn))
+    return f'<div class="figures">{items}</div>{_json("run-words", words)}'
+
+
+def _figure(d: Drawn) -> str:
+    title, caption = html.escape(d.kind.title), html.escape(d.kind.caption)
+    svg = inline_svg(d.figure, d.kind.title, d.kind.caption)
+    rows = _json(f"csv-{d.kind.name}", d.csv())
+    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption>{rows}</figure>"
+
+
+def _json(name: str, values: Any) -> str:
+    """Values for the page's script."""
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
 
 
 def tuning(m: ReportData) -> str:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import html
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from flops_fit.flops.functions import Floats
 from flops_fit.text import format_count
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist as Artist
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure as Figure
 else:
-    Axes = Figure = Any
+    Artist = Axes = Figure = Any
 
 Colour = tuple[float, float, float, float]
+Ints = npt.NDArray[np.intp]
 Row = dict[str, str | float | None]
 
 # Of Okabe and Ito 2008, which colour-blind readers can tell apart, the green and pink darkened.
@@ -31,6 +35,9 @@ SIZE = (3.4, 2.7)  # inches: a column of a two-column page
 CLEAR = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}  # behind a label
 SMALL, NORMAL = 6.5, 7.5  # points
 DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 2)))
+DENSE = 400  # more points than this are thinned
+_CELLS = 90  # along each axis: of points that share one, the first is drawn
+_MAX_KEYS = 5  # budgets named in a legend; more have a strip of colours
 _PAD = 4.0  # points around all that is drawn
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -86,11 +93,56 @@ def axes_of(ax: Axes | None, name: str) -> Axes:
 
 
 def annotate(ax: Axes, text: str, at: tuple[float, float], offset: float) -> None:
-    """A small label to the right of a point, ``offset`` in points."""
+    """A small label beside a point, ``offset`` in points to its right."""
     ax.annotate(
         text, at, xytext=(offset, 0), textcoords="offset points", va="center", fontsize=SMALL,
-        color=INK, bbox=CLEAR,
+        color=INK, bbox=CLEAR, ha="left" if offset > 0 else "right",
     )  # fmt: skip
+
+
+def sparse(x: Floats, y: Floats) -> Ints:
+    """Which points to draw: all, or of very many one of those that would lie on each other."""
+    if len(x) <= DENSE:
+        return np.arange(len(x))
+    cells = [np.round(_CELLS * (v - v.min()) / (np.ptp(v) or 1.0)) for v in (x, y)]
+    return np.sort(np.unique(cells[0] * 1000 + cells[1], return_index=True)[1])
+
+
+def colour_budgets(ax: Axes, budget: Floats) -> list[tuple[Colour, str]]:
+    """The colour and the name of each run's budget, which the legend has, or a strip above the axes."""
+    budgets, index = np.unique(budget, return_inverse=True)
+    colours = compute_colours(len(budgets))
+    names = [("" if i else "C = ") + exponents(value) for i, value in enumerate(budgets)]
+    if len(budgets) > _MAX_KEYS:
+        _strip(ax, names, colours)
+    else:
+        for colour, name in zip(colours, names, strict=True):
+            ax.plot([], [], "o", color=colour, ms=3, label=name)
+    return [(colours[i], names[i]) for i in index]
+
+
+def draw_runs(ax: Axes, x: Floats, y: Floats, budget: Floats, places: Ints) -> None:
+    """A point for each run, a colour for each budget."""
+    looks = colour_budgets(ax, budget)
+    for name in dict.fromkeys(name for _, name in looks):
+        own = np.array([i for i, look in enumerate(looks) if look[1] == name])
+        points = ax.plot(x[own], y[own], "o", color=looks[own[0]][0], ms=3, mec="white", mew=0.3)
+        tag(points, name, tips=places[own].tolist())
+
+
+def _strip(ax: Axes, names: Sequence[str], colours: Sequence[Colour]) -> None:
+    """A cell of colour for each budget above the axes; a few have their name."""
+    count = len(names)
+    strip = ax.inset_axes((0.0, 1.03, 1.0, 0.035))
+    strip.bar(range(count), 1.0, width=1.0, color=colours, lw=0)
+    strip.set(xlim=(-0.5, count - 0.5), ylim=(0, 1), yticks=[])
+    named = np.unique(np.linspace(0, count - 1, _MAX_KEYS - 1).round().astype(int))
+    strip.set_xticks(named, [names[i] for i in named])
+    strip.tick_params(
+        labelsize=SMALL, labelcolor=INK, color=FAINT, length=1.5, width=0.4, pad=1, bottom=False,
+        top=True, labelbottom=False, labeltop=True,
+    )  # fmt: skip
+    strip.spines[:].set_visible(False)
 
 
 def text_as_text() -> contextlib.AbstractContextManager[None]:
@@ -124,7 +176,7 @@ def log_axis(
     getattr(ax, f"set_{which}label")(label)
     low, high = getattr(ax, f"get_{which}lim")()
     axis = getattr(ax, f"{which}axis")
-    axis.set_major_locator(FixedLocator(_ticks(low, high)))
+    axis.set_major_locator(FixedLocator(_ticks(low, high, 4 if shown is exponents else 6)))
     axis.set_major_formatter(FuncFormatter(lambda v, _: shown(v)))
     minor = _of_decades(low, high, range(2, 10)) if 0.9 < np.log10(high / low) < 3.3 else []
     axis.set_minor_locator(FixedLocator(minor) if minor else NullLocator())
@@ -132,7 +184,7 @@ def log_axis(
     getattr(ax, f"set_{which}lim")(low, high)
 
 
-def _ticks(low: float, high: float, most: int = 6) -> list[float]:
+def _ticks(low: float, high: float, most: int) -> list[float]:
     """The densest round numbers that are no more than ``most``."""
     if high / low < 4:
         from matplotlib.ticker import MaxNLocator
@@ -141,9 +193,9 @@ def _ticks(low: float, high: float, most: int = 6) -> list[float]:
         return [float(v) for v in ticks if low <= v <= high]
     for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         choice = _of_decades(low, high, digits)
-        if len(choice) <= most:
+        if len(choice) <= (most if len(digits) > 1 else 6):
             return choice
-    step = -(-len(choice) // most)
+    step = -(-len(choice) // 6)
     return choice[step // 2 :: step]
 
 
@@ -167,8 +219,8 @@ def finish(ax: Axes, columns: int = 2) -> Figure:
         axis.label.set(fontsize=NORMAL, color=INK)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False,
-            fontsize=SMALL, labelcolor=INK, handlelength=1.5, columnspacing=1.0,
+            loc="lower left", bbox_to_anchor=(-0.02, 1.14 if ax.child_axes else 1.0),  # over a strip
+            ncols=columns, frameon=False, fontsize=SMALL, labelcolor=INK, handlelength=1.5, columnspacing=1.0,
             handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3,
         )  # fmt: skip
     figure = ax.get_figure(root=True)
@@ -181,30 +233,95 @@ DARK_PAPER = (22, 24, 28)  # of the page in the dark
 _MIN_CONTRAST = 4.5
 
 
+def tag(artists: Artist | Iterable[Artist], *names: str, tips: Sequence[int | str] = ()) -> None:
+    """Put artists into the series of these names in the page, else that of their label.
+
+    Each point or line of it may have a tip: words, or the place of a run among those of the fit. A text
+    with a name is a key: it hides and shows the series, as an entry of the legend does.
+    """
+    for artist in (artists,) if hasattr(artists, "axes") else artists:
+        vars(artist)["series"] = (names, tips)
+
+
+def _marked(figure: Figure) -> dict[str, str]:
+    """Name all series and keys of a figure; the attributes of each in the page by its name."""
+    ax = figure.axes[0]
+    legend = ax.get_legend()
+    entries = zip(legend.get_texts(), legend.legend_handles, strict=True) if legend else ()
+    items = [(a, "series", a.get_label()) for a in (*ax.patches, *ax.collections, *ax.lines)]
+    items += [(a, "key", words.get_text()) for words, key in entries for a in (words, key) if a]
+    items += [(a, "key", "_") for a in ax.texts]
+    marked = {}
+    for i, (artist, kind, label) in enumerate(items):
+        names, tips = vars(artist).get("series", ((str(label),), ()))
+        if names[0].startswith("_"):
+            continue
+        marked[f"mark{i}"] = f'data-{kind}="{html.escape("|".join(names))}"'
+        if kind == "series" and type(artist).__name__ in ("FillBetweenPolyCollection", "Rectangle"):
+            marked[f"mark{i}"] += " data-band"
+        if len(tips):
+            marked[f"mark{i}"] += f' data-tips="{html.escape(json.dumps(list(tips)))}"'
+        artist.set_gid(f"mark{i}")
+    return marked
+
+
+def _axes(figure: Figure, box: str) -> str:
+    """Where the axes lie in the SVG, and their limits, as JSON for the page."""
+    ax = figure.axes[0]
+    width, height = (float(v) for v in box.split()[2:])
+    (x0, y0), (x1, y1) = ax.get_position().get_points().tolist()
+    places = {"x": (x0 * width, x1 * width), "y": ((1 - y0) * height, (1 - y1) * height)}
+    out = {}
+    for which, at in places.items():
+        axis, limits = getattr(ax, f"{which}axis"), getattr(ax, f"get_{which}lim")()
+        named = type(axis.get_major_formatter()).__name__ == "FixedFormatter"  # no numbers
+        label, log = "" if named else axis.label.get_text(), axis.get_scale() == "log"
+        out[which] = {"label": label, "log": log, "at": at, "limits": [float(v) for v in limits]}
+    return html.escape(json.dumps(out))
+
+
 def inline_svg(figure: Figure, title: str, description: str) -> str:
-    """A figure as an SVG element whose colours are variables of the page, ``--c`` and the hex code."""
+    """A figure as an SVG element whose colours are variables of the page, ``--c`` and the hex code.
+
+    Its series and keys have the names, and its axes the limits, that the page's script works with.
+    """
     from matplotlib import rc_context
 
-    name = str(figure.get_label())
-    stream = io.StringIO()
+    name, stream, marked = str(figure.get_label()), io.StringIO(), _marked(figure)
     with text_as_text(), rc_context({"svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = "<svg" + stream.getvalue().partition("<svg")[2].strip()
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r">\s+<", "><", text)
+    text = re.sub(r'<g id="(mark\d+)"', lambda m: f"<g {marked[m[1]]}", text)
+    for artist in figure.findobj(lambda a: str(a.get_gid()).startswith("mark")):
+        artist.set_gid(None)
+    # Shorter: fewer digits, and a style that all points of a group share stands once.
+    text = re.sub(r"(\d\.\d{3})\d+", r"\1", text)
+    text = re.sub(r' \n(?=[A-Zz"])', "", text)
+    text = re.sub(r"<g([^>]*)>((?:<use [^>]*/>){2,})</g>", _share_style, text)
     # Several figures share a page, and names of their parts would meet.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     code = re.compile(r"#([0-9a-f]{6})\b")
     text = re.sub(r'style="[^"]*"', lambda m: code.sub(r"var(--c\1,#\1)", m[0]), text)
     opening, _, rest = text.partition(">")
-    (box,) = re.findall(r'viewBox="[^"]*"', opening)
+    (box,) = re.findall(r'viewBox="([^"]*)"', opening)
     return (
         f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc" '
-        f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box}>'
+        f'data-name="{name}" data-axes="{_axes(figure, box)}" xmlns="http://www.w3.org/2000/svg" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">'
         f'<title id="{name}-title">{html.escape(title)}</title>'
         f'<desc id="{name}-desc">{html.escape(description)}</desc>{rest}'
     )
+
+
+def _share_style(group: re.Match[str]) -> str:
+    styles = set(re.findall(r' style="[^"]*"', group[2]))
+    if len(styles) != 1 or "style" in group[1]:
+        return group[0]
+    (style,) = styles
+    return f"<g{group[1]}{style}>{group[2].replace(style, '')}</g>"
 
 
 def dark_colour(code: str) -> str:

@@ -17,12 +17,14 @@ from flops_fit.records import ParamCount
 from flops_fit.report import style
 from flops_fit.report.style import Axes, Colour, Figure, Row, rows_of
 from flops_fit.report.table import WORDS, TextTable, best_settings
+from flops_fit.store.read import TrainingCurve
 from flops_fit.text import format_count, format_regret
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import REACH, Tuning
 
 _MAX_EXCESS = 0.12  # of the loss: what is worse is off the figure, and its marks stand at the edge
 _MAX_KEYS = 6  # cells that are named
+_MOST_CURVES = 60  # in a figure, and points of each
 _LINES = ("-", *style.DASHES[:3])
 _MARKS = "osD^"
 
@@ -164,6 +166,67 @@ def tuning_table(tuning: Tuning) -> TextTable:
     return TextTable("Where hyper-parameters were tried", rows, note)
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingCurves:
+    """The training loss of each run against the units it has seen, thinned, smallest budget first."""
+
+    unit: str
+    labels: tuple[str, ...]
+    params: Floats
+    budget: Floats
+    units: tuple[Floats, ...]
+    loss: tuple[Floats, ...]
+
+    def rows(self) -> list[Row]:
+        """One row a point."""
+        runs = zip(self.labels, self.params, self.budget, self.units, self.loss, strict=True)
+        rows = (
+            rows_of(run=run, params=float(N), compute=float(C), units=D, loss=loss)
+            for run, N, C, D, loss in runs
+        )
+        return [row for group in rows for row in group]
+
+
+def training_data(curves: Sequence[TrainingCurve]) -> TrainingCurves | None:
+    """The training curves of a sweep, at most 60 of 60 points; ``None`` if there are none."""
+    ordered = sorted(curves, key=lambda c: (c.run.experiment.budget, c.run.experiment.params.total))
+    few = np.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_CURVES)).round().astype(int)
+    chosen = [ordered[i] for i in few]
+    if not chosen:
+        return None
+    made = [c.run.experiment for c in chosen]
+    at = [
+        np.unique(np.geomspace(1, len(c.loss), _MOST_CURVES).round().astype(int)) - 1
+        for c in chosen
+    ]
+    return TrainingCurves(
+        made[0].unit,
+        tuple(e.label for e in made),
+        np.array([float(e.params.total) for e in made]),
+        np.array([e.budget for e in made]),
+        tuple(c.share[i] * c.run.experiment.tokens for c, i in zip(chosen, at, strict=True)),
+        tuple(c.loss[i] for c, i in zip(chosen, at, strict=True)),
+    )
+
+
+def draw_training(data: TrainingCurves, ax: Axes | None = None) -> Figure:
+    """The training loss of each run over its data; a colour for each budget."""
+    ax = style.axes_of(ax, "training")
+    for i, (colour, name) in enumerate(style.colour_budgets(ax, data.budget)):
+        line = ax.plot(data.units[i], data.loss[i], color=colour, lw=0.7)
+        tip = f"{data.labels[i]}: N = {format_count(data.params[i])}"
+        style.tag(line, name, tips=[tip])
+    # The fall from the first steps must not flatten what follows.
+    shown = [x >= 0.03 * x[-1] for x in data.units]
+    late = np.concatenate([y[at] for y, at in zip(data.loss, shown, strict=True)])
+    ax.set_xlim(min(x[at][0] for x, at in zip(data.units, shown, strict=True)) / 1.1)
+    margin = 0.04 * float(np.ptp(late)) or 1e-3
+    ax.set_ylim(float(late.min()) - margin, float(late.max()) + margin)
+    style.log_axis(ax, "x", f"{data.unit.capitalize()} seen")
+    ax.set_ylabel("Training loss")
+    return style.finish(ax, columns=3)
+
+
 def draw_collapse(data: Collapse, ax: Axes | None = None) -> Figure:
     """Training curves on one scale, dark for small models; those apart in red with their names."""
     ax = style.axes_of(ax, "collapse")
@@ -190,7 +253,6 @@ def draw_collapse(data: Collapse, ax: Axes | None = None) -> Figure:
 
 _COMPARED = ("steplaw2025", "deepseek2024", "default")
 _WORDS = {"lr": "Learning rate", "batch_units": "Batch"}
-_MOST_COLOURS = 12  # budgets that are told apart
 _POINTS = 9  # of a line over compute
 
 
@@ -236,16 +298,10 @@ def draw_valley(data: ValleyCurve, ax: Axes | None = None) -> Figure:
     """Loss above the best over the ratio of a setting to its best."""
     ax = style.axes_of(ax, f"{data.axis}_valley")
     ax.fill_between(data.at, 100 * data.low, 100 * data.high, color=style.BLUE, alpha=0.2, lw=0)
-    ax.plot(data.at, 100 * data.value, color=style.BLUE, lw=1.2, label="fitted valley")
-    shown = data.excess <= max(1.5 * float(data.value.max()), 1e-4)
-    budgets = np.unique(data.budget)
-    few = len(budgets) <= _MOST_COLOURS
-    colours = style.compute_colours(len(budgets)) if few else [style.INK]
-    for i, colour in enumerate(colours):
-        own = shown & ((data.budget == budgets[i]) | (not few))
-        label = style.exponents(budgets[i]) if i in (0, len(budgets) - 1) else None
-        x, y, label = data.ratio[own], 100 * data.excess[own], label if few else "runs"
-        ax.plot(x, y, "o", color=colour, ms=2.6, mew=0, alpha=0.8, label=label)
+    ax.plot(data.at, 100 * data.value, color=style.BLUE, lw=1.2, label="fitted valley", zorder=4)
+    shown = np.flatnonzero(data.excess <= max(1.5 * float(data.value.max()), 1e-4))
+    shown = shown[style.sparse(np.log(data.ratio[shown]), data.excess[shown])]
+    style.draw_runs(ax, data.ratio[shown], 100 * data.excess[shown], data.budget[shown], shown)
     style.log_axis(ax, "x", f"{_WORDS[data.axis]} over its best", "{:g}".format)
     ax.set_ylabel("Loss above the best, %")
     return style.finish(ax)
@@ -306,12 +362,14 @@ def rule_data(fit: Fit, axis: str, level: float = 0.9) -> RuleCurve | None:
 def draw_rule(data: RuleCurve, ax: Axes | None = None) -> Figure:
     """The best learning rate or batch over compute, beside published rules."""
     ax = style.axes_of(ax, f"{data.axis}_rule")
-    ax.plot(*data.runs.T, "o", color=style.FAINT, ms=2, mew=0, alpha=0.6, label="runs")
+    at = style.sparse(*np.log(data.runs).T)
+    points = ax.plot(*data.runs[at].T, "o", color=style.FAINT, ms=2, mew=0, alpha=0.6, label="runs")
+    style.tag(points, "runs", tips=at.tolist())
     ax.fill_between(data.compute, data.low, data.high, color=style.BLUE, alpha=0.2, lw=0)
     ax.plot(data.compute, data.value, color=style.BLUE, lw=1.3, label=data.exponents)
     for (name, value), dash in zip(data.others.items(), style.DASHES, strict=False):
         ax.plot(data.compute, value, color=style.VERMILLION, lw=0.9, ls=dash, label=name)
-    style.log_axis(ax, "x", "Training FLOPs", style.exponents)
+    style.log_axis(ax, "x", "Training compute C, FLOPs", style.exponents)
     unit = "" if data.axis == "lr" else f" ({data.unit})"
     shown = "{:.3g}".format if data.axis == "lr" else format_count
     style.log_axis(ax, "y", f"{_WORDS[data.axis]}{unit}", shown)

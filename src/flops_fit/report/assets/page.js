@@ -44,19 +44,18 @@
   const [compute, peak, utilisation, devices, price, use] = inputs;
   const slider = field("slider"), device = field("device"), rows = field("answer-rows");
 
-  const suffixes = [[1e15, ""], [1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
-  const count = (v) => {
-    if (!Number.isFinite(v)) return "–";
-    if (v >= 1e15 || (v > 0 && v < 1e-3)) return Number(v.toPrecision(4)).toExponential().replace("e+", "e");
-    for (const [limit, suffix] of suffixes) {
-      if (v >= limit) return Number((v / limit).toPrecision(4)) + suffix;
-    }
-    return String(Number(v.toPrecision(4)));
-  };
-  const flops = (v) => Number(v.toPrecision(4)).toExponential().replace("e+", "e");
+  const flops = (v) => Number(v.toPrecision(4)).toExponential();
   const dollars = (v) => {
     if (v > 0 && v < 0.01) return "under $0.01";
-    return v < 100 ? `$${v.toFixed(2)}` : `$${count(v)}`;
+    return v < 100 ? `$${v.toFixed(2)}` : `$${formatCount(v)}`;
+  };
+  const hours = (v) => (v > 0 && v < 0.01 ? "under 0.01" : formatCount(v));
+  // Of days, in the unit that a person would take.
+  const duration = (days) => {
+    const seconds = days * 86400;
+    if (seconds < 60) return seconds < 0.1 ? "under 0.1 s" : `${seconds.toPrecision(2)} s`;
+    if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${String(Math.floor(seconds % 60)).padStart(2, "0")} s`;
+    return seconds < 48 * 3600 ? `${(seconds / 3600).toFixed(1)} h` : `${days < 1e4 ? days.toFixed(1) : formatCount(days)} d`;
   };
   const number = (input) => (input.value.trim() === "" ? 0 : flopsFit.readNumber(
     input === utilisation ? input.value.replace("%", "") : input === price ? input.value.replace("$", "") : input.value));
@@ -116,15 +115,15 @@
     const s = served ? served.values : null, sp = served ? served.spans : {};
     const scaled = (span, factor) => (span ? span.map((v) => v * factor) : null);
     const table = [
-      ["params", "Parameters N", [best.optimal_params, plain.spans.optimal_params], s && [s.params, sp.params], count],
-      ["tokens", `Training ${fit.unit} D`, [best.optimal_tokens, plain.spans.optimal_tokens], s && [s.tokens, sp.tokens], count],
-      ["ratio", "D/N", [best.tokens_per_param, plain.spans.tokens_per_param], s && [s.tokens / s.params, null], count],
+      ["params", "Parameters N", [best.optimal_params, plain.spans.optimal_params], s && [s.params, sp.params], formatCount],
+      ["tokens", `Training ${fit.unit} D`, [best.optimal_tokens, plain.spans.optimal_tokens], s && [s.tokens, sp.tokens], formatCount],
+      ["ratio", "D/N", [best.tokens_per_param, plain.spans.tokens_per_param], s && [s.tokens / s.params, null], formatCount],
       ["loss", "Loss, mean of runs", [best.expected_loss, plain.spans.expected_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
       ["run-loss", "Loss, one run", [best.run_loss, plain.spans.run_loss], s && [best.expected_loss, null], (v) => v.toPrecision(4)],
       ["flops", "Training FLOPs", [C, null], s && [s.training_compute, sp.training_compute], flops],
-      ["hours", "GPU-hours to train", [C / perHour, null], s && [s.training_compute / perHour, scaled(sp.training_compute, 1 / perHour)], count],
-      ["days", `Days on ${count(number(devices))} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
-        s && [s.training_compute / perHour / 24 / number(devices), scaled(sp.training_compute, 1 / perHour / 24 / number(devices))], count],
+      ["hours", "GPU-hours to train", [C / perHour, null], s && [s.training_compute / perHour, scaled(sp.training_compute, 1 / perHour)], hours],
+      ["days", `Time on ${number(devices)} GPU${number(devices) === 1 ? "" : "s"}`, [C / perHour / 24 / number(devices), null],
+        s && [s.training_compute / perHour / 24 / number(devices), scaled(sp.training_compute, 1 / perHour / 24 / number(devices))], duration],
       ["dollars", "Training cost", [C / perHour * number(price), null],
         s && [s.training_compute / perHour * number(price), scaled(sp.training_compute, number(price) / perHour)], dollars],
     ];
@@ -146,9 +145,9 @@
       if (served) tr.append(two ? cell(...two, show) : cell(NaN, null, show));
       return tr;
     }));
-    field("said").textContent = `${flops(C)} FLOPs: ${count(best.optimal_params)} parameters on ${count(best.optimal_tokens)} ${fit.unit}`
+    field("said").textContent = `${flops(C)} FLOPs: ${formatCount(best.optimal_params)} parameters on ${formatCount(best.optimal_tokens)} ${fit.unit}`
       + (Number.isFinite(best.expected_loss) ? `, loss ${best.expected_loss.toPrecision(4)}` : "")
-      + `; ${count(C / perHour)} GPU-hours, ${dollars(C / perHour * number(price))}.`;
+      + `; ${hours(C / perHour)} GPU-hours, ${dollars(C / perHour * number(price))}.`;
     const far = flopsFit.offRuns(fit, C, best), warning = field("far");
     const unsure = fit.form === "draws" ? table.slice(0, 5).filter((row) => !row[2][1]).map((row) => row[1]) : [];
     warning.hidden = !far && !unsure.length;

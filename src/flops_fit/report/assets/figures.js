@@ -1,0 +1,263 @@
+// Figures: values under the pointer, keys that hide series, zoom, downloads. An SVG says what it holds: groups with
+// data-series (names, "|" between them) and data-key, and data-axes, where its axes lie and from where to where they go.
+"use strict";
+
+// A number as the tables of the page have it: three digits with their zeros, and a suffix.
+const formatCount = (v) => {
+  if (!Number.isFinite(v)) return "–";
+  for (const [limit, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
+    if (v >= limit && v < 1e15) return (v / limit >= 999.5 ? (v / limit).toFixed(0) : (v / limit).toPrecision(3)) + suffix;
+  }
+  const size = Math.abs(v);
+  return size >= 1e3 || (size > 0 && size < 1e-3) ? Number(v.toPrecision(3)).toExponential() : v.toPrecision(3);
+};
+
+(() => {
+  const words = document.getElementById("run-words");
+  const runs = words ? JSON.parse(words.textContent) : [];
+  const svgNode = (name, attributes) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    return node;
+  };
+
+  const save = (name, type, content) => {
+    const link = document.createElement("a");
+    link.download = name;
+    link.href = typeof content === "string" ? URL.createObjectURL(new Blob([content], { type })) : content.href;
+    link.click();
+  };
+
+  const start = (figure) => {
+    const svg = figure.querySelector("svg");
+    const full = svg.getAttribute("viewBox").split(" ").map(Number), axes = JSON.parse(svg.dataset.axes);
+    const tip = figure.appendChild(document.createElement("div"));
+    tip.className = "tip";
+    tip.setAttribute("role", "status");
+    tip.hidden = true;
+    const ring = svg.appendChild(svgNode("circle", { r: 4, class: "ring", visibility: "hidden" }));
+    let view = full, points = null, lines = null, at = -1, dragged = null;
+
+    // Every point and line that is shown, read when they are first asked for.
+    const read = () => {
+      points = [];
+      lines = [];
+      for (const group of svg.querySelectorAll("[data-series]:not([data-band])")) {
+        if (group.style.display === "none") continue;
+        const name = group.dataset.series.split("|").join(" · "), tips = JSON.parse(group.dataset.tips || "[]");
+        const marks = [...group.querySelectorAll("use")], paths = [...group.querySelectorAll("path")].filter((p) => !p.closest("defs"));
+        marks.forEach((mark, i) => {
+          points.push({ x: Number(mark.getAttribute("x")), y: Number(mark.getAttribute("y")), name, tip: marks.length === tips.length ? tips[i] : undefined });
+        });
+        paths.forEach((path, i) => {
+          let last = null;
+          for (const [, kind, x, y] of path.getAttribute("d").matchAll(/([ML]) ?(-?[\d.]+) (-?[\d.]+)/g)) {
+            const here = [Number(x), Number(y)];
+            if (kind === "L") lines.push({ from: last, to: here, name, tip: tips[i] });
+            last = here;
+          }
+        });
+      }
+      points = points.filter(inside);
+      points.sort((a, b) => a.x - b.x || a.y - b.y);
+    };
+    const within = (value, [a, b]) => value >= Math.min(a, b) - 0.5 && value <= Math.max(a, b) + 0.5;
+    const inside = (p) => within(p.x, axes.x.at) && within(p.y, axes.y.at);
+
+    const value = (axis, place) => {
+      const [a, b] = axis.at, [low, high] = axis.limits, share = (place - a) / (b - a);
+      return axis.log ? low * (high / low) ** share : low + share * (high - low);
+    };
+    const scale = () => svg.getBoundingClientRect().width / view[2];
+    const show = (point) => {
+      tip.hidden = !point;
+      ring.setAttribute("visibility", point ? "visible" : "hidden");
+      if (!point) return;
+      ring.setAttribute("cx", point.x);
+      ring.setAttribute("cy", point.y);
+      const said = [typeof point.tip === "number" ? runs[point.tip] : point.tip || point.name];
+      for (const axis of [axes.x, axes.y].filter((one) => one.label)) {
+        const v = value(axis, axis === axes.x ? point.x : point.y);
+        said.push(`${axis.label}: ${axis.log ? formatCount(v) : v.toPrecision(4)}`);
+      }
+      tip.textContent = said.join("\n");
+      const room = figure.getBoundingClientRect(), box = svg.getBoundingClientRect();
+      const x = box.x - room.x + (point.x - view[0]) * scale(), y = box.y - room.y + (point.y - view[1]) * scale();
+      tip.style.left = `${Math.max(0, Math.min(x + 12, room.width - tip.offsetWidth))}px`;
+      tip.style.top = `${y > tip.offsetHeight + 12 ? y - tip.offsetHeight - 8 : y + 14}px`;
+    };
+
+    const place = (event) => {
+      const box = svg.getBoundingClientRect();
+      return [view[0] + (event.clientX - box.x) / scale(), view[1] + (event.clientY - box.y) / scale()];
+    };
+    // The nearest point within reach, else the nearest place on a line.
+    const nearest = ([x, y]) => {
+      if (!points) read();
+      let best = null, least = 9 / scale();
+      for (const p of points) {
+        const away = Math.hypot(p.x - x, p.y - y);
+        if (away < least) [best, least] = [p, away];
+      }
+      if (best) return best;
+      for (const { from, to, name, tip: said } of lines) {
+        const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
+        const share = Math.max(0, Math.min(1, ((x - from[0]) * dx + (y - from[1]) * dy) / (dx * dx + dy * dy || 1)));
+        const p = { x: from[0] + share * dx, y: from[1] + share * dy, name, tip: said };
+        const away = Math.hypot(p.x - x, p.y - y);
+        if (away < least && inside(p)) [best, least] = [p, away];
+      }
+      return best;
+    };
+
+    const zoom = (next) => {
+      view = next;
+      svg.setAttribute("viewBox", view.join(" "));
+      // Marks and lines keep their size on the screen: by the style sheet, and here.
+      svg.style.setProperty("--shrink", view[2] / full[2]);
+      for (const drawn of svg.querySelectorAll("[data-series] [style*=stroke], [data-series][style*=stroke]")) {
+        drawn.dataset.width ??= parseFloat(drawn.style.strokeWidth) || 1;
+        drawn.style.strokeWidth = drawn.dataset.width * view[2] / full[2];
+      }
+      reset.hidden = view === full;
+      show(null);
+    };
+    const zoomBy = (factor, [x, y]) => {
+      const width = Math.max(full[2] / 64, view[2] * factor), share = width / view[2];
+      if (width >= full[2]) return zoom(full);
+      return zoom([x - (x - view[0]) * share, y - (y - view[1]) * share, width, view[3] * share]);
+    };
+
+    svg.addEventListener("pointermove", (event) => {
+      const here = place(event);
+      if (!dragged) return show(nearest(here));
+      const [x, y] = [Math.min(here[0], dragged.from[0]), Math.min(here[1], dragged.from[1])];
+      const [width, height] = [Math.abs(here[0] - dragged.from[0]), Math.abs(here[1] - dragged.from[1])];
+      for (const [key, size] of Object.entries({ x, y, width, height })) dragged.box.setAttribute(key, size);
+      dragged.area = [x, y, width, height];
+      return show(null);
+    });
+    svg.addEventListener("pointerdown", (event) => {
+      if (event.pointerType === "touch" || event.button !== 0 || event.target.closest("[data-key]")) return;
+      dragged = { from: place(event), box: svg.appendChild(svgNode("rect", { class: "drag" })), area: [0, 0, 0, 0] };
+      svg.setPointerCapture(event.pointerId);
+    });
+    svg.addEventListener("pointerup", () => {
+      if (!dragged) return;
+      const [x, y, width, height] = dragged.area;
+      dragged.box.remove();
+      dragged = null;
+      if (width * scale() < 8 || height * scale() < 8) return;
+      const wide = Math.max(width, height * full[2] / full[3]), high = wide * full[3] / full[2];
+      zoom([x + width / 2 - wide / 2, y + height / 2 - high / 2, wide, high]);
+    });
+    svg.addEventListener("pointerleave", () => show(null));
+    svg.addEventListener("dblclick", () => zoom(full));
+    svg.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && !event.metaKey) return;
+      event.preventDefault();
+      zoomBy(1.25 ** Math.sign(event.deltaY), place(event));
+    }, { passive: false });
+
+    svg.setAttribute("role", "application");
+    svg.setAttribute("tabindex", 0);
+    svg.setAttribute("aria-keyshortcuts", "ArrowLeft ArrowRight + - 0");
+    svg.addEventListener("keydown", (event) => {
+      if (event.target !== svg || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (!points) read();
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key], current = points[at];
+      const centre = current ? [current.x, current.y] : [view[0] + view[2] / 2, view[1] + view[3] / 2];
+      if (step && points.length) {
+        at = (at + step + points.length) % points.length;
+        show(points[at]);
+      } else if (event.key === "+" || event.key === "=") zoomBy(0.8, centre);
+      else if (event.key === "-") zoomBy(1.25, centre);
+      else if (event.key === "0" || event.key === "Escape") zoom(full);
+      else return;
+      event.preventDefault();
+    });
+    svg.addEventListener("blur", () => { at = -1; show(null); });
+
+    const hidden = new Set();
+    const shown = (element) => !element.dataset.series.split("|").some((name) => hidden.has(name));
+    const all = [...svg.querySelectorAll("[data-series]")], keys = [...svg.querySelectorAll("[data-key]")];
+    for (const key of keys) {
+      const name = key.dataset.key;
+      if (!all.some((element) => element.dataset.series.split("|").includes(name))) continue;
+      const flip = () => {
+        hidden[hidden.has(name) ? "delete" : "add"](name);
+        for (const element of all) element.style.display = shown(element) ? "" : "none";
+        for (const other of keys) {
+          if (other.dataset.key !== name) continue;
+          other.style.opacity = hidden.has(name) ? 0.35 : "";
+          if (other.hasAttribute("role")) other.setAttribute("aria-pressed", !hidden.has(name));
+        }
+        points = null;
+        at = -1;
+        show(null);
+      };
+      key.classList.add("key");
+      key.addEventListener("click", flip);
+      if (!key.querySelector("text")) continue; // one of the two parts of a key is enough for the keyboard
+      for (const [attribute, set] of Object.entries({ role: "button", tabindex: 0, "aria-pressed": true, "aria-label": `show ${name}` })) key.setAttribute(attribute, set);
+      key.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        flip();
+      });
+    }
+
+    // The figure as it is seen, in the colours of paper.
+    const drawing = () => {
+      const copy = svg.cloneNode(true);
+      copy.querySelector(".ring").remove();
+      const [, , width, height] = full;
+      for (const [key, size] of Object.entries({ width: `${width}pt`, height: `${height}pt` })) copy.setAttribute(key, size);
+      return new XMLSerializer().serializeToString(copy).replace(/var\(--c[0-9a-f]{6}, ?(#[0-9a-f]{6})\)/g, "$1");
+    };
+    const picture = () => {
+      const image = new Image(), canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [full[2], full[3]].map((size) => Math.round((size / 72) * 300));
+      image.onload = () => {
+        const paper = canvas.getContext("2d");
+        paper.fillStyle = "#ffffff";
+        paper.fillRect(0, 0, canvas.width, canvas.height);
+        paper.drawImage(image, 0, 0, canvas.width, canvas.height);
+        save(`${svg.dataset.name}.png`, "", { href: canvas.toDataURL("image/png") });
+      };
+      image.src = `data:image/svg+xml,${encodeURIComponent(drawing())}`;
+    };
+    const tools = document.createElement("p");
+    tools.className = "tools";
+    svg.after(tools);
+    const button = (text, act, label = `${text} of ${figure.querySelector("h3").textContent}`) => {
+      const made = tools.appendChild(document.createElement("button"));
+      made.type = "button";
+      made.textContent = text;
+      made.setAttribute("aria-label", label);
+      made.addEventListener("click", act);
+      return made;
+    };
+    button("SVG", () => save(`${svg.dataset.name}.svg`, "image/svg+xml", drawing()));
+    button("PNG", picture);
+    const rows = figure.querySelector("script");
+    if (rows) button("CSV", () => save(`${svg.dataset.name}.csv`, "text/csv", JSON.parse(rows.textContent)));
+    const reset = button("Reset zoom", () => zoom(full));
+    reset.hidden = true;
+  };
+  for (const figure of document.querySelectorAll("figure")) if (figure.querySelector("svg[data-axes]")) start(figure);
+
+  for (const table of document.querySelectorAll("main table:not(.live)")) {
+    if (!navigator.clipboard) break;
+    const copy = document.createElement("button"), box = table.closest(".scroll");
+    copy.type = "button";
+    copy.className = "copy";
+    copy.textContent = "Copy table";
+    copy.addEventListener("click", async () => {
+      const cells = (row) => [...row.cells].map((cell) => cell.textContent.trim()).join("\t");
+      await navigator.clipboard.writeText([...table.rows].map(cells).join("\n"));
+      copy.textContent = "Copied";
+    });
+    box.after(copy);
+  }
+})();
