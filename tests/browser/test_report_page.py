@@ -225,7 +225,7 @@ def test_an_input_that_cannot_be_meant_is_refused_in_words(opened: Open) -> None
     page = opened().page
     before = read_row(page, "params")
     for name, value, told in (
-        ("compute", "1e40", "expected 1.397e17 to"),
+        ("compute", "1e40", "expected 1.397e+17 to"),
         ("compute", "much", "expected a positive number, such as"),
         ("utilisation", "130", "100 % at most"),
         ("devices", "2.5", "whole number"),
@@ -309,7 +309,7 @@ def test_a_figure_downloads_as_drawing_picture_and_data(
     opened: Open, reports: dict[str, Report], tmp_path: Path
 ) -> None:
     page, fit = opened("additive").page, reports["additive"].fit
-    drawn = {d.kind.name: d for d in report.report_data(fit).drawn}
+    drawn = {d.kind.name: d for d in report.ReportData(fit).drawn}
     got = {}
     for ending in ("SVG", "PNG", "CSV"):
         with page.expect_download() as waited:
