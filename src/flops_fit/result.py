@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from flops_fit.adaptive.sweep import AdaptiveResult
 from flops_fit.errors import InputError
-from flops_fit.fit.fit import Fit
+from flops_fit.fit.fit import Caps, Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.plan.export import export_run
 from flops_fit.plan.sweep_plan import SweepPlan
@@ -109,19 +109,13 @@ class Result:
         """Write the fit with all its findings to ``output_dir/fit.json``: ``Fit.save``; its path."""
         return self.fit.save(self.output_dir / "fit.json")
 
-    def predict(
-        self,
-        compute: float,
-        level: float = 0.9,
-        *,
-        max_params: float | None = None,
-        max_tokens: float | None = None,
-    ) -> Prediction:
+    def predict(self, compute: float, level: float = 0.9, **caps: Unpack[Caps]) -> Prediction:
         """The optimal N and D, and the loss of the mean of runs and of one run, at ``compute`` FLOPs.
 
-        With caps on N or D the best that they allow; the prediction's ``binds`` names those that do.
+        With ``max_params`` or ``max_tokens`` the best that they allow; the prediction's ``binds`` names
+        those that bind.
         """
-        return self.fit.predict(compute, level, max_params=max_params, max_tokens=max_tokens)
+        return self.fit.predict(compute, level, **caps)
 
     def export(self, path: str | Path, compute: float) -> Path:
         """Write how to train the best model of ``compute`` FLOPs, as the planner would; returns the path.

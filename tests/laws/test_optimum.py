@@ -7,6 +7,7 @@ import pytest
 
 from flops_fit.errors import InputError
 from flops_fit.laws import Law, OptimumOnly
+from flops_fit.laws.optimum import PowerLaw
 
 LINES = OptimumOnly(k_N=0.1, a=0.49, k_D=1 / 0.6, b=0.51)
 
@@ -28,7 +29,9 @@ def test_the_optimum_lies_on_both_lines():
 
 def test_lines_can_be_inverted():
     """The compute whose optimum is a given size."""
-    assert LINES.n_line.inverse(LINES.optimal(1e21).params) == pytest.approx(1e21, rel=1e-12)
+    assert PowerLaw(LINES.k_N, LINES.a).inverse(LINES.optimal(1e21).params) == pytest.approx(
+        1e21, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ FULL = 'name = "n"\nlr = 0.1\nbatch_units = 1\n'
         (FULL + "warmup = nan", "warmup: expected a number; got nan"),
         (FULL + 'schedule = "cosin"', "expected schedule to be one of"),
         (FULL + 'weight_decay = "timescal"', "weight_decay: expected a number; got 'timescal'"),
-        (FULL + 'size = "big"', "size: expected one of 'total'.*got 'big'"),
+        (FULL + 'size = "big"', r"size: expected one of \['total'.*got 'big'"),
         (FULL + "[schedule]\ncoefficient = 1", "expected schedule to be a name"),
         (FULL + "[clip]\nparams = 1", r"\[clip\] expected a coefficient above 0; got None"),
         (FULL + "[clip]\ncoefficient = -1", r"\[clip\] expected a coefficient above 0; got -1"),

@@ -250,22 +250,13 @@ class OptimumOnly:
         """The parameters of both lines."""
         return {"k_N": self.k_N, "a": self.a, "k_D": self.k_D, "b": self.b}
 
-    @property
-    def n_line(self) -> PowerLaw:
-        """N*(C)."""
-        return PowerLaw(self.k_N, self.a)
-
-    @property
-    def d_line(self) -> PowerLaw:
-        """D*(C)."""
-        return PowerLaw(self.k_D, self.b)
-
     def optimal(self, C: ArrayLike) -> Optimum:
         """N* and D* at C in FLOPs as ``compute`` defines them, with a loss of NaN."""
         compute = positive(C, "compute in FLOPs")
         unknown: Any = np.full(compute.shape, np.nan) if compute.ndim else float("nan")
         spent: Any = compute if compute.ndim else float(compute)
-        return Optimum(self.n_line(compute), self.d_line(compute), unknown, spent)
+        N, D = PowerLaw(self.k_N, self.a)(compute), PowerLaw(self.k_D, self.b)(compute)
+        return Optimum(N, D, unknown, spent)
 
     def loss(self, N: ArrayLike, D: ArrayLike) -> NoReturn:
         """Raise :class:`~flops_fit.errors.InputError`: two lines do not give it."""

@@ -9,7 +9,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from flops_fit.errors import FlopsFitError, InputError, InputTypeError, is_number, nearest_name
+from flops_fit.errors import (
+    FlopsFitError,
+    InputError,
+    InputTypeError,
+    check_choice,
+    is_number,
+    nearest_name,
+)
 from flops_fit.hparams import HParams
 from flops_fit.recipes.published import PUBLISHED, TIMESCALE, Recipe, default, named, with_values
 from flops_fit.records import ParamCount
@@ -266,7 +273,7 @@ def _recipe(content: dict[str, Any]) -> RecipeTable:
     base = named(content.pop("base"), "base") if "base" in content else None
     size = content.pop("size", RecipePowerLaw.size)
     laws = {k: _law(k, v, size) for k, v in content.items() if isinstance(v, dict)}
-    _check_size("size", size)
+    check_choice("size", size, SIZES)
     values = {k: v for k, v in content.items() if k not in laws}
     decay = ("weight_decay", TIMESCALE)
     words = {k: v for k, v in values.items() if k == "schedule" or (k, v) == decay}
@@ -282,7 +289,7 @@ def _law(name: str, table: Mapping[str, Any], size: Any) -> RecipePowerLaw:
         raise InputError('expected schedule to be a name such as "cosine"; got a table.')
     _check_keys(f"[{name}] ", table, _LAW_KEYS)
     given = {"size": size, **table}
-    _check_size(f"[{name}] size", given["size"])
+    check_choice(f"[{name}] size", given["size"], SIZES)
     for key in _LAW_KEYS[:-1]:
         if key in given:
             given[key] = _number(f"[{name}] {key}", given[key])
@@ -299,12 +306,6 @@ def _number(what: str, value: Any) -> float:
     if not is_number(value, infinite=True):
         raise InputError(f"{what}: expected a number; got {value!r}.")
     return float(value)
-
-
-def _check_size(what: str, size: Any) -> None:
-    if size not in SIZES:
-        names = ", ".join(map(repr, SIZES))
-        raise InputError(f"{what}: expected one of {names}; got {size!r}.")
 
 
 def _check_keys(where: str, table: Iterable[str], known: tuple[str, ...]) -> None:

@@ -149,21 +149,11 @@ def _draw_cell(ax: Axes, data: Trials, c: TrialCell, colour: Colour, worst: floa
 
 def tuning_table(tuning: Tuning) -> TextTable:
     """Each size and length with its best rate and regrets."""
-    head = f"N|D ({tuning.unit})|Recipe's rate|Best rate|Rate used|Recipe's regret|Regret left|Noise scale"
-    rows = [head.split("|")]
-    for i, c in enumerate(tuning.cells):
-        best, scale = tuning.lr.cells[i].factor, c.noise_scale
-        rates = (c.recipe_lr, None if best is None else c.lr * best, c.lr * tuning.factor(c.params))
-        regrets = (tuning.untuned_regret(i), tuning.tuned_regret(i))
-        rows.append(
-            [format_count(c.params), format_count(c.units)]
-            + ["–" if v is None else f"{v:.3g}" for v in rates]
-            + [format_regret(v) for v in regrets]
-            + ["–" if scale is None else format_count(scale)]
-        )
+    rows = tuning.rows()
     noise = "" if tuning.seed_sd is None else f"The noise between seeds is {tuning.seed_sd:.2%}. "
     note = WORDS["tuning"].format(noise=noise)
-    return TextTable("Where hyper-parameters were tried", rows, note)
+    cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+    return TextTable("Where hyper-parameters were tried", cells, note)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from flops_fit.errors import InputError, InputTypeError, check_choice, is_number, is_whole
 from flops_fit.recipes.resolve import Coupled, TunedRecipe
 from flops_fit.records import Diagnostic, Findings, Run, finite_json
-from flops_fit.text import format_count, format_regret, render
+from flops_fit.text import format_count, format_regret, render, values_table
 from flops_fit.tune.optimum_fit import OptimumFits
 
 if TYPE_CHECKING:
@@ -244,14 +244,13 @@ class Tuning:
         shown = {name: format_count(count) for name, count in counts.items()}
         return [finding("large_batch", unit=self.unit, **shown)]
 
-    def __rich__(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"Tuning: {self.options.kind}", title_justify="left")
+    def rows(self) -> list[dict[str, str]]:
+        """One row a size and length: its rates with their regrets, its batches, its noise scale."""
+        rows = []
         for i, c in enumerate(self.cells):
             best, span = self.lr.cells[i].factor, self.lr.cells[i].interval
             batch = None if self.batch is None else self.batch.cells[i].factor
-            row = {
+            rows.append({
                 "size": str(c.cell.size), "N": format_count(c.params),
                 f"D ({self.unit})": format_count(c.units), "lr: recipe": f"{c.recipe_lr:.3g}",
                 "best": "–" if best is None else f"{c.lr * best:.3g}",
@@ -262,9 +261,13 @@ class Tuning:
                 f"batch ({self.unit})": format_count(c.batch_units),
                 "best ×": "–" if batch is None else f"{batch:.2g}",
                 "noise scale": "–" if c.noise_scale is None else format_count(c.noise_scale),
-            }  # fmt: skip
-            for name in row if not i else ():
-                table.add_column(name, justify="right", no_wrap=True)
+            })  # fmt: skip
+        return rows
+
+    def __rich__(self) -> Table:
+        rows = self.rows()
+        table = values_table(f"Tuning: {self.options.kind}", rows[0], left=0)
+        for row in rows:
             table.add_row(*row.values())
         return table
 
