@@ -5,12 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.minima import Envelope, IsoFLOP
 from flops_fit.fit.power import fit_power
 from flops_fit.fit.prediction import Budget, Prediction, median_optimum, prediction
-from flops_fit.fit.solver import Solution
+from flops_fit.fit.solver import Solution, finding
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.kappa import Hoffmann, Kappa, KappaFamily
 from flops_fit.laws.law import Law

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import FitError, InputError, InputTypeError, check_whole
-from flops_fit.fit.findings import finding
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.groups import EXPONENTS, LEVEL, beliefs, share_constants
 from flops_fit.fit.intervals import Evidence, Interval
 from flops_fit.fit.prediction import HeldOut, check_target, judge
 from flops_fit.fit.questions import log_compute_draws
+from flops_fit.fit.solver import finding
 from flops_fit.laws.law import log_compute
 from flops_fit.records import Diagnostic, finite_json
 from flops_fit.table.run_table import RunTable

@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.minima import IsoFLOP
-from flops_fit.fit.solver import FitStatus, Solution
+from flops_fit.fit.solver import FitStatus, Solution, finding
 from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
 from flops_fit.flops.functions import Floats, FlopsFunction, Indices
 from flops_fit.records import Diagnostic, Severity

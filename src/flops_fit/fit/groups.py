@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import InputError, TableError
-from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.misfit_mean import CONSTANTS, Belief, Known
-from flops_fit.fit.solver import Solution
+from flops_fit.fit.solver import Solution, finding
 from flops_fit.fit.surface_solver import rho_scale
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa

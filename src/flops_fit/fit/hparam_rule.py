@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from flops_fit.errors import InputError, InputTypeError, TableError, check_number
-from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import Estimate, Interval, check_level
+from flops_fit.fit.solver import finding
 from flops_fit.fit.valley import Regret, Valley, ValleyPrior, fit_valley, form_error, regret
 from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import default

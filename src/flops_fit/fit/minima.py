@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.fit.findings import finding
 from flops_fit.fit.power import fit_power
+from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.optimum import PowerLaw
 from flops_fit.records import Diagnostic, Excluded, finite_json

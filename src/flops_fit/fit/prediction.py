@@ -9,9 +9,9 @@ import numpy as np
 from flops_fit.errors import InputError, is_number
 from flops_fit.files import data_frame
 from flops_fit.fit.checks import off_the_runs
-from flops_fit.fit.findings import finding
 from flops_fit.fit.intervals import METHOD, Evidence, Interval, check_level
 from flops_fit.fit.minima import parabola
+from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import Optimum, PowerLaw, spend

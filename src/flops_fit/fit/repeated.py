@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flops_fit.fit.findings import finding
 from flops_fit.fit.generic import least_value
 from flops_fit.fit.intervals import covariance, student_t
-from flops_fit.fit.solver import Solution
+from flops_fit.fit.solver import Solution, finding
 from flops_fit.flops.functions import Bools, Floats, Indices
 from flops_fit.laws.kappa import Muennighoff
 from flops_fit.records import Diagnostic

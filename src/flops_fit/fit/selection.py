@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.fit.findings import finding
 from flops_fit.fit.prediction import HeldOut, judge
-from flops_fit.fit.solver import MAD_TO_SD, Solution
+from flops_fit.fit.solver import MAD_TO_SD, Solution, finding
 from flops_fit.fit.surface import model_values, points_of, polish
 from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.flops.functions import Bools, Floats, FlopsFunction

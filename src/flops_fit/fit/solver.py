@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import ContextDecorator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,11 +20,13 @@ from threadpoolctl import ThreadpoolController
 from flops_fit.fit.surface import Points
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.law import Law
+from flops_fit.records import Findings
 
 DeltaRule = float | Literal["mad"]
 
 MAD_TO_SD = 1.4826  # standard deviation over median absolute deviation, for normal noise
 AGREE_WITHIN = 1e-6  # relative: objectives this near are the same minimum
+finding = Findings(Path(__file__).with_name("findings.toml"))  # in words
 _TUNING = 1.345  # 95 % efficient under normal noise (Huber 1981, §4.5)
 
 

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import FitError, TableError
-from flops_fit.fit.findings import finding
 from flops_fit.fit.minima import IsoFLOP
 from flops_fit.fit.repeated import epochs_of
-from flops_fit.fit.solver import MAD_TO_SD
+from flops_fit.fit.solver import MAD_TO_SD, finding
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.flops.functions import Bools, Floats, FlopsFunction

@@ -12,14 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from flops_fit.errors import InputError, InputTypeError, TableError
-from flops_fit.fit.findings import finding
 from flops_fit.fit.generic import GenericSolver
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.minima import Envelope
 from flops_fit.fit.misfit import Tuned
 from flops_fit.fit.misfit_mean import Known, MisfitPrior
-from flops_fit.fit.solver import BoundKind, DeltaRule, Solution, one_blas_thread
+from flops_fit.fit.solver import BoundKind, DeltaRule, Solution, finding, one_blas_thread
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose
 from flops_fit.flops.functions import Floats, FlopsFunction

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from math import prod
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
+Values = tuple[int, ...]
+
+_HIGHEST_DEGREE = 3  # of FLOPs and parameters as polynomials of the size
+_VERIFYING_TRACES = 2  # beyond those that determine the polynomial
+_RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
+_LARGEST_EXACT = 2**53  # above, sums of floats are rounded
 
 
 @runtime_checkable
@@ -97,6 +105,54 @@ class InterpolatedFlops:
         known = np.array(sorted(self.counts))
         ratio = np.log([self.counts[n] / n for n in known])
         return np.asarray(sizes * np.exp(np.interp(np.log(sizes), np.log(known), ratio)))
+
+
+@dataclass
+class SizePolynomial:
+    """Whole numbers that are polynomials of the size, as long as every trace agrees.
+
+    One of degree p through p + 1 sizes is used once it reproduces at least two others exactly.
+    """
+
+    # At each size the FLOPs, then what can be read off the built model.
+    traced: dict[int, Values] = field(default_factory=dict)
+    _base: list[int] | None = None
+
+    def add(self, size: int, flops: float, structure: Values) -> None:
+        """Add one trace, if it can be exact, and decide again whether the values are polynomials."""
+        if not flops.is_integer() or flops >= _LARGEST_EXACT:
+            return
+        self.traced[size] = (int(flops), *structure)
+        self._base = None
+        for degree in range(_HIGHEST_DEGREE + 1):
+            base, rest = list(self.traced)[: degree + 1], list(self.traced)[degree + 1 :]
+            if len(rest) < _VERIFYING_TRACES:
+                return
+            if all(self._evaluate(base, other) == self.traced[other] for other in rest):
+                self._base = base
+                return
+
+    def flops(self, size: int, structure: Values) -> int | None:
+        """FLOPs at a size whose model has this structure; ``None`` where it must be traced."""
+        if size in self.traced:
+            return self.traced[size][0]
+        near = min(self.traced) / _RANGE_FACTOR <= size <= max(self.traced) * _RANGE_FACTOR
+        if self._base is None or not near:
+            return None
+        values = self._evaluate(self._base, size)
+        if values is None or values[1:] != structure or values[0] >= _LARGEST_EXACT:
+            return None
+        return values[0]
+
+    def _evaluate(self, base: list[int], size: int) -> Values | None:
+        """Lagrange's polynomial through the values at ``base``; ``None`` where it is not whole."""
+        weights = [
+            prod((Fraction(size - b, a - b) for b in base if b != a), start=Fraction(1))
+            for a in base
+        ]
+        columns = zip(*(self.traced[a] for a in base), strict=True)
+        sums = [sum(w * v for w, v in zip(weights, column, strict=True)) for column in columns]
+        return None if any(s.denominator > 1 for s in sums) else tuple(map(int, sums))
 
 
 def flops_to_dict(flops: FlopsFunction, sizes: ArrayLike) -> dict[str, Any]:

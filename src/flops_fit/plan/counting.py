@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from math import inf, prod
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -18,10 +15,16 @@ from flops_fit import rng
 from flops_fit.batches import batch_length, map_tensors, tensors_of
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError, is_whole
 from flops_fit.fingerprint import holds_tensors
-from flops_fit.flops.functions import Floats, FlopsFunction, InterpolatedFlops, LinearFlops
+from flops_fit.flops.functions import (
+    Floats,
+    FlopsFunction,
+    InterpolatedFlops,
+    LinearFlops,
+    SizePolynomial,
+)
 from flops_fit.flops.trace import TracedFlops, forward_flops, trace_flops
 from flops_fit.lazy import torch
-from flops_fit.model.params import find_experts
+from flops_fit.model.params import find_experts, model_structure
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.objective import Objective, check_loss
 from flops_fit.plan.findings import in_words
@@ -29,77 +32,13 @@ from flops_fit.plan.lengths import Lengths
 from flops_fit.text import error_line, user_line
 
 FlopsMethod = str | Callable[[Any], float]
-Values = tuple[int, ...]
 
-_HIGHEST_DEGREE = 3  # of FLOPs and parameters as polynomials of the size
-_VERIFYING_TRACES = 2  # beyond those that determine the polynomial
-_RANGE_FACTOR = 4  # how far beyond the traced sizes a polynomial is used before the next trace
 _MOST_TRACED = 2.5e8  # parameters, 1 GB: the largest model that is run on the CPU to be counted
 _MOST_COMPARED = 5e7  # where the model alone was counted without values
 _FIRST, _FEW_DRAWS, _DRAWS = 8, 32, 1024  # to see whether FLOPs are random, and to know their mean
 _DRAWN_ERROR = 0.0075  # of that mean, relative: one standard error
 _DRAWN_FLOPS = 4e10  # of all passes that are drawn, of which there are a few
 _SAME = 1e-3  # relative: FLOPs that follow values of the batch differ a little
-_LARGEST_EXACT = 2**53  # above, sums of floats are rounded
-
-
-@dataclass
-class SizePolynomial:
-    """Whole numbers that are polynomials of the size, as long as every trace agrees.
-
-    One of degree p through p + 1 sizes is used once it reproduces at least two others exactly.
-    """
-
-    # At each size the FLOPs, then what can be read off the built model.
-    traced: dict[int, Values] = field(default_factory=dict)
-    _base: list[int] | None = None
-
-    def add(self, size: int, values: Values) -> None:
-        """Add one trace, and decide again whether the values are polynomials."""
-        self.traced[size] = values
-        self._base = None
-        for degree in range(_HIGHEST_DEGREE + 1):
-            base, rest = list(self.traced)[: degree + 1], list(self.traced)[degree + 1 :]
-            if len(rest) < _VERIFYING_TRACES:
-                return
-            if all(self._evaluate(base, other) == self.traced[other] for other in rest):
-                self._base = base
-                return
-
-    def flops(self, size: int, structure: Values) -> int | None:
-        """FLOPs at a size whose model has this structure; ``None`` where it must be traced."""
-        if size in self.traced:
-            return self.traced[size][0]
-        near = min(self.traced) / _RANGE_FACTOR <= size <= max(self.traced) * _RANGE_FACTOR
-        if self._base is None or not near:
-            return None
-        values = self._evaluate(self._base, size)
-        if values is None or values[1:] != structure or values[0] >= _LARGEST_EXACT:
-            return None
-        return values[0]
-
-    def _evaluate(self, base: list[int], size: int) -> Values | None:
-        """Lagrange's polynomial through the values at ``base``; ``None`` where it is not whole."""
-        weights = [
-            prod((Fraction(size - b, a - b) for b in base if b != a), start=Fraction(1))
-            for a in base
-        ]
-        columns = zip(*(self.traced[a] for a in base), strict=True)
-        sums = [sum(w * v for w, v in zip(weights, column, strict=True)) for column in columns]
-        return None if any(s.denominator > 1 for s in sums) else tuple(map(int, sums))
-
-
-def model_structure(model: Any) -> Mapping[str, int]:
-    """How many modules of each kind and what parameters there are, layers counted together."""
-    out: Counter[str] = Counter()
-    for name, module in model.named_modules():
-        out[f"{re.sub('[0-9]+', '*', name)}: {type(module).__qualname__}"] += 1
-    for name, parameter in model.named_parameters():
-        key = f"{re.sub('[0-9]+', '*', name)} {parameter.requires_grad}"
-        out[f"{key} {parameter.dtype}"] += parameter.numel()
-        for axis, length in enumerate(parameter.shape):
-            out[f"{key} {axis}"] += length
-    return out
 
 
 @dataclass
@@ -324,8 +263,7 @@ class FlopsCounter:
         if known is not None:
             return known
         total = self._trace(model, size, batch, seed)
-        if total.is_integer() and total < _LARGEST_EXACT:
-            polynomial.add(size, (int(total), *values))
+        polynomial.add(size, total, values)
         return total
 
     def _trace(self, model: Any, size: Size, batch: Any, seed: int) -> float:
