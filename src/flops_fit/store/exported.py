@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import OutputError
-from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK
-from flops_fit.execute.outcome import LossFrom, Reader
+from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK, LossFrom, Reader
 from flops_fit.files import read_json
 from flops_fit.plan.export import HOW
 from flops_fit.plan.template import planned_values
