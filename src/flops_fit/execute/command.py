@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -301,8 +302,11 @@ class CommandTask:
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         """End a command and all that it started: ask, then insist."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for name, patience in (("SIGTERM", self.grace), ("SIGKILL", None)):
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
+                if sys.platform == "win32":
+                    process.kill()
+                else:
+                    os.killpg(process.pid, getattr(signal, name))
             with suppress(subprocess.TimeoutExpired):
-                process.wait(self.grace if number == signal.SIGTERM else None)
+                process.wait(patience)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -20,17 +22,32 @@ from flops_fit.records import ParamCount
 class KnownModel:
     """What is known of a model at one size; ``flops=`` of a plan may be a function of it."""
 
-    size: Size
+    size: Any
     params: int
     flops_per_unit: float | None = None
+
+    def __post_init__(self) -> None:
+        if not is_number(self.params) or self.params < 1:
+            raise ModelError(
+                f"params: expected a positive number for size {self.size!r}; got {self.params!r}."
+            )
+        object.__setattr__(self, "params", round(self.params))
+
+    @property
+    def counted(self) -> ParamCount:
+        """N under each convention; which parameters are embeddings is not known."""
+        return ParamCount(*4 * [self.params])
+
+
+Params = Mapping[Any, float] | Callable[..., float] | Iterable[Mapping[str, Any]] | str | Path
 
 
 class ModelSizes(ModelSpec):
     """In place of a model class where a command trains: the parameters N of each size. Needs no torch.
 
     >>> sizes = ModelSizes({64: 1_200_000, 128: 4_700_000}, units_per_sample=1024)
-    >>> sizes.nearest(4e6)
-    (128, ParamCount(total=4700000, non_embedding=4700000, matmul=4700000, active=4700000, width=0))
+    >>> sizes.nearest(4e6)[0]
+    128
 
     ``params`` is a dict from size to N, a function of the size, or rows of ``params`` with the arguments of
     each size, and perhaps its ``flops_per_unit``: dicts, or the path of a CSV. A sample has
@@ -38,22 +55,13 @@ class ModelSizes(ModelSpec):
     """
 
     def __init__(
-        self,
-        params: Mapping[Any, float]
-        | Callable[..., float]
-        | Iterable[Mapping[str, Any]]
-        | str
-        | Path,
-        *,
-        units_per_sample: float = 1,
-        unit: str = "tokens",
+        self, params: Params, *, units_per_sample: float = 1, unit: str = "tokens"
     ) -> None:
         super().__init__(params if callable(params) else ModelSizes, None)
         self.size_param, self.units_per_sample, self.unit = "size", units_per_sample, unit
         self._formula = params if callable(params) else None
-        self._rows: dict[str, KnownModel] = {}
-        for size, counted, flops in () if callable(params) else _rows(params):
-            self._rows[repr(size)] = KnownModel(size, self._checked(counted, size), flops)
+        rows = [] if callable(params) else _rows(params)
+        self._rows = {repr(model.size): model for model in rows}
 
     @property
     def reference(self) -> str:
@@ -66,11 +74,11 @@ class ModelSizes(ModelSpec):
         known = self._rows and all(is_number(m.flops_per_unit) for m in self._rows.values())
         return attrgetter("flops_per_unit") if known else "6nd"
 
-    def build_meta(self, size: Size) -> Any:
+    def build_meta(self, size: Size) -> KnownModel:
         """What is known of the model at a size."""
         if self._formula is not None:
-            n = self._formula(**size) if isinstance(size, Mapping) else self._formula(size)
-            return KnownModel(size, self._checked(n, size))
+            n: Any = self._formula(**size) if isinstance(size, Mapping) else self._formula(size)
+            return KnownModel(size, n)
         if (known := self._rows.get(repr(size))) is None:
             raise ModelError(f"expected one of {[m.size for m in self._rows.values()]}")
         return known
@@ -78,39 +86,25 @@ class ModelSizes(ModelSpec):
     def count(self, size: Size) -> ParamCount | None:
         """N at this size, ``None`` where it is not known."""
         try:
-            n = self.build_meta(size).params
+            return self.build_meta(size).counted
         except Exception as error:  # the user's function may raise anything
             self.refusals[repr(size)] = f"{type(error).__name__}: {error}"
             return None
-        return ParamCount(n, n, n, n)
 
     def nearest(self, params: float) -> tuple[Any, ParamCount] | None:
         """The size of about ``params`` parameters: of a function any whole number, else of the rows."""
         if self._formula is not None:
             return super().nearest(params)
         best = min(self._rows.values(), key=lambda m: abs(math.log(m.params / params)))
-        n = best.params
-        return None if n < params / 3 else (best.size, ParamCount(n, n, n, n))
-
-    def arguments(self, size: Size) -> dict[str, Any]:
-        """The size by its names."""
-        return dict(size) if isinstance(size, Mapping) else {"size": size}
+        return None if best.params < params / 3 else (best.size, best.counted)
 
     def fingerprint(self, size: Size) -> str:
         """N at this size, so that other rows may change."""
         return digest([f"{self.reference} {self.require(size).total}"])
 
-    @staticmethod
-    def _checked(value: Any, size: Any) -> int:
-        if not is_number(value) or value < 1:
-            raise ModelError(
-                f"params: expected a positive number for size {size!r}; got {value!r}."
-            )
-        return round(value)
 
-
-def _rows(params: Any) -> Iterable[tuple[Any, Any, float | None]]:
-    """(size, N, FLOPs per unit if given) of a dict, of rows or of a CSV."""
+def _rows(params: Any) -> list[KnownModel]:
+    """What a dict, rows or a CSV say of each size."""
     if isinstance(params, Mapping):
         params = [{"size": size, "params": n} for size, n in params.items()]
     elif isinstance(params, str | Path):
@@ -125,18 +119,12 @@ def _rows(params: Any) -> Iterable[tuple[Any, Any, float | None]]:
             "params: expected a dict from size to N, a function of the size, or rows with params and the "
             f"arguments of each size, such as {{'dim': 64, 'params': 1.2e6}}; got {params!r:.200}."
         )
-    out = []
-    for row in given:
-        n, flops = row.pop("params"), row.pop("flops_per_unit", None)
-        out.append((row.pop("size") if list(row) == ["size"] else row, n, flops))
-    return out
+    known = [(row.pop("params"), row.pop("flops_per_unit", None), row) for row in given]
+    return [KnownModel(r["size"] if list(r) == ["size"] else r, n, flops) for n, flops, r in known]
 
 
 def _value(text: str) -> Any:
-    """A cell as a whole number, a number or a text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except (TypeError, ValueError):
-            continue
+    """A cell as a number, or else a text."""
+    with suppress(ValueError, TypeError):
+        return json.loads(text)
     return text
