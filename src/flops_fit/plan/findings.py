@@ -125,9 +125,10 @@ def model_findings(spec: ModelSpec, experiments: Sequence[Experiment]) -> list[D
 def batch_norms(spec: ModelSpec, size: Any) -> list[str]:
     """The kind of each layer that sums over the samples that pass together."""
     model: Any = None if size is None else spec.build_meta(size)
-    modules = model.train().modules() if hasattr(model, "modules") else ()
+    if not hasattr(model, "modules"):
+        return []  # known sizes need no torch
     kind = torch.nn.modules.batchnorm._BatchNorm
-    normed = [m for m in modules if isinstance(m, kind)]
+    normed = [m for m in model.train().modules() if isinstance(m, kind)]
     return [type(m).__name__ for m in normed if m.training or m.running_mean is None]
 
 
