@@ -27,7 +27,7 @@ class Objective:
     ``loss_fn(output, targets)`` is the mean over the units that ``count_fn(batch)`` counts: by default
     integer targets other than −100, else samples. ``step_fn(model, batch) -> (loss sum, count)`` replaces
     both. ``shifted``: the model leaves out the first label of each row. ``target``: the name of targets
-    that the model does not take.
+    that the model does not take. ``by_sample``: the step counts samples, whatever a batch ends with.
     """
 
     loss_fn: Callable[..., Any] | None = None
@@ -35,6 +35,7 @@ class Objective:
     step_fn: Callable[..., Any] | None = None
     shifted: bool = False
     target: str = ""
+    by_sample: bool = False
 
     def __post_init__(self) -> None:
         for name in ("loss_fn", "count_fn", "step_fn"):
@@ -164,6 +165,8 @@ class Objective:
         if self.count_fn is not None:
             return self.count_fn(batch)
         _, targets = self._parts(batch)
+        if self.by_sample:
+            return batch_length(batch)
         if _is_whole(targets):
             return ((targets[:, 1:] if self.shifted else targets) != IGNORED).sum()
         # The first tensor of a batch of graphs holds nodes; targets are of samples.
@@ -221,7 +224,11 @@ class Objective:
         if isinstance(declared, str):
             return declared
         _, targets = self._parts(batch)
-        return "tokens" if _is_whole(targets) and targets.dim() >= 2 else "samples"
+        return (
+            "tokens"
+            if not self.by_sample and _is_whole(targets) and targets.dim() >= 2
+            else "samples"
+        )
 
 
 def _own_loss(output: Any) -> Any:

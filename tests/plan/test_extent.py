@@ -178,6 +178,24 @@ class Remembers(MLP):
         return logits
 
 
+def test_units_are_those_that_a_step_counts_where_these_are_samples() -> None:
+    """A pair of vectors and text, as of images and captions: the text is no target."""
+
+    class Pair(Towers):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.words = nn.Embedding(4, 16)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return super().forward(x, self.words(y).mean(1))
+
+    words = torch.randint(4, (1000, 6), generator=torch.Generator().manual_seed(0))
+    made = plan(Pair, dataset=torch.utils.data.TensorDataset(POINTS, words), step_fn=contrastive)
+    (run,) = made.experiments
+    assert (run.unit, run.units_per_sample) == ("samples", 1)
+    assert [d.code for d in made.diagnostics if d.code in TOLD] == ["whole_batch_loss"]
+
+
 def test_a_model_that_keeps_a_state_in_evaluation_is_told() -> None:
     made = plan(Remembers, dataset=Blobs(500), loss_fn=cross_entropy)
     found = {d.code: d.message for d in made.diagnostics}

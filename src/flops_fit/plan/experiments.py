@@ -96,7 +96,8 @@ class ExperimentFactory:
             raise UnmetBudgetError(
                 f"{self.spec.size_param or 'size'}={size} at {budget:.3g} FLOPs: {budget / per_unit:.3g} "
                 f"{self.counter.unit} are {budget / per_unit / (batch * per_sample):.3g} steps of {batch} "
-                "samples, and whole steps miss the budget by more than 1 %"
+                "samples, and whole steps miss the budget by more than 1 %, as "
+                f"{max(steps, 1)} cost {per_unit * max(steps, 1) * batch * per_sample:.4g} FLOPs"
             )
         check_warmup(hparams, length, f"size={size} at {budget:.3g} FLOPs")
         key = repr(size)

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flops_fit.batches import by_name
+from flops_fit import rng
+from flops_fit.batches import batch_length, by_name
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import ModelError
 from flops_fit.fingerprint import has_source, reference
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
-from flops_fit.objective import Objective
+from flops_fit.objective import Evaluator, Objective
 from flops_fit.plan.designs import Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule
@@ -37,6 +38,8 @@ def settle_labels(
         with suppress(Exception):  # planning says so in its own words
             model = spec.build_meta(size)
         objective = objective.with_target(model, batch)
+    if objective.step_fn is not None and objective.count_fn is None:
+        return _settle_units(spec, objective, batch, sizes), ()
     if not objective.may_shift(batch):
         return objective, ()
     answer = None
@@ -54,6 +57,18 @@ def settle_labels(
         how = masked if answer else "labels equal input_ids"
         return replace(objective, shifted=True), (in_words("shifted_labels", how=how),)
     return objective, (in_words("unshifted_labels"),) if copied else ()
+
+
+def _settle_units(
+    spec: ModelSpec, objective: Objective, batch: Any, sizes: Sizes | None
+) -> Objective:
+    """The objective, which counts samples where a step of the user's does and planning would not."""
+    samples, size = batch_length(batch), smallest_built(spec, sizes)
+    units = math.nan
+    if size is not None and float(objective.count(batch)) != samples:
+        with suppress(Exception), rng.kept():  # training reports what it raises
+            _, units = Evaluator(spec.build(size).eval(), objective)(batch)
+    return replace(objective, by_sample=True) if units == samples else objective
 
 
 def smallest_built(spec: ModelSpec, sizes: Sizes | None) -> Any:
