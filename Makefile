@@ -5,13 +5,15 @@ READY := $(VENV)/.ready
 PEERS := .venv-bench
 BROWSER := .browser
 IMAGES := .images
+LOWEST := .venv-lowest
+CORE := tests/cli tests/fit tests/laws tests/recipes tests/reference tests/report tests/table tests/test_files.py tests/test_text.py
 AXE := 4.14.1
 # npm does not trust by itself what the system trusts.
 SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-images test test-browser browser-ready check docs docs-ready docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
+.PHONY: help install demo demo-images test test-browser test-lowest test-package browser-ready check docs docs-ready docs-links bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
 	bench-report bench-tables bench-train chaos clean
 
 help: ## Show this list
@@ -41,6 +43,22 @@ $(IMAGES)/.ready:
 
 test: install ## Run all tests, a file to a core (about 10 minutes on two)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-lowest: $(LOWEST)/.ready ## Run the tests that need no torch at the lowest versions that are declared (about 10 minutes)
+	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning $(CORE)
+
+# Old releases warn beside new ones of what they need themselves, so deprecations are no errors there.
+$(LOWEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	SSL_CERT_FILE=$${SSL_CERT_FILE-$(wildcard $(SYSTEM_CERTIFICATES))} $(LOWEST)/bin/uv pip compile --quiet \
+		--resolution lowest-direct --extra pandas --extra parquet --extra polars pyproject.toml --output-file $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(LOWEST)/lowest.txt -e . \
+		hypothesis pytest pytest-timeout
+	@touch $@
+
+test-package: install ## Build wheel and sdist, and try them as another user, elsewhere, without this environment (2 minutes)
+	PYTHON=$(PYTHON) tests/package.sh
 
 test-browser: $(BROWSER)/.ready ## Open report pages in Chromium: numbers, requests, accessibility (a minute)
 	$(BIN)/python -m pytest tests/browser -s
@@ -129,4 +147,4 @@ $(PEERS)/.ready-train: benchmarks/train/peers.txt constraints.txt
 	$(call install-peers,$<,$(filter torch==% accelerate==%,$(shell cat constraints.txt)))
 
 clean: ## Remove .venv, caches and outputs
-	rm -rf $(VENV) $(PEERS) $(BROWSER) $(IMAGES) docs/_build docs/reference/generated outputs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) $(PEERS) $(BROWSER) $(IMAGES) docs/_build docs/reference/generated outputs .mypy_cache .ruff_cache .import_linter_cache

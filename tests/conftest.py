@@ -2,67 +2,80 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.pop("PYTHONUNBUFFERED", None)  # what is printed has to keep its order without it
 
 import pytest
-import torch
 from hypothesis import settings
-from torch import nn
 
 from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, ParamCount
 from flops_fit.train import Trainer
 
-torch.set_num_threads(1)
 settings.register_profile("shared-machine", deadline=None)  # nothing timed is asserted
 settings.load_profile("shared-machine")
 
+# `make test-lowest` runs the tests that need no torch, where none is installed.
+_NEEDS_TORCH = re.compile(
+    r"^ *(import torch|from torch)|^from tests.conftest import .*\b(MLP|Blobs|cross_entropy)\b"
+    r"|\b(find_optimal|plan_sweep)\(|^from tests.(api|tune)\b",
+    re.M,
+)
+if importlib.util.find_spec("torch") is None:
+    _FILES = sorted(Path(__file__).parent.rglob("test_*.py"))
+    collect_ignore = [str(p) for p in _FILES if _NEEDS_TORCH.search(p.read_text("utf-8"))]
+else:
+    import torch
+    from torch import nn
 
-class MLP(nn.Module):
-    """16 → width → 4, without biases: N = 20·width and 6N − 2·16·width FLOPs a sample."""
+    torch.set_num_threads(1)
 
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        if width % 2:
-            raise ValueError(f"width must be even, got {width}")
-        self.up = nn.Linear(16, width, bias=False)
-        self.down = nn.Linear(width, 4, bias=False)
+    class MLP(nn.Module):
+        """16 → width → 4, without biases: N = 20·width and 6N − 2·16·width FLOPs a sample."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(torch.relu(self.up(x)))
+        def __init__(self, width: int = 8) -> None:
+            super().__init__()
+            if width % 2:
+                raise ValueError(f"width must be even, got {width}")
+            self.up = nn.Linear(16, width, bias=False)
+            self.down = nn.Linear(width, 4, bias=False)
 
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down(torch.relu(self.up(x)))
 
-@dataclass
-class Blobs(torch.utils.data.Dataset):
-    """Four clouds of points and which one each came of."""
+    @dataclass
+    class Blobs(torch.utils.data.Dataset):
+        """Four clouds of points and which one each came of."""
 
-    size: int = 4000
-    seed: int = 0
+        size: int = 4000
+        seed: int = 0
 
-    def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
-        self.y = torch.randint(4, (self.size,), generator=generator)
-        centres = torch.randn(4, 16, generator=torch.Generator().manual_seed(99))
-        self.x = centres[self.y] + torch.randn(self.size, 16, generator=generator)
+        def __post_init__(self) -> None:
+            generator = torch.Generator().manual_seed(self.seed)
+            self.y = torch.randint(4, (self.size,), generator=generator)
+            centres = torch.randn(4, 16, generator=torch.Generator().manual_seed(99))
+            self.x = centres[self.y] + torch.randn(self.size, 16, generator=generator)
 
-    def __len__(self) -> int:
-        return self.size
+        def __len__(self) -> int:
+            return self.size
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.x[i], self.y[i]
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.x[i], self.y[i]
 
-
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(logits, targets)
+    def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits, targets)
 
 
 @pytest.fixture
 def blobs() -> Blobs:
+    pytest.importorskip("torch")
     return Blobs()
 
 

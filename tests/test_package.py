@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +85,14 @@ def test_errors_are_drawn_in_their_docstring() -> None:
     for name in flops_fit.errors.__all__:
         assert name in flops_fit.errors.__doc__
         assert issubclass(getattr(flops_fit.errors, name), flops_fit.errors.FlopsFitError)
+
+
+def test_the_citation_and_the_workflows_are_of_this_version() -> None:
+    """What CI calls are targets of the Makefile."""
+    root = Path(__file__).parents[1]
+    assert f"\nversion: {flops_fit.__version__}\n" in (root / "CITATION.cff").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.M))
+    workflows = [path.read_text() for path in (root / ".github" / "workflows").glob("*.yml")]
+    calls = [line.split() for text in workflows for line in re.findall("make (.*) PYTHON", text)]
+    assert len(calls) >= 6
+    assert {target for call in calls for target in call} <= targets

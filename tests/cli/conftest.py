@@ -11,7 +11,6 @@ import pytest
 
 import flops_fit
 from flops_fit import reference
-from tests.conftest import MLP
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +28,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep, simulated."""
+    pytest.importorskip("torch")
+    from tests.conftest import MLP
+
     path = tmp_path_factory.mktemp("sweep") / "outputs"
     flops_fit.find_optimal(
         MLP,
