@@ -179,9 +179,14 @@ class Result:
     @cached_property
     def _report_data(self) -> ReportData:
         """What figures and page show, predicted and drawn once."""
+        models = {e.model.rpartition(".")[2] for e in self.plan.experiments}
+        dataset = getattr(getattr(self.plan.task, "data", None), "dataset", None)
+        data = "" if dataset is None else f" on {type(dataset).__name__}"
+        target = () if self.adaptive is None else (self.adaptive.target_compute,)
         return ReportData(
             self.fit,
-            predictions=tuple(self.predict(c) for c in self.plan.budgets),
+            predictions=tuple(self.predict(c) for c in (*self.plan.budgets, *target)),
+            title=f"Compute-optimal {', '.join(sorted(models))}{data}",
             diagnostics=self.diagnostics[len(self.fit.diagnostics) :],
             runs=self.runs,
             provenance={

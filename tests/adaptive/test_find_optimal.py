@@ -38,6 +38,7 @@ def test_a_mock_sweep_answers_within_its_budget_and_explains_every_step(tmp_path
     assert found.adaptive.spent < 0.4e18
     low, high = found.predict(TARGET).intervals["optimal_params"]
     assert (high / low) ** 0.5 - 1 <= 0.2
+    assert f"{TARGET:.3g} FLOPs" in found.summary().splitlines()[1]  # after that it is simulated
     assert found.steps[0].startswith("pilot: ")
     assert sum(line.startswith("next: ") for line in found.steps) >= 1
     assert len({e.id for e in found.plan.experiments}) == len(found.plan.experiments)

@@ -105,7 +105,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
         name: Report(fit, flops_fit.write_report(fit, folder / f"{name}.html"))
         for name, fit in fits.items()
     }
-    return made | {"counted": Report(result.fit, result.report(folder / "counted.html"))}
+    made["counted"] = Report(result.fit, result.report(folder / "counted.html"))
+    pair = fits["additive"], fits["draws"]
+    compared = flops_fit.report.write_comparison(*pair, folder / "compared.html")
+    return made | {"compared": Report(pair[0], compared)}
 
 
 @pytest.fixture(scope="session")

@@ -333,7 +333,7 @@ def test_a_table_is_copied_with_tabs(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["smooth", "lines", "counted"])
+@pytest.mark.parametrize("name", ["smooth", "lines", "counted", "compared"])
 def test_axe_finds_nothing_serious(opened: Open, name: str, scheme: str) -> None:
     page = opened(name, scheme=scheme).page
     page.evaluate(AXE.read_text())
@@ -346,10 +346,10 @@ def test_axe_finds_nothing_serious(opened: Open, name: str, scheme: str) -> None
     assert bad == []
 
 
-@pytest.mark.parametrize("name", ["linear", "lines", "counted"])
+@pytest.mark.parametrize("name", ["linear", "lines", "counted", "compared"])
 def test_nothing_is_wider_than_a_phone(opened: Open, name: str) -> None:
     page = opened(name, width=390).page
-    if name != "lines":
+    if name not in ("lines", "compared"):
         set_field(page, "use", 1e12)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import flops_fit
-from flops_fit import report
-from flops_fit.records import Excluded, Run
+from flops_fit import RunTable, report
+from flops_fit.records import Diagnostic, Excluded, Run
 from flops_fit.report.page import page
 from flops_fit.report.provenance import bibtex, methods, papers
 from flops_fit.store import write_runs
 from tests.conftest import make_experiment
+from tests.report.conftest import law_runs
 
 VOID = {"meta", "link", "input", "br"}
 
@@ -179,3 +180,48 @@ def test_a_law_without_a_surface_says_so_in_its_panel(lost: flops_fit.Fit) -> No
     text = page(report.ReportData(lost))
     assert "no intervals, and inference cannot be counted" in re.sub(r"\s+", " ", text)
     assert re.search(r'id="use"[^>]* disabled', text)
+
+
+def test_an_answer_not_to_be_trusted_is_no_order(lost: flops_fit.Fit) -> None:
+    text = page(report.ReportData(lost))
+    answer = text[text.index('id="answer"') : text.index('id="table"')]
+    assert "Do not train by this fit" in answer
+    assert "train about" not in answer
+    assert "With 10× the compute" not in answer
+
+
+def test_the_answer_has_two_sentences_its_curves_and_the_worst_two_findings(
+    sound: flops_fit.Fit,
+) -> None:
+    found = [
+        Diagnostic(f"x{i}", s, f"number {i}")
+        for i, s in enumerate(("warning", "ok", "critical", "warning"))
+    ]
+    text = page(report.ReportData(sound, diagnostics=found))
+    answer = text[text.index('id="answer"') : text.index("<details>")]
+    assert answer.count('<p class="answer') == 2
+    assert re.findall("number .", answer) == ["number 2", "number 0"]
+    assert "Loss against size at each budget" in text[: text.index('id="table"')]
+
+
+def test_ten_times_the_compute_is_read_off_the_table(sound: flops_fit.Fit) -> None:
+    text = page(report.ReportData(sound))
+    said = re.search(r"use ([\d.]+)× the parameters.*?as between 1e\+18 and 1e\+20", text)
+    assert said is not None
+    ends = [sound.predict(C).optimal_params for C in (1e18, 1e20)]
+    assert float(said[1]) == pytest.approx((ends[1] / ends[0]) ** 0.5, rel=0.02)
+
+
+def test_two_fits_are_compared_on_a_page(sound: flops_fit.Fit, tmp_path: Path) -> None:
+    better = replace(
+        RunTable.read(law_runs((1e18, 3e18, 1e19, 3e19, 1e20))), loss=sound.runs.loss - 0.1
+    )
+    other, names = flops_fit.fit_runs(better), ("<b>", "new")
+    at = flops_fit.compare(sound, other)
+    text = report.write_comparison(sound, other, tmp_path / "two.html", names=names).read_text()
+    assert "new needs less compute" in text
+    assert f"{at.compute_multiplier:.3g} (" in text
+    assert "<b>" not in re.sub(r"<li.*?</li>", "", text)
+    assert text.count("<svg") == 2
+    text = report.write_comparison(sound, sound, tmp_path / "same.html").read_text()
+    assert "The runs do not decide which needs less compute" in text

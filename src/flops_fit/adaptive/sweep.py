@@ -56,9 +56,9 @@ class AdaptiveResult:
     """What an adaptive sweep did and found; prints as its steps.
 
     ``runs`` are all, in the order they were made, and ``spent`` their FLOPs. ``half_width`` is half the
-    width of the 90 % ``interval`` of N* at the target, relative; ``reached``, whether that is as narrow
-    as required. ``check`` compares runs at the largest budgets with their predictions. ``misfit`` and
-    ``buys`` are as of :class:`Proposal`.
+    width of the 90 % ``interval`` of N* at ``target_compute``, relative; ``reached``, whether that is as
+    narrow as required. ``check`` compares runs at the largest budgets with their predictions. ``misfit``
+    and ``buys`` are as of :class:`Proposal`.
     """
 
     runs: RunTable
@@ -71,6 +71,7 @@ class AdaptiveResult:
     check: Check | None
     misfit: float
     buys: tuple[tuple[float, float], ...]
+    target_compute: float = 0.0
     batches: tuple[Candidates, ...] = field(default=(), repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -219,6 +220,7 @@ class _Sweep:
             check=check,
             misfit=posterior.amplitude,
             buys=bought,
+            target_compute=self.design.target_compute,
             batches=tuple(self.batches),
         )
 

@@ -118,6 +118,7 @@ def compare(
     level: Annotated[float, option("compare_level")] = 0.9,
     law: Form = "auto",
     column: Columns = None,
+    report: Annotated[Path | None, option("page")] = None,
     as_json: Json = False,
 ) -> Answer:
     """Say how much compute one recipe needs to reach the loss of another.
@@ -132,6 +133,12 @@ def compare(
     trust = f"First: {first}, trust: {baseline.trust}. Second: {second}, trust: {other.trust}."
     document = {**asdict(comparison), "first": str(first), "second": str(second)}
     findings = [f"  • {d}" for d in comparison.diagnostics]
+    if report is not None:
+        names = (
+            (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
+        )
+        flops_fit.report.write_comparison(baseline, other, report, at, level=level, names=names)
+        findings.append(f"Report: {report}")
     good = all(d.severity != "critical" for d in comparison.diagnostics)
     return Answer((text, trust, *findings), document, good)
 

@@ -5,6 +5,7 @@ by default those of a new figure, and returns their figure. :data:`FIGURES`
 lists them all, :func:`save_figures` writes them with their data.
 """
 
+from flops_fit.report.comparison import write_comparison
 from flops_fit.report.figures import (
     FIGURES,
     Drawn,
@@ -53,5 +54,5 @@ __all__ = [
     "draw_optimum", "draw_residual_map", "draw_residuals", "draw_rule", "draw_surface",
     "draw_training", "draw_trials", "draw_valley", "isoflop_data", "optimum_data", "residuals_data",
     "rule_data", "rule_table", "save_figures", "surface_data", "text_as_text", "training_data",
-    "trials_data", "valley_data", "write_report",
+    "trials_data", "valley_data", "write_comparison", "write_report",
 ]  # fmt: skip

@@ -102,12 +102,16 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     if data.run is not None and np.any(np.isfinite(data.run.low)):
         label = f"{100 * data.level:g} % interval of one run"
         for end, name in ((data.run.low, label), (data.run.high, None)):
-            ax.plot(path.compute, end, color=style.BLUE, lw=0.6, ls=(0, (1, 1.5)), label=name)
+            line = ax.plot(
+                path.compute, end, color=style.BLUE, lw=0.6, ls=(0, (1, 1.5)), label=name
+            )
+            style.tag(line, label)
     if np.any(np.isfinite(path.value)):
         x, y = path.compute, path.value
         within, beyond = x <= data.largest * (1 + 1e-9), x >= data.largest * (1 - 1e-9)
         ax.plot(x[within], y[within], color=style.BLUE, lw=1.2, label=data.source)
-        ax.plot(x[beyond], y[beyond], color=style.BLUE, lw=1.2, ls=(0, (3, 2)))
+        line = ax.plot(x[beyond], y[beyond], color=style.BLUE, lw=1.2, ls=(0, (3, 2)))
+        style.tag(line, data.source)
     for (kind, points), mark in zip(data.observed.items(), _MARKS, strict=False):
         face = style.INK if mark == "o" else "none"
         ax.plot(*points.T, mark, mfc=face, mec=style.INK, label=kind, ms=3, mew=0.6, zorder=3)

@@ -32,6 +32,8 @@ from flops_fit.tune.tuning import Tuning
 _DEVICE = "H100"  # that the panel starts with
 _PRICE = 2.0  # dollars an hour: an example to be typed over
 _TRUST = {"ok": "ok", "caution": "warning", "no": "critical"}  # as severities
+_BESIDE = "isoflop"  # the figure beside the answer
+_ANSWER_FINDINGS = 2  # beside the answer
 _SEVERITIES = ("critical", "warning", "note", "ok")
 
 
@@ -80,17 +82,22 @@ def write_page(data: ReportData, path: str | Path) -> Path:
 
 def page(m: ReportData) -> str:
     """The page as text: every section that has something to say, and links to them."""
-    rendered = [(s.name, html.escape(s.title), s.render(m)) for s in SECTIONS]
-    shown = [(name, title, text) for name, title, text in rendered if text]
+    sections = ((s.name, s.title, s.render(m)) for s in SECTIONS)
+    return document(m.title or "Compute-optimal training", sections)
+
+
+def document(title: str, sections: Iterable[tuple[str, str, str]]) -> str:
+    """A page of sections, each a name, a title and HTML; empty ones are left out."""
+    shown = [(name, html.escape(head), text) for name, head, text in sections if text]
     body = "".join(
         f'<section id="{name}" aria-labelledby="{name}-head">'
-        f'<h2 id="{name}-head">{title}</h2>{text}</section>'
-        for name, title, text in shown
+        f'<h2 id="{name}-head">{head}</h2>{text}</section>'
+        for name, head, text in shown
     )
     whole = Template(asset("page.html")).substitute(
-        title=html.escape(m.title or "Compute-optimal training"),
+        title=html.escape(title),
         style=_style(body),
-        links="".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown),
+        links="".join(f'<li><a href="#{name}">{head}</a></li>' for name, head, _ in shown),
         body=body,
         version=__version__,
         script=asset("law.js") + asset("figures.js") + asset("page.js"),
@@ -124,14 +131,21 @@ class Section:
 
 
 def answer(m: ReportData) -> str:
-    """The answer in words, and whether to rely on it."""
-    lead, *rest = table.answer_in_words(m.fit, m.answers[-1], m.findings).splitlines()
-    banner = ""
-    if SIMULATED in m.findings:
-        banner, lead, rest = paragraph(lead, "banner critical"), rest[0], rest[1:]
+    """The answer in two sentences with the worst two findings, beside the curves it rests on."""
+    lines = table.answer_in_words(m.fit, m.answers[-1], m.findings).splitlines()
+    banner = paragraph(lines.pop(0), "banner critical") if SIMULATED in m.findings else ""
+    said = [line for line in lines if not line.startswith("  •")]
     trust = verdict(m.fit, m.findings)
     badge = f'<p><span class="trust {_TRUST[trust]}">Trust in this answer: {trust}</span></p>'
-    return banner + paragraph(lead, "answer lead") + badge + paragraph("\n".join(rest), "answer")
+    problems = [d for d in _ordered(m.findings) if d.severity in ("critical", "warning")]
+    more = '<p><a href="#findings">All findings</a></p>' if len(problems) > _ANSWER_FINDINGS else ""
+    words = (
+        f"{paragraph(said[0], 'answer lead')}{badge}{paragraph(said[1], 'answer')}"
+        f"{_list(problems[:_ANSWER_FINDINGS]) if problems else ''}{more}<details><summary>More about "
+        f"this answer</summary>{paragraph(chr(10).join(said[2:]), 'answer')}</details>"
+    )
+    drawn = "".join(figure_html(d) for d in m.drawn if d.kind.name == _BESIDE)
+    return f'{banner}<div class="beside"><div>{words}</div>{drawn}</div>'
 
 
 _WORDS = tomllib.loads(asset("panel.toml"))
@@ -177,11 +191,12 @@ def figures(m: ReportData) -> str:
     ):
         sizes = f"N = {format_count(N)}, D = {format_count(D)} {runs.unit}"
         words.append(f"{label}\n{sizes}\nC = {C:.3g}, loss {loss:.4f}")
-    items = "".join(map(_figure, m.drawn))
+    items = "".join(figure_html(d) for d in m.drawn if d.kind.name != _BESIDE)
     return f'<div class="figures">{items}</div>{_json("run-words", words)}'
 
 
-def _figure(d: Drawn) -> str:
+def figure_html(d: Drawn) -> str:
+    """A figure with its title, caption and data."""
     title, caption = html.escape(d.kind.title), html.escape(d.kind.caption)
     svg = inline_svg(d.figure, d.kind.title, d.kind.caption)
     rows = _json(f"csv-{d.kind.name}", d.csv())
@@ -220,9 +235,9 @@ def law(m: ReportData) -> str:
     return paragraph(words)
 
 
-def findings(m: ReportData) -> str:
+def findings_list(found: Iterable[Diagnostic]) -> str:
     """Every finding with what to do next, the worst first; passed checks are folded away."""
-    ordered = sorted(m.findings, key=lambda d: _SEVERITIES.index(d.severity))
+    ordered = _ordered(found)
     problems = [d for d in ordered if d.severity != "ok"]
     passed = ordered[len(problems) :]
     text = _list(problems) if problems else paragraph("No problems were found with this fit.")
@@ -230,6 +245,10 @@ def findings(m: ReportData) -> str:
         word = "check" if len(passed) == 1 else "checks"
         text += f"<details><summary>{len(passed)} {word} passed</summary>{_list(passed)}</details>"
     return text
+
+
+def _ordered(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    return sorted(diagnostics, key=lambda d: _SEVERITIES.index(d.severity))
 
 
 def _list(diagnostics: Sequence[Diagnostic]) -> str:
@@ -251,7 +270,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("rule", "Learning rate and batch", rule),
     Section("law", "The law", law),
     Section("approaches", "Three approaches", lambda m: table.approaches(m.fit).html()),
-    Section("findings", "Findings", findings),
+    Section("findings", "Findings", lambda m: findings_list(m.findings)),
     Section("runs", "Runs", runs_table),
     Section("excluded", "Runs left out of the fit", excluded_list),
     Section("methods", "Methods", methods_section),

@@ -1,6 +1,7 @@
 """Tables and words of the answer, as Markdown for terminals and as HTML for page and notebook."""
 
 import html
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -120,16 +121,23 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     names = ("optimal_params", "optimal_tokens", "expected_loss")
     size, data, loss = ("" if p.intervals[n] is None else f" {_span(p, n)}" for n in names)
     expected = "no loss can be predicted"
+    diagnostics = list(diagnostics)
+    problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
+    trust = verdict(fit, problems)
+    order = trust != "no"
     if p.expected_loss == p.expected_loss:
-        expected = f"expect a held-out loss of {p.expected_loss:.3f}{loss}"
+        verb = "expect" if order else "it predicts"
+        expected = f"{verb} a held-out loss of {p.expected_loss:.3f}{loss}"
         if p.intervals["run_loss"] is not None:
             one_run = _span(p, "run_loss").strip("()")
             expected += f" in the mean of runs, and {one_run} of one run"
     N, D = format_count(p.optimal_params), format_count(p.optimal_tokens)
     lines = [
-        WORDS["lead"].format(p=p, N=N, D=D, size=size, data=data, expected=expected),
-        _training(fit, p),
-        _growth(fit),
+        WORDS["lead" if order else "not_determined"].format(
+            p=p, N=N, D=D, size=size, data=data, expected=expected
+        ),
+        _training(fit, p) if order else "",
+        _growth(fit) if order else "",
         f"{len(fit.runs)} runs were fitted; they scatter {100 * fit.residual_sd:.2g} % around the law.",
     ]
     if fit.isoflop.n_r2 is not None and fit.isoflop.d_r2 is not None:
@@ -138,10 +146,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     if spread is not None and spread[1] > spread[0]:
         low, high = map(format_count, spread)
         lines.append(WORDS["forms"].format(low=low, high=high))
-    diagnostics = list(diagnostics)
-    problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
     noted = [d for d in diagnostics if d.severity == "note" and d.code in _NOTED and d.action]
-    trust = verdict(fit, problems)
     about = "answer" if fit.trust != "no" and trust == "no" else "fit"
     fine = "Noted, and no reason for larger errors:"
     if not noted:
@@ -186,13 +191,16 @@ def verdict(fit: Fit, diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def _growth(fit: Fit) -> str:
-    a, b = next(((a.a, a.b) for a in fit.approaches[:2] if a.headline), (None, None))
-    if a is None or b is None:
-        try:
-            a, b = fit.exponents
-        except AttributeError:
-            return ""
-    return WORDS["growth"].format(params=10**a, units=10**b, unit=fit.runs.unit, a=a, b=b)
+    """What ten times the compute changes, from the optima at the smallest and largest budget."""
+    budgets = float(fit.runs.budget.min()), float(fit.runs.budget.max())
+    if budgets[1] < 2 * budgets[0]:
+        return ""
+    ends = [fit.predict(C) for C in budgets]
+    sizes = [[p.target_compute, p.optimal_params, p.optimal_tokens] for p in ends]
+    decades, more, longer = (math.log10(b / a) for a, b in zip(*sizes, strict=True))
+    a, b = more / decades, longer / decades
+    words = {"low": budgets[0], "high": budgets[1], "unit": fit.runs.unit, "a": a, "b": b}
+    return WORDS["growth"].format(params=10**a, units=10**b, **words)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""A page that compares two fits: who needs less compute for the same loss, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flops_fit.files import output_errors, write_output
+from flops_fit.fit.backtesting import Comparison, compare
+from flops_fit.fit.fit import Fit
+from flops_fit.report import style
+from flops_fit.report.figures import Drawn, FigureKind, ReportData
+from flops_fit.report.optima import OptimumCurve, optimal_path, optimum_data
+from flops_fit.report.page import document, figure_html, findings_list
+from flops_fit.report.style import Axes, Figure, Row
+from flops_fit.report.table import WORDS, TextTable, optima, paragraph
+
+_POINTS = 3  # budgets of the table of multipliers: each takes a second
+_FIGURES = {
+    "loss": (
+        "Loss over compute",
+        "The loss at the optimum of each, with intervals of the mean of runs.",
+    ),
+    "params": (
+        "Optimal parameters over compute",
+        "How large a model each would train, with intervals.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TwoCurves:
+    """N* or the loss over compute of two fits, by their names."""
+
+    curves: dict[str, OptimumCurve]
+
+    def rows(self) -> list[Row]:
+        """The rows of both, distinguished by ``fit``."""
+        return [{"fit": name, **row} for name, curve in self.curves.items() for row in curve.rows()]
+
+
+def draw_two(data: TwoCurves, ax: Axes | None = None) -> Figure:
+    """Both curves with their intervals and what was observed."""
+    ax = style.axes_of(ax, "compared")
+    looks = zip(data.curves.items(), (style.BLUE, style.VERMILLION), "os", strict=True)
+    for (name, curve), colour, mark in looks:
+        path, beyond = curve.path, curve.path.compute > curve.largest
+        x, y = path.compute[~beyond], path.value[~beyond]
+        band = ax.fill_between(
+            x, path.low[~beyond], path.high[~beyond], color=colour, alpha=0.2, lw=0
+        )
+        style.tag(band, name)
+        ax.plot(x, y, color=colour, lw=1.2, label=name)
+        for points in list(curve.observed.values())[:1]:
+            seen = ax.plot(*points.T, mark, color=colour, ms=3, mec="white", mew=0.3)
+            style.tag(seen, name)
+    style.log_axis(ax, "x", "Training compute C, FLOPs", style.exponents)
+    if next(iter(data.curves.values())).quantity == "loss":
+        ax.set_ylabel("Held-out loss at the optimum")
+    else:
+        style.log_axis(ax, "y", "Optimal parameters N*")
+    return style.finish(ax)
+
+
+def write_comparison(
+    first: Fit,
+    second: Fit,
+    path: str | Path,
+    compute: float | None = None,
+    *,
+    level: float = 0.9,
+    names: tuple[str, str] = ("the first", "the second"),
+) -> Path:
+    """Write what :func:`flops_fit.compare` finds as one page: verdict, multipliers, curves, findings.
+
+    ``names`` are what the page calls the two. Raises as ``compare``; OutputError if ``path`` cannot be
+    written.
+    """
+    path, fits = Path(path), dict(zip(names, (first, second), strict=True))
+    at = compare(first, second, compute, level=level)
+    lowest = max(float(fit.runs.budget.min()) for fit in fits.values())
+    budgets = np.geomspace(min(lowest, at.compute), at.compute, _POINTS)
+    along = [compare(first, second, float(C), level=level) for C in np.unique(budgets)[:-1]]
+    drawn = [_draw(fits, quantity, level) for quantity in _FIGURES]
+    text = document(
+        f"{names[0]} and {names[1]} compared",
+        (
+            ("answer", "Answer", _answer(at, fits)),
+            ("table", "Compute multiplier", _multipliers([*along, at], names).html()),
+            (
+                "figures",
+                "Figures",
+                f'<div class="figures">{"".join(map(figure_html, drawn))}</div>',
+            ),
+            (
+                "optima",
+                "Optima",
+                "".join(_optima(fit, name, at, level) for name, fit in fits.items()),
+            ),
+            ("findings", "Findings", findings_list(at.diagnostics)),
+        ),
+    )
+    with output_errors(path, "report"):
+        write_output(path, text)
+    return path
+
+
+def _answer(at: Comparison, fits: dict[str, Fit]) -> str:
+    one, other = fits
+    span, m = at.intervals["compute_multiplier"], at.compute_multiplier
+    sure = span is not None and (span[0] > 1 or span[1] < 1)
+    key = "undecided" if not sure else "less" if m < 1 else "more"
+    said = WORDS[f"compared_{key}"].format(
+        first=one, second=other, at=at, span="no interval" if span is None else _range(span)
+    )
+    trust = ", ".join(f"{name}: {fit.trust}" for name, fit in fits.items())
+    return paragraph(said, "answer lead") + paragraph(f"Trust in each fit: {trust}.", "answer")
+
+
+def _range(span: tuple[float, float]) -> str:
+    return f"{span[0]:.3g}–{span[1]:.3g}"
+
+
+def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextTable:
+    rows = [["C, FLOPs", "Multiplier", "Exponent of N*, first", "second", "Difference"]]
+    for c in comparisons:
+        spans = [c.intervals["compute_multiplier"], c.intervals["exponent_difference"]]
+        values = [f"{c.compute_multiplier:.3g}", f"{c.exponent_difference:+.3f}"]
+        m, gap = (
+            f"{value} ({_range(span) if span else 'none'})"
+            for value, span in zip(values, spans, strict=True)
+        )
+        rows.append([f"{c.compute:.3g}", m, *(f"{a:.3f}" for a in c.exponents), gap])
+    level = f"{100 * comparisons[0].level:g} %"
+    note = f"Compute of {names[1]} over C for the loss of {names[0]} at C. In brackets {level} intervals."
+    return TextTable("Compute multiplier", rows, note)
+
+
+def _optima(fit: Fit, name: str, at: Comparison, level: float) -> str:
+    return f"<h3>{paragraph(name)[3:-4]}</h3>{optima([fit.predict(at.compute, level)]).html()}"
+
+
+def _draw(fits: dict[str, Fit], quantity: str, level: float) -> Drawn:
+    paths = {name: optimal_path(fit, level) for name, fit in fits.items()}
+    curves = {name: optimum_data(fit, quantity, level, paths[name]) for name, fit in fits.items()}
+    data, figure = TwoCurves(curves), style.new_figure(quantity, layout=False)
+    draw_two(data, figure.add_subplot())
+    style.set_margins(figure)
+    nothing: Callable[[ReportData], None] = lambda _: None  # noqa: E731  # it was drawn already
+    return Drawn(FigureKind(quantity, *_FIGURES[quantity], nothing, draw_two), data, figure)
