@@ -49,6 +49,15 @@ def test_a_dict_goes_in_by_name_and_its_loss_comes_out_of_the_model() -> None:
     assert (float(total), int(count)) == (4.0, 4)
 
 
+def test_the_one_scalar_of_a_dict_is_its_loss_and_several_are_named() -> None:
+    one = {"logits": torch.ones(2, 4), "total": torch.tensor(2.0)}
+    batch = (torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64))
+    total, count = Objective()(lambda x: one, batch)
+    assert (float(total), int(count)) == (4.0, 2)
+    with pytest.raises(LossError, match="the scalars total, kl: if one optimizer trains their sum"):
+        Objective()(lambda x: {**one, "kl": torch.tensor(1.0)}, batch)
+
+
 def test_a_model_without_loss_and_no_loss_fn_is_told() -> None:
     with pytest.raises(LossError, match="carries no .loss"):
         Objective()(MLP(), (torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64)))

@@ -102,6 +102,11 @@ class Objective:
                     " Models of Hugging Face compute it where a batch has labels; this one has "
                     f"{', '.join(map(str, named))}."
                 )
+            if len(several := _scalars(output)) > 1:
+                hint = (
+                    f" It has the scalars {', '.join(map(str, several))}: if one optimizer trains their "
+                    "sum, return that as loss; models that train against each other are not supported."
+                )
             raise LossError(
                 "loss_fn: training needs a loss; got none, and the model's output "
                 f"({type(output).__name__}) carries no .loss, nor one scalar.{hint} Give loss_fn=(model "
@@ -233,13 +238,20 @@ class Objective:
 
 def _own_loss(output: Any) -> Any:
     """The loss that a model returns: ``.loss``, ``["loss"]``, or the one scalar tensor."""
-    if isinstance(output, Mapping):
-        return output.get("loss")
+    if isinstance(output, Mapping) and "loss" in output:
+        return output["loss"]
     if hasattr(output, "loss"):
         return output.loss
-    parts = output if isinstance(output, tuple | list) else [output]
-    scalars = [part for part in parts if hasattr(part, "backward") and part.dim() == 0]
-    return scalars[0] if len(scalars) == 1 else None
+    scalars = _scalars(output)
+    return next(iter(scalars.values())) if len(scalars) == 1 else None
+
+
+def _scalars(output: Any) -> dict[Any, Any]:
+    """The scalar tensors that a model returns, by name or place."""
+    parts = output if isinstance(output, Mapping) else None
+    if parts is None:
+        parts = dict(enumerate(output if isinstance(output, tuple | list) else [output]))
+    return {k: v for k, v in parts.items() if hasattr(v, "backward") and v.dim() == 0}
 
 
 def _misfit(function: Any, args: Any, kwargs: Any) -> str:

@@ -74,6 +74,24 @@ def named(**columns: Tensor) -> list[dict[str, Tensor]]:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+class Tempered(nn.Module):
+    """A loss that learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, out: Tensor, target: Tensor) -> Any:
+        return mse(out * self.temperature, target)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parameters_of_a_loss_that_no_optimizer_gets_are_told(frozen: bool) -> None:
+    made = plan(Plain, PAIRS, Tempered().requires_grad_(not frozen))
+    told = [d.message for d in made.diagnostics if d.code == "untrained_loss"]
+    assert told == [] if frozen else "loss_fn has parameters of its own (temperature)" in told[0]
+
+
 @pytest.mark.parametrize(
     ("model", "data", "loss", "says"),
     [

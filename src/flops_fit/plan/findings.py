@@ -19,7 +19,7 @@ from flops_fit.plan.designs import Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule
 from flops_fit.records import Diagnostic, Experiment, Findings, Severity, by_trunk, own_flops
-from flops_fit.text import format_count
+from flops_fit.text import format_count, listed
 
 FEWEST_STEPS = 500
 MOST_EPOCHS = 4.0
@@ -162,7 +162,12 @@ def code_findings(spec: ModelSpec, objective: Objective) -> list[Diagnostic]:
     """Code whose source cannot be read, so that its bytecode is compared."""
     used = (spec.factory, objective.loss_fn, objective.count_fn, objective.step_fn)
     unread = [reference(f) for f in used if f is not None and not has_source(f)]
-    return [in_words("no_source", names=", ".join(unread))] if unread else []
+    out = [in_words("no_source", names=", ".join(unread))] if unread else []
+    for name in ("loss_fn", "step_fn"):
+        weights: Any = getattr(getattr(objective, name), "named_parameters", tuple)()
+        if trained := [key for key, p in weights if p.requires_grad]:
+            out.append(in_words("untrained_loss", name=name, names=listed(trained, 3, ", ")))
+    return out
 
 
 def recipe_findings(recipe: Recipe, unit: str) -> list[Diagnostic]:
