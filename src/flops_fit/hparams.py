@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from flops_fit.errors import InputError, is_number
+from flops_fit.errors import InputError, check_choice, is_number
 
 Schedule = Literal["cosine", "wsd", "constant"]
 SCHEDULES = get_args(Schedule)
@@ -82,11 +82,7 @@ class HParams(Mapping[str, Any]):
             unset = name == "warmup_units" and value is None
             if not unset and not (is_number(value) and valid(value)):
                 raise InputError(f"hparams: expected {expected}; got {value!r}.")
-        if self.schedule not in SCHEDULES:
-            names = ", ".join(map(repr, SCHEDULES))
-            raise InputError(
-                f"hparams: expected schedule to be one of {names}; got {self.schedule!r}."
-            )
+        check_choice("schedule", self.schedule, SCHEDULES)
         share = self.warmup if self.warmup_units is None else 0.0
         if self.schedule == "wsd" and share + self.cooldown > 1:
             raise InputError(

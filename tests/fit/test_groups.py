@@ -175,5 +175,5 @@ def test_what_cannot_be_grouped_is_refused(
 
 
 def test_an_unknown_group_is_refused(grouped: GroupFit) -> None:
-    with pytest.raises(InputError, match="expected one of the groups"):
+    with pytest.raises(InputError, match="group: expected one of"):
         grouped["books"]

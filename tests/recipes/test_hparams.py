@@ -16,7 +16,7 @@ from tests.recipes._sizes import params
         ({"lr": -1.0}, "positive lr"),
         ({"lr": float("nan")}, "positive lr"),
         ({"warmup": 1.5}, "warmup"),
-        ({"schedule": "cosin"}, "schedule to be one of 'cosine', 'wsd', 'constant'"),
+        ({"schedule": "cosin"}, r"schedule: expected one of \['cosine', 'wsd', 'constant'\]"),
         ({"cooldown": 0}, "cooldown as a share"),
         ({"cooldown": 1.1}, "cooldown as a share"),
         ({"final": -0.1}, "final as a share of the peak"),

@@ -28,7 +28,7 @@ from typing import Any
 
 import flops_fit
 from flops_fit.cli.answer import number
-from flops_fit.errors import InputError, nearest_name, unknown_name
+from flops_fit.errors import InputError, check_choice, nearest_name, unknown_name
 from flops_fit.text import error_line
 
 _REFERENCE = re.compile(
@@ -382,8 +382,7 @@ def _built(key: str, table: Mapping[str, Any], find: _Find, folder: Path) -> Cal
     elif isinstance(params, Mapping):  # a key of TOML is a text
         values["params"] = {int(k) if k.isdigit() else k: v for k, v in params.items()}
     kind = values.pop("kind", None) if len(kinds) > 1 else key
-    if kind not in kinds:
-        raise InputError(f"{key}.kind: expected one of {', '.join(kinds)}; got {kind!r}.")
+    check_choice(f"{key}.kind", kind, kinds)
     known = list(inspect.signature(kinds[kind]).parameters)
     for name in values:
         if name not in known:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flops_fit.errors import InputError, MissingExtraError
+from flops_fit.errors import InputError, MissingExtraError, check_choice
 from flops_fit.lazy import import_extra
 
 Tokens = NDArray[np.unsignedinteger[Any]]
@@ -28,8 +28,7 @@ class _TokenWindows(Dataset[tuple[Tensor, Tensor]], ABC):
     unit = "tokens"
 
     def __init__(self, split: str = "train", seq_len: int = 64) -> None:
-        if split not in ("train", "validation"):
-            raise InputError(f"split must be 'train' or 'validation', got {split!r}.")
+        check_choice("split", split, ("train", "validation"))
         if seq_len < 1:
             raise InputError(f"seq_len must be at least 1, got {seq_len}.")
         self.split, self.seq_len = split, seq_len

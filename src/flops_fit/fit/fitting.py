@@ -7,7 +7,14 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import FitError, InputError, InputTypeError, TableError, is_number
+from flops_fit.errors import (
+    FitError,
+    InputError,
+    InputTypeError,
+    TableError,
+    check_choice,
+    is_number,
+)
 from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
 from flops_fit.fit.export import Question
@@ -352,8 +359,7 @@ def known_law(law: str | type[Law]) -> type[Law] | None:
         return law
     if not isinstance(law, str):
         raise InputTypeError(f"expected law as a name or a Law class; got {type(law).__name__}.")
-    if law != "auto" and law not in LAWS:
-        raise InputError(f"expected law='auto', one of {list(LAWS)} or a Law class; got {law!r}.")
+    check_choice("law", law, ("auto", *LAWS))
     return LAWS.get(law)
 
 
@@ -363,12 +369,10 @@ def check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:
         raise InputError(
             f"expected delta='mad' or a positive number (inf: least squares); got {delta!r}."
         )
-    if loss_space not in ("log", "linear"):
-        raise InputError(f"expected loss_space='log' or 'linear'; got {loss_space!r}.")
+    check_choice("loss_space", loss_space, ("log", "linear"))
     if window not in (None, "auto") and not (is_number(window, infinite=True) and window > 1):
         raise InputError(f"expected window='auto', None or a factor above 1; got {window!r}.")
-    if n not in ("total", "non_embedding"):
-        raise InputError(f"expected n='total' or 'non_embedding'; got {n!r}.")
+    check_choice("n", n, ("total", "non_embedding"))
 
 
 def with_covariates(table: RunTable, law: type[Law]) -> RunTable:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import InputError, TableError
+from flops_fit.errors import InputError, TableError, check_choice
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.misfit_mean import CONSTANTS, Belief, Known
 from flops_fit.fit.solver import Solution, finding
@@ -119,8 +119,7 @@ class GroupFit:
     diagnostics: tuple[Diagnostic, ...]
 
     def __getitem__(self, group: str) -> Fit:
-        if group not in self.fits:
-            raise InputError(f"expected one of the groups {list(self.fits)}; got {group!r}.")
+        check_choice("group", group, self.fits)
         return self.fits[group]
 
     def __iter__(self) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import InputError, InputTypeError, check_number
+from flops_fit.errors import InputError, InputTypeError, check_choice, check_number
 from flops_fit.fit.misfit import Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import Belief, MisfitPrior
 from flops_fit.fit.solver import Solution, one_blas_thread
@@ -90,8 +90,7 @@ def drawn_laws(solution: Solution, n: int, kind: str, seed: int) -> list[Law]:
     ``"case"`` draws runs (or clusters of them) with replacement, ``"wild"`` adds residuals/(1−h)
     times ±1 (Davidson & Flachaire 2008), ``"parametric"`` normal noise of the residuals' robust sd.
     """
-    if kind not in ("case", "wild", "parametric"):
-        raise InputError(f"expected kind='case', 'wild' or 'parametric'; got {kind!r}.")
+    check_choice("kind", kind, ("case", "wild", "parametric"))
     rng = np.random.default_rng(seed)
     points, shape = solution.points, (n, len(solution.points.z))
     weights, targets = np.broadcast_to(solution.weights, shape), np.broadcast_to(points.z, shape)

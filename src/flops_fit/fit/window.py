@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.errors import InputError, InputTypeError, TableError
+from flops_fit.errors import InputError, InputTypeError, TableError, check_choice
 from flops_fit.fit.generic import GenericSolver
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Evidence
@@ -41,11 +41,8 @@ _SPARE_RUNS = 3
 def run_weights(rule: Any, runs: RunTable, log: bool) -> Floats:
     """One weight a run, from ``"equal"``, ``"loss_se"`` or one number a run."""
     if isinstance(rule, str):
-        if rule == "equal":
-            return np.ones(len(runs))
-        if rule == "loss_se":
-            return _precision(runs, log)
-        raise InputError(f"expected weights='equal', 'loss_se' or numbers; got {rule!r}.")
+        check_choice("weights", rule, ("equal", "loss_se"))
+        return np.ones(len(runs)) if rule == "equal" else _precision(runs, log)
     try:
         given = np.asarray(rule, dtype=np.float64)
     except (TypeError, ValueError):

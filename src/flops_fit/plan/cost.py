@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flops_fit.errors import InputError, check_number, check_whole
+from flops_fit.errors import InputError, check_choice, check_number, check_whole
 from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.timing import Speed
@@ -230,8 +230,7 @@ class DesignCosts:
     def __getitem__(self, design: str) -> DesignCost:
         """The design of that name."""
         known = {row.design: row for row in self.designs}
-        if design not in known:
-            raise InputError(f"design: expected one of {list(known)}; got {design!r}.")
+        check_choice("design", design, known)
         return known[design]
 
     def __rich__(self) -> Any:

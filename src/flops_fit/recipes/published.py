@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputError, InputTypeError, check_number, nearest_name
+from flops_fit.errors import InputTypeError, check_choice, check_number
 from flops_fit.hparams import HParams
 from flops_fit.records import ParamCount
 
@@ -210,11 +210,7 @@ def named(name: Any, argument: str = "hparams") -> Recipe:
             f"{argument}: expected the name of a recipe, one of {sorted(RECIPES)}; "
             f"got {type(name).__name__}."
         )
-    if name not in RECIPES:
-        raise InputError(
-            f"{argument}: no recipe is called {name!r}; there are {sorted(RECIPES)}."
-            f"{nearest_name(name, RECIPES)}"
-        )
+    check_choice(argument, name, RECIPES)
     return RECIPES[name]
 
 
