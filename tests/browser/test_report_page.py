@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flops_fit import report
-from flops_fit.peaks import peak_by_short_name
+from flops_fit.plan.cost import peak_by_short_name
 from tests.browser.conftest import AXE, Opened, Report, read_row, set_field
 from tests.cli._typed import TYPED
 

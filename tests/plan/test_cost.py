@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from flops_fit import TrainingConfig, plan_sweep
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan import CostEstimate, Reading, Speed, StepTimes, SweepPlan
-from flops_fit.plan.cost import makespan
+from flops_fit.plan.cost import DEVICES, makespan, peak_by_short_name
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 BUDGETS = [1e8, 2e8, 4e8]

@@ -41,7 +41,9 @@ def test_a_function_and_fixed_values_are_recipes() -> None:
 
 
 def test_an_unknown_recipe_names_the_near_one() -> None:
-    with pytest.raises(InputError, match="expected one of .*; got 'defualt'.*Did you mean 'default'"):
+    with pytest.raises(
+        InputError, match="expected one of .*; got 'defualt'.*Did you mean 'default'"
+    ):
         resolve_recipe("defualt")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import flops_fit
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.peaks import PEAKS
+from flops_fit.plan.cost import PEAKS
 from flops_fit.train import Precision
 from flops_fit.train.config import device_peak, peak_of
 from flops_fit.train.monitor import Throughput

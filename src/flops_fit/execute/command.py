@@ -23,7 +23,7 @@ from flops_fit.errors import InputError, InputTypeError, TableError, check_choic
 from flops_fit.execute.executor import Report
 from flops_fit.execute.process import exit_words
 from flops_fit.fingerprint import digest
-from flops_fit.plan.template import Command, fill, planned_values
+from flops_fit.plan.export import Command, fill, planned_values
 from flops_fit.records import Experiment, Run, RunState
 from flops_fit.text import format_duration
 from flops_fit.trackers.tensorboard import read_tensorboard

@@ -17,7 +17,7 @@ from flops_fit.errors import InputError, InputTypeError, SweepError, check_numbe
 from flops_fit.fingerprint import fingerprint_any
 from flops_fit.laws.law import Law
 from flops_fit.records import Experiment, Run
-from flops_fit.reference.published import law as published_law
+from flops_fit.reference import law as published_law
 from flops_fit.text import error_line
 from flops_fit.train.trainer import Progress
 

@@ -1,14 +1,16 @@
-"""What runs cost before they are made: FLOPs, time and money; and the same budgets by each design."""
+"""What runs cost before they are made: FLOPs, time and money, here or by the data sheet of a device."""
 
 import heapq
 import math
+import re
+import tomllib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import InputError, check_choice, check_number, check_whole
-from flops_fit.peaks import DEVICES, peak_by_short_name
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, by_trunk, finite_json, own_flops
@@ -18,6 +20,41 @@ from flops_fit.text import format_duration, render, values_table
 ASSUMED_MFU = 0.3
 _PROCESS_SECONDS = 0.2  # to fork a worker and to end it, measured on two cores
 _POOL_SECONDS = 2.5  # before the first of them: a server process imports torch
+
+
+@dataclass(frozen=True)
+class Peak:
+    """FLOP/s of a device for dense matrix products, from its vendor's data sheet, in 1e12 by format.
+
+    ``None`` if it has none, or is not known. NVIDIA's data sheets from Ampere on show rates for sparse
+    matrices, twice those listed here. Rates are those with sums in 32 bits, as in torch: half of the others
+    for 16-bit numbers on GeForce cards. A name has to match as a whole: laptop, cut-down and partitioned
+    (MIG) devices are slower.
+    """
+
+    fp32: float | None = None
+    tf32: float | None = None
+    bf16: float | None = None
+    short: str = ""  # a name for people
+
+
+_TABLE = tomllib.loads(Path(__file__).with_name("peaks.toml").read_text(encoding="utf-8"))
+PEAKS = {pattern: Peak(**rates) for pattern, rates in _TABLE.items()}
+_MAKERS = re.compile(r"^(NVIDIA |Tesla |AMD )+")
+_BY_SHORT = {peak.short.lower(): peak for peak in PEAKS.values() if peak.short}
+DEVICES = tuple(peak.short for peak in PEAKS.values() if peak.short)
+
+
+def find_peak(name: str) -> Peak | None:
+    """The peak of a device by its whole name, as its driver gives it; ``None`` if not listed."""
+    plain = _MAKERS.sub("", name.strip())
+    return next((peak for p, peak in PEAKS.items() if re.fullmatch(p, plain)), None)
+
+
+def peak_by_short_name(name: str) -> Peak | None:
+    """The peak of a device by its short name, in any case, or by its whole name."""
+    plain = _MAKERS.sub("", name.strip()).lower()
+    return _BY_SHORT.get(plain) or find_peak(name)
 
 
 @dataclass(frozen=True)

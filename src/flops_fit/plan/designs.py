@@ -20,8 +20,8 @@ from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import OptimumOnly
 from flops_fit.model.spec import Size
-from flops_fit.reference.published import LAW_NAMES
-from flops_fit.reference.published import law as published_law
+from flops_fit.reference import LAW_NAMES
+from flops_fit.reference import law as published_law
 
 Sizes = Sequence[Size] | Mapping[float, Sequence[Size]]
 

@@ -15,8 +15,7 @@ from flops_fit.files import output_errors, write_output
 from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
-from flops_fit.peaks import DEVICES, peak_by_short_name
-from flops_fit.plan.cost import ASSUMED_MFU
+from flops_fit.plan.cost import ASSUMED_MFU, DEVICES, peak_by_short_name
 from flops_fit.records import SIMULATED, Diagnostic, Run, finite_json
 from flops_fit.report import table
 from flops_fit.report.figures import Drawn, ReportData

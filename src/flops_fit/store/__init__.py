@@ -20,8 +20,7 @@ A run is found by its id alone, so a changed plan keeps every run that it still 
 Files that are torn or foreign are renamed and reported, never deleted and never fitted.
 """
 
-from flops_fit.store.doctor import Examination, Finding, examine, recorded_runs, repair
-from flops_fit.store.exported import collect
+from flops_fit.store.doctor import Examination, Finding, collect, examine, recorded_runs, repair
 from flops_fit.store.read import (
     TrainingCurve,
     recorded_findings,

@@ -1,4 +1,6 @@
-"""Check that everything in a folder is complete and in its place; checking changes nothing."""
+"""Check that a folder is complete and in order, changing nothing; collect what exported runs left."""
+
+from __future__ import annotations
 
 import csv
 import re
@@ -10,29 +12,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flops_fit.errors import OutputError, TableError
-from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK
+from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK, LossFrom, Reader
 from flops_fit.files import is_temporary, output_errors, read_json
-from flops_fit.records import Experiment, Run
+from flops_fit.plan.export import HOW, planned_values
+from flops_fit.records import Experiment, Run, as_record
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
 from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep, set_aside
 from flops_fit.store.store import Store, links_out
 
 _ID = re.compile(r"[0-9a-f]{16}")
-_OURS = frozenset(
-    {
-        "run.json",
-        "attempt.json",
-        "lease.json",
-        "metrics.jsonl",
-        "checkpoint",
-        OUTPUT,
-        WORK,
-        EXIT_CODE,
-    }
-)  # in a run's folder
+_OURS = {
+    "run.json",
+    "attempt.json",
+    "lease.json",
+    "metrics.jsonl",
+    "checkpoint",
+}  # in a run's folder
+_OURS |= {OUTPUT, WORK, EXIT_CODE}
 _TEMPORARY_SECONDS = 60.0  # after which nobody is still writing a temporary file
 Grade = Literal["wrong", "leftover", "note"]
 
@@ -284,3 +283,43 @@ def _table(store: Store, plan: dict[str, Experiment], runs: dict[str, Run]) -> I
 
 def _inside(store: Store, path: Path) -> str:
     return path.relative_to(store.path).as_posix()
+
+
+def collect(folder: str | Path, loss: LossFrom = None) -> list[Run]:
+    """Record the runs of :meth:`SweepPlan.export` that have ended, and write them all to ``runs.csv``.
+
+    A run has ended once its ``exit_code`` is there, or without one its loss. ``loss`` is as for
+    :class:`CommandTask`, by default that of the export. The runs come in the order of the plan; those that
+    have not ended are missing. What is recorded stays as it is, so that it may be called at any time, and
+    ``run_sweep`` with the same folder makes what is missing. OutputError where it is no sweep's folder.
+    """
+    path = Path(folder)
+    plan, store = planned(path), Store.open(path)
+    how = path / HOW
+    if loss is None and how.exists():
+        loss = as_record(read_json(how), dict[str, Any], HOW).get("loss")
+    reader, runs = Reader(loss), []
+    for experiment in plan:
+        run = store.result(experiment.id)
+        if run is None:
+            run = _left(reader, experiment, store.run_dir(experiment.id))
+            run = run and store.publish(run, durable=False)
+        if run is not None:
+            runs.append(run)
+    if not plan:
+        raise OutputError(f"folder: {path} has no plan; expected that of an export or of a sweep.")
+    store.write_table(runs)
+    return runs
+
+
+def _left(reader: Reader, experiment: Experiment, folder: Path) -> Run | None:
+    """The run that a folder tells of; ``None`` where it has not ended."""
+    work, code = folder / WORK, folder / EXIT_CODE
+    known = code.read_text().strip() if code.exists() else ""
+    if not known and not work.exists():
+        return None
+    printed = folder / OUTPUT
+    output = printed.read_text(errors="replace") if printed.exists() else ""
+    values = {**planned_values(experiment), "run_dir": str(work)}
+    run = reader.run(experiment, int(known or 0), work, output if known else "", values)
+    return run if known or run.state != "failed" else None

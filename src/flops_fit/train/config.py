@@ -16,7 +16,7 @@ from flops_fit.errors import InputError, InputTypeError, check_number, check_who
 from flops_fit.fingerprint import fingerprint_code
 from flops_fit.lazy import torch
 from flops_fit.mup.parametrization import Mup, ParametrizationLike, resolve_mup
-from flops_fit.peaks import find_peak
+from flops_fit.plan.cost import find_peak
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment
 from flops_fit.trackers.tracker import Tracker, check_trackers
