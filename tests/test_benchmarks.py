@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from benchmarks import __main__ as every
 from benchmarks.calibration.methods import Span
 from benchmarks.calibration.scores import Score
 from benchmarks.calibration.sweeps import cuts, load, vertex
@@ -199,3 +200,29 @@ class FailingData:
 
     def __getitem__(self, index):
         return 1 / 0
+
+
+def test_a_goal_that_was_met_and_is_missed_fails_all_benchmarks(tmp_path, monkeypatch, capsys):
+    """What moved is told; what is missed as before is not."""
+    monkeypatch.setattr(every, "FOLDER", tmp_path)
+    monkeypatch.setattr(every, "RECORDED", tmp_path / "recorded.json")
+
+    def results(a: float, b: float) -> None:
+        goals = [at_most("a", a, 2.0).to_dict(), at_most("b", b, 2.0).to_dict()]
+        record = {"machine": {"cores": 2}, "quick": False, "part": {"tables": [], "goals": goals}}
+        (tmp_path / "fit.json").write_text(json.dumps(record))
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["benchmarks", "fit", "--read", *arguments])
+        return every.main(), capsys.readouterr().out
+
+    results(1.0, 3.0)
+    page = tmp_path / "page.md"
+    assert call("--record", "--page", str(page))[0] == 0
+    assert "| b | 3 | &lt;= 2 | **missed** |" in page.read_text()
+    results(1.5, 3.0)
+    status, told = call()
+    assert (status, "moved a: 1 -> 1.5" in told, "MISSED" in told) == (0, True, False)
+    results(2.5, 3.0)
+    status, told = call()
+    assert (status, "MISSED NOW a: 1 -> 2.5" in told) == (1, True)
