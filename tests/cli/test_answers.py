@@ -181,11 +181,15 @@ def test_runs_answer_with_intervals(capsys: Capsys, table: Path) -> None:
     assert reached["interval"][0] < reached["value"] < reached["interval"][1]
 
 
-def test_a_recipe_against_itself_needs_the_same_compute(capsys: Capsys, table: Path) -> None:
-    told = called(capsys, "compare", table, table, "--at", "1e21", "--json")
+def test_a_recipe_against_itself_needs_the_same_compute(
+    capsys: Capsys, table: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "compared.html"
+    told = called(capsys, "compare", table, table, "--at", "1e21", "--report", str(page), "--json")
     assert told.code == 0
     assert told.document["compute_multiplier"] == pytest.approx(1)
     assert told.document["compute"] == 1e21
+    assert "The runs do not decide which needs less compute" in page.read_text()
 
 
 def test_runs_to_make_fit_into_what_may_be_spent(

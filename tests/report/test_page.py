@@ -193,10 +193,8 @@ def test_an_answer_not_to_be_trusted_is_no_order(lost: flops_fit.Fit) -> None:
 def test_the_answer_has_two_sentences_its_curves_and_the_worst_two_findings(
     sound: flops_fit.Fit,
 ) -> None:
-    found = [
-        Diagnostic(f"x{i}", s, f"number {i}")
-        for i, s in enumerate(("warning", "ok", "critical", "warning"))
-    ]
+    graded = enumerate(("warning", "ok", "critical", "warning"))
+    found = [Diagnostic(f"x{i}", severity, f"number {i}") for i, severity in graded]
     text = page(report.ReportData(sound, diagnostics=found))
     answer = text[text.index('id="answer"') : text.index("<details>")]
     assert answer.count('<p class="answer') == 2
@@ -220,7 +218,7 @@ def test_two_fits_are_compared_on_a_page(sound: flops_fit.Fit, tmp_path: Path) -
     at = flops_fit.compare(sound, other)
     text = report.write_comparison(sound, other, tmp_path / "two.html", names=names).read_text()
     assert "new needs less compute" in text
-    assert f"{at.compute_multiplier:.3g} (" in text
+    assert f"{at.compute_multiplier:.3g} times (" in text
     assert "<b>" not in re.sub(r"<li.*?</li>", "", text)
     assert text.count("<svg") == 2
     text = report.write_comparison(sound, sound, tmp_path / "same.html").read_text()

@@ -79,6 +79,8 @@ def write_comparison(
     ``names`` are what the page calls the two. Raises as ``compare``; OutputError if ``path`` cannot be
     written.
     """
+    if names[0] == names[1]:
+        names = (f"{names[0]} (first)", f"{names[1]} (second)")
     path, fits = Path(path), dict(zip(names, (first, second), strict=True))
     at = compare(first, second, compute, level=level)
     lowest = max(float(fit.runs.budget.min()) for fit in fits.values())
