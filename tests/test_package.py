@@ -45,6 +45,16 @@ def test_fitting_a_table_needs_no_torch() -> None:
     assert run(code) == "True"
 
 
+def test_planning_known_sizes_needs_no_torch() -> None:
+    code = WITHOUT_TORCH + (
+        "import flops_fit\n"
+        "sizes = flops_fit.ModelSizes(lambda size: 12 * size**2)\n"
+        "task = flops_fit.CommandTask('train {size}')\n"
+        "print(len(flops_fit.plan_sweep(sizes, compute_budgets=[1e12], mode=task)))"
+    )
+    assert run(code) == "7"
+
+
 def test_planning_without_torch_names_the_extra() -> None:
     code = WITHOUT_TORCH + (
         "import flops_fit\n"

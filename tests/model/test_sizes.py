@@ -9,7 +9,6 @@ import pytest
 import flops_fit
 from flops_fit.errors import InputError, InputTypeError, ModelError
 from flops_fit.model.sizes import ModelSizes
-from tests.test_package import WITHOUT_TORCH, run
 
 BUDGETS = [1e13, 3e13]
 
@@ -74,16 +73,6 @@ def test_ids_depend_on_the_parameters_of_a_size_and_not_on_other_rows() -> None:
 
     assert ids({64: 1e5}) == ids({64: 1e5, 128: 4e5})
     assert ids({64: 1e5}) != ids({64: 1.001e5})
-
-
-def test_planning_known_sizes_needs_no_torch() -> None:
-    code = WITHOUT_TORCH + (
-        "import flops_fit\n"
-        "sizes = flops_fit.ModelSizes(lambda size: 12 * size**2)\n"
-        "task = flops_fit.CommandTask('train {size}')\n"
-        "print(len(flops_fit.plan_sweep(sizes, compute_budgets=[1e12], mode=task)))"
-    )
-    assert run(code) == "7"
 
 
 @pytest.mark.parametrize(
