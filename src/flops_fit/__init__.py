@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from flops_fit.store import collect
     from flops_fit.table import Curves, RunTable
     from flops_fit.trackers import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
-    from flops_fit.train import TrainingConfig
+    from flops_fit.train import HFCallback, TrainingConfig
     from flops_fit.tune import Tune
 
 __all__ = [
-    "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HParams",
+    "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HFCallback", "HParams",
     "Mock", "ModelSizes", "Mup", "ParamCount", "Prediction", "Rectangular", "Result", "Run",
     "RunTable", "SweepPlan", "Tapered", "TrackedRuns", "TrainingConfig", "Tune", "__version__",
     "collect", "compare", "coordinate_check", "errors", "examples", "find_optimal", "fit_runs",
@@ -54,7 +54,7 @@ _MODULES = {
     "table": ("Curves", "RunTable"),
     "trackers": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
     "mup": ("Mup",),
-    "train": ("TrainingConfig",),
+    "train": ("HFCallback", "TrainingConfig"),
     "tune": ("Tune",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

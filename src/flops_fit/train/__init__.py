@@ -1,7 +1,10 @@
 """Training: one Experiment in, one Run out."""
 
 from flops_fit.train.config import Precision, TrainingConfig
+from flops_fit.train.huggingface import HFCallback
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.trainer import Progress, Trainer
 
-__all__ = ["MakeOptimizer", "ParamGroups", "Precision", "Progress", "Trainer", "TrainingConfig"]
+__all__ = [
+    "HFCallback", "MakeOptimizer", "ParamGroups", "Precision", "Progress", "Trainer", "TrainingConfig",
+]  # fmt: skip
