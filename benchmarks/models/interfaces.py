@@ -157,6 +157,67 @@ def factory() -> dict[str, Any]:
     return {"model_cls": make, "dataset": labelled(), "loss_fn": F.cross_entropy}
 
 
+class Residual(nn.Module):
+    """An image model as timm writes them: paths dropped for each sample, a head of classes."""
+
+    def __init__(self, embed_dim: int, depth: int, num_classes: int, drop_path_rate: float) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, embed_dim), nn.Linear(embed_dim, num_classes)
+        self.blocks = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in range(depth))
+        self.rate = drop_path_rate
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.embed(x)
+        for block in self.blocks:
+            kept = x.new_empty(len(x), 1).bernoulli_(1 - self.rate) if self.training else 1.0
+            x = x + block(x) * kept
+        return self.head(x)
+
+
+def create_model(model_name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """A registry of names, whose defaults arguments replace."""
+    defaults = {"residual_tiny": {"depth": 2, "num_classes": 1000, "drop_path_rate": 0.0}}
+    return Residual(**{**defaults[model_name], **kwargs})
+
+
+@kind("a factory by name (timm)", lambda w: mlp_flops(8, w, w, w, 4))
+def registry() -> dict[str, Any]:
+    return {
+        "model_cls": create_model,
+        "model_size_param": "embed_dim",
+        "model_kwargs": {"model_name": "residual_tiny", "num_classes": 4, "drop_path_rate": 0.1},
+        "dataset": labelled(),
+        "loss_fn": nn.CrossEntropyLoss(label_smoothing=0.1),
+    }
+
+
+@kind("a dict of one loss", lambda w: mlp_flops(8, w, 4))
+def one_loss() -> dict[str, Any]:
+    class Model(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.net = mlp(width)
+
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            scores = self.net(x)
+            return {"scores": scores, "objective": F.cross_entropy(scores, y)}
+
+    return {"model_cls": Model, "dataset": labelled()}
+
+
+@kind("parameters of the loss", lambda w: mlp_flops(8, w, 4), told="untrained_loss")
+def tempered() -> dict[str, Any]:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, out: Tensor, y: Tensor) -> Tensor:
+            return F.cross_entropy(self.scale * out, y)
+
+    return {"model_cls": mlp, "dataset": labelled(), "loss_fn": Loss()}
+
+
 @kind(
     "two optimizers (GAN)",
     lambda w: 1e4,

@@ -25,6 +25,7 @@ SAMPLED = 0.03  # where samples differ, those of a run are not those of the whol
 _JUDGED = {
     "units_of_step", "units_of_batches", "whole_batch_loss", "loss_no_mean", "negative_loss",
     "lengths", "batch_norm", "repeated_data", "shifted_labels", "ignored_targets",
+    "untrained_loss",
 }  # fmt: skip
 _ALARMS = "experts|no formula|no known operation"
 
@@ -130,7 +131,7 @@ def faults(verdict: Verdict) -> Iterator[str]:
         ("units trained are {} of those planned", verdict.D, WITHIN),
         ("FLOPs of the run are {} of those planned", verdict.C, max(kind.within, WITHIN)),
         ("FLOPs planned are {} of those by hand", verdict.flops, max(kind.within, by_hand)),
-        ("units planned are {} of those by hand", verdict.units, by_hand),
+        ("units planned are {} of those by hand", verdict.units, max(kind.within, by_hand)),
     ):
         if not abs(ratio - 1) <= within:
             yield what.format(f"{ratio:.4f}")

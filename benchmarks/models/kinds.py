@@ -33,7 +33,7 @@ class Kind:
     refused: str = ""
     sizes: Sequence[Any] = SIZES
     batch: int = BATCH
-    within: float = 0.01  # of C, where a run draws its own FLOPs or samples
+    within: float = 0.01  # where a run draws its own FLOPs or samples
     says: str = ""  # a note that has to be there
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 from benchmarks.models.interfaces import Bigram, V, mlp, pairs, token_loss
@@ -168,17 +169,99 @@ def ema() -> dict[str, Any]:
     return {"model_cls": Model, "dataset": labelled(), "loss_fn": F.cross_entropy}
 
 
-@kind("a branch that looks at a value", lambda w: mlp_flops(8, w, w, 4))
-def branch() -> dict[str, Any]:
+class Three(nn.Module):
+    """Three layers; subclasses pass the middle one as they like."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, width), nn.Linear(width, width), nn.Linear(width, 4)
+
+
+class Blocks(nn.Module):
+    """As many equal blocks as there are classes, each left out in training with a probability."""
+
+    def __init__(self, width: int, dropped: float = 0.0) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(8, width), nn.Linear(width, 4)
+        self.blocks = nn.ModuleList(mlp(width, width, width) for _ in range(4))
+        self.dropped = dropped
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.dropout(self.inner(x), self.dropped, self.training)
+        for block in self.blocks:
+            if not self.training or torch.rand(()) >= self.dropped:
+                x = x + block(x)
+        return self.head(x)
+
+
+@kind("as many equal blocks as classes", lambda w: mlp_flops(8, w, 4) + 4 * 12 * w * w)
+def blocks() -> dict[str, Any]:
+    return {"model_cls": Blocks, "dataset": labelled(), "loss_fn": F.cross_entropy}
+
+
+@kind(
+    "blocks left out at random",
+    lambda w: mlp_flops(8, w, 4) + 0.8 * 4 * 12 * w * w,
+    within=0.05,
+    says="draws how much it computes",
+)
+def left_out() -> dict[str, Any]:
+    """2 % in the mean of 120 batches."""
+    given = {"model_cls": Blocks, "model_kwargs": {"dropped": 0.2}}
+    return {**given, "dataset": labelled(), "loss_fn": F.cross_entropy}
+
+
+@kind("BatchNorm that stays in evaluation", lambda w: mlp_flops(8, w, 4))
+def frozen_norm() -> dict[str, Any]:
     class Model(nn.Module):
         def __init__(self, width: int) -> None:
             super().__init__()
-            self.a, self.b, self.c = (
-                nn.Linear(8, width),
-                nn.Linear(width, width),
-                nn.Linear(width, 4),
+            self.net = nn.Sequential(
+                nn.Linear(8, width), nn.BatchNorm1d(width), nn.Linear(width, 4)
             )
 
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            self.net[1].eval()
+            return self
+
+        def forward(self, x: Tensor) -> Any:
+            return self.net(x)
+
+    return {"model_cls": Model, "dataset": labelled(), "loss_fn": F.cross_entropy}
+
+
+@kind("checkpointing in the model", lambda w: mlp_flops(8, w, w, 4))
+def recomputed() -> dict[str, Any]:
+    class Model(Three):
+        def forward(self, x: Tensor) -> Any:
+            return self.c(checkpoint(self.b, self.a(x), use_reentrant=False))
+
+    return {"model_cls": Model, "dataset": labelled(), "loss_fn": F.cross_entropy}
+
+
+@kind("LoRA on a frozen base", lambda w: 80 * w + 224)
+def lora() -> dict[str, Any]:
+    """Of rank 4: a frozen weight has no gradient of its own, and passes one on where it must."""
+
+    class Lora(nn.Module):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.base = nn.Linear(inputs, outputs).requires_grad_(False)
+            self.down, self.up = nn.Linear(inputs, 4, bias=False), nn.Linear(4, outputs, bias=False)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.base(x) + self.up(self.down(x))
+
+    def make(width: int) -> nn.Module:
+        return nn.Sequential(Lora(8, width), nn.ReLU(), Lora(width, 4))
+
+    return {"model_cls": make, "dataset": labelled(), "loss_fn": F.cross_entropy}
+
+
+@kind("a branch that looks at a value", lambda w: mlp_flops(8, w, w, 4))
+def branch() -> dict[str, Any]:
+    class Model(Three):
         def forward(self, x: Tensor) -> Any:
             h = self.a(x)
             if x.abs().max() > 100:
@@ -197,15 +280,7 @@ def branch() -> dict[str, Any]:
 def loops() -> dict[str, Any]:
     """Three to five passes of a layer, drawn for each batch: 2 % in the mean of 120 of them."""
 
-    class Model(nn.Module):
-        def __init__(self, width: int) -> None:
-            super().__init__()
-            self.a, self.b, self.c = (
-                nn.Linear(8, width),
-                nn.Linear(width, width),
-                nn.Linear(width, 4),
-            )
-
+    class Model(Three):
         def forward(self, x: Tensor) -> Any:
             h = self.a(x)
             for _ in range(int(torch.randint(3, 6, ()))):

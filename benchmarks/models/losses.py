@@ -47,6 +47,37 @@ def clip() -> dict[str, Any]:
 
 
 @kind(
+    "images and captions (open_clip)",
+    lambda w: mlp_flops(8, w, 16) + 6 * w * 16 + 6 * 16 * 8,
+    told="whole_batch_loss",
+)
+def captions() -> dict[str, Any]:
+    """A dict of features and their scale, the loss outside; words of a caption are no targets."""
+
+    class Clip(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.image = mlp(width, 8, 16)
+            self.table, self.text = nn.Embedding(V, width), nn.Linear(width, 16)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+        def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+            features = self.image(image), self.text(self.table(text).mean(1))
+            first, second = (F.normalize(f, dim=-1) for f in features)
+            scale = self.logit_scale.exp()
+            return {"image_features": first, "text_features": second, "logit_scale": scale}
+
+    def step(model: Any, batch: Any) -> tuple[Tensor, int]:
+        out = model(*batch)
+        logits = out["logit_scale"] * out["image_features"] @ out["text_features"].T
+        own = torch.arange(len(logits))
+        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        return loss * len(logits), len(logits)
+
+    return {"model_cls": Clip, "dataset": TensorDataset(points(), words()), "step_fn": step}
+
+
+@kind(
     "views within a batch (SimCLR)",
     lambda w: 2 * mlp_flops(8, w, 16) + 6 * 16 * 32,
     told="whole_batch_loss",
