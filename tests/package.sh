@@ -15,13 +15,14 @@ rm -rf dist
 pip "$work/tools" build
 "$work/tools/bin/python" -m build --outdir dist . > "$work/build.log" 2>&1 || { tail -20 "$work/build.log"; exit 1; }
 
-as_other() { "$@"; }
 if [ "$(id -u)" = 0 ] && command -v setpriv > /dev/null; then
 	as_other() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
-elif sudo -n true 2> /dev/null; then
-	as_other() { sudo -n -u nobody "$@"; }
 else
-	echo "as this user: another one needs root"
+	as_other() { sudo -n -u nobody "$@"; }
+fi
+if ! as_other "${PYTHON:-python3.11}" -c "" 2> /dev/null; then
+	echo "As this user, since it is not root or another user cannot run its Python: give PYTHON=/usr/bin/python3"
+	as_other() { "$@"; }
 fi
 # $1: a folder with bin/; the rest: a command in it.
 run() { (cd "$place/fixed" && as_other env -i HOME="$place/home" PATH="$1/bin:/usr/bin:/bin" LANG=C "${more[@]}" "${@:2}"); }

@@ -157,7 +157,10 @@ def is_number(value: object, infinite: bool = False) -> TypeGuard[float]:
     """Whether a value is a real number, finite unless ``infinite``; bool and NaN are none."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
-    return math.isfinite(value) or (infinite and not math.isnan(value))
+    try:
+        return math.isfinite(value) or (infinite and not math.isnan(value))
+    except OverflowError:  # a whole number beyond 1e308
+        return False
 
 
 def check_whole(name: str, value: object, at_least: int | None = 1, expected: str = "") -> int:

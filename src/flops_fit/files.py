@@ -203,6 +203,10 @@ def output_errors(path: Path, argument: str = "output_dir") -> Iterator[None]:
         raise
     except OSError as error:
         raise unwritable(path, error, argument) from error
+    except ValueError as error:
+        if "\0" not in str(path):
+            raise
+        raise OutputError(f"{argument}: expected a path; {str(path)!r} has a NUL.") from error
 
 
 def unwritable(path: Path, error: OSError, argument: str = "output_dir") -> OutputError:

@@ -288,3 +288,18 @@ def test_groups_of_a_table_are_answered_one_by_one(capsys: Capsys, tmp_path: Pat
     refused = called(capsys, "fit", path, "--group", "corpus", "--report", tmp_path / "page.html")
     assert refused.code == 2
     assert "no --report with --group" in refused.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fit"], ["predict", "1e9"], ["report"], ["doctor"], ["export", "x.csv"], ["init"], ["plan"]],
+)
+def test_a_path_that_no_system_takes_is_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """File systems take 255 bytes a name; asking for such a file is an error, too."""
+    told = called(capsys, words[0], "x" * 300, *words[1:])
+    assert told.code in (1, 2)
+    assert "xxx" in told.err
+    assert "OSError" not in told.err
+    assert len(told.err.splitlines()) == 1

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from flops_fit import reference
-from flops_fit.errors import FitError, InputTypeError, MissingExtraError, TableError
+from flops_fit.errors import FitError, InputError, InputTypeError, MissingExtraError, TableError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.table_checks import mixed_loss_units
 from flops_fit.laws import Hoffmann, Kappa
@@ -375,3 +375,20 @@ def test_the_command_answers_a_bad_table_in_one_line(tmp_path: Path, name: str) 
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_numbers_beyond_all_measure_are_refused_in_words() -> None:
+    """Neither NumPy's errors nor its warnings come of them."""
+    fit = fit_runs(reference.runs("llama3_2024"))
+    law = reference.law("hoffmann2022")
+    for ask in (
+        lambda: fit.predict(10**400),
+        lambda: fit.compute_for(1e300),
+        lambda: law.compute_for(1e300),
+        lambda: law.optimal(10**400),
+        lambda: fit.loss_at(-1, 1e9),
+        lambda: fit.optimal_for_inference(2.8, 1e300),
+        lambda: law.optimal_for_inference(2.8, 10**400),
+    ):
+        with pytest.raises(InputError, match="expected"):
+            ask()

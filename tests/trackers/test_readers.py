@@ -334,3 +334,8 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(util, "find_spec", lambda *_: None)
     with pytest.raises(MissingExtraError, match=r"flops-fit\[tensorboard\]"):
         read_tensorboard(tmp_path)
+
+
+def test_no_run_of_wandb_is_refused_where_it_is_read() -> None:
+    with pytest.raises(TableError, match="at least one run of W&B"):
+        read_wandb([])

@@ -112,7 +112,7 @@ Csv = Annotated[Path | None, option("csv", "--csv")]
 
 def read_runs(source: Path) -> list[flops_fit.Run] | None:
     """The recorded runs of a sweep's folder; ``None`` for a table."""
-    if not source.is_dir():
+    if not os.path.isdir(source):
         return None
     runs = flops_fit.store.recorded_runs(source)
     if not runs:
@@ -124,7 +124,7 @@ def read_fit(
     source: Path, law: str, columns: Sequence[str] | None, curves: Path | None = None
 ) -> flops_fit.Fit:
     """The fit of a table, or of what a sweep has recorded; one answer for a sweep and its runs.csv."""
-    folder = source if source.is_dir() else source.parent
+    folder = source if os.path.isdir(source) else source.parent
     table = flops_fit.RunTable.read(read_runs(source) or source, column_names(columns))
     flops = flops_fit.store.recorded_flops(folder, table)
     return flops_fit.fit_runs(table, law, curves=curves, flops_per_unit=flops)
@@ -132,9 +132,9 @@ def read_fit(
 
 def plan_findings(source: Path) -> list[flops_fit.Diagnostic]:
     """What was found about the plan of a sweep, from its folder or its runs.csv."""
-    if not source.is_dir() and source.name != "runs.csv":
+    if not os.path.isdir(source) and source.name != "runs.csv":
         return []
-    return flops_fit.store.recorded_findings(source if source.is_dir() else source.parent)
+    return flops_fit.store.recorded_findings(source if os.path.isdir(source) else source.parent)
 
 
 def column_names(columns: Sequence[str] | None, flag: str = "--column") -> dict[str, str]:

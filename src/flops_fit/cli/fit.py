@@ -3,6 +3,7 @@
 from __future__ import annotations  # evaluated, they would import what --help does without
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -97,7 +98,7 @@ def report(
     """Write the answer with its figures and findings as one HTML page."""
     fitted = answer.read_fit(runs, law, column, curves)
     predictions, words, findings = _answers(fitted, predict, runs)
-    path = output or (runs / "report.html" if runs.is_dir() else Path("report.html"))
+    path = output or (runs / "report.html" if os.path.isdir(runs) else Path("report.html"))
     sweep = answer.read_runs(runs) or ()
     flops_fit.write_report(
         fitted, path, predictions=predictions, diagnostics=findings, runs=sweep,

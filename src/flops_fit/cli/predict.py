@@ -3,6 +3,7 @@
 from __future__ import annotations  # evaluated, they would import what --help does without
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def predict(
 ) -> Answer:
     """Predict model size, data and loss for a compute budget, or the compute for a loss."""
     words = words or []
-    named = bool(words) and (not words[0][:1].isdigit() or Path(words[0]).exists())
+    named = bool(words) and (not words[0][:1].isdigit() or os.path.exists(words[0]))
     source = Path(words[0]) if named and answer.number(words[0]) is None else None
     targets = [answer.flops_number(word) for word in words[source is not None :]]
     caps = {"max_params": max_params, "max_tokens": max_tokens}

@@ -91,7 +91,7 @@ def init(folder: Annotated[Path, argument("directory")] = Path(), as_json: Json 
 
     Three files: sweep.toml, model.py and data.py. Nothing is overwritten.
     """
-    if taken := [name for name in FILES if (folder / name).exists()]:
+    if taken := [name for name in FILES if os.path.exists(folder / name)]:
         raise InputError(
             f"init: expected a folder without {', '.join(FILES)}; {folder / taken[0]} already exists. "
             "Nothing was written: choose another folder."

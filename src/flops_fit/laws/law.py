@@ -146,7 +146,10 @@ class Law(ABC):
         bound = optimum.least_size(lambda n: self.loss(n, _UNITS_PER_PARAM * n), np.asarray(goal))
         size = max(float(bound), 1.0)
         start = float(optimum.positive_per_unit(flops, np.asarray(size))) * _UNITS_PER_PARAM * size
-        return float(np.exp(log_compute(self, goal, flops, start, math.log(_LARGEST_SIZE))))
+        compute = float(np.exp(log_compute(self, goal, flops, start, math.log(_LARGEST_SIZE))))
+        if not compute > 0:
+            raise InputError(f"expected a loss that takes training to reach; got {loss!r}.")
+        return compute
 
     def reaches(self, loss: float) -> bool:
         """Whether 1e40 parameters or fewer reach ``loss`` on any data."""
@@ -226,7 +229,9 @@ class Law(ABC):
         flops, own = as_flops(flops_per_unit), inference_flops_per_unit
         inference = None if own is None else as_flops(own)
         goal = float(finite(loss, "a loss"))
-        demand = check_number("inference_tokens", inference_tokens, at_least=0)
+        demand = check_number(
+            "inference_tokens", inference_tokens, at_least=0, at_most=_LARGEST_SIZE
+        )
         if not self.reaches(goal):
             raise InputError(f"expected a loss within reach; no size reaches {goal:.6g}.")
 

@@ -35,6 +35,8 @@ def finite(values: ArrayLike, what: str, above: float = -np.inf, words: str = "f
         out = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
+    except OverflowError:  # a whole number beyond 1e308
+        out = np.asarray(np.inf)
     if not np.all(np.isfinite(out) & (out > above)):
         raise InputError(f"expected {what} to be {words}; got {values!r}.")
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 import time
@@ -148,7 +149,7 @@ def planned(folder: Path) -> list[Experiment]:
 
 def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
     marker = store.path / "sweep.json"
-    if not marker.exists():
+    if not os.path.exists(marker):
         raise OutputError(
             f"output_dir: {store.path} has no sweep.json. Expected the folder of a sweep: check the path."
         )

@@ -1,5 +1,6 @@
 """TensorBoard: write event files, and read runs from them."""
 
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -127,7 +128,8 @@ def read_tensorboard(
     """
     tracker.needs("tensorboard", "tensorboard", "read_tensorboard")
     root = Path(folder)
-    folders = sorted({path.parent for path in root.rglob("*tfevents*") if path.is_file()})
+    events = root.rglob("*tfevents*") if os.path.isdir(root) else ()
+    folders = sorted({path.parent for path in events if path.is_file()})
     if not folders:
         raise TableError(
             f"expected event files of TensorBoard, named *tfevents*, below {root}; there are none."

@@ -6,7 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
-from flops_fit.errors import InputError, InputTypeError, check_choice
+from flops_fit.errors import InputError, InputTypeError, TableError, check_choice
 from flops_fit.records import Experiment, Run
 from flops_fit.trackers import tracker
 from flops_fit.trackers.tracker import Add, Service, TrackedRun, TrackedRuns, flat
@@ -175,6 +175,8 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
         name = str(run.name or run.id)
         id = str(getattr(run, "id", "") or len(read) + 1)
         read.append((id, TrackedRun(name, str(run.state or ""), config, last, points)))
+    if not read:
+        raise TableError("expected at least one run of W&B; there is none. Look at its filters.")
     note = "Histories are samples, as history() gives them: the last point may be missing."
     return tracker.tracked_runs(read, "W&B's runs", complete, add, (note,) if sampled else ())
 
