@@ -197,17 +197,30 @@ def test_every_target_is_one_of_the_tests() -> None:
     assert set(TARGETS) == {*OPTIONS, "hydra"}
 
 
-def test_results_without_an_exit_code_count_where_there_is_a_loss(
+def test_results_without_an_exit_code_count_where_a_file_is_written_at_once(
     plan: flops_fit.SweepPlan, tmp_path: Path
 ) -> None:
-    """As of a tool that starts commands by itself; without a loss a run has not ended."""
+    """As of a tool that starts commands by itself. What grows may be that of a run under way."""
     plan.export("hydra", tmp_path / "h", "dim={size}")
-    for e, text in zip(plan.experiments, ('{"eval_loss": 2.5}', '{"step": 1}'), strict=False):
+    texts = {"result.json": '{"eval_loss": 2.5}', "metrics.jsonl": '{"loss": 3}', "x": ""}
+    for e, (name, text) in zip(plan.experiments, texts.items(), strict=True):
         work = tmp_path / "h" / "runs" / e.id / "work"
         work.mkdir(parents=True)
-        (work / "metrics.jsonl").write_text(text)
+        (work / name).write_text(text)
+    (work.parent / "exit_code").write_text("1 torn")
     (run,) = flops_fit.collect(tmp_path / "h")
     assert (run.state, run.loss) == ("completed", 2.5)
+    assert flops_fit.collect(tmp_path / "h", "re:(.*)") == [run]
+
+
+def test_a_folder_of_someone_else_reads_nothing_outside_of_its_runs(
+    plan: flops_fit.SweepPlan, tmp_path: Path
+) -> None:
+    plan.export("bash", tmp_path / "b", "train {size}")
+    for loss in ("/etc/passwd:root", "../../../secret.json:key"):
+        (tmp_path / "b" / "command.json").write_text(json.dumps({"loss": loss}))
+        with pytest.raises(InputError, match="in the folders of runs"):
+            flops_fit.collect(tmp_path / "b")
 
 
 def test_the_best_run_is_written_as_it_would_be_planned(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def tune_sweep(
     """
     tuning_options = resolve_tune(tune)
     plan.require_planner("tune_sweep")
-    if not isinstance(plan.task, Trainer):
+    if not isinstance(plan.task, Trainer | CommandTask):
         raise InputError(
             "tune_sweep: expected a plan that can be trained; this one was made without a data set, or "
             'in mode="mock". Give dataset= and loss_fn= to plan_sweep.'

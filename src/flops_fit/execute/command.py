@@ -77,16 +77,19 @@ class Reader:
             check_choice("exit_codes", state, get_args(RunState)[2:])
 
     def run(
-        self, e: Experiment, code: int, run_dir: Path, output: str, values: Mapping[str, Any]
+        self, e: Experiment, code: int, run_dir: Path, output: str | None, values: Mapping[str, Any]
     ) -> Run:
-        """The run of a command that has ended, with what it has written and printed."""
+        """The run of a command, with what it has written and printed.
+
+        Without ``output`` it is not known to have ended: files that grow tell nothing then.
+        """
         reported: dict[str, float] = {}
         missing = ""
         try:
             reported = self.reported(run_dir, output, values)
         except Exception as error:  # the user's function, or a file that is no such file
             missing = str(error)
-        lines = [line.rstrip() for line in output.splitlines() if line.strip()]
+        lines = [line.rstrip() for line in (output or "").splitlines() if line.strip()]
         state, reason = self._state(code, reported.get("loss"), lines)
         if state != "completed" or not reported:
             if state == "completed":
@@ -123,9 +126,15 @@ class Reader:
             return "preempted", how
         return ("failed", how) if code else ("completed", "")
 
-    def reported(self, run_dir: Path, output: str, values: Mapping[str, Any]) -> dict[str, float]:
+    def reported(
+        self, run_dir: Path, output: str | None, values: Mapping[str, Any]
+    ) -> dict[str, float]:
         """The loss, and what else is reported with it: tokens, params, flops, loss_se, train_loss."""
         where = self.loss
+        other = callable(where) or (where or "").startswith(("re:", "tensorboard:"))
+        ended, output = output is not None, output or ""
+        if other and not ended:
+            raise TableError("loss: the run has not ended.")
         if callable(where):
             record = where(run_dir, output)
             return _named(record if isinstance(record, Mapping) else {"loss": record}, "")
@@ -141,7 +150,8 @@ class Reader:
                 raise TableError(f"loss: no scalar {tag!r} is in the event files below {run_dir}.")
             return _named(max(points, key=lambda point: point["step"]), tag)
         name, _, key = fill(where or "", values, "loss").partition(":")
-        for file in [name] if name else FILES:
+        files = [name] if name else FILES
+        for file in files if ended else [f for f in files if f.endswith(".json")]:
             paths = [run_dir / file]
             if not paths[0].is_file() and not Path(file).is_absolute():
                 paths = sorted(run_dir.glob(file), key=lambda path: path.stat().st_mtime)
@@ -150,8 +160,10 @@ class Reader:
                 for record in reversed(records):
                     if record.get(wanted) not in (None, ""):
                         return _named(record, wanted)
-        files, keys = name or ", ".join(FILES), key or ", ".join(LOSSES)
-        raise TableError(f"loss: there is no {keys} in {files} of {run_dir}. {_EXPECTED}.")
+        keys = key or ", ".join(LOSSES)
+        raise TableError(
+            f"loss: there is no {keys} in {', '.join(files)} of {run_dir}. {_EXPECTED}."
+        )
 
 
 def _named(record: Mapping[str, Any], loss: str) -> dict[str, float]:
@@ -179,6 +191,15 @@ def _records(path: Path) -> list[Mapping[str, Any]]:
             read = json.loads(line)
             found += read if isinstance(read, list) else [read]
     return [record for record in found if isinstance(record, Mapping)]
+
+
+def printed(path: Path, after: int = 0) -> str:
+    """The end of what was printed to a file, beyond its first bytes."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(after, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+        return file.read().decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -291,9 +312,7 @@ class CommandTask:
                     self._stop(process)
             if interruption.signal and process.returncode:
                 end_by(interruption.signal)
-        with log.open("rb") as printed:
-            printed.seek(max(before, printed.seek(0, os.SEEK_END) - _MOST_BYTES))
-            output = printed.read().decode(errors="replace")
+        output = printed(log, before)
         run = self._reader.run(experiment, process.returncode, run_dir, output, values)
         if late and process.returncode:
             reason = f"it took longer than {format_duration(self.timeout or 0)} and was stopped"

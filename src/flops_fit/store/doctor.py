@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from flops_fit.errors import OutputError, TableError
-from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK, LossFrom, Reader
+from flops_fit.errors import InputError, OutputError, TableError
+from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK, LossFrom, Reader, printed
 from flops_fit.files import is_temporary, output_errors, read_json
 from flops_fit.plan.export import HOW, planned_values
 from flops_fit.records import Experiment, Run, as_record
@@ -289,20 +289,24 @@ def _inside(store: Store, path: Path) -> str:
 def collect(folder: str | Path, loss: LossFrom = None) -> list[Run]:
     """Record the runs of :meth:`SweepPlan.export` that have ended, and write them all to ``runs.csv``.
 
-    A run has ended once its ``exit_code`` is there, or without one its loss. ``loss`` is as for
-    :class:`CommandTask`, by default that of the export. The runs come in the order of the plan; those that
-    have not ended are missing. What is recorded stays as it is, so that it may be called at any time, and
-    ``run_sweep`` with the same folder makes what is missing. OutputError where it is no sweep's folder.
+    A run has ended once its ``exit_code`` is there, or without one a loss in a file ``.json``. ``loss`` is
+    as for :class:`CommandTask`, by default that of the export. The runs come in the order of the plan; those
+    that have not ended are missing. What is recorded stays as it is, so that it may be called at any time,
+    and ``run_sweep`` with the same folder makes what is missing. OutputError where it is no sweep's folder,
+    InputError where that of someone else names a loss outside of it.
     """
     path = Path(folder)
     plan, store = planned(path), Store.open(path)
     how = path / HOW
     if loss is None and how.exists():
-        loss = as_record(read_json(how), dict[str, Any], HOW).get("loss")
+        loss = as_record(read_json(how), dict[str, str | None], HOW).get("loss")
+        file = Path("" if (loss or "").startswith(("re:", "tensorboard:")) else loss or "")
+        if file.is_absolute() or ".." in file.parts:
+            raise InputError(f"{how}: expected a loss in the folders of runs; got {loss!r}.")
     reader, runs = Reader(loss), []
     for experiment in plan:
         run = store.result(experiment.id)
-        if run is None:
+        if run is None and store.holder(experiment) is None:
             run = _left(reader, experiment, store.run_dir(experiment.id))
             run = run and store.publish(run, durable=False)
         if run is not None:
@@ -316,11 +320,11 @@ def collect(folder: str | Path, loss: LossFrom = None) -> list[Run]:
 def _left(reader: Reader, experiment: Experiment, folder: Path) -> Run | None:
     """The run that a folder tells of; ``None`` where it has not ended."""
     work, code = folder / WORK, folder / EXIT_CODE
-    known = code.read_text().strip() if code.exists() else ""
-    if not known and not work.exists():
+    known = printed(code).strip()
+    ended = known.isdigit()  # or it is torn
+    if not ended and not work.exists():
         return None
-    printed = folder / OUTPUT
-    output = printed.read_text(errors="replace") if printed.exists() else ""
     values = {**planned_values(experiment), "run_dir": str(work)}
-    run = reader.run(experiment, int(known or 0), work, output if known else "", values)
-    return run if known or run.state != "failed" else None
+    output = printed(folder / OUTPUT) if ended else None
+    run = reader.run(experiment, int(known) if ended else 0, work, output, values)
+    return run if ended or run.state != "failed" else None
