@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flops_fit import Result
 from flops_fit.cli import sweep_commands
 from flops_fit.cli.answer import read_fit
+from flops_fit.cli.program import as_text
 from flops_fit.examples import VisionTransformer, fashion_sweep, vit_loss_fn
 from tests.cli._calls import called
 
@@ -38,10 +39,11 @@ def test_the_demo_on_images_trains_checks_itself_and_says_how_far_to_trust_it(
 ) -> None:
     """Unique images are counted, and the answer is the same from the folder and from runs.csv."""
     monkeypatch.setattr(Result, "plot", lambda self, show=True: [])
-    monkeypatch.setattr(Result, "report", lambda self, path=None: path)
+    results: list[Result] = []
+    monkeypatch.setattr(Result, "report", lambda self: results.append(self))
     sizes = {c: [4, 6, 8] for c in (3e7, 6e7, 1.2e8)}
-    result = sweep_commands.run_demo(tmp_path, 1, fashion_sweep(folder, sizes) | {"repeats": 1})
-    told = capfd.readouterr().out
+    answer = sweep_commands.run_demo(tmp_path, 1, fashion_sweep(folder, sizes) | {"repeats": 1})
+    told, (result,) = capfd.readouterr().out + as_text(answer.shown), results
     assert "A vision transformer" in told
     assert "3 budgets, 9 runs" in told
     assert f"Trust: {result.fit.trust}" in told

@@ -340,42 +340,29 @@ def demo(
     """Train a sweep of small models on real text or images, and answer; minutes on two cores."""
     images = images or data_dir is not None
     folder = output_dir or Path("outputs/demo-images" if images else "outputs/demo")
-    result = run_demo(
-        folder, workers, flops_fit.examples.fashion_sweep(data_dir) if images else None
-    )
-    check = flops_fit.fit.backtest(result.runs).held_out[-1]
-    predictions = [result.predict(c).to_dict() for c in result.plan.budgets]
-    document = {"fit": result.fit.to_dict(), "predictions": predictions}
-    return Answer((), {**document, "held_out": asdict(check), "output_dir": str(folder)})
+    return run_demo(folder, workers, flops_fit.examples.fashion_sweep(data_dir) if images else None)
 
 
-def run_demo(
-    output_dir: Path, workers: int = 2, images: dict[str, Any] | None = None
-) -> flops_fit.Result:
-    """Train the sweep, print its answer, and check it against its own largest budget."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+def run_demo(output_dir: Path, workers: int = 2, images: dict[str, Any] | None = None) -> Answer:
+    """Train the sweep, and check its answer against its own largest budget."""
     started = time.monotonic()
     sweep = images or demo_sweep(SIZES)
-    sizes, repeats = sweep["sizes"], sweep.get("repeats", 1)
-    about = _DEMO["images" if images else "text"]
-    runs = repeats * sum(map(len, sizes.values()))
-    console.print(f"{about}: {len(sizes)} budgets, {runs} runs, {workers} at a time.\n")
-    result = flops_fit.find_optimal(
-        **sweep,
-        executor=flops_fit.execute.PoolExecutor(workers=workers, threads=1),
-        output_dir=output_dir,
-    )
+    sizes, about = sweep["sizes"], _DEMO["images" if images else "text"]
+    runs = sweep.get("repeats", 1) * sum(map(len, sizes.values()))
+    typer.echo(f"{about}: {len(sizes)} budgets, {runs} runs, {workers} at a time.\n")
+    pool = flops_fit.execute.PoolExecutor(workers=workers, threads=1)
+    result = flops_fit.find_optimal(**sweep, executor=pool, output_dir=output_dir)
     assert isinstance(result, flops_fit.Result)
-    console.print(f"\n{result}\n")
-    console.print(held_out_check(flops_fit.fit.backtest(result.runs).held_out[-1], len(sizes) - 1))
+    check = flops_fit.fit.backtest(result.runs).held_out[-1]
     result.plot(show=False)
-    console.print(
-        f"\nFigures: {output_dir / 'plots'}\nReport:  {result.report()}\n"
+    paths = (
+        f"Figures: {output_dir / 'plots'}\nReport:  {result.report()}\n"
         f"Runs:    {output_dir / 'runs.csv'}\nTook {format_duration(time.monotonic() - started)}."
     )
-    return result
+    predictions = [result.predict(c).to_dict() for c in result.plan.budgets]
+    document = {"fit": result.fit.to_dict(), "predictions": predictions, "held_out": asdict(check)}
+    shown = ("", str(result), "", held_out_check(check, len(sizes) - 1), "", paths)
+    return Answer(shown, {**document, "output_dir": str(output_dir)})
 
 
 def demo_sweep(sizes: dict[float, list[int]]) -> dict[str, Any]:
