@@ -25,11 +25,7 @@ _FORMULA = re.compile(
 _RENAMES = 20  # attempts to replace a file that is being read, where the system forbids it
 _RENAME_SECONDS = 0.05
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-# The second line is of schema 1.
-_TEMPORARY = re.compile(
-    r"\..+\.[0-9a-f]{32}\.tmp|\..*lease(\.json)?\.\w+"
-    r"|\.(run|sweep|fit)\.json\.\d+|\.runs\.csv\.\d+|\.writable-\d+"
-)
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\..*lease(\.json)?\.\w+")
 
 
 def temporary_beside(path: Path) -> Path:

@@ -272,21 +272,17 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :meth:`from_dict` reads them back."""
-        lists = {"spikes": [list(spike) for spike in self.spikes], "notes": list(self.notes)}
-        return {**asdict(self), **lists, "experiment": self.experiment.to_dict()}
+        return {**asdict(self), "experiment": self.experiment.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
         """Read what :meth:`to_dict` wrote."""
         record = as_record(values, dict[str, Any], "a run's record")
         experiment = Experiment.from_dict(record.get("experiment", {}))
-        run = as_record(
-            {**record, "experiment": experiment}, cls, f"the record of run {experiment.id}"
-        )
+        what = f"the record of run {experiment.id}"
+        run = as_record({**record, "experiment": experiment}, cls, what)
         if run.state == "completed" and run.loss is None:
-            raise TableError(
-                f"the record of run {experiment.id} was edited: it completed without a loss."
-            )
+            raise TableError(f"{what} was edited: it completed without a loss.")
         return run
 
 

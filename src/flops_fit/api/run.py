@@ -16,10 +16,10 @@ from flops_fit.files import read_json, write_json
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.model.spec import Size
 from flops_fit.plan.designs import Adaptive
+from flops_fit.plan.io import FINAL
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Experiment, Run, as_record
 from flops_fit.result import Result
-from flops_fit.store.read import FINAL
 from flops_fit.store.store import Store
 from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer

@@ -187,7 +187,7 @@ def _row(e: Experiment, own: float, speed: Speed | None) -> dict[str, Any]:
     return row | {f"hparams.{name}": value for name, value in e.hparams.to_dict().items()}
 
 
-_FINAL = frozenset({"completed", "diverged"})  # states that a sweep does not run again
+FINAL = frozenset({"completed", "diverged"})  # other states may end otherwise next time
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def diff(
                 f"diff: expected runs, or the output_dir of a sweep; got {type(run).__name__}."
             )
     planned = {e.id for e in experiments}
-    final = {r.experiment.id: r for r in runs if r.state in _FINAL}
+    final = {r.experiment.id: r for r in runs if r.state in FINAL}
     return PlanDiff(
         finished=tuple(final[e.id] for e in experiments if e.id in final),
         missing=tuple(e for e in experiments if e.id not in final),

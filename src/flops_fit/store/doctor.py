@@ -19,9 +19,10 @@ from flops_fit.errors import InputError, OutputError, TableError
 from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK, LossFrom, Reader, printed
 from flops_fit.files import is_temporary, output_errors, read_json
 from flops_fit.plan.export import HOW, planned_values
+from flops_fit.plan.io import FINAL
 from flops_fit.records import Experiment, Run, as_record
 from flops_fit.store.lease import LeaseHeldError, living_holder, take_lease
-from flops_fit.store.read import FINAL, SCHEMA, migrated, read_run, read_sweep, set_aside
+from flops_fit.store.read import read_run, read_sweep, set_aside
 from flops_fit.store.store import Store, links_out
 
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -153,14 +154,8 @@ def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
         raise OutputError(
             f"output_dir: {store.path} has no sweep.json. Expected the folder of a sweep: check the path."
         )
-    raw = read_sweep(store.path)
-    content = migrated(raw, marker)
-    findings = []
-    if raw["schema"] != SCHEMA:
-        old = f"schema {raw['schema']}; the next sweep here makes it {SCHEMA}"
-        findings.append(Finding("note", "sweep.json", old))
-    plan = {}
-    for values in content.get("experiments", ()):
+    plan, findings = {}, []
+    for values in read_sweep(store.path).get("experiments", ()):
         try:
             experiment = Experiment.from_dict(values)
             plan[experiment.id] = experiment

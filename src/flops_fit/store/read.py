@@ -15,49 +15,41 @@ from flops_fit.errors import InputError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, read_json, write_output
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
 from flops_fit.lazy import import_extra
-from flops_fit.plan.io import SWEEP_FORMAT, SWEEP_SCHEMA
+from flops_fit.plan.io import FINAL, SWEEP_FORMAT, SWEEP_SCHEMA
 from flops_fit.records import SAID_BY_FIT, Diagnostic, Run, as_record, canonical_json
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import anonymous
 
-FORMAT, SCHEMA = SWEEP_FORMAT, SWEEP_SCHEMA
-FINAL = frozenset({"completed", "diverged"})  # other states may end otherwise next time
-
-
-def migrated(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """``sweep.json`` or a run's record in the present schema; records of schema 1 do not name it."""
-    schema = content.get("schema", None if path.name == "sweep.json" else 1)
-    if isinstance(schema, bool) or schema not in (1, SCHEMA):
-        raise OutputError(
-            f"output_dir: {path} has schema {schema!r}; this version reads {[1, SCHEMA]}. Use the "
-            "version that wrote it, or another output_dir."
-        )
-    return {**content, "schema": SCHEMA}  # 2 changed how records are published, not what they hold
-
 
 def read_run(path: Path, experiment_id: str) -> Run:
-    """The record at ``path``, of any state and schema; TableError where it is torn or foreign."""
+    """The result at ``path``; TableError where it is torn, foreign, or none."""
     content = as_record(read_json(path), dict[str, Any], "a run's record")
-    try:
-        run = Run.from_dict(migrated(content, path))
-    except OutputError as error:
-        raise TableError(str(error)) from error
+    if content.get("schema") != SWEEP_SCHEMA:
+        raise TableError(f"it has schema {content.get('schema')!r}, not {SWEEP_SCHEMA}")
+    run = Run.from_dict(content)
     if run.experiment.id != experiment_id:
         raise TableError(f"it records run {run.experiment.id}")
+    if run.state not in FINAL:
+        raise TableError(f"it records no result: {run.state}")
     return run
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """``sweep.json`` as it is; OutputError where it is not of flops-fit."""
+    """``sweep.json``; OutputError where it is not of flops-fit, or of another schema."""
     marker = folder / "sweep.json"
     try:
         content = read_json(marker)
     except TableError:
         content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != SWEEP_FORMAT:
         raise OutputError(
             f"output_dir: {marker} is not a record of flops-fit. Expected an empty or new folder, "
             "or that of an earlier sweep: choose another output_dir."
+        )
+    if (schema := content.get("schema")) != SWEEP_SCHEMA:
+        raise OutputError(
+            f"output_dir: {marker} has schema {schema!r}; this version reads {SWEEP_SCHEMA}. Use the "
+            "version that wrote it, or another output_dir."
         )
     return content
 

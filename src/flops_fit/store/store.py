@@ -21,7 +21,7 @@ from flops_fit.execute.command import OUTPUT, WORK
 from flops_fit.execute.executor import Report, Task, attempt
 from flops_fit.execute.process import in_worker
 from flops_fit.files import output_errors, read_json, unwritable, write_atomic, write_new
-from flops_fit.plan.io import sweep_record
+from flops_fit.plan.io import FINAL, SWEEP_FORMAT, SWEEP_SCHEMA, sweep_record
 from flops_fit.records import Diagnostic, Experiment, Run, as_record
 from flops_fit.store import read
 from flops_fit.store.lease import Holder, Lease, LeaseHeldError, living_holder, take_lease
@@ -85,10 +85,8 @@ class Store:
         probe = self.path / f".writable.{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
-        if not write_new(marker, json.dumps({"format": read.FORMAT, "schema": read.SCHEMA})):
-            content = read.read_sweep(self.path)
-            if (new := read.migrated(content, marker)) != content:
-                write_atomic(marker, json.dumps(new, indent=1))
+        if not write_new(marker, json.dumps({"format": SWEEP_FORMAT, "schema": SWEEP_SCHEMA})):
+            read.read_sweep(self.path)
 
     def _set_runs_aside(self) -> None:
         if holders := list(self.holders().items()):
@@ -137,20 +135,22 @@ class Store:
         directory = self.run_dir(run.experiment.id)
         with output_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        if run.state not in read.FINAL:
-            attempt = {"schema": read.SCHEMA, "token": uuid.uuid4().hex, "call": call, "lost": lost}
+        if run.state not in FINAL:
+            attempt = {
+                "schema": SWEEP_SCHEMA,
+                "token": uuid.uuid4().hex,
+                "call": call,
+                "lost": lost,
+            }
             content = json.dumps({**attempt, "run": run.to_dict()}, indent=1)
             self._write(directory / "attempt.json", content)
             return run
         path = directory / "run.json"
-        content = json.dumps({"schema": read.SCHEMA, **run.to_dict()}, indent=1)
+        content = json.dumps({"schema": SWEEP_SCHEMA, **run.to_dict()}, indent=1)
         with output_errors(directory):
             while not write_new(path, content, durable=durable):
                 if (earlier := self.result(run.experiment.id)) is not None:
                     return earlier
-                with suppress(FileNotFoundError):  # schema 1 kept attempts here, too
-                    if read.read_run(path, run.experiment.id).state not in read.FINAL:
-                        path.replace(directory / "attempt.json")
         (directory / "attempt.json").unlink(missing_ok=True)
         shutil.rmtree(directory / "checkpoint", ignore_errors=True)
         return run
@@ -163,7 +163,7 @@ class Store:
         self, experiments: Iterable[Experiment], ended: Mapping[str, Run], trunk: str = ""
     ) -> None:
         """Remove the snapshots that no missing run needs, of one ``trunk`` or of all, if none works there."""
-        final = {i for i, run in ended.items() if run.state in read.FINAL}
+        final = {i for i, run in ended.items() if run.state in FINAL}
         missing = [e for e in experiments if e.id not in final]
         for name in left_trunks(self.trunks):
             if trunk in ("", name):
@@ -188,7 +188,7 @@ class Store:
         """The run of this id, if on record and final; a torn or foreign record is renamed and noted."""
         path = self.runs / experiment_id / "run.json"
         try:
-            run = read.read_run(path, experiment_id)
+            return read.read_run(path, experiment_id)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -201,7 +201,6 @@ class Store:
                     f"renamed to {aside.name} and the run is made again."
                 )
             return None
-        return run if run.state in read.FINAL else None
 
     def attempt(self, experiment_id: str) -> Attempt | None:
         """The last attempt without a result; None where there is none, or it is torn."""
