@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 import msgspec
 import numpy as np
@@ -308,15 +308,20 @@ def _digest(experiment: Experiment, names: Iterable[str], hparams: Mapping[str, 
 
 
 def as_record(values: Any, kind: type[T], what: str) -> T:
-    """Plain values as a dataclass, each of the type of its field; TableError where one is not."""
+    """Plain values as a dataclass, each of the type of its field; TableError where one is not.
+
+    Lists are arrays of floats where the field is an array.
+    """
     try:
-        return msgspec.convert(values, kind, dec_hook=_refused)
+        return msgspec.convert(values, kind, dec_hook=_array)
     except (msgspec.ValidationError, RecursionError) as error:
         raise TableError(f"{what} is torn or was edited: {error}.") from error
 
 
-def _refused(kind: type, value: Any) -> Any:
-    raise TypeError(f"expected no {kind.__name__} in a file")
+def _array(kind: Any, value: Any) -> Any:
+    if get_origin(kind) is not np.ndarray:
+        raise TypeError(f"expected no {kind.__name__} in a file")
+    return np.array(value, dtype=np.float64)
 
 
 def canonical_json(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from base64 import b64encode
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict, fl
 from flops_fit.laws import LAWS
 from flops_fit.laws.kappa import KappaFamily
 from flops_fit.laws.law import Law, as_flops
-from flops_fit.records import SIMULATED, Diagnostic, Excluded, finite_json
+from flops_fit.records import SIMULATED, as_record, finite_json
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, format_count
 
@@ -227,7 +227,6 @@ def fit_card(fit: Fit) -> str:
     return card(f"{fit.law.formula} · trust: {fit.trust}", rows, notes)
 
 
-_LATER = ("mup",)  # what tables of earlier versions lack
 _SAME_WITHIN = 1e-6  # relative, of the constants of a fit that is made again
 
 
@@ -252,12 +251,7 @@ class Question:
             options[name] = "inf" if plain is not None and plain == math.inf else plain
             if not isinstance(plain, str | int | float | list | tuple | dict | None):
                 raise InputError(f"expected a fit without {name}= to save: that is not saved.")
-        table = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in vars(self.table).items()
-        }
-        for name in ("excluded", "findings"):
-            table[name] = [vars(item) for item in table[name]]
+        table = finite_json(vars(self.table))
         return {"version": __version__, "law": self.law, "table": table, "options": options}
 
 
@@ -287,9 +281,8 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
         if options["flops_per_unit"] is not None:
             options["flops_per_unit"] = flops_from_dict(options["flops_per_unit"])
         if isinstance(prior := options["hparams"], dict):
-            pairs: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in prior.items()}
-            options["hparams"] = ValleyPrior(**pairs)
-        table = _run_table(made_of["table"])
+            options["hparams"] = as_record(prior, ValleyPrior, "its prior")
+        table = as_record(made_of["table"], RunTable, "its table")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(
             f"{path}: expected a fit that Fit.save() or a sweep wrote; it cannot be read "
@@ -309,20 +302,3 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
             stacklevel=2,
         )
     return fit
-
-
-def _run_table(values: dict[str, Any]) -> RunTable:
-    read: dict[str, Any] = {}
-    for f in (f for f in fields(RunTable) if f.name in values or f.name not in _LATER):
-        value = values[f.name]
-        if str(f.type).startswith("Floats") and value is not None:
-            value = np.array(value, dtype=np.float64)
-        elif f.name == "texts":
-            value = {name: tuple(cells) for name, cells in value.items()}
-        elif isinstance(value, list):
-            kind: Any = {"excluded": Excluded, "findings": Diagnostic}.get(f.name)
-            value = tuple(
-                kind(**v) if kind else tuple(v) if isinstance(v, list) else v for v in value
-            )
-        read[f.name] = value
-    return RunTable(**read)
