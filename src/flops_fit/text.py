@@ -71,15 +71,16 @@ def spell_out() -> None:
             stream.reconfigure(errors="flops-fit")
 
 
-def format_count(value: float) -> str:
-    """A count with a suffix: 12,345,678 is ``12.3M``."""
+def format_count(value: float, zeros: bool = False) -> str:
+    """A count with a suffix: 12,345,678 is ``12.3M``; with ``zeros``, 12,000,000 is ``12.0M``."""
     if value != value:
         return "–"
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if limit <= value < 1e15:
             scaled = value / limit
-            return f"{scaled:.3g}{suffix}" if scaled < 999.5 else f"{scaled:.0f}{suffix}"
-    return f"{value:.3g}"
+            shown = f"{scaled:#.3g}".rstrip(".") if zeros else f"{scaled:.3g}"
+            return f"{shown if scaled < 999.5 else f'{scaled:.0f}'}{suffix}"
+    return f"{value:#.3g}".rstrip(".") if zeros and 1e-3 <= value < 1e3 else f"{value:.3g}"
 
 
 def format_percent(half: float) -> str:

@@ -271,7 +271,8 @@ def draw_surface(data: Surface, ax: Axes | None = None) -> Figure:
         contours = [np.asarray(p.vertices, np.float64) for p in lines.get_paths()]
         places = _label_places(ax, contours, [*runs, *path]) or False
         digits = max(len(f"{v:.9g}".partition(".")[2]) for v in data.levels)
-        ax.clabel(lines, fmt=f"%.{digits}f", fontsize=style.SMALL, colors=style.INK, manual=places)
+        signed = lambda v: f"{v:.{digits}f}".replace("-", "−")  # noqa: E731  # the sign of the axes
+        ax.clabel(lines, fmt=signed, fontsize=style.SMALL, colors=style.INK, manual=places)
         style.tag(lines, "equal loss", tips=[f"loss {v:.{digits}f}" for v in data.levels])
     ax.plot(*path.T, color=style.BLUE, lw=1.4, label="compute-optimal path")
     ax.plot([], [], color=style.FAINT, lw=0.9, label="equal loss")
@@ -434,11 +435,11 @@ def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
             if span:
                 bar = ax.plot([x, x], span, color=colour, lw=3.5, alpha=0.3, solid_capstyle="butt")
                 style.tag(bar, name)
-            said = f"{values[0]:.4g}\nvs {measured:.4g}"
+            said = f"{values[0]:#.4g}\nvs {measured:#.4g}"
             label = name if held_out is group[0] else None
             point = ax.plot([x], [error], mark, color=colour, ms=4.5, label=label)
-            limits = " ({:.4g}–{:.4g})".format(*values[1:]) if span else ""
-            tip = f"{name}: {values[0]:.4g}{limits} predicted, {measured:.4g} measured"
+            limits = " ({:#.4g}–{:#.4g})".format(*values[1:]) if span else ""
+            tip = f"{name}: {values[0]:#.4g}{limits} predicted, {measured:#.4g} measured"
             style.tag(point, name, tips=[tip])
             style.annotate(ax, said, (x, error), -6 if shift < 0 else 6)
     ax.set_xticks(range(len(budgets)), [style.exponents(b) for b in budgets])

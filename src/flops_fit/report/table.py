@@ -15,6 +15,11 @@ from flops_fit.records import SIMULATED, Diagnostic
 from flops_fit.text import card, format_count, markdown_table
 
 
+def shown_count(value: float) -> str:
+    """A count as tables and answers have it: three digits with their zeros."""
+    return format_count(value, zeros=True)
+
+
 def asset(name: str) -> str:
     """A file that the page is made of."""
     return (files("flops_fit.report") / "assets" / name).read_text(encoding="utf-8")
@@ -59,9 +64,9 @@ def optima(predictions: Sequence[Prediction]) -> TextTable:
     rows = [[*heads, "Predicted Loss, Mean of Runs", "Loss, One Run"]]
     for p in predictions:
         cells = [
-            f"{format_count(p.optimal_params)} {_span(p, 'optimal_params')}",
-            f"{format_count(p.optimal_tokens)} {_span(p, 'optimal_tokens')}",
-            f"{p.tokens_per_param:.3g} {_span(p, 'tokens_per_param')}",
+            f"{shown_count(p.optimal_params)} {_span(p, 'optimal_params')}",
+            f"{shown_count(p.optimal_tokens)} {_span(p, 'optimal_tokens')}",
+            f"{shown_count(p.tokens_per_param)} {_span(p, 'tokens_per_param')}",
             f"{_loss(p.expected_loss)} {_span(p, 'expected_loss')}",
         ]
         rows.append([f"{p.target_compute:.3g}", *cells, _span(p, "run_loss").strip("()")])
@@ -77,8 +82,8 @@ def _span(prediction: Prediction, quantity: str) -> str:
     interval = prediction.intervals[quantity]
     if interval is None:
         return "(none)"
-    formats = {"expected_loss": _loss, "run_loss": _loss, "tokens_per_param": "{:.3g}".format}
-    low, high = map(formats.get(quantity, format_count), interval)
+    formats = {"expected_loss": _loss, "run_loss": _loss, "tokens_per_param": shown_count}
+    low, high = (formats.get(quantity, shown_count)(v) for v in interval)
     return f"({low}–{high})"
 
 
@@ -99,7 +104,7 @@ def approaches(fit: Fit) -> TextTable:
         if a.a_interval is not None:
             exponents[0] += f" ({a.a_interval[0]:.3f}–{a.a_interval[1]:.3f})"
         optimum = (a.optimal_params, a.optimal_tokens)
-        sizes = ["–" if v is None else format_count(v) for v in optimum]
+        sizes = ["–" if v is None else shown_count(v) for v in optimum]
         standing = "headline" if a.headline else "check" if a.usable else a.reason
         rows.append([f"{number} {a.name}", *exponents, *sizes, _loss(a.expected_loss), standing])
     interval = " (in brackets its 90 % interval)" if fit.approaches[2].a_interval else ""
@@ -127,11 +132,11 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     order = trust != "no"
     if p.expected_loss == p.expected_loss:
         verb = "expect" if order else "it predicts"
-        expected = f"{verb} a held-out loss of {p.expected_loss:.3f}{loss}"
+        expected = f"{verb} a held-out loss of {_loss(p.expected_loss)}{loss}"
         if p.intervals["run_loss"] is not None:
             one_run = _span(p, "run_loss").strip("()")
             expected += f" in the mean of runs, and {one_run} of one run"
-    N, D = format_count(p.optimal_params), format_count(p.optimal_tokens)
+    N, D = shown_count(p.optimal_params), shown_count(p.optimal_tokens)
     lines = [
         WORDS["lead" if order else "not_determined"].format(
             p=p, N=N, D=D, size=size, data=data, expected=expected
@@ -144,7 +149,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
         lines[-1] += " " + WORDS["minima"].format(isoflop=fit.isoflop)
     spread = p.form_spread.get("optimal_params")
     if spread is not None and spread[1] > spread[0]:
-        low, high = map(format_count, spread)
+        low, high = map(shown_count, spread)
         lines.append(WORDS["forms"].format(low=low, high=high))
     noted = [d for d in diagnostics if d.severity == "note" and d.code in _NOTED and d.action]
     about = "answer" if fit.trust != "no" and trust == "no" else "fit"
@@ -175,7 +180,7 @@ def _training(fit: Fit, p: Prediction) -> str:
 
 def best_settings(best: BestHParams, rate: str) -> list[str]:
     """The learning rate in a format and the batch with their intervals, empty where not known."""
-    batch = (best.batch_units, best.batch_interval, format_count)
+    batch = (best.batch_units, best.batch_interval, shown_count)
     return [
         "" if value is None or span is None else f"{show(value)} ({show(span[0])}–{show(span[1])})"
         for value, span, show in ((best.lr, best.lr_interval, rate.format), batch)
