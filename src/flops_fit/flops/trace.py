@@ -323,6 +323,7 @@ def forward_flops(forward: Callable[[], Any]) -> dict[str, float]:
 
 def _mode(see: Callable[..., None], steady: bool) -> Any:
     """A dispatch mode that shows every operation below autograd to ``see``."""
+    import torch  # itself: each operation asks for its attributes
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
@@ -336,6 +337,10 @@ def _mode(see: Callable[..., None], steady: bool) -> Any:
         return str(packet), own, registered, whole, draws
 
     class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:  # which would wrap every call
+            return False
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:

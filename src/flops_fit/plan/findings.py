@@ -108,7 +108,10 @@ def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
         out.append(in_words("repeated_data", severity, many, runs=len(repeating), run=run))
     ratios = {e.params.total: e.flops_per_unit / e.flops_per_unit_6nd for e in experiments}
     if abs(max(ratios.values(), key=lambda r: abs(math.log(r))) - 1) > 0.05:
-        ends = [f"{ratios[n]:.3g}×6ND at N = {format_count(n)}" for n in (min(ratios), max(ratios))]
+        ends = [
+            f"{ratios[n]:.3g}×6ND at N = {format_count(n)}"
+            for n in sorted({min(ratios), max(ratios)})
+        ]
         out.append(in_words("flops_vs_6nd", ratios=" and ".join(ends)))
     return out
 
