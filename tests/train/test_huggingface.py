@@ -21,7 +21,7 @@ def samples(n: int = 40, length: int = 12) -> list[dict[str, torch.Tensor]]:
         ids = (torch.arange(length) * (i + 1)) % 31
         labels = ids.clone()
         labels[length - i % 4 :] = -100
-        rows.append({"input_ids": ids, "labels": labels})
+        rows.append({"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)})
     return rows
 
 

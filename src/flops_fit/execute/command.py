@@ -54,7 +54,7 @@ _EXPECTED = (
 )
 # In a run's folder: {run_dir}, what the command printed, and how one ended that was exported.
 WORK, OUTPUT, EXIT_CODE = "work", "output.txt", "exit_code"
-_REPORT_SECONDS = 1.0  # between reports that the run is under way
+_REPORT_SECONDS = 0.5  # between reports that the run is under way
 _MOST_BYTES = 2**24  # of an output that are read
 
 
