@@ -70,7 +70,7 @@ class ModelSizes(ModelSpec):
 
     @property
     def flops_method(self) -> str | Callable[[Any], float]:
-        """What a unit costs: as all rows say, else 6N."""
+        """What a unit costs, as all rows say, or else 6N."""
         known = self._rows and all(is_number(m.flops_per_unit) for m in self._rows.values())
         return attrgetter("flops_per_unit") if known else "6nd"
 
