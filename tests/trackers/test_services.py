@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import flops_fit
-from flops_fit.errors import InputError, MissingExtraError
+from flops_fit import read_mlflow
+from flops_fit.errors import InputError, MissingExtraError, TableError
 from flops_fit.execute import PoolExecutor
 from flops_fit.trackers import MLflowTracker, TensorBoardTracker, WandbTracker, check_trackers
 from flops_fit.trackers.tracker import needs, settings
@@ -208,3 +209,14 @@ def test_wandb_asks_nobody(
     assert offline == []
     with pytest.raises(InputError, match="Did you mean 'online'"):
         WandbTracker(mode="onlin")  # type: ignore[arg-type]
+
+
+def test_a_damaged_folder_of_mlflow_is_named(tmp_path: Path) -> None:
+    """Its reader has no errors of its own for files that are no text, or hold no numbers."""
+    tracker = MLflowTracker("sweep", tmp_path / "mlruns")
+    trainer(trackers=(tracker,))(make_experiment())
+    (path,) = (tmp_path / "mlruns").glob("*/*/metrics/flops")
+    for content in (b"\xff\xfe", b"1 x 3"):
+        path.write_bytes(content)
+        with pytest.raises(TableError, match="expected a sound folder of MLflow's runs"):
+            read_mlflow("sweep", tmp_path / "mlruns")

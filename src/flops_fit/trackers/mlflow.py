@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 
 from flops_fit.errors import InputError, TableError
 from flops_fit.records import Experiment, Run
+from flops_fit.text import error_line
 from flops_fit.trackers import tracker
 from flops_fit.trackers.tracker import Add, Service, TrackedRun, TrackedRuns
 
@@ -152,8 +153,8 @@ def read_mlflow(
     finished run went to the end of its schedule, where runs do not say so. ``add`` computes more columns:
     it gets the settings of a run with one point of its history and ``label``, the run's name.
 
-    TableError where there is no such folder, or no experiment of that name; MissingExtraError where
-    MLflow is not installed.
+    TableError where there is no such folder, no experiment of that name, or damaged files;
+    MissingExtraError where MLflow is not installed.
 
     >>> runs = read_mlflow(  # doctest: +SKIP
     ...     "gpt", "http://tracking:5000", add=lambda row: {"tokens": 524288 * row["step"]}
@@ -165,7 +166,21 @@ def read_mlflow(
     folder = mlflow_folder(uri)
     if folder is not None and not folder.is_dir():  # MLflow would make one
         raise TableError(f"expected a folder of MLflow's runs; {folder} is not there.")
-    client = mlflow_client(uri)
+    try:
+        read = _runs(mlflow_client(uri), experiment)
+    except TableError:
+        raise
+    except Exception as error:  # of a damaged file, whatever MLflow makes of it
+        if folder is None:
+            raise
+        raise TableError(
+            f"expected a sound folder of MLflow's runs; {folder} cannot be read: {error_line(error)}."
+        ) from error
+    return tracker.tracked_runs(read, f"MLflow's {experiment!r}", complete, add)
+
+
+def _runs(client: Any, experiment: str) -> list[tuple[str, TrackedRun]]:
+    """The runs of an experiment with their ids."""
     if (known := client.get_experiment_by_name(experiment)) is None:
         names = sorted(e.name for e in client.search_experiments(max_results=_PAGE))
         raise TableError(f"expected an experiment of MLflow; {experiment!r} is none of {names}.")
@@ -174,8 +189,7 @@ def read_mlflow(
     while got.token:
         got = client.search_runs([known.experiment_id], max_results=_PAGE, page_token=got.token)
         runs += got
-    read = [(run.info.run_id, _run(client, run)) for run in runs]
-    return tracker.tracked_runs(read, f"MLflow's {experiment!r}", complete, add)
+    return [(run.info.run_id, _run(client, run)) for run in runs]
 
 
 def _run(client: Any, run: Any) -> TrackedRun:

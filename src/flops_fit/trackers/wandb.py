@@ -176,7 +176,9 @@ def read_wandb(runs: Any, *, complete: bool = False, add: Add | None = None) -> 
         id = str(getattr(run, "id", "") or len(read) + 1)
         read.append((id, TrackedRun(name, str(run.state or ""), config, last, points)))
     if not read:
-        raise TableError("expected at least one run of W&B; there is none. Look at its filters.")
+        raise TableError(
+            "expected at least one run of W&B; the table is empty. Look at its filters."
+        )
     note = "Histories are samples, as history() gives them: the last point may be missing."
     return tracker.tracked_runs(read, "W&B's runs", complete, add, (note,) if sampled else ())
 
