@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, get_origin
 import msgspec
 import numpy as np
 
-from flops_fit.errors import InputError, TableError
+from flops_fit.errors import TableError
 from flops_fit.hparams import HParams
 
 Severity = Literal["ok", "note", "warning", "critical"]
@@ -159,10 +159,9 @@ class Experiment:
         """Read what :meth:`to_dict` wrote; a record whose id does not match was edited."""
         record = as_record(values, dict[str, Any], "a run's record")
         what = f"the record of run {record.get('id')}"
-        known = as_record(record.get("hparams"), dict[str, Any], f"hparams in {what}")
         try:
-            hparams = HParams.from_dict(known)
-        except (InputError, TypeError) as error:
+            hparams = HParams.from_dict(dict(record["hparams"]))
+        except (ValueError, TypeError, KeyError) as error:
             raise TableError(f"{what} was edited: {error}") from error
         experiment = as_record({**record, "hparams": hparams}, cls, what)
         if not re.fullmatch("([0-9a-f]{16})?", experiment.trunk):  # it names a folder
@@ -308,10 +307,7 @@ def _digest(experiment: Experiment, names: Iterable[str], hparams: Mapping[str, 
 
 
 def as_record(values: Any, kind: type[T], what: str) -> T:
-    """Plain values as a dataclass, each of the type of its field; TableError where one is not.
-
-    Lists are arrays of floats where the field is an array.
-    """
+    """Plain values as a dataclass, each of the type of its field, such as arrays; else TableError."""
     try:
         return msgspec.convert(values, kind, dec_hook=_array)
     except (msgspec.ValidationError, RecursionError) as error:
