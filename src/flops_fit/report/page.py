@@ -164,10 +164,10 @@ def panel(m: ReportData) -> str:
         chosen = " selected" if name == _DEVICE else ""
         options += f'<option value="{peak:g}"{chosen}>{name} ({peak:g} TFLOP/s {kind})</option>'
     ends = {"low": smallest, "high": reach, "largest": m.fit.largest_compute}
-    shown = {name: f"{value:.3g}".replace("e+", "e") for name, value in ends.items()}
+    shown = {name: f"{value:.3g}" for name, value in ends.items()}
     start = f"{min(max(m.answers[-1].target_compute, smallest), reach):.6g}"
     return Template(asset("panel.html")).substitute(
-        shown, start=start.replace("e+", "e"),
+        shown, start=start,
         devices=options, peak=f"{peaks[_DEVICE][0]:g}", utilisation=f"{100 * ASSUMED_MFU:g}",
         price=f"{_PRICE:g}", unit=html.escape(m.fit.runs.unit), level=f"{100 * m.level:g}",
         use='value="0"' if values["form"] == "draws" else 'value="" disabled',

@@ -193,6 +193,7 @@ def provenance(m: ReportData) -> str:
         "Digest of the fitted runs": "SHA-256 "
         + hashlib.sha256(columns.astype("<f8").tobytes()).hexdigest()[:16],
         "Runs": "; ".join(states),
+        "Columns read": "; ".join(fitted.recognised),
         "Model": ", ".join(sorted({r.experiment.model for r in runs})),
         "Trained on": ", ".join(sorted({r.device for r in runs if r.device})),
         "Trained with": ", ".join(sorted({" ".join(v) for r in runs for v in r.versions.items()})),

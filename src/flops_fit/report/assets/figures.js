@@ -138,7 +138,8 @@ const formatCount = (v) => {
       return show(null);
     });
     svg.addEventListener("pointerdown", (event) => {
-      if (event.pointerType === "touch" || event.button !== 0 || event.target.closest("[data-key]")) return;
+      if (event.pointerType === "touch") return show(nearest(place(event))); // a finger that moves scrolls the page
+      if (event.button !== 0 || event.target.closest("[data-key]")) return;
       dragged = { from: place(event), box: svg.appendChild(svgNode("rect", { class: "drag" })), area: [0, 0, 0, 0] };
       svg.setPointerCapture(event.pointerId);
     });
@@ -151,7 +152,7 @@ const formatCount = (v) => {
       const wide = Math.max(width, height * full[2] / full[3]), high = wide * full[3] / full[2];
       zoom([x + width / 2 - wide / 2, y + height / 2 - high / 2, wide, high]);
     });
-    svg.addEventListener("pointerleave", () => show(null));
+    svg.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") show(null); });
     svg.addEventListener("dblclick", () => zoom(full));
     svg.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.metaKey) return;

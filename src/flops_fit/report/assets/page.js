@@ -166,7 +166,7 @@
   };
   slider.addEventListener("input", () => {
     const value = 10 ** (span[0] + (slider.value / 1000) * (span[1] - span[0]));
-    compute.value = value.toExponential(2).replace("e+", "e");
+    compute.value = value.toExponential(2);
     slider.setAttribute("aria-valuetext", `${compute.value} FLOPs`);
     answer();
   });
