@@ -6,7 +6,7 @@ PEERS := .venv-bench
 BROWSER := .browser
 IMAGES := .images
 LOWEST := .venv-lowest
-CORE := tests/cli tests/fit tests/laws tests/recipes tests/reference tests/report tests/table tests/test_files.py tests/test_text.py
+CORE := tests/cli/test_answers.py tests/cli/test_command.py tests/cli/test_encodings.py tests/fit tests/laws tests/recipes tests/reference tests/report tests/table tests/test_files.py tests/test_text.py
 AXE := 4.14.1
 # npm does not trust by itself what the system trusts.
 SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
