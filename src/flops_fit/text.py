@@ -37,6 +37,8 @@ def visible(text: str, colour: bool = False) -> str:
     >>> visible("a\x1b[2Jb")
     'a\\x1b[2Jb'
     """
+    if text.isprintable():  # a fast path: tables have a million cells
+        return text
     parts = _COLOUR.split(text) if colour else [text]
     parts[::2] = [
         _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), part) for part in parts[::2]
