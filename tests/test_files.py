@@ -90,3 +90,8 @@ def test_a_table_of_runs_is_read_back_with_its_formulas(tmp_path: Path) -> None:
     table = RunTable.read(tmp_path / "runs.csv")
     assert [*table.labels] == [row["label"] for row in rows]
     assert [*table.texts["=corpus"]] == [row["label"] for row in rows]
+
+
+def test_a_path_that_could_not_be_decoded_is_written_as_it_is(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "page", os.fsdecode(b"f\xc3\xbcr \xff"))
+    assert (tmp_path / "page").read_bytes() == b"f\xc3\xbcr \xff"

@@ -54,7 +54,7 @@ def write_atomic(
 def write_output(path: Path, content: str | bytes) -> None:
     """Write a file that the user named: a link, pipe or device is written to, not replaced."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.write_bytes(_bytes(content))
     else:
         write_atomic(path, content)
 
@@ -230,13 +230,18 @@ def _written(
         if private:
             temporary.touch(mode=0o600, exist_ok=False)
         with temporary.open("wb") as handle:
-            handle.write(content.encode() if isinstance(content, str) else content)
+            handle.write(_bytes(content))
             if durable:
                 flush_file(handle)
         yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _bytes(content: str | bytes) -> bytes:
+    """Text in UTF-8; what Python could not decode of a path is written as the path has it."""
+    return content.encode(errors="surrogateescape") if isinstance(content, str) else content
 
 
 def _rename(temporary: Path, path: Path) -> None:
