@@ -30,7 +30,7 @@ run() { (cd "$place/fixed" && as_other env -i HOME="$place/home" PATH="$1/bin:/u
 "${PYTHON:-python3.11}" -m venv "$place/wheel"
 pip "$place/wheel" dist/*.whl
 "${PYTHON:-python3.11}" -m venv "$place/sdist"
-pip "$place/sdist" dist/*.tar.gz pytest pytest-timeout hypothesis
+pip "$place/sdist" "$(echo dist/*.tar.gz)[pandas,parquet,polars]" pytest pytest-timeout hypothesis
 mkdir "$place/source"
 tar -xzf dist/*.tar.gz -C "$place/source" --strip-components 1
 chmod 755 "$work"
