@@ -14,7 +14,7 @@ import pytest
 import flops_fit
 from flops_fit import Mock, Mup, Rectangular, Tapered, TrainingConfig
 from flops_fit.cli.sweep_file import is_reference, load, read_sweep
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, MissingExtraError
 from flops_fit.execute import PoolExecutor
 from flops_fit.laws import Hoffmann
 from tests.cli._calls import called
@@ -319,3 +319,9 @@ def test_a_reference_in_a_flag_is_the_users_own(here: Path) -> None:
         read_sweep(None, {"model_cls": "os:getcwd"}).arguments()["model_cls"].__name__ == "getcwd"
     )
     assert read_sweep(None, {}, trust=True).arguments()["model_cls"].__name__ == "system"
+
+
+def test_a_model_that_needs_torch_where_there_is_none_says_what_to_install(here: Path) -> None:
+    (here / "needs.py").write_text("raise ModuleNotFoundError(name='torch')")
+    with pytest.raises(MissingExtraError, match=r'pip install "flops-fit\[train\]"'):
+        arguments(here, "loss_fn = 'needs.py:loss'")

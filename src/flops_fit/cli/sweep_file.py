@@ -28,7 +28,7 @@ from typing import Any
 
 import flops_fit
 from flops_fit.cli.answer import number
-from flops_fit.errors import InputError, check_choice, nearest_name, unknown_name
+from flops_fit.errors import InputError, MissingExtraError, check_choice, nearest_name, unknown_name
 from flops_fit.text import error_line
 
 _REFERENCE = re.compile(
@@ -68,6 +68,8 @@ def load(reference: str, what: str, folder: Path, untrusted: Path | None = None)
     try:
         thing: Any = _file(folder / where) if is_file else importlib.import_module(where)
     except Exception as error:  # importing runs the user's code
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            raise MissingExtraError("torch", "train", f"{what} in {where}") from error
         raise InputError(f"{what}: {where} cannot be imported: {error_line(error)}.") from error
     public = where in _PUBLIC and name in thing.__all__ and name != "CommandTask"
     exported = untrusted is None or public
