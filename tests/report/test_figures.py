@@ -18,7 +18,7 @@ import flops_fit
 from flops_fit import reference, report
 from flops_fit.errors import OutputError
 from flops_fit.fit import backtest
-from flops_fit.report.isoflop import Isoflop
+from flops_fit.report.isoflop import Isoflop, Residuals
 from flops_fit.report.optima import OptimumCurve
 from flops_fit.report.style import (
     DARK_PAPER,
@@ -228,3 +228,31 @@ def test_files_and_page_show_figures_that_are_drawn_once(sound: flops_fit.Fit) -
     data = report.ReportData(sound)
     assert [d.kind.name for d in data.drawn] == [k.name for k in OF_A_FIT]
     assert data.drawn is data.drawn
+
+
+def test_every_curve_is_labelled_with_its_budget(sound: flops_fit.Fit) -> None:
+    ax = report.draw_isoflop(report.isoflop_data(sound)).axes[0]
+    assert {text.get_text().removeprefix("C = ") for text in ax.texts} == {
+        exponents(float(budget)) for budget in np.unique(sound.runs.budget)
+    }
+
+
+def test_thousands_of_runs_are_drawn_thinned_and_kept_in_the_data() -> None:
+    rng, count = np.random.default_rng(0), 3000
+    x, budget = rng.uniform(0, 2, (2, count)), rng.integers(0, 9, count)
+    labels = tuple(map(str, range(count)))
+    where = 10 ** budget.astype(float), 10 ** budget.astype(float), 10 ** x[0], 10 ** x[1]
+    data = Residuals(labels, *where, rng.standard_normal(count) * 0.1 + 3, in_percent=True)
+    assert len(data.rows()) == count
+    marks = sum(len(line.get_xdata()) for line in report.draw_residuals(data).axes[0].lines)
+    assert 400 < marks < count
+    ax = report.draw_residual_map(data).axes[0]
+    assert sum(len(c.get_offsets()) for c in ax.collections) <= 24 * 16
+
+
+def test_budgets_predicted_twice_share_a_tick(sound: flops_fit.Fit) -> None:
+    data = report.ReportData(sound)
+    ax = report.draw_backtest(report.backtest_data(sound, data.backtests)).axes[0]
+    ticks = [tick.get_text() for tick in ax.get_xticklabels()]
+    assert ticks == ["3×10¹⁹", "10²⁰"]
+    assert all(held.run_interval for test in data.backtests for held in test.held_out)

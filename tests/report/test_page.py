@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -223,3 +224,14 @@ def test_two_fits_are_compared_on_a_page(sound: flops_fit.Fit, tmp_path: Path) -
     assert text.count("<svg") == 2
     text = report.write_comparison(sound, sound, tmp_path / "same.html").read_text()
     assert "The runs do not decide which needs less compute" in text
+
+
+def test_runs_without_an_optimum_give_no_number_and_no_axis_far_from_them() -> None:
+    rows = law_runs((1e18, 1e19, 1e20), noise=0.0)
+    for i, row in enumerate(rows):  # at each budget the largest model is the best, more and more
+        row["loss"] = 3 - 0.1 * math.log10(row["params"] / 1e8) + 0.001 * (-1) ** i
+    fit = flops_fit.fit_runs(rows)
+    data = report.ReportData(fit)
+    assert not data.has_optimum
+    assert "no best size" in page(data)
+    assert {"params", "tokens", "residual_map"}.isdisjoint(d.kind.name for d in data.drawn)

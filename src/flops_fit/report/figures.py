@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from flops_fit.errors import FlopsFitError, InputError
 from flops_fit.files import csv_text, output_errors, write_output
 from flops_fit.fit.backtesting import Backtest, backtest
@@ -19,7 +21,7 @@ from flops_fit.records import Diagnostic, Run
 from flops_fit.report import isoflop, optima, style
 from flops_fit.report import tuning as hparams
 from flops_fit.report.style import Axes, Figure, FigureData
-from flops_fit.report.table import asset
+from flops_fit.report.table import asset, within_reach
 from flops_fit.store.read import TrainingCurve
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
@@ -66,6 +68,13 @@ class ReportData:
         return optima.optimal_path(self.fit, self.level)
 
     @cached_property
+    def has_optimum(self) -> bool:
+        """Whether the best sizes lie anywhere near those of the runs."""
+        runs, law = self.fit.runs, self.fit.law
+        sizes = law.optimal(np.array([runs.flops.min(), runs.flops.max()]), self.fit.flops).params
+        return within_reach(self.fit, np.append(sizes, self.paths["params"].value))
+
+    @cached_property
     def backtests(self) -> tuple[Backtest, ...]:
         """The largest budgets predicted with intervals, where that is a matter of a second."""
         fit, tops = self.fit, range(1, len(self.fit.sensitivity.held_out) + 1)
@@ -103,16 +112,19 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
     "isoflop": (lambda m: isoflop.isoflop_data(m.fit), isoflop.draw_isoflop),
     "loss": (lambda m: optima.optimum_data(m.fit, "loss", m.level, m.paths), optima.draw_optimum),
     "params": (
-        lambda m: optima.optimum_data(m.fit, "params", m.level, m.paths),
+        lambda m: optima.optimum_data(m.fit, "params", m.level, m.paths) if m.has_optimum else None,
         optima.draw_optimum,
     ),
     "tokens": (
-        lambda m: optima.optimum_data(m.fit, "tokens", m.level, m.paths),
+        lambda m: optima.optimum_data(m.fit, "tokens", m.level, m.paths) if m.has_optimum else None,
         optima.draw_optimum,
     ),
     "surface": (lambda m: isoflop.surface_data(m.fit), isoflop.draw_surface),
     "residuals": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residuals),
-    "residual_map": (lambda m: isoflop.residuals_data(m.fit), isoflop.draw_residual_map),
+    "residual_map": (
+        lambda m: isoflop.residuals_data(m.fit) if m.has_optimum else None,
+        isoflop.draw_residual_map,
+    ),
     "backtest": (lambda m: isoflop.backtest_data(m.fit, m.backtests), isoflop.draw_backtest),
     "approaches": (
         lambda m: optima.approaches_data(m.fit, m.level, m.paths),

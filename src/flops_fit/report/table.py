@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+import numpy as np
+
 from flops_fit.fit.checks import trust_worth
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.hparam_rule import BestHParams
 from flops_fit.fit.prediction import Prediction
+from flops_fit.flops.functions import Floats
 from flops_fit.records import SIMULATED, Diagnostic
 from flops_fit.text import card, format_count, markdown_table
 
@@ -28,6 +31,7 @@ def asset(name: str) -> str:
 WORDS: dict[str, str] = tomllib.loads(asset("words.toml"))
 # Notes that stand beside "ok": a fit with one of them is not without a finding.
 _NOTED = ("residual_pattern", "outliers", "window")
+_REACH = 1e3  # times the sizes of the runs
 _TALL = 15  # rows: a longer table of the page scrolls in a box
 
 
@@ -120,6 +124,13 @@ def answer_card(
     return card("Compute-optimal training", optima(predictions).rows, words)
 
 
+def within_reach(fit: Fit, params: float | Floats) -> bool:
+    """Whether sizes lie within a factor of a thousand of those of the runs: others mean no optimum."""
+    sizes, given = fit.runs.params, np.asarray(params, np.float64)
+    given = given[np.isfinite(given)]
+    return bool(np.all((given > sizes.min() / _REACH) & (given < sizes.max() * _REACH)))
+
+
 def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diagnostic]) -> str:
     """What the table means, and whether to rely on it."""
     p = prediction
@@ -129,7 +140,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
     diagnostics = list(diagnostics)
     problems = [d for d in diagnostics if d.severity in ("warning", "critical")]
     trust = verdict(fit, problems)
-    order = trust != "no"
+    order, near = trust != "no", within_reach(fit, p.optimal_params)
     if p.expected_loss == p.expected_loss:
         verb = "expect" if order else "it predicts"
         expected = f"{verb} a held-out loss of {_loss(p.expected_loss)}{loss}"
@@ -138,7 +149,7 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
             expected += f" in the mean of runs, and {one_run} of one run"
     N, D = shown_count(p.optimal_params), shown_count(p.optimal_tokens)
     lines = [
-        WORDS["lead" if order else "not_determined"].format(
+        WORDS["lead" if order else "not_determined" if near else "no_optimum"].format(
             p=p, N=N, D=D, size=size, data=data, expected=expected
         ),
         _training(fit, p) if order else "",
