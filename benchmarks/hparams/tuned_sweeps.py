@@ -27,6 +27,7 @@ def sweeps(quick: bool) -> Found:
         began = time.perf_counter()
         result = find_optimal(
             **demo_sweep(sizes),
+            hparams="default-1",  # not fitted to such runs
             tune=Tune(kind),
             executor=PoolExecutor(workers=2, threads=1),
             output_dir=FOLDER / f"sweep-{kind}{'-quick' if quick else ''}",

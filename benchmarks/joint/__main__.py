@@ -3,6 +3,7 @@
     python -m benchmarks.joint                    # simulated sweeps
     python -m benchmarks.joint --data DIR         # and StepLaw's own runs, from its CSV files in DIR
     python -m benchmarks.joint --sweeps 40        # fewer than 200
+    python -m benchmarks.joint --only recipes --data DIR   # what the named recipes cost there
     python -m benchmarks.joint --only real        # the demo's text, trained: an hour or two
     python -m benchmarks.joint --only real --ways joint none@default --workers 1
 
@@ -23,6 +24,7 @@ if __name__ == "__main__":  # read when NumPy is first imported
 
 from benchmarks.common.command import run, with_folder
 from benchmarks.joint.real import real
+from benchmarks.joint.recipes import recipes
 from benchmarks.joint.replay import replay
 from benchmarks.joint.simulated import simulated
 
@@ -39,6 +41,7 @@ def main() -> int:
     parts = {
         "simulated": lambda quick: simulated(quick, given.sweeps),
         "replay": lambda quick: replay(folder, quick),
+        "recipes": lambda _quick: recipes(folder, given.folder),
         "real": lambda quick: real(given.folder, given.ways, quick, given.workers),
     }
     return run(parts, __doc__ or "", "joint", options=options)

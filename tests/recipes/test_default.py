@@ -1,4 +1,4 @@
-"""The default keeps the values, and so the ids, that it always had; the baseline tunes nothing."""
+"""The default knows size and length, its first version keeps values and ids, the baseline tunes nothing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from flops_fit.recipes import constant, default, resolve_recipe
+from flops_fit.recipes.published import default_1
 from flops_fit.records import Experiment, ParamCount
 from tests.recipes._sizes import params
 
 
-def test_the_default_follows_the_published_sizes() -> None:
+def test_the_first_default_follows_the_published_sizes() -> None:
     # Brown et al. 2020, Table 2.1, within a third.
-    recipe = resolve_recipe("default")
+    recipe = resolve_recipe("default-1")
     for n, lr in (
         (125e6, 6e-4),
         (350e6, 3e-4),
@@ -33,7 +34,7 @@ def test_the_default_follows_the_published_sizes() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("width", [0, 768])
-def test_runs_of_the_default_keep_their_ids(
+def test_runs_of_the_first_default_keep_their_ids(
     size: ParamCount, units: float, unit: str, expected: str, width: int
 ) -> None:
     """What is on disk stays valid; the width of a model is no part of an id."""
@@ -41,10 +42,39 @@ def test_runs_of_the_default_keep_their_ids(
     run = Experiment(
         "GPT", {"vocab": 50257}, 768, counted, budget=1.86e18, tokens=2_500_000_000, steps=5000,
         batch_size=256, units_per_sample=1024.0, unit="tokens", flops_per_unit=7.4e8,
-        flops_per_unit_6nd=7.44e8, hparams=default(size, units, unit), seed=7, repeat=0,
+        flops_per_unit_6nd=7.44e8, hparams=default_1(size, units, unit), seed=7, repeat=0,
         fingerprint="abc",
     )  # fmt: skip
     assert run.id == expected
+
+
+@pytest.mark.parametrize(
+    ("n", "tokens", "lr", "batch"),
+    [
+        (
+            6.0e7,
+            2e9,
+            (0.0014, 0.0056),
+            (6.5e4, 2.7e5),
+        ),  # within 1 % of StepLaw's best, cheapest cell
+        (1.07e9, 5.69e10, (0.0004, 0.002), (2.6e5, 2.2e6)),  # and dearest
+        (2.5e7, 5e8, (0.002, 0.0083), (2.5e4, 1.3e5)),  # Porian's smallest, η ∝ B^0.4: within ×2
+    ],
+)
+def test_the_default_is_near_what_was_measured(
+    n: float, tokens: float, lr: tuple[float, float], batch: tuple[float, float]
+) -> None:
+    made = default(params(int(n)), tokens, "tokens")
+    assert lr[0] < made.lr < lr[1]
+    assert batch[0] < made.batch_units < batch[1]
+
+
+def test_the_default_knows_length_where_it_is_in_tokens() -> None:
+    short, long = (default(params(10**8), d, "tokens") for d in (1e9, 1e10))
+    assert long.lr / short.lr == pytest.approx(10**0.3)
+    assert long.batch_units / short.batch_units == pytest.approx(10**0.8)
+    assert default(params(10**8), 1e9, "samples") == default_1(params(10**8), 1e9, "samples")
+    assert short.recipe == "default-2"
 
 
 def test_the_baseline_is_what_torch_does_by_itself() -> None:
