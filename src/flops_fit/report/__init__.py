@@ -15,8 +15,6 @@ from flops_fit.report.figures import (
     save_figures,
 )
 from flops_fit.report.isoflop import (
-    backtest_data,
-    draw_backtest,
     draw_isoflop,
     draw_residual_map,
     draw_residuals,
@@ -27,7 +25,9 @@ from flops_fit.report.isoflop import (
 )
 from flops_fit.report.optima import (
     approaches_data,
+    backtest_data,
     draw_approaches,
+    draw_backtest,
     draw_optimum,
     optimum_data,
 )

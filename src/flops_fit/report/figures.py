@@ -125,7 +125,7 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
         lambda m: isoflop.residuals_data(m.fit) if m.has_optimum else None,
         isoflop.draw_residual_map,
     ),
-    "backtest": (lambda m: isoflop.backtest_data(m.fit, m.backtests), isoflop.draw_backtest),
+    "backtest": (lambda m: optima.backtest_data(m.fit, m.backtests), optima.draw_backtest),
     "approaches": (
         lambda m: optima.approaches_data(m.fit, m.level, m.paths),
         optima.draw_approaches,

@@ -1,4 +1,4 @@
-"""The optimum over compute: N*, D* and the loss with intervals, and N* of other approaches and forms."""
+"""The optimum over compute, N* of other approaches and forms, and what held-out budgets say of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flops_fit.fit.backtesting import Backtest
 from flops_fit.fit.fit import Fit
+from flops_fit.fit.prediction import HeldOut
 from flops_fit.flops.functions import Floats
 from flops_fit.report import style
 from flops_fit.report.isoflop import law_name
@@ -213,3 +215,71 @@ def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
     ax.set_ylim(np.exp(-reach), np.exp(reach))
     style.log_axis(ax, "y", "N* over that of the answer", "{:.4g}".format)
     return style.finish(ax)
+
+
+@dataclass(frozen=True)
+class HeldOutBudgets:
+    """For each number of budgets held out, what the smaller ones predict and what was measured."""
+
+    held_out: tuple[tuple[HeldOut, ...], ...]
+
+    def rows(self) -> list[Row]:
+        """One row a budget held out."""
+        rows: list[Row] = []
+        for count, h in ((len(group), h) for group in self.held_out for h in group):
+            low, high = h.run_interval or (None, None)
+            loss = {"predicted_loss": h.predicted_loss, "measured_loss": measured_loss(h)}
+            size = {"predicted_params": h.predicted_params, "measured_params": h.vertex_params}
+            head = {"held_out": count, "compute": h.compute}
+            rows.append({**head, **loss, "low": low, "high": high, **size})
+        return rows
+
+
+def measured_loss(held: HeldOut) -> float:
+    """The minimum of the budget's parabola, or else its best run."""
+    return held.best_loss if held.vertex_loss is None else held.vertex_loss
+
+
+def backtest_data(fit: Fit, tests: tuple[Backtest, ...] = ()) -> HeldOutBudgets | None:
+    """Budgets held out of the fit, or of ``tests`` with intervals; ``None`` where too few."""
+    held = tuple(t.held_out for t in tests) or fit.sensitivity.held_out
+    return HeldOutBudgets(held) if held else None
+
+
+def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
+    """What smaller budgets predict of the largest, and what was measured, relative to that.
+
+    In % where losses are positive, as differences where they are not.
+    """
+    ax = style.axes_of(ax, "backtest")
+    ax.axhline(0, color=style.FAINT, lw=0.6)
+    held = [h for group in data.held_out for h in group]
+    budgets = sorted({h.compute for h in held})
+    percent = all(measured_loss(h) > 0 for h in held)
+    looks = zip((style.BLUE, style.VERMILLION, style.GREEN), "oDs", strict=True)
+    for i, (group, (colour, mark)) in enumerate(zip(data.held_out, looks, strict=False)):
+        word = "the largest budget" if len(group) == 1 else f"the {len(group)} largest budgets"
+        name, shift = f"without {word}", 0.2 * (i - (len(data.held_out) - 1) / 2)
+        for held_out in group:
+            measured, x = measured_loss(held_out), budgets.index(held_out.compute) + shift
+            values = [held_out.predicted_loss, *(held_out.run_interval or ())]
+            error, *span = (100 * (v / measured - 1) if percent else v - measured for v in values)
+            if span:
+                bar = ax.plot([x, x], span, color=colour, lw=3.5, alpha=0.3, solid_capstyle="butt")
+                style.tag(bar, name)
+            said = f"{values[0]:#.4g}\nvs {measured:#.4g}"
+            label = name if held_out is group[0] else None
+            point = ax.plot([x], [error], mark, color=colour, ms=4.5, label=label)
+            limits = " ({:#.4g}–{:#.4g})".format(*values[1:]) if span else ""
+            tip = f"{name}: {values[0]:#.4g}{limits} predicted, {measured:#.4g} measured"
+            style.tag(point, name, tips=[tip])
+            style.annotate(ax, said, (x, error), -6 if shift < 0 else 6)
+    ax.set_xticks(range(len(budgets)), [style.exponents(b) for b in budgets])
+    ax.set_xlim(-0.7, len(budgets) - 0.3)
+    reach = max(*np.abs(ax.get_ylim()), 0.5 if percent else 0.0) * 1.15
+    ax.set_ylim(-reach, reach)
+    ax.set_xlabel("Predicted budget C, FLOPs")
+    ax.set_ylabel("Predicted over measured loss, %" if percent else "Predicted − measured loss")
+    figure = style.finish(ax, columns=1)
+    ax.grid(False, axis="x")
+    return figure
