@@ -64,7 +64,7 @@ test-browser: $(BROWSER)/.ready ## Open report pages in Chromium: numbers, reque
 	$(BIN)/python -m pytest tests/browser -s
 
 $(BROWSER)/.ready: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[browser]"
 	@command -v chromium > /dev/null || { command -v apt-get > /dev/null \
 		&& apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "expected chromium; it is not on the path and apt-get could not install it"; exit 1; }
@@ -84,7 +84,7 @@ docs-links: $(VENV)/.ready-docs ## Ask every address in the documentation whethe
 	$(BIN)/python -m sphinx --builder linkcheck --quiet docs docs/_build/linkcheck
 
 $(VENV)/.ready-docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[docs]"
 	@touch $@
 
 check: install ## Lint, format, types and layers
@@ -117,7 +117,7 @@ bench-hparams: install ## One rate over widths in μP and without, and the demo 
 bench-joint: install ## Rates and batches as part of the surface, simulated (about two hours) and on public runs
 	$(BIN)/python -m benchmarks.joint
 
-bench-models: install ## 67 kinds of model, data and loss: planned, trained, held against closed forms (6 minutes)
+bench-models: install ## 67 kinds of model, data and loss: planned, trained, held against closed forms, and a thousand healthy runs (12 minutes)
 	$(BIN)/python -m benchmarks.models
 
 bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)

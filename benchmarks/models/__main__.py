@@ -1,6 +1,6 @@
 """Does any PyTorch model, data and loss get the right plan and train, or the right refusal?
 
-    python -m benchmarks.models                  # everything, about 6 minutes on two cores
+    python -m benchmarks.models                  # everything, about 12 minutes on two cores
     python -m benchmarks.models --only families
     python -m benchmarks.models --quick          # one size of each kind
 
@@ -24,6 +24,7 @@ import transformers
 from benchmarks.common.command import run
 from benchmarks.common.report import Goal, Part, Result, Table, at_least, at_most
 from benchmarks.models import data, families, interfaces, layers, losses
+from benchmarks.models.healthy import healthy
 from benchmarks.models.judge import Verdict, judge
 from benchmarks.models.kinds import KINDS
 
@@ -79,6 +80,7 @@ PARTS: dict[str, Part] = {
     "losses": part(losses),
     "data": part(data),
     "layers": part(layers),
+    "healthy": healthy,
 }
 
 
