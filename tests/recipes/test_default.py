@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flops_fit.recipes import constant, default, resolve_recipe
-from flops_fit.recipes.published import default_1
+from flops_fit.recipes import constant, default, default_1, resolve_recipe
 from flops_fit.records import Experiment, ParamCount
 from tests.recipes._sizes import params
 

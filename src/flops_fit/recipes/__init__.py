@@ -12,6 +12,7 @@ from flops_fit.recipes.published import (
     constant,
     deepseek2024,
     default,
+    default_1,
     porian2024,
     scaled_beta2,
     steplaw2025,
@@ -27,6 +28,6 @@ from flops_fit.recipes.resolve import (
 
 __all__ = [
     "RECIPES", "HParams", "Recipe", "RecipeLike", "RecipePowerLaw", "RecipeTable", "Schedule",
-    "chinchilla2022", "constant", "deepseek2024", "default", "learning_rate", "porian2024",
+    "chinchilla2022", "constant", "deepseek2024", "default", "default_1", "learning_rate", "porian2024",
     "read_recipe", "resolve_recipe", "scaled_beta2", "steplaw2025", "timescale_weight_decay",
 ]  # fmt: skip
