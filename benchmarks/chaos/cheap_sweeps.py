@@ -49,7 +49,7 @@ def experiments(n: int) -> list[Experiment]:
         budget, j = BUDGETS[i % len(BUDGETS)], i // len(BUDGETS)
         best = np.sqrt(budget / 120)
         size = int(best * np.geomspace(0.2, 5.0, sizes)[j]) if sizes > 1 else int(best)
-        made.append(_experiment(i, size, budget, "" if j % 4 else f"trunk{j}"))
+        made.append(_experiment(i, size, budget, "" if j % 4 else f"{j + 1:016x}"))
     return made
 
 

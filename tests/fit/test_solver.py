@@ -197,7 +197,7 @@ def test_bootstrap_is_seeded_and_centred(kind):
 
 def test_bootstrap_kind_is_checked():
     """Whole budgets are never resampled; the answer names what is."""
-    with pytest.raises(InputError, match="'case', 'wild' or 'parametric'"):
+    with pytest.raises(InputError, match=r"expected one of \['case', 'wild', 'parametric'\]"):
         fit_runs(sweep(ADDITIVE, sd=0.003)).bootstrap(10, "budget")
 
 

@@ -222,6 +222,9 @@ def test_two_fits_are_compared_on_a_page(sound: flops_fit.Fit, tmp_path: Path) -
     assert f"{at.compute_multiplier:.3g} times (" in text
     assert "<b>" not in re.sub(r"<li.*?</li>", "", text)
     assert text.count("<svg") == 2
+    long = (f"/{'a' * 300}/runs.csv", f"/{'b' * 300}/runs.csv")
+    text = report.write_comparison(sound, sound, tmp_path / "same.html", names=long).read_text()
+    assert "…aaa" in text
     text = report.write_comparison(sound, sound, tmp_path / "same.html").read_text()
     assert "The runs do not decide which needs less compute" in text
 

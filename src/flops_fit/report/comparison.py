@@ -18,6 +18,7 @@ from flops_fit.report.page import document, figure_html, findings_list
 from flops_fit.report.style import Axes, Figure, Row
 from flops_fit.report.table import WORDS, TextTable, optima, paragraph
 
+_LONGEST = 36  # of a name: figures have no room for a whole path
 _POINTS = 3  # budgets of the table of multipliers: each takes a second
 _FIGURES = {
     "loss": (
@@ -62,7 +63,7 @@ def draw_two(data: TwoCurves, ax: Axes | None = None) -> Figure:
         ax.set_ylabel("Held-out loss at the optimum")
     else:
         style.log_axis(ax, "y", "Optimal parameters N*")
-    return style.finish(ax)
+    return style.finish(ax, columns=1)
 
 
 def write_comparison(
@@ -79,7 +80,9 @@ def write_comparison(
     ``names`` are what the page calls the two. Raises as ``compare``; OutputError if ``path`` cannot be
     written.
     """
-    if names[0] == names[1]:
+    one, other = (name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in names)
+    names = (one, other)
+    if one == other:
         names = (f"{names[0]} (first)", f"{names[1]} (second)")
     path, fits = Path(path), dict(zip(names, (first, second), strict=True))
     at = compare(first, second, compute, level=level)
