@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: install ## Train a real sweep on real text and answer (about 4 minutes on two cores)
+demo: install ## Train a real sweep on real text and answer (about 5 minutes on two cores)
 	$(BIN)/flops-fit demo --output-dir outputs/demo
 
 demo-images: install $(IMAGES)/.ready ## Train vision transformers on 60,000 real images and answer (about 5 minutes on two cores)
