@@ -41,7 +41,7 @@ $(IMAGES)/.ready:
 		"*-ubyte.gz of Fashion-MNIST into a folder, and run $(BIN)/flops-fit demo --images --data-dir FOLDER"; exit 1; }
 	@touch $@
 
-test: install ## Run all tests, a file to a core (about 10 minutes on two)
+test: install ## Run all tests, a file to a core (about 12 minutes on two)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-lowest: $(LOWEST)/.ready ## Run the tests that need no torch at the lowest versions that are declared (about 10 minutes)

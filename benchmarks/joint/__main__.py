@@ -1,10 +1,10 @@
 """Is a sweep with drawn rates and batches, fitted as one surface, as good as a tuned one?
 
-    python -m benchmarks.joint                    # simulated sweeps
-    python -m benchmarks.joint --data DIR         # and StepLaw's own runs, from its CSV files in DIR
-    python -m benchmarks.joint --sweeps 40        # fewer than 200
-    python -m benchmarks.joint --only recipes --data DIR   # what the named recipes cost there
+    python -m benchmarks.joint                    # everything, about four hours on two cores
+    python -m benchmarks.joint --data DIR         # with StepLaw's own runs, from its CSV files in DIR
+    python -m benchmarks.joint --only simulated --sweeps 40   # fewer than 200
     python -m benchmarks.joint --only real        # the demo's text, trained: an hour or two
+    python -m benchmarks.joint --only recipes --data DIR   # what recipes cost there, and on that text
     python -m benchmarks.joint --only real --ways joint none@default --workers 1
 
 DIR has steplaw2025_lr_batch.csv (lr, batch_sequences, tokens, non_embedding, loss) and
@@ -41,8 +41,8 @@ def main() -> int:
     parts = {
         "simulated": lambda quick: simulated(quick, given.sweeps),
         "replay": lambda quick: replay(folder, quick),
-        "recipes": lambda _quick: recipes(folder, given.folder),
         "real": lambda quick: real(given.folder, given.ways, quick, given.workers),
+        "recipes": lambda _quick: recipes(folder, given.folder),
     }
     return run(parts, __doc__ or "", "joint", options=options)
 

@@ -8,6 +8,7 @@ what the others are compared with. The default itself, without tuning, stands be
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,8 +68,25 @@ def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
     notes = (
         "FLOPs are of all runs, trials included; intervals hold 90 %; seconds are of this call, "
         "which keeps what is on record.",
+        *_run_by_run(made),
     )
     return [Table("The demo's text", columns, tuple(rows), notes)], _goals(made, top)
+
+
+def _run_by_run(made: dict[tuple[str, str], Result]) -> list[str]:
+    """How far the default's runs lie from those of its first version, where both were trained."""
+    both = [made.get((start, "none")) for start in ("default-1", "default")]
+    if None in both:
+        return []
+    first, new = (
+        {r.experiment.label: r.loss for r in result.runs} for result in both if result is not None
+    )
+    gaps = [math.log((new[k] or math.nan) / (first[k] or math.nan)) for k in first]
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return [
+        f"Losses of default over those of default-1, run by run: {statistics.mean(gaps):+.2%}, standard "
+        f"error {error:.2%}; from {min(gaps):+.1%} to {max(gaps):+.1%}."
+    ]
 
 
 def _row(start: str, way: str, r: Result, top: float, seconds: float) -> tuple[str, ...]:

@@ -176,8 +176,11 @@ class Residual(nn.Module):
 
 def create_model(model_name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A registry of names, whose defaults arguments replace."""
-    defaults = {"residual_tiny": {"depth": 2, "num_classes": 1000, "drop_path_rate": 0.0}}
-    return Residual(**{**defaults[model_name], **kwargs})
+    depths = {"residual_tiny": 1, "residual_small": 2}
+    if model_name not in depths:
+        raise RuntimeError(f"Unknown model ({model_name})")
+    defaults = {"embed_dim": 8, "depth": depths[model_name], "num_classes": 1000}
+    return Residual(**{**defaults, "drop_path_rate": 0.0, **kwargs})
 
 
 @kind("a factory by name (timm)", lambda w: mlp_flops(8, w, w, w, 4))
@@ -185,7 +188,7 @@ def registry() -> dict[str, Any]:
     return {
         "model_cls": create_model,
         "model_size_param": "embed_dim",
-        "model_kwargs": {"model_name": "residual_tiny", "num_classes": 4, "drop_path_rate": 0.1},
+        "model_kwargs": {"model_name": "residual_small", "num_classes": 4, "drop_path_rate": 0.1},
         "dataset": labelled(),
         "loss_fn": nn.CrossEntropyLoss(label_smoothing=0.1),
     }

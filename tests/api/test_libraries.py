@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.models.interfaces import create_model
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
@@ -14,36 +15,12 @@ from torch.utils.data import TensorDataset
 from flops_fit import TrainingConfig, plan_sweep, run_sweep
 from flops_fit.errors import InputError, ModelError
 
-X = torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
+X = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
 Y = X[:, :3].argmax(1)
-WORDS = Y[:, None] * 2 + torch.randint(2, (600, 5), generator=torch.Generator().manual_seed(1))
-
-
-class Residual(nn.Module):
-    """Blocks whose paths are dropped for each sample in training."""
-
-    def __init__(self, embed_dim: int, depth: int, num_classes: int, drop_path_rate: float) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Linear(6, embed_dim), nn.Linear(embed_dim, num_classes)
-        self.blocks = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in range(depth))
-        self.rate = drop_path_rate
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.embed(x)
-        for block in self.blocks:
-            kept = x.new_empty(len(x), 1).bernoulli_(1 - self.rate) if self.training else 1.0
-            x = x + block(x) * kept
-        return self.head(x)
-
-
-def create_model(model_name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Defaults by name, which arguments replace."""
-    depths = {"residual_tiny": 1, "residual_small": 2}
-    if model_name not in depths:
-        raise RuntimeError(f"Unknown model ({model_name})")
-    defaults = {"embed_dim": 8, "depth": depths[model_name], "num_classes": 10}
-    return Residual(**{**defaults, "drop_path_rate": 0.0, **kwargs})
-
+PICTURES = torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
+WORDS = PICTURES[:, :3].argmax(1)[:, None] * 2 + torch.randint(
+    2, (600, 5), generator=torch.Generator().manual_seed(1)
+)
 
 IMAGES: dict[str, Any] = {
     "dataset": TensorDataset(X, Y),
@@ -58,7 +35,7 @@ def test_a_factory_by_name_is_planned_and_trained(tmp_path: Path) -> None:
     kwargs = {"model_name": "residual_small", "num_classes": 3, "drop_path_rate": 0.1}
     plan = plan_sweep(create_model, "embed_dim", kwargs, sizes=[4, 8], **IMAGES)
     assert [e.flops_per_sample for e in plan.experiments] == [
-        4 * 6 * w + 6 * (2 * w * w + 3 * w) for w in (4, 8)
+        4 * 8 * w + 6 * (2 * w * w + 3 * w) for w in (4, 8)
     ]
     runs = run_sweep(plan, output_dir=tmp_path, progress=False)
     assert {run.state for run in runs} == {"completed"}
@@ -101,7 +78,7 @@ def step(model: Any, batch: Any) -> tuple[Tensor, int]:
 
 def test_pairs_are_judged_on_the_batch_that_they_are_trained_on(tmp_path: Path) -> None:
     """D counts pairs, though the second of each is text."""
-    pairs = {**IMAGES, "dataset": TensorDataset(X, WORDS), "loss_fn": None, "step_fn": step}
+    pairs = {**IMAGES, "dataset": TensorDataset(PICTURES, WORDS), "loss_fn": None, "step_fn": step}
     plan = plan_sweep(Clip, "width", sizes=[8], **pairs)
     assert "whole_batch_loss" in {d.code for d in plan.diagnostics}
     assert not {"units_of_step", "loss_no_mean"} & {d.code for d in plan.diagnostics}

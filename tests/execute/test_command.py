@@ -257,3 +257,12 @@ def test_a_plan_that_knows_its_command_is_that_of_this_command(tmp_path: Path) -
     runs = flops_fit.run_sweep(plan_of([2, 3]), task, output_dir=out, progress=False)
     assert [run.loss for run in runs] == [2.0, 3.0]
     assert flops_fit.store.examine(out).findings == ()
+
+
+def test_what_decides_a_result_decides_the_ids_of_a_plan() -> None:
+    """Patience, and where the command starts, do not."""
+    task = flops_fit.CommandTask("train {lr}")
+    for other in ({"loss": "result.json:train_loss"}, {"shell": True}, {"env": {"DATA": "c4"}}):
+        assert flops_fit.CommandTask("train {lr}", **other).fingerprint() != task.fingerprint()
+    slow = flops_fit.CommandTask("train {lr}", timeout=9, cwd="/")
+    assert slow.fingerprint() == task.fingerprint()

@@ -82,7 +82,8 @@ def test_a_run_of_a_trainer_is_a_row_with_what_it_saw_and_cost(tmp_path: Path) -
 def test_flops_may_be_given(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     callback = flops_fit.HFCallback(path, lambda model: 6 * model.num_parameters())
-    train(tmp_path, 8, 2, callback)
+    train(tmp_path, 8, 2, callback, run_name="=1+1")
     (row,) = csv.DictReader(path.read_text().splitlines())
     assert float(row["flops"]) == 6 * int(row["params"]) * int(row["tokens"])
     assert (row["state"], row["steps"], row["batch_size"]) == ("completed", "2", "4")
+    assert row["run"] == "'=1+1", "no spreadsheet runs it"

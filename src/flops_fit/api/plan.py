@@ -162,8 +162,9 @@ class Sweep:
     @property
     def task(self) -> Mock | CommandTask | None:
         """What carries out the runs in place of the trainer, without data; ``None`` where that trains."""
-        own = isinstance(self.mode, Mock | CommandTask)
-        return self.mode if own else Mock() if self.mode == "mock" else None  # type: ignore[return-value]
+        if isinstance(self.mode, Mock | CommandTask):
+            return self.mode
+        return Mock() if self.mode == "mock" else None
 
 
 def takes(arguments: Callable[P, Sweep]) -> Callable[[Callable[[Sweep], R]], Callable[P, R]]:

@@ -273,8 +273,10 @@ class CommandTask:
             self._filled(experiment, Path())
 
     def fingerprint(self) -> str:
-        """A hash of the command."""
-        return digest(["command", self.command])
+        """A hash of what is run and of where its loss is; of a function, its name."""
+        loss = getattr(self.loss, "__qualname__", str(self.loss))
+        env = [f"{name}={text}" for name, text in sorted(self.env.items())]
+        return digest(["command", self.command, str(self.shell), loss, *env])
 
     def _filled(self, e: Experiment, run_dir: Path) -> tuple[list[str], dict[str, str], Any]:
         """The words, the variables, and the values by name."""

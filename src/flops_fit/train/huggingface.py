@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.batches import map_tensors
-from flops_fit.files import output_errors
+from flops_fit.files import csv_text, output_errors
 from flops_fit.model.params import count_params
 from flops_fit.model.spec import ModelSpec
 from flops_fit.objective import IGNORED, Objective
@@ -91,8 +90,12 @@ class HFCallback:
             args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             args.learning_rate, round(time.perf_counter() - self._begun, 3),
         )  # fmt: skip
-        with output_errors(self.path, "path"), self.path.open("a", newline="") as file:
-            csv.writer(file).writerows([row] if file.tell() else [_COLUMNS, row])
+        head, line = csv_text([dict(zip(_COLUMNS, row, strict=True))]).splitlines(keepends=True)
+        with (
+            output_errors(self.path, "path"),
+            self.path.open("a", newline="", encoding="utf-8") as file,
+        ):
+            file.write(line if file.tell() else head + line)
         self._counted = 0
 
 
