@@ -117,7 +117,7 @@ bench-hparams: install ## One rate over widths in μP and without, and the demo 
 bench-joint: install ## Rates and batches as part of the surface, simulated (about two hours) and on public runs
 	$(BIN)/python -m benchmarks.joint
 
-bench-models: install ## 67 kinds of model, data and loss: planned, trained, held against closed forms, and a thousand healthy runs (12 minutes)
+bench-models: install ## 67 kinds of model, data and loss: planned, trained, held against closed forms, and a thousand healthy runs (16 minutes)
 	$(BIN)/python -m benchmarks.models
 
 bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)

@@ -1,6 +1,6 @@
 """Does any PyTorch model, data and loss get the right plan and train, or the right refusal?
 
-    python -m benchmarks.models                  # everything, about 12 minutes on two cores
+    python -m benchmarks.models                  # everything, about 16 minutes on two cores
     python -m benchmarks.models --only families
     python -m benchmarks.models --quick          # one size of each kind
 
