@@ -247,6 +247,10 @@ def widened(width: int, hidden: int, act: Callable[[int], int]) -> nn.Module:
     return nn.Linear(width, act(hidden))
 
 
+def any_names(**shape: int) -> nn.Module:
+    return nn.Linear(shape.get("width", 64), shape["hidden"])
+
+
 def test_arguments_may_be_functions_of_the_size() -> None:
     """The size itself is given where it is asked for; functions of other names are arguments as any."""
     follows = {"hidden": lambda width: 3 * width, "act": lambda x: x + 1}
@@ -255,6 +259,8 @@ def test_arguments_may_be_functions_of_the_size() -> None:
     found = spec.nearest(100)
     assert found is not None
     assert (found[0], spec.build(8).in_features) == (99, 8)
+    spec = ModelSpec(any_names, "width", {"hidden": lambda width: 3 * width})
+    assert tuple(spec.build(8).weight.shape) == (24, 8)
 
 
 def test_the_fingerprint_follows_what_a_configuration_holds() -> None:

@@ -67,6 +67,11 @@ def _other_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return 2 * nn.functional.cross_entropy(logits, targets)
 
 
+def deaf(width: int) -> MLP:
+    """A factory that forgets the size."""
+    return MLP(8)
+
+
 class _OtherMLP(MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(torch.tanh(self.up(x)))
@@ -226,6 +231,7 @@ def test_unusable_budgets_are_reported(budgets: Any, words: str) -> None:
         ({"sizes": "8"}, InputTypeError, "sizes: expected a list"),
         ({"sizes": [3]}, ModelError, "refuses {'width': 3}: ValueError: width must be even"),
         ({"sizes": {1e9: [4]}}, PlanError, "no sizes for the budget"),
+        ({"model_cls": deaf, "sizes": [4, 8]}, PlanError, "has 160 parameters at each of 4, 8"),
         ({"batch_size": 0}, InputError, "batch_size: expected a positive"),
         ({"batch_size": "big"}, InputTypeError, "batch_size: expected"),
         ({"batch_size": 5000}, InputError, "at least one batch of 5000 samples"),

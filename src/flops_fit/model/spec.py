@@ -23,6 +23,7 @@ from flops_fit.records import Findings, ParamCount
 
 Size = int | float | str | Mapping[str, Any]
 _ALLOCATED = 2.5e8  # parameters, 1 GB: the largest model that is allocated only to be counted
+_PLAIN = (bool, int, float, str, list, tuple, type(None))  # arguments that hold no size
 _SLOW = 30.0  # seconds of building that are worth a note
 _UNNOTED_ELEMENTS = 1_000_000  # that a constructor may allocate without a note
 _in_words = Findings(Path(__file__).with_name("notes.toml"))
@@ -45,7 +46,7 @@ class ModelSpec:
     _search: SizeSearch | None = field(default=None, repr=False)
     _seconds: float = field(default=0.0, repr=False, compare=False)
     _builds: int = field(default=0, repr=False, compare=False)
-    _passes_size: bool = field(default=True, repr=False)
+    _named: bool = field(default=True, repr=False)  # the size goes to the factory, as its argument
 
     def __post_init__(self) -> None:
         if not callable(self.factory):
@@ -68,9 +69,9 @@ class ModelSpec:
         except (TypeError, ValueError):  # builtins without a signature are found out when built
             return
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        object_of_size = any(map(self._follows, self.kwargs.values()))
-        self._passes_size = self.size_param in parameters or not object_of_size
-        sizes = [self.size_param] if self.size_param and self._passes_size else []
+        follows = any(map(self._follows, self.kwargs.values()))
+        self._named = self.size_param in parameters or not follows
+        sizes = [self.size_param] if self.size_param and self._named else []
         for name in [*self.kwargs, *sizes]:
             if name not in parameters and not takes_any:
                 hint = nearest_name(name, parameters)
@@ -85,7 +86,10 @@ class ModelSpec:
         return reference(self.factory)
 
     def arguments(self, size: Size) -> dict[str, Any]:
-        """All keyword arguments at this size; those given as a function of it are called."""
+        """All keyword arguments at this size; those given as a function of it are called.
+
+        One that makes an object, a configuration, stands for the size where the factory does not name it.
+        """
         if isinstance(size, Mapping):
             return {**self.kwargs, **size}
         if self.size_param is None:
@@ -93,8 +97,11 @@ class ModelSpec:
                 "model_size_param: expected the name of the argument that sets the model's size, "
                 "or sizes=[{...}, ...] as dicts of arguments; got neither."
             )
-        own = {self.size_param: size} if self._passes_size else {}
-        return own | {k: v(size) if self._follows(v) else v for k, v in self.kwargs.items()}
+        own = {k: v(size) if self._follows(v) else v for k, v in self.kwargs.items()}
+        held = any(
+            self._follows(v) and not isinstance(own[k], _PLAIN) for k, v in self.kwargs.items()
+        )
+        return own if held and not self._named else {self.size_param: size} | own
 
     def _follows(self, value: Any) -> bool:
         """Whether an argument is a function of the size: of one parameter, which has its name."""

@@ -204,6 +204,12 @@ def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict
                         f'model_size_param="width", or model_cls=lambda width: Model({kind}(width=width)).'
                     )
             spec.require(size)
+    counts = {repr(s): spec.require(s).total for chosen in named.values() for s in chosen}
+    if len(counts) > 1 and len(set(counts.values())) == 1:
+        raise PlanError(
+            f"sizes: expected models of different sizes; {spec.reference} has {min(counts.values()):,} "
+            f"parameters at each of {', '.join(counts)}. Name the argument that its layers are sized by."
+        )
     return named
 
 
