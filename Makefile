@@ -126,7 +126,7 @@ bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by de
 bench-report: install ## From runs to a finished page: seconds, size, time to load (a minute)
 	$(BIN)/python -m benchmarks.report
 
-bench-tables: install ## Which of forty files, written as tools write them, are read as they are (a minute)
+bench-tables: install ## Which of fifty files, written as tools write them, are read as they are (a minute)
 	$(BIN)/python -m benchmarks.tables
 
 bench-train: install $(PEERS)/.ready-train ## Training beside a loop by hand and other trainers (about 13 minutes)

@@ -1,4 +1,4 @@
-"""Forty files as tools and people write them, all of one sweep whose numbers are known.
+"""Fifty files as tools and people write them, all of one sweep whose numbers are known.
 
 Headings and units are those of each tool's own source, which is named beside them.
 """
@@ -465,6 +465,85 @@ _add(
     ]),
 )  # fmt: skip
 
+_add(
+    "MLflow's server, runs/search", "search.json",  # mlflow/protos/service.proto
+    json.dumps({"runs": [
+        {
+            "info": {"run_id": name, "run_name": name, "status": "FINISHED", "end_time": 17e11},
+            "data": {
+                "metrics": [{"key": "val_loss", "value": row["L"], "timestamp": 1, "step": 9}],
+                "params": [
+                    {"key": k, "value": str(row[v])}
+                    for k, v in (("num_params", "N"), ("train_tokens", "D"), ("total_flos", "C"))
+                ],
+                "tags": [{"key": "mlflow.user", "value": "me"}],
+            },
+        }
+        for name, row in zip(_NAMES, _rows({"N": N, "D": D, "C": C, "L": LOSS}), strict=True)
+    ]}),
+)  # fmt: skip
+_add(
+    "W&B's API example, dicts in cells", "project.csv",  # docs: summary_list, config_list, name_list
+    _csv({
+        "": list(range(RUNS)),
+        "summary": [str({"val/loss": float(y), "tokens": float(d)}) for y, d in zip(LOSS, D, strict=True)],
+        "config": [str({"n_params": float(n), "lr": 3e-4}) for n in N], "name": _NAMES,
+    }),
+    flops="6ND",
+)  # fmt: skip
+_add(
+    "Neptune's runs table", "neptune.csv",  # fields sys/…, and (last) behind a series
+    _csv({
+        "sys/id": _NAMES, "sys/state": "Inactive", "sys/creation_time": "2025-03-01T10:00:00Z",
+        "parameters/n_params": N, "parameters/lr": 3e-4, "metrics/tokens (last)": D,
+        "metrics/val/loss (last)": LOSS, "metrics/train/loss (last)": LOSS - 0.05,
+    }),
+    flops="6ND",
+)  # fmt: skip
+_add(
+    "Comet's experiments table", "comet.csv",
+    _csv({
+        "Name": _NAMES, "Server end time": "2025-01-03 10:00", "Duration": "01:22:33", "Tags": "",
+        "trainable_parameters": N, "total_tokens": D, "val_loss": LOSS, "train_loss": LOSS + 0.1,
+    }),
+    flops="6ND",
+)  # fmt: skip
+_add(
+    "ClearML's experiments table", "clearml.csv",
+    _csv({
+        "TYPE": "Training", "NAME": _NAMES, "STATUS": "Completed", "ITERATION": _STEPS,
+        "hyperparams.Args.n_params": N, "hyperparams.Args.tokens": D,
+        "validation > loss (LAST)": LOSS,
+    }),
+    flops="6ND",
+)  # fmt: skip
+_add(
+    "columns of pandas in two levels", "levels.csv",
+    _text([
+        ["run", "size", "size", "eval"], ["", "params", "tokens", "loss"], ["name", "", "", ""],
+        *([a, *map(float, v)] for a, *v in zip(_NAMES, N, D, LOSS, strict=True)),
+    ]),
+    flops="6ND",
+)  # fmt: skip
+_add(
+    "a sheet with merged cells, sums and notes", "blocks.csv",
+    _text([
+        ["Budget", "Params (M)", "Tokens (B)", "Val loss"],
+        *(
+            ["" if i % 5 else f"{SPENT[i]:.0e}", float(N[i] / 1e6), float(D[i] / 1e9), float(LOSS[i])]
+            for i in range(RUNS)
+        ),
+        ["Total", float(N.sum() / 1e6), float(D.sum() / 1e9), ""],
+        ["", "", "", ""], ["Notes: cosine decay, warmup of one per cent", "", "", ""],
+    ]),
+    flops="budget",
+)  # fmt: skip
+_add(
+    "Kaplan's units", "kaplan.csv",
+    _csv({"Non-embedding params": N, "Compute (PF-days)": C / 8.64e19, "Test Loss": LOSS}),
+    derived=True,
+)  # fmt: skip
+
 # What lacks something that cannot be guessed.
 
 _add(
@@ -496,4 +575,17 @@ _add(
     _csv({"weights": N, "corpus_tokens_used": D, "entropy_at_end": LOSS, "wd": 0.1}),
     refused=("params", "tokens", "loss"), flops="6ND",
     mapping={"params": "weights", "tokens": "corpus_tokens_used", "loss": "entropy_at_end"},
+)  # fmt: skip
+_add(
+    "steps and the batch of one device", "devices.csv",
+    _csv({
+        "params": N, "steps": _STEPS, "batch_size": 4, "gradient_accumulation_steps": 8,
+        "num_gpus": 8, "seq_len": _LENGTH, "loss": LOSS,
+    }),
+    refused=("tokens", "may be a part of the batch"),
+)  # fmt: skip
+_add(
+    "a column of losses for each length", "wide.csv",
+    _csv({"params": N, **{f"loss_{k}B": LOSS for k in (1, 2, 4, 8)}}),
+    refused=("tokens", "give each loss a row"),
 )  # fmt: skip

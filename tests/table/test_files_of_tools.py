@@ -1,4 +1,4 @@
-"""Forty files as tools write them: what they hold is read, and what they lack is said."""
+"""Fifty files as tools write them: what they hold is read, and what they lack is said."""
 
 from __future__ import annotations
 

@@ -504,3 +504,93 @@ def test_tokens_that_are_not_known_as_such_are_asked_for() -> None:
     table = RunTable.read([row])
     assert "Is 'corpus_tokens_used' D? Then say so: columns={'tokens':" in table.notes[-1]
     assert not any("Is " in note for note in RunTable.read([{**row, "D": 2e9}]).notes)
+
+
+ROW = "1e8,2e9,3.0"
+SHEETS = {
+    "two lines of headings": f"run,size,size,eval\n,params,tokens,loss\na,{ROW}\n",
+    "headings above each block": f"N,D,loss\n{ROW}\nN,D,loss\n",
+    "notes below": f'run,N,D,loss\na,{ROW}\n\nNotes: all runs had cosine decay, warmup 1%\n"see, above",,,\n',
+    "a sum below": f"run,N,D,loss\na,{ROW}\nTotal,9e9,9e9,3.0\n",
+    "no result yet": f"run,N,D,loss\na,{ROW}\nb,1e8,4e9,OOM\nc,1e8,TBD,3.0\n",
+    "marks of footnotes": "N¹,D†,loss\n1e8,2e9,3.0*\n",
+    "powers of two in units": "N,D (x1e9),loss\n1e8,2,3.0\n",
+    "a line of factors": "N,D,loss\nx1e6,x1e9,-\n100,2,3.0\n",
+    "German": "Parameter (Mio.);Tokens (Mrd.);Validierungsverlust\n100,0;2,0;3,0\n",
+    "French": "Paramètres;Jetons;Perte de validation\n100 000 000;2 000 000 000;3,0\n",
+    "Chinese": "参数量,训练词元,验证损失\n1e8,2e9,3.0\n",
+    "groups before a suffix": 'N,D,loss\n"100,000.0K",2e9,3.0\n',
+    "a batch in tokens beside the length": (
+        "N,steps,batch size (tokens),seq_len,loss\n1e8,2000,1e6,2048,3.0\n"
+    ),
+    "passes over unique tokens": "N,unique tokens,epochs,loss\n1e8,5e8,4,3.0\n",
+    "the whole batch on devices": (
+        "N,steps,global_batch_size,num_gpus,seq_len,loss\n1e8,2000,1000,8,1000,3.0\n"
+    ),
+    "predictions beside": "N,D,predicted loss,actual loss\n1e8,2e9,9.0,3.0\n",
+    "dicts in cells": "name,summary,config\na,\"{'loss': 3.0, 'tokens': 2e9}\",\"{'n_params': 1e8}\"\n",
+    "a subset behind an equals sign": "N,D,loss subset=val,loss subset=train\n1e8,2e9,3.0,2.0\n",
+}
+
+
+@pytest.mark.parametrize("kind", SHEETS)
+def test_tables_as_people_keep_them_are_read(kind: str, tmp_path) -> None:
+    """One run of 1e8 parameters and 2e9 tokens; what is no run is left out, with its reason."""
+    path = tmp_path / "sheet.csv"
+    path.write_text(SHEETS[kind])
+    table = RunTable.read(path)
+    assert (table.params.tolist(), table.tokens.tolist(), table.loss.tolist()) == (
+        [1e8],
+        [2e9],
+        [3.0],
+    )
+
+
+def test_cells_stand_once_a_block_where_they_were_merged(tmp_path) -> None:
+    """The first of each block; a note says so."""
+    path = tmp_path / "merged.csv"
+    path.write_text("N,D,loss\n1e8,1e9,3.2\n,2e9,3.1\n,4e9,3.0\n2e8,1e9,3.1\n,2e9,3.0\n")
+    table = RunTable.read(path)
+    assert table.params.tolist() == [1e8] * 3 + [2e8] * 2
+    assert any("stands once a block" in note for note in table.notes)
+
+
+WRONG = {
+    "no headings": ("a,1e8,2e9,3.0\nb,2e8,2e9,2.9\n", "holds numbers: put the headings"),
+    "a column for each length": (
+        "N,1B,2B,4B\n1e8,3.2,3.1,3.0\n",
+        "give each loss a row of its own",
+    ),
+    "losses at each length": ("N,loss_1B,loss_2B,loss_4B\n1e8,3,3,3\n", "give each loss a row"),
+    "runs in columns": ("run,a,b\nparams,1e8,2e8\ntokens,2e9,2e9\nloss,3,2\n", "transpose"),
+    "part of a batch": (
+        "N,steps,batch_size,grad_accum,seq_len,loss\n1e8,2000,10,8,1000,3\n",
+        "'batch_size' may be a part of the batch, beside .'grad_accum'",
+    ),
+    "logarithm": ("N,D,log10_loss\n1e8,2e9,0.5\n", "Logarithms are not read"),
+    "excess": ("N,D,delta_loss\n1e8,2e9,0.5\n", "{'loss': 'delta_loss'}"),
+    "points and commas": ("N;D (M);loss\n1e8;2,000;3.12\n", "no commas between thousands"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_may_mean_two_is_refused_with_the_way(kind: str, tmp_path) -> None:
+    """None of these is read as something else."""
+    path = tmp_path / "sheet.csv"
+    text, words = WRONG[kind]
+    path.write_text(text)
+    with pytest.raises(TableError, match=words):
+        RunTable.read(path)
+
+
+def test_lists_of_keys_and_values_are_columns() -> None:
+    """As MLflow's server answers."""
+    data = {"params": [{"key": "n_params", "value": "1e8"}, {"key": "tokens", "value": "2e9"}]}
+    data["metrics"] = [{"key": "val_loss", "value": 3.0, "step": 0}]
+    assert RunTable.read([{"info": {"run_id": "a"}, "data": data}]).tokens.tolist() == [2e9]
+
+
+def test_samples_with_a_length_are_doubted() -> None:
+    """C = 6·N·D counts one position of each."""
+    rows = [{"N": 1e8, "samples_seen": 1e6, "seq_len": 2048, "loss": 3.0}]
+    assert [f.code for f in RunTable.read(rows).findings] == ["lengths"]

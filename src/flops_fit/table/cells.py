@@ -38,6 +38,8 @@ _REMARK = re.compile(r"(?<=\w)\s*(?:(?:±|\+/-|\+-|\\pm)\s*[\d.,]+|\([^()]*\))$"
 _COMMA_SUFFIXED = re.compile(
     r"(0|\d+(?=,(?:\d{1,2}|\d{4,})\s*[a-z×·*])),(\d+)(?=\s*[a-z×·*])", re.I
 )
+_BEFORE_POINT = re.compile(r"(?<=\d),(?=\d{3}(?:,\d{3})*\.\d)")
+_NO_VALUE = WORDS["without_result"] | WORDS["summaries"]
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _COUNTED = re.compile(r"_?(?:tokens?|toks?|params?|parameters|samples?|images?|sequences?)$")
 
@@ -55,7 +57,7 @@ def _raised(text: str) -> str:
 
 def unit_factor(text: str) -> float | None:
     """What a unit multiplies by: ``M`` 1e6, ``billion tokens`` 1e9, ``PF-days`` 8.64e19, ``1e21``."""
-    words = re.sub(r"[\s\-]+", "_", text.strip().lower()).strip("_")
+    words = re.sub(r"[\s\-]+", "_", text.strip().lower()).strip("_.")
     if words in {"flop", "flops", "flo", "flos", "nats", "nats/token", "bits", "bits/byte", "bpb"}:
         return 1.0
     if match := _FLOPS.fullmatch(words):
@@ -109,20 +111,22 @@ def read_number(text: str) -> float | None:
 
 
 def _number(value: Any, comma: str, column: str, row: int, factor: float, counts: bool) -> float:
-    if is_missing(value):
+    if is_missing(value) or (isinstance(value, str) and value.strip().lower() in _NO_VALUE):
         return math.nan
     hint, text = "", value
     if isinstance(value, str):
-        text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip(" *$").lstrip("~≈"))
+        text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip(" *$†‡§").lstrip("~≈"))
         text = _REMARK.sub("", text.replace("\\times", "×").replace("\\cdot", "·"))
         if comma in ("decimal", "dots") and ("," in text or comma == "dots"):
             text = text.replace(".", "").replace(",", ".")
         elif comma == "group" and (_GROUPED.fullmatch(text) or _ONE_GROUP.fullmatch(text)):
             text = text.replace(",", "")
-        text = _COMMA_SUFFIXED.sub(r"\1.\2", text)
+        text = _COMMA_SUFFIXED.sub(r"\1.\2", _BEFORE_POINT.sub("", text))
         if "," in text:
             hint = " Write decimals with a point, and no commas between thousands."
-        if power := _POWER.fullmatch(_raised(text)):
+        if two := re.fullmatch(r"2\s*(?:\^|\*\*)\s*(\d{1,2})", _raised(text)):
+            text = str(1 << int(two[1]))
+        elif power := _POWER.fullmatch(_raised(text)):
             text = f"{power[1] or 1}e{power[2]}"
         elif counts and (match := _SUFFIXED.fullmatch(text)):
             unit = unit_factor(match[2])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError
 from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, numbers, unit_factor
+from flops_fit.text import listed
 
 Cells = Sequence[Any] | NDArray[Any]
 ColumnKind = Literal["", "number", "text", "other"]
@@ -29,7 +30,7 @@ HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps"
 # What else tells how runs were made.
 CIRCUMSTANCES = (
     *("epochs", "active_params", "experts", "flops_per_token", "ratio", "step", "batch_size"),
-    *("batch_tokens", "seq_len", "samples", "lr", "seed"),
+    *("batch_tokens", "seq_len", "samples", "lr", "seed", "accumulation", "devices"),
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
@@ -155,6 +156,16 @@ def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
     return best
 
 
+def wide_hint(headings: Sequence[str]) -> str:
+    """What to do where the headings are values: one column for each budget or number of tokens."""
+    forms = [re.sub(r"\d[\d.,]*(?:e[+-]?\d+)?\s*[kmbt]?", "#", h.strip().lower()) for h in headings]
+    wide = [h for h, f in zip(headings, forms, strict=True) if "#" in f and forms.count(f) > 2]
+    if not wide or all(f != "#" and not rank("loss", f) for f in forms):
+        return ""
+    shown = listed([repr(h) for h in wide], 3, ", ")
+    return f" One column for each of {shown}: give each loss a row of its own, with its N and D."
+
+
 def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -> ColumnMatch:
     best = min(candidates.values())
     purpose, distance, _ = best
@@ -164,8 +175,8 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
         near = [h for h, r in candidates.items() if h not in ties and r[0] == purpose and r[1] <= 2]
         column = _same(name, [*ties, *near], raw) or column
     if not column:
-        choice = {name: ties[0]}
-        raise TableError(f"{ties} could each be {name}; say which: columns={choice}.")
+        choice, wide = {name: ties[0]}, wide_hint(ties)
+        raise TableError(f"{ties} could each be {name}; say which: columns={choice}.{wide}")
     others = [heading for heading, r in candidates.items() if r[0] > purpose and r[1] <= 5]
     note = f"The column {column!r} was taken for {name}." if distance >= 3 else ""
     if name == "loss" and purpose == 0 and others:
@@ -223,7 +234,7 @@ def split_unit(heading: str) -> tuple[str, float]:
 def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     """How badly a heading suits a quantity: the kind of loss, the distance, and the preference."""
     normal = _normal(heading)
-    words = set(re.split(r"[_./:()]+", normal.replace("cross_entropy", "ce")))
+    words = set(re.split(r"[_./:()=<>]+", normal.replace("cross_entropy", "ce")))
     held_out = bool(words & WORDS["held_out"])
     purpose = 0
     if name == "loss" and not held_out:
@@ -265,7 +276,12 @@ def _core(plain: str) -> str:
 
 
 def _normal(heading: str) -> str:
-    return re.sub(r"[\s\-]+", "_", heading.strip().lstrip("#№").strip(" *`$\"'").lower())
+    bare = heading.strip().lstrip("#№").strip(" *`$\"'†‡§¹²³").lower()
+    normal = re.sub(r"[\s\-]+", "_", bare)
+    # A batch in tokens is no number of sequences.
+    return re.sub(
+        r"batch(?:_size)?_*[(\[]((?:[kmb]_?)?)tokens?[)\]]$", r"batch_tokens_\1", normal
+    ).rstrip("_")
 
 
 def _parts(heading: str) -> list[str]:

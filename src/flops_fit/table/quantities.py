@@ -14,7 +14,15 @@ from flops_fit.errors import TableError
 from flops_fit.records import SIMULATED, Diagnostic, Findings
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import WORDS, Floats, is_missing
-from flops_fit.table.columns import ColumnMatch, Raw, find_numbers, find_text, likeliest
+from flops_fit.table.columns import (
+    ColumnMatch,
+    Raw,
+    find_numbers,
+    find_text,
+    likeliest,
+    rank,
+    wide_hint,
+)
 from flops_fit.text import listed
 
 _REQUIRED = ("params", "tokens", "loss")
@@ -23,10 +31,15 @@ _LEAST_PER_TOKEN = 0.5  # FLOPs by 6·N: those of a forward pass alone are a thi
 _SEVERAL = 1.05  # epochs
 _EQUAL_STEPS, _LOGGED = 1.1, 6  # between readings along a run, and how many make a log
 _FOLLOWS, _RATES_DIFFER = 0.8, 1.5  # R² of ln lr on ln N and ln D, and the spread around it
+_SHOWN = 40  # headings in a message
 _VISIBLE = 0.01  # of the loss
 _ALIKE, _NEARLY_ALL = 0.01, 0.8  # of the units of a sample, and share of the rows that have them
 # From which columns D follows.
-_LENGTHS = ("samples seq_len", "step batch_tokens", "step batch_size seq_len", "params ratio")
+_LENGTHS = (
+    *("samples seq_len", "step batch_tokens", "step batch_size seq_len", "params ratio"),
+    "unique_tokens epochs",
+)
+_WHOLE_BATCH = re.compile("global|gbs|total|effective")
 _finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
@@ -40,6 +53,7 @@ class Quantities:
     others: dict[str, Floats]  # the circumstances of the runs, by our names
     unit: str  # what D counts
     asks_epochs: bool = False  # nothing says whether D counts repeats
+    asks_length: bool = False  # D counts samples, and each has a length
     asks_active: bool = False  # nothing says how many parameters of the experts a token meets
 
 
@@ -50,12 +64,12 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     every = find_numbers(raw, mapping)
     used = {*_REQUIRED, *mapping, *(name for name, m in every.items() if m.column in filled)}
     matches = {name: match for name, match in every.items() if name in used}
-    others = {}
+    others, told = {}, {}
     for name, match in find_numbers(raw, mapping, cols.CIRCUMSTANCES).items():
         with suppress(TableError):  # a column of text is none of these
             logged = name == "lr" and match.distance > 2  # a rate along the run, not its peak
             if match.column in filled and not logged:
-                others[name] = raw.numbers(name, match)
+                others[name], told[name] = raw.numbers(name, match), match.column
     planned = None
     if "budget" in matches:
         try:
@@ -65,16 +79,26 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     has_compute = "flops" in matches or planned is not None
     with suppress(KeyError, TableError):
         others["params"] = raw.numbers("params", matches["params"])
-    from_steps = _tokens_of(others)
+    with suppress(KeyError, TableError):
+        others["unique_tokens"] = raw.numbers("unique_tokens", matches["unique_tokens"])
+    parts = [told[n] for n in ("accumulation", "devices") if np.nanmax(others.get(n, 0)) > 1]
+    if _WHOLE_BATCH.search(told.get("batch_size", "").lower()):
+        parts = []
+    from_steps = _tokens_of({n: v for n, v in others.items() if not parts or n != "batch_size"})
     derivable = has_compute or from_steps is not None
     if "tokens" in matches and matches["tokens"].column not in filled and derivable:
         del matches["tokens"]
     needed = [name for name in _REQUIRED if name != "tokens" or not derivable]
     if missing := [name for name in needed if name not in matches]:
-        raise _lacks(missing, raw, matches, others)
+        asked = (
+            f"{told['batch_size']!r} may be a part of the batch, beside {parts}" if parts else ""
+        )
+        raise _lacks(missing, raw, matches, others, asked if "batch_size" in others else "")
     data = {name: raw.numbers(name, m) for name, m in matches.items()}
+    filled_down = _filled_down(data, matches)
+    planned = None if planned is None else data["budget"]
     units = [f"{m.said(name)}." for name, m in matches.items() if m.factor != 1]
-    notes = [*units, *(m.note for m in matches.values() if m.note)]
+    notes = [*units, *filled_down, *(m.note for m in matches.values() if m.note)]
     out = Quantities(data, matches, notes, others, _unit(raw, matches))
     with np.errstate(all="ignore"):
         _complete(out, planned, from_steps)
@@ -82,6 +106,36 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     unknown = "tokens" not in matches and from_steps is None
     if unknown and re.search("tok|sampl|imag", guess.lower()):
         notes.append(f"Is {guess!r} D? Then say so: columns={ {'tokens': guess} }.")
+    return out
+
+
+def _filled_down(data: dict[str, Floats], matches: Mapping[str, ColumnMatch]) -> list[str]:
+    """Fill N and C of most rows from the row above, where they stand once a block; and say so."""
+    notes, measured = [], np.isfinite(data["loss"])
+    for name in ("params", "flops", "budget"):
+        empty = np.isnan(data.get(name, np.zeros(1)))
+        if not empty[0] and 2 * np.sum(empty & measured) >= np.sum(measured):
+            data[name] = data[name][
+                np.maximum.accumulate(np.where(empty, 0, np.arange(len(empty))))
+            ]
+            column = matches[name].column
+            notes += [f"{column!r} stands once a block: empty cells have the value above them."]
+    return notes
+
+
+def summaries(labels: Sequence[str], data: Mapping[str, Floats]) -> dict[int, str]:
+    """Rows that sum the others up, by their label, or the last one by its N and D."""
+    out = {
+        i: f"its label {label!r} says that it sums up other rows"
+        for i, label in enumerate(labels)
+        if label.strip(" :.*").lower() in WORDS["summaries"]
+    }
+    last = len(labels) - 1
+    others = [data[n][:last][np.isfinite(data[n][:last])] for n in ("params", "tokens")]
+    ends = [data[n][last] for n in ("params", "tokens")]
+    for what, f in (("sum", np.sum), ("mean", np.mean)):
+        if last > 2 and all(abs(f(v) - e) < 1e-6 * e for v, e in zip(others, ends, strict=True)):
+            out[last] = f"its N and D are the {what} of those above"
     return out
 
 
@@ -164,6 +218,7 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
     else:
         each, words = 6 * data["params"], "6·N·D was assumed"
         out.asks_active = bool(np.nanmax(out.others.get("experts", 0)) > 1)
+    out.asks_length = out.unit == "samples" and bool(np.nanmax(out.others.get("seq_len", 0)) > 1)
     data["flops"] = each * data["tokens"]
     notes.append(f"The table has no FLOPs: C = {words}.")
 
@@ -198,26 +253,41 @@ def _epochs(out: Quantities) -> None:
 
 
 def _lacks(
-    missing: list[str], raw: Raw, matches: Mapping[str, ColumnMatch], others: Mapping[str, Floats]
+    missing: list[str],
+    raw: Raw,
+    matches: Mapping[str, ColumnMatch],
+    others: Mapping[str, Floats],
+    batch: str,
 ) -> TableError:
-    """All that is missing, with the likeliest heading of each."""
+    """All that is missing, with the likeliest heading of each; ``batch``: what is unclear of it."""
     taken = {match.column for match in matches.values()}
     likely: dict[str, str] = {}
     for name in missing:
         likely[name] = likeliest(name, raw, {*taken, *likely.values()})
     fix = f"Say which is which: columns={likely}."
-    if "tokens" in missing and "step" in others:
+    first = raw.cells.get(raw.headings[0], ()) if raw.headings else ()
+    known = {n for c in first for n in _REQUIRED if not is_missing(c) and rank(n, str(c))}
+    values = [h for h in raw.headings if re.fullmatch(r"[\d.]+(e[+-]?\d+)?", h)]
+    logs = [h for h in likely.values() if re.search(r"(?<![a-z])(log|ln|lg)", h.lower())]
+    if len(values) > 1 and not any(rank(n, h) for n in _REQUIRED for h in raw.headings):
+        fix = "Its first line holds numbers: put the headings params,tokens,loss above."
+    elif wide := wide_hint(raw.headings):
+        fix = wide.strip()
+    elif len(known) > 1:
+        fix = "The quantities stand in rows, one column a run: transpose the table."
+    elif logs:
+        fix = f"Logarithms are not read: add columns of the numbers themselves beside {logs}."
+    elif "tokens" in missing and batch:
+        fix += f" {batch}: add a column tokens, or name it global_batch_size if it is the whole."
+    elif "tokens" in missing and "step" in others:
         fix += " Steps are no tokens: add a column tokens = steps × batch size × sequence length."
     elif "loss" in missing and re.search("ppl|perplexity", " ".join(raw.headings).lower()):
         fix += " Perplexity is no loss: add a column loss = ln(perplexity)."
     elif "tokens" in missing and "samples" in others:
         fix += " Sequences are no tokens: add a column of the sequence length, seq_len."
-    if logs := [h for h in likely.values() if re.search(r"(?<![a-z])(log|ln)", h.lower())]:
-        fix = f"Logarithms are not read: add columns of the numbers themselves beside {logs}."
-    with suppress(ValueError):
-        if list(map(float, raw.headings)):
-            fix = "Its first line holds numbers: put the headings params,tokens,loss above."
-    return TableError(f"the table lacks {missing}; it has the columns {list(raw.headings)}. {fix}")
+    more = f" and {len(raw.headings) - _SHOWN} more" if len(raw.headings) > _SHOWN else ""
+    has = f"{list(raw.headings[:_SHOWN])}{more}"
+    return TableError(f"the table lacks {missing}; it has the columns {has}. {fix}")
 
 
 def telling(
@@ -232,6 +302,9 @@ def telling(
     if read.asks_epochs:
         most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
         out.append(_finding("epochs", most=most, column=column))
+    if read.asks_length:
+        most, column = np.nanmax(read.others["seq_len"][kept]), read.matches["tokens"].column
+        out.append(_finding("lengths", most=most, column=column))
     if read.asks_active:
         out.append(_finding("experts", most=np.nanmax(read.others["experts"][kept])))
     same = [rows for rows in _grouped(zip(N.tolist(), D.tolist(), strict=True)) if len(rows) > 1]

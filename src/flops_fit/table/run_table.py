@@ -18,7 +18,7 @@ from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
-from flops_fit.table.quantities import batches, quantities, scaled_by_width, telling
+from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries, telling
 from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
 from flops_fit.text import anonymous, visible
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns
@@ -46,11 +46,14 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     names = raw.cells[label] if label else [None] * raw.rows
     labels = [_text(v) or f"run {i}" for i, v in enumerate(names, start=1)]
     reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
-    state = find_text("state", list(raw.cells))
-    states = cols.unfinished(raw.cells[state]) if state else {}
+    states = (
+        cols.unfinished(raw.cells[state]) if (state := find_text("state", [*raw.cells])) else {}
+    )
     unfinished = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
     outcomes = {*reasons, *unfinished, *np.flatnonzero(~np.isfinite(data["loss"])).tolist()}
     reasons |= _unsound_rows(data, unfinished, reasons)
+    summed = summaries(labels, data)
+    reasons, outcomes = {**summed, **reasons}, outcomes - summed.keys()
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:

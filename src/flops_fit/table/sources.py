@@ -3,6 +3,7 @@
 Files are not trusted: what is no table is refused, and reading stops at the row limit.
 """
 
+import ast
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 
 from flops_fit.errors import InputTypeError, TableError
 from flops_fit.lazy import import_extra
+from flops_fit.table.cells import is_missing
 from flops_fit.table.columns import Cells, Raw, Wanted, rank
 from flops_fit.table.text_files import binary, encoding, keeps, lines, opened, read_csv, too_long
 from flops_fit.trackers.tracker import flat
@@ -33,6 +35,35 @@ _FOREIGN = {
 
 def read_raw(source: Any, wanted: Wanted) -> Raw:
     """The wanted columns, from a path or from anything in memory that holds a table."""
+    raw = _read(source, wanted)
+    folded = [h for h, cells in raw.cells.items() if _is_folded(cells)]
+    if not folded:
+        return raw
+    # A column of dicts, or of their text, as W&B's example of its API writes config and summary.
+    rows = [
+        {h: _mapping(cells[i]) if h in folded else cells[i] for h, cells in raw.cells.items()}
+        for i in range(raw.rows)
+    ]
+    return from_rows(rows, wanted)
+
+
+def _is_folded(cells: Cells) -> bool:
+    if isinstance(cells, np.ndarray) and cells.dtype.kind != "O":
+        return False
+    some = list(islice((c for c in cells if not is_missing(c)), 3))
+    return bool(some) and all(isinstance(_mapping(c), Mapping) for c in some)
+
+
+def _mapping(cell: Any) -> Any:
+    """What the text of a dict says, as JSON or Python; other cells as they are."""
+    if isinstance(cell, str) and cell.lstrip().startswith("{"):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                return read(cell)
+    return cell
+
+
+def _read(source: Any, wanted: Wanted) -> Raw:
     if isinstance(source, Mapping):
         return _from_columns(source, wanted)
     if not isinstance(source, str | Path):
@@ -120,6 +151,19 @@ def _last_of_log(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return {**last, **{k: v for k, v in row.items() if k != "log_history"}}
 
 
+def _unpaired(value: Any) -> Any:
+    """Lists of keys and values as mappings: MLflow's server answers so."""
+    if isinstance(value, Mapping):
+        return {k: _unpaired(v) for k, v in value.items()}
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(v, Mapping) and {"key", "value"} <= set(v) for v in value)
+    ):
+        return {str(v["key"]): v["value"] for v in value}
+    return value
+
+
 def _is_listed(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0
@@ -137,7 +181,7 @@ def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
             raise too_long(MOST_ROWS)
         if count == _SMALL:
             cells = {h: c if wanted(h) != "other" else None for h, c in cells.items()}
-        for heading, value in flat(_last_of_log(row)).items():
+        for heading, value in flat(_unpaired(_last_of_log(row))).items():
             if heading not in cells:
                 kept = wanted(heading)
                 cells[heading] = [] if kept and (count < _SMALL or kept != "other") else None

@@ -18,6 +18,7 @@ from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted
 _LONGEST_LINE = 1 << 20
 _ROWS_AT_ONCE = 50_000
 _DELIMITERS = ",;\t|"
+_POINTED = re.compile(r"-?\d+\.(?!0$)(?:\d{1,2}|\d{4,})")
 _HEAD = 20  # lines, a title and comments among them, in which the headings stand
 
 
@@ -98,11 +99,12 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     for name in (headings[i] for i, kind in kinds.items() if kind != "other"):
         if headings.count(name) > 1:
             raise TableError(f"{path} has {headings.count(name)} columns {name!r}. Rename one.")
+    repeated = [*headings]  # above each block of rows
     parts: dict[int, list[Cells]] = {i: [] for i in kinds}
     count = 0
     while rows := list(islice(rows_left, _ROWS_AT_ONCE)):
         _make_rectangular(rows, len(headings), count, path)
-        rows = [row for row in rows if not _between(row, kinds)]
+        rows = [row for row in rows if not _between(row, kinds) and row != repeated]
         count += len(rows)
         if count > most:
             raise too_long(most, str(path))
@@ -116,7 +118,12 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     for i, chunks in parts.items():
         plain = chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks)
         cells[headings[i]] = np.concatenate(chunks) if plain else list(chain.from_iterable(chunks))
-    return Raw(tuple(name for name in headings if name), cells, count, delimiter == ";")
+    # Where a comma cannot part columns it is a decimal point, unless points are.
+    texts = (
+        str(c) for i, k in kinds.items() if k == "number" for c in islice(cells[headings[i]], 50)
+    )
+    commas = delimiter == ";" and not any(map(_POINTED.fullmatch, texts))
+    return Raw(tuple(name for name in headings if name), cells, count, commas)
 
 
 def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
@@ -129,13 +136,19 @@ def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
         headings = filter(None, map(str.strip, parts(line, delimiter)))
         return sum(wanted(heading) in ("number", "text") for heading in headings)
 
+    doubtful: list[tuple[int, str]] = []
     for i, line in enumerate(head):
         # The delimiter that splits the header into the most parts; the first of several.
         delimiter = max(_DELIMITERS, key=lambda d: len(parts(line, d)))
         if len(parts(line, delimiter)) == 1 and known(line, " ") >= 2:
             delimiter = " "
         if known(line, delimiter) >= 2:
-            return i, delimiter
+            names = [x for x in parts(line, delimiter) if wanted(x.strip()) == "number"]
+            if len(set(names)) == len(names):
+                return i, delimiter
+            doubtful.append((i, delimiter))  # the upper one of two lines of headings
+    if doubtful:
+        return doubtful[0]
     first = next((i for i, line in enumerate(head) if not line.startswith("#")), 0)
     return first, max(_DELIMITERS, key=lambda d: len(parts(head[first], d)))
 
@@ -144,7 +157,8 @@ def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
     """The headings with the units that a second line gives them; empty where it gives none."""
     units = [cell.strip(" ()[]*:-") for cell in cells]
     plain = {u for u in units if u and not is_missing(u)}
-    words = all(re.fullmatch("[a-z][^0-9]*", u, re.I) and unit_factor(u) for u in plain)
+    form = r"[a-z][^0-9]*|[x×](?:1e\d+|10\^?\S+)"
+    words = all(re.fullmatch(form, u, re.I) and unit_factor(u) for u in plain)
     if not plain or not words:
         return []
     pairs = zip_longest(headings, units, fillvalue="")
@@ -154,6 +168,10 @@ def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
 def _between(row: Sequence[str], kinds: Mapping[int, ColumnKind]) -> bool:
     """Whether a row is empty, a rule, or a line of words where a number is expected."""
     filled = [i for i, cell in enumerate(row) if cell.strip(" -:=\\")]
+    values = [row[i] for i, kind in kinds.items() if kind == "number" and i in filled]
+    sentence = any(len(row[i].split()) > 3 for i in filled)
+    if values and sentence and not any(v.strip()[:1] in "0123456789.-~≈$" for v in values):
+        return True
     if len(filled) != 1 or len(row) < 3 or kinds.get(filled[0], "number") != "number":
         return not filled
     return len(row[filled[0]].split()) > 2 or not re.search(r"\d", row[filled[0]])
