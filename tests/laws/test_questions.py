@@ -358,3 +358,14 @@ def test_text_is_no_number():
     """And says so."""
     with pytest.raises(InputTypeError, match="a loss as numbers"):
         CHINCHILLA.tokens_for(1e9, "low")
+
+
+@pytest.mark.parametrize("N", [-1, 0, float("nan"), [1e8, -1e8]])
+def test_a_loss_at_no_size_is_refused(N) -> None:
+    """Not answered by NaN; without limit a term vanishes."""
+    law = Hoffmann(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
+    with pytest.raises(InputError, match="N and D to be positive"):
+        law.loss(N, 1e9)
+    with pytest.raises(InputTypeError, match="N and D as numbers"):
+        law.loss("small", 1e9)
+    assert law.loss(np.inf, np.inf) == 1.7

@@ -163,3 +163,15 @@ def test_whole_numbers_that_no_float_holds_are_read(frame: Any, tmp_path: Path) 
     pq.write_table(pa.table(columns), tmp_path / "runs.parquet")
     for source in (frame(columns), tmp_path / "runs.parquet"):
         assert RunTable.read(source).flops.tolist() == [float(c) for c in flops]
+
+
+def test_structured_arrays_named_tuples_and_indices_are_tables() -> None:
+    """What pandas makes of a frame: records, rows, and a column as its index."""
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"params": [1e8, 2e8], "tokens": [2e9, 2e9], "loss": [3.0, 2.9]})
+    forms = (
+        frame.to_records(index=False),
+        [*frame.itertuples(index=False)],
+        frame.set_index("params"),
+    )
+    assert all(RunTable.read(form).params.tolist() == [1e8, 2e8] for form in forms)

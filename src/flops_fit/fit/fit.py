@@ -229,9 +229,9 @@ class Fit(Questions):
         if unique_tokens is not None:
             scarce = self.with_unique(unique_tokens)
             return scarce.predict(C, level, max_params=max_params, max_tokens=max_tokens)
-        if isinstance(C, list | tuple | np.ndarray) and np.ndim(C) == 1:
+        if np.ndim(C) == 1:
             caps: Caps = {"max_params": max_params, "max_tokens": max_tokens}
-            return Predictions(self.predict(c, level, **caps) for c in C)
+            return Predictions(self.predict(c, level, **caps) for c in np.asarray(C).tolist())
         C = check_target(C, level)
         budget = Budget(C, self.flops, max_params, max_tokens)
         if self._headline.lines is not None:

@@ -359,6 +359,7 @@ def known_law(law: str | type[Law]) -> type[Law] | None:
         return law
     if not isinstance(law, str):
         raise InputTypeError(f"expected law as a name or a Law class; got {type(law).__name__}.")
+    law = "hoffmann" if law == "chinchilla" else law  # as it is known by
     check_choice("law", law, ("auto", *LAWS))
     return LAWS.get(law)
 

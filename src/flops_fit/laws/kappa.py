@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from flops_fit.errors import InputError
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.law import Law
+from flops_fit.laws.optimum import above_zero
 
 LogForm = tuple[float, float, float, float, float, float]  # E, ln A, ln B, α, β, κ
 
@@ -85,7 +86,7 @@ class KappaFamily(Law):
 
 def _log_term(log_scale: float, power: float, size: ArrayLike) -> Floats:
     """Ln of scale/size^power, which does not overflow."""
-    return np.asarray(log_scale - power * np.log(np.asarray(size, dtype=np.float64)))
+    return np.asarray(log_scale - power * np.log(above_zero(size)))
 
 
 def _log(value: float) -> float:

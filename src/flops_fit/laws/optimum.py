@@ -29,17 +29,29 @@ def positive(values: ArrayLike, what: str) -> Floats:
     return finite(values, what, 0.0, "positive and finite")
 
 
+def above_zero(sizes: ArrayLike) -> Floats:
+    """Sizes as an array; refused where one is no positive number. Infinite ones have a loss too."""
+    out = _numbers(sizes, "N and D")
+    if not np.all(out > 0):
+        raise InputError(f"expected N and D to be positive; got {sizes!r}.")
+    return out
+
+
 def finite(values: ArrayLike, what: str, above: float = -np.inf, words: str = "finite") -> Floats:
     """Values as an array; refused where one is not a finite number, or not ``above``."""
-    try:
-        out = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
-    except OverflowError:  # a whole number beyond 1e308
-        out = np.asarray(np.inf)
+    out = _numbers(values, what)
     if not np.all(np.isfinite(out) & (out > above)):
         raise InputError(f"expected {what} to be {words}; got {values!r}.")
     return out
+
+
+def _numbers(values: ArrayLike, what: str) -> Floats:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"expected {what} as numbers; got {values!r}.") from error
+    except OverflowError:  # a whole number beyond 1e308
+        return np.asarray(np.inf)
 
 
 @dataclass(frozen=True)

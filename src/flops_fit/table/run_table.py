@@ -41,23 +41,21 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
             f"expected at least one run; the table is empty{head}. Add rows of N, D and loss."
         )
     read = quantities(raw, mapping)
-    data = read.data
-    label = find_text("label", list(raw.cells))
+    data, label = read.data, find_text("label", [*raw.cells])
     names = raw.cells[label] if label else [None] * raw.rows
     labels = [_text(v) or f"run {i}" for i, v in enumerate(names, start=1)]
     reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
-    states = (
-        cols.unfinished(raw.cells[state]) if (state := find_text("state", [*raw.cells])) else {}
-    )
+    state = find_text("state", [*raw.cells])
+    states = cols.unfinished(raw.cells[state]) if state else {}
     unfinished = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
     outcomes = {*reasons, *unfinished, *np.flatnonzero(~np.isfinite(data["loss"])).tolist()}
     reasons |= _unsound_rows(data, unfinished, reasons)
-    summed = summaries(labels, data)
-    reasons, outcomes = {**summed, **reasons}, outcomes - summed.keys()
+    reasons = (summed := summaries(labels, data)) | reasons
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
         fields["budget"] = cols.budgets_of(fields["flops"])
+    outcomes -= summed.keys()
     known = {i: {name: float(v[i]) for name, v in data.items()} for i in outcomes}
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
     cluster = find_text("cluster", list(raw.cells))

@@ -64,6 +64,8 @@ def _mapping(cell: Any) -> Any:
 
 
 def _read(source: Any, wanted: Wanted) -> Raw:
+    if isinstance(source, np.ndarray) and source.dtype.names:  # a structured array
+        source = {name: source[name] for name in source.dtype.names}
     if isinstance(source, Mapping):
         return _from_columns(source, wanted)
     if not isinstance(source, str | Path):
@@ -175,6 +177,7 @@ def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
     cells: dict[str, list[Any] | None] = {}  # None: seen, and not wanted
     count = 0
     for row in rows:
+        row = row._asdict() if hasattr(row, "_asdict") else row
         if not isinstance(row, Mapping):
             raise _no_table(rows, row)
         if count == MOST_ROWS:
@@ -198,6 +201,9 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     """Any data frame that narwhals knows, lazy ones collected; ``None`` if it is none."""
     import narwhals as nw
 
+    index = getattr(source, "index", None)
+    if any(name is not None for name in getattr(index, "names", ())):  # pandas: a column by itself
+        source = source.reset_index()
     try:
         frame = nw.from_native(source, pass_through=True)
         if not isinstance(frame, nw.DataFrame | nw.LazyFrame):
