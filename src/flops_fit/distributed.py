@@ -123,8 +123,8 @@ def launched() -> int:
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise InputError(
-                f"data parallel: expected ranks that each hold the whole model; {variable} asks for "
-                f"{name}, which shards it. Launch without it; sharded models are not supported."
+                f"ranks: expected a launch that leaves sharding to the trainer; {variable} asks for {name}. "
+                "Launch with torchrun, and give TrainingConfig(sharding='fsdp') to cut models over the ranks."
             )
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
     if by_accelerate and "MASTER_ADDR" in os.environ and "LOCAL_RANK" not in os.environ:

@@ -23,7 +23,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.records import Experiment, Run
-from flops_fit.train import Trainer
+from flops_fit.train import Trainer, TrainingConfig
 from tests.conftest import make_experiment, with_changes
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -78,9 +78,36 @@ class Words(nn.Module):
         return logits
 
 
-def trainer(kwargs: dict[str, Any] | None = None, broken_on: int | None = None) -> Trainer:
+class Deep(Words):
+    """Layers in a list, each with dropout."""
+
+    def __init__(self, width: int = 8, dropout: float = 0.0) -> None:
+        super().__init__(width, dropout)
+        parts = (nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(3))
+        self.layers = nn.ModuleList(parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.embedding(x)
+        for layer in self.layers:
+            h = h + self.dropout(layer(h))
+        logits: torch.Tensor = self.head(h)
+        return logits
+
+
+FEW = 20  # steps
+SHARDED = TrainingConfig(sharding="fsdp", activation_checkpointing=True)
+
+
+def trainer(
+    kwargs: dict[str, Any] | None = None, broken_on: int | None = None, model: Any = Words
+) -> Trainer:
     data, held_out = split_data(Rows(broken_on), Rows())
-    return Trainer(ModelSpec(Words, "width", kwargs or {}), data, held_out, Objective(masked))
+    return Trainer(ModelSpec(model, "width", kwargs or {}), data, held_out, Objective(masked))
+
+
+def deep(config: TrainingConfig, samples: int = 11) -> Any:
+    """What a run of the deep model says."""
+    return told(replace(trainer(model=Deep), config=config)(experiment(samples, FEW)))
 
 
 def experiment(batch_size: int = 11, steps: int = 40) -> Experiment:
@@ -118,19 +145,23 @@ def trained(kwargs: dict[str, Any] | None = None, batch_size: int = 11, **change
     return {**told(run), "weights": [v for part in values for v in part]}
 
 
-def stopped(folder: Path) -> Any:
+def stopped(folder: Path, make: Trainer, steps: int = 40) -> Any:
     """Rank 1 is asked to stop in the middle; then both go on."""
-    make = replace(trainer({"dropout": 0.3}), folder=folder / f"of-rank-{RANK}")
+    whole, make = make, replace(make, folder=folder / f"of-rank-{RANK}")
     code = None
     if RANK == 1:  # only rank 0 hears of progress, so this one asks by itself
         make = replace(make, data=_Asking(make.data))
     try:
-        make(experiment())
+        make(experiment(steps=steps))
     except SystemExit as end:
         code = end.code
     kept = sorted(p.name for p in make.folder.rglob("step-*")) if make.folder else []
-    again = replace(trainer({"dropout": 0.3}), folder=make.folder)(experiment())
+    again = replace(whole, folder=make.folder)(experiment(steps=steps))
     return {"code": code, "kept": kept, "again": told(again)}
+
+
+def sharded_dropout() -> Trainer:
+    return replace(trainer({"dropout": 0.3}, model=Deep), config=SHARDED)
 
 
 class _Asking:
@@ -216,7 +247,12 @@ def main(out: Path) -> None:
         "no room": trained({"room": 0}),
         "dropout": trained({"dropout": 0.3}),
         "broken": told(trainer(broken_on=1)(experiment())),
-        "stopped": stopped(out / "stopped"),
+        "stopped": stopped(out / "stopped", trainer({"dropout": 0.3})),
+        "sharded": deep(SHARDED),
+        "sharded, cut": deep(replace(SHARDED, microbatch=4)),
+        "sharded, few samples": deep(SHARDED, samples=1),
+        "sharded, dropout": told(sharded_dropout()(experiment(steps=FEW))),
+        "sharded, stopped": stopped(out / "sharded", sharded_dropout(), FEW),
         "branched": branched(out / "branched"),
         "sweep": sweep(out / "sweep"),
         "stopped sweep": stopped_sweep(out),

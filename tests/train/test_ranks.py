@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ import torch
 
 from flops_fit.distributed import Ranks, join_ranks, launched, rank_device
 from flops_fit.errors import InputError
+from flops_fit.train import TrainingConfig
+from flops_fit.train.sharding import blocks
 from tests.train import _ranks
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +140,32 @@ def test_what_stops_rank_0_stops_the_others(both: tuple[Any, Any, Path]) -> None
     assert both[1]["stopped sweep"].startswith("SweepError: rank 0 stopped the sweep:")
 
 
+def test_weights_cut_over_ranks_train_as_whole_ones_do(both: tuple[Any, Any, Path]) -> None:
+    """Layer by layer, activations computed again, in one pass or in several."""
+    alone = _ranks.deep(TrainingConfig())
+    for rank, name in itertools.product(both[:2], ("sharded", "sharded, cut")):
+        assert rank[name]["state"] == "completed"
+        assert rank[name]["tokens"] == alone["tokens"]
+        assert rank[name]["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert rank[name]["loss_se"] == pytest.approx(alone["loss_se"], rel=1e-4)
+        assert rank[name]["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-5)
+        assert "at least one sample for each of 2" in rank["sharded, few samples"]["reason"]
+
+
+def test_each_rank_keeps_its_part_and_goes_on_to_the_last_bit(both: tuple[Any, Any, Path]) -> None:
+    for rank, written in zip(both[:2], (2, 0), strict=True):
+        assert rank["sharded, stopped"]["kept"] == ["step-00000017"] * written
+        assert rank["sharded, stopped"]["again"]["resumed"] == 1
+        assert rank["sharded, stopped"]["again"]["loss"] == rank["sharded, dropout"]["loss"]
+
+
+def test_only_layers_that_share_no_weight_are_cut_by_themselves() -> None:
+    model = _ranks.Deep()
+    assert blocks(model) == [*model.layers]
+    model.layers[1][0].weight = model.head.weight = model.layers[0][0].weight
+    assert blocks(model) == [model.layers[2]]
+
+
 def test_sums_are_over_ranks_whatever_the_shape_and_kind(both: tuple[Any, Any, Path]) -> None:
     assert both[0]["sum"] == both[1]["sum"] == [9.0, 9.0, 12.0, 3.0]
 
@@ -157,7 +186,7 @@ def test_models_cut_into_pieces_are_refused(
     monkeypatch: pytest.MonkeyPatch, variable: str, name: str
 ) -> None:
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(InputError, match=f"expected ranks that each hold the whole model.*{name}"):
+    with pytest.raises(InputError, match=f"leaves sharding to the trainer.*{name}"):
         launched()
 
 

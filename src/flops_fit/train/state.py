@@ -130,14 +130,16 @@ class TrainState:
         )
 
     def save(self, checkpoints: Checkpoints | None, step: Stepper, owner: str = "") -> None:
-        """Save the whole state; every rank calls this, one writes. A full disk costs only the checkpoint."""
+        """Save the whole state; every rank calls this, those with ``checkpoints`` write.
+
+        A full disk costs only the checkpoint.
+        """
         random = step.ranks.all_gather(rng.capture())
         if checkpoints is None:
             return
         state = {
             "owner": owner,
-            "model": step.model.state_dict(),
-            "optimizer": step.optimizer.state_dict(),
+            **step.state(),
             "random": random,
             "tally": {
                 "first": self.first,
@@ -170,15 +172,22 @@ class TrainState:
         newest = None
         if checkpoints is not None:
             newest = checkpoints.newest(at_most, after=self.step)
+        while step.sharded and (kept := step.ranks.all_gather(newest[0] if newest else -1)):
+            if len(set(kept)) == 1:
+                break
+            if (
+                newest and checkpoints and newest[0] > min(kept)
+            ):  # one was stopped before it had saved
+                newest = checkpoints.newest(min(kept), after=self.step)
+        if checkpoints is not None:
             self._notes += [d.message for d in checkpoints.findings]
         step.ranks.all_reduce_max()
-        newest = step.ranks.broadcast(newest)
+        newest = newest if step.sharded else step.ranks.broadcast(newest)
         if newest is None:
             return
         self.step, state = newest
         saved = state["tally"]
-        step.model.load_state_dict(state["model"])
-        step.optimizer.load_state_dict(state["optimizer"])
+        step.load(state)
         random: list[rng.RngState] = state["random"]
         if len(random) != step.ranks.size:
             self._notes.append(

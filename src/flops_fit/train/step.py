@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from flops_fit import rng
 from flops_fit.batches import split_batch, to_device
@@ -38,6 +38,7 @@ class Stepper:
     ranks: Ranks = ALONE
     notes: list[str] = field(default_factory=list)
     divisible: bool = True  # whether parts of a batch have the gradient of the whole
+    sharded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.divisible and self.ranks.size > 1:
@@ -57,6 +58,15 @@ class Stepper:
     def compile(self) -> None:
         """Compile forward passes from here on; if that fails, steps are made without."""
         self._forward.compile()
+
+    def state(self) -> dict[str, Any]:
+        """Weights and the optimizer's state."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def __call__(self, batch: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """Step once; the mean loss, the number of units and the gradient's norm, on the device."""

@@ -17,8 +17,8 @@ from flops_fit._version import __version__
 from flops_fit.batches import to_device
 from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
-from flops_fit.distributed import PeerError, Ranks, join_ranks
-from flops_fit.errors import DataError
+from flops_fit.distributed import ALONE, PeerError, Ranks, join_ranks
+from flops_fit.errors import DataError, FlopsFitError
 from flops_fit.hparams import is_finished, learning_rate
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
@@ -39,6 +39,7 @@ from flops_fit.train.config import (
 )
 from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, evaluate, noise_scale
 from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
+from flops_fit.train.sharding import ShardedStepper, end_launch, recompute, shard
 from flops_fit.train.state import TrainState, trunk_snapshots
 from flops_fit.train.step import Stepper, is_out_of_memory
 
@@ -126,6 +127,8 @@ class Trainer:
         except PeerError:
             by_peer = True
         except Exception as error:  # the user's code may raise anything
+            if self.config.sharding and ranks.size > 1 and not isinstance(error, FlopsFitError):
+                end_launch(error)
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
             where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
             reason = explain_lost_reader(error) or error_line(error)
@@ -148,14 +151,19 @@ class Trainer:
         throughput = Throughput(experiment.flops_per_sample * batch_size, peak)
         state = TrainState(steps, self.device, throughput)
         keeps, shares = ranks.all_reduce_max(self.folder is not None, self.trunks is not None)
-        ranks.broadcast_tensors([*step.model.parameters(), *step.model.buffers()])
+        if not step.sharded:
+            ranks.broadcast_tensors([*step.model.parameters(), *step.model.buffers()])
 
         # 2. Where an earlier attempt, or a shorter run of its trunk, left off. Rank 0 has the folders.
         folder = self.folder / experiment.id if self.folder and ranks.is_main else None
         checkpoints = trunk = None
-        if folder is not None:
+        kept, key = folder and folder / "checkpoint", experiment.id
+        if step.sharded and (shared := ranks.broadcast(kept)):
+            kept = shared / f"rank-{ranks.rank:04}"
+            key += f" {ranks.rank}/{ranks.size}"
+        if kept is not None:
             every = config.checkpoint_seconds, config.checkpoint_steps
-            checkpoints = Checkpoints(folder / "checkpoint", experiment.id, *every)
+            checkpoints = Checkpoints(kept, key, *every)
         if keeps:
             state.resume(checkpoints, step)
         if self.trunks is not None and experiment.trunk and ranks.is_main:
@@ -234,11 +242,14 @@ class Trainer:
         model: Any = self.model.build(experiment.size)
         if self.parametrization is not None:
             self.parametrization.apply(model)
-        model = model.to(self.device).train()
+        if config.activation_checkpointing:
+            recompute(model)
+        sharded = config.sharding is not None and ranks.size > 1
+        model = (shard(model, self.device, ranks) if sharded else model.to(self.device)).train()
         if ranks.rank:
             rng.seed(experiment.seed + ranks.rank, device=self.device)
         own = config.optimizer, config.param_groups, self.parametrization
-        return Stepper(
+        return (ShardedStepper if sharded else Stepper)(
             model,
             self.objective,
             make_optimizer(model, experiment.hparams, *own),
@@ -256,7 +267,8 @@ class Trainer:
         size = self.judged_on or (step.microbatch if step.halved else max(step.samples, 64))
         exactly, where = self.judged_on is not None, self.device
         with self.precision.autocast(where):
-            return evaluate(model, self.held_out, self.objective, where, size, step.ranks, exactly)
+            ranks = ALONE if step.sharded else step.ranks  # which make each pass together
+            return evaluate(model, self.held_out, self.objective, where, size, ranks, exactly)
 
     def _rise(self, experiment: Experiment, step: Stepper, loss: float, error: float) -> str:
         """How far a held-out loss lies above that of the untrained model; empty if within errors."""
