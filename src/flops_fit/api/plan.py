@@ -38,6 +38,7 @@ from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
 from flops_fit.text import error_line
 from flops_fit.train.config import TrainingConfig, resolve_device, resolve_precision
+from flops_fit.train.memory import memory_findings
 from flops_fit.train.step import INDIVISIBLE
 from flops_fit.train.trainer import Trainer
 from flops_fit.tune.tuning import Tune, resolve_tune
@@ -46,6 +47,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _TRAINING = TrainingConfig()
+_LITTLE_BYTES, _MUCH_OF_MEMORY = (
+    1e9,
+    0.5,
+)  # what is said of memory: from this on, and from this share on
 
 
 @dataclass(frozen=True)
@@ -337,10 +342,9 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
             "samples. Give a smaller batch_size instead."
         )
     precision, device = trainer.precision, trainer.device
+    probed = trainer.model, trainer.data, trainer.objective
     probe = Probe(
-        trainer.model,
-        trainer.data,
-        trainer.objective,
+        *probed,
         device,
         trainer.config.microbatch,
         functools.partial(precision.autocast, device),
@@ -350,7 +354,8 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
         if trainer.parametrization is not None:
             plan = _with_check(plan, trainer, trainer.parametrization)
     planner = replace(plan.require_planner("plan"), task=replace(trainer, speed=speed))
-    return replace(plan, planner=planner, speed=speed)
+    told = memory_findings(plan.experiments, *probed, device, trainer.config)
+    return replace(plan, planner=planner, speed=speed, diagnostics=(*plan.diagnostics, *told))
 
 
 def _with_check(plan: SweepPlan, trainer: Trainer, roles: Parametrization) -> SweepPlan:

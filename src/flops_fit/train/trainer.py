@@ -37,6 +37,7 @@ from flops_fit.train.config import (
     resolve_precision,
     use_compile,
 )
+from flops_fit.train.memory import STATE_BYTES, device_bytes
 from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, evaluate, noise_scale
 from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
 from flops_fit.train.sharding import ShardedStepper, end_launch, recompute, shard
@@ -143,6 +144,15 @@ class Trainer:
     def _train(self, run: Run, report: Report, ranks: Ranks, tracking: Tracking) -> Run:
         experiment, config = run.experiment, self.config
         steps, batch_size = experiment.steps, experiment.batch_size
+
+        cut = config.sharding is not None and ranks.size > 1
+        needed = STATE_BYTES * experiment.params.total / (ranks.size if cut else 1)
+        if needed > (room := device_bytes(self.device)):
+            why = (
+                f"weights, gradients and AdamW take {needed / 1e9:.3g} GB on each rank, and {self.device} "
+                f"has {room / 1e9:.3g} GB: give sharding='fsdp' and more ranks, or smaller sizes"
+            )
+            return replace(run, state="oom", reason=why)
 
         # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
         step = self._stepper(experiment, ranks)
