@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -16,6 +18,8 @@ from sphinx.util import logging
 
 import flops_fit
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 project = "flops-fit"
 author = copyright = "The flops-fit developers"
 version = release = flops_fit.__version__
@@ -24,11 +28,12 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "pages",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_pictures"]
+html_math_renderer = "mathml"
 templates_path = ["_templates"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
@@ -63,7 +68,8 @@ html_css_files = ["site.css"]
 html_theme_options = {"navbar_align": "left", "header_links_before_dropdown": 9}
 # Pages without pages below them need no list of these.
 html_sidebars: dict[str, list[str]] = {
-    name: [] for name in ["index", "tutorial", "methods", "limits", "faq", "design", "changelog"]
+    name: []
+    for name in ["index", "tutorial", "gallery", "methods", "limits", "faq", "design", "changelog"]
 }
 
 log = logging.getLogger(__name__)

@@ -143,9 +143,9 @@ class Result:
         """A Markdown table of optima with intervals, by default at the sweep's own budgets."""
         data = self._report_data
         if compute_budgets is None and level == data.level:
-            return chinchilla_table(data.answers)
+            return chinchilla_table(data.answers, self.fit.trust)
         budgets = self.plan.budgets if compute_budgets is None else compute_budgets
-        return chinchilla_table([self.predict(c, level) for c in budgets])
+        return chinchilla_table([self.predict(c, level) for c in budgets], self.fit.trust)
 
     def summary(self) -> str:
         """The answer at the largest budget in words, and whether to rely on it."""

@@ -26,6 +26,7 @@ from flops_fit.report.style import (
     dark_colour,
     exponents,
     inline_svg,
+    loss_name,
     new_figure,
     set_margins,
 )
@@ -179,6 +180,20 @@ def test_the_answer_is_what_approaches_are_divided_by(lost: flops_fit.Fit) -> No
     C = float(data.compute[at])
     expected = lost.law.optimal(C, lost.flops).params / lost.predict(C).optimal_params
     assert data.lines["3 surface"][at] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("loss", "Held-out loss"),
+        ("val_bpb", "Held-out loss, bits a byte"),
+        ("val loss (nats/token)", "Held-out loss, nats"),
+        ("train_loss", "Training loss"),
+    ],
+)
+def test_axes_say_the_unit_of_the_loss_that_its_heading_says(heading: str, name: str) -> None:
+    rows = [{"N": 1e8, "D": 2e9, heading: 3.0}]
+    assert loss_name(flops_fit.RunTable.read(rows)) == name
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_a_missing_interval_is_called_missing(fit: flops_fit.Fit) -> None:
     bare = replace(fit.predict(1e20), intervals=dict.fromkeys(fit.predict(1e20).intervals))
     told = chinchilla_table([bare])
     assert told.count("(none)") == 4
+    assert chinchilla_table([bare], "no").startswith("| Compute Budget (trust: no) |")
     assert "| none " in told
 
 

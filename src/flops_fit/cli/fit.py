@@ -53,7 +53,7 @@ def fit(
     fitted = answer.read_fit(runs, law, column, curves)
     predictions, words, findings = _answers(fitted, predict, runs)
     shown = [
-        flops_fit.report.chinchilla_table(predictions),
+        flops_fit.report.chinchilla_table(predictions, fitted.trust),
         f"\n{answer.law_line(fitted.law)} {fitted.status}\n",
         flops_fit.report.approaches_table(fitted),
         f"\n{words}",
@@ -80,7 +80,7 @@ def _by_group(grouped: flops_fit.fit.GroupFit, predict: Sequence[float] | None) 
     shown, predictions = [repr(grouped)], {}
     for name, fit in grouped.fits.items():
         answers = [fit.predict(c) for c in predict or [fit.largest_compute]]
-        shown.append(f"\n{name}\n\n{flops_fit.report.chinchilla_table(answers)}")
+        shown.append(f"\n{name}\n\n{flops_fit.report.chinchilla_table(answers, fit.trust)}")
         predictions[name] = [p.to_dict() for p in answers]
     document = {"fit": grouped.to_dict(), "predictions": predictions}
     return Answer(tuple(shown), document, all(f.trust != "no" for f in grouped.fits.values()))
@@ -108,7 +108,11 @@ def report(
     rows = [p.to_dict() for p in predictions]
     document: dict[str, Any] = {"report": str(path), "trust": fitted.trust, "predictions": rows}
     document["findings"] = answer.serious(fitted, findings)
-    shown = (f"Report: {path}\n", flops_fit.report.chinchilla_table(predictions), f"\n{words}")
+    shown = (
+        f"Report: {path}\n",
+        flops_fit.report.chinchilla_table(predictions, fitted.trust),
+        f"\n{words}",
+    )
     return Answer(shown, document, answer.relied_on(fitted, findings))
 
 

@@ -149,7 +149,7 @@ def _by_fit(
     predictions = [fit.predict(C, level, **question.caps) for C in budgets]
     reached = list(zip(question.losses, needed, strict=True))
     shown = [f"A loss of {loss:g} takes at least {e} training FLOPs." for loss, e in reached]
-    shown += [*([""] if shown else []), flops_fit.report.chinchilla_table(predictions)]
+    shown += [*([""] if shown else []), flops_fit.report.chinchilla_table(predictions, fit.trust)]
     shown += ["", law_line(fit.law)]
     served = []
     if (demand := question.inference_tokens) is not None:

@@ -82,6 +82,7 @@ def call(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     settings = Settings(debug="--debug" in arguments)
     words = [a for a in arguments if a != "--debug"]
+    words[:1] = ["fit" if w == "chinchilla" else w for w in words[:1]]  # as it is looked for
     try:
         answer = app(words, prog_name="flops-fit", standalone_mode=False, obj=settings)
         if isinstance(answer, Answer):

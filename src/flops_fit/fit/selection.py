@@ -23,7 +23,7 @@ from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
 
-_FEWEST_RUNS = 12
+_FEWEST_RUNS, _MOST_RUNS = 12, 5_000  # of more, no single one pulls the fit
 _MOST_SINGLE, _MOST_IN_TAIL, _STEPS = 40, 6, 20
 _ADDITIVE = np.array([True, True, True, True, True, False])
 _COMPUTE_OFF = 1.0  # decades of C/(N·D) that one run may lie from the others
@@ -40,6 +40,8 @@ def stray_runs(runs: RunTable, log: bool) -> dict[int, str]:
         return {}
     reasons = _inconsistent(runs)
     most = max(3, len(runs) // 8)
+    if len(runs) > _MOST_RUNS:
+        return reasons
     while len(reasons) <= most:
         left = np.array([i for i in range(len(runs)) if i not in reasons])
         worst = _worst(runs.take(left), log)
@@ -103,7 +105,7 @@ def _deletions(s: Floats, v: Floats) -> Bools:
     leverage = np.sum(np.linalg.qr(basis)[0] ** 2, axis=1)
     single = np.argsort(-leverage, kind="stable")[:_MOST_SINGLE]
     single = single[leverage[single] > _LEVERAGE]
-    sets = list(np.eye(count, dtype=bool)[single])
+    sets = list(single[:, None] == np.arange(count))
     longest = int(np.clip(count // 10, 2, _MOST_IN_TAIL))
     for order in (np.argsort(o, kind="stable") for o in (s, -s, v, -v)):
         for length in {2, 3, longest}:

@@ -145,7 +145,7 @@ def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextT
 
 
 def _optima(fit: Fit, name: str, at: Comparison, level: float) -> str:
-    return f"<h3>{paragraph(name)[3:-4]}</h3>{optima([fit.predict(at.compute, level)]).html()}"
+    return f"<h3>{paragraph(name)[3:-4]}</h3>{optima([fit.predict(at.compute, level)], fit.trust).html()}"
 
 
 def _draw(fits: dict[str, Fit], quantity: str, level: float) -> Drawn:

@@ -49,11 +49,15 @@ class IsoflopCurve:
 
 @dataclass(frozen=True)
 class Isoflop:
-    """All IsoFLOP curves, smallest budget first; ``flagged`` holds (N, loss) of outliers, (k, 2)."""
+    """All IsoFLOP curves, smallest budget first; ``flagged`` holds (N, loss) of outliers, (k, 2).
+
+    ``loss`` is what the axis calls it.
+    """
 
     curves: tuple[IsoflopCurve, ...]
     flagged: Floats
     law: str
+    loss: str = "Held-out loss"
 
     def rows(self) -> list[Row]:
         """Runs, points of the curves, optima and minima, distinguished by ``kind``."""
@@ -66,7 +70,7 @@ def isoflop_data(fit: Fit) -> Isoflop:
     flagged = [i for i, label in enumerate(fit.runs.labels) if label in outliers]
     points = np.column_stack([fit.runs.params[flagged], fit.runs.loss[flagged]])
     curves = tuple(_curve(fit, float(budget)) for budget in np.unique(fit.runs.budget))
-    return Isoflop(curves, points, law_name(fit.law.name))
+    return Isoflop(curves, points, law_name(fit.law.name), style.loss_name(fit.runs))
 
 
 def law_name(name: str) -> str:
@@ -132,7 +136,7 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     room = (most / least) ** 0.04
     ax.set_xlim(least / room, most * room)
     style.log_axis(ax, "x", "Parameters N")
-    ax.set_ylabel("Held-out loss")
+    ax.set_ylabel(data.loss)
     _label_curves(ax, {names[i]: (data.curves[i], colours[i]) for i in drawn})
     for mark, face, edge, size, label in (
         ("*", style.FAINT, style.INK, 6, optimum),

@@ -33,7 +33,7 @@ class OptimalPath:
 class OptimumCurve:
     """N*, D* or the loss over compute, observed (C, value) by kind, and C of the largest run.
 
-    ``level`` is that of the intervals; ``run`` has that of one run's loss.
+    ``level`` is that of the intervals; ``run`` has that of one run's loss, ``loss`` is what axes call it.
     """
 
     quantity: str
@@ -44,6 +44,7 @@ class OptimumCurve:
     largest: float
     level: float
     run: OptimalPath | None = None
+    loss: str = "Held-out loss"
 
     def rows(self) -> list[Row]:
         """The path with its intervals, and observations, distinguished by ``kind``."""
@@ -93,7 +94,8 @@ def optimum_data(
     source = "line through the minima" if on_lines else "median of the drawn surfaces"
     paths = paths or optimal_path(fit, level)
     path, run = paths[quantity], paths["run_loss"] if quantity == "loss" else None
-    return OptimumCurve(quantity, runs.unit, path, source, seen, fit.largest_compute, level, run)
+    largest, name = fit.largest_compute, style.loss_name(runs)
+    return OptimumCurve(quantity, runs.unit, path, source, seen, largest, level, run, name)
 
 
 def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
@@ -118,7 +120,7 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
         face = style.INK if mark == "o" else "none"
         ax.plot(*points.T, mark, mfc=face, mec=style.INK, label=kind, ms=3, mew=0.6, zorder=3)
     if data.quantity == "loss":
-        ax.set_ylabel("Held-out loss at the optimum")
+        ax.set_ylabel(f"{data.loss} at the optimum")
         # An interval that opens far beyond the runs must not flatten all that was measured.
         values = np.concatenate([path.value, *(points[:, 1] for points in data.observed.values())])
         low, high = np.nanmin(values), np.nanmax(values)

@@ -262,7 +262,11 @@ def _list(diagnostics: Sequence[Diagnostic]) -> str:
 # To add a section, add an entry; a section that renders nothing is left out with its link.
 SECTIONS: tuple[Section, ...] = (
     Section("answer", "Answer", answer),
-    Section("table", "Optima at each budget", lambda m: table.optima(m.answers).html()),
+    Section(
+        "table",
+        "Optima at each budget",
+        lambda m: table.optima(m.answers, verdict(m.fit, m.findings)).html(),
+    ),
     Section("what-if", "What if", panel),
     Section("figures", "Figures", figures),
     Section("tuning", "Hyper-parameters", tuning),

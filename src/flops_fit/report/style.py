@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flops_fit.flops.functions import Floats
+from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count
 
 if TYPE_CHECKING:
@@ -40,6 +41,20 @@ _CELLS = 90  # along each axis: of points that share one, the first is drawn
 _MAX_KEYS = 5  # budgets named in a legend; more have a strip of colours
 _PAD = 4.0  # points around all that is drawn
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def loss_name(runs: RunTable) -> str:
+    """The loss as axes call it, with the unit that its heading says."""
+    heading = next((r.lower() for r in runs.recognised if r.startswith("loss: ")), "")
+    units = {
+        "bits a byte": r"bpb|bits?[ _/]+(per_)?byte",
+        "bits a token": r"bits?[ _/]+(per_)?tok",
+        "nats a byte": r"nats?[ _/]+(per_)?byte",
+        "nats": "nats",
+    }
+    unit = next((f", {u}" for u, form in units.items() if re.search(form, heading)), "")
+    training = any("is a training loss" in note for note in runs.notes)
+    return f"{'Training' if training else 'Held-out'} loss{unit}"
 
 
 class FigureData(Protocol):

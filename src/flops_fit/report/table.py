@@ -54,17 +54,19 @@ class TextTable:
         return html_table(head, cells, self.note, self.name)
 
 
-def chinchilla_table(predictions: Sequence[Prediction]) -> str:
+def chinchilla_table(predictions: Sequence[Prediction], trust: str = "ok") -> str:
     """N*, D*, D/N and the loss at each budget with intervals, as a Markdown table.
 
-    The loss has two intervals: of the mean of runs of that size, and of one run.
+    The loss has two intervals: of the mean of runs of that size, and of one run. Where ``trust`` is ``"no"``
+    the table's head says so, wherever it is copied.
     """
-    return optima(predictions).markdown()
+    return optima(predictions, trust).markdown()
 
 
-def optima(predictions: Sequence[Prediction]) -> TextTable:
-    """N*, D*, D/N and the loss at each budget with intervals."""
-    heads = ("Compute Budget", "Optimal N", "Optimal D", "D/N Ratio")
+def optima(predictions: Sequence[Prediction], trust: str = "ok") -> TextTable:
+    """N*, D*, D/N and the loss at each budget with intervals, marked where they are not to be trusted."""
+    budget = "Compute Budget (trust: no)" if trust == "no" else "Compute Budget"
+    heads = (budget, "Optimal N", "Optimal D", "D/N Ratio")
     rows = [[*heads, "Predicted Loss, Mean of Runs", "Loss, One Run"]]
     for p in predictions:
         cells = [
@@ -120,8 +122,10 @@ def answer_card(
     fit: Fit, predictions: Sequence[Prediction], diagnostics: Iterable[Diagnostic]
 ) -> str:
     """The table and the answer in words as a small piece of HTML, for notebooks."""
-    words = answer_in_words(fit, predictions[-1], diagnostics).splitlines()
-    return card("Compute-optimal training", optima(predictions).rows, words)
+    findings = tuple(diagnostics)
+    words = answer_in_words(fit, predictions[-1], findings).splitlines()
+    rows = optima(predictions, verdict(fit, findings)).rows
+    return card("Compute-optimal training", rows, words)
 
 
 def within_reach(fit: Fit, params: float | Floats) -> bool:

@@ -298,7 +298,11 @@ def telling(
         return ()
     out = [SIMULATED] if "mock" in map(str, raw.cells.get("device", ())) else []
     N, D, loss = (read.data[name][kept] for name in ("params", "tokens", "loss"))
-    texts = {h: ["" if is_missing(c[i]) else str(c[i]) for i in kept] for h, c in raw.cells.items()}
+    texts = {
+        h: ["" if is_missing(c[i]) else str(c[i]) for i in kept]
+        for h, c in raw.cells.items()
+        if h == label or _setting(h)
+    }
     if read.asks_epochs:
         most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
         out.append(_finding("epochs", most=most, column=column))
@@ -311,8 +315,7 @@ def telling(
     differing = [
         h
         for h, cells in texts.items()
-        if h.strip().lower().replace(" ", "_").replace(".", "/").split("/")[-1] in WORDS["settings"]
-        and any(len({cells[i] for i in rows}) > 1 for rows in same)
+        if _setting(h) and any(len({cells[i] for i in rows}) > 1 for rows in same)
     ]
     if differing:
         spread = float(np.median([np.ptp(loss[r]) / np.abs(np.mean(loss[r])) for r in same]))
@@ -322,11 +325,16 @@ def telling(
     elif stray := _stray_rates(read.others.get("lr"), kept, N, D):
         out.append(_finding("rates_differ", factor=stray))
     repeats = _repeats(label, texts[label], N, D, "step" in read.others) if label else []
-    logged = [r for r in _grouped(N.tolist()) if _evenly(D[r])]
+    logged = [r for r in _grouped(N.tolist()) if len(r) > _LOGGED and _evenly(D[r])]
     warned = any(d.severity == "warning" for d in repeats)
     if 2 * sum(map(len, logged)) > len(N) and not warned:
         repeats = [_finding("log_of_steps", number=len(logged))]
     return (*out, *repeats)
+
+
+def _setting(heading: str) -> bool:
+    plain = heading.strip().lower().replace(" ", "_").replace(".", "/")
+    return plain.split("/")[-1] in WORDS["settings"]
 
 
 def _evenly(D: Floats) -> bool:
