@@ -45,7 +45,7 @@ def test_every_command_offers_json_and_says_its_exit_codes(capsys: Capsys) -> No
 
 
 def test_without_a_command_there_is_help(capsys: Capsys) -> None:
-    assert "flops-fit fit" in called(capsys, "chinchilla", "--help").out  # as it is looked for
+    assert "flops-fit fit" in called(capsys, "chinchilla", "-h").out  # as it is looked for
     for arguments, word in (((), "predict"), (("reference",), "show")):
         told = called(capsys, *arguments)
         assert (told.code, told.err) == (0, "")

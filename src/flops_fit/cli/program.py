@@ -36,7 +36,10 @@ _WIDEST = 1000
 # Columns of a plan that are left out on a narrow terminal, in this order.
 _OPTIONAL_COLUMNS = ("C/6ND", "lr", "epochs", "batch", "D/N")
 
-app = typer.Typer(name="flops-fit", pretty_exceptions_enable=False, epilog=EXIT_CODES)
+app = typer.Typer(
+    name="flops-fit", pretty_exceptions_enable=False, epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 
 
 def _print_version(wanted: bool) -> None:
