@@ -71,7 +71,7 @@ def drawn(evidence: Evidence, budget: Budget) -> Answer:
 
 def noise_alone(fit: Fit, budget: Budget) -> Answer:
     """The fitted law and its HC3 sandwich: the law taken to be exactly right."""
-    solution, flops = fit._solution, fit.flops
+    solution, flops = fit._evidence.solution, fit.flops
     cov = covariance(solution)
 
     def logs(law: Law) -> Floats:

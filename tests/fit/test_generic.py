@@ -72,7 +72,7 @@ def test_refits_scatter_as_the_sandwich_says(kind):
     assert draws.shape == (150, 4)
     np.testing.assert_array_equal(draws[:5], fit.bootstrap(150, kind, seed=1)[:5])
     exponents = draws[:, 3] / (draws[:, 2] + draws[:, 3])
-    sandwich = np.sqrt(covariance(fit._solution).matrix[3, 3])
+    sandwich = np.sqrt(covariance(fit._evidence.solution).matrix[3, 3])
     assert np.std(np.log(draws[:, 3])) == pytest.approx(sandwich, rel=1 / 3)
     assert np.median(exponents) == pytest.approx(fit.law.exponent, abs=0.02)
 

@@ -36,7 +36,7 @@ def test_the_basis_has_the_kernel_that_it_stands_for(length):
 
 def test_runs_of_a_group_share_half_of_their_noise():
     """The whitened covariance of ½(I + 11ᵀ) in each group is the identity."""
-    points = fit_runs(sweep(LAW, sd=0.01))._solution.points
+    points = fit_runs(sweep(LAW, sd=0.01))._evidence.solution.points
     groups = np.arange(len(points.z)) // 3
     grouped = type(points)(**{**vars(points), "groups": groups})
     whiten = _whitener(np.ones(len(groups)), grouped)

@@ -1,7 +1,7 @@
 """The three approaches of Hoffmann et al. 2022 side by side, and which of them answers."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -171,7 +171,7 @@ def three_approaches(
             up, down = (evidence.optima(C * float(np.exp(s))).params for s in (1.15, -1.15))
             slopes = (np.log(up / down) / 2.3).tolist()
         drawn = evidence.span(np.array(slopes), level)
-    a, b, N, D, loss = (_finite(v) for v in at_optimum)
+    a, b, N, D, loss = (float(v) if np.isfinite(v) else None for v in at_optimum)
     certain = (drawn, evidence.no_interval or ("" if drawn else "the runs do not determine it"))
     reason = headline.reasons["surface"]
     return (
@@ -201,7 +201,3 @@ def _exponents(law: Law, C: float, flops: FlopsFunction) -> tuple[float, float]:
     up, down = (law.optimal(C * float(np.exp(s)), flops) for s in (_STEP, -_STEP))
     a, b = np.log([up.params / down.params, up.tokens / down.tokens]) / (2 * _STEP)
     return float(a), float(b)
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -179,7 +179,7 @@ def _difference(first: Fit, second: Fit, level: float) -> tuple[Interval | None,
     a, b = (np.array([law.exponent for law in each.drawn_laws]) for each in (one, other))
     draws = b - np.random.default_rng(2).permutation(a)
     apart = abs(float(np.mean(draws))) / max(float(np.std(draws)), 1e-300)
-    held = first.exponents == second.exponents and first._solution.fixed
+    held = first.exponents == second.exponents and one.solution.fixed
     return other.span(draws, level), None if held else float(2 * ndtr(-apart))
 
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from flops_fit._version import __version__
 from flops_fit.errors import InputError, TableError
-from flops_fit.files import read_json, write_json
+from flops_fit.files import read_json
 from flops_fit.fit.checks import trust_worth
 from flops_fit.fit.misfit import Posterior
 from flops_fit.fit.misfit_mean import KappaMean
-from flops_fit.fit.prediction import QUANTITIES, SPANS, serious
+from flops_fit.fit.prediction import SPANS, serious
 from flops_fit.fit.valley import ValleyPrior
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict, flops_to_dict
 from flops_fit.laws import LAWS
@@ -162,14 +162,9 @@ def cubic(x: Floats, grid: Floats, values: Floats) -> Floats:
 
 def _logs_of(fit: Fit, level: float, log_c: Floats) -> Floats:
     """Logs of each quantity and of its interval's ends, shape (C, columns)."""
-    rows = []
-    for C in np.exp(log_c):
-        at = fit.predict(float(C), level)
-        values = (*(at[name] for name in QUANTITIES), at.expected_loss)
-        spans = [at.intervals[name] or (np.nan, np.nan) for name in SPANS]
-        rows.append([v for value, span in zip(values, spans, strict=True) for v in (value, *span)])
+    rows = [fit.predict_path(np.array([C]), level).ravel() for C in np.exp(log_c)]
     with np.errstate(invalid="ignore", divide="ignore"):  # a loss may have no logarithm
-        logs = np.log(np.array(rows, dtype=np.float64))
+        logs = np.log(rows)
     return np.where(np.isfinite(logs), logs, np.nan)
 
 
@@ -253,13 +248,6 @@ class Question:
                 raise InputError(f"expected a fit without {name}= to save: that is not saved.")
         table = finite_json(vars(self.table))
         return {"version": __version__, "law": self.law, "table": table, "options": options}
-
-
-def save_fit(fit: Fit, path: Path) -> Path:
-    """See :meth:`flops_fit.fit.Fit.save`."""
-    made_of = fit._question.to_dict() if fit._question else None
-    write_json(path, {**fit.to_dict(), "made_of": made_of})
-    return path
 
 
 def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 
 from flops_fit.errors import InputError
+from flops_fit.files import write_json
 from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
-from flops_fit.fit.export import Question, fit_card, save_fit, summary
+from flops_fit.fit.export import Question, fit_card, summary
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Estimate, Evidence, check_level, drawn_laws, estimate
 from flops_fit.fit.minima import Envelope, IsoFLOP
@@ -120,7 +121,6 @@ class Fit(Questions):
     choice: Choice | None
     sensitivity: Sensitivity
     residual_map: ResidualMap
-    _solution: Solution = field(repr=False)
     _headline: Headline = field(repr=False)
     _evidence: Evidence = field(repr=False)
     hparams: HParamRule | None = None
@@ -156,7 +156,7 @@ class Fit(Questions):
     @property
     def noise_sd(self) -> float:
         """What one new run scatters by around the law, as root mean square residual."""
-        return self._solution.noise_sd * self._solution.points.unit
+        return self._evidence.solution.noise_sd * self._evidence.solution.points.unit
 
     @property
     def recipe(self) -> RecipeTable:
@@ -171,7 +171,7 @@ class Fit(Questions):
     @property
     def dof(self) -> int:
         """Fitted runs less parameters."""
-        return self._solution.dof
+        return self._evidence.solution.dof
 
     @property
     def largest_compute(self) -> float:
@@ -187,9 +187,8 @@ class Fit(Questions):
             )
         law = replace(self.law, unique=float(unique_tokens))
         lines = replace(self.isoflop, n_line=None, d_line=None)
-        solution = replace(self._solution, law=law)
-        evidence = replace(self._evidence, solution=solution)
-        return replace(self, law=law, isoflop=lines, _solution=solution, _evidence=evidence)
+        evidence = replace(self._evidence, solution=replace(self._evidence.solution, law=law))
+        return replace(self, law=law, isoflop=lines, _evidence=evidence)
 
     @overload
     def predict(self, C: float, level: float = ..., **caps: Unpack[Caps]) -> Prediction: ...
@@ -240,7 +239,8 @@ class Fit(Questions):
         others = [a.law for a in self.alternatives if a.status in usable]
         line = self.isoflop.n_line if self.isoflop.usable else None
         answer = predict(self._evidence, budget, level, others, line)
-        return replace(answer, diagnostics=(*scarcity_notes(self._solution), *answer.diagnostics))
+        notes = scarcity_notes(self._evidence.solution)
+        return replace(answer, diagnostics=(*notes, *answer.diagnostics))
 
     def optimal(self, C: float | Floats, flops_per_unit: FlopsLike | None = None) -> Optimum:
         """The optimum that :meth:`predict` gives at C training FLOPs, without intervals.
@@ -255,12 +255,9 @@ class Fit(Questions):
         if self._evidence.no_interval:
             return self.law.optimal(C, flops)
         compute = positive(C, "compute in FLOPs")
-        values = predict_path(self._evidence, compute.ravel(), 0.9, flops)[:3, 0]
-        if compute.ndim == 0:
-            N, D, loss = (float(v) for v in values[:, 0])
-            return Optimum(N, D, loss, float(compute))
-        N, D, loss = values.reshape(3, *compute.shape)
-        return Optimum(N, D, loss, compute)
+        best = predict_path(self._evidence, compute.ravel(), 0.9, flops)[:3, 0]
+        values = (*best.reshape(3, *compute.shape), compute)
+        return Optimum(*(v if compute.ndim else float(v) for v in values))
 
     def predict_path(self, compute: Floats, level: float = 0.9) -> Floats:
         """What :meth:`predict` says at many budgets, without its notes.
@@ -298,7 +295,7 @@ class Fit(Questions):
         A parameter that the runs do not determine stays where the fit left it. Runs, never whole
         budgets, are resampled. Outside the κ family a refit takes at most 25 steps from the fit.
         """
-        laws = drawn_laws(self._solution, n, kind, seed)
+        laws = drawn_laws(self._evidence.solution, n, kind, seed)
         return np.array([list(law.params.values()) for law in laws]).reshape(n, -1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -349,7 +346,9 @@ class Fit(Questions):
 
     def save(self, path: str | Path = "fit.json") -> Path:
         """Write the fit as JSON that :func:`flops_fit.load_fit` makes it again from; its path."""
-        return save_fit(self, Path(path))
+        made_of = self._question.to_dict() if self._question else None
+        write_json(path := Path(path), {**self.to_dict(), "made_of": made_of})
+        return path
 
     def __repr__(self) -> str:
         return f"<Fit of the {self.law.name} law to {len(self.runs)} runs, trust: {self.trust}>"

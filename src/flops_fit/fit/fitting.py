@@ -184,9 +184,9 @@ def fit_runs(
             table = with_covariates(table, form)
         fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
         table = check_runs(table, fewest)
-        given = None if isinstance(weights, str) else run_weights(weights, table, log)
+        given = weights if isinstance(weights, str) else run_weights(weights, table, log)
         table, rule = tuned_losses(table, hparams, n)
-        table, base, findings = _sound_runs(table, weights if given is None else given, log, fewest)
+        table, base, findings = _sound_runs(table, given, log, fewest)
         if rule is not None:
             base, findings = base * rule.weights(table), (*rule.diagnostics(table), *findings)
         flops = flops_of(table, flops_per_unit)
@@ -246,14 +246,13 @@ def _grouped(
 
 
 def _sound_runs(
-    table: RunTable, weights: Any, log: bool, fewest: int
+    table: RunTable, weights: str | Floats, log: bool, fewest: int
 ) -> tuple[RunTable, Floats, tuple[Diagnostic, ...]]:
     """The runs that are fitted, from the least compute up, with their weights and findings."""
     # The order of the rows must not matter, not even by rounding: draws follow it.
     order = np.lexsort((table.loss, table.tokens, table.params, table.flops))
-    given = None if isinstance(weights, str) else run_weights(weights, table, log)[order]
     table = table.take(order)
-    base = run_weights(weights, table, log) if given is None else given
+    base = run_weights(weights if isinstance(weights, str) else weights[order], table, log)
     table, base = table.select(base > 0, "its weight is zero"), base[base > 0]
     reasons = stray_runs(table, log)
     findings = tuple(stray_finding(reasons, table.labels))
@@ -346,7 +345,6 @@ def _assembled(
         choice=fitted.choice,
         sensitivity=moved,
         residual_map=residuals,
-        _solution=chosen,
         _headline=headline,
         _evidence=evidence,
         hparams=problem.rule,

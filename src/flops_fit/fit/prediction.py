@@ -1,7 +1,7 @@
 """The answer at one compute budget with its intervals, and what a budget held out says of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,15 +58,13 @@ class Prediction(Mapping[str, Any]):
     diagnostics: tuple[Diagnostic, ...]
 
     def __getitem__(self, key: str) -> Any:
-        if key not in {f.name for f in fields(self)}:
-            raise KeyError(key)
-        return getattr(self, key)
+        return vars(self)[key]
 
     def __iter__(self) -> Iterator[str]:
-        return (f.name for f in fields(self))
+        return iter(vars(self))
 
     def __len__(self) -> int:
-        return len(fields(self))
+        return len(vars(self))
 
     def _title(self) -> str:
         far = f"{self.extrapolation:.3g} times the largest run"

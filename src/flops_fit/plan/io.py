@@ -1,25 +1,17 @@
-"""Plans on disk: JSON that gives the plan back, CSV to look at, and comparison with existing runs."""
-
-from __future__ import annotations
+"""Rows and words of planned runs, what is kept of them, and their comparison with existing runs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flops_fit.errors import InputTypeError, OutputError, TableError
-from flops_fit.files import csv_text, output_errors, read_json, write_output
-from flops_fit.flops.functions import flops_from_dict, flops_to_dict
+from flops_fit.errors import OutputError, TableError
+from flops_fit.files import read_json
 from flops_fit.plan.cost import CostEstimate, Priced
-from flops_fit.plan.designs import Layout, Prior
 from flops_fit.plan.timing import Speed
-from flops_fit.records import Diagnostic, Experiment, Run, as_record, own_flops
+from flops_fit.records import Diagnostic, Experiment, Run, own_flops
 from flops_fit.text import format_count, render, values_table
-
-if TYPE_CHECKING:
-    from flops_fit.plan.sweep_plan import SweepPlan
-
 
 _UNKNOWN = "–"
 
@@ -77,83 +69,6 @@ def shared_line(experiments: Sequence[Experiment]) -> str:
     return f"{named}: {', '.join(parts)}." if parts else f"{named}."
 
 
-_FORMAT = "flops-fit plan"
-_SCHEMA = 1
-_FINDINGS = tuple[Diagnostic, ...]
-_SPEED: Any = Speed | None
-
-
-def plan_to_json(plan: SweepPlan) -> str:
-    """See :meth:`SweepPlan.to_json`."""
-    layout = plan.layout
-    content = {
-        "format": _FORMAT,
-        "schema": _SCHEMA,
-        "unit": plan.unit,
-        "flops": flops_to_dict(plan.flops, [e.params.total for e in plan.experiments]),
-        "layout": layout and {**vars(layout), "prior": layout.prior.description},
-        "diagnostics": [asdict(d) for d in plan.diagnostics],
-        "speed": None if plan.speed is None else asdict(plan.speed),
-        "experiments": [e.to_dict() for e in plan.experiments],
-    }
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-
-
-def plan_from_json(source: str | Path) -> dict[str, Any]:
-    """The arguments of a :class:`SweepPlan`; see :meth:`SweepPlan.from_json`."""
-    text = str(source)
-    try:
-        if isinstance(source, Path) or not text.lstrip().startswith("{"):
-            text = Path(source).read_text(encoding="utf-8")
-        content = json.loads(text)
-    except OSError as error:
-        raise OutputError(f"plan: {source} cannot be read: {error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"plan: expected the JSON of SweepPlan.to_json(); {error}.") from error
-    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-        raise TableError(
-            "plan: expected the JSON of SweepPlan.to_json(); this is something else. Runs from "
-            "elsewhere are read by RunTable and fit_runs."
-        )
-    if content.get("schema") != _SCHEMA:
-        raise TableError(
-            f"plan: it has schema {content.get('schema')!r}; this version reads {_SCHEMA}. Make the "
-            "plan again."
-        )
-    try:
-        layout, each = content["layout"], list(content["experiments"])
-        if layout is not None:
-            prior = as_record(layout["prior"], str, "plan: its prior")
-            layout = as_record({**layout, "prior": Prior(prior)}, Layout, "plan: its layout")
-        return {
-            "experiments": tuple(Experiment.from_dict(e) for e in each),
-            "unit": as_record(content["unit"], str, "plan: its unit"),
-            "flops": flops_from_dict(content["flops"]),
-            "diagnostics": as_record(content["diagnostics"], _FINDINGS, "plan: its diagnostics"),
-            "layout": layout,
-            "speed": as_record(content["speed"], _SPEED, "plan: its speed"),
-        }
-    except TableError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TableError(
-            f"plan: it is damaged or was edited ({type(error).__name__}: {error}). Make the plan again."
-        ) from error
-
-
-def write_csv(experiments: Sequence[Experiment], speed: Speed | None, path: Path) -> Path:
-    """See :meth:`SweepPlan.to_csv`."""
-    with output_errors(path, "plan"):
-        write_output(path, csv_text(plan_rows(experiments, speed)))
-    return path
-
-
-def plan_rows(experiments: Sequence[Experiment], speed: Speed | None) -> list[dict[str, Any]]:
-    """One row a run, with its cost."""
-    own = own_flops(experiments)
-    return [_row(e, own[e.id], speed) for e in experiments]
-
-
 SWEEP_FORMAT, SWEEP_SCHEMA = "flops-fit sweep", 2
 
 
@@ -174,17 +89,21 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _row(e: Experiment, own: float, speed: Speed | None) -> dict[str, Any]:
-    derived = {
-        "flops_shared": e.flops - own,
-        "size": json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size,
-        "params": e.params.total,
-        "non_embedding": e.params.non_embedding,
-        "tokens_per_param": e.tokens / e.params.total,
-        "seconds": None if speed is None else round(speed.seconds(e, own), 3),
-    }
-    row = {name: derived[name] if name in derived else getattr(e, name) for name in _COLUMNS}
-    return row | {f"hparams.{name}": value for name, value in e.hparams.to_dict().items()}
+def plan_rows(experiments: Sequence[Experiment], speed: Speed | None) -> list[dict[str, Any]]:
+    """One row a run, with its cost."""
+    own, rows = own_flops(experiments), []
+    for e in experiments:
+        derived = {
+            "flops_shared": e.flops - own[e.id],
+            "size": json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size,
+            "params": e.params.total,
+            "non_embedding": e.params.non_embedding,
+            "tokens_per_param": e.tokens / e.params.total,
+            "seconds": None if speed is None else round(speed.seconds(e, own[e.id]), 3),
+        }
+        row = {name: derived[name] if name in derived else getattr(e, name) for name in _COLUMNS}
+        rows.append(row | {f"hparams.{k}": value for k, value in e.hparams.to_dict().items()})
+    return rows
 
 
 FINAL = frozenset({"completed", "diverged"})  # other states may end otherwise next time
@@ -244,33 +163,7 @@ class PlanDiff(Priced):
         return "\n".join([render(self), missing, *lines])
 
 
-def diff(
-    experiments: Sequence[Experiment], speed: Speed | None, done: Iterable[Run] | str | Path
-) -> PlanDiff:
-    """See :meth:`SweepPlan.diff`."""
-    unreadable: list[str] = []
-    if isinstance(done, str | Path):
-        runs = _read_runs(Path(done), unreadable)
-    else:
-        runs = list(done) if isinstance(done, Iterable) else [done]
-    for run in runs:
-        if not isinstance(run, Run):
-            raise InputTypeError(
-                f"diff: expected runs, or the output_dir of a sweep; got {type(run).__name__}."
-            )
-    planned = {e.id for e in experiments}
-    final = {r.experiment.id: r for r in runs if r.state in FINAL}
-    return PlanDiff(
-        finished=tuple(final[e.id] for e in experiments if e.id in final),
-        missing=tuple(e for e in experiments if e.id not in final),
-        not_asked_for=tuple(r for r in runs if r.experiment.id not in planned),
-        unreadable=tuple(unreadable),
-        failed=tuple(r for r in runs if r.experiment.id in planned - set(final)),
-        _speed=speed,
-    )
-
-
-def _read_runs(folder: Path, unreadable: list[str]) -> list[Run]:
+def read_runs(folder: Path, unreadable: list[str]) -> list[Run]:
     """The runs that a sweep recorded; nothing is written."""
     runs = []
     try:

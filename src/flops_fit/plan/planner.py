@@ -1,6 +1,5 @@
 """From a model, its data and a design to a plan; and the same plan with another recipe."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flops_fit.data.spec import DataSpec
-from flops_fit.errors import BudgetError, FlopsFitError, InputError, PlanError
+from flops_fit.errors import BudgetError, FlopsFitError, InputError, PlanError, is_number
 from flops_fit.fingerprint import digest
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import ModelSpec, Size
@@ -46,20 +45,16 @@ def check_budgets(budgets: Any) -> tuple[float, ...]:
         )
     values = []
     for value in budgets:
-        try:
-            number = math.nan if isinstance(value, str | bytes | bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not 0 < number < math.inf:
+        if not is_number(value) or value <= 0:
             raise BudgetError(
                 f"compute_budgets: expected positive finite numbers of FLOPs; got {value!r}."
             )
-        if number in values:
+        if float(value) in values:
             raise BudgetError(
-                f"compute_budgets: expected distinct budgets; {number:g} is given twice. "
+                f"compute_budgets: expected distinct budgets; {value:g} is given twice. "
                 "To repeat runs, give repeats=."
             )
-        values.append(number)
+        values.append(float(value))
     if not values:
         raise BudgetError(
             "compute_budgets: expected one number of FLOPs or more; the list is empty."

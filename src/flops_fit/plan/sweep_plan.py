@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import InputError
-from flops_fit.files import write_output
-from flops_fit.flops.functions import FlopsFunction
+from flops_fit.errors import InputError, InputTypeError, OutputError, TableError
+from flops_fit.files import csv_text, output_errors, write_output
+from flops_fit.flops.functions import FlopsFunction, flops_from_dict, flops_to_dict
 from flops_fit.mup.coordinate_check import CoordinateCheck
 from flops_fit.plan import io
 from flops_fit.plan.cost import DesignCosts, Device, Priced
-from flops_fit.plan.designs import Layout
+from flops_fit.plan.designs import Layout, Prior
 from flops_fit.plan.export import export_plan
 from flops_fit.plan.timing import Speed
-from flops_fit.records import Diagnostic, Experiment, Run, own_flops
+from flops_fit.records import Diagnostic, Experiment, Run, as_record, own_flops
 from flops_fit.text import card, format_count, format_duration, render, values_table
 
 if TYPE_CHECKING:
     from flops_fit.plan.planner import Planner
+
+_FORMAT = "flops-fit plan"
+_SCHEMA = 1
+_FINDINGS = tuple[Diagnostic, ...]
+_SPEED: Any = Speed | None
 
 
 @dataclass(frozen=True)
@@ -102,14 +108,44 @@ class SweepPlan(Priced):
 
         ``done`` are runs, or the ``output_dir`` of a sweep: only read, OutputError where it cannot be.
         """
-        return io.diff(self.experiments, self.speed, done)
+        unreadable: list[str] = []
+        if isinstance(done, str | Path):
+            runs = io.read_runs(Path(done), unreadable)
+        else:
+            runs = list(done) if isinstance(done, Iterable) else [done]
+        for run in runs:
+            if not isinstance(run, Run):
+                raise InputTypeError(
+                    f"diff: expected runs, or the output_dir of a sweep; got {type(run).__name__}."
+                )
+        planned = {e.id for e in self.experiments}
+        final = {r.experiment.id: r for r in runs if r.state in io.FINAL}
+        return io.PlanDiff(
+            finished=tuple(final[e.id] for e in self.experiments if e.id in final),
+            missing=tuple(e for e in self.experiments if e.id not in final),
+            not_asked_for=tuple(r for r in runs if r.experiment.id not in planned),
+            unreadable=tuple(unreadable),
+            failed=tuple(r for r in runs if r.experiment.id in planned - set(final)),
+            _speed=self.speed,
+        )
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The plan as JSON text, written to ``path`` as well where one is given.
 
         The ``planner`` is not part of it; F(N) is, with every size that was counted.
         """
-        text = io.plan_to_json(self)
+        layout = self.layout
+        content = {
+            "format": _FORMAT,
+            "schema": _SCHEMA,
+            "unit": self.unit,
+            "flops": flops_to_dict(self.flops, [e.params.total for e in self.experiments]),
+            "layout": layout and {**vars(layout), "prior": layout.prior.description},
+            "diagnostics": [vars(d) for d in self.diagnostics],
+            "speed": None if self.speed is None else asdict(self.speed),
+            "experiments": self.to_dicts(),
+        }
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
         if path is not None:
             write_output(Path(path), text + "\n")
         return text
@@ -120,11 +156,52 @@ class SweepPlan(Priced):
 
         TableError where it is no plan, or was edited: the id of a run no longer fits its settings.
         """
-        return cls(**io.plan_from_json(source))
+        text = str(source)
+        try:
+            if isinstance(source, Path) or not text.lstrip().startswith("{"):
+                text = Path(source).read_text(encoding="utf-8")
+            content = json.loads(text)
+        except OSError as error:
+            raise OutputError(f"plan: {source} cannot be read: {error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise TableError(f"plan: expected the JSON of SweepPlan.to_json(); {error}.") from error
+        if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+            raise TableError(
+                "plan: expected the JSON of SweepPlan.to_json(); this is something else. Runs from "
+                "elsewhere are read by RunTable and fit_runs."
+            )
+        if content.get("schema") != _SCHEMA:
+            raise TableError(
+                f"plan: it has schema {content.get('schema')!r}; this version reads {_SCHEMA}. Make "
+                "the plan again."
+            )
+        try:
+            layout, each = content["layout"], list(content["experiments"])
+            if layout is not None:
+                prior = as_record(layout["prior"], str, "plan: its prior")
+                layout = as_record({**layout, "prior": Prior(prior)}, Layout, "plan: its layout")
+            return cls(
+                experiments=tuple(Experiment.from_dict(e) for e in each),
+                unit=as_record(content["unit"], str, "plan: its unit"),
+                flops=flops_from_dict(content["flops"]),
+                diagnostics=as_record(content["diagnostics"], _FINDINGS, "plan: its diagnostics"),
+                speed=as_record(content["speed"], _SPEED, "plan: its speed"),
+                layout=layout,
+            )
+        except TableError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TableError(
+                f"plan: it is damaged or was edited ({type(error).__name__}: {error}). Make the plan "
+                "again."
+            ) from error
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one row a run, with its cost and its hyper-parameters; returns the path."""
-        return io.write_csv(self.experiments, self.speed, Path(path))
+        path = Path(path)
+        with output_errors(path, "plan"):
+            write_output(path, csv_text(io.plan_rows(self.experiments, self.speed)))
+        return path
 
     def export(self, target: str, folder: str | Path, command: Any = None, **options: Any) -> Path:
         """Write what runs this plan elsewhere, and return its path; :func:`collect` finds the results.

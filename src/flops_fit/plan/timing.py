@@ -93,21 +93,16 @@ class Speed:
         return StepTimes(many.params, *_between(threads, (1, self.threads), (one, many)))
 
 
-def _log_linear(at: float, known: Sequence[float], values: Sequence[float]) -> float:
-    """Between what is ``known`` linear in the logarithms; beyond them as at the outermost."""
-    x, y = [math.log(n) for n in known], np.log(np.maximum(values, 1e-9))
-    return math.exp(float(np.interp(math.log(at), x, y)))
-
-
 def _interpolated(times: Sequence[StepTimes], experiment: Experiment) -> StepTimes:
     params = float(experiment.params.total)
     return StepTimes(params, *_between(params, [t.params for t in times], times))
 
 
 def _between(at: float, known: Sequence[float], times: Sequence[StepTimes]) -> Iterator[float]:
-    """Each part of a step where ``times`` are those at ``known``."""
+    """Each part of a step, linear in logarithms between ``times`` at what is ``known``."""
     for part in ("fixed", "flops_per_second", "start"):
-        yield _log_linear(at, known, [getattr(t, part) for t in times])
+        logs = np.log(np.maximum([getattr(t, part) for t in times], 1e-9))
+        yield math.exp(float(np.interp(math.log(at), np.log(known), logs)))
 
 
 _STEP_FLOPS = 2e10  # a probed step costs no more than this: a second or so on two cores
