@@ -152,21 +152,22 @@ def find_optimal(
     adaptive = sweep.resolved_design if isinstance(sweep.resolved_design, Adaptive) else None
     if adaptive is None:
         check_fittable(plan)
-    tuning = climbed = None
+    answer = tuning = climbed = None
     if tuning_options.kind not in ("none", "joint"):
         total = None if adaptive is None else adaptive.max_flops
         plan, tuning = tune_plan(plan, tuning_options, options, total)
         options = replace(options, resume=True)  # the folder is this sweep's by now
+    prior: HParamNames = "auto"
     if adaptive is not None:
         allowed = None if sizes is None else list(sizes)
-        return replace(find_adaptively(plan, adaptive, allowed, options), tuning=tuning)
-    prior: HParamNames = "auto"
-    if (joint := sweep.joint) is not None:
+        plan, runs, answer = find_adaptively(plan, adaptive, allowed, options)
+    elif (joint := sweep.joint) is not None:
         climbed, prior = climb_plan(plan, plan.task, options), valley_prior(plan, joint)
-        plan = replace(plan, experiments=climbed.experiments)
-    runs = run_plan(plan, plan.task, options) if climbed is None else climbed.runs
+        plan, runs = replace(plan, experiments=climbed.experiments), list(climbed.runs)
+    else:
+        runs = run_plan(plan, plan.task, options)
     fit = fit_runs(runs, flops_per_unit=plan.flops, hparams=prior)
-    result = Result(plan, tuple(runs), fit, Path(output_dir), tuning=tuning, climbed=climbed)
+    result = Result(plan, tuple(runs), fit, Path(output_dir), answer, tuning, climbed)
     if ranks_of(plan.task).is_main:
         result.save()
     return result

@@ -8,8 +8,8 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from flops_fit import rng
 from flops_fit.adaptive.candidates import check_adaptive, pilot_budgets, pilot_sizes
-from flops_fit.api.width_check import WidthCheck
-from flops_fit.data.spec import check_dataset_type, split_data
+from flops_fit.api.width_check import smallest, with_check
+from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
 from flops_fit.errors import InputError, InputTypeError, check_choice, check_whole, explains_names
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Mock
@@ -17,9 +17,9 @@ from flops_fit.fingerprint import digest
 from flops_fit.fit.hparam_rule import TUNED
 from flops_fit.model.sizes import ModelSizes
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.mup.parametrization import Parametrization, parametrize
+from flops_fit.mup.parametrization import parametrize
 from flops_fit.objective import Objective
-from flops_fit.plan.counting import FlopsMethod
+from flops_fit.plan.counting import FlopsCounter, FlopsMethod
 from flops_fit.plan.designs import Adaptive, Design, DesignLike, Grid, Sizes, resolve_design
 from flops_fit.plan.experiments import ExperimentFactory
 from flops_fit.plan.extent import examine
@@ -31,12 +31,12 @@ from flops_fit.plan.findings import (
     settle_labels,
     smallest_built,
 )
-from flops_fit.plan.planner import EXAMPLE_SAMPLES, Joint, Planner, check_budgets, make_counter
+from flops_fit.plan.lengths import look_at, uniform
+from flops_fit.plan.planner import EXAMPLE_SAMPLES, Joint, Planner, check_budgets
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.plan.timing import Probe
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
-from flops_fit.text import error_line
 from flops_fit.train.config import TrainingConfig, resolve_device, resolve_precision
 from flops_fit.train.memory import memory_findings
 from flops_fit.train.step import INDIVISIBLE
@@ -208,11 +208,8 @@ def plan_sweep(sweep: Sweep) -> SweepPlan:
 def make_plan(sweep: Sweep) -> SweepPlan:
     """What :func:`plan_sweep` does, with its arguments gathered."""
     assert sweep.model_cls is not None
-    flops, source = sweep.flops, sweep.dataset
     if isinstance(sweep.model_cls, ModelSizes):
         spec: ModelSpec = sweep.model_cls
-        source = spec
-        flops = sweep.model_cls.flops_method if flops == "measured" else flops
     else:
         kwargs = {} if sweep.model_kwargs is None else sweep.model_kwargs
         spec = ModelSpec(sweep.model_cls, sweep.model_size_param, kwargs)
@@ -243,16 +240,8 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         precision = resolve_precision(sweep.training.precision, device)
         config = replace(sweep.training, precision=precision)
         trainer = Trainer(spec, *split, objective, device, config)
-    counter, per_sample = make_counter(
-        spec,
-        objective,
-        flops,
-        data,
-        sweep.example_batch,
-        source,
-        sweep.batch_size,
-        None if example is None else (small := smallest_built(spec, sizes)),
-    )
+    small = None if example is None else smallest_built(spec, sizes)
+    counter, per_sample = _counter(sweep, spec, objective, data, small)
     if split is not None and trainer is not None:
         extent = examine(
             spec,
@@ -282,7 +271,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         None if data is None else data.count(),
     )
     read = () if data is None else tuple(data.notes)
-    if isinstance(spec, ModelSizes) and flops == "6nd":
+    if isinstance(spec, ModelSizes) and counter.method == "6nd":
         read = (in_words("sizes_6nd", unit=spec.unit.rstrip("s")).message,)
     joint = sweep.joint
     planner = Planner(
@@ -303,7 +292,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         plan = replace(plan, diagnostics=(joint.diagnostic(plan), *plan.diagnostics))
     roles = None
     if mup is not None:
-        base = _smallest(plan) if mup.base is None else mup.base
+        base = smallest(plan) if mup.base is None else mup.base
         mup = replace(mup, base=base)
         if task is None:
             roles = parametrize(spec, objective, example, [e.size for e in plan.experiments], mup)
@@ -316,6 +305,35 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     return plan if trainer is None else _with_trainer(plan, replace(trainer, parametrization=roles))
 
 
+def _counter(
+    sweep: Sweep, spec: ModelSpec, objective: Objective, data: DataSpec | None, small: Size | None
+) -> tuple[FlopsCounter, float]:
+    """What counts FLOPs, and the number of units per sample; 6·N per unit where no data may be read."""
+    flops, source, batch = sweep.flops, sweep.dataset, sweep.example_batch
+    if isinstance(spec, ModelSizes):
+        source, flops = spec, spec.flops_method if flops == "measured" else flops
+    lengths, samples = None, None
+    if data is not None:
+        if batch is None:
+            batch = data.first_batch(EXAMPLE_SAMPLES)
+            samples = min(EXAMPLE_SAMPLES, data.size or EXAMPLE_SAMPLES)
+        lengths = look_at(data, objective, sweep.batch_size)
+        batch = batch if lengths is None else lengths.examples[0][0]
+    if batch is not None:
+        unit = objective.unit(batch, source)
+        ask = (spec, objective, flops, batch, unit, samples, lengths)
+        counter, each = FlopsCounter.from_batch(*ask)
+        if small is not None:
+            read = data if sweep.example_batch is None else None
+            counter.settle(small, lengths or uniform(read, objective, batch, each))
+        return counter, each if lengths is None else lengths.typical()[0]
+    declared = getattr(source, "unit", None)
+    per_sample = getattr(source, "units_per_sample", None)
+    unit = declared if isinstance(declared, str) else "units"
+    counter = FlopsCounter(spec, objective, flops, unit)
+    return counter, float(per_sample) if isinstance(per_sample, int | float) else 1.0
+
+
 def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | None, Grid]:
     """The budgets, the sizes where they are known, and the design where they are not."""
     design, given = sweep.resolved_design, sweep.compute_budgets
@@ -325,11 +343,6 @@ def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | N
         given = pilot_budgets(design.max_flops)
     budgets = check_budgets(given)
     return budgets, pilot_sizes(spec, budgets) if sweep.sizes is None else sweep.sizes, Grid()
-
-
-def _smallest(plan: SweepPlan) -> Size:
-    size: Size = min(plan.experiments, key=lambda e: e.params.total).size
-    return size
 
 
 def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
@@ -352,38 +365,7 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     with rng.kept(device), precision.flags(device):
         speed = probe.measure(plan.experiments, trainer.held_out.size or 0)
         if trainer.parametrization is not None:
-            plan = _with_check(plan, trainer, trainer.parametrization)
+            plan = with_check(plan, trainer, trainer.parametrization)
     planner = replace(plan.require_planner("plan"), task=replace(trainer, speed=speed))
     told = memory_findings(plan.experiments, *probed, device, trainer.config)
     return replace(plan, planner=planner, speed=speed, diagnostics=(*plan.diagnostics, *told))
-
-
-def _with_check(plan: SweepPlan, trainer: Trainer, roles: Parametrization) -> SweepPlan:
-    """The plan with the verdict of a coordinate check on the data, which takes some seconds."""
-    planner = plan.require_planner("plan")
-    factory, config = planner.factory, trainer.config
-    sizes = list({repr(e.size): e.size for e in plan.experiments}.values())
-    base = _smallest(plan) if config.mup is None or config.mup.base is None else config.mup.base
-    check = WidthCheck(trainer.model, trainer.objective, trainer.device, config.optimizer)
-    action = ""
-    try:
-        check, chosen = check.affordable(
-            base, sizes, lambda size: factory.counter.per_unit(size) * factory.units_per_sample
-        )
-        if check.count_widths(roles, chosen) < len(chosen):
-            raise InputError("the sizes do not differ in width.")
-        hparams = min(plan.experiments, key=lambda e: e.flops).hparams
-        result = check.run(trainer.data, chosen, roles, hparams)
-    except InputError as error:
-        message = f"The coordinate check was not made: {error}"
-    except Exception as error:  # the user's model may refuse a width in any way
-        message = f"The coordinate check could not be made: {error_line(error)}."
-    else:
-        plan = replace(plan, planner=replace(planner, coordinates=result))
-        message = f"Coordinate check at the rate {result.lr:.3g}: {result.reason}"
-        if result.verdict == "failed":
-            start = "Mup(init=True) where the output layer does not begin at zero, or "
-            action = f'{"" if roles.init else start}tune="per-size"'
-    severity: Literal["warning", "note"] = "warning" if action else "note"
-    finding = Diagnostic("coordinates", severity, message, action)
-    return replace(plan, diagnostics=(*plan.diagnostics, finding))

@@ -6,20 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flops_fit.adaptive.candidates import Experimenter
-from flops_fit.adaptive.sweep import run_adaptive
+from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
 from flops_fit.distributed import Ranks, join_ranks
 from flops_fit.errors import InputError, OutputError, TableError, names_near_matches
 from flops_fit.execute import resolve_executor
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Executor, InProcessExecutor, Task
 from flops_fit.files import read_json, write_json
-from flops_fit.fit.fitting import fit_runs
 from flops_fit.model.spec import Size
 from flops_fit.plan.designs import Adaptive
 from flops_fit.plan.io import FINAL
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.records import Experiment, Run, as_record
-from flops_fit.result import Result
 from flops_fit.store.store import Store
 from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
@@ -251,16 +249,11 @@ def tune_plan(
 
 def find_adaptively(
     plan: SweepPlan, design: Adaptive, sizes: Sequence[Size] | None, options: RunOptions
-) -> Result:
-    """Run batch after batch from the pilot's plan on, each chosen from all runs before it, and answer."""
+) -> tuple[SweepPlan, list[Run], AdaptiveResult]:
+    """Run batch after batch from the pilot's plan on, each chosen from all runs before it."""
     factory = plan.require_planner("find_optimal").factory
     rounds = Rounds(plan, plan.task, options)
     oracle = Experimenter(factory, plan.flops, rounds, sizes)
     answer = run_adaptive(oracle, design, rounds.say, pilot_budgets=plan.budgets)
     rounds.note_others(oracle.experiments)
-    plan = replace(plan, experiments=tuple(oracle.experiments))
-    fit = fit_runs(oracle.runs, flops_per_unit=plan.flops)
-    result = Result(plan, tuple(oracle.runs), fit, Path(options.output_dir), answer)
-    if rounds.leads:
-        result.save()
-    return result
+    return replace(plan, experiments=tuple(oracle.experiments)), oracle.runs, answer

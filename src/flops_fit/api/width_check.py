@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
@@ -19,9 +19,13 @@ from flops_fit.mup.parametrization import parametrize, resolve_mup
 from flops_fit.objective import Objective
 from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.planner import EXAMPLE_SAMPLES
+from flops_fit.plan.sweep_plan import SweepPlan
+from flops_fit.records import Diagnostic
+from flops_fit.text import error_line
 from flops_fit.train.config import resolve_device
 from flops_fit.train.optimizer import MakeOptimizer, make_optimizer
 from flops_fit.train.step import Stepper
+from flops_fit.train.trainer import Trainer
 
 _STEPS, _SEEDS = 8, 3
 _MOST_SAMPLES, _FEWEST_SAMPLES = 8, 2  # BatchNorm refuses a single one
@@ -216,3 +220,40 @@ class WidthCheck:
     def count_widths(self, roles: Parametrization, sizes: Sequence[Size]) -> int:
         """How many widths there are among sizes: those that differ in depth alone have one."""
         return len({round(roles.width(self.spec.build_meta(size)), 6) for size in sizes})
+
+
+def smallest(plan: SweepPlan) -> Size:
+    """The size with the fewest parameters."""
+    size: Size = min(plan.experiments, key=lambda e: e.params.total).size
+    return size
+
+
+def with_check(plan: SweepPlan, trainer: Trainer, roles: Parametrization) -> SweepPlan:
+    """The plan with the verdict of a coordinate check on the data, which takes some seconds."""
+    planner = plan.require_planner("plan")
+    factory, config = planner.factory, trainer.config
+    sizes = list({repr(e.size): e.size for e in plan.experiments}.values())
+    base = smallest(plan) if config.mup is None or config.mup.base is None else config.mup.base
+    check = WidthCheck(trainer.model, trainer.objective, trainer.device, config.optimizer)
+    action = ""
+    try:
+        check, chosen = check.affordable(
+            base, sizes, lambda size: factory.counter.per_unit(size) * factory.units_per_sample
+        )
+        if check.count_widths(roles, chosen) < len(chosen):
+            raise InputError("the sizes do not differ in width.")
+        hparams = min(plan.experiments, key=lambda e: e.flops).hparams
+        result = check.run(trainer.data, chosen, roles, hparams)
+    except InputError as error:
+        message = f"The coordinate check was not made: {error}"
+    except Exception as error:  # the user's model may refuse a width in any way
+        message = f"The coordinate check could not be made: {error_line(error)}."
+    else:
+        plan = replace(plan, planner=replace(planner, coordinates=result))
+        message = f"Coordinate check at the rate {result.lr:.3g}: {result.reason}"
+        if result.verdict == "failed":
+            start = "Mup(init=True) where the output layer does not begin at zero, or "
+            action = f'{"" if roles.init else start}tune="per-size"'
+    severity: Literal["warning", "note"] = "warning" if action else "note"
+    finding = Diagnostic("coordinates", severity, message, action)
+    return replace(plan, diagnostics=(*plan.diagnostics, finding))

@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.data.spec import DataSpec
 from flops_fit.errors import BudgetError, FlopsFitError, InputError, PlanError, is_number
 from flops_fit.fingerprint import digest
 from flops_fit.hparams import HParams
-from flops_fit.model.spec import ModelSpec, Size
+from flops_fit.model.spec import Size
 from flops_fit.mup.coordinate_check import CoordinateCheck
-from flops_fit.objective import Objective
 from flops_fit.plan import findings
 from flops_fit.plan.cost import DesignCost, DesignCosts, Device, estimate
-from flops_fit.plan.counting import FlopsCounter, FlopsMethod
 from flops_fit.plan.designs import Grid, Layout, Rectangular, Sizes, Tapered
 from flops_fit.plan.experiments import (
     ExperimentFactory,
@@ -26,7 +23,6 @@ from flops_fit.plan.experiments import (
     named_sizes,
     with_trunks,
 )
-from flops_fit.plan.lengths import look_at, uniform
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import resolve_recipe
@@ -72,42 +68,6 @@ def check_fittable(plan: SweepPlan) -> None:
             f"{len(different)} runs. Add budgets or sizes; five sizes at each of four budgets is a "
             "good sweep. To train without a law, use plan_sweep and run_sweep."
         )
-
-
-def make_counter(
-    spec: ModelSpec,
-    objective: Objective,
-    flops: FlopsMethod,
-    data: DataSpec | None,
-    example_batch: Any,
-    dataset: Any,
-    batch_size: int | str,
-    smallest: Size | None,
-) -> tuple[FlopsCounter, float]:
-    """What counts FLOPs, and the number of units per sample; 6·N per unit where no data may be read."""
-    batch, lengths, samples = example_batch, None, None
-    if data is not None:
-        if batch is None:
-            batch = data.first_batch(EXAMPLE_SAMPLES)
-            samples = min(EXAMPLE_SAMPLES, data.size or EXAMPLE_SAMPLES)
-        lengths = look_at(data, objective, batch_size)
-        batch = batch if lengths is None else lengths.examples[0][0]
-    if batch is not None:
-        unit = objective.unit(batch, dataset)
-        counter, each = FlopsCounter.from_batch(
-            spec, objective, flops, batch, unit, samples, lengths
-        )
-        if smallest is not None:
-            known = lengths or uniform(
-                None if example_batch is not None else data, objective, batch, each
-            )
-            counter.settle(smallest, known)
-        return counter, each if lengths is None else lengths.typical()[0]
-    declared = getattr(dataset, "unit", None)
-    per_sample = getattr(dataset, "units_per_sample", None)
-    unit = declared if isinstance(declared, str) else "units"
-    counter = FlopsCounter(spec, objective, flops, unit)
-    return counter, float(per_sample) if isinstance(per_sample, int | float) else 1.0
 
 
 @dataclass(frozen=True)
