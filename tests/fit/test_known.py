@@ -100,3 +100,9 @@ def test_what_cannot_be_known_is_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         fit_runs(sweep(LAW), **options)
+
+
+def test_a_held_floor_above_every_loss_is_a_finding() -> None:
+    fit = fit_runs(sweep(LAW, sd=0.002), Hoffmann, fixed={"E": 20.0})
+    assert fit.trust == "no"
+    assert fit._evidence.no_interval

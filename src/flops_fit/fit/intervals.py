@@ -54,7 +54,7 @@ def hc3(
     if dof < 1:
         return Covariance(None, dof, leverage, "there are no more runs than parameters")
     scale = np.sqrt(np.sum(omega[:, None] * J**2, axis=0))
-    if np.any(scale == 0):
+    if np.any(scale == 0) or not len(scale):
         return Covariance(None, dof, leverage, "a parameter leaves the loss unchanged")
     q, upper = np.linalg.qr(np.sqrt(omega)[:, None] * J / scale)
     diagonal = np.abs(np.diag(upper))
@@ -230,8 +230,7 @@ class Evidence:
     @cached_property
     def posterior(self) -> Posterior:
         """The drawn surfaces."""
-        ask = (self.solution, self.runs, self.flops, self.prior, self.base, self.hold_kappa)
-        return posterior(*ask, self.known, tuned=self.tuned)
+        return posterior(self)
 
     @cached_property
     def drawn_laws(self) -> list[Law]:

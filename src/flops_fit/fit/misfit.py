@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fit.misfit_mean import (
     MOST_POINTS,
-    Belief,
     Gaussian,
     KappaMean,
     LinearMean,
@@ -36,7 +36,9 @@ from flops_fit.fit.surface import Points
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
-from flops_fit.table.run_table import RunTable
+
+if TYPE_CHECKING:
+    from flops_fit.fit.intervals import Evidence
 
 DRAWS = 400
 _KNOT_SPACING = 0.8  # correlation lengths: 1e-3 of the variance of g is lost between two knots
@@ -191,35 +193,26 @@ class Posterior:
 
 
 @one_blas_thread
-def posterior(
-    solution: Solution,
-    runs: RunTable,
-    flops: FlopsFunction,
-    prior: MisfitPrior,
-    base: Floats | None = None,
-    hold_kappa: bool = False,
-    known: Belief | None = None,
-    draws: int = DRAWS,
-    tuned: Tuned | None = None,
-) -> Posterior:
-    """Draws of the surface, given all runs; ``base`` says how much each counts before that.
+def posterior(evidence: Evidence) -> Posterior:
+    """Draws of the surface, given all runs.
 
-    Around an additive law κ is free, unless ``hold_kappa``; what is ``known`` replaces the default
-    prior of those constants. Runs in one group share half the variance of their noise.
+    Around an additive law κ is free, unless it is held; what is known replaces the default prior of
+    those constants. Runs in one group share half the variance of their noise.
     """
+    solution, prior, tuned = evidence.solution, evidence.prior, evidence.tuned
     points = solution.points
     mean: Mean
     if type(solution.law) in (Hoffmann, Kappa):
-        mean = KappaMean(solution, prior, hold_kappa, known)
+        mean = KappaMean(solution, prior, evidence.hold_kappa, evidence.known)
     else:
-        mean = LinearMean(solution, prior, known)
+        mean = LinearMean(solution, prior, evidence.known)
     scatter = _scatter(solution, tuned.constants if tuned else 0.0)
-    N, C = runs.params, runs.flops
-    precision = trust_weights(solution.law, N, C, float(np.max(C)), flops, prior)
+    N, C = evidence.runs.params, evidence.runs.flops
+    precision = trust_weights(solution.law, N, C, float(np.max(C)), evidence.flops, prior)
     size = np.maximum(np.abs(solution.residuals), 1e-300)
     precision *= np.minimum(1.0, _FAR_RESIDUAL * scatter / size) ** 2
-    if base is not None:
-        precision *= base / np.max(base)
+    if evidence.base is not None:
+        precision *= evidence.base / np.max(evidence.base)
     within, pooled_away = 0.0, 0
     shifts = tuned.shifts if tuned else None
     if len(points.z) > MOST_POINTS:
@@ -242,12 +235,12 @@ def posterior(
     share[share < _WEIGHTLESS] = 0.0
     share /= np.sum(share)
     rng = np.random.default_rng(0)
-    counts = rng.multinomial(draws, share.ravel()).reshape(share.shape)
+    counts = rng.multinomial(DRAWS, share.ravel()).reshape(share.shape)
     dof = max(len(solution.points.z) - len(mean.start), 4)
     if shifts is None:
         parts = [c.draw(n, dof, rng) for c, n in zip(cases, counts, strict=True) if np.any(n)]
     else:
-        order = np.random.default_rng(3).permutation(np.resize(np.arange(len(shifts)), draws))
+        order = np.random.default_rng(3).permutation(np.resize(np.arange(len(shifts)), DRAWS))
         own = np.split(shifts[order], np.cumsum(counts.sum(axis=1))[:-1])
         own_parts = zip(cases, counts, own, strict=True)
         parts = [c.draw(n, dof, rng, rows) for c, n, rows in own_parts if np.any(n)]
@@ -290,26 +283,25 @@ def _whitener(precision: Floats, points: Points) -> Callable[[Floats], Floats]:
     return whiten
 
 
+@dataclass(eq=False)
 class _Conditional:
     """The posterior for one ℓ and a batch of (τ, σ): θ at its mode and g around it."""
 
-    def __init__(
-        self,
-        basis: Basis,
-        mean: Mean,
-        whiten: Callable[[Floats], Floats],
-        points: Points,
-        tau: Floats,
-        sigma: Floats,
-    ) -> None:
-        self.basis, self.mean, self.whiten, self.points = basis, mean, whiten, points
-        self.tau, self.sigma = tau, sigma
-        phi = whiten(basis(points.x, points.y).T)
+    basis: Basis
+    mean: Mean
+    whiten: Callable[[Floats], Floats]
+    points: Points
+    tau: Floats
+    sigma: Floats
+
+    def __post_init__(self) -> None:
+        points, tau, sigma = self.points, self.tau, self.sigma
+        phi = self.whiten(self.basis(points.x, points.y).T)
         values, vectors = np.linalg.eigh(phi @ phi.T)
         values = np.maximum(values, 0.0)
         projector = phi.T @ vectors
         self.vectors, self.values, self.projector = vectors, values, projector
-        start = np.repeat(mean.start[None], len(tau), axis=0)
+        start = np.repeat(self.mean.start[None], len(tau), axis=0)
         self.eta, value, H = self._mode(start, points.z, tau, sigma)
         spread = np.sum(np.log1p((tau / sigma)[:, None] ** 2 * values), axis=1)
         self.hessian = H
