@@ -65,16 +65,10 @@ class GPTConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ModelError(f"{name} must be at least 1, got {value}.")
-        if self.d_model % self.heads:
+        if self.d_model % (2 * self.heads):
             raise ModelError(
-                f"d_model must be divisible by num_heads, got d_model={self.d_model} and "
+                f"Rotary positions need an even head width, got d_model={self.d_model} and "
                 f"num_heads={self.heads}: use a width that is a multiple of {2 * self.heads}."
-            )
-        if self.head_dim % 2:
-            raise ModelError(
-                f"Rotary positions need an even head width, got d_model={self.d_model} / "
-                f"num_heads={self.heads} = {self.head_dim}: use a width that is a multiple of "
-                f"{2 * self.heads}."
             )
 
     @property

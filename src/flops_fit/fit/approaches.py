@@ -21,6 +21,7 @@ ApproachName = Literal["envelope", "isoflop", "surface"]
 _FEWEST_LOSSES = 4  # one more than E + k·C^−p has constants
 _FLATTEST, _STEEPEST = 1e-3, 3.0
 _STEP = 0.05  # in ln C, for the slope of ln N*
+_LEVEL = 0.9  # of their intervals
 _TITLES: dict[ApproachName, str] = {
     "envelope": "approach 1 (envelope of training curves)",
     "isoflop": "approach 2 (IsoFLOP parabolas)",
@@ -151,16 +152,12 @@ class Approach:
 
 
 def three_approaches(
-    headline: Headline,
-    evidence: Evidence,
-    shape: IsoFLOP,
-    front: Envelope | None,
-    level: float = 0.9,
+    headline: Headline, evidence: Evidence, shape: IsoFLOP, front: Envelope | None
 ) -> tuple[Approach, Approach, Approach]:
     """Approaches 1, 2 and 3, in this order, at the largest run's compute."""
     law, flops, usable = evidence.law, evidence.flops, headline.name == "surface"
     C = float(np.max(evidence.runs.flops))
-    best, _ = median_optimum(evidence, Budget(C, flops), level)
+    best, _ = median_optimum(evidence, Budget(C, flops), _LEVEL)
     at_optimum = (*_exponents(law, C, flops), best.params, best.tokens, best.loss)
 
     drawn: Interval | None = None
@@ -170,7 +167,7 @@ def three_approaches(
         if not slopes:  # those of ln N* over a decade around C
             up, down = (evidence.optima(C * float(np.exp(s))).params for s in (1.15, -1.15))
             slopes = (np.log(up / down) / 2.3).tolist()
-        drawn = evidence.span(np.array(slopes), level)
+        drawn = evidence.span(np.array(slopes), _LEVEL)
     a, b, N, D, loss = (float(v) if np.isfinite(v) else None for v in at_optimum)
     certain = (drawn, evidence.no_interval or ("" if drawn else "the runs do not determine it"))
     reason = headline.reasons["surface"]

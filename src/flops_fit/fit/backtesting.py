@@ -66,8 +66,8 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     for part in (table.select(table.budget == b) for b in held):
         part = part if fit.hparams is None else fit.hparams.freed(part)
         at = fit.predict(float(np.mean(part.flops)), level)
-        spans = (at.intervals[name] for name in ("optimal_params", "expected_loss", "run_loss"))
-        judged.append(judge(part, at.optimal_params, at.expected_loss, *spans))
+        spans = [at.intervals[name] for name in ("optimal_params", "expected_loss", "run_loss")]
+        judged.append(judge(part, at.optimal_params, at.expected_loss, spans))
     return Backtest(fit, tuple(judged), level)
 
 

@@ -314,14 +314,10 @@ class HeldOut:
 
 
 def judge(
-    part: RunTable,
-    params: float,
-    loss: float,
-    params_interval: Interval | None = None,
-    loss_interval: Interval | None = None,
-    run_interval: Interval | None = None,
+    part: RunTable, params: float, loss: float, spans: Sequence[Interval | None] = (None,) * 3
 ) -> HeldOut:
-    """A predicted N* and loss for a budget, with their intervals, beside its runs."""
+    """A predicted N* and loss for a budget, with intervals of N*, loss and one run, beside its runs."""
+    params_interval, loss_interval, run_interval = spans
     measured = parabola(part, _WINDOW)
     vertex = measured if measured is not None and measured.interior else None
     best = int(np.argmin(part.loss))

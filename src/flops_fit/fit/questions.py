@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import InputError, is_number
+from flops_fit.errors import InputError, check_number, is_number
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import METHOD, Estimate, Evidence, Interval, answer, check_level
 from flops_fit.flops.functions import Floats
@@ -59,7 +59,10 @@ class Questions:
         """The loss of N parameters on D units: the mean of runs, and ``run_interval`` of one run."""
         evidence = self._evidence
         check_level(level)
-        size, units = _one(N, "N, parameters"), _one(D, "D, units")
+        size, units = (
+            check_number("N, parameters", N, above=0),
+            check_number("D, units", D, above=0),
+        )
         if evidence.no_interval:
             value = float(evidence.law.loss(size, units))
             return _without_interval(evidence, value, level, size, units)
@@ -85,7 +88,7 @@ class Questions:
         """The least D at which N parameters reach ``loss``; ``inf`` where they never do."""
         evidence = self._evidence
         check_level(level)
-        size, goal = _one(N, "N, parameters"), _goal(evidence.law, loss)
+        size, goal = check_number("N, parameters", N, above=0), _goal(evidence.law, loss)
         units = float(evidence.law.tokens_for(size, goal))
         return _reaching(evidence, size, units, goal, level, least="D")
 
@@ -93,7 +96,7 @@ class Questions:
         """The least N that reaches ``loss`` on D units; ``inf`` where none does."""
         evidence = self._evidence
         check_level(level)
-        units, goal = _one(D, "D, units"), _goal(evidence.law, loss)
+        units, goal = check_number("D, units", D, above=0), _goal(evidence.law, loss)
         size = float(evidence.law.params_for(units, goal))
         return _reaching(evidence, size, units, goal, level, least="N")
 
@@ -101,7 +104,7 @@ class Questions:
         """What sizes k·N*(C) cost in loss and compute: :meth:`flops_fit.laws.Law.trade_off`."""
         evidence = self._evidence
         check_level(level)
-        compute, flops = _one(C, "C, FLOPs"), evidence.flops
+        compute, flops = check_number("C, FLOPs", C, above=0), evidence.flops
         table = evidence.law.trade_off(compute, factors, flops)
         k = len(table.factors)
         notes = tuple(
@@ -281,12 +284,6 @@ def _without_interval(
 ) -> Estimate:
     reason = evidence.no_interval or "the fitted law does not reach it"
     return Estimate(value, None, level, "none", reason, off_the_runs(evidence, N, D))
-
-
-def _one(value: float, what: str) -> float:
-    if not is_number(value) or value <= 0:
-        raise InputError(f"expected {what}, as one positive finite number; got {value!r}.")
-    return float(value)
 
 
 def _goal(law: Law, loss: float) -> float:

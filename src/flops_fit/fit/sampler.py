@@ -32,13 +32,9 @@ class Drawn:
     mixing: float = 1.0
 
 
+@np.errstate(all="ignore")  # far off, where no draw ends
 def sample(potential: Potential, mode: Floats, hessian: Floats, draws: int, runs: int) -> Drawn:
     """Draws from exp(−potential); ``potential`` takes a batch and gives its gradients too."""
-    with np.errstate(all="ignore"):  # far off, where no draw ends
-        return _sample(potential, mode, hessian, draws, runs)
-
-
-def _sample(potential: Potential, mode: Floats, hessian: Floats, draws: int, runs: int) -> Drawn:
     rng, k = np.random.default_rng(0), len(mode)
     half = np.linalg.inv(np.linalg.cholesky(hessian)).T  # half @ halfᵀ is the inverse of H
     proposed = int(np.clip(1e7 / runs, draws, _PROPOSED))

@@ -14,6 +14,7 @@ it is known that its loss is above the largest of its cell.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,7 +87,6 @@ class Regret:
     value: Floats
     u: Floats
     v: Floats
-    per_u: Floats
     slopes: Floats | None = None
 
 
@@ -103,13 +103,13 @@ def regret(
     per_u = grow * u * (2.0 + s * u * (1.0 - tanh * tanh))
     value = of_rate + of_batch
     if not slopes:
-        return Regret(value, u, v, per_u)
+        return Regret(value, u, v)
     per_b = a3 * per_u - 2.0 * np.exp(ln_cb) * v
     rows = (
         -per_u, -per_u * x, -per_u * y, -per_u * v, per_b, per_b * y, per_b * x,
         of_rate, of_batch, of_rate * tanh,
     )  # fmt: skip
-    return Regret(value, u, v, per_u, np.stack(rows, axis=1))
+    return Regret(value, u, v, np.stack(rows, axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,14 +231,13 @@ def fit_valley(
 ) -> Valley:
     """The valley of the runs' ``rate`` and ``batch``, ``None`` where one is not part of it."""
     problem = _problem(runs, rate, batch, prior)
-    q = np.repeat(problem.centre[None], 1, axis=0)
     starts = []
-    for a0 in _OFFSETS if rate is not None else (0.0,):
-        for b0 in _OFFSETS if batch is not None else (0.0,):
-            phi = problem.phi(q)
-            phi[:, 0] += a0
-            phi[:, 4] += b0
-            starts.append(np.hstack([problem.mean.start, phi[0, problem.free]]))
+    offsets = ((0.0,) if column is None else _OFFSETS for column in (rate, batch))
+    for of_rate, of_batch in itertools.product(*offsets):
+        phi = problem.phi(problem.centre[None])[0]
+        phi[0] += of_rate
+        phi[4] += of_batch
+        starts.append(np.hstack([problem.mean.start, phi[problem.free]]))
     q, ln_sigma = np.array(starts), np.full(len(starts), np.log(0.01))
     for _ in range(_ROUNDS):
         q, ln_sigma, value, H = _mode(problem, q, ln_sigma)
@@ -253,8 +252,7 @@ def fit_valley(
     )
     draws = drawn.values
     phi = problem.phi(draws[:, :-1])
-    own = draws[:, _LAW:-1]
-    spread = np.atleast_2d(np.cov(own.T)) * np.diag(problem.precision)[_LAW:]
+    spread = np.atleast_2d(np.cov(draws[:, _LAW:-1].T)) * np.diag(problem.precision)[_LAW:]
     effective = float(np.sum(np.clip(1 - np.diag(spread), 0.0, 1.0)))
     noise = float(np.exp(np.median(draws[:, -1])))
     return Valley(
@@ -270,14 +268,8 @@ def _problem(
     solution = SurfaceSolver(Hoffmann, points).fit(np.ones(len(runs)), "mad")
     mean = KappaMean(solution, MisfitPrior(), hold_kappa=False, known=None)
     lost, count = np.array(runs.diverged).reshape(-1, 4).T, len(runs)
-    ones = np.ones(count)
-    columns = (
-        runs.params,
-        runs.tokens,
-        ones if rate is None else rate,
-        ones if batch is None else batch,
-    )
-    logs = np.log(np.hstack([np.array(columns), lost]))
+    varied = (np.ones(count) if column is None else column for column in (rate, batch))
+    logs = np.log(np.hstack([[runs.params, runs.tokens, *varied], lost]))
     logs[2 if rate is None else 3, count:] *= rate is not None and batch is not None
     middle = np.mean(logs[:, :count], axis=1)
     middle[:2] = points.x_mean, points.y_mean
@@ -288,10 +280,8 @@ def _problem(
     for i in range(count, len(z)):
         same = np.flatnonzero(cells[:count] == cells[i])
         z[i] = max(z[i], float(np.max(points.z[same], initial=-np.inf)))
-    if rate is None:
-        free = np.array(_OF_BATCH)
-    else:
-        free = np.arange(len(NAMES)) if batch is not None else np.array(_OF_RATE)
+    both = tuple(range(len(NAMES)))
+    free = np.array(_OF_BATCH if rate is None else _OF_RATE if batch is None else both)
     known = np.array([getattr(prior, NAMES[i]) for i in free])
     precision = np.zeros((_LAW + len(free),) * 2)
     precision[:_LAW, :_LAW] = mean.precision
@@ -299,10 +289,8 @@ def _problem(
     centre = np.concatenate([mean.centre, known[:, 0]])
     at = replace(points, x=logs[0], y=logs[1], z=z)
     censored = np.arange(len(z)) >= count
-    weight = 1 / (
-        1 + (np.bincount(cells[:count], minlength=max(cells) + 1)[cells] - 1) * prior.shared
-    )
-    weight = np.minimum(weight, 1.0)
+    others = np.bincount(cells[:count], minlength=max(cells) + 1)[cells] - 1
+    weight = 1 / (1 + np.maximum(others, 0) * prior.shared)
     fixed = (free, centre, precision, middle, prior, weight, np.ones(len(z)))
     return _Problem(mean, at, logs[2], logs[3], censored, *fixed)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.errors import InputError, InputTypeError, TableError, check_choice
+from flops_fit.errors import InputError, TableError, check_choice
 from flops_fit.fit.generic import GenericSolver
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Evidence
@@ -24,6 +24,7 @@ from flops_fit.fit.surface_solver import Choice, SurfaceSolver, choose
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
+from flops_fit.laws.optimum import finite
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
@@ -43,18 +44,13 @@ def run_weights(rule: Any, runs: RunTable, log: bool) -> Floats:
     if isinstance(rule, str):
         check_choice("weights", rule, ("equal", "loss_se"))
         return np.ones(len(runs)) if rule == "equal" else _precision(runs, log)
-    try:
-        given = np.asarray(rule, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputTypeError(
-            f"expected weights='equal', 'loss_se' or one number a run; got {type(rule).__name__}."
-        ) from None
+    given = finite(rule, "weights, one number a run,")
     if given.shape != (len(runs),):
         raise InputError(
             f"expected one weight for each of the {len(runs)} usable runs; got the shape "
             f"{given.shape}. Leave out the weights of runs that cannot be used."
         )
-    if not (np.all(np.isfinite(given)) and np.all(given >= 0) and np.any(given > 0)):
+    if np.any(given < 0) or not np.any(given > 0):
         raise InputError("expected weights that are finite and not negative, some above zero.")
     return given
 

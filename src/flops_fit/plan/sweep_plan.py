@@ -80,10 +80,7 @@ class SweepPlan(Priced):
 
     def seconds(self) -> float | None:
         """Estimated time of all runs one after another; ``None`` where not measured."""
-        if self.speed is None:
-            return None
-        own = own_flops(self.experiments)
-        return math.fsum(self.speed.seconds(e, own[e.id]) for e in self.experiments)
+        return self.estimate().seconds
 
     def _to_price(self) -> tuple[Sequence[Experiment], Speed | None]:
         return self.experiments, self.speed
