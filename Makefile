@@ -13,7 +13,7 @@ SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-images test test-browser test-lowest test-package browser-ready check docs docs-ready docs-links bench bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
+.PHONY: help install demo demo-images test test-browser test-lowest test-package browser-ready check docs docs-ready docs-links bench bench-beyond bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
 	bench-report bench-tables bench-train chaos clean
 
 help: ## Show this list
@@ -95,6 +95,9 @@ check: install ## Lint, format, types and layers
 
 bench: install $(PEERS)/.ready $(PEERS)/.ready-train ## Every benchmark, and what has moved since they were recorded (about five hours)
 	$(BIN)/python -m benchmarks
+
+bench-beyond: install ## Questions beyond N and D, on public tables in a folder: FLOPS_FIT_SWEEPS=DIR (about 5 minutes)
+	$(BIN)/python -m benchmarks.beyond
 
 bench-calibration: install ## Measure the intervals on public sweeps with the top budgets held out (about 5 minutes)
 	$(BIN)/python -m benchmarks.calibration

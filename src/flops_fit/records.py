@@ -186,7 +186,7 @@ class Run:
     known peak. ``parametrization`` is ``"mup"`` where rates are scaled by width.
     ``microbatch`` counts the samples in one pass, ``ranks`` the processes, ``resumed`` the
     restarts. ``noise_scale`` is the gradient noise scale in units, if measured; ``spikes`` are (step,
-    loss) of jumps of the training loss.
+    loss) of jumps of the training loss. ``metrics`` are the values of ``find_optimal(metrics=)``.
     """
 
     experiment: Experiment
@@ -212,6 +212,7 @@ class Run:
     flops_shared: float = 0.0
     noise_scale: float | None = None
     parametrization: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def flops_6nd(self) -> float:

@@ -63,8 +63,8 @@ class Stage:
         raise Stop
 
 
-def test_the_signature_is_the_contract_and_three_more() -> None:
-    assert list(FIND) == [*CONTRACT, "training", "tune", "repeats"]
+def test_the_signature_is_the_contract_and_four_more() -> None:
+    assert list(FIND) == [*CONTRACT, "training", "tune", "repeats", "metrics"]
     kinds = [FIND[name].kind for name in FIND]
     assert kinds[:10] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 10
     assert set(kinds[10:]) == {inspect.Parameter.KEYWORD_ONLY}
@@ -107,6 +107,7 @@ def arguments() -> dict[str, Any]:
         "design": Tapered(width=3),
         "repeats": 2,
         "tune": Tune("none", seeds=0),
+        "metrics": {},
     }
 
 

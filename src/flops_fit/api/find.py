@@ -19,6 +19,7 @@ from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeLike
 from flops_fit.result import Result
 from flops_fit.train.config import TrainingConfig
+from flops_fit.train.metrics import Measures
 from flops_fit.tune.joint import valley_prior
 from flops_fit.tune.tuning import Tune, resolve_tune
 
@@ -52,6 +53,7 @@ def find_optimal(
     training: TrainingConfig = Sweep.training,
     tune: str | Tune = Sweep.tune,
     repeats: int = Sweep.repeats,
+    metrics: Measures | None = Sweep.metrics,
 ) -> Result | SweepPlan:
     """How big a model, on how much data, at what loss, for each compute budget?
 
@@ -136,6 +138,12 @@ def find_optimal(
         ``"none"`` takes the recipe as it is. See :class:`flops_fit.tune.Tune`.
     repeats
         Runs of each size and budget, with seeds of their own.
+    metrics
+        What to measure of each model at the end of its run, by name: functions ``(model, batches) ->
+        number``, the model in evaluation mode, the batches those of the held-out set; a benchmark with
+        questions of its own leaves them aside. ``Run.metrics`` and ``runs.csv`` have the values, for
+        :func:`flops_fit.fit.metric`. Each is tried before any compute is spent; one that fails later
+        leaves its value out and a note. They change no run and no id.
     """
     given = {**locals(), "requires_data": train}
     sweep = Sweep(**{field.name: given[field.name] for field in fields(Sweep)})

@@ -39,6 +39,7 @@ from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
 from flops_fit.train.config import TrainingConfig, resolve_device, resolve_precision
 from flops_fit.train.memory import memory_findings
+from flops_fit.train.metrics import Measures, check_metrics
 from flops_fit.train.step import INDIVISIBLE
 from flops_fit.train.trainer import Trainer
 from flops_fit.tune.tuning import Tune, resolve_tune
@@ -104,6 +105,7 @@ class Sweep:
     design: DesignLike = "grid"
     repeats: int = 1
     tune: str | Tune = "none"
+    metrics: Measures | None = None
 
     def __post_init__(self) -> None:
         if self.model_cls is None:
@@ -128,6 +130,13 @@ class Sweep:
         if isinstance(self.resolved_design, Adaptive):
             check_adaptive(self.sizes, self.repeats, self.training.branch)
         self._check_joint()
+        if self.metrics is not None:
+            check_metrics(self.metrics)
+            if self.task is not None:
+                raise InputError(
+                    "metrics: expected runs that train here; simulated runs and commands show no model. A "
+                    "command's scores are columns of a table of your own, for flops_fit.fit.metric."
+                )
         for name in ("dataset", "eval_dataset"):
             if (given := getattr(self, name)) is not None:
                 check_dataset_type(given, name)
@@ -239,7 +248,8 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         device = resolve_device(sweep.device)
         precision = resolve_precision(sweep.training.precision, device)
         config = replace(sweep.training, precision=precision)
-        trainer = Trainer(spec, *split, objective, device, config)
+        own = dict(sweep.metrics or {})
+        trainer = Trainer(spec, *split, objective, device, config, metrics=own)
     small = None if example is None else smallest_built(spec, sizes)
     counter, per_sample = _counter(sweep, spec, objective, data, small)
     if split is not None and trainer is not None:
@@ -348,6 +358,7 @@ def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | N
 def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     """The plan with a trainer that was tried on it and knows how fast it is."""
     trainer.try_optimizer(plan.experiments)
+    trainer.try_metrics(plan.experiments)
     part, most = trainer.config.microbatch, max(e.batch_size for e in plan.experiments)
     if part is not None and part < most and not trainer.divisible:
         raise InputError(

@@ -165,6 +165,37 @@ def _by_fit(
     return Answer((*shown, "", words), document, answer.relied_on(fit, findings))
 
 
+def metric(
+    runs: answer.Runs,
+    column: Annotated[str, answer.argument("metric")],
+    compute: Annotated[
+        list[float] | None,
+        answer.option("at_compute", kind=typer.Argument, parser=answer.flops_number),
+    ] = None,
+    kind: Annotated[str, option("kind")] = "accuracy",
+    chance: Annotated[float, option("chance")] = 0.0,
+    loss: Annotated[str | None, option("first_loss")] = None,
+    level: Annotated[float, option("level")] = 0.9,
+    columns: answer.Columns = None,
+    plot: Annotated[Path | None, option("figure", "--plot")] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Predict a benchmark's score at a compute budget, or say that it cannot be predicted."""
+    named = answer.column_names(columns)
+    source = answer.read_runs(runs) or runs
+    options: dict[str, Any] = {"chance": chance, "loss": loss, "columns": named}
+    fit = flops_fit.fit.metric(source, column, kind, **options)  # type: ignore[arg-type]  # it is checked there
+    largest = float(fit.runs.flops.max())
+    predictions = [fit.predict(C, level) for C in compute or (10 * largest, 100 * largest)]
+    shown = [fit.summary(), *(f"\n{p}" for p in predictions)]
+    if plot is not None:
+        with flops_fit.files.output_errors(plot, "--plot"):
+            fit.plot(level=level).savefig(plot, dpi=300)
+        shown.append(f"\nFigure: {plot}")
+    document = {"metric": fit.to_dict(), "predictions": [p.to_dict() for p in predictions]}
+    return Answer(tuple(shown), document, fit.trust != "no")
+
+
 reference = typer.Typer()
 
 

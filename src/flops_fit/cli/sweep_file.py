@@ -165,7 +165,7 @@ def _pickle_by_value(module: ModuleType) -> None:
 
 DEFAULT_FILE = Path("sweep.toml")
 _CALLED = ("dataset", "eval_dataset", "example_batch")  # a class or function of these is called
-_VALUES = ("model_kwargs", "sizes", "hparams")  # tables where ref at the top level is a mere name
+_VALUES = ("model_kwargs", "sizes", "hparams", "metrics")  # tables where ref is a mere name
 _NOT_SET = ("train",)  # the command decides
 # Options of Slurm and Ray that only ask for resources; others may hold commands, or name a cluster.
 _RESOURCES = {
@@ -217,7 +217,8 @@ class SweepFile:
                 )
             return {float(budget): sizes for budget, sizes in value.items()}
         if isinstance(value, Mapping) and key in _VALUES:
-            return {k: _resolved(v, find, f"{key}.{k}", names=False) for k, v in value.items()}
+            code = key == "metrics"
+            return {k: _resolved(v, find, f"{key}.{k}", names=code) for k, v in value.items()}
         thing = _resolved(value, find, key, names=True)
         factory = isinstance(thing, type) or inspect.isroutine(thing)
         if factory and key in _CALLED and isinstance(value, str):

@@ -3,7 +3,8 @@
 :func:`fit_runs` fits the surface L(N, D) (approach 3 of Hoffmann et al. 2022) with the IsoFLOP
 parabolas of approach 2 and, from training curves, the envelope of approach 1 beside it;
 :meth:`Fit.predict` answers at a budget, :meth:`Fit.estimate` any other question; :func:`backtest`
-checks a fit against held-out budgets; :func:`fit_power` fits a power law in one variable.
+checks a fit against held-out budgets; :func:`fit_power` fits a power law in one variable;
+:func:`metric` predicts benchmark scores.
 """
 
 from flops_fit.fit.approaches import Approach
@@ -15,6 +16,7 @@ from flops_fit.fit.fitting import fit_runs, quick_fit
 from flops_fit.fit.groups import GroupFit
 from flops_fit.fit.hparam_rule import BestHParams, HParamRule
 from flops_fit.fit.intervals import Estimate, Evidence
+from flops_fit.fit.metrics import MetricFit, MetricPrediction, metric
 from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
 from flops_fit.fit.prediction import HeldOut, Prediction, Predictions
@@ -27,7 +29,8 @@ from flops_fit.fit.window import WindowReport, WindowRule
 __all__ = [
     "Alternative", "Approach", "Backtest", "BestHParams", "Choice", "Comparison", "Envelope",
     "Estimate", "Evidence", "Fit", "FitStatus", "GroupFit", "HParamRule", "HeldOut",
-    "InferenceEstimate", "IsoFLOP", "Outlier", "Parabola", "PowerFit", "Prediction", "Predictions",
-    "TradeOffEstimate", "ValleyPrior", "WindowReport", "WindowRule", "Winner", "backtest",
-    "compare", "export_fit", "fit_power", "fit_runs", "load_fit", "quick_fit",
+    "InferenceEstimate", "IsoFLOP", "MetricFit", "MetricPrediction", "Outlier", "Parabola",
+    "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "ValleyPrior", "WindowReport",
+    "WindowRule", "Winner", "backtest", "compare", "export_fit", "fit_power", "fit_runs",
+    "load_fit", "metric", "quick_fit",
 ]  # fmt: skip

@@ -97,8 +97,9 @@ def recorded_findings(folder: str | Path) -> list[Diagnostic]:
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
     pyarrow = import_extra("pyarrow", "parquet", "writing Parquet")
     parquet = import_extra("pyarrow.parquet", "parquet", "writing Parquet")
-    names = list(rows[0]) if rows else ["id"]
-    table = pyarrow.table({name: _arrow([row[name] for row in rows], pyarrow) for name in names})
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["id"]
+    cells = {name: [row.get(name) for row in rows] for name in names}
+    table = pyarrow.table({name: _arrow(values, pyarrow) for name, values in cells.items()})
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
     return buffer.getvalue()
@@ -131,10 +132,11 @@ def _row(run: Run) -> dict[str, Any]:
         "params": e.params.total, "non_embedding": e.params.non_embedding, "cluster": e.trunk,
         "reason": anonymous(run.reason), "lr": e.hparams.lr, "seconds": round(run.seconds, 3),
     }  # fmt: skip
-    return {
+    columns = {
         name: own[name] if name in own else getattr(run if hasattr(run, name) else e, name)
         for name in _COLUMNS.split()
     }
+    return {**columns, **run.metrics}
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import InputTypeError, TableError
+from flops_fit.errors import InputTypeError, TableError, nearest_name
 from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, numbers, unit_factor
 from flops_fit.text import listed
 
@@ -132,6 +132,17 @@ def find_numbers(
         if candidates:
             matches[name] = _best(name, candidates, raw)
     return matches
+
+
+def scores(raw: Raw, headings: Sequence[str]) -> dict[str, Floats]:
+    """The columns of benchmark scores, NaN where a cell is empty; TableError where there is none."""
+    for heading in headings:
+        if heading not in raw.headings:
+            near = nearest_name(heading, raw.headings)
+            raise TableError(
+                f"expected a column {heading!r}; the table has {list(raw.headings)}.{near}"
+            )
+    return {heading: raw.numbers("loss", ColumnMatch(heading)) for heading in headings}
 
 
 def find_text(name: str, headings: Sequence[str]) -> str | None:

@@ -14,8 +14,7 @@ from flops_fit.errors import TableError, check_number
 from flops_fit.records import Excluded
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import Raw, check_mapping, find_numbers, wanted
-from flops_fit.table.run_table import column_of
-from flops_fit.table.sources import read_raw
+from flops_fit.table.sources import column_of, read_raw
 from flops_fit.trackers.tracker import TrackedRuns
 
 _RUN = ("run", "run_id", "run_name", "label", "name", "experiment")

@@ -12,35 +12,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import TableError
+from flops_fit.errors import TableError, nearest_name
 from flops_fit.files import data_frame
 from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
 from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries, telling
-from flops_fit.table.sources import MOST_ROWS, from_rows, read_raw
+from flops_fit.table.sources import MOST_ROWS, final_rows, read_raw
 from flops_fit.text import anonymous, visible
-from flops_fit.trackers.tracker import TrackedRun, TrackedRuns
+from flops_fit.trackers.tracker import TrackedRuns
 
 _COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
 _POSITIVE = ("params", "tokens", "flops", "budget", "unique_tokens")
 
 
-def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
+def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> dict[str, Any]:
     """Every field of a RunTable, from a path or from anything in memory that holds a table."""
     mapping = cols.check_mapping(columns)
+    # What is named as a metric is no other quantity.
+    named = {**{f"metric {heading}": heading for heading in metrics}, **mapping}
     tracked = source if isinstance(source, TrackedRuns) else None
     if tracked is not None:
-        source = _final_rows(tracked, mapping)
-    wanted = cols.wanted(mapping)
+        source = final_rows(tracked, mapping)
+    wanted = cols.wanted(named)
     raw = read_raw(source, wanted)
     if raw.rows == 0:
         head = f" below its headings {list(raw.headings)}" if raw.headings else ""
         raise TableError(
             f"expected at least one run; the table is empty{head}. Add rows of N, D and loss."
         )
-    read = quantities(raw, mapping)
+    read = quantities(raw, named)
     data, label = read.data, find_text("label", [*raw.cells])
     names = raw.cells[label] if label else [None] * raw.rows
     labels = [_text(v) or f"run {i}" for i, v in enumerate(names, start=1)]
@@ -70,6 +72,7 @@ def _fields(source: Any, columns: Mapping[str, str]) -> dict[str, Any]:
         "recognised": tuple(match.said(name) for name, match in read.matches.items()),
         "labels": tuple(labels[i] for i in kept),
         "cluster": _clusters([raw.cells[cluster][i] for i in kept] if cluster else []),
+        "metrics": {name: values[kept] for name, values in cols.scores(raw, metrics).items()},
         "texts": {
             name: tuple(_text(cells[i]) for i in kept)
             for name, cells in raw.cells.items()
@@ -186,35 +189,6 @@ def _unfinished_schedules(
     return reasons, [note] if tracked is not None and tracked.complete else []
 
 
-def _final_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row a run, as it was when its loss was last read; D and C of its end may be others."""
-    ends = [_final_row(run, len(run.points)) for run in tracked]
-    loss = column_of("loss", ends, mapping)
-    if not loss:
-        return ends
-    rows = []
-    for run in tracked:
-        read = [i for i, p in enumerate(run.points, start=1) if not is_missing(p.get(loss))]
-        rows.append(_final_row(run, read[-1] if read else len(run.points)))
-    return rows
-
-
-def _final_row(run: TrackedRun, points: int) -> dict[str, Any]:
-    """What is known of a run after so many points; what was only logged later stands in too."""
-    ended = {name: v for p in run.points for name, v in p.items()}
-    known = {name: v for p in run.points[:points] for name, v in p.items()}
-    head = {"label": run.label, "state": run.state}
-    return {**head, **run.settings, **ended, **run.summary, **known}
-
-
-def column_of(name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str, str]) -> str:
-    """The column of a quantity in rows of a service; empty where there is none."""
-    raw = from_rows(rows, cols.wanted(mapping))
-    known = {k: v for k, v in mapping.items() if k != name or v in raw.headings}
-    matches = find_numbers(raw, known, (name,))
-    return matches[name].column if name in matches else ""
-
-
 @dataclass(frozen=True)
 class RunTable:
     """The columns that a law is fitted to, one entry a run; all arrays have shape (runs,).
@@ -230,7 +204,8 @@ class RunTable:
     N, D, learning rate and batch of runs that have these and no finite loss. ``regret`` is by how much a
     fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``mup``: whether all rates are
     scaled by width, as a column ``parametrization`` says. ``texts`` are other columns that split the runs
-    into a few groups, by their headings; empty where a run has no value.
+    into a few groups, by their headings; empty where a run has no value. ``metrics`` are benchmark scores and
+    the like, by their headings; NaN where a run has none.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
     assumed on the way in; ``recognised`` says which column was taken for each quantity, in which unit, one
@@ -255,6 +230,7 @@ class RunTable:
     regret: Floats | None = None
     mup: bool = False
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
     unit: str = "tokens"
@@ -295,7 +271,22 @@ class RunTable:
         arrays: dict[str, Any] = {name: values[picked] for name, values in fields}
         cluster = None if self.cluster is None else pick(self.cluster)
         texts = {name: pick(cells) for name, cells in self.texts.items()}
+        arrays["metrics"] = {name: values[picked] for name, values in self.metrics.items()}
         return replace(self, labels=pick(self.labels), cluster=cluster, texts=texts, **arrays)
+
+    def having(self, metric: str) -> RunTable:
+        """The runs with a value of a metric; TableError where the table has no such column."""
+        if metric not in self.metrics:
+            raise TableError(
+                f"expected a column {metric!r}; the table has the metrics {list(self.metrics)}."
+                f"{nearest_name(metric, self.metrics)}"
+            )
+        return self.select(np.isfinite(self.metrics[metric]), f"it has no value of {metric}")
+
+    def with_loss(self, metric: str) -> RunTable:
+        """The runs with a value of a metric, which takes the place of the loss."""
+        runs = self.having(metric)
+        return replace(runs, loss=runs.metrics[metric], loss_se=None)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dict a run, under the names that :meth:`read` understands; losses as measured."""
@@ -303,7 +294,7 @@ class RunTable:
         columns |= {n: v.tolist() for n in NUMERIC if (v := getattr(self, n)) is not None}
         if self.cluster is not None:
             columns["cluster"] = self.cluster
-        columns |= self.texts
+        columns |= {**self.texts, **{name: v.tolist() for name, v in self.metrics.items()}}
         if self.regret is not None:
             columns["loss"] = (self.loss * np.exp(self.regret)).tolist()
             batch = "batch_size" if self.batch_unit or self.unit != "tokens" else "batch_tokens"
@@ -357,6 +348,10 @@ class RunTable:
             diverged=tuple(diverged), excluded=tuple(excluded),
             mup=bool(completed) and all(r.parametrization == "mup" for r in completed),
             unit=planned[0].unit if planned else "tokens",
+            metrics={
+                name: column(r.metrics.get(name, math.nan) for r in completed)
+                for name in dict.fromkeys(name for r in completed for name in r.metrics)
+            },
             findings=(SIMULATED,) if any(r.device == "mock" for r in completed) else (),
         )  # fmt: skip
 
@@ -365,6 +360,7 @@ class RunTable:
         cls,
         source: RunTable | Iterable[Run] | Iterable[Mapping[str, Any]] | str | Path | Any,
         columns: Mapping[str, str] | None = None,
+        metrics: Sequence[str] = (),
     ) -> RunTable:
         """A table of runs from whatever holds one, one row a run.
 
@@ -385,7 +381,8 @@ class RunTable:
         A held-out loss is taken before a training loss. Runs that did not finish (a column ``State`` or
         ``status``) and rows without positive N, D, C and finite loss are in ``excluded``, as are those
         whose loss was read before the end of their schedule, where ``planned_flops``, ``planned_tokens`` or
-        ``planned_steps`` says how long it was. Of runs of a service that has to be known.
+        ``planned_steps`` says how long it was. Of runs of a service that has to be known. ``metrics`` are
+        headings of benchmark scores to keep, empty cells included.
 
         >>> rows = [{"N": 1e8, "D": 2e9, "val_loss": 3.4}, {"N": 2e8, "D": 1e9, "val_loss": 3.5}]
         >>> RunTable.read(rows).loss.tolist()
@@ -397,4 +394,4 @@ class RunTable:
             source = list(islice(source, MOST_ROWS + 1))
         if isinstance(source, Sequence) and source and all(isinstance(r, Run) for r in source):
             return cls.from_runs([r for r in source if isinstance(r, Run)])
-        return cls(**_fields(source, columns or {}))
+        return cls(**_fields(source, columns or {}, metrics))

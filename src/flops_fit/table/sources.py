@@ -6,7 +6,7 @@ Files are not trusted: what is no table is refused, and reading stops at the row
 import ast
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,10 @@ import numpy as np
 from flops_fit.errors import InputTypeError, TableError
 from flops_fit.lazy import import_extra
 from flops_fit.table.cells import is_missing
-from flops_fit.table.columns import Cells, Raw, Wanted, rank
+from flops_fit.table.columns import Cells, Raw, Wanted, find_numbers, rank
+from flops_fit.table.columns import wanted as wanted_by
 from flops_fit.table.text_files import binary, encoding, keeps, lines, opened, read_csv, too_long
-from flops_fit.trackers.tracker import flat
+from flops_fit.trackers.tracker import TrackedRun, TrackedRuns, flat
 
 MOST_ROWS = 1_000_000
 _LARGEST_JSON = 1 << 28
@@ -325,3 +326,32 @@ def _parquet(path: Path, wanted: Wanted) -> Raw:
         raise TableError(f"{path} is not a sound Parquet file ({first:.200}).") from None
     cells = {h: _cells(table[h]) for h in table.columns if h in kept}
     return Raw(tuple(headings), cells, rows)
+
+
+def final_rows(tracked: TrackedRuns, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row a run, as it was when its loss was last read; D and C of its end may be others."""
+    ends = [_final_row(run, len(run.points)) for run in tracked]
+    loss = column_of("loss", ends, mapping)
+    if not loss:
+        return ends
+    rows = []
+    for run in tracked:
+        read = [i for i, p in enumerate(run.points, start=1) if not is_missing(p.get(loss))]
+        rows.append(_final_row(run, read[-1] if read else len(run.points)))
+    return rows
+
+
+def _final_row(run: TrackedRun, points: int) -> dict[str, Any]:
+    """What is known of a run after so many points; what was only logged later stands in too."""
+    ended = {name: v for p in run.points for name, v in p.items()}
+    known = {name: v for p in run.points[:points] for name, v in p.items()}
+    head = {"label": run.label, "state": run.state}
+    return {**head, **run.settings, **ended, **run.summary, **known}
+
+
+def column_of(name: str, rows: Sequence[Mapping[str, Any]], mapping: Mapping[str, str]) -> str:
+    """The column of a quantity in rows of a service; empty where there is none."""
+    raw = from_rows(rows, wanted_by(mapping))
+    known = {k: v for k, v in mapping.items() if k != name or v in raw.headings}
+    matches = find_numbers(raw, known, (name,))
+    return matches[name].column if name in matches else ""

@@ -18,7 +18,7 @@ from flops_fit.batches import to_device
 from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, PeerError, Ranks, join_ranks
-from flops_fit.errors import DataError, FlopsFitError
+from flops_fit.errors import DataError, FlopsFitError, InputError
 from flops_fit.hparams import is_finished, learning_rate
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
@@ -38,6 +38,7 @@ from flops_fit.train.config import (
     use_compile,
 )
 from flops_fit.train.memory import STATE_BYTES, device_bytes
+from flops_fit.train.metrics import Measures, measure
 from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, evaluate, noise_scale
 from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
 from flops_fit.train.sharding import ShardedStepper, end_launch, recompute, shard
@@ -74,6 +75,7 @@ class Trainer:
     ``trunks`` runs leave their state to longer ones; ``None`` lets each train alone, with the same outcome.
     ``judged_on`` and ``divisible`` are as in :class:`~flops_fit.plan.extent.Extent`.
     ``measures_noise``: whether to measure the gradient noise scale at the end, for four steps more.
+    ``metrics`` are measured there.
     """
 
     model: ModelSpec
@@ -89,6 +91,7 @@ class Trainer:
     measures_noise: bool = False
     judged_on: int | None = None
     divisible: bool = True
+    metrics: Measures = field(default_factory=dict)
 
     @property
     def precision(self) -> Precision:
@@ -107,6 +110,23 @@ class Trainer:
         if any(own) and smallest.params.total <= _MAX_TRIED_PARAMS:
             with rng.kept(self.device):
                 try_optimizer(self.model.build(smallest.size), smallest.hparams, *own)
+
+    def try_metrics(self, experiments: Sequence[Experiment]) -> None:
+        """Refuse a metric that cannot be measured on the smallest model, untrained."""
+        if self.metrics:
+            smallest = min(experiments, key=lambda e: e.params.total)
+            with rng.kept(self.device):
+                _, notes = self._measured(self.model.build(smallest.size).to(self.device), 64)
+            if notes:
+                raise InputError(
+                    f"metrics: {notes[0]}, on the smallest model before training. Expected functions (model, "
+                    "held-out batches) -> one finite number."
+                )
+
+    def _measured(self, model: Any, size: int) -> tuple[dict[str, float], tuple[str, ...]]:
+        batches = partial(self.held_out.in_order, size)
+        with self.precision.autocast(self.device):
+            return measure(self.metrics, model, batches, self.device)
 
     def __call__(self, experiment: Experiment, report: Report | None = None) -> Run:
         """Train one experiment to its end and evaluate it, from its checkpoint if there is one.
@@ -308,6 +328,10 @@ class Trainer:
             with closing(batches), self.precision.autocast(self.device):
                 moved = (to_device(batch, self.device) for batch in batches)
                 run = replace(run, noise_scale=noise_scale(step.model, self.objective, moved))
+        if self.metrics:  # on every rank, as a model may be cut over them
+            rng.seed(run.experiment.seed, device=self.device)
+            values, notes = self._measured(step.model, max(step.samples, 64))
+            run = replace(run, metrics=values, notes=(*run.notes, *notes))
         return replace(run, state="completed")
 
 

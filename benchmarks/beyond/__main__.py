@@ -1,0 +1,35 @@
+"""How well are questions beyond N and D answered, on public runs that were held out?
+
+    python -m benchmarks.beyond --data DIR                    # a folder of public tables
+    python -m benchmarks.beyond --data DIR --only metrics     # benchmark scores
+
+Ends with the goals that were missed, and exits with 1 where there are any.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.common.threads import one_thread
+
+if __name__ == "__main__":  # read when NumPy is first imported
+    one_thread()
+
+from benchmarks.beyond.metrics import metrics
+from benchmarks.common.command import run, with_folder
+
+PARTS = {"metrics": metrics}
+
+
+def main() -> int:
+    """Run the parts on the folder of tables."""
+    options = with_folder()
+    folder = options.parse_known_args()[0].data
+    if not folder.is_dir():
+        sys.exit(f"--data: expected a folder of public tables; {folder} is none.")
+    bound = {name: lambda quick, part=part: part(folder, quick) for name, part in PARTS.items()}
+    return run(bound, __doc__ or "", "beyond", options=options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,402 @@
+"""Benchmark scores of larger runs: from a law of the task's loss, directly in N and D, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from flops_fit.errors import FitError, InputError, check_choice, check_number
+from flops_fit.fit.checks import trust_of
+from flops_fit.fit.fit import Fit
+from flops_fit.fit.fitting import fit_runs, quick_fit
+from flops_fit.fit.intervals import Evidence, Interval, check_level
+from flops_fit.fit.metric_routes import Direct, Route, Scale, TwoSteps
+from flops_fit.fit.prediction import serious
+from flops_fit.fit.solver import finding
+from flops_fit.flops.functions import Floats
+from flops_fit.records import Diagnostic, finite_json
+from flops_fit.table.run_table import RunTable
+from flops_fit.text import card, format_count, markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MetricKind = Literal["accuracy", "pass@k", "loss"]
+TWO_STEPS, DIRECT, BOTH, LAW = "two steps", "direct", "both", "law"
+
+_HELD_OUT = (0.2, 0.4)  # of the runs, those of most compute
+_FEWEST, _FEWEST_HELD = 8, 2
+_FAR_APART = 3.0  # times the held-out error of the better route, from which the other is left out
+_CLEAR = 2.0  # standard errors above chance
+_TREND_LEVEL = 0.01
+_FEW_ABOVE = 5
+_FAR = 100.0  # times the largest run's compute
+_POOR = 0.25  # held-out error, of the range of scores above chance that the runs show
+
+
+@dataclass(frozen=True)
+class MetricPrediction:
+    """A score at N and D: of one run, with its central interval at ``level``.
+
+    ``compute`` is C = F(N)·D. ``routes`` has the value and interval of each route alone. Where the runs
+    show nothing of the metric, ``value`` is NaN and there is no interval; ``diagnostics`` say why.
+    """
+
+    column: str
+    params: float
+    tokens: float
+    compute: float
+    value: float
+    interval: Interval | None
+    level: float
+    routes: Mapping[str, tuple[float, Interval | None]]
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``None`` where a number is not known."""
+        return dict(finite_json(self))
+
+    def _rows(self) -> list[list[str]]:
+        rows = [["", self.column, f"{100 * self.level:g} % interval"]]
+        for name, (value, span) in {"answer": (self.value, self.interval), **self.routes}.items():
+            shown = "cannot be predicted" if value != value else f"{value:.3f}"
+            rows.append([name, shown, "none" if span is None else f"{span[0]:.3f}–{span[1]:.3f}"])
+        return rows
+
+    def _title(self) -> str:
+        size, data = format_count(self.params), format_count(self.tokens)
+        return f"{self.column} at N = {size}, D = {data}, C = {self.compute:.3g}"
+
+    def __str__(self) -> str:
+        return "\n".join([self._title(), markdown_table(self._rows()), *serious(self.diagnostics)])
+
+    def _repr_html_(self) -> str:
+        return card(self._title(), self._rows(), serious(self.diagnostics))
+
+
+@dataclass(frozen=True, eq=False)
+class MetricFit:
+    """How a metric grows with N and D; made by :func:`metric`.
+
+    ``runs`` were fitted, ``scores`` are their values of the metric, ``loss_fit`` is the law of the loss
+    that the first of the two steps takes, which also says which N and D are best at a C. ``headline`` is
+    the route that answers: ``"two steps"``, ``"direct"`` or ``"both"``, the mean of the two, with half of
+    the draws from each; for a loss the ``"law"``. ``held_out`` has the mean error of each route on the
+    largest runs, predicted from the others, and ``widened`` the factor by which those errors widen its
+    intervals. ``trust`` follows from ``diagnostics``, as for a :class:`Fit`.
+    """
+
+    column: str
+    kind: MetricKind
+    scale: Scale
+    runs: RunTable
+    scores: Floats
+    loss_fit: Fit
+    headline: str
+    held_out: Mapping[str, float]
+    widened: Mapping[str, float]
+    diagnostics: tuple[Diagnostic, ...]
+    _routes: Mapping[str, Route] = field(repr=False)
+
+    @property
+    def trust(self) -> Literal["ok", "caution", "no"]:
+        """From the worst diagnostic; at ``"no"`` nothing is predicted."""
+        return trust_of(self.diagnostics)
+
+    @property
+    def chance(self) -> float:
+        """The score without any ability."""
+        return self.scale.chance
+
+    def draws(self, N: Floats, D: Floats, route: str = "") -> Floats:
+        """Scores of one run at each (N, D), of shape (draws, points), by the headline or a route."""
+        name = route or self.headline
+        if name == BOTH:
+            return np.vstack([self.draws(N, D, each) for each in self._routes])
+        scores = self._routes[name].draws(N, D)
+        rng = np.random.default_rng(3)
+        scores = scores + rng.normal(0.0, self._routes[name].sd, scores.shape)
+        middle = np.median(scores, axis=0)
+        scores = middle + self.widened.get(name, 1.0) * (scores - middle)
+        return scores if self.kind == "loss" else np.clip(scores, 0.0, 1.0)
+
+    def values(self, N: Floats, D: Floats, route: str = "") -> Floats:
+        """The score at each (N, D): the median of the drawn laws."""
+        name = route or self.headline
+        names = list(self._routes) if name == BOTH else [name]
+        medians = [np.median(self._routes[n].draws(N, D), axis=0) for n in names]
+        return np.asarray(np.mean(medians, axis=0))
+
+    def span(self, N: Floats, D: Floats, level: float = 0.9, route: str = "") -> Floats:
+        """The ends of the interval of one run at each (N, D): (2, points)."""
+        ends = [0.5 - level / 2, 0.5 + level / 2]
+        return np.asarray(np.quantile(self.draws(N, D, route), ends, axis=0))
+
+    def predict(self, at: float | tuple[float, float], level: float = 0.9) -> MetricPrediction:
+        """The score of one run of C training FLOPs, at its best N and D, or of a pair (N, D).
+
+        InputError where ``at`` is neither one nor two positive numbers.
+        """
+        check_level(level)
+        pair = at if isinstance(at, tuple | list) else (at,)
+        if len(pair) not in (1, 2):
+            raise InputError(f"expected C, or a pair (N, D); got {at!r}.")
+        params, *rest = (check_number("C, or N and D", v, above=0) for v in pair)
+        notes = []
+        if rest:
+            tokens = rest[0]
+        else:
+            best = self.loss_fit.optimal(params)
+            params, tokens = float(best.params), float(best.tokens)
+            if self.loss_fit.trust == "no":
+                notes.append(finding("metric_optimum"))
+        N, D = np.array([params]), np.array([tokens])
+        C = float(self.loss_fit.flops(N)[0] * tokens)
+        if (far := C / self.loss_fit.largest_compute) > _FAR:
+            notes.append(finding("metric_far", factor=far))
+        routes: dict[str, tuple[float, Interval | None]] = {}
+        if self.trust == "no":
+            notes += [d for d in self.diagnostics if d.severity == "critical"]
+            value, interval = float("nan"), None
+        else:
+            for name in dict.fromkeys((self.headline, *self._routes)):
+                low, high = self.span(N, D, level, name)[:, 0].tolist()
+                routes[name] = float(self.values(N, D, name)[0]), (low, high)
+            value, interval = routes.pop(BOTH) if BOTH in routes else routes[self.headline]
+            alone = sorted(v for v, _ in routes.values())
+            if interval and not interval[0] <= alone[0] <= alone[-1] <= interval[1]:
+                notes.append(finding("metric_routes_differ", low=alone[0], high=alone[-1]))
+        where = (self.column, params, tokens, C)
+        return MetricPrediction(*where, value, interval, level, routes, tuple(notes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        same = "column", "kind", "headline", "held_out", "widened", "chance", "trust", "diagnostics"
+        law = {"law": self.loss_fit.law.name, "params": self.loss_fit.law.params}
+        scores = dict(zip(self.runs.labels, self.scores.tolist(), strict=True))
+        own = {name: getattr(self, name) for name in same}
+        return dict(finite_json({**own, "loss_law": law, "scores": scores}))
+
+    def _rows(self) -> list[list[str]]:
+        rows = [["route", "scatter of a run", "error on the largest runs, held out"]]
+        for name, route in self._routes.items():
+            error = f"{self.held_out[name]:.3f}" if name in self.held_out else "–"
+            mark = " (answers)" if name == self.headline else ""
+            rows.append([name + mark, f"{route.sd:.3f}", error])
+        return rows
+
+    def _title(self) -> str:
+        low, high = float(np.min(self.scores)), float(np.max(self.scores))
+        chance = "" if self.kind == "loss" else f", chance {self.chance:.3g}"
+        answers = ": the mean of both answers" if self.headline == BOTH else ""
+        return (
+            f"{self.column} of {len(self.runs)} runs, {low:.3g} to {high:.3g}{chance}; "
+            f"trust: {self.trust}{answers}"
+        )
+
+    def summary(self) -> str:
+        """The routes with their scatter and held-out errors, and every finding."""
+        return "\n".join(
+            [self._title(), "", markdown_table(self._rows()), "", *map(str, self.diagnostics)]
+        )
+
+    def plot(self, ax: Axes | None = None, level: float = 0.9) -> Figure:
+        """The runs' scores over compute, with each route along the best N and D and the interval."""
+        from flops_fit.report.metrics import draw_metric, metric_data
+
+        return draw_metric(metric_data(self, level), ax)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<MetricFit of {self.column} to {len(self.runs)} runs, trust: {self.trust}>"
+
+    def _repr_html_(self) -> str:
+        return card(self._title(), self._rows(), map(str, self.diagnostics))
+
+
+def metric(
+    runs: Any,
+    column: str,
+    kind: MetricKind = "accuracy",
+    *,
+    chance: float = 0.0,
+    ceiling: float | None = 1.0,
+    loss: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> MetricFit:
+    """Fit how a benchmark's score grows with N and D, in two ways, and judge both on held-out runs.
+
+    *Two steps* (Bhagia et al. 2024, arXiv:2412.04403): a law of the loss in N and D, as
+    :func:`fit_runs` has it, then score = chance + (ceiling − chance)·σ(−k·(L − L₀)). *Direct* (after
+    arXiv:2512.08894): score = chance + (ceiling − chance)·exp(−A/N^α − B/D^β). Each way is fitted
+    without the largest fifth and two fifths of the runs and predicts them. The mean of both answers,
+    unless one missed by three times as much as the other or more. Intervals are those of one run: they
+    hold both steps, the law's misfit, the scatter of scores, and are widened where the held-out runs
+    lay outside. A metric that shows nothing above chance, or no trend, has trust ``"no"`` and no
+    number: what emerges later cannot be read from runs below the threshold.
+
+    Parameters
+    ----------
+    runs
+        Anything :meth:`flops_fit.RunTable.read` accepts. Runs without a value of the metric are left out.
+    column
+        The heading of the metric, or the name it has in ``find_optimal(metrics=)``.
+    kind
+        ``"accuracy"``: a share between ``chance`` and ``ceiling``; ``"pass@k"``: the same without
+        chance; ``"loss"``: a task's loss or bits per byte, which a law of N and D answers alone.
+    chance
+        The score of guessing: 0.25 with four choices.
+    ceiling
+        The highest score there is; ``None`` fits it, which takes runs that come near.
+    loss
+        The heading of the loss of the first step. By default the runs' held-out loss; the bits per
+        byte of the task's own right answers follow a benchmark more closely.
+    columns
+        Names of columns where they are unusual, as for :func:`fit_runs`.
+
+    Raises
+    ------
+    TableError
+        There is no such column.
+    InputError
+        The scores are no shares, or an argument is not valid.
+    FitError
+        Fewer than eight runs have the metric.
+
+    Examples
+    --------
+    >>> from flops_fit import reference
+    >>> runs = reference.runs("llama3_2024").to_dicts()
+    >>> for run in runs:
+    ...     run["accuracy"] = 0.25 + 0.75 / (1 + 2.7 ** (8 * (run["loss"] - 0.7)))
+    >>> metric(runs, "accuracy", chance=0.25).trust
+    'ok'
+    """
+    check_choice("kind", kind, ("accuracy", "pass@k", "loss"))
+    check_number("chance", chance, at_least=0, below=1)
+    if ceiling is not None:
+        check_number("ceiling", ceiling, above=chance, at_most=1)
+    if chance and kind != "accuracy":
+        raise InputError(f"chance: expected none for kind={kind!r}; got {chance!r}. Leave it out.")
+    of_loss = column if kind == "loss" else loss
+    named = {**(columns or {}), **({"loss": of_loss} if of_loss else {})}
+    table = RunTable.read(runs, named, () if kind == "loss" else (column,))
+    if of_loss and (isinstance(runs, RunTable) or not table.recognised):  # not read by headings
+        table = table.with_loss(of_loss)
+    if kind == "loss":
+        fit = fit_runs(table)
+        routes: dict[str, Route] = {LAW: LawOfLoss(fit._evidence)}
+        held: dict[str, float] = {}
+        law = (fit.runs, fit.runs.loss, fit, LAW, held, held, fit.diagnostics, routes)
+        return MetricFit(column, kind, Scale(0.0), *law)
+    table = table.having(column)
+    scores = table.metrics[column]
+    if len(table) < _FEWEST:
+        raise FitError(
+            f"expected {_FEWEST} runs or more with a value of {column!r}; got {len(table)}. Add runs."
+        )
+    if np.min(scores) < 0 or np.max(scores) > 1:
+        raise InputError(
+            f"{column}: expected shares between 0 and 1; got {np.min(scores):.4g} to "
+            f"{np.max(scores):.4g}. Divide percentages by 100, or give kind='loss'."
+        )
+    scale = Scale(float(chance), None if ceiling is None else float(ceiling))
+    fit = fit_runs(table)
+    ways = _routes(table, scores, scale, fit._evidence)
+    found = _signal(table, scores, scale, min(route.sd for route in ways.values()))
+    held_out: dict[str, float] = {}
+    widened: dict[str, float] = {}
+    headline = BOTH
+    if all(d.severity != "critical" for d in found):
+        held_out, widened = _backtest(table, scores, scale, fit)
+        found += _quality(held_out, float(np.max(scores)) - scale.chance, fit)
+        ranked = sorted(held_out, key=held_out.__getitem__)
+        if ranked and held_out[ranked[-1]] > _FAR_APART * held_out[ranked[0]]:
+            headline = ranked[0]
+    of_both = (table, scores, fit, headline, held_out, widened, tuple(found), ways)
+    return MetricFit(column, kind, scale, *of_both)
+
+
+@dataclass(frozen=True, eq=False)
+class LawOfLoss:
+    """A task's loss by its own law."""
+
+    evidence: Evidence
+    sd: float = 0.0  # its draws have the noise of a run
+
+    def draws(self, N: Floats, D: Floats) -> Floats:
+        """See :class:`Route`."""
+        if self.evidence.no_interval:
+            return np.atleast_2d(self.evidence.law.loss(N, D))
+        surfaces = self.evidence.posterior
+        return surfaces.one_run(surfaces.losses(N, D))
+
+
+def _routes(table: RunTable, scores: Floats, scale: Scale, law: Evidence) -> dict[str, Route]:
+    return {
+        TWO_STEPS: TwoSteps(law, table.loss, scores, scale),
+        DIRECT: Direct(table.params, table.tokens, scores, scale),
+    }
+
+
+def _backtest(
+    table: RunTable, scores: Floats, scale: Scale, fit: Fit
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The mean error of each route on the largest runs, and what their z scores widen intervals by."""
+    order = np.argsort(table.flops, kind="stable")
+    errors: dict[str, list[Floats]] = {}
+    z: dict[str, list[Floats]] = {}
+    for share in _HELD_OUT:
+        held = max(round(share * len(table)), _FEWEST_HELD)
+        rest, top = np.sort(order[:-held]), order[-held:]
+        if len(rest) < _FEWEST - _FEWEST_HELD:
+            break
+        try:
+            law = quick_fit(table.take(rest), fit.flops)
+            routes = _routes(table.take(rest), scores[rest], scale, law)
+            for name, route in routes.items():
+                drawn = route.draws(table.params[top], table.tokens[top])
+                off = scores[top] - np.median(drawn, axis=0)
+                errors.setdefault(name, []).append(np.abs(off))
+                z.setdefault(name, []).append(off / np.hypot(np.std(drawn, axis=0), route.sd))
+        except FitError:
+            break
+    rms = {name: float(np.sqrt(np.mean(np.concatenate(v) ** 2))) for name, v in z.items()}
+    mean = {name: float(np.mean(np.concatenate(v))) for name, v in errors.items()}
+    return mean, {name: max(1.0, value) for name, value in rms.items()}
+
+
+def _signal(table: RunTable, scores: Floats, scale: Scale, sd: float) -> list[Diagnostic]:
+    """Whether there is anything to extrapolate, where one run scatters by ``sd``."""
+    from scipy.stats import spearmanr
+
+    top = scores[np.argsort(table.loss)[: max(len(scores) // 4, 3)]]
+    above = float(np.mean(top)) - scale.chance
+    words = {"sd": sd, "above": above, "chance": scale.chance, "total": len(scores)}
+    if above <= _CLEAR * sd / np.sqrt(len(top)):
+        return [finding("metric_at_chance", **words)]
+    if (
+        not (p := float(spearmanr(-table.loss, scores, alternative="greater").pvalue))
+        < _TREND_LEVEL
+    ):
+        return [finding("metric_no_trend", p=p, **words)]
+    clear = int(np.sum(scores > scale.chance + _CLEAR * sd))
+    few = [finding("metric_few_above", count=clear, **words)] if clear < _FEW_ABOVE else []
+    lost = sum(1 for e in table.excluded if "no value of" in e.reason)
+    return few + ([finding("metric_missing", count=lost)] if lost else [])
+
+
+def _quality(held_out: Mapping[str, float], reach: float, fit: Fit) -> list[Diagnostic]:
+    """How well the largest runs were predicted, beside how far the scores ``reach`` above chance."""
+    out = [finding("metric_not_tested")]
+    if held_out:
+        poor = min(held_out.values()) > _POOR * reach
+        errors = "; ".join(f"{name} {error:.3f}" for name, error in held_out.items())
+        out = [finding("metric_held_out", "warning" if poor else "ok", errors=errors)]
+    return out + ([finding("metric_loss_law")] if fit.trust == "no" else [])
