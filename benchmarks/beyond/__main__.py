@@ -16,9 +16,10 @@ if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
 from benchmarks.beyond.metrics import metrics
+from benchmarks.beyond.repeats import repeats
 from benchmarks.common.command import run, with_folder
 
-PARTS = {"metrics": metrics}
+PARTS = {"metrics": metrics, "repeats": repeats}
 
 
 def main() -> int:

@@ -248,8 +248,8 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         device = resolve_device(sweep.device)
         precision = resolve_precision(sweep.training.precision, device)
         config = replace(sweep.training, precision=precision)
-        own = dict(sweep.metrics or {})
-        trainer = Trainer(spec, *split, objective, device, config, metrics=own)
+        measures = dict(sweep.metrics or {})
+        trainer = Trainer(spec, *split, objective, device, config, metrics=measures)
     small = None if example is None else smallest_built(spec, sizes)
     counter, per_sample = _counter(sweep, spec, objective, data, small)
     if split is not None and trainer is not None:

@@ -37,6 +37,7 @@ from flops_fit.flops.functions import Floats, FlopsFunction, flops_to_dict
 from flops_fit.laws.kappa import Muennighoff
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import Optimum, positive
+from flops_fit.laws.overfit import Overfit
 from flops_fit.recipes.resolve import RecipeTable
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table.run_table import RunTable
@@ -180,7 +181,7 @@ class Fit(Questions):
 
     def with_unique(self, unique_tokens: float) -> Fit:
         """The same fit for ``unique_tokens`` different units; InputError for a law without them."""
-        if not isinstance(self.law, Muennighoff):
+        if not isinstance(self.law, Muennighoff | Overfit):
             raise InputError(
                 f"expected a law of repeated data to ask about unique units; the {self.law.name} law "
                 'counts repeats as new. Fit with law="muennighoff".'

@@ -101,7 +101,8 @@ def fit_runs(
         ``"auto"``: the κ-law where the runs tell κ from 1 (5 % level), else the additive law; the
         law of repeated data where runs of more than four epochs determine it.
         ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, ``"muennighoff"`` (repeated data; needs a column
-        ``unique_tokens``), or a class of your own, a :class:`flops_fit.laws.Law`.
+        ``unique_tokens``), ``"overfit"`` (the same with runs whose loss rises again), or a class of
+        your own, a :class:`flops_fit.laws.Law`.
     delta
         Huber's δ: ``"mad"`` takes 1.345 robust standard deviations of the residuals, a number
         fixes it (1e-3 reproduces Hoffmann et al. 2022), ``inf`` is least squares.

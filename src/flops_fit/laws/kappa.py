@@ -276,12 +276,7 @@ class Muennighoff(Law):
         return _worth(np.asarray(N, dtype=np.float64), best, self.R_N)
 
     def _supply(self, unique: ArrayLike | None) -> Floats:
-        values = np.asarray(self.unique if unique is None else unique, dtype=np.float64)
-        if not np.all(values > 0):
-            raise InputError(
-                f"expected a positive number of unique units (inf for no repetition); got {values}."
-            )
-        return values
+        return check_supply(self.unique if unique is None else unique)
 
     def size_for(self, unique: ArrayLike) -> Floats:
         """N*(U): the size whose compute-optimal data is U under C = k·N·D, from αA/N^α = βB/D^β."""
@@ -299,10 +294,10 @@ class Muennighoff(Law):
         The runs of at most four epochs alone, where R*_D hardly matters, give one more.
         """
         U = D if unique is None else np.minimum(unique, D)
-        starts = [_additive(N, _worth(D, U, R_D), loss) | {"R_D": R_D} for R_D in _SCALES_D]
+        starts = [additive_start(N, _worth(D, U, R_D), loss) | {"R_D": R_D} for R_D in _SCALES_D]
         few = D <= _FEW_EPOCHS * U
         if np.sum(few) > 2 * len(cls.parameters()) and np.ptp(np.log(N[few])) > 0.5:
-            known = _additive(N[few], D[few], loss[few])
+            known = additive_start(N[few], D[few], loss[few])
             starts += [known | {"R_D": R_D} for R_D in _SCALES_D]
         return [{**start, "R_N": R_N} for start in starts for R_N in _SCALES_N]
 
@@ -315,7 +310,17 @@ class Muennighoff(Law):
         return super()._optimal_size(C, flops)
 
 
-def _additive(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
+def check_supply(unique: ArrayLike) -> Floats:
+    """Unique units as an array, positive or infinite; else InputError."""
+    values = np.asarray(unique, dtype=np.float64)
+    if not np.all(values > 0):
+        raise InputError(
+            f"expected a positive number of unique units (inf for no repetition); got {values}."
+        )
+    return values
+
+
+def additive_start(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:
     """E, A, B, α and β on a grid of exponents: relative least squares, robustly compared."""
     log_n, log_d = np.mean(np.log(N)), np.mean(np.log(D))
     n, d = np.log(N / np.exp(log_n)), np.log(D / np.exp(log_d))

@@ -1,0 +1,133 @@
+"""Repeated data with over-fitting: a loss that falls with the first repeats, and rises with too many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from flops_fit.flops.functions import Bools, Floats
+from flops_fit.laws.kappa import Hoffmann, additive_start, check_supply
+from flops_fit.laws.law import Law
+
+_MOST_EPOCHS = 1e6  # beyond which the loss counts as still falling
+_SECTIONS = 80  # of a bisection: ln D to rounding
+_SIZES = np.geomspace(1e4, 1e14, 2001)  # among which the best size for a supply is
+
+
+@dataclass(frozen=True)
+class Overfit(Law):
+    """L = E + A/N^α + B/D^β + P·N^γ/U^δ·ln(1 + R/R₀) with U unique units and R = D/U − 1 repeats.
+
+    The first three terms are the additive law, repeats counted as new; the last is the price of seeing
+    the same units again, which grows with the model and shrinks with the supply. Additive as in Lovelace
+    et al. 2026 (arXiv:2605.01640), with N and U as in arXiv:2605.09189; the logarithm predicted runs on
+    supplies left out better than a power of R (``python -m benchmarks.beyond``). Without repetition
+    (``unique`` = ∞, the default) it is the additive law.
+
+    >>> law = Overfit(2.1, 60.0, 5e4, 0.25, 0.5, 0.5, 1.2, 1.0, 60.0).with_unique(1e9)
+    >>> f"{law.best_epochs(1e8):.0f} epochs of a small model, {law.best_epochs(1e9):.0f} of a large one"
+    '48 epochs of a small model, 9 of a large one'
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    P: float
+    gamma: float
+    delta: float
+    R_0: float
+    unique: float = float("inf")
+
+    name: ClassVar[str] = "overfit"
+    formula: ClassVar[str] = "L = E + A/N^α + B/D^β + P·N^γ/U^δ·ln(1 + R/R_0), R = D/U − 1"
+    covariates: ClassVar[tuple[str, ...]] = ("unique_tokens",)
+    conditions: ClassVar[tuple[str, ...]] = ("unique",)
+
+    def __post_init__(self) -> None:
+        check_supply(self.unique)
+
+    @property
+    def fresh(self) -> Hoffmann:
+        """The additive law that holds without repetition."""
+        return Hoffmann(self.E, self.A, self.B, self.alpha, self.beta)
+
+    def with_unique(self, unique: float) -> Overfit:
+        """The law of (N, D) where only ``unique`` different units exist; positive, else InputError."""
+        return replace(self, unique=float(unique))
+
+    def loss(self, N: ArrayLike, D: ArrayLike, unique: ArrayLike | None = None) -> Any:
+        """Loss at N parameters and D units seen, of which ``unique`` (the law's) are different."""
+        N, D = np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64)
+        U = check_supply(self.unique if unique is None else unique)
+        repeats = np.maximum(D / U - 1.0, 0.0)
+        return self.fresh.loss(N, D) + self._price(N, U) * np.log1p(repeats / self.R_0)
+
+    def _price(self, N: Floats, U: Floats) -> Floats:
+        """P·N^γ/U^δ, zero without a limit to the supply."""
+        return np.asarray(self.P * N**self.gamma * U**-self.delta)
+
+    def best_epochs(self, N: ArrayLike, unique: ArrayLike | None = None) -> Any:
+        """Epochs over ``unique`` units (the law's) from which the loss of N parameters rises.
+
+        1 where the first repeat already hurts, ``inf`` beyond a million epochs or without a limit.
+        """
+        N = np.asarray(N, dtype=np.float64)
+        N, U = np.broadcast_arrays(N, check_supply(self.unique if unique is None else unique))
+        finite = np.where(np.isinf(U), 1.0, U)
+
+        def falls(epochs: Floats) -> Bools:
+            """Whether −dL/d ln D is positive: β·B/D^β above the price times e/(R₀ + e − 1)."""
+            gain = self.beta * self.B * (finite * epochs) ** -self.beta
+            price = self._price(N, finite) * epochs / (self.R_0 + epochs - 1)
+            return np.asarray(gain > price)
+
+        low, high = np.zeros(N.shape), np.full(N.shape, np.log(_MOST_EPOCHS))
+        for _ in range(_SECTIONS):
+            middle = 0.5 * (low + high)
+            rising = ~falls(np.exp(middle))
+            low, high = np.where(rising, low, middle), np.where(rising, middle, high)
+        never = np.isinf(U) | falls(np.full(N.shape, _MOST_EPOCHS))
+        epochs = np.where(never, np.inf, np.where(falls(np.ones(N.shape)), np.exp(high), 1.0))
+        return float(epochs) if epochs.ndim == 0 else epochs
+
+    def best_size(self, unique: float | None = None) -> tuple[float, float, float]:
+        """N, epochs and loss that no compute can improve on with ``unique`` units (the law's).
+
+        Beyond that size, trained as long as it pays, a smaller model wins. ``inf`` where none does.
+        """
+        U = float(check_supply(self.unique if unique is None else unique))
+        if np.isinf(U):
+            return float("inf"), 1.0, self.E
+        epochs = np.minimum(self.best_epochs(_SIZES, U), _MOST_EPOCHS)
+        losses = self.loss(_SIZES, U * epochs, U)
+        i = int(np.argmin(losses))
+        size = float(_SIZES[i]) if i < len(_SIZES) - 1 else float("inf")
+        return size, float(epochs[i]), float(losses[i])
+
+    @classmethod
+    def starts(
+        cls, N: Floats, D: Floats, loss: Floats, unique: Floats | None = None
+    ) -> Sequence[Mapping[str, float]]:
+        """The additive law of the runs of few epochs, or of all, with prices of several sizes."""
+        U = D if unique is None else np.minimum(unique, D)
+        few = D <= 4.0 * U
+        few = few if np.sum(few) > 10 and np.ptp(np.log(N[few])) > 0.5 else np.ones(len(N), bool)
+        n, u = np.exp(np.mean(np.log(N))), np.exp(np.mean(np.log(U)))
+        law = additive_start(N[few], D[few], loss[few])
+        law["E"] = 0.8 * float(min(law["E"], loss.min()))
+        return [
+            {**law, "P": size * u**delta / n**gamma, "gamma": gamma, "delta": delta, "R_0": R_0}
+            for gamma, delta in ((0.7, 0.7), (1.2, 0.8))
+            for size, R_0 in ((0.1, 5.0), (0.5, 50.0))
+        ]
+
+    def _optimal_size(self, C: Floats, flops: Any) -> Floats:
+        if np.isinf(self.unique):
+            return self.fresh._optimal_size(C, flops)
+        return super()._optimal_size(C, flops)
