@@ -155,7 +155,10 @@ def test_samples_are_those_of_the_targets() -> None:
     assert Objective(cross_entropy).count((nodes, edges, torch.zeros(3, 1))) == 3
     assert Objective(cross_entropy).count((nodes, torch.zeros(9, 4, dtype=torch.cfloat))) == 9
     boxes = [{"boxes": torch.ones(n, 4)} for n in (3, 1)]
-    assert Objective(cross_entropy).count(([torch.ones(3, 8, 8)] * 2, boxes)) == 2
+    for images in ([torch.ones(3, 8, 8)] * 2, (torch.ones(3, 8, 8),) * 2):
+        assert Objective(cross_entropy).count((images, type(images)(boxes))) == 2
+    named = ({"x": torch.ones(5, 3)}, {"y": torch.ones(5)})
+    assert Objective(cross_entropy).count(named) == 5
 
 
 def test_tensors_are_changed_in_any_nesting() -> None:

@@ -24,9 +24,14 @@ def by_name(batch: Any) -> Mapping[str, Any] | None:
 
 
 def is_of_samples(targets: Any) -> bool:
-    """Whether targets are a tensor or a list with an entry for each sample, as boxes of images are."""
-    listed = isinstance(targets, list) and bool(targets) and isinstance(targets[0], Mapping)
-    return listed or len(getattr(targets, "shape", ())) > 0
+    """Whether targets are a tensor or dicts with an entry for each sample, as boxes of images are."""
+    return _are_dicts(targets) or len(getattr(targets, "shape", ())) > 0
+
+
+def _are_dicts(samples: Any) -> bool:
+    """Whether a batch has a dict of the same names for each sample; one of inputs has others than targets."""
+    listed = isinstance(samples, tuple | list) and all(isinstance(s, Mapping) for s in samples)
+    return listed and len({frozenset(s) for s in samples}) == 1
 
 
 def batch_length(batch: Any) -> int:
@@ -34,8 +39,7 @@ def batch_length(batch: Any) -> int:
     if hasattr(batch, "shape"):
         return int(batch.shape[0]) if len(batch.shape) else 1
     named = by_name(batch)
-    listed = isinstance(batch, tuple | list) and not isinstance(batch[0], Mapping)
-    if named is None and not listed:
+    if named is None and (_are_dicts(batch) or not isinstance(batch, tuple | list)):
         return len(batch)
     return batch_length(next(iter(batch if named is None else named.values())))
 

@@ -101,7 +101,7 @@ R = TypeVar("R")
 def explains_names(
     moved: Mapping[str, object],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let an unknown keyword argument raise a TypeError that says what to give, or where it has moved."""
+    """Let an unknown keyword argument raise an InputTypeError: what to give, or where it has moved."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = list(inspect.signature(function).parameters)
@@ -110,7 +110,7 @@ def explains_names(
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name not in known:
-                    raise TypeError(
+                    raise InputTypeError(
                         f"{function.__name__}() got an unexpected keyword argument {name!r}; "
                         f"{unknown_name(name, known, moved)}"
                     )

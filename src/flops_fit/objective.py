@@ -179,7 +179,15 @@ class Objective:
 
     def has_classes(self, batch: Any) -> bool:
         """Whether targets are integers, as those of classes are."""
-        return self.step_fn is None and _is_whole(self._parts(batch)[1])
+        return not (self.step_fn or self.by_sample) and _is_whole(self._parts(batch)[1])
+
+    def is_elementwise(self, model: Any, batch: Any) -> bool:
+        """Whether the model gives one number for each of the targets, as for several labels a sample."""
+        if self.step_fn is not None:
+            return False
+        with torch.no_grad():
+            output, targets = self.output(model, batch), self._parts(batch)[1]
+        return output.numel() == targets.numel() if hasattr(output, "numel") else False
 
     def with_targets(self, batch: Any, value: int) -> Any:
         """A batch whose targets are all ``value``."""
@@ -327,9 +335,10 @@ class Evaluator:
     draws: bool | None = None
     _graph: bool = False
 
-    def __call__(self, batch: Any, seed: int = 0) -> tuple[float, float]:
-        """The two numbers."""
-        rng.seed(seed, device=self.device)
+    def __call__(self, batch: Any, seed: int | None = 0) -> tuple[float, float]:
+        """The two numbers; without a seed random numbers go on."""
+        if seed is not None:
+            rng.seed(seed, device=self.device)
         before = rng.state() if self.draws is None else None
         try:
             with torch.set_grad_enabled(self._graph):

@@ -322,6 +322,7 @@ def test_a_stream_trains_like_any_data_set(tmp_path: Path, sweep: dict[str, Any]
         ({"dataset": None}, InputError, "dataset: training needs a data set"),
         ({"loss_fn": None}, InputError, "loss_fn: training needs a loss"),
         ({"dataset": 7}, InputTypeError, "dataset: expected"),
+        ({"dataset": iter([])}, InputTypeError, "which is read once"),
         ({"dataset": []}, DataError, "it is empty"),
         ({"eval_dataset": []}, DataError, "eval_dataset: .*it is empty"),
         (

@@ -349,13 +349,13 @@ def test_the_fingerprint_follows_code_arguments_and_structure() -> None:
 def test_layers_of_torch_are_no_experts(layer: nn.Module) -> None:
     model = nn.Module()
     model.inner, model.layer = nn.Linear(8, 32), layer
-    assert find_experts(model, {"inner.weight": 10, "layer.weight": 5}) == ()
+    assert find_experts(model, {"inner.weight": [10], "layer.weight": [5]}) == ()
 
 
 def test_a_list_of_equal_weights_beside_a_router_is_experts() -> None:
     model = nn.Module()
     model.router = nn.Linear(8, 4)
     model.experts = nn.ParameterList([nn.Parameter(torch.zeros(4, 8, 8))])
-    (layer,) = find_experts(model, {"router.weight": 10, "experts.0": 5})
+    (layer,) = find_experts(model, {"router.weight": [10], "experts.0": [5]})
     assert (layer.number, layer.each) == (4, 2)
-    assert find_experts(model, {"router.weight": 10, "experts.0": 10}) == ()
+    assert find_experts(model, {"router.weight": [10], "experts.0": [10]}) == ()

@@ -174,10 +174,10 @@ class Mixture(nn.Module):
             self.active_params = lambda: active
 
 
-def ran(*positions: float) -> dict[str, float]:
-    """Positions that passed the router, and then each of four experts."""
-    router, *parts = positions
-    return {"1.router.weight": router} | {f"1.experts.{i}.weight": n for i, n in enumerate(parts)}
+def ran(router: float, *parts: float, calls: int = 1) -> dict[str, list[float]]:
+    """Positions that passed the router, in equal calls, and then each of four experts, in one."""
+    each = {f"1.experts.{i}.weight": [n] for i, n in enumerate(parts) if n}
+    return {"1.router.weight": [router / calls] * calls} | each
 
 
 def test_experts_are_recognised_by_the_positions_that_a_router_sends_them() -> None:
@@ -185,10 +185,15 @@ def test_experts_are_recognised_by_the_positions_that_a_router_sends_them() -> N
     (experts,) = find_experts(model, ran(10, 4, 0, 5, 1))
     assert (experts.name, experts.number, experts.params) == ("1.experts", 4, 4 * 72)
     assert experts.each == 1
-    assert find_experts(model, ran(10, 10, 0, 0, 0))
+
+
+def test_experts_without_a_router_are_those_that_share_all_positions_unequally() -> None:
     stack = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
-    alone = {f"1.{i}.weight": 3.0 for i in range(4)}
-    assert find_experts(nn.Sequential(nn.Linear(8, 8), stack), {"0.weight": 10.0, **alone}) == ()
+    model = nn.Sequential(nn.Linear(8, 8), stack)
+    shares = [(3, 4, 2, 1), (3, 4, 2, 2), (2.5, 2.5, 2.5, 2.5)]  # the last: a layer for each column
+    parts = ({f"1.{i}.weight": [n] for i, n in enumerate(share)} for share in shares)
+    found = [find_experts(model, {"0.weight": [10.0], **part}) for part in parts]
+    assert [[e.each for e in experts] for experts in found] == [[1.0], [], []]
 
 
 @pytest.mark.parametrize(
@@ -198,17 +203,13 @@ def test_experts_are_recognised_by_the_positions_that_a_router_sends_them() -> N
         ran(1, 12, 12, 12, 12),  # a head on what they pool
         dict(reversed(ran(10, 3, 3, 2, 2).items())),  # a head after parts of fewer positions
         ran(10, 64, 16, 4, 1),  # parts of several resolutions
+        ran(10, 10, 0, 10, 0),  # layers that are left out at random
+        ran(30, 10, 10, 0, 0, calls=3),  # a head at which a batch may leave after each block
         {},
     ],
 )
-def test_equal_parts_beside_as_many_outputs_are_no_experts(passes: dict[str, float]) -> None:
+def test_equal_parts_beside_as_many_outputs_are_no_experts(passes: dict[str, list[float]]) -> None:
     assert find_experts(nn.Sequential(nn.Linear(8, 8), Mixture()), passes) == ()
-
-
-def test_layers_that_are_left_out_at_random_are_no_experts() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), Mixture())
-    assert find_experts(model, ran(10, 10, 0, 10, 0), draws=True) == ()
-    assert find_experts(model, ran(10, 8, 0, 1, 1), draws=True)
 
 
 def test_a_model_may_say_how_many_of_its_parameters_are_active() -> None:

@@ -74,7 +74,7 @@ def test_declared_active_parameters_stand_for_what_is_too_large_to_be_traced(
 ) -> None:
     routed = counter(lambda d: Routed(d, False, False)).per_unit(8)
     assert counter(lambda d: Routed(d, False, True)).per_unit(8) == routed
-    monkeypatch.setattr("flops_fit.plan.counting._MOST_TRACED", 10)
+    monkeypatch.setattr("flops_fit.plan.tracing._MOST_TRACED", 10)
     counted = counter(lambda d: Routed(d, False, True))
     assert counted.per_unit(8) == 6 * (2 * V * 8 + 4 * 8 + 8 * 8)
     assert "6·N of the active parameters" in counted.notes[0]
@@ -163,7 +163,7 @@ def traces_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         traces.append(1)
         return trace_flops(*args)
 
-    monkeypatch.setattr("flops_fit.plan.counting.trace_flops", counted)
+    monkeypatch.setattr("flops_fit.plan.tracing.trace_flops", counted)
     return traces
 
 

@@ -47,6 +47,12 @@ def noisy(model: nn.Module, batch: Any) -> tuple[Tensor, int]:
     return functional.mse_loss(model(x), batch[1][:, :4]) * len(x), len(x)
 
 
+def summed(model: nn.Module, batch: Any) -> tuple[Tensor, int]:
+    """A mean over the batch and a small sum, of noise."""
+    loss, n = noisy(model, batch)
+    return loss + 2e-3 * torch.randn_like(batch[0]).square().sum() * n, n
+
+
 class Words(nn.Module):
     """A head that begins at zero, so that every token has the same loss at first."""
 
@@ -104,6 +110,7 @@ def told(**change: Any) -> list[str]:
     [
         ([], {"dataset": Blobs(500), "loss_fn": cross_entropy}),
         ([], {"dataset": PAIRS, "step_fn": noisy}),
+        (["loss_no_mean"], {"dataset": PAIRS, "step_fn": summed}),
         ([], {"model": Words, "dataset": texts(-100), "loss_fn": mean_of_tokens}),
         (["whole_batch_loss"], {"model": Towers, "dataset": PAIRS, "step_fn": contrastive}),
         (
@@ -133,6 +140,7 @@ def told(**change: Any) -> list[str]:
     ids=[
         "mean",
         "random",
+        "random sum",
         "ragged",
         "contrastive",
         "weights",
@@ -194,6 +202,17 @@ def test_units_are_those_that_a_step_counts_where_these_are_samples() -> None:
     (run,) = made.experiments
     assert (run.unit, run.units_per_sample) == ("samples", 1)
     assert [d.code for d in made.diagnostics if d.code in TOLD] == ["whole_batch_loss"]
+
+
+def test_whole_numbers_that_are_no_classes_count_as_samples() -> None:
+    """Several labels a sample: the model gives a number for each, and no score for each class."""
+    labels = torch.utils.data.TensorDataset(POINTS, (POINTS[:, :4] > 0).long())
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(output, target.float())
+
+    (run,) = plan(dataset=labels, loss_fn=loss).experiments
+    assert (run.unit, run.units_per_sample) == ("samples", 1)
 
 
 def test_a_model_that_keeps_a_state_in_evaluation_is_told() -> None:

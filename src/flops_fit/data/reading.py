@@ -1,5 +1,6 @@
 """Reading samples as batches: each sample seeded by its own key, ahead of time by other processes."""
 
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -20,6 +21,7 @@ from flops_fit.errors import DataError
 
 Collate = Callable[[list[Any]], Any]
 
+ANEW = "Give a torch IterableDataset whose __iter__ makes a new generator."
 _COLLATION = 0x5851F42D4C957F2D  # separates the randomness of a collation from that of its samples
 _PREFETCHED = 2  # batches that each worker keeps ready
 
@@ -78,6 +80,8 @@ def _not_numeric(value: Any, where: str) -> str:
 
 def as_samples(arrays: Any) -> str:
     """What to give instead of arrays of one length, one for inputs and one for targets."""
+    if inspect.isgeneratorfunction(arrays):
+        return f" {ANEW}"
     if not hasattr(arrays, "__iter__"):
         return ""
     values = list(arrays.values() if isinstance(arrays, Mapping) else arrays)

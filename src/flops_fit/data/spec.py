@@ -305,6 +305,11 @@ def check_dataset_type(dataset: Any, name: str = "dataset") -> None:
             f"{name}: expected a torch Dataset, IterableDataset, DataLoader or a sequence of "
             f"samples; got {type(dataset).__name__}.{reading.as_samples(dataset)}"
         )
+    if isinstance(dataset, Iterator) and type(dataset).__module__ in ("builtins", "itertools"):
+        raise InputTypeError(
+            f"{name}: expected samples that can be read again, as each run reads them; got a "
+            f"{type(dataset).__name__}, which is read once. {reading.ANEW}"
+        )
     if isinstance(dataset, tuple) and (hint := reading.as_samples(dataset)):
         raise InputTypeError(
             f"{name}: expected samples; got a tuple of {len(dataset)} arrays.{hint}"

@@ -8,12 +8,15 @@ where they count the scores twice.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from flops_fit.lazy import nn, torch
 from flops_fit.records import Findings
@@ -112,6 +115,8 @@ KINDS: dict[str, str] = {
 _FREE = (
     "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_to_sparse", "_sparse_coo_tensor",
 )  # fmt: skip
+STRATA = 32  # draws over which single random numbers are spread evenly
+_UNIFORM = ("aten.rand", "aten.uniform_", "aten.randint")
 _HEAVY = ("fft", "linalg", "cdist", "sparse", "rnn", "_flex", "inverse", "svd", "cholesky")
 _PLAIN = ("aten", "prim", "prims", "profiler", "_c10d_functional", "c10d", "inductor")
 
@@ -217,7 +222,7 @@ class TracedFlops:
     notes: tuple[str, ...] = ()
     ops: tuple[tuple[str, OpCount], ...] = ()
     recomputed: float = 0.0
-    passes: Mapping[str, float] = field(default_factory=dict)
+    calls: Mapping[str, Sequence[float]] = field(default_factory=dict)  # positions, by weight
 
     @property
     def total(self) -> float:
@@ -232,7 +237,7 @@ class _Counts:
         self.flops: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.kinds: dict[str, str] = {}
         self.unknown: dict[str, int] = defaultdict(int)
-        self.passes: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, list[float]] = defaultdict(list)
         self.weights = Weights(model)
         self.backward = False
 
@@ -256,7 +261,7 @@ class _Counts:
             self.weights.used |= names
             sizes = self.weights.sizes
             for weight in names:
-                self.passes[weight] += flops / (2 * sum(sizes[n] for n in names))
+                self.calls[weight].append(flops / (2 * sum(sizes[n] for n in names)))
 
     def result(self) -> TracedFlops:
         ops = {name: OpCount(self.kinds[name], **parts) for name, parts in self.flops.items()}
@@ -278,20 +283,21 @@ class _Counts:
         if again:
             notes.append(_in_words("recomputed", share=again / forward).message)
         return TracedFlops(
-            forward, backward, tuple(notes), tuple(ops.items()), again, dict(self.passes)
+            forward, backward, tuple(notes), tuple(ops.items()), again, dict(self.calls)
         )
 
 
 def trace_flops(
-    forward: Callable[[], torch.Tensor], model: nn.Module | None = None, steady: bool = False
+    forward: Callable[[], torch.Tensor], model: nn.Module | None = None, draw: int = 0
 ) -> TracedFlops:
     """Count the multiplications of ``forward()`` and of its backward pass, each by its closed form.
 
     ``forward`` runs a model, on the meta device or with values, and returns the scalar to differentiate.
     Multiply-adds count two; element-wise work is left out; attention is counted in full, causal or not;
     recomputed activations are counted apart. Weights of ``model`` that no known operation used are named
-    in ``notes``. ``steady``: random numbers for a whole tensor, as of dropout, count as one that is drawn, so
-    that those drawn later depend neither on sizes nor on whether there are values.
+    in ``notes``. With ``draw``, one of many that begin at 1, random numbers for a whole tensor, as of
+    dropout, count as one that is drawn, so that those drawn later depend neither on sizes nor on whether
+    there are values; and uniform numbers drawn alone are spread evenly over each 32 draws.
 
     >>> import torch
     >>> layer = torch.nn.Linear(10, 20, device="meta")
@@ -301,33 +307,45 @@ def trace_flops(
     True
     """
     counts = _Counts(model)
-    with _mode(counts.see, steady):
+    with _mode(counts.see, draw):
         loss: Any = forward()
         counts.backward = True
         loss.backward()
     return counts.result()
 
 
-def forward_flops(forward: Callable[[], Any]) -> dict[str, float]:
-    """FLOPs of a forward pass alone, by operation and the shape of its last operand."""
+def forward_flops(forward: Callable[[], Any], draw: int) -> dict[str, float]:
+    """FLOPs of one draw of a forward pass alone, by operation and the shape of its last operand."""
     calls: dict[str, float] = defaultdict(float)
 
     def see(name: str, flops: float | None, args: Any, kwargs: Any, out: Any, again: bool) -> None:
         if flops is not None:
             calls[f"{name} {tuple(tensors_in(args)[-1].shape)}"] += flops
 
-    with _mode(see, steady=True):
+    with _mode(see, draw):
         forward()
     return calls
 
 
-def _mode(see: Callable[..., None], steady: bool) -> Any:
+def _uniform(place: int, draw: int) -> float:
+    """The uniform number at a place of a draw, in a Latin hypercube of each ``STRATA`` draws.
+
+    The mean of a sum of functions of single numbers is then known far better than from independent draws
+    (McKay, Beckman and Conover 1979).
+    """
+    group, row = divmod(draw - 1, STRATA)
+    numbers = np.random.default_rng((place, group))
+    return float((numbers.permutation(STRATA)[row] + numbers.random()) / STRATA)
+
+
+def _mode(see: Callable[..., None], draw: int) -> Any:
     """A dispatch mode that shows every operation below autograd to ``see``."""
     import torch  # itself: each operation asks for its attributes
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
     known: dict[Any, tuple[str, Any, Any, bool, bool]] = {}
+    places = itertools.count()
 
     def describe(func: Any) -> tuple[str, Any, Any, bool, bool]:
         packet = func._overloadpacket
@@ -351,11 +369,16 @@ def _mode(see: Callable[..., None], steady: bool) -> Any:
             if whole:  # in inference mode composite operations arrive as such
                 with self:
                     return func.decompose(*args, **kwargs)
-            before = torch.get_rng_state() if steady and draws else None
+            before = torch.get_rng_state() if draw and draws else None
             out = func(*args, **kwargs)
             if before is not None and getattr(out, "numel", lambda: 2)() > 1:
                 torch.set_rng_state(before)
                 torch.rand((), device="cpu")
+            elif before is not None and name in _UNIFORM:
+                low, high = (0, 1, *(a for a in args if isinstance(a, int | float)))[-2:]
+                low = 0 if len(args) < 3 else low  # randint(high, size)
+                value = low + (high - low) * _uniform(next(places), draw)
+                out.fill_(value if out.is_floating_point() else math.floor(value))
             flops = None if own is None else own(args, out)
             if flops is None and registered is not None:
                 flops = float(registered(*args, **kwargs, out_val=out))

@@ -6,7 +6,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -31,59 +31,56 @@ class Experts:
     each: float
 
 
-def find_experts(
-    model: Any, passes: Mapping[str, float], draws: bool = False
-) -> tuple[Experts, ...]:
-    """Parallel parts of a model of which a router sends each position through some, as a trace shows.
+def find_experts(model: Any, calls: Mapping[str, Sequence[float]]) -> tuple[Experts, ...]:
+    """Parallel parts of a model of which each position passes some, as a trace shows.
 
-    ``passes`` are the positions that each weight multiplied, in order of use. Parts are n equal modules of
-    a list, or the first dimension of a weight of three that is not of a layer of torch's own. They are
-    experts if a matrix beside them with n outputs ran before, on R positions, and they ran on fewer than
-    n·R, none on more than R. With ``draws`` a part that ran on all or none may have been left out at random.
+    ``calls`` are the positions that each weight multiplied, call by call, in order of first use. Parts are
+    n equal modules of a list, or the first dimension of a weight of three that is of no layer of torch's own.
+    A matrix beside them that ran before, on R positions, shows that they are experts if none ran on more, and
+    one at once on fewer, than it did: as their router if it has n outputs, else if they ran on unequal shares
+    that make up a whole multiple of R. A block that is left out runs on none.
     """
     layers: list[Experts] = []
-    order = {name: place for place, name in enumerate(passes)}
-    for path, module in model.named_modules() if isinstance(model, nn.Module) else ():
-        for name, child in module.named_children():
-            inside = f"{path}.{name}".lstrip(".")
-            parts = _parts(child, inside)
-            ran = [_passes(part, start, passes) for part, start in parts]
-            if not (number := len(ran)) > 1 or not sum(ran):
+    order = {name: place for place, name in enumerate(calls)}
+    ran = {name: sum(positions) for name, positions in calls.items()}
+    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    for inside, child in modules.items():
+        path = inside.rpartition(".")[0]
+        parts = _parts(child, inside)
+        shares = [max((ran.get(w, 0.0) for w in weights), default=0.0) for weights in parts]
+        if not (number := len(shares)) > 1 or not sum(shares):
+            continue
+        own = {weight for weights in parts for weight in weights}
+        first = min(order[weight] for weight in own if weight in order)
+        at_once = min(ran[weight] / len(calls[weight]) for weight in own if weight in order)
+        for weight, parameter in modules[path].named_parameters(path):
+            near = weight[len(path) :].count(".") < 4 and weight not in own
+            positions = ran.get(weight, 0.0) if near and parameter.dim() == 2 else 0.0
+            if not max(shares) <= positions > sum(shares) / number or order[weight] > first:
                 continue
-            own = tuple(start for _, start in parts)
-            first = min(place for n, place in order.items() if n.startswith(own))
-            for weight, parameter in module.named_parameters(path):
-                near = weight[len(path) :].count(".") < 4 and not weight.startswith(own)
-                chooses = near and parameter.dim() == 2 and number in parameter.shape
-                positions = passes.get(weight, 0.0) if chooses else 0.0
-                some = any(0 < n < positions for n in ran) or not draws
-                if max(ran) <= positions > sum(ran) / number and order[weight] < first and some:
-                    params = sum(p.numel() for p in child.parameters())
-                    layers.append(Experts(inside, number, params, sum(ran) / positions))
-                    break
+            each = sum(shares) / positions
+            chosen = number in parameter.shape or (each % 1 == 0 and len({*shares}) > 1)
+            if chosen and at_once < positions / len(calls[weight]):
+                params = sum(p.numel() for p in child.parameters())
+                layers.append(Experts(inside, number, params, each))
+                break
     return tuple(layers)
 
 
-def _parts(child: nn.Module, path: str) -> list[tuple[Any, str]]:
-    """Equal parts of a module, each with the name before those of its parameters."""
+def _parts(child: nn.Module, path: str) -> list[list[str]]:
+    """The names of the weights of each of the equal parts of a module."""
     if isinstance(child, nn.ModuleList | nn.ModuleDict):
         parts = list(child.named_children())
         shapes = {(type(m), *(tuple(p.shape) for p in m.parameters())) for _, m in parts}
-        return [(m, f"{path}.{name}") for name, m in parts] if len(shapes) == 1 else []
+        named = ([n for n, _ in m.named_parameters(f"{path}.{name}")] for name, m in parts)
+        return list(named) if len(shapes) == 1 else []
     homes = [kind.__module__ for kind in type(child).__mro__[:-2]]
     if any(h.startswith("torch.nn.modules.") and "container" not in h for h in homes):
         return []
     stacked = {n: p for n, p in child.named_parameters(recurse=False) if p.dim() == 3}
     numbers = {p.shape[0] for p in stacked.values()}
-    name = next(iter(stacked), "")
-    return [(stacked[name], f"{path}.{name}")] * numbers.pop() if len(numbers) == 1 else []
-
-
-def _passes(part: Any, name: str, passes: Mapping[str, float]) -> float:
-    """Positions that most passed a weight of a part, itself a weight or a module."""
-    if not isinstance(part, nn.Module):
-        return passes.get(name, 0.0)
-    return max((passes.get(n, 0.0) for n, _ in part.named_parameters(name)), default=0.0)
+    own = [f"{path}.{name}".lstrip(".") for name in stacked]
+    return [own] * numbers.pop() if len(numbers) == 1 else []
 
 
 def count_params(model: Any, name: str = "the model") -> ParamCount:

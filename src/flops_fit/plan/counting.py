@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
-from math import inf
 from typing import Any
 
 import numpy as np
 
-from flops_fit import rng
-from flops_fit.batches import batch_length, map_tensors, tensors_of
-from flops_fit.errors import FlopsFitError, InputError, InputTypeError, LossError, is_whole
-from flops_fit.fingerprint import holds_tensors
+from flops_fit.batches import batch_length
+from flops_fit.errors import InputError, InputTypeError, is_whole
 from flops_fit.flops.functions import (
     Floats,
     FlopsFunction,
@@ -22,23 +18,15 @@ from flops_fit.flops.functions import (
     LinearFlops,
     SizePolynomial,
 )
-from flops_fit.flops.trace import TracedFlops, forward_flops, trace_flops
 from flops_fit.lazy import torch
-from flops_fit.model.params import find_experts, model_structure
+from flops_fit.model.params import model_structure
 from flops_fit.model.spec import ModelSpec, Size
-from flops_fit.objective import Objective, check_loss
+from flops_fit.objective import Objective
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.lengths import Lengths
-from flops_fit.text import error_line, user_line
+from flops_fit.plan.tracing import SAME, Tracer
 
 FlopsMethod = str | Callable[[Any], float]
-
-_MOST_TRACED = 2.5e8  # parameters, 1 GB: the largest model that is run on the CPU to be counted
-_MOST_COMPARED = 5e7  # where the model alone was counted without values
-_FIRST, _FEW_DRAWS, _DRAWS = 8, 32, 1024  # to see whether FLOPs are random, and to know their mean
-_DRAWN_ERROR = 0.0075  # of that mean, relative: one standard error
-_DRAWN_FLOPS = 4e10  # of all passes that are drawn, of which there are a few
-_SAME = 1e-3  # relative: FLOPs that follow values of the batch differ a little
 
 
 @dataclass
@@ -54,24 +42,19 @@ class FlopsCounter:
     unit: str
     batch: Any = None  # an example; None where there is no data to look at
     units: float = 1.0  # in that batch
-    notes: list[str] = field(default_factory=list)
     lengths: Lengths | None = None  # where FLOPs depend on them, or do not add up
-    _draws: bool = False  # whether a trace drew random numbers
-    # Seeds whose FLOPs, so weighted, are the mean over all; one where they draw nothing.
-    _shares: dict[int, float] = field(default_factory=dict)
-    _withheld: tuple[
-        str, ...
-    ] = ()  # notes of a trace, until it is known what it left out at random
-    _by_values: bool | None = None  # whether those of the loss are not nothing, once it is known
+    tracer: Tracer = field(init=False)
     _known: dict[str, float] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
     _polynomials: dict[tuple[Any, ...], SizePolynomial] = field(default_factory=dict)
 
     @property
-    def _random(self) -> bool:
-        return bool(self._shares) and 0 not in self._shares
+    def notes(self) -> list[str]:
+        """What counting could not see."""
+        return self.tracer.notes
 
     def __post_init__(self) -> None:
+        self.tracer = Tracer(self.spec, self.objective, self.unit)
         if not (callable(self.method) or self.method in ("measured", "6nd")):
             kind = InputError if isinstance(self.method, str) else InputTypeError
             raise kind(
@@ -80,7 +63,7 @@ class FlopsCounter:
             )
         if self.method == "measured" and self.batch is None:
             self.method = "6nd"
-            self._note(in_words("untraced", unit=self.unit.rstrip("s")).message)
+            self.tracer.note(in_words("untraced", unit=self.unit.rstrip("s")).message)
 
     @classmethod
     def from_batch(
@@ -145,7 +128,7 @@ class FlopsCounter:
         if known.mixed and self.lengths is not None:
             batch, samples, *lengths = known.mixed[0]
             expected = self.of_run(size, 1.0, np.array(known.row(samples, *lengths)))
-            if abs(self._measure(model, size, batch, None) / samples - expected) > _SAME * expected:
+            if abs(self._measure(model, size, batch, None) / samples - expected) > SAME * expected:
                 examples = [*known.examples, *known.mixed]
                 self.lengths = known = replace(known, unpadded=True, examples=examples, _read={})
                 self._known.clear()
@@ -154,14 +137,14 @@ class FlopsCounter:
             return
         one = self._measure(model, size, self.batch)
         two = self._measure(model, size, repeated[0][0], None)
-        if abs(two - 2 * one) <= _SAME * two:
+        if abs(two - 2 * one) <= SAME * two:
             return
         four, eight = (self._measure(model, size, example[0], None) for example in repeated[1:])
         # Eightfold by the quadratic polynomial through the batch once, twice and four times.
-        if abs(8 * one - 14 * two + 7 * four - eight) <= _SAME * eight:
+        if abs(8 * one - 14 * two + 7 * four - eight) <= SAME * eight:
             self.lengths = replace(known, adds_up=False, examples=[*known.examples, *repeated])
             self._known.clear()
-            self._note(in_words("flops_of_batches").message)
+            self.tracer.note(in_words("flops_of_batches").message)
 
     def per_unit_6nd(self, size: Size) -> float:
         """6·N with N the total: the usual estimate, one position to a unit."""
@@ -172,8 +155,9 @@ class FlopsCounter:
         if self.method == "6nd":
             return LinearFlops(6.0)
         if self.lengths is not None and batch_size is not None:
-            lengths = replace(self.lengths, nominal=batch_size)
-            return replace(self, lengths=lengths, _known={}).function(sizes)
+            counter = copy(self)
+            counter.lengths, counter._known = replace(self.lengths, nominal=batch_size), {}
+            return counter.function(sizes)
         counts = {float(self.spec.require(s).total): self.per_unit(s) for s in sizes}
         near = self._count_near if self.spec.size_param is not None else None
         by = "by the user's function" if callable(self.method) else "on the traced model"
@@ -185,76 +169,21 @@ class FlopsCounter:
 
     def _measure(self, model: Any, size: Size, batch: Any, place: int | None = 0) -> float:
         """FLOPs of both passes on a batch: in the mean of many draws, where the model draws what it runs."""
-        if not self._shares:
+        tracer = self.tracer
+        if tracer.shares is None:
             first = self._measure_one(model, size, batch, place, 0)
-            if self._draws:
-                with rng.kept():
-                    self._shares = self._find_shares(model, size, batch, first)
-            else:
-                self._shares = {0: 1.0}
-            if not self._random:
-                self._note(*self._withheld)
+            tracer.settle(model, size, batch, first)
+            if 0 in (tracer.shares or ()):
                 return first
-        each = (
-            s * self._measure_one(model, size, batch, place, k) for k, s in self._shares.items()
-        )
-        return sum(each)
-
-    def _find_shares(self, model: Any, size: Size, batch: Any, total: float) -> dict[int, float]:
-        """Some draws that, so weighted, run each operation as often as the mean of many draws does.
-
-        These are forward passes with values, where one is cheap, and else whole traces.
-        """
-        from scipy.optimize import nnls
-
-        most = min(_DRAWS, int(_DRAWN_FLOPS / total))
-        rng.seed(0)
-        real: Any = None
-        inputs = map_tensors(batch, lambda t: t.cpu())
-
-        def draw(seed: int) -> Mapping[str, float]:
-            if real is None:
-                traced = self._traced(model, size, batch, seed)
-                return {name: op.forward + op.backward for name, op in traced.ops}
-            rng.seed(seed)
-            return forward_flops(lambda: self.objective(real, inputs))
-
-        if most >= _FEW_DRAWS:
-            try:
-                real = self.spec.build(size).cpu().train()
-                draw(1)
-            except Exception:  # the user's code may need another device
-                real = None
-        drawn: list[Mapping[str, float]] = []
-        mean, error = 0.0, inf
-        while not drawn or (len(drawn) < most and error > _DRAWN_ERROR):
-            drawn += [draw(len(drawn) + k + 1) for k in range(_FEW_DRAWS if drawn else _FIRST)]
-            sums = np.array([sum(calls.values()) for calls in drawn])
-            mean = float(sums.mean())
-            if np.ptp(sums) <= _SAME * mean:
-                return {0: 1.0}
-            error = float(sums.std(ddof=1)) / len(sums) ** 0.5 / mean
-        self._note(in_words("random_flops", draws=len(drawn), error=error).message)
-        names = sorted({name for calls in drawn for name in calls})
-        table = np.array([[calls.get(name, 0.0) for calls in drawn] for name in names])
-        rows = np.vstack([table / mean, np.ones(len(drawn))])
-        shares = nnls(rows, rows.mean(1))[0]
-        found = {int(k) + 1: float(shares[k]) for k in np.flatnonzero(shares > 1e-9)}
-        traced = {seed: self._traced(model, size, batch, seed) for seed in found}
-        self._note(*(n for n in self._withheld if all(n[7:-1] in t.notes for t in traced.values())))
-        forward = sum(found[seed] * t.forward for seed, t in traced.items())
-        if (
-            real is not None and abs(forward - mean) > _SAME * mean
-        ):  # it draws otherwise with values
-            return dict.fromkeys(range(1, _FEW_DRAWS + 1), 1 / _FEW_DRAWS)
-        return found
+        shares = (tracer.shares or {}).items()
+        return sum(s * self._measure_one(model, size, batch, place, seed) for seed, s in shares)
 
     def _measure_one(
         self, model: Any, size: Size, batch: Any, place: int | None, seed: int
     ) -> float:
         """FLOPs of both passes from a seed on, from verified polynomials or from a trace."""
         if place is None or not is_whole(size) or not hasattr(model, "named_parameters"):
-            return self._trace(model, size, batch, seed)
+            return self.tracer.total(model, size, batch, seed)
         structure = model_structure(model)
         names = tuple(sorted(structure))
         values = tuple(structure[name] for name in names)
@@ -262,125 +191,9 @@ class FlopsCounter:
         known = polynomial.flops(size, values) if polynomial.traced else None
         if known is not None:
             return known
-        total = self._trace(model, size, batch, seed)
+        total = self.tracer.total(model, size, batch, seed)
         polynomial.add(size, total, values)
         return total
-
-    def _trace(self, model: Any, size: Size, batch: Any, seed: int) -> float:
-        """FLOPs of both passes on a batch, with notes of what the trace could not see."""
-        leaves: list[Any] = []
-        map_tensors(batch, leaves.append)
-        if any(t.is_nested for t in leaves):
-            raise InputError(
-                "flops: a batch holds nested tensors, whose FLOPs cannot be counted. Pad or pack samples, or "
-                "give flops= a function (model) -> training FLOPs per unit."
-            )
-        with rng.kept():
-            traced = self._traced(model, size, batch, seed)
-        if not self._random:
-            self._withheld = tuple(f"FLOPs: {note}." for note in traced.notes)
-            self._note(*(() if self._draws and not self._shares else self._withheld))
-        params = self.spec.require(size)
-        experts = find_experts(model, traced.passes, self._draws)
-        told = any("active_params()" in note for note in self.notes)
-        if experts and params.active >= params.total and not told:
-            self._note(in_words("silent_experts", experts=experts[0]).message)
-        if traced.total <= 0 and not self._draws:
-            raise InputError(
-                "flops: no matrix product, convolution or attention was seen in the model. "
-                "Give flops='6nd', or a function (model) -> training FLOPs per unit."
-            )
-        return traced.total
-
-    def _traced(self, model: Any, size: Size, batch: Any, seed: int) -> TracedFlops:
-        """A trace without values, or with them where it must be; of a model, or of a step and its loss."""
-        objective, total = self.objective, self.spec.require(size).total
-        step = objective.step_fn is not None
-        holds = holds_tensors(objective.step_fn or objective.loss_fn)
-        error: Exception = InputError("flops: the loss has tensors of its own, with values")
-        if total <= _MOST_TRACED and (self._by_values or (step and holds)):
-            return self._trace_values(size, batch, error, seed)
-        if hasattr(model, "to"):
-            model = model.to("meta")
-        try:
-            meta = map_tensors(batch, lambda t: t.to("meta"))
-            if step or not holds:  # which it might move to meta for good
-                return self._counted(lambda: self._loss(model, meta), model, seed)
-        except LossError:
-            raise
-        except Exception as caught:  # the user's model and loss may raise anything
-            error = caught
-        # A loss may read values (a mask, an .item()), which a trace does not have.
-        output = None
-        with suppress(Exception):
-            if not step:
-                output = self._counted(lambda: self._summed_output(model, meta), model, seed)
-        if output is None:
-            try:
-                return self._trace_values(size, batch, error, seed)
-            except InputError:
-                if not hasattr(model, "active_params") or self.unit != "tokens":
-                    raise
-            why = error_line(error).rstrip(".")
-            self._note(in_words("active_6nd", model=self.spec.reference, why=why).message)
-            active = self.spec.require(size).active
-            return TracedFlops(6.0 * active * float(objective.count(batch)), 0.0)
-        if self._by_values is None and total <= _MOST_COMPARED:
-            with suppress(FlopsFitError):
-                traced = self._trace_values(size, batch, error, seed)
-                # The output leaves out the loss, which may hold a network.
-                self._by_values = abs(traced.total - output.total) > _SAME * traced.total
-                return traced if self._by_values else output
-        return output
-
-    def _counted(self, forward: Callable[[], Any], model: Any, seed: int) -> TracedFlops:
-        """The trace of a pass from a seed on, with a note of whether it draws random numbers."""
-        if seed:
-            rng.seed(seed)
-        before = None if self._draws or self._shares else rng.state()
-        traced = trace_flops(forward, model, bool(seed))
-        self._draws = self._draws or (before is not None and rng.state() != before)
-        return traced
-
-    def _loss(self, model: Any, batch: Any) -> Any:
-        if self.objective.step_fn is not None:
-            return self.objective(model, batch)[0]
-        return check_loss(self.objective.mean(model, batch))
-
-    def _summed_output(self, model: Any, batch: Any) -> Any:
-        leaves = tensors_of(self.objective.output(model, batch))
-        return sum(leaf.sum() for leaf in leaves if leaf.requires_grad)
-
-    def _trace_values(self, size: Size, batch: Any, error: Exception, seed: int) -> TracedFlops:
-        """A trace of the model itself on the batch itself, on the CPU."""
-        total = self.spec.require(size).total
-        if total > _MOST_TRACED:
-            raise InputError(
-                f"flops: {self.spec.reference} looks at values, so that its FLOPs are counted on the CPU; "
-                f"{total:.2g} parameters are more than the {_MOST_TRACED:.0e} for which that is done. "
-                f"Without values it raised {error_line(error)}{user_line(error)}. Give smaller sizes, or "
-                "flops= a function (model) -> training FLOPs per unit."
-            ) from error
-        batch = map_tensors(batch, lambda t: t.cpu())
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # torch's own, of devices not here
-                rng.seed(0)
-                model = self.spec.build(size).cpu().train()
-                with torch.backends.mkldnn.flags(enabled=False):  # it hides recurrent layers
-                    return self._counted(lambda: self._loss(model, batch), model, seed)
-        except FlopsFitError:
-            raise
-        except Exception as failure:
-            raise InputError(
-                f"flops: {self.spec.reference} with its loss raised {error_line(failure)}"
-                f"{user_line(failure)}, when its FLOPs were counted on the first batch. If it runs "
-                "elsewhere (it may need a GPU), give flops= a function (model) -> training FLOPs per "
-                "unit, or flops='6nd'."
-            ) from failure
-
-    def _note(self, *sentences: str) -> None:
-        self.notes.extend(s for s in sentences if s not in self.notes)
 
     def _refuse_reused_weights(self, size: Size) -> None:
         """6N counts a weight once a unit; refuse where a unit is known to pass it more often."""

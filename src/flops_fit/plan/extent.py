@@ -24,9 +24,10 @@ _FEW_SAMPLES = 8  # of the smaller batches, which are compared with pairs
 _MOST_FLOPS = 5e8  # of a batch in training: ten milliseconds on a slow core
 _DEAREST_FLOPS = 4e10  # of the fewest samples that tell something
 _DRAWS, _FEW_DRAWS = 24, 4  # of a loss that draws random numbers; of one that is dear
+_MOST_DRAWS = 200  # beyond which none are added where it is in doubt
 _DESCENT, _RATE = 50, 0.05  # steps along one small batch, to see whether its loss falls below zero
 _TOLERANCE = 2e-3  # of a loss, above rounding in float32
-_ERRORS = 5.0  # standard errors beyond the tolerance, for a loss that draws
+_ERRORS, _SUSPECT = 5.0, 2.0  # standard errors beyond it, for a loss that draws: proven, in doubt
 _NOISE = 0.5  # on what a weight sums up: an output layer that begins at zero has the same loss everywhere
 
 
@@ -80,17 +81,29 @@ def compare(
     """
     own_step = judge.objective.step_fn is not None
     batches = [whole, *(part for part in parts if judge.objective.has_units(part))]
-    rows = [[judge(batch) for batch in batches]]
-    for seed in range(1, repeats if judge.draws else 1):
-        rows.append([judge(batch, seed) for batch in batches])
-    sums, units = np.moveaxis(np.array(rows), 2, 0)
-    if len(batches) < 3 or not np.isfinite(sums).all() or (units <= 0).any():
+    if len(batches) < 3:
         return None
-    losses = (sums.sum(0) / units.sum(0)).tolist()
-    scale = max(*map(abs, losses), 1e-12) * units[:, 0]
-    excess = (sums[:, 0] - sums[:, 1:].sum(1)) / scale
-    error = float(excess.std(ddof=1)) / len(rows) ** 0.5 if len(rows) > 1 else 0.0
-    differs = abs(float(excess.mean())) > _TOLERANCE + _ERRORS * error
+
+    def draw(seed: int) -> list[tuple[float, float]]:
+        # Parts draw one after another, so that together they may draw what the batch does.
+        return [judge(b, seed if place < 2 else None) for place, b in enumerate(batches)]
+
+    rows = [draw(0)]
+    wanted = repeats if judge.draws else 1
+    while True:
+        rows += [draw(seed) for seed in range(len(rows), wanted)]
+        sums, units = np.moveaxis(np.array(rows), 2, 0)
+        if not np.isfinite(sums).all() or (units <= 0).any():
+            return None
+        losses = (sums.sum(0) / units.sum(0)).tolist()
+        scale = max(*map(abs, losses), 1e-12) * units[:, 0]
+        excess = (sums[:, 0] - sums[:, 1:].sum(1)) / scale
+        error = float(excess.std(ddof=1)) / len(rows) ** 0.5 if len(rows) > 1 else 0.0
+        beyond = abs(float(excess.mean())) - _TOLERANCE
+        differs = beyond > _ERRORS * error
+        if differs or wanted < _DRAWS or wanted > _MOST_DRAWS or beyond < _SUSPECT * error:
+            break
+        wanted *= 4  # it is in doubt
     counts = float(units[:, 0].mean()), float(units[:, 1:].sum(1).mean())
     out = _Comparison(samples, counts, losses, float(excess.mean()), differs)
     if out.recounts or not differs:
@@ -138,7 +151,7 @@ def examine(
     try:
         with rng.kept():
             rng.seed(0)
-            judge = Evaluator(_perturbed(spec.build(size).eval()), objective)
+            judge = Evaluator(perturbed(spec.build(size).eval()), objective)
             samples = data.spread(max(many, 3 * few))
             cuts = [(samples[:many], many // 2), (samples[:few], 2), (samples[-few:], 2)]
             made = [_made(data, *cut) for cut in cuts]
@@ -166,7 +179,8 @@ def examine(
     return Extent(judged_on, divisible, bool(judge.draws), (finding, *told))
 
 
-def _perturbed(model: Any) -> Any:
+def perturbed(model: Any) -> Any:
+    """The model with noise on all its weights."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.is_floating_point():

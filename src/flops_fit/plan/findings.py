@@ -38,8 +38,7 @@ def settle_labels(
         with suppress(Exception):  # planning says so in its own words
             model = spec.build_meta(size)
         objective = objective.with_target(model, batch)
-    if objective.step_fn is not None and objective.count_fn is None:
-        return _settle_units(spec, objective, batch, sizes), ()
+    objective = _settle_units(spec, objective, batch, sizes)
     if not objective.may_shift(batch):
         return objective, ()
     answer = None
@@ -62,13 +61,21 @@ def settle_labels(
 def _settle_units(
     spec: ModelSpec, objective: Objective, batch: Any, sizes: Sizes | None
 ) -> Objective:
-    """The objective, which counts samples where a step of the user's does and planning would not."""
-    samples, size = batch_length(batch), smallest_built(spec, sizes)
-    units = math.nan
-    if size is not None and float(objective.count(batch)) != samples:
-        with suppress(Exception), rng.kept():  # training reports what it raises
-            _, units = Evaluator(spec.build(size).eval(), objective)(batch)
-    return replace(objective, by_sample=True) if units == samples else objective
+    """The objective, which counts samples where planning would count whole numbers that are no classes.
+
+    A step of the user's says so itself; else the model's output has no score for each class.
+    """
+    steps, samples = objective.step_fn is not None, batch_length(batch)
+    in_doubt = steps or (objective.loss_fn is not None and objective.has_classes(batch))
+    if not in_doubt or objective.count_fn or float(objective.count(batch)) == samples:
+        return objective
+    by_sample = False
+    with suppress(Exception), rng.kept():  # training reports what it raises
+        if (size := smallest_built(spec, sizes)) is not None:
+            model = spec.build(size).eval()
+            units = Evaluator(model, objective)(batch)[1] if steps else math.nan
+            by_sample = units == samples or objective.is_elementwise(model, batch)
+    return replace(objective, by_sample=True) if by_sample else objective
 
 
 def smallest_built(spec: ModelSpec, sizes: Sizes | None) -> Any:

@@ -156,12 +156,12 @@ class Probe:
         affordable = int((_STEP_FLOPS if on_cpu else _DEVICE_FLOPS) / per_sample)
         batch = self.data.first_batch(max(min(most, affordable), 2))
         started = time.perf_counter()
-        arguments = self.spec.arguments(experiment.size)
         try:
             model = self.spec.build(experiment.size).to(self.device)
         except Exception as error:
             raise ModelError(
-                f"model_cls: {self.spec.reference}({arguments}) raised {type(error).__name__}: {error}."
+                f"model_cls: {self.spec.reference} of size {experiment.size!r} raised {error_line(error)}"
+                f"{user_line(error)}."
             ) from error
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
         step = functools.partial(self._step, experiment, model, optimizer)
