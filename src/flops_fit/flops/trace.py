@@ -307,7 +307,7 @@ def trace_flops(
     True
     """
     counts = _Counts(model)
-    with _mode(counts.see, draw):
+    with each_operation(counts.see, draw):
         loss: Any = forward()
         counts.backward = True
         loss.backward()
@@ -322,7 +322,7 @@ def forward_flops(forward: Callable[[], Any], draw: int) -> dict[str, float]:
         if flops is not None:
             calls[f"{name} {tuple(tensors_in(args)[-1].shape)}"] += flops
 
-    with _mode(see, draw):
+    with each_operation(see, draw):
         forward()
     return calls
 
@@ -338,7 +338,7 @@ def _uniform(place: int, draw: int) -> float:
     return float((numbers.permutation(STRATA)[row] + numbers.random()) / STRATA)
 
 
-def _mode(see: Callable[..., None], draw: int) -> Any:
+def each_operation(see: Callable[..., None], draw: int = 0) -> Any:
     """A dispatch mode that shows every operation below autograd to ``see``."""
     import torch  # itself: each operation asks for its attributes
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -97,10 +97,9 @@ class ModelSpec:
                 "model_size_param: expected the name of the argument that sets the model's size, "
                 "or sizes=[{...}, ...] as dicts of arguments; got neither."
             )
-        own = {k: v(size) if self._follows(v) else v for k, v in self.kwargs.items()}
-        held = any(
-            self._follows(v) and not isinstance(own[k], _PLAIN) for k, v in self.kwargs.items()
-        )
+        made = {k: v(size) for k, v in self.kwargs.items() if self._follows(v)}
+        own = {**self.kwargs, **made}
+        held = not all(isinstance(v, _PLAIN) for v in made.values())
         return own if held and not self._named else {self.size_param: size} | own
 
     def _follows(self, value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flops_fit.batches import map_tensors, to_device
+from flops_fit.batches import tensors_of, to_device
 from flops_fit.lazy import nn, torch
 from flops_fit.objective import Objective
 from flops_fit.text import render, values_table
@@ -146,11 +146,8 @@ def outputs(model: nn.Module, objective: Objective, batch: Any, device: str) -> 
     names = {module: name for name, module in model.named_modules()}
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        def add(tensor: torch.Tensor) -> None:
-            if tensor.is_floating_point():
-                computed[names[module]].append(tensor.detach().double().clone())
-
-        map_tensors(output, add)
+        kept = [t.detach().double().clone() for t in tensors_of(output) if t.is_floating_point()]
+        computed[names[module]] += kept
 
     handles = [module.register_forward_hook(hook) for module in names]
     model.eval()

@@ -6,12 +6,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from flops_fit.batches import map_tensors, tensors_of
 from flops_fit.errors import ModelError
-from flops_fit.flops.trace import LOOKUPS, storage, tensors_in
+from flops_fit.flops.trace import LOOKUPS, each_operation, storage, tensors_in
 from flops_fit.lazy import nn
 from flops_fit.objective import Objective
 from flops_fit.text import error_line, listed
@@ -162,83 +162,63 @@ def _role(shapes: Sequence[tuple[int, ...]], inputs: set[int], table: bool) -> R
 
 
 def _uses(model: nn.Module, objective: Objective, batch: Any) -> tuple[Uses, list[str]]:
+    by_layers = "roles are those of torch's layers"
     if batch is None:
-        return Uses(), [
-            "there was no data to trace the model on: roles are those of torch's layers"
-        ]
+        return Uses(), [f"there was no data to trace the model on: {by_layers}"]
     moved = map_tensors(batch, lambda t: t.to("meta")) if _on_meta(model) else batch
     run = objective if objective.step_fn is not None else objective.output
     try:
         return trace_uses(lambda: run(model, moved), model, tensors_of(moved)), []
     except Exception as error:  # the user's model may raise anything without values
-        why = f"the model could not be traced ({error_line(error)})"
-        return Uses(), [f"{why}: roles are those of torch's layers"]
+        return Uses(), [f"the model could not be traced ({error_line(error)}): {by_layers}"]
 
 
 def _on_meta(model: nn.Module) -> bool:
     return all(p.is_meta for p in model.parameters())
 
 
-@dataclass
-class Uses:
-    """How each parameter enters a forward pass, by its name."""
-
-    # The dimensions that products with activations sum over.
-    summed: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    looked_up: set[str] = field(default_factory=set)  # tables: rows of them are taken by index
-    met: set[str] = field(default_factory=set)  # those that share an operation with an activation
-    # A dimension is summed over in part, as in a matrix stored as a vector: the fan-in is unknown.
-    mixed: set[str] = field(default_factory=set)
-
-
 def trace_uses(forward: Callable[[], Any], model: nn.Module, batch: Iterable[Any]) -> Uses:
-    """Run ``forward()`` and record every operation below autograd that a parameter is part of.
+    """Run ``forward()`` and record every operation below autograd that a parameter is part of."""
+    uses = Uses(model, batch)
+    with each_operation(uses.record):
+        forward()
+    return uses
+
+
+class Uses:
+    """How each parameter enters a forward pass, by its name.
 
     A parameter is followed by its storage, a dimension by its stride; only products with what depends on
     ``batch`` count.
     """
-    from torch.utils._python_dispatch import TorchDispatchMode
 
-    tracer = _Tracer(model, batch)
-
-    class Record(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            out = func(*args, **(kwargs or {}))
-            name = str(func._overloadpacket).removeprefix("aten.").rstrip("_")
-            tracer.record(name, args, kwargs or {}, out)
-            return out
-
-    with Record():  # type: ignore[no-untyped-call]  # it has no types
-        forward()
-    return tracer.uses
-
-
-class _Tracer:
-    """Which storages hold parameters, and which depend on the batch."""
-
-    def __init__(self, model: nn.Module, batch: Iterable[Any]) -> None:
-        self.uses = Uses()
+    def __init__(self, model: nn.Module | None = None, batch: Iterable[Any] = ()) -> None:
+        # The dimensions that products with activations sum over.
+        self.summed: dict[str, set[int]] = defaultdict(set)
+        self.looked_up: set[str] = set()  # tables: rows of them are taken by index
+        self.met: set[str] = set()  # those that share an operation with an activation
+        # A dimension is summed over in part, as in a matrix stored as a vector: the fan-in is unknown.
+        self.mixed: set[str] = set()
         self._layouts: dict[int, list[tuple[str, Layout]]] = {}
         self._alive: list[Any] = []  # an address is not used again while its owner lives
         self._data = {self._address(tensor) for tensor in batch}
-        for name, p in model.named_parameters():
+        for name, p in model.named_parameters() if model is not None else ():
             own = tuple((s, n, frozenset([i])) for i, (s, n) in _steps(p))
             self._layouts[self._address(p)] = [(name, own)]
         self._own = frozenset(self._layouts)
 
-    def record(self, name: str, args: Sequence[Any], kwargs: Any, out: Any) -> None:
-        """One operation."""
+    def record(self, operation: str, _: Any, args: Any, kwargs: Any, out: Any, again: bool) -> None:
+        """One operation, as :func:`each_operation` shows it."""
+        name = operation.removeprefix("aten.").rstrip("_")
         tensors = list(tensors_in([*args, *kwargs.values()]))
         weights = [t for t in tensors if storage(t) in self._layouts]
         of_data = any(storage(t) in self._data for t in tensors)
         if weights and of_data:
-            self.uses.met |= {name for t in weights for name, _ in self._layouts[storage(t)]}
+            self.met |= {name for t in weights for name, _ in self._layouts[storage(t)]}
             for tensor, dims in _summed(name, args):
                 self._add_product(tensor, dims)
         if weights and name in LOOKUPS:
-            self.uses.looked_up |= {n for n, _ in self._layouts.get(storage(args[0]), [])}
+            self.looked_up |= {n for n, _ in self._layouts.get(storage(args[0]), [])}
         results = [t for t in tensors_in([out]) if storage(t) not in self._own]
         for tensor in results:
             if of_data or (weights and name in LOOKUPS):
@@ -254,9 +234,9 @@ class _Tracer:
             summed, others = set[int](), set[int]()
             for i, step in _steps(tensor):
                 (summed if i in dims else others).update(_within(step, layout))
-            self.uses.summed[name] |= summed
+            self.summed[name] |= summed
             if summed & others:
-                self.uses.mixed.add(name)
+                self.mixed.add(name)
 
     def _derive(self, result: Any, weights: Sequence[Any]) -> None:
         """What is computed from parameters alone has their dimensions, aligned at the last one."""
