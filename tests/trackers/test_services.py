@@ -159,7 +159,7 @@ def test_a_folder_of_runs_does_not_pass_for_a_package(
     (tmp_path / "wandb_of_no_package").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError, match="which is not installed"):
-        needs("wandb_of_no_package", "wandb", "WandbTracker")
+        needs("wandb_of_no_package", "WandbTracker")
 
 
 def test_a_service_is_switched_on_by_its_name(

@@ -38,7 +38,7 @@ class MLflowTracker(Service):
     """
 
     def __init__(self, experiment: str = "flops-fit", tracking_uri: str | Path | None = None):
-        tracker.needs("mlflow", "mlflow", "MLflowTracker")
+        tracker.needs("mlflow", "MLflowTracker")
         self.experiment, self.tracking_uri = experiment, absolute_uri(tracking_uri)
 
     def start(self, experiment: Experiment) -> None:
@@ -71,10 +71,10 @@ class MLflowTracker(Service):
         now = int(time.time() * 1000)
         client.log_batch(run_id, [Metric(k, v, now, step) for k, v in values.items()])
 
-    def end(self, run: Run) -> None:
+    def finish(self, run: Run) -> None:
         """The last metrics; the state and its reason as tags; MLflow's status."""
         self._metrics(tracker.ending(run), tracker.last_step(run))
-        client, run_id = self.release()
+        client, run_id = self.opened
         client.set_tag(run_id, "flops_fit.state", run.state)
         client.set_tag(run_id, "flops_fit.reason", run.reason)
         client.set_terminated(run_id, _STATUS.get(run.state, "FAILED"))
@@ -161,7 +161,7 @@ def read_mlflow(
     ... )
     >>> fit_runs(runs, columns={"planned_steps": "params.max_steps"})  # doctest: +SKIP
     """
-    tracker.needs("mlflow", "mlflow", "read_mlflow")
+    tracker.needs("mlflow", "read_mlflow")
     uri = absolute_uri(tracking_uri)
     folder = mlflow_folder(uri)
     if folder is not None and not folder.is_dir():  # MLflow would make one

@@ -26,7 +26,7 @@ class TensorBoardTracker(Service):
     """
 
     def __init__(self, folder: str | Path = "tensorboard"):
-        tracker.needs("tensorboard", "tensorboard", "TensorBoardTracker")
+        tracker.needs("tensorboard", "TensorBoardTracker")
         self.folder = Path(folder).resolve()
 
     def start(self, experiment: Experiment) -> None:
@@ -55,7 +55,7 @@ class TensorBoardTracker(Service):
         self._hparams(session_start_info=began)
         self._summaries({"state": "running"}, units)
 
-    def end(self, run: Run) -> None:
+    def finish(self, run: Run) -> None:
         """The last scalars; the state and its reason as texts; the status of the HParams tab."""
         from tensorboard.plugins.hparams.api_pb2 import Status
         from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
@@ -67,7 +67,7 @@ class TensorBoardTracker(Service):
         word = "STATUS_SUCCESS" if run.state == "completed" else "STATUS_FAILURE"
         ended = SessionEndInfo(status=Status.Value(word), end_time_secs=time.time())
         self._hparams(session_end_info=ended)
-        self.release().close()
+        self.opened.close()
 
     def _hparams(self, **content: Any) -> None:
         """One of the messages that the HParams tab reads, under a tag of its own name."""
@@ -126,7 +126,7 @@ def read_tensorboard(
     ...     add=lambda row: {"params": sizes[row["label"]], "tokens": 65536 * row["step"]},
     ... )
     """
-    tracker.needs("tensorboard", "tensorboard", "read_tensorboard")
+    tracker.needs("tensorboard", "read_tensorboard")
     root = Path(folder)
     events = root.rglob("*tfevents*") if os.path.isdir(root) else ()
     folders = sorted({path.parent for path in events if path.is_file()})

@@ -152,50 +152,38 @@ def _checked(tracker: Any, name: str) -> Tracker:
                 f"{name}: expected {kind}.{method}({arguments}); it takes {signature} "
                 f"({error}). Change its arguments."
             ) from None
-    try:
+    if importlib.util.find_spec("cloudpickle") is not None:  # else no executor can send it away
         import cloudpickle
-    except ImportError:  # then no executor can send it anywhere
-        return tracker  # type: ignore[no-any-return]  # methods are checked above
-    try:
-        cloudpickle.dumps(tracker)
-    except Exception as error:  # pickling runs the user's code
-        raise InputTypeError(
-            f"{name}: expected a tracker that can be pickled, as workers get copies; {kind} cannot "
-            f"({error_line(error)}). Open files and connections in start()."
-        ) from error
+
+        try:
+            cloudpickle.dumps(tracker)
+        except Exception as error:  # pickling runs the user's code
+            raise InputTypeError(
+                f"{name}: expected a tracker that can be pickled, as workers get copies; {kind} "
+                f"cannot ({error_line(error)}). Open files and connections in start()."
+            ) from error
     return tracker  # type: ignore[no-any-return]  # methods are checked above
 
 
-def needs(package: str, extra: str, who: str) -> None:
-    """Refuse where a package is not installed, without importing it."""
+def needs(package: str, who: str) -> None:
+    """Refuse where a package is not installed, which has an extra of its name; it is not imported."""
     spec = importlib.util.find_spec(package)
     # A folder of runs, such as ./wandb, looks like a package without an origin.
     if spec is None or spec.origin is None:
-        raise MissingExtraError(package, extra, who)
+        raise MissingExtraError(package, package, who)
 
 
 class Service(Tracker):
-    """A tracker that keeps a client, a run or a writer open during a run."""
+    """A tracker that keeps a client, a run or a writer open; ``finish`` records any end of a run."""
 
-    opened: Any = None  # before the first start and after each end; never pickled
+    opened: Any = None  # since the last start; never pickled
 
-    def finish(self, run: Run) -> None:
+    def fail(self, run: Run) -> None:
         """Record how the run ended."""
-        self.end(run)
-
-    fail = finish
-
-    def end(self, run: Run) -> None:
-        """Write the last values and close what is open."""
-        raise NotImplementedError
+        self.finish(run)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "opened"}
-
-    def release(self) -> Any:
-        """What is open; the tracker no longer holds it."""
-        opened, self.opened = self.opened, None
-        return opened
 
 
 def settings(experiment: Experiment) -> dict[str, int | float | str | bool]:

@@ -35,7 +35,7 @@ class WandbTracker(Service):
         mode: Literal["auto", "online", "offline"] = "auto",
         folder: str | Path = ".",
     ):
-        tracker.needs("wandb", "wandb", "WandbTracker")
+        tracker.needs("wandb", "WandbTracker")
         check_choice("mode", mode, ("auto", "online", "offline"))
         self.project, self.entity = project, entity
         self.mode, self.folder = mode, Path(folder).resolve()
@@ -68,14 +68,13 @@ class WandbTracker(Service):
         """One row of the history."""
         self.opened.log(tracker.reading(experiment, values))
 
-    def end(self, run: Run) -> None:
+    def finish(self, run: Run) -> None:
         """A last row; the state and its reason in the summary; W&B's own state."""
         if run.state == "preempted":
             self.opened.mark_preempting()
-        opened = self.release()
-        opened.log(tracker.ending(run))
-        opened.summary.update({"state": run.state, "reason": run.reason})
-        opened.finish(exit_code=_EXIT_CODES.get(run.state, 1))
+        self.opened.log(tracker.ending(run))
+        self.opened.summary.update({"state": run.state, "reason": run.reason})
+        self.opened.finish(exit_code=_EXIT_CODES.get(run.state, 1))
 
     def _mode(self) -> Any:
         """The mode to open with, so that W&B has nothing to ask."""
@@ -103,7 +102,7 @@ class TrackioTracker(Service):
     """
 
     def __init__(self, project: str = "flops-fit", space: str | None = None):
-        tracker.needs("trackio", "trackio", "TrackioTracker")
+        tracker.needs("trackio", "TrackioTracker")
         self.project, self.space = project, space
 
     def start(self, experiment: Experiment) -> None:
@@ -124,12 +123,12 @@ class TrackioTracker(Service):
         """One row of metrics."""
         self.opened.log(tracker.reading(experiment, values), step=values["step"])
 
-    def end(self, run: Run) -> None:
+    def finish(self, run: Run) -> None:
         """A last row with the state and its reason, and the held-out loss of a complete run."""
         import trackio
 
         last = {**tracker.ending(run), "state": run.state, "reason": run.reason}
-        self.release().log(last, step=tracker.last_step(run))
+        self.opened.log(last, step=tracker.last_step(run))
         with redirect_stdout(io.StringIO()):
             trackio.finish()
 
