@@ -44,8 +44,8 @@ def run_experiments(
     where the first two failed alike, OutputError where a result cannot be recorded; the rest is kept.
     """
     finished = store.finished(experiments)
-    for finding in store.findings:
-        view.note(finding.message)
+    for note in store.notes:
+        view.note(note)
     if others := store.others(experiments):
         view.note(
             f"{others} earlier runs of this folder are not in this plan: kept, and not fitted."

@@ -182,7 +182,7 @@ def test_links_within_the_folder_and_in_what_a_command_writes_are_followed(
     work.mkdir()
     (work / "latest").symlink_to(tmp_path)
     (tmp_path / "link").symlink_to(folder)
-    assert len(Store.open(tmp_path / "link").findings) == 0
+    assert len(Store.open(tmp_path / "link").notes) == 0
 
 
 @pytest.mark.parametrize("trunk", ["../../elsewhere", "/elsewhere", ".", "0" * 17])

@@ -54,7 +54,7 @@ def test_a_torn_record_is_set_aside_and_named(tmp_path: Path, content: str) -> N
     path = store.run_dir(make_experiment().id) / "run.json"
     path.write_text(content)
     assert store.finished([make_experiment()]) == {}
-    assert "torn or foreign" in store.findings[0].message
+    assert "torn or foreign" in store.notes[0]
     kept = [p for p in path.parent.iterdir() if "unreadable" in p.name]
     assert kept[0].read_text() == content
 
@@ -65,7 +65,7 @@ def test_a_record_under_another_id_is_set_aside(tmp_path: Path) -> None:
     other = store.run_dir(make_experiment().id)
     store.run_dir(make_experiment(size=10).id).rename(other)
     assert store.finished([make_experiment()]) == {}
-    assert "records run" in store.findings[0].message
+    assert "records run" in store.notes[0]
 
 
 def test_starting_anew_keeps_what_was_there(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_record_of_fewer_settings_is_found_by_its_id(tmp_path: Path) -> None:
     (store.run_dir(done.id) / "run.json").write_text(OLD_RUN % (done.id, done.seed, "completed"))
     assert examine(tmp_path).states == {"completed": 1}
     assert store.finished([done])[done.id].loss == 1.75
-    assert store.findings == []
+    assert store.notes == []
 
 
 def test_a_result_is_published_once_and_the_first_stays(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_temporary_files_never_count(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / f".run.json.{'0' * 32}.tmp").write_text("{")
     assert store.finished([make_experiment()]) == {}
-    assert store.findings == []
+    assert store.notes == []
 
 
 def test_runs_that_somebody_makes_are_not_set_aside(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from flops_fit.errors import InputError, OutputError, TableError
 from flops_fit.execute.command import EXIT_CODE, OUTPUT, WORK, LossFrom, Reader, printed
@@ -26,14 +26,8 @@ from flops_fit.store.read import read_run, read_sweep, set_aside
 from flops_fit.store.store import Store, links_out
 
 _ID = re.compile(r"[0-9a-f]{16}")
-_OURS = {
-    "run.json",
-    "attempt.json",
-    "lease.json",
-    "metrics.jsonl",
-    "checkpoint",
-}  # in a run's folder
-_OURS |= {OUTPUT, WORK, EXIT_CODE}
+_RECORDS = {"run.json", "attempt.json", "lease.json", "metrics.jsonl", "checkpoint"}
+_OURS = {*_RECORDS, OUTPUT, WORK, EXIT_CODE}  # in a run's folder
 _TEMPORARY_SECONDS = 60.0  # after which nobody is still writing a temporary file
 Grade = Literal["wrong", "leftover", "note"]
 
@@ -85,22 +79,16 @@ def examine(folder: str | Path) -> Examination:
         plan, findings = _plan(store)
         runs: dict[str, Run] = {}
         states: Counter[str] = Counter()
-        for directory in sorted(store.runs.iterdir()) if store.runs.is_dir() else []:
-            if (
-                not _ID.fullmatch(directory.name)
-                or not directory.is_dir()
-                or directory.is_symlink()
-            ):
+        for directory in _entries(store.runs):
+            is_folder = directory.is_dir() and not directory.is_symlink()
+            if not (is_folder and _ID.fullmatch(directory.name)):
                 findings += _foreign(store, directory)
                 continue
-            run = _run(store, directory.name, findings)
-            if run is not None:
+            if (run := _run(store, directory.name, findings)) is not None:
                 runs[directory.name] = run
-            if living_holder(store.run_lease(directory.name), now=time.time()) is not None:
-                states["running"] += 1
-            else:
-                states["begun" if run is None else run.state] += 1
-            findings += _beside(store, directory, run)
+            lives = living_holder(store.run_lease(directory.name), now=time.time()) is not None
+            states["running" if lives else "begun" if run is None else run.state] += 1
+            findings += _beside(store, directory, run, lives)
         states["planned"] += sum(not store.run_dir(i).is_dir() for i in plan)
         findings += [*_top(store), *_table(store, plan, runs)]
         for link in map(Path, links_out(store.path)):
@@ -109,8 +97,7 @@ def examine(folder: str | Path) -> Examination:
         raise
     except OSError as error:
         raise OutputError(f"output_dir: {store.path} cannot be read: {error}.") from error
-    order = {"wrong": 0, "leftover": 1, "note": 2}
-    findings.sort(key=lambda f: (order[f.grade], f.path))
+    findings.sort(key=lambda f: (get_args(Grade).index(f.grade), f.path))
     return Examination({k: n for k, n in states.items() if n}, tuple(findings))
 
 
@@ -137,7 +124,7 @@ def recorded_runs(folder: str | Path, *, all_runs: bool = False) -> list[Run]:
     """
     store = Store(Path(folder))
     plan, _ = _plan(store)
-    recorded = {p.name for p in store.runs.iterdir()} if store.runs.is_dir() else set()
+    recorded = {path.name for path in _entries(store.runs)}
     ids = list(plan) if plan and not all_runs else [*plan, *sorted(recorded - plan.keys())]
     runs = (_run(store, i, []) for i in ids if i in recorded)
     return [run for run in runs if run is not None]
@@ -180,17 +167,20 @@ def _run(store: Store, name: str, findings: list[Finding]) -> Run | None:
         return None
 
 
-def _beside(store: Store, directory: Path, run: Run | None) -> Iterator[Finding]:
-    """The files beside the record of a run."""
-    for path in sorted(directory.iterdir()):
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _beside(store: Store, directory: Path, run: Run | None, lives: bool) -> Iterator[Finding]:
+    """The files beside the record of a run, which a living process may be making."""
+    for path in _entries(directory):
         name = _inside(store, path)
         if path.name == "lease.json":
             yield from _lease(store, path)
         elif path.name == "attempt.json" and store.attempt(directory.name) is None:
             yield Finding("wrong", name, "torn", "rename", partial(set_aside, path))
-        elif path.name == "checkpoint":
-            if living_holder(store.run_lease(directory.name), now=time.time()) is None:
-                yield from _checkpoint(store, path, run)
+        elif path.name == "checkpoint" and not lives:
+            yield from _checkpoint(store, path, run)
         elif ".unreadable-" in path.name or ".set-aside-" in path.name:
             yield Finding("note", name, "was set aside")
         elif path.name not in _OURS:
@@ -232,12 +222,12 @@ def _foreign(store: Store, path: Path) -> Iterator[Finding]:
 
 def _top(store: Store) -> Iterator[Finding]:
     """The folder itself, its trunks and derived files."""
-    for path in sorted(store.path.iterdir()):
+    for path in _entries(store.path):
         if is_temporary(path.name):
             yield from _foreign(store, path)
         elif re.match(r"(runs|trunks)-set-aside-", path.name):
             yield Finding("note", path.name, "was set aside")
-    for path in sorted(store.trunks.iterdir()) if store.trunks.is_dir() else []:
+    for path in _entries(store.trunks):
         if path.suffix == ".lease":
             yield from _lease(store, path)
     fit = store.path / "fit.json"

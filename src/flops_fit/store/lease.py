@@ -150,11 +150,11 @@ def _read(path: Path) -> tuple[Holder, float] | None:
             text = handle.read()
     except FileNotFoundError:
         return None
-    try:
+    with suppress(ValueError, RecursionError):
         holder = as_record(json.loads(text), Holder, "a lease")
-    except (ValueError, RecursionError):
-        return Holder(f"torn{len(text)}"), touched
-    return (holder if holder.token.isalnum() else Holder(f"torn{len(text)}")), touched
+        if holder.token.isalnum():
+            return holder, touched
+    return Holder(f"torn{len(text)}"), touched
 
 
 def _lives(holder: Holder, touched: float, folder: Path, now: float | None = None) -> bool:

@@ -44,7 +44,7 @@ class Store:
     """The folder of a sweep."""
 
     path: Path
-    findings: list[Diagnostic] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # on what was found in it
 
     def __post_init__(self) -> None:
         self.path = Path(self.path).absolute()  # workers may be elsewhere
@@ -100,7 +100,7 @@ class Store:
             if folder.is_dir():
                 aside = self.path / f"{folder.name}-set-aside-{when}"
                 folder.rename(aside)
-                self._note(f"Earlier {folder.name} were set aside in {aside.name}.")
+                self.notes.append(f"Earlier {folder.name} were set aside in {aside.name}.")
 
     def run_dir(self, experiment_id: str) -> Path:
         """The folder of one run."""
@@ -133,21 +133,15 @@ class Store:
         OutputError if it cannot be written; earlier records are intact. ``durable``: on the disk by then.
         """
         directory = self.run_dir(run.experiment.id)
-        with output_errors(directory):
-            directory.mkdir(parents=True, exist_ok=True)
         if run.state not in FINAL:
-            attempt = {
-                "schema": SWEEP_SCHEMA,
-                "token": uuid.uuid4().hex,
-                "call": call,
-                "lost": lost,
-            }
-            content = json.dumps({**attempt, "run": run.to_dict()}, indent=1)
-            self._write(directory / "attempt.json", content)
+            attempt = Attempt(run, uuid.uuid4().hex, call, lost)
+            record = {"schema": SWEEP_SCHEMA, **vars(attempt), "run": run.to_dict()}
+            self._write(directory / "attempt.json", json.dumps(record, indent=1))
             return run
         path = directory / "run.json"
         content = json.dumps({"schema": SWEEP_SCHEMA, **run.to_dict()}, indent=1)
         with output_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
             while not write_new(path, content, durable=durable):
                 if (earlier := self.result(run.experiment.id)) is not None:
                     return earlier
@@ -196,7 +190,7 @@ class Store:
         except TableError as error:
             with suppress(FileNotFoundError):  # another driver was first
                 aside = read.set_aside(path)
-                self._note(
+                self.notes.append(
                     f"runs/{experiment_id}/run.json is torn or foreign ({str(error)[:80]}); it was "
                     f"renamed to {aside.name} and the run is made again."
                 )
@@ -231,9 +225,6 @@ class Store:
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, content)
-
-    def _note(self, message: str) -> None:
-        self.findings.append(Diagnostic("store", "note", message))
 
 
 _WRITTEN = ["sweep.json", "runs", "trunks", "plots", "runs.csv", "fit.json", "report.html"]
