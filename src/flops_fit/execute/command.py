@@ -168,14 +168,11 @@ class Reader:
 
 def _named(record: Mapping[str, Any], loss: str) -> dict[str, float]:
     """The numbers of a record by our names."""
-    names = {"loss": (loss or "loss",), **_NAMES}
-    first = (
-        (ours, next((n for n in theirs if n in record), None)) for ours, theirs in names.items()
-    )
     out = {}
-    for ours, theirs in first:
-        if theirs is not None and record[theirs] not in (None, ""):
-            out[ours] = float(record[theirs])
+    for ours, theirs in {"loss": (loss or "loss",), **_NAMES}.items():
+        value = next((record[name] for name in theirs if name in record), None)
+        if value not in (None, ""):
+            out[ours] = float(value)
     return out
 
 

@@ -61,8 +61,8 @@ class Resources:
                 raise InputError(
                     f"ranks: expected one for each of {self.gpus} GPUs, or one for all; got {self.ranks}."
                 )
-        if self.seconds is not None and not self.seconds > 0:
-            raise InputError(f"seconds: expected a positive time; got {self.seconds!r}.")
+        if self.seconds is not None:
+            check_number("seconds", self.seconds, above=0)
 
     @property
     def size(self) -> int:
@@ -208,12 +208,12 @@ class RemoteExecutor(ABC):
         self._one_process = getattr(getattr(task, "task", task), "starts_ranks", False)
         self._prepare(task)
 
-    def _default(self, e: Experiment, cpus: int, seconds: float | None = None) -> Resources:
+    def _default(self, e: Experiment, cpus: int) -> Resources:
         """The resources of a run that asks for none; ``cpus`` are for each of its processes."""
         counts = self._gpus_per_run, self._ranks_per_run
         gpus, ranks = (count(e) if callable(count) else count for count in counts)
         one = 1 if self._one_process else None if gpus else ranks
-        return Resources(cpus, gpus, seconds, one)
+        return Resources(cpus, gpus, ranks=one)
 
     def poll(self, timeout: float | None = None) -> list[Run]:
         """Start what fits and pass progress on, until a run has ended."""

@@ -28,7 +28,7 @@ from flops_fit.lazy import import_extra
 from flops_fit.records import Experiment, Run
 
 WARN_BYTES = 256 * 2**20  # of a pickled task, from which on its size is warned about
-_RESTART_PAUSES = (0.1, 1.0)  # seconds in which a server to fork from that was killed is gone
+_RESTART_SECONDS = 0.5  # in which a server to fork from that was killed is gone
 _CAUSE_DEPTH = 12  # levels that are searched for what cannot be pickled
 _PARTS = {
     "model": "the model", "data": "the data set", "held_out": "the held-out data",
@@ -102,17 +102,10 @@ def fresh_processes(task: bytes) -> Any:
     return context
 
 
-def start_worker(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
+def start_worker(
+    context: Any, task_path: str, experiment: Experiment, setting: Setting, tries: int = 2
+) -> Worker:
     """Start a process for a run, again where the server that it is forked from was killed."""
-    for pause in _RESTART_PAUSES:
-        try:
-            return _start(context, task_path, experiment, setting)
-        except (EOFError, ConnectionError):  # it takes requests while it is dying
-            time.sleep(pause)
-    return _start(context, task_path, experiment, setting)
-
-
-def _start(context: Any, task_path: str, experiment: Experiment, setting: Setting) -> Worker:
     ours, theirs = context.Pipe(duplex=False)
     args = task_path, experiment, theirs, setting
     process = context.Process(target=carry_out, args=args, daemon=True)
@@ -123,13 +116,16 @@ def _start(context: Any, task_path: str, experiment: Experiment, setting: Settin
     names["__spec__"] = None
     try:
         process.start()
-    except BaseException:
+        return Worker(process, ours, experiment)
+    except (EOFError, ConnectionError):  # the server takes requests while it is dying
         ours.close()
-        raise
+        if not tries:
+            raise
     finally:
         names.update(kept)
         theirs.close()
-    return Worker(process, ours, experiment)
+    time.sleep(_RESTART_SECONDS)
+    return start_worker(context, task_path, experiment, setting, tries - 1)
 
 
 def stop(workers: list[Worker]) -> None:

@@ -224,21 +224,18 @@ def _carry_out_here(
     if with_gpus:
         ids = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         setting = replace(setting, gpus=tuple(str(i) for i in ids))
-    delivery = None
+    delivery = message = None
     with TemporaryDirectory(prefix="flops-fit-") as folder:
         task = Path(folder) / "task"
         task.write_bytes(content)
         worker = start_worker(fresh_processes(content), str(task), experiment, setting)
         try:
-            while True:
-                if not wait(list(worker.waits_for()), _POLL_SECONDS):
-                    continue
-                message = worker.read()
-                if isinstance(message, Run):
-                    worker.end()
-                    break
-                if message is not None:
+            while not isinstance(message, Run):
+                if isinstance(message, Progress):
                     delivery = progress.put.remote(message)
+                wait(list(worker.waits_for()), _POLL_SECONDS)
+                message = worker.read()
+            worker.end()
         except BaseException:
             stop([worker])
             raise

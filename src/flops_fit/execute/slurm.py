@@ -74,8 +74,7 @@ class SlurmExecutor(RemoteExecutor):
     ) -> None:
         check_choice("cluster", cluster, ("slurm", "local"))
         counts = {"time": time, "cpus_per_run": cpus_per_run, "gpus_per_node": gpus_per_node}
-        counts |= {} if max_jobs is None else {"max_jobs": max_jobs}
-        for name, value in counts.items():
+        for name, value in {**counts, "max_jobs": 1 if max_jobs is None else max_jobs}.items():
             check_whole(name, value)
         check_whole("requeues", requeues, at_least=0)
         local = cluster == "local"
@@ -129,7 +128,7 @@ class SlurmExecutor(RemoteExecutor):
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Queue one experiment for the next ``poll``, or find the job that already makes it."""
         self._require_start("slurm", self._task)
-        needs = resources or self._default(experiment, self._cpus, self._time * 60.0)
+        needs = resources or self._default(experiment, self._cpus)
         if needs.gpus > self._gpus_per_node and needs.gpus % self._gpus_per_node:
             raise InputError(
                 f"gpus_per_run: expected at most the {self._gpus_per_node} GPUs of a machine, or a multiple "
