@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flops_fit.errors import InputError
-from flops_fit.hparams import HParams, check_warmup, is_finished, learning_rate
+from flops_fit.hparams import HParams, check_warmup, learning_rate
 
 SCHEDULES = ["cosine", "wsd", "constant"]
 hparams = st.builds(
@@ -89,21 +89,6 @@ def test_the_cool_down_falls_by_one_minus_the_square_root() -> None:
 def test_a_progress_that_is_none_is_told(progress: float) -> None:
     with pytest.raises(InputError, match="progress: expected a share"):
         rate(progress)
-
-
-@given(st.integers(1, 10**15), st.integers(0, 10**15))
-def test_only_the_last_unit_is_the_end_of_a_schedule(planned: int, seen: int) -> None:
-    assert is_finished(planned, planned)
-    assert not is_finished(planned - 1, planned)
-    assert not is_finished(seen % planned, planned)
-    with pytest.raises(InputError, match="belongs to another run"):
-        is_finished(planned + 1 + seen, planned)
-
-
-@pytest.mark.parametrize(("seen", "planned"), [(-1, 5), (2.5, 5), (0, 0), (math.nan, 5)])
-def test_what_is_no_count_is_told(seen: float, planned: int) -> None:
-    with pytest.raises(InputError, match="seen: expected"):
-        is_finished(seen, planned)  # type: ignore[arg-type]
 
 
 @given(st.floats(0, 5e3), st.integers(10_000, 10**9), st.integers(10_000, 10**9))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -27,8 +27,6 @@ _SHARDED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
-
-
 _GROUPS: dict[str, Any] = {}
 
 
@@ -87,7 +85,8 @@ class Ranks:
         if self.size == 1:
             return
         under_way = []
-        for bucket in _buckets(tensors):
+        buckets = torch._utils._take_tensors(tensors, _BUCKET_BYTES)  # type: ignore[no-untyped-call]  # it has no types
+        for bucket in buckets:  # of one type each
             flat = torch.cat([t.detach().flatten() for t in bucket])
             under_way.append((bucket, flat, torch.distributed.all_reduce(flat, async_op=True)))
         for bucket, flat, work in under_way:
@@ -177,18 +176,3 @@ def _leave() -> None:
     _GROUPS.clear()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Tensors of one data type in groups of some megabytes, in their order."""
-    bucket: list[torch.Tensor] = []
-    held = 0
-    for tensor in tensors:
-        size = tensor.numel() * tensor.element_size()
-        if bucket and (tensor.dtype != bucket[0].dtype or held + size > _BUCKET_BYTES):
-            yield bucket
-            bucket, held = [], 0
-        bucket.append(tensor)
-        held += size
-    if bucket:
-        yield bucket

@@ -169,16 +169,3 @@ def learning_rate(hparams: HParams, progress: float, planned: float = 1.0) -> fl
         left = 1 - math.sqrt(max(0.0, (progress - (1 - hparams.cooldown)) / hparams.cooldown))
     # Rounding may carry the end of the decay past it by one part in 1e16, either way.
     return peak * (final + (1 - final) * min(max(left, 0.0), 1.0))
-
-
-def is_finished(seen: int, planned: int) -> bool:
-    """Whether a run that saw ``seen`` of its ``planned`` units, or steps, is at its schedule's end."""
-    for name, value in (("seen", seen), ("planned", planned)):
-        if not (is_number(value) and value >= 0 and value == int(value)):
-            raise InputError(f"{name}: expected a whole number of units; got {value!r}.")
-    if planned == 0 or seen > planned:
-        raise InputError(
-            f"seen: expected at most the planned {planned} units of a run; got {seen}. "
-            "The record belongs to another run."
-        )
-    return seen == planned

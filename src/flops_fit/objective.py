@@ -236,12 +236,9 @@ class Objective:
         declared = getattr(dataset, "unit", None)
         if isinstance(declared, str):
             return declared
-        _, targets = self._parts(batch)
-        return (
-            "tokens"
-            if not self.by_sample and _is_whole(targets) and targets.dim() >= 2
-            else "samples"
-        )
+        targets = self.targets(batch)
+        rows = not self.by_sample and _is_whole(targets) and targets.dim() >= 2
+        return "tokens" if rows else "samples"
 
 
 def _own_loss(output: Any) -> Any:
@@ -256,10 +253,9 @@ def _own_loss(output: Any) -> Any:
 
 def _scalars(output: Any) -> dict[Any, Any]:
     """The scalar tensors that a model returns, by name or place."""
-    parts = output if isinstance(output, Mapping) else None
-    if parts is None:
-        parts = dict(enumerate(output if isinstance(output, tuple | list) else [output]))
-    return {k: v for k, v in parts.items() if hasattr(v, "backward") and v.dim() == 0}
+    parts = output if isinstance(output, Mapping | tuple | list) else [output]
+    named = parts.items() if isinstance(parts, Mapping) else enumerate(parts)
+    return {k: v for k, v in named if hasattr(v, "backward") and v.dim() == 0}
 
 
 def _misfit(function: Any, args: Any, kwargs: Any) -> str:

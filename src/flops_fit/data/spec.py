@@ -217,8 +217,7 @@ class DataSpec:
         """The first samples as one batch; DataError where none, or none of tensors."""
         if self.indices is not None:
             return self._read(Reader(self.dataset, self._checked), 0, batch_size)
-        batch = StreamReader(self._once, self._checked, batch_size).batch(0)
-        if batch is None:
+        if (batch := StreamReader(self._once, self._checked, batch_size).batch(0)) is None:
             raise DataError(f"dataset: expected samples; {self._too_short}.")
         return batch
 
@@ -226,10 +225,8 @@ class DataSpec:
     def _too_short(self) -> str:
         if not self.skip:
             return "it is empty"
-        return (
-            f"the stream ended within the {self.skip} samples that are held out; give eval_dataset= or "
-            "a longer stream"
-        )
+        held_out = f"the stream ended within the {self.skip} samples that are held out"
+        return f"{held_out}; give eval_dataset= or a longer stream"
 
     def spread(self, count: int) -> list[Any]:
         """Samples drawn evenly from all of them, the same at every call; of a stream the first."""

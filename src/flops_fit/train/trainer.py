@@ -19,7 +19,7 @@ from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, PeerError, Ranks, join_ranks
 from flops_fit.errors import DataError, FlopsFitError, InputError
-from flops_fit.hparams import is_finished, learning_rate
+from flops_fit.hparams import learning_rate
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
 from flops_fit.mup.parametrization import Parametrization
@@ -253,7 +253,7 @@ class Trainer:
                     end_by(stop)
 
         # 5. The held-out loss at the end of the schedule, which a run cut short never reaches.
-        if not is_finished(state.step, steps):
+        if state.step < steps:
             raise DataError(
                 f"dataset: it ended after {state.step} of {steps} steps, in the middle of the schedule. "
                 "Give more data, or smaller budgets."
