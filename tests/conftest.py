@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.pop("PYTHONUNBUFFERED", None)  # what is printed has to keep its order without it
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile PyTorch again
 
 import pytest
 from hypothesis import settings
@@ -18,6 +20,7 @@ from hypothesis import settings
 from flops_fit.hparams import HParams
 from flops_fit.records import Experiment, ParamCount
 from flops_fit.train import Trainer
+from tests._scripts import Scripts
 
 settings.register_profile("shared-machine", deadline=None)  # nothing timed is asserted
 settings.load_profile("shared-machine")
@@ -79,6 +82,14 @@ def blobs() -> Blobs:
     return Blobs()
 
 
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripts]:
+    """Where a fresh process has to run something that imports PyTorch."""
+    made = Scripts(tmp_path_factory.mktemp("scripts"))
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def sweep(blobs: Blobs) -> dict[str, Any]:
     """Arguments of a real sweep that takes a second."""
@@ -87,9 +98,9 @@ def sweep(blobs: Blobs) -> dict[str, Any]:
         "model_size_param": "width",
         "dataset": blobs,
         "loss_fn": cross_entropy,
-        "compute_budgets": [2e5, 4e5, 8e5],
+        "compute_budgets": [2.03e5, 4.06e5, 8.12e5],  # whole steps at each size
         "sizes": [4, 6, 8, 12],
-        "batch_size": 4,
+        "batch_size": 8,
         "progress": False,
     }
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import typer
 
 import flops_fit
 from flops_fit.cli import app
+from tests._scripts import Scripts
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -31,6 +29,7 @@ SOURCE = "\n".join(
 PAGES = [p for p in sorted(DOCS.rglob("*.md")) if "_build" not in p.parts]
 """Every page of the documentation."""
 EXAMPLES = [str(p.relative_to(DOCS)) for p in PAGES if "```python" in p.read_text()]
+EXAMPLES += ["../README.md"]
 """Those that show Python; all of it runs."""
 PRINTED = {
     "adaptive.md": "the interval shrinks from",
@@ -70,19 +69,15 @@ def script_of(page: str) -> str:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_page_runs_from_top_to_bottom_as_a_script(name: str, tmp_path: Path) -> None:
+def test_a_page_runs_from_top_to_bottom_as_a_script(
+    name: str, tmp_path: Path, scripts: Scripts
+) -> None:
     page = (DOCS / name).read_text()
     for package in OTHERS.get(name, ()):
         pytest.importorskip(package)
     script = tmp_path / f"{Path(name).stem}_page.py"
     script.write_text(script_of(page))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # other tests run beside it
-    )
+    done = scripts.run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for shown in [*blocks(page, "output"), PRINTED.get(name, "")]:
         assert shown in done.stdout

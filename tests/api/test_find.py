@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from flops_fit.errors import (
     SweepError,
 )
 from flops_fit.laws import Hoffmann
+from tests._scripts import Scripts
 from tests.conftest import MLP, Blobs, cross_entropy
 
 BUDGETS = [1e15, 3e15, 1e16, 3e16, 1e17]
@@ -85,17 +84,17 @@ def test_a_mock_without_noise_recovers_it_exactly(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("compute", [1e15, 2.5e16, 1e19, 1e22])
-def test_predictions_spend_exactly_the_budget(tmp_path: Path, compute: float) -> None:
+def test_predictions_spend_exactly_the_budget(tmp_path: Path) -> None:
     batch = (torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64))
     result = mock(tmp_path, example_batch=batch)
-    told = result.predict(compute)
-    spent = float(result.plan.flops(told.optimal_params)) * told.optimal_tokens
-    assert spent == pytest.approx(compute, rel=1e-9)
-    # Traced, not 6ND: the first layer needs no gradient of its input.
-    assert float(result.plan.flops(told.optimal_params)) == pytest.approx(
-        4.4 * told.optimal_params, rel=1e-3
-    )
+    for compute in (1e15, 2.5e16, 1e19, 1e22):
+        told = result.predict(compute)
+        spent = float(result.plan.flops(told.optimal_params)) * told.optimal_tokens
+        assert spent == pytest.approx(compute, rel=1e-9)
+        # Traced, not 6ND: the first layer needs no gradient of its input.
+        assert float(result.plan.flops(told.optimal_params)) == pytest.approx(
+            4.4 * told.optimal_params, rel=1e-3
+        )
 
 
 def test_the_result_answers_in_every_form(tmp_path: Path) -> None:
@@ -140,104 +139,105 @@ def test_train_false_is_the_plan_and_writes_nothing(tmp_path: Path, sweep: dict[
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_sweep_trains_fits_and_answers(tmp_path: Path, sweep: dict[str, Any]) -> None:
-    result = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
+SWEEP: dict[str, Any] = {
+    "model_cls": MLP,
+    "model_size_param": "width",
+    "dataset": Blobs(),
+    "loss_fn": cross_entropy,
+    "compute_budgets": [2.03e5, 4.06e5, 8.12e5],  # whole steps at each size
+    "sizes": [4, 6, 8, 12],
+    "batch_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> flops_fit.Result:
+    """A sweep that is trained once."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return flops_fit.find_optimal(**SWEEP, progress=False, output_dir=out)
+
+
+@pytest.fixture
+def trained(whole: flops_fit.Result, tmp_path: Path) -> Path:
+    """A folder that holds it, to go on from."""
+    return Path(shutil.copytree(whole.output_dir, tmp_path / "trained"))
+
+
+def test_a_real_sweep_trains_fits_and_answers(whole: flops_fit.Result) -> None:
+    result, out = whole, Path(whole.output_dir)
     assert [r.state for r in result.runs] == ["completed"] * 12
     assert all(
         r.flops == r.experiment.flops and r.tokens == r.experiment.tokens for r in result.runs
     )
     assert all(0 < r.loss < 1.5 for r in result.runs)
-    assert len(list((tmp_path / "runs").iterdir())) == 12
-    assert (tmp_path / "runs.csv").read_text().count("completed") == 12
+    assert len(list((out / "runs").iterdir())) == 12
+    assert (out / "runs.csv").read_text().count("completed") == 12
 
 
-def test_both_executors_give_the_same_bits(tmp_path: Path, sweep: dict[str, Any]) -> None:
+def test_both_executors_give_the_same_bits(tmp_path: Path, whole: flops_fit.Result) -> None:
     pool = flops_fit.execute.PoolExecutor(2, 1)
-    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path / "a")
-    second = flops_fit.find_optimal(**sweep, output_dir=tmp_path / "b", executor=pool)
-    assert [r.loss for r in first.runs] == [r.loss for r in second.runs]
-
-
-def test_a_second_call_reads_what_the_first_has_run(tmp_path: Path, sweep: dict[str, Any]) -> None:
-    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
-    again = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
-    assert again.runs == first.runs
+    second = flops_fit.find_optimal(**SWEEP, output_dir=tmp_path, executor=pool, progress=False)
+    assert [r.loss for r in whole.runs] == [r.loss for r in second.runs]
 
 
 def test_changed_budgets_keep_the_runs_that_stay(
-    tmp_path: Path, sweep: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    trained: Path, whole: flops_fit.Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
-    sweep["compute_budgets"] = [4e5, 8e5, 1.6e6]
-    second = flops_fit.find_optimal(**{**sweep, "progress": True}, output_dir=tmp_path)
+    first = whole
+    changed = {**SWEEP, "compute_budgets": [1.015e5, 4.06e5, 8.12e5]}
+    second = flops_fit.find_optimal(**changed, output_dir=trained)
     told = capsys.readouterr().err
     assert "8 of 12 runs are finished already" in told
     assert "4 earlier runs of this folder are not in this plan" in told
-    kept = {r.experiment.id: r for r in first.runs if r.experiment.budget > 2e5}
-    shared = [r for r in second.runs if r.experiment.budget < 1.6e6]
+    kept = {r.experiment.id: r for r in first.runs if r.experiment.budget > 3e5}
+    shared = [r for r in second.runs if r.experiment.budget > 2e5]
     assert len(shared) == 8
     assert all(kept[r.experiment.id] == r for r in shared)
 
 
-def test_changed_data_never_reuses_a_run(tmp_path: Path, sweep: dict[str, Any]) -> None:
-    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
-    second = flops_fit.find_optimal(**{**sweep, "dataset": Blobs(seed=4)}, output_dir=tmp_path)
-    assert not {r.experiment.id for r in first.runs} & {r.experiment.id for r in second.runs}
+def test_changed_data_never_reuses_a_run(whole: flops_fit.Result) -> None:
+    other = flops_fit.plan_sweep(**{**SWEEP, "dataset": Blobs(seed=4)})
+    assert not {r.experiment.id for r in whole.runs} & {e.id for e in other.experiments}
 
 
-def test_resume_false_trains_anew(tmp_path: Path, sweep: dict[str, Any]) -> None:
-    first = flops_fit.find_optimal(**sweep, output_dir=tmp_path)
-    second = flops_fit.find_optimal(**sweep, output_dir=tmp_path, resume=False)
-    assert [r.loss for r in first.runs] == [r.loss for r in second.runs]
-    assert first.runs != second.runs  # the seconds differ
-    assert any(p.name.startswith("runs-set-aside") for p in tmp_path.iterdir())
+def test_resume_false_trains_anew(trained: Path, whole: flops_fit.Result) -> None:
+    second = flops_fit.find_optimal(**SWEEP, output_dir=trained, resume=False, progress=False)
+    assert [r.loss for r in whole.runs] == [r.loss for r in second.runs]
+    assert whole.runs != second.runs  # the seconds differ
+    assert any(p.name.startswith("runs-set-aside") for p in trained.iterdir())
 
 
-LONG: dict[str, Any] = {
-    "model_cls": MLP,
-    "model_size_param": "width",
-    "dataset": Blobs(),
-    "loss_fn": cross_entropy,
-    "compute_budgets": [3e5, 6e5, 1.2e6],
-    "sizes": [4, 6, 8, 12],
-    "batch_size": 4,
-}
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 import flops_fit
-from tests.api.test_find import LONG
+from tests.api.test_find import SWEEP
 
 if __name__ == "__main__":
-    flops_fit.find_optimal(**LONG, executor={executor!r}, output_dir={out!r})
+    flops_fit.find_optimal(**SWEEP, executor={executor!r}, output_dir={out!r})
 """
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> flops_fit.Result:
-    """The long sweep, not interrupted."""
-    out = tmp_path_factory.mktemp("whole")
-    return flops_fit.find_optimal(**LONG, progress=False, output_dir=out)
 
 
 @pytest.mark.parametrize("executor", ["inprocess", "pool"])
 def test_killed_half_way_the_same_call_continues(
-    tmp_path: Path, executor: str, whole: flops_fit.Result, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    executor: str,
+    whole: flops_fit.Result,
+    scripts: Scripts,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The driver is really killed; the call that continues is one of another process, this one."""
     root, out, script = Path(__file__).parents[2], tmp_path / "killed", tmp_path / "driver.py"
     script.write_text(SCRIPT.format(root=str(root), out=str(out), executor=executor))
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = scripts.start(script)
     deadline = time.monotonic() + 60
     while len(finished := list(out.glob("runs/*/run.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(process, signal.SIGKILL)
+    scripts.wait()
     assert 2 <= len(finished) < 12, "it was to be killed half way"
     before = {p: p.read_bytes() for p in out.glob("runs/*/run.json")}
-    continued = flops_fit.find_optimal(**LONG, executor=executor, output_dir=out)
+    continued = flops_fit.find_optimal(**SWEEP, executor=executor, output_dir=out)
     assert "runs are finished already" in capsys.readouterr().err
     assert [r.loss for r in continued.runs] == [r.loss for r in whole.runs]
     assert all(p.read_bytes() == content for p, content in before.items())
@@ -245,7 +245,7 @@ def test_killed_half_way_the_same_call_continues(
 
 class _FailsAtTen(MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.up.out_features == 10 and x.device.type == "cpu" and self.training and len(x) == 4:
+        if self.up.out_features == 10 and x.device.type == "cpu" and self.training and len(x) == 8:
             raise RuntimeError("ten is unlucky")
         return super().forward(x)
 
@@ -335,7 +335,7 @@ def test_a_stream_trains_like_any_data_set(tmp_path: Path, sweep: dict[str, Any]
             InputError,
             "branch: expected the schedule 'wsd'",
         ),
-        ({"dataset": Blobs(3)}, InputError, "at least one batch of 4 samples"),
+        ({"dataset": Blobs(3)}, InputError, "at least one batch of 8 samples"),
         ({"executor": "cluster"}, InputError, "executor: expected one of"),
         ({"mode": "mcok"}, InputError, "Did you mean 'mock'"),
     ],
@@ -377,13 +377,12 @@ def test_a_misspelt_argument_names_the_near_one() -> None:
 
 
 def test_the_stages_alone_give_what_the_one_call_gives(
-    tmp_path: Path, sweep: dict[str, Any]
+    tmp_path: Path, trained: Path, whole: flops_fit.Result
 ) -> None:
-    sweep.pop("progress")
-    plan = flops_fit.plan_sweep(**sweep)
-    runs = flops_fit.run_sweep(plan, output_dir=tmp_path / "a", progress=False)
+    plan = flops_fit.plan_sweep(**SWEEP)
+    runs = flops_fit.run_sweep(plan, output_dir=trained, progress=False)
+    assert runs == list(whole.runs), "a second call reads what the first has run"
     fit = flops_fit.fit_runs(runs, flops_per_unit=plan.flops)
-    whole = flops_fit.find_optimal(**sweep, output_dir=tmp_path / "b", progress=False)
     assert fit.law == whole.fit.law
     assert fit.predict(1e7) == whole.predict(1e7)
     assert flops_fit.write_report(fit, tmp_path / "page.html").exists()

@@ -18,7 +18,7 @@ SWEEP: dict[str, Any] = {
     "model_size_param": "width",
     "dataset": Blobs(),
     "loss_fn": cross_entropy,
-    "compute_budgets": [1e6, 3e6],
+    "compute_budgets": [4e5, 1.2e6],
     "sizes": [4, 8, 12, 20],
     "hparams": {"lr": 1e-2, "batch_units": 8},
     "tune": "joint",

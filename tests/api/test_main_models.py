@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from flops_fit.fingerprint import fingerprint_code, has_source
 from flops_fit.model import ModelSpec
+from tests._scripts import Scripts
 
 CODE = """
 import json, sys
@@ -58,36 +57,32 @@ if __name__ == "__main__":
 BOTH = '(("inprocess", "inprocess"), ("pool", pool))'
 
 
-def run(tmp_path: Path, how: list[str]) -> dict:
+def run(scripts: Scripts, tmp_path: Path, *how: object) -> dict:
     tmp_path.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, *how, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        cwd=tmp_path,
-    )
+    done = scripts.run(*how, tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_a_script_trains_its_own_classes_in_both_executors(tmp_path: Path) -> None:
+def test_a_script_trains_its_own_classes_in_both_executors(
+    tmp_path: Path, scripts: Scripts
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(CODE.format(runs=BOTH))
-    told = run(tmp_path / "out", [str(script)])
+    told = run(scripts, tmp_path / "out", script)
     assert [state for state, _, _ in told["pool"]] == ["completed", "completed"]
     assert told["pool"] == told["inprocess"]
     assert "no_source" not in told["codes"]
 
 
 def test_code_without_a_file_trains_in_both_executors_and_is_found_again(
-    tmp_path: Path,
+    tmp_path: Path, scripts: Scripts
 ) -> None:
-    first = run(tmp_path / "a", ["-c", CODE.format(runs=BOTH)])
+    first = run(scripts, tmp_path / "a", "-c", CODE.format(runs=BOTH))
     assert [state for state, _, _ in first["pool"]] == ["completed", "completed"]
     assert first["pool"] == first["inprocess"]
     assert "no_source" in first["codes"]
-    again = run(tmp_path / "b", ["-c", CODE.format(runs="()")])
+    again = run(scripts, tmp_path / "b", "-c", CODE.format(runs="()"))
     assert again["ids"] == first["ids"]
 
 

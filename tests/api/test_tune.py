@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,31 @@ from flops_fit.errors import InputError
 from flops_fit.store import examine
 from flops_fit.train import Trainer
 from flops_fit.tune import Tune
-from tests.conftest import MLP
+from tests.conftest import MLP, Blobs, cross_entropy
 
 SMALL = Tune("pilot", share=0.5, step=4.0, batch=False, seeds=2)
 
 
-@pytest.fixture
-def tuned(sweep: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """A sweep whose recipe has a rate that is far too low."""
-    return {
-        **sweep,
-        "compute_budgets": [1e6, 2e6, 4e6],
-        "sizes": [4, 8, 16],
-        "batch_size": 8,
-        "hparams": {"lr": 1e-3, "schedule": "constant"},
-        "tune": SMALL,
-        "output_dir": tmp_path,
-    }
+TUNED: dict[str, Any] = {  # with a rate that is far too low
+    "model_cls": MLP,
+    "model_size_param": "width",
+    "dataset": Blobs(),
+    "loss_fn": cross_entropy,
+    "compute_budgets": [1e6, 2e6, 4e6],
+    "sizes": [4, 8, 16],
+    "batch_size": 8,
+    "hparams": {"lr": 1e-3, "schedule": "constant"},
+}
 
 
-def test_a_pilot_finds_a_better_rate_and_the_sweep_uses_it(tuned, tmp_path):
-    result = flops_fit.find_optimal(**tuned)
-    tuning = result.tuning
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> flops_fit.Result:
+    out = tmp_path_factory.mktemp("tuned") / "out"
+    return flops_fit.find_optimal(**TUNED, tune=SMALL, output_dir=out, progress=False)
+
+
+def test_a_pilot_finds_a_better_rate_and_the_sweep_uses_it(result, tmp_path):
+    tuning, out = result.tuning, Path(result.output_dir)
     factor = tuning.recipe.lr[0][1]
     assert factor > 4
     for run in result.runs:
@@ -47,22 +51,21 @@ def test_a_pilot_finds_a_better_rate_and_the_sweep_uses_it(tuned, tmp_path):
     assert trials.isdisjoint(r.experiment.id for r in result.runs)
     assert tuning.share <= 0.5
     assert any(c.noise_scale is not None for c in tuning.cells)
-    written = json.loads((tmp_path / "tuning" / "tuning.json").read_text())
+    written = json.loads((out / "tuning" / "tuning.json").read_text())
     assert written["lr"] == [list(knot) for knot in tuning.recipe.lr]
-    assert len(list((tmp_path / "runs").iterdir())) == len(result.runs)
-    for folder in (tmp_path, tmp_path / "tuning"):
+    assert len(list((out / "runs").iterdir())) == len(result.runs)
+    for folder in (out, out / "tuning"):
         assert examine(folder).sound
     codes = {d.code for d in result.diagnostics}
     assert {"tuning", "without_tuning"} <= codes
     assert "untuned" not in codes
-    untuned = flops_fit.find_optimal(**{**tuned, "tune": "none", "output_dir": tmp_path / "plain"})
+    untuned = flops_fit.find_optimal(**TUNED, tune="none", output_dir=tmp_path, progress=False)
     assert "untuned" in {d.code for d in untuned.diagnostics}
     for plain, better in zip(untuned.runs, result.runs, strict=True):
         assert plain.state == "diverged" or plain.loss > better.loss
 
 
-def test_the_same_call_goes_on_where_it_was_killed(tuned, tmp_path, monkeypatch):
-    whole = flops_fit.find_optimal(**{**tuned, "output_dir": tmp_path / "whole"})
+def test_the_same_call_goes_on_where_it_was_killed(result, tmp_path, monkeypatch):
     train, made = Trainer.__call__, []
 
     def dying(self: Trainer, experiment: Any, report: Any = None) -> Any:
@@ -72,20 +75,22 @@ def test_the_same_call_goes_on_where_it_was_killed(tuned, tmp_path, monkeypatch)
         return train(self, experiment, report)
 
     monkeypatch.setattr(Trainer, "__call__", dying)
-    killed = {**tuned, "output_dir": tmp_path / "killed"}
+    killed = {**TUNED, "tune": SMALL, "output_dir": tmp_path / "killed", "progress": False}
     with pytest.raises(KeyboardInterrupt):
         flops_fit.find_optimal(**killed)
     before = set(made[:15])
     again = flops_fit.find_optimal(**killed)
     assert not before & set(made[16:])
-    assert again.tuning.recipe.lr == whole.tuning.recipe.lr
-    assert [r.loss for r in again.runs] == [r.loss for r in whole.runs]
+    assert again.tuning.recipe.lr == result.tuning.recipe.lr
+    assert [r.loss for r in again.runs] == [r.loss for r in result.runs]
 
 
-def test_a_plan_is_tuned_by_itself_and_keeps_its_sizes(tuned, tmp_path):
-    arguments = {k: v for k, v in tuned.items() if k not in ("tune", "output_dir", "progress")}
-    plan = flops_fit.plan_sweep(**arguments)
-    other, tuning = flops_fit.tune_sweep(plan, SMALL, output_dir=tmp_path, progress=False)
+def test_a_plan_is_tuned_by_itself_and_keeps_its_sizes(result, tmp_path):
+    """The trials of the one call are its own."""
+    out = shutil.copytree(result.output_dir, tmp_path / "out")
+    plan = flops_fit.plan_sweep(**TUNED)
+    other, tuning = flops_fit.tune_sweep(plan, SMALL, output_dir=out, progress=False)
+    assert [t.run for t in tuning.trials] == [t.run for t in result.tuning.trials]
     assert [(e.budget, e.size) for e in other.experiments] == [
         (e.budget, e.size) for e in plan.experiments
     ]

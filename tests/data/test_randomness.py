@@ -6,8 +6,6 @@ import gc
 import multiprocessing
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch.utils.data import IterableDataset
 
 from flops_fit.data import DataSpec, split_data
 from flops_fit.rng import capture
+from tests._scripts import Scripts
 from tests.conftest import Blobs
 
 
@@ -216,16 +215,10 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_reaches_the_run_and_ends_the_workers(tmp_path: Path) -> None:
+def test_ctrl_c_reaches_the_run_and_ends_the_workers(tmp_path: Path, scripts: Scripts) -> None:
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED.format(root=str(Path(__file__).resolve().parents[2])))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        start_new_session=True,
-    )
+    done = scripts.run(script)
     said, *pids = done.stdout.split()
     assert (done.returncode, said, len(pids)) == (0, "interrupted", 2)
     for pid in pids:

@@ -82,9 +82,9 @@ class Contract:
         crowd = tmp_path / "crowd"
         crowd.mkdir()
         executor.start(_tasks.Crowd(crowd), lambda progress: None)
-        for seed in range(5):
+        for seed in range(3):
             executor.submit(make_experiment(seed=seed))
-        assert 1 <= max(r.loss for r in drain(executor, 5)) <= executor.capacity
+        assert 1 <= max(r.loss for r in drain(executor, 3)) <= executor.capacity
 
     def test_what_is_printed_keeps_its_order(self, executor: Executor, tmp_path: Path) -> None:
         """A worker's own lines and those of a process that it starts."""
@@ -130,15 +130,14 @@ class Contract:
     def test_training_gives_the_same_digits_everywhere(self, executor: Executor) -> None:
         torch.set_num_threads(1)
         plan = flops_fit.plan_sweep(
-            MLP, "width", None, Blobs(), cross_entropy, [6e5], sizes=[4, 8], batch_size=8
+            MLP, "width", None, Blobs(), cross_entropy, [6e5], sizes=[8], batch_size=8
         )
         alone = InProcessExecutor()
         told = []
         for place in (alone, executor):
             place.start(plan.task, lambda progress: None)
-            for experiment in plan.experiments:
-                place.submit(experiment)
-            runs = sorted(drain(place, 2), key=lambda r: r.experiment.size)
-            told.append([(r.state, r.loss, r.train_loss, r.gradient_norm) for r in runs])
+            place.submit(plan.experiments[0])
+            (run,) = drain(place, 1)
+            told.append((run.state, run.loss, run.train_loss, run.gradient_norm))
         assert told[0] == told[1]
-        assert told[0][0][0] == "completed"
+        assert told[0][0] == "completed"

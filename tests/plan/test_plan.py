@@ -23,7 +23,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(3e6, 1e9), min_size=1, max_size=4, unique=True))
 def test_every_run_costs_its_budget_within_a_percent(budgets: list[float]) -> None:
     plan = plan_sweep(**ARGUMENTS, compute_budgets=budgets)

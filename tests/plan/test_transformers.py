@@ -76,7 +76,7 @@ def padded(n: int = 300) -> list[dict[str, torch.Tensor]]:
     return samples
 
 
-def plan_of(factory: Factory, data: Any, budget: float = 2e8, **others: Any) -> Any:
+def plan_of(factory: Factory, data: Any, budget: float = 1e8, **others: Any) -> Any:
     return plan_sweep(
         factory,
         "w",
@@ -120,6 +120,6 @@ def test_a_vision_transformer_is_planned_and_trained(tmp_path: Path) -> None:
         {"pixel_values": torch.randn(3, 8, 8, generator=g) + i % 2, "labels": torch.tensor(i % 2)}
         for i in range(300)
     ]
-    plan = plan_of(vit, images, 1e8)
+    plan = plan_of(vit, images, 5e7)
     (run,) = run_sweep(plan, output_dir=tmp_path, progress=False)
     assert (run.state, run.reason) == ("completed", "")

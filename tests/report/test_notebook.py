@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 import flops_fit
 from flops_fit.records import Diagnostic
 from flops_fit.text import card
+from tests.conftest import MLP
 
 
 class Text(HTMLParser):
@@ -34,9 +34,17 @@ class Text(HTMLParser):
         self.cells.append(data)
 
 
-@pytest.fixture
-def result(sweep: dict[str, Any], tmp_path: Path) -> flops_fit.Result:
-    return flops_fit.find_optimal(**sweep, mode="mock", output_dir=tmp_path)
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> flops_fit.Result:
+    return flops_fit.find_optimal(
+        MLP,
+        "width",
+        compute_budgets=[2e5, 4e5, 8e5],
+        sizes=[4, 6, 8, 12],
+        mode="mock",
+        output_dir=tmp_path_factory.mktemp("mock"),
+        progress=False,
+    )
 
 
 def test_every_stage_shows_itself(result: flops_fit.Result) -> None:

@@ -10,8 +10,6 @@ import os
 import pickle
 import random
 import shutil
-import subprocess
-import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from flops_fit.errors import InputError, InputTypeError, OutputError
 from flops_fit.rng import capture, restore
 from flops_fit.train import checkpoint
 from flops_fit.train.checkpoint import Checkpoints
+from tests._scripts import Scripts
 from tests.conftest import MLP
 
 KILLS = Path(__file__).with_name("_kills.py")
@@ -579,14 +578,12 @@ def test_all_content_is_on_the_disk_before_the_rename_and_the_rename_before_the_
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("how", ["random", "every_call"])
-def test_a_kill_at_any_instant_loses_nothing_that_was_saved(tmp_path: Path, how: str) -> None:
+def test_a_kill_at_any_instant_loses_nothing_that_was_saved(
+    tmp_path: Path, how: str, scripts: Scripts
+) -> None:
     """Killed at random times, or at each call that changes the disk, a run finds a
     complete state of at least the last step that it was told is saved."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(KILLS), how, str(tmp_path / "c")],
-        capture_output=True,
-        text=True,
-    )
+    done = scripts.run(KILLS, how, tmp_path / "c")
     assert done.returncode == 0, done.stderr
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rounds) >= 20
