@@ -6,7 +6,6 @@ the run. Outside the range of a rule its learning rate is neither checked nor bo
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -233,18 +232,6 @@ def named(name: Any, argument: str = "hparams") -> Recipe:
         )
     check_choice(argument, name, RECIPES)
     return RECIPES[name]
-
-
-def with_values(
-    hparams: HParams, values: Mapping[str, Any], params: ParamCount, units: float
-) -> HParams:
-    """The same with other values, among which a weight decay may be ``"timescale"``."""
-    if values.get("weight_decay") != TIMESCALE:
-        return replace(hparams, **values)
-    others = {name: value for name, value in values.items() if name != "weight_decay"}
-    hparams = replace(hparams, **others)
-    decay = timescale_weight_decay(hparams.lr, hparams.batch_units, params, units)
-    return replace(hparams, weight_decay=decay)
 
 
 def _share(warmup_units: float, units: float) -> float:

@@ -9,16 +9,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from flops_fit.errors import (
-    FlopsFitError,
-    InputError,
-    InputTypeError,
-    check_choice,
-    is_number,
-    nearest_name,
-)
+from flops_fit.errors import FlopsFitError, InputError, InputTypeError, check_choice, is_number
 from flops_fit.hparams import HParams
-from flops_fit.recipes.published import PUBLISHED, TIMESCALE, Recipe, default, named, with_values
+from flops_fit.recipes.published import (
+    PUBLISHED,
+    TIMESCALE,
+    Recipe,
+    default,
+    named,
+    timescale_weight_decay,
+)
 from flops_fit.records import ParamCount
 
 RecipeLike = str | Path | Recipe | Mapping[str, Any] | HParams
@@ -60,7 +60,8 @@ class TunedRecipe:
     """A recipe times factors that tuning found: lr_base(N, D)·f(N) and batch_base(N, D)·g.
 
     ``lr`` has (N, f) of each knot, ascending in N; ln f is linear in ln N between them, and constant
-    beyond. ``batch`` is g; ``name`` is appended to the base's name on every run.
+    beyond. ``batch`` is g; ``name`` is appended to the base's name on every run. With a ``reference`` the
+    rate also follows the square root of the base's batch, relative to this one.
 
     >>> base = lambda params, units, unit: HParams(lr=0.01, batch_units=100, recipe="mine-1")
     >>> tuned = TunedRecipe(base, lr=((1e3, 2.0),), batch=0.5, name="pilot")
@@ -73,13 +74,17 @@ class TunedRecipe:
     lr: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
     batch: float = 1.0
     name: str = ""
+    # Malladi et al. 2022 (arXiv:2205.10287) for Adam. A batch that grows as D^0.571 takes the rate to
+    # D^0.29, where Li et al. 2025 (arXiv:2503.04715) measured D^0.307.
+    reference: float | None = None
 
     def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
         """The base's values at this size and length, times the factors."""
         hparams = self.base(params, units, unit)
+        coupling = math.sqrt(hparams.batch_units / self.reference) if self.reference else 1.0
         return replace(
             hparams,
-            lr=hparams.lr * self.factor(params.total),
+            lr=hparams.lr * self.factor(params.total) * coupling,
             batch_units=hparams.batch_units * self.batch,
             recipe=f"{hparams.recipe} + {self.name}" if self.name else hparams.recipe,
         )
@@ -90,28 +95,13 @@ class TunedRecipe:
         return math.exp(float(np.interp(math.log(params), np.log(sizes), np.log(factors))))
 
 
-@dataclass(frozen=True)
-class Coupled:
-    """A recipe whose rate follows the square root of its batch, relative to the batch ``reference``."""
-
-    # Malladi et al. 2022 (arXiv:2205.10287) for Adam. A batch that grows as D^0.571 takes the rate to
-    # D^0.29, where Li et al. 2025 (arXiv:2503.04715) measured D^0.307.
-    base: Recipe
-    reference: float
-
-    def __call__(self, params: ParamCount, units: float, unit: str) -> HParams:
-        """The base's values, the rate coupled to the batch."""
-        hparams = self.base(params, units, unit)
-        return replace(hparams, lr=hparams.lr * math.sqrt(hparams.batch_units / self.reference))
-
-
 def coupled(base: Recipe, params: ParamCount, lengths: Sequence[float], unit: str) -> Recipe:
     """A recipe whose rate does not change with length while its batch does, coupled to its mean batch."""
     first, later = (base(params, units, unit) for units in (lengths[0], 100 * lengths[0]))
     if first.lr != later.lr or first.batch_units == later.batch_units:
         return base
     batches = [base(params, units, unit).batch_units for units in lengths]
-    return Coupled(base, float(np.exp(np.mean(np.log(batches)))))
+    return TunedRecipe(base, reference=float(np.exp(np.mean(np.log(batches)))))
 
 
 def resolve_recipe(hparams: RecipeLike) -> Recipe:
@@ -234,7 +224,11 @@ class RecipeTable:
         base = _UNSET if self.base is None else self.base(params, units, unit)
         other = "custom" if self.base is default else "+".join([base.recipe, *sorted(self.values)])
         values = {**self.values, **by_law, "recipe": self.name or other}
-        return with_values(base, values, params, units)
+        if values.get("weight_decay") != TIMESCALE:
+            return replace(base, **values)
+        hparams = replace(base, **{**values, "weight_decay": 0.0})
+        decay = timescale_weight_decay(hparams.lr, hparams.batch_units, params, units)
+        return replace(hparams, weight_decay=decay)
 
 
 def changed(values: Mapping[str, Any]) -> RecipeTable:
@@ -310,6 +304,4 @@ def _number(what: str, value: Any) -> float:
 
 def _check_keys(where: str, table: Iterable[str], known: tuple[str, ...]) -> None:
     for key in table:
-        if key not in known:
-            hint = nearest_name(key, known)
-            raise InputError(f"{where}unknown key {key!r}; known are {', '.join(known)}.{hint}")
+        check_choice(f"{where}key", key, known)

@@ -49,6 +49,11 @@ class Rule:
     beyond: Mapping[str, str] = field(default_factory=dict)
     lower: float = 1.0  # factor on the recipe's rate, where too few runs have a loss for a law
 
+    @property
+    def side(self) -> str:
+        """Where the best lies beyond all runs, in words."""
+        return ", ".join(f"{_WORDS[name]} {where}" for name, where in self.beyond.items())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         laws = {n: {name: getattr(law, name) for name in _OF_LAW} for n, law in self.laws.items()}
@@ -144,7 +149,7 @@ class _Climb:
             cells = [e for e in self.plan.experiments if e.budget == budget]
             cost = sum(e.flops for e in cells)
             for again in range(_MOST_AGAIN + 1):
-                self.tell(self._said(budget, len(cells), spread, rule, again))
+                self.tell(self._said(cells, spread, rule, again))
                 new = self.drawn(cells, rule, spread, [i, again])
                 known = [run.experiment for run in self.runs]
                 self.runs = list(self.carry_out([*known, *new]))
@@ -154,26 +159,23 @@ class _Climb:
                 if not rule.beyond or again == _MOST_AGAIN:
                     break
                 if cost > left:
-                    side = ", ".join(f"{_WORDS[n]} {where}" for n, where in rule.beyond.items())
                     self.tell(
-                        f"the best {side} lies beyond the runs at {budget:.3g} FLOPs; the share of "
+                        f"the best {rule.side} lies beyond the runs at {budget:.3g} FLOPs; the share of "
                         f"{share:.2g} has no room to make them again: give Tune('joint', share=...) more"
                     )
                     break
                 left -= cost
 
-    def _said(self, budget: float, count: int, spread: float, rule: Rule, again: int) -> str:
+    def _said(self, cells: Sequence[Experiment], spread: float, rule: Rule, again: int) -> str:
         where = "around the recipe" if not rule.laws else "around the rule of all runs so far"
         if again:
-            side = ", ".join(f"{_WORDS[n]} {where}" for n, where in rule.beyond.items())
-            where = f"again {where}, as the best lies outside what was tried ({side})"
-        cells = [e for e in self.plan.experiments if e.budget == budget]
-        e = sorted(cells, key=lambda e: e.params.total)[count // 2]
+            where = f"again {where}, as the best lies outside what was tried ({rule.side})"
+        e = sorted(cells, key=lambda e: e.params.total)[len(cells) // 2]
         best = {n: law(e.params, e.tokens) for n, law in rule.laws.items()}
         shown = [f"lr {best['lr']:.2g}"] if "lr" in best else []
         shown += [f"batch {format_count(best['batch_units'])}"] if "batch_units" in best else []
         centre = f": {', '.join(shown)} at N = {format_count(e.params.total)}" if shown else ""
-        return f"{budget:.3g} FLOPs: {count} runs within ×{spread:.2g} {where}{centre}"
+        return f"{e.budget:.3g} FLOPs: {len(cells)} runs within ×{spread:.2g} {where}{centre}"
 
     def drawn(
         self, cells: Sequence[Experiment], rule: Rule, spread: float, key: Sequence[int]

@@ -84,9 +84,10 @@ def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
         lowest = min(points, key=lambda p: p[1])[0] if points else 1.0
         near.append([p for p in points if abs(math.log(p[0] / lowest)) <= limit])
     used = [i for i, points in enumerate(near) if len(points) >= 2]
-    x = [np.array([math.log(p[0]) for p in near[i]]) for i in used]
-    y = [np.array([math.log(p[1]) for p in near[i]]) for i in used]
-    shared, apart = _fitted(x, y, common=True), _fitted(x, y, common=False)
+    x, y = np.log([p for i in used for p in near[i]]).reshape(-1, 2).T
+    offsets = np.eye(len(used))[[c for c, i in enumerate(used) for _ in near[i]]]
+    slopes = x[:, None], x[:, None] * offsets  # one for all cells, or one for each
+    shared, apart = (_fitted(np.column_stack([offsets, s, 0.5 * x**2]), y) for s in slopes)
     optima = [OptimumFit()] * len(cells)
     if shared is None:
         return OptimumFits(None, None, 0.0, tuple(optima), None)
@@ -100,22 +101,13 @@ def fit_optima(cells: Sequence[Points], reach: float) -> OptimumFits:
     return OptimumFits(pooled.factor, pooled.interval, float(best.beta[-1]), tuple(optima), agree)
 
 
-def _fitted(x: Sequence[Floats], y: Sequence[Floats], *, common: bool) -> _Parabolas | None:
-    """One slope for all cells or one for each; ``None`` if the points do not determine them."""
-    cells, n = len(x), sum(map(len, x))
-    slopes = 1 if common else cells
-    X = np.zeros((n, cells + slopes + 1))
-    row = 0
-    for c, values in enumerate(x):
-        rows = slice(row, row := row + len(values))
-        X[rows, c] = 1.0
-        X[rows, cells + (0 if common else c)] = values
-        X[rows, -1] = 0.5 * values**2
-    if cells == 0 or n < X.shape[1] or np.linalg.matrix_rank(X) < X.shape[1]:
+def _fitted(X: Floats, y: Floats) -> _Parabolas | None:
+    """The least squares of y on the columns of X; ``None`` if the points do not determine them."""
+    dof = X.shape[0] - X.shape[1]
+    if dof < 0 or np.linalg.matrix_rank(X) < X.shape[1]:
         return None
-    z = np.concatenate(y)
-    beta, *_ = np.linalg.lstsq(X, z, rcond=None)
-    rss, dof = float(np.sum((z - X @ beta) ** 2)), n - X.shape[1]
+    beta, *_ = np.linalg.lstsq(X, y, rcond=None)
+    rss = float(np.sum((y - X @ beta) ** 2))
     variance = rss / dof if dof > 0 else math.nan
     return _Parabolas(np.asarray(beta), np.asarray(np.linalg.inv(X.T @ X)), rss, dof, variance)
 

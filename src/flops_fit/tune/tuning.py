@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from flops_fit.errors import InputError, InputTypeError, check_choice, is_number, is_whole
-from flops_fit.recipes.resolve import Coupled, TunedRecipe
+from flops_fit.recipes.resolve import TunedRecipe
 from flops_fit.records import Diagnostic, Findings, Run, finite_json
 from flops_fit.text import format_count, format_regret, render, values_table
 from flops_fit.tune.optimum_fit import OptimumFits
@@ -194,9 +194,9 @@ class Tuning:
         return finding("tuning", tuning=self, span=span, coupled=coupled, **counts)
 
     @property
-    def coupled(self) -> Coupled | None:
-        """The coupling of the recipe's rate to its batch; ``None`` if it needed none."""
-        return self.recipe.base if isinstance(self.recipe.base, Coupled) else None
+    def coupled(self) -> float | None:
+        """The batch relative to which the recipe's rate follows its batch; ``None`` if it does not."""
+        return getattr(self.recipe.base, "reference", None)
 
     def _regret(self) -> Diagnostic:
         """What the untuned recipe would have cost, compared with the noise of a seed."""
@@ -210,11 +210,7 @@ class Tuning:
         noise = "" if self.seed_sd is None else f" A seed's noise is {self.seed_sd:.2%}."
         small = max(left) <= max(self.seed_sd or 0.0, _SMALL_REGRET)
         action = 'tune="per-size"' if self.options.kind == "pilot" else "a smaller step"
-        cost = (
-            _span(lost)
-            if max(lost) >= 1 and not math.isinf(max(lost))
-            else f"{_span(lost)} of the loss"
-        )
+        cost = _span(lost) + ("" if 1 <= max(lost) < math.inf else " of the loss")
         words = {"lost": cost, "left": _span(left), "noise": noise, "action": action}
         return finding("tuning_regret", "note" if small else None, not small, **words)
 
