@@ -2,6 +2,7 @@
 
     python -m benchmarks.beyond --data DIR                    # a folder of public tables
     python -m benchmarks.beyond --data DIR --only metrics     # benchmark scores
+    python -m benchmarks.beyond --data DIR --only schedules   # what a run will end at
 
 Ends with the goals that were missed, and exits with 1 where there are any.
 """
@@ -17,9 +18,10 @@ if __name__ == "__main__":  # read when NumPy is first imported
 
 from benchmarks.beyond.metrics import metrics
 from benchmarks.beyond.repeats import repeats
+from benchmarks.beyond.schedules import schedules
 from benchmarks.common.command import run, with_folder
 
-PARTS = {"metrics": metrics, "repeats": repeats}
+PARTS = {"metrics": metrics, "repeats": repeats, "schedules": schedules}
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flops_fit.api import coordinate_check, find_optimal, plan_sweep, run_sweep, tune_sweep
     from flops_fit.execute import CommandTask, Mock
     from flops_fit.fit import Fit, Prediction, compare, fit_runs, load_fit
+    from flops_fit.forecasting import Forecast, forecast
     from flops_fit.model import ModelSizes
     from flops_fit.mup import Mup
     from flops_fit.plan import Adaptive, Grid, Rectangular, SweepPlan, Tapered
@@ -28,22 +29,23 @@ if TYPE_CHECKING:
     from flops_fit.store import collect
     from flops_fit.table import Curves, RunTable
     from flops_fit.trackers import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
-    from flops_fit.train import HFCallback, TrainingConfig
+    from flops_fit.train import HFCallback, LightningCallback, TrainingConfig
     from flops_fit.tune import Tune
 
 __all__ = [
-    "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Grid", "HFCallback", "HParams",
-    "Mock", "ModelSizes", "Mup", "ParamCount", "Prediction", "Rectangular", "Result", "Run",
-    "RunTable", "SweepPlan", "Tapered", "TrackedRuns", "TrainingConfig", "Tune", "__version__",
-    "collect", "compare", "coordinate_check", "errors", "examples", "find_optimal", "fit_runs",
-    "laws", "load_fit", "plan_sweep", "read_mlflow", "read_tensorboard", "read_wandb",
-    "reference", "run_sweep", "tune_sweep", "write_report",
+    "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Forecast", "Grid",
+    "HFCallback", "HParams", "LightningCallback", "Mock", "ModelSizes", "Mup", "ParamCount",
+    "Prediction", "Rectangular", "Result", "Run", "RunTable", "SweepPlan", "Tapered", "TrackedRuns",
+    "TrainingConfig", "Tune", "__version__", "collect", "compare", "coordinate_check", "errors",
+    "examples", "find_optimal", "fit_runs", "forecast", "laws", "load_fit", "plan_sweep", "read_mlflow",
+    "read_tensorboard", "read_wandb", "reference", "run_sweep", "tune_sweep", "write_report",
 ]  # fmt: skip
 
 _MODULES = {
     "api": ("coordinate_check", "find_optimal", "plan_sweep", "run_sweep", "tune_sweep"),
     "fit": ("Fit", "Prediction", "compare", "fit_runs", "load_fit"),
     "execute": ("CommandTask", "Mock"),
+    "forecasting": ("Forecast", "forecast"),
     "model": ("ModelSizes",),
     "plan": ("Adaptive", "Grid", "Rectangular", "SweepPlan", "Tapered"),
     "recipes": ("HParams",),
@@ -54,7 +56,7 @@ _MODULES = {
     "table": ("Curves", "RunTable"),
     "trackers": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
     "mup": ("Mup",),
-    "train": ("HFCallback", "TrainingConfig"),
+    "train": ("HFCallback", "LightningCallback", "TrainingConfig"),
     "tune": ("Tune",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -15,10 +15,12 @@ import flops_fit
 from flops_fit import reference
 from flops_fit.cli.answer import number, read_fit
 from flops_fit.laws import Hoffmann
-from flops_fit.store import recorded_findings
+from flops_fit.records import Run
+from flops_fit.store import Store, recorded_findings
 from flops_fit.table import RunTable
 from tests.cli._calls import called
 from tests.cli._typed import TYPED
+from tests.conftest import make_experiment
 from tests.fit._runs import sweep
 
 Capsys = pytest.CaptureFixture[str]
@@ -303,3 +305,29 @@ def test_a_path_that_no_system_takes_is_one_line(
     assert "xxx" in told.err
     assert "OSError" not in told.err
     assert len(told.err.splitlines()) == 1
+
+
+def test_where_a_run_will_end_is_told_from_its_curve_or_its_sweep(
+    capsys: Capsys, tmp_path: Path
+) -> None:
+    """A run that has ended is told of no more."""
+    curve, folder = tmp_path / "log.csv", tmp_path / "sweep"
+    points = [(step, 2 + 20 * step**-0.5) for step in range(10, 810, 10)]
+    curve.write_text("step,loss\n" + "\n".join(f"{step},{loss}" for step, loss in points))
+    options = ["--schedule", "wsd", "--end", "1000", "--prior", str(curve)]
+    told = called(capsys, "forecast", str(curve), *options, "--json").document
+    again = flops_fit.forecast(str(curve), "wsd", end=1000, prior=[(str(curve), "wsd")])
+    assert told["value"] == pytest.approx(again.value)
+    assert called(capsys, "forecast", str(curve), *options).out == f"{again}\n"
+
+    going, done = (make_experiment(steps=1000, seed=seed) for seed in (1, 2))
+    store = Store.open(folder)
+    store.write_plan([going, done])
+    store.publish(Run(done, "completed", loss=2.5))
+    for experiment in (going, done):
+        store.run_dir(experiment.id).mkdir(parents=True, exist_ok=True)
+        lines = "\n".join(json.dumps({"step": step, "loss": loss}) for step, loss in points)
+        (store.run_dir(experiment.id) / "metrics.jsonl").write_text(lines)
+    out = called(capsys, "forecast", str(folder)).out
+    assert out.startswith(f"{going.label}: expected 2.")
+    assert out.count("expected") == 1

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -157,6 +160,21 @@ def test_a_running_run_says_how_far_how_good_and_how_fast() -> None:
     assert starting.split()[-1] == "starting"
     assert going.split()[1] == "size=3"
     assert going.split()[-6:] == ["50", "%", "loss", "1.250", "800", "samples/s"]
+
+
+def test_a_wide_terminal_shows_where_a_run_will_end(tmp_path: Path) -> None:
+    """From its curve in the folder of the sweep, once a minute has passed."""
+    run, time = make_experiment(steps=1000), [0.0]
+    shown = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+    view = LiveView(shown, lambda: time[0], folder=tmp_path)
+    (tmp_path / "runs" / run.id).mkdir(parents=True)
+    lines = [json.dumps({"step": s, "loss": 2 + 20 * s**-0.5}) for s in range(10, 810, 10)]
+    (tmp_path / "runs" / run.id / "metrics.jsonl").write_text("\n".join(lines))
+    with view.open([run], [], 1):
+        view.progress(Progress(run.id, 800, 1000, 2.7))
+        time[0] = 61.0
+        text = render(frame(view._snapshot(), 140, 40), 140)
+    assert re.search(r"loss 2\.700, expected 2\.\d\d–2\.\d\d", text)
 
 
 def test_what_is_said_of_a_run_after_its_end_is_not_believed() -> None:

@@ -42,7 +42,7 @@ class RunOptions:
     @property
     def view(self) -> SweepView:
         """The progress display."""
-        return LiveView() if self.progress else SilentView()
+        return LiveView(folder=self.output_dir) if self.progress else SilentView()
 
 
 def run_sweep(

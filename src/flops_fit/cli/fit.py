@@ -190,3 +190,31 @@ def next_(
             flops_fit.files.write_output(out, text)
         shown.append(f"Runs: {out}")
     return Answer(tuple(shown), document, answer.relied_on(fitted))
+
+
+def forecast(
+    curve: Annotated[Path, answer.argument("curve")],
+    schedule: Annotated[str, option("schedule")] = "cosine",
+    end: Annotated[float | None, option("end", parser=answer.flops_number)] = None,
+    prior: Annotated[list[Path] | None, option("prior")] = None,
+    level: Annotated[float, option("compare_level")] = 0.9,
+    as_json: Json = False,
+) -> Answer:
+    """Say at what loss a run under way will end, from its curve; or each of a sweep, from its folder."""
+    if not os.path.isdir(curve):
+        earlier = [(str(path), schedule) for path in prior or ()]
+        found = flops_fit.forecast(str(curve), schedule, end=end, prior=earlier, level=level)
+        return Answer((str(found),), _document(found))
+    plan = flops_fit.store.planned(curve)
+    done = {r.experiment.id: r.state for r in flops_fit.store.recorded_runs(curve)}
+    under_way = [e for e in plan if done.get(e.id) not in ("completed", "diverged")]
+    earlier_runs = [e for e in plan if done.get(e.id) == "completed"]
+    ends = flops_fit.store.forecast_ends(curve, under_way, earlier_runs)
+    lines = [f"{e.label}: {ends[e.id]}" for e in under_way if e.id in ends]
+    shown = lines or ["No run is under way whose curve can tell where it will end."]
+    return Answer(tuple(shown), {key: _document(end) for key, end in ends.items()})
+
+
+def _document(found: flops_fit.Forecast) -> dict[str, Any]:
+    names = ("value", "interval", "level", "end", "seen", "constants")
+    return {name: getattr(found, name) for name in names}

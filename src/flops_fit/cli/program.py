@@ -19,7 +19,7 @@ import typer
 import flops_fit
 from flops_fit._version import __version__
 from flops_fit.cli.answer import WORDS, Answer, Settings, examples, in_options, option
-from flops_fit.cli.fit import compare, fit, next_, report
+from flops_fit.cli.fit import compare, fit, forecast, next_, report
 from flops_fit.cli.predict import metric, predict, reference
 from flops_fit.cli.sweep_commands import collect, demo, doctor, export, init, plan, run
 from flops_fit.errors import FlopsFitError, InputError, InputTypeError
@@ -64,7 +64,7 @@ def _common(
 
 _PANELS: dict[str, tuple[Any, ...]] = {
     "Sweeps": (demo, init, plan, run),
-    "Answers from runs: no torch needed": (fit, predict, metric, compare, next_, report),
+    "Answers from runs: no torch needed": (fit, predict, metric, compare, next_, forecast, report),
     "The folder of a sweep": (doctor, collect, export),
 }
 for _panel, _functions in _PANELS.items():

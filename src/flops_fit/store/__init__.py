@@ -20,9 +20,18 @@ A run is found by its id alone, so a changed plan keeps every run that it still 
 Files that are torn or foreign are renamed and reported, never deleted and never fitted.
 """
 
-from flops_fit.store.doctor import Examination, Finding, collect, examine, recorded_runs, repair
+from flops_fit.store.doctor import (
+    Examination,
+    Finding,
+    collect,
+    examine,
+    planned,
+    recorded_runs,
+    repair,
+)
 from flops_fit.store.read import (
     TrainingCurve,
+    forecast_ends,
     recorded_findings,
     recorded_flops,
     training_curves,
@@ -31,6 +40,7 @@ from flops_fit.store.read import (
 from flops_fit.store.store import Recorded, Store
 
 __all__ = [
-    "Examination", "Finding", "Recorded", "Store", "TrainingCurve", "collect", "examine", "recorded_findings",
-    "recorded_flops", "recorded_runs", "repair", "training_curves", "write_runs",
+    "Examination", "Finding", "Recorded", "Store", "TrainingCurve", "collect", "examine", "forecast_ends",
+    "planned", "recorded_findings", "recorded_flops", "recorded_runs", "repair", "training_curves",
+    "write_runs",
 ]  # fmt: skip

@@ -3,22 +3,27 @@
 import io
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputError, OutputError, TableError
+from flops_fit.errors import FlopsFitError, InputError, OutputError, TableError
 from flops_fit.files import csv_text, output_errors, read_json, write_output
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_from_dict
+from flops_fit.forecasting import Forecast, forecast
+from flops_fit.hparams import learning_rate
 from flops_fit.lazy import import_extra
 from flops_fit.plan.io import FINAL, SWEEP_FORMAT, SWEEP_SCHEMA
-from flops_fit.records import SAID_BY_FIT, Diagnostic, Run, as_record, canonical_json
+from flops_fit.records import SAID_BY_FIT, Diagnostic, Experiment, Run, as_record, canonical_json
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import anonymous
+
+_LEAST_READINGS = 20  # of a curve that others are forecast by
 
 
 def read_run(path: Path, experiment_id: str) -> Run:
@@ -173,3 +178,32 @@ def training_curves(folder: str | Path, runs: Iterable[Run]) -> list[TrainingCur
             ends = np.array(steps) / run.experiment.steps
             out.append(TrainingCurve(run, (ends[1:] + ends[:-1]) / 2, np.array(losses)))
     return out
+
+
+def forecast_ends(
+    folder: str | Path, running: Iterable[Experiment], finished: Iterable[Experiment]
+) -> dict[str, Forecast]:
+    """By id, the training loss at which runs under way will end, where their curves can tell.
+
+    Those of the ``finished`` runs say what their schedule does to a loss.
+    """
+
+    def parts(curve: TrainingCurve) -> tuple[tuple[Floats, Floats], Callable[[float], float], int]:
+        e = curve.run.experiment
+        rate = partial(
+            learning_rate, e.hparams, planned=e.steps * e.batch_size * e.units_per_sample
+        )
+        per_step = e.batch_size * e.units_per_sample
+        return (curve.share * e.steps, curve.loss), lambda step: rate(step * per_step), e.steps
+
+    earlier, ours = (
+        training_curves(folder, [Run(e, "running") for e in experiments])
+        for experiments in (finished, running)
+    )
+    prior = [parts(c) for c in earlier if len(c.loss) >= _LEAST_READINGS]
+    ends = {}
+    for curve in ours:
+        points, rate, steps = parts(curve)
+        with suppress(FlopsFitError):  # it is too early
+            ends[curve.run.experiment.id] = forecast(points, rate, end=steps, prior=prior)
+    return ends

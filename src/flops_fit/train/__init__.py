@@ -1,10 +1,11 @@
 """Training: one Experiment in, one Run out."""
 
+from flops_fit.train.callbacks import HFCallback, LightningCallback
 from flops_fit.train.config import Precision, TrainingConfig
-from flops_fit.train.huggingface import HFCallback
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.trainer import Progress, Trainer
 
 __all__ = [
-    "HFCallback", "MakeOptimizer", "ParamGroups", "Precision", "Progress", "Trainer", "TrainingConfig",
+    "HFCallback", "LightningCallback", "MakeOptimizer", "ParamGroups", "Precision", "Progress", "Trainer",
+    "TrainingConfig",
 ]  # fmt: skip

@@ -4,8 +4,9 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from flops_fit.forecasting import Forecast
 from flops_fit.records import Experiment, Run, own_flops, shared_steps
 from flops_fit.train.trainer import Progress
 
@@ -50,6 +51,8 @@ class Snapshot:
     rate: float | None  # FLOP/s, once known
     elapsed: float  # seconds
     left: float | None
+    completed: tuple[Experiment, ...] = ()
+    ends: Mapping[str, Forecast] = field(default_factory=dict)  # by id, of running runs
 
     @property
     def runs(self) -> int:
@@ -147,6 +150,7 @@ class Board:
                 running=tuple((self._experiments[i], p) for i, p in self._running.items()),
                 label_width=self._label_width, spent=spent, planned=sum(self._own.values()),
                 rate=rate, elapsed=now - since, left=left / rate if rate and left else None,
+                completed=tuple(self._experiments[i] for i, s in self._states.items() if s == "completed"),
             )  # fmt: skip
 
     def _share_of(self, run: Run) -> float:

@@ -6,9 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from flops_fit.forecasting import Forecast
 from flops_fit.records import Experiment, Run
+from flops_fit.store.read import forecast_ends
 from flops_fit.text import format_count, format_duration, visible
 from flops_fit.train.trainer import Progress
 from flops_fit.view.board import Board, Snapshot
@@ -23,9 +27,11 @@ Move = Literal["waiting", "elsewhere", "lost"]
 _ROWS = 8  # at most, of running runs
 _OTHER_LINES = 6  # of a frame, beside those
 _BAR_WIDTH = 90  # columns from which on running runs have bars
+_EXPECTED_WIDTH = 110  # and the loss at which they are expected to end
 _REFRESHES = 4  # per second
 _LINE_SECONDS = 1.0  # between lines of ended runs
 _STATUS_SECONDS = 60.0  # between lines of the whole sweep
+_FORECAST_SECONDS = 60.0  # between forecasts of where runs will end, which take up to a second each
 _STATES = {  # word and style, in the order shown
     "completed": ("completed", "green"), "running": ("running", "cyan"),
     "stopped": ("stopped", "yellow"), "waiting": ("waiting", ""),
@@ -67,17 +73,23 @@ class LiveView(SweepView):
     """A display at the bottom of a terminal; elsewhere plain lines, few of them.
 
     There a run that has ended is a line, at most one a second, always if it did not complete, and while
-    none ends the sweep is a line each minute. A view may be opened again as a sweep grows.
+    none ends the sweep is a line each minute. A view may be opened again as a sweep grows. Where it knows
+    the ``folder`` of the sweep, its runs are shown with the loss at which they are expected to end.
     """
 
     def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        folder: str | Path | None = None,
     ) -> None:
         from rich.console import Console
 
         self._console = console or Console(stderr=True)
         self._clock = clock
-        self._since = clock()
+        self._folder = folder
+        self._since = self._forecast_at = clock()
+        self._ends: dict[str, Forecast] = {}
         self._board = Board((), (), self._since)
         self._known: set[str] = set()
         self._last_line = -math.inf
@@ -116,7 +128,14 @@ class LiveView(SweepView):
                 raise
 
     def _snapshot(self) -> Snapshot:
-        return self._board.snapshot(self._clock(), self._since)
+        snapshot = self._board.snapshot(self._clock(), self._since)
+        if self._folder is not None and self._draws:
+            if self._clock() - self._forecast_at > _FORECAST_SECONDS:
+                running = [experiment for experiment, _ in snapshot.running[:_ROWS]]
+                self._ends = forecast_ends(self._folder, running, snapshot.completed)
+                self._forecast_at = self._clock()
+            snapshot = replace(snapshot, ends=self._ends)
+        return snapshot
 
     def progress(self, progress: Progress) -> None:
         """Note it for the next drawing; elsewhere a line each minute."""
@@ -267,6 +286,8 @@ def _rows(s: Snapshot, most: int, width: int) -> Table:
         bar = ProgressBar(total=1.0, completed=share, width=20, complete_style="cyan")
         begun = not math.isnan(p.loss) or speed is not None
         loss = f"loss {p.loss:.3f}" if begun else _text("starting", "dim")
+        if begun and width >= _EXPECTED_WIDTH and e.id in s.ends:
+            loss = f"{loss}, expected {s.ends[e.id].span}"
         rate = f"{format_count(speed)} {e.unit}/s" if speed else ""
         grid.add_row("", _text(e.label), *[bar] * wide, _percent(share), loss, rate)
     return grid

@@ -1,4 +1,4 @@
-"""What Hugging Face's own Trainer trains becomes rows that a fit reads."""
+"""What other trainers train becomes rows that a fit reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import flops_fit
+from tests.conftest import MLP, Blobs, cross_entropy
 
 transformers = pytest.importorskip("transformers")
 
@@ -76,6 +77,7 @@ def test_a_run_of_a_trainer_is_a_row_with_what_it_saw_and_cost(tmp_path: Path) -
     matrices = 4 * width**2 + 3 * 2 * width**2 + 32 * width
     forward = 2 * length * matrices + 4 * length**2 * width
     assert table.flops.tolist() == [40 * 3 * forward]
+    assert callback.forecast is None, "five readings are too few"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -87,3 +89,52 @@ def test_flops_may_be_given(tmp_path: Path) -> None:
     assert float(row["flops"]) == 6 * int(row["params"]) * int(row["tokens"])
     assert (row["state"], row["steps"], row["batch_size"]) == ("completed", "2", "4")
     assert row["run"] == "'=1+1", "no spreadsheet runs it"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_of_lightning_is_a_row_with_what_it_saw_and_cost(
+    tmp_path: Path, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schedule of its LambdaLR says where it will end."""
+    lightning = pytest.importorskip("pytorch_lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = MLP(8)
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            loss = cross_entropy(self.net(batch[0]), batch[1])
+            self.log("train_loss", loss)
+            return loss
+
+        def validation_step(self, batch: Any, index: int) -> None:
+            self.log("val_loss", cross_entropy(self.net(batch[0]), batch[1]))
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.05)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 60)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def trained(callback: Any, steps: int) -> Any:
+        trainer = lightning.Trainer(
+            max_steps=steps, limit_val_batches=1, logger=False, accelerator="cpu", log_every_n_steps=2,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[callback], val_check_interval=20, max_epochs=-1,
+        )  # fmt: skip
+        loader = torch.utils.data.DataLoader(blobs, batch_size=4)
+        trainer.fit(Module(), loader, loader)
+        return trainer
+
+    path = tmp_path / "runs.csv"
+    callback = flops_fit.LightningCallback(path, run="=one")
+    monkeypatch.setattr("flops_fit.train.callbacks._FORECAST_SECONDS", 0.0)
+    trainer = trained(callback, 60)
+    (row,) = csv.DictReader(path.read_text().splitlines())
+    assert (row["params"], row["tokens"], row["steps"]) == ("160", "240", "60")
+    assert float(row["flops"]) == 240 * (6 * 160 - 2 * 16 * 8)
+    assert float(row["loss"]) == pytest.approx(float(trainer.callback_metrics["val_loss"]))
+    assert row["run"] == "'=one", "no spreadsheet runs it"
+    low, high = callback.forecast.interval
+    assert low < callback.forecast.value < high
+    assert "expected_loss" in trainer.callback_metrics
