@@ -74,7 +74,7 @@ class Forecast:
 
     @property
     def span(self) -> str:
-        """The interval as text: ``1.51–1.53``."""
+        """``1.51–1.53``, the interval as text."""
         return "–".join(f"{bound:.{self._digits}f}" for bound in self.interval)
 
     @property
@@ -106,9 +106,9 @@ def forecast(
     Parameters
     ----------
     curve
-        The loss so far: a pair of arrays (positions, losses), a :class:`Curve`, or a table with columns such
-        as ``step`` and ``loss``: a CSV or JSONL file, a dict, a list of dicts, a data frame. Positions are
-        steps, or units in proportion to them.
+        The loss so far: a pair of arrays (positions, losses), an entry of :class:`~flops_fit.Curves`, or a
+        table with columns such as ``step`` and ``loss``: a CSV or JSONL file, a dict, a list of dicts, a
+        data frame. Positions are steps, or units in proportion to them.
     schedule
         Of the learning rate: ``"cosine"``, ``"wsd"`` or ``"constant"`` as :class:`HParams` has them by
         default, an :class:`HParams`, a function of the position, or rates at equal distances from the start
