@@ -35,7 +35,7 @@ def python(code: str, *arguments: object, **options: Any) -> subprocess.Complete
 def test_every_command_offers_json_and_says_its_exit_codes(capsys: Capsys) -> None:
     commands = [[info.name] for info in app.registered_commands]
     commands += [["reference", "list"], ["reference", "show"]]
-    assert len(commands) == 15
+    assert len(commands) == 16
     for command in commands:
         help_ = called(capsys, *command, "--help")
         assert help_.code == 0
