@@ -132,7 +132,7 @@ class Sweep:
         self._check_joint()
         if self.metrics is not None:
             check_metrics(self.metrics)
-            if self.task is not None:
+            if self.metrics and self.task is not None:
                 raise InputError(
                     "metrics: expected runs that train here; simulated runs and commands show no model. A "
                     "command's scores are columns of a table of your own, for flops_fit.fit.metric."
