@@ -114,7 +114,8 @@ def _filled_down(data: dict[str, Floats], matches: Mapping[str, ColumnMatch]) ->
     notes, measured = [], np.isfinite(data["loss"])
     for name in ("params", "flops", "budget"):
         empty = np.isnan(data.get(name, np.zeros(1)))
-        if not empty[0] and 2 * np.sum(empty & measured) >= np.sum(measured):
+        blocks = not empty[0] and np.sum(~empty) > 1
+        if blocks and 2 * np.sum(empty & measured) >= np.sum(measured):
             data[name] = data[name][
                 np.maximum.accumulate(np.where(empty, 0, np.arange(len(empty))))
             ]
