@@ -331,3 +331,16 @@ def test_where_a_run_will_end_is_told_from_its_curve_or_its_sweep(
     out = called(capsys, "forecast", str(folder)).out
     assert out.startswith(f"{going.label}: expected 2.")
     assert out.count("expected") == 1
+
+
+def test_what_an_axis_does_is_told_beside_the_law(capsys: Capsys, tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    runs = reference.runs("llama3_2024").to_dicts()
+    rows = [
+        {**row, "kind": "ab"[i % 2], "loss": row["loss"] * (1 + 0.01 * (i % 2))}
+        for i, row in enumerate(runs)
+    ]
+    path.write_text(flops_fit.files.csv_text(rows))
+    words = called(capsys, "fit", str(path), "--axis", "kind").out
+    assert "\nkind: best a at " in words
+    assert "p < 0.001" in words

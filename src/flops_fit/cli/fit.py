@@ -38,6 +38,7 @@ def fit(
     curves: Curves = None,
     group: Annotated[str | None, option("group")] = None,
     share: Annotated[list[str] | None, option("share")] = None,
+    axis: Annotated[list[str] | None, option("axis")] = None,
     report: Annotated[Path | None, option("page")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -64,7 +65,10 @@ def fit(
         derived = [n for n in fitted.runs.notes if n.rstrip(".") not in recognised]
         shown += ["\nColumns read:", *(f"  {line}" for line in (*recognised, *derived))]
     rows = [p.to_dict() for p in predictions]
+    axes = [fitted.axis(name) for name in axis or ()]
+    shown += [f"\n{effect}" for effect in axes]
     document: dict[str, Any] = {"fit": fitted.to_dict(), "predictions": rows, "report": None}
+    document |= {"axes": [vars(effect) for effect in axes]} if axes else {}
     if report is not None:
         title = f"Compute-optimal training: {runs.resolve().name}"
         path = flops_fit.write_report(

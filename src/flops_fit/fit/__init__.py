@@ -8,6 +8,7 @@ checks a fit against held-out budgets; :func:`fit_power` fits a power law in one
 """
 
 from flops_fit.fit.approaches import Approach
+from flops_fit.fit.axis import AxisEffect
 from flops_fit.fit.backtesting import Backtest, Comparison, backtest, compare
 from flops_fit.fit.checks import Outlier
 from flops_fit.fit.export import export_fit, load_fit
@@ -27,8 +28,8 @@ from flops_fit.fit.valley import ValleyPrior
 from flops_fit.fit.window import WindowReport, WindowRule
 
 __all__ = [
-    "Alternative", "Approach", "Backtest", "BestHParams", "Choice", "Comparison", "Envelope",
-    "Estimate", "Evidence", "Fit", "FitStatus", "GroupFit", "HParamRule", "HeldOut",
+    "Alternative", "Approach", "AxisEffect", "Backtest", "BestHParams", "Choice", "Comparison",
+    "Envelope", "Estimate", "Evidence", "Fit", "FitStatus", "GroupFit", "HParamRule", "HeldOut",
     "InferenceEstimate", "IsoFLOP", "MetricFit", "MetricPrediction", "Outlier", "Parabola",
     "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "ValleyPrior", "WindowReport",
     "WindowRule", "Winner", "backtest", "compare", "export_fit", "fit_power", "fit_runs",

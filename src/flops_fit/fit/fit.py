@@ -13,6 +13,7 @@ import numpy as np
 from flops_fit.errors import InputError
 from flops_fit.files import write_json
 from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
+from flops_fit.fit.axis import AxisEffect, axis_effect
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
 from flops_fit.fit.export import Question, fit_card, summary
 from flops_fit.fit.hparam_rule import HParamRule
@@ -287,6 +288,19 @@ class Fit(Questions):
         True
         """
         return estimate(self._evidence, quantity, level)
+
+    def axis(self, name: str, compute: float | None = None, level: float = 0.9) -> AxisEffect:
+        """What a further argument that varied over the runs does to the loss, by default at the largest C.
+
+        ``name`` is one of ``runs.texts``: a column of a few values, or an argument of ``Grid(axes=...)``.
+        ln L is that of the law and a smooth part: c₁u + c₂u² + c₃u·ln C of a number, u its logarithm where
+        it spans a factor of 1.5, or a constant for each text. It is fitted to the law's residuals beside
+        lines in ln N and ln C, with Student's intervals. InputError where there are too few runs.
+        """
+        check_level(level)
+        relative = self.residuals if self.loss_space == "log" else self.residuals / self.runs.loss
+        at = self.largest_compute if compute is None else compute
+        return axis_effect(self.runs, relative, name, at, level)
 
     def bootstrap(
         self, n: int = 1000, kind: Literal["case", "wild", "parametric"] = "case", seed: int = 0

@@ -91,7 +91,12 @@ class ModelSpec:
         One that makes an object, a configuration, stands for the size where the factory does not name it.
         """
         if isinstance(size, Mapping):
-            return {**self.kwargs, **size}
+            at = size.get(str(self.size_param))
+            known = {
+                k: v(at) if at is not None and self._follows(v) else v
+                for k, v in self.kwargs.items()
+            }
+            return known | {k: v for k, v in size.items() if self._named or k != self.size_param}
         if self.size_param is None:
             raise ModelError(
                 "model_size_param: expected the name of the argument that sets the model's size, "

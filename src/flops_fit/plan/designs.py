@@ -161,17 +161,25 @@ class Grid:
     ``prior`` is what N* is assumed to be before anything is known: the name of a published law, a law,
     the fit or result of earlier runs, or a number of units per parameter; ``None`` for 20. Sizes reach a
     factor ``width`` below and above that N*, in even steps of ln N. ``sizes_per_budget``: how many at
-    each budget, or one number for each budget, the smallest first.
+    each budget, or one number for each budget, the smallest first. ``axes`` are values of further arguments
+    of the model, such as ``{"num_layers": [2, 3, 4]}``: each run has one of them and the size that gives its
+    N, drawn so that they go with neither N nor C. :meth:`flops_fit.Fit.axis` says what they do.
     """
 
     prior: PriorLike = None
     width: float = 6.0
     sizes_per_budget: int | Sequence[int] = _GRID_SIZES
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     kind: ClassVar[str] = "grid"
 
     def __post_init__(self) -> None:
         check_number("width", self.width, above=1, expected="a factor above 1, such as 6")
         resolve_prior(self.prior)
+        for name, values in self.axes.items():
+            if isinstance(values, str) or not 2 <= len({repr(v) for v in values}) == len(values):
+                raise InputError(
+                    f"axes: expected two or more different values of {name}; got {values!r}."
+                )
         given = self.sizes_per_budget
         listed = isinstance(given, Iterable) and not isinstance(given, str)
         for value in given if listed else [given]:  # type: ignore[union-attr]  # by `listed`

@@ -23,6 +23,7 @@ from flops_fit.records import Experiment, canonical_json, trunk_hparams, trunk_o
 from flops_fit.text import format_count
 
 _RECORDED: Any = (int, float, str, Mapping, list, tuple, np.generic, type(None))  # as sizes
+_AXIS_DRAWS = 500  # of values of further axes, of which the least correlated is used
 _TRIALS = 6  # of batches and steps, where a run's own samples decide its length
 ROUNDING = 0.01  # largest share of a budget that whole steps may cost
 
@@ -174,6 +175,52 @@ def grid_sizes(
             lost.append(f"N = {format_count(params)} at {budget:.3g} FLOPs: {why}")
         sizes[budget] = [size for size, _ in chosen.values()]
     return sizes, lost
+
+
+def cross_axes(
+    spec: ModelSpec, sizes: Mapping[float, Sequence[Size]], axes: Mapping[str, Sequence[Any]]
+) -> tuple[dict[float, list[Size]], list[str]]:
+    """Sizes of about the same N, as dicts with a value of each axis; and which are left out.
+
+    Each budget has each value as often as it can; of many draws the one whose values correlate least with
+    ln N, ln C and each other.
+    """
+    places = [(budget, spec.require(size).total) for budget, own in sizes.items() for size in own]
+    logs = np.log(np.array(places))
+    rng, parts = np.random.default_rng(0), [len(own) for own in sizes.values()]
+
+    def drawn(count: int) -> list[int]:
+        shifts = range(len(parts))
+        each = [
+            rng.permutation((np.arange(n) + b) % count) for n, b in zip(parts, shifts, strict=True)
+        ]
+        return [int(i) for own in each for i in own]
+
+    def correlation(draw: Sequence[Sequence[int]]) -> float:
+        columns = np.array([*draw, logs[:, 0], logs[:, 1] - logs[:, 0] / 2], dtype=float)
+        columns = columns[np.std(columns, axis=1) > 0]
+        off = np.corrcoef(columns) - np.eye(len(columns)) if len(columns) > 1 else np.zeros(1)
+        return float(np.abs(off).max())
+
+    draws = [[drawn(len(values)) for values in axes.values()] for _ in range(_AXIS_DRAWS)]
+    best = min(draws, key=correlation)
+    specs: dict[str, ModelSpec] = {}
+    crossed: dict[float, list[Size]] = {budget: [] for budget in sizes}
+    lost = []
+    for (budget, params), *picked in zip(places, *best, strict=True):
+        own = {name: axes[name][i] for name, i in zip(axes, picked, strict=True)}
+        at = specs.setdefault(
+            repr(own), ModelSpec(spec.factory, spec.size_param, {**spec.kwargs, **own})
+        )
+        near = at.nearest(params)
+        size = None if near is None else {str(spec.size_param): near[0], **own}
+        if size is None or size in crossed[budget]:
+            lost.append(
+                f"N = {format_count(params)} at {budget:.3g} FLOPs with {own}: no size of its own"
+            )
+        else:
+            crossed[budget].append(size)
+    return crossed, lost
 
 
 def named_sizes(spec: ModelSpec, budgets: Sequence[float], sizes: Sizes) -> dict[float, list[Size]]:

@@ -18,6 +18,7 @@ from flops_fit.plan.experiments import (
     ExperimentFactory,
     UnmetBudgetError,
     branchable,
+    cross_axes,
     grid_sizes,
     make_experiments,
     named_sizes,
@@ -118,6 +119,9 @@ class Planner:
         if self.sizes is None:
             layout = self.design.layout(self.budgets)
             sizes, lost = grid_sizes(layout, spec, self.budgets, factory.flops())
+            if self.design.axes:
+                sizes, more = cross_axes(spec, sizes, self.design.axes)
+                lost += more
         elif self.design == Grid():
             sizes = named_sizes(spec, self.budgets, self.sizes)
         else:

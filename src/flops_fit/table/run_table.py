@@ -332,6 +332,8 @@ class RunTable:
         standard_errors = [r.loss_se for r in completed if r.loss_se is not None]
         unique = [math.nan if r.unique_tokens is None else r.unique_tokens for r in completed]
         planned = [r.experiment for r in completed]
+        sizes = [e.size if isinstance(e.size, Mapping) else {} for e in planned]
+        named = {n: tuple(str(s.get(n, "")) for s in sizes) for n in (sizes[0] if sizes else {})}
         return cls(
             params=column(e.params.total for e in planned),
             tokens=column(r.tokens for r in completed),
@@ -346,6 +348,7 @@ class RunTable:
             lr=column(e.hparams.lr for e in planned),
             batch_units=column(e.hparams.batch_units for e in planned),
             diverged=tuple(diverged), excluded=tuple(excluded),
+            texts={name: cells for name, cells in named.items() if cols.splits(cells)},
             mup=bool(completed) and all(r.parametrization == "mup" for r in completed),
             unit=planned[0].unit if planned else "tokens",
             metrics={
