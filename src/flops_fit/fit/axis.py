@@ -81,8 +81,9 @@ def axis_effect(
         own, grid, swept = own[:, 1:], grid[:, 1:], grid[:, 1:]
         points: Floats = np.arange(len(values), dtype=float)
     else:
-        values = [float(v) for v in np.unique(numbers)]
-        logs = min(values) > 0 and max(values) / min(values) >= _SPREAD
+        marks = np.unique(numbers)
+        values = [float(mark) for mark in marks]
+        logs = bool(marks[0] > 0 and marks[-1] / marks[0] >= _SPREAD)
         scale = np.log(numbers) if logs else numbers
         middle, width = float(np.mean(scale)), float(np.std(scale))
         steps = np.linspace(float(scale.min()), float(scale.max()), _GRID)
@@ -95,7 +96,6 @@ def axis_effect(
 
         own = columns(scale, budgets - np.mean(budgets))
         grid = columns(steps, np.full(_GRID, at))
-        marks = np.array(values)
         swept = columns(np.log(marks) if logs else marks, np.full(len(values), at))
     design = np.hstack([known, own])
     dof = len(cells) - np.linalg.matrix_rank(design)
@@ -144,5 +144,5 @@ def _centred(values: Floats) -> Floats:
 
 
 def _least_squares(design: Floats, y: Floats) -> tuple[Floats, float]:
-    solution = np.linalg.lstsq(design, y, rcond=None)[0]
+    solution = np.asarray(np.linalg.lstsq(design, y, rcond=None)[0], dtype=np.float64)
     return solution, float(np.sum((y - design @ solution) ** 2))
