@@ -28,6 +28,7 @@ PARTS = {
     "calibration": "Intervals on public sweeps, the largest budgets held out",
     "coverage": "Intervals where the law is right",
     "joint": "Rates and batches in the law",
+    "beyond": "Scores, repeats and forecasts, from public runs that were held out",
     "hparams": "One rate over widths, and the demo untuned and tuned",
     "plan": "Cost, times, and FLOPs to an answer by design",
     "train": "Training beside a loop by hand and other trainers",

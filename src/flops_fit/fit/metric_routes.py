@@ -22,15 +22,12 @@ _STEPS = 60
 _CONVERGED = 1e-4  # relative gain of Σ r² in a step
 _SMALLEST_SD = 1e-4  # of a score: rounding
 _START_SD = 0.02
-_EXPONENTS = np.array(
-    [[0.3, 0.3], [0.15, 0.5], [0.5, 0.15]]
-)  # where searches of the direct law start
+# Where searches of the direct law start.
+_EXPONENTS = np.array([[0.3, 0.3], [0.15, 0.5], [0.5, 0.15]])
 _USUAL_EXPONENT, _EXPONENT_SD = np.log(0.3), 0.7  # prior of ln α and ln β
 _SLOPES, _SLOPE_SD = np.array([0.5, 1.0, 2.0]), 1.5  # of the sigmoid, per sd of the losses; in logs
-_MIDDLE, _MIDDLE_SD = (
-    -2.0,
-    3.0,
-)  # where it is half-way, in sd of the losses; lower losses score more
+# Where it is half-way, in sd of the losses; lower losses score more.
+_MIDDLE, _MIDDLE_SD = -2.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,21 @@ def _drawn(
     centre = mean + np.where(known, width, 0.0) * rng.normal(size=(DRAWS, len(mean)))
     start = np.broadcast_to(best, (DRAWS, len(best)))
     return minimise(lambda t: residuals(t, targets, sd, centre), start, _STEPS // 2), sd
+
+
+@dataclass(frozen=True, eq=False)
+class LawOfLoss:
+    """A task's loss by its own law."""
+
+    evidence: Evidence
+    sd: float = 0.0  # its draws have the noise of a run
+
+    def draws(self, N: Floats, D: Floats) -> Floats:
+        """See :class:`Route`."""
+        if self.evidence.no_interval:
+            return np.atleast_2d(self.evidence.law.loss(N, D))
+        surfaces = self.evidence.posterior
+        return surfaces.one_run(surfaces.losses(N, D))
 
 
 @dataclass(frozen=True, eq=False)

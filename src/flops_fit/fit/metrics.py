@@ -13,7 +13,7 @@ from flops_fit.fit.checks import trust_of
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
 from flops_fit.fit.intervals import Evidence, Interval, check_level
-from flops_fit.fit.metric_routes import Direct, Route, Scale, TwoSteps
+from flops_fit.fit.metric_routes import Direct, LawOfLoss, Route, Scale, TwoSteps
 from flops_fit.fit.prediction import serious
 from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats
@@ -323,21 +323,6 @@ def metric(
     return MetricFit(column, kind, scale, *of_both)
 
 
-@dataclass(frozen=True, eq=False)
-class LawOfLoss:
-    """A task's loss by its own law."""
-
-    evidence: Evidence
-    sd: float = 0.0  # its draws have the noise of a run
-
-    def draws(self, N: Floats, D: Floats) -> Floats:
-        """See :class:`Route`."""
-        if self.evidence.no_interval:
-            return np.atleast_2d(self.evidence.law.loss(N, D))
-        surfaces = self.evidence.posterior
-        return surfaces.one_run(surfaces.losses(N, D))
-
-
 def _routes(table: RunTable, scores: Floats, scale: Scale, law: Evidence) -> dict[str, Route]:
     return {
         TWO_STEPS: TwoSteps(law, table.loss, scores, scale),
@@ -381,10 +366,8 @@ def _signal(table: RunTable, scores: Floats, scale: Scale, sd: float) -> list[Di
     words = {"sd": sd, "above": above, "chance": scale.chance, "total": len(scores)}
     if above <= _CLEAR * sd / np.sqrt(len(top)):
         return [finding("metric_at_chance", **words)]
-    if (
-        not (p := float(spearmanr(-table.loss, scores, alternative="greater").pvalue))
-        < _TREND_LEVEL
-    ):
+    p = float(spearmanr(-table.loss, scores, alternative="greater").pvalue)
+    if not p < _TREND_LEVEL:
         return [finding("metric_no_trend", p=p, **words)]
     clear = int(np.sum(scores > scale.chance + _CLEAR * sd))
     few = [finding("metric_few_above", count=clear, **words)] if clear < _FEW_ABOVE else []
