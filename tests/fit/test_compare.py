@@ -40,7 +40,7 @@ def test_the_gain_is_asked_where_it_is_wanted() -> None:
 
 
 def test_intervals_hold_the_truth_three_times_in_four_and_more() -> None:
-    gain, hits, equal, n = 1.3, 0, 0, 50
+    gain, hits, equal, n = 1.3, 0, 0, 25
     for seed in range(n):
         first = fit_runs(sweep(BASE, sd=0.003, seed=2 * seed), "hoffmann")
         second = fit_runs(sweep(better_by(gain), sd=0.003, seed=2 * seed + 1), "hoffmann")

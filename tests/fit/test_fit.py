@@ -435,7 +435,7 @@ def test_garbage_is_never_trusted(seed):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"law": "chinchilla"}, InputError, "'hoffmann'"),
+        ({"law": "hofman"}, InputError, "'hoffmann'"),
         ({"law": 3}, InputTypeError, "Law class"),
         ({"delta": 0}, InputError, "'mad'"),
         ({"delta": "huber"}, InputError, "'mad'"),

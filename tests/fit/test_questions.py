@@ -137,9 +137,9 @@ def test_a_question_far_from_the_runs_is_qualified(fit):
 def test_ninety_per_cent_intervals_cover():
     """The loss of a size trained three times longer, and the compute for a loss at 10× the runs'.
 
-    Of 100 intervals that cover 86 % each, fewer than 77 hits come up once in 100.
+    Of 50 intervals that cover 86 % each, fewer than 37 hits come up once in 100.
     """
-    law, sims, hits = ADDITIVE, 100, np.zeros(2)
+    law, sims, hits = ADDITIVE, 50, np.zeros(2)
     N, D = law.optimal(1e20).params, 3 * law.optimal(1e20).tokens
     goal = law.optimal(1e21).loss
     for seed in range(sims):
@@ -148,7 +148,7 @@ def test_ninety_per_cent_intervals_cover():
         for j, (answer, truth) in enumerate(found):
             span = answer.interval
             hits[j] += span is not None and span[0] <= truth <= span[1]
-    assert np.all(hits >= 77), hits
+    assert np.all(hits >= 37), hits
 
 
 # --- caps

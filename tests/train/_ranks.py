@@ -155,6 +155,7 @@ def stopped(folder: Path, make: Trainer, steps: int = 40) -> Any:
         make(experiment(steps=steps))
     except SystemExit as end:
         code = end.code
+    join_ranks("cpu").all_reduce_max()  # until both have written
     kept = sorted(p.name for p in make.folder.rglob("step-*")) if make.folder else []
     again = replace(whole, folder=make.folder)(experiment(steps=steps))
     return {"code": code, "kept": kept, "again": told(again)}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import fdtrc
 
 from flops_fit.errors import InputError, check_number
 from flops_fit.flops.functions import Floats
@@ -107,6 +106,8 @@ def axis_effect(
     solved, left = (_least_squares(d, residuals) for d in (design, known))
     square = solved[1] / dof
     gain = (left[1] - solved[1]) / own.shape[1]
+    from scipy.special import fdtrc  # which takes a tenth of a second to import
+
     p_value = float(fdtrc(own.shape[1], dof, gain / square)) if square > 0 else 0.0
     rng = np.random.default_rng(0)
     root = np.linalg.cholesky(

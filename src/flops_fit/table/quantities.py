@@ -135,7 +135,8 @@ def summaries(labels: Sequence[str], data: Mapping[str, Floats]) -> dict[int, st
     others = [data[n][:last][np.isfinite(data[n][:last])] for n in ("params", "tokens")]
     ends = [data[n][last] for n in ("params", "tokens")]
     for what, f in (("sum", np.sum), ("mean", np.mean)):
-        if last > 2 and all(abs(f(v) - e) < 1e-6 * e for v, e in zip(others, ends, strict=True)):
+        varied = last > 2 and all(np.ptp(v) > 0 for v in others)
+        if varied and all(abs(f(v) - e) < 1e-6 * e for v, e in zip(others, ends, strict=True)):
             out[last] = f"its N and D are the {what} of those above"
     return out
 
