@@ -22,7 +22,8 @@ if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
 from benchmarks.common.command import run
-from benchmarks.study.study import IMAGES, TEXT, carry_out
+from benchmarks.common.report import Result
+from benchmarks.study.study import IMAGES, TEXT, carry_out, quick_one
 
 
 def main() -> int:
@@ -35,7 +36,12 @@ def main() -> int:
     given = options.parse_known_args()[0]
     study = TEXT if given.subject == "text" else IMAGES(given.data_dir)
     folder = given.folder / given.subject
-    parts = {given.subject: lambda _quick: carry_out(study, folder, given.workers)}
+
+    def part(quick: bool) -> Result:
+        where = folder.with_name(f"{folder.name}-quick") if quick else folder
+        return carry_out(quick_one(study) if quick else study, where, given.workers)
+
+    parts = {given.subject: part}
     return run(parts, __doc__ or "", f"study-{given.subject}", options=options)
 
 
