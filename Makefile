@@ -13,7 +13,7 @@ SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-images test test-browser test-lowest test-package browser-ready check docs docs-ready docs-links bench bench-beyond bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
+.PHONY: help install demo demo-images test test-slow test-browser test-lowest test-package browser-ready check lint docs docs-ready docs-links bench bench-beyond bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
 	bench-report bench-tables bench-train chaos clean
 
 help: ## Show this list
@@ -41,8 +41,11 @@ $(IMAGES)/.ready:
 		"*-ubyte.gz of Fashion-MNIST into a folder, and run $(BIN)/flops-fit demo --images --data-dir FOLDER"; exit 1; }
 	@touch $@
 
-test: install ## Run all tests, a file to a core (about 12 minutes on two)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+test: install ## Run the tests, a file to a core (about 13 minutes on two), but the slowest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
+test-slow: install ## Run the slowest tests: pages of the documentation, coverage of intervals, the demo, Ray (about 5 minutes)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist load -m slow
 
 test-lowest: $(LOWEST)/.ready ## Run the tests that need no torch at the lowest versions that are declared (about 10 minutes)
 	$(LOWEST)/bin/python -m pytest -W ignore::DeprecationWarning $(CORE)
@@ -87,10 +90,12 @@ $(VENV)/.ready-docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[docs]"
 	@touch $@
 
-check: install ## Lint, format, types and layers
+check: lint ## Lint, format, layers and types
+	$(BIN)/mypy
+
+lint: install ## Lint, format and layers, in seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 bench: install $(PEERS)/.ready $(PEERS)/.ready-train ## Every benchmark, and what has moved since they were recorded (about five hours)

@@ -82,6 +82,32 @@ def blobs() -> Blobs:
     return Blobs()
 
 
+# What takes longest, by its file and function: `make test` leaves it to `make test-slow`.
+SLOW = (
+    "adaptive/test_find_optimal.py::test_the_name_answers",
+    "adaptive/test_find_optimal.py::test_training_goes",
+    "adaptive/test_sweep.py::test_a_sweep_finds_a_known_optimum",
+    "api/test_tune.py::test_the_same_call_goes_on",
+    "cli/test_cli.py::test_the_demo_trains",
+    "execute/test_contract.py::TestSlurmLocally::test_training_gives",
+    "execute/test_contract.py::test_two_ranks_train_a_run",
+    "execute/test_ray.py::TestRay::test_every_submitted_run",
+    "execute/test_ray.py::TestRay::test_training_gives",
+    "fit/test_compare.py::test_intervals_hold_the_truth",
+    "fit/test_coverage.py::test_ninety_per_cent",
+    "fit/test_groups.py::test_the_test_of_equal_exponents",
+    "fit/test_questions.py::test_ninety_per_cent",
+    "report/test_tuned_figures.py::test_page_and_figures",
+    "test_docs.py::test_a_page_runs_from_top_to_bottom",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(SLOW) and "README" not in item.nodeid:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scripts]:
     """Where a fresh process has to run something that imports PyTorch."""

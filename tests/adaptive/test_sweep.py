@@ -61,7 +61,7 @@ def test_a_proposal_says_what_it_cannot_use(changes, said):
 
 
 @pytest.mark.parametrize(
-    "law", [truth(), truth(0.58), truth(p=0.28, q=0.45)], ids=["additive", "κ", "asymmetric"]
+    "law", [truth(), truth(0.58, p=0.28, q=0.45)], ids=["additive", "asymmetric κ"]
 )
 def test_a_sweep_finds_a_known_optimum_for_a_fraction_of_the_uniform_grid(law):
     """From pilots ×3 beside it, to ±15 %, which is what a 5×7 grid gives for its cost."""

@@ -48,7 +48,7 @@ def test_a_wrong_option_is_exit_code_two() -> None:
 def test_the_demo_trains_checks_itself_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    small = {1e9: [8, 12, 16, 24], 2e9: [8, 12, 16, 24], 4e9: [8, 12, 16, 32]}
+    small = {3e8: [8, 12, 16, 24], 6e8: [8, 12, 16, 24], 1.2e9: [8, 12, 16, 32]}
     monkeypatch.setattr(sweep_commands, "SIZES", small)
     first = sweep_commands.run_demo(tmp_path / "out")
     told = as_text(first.shown)

@@ -74,8 +74,8 @@ def test_what_the_other_group_says_makes_a_group_surer(grouped: GroupFit) -> Non
 
 
 def test_the_test_of_equal_exponents_has_the_right_size() -> None:
-    """A share of 5 % of rejections within four standard errors over 60 pairs of sweeps."""
-    n, names = 60, ("alpha", "beta")
+    """A share of 5 % of rejections within four standard errors over 30 pairs of sweeps."""
+    n, names = 30, ("alpha", "beta")
     p = [
         share_constants([solved(WEB, 2 * i), solved(CODE, 2 * i + 1)], names).p_value
         for i in range(n)
