@@ -35,10 +35,9 @@ from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_to_dict
-from flops_fit.laws.kappa import Muennighoff
+from flops_fit.laws.kappa import Repeating
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import Optimum, positive
-from flops_fit.laws.overfit import Overfit
 from flops_fit.recipes.resolve import RecipeTable
 from flops_fit.records import Diagnostic, Excluded, finite_json
 from flops_fit.table.run_table import RunTable
@@ -182,12 +181,12 @@ class Fit(Questions):
 
     def with_unique(self, unique_tokens: float) -> Fit:
         """The same fit for ``unique_tokens`` different units; InputError for a law without them."""
-        if not isinstance(self.law, Muennighoff | Overfit):
+        if not isinstance(self.law, Repeating):
             raise InputError(
                 f"expected a law of repeated data to ask about unique units; the {self.law.name} law "
                 'counts repeats as new. Fit with law="muennighoff".'
             )
-        law = replace(self.law, unique=float(unique_tokens))
+        law = self.law.with_unique(unique_tokens)
         lines = replace(self.isoflop, n_line=None, d_line=None)
         evidence = replace(self._evidence, solution=replace(self._evidence.solution, law=law))
         return replace(self, law=law, isoflop=lines, _evidence=evidence)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -97,7 +97,7 @@ def _drawn(
 
     sd, theta = _START_SD, starts
     for _ in range(3):
-        theta = minimise(lambda t, sd=sd: residuals(t, scores, sd, mean), theta)  # type: ignore[misc]
+        theta = minimise(partial(residuals, targets=scores, sd=sd, centre=mean), theta)
         best = theta[np.argmin(np.sum(residuals(theta, scores, sd, mean) ** 2, axis=1))]
         left = max(len(scores) - len(best), 1)
         sd = max(float(np.sqrt(np.sum((model(best[None])[0] - scores) ** 2) / left)), _SMALLEST_SD)
@@ -105,7 +105,8 @@ def _drawn(
     targets = scores + rng.normal(0.0, sd, (DRAWS, len(scores)))
     centre = mean + np.where(known, width, 0.0) * rng.normal(size=(DRAWS, len(mean)))
     start = np.broadcast_to(best, (DRAWS, len(best)))
-    return minimise(lambda t: residuals(t, targets, sd, centre), start, _STEPS // 2), sd
+    draw = partial(residuals, targets=targets, sd=sd, centre=centre)
+    return minimise(draw, start, _STEPS // 2), sd
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +203,10 @@ class TwoSteps:
 
     def draws(self, N: Floats, D: Floats) -> Floats:
         """See :class:`Route`; the losses are those of one run."""
-        theta, known = self._fit[0], not self.evidence.no_interval
-        if not known:
-            return self._score(theta, np.asarray(self.evidence.law.loss(N, D))[None])
-        surfaces = self.evidence.posterior
-        losses = surfaces.one_run(surfaces.losses(N, D))
-        return self._score(np.resize(theta, (len(losses), theta.shape[1])), losses)
+        theta, losses = self._fit[0], LawOfLoss(self.evidence).draws(N, D)
+        if len(losses) > 1:
+            theta = np.resize(theta, (len(losses), theta.shape[1]))
+        return self._score(theta, losses)
 
 
 def _top(logit: list[Floats]) -> Floats | float:

@@ -12,8 +12,7 @@ from flops_fit.fit.generic import least_value
 from flops_fit.fit.intervals import covariance, student_t
 from flops_fit.fit.solver import Solution, finding
 from flops_fit.flops.functions import Bools, Floats, Indices
-from flops_fit.laws.kappa import Muennighoff
-from flops_fit.laws.overfit import Overfit
+from flops_fit.laws.kappa import Repeating
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, listed
@@ -95,7 +94,7 @@ def determines_repeats(solution: Solution) -> bool:
 
 def scarcity_notes(solution: Solution) -> list[Diagnostic]:
     """Which supply of data an answer is for, where the law has one."""
-    if not isinstance(solution.law, Muennighoff | Overfit):
+    if not isinstance(solution.law, Repeating):
         return []
     if np.isinf(solution.law.unique):
         return [finding("fresh_data")]

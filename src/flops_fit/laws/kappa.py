@@ -10,7 +10,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -216,8 +216,37 @@ def _given_exponents(
     return Kaplan(float(np.exp(log_n_c)), float(np.exp(log_d_c)), alpha_N, alpha_D)
 
 
+class Repeating(Law):
+    """An additive law of fresh data in which ``unique`` different units are repeated, ∞ for no limit."""
+
+    covariates: ClassVar[tuple[str, ...]] = ("unique_tokens",)
+    conditions: ClassVar[tuple[str, ...]] = ("unique",)
+    unique: float  # the last field of each
+
+    def __post_init__(self) -> None:
+        self._supply(None)
+
+    @property
+    def fresh(self) -> Hoffmann:
+        """The additive law that holds without repetition."""
+        return Hoffmann(**{name: self.params[name] for name in Hoffmann.parameters()})
+
+    def with_unique(self, unique: float) -> Self:
+        """The law of (N, D) where only ``unique`` different units exist; positive, else InputError."""
+        return replace(self, **{self.conditions[0]: float(unique)})
+
+    def _supply(self, unique: ArrayLike | None) -> Floats:
+        """Unique units as an array, by default the law's, positive or infinite; else InputError."""
+        values = np.asarray(self.unique if unique is None else unique, dtype=np.float64)
+        if not np.all(values > 0):
+            raise InputError(
+                f"expected a positive number of unique units (inf for no repetition); got {values}."
+            )
+        return values
+
+
 @dataclass(frozen=True)
-class Muennighoff(Law):
+class Muennighoff(Repeating):
     """L = E + A/N'^α + B/D'^β with U unique units (Muennighoff et al. 2023, arXiv:2305.16264).
 
     D' = U + U·R*_D·(1 − e^{−R/R*_D}) with R = D/U − 1 repeats (their eq. 5); D' = D where D ≤ U.
@@ -246,21 +275,7 @@ class Muennighoff(Law):
 
     name: ClassVar[str] = "muennighoff"
     formula: ClassVar[str] = "L = E + A/N'^α + B/D'^β, N' and D' saturating with repetition"
-    covariates: ClassVar[tuple[str, ...]] = ("unique_tokens",)
-    conditions: ClassVar[tuple[str, ...]] = ("unique",)
     limits: ClassVar[Mapping[str, float]] = {"R_N": float("inf"), "R_D": float("inf")}
-
-    def __post_init__(self) -> None:
-        self._supply(None)
-
-    @property
-    def fresh(self) -> Hoffmann:
-        """The additive law that holds without repetition."""
-        return Hoffmann(self.E, self.A, self.B, self.alpha, self.beta)
-
-    def with_unique(self, unique: float) -> Muennighoff:
-        """The law of (N, D) where only ``unique`` different units exist; positive, else InputError."""
-        return replace(self, unique=float(unique))
 
     def loss(self, N: ArrayLike, D: ArrayLike, unique: ArrayLike | None = None) -> Any:
         """Loss at N parameters and D units seen, of which ``unique`` (the law's) are different."""
@@ -274,9 +289,6 @@ class Muennighoff(Law):
         """N': how many parameters N are worth with ``unique`` units to learn from."""
         best = self.size_for(self._supply(unique))
         return _worth(np.asarray(N, dtype=np.float64), best, self.R_N)
-
-    def _supply(self, unique: ArrayLike | None) -> Floats:
-        return check_supply(self.unique if unique is None else unique)
 
     def size_for(self, unique: ArrayLike) -> Floats:
         """N*(U): the size whose compute-optimal data is U under C = k·N·D, from αA/N^α = βB/D^β."""
@@ -308,16 +320,6 @@ class Muennighoff(Law):
         if np.isinf(self.unique) and isinstance(flops, LinearFlops):
             return self.fresh._optimal_size(C, flops)
         return super()._optimal_size(C, flops)
-
-
-def check_supply(unique: ArrayLike) -> Floats:
-    """Unique units as an array, positive or infinite; else InputError."""
-    values = np.asarray(unique, dtype=np.float64)
-    if not np.all(values > 0):
-        raise InputError(
-            f"expected a positive number of unique units (inf for no repetition); got {values}."
-        )
-    return values
 
 
 def additive_start(N: Floats, D: Floats, loss: Floats) -> dict[str, float]:

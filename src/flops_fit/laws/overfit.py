@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.flops.functions import Bools, Floats
-from flops_fit.laws.kappa import Hoffmann, additive_start, check_supply
-from flops_fit.laws.law import Law
+from flops_fit.laws.kappa import Repeating, additive_start
 
 _MOST_EPOCHS = 1e6  # beyond which the loss counts as still falling
 _SECTIONS = 80  # of a bisection: ln D to rounding
@@ -19,14 +18,13 @@ _SIZES = np.geomspace(1e4, 1e14, 2001)  # among which the best size for a supply
 
 
 @dataclass(frozen=True)
-class Overfit(Law):
+class Overfit(Repeating):
     """L = E + A/N^α + B/D^β + P·N^γ/U^δ·ln(1 + R/R₀) with U unique units and R = D/U − 1 repeats.
 
     The first three terms are the additive law, repeats counted as new; the last is the price of seeing
     the same units again, which grows with the model and shrinks with the supply. Additive as in Lovelace
-    et al. 2026 (arXiv:2605.01640), with N and U as in arXiv:2605.09189; the logarithm predicted runs on
-    supplies left out better than a power of R (``python -m benchmarks.beyond``). Without repetition
-    (``unique`` = ∞, the default) it is the additive law.
+    et al. 2026 (arXiv:2605.01640), with N and U as in arXiv:2605.09189. Without repetition (``unique`` = ∞,
+    the default) it is the additive law.
 
     >>> law = Overfit(2.1, 60.0, 5e4, 0.25, 0.5, 0.5, 1.2, 1.0, 60.0).with_unique(1e9)
     >>> f"{law.best_epochs(1e8):.0f} epochs of a small model, {law.best_epochs(1e9):.0f} of a large one"
@@ -46,25 +44,11 @@ class Overfit(Law):
 
     name: ClassVar[str] = "overfit"
     formula: ClassVar[str] = "L = E + A/N^α + B/D^β + P·N^γ/U^δ·ln(1 + R/R_0), R = D/U − 1"
-    covariates: ClassVar[tuple[str, ...]] = ("unique_tokens",)
-    conditions: ClassVar[tuple[str, ...]] = ("unique",)
-
-    def __post_init__(self) -> None:
-        check_supply(self.unique)
-
-    @property
-    def fresh(self) -> Hoffmann:
-        """The additive law that holds without repetition."""
-        return Hoffmann(self.E, self.A, self.B, self.alpha, self.beta)
-
-    def with_unique(self, unique: float) -> Overfit:
-        """The law of (N, D) where only ``unique`` different units exist; positive, else InputError."""
-        return replace(self, unique=float(unique))
 
     def loss(self, N: ArrayLike, D: ArrayLike, unique: ArrayLike | None = None) -> Any:
         """Loss at N parameters and D units seen, of which ``unique`` (the law's) are different."""
         N, D = np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64)
-        U = check_supply(self.unique if unique is None else unique)
+        U = self._supply(unique)
         repeats = np.maximum(D / U - 1.0, 0.0)
         return self.fresh.loss(N, D) + self._price(N, U) * np.log1p(repeats / self.R_0)
 
@@ -78,7 +62,7 @@ class Overfit(Law):
         1 where the first repeat already hurts, ``inf`` beyond a million epochs or without a limit.
         """
         N = np.asarray(N, dtype=np.float64)
-        N, U = np.broadcast_arrays(N, check_supply(self.unique if unique is None else unique))
+        N, U = np.broadcast_arrays(N, self._supply(unique))
         finite = np.where(np.isinf(U), 1.0, U)
 
         def falls(epochs: Floats) -> Bools:
@@ -101,7 +85,7 @@ class Overfit(Law):
 
         Beyond that size, trained as long as it pays, a smaller model wins. ``inf`` where none does.
         """
-        U = float(check_supply(self.unique if unique is None else unique))
+        U = float(self._supply(unique))
         if np.isinf(U):
             return float("inf"), 1.0, self.E
         epochs = np.minimum(self.best_epochs(_SIZES, U), _MOST_EPOCHS)
