@@ -22,6 +22,8 @@ def test_activations_are_what_the_backward_pass_keeps() -> None:
     by_hand = 4 * (6 + 10 + 4) + 8 + (4 + 8) / 8  # inputs, a label; weight and count of the loss
     assert found.activations / 80 == pytest.approx(by_hand)
     assert found.state == 16 * (70 + 44)
+    model[0].requires_grad_(False)
+    assert memory.state_bytes(model) == 4 * 70 + 16 * 44
     assert found.layer == 0
 
 
@@ -38,7 +40,6 @@ def test_what_is_too_large_is_said_at_planning_and_takes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "device_bytes", lambda device: 1000.0)
-    monkeypatch.setattr("flops_fit.train.trainer.device_bytes", lambda device: 1000.0)
     plan = plan_sweep(
         MLP, "width", {}, Blobs(), cross_entropy, [1e7], sizes=[4, 8],
         training=TrainingConfig(sharding="fsdp"),

@@ -19,7 +19,7 @@ from flops_fit.records import Diagnostic, Experiment
 from flops_fit.train.config import TrainingConfig
 from flops_fit.train.sharding import blocks
 
-STATE_BYTES = 16  # of a parameter: its weight, its gradient and AdamW's two averages, in float32
+_STATE_BYTES = 16  # of a parameter at most: weight, gradient and AdamW's averages, in float32
 _LITTLE, _MUCH = 1e9, 0.5  # bytes, and a share of all memory, from which on it is worth saying
 _EXAMPLE_SAMPLES = 4
 
@@ -63,6 +63,30 @@ def device_bytes(device: str) -> float:
     return float("inf")
 
 
+def state_bytes(model: Any) -> float:
+    """Of the weights, and of gradients and AdamW's two averages where a weight is trained."""
+    sizes = ((p.numel() * p.element_size(), p.requires_grad) for p in model.parameters())
+    return float(sum(4 * size if trained else size for size, trained in sizes))
+
+
+def refusal(spec: ModelSpec, experiment: Experiment, device: str, ranks: int, adamw: bool) -> str:
+    """Why a run cannot fit on a device, its weights cut over ``ranks``; empty where it may.
+
+    Of an optimizer of the user's only that it has gradients is known.
+    """
+    room = device_bytes(device)
+    if experiment.params.total * _STATE_BYTES / ranks <= room:
+        return ""
+    needed = state_bytes(spec.build_meta(experiment.size)) / (1 if adamw else 2) / ranks
+    if needed <= room:
+        return ""
+    what = "weights, gradients and AdamW" if adamw else "weights and gradients"
+    return (
+        f"{what} take {needed / 1e9:.3g} GB on each rank, and {device} has {room / 1e9:.3g} GB: give "
+        "sharding='fsdp' and more ranks, or smaller sizes"
+    )
+
+
 def activation_bytes(model: Any, objective: Objective, batch: Any) -> float:
     """What a forward pass keeps for the backward pass, each storage once, weights left out."""
     kept: dict[int, int] = {}
@@ -96,7 +120,7 @@ def memory_of(
     if recomputed and layers:
         kept /= len(layers)
     whole = 2 * 4 * largest if ranks > 1 else 0
-    return Memory(STATE_BYTES * params / ranks, whole, kept, samples)
+    return Memory(state_bytes(model) / ranks, whole, kept, samples)
 
 
 def memory_findings(
@@ -109,7 +133,7 @@ def memory_findings(
 ) -> list[Diagnostic]:
     """What the largest run takes on each rank, if that is much of what there is."""
     run, ranks = max(experiments, key=lambda e: e.params.total), launched()
-    if run.params.total * STATE_BYTES < _LITTLE and not config.sharding:
+    if run.params.total * _STATE_BYTES < _LITTLE and not config.sharding:
         return []
     samples = min(config.microbatch or run.batch_size, math.ceil(run.batch_size / ranks))
     batch, cut = data.first_batch(_EXAMPLE_SAMPLES), ranks if config.sharding else 1

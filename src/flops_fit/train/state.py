@@ -175,9 +175,8 @@ class TrainState:
         while step.sharded and (kept := step.ranks.all_gather(newest[0] if newest else -1)):
             if len(set(kept)) == 1:
                 break
-            if (
-                newest and checkpoints and newest[0] > min(kept)
-            ):  # one was stopped before it had saved
+            # One was stopped before it had saved: all take the newest step that it has.
+            if newest and checkpoints and newest[0] > min(kept):
                 newest = checkpoints.newest(min(kept), after=self.step)
         if checkpoints is not None:
             self._notes += [d.message for d in checkpoints.findings]

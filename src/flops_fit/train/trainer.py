@@ -18,7 +18,7 @@ from flops_fit.batches import to_device
 from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, PeerError, Ranks, join_ranks
-from flops_fit.errors import DataError, FlopsFitError, InputError
+from flops_fit.errors import DataError, InputError
 from flops_fit.hparams import learning_rate
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec
@@ -37,7 +37,7 @@ from flops_fit.train.config import (
     resolve_precision,
     use_compile,
 )
-from flops_fit.train.memory import STATE_BYTES, device_bytes
+from flops_fit.train.memory import refusal
 from flops_fit.train.metrics import Measures, measure
 from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, evaluate, noise_scale
 from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
@@ -148,7 +148,8 @@ class Trainer:
         except PeerError:
             by_peer = True
         except Exception as error:  # the user's code may raise anything
-            if self.config.sharding and ranks.size > 1 and not isinstance(error, FlopsFitError):
+            # Arguments are refused on all ranks alike; anything else may have stopped one in a pass.
+            if self.config.sharding and ranks.size > 1 and type(error) is not InputError:
                 end_launch(error)
             state: RunState = "oom" if is_out_of_memory(error) else "failed"
             where = "" if state == "oom" else "".join(traceback.format_exception(error)[-3:])
@@ -165,13 +166,8 @@ class Trainer:
         experiment, config = run.experiment, self.config
         steps, batch_size = experiment.steps, experiment.batch_size
 
-        cut = config.sharding is not None and ranks.size > 1
-        needed = STATE_BYTES * experiment.params.total / (ranks.size if cut else 1)
-        if needed > (room := device_bytes(self.device)):
-            why = (
-                f"weights, gradients and AdamW take {needed / 1e9:.3g} GB on each rank, and {self.device} "
-                f"has {room / 1e9:.3g} GB: give sharding='fsdp' and more ranks, or smaller sizes"
-            )
+        cut = ranks.size if config.sharding else 1
+        if why := refusal(self.model, experiment, self.device, cut, config.optimizer is None):
             return replace(run, state="oom", reason=why)
 
         # 1. The model, initialised from the run's own seed; what it draws later differs by rank.
