@@ -48,10 +48,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _TRAINING = TrainingConfig()
-_LITTLE_BYTES, _MUCH_OF_MEMORY = (
-    1e9,
-    0.5,
-)  # what is said of memory: from this on, and from this share on
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ class Tracer:
                     return self._counted(lambda: self._loss(model, batch), model, seed)
         except FlopsFitError:
             raise
-        except Exception as failure:
+        except Exception as failure:  # the user's model and loss may raise anything
             raise InputError(
                 f"flops: {self.spec.reference} with its loss raised {error_line(failure)}"
                 f"{user_line(failure)}, when its FLOPs were counted on the first batch. If it runs "
