@@ -70,11 +70,12 @@ TEXT = Study(
     {
         2.5e9: [4, 6, 8, 10, 12, 16],
         8e9: [6, 8, 10, 12, 16, 24],
-        2.5e10: [8, 10, 12, 16, 24, 32],
-        8e10: [12, 16, 20, 24, 32, 48],
-        2.5e11: [16, 20, 24, 32, 48, 64],
-        8e11: [20, 28, 36, 48, 64, 96],
-        2.5e12: [32, 40, 48, 64, 80, 112],
+        2.5e10: [8, 12, 16, 24, 32, 40],
+        8e10: [12, 16, 24, 32, 40, 48],
+        2.5e11: [16, 24, 32, 40, 48, 64],
+        8e11: [28, 36, 48, 64, 80, 96],
+        2.5e12: [32, 48, 64, 80, 112, 128],
+        8e12: [48, 64, 80, 112, 144, 176],
     },
     repeats=2,
     step=8,
@@ -99,9 +100,9 @@ def IMAGES(data_dir: Path | None) -> Study:  # noqa: N802  # stands beside TEXT
 
 
 def quick_one(study: Study) -> Study:
-    """Every other size of the four smallest budgets, once each: to see that all steps go through."""
+    """The four smallest budgets, once each size: to see that all steps go through."""
     smallest = sorted(study.sizes)[:4]
-    return replace(study, sizes={C: study.sizes[C][::2] for C in smallest}, repeats=1)
+    return replace(study, sizes={C: study.sizes[C] for C in smallest}, repeats=1)
 
 
 def carry_out(study: Study, folder: Path, workers: int) -> Found:
@@ -137,8 +138,13 @@ def carry_out(study: Study, folder: Path, workers: int) -> Found:
         for lr, batch in [*((x, 1.0) for x in RATES), *((1.0, x) for x in BATCHES)]
     }
     adaptive = find_optimal(
-        **{**study.arguments(study.lower), "sizes": None, "repeats": 1, "hparams": result.recipe},
-        design=Adaptive(study.top, max_flops=result.plan.total_flops),
+        **{**study.arguments(study.lower), **dict.fromkeys(("sizes", "compute_budgets"))},
+        hparams=result.recipe,
+        design=Adaptive(
+            target_compute=study.top,
+            max_flops=math.fsum(r.flops for r in result.runs),
+            max_run_flops=max(study.lower),
+        ),
         executor=pool,
         output_dir=folder / "adaptive",
         progress=False,
@@ -172,8 +178,11 @@ def _nearest(study: Study, result: Result) -> int:
     return int(near.size)  # type: ignore[call-overload]  # widths are whole numbers
 
 
-def _vertices(table: RunTable) -> tuple[float, float, tuple[float, float], tuple[float, float]]:
-    """N* and the loss there by a parabola, with 90 % intervals from its runs' scatter."""
+Span = tuple[float, float] | None
+
+
+def _vertices(table: RunTable) -> tuple[float, float, Span, Span]:
+    """N* and the loss there by a parabola, with 90 % intervals from its runs, where it has a vertex."""
     best = parabola(table, WINDOW)
     assert best is not None
     rng = np.random.default_rng(0)
@@ -186,6 +195,8 @@ def _vertices(table: RunTable) -> tuple[float, float, tuple[float, float], tuple
         )
         if again is not None and again.interior:
             drawn.append((again.params, again.loss))
+    if len(drawn) < _DRAWS / 2:
+        return best.params, best.loss, None, None
     low, high = np.quantile(np.array(drawn), [0.05, 0.95], axis=0)
     return best.params, best.loss, (low[0], high[0]), (low[1], high[1])
 
