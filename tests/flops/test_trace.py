@@ -28,6 +28,19 @@ def test_counts_equal_their_closed_form(name: str) -> None:
     assert counted.notes == ()
 
 
+def test_a_compiled_model_is_counted_as_it_was_written() -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: nn.Module, inputs: list[Tensor]) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    layer = nn.Linear(10, 20, device="meta")
+    fast = torch.compile(layer, backend=backend)
+    assert trace_flops(lambda: fast(meta(5, 10)).sum()).forward == 2 * 5 * 10 * 20
+    assert compiled == []
+
+
 @pytest.mark.parametrize("width", [16, 64, 512])
 @pytest.mark.parametrize("context", [8, 256])
 def test_a_gpt_costs_its_closed_form_to_the_last_flop(width: int, context: int) -> None:

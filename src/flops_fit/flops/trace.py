@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -338,8 +340,9 @@ def _uniform(place: int, draw: int) -> float:
     return float((numbers.permutation(STRATA)[row] + numbers.random()) / STRATA)
 
 
-def each_operation(see: Callable[..., None], draw: int = 0) -> Any:
-    """A dispatch mode that shows every operation below autograd to ``see``."""
+@contextmanager
+def each_operation(see: Callable[..., None], draw: int = 0) -> Iterator[None]:
+    """Shows every operation below autograd to ``see``; what is compiled runs as it was written."""
     import torch  # itself: each operation asks for its attributes
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
@@ -386,4 +389,7 @@ def each_operation(see: Callable[..., None], draw: int = 0) -> Any:
             see(name, flops, args, kwargs, out, torch.is_grad_enabled())
             return out
 
-    return Count()  # type: ignore[no-untyped-call]  # it has no types
+    compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and its import is slow
+    stance = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+    with stance, Count():  # type: ignore[no-untyped-call]  # it has no types
+        yield
