@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Callable
@@ -19,6 +20,12 @@ from tests.cli._typed import TYPED
 
 NAMES = ("linear", "smooth", "additive", "draws", "lines", "own", "counted")
 Open = Callable[..., Opened]
+OFF_PLACE = """marks => marks.map(mark => {
+    const box = mark.getBoundingClientRect(), at = mark.ownerSVGElement.createSVGPoint();
+    [at.x, at.y] = [Number(mark.getAttribute("x")), Number(mark.getAttribute("y"))];
+    const {x, y} = at.matrixTransform(mark.parentNode.getScreenCTM());
+    return [Math.hypot(x - box.x - box.width / 2, y - box.y - box.height / 2), box.width];
+})"""
 ROWS = {
     "params": "optimal_params",
     "tokens": "optimal_tokens",
@@ -293,16 +300,65 @@ def test_a_figure_zooms_where_it_is_dragged_and_back(opened: Open) -> None:
     page.mouse.up()
     shown = [float(v) for v in (svg.get_attribute("viewBox") or "").split()]
     scale = float((whole or "").split()[2]) / box["width"]
-    assert shown[0] == pytest.approx(200 * scale, abs=3)
-    assert shown[2] == pytest.approx(101 * scale, abs=3)
+    # Wide enough for the part that was chosen, beside strips for the ticks.
+    strip, chosen = 0.15 * shown[2], 100 * scale
+    assert shown[0] + strip == pytest.approx(200 * scale, abs=3)
+    assert shown[2] - strip == pytest.approx(chosen, abs=3)
     page.get_by_role("button", name="Reset zoom of Loss over compute").click()
     assert svg.get_attribute("viewBox") == whole
     svg.focus()
     page.keyboard.press("+")
     assert svg.get_attribute("viewBox") != whole
+    marks = svg.locator("[data-series='best run of a budget'] use")
+    for off, size in marks.evaluate_all(OFF_PLACE):
+        assert off < 0.2
+        assert size < 20
     page.keyboard.press("0")
     page.keyboard.press("ArrowRight")
     assert "Training compute C, FLOPs: " in page.inner_text("figure .tip:not([hidden])")
+
+
+@pytest.mark.parametrize("name", ["isoflop", "loss", "surface", "residual_map", "backtest"])
+def test_a_zoomed_figure_has_ticks_of_its_own_at_their_values(opened: Open, name: str) -> None:
+    page = opened("additive").page
+    svg = page.locator(f"svg[data-name={name}]")
+    axes = json.loads(svg.get_attribute("data-axes") or "")
+    svg.focus()
+    for _ in range(8):
+        page.keyboard.press("+")
+        width = float((svg.get_attribute("viewBox") or "").split()[2])
+        ticks = {"x": [], "y": []}
+        for text in svg.locator(".ruler text").all():
+            place = {key: float(text.get_attribute(key) or "") for key in ("x", "y")}
+            which = "x" if text.get_attribute("text-anchor") == "middle" else "y"
+            ticks[which].append((text.text_content() or "", place[which]))
+        for which, found in ticks.items():
+            axis, shrink = axes[which], width / 244.8
+            if "names" in axis:
+                known = {word: value for value, word in axis["names"]}
+            for word, place in found:
+                at = place - (2.4 * shrink if which == "y" else 0.0)
+                share = (at - axis["at"][0]) / (axis["at"][1] - axis["at"][0])
+                low, high = axis["limits"]
+                value = low * (high / low) ** share if axis["log"] else low + share * (high - low)
+                meant = known[word] if "names" in axis else _meaning(word)
+                assert value == pytest.approx(meant, rel=1e-3, abs=1e-3 * abs(high - low))
+            assert len({word for word, _ in found}) == len(found)
+            assert len(found) <= 7
+            assert "names" in axis or found
+    page.keyboard.press("0")
+    assert svg.locator(".ruler text").count() == 0
+
+
+def _meaning(word: str) -> float:
+    """A tick's number: with a suffix, or times a power of ten in small digits."""
+    word = word.replace("−", "-")
+    if "10" in word and word[-1] in "⁰¹²³⁴⁵⁶⁷⁸⁹":
+        head, _, power = word.rpartition("10")
+        raised = power.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-"))
+        return float(head.rstrip("×") or 1) * 10.0 ** int(raised)
+    scale = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(word[-1])
+    return float(word[:-1]) * scale if scale else float(word)
 
 
 def test_a_figure_downloads_as_drawing_picture_and_data(

@@ -106,7 +106,7 @@ def document(title: str, sections: Iterable[tuple[str, str, str]]) -> str:
 
 def _style(body: str) -> str:
     """The style sheet, with the figures' colours for light and for dark paper."""
-    codes = sorted(set(re.findall(r"var\(--c([0-9a-f]{6}),", body)))
+    codes = sorted(set(re.findall(r"var\(--c([0-9a-f]{6}),", body + asset("figures.js"))))
     colours = {code: dark_colour(code) for code in codes}
     light = "".join(f"--c{code}:#{code};" for code in colours)
     before, _, rest = asset("page.css").partition("DARK {")

@@ -289,9 +289,11 @@ def _axes(figure: Figure, box: str) -> str:
     out = {}
     for which, at in places.items():
         axis, limits = getattr(ax, f"{which}axis"), getattr(ax, f"get_{which}lim")()
-        named = type(axis.get_major_formatter()).__name__ == "FixedFormatter"  # no numbers
-        label, log = "" if named else axis.label.get_text(), axis.get_scale() == "log"
+        log, label = axis.get_scale() == "log", axis.label.get_text()
         out[which] = {"label": label, "log": log, "at": at, "limits": [float(v) for v in limits]}
+        if not log and type(axis.get_major_formatter()).__name__ != "ScalarFormatter":
+            ticks = zip(axis.get_majorticklocs().tolist(), axis.get_ticklabels(), strict=True)
+            out[which] |= {"label": "", "names": [(v, words.get_text()) for v, words in ticks]}
     return html.escape(json.dumps(out))
 
 

@@ -12,6 +12,36 @@ const formatCount = (v) => {
   return size >= 1e3 || (size > 0 && size < 1e-3) ? Number(v.toPrecision(3)).toExponential() : v.toPrecision(3);
 };
 
+// Round numbers between two and their words, six at most, four of long ones.
+const ticksOf = (low, high, log, label) => {
+  const most = log && /FLOPs/.test(label) ? 4 : 6;
+  const decades = (digits) => {
+    const all = [];
+    for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); p++) {
+      for (const d of digits) if (d * 10 ** p >= low && d * 10 ** p <= high) all.push(Number(`${d}e${p}`));
+    }
+    return all;
+  };
+  let ticks = log && high > 4 * low ? [[1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]].map(decades).find((all) => all.length <= most) : null, digits = 0;
+  if (!ticks) {
+    const rough = (high - low) / (most - 1), power = Math.floor(Math.log10(rough));
+    const step = [1, 2, 2.5, 5, 10].find((s) => s * 10 ** power >= rough * 0.999) * 10 ** power;
+    ticks = [];
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) ticks.push(Number((i * step).toPrecision(12)));
+    digits = Math.max(0, ...ticks.map((v) => (String(v).split(/e/)[0].split(".")[1] || "").length));
+  }
+  const word = (v) => {
+    const plain = (x) => String(Number(x.toPrecision(9)));
+    if (most === 4) {
+      const [head, power] = v.toExponential(8).split("e"), raised = [...String(Number(power))].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
+      return Number(head) === 1 ? `10${raised}` : `${plain(Number(head))}×10${raised}`;
+    }
+    const [limit, suffix] = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([least]) => log && v >= least) || [1, ""];
+    return (log ? plain(v / limit) + suffix : v.toFixed(digits)).replace("-", "−");
+  };
+  return ticks.map((v) => [v, word(v)]);
+};
+
 (() => {
   const words = document.getElementById("run-words");
   const runs = words ? JSON.parse(words.textContent) : [];
@@ -36,6 +66,13 @@ const formatCount = (v) => {
     tip.setAttribute("role", "status");
     tip.hidden = true;
     const ring = svg.appendChild(svgNode("circle", { r: 4, class: "ring", visibility: "hidden" }));
+    const sized = [], symbols = [...svg.querySelectorAll("defs path")];
+    for (const drawn of svg.querySelectorAll("path[style*=stroke], [data-series][style*=stroke], text")) {
+      if (drawn.closest("defs, use") || drawn.querySelector("use")) continue; // these are symbols
+      const key = drawn.tagName === "text" ? "fontSize" : "strokeWidth";
+      drawn.dataset[key] = parseFloat(drawn.style[key]) || 1;
+      sized.push([drawn, key]);
+    }
     let view = full, points = null, lines = null, at = -1, dragged = null;
 
     // Every point and line that is shown, read when they are first asked for.
@@ -67,6 +104,10 @@ const formatCount = (v) => {
     const value = (axis, place) => {
       const [a, b] = axis.at, [low, high] = axis.limits, share = (place - a) / (b - a);
       return axis.log ? low * (high / low) ** share : low + share * (high - low);
+    };
+    const placeOf = (axis, v) => {
+      const [a, b] = axis.at, [low, high] = axis.limits;
+      return a + (axis.log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low)) * (b - a);
     };
     const scale = () => svg.getBoundingClientRect().width / view[2];
     const show = (point) => {
@@ -110,15 +151,45 @@ const formatCount = (v) => {
       return best;
     };
 
+    // A part of the figure has ticks of its own, on strips at its left and its bottom.
+    const STRIP = [0.15, 0.075];
+    const ruler = svg.appendChild(svgNode("g", { class: "ruler" }));
+    const grid = svg.insertBefore(svgNode("g", {}), svg.querySelector("[id$='figure_1']"));
+    const drawTicks = () => {
+      ruler.replaceChildren();
+      grid.replaceChildren();
+      for (const whole of svg.querySelectorAll("[id$='axes_1'] > [id*='matplotlib.axis']")) whole.style.display = view === full ? "" : "none";
+      if (view === full) return;
+      const [x, y, width, height] = view, shrink = width / full[2];
+      const left = x + STRIP[0] * width, bottom = y + (1 - STRIP[1]) * height;
+      const paper = { style: "fill: var(--cffffff, #ffffff); fill-opacity: .9" };
+      const strips = [[x, y, left - x, height], [left, bottom, x + width - left, y + height - bottom]];
+      const marks = [];
+      for (const [axis, ends, across] of [[axes.x, [left, x + width], true], [axes.y, [bottom, y], false]]) {
+        const sides = [...axis.at].sort((a, b) => a - b), shown = ends.map((v) => value(axis, Math.min(Math.max(v, sides[0]), sides[1])));
+        if (shown[0] === shown[1]) continue;
+        const ticks = axis.names ? axis.names.filter(([v]) => v >= shown[0] && v <= shown[1]) : ticksOf(...shown, axis.log, axis.label);
+        for (const [v, word] of ticks) {
+          const at = placeOf(axis, v), line = across ? { x1: at, x2: at, y1: y, y2: bottom } : { x1: left, x2: x + width, y1: at, y2: at };
+          grid.append(svgNode("line", { ...line, style: `stroke: var(--ce6e6e6, #e6e6e6); stroke-width: ${0.5 * shrink}` }));
+          const spot = across ? { x: at, y: bottom + 9 * shrink, "text-anchor": "middle" } : { x: left - 3 * shrink, y: at + 2.4 * shrink, "text-anchor": "end" };
+          const text = svgNode("text", { ...spot, style: `font-size: ${6.5 * shrink}px; font-family: 'DejaVu Sans', sans-serif; fill: var(--c222222, #222222)` });
+          text.textContent = word;
+          const cut = across ? at + 2 * word.length * shrink > x + width : at - 5 * shrink < y;
+          if (!cut) marks.push(text);
+        }
+      }
+      for (const [sx, sy, w, h] of strips) ruler.append(svgNode("rect", { x: sx, y: sy, width: w, height: h, ...paper }));
+      ruler.append(...marks);
+    };
     const zoom = (next) => {
       view = next;
       svg.setAttribute("viewBox", view.join(" "));
-      // Marks and lines keep their size on the screen: by the style sheet, and here.
-      svg.style.setProperty("--shrink", view[2] / full[2]);
-      for (const drawn of svg.querySelectorAll("[data-series] [style*=stroke], [data-series][style*=stroke]")) {
-        drawn.dataset.width ??= parseFloat(drawn.style.strokeWidth) || 1;
-        drawn.style.strokeWidth = drawn.dataset.width * view[2] / full[2];
-      }
+      // Marks, lines and words keep their size on the screen.
+      const shrink = view[2] / full[2];
+      for (const symbol of symbols) symbol.setAttribute("transform", `scale(${shrink})`);
+      for (const [drawn, key] of sized) drawn.style[key] = `${drawn.dataset[key] * shrink}px`;
+      drawTicks();
       reset.hidden = view === full;
       show(null);
     };
@@ -142,15 +213,19 @@ const formatCount = (v) => {
       if (event.button !== 0 || event.target.closest("[data-key]")) return;
       dragged = { from: place(event), box: svg.appendChild(svgNode("rect", { class: "drag" })), area: [0, 0, 0, 0] };
       svg.setPointerCapture(event.pointerId);
+      svg.style.userSelect = "none"; // the drag chooses a part, not words
     });
     svg.addEventListener("pointerup", () => {
       if (!dragged) return;
       const [x, y, width, height] = dragged.area;
       dragged.box.remove();
       dragged = null;
+      svg.style.userSelect = "";
       if (width * scale() < 8 || height * scale() < 8) return;
-      const wide = Math.max(width, height * full[2] / full[3]), high = wide * full[3] / full[2];
-      zoom([x + width / 2 - wide / 2, y + height / 2 - high / 2, wide, high]);
+      // Room for the strips of ticks beside what was chosen.
+      const wide = Math.max(width / (1 - STRIP[0]), (height / (1 - STRIP[1])) * full[2] / full[3]), high = wide * full[3] / full[2];
+      const [across, down] = [wide * (1 - STRIP[0]), high * (1 - STRIP[1])];
+      zoom([x + width / 2 - across / 2 - wide * STRIP[0], y + height / 2 - down / 2, wide, high]);
     });
     svg.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") show(null); });
     svg.addEventListener("dblclick", () => zoom(full));
