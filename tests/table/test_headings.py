@@ -221,6 +221,7 @@ def test_one_line_a_column_says_what_was_recognised() -> None:
         (["**125M**", "350M*", "70B (non-embedding)"], [1.25e8, 3.5e8, 7e10]),
         (["$3 \\times 10^{20}$", "1,5B"], [3e20, 1.5e9]),
         (["3.21 ± 0.01", "3.05(2)", "2.9 nats"], [3.21, 3.05, 2.9]),
+        (['="3.0"', "'2.9", "∞", "1.#QNAN", "n.a."], [3.0, 2.9, np.nan, np.nan, np.nan]),
     ],
 )
 def test_cells_are_read_with_their_units(cells: Sequence[str], value: Sequence[float]) -> None:
@@ -276,6 +277,38 @@ TEXTS = {
         "That was it.",
     ],
     "tabs": ["N\tD\tloss", *(r.replace("|", "\t") for r in BODY)],
+    "tabs and commas": [
+        "N (M)\tD (G)\tloss",
+        *(
+            f"{n / 1e6:.3f}\t{d / 1e9:.3f}\t{y}".replace(".", ",")
+            for n, d, y in zip(N, D, L, strict=True)
+        ),
+    ],
+    "LaTeX of a paper": [
+        "\\begin{tabular}{lll}",
+        "\\toprule",
+        "N & D & loss \\\\",
+        "\\midrule",
+        *(r.replace("|", " & ") + " \\\\ \\hline" for r in BODY),
+        "\\end{tabular}",
+    ],
+    "headings behind %": ["% N,D,loss", *(r.replace("|", ",") for r in BODY)],
+    "headings in a comment, and below": [
+        "# N D loss",
+        "N,D,loss",
+        *(r.replace("|", ",") for r in BODY),
+    ],
+    "rows counted by pandas": [
+        "N D loss",
+        *(f"{i}  {r.replace('|', ' ')}" for i, r in enumerate(BODY)),
+    ],
+    "rows named by R": ['"N","D","loss"', *(f'"r",{r.replace("|", ",")}' for r in BODY)],
+    "a count below": [
+        "N | D | loss",
+        "--+---+---",
+        *(r.replace("|", " | ") for r in BODY),
+        "(3 rows)",
+    ],
 }
 
 
@@ -308,6 +341,15 @@ DOCUMENTS: dict[str, Any] = {
         "runs": {"a": {"N": 1e8, "D": 2e9, "loss": 3.0}, "b": {"N": 2e8, "D": 1e9, "loss": 3.1}},
     },
     "columns, inside": {"data": {"N": [1e8, 2e8], "D": [2e9, 1e9], "loss": [3.0, 3.1]}},
+    "columns a budget": {
+        "1e18": {"N": [1e8], "D": [2e9], "loss": [3.0]},
+        "3e18": {"N": [2e8], "D": [1e9], "loss": [3.1]},
+    },
+    "beside notes": {
+        "notes": ["x"],
+        "runs": [{"N": 1e8, "D": 2e9, "loss": 3.0}, {"N": 2e8, "D": 1e9, "loss": 3.1}],
+    },
+    "several of each": {"model_sizes": [1e8, 2e8], "tokens": [2e9, 1e9], "losses": [3.0, 3.1]},
     "columns beside a name": {"name": "x", "N": [1e8, 2e8], "D": [2e9, 1e9], "loss": [3.0, 3.1]},
     "inside": {
         "project": "x",
@@ -349,6 +391,19 @@ def test_losses_of_other_names_are_found_beside_those_of_training(loss: str) -> 
     """The held-out one is taken, whatever it is called."""
     rows = [{"Parameter": 1e8, "n_tokens": 1e9, loss: 3.0, "train/ce": 2.9}]
     assert RunTable.read(rows).loss.tolist() == [3.0]
+
+
+def test_of_readings_of_one_loss_the_last_is_taken() -> None:
+    """As SageMaker aggregates metrics."""
+    row = {"N": 1e8, "D": 2e9, "loss - Min": 2.9, "loss - StdDev": 0.3, "loss - Last": 3.0}
+    assert RunTable.read([row]).loss.tolist() == [3.0]
+
+
+def test_bytes_of_western_windows_are_read(tmp_path) -> None:
+    """As its spreadsheets write CSV."""
+    path = tmp_path / "Läufe.csv"
+    path.write_bytes("Größe;Tokens;loss\n1e8;2e9;3,0\n".encode("cp1252"))
+    assert RunTable.read(path, {"params": "Größe"}).loss.tolist() == [3.0]
 
 
 def test_a_trainer_state_alone_says_what_it_lacks(tmp_path) -> None:
@@ -401,15 +456,16 @@ def test_steps_are_no_tokens_without_the_batch() -> None:
     rows = {"N": N.tolist(), "steps": [1000, 2000, 3000], "loss": L.tolist()}
     with pytest.raises(TableError, match="Steps are no tokens: add a column"):
         RunTable.read(rows)
-    table = RunTable.read({**rows, "batch_size": [64] * 3, "seq_len": [1024] * 3})
-    assert table.tokens.tolist() == [65_536_000, 131_072_000, 196_608_000]
+    for length in ("seq_len", "ctx"):
+        table = RunTable.read({**rows, "batch_size": [64] * 3, length: [1024] * 3})
+        assert table.tokens.tolist() == [65_536_000, 131_072_000, 196_608_000]
 
 
 HEADINGS = {
     "params": (
         *("total_parameter_count", "# of parameters", "Number of Parameters", "Params (total)"),
         *("num_trainable_parameters", "N (non-embedding)", "model parameter count", "size"),
-        *("N_total", "nparams", "non_emb_params"),
+        *("N_total", "nparams", "non_emb_params", "params_n_params", "user_attrs_n_params"),
     ),
     "tokens": (
         *("Training tokens consumed", "number_of_training_tokens", "total_tokens_processed"),
@@ -424,6 +480,7 @@ HEADINGS = {
         "min_val_loss",
         "validation_cross_entropy",
         "bits_per_token",
+        *("wikitext/bits_per_byte,none", "user_attrs_val_loss", "loss (nats)", "best_losses"),
     ),
 }
 
@@ -467,6 +524,8 @@ def test_logarithms_and_perplexities_are_refused_in_words() -> None:
     """No mapping of columns would read them."""
     with pytest.raises(TableError, match="Logarithms are not read: add columns"):
         RunTable.read([{"log10_N": 8.0, "log10 D": 9.3, "loss": 3.0}])
+    with pytest.raises(TableError, match=r"beside \['log10\(C\)'\]"):
+        RunTable.read([{"N": 1e8, "log10(C)": 18.0, "loss": 3.0}])
     with pytest.raises(TableError, match="Perplexity is no loss: add a column loss = ln"):
         RunTable.read([{"N": 1e8, "D": 2e9, "val_ppl": 20.0}])
 
@@ -476,6 +535,7 @@ def test_logarithms_and_perplexities_are_refused_in_words() -> None:
     [
         *[("params/1e6", "tokens/1e9"), ("Mparams", "Gtokens"), ("N x10^6", "D (x1e9)")],
         *[("Params [1e6]", "Tokens, billions"), ("M params", "B tokens")],
+        *[("Millions of parameters", "Mrd. Tokens"), ("nparams_millions", "GToks")],
     ],
 )
 def test_units_stand_anywhere_in_a_heading(params: str, tokens: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -175,3 +177,59 @@ def test_structured_arrays_named_tuples_and_indices_are_tables() -> None:
         frame.set_index("params"),
     )
     assert all(RunTable.read(form).params.tolist() == [1e8, 2e8] for form in forms)
+
+
+@dataclass
+class Result:
+    params: float
+    tokens: float
+    loss: float
+
+    def model_dump(self) -> dict[str, float]:
+        """As models of pydantic give their fields."""
+        return vars(self)
+
+
+def test_rows_are_whatever_has_fields_by_name() -> None:
+    """Dataclasses, models, namespaces, rows of pandas, and lists below a list of headings."""
+    rows = [[1e8, 2e9, 3.0], [2e8, 2e9, 2.9]]
+    results = [Result(*row) for row in rows]
+    frame = pd.DataFrame(results)
+    forms: list[Any] = [results, [SimpleNamespace(**vars(r)) for r in results], frame.itertuples()]
+    forms += [[row for _, row in frame.iterrows()], [list(vars(results[0])), *rows]]
+    fields = make_dataclass("fields", ["params", "tokens", "loss"])
+    forms += [[fields(*row) for row in rows]]
+    assert all(RunTable.read(form).params.tolist() == [1e8, 2e8] for form in forms)
+    with pytest.raises(InputTypeError, match="list of object"):
+        RunTable.read([object()])
+
+
+def test_levels_of_columns_are_paths() -> None:
+    """As pandas groups them; of columns without a name, a number is one."""
+    repeated = pd.DataFrame([r for r in ROWS for _ in range(2)])
+    grouped = repeated.groupby(["params", "tokens"]).agg({"loss": ["mean", "std"]})
+    for frame in (grouped, grouped.reset_index()):
+        assert RunTable.read(frame).loss.tolist() == [r["loss"] for r in ROWS]
+    plain = pd.DataFrame(pd.DataFrame(ROWS).to_numpy())
+    assert len(RunTable.read(plain, {"params": "0", "tokens": "1", "loss": "2"})) == len(ROWS)
+
+
+def test_words_of_a_state_that_no_tracker_has_do_not_end_all_runs() -> None:
+    """Only what says that a run ended early does; its first word decides."""
+    states = ["fine", "fine", "CANCELLED by 1000"]
+    table = RunTable.read([{**r, "status": s} for r, s in zip(ROWS, states, strict=True)])
+    assert len(table) == 2
+    assert "CANCELLED by 1000" in table.excluded[0].reason
+
+
+def test_masked_values_are_missing_and_sets_have_no_order() -> None:
+    columns = {n: np.ma.masked_array([r[n] for r in ROWS], mask=[0, 1, 0]) for n in ROWS[0]}
+    assert len(RunTable.read(columns)) == 2
+    with pytest.raises(TableError, match="expected a number"):
+        RunTable.read({n: {r[n] for r in ROWS} for n in ROWS[0]})
+
+
+def test_text_is_no_path() -> None:
+    for source in ("params,tokens,loss\n1e8,2e9,3\n", io.StringIO("params")):
+        with pytest.raises(InputTypeError, match="expected the path of a file"):
+            RunTable.read(source)

@@ -27,7 +27,7 @@ _FLOPS = re.compile(rf"({_PREFIX})_?f(?:lop|lo)?s?(?:_?/?(?:s|sec))?((?:_?days?|
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3}){2,}(?:\.\d*)?|,\d{3}\.\d*)")
 _ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 # Commas that can only be decimal points; in a file where a comma cannot part columns, any comma.
-_DECIMAL = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,})|\d+,\d+e[+-]?\d+)", re.I)
+DECIMAL = re.compile(r"[+-]?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,})|\d+,\d+e[+-]?\d+)", re.I)
 _ANY_DECIMAL = re.compile(r"[+-]?\d[\d.]*,\d+(?:e[+-]?\d+)?", re.I)
 # Dots that can only group thousands: two groups or more, or a decimal comma behind one.
 _DOT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?:,\d*)?|\.\d{3},\d*)")
@@ -94,7 +94,7 @@ def numbers(
         with suppress(ValueError, OverflowError):
             return np.array(list(map(float, values)), dtype=np.float64) * factor
     texts = [v.strip() for v in values if isinstance(v, str)]
-    decimal = _ANY_DECIMAL if free_comma else _DECIMAL
+    decimal = _ANY_DECIMAL if free_comma else DECIMAL
     meanings = {"group": _GROUPED, "dots": _DOT_GROUPS, "decimal": decimal}
     comma = next((m for m, form in meanings.items() if any(map(form.fullmatch, texts))), "")
     parsed = (_number(v, comma, column, i, factor, counts) for i, v in enumerate(values, start=1))
@@ -115,7 +115,7 @@ def _number(value: Any, comma: str, column: str, row: int, factor: float, counts
         return math.nan
     hint, text = "", value
     if isinstance(value, str):
-        text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip(" *$†‡§").lstrip("~≈"))
+        text = re.sub(r"(?<=\d)[\s'’](?=\d{3}(?!\d))", "", value.strip(" *$†‡§'\"=").lstrip("~≈"))
         text = _REMARK.sub("", text.replace("\\times", "×").replace("\\cdot", "·"))
         if comma in ("decimal", "dots") and ("," in text or comma == "dots"):
             text = text.replace(".", "").replace(",", ".")
@@ -133,7 +133,7 @@ def _number(value: Any, comma: str, column: str, row: int, factor: float, counts
             if unit is not None:
                 return float(match[1]) * (factor if unit == 1 else unit)
             hint = " Write it out, such as 70e9."
-        elif match := re.fullmatch(r"([\d.]+)\s*(?:nats|bits|bpb)", text, re.I):
+        elif match := re.fullmatch(r"([\d.]+)\s*(?:nats|bits|bpb)(?:(?:/| per )\w+)?", text, re.I):
             text = match[1]
     with suppress(TypeError, ValueError):
         if not isinstance(value, bool | np.bool_):

@@ -181,6 +181,8 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
     best = min(candidates.values())
     purpose, distance, _ = best
     ties = sorted((h for h, r in candidates.items() if r == best), key=lambda h: "total" not in h)
+    ends = [h for h in ties if {"last", "final"} & set(_words(h))]
+    ties = ends if len(ends) == 1 else ties
     column = ties[0] if len(ties) == 1 or name in CIRCUMSTANCES else _same(name, ties, raw)
     if name in ("params", "tokens", "flops") and distance <= 2:
         near = [h for h, r in candidates.items() if h not in ties and r[0] == purpose and r[1] <= 2]
@@ -232,8 +234,9 @@ def split_unit(heading: str) -> tuple[str, float]:
         factor = unit_factor(match[2])
         if factor is not None and factor != 1:
             return f"{match[1]}flops", factor
-    if match := re.fullmatch(r"([kmgbt])_?(params|parameters|tokens)", text):
-        return match[2], unit_factor(match[1]) or 1.0
+    counted = r"([kmgbt]|[a-z]{3,}?)[._]*(?:of_)?(params|parameters?|tokens|toks)"
+    if (match := re.fullmatch(counted, text)) and (factor := unit_factor(match[1])):
+        return match[2], factor
     if match := re.fullmatch(r"(.+?)_*[/x×*_]_*((?:10\^|10\*\*|1?e)\+?\d+)", text):
         return match[1], unit_factor(f"1{match[2]}" if match[2][0] == "e" else match[2]) or 1.0
     head, _, unit = text.rpartition("_")
@@ -245,7 +248,7 @@ def split_unit(heading: str) -> tuple[str, float]:
 def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     """How badly a heading suits a quantity: the kind of loss, the distance, and the preference."""
     normal = _normal(heading)
-    words = set(re.split(r"[_./:()=<>]+", normal.replace("cross_entropy", "ce")))
+    words = set(_words(normal.replace("cross_entropy", "ce")))
     held_out = bool(words & WORDS["held_out"])
     purpose = 0
     if name == "loss" and not held_out:
@@ -280,6 +283,10 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     return (purpose, 5 + (not held_out), 0) if named else None
 
 
+def _words(heading: str) -> list[str]:
+    return re.split(r"[_./:()=<>]+", _normal(heading))
+
+
 def _core(plain: str) -> str:
     """A heading without the words that change nothing, unless no more than a letter is left."""
     core = "_".join(word for word in plain.split("_") if word not in WORDS["fillers"])
@@ -287,8 +294,9 @@ def _core(plain: str) -> str:
 
 
 def _normal(heading: str) -> str:
-    bare = heading.strip().lstrip("#№").strip(" *`$\"'†‡§¹²³").lower()
+    bare = heading.strip().removesuffix(",none").lstrip("#№").strip(" *`$\"'†‡§¹²³").lower()
     normal = re.sub(r"[\s\-]+", "_", bare)
+    normal = re.sub(r"(loss|size|budget|count)e?s(?=_|$)", r"\1", normal)
     # A batch in tokens is no number of sequences.
     return re.sub(
         r"batch(?:_size)?_*[(\[]((?:[kmb]_?)?)tokens?[)\]]$", r"batch_tokens_\1", normal
@@ -303,8 +311,9 @@ def _parts(heading: str) -> list[str]:
     if len(parts) > 1 and parts[-1] == "value":  # W&B keeps {"desc": ..., "value": ...}
         parts = parts[:-1]
     if len(parts) == 1:
-        for scope in ("config_", "summary_", "metrics_"):
-            parts = [parts[0].removeprefix(scope)]
+        for scope in ("config_", "summary_", "metrics_", "params_", "user_attrs_"):
+            bare = parts[0].removeprefix(scope)
+            parts = [bare if len(bare) > 1 and bare not in WORDS["fillers"] else parts[0]]
     return parts
 
 
@@ -346,10 +355,10 @@ def splits(cells: Sequence[Any] | NDArray[Any]) -> bool:
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
     """The rows whose run did not finish, each with its state, if the words are those of trackers."""
     words = ["" if is_missing(s) else str(s).strip() for s in states]
-    finished = WORDS["finished"]
-    if not any(w.lower() in finished | WORDS["unfinished"] for w in words):
-        return {}
-    return {i: w for i, w in enumerate(words) if w and w.lower() not in finished}
+    first = [w.lower().partition(" ")[0] for w in words]
+    if any(w in WORDS["finished"] for w in first):
+        return {i: w for i, w in enumerate(words) if w and first[i] not in WORDS["finished"]}
+    return {i: w for i, w in enumerate(words) if first[i] in WORDS["unfinished"]}
 
 
 def budgets_of(flops: Floats, spread: float = 0.1) -> Floats:

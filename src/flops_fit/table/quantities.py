@@ -135,7 +135,7 @@ def summaries(labels: Sequence[str], data: Mapping[str, Floats]) -> dict[int, st
     others = [data[n][:last][np.isfinite(data[n][:last])] for n in ("params", "tokens")]
     ends = [data[n][last] for n in ("params", "tokens")]
     for what, f in (("sum", np.sum), ("mean", np.mean)):
-        varied = last > 2 and all(np.ptp(v) > 0 for v in others)
+        varied = last > 2 and all(len(v) and np.ptp(v) > 0 for v in others)
         if varied and all(abs(f(v) - e) < 1e-6 * e for v, e in zip(others, ends, strict=True)):
             out[last] = f"its N and D are the {what} of those above"
     return out
@@ -270,7 +270,10 @@ def _lacks(
     first = raw.cells.get(raw.headings[0], ()) if raw.headings else ()
     known = {n for c in first for n in _REQUIRED if not is_missing(c) and rank(n, str(c))}
     values = [h for h in raw.headings if re.fullmatch(r"[\d.]+(e[+-]?\d+)?", h)]
-    logs = [h for h in likely.values() if re.search(r"(?<![a-z])(log|ln|lg)", h.lower())]
+    asked = [*missing, *(["flops"] if "tokens" in missing else [])]
+    form = r"(?:log|ln|lg)(?:10|2|e)?[\s_(]*(.+?)\)?"
+    bare = [(h, m[1]) for h in raw.headings if (m := re.fullmatch(form, h.strip().lower()))]
+    logs = [h for h, b in bare if any(rank(name, b) for name in asked)]
     if len(values) > 1 and not any(rank(n, h) for n in _REQUIRED for h in raw.headings):
         fix = "Its first line holds numbers: put the headings params,tokens,loss above."
     elif wide := wide_hint(raw.headings):

@@ -393,7 +393,7 @@ class RunTable:
         """
         if isinstance(source, RunTable):
             return source
-        if isinstance(source, Iterator):
+        if isinstance(source, Iterator) and not hasattr(source, "read"):
             source = list(islice(source, MOST_ROWS + 1))
         if isinstance(source, Sequence) and source and all(isinstance(r, Run) for r in source):
             return cls.from_runs([r for r in source if isinstance(r, Run)])

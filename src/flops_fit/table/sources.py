@@ -8,6 +8,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, is_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,15 @@ def _read(source: Any, wanted: Wanted) -> Raw:
         source = {name: source[name] for name in source.dtype.names}
     if isinstance(source, Mapping):
         return _from_columns(source, wanted)
+    if hasattr(source, "read") or "\n" in (source if isinstance(source, str) else ""):
+        raise InputTypeError("expected the path of a file, or rows; got the text of one. Save it.")
     if not isinstance(source, str | Path):
         if (framed := _from_frame(source, wanted)) is not None:
             return framed
         if isinstance(source, Iterable) and not isinstance(source, bytes):
-            return from_rows(source, wanted)
+            return from_rows(_below_headings(source), wanted)
         raise _no_table(source)
-    path = Path(source)
+    path = Path(source).expanduser()
     try:
         return _from_file(path, wanted)
     except TableError:
@@ -111,6 +114,7 @@ def _from_columns(source: Mapping[Any, Any], wanted: Wanted) -> Raw:
     if single := [k for k, many in listed.items() if not many and wanted(k) == "number"]:
         raise TableError(f"expected a list of values for each column; {single} hold single values.")
     kept = {str(k): v for k, v in source.items() if listed[str(k)]}
+    kept |= {k: np.ma.filled(v.astype(object), None) for k, v in kept.items() if np.ma.isMA(v)}
     columns = {k: v if isinstance(v, np.ndarray) else list(v) for k, v in kept.items()}
     if any(isinstance(v, np.ndarray) and v.ndim != 1 for v in columns.values()):
         raise TableError("expected columns of one dimension, one value a run; one is a matrix.")
@@ -131,8 +135,15 @@ def _rows_inside(source: Mapping[Any, Any]) -> list[Any] | None:
     if {"columns", "data"} <= set(source):  # pandas, orient="split"
         return [dict(zip(source["columns"], row, strict=False)) for row in source["data"]]
     tables = [v for v in inside if isinstance(v, list) and v and isinstance(v[0], Mapping)]
-    if len(tables) == 1 and sum(map(_is_listed, inside)) == 1:
+    known = any(rank(name, str(key)) for name in ("params", "tokens", "loss") for key in source)
+    if len(tables) == 1 and (not known or sum(map(_is_listed, inside)) == 1):
         return tables[0]
+    if all(map(_holds_columns, inside)) and len(set(map(tuple, inside))) == 1:
+        tables = [
+            [dict(zip(v, row, strict=True)) for row in zip(*v.values(), strict=True)]
+            for v in inside
+        ]
+        source = dict(zip(source, tables, strict=True))
     if len(tables) == len(inside) > 1:  # a list of runs for each budget or group
         with suppress(ValueError):
             return [{"budget": float(k), **row} for k, rows in source.items() for row in rows]
@@ -143,6 +154,11 @@ def _rows_inside(source: Mapping[Any, Any]) -> list[Any] | None:
         # pandas, orient="columns"
         return [{name: column[key] for name, column in source.items()} for key in inside[0]]
     return None
+
+
+def _holds_columns(value: Any) -> bool:
+    lists = [*value.values()] if isinstance(value, Mapping) else []
+    return all(isinstance(v, list) for v in lists) and len(set(map(len, lists))) == 1
 
 
 def _last_of_log(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -170,7 +186,7 @@ def _unpaired(value: Any) -> Any:
 def _is_listed(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0
-    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | set)
 
 
 def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
@@ -178,7 +194,7 @@ def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
     cells: dict[str, list[Any] | None] = {}  # None: seen, and not wanted
     count = 0
     for row in rows:
-        row = row._asdict() if hasattr(row, "_asdict") else row
+        row = row if isinstance(row, Mapping) else _as_mapping(row)
         if not isinstance(row, Mapping):
             raise _no_table(rows, row)
         if count == MOST_ROWS:
@@ -198,6 +214,26 @@ def from_rows(rows: Iterable[Any], wanted: Wanted) -> Raw:
     return Raw(tuple(cells), dict(full), count)
 
 
+def _as_mapping(row: Any) -> Any:
+    """Named tuples, models of pydantic, rows of pandas, dataclasses and what has a loss."""
+    methods = ("_asdict", "model_dump", *(["to_dict"] if getattr(row, "ndim", 0) == 1 else []))
+    for name in methods:
+        if hasattr(row, name):
+            return getattr(row, name)()
+    plain = getattr(row, "__dict__", {})
+    own = asdict(row) if is_dataclass(row) and not isinstance(row, type) else plain
+    return own if any(rank("loss", name) for name in own) else row
+
+
+def _below_headings(rows: Iterable[Any]) -> Iterable[Any]:
+    """Rows of lists below one of headings as mappings; other rows as they are."""
+    if not isinstance(rows, list) or len(rows) < 2 or hasattr(rows[0], "_asdict"):
+        return rows
+    if not all(isinstance(row, list | tuple) for row in rows):
+        return rows
+    return [dict(zip(map(str, rows[0]), row, strict=False)) for row in rows[1:]]
+
+
 def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     """Any data frame that narwhals knows, lazy ones collected; ``None`` if it is none."""
     import narwhals as nw
@@ -205,6 +241,10 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     index = getattr(source, "index", None)
     if any(name is not None for name in getattr(index, "names", ())):  # pandas: a column by itself
         source = source.reset_index()
+    headings = getattr(source, "columns", ()) if hasattr(source, "set_axis") else ()
+    if not all(isinstance(h, str) for h in headings):  # pandas: in levels, or numbers
+        levels = [map(str, h if isinstance(h, tuple) else (h,)) for h in headings]
+        source = source.set_axis(["/".join(filter(None, h)) for h in levels], axis=1)
     try:
         frame = nw.from_native(source, pass_through=True)
         if not isinstance(frame, nw.DataFrame | nw.LazyFrame):
@@ -299,8 +339,8 @@ def _json(path: Path, first: str, wanted: Wanted) -> Raw:
     value = json.loads(text) if text.strip() else []
     if isinstance(value, dict):
         return _from_columns(value, wanted)
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(row, list) for row in value):
-        value = [dict(zip(map(str, value[0]), row, strict=False)) for row in value[1:]]
+    if isinstance(value, list):
+        value = _below_headings(value)
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return from_rows(value, wanted)
     raise TableError(f"expected a JSON list of objects, one a run; {path} holds something else.")

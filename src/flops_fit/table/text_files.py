@@ -1,5 +1,6 @@
 """Text files of a table: their encoding, their headings and what parts their columns."""
 
+import codecs
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +13,14 @@ import numpy as np
 
 from flops_fit.errors import TableError
 from flops_fit.files import as_written
-from flops_fit.table.cells import is_missing, unit_factor
+from flops_fit.table.cells import DECIMAL, is_missing, unit_factor
 from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted
 
 _LONGEST_LINE = 1 << 20
 _ROWS_AT_ONCE = 50_000
-_DELIMITERS = ",;\t|"
+_DELIMITERS = ",;\t|&"
+_COMMENT = ("#", "%", "\\")
+_END_OF_LATEX = re.compile(r"\s*\\\\(?:\s*\\\w+)*\s*$")
 _POINTED = re.compile(r"-?\d+\.(?!0$)(?:\d{1,2}|\d{4,})")
 _HEAD = 20  # lines, a title and comments among them, in which the headings stand
 
@@ -40,11 +43,23 @@ def encoding(start: bytes) -> str:
     return "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
 
 
+def _windows(error: UnicodeError) -> tuple[str, int]:
+    """A byte that is no UTF-8 as Western Windows means it: spreadsheets there write so."""
+    if not isinstance(error, UnicodeDecodeError) or error.encoding != "utf-8":
+        raise error
+    with suppress(UnicodeDecodeError):
+        return error.object[error.start : error.end].decode("cp1252"), error.end
+    raise error
+
+
+codecs.register_error("flops_fit.windows", _windows)
+
+
 def opened(path: Path) -> TextIO:
     """A text file, opened in its encoding."""
     with path.open("rb") as handle:
         start = handle.read(2)
-    return path.open(encoding=encoding(start), newline="")
+    return path.open(encoding=encoding(start), errors="flops_fit.windows", newline="")
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -72,17 +87,18 @@ def binary(path: Path) -> TableError:
 
 def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     """The wanted columns of a text file of at most so many rows."""
-    filled = (line for line in lines(path) if line.strip())
+    bare = (_END_OF_LATEX.sub("\n", line) for line in lines(path))
+    filled = (line for line in bare if line.strip())
     head = list(islice(filled, _HEAD))
     if not head:
         return Raw((), {}, 0)
     start, delimiter = _header(head, wanted)
     # A heading in quotes may go on in the next line, so the reader gets the first one again.
-    rest = chain([head[start].lstrip("# ")], head[start + 1 :], filled)
+    rest = chain([head[start].lstrip("#% ")], head[start + 1 :], filled)
     width = head[start].count(delimiter)
-    sound = (x for x in rest if not (x.startswith("#") and x.count(delimiter) < width))
+    sound = (x for x in rest if not (x.startswith(_COMMENT) and x.count(delimiter) < width))
     reader = csv.reader(sound, delimiter=delimiter, skipinitialspace=True)
-    headings = [as_written(name.strip()) for name in next(reader)]
+    headings = [as_written(name.strip(" \ufeff")) for name in next(reader)]
     chart = any(name.endswith(("__MIN", "__MAX")) for name in headings)
     if chart or list(map(str.lower, headings)) == ["wall time", "step", "value"]:
         what = "W&B, one column a run" if chart else "TensorBoard, the steps of one run"
@@ -90,9 +106,11 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
             f"{path} is a chart exported from {what}: {headings[:3]}. Export the table "
             "of runs instead, or give rows of run, params, tokens and loss to curves=."
         )
-    first = list(islice(reader, 1))
+    first = list(islice(reader, 2))
     if first and (united := _with_units(headings, first[0])):
-        headings, first = united, []
+        headings, first = united, first[1:]
+    elif _named_rows(first, len(headings)):
+        headings = ["", *headings]
     rows_left = chain(first, reader)
     small = path.stat().st_size < 1 << 22
     kinds = {i: k for i, name in enumerate(headings) if name and keeps(k := wanted(name), small)}
@@ -118,11 +136,13 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     for i, chunks in parts.items():
         plain = chunks and all(isinstance(chunk, np.ndarray) for chunk in chunks)
         cells[headings[i]] = np.concatenate(chunks) if plain else list(chain.from_iterable(chunks))
-    # Where a comma cannot part columns it is a decimal point, unless points are.
-    texts = (
+    # Where a comma cannot part columns, or must be one elsewhere, it is a decimal point, unless
+    # points are.
+    texts = [
         str(c) for i, k in kinds.items() if k == "number" for c in islice(cells[headings[i]], 50)
-    )
-    commas = delimiter == ";" and not any(map(_POINTED.fullmatch, texts))
+    ]
+    commas = delimiter == ";" or any(map(DECIMAL.fullmatch, texts))
+    commas &= not any(map(_POINTED.fullmatch, texts))
     return Raw(tuple(name for name in headings if name), cells, count, commas)
 
 
@@ -130,7 +150,7 @@ def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
     """The first line with two known headings, or else that is no comment, and what parts it."""
 
     def parts(line: str, delimiter: str) -> list[str]:
-        return next(csv.reader([line.lstrip("# ")], delimiter=delimiter, skipinitialspace=True))
+        return next(csv.reader([line.lstrip("#% ")], delimiter=delimiter, skipinitialspace=True))
 
     def known(line: str, delimiter: str) -> int:
         headings = filter(None, map(str.strip, parts(line, delimiter)))
@@ -144,12 +164,12 @@ def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:
             delimiter = " "
         if known(line, delimiter) >= 2:
             names = [x for x in parts(line, delimiter) if wanted(x.strip()) == "number"]
-            if len(set(names)) == len(names):
+            if len(set(names)) == len(names) and not line.startswith(_COMMENT):
                 return i, delimiter
             doubtful.append((i, delimiter))  # the upper one of two lines of headings
     if doubtful:
         return doubtful[0]
-    first = next((i for i, line in enumerate(head) if not line.startswith("#")), 0)
+    first = next((i for i, line in enumerate(head) if not line.startswith(_COMMENT)), 0)
     return first, max(_DELIMITERS, key=lambda d: len(parts(head[first], d)))
 
 
@@ -165,6 +185,13 @@ def _with_units(headings: Sequence[str], cells: Sequence[str]) -> list[str]:
     return [f"{h} ({u})" if u in plain else h for h, u in pairs]
 
 
+def _named_rows(rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether rows begin with a name or number that has no heading, as R and pandas print them."""
+    first = [row[0].strip() for row in rows if len(row) == width + 1 and row[-1].strip()]
+    named = not any(re.match(r"[\d.+-]", name) for name in first)
+    return len(first) == 2 and (named or first in (["0", "1"], ["1", "2"]))
+
+
 def _between(row: Sequence[str], kinds: Mapping[int, ColumnKind]) -> bool:
     """Whether a row is empty, a rule, or a line of words where a number is expected."""
     filled = [i for i, cell in enumerate(row) if cell.strip(" -:=\\")]
@@ -174,7 +201,9 @@ def _between(row: Sequence[str], kinds: Mapping[int, ColumnKind]) -> bool:
         return True
     if len(filled) != 1 or len(row) < 3 or kinds.get(filled[0], "number") != "number":
         return not filled
-    return len(row[filled[0]].split()) > 2 or not re.search(r"\d", row[filled[0]])
+    return len(row[filled[0]].split()) > 2 or not re.match(
+        r"[\d.,+~≈$-]*\d", row[filled[0]].strip()
+    )
 
 
 def _make_rectangular(rows: list[list[str]], width: int, before: int, path: Path) -> None:
