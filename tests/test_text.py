@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flops_fit.text import format_count, format_duration, listed, markdown_table
+from flops_fit.text import fill, format_count, format_duration, listed, markdown_table
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ from flops_fit.text import format_count, format_duration, listed, markdown_table
 )
 def test_counts(value: float, text: str) -> None:
     assert format_count(value) == text
+
+
+def test_counts_in_words_keep_their_zeros() -> None:
+    assert (
+        fill("{N:count} of {D:.2f} and {a!r}", {"N": 2.5e9, "D": 1, "a": "b"})
+        == "2.50B of 1.00 and 'b'"
+    )
 
 
 @pytest.mark.parametrize(

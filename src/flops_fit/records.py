@@ -24,6 +24,7 @@ import numpy as np
 
 from flops_fit.errors import TableError
 from flops_fit.hparams import HParams
+from flops_fit.text import fill
 
 Severity = Literal["ok", "note", "warning", "critical"]
 T = TypeVar("T")
@@ -85,9 +86,8 @@ class Findings:
         words = self._words[key]
         how: Severity = severity or words["severity"]
         action = words.get("action", "") if act and how != "ok" else ""
-        code, *texts = (
-            t.format(**values) for t in (words.get("code", key), words["message"], action)
-        )
+        raw = (words.get("code", key), words["message"], action)
+        code, *texts = (fill(text, values) for text in raw)
         return Diagnostic(code, how, *texts)
 
 

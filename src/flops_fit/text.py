@@ -7,10 +7,11 @@ import html
 import io
 import os
 import re
+import string
 import sys
 import traceback
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,18 @@ def format_count(value: float, zeros: bool = False) -> str:
             shown = f"{scaled:#.3g}".rstrip(".") if zeros else f"{scaled:.3g}"
             return f"{shown if scaled < 999.5 else f'{scaled:.0f}'}{suffix}"
     return f"{value:#.3g}".rstrip(".") if zeros and 1e-3 <= value < 1e3 else f"{value:.3g}"
+
+
+class _Words(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if format_spec == "count":
+            return format_count(value, zeros=True)
+        return super().format_field(value, format_spec)
+
+
+def fill(words: str, values: Mapping[str, Any]) -> str:
+    """``words.format(**values)``, where ``{N:count}`` is a count with a suffix."""
+    return _Words().vformat(words, (), values)
 
 
 def format_percent(half: float) -> str:

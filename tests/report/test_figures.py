@@ -227,6 +227,23 @@ def test_figures_of_one_page_share_no_names(sound: flops_fit.Fit) -> None:
         assert set(re.findall(r'href="#([^"]+)"', svg)) <= own
 
 
+def test_numbers_of_labels_keep_their_digits_in_the_page(sound: flops_fit.Fit) -> None:
+    figure = report.draw_isoflop(report.isoflop_data(sound))
+    figure.axes[0].set_title("0.00034567")
+    assert ">0.00034567</text>" in inline_svg(figure, "", "")
+
+
+def test_many_outliers_leave_the_figure_and_are_counted(sound: flops_fit.Fit) -> None:
+    data = report.isoflop_data(sound)
+    top = max(curve.loss.max() for curve in data.curves)
+    far = replace(data.curves[0], loss=np.append(data.curves[0].loss[:-1], 10 * top))
+    flagged = np.full((31, 2), [float(far.params[-1]), 10 * top])
+    data = replace(data, curves=(far, *data.curves[1:]), flagged=flagged)
+    ax = report.draw_isoflop(data).axes[0]
+    assert ax.get_ylim()[1] < 1.2 * top
+    assert "outlier, 31 off the figure" in ax.get_legend_handles_labels()[1]
+
+
 def test_margins_set_once_are_those_of_a_tight_layout(sound: flops_fit.Fit) -> None:
     data = report.optimum_data(sound, "loss")
     once, engine = new_figure("loss", layout=False), new_figure("loss")

@@ -227,6 +227,24 @@ def test_two_fits_are_compared_on_a_page(sound: flops_fit.Fit, tmp_path: Path) -
     assert "…aaa" in text
     text = report.write_comparison(sound, sound, tmp_path / "same.html").read_text()
     assert "The runs do not decide which needs less compute" in text
+    bits = replace(better, loss=better.loss / 10)  # of another unit
+    text = report.write_comparison(
+        sound, flops_fit.fit_runs(bits), tmp_path / "far.html"
+    ).read_text()
+    assert "the second would need less than a billionth of the compute" in text
+    assert "under 1e-9" in text
+
+
+def test_the_page_of_many_runs_stays_small_and_names_those_it_draws() -> None:
+    rows = law_runs((1e18, 3e18, 1e19, 3e19, 1e20), sizes=1600)
+    text = page(report.ReportData(flops_fit.fit_runs(rows)))
+    assert len(text.encode()) < 6e6
+    words = re.search(r'id="run-words">(.*?)</script>', text)
+    tips = re.findall(r'data-tips="\[([\d, ]+)\]"', text)
+    assert words is not None
+    assert set(json.loads(words[1])) == {i for tip in tips for i in tip.split(", ")}
+    assert 'id="csv-residuals"' not in text
+    assert "too many for this page" in text
 
 
 def test_runs_without_an_optimum_give_no_number_and_no_axis_far_from_them() -> None:

@@ -22,6 +22,7 @@ from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Severity
 from flops_fit.table.run_table import RunTable
+from flops_fit.text import format_count
 
 _FEWEST_RUNS, _MOST_RUNS = 12, 5_000  # of more, no single one pulls the fit
 _MOST_SINGLE, _MOST_IN_TAIL, _STEPS = 40, 6, 20
@@ -274,7 +275,7 @@ def _refit(solution: Solution, weights: list[Floats], delta: float) -> list[Law]
 def sensitivity_diagnostics(moved: Sensitivity) -> list[Diagnostic]:
     """What the refits say, one finding a question."""
     out = []
-    at = f"N* at C = {moved.compute:.3g} ({moved.params:.3g})"
+    at = f"N* at C = {moved.compute:.3g} ({format_count(moved.params, zeros=True)})"
     for kind, code in _FINDINGS.items():
         worst = max(moved.of(kind), key=moved.shift, default=None)
         if worst is not None:
@@ -304,7 +305,8 @@ def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
         bad |= abs(off) > np.array(_LOSS_ERROR)
         if h.vertex_params is not None and h.regret is not None and h.vertex_loss is not None:
             regret = h.regret * abs(h.vertex_loss) / whole
-            text += f" and N* = {h.predicted_params:.3g} where {h.vertex_params:.3g} was best, "
+            sizes = (format_count(v, zeros=True) for v in (h.predicted_params, h.vertex_params))
+            text += " and N* = {} where {} was best, ".format(*sizes)
             text += f"which would cost {100 * regret:.2g} % in loss"
             bad |= regret > np.array(_REGRET)
         texts.append(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from flops_fit.report.page import document, figure_html, findings_list
 from flops_fit.report.style import Axes, Figure, Row
 from flops_fit.report.table import WORDS, TextTable, optima, paragraph
 
+_NAMES = ("the first", "the second")
 _LONGEST = 36  # of a name: figures have no room for a whole path
 _POINTS = 3  # budgets of the table of multipliers: each takes a second
 _FIGURES = {
@@ -73,13 +75,14 @@ def write_comparison(
     compute: float | None = None,
     *,
     level: float = 0.9,
-    names: tuple[str, str] = ("the first", "the second"),
+    names: tuple[str, str] = _NAMES,
 ) -> Path:
     """Write what :func:`flops_fit.compare` finds as one page: verdict, multipliers, curves, findings.
 
     ``names`` are what the page calls the two. Raises as ``compare``; OutputError if ``path`` cannot be
     written.
     """
+    default = names == _NAMES
     one, other = (name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in names)
     names = (one, other)
     if one == other:
@@ -91,7 +94,7 @@ def write_comparison(
     along = [compare(first, second, float(C), level=level) for C in np.unique(budgets)[:-1]]
     drawn = [_draw(fits, quantity, level) for quantity in _FIGURES]
     text = document(
-        f"{names[0]} and {names[1]} compared",
+        "Two fits compared" if default else f"{names[0]} and {names[1]} compared",
         (
             ("answer", "Answer", _answer(at, fits)),
             ("table", "Compute multiplier", _multipliers([*along, at], names).html()),
@@ -118,8 +121,13 @@ def _answer(at: Comparison, fits: dict[str, Fit]) -> str:
     span, m = at.intervals["compute_multiplier"], at.compute_multiplier
     sure = span is not None and (span[0] > 1 or span[1] < 1)
     key = "undecided" if not sure else "less" if m < 1 else "more"
+    key = key if 0 < m < math.inf else "never"
     said = WORDS[f"compared_{key}"].format(
-        first=one, second=other, at=at, span="no interval" if span is None else _range(span)
+        first=one,
+        second=other,
+        at=at,
+        span="no interval" if span is None else _range(span),
+        least="less than a billionth of" if m == 0 else "more than a billion times",
     )
     trust = ", ".join(f"{name}: {fit.trust}" for name, fit in fits.items())
     return paragraph(said, "answer lead") + paragraph(f"Trust in each fit: {trust}.", "answer")
@@ -133,11 +141,11 @@ def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextT
     rows = [["C, FLOPs", "Multiplier", "Exponent of N*, first", "second", "Difference"]]
     for c in comparisons:
         spans = [c.intervals["compute_multiplier"], c.intervals["exponent_difference"]]
-        values = [f"{c.compute_multiplier:.3g}", f"{c.exponent_difference:+.3f}"]
-        m, gap = (
-            f"{value} ({_range(span) if span else 'none'})"
-            for value, span in zip(values, spans, strict=True)
-        )
+        far = {0.0: "under 1e-9", math.inf: "over 1e9"}
+        m = far.get(c.compute_multiplier, f"{c.compute_multiplier:.3g}")
+        m += f" ({'none' if spans[0] is None else _range(spans[0])})"
+        ends = "none" if spans[1] is None else "{:+.3f} to {:+.3f}".format(*spans[1])
+        gap = f"{c.exponent_difference:+.3f} ({ends})".replace("-", "−")
         rows.append([f"{c.compute:.3g}", m, *(f"{a:.3f}" for a in c.exponents), gap])
     level = f"{100 * comparisons[0].level:g} %"
     note = f"Compute of {names[1]} over C for the loss of {names[0]} at C. In brackets {level} intervals."

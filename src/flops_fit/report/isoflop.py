@@ -98,11 +98,16 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     colours, drawn = style.compute_colours(len(data.curves)), _curves_to_draw(data.curves)
     losses = np.concatenate([c.loss for c in data.curves])
     lowest = min(losses.min(), *(data.curves[i].curve_loss.min() for i in drawn))
-    margin = 0.07 * (losses.max() - lowest)
-    top = losses.max() + margin
+    # Many outliers must not squeeze the curves: the highest of them leave the figure.
+    crowd = len(data.flagged) > _MANY_OUTLIERS
+    kept = losses[~np.isin(losses, data.flagged[:, 1])] if crowd else losses
+    margin = 0.07 * (kept.max() - lowest)
+    top = kept.max() + margin
     sizes = [c.params for c in data.curves]
     names = [f"C = {style.exponents(c.budget)}" for c in data.curves]
-    optimum, minimum, outlier = f"optimum of the {data.law}", "minimum of a parabola", "outlier"
+    off = int(np.sum(data.flagged[:, 1] > top))
+    outlier = f"outlier, {off} off the figure" if off else "outlier"
+    optimum, minimum = f"optimum of the {data.law}", "minimum of a parabola"
     sparse = style.sparse(np.log(np.concatenate(sizes)), losses)
     starts = np.cumsum([0, *(len(c.params) for c in data.curves)])
     for i, (curve, colour, name) in enumerate(zip(data.curves, colours, names, strict=True)):
@@ -129,8 +134,9 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
             mark = ax.plot(*best, "*", color=colour, ms=7, mec=style.INK, mew=0.5, zorder=4)
             style.tag(mark, optimum, name)
     x, y = data.flagged[style.sparse(np.log(data.flagged[:, 0]), data.flagged[:, 1])].T
-    size = 6.5 if len(x) <= _MANY_OUTLIERS else 4.0
-    style.tag(ax.plot(x, y, "o", ms=size, mfc="none", mec=style.VERMILLION, mew=0.6), outlier)
+    size, width = (3.6, 0.35) if crowd else (6.5, 0.6)
+    rings = ax.plot(x, y, "o", ms=size, mfc="none", mec=style.VERMILLION, mew=width)
+    style.tag(rings, outlier)
     ax.set_ylim(float(lowest - margin), float(top))
     least, most = np.min(np.concatenate(sizes)), np.max(np.concatenate(sizes))
     room = (most / least) ** 0.04
@@ -175,7 +181,7 @@ def _label_curves(ax: Axes, curves: dict[str, tuple[IsoflopCurve, Colour]]) -> N
             "shrinkB": 1,
         }
         text = ax.annotate(
-            name if i == 0 else name.removeprefix("C = "), (params, loss), xytext=(1.03, place),
+            name if i == len(ends) - 1 else name.removeprefix("C = "), (params, loss), xytext=(1.03, place),
             textcoords="axes fraction", va="center", fontsize=style.SMALL, color=style.INK,
             arrowprops=line, annotation_clip=False,
         )  # fmt: skip
@@ -336,7 +342,7 @@ def draw_residuals(data: Residuals, ax: Axes | None = None) -> Figure:
     """How far each run lies from the law, over its size; a colour for each budget."""
     ax = style.axes_of(ax, "residuals")
     sparse = style.sparse(np.log(data.params), data.residual)
-    style.draw_runs(ax, data.params[sparse], data.residual[sparse], data.budget[sparse], sparse)
+    style.draw_runs(ax, data.params, data.residual, data.budget, sparse)
     ax.axhline(0, color=style.FAINT, lw=0.6)
     style.log_axis(ax, "x", "Parameters N")
     ax.set_ylabel("Loss above the law, %" if data.in_percent else "Loss − law")

@@ -20,7 +20,7 @@ from flops_fit.records import SIMULATED, Diagnostic, Run, finite_json
 from flops_fit.report import table
 from flops_fit.report.figures import Drawn, ReportData
 from flops_fit.report.provenance import excluded_list, methods_section, provenance, runs_table
-from flops_fit.report.style import dark_colour, inline_svg
+from flops_fit.report.style import dark_colour, drawn_runs, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import rule_table, tuning_table
 from flops_fit.store.read import TrainingCurve
@@ -33,6 +33,7 @@ _PRICE = 2.0  # dollars an hour: an example to be typed over
 _TRUST = {"ok": "ok", "caution": "warning", "no": "critical"}  # as severities
 _BESIDE = "isoflop"  # the figure beside the answer
 _ANSWER_FINDINGS = 2  # beside the answer
+_MOST_DATA = 500_000  # characters behind a figure, so that the page stays below 6 MB
 _SEVERITIES = ("critical", "warning", "note", "ok")
 
 
@@ -184,21 +185,23 @@ def _peak(device: str) -> tuple[float, str]:
 
 def figures(m: ReportData) -> str:
     """Every figure with its caption and its data, and what the page says of each run in them."""
-    runs, words = m.fit.runs, []
-    for label, N, D, C, loss in zip(
-        runs.labels, runs.params, runs.tokens, runs.flops, runs.loss, strict=True
-    ):
-        sizes = f"N = {format_count(N)}, D = {format_count(D)} {runs.unit}"
-        words.append(f"{label}\n{sizes}\nC = {C:.3g}, loss {loss:.4f}")
+    runs, words = m.fit.runs, {}
+    for i in sorted(set().union(*(drawn_runs(d.figure) for d in m.drawn))):
+        sizes = (
+            f"N = {format_count(runs.params[i])}, D = {format_count(runs.tokens[i])} {runs.unit}"
+        )
+        words[i] = f"{runs.labels[i]}\n{sizes}\nC = {runs.flops[i]:.3g}, loss {runs.loss[i]:.4f}"
     items = "".join(figure_html(d) for d in m.drawn if d.kind.name != _BESIDE)
     return f'<div class="figures">{items}</div>{_json("run-words", words)}'
 
 
 def figure_html(d: Drawn) -> str:
-    """A figure with its title, caption and data."""
+    """A figure with its title, caption and data, or where these are if they are too many for a page."""
     title, caption = html.escape(d.kind.title), html.escape(d.kind.caption)
     svg = inline_svg(d.figure, d.kind.title, d.kind.caption)
     rows = _json(f"csv-{d.kind.name}", d.csv())
+    if len(rows) > _MOST_DATA:
+        rows, caption = "", f"{caption} {table.WORDS['no_data']}"
     return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption>{rows}</figure>"
 
 

@@ -91,7 +91,7 @@ def _fitted_runs(fit: Fit) -> str:
 def _table(columns: dict[str, Callable[[_T], Cell]], items: Sequence[_T], caption: str) -> str:
     note = "Click a column to sort by it."
     if len(items) > _MAX_ROWS:
-        note = f"The largest {_MAX_ROWS:,} of {len(items):,} by FLOPs; runs.csv has all of them."
+        note = f"The largest {_MAX_ROWS:,} of {len(items):,} by FLOPs."
     rows = ([cell(item) for cell in columns.values()] for item in items[:_MAX_ROWS])
     return html_table(list(columns), rows, f"{caption} {note}", sortable=True)
 

@@ -137,12 +137,12 @@ def colour_budgets(ax: Axes, budget: Floats) -> list[tuple[Colour, str]]:
 
 
 def draw_runs(ax: Axes, x: Floats, y: Floats, budget: Floats, places: Ints) -> None:
-    """A point for each run, a colour for each budget."""
+    """A point for each run at one of ``places``, a colour for each budget of all runs."""
     looks = colour_budgets(ax, budget)
-    for name in dict.fromkeys(name for _, name in looks):
-        own = np.array([i for i, look in enumerate(looks) if look[1] == name])
-        points = ax.plot(x[own], y[own], "o", color=looks[own[0]][0], ms=3, mec="white", mew=0.3)
-        tag(points, name, tips=places[own].tolist())
+    for colour, name in dict.fromkeys(looks[i] for i in places):
+        own = np.array([i for i in places if looks[i][1] == name])
+        points = ax.plot(x[own], y[own], "o", color=colour, ms=3, mec="white", mew=0.3)
+        tag(points, name, tips=own.tolist())
 
 
 def _strip(ax: Axes, names: Sequence[str], colours: Sequence[Colour]) -> None:
@@ -258,6 +258,13 @@ def tag(artists: Artist | Iterable[Artist], *names: str, tips: Sequence[int | st
         vars(artist)["series"] = (names, tips)
 
 
+def drawn_runs(figure: Figure) -> set[int]:
+    """The places among those of the fit of all runs that the marks of a figure stand for."""
+    ax = figure.axes[0]
+    tips = (vars(a).get("series", ((), ()))[1] for a in (*ax.lines, *ax.collections))
+    return {tip for own in tips for tip in own if isinstance(tip, int)}
+
+
 def _marked(figure: Figure) -> dict[str, str]:
     """Name all series and keys of a figure; the attributes of each in the page by its name."""
     ax = figure.axes[0]
@@ -310,11 +317,11 @@ def inline_svg(figure: Figure, title: str, description: str) -> str:
     text = "<svg" + stream.getvalue().partition("<svg")[2].strip()
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r">\s+<", "><", text)
+    # Shorter: fewer digits of places, and a style that all points of a group share stands once.
+    text = re.sub(r"<[^>]*>", lambda m: re.sub(r"(\d\.\d{3})\d+", r"\1", m[0]), text)
     text = re.sub(r'<g id="(mark\d+)"', lambda m: f"<g {marked[m[1]]}", text)
     for artist in figure.findobj(lambda a: str(a.get_gid()).startswith("mark")):
         artist.set_gid(None)
-    # Shorter: fewer digits, and a style that all points of a group share stands once.
-    text = re.sub(r"(\d\.\d{3})\d+", r"\1", text)
     text = re.sub(r' \n(?=[A-Zz"])', "", text)
     text = re.sub(r"<g([^>]*)>((?:<use [^>]*/>){2,})</g>", _share_style, text)
     # Several figures share a page, and names of their parts would meet.

@@ -187,7 +187,7 @@ def _training(fit: Fit, p: Prediction) -> str:
     if fit.hparams is None:
         return ""
     best = fit.hparams.optimal(p.optimal_params, p.optimal_tokens, p.level)
-    lr, batch = best_settings(best, "{:.2g}")
+    lr, batch = best_settings(best, "{:#.2g}")
     said = [f"a learning rate of {lr}"] if lr else []
     said += [f"batches of {batch} {fit.hparams.batch_unit}"] if batch else []
     return f"Train it with {' and '.join(said)}."

@@ -16,7 +16,7 @@ from flops_fit.recipes.published import RECIPES
 from flops_fit.records import ParamCount
 from flops_fit.report import style
 from flops_fit.report.style import Axes, Colour, Figure, Row, rows_of
-from flops_fit.report.table import WORDS, TextTable, best_settings
+from flops_fit.report.table import WORDS, TextTable, best_settings, shown_count
 from flops_fit.store.read import TrainingCurve
 from flops_fit.text import format_count, format_regret
 from flops_fit.tune.effects import Collapse
@@ -291,7 +291,7 @@ def draw_valley(data: ValleyCurve, ax: Axes | None = None) -> Figure:
     ax.plot(data.at, 100 * data.value, color=style.BLUE, lw=1.2, label="fitted valley", zorder=4)
     shown = np.flatnonzero(data.excess <= max(1.5 * float(data.value.max()), 1e-4))
     shown = shown[style.sparse(np.log(data.ratio[shown]), data.excess[shown])]
-    style.draw_runs(ax, data.ratio[shown], 100 * data.excess[shown], data.budget[shown], shown)
+    style.draw_runs(ax, data.ratio, 100 * data.excess, data.budget, shown)
     style.log_axis(ax, "x", f"{_WORDS[data.axis]} over its best", "{:g}".format)
     ax.set_ylabel("Loss above the best, %")
     return style.finish(ax)
@@ -375,8 +375,8 @@ def rule_table(fit: Fit, predictions: Sequence[Prediction], level: float = 0.9) 
     rows = [head.split("|")]
     for p in predictions:
         best = rule.optimal(p.optimal_params, p.optimal_tokens, level)
-        sizes = [format_count(p.optimal_params), format_count(p.optimal_tokens)]
-        settings = [said or "as in the runs" for said in best_settings(best, "{:.3g}")]
+        sizes = [shown_count(p.optimal_params), shown_count(p.optimal_tokens)]
+        settings = [said or "as in the runs" for said in best_settings(best, "{:#.3g}")]
         rows.append([f"{p.target_compute:.3g}", *sizes, *settings, format_regret(best.regret)])
     share = f"{100 * level:g} % intervals"
     note = f"{rule}. In brackets {share}. Regret is the loss above that at the true best, expected."
