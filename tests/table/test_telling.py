@@ -133,6 +133,17 @@ def test_names_that_repeat_are_a_log_of_steps_where_steps_grow() -> None:
     assert codes(log) == {"names_repeat": "note"}
 
 
+def test_a_limit_of_steps_that_most_runs_reach_is_their_schedule() -> None:
+    """Runs short of it were interrupted; where hardly one reaches it, it is a limit and no more."""
+    steps = np.round(D / 2**19)
+    came = np.where(np.arange(ROWS) < 3, 0.4, 1.0) * steps
+    read = RunTable.read(table(global_step=came, max_steps=steps))
+    assert len(read) == ROWS - 3
+    assert "before its schedule ended at max_steps" in read.excluded[0].reason
+    for most in (1e9, -1):
+        assert len(RunTable.read(table(global_step=steps, max_steps=np.full(ROWS, most)))) == ROWS
+
+
 UNITS: list[tuple[str, dict[str, Any]]] = [
     ("swapped", {"params": D, "tokens": N}),
     ("millions of both", {"params": N / 1e6, "tokens": D / 1e6}),

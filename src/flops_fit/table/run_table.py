@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -149,22 +150,22 @@ def _unfinished_schedules(
     settled = {name for run in tracked or () for name in run.settings}
     filled = raw.filled()
     for planned, reached in cols.HORIZON.items():
-        matches = find_numbers(raw, mapping, [planned])
-        if planned not in matches or matches[planned].column not in filled:
-            continue
-        matches |= find_numbers(raw, mapping, [reached])
-        if reached not in matches:
+        matches = find_numbers(raw, mapping, [planned, reached])
+        if len(matches) < 2 or matches[planned].column not in filled:
             continue
         end, at = matches[planned].column, matches[reached].column
-        if end == at:
+        limit = planned not in mapping and "plan" not in end.lower()  # that most may not reach
+        if end == at and not limit:
             raise TableError(
                 f"{end!r} is to be both {planned} and {reached}; expected two columns, how far each "
                 "run was meant to go and how far it came. Name another one, or vouch that each "
                 "finished run went to its end: complete=True."
             )
-        if at not in settled:
-            ends, reached_at = (raw.numbers(n, matches[n]) for n in (planned, reached))
-            known.append((end, ends, reached_at))
+        with suppress(*([TableError] if limit else [])):
+            ends, came = (raw.numbers(n, matches[n]) for n in (planned, reached))
+            whole = (ends > 0) & (came >= _COMPLETE_SHARE * ends)
+            if not limit or (tracked is None and 2 * np.sum(whole) > raw.rows):
+                known += [(end, ends, came)] if at not in settled | {end} else []
     needed = tracked is not None and not tracked.complete
     if tracked is not None and needed and not known:
         raise TableError(
@@ -180,11 +181,11 @@ def _unfinished_schedules(
         if not values and needed:
             reasons[i] = "it does not say how long its schedule was, or how far it came"
         elif values and values[0][2] < _COMPLETE_SHARE * values[0][1]:
-            column, planned_end, came = values[0]
+            column, whole, read = values[0]
             reasons[i] = (
-                f"its loss was read at {came:.4g}, before its schedule ended at {column} = "
-                f"{planned_end:.4g}"
+                f"its loss was read at {read:.4g}, before its schedule ended at {column} = "
             )
+            reasons[i] += f"{whole:.4g}"
     note = "complete=True: each finished run is taken to have gone to the end of its schedule."
     return reasons, [note] if tracked is not None and tracked.complete else []
 
