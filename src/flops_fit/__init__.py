@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from flops_fit.store import collect
     from flops_fit.table import Curves, RunTable
     from flops_fit.trackers import TrackedRuns, read_mlflow, read_tensorboard, read_wandb
-    from flops_fit.train import HFCallback, LightningCallback, TrainingConfig
+    from flops_fit.train import HFCallback, HFTask, LightningCallback, TrainingConfig
     from flops_fit.tune import Tune
 
 __all__ = [
     "Adaptive", "CommandTask", "Curves", "Diagnostic", "Experiment", "Fit", "Forecast", "Grid",
-    "HFCallback", "HParams", "LightningCallback", "Mock", "ModelSizes", "Mup", "ParamCount",
+    "HFCallback", "HFTask", "HParams", "LightningCallback", "Mock", "ModelSizes", "Mup", "ParamCount",
     "Prediction", "Rectangular", "Result", "Run", "RunTable", "SweepPlan", "Tapered", "TrackedRuns",
     "TrainingConfig", "Tune", "__version__", "collect", "compare", "coordinate_check", "errors",
     "examples", "find_optimal", "fit_runs", "forecast", "laws", "load_fit", "plan_sweep", "read_mlflow",
@@ -56,7 +56,7 @@ _MODULES = {
     "table": ("Curves", "RunTable"),
     "trackers": ("TrackedRuns", "read_mlflow", "read_tensorboard", "read_wandb"),
     "mup": ("Mup",),
-    "train": ("HFCallback", "LightningCallback", "TrainingConfig"),
+    "train": ("HFCallback", "HFTask", "LightningCallback", "TrainingConfig"),
     "tune": ("Tune",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

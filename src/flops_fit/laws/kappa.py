@@ -253,7 +253,7 @@ class Muennighoff(Repeating):
     N' = U_N + U_N·R*_N·(1 − e^{−R_N/R*_N}) with R_N = N/U_N − 1, U_N = min(N, N*(U)) and N*(U) the
     size whose compute-optimal data is U (their eq. 6). After R*_D and R*_N repeats, of data and of
     parameters, 1 − 1/e of all that repetition can give is used up. Without repetition (``unique`` =
-    ∞, the default) it is the additive law; :meth:`with_unique` sets ``unique``, which is not fitted.
+    ∞, the default) it is the additive law; ``with_unique`` sets ``unique``, which is not fitted.
 
     The law saturates: :meth:`~Law.compute_for` answers ``inf`` for losses below what any compute
     reaches. It cannot express a loss that *rises* with repetition.

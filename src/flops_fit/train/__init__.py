@@ -2,10 +2,11 @@
 
 from flops_fit.train.callbacks import HFCallback, LightningCallback
 from flops_fit.train.config import Precision, TrainingConfig
+from flops_fit.train.hf_task import HFTask
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 from flops_fit.train.trainer import Progress, Trainer
 
 __all__ = [
-    "HFCallback", "LightningCallback", "MakeOptimizer", "ParamGroups", "Precision", "Progress", "Trainer",
-    "TrainingConfig",
+    "HFCallback", "HFTask", "LightningCallback", "MakeOptimizer", "ParamGroups", "Precision", "Progress",
+    "Trainer", "TrainingConfig",
 ]  # fmt: skip
