@@ -44,6 +44,18 @@ def test_every_command_offers_json_and_says_its_exit_codes(capsys: Capsys) -> No
             assert "Exit codes: 0 done" in help_.out, command
 
 
+def test_help_names_no_types_of_python(capsys: Capsys) -> None:
+    for command in ([], ["fit"], ["predict"], ["reference", "show"]):
+        shown = called(capsys, *command, "--help").out
+        assert not [word for word in ("bool", "list[", "path>") if word in shown], command
+
+
+def test_chinchilla_with_a_number_is_the_law_of_its_paper(capsys: Capsys) -> None:
+    said = called(capsys, "chinchilla", "1e21", "--json")
+    assert said.code == 0
+    assert said.document["law"]["name"] == "hoffmann2022"
+
+
 def test_without_a_command_there_is_help(capsys: Capsys) -> None:
     assert "flops-fit fit" in called(capsys, "chinchilla", "-h").out  # as it is looked for
     for arguments, word in (((), "predict"), (("reference",), "show")):
@@ -168,6 +180,7 @@ def test_the_help_of_a_command_shows_calls_that_it_takes(capsys: Capsys, name: s
         ('Fit with law="muennighoff".', "Fit with --law muennighoff."),
         ("columns={'loss': 'C4 loss'}", "--column 'loss=C4 loss'"),
         ("share=: expected some of", "--share: expected some of"),
+        ("it takes ['seed', 'mode']", "it takes seed, mode"),
         ('tune="per-size"', "--set tune=per-size"),
         ("such as device='H100', or give dataset=.", "such as --on H100, or give --dataset."),
     ],

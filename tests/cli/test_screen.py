@@ -60,6 +60,14 @@ def test_no_number_of_an_answer_is_broken_in_80_columns() -> None:
     assert {word for row in rows for cell in row for word in cell.split()} <= set(text.split())
 
 
+def test_ends_of_long_intervals_stand_below_each_other() -> None:
+    sizes = "32.5T (3.94T–1.29e+15)"
+    table = markdown_table([["A", "B", "C", "D", "E"], [sizes] * 5])
+    shown = as_text([table], 80)
+    assert shown.count("(3.94T–") == shown.count("1.29e+15)") == 5
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_a_plan_leaves_columns_out_where_a_terminal_is_narrow() -> None:
     plan = flops_fit.plan_sweep(MLP, "width", compute_budgets=[1e9, 3e9], mode="mock")
     narrow, wide = as_text([plan], width=80), as_text([plan], width=120)

@@ -233,6 +233,14 @@ def test_numbers_of_labels_keep_their_digits_in_the_page(sound: flops_fit.Fit) -
     assert ">0.00034567</text>" in inline_svg(figure, "", "")
 
 
+def test_keys_read_from_left_to_right(sound: flops_fit.Fit) -> None:
+    legend = report.draw_isoflop(report.isoflop_data(sound)).axes[0].get_legend()
+    legend.figure.draw_without_rendering()
+    boxes = [(t.get_window_extent(), t.get_text()) for t in legend.get_texts()]
+    read = [text for _, text in sorted(boxes, key=lambda b: (-round(b[0].y0, -1), b[0].x0))]
+    assert read == legend.axes.get_legend_handles_labels()[1]
+
+
 def test_many_outliers_leave_the_figure_and_are_counted(sound: flops_fit.Fit) -> None:
     data = report.isoflop_data(sound)
     top = max(curve.loss.max() for curve in data.curves)

@@ -203,6 +203,15 @@ def test_the_answer_has_two_sentences_its_curves_and_the_worst_two_findings(
     assert "Loss against size at each budget" in text[: text.index('id="table"')]
 
 
+def test_an_answer_far_beyond_the_runs_is_no_order_wherever_it_stands(sound: flops_fit.Fit) -> None:
+    data = report.ReportData(sound, predictions=[sound.predict(C) for C in (1e20, 1e26)])
+    text = page(data)
+    assert "Do not train by this fit" in text
+    assert "<td>1e+26 <small>(trust: no)</small>" in text
+    assert "<td>1e+20</td>" in text
+    assert "Do not train by this fit" not in page(report.ReportData(sound))
+
+
 def test_ten_times_the_compute_is_read_off_the_table(sound: flops_fit.Fit) -> None:
     text = page(report.ReportData(sound))
     said = re.search(r"use ([\d.]+)× the parameters.*?as between 1e\+18 and 1e\+20", text)

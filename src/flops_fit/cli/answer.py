@@ -153,10 +153,14 @@ def examples(command: str) -> list[str]:
     return [f"flops-fit {command} {words}".strip() for words in WORDS["examples"][command]]
 
 
+_LIST = r"\[('[^'\]]*'(?:, '[^'\]]*')*)\]"  # of texts, as Python writes it
+
+
 def in_options(text: str) -> str:
     """What the library says, with the options of a terminal in place of its arguments."""
     for pattern, option in WORDS["in_options"].items():
         text = re.sub(pattern, option, text)
+    text = re.sub(_LIST, lambda names: names[1].replace("'", ""), text)
     return re.sub(r"columns=(\{.*?\})", _as_options, text).replace("columns=", "--column")
 
 

@@ -174,7 +174,8 @@ def next_(
     rows = [["FLOPs", "N (parameters)", f"D ({unit})", "D/N"]]
     for run in proposal.runs:
         N, D = run["params"], run["tokens"]
-        rows.append([f"{run['flops']:.3g}", format_count(N), format_count(D), f"{D / N:.3g}"])
+        sizes = (format_count(v, zeros=True) for v in (N, D, D / N))
+        rows.append([f"{run['flops']:.3g}", *sizes])
     shown = [
         f"{markdown_table(rows)}\n",
         f"{proposal.cost:.3g} FLOPs in all. The 90 % interval of N* at {target:.3g} FLOPs: "

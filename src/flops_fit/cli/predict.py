@@ -107,7 +107,8 @@ def _by_law(name: str, question: Question) -> Answer:
     for C, best in zip((*question.targets, *needed), optima, strict=True):
         N, D, loss = best.params, best.tokens, best.loss
         shown_loss = "–" if math.isnan(loss) else f"{loss:#.4g}"
-        cells.append([f"{C:.3g}", format_count(N), format_count(D), f"{D / N:.3g}", shown_loss])
+        sizes = (format_count(v, zeros=True) for v in (N, D, D / N))
+        cells.append([f"{C:.3g}", *sizes, shown_loss])
         row = {"target_compute": C, "training_compute": best.compute, "optimal_params": N}
         row |= {"optimal_tokens": D, "tokens_per_param": D / N, "expected_loss": loss}
         rows.append({**row, "binds": list(best.binds)})

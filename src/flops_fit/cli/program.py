@@ -18,7 +18,7 @@ import typer
 
 import flops_fit
 from flops_fit._version import __version__
-from flops_fit.cli.answer import WORDS, Answer, Settings, examples, in_options, option
+from flops_fit.cli.answer import WORDS, Answer, Settings, examples, in_options, number, option
 from flops_fit.cli.fit import compare, fit, forecast, next_, report
 from flops_fit.cli.predict import metric, predict, reference
 from flops_fit.cli.sweep_commands import collect, demo, doctor, export, init, plan, run
@@ -85,9 +85,12 @@ def call(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     settings = Settings(debug="--debug" in arguments)
     words = [a for a in arguments if a != "--debug"]
-    words[:1] = ["fit" if w == "chinchilla" else w for w in words[:1]]  # as it is looked for
+    if words[:1] == ["chinchilla"]:  # as a fit, or the law of its paper, is looked for
+        published = len(words) > 1 and number(words[1]) is not None
+        words[:1] = ["predict", "--law", "hoffmann2022"] if published else ["fit"]
     try:
-        answer = app(words, prog_name="flops-fit", standalone_mode=False, obj=settings)
+        command = _plain(typer.main.get_command(app))
+        answer = command.main(words, prog_name="flops-fit", standalone_mode=False, obj=settings)
         if isinstance(answer, Answer):
             _print_answer(answer, settings)
             answer = 0 if answer.good else NOT_GOOD
@@ -103,6 +106,23 @@ def call(arguments: Sequence[str]) -> int:
     if answer == INTERRUPTED:
         typer.echo("flops-fit: interrupted.", err=True)
     return int(answer or 0)
+
+
+def _plain(command: Any) -> Any:
+    """A command whose help shows no Python type beside flags and arguments, which have their own words."""
+    all_params = command.get_params
+
+    def get_params(ctx: Any) -> Any:
+        params = all_params(ctx)
+        for one in params:
+            if getattr(one, "is_flag", False) or one.param_type_name == "argument":
+                one.display_type_rich = lambda ctx: None
+        return params
+
+    command.get_params = get_params
+    for inner in getattr(command, "commands", {}).values():
+        _plain(inner)
+    return command
 
 
 def _print_answer(answer: Answer, settings: Settings) -> None:
@@ -127,16 +147,24 @@ def _print_error(error: Exception, debug: bool) -> int:
         hint = f" See {ctx.command_path} --help." if ctx is not None else ""
         message = " ".join(usage().split())
         stop = "" if message.endswith((".", "?", "!")) else "."
-        typer.echo(f"flops-fit: {message}{stop}{hint}", err=True)
+        _complain(f"{message}{stop}{hint}")
         return BAD_INPUT
     if debug:
         traceback.print_exception(error)
     elif isinstance(error, FlopsFitError):
         first, _, more = visible(in_options(str(error)).strip()).partition("\n")
-        typer.echo(f"flops-fit: {first}{' (--debug shows more)' if more else ''}", err=True)
+        _complain(f"{first}{' (--debug shows more)' if more else ''}")
     else:
-        typer.echo(f"flops-fit: {visible(error_line(error))} (--debug shows where)", err=True)
+        _complain(f"{visible(error_line(error))} (--debug shows where)")
     return BAD_INPUT if isinstance(error, InputError | InputTypeError) else NOT_GOOD
+
+
+def _complain(message: str) -> None:
+    """Write to standard error in one line, which a terminal breaks between words."""
+    line = f"flops-fit: {message}"
+    if sys.stderr.isatty():
+        line = _broken(line, shutil.get_terminal_size().columns)
+    typer.echo(line, err=True)
 
 
 def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False) -> str:
@@ -156,7 +184,7 @@ def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False
             lines = list(group)
             if width is not None and any(len(line) > width for line in lines):
                 if is_table:
-                    console.print(_redrawn(lines), end="")
+                    console.print(_redrawn(lines, width), end="")
                     continue
                 lines = [_broken(line, width) for line in lines]
             console.print("\n".join(lines), soft_wrap=True)
@@ -173,23 +201,34 @@ def _broken(line: str, width: int) -> str:
     )  # fmt: skip
 
 
-def _redrawn(lines: Sequence[str]) -> Table:
-    """A Markdown table as one whose cells can be broken, intervals below their values."""
+def _redrawn(lines: Sequence[str], width: int) -> Table:
+    """A Markdown table as one whose cells can be broken, intervals below their values.
+
+    Where even that is too wide, the ends of long intervals stand below each other.
+    """
     from rich import box
     from rich.table import Column, Table
 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     rows = [[cell.replace(" (", "\n(") for cell in row] for row in rows[:1] + rows[2:]]
-    longest = [
-        max(len(word) for cell in cells for word in cell.split() or [""])
-        for cells in zip(*rows, strict=True)
-    ]
+    longest = _longest_words(rows)
+    if sum(longest) + 2 * len(longest) > width:
+        rows = [[re.sub(r"\((?=\S{12,}\))(\S+–)", r"(\1\n", c) for c in row] for row in rows]
+        longest = _longest_words(rows)
     names = (textwrap.fill(name, max(n, 1)) for name, n in zip(rows[0], longest, strict=True))
     columns = (Column(name, overflow="fold") for name in names)
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table = Table(
+        *columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for row in rows[1:]:
         table.add_row(*row)
     return table
+
+
+def _longest_words(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The length of the longest word of each column."""
+    columns = zip(*rows, strict=True)
+    return [max(len(word) for cell in cells for word in cell.split() or [""]) for cells in columns]
 
 
 def _narrowed(part: Any, width: int, console: Console) -> Any:

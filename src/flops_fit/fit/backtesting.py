@@ -93,10 +93,12 @@ class Comparison:
     def __str__(self) -> str:
         span = self.intervals["compute_multiplier"]
         interval = f" ({span[0]:.3g}–{span[1]:.3g})" if span else " (no interval)"
+        far = {0.0: "less than 1e-9", math.inf: "more than 1e9"}
+        times = far.get(self.compute_multiplier, f"{self.compute_multiplier:.3g}")
         equal = "" if self.p_value is None else f", p = {self.p_value:.2g} for equal exponents"
         return (
-            f"At C = {self.compute:.3g} the second needs {self.compute_multiplier:.3g}{interval} times "
-            f"the compute of the first for the same loss; exponents a = {self.exponents[0]:.3g} and "
+            f"At C = {self.compute:.3g} the second needs {times}{interval} times the compute of the first "
+            f"for the same loss; exponents a = {self.exponents[0]:.3g} and "
             f"{self.exponents[1]:.3g}{equal}."
         )
 

@@ -95,9 +95,10 @@ class InferenceOptimum:
     saving: float
 
     def __str__(self) -> str:
+        counts = (self.inference_tokens, self.params, self.tokens)
+        use, N, D = (format_count(v, zeros=True) for v in counts)
         return (
-            f"Loss {self.loss:.4g} and {format_count(self.inference_tokens)} units of inference: "
-            f"N = {format_count(self.params)} on D = {format_count(self.tokens)}, "
+            f"Loss {self.loss:#.4g} with {use} tokens or samples of inference: N = {N} on D = {D}, "
             f"{self.total_compute:.3g} FLOPs in all, {100 * self.saving:.2g} % less than "
             "the optimum of training alone."
         )

@@ -239,8 +239,8 @@ class SweepPlan(Priced):
             table.add_row(
                 f"{e.flops:.4g}",
                 size,
-                format_count(e.params.total),
-                format_count(e.tokens),
+                format_count(e.params.total, zeros=True),
+                format_count(e.tokens, zeros=True),
                 f"{e.tokens / e.params.total:.3g}",
                 f"{e.flops_per_unit / e.flops_per_unit_6nd:.2f}",
                 f"{e.steps:,}",

@@ -59,8 +59,9 @@ class ReportData:
 
     @cached_property
     def findings(self) -> tuple[Diagnostic, ...]:
-        """Those of the fit and any others."""
-        return (*self.fit.diagnostics, *self.diagnostics)
+        """Those of the fit, any others, and those of the answers."""
+        told = (d for p in self.answers for d in p.diagnostics)
+        return tuple(dict.fromkeys((*self.fit.diagnostics, *self.diagnostics, *told)))
 
     @cached_property
     def paths(self) -> dict[str, optima.OptimalPath]:

@@ -268,7 +268,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "table",
         "Optima at each budget",
-        lambda m: table.optima(m.answers, verdict(m.fit, m.findings)).html(),
+        lambda m: table.told_optima(m.fit, m.answers, m.findings).html(),
     ),
     Section("what-if", "What if", panel),
     Section("figures", "Figures", figures),

@@ -232,8 +232,11 @@ def finish(ax: Axes, columns: int = 2) -> Figure:
     ax.tick_params(which="minor", color=FAINT, width=0.4, length=1.5)
     for axis in (ax.xaxis, ax.yaxis):
         axis.label.set(fontsize=NORMAL, color=INK)
-    if ax.get_legend_handles_labels()[0]:
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        by_rows = [i for column in range(columns) for i in range(column, len(labels), columns)]
         ax.legend(
+            [handles[i] for i in by_rows], [labels[i] for i in by_rows],
             loc="lower left", bbox_to_anchor=(-0.02, 1.14 if ax.child_axes else 1.0),  # over a strip
             ncols=columns, frameon=False, fontsize=SMALL, labelcolor=INK, handlelength=1.5, columnspacing=1.0,
             handletextpad=0.5, borderaxespad=0.2, labelspacing=0.3,

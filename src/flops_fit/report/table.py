@@ -75,12 +75,22 @@ def optima(predictions: Sequence[Prediction], trust: str = "ok") -> TextTable:
             f"{shown_count(p.tokens_per_param)} {_span(p, 'tokens_per_param')}",
             f"{_loss(p.expected_loss)} {_span(p, 'expected_loss')}",
         ]
-        rows.append([f"{p.target_compute:.3g}", *cells, _span(p, "run_loss").strip("()")])
+        alone = trust != "no" and any(d.severity == "critical" for d in p.diagnostics)
+        budget = f"{p.target_compute:.3g}{' (trust: no)' if alone else ''}"
+        rows.append([budget, *cells, _span(p, "run_loss").strip("()")])
     level, unit = "", "tokens"
     if predictions:
         level, unit = f"{100 * predictions[0].level:g} %", predictions[0].unit
     note = f"In brackets, and for one run: {level} intervals. N: parameters. D: {unit}. C: training FLOPs."
     return TextTable("Optima at each budget", rows, note)
+
+
+def told_optima(
+    fit: Fit, predictions: Sequence[Prediction], findings: Iterable[Diagnostic]
+) -> TextTable:
+    """The optima: critical findings about one answer mark its row, any others the head."""
+    own = {d for p in predictions for d in p.diagnostics}
+    return optima(predictions, verdict(fit, [d for d in findings if d not in own]))
 
 
 def _span(prediction: Prediction, quantity: str) -> str:
@@ -124,7 +134,7 @@ def answer_card(
     """The table and the answer in words as a small piece of HTML, for notebooks."""
     findings = tuple(diagnostics)
     words = answer_in_words(fit, predictions[-1], findings).splitlines()
-    rows = optima(predictions, verdict(fit, findings)).rows
+    rows = told_optima(fit, predictions, findings).rows
     return card("Compute-optimal training", rows, words)
 
 
