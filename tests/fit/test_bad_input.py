@@ -142,6 +142,7 @@ MEMORY: list[tuple[str, Any, type[Exception], str]] = [
     ("overflow", {"N": [1e300], "D": [1e300], "loss": [2]}, TableError, "flops is inf"),
     ("huge", runs(loss=1e200), TableError, "from -1e.50 to 1e.50"),
     ("three points", {k: v[:3] for k, v in runs().items()}, FitError, "Add 3 or more"),
+    ("few losses", runs() | {"val_loss": [3, 2, *[None] * 33]}, FitError, "Left out: run 3, loss is nan"),
     ("one budget", sweep(LAW, budgets=(1e19,)), FitError, "other budgets"),
     ("one size", runs() | {"params": np.full(35, 1e8)}, FitError, "other sizes"),
 ]  # fmt: skip

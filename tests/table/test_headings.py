@@ -221,6 +221,7 @@ def test_one_line_a_column_says_what_was_recognised() -> None:
         (["**125M**", "350M*", "70B (non-embedding)"], [1.25e8, 3.5e8, 7e10]),
         (["$3 \\times 10^{20}$", "1,5B"], [3e20, 1.5e9]),
         (["3.21 ± 0.01", "3.05(2)", "2.9 nats"], [3.21, 3.05, 2.9]),
+        (["3.2 [3.1, 3.3]", "2.9 nats/token"], [3.2, 2.9]),
         (['="3.0"', "'2.9", "∞", "1.#QNAN", "n.a."], [3.0, 2.9, np.nan, np.nan, np.nan]),
     ],
 )
@@ -287,7 +288,7 @@ TEXTS = {
     "LaTeX of a paper": [
         "\\begin{tabular}{lll}",
         "\\toprule",
-        "N & D & loss \\\\",
+        "\\textbf{N} & D & loss \\\\",
         "\\midrule",
         *(r.replace("|", " & ") + " \\\\ \\hline" for r in BODY),
         "\\end{tabular}",
@@ -466,10 +467,20 @@ HEADINGS = {
         *("total_parameter_count", "# of parameters", "Number of Parameters", "Params (total)"),
         *("num_trainable_parameters", "N (non-embedding)", "model parameter count", "size"),
         *("N_total", "nparams", "non_emb_params", "params_n_params", "user_attrs_n_params"),
+        *(
+            "numParams",
+            "ParameterCount",
+            "Params, N",
+            "N: params",
+            "N=#params",
+            "Params<br>(total)",
+        ),
+        *("𝑁", "N\u200b", "параметры"),
     ),
     "tokens": (
         *("Training tokens consumed", "number_of_training_tokens", "total_tokens_processed"),
         *("Tokens (seen)", "cumulative tokens", "D"),
+        *("trainTokens", "tokensSeen", "Tokens D", "D = tokens"),
         *("token_count", "ntokens", "D_tokens", "Dataset size", "train_samples_seen", "images"),
     ),
     "loss": (
@@ -481,6 +492,7 @@ HEADINGS = {
         "validation_cross_entropy",
         "bits_per_token",
         *("wikitext/bits_per_byte,none", "user_attrs_val_loss", "loss (nats)", "best_losses"),
+        *("valLoss", "valloss", "ValidationLoss", "Loss, L", "Loss ↓", "loss (± se)", "valBPB"),
     ),
 }
 
@@ -613,6 +625,32 @@ def test_cells_stand_once_a_block_where_they_were_merged(tmp_path) -> None:
     table = RunTable.read(path)
     assert table.params.tolist() == [1e8] * 3 + [2e8] * 2
     assert any("stands once a block" in note for note in table.notes)
+
+
+def test_compute_that_some_runs_lack_is_that_of_the_others() -> None:
+    """It is not taken from the row above, where each run has its own."""
+    flops = [7 * n * d for n, d in zip(N, D, strict=True)]
+    gaps = [flops[0], None, None]
+    table = RunTable.read({"N": N, "D": D, "C": gaps, "loss": L})
+    np.testing.assert_allclose(table.flops, flops)
+    assert table.notes == ("2 runs have no FLOPs: C = 7·N·D, as the others have.",)
+
+
+def test_columns_of_words_are_no_quantity() -> None:
+    """A kind of loss, a cluster or a remark beside the numbers."""
+    words = {"loss": "cross_entropy", "compute": "a cluster", "unique_tokens": "all", "C": "large"}
+    table = RunTable.read([{"N": 1e8, "D": 2e9, "final_loss": 3.0, **words}])
+    assert (table.loss[0], table.flops[0]) == (3.0, pytest.approx(1.2e18))
+    with pytest.raises(TableError, match="expected a number, got 'small'"):
+        RunTable.read([{"N": "small", "D": 2e9, "loss": 3.0}])
+
+
+def test_the_proposal_among_several_is_a_word() -> None:
+    """A letter may be a depth."""
+    with pytest.raises(TableError, match=r"could each be tokens; .*'n_tokens'}"):
+        RunTable.read([{"params": 1e8, "D": 12, "n_tokens": 2e9, "loss": 3.0}])
+    with pytest.raises(TableError, match=r"lacks \['loss'\]"):
+        RunTable.read([{"params": 1e8, "D": 2e9, "loss_spikes": 3}])
 
 
 WRONG = {

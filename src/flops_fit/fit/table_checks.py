@@ -69,11 +69,12 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
     x, y = np.log(table.params), np.log(table.tokens)
     spread = np.linalg.svd(np.column_stack([x - x.mean(), y - y.mean()]), compute_uv=False)
+    left = next((f" Left out: {e.label}, {e.reason}." for e in table.excluded), "")
     if distinct <= parameters:
         raise FitError(
             f"expected more than {parameters} runs of different N or D, as many as the law has "
             f"parameters; got {count} ({distinct} different). Add {parameters + 1 - distinct} or "
-            "more runs: five sizes at each of four budgets is a good sweep."
+            f"more runs: five sizes at each of four budgets is a good sweep.{left}"
         )
     if len(np.unique(table.params)) < 2:
         raise FitError(
@@ -83,7 +84,7 @@ def check_runs(table: RunTable, parameters: int) -> RunTable:
     if len(np.unique(table.budget)) < 2:
         raise FitError(
             f"expected two budgets or more; all {count} runs have C ≈ {table.budget[0]:.3g}, where "
-            "N and D trade off exactly. Add runs at other budgets."
+            f"N and D trade off exactly. Add runs at other budgets.{left}"
         )
     if spread[-1] < 1e-3 * spread[0]:
         raise FitError(

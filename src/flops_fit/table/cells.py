@@ -34,7 +34,7 @@ _DOT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?:,\d*)?|\.\d{3},
 _POWER = re.compile(r"(?:([\d.]+)\s*[x×·*]\s*)?10\s*(?:\^|\*\*)\s*\{?([+-]?\d+)\}?")
 _SUFFIXED = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z][a-z/\-_ ]*)", re.I)
 # Behind a number: its standard error, or a remark in brackets.
-_REMARK = re.compile(r"(?<=\w)\s*(?:(?:±|\+/-|\+-|\\pm)\s*[\d.,]+|\([^()]*\))$")
+_REMARK = re.compile(r"(?<=\w)\s*(?:(?:±|\+/-|\+-|\\pm)\s*[\d.,]+|\([^()]*\)|\[[^\[\]]*\])$")
 _COMMA_SUFFIXED = re.compile(
     r"(0|\d+(?=,(?:\d{1,2}|\d{4,})\s*[a-z×·*])),(\d+)(?=\s*[a-z×·*])", re.I
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ class Raw:
     def filled(self) -> list[str]:
         """The headings under which there is any value."""
         return [heading for heading, cells in self.cells.items() if not all(map(is_missing, cells))]
+
+    def counts(self, heading: str) -> bool:
+        """Whether any cell holds a digit: a column of words is no quantity."""
+        cells = self.cells[heading]
+        return isinstance(cells, np.ndarray) or any(re.search(r"\d", str(c)) for c in cells)
 
     def numbers(self, name: str, match: ColumnMatch) -> Floats:
         """The column of a quantity as numbers in its own unit."""
@@ -122,6 +128,8 @@ def find_numbers(
         taken = {heading for other, heading in mapping.items() if other != name}
         ranks = {h: r for h in raw.headings if h not in taken and (r := rank(name, h))}
         candidates = {h: r for h, r in ranks.items() if h in filled} or ranks
+        counted = {h: r for h, r in candidates.items() if h not in filled or raw.counts(h)}
+        candidates = counted or (candidates if name in ("params", "tokens", "loss") else {})
         if name == "tokens" and "total_tokens" in candidates and "tokens" in candidates:
             candidates["tokens"] = candidates["total_tokens"]  # of one device, or of all?
             with suppress(TableError):
@@ -180,7 +188,8 @@ def wide_hint(headings: Sequence[str]) -> str:
 def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -> ColumnMatch:
     best = min(candidates.values())
     purpose, distance, _ = best
-    ties = sorted((h for h, r in candidates.items() if r == best), key=lambda h: "total" not in h)
+    ties = [h for h, r in candidates.items() if r == best]
+    ties.sort(key=lambda h: ("total" not in h, len(h.strip()) == 1))
     ends = [h for h in ties if {"last", "final"} & set(_words(h))]
     ties = ends if len(ends) == 1 else ties
     column = ties[0] if len(ties) == 1 or name in CIRCUMSTANCES else _same(name, ties, raw)
@@ -263,6 +272,10 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     bases = [(heading, 0)]
     if factor == 1 or name not in _FRACTIONAL:
         bases.append((bare, 1))
+    letter = name[0] if name == "loss" else {"params": "n", "tokens": "d", "flops": "c"}.get(name)
+    apart = rf"{letter}_*[:=,_][_#]*(.+)|(.+?)_*[:=,_]_*{letter}"  # the symbol beside the word
+    if letter and (symbol := re.fullmatch(apart, bare)):
+        bases.append((symbol[1] or symbol[2], 2))
     remark = re.fullmatch(r"(.+?)_*[(\[][^()]*[)\]]", bare) if name in _REMARKED else None
     if remark and not (name == "loss" and words & WORDS["not_loss"]):
         bases.append((remark[1], 2))
@@ -294,9 +307,13 @@ def _core(plain: str) -> str:
 
 
 def _normal(heading: str) -> str:
-    bare = heading.strip().removesuffix(",none").lstrip("#№").strip(" *`$\"'†‡§¹²³").lower()
-    normal = re.sub(r"[\s\-]+", "_", bare)
+    text = re.sub(r"<br\s*/?>|\s*\(?±.*$", " ", heading)
+    text = re.sub(r"[\u200b-\u200f\ufeff]", "", text).strip().removesuffix(",none")
+    text = re.sub(r"[\U0001d400-\U0001d7ff]", lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text.lstrip("#№").strip(" *`$\"'†‡§¹²³↓↑"))
+    normal = re.sub(r"[\s\-]+", "_", words.lower())
     normal = re.sub(r"(loss|size|budget|count)e?s(?=_|$)", r"\1", normal)
+    normal = re.sub(r"(?<![a-z])(train|val|eval|test)(?=(?:loss|bpb)(?![a-z]))", r"\1_", normal)
     # A batch in tokens is no number of sequences.
     return re.sub(
         r"batch(?:_size)?_*[(\[]((?:[kmb]_?)?)tokens?[)\]]$", r"batch_tokens_\1", normal

@@ -32,6 +32,7 @@ _SEVERAL = 1.05  # epochs
 _EQUAL_STEPS, _LOGGED = 1.1, 6  # between readings along a run, and how many make a log
 _FOLLOWS, _RATES_DIFFER = 0.8, 1.5  # R² of ln lr on ln N and ln D, and the spread around it
 _SHOWN = 40  # headings in a message
+_SAME_BLOCK = 3.0  # between C/(N·D) of runs that share a cell
 _VISIBLE = 0.01  # of the loss
 _ALIKE, _NEARLY_ALL = 0.01, 0.8  # of the units of a sample, and share of the rows that have them
 # From which columns D follows.
@@ -95,7 +96,8 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
         )
         raise _lacks(missing, raw, matches, others, asked if "batch_size" in others else "")
     data = {name: raw.numbers(name, m) for name, m in matches.items()}
-    filled_down = _filled_down(data, matches)
+    with np.errstate(all="ignore"):
+        filled_down = _filled_down(data, matches)
     planned = None if planned is None else data["budget"]
     units = [f"{m.said(name)}." for name, m in matches.items() if m.factor != 1]
     notes = [*units, *filled_down, *(m.note for m in matches.values() if m.note)]
@@ -116,10 +118,13 @@ def _filled_down(data: dict[str, Floats], matches: Mapping[str, ColumnMatch]) ->
         empty = np.isnan(data.get(name, np.zeros(1)))
         blocks = not empty[0] and np.sum(~empty) > 1
         if blocks and 2 * np.sum(empty & measured) >= np.sum(measured):
-            data[name] = data[name][
-                np.maximum.accumulate(np.where(empty, 0, np.arange(len(empty))))
-            ]
-            column = matches[name].column
+            above = data[name][np.maximum.accumulate(np.where(empty, 0, np.arange(len(empty))))]
+            ratio = above / (data["params"] * data.get("tokens", np.nan))
+            ratio = ratio[measured & (ratio > 0)]
+            ends = np.quantile(ratio, [0.1, 0.9]) if len(ratio) else [1, 1]  # a sum may stand below
+            if name != "params" and ends[1] > _SAME_BLOCK * ends[0]:
+                continue  # each run has a compute of its own
+            data[name], column = above, matches[name].column
             notes += [f"{column!r} stands once a block: empty cells have the value above them."]
     return notes
 
@@ -211,6 +216,14 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
         notes.append("The table has no tokens: D = C/(6N) was assumed.")
     _epochs(out)
     if "flops" in data:
+        product = data["params"] * data["tokens"]
+        known, gaps = np.isfinite(data["flops"]), np.isnan(data["flops"]) & (product > 0)
+        if np.any(known & (product > 0)) and np.any(gaps):
+            rate = float(np.nanmedian(data["flops"][known] / product[known]))
+            data["flops"] = np.where(gaps, rate * product, data["flops"])
+            notes.append(
+                f"{np.sum(gaps)} runs have no FLOPs: C = {rate:.3g}·N·D, as the others have."
+            )
         return
     per_token, active = out.others.get("flops_per_token"), out.others.get("active_params")
     if per_token is not None and np.nanmedian(per_token / (6 * data["params"])) > _LEAST_PER_TOKEN:

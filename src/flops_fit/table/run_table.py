@@ -148,10 +148,9 @@ def _unfinished_schedules(
     known = []
     # A setting is the same wherever a run ended, so it does not tell how far the run came.
     settled = {name for run in tracked or () for name in run.settings}
-    filled = raw.filled()
     for planned, reached in cols.HORIZON.items():
         matches = find_numbers(raw, mapping, [planned, reached])
-        if len(matches) < 2 or matches[planned].column not in filled:
+        if len(matches) < 2 or matches[planned].column not in raw.filled():
             continue
         end, at = matches[planned].column, matches[reached].column
         limit = planned not in mapping and "plan" not in end.lower()  # that most may not reach

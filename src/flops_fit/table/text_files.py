@@ -21,6 +21,7 @@ _ROWS_AT_ONCE = 50_000
 _DELIMITERS = ",;\t|&"
 _COMMENT = ("#", "%", "\\")
 _END_OF_LATEX = re.compile(r"\s*\\\\(?:\s*\\\w+)*\s*$")
+_FONT = re.compile(r"\\(?:text|math|emph|bf)\w*\{([^{}]*)\}|\\([%_#$])")
 _POINTED = re.compile(r"-?\d+\.(?!0$)(?:\d{1,2}|\d{4,})")
 _HEAD = 20  # lines, a title and comments among them, in which the headings stand
 
@@ -87,7 +88,7 @@ def binary(path: Path) -> TableError:
 
 def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     """The wanted columns of a text file of at most so many rows."""
-    bare = (_END_OF_LATEX.sub("\n", line) for line in lines(path))
+    bare = (_FONT.sub(r"\1\2", _END_OF_LATEX.sub("\n", line)) for line in lines(path))
     filled = (line for line in bare if line.strip())
     head = list(islice(filled, _HEAD))
     if not head:
