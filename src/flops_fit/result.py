@@ -198,6 +198,9 @@ class Result:
             curves=self._curves,
         )
 
+    def __repr__(self) -> str:
+        return f"<Result of {len(self.runs)} runs in {self.output_dir}, trust: {self.fit.trust}>"
+
     def _repr_html_(self) -> str:
         return answer_card(self.fit, self._report_data.answers, self._report_data.findings)
 

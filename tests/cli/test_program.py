@@ -143,6 +143,16 @@ def test_an_error_is_one_line_on_standard_error(
     assert words in told.err
 
 
+def test_an_error_on_a_terminal_breaks_between_words(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    told = called(capsys, "fit", "/nowhere/" + "a" * 30 + ".csv").err
+    assert max(map(len, told.splitlines())) <= 60
+    assert len(told.splitlines()) > 1
+
+
 def test_debug_shows_where_an_error_comes_from_in_any_place(capsys: Capsys) -> None:
     for arguments in (["--debug", "fit", "none.csv"], ["fit", "none.csv", "--debug"]):
         told = called(capsys, *arguments)

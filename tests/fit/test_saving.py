@@ -107,6 +107,7 @@ def test_a_fit_prints_as_a_summary(runs):
     assert f"{low:.4g} to {high:.4g}" in next(line for line in lines if line.startswith("a "))
     assert "50 % interval" in fit.summary(0.5)
     assert len(repr(fit)) < 80
+    assert len(repr(fit.runs)) < 80
     assert fit.params == fit.law.params
 
 

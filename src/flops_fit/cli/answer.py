@@ -8,7 +8,9 @@ import math
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -198,3 +200,20 @@ def summary(
     findings = list({str(d): d for d in (*more, *answers)}.values())
     text = flops_fit.report.answer_in_words(fit, predictions[-1], [*fit.diagnostics, *findings])
     return text, findings
+
+
+def broken(line: str, width: int) -> str:
+    """One line as several; they are indented to the text after a bullet or a name."""
+    mark = re.match(r" *(?:[•-] |\S+ {2,})?", line)
+    return textwrap.fill(
+        line, width, subsequent_indent=" " * len(mark.group()) if mark else "",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def complain(text: str) -> None:
+    """Write to standard error, broken between words on a terminal."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = "\n".join(broken(line, width) for line in text.split("\n"))
+    typer.echo(text, err=True)

@@ -18,7 +18,17 @@ import typer
 
 import flops_fit
 from flops_fit._version import __version__
-from flops_fit.cli.answer import WORDS, Answer, Settings, examples, in_options, number, option
+from flops_fit.cli.answer import (
+    WORDS,
+    Answer,
+    Settings,
+    broken,
+    complain,
+    examples,
+    in_options,
+    number,
+    option,
+)
 from flops_fit.cli.fit import compare, fit, forecast, next_, report
 from flops_fit.cli.predict import metric, predict, reference
 from flops_fit.cli.sweep_commands import collect, demo, doctor, export, init, plan, run
@@ -104,7 +114,7 @@ def call(arguments: Sequence[str]) -> int:
     except Exception as error:  # one line for any of them; --debug shows where it comes from
         return _print_error(error, settings.debug)
     if answer == INTERRUPTED:
-        typer.echo("flops-fit: interrupted.", err=True)
+        complain("flops-fit: interrupted.")
     return int(answer or 0)
 
 
@@ -147,24 +157,16 @@ def _print_error(error: Exception, debug: bool) -> int:
         hint = f" See {ctx.command_path} --help." if ctx is not None else ""
         message = " ".join(usage().split())
         stop = "" if message.endswith((".", "?", "!")) else "."
-        _complain(f"{message}{stop}{hint}")
+        complain(f"flops-fit: {message}{stop}{hint}")
         return BAD_INPUT
     if debug:
         traceback.print_exception(error)
     elif isinstance(error, FlopsFitError):
         first, _, more = visible(in_options(str(error)).strip()).partition("\n")
-        _complain(f"{first}{' (--debug shows more)' if more else ''}")
+        complain(f"flops-fit: {first}{' (--debug shows more)' if more else ''}")
     else:
-        _complain(f"{visible(error_line(error))} (--debug shows where)")
+        complain(f"flops-fit: {visible(error_line(error))} (--debug shows where)")
     return BAD_INPUT if isinstance(error, InputError | InputTypeError) else NOT_GOOD
-
-
-def _complain(message: str) -> None:
-    """Write to standard error in one line, which a terminal breaks between words."""
-    line = f"flops-fit: {message}"
-    if sys.stderr.isatty():
-        line = _broken(line, shutil.get_terminal_size().columns)
-    typer.echo(line, err=True)
 
 
 def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False) -> str:
@@ -186,19 +188,10 @@ def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False
                 if is_table:
                     console.print(_redrawn(lines, width), end="")
                     continue
-                lines = [_broken(line, width) for line in lines]
+                lines = [broken(line, width) for line in lines]
             console.print("\n".join(lines), soft_wrap=True)
     shown = (visible(line, colour).rstrip() for line in stream.getvalue().splitlines())
     return "\n".join(shown) + "\n"
-
-
-def _broken(line: str, width: int) -> str:
-    """One line as several; they are indented to the text after a bullet or a name."""
-    mark = re.match(r" *(?:[•-] |\S+ {2,})?", line)
-    return textwrap.fill(
-        line, width, subsequent_indent=" " * len(mark.group()) if mark else "",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
 
 
 def _redrawn(lines: Sequence[str], width: int) -> Table:

@@ -216,7 +216,7 @@ def run(
     try:
         result = flops_fit.find_optimal(**arguments)
     except KeyboardInterrupt:
-        typer.echo(_stopped(Path(arguments.get("output_dir", "outputs"))), err=True)
+        answer.complain(_stopped(Path(arguments.get("output_dir", "outputs"))))
         raise
     assert isinstance(result, flops_fit.Result)
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together one answers

@@ -25,6 +25,10 @@ QUANTITIES = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_p
 SPANS = (*QUANTITIES, "run_loss")
 
 
+def _count(value: float) -> str:
+    return format_count(value, zeros=True)
+
+
 @dataclass(frozen=True)
 class Prediction(Mapping[str, Any]):
     """The compute-optimal run at one budget; also a mapping of its own attributes.
@@ -73,9 +77,9 @@ class Prediction(Mapping[str, Any]):
     def _rows(self) -> list[list[str]]:
         rows = [["", "value", f"{100 * self.level:g} % interval"]]
         for name, quantity, show in (
-            ("N*, parameters", "optimal_params", format_count),
-            (f"D*, {self.unit}", "optimal_tokens", format_count),
-            ("D/N", "tokens_per_param", "{:.3g}".format),
+            ("N*, parameters", "optimal_params", _count),
+            (f"D*, {self.unit}", "optimal_tokens", _count),
+            ("D/N", "tokens_per_param", _count),
             ("loss, mean of runs", "expected_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
             ("loss, one run", "run_loss", lambda v: "–" if v != v else f"{v:#.4g}"),
         ):

@@ -252,6 +252,9 @@ class SweepPlan(Priced):
             )
         return table
 
+    def __repr__(self) -> str:
+        return f"<SweepPlan of {len(self)} runs, {self.total_flops:.3g} FLOPs>"
+
     def _repr_html_(self) -> str:
         rows = [["FLOPs", "runs", "N", f"D ({self.unit})"]]
         for budget in self.budgets:

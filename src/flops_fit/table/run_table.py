@@ -180,11 +180,10 @@ def _unfinished_schedules(
         if not values and needed:
             reasons[i] = "it does not say how long its schedule was, or how far it came"
         elif values and values[0][2] < _COMPLETE_SHARE * values[0][1]:
-            column, whole, read = values[0]
+            name, end, at = values[0]
             reasons[i] = (
-                f"its loss was read at {read:.4g}, before its schedule ended at {column} = "
+                f"its loss was read at {at:.4g}, before its schedule ended at {name} = {end:.4g}"
             )
-            reasons[i] += f"{whole:.4g}"
     note = "complete=True: each finished run is taken to have gone to the end of its schedule."
     return reasons, [note] if tracked is not None and tracked.complete else []
 
@@ -208,9 +207,8 @@ class RunTable:
     the like, by their headings; NaN where a run has none.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
-    assumed on the way in; ``recognised`` says which column was taken for each quantity, in which unit, one
-    line each. ``findings`` are what the other columns tell of the runs: epochs, settings that differ, names
-    that repeat.
+    assumed; ``recognised`` says which column was taken for each quantity, in which unit. ``findings`` are
+    what the other columns tell of the runs: epochs, settings that differ, names that repeat.
     """
 
     params: Floats
@@ -240,10 +238,12 @@ class RunTable:
     def __len__(self) -> int:
         return len(self.loss)
 
+    def __repr__(self) -> str:
+        return f"<RunTable of {len(self)} runs at {len(set(self.budget.tolist()))} budgets>"
+
     def setting(self) -> list[Floats]:
         """The columns in which runs are equal that differ by their seed alone."""
-        columns = (self.params, self.tokens, self.lr, self.batch_units)
-        return [column for column in columns if column is not None]
+        return [c for c in (self.params, self.tokens, self.lr, self.batch_units) if c is not None]
 
     def select(self, keep: NDArray[np.bool_], reason: str = "", lost: bool = False) -> RunTable:
         """The runs where ``keep`` holds; with ``reason`` the others are listed (``lost``: by outcome)."""
@@ -285,8 +285,7 @@ class RunTable:
 
     def with_loss(self, metric: str) -> RunTable:
         """The runs with a value of a metric, which takes the place of the loss."""
-        runs = self.having(metric)
-        return replace(runs, loss=runs.metrics[metric], loss_se=None)
+        return replace(runs := self.having(metric), loss=runs.metrics[metric], loss_se=None)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dict a run, under the names that :meth:`read` understands; losses as measured."""
