@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 from benchmarks.models.interfaces import Bigram, V, mlp, pairs, token_loss
-from benchmarks.models.kinds import BATCH, classes, kind, labelled, mlp_flops, points
+from benchmarks.models.kinds import BATCH, classes, generator, kind, labelled, mlp_flops, points
 
 SIDE = 8
 
@@ -307,6 +307,28 @@ def complex_numbers() -> dict[str, Any]:
         "dataset": TensorDataset(torch.complex(x, x.roll(1, 1)), classes(x)),
         "loss_fn": loss,
     }
+
+
+class Fourier(nn.Module):
+    """Lifts, multiplies the five lowest frequencies by a matrix each, and projects."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.lift, self.project = nn.Linear(1, width), nn.Linear(width, 1)
+        self.modes = nn.Parameter(torch.randn(width, width, 5, dtype=torch.complex64) / width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.lift(x).transpose(1, 2)
+        low = torch.einsum("bik,iok->bok", torch.fft.rfft(h)[..., :5], self.modes)
+        return self.project(torch.fft.irfft(low, n=h.shape[-1]).transpose(1, 2))
+
+
+@kind("a Fourier layer", lambda w: 16 * 2 * w * 2 + 5 * 8 * w * w * 3 + 16 * 2 * w * 3)
+def fourier() -> dict[str, Any]:
+    x = torch.randn(2000, 16, 1, generator=generator())
+    return {
+        "model_cls": Fourier, "dataset": TensorDataset(x, x.cumsum(1) / 4), "loss_fn": F.mse_loss,
+    }  # fmt: skip
 
 
 @kind("torch.compile around the model", lambda w: mlp_flops(8, w, 4))

@@ -300,7 +300,7 @@ def check_loss(loss: Any) -> torch.Tensor:
     elif not loss.requires_grad:
         got = (
             "a loss that has no gradient with respect to the model's parameters. Compute it from "
-            "the model's output, without .detach(), .item() or no_grad"
+            "the model's output, without .detach(), .item() or no_grad, and leave it trainable weights"
         )
     else:
         return cast("torch.Tensor", loss)

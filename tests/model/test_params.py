@@ -16,6 +16,7 @@ from torch import nn
 from flops_fit.errors import InputTypeError, ModelError
 from flops_fit.examples.gpt import GPT
 from flops_fit.examples.vit import VisionTransformer
+from flops_fit.flops import trace_flops
 from flops_fit.model import ModelSpec, count_params
 from flops_fit.model.params import find_experts
 from tests.conftest import MLP
@@ -359,3 +360,22 @@ def test_a_list_of_equal_weights_beside_a_router_is_experts() -> None:
     (layer,) = find_experts(model, {"router.weight": [10], "experts.0": [5]})
     assert (layer.number, layer.each) == (4, 2)
     assert find_experts(model, {"router.weight": [10], "experts.0": [10]}) == ()
+
+
+def test_weights_of_frequencies_are_no_experts() -> None:
+    """A Fourier layer multiplies by a matrix for each frequency, on fewer positions than before."""
+
+    class Fourier(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.lift = nn.Linear(1, width)
+            self.modes = nn.Parameter(torch.randn(width, width, 5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            low = self.lift(x).transpose(1, 2)[..., :5]
+            return torch.einsum("bik,iok->bok", low, self.modes)
+
+    model = Fourier(8)
+    traced = trace_flops(lambda: model(torch.randn(3, 16, 1)).sum(), model)
+    assert traced.forward == 3 * (2 * 16 * 8 + 2 * 5 * 8 * 8)
+    assert find_experts(model, traced.calls) == ()

@@ -143,10 +143,11 @@ class Weights:
         self._origins: dict[int, frozenset[str]] = {}
         self._alive: list[Any] = []  # an address is not used again while its owner lives
         self.sizes: dict[str, int] = {}
+        self.parts: dict[str, int] = {}  # the length of the first axis
         self.used: set[str] = set()
         for name, parameter in getattr(model, "named_parameters", tuple)():
             if parameter.dim() > 1:
-                self.sizes[name] = parameter.numel()
+                self.sizes[name], self.parts[name] = parameter.numel(), parameter.shape[0]
                 self._origins[storage(parameter)] = frozenset([name])
                 self._alive.append(parameter)
 
@@ -261,9 +262,13 @@ class _Counts:
         self.kinds[name] = KINDS.get(name, MATRIX if name.startswith("aten.") else name)
         if not self.backward and (names := self.weights.names(args, kwargs)):
             self.weights.used |= names
-            sizes = self.weights.sizes
+            sizes, parts = self.weights.sizes, self.weights.parts
             for weight in names:
-                self.calls[weight].append(flops / (2 * sum(sizes[n] for n in names)))
+                whole = {t.shape[0] for t in tensors if t.numel() == sizes[weight]}
+                if name != "aten.bmm" or whole <= {
+                    parts[weight]
+                }:  # else a stack along another axis
+                    self.calls[weight].append(flops / (2 * sum(sizes[n] for n in names)))
 
     def result(self) -> TracedFlops:
         ops = {name: OpCount(self.kinds[name], **parts) for name, parts in self.flops.items()}

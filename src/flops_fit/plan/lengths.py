@@ -156,8 +156,9 @@ def look_at(data: DataSpec, objective: Objective, batch_size: int | str) -> Leng
                     different.setdefault(lengths, (tensor, axis))
     some = tensors_of(_collated(data, samples[:_GROUP]))
     packed = [d for n, d in different.items() if some[d[0]].shape[d[1]] == sum(n[:_GROUP])]
-    said = {"least": min(units), "most": max(units), "mean": np.mean(units), "count": len(units)}
-    finding = in_words("lengths", **said, read=MOST_READ)
+    span = f"{min(units):.4g} to {max(units):.4g} units, {np.mean(units):.4g} in the mean of {len(units)}"
+    held = span if len(set(units)) > 1 else f"{min(units):.4g} unit{'s' * (min(units) != 1)} each"
+    finding = in_words("lengths", held=held, read=MOST_READ)
     out = Lengths(data, objective, None, tuple(different.values()), frozenset(packed))
     out.nominal, out.findings = nominal, (finding,)
     order = sorted(range(len(samples)), key=lambda i: sum(math.prod(s) for s in shapes[i]))
