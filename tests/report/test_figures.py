@@ -138,6 +138,17 @@ def test_many_budgets_get_a_curve_each_only_as_far_as_they_can_be_told_apart() -
     assert 5 <= sum(len(line.get_xdata()) > 60 for line in ax.lines) <= 12
 
 
+def test_budgets_of_one_run_each_get_curves_too(sound: flops_fit.Fit) -> None:
+    data = report.isoflop_data(sound)
+    one = data.curves[0]
+    curves = [
+        replace(one, budget=C, params=one.params[:1], loss=np.array([3 + 1e18 / C]))
+        for C in np.geomspace(1e18, 1e21, 20)
+    ]
+    ax = report.draw_isoflop(replace(data, curves=tuple(curves))).axes[0]
+    assert len(ax.texts) == 12
+
+
 def test_a_curve_does_not_follow_the_law_far_from_its_runs(lost: flops_fit.Fit) -> None:
     data: Isoflop = report.isoflop_data(lost)
     for curve in data.curves:

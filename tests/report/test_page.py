@@ -240,7 +240,7 @@ def test_two_fits_are_compared_on_a_page(sound: flops_fit.Fit, tmp_path: Path) -
     text = report.write_comparison(
         sound, flops_fit.fit_runs(bits), tmp_path / "far.html"
     ).read_text()
-    assert "the second would need less than a billionth of the compute" in text
+    assert "The second would need less than a billionth of the compute" in text
     assert "under 1e-9" in text
 
 

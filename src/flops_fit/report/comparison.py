@@ -129,6 +129,7 @@ def _answer(at: Comparison, fits: dict[str, Fit]) -> str:
         span="no interval" if span is None else _range(span),
         least="less than a billionth of" if m == 0 else "more than a billion times",
     )
+    said = said[0].upper() + said[1:] if other == _NAMES[1] else said
     trust = ", ".join(f"{name}: {fit.trust}" for name, fit in fits.items())
     return paragraph(said, "answer lead") + paragraph(f"Trust in each fit: {trust}.", "answer")
 

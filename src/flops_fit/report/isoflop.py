@@ -189,17 +189,21 @@ def _label_curves(ax: Axes, curves: dict[str, tuple[IsoflopCurve, Colour]]) -> N
 
 
 def _curves_to_draw(curves: tuple[IsoflopCurve, ...]) -> list[int]:
-    """Which budgets get a curve: all, or of very many those with most runs, spaced over compute."""
+    """Which budgets get a curve: all, or of very many those with most runs, spaced over compute.
+
+    A budget of one or two runs gets one only where no budget has more.
+    """
     if len(curves) <= _MAX_CURVES:
         return list(range(len(curves)))
     log_c = np.log([c.budget for c in curves])
     edges = np.linspace(log_c[0], log_c[-1] * (1 + 1e-12), _MAX_CURVES + 1)
-    chosen = []
-    for low, high in pairwise(edges):
-        tier = [i for i, c in enumerate(log_c) if low <= c <= high and len(curves[i].params) >= 3]
-        if tier:
-            chosen.append(max(tier, key=lambda i: len(curves[i].params)))
-    return chosen or [0]
+    counts = np.array([len(c.params) for c in curves])
+    enough = counts >= (3 if counts.max() >= 3 else 1)
+    tiers = [
+        [i for i, c in enumerate(log_c) if low <= c <= high and enough[i]]
+        for low, high in pairwise(edges)
+    ]
+    return sorted({max(tier, key=lambda i: counts[i]) for tier in tiers if tier})
 
 
 @dataclass(frozen=True)
