@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.common.report import Goal, Table
 from benchmarks.common.report import Result as Found
+from benchmarks.study.figure import draw
 from flops_fit import Adaptive, Result, find_optimal, plan_sweep, run_sweep
 from flops_fit.cli.sweep_commands import demo_sweep
 from flops_fit.examples import fashion_sweep
@@ -152,6 +153,9 @@ def carry_out(study: Study, folder: Path, workers: int) -> Found:
     assert isinstance(adaptive, Result)
     print(*adaptive.steps, adaptive, sep="\n", flush=True)
     compared, goals = _outcome(said, top, study)
+    table = RunTable.from_runs(top)
+    best = _vertices(table)[:2]
+    draw(result.fit, table, said["predictions"]["0.9"], best, folder / "isoflop.png")
     return [compared, _rates(said, top, aside, width), _designs(result, adaptive, study.top)], goals
 
 
