@@ -14,7 +14,7 @@ PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-images test test-slow test-browser test-lowest test-package browser-ready check lint docs docs-ready docs-links bench bench-beyond bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
-	bench-report bench-tables bench-train chaos clean
+	bench-report bench-tables bench-train chaos study clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -113,6 +113,10 @@ bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 bench-execute: install ## Two at a time against one, the same digits everywhere, overhead of a run (about 16 minutes)
 	$(BIN)/python -m benchmarks.execute
 
+study: install $(IMAGES)/.ready ## Predict the largest budget of a sweep on text and of one on images, then train it (about two hours)
+	$(BIN)/python -m benchmarks.study text; text=$$?; \
+		$(BIN)/python -m benchmarks.study images --data-dir $(IMAGES)/usr/share/datasets/fashion-mnist && exit $$text
+
 chaos: install ## Kill, tear and fill the disk under sweeps, and look what is lost (about 8 minutes)
 	$(BIN)/python -m benchmarks.chaos
 
@@ -125,7 +129,7 @@ bench-hparams: install ## One rate over widths in μP and without, and the demo 
 bench-joint: install ## Rates and batches as part of the surface, simulated (about two hours) and on public runs
 	$(BIN)/python -m benchmarks.joint
 
-bench-models: install ## 67 kinds of model, data and loss: planned, trained, held against closed forms, and a thousand healthy runs (16 minutes)
+bench-models: install ## 68 kinds of model, data and loss: planned, trained, held against closed forms, and a thousand healthy runs (16 minutes)
 	$(BIN)/python -m benchmarks.models
 
 bench-plan: install ## Exact cost, predicted times, and FLOPs to an answer by design (about 25 minutes)

@@ -139,7 +139,11 @@ def carry_out(study: Study, folder: Path, workers: int) -> Found:
         for lr, batch in [*((x, 1.0) for x in RATES), *((1.0, x) for x in BATCHES)]
     }
     adaptive = find_optimal(
-        **{**study.arguments(study.lower), **dict.fromkeys(("sizes", "compute_budgets"))},
+        **{
+            **study.arguments(study.lower),
+            **dict.fromkeys(("sizes", "compute_budgets")),
+            "repeats": 1,
+        },
         hparams=result.recipe,
         design=Adaptive(
             target_compute=study.top,
