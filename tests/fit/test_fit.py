@@ -302,6 +302,15 @@ def test_one_outlier_is_named_and_hardly_moves_the_fit():
     )
 
 
+def test_runs_on_one_side_of_the_optimum_are_noticed():
+    """Two sizes a budget make no parabola; with one on either side there is nothing to say."""
+    for sizes, said in (([4, 5], True), ([1, 5], False)):
+        runs = sweep(ADDITIVE, sizes=7, reach=4.0, sd=0.001)
+        picked = np.isin(np.arange(len(runs["loss"])) % 7, sizes)
+        fit = fit_runs({name: column[picked] for name, column in runs.items()})
+        assert ("one_sided" in codes(fit, "warning")) == said
+
+
 def test_weak_curvature_is_noticed():
     """Sizes within 1.4× of the optimum under 1 % noise show no bowl."""
     assert "weak_curvature" in codes(fit_runs(sweep(ADDITIVE, reach=1.4, sd=0.01)), "warning")

@@ -22,6 +22,7 @@ _FEWEST_REPEATS = 4
 _FEWEST_IN_CELL = 3
 _OUTLIER_SDS = 4.0
 _OTHER_UNIT_OFF = 0.1  # in ln L; one unit for another moves it by 0.37
+_BRACKETED = (0.05, 0.95)  # shares of the runs between which some lie on either side
 _DISAGREEMENT, _GROSS_DISAGREEMENT = np.log(1.5), np.log(5.0)
 _UNCLEAR_LOG_HALF = np.log(2)
 _WIDTH_TARGET = 10.0  # times the largest run's compute
@@ -186,6 +187,7 @@ def diagnose(
         *flat(solution.law, runs),
         *_outliers(solution, runs),
         *_weak_curvature(solution, runs),
+        *_one_sided(solution, runs, shape, flops),
         *_unidentified(solution),
         *_approaches(solution, shape, flops),
     ]
@@ -218,6 +220,18 @@ def _weak_curvature(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     if not spans or float(np.median(spans)) >= 3 * sd:
         return []
     return [finding("weak_curvature", span=100 * np.median(spans), scatter=100 * sd)]
+
+
+def _one_sided(
+    solution: Solution, runs: RunTable, shape: IsoFLOP, flops: FlopsFunction
+) -> list[Diagnostic]:
+    """Whether all runs lie on one side of the optimum; parabolas say it of each budget."""
+    if shape.parabolas or solution.optimum_lost:
+        return []
+    sizes = runs.params / np.asarray(solution.law.optimal(runs.flops, flops).params)
+    low, high = (float(v) for v in np.quantile(sizes, _BRACKETED))
+    side = "larger" if low > 1 else "smaller" if high < 1 else ""
+    return [finding("one_sided", side=side, low=low, high=high)] if side else []
 
 
 def _unidentified(solution: Solution) -> list[Diagnostic]:
