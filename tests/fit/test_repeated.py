@@ -218,6 +218,22 @@ def test_auto_keeps_the_additive_law_where_repeats_say_nothing():
     assert "repeated_data" in codes(fit, "critical")
 
 
+def test_auto_makes_no_law_of_repeats_out_of_a_few_runs():
+    """Three of sixty runs may determine R*_D, and be wrong: misfit of the form looks like repeats."""
+    values = sweep(ADDITIVE, (1e18, 3e18, 1e19, 3e19, 1e20, 3e20), 10, sd=0.003)
+    values["unique_tokens"] = values["tokens"].copy()
+    often = np.argsort(values["tokens"] / values["params"])[[-15, -9, -3]]
+    values["unique_tokens"][often] /= 6
+    worn = Muennighoff(**ADDITIVE.params, R_D=0.7, R_N=1e6)
+    columns = (values[name][often] for name in ("params", "tokens", "unique_tokens"))
+    values["loss"][often] = worn.loss(*columns)
+    fit = fit_runs(values)
+    assert not isinstance(fit.law, Muennighoff)
+    assert "repeated_data" in codes(fit)
+    law = fit_runs(values, "muennighoff").law
+    assert law.params["R_D"] == pytest.approx(0.7, rel=0.3)
+
+
 def test_predictions_are_for_fresh_data_unless_told(c4):
     """Without a supply the answer is for fresh data and says so; a supply costs loss and size."""
     free, scarce = c4.predict(1e22), c4.predict(1e22, unique_tokens=1e10)

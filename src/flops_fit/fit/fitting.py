@@ -40,6 +40,8 @@ from flops_fit.records import Diagnostic
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
 
+_FEWEST_REPEATING, _REPEATING_SHARE = 5, 0.1  # runs of many epochs, for a law of them
+
 
 class FitOptions(TypedDict, total=False):
     """Options of :func:`fit_runs`."""
@@ -99,7 +101,8 @@ def fit_runs(
         Anything :meth:`flops_fit.table.RunTable.read` accepts: a path, a DataFrame, dicts, runs.
     law
         ``"auto"``: the κ-law where the runs tell κ from 1 (5 % level), else the additive law; the
-        law of repeated data where runs of more than four epochs determine it.
+        law of repeated data where a tenth of the runs or more see their data over four times and
+        determine it.
         ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, ``"muennighoff"`` (repeated data; needs a column
         ``unique_tokens``), ``"overfit"`` (the same with runs whose loss rises again), or a class of
         your own, a :class:`flops_fit.laws.Law`.
@@ -210,7 +213,9 @@ def fit_runs(
     fitted, report = alone.windowed(window)
     many = epochs_of(alone.table) > FEW_EPOCHS
     beyond = int(np.sum((fitted.chosen.weights > 0) & many))
-    may_repeat = form is None and beyond and not (known.fixed or known.prior)
+    # The misfit of another form looks like worn-out repeats where few runs show any.
+    enough = beyond >= max(_FEWEST_REPEATING, _REPEATING_SHARE * len(alone.table))
+    may_repeat = form is None and enough and not (known.fixed or known.prior)
     repeating = _if_repeats_count(beyond, alone) if may_repeat else None
     return replace(repeating or _assembled(alone, fitted, report), _question=question)
 
