@@ -10,7 +10,6 @@ import numpy as np
 
 from flops_fit import Fit, RunTable
 from flops_fit.report import isoflop, style
-from flops_fit.text import format_count
 
 
 def draw(
@@ -36,12 +35,5 @@ def draw(
     spans = said["intervals"]
     ax.plot(spans["optimal_params"], [predicted[1]] * 2, color=style.INK, lw=1.0, zorder=6)
     ax.plot([predicted[0]] * 2, spans["expected_loss"], color=style.INK, lw=1.0, zorder=6)
-    told = f"predicted from the others:\nN* {format_count(predicted[0])}, loss {predicted[1]:.3f}"
-    measured = f"measured: {format_count(vertex[0])}, {vertex[1]:.3f}"
-    ax.annotate(
-        f"{told}\n{measured}", predicted, xytext=(0.03, 0.04), textcoords="axes fraction",
-        fontsize=style.SMALL, color=style.INK,
-        arrowprops={"arrowstyle": "-", "color": style.INK, "lw": 0.5, "shrinkB": 4},
-    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=300)

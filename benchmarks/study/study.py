@@ -138,17 +138,14 @@ def carry_out(study: Study, folder: Path, workers: int) -> Found:
         )
         for lr, batch in [*((x, 1.0) for x in RATES), *((1.0, x) for x in BATCHES)]
     }
+    own = dict.fromkeys(("sizes", "compute_budgets")) | {"repeats": 1, "hparams": result.recipe}
     adaptive = find_optimal(
-        **{
-            **study.arguments(study.lower),
-            **dict.fromkeys(("sizes", "compute_budgets")),
-            "repeats": 1,
-        },
-        hparams=result.recipe,
+        **study.arguments(study.lower) | own,
         design=Adaptive(
             target_compute=study.top,
             max_flops=math.fsum(r.flops for r in result.runs),
             max_run_flops=max(study.lower),
+            half_width=math.expm1(_half_width(result, study.top)),
         ),
         executor=pool,
         output_dir=folder / "adaptive",
@@ -288,6 +285,12 @@ def _rates(
     return Table(f"The rule for rate and batch at width {width}", columns, tuple(rows), notes)
 
 
+def _half_width(result: Result, C: float) -> float:
+    """Of the 90 % interval of ln N*."""
+    low, high = result.predict(C).intervals["optimal_params"] or (1.0, math.e**2)
+    return math.log(high / low) / 2
+
+
 def _designs(grid: Result, adaptive: Result, C: float) -> Table:
     """What both designs spent, and how well they know N* at the largest budget."""
     rows = []
@@ -298,7 +301,7 @@ def _designs(grid: Result, adaptive: Result, C: float) -> Table:
             (
                 name, str(len(result.runs)), f"{math.fsum(r.flops for r in result.runs):.3g}",
                 f"{format_count(at.optimal_params)} ({format_count(low)}–{format_count(high)})",
-                f"±{math.log(high / low) / 2:.3f}", f"{at.expected_loss:.4f}",
+                f"±{_half_width(result, C):.3f}", f"{at.expected_loss:.4f}",
             )
         )  # fmt: skip
     columns = ("design", "runs", "FLOPs", "N*", "in ln N*", "loss")
