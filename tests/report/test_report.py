@@ -128,11 +128,11 @@ def test_left_out_runs_are_listed(tmp_path: Path, fit: flops_fit.Fit) -> None:
     table = RunTable.read(
         [
             *fit.runs.to_dicts(),
-            {"params": 1, "tokens": 1, "flops": math.nan, "loss": 1, "label": "odd one"},
+            {"params": 1, "tokens": 1, "flops": 6, "loss": math.nan, "label": "odd one"},
         ]
     )
     page = write_report(flops_fit.fit_runs(table), tmp_path / "r.html").read_text()
-    assert "odd one: flops is missing" in page
+    assert "odd one: loss is missing" in page
 
 
 def test_an_unwritable_page_is_told(fit: flops_fit.Fit, tmp_path: Path) -> None:
