@@ -93,6 +93,15 @@ def test_a_sweep_goes_on_from_a_checkpoint_with_the_same_outcome(tmp_path: Path)
     assert resumed.tokens == whole.tokens == experiment.tokens
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_ended_before_its_evaluation_is_only_evaluated(tmp_path: Path) -> None:
+    (experiment,) = planned().experiments
+    own = arguments(tmp_path / "hf", save_steps=experiment.steps)
+    task = flops_fit.HFTask(make, own, Rows(), Rows())
+    whole, again = task(experiment), task(experiment)
+    assert (again.loss, again.tokens, again.flops) == (whole.loss, whole.tokens, whole.flops)
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     own = arguments(tmp_path, gradient_accumulation_steps=3)
     with pytest.raises(flops_fit.errors.InputError, match="expected 3 .* to divide the batch of 4"):

@@ -264,10 +264,9 @@ class _Counts:
             self.weights.used |= names
             sizes, parts = self.weights.sizes, self.weights.parts
             for weight in names:
-                whole = {t.shape[0] for t in tensors if t.numel() == sizes[weight]}
-                if name != "aten.bmm" or whole <= {
-                    parts[weight]
-                }:  # else a stack along another axis
+                stacks = {t.shape[0] for t in tensors if t.numel() == sizes[weight]}
+                # A weight that is stacked along another axis than its first has no experts.
+                if name != "aten.bmm" or stacks <= {parts[weight]}:
                     self.calls[weight].append(flops / (2 * sum(sizes[n] for n in names)))
 
     def result(self) -> TracedFlops:

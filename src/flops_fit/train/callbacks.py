@@ -76,9 +76,12 @@ class _Row:
             return forecast((list(steps), list(losses)), self._rate, end=self._steps)
         return None
 
+    def _share(self, ranks: int) -> float:
+        """The whole run over what this process has counted since it went on."""
+        return ranks * self._steps / max(self._steps - self._first, 1)
+
     def _write(self, model: Any, run: str, loss: float, ranks: int, batch: int, lr: float) -> None:
-        steps = self._steps
-        all_of_it = ranks * steps / max(steps - self._first, 1)
+        steps, all_of_it = self._steps, self._share(ranks)
         tokens = round(int(self._counted) * all_of_it)
         given = self._flops(model) if callable(self._flops) else self._flops
         flops = self._spent * all_of_it if given is None else given * tokens

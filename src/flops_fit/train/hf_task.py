@@ -76,14 +76,15 @@ class HFTask:
         last = get_last_checkpoint(str(folder)) if folder.is_dir() else None  # type: ignore[no-untyped-call]
         trainer.train(resume_from_checkpoint=last)
         loss = float(trainer.evaluate()["eval_loss"])
+        tokens = row.tokens or e.tokens  # as planned where batches have no labels to count
         return Run(
             e,
             "completed" if math.isfinite(loss) else "diverged",
             "" if math.isfinite(loss) else f"the held-out loss is {loss} after {e.steps} steps",
             loss=loss if math.isfinite(loss) else None,
             train_loss=row.last,
-            tokens=row.tokens,
-            flops=row.tokens * e.flops / e.tokens,
+            tokens=tokens,
+            flops=tokens * e.flops / e.tokens,
             seconds=time.perf_counter() - begun,
             device=str(args.device),
             resumed=int(last is not None),
@@ -131,5 +132,5 @@ class _Counted(HFCallback):
                 e = self._experiment
                 self._report(Progress(e.id, state.global_step, e.steps, self.last))
 
-    def _write(self, *row: Any) -> None:
-        self.tokens = round(int(self._counted) * self._steps / max(self._steps - self._first, 1))
+    def _write(self, model: Any, run: str, loss: float, ranks: int, *rest: Any) -> None:
+        self.tokens = round(int(self._counted) * self._share(ranks))
