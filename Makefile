@@ -113,7 +113,7 @@ bench-coverage: install ## Measure how often the 90 % intervals hold (slow)
 bench-execute: install ## Two at a time against one, the same digits everywhere, overhead of a run (about 16 minutes)
 	$(BIN)/python -m benchmarks.execute
 
-study: install $(IMAGES)/.ready ## Predict the largest budget of a sweep on text and of one on images, then train it (about two hours)
+study: install $(IMAGES)/.ready ## Predict the largest budget of a sweep on text and of one on images, then train it (about an hour and a half)
 	$(BIN)/python -m benchmarks.study text; text=$$?; \
 		$(BIN)/python -m benchmarks.study images --data-dir $(IMAGES)/usr/share/datasets/fashion-mnist && exit $$text
 

@@ -1,7 +1,7 @@
 """What a sweep says of a budget above it, written down, and then that budget trained.
 
-    python -m benchmarks.study text       # a GPT on the State of the Union text: about two hours on two cores
-    python -m benchmarks.study images --data-dir .images/usr/share/datasets/fashion-mnist   # an hour
+    python -m benchmarks.study text       # a GPT on the State of the Union text: about an hour on two cores
+    python -m benchmarks.study images --data-dir .images/usr/share/datasets/fashion-mnist   # half an hour
     python -m benchmarks.study text --workers 1
 
 Both sweeps tune themselves. What is said of the largest budget stands in FOLDER/prediction.json before any

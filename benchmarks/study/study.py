@@ -153,10 +153,10 @@ def carry_out(study: Study, folder: Path, workers: int) -> Found:
     )
     assert isinstance(adaptive, Result)
     print(*adaptive.steps, adaptive, sep="\n", flush=True)
-    compared, goals = _outcome(said, top, study)
     table = RunTable.from_runs(top)
-    best = _vertices(table)[:2]
-    draw(result.fit, table, said["predictions"]["0.9"], best, folder / "isoflop.png")
+    found = _vertices(table)
+    compared, goals = _outcome(said, top, table, found, study)
+    draw(result.fit, table, said["predictions"]["0.9"], found[:2], folder / "isoflop.png")
     return [compared, _rates(said, top, aside, width), _designs(result, adaptive, study.top)], goals
 
 
@@ -184,9 +184,10 @@ def _nearest(study: Study, result: Result) -> int:
 
 
 Span = tuple[float, float] | None
+Vertex = tuple[float, float, Span, Span]
 
 
-def _vertices(table: RunTable) -> tuple[float, float, Span, Span]:
+def _vertices(table: RunTable) -> Vertex:
     """N* and the loss there by a parabola, with 90 % intervals from its runs, where it has a vertex."""
     best = parabola(table, WINDOW)
     assert best is not None
@@ -206,9 +207,10 @@ def _vertices(table: RunTable) -> tuple[float, float, Span, Span]:
     return best.params, best.loss, (low[0], high[0]), (low[1], high[1])
 
 
-def _outcome(said: dict[str, Any], top: list[Run], study: Study) -> tuple[Table, list[Goal]]:
-    table = RunTable.from_runs(top)
-    N, loss, n_span, loss_span = _vertices(table)
+def _outcome(
+    said: dict[str, Any], top: list[Run], table: RunTable, found: Vertex, study: Study
+) -> tuple[Table, list[Goal]]:
+    N, loss, n_span, loss_span = found
     predicted = {level: said["predictions"][f"{level:g}"] for level in LEVELS}
     near = [r for r in top if abs(math.log(r.experiment.params.total / N)) < math.log(WINDOW)]
     nearest = min(near, key=lambda r: abs(math.log(r.experiment.params.total / N)))
