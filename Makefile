@@ -14,7 +14,7 @@ PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-images test test-slow test-browser test-lowest test-package browser-ready check lint docs docs-ready docs-links bench bench-beyond bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
-	bench-report bench-tables bench-train chaos study clean
+	bench-report bench-tables bench-train chaos gpu-check study clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -119,6 +119,9 @@ study: install $(IMAGES)/.ready ## Predict the largest budget of a sweep on text
 
 chaos: install ## Kill, tear and fill the disk under sweeps, and look what is lost (about 8 minutes)
 	$(BIN)/python -m benchmarks.chaos
+
+gpu-check: install ## Run all that a GPU runs on the one of this machine, a verdict a line (10 minutes at most)
+	$(BIN)/python -m benchmarks.gpu
 
 bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
 	$(BIN)/python -m benchmarks.fit

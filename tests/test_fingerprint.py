@@ -86,3 +86,9 @@ def test_an_object_counts_by_content_and_not_by_address() -> None:
 def test_different_values_differ(one: object, other: object) -> None:
     assert fingerprint_values(one) == fingerprint_values(one)
     assert fingerprint_values(one) != fingerprint_values(other)
+
+
+def test_tensors_without_values_count_by_their_shape() -> None:
+    one, other = torch.zeros(3, device="meta"), torch.zeros(4, device="meta")
+    assert fingerprint_values(one) == fingerprint_values(torch.ones(3, device="meta"))
+    assert fingerprint_values(one) != fingerprint_values(other)
