@@ -61,12 +61,12 @@ class Losses:
 class ConvNet(nn.Module):
     """Images (B, 3, 16, 16) to logits (B, 10)."""
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, drop: float = 0.0) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.norm = nn.BatchNorm2d(width)
         self.second = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.drop = nn.Dropout(0.1)
+        self.drop = nn.Dropout(drop)
         self.head = nn.Linear(2 * width, 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -110,10 +110,12 @@ def text_plan(
     )  # fmt: skip
 
 
-def image_plan(device: str, budget: float, loss_fn: Any, **training: Any) -> SweepPlan:
+def image_plan(
+    device: str, budget: float, loss_fn: Any, drop: float = 0.0, **training: Any
+) -> SweepPlan:
     """One run of the convolutional network."""
     return plan_sweep(
-        ConvNet, "width", {}, Images(), loss_fn, [budget], sizes={budget: [16]}, device=device,
+        ConvNet, "width", {"drop": drop}, Images(), loss_fn, [budget], sizes={budget: [16]}, device=device,
         batch_size=64, training=TrainingConfig(**{"eval_samples": 512, **training}),
     )  # fmt: skip
 

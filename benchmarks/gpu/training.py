@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.gpu.tasks import (
+    Losses,
     NotHereError,
     Trained,
     apart,
@@ -23,8 +24,10 @@ from benchmarks.gpu.tasks import (
     on_host,
     only,
     text_plan,
+    trained,
 )
 from flops_fit.data.spec import DataSpec
+from flops_fit.examples.gpt import gpt_loss_fn
 from flops_fit.train import Precision
 from flops_fit.train.config import device_peak
 from flops_fit.train.memory import device_bytes, memory_of
@@ -47,11 +50,12 @@ def only_on_cuda(device: str) -> None:
 def limited(device: str, size: float) -> Iterator[None]:
     """The memory of a CUDA device, cut to ``size`` bytes for this process."""
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(size / device_bytes(device), device)
+    index = torch.device(device).index or 0
+    torch.cuda.set_per_process_memory_fraction(size / device_bytes(device), index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
         torch.cuda.empty_cache()
 
 
@@ -73,21 +77,20 @@ def on_device(device: str) -> Trained:
 
 def losses(device: str) -> str:
     """A GPT in float32: each step's loss is the host's."""
-    early = float((on_device(device).losses[:20] / on_host().losses[:20] - 1).abs().max())
-    whole = apart(on_device(device), on_host())
-    steps = len(on_host().losses)
+    return as_there(on_device(device), on_host())
+
+
+def as_there(here: Trained, there: Trained) -> str:
+    """How far two runs of the same sums lie apart, early, where rounding is all, and at most."""
+    early = float((here.losses[:20] / there.losses[:20] - 1).abs().max())
+    whole, steps = apart(here, there), len(there.losses)
     found = f"{early:.1e} apart in 20 steps, {whole:.1e} in all {steps}, at most"
-    return expect(early < 1e-5 and whole < 1e-2, found)
+    return expect(early < 1e-4 and whole < 2e-2, found)
 
 
 def convolutions(device: str) -> str:
-    """A convolutional network with batch statistics: like on the host, but for other dropout."""
-    here, there = image_run(device, precision="fp32"), image_run("cpu", precision="fp32")
-    first = float((here.losses[0] / there.losses[0] - 1).abs())
-    return expect(
-        first < 1e-2 and apart_at_end(here, there) < 0.05,
-        f"{first:.1e} apart at first, {apart_at_end(here, there):.1e} at the end",
-    )
+    """A convolutional network with batch statistics, in float32: each step's loss is the host's."""
+    return as_there(image_run(device, precision="fp32"), image_run("cpu", precision="fp32"))
 
 
 def bfloat16(device: str) -> str:
@@ -109,7 +112,7 @@ def resumed(device: str) -> str:
     """Stopped half-way and continued, dropout too: no further apart than the same run twice."""
 
     found = []
-    for run in (gpt_run, image_run):
+    for run in (gpt_run, functools.partial(image_run, drop=0.1)):
         whole, again = run(device, precision="fp32"), run(device, precision="fp32")
         with TemporaryDirectory() as folder:
             where = {"folder": Path(folder), "precision": "fp32", "checkpoint_steps": 20}
@@ -153,7 +156,7 @@ def pinned(device: str) -> str:
 def halved(device: str) -> str:
     """Memory for a part of a batch alone: the batch is cut, and the loss is the whole batch's."""
     only_on_cuda(device)
-    plan = text_plan(device, {1e13: [128]}, batch_size=4096, training={"precision": "fp32"})
+    plan = text_plan(device, {2e13: [128]}, batch_size=2048, training={"precision": "fp32"})
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     whole = plan.task(only(plan), None)
@@ -163,8 +166,8 @@ def halved(device: str) -> str:
     expect(whole.state == cut.state == "completed", f"{cut.state}: {cut.reason} {cut.details}")
     gap = abs(cut.loss / whole.loss - 1)
     return expect(
-        cut.microbatch < 4096 and gap < 5e-3,
-        f"{cut.microbatch} of 4096 samples at once in {0.4 * peak / GB:.2g} of {peak / GB:.2g} GB, "
+        cut.microbatch < 2048 and gap < 5e-3,
+        f"{cut.microbatch} of 2048 samples at once in {0.4 * peak / GB:.2g} of {peak / GB:.2g} GB, "
         f"{gap:.1e} apart",
     )
 
@@ -203,27 +206,19 @@ def refused(device: str) -> str:
 def memory(device: str) -> str:
     """Planned memory beside what the allocator gave, and less of it with activations computed again."""
     only_on_cuda(device)
-    found, losses = [], []
+    found, runs = [], []
     for again in (False, True):
-        plan = text_plan(
-            device, {2e14: [512]}, batch_size=512,
-            training={"precision": "fp32", "activation_checkpointing": again, "eval_samples": 64},
-        )  # fmt: skip
-        trainer, experiment = plan.task, only(plan)
+        losses = Losses(gpt_loss_fn)
+        training = {"precision": "fp32", "activation_checkpointing": again, "eval_samples": 64}
+        plan = text_plan(device, {2e13: [512]}, losses, batch_size=512, training=training)
+        trainer = plan.task
         batch = trainer.data.first_batch(4)
-        meta = trainer.model.build_meta(512)
-        planned = memory_of(meta, trainer.objective, batch, 512, 1, again).total
+        planned = memory_of(trainer.model.build_meta(512), trainer.objective, batch, 512, 1, again)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        run = trainer(experiment, None)
-        peak = float(torch.cuda.max_memory_allocated(device))
-        expect(run.state == "completed", f"{run.state}: {run.reason}")
-        found.append((planned, peak))
-        losses.append(run.loss)
-    gap = abs(losses[1] / losses[0] - 1)
+        runs.append(trained(plan, losses))
+        found.append((planned.total, float(torch.cuda.max_memory_allocated(device))))
     text = "; ".join(f"{p / GB:.2f} GB planned, {a / GB:.2f} taken" for p, a in found)
-    close = all(0.6 < planned / peak < 1.5 for planned, peak in found)
-    return expect(
-        close and found[1][1] < found[0][1] and gap < 5e-3,
-        f"{text} with activations again, {gap:.1e} apart",
-    )
+    close = all(0.6 < planned / taken < 1.5 for planned, taken in found)
+    expect(close and found[1][1] < found[0][1], f"{text} with activations again")
+    return f"{text} with activations again; {as_there(runs[1], runs[0])}"

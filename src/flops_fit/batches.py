@@ -120,3 +120,17 @@ def to_device(batch: Any, device: str) -> Any:
         return tensor.to(device, non_blocking=kind == "cuda")
 
     return map_tensors(batch, moved)
+
+
+def free_memory(device: str) -> None:
+    """Give what torch keeps of a device's memory, and no tensor uses, back to the device."""
+    if (kind := torch.device(device).type) in ("cuda", "xpu", "mps"):
+        getattr(torch, kind).empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a device or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)

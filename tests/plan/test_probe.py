@@ -10,6 +10,7 @@ from torch import nn
 
 from flops_fit import plan_sweep
 from flops_fit.errors import FlopsFitError, LossError, ModelError
+from flops_fit.train import memory
 from tests.conftest import MLP, Blobs, cross_entropy
 
 
@@ -68,6 +69,40 @@ def test_speed_is_measured_and_gives_a_time_to_every_run() -> None:
     assert probed.seconds() == pytest.approx(
         sum(probed.speed.seconds(e) for e in probed.experiments)
     )
+
+
+class Large(MLP):
+    """Has memory for so many samples in training."""
+
+    room = 8
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "meta" and self.training and len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+class Larger(Large):
+    room = 1
+
+
+def test_a_batch_that_does_not_fit_is_timed_in_part() -> None:
+    speed = plan(model_cls=Large, batch_size=32).speed
+    assert speed is not None
+    assert all(times.flops_per_second > 0 for times in speed.steps)
+
+
+def test_nothing_is_timed_where_not_even_two_samples_fit() -> None:
+    assert plan(model_cls=Larger).speed is None
+
+
+def test_nothing_is_built_that_the_device_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "device_bytes", lambda device: 100.0)
+    planned = plan(metrics={"none": lambda model, batches: 1.0})
+    assert planned.speed is None
+    [first, *_] = planned.experiments
+    assert planned.task is not None
+    assert planned.task(first).state == "oom"
 
 
 def test_probing_leaves_the_random_state_alone() -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from flops_fit.batches import is_out_of_memory
 from flops_fit.errors import DataError, InputError, InputTypeError
 from flops_fit.objective import Objective
 from flops_fit.train.config import TrainingConfig
-from flops_fit.train.step import Stepper, is_out_of_memory, split_batch
+from flops_fit.train.step import Stepper, split_batch
 
 
 def masked_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ from flops_fit.plan.timing import Probe
 from flops_fit.recipes.resolve import RecipeLike, resolve_recipe
 from flops_fit.records import Diagnostic
 from flops_fit.train.config import TrainingConfig, resolve_device, resolve_precision
-from flops_fit.train.memory import memory_findings
+from flops_fit.train.memory import memory_findings, refusal
 from flops_fit.train.metrics import Measures, check_metrics
 from flops_fit.train.step import INDIVISIBLE
 from flops_fit.train.trainer import Trainer
@@ -354,7 +354,10 @@ def _layout(sweep: Sweep, spec: ModelSpec) -> tuple[tuple[float, ...], Sizes | N
 def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     """The plan with a trainer that was tried on it and knows how fast it is."""
     trainer.try_optimizer(plan.experiments)
-    trainer.try_metrics(plan.experiments)
+    small = min(plan.experiments, key=lambda e: e.params.total)
+    fits = not refusal(trainer.model, small, trainer.device, 1, trainer.config.optimizer is None)
+    if fits:
+        trainer.try_metrics(plan.experiments)
     part, most = trainer.config.microbatch, max(e.batch_size for e in plan.experiments)
     if part is not None and part < most and not trainer.divisible:
         raise InputError(
@@ -370,7 +373,7 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
         functools.partial(precision.autocast, device),
     )
     with rng.kept(device), precision.flags(device):
-        speed = probe.measure(plan.experiments, trainer.held_out.size or 0)
+        speed = probe.measure(plan.experiments, trainer.held_out.size or 0) if fits else None
         if trainer.parametrization is not None:
             plan = with_check(plan, trainer, trainer.parametrization)
     planner = replace(plan.require_planner("plan"), task=replace(trainer, speed=speed))

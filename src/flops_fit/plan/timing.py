@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from flops_fit import rng
-from flops_fit.batches import batch_length, split_batch, tensors_of, to_device
+from flops_fit.batches import (
+    batch_length,
+    free_memory,
+    is_out_of_memory,
+    split_batch,
+    tensors_of,
+    to_device,
+)
 from flops_fit.data.spec import DataSpec
 from flops_fit.errors import LossError, ModelError
 from flops_fit.lazy import torch
@@ -126,10 +133,11 @@ class Probe:
     microbatch: int | None = None
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def measure(self, experiments: Sequence[Experiment], held_out_samples: int = 0) -> Speed:
+    def measure(self, experiments: Sequence[Experiment], held_out_samples: int = 0) -> Speed | None:
         """Steps at up to three of the planned sizes, and the reading of a few batches.
 
         The smallest size is always built: what cannot train raises LossError or ModelError before the sweep.
+        ``None`` where the device has no memory for a step of it.
         """
         sizes = {repr(e.size): e for e in experiments}.values()
         ordered = sorted(sizes, key=lambda e: e.params.total)
@@ -141,6 +149,8 @@ class Probe:
             torch.default_generator.manual_seed(0)
             for experiment in chosen:
                 self._time_size(experiment, threads, times)
+        if not times:
+            return None
         held_out = held_out_samples * experiments[0].units_per_sample
         reading = time_reading(self.data, chosen[0].batch_size)
         alone = tuple(times[1]) if threads > 1 else ()
@@ -149,25 +159,31 @@ class Probe:
     def _time_size(
         self, experiment: Experiment, threads: int, times: dict[int, list[StepTimes]]
     ) -> None:
-        """Time steps of one size with all threads, and with one where a CPU has more."""
+        """Time steps of one size, if they fit, with all threads and with one where a CPU has more."""
         on_cpu = torch.device(self.device).type == "cpu"
         per_sample = experiment.flops_per_sample
         most = min(experiment.batch_size, self.microbatch or experiment.batch_size)
         affordable = int((_STEP_FLOPS if on_cpu else _DEVICE_FLOPS) / per_sample)
-        batch = self.data.first_batch(max(min(most, affordable), 2))
+        n = max(min(most, affordable), 2)
         started = time.perf_counter()
         try:
             model = self.spec.build(experiment.size).to(self.device)
         except Exception as error:
+            if is_out_of_memory(error):
+                return
             raise ModelError(
                 f"model_cls: {self.spec.reference} of size {experiment.size!r} raised {error_line(error)}"
                 f"{user_line(error)}."
             ) from error
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
         step = functools.partial(self._step, experiment, model, optimizer)
-        step(batch, first=True)
+        while not step(batch := self.data.first_batch(n), first=True):
+            free_memory(self.device)
+            if n <= 2:
+                return
+            n = max(n // 2, 2)
         start = time.perf_counter() - started
-        n = min(max(min(most, affordable), 2), self.data.size or most)
+        n = min(n, self.data.size or most)
         m = min(n, max(2, n // _PART))  # BatchNorm refuses a single sample
         part = self.data.first_batch(m)
         for used in sorted({threads, 1}, reverse=True):
@@ -184,6 +200,18 @@ class Probe:
 
     def _step(
         self, experiment: Experiment, model: Any, optimizer: Any, batch: Any, first: bool = False
+    ) -> bool:
+        """One step; whether there was memory for it."""
+        try:
+            self._try_step(experiment, model, optimizer, batch, first)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _try_step(
+        self, experiment: Experiment, model: Any, optimizer: Any, batch: Any, first: bool
     ) -> None:
         batch = to_device(batch, self.device)
         try:
@@ -192,6 +220,8 @@ class Probe:
         except (LossError, ModelError):
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             described = f"{self.spec.reference} at {self.spec.arguments(experiment.size)}"
             raise ModelError(
                 f"model_cls: a forward pass of {described} with its loss raised "
@@ -209,7 +239,7 @@ class Probe:
             getattr(torch, kind).synchronize()
 
 
-def _typical_seconds(step: Callable[[Any], None], batches: tuple[Any, Any]) -> tuple[float, float]:
+def _typical_seconds(step: Callable[[Any], bool], batches: tuple[Any, Any]) -> tuple[float, float]:
     """Median seconds of a step on each of two batches, timed in turns."""
     taken: list[list[float]] = [[], []]
     while len(taken[0]) < _FEWEST or (sum(taken[0]) < _STEP_SECONDS and len(taken[0]) < _MOST):

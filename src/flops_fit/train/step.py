@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from flops_fit import rng
-from flops_fit.batches import split_batch, to_device
+from flops_fit.batches import free_memory, is_out_of_memory, split_batch, to_device
 from flops_fit.distributed import ALONE, Ranks
 from flops_fit.errors import InputError
 from flops_fit.lazy import nn, torch
@@ -168,9 +168,7 @@ class Stepper:
     def _halve(self) -> None:
         """Free what the failed pass left, and continue with half as many samples at once."""
         self.optimizer.zero_grad(set_to_none=True)
-        kind = torch.device(self.device).type
-        if kind in ("cuda", "xpu", "mps"):
-            getattr(torch, kind).empty_cache()
+        free_memory(self.device)
         before = min(self.microbatch, self._local_samples)
         self.microbatch = max(before // 2, 1)
         self.notes.append(
@@ -233,11 +231,3 @@ class CompiledForward:
                     if name in buffers:
                         buffer.copy_(buffers[name])
         torch.compiler.reset()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a device or on the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)

@@ -14,7 +14,7 @@ from typing import Any
 
 from flops_fit import rng
 from flops_fit._version import __version__
-from flops_fit.batches import to_device
+from flops_fit.batches import is_out_of_memory, to_device
 from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, PeerError, Ranks, join_ranks
@@ -43,7 +43,7 @@ from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, e
 from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
 from flops_fit.train.sharding import ShardedStepper, end_launch, recompute, shard
 from flops_fit.train.state import TrainState, trunk_snapshots
-from flops_fit.train.step import Stepper, is_out_of_memory
+from flops_fit.train.step import Stepper
 
 _REPORT_SECONDS = 0.5  # between readings of the loss
 _NOISE_PARTS = 16  # batches that the gradient noise scale is measured from
