@@ -17,6 +17,8 @@ from benchmarks.common.pairs import median_of
 from benchmarks.common.report import Goal, IntervalGoal, at_most, goal_table, near
 from benchmarks.execute import store_size
 from benchmarks.fit import accuracy
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu.tasks import MissedError
 from benchmarks.models import kinds
 from benchmarks.models.interfaces import names
 from benchmarks.models.judge import faults, judge
@@ -54,6 +56,21 @@ def test_all_goals_met_is_success(tmp_path, monkeypatch):
     parts = {"part": lambda quick: ([], [at_most("b", 1.0, 2.0)])}
     monkeypatch.setattr("sys.argv", ["fit", "--output", str(tmp_path / "fit.json")])
     assert run(parts, __doc__, "fit") == 0
+
+
+def test_each_check_of_a_gpu_has_a_verdict(monkeypatch, capsys):
+    """What needs another device is not here; what is wrong, or breaks off, has failed."""
+
+    def missed(device):
+        raise MissedError("two losses")
+
+    monkeypatch.setitem(gpu.CHECKS, "losses", missed)
+    monkeypatch.setitem(gpu.CHECKS, "shared", lambda device: 1 / 0)
+    monkeypatch.setitem(gpu.CHECKS, "timed", lambda device: f"on {device}")
+    names = ("ranks", "halved", "known", "losses", "shared", "timed")
+    verdicts = [gpu.judged(name, "cpu")["verdict"] for name in names]
+    assert verdicts == ["not here"] * 3 + ["FAILED"] * 2 + ["ok"]
+    assert "ZeroDivisionError" in capsys.readouterr().out
 
 
 def test_nan_is_a_miss():
