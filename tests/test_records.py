@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flops_fit import records
 from flops_fit.errors import TableError
 from flops_fit.hparams import HParams
 from flops_fit.recipes import default
-from flops_fit.records import Experiment, Findings, ParamCount, Run
+from flops_fit.records import Diagnostic, Experiment, Findings, ParamCount, Run
 from tests.conftest import make_experiment
 
 
@@ -128,3 +131,19 @@ def test_a_run_counts_flops_by_each_convention_and_data_by_how_often_it_was_seen
     run = Run(experiment, "completed", tokens=1000, flops=5e6)
     assert (run.flops_6nd, run.flops_6nd_matmul, run.flops_6nd_non_embedding) == (6e6, 5.4e6, 4.8e6)
     assert (run.epochs, run.unique_tokens, run.repeated_tokens) == (4.0, 250, 750)
+
+
+def test_every_finding_begins_small_and_has_no_full_stop() -> None:
+    """Whoever words it: names and symbols keep their capitals."""
+    files = [
+        p for p in Path(records.__file__).parent.rglob("*.toml") if p.stem in ("findings", "notes")
+    ]
+    words = [
+        text["message"] for f in files for text in tomllib.loads(f.read_text("utf-8")).values()
+    ]
+    assert len(words) > 100
+    said = [Diagnostic("", "note", text).message for text in [*words, "The table has no FLOPs."]]
+    assert said[-1] == "the table has no FLOPs"
+    assert [text for text in said if text.endswith(".") or re.match("[A-Z][a-z]", text)] == []
+    kept = "FLOPs follow the weights", "N counts all", "A = 400", "C is 2 times 6·N·D"
+    assert [Diagnostic("", "note", text).message for text in kept] == [*kept]

@@ -9,6 +9,7 @@ Names are imported when they are first used, so that the command ``flops-fit`` a
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from flops_fit._version import __version__
@@ -72,7 +73,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != path:
             raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        text, here = f"module {__name__!r} has no attribute {name!r}", sys.modules[__name__]
+        raise AttributeError(text, name=name, obj=here) from None  # Python names the nearest
     found = getattr(module, name) if name in _HOME else module
     globals()[name] = found
     return found

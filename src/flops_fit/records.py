@@ -24,7 +24,7 @@ import numpy as np
 
 from flops_fit.errors import TableError
 from flops_fit.hparams import HParams
-from flops_fit.text import fill
+from flops_fit.text import clause, fill
 
 Severity = Literal["ok", "note", "warning", "critical"]
 T = TypeVar("T")
@@ -58,12 +58,18 @@ class ParamCount:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One finding about a plan or a fit: how bad, what, and what to do about it."""
+    """One finding about a plan or a fit: how bad, what, and what to do about it.
+
+    The message begins small, but for names and symbols, and ends without a full stop.
+    """
 
     code: str
     severity: Severity
     message: str
     action: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", clause(self.message))
 
     def __str__(self) -> str:
         text = f"[{self.severity}] {self.message}"

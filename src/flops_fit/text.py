@@ -98,6 +98,27 @@ def fill(words: str, values: Mapping[str, Any]) -> str:
     return _Words().vformat(words, (), values)
 
 
+def clause(sentence: str) -> str:
+    """A sentence as a clause: it begins small, but for names and symbols, and has no full stop.
+
+    >>> clause("The runs are few."), clause("A batch is."), clause("N reaches 3"), clause("FLOPs are")
+    ('the runs are few', 'a batch is', 'N reaches 3', 'FLOPs are')
+    """
+    ordinary = re.match(r"[A-Z][a-z]+\b(?!['_.(])|A (?!=)", sentence)
+    begin = sentence[:1].lower() if ordinary else sentence[:1]
+    return begin + sentence[1:].removesuffix(".")
+
+
+def sentence(said: str) -> str:
+    """A clause as a sentence, where it stands by itself."""
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def span(low: float, high: float, form: str = ".3g") -> str:
+    """``2 to 3``, or ``2`` where both read alike."""
+    return " to ".join(dict.fromkeys((format(low, form), format(high, form))))
+
+
 def format_percent(half: float) -> str:
     """A relative half-width: ±38 %, or a factor 2.5 either way."""
     return f"±{100 * half:.2g} %" if half < 0.995 else f"a factor {1 + half:.2g} either way"

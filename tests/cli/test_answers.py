@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,7 +258,7 @@ def test_the_doctor_says_what_is_wrong_in_json_too(
     assert told.document["findings"][0]["path"] == "fit.json"
     mended = called(capsys, "doctor", folder, "--repair", "--json")
     assert mended.code == 0
-    assert mended.document["mended"] == ["fit.json"]
+    assert mended.document["repaired"] == ["fit.json"]
     fit.write_bytes(kept)
 
 
@@ -344,3 +347,65 @@ def test_what_an_axis_does_is_told_beside_the_law(capsys: Capsys, tmp_path: Path
     words = called(capsys, "fit", str(path), "--axis", "kind").out
     assert "\nkind: best a at " in words
     assert "p < 0.001" in words
+
+
+def test_a_score_is_predicted_as_by_the_library(capsys: Capsys, tmp_path: Path) -> None:
+    runs = sweep(Hoffmann(1.7, 400.0, 1100.0, 0.34, 0.34), (1e18, 4e18, 2e19, 1e20), 5, sd=0.003)
+    runs["quiz"] = [0.25 + 0.75 / (1 + math.exp(4 * (loss - 2.6))) for loss in runs["loss"]]
+    path = tmp_path / "runs.csv"
+    path.write_text(flops_fit.RunTable.read(runs, metrics=["quiz"]).to_pandas().to_csv(index=False))
+    told = called(capsys, "metric", path, "quiz", "1e21", "--chance", "0.25", "--json")
+    (row,) = told.document["predictions"]
+    expected = flops_fit.fit.metric(path, "quiz", chance=0.25).predict(1e21)
+    assert row["value"] == pytest.approx(expected.value)
+    assert row == json.loads(json.dumps(expected.to_dict()))
+    assert (
+        f"| answer    | {expected.value:.3f}"
+        in called(capsys, "metric", path, "quiz", "1e21", "--chance", "0.25").out
+    )
+
+
+@pytest.mark.parametrize("command", [("fit", "-"), ("predict", "-", "1e22")])
+def test_a_minus_reads_standard_input(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch, table: Path, command: tuple[str, ...]
+) -> None:
+    """Also packed; an error names it, and no file of its own."""
+    direct = called(capsys, *[table if word == "-" else word for word in command])
+    for content in (table.read_bytes(), gzip.compress(table.read_bytes())):
+        assert _fed(content, *command) == (direct.code, direct.out, "")
+    code, out, err = _fed(b"\x28\xb5\x2f\xfd", *command)
+    assert (code, out) == (2, "")
+    assert err == (
+        "flops-fit: expected a table of runs; standard input is compressed by Zstandard. Unpack it first.\n"
+    )
+
+
+def _fed(content: bytes, *words: str) -> tuple[int, str, str]:
+    line = [sys.executable, "-m", "flops_fit", *words]
+    done = subprocess.run(line, input=content, capture_output=True)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_what_is_typed_in_another_order_is_understood(capsys: Capsys, table: Path) -> None:
+    """The FLOPs first; a table alone; the law by the name of its model; FLOPs in one list."""
+    assert called(capsys, "predict", "1e20", table) == called(capsys, "predict", table, "1e20")
+    assert called(capsys, table) == called(capsys, "fit", table)
+    named = called(capsys, "predict", "--law", "chinchilla", "1e22")
+    assert named == called(capsys, "predict", "--law", "hoffmann2022", "1e22")
+    told = called(capsys, "fit", table, "--predict", "1e20,1e21")
+    assert "got '1e20,1e21'. Give one at a time, as often as you like." in told.err
+    assert "got neither." in called(capsys, "predict", "1e20").err
+
+
+@pytest.mark.parametrize(
+    "command", [("doctor",), ("report",), ("collect",), ("export",), ("forecast",)]
+)
+def test_a_folder_that_is_none_of_a_sweep_is_named_as_it_was_typed(
+    capsys: Capsys, tmp_path: Path, folder: Path, command: tuple[str, ...]
+) -> None:
+    """By no name of an argument in Python; the sweep inside it is proposed."""
+    rest = [tmp_path / "runs.csv"] if command == ("export",) else []
+    told = called(capsys, *command, tmp_path, *rest)
+    assert told.err.startswith(f"flops-fit: {tmp_path} has no sweep.json. Expected the folder of")
+    told = called(capsys, *command, folder.parent, *rest)
+    assert f"Did you mean {folder}?" in told.err

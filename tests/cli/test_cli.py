@@ -37,7 +37,8 @@ def test_a_foreign_folder_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     done = command("demo", "--output-dir", str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.strip().startswith("flops-fit: output_dir:")
+    assert done.stderr.startswith(f"flops-fit: {tmp_path} holds file and no sweep of flops-fit.")
+    assert "choose another folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 

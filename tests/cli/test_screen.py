@@ -60,6 +60,26 @@ def test_no_number_of_an_answer_is_broken_in_80_columns() -> None:
     assert {word for row in rows for cell in row for word in cell.split()} <= set(text.split())
 
 
+def test_no_bracket_stands_alone_where_a_heading_is_wide_too() -> None:
+    """Only the widest column is broken, at its interval's dash."""
+    head = [
+        "Compute Budget",
+        "Optimal N",
+        "Optimal D",
+        "D/N Ratio",
+        "Loss, Mean of Runs",
+        "One Run",
+    ]
+    row = ["1e+20 (trust: no)", "418M (403M–434M)", "39.9B (38.4B–41.3B)", "95.4 (88.5–103)"]
+    lines = as_text(
+        [markdown_table([head, [*row, "2.741 (2.738–2.745)", "2.731–2.751"]])], width=80
+    )
+    words = lines.split()
+    assert max(map(len, lines.splitlines())) <= 80
+    assert ")" not in words
+    assert {"(38.4B–", "41.3B)", "(2.738–2.745)", "(403M–434M)", "(88.5–103)"} <= {*words}
+
+
 def test_ends_of_long_intervals_stand_below_each_other() -> None:
     sizes = "32.5T (3.94T–1.29e+15)"
     table = markdown_table([["A", "B", "C", "D", "E"], [sizes] * 5])

@@ -20,7 +20,7 @@ from flops_fit.errors import FitError, InputError, InputTypeError, MissingExtraE
 from flops_fit.fit import fit_runs
 from flops_fit.fit.table_checks import mixed_loss_units
 from flops_fit.laws import Hoffmann, Kappa
-from flops_fit.table import RunTable, sources
+from flops_fit.table import RunTable, sources, text_files
 from tests.fit._runs import sweep
 
 LAW = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
@@ -49,8 +49,22 @@ FILES: list[tuple[str, bytes, str]] = [
     ("no_size.csv", HEAD.encode() + b",2e7,3\n" * 5, "none is left .run 1: params is missing"),
     ("utf16.csv", (HEAD + ROWS).encode("utf-16")[:-1], "not whole UTF-16"),
     ("no_mark.csv", (HEAD + ROWS).encode("utf-16-le"), "UTF-16 without its mark"),
-    ("runs.csv.gz", gzip.compress(HEAD.encode()), "compressed by gzip"),
+    ("torn.csv.gz", gzip.compress((HEAD + ROWS).encode())[:-9], "cannot be read: .*ended before"),
+    ("runs.csv.zst", b"\x28\xb5\x2f\xfd....", "Zstandard. Unpack it first"),
     ("runs.xlsx", b"PK\x03\x04....", "spreadsheet"),
+    (
+        "runs.yaml",
+        b"- params: 1e6\n  tokens: 2e7\n",
+        "is YAML. Write its runs as CSV, or as a JSON list",
+    ),
+    (
+        "runs.html",
+        b"\n<table><tr><th>params</th></tr></table>",
+        "web page. Export its table as CSV",
+    ),
+    ("train.py", b"import torch\n", "is code. Write its runs"),
+    ("runs.feather", b"ARROW1\0\0", "Feather file. Write it as Parquet"),
+    ("runs.npy", b"\x93NUMPY\x01\0", "no headings"),
     ("line.csv", b"x" * (1 << 21), "longer than"),
     ("quote.csv", HEAD.encode() + b'"1e6,' + b"2e7,3\n" * 40_000, "quote that is not closed"),
     ("wide.csv", HEAD.encode() + b"1,000,000,2e7,3.1\n", "row 1: expected 3 values"),
@@ -75,6 +89,26 @@ def test_a_file_that_is_no_table_is_told_in_words(tmp_path, name, content, messa
     path.write_bytes(content)
     with pytest.raises(TableError, match=message):
         fit_runs(path)
+
+
+@pytest.mark.parametrize("name", ["runs.csv.gz", "runs.json", "runs.json.gz"])
+def test_what_unpacks_to_more_than_a_table_can_hold_is_refused(tmp_path, monkeypatch, name):
+    """A small file may unpack to more than the memory; text that is small and packed is read."""
+    rows = pd.DataFrame(runs())
+    path = tmp_path / name
+    text = rows.to_json(orient="records") if "json" in name else rows.to_csv(index=False)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert len(RunTable.read(path)) == len(rows)
+    monkeypatch.setattr(text_files, "MOST_TEXT", len(text) // 2)
+    with pytest.raises(TableError, match="has to be read whole, or of compressed text"):
+        RunTable.read(path)
+
+
+def test_a_name_that_is_nearly_right_is_met_with_the_right_one(tmp_path):
+    """Of the files beside it."""
+    (tmp_path / "runs.csv").write_text(HEAD + ROWS)
+    with pytest.raises(TableError, match="is no file. Did you mean 'runs.csv'?"):
+        fit_runs(tmp_path / "run.csv")
 
 
 def test_a_directory_and_impossible_names_are_told(tmp_path):
@@ -365,7 +399,7 @@ def test_no_published_table_is_called_mixed():
 # --- the command
 
 
-@pytest.mark.parametrize("name", ["latin.csv", "torn.jsonl", "runs.csv.gz"])
+@pytest.mark.parametrize("name", ["latin.csv", "torn.jsonl", "torn.csv.gz"])
 def test_the_command_answers_a_bad_table_in_one_line(tmp_path: Path, name: str) -> None:
     """Exit code 2 and no traceback."""
     (tmp_path / name).write_bytes(next(content for n, content, _ in FILES if n == name))

@@ -11,6 +11,7 @@ from flops_fit.flops import LinearFlops
 from flops_fit.laws import Hoffmann, Kappa, Law
 from flops_fit.table import RunTable
 from flops_fit.table.curves import Curves
+from flops_fit.text import format_count
 from tests.fit._curves import curves
 from tests.fit._runs import sweep
 
@@ -49,6 +50,15 @@ def test_an_edge_minimum_is_left_out_and_the_next_size_named(centre, side, word)
     messages = [str(d) for d in fit.diagnostics if d.code == "edge_minimum"]
     assert len(messages) == 5
     assert all("run N ≈" in m for m in messages)
+
+
+def test_many_edges_are_one_finding():
+    """A table of a hundred budgets would bury all else that is said of it."""
+    budgets = np.geomspace(1e17, 1e20, 9)
+    fit = fit_runs(sweep(FITTED, budgets=budgets, centre=30.0, reach=3.0), "hoffmann")
+    (said,) = [str(d) for d in fit.diagnostics if d.code == "edge_minimum"]
+    assert "at 9 budgets, C = 1e+17 to 1e+20, its minimum lies below the smallest size" in said
+    assert f"N ≈ {format_count(fit.isoflop.parabolas[-1].next_params, zeros=True)}" in said
 
 
 def test_one_edge_does_not_stop_the_rest():

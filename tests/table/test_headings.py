@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -692,3 +694,69 @@ def test_samples_with_a_length_are_doubted() -> None:
     """C = 6·N·D counts one position of each."""
     rows = [{"N": 1e8, "samples_seen": 1e6, "seq_len": 2048, "loss": 3.0}]
     assert [f.code for f in RunTable.read(rows).findings] == ["lengths"]
+
+
+TRIALS = {"number": [0, 1, 2], "value": L, "datetime_start": "2025-01-01 10:00:00"}
+ALONE: dict[str, tuple[dict[str, Any], str]] = {
+    "a total and the model's own": ({"total_loss": L + 0.1, "lm_loss": L}, "lm_loss"),
+    "an auxiliary one beside": ({"loss": L + 0.1, "ce_loss": L, "aux_loss": 0.1}, "ce_loss"),
+    "experts, held out": ({"val/total_loss": L + 0.1, "val/lm_loss": L}, "val/lm_loss"),
+    "held out before training": (
+        {"val/loss": L, "train/lm_loss": L - 0.2, "moe_loss": 0.1},
+        "val/loss",
+    ),
+    "a total alone": ({"total_loss": L}, "total_loss"),
+    "words in quotes": (
+        {'loss subset="val"': L, 'loss subset="train"': L - 0.1},
+        'loss subset="val"',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_the_loss_is_the_models_own(kind: str) -> None:
+    """Trainers of experts log a total with the losses that balance them."""
+    columns, taken = ALONE[kind]
+    read = RunTable.read(pd.DataFrame({"params": N, "tokens": D, **columns}))
+    assert read.loss.tolist() == L.tolist()
+    assert f"loss: column {taken!r}" in read.recognised[-1]
+
+
+def test_two_headings_that_differ_in_capitals_alone_are_doubted() -> None:
+    """Unless both columns hold the same."""
+    rows = pd.DataFrame({"params": N, "tokens": D, "Loss": L, "loss": L + 0.1})
+    with pytest.raises(TableError, match=r"\['Loss', 'loss'\] could each be loss"):
+        RunTable.read(rows)
+    assert RunTable.read(rows.assign(loss=L)).loss.tolist() == L.tolist()
+
+
+@pytest.mark.parametrize("scope", ["params", "user_attrs"])
+def test_the_objective_of_optunas_trials_is_the_loss(scope: str) -> None:
+    """``study.trials_dataframe()``: by the headings beside it; ``value`` by itself says nothing."""
+    trials = {**TRIALS, f"{scope}_n_params": N, f"{scope}_tokens": D}
+    read = RunTable.read(pd.DataFrame({**trials, "state": ["COMPLETE", "COMPLETE", "PRUNED"]}))
+    assert read.loss.tolist() == L[:2].tolist()
+    assert "The column 'value' was taken for loss." in read.notes
+    with pytest.raises(TableError, match="{'loss': 'value'}"):
+        RunTable.read(pd.DataFrame(trials))
+
+
+@pytest.mark.parametrize(
+    "written", ["8xH100", "8 x H100 80GB", "8 A100", "H100 x 8", "8×H100", "8"]
+)
+def test_devices_are_counted_where_their_name_stands_beside(written: str) -> None:
+    """A batch beside several may be that of one."""
+    rows = {"N": N, "steps": 100, "batch_size": 4, "seq_len": 1024, "loss": L}
+    with pytest.raises(TableError, match="may be a part of the batch, beside .'gpus'"):
+        RunTable.read(pd.DataFrame({**rows, "gpus": written}))
+    assert RunTable.read(pd.DataFrame({**rows, "gpus": "H100"})).tokens.tolist() == [409600] * 3
+
+
+@pytest.mark.parametrize("name", ["runs.csv.gz", "runs.jsonl.gz", "runs.json.gz", "runs"])
+def test_a_table_packed_by_gzip_is_read(name: str, tmp_path: Path) -> None:
+    """By its first bytes, whatever its name."""
+    frame = pd.DataFrame({"params": N, "tokens": D, "loss": L})
+    as_json = {"orient": "records", "lines": "jsonl" in name}
+    text = frame.to_json(**as_json) if "json" in name else frame.to_csv(index=False)
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert RunTable.read(tmp_path / name).loss == pytest.approx(L)

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,6 +75,8 @@ def flops_number(text: str) -> float:
     if not 0 < value < math.inf:
         two = re.fullmatch(r"\d{1,3}[.,]\d{3}", text) is not None
         fix = " It may mean two numbers: write it without a comma." if two else ""
+        if not two and len(parts := text.split(",")) > 1 and all(map(number, parts)):
+            fix = " Give one at a time, as often as you like."
         raise typer.BadParameter(
             f"expected a positive number such as 1e21, 3x10^20 or 1.5T; got {text!r}.{fix}"
         )
@@ -103,8 +106,19 @@ def flops_option(name: str) -> Any:
     return option(name, parser=flops_number)
 
 
+def as_file(ctx: typer.Context, runs: Path | None) -> Path | None:
+    """Standard input (``-``), or a shell's ``<(...)``, as a file that can be read twice."""
+    piped = str(runs) == "-"
+    if runs is None or not (piped or (str(runs.parent) == "/dev/fd" and os.path.exists(runs))):
+        return runs
+    path = Path(ctx.with_resource(tempfile.TemporaryDirectory(prefix="flops-fit-")), "stdin")
+    with open(0 if piped else runs, "rb", closefd=not piped) as stream:
+        path.write_bytes(stream.read())
+    return path
+
+
 Json = Annotated[bool, option("json", "--json", callback=_set_json)]
-Runs = Annotated[Path, argument("runs")]
+Runs = Annotated[Path, option("runs", kind=typer.Argument, callback=as_file)]
 Form = Annotated[str, option("form")]
 Columns = Annotated[list[str] | None, option("column", "--column")]
 Curves = Annotated[Path | None, option("curves")]

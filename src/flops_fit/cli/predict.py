@@ -32,6 +32,7 @@ class Question:
 
 
 def predict(
+    ctx: typer.Context,
     words: Annotated[list[str] | None, answer.argument("words")] = None,
     law: Annotated[str, option("law")] = "auto",
     loss: Annotated[list[float] | None, option("loss")] = None,
@@ -45,14 +46,17 @@ def predict(
 ) -> Answer:
     """Predict model size, data and loss for a compute budget, or the compute for a loss."""
     words = words or []
-    named = bool(words) and (not words[0][:1].isdigit() or os.path.exists(words[0]))
-    source = Path(words[0]) if named and answer.number(words[0]) is None else None
-    targets = [answer.flops_number(word) for word in words[source is not None :]]
+    first = [w for w in words[:1] if not w[:1].isdigit()]  # a file that is not there
+    named = [w for w in words if os.path.exists(w)] or first
+    path = next((w for w in named if answer.number(w) is None), None)
+    source = answer.as_file(ctx, None if path is None else Path(path))
+    targets = [answer.flops_number(word) for word in words if word != path]
     caps = {"max_params": max_params, "max_tokens": max_tokens}
     question = Question(targets, loss or [], caps, inference_tokens, unique_tokens)
     if not (targets or loss):
         raise InputError("predict: expected training FLOPs, such as 1e24, or --loss; got neither.")
     names = flops_fit.reference.LAW_NAMES
+    law = "hoffmann2022" if law == "chinchilla" and source is None else law
     if law in names:
         if source is not None or level is not None or column:
             extra = f"the runs {source}" if source is not None else "--level or --column"
@@ -64,7 +68,8 @@ def predict(
     if source is None:
         raise InputError(
             "predict: expected runs (a table, or the folder of a sweep) or --law with one of "
-            f"{', '.join(names)}; got --law {law}.{nearest_name(law, names)}"
+            f"{', '.join(names)}; got {'neither' if law == 'auto' else f'--law {law}'}."
+            f"{nearest_name(law, names)}"
         )
     fit = answer.read_fit(source, law, column)
     return _by_fit(fit, question, 0.9 if level is None else level, answer.plan_findings(source))

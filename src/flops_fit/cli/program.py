@@ -99,7 +99,9 @@ def call(arguments: Sequence[str]) -> int:
         published = len(words) > 1 and number(words[1]) is not None
         words[:1] = ["predict", "--law", "hoffmann2022"] if published else ["fit"]
     try:
-        command = _plain(typer.main.get_command(app))
+        command: Any = _plain(typer.main.get_command(app))
+        if words and words[0] not in command.commands and os.path.isfile(words[0]):
+            words.insert(0, "fit")
         answer = command.main(words, prog_name="flops-fit", standalone_mode=False, obj=settings)
         if isinstance(answer, Answer):
             _print_answer(answer, settings)
@@ -197,7 +199,7 @@ def as_text(parts: Iterable[Any], width: int | None = None, colour: bool = False
 def _redrawn(lines: Sequence[str], width: int) -> Table:
     """A Markdown table as one whose cells can be broken, intervals below their values.
 
-    Where even that is too wide, the ends of long intervals stand below each other.
+    Where even that is too wide, the ends of the longest intervals stand below each other.
     """
     from rich import box
     from rich.table import Column, Table
@@ -205,9 +207,11 @@ def _redrawn(lines: Sequence[str], width: int) -> Table:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     rows = [[cell.replace(" (", "\n(") for cell in row] for row in rows[:1] + rows[2:]]
     longest = _longest_words(rows)
-    if sum(longest) + 2 * len(longest) > width:
-        rows = [[re.sub(r"\((?=\S{12,}\))(\S+–)", r"(\1\n", c) for c in row] for row in rows]
-        longest = _longest_words(rows)
+    for widest in sorted(range(len(longest)), key=lambda i: -longest[i]):
+        if sum(longest) + 2 * len(longest) > width:
+            for row in rows:
+                row[widest] = re.sub(r"\((\S+–)", r"(\1\n", row[widest])
+            longest = _longest_words(rows)
     names = (textwrap.fill(name, max(n, 1)) for name, n in zip(rows[0], longest, strict=True))
     columns = (Column(name, overflow="fold") for name in names)
     table = Table(
@@ -219,9 +223,11 @@ def _redrawn(lines: Sequence[str], width: int) -> Table:
 
 
 def _longest_words(rows: Sequence[Sequence[str]]) -> list[int]:
-    """The length of the longest word of each column."""
-    columns = zip(*rows, strict=True)
-    return [max(len(word) for cell in cells for word in cell.split() or [""]) for cells in columns]
+    """The length of the longest word of each column; a few words in brackets are one."""
+    word = re.compile(r"\([^()\n]{,12}\)|\S+|$")
+    return [
+        max(len(w) for c in cells for w in word.findall(c)) for cells in zip(*rows, strict=True)
+    ]
 
 
 def _narrowed(part: Any, width: int, console: Console) -> Any:

@@ -287,7 +287,7 @@ def doctor(
         for f in examination.findings
     ]
     document = {"sound": examination.sound, "states": examination.states, "findings": findings}
-    document["mended"] = [f.path for f in fixed]
+    document["repaired"] = [f.path for f in fixed]
     return Answer(tuple(shown), document, examination.sound)
 
 

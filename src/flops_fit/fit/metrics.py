@@ -58,7 +58,7 @@ class MetricPrediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``None`` where a number is not known."""
-        return dict(finite_json(self))
+        return dict(finite_json(vars(self)))
 
     def _rows(self) -> list[list[str]]:
         rows = [["", self.column, f"{100 * self.level:g} % interval"]]

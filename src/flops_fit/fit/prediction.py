@@ -89,6 +89,10 @@ class Prediction(Mapping[str, Any]):
             rows.append([name, show(value), interval])
         return rows
 
+    def __repr__(self) -> str:
+        said = "; ".join(f"{name} {value} ({span})" for name, value, span in self._rows()[1:])
+        return f"<Prediction at {self.target_compute:.3g} FLOPs: {said}>"
+
     def __str__(self) -> str:
         lines = [f"{name:<19} {value:<7} {span}" for name, value, span in self._rows()]
         return "\n".join([self._title(), *lines, *serious(self.diagnostics)])
@@ -98,7 +102,7 @@ class Prediction(Mapping[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``None`` where a number is not known."""
-        return dict(finite_json(self))
+        return dict(finite_json(vars(self)))
 
 
 class Predictions(tuple[Prediction, ...]):

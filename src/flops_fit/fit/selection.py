@@ -301,13 +301,14 @@ def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
         seen = h.vertex_loss if h.vertex_loss is not None else h.best_loss
         whole = max(abs(seen), level)
         off = (h.predicted_loss - seen) / whole
-        text = f"at C = {h.compute:.3g} a loss of {h.predicted_loss:.4g} ({100 * off:+.1f} %)"
+        text = f"at C = {h.compute:.3g} a loss of {h.predicted_loss:#.4g} ({100 * off:+.1f} %)"
         bad |= abs(off) > np.array(_LOSS_ERROR)
         if h.vertex_params is not None and h.regret is not None and h.vertex_loss is not None:
             regret = h.regret * abs(h.vertex_loss) / whole
             sizes = (format_count(v, zeros=True) for v in (h.predicted_params, h.vertex_params))
             text += " and N* = {} where {} was best, ".format(*sizes)
-            text += f"which would cost {100 * regret:.2g} % in loss"
+            cost = f"{100 * regret:.2g}" if regret < 1 else "over 100"
+            text += f"which would cost {cost} % in loss"
             bad |= regret > np.array(_REGRET)
         texts.append(text)
     what = "the top budget" if top == 1 else f"the top {top} budgets"

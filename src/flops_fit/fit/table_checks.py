@@ -24,7 +24,7 @@ from flops_fit.laws.kappa import Kappa
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Excluded, Severity
 from flops_fit.table.run_table import RunTable
-from flops_fit.text import listed
+from flops_fit.text import listed, span
 
 _LARGEST = 1e50  # powers and squares of anything beyond would overflow
 _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
@@ -35,6 +35,7 @@ _LEAST_RATIO, _SURELY_LOW = 0.5, 0.1  # D/N of half the runs of a table: doubted
 _HIGH_RATIO, _SURELY_HIGH = 2e4, 1e5
 _HIGH_LOSS = 14.0  # nats a token of a vocabulary of a million
 _COMPUTE_OFF, _COMPUTE_WRONG = 10.0, 100.0
+_MOST_NAMED = 8  # budgets, each with a finding of its own
 _FEW_SIZES, _FEW_BUDGETS = 5, 4
 
 _BITS_OFFSET = float(-np.log(np.log(2)))
@@ -172,8 +173,7 @@ def _conventions(runs: RunTable, flops: FlopsFunction) -> list[Diagnostic]:
         out.append(finding("flops_misfit", percent=100 * misfit))
     per_product = runs.flops / (6 * runs.params * runs.tokens)
     if float(np.max(np.abs(np.log(per_product)))) > 0.05:
-        low, high = np.min(per_product), np.max(per_product)
-        out.append(finding("flops_convention", low=low, high=high))
+        out.append(finding("flops_convention", times=span(min(per_product), max(per_product))))
     if runs.non_embedding is not None:
         without = np.array_equal(runs.params, runs.non_embedding)
         what = "parameters without embeddings" if without else "all parameters"
@@ -210,7 +210,16 @@ def _grid(runs: RunTable) -> list[Diagnostic]:
 def _edges(shape: IsoFLOP) -> list[Diagnostic]:
     outside = [p for p in shape.parabolas if not p.interior]
     few = shape.usable and len(outside) <= 0.25 * len(shape.parabolas)
-    out = [finding("edge_minimum", "note" if few else "warning", **vars(p)) for p in outside]
+    how: Severity = "note" if few else "warning"
+    out = []
+    for reason in dict.fromkeys(p.reason for p in outside):
+        alike = [p for p in outside if p.reason == reason]
+        if len(alike) > _MOST_NAMED:
+            ends = {"low": alike[0].budget, "high": alike[-1].budget}
+            words = {**vars(alike[-1]), **ends, "count": len(alike)}
+            out.append(finding("edge_minima", how, **words))
+        else:
+            out += [finding("edge_minimum", how, **vars(p)) for p in alike]
     if shape.parabolas and not shape.usable:
         out.append(finding("isoflop_unusable", count=len(shape.interior)))
     return out

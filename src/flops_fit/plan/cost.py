@@ -14,7 +14,7 @@ from flops_fit.errors import InputError, check_choice, check_number, check_whole
 from flops_fit.plan.findings import in_words
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment, by_trunk, finite_json, own_flops
-from flops_fit.text import format_duration, render, values_table
+from flops_fit.text import format_duration, render, sentence, values_table
 
 # An assumption, not a measurement: large transformers reach 0.3 to 0.5, small models far less.
 ASSUMED_MFU = 0.3
@@ -185,9 +185,9 @@ def run_seconds(
         how = "an assumed" if where.mfu is None else "a given"
         said = {"how": how, "share": 100 * share, "rate": rate, "numbers": numbers}
         times = {e.id: own[e.id] / (share * rate * 1e12) for e in experiments}
-        return times, in_words("times_by_peak", device=where.device, **said).message
+        return times, sentence(in_words("times_by_peak", device=where.device, **said).message)
     if speed is None:
-        return None, in_words("no_times").message
+        return None, sentence(in_words("no_times").message)
     many = where.parallel
     basis = f"Times from steps measured on {speed.device}, with start and evaluation of each run"
     if many > 1 and speed.threads > 1 and speed.alone:

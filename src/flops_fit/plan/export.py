@@ -120,12 +120,13 @@ def export_plan(
 ) -> Path:
     """See :meth:`SweepPlan.export`."""
     command = getattr(task, "command", task)
+    check_choice("target", target, TARGETS)
     if not isinstance(command, str):
         raise InputError(
-            f"command: expected a text or a CommandTask that makes a run of the plan; got {task!r}."
+            "command: expected a text or a CommandTask that makes a run of the plan; got a "
+            f"{type(task).__name__}."
         )
     loss = getattr(task, "loss", None)
-    check_choice("target", target, TARGETS)
     template = _TEMPLATES.get(target, {"file": _HYDRA, "options": {}})
     defaults: Mapping[str, Any] = template["options"]
     values = {name: type(value)(options.get(name, value)) for name, value in defaults.items()}

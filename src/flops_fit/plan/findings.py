@@ -19,7 +19,7 @@ from flops_fit.plan.designs import Sizes
 from flops_fit.recipes.published import Recipe
 from flops_fit.recipes.resolve import text_rule
 from flops_fit.records import Diagnostic, Experiment, Findings, Severity, by_trunk, own_flops
-from flops_fit.text import format_count, listed
+from flops_fit.text import format_count, listed, span
 
 FEWEST_STEPS = 500
 MOST_EPOCHS = 4.0
@@ -100,8 +100,8 @@ def run_findings(experiments: Sequence[Experiment]) -> list[Diagnostic]:
     budgets = sorted({e.budget for e in experiments})
     sizes = [len({repr(e.size) for e in experiments if e.budget == b}) for b in budgets]
     if len(budgets) < 4 or min(sizes) < 5:
-        counts = {"budgets": len(budgets), "fewest": min(sizes), "most": max(sizes)}
-        out.append(in_words("small_grid", **counts))
+        counted = span(min(sizes), max(sizes))
+        out.append(in_words("small_grid", budgets=len(budgets), sizes=counted))
     short = [e for e in experiments if e.steps < FEWEST_STEPS]
     if short:
         run = min(short, key=lambda e: e.steps)

@@ -241,7 +241,7 @@ class SweepPlan(Priced):
                 size,
                 format_count(e.params.total, zeros=True),
                 format_count(e.tokens, zeros=True),
-                f"{e.tokens / e.params.total:.3g}",
+                format_count(e.tokens / e.params.total, zeros=True),
                 f"{e.flops_per_unit / e.flops_per_unit_6nd:.2f}",
                 f"{e.steps:,}",
                 f"{e.batch_size:,}",

@@ -390,7 +390,7 @@ def draw_residual_map(data: Residuals, ax: Axes | None = None) -> Figure:
     style.log_axis(ax, "x", "Compute of the run C, FLOPs", style.exponents)
     label = "Size over the optimum, N/N*"
     style.log_axis(ax, "y", label, lambda v: f"{v:g}" if 1e-3 <= v < 1e4 else style.exponents(v))
-    return style.finish(ax)
+    return style.finish(ax, columns=1 if word_of_loss == "mean" else 2)
 
 
 def _share(values: Floats) -> Floats:

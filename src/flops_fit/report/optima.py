@@ -275,7 +275,9 @@ def draw_backtest(data: HeldOutBudgets, ax: Axes | None = None) -> Figure:
             limits = " ({:#.4g}–{:#.4g})".format(*values[1:]) if span else ""
             tip = f"{name}: {values[0]:#.4g}{limits} predicted, {measured:#.4g} measured"
             style.tag(point, name, tips=[tip])
-            style.annotate(ax, said, (x, error), -6 if shift < 0 else 6)
+            # Of two, one stands higher: the next budget has its label on this side.
+            side = 1 if shift < 0 else -1
+            style.annotate(ax, said, (x, error), -6 * side, 11 * side * bool(shift))
     ax.set_xticks(range(len(budgets)), [style.exponents(b) for b in budgets])
     ax.set_xlim(-0.7, len(budgets) - 0.3)
     reach = max(*np.abs(ax.get_ylim()), 0.5 if percent else 0.0) * 1.15

@@ -24,7 +24,7 @@ from flops_fit.report.style import dark_colour, drawn_runs, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import rule_table, tuning_table
 from flops_fit.store.read import TrainingCurve
-from flops_fit.text import anonymous, format_count, visible
+from flops_fit.text import anonymous, format_count, sentence, visible
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -220,7 +220,7 @@ def tuning(m: ReportData) -> str:
 def rule(m: ReportData) -> str:
     """The best learning rate and batch at each budget, where runs vary them."""
     table = rule_table(m.fit, m.answers, m.level)
-    said = [paragraph(d.message) for d in m.findings if d.code == "without_tuning"]
+    said = [paragraph(sentence(d.message)) for d in m.findings if d.code == "without_tuning"]
     return table.html() + "".join(said) if table else ""
 
 
@@ -242,7 +242,7 @@ def findings_list(found: Iterable[Diagnostic]) -> str:
     ordered = _ordered(found)
     problems = [d for d in ordered if d.severity != "ok"]
     passed = ordered[len(problems) :]
-    text = _list(problems) if problems else paragraph("No problems were found with this fit.")
+    text = _list(problems) if problems else paragraph("No problems were found.")
     if passed:
         word = "check" if len(passed) == 1 else "checks"
         text += f"<details><summary>{len(passed)} {word} passed</summary>{_list(passed)}</details>"

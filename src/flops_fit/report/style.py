@@ -107,10 +107,10 @@ def axes_of(ax: Axes | None, name: str) -> Axes:
     return new_figure(name).add_subplot() if ax is None else ax
 
 
-def annotate(ax: Axes, text: str, at: tuple[float, float], offset: float) -> None:
-    """A small label beside a point, ``offset`` in points to its right."""
+def annotate(ax: Axes, text: str, at: tuple[float, float], offset: float, above: float = 0) -> None:
+    """A small label beside a point, ``offset`` in points to its right, and so far above."""
     ax.annotate(
-        text, at, xytext=(offset, 0), textcoords="offset points", va="center", fontsize=SMALL,
+        text, at, xytext=(offset, above), textcoords="offset points", va="center", fontsize=SMALL,
         color=INK, bbox=CLEAR, ha="left" if offset > 0 else "right",
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import os
 import re
 import shutil
@@ -138,8 +139,11 @@ def planned(folder: Path) -> list[Experiment]:
 def _plan(store: Store) -> tuple[dict[str, Experiment], list[Finding]]:
     marker = store.path / "sweep.json"
     if not os.path.exists(marker):
+        below = sorted(glob.glob("*/sweep.json", root_dir=store.path))
+        near = f" Did you mean {(store.path / below[0]).parent}?" if below else ""
         raise OutputError(
-            f"output_dir: {store.path} has no sweep.json. Expected the folder of a sweep: check the path."
+            f"output_dir: {store.path} has no sweep.json. Expected the folder of a sweep: check the "
+            f"path.{near}"
         )
     plan, findings = {}, []
     for values in read_sweep(store.path).get("experiments", ()):

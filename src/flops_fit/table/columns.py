@@ -37,6 +37,8 @@ _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
 _REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
 _FRACTIONAL = ("loss", "loss_se", "epochs", "lr", "ratio")
+_NAMED_DEVICES = re.compile(r"(\d+)\s*[x×*]?\s*[A-Za-z].*|.*\S\s*[x×*]\s*(\d+)")  # 8xH100
+_OPTUNA = {"number", "value", "state", "datetime_start"}  # of its trials; value is the objective
 _ALMOST = 0.06  # labels such as 4.6M are rounded
 
 
@@ -62,6 +64,8 @@ class Raw:
         """The column of a quantity as numbers in its own unit."""
         counts, comma = name not in _FRACTIONAL, self.free_comma
         cells = self.cells[match.column]
+        if name == "devices":
+            cells = [_NAMED_DEVICES.sub(r"\1\2", str(cell)) for cell in cells]
         return numbers(cells, match.column, match.factor, counts=counts, free_comma=comma)
 
 
@@ -128,6 +132,10 @@ def find_numbers(
         taken = {heading for other, heading in mapping.items() if other != name}
         ranks = {h: r for h in raw.headings if h not in taken and (r := rank(name, h))}
         candidates = {h: r for h, r in ranks.items() if h in filled} or ranks
+        if name == "loss":
+            candidates = _without_auxiliary(candidates, raw.headings)
+            if not candidates and set(raw.headings) >= _OPTUNA and "value" in raw.cells:
+                candidates = {"value": (1, 3, 0)}
         counted = {h: r for h, r in candidates.items() if h not in filled or raw.counts(h)}
         candidates = counted or (candidates if name in ("params", "tokens", "loss") else {})
         if name == "tokens" and "total_tokens" in candidates and "tokens" in candidates:
@@ -183,6 +191,22 @@ def wide_hint(headings: Sequence[str]) -> str:
         return ""
     shown = listed([repr(h) for h in wide], 3, ", ")
     return f" One column for each of {shown}: give each loss a row of its own, with its N and D."
+
+
+def _without_auxiliary(
+    candidates: dict[str, tuple[int, int, int]], headings: Iterable[str]
+) -> dict[str, tuple[int, int, int]]:
+    """The losses less those with auxiliary ones in them, where another column is the model's alone."""
+
+    def words(heading: str) -> set[str]:
+        return set(_words(_normal(heading).replace("cross_entropy", "ce")))
+
+    alone = {h for h in candidates if WORDS["model_loss"] & words(h)}
+    extra = any("loss" in words(h) and WORDS["auxiliary_loss"] & words(h) for h in headings)
+    held_out = {bool(WORDS["held_out"] & words(h)) for h in alone}
+    summed = {h for h in candidates if h not in alone and (extra or "total" in words(h))}
+    replaced = {h for h in summed if bool(WORDS["held_out"] & words(h)) in held_out}
+    return {h: r for h, r in candidates.items() if h not in replaced}
 
 
 def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -> ColumnMatch:
@@ -262,7 +286,7 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     purpose = 0
     if name == "loss" and not held_out:
         purpose = 2 if words & WORDS["training"] or _plain(heading) in _TRAIN_LOSS else 1
-    if heading == name:
+    if heading.lower() == name:
         return purpose, 0, 0
     if name != "loss" and held_out:
         return None  # the tokens of an evaluation are not those of the training
@@ -297,7 +321,7 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
 
 
 def _words(heading: str) -> list[str]:
-    return re.split(r"[_./:()=<>]+", _normal(heading))
+    return re.split(r"[_./:()=<>\"]+", _normal(heading))
 
 
 def _core(plain: str) -> str:

@@ -373,9 +373,9 @@ class RunTable:
 
         ``source`` is a RunTable, runs of this library, a list of dicts, a dict of columns, any DataFrame
         that narwhals understands (pandas, polars, pyarrow, ...), or a path to CSV (also separated by
-        semicolons, tabs or bars), JSON, JSON lines or Parquet; or runs of a service, as
-        :func:`flops_fit.read_mlflow` and its like return them. ``columns`` says where a column has a name
-        of its own: ``{"params": "n_weights"}``. Usual names (``N``, ``num_params``, ``D``, ``C``,
+        semicolons, tabs or bars), JSON, JSON lines (all also packed by gzip) or Parquet; or runs of a
+        service, as :func:`flops_fit.read_mlflow` and its like give them. ``columns`` names columns of names
+        of their own: ``{"params": "n_weights"}``. Usual names (``N``, ``num_params``, ``D``, ``C``,
         ``val_loss``, ``final_loss``, ...) and those that trainers write are found, also at the end of a
         tracker's path: ``config.n_params``, ``summary/val_loss``. Units in headings and cells are read:
         ``Params (M)``, ``1.5B``.

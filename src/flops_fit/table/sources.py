@@ -6,6 +6,7 @@ Files are not trusted: what is no table is refused, and reading stops at the row
 import ast
 import csv
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputTypeError, TableError
+from flops_fit.errors import InputTypeError, TableError, nearest_name
 from flops_fit.lazy import import_extra
+from flops_fit.table import text_files
 from flops_fit.table.cells import is_missing
 from flops_fit.table.columns import Cells, Raw, Wanted, find_numbers, rank
 from flops_fit.table.columns import wanted as wanted_by
@@ -24,15 +26,23 @@ from flops_fit.table.text_files import binary, encoding, keeps, lines, opened, r
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns, flat
 
 MOST_ROWS = 1_000_000
-_LARGEST_JSON = 1 << 28
 _SMALL = 10_000  # rows of a table whose columns are all kept
 _FOREIGN = {
-    b"\x1f\x8b": "is compressed by gzip. Unpack it first.",
     b"\x28\xb5\x2f\xfd": "is compressed by Zstandard. Unpack it first.",
     b"BZh": "is compressed by bzip2. Unpack it first.",
     b"\xfd7zXZ": "is compressed by xz. Unpack it first.",
     b"PK\x03\x04": "is a ZIP archive or a spreadsheet. Unpack it, or export the sheet as CSV.",
+    b"\xd0\xcf\x11\xe0": "is a spreadsheet of an old kind. Export the sheet as CSV.",
+    b"ARROW1": "is an Arrow or Feather file. Write it as Parquet: pandas.read_feather(...).to_parquet(...)",
+    b"SQLite format 3": "is a database. Export its table as CSV: sqlite3 -csv -header FILE 'select ...'",
+    b"\x93NUMPY": "is a NumPy array, which has no headings. Write its columns as CSV, headings above.",
+    b"%PDF": "is a PDF. Type its table as CSV.",
+    b"<": "is a web page. Export its table as CSV: pandas.read_html(...)[0].to_csv(...)",
 }
+_OTHER_FORMATS = {
+    ".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".py": "code", ".ipynb": "a notebook",
+    ".pkl": "a pickle", ".pickle": "a pickle", ".pt": "a checkpoint", ".pth": "a checkpoint",
+}  # fmt: skip
 
 
 def read_raw(source: Any, wanted: Wanted) -> Raw:
@@ -93,7 +103,7 @@ def _read(source: Any, wanted: Wanted) -> Raw:
         reason = f"{path} nests JSON too deeply for a table of runs."
     except csv.Error as error:
         reason = f"{path} cannot be read as CSV ({error}). Look for a quote that is not closed."
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         reason = f"expected a file of runs; {path!s:.200} cannot be read: {error}."
     raise TableError(reason)
 
@@ -288,15 +298,22 @@ def _from_file(path: Path, wanted: Wanted) -> Raw:
     if path.is_dir():
         raise TableError(f"expected a file of runs; {path} is a directory. Name a file inside it.")
     if not path.is_file():
-        raise TableError(f"expected a file of runs; {path} does not exist or is no file.")
-    with path.open("rb") as handle:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest_name(path.name, beside)
+        raise TableError(f"expected a file of runs; {path} does not exist or is no file.{near}")
+    with text_files.opened_bytes(path) as handle:
         start = handle.read(4096)
-    suffix = path.suffix.lower()
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if start.startswith(b"PAR1") or suffix in {".parquet", ".pq"}:
         return _parquet(path, wanted)
     for magic, what in _FOREIGN.items():
-        if start.startswith(magic):
+        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(magic):
             raise TableError(f"expected a table of runs; {path} {what}")
+    if suffix in _OTHER_FORMATS:
+        raise TableError(
+            f"expected a table of runs; {path} is {_OTHER_FORMATS[suffix]}. Write its runs as CSV, or as a "
+            'JSON list of objects such as {"params": 1e8, "tokens": 2e9, "loss": 3.1}.'
+        )
     if b"\0" in start and encoding(start) != "utf-16":
         raise binary(path)
     first = start.decode(encoding(start), "ignore").lstrip()[:1]
@@ -329,13 +346,10 @@ def _json(path: Path, first: str, wanted: Wanted) -> Raw:
     with suppress(json.JSONDecodeError):
         if len(head) == 2 and isinstance(json.loads(head[0]), dict):
             return from_rows(_json_lines(path), wanted)
-    if path.stat().st_size > _LARGEST_JSON:
-        raise TableError(
-            f"{path} is larger than {_LARGEST_JSON >> 20} MiB, and JSON has to be read whole. "
-            "A table of runs is small; write one JSON object a line (.jsonl)."
-        )
     with opened(path) as handle:
-        text = handle.read()
+        text = handle.read(text_files.MOST_TEXT + 1)
+    if len(text) > text_files.MOST_TEXT:
+        raise text_files.too_large(path)
     value = json.loads(text) if text.strip() else []
     if isinstance(value, dict):
         return _from_columns(value, wanted)

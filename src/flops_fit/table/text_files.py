@@ -2,12 +2,15 @@
 
 import codecs
 import csv
+import gzip
+import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from flops_fit.files import as_written
 from flops_fit.table.cells import DECIMAL, is_missing, unit_factor
 from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted
 
+MOST_TEXT = 1 << 28  # characters of what has to be read whole, or is compressed
 _LONGEST_LINE = 1 << 20
 _ROWS_AT_ONCE = 50_000
 _DELIMITERS = ",;\t|&"
@@ -31,6 +35,14 @@ def too_long(most: int, what: str = "the table") -> TableError:
     return TableError(
         f"expected one row a run; {what} has more than {most:,} rows and looks like a log of "
         "steps. Keep each run's last row, with its N, D and final loss; of curves, fewer points."
+    )
+
+
+def too_large(path: Path) -> TableError:
+    """The error that a file holds more text than can be read whole, or than a table unpacks to."""
+    return TableError(
+        f"{path} holds more than {MOST_TEXT >> 20} MiB of JSON, which has to be read whole, or of "
+        "compressed text. A table of runs is small; write one JSON object a line (.jsonl)."
     )
 
 
@@ -56,18 +68,34 @@ def _windows(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("flops_fit.windows", _windows)
 
 
-def opened(path: Path) -> TextIO:
-    """A text file, opened in its encoding."""
+def is_zipped(path: Path) -> bool:
+    """Whether a file is compressed by gzip."""
     with path.open("rb") as handle:
-        start = handle.read(2)
-    return path.open(encoding=encoding(start), errors="flops_fit.windows", newline="")
+        return handle.read(2) == b"\x1f\x8b"
+
+
+def opened_bytes(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked."""
+    return cast(BinaryIO, gzip.open(path)) if is_zipped(path) else path.open("rb")
+
+
+def opened(path: Path) -> TextIO:
+    """A text file, unpacked and opened in its encoding."""
+    handle = opened_bytes(path)
+    start = handle.read(2)
+    handle.seek(0)
+    return io.TextIOWrapper(handle, encoding(start), errors="flops_fit.windows", newline="")
 
 
 def lines(path: Path) -> Iterator[str]:
     """The lines of a text file, none of them so long that it could fill the memory."""
+    left = MOST_TEXT if is_zipped(path) else math.inf
     with opened(path) as handle:
         read = iter(lambda: handle.readline(_LONGEST_LINE), "")
         for number, line in enumerate(read, start=1):
+            left -= len(line)
+            if left < 0:
+                raise too_large(path)
             if len(line) == _LONGEST_LINE:
                 raise TableError(
                     f"{path}, line {number}: expected one run a line; this line is longer than "
@@ -88,7 +116,7 @@ def binary(path: Path) -> TableError:
 
 def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     """The wanted columns of a text file of at most so many rows."""
-    bare = (_FONT.sub(r"\1\2", _END_OF_LATEX.sub("\n", line)) for line in lines(path))
+    bare = (_without_latex(line) if "\\" in line else line for line in lines(path))
     filled = (line for line in bare if line.strip())
     head = list(islice(filled, _HEAD))
     if not head:
@@ -145,6 +173,10 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     commas = delimiter == ";" or any(map(DECIMAL.fullmatch, texts))
     commas &= not any(map(_POINTED.fullmatch, texts))
     return Raw(tuple(name for name in headings if name), cells, count, commas)
+
+
+def _without_latex(line: str) -> str:
+    return _FONT.sub(r"\1\2", _END_OF_LATEX.sub("\n", line))
 
 
 def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:

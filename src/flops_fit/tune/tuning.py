@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from flops_fit.errors import InputError, InputTypeError, check_choice, is_number, is_whole
 from flops_fit.recipes.resolve import TunedRecipe
 from flops_fit.records import Diagnostic, Findings, Run, finite_json
-from flops_fit.text import format_count, format_regret, render, values_table
+from flops_fit.text import format_count, format_regret, render, sentence, values_table
 from flops_fit.tune.optimum_fit import OptimumFits
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Tuning:
 
     def in_words(self) -> str:
         """What was changed, and what it cost, in a sentence."""
-        return self._changes().message
+        return sentence(self._changes().message)
 
     def _changes(self) -> Diagnostic:
         factors = [f for _, f in self.recipe.lr]

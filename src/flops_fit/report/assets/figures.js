@@ -2,6 +2,8 @@
 // data-series (names, "|" between them) and data-key, and data-axes, where its axes lie and from where to where they go.
 "use strict";
 
+// A power of ten of two digits, as Python writes it.
+const exponential = (v, digits) => v.toExponential(digits).replace(/([+-])(\d)$/, "$10$2");
 // A number as the tables of the page have it: three digits with their zeros, and a suffix.
 const formatCount = (v) => {
   if (!Number.isFinite(v)) return "–";
@@ -9,7 +11,7 @@ const formatCount = (v) => {
     if (v >= limit && v < 1e15) return (v / limit >= 999.5 ? (v / limit).toFixed(0) : (v / limit).toPrecision(3)) + suffix;
   }
   const size = Math.abs(v);
-  return size >= 1e3 || (size > 0 && size < 1e-3) ? Number(v.toPrecision(3)).toExponential() : v.toPrecision(3);
+  return size >= 1e3 || (size > 0 && size < 1e-3) ? exponential(Number(v.toPrecision(3))) : v.toPrecision(3);
 };
 
 // Round numbers between two and their words, six at most, four of long ones.

@@ -44,7 +44,7 @@
   const [compute, peak, utilisation, devices, price, use] = inputs;
   const slider = field("slider"), device = field("device"), rows = field("answer-rows");
 
-  const flops = (v) => Number(v.toPrecision(4)).toExponential();
+  const flops = (v) => exponential(Number(v.toPrecision(4)));
   const dollars = (v) => {
     if (v > 0 && v < 0.01) return "under $0.01";
     return v < 100 ? `$${v.toFixed(2)}` : `$${formatCount(v)}`;
@@ -166,7 +166,7 @@
   };
   slider.addEventListener("input", () => {
     const value = 10 ** (span[0] + (slider.value / 1000) * (span[1] - span[0]));
-    compute.value = value.toExponential(2);
+    compute.value = exponential(value, 2);
     slider.setAttribute("aria-valuetext", `${compute.value} FLOPs`);
     answer();
   });
