@@ -109,6 +109,12 @@ def clause(sentence: str) -> str:
     return begin + sentence[1:].removesuffix(".")
 
 
+def constants(params: Mapping[str, float]) -> str:
+    """The constants of a law under the symbols of its formula: ``E = 1.8, α = 0.34``."""
+    greek = {"alpha": "α", "beta": "β", "kappa": "κ"}
+    return ", ".join(f"{greek.get(name, name)} = {value:.4g}" for name, value in params.items())
+
+
 def sentence(said: str) -> str:
     """A clause as a sentence, where it stands by itself."""
     return f"{said[:1].upper()}{said[1:]}."

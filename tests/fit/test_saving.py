@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,8 +105,12 @@ def test_a_fit_prints_as_a_summary(runs):
     for word in ("Law:", "Runs:", "R² = 0.99", f"Trust: {fit.trust}", "90 % interval", *fit.params):
         assert word in text
     low, high = fit.estimate(lambda law: law.exponent).interval
-    assert f"{low:.4g} to {high:.4g}" in next(line for line in lines if line.startswith("a "))
+    assert f"{low:#.4g} to {high:#.4g}" in next(line for line in lines if line.startswith("a "))
     assert "50 % interval" in fit.summary(0.5)
+    digits = r"\d\.\d+e[+-]\d\d|[\d.]+"  # of a standard deviation: two, with their zeros
+    told = [re.split(r"  +", line)[2] for line in lines if line.startswith(tuple(fit.params))]
+    assert all(re.fullmatch(digits, sd) for sd in told)
+    assert all(len(sd.strip("0.").replace(".", "")) <= 2 for sd in told if "e" not in sd)
     assert len(repr(fit)) < 80
     assert len(repr(fit.runs)) < 80
     assert fit.params == fit.law.params

@@ -126,7 +126,7 @@ def test_the_plan_says_its_prior_and_its_width() -> None:
     plan = plan_sweep(MLP, "width", compute_budgets=[1e8], design=Grid("hoffmann2022", 4, 5))
     message = diagnostics(plan)["design"]
     assert message == (
-        "Design 'grid': 5 sizes at each budget, from 1/4 to 4 times N* by the law 'hoffmann2022'."
+        "design 'grid': 5 sizes at each budget, from 1/4 to 4 times N* by the law 'hoffmann2022'"
     )
     assert message in str(plan)
 

@@ -22,6 +22,7 @@ import typer
 
 import flops_fit
 from flops_fit.errors import InputError
+from flops_fit.text import constants
 
 if TYPE_CHECKING:
     import flops_fit.store
@@ -200,8 +201,7 @@ def serious(
 
 def law_line(law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly) -> str:
     """A law with its constants."""
-    constants = ", ".join(f"{k} = {v:.4g}" for k, v in law.params.items())
-    return f"{law.formula}, with {constants}."
+    return f"{law.formula}, with {constants(law.params)}."
 
 
 def summary(

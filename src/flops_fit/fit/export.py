@@ -187,10 +187,9 @@ def summary(fit: Fit, level: float) -> str:
     for name, value in values.items():
         draws = np.array([law.exponent if name == "a" else law.params[name] for law in laws])
         wide, near = (evidence.span(draws, p) if laws else None for p in (level, _ONE_SD))
-        sd = f"{(near[1] - near[0]) / 2:.2g}" if near else "–"
-        rows.append(
-            [name, f"{value:.4g}", sd, "{:.4g} to {:.4g}".format(*wide) if wide else "none"]
-        )
+        sd = _digits((near[1] - near[0]) / 2, 2) if near else "–"
+        span = " to ".join(_digits(v, 4) for v in wide) if wide else "none"
+        rows.append([name, _digits(value, 4), sd, span])
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [f"{name + ':':<7}{text}" for name, text in heads.items()]
     lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
@@ -199,6 +198,12 @@ def summary(fit: Fit, level: float) -> str:
         if len(problems) > _MOST_FINDINGS:
             lines.append(f"• {len(problems) - _MOST_FINDINGS} more in fit.diagnostics")
     return "\n".join(lines)
+
+
+def _digits(value: float, number: int) -> str:
+    """So many digits, zeros included; below 100,000 without a power of ten."""
+    shown = f"{value:#.{number}g}".rstrip(".")
+    return f"{float(shown):.0f}" if "e+" in shown and abs(value) < 1e5 else shown
 
 
 def _r2(fit: Fit) -> float:

@@ -24,7 +24,7 @@ from flops_fit.report.style import dark_colour, drawn_runs, inline_svg
 from flops_fit.report.table import asset, paragraph, verdict
 from flops_fit.report.tuning import rule_table, tuning_table
 from flops_fit.store.read import TrainingCurve
-from flops_fit.text import anonymous, format_count, sentence, visible
+from flops_fit.text import anonymous, constants, format_count, sentence, visible
 from flops_fit.tune.effects import Collapse
 from flops_fit.tune.tuning import Tuning
 
@@ -227,12 +227,10 @@ def rule(m: ReportData) -> str:
 def law(m: ReportData) -> str:
     """The law with its constants."""
     fit = m.fit
-    greek = {"alpha": "α", "beta": "β", "kappa": "κ"}
-    constants = ", ".join(f"{greek.get(k, k)} = {v:.4g}" for k, v in fit.law.params.items())
     residuals = "log residuals" if fit.loss_space == "log" else "residuals"
     status = str(fit.status).rstrip(".")
     words = table.WORDS["law"].format(
-        fit=fit, constants=constants, status=status, residuals=residuals
+        fit=fit, constants=constants(fit.law.params), status=status, residuals=residuals
     )
     return paragraph(words)
 

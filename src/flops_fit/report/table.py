@@ -162,13 +162,15 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
             one_run = _span(p, "run_loss").strip("()")
             expected += f" in the mean of runs, and {one_run} of one run"
     N, D = shown_count(p.optimal_params), shown_count(p.optimal_tokens)
+    left = f", {len(fit.excluded):,} left out" if fit.excluded else ""
     lines = [
         WORDS["lead" if order else "not_determined" if near else "no_optimum"].format(
             p=p, N=N, D=D, size=size, data=data, expected=expected
         ),
         _training(fit, p) if order else "",
         _growth(fit) if order else "",
-        f"{len(fit.runs)} runs were fitted; they scatter {100 * fit.residual_sd:.2g} % around the law.",
+        f"{len(fit.runs):,} runs were fitted{left}; they scatter {100 * fit.residual_sd:.2g} % around "
+        "the law.",
     ]
     if fit.isoflop.n_r2 is not None and fit.isoflop.d_r2 is not None:
         lines[-1] += " " + WORDS["minima"].format(isoflop=fit.isoflop)
