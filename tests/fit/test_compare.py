@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flops_fit import compare, fit_runs
 from flops_fit.errors import InputError, InputTypeError
+from flops_fit.fit import Fit
 from flops_fit.laws import Hoffmann, Kaplan
 from tests.fit._runs import sweep
 
@@ -105,3 +107,88 @@ def test_fits_of_kaplans_law_are_compared_too() -> None:
     assert result.compute_multiplier == pytest.approx(1.0, rel=1e-6)
     low, high = result.intervals["exponent_difference"]
     assert low < 0 < high
+
+
+def pair(gain: float, sd: float = 0.01) -> list[Fit]:
+    """Two fits to noisy runs, the second better by a factor in compute."""
+    return [
+        fit_runs(sweep(law, sd=sd, seed=s), "hoffmann")
+        for s, law in enumerate((BASE, better_by(gain)))
+    ]
+
+
+def test_time_goes_with_compute_over_speed_and_money_with_time() -> None:
+    first, second = pair(1.3)
+    found = compare(first, second, speeds=(4e14, 3.2e14), dollars_per_hour=(2.0, 1.0))
+    m = found.compute_multiplier
+    assert found.time_multiplier == pytest.approx(m * 4 / 3.2)
+    assert found.dollar_multiplier == pytest.approx(m * 4 / 3.2 / 2)
+    low, high = found.intervals["compute_multiplier"]
+    assert found.intervals["time_multiplier"] == pytest.approx((low * 1.25, high * 1.25))
+    assert f"price {found.dollar_multiplier:.3g}" in str(found)
+
+
+def test_speeds_come_from_the_runs_near_the_optimum() -> None:
+    """The second trains at half the speed of the first at every size, with a third of noise."""
+    fits = pair(1.3)
+    rng = np.random.default_rng(0)
+    for i, fit in enumerate(fits):
+        rows = fit.runs.to_dicts()
+        for row in rows:
+            row["tok/sec"] = 1e12 / row["params"] ** 0.8 / (1 + i) * math.exp(0.33 * rng.normal())
+        fits[i] = fit_runs(rows, "hoffmann")
+    found = compare(*fits)
+    assert found.time_multiplier == pytest.approx(2 * found.compute_multiplier, rel=0.3)
+    spans = found.intervals
+    widths = [np.ptp(np.log(spans[f"{name}_multiplier"])) for name in ("compute", "time")]
+    assert 1.02 * widths[0] < widths[1] < 2 * widths[0]
+
+
+def test_a_gate_is_passed_failed_or_open() -> None:
+    first, second = pair(1.3)
+    low, high = compare(first, second).intervals["compute_multiplier"]
+    shares = {0.5 * (1 - high): "yes", 1 - 0.5 * low: "no", 1 - math.sqrt(low * high): "not yet"}
+    for share, verdict in shares.items():
+        gate = compare(first, second, gate=share).gate
+        assert (gate.verdict, gate.of) == (verdict, "compute")
+    dear = compare(first, second, gate=0.05, speeds=(1, 1), dollars_per_hour=(1, 5)).gate
+    assert (dear.verdict, dear.of) == ("no", "dollars")
+
+
+def test_the_runs_that_a_gate_asks_for_narrow_the_interval_as_much() -> None:
+    fits = pair(1.3)
+    before = compare(*fits)
+    low, high = np.log(before.intervals["compute_multiplier"])
+    middle, share = math.log(before.compute_multiplier), 0.75
+    gate = compare(*fits, gate=1 - math.exp(middle + share * (high - middle))).gate
+    assert gate.verdict == "not yet"
+    assert sum(gate.more_runs) >= 1
+    rng = np.random.default_rng(1)
+    for i, (law, count) in enumerate(zip((BASE, better_by(1.3)), gate.more_runs, strict=True)):
+        largest = fits[i].largest_compute
+        best = fits[i].law.optimal(largest)
+        N, D = float(best.params), float(best.tokens)
+        more = [
+            {"params": N, "tokens": D, "flops": largest, "budget": largest,
+             "loss": float(law.loss(N, D)) * math.exp(0.01 * rng.normal())}
+            for _ in range(count)
+        ]  # fmt: skip
+        fits[i] = fit_runs([*fits[i].runs.to_dicts(), *more], "hoffmann")
+    after = np.log(compare(*fits).intervals["compute_multiplier"])
+    assert np.ptp(after) < 0.95 * (high - low)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"gate": 5}, "0.05"),
+        ({"gate": -0.1}, "0.05"),
+        ({"speeds": 1e14}, "two numbers"),
+        ({"speeds": (1e14, 0)}, "speeds"),
+        ({"dollars_per_hour": (1, 2)}, "Give speeds"),
+    ],
+)
+def test_what_is_no_speed_price_or_gate_is_refused(arguments: dict[str, Any], words: str) -> None:
+    fit = fit_runs(sweep(BASE), "hoffmann")
+    with pytest.raises(InputError, match=words):
+        compare(fit, fit, **arguments)

@@ -125,6 +125,9 @@ def compare(
     second: Annotated[Path, answer.argument("second")],
     at: Annotated[float | None, flops_option("at")] = None,
     level: Annotated[float, option("compare_level")] = 0.9,
+    speeds: Annotated[tuple[float, float] | None, option("speeds")] = None,
+    dollars_per_hour: Annotated[tuple[float, float] | None, option("both_prices")] = None,
+    gate: Annotated[float | None, option("gate")] = None,
     law: Form = "auto",
     column: Columns = None,
     report: Annotated[Path | None, option("page")] = None,
@@ -135,7 +138,9 @@ def compare(
     Both need the same held-out data and the same unit.
     """
     baseline, other = (answer.read_fit(path, law, column) for path in (first, second))
-    comparison = flops_fit.compare(baseline, other, at, level=level)
+    asked: dict[str, Any] = {"level": level, "speeds": speeds, "gate": gate}
+    asked["dollars_per_hour"] = dollars_per_hour
+    comparison = flops_fit.compare(baseline, other, at, **asked)
     text = str(comparison)
     for name, path in (("the second", second), ("the first", first)):
         text = text.replace(name, str(path), 1)
@@ -146,7 +151,7 @@ def compare(
         names = (
             (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
         )
-        flops_fit.report.write_comparison(baseline, other, report, at, level=level, names=names)
+        flops_fit.report.write_comparison(baseline, other, report, at, names=names, **asked)
         findings.append(f"Report: {report}")
     good = all(d.severity != "critical" for d in comparison.diagnostics)
     return Answer((text, trust, *findings), document, good)

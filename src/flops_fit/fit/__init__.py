@@ -9,8 +9,9 @@ checks a fit against held-out budgets; :func:`fit_power` fits a power law in one
 
 from flops_fit.fit.approaches import Approach
 from flops_fit.fit.axis import AxisEffect
-from flops_fit.fit.backtesting import Backtest, Comparison, backtest, compare
+from flops_fit.fit.backtesting import Backtest, backtest
 from flops_fit.fit.checks import Outlier
+from flops_fit.fit.comparison import Comparison, Gate, compare
 from flops_fit.fit.export import export_fit, load_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
@@ -29,7 +30,7 @@ from flops_fit.fit.window import WindowReport, WindowRule
 
 __all__ = [
     "Alternative", "Approach", "AxisEffect", "Backtest", "BestHParams", "Choice", "Comparison",
-    "Envelope", "Estimate", "Evidence", "Fit", "FitStatus", "GroupFit", "HParamRule", "HeldOut",
+    "Envelope", "Estimate", "Evidence", "Fit", "FitStatus", "Gate", "GroupFit", "HParamRule", "HeldOut",
     "InferenceEstimate", "IsoFLOP", "MetricFit", "MetricPrediction", "Outlier", "Parabola",
     "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "ValleyPrior", "WindowReport",
     "WindowRule", "Winner", "backtest", "compare", "export_fit", "fit_power", "fit_runs",

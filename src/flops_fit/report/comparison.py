@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flops_fit.files import output_errors, write_output
-from flops_fit.fit.backtesting import Comparison, compare
+from flops_fit.fit.comparison import Comparison, compare
 from flops_fit.fit.fit import Fit
 from flops_fit.report import style
 from flops_fit.report.figures import Drawn, FigureKind, ReportData
@@ -76,11 +77,12 @@ def write_comparison(
     *,
     level: float = 0.9,
     names: tuple[str, str] = _NAMES,
+    **asked: Any,
 ) -> Path:
     """Write what :func:`flops_fit.compare` finds as one page: verdict, multipliers, curves, findings.
 
-    ``names`` are what the page calls the two. Raises as ``compare``; OutputError if ``path`` cannot be
-    written.
+    ``names`` are what the page calls the two; ``asked`` are further arguments of ``compare``. Raises as it
+    does; OutputError if ``path`` cannot be written.
     """
     default = names == _NAMES
     one, other = (name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in names)
@@ -88,10 +90,13 @@ def write_comparison(
     if one == other:
         names = (f"{names[0]} (first)", f"{names[1]} (second)")
     path, fits = Path(path), dict(zip(names, (first, second), strict=True))
-    at = compare(first, second, compute, level=level)
+    at = compare(first, second, compute, level=level, **asked)
     lowest = max(float(fit.runs.budget.min()) for fit in fits.values())
     budgets = np.geomspace(min(lowest, at.compute), at.compute, _POINTS)
-    along = [compare(first, second, float(C), level=level) for C in np.unique(budgets)[:-1]]
+    asked.pop("gate", None)
+    along = [
+        compare(first, second, float(C), level=level, **asked) for C in np.unique(budgets)[:-1]
+    ]
     drawn = [_draw(fits, quantity, level) for quantity in _FIGURES]
     text = document(
         "Two fits compared" if default else f"{names[0]} and {names[1]} compared",
@@ -131,7 +136,9 @@ def _answer(at: Comparison, fits: dict[str, Fit]) -> str:
     )
     said = said[0].upper() + said[1:] if other == _NAMES[1] else said
     trust = ", ".join(f"{name}: {fit.trust}" for name, fit in fits.items())
-    return paragraph(said, "answer lead") + paragraph(f"Trust in each fit: {trust}.", "answer")
+    more = " ".join(str(at).split("\n")[1:])
+    lines = [more] * bool(more) + [f"Trust in each fit: {trust}."]
+    return paragraph(said, "answer lead") + "".join(paragraph(line, "answer") for line in lines)
 
 
 def _range(span: tuple[float, float]) -> str:
@@ -139,7 +146,11 @@ def _range(span: tuple[float, float]) -> str:
 
 
 def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextTable:
-    rows = [["C, FLOPs", "Multiplier", "Exponent of N*, first", "second", "Difference"]]
+    also = {"time_multiplier": "Time", "dollar_multiplier": "Price"}
+    also = {name: head for name, head in also.items() if name in comparisons[0].intervals}
+    rows = [
+        ["C, FLOPs", "Multiplier", *also.values(), "Exponent of N*, first", "second", "Difference"]
+    ]
     for c in comparisons:
         spans = [c.intervals["compute_multiplier"], c.intervals["exponent_difference"]]
         far = {0.0: "under 1e-9", math.inf: "over 1e9"}
@@ -147,7 +158,8 @@ def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextT
         m += f" ({'none' if spans[0] is None else _range(spans[0])})"
         ends = "none" if spans[1] is None else "{:+.3f} to {:+.3f}".format(*spans[1])
         gap = f"{c.exponent_difference:+.3f} ({ends})".replace("-", "−")
-        rows.append([f"{c.compute:.3g}", m, *(f"{a:.3f}" for a in c.exponents), gap])
+        times = [c.shown(name) for name in also]
+        rows.append([f"{c.compute:.3g}", m, *times, *(f"{a:.3f}" for a in c.exponents), gap])
     level = f"{100 * comparisons[0].level:g} %"
     note = f"Compute of {names[1]} over C for the loss of {names[0]} at C. In brackets {level} intervals."
     return TextTable("Compute multiplier", rows, note)

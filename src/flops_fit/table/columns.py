@@ -32,6 +32,7 @@ HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps"
 CIRCUMSTANCES = (
     *("epochs", "active_params", "experts", "flops_per_token", "ratio", "step", "batch_size"),
     *("batch_tokens", "seq_len", "samples", "lr", "seed", "accumulation", "devices"),
+    "units_per_second",
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")

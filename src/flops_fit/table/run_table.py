@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,13 +17,13 @@ from flops_fit.files import data_frame
 from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
-from flops_fit.table.columns import NUMERIC, Raw, find_numbers, find_text
+from flops_fit.table.columns import NUMERIC, find_text
 from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries, telling
+from flops_fit.table.schedules import unfinished_schedules
 from flops_fit.table.sources import MOST_ROWS, final_rows, read_raw
 from flops_fit.text import anonymous, visible
 from flops_fit.trackers.tracker import TrackedRuns
 
-_COMPLETE_SHARE = 0.99  # of a schedule: whole steps may miss its end by a little
 _POSITIVE = ("params", "tokens", "flops", "budget", "unique_tokens")
 
 
@@ -47,7 +46,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     data, label = read.data, find_text("label", [*raw.cells])
     names = raw.cells[label] if label else [None] * raw.rows
     labels = [_text(v) or f"run {i}" for i, v in enumerate(names, start=1)]
-    reasons, trusted = _unfinished_schedules(raw, mapping, tracked)
+    reasons, trusted = unfinished_schedules(raw, mapping, tracked)
     state = find_text("state", [*raw.cells])
     states = cols.unfinished(raw.cells[state]) if state else {}
     unfinished = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
@@ -61,12 +60,16 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     outcomes -= summed.keys()
     known = {i: {name: float(v[i]) for name, v in data.items()} for i in outcomes}
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
+    speed = read.others.get("units_per_second")
     cluster = find_text("cluster", list(raw.cells))
     return {
         **fields,
         "lr": None if lr is None else lr[kept],
         "batch_units": None if batch is None else batch[kept],
         "batch_unit": batch_unit,
+        "flops_per_second": None
+        if speed is None
+        else (speed * data["flops"] / data["tokens"])[kept],
         "mup": scaled_by_width(raw),
         "diverged": _diverged(states, [data["params"], data["tokens"], lr, batch], data["loss"]),
         "findings": telling(raw, read, kept, label),
@@ -141,53 +144,6 @@ def _diverged(
     )
 
 
-def _unfinished_schedules(
-    raw: Raw, mapping: Mapping[str, str], tracked: TrackedRuns | None
-) -> tuple[dict[int, str], list[str]]:
-    """The runs whose loss was read before the end of their schedule, and what was taken on trust."""
-    known = []
-    # A setting is the same wherever a run ended, so it does not tell how far the run came.
-    settled = {name for run in tracked or () for name in run.settings}
-    for planned, reached in cols.HORIZON.items():
-        matches = find_numbers(raw, mapping, [planned, reached])
-        if len(matches) < 2 or matches[planned].column not in raw.filled():
-            continue
-        end, at = matches[planned].column, matches[reached].column
-        limit = planned not in mapping and "plan" not in end.lower()  # that most may not reach
-        if end == at and not limit:
-            raise TableError(
-                f"{end!r} is to be both {planned} and {reached}; expected two columns, how far each "
-                "run was meant to go and how far it came. Name another one, or vouch that each "
-                "finished run went to its end: complete=True."
-            )
-        with suppress(*([TableError] if limit else [])):
-            ends, came = (raw.numbers(n, matches[n]) for n in (planned, reached))
-            whole = (ends > 0) & (came >= _COMPLETE_SHARE * ends)
-            if not limit or (tracked is None and 2 * np.sum(whole) > raw.rows):
-                known += [(end, ends, came)] if at not in settled | {end} else []
-    needed = tracked is not None and not tracked.complete
-    if tracked is not None and needed and not known:
-        raise TableError(
-            f"{tracked.where}: nothing says how long the schedules of these runs were, so a loss from "
-            f"the middle of one could enter the fit. They have {list(raw.headings)}. Say which "
-            "column does: columns={'planned_tokens': 'your_column'}, or 'planned_steps' or "
-            "'planned_flops', beside tokens, a step or flops that were logged along the way. Where each "
-            "finished run went to the end of its own schedule, read them with complete=True."
-        )
-    reasons = {}
-    for i in range(raw.rows if known else 0):
-        values = [(c, ends[i], at[i]) for c, ends, at in known if ends[i] > 0 and at[i] > 0]
-        if not values and needed:
-            reasons[i] = "it does not say how long its schedule was, or how far it came"
-        elif values and values[0][2] < _COMPLETE_SHARE * values[0][1]:
-            name, end, at = values[0]
-            reasons[i] = (
-                f"its loss was read at {at:.4g}, before its schedule ended at {name} = {end:.4g}"
-            )
-    note = "complete=True: each finished run is taken to have gone to the end of its schedule."
-    return reasons, [note] if tracked is not None and tracked.complete else []
-
-
 @dataclass(frozen=True)
 class RunTable:
     """The columns that a law is fitted to, one entry a run; all arrays have shape (runs,).
@@ -204,7 +160,8 @@ class RunTable:
     fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``mup``: whether all rates are
     scaled by width, as a column ``parametrization`` says. ``texts`` are other columns that split the runs
     into a few groups, by their headings; empty where a run has no value. ``metrics`` are benchmark scores and
-    the like, by their headings; NaN where a run has none.
+    the like, by their headings; NaN where a run has none. ``flops_per_second`` is the speed of training, on
+    all devices of a run together, likewise.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
     assumed; ``recognised`` says which column was taken for each quantity, in which unit. ``findings`` are
@@ -229,6 +186,7 @@ class RunTable:
     mup: bool = False
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    flops_per_second: Floats | None = None
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
     unit: str = "tokens"
@@ -354,6 +312,7 @@ class RunTable:
                 name: column(r.metrics.get(name, math.nan) for r in completed)
                 for name in dict.fromkeys(name for r in completed for name in r.metrics)
             },
+            flops_per_second=column(r.flops / r.tokens * r.units_per_second for r in completed),
             findings=(SIMULATED,) if any(r.device == "mock" for r in completed) else (),
         )  # fmt: skip
 
