@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flops_fit import fit_runs, reference
 from flops_fit.files import as_written, csv_text, write_atomic, write_output
 from flops_fit.table import RunTable
 
@@ -95,3 +96,18 @@ def test_a_table_of_runs_is_read_back_with_its_formulas(tmp_path: Path) -> None:
 def test_a_path_that_could_not_be_decoded_is_written_as_it_is(tmp_path: Path) -> None:
     write_atomic(tmp_path / "page", os.fsdecode(b"f\xc3\xbcr \xff"))
     assert (tmp_path / "page").read_bytes() == b"f\xc3\xbcr \xff"
+
+
+def test_rows_show_themselves_in_a_notebook() -> None:
+    """The first ten with their headings, escaped, and how many more there are."""
+    rows = [{"N": 1e8, "D": 2e9 + i, "loss": 3.0, "label": f"<b>{i}"} for i in range(12)]
+    shown = RunTable.read(rows)._repr_html_()
+    assert shown.count("<tr>") == 11
+    assert "2 rows more" in shown
+    assert "&lt;b&gt;0" in shown
+    assert "<b>" not in shown
+    assert ">1.000e+08<" in shown
+    told = fit_runs(reference.runs("llama3_2024")).predict([1e22, 1e23])
+    assert told._repr_html_().count("<tr>") == 3
+    assert len(repr(told[0])) < 250
+    assert "optimal_params" in told._repr_html_()

@@ -18,12 +18,14 @@ from typing import IO, Any
 from flops_fit.errors import OutputError, TableError
 from flops_fit.lazy import import_extra
 from flops_fit.records import finite_json
+from flops_fit.text import card
 
 _FORMULA = re.compile(
     "'*[=+\\-@\t\r\n＝＋－＠]"
 )  # what spreadsheets would run, also marked already
 _RENAMES = 20  # attempts to replace a file that is being read, where the system forbids it
 _RENAME_SECONDS = 0.05
+_SHOWN = 10  # rows in a notebook
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp|\..*lease(\.json)?\.\w+")
 
@@ -255,6 +257,31 @@ def _rename(temporary: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-def data_frame(rows: Sequence[Mapping[str, Any]], library: str) -> Any:
-    """Rows as a DataFrame of pandas or polars; MissingExtraError without it."""
-    return import_extra(library, library, "a DataFrame").DataFrame(rows)
+class Rows:
+    """What is a list of rows: data frames of them, and a table in a notebook."""
+
+    __slots__ = ()
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict a row, with the same keys."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> Any:
+        """:meth:`to_dicts` as a pandas DataFrame; MissingExtraError without it."""
+        return import_extra("pandas", "pandas", "a DataFrame").DataFrame(self.to_dicts())
+
+    def to_polars(self) -> Any:
+        """:meth:`to_dicts` as a polars DataFrame; MissingExtraError without it."""
+        return import_extra("polars", "polars", "a DataFrame").DataFrame(self.to_dicts())
+
+    def _repr_html_(self) -> str:
+        rows = self.to_dicts()
+        cells = [[_cell(value) for value in row.values()] for row in rows[:_SHOWN]]
+        left = [f"{len(rows) - _SHOWN:,} rows more"] if len(rows) > _SHOWN else []
+        return card(type(self).__name__, [*map(list, rows[:1]), *cells], left)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:#.4g}".rstrip(".") if isinstance(value, float) else str(value)

@@ -760,3 +760,10 @@ def test_a_table_packed_by_gzip_is_read(name: str, tmp_path: Path) -> None:
     text = frame.to_json(**as_json) if "json" in name else frame.to_csv(index=False)
     (tmp_path / name).write_bytes(gzip.compress(text.encode()))
     assert RunTable.read(tmp_path / name).loss == pytest.approx(L)
+
+
+def test_a_speed_named_flops_is_told_once() -> None:
+    """That it is not used, and nothing else of it."""
+    rows = {"params": N, "tokens": D, "loss": L, "tflops": 300.0}
+    notes = [n for n in RunTable.read(pd.DataFrame(rows)).notes if "tflops" in n]
+    assert notes == ["The column 'tflops' is no compute of whole runs; it is not used."]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import InputError, is_number
-from flops_fit.files import data_frame
+from flops_fit.files import Rows
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import METHOD, Evidence, Interval, check_level
 from flops_fit.fit.minima import parabola
@@ -105,7 +105,7 @@ class Prediction(Mapping[str, Any]):
         return dict(finite_json(vars(self)))
 
 
-class Predictions(tuple[Prediction, ...]):
+class Predictions(tuple[Prediction, ...], Rows):
     """The predictions at several budgets."""
 
     __slots__ = ()
@@ -121,14 +121,6 @@ class Predictions(tuple[Prediction, ...]):
                 row[f"{name}_low"], row[f"{name}_high"] = span or (None, None)
             rows.append({**row, "level": p.level, "extrapolation": p.extrapolation})
         return rows
-
-    def to_pandas(self) -> Any:
-        """:meth:`to_dicts` as a pandas DataFrame."""
-        return data_frame(self.to_dicts(), "pandas")
-
-    def to_polars(self) -> Any:
-        """:meth:`to_dicts` as a polars DataFrame."""
-        return data_frame(self.to_dicts(), "polars")
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self))

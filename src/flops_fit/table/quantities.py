@@ -204,6 +204,7 @@ def _complete(out: Quantities, planned: Floats | None, steps: tuple[Floats, str]
         off = float(np.nanmedian(data["flops"] / (6 * data["params"] * data["tokens"])))
         if not 1 / _PLANNED_OFF < off < _PLANNED_OFF:
             del data["flops"], out.matches["flops"]
+            notes[:] = [note for note in notes if repr(flops.column) not in note]
             notes += [f"The column {flops.column!r} is no compute of whole runs; it is not used."]
     if "flops" not in data and planned is not None:
         ratio = planned / (6 * data["params"] * data["tokens"]) if "tokens" in data else 1.0

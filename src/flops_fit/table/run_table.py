@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import TableError, nearest_name
-from flops_fit.files import data_frame
+from flops_fit.files import Rows
 from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
@@ -145,7 +145,7 @@ def _diverged(
 
 
 @dataclass(frozen=True)
-class RunTable:
+class RunTable(Rows):
     """The columns that a law is fitted to, one entry a run; all arrays have shape (runs,).
 
     ``params``, ``tokens``, ``flops`` and ``loss`` are N, D, C as spent, and the held-out loss. ``labels``
@@ -258,14 +258,6 @@ class RunTable:
             settings = {"lr": self.lr, batch: self.batch_units, "regret": np.expm1(self.regret)}
             columns |= {name: c.tolist() for name, c in settings.items() if c is not None}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-    def to_pandas(self) -> Any:
-        """:meth:`to_dicts` as a pandas DataFrame."""
-        return data_frame(self.to_dicts(), "pandas")
-
-    def to_polars(self) -> Any:
-        """:meth:`to_dicts` as a polars DataFrame."""
-        return data_frame(self.to_dicts(), "polars")
 
     @classmethod
     def from_runs(cls, runs: Iterable[Run]) -> RunTable:
