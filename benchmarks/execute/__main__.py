@@ -21,6 +21,7 @@ import torch
 from benchmarks.common.command import run
 from benchmarks.common.report import Goal, Part, Result, Table, at_least, at_most
 from benchmarks.execute.commands import commands
+from benchmarks.execute.sharding import sharding
 from benchmarks.execute.store_size import answer, experiments, opening, recording
 from flops_fit import SweepPlan, plan_sweep, run_sweep
 from flops_fit.cli.sweep_commands import SIZES as DEMO
@@ -164,6 +165,7 @@ def store(quick: bool) -> Result:
 
 PARTS: dict[str, Part] = {
     "speed": speed, "digits": digits, "overhead": overhead, "store": store, "commands": commands,
+    "sharding": sharding,
 }  # fmt: skip
 
 
