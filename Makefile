@@ -5,6 +5,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-bench
 BROWSER := .browser
 IMAGES := .images
+SLURM := .slurm
 LOWEST := .venv-lowest
 CORE := tests/cli/test_answers.py tests/cli/test_command.py tests/cli/test_encodings.py tests/fit tests/laws tests/recipes tests/reference tests/report tests/table tests/test_files.py tests/test_text.py
 AXE := 4.14.1
@@ -13,8 +14,8 @@ SYSTEM_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 PEER_PYTHON ?= $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-images test test-slow test-browser test-lowest test-package browser-ready check lint docs docs-ready docs-links bench bench-beyond bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
-	bench-report bench-tables bench-train chaos gpu-check study clean
+.PHONY: help install demo demo-images test test-slow test-browser test-lowest test-package test-ray-cluster test-slurm browser-ready slurm-ready check lint docs docs-ready docs-links bench bench-beyond bench-calibration bench-coverage bench-execute bench-fit bench-hparams bench-joint bench-models bench-plan \
+	bench-report bench-tables bench-train chaos chaos-clusters gpu-check study clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,6 +76,26 @@ $(BROWSER)/.ready: $(READY)
 		npm install --silent --no-audit --no-fund --prefix $(BROWSER) axe-core@$(AXE)
 	@touch $@
 
+test-slurm: install $(SLURM)/.ready ## Run sweeps on a real Slurm of three nodes on this machine, as the present user (8 minutes)
+	$(BIN)/python -m pytest tests/cluster/test_slurm.py
+
+test-ray-cluster: install ## Run sweeps on a Ray cluster of three nodes in network namespaces: needs root (3 minutes)
+	$(BIN)/python -m pytest tests/cluster/test_ray.py
+
+# Debian's packages and the libraries that this machine lacks for them, unpacked here as above.
+$(SLURM)/.ready:
+	@mkdir -p $(SLURM)
+	@cd $(SLURM) && { command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null; } \
+		&& { apt-cache show slurmctld > /dev/null 2>&1 || apt-get update -qq; } \
+		&& apt-get download -q slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libmunge2 \
+		$$(apt-get install -s --no-install-recommends slurmctld slurmd munge | awk '/^Inst (lib|slurm-wlm)/ {print $$2}') \
+		&& printf '%s\n' *.deb | xargs -I FILE dpkg-deb -x FILE . && rm *.deb \
+		|| { echo "expected Debian's packages slurmctld, slurmd, slurm-client, slurm-wlm-basic-plugins and munge, and" \
+		"apt-get could not download them: unpack them into $(SLURM), and run $(BIN)/python -m pytest tests/cluster/test_slurm.py"; exit 1; }
+	@touch $@
+
+slurm-ready: $(SLURM)/.ready
+
 docs: $(VENV)/.ready-docs ## Build the documentation into docs/_build/html, warnings as errors (a quarter of a minute)
 	rm -rf docs/reference/generated
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
@@ -123,6 +144,9 @@ chaos: install ## Kill, tear and fill the disk under sweeps, and look what is lo
 gpu-check: install ## Run all that a GPU runs on the one of this machine, a verdict a line (10 minutes at most)
 	$(BIN)/python -m benchmarks.gpu
 
+chaos-clusters: install $(SLURM)/.ready ## The same on a real Slurm, and on Ray in network namespaces, which needs root (about 10 minutes)
+	$(BIN)/python -m benchmarks.chaos.clusters
+
 bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, beside other packages (about 5 minutes)
 	$(BIN)/python -m benchmarks.fit
 
@@ -165,4 +189,4 @@ $(PEERS)/.ready-train: benchmarks/train/peers.txt constraints.txt
 	$(call install-peers,$<,$(filter torch==% accelerate==%,$(shell cat constraints.txt)))
 
 clean: ## Remove .venv, caches and outputs
-	rm -rf $(VENV) $(LOWEST) $(PEERS) $(BROWSER) $(IMAGES) docs/_build docs/reference/generated outputs .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) $(PEERS) $(BROWSER) $(IMAGES) $(SLURM) docs/_build docs/reference/generated outputs .mypy_cache .ruff_cache .import_linter_cache

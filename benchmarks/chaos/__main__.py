@@ -21,16 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.chaos import cheap_sweeps, real_sweep
+from benchmarks.chaos import cheap_sweeps, command_sweep, real_sweep
 from benchmarks.chaos.every_call import How, strike_everywhere
-from benchmarks.chaos.storm import Storm, Weather, environment, said_load
+from benchmarks.chaos.storm import Outside, Storm, Weather, environment, said_load
 from benchmarks.common.command import run
 from benchmarks.common.report import Goal, Part, Result, Table, at_most
 
 SEED = 20
 RUNS, SECONDS = 30, 0.15
-KILLS = {"cheap": 200, "training": 12, "ray": 12}
-QUICK = {"cheap": 20, "training": 3, "ray": 2}
+KILLS = {"cheap": 200, "training": 12, "commands": 40, "ray": 12}
+QUICK = {"cheap": 20, "training": 3, "commands": 6, "ray": 2}
 VICTIMS = {"driver": 3.0, "worker": 5.0, "fork server": 1.0, "resource_tracker": 0.5}
 RAY_VICTIMS = {"driver": 1.0, "worker": 1.0, "ray worker": 2.0, "raylet": 1.5, "gcs_server": 1.0}
 
@@ -52,28 +52,39 @@ def cheap(quick: bool) -> Result:
     """A pool of two, runs without PyTorch, a new sweep whenever one is through."""
     kills = (QUICK if quick else KILLS)["cheap"]
     weather = Weather(kills, VICTIMS, calm=0.3)
-    return _stormed("cheap runs in a pool", cheap_sweeps, "pool", weather, (RUNS, SECONDS))
+    return stormed("cheap runs in a pool", cheap_sweeps, "pool", weather, (RUNS, SECONDS))
 
 
 def training(quick: bool) -> Result:
     """A cut-down demo sweep in a pool, with a checkpoint every 20 steps."""
     kills = (QUICK if quick else KILLS)["training"]
     weather = Weather(kills, {**VICTIMS, "worker": 9.0}, calm=0.7, torn=0.8)
-    return _stormed("training in a pool", real_sweep, "pool", weather, ())
+    return stormed("training in a pool", real_sweep, "pool", weather, ())
+
+
+def commands(quick: bool) -> Result:
+    """Runs that are commands, which do not belong to the driver's session."""
+    kills = (QUICK if quick else KILLS)["commands"]
+    weather = Weather(kills, {"driver": 2.0, "worker": 2.0, "command": 4.0}, calm=0.5)
+    told = (RUNS, 2 * SECONDS)
+    return stormed(
+        "commands in a pool", command_sweep, "pool", weather, told, command_sweep.commands
+    )
 
 
 def ray(quick: bool) -> Result:
     """Cheap runs on a cluster of this machine, of which any process is killed."""
     kills = (QUICK if quick else KILLS)["ray"]
     weather = Weather(kills, RAY_VICTIMS, calm=0.5)
-    return _stormed("cheap runs on Ray", cheap_sweeps, "ray", weather, (RUNS, 2 * SECONDS))
+    return stormed("cheap runs on Ray", cheap_sweeps, "ray", weather, (RUNS, 2 * SECONDS))
 
 
-def _stormed(
-    what: str, module: ModuleType, executor: str, weather: Weather, arguments: Sequence[object]
-) -> Result:
+def stormed(
+    what: str, module: ModuleType, executor: str, weather: Weather, arguments: Sequence[object],
+    outside: Outside = list, before: Sequence[str] = (),
+) -> Result:  # fmt: skip
     """Sweeps one after another until the kills are spent; the last one ends in calm."""
-    storm = Storm(weather, random.Random(SEED))
+    storm = Storm(weather, random.Random(SEED), outside, before)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as base:
         calm = Path(base) / "calm"
@@ -114,7 +125,9 @@ def _nothing_broken(what: str, broken: Sequence[str]) -> Goal:
     return at_most(f"what was lost or changed, {what}", len(broken), 0)
 
 
-PARTS: dict[str, Part] = {"calls": calls, "cheap": cheap, "training": training, "ray": ray}
+PARTS: dict[str, Part] = {
+    "calls": calls, "cheap": cheap, "training": training, "commands": commands, "ray": ray,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,7 +19,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.chaos.full_disk import FillsUp
-from flops_fit.execute import Executor, InProcessExecutor, PoolExecutor, RayExecutor
+from flops_fit.execute import (
+    Executor,
+    InProcessExecutor,
+    PoolExecutor,
+    RayExecutor,
+    SlurmExecutor,
+    slurm_jobs,
+)
 from flops_fit.files import write_json
 from flops_fit.fit import fit_runs
 from flops_fit.hparams import HParams
@@ -34,9 +41,19 @@ LAW = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
 BUDGETS = (1e17, 3e17, 1e18, 3e18, 1e19)
 AGAIN = 75  # the exit status of a driver that leaves runs to the next one
 PAUSES = (0.02, 0.05, 0.1)
+
+
+def _slurm() -> SlurmExecutor:
+    """Asks often, as jobs end within seconds."""
+    slurm_jobs._QUERY_SECONDS, slurm_jobs._LAG_SECONDS = 0.5, 2.0
+    return SlurmExecutor(keep_running=True, poll_seconds=0.1)
+
+
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "inprocess": InProcessExecutor,
     "pool": lambda: PoolExecutor(2, 1),
+    "slurm": _slurm,
+    "cluster": RayExecutor,
     "ray": lambda: RayExecutor(options={"num_cpus": 2}),
 }
 

@@ -12,14 +12,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.chaos.cheap_sweeps import AGAIN, full_of, said_of
 from benchmarks.chaos.ledger import Ledger
-from benchmarks.chaos.processes import kill, processes_of
+from benchmarks.chaos.processes import Process, kill, processes_of
 
+Outside = Callable[[], list[Process]]  # processes that are not of the driver's session
 ROOT = Path(__file__).resolve().parents[2]
 _STEP = 0.02  # seconds between looks at the driver
 _OLD = 120.0  # seconds by which a torn lease is older than it may be
@@ -71,6 +72,8 @@ class Storm:
 
     weather: Weather
     random: random.Random
+    outside: Outside = list
+    before: Sequence[str] = ()  # words before those of a driver
     killed: Counter[str] = field(default_factory=Counter)
     torn: Counter[str] = field(default_factory=Counter)
     drivers: Counter[str] = field(default_factory=Counter)
@@ -99,7 +102,7 @@ class Storm:
         ledger.examine()
         said = said_of(folder)
         text = said.read_text() if said.exists() else ""
-        lines = [line.split() for line in text.splitlines()]
+        lines = [line.split(" ") for line in text.splitlines()]
         ledger.hear([(w[1], w[2]) for w in lines if w[0] == "heard"])
         fit = folder / "fit.json"
         if not fit.exists() or fit.read_bytes() != calm_fit:
@@ -117,7 +120,7 @@ class Storm:
         full_at = self.random.uniform(0.0, 2.0) if self._happens(self.weather.full) else None
         with tempfile.TemporaryFile() as said:
             driver = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=ROOT, start_new_session=True,
+                [*self.before, sys.executable, "-m", *command], cwd=ROOT, start_new_session=True,
                 env=environment(),
                 stdout=said, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -165,7 +168,7 @@ class Storm:
 
     def _strike(self, driver: int) -> bool:
         """Kill one of the kind that is to be killed next, as soon as there is one."""
-        there = [p for p in processes_of(driver) if p.kind == self.victim]
+        there = [p for p in [*processes_of(driver), *self.outside()] if p.kind == self.victim]
         if not there or not kill(self.random.choice(there)):
             return False
         self.killed[self.victim] += 1

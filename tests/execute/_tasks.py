@@ -137,3 +137,10 @@ class Ordered:
         print("first")
         subprocess.run(["echo", "second"], check=True)
         return Run(experiment, "completed", details=path.read_text())
+
+
+def deaf(experiment: Experiment, report=None) -> Run:
+    """Takes two minutes, whatever signal comes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    time.sleep(120)
+    return Run(experiment, "completed", loss=1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from flops_fit.errors import InputError, MissingExtraError, OutputError, SweepError
 from flops_fit.execute import Resources, SlurmExecutor, slurm_jobs
+from flops_fit.records import Experiment, Run
 from tests.conftest import make_experiment
 from tests.execute import _tasks
 from tests.execute.contract import drain
@@ -42,9 +42,11 @@ if (root / name).read_text() == "RUNNING":
     (root / name).write_text("FAILED" if code else "COMPLETED")
 """
 SBATCH = r"""#!{python}
-import re, subprocess, sys
+import os, re, subprocess, sys
 from pathlib import Path
 
+assert os.environ.get("SLURM_CONF", "") == {configuration!r}
+assert "SLURM_JOB_ID" not in os.environ
 root, text = Path({root!r}), Path(sys.argv[1]).read_text()
 job = 100 + len(list(root.glob("*.sbatch")))
 (root / (str(job) + ".sbatch")).write_text(text)
@@ -59,13 +61,15 @@ for i in range(int(array[1]) + 1) if array else [None]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print("Submitted batch job", job)
 """
-SACCT = r"""#!{python}
+SACCT = SQUEUE = r"""#!{python}
+import sys
 from pathlib import Path
 
-print("JobID|State|NodeList")
+# The controller forgets jobs that have ended; accounting has only them.
+live = "squeue" in sys.argv[0]
 for path in Path({root!r}).iterdir():
-    if not path.suffix:
-        print(f"{{path.name}}|{{path.read_text()}}|localhost")
+    if not path.suffix and (path.read_text() in ("PENDING", "RUNNING")) == live:
+        print(f"{{path.name}}|{{path.read_text()}}")
 """
 SCANCEL = r"""#!{python}
 import os, signal, sys
@@ -99,16 +103,18 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The commands of Slurm, which run jobs here; the folder of what they know of each job."""
-    from submitit.slurm.slurm import SlurmJob
-
     commands, known = tmp_path / "bin", tmp_path / "known"
+    conf = str(tmp_path / "slurm.conf")
+    monkeypatch.setenv("SLURM_CONF", conf)  # of the site
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # of the driver's own job
     commands.mkdir()
     known.mkdir()
     scripts = {"sbatch": SBATCH, "sacct": SACCT, "scancel": SCANCEL, "scontrol": SCONTROL}
+    scripts["squeue"] = SQUEUE
     run = commands / "run-job"
     for name, text in {**scripts, "run-job": RUN}.items():
         (commands / name).write_text(
-            text.format(python=sys.executable, root=str(known), run=str(run))
+            text.format(python=sys.executable, root=str(known), run=str(run), configuration=conf)
         )
     (commands / "srun").write_text(SRUN)
     for path in commands.iterdir():
@@ -116,7 +122,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(slurm_jobs, "_QUERY_SECONDS", 0.2)
     monkeypatch.setattr(slurm_jobs, "_LAG_SECONDS", 0.5)
-    SlurmJob.watcher.clear()
     return known
 
 
@@ -170,8 +175,7 @@ def test_a_new_driver_finds_the_jobs_of_one_that_died(slurm: Path, tmp_path: Pat
     first.start(task, print)
     first.submit(experiment)
     assert first.poll(timeout=0.2) == []
-    journal = json.loads((tmp_path / "jobs" / "jobs.json").read_text())
-    assert journal == {experiment.id: ["100", 1]}
+    kept = (tmp_path / "jobs" / "100_submitted.pkl").read_bytes()
     until(tmp_path / "notes" / f"{experiment.id}.begun")
 
     second.start(task, print)
@@ -180,15 +184,42 @@ def test_a_new_driver_finds_the_jobs_of_one_that_died(slurm: Path, tmp_path: Pat
     (run,) = drain(second, 1)
     assert (run.loss, run.resumed) == (1.0, 1), "it kept a note, was queued again and found it"
     assert len(list(slurm.glob("*.sbatch"))) == 1
-    assert json.loads((tmp_path / "jobs" / "jobs.json").read_text()) == {}
+    assert not list((tmp_path / "jobs").glob("*.pkl"))
 
-    (tmp_path / "jobs" / "jobs.json").write_text(json.dumps({experiment.id: ["999", 1]}))
+    (tmp_path / "jobs" / "999_submitted.pkl").write_bytes(kept)
     third = SlurmExecutor(tmp_path / "jobs", poll_seconds=0.1)
     third.start(_tasks.square, print)
     third.submit(experiment)
     assert [r.loss for r in drain(third, 1)] == [64]
     assert len(list(slurm.glob("*.sbatch"))) == 2
     third.close()
+
+
+def test_a_job_lives_as_long_as_the_controller_says(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a site keeps no accounting too; and where nobody answers it is not submitted again."""
+    (tmp_path / "bin" / "sacct").unlink()
+    monkeypatch.setattr(slurm_jobs, "_UNKNOWN_SECONDS", 0.1)
+
+    def lasting(experiment: Experiment, report=None) -> Run:
+        time.sleep(4)
+        return _tasks.square(experiment)
+
+    first, second = (SlurmExecutor(tmp_path / "jobs", poll_seconds=0.1) for _ in range(2))
+    experiment = make_experiment()
+    first.start(lasting, print)
+    first.submit(experiment)
+    assert first.poll(timeout=2) == []
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.rename(tmp_path / "bin" / "away")
+    second.start(lasting, print)
+    second.submit(experiment)
+    assert second.poll(timeout=0) == []
+    (tmp_path / "bin" / "away").rename(squeue)
+    assert [run.loss for run in drain(second, 1)] == [64]
+    assert len(list(slurm.glob("*.sbatch"))) == 1
+    second.close()
 
 
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY"])
@@ -293,6 +324,8 @@ def test_a_folder_that_others_could_write_is_refused(
     laid.chmod(0o666)
     refused("1_0_result.pkl can be written by others")
     laid.chmod(0o644)
+    folder.chmod(0o700)
+    SlurmExecutor(folder, cluster="local").start(_tasks.square, lambda progress: None)
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
     refused("jobs belongs to user")

@@ -21,6 +21,7 @@ from flops_fit.train.config import cores
 
 _ARRAY_JOBS = 1000  # in one array: Slurm's MaxArraySize is 1001 unless a site changes it
 _MAX_JOBS = 256  # by default
+_OF_SITE = ("SLURM_CONF", "SLURM_CONF_SERVER")  # by which Slurm's commands find their cluster
 
 
 class SlurmExecutor(RemoteExecutor):
@@ -121,7 +122,7 @@ class SlurmExecutor(RemoteExecutor):
         make = self._submitit.job_class
         self._earlier = {
             name: make(self.folder, job_id, list(range(tasks)))
-            for name, (job_id, tasks) in self._monitor.jobs.items()
+            for name, (job_id, tasks) in self._monitor.earlier().items()
         }
         self._monitor.query(list(self._earlier.values()))
 
@@ -155,10 +156,13 @@ class SlurmExecutor(RemoteExecutor):
                 batch.append(self._queue.popleft())
             path = tuple(sys.path)
             try:
-                with clean_env():  # of a job that this driver may run in
+                # Of a job that this driver may run in; where Slurm's configuration is stays.
+                where = {n: os.environ[n] for n in _OF_SITE if n in os.environ}
+                with clean_env():
+                    os.environ.update(where)
                     self._submitit.update_parameters(**self._parameters(needs))
                     jobs = self._submitit.submit_array(
-                        [Job(*self._task, path, e, needs.cpus) for _, e, _ in batch]
+                        [Job(*self._task, path, e, needs.cpus, needs.size) for _, e, _ in batch]
                     )
             except Exception as error:  # of sbatch, of submitit, of what the options say
                 self._queue.extendleft(reversed(batch))
@@ -169,8 +173,6 @@ class SlurmExecutor(RemoteExecutor):
             for (handle, experiment, _), job in zip(batch, jobs, strict=True):
                 self._running[handle] = Started(handle, experiment, job, needs)
                 job.paths.submitted_pickle.chmod(0o600)
-                self._monitor.jobs[experiment.id] = job.job_id, needs.size
-            self._monitor.write()
 
     def _parameters(self, needs: Resources) -> dict[str, Any]:
         """By submitit's names."""
@@ -199,14 +201,14 @@ class SlurmExecutor(RemoteExecutor):
         return finished
 
     def _stop(self, started: Started) -> None:
-        self._monitor.forget(started.experiment.id)
         self._monitor.stop(started.job)
 
     def close(self) -> None:
         """Cancel what is left, unless ``keep_running``; the logs of runs that failed are kept."""
         self._queue.clear()
         if self._task is not None and not self._keep_running:
-            self._monitor.stop_all(list(self._running.values()))
+            earlier = filter(self._monitor.is_live, self._earlier.values())
+            self._monitor.stop_all([*(started.job for started in self._running.values()), *earlier])
             Path(self._task[0]).unlink(missing_ok=True)
         self._running.clear()
         self._task = None
@@ -216,9 +218,13 @@ def _check_private(folder: Path) -> None:
     """OutputError where others could have put a pickle into the folder, or could change one."""
     if sys.platform == "win32":
         return
+    entered = (
+        folder.stat().st_mode & 0o011
+    )  # where others cannot, the modes of its files say nothing
     for path in (folder, *folder.iterdir()):
         status = path.stat() if path == folder else path.lstat()
-        writable = status.st_mode & 0o022 and not path.is_symlink()
+        reached = path == folder or (entered and not path.is_symlink())
+        writable = status.st_mode & 0o022 and reached
         own = status.st_uid == os.geteuid()
         if not own or writable:
             what = f"can be written by others (mode {status.st_mode & 0o7777:o})"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import zlib
@@ -13,23 +14,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flops_fit.errors import TableError
 from flops_fit.execute.executor import PATIENCE, Started
 from flops_fit.execute.process import print_in_order, run_task
-from flops_fit.files import read_json, write_atomic
-from flops_fit.records import Experiment, Run, as_record
+from flops_fit.files import write_atomic
+from flops_fit.records import Experiment, Run
 from flops_fit.text import error_line
 from flops_fit.train.monitor import end_by
 from flops_fit.train.trainer import Progress
 
 _REQUEUE_SECONDS = 60.0  # that rank 0 has to put the job back into the queue
 _QUERY_SECONDS = 30.0  # between two queries of Slurm, each of which covers all jobs
+_ANSWER_SECONDS = 60.0  # that Slurm may take to answer
 _LAG_SECONDS = 60.0  # that a file may take to be seen, or Slurm to requeue a job
 _UNKNOWN_SECONDS = 600.0  # that Slurm may not know of a job that it has accepted
 _LIVE_STATES = (
     "PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING",
     "REQUEUE_HOLD", "REQUEUE_FED", "STOPPED", "SIGNALING", "STAGE_OUT", "READY",
 )  # fmt: skip
+_SUBMITTED = "_submitted.pkl"  # how submitit's files end, after the job's id
 _NOT_REQUEUED = "Job not requeued because"
 
 
@@ -42,6 +44,7 @@ class Job:
     sys_path: tuple[str, ...]  # the driver's
     experiment: Experiment
     threads: int
+    tasks: int  # of Slurm's, one a rank
 
     def __call__(self) -> Run:
         """Carry out the run; when the time is up, end the step, keep a checkpoint and requeue."""
@@ -128,26 +131,27 @@ class JobMonitor:
     def __init__(self, folder: Path, local: bool) -> None:
         self._folder, self._local = folder, local
         self._queried = float("-inf")
+        self._states: dict[str, str] | None = None  # of jobs by their ids; None before an answer
         self._ended_since: dict[str, float] = {}
         self._reported: dict[str, int] = {}
-        self._journal = folder / "jobs.json"
-        # The job id and number of tasks of each experiment whose end was not seen.
-        self.jobs: dict[str, tuple[str, int]] = {}
-        # A file that cannot be read counts as empty: at worst a run is submitted twice.
-        with suppress(OSError, TableError):
-            self.jobs = as_record(read_json(self._journal), dict[str, tuple[str, int]], "jobs.json")
 
-    def write(self) -> None:
-        """Keep the jobs on disk."""
-        write_atomic(self._journal, json.dumps(self.jobs))
+    def earlier(self) -> dict[str, tuple[str, int]]:
+        """The job and its number of tasks of each experiment whose end no driver has seen.
 
-    def forget(self, experiment_id: str) -> None:
-        """Remove the job of an experiment from those that a new driver looks for."""
-        if self.jobs.pop(experiment_id, None) is not None:
-            self.write()
+        submitit keeps what a job is to do in a file from before it starts, so no driver dies between
+        a submission and its record.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        found = {}
+        for path in sorted(self._folder.glob(f"*{_SUBMITTED}"), key=lambda p: p.stat().st_mtime):
+            with suppress(Exception):  # of unpickling: at worst a run is submitted twice
+                job: Any = DelayedSubmission.load(path).function
+                found[job.experiment.id] = path.name.removesuffix(_SUBMITTED), job.tasks
+        return found
 
     def finished(self, running: Sequence[Started]) -> list[tuple[Started, Run]]:
-        """The runs that have ended; their jobs are forgotten."""
+        """The runs that have ended; a new driver does not find their jobs."""
         self.query([started.job for started in running])
         with suppress(OSError):  # touched first, as NFS would else answer from memory
             self._folder.chmod(self._folder.stat().st_mode)
@@ -166,14 +170,24 @@ class JobMonitor:
         for started, run in ended:
             self._ended_since.pop(started.job.job_id, None)
             self._clean_up(started.job, run)
-            self.forget(started.experiment.id)
         return ended
 
     def query(self, jobs: Sequence[Any]) -> None:
         """Ask Slurm for the states of all jobs, unless it was asked recently."""
-        if jobs and not self._local and time.monotonic() - self._queried > _QUERY_SECONDS:
-            jobs[0].watcher.update()
-            self._queried = time.monotonic()
+        if not jobs or self._local or time.monotonic() - self._queried <= _QUERY_SECONDS:
+            return
+        self._queried = time.monotonic()
+        user = f"--user={os.getuid()}"
+        listed = _states("squeue", "--noheader", "--array", "--states=all", user, "--format=%i|%T")
+        if listed is None:
+            return  # what was known of the jobs stays
+        # The controller forgets jobs that have ended; accounting has them, where a site keeps it.
+        gone = {job.job_id.split("_")[0] for job in jobs if job.job_id not in listed}
+        fields = "--noheader", "--parsable2", "--format=JobID,State"
+        ended = (
+            (_states("sacct", *fields, "--jobs=" + ",".join(sorted(gone))) or {}) if gone else {}
+        )
+        self._states = {i: s for i, s in ended.items() if s not in _LIVE_STATES} | listed
 
     def is_live(self, job: Any) -> bool:
         """Whether a job waits or runs, as far as Slurm knows."""
@@ -182,8 +196,9 @@ class JobMonitor:
     def _state(self, job: Any) -> str:
         if self._local:
             return "RUNNING" if self._alive(job) else "FINISHED"
-        state = job.watcher.get_info(job.job_id, mode="cache").get("State") or "UNKNOWN"
-        return str(state).split()[0].upper()  # "CANCELLED by 1000"
+        if self._states is None:
+            return "PENDING"  # it may still be: nobody has answered
+        return self._states.get(job.job_id, "UNKNOWN")
 
     def _alive(self, job: Any) -> bool:
         """Whether the process of a local job lives; that of an earlier driver is found by its command."""
@@ -246,19 +261,31 @@ class JobMonitor:
         return new
 
     def stop(self, job: Any) -> None:
-        """Ask a job to end; a running one may keep a checkpoint first."""
+        """Ask a job to end, so that no driver finds it; a running one may keep a checkpoint first."""
         if not self._local:
             job.cancel(check=False)
         elif self._alive(job):
             os.kill(int(job.job_id), signal.SIGTERM)
+        job.paths.submitted_pickle.unlink(missing_ok=True)
 
-    def stop_all(self, running: Sequence[Started]) -> None:
-        """Stop jobs and forget them; wait for local ones, as Slurm waits for its own."""
-        until, left = time.monotonic() + PATIENCE, [started.job for started in running]
+    def stop_all(self, jobs: Sequence[Any]) -> None:
+        """Stop jobs; wait for local ones, as Slurm waits for its own."""
+        until, left = time.monotonic() + PATIENCE, list(jobs)
         while left and time.monotonic() < until:
             for job in left:
                 self.stop(job)
             if left := [job for job in left if self._local and self._alive(job)]:
                 time.sleep(0.2)
-        for started in running:
-            self.forget(started.experiment.id)
+
+
+def _states(*command: str) -> dict[str, str] | None:
+    """The state of each job by its id, as a command of Slurm's tells; None where it does not."""
+    try:
+        told = subprocess.run(  # noqa: S603 - Slurm's own, with ids of jobs
+            command, capture_output=True, text=True, check=True, timeout=_ANSWER_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = [line.partition("|") for line in told.stdout.splitlines()]
+    # "CANCELLED by 1000"
+    return {i.strip(): state.split()[0] for i, _, state in lines if state.strip()}

@@ -1,0 +1,73 @@
+"""RayExecutor on a cluster of three nodes in network namespaces, of which one dies or is cut off."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from benchmarks.common.ray_cluster import RayCluster
+from benchmarks.common.slurm_cluster import wait_for
+
+from flops_fit.records import Run
+from flops_fit.store import Store
+from tests._scripts import ROOT
+from tests.cluster._sweep import PAUSE, digits, plan, sweep
+
+SIZES = (4, 6, 8, 10)
+SECONDS = 120.0  # that a run may take to be under way, and a node to be missed
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RayCluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
+        patch.setenv(PAUSE, "0.1")
+        with RayCluster(cpus=1) as cluster:
+            yield cluster
+
+
+def runs_on(ray: RayCluster, node: str) -> bool:
+    """Whether a run is under way on a node."""
+    labels = [f"ray::{e.label}".encode() for e in plan(*SIZES).experiments]
+    for pid in ray.processes(node):
+        with suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if any(command.startswith(label) for label in labels):
+                return True
+    return False
+
+
+def checkpointed(folder: Path) -> bool:
+    return len(list(folder.glob("sweep/runs/*/checkpoint"))) >= 3
+
+
+def recorded(folder: Path) -> list[Run]:
+    store = Store.open(folder / "sweep")
+    return [run for e in plan(*SIZES).experiments if (run := store.result(e.id))]
+
+
+@pytest.mark.parametrize(("node", "how"), [("second", "dies"), ("first", "is cut off")])
+def test_a_sweep_outlives_a_node(
+    ray: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str, how: str
+) -> None:
+    """Its run is made elsewhere from its checkpoint, and all digits are those of one process."""
+    assert ray.alive() == set(ray.names)
+    words = map(str, ("-m", "tests.cluster._sweep", "ray", tmp_path, *SIZES))
+    driver = ray.command("head", sys.executable, *words)
+    wait_for(lambda: checkpointed(tmp_path) and runs_on(ray, node), "a run there", SECONDS)
+    ray.kill(node) if how == "dies" else ray.cut(node)
+    wait_for(lambda: ray.alive() == set(ray.names) - {node}, "the node to be missed", SECONDS)
+    said, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 0, said
+    ray.kill(node)
+    ray.mend(node)
+    ray.start(node)
+    monkeypatch.delenv(PAUSE)
+    there = recorded(tmp_path)
+    assert digits(there) == digits(sweep(plan(*SIZES), "inprocess", tmp_path / "alone"))
+    if how == "dies":
+        assert max(run.resumed for run in there) == 1
