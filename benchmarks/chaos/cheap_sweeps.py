@@ -46,7 +46,8 @@ PAUSES = (0.02, 0.05, 0.1)
 def _slurm() -> SlurmExecutor:
     """Asks often, as jobs end within seconds."""
     slurm_jobs._QUERY_SECONDS, slurm_jobs._LAG_SECONDS = 0.5, 2.0
-    return SlurmExecutor(keep_running=True, poll_seconds=0.1)
+    options = {"signal_delay_s": 1}
+    return SlurmExecutor(time=1, keep_running=True, poll_seconds=0.1, options=options)
 
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {

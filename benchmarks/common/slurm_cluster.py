@@ -143,8 +143,9 @@ class SlurmCluster:
 
     def kill(self, name: str, steps: bool = True) -> None:
         """Kill −9 a daemon; of a node all that runs there too, as where its machine dies."""
-        self._daemons[name].kill()
-        self._daemons.pop(name).wait()
+        daemon = self._daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
         if steps and name in self.names:
             for pid in self._processes(f"SLURMD_NODENAME={name}"):
                 with contextlib.suppress(ProcessLookupError):
@@ -186,12 +187,19 @@ class SlurmCluster:
 
     @contextlib.contextmanager
     def hurrying(self) -> Iterator[None]:
-        """Let jobs that were queued again start at once: Slurm lets them wait for two minutes."""
+        """Let jobs that were queued again start at once: Slurm lets them wait for two minutes.
+
+        Daemons that died by themselves are started again, and nodes that were drained are resumed.
+        """
         ended = threading.Event()
 
         def hurry() -> None:
             while not ended.wait(1.0):
+                for name, daemon in list(self._daemons.items()):
+                    if name != "munged" and daemon.poll() is not None:
+                        self.start(name)
                 with contextlib.suppress(subprocess.CalledProcessError):
+                    self._resume()
                     for line in self.ask(
                         "squeue", "--noheader", "--array", "--format=%i|%r"
                     ).splitlines():
@@ -207,6 +215,11 @@ class SlurmCluster:
             ended.set()
             thread.join()
 
+    def _resume(self) -> None:
+        for name in self.names:
+            if "DRAIN" in self.ask("scontrol", "show", "node", name):
+                self.ask("scontrol", "update", f"NodeName={name}", "State=RESUME")
+
     def _spawn(self, name: str, program: str, *options: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
@@ -215,13 +228,11 @@ class SlurmCluster:
             )  # fmt: skip
 
     def victims(self) -> list[Process]:
-        """What a storm may kill: daemons, which are started again here, and the runs of jobs."""
-        for name, daemon in list(self._daemons.items()):
-            if name != "munged" and daemon.poll() is not None:
-                self.start(name)
+        """What a storm may kill: daemons, and the runs of jobs."""
         found = [
             Process(daemon.pid, "slurmd" if name in self.names else name)
-            for name, daemon in self._daemons.items()
+            for name, daemon in list(self._daemons.items())
+            if daemon.poll() is None
         ]
         return found + [Process(pid, "job") for pid in self._processes("\0SLURM_PROCID=")]
 

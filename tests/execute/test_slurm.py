@@ -19,6 +19,7 @@ from tests.execute.contract import drain
 
 pytest.importorskip("submitit")
 
+HELD = "PENDING|launch failed requeued held"  # until someone releases it
 RUN = r"""#!{python}
 import json, os, signal, subprocess, sys
 from pathlib import Path
@@ -68,7 +69,7 @@ from pathlib import Path
 # The controller forgets jobs that have ended; accounting has only them.
 live = "squeue" in sys.argv[0]
 for path in Path({root!r}).iterdir():
-    if not path.suffix and (path.read_text() in ("PENDING", "RUNNING")) == live:
+    if not path.suffix and path.read_text().startswith(("PENDING", "RUNNING")) == live:
         print(f"{{path.name}}|{{path.read_text()}}")
 """
 SCANCEL = r"""#!{python}
@@ -222,7 +223,7 @@ def test_a_job_lives_as_long_as_the_controller_says(
     second.close()
 
 
-@pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY"])
+@pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY", HELD])
 def test_a_job_that_slurm_ends_is_preempted_with_its_state(
     slurm: Path, tmp_path: Path, state: str
 ) -> None:
@@ -236,7 +237,8 @@ def test_a_job_that_slurm_ends_is_preempted_with_its_state(
     (run,) = drain(executor, 1)
     executor.close()
     assert run.state == "preempted"
-    assert f"its Slurm job 100 ended as {state} without a result" in run.reason
+    assert f"its Slurm job 100 ended as {state.split('|')[-1]} without a result" in run.reason
+    assert (slurm / "100").read_text().startswith("CANCELLED" if state == HELD else state)
 
 
 def test_a_cancelled_job_is_cancelled_at_slurm(slurm: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ _LIVE_STATES = (
     "PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING",
     "REQUEUE_HOLD", "REQUEUE_FED", "STOPPED", "SIGNALING", "STAGE_OUT", "READY",
 )  # fmt: skip
+_HELD = "launch failed requeued held"  # a job that waits until someone releases it
 _SUBMITTED = "_submitted.pkl"  # how submitit's files end, after the job's id
 _NOT_REQUEUED = "Job not requeued because"
 
@@ -164,6 +165,8 @@ class JobMonitor:
             if paths.result_pickle.exists():
                 ended.append((started, self._read(job, experiment)))
             elif self._is_lost(job.job_id, state):
+                if state == _HELD:
+                    job.cancel(check=False)
                 how = f"its Slurm job {job.job_id} ended as {state} without a result"
                 reason = f"{how}; its log is {paths.stderr}"
                 ended.append((started, Run(experiment, "preempted", reason=reason)))
@@ -178,7 +181,9 @@ class JobMonitor:
             return
         self._queried = time.monotonic()
         user = f"--user={os.getuid()}"
-        listed = _states("squeue", "--noheader", "--array", "--states=all", user, "--format=%i|%T")
+        listed = _states(
+            "squeue", "--noheader", "--array", "--states=all", user, "--format=%i|%T|%r"
+        )
         if listed is None:
             return  # what was known of the jobs stays
         # The controller forgets jobs that have ended; accounting has them, where a site keeps it.
@@ -286,6 +291,9 @@ def _states(*command: str) -> dict[str, str] | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    lines = [line.partition("|") for line in told.stdout.splitlines()]
-    # "CANCELLED by 1000"
-    return {i.strip(): state.split()[0] for i, _, state in lines if state.strip()}
+    found = {}
+    for job_id, state, *reason in (line.split("|") for line in told.stdout.splitlines() if line):
+        found[job_id.strip()] = (
+            _HELD if reason == [_HELD] else state.split()[0]
+        )  # CANCELLED by 1000
+    return found
