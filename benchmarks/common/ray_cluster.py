@@ -38,6 +38,8 @@ class RayCluster:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "FLOPS_FIT_TEST_CLUSTER": str(self.folder),
             # A node that does not answer is lost after seconds, not after half a minute.
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5",
+            # The driver notices a line that is cut by these alone: by default after minutes.
+            "RAY_grpc_client_keepalive_time_ms": "5000", "RAY_grpc_client_keepalive_timeout_ms": "5000",
         }  # fmt: skip
 
     def __enter__(self) -> RayCluster:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -30,19 +31,15 @@ def ray() -> Iterator[RayCluster]:
             yield cluster
 
 
-def runs_on(ray: RayCluster, node: str) -> bool:
-    """Whether a run is under way on a node."""
-    labels = [f"ray::{e.label}".encode() for e in plan(*SIZES).experiments]
-    for pid in ray.processes(node):
-        with suppress(OSError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if any(command.startswith(label) for label in labels):
+def under_way(ray: RayCluster, node: str, folder: Path) -> bool:
+    """Whether a run is being made on a node, and has a checkpoint."""
+    there = ray.processes(node)
+    for lease in folder.glob("sweep/runs/*/lease.json"):
+        with suppress(OSError, ValueError):
+            kept = any((lease.parent / "checkpoint").iterdir())
+            if kept and json.loads(lease.read_text())["pid"] in there:
                 return True
     return False
-
-
-def checkpointed(folder: Path) -> bool:
-    return len(list(folder.glob("sweep/runs/*/checkpoint"))) >= 3
 
 
 def recorded(folder: Path) -> list[Run]:
@@ -58,7 +55,7 @@ def test_a_sweep_outlives_a_node(
     assert ray.alive() == set(ray.names)
     words = map(str, ("-m", "tests.cluster._sweep", "ray", tmp_path, *SIZES))
     driver = ray.command("head", sys.executable, *words)
-    wait_for(lambda: checkpointed(tmp_path) and runs_on(ray, node), "a run there", SECONDS)
+    wait_for(lambda: under_way(ray, node, tmp_path), "a run there", SECONDS)
     ray.kill(node) if how == "dies" else ray.cut(node)
     wait_for(lambda: ray.alive() == set(ray.names) - {node}, "the node to be missed", SECONDS)
     said, _ = driver.communicate(timeout=240)
