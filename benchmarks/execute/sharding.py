@@ -59,7 +59,9 @@ def _launched(name: str) -> dict[str, float]:
         # Else glibc keeps the holes between tensors, and the process's size does not say what they take.
         holes = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), "65536")
         env = {**os.environ, **holes, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, env=env, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
         return dict(json.loads(out.read_text()))
 
 
