@@ -38,8 +38,6 @@ class RayCluster:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "FLOPS_FIT_TEST_CLUSTER": str(self.folder),
             # A node that does not answer is lost after seconds, not after half a minute.
             "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5",
-            # The driver notices a line that is cut by these alone: by default after minutes.
-            "RAY_grpc_client_keepalive_time_ms": "5000", "RAY_grpc_client_keepalive_timeout_ms": "5000",
         }  # fmt: skip
 
     def __enter__(self) -> RayCluster:
@@ -111,14 +109,6 @@ class RayCluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
-
-    def cut(self, name: str) -> None:
-        """Pull the cable of a node."""
-        self._ip("link", "set", self._cable(name), "down")
-
-    def mend(self, name: str) -> None:
-        """Put it back."""
-        self._ip("link", "set", self._cable(name), "up")
 
     def alive(self) -> set[str]:
         """The nodes that the head counts on."""
