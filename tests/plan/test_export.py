@@ -193,8 +193,41 @@ def test_what_cannot_be_exported_is_refused(plan: flops_fit.SweepPlan, tmp_path:
         flops_fit.collect(tmp_path)
 
 
+PRINTED = {
+    "nanochat": ("Step 00010 | Validation bpb: 0.812345", 0.812345),
+    "torchtitan": ("\033[33mvalidate step: 10  \033[32mloss:  2.5000  \033[36mmemory: 1.0GiB", 2.5),
+}
+
+
+@pytest.mark.parametrize("trainer", PRINTED)
+def test_a_trainer_is_told_the_plan_in_its_own_flags(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher is a stand-in, which prints its words and what the trainer prints at its end."""
+    line, loss = PRINTED[trainer]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "torchrun").write_text(f"#!/bin/sh\necho \"$@\"\nprintf '{line}\\n'\n")
+    (tmp_path / "bin" / "torchrun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    sizes = flops_fit.ModelSizes({10: 3e8, 12: 5e8}, units_per_sample=2048)
+    plan = flops_fit.plan_sweep(sizes, compute_budgets=[1e18], sizes=[10, 12], batch_size=256)
+    path = plan.export(trainer, tmp_path / "sweep", gpus=2, more="--flag=1")
+    assert subprocess.run(["bash", path]).returncode == 0
+    runs = flops_fit.collect(tmp_path / "sweep")
+    assert [(run.state, run.loss) for run in runs] == [("completed", loss)] * 2
+    for e in plan.experiments:
+        told = (path.parent / "runs" / e.id / "output.txt").read_text().split()
+        given = {
+            "nanochat": [f"--depth={e.size}", f"--num-iterations={e.steps}", "--max-seq-len=2048"],
+            "torchtitan": [f"--config=llama3_{e.size}", f"--training.steps={e.steps}"],
+        }
+        assert {*given[trainer], "--flag=1", "--nproc_per_node=2"} <= set(told)
+    with pytest.raises(InputError, match="has its own"):
+        plan.export(trainer, tmp_path / "other", "train {size}")
+
+
 def test_every_target_is_one_of_the_tests() -> None:
-    assert set(TARGETS) == {*OPTIONS, "hydra"}
+    assert set(TARGETS) == {*OPTIONS, *PRINTED, "hydra"}
 
 
 def test_results_without_an_exit_code_count_where_a_file_is_written_at_once(

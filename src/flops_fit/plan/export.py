@@ -121,21 +121,21 @@ def export_plan(
     """See :meth:`SweepPlan.export`."""
     command = getattr(task, "command", task)
     check_choice("target", target, TARGETS)
+    template = _TEMPLATES.get(target, {"file": _HYDRA, "options": {}})
+    values = _options(target, template["options"], options)
+    loss = getattr(task, "loss", None)
+    if "command" in template:
+        if task is not None and task is not plan.task:
+            raise InputError(
+                f"{target}: expected no command, as it has its own. Take target 'bash'."
+            )
+        command, loss = _filled(template["command"], values).replace("\n", ""), template["loss"]
+        target, template = template["like"], _TEMPLATES[template["like"]]
     if not isinstance(command, str):
         raise InputError(
             "command: expected a text or a CommandTask that makes a run of the plan; got a "
             f"{type(task).__name__}."
         )
-    loss = getattr(task, "loss", None)
-    template = _TEMPLATES.get(target, {"file": _HYDRA, "options": {}})
-    defaults: Mapping[str, Any] = template["options"]
-    values = {name: type(value)(options.get(name, value)) for name, value in defaults.items()}
-    for name in options:
-        if name not in defaults:
-            hint = unknown_name(name, list(defaults), {})
-            raise InputError(f"{target}: unknown option {name!r}; {hint}")
-    if missing := [name for name, value in values.items() if value == ""]:
-        raise InputError(f"{target}: expected {', '.join(f'{name}=' for name in missing)} too.")
     folder = folder.absolute()
     with output_errors(folder, "folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,20 @@ def export_plan(
             folder / HOW, {"command": command, "loss": loss if isinstance(loss, str) else None}
         )
     return written
+
+
+def _options(
+    target: str, defaults: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a target; InputError names those that are unknown or missing."""
+    values = {name: type(value)(options.get(name, value)) for name, value in defaults.items()}
+    for name in options:
+        if name not in defaults:
+            hint = unknown_name(name, list(defaults), {})
+            raise InputError(f"{target}: unknown option {name!r}; {hint}")
+    if missing := [name for name, value in values.items() if value == ""]:
+        raise InputError(f"{target}: expected {', '.join(f'{name}=' for name in missing)} too.")
+    return values
 
 
 def _write(

@@ -204,9 +204,10 @@ class SweepPlan(Priced):
         """Write what runs this plan elsewhere, and return its path; :func:`collect` finds the results.
 
         ``target`` is ``"bash"``, ``"slurm-array"``, ``"kubernetes"``, ``"skypilot"``, ``"ray-job"``,
-        ``"hydra"`` or ``"csv"``. ``folder`` becomes that of a sweep. ``command`` is a
-        :class:`CommandTask` or its text, by default that of the plan; for hydra it is a list of overrides
-        such as ``optim.lr={lr}``. ``options`` are of the target, such as ``partition=`` or ``image=``.
+        ``"hydra"``, ``"csv"``, or a script with the command of ``"nanochat"`` or ``"torchtitan"``. ``folder``
+        becomes that of a sweep. ``command`` is a :class:`CommandTask` or its text, by default that of the
+        plan; for hydra it is a list of overrides such as ``optim.lr={lr}``. ``options`` are of the target,
+        such as ``partition=`` or ``image=``; of a trainer ``gpus=``, ``config=`` and ``more=`` flags.
         InputError names those that are missing or unknown; OutputError where the folder holds other files.
         """
         return export_plan(self, target, Path(folder), command or self.task, options)
