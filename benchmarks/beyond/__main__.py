@@ -16,12 +16,13 @@ from benchmarks.common.threads import one_thread
 if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
+from benchmarks.beyond.forms import forms
 from benchmarks.beyond.metrics import metrics
 from benchmarks.beyond.repeats import repeats
 from benchmarks.beyond.schedules import schedules
 from benchmarks.common.command import run, with_folder
 
-PARTS = {"metrics": metrics, "repeats": repeats, "schedules": schedules}
+PARTS = {"metrics": metrics, "repeats": repeats, "schedules": schedules, "forms": forms}
 
 
 def main() -> int:

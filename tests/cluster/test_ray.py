@@ -26,7 +26,7 @@ SECONDS = 120.0  # that a run may take to be under way, and a node to be missed
 def ray() -> Iterator[RayCluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
-        patch.setenv(PAUSE, "0.05")
+        patch.setenv(PAUSE, "0.15")
         with RayCluster(cpus=1) as cluster:
             yield cluster
 

@@ -64,6 +64,8 @@ def fit(
     if recognised := fitted.runs.recognised:
         derived = [n for n in fitted.runs.notes if n.rstrip(".") not in recognised]
         shown += ["\nColumns read:", *(f"  {line}" for line in (*recognised, *derived))]
+    if fitted.search is not None:
+        shown.append(f"\n{fitted.search}")
     rows = [p.to_dict() for p in predictions]
     axes = [fitted.axis(name) for name in axis or ()]
     shown += [f"\n{effect}" for effect in axes]

@@ -23,6 +23,7 @@ from flops_fit.fit.minima import Envelope, IsoFLOP, Parabola, Winner
 from flops_fit.fit.power import PowerFit, fit_power
 from flops_fit.fit.prediction import HeldOut, Prediction, Predictions
 from flops_fit.fit.questions import InferenceEstimate, TradeOffEstimate
+from flops_fit.fit.search import LawSearch, TriedForm
 from flops_fit.fit.solver import FitStatus
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.valley import ValleyPrior
@@ -31,8 +32,8 @@ from flops_fit.fit.window import WindowReport, WindowRule
 __all__ = [
     "Alternative", "Approach", "AxisEffect", "Backtest", "BestHParams", "Choice", "Comparison",
     "Envelope", "Estimate", "Evidence", "Fit", "FitStatus", "Gate", "GroupFit", "HParamRule", "HeldOut",
-    "InferenceEstimate", "IsoFLOP", "MetricFit", "MetricPrediction", "Outlier", "Parabola",
-    "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "ValleyPrior", "WindowReport",
+    "InferenceEstimate", "IsoFLOP", "LawSearch", "MetricFit", "MetricPrediction", "Outlier", "Parabola",
+    "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "TriedForm", "ValleyPrior", "WindowReport",
     "WindowRule", "Winner", "backtest", "compare", "export_fit", "fit_power", "fit_runs",
     "load_fit", "metric", "quick_fit",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ from flops_fit.fit.prediction import (
 )
 from flops_fit.fit.questions import Questions
 from flops_fit.fit.repeated import scarcity_notes
+from flops_fit.fit.search import LawSearch
 from flops_fit.fit.selection import Sensitivity
 from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.surface_solver import Choice
@@ -97,7 +98,7 @@ class Fit(Questions):
     answer without each budget, without outliers, without the highest losses, at other δ, and what the
     cheaper budgets predict for the top one and two; ``residual_map`` mean residuals by compute and
     distance from the optimum, and a test for a pattern. ``hparams`` is the best learning rate and batch,
-    fitted with the law; ``None`` where runs did not vary them.
+    fitted with the law; ``None`` where runs did not vary them. ``search`` is what ``law="search"`` tried.
     """
 
     law: Law
@@ -125,6 +126,7 @@ class Fit(Questions):
     _headline: Headline = field(repr=False)
     _evidence: Evidence = field(repr=False)
     hparams: HParamRule | None = None
+    search: LawSearch | None = None
     _question: Question | None = field(default=None, repr=False)
 
     @property
@@ -322,6 +324,7 @@ class Fit(Questions):
             "objective", "loss_space", "trust", "starts", "starts_agree", "residual_sd", "diagnostics",
             "excluded", "outliers", "isoflop", "envelope", "approaches", "alternatives", "window",
             "choice", "sensitivity", "residual_map", *(() if self.hparams is None else ("hparams",)),
+            *(() if self.search is None else ("search",)),
         )  # fmt: skip
         record = {
             "law": self.law.name,

@@ -26,17 +26,17 @@ from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.misfit_mean import Known, check_known
 from flops_fit.fit.power import flops_of
 from flops_fit.fit.repeated import FEW_EPOCHS, epochs_of
-from flops_fit.fit.selection import sensitivity, sensitivity_diagnostics, stray_finding, stray_runs
+from flops_fit.fit.search import search_forms
+from flops_fit.fit.selection import sensitivity, sensitivity_diagnostics, sound_runs
 from flops_fit.fit.solver import DeltaRule, one_blas_thread
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.table_checks import check_runs
 from flops_fit.fit.window import FitProblem, Fitted, WindowReport, WindowRule, run_weights
-from flops_fit.flops.functions import Floats, FlopsFunction
+from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws import LAWS
 from flops_fit.laws.kappa import Hoffmann, Kappa, Muennighoff
 from flops_fit.laws.law import FlopsLike, Law
-from flops_fit.records import Diagnostic
 from flops_fit.table.curves import Curves
 from flops_fit.table.run_table import RunTable
 
@@ -105,7 +105,8 @@ def fit_runs(
         determine it.
         ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, ``"muennighoff"`` (repeated data; needs a column
         ``unique_tokens``), ``"overfit"`` (the same with runs whose loss rises again), or a class of
-        your own, a :class:`flops_fit.laws.Law`.
+        your own, a :class:`flops_fit.laws.Law`. ``"search"``: the form that predicts the largest
+        budgets best from the others; ``fit.search`` has the table.
     delta
         Huber's δ: ``"mad"`` takes 1.345 robust standard deviations of the residuals, a number
         fixes it (1e-3 reproduces Hoffmann et al. 2022), ``inf`` is least squares.
@@ -190,7 +191,7 @@ def fit_runs(
         table = check_runs(table, fewest)
         given = weights if isinstance(weights, str) else run_weights(weights, table, log)
         table, rule = tuned_losses(table, hparams, n)
-        table, base, findings = _sound_runs(table, given, log, fewest)
+        table, base, findings = sound_runs(table, given, log, fewest)
         if rule is not None:
             base, findings = base * rule.weights(table), (*rule.diagnostics(table), *findings)
         flops = flops_of(table, flops_per_unit)
@@ -200,6 +201,8 @@ def fit_runs(
         return _where_repeats_help(made) if form is Muennighoff else made
 
     if group is not None:
+        if law == "search":
+            raise InputError("expected a law by its name with group=: search it in a group alone.")
         if curves is not None:
             raise InputError("expected no curves= with group=: fit a group alone with its curves.")
         labels, rule = groups.group_labels(table, group), isinstance(weights, str)
@@ -210,6 +213,10 @@ def fit_runs(
             problems[str(g)] = problem(replace(table.select(labels == g), diverged=()), own)
         return _grouped(problems, window, share)
     alone = problem(table, weights)
+    found = search_forms(alone, window) if law == "search" else None
+    if found is not None:
+        alone = replace(alone, law=(form := LAWS.get(found.chosen)))
+        alone = _where_repeats_help(alone) if form is Muennighoff else alone
     fitted, report = alone.windowed(window)
     many = epochs_of(alone.table) > FEW_EPOCHS
     beyond = int(np.sum((fitted.chosen.weights > 0) & many))
@@ -217,7 +224,7 @@ def fit_runs(
     enough = beyond >= max(_FEWEST_REPEATING, _REPEATING_SHARE * len(alone.table))
     may_repeat = form is None and enough and not (known.fixed or known.prior)
     repeating = _if_repeats_count(beyond, alone) if may_repeat else None
-    return replace(repeating or _assembled(alone, fitted, report), _question=question)
+    return replace(repeating or _assembled(alone, fitted, report), search=found, _question=question)
 
 
 @one_blas_thread
@@ -249,20 +256,6 @@ def _grouped(
         evidence = replace(evidence, solution=fitted.chosen, known=both)
         fits[g] = _assembled(shared, fitted, report, evidence)
     return GroupFit(fits, sharing.values, sharing.p_value, (finding,))
-
-
-def _sound_runs(
-    table: RunTable, weights: str | Floats, log: bool, fewest: int
-) -> tuple[RunTable, Floats, tuple[Diagnostic, ...]]:
-    """The runs that are fitted, from the least compute up, with their weights and findings."""
-    # The order of the rows must not matter, not even by rounding: draws follow it.
-    order = np.lexsort((table.loss, table.tokens, table.params, table.flops))
-    table = table.take(order)
-    base = run_weights(weights if isinstance(weights, str) else weights[order], table, log)
-    table, base = table.select(base > 0, "its weight is zero"), base[base > 0]
-    reasons = stray_runs(table, log)
-    findings = tuple(stray_finding(reasons, table.labels))
-    return check_runs(table.without(reasons), fewest), np.delete(base, list(reasons)), findings
 
 
 @one_blas_thread
@@ -364,7 +357,7 @@ def known_law(law: str | type[Law]) -> type[Law] | None:
     if not isinstance(law, str):
         raise InputTypeError(f"expected law as a name or a Law class; got {type(law).__name__}.")
     law = "hoffmann" if law == "chinchilla" else law  # as it is known by
-    check_choice("law", law, ("auto", *LAWS))
+    check_choice("law", law, ("auto", "search", *LAWS))
     return LAWS.get(law)
 
 

@@ -17,6 +17,8 @@ from flops_fit.fit.prediction import HeldOut, judge
 from flops_fit.fit.solver import MAD_TO_SD, Solution, finding
 from flops_fit.fit.surface import model_values, points_of, polish
 from flops_fit.fit.surface_solver import SurfaceSolver
+from flops_fit.fit.table_checks import check_runs
+from flops_fit.fit.window import run_weights
 from flops_fit.flops.functions import Bools, Floats, FlopsFunction
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.laws.law import Law
@@ -314,3 +316,17 @@ def _held_out(top: int, held: tuple[HeldOut, ...], level: float) -> Diagnostic:
     what = "the top budget" if top == 1 else f"the top {top} budgets"
     severity: Severity = "critical" if bad[1] and top == 1 else "warning" if bad[0] else "ok"
     return finding("held_out", severity, top=top, what=what, predicted="; ".join(texts))
+
+
+def sound_runs(
+    table: RunTable, weights: str | Floats, log: bool, fewest: int
+) -> tuple[RunTable, Floats, tuple[Diagnostic, ...]]:
+    """The runs that are fitted, from the least compute up, with their weights and findings."""
+    # The order of the rows must not matter, not even by rounding: draws follow it.
+    order = np.lexsort((table.loss, table.tokens, table.params, table.flops))
+    table = table.take(order)
+    base = run_weights(weights if isinstance(weights, str) else weights[order], table, log)
+    table, base = table.select(base > 0, "its weight is zero"), base[base > 0]
+    reasons = stray_runs(table, log)
+    findings = tuple(stray_finding(reasons, table.labels))
+    return check_runs(table.without(reasons), fewest), np.delete(base, list(reasons)), findings
