@@ -29,6 +29,15 @@ def runs():
     return reference.runs("llama3_2024")
 
 
+def close(one, other):
+    """Whether plain values have the same names and words, and numbers to nine digits."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == (pytest.approx(other, rel=1e-9) if isinstance(other, float) else other)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -43,7 +52,8 @@ def test_a_saved_fit_comes_back_with_every_answer(runs, options, tmp_path):
     fit = fit_runs(runs, **options)
     again = load_fit(fit.save(tmp_path / "fit.json"))
     assert again.params == fit.params
-    assert again.predict(1e23).to_dict() == fit.predict(1e23).to_dict()
+    # A function of one's own is kept as values, so its logarithms round otherwise.
+    assert close(again.predict(1e23).to_dict(), fit.predict(1e23).to_dict())
     assert again.diagnostics == fit.diagnostics
     assert again.excluded == fit.excluded
     assert json.loads((tmp_path / "fit.json").read_text())["law"] == fit.law.name

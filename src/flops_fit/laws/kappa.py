@@ -28,7 +28,7 @@ _LOG_LARGEST = 690.0  # ln of the largest loss
 
 # Starts of the law of repeated data.
 _GRID = np.linspace(0.1, 0.9, 9)
-_SCALES_D = (3.0, 15.0, 80.0)
+_SCALES_D = (0.5, 3.0, 15.0, 80.0)
 _SCALES_N = (2.0, 10.0, 200.0)
 _FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (§6 of the paper)
 
