@@ -7,6 +7,8 @@ anything before the first access.
 
 import gzip
 import importlib.util
+import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,11 +177,15 @@ def offline_images(train: bool = True) -> FashionMNISTDataset | MNISTDataset:
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     """One gzipped IDX file of bytes: 0, 0, 8, the number of axes, each size, the data."""
-    with gzip.open(path) as file:
-        content = file.read()
+    try:
+        with gzip.open(path) as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}. Get the file again.") from error
     axes = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
     start = 4 + 4 * axes
-    shape = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist())
-    if not axes or len(shape) != axes or len(content) != start + int(np.prod(shape)):
+    whole = bool(axes) and len(content) >= start
+    shape = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist()) if whole else ()
+    if not whole or len(content) != start + math.prod(shape):
         raise DataError(f"{path} is not an IDX file of bytes, or it is cut short.")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

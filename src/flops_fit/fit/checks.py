@@ -8,7 +8,7 @@ import numpy as np
 
 from flops_fit.fit.intervals import Evidence, covariance, student_t
 from flops_fit.fit.minima import IsoFLOP
-from flops_fit.fit.solver import FitStatus, Solution, finding
+from flops_fit.fit.solver import FitStatus, Solution, finding, huber_weight
 from flops_fit.fit.table_checks import flat, mixed_loss_units, table_findings
 from flops_fit.flops.functions import Floats, FlopsFunction, Indices
 from flops_fit.records import Diagnostic, Severity
@@ -72,8 +72,7 @@ def _pattern(solution: Solution, kept: Indices, extra: Floats) -> float | None:
     noiseless, grouped = solution.residual_sd < 1e-9, solution.points.groups is not None
     if noiseless or grouped or extra.shape[1] == 0 or spare < _SPARE_RUNS:
         return None
-    size = np.maximum(np.abs(residuals), 1e-300)
-    root = np.sqrt(solution.weights[kept] * np.minimum(1.0, solution.delta / size))
+    root = np.sqrt(solution.weights[kept] * huber_weight(residuals, solution.delta))
     design = root[:, None] * np.column_stack([J, extra])
     length = np.linalg.norm(design, axis=0)
     if not np.all((length > 0) & np.isfinite(length)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from base64 import b64encode
@@ -268,7 +269,8 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
         made_of = content["made_of"]
         if made_of is None:
             raise TableError(f"{path}: it has no runs of its own. Fit all groups again: fit_runs.")
-        name, options = made_of["law"], dict(made_of["options"])
+        name, version, options = made_of["law"], made_of["version"], dict(made_of["options"])
+        inspect.signature(fit_runs).bind(None, name, **options)
         for key, value in options.items():
             options[key] = float("inf") if value == "inf" else value
         if options["flops_per_unit"] is not None:
@@ -276,6 +278,7 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
         if isinstance(prior := options["hparams"], dict):
             options["hparams"] = as_record(prior, ValleyPrior, "its prior")
         table = as_record(made_of["table"], RunTable, "its table")
+        said = as_record(content["params"], dict[str, float | None], "its constants")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(
             f"{path}: expected a fit that Fit.save() or a sweep wrote; it cannot be read "
@@ -284,14 +287,14 @@ def load_fit(path: str | Path, law: type[Law] | None = None) -> Fit:
     if name not in (*LAWS, "auto") and law is None:
         raise InputError(f"expected law= with the class {name!r}, which the file does not hold.")
     fit = fit_runs(table, law or name, **options)
-    said, now = content["params"], fit.params
+    now = fit.params
     if said.keys() != now.keys() or not all(
         np.isclose(now[k], v if v is not None else np.inf, rtol=_SAME_WITHIN)
         for k, v in said.items()
     ):
         warnings.warn(
             f"{path}: this version, {__version__}, fits other constants to these runs than "
-            f"{made_of['version']} did, {said}.",
+            f"{version} did, {said}.",
             stacklevel=2,
         )
     return fit

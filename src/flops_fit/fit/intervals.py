@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from flops_fit.errors import InputError, InputTypeError, check_choice, check_number
 from flops_fit.fit.misfit import Posterior, Tuned, posterior
 from flops_fit.fit.misfit_mean import Belief, MisfitPrior
-from flops_fit.fit.solver import Solution, one_blas_thread
+from flops_fit.fit.solver import Solution, huber_weight, one_blas_thread
 from flops_fit.flops.functions import Floats, FlopsFunction, Indices
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import spend
@@ -48,8 +48,7 @@ def hc3(
     J: Floats, r: Floats, w: Floats, delta: float, dof: int, groups: Indices | None = None
 ) -> Covariance:
     """The sandwich of :func:`covariance` from its parts: Jacobian (runs, k), residuals, weights."""
-    size = np.maximum(np.abs(r), 1e-300)
-    omega = w * np.minimum(1.0, delta / size)
+    omega = w * huber_weight(r, delta)
     leverage = np.zeros_like(r)
     if dof < 1:
         return Covariance(None, dof, leverage, "there are no more runs than parameters")
@@ -71,7 +70,7 @@ def hc3(
         dof += len(np.unique(groups[w > 0])) - int(np.count_nonzero(w))
         if dof < 1:
             return Covariance(None, dof, leverage, "there are no more clusters than parameters")
-    inside = float(np.sum(w * (size <= delta)))
+    inside = float(np.sum(w * (np.abs(r) <= delta)))
     correction = float(np.sum(omega)) / max(inside, 0.25 * float(np.sum(w)))
     half = np.linalg.inv(upper) @ influence.T * max(correction, 1.0)
     return Covariance(half @ half.T / np.outer(scale, scale), dof, leverage)

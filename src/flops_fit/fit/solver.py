@@ -197,6 +197,12 @@ def huber(residuals: Floats, delta: float) -> Floats:
     return np.asarray(inner * (size - 0.5 * inner))
 
 
+def huber_weight(residuals: Floats, delta: float) -> Floats:
+    """ρ′_δ(r)/r of each residual, 1 within δ: what it weighs as the term of a sum of squares."""
+    size = np.abs(residuals)
+    return np.divide(delta, size, out=np.ones_like(size), where=size > delta)
+
+
 def robust_sd(residuals: Floats, weights: Floats, parameters: int) -> float:
     """1.4826·MAD of the residuals that weigh anything, corrected for the fitted parameters."""
     r = residuals[weights > 0]

@@ -193,6 +193,15 @@ class RunTable(Rows):
     recognised: tuple[str, ...] = ()
     findings: tuple[Diagnostic, ...] = ()
 
+    def __post_init__(self) -> None:
+        columns = {n: v for n, v in vars(self).items() if isinstance(v, np.ndarray)}
+        shapes = {name: values.shape for name, values in (columns | self.metrics).items()}
+        shapes["labels"] = (len(self.labels),)
+        shapes |= {name: (len(cells),) for name, cells in self.texts.items()}
+        shapes |= {} if self.cluster is None else {"cluster": (len(self.cluster),)}
+        if wrong := {name: s for name, s in shapes.items() if s != shapes["loss"] or len(s) != 1}:
+            raise TableError(f"expected one value a run in each column of a table; got {wrong}.")
+
     def __len__(self) -> int:
         return len(self.loss)
 
