@@ -195,7 +195,7 @@ class RunTable(Rows):
 
     def __post_init__(self) -> None:
         columns = {n: v for n, v in vars(self).items() if isinstance(v, np.ndarray)}
-        shapes = {name: values.shape for name, values in (columns | self.metrics).items()}
+        shapes = {name: values.shape for name, values in {**columns, **self.metrics}.items()}
         shapes["labels"] = (len(self.labels),)
         shapes |= {name: (len(cells),) for name, cells in self.texts.items()}
         shapes |= {} if self.cluster is None else {"cluster": (len(self.cluster),)}
