@@ -1,0 +1,167 @@
+"""A plan made again with other hyper-parameters; what can neither be planned nor timed is said."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flops_fit import TrainingConfig, plan_sweep
+from flops_fit.errors import InputError, InputTypeError, ModelError, PlanError
+from flops_fit.flops import LinearFlops
+from flops_fit.plan import SweepPlan
+from flops_fit.plan.designs import Adaptive, Prior, resolve_design
+from flops_fit.plan.planner import check_fittable
+from flops_fit.recipes import resolve_recipe
+from tests.conftest import MLP, Blobs, cross_entropy
+
+BUDGETS = [2.03e5, 4.06e5, 8.12e5]
+
+
+def planned(**changes: Any) -> SweepPlan:
+    arguments: dict[str, Any] = {
+        "model_cls": MLP, "model_size_param": "width", "dataset": Blobs(400), "loss_fn": cross_entropy,
+        "compute_budgets": BUDGETS, "sizes": [4, 6, 8, 12], "batch_size": 8,
+    }  # fmt: skip
+    return plan_sweep(**{**arguments, **changes})
+
+
+def remade(plan: SweepPlan, hparams: dict[str, Any], conditions: str | None = None) -> SweepPlan:
+    assert plan.planner is not None
+    return plan.planner.remake(plan, resolve_recipe(hparams), conditions)
+
+
+def test_another_rate_gives_the_same_runs_with_other_ids() -> None:
+    plan = planned()
+    other = remade(plan, {"lr": 0.123, "batch_units": 8})
+    pairs = list(zip(plan.experiments, other.experiments, strict=True))
+    assert all((a.size, a.tokens, a.seed) == (b.size, b.tokens, b.seed) for a, b in pairs)
+    assert all(b.hparams.lr == 0.123 and a.id != b.id for a, b in pairs)
+    again = remade(other, {"lr": 0.123, "batch_units": 8})
+    assert [e.id for e in again.experiments] == [e.id for e in other.experiments]
+    elsewhere = remade(other, {"lr": 0.123, "batch_units": 8}, "of another pilot")
+    assert not {e.id for e in elsewhere.experiments} & {e.id for e in other.experiments}
+
+
+def test_runs_that_a_new_batch_does_not_fit_are_left_out_and_said() -> None:
+    """288 samples, of width 8 at the smallest budget, are no whole number of batches of about 200."""
+    plan = planned(batch_size="auto")
+    other = remade(plan, {"lr": 0.01, "batch_units": 200})
+    assert len(other) == len(plan) - 1
+    said = next(d.message for d in other.diagnostics if d.code == "left_out")
+    assert "1 runs were left out" in said
+
+
+def test_a_budget_without_runs_is_refused() -> None:
+    with pytest.raises(PlanError, match="with the new batches a budget has no run left"):
+        remade(planned(batch_size="auto"), {"lr": 0.01, "batch_units": 4000})
+
+
+def test_runs_that_share_a_trunk_do_so_again() -> None:
+    wsd = {"schedule": "wsd", "batch_units": 8, "warmup_units": 16, "lr": 0.01}
+    branched = planned(training=TrainingConfig(branch=True), hparams=wsd, design="rectangular", sizes=None,
+                       compute_budgets=[1e8, 2e8, 4e8])  # fmt: skip
+    other = remade(branched, wsd | {"lr": 0.02})
+    trunks, before = ({e.trunk for e in p.experiments} for p in (other, branched))
+    assert None not in trunks
+    assert len(trunks) == len(before)
+    assert not trunks & before
+
+
+def test_too_few_runs_for_a_law_are_not_trained() -> None:
+    with pytest.raises(PlanError, match="expected two budgets or more"):
+        check_fittable(planned(compute_budgets=BUDGETS[:1]))
+    check_fittable(planned())
+
+
+def test_a_plan_shows_its_budgets_in_a_notebook() -> None:
+    plan = planned()
+    page = plan._repr_html_()
+    assert all(f"{budget:.3g}" in page for budget in BUDGETS)
+    assert f"{len(plan)} runs" in page
+
+
+# --- designs
+
+
+def test_adaptive_by_name_aims_ten_times_beyond_a_grid_for_the_cost_of_one() -> None:
+    design = resolve_design("adaptive", [1e18, 1e19])
+    assert isinstance(design, Adaptive)
+    assert design.target_compute == pytest.approx(1e20)
+    assert design.max_flops == pytest.approx(7 * 1.1e19)
+    assert design.top == pytest.approx(7.7e18)
+    assert resolve_design(design) is design
+    assert Adaptive(target_compute=1e20, max_flops=1e19, max_run_flops=3e18).top == 3e18
+
+
+def test_what_is_no_design_is_refused() -> None:
+    with pytest.raises(InputError, match=r"needs the target of the answer"):
+        resolve_design("adaptive")
+    with pytest.raises(InputTypeError, match="expected a name or one of Grid"):
+        resolve_design(7)
+    with pytest.raises(InputError, match="max_run_flops"):
+        Adaptive(target_compute=1e20, max_flops=1e19, max_run_flops=-1.0)
+
+
+@pytest.mark.parametrize("size", [math.nan, 0.0, math.inf])
+def test_a_prior_without_a_size_is_refused(size: float) -> None:
+    with pytest.raises(InputError, match="was read from a file, without its law"):
+        Prior("mine").optimum(1e18, LinearFlops())
+    with pytest.raises(InputError, match="expected N. at 1e.18 FLOPs as a positive number"):
+        Prior("mine", lambda C, flops: size).optimum(1e18, LinearFlops())
+
+
+# --- what is measured
+
+
+class Breaks(MLP):
+    """A model that can be built where nothing is allocated, and not where it is trained."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        if not self.up.weight.is_meta:
+            raise RuntimeError("no room for this model")
+
+
+def test_a_model_that_cannot_be_built_is_named_where_its_steps_are_timed() -> None:
+    with pytest.raises(ModelError, match="no room for this model"):
+        planned(model_cls=Breaks)
+
+
+def test_records_hold_no_objects_as_sizes() -> None:
+    with pytest.raises(InputTypeError, match="sizes: expected numbers, words or dicts"):
+        planned(sizes=[object(), object()])
+
+
+def test_a_first_batch_without_a_counted_unit_is_refused() -> None:
+    with pytest.raises(InputError, match="holds no counted unit"):
+        planned(count_fn=lambda batch: 0)
+
+
+class Unseeded(Blobs):
+    """Samples that another draw changes."""
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().__getitem__(i)
+        return x + torch.tensor(np.random.default_rng().normal()), y
+
+
+def test_samples_that_no_seed_repeats_are_named() -> None:
+    codes = {d.code for d in planned(dataset=Unseeded(400)).diagnostics}
+    assert "unseeded_data" in codes
+
+
+def test_a_loss_with_weights_of_its_own_is_said_to_stay_as_it_is() -> None:
+    class Weighted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return self.scale * cross_entropy(output, targets)
+
+    found = [d for d in planned(loss_fn=Weighted()).diagnostics if d.code == "untrained_loss"]
+    assert "scale" in found[0].message
