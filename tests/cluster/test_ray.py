@@ -19,7 +19,7 @@ from tests._scripts import ROOT
 from tests.cluster._sweep import PAUSE, digits, plan, sweep
 
 SIZES = (4, 6, 8, 10)
-SECONDS = 120.0  # that a run may take to be under way, and a node to be missed
+SECONDS = 240.0  # that a run may take to be under way, and a node to be missed
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_sweep_outlives_a_node(
     wait_for(lambda: under_way(ray, node, tmp_path), "a run there", SECONDS)
     ray.kill(node)
     wait_for(lambda: ray.alive() == set(ray.names) - {node}, "the node to be missed", SECONDS)
-    said, _ = driver.communicate(timeout=240)
+    said, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     ray.start(node)
     monkeypatch.delenv(PAUSE)

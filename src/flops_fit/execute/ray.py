@@ -24,6 +24,7 @@ from flops_fit.train.trainer import Progress
 _POLL_SECONDS = 0.5  # between looks at the progress; Ray does not cancel a longer wait
 _PROGRESS_SECONDS = 20.0  # that fetching the progress of all runs may take
 _DELIVERY_SECONDS = 5.0  # that the last progress of a run may take
+_NODES_SECONDS = 5.0  # between looks at which machines are there
 
 
 class RayExecutor(RemoteExecutor):
@@ -66,6 +67,8 @@ class RayExecutor(RemoteExecutor):
         self._task: Any = None
         self._remote: Any = None
         self._progress: Any = None
+        self._places: dict[int, str] = {}  # the machine of each submission that has begun
+        self._nodes_due = 0.0
         super().__init__(gpus_per_run, ranks_per_run)
 
     @property
@@ -108,10 +111,16 @@ class RayExecutor(RemoteExecutor):
         """Connect, and put the task into the cluster's object store, once."""
         content = pack(task, "ray")
         self._connect()
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         self._task = self._ray.put(content)
         # One function for all runs: Ray schedules each function by itself, and thousands overload it.
         self._remote = self._ray.remote(max_retries=0)(_carry_out_here)
-        self._progress = self._ray.remote(num_cpus=0, max_restarts=-1)(_Progress).remote()
+        # Beside the driver, as another machine may go.
+        here = self._ray.get_runtime_context().get_node_id()
+        beside = NodeAffinitySchedulingStrategy(here, soft=True)
+        actor = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=beside)
+        self._progress = actor(_Progress).remote()
 
     def submit(self, experiment: Experiment, resources: Resources | None = None) -> Handle:
         """Hand one experiment to Ray; InputError where a cluster started here is too small for it."""
@@ -130,7 +139,12 @@ class RayExecutor(RemoteExecutor):
                     )
         handle = Handle(experiment.id, next(self._numbers))
         ref = self._remote.options(name=experiment.label, num_cpus=cpus, num_gpus=gpus).remote(
-            self._task, experiment, Setting(run.cpus, run.size), bool(run.gpus), self._progress
+            self._task,
+            experiment,
+            Setting(run.cpus, run.size),
+            bool(run.gpus),
+            self._progress,
+            handle.number,
         )
         self._running[handle] = Started(handle, experiment, ref, run)
         return handle
@@ -143,9 +157,26 @@ class RayExecutor(RemoteExecutor):
             ready, _ = self._ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
         ended = [(by_ref[ref], self._result(ref, by_ref[ref].experiment)) for ref in ready]
         with suppress(self._ray.exceptions.RayError):  # runs continue without their progress
-            for progress in self._ray.get(self._progress.take.remote(), timeout=_PROGRESS_SECONDS):
+            newest, places = self._ray.get(self._progress.take.remote(), timeout=_PROGRESS_SECONDS)
+            self._places |= places
+            for progress in newest:
                 self._report(progress)
-        return ended
+        return [*ended, *self._on_lost_nodes(set(by_ref) - set(ready), by_ref)]
+
+    def _on_lost_nodes(
+        self, refs: Iterable[Any], by_ref: Mapping[Any, Started]
+    ) -> Iterator[tuple[Started, Run]]:
+        """Runs whose machine Ray has given up: where its cable is cut, the driver hears nothing of them."""
+        if time.monotonic() < self._nodes_due:
+            return
+        self._nodes_due = time.monotonic() + _NODES_SECONDS
+        lost = {node["NodeID"] for node in self._ray.nodes() if not node["Alive"]}
+        for ref in refs:
+            started = by_ref[ref]
+            if self._places.get(started.handle.number) in lost:
+                self._ray.cancel(ref, force=True)
+                reason = "Ray lost the run: its machine is gone"
+                yield started, Run(started.experiment, "preempted", reason=reason)
 
     def _result(self, ref: Any, experiment: Experiment) -> Run:
         errors = self._ray.exceptions
@@ -201,25 +232,36 @@ def _silence() -> Iterator[None]:
 
 
 class _Progress:
-    """The newest progress of every run, until the driver takes it; an actor."""
+    """The newest progress of every run, and where runs began, until the driver takes it; an actor."""
 
     def __init__(self) -> None:
         self._newest: dict[str, Progress] = {}
+        self._places: dict[int, str] = {}
+
+    def begin(self, number: int, node: str) -> None:
+        self._places[number] = node
 
     def put(self, progress: Progress) -> None:
         self._newest[progress.experiment_id] = progress
 
-    def take(self) -> list[Progress]:
-        newest, self._newest = list(self._newest.values()), {}
-        return newest
+    def take(self) -> tuple[list[Progress], dict[int, str]]:
+        newest, places = list(self._newest.values()), self._places
+        self._newest, self._places = {}, {}
+        return newest, places
 
 
 def _carry_out_here(
-    content: bytes, experiment: Experiment, setting: Setting, with_gpus: bool, progress: Any
+    content: bytes,
+    experiment: Experiment,
+    setting: Setting,
+    with_gpus: bool,
+    progress: Any,
+    number: int,
 ) -> Run:
     """The run in a process that is forked for it, so that nothing of it stays for the next run."""
     import ray
 
+    progress.begin.remote(number, ray.get_runtime_context().get_node_id())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels
     if with_gpus:
         ids = ray.get_runtime_context().get_accelerator_ids()["GPU"]
