@@ -110,6 +110,10 @@ class RayCluster:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
 
+    def cut(self, name: str) -> None:
+        """Take a node off the network, while all on it goes on."""
+        self._ip("link", "set", self._cable(name), "down")
+
     def alive(self) -> set[str]:
         """The nodes that the head counts on."""
         code = (

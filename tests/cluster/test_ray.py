@@ -1,11 +1,11 @@
-"""RayExecutor on three nodes in network namespaces, of which one dies."""
+"""RayExecutor on three nodes in network namespaces, of which one dies, and one is cut off."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,21 +47,30 @@ def recorded(folder: Path) -> list[Run]:
     return [run for e in plan(*SIZES).experiments if (run := store.result(e.id))]
 
 
-def test_a_sweep_outlives_a_node(
-    ray: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its run is made elsewhere from its checkpoint, and all digits are those of one process."""
-    node = "second"
+def outlives(ray: RayCluster, node: str, lose: Callable[[str], None], folder: Path) -> list[Run]:
+    """The runs of a sweep that loses a node in the middle of a run there; digits are one process's."""
     assert ray.alive() == set(ray.names)
-    words = map(str, ("-m", "tests.cluster._sweep", "ray", tmp_path, *SIZES))
+    words = map(str, ("-m", "tests.cluster._sweep", "ray", folder, *SIZES))
     driver = ray.command("head", sys.executable, *words)
-    wait_for(lambda: under_way(ray, node, tmp_path), "a run there", SECONDS)
-    ray.kill(node)
+    wait_for(lambda: under_way(ray, node, folder), "a run there", SECONDS)
+    lose(node)
     wait_for(lambda: ray.alive() == set(ray.names) - {node}, "the node to be missed", SECONDS)
     said, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
-    ray.start(node)
-    monkeypatch.delenv(PAUSE)
-    there = recorded(tmp_path)
-    assert digits(there) == digits(sweep(plan(*SIZES), "inprocess", tmp_path / "alone"))
+    there = recorded(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(PAUSE)
+        assert digits(there) == digits(sweep(plan(*SIZES), "inprocess", folder / "alone"))
+    return there
+
+
+def test_a_sweep_outlives_a_node(ray: RayCluster, tmp_path: Path) -> None:
+    """Its run is made elsewhere from its checkpoint."""
+    there = outlives(ray, "second", ray.kill, tmp_path)
     assert max(run.resumed for run in there) == 1
+    ray.start("second")
+
+
+def test_a_sweep_outlives_a_cut_cable(ray: RayCluster, tmp_path: Path) -> None:
+    """Of which the driver hears nothing: it asks Ray which nodes are there."""
+    outlives(ray, "first", ray.cut, tmp_path)
