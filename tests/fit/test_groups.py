@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,18 @@ def test_one_group_that_needs_kappa_gives_it_to_all() -> None:
     fit = fit_runs(columns, group="corpus")
     assert {type(f.law) for f in fit.fits.values()} == {Kappa}
     assert set(fit.shared) == {"alpha", "beta", "kappa"}
+
+
+def test_two_fifths_of_the_scatter_between_two_halves_of_a_sweep_are_enough() -> None:
+    """F is then 20 at 30 degrees of freedom, p = 1e-4."""
+    columns = sweep(WEB, sd=0.003, seed=1)
+    second = np.arange(len(columns["loss"])) % 2 == 1
+    columns["loss"] = columns["loss"] * np.exp(np.where(second, 0.005, 0.0))
+    runs = {**columns, "team": ["b" if s else "a" for s in second]}
+    found = {d.code: d for d in fit_runs(runs, "hoffmann").diagnostics}
+    percent = re.search(r"(\d+) % of the scatter", found["groups_mixed"].message)
+    assert percent is not None
+    assert 30 <= int(percent[1]) <= 50
 
 
 def test_a_column_of_text_that_splits_the_losses_is_offered() -> None:

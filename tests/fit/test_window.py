@@ -90,3 +90,30 @@ def test_a_run_of_no_weight_is_left_out_and_listed():
 def test_weights_that_cannot_be_meant(weights, error, words):
     with pytest.raises(error, match=words):
         fit_runs(sweep(LAW, sd=0.005), weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "sizes", "factor", "reason"),
+    [
+        ((1e18, 1e20), 4, 30.0, "it would leave 8 runs for 5 parameters"),
+        ((1e18, 1e19, 1e20), 7, 1.05, "it would leave 3 runs, fewer than 3 a budget"),
+    ],
+)
+def test_a_window_that_leaves_too_few_runs_is_not_used(budgets, sizes, factor, reason):
+    fit = fit_runs(sweep(LAW, budgets, sizes), "hoffmann", window=factor)
+    assert not fit.window.used
+    assert fit.window.reason == reason
+    assert fit.window.kept == len(fit.runs)
+
+
+def test_a_window_without_the_largest_budget_is_not_used():
+    """Its only run has a thirtieth of N*."""
+    runs = sweep(LAW, (1e18, 3e18, 1e19), 7)
+    best = LAW.optimal(1e20)
+    N = float(best.params) / 30
+    D = float(best.compute) / (6 * N)
+    far = {"params": N, "tokens": D, "loss": float(LAW.loss(N, D)), "flops": 1e20}
+    more = {name: np.append(values, far[name]) for name, values in runs.items() if name in far}
+    fit = fit_runs(more, "hoffmann", window=8.0)
+    assert not fit.window.used
+    assert fit.window.reason == "it would leave no run of the largest budget"

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flops_fit.flops import FlopsFunction, InterpolatedFlops, LinearFlops, SmoothFlops, trace_flops
+from flops_fit.flops.functions import SizePolynomial
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,13 @@ def test_attention_is_counted_in_full() -> None:
     )
     assert traced.forward == 2 * (2 * 2 * 4 * 64 * 64 * 8)
     assert traced.backward == 2 * traced.forward
+
+
+def test_polynomials_are_of_whole_counts_that_floats_hold() -> None:
+    """Halves, and what is rounded beyond 2**53, are no exact counts; the largest exact one is."""
+    polynomial = SizePolynomial()
+    for wrong in (10.5, 2.0**53, 2.0**53 + 0.5, float("inf")):
+        polynomial.add(4, wrong, ())
+    assert polynomial.traced == {}
+    polynomial.add(4, 2.0**53 - 1, ())
+    assert polynomial.traced == {4: (2**53 - 1,)}

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from flops_fit.examples.gpt import GPT, GPTConfig
 from flops_fit.flops import trace_flops
+from flops_fit.flops.trace import each_operation
 
 
 def meta(*shape: int, grad: bool = False) -> Tensor:
@@ -269,3 +270,18 @@ def test_norms_are_element_wise_and_solvers_are_not() -> None:
     assert trace_flops(lambda: torch.linalg.cross(x[:, :3], x[:, 3:6]).sum()).notes == ()
     square = meta(4, 4, grad=True)
     assert "linalg" in trace_flops(lambda: torch.linalg.inv(square).sum()).notes[0]
+
+
+def test_a_draw_decides_single_uniform_numbers_and_no_others() -> None:
+    """Two numbers at once are weights or noise: they are drawn as ever, and differ."""
+
+    def drawn(draw: int) -> tuple[float, list[float]]:
+        torch.manual_seed(0)
+        with each_operation(lambda *_: None, draw):
+            return float(torch.rand(())), torch.rand(2).tolist()
+
+    singles, pairs = zip(*(drawn(draw) for draw in (1, 2, 3)), strict=True)
+    assert len(set(singles)) == 3
+    assert all(0 <= single < 1 for single in singles)
+    assert pairs[0] == pairs[1] == pairs[2]
+    assert pairs[0][0] != pairs[0][1]

@@ -54,3 +54,8 @@ def test_halving_brackets_the_point_from_which_on_it_is_true() -> None:
     assert np.all(low < np.pi)
     assert np.all(high >= np.pi)
     np.testing.assert_allclose(high - low, 4.0 / 2**30)
+
+
+def test_where_a_curve_is_flat_any_point_is_its_minimum() -> None:
+    """The last steps divide by the bend, which is 0 there."""
+    assert np.all(np.isfinite(lowest(lambda x: np.ones(x.shape), STARTS)))
