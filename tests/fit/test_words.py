@@ -154,3 +154,32 @@ def test_budgets_of_one_size_leave_no_law() -> None:
     runs = reference.runs("llama3_2024")
     with pytest.raises(FitError):
         fit_runs(runs.select(runs.params == runs.params[0]))
+
+
+# --- quantities
+
+
+def test_a_quantity_that_is_no_number_is_refused_and_one_out_of_reach_has_no_interval(
+    fit: Fit, lost: Fit
+) -> None:
+    with pytest.raises(InputError, match="it is nan at the fitted law"):
+        fit.estimate(lambda law: math.nan)
+    never = fit.estimate(lambda law: math.inf)
+    assert (never.value, never.interval) == (math.inf, None)
+    assert never.reason == "the fitted law does not reach it"
+    assert lost.estimate(lambda law: law.params["E"]).reason == "B ≈ 0 (its term vanishes)"
+
+
+def test_answers_are_cards_in_a_notebook(fit: Fit, scored: dict[str, Any]) -> None:
+    answer = fit.predict(1e21)
+    assert format_count(answer.optimal_params) in answer._repr_html_()
+    assert len(answer.intervals) == len(answer.to_dict()["intervals"])
+    score = metric(scored, "quiz", chance=0.25).predict(1e21)
+    assert f"{score.value:.3f}" in score._repr_html_()
+
+
+def test_losses_below_zero_are_not_brought_to_their_best_rates() -> None:
+    runs = sweep(LAW)
+    varied = {"lr": 3e-4 * 2.0 ** np.arange(len(runs["loss"])), "loss": runs["loss"] - 4.0}
+    with pytest.raises(InputError, match="hparams=: expected positive losses"):
+        fit_runs({**runs, **varied}, hparams=("lr",), loss_space="linear")

@@ -89,3 +89,14 @@ def test_polynomials_are_of_whole_counts_that_floats_hold() -> None:
     assert polynomial.traced == {}
     polynomial.add(4, 2.0**53 - 1, ())
     assert polynomial.traced == {4: (2**53 - 1,)}
+
+
+def test_a_polynomial_is_used_within_a_factor_of_four_of_what_was_traced() -> None:
+    polynomial = SizePolynomial()
+    for size in (8, 16, 24, 32, 40):
+        polynomial.add(size, 3.0 * size**2 + size, (size,))
+    for size in (2, 4, 12, 100, 160):
+        assert polynomial.flops(size, (size,)) == 3 * size**2 + size
+    assert polynomial.flops(1, (1,)) is None
+    assert polynomial.flops(161, (161,)) is None
+    assert polynomial.flops(12, (13,)) is None  # the model built is another one

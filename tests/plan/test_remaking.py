@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from flops_fit.plan import SweepPlan
 from flops_fit.plan.designs import Adaptive, Prior, resolve_design
 from flops_fit.plan.planner import check_fittable
 from flops_fit.recipes import resolve_recipe
+from flops_fit.records import Run
 from tests.conftest import MLP, Blobs, cross_entropy
 
 BUDGETS = [2.03e5, 4.06e5, 8.12e5]
@@ -165,3 +168,54 @@ def test_a_loss_with_weights_of_its_own_is_said_to_stay_as_it_is() -> None:
 
     found = [d for d in planned(loss_fn=Weighted()).diagnostics if d.code == "untrained_loss"]
     assert "scale" in found[0].message
+
+
+class OutOfMemory(MLP):
+    """A model that the device has no room for."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        if not self.up.weight.is_meta:
+            raise torch.OutOfMemoryError("out of memory")
+
+
+def test_a_model_without_room_here_is_planned_without_times() -> None:
+    plan = planned(model_cls=OutOfMemory)
+    assert plan.speed is None
+    assert plan.seconds() is None
+    assert len(plan) == len(planned())
+
+
+class Other(MLP):
+    """A model that returns something else when it is judged."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x) if self.training else None
+
+
+def test_a_model_that_fails_when_it_is_judged_is_refused_before_it_trains() -> None:
+    with pytest.raises(ModelError, match=r"after model.eval\(\), in which held-out losses are"):
+        planned(model_cls=Other)
+
+
+def test_a_prior_that_refuses_a_budget_is_named() -> None:
+    def refuse(C: float, flops: Any) -> float:
+        raise PlanError("too little")
+
+    with pytest.raises(InputError, match="mine gives no size for 1e.18 FLOPs: too little"):
+        Prior("mine", refuse).optimum(1e18, LinearFlops())
+
+
+def test_a_torn_record_is_missing_and_named(tmp_path: Path) -> None:
+    plan = planned()
+    first = plan.experiments[0]
+    for experiment, text in ((first, "{"), (plan.experiments[1], "")):
+        record = tmp_path / "runs" / experiment.id / "run.json"
+        record.parent.mkdir(parents=True)
+        run = Run(experiment, "completed", loss=2.0, tokens=experiment.tokens)
+        record.write_text(text or json.dumps(run.to_dict()))
+    found = plan.diff(tmp_path)
+    assert [run.experiment.id for run in found.finished] == [plan.experiments[1].id]
+    assert first in found.missing
+    assert first.id in found.unreadable[0]
+    assert "Unreadable: " in str(found)
