@@ -3,6 +3,7 @@
     python -m benchmarks.beyond --data DIR                    # a folder of public tables
     python -m benchmarks.beyond --data DIR --only metrics     # benchmark scores
     python -m benchmarks.beyond --data DIR --only schedules   # what a run will end at
+    python -m benchmarks.beyond.mixtures                      # trains mixtures of experts (half an hour)
 
 Ends with the goals that were missed, and exits with 1 where there are any.
 """
@@ -16,13 +17,16 @@ from benchmarks.common.threads import one_thread
 if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
+from benchmarks.beyond.experts import experts
 from benchmarks.beyond.forms import forms
 from benchmarks.beyond.metrics import metrics
 from benchmarks.beyond.repeats import repeats
 from benchmarks.beyond.schedules import schedules
 from benchmarks.common.command import run, with_folder
 
-PARTS = {"metrics": metrics, "repeats": repeats, "schedules": schedules, "forms": forms}
+PARTS = {
+    "metrics": metrics, "repeats": repeats, "schedules": schedules, "experts": experts, "forms": forms,
+}  # fmt: skip
 
 
 def main() -> int:

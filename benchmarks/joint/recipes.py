@@ -70,7 +70,9 @@ def _at_cells(path: Path) -> Costs:
             assert cell.runs.lr is not None
             assert cell.runs.batch_units is not None
             tried = np.log([cell.runs.lr, cell.runs.batch_units])
-            at = np.clip(_chosen(recipe, *cell.at), tried.min(axis=1), tried.max(axis=1))
+            assert cell.runs.non_embedding is not None
+            N, D = float(cell.runs.non_embedding[0]), cell.at[1]
+            at = np.clip(_chosen(recipe, N, D), tried.min(axis=1), tried.max(axis=1))
             out.append(cell.regret(*np.exp(at)))
         return np.array(out)
 

@@ -84,7 +84,8 @@ def read(path: Path) -> RunTable:
     )  # fmt: skip
     C = 6 * N * D
     labels = tuple(f"run {i}" for i in range(len(N)))
-    return RunTable(N, D, C, loss, labels, C, lr=lr, batch_units=SEQUENCE * B)
+    every = np.array([float(row["params"]) for row in rows]) if "params" in rows[0] else N
+    return RunTable(N, D, C, loss, labels, C, non_embedding=every, lr=lr, batch_units=SEQUENCE * B)
 
 
 def climb(

@@ -24,6 +24,7 @@ from flops_fit.table import RunTable
 from tests.cli._calls import called
 from tests.cli._typed import TYPED
 from tests.conftest import make_experiment
+from tests.fit._experts import rows
 from tests.fit._runs import sweep
 
 Capsys = pytest.CaptureFixture[str]
@@ -409,3 +410,23 @@ def test_a_folder_that_is_none_of_a_sweep_is_named_as_it_was_typed(
     assert told.err.startswith(f"flops-fit: {tmp_path} has no sweep.json. Expected the folder of")
     told = called(capsys, *command, folder.parent, *rest)
     assert f"Did you mean {folder}?" in told.err
+
+
+def test_a_law_of_experts_answers_under_a_cap_on_memory(capsys: Capsys, tmp_path: Path) -> None:
+    """``fit`` and ``predict`` say what the library says; another law refuses the cap."""
+    path = tmp_path / "runs.csv"
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, ["params", "active_params", "tokens", "loss", "experts"])
+        table.writeheader()
+        table.writerows(rows(0.003))
+    asked = ("--law", "experts", "--max-total-params", "4B")
+    best = flops_fit.fit_runs(str(path), "experts").best_experts(1e20, 4e9)
+    for words in (("fit", str(path), "--predict", "1e20"), ("predict", str(path), "1e20")):
+        (told,) = called(capsys, *words, *asked, "--json").document["experts"]
+        assert told["rows"][-1]["total_params"] == pytest.approx(4e9)
+        assert told["rows"][-1]["loss"] == pytest.approx(best.best.loss)
+        assert "Best: N_active = " in called(capsys, *words, *asked).out
+    refused = called(capsys, "predict", str(path), "1e20", "--max-total-params", "4B")
+    assert (refused.code, "--law experts" in refused.err) == (2, True)
+    law = called(capsys, "predict", "--law", "hoffmann2022", "1e20", "--max-total-params", "4B")
+    assert (law.code, "published law" in law.err) == (2, True)

@@ -39,6 +39,7 @@ def test_names():
         "FashionMNISTDataset",
         "GPTConfig",
         "MNISTDataset",
+        "MixtureGPT",
         "SOTUDataset",
         "TinyStoriesDataset",
         "VisionTransformer",

@@ -450,7 +450,7 @@ def test_garbage_is_never_trusted(seed):
         ({"delta": "huber"}, InputError, "'mad'"),
         ({"loss_space": "sqrt"}, InputError, "'linear'"),
         ({"window": 0.5}, InputError, "factor above 1"),
-        ({"n": "active"}, InputError, "'non_embedding'"),
+        ({"n": "all"}, InputError, "'non_embedding'"),
         ({"flops_per_unit": -6}, InputError, "positive number"),
     ],
 )

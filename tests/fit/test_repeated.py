@@ -207,7 +207,7 @@ def test_auto_takes_the_law_where_many_epochs_carry_weight():
     assert "more than 4 epochs" in fit.choice.reason
     assert "repeated_data" not in codes(fit)
     assert not fit.window.used
-    assert "fresh data" in fit.window.reason
+    assert "beyond N and D" in fit.window.reason
 
 
 def test_auto_keeps_the_additive_law_where_repeats_say_nothing():

@@ -124,6 +124,7 @@ Form = Annotated[str, option("form")]
 Columns = Annotated[list[str] | None, option("column", "--column")]
 Curves = Annotated[Path | None, option("curves")]
 Predict = Annotated[list[float] | None, flops_option("predict")]
+TotalCap = Annotated[float | None, flops_option("max_total_params")]
 Csv = Annotated[Path | None, option("csv", "--csv")]
 
 
@@ -143,8 +144,20 @@ def read_fit(
     """The fit of a table, or of what a sweep has recorded; one answer for a sweep and its runs.csv."""
     folder = source if os.path.isdir(source) else source.parent
     table = flops_fit.RunTable.read(read_runs(source) or source, column_names(columns))
-    flops = flops_fit.store.recorded_flops(folder, table)
+    # Of models with experts F is that of N_active, and was recorded as that of N.
+    flops = None if law == "experts" else flops_fit.store.recorded_flops(folder, table)
     return flops_fit.fit_runs(table, law, curves=curves, flops_per_unit=flops)
+
+
+def best_experts(
+    fit: flops_fit.Fit, budgets: Iterable[float], cap: float | None, level: float = 0.9
+) -> list[flops_fit.fit.BestExperts]:
+    """How sparse a model is best at each budget, by a law of experts; nothing by another."""
+    if isinstance(fit.law, flops_fit.laws.Experts):
+        return [fit.best_experts(C, cap, level=level) for C in budgets]
+    if cap is not None:
+        raise InputError("--max-total-params: expected --law experts, which knows of N_total.")
+    return []
 
 
 def plan_findings(source: Path) -> list[flops_fit.Diagnostic]:

@@ -39,6 +39,7 @@ def fit(
     group: Annotated[str | None, option("group")] = None,
     share: Annotated[list[str] | None, option("share")] = None,
     axis: Annotated[list[str] | None, option("axis")] = None,
+    max_total_params: answer.TotalCap = None,
     report: Annotated[Path | None, option("page")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -68,9 +69,11 @@ def fit(
         shown.append(f"\n{fitted.search}")
     rows = [p.to_dict() for p in predictions]
     axes = [fitted.axis(name) for name in axis or ()]
-    shown += [f"\n{effect}" for effect in axes]
+    sparse = answer.best_experts(fitted, predict or [fitted.largest_compute], max_total_params)
+    shown += [f"\n{effect}" for effect in (*axes, *sparse)]
     document: dict[str, Any] = {"fit": fitted.to_dict(), "predictions": rows, "report": None}
     document |= {"axes": [vars(effect) for effect in axes]} if axes else {}
+    document |= {"experts": [asdict(found) for found in sparse]} if sparse else {}
     if report is not None:
         title = f"Compute-optimal training: {runs.resolve().name}"
         path = flops_fit.write_report(

@@ -5,7 +5,7 @@ from __future__ import annotations  # evaluated, they would import what --help d
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ class Question:
     caps: dict[str, float | None]  # the limits of one model
     inference_tokens: float | None
     unique_tokens: float | None
+    max_total_params: float | None = None
 
 
 def predict(
@@ -40,6 +41,7 @@ def predict(
     max_tokens: Annotated[float | None, answer.flops_option("max_tokens")] = None,
     inference_tokens: Annotated[float | None, answer.flops_option("inference_tokens")] = None,
     unique_tokens: Annotated[float | None, answer.flops_option("unique_tokens")] = None,
+    max_total_params: answer.TotalCap = None,
     level: Annotated[float | None, option("level")] = None,
     column: answer.Columns = None,
     as_json: Json = False,
@@ -52,7 +54,8 @@ def predict(
     source = answer.as_file(ctx, None if path is None else Path(path))
     targets = [answer.flops_number(word) for word in words if word != path]
     caps = {"max_params": max_params, "max_tokens": max_tokens}
-    question = Question(targets, loss or [], caps, inference_tokens, unique_tokens)
+    limits = (inference_tokens, unique_tokens, max_total_params)
+    question = Question(targets, loss or [], caps, *limits)
     if not (targets or loss):
         raise InputError("predict: expected training FLOPs, such as 1e24, or --loss; got neither.")
     names = flops_fit.reference.LAW_NAMES
@@ -80,6 +83,10 @@ def _by_law(name: str, question: Question) -> Answer:
     needed: list[float] = []
     served: list[flops_fit.laws.InferenceOptimum] = []
     if isinstance(law, flops_fit.laws.Law):
+        if question.max_total_params is not None:
+            raise InputError(
+                "--max-total-params: expected runs and --law experts; got a published law."
+            )
         if question.unique_tokens is not None:
             if not isinstance(law, flops_fit.laws.Muennighoff):
                 raise InputError(
@@ -162,12 +169,15 @@ def _by_fit(
         goals = [p.expected_loss for p in predictions[: len(question.targets)]]
         served = [fit.optimal_for_inference(x, demand, level) for x in (*goals, *question.losses)]
         shown += ["", *map(str, served)]
+    sparse = answer.best_experts(fit, budgets, question.max_total_params, level)
+    shown += [f"\n{found}" for found in sparse]
     about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
     words, findings = answer.summary(fit, predictions, (*planned, *about))
     rows = [p.to_dict() for p in predictions]
     losses = [{"loss": loss, **vars(e)} for loss, e in reached]
     document = _document(fit.law.name, fit.law, rows, losses, map(vars, served))
     document |= {"trust": fit.trust, "findings": answer.serious(fit, findings)}
+    document |= {"experts": [asdict(found) for found in sparse]} if sparse else {}
     return Answer((*shown, "", words), document, answer.relied_on(fit, findings))
 
 

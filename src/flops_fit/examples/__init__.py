@@ -23,11 +23,12 @@ if TYPE_CHECKING:
         MNISTDataset,
         offline_images,
     )
+    from flops_fit.examples.mixture import MixtureGPT
     from flops_fit.examples.text import SOTUDataset, TinyStoriesDataset
     from flops_fit.examples.vit import VisionTransformer, vit_loss_fn
 
 __all__ = [
-    "GPT", "CIFAR10Dataset", "FashionMNISTDataset", "GPTConfig", "MNISTDataset", "SOTUDataset",
+    "GPT", "CIFAR10Dataset", "FashionMNISTDataset", "GPTConfig", "MNISTDataset", "MixtureGPT", "SOTUDataset",
     "TinyStoriesDataset", "VisionTransformer", "create_model_for_scaling", "fashion_sweep",
     "gpt_loss_fn", "offline_images", "vit_loss_fn",
 ]  # fmt: skip
@@ -36,6 +37,7 @@ _MODULES = {
     "example_vit_cifar": ("fashion_sweep",),
     "gpt": ("GPT", "GPTConfig", "create_model_for_scaling", "gpt_loss_fn"),
     "images": ("CIFAR10Dataset", "FashionMNISTDataset", "MNISTDataset", "offline_images"),
+    "mixture": ("MixtureGPT",),
     "text": ("SOTUDataset", "TinyStoriesDataset"),
     "vit": ("VisionTransformer", "vit_loss_fn"),
 }

@@ -104,12 +104,16 @@ class _Block(nn.Module):
         self.proj = nn.Linear(d, d, bias=False)
         self.up = nn.Linear(d, 4 * d, bias=False)
         self.down = nn.Linear(4 * d, d, bias=False)
+        self.experts: nn.Module | None = None  # in place of both
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.proj(self._attend(functional.layer_norm(x, (self.d_model,)), cos, sin))
-        hidden: Tensor = self.up(functional.layer_norm(x, (self.d_model,)))
-        out: Tensor = x + self.down(functional.gelu(hidden))
-        return out
+        normed = functional.layer_norm(x, (self.d_model,))
+        if self.experts is None:
+            mixed: Tensor = self.down(functional.gelu(self.up(normed)))
+        else:
+            mixed = self.experts(normed)
+        return x + mixed
 
     def _attend(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, d = x.shape

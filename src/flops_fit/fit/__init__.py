@@ -12,6 +12,7 @@ from flops_fit.fit.axis import AxisEffect
 from flops_fit.fit.backtesting import Backtest, backtest
 from flops_fit.fit.checks import Outlier
 from flops_fit.fit.comparison import Comparison, Gate, compare
+from flops_fit.fit.experts import BestExperts, ExpertsRow
 from flops_fit.fit.export import export_fit, load_fit
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
@@ -30,10 +31,11 @@ from flops_fit.fit.valley import ValleyPrior
 from flops_fit.fit.window import WindowReport, WindowRule
 
 __all__ = [
-    "Alternative", "Approach", "AxisEffect", "Backtest", "BestHParams", "Choice", "Comparison",
-    "Envelope", "Estimate", "Evidence", "Fit", "FitStatus", "Gate", "GroupFit", "HParamRule", "HeldOut",
-    "InferenceEstimate", "IsoFLOP", "LawSearch", "MetricFit", "MetricPrediction", "Outlier", "Parabola",
-    "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "TriedForm", "ValleyPrior", "WindowReport",
+    "Alternative", "Approach", "AxisEffect", "Backtest", "BestExperts", "BestHParams", "Choice",
+    "Comparison", "Envelope", "Estimate", "Evidence", "ExpertsRow", "Fit", "FitStatus", "Gate", "GroupFit",
+    "HParamRule", "HeldOut", "InferenceEstimate", "IsoFLOP", "LawSearch", "MetricFit", "MetricPrediction", "Outlier",
+    "Parabola", "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "TriedForm",
+    "ValleyPrior", "WindowReport",
     "WindowRule", "Winner", "backtest", "compare", "export_fit", "fit_power", "fit_runs",
     "load_fit", "metric", "quick_fit",
 ]  # fmt: skip

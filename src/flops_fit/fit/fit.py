@@ -15,6 +15,8 @@ from flops_fit.files import write_json
 from flops_fit.fit.approaches import Approach, Headline, predict_from_lines, three_approaches
 from flops_fit.fit.axis import AxisEffect, axis_effect
 from flops_fit.fit.checks import Outlier, ResidualMap, trust_of
+from flops_fit.fit.conditions import Conditions
+from flops_fit.fit.experts import expert_notes
 from flops_fit.fit.export import Question, fit_card, summary
 from flops_fit.fit.hparam_rule import HParamRule
 from flops_fit.fit.intervals import Estimate, Evidence, check_level, drawn_laws, estimate
@@ -36,7 +38,6 @@ from flops_fit.fit.solver import FitStatus, Solution
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.window import WindowReport
 from flops_fit.flops.functions import Floats, FlopsFunction, flops_to_dict
-from flops_fit.laws.kappa import Repeating
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import Optimum, positive
 from flops_fit.recipes.resolve import RecipeTable
@@ -79,7 +80,7 @@ class Alternative:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit(Questions):
+class Fit(Conditions, Questions):
     """A scaling law fitted to runs; made by :func:`flops_fit.fit.fit_runs`.
 
     ``law`` has its constants as ``law.params``, ``objective`` is Σ w·ρ_δ of the residuals there (½r²
@@ -181,18 +182,6 @@ class Fit(Questions):
         """C of the largest fitted run."""
         return float(np.max(self.runs.flops))
 
-    def with_unique(self, unique_tokens: float) -> Fit:
-        """The same fit for ``unique_tokens`` different units; InputError for a law without them."""
-        if not isinstance(self.law, Repeating):
-            raise InputError(
-                f"expected a law of repeated data to ask about unique units; the {self.law.name} law "
-                'counts repeats as new. Fit with law="muennighoff".'
-            )
-        law = self.law.with_unique(unique_tokens)
-        lines = replace(self.isoflop, n_line=None, d_line=None)
-        evidence = replace(self._evidence, solution=replace(self._evidence.solution, law=law))
-        return replace(self, law=law, isoflop=lines, _evidence=evidence)
-
     @overload
     def predict(self, C: float, level: float = ..., **caps: Unpack[Caps]) -> Prediction: ...
 
@@ -242,7 +231,8 @@ class Fit(Questions):
         others = [a.law for a in self.alternatives if a.status in usable]
         line = self.isoflop.n_line if self.isoflop.usable else None
         answer = predict(self._evidence, budget, level, others, line)
-        notes = scarcity_notes(self._evidence.solution)
+        solution = self._evidence.solution
+        notes = (*scarcity_notes(solution), *expert_notes(solution, self.runs))
         return replace(answer, diagnostics=(*notes, *answer.diagnostics))
 
     def optimal(self, C: float | Floats, flops_per_unit: FlopsLike | None = None) -> Optimum:

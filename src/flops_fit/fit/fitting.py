@@ -17,6 +17,8 @@ from flops_fit.errors import (
 )
 from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
+from flops_fit.fit.conditions import with_covariates
+from flops_fit.fit.experts import as_dense, by_active, check_experts, expert_findings
 from flops_fit.fit.export import Question
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.groups import GroupFit
@@ -51,7 +53,7 @@ class FitOptions(TypedDict, total=False):
     window: WindowRule
     weights: Literal["equal", "loss_se"] | ArrayLike
     flops_per_unit: FlopsLike | None
-    n: Literal["total", "non_embedding"]
+    n: Literal["total", "non_embedding", "active"]
     fixed: Mapping[str, float] | None
     prior: Mapping[str, tuple[float, float]] | None
     share: Sequence[str] | None
@@ -81,7 +83,7 @@ def fit_runs(
     window: WindowRule = "auto",
     weights: Literal["equal", "loss_se"] | ArrayLike = "equal",
     flops_per_unit: FlopsLike | None = None,
-    n: Literal["total", "non_embedding"] = "total",
+    n: Literal["total", "non_embedding", "active"] = "total",
     fixed: Mapping[str, float] | None = None,
     prior: Mapping[str, tuple[float, float]] | None = None,
     group: str | ArrayLike | None = None,
@@ -104,9 +106,10 @@ def fit_runs(
         law of repeated data where a tenth of the runs or more see their data over four times and
         determine it.
         ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, ``"muennighoff"`` (repeated data; needs a column
-        ``unique_tokens``), ``"overfit"`` (the same with runs whose loss rises again), or a class of
-        your own, a :class:`flops_fit.laws.Law`. ``"search"``: the form that predicts the largest
-        budgets best from the others; ``fit.search`` has the table.
+        ``unique_tokens``), ``"overfit"`` (the same with runs whose loss rises again),
+        ``"experts"`` (mixtures of experts; needs columns ``params`` and ``active_params``), or a
+        class of your own, a :class:`flops_fit.laws.Law`. ``"search"``: the form that
+        predicts the largest budgets best from the others; ``fit.search`` has the table.
     delta
         Huber's δ: ``"mad"`` takes 1.345 robust standard deviations of the residuals, a number
         fixes it (1e-3 reproduces Hoffmann et al. 2022), ``inf`` is least squares.
@@ -122,7 +125,7 @@ def fit_runs(
     flops_per_unit
         F(N): a factor k, a function of N or a FlopsFunction. By default from the table.
     n
-        Which count of parameters N is.
+        Which count of parameters N is; N_active where ``law`` is ``"experts"``.
     fixed
         Constants that are known exactly and held: ``{"E": 1.6}``; of the additive law and the κ-law
         ``E``, ``alpha``, ``beta`` and ``kappa``, of others any.
@@ -166,6 +169,11 @@ def fit_runs(
         form = Kappa
     check_options(delta, loss_space, window, n)
     check_hparams(hparams)
+    by_experts = form is not None and "sparsity" in form.covariates
+    if by_experts and n == "non_embedding":
+        raise InputError(
+            'n: expected "active" or no n= with a law of experts; got "non_embedding".'
+        )
     table = RunTable.read(runs, columns)
     options = {
         "delta": delta, "loss_space": loss_space, "window": window, "weights": weights,
@@ -181,12 +189,14 @@ def fit_runs(
             )
         excluded = tuple(replace(e, params=None) for e in table.excluded)
         table = replace(table, params=table.non_embedding, excluded=excluded, diverged=())
+    if n == "active" or by_experts:
+        table = by_active(table)
     log = loss_space == "log"
 
     @one_blas_thread
     def problem(table: RunTable, weights: Any) -> FitProblem:
         if form is not None:
-            table = with_covariates(table, form)
+            table = with_covariates(check_experts(table) if by_experts else table, form)
         fewest = len((form or Hoffmann).parameters()) - len(known.fixed)
         table = check_runs(table, fewest)
         given = weights if isinstance(weights, str) else run_weights(weights, table, log)
@@ -305,7 +315,7 @@ def _assembled(
     chosen, unit, table, flops = fitted.chosen, problem.points.unit, problem.table, problem.flops
     # Parabolas in N may join runs of one compute where none repeats its data much.
     fresh = table.select(epochs_of(table) <= FEW_EPOCHS) if chosen.law.covariates else table
-    shape = isoflop(fresh, report.factor)
+    shape = isoflop(as_dense(fresh, chosen.law), report.factor)
     moved = sensitivity(chosen, table, flops)
     residuals = checks.residual_map(chosen, table, flops)
     evidence = evidence or problem.evidence(chosen, report)
@@ -320,6 +330,7 @@ def _assembled(
             *problem.findings,
             *groups.split_finding(chosen, table),
             *repeated.repeat_findings(chosen),
+            *expert_findings(chosen, table),
             *checks.diagnose(chosen, table, shape, flops),
             *fitted.diagnostics(),
             *report.diagnostics(),
@@ -370,21 +381,4 @@ def check_options(delta: Any, loss_space: Any, window: Any, n: Any) -> None:
     check_choice("loss_space", loss_space, ("log", "linear"))
     if window not in (None, "auto") and not (is_number(window, infinite=True) and window > 1):
         raise InputError(f"expected window='auto', None or a factor above 1; got {window!r}.")
-    check_choice("n", n, ("total", "non_embedding"))
-
-
-def with_covariates(table: RunTable, law: type[Law]) -> RunTable:
-    """The runs that have all columns a law needs; TableError where the table lacks one."""
-    for name in law.covariates:
-        column = getattr(table, name, None)
-        if not isinstance(column, np.ndarray):
-            raise TableError(
-                f"expected a column {name!r}, which {law.__name__} needs of every run; the table "
-                f"has none. Add it, or say which it is: columns={{{name!r}: 'your_column'}}."
-            )
-        sound = np.isfinite(column) & (column > 0)
-        if not np.any(sound):
-            raise TableError(f"expected positive numbers in the column {name!r}; it has none.")
-        if not np.all(sound):
-            table = table.select(sound, f"{name} is not a positive finite number")
-    return table
+    check_choice("n", n, ("total", "non_embedding", "active"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -319,16 +319,21 @@ def _informed(
 
 
 def pool(
-    mean: Mean, precision: Floats, shifts: Floats | None = None
+    mean: Mean,
+    precision: Floats,
+    shifts: Floats | None = None,
+    apart: Sequence[Floats] = (),
 ) -> tuple[Mean, Points, Floats, float, Floats | None]:
     """One point for each cell of runs; their precision, and the weighted squares left inside cells.
 
-    A point lies at its runs' mean residual off the fitted law, so that a cell may have a slope.
+    Runs that differ in ``apart``, what else their law knows, share no cell. A point lies at its runs' mean
+    residual off the fitted law, so that a cell may have a slope.
     """
     points, cell = mean.points, _CELL
     shared = np.zeros(len(points.z)) if points.groups is None else points.groups
     while True:
-        keys = np.column_stack([np.floor(points.x / cell), np.floor(points.y / cell), shared])
+        near = [np.floor(column / cell) for column in (points.x, points.y, *apart)]
+        keys = np.column_stack([*near, shared])
         first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)[1:]
         group = group.ravel()
         if len(first) <= MOST_POINTS or cell > 1:

@@ -20,6 +20,8 @@ from flops_fit.text import format_count, listed
 FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (Muennighoff et al. 2023, §6)
 _USUAL_NOISE = 0.004  # relative, of the loss of one run; public sets show .2 to .8 %
 _MOST_SD = 3.0  # sd of one run above the lowest loss: 2.1 sd of the difference between two
+_MORE_EXPERTS = "add models of like N_active with more experts and fewer"
+_ADVICE = {"R_D": "add runs with more repeats", "q": _MORE_EXPERTS, "r": _MORE_EXPERTS}
 _WIDEST = np.log(10.0)  # half an interval, in logs, of a value that counts as determined
 
 
@@ -77,10 +79,12 @@ def repeat_findings(solution: Solution) -> list[Diagnostic]:
     out = []
     for name in type(solution.law).limits:
         if name in solution.held:
-            least = least_value(solution, name)
+            limit = type(solution.law).limits[name]
+            least = least_value(solution, name) if limit == np.inf else None
             known = f"; it is above {least:.2g} at 95 %" if least is not None else ""
-            advice = "add runs with more repeats" if name == "R_D" else "add larger models"
-            out.append(finding("repeats_held", name=name, known=known, advice=advice))
+            advice = _ADVICE.get(name, "add larger models")
+            held = "∞" if limit == np.inf else f"{limit:g}"
+            out.append(finding("repeats_held", name=name, held=held, known=known, advice=advice))
         elif name in solution.names:
             out.append(_with_interval(solution, name))
     return out

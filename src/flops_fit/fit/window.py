@@ -219,7 +219,7 @@ class FitProblem:
             if factor is None:
                 raise _NoWindowError("no window was asked for")
             if window == "auto" and chosen.law.covariates:
-                why = "the optimum of fresh data says little about runs that differ beyond N and D"
+                why = "one optimum says little about runs that differ beyond N and D"
                 raise _NoWindowError(why)
             fitted = self._inside(everything, float(factor), tilt)
         except _NoWindowError as error:

@@ -4,16 +4,17 @@
 a subclass of :class:`Law`, given to ``fit_runs(law=...)`` as a class.
 """
 
+from flops_fit.laws.experts import Experts
 from flops_fit.laws.kappa import Hoffmann, Kaplan, Kappa, Muennighoff
 from flops_fit.laws.law import CallableFlops, FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import InferenceOptimum, Optimum, OptimumOnly, PowerLaw, TradeOff
 from flops_fit.laws.overfit import Overfit
 
 LAWS: dict[str, type[Law]] = {
-    law.name: law for law in (Hoffmann, Kappa, Kaplan, Muennighoff, Overfit)
+    law.name: law for law in (Hoffmann, Kappa, Kaplan, Muennighoff, Overfit, Experts)
 }
 
 __all__ = [
-    "LAWS", "CallableFlops", "FlopsLike", "Hoffmann", "InferenceOptimum", "Kaplan", "Kappa", "Law",
+    "LAWS", "CallableFlops", "Experts", "FlopsLike", "Hoffmann", "InferenceOptimum", "Kaplan", "Kappa", "Law",
     "Muennighoff", "Optimum", "OptimumOnly", "Overfit", "PowerLaw", "TradeOff", "as_flops",
 ]  # fmt: skip

@@ -65,8 +65,8 @@ def default(params: ParamCount, units: float, unit: str) -> HParams:
     1e11), where it costs 0.1 % of the loss on average and 0.5 % at most, and this library's sweeps of a
     GPT over bytes that tuned themselves (N 4e3 to 2e5, D 8e4 to 4e6), where it costs 0.4 % and 1.1 %.
     No power law suits both exactly: each alone has N^−0.7, and their optima lie four decades of N apart.
-    Between them it interpolates. StepLaw's mixtures of experts lose 0.9 % with it. β₂ is one constant per
-    step, as the published half-life of 6.8 million tokens is longer than the smallest runs;
+    Between them it interpolates. StepLaw's mixtures of experts, N of all experts, lose 0.1 % with it. β₂ is
+    one constant per step, as the published half-life of 6.8 million tokens is longer than the smallest runs;
     :func:`scaled_beta2` gives one in units.
     """
     if unit != "tokens":

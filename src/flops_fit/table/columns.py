@@ -30,14 +30,16 @@ NUMERIC = ("params", "tokens", "flops", "loss", *_OPTIONAL)
 HORIZON = {"planned_flops": "flops", "planned_tokens": "tokens", "planned_steps": "step"}
 # What else tells how runs were made.
 CIRCUMSTANCES = (
-    *("epochs", "active_params", "experts", "flops_per_token", "ratio", "step", "batch_size"),
+    *("epochs", "active_params", "experts", "experts_per_token", "flops_per_token", "ratio"),
+    *("step", "batch_size"),
     *("batch_tokens", "seq_len", "samples", "lr", "seed", "accumulation", "devices"),
     "units_per_second",
 )
-_MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params")
+_MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params", "experts", "experts_per_token")
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
 _REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
-_FRACTIONAL = ("loss", "loss_se", "epochs", "lr", "ratio")
+# Whose headings and cells carry no units; top_k is no top in thousands.
+_FRACTIONAL = ("loss", "loss_se", "epochs", "lr", "ratio", "experts", "experts_per_token")
 _NAMED_DEVICES = re.compile(r"(\d+)\s*[x×*]?\s*[A-Za-z].*|.*\S\s*[x×*]\s*(\d+)")  # 8xH100
 _OPTUNA = {"number", "value", "state", "datetime_start"}  # of its trials; value is the objective
 _ALMOST = 0.06  # labels such as 4.6M are rounded

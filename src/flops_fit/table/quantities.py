@@ -23,6 +23,7 @@ from flops_fit.table.columns import (
     rank,
     wide_hint,
 )
+from flops_fit.table.mixtures import with_dense
 from flops_fit.text import listed
 
 _REQUIRED = ("params", "tokens", "loss")
@@ -80,6 +81,7 @@ def quantities(raw: Raw, mapping: Mapping[str, str]) -> Quantities:
     has_compute = "flops" in matches or planned is not None
     with suppress(KeyError, TableError):
         others["params"] = raw.numbers("params", matches["params"])
+    with_dense(others)
     with suppress(KeyError, TableError):
         others["unique_tokens"] = raw.numbers("unique_tokens", matches["unique_tokens"])
     parts = [told[n] for n in ("accumulation", "devices") if np.nanmax(others.get(n, 0)) > 1]

@@ -18,6 +18,7 @@ from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import NUMERIC, find_text
+from flops_fit.table.mixtures import mixtures, planned_experts
 from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries, telling
 from flops_fit.table.schedules import unfinished_schedules
 from flops_fit.table.sources import MOST_ROWS, final_rows, read_raw
@@ -60,6 +61,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     outcomes -= summed.keys()
     known = {i: {name: float(v[i]) for name, v in data.items()} for i in outcomes}
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
+    active, experts = mixtures(read)
     speed = read.others.get("units_per_second")
     cluster = find_text("cluster", list(raw.cells))
     return {
@@ -67,6 +69,8 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
         "lr": None if lr is None else lr[kept],
         "batch_units": None if batch is None else batch[kept],
         "batch_unit": batch_unit,
+        "active_params": None if active is None else active[kept],
+        "experts": None if experts is None else experts[kept],
         "flops_per_second": None
         if speed is None
         else (speed * data["flops"] / data["tokens"])[kept],
@@ -158,10 +162,12 @@ class RunTable(Rows):
     them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``diverged`` has
     N, D, learning rate and batch of runs that have these and no finite loss. ``regret`` is by how much a
     fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``mup``: whether all rates are
-    scaled by width, as a column ``parametrization`` says. ``texts`` are other columns that split the runs
-    into a few groups, by their headings; empty where a run has no value. ``metrics`` are benchmark scores and
-    the like, by their headings; NaN where a run has none. ``flops_per_second`` is the speed of training, on
-    all devices of a run together, likewise.
+    scaled by width, as a column ``parametrization`` says. ``active_params`` are the parameters that one unit
+    meets, where some run has more in all, and ``experts`` how many experts there are for each that it visits.
+    ``sparsity`` is N_total/N_active where ``params`` are N_active, else ``None``. ``texts`` are other columns
+    that split the runs into a few groups, by their headings; empty where a run has no value. ``metrics`` are
+    benchmark scores and the like, by their headings; NaN where a run has none. ``flops_per_second`` is the
+    speed of training, on all devices of a run together, likewise.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
     assumed; ``recognised`` says which column was taken for each quantity, in which unit. ``findings`` are
@@ -184,6 +190,9 @@ class RunTable(Rows):
     diverged: tuple[tuple[float, float, float, float], ...] = ()
     regret: Floats | None = None
     mup: bool = False
+    active_params: Floats | None = None
+    experts: Floats | None = None
+    sparsity: Floats | None = None
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metrics: Mapping[str, Floats] = field(default_factory=dict)
     flops_per_second: Floats | None = None
@@ -210,7 +219,8 @@ class RunTable(Rows):
 
     def setting(self) -> list[Floats]:
         """The columns in which runs are equal that differ by their seed alone."""
-        return [c for c in (self.params, self.tokens, self.lr, self.batch_units) if c is not None]
+        columns = (self.params, self.tokens, self.lr, self.batch_units, self.sparsity)
+        return [c for c in columns if c is not None]
 
     def select(self, keep: NDArray[np.bool_], reason: str = "", lost: bool = False) -> RunTable:
         """The runs where ``keep`` holds; with ``reason`` the others are listed (``lost``: by outcome)."""
@@ -257,7 +267,10 @@ class RunTable(Rows):
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dict a run, under the names that :meth:`read` understands; losses as measured."""
         columns: dict[str, Sequence[Any]] = {"label": self.labels}
-        columns |= {n: v.tolist() for n in NUMERIC if (v := getattr(self, n)) is not None}
+        kept = (*NUMERIC, "active_params", "experts")
+        columns |= {n: v.tolist() for n in kept if (v := getattr(self, n)) is not None}
+        if self.sparsity is not None:
+            columns["params"] = (self.params * self.sparsity).tolist()
         if self.cluster is not None:
             columns["cluster"] = self.cluster
         columns |= {**self.texts, **{name: v.tolist() for name, v in self.metrics.items()}}
@@ -291,6 +304,8 @@ class RunTable(Rows):
         unique = [math.nan if r.unique_tokens is None else r.unique_tokens for r in completed]
         planned = [r.experiment for r in completed]
         sizes = [e.size if isinstance(e.size, Mapping) else {} for e in planned]
+        active = [e.params.active for e in planned]
+        has_experts = active != [e.params.total for e in planned]
         named = {n: tuple(str(s.get(n, "")) for s in sizes) for n in (sizes[0] if sizes else {})}
         return cls(
             params=column(e.params.total for e in planned),
@@ -305,6 +320,8 @@ class RunTable(Rows):
             cluster=_clusters([e.trunk for e in planned]),
             lr=column(e.hparams.lr for e in planned),
             batch_units=column(e.hparams.batch_units for e in planned),
+            active_params=column(active) if has_experts else None,
+            experts=planned_experts(planned) if has_experts else None,
             diverged=tuple(diverged), excluded=tuple(excluded),
             texts={name: cells for name, cells in named.items() if cols.splits(cells)},
             mup=bool(completed) and all(r.parametrization == "mup" for r in completed),
