@@ -32,10 +32,10 @@ from flops_fit.fit.window import WindowReport, WindowRule
 
 __all__ = [
     "Alternative", "Approach", "AxisEffect", "Backtest", "BestExperts", "BestHParams", "Choice",
-    "Comparison", "Envelope", "Estimate", "Evidence", "ExpertsRow", "Fit", "FitStatus", "Gate", "GroupFit",
-    "HParamRule", "HeldOut", "InferenceEstimate", "IsoFLOP", "LawSearch", "MetricFit", "MetricPrediction", "Outlier",
-    "Parabola", "PowerFit", "Prediction", "Predictions", "TradeOffEstimate", "TriedForm",
-    "ValleyPrior", "WindowReport",
-    "WindowRule", "Winner", "backtest", "compare", "export_fit", "fit_power", "fit_runs",
-    "load_fit", "metric", "quick_fit",
+    "Comparison", "Envelope", "Estimate", "Evidence", "ExpertsRow", "Fit", "FitStatus", "Gate",
+    "GroupFit", "HParamRule", "HeldOut", "InferenceEstimate", "IsoFLOP", "LawSearch", "MetricFit",
+    "MetricPrediction", "Outlier", "Parabola", "PowerFit", "Prediction", "Predictions",
+    "TradeOffEstimate", "TriedForm", "ValleyPrior", "WindowReport", "WindowRule", "Winner",
+    "backtest", "compare", "export_fit", "fit_power", "fit_runs", "load_fit", "metric",
+    "quick_fit",
 ]  # fmt: skip
