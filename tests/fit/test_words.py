@@ -183,3 +183,32 @@ def test_losses_below_zero_are_not_brought_to_their_best_rates() -> None:
     varied = {"lr": 3e-4 * 2.0 ** np.arange(len(runs["loss"])), "loss": runs["loss"] - 4.0}
     with pytest.raises(InputError, match="hparams=: expected positive losses"):
         fit_runs({**runs, **varied}, hparams=("lr",), loss_space="linear")
+
+
+# --- few runs, many findings
+
+
+@pytest.mark.parametrize("budgets", [(1e18, 1e19, 1e20), (1e18, 1e19, 1e20, 1e21)])
+def test_six_or_eight_runs_are_too_few_to_test_kappa(budgets: tuple[float, ...]) -> None:
+    few = fit_runs(sweep(LAW, budgets, 2, sd=0.001), window=None)
+    assert few.law.name == "hoffmann"
+    assert not few.choice.kappa
+    assert "too few" in few.choice.reason
+
+
+def test_a_summary_shows_the_worst_findings_and_counts_the_others(lost: Fit) -> None:
+    shown = [line for line in lost.summary().splitlines() if line.startswith("• ")]
+    serious = [d for d in lost.diagnostics if d.severity in ("critical", "warning")]
+    assert (
+        len(serious) >= len([line for line in shown if "more in fit.diagnostics" not in line]) > 0
+    )
+    if len(serious) > 4:
+        assert shown[-1] == f"• {len(serious) - 4} more in fit.diagnostics"
+
+
+def test_a_law_without_a_posterior_of_exponents_has_them_from_its_optima() -> None:
+    fit = fit_runs(sweep(LAW, sd=0.002), "kaplan")
+    surface = next(a for a in fit.approaches if "surface" in a.name)
+    assert surface.a_interval is not None
+    low, high = surface.a_interval
+    assert low < fit.exponents[0] < high

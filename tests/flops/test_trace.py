@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from flops_fit.examples.gpt import GPT, GPTConfig
 from flops_fit.flops import trace_flops
-from flops_fit.flops.trace import each_operation
+from flops_fit.flops.trace import STRATA, each_operation
 
 
 def meta(*shape: int, grad: bool = False) -> Tensor:
@@ -285,3 +285,16 @@ def test_a_draw_decides_single_uniform_numbers_and_no_others() -> None:
     assert all(0 <= single < 1 for single in singles)
     assert pairs[0] == pairs[1] == pairs[2]
     assert pairs[0][0] != pairs[0][1]
+
+
+def test_draws_come_from_every_part_of_the_unit_interval() -> None:
+    """A Latin hypercube: of as many draws as strata, each number lies once in each."""
+
+    def numbers(draw: int) -> list[float]:
+        with each_operation(lambda *_: None, draw):
+            return [float(torch.rand(())) for _ in range(3)]
+
+    for group in (0, 1):
+        drawn = [numbers(STRATA * group + draw) for draw in range(1, STRATA + 1)]
+        for place in zip(*drawn, strict=True):
+            assert sorted(int(STRATA * value) for value in place) == list(range(STRATA))

@@ -219,3 +219,46 @@ def test_a_torn_record_is_missing_and_named(tmp_path: Path) -> None:
     assert first in found.missing
     assert first.id in found.unreadable[0]
     assert "Unreadable: " in str(found)
+
+
+class Flipped(Blobs):
+    """Samples that PyTorch's generator changes, as augmentations do."""
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().__getitem__(i)
+        return x * (1 if torch.rand(()) < 0.5 else -1), y
+
+
+def test_a_held_out_set_that_is_drawn_anew_is_named() -> None:
+    found = {d.code: d.message for d in planned(eval_dataset=Flipped(100)).diagnostics}
+    assert "eval_dataset" in found["augmented_held_out"]
+    found = {d.code: d.message for d in planned(dataset=Flipped(400)).diagnostics}
+    assert "the training set" in found["augmented_held_out"]
+
+
+class Scaled(MLP):
+    """A model with settings of many kinds."""
+
+    def __init__(self, width: int = 8, options: Any = None, parts: Any = ()) -> None:
+        super().__init__(width)
+
+
+def test_sizes_and_arguments_are_recorded_as_plain_values() -> None:
+    kwargs = {"options": {"a": np.float64(0.5), "b": [np.int64(2)]}, "parts": (1, "x")}
+    plan = planned(model_cls=Scaled, model_kwargs=kwargs, sizes=list(np.array([4, 6, 8])))
+    first = plan.experiments[0]
+    assert {type(e.size) for e in plan.experiments} == {int}
+    assert first.model_kwargs == {"options": {"a": 0.5, "b": [2]}, "parts": [1, "x"]}
+    assert SweepPlan.from_json(plan.to_json()).experiments == plan.experiments
+
+
+class Elementwise(MLP):
+    """A model without any product of matrices."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :4] * self.up.weight[0, :4] + self.down.weight.sum()
+
+
+def test_a_model_without_work_that_counts_is_refused() -> None:
+    with pytest.raises(InputError, match="no matrix product, convolution or attention was seen"):
+        planned(model_cls=Elementwise)
