@@ -11,6 +11,7 @@ from flops_fit import reference
 from flops_fit.errors import FitError, InputError, TableError
 from flops_fit.fit import Fit, backtest, fit_runs, load_fit
 from flops_fit.laws import Experts, Law
+from flops_fit.report import answer_in_words, isoflop_data
 from flops_fit.table import RunTable
 from tests.fit._experts import LAW, SHARE, rows
 
@@ -135,6 +136,17 @@ def test_experts_that_do_not_pay_are_said_not_to() -> None:
     low, high = last.gain_interval or (np.nan, np.nan)
     assert low < 0 < high
     assert abs(last.gain) < 0.005
+
+
+def test_words_and_figures_are_of_the_models_that_are_asked_about(noisy: Fit) -> None:
+    """An answer says that it is dense, or of how many parameters in all; runs lie about the curve."""
+    dense, sparse = noisy, noisy.with_experts(10)
+    assert "of a dense model on" in answer_in_words(dense, dense.predict(1e19), [])
+    assert ", 10 times as many in all, on" in answer_in_words(sparse, sparse.predict(1e19), [])
+    for fit in (dense, sparse):
+        for curve in isoflop_data(fit).curves:
+            expected = fit.law.loss(curve.params, curve.budget / fit.flops(curve.params))
+            assert np.max(np.abs(np.log(curve.loss / expected))) < 0.012
 
 
 def test_a_held_out_budget_is_judged_as_dense() -> None:

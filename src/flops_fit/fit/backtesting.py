@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import FitError, InputError, check_whole
-from flops_fit.fit.experts import as_dense, by_active
+from flops_fit.fit.experts import as_asked, by_active
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs
 from flops_fit.fit.prediction import HeldOut, judge
@@ -56,7 +56,7 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     if options.get("n") == "non_embedding" and table.non_embedding is not None:
         table = replace(table, params=table.non_embedding)
     elif fit.runs.sparsity is not None:
-        table = as_dense(by_active(table), fit.law)
+        table = as_asked(by_active(table), fit.law)
     judged = []
     for part in (table.select(table.budget == b) for b in held):
         part = part if fit.hparams is None else fit.hparams.freed(part)

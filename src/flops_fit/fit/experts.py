@@ -59,12 +59,12 @@ def check_experts(table: RunTable) -> RunTable:
     return table
 
 
-def as_dense(table: RunTable, law: Law) -> RunTable:
-    """The losses that the law gives to dense models of the same N and D; of another law as they are."""
+def as_asked(table: RunTable, law: Law) -> RunTable:
+    """The losses at the sparsity that the law answers for, dense unless asked; of another law as they are."""
     if not isinstance(law, Experts):
         return table
-    dense, own = (law.loss(table.params, table.tokens, S) for S in (1.0, table.sparsity))
-    return replace(table, loss=table.loss * dense / own)
+    asked, own = (law.loss(table.params, table.tokens, S) for S in (None, table.sparsity))
+    return replace(table, loss=table.loss * asked / own)
 
 
 def expert_findings(solution: Solution, runs: RunTable) -> list[Diagnostic]:

@@ -18,7 +18,7 @@ from flops_fit.errors import (
 from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
 from flops_fit.fit.conditions import with_covariates
-from flops_fit.fit.experts import as_dense, by_active, check_experts, expert_findings
+from flops_fit.fit.experts import as_asked, by_active, check_experts, expert_findings
 from flops_fit.fit.export import Question
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.groups import GroupFit
@@ -315,7 +315,7 @@ def _assembled(
     chosen, unit, table, flops = fitted.chosen, problem.points.unit, problem.table, problem.flops
     # Parabolas in N may join runs of one compute where none repeats its data much.
     fresh = table.select(epochs_of(table) <= FEW_EPOCHS) if chosen.law.covariates else table
-    shape = isoflop(as_dense(fresh, chosen.law), report.factor)
+    shape = isoflop(as_asked(fresh, chosen.law), report.factor)
     moved = sensitivity(chosen, table, flops)
     residuals = checks.residual_map(chosen, table, flops)
     evidence = evidence or problem.evidence(chosen, report)

@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from flops_fit.fit.experts import as_asked
 from flops_fit.fit.fit import Fit
 from flops_fit.flops.functions import Floats
 from flops_fit.report import style
 from flops_fit.report.style import Axes, Colour, Figure, Ints, Row, rows_of
+from flops_fit.table.run_table import RunTable
 
 _POINTS = 80  # of a curve
 _MAX_CURVES = 12
@@ -68,8 +70,9 @@ def isoflop_data(fit: Fit) -> Isoflop:
     """Loss against size at each budget, with the law, its optima and approach 2's minima."""
     outliers = {o.label for o in fit.outliers}
     flagged = [i for i, label in enumerate(fit.runs.labels) if label in outliers]
-    points = np.column_stack([fit.runs.params[flagged], fit.runs.loss[flagged]])
-    curves = tuple(_curve(fit, float(budget)) for budget in np.unique(fit.runs.budget))
+    runs = as_asked(fit.runs, fit.law)  # one curve has one sparsity
+    curves = tuple(_curve(fit, runs, float(budget)) for budget in np.unique(runs.budget))
+    points = np.column_stack([runs.params[flagged], runs.loss[flagged]])
     return Isoflop(curves, points, law_name(fit.law.name), style.loss_name(fit.runs))
 
 
@@ -78,9 +81,9 @@ def law_name(name: str) -> str:
     return {"kappa": "κ-law", "hoffmann": "additive law"}.get(name, f"{name} law")
 
 
-def _curve(fit: Fit, budget: float) -> IsoflopCurve:
-    at = fit.runs.budget == budget
-    params, loss = fit.runs.params[at], fit.runs.loss[at]
+def _curve(fit: Fit, runs: RunTable, budget: float) -> IsoflopCurve:
+    at = runs.budget == budget
+    params, loss = runs.params[at], runs.loss[at]
     least, most, order = params.min(), params.max(), np.argsort(params)
     best = fit.law.optimal(budget, fit.flops)
     end = np.clip(best.params, least / _MAX_BEYOND, most * _MAX_BEYOND)

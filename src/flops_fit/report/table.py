@@ -14,6 +14,7 @@ from flops_fit.fit.fit import Fit
 from flops_fit.fit.hparam_rule import BestHParams
 from flops_fit.fit.prediction import Prediction
 from flops_fit.flops.functions import Floats
+from flops_fit.laws.experts import Experts
 from flops_fit.records import SIMULATED, Diagnostic
 from flops_fit.text import card, format_count, markdown_table
 
@@ -161,6 +162,9 @@ def answer_in_words(fit: Fit, prediction: Prediction, diagnostics: Iterable[Diag
         if p.intervals["run_loss"] is not None:
             one_run = _span(p, "run_loss").strip("()")
             expected += f" in the mean of runs, and {one_run} of one run"
+    if isinstance(law := fit.law, Experts):
+        S = float(law.at(p.optimal_params))
+        size += " of a dense model" if S == 1 else f", {S:.3g} times as many in all,"
     N, D = shown_count(p.optimal_params), shown_count(p.optimal_tokens)
     left = f", {len(fit.excluded):,} left out" if fit.excluded else ""
     lines = [

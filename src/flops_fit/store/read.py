@@ -122,7 +122,7 @@ def _arrow(values: list[Any], pyarrow: Any) -> Any:
 
 
 _COLUMNS = (
-    "id label state reason budget size params non_embedding tokens unit unique_tokens "
+    "id label state reason budget size params active_params non_embedding tokens unit unique_tokens "
     "repeated_tokens epochs flops flops_6nd flops_6nd_matmul flops_6nd_non_embedding flops_shared "
     "cluster loss loss_se train_loss gradient_norm steps batch_size lr seed repeat seconds "
     "units_per_second mfu device parametrization"
@@ -134,7 +134,8 @@ def _row(run: Run) -> dict[str, Any]:
     e = run.experiment
     own = {
         "size": json.dumps(dict(e.size)) if isinstance(e.size, Mapping) else e.size,
-        "params": e.params.total, "non_embedding": e.params.non_embedding, "cluster": e.trunk,
+        "params": e.params.total, "active_params": e.params.active,
+        "non_embedding": e.params.non_embedding, "cluster": e.trunk,
         "reason": anonymous(run.reason), "lr": e.hparams.lr, "seconds": round(run.seconds, 3),
     }  # fmt: skip
     columns = {
