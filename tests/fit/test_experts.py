@@ -47,16 +47,24 @@ def test_compute_is_that_of_active_parameters(noisy: Fit) -> None:
 
 @pytest.mark.slow
 def test_intervals_of_the_gain_hold_the_truth_nine_times_in_ten() -> None:
-    """Gain over dense and loss at ten times the largest run, q and r, over 40 noisy sweeps."""
+    """Gain over dense and loss at ten times the largest run, N_active under a cap, q and r, in 40 sweeps."""
     C, S = 3e20, 10.0
     dense, sparse = LAW.optimal(C).loss, LAW.with_experts(S).optimal(C).loss
-    inside = {"loss": 0, "gain": 0, "q": 0, "r": 0}
+    inside = {"loss": 0, "gain": 0, "q": 0, "r": 0, "capped": 0}
+    capped = LAW.with_experts(S, 1e10).optimal(C, max_params=1e10).params
     for seed in range(40):
         fit = fit_runs(rows(0.003, seed), "experts")
         best = fit.best_experts(C).best
         spans = {"loss": best.loss_interval, "gain": best.gain_interval}
+        spans["capped"] = fit.best_experts(C, 1e10).best.params_interval
         spans |= {n: fit.estimate(lambda law, n=n: law.params[n]).interval for n in "qr"}
-        truth = {"loss": sparse, "gain": 1 - sparse / dense, "q": LAW.q, "r": LAW.r}
+        truth = {
+            "capped": capped,
+            "loss": sparse,
+            "gain": 1 - sparse / dense,
+            "q": LAW.q,
+            "r": LAW.r,
+        }
         for name, span in spans.items():
             assert span is not None
             inside[name] += span[0] <= truth[name] <= span[1]

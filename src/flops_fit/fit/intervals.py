@@ -263,9 +263,13 @@ class Evidence:
         coarse = start + np.linspace(-_WIDEST, _WIDEST, _COARSE)
         at = coarse[np.argmin(bowl(coarse), axis=1)]
         low, high = np.quantile(at, [0.02, 0.98])
-        fine = np.linspace(max(low - _MARGIN, coarse[0]), min(high + _MARGIN, coarse[-1]), _FINE)
+        bent = getattr(self.law, "capped", False)  # the bowl has a kink, which no parabola follows
+        wide = _MARGIN / 5 if bent else _MARGIN
+        fine = np.linspace(max(low - wide, coarse[0]), min(high + wide, coarse[-1]), _FINE)
         lowest, vertex = bottoms(fine, bowl(fine))
         of_law, skewed = bottoms(fine, bowl(fine, misfit=False))
+        if bent:
+            vertex = skewed = of_law = lowest
         log_n = np.column_stack([lowest, lowest, vertex - (skewed - of_law), vertex])
         sizes = np.exp(log_n)
         caps = (max_params, max_tokens)

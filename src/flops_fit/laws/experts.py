@@ -67,8 +67,8 @@ class Experts(Law):
 
     @property
     def capped(self) -> bool:
-        """Whether N_total has a limit."""
-        return bool(np.isfinite(self.max_total_params))
+        """Whether a limit to N_total makes larger models less sparse."""
+        return bool(np.isfinite(self.max_total_params)) and self.sparsity > 1
 
     def at(self, N: ArrayLike) -> Any:
         """S of models of N active parameters: ``sparsity``, within the cap on N_total."""
