@@ -99,8 +99,10 @@ def test_a_cap_on_memory_binds_and_costs() -> None:
     """As the true law has it under the same cap; a cap that does not bind changes nothing."""
     fit, C = fit_runs(rows(), "experts"), 1e20
     free, wide = fit.best_experts(C), fit.best_experts(C, 1e12)
-    assert [row.loss for row in wide.rows] == pytest.approx([row.loss for row in free.rows])
-    assert wide.best.params == pytest.approx(free.best.params)
+    assert [row.loss for row in wide.rows] == pytest.approx(
+        [row.loss for row in free.rows], rel=1e-4
+    )
+    assert wide.best.params == pytest.approx(free.best.params, rel=0.02)
     assert "does not bind" in str(wide)
     cap = 5e9
     found, truth = fit.best_experts(C, cap), LAW.with_experts(10, cap).optimal(C, max_params=cap)
