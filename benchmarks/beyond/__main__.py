@@ -17,6 +17,7 @@ from benchmarks.common.threads import one_thread
 if __name__ == "__main__":  # read when NumPy is first imported
     one_thread()
 
+from benchmarks.beyond.depth import depth
 from benchmarks.beyond.experts import experts
 from benchmarks.beyond.forms import forms
 from benchmarks.beyond.metrics import metrics
@@ -26,6 +27,7 @@ from benchmarks.common.command import run, with_folder
 
 PARTS = {
     "metrics": metrics, "repeats": repeats, "schedules": schedules, "experts": experts, "forms": forms,
+    "depth": depth,
 }  # fmt: skip
 
 
