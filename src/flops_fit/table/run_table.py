@@ -73,7 +73,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
         "experts": None if experts is None else experts[kept],
         "flops_per_second": None
         if speed is None
-        else (speed * data["flops"] / data["tokens"])[kept],
+        else speed[kept] * fields["flops"] / fields["tokens"],
         "mup": scaled_by_width(raw),
         "diverged": _diverged(states, [data["params"], data["tokens"], lr, batch], data["loss"]),
         "findings": telling(raw, read, kept, label),
