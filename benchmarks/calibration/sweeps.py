@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.table import RunTable
-from flops_fit.table.columns import budgets_of
+from flops_fit.table.cells import budgets_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -27,15 +27,13 @@ from flops_fit.hparams import HParams
 from flops_fit.text import clause, fill
 
 Severity = Literal["ok", "note", "warning", "critical"]
-T = TypeVar("T")
 RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
-
+T = TypeVar("T")
 _DECIDES_TRUNK = ("model", "model_kwargs", "size", "batch_size", "seed", "repeat", "fingerprint")
 _DECIDES = (*_DECIDES_TRUNK, "budget", "tokens", "steps")
 _BRANCH_ONLY = frozenset({"cooldown", "final", "recipe", "batch_units"})  # before rounding
 
-# The training loss on record is a mean over a run's last twentieth, which a trunk does not contain.
-_MOST_SHARED = 0.95
+_MOST_SHARED = 0.95  # the loss on record is a mean over the last twentieth, which a trunk has not
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,7 @@ class ParamCount:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One finding about a plan or a fit: how bad, what, and what to do about it.
-
-    The message begins small, but for names and symbols, and ends without a full stop.
-    """
+    """One finding about a plan or a fit: how bad, what (begun small, no full stop), and what to do."""
 
     code: str
     severity: Severity
@@ -97,8 +92,7 @@ class Findings:
         return Diagnostic(code, how, *texts)
 
 
-# What a fit says of its runs, so that a plan need not say it of all.
-SAID_BY_FIT = ("small_grid", "repeated_data")
+SAID_BY_FIT = ("small_grid", "repeated_data")  # so that a plan need not say it of all runs
 SIMULATED = Diagnostic(
     "simulated",
     "warning",

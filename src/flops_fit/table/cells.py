@@ -15,6 +15,8 @@ from flops_fit.errors import TableError
 
 Floats = NDArray[np.float64]
 
+MOST_GROUPS, MOST_NUMBERS = 50, 6  # into which a column of texts, or of numbers, may split the runs
+
 HEADINGS: Mapping[str, Any] = tomllib.loads(
     Path(__file__).with_name("headings.toml").read_text(encoding="utf-8")
 )
@@ -143,3 +145,25 @@ def _number(value: Any, comma: str, column: str, row: int, factor: float, counts
                 return math.inf
     shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}…"
     raise TableError(f"column {column!r}, row {row}: expected a number, got {shown}.{hint}")
+
+
+def splits(cells: Sequence[Any] | NDArray[Any]) -> bool:
+    """Whether a column splits its rows into a few groups, by texts or by very few numbers."""
+    values = {str(c).strip() for c in cells if not is_missing(c)}
+    most = MOST_GROUPS
+    with suppress(ValueError):
+        most = MOST_NUMBERS if list(map(float, values)) else 0
+    return 2 <= len(values) <= most
+
+
+def budgets_of(flops: Floats, spread: float = 0.1) -> Floats:
+    """Each run's budget: from the cheapest up, runs within ``spread`` share their geometric mean."""
+    order = np.argsort(flops, kind="stable")
+    ordered, budgets, start = flops[order], np.empty_like(flops), 0
+    logs = np.log(ordered)
+    while start < len(ordered):
+        end = int(np.searchsorted(ordered, ordered[start] * (1 + spread), side="right"))
+        total = np.add.reduceat(logs[start:end], [0])[0]  # added in order
+        budgets[order[start:end]] = np.exp(total / (end - start))
+        start = end
+    return budgets

@@ -22,7 +22,6 @@ Cells = Sequence[Any] | NDArray[Any]
 ColumnKind = Literal["", "number", "text", "other"]
 Wanted = Callable[[str], ColumnKind]
 
-MOST_GROUPS, MOST_NUMBERS = 50, 6  # into which a column of texts, or of numbers, may split the runs
 
 _OPTIONAL = ("budget", "loss_se", "non_embedding", "unique_tokens")
 NUMERIC = ("params", "tokens", "flops", "loss", *_OPTIONAL)
@@ -387,15 +386,6 @@ _TEXT = {name: tuple(words.split()) for name, words in HEADINGS["text"].items()}
 _USUAL, _TOOLS, _TRAIN_LOSS = _gathered()
 
 
-def splits(cells: Sequence[Any] | NDArray[Any]) -> bool:
-    """Whether a column splits its rows into a few groups, by texts or by very few numbers."""
-    values = {str(c).strip() for c in cells if not is_missing(c)}
-    most = MOST_GROUPS
-    with suppress(ValueError):
-        most = MOST_NUMBERS if list(map(float, values)) else 0
-    return 2 <= len(values) <= most
-
-
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
     """The rows whose run did not finish, each with its state, if the words are those of trackers."""
     words = ["" if is_missing(s) else str(s).strip() for s in states]
@@ -403,16 +393,3 @@ def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:
     if any(w in WORDS["finished"] for w in first):
         return {i: w for i, w in enumerate(words) if w and first[i] not in WORDS["finished"]}
     return {i: w for i, w in enumerate(words) if first[i] in WORDS["unfinished"]}
-
-
-def budgets_of(flops: Floats, spread: float = 0.1) -> Floats:
-    """Each run's budget: from the cheapest up, runs within ``spread`` share their geometric mean."""
-    order = np.argsort(flops, kind="stable")
-    ordered, budgets, start = flops[order], np.empty_like(flops), 0
-    logs = np.log(ordered)
-    while start < len(ordered):
-        end = int(np.searchsorted(ordered, ordered[start] * (1 + spread), side="right"))
-        total = np.add.reduceat(logs[start:end], [0])[0]  # added in order
-        budgets[order[start:end]] = np.exp(total / (end - start))
-        start = end
-    return budgets

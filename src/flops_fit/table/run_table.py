@@ -16,7 +16,7 @@ from flops_fit.errors import TableError, nearest_name
 from flops_fit.files import Rows
 from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
 from flops_fit.table import columns as cols
-from flops_fit.table.cells import Floats, is_missing
+from flops_fit.table.cells import Floats, budgets_of, is_missing, splits
 from flops_fit.table.columns import NUMERIC, find_text
 from flops_fit.table.mixtures import mixtures, planned_experts
 from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries, telling
@@ -57,7 +57,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
     if "budget" not in fields:
-        fields["budget"] = cols.budgets_of(fields["flops"])
+        fields["budget"] = budgets_of(fields["flops"])
     outcomes -= summed.keys()
     known = {i: {name: float(v[i]) for name, v in data.items()} for i in outcomes}
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
@@ -84,7 +84,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
         "texts": {
             name: tuple(_text(cells[i]) for i in kept)
             for name, cells in raw.cells.items()
-            if wanted(name) == "other" and cols.splits(cells)
+            if wanted(name) == "other" and splits(cells)
         },
         "excluded": tuple(
             _left_out(labels[i], reasons[i], known.get(i, {})) for i in sorted(reasons)
@@ -323,7 +323,7 @@ class RunTable(Rows):
             active_params=column(active) if has_experts else None,
             experts=planned_experts(planned) if has_experts else None,
             diverged=tuple(diverged), excluded=tuple(excluded),
-            texts={name: cells for name, cells in named.items() if cols.splits(cells)},
+            texts={name: cells for name, cells in named.items() if splits(cells)},
             mup=bool(completed) and all(r.parametrization == "mup" for r in completed),
             unit=planned[0].unit if planned else "tokens",
             metrics={

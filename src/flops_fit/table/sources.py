@@ -27,22 +27,6 @@ from flops_fit.trackers.tracker import TrackedRun, TrackedRuns, flat
 
 MOST_ROWS = 1_000_000
 _SMALL = 10_000  # rows of a table whose columns are all kept
-_FOREIGN = {
-    b"\x28\xb5\x2f\xfd": "is compressed by Zstandard. Unpack it first.",
-    b"BZh": "is compressed by bzip2. Unpack it first.",
-    b"\xfd7zXZ": "is compressed by xz. Unpack it first.",
-    b"PK\x03\x04": "is a ZIP archive or a spreadsheet. Unpack it, or export the sheet as CSV.",
-    b"\xd0\xcf\x11\xe0": "is a spreadsheet of an old kind. Export the sheet as CSV.",
-    b"ARROW1": "is an Arrow or Feather file. Write it as Parquet: pandas.read_feather(...).to_parquet(...)",
-    b"SQLite format 3": "is a database. Export its table as CSV: sqlite3 -csv -header FILE 'select ...'",
-    b"\x93NUMPY": "is a NumPy array, which has no headings. Write its columns as CSV, headings above.",
-    b"%PDF": "is a PDF. Type its table as CSV.",
-    b"<": "is a web page. Export its table as CSV: pandas.read_html(...)[0].to_csv(...)",
-}
-_OTHER_FORMATS = {
-    ".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".py": "code", ".ipynb": "a notebook",
-    ".pkl": "a pickle", ".pickle": "a pickle", ".pt": "a checkpoint", ".pth": "a checkpoint",
-}  # fmt: skip
 
 
 def read_raw(source: Any, wanted: Wanted) -> Raw:
@@ -306,14 +290,7 @@ def _from_file(path: Path, wanted: Wanted) -> Raw:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if start.startswith(b"PAR1") or suffix in {".parquet", ".pq"}:
         return _parquet(path, wanted)
-    for magic, what in _FOREIGN.items():
-        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(magic):
-            raise TableError(f"expected a table of runs; {path} {what}")
-    if suffix in _OTHER_FORMATS:
-        raise TableError(
-            f"expected a table of runs; {path} is {_OTHER_FORMATS[suffix]}. Write its runs as CSV, or as a "
-            'JSON list of objects such as {"params": 1e8, "tokens": 2e9, "loss": 3.1}.'
-        )
+    text_files.refuse_foreign(path, start, suffix)
     if b"\0" in start and encoding(start) != "utf-16":
         raise binary(path)
     first = start.decode(encoding(start), "ignore").lstrip()[:1]
