@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from flops_fit.records import ParamCount, Run
 from flops_fit.store import TrainingCurve, training_curves
+from flops_fit.train.monitor import Metrics
 from flops_fit.tune import collapse
 from tests.conftest import make_experiment
 
@@ -58,9 +60,18 @@ def test_curves_are_read_from_the_folder_of_a_sweep(tmp_path: Path):
         '{"step": 1, "loss": 5.0}',
         '{"step": 151, "loss": 3.0}',
         '{"step": 150, "loss": 9}',
+        '{"step": 1e999, "loss": 1}',
+        f'{{"step": 1{"0" * 400}, "loss": 1}}',
+        '{"step": 160, "loss": NaN}',
+        "[" * 3000,
         '{"ste',
     ]
-    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    path = folder / "metrics.jsonl"
+    path.write_bytes("\n".join(lines).encode() + b'\n\xfb"step": 170, "loss": 1}')
     (found,) = training_curves(tmp_path, [run, replace(run, experiment=make_experiment(size=9))])
     assert found.share.tolist() == pytest.approx([0.5 / 300, 76 / 300])
     assert found.loss.tolist() == [5.0, 3.0]
+    Metrics(folder, after=151).start(run.experiment)
+    kept = [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
+    assert kept[:3] == [1, 151, 150]
+    assert all(step is None or step <= 151 for step in kept)

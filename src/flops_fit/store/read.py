@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -163,16 +164,16 @@ def training_curves(folder: str | Path, runs: Iterable[Run]) -> list[TrainingCur
     for run in runs:
         path = Path(folder) / "runs" / run.experiment.id / "metrics.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             continue
         steps, losses = [0.0], []
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 values = json.loads(line)
                 # A loss that is not finite is None, which is no number.
                 step, loss = float(values["step"]), float(values["loss"])
-                if step > steps[-1]:
+                if step > steps[-1] and math.isfinite(step) and math.isfinite(loss):
                     steps.append(step)
                     losses.append(loss)
         if losses:

@@ -238,10 +238,11 @@ class Metrics(Tracker):
     def start(self, experiment: Experiment) -> None:
         """Drop a torn line, and those after the step that the run continues from."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        there = self._path.exists()
+        text = self._path.read_text(encoding="utf-8", errors="replace") if there else ""
         with self._path.open("w", encoding="utf-8") as handle:
             for line in text.splitlines():
-                with suppress(ValueError, KeyError, TypeError):  # it is torn
+                with suppress(ValueError, KeyError, TypeError, RecursionError):  # it is torn
                     values = json.loads(line)
                     if values["step"] <= self._after:
                         handle.write(_line(values))
