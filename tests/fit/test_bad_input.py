@@ -6,6 +6,7 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -428,3 +429,13 @@ def test_numbers_beyond_all_measure_are_refused_in_words() -> None:
     ):
         with pytest.raises(InputError, match="expected"):
             ask()
+
+
+def test_a_run_without_a_budget_is_left_out() -> None:
+    """As in a table that was made by hand or edited."""
+    table = RunTable.read(sweep(LAW, sd=0.003))
+    budget = table.budget.copy()
+    budget[3] = np.nan
+    fit = fit_runs(replace(table, budget=budget), "hoffmann")
+    reasons = {e.label: e.reason for e in fit.excluded}
+    assert "its budget" in reasons[table.labels[3]]

@@ -54,9 +54,9 @@ _SAME_BUDGET = np.log(1.1)
 
 def check_runs(table: RunTable, parameters: int) -> RunTable:
     """The table's usable runs, each once; FitError or TableError where they determine no law."""
-    columns = (table.params, table.tokens, table.flops)
+    columns = (table.params, table.tokens, table.flops, table.budget)
     usable: Bools = np.all([(c > 1 / _LARGEST) & (c < _LARGEST) for c in columns], axis=0)
-    what = f"N, D or C is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
+    what = f"N, D, C or its budget is no positive number from {1 / _LARGEST:g} to {_LARGEST:g}"
     table = table.select(usable, what)
     what = f"its loss is no number from {-_LARGEST:g} to {_LARGEST:g}"
     table = table.select(np.abs(table.loss) < _LARGEST, what, lost=True)
