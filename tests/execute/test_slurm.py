@@ -340,3 +340,11 @@ def test_a_folder_that_others_could_write_is_refused(
     (job,) = folder.glob("*_submitted.pkl")
     assert {path.stat().st_mode & 0o777 for path in (task, job)} == {0o600}
     executor.close()
+
+
+def test_a_line_without_a_state_says_nothing() -> None:
+    """As of a controller that is about to remove the job."""
+    said = "1|\\n2|RUNNING|None\\n\\n3|CANCELLED by 0|x\\n4|PENDING|launch failed requeued held\\nodd\\n"
+    held = slurm_jobs._HELD
+    assert slurm_jobs._states("printf", said) == {"2": "RUNNING", "3": "CANCELLED", "4": held}
+    assert slurm_jobs._states("false") is None

@@ -292,8 +292,10 @@ def _states(*command: str) -> dict[str, str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     found = {}
-    for job_id, state, *reason in (line.split("|") for line in told.stdout.splitlines() if line):
-        found[job_id.strip()] = (
-            _HELD if reason == [_HELD] else state.split()[0]
-        )  # CANCELLED by 1000
+    for line in told.stdout.splitlines():
+        job_id, _, rest = line.partition("|")
+        state, _, reason = rest.partition("|")
+        if state.strip():
+            held = reason == _HELD
+            found[job_id.strip()] = _HELD if held else state.split()[0]  # CANCELLED by 1000
     return found
