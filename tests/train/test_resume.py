@@ -145,7 +145,7 @@ def test_another_experiment_does_not_go_on_from_it(tmp_path: Path) -> None:
 def _train(folder: Path | None, answer: Path) -> None:
     """One run in a process of its own, which saves after each step."""
     torch.set_num_threads(1)
-    experiment = make_experiment(steps=120, tokens=960, budget=704.0 * 960)
+    experiment = make_experiment(steps=400, tokens=3200, budget=704.0 * 3200)
     run = trainer(folder, checkpoint_seconds=0.0)(experiment)
     numbers = [run.state, run.loss.hex(), run.train_loss.hex(), run.tokens, run.resumed]
     answer.write_text(json.dumps(numbers))
@@ -170,7 +170,7 @@ def test_kill_nine_at_any_moment_changes_nothing(tmp_path: Path) -> None:
             if not process.is_alive():
                 break
             time.sleep(0.005)
-        time.sleep(rng.uniform(0.0, 0.25))
+        time.sleep(rng.uniform(0.0, 0.2))
         if process.is_alive() and killed < 3:
             process.kill()
             process.join()
