@@ -17,6 +17,7 @@ from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats
 from flops_fit.laws.law import log_compute
 from flops_fit.records import Diagnostic
+from flops_fit.text import format_count
 
 _LOG_SEARCH = math.log(1e9)  # how far from C, in ln C, the compute for a loss is searched
 _MOST_RUNS = 30  # more, of both recipes together
@@ -75,14 +76,10 @@ class Comparison:
     gate: Gate | None = None
 
     def __str__(self) -> str:
-        span = self.intervals["compute_multiplier"]
-        interval = f" ({span[0]:.3g}–{span[1]:.3g})" if span else " (no interval)"
-        far = {0.0: "less than 1e-9", math.inf: "more than 1e9"}
-        times = far.get(self.compute_multiplier, f"{self.compute_multiplier:.3g}")
         equal = "" if self.p_value is None else f", p = {self.p_value:.2g} for equal exponents"
         text = (
-            f"At C = {self.compute:.3g} the second needs {times}{interval} times the compute of the first "
-            f"for the same loss; exponents a = {self.exponents[0]:.3g} and "
+            f"At C = {self.compute:.3g} the second needs {self.shown('compute_multiplier')} times the "
+            f"compute of the first for the same loss; exponents a = {self.exponents[0]:.3g} and "
             f"{self.exponents[1]:.3g}{equal}."
         )
         if self.time_multiplier is not None:
@@ -94,9 +91,13 @@ class Comparison:
 
     def shown(self, name: str) -> str:
         """A multiplier with its interval."""
-        span = self.intervals[name]
-        ends = "no interval" if span is None else f"{span[0]:.3g}–{span[1]:.3g}"
-        return f"{getattr(self, name):.3g} ({ends})"
+        value, span = getattr(self, name), self.intervals[name]
+        far = {0.0: "under 1e-9", math.inf: "over 1e9"}
+        times = far.get(value) or format_count(value, zeros=True)
+        ends = (
+            "no interval" if span is None else "–".join(format_count(v, zeros=True) for v in span)
+        )
+        return f"{times} ({ends})"
 
 
 def compare(
@@ -136,9 +137,8 @@ def compare(
     check_target(C, level)
     C = float(C)
     if gate is not None:
-        gate = check_number("gate", gate, expected="a share from 0 to 1, such as 0.05 for 5 %")
-        if not 0 <= gate < 1:
-            raise InputError(f"gate: expected a share from 0 to 1, such as 0.05; got {gate:g}.")
+        expected = "a share from 0 to 1, such as 0.05 for 5 %"
+        gate = check_number("gate", gate, at_least=0, below=1, expected=expected)
     one, other, shared = _sharing(first._evidence, second._evidence)
     goal = float(one.law.optimal(C, first.flops).loss)
     log_m = log_compute(other.law, goal, second.flops, C, _LOG_SEARCH) - math.log(C)

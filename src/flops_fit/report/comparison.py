@@ -152,14 +152,11 @@ def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextT
         ["C, FLOPs", "Multiplier", *also.values(), "Exponent of N*, first", "second", "Difference"]
     ]
     for c in comparisons:
-        spans = [c.intervals["compute_multiplier"], c.intervals["exponent_difference"]]
-        far = {0.0: "under 1e-9", math.inf: "over 1e9"}
-        m = far.get(c.compute_multiplier, f"{c.compute_multiplier:.3g}")
-        m += f" ({'none' if spans[0] is None else _range(spans[0])})"
-        ends = "none" if spans[1] is None else "{:+.3f} to {:+.3f}".format(*spans[1])
+        span = c.intervals["exponent_difference"]
+        ends = "none" if span is None else "{:+.3f} to {:+.3f}".format(*span)
         gap = f"{c.exponent_difference:+.3f} ({ends})".replace("-", "−")
-        times = [c.shown(name) for name in also]
-        rows.append([f"{c.compute:.3g}", m, *times, *(f"{a:.3f}" for a in c.exponents), gap])
+        times = [c.shown(name) for name in ("compute_multiplier", *also)]
+        rows.append([f"{c.compute:.3g}", *times, *(f"{a:.3f}" for a in c.exponents), gap])
     level = f"{100 * comparisons[0].level:g} %"
     note = f"Compute of {names[1]} over C for the loss of {names[0]} at C. In brackets {level} intervals."
     return TextTable("Compute multiplier", rows, note)
