@@ -93,7 +93,10 @@ def test_a_batch_that_does_not_fit_is_timed_in_part() -> None:
 
 
 def test_nothing_is_timed_where_not_even_two_samples_fit() -> None:
-    assert plan(model_cls=Larger).speed is None
+    planned = plan(model_cls=Larger)
+    assert planned.speed is None
+    [told] = [d for d in planned.diagnostics if d.code == "memory"]
+    assert "no memory for two samples" in told.message
 
 
 def test_nothing_is_built_that_the_device_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:

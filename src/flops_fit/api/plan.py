@@ -378,4 +378,6 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
             plan = with_check(plan, trainer, trainer.parametrization)
     planner = replace(plan.require_planner("plan"), task=replace(trainer, speed=speed))
     told = memory_findings(plan.experiments, *probed, device, trainer.config)
+    if speed is None and not told:
+        told = [in_words("no_memory", run=small, device=device)]
     return replace(plan, planner=planner, speed=speed, diagnostics=(*plan.diagnostics, *told))
