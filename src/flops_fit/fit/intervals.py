@@ -263,7 +263,7 @@ class Evidence:
         coarse = start + np.linspace(-_WIDEST, _WIDEST, _COARSE)
         at = coarse[np.argmin(bowl(coarse), axis=1)]
         low, high = np.quantile(at, [0.02, 0.98])
-        bent = getattr(self.law, "capped", False)  # the bowl has a kink, which no parabola follows
+        bent = self.law.capped  # the bowl has a kink, which no parabola follows
         wide = _MARGIN / 5 if bent else _MARGIN
         fine = np.linspace(max(low - wide, coarse[0]), min(high + wide, coarse[-1]), _FINE)
         lowest, vertex = bottoms(fine, bowl(fine))

@@ -98,6 +98,11 @@ class Law(ABC):
     def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
         """Loss at N parameters and D units; broadcasts as NumPy does."""
 
+    @property
+    def capped(self) -> bool:
+        """Whether a limit beyond N and D puts a kink into the loss along one compute."""
+        return False
+
     @classmethod
     def starts(cls, N: Floats, D: Floats, loss: Floats) -> Sequence[Mapping[str, float]]:
         """Parameter values to start a fit from, several where the law has several basins."""
