@@ -85,7 +85,7 @@ class Ranks:
         if self.size == 1:
             return
         under_way = []
-        buckets = torch._utils._take_tensors(tensors, _BUCKET_BYTES)  # type: ignore[no-untyped-call]  # it has no types
+        buckets = torch._utils._take_tensors(tensors, _BUCKET_BYTES)  # type: ignore[no-untyped-call]  # private, without types
         for bucket in buckets:  # of one type each
             flat = torch.cat([t.detach().flatten() for t in bucket])
             under_way.append((bucket, flat, torch.distributed.all_reduce(flat, async_op=True)))

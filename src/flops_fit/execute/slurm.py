@@ -218,9 +218,8 @@ def _check_private(folder: Path) -> None:
     """OutputError where others could have put a pickle into the folder, or could change one."""
     if sys.platform == "win32":
         return
-    entered = (
-        folder.stat().st_mode & 0o011
-    )  # where others cannot, the modes of its files say nothing
+    # Where others cannot enter, the modes of its files say nothing.
+    entered = folder.stat().st_mode & 0o011
     for path in (folder, *folder.iterdir()):
         status = path.stat() if path == folder else path.lstat()
         reached = path == folder or (entered and not path.is_symlink())

@@ -181,17 +181,15 @@ class JobMonitor:
             return
         self._queried = time.monotonic()
         user = f"--user={os.getuid()}"
-        listed = _states(
-            "squeue", "--noheader", "--array", "--states=all", user, "--format=%i|%T|%r"
-        )
+        shown = "--states=all", "--format=%i|%T|%r"
+        listed = _states("squeue", "--noheader", "--array", user, *shown)
         if listed is None:
             return  # what was known of the jobs stays
         # The controller forgets jobs that have ended; accounting has them, where a site keeps it.
         gone = {job.job_id.split("_")[0] for job in jobs if job.job_id not in listed}
         fields = "--noheader", "--parsable2", "--format=JobID,State"
-        ended = (
-            (_states("sacct", *fields, "--jobs=" + ",".join(sorted(gone))) or {}) if gone else {}
-        )
+        those = "--jobs=" + ",".join(sorted(gone))
+        ended = (_states("sacct", *fields, those) if gone else None) or {}
         self._states = {i: s for i, s in ended.items() if s not in _LIVE_STATES} | listed
 
     def is_live(self, job: Any) -> bool:
@@ -296,6 +294,6 @@ def _states(*command: str) -> dict[str, str] | None:
         job_id, _, rest = line.partition("|")
         state, _, reason = rest.partition("|")
         if state.strip():
-            held = reason == _HELD
-            found[job_id.strip()] = _HELD if held else state.split()[0]  # CANCELLED by 1000
+            # Such as CANCELLED by 1000.
+            found[job_id.strip()] = _HELD if reason == _HELD else state.split()[0]
     return found
