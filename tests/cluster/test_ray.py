@@ -73,4 +73,5 @@ def test_a_sweep_outlives_a_node(ray: RayCluster, tmp_path: Path) -> None:
 
 def test_a_sweep_outlives_a_cut_cable(ray: RayCluster, tmp_path: Path) -> None:
     """Of which the driver hears nothing: it asks Ray which nodes are there."""
-    outlives(ray, "first", ray.cut, tmp_path)
+    there = outlives(ray, "first", ray.cut, tmp_path)
+    assert [run.state for run in there] == ["completed"] * len(SIZES)

@@ -174,6 +174,7 @@ def test_closing_cancels_what_waits_and_what_runs(slurm: SlurmCluster, tmp_path:
     wait_for(lambda: slurm.jobs("RUNNING"), "a job", SECONDS)
     place.close()
     end_as(slurm, *["CANCELLED"] * 4)
+    assert slurm.jobs("RUNNING") == slurm.jobs("PENDING") == []
 
 
 def test_two_tasks_of_a_job_train_one_run(slurm: SlurmCluster, tmp_path: Path) -> None:
