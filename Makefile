@@ -122,7 +122,7 @@ lint: install ## Lint, format and layers, in seconds
 bench: install $(PEERS)/.ready $(PEERS)/.ready-train ## Every benchmark, and what has moved since they were recorded (about five hours)
 	$(BIN)/python -m benchmarks
 
-bench-beyond: install ## Questions beyond N and D, on public tables in a folder: FLOPS_FIT_SWEEPS=DIR (about 5 minutes)
+bench-beyond: install ## Questions beyond N and D, on public tables in a folder: FLOPS_FIT_SWEEPS=DIR (about a quarter of an hour)
 	$(BIN)/python -m benchmarks.beyond
 
 bench-calibration: install ## Measure the intervals on public sweeps with the top budgets held out (about 5 minutes)
