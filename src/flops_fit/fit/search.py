@@ -54,6 +54,12 @@ class LawSearch:
     chosen: str
     budgets: int
 
+    def better_by(self, gain: float) -> str:
+        """The best form, where its loss error is below the default's by this share, else ``"auto"``."""
+        best, default = self.forms[0], next(t for t in self.forms if t.law == "auto")
+        better = default.reason or best.loss_error < (1 - gain) * default.loss_error
+        return best.law if better else default.law
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"chosen": self.chosen, "budgets": self.budgets, "forms": finite_json(self.forms)}
@@ -82,10 +88,8 @@ def search_forms(problem: FitProblem, window: WindowRule) -> LawSearch:
     forms |= {name: form for name, form in LAWS.items() if _has_columns(table, form)}
     tried = [_tried(name, replace(problem, law=form), cuts, window) for name, form in forms.items()]
     tried.sort(key=lambda t: np.inf if t.reason else t.loss_error)
-    default = next(t for t in tried if t.law == "auto")
-    best = tried[0]
-    better = default.reason or best.loss_error < (1 - _GAIN) * default.loss_error
-    return LawSearch(tuple(tried), best.law if better else "auto", len(cuts))
+    found = LawSearch(tuple(tried), "auto", len(cuts))
+    return replace(found, chosen=found.better_by(_GAIN))
 
 
 def _has_columns(table: RunTable, form: type[Law]) -> bool:
