@@ -98,7 +98,7 @@ slurm-ready: $(SLURM)/.ready
 
 docs: $(VENV)/.ready-docs ## Build the documentation into docs/_build/html, warnings as errors (a quarter of a minute)
 	rm -rf docs/reference/generated
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 docs-ready: $(VENV)/.ready-docs
