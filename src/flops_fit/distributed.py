@@ -43,8 +43,13 @@ class Ranks:
 
     @property
     def control(self) -> Any:
-        """The process group for decisions between hosts; None is the group that exchanges tensors."""
+        """The process group for decisions between hosts."""
         return _GROUPS.get("control")
+
+    @property
+    def tensors(self) -> Any:
+        """The process group for tensors on devices; on CPUs the same as ``control``."""
+        return _GROUPS.get("tensors")
 
     @property
     def is_main(self) -> bool:
@@ -88,7 +93,8 @@ class Ranks:
         buckets = torch._utils._take_tensors(tensors, _BUCKET_BYTES)  # type: ignore[no-untyped-call]  # private, without types
         for bucket in buckets:  # of one type each
             flat = torch.cat([t.detach().flatten() for t in bucket])
-            under_way.append((bucket, flat, torch.distributed.all_reduce(flat, async_op=True)))
+            work = torch.distributed.all_reduce(flat, group=self.tensors, async_op=True)
+            under_way.append((bucket, flat, work))
         for bucket, flat, work in under_way:
             work.wait()
             parts = torch.split(flat, [t.numel() for t in bucket])
@@ -101,7 +107,7 @@ class Ranks:
             return
         for tensor in tensors:
             contiguous = tensor.detach().contiguous()
-            torch.distributed.broadcast(contiguous, src=0)
+            torch.distributed.broadcast(contiguous, src=0, group=self.tensors)
             tensor.detach().copy_(contiguous)
 
     def shard(self, samples: int) -> tuple[int, int]:
@@ -164,15 +170,22 @@ def _join(size: int, on_cpu: bool) -> Ranks:
             f"data parallel: expected the {size} processes that were launched; Accelerate found "
             f"{state.num_processes}. Launch with: torchrun --nproc_per_node {size} script.py"
         )
+    tensors = control = torch.distributed.new_group(timeout=_TIMEOUT)
     if torch.distributed.get_backend() != "gloo":
-        _GROUPS["control"] = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
-    if fresh:
-        atexit.register(_leave)
+        control = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+    _GROUPS.update(tensors=tensors, control=control)
+    atexit.register(_leave, bool(fresh))
     return Ranks(state.process_index, size)
 
 
-def _leave() -> None:
-    """Leave the groups that this process made: a group that outlives Python may abort the process."""
+def _leave(whole: bool) -> None:
+    """Leave the groups that this process made, so that their threads end before Python does.
+
+    A thread that frees a tensor when Python has gone aborts the process. The default group may not be used
+    at the end: modules of torch keep it, so its threads go on.
+    """
+    groups = [None] if whole else list(dict.fromkeys(_GROUPS.values()))  # None is all of them
     _GROUPS.clear()
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        for group in groups:
+            torch.distributed.destroy_process_group(group)

@@ -5,6 +5,7 @@ One launch serves every test, as importing torch takes most of it.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -237,8 +238,17 @@ def stopped_sweep(folder: Path) -> str:
     return ""
 
 
+def threads() -> int:
+    """How many threads this process has; 0 where that cannot be read."""
+    folder = Path("/proc/self/task")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
 def main(out: Path) -> None:
     torch.set_num_threads(1)
+    alone = threads()
+    # registered before the ranks join, so called after they have left
+    atexit.register(lambda: (out / f"threads-{RANK}").write_text(f"{threads() - alone}"))
     ranks = join_ranks("cpu")
     answers = {
         "plain": trained(),

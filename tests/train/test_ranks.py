@@ -72,6 +72,11 @@ def test_ranks_hold_the_same_model_to_the_last_bit(both: tuple[Any, Any, Path]) 
         assert both[0][name] == both[1][name]
 
 
+def test_ranks_end_the_threads_of_their_groups(both: tuple[Any, Any, Path]) -> None:
+    """A thread that frees a tensor when Python has gone aborts; torch keeps three, which are idle."""
+    assert all(int((both[2] / f"threads-{rank}").read_text()) <= 3 for rank in range(2))
+
+
 def test_dropout_differs_by_rank(both: tuple[Any, Any, Path]) -> None:
     """Were it the same for both, half of its noise would not average out; here it cannot be equal."""
     alone = _ranks.trained({"dropout": 0.3})
