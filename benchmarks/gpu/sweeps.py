@@ -85,8 +85,8 @@ def answered(device: str) -> str:
         result = find_optimal(
             GPTFactory(num_layers=2), "d_model", {}, SOTUDataset("train", SEQ_LEN), gpt_loss_fn,
             list(sizes), sizes=sizes, eval_dataset=SOTUDataset("validation", SEQ_LEN),
-            device=device, tune="joint", training=TrainingConfig(eval_samples=512),
-            output_dir=folder, progress=False,
+            device=device, tune="joint", hparams={"batch_units": 1024},  # few steps, of 16 samples
+            training=TrainingConfig(eval_samples=512), output_dir=folder, progress=False,
         )  # fmt: skip
         answer = result.predict(1e12)
     done = sum(run.state == "completed" for run in result.runs)

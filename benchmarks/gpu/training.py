@@ -210,7 +210,7 @@ def memory(device: str) -> str:
     for again in (False, True):
         losses = Losses(gpt_loss_fn)
         training = {"precision": "fp32", "activation_checkpointing": again, "eval_samples": 64}
-        plan = text_plan(device, {2e13: [512]}, losses, batch_size=512, training=training)
+        plan = text_plan(device, {4e13: [512]}, losses, batch_size=512, training=training)
         trainer = plan.task
         batch = trainer.data.first_batch(4)
         planned = memory_of(trainer.model.build_meta(512), trainer.objective, batch, 512, 1, again)
