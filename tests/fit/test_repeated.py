@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+import flops_fit
 from flops_fit import reference
 from flops_fit.errors import InputError, TableError
-from flops_fit.fit import Fit, fit_runs
+from flops_fit.fit import Fit, backtest, fit_runs
 from flops_fit.fit.repeated import run_noise
 from flops_fit.fit.solver import huber
 from flops_fit.laws import Hoffmann, Law, Muennighoff
@@ -301,6 +302,63 @@ def test_a_law_of_ones_own_may_need_a_column():
         assert fit.law.params[name] == pytest.approx(value, rel=1e-6)
     assert fit.predict(1e21).optimal_params == pytest.approx(truth.optimal(1e21).params, rel=1e-4)
     assert fit.bootstrap(3, "wild").shape == (3, 5)
+
+
+@dataclass(frozen=True)
+class Vocabulary(Law):
+    """A column that no table has of itself."""
+
+    E: float
+    A: float
+    B: float
+    G: float
+
+    name: ClassVar[str] = "vocabulary"
+    covariates: ClassVar[tuple[str, ...]] = ("vocab",)
+
+    def loss(self, N: Any, D: Any, vocab: Any = 32_000.0) -> Any:
+        rest = self.B / np.asarray(D) ** 0.3 + self.G / np.asarray(vocab) ** 0.5
+        return self.E + self.A * np.asarray(N) ** -0.3 + rest
+
+    @classmethod
+    def starts(cls, N: Any, D: Any, loss: Any, vocab: Any = None) -> list[dict[str, float]]:
+        assert vocab is not None
+        return [{"E": 1.0, "A": 100.0, "B": 100.0, "G": 1.0}]
+
+
+def with_vocab(values):
+    runs = {name: column for name, column in grid(PUBLISHED).items() if name != "unique_tokens"}
+    runs["vocab"] = np.resize(values, len(runs["params"]))
+    truth = Vocabulary(1.5, 300.0, 500.0, 9.0)
+    runs["loss"] = truth.loss(runs["params"], runs["tokens"], runs["vocab"])
+    return runs, truth
+
+
+def test_a_law_may_need_a_column_that_no_table_knows(tmp_path):
+    """By its heading, by a mapping, from a RunTable, in a back-test, and read again from a file."""
+    runs, truth = with_vocab([4096.0, 9001.5, 12345.0, 32768.0, 50000.0, 65536.0, 70001.0])
+    plain = fit_runs(runs, Vocabulary)
+    other = {**runs, "V": runs["vocab"]}
+    del other["vocab"]
+    mapped = fit_runs(other, Vocabulary, columns={"vocab": "V"})
+    read = fit_runs(RunTable.read(runs, metrics=["vocab"]), Vocabulary)
+    plain.save(tmp_path / "fit.json")
+    saved = flops_fit.load_fit(tmp_path / "fit.json", law=Vocabulary)
+    for fit in (plain, mapped, read, saved, backtest(runs, law=Vocabulary).fit):
+        assert fit.law.params == pytest.approx(truth.params, rel=1e-5)
+    with pytest.raises(TableError, match="expected a column 'vocab'"):
+        fit_runs(other, Vocabulary)
+
+
+def test_a_column_that_splits_the_runs_is_one_of_numbers_too():
+    """Runs of a sweep hold their further arguments as texts."""
+    runs, truth = with_vocab([4096.0, 32768.0, 65536.0])
+    table = RunTable.read(runs)
+    assert "vocab" in table.texts
+    assert fit_runs(table, Vocabulary).law.params == pytest.approx(truth.params, rel=1e-5)
+    table = replace(table, texts={"vocab": ("large",) * len(table)})
+    with pytest.raises(TableError, match="expected a column 'vocab'"):
+        fit_runs(table, Vocabulary)
 
 
 def test_a_missing_column_is_named():

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import FitError, InputError, check_whole
+from flops_fit.fit.conditions import read_for
 from flops_fit.fit.experts import as_asked, by_active
 from flops_fit.fit.fit import Fit
-from flops_fit.fit.fitting import fit_runs
+from flops_fit.fit.fitting import fit_runs, known_law
 from flops_fit.fit.prediction import HeldOut, judge
 from flops_fit.records import finite_json
-from flops_fit.table.run_table import RunTable
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     check_whole("top", top, expected="a number of budgets, 1 or more")
     if options.get("curves") is not None:
         raise InputError("expected no curves= in a back-test: they show the budgets held out.")
-    table = RunTable.read(runs, options.pop("columns", None))
+    table = read_for(known_law(options.get("law", "auto")), runs, options.pop("columns", None))
     budgets = np.unique(table.budget)
     if len(budgets) - top < 2:
         raise FitError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -73,11 +74,21 @@ class Conditions:
         return best_experts(fit, check_target(C, level), max_total_params, sparsity, level)
 
 
+def read_for(law: type[Law] | None, runs: Any, columns: Mapping[str, str] | None) -> RunTable:
+    """The table of runs, with the columns that a law of the user's names beside a table's own."""
+    further = [c for c in (law.covariates if law else ()) if c not in RunTable.__dataclass_fields__]
+    rest = dict(columns or {})
+    headings = {name: rest.pop(name, name) for name in further}
+    table = RunTable.read(runs, rest, tuple(headings.values()))
+    own = {name: table.metrics[h] for name, h in headings.items() if h in table.metrics}
+    return replace(table, metrics={**table.metrics, **own})
+
+
 def with_covariates(table: RunTable, law: type[Law]) -> RunTable:
     """The runs that have all columns a law needs; TableError where the table lacks one."""
     for name in law.covariates:
-        column = getattr(table, name, None)
-        if not isinstance(column, np.ndarray):
+        column = next(iter(table.covariates([name])), None)
+        if column is None:
             raise TableError(
                 f"expected a column {name!r}, which {law.__name__} needs of every run; the table "
                 f"has none. Add it, or say which it is: columns={{{name!r}: 'your_column'}}."

@@ -17,7 +17,7 @@ from flops_fit.errors import (
 )
 from flops_fit.fit import checks, groups, repeated
 from flops_fit.fit.approaches import choose_headline
-from flops_fit.fit.conditions import with_covariates
+from flops_fit.fit.conditions import read_for, with_covariates
 from flops_fit.fit.experts import as_asked, by_active, check_experts, expert_findings
 from flops_fit.fit.export import Question
 from flops_fit.fit.fit import Alternative, Fit
@@ -174,7 +174,7 @@ def fit_runs(
         raise InputError(
             'n: expected "active" or no n= with a law of experts; got "non_embedding".'
         )
-    table = RunTable.read(runs, columns)
+    table = read_for(form, runs, columns)
     options = {
         "delta": delta, "loss_space": loss_space, "window": window, "weights": weights,
         "flops_per_unit": flops_per_unit, "n": n, "hparams": hparams, "curves": curves,

@@ -155,7 +155,7 @@ class GenericSolver:
 
     def _columns(self) -> tuple[Floats, ...]:
         runs = self.runs
-        return runs.params, runs.tokens, *(getattr(runs, n) for n in self.law.covariates)
+        return runs.params, runs.tokens, *runs.covariates(self.law.covariates)
 
     def _starts(self) -> list[Floats]:
         law, names = self.law, self.law.parameters()

@@ -216,7 +216,7 @@ def posterior(evidence: Evidence) -> Posterior:
     within, pooled_away = 0.0, 0
     shifts = tuned.shifts if tuned else None
     if len(points.z) > MOST_POINTS:
-        apart = [np.log(getattr(evidence.runs, name)) for name in solution.law.covariates]
+        apart = [np.log(c) for c in evidence.runs.covariates(solution.law.covariates)]
         mean, points, precision, within, shifts = pool(mean, precision, shifts, apart)
         pooled_away = len(solution.points.z) - len(points.z)
     whiten = _whitener(precision, points)

@@ -93,8 +93,8 @@ def search_forms(problem: FitProblem, window: WindowRule) -> LawSearch:
 
 
 def _has_columns(table: RunTable, form: type[Law]) -> bool:
-    columns = (getattr(table, name, None) for name in form.covariates)
-    return all(isinstance(c, np.ndarray) and bool(np.all(c > 0)) for c in columns)
+    columns = table.covariates(form.covariates)
+    return len(columns) == len(form.covariates) and all(bool(np.all(c > 0)) for c in columns)
 
 
 def _tried(name: str, problem: FitProblem, cuts: Floats, window: WindowRule) -> TriedForm:
@@ -124,8 +124,8 @@ def _errors(
         runs = table.select(table.budget == budget)
         away = np.abs(np.log(runs.params / runs.params[np.argmin(runs.loss)]))
         near = runs.select(away <= np.log(_NEAR))
-        columns = ("params", "tokens", *law.covariates)
-        error = np.log(near.loss / np.asarray(law.loss(*(getattr(near, n) for n in columns))))
+        columns = near.params, near.tokens, *near.covariates(law.covariates)
+        error = np.log(near.loss / np.asarray(law.loss(*columns)))
         vertex, size = parabola(near, _NEAR), None
         if vertex is not None and vertex.interior and not law.covariates:
             best = float(law.optimal(float(np.mean(runs.flops)), problem.flops).params)

@@ -64,8 +64,9 @@ class Law(ABC):
     A law of your own is a subclass with ``name``, ``formula``, its parameters as positive fields
     and :meth:`loss`, which falls with N and with D. With :meth:`starts` it can be fitted.
 
-    ``covariates`` names further columns of :class:`~flops_fit.table.RunTable`: a fit calls ``loss``
-    and ``starts`` with one more array for each, with a default in both. Fields in ``conditions`` are
+    ``covariates`` names further columns of the table of runs, those of
+    :class:`~flops_fit.table.RunTable` or any headings: a fit calls ``loss`` and ``starts`` with one
+    more array of positive numbers for each, with a default in both. Fields in ``conditions`` are
     set and not fitted, with a default each. A parameter in ``limits`` takes the value there where
     the runs do not determine it: ``{"R_D": inf}``.
     """

@@ -99,6 +99,14 @@ def _text(value: Any) -> str:
     return "" if is_missing(value) else visible(str(value)).replace("\n", " ")
 
 
+def _numbers(cells: Sequence[str]) -> Floats | None:
+    """Texts as numbers, NaN where one is empty; ``None`` where one is no number."""
+    try:
+        return np.array([float(cell or "nan") for cell in cells])
+    except ValueError:
+        return None
+
+
 def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
     """What each run shares its noise by, itself without a value; ``None`` where no run has one."""
     if all(is_missing(value) for value in values):
@@ -250,6 +258,12 @@ class RunTable(Rows):
         texts = {name: pick(cells) for name, cells in self.texts.items()}
         arrays["metrics"] = {name: values[picked] for name, values in self.metrics.items()}
         return replace(self, labels=pick(self.labels), cluster=cluster, texts=texts, **arrays)
+
+    def covariates(self, names: Iterable[str]) -> list[Floats]:
+        """The columns of numbers that are here: the table's own, metrics, and ``texts`` that are numbers."""
+        columns = vars(self) | {name: _numbers(cells) for name, cells in self.texts.items()}
+        columns |= self.metrics
+        return [c for name in names if isinstance(c := columns.get(name), np.ndarray)]
 
     def having(self, metric: str) -> RunTable:
         """The runs with a value of a metric; TableError where the table has no such column."""
