@@ -534,6 +534,47 @@ def test_speeds_shares_and_times_are_no_quantity_of_a_run(heading: str) -> None:
     assert (table.params[0], table.tokens[0], table.flops[0]) == (1e8, 2e9, pytest.approx(1.2e18))
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [
+        *("batch_size", "bsz", "BatchSize", "config.train_batch_size", "global_bsz", "hparams/bs"),
+        *("seqs_per_batch", "effective_batch_size", "samples_per_step", "mini_batch_size"),
+    ],
+)
+def test_batches_of_sequences_by_their_usual_names(heading: str) -> None:
+    table = RunTable.read([{"params": 1e8, "tokens": 2e9, "loss": 3.0, heading: 256, "lr": 0.01}])
+    assert table.batch_units is not None
+    assert (table.batch_units.tolist(), table.batch_unit) == ([256.0], "sequences")
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        *(
+            "batch_tokens",
+            "batch_units",
+            "global_batch_size_tokens",
+            "batch_in_tokens",
+            "bs_tokens",
+        ),
+        *("tokens/batch", "tok_per_step", "total_batch_size", "train.global_batch_tokens"),
+    ],
+)
+def test_batches_of_tokens_by_their_usual_names(heading: str) -> None:
+    table = RunTable.read([{"params": 1e8, "tokens": 2e9, "loss": 3.0, heading: 65_536}])
+    assert table.batch_units is not None
+    assert (table.batch_units.tolist(), table.batch_unit) == ([65_536.0], "")
+
+
+@pytest.mark.parametrize(
+    "heading", ["lr", "Peak LR", "learningRate", "max_learning_rate", "config.optimizer.lr", "eta"]
+)
+def test_rates_by_their_usual_names(heading: str) -> None:
+    table = RunTable.read([{"params": 1e8, "tokens": 2e9, "loss": 3.0, heading: 0.003}])
+    assert table.lr is not None
+    assert table.lr.tolist() == [0.003]
+
+
 def test_logarithms_and_perplexities_are_refused_in_words() -> None:
     """No mapping of columns would read them."""
     with pytest.raises(TableError, match="Logarithms are not read: add columns"):

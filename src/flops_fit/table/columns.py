@@ -293,6 +293,8 @@ def rank(name: str, heading: str) -> tuple[int, int, int] | None:
     if name != "loss" and held_out:
         return None  # the tokens of an evaluation are not those of the training
     bare, factor = split_unit(heading)
+    if name == "batch_size" and words & {"tokens", "toks", "tok"}:
+        return None  # a batch in tokens
     if name in _COUNTS and WORDS["rates"] & set(re.split(r"[\W_]+", bare)):
         return None  # a speed, a share or a time
     bases = [(heading, 0)]
