@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.common.report import Result, Table, at_most
 from benchmarks.models.kinds import BATCH, KINDS, STEPS
-from flops_fit import Run, SweepPlan, plan_sweep, run_sweep
+from flops_fit import Grid, Run, SweepPlan, plan_sweep, run_sweep
 
 HEALTHY = (
     "contrastive pairs (CLIP)", "class weights", "ragged text, collated", "pixels that are ignored",
@@ -58,7 +58,10 @@ def _runs(name: str, hparams: dict[str, Any], repeats: int) -> tuple[SweepPlan, 
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         plan = plan_sweep(
-            compute_budgets=list(sizes), sizes=sizes, repeats=repeats, **{**usual, **kind.sweep()}
+            compute_budgets=list(sizes),
+            sizes=sizes,
+            design=Grid(repeats=repeats),
+            **{**usual, **kind.sweep()},
         )
         return plan, list(run_sweep(plan, output_dir=folder, progress=False))
 

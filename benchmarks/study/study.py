@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.common.report import Goal, Table
 from benchmarks.common.report import Result as Found
 from benchmarks.study.figure import draw
-from flops_fit import Adaptive, Result, find_optimal, plan_sweep, run_sweep
+from flops_fit import Adaptive, Grid, Result, find_optimal, plan_sweep, run_sweep
 from flops_fit.cli.sweep_commands import demo_sweep
 from flops_fit.examples import fashion_sweep
 from flops_fit.execute import PoolExecutor
@@ -53,7 +53,12 @@ class Study:
 
     def arguments(self, sizes: dict[float, list[int]]) -> dict[str, Any]:
         """Of find_optimal, for these sizes."""
-        return {**self.sweep(sizes), "repeats": self.repeats, "device": "cpu", **self.settings}
+        return {
+            **self.sweep(sizes),
+            "design": Grid(repeats=self.repeats),
+            "device": "cpu",
+            **self.settings,
+        }
 
 
 def heads(d_model: int) -> int | None:
@@ -138,15 +143,15 @@ def carry_out(study: Study, folder: Path, workers: int) -> Found:
         )
         for lr, batch in [*((x, 1.0) for x in RATES), *((1.0, x) for x in BATCHES)]
     }
-    own = dict.fromkeys(("sizes", "compute_budgets")) | {"repeats": 1, "hparams": result.recipe}
+    design = Adaptive(
+        target_compute=study.top,
+        max_flops=math.fsum(r.flops for r in result.runs),
+        max_run_flops=max(study.lower),
+        half_width=math.expm1(_half_width(result, study.top)),
+    )
+    own = dict.fromkeys(("sizes", "compute_budgets")) | {"design": design, "hparams": result.recipe}
     adaptive = find_optimal(
         **study.arguments(study.lower) | own,
-        design=Adaptive(
-            target_compute=study.top,
-            max_flops=math.fsum(r.flops for r in result.runs),
-            max_run_flops=max(study.lower),
-            half_width=math.expm1(_half_width(result, study.top)),
-        ),
         executor=pool,
         output_dir=folder / "adaptive",
         progress=False,

@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from benchmarks.common.report import Goal, Result, Table, at_most, near
 from benchmarks.common.timing import duration
-from flops_fit import TrainingConfig, fit_runs, plan_sweep, run_sweep
+from flops_fit import Grid, TrainingConfig, fit_runs, plan_sweep, run_sweep
 from flops_fit.examples.gpt import GPTFactory, gpt_loss_fn
 from flops_fit.examples.text import SOTUDataset
 from flops_fit.plan import SweepPlan
@@ -156,7 +156,7 @@ def _width(seed: int, repeats: int, branch: bool) -> float | None:
     budgets = [1e15 * 3.0**i for i in range(5)]
     centre = math.sqrt(budgets[2] / 120)
     plan = plan_sweep(
-        _Sized, "n", compute_budgets=budgets, mode="mock", seed=seed, repeats=repeats,
+        _Sized, "n", compute_budgets=budgets, mode="mock", seed=seed, design=Grid(repeats=repeats),
         sizes=[round(centre * s) for s in MOCK_SIZES], flops="6nd", training=TrainingConfig(branch=branch),
         hparams={"schedule": "wsd", "batch_units": 4096, "warmup_units": 1e5},
     )  # fmt: skip

@@ -138,7 +138,6 @@ def test_the_name_answers_at_ten_times_the_largest_budget_for_the_cost_of_the_gr
         ({"design": "adaptive", "train": False}, r"Give design=Adaptive\(target_compute"),
         ({"design": "adaptive", "compute_budgets": [1e16, -1]}, "positive finite numbers of FLOPs"),
         ({"half_width": -1}, "half_width: expected a positive number; got -1"),
-        ({"repeats": 2}, "repeats: an adaptive design repeats runs itself where that narrows"),
         (
             {"training": TrainingConfig(branch=True)},
             "branch: an adaptive design plans runs one by one",

@@ -63,8 +63,8 @@ class Stage:
         raise Stop
 
 
-def test_the_signature_is_the_contract_and_four_more() -> None:
-    assert list(FIND) == [*CONTRACT, "training", "tune", "repeats", "metrics"]
+def test_the_signature_is_the_contract_and_three_more() -> None:
+    assert list(FIND) == [*CONTRACT, "training", "tune", "metrics"]
     kinds = [FIND[name].kind for name in FIND]
     assert kinds[:10] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 10
     assert set(kinds[10:]) == {inspect.Parameter.KEYWORD_ONLY}
@@ -105,7 +105,6 @@ def arguments() -> dict[str, Any]:
         "hparams": {"lr": 0.1},
         "training": TrainingConfig(microbatch=2),
         "design": Tapered(width=3),
-        "repeats": 2,
         "tune": Tune("none", seeds=0),
         "metrics": {},
     }
@@ -170,6 +169,7 @@ def test_every_argument_of_an_adaptive_sweep_is_handed_on(monkeypatch: pytest.Mo
         ("precision", r"training=TrainingConfig\(precision=...\)"),
         ("branch", r"training=TrainingConfig\(branch=...\)"),
         ("prior", r"design=Grid\(prior=...\)"),
+        ("repeats", r"design=Grid\(repeats=...\)"),
         ("max_flops", r"design=Adaptive\(max_flops=...\)"),
         ("mock_law", r"mode=Mock\(law=...\)"),
     ],

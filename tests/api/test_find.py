@@ -425,7 +425,7 @@ def test_a_folder_that_is_removed_is_written_again_and_said(tmp_path: Path) -> N
 def test_repeated_runs_differ_by_their_seed(tmp_path: Path, sweep: dict[str, Any]) -> None:
     sweep.pop("progress")
     plan = flops_fit.plan_sweep(
-        **{**sweep, "compute_budgets": [1e6], "sizes": [4, 8], "repeats": 3}
+        **{**sweep, "compute_budgets": [1e6], "sizes": [4, 8], "design": flops_fit.Grid(repeats=3)}
     )
     runs = flops_fit.run_sweep(plan, output_dir=tmp_path, progress=False)
     assert len({r.loss for r in runs}) == 6

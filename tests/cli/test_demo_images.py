@@ -42,7 +42,7 @@ def test_the_demo_on_images_trains_checks_itself_and_says_how_far_to_trust_it(
     results: list[Result] = []
     monkeypatch.setattr(Result, "report", lambda self: results.append(self))
     sizes = {c: [4, 6, 8] for c in (3e7, 6e7, 1.2e8)}
-    answer = sweep_commands.run_demo(tmp_path, 1, fashion_sweep(folder, sizes) | {"repeats": 1})
+    answer = sweep_commands.run_demo(tmp_path, 1, fashion_sweep(folder, sizes) | {"design": "grid"})
     told, (result,) = capfd.readouterr().out + as_text(answer.shown), results
     assert "A vision transformer" in told
     assert "3 budgets, 9 runs" in told

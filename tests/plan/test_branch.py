@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flops_fit import TrainingConfig, plan_sweep
+from flops_fit import Grid, TrainingConfig, plan_sweep
 from flops_fit.errors import InputError
 from flops_fit.plan import SweepPlan
 from flops_fit.recipes import learning_rate
@@ -33,7 +33,7 @@ def plan_of(**changes: Any) -> SweepPlan:
 
 def test_runs_of_one_size_and_repeat_share_seed_batch_and_trunk() -> None:
     """And of another size or repeat they do not."""
-    plan = plan_of(repeats=2)
+    plan = plan_of(design=Grid(repeats=2))
     for name in ("trunk", "seed"):
         values = {(e.size, e.repeat): set() for e in plan.experiments}
         for e in plan.experiments:

@@ -209,6 +209,7 @@ def test_sizes_in_even_steps_of_ln_n() -> None:
         ({"sizes_per_budget": 0}, InputError, "1 or more"),
         ({"sizes_per_budget": 2.5}, InputError, "whole numbers"),
         ({"sizes_per_budget": [3]}, InputError, "one for each of 2 budgets"),
+        ({"repeats": 0}, InputError, "repeats: expected a positive whole number"),
         ({"design": Rectangular(sizes_per_budget=[3, 4])}, InputError, "the same sizes"),
         ({"sizes": [4, 8], "width": 3.0}, InputError, "design: it would have no effect"),
         ({"sizes": [4, 8], "design": "tapered"}, InputError, "design: it would have no effect"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flops_fit import plan_sweep
+from flops_fit import Grid, plan_sweep
 from flops_fit.errors import BudgetError, InputError, InputTypeError, ModelError, PlanError
 from flops_fit.plan.planner import check_budgets
 from tests.conftest import MLP, Blobs, cross_entropy
@@ -49,12 +49,17 @@ def test_refused_sizes_are_skipped_and_reported() -> None:
 
 
 def test_every_run_has_a_seed_and_an_id_of_its_own() -> None:
-    plan = plan_sweep(**ARGUMENTS, compute_budgets=[1e7, 1e8], repeats=3)
+    plan = plan_sweep(**ARGUMENTS, compute_budgets=[1e7, 1e8], design=Grid(repeats=3))
     assert (
         len({e.id for e in plan.experiments})
         == len(plan)
         == len({e.seed for e in plan.experiments})
     )
+
+
+def test_named_sizes_may_be_repeated() -> None:
+    plan = plan_sweep(**ARGUMENTS, compute_budgets=[1e7], sizes=[4, 8], design=Grid(repeats=2))
+    assert sorted((e.size, e.repeat) for e in plan.experiments) == [(4, 0), (4, 1), (8, 0), (8, 1)]
 
 
 def test_another_budget_keeps_the_ids_of_the_runs_that_stay() -> None:
@@ -235,7 +240,6 @@ def test_unusable_budgets_are_reported(budgets: Any, words: str) -> None:
         ({"batch_size": 0}, InputError, "batch_size: expected a positive"),
         ({"batch_size": "big"}, InputTypeError, "batch_size: expected"),
         ({"batch_size": 5000}, InputError, "at least one batch of 5000 samples"),
-        ({"repeats": 0}, InputError, "repeats"),
         ({"seed": "x"}, InputTypeError, "seed: expected a whole number"),
         ({"flops": "6n"}, InputError, "flops: expected 'measured'"),
         ({"flops": 6}, InputTypeError, "flops: expected 'measured'"),

@@ -220,17 +220,12 @@ def pilot_sizes(spec: ModelSpec, budgets: Sequence[float]) -> dict[float, list[A
     return sizes
 
 
-def check_adaptive(sizes: Any, repeats: int, branch: bool) -> None:
+def check_adaptive(sizes: Any, branch: bool) -> None:
     """Refuse what an adaptive design decides itself, or cannot do."""
     if isinstance(sizes, Mapping):
         raise InputError(
             "sizes: an adaptive design chooses sizes for each budget; expected a list of those that "
             "it may use, or none; got a dict of budgets."
-        )
-    if repeats != 1:
-        raise InputError(
-            "repeats: an adaptive design repeats runs itself where that narrows the interval most; "
-            f"got {repeats!r}. Leave it out."
         )
     if branch:
         raise InputError(

@@ -52,7 +52,6 @@ def find_optimal(
     progress: bool = True,
     training: TrainingConfig = Sweep.training,
     tune: str | Tune = Sweep.tune,
-    repeats: int = Sweep.repeats,
     metrics: Measures | None = Sweep.metrics,
 ) -> Result | SweepPlan:
     """How big a model, on how much data, at what loss, for each compute budget?
@@ -136,8 +135,6 @@ def find_optimal(
         before each budget, and fits them with the law: ``Result.recipe``. ``"pilot"`` and ``"per-size"``
         try them before the sweep, in ``output_dir/tuning``; what they show is in ``Result.tuning``.
         ``"none"`` takes the recipe as it is. See :class:`flops_fit.tune.Tune`.
-    repeats
-        Runs of each size and budget, with seeds of their own.
     metrics
         What to measure of each model at the end of its run, by name: functions ``(model, batches) ->
         number``, the model in evaluation mode, the batches those of the held-out set; a benchmark with

@@ -99,7 +99,6 @@ class Sweep:
     hparams: RecipeLike = "default"
     training: TrainingConfig = _TRAINING
     design: DesignLike = "grid"
-    repeats: int = 1
     tune: str | Tune = "none"
     metrics: Measures | None = None
 
@@ -119,12 +118,11 @@ class Sweep:
                 "names sizes of a model that a command trains. Leave them out."
             )
         check_whole("seed", self.seed, at_least=None)
-        check_whole("repeats", self.repeats, expected="a positive whole number")
         if self.batch_size != "auto":
             expected = "a positive whole number or 'auto'"
             check_whole("batch_size", self.batch_size, expected=expected)
         if isinstance(self.resolved_design, Adaptive):
-            check_adaptive(self.sizes, self.repeats, self.training.branch)
+            check_adaptive(self.sizes, self.training.branch)
         self._check_joint()
         if self.metrics is not None:
             check_metrics(self.metrics)
@@ -285,7 +283,6 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         budgets,
         design,
         sizes,
-        sweep.repeats,
         read,
         tuple(findings),
         task=task,

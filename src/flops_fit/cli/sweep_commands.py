@@ -348,7 +348,7 @@ def run_demo(output_dir: Path, workers: int = 2, images: dict[str, Any] | None =
     started = time.monotonic()
     sweep = images or demo_sweep(SIZES)
     sizes, about = sweep["sizes"], _DEMO["images" if images else "text"]
-    runs = sweep.get("repeats", 1) * sum(map(len, sizes.values()))
+    runs = getattr(sweep.get("design"), "repeats", 1) * sum(map(len, sizes.values()))
     typer.echo(f"{about}: {len(sizes)} budgets, {runs} runs, {workers} at a time.\n")
     pool = flops_fit.execute.PoolExecutor(workers=workers, threads=1)
     result = flops_fit.find_optimal(**sweep, executor=pool, output_dir=output_dir)

@@ -23,6 +23,7 @@ from flops_fit.errors import InputError
 from flops_fit.examples.example_programmatic import show
 from flops_fit.examples.images import DEBIAN_FASHION_MNIST, CIFAR10Dataset, FashionMNISTDataset
 from flops_fit.examples.vit import VisionTransformer, vit_loss_fn
+from flops_fit.plan.designs import Grid
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable
 
 BUDGETS = {"mock": (1e16, 3e16, 1e17, 3e17, 1e18), "cifar10": (1e13, 3e13, 1e14, 3e14)}
@@ -67,7 +68,7 @@ def fashion_sweep(
         "model_cls": VisionTransformer, "model_size_param": "embed_dim", "model_kwargs": shape,
         "dataset": images(train=True), "eval_dataset": images(train=False),
         "loss_fn": vit_loss_fn, "compute_budgets": list(sizes), "sizes": sizes,
-        "hparams": FASHION_RECIPE, "repeats": 2,
+        "hparams": FASHION_RECIPE, "design": Grid(repeats=2),
     }  # fmt: skip
 
 

@@ -164,16 +164,19 @@ class Grid:
     each budget, or one number for each budget, the smallest first. ``axes`` are values of further arguments
     of the model, such as ``{"num_layers": [2, 3, 4]}``: each run has one of them and the size that gives its
     N, drawn so that they go with neither N nor C. :meth:`flops_fit.Fit.axis` says what they do.
+    ``repeats``: runs of each size and budget, with seeds of their own.
     """
 
     prior: PriorLike = None
     width: float = 6.0
     sizes_per_budget: int | Sequence[int] = _GRID_SIZES
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    repeats: int = 1
     kind: ClassVar[str] = "grid"
 
     def __post_init__(self) -> None:
         check_number("width", self.width, above=1, expected="a factor above 1, such as 6")
+        check_whole("repeats", self.repeats, expected="a positive whole number")
         resolve_prior(self.prior)
         for name, values in self.axes.items():
             if isinstance(values, str) or not 2 <= len({repr(v) for v in values}) == len(values):

@@ -49,7 +49,7 @@ def check_budgets(budgets: Any) -> tuple[float, ...]:
         if float(value) in values:
             raise BudgetError(
                 f"compute_budgets: expected distinct budgets; {value:g} is given twice. "
-                "To repeat runs, give repeats=."
+                "To repeat runs, give design=Grid(repeats=2)."
             )
         values.append(float(value))
     if not values:
@@ -104,7 +104,6 @@ class Planner:
     budgets: tuple[float, ...]
     design: Grid
     sizes: Sizes | None = None
-    repeats: int = 1
     notes: tuple[str, ...] = ()
     findings: tuple[Diagnostic, ...] = ()
     task: Callable[..., Run] | None = None
@@ -122,14 +121,14 @@ class Planner:
             if self.design.axes:
                 sizes, more = cross_axes(spec, sizes, self.design.axes)
                 lost += more
-        elif self.design == Grid():
+        elif replace(self.design, repeats=1) == Grid():
             sizes = named_sizes(spec, self.budgets, self.sizes)
         else:
             raise InputError(
-                "design: it would have no effect, as sizes= names the sizes themselves. Leave one of "
-                "them out."
+                "design: it would have no effect but for its repeats, as sizes= names the sizes themselves. "
+                "Leave one of them out."
             )
-        experiments, dropped = make_experiments(factory, sizes, self.repeats)
+        experiments, dropped = make_experiments(factory, sizes, self.design.repeats)
         used = list({repr(e.size): e.size for e in experiments}.values())
         counter = factory.counter
         notes = [*counter.notes, *spec.notes, *self.notes]
