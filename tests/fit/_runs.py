@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from flops_fit import reference
+from flops_fit.fit import Fit
 from flops_fit.laws import Law
 from flops_fit.table import RunTable
 
@@ -44,3 +46,10 @@ def sweep(
         "budget": C,
         "loss": law.loss(N, D) * np.exp(sd * noise),
     }
+
+
+def unconverged(fit: Fit) -> Fit:
+    """The fit as if its solver had not converged, so that nothing of it has an interval."""
+    evidence = fit._evidence
+    solution = replace(evidence.solution, converged=False)
+    return replace(fit, _evidence=replace(evidence, solution=solution))

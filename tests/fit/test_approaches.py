@@ -11,7 +11,7 @@ import pytest
 
 from flops_fit import reference
 from flops_fit.errors import InputError
-from flops_fit.fit import backtest, fit_runs
+from flops_fit.fit import backtest, export_fit, fit_runs
 from flops_fit.fit.approaches import Lines
 from flops_fit.laws import Hoffmann, PowerLaw
 from flops_fit.report import answer_in_words, approaches_table
@@ -190,3 +190,23 @@ def test_the_table_shows_all_three_and_the_dict_holds_them() -> None:
     plain = json.loads(json.dumps(fit.to_dict(), allow_nan=False))
     assert [a["name"] for a in plain["approaches"]] == ["envelope", "isoflop", "surface"]
     assert plain["envelope"]["usable"] is True
+
+
+def test_lines_that_answer_do_so_everywhere() -> None:
+    """optimal, predict_path and the exported values are the prediction's, without an interval."""
+    fit = fit_runs(bowls(lambda c: 2.9 + 0.1 * c**-0.3), "hoffmann", window=None)
+    C = np.array([1e20, 1e21])
+    told = fit.predict(C)
+    best = fit.optimal(C)
+    assert best.params == pytest.approx([p.optimal_params for p in told])
+    assert best.tokens == pytest.approx([p.optimal_tokens for p in told])
+    assert best.loss == pytest.approx([p.expected_loss for p in told])
+    path = fit.predict_path(C)
+    assert path[0, 0] == pytest.approx(best.params)
+    assert path[2, 0] == pytest.approx(best.loss)
+    assert np.isnan(path[:, 1:]).all()
+    values = export_fit(fit)
+    assert values["form"] == "lines"
+    size, loss = values["line"], values["loss_line"]
+    assert size["k"] * C ** size["a"] == pytest.approx(best.params)
+    assert loss["k"] * C ** loss["a"] + loss["offset"] == pytest.approx(best.loss)

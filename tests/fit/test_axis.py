@@ -55,3 +55,11 @@ def test_where_there_is_no_effect_none_is_claimed() -> None:
 def test_a_column_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"one of \['layers', 'kind'\]; got 'depth'"):
         flops_fit.fit_runs(runs()).axis("depth", 1e19)
+
+
+def test_too_few_runs_for_the_constants_of_an_argument_are_refused() -> None:
+    """Eight runs leave two degrees of freedom beside two lines, a mean and three differences."""
+    rows = [{**row, "kind": "abcd"[i % 4]} for i, row in enumerate(runs()[:40:5])]
+    table = flops_fit.RunTable.read(rows)
+    with pytest.raises(InputError, match="3 runs more than the 6 constants of 'kind'; got 8 runs"):
+        axis_effect(table, np.zeros(8), "kind", 1e18, 0.9)

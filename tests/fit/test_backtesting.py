@@ -66,3 +66,10 @@ def test_too_few_budgets_are_refused():
     for top, kind in ((0, InputError), (-1, InputError), (1.5, InputError), (True, InputTypeError)):
         with pytest.raises(kind, match="top"):
             backtest(sweep(ADDITIVE), top=top)
+
+
+def test_held_out_sizes_are_counted_as_in_the_fit():
+    """By n="non_embedding" the total of a run says nothing, for the runs held out as well."""
+    runs = sweep(ADDITIVE, sd=0.003)
+    other = {**runs, "non_embedding": runs["params"], "params": 1e5 + 2 * runs["params"]}
+    assert backtest(other, n="non_embedding").held_out == backtest(runs).held_out

@@ -439,3 +439,32 @@ def test_a_run_without_a_budget_is_left_out() -> None:
     fit = fit_runs(replace(table, budget=budget), "hoffmann")
     reasons = {e.label: e.reason for e in fit.excluded}
     assert "its budget" in reasons[table.labels[3]]
+
+
+@pytest.mark.parametrize("lower", [0.0, 3.0])
+def test_a_second_unit_is_not_looked_for_in_few_runs_or_beside_negative_losses(
+    lower: float,
+) -> None:
+    """Half of them would be called bits where nothing is sure."""
+    table = sweep(LAW, (1e18, 1e19) if not lower else np.geomspace(1e18, 1e20, 5), 5)
+    table["loss"] = (
+        table["loss"] * np.where(np.arange(len(table["loss"])) % 4 == 1, BITS, 1.0) - lower
+    )
+    assert mixed_loss_units(RunTable.read(table)) is None
+
+
+def test_a_second_unit_is_found_among_more_runs_than_are_searched() -> None:
+    table = sweep(LAW, np.geomspace(1e18, 1e21, 20), 80, sd=0.02, seed=0)
+    table["loss"][::8] *= BITS
+    found = mixed_loss_units(RunTable.read(table))
+    assert found is not None
+    assert "200 of 1600" in found.message
+
+
+def test_a_crashed_run_of_unknown_length_is_counted_beside_all() -> None:
+    table = sweep(LAW, sd=0.003)
+    state = np.where(np.arange(35) == 9, "crashed", "finished")
+    table["tokens"] = np.where(np.arange(35) == 9, np.nan, table["tokens"])
+    fit = fit_runs({**{n: table[n] for n in ("params", "tokens", "loss")}, "state": state})
+    (said,) = [d for d in fit.diagnostics if d.code == "selected_by_outcome"]
+    assert "1 of 35 of all, their budget not known" in said.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from flops_fit import reference
 from flops_fit.errors import FitError, InputError, TableError
 from flops_fit.fit import Fit, backtest, fit_runs, load_fit
+from flops_fit.fit.experts import by_active
 from flops_fit.laws import Experts, Law
 from flops_fit.report import answer_in_words, isoflop_data
 from flops_fit.table import RunTable
 from tests.fit._experts import LAW, SHARE, rows
+from tests.fit._runs import unconverged
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +303,25 @@ def test_a_law_of_ones_own_may_take_the_sparsity() -> None:
     fit = fit_runs(rows(), Own)
     assert isinstance(fit.law, Law)
     assert fit.params["q"] == pytest.approx(LAW.q, rel=1e-3)
+
+
+def test_a_table_by_active_parameters_stays_one(noisy: Fit) -> None:
+    """The runs of a fit are fitted again as they are."""
+    assert by_active(noisy.runs) is noisy.runs
+
+
+def test_experts_are_not_counted_where_the_runs_do_not_say_them(noisy: Fit) -> None:
+    lost = unconverged(replace(noisy, runs=replace(noisy.runs, experts=None)))
+    found = lost.best_experts(1e20)
+    assert {row.experts for row in found.rows} == {None}
+    assert "| –" in str(found)
+
+
+def test_a_law_that_did_not_converge_has_a_best_sparsity_without_intervals(noisy: Fit) -> None:
+    best, law = unconverged(noisy).best_experts(1e20).best, noisy.law
+    assert isinstance(law, Experts)
+    sparse, dense = law.with_experts(best.sparsity), law.with_experts(1.0)
+    loss = float(sparse.optimal(1e20, noisy.flops).loss)
+    assert best.gain == pytest.approx(1 - loss / float(dense.optimal(1e20, noisy.flops).loss))
+    assert best.compute_ratio == pytest.approx(dense.compute_for(loss, noisy.flops) / 1e20)
+    assert (best.gain_interval, best.compute_ratio_interval, best.loss_interval) == (None,) * 3

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from flops_fit.errors import InputError
+from flops_fit.errors import FitError, InputError
 from flops_fit.fit import fit_runs
 from flops_fit.fit.generic import descend
 from flops_fit.fit.intervals import covariance
 from flops_fit.fit.solver import huber
-from flops_fit.laws import Kaplan
+from flops_fit.laws import Hoffmann, Kaplan, Law
 from tests.fit._runs import sweep
 
 JOINT = Kaplan(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
@@ -106,3 +109,63 @@ def test_an_unknown_kind_is_refused():
     """The refusal lists the kinds there are."""
     with pytest.raises(InputError, match="'wild'"):
         fit_runs(sweep(JOINT), "kaplan").bootstrap(3, "block")
+
+
+@dataclass(frozen=True)
+class Redundant(Law):
+    """The additive law with a factor S of A that no runs can tell from A."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    S: float
+    limits: ClassVar[dict[str, float]] = {"S": 1.0}
+
+    def loss(self, N, D):
+        return self.E + self.S * self.A / N**self.alpha + self.B / D**self.beta
+
+    @classmethod
+    def starts(cls, N, D, loss):
+        return [{"E": 1.5, "A": 300.0, "B": 900.0, "alpha": 0.3, "beta": 0.35, "S": 2.0}]
+
+
+@dataclass(frozen=True)
+class Unlimited(Redundant):
+    """Of which no factor is so large."""
+
+    limits: ClassVar[dict[str, float]] = {"S": np.inf}
+
+
+@dataclass(frozen=True)
+class Misnamed(Redundant):
+    @classmethod
+    def starts(cls, N, D, loss):
+        return [{"E": 1.5, "A": 300.0}]
+
+
+ADDITIVE = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
+
+
+def test_constants_that_cannot_be_told_apart_are_held_at_their_limit_where_the_runs_allow_it():
+    """At S = 1 the law is as good, and the other constants are those of the additive law."""
+    runs = sweep(ADDITIVE, sd=0.002)
+    held = fit_runs(runs, Redundant, window=None)
+    assert held.law.params["S"] == 1.0
+    assert held._evidence.solution.held == {"S": 1.0}
+    plain = fit_runs(runs, "hoffmann", window=None, delta=held.delta)
+    assert {n: held.law.params[n] for n in plain.law.params} == pytest.approx(
+        plain.law.params, rel=1e-3
+    )
+
+
+def test_a_limit_that_the_runs_refuse_is_not_taken():
+    fit = fit_runs(sweep(ADDITIVE, sd=0.002), Unlimited, window=None)
+    assert np.isfinite(fit.law.params["S"])
+    assert fit._evidence.solution.held == {}
+
+
+def test_starts_name_the_parameters_of_their_law():
+    with pytest.raises(FitError, match=r"Misnamed.starts to return dicts with the keys \['E', 'A'"):
+        fit_runs(sweep(ADDITIVE), Misnamed)

@@ -14,13 +14,14 @@ import pytest
 from flops_fit import compare, fit_runs
 from flops_fit.errors import InputError, TableError
 from flops_fit.fit import Fit, GroupFit
-from flops_fit.fit.groups import share_constants
+from flops_fit.fit.groups import beliefs, share_constants, shared_names, split_finding
+from flops_fit.fit.misfit_mean import Known
 from flops_fit.fit.solver import Solution
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import SurfaceSolver
-from flops_fit.laws import Hoffmann, Kappa, Law
+from flops_fit.laws import Hoffmann, Kaplan, Kappa, Law
 from flops_fit.table import RunTable
-from tests.fit._runs import sweep
+from tests.fit._runs import sweep, unconverged
 
 WEB = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
 CODE = Hoffmann(1.1, 300.0, 900.0, 0.35, 0.37)
@@ -190,3 +191,47 @@ def test_what_cannot_be_grouped_is_refused(
 def test_an_unknown_group_is_refused(grouped: GroupFit) -> None:
     with pytest.raises(InputError, match="group: expected one of"):
         grouped["books"]
+
+
+def test_without_an_optimum_of_each_group_equality_is_not_tested() -> None:
+    """The shared constants are found all the same, and the finding says that there was no test."""
+    solutions = [solved(WEB, 0), solved(CODE, 1)]
+    sound = share_constants(solutions, ("alpha", "beta"))
+    lost = share_constants(
+        [solutions[0], replace(solutions[1], converged=False)], ("alpha", "beta")
+    )
+    assert lost.values == sound.values
+    assert sound.p_value is not None
+    assert lost.p_value is None
+    told = lost.diagnostic("two groups")
+    assert "not tested" in told.message
+    assert told.severity == "ok"
+
+
+def test_a_group_without_an_interval_tells_the_others_nothing() -> None:
+    """It learns from them; they are left with what they know."""
+    fits = [fit_runs(sweep(law, sd=0.004), "hoffmann") for law in (WEB, CODE)]
+    first, second = fits[0]._evidence, unconverged(fits[1])._evidence
+    one, other = beliefs([first, second], ("alpha", "beta"))
+    assert one is None
+    assert other is not None
+    assert np.exp(other.mean) == pytest.approx([0.35, 0.37], rel=0.15)
+
+
+def test_any_constants_of_a_law_outside_the_family_may_be_shared() -> None:
+    assert shared_names(("alpha_N",), Kaplan, Known()) == ("alpha_N",)
+    with pytest.raises(InputError, match="expected some of"):
+        shared_names(("E",), Kaplan, Known())
+
+
+def test_columns_that_follow_the_budgets_are_told_and_numbers_that_grow_with_size_are_not() -> None:
+    """A phase of the sweep cannot be told from its compute; a depth is what the law explains."""
+    columns = sweep(WEB, sd=0.003)
+    small = columns["budget"] < 5e18
+    depth = np.round(np.log2(columns["params"])).astype(int)
+    table = RunTable.read({**columns, "phase": np.where(small, "first", "second")})
+    texts = {**table.texts, "depth": tuple(map(str, depth))}
+    solution = SurfaceSolver(Hoffmann, points_of(table, log=True)).fit(np.ones(len(table)), "mad")
+    (told,) = split_finding(solution, replace(table, texts=texts))
+    assert told.code == "groups_follow"
+    assert "'phase'" in told.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from matplotlib.figure import Figure
 
 from flops_fit.errors import FitError, InputError, TableError
 from flops_fit.fit import MetricFit, metric
-from flops_fit.fit.metric_routes import Direct, Scale, minimise
+from flops_fit.fit.metric_routes import Direct, LawOfLoss, Scale, TwoSteps, minimise
+from flops_fit.fit.metrics import BOTH
+from flops_fit.fit.solver import finding
 from flops_fit.laws import Hoffmann
 from flops_fit.table import RunTable
-from tests.fit._runs import sweep
+from tests.fit._runs import sweep, unconverged
 
 LAW = Hoffmann(1.7, 400.0, 1100.0, 0.34, 0.34)
 
@@ -132,3 +135,76 @@ def test_many_problems_are_minimised_at_once() -> None:
     targets = np.array([[1.0, 2.0], [3.0, 0.5]])
     end = minimise(lambda t: np.exp(t) - targets, np.zeros((2, 2)))
     assert np.exp(end) == pytest.approx(targets, abs=1e-3)
+
+
+def test_two_routes_that_did_alike_answer_together() -> None:
+    """The mean of both, and all draws of both in the interval."""
+    columns, noise = table(), np.random.default_rng(0).normal(size=20)
+    N, D = columns["params"], columns["tokens"]
+    quiz = 0.25 + 0.75 * np.exp(-((4e8 / N) ** 0.5) - (1e10 / D) ** 0.5) + 0.02 * noise
+    fit = metric({**columns, "quiz": quiz}, "quiz", chance=0.25)
+    assert fit.headline == BOTH
+    assert "the mean of both answers" in str(fit)
+    told = fit.predict(1e21)
+    assert told.value == pytest.approx(np.mean([v for v, _ in told.routes.values()]))
+    N, D = np.array([told.params]), np.array([told.tokens])
+    each = [fit.draws(N, D, name) for name in ("two steps", "direct")]
+    assert np.array_equal(fit.draws(N, D), np.vstack(each))
+    assert told.interval == pytest.approx(np.quantile(np.vstack(each), [0.05, 0.95]))
+
+
+def test_of_eight_runs_two_are_held_out() -> None:
+    """Of more than six the law needs each."""
+    columns = {name: values[::-2][:8] for name, values in table().items()}
+    assert set(metric(columns, "quiz", chance=0.25).held_out) == {"two steps", "direct"}
+
+
+def test_an_optimum_that_is_not_trusted_is_said_with_the_score_there(quiz: MetricFit) -> None:
+    """A pair (N, D) does not need it."""
+    lost = replace(quiz.loss_fit, diagnostics=(finding("poor_fit", "critical", name="first"),))
+    doubted = replace(quiz, loss_fit=lost)
+    assert "metric_optimum" in {d.code for d in doubted.predict(1e21).diagnostics}
+    assert "metric_optimum" not in {d.code for d in doubted.predict((1e9, 1e11)).diagnostics}
+    assert "metric_optimum" not in {d.code for d in quiz.predict(1e21).diagnostics}
+
+
+def test_a_score_that_does_not_follow_the_loss_predicts_nothing() -> None:
+    columns = table()
+    shuffled = np.random.default_rng(1).permutation(columns["quiz"])
+    told = metric({**columns, "quiz": shuffled}, "quiz", chance=0.0)
+    assert told.trust == "no"
+    assert "metric_no_trend" in {d.code for d in told.diagnostics}
+    assert math.isnan(told.predict(1e22).value)
+
+
+def test_a_ceiling_that_the_runs_show_is_found() -> None:
+    """Half of the answers are wrong for all that is learnt."""
+    runs = sweep(LAW, budgets=(1e18, 4e18, 2e19, 1e20), sizes=5, sd=0.003)
+    quiz = 0.5 / (1 + np.exp(8 * (runs["loss"] - 3.0)))
+    free = metric({**runs, "quiz": quiz}, "quiz", ceiling=None)
+    best = LAW.optimal(1e22)
+    assert free.predict(1e22).value == pytest.approx(
+        0.5 / (1 + np.exp(8 * (float(best.loss) - 3.0))), abs=0.03
+    )
+
+
+def test_a_step_by_another_loss_reads_it_from_a_table_too() -> None:
+    """The bits of its own answers, where the loss of the runs is of something else."""
+    columns = table()
+    columns["bpb"] = columns["loss"]
+    columns["loss"] = columns["loss"] * np.exp(0.2 * columns["noise"])
+    rows = RunTable.read(columns, metrics=("quiz", "bpb"))
+    found = metric(rows, "quiz", chance=0.25, loss="bpb")
+    assert np.array_equal(found.runs.loss, columns["bpb"])
+    plain = metric(columns, "quiz", chance=0.25, loss="bpb")
+    assert found.predict(1e21).value == pytest.approx(plain.predict(1e21).value)
+
+
+def test_routes_of_a_law_without_draws_have_its_loss(quiz: MetricFit) -> None:
+    evidence = unconverged(quiz.loss_fit)._evidence
+    N, D = np.array([1e9, 2e9]), np.array([1e11, 1e11])
+    assert LawOfLoss(evidence).draws(N, D)[0] == pytest.approx(evidence.law.loss(N, D))
+    steps = TwoSteps(evidence, quiz.runs.loss, quiz.scores, quiz.scale)
+    assert np.median(steps.draws(N, D), axis=0) == pytest.approx(
+        np.asarray(truth(evidence.law.loss(N, D))), abs=0.02
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -246,3 +248,38 @@ def test_the_fit_tells_what_the_envelope_assumes() -> None:
     assert told["envelope_schedule"].severity == "note"
     assert "no point of the envelope" in told["envelope_excluded"].message
     assert fit_runs(sweep(LAW, sd=0.003)).envelope is None
+
+
+def test_tokens_at_the_vertex_are_those_of_the_runs_beside_it_where_their_loss_has_no_bowl_in_them():
+    """Three sizes in a row of which the middle one read most: its D, and not a parabola's."""
+    runs = {
+        "params": [1e8, 2e8, 4e8],
+        "tokens": np.exp([20.0, 23.0, 21.0]),
+        "loss": [2.2, 2.0, 2.2],
+        "budget": [1e18] * 3,
+    }
+    found = parabola(RunTable.read(runs))
+    assert found.params == pytest.approx(2e8)
+    assert found.tokens == pytest.approx(np.exp(23.0))
+    assert found.interior
+
+
+def test_a_size_that_is_lowest_from_where_curves_begin_is_no_point() -> None:
+    """Three curves over the same compute: the middle one wins until another does, but since when?"""
+    C = np.geomspace(1e17, 1e19, 200)
+    u = np.log(C / 1e17)
+    losses = {1e8: 3.0 + 0.30 * u, 2e8: 2.8 + 0.31 * u, 4e8: 3.6 + 0.05 * u}
+    found = read(
+        {
+            "run": np.repeat(["a", "b", "c"], 200),
+            "params": np.repeat(list(losses), 200),
+            "tokens": np.concatenate([C / (6 * N) for N in losses]),
+            "loss": np.concatenate(list(losses.values())),
+        }
+    )
+    reasons = {e.label: e.reason for e in found.excluded}
+    assert "until a curve begins or ends" in reasons["N = 2e+08"]
+    assert found.points == ()
+    told = {d.code for d in replace(found, excluded=()).diagnostics()}
+    assert "envelope_excluded" not in told
+    assert "envelope_excluded" in {d.code for d in found.diagnostics()}

@@ -7,8 +7,11 @@ import pytest
 
 from flops_fit.fit import fit_runs
 from flops_fit.fit.misfit import Basis, _whitener
-from flops_fit.fit.misfit_mean import MisfitPrior
+from flops_fit.fit.misfit_mean import MOST_POINTS, KappaMean, MisfitPrior, pool
+from flops_fit.fit.surface import points_of
+from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.laws import Hoffmann
+from flops_fit.table import RunTable
 from tests.fit._runs import sweep
 
 LAW = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
@@ -106,3 +109,21 @@ def test_the_signs_of_eigenvectors_decide_nothing(monkeypatch):
     assert after.optimal_params == pytest.approx(before.optimal_params, rel=1e-6)
     for name, span in before.intervals.items():
         assert after.intervals[name] == pytest.approx(span, rel=1e-5)
+
+
+def test_more_runs_than_can_be_evaluated_are_pooled_by_place():
+    """So few points stand for all runs, with their whole precision, and lie at their means."""
+    rng = np.random.default_rng(0)
+    count = MOST_POINTS + 1200
+    N, D = np.exp(rng.uniform(16, 26, count)), np.exp(rng.uniform(18, 28, count))
+    loss = LAW.loss(N, D) * np.exp(0.002 * rng.normal(size=count))
+    table = RunTable.read({"params": N, "tokens": D, "loss": loss})
+    points = points_of(table, log=True)
+    solution = SurfaceSolver(Hoffmann, points).fit(np.ones(count), "mad")
+    mean = KappaMean(solution, MisfitPrior(), True, None)
+    pooled, at, precision, within, _ = pool(mean, np.ones(count))
+    assert MOST_POINTS / 4 < len(at.z) <= MOST_POINTS
+    assert np.sum(precision) == pytest.approx(count)
+    assert np.sum(precision * at.x) == pytest.approx(np.sum(points.x), abs=1e-6)
+    left = float(np.sum((at.z - pooled.values(pooled.start[None], at.x, at.y)[0]) ** 2 * precision))
+    assert within + left == pytest.approx(float(np.sum(solution.residuals**2)), rel=0.05)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from flops_fit.errors import InputError, InputTypeError
-from flops_fit.fit import Estimate, Fit, fit_runs
+from flops_fit.fit import Estimate, Fit, fit_runs, intervals
 from flops_fit.laws import Hoffmann, Law
-from tests.fit._runs import chinchilla, sweep
+from tests.fit._runs import chinchilla, sweep, unconverged
 
 ADDITIVE = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
 FOUR = ("optimal_params", "optimal_tokens", "expected_loss", "tokens_per_param")
@@ -296,3 +296,41 @@ def test_a_quantity_is_a_function_to_a_number(fit, quantity):
     """Anything else is refused by its type."""
     with pytest.raises(InputTypeError, match="expected"):
         fit.estimate(quantity)
+
+
+# --- without intervals
+
+
+def test_a_law_that_did_not_converge_answers_without_intervals(fit):
+    """The values are the fitted law's, and the reason is said."""
+    lost, law, reason = unconverged(fit), fit.law, "the solver did not converge"
+    best = law.optimal(1e21, fit.flops)
+    found = lost.compute_for(float(best.loss))
+    assert found.value == pytest.approx(1e21, rel=1e-6)
+    assert (found.interval, found.method, found.reason) == (None, "none", reason)
+    assert lost.optimal(1e21).params == best.params
+    assert lost.loss_at(1e9, 2e10).value == law.loss(1e9, 2e10)
+    served = lost.optimal_for_inference(float(best.loss), 1e12)
+    assert served.params == law.optimal_for_inference(float(best.loss), 1e12, fit.flops).params
+    assert (set(served.intervals.values()), served.reason) == ({None}, reason)
+
+
+def test_a_loss_that_most_drawn_surfaces_do_not_reach_keeps_the_fitted_laws_answer(fit):
+    """A thousandth above E: no interval, and no infinite model."""
+    goal = 1.001 * fit.law.params["E"]
+    found = fit.optimal_for_inference(goal, 1e12)
+    assert found.params == fit.law.optimal_for_inference(goal, 1e12, fit.flops).params
+    assert found.intervals["params"] is None
+
+
+def test_draws_that_are_not_finite_have_no_interval(fit):
+    """Where under half of them are, the runs do not determine it; where more are, no law gets there."""
+    evidence, draws = fit._evidence, np.linspace(1.0, 2.0, 101)
+    sound = intervals.answer(evidence, draws, 0.9)
+    assert (sound.value, sound.interval) == (pytest.approx(1.5), pytest.approx((1.05, 1.95)))
+    some = intervals.answer(evidence, np.where(draws > 1.8, np.nan, draws), 0.9)
+    assert (some.value, some.interval) == (pytest.approx(1.5), None)
+    assert some.reason == "the runs do not determine it"
+    most = intervals.answer(evidence, np.where(draws > 1.2, np.inf, draws), 0.9)
+    assert (most.value, most.interval) == (np.inf, None)
+    assert most.reason == "the law does not reach it"

@@ -377,3 +377,33 @@ def test_runs_without_a_number_in_the_column_are_left_out():
     runs["unique_tokens"][:] = np.nan
     with pytest.raises(TableError, match="has none"):
         fit_runs(runs, "muennighoff")
+
+
+def test_auto_needs_the_supply_of_every_run():
+    """One run without it: no run is left out for a law of repeated data that was not asked for."""
+    runs = grid(PUBLISHED, 0.003)
+    runs["unique_tokens"] = np.where(
+        np.arange(len(runs["loss"])) == 7, np.nan, runs["unique_tokens"]
+    )
+    fit = fit_runs(runs, window=None)
+    assert not isinstance(fit.law, Muennighoff)
+    assert len(fit.runs) == len(runs["loss"])
+
+
+def test_losses_without_a_logarithm_have_the_usual_noise():
+    rows = [{"params": 1e8, "tokens": 1e9, "loss": -1.0 - 0.1 * i} for i in range(9)]
+    assert run_noise(RunTable.read(rows)) == 0.004
+
+
+def test_a_supply_of_no_run_is_refused():
+    with pytest.raises(TableError, match="expected positive numbers in the column 'unique_tokens'"):
+        fit_runs({**sweep(ADDITIVE), "unique_tokens": np.full(35, -1.0)}, "muennighoff")
+
+
+def test_what_is_known_of_repeats_is_no_finding():
+    """R*_D is given, so that only R*_N is said to be found, and a given infinity is not held."""
+    runs = grid(PUBLISHED, 0.003)
+    fit = fit_runs(runs, "muennighoff", fixed={"R_D": PUBLISHED.R_D})
+    assert "R_N_identified" in codes(fit)
+    assert not [code for code in codes(fit) if code.startswith("R_D")]
+    assert fit._evidence.solution.held == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,10 @@ import pytest
 import flops_fit
 from flops_fit import fit_runs, load_fit, reference
 from flops_fit.errors import InputError, TableError
+from flops_fit.fit import ValleyPrior
+from flops_fit.fit.solver import finding
 from flops_fit.laws import Hoffmann
+from flops_fit.records import SIMULATED, as_record
 
 
 @dataclass(frozen=True)
@@ -153,3 +156,22 @@ def test_several_budgets_are_answered_at_once(runs):
     with pytest.raises(InputError, match="expected a compute budget"):
         fit.predict([1e21, -1])
     assert flops_fit.load_fit is load_fit
+
+
+def test_a_summary_of_simulated_runs_says_so_and_names_what_is_wrong(runs):
+    fit = fit_runs(runs)
+    poor = finding("poor_fit", name="first")
+    text = replace(fit, diagnostics=(SIMULATED, poor)).summary()
+    assert f"Trust: none: {SIMULATED.message}" in text
+    assert text.splitlines()[-1].startswith("• ")
+    assert "more in fit.diagnostics" not in text
+    assert "• 2 more in fit.diagnostics" in replace(fit, diagnostics=(poor,) * 6).summary()
+
+
+def test_options_without_plain_values_are_not_saved(runs, tmp_path):
+    made_of = fit_runs(runs, "hoffmann", window=None)._question
+    prior = ValleyPrior()
+    saved = replace(made_of, options={**made_of.options, "hparams": prior}).to_dict()
+    assert as_record(json.loads(json.dumps(saved))["options"]["hparams"], ValleyPrior, "") == prior
+    with pytest.raises(InputError, match="expected a fit without curves= to save"):
+        replace(made_of, options={**made_of.options, "curves": object()}).to_dict()

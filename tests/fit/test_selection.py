@@ -276,3 +276,29 @@ def test_repeated_data_with_negative_losses_has_an_answer():
     assert fit_runs(table).law.params["E"] < 0
     with pytest.raises(FitError, match="expected positive losses"):
         fit_runs(table, "muennighoff")
+
+
+def many(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    N, D = np.exp(rng.uniform(17, 23, count)), np.exp(rng.uniform(21, 26, count))
+    loss = LAW.loss(N, D) * np.exp(0.005 * rng.normal(size=count))
+    return {"params": N, "tokens": D, "flops": 6 * N * D, "loss": loss}
+
+
+def test_of_thousands_of_runs_only_a_wrong_compute_is_looked_for():
+    """No single one pulls the fit, but a cell of compute is wrong wherever it stands."""
+    table = many(5_001)
+    table["flops"][17] *= 100
+    table["params"][40] *= 1e3
+    table["flops"][40] *= 1e3
+    assert strays(table) == {17}
+
+
+@pytest.mark.parametrize("column", ["flops", "tokens"])
+def test_so_many_wrong_cells_are_no_typing_errors(column):
+    """A third of all: other findings say what is wrong, and no run is left out."""
+    table = {n: v.copy() for n, v in DESIGNS["sweep"].items() if n != "budget"}
+    table[column][::3] *= 1e3
+    if column == "tokens":
+        table["flops"] = 6 * table["params"] * table["tokens"]
+    assert strays(table) == set()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from flops_fit import reference
 from flops_fit.fit import Fit, fit_runs
+from flops_fit.fit.checks import residual_map
 from flops_fit.laws import Hoffmann, Kappa
 from tests.fit._runs import chinchilla, sweep
 
@@ -133,3 +135,17 @@ def test_all_of_it_can_be_written():
     text = json.dumps(fit.to_dict(), allow_nan=False)
     assert "leave_one_budget_out" in text
     assert "residual_map" in text
+
+
+@pytest.mark.parametrize("column", ["idle", "alone", "same"])
+def test_a_pattern_beside_constants_that_cannot_be_told_apart_has_no_p_value(column):
+    """A constant without effect, one that a single run decides, or two that do the same."""
+    fit = fit_runs(sweep(LAW, sd=0.003), "hoffmann", window=None)
+    solution = fit._evidence.solution
+    sound = residual_map(solution, fit.runs, fit.flops)
+    assert sound.p_value == fit.residual_map.p_value
+    J = solution.jacobian.copy()
+    J[:, 1] = {"idle": np.zeros(35), "alone": np.eye(35)[4], "same": J[:, 2]}[column]
+    found = residual_map(replace(solution, jacobian=J), fit.runs, fit.flops)
+    assert found.p_value is None
+    assert np.array_equal(found.count, sound.count)

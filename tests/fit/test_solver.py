@@ -227,3 +227,15 @@ def test_a_fit_has_one_blas_thread_and_gives_the_others_back():
         fit_runs(reference.runs("llama3_2024"), flops_per_unit=counted)
         assert threads() == {2}
     assert set().union(*inside) == {1}
+
+
+@pytest.mark.parametrize("law", [ADDITIVE, JOINED])
+def test_a_search_on_a_sample_ends_at_the_optimum_of_all_runs(law):
+    """Of more than 4,000 runs some are searched, and all are fitted: starts that agree are counted."""
+    rng = np.random.default_rng(0)
+    N, D = np.exp(rng.uniform(16, 24, 4_500)), np.exp(rng.uniform(20, 26, 4_500))
+    table = RunTable.read({"params": N, "tokens": D, "loss": law.loss(N, D)})
+    found = SurfaceSolver(type(law), points_of(table, True)).fit(np.ones(4_500), "mad")
+    assert found.law.params == pytest.approx(law.params, rel=1e-5)
+    assert len(found.residuals) == 4_500
+    assert 1 <= found.agree <= found.starts

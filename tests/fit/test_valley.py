@@ -230,3 +230,52 @@ def test_a_held_out_budget_is_judged_at_its_best_rates():
     (held,) = tested.held_out
     assert held.params_inside
     assert tested.fit.hparams.runs == 28
+
+
+def test_a_batch_alone_is_fitted_where_the_rate_follows_a_rule():
+    runs = sweep()
+    N, D = runs["params"], runs["tokens"]
+    rate, _ = rule(N, D)
+    R = regret(VALLEY, *logs(N, D, rate, runs["batch_tokens"])).value[0]
+    noise = 0.002 * np.random.default_rng(2).normal(size=len(N))
+    table = {**runs, "loss": LAW.loss(N, D) * np.exp(R + noise), "lr": rate}
+    found = tuned_losses(RunTable.read(table), "auto", "total")[1]
+    assert found.names == ("batch_units",)
+    best, (_, batch) = found.optimal(2e8, 2e10), rule(2e8, 2e10)
+    assert best.lr is None
+    assert best.batch_interval[0] < batch < best.batch_interval[1]
+    assert str(found).startswith("batch ∝ ")
+    cost = found.regret(2e8, 2e10, batch_units=8 * batch, level=0.99).interval
+    true = regret(VALLEY, *logs(2e8, 2e10, rule(2e8, 2e10)[0], 8 * batch)).value[0, 0]
+    assert cost[0] < math.expm1(true) < cost[1]
+
+
+def test_chains_that_do_not_agree_are_told(fit):
+    apart = replace(fit.hparams, valley=replace(fit.hparams.valley, mixing=1.5))
+    assert "hparams_draws" in {d.code for d in apart.diagnostics(fit.runs)}
+    agree = replace(fit.hparams, valley=replace(fit.hparams.valley, mixing=1.0))
+    assert "hparams_draws" not in {d.code for d in agree.diagnostics(fit.runs)}
+
+
+PRECISION = np.array([[4.0, 1.2], [1.2, 0.9]])
+
+
+def normal(q):
+    """Around (1, −2)."""
+    off = q - np.array([1.0, -2.0])
+    return 0.5 * np.sum((off @ PRECISION) * off, axis=1), off @ PRECISION
+
+
+def test_a_normal_posterior_is_drawn_by_importance():
+    drawn = sample(normal, np.array([1.0, -2.0]), PRECISION, 2000, 35)
+    assert drawn.method.startswith("importance sampling")
+    assert drawn.values.mean(axis=0) == pytest.approx([1.0, -2.0], abs=0.15)
+    assert np.cov(drawn.values.T) == pytest.approx(np.linalg.inv(PRECISION), rel=0.2)
+
+
+def test_of_many_runs_the_curvature_at_the_mode_says_enough():
+    """Where importance weights are uneven too: a Hessian ten times too flat."""
+    drawn = sample(normal, np.array([1.0, -2.0]), PRECISION / 1e4, 2000, 501)
+    assert drawn.method == "normal around the mode"
+    assert drawn.values.mean(axis=0) == pytest.approx([1.0, -2.0], abs=15)
+    assert np.cov(drawn.values.T) == pytest.approx(1e4 * np.linalg.inv(PRECISION), rel=0.2)

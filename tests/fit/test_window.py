@@ -7,7 +7,9 @@ import pytest
 
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit import fit_runs
+from flops_fit.fit.window import run_weights
 from flops_fit.laws import Hoffmann
+from flops_fit.table import RunTable
 from tests.fit._runs import sweep
 
 LAW = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
@@ -117,3 +119,29 @@ def test_a_window_without_the_largest_budget_is_not_used():
     fit = fit_runs(more, "hoffmann", window=8.0)
     assert not fit.window.used
     assert fit.window.reason == "it would leave no run of the largest budget"
+
+
+def test_weights_by_standard_errors_are_one_at_most_and_fall_with_the_variance():
+    """1/(τ² + se²) beside the largest: between equal weights and those of the errors alone."""
+    runs = noisy(0)
+    weights = run_weights("loss_se", RunTable.read(runs), log=True)
+    worse = runs["loss_se"] / runs["loss"] > 0.01
+    assert np.max(weights) == 1.0
+    assert np.max(weights[worse]) < 0.1
+    assert np.min(weights[worse]) > (0.001 / 0.02) ** 2
+    assert np.min(weights[~worse]) > 0.99
+    alike = {**runs, "loss_se": 1e-3 * runs["loss"]}
+    assert run_weights("loss_se", RunTable.read(alike), log=True) == pytest.approx(1.0, rel=1e-9)
+
+
+def test_a_window_of_one_shape_does_not_tell_n_from_d():
+    """Seeds of each budget's optimum inside it, other sizes only far outside: all runs are fitted."""
+    C = np.repeat([1e18, 3e18, 1e19, 3e19, 1e20], 6)
+    best = np.sqrt(C / 120)
+    N = best * np.tile([1.0, 1.0, 1.0, 1.0, 1 / 40, 40.0], 5)
+    law = Hoffmann(E=1.7, A=400.0, B=400.0 * 20**0.35, alpha=0.35, beta=0.35)
+    loss = law.loss(N, C / (6 * N)) * np.exp(0.001 * np.random.default_rng(0).normal(size=30))
+    fit = fit_runs({"params": N, "tokens": C / (6 * N), "loss": loss}, "hoffmann")
+    assert not fit.window.used
+    assert fit.window.reason == "the runs it would leave do not tell N from D"
+    assert len(fit.runs) == 30

@@ -100,3 +100,16 @@ def test_a_polynomial_is_used_within_a_factor_of_four_of_what_was_traced() -> No
     assert polynomial.flops(1, (1,)) is None
     assert polynomial.flops(161, (161,)) is None
     assert polynomial.flops(12, (13,)) is None  # the model built is another one
+
+
+def test_a_size_that_cannot_be_counted_leaves_the_ratio_as_it_was() -> None:
+    """Each is asked for once."""
+    asked: list[float] = []
+
+    def near(n: float) -> None:
+        asked.append(n)
+
+    flops = InterpolatedFlops({1e4: 8e4}, near)
+    assert float(flops(1e5)) == pytest.approx(8e5)
+    assert float(flops(1e5)) == pytest.approx(8e5)
+    assert len(asked) == len(set(asked)) == 2

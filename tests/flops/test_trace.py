@@ -298,3 +298,28 @@ def test_draws_come_from_every_part_of_the_unit_interval() -> None:
         drawn = [numbers(STRATA * group + draw) for draw in range(1, STRATA + 1)]
         for place in zip(*drawn, strict=True):
             assert sorted(int(STRATA * value) for value in place) == list(range(STRATA))
+
+
+@pytest.mark.parametrize(("axes", "stacked"), [((0, 1, 2), True), ((1, 0, 2), False)])
+def test_only_weights_that_are_stacked_along_their_first_axis_are_experts(
+    axes: tuple[int, int, int], stacked: bool
+) -> None:
+    """Of each a batched product through 3 of them takes every position; else none is counted as one's."""
+    layer = nn.Module()
+    layer.weight = nn.Parameter(meta(3, 8, 16) if stacked else meta(8, 3, 16))
+    counted = trace_flops(lambda: torch.bmm(meta(3, 5, 8), layer.weight.permute(axes)).sum(), layer)
+    assert counted.forward == 2 * 3 * 5 * 8 * 16
+    assert list(counted.calls.get("weight", [])) == ([5.0] if stacked else [])
+    assert counted.notes == ()
+
+
+def test_what_is_drawn_for_nothing_changes_no_later_draw() -> None:
+    """As for a whole tensor, one number is taken, whatever its size: none, two or a hundred."""
+
+    def later(count: int) -> list[float]:
+        torch.manual_seed(0)
+        with each_operation(lambda *_: None, 1):
+            torch.rand(count)
+            return torch.rand(4).tolist()
+
+    assert later(0) == later(2) == later(100)

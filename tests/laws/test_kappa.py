@@ -63,3 +63,13 @@ def test_noisy_runs_give_the_optimum_back():
     runs = sweep(JOINT, sd=0.005, seed=1)
     fit = fit_runs(runs, "kaplan")
     assert fit.predict(1e21).optimal_params == pytest.approx(JOINT.optimal(1e21).params, rel=0.2)
+
+
+def test_starts_are_near_a_law_whose_losses_span_decades():
+    """Exponents under which a term would overflow are left out, without a warning."""
+    steep = Kaplan(N_c=1e16, D_c=1e17, alpha_N=0.9, alpha_D=1.1)
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e3, 1e10, 6), np.geomspace(1e5, 1e12, 6)))
+    starts = Kaplan.starts(N, D, steep.loss(N, D))
+    assert starts
+    first = Kaplan(**starts[0])
+    assert first.loss(N, D) == pytest.approx(steep.loss(N, D), rel=1.0)

@@ -55,3 +55,17 @@ def test_nine_constants_return_from_runs_that_rise() -> None:
 def test_a_supply_is_positive() -> None:
     with pytest.raises(InputError, match="unique units"):
         LAW.with_unique(0)
+
+
+def test_no_size_is_best_without_a_limit_of_data() -> None:
+    """Only E is left, after one epoch of all there is."""
+    assert LAW.best_size() == (np.inf, 1.0, LAW.E)
+
+
+@pytest.mark.parametrize("C", [1e19, 1e21])
+def test_the_optimum_on_scarce_data_is_the_lowest_of_all_sizes(C: float) -> None:
+    scarce = LAW.with_unique(1e9)
+    best = scarce.optimal(C)
+    sizes = best.params * np.geomspace(0.1, 10, 401)
+    assert best.loss <= scarce.loss(sizes, C / (6 * sizes)).min() * (1 + 1e-9)
+    assert best.loss > LAW.optimal(C).loss

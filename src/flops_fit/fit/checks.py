@@ -74,12 +74,9 @@ def _pattern(solution: Solution, kept: Indices, extra: Floats) -> float | None:
         return None
     root = np.sqrt(solution.weights[kept] * huber_weight(residuals, solution.delta))
     design = root[:, None] * np.column_stack([J, extra])
-    length = np.linalg.norm(design, axis=0)
-    if not np.all((length > 0) & np.isfinite(length)):
-        return None
-    q, upper = np.linalg.qr(design / length)
+    q, upper = np.linalg.qr(design / np.maximum(np.linalg.norm(design, axis=0), 1e-300))
     leverage = np.sum(q**2, axis=1)
-    if np.min(np.abs(np.diag(upper))) < 1e-8 or np.max(leverage) > 0.999:
+    if not np.min(np.abs(np.diag(upper))) >= 1e-8 or np.max(leverage) > 0.999:
         return None
     score = root * residuals
     left = score - q @ (q.T @ score)

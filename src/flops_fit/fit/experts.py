@@ -269,12 +269,11 @@ def _against_dense(
 
 def _experts(runs: RunTable, sparsity: float, N: float) -> float | None:
     """Experts for each that is visited, by the share of N_active in experts: a line in ln N in logs."""
-    if runs.experts is None or runs.sparsity is None:
+    S, experts = runs.sparsity, runs.experts
+    assert S is not None
+    if experts is None or not np.any(mixed := (experts > 1) & (S > 1)):
         return None
-    mixed = (runs.experts > 1) & (runs.sparsity > 1)
-    if not np.any(mixed):
-        return None
-    share = np.log((runs.sparsity[mixed] - 1) / (runs.experts[mixed] - 1))
+    share = np.log((S[mixed] - 1) / (experts[mixed] - 1))
     x = np.log(runs.params[mixed])
     slope = float(np.polyfit(x - x.mean(), share, 1)[0]) if np.ptp(x) > 0.1 else 0.0
     at = np.clip(np.log(N), x.min(), x.max()) - x.mean()

@@ -233,8 +233,7 @@ class GenericSolver:
 def least_value(solution: Solution, name: str) -> float | None:
     """The value at which the profile of a parameter held at infinity reaches 2ΔΣρ/σ² = 2.71."""
     solver = solution.solver
-    if not isinstance(solver, GenericSolver):
-        return None
+    assert isinstance(solver, GenericSolver)  # of every law with limits
     most, z, w = _tolerated(solution), solution.points.z, solution.weights
 
     def rise(log_value: float) -> float:

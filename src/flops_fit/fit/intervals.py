@@ -206,7 +206,7 @@ class Evidence:
     solution: Solution
     runs: RunTable
     flops: FlopsFunction
-    base: Floats | None = None
+    base: Floats
     hold_kappa: bool = False
     prior: MisfitPrior = field(default_factory=MisfitPrior)
     known: Belief | None = None

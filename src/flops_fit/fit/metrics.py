@@ -317,7 +317,7 @@ def metric(
         held_out, widened = _backtest(table, scores, scale, fit)
         found += _quality(held_out, float(np.max(scores)) - scale.chance, fit)
         ranked = sorted(held_out, key=held_out.__getitem__)
-        if ranked and held_out[ranked[-1]] > _FAR_APART * held_out[ranked[0]]:
+        if held_out[ranked[-1]] > _FAR_APART * held_out[ranked[0]]:
             headline = ranked[0]
     of_both = (table, scores, fit, headline, held_out, widened, tuple(found), ways)
     return MetricFit(column, kind, scale, *of_both)
@@ -342,16 +342,13 @@ def _backtest(
         rest, top = np.sort(order[:-held]), order[-held:]
         if len(rest) < _FEWEST - _FEWEST_HELD:
             break
-        try:
-            law = quick_fit(table.take(rest), fit.flops)
-            routes = _routes(table.take(rest), scores[rest], scale, law)
-            for name, route in routes.items():
-                drawn = route.draws(table.params[top], table.tokens[top])
-                off = scores[top] - np.median(drawn, axis=0)
-                errors.setdefault(name, []).append(np.abs(off))
-                z.setdefault(name, []).append(off / np.hypot(np.std(drawn, axis=0), route.sd))
-        except FitError:
-            break
+        law = quick_fit(table.take(rest), fit.flops)
+        routes = _routes(table.take(rest), scores[rest], scale, law)
+        for name, route in routes.items():
+            drawn = route.draws(table.params[top], table.tokens[top])
+            off = scores[top] - np.median(drawn, axis=0)
+            errors.setdefault(name, []).append(np.abs(off))
+            z.setdefault(name, []).append(off / np.hypot(np.std(drawn, axis=0), route.sd))
     rms = {name: float(np.sqrt(np.mean(np.concatenate(v) ** 2))) for name, v in z.items()}
     mean = {name: float(np.mean(np.concatenate(v))) for name, v in errors.items()}
     return mean, {name: max(1.0, value) for name, value in rms.items()}
@@ -377,9 +374,7 @@ def _signal(table: RunTable, scores: Floats, scale: Scale, sd: float) -> list[Di
 
 def _quality(held_out: Mapping[str, float], reach: float, fit: Fit) -> list[Diagnostic]:
     """How well the largest runs were predicted, beside how far the scores ``reach`` above chance."""
-    out = [finding("metric_not_tested")]
-    if held_out:
-        poor = min(held_out.values()) > _POOR * reach
-        errors = "; ".join(f"{name} {error:.3f}" for name, error in held_out.items())
-        out = [finding("metric_held_out", "warning" if poor else "ok", errors=errors)]
+    poor = min(held_out.values()) > _POOR * reach
+    errors = "; ".join(f"{name} {error:.3f}" for name, error in held_out.items())
+    out = [finding("metric_held_out", "warning" if poor else "ok", errors=errors)]
     return out + ([finding("metric_loss_law")] if fit.trust == "no" else [])

@@ -211,8 +211,7 @@ def posterior(evidence: Evidence) -> Posterior:
     precision = trust_weights(solution.law, N, C, float(np.max(C)), evidence.flops, prior)
     size = np.maximum(np.abs(solution.residuals), 1e-300)
     precision *= np.minimum(1.0, _FAR_RESIDUAL * scatter / size) ** 2
-    if evidence.base is not None:
-        precision *= evidence.base / np.max(evidence.base)
+    precision *= evidence.base / np.max(evidence.base)
     within, pooled_away = 0.0, 0
     shifts = tuned.shifts if tuned else None
     if len(points.z) > MOST_POINTS:

@@ -291,7 +291,7 @@ def _smooth(N: Floats, ratio: Floats) -> SmoothFlops | None:
         fitted = basis @ coefficients
         positive_below = k + c * (0.1 * float(N.min()) / n0) ** -p > 0
         misfit = float(np.sum((fitted - 1) ** 2))
-        if rank == 2 and k > 0 and np.all(fitted > 0) and positive_below and misfit < least:
+        if rank == 2 and k > 0 and positive_below and misfit < least:
             worst = float(np.max(np.abs(fitted - 1)))
             best = SmoothFlops(k, c, float(p), n0, float(N.min()), float(N.max()), worst)
             least = misfit

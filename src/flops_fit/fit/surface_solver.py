@@ -314,9 +314,8 @@ def _tau(additive: Solution, kappa: Solution) -> float:
 
     Ronchetti 1982; Hampel et al. 1986, §7.2.
     """
-    penalty = None
-    if isinstance(kappa.solver, SurfaceSolver):
-        penalty = kappa.solver._penalty(kappa.weights, kappa.residual_sd)
+    assert isinstance(kappa.solver, SurfaceSolver)
+    penalty = kappa.solver._penalty(kappa.weights, kappa.residual_sd)
     start = np.vstack([additive.coordinates, kappa.coordinates])
     refit = polish(start, kappa.points, kappa.weights, kappa.delta, _ADDITIVE, penalty=penalty)
     drop = max(float(refit.objective[0] - refit.objective[1]), 0.0)

@@ -142,7 +142,7 @@ def examine(
         return Extent()
     most = int(_MOST_FLOPS / max(cost(size), 1.0))
     repeats = _DRAWS if most >= 4 else _FEW_DRAWS
-    most = 4 if most < 4 and 4 * cost(size) <= _DEAREST_FLOPS else most
+    most = max(most, 4 if 4 * cost(size) <= _DEAREST_FLOPS else 0)
     wanted = batch_size if isinstance(batch_size, int) else JUDGED_ON
     many = min(wanted, _MOST_SAMPLES, most, data.size or most) // 2 * 2
     few = min(_FEW_SAMPLES, many)
