@@ -54,3 +54,17 @@ def test_values_of_an_axis_go_with_neither_size_nor_budget(tmp_path: Path) -> No
 def test_an_axis_has_several_values() -> None:
     with pytest.raises(InputError, match="two or more different values of depth"):
         Grid(axes={"depth": [2, 2]})
+
+
+def test_a_size_that_no_width_has_is_named() -> None:
+    """At 64 layers widths of 1 to 5 stand for all sizes, so that several ask for the same."""
+    plan = flops_fit.plan_sweep(
+        Deep, "width", loss_fn=nn.functional.cross_entropy,
+        example_batch=(torch.zeros(2, 16), torch.zeros(2, dtype=torch.int64)),
+        compute_budgets=[1e7, 1e8], batch_size=8, flops="6nd",
+        design=Grid(sizes_per_budget=14, axes={"depth": [1, 64]}),
+    )  # fmt: skip
+    runs = {(e.budget, e.size["width"], e.size["depth"]) for e in plan.experiments}
+    assert len(runs) == len(plan)
+    (lost,) = [d.message for d in plan.diagnostics if d.code == "left_out"]
+    assert "at 1e+07 FLOPs with {'depth': 64}: no size of its own" in lost

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flops_fit import TrainingConfig, plan_sweep
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.plan import CostEstimate, Reading, Speed, StepTimes, SweepPlan
-from flops_fit.plan.cost import DEVICES, makespan, peak_by_short_name
+from flops_fit.plan.cost import DEVICES, DesignCost, DesignCosts, makespan, peak_by_short_name
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 BUDGETS = [1e8, 2e8, 4e8]
@@ -204,3 +204,39 @@ def test_an_estimate_of_nothing_is_nothing(plan: SweepPlan) -> None:
     empty = replace(plan, experiments=()).estimate(parallel=2, dollars_per_hour=1.0)
     assert isinstance(empty, CostEstimate)
     assert empty.flops == empty.seconds == empty.wall_seconds == empty.dollars == 0.0
+
+
+def test_shared_threads_are_named_with_the_times_that_rest_on_them(plan: SweepPlan) -> None:
+    many, one = StepTimes(160.0, 0.01, 4e4), StepTimes(160.0, 0.01, 1e4)
+    timed = replace(plan, speed=Speed("cpu", (many,), alone=(one,), threads=4))
+    assert timed.estimate(parallel=2).basis.endswith("on 2 of 4 threads each.")
+    assert timed.estimate(parallel=8).basis.endswith("on 1 of 4 threads each.")
+    assert "threads" not in timed.estimate().basis
+
+
+def test_a_design_that_cannot_be_priced_has_dashes_and_its_reason(plan: SweepPlan) -> None:
+    own = plan.compare_designs(device="H100").designs[0]
+    text = str(DesignCosts((own, DesignCost("tapered", (), None, "expected larger budgets"))))
+    (row,) = [line for line in text.splitlines() if line.lstrip(" │").startswith("tapered  ")]
+    assert row.count("–") == 4
+    assert "tapered: expected larger budgets" in text
+
+
+def test_a_model_without_a_size_argument_is_compared_with_no_other_design() -> None:
+    named = [{"width": 8}, {"width": 12}]
+    made = plan_sweep(
+        MLP, dataset=Blobs(400), loss_fn=cross_entropy, compute_budgets=[1e8], sizes=named
+    )
+    with pytest.raises(InputError, match="expected a plan with model_size_param"):
+        made.compare_designs()
+
+
+def test_sizes_that_another_design_would_lose_are_counted() -> None:
+    """Even widths from 2 on: at small budgets a wide design asks for sizes that are none of them."""
+    made = plan_sweep(
+        MLP, "width", dataset=Blobs(400), loss_fn=cross_entropy, compute_budgets=[1e6, 2e6, 4e6]
+    )
+    (notes,) = [r.notes for r in made.compare_designs("H100").designs if r.design == "tapered"]
+    count = 12 + 6 + 2 - len(made.compare_designs("H100")["tapered"].experiments)
+    assert count > 0
+    assert f"{count} sizes left out" in notes

@@ -282,3 +282,8 @@ def test_the_best_run_is_written_as_it_would_be_planned(tmp_path: Path) -> None:
     assert {name: json.loads(text) for name, text in pairs.items()} == best
     with pytest.raises(InputError, match="path"):
         found.export(tmp_path / "best.ini", 1e17)
+
+
+def test_a_command_is_a_text() -> None:
+    with pytest.raises(InputTypeError, match="command: expected a text; got int"):
+        flops_fit.CommandTask(5)  # type: ignore[arg-type]

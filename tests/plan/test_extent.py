@@ -12,9 +12,12 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from flops_fit import SweepPlan, TrainingConfig, plan_sweep, run_sweep
+from flops_fit.data.spec import split_data
 from flops_fit.errors import InputError, LossError
 from flops_fit.model import ModelSpec
-from flops_fit.plan.findings import batch_norms
+from flops_fit.objective import Objective
+from flops_fit.plan.extent import Extent, examine, perturbed
+from flops_fit.plan.findings import batch_norms, settle_labels
 from tests.conftest import MLP, Blobs, cross_entropy
 
 TOLD = {"units_of_step", "units_of_batches", "whole_batch_loss", "loss_no_mean"}
@@ -292,3 +295,68 @@ def test_batch_norm_that_stays_in_evaluation_is_no_concern() -> None:
     assert batch_norms(ModelSpec(Frozen, "width"), 4) == []
     batch = nn.BatchNorm1d(4, track_running_stats=False)  # it sums over the batch in evaluation too
     assert batch_norms(ModelSpec(lambda width: batch.eval(), "width"), 4) == ["BatchNorm1d"]
+
+
+SPEC = ModelSpec(MLP, "width")
+
+
+def examined(loss: Any, cost: float, data: Any = None) -> Extent:
+    split = split_data(data or Blobs(500))
+    return examine(SPEC, 8, Objective(loss), split, 16, lambda size: cost)
+
+
+@pytest.mark.parametrize(
+    ("cost", "found"),
+    [(1e5, True), (1e8, True), (1.2e8, True), (1e10, True), (1.01e10, False)],
+)
+def test_a_loss_that_is_no_mean_is_found_in_all_models_but_the_dearest(
+    cost: float, found: bool
+) -> None:
+    """Four samples are looked at where they cost 4e10 FLOPs at most."""
+    extent = examined(nn.CrossEntropyLoss(weight=WEIGHTS), cost)
+    assert (extent.judged_on is not None) is found
+    assert [d.code for d in extent.findings] == ["loss_no_mean"] * found
+
+
+def test_a_dear_model_is_not_trained_to_see_whether_its_loss_falls_below_zero() -> None:
+    data = torch.utils.data.TensorDataset(POINTS, POINTS.roll(3, 1).tanh())
+    found = {c: [d.code for d in examined(likelihood, c, data).findings] for c in (1e5, 1e9)}
+    assert found == {1e5: ["negative_loss"], 1e9: []}
+
+
+def test_noise_is_put_on_trained_weights_alone() -> None:
+    """Half on what a row of weights sums up, so that none keeps the zeros it began with."""
+    model = MLP(400)
+    for weight in model.parameters():
+        nn.init.zeros_(weight)
+    model.up.weight.requires_grad_(False)
+    perturbed(model)
+    assert not model.up.weight.any()
+    assert float(model.down.weight.detach().norm(dim=1).mean()) == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_collation_that_masks_at_random_is_compared_with_its_own_masks() -> None:
+    """Parts that were collated anew would have others, and their loss would differ."""
+    rows = [torch.randint(1, 12, (8,)) for _ in range(400)]
+
+    def collate(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+        x = torch.stack(rows)
+        return x, torch.where(torch.rand(x.shape) < 0.4, x, -100)
+
+    data = torch.utils.data.DataLoader(rows, batch_size=8, collate_fn=collate)  # type: ignore[arg-type]
+    assert told(model=Words, dataset=data, loss_fn=mean_of_tokens) == []
+
+
+def test_labels_of_a_model_too_large_to_be_built_are_judged_by_sight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Labels that equal the inputs are shifted by the model; what else is unknown stays as it is."""
+    monkeypatch.setattr("flops_fit.plan.findings._MOST_BUILT", 1)
+    ids = torch.arange(1, 9).reshape(2, 4)
+    batch = {"input_ids": ids, "labels": ids.clone()}
+    spec, step = ModelSpec(Words, "width"), Objective(step_fn=contrastive)
+    labelled, said = settle_labels(spec, Objective(), batch, [8])
+    assert labelled.shifted
+    assert [d.code for d in said] == ["shifted_labels"]
+    pair = (POINTS[:4], torch.zeros(4, 6, dtype=torch.long))
+    assert settle_labels(spec, step, pair, [8]) == (step, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from flops_fit import SweepPlan, TrainingConfig, plan_sweep, run_sweep
+from flops_fit.data.spec import DataSpec, split_data
 from flops_fit.flops import trace_flops
+from flops_fit.objective import Objective
+from flops_fit.plan.lengths import look_at
 from flops_fit.records import Experiment
 from tests.conftest import MLP, Blobs, cross_entropy
 from tests.plan.test_extent import PAIRS, Towers, contrastive
@@ -252,3 +256,92 @@ def test_branches_of_texts_have_one_batch_and_about_their_length() -> None:
     assert first.units_per_sample == second.units_per_sample
     units, _ = exact(made, second)
     assert second.tokens == pytest.approx(units, rel=0.05)
+
+
+class Factored(nn.Module):
+    """A weight that is a product, formed once for each batch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.randn(16, width))
+        self.right = nn.Parameter(torch.randn(width, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.left @ self.right)
+
+
+@pytest.mark.parametrize("batch_size", [16, 50])
+def test_what_is_computed_once_a_batch_is_shared_by_its_samples(batch_size: int) -> None:
+    """Forward and for one gradient 2·16·4 a sample; of the product 3·2·16·8·4 a batch."""
+    made = plan(Factored, dataset=Blobs(500), loss_fn=cross_entropy, batch_size=batch_size)
+    (run,) = made.experiments
+    assert run.flops_per_unit == pytest.approx(2 * 128 + 3072 / batch_size, rel=1e-9)
+    assert any("not those of its samples together" in d.message for d in made.diagnostics)
+
+
+def spec(rows: Any, collate: Any) -> DataSpec:
+    return split_data(loader(rows, collate))[0]
+
+
+def counted(batch: Any) -> int:
+    return len(batch[0])
+
+
+def test_three_lengths_count_as_all_numbers_of_a_sample() -> None:
+    """A polynomial of three lengths would need more batches than are looked at."""
+    rows = [
+        (torch.ones(2 + i % 3), torch.ones(3 + i % 5), torch.ones(1 + i % 7)) for i in range(420)
+    ]
+    found = look_at(
+        spec(rows, lambda r: tuple(padded(list(column)) for column in zip(*r, strict=True))),
+        Objective(count_fn=counted),
+        8,
+    )
+    assert found is not None
+    assert len(found.varying) == 3
+    batch = (torch.zeros(4, 2), torch.zeros(4, 5), torch.zeros(4, 7))
+    assert found.measure(batch, 4) == (14.0,)
+    assert found.row(4, (14.0,)) == [1.0, 14.0, 196.0]
+
+
+def test_samples_of_other_kinds_of_tensors_have_units_and_no_lengths() -> None:
+    rows = [torch.ones(6) if i % 2 else torch.ones(2, 3) for i in range(400)]
+    found = look_at(
+        spec(rows, lambda r: (torch.ones(len(r)), r[0])), Objective(count_fn=counted), 8
+    )
+    assert found is not None
+    assert found.varying == ()
+
+
+def test_of_a_long_run_whole_epochs_are_read() -> None:
+    """So that its mean is that of the data, whatever the order."""
+    rows = TEXTS[:300]
+    found = look_at(
+        spec(rows, lambda r: (padded(r), padded(r, -100))),
+        Objective(tokens, count_fn=lambda batch: int((batch[1] != -100).sum())),
+        10,
+    )
+    assert found is not None
+    assert found.data is not None
+    own = [rows[i] for i in found.data.indices[np.arange(found.data.size)]]
+    units, row = found.of_run(len(own), 10**6, 0)
+    assert units == pytest.approx(sum(map(len, own)) / len(own), rel=1e-9)
+    assert row[0] == 1.0
+
+
+def test_an_example_that_cannot_be_repeated_is_counted_as_it_is() -> None:
+    """Nodes of several graphs, packed: their number is not that of the samples."""
+    batch = packed(graphs()[:4])
+    model = Graph(8)
+    made = plan_sweep(
+        Graph, "width", example_batch=batch, loss_fn=functional.mse_loss, sizes=[8],
+        count_fn=lambda batch: len(batch[3]), compute_budgets=[1e7],
+    )  # fmt: skip
+    (run,) = made.experiments
+    traced = trace_flops(lambda: functional.mse_loss(model(*batch[:3]), batch[3]), model)
+    assert run.flops_per_unit == pytest.approx(traced.total / 4)
+
+
+def test_texts_by_6nd_cost_six_flops_a_parameter_and_token() -> None:
+    (run,) = plan(**{**KINDS["padded"], "flops": "6nd"}).experiments
+    assert run.flops_per_unit == pytest.approx(6 * run.params.total)

@@ -114,3 +114,16 @@ def test_probing_leaves_the_random_state_alone() -> None:
     torch.manual_seed(5)
     plan()
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_steps_are_timed_with_all_threads_and_with_one() -> None:
+    """As runs side by side have them; the threads are given back."""
+    torch.set_num_threads(2)
+    try:
+        probed = plan()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert probed.speed is not None
+    assert probed.speed.threads == 2
+    assert len(probed.speed.alone) == len(probed.speed.steps) > 0

@@ -208,3 +208,9 @@ def test_only_runs_or_a_folder_can_be_held_against_a_plan(plan: SweepPlan) -> No
         plan.diff([3])  # type: ignore[list-item]
     with pytest.raises(InputTypeError, match="expected runs"):
         plan.diff(3)  # type: ignore[arg-type]
+
+
+def test_runs_of_other_code_are_set_apart_by_it(plan: SweepPlan) -> None:
+    others = [replace(e, fingerprint="other") for e in plan.experiments]
+    text = str(plan.diff([Run(e, "completed", loss=1.0) for e in others]))
+    assert text.count("not asked for: another model code, loss or data") == 4

@@ -260,3 +260,21 @@ def test_a_model_too_large_for_the_cpu_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("flops_fit.plan.tracing._MOST_TRACED", 10)
     with pytest.raises(InputError, match=r"looks at values.*return h if bool.*Give smaller sizes"):
         per_sample(Branches)
+
+
+def test_draws_of_a_model_that_is_dear_to_draw_are_whole_traces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many as the strata, whose mean is that of many others."""
+    monkeypatch.setattr("flops_fit.plan.tracing._DRAWN_FLOPS", 1.0)
+    flops, notes = per_sample(Skips)
+    assert flops == pytest.approx(BASE + 2 * 5 * 3 * 2 * 8 * 8, rel=0.02)
+    assert "the mean of 32 draws" in notes[0]
+
+
+def test_nested_tensors_are_refused_in_words() -> None:
+    ragged = torch.nested.nested_tensor([X[0], X[1, :3]], layout=torch.jagged)
+    spec, target = ModelSpec(Base, "d"), Objective(functional.mse_loss)
+    counter, _ = FlopsCounter.from_batch(spec, target, "measured", (ragged, Y), "samples", 6)
+    with pytest.raises(InputError, match="a batch holds nested tensors.*Pad or pack samples"):
+        counter.per_unit(8)

@@ -148,8 +148,7 @@ class Tracer:
         error: Exception = InputError("flops: the loss has tensors of its own, with values")
         if total <= _MOST_TRACED and (self._by_values or (step and holds)):
             return self._trace_values(size, batch, error, seed)
-        if hasattr(model, "to"):
-            model = model.to("meta")
+        model = model.to("meta")
         try:
             meta = map_tensors(batch, lambda t: t.to("meta"))
             if step or not holds:  # which it might move to meta for good
