@@ -302,3 +302,9 @@ def test_so_many_wrong_cells_are_no_typing_errors(column):
     if column == "tokens":
         table["flops"] = 6 * table["params"] * table["tokens"]
     assert strays(table) == set()
+
+
+def test_far_runs_that_a_joined_law_explains_are_no_wrong_cells():
+    """Sizes over a factor of 900 bend as the additive law cannot: without them it predicts other losses."""
+    law = Kappa(E=0.5, A=1e8**0.7, B=2e9**0.8, alpha=0.7, beta=0.8, kappa=0.4)
+    assert strays(sweep(law, (1e18, 4e18, 2e19, 1e20), 4, 30, sd=0.001)) == set()

@@ -14,8 +14,11 @@ import torch
 from flops_fit import TrainingConfig, plan_sweep
 from flops_fit.errors import InputError, InputTypeError, ModelError, PlanError
 from flops_fit.flops import LinearFlops
+from flops_fit.model import ModelSpec
+from flops_fit.objective import Objective
 from flops_fit.plan import SweepPlan
 from flops_fit.plan.designs import Adaptive, Prior, resolve_design
+from flops_fit.plan.findings import code_findings
 from flops_fit.plan.planner import check_fittable
 from flops_fit.recipes import resolve_recipe
 from flops_fit.records import Run
@@ -262,3 +265,15 @@ class Elementwise(MLP):
 def test_a_model_without_work_that_counts_is_refused() -> None:
     with pytest.raises(InputError, match="no matrix product, convolution or attention was seen"):
         planned(model_cls=Elementwise)
+
+
+def test_code_without_a_source_is_named_and_no_other() -> None:
+    """What was typed into a prompt; a function that is not given has none to miss."""
+    space: dict[str, Any] = {}
+    exec("def typed(outputs, targets):\n    return (outputs - targets).square().mean()", space)
+    spec = ModelSpec(MLP, "width")
+    (told,) = code_findings(spec, Objective(space["typed"]))
+    assert told.code == "no_source"
+    assert "typed" in told.message
+    assert "MLP" not in told.message
+    assert code_findings(spec, Objective(cross_entropy)) == []

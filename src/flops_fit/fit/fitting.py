@@ -269,10 +269,10 @@ def _grouped(
 
 
 @one_blas_thread
-def quick_fit(runs: RunTable, flops: FlopsFunction, window: WindowRule = "auto") -> Evidence:
+def quick_fit(runs: RunTable, flops: FlopsFunction) -> Evidence:
     """What :func:`fit_runs` solves, without its checks, findings and refits: far faster."""
     problem = FitProblem(None, runs, flops, points_of(runs, log=True), "mad", np.ones(len(runs)))
-    fitted, report = problem.windowed(window)
+    fitted, report = problem.windowed("auto")
     return problem.evidence(fitted.chosen, report)
 
 

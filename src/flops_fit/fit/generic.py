@@ -29,6 +29,7 @@ Model = Callable[[Floats], Floats]
 _LOG_ZERO = np.log(1e-12)  # of a start that is zero
 _LOG_LARGEST = 300.0  # a parameter beyond e^±300 stays there, inside floating point
 _LOG_VANISHED = np.log(1e-9)
+_STEP = 1e-5  # of a log parameter, for derivatives
 _NO_EFFECT = 1e-7  # largest relative change of a loss, per unit of a log parameter
 _UNDETERMINED_LOG_HALF = np.log(1e3)  # of an interval that says nothing about a parameter
 _ITERATIONS, _SEARCH, _REFIT = 200, 8, 25  # of a fit, for every start, of a resample
@@ -79,10 +80,10 @@ def descend(
     return Descent(end.x, float(end.cost), end.status > 0 or end.cost <= ROUNDING * len(z))
 
 
-def jacobian(model: Model, theta: Floats, step: float = 1e-5) -> Floats:
+def jacobian(model: Model, theta: Floats) -> Floats:
     """∂m/∂θ by central differences, shape (runs, k)."""
-    moves = step * np.eye(len(theta))
-    return np.column_stack([(model(theta + m) - model(theta - m)) / (2 * step) for m in moves])
+    moves = _STEP * np.eye(len(theta))
+    return np.column_stack([(model(theta + m) - model(theta - m)) / (2 * _STEP) for m in moves])
 
 
 @dataclass(frozen=True, eq=False)

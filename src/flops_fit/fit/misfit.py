@@ -253,7 +253,7 @@ def posterior(evidence: Evidence) -> Posterior:
     return Posterior(mean, tuple(parts), amplitude, noise, scatter, joint)
 
 
-def _scatter(solution: Solution, constants: float = 0.0) -> float:
+def _scatter(solution: Solution, constants: float) -> float:
     """Robust standard deviation of the residuals of the fitted runs, less other ``constants``."""
     r = solution.residuals[solution.weights > 0]
     spread = MAD_TO_SD * float(np.median(np.abs(r - np.median(r))))

@@ -69,7 +69,7 @@ class Belief:
     mean: Floats
     precision: Floats
 
-    def with_plain(self, name: str, unit: float, shift: float = 0.0) -> Belief:
+    def with_plain(self, name: str, unit: float, shift: float) -> Belief:
         """The same with one constant itself, shifted and in some unit, in place of its log."""
         if name not in self.names:
             return self
