@@ -129,6 +129,16 @@ def test_a_surface_on_its_bound_leaves_the_answer_to_the_parabolas() -> None:
     told = next(d for d in fit.diagnostics if d.code == "headline")
     assert told.severity == "critical"
     assert "approach 2 (IsoFLOP parabolas) answers, as the surface cannot" in told.message
+    optimum, path = fit.optimal(1e21), fit.predict_path(np.array([1e20, 1e21]))
+    assert (optimum.params, optimum.tokens, optimum.loss) == tuple(path[:3, 0, 1])
+    assert optimum.loss == p.expected_loss
+    assert optimum.params == p.optimal_params
+    assert np.isnan(path[:, 1:]).all()
+    values = export_fit(fit)
+    size, loss = values["line"], values["loss_line"]
+    assert values["form"] == "lines"
+    assert size["k"] * 1e21 ** size["a"] == pytest.approx(p.optimal_params)
+    assert loss["k"] * 1e21 ** loss["a"] + loss["offset"] == pytest.approx(p.expected_loss)
 
 
 def test_losses_that_rise_with_compute_predict_no_loss() -> None:
@@ -190,23 +200,3 @@ def test_the_table_shows_all_three_and_the_dict_holds_them() -> None:
     plain = json.loads(json.dumps(fit.to_dict(), allow_nan=False))
     assert [a["name"] for a in plain["approaches"]] == ["envelope", "isoflop", "surface"]
     assert plain["envelope"]["usable"] is True
-
-
-def test_lines_that_answer_do_so_everywhere() -> None:
-    """optimal, predict_path and the exported values are the prediction's, without an interval."""
-    fit = fit_runs(bowls(lambda c: 2.9 + 0.1 * c**-0.3), "hoffmann", window=None)
-    C = np.array([1e20, 1e21])
-    told = fit.predict(C)
-    best = fit.optimal(C)
-    assert best.params == pytest.approx([p.optimal_params for p in told])
-    assert best.tokens == pytest.approx([p.optimal_tokens for p in told])
-    assert best.loss == pytest.approx([p.expected_loss for p in told])
-    path = fit.predict_path(C)
-    assert path[0, 0] == pytest.approx(best.params)
-    assert path[2, 0] == pytest.approx(best.loss)
-    assert np.isnan(path[:, 1:]).all()
-    values = export_fit(fit)
-    assert values["form"] == "lines"
-    size, loss = values["line"], values["loss_line"]
-    assert size["k"] * C ** size["a"] == pytest.approx(best.params)
-    assert loss["k"] * C ** loss["a"] + loss["offset"] == pytest.approx(best.loss)

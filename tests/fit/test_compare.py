@@ -12,7 +12,7 @@ from flops_fit import compare, fit_runs
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.fit import Fit
 from flops_fit.laws import Hoffmann, Kaplan
-from tests.fit._runs import sweep, unconverged
+from tests.fit._runs import sweep
 
 BASE = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
 
@@ -192,15 +192,3 @@ def test_what_is_no_speed_price_or_gate_is_refused(arguments: dict[str, Any], wo
     fit = fit_runs(sweep(BASE), "hoffmann")
     with pytest.raises(InputError, match=words):
         compare(fit, fit, **arguments)
-
-
-def test_multipliers_of_a_fit_without_intervals_have_none() -> None:
-    """They are the laws' own; time without a price is said without one."""
-    first, second = (fit_runs(sweep(law), "hoffmann") for law in (BASE, better_by(2)))
-    found = compare(first, unconverged(second), speeds=(2e14, 1e14))
-    assert found.compute_multiplier == pytest.approx(0.5, rel=1e-4)
-    assert found.time_multiplier == pytest.approx(1.0, rel=1e-4)
-    assert set(found.intervals.values()) == {None}
-    assert found.p_value is None
-    assert "no_interval" in {d.code for d in found.diagnostics}
-    assert str(found).endswith("Its time is 1.00 (no interval) times as long.")

@@ -175,3 +175,11 @@ def test_options_without_plain_values_are_not_saved(runs, tmp_path):
     assert as_record(json.loads(json.dumps(saved))["options"]["hparams"], ValleyPrior, "") == prior
     with pytest.raises(InputError, match="expected a fit without curves= to save"):
         replace(made_of, options={**made_of.options, "curves": object()}).to_dict()
+
+
+def test_a_prior_of_ones_own_comes_back(runs, tmp_path):
+    """It decides nothing where no rate was varied, and is kept."""
+    fit = fit_runs(runs, "hoffmann", window=None, hparams=replace(ValleyPrior(), form=0.2))
+    again = load_fit(fit.save(tmp_path / "fit.json"))
+    assert again.params == fit.params
+    assert again._question.options["hparams"] == replace(ValleyPrior(), form=0.2)

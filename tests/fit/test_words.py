@@ -17,7 +17,7 @@ from flops_fit.fit.solver import huber, huber_weight
 from flops_fit.laws import Hoffmann
 from flops_fit.table import RunTable
 from flops_fit.text import format_count
-from tests.fit._runs import sweep
+from tests.fit._runs import sweep, unconverged
 
 LAW = Hoffmann(1.8, 480.0, 2100.0, 0.35, 0.37)
 
@@ -55,6 +55,17 @@ def test_a_comparison_with_a_fit_that_lost_its_optimum_says_so(fit: Fit, lost: F
     assert never.compute_multiplier == math.inf
     assert never.gate is not None
     assert never.gate.verdict == "no"
+
+
+def test_multipliers_of_a_fit_without_intervals_have_none(fit: Fit) -> None:
+    """They are the laws' own; a time without a price is said without one."""
+    found = compare(fit, unconverged(fit), speeds=(2e14, 1e14))
+    assert found.compute_multiplier == pytest.approx(1.0, rel=1e-4)
+    assert found.time_multiplier == pytest.approx(2.0, rel=1e-4)
+    assert set(found.intervals.values()) == {None}
+    assert found.p_value is None
+    assert "no_interval" in {d.code for d in found.diagnostics}
+    assert str(found).endswith("Its time is 2.00 (no interval) times as long.")
 
 
 def test_a_comparison_far_away_or_in_other_units_says_so(fit: Fit) -> None:

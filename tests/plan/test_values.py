@@ -278,3 +278,17 @@ def test_nested_tensors_are_refused_in_words() -> None:
     counter, _ = FlopsCounter.from_batch(spec, target, "measured", (ragged, Y), "samples", 6)
     with pytest.raises(InputError, match="a batch holds nested tensors.*Pad or pack samples"):
         counter.per_unit(8)
+
+
+class SkipsMoreWithValues(Skips):
+    """Twice as many passes where there are values to see."""
+
+    def between(self, h: Tensor, x: Tensor) -> Tensor:
+        h = super().between(h, x)
+        return h if h.is_meta else super().between(h, x)
+
+
+def test_where_draws_with_values_differ_those_that_are_traced_count() -> None:
+    """All draws of the strata alike: their mean is two passes, of which the traces had no values."""
+    flops, _ = per_sample(SkipsMoreWithValues)
+    assert flops == pytest.approx(BASE + 2 * 5 * 3 * 2 * 8 * 8, rel=0.02)
