@@ -14,8 +14,10 @@ import pytest
 
 from flops_fit.errors import FitError, InputError, InputTypeError, TableError
 from flops_fit.fit import Fit, fit_runs
+from flops_fit.fit.power import flops_of
 from flops_fit.flops import LinearFlops, SmoothFlops
 from flops_fit.laws import Hoffmann, Kappa, Law
+from flops_fit.table import RunTable
 from tests.fit._runs import chinchilla, llama, sweep
 
 ADDITIVE = Hoffmann(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.37)
@@ -127,6 +129,35 @@ def test_flops_come_from_the_table():
     assert isinstance(smooth, SmoothFlops)
     assert smooth.k == pytest.approx(6.0, rel=1e-3)
     assert smooth.misfit < 1e-3
+
+
+@pytest.mark.parametrize(
+    "ratio",
+    [lambda x: 6 + 30 / x**0.5, lambda x: 6 / x**1.8, lambda x: 6 - 5.2 / x**0.3, lambda x: x**0.4],
+    ids=["attention", "steeper than any", "rising to a limit", "rising"],
+)
+def test_flops_stay_positive_from_a_tenth_of_the_smallest_size_to_any(ratio):
+    """F(N) is asked for beyond the runs; where no smooth form is positive, their median is k."""
+    runs = sweep(ADDITIVE)
+    x = runs["params"] / np.min(runs["params"])
+    runs["flops"] = runs["params"] * runs["tokens"] * ratio(x)
+    found = flops_of(RunTable.read(runs), None)
+    N = np.geomspace(0.1 * np.min(runs["params"]), 1e9 * np.max(runs["params"]), 200)
+    assert np.all(found(N) > 0)
+    if isinstance(found, LinearFlops):
+        assert found.k == pytest.approx(np.median(ratio(x)))
+
+
+def test_one_size_tells_nothing_of_how_flops_grow_with_size():
+    """Contexts of several lengths make C/(N·D) vary all the same."""
+    ratio = np.linspace(6, 8, 9)
+    rows = {
+        "params": np.full(9, 1e8),
+        "tokens": np.geomspace(1e9, 1e10, 9),
+        "loss": np.full(9, 3.0),
+    }
+    table = RunTable.read({**rows, "flops": 1e8 * rows["tokens"] * ratio})
+    assert flops_of(table, None) == LinearFlops(7.0)
 
 
 @pytest.mark.parametrize("given", [None, 6.0, 7, lambda N: 6 * N + 2e9, LinearFlops(5.0)])
