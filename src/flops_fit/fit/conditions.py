@@ -77,6 +77,8 @@ class Conditions:
 def read_for(law: type[Law] | None, runs: Any, columns: Mapping[str, str] | None) -> RunTable:
     """The table of runs, with the columns that a law of the user's names beside a table's own."""
     further = [c for c in (law.covariates if law else ()) if c not in RunTable.__dataclass_fields__]
+    if not further or not isinstance(columns, Mapping | None):  # which reading refuses
+        return RunTable.read(runs, columns)
     rest = dict(columns or {})
     headings = {name: rest.pop(name, name) for name in further}
     table = RunTable.read(runs, rest, tuple(headings.values()))
