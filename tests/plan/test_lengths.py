@@ -15,7 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from flops_fit import SweepPlan, TrainingConfig, plan_sweep, run_sweep
 from flops_fit.data.spec import DataSpec, split_data
 from flops_fit.flops import trace_flops
+from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
+from flops_fit.plan.counting import FlopsCounter
 from flops_fit.plan.lengths import look_at
 from flops_fit.records import Experiment
 from tests.conftest import MLP, Blobs, cross_entropy
@@ -343,5 +345,10 @@ def test_an_example_that_cannot_be_repeated_is_counted_as_it_is() -> None:
 
 
 def test_texts_by_6nd_cost_six_flops_a_parameter_and_token() -> None:
-    (run,) = plan(**{**KINDS["padded"], "flops": "6nd", "compute_budgets": [1e7]}).experiments
-    assert run.flops_per_unit == pytest.approx(6 * run.params.total)
+    """Whatever their lengths, and those of a run."""
+    model, objective = ModelSpec(Reads, "width"), Objective(tokens)
+    found = look_at(spec(TEXTS, lambda r: (padded(r), padded(r, -100))), objective, 8)
+    assert found is not None
+    counter = FlopsCounter(model, objective, "6nd", "tokens", None, 1.0, lengths=found)
+    for row in (found.row(8, (4.0,)), found.row(8, (40.0,))):
+        assert counter.of_run(8, 20.0, np.array(row)) == 6 * (2 * WORDS * 8)
