@@ -10,11 +10,13 @@ import pytest
 from flops_fit import fit_runs, reference
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit import backtest
+from flops_fit.fit.experts import by_active
 from flops_fit.fit.hparam_rule import tuned_losses, varied
 from flops_fit.fit.sampler import sample
 from flops_fit.fit.valley import regret
 from flops_fit.records import ParamCount
 from flops_fit.table import RunTable
+from tests.fit import _experts
 from tests.fit._valley import LAW, VALLEY, logs, rule, sweep
 
 
@@ -124,6 +126,19 @@ def test_a_recipe_is_not_taken_for_variation():
         assert varied(replace(table, lr=lr, batch_units=None)) == ()
     assert varied(replace(of_sizes, lr=by_size, batch_units=None)) == ()
     assert varied(table) == ("lr", "batch_units")
+
+
+def test_rates_that_follow_the_size_of_mixtures_are_not_varied_on_purpose() -> None:
+    """A recipe may follow N_total or N_active; at like N and D experts then have other rates."""
+    made = _experts.rows(0.003)
+    for name in ("params", "active_params"):
+        for row in made:
+            row["lr"] = 30.0 * row[name] ** -0.5 * row["tokens"] ** 0.1
+        table = RunTable.read(made)
+        assert varied(table) == varied(by_active(table)) == ()
+    for i, row in enumerate(made):
+        row["lr"] *= (1.0, 3.0, 0.4, 1.5)[i % 4]
+    assert varied(RunTable.read(made)) == ("lr",)
 
 
 def test_tables_without_rates_are_fitted_as_before():

@@ -282,15 +282,26 @@ def _span(draws: Floats, level: float) -> Interval:
 def varied(runs: RunTable) -> tuple[str, ...]:
     """Which of learning rate and batch runs of like N and D differ in, on purpose.
 
-    That is where it scatters around a quadratic in ln N and ln D, and no single value belongs to
-    each N, each D or each budget.
+    That is where it scatters around a quadratic in ln N and ln D, and in N_total/N_active of mixtures of
+    experts, and no single value belongs to each N, each D or each budget.
     """
     if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
         return ()
     logs = {name: np.log(getattr(runs, name)) for name in TUNED if _known(runs, name)}
     x, y = (np.log(c) - np.mean(np.log(c)) for c in (runs.params, runs.tokens))
     basis = np.column_stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
+    if (sparsity := _sparsity(runs)) is not None:  # a recipe may follow N_total, or N_active
+        s = np.log(sparsity)
+        basis = np.column_stack([basis, s, s * s, s * x, s * y])
     return tuple(name for name, z in logs.items() if _free(z, basis, runs))
+
+
+def _sparsity(runs: RunTable) -> Floats | None:
+    """N_total/N_active of each run, where these differ and are known of all."""
+    found = runs.sparsity
+    if found is None and runs.active_params is not None:
+        found = runs.params / runs.active_params
+    return found if found is not None and np.all(np.isfinite(found) & (found > 0)) else None
 
 
 def _known(runs: RunTable, name: str) -> bool:
