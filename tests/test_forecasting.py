@@ -129,3 +129,97 @@ def test_what_cannot_be_forecast_is_refused(arguments: tuple[Any, ...], words: s
     kind = (InputError, TableError, flops_fit.errors.InputTypeError)
     with pytest.raises(kind, match=words):
         forecast(*arguments[:2], end=arguments[2] if arguments[2:] else None)
+
+
+HALF = half_seen(curve())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (((AT, np.full(len(AT), np.nan)), "wsd", STEPS), "finite losses; it has none"),
+        (((-AT, AT), "wsd", STEPS), "finite losses; it has none"),
+        ((np.stack(HALF), "wsd", STEPS), "a pair of arrays"),
+        ((HALF[1].tolist(), "wsd", STEPS), "a pair of arrays"),
+        (((AT, ["x"] * len(AT)), "wsd", STEPS), "numbers in both arrays"),
+        (({"step": AT, "loss": ["x"] * len(AT)}, "wsd", STEPS), "expected a number, got 'x'"),
+        ((HALF, {"name": "wsd"}, STEPS), "got \\['name'\\]"),
+        ((HALF, "WSD", STEPS), "Did you mean 'wsd'"),
+        ((HALF, ["a", "b"], STEPS), "two or more rates"),
+        ((HALF, object(), STEPS), "two or more rates"),
+        ((HALF, lambda _: None, STEPS), "got nan"),
+        ((HALF, [np.nan, 1.0, 0.5], STEPS), "got nan"),
+        ((HALF, rates()[: len(HALF[0])], STEPS), "rates of the whole run"),
+        ((HALF, rates()[: STEPS // 2], STEPS), "rates of the whole run"),
+    ],
+)
+def test_no_misreading_and_no_traceback(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises((InputError, flops_fit.errors.InputTypeError), match=words):
+        forecast(*arguments[:2], end=arguments[2])
+
+
+@pytest.mark.parametrize("prior", ["a.csv", [HALF[0]], (HALF, "wsd"), 3])
+def test_earlier_runs_in_another_shape_are_refused(prior: Any) -> None:
+    with pytest.raises(flops_fit.errors.InputTypeError, match="prior: expected"):
+        forecast(HALF, "wsd", end=STEPS, prior=prior)
+
+
+@pytest.mark.parametrize("position", ["_step", "iter", "train/global_step", "units"])
+@pytest.mark.parametrize("loss", ["train/loss", "lm loss", "train_loss"])
+def test_headings_of_trackers_and_trainers_are_known(position: str, loss: str) -> None:
+    table = {position: HALF[0], loss: HALF[1], "val_loss": HALF[1] + 1}
+    assert forecast(table, "wsd", end=STEPS).value == forecast(HALF, "wsd", end=STEPS).value
+
+
+def test_an_export_of_tensorboard_is_read() -> None:
+    table = {"Wall time": HALF[0], "Step": HALF[0], "Value": HALF[1]}
+    assert forecast(table, "wsd", end=STEPS).value == forecast(HALF, "wsd", end=STEPS).value
+
+
+def test_cells_carry_units_as_in_a_table_of_runs() -> None:
+    table = {"tokens": [f"{x:g}M" for x in HALF[0]], "loss": HALF[1]}
+    expected = forecast((1e6 * HALF[0], HALF[1]), "wsd", end=STEPS * 1e6)
+    assert forecast(table, "wsd", end=STEPS * 1e6).value == pytest.approx(expected.value)
+
+
+@pytest.mark.parametrize("seen", [0.5, 0.9])
+@pytest.mark.parametrize("prior", [[], [((AT, curve(2.6, 10.0, 0.125)), WSD)]])
+def test_tokens_do_as_well_as_steps(seen: float, prior: list[Any]) -> None:
+    """The law's rate C is one per step, and no run has as many steps as tokens."""
+    x, loss = half_seen(curve(), seen)
+    steps = forecast((x, loss), WSD, end=STEPS, prior=prior)
+    in_tokens = [((1e6 * at, y), schedule) for (at, y), schedule in prior]
+    tokens = forecast((1e6 * x, loss), WSD, end=1e6 * STEPS, prior=in_tokens)
+    assert tokens.value == pytest.approx(steps.value, rel=0.025)
+    assert tokens.interval[0] < TRUTH < tokens.interval[1]
+    assert (tokens.end, tokens.at[-1], tokens.seen) == (1e6 * STEPS, 1e6 * STEPS, steps.seen)
+    law = tokens.constants
+    power = law["A"] * np.sum(np.sqrt(rates() / WSD.lr) * 1e6) ** -law["alpha"]
+    assert law["E"] + power >= tokens.value
+
+
+def test_two_runs_in_a_table_are_not_mixed() -> None:
+    table = {"run": ["a", "b"] * len(HALF[0]), "step": np.repeat(HALF[0], 2)}
+    table["loss"] = np.repeat(HALF[1], 2) + np.tile([0.0, 0.5], len(HALF[0]))
+    with pytest.raises(InputError, match="names 2"):
+        forecast(table, "wsd", end=STEPS)
+
+
+def test_of_steps_taken_again_after_a_resume_the_last_count() -> None:
+    x, loss = HALF
+    again = np.r_[x[:80], x[60:]], np.r_[loss[:60], loss[60:80] + 3, loss[60:]]
+    assert forecast(again, "wsd", end=STEPS).value == forecast(HALF, "wsd", end=STEPS).value
+
+
+def test_a_run_that_diverges_has_a_wide_interval() -> None:
+    x, loss = HALF
+    calm = forecast(HALF, "wsd", end=STEPS)
+    wild = forecast((x, loss + np.where(x > 1700, (x - 1700) / 100, 0)), "wsd", end=STEPS)
+    assert np.diff(wild.interval) > 5 * np.diff(calm.interval)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_digits_follow_the_unit_of_the_loss(unit: float) -> None:
+    found = forecast((HALF[0], unit * HALF[1]), "wsd", end=STEPS)
+    low, high = map(float, found.span.split("–"))
+    assert low < high

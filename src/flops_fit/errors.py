@@ -136,8 +136,9 @@ def unknown_name(name: str, known: Sequence[str], moved: Mapping[str, object]) -
 
 def nearest_name(value: object, names: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the name nearest to ``value``; empty where none is near."""
-    near = difflib.get_close_matches(str(value), list(names), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    given = {str(name).lower(): name for name in reversed(list(names))}
+    near = difflib.get_close_matches(str(value).lower(), given, n=1)
+    return f" Did you mean {given[near[0]]!r}?" if near else ""
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:

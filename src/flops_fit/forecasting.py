@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 from scipy.special import ndtri
 
-from flops_fit.errors import InputError, InputTypeError, check_choice, check_number
+from flops_fit.errors import InputError, InputTypeError, check_number, nearest_name
 from flops_fit.hparams import SCHEDULES, HParams, learning_rate
-from flops_fit.table.cells import Floats, is_missing
-from flops_fit.table.columns import wanted
-from flops_fit.table.curves import Curve
-from flops_fit.table.sources import read_raw
+from flops_fit.table.cells import Floats
+from flops_fit.table.curves import read_points
 from flops_fit.text import format_count
 
 Schedule = str | Mapping[str, Any] | Callable[[float], float] | Sequence[float] | Floats
@@ -30,11 +29,11 @@ _MOST_EARLIER = 12
 # The law's shape: ln of α, of B relative to A, of C per step at the peak rate, of β and of γ.
 _USUAL = np.log([0.45, 0.7, 0.011, 1.0, 0.6])
 _USUAL_SD = np.array([0.4, 0.8, 1.5, 0.5, 0.3])
+_MOST_STEPS, _TYPICAL_STEPS = 1e7, 2e4  # longer runs are counted in tokens, and C is per step
 _BETWEEN_RUNS = np.array([0.1, 0.15, 0.3, 0.1, 0.1])  # sd of the shape of two runs of a sweep
 _MISFIT = 0.0015  # of the law along a curve, relative to the loss
 _AHEAD = 0.13  # and at the end, relative to what the loss has still to fall
-_STEPS = ("step", "steps", "global_step", "iteration", "units", "tokens", "samples")
-_LOSSES = ("loss", "train_loss", "val_loss", "eval_loss", "train/loss", "val/loss")
+_LAST, _FAR_OFF = 4, 3.0  # bins at the end of a curve, and sd from which they are off the law
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +78,8 @@ class Forecast:
 
     @property
     def _digits(self) -> int:
-        width = self.interval[1] - self.interval[0]
-        return min(max(2, -math.floor(math.log10(max(width, 1e-6)))), 6)
+        width = max(self.interval[1] - self.interval[0], 1e-6 * abs(self.value), 1e-300)
+        return max(2, -math.floor(math.log10(width)))
 
 
 def forecast(
@@ -101,14 +100,15 @@ def forecast(
     to t, and S₁ the sum of √η from the start: on the published curves that leaves a quarter to a third less
     misfit than their sum of η, for each of three sizes. The constants have priors: wide ones, or those of
     earlier runs. The interval is that of the constants, widened by 13 % of what the loss has still to
-    fall, by which the form may be off.
+    fall, by which the form may be off, and by how far the last readings lie off the law beyond noise.
 
     Parameters
     ----------
     curve
         The loss so far: a pair of arrays (positions, losses), an entry of :class:`~flops_fit.Curves`, or a
         table with columns such as ``step`` and ``loss``: a CSV or JSONL file, a dict, a list of dicts, a
-        data frame. Positions are steps, or units in proportion to them.
+        data frame. Positions are steps, or units in proportion to them. Of a position that stands twice, as
+        after a resume, the last reading counts.
     schedule
         Of the learning rate: ``"cosine"``, ``"wsd"`` or ``"constant"`` as :class:`HParams` has them by
         default, an :class:`HParams`, a function of the position, or rates at equal distances from the start
@@ -125,7 +125,8 @@ def forecast(
     Raises
     ------
     InputError, TableError
-        Where there are fewer than eight points after the warmup, or the run ends before its curve does.
+        Where there are fewer than eight points after the warmup, the run ends before its curve does, a table
+        holds several runs, or the rates are not those of the whole run.
 
     Examples
     --------
@@ -134,8 +135,11 @@ def forecast(
     expected 2.32 (2.31–2.32) at step 4,000
     """
     check_number("level", level, above=0, below=1)
-    run = _Run.read(curve, schedule, end, "curve")
-    earlier = [_Run.read(p[0], p[1], p[2] if p[2:] else None, "prior", over=True) for p in prior]
+    run, unit = _Run.read(curve, schedule, end, "curve"), 1.0
+    if run.edges[-1] > _MOST_STEPS:
+        unit = float(run.edges[-1]) / _TYPICAL_STEPS
+        run = _Run.read(curve, schedule, end, "curve", unit)
+    earlier = [_Run.read(*one, "prior", unit, over=True) for one in _earlier(prior)]
     mean, precision = _USUAL, np.diag(_USUAL_SD**-2)
     scale = float(run.root[-1])
     if earlier := earlier[-_MOST_EARLIER:]:
@@ -147,18 +151,18 @@ def forecast(
     ahead, slope = run.law(theta, run.edges[-1:], scale)
     fitted, _ = run.law(theta, run.at[-1:], scale)
     value = float(ahead[0])
-    misfit = _AHEAD * abs(float(fitted[0]) - value)
+    misfit = _AHEAD * abs(float(fitted[0]) - value) + run.off(theta, scale)
     half = float(
         ndtri((1 + level) / 2) * np.hypot(np.sqrt(slope[0] @ covariance @ slope[0]), misfit)
     )
-    shown = run.edges[run.peak + 1 :]
+    shown, last = run.edges[run.peak + 1 :], float(run.edges[-1])
     alpha, b, c, beta, gamma = np.exp(shape)
-    A = float(np.exp(own[0, 1]) * scale**alpha)
+    A = float(np.exp(own[0, 1]) * (unit * scale) ** alpha)
     names = ("E", "A", "alpha", "B", "C", "beta", "gamma")
-    constants = (own[0, 0], A, alpha, b * np.exp(own[0, 1]), c, beta, gamma)
+    constants = (own[0, 0], A, alpha, b * np.exp(own[0, 1]), c / unit, beta, gamma)
     return Forecast(
-        value, (value - half, value + half), level, float(run.edges[-1]),
-        min(run.last / float(run.edges[-1]), 1.0), shown, run.law(theta, shown, scale)[0],
+        value, (value - half, value + half), level, unit * last,
+        min(run.last / last, 1.0), unit * shown, run.law(theta, shown, scale)[0],
         dict(zip(names, map(float, constants), strict=True)),
     )  # fmt: skip
 
@@ -181,37 +185,53 @@ class _Run:
 
     @classmethod
     def read(
-        cls, curve: Any, schedule: Schedule, end: float | None, name: str, over: bool = False
-    ) -> _Run:
-        x, loss = _points(curve, name)
+        cls, curve: Any, schedule: Schedule, end: float | None, name: str, unit: float = 1.0,
+        over: bool = False,
+    ) -> _Run:  # fmt: skip
+        """Positions in ``unit``; a run that is ``over`` ends where its curve does, or at ``end``."""
+        x, loss = read_points(curve, name)
+        known = _known(schedule)
         if end is None and over:
             end = float(x[-1])
-        elif end is None and isinstance(schedule, list | tuple | np.ndarray):
-            end = float(len(schedule))
+        elif end is None and isinstance(known, np.ndarray):
+            end = float(len(known))
         end = check_number("end", end, above=0, expected="the position at which the run ends")
         if end < x[-1] * (1 - 1e-9):
             raise InputError(
-                f"{name}: expected a run that ends after its curve; {end:g} < {x[-1]:g}."
+                f"{name}: expected a run that ends after its curve; {end:g} < {x[-1]:g}. Give the end in the "
+                "unit of the curve."
+            )
+        part = isinstance(known, np.ndarray) and len(known) in (len(x), round(x[-1]))
+        if part and end > x[-1] + np.ptp(x) / max(len(x) - 1, 1):
+            raise InputError(
+                f"schedule: expected the rates of the whole run, up to {end:g}; got {len(known)}, as many "
+                f"as the curve has up to {x[-1]:g}. Add those still to come, or give a function."
             )
         edges = np.linspace(0, end, _CELLS + 1)
-        rates = _rates(schedule, (edges[1:] + edges[:-1]) / 2, end)
+        rates = _rates(known, (edges[1:] + edges[:-1]) / 2, end)
         peak = int(np.argmax(rates >= rates.max() * (1 - 1e-9)))
-        width = end / _CELLS
+        width = end / unit / _CELLS
         sums, root = (np.append(0.0, np.cumsum(r) * width) for r in (rates, np.sqrt(rates)))
         drops = -np.diff(rates[peak:])
         falls = drops != 0
         between = (rates[peak:-1] + rates[peak + 1 :]) / 2
         start = edges[peak] + _SKIPPED * max(x[-1] - edges[peak], 0)
-        if np.sum(x >= start) < _LEAST or x[-1] <= edges[peak]:
+        if (behind := np.sum(x >= start)) < _LEAST or x[-1] <= edges[peak]:
             raise InputError(
-                f"{name}: expected at least {_LEAST} points after the warmup, which ends at "
-                f"{edges[peak]:.4g}; got {len(x)} up to {x[-1]:.4g}. Ask again later in the run."
+                f"{name}: expected at least {_LEAST} points from {start:.4g} on, where the warmup is over; "
+                f"got {behind} of {len(x)}, up to {x[-1]:.4g} of {end:.4g}. Ask again later in the run."
             )
-        binned = _binned(x[x >= start], loss[x >= start])
+        binned = _binned(x[x >= start] / unit, loss[x >= start])
         return cls(
-            *binned, float(x[-1]), edges, sums, root, peak,
+            *binned, float(x[-1]) / unit, edges / unit, sums, root, peak,
             drops[falls], np.maximum(between[falls], 1e-3), sums[peak + 1 : -1][falls],
         )  # fmt: skip
+
+    def off(self, theta: Floats, scale: float) -> float:
+        """How far the last bins lie off the law, as those of a run that diverges; 0 within noise."""
+        last = slice(-_LAST, None)
+        away = np.abs(self.loss[last] - self.law(theta, self.at[last], scale)[0])
+        return float(np.median(np.where(away > _FAR_OFF * self.sd[last], away, 0.0)))
 
     def law(self, theta: Floats, at: Floats, scale: float) -> tuple[Floats, Floats]:
         """The law at some positions, (points,), and its derivative by its seven constants, (points, 7).
@@ -287,54 +307,56 @@ def _binned(x: Floats, loss: Floats) -> tuple[Floats, Floats, Floats]:
     return at, mean, np.asarray(np.hypot(noise / np.sqrt(n), misfit))
 
 
-def _rates(schedule: Schedule, at: Floats, end: float) -> Floats:
-    """Rates at some positions, relative to their peak."""
+def _known(schedule: Any) -> Any:
+    """A schedule as HParams, a function or an array of rates."""
     if isinstance(schedule, str):
-        check_choice("schedule", schedule, SCHEDULES)
-        schedule = {"schedule": schedule}
-    if isinstance(schedule, Mapping):
-        if not isinstance(schedule, HParams):
-            schedule = HParams(**{"lr": 1.0, "batch_units": 1.0, **schedule})
-        rates = np.array([learning_rate(schedule, x, end) for x in at])
-    elif callable(schedule):
-        rates = np.array([float(schedule(float(x))) for x in at])
-    else:
-        given = np.asarray(schedule, dtype=float)
-        if given.ndim != 1 or len(given) < 2:
-            raise InputTypeError(
-                "schedule: expected a name, HParams, a function or two or more rates; got "
-                f"{schedule!r:.80}."
-            )
-        rates = np.interp(at, (np.arange(len(given)) + 0.5) * end / len(given), given)
-    if not (np.all(np.isfinite(rates)) and np.all(rates >= 0) and np.any(rates > 0)):
-        raise InputError("schedule: expected rates of 0 or more, at least one above; got others.")
-    return np.asarray(rates / rates.max())
-
-
-def _points(curve: Any, name: str) -> tuple[Floats, Floats]:
-    """Positions, ascending, and losses; points without a finite loss are left out."""
-    if isinstance(curve, Curve):
-        curve = curve.tokens, curve.loss
-    if not (isinstance(curve, tuple | list) and len(curve) == 2 and np.ndim(curve[0]) == 1):
-        own = wanted({})
-        usual = {*_STEPS, *_LOSSES}
-        raw = read_raw(curve, lambda h: "number" if h.strip().lower() in usual else own(h))
-        plain = {h.strip().lower(): h for h in reversed(raw.headings) if h in raw.cells}
-        columns = [
-            next((plain[n] for n in names if n in plain), None) for names in (_STEPS, _LOSSES)
-        ]
-        if None in columns:
+        if schedule not in SCHEDULES:
             raise InputError(
-                f"{name}: expected columns such as step and loss; got {list(raw.headings)}."
+                f"schedule: expected one of {list(SCHEDULES)}, a function of the position, or rates; got "
+                f"{schedule!r}.{nearest_name(schedule, SCHEDULES)}"
             )
-        rows = zip(*(raw.cells[c] for c in columns if c), strict=True)
-        pairs = [(float(x), float(y)) for x, y in rows if not (is_missing(x) or is_missing(y))]
-        curve = [p[0] for p in pairs], [p[1] for p in pairs]
-    x, loss = (np.asarray(values, dtype=float) for values in curve)
-    if x.shape != loss.shape or not x.size:
+        schedule = {"schedule": schedule}
+    if isinstance(schedule, Mapping) and not isinstance(schedule, HParams):
+        names = [f.name for f in fields(HParams) if f.init]
+        if wrong := [name for name in schedule if name not in names]:
+            raise InputError(f"schedule: expected some of {names}; got {wrong}.")
+        schedule = HParams(**{"lr": 1.0, "batch_units": 1.0, **schedule})
+    if isinstance(schedule, HParams) or callable(schedule):
+        return schedule
+    with suppress(TypeError, ValueError):
+        rates = np.asarray(schedule, dtype=float)
+        if rates.ndim == 1 and len(rates) > 1:
+            return rates
+    raise InputTypeError(
+        f"schedule: expected a name, HParams, a function or two or more rates; got {schedule!r:.80}."
+    )
+
+
+def _rates(schedule: Any, at: Floats, end: float) -> Floats:
+    """Rates at some positions, relative to their peak."""
+    if isinstance(schedule, HParams):
+        given = np.array([learning_rate(schedule, x, end) for x in at])
+    elif isinstance(schedule, np.ndarray):
+        given = schedule
+    else:
+        given = np.array([schedule(float(x)) for x in at], dtype=float)
+    wrong = given[~(np.isfinite(given) & (given >= 0))]
+    if len(wrong) or not np.any(given > 0):
+        shown = f"{wrong[0]:g}" if len(wrong) else "0 everywhere"
         raise InputError(
-            f"{name}: expected as many positions as losses; got {x.size} and {loss.size}."
+            f"schedule: expected rates of 0 or more, at least one above, from 0 to {end:g}; got {shown}."
         )
-    sound = np.isfinite(x) & np.isfinite(loss) & (x > 0)
-    order = np.argsort(x[sound], kind="stable")
-    return x[sound][order], loss[sound][order]
+    if isinstance(schedule, np.ndarray):
+        given = np.interp(at, (np.arange(len(given)) + 0.5) * end / len(given), given)
+    return np.asarray(given / given.max())
+
+
+def _earlier(prior: Any) -> list[tuple[Any, Any, float | None]]:
+    """Curve, schedule and end of each earlier run."""
+    runs = list(prior) if isinstance(prior, Iterable) else [prior]
+    if not all(isinstance(run, tuple | list) and len(run) in (2, 3) for run in runs):
+        raise InputTypeError(
+            "prior: expected (curve, schedule) or (curve, schedule, end) of each run, in a list; got "
+            f"{prior!r:.80}."
+        )
+    return [(run[0], run[1], run[2] if run[2:] else None) for run in runs]

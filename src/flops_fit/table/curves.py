@@ -10,15 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import TableError, check_number
+from flops_fit.errors import InputError, InputTypeError, TableError, check_number
 from flops_fit.records import Excluded
 from flops_fit.table.cells import Floats, is_missing
-from flops_fit.table.columns import Raw, check_mapping, find_numbers, wanted
+from flops_fit.table.columns import (
+    ColumnMatch,
+    Raw,
+    check_mapping,
+    find_numbers,
+    find_text,
+    rank,
+    split_unit,
+    wanted,
+)
 from flops_fit.table.sources import column_of, read_raw
 from flops_fit.trackers.tracker import TrackedRuns
 
 _RUN = ("run", "run_id", "run_name", "label", "name", "experiment")
 _QUANTITIES = ("params", "tokens", "loss", "flops")
+_POSITIONS = ("step", "units", "tokens", "samples")  # along one run
+_TENSORBOARD = {"wall time", "step", "value"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +109,72 @@ class Curves:
         if isinstance(source, Curves):
             return source
         return _curves(source, columns or {})
+
+
+def read_points(source: Any, name: str) -> tuple[Floats, Floats]:
+    """Positions along one run, ascending, and its losses; points without a finite loss are left out.
+
+    Of a position that stands twice the last reading counts. ``name`` is what the caller calls ``source``: a
+    Curve, a pair of arrays, or a table of one run.
+    """
+    if isinstance(source, Curve):
+        source = source.tokens, source.loss
+    if not (isinstance(source, tuple | list) and len(source) == 2 and np.ndim(source[0]) == 1):
+        source = _columns(source, name)
+    try:
+        x, loss = (np.asarray(values, dtype=np.float64) for values in source)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"{name}: expected numbers in both arrays; {error}.") from error
+    if x.shape != loss.shape or not x.size:
+        raise InputError(
+            f"{name}: expected as many positions as losses; got {x.size} and {loss.size}."
+        )
+    sound = np.isfinite(x) & np.isfinite(loss) & (x > 0)
+    if not np.any(sound):
+        raise InputError(f"{name}: expected positions above 0 with finite losses; it has none.")
+    x, last = np.unique(x[sound][::-1], return_index=True)
+    return x, loss[sound][::-1][last]
+
+
+def _columns(source: Any, name: str) -> tuple[Floats, Floats]:
+    """The positions and losses in a table of one run, those in training if there are several."""
+    own = wanted({})
+
+    def quantity(heading: str) -> tuple[str, Any]:
+        plain = heading.strip().lower().lstrip("_")
+        found = ((n, rank(n, plain)) for n in _POSITIONS if n != "units")
+        return (
+            ("units", (0, 0, 0)) if plain == "units" else next((f for f in found if f[1]), ("", ()))
+        )
+
+    try:
+        raw = read_raw(source, lambda h: "number" if quantity(h)[0] else own(h))
+    except InputTypeError as error:
+        raise InputTypeError(
+            f"{name}: expected a pair of arrays, (positions, losses), or a table of one run; got "
+            f"{type(source).__name__}."
+        ) from error
+    filled = [h for h in raw.headings if h in raw.filled()]
+    at = {h: (_POSITIONS.index(q[0]), q[1]) for h in filled if (q := quantity(h))[0]}
+    losses = {
+        h: ((1, 2, 0).index(r[0]), r) for h in filled if (r := rank("loss", h)) and h not in at
+    }
+    if not losses and {h.strip().lower() for h in filled} == _TENSORBOARD:
+        losses = {h: (0, (1, 0, 0)) for h in filled if h.strip().lower() == "value"}
+    if not at or not losses:
+        raise InputError(
+            f"{name}: expected columns such as step and loss; got {list(raw.headings)}. Rename yours, or "
+            "give a pair of arrays."
+        )
+    label = find_text("label", filled)
+    runs = {str(cell) for cell in raw.cells[label] if not is_missing(cell)} if label else set()
+    if 1 < len(runs) < raw.rows:
+        raise InputError(
+            f"{name}: expected one run; column {label!r} names {len(runs)}. Give the rows of one."
+        )
+    x, loss = min(at, key=at.__getitem__), min(losses, key=losses.__getitem__)
+    match = ColumnMatch(x, factor=split_unit(x)[1])
+    return raw.numbers("tokens", match), raw.numbers("loss", ColumnMatch(loss))
 
 
 def _curves(source: Any, columns: Mapping[str, str]) -> Curves:
