@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from flops_fit.errors import FitError, InputError, TableError
+from flops_fit.errors import FitError, InputError, InputTypeError, TableError
 from flops_fit.fit import MetricFit, metric
 from flops_fit.fit.metric_routes import Direct, LawOfLoss, Scale, TwoSteps, minimise
 from flops_fit.fit.metrics import BOTH
@@ -206,3 +206,64 @@ def test_routes_of_a_law_without_draws_have_its_loss(quiz: MetricFit) -> None:
     assert np.median(steps.draws(N, D), axis=0) == pytest.approx(
         np.asarray(truth(evidence.law.loss(N, D))), abs=0.02
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"column": ["quiz"]}, "heading of one metric"),
+        ({"column": None}, "heading of one metric"),
+        ({"column": "loss"}, "the runs' loss"),
+        ({"column": "params"}, "the runs' params"),
+        ({"loss": "quiz"}, "another column than the metric"),
+        ({"ceiling": 0.5}, "highest score there is"),
+        ({"column": "Quizz"}, "Did you mean 'quiz'"),
+    ],
+)
+def test_columns_and_ceilings_that_cannot_be_are_refused(
+    options: dict[str, Any], words: str
+) -> None:
+    named = {"column": "quiz", "chance": 0.25, **options}
+    with pytest.raises((InputError, InputTypeError, TableError), match=words):
+        metric(table(), **named)
+
+
+def test_several_budgets_are_no_pair(quiz: MetricFit) -> None:
+    with pytest.raises(InputError, match="one at a time"):
+        quiz.predict([1e20, 1e21])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0.5, 1.0])
+def test_scores_that_are_all_equal_show_no_trend(value: float) -> None:
+    flat = metric(table(quiz=np.full(20, value)), "quiz", chance=0.25)
+    assert {d.code for d in flat.diagnostics} == {"metric_no_trend"}
+    assert "nan" not in str(flat.diagnostics[0])
+
+
+def test_shares_may_be_written_in_percent() -> None:
+    columns = table()
+    columns["written"] = [f"{100 * share:.6f} %" for share in columns["quiz"]]
+    fit = metric(columns, "written", chance=0.25)
+    assert fit.scores == pytest.approx(columns["quiz"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("bpb", "loss"), ("quiz", "accuracy")], ids=["loss", "accuracy"]
+)
+def test_runs_that_were_not_tried_on_a_task_are_not_lost_by_their_outcome(
+    arguments: tuple[str, Any],
+) -> None:
+    columns = table()
+    columns["bpb"] = np.where(np.arange(20) % 5 == 0, math.nan, columns["loss"])
+    fit = metric(columns, *arguments, loss="bpb")
+    untried = [e for e in fit.runs.excluded if e.reason == "it has no value of bpb"]
+    assert len(untried) == 4
+    assert not any(e.by_outcome for e in fit.runs.excluded)
+
+
+def test_without_its_chance_a_metric_is_trusted_less() -> None:
+    """Errors count beside how far the runs' own scores reach, not beside guesses taken for ability."""
+    columns = table()
+    columns["quiz"] = 0.25 + 0.75 / (1 + np.exp(5 * (columns["loss"] - 2.2)))
+    assert metric(columns, "quiz").trust == "caution"
+    assert metric(columns, "quiz", chance=0.25).trust == "ok"

@@ -175,6 +175,7 @@ def test_structured_arrays_named_tuples_and_indices_are_tables() -> None:
         frame.to_records(index=False),
         [*frame.itertuples(index=False)],
         frame.set_index("params"),
+        frame.set_index("params", drop=False),
     )
     assert all(RunTable.read(form).params.tolist() == [1e8, 2e8] for form in forms)
 

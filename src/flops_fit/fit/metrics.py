@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flops_fit.errors import FitError, InputError, check_choice, check_number
+from flops_fit.errors import (
+    FitError,
+    InputError,
+    InputTypeError,
+    TableError,
+    check_choice,
+    check_number,
+)
 from flops_fit.fit.checks import trust_of
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs, quick_fit
@@ -18,6 +25,7 @@ from flops_fit.fit.prediction import serious
 from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats
 from flops_fit.records import Diagnostic, finite_json
+from flops_fit.table.columns import rank
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, format_count, markdown_table
 
@@ -35,7 +43,7 @@ _CLEAR = 2.0  # standard errors above chance
 _TREND_LEVEL = 0.01
 _FEW_ABOVE = 5
 _FAR = 100.0  # times the largest run's compute
-_POOR = 0.25  # held-out error, of the range of scores above chance that the runs show
+_POOR = 0.25  # held-out error, of the range of scores that the runs show
 
 
 @dataclass(frozen=True)
@@ -142,9 +150,11 @@ class MetricFit:
         InputError where ``at`` is neither one nor two positive numbers.
         """
         check_level(level)
-        pair = at if isinstance(at, tuple | list) else (at,)
-        if len(pair) not in (1, 2):
-            raise InputError(f"expected C, or a pair (N, D); got {at!r}.")
+        pair = at if isinstance(at, tuple) else (at,)
+        if isinstance(at, list) or len(pair) not in (1, 2):
+            raise InputError(
+                f"expected C, one at a time, or a pair (N, D), as a tuple; got {at!r}."
+            )
         params, *rest = (check_number("C, or N and D", v, above=0) for v in pair)
         notes = []
         if rest:
@@ -284,9 +294,24 @@ def metric(
         check_number("ceiling", ceiling, above=chance, at_most=1)
     if chance and kind != "accuracy":
         raise InputError(f"chance: expected none for kind={kind!r}; got {chance!r}. Leave it out.")
+    if not isinstance(column, str):
+        raise InputTypeError(f"column: expected the heading of one metric; got {column!r}.")
+    if loss == column and kind != "loss":
+        raise InputError(
+            f"loss: expected another column than the metric; got {loss!r} as both. Leave it out for the "
+            'held-out loss of the runs, or give kind="loss".'
+        )
     of_loss = column if kind == "loss" else loss
     named = {**(columns or {}), **({"loss": of_loss} if of_loss else {})}
-    table = RunTable.read(runs, named, () if kind == "loss" else (column,))
+    try:
+        table = RunTable.read(runs, named, tuple(filter(None, {column: 0, of_loss: 0})))
+    except TableError as error:
+        if own := [n for n in ("params", "tokens", "loss") if kind != "loss" and rank(n, column)]:
+            raise InputError(
+                f"column: expected a metric beside N, D and the loss; got {column!r}, which seems to be "
+                f"the runs' {own[0]}. Without it: {error}"
+            ) from error
+        raise
     if of_loss and (isinstance(runs, RunTable) or not table.recognised):  # not read by headings
         table = table.with_loss(of_loss)
     if kind == "loss":
@@ -306,6 +331,11 @@ def metric(
             f"{column}: expected shares between 0 and 1; got {np.min(scores):.4g} to "
             f"{np.max(scores):.4g}. Divide percentages by 100, or give kind='loss'."
         )
+    if ceiling is not None and np.max(scores) > ceiling:
+        raise InputError(
+            f"ceiling: expected the highest score there is, {np.max(scores):.4g} or more by these runs; "
+            f"got {ceiling:g}. Raise it, or give None to fit it."
+        )
     scale = Scale(float(chance), None if ceiling is None else float(ceiling))
     fit = fit_runs(table)
     ways = _routes(table, scores, scale, fit._evidence)
@@ -315,7 +345,7 @@ def metric(
     headline = BOTH
     if all(d.severity != "critical" for d in found):
         held_out, widened = _backtest(table, scores, scale, fit)
-        found += _quality(held_out, float(np.max(scores)) - scale.chance, fit)
+        found += _quality(held_out, float(np.ptp(np.maximum(scores, scale.chance))), fit)
         ranked = sorted(held_out, key=held_out.__getitem__)
         if held_out[ranked[-1]] > _FAR_APART * held_out[ranked[0]]:
             headline = ranked[0]
@@ -363,7 +393,9 @@ def _signal(table: RunTable, scores: Floats, scale: Scale, sd: float) -> list[Di
     words = {"sd": sd, "above": above, "chance": scale.chance, "total": len(scores)}
     if above <= _CLEAR * sd / np.sqrt(len(top)):
         return [finding("metric_at_chance", **words)]
-    p = float(spearmanr(-table.loss, scores, alternative="greater").pvalue)
+    p = 1.0
+    if np.ptp(scores) > 0:
+        p = float(spearmanr(-table.loss, scores, alternative="greater").pvalue)
     if not p < _TREND_LEVEL:
         return [finding("metric_no_trend", p=p, **words)]
     clear = int(np.sum(scores > scale.chance + _CLEAR * sd))
@@ -373,7 +405,7 @@ def _signal(table: RunTable, scores: Floats, scale: Scale, sd: float) -> list[Di
 
 
 def _quality(held_out: Mapping[str, float], reach: float, fit: Fit) -> list[Diagnostic]:
-    """How well the largest runs were predicted, beside how far the scores ``reach`` above chance."""
+    """How well the largest runs were predicted, beside how far the scores ``reach``."""
     poor = min(held_out.values()) > _POOR * reach
     errors = "; ".join(f"{name} {error:.3f}" for name, error in held_out.items())
     out = [finding("metric_held_out", "warning" if poor else "ok", errors=errors)]

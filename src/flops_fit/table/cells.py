@@ -135,6 +135,8 @@ def _number(value: Any, comma: str, column: str, row: int, factor: float, counts
             if unit is not None:
                 return float(match[1]) * (factor if unit == 1 else unit)
             hint = " Write it out, such as 70e9."
+        elif match := re.fullmatch(r"([+-]?[\d.]+)\s*%", text):
+            text, factor = match[1], factor / 100
         elif match := re.fullmatch(r"([\d.]+)\s*(?:nats|bits|bpb)(?:(?:/| per )\w+)?", text, re.I):
             text = match[1]
     with suppress(TypeError, ValueError):

@@ -51,8 +51,11 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     state = find_text("state", [*raw.cells])
     states = cols.unfinished(raw.cells[state]) if state else {}
     unfinished = {i: f"its {state} is {word!r}, not finished" for i, word in states.items()}
-    outcomes = {*reasons, *unfinished, *np.flatnonzero(~np.isfinite(data["loss"])).tolist()}
+    lost, task = np.flatnonzero(~np.isfinite(data["loss"])).tolist(), mapping.get("loss")
+    outcomes = {*reasons, *unfinished, *(() if task in metrics else lost)}
     reasons |= _unsound_rows(data, unfinished, reasons)
+    if task in metrics:  # which not every run need have
+        reasons |= {i: f"it has no value of {task}" for i in lost if i not in outcomes}
     reasons = (summed := summaries(labels, data)) | reasons
     kept = [i for i in range(raw.rows) if i not in reasons]
     fields: dict[str, Any] = {name: values[kept] for name, values in data.items()}
@@ -268,9 +271,10 @@ class RunTable(Rows):
     def having(self, metric: str) -> RunTable:
         """The runs with a value of a metric; TableError where the table has no such column."""
         if metric not in self.metrics:
+            near = nearest_name(metric, self.metrics)
+            how = near or f" Give the source of the runs, or read it with metrics=[{metric!r}]."
             raise TableError(
-                f"expected a column {metric!r}; the table has the metrics {list(self.metrics)}."
-                f"{nearest_name(metric, self.metrics)}"
+                f"expected a column {metric!r}; the table has the metrics {list(self.metrics)}.{how}"
             )
         return self.select(np.isfinite(self.metrics[metric]), f"it has no value of {metric}")
 

@@ -233,8 +233,9 @@ def _from_frame(source: Any, wanted: Wanted) -> Raw | None:
     import narwhals as nw
 
     index = getattr(source, "index", None)
-    if any(name is not None for name in getattr(index, "names", ())):  # pandas: a column by itself
-        source = source.reset_index()
+    levels = [name for name in getattr(index, "names", ()) if name is not None]
+    if levels:  # pandas: a column by itself, unless there is one of its name
+        source = source.reset_index(drop=any(name in source for name in levels))
     headings = getattr(source, "columns", ()) if hasattr(source, "set_axis") else ()
     if not all(isinstance(h, str) for h in headings):  # pandas: in levels, or numbers
         levels = [map(str, h if isinstance(h, tuple) else (h,)) for h in headings]
