@@ -430,3 +430,44 @@ def test_a_law_of_experts_answers_under_a_cap_on_memory(capsys: Capsys, tmp_path
     assert (refused.code, "--law experts" in refused.err) == (2, True)
     law = called(capsys, "predict", "--law", "hoffmann2022", "1e20", "--max-total-params", "4B")
     assert (law.code, "published law" in law.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fit", "--share", "alpha"), "--share: expected --group"),
+        (("fit", "--group", "x", "--axis", "y"), "no --axis"),
+        (("fit", "--group", "x", "--max-total-params", "4B"), "no --max-total-params"),
+        (("metric", "loss", "1e21"), "give --kind loss for a loss"),
+        (("forecast", "--schedule", "Linear", "--end", "9"), "--schedule: expected one of"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    capsys: Capsys, table: Path, words: tuple[str, ...], said: str
+) -> None:
+    command, *options = words
+    if command == "forecast":
+        table = table.with_name("curve.csv")
+        table.write_text(
+            "\n".join(["_step,train/loss", *(f"{i},{3 - i / 99}" for i in range(1, 9))])
+        )
+    told = called(capsys, command, table, *options)
+    assert (told.code, told.out) == (2, "")
+    assert said in told.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--gate", "5"), "--gate: expected a share"),
+        (("--speeds", "0", "1"), "--speeds: expected a positive number"),
+        (("--dollars-per-hour", "2", "3"), "--dollars-per-hour: expected speeds"),
+    ],
+)
+def test_comparisons_name_their_options(
+    capsys: Capsys, table: Path, options: tuple[str, ...], said: str
+) -> None:
+    told = called(capsys, "compare", table, table, *options)
+    assert told.code == 2
+    assert said in told.err
+    assert "speeds=" not in told.err

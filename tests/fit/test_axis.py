@@ -63,3 +63,28 @@ def test_too_few_runs_for_the_constants_of_an_argument_are_refused() -> None:
     table = flops_fit.RunTable.read(rows)
     with pytest.raises(InputError, match="3 runs more than the 6 constants of 'kind'; got 8 runs"):
         axis_effect(table, np.zeros(8), "kind", 1e18, 0.9)
+
+
+@pytest.mark.parametrize("empty", [None, float("nan"), ""])
+def test_runs_without_a_value_are_left_out(empty: object) -> None:
+    table = [{**r, "layers": empty if i % 5 == 0 else r["layers"]} for i, r in enumerate(runs())]
+    found = flops_fit.fit_runs(table).axis("layers")
+    assert set(found.excess) == {2.0, 4.0, 8.0}
+    assert found.interval is not None
+
+
+def test_what_is_no_finite_number_makes_a_column_of_texts() -> None:
+    table = [{**r, "window": {2: "512", 4: "1024", 8: "inf"}[r["layers"]]} for r in runs()]
+    found = flops_fit.fit_runs(table).axis("window")
+    assert (found.best, found.interval) == ("1024", None)
+
+
+@pytest.mark.parametrize("name", [["layers"], None, "layer"])
+def test_a_name_is_one_heading(name: object) -> None:
+    with pytest.raises(InputError, match="one of \\['layers', 'kind'\\]"):
+        flops_fit.fit_runs(runs()).axis(name)  # type: ignore[arg-type]
+
+
+def test_no_value_lies_below_the_best() -> None:
+    found = flops_fit.fit_runs(runs()).axis("layers")
+    assert all(low >= 0 for _, (low, _) in found.excess.values())

@@ -230,6 +230,26 @@ def test_a_run_with_more_active_than_all_is_left_out() -> None:
     assert "at most N_total" in left.reason
 
 
+def test_sizes_of_labels_are_rounded() -> None:
+    """N_total of a dense model may then lie a little below its N_active."""
+    written = [{**row, "params": f"{row['params'] / 1e6:.3g}M"} for row in rows(0.003)]
+    fit = fit_runs(written, "experts")
+    assert fit.excluded == ()
+    assert np.sum(fit.runs.sparsity == 1) >= 10
+
+
+@pytest.mark.parametrize("factor", [1e-9, -1])
+def test_swapped_columns_and_other_units_are_told(factor: float) -> None:
+    wrong = [
+        {**row, "params": row["params"] * 1e-9}
+        if factor > 0
+        else {**row, "params": row["active_params"], "active_params": row["params"]}
+        for row in rows(0.003)
+    ]
+    with pytest.raises(TableError, match="swapped, or one in millions"):
+        fit_runs(wrong, "experts")
+
+
 @pytest.mark.parametrize("law", ["hoffmann", "muennighoff"])
 def test_other_laws_have_no_experts(law: str) -> None:
     fit = fit_runs(reference.runs("muennighoff2023_c4"), law)

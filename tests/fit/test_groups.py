@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flops_fit import compare, fit_runs
-from flops_fit.errors import InputError, TableError
+from flops_fit.errors import FitError, InputError, TableError
 from flops_fit.fit import Fit, GroupFit
 from flops_fit.fit.groups import beliefs, share_constants, shared_names, split_finding
 from flops_fit.fit.misfit_mean import Known
@@ -235,3 +235,35 @@ def test_columns_that_follow_the_budgets_are_told_and_numbers_that_grow_with_siz
     (told,) = split_finding(solution, replace(table, texts=texts))
     assert told.code == "groups_follow"
     assert "'phase'" in told.message
+
+
+def test_a_group_of_too_few_runs_is_named() -> None:
+    columns = corpora(0.004, web=WEB, code=CODE)
+    columns["corpus"] = ["rare" if i < 2 else name for i, name in enumerate(columns["corpus"])]
+    with pytest.raises(FitError, match="group 'rare': expected more than"):
+        fit_runs(columns, group="corpus")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), ""])
+def test_labels_without_a_value_make_no_group(missing: object) -> None:
+    columns = corpora(0.004, web=WEB, code=CODE)
+    labels = [missing, *columns.pop("corpus")[1:]]
+    fit = fit_runs(columns, "hoffmann", group=labels)
+    assert set(fit) == {"web", "code"}
+
+
+def test_a_constant_named_twice_is_shared_once() -> None:
+    columns = corpora(0.004, web=WEB, code=CODE)
+    fit = fit_runs(columns, "hoffmann", group="corpus", share=("alpha", "alpha"))
+    assert list(fit.shared) == ["alpha"]
+
+
+def test_sharing_needs_groups() -> None:
+    with pytest.raises(InputError, match="expected group= beside it"):
+        fit_runs(sweep(WEB), share=("alpha",))
+
+
+def test_groups_may_be_numbers() -> None:
+    columns = corpora(0.004, web=WEB, code=CODE)
+    columns["corpus"] = [{"web": 0, "code": 1}[name] for name in columns["corpus"]]
+    assert set(fit_runs(columns, "hoffmann", group="corpus")) == {"0", "1"}

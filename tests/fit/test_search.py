@@ -62,3 +62,14 @@ def test_groups_share_a_law_that_is_named() -> None:
     runs["corpus"] = np.array(["a", "b"] * len(runs["loss"]))[: len(runs["loss"])]
     with pytest.raises(InputError, match="by its name"):
         fit_runs(runs, "search", group="corpus")
+
+
+@pytest.mark.parametrize(
+    "known", [{"fixed": {"E": 1.8}}, {"fixed": {"kappa": 0.9}}, {"prior": {"E": (1.8, 0.1)}}]
+)
+def test_only_forms_that_have_the_known_constants_are_tried(known: dict[str, object]) -> None:
+    fit = fit_runs(sweep(LAW, sd=0.003), "search", **known)
+    tried = {form.law for form in fit.search.forms}
+    assert "kaplan" not in tried
+    assert {"auto", "kappa"} <= tried
+    assert all(fit.law.params[name] == value for name, value in known.get("fixed", {}).items())

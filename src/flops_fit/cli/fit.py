@@ -47,11 +47,17 @@ def fit(
     if group is not None:
         if report is not None:
             raise InputError("expected no --report with --group: write a page of each group alone.")
+        if axis or max_total_params is not None:
+            raise InputError(
+                "expected no --axis and no --max-total-params with --group: ask them of a group alone."
+            )
         names = answer.column_names(column)
         grouped = flops_fit.fit_runs(
             runs, law, group=group, share=share or None, columns=names, curves=curves
         )
         return _by_group(grouped, predict)
+    if share:
+        raise InputError("--share: expected --group beside it, the groups that share constants.")
     fitted = answer.read_fit(runs, law, column, curves)
     predictions, words, findings = _answers(fitted, predict, runs)
     shown = [

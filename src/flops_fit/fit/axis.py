@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flops_fit.errors import InputError, check_number
+from flops_fit.errors import InputError, check_number, nearest_name
 from flops_fit.flops.functions import Floats
 from flops_fit.table.run_table import RunTable
 
@@ -60,17 +60,23 @@ def axis_effect(
     runs: RunTable, residuals: Floats, name: str, compute: float, level: float
 ) -> AxisEffect:
     """The effect of a column on relative residuals of a law: quadratic in a number, by text else."""
-    if name not in runs.texts:
+    if not isinstance(name, str) or name not in runs.texts:
         raise InputError(
-            f"name: expected a column that splits the runs into a few values, one of {list(runs.texts)}; got "
-            f"{name!r}."
+            f"name: expected a column that splits the runs into a few values, and is no other quantity: one "
+            f"of {list(runs.texts)}; got {name!r}.{nearest_name(name, runs.texts)}"
         )
     check_number("compute", compute, above=0)
+    known = np.array([cell != "" for cell in runs.texts[name]])
+    runs, residuals = runs.select(known), residuals[known]
     cells = runs.texts[name]
+    if len(set(cells)) < 2:
+        raise InputError(
+            f"name: expected two values of {name!r} or more; the runs fitted have one."
+        )
     numbers = _numbers(cells)
     budgets = np.log(runs.budget)
     at = math.log(compute) - float(np.mean(budgets))
-    known = np.stack(
+    plain = np.stack(
         [np.ones(len(cells)), _centred(np.log(runs.params)), _centred(budgets)], axis=1
     )
     values: list[float | str]
@@ -96,14 +102,14 @@ def axis_effect(
         own = columns(scale, budgets - np.mean(budgets))
         grid = columns(steps, np.full(_GRID, at))
         swept = columns(np.log(marks) if logs else marks, np.full(len(values), at))
-    design = np.hstack([known, own])
+    design = np.hstack([plain, own])
     dof = len(cells) - np.linalg.matrix_rank(design)
     if dof < _LEAST_DOF:
         raise InputError(
             f"name: expected {_LEAST_DOF} runs more than the {design.shape[1]} constants of {name!r}; got "
             f"{len(cells)} runs."
         )
-    solved, left = (_least_squares(d, residuals) for d in (design, known))
+    solved, left = (_least_squares(d, residuals) for d in (design, plain))
     square = solved[1] / dof
     gain = (left[1] - solved[1]) / own.shape[1]
     from scipy.special import fdtrc  # which takes a tenth of a second to import
@@ -115,10 +121,10 @@ def axis_effect(
     )
     scatter = rng.standard_normal((_DRAWS, len(root))) @ root.T
     scatter *= np.sqrt(dof / rng.chisquare(dof, _DRAWS))[:, None]
-    coefficients = (solved[0] + np.vstack([scatter[0] * 0, scatter]))[:, known.shape[1] :]
+    coefficients = (solved[0] + np.vstack([scatter[0] * 0, scatter]))[:, plain.shape[1] :]
     along = coefficients @ grid.T
-    lowest, where = along.min(axis=1), points[along.argmin(axis=1)]
-    above = coefficients @ swept.T - lowest[:, None]
+    values_at, where = coefficients @ swept.T, points[along.argmin(axis=1)]
+    above = values_at - np.minimum(along.min(axis=1), values_at.min(axis=1))[:, None]
     tails = [(1 - level) / 2, (1 + level) / 2]
     spans = np.quantile(above[1:], tails, axis=0).T
     excess = {
@@ -135,9 +141,10 @@ def axis_effect(
 
 def _numbers(cells: Sequence[str]) -> Floats | None:
     try:
-        return np.array([float(cell) for cell in cells])
+        numbers = np.array([float(cell) for cell in cells])
     except ValueError:
         return None
+    return numbers if np.all(np.isfinite(numbers)) else None
 
 
 def _centred(values: Floats) -> Floats:

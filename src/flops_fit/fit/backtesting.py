@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import FitError, InputError, check_whole
-from flops_fit.fit.conditions import read_for
+from flops_fit.fit.conditions import read_for, with_covariates
 from flops_fit.fit.experts import as_asked, by_active
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.fitting import fit_runs, known_law
@@ -56,7 +56,8 @@ def backtest(runs: Any, top: int = 1, *, level: float = 0.9, **options: Any) -> 
     if options.get("n") == "non_embedding" and table.non_embedding is not None:
         table = replace(table, params=table.non_embedding)
     elif fit.runs.sparsity is not None:
-        table = as_asked(by_active(table), fit.law)
+        table = by_active(table)
+    table = as_asked(with_covariates(table, type(fit.law)), fit.law)
     judged = []
     for part in (table.select(table.budget == b) for b in held):
         part = part if fit.hparams is None else fit.hparams.freed(part)

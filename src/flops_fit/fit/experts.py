@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _VARIES = 0.1  # sd of ln S around a line in ln N, from which on experts were varied
 _FOLLOWS = 0.05  # likewise, up to which S follows from N_active
 _BEYOND = 1.1  # times the S of the runs
+_ROUNDED = 1.06  # times N_total, up to which N_active is that of a dense model with rounded sizes
 _MOST_ROWS, _ALIKE = 4, 1.2  # rows besides the dense one, and what parts them
 _NO_GAIN = Estimate(0.0, (0.0, 0.0), 1.0, "none"), Estimate(1.0, (1.0, 1.0), 1.0, "none")
 
@@ -39,10 +40,18 @@ def by_active(table: RunTable) -> RunTable:
             "expected N_total and N_active of each run, in columns that differ; the table has not both. Add "
             "them, or say which they are: columns={'params': 'your_total', 'active_params': 'your_active'}."
         )
-    active = table.active_params
-    sound = np.isfinite(active) & (active > 0) & (active <= table.params)
+    active, total = table.active_params, table.params
+    known = np.isfinite(active) & (active > 0)
+    sound = known & (active <= _ROUNDED * total)
+    if 2 * np.sum(sound) < np.sum(known) or not np.any(known):
+        above = np.sum(known & ~sound)
+        raise TableError(
+            f"expected N_active of at most N_total; got more in {above} of {len(table)} runs, and none in "
+            f"{np.sum(~known)}. Are they swapped, or one in millions or billions? Say which is which: "
+            "columns={'params': 'your_total', 'active_params': 'your_active'}."
+        )
     table = table.select(sound, "N_active is no positive number of at most N_total")
-    active = active[sound]
+    active = np.minimum(active, total)[sound]
     excluded = tuple(replace(e, params=None) for e in table.excluded)
     S = table.params / active
     return replace(table, params=active, sparsity=S, excluded=excluded, diverged=())
@@ -60,11 +69,11 @@ def check_experts(table: RunTable) -> RunTable:
 
 
 def as_asked(table: RunTable, law: Law) -> RunTable:
-    """The losses at the sparsity that the law answers for, dense unless asked; of another law as they are."""
-    if not isinstance(law, Experts):
+    """The losses under the conditions that the law answers for: of dense models, or of fresh data."""
+    if not law.covariates:
         return table
-    asked, own = (law.loss(table.params, table.tokens, S) for S in (None, table.sparsity))
-    return replace(table, loss=table.loss * asked / own)
+    own = law.loss(table.params, table.tokens, *table.covariates(law.covariates))
+    return replace(table, loss=table.loss * law.loss(table.params, table.tokens) / own)
 
 
 def expert_findings(solution: Solution, runs: RunTable) -> list[Diagnostic]:

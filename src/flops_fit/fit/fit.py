@@ -232,7 +232,7 @@ class Fit(Conditions, Questions):
         line = self.isoflop.n_line if self.isoflop.usable else None
         answer = predict(self._evidence, budget, level, others, line)
         solution = self._evidence.solution
-        notes = (*scarcity_notes(solution), *expert_notes(solution, self.runs))
+        notes = (*scarcity_notes(solution, C, self.flops), *expert_notes(solution, self.runs))
         return replace(answer, diagnostics=(*notes, *answer.diagnostics))
 
     def optimal(self, C: float | Floats, flops_per_unit: FlopsLike | None = None) -> Optimum:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from flops_fit.errors import (
     FitError,
+    FlopsFitError,
     InputError,
     InputTypeError,
     TableError,
@@ -210,6 +211,8 @@ def fit_runs(
         made = FitProblem(form, table, flops, points, delta, base, known, front, findings, rule)
         return _where_repeats_help(made) if form is Muennighoff else made
 
+    if group is None and share is not None:
+        raise InputError("share=: expected group= beside it, the groups that share constants.")
     if group is not None:
         if law == "search":
             raise InputError("expected a law by its name with group=: search it in a group alone.")
@@ -220,7 +223,10 @@ def fit_runs(
         for g in filter(None, np.unique(labels)):
             own = weights if rule else np.asarray(weights)[labels == g]
             # Of a diverged run it is not known to which group it belongs.
-            problems[str(g)] = problem(replace(table.select(labels == g), diverged=()), own)
+            try:
+                problems[str(g)] = problem(replace(table.select(labels == g), diverged=()), own)
+            except FlopsFitError as error:
+                raise type(error)(f"group {str(g)!r}: {error}") from error
         return _grouped(problems, window, share)
     alone = problem(table, weights)
     found = search_forms(alone, window) if law == "search" else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.errors import InputError, TableError, check_choice
+from flops_fit.errors import InputError, TableError, check_choice, nearest_name
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.misfit_mean import CONSTANTS, Belief, Known
 from flops_fit.fit.solver import Solution, finding
@@ -23,6 +23,7 @@ from flops_fit.flops.functions import Floats
 from flops_fit.laws.kappa import Hoffmann, Kappa
 from flops_fit.laws.law import Law
 from flops_fit.records import Diagnostic, Severity, finite_json
+from flops_fit.table.cells import is_missing
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, markdown_table
 
@@ -156,12 +157,14 @@ def group_labels(runs: RunTable, group: str | ArrayLike) -> NDArray[np.str_]:
     """The group of each run, from the heading of a column of text or one label a run."""
     if isinstance(group, str):
         if group not in runs.texts:
+            near = nearest_name(group, runs.texts)
             raise TableError(
                 f"group={group!r}: expected a column of text, or of very few numbers, that splits "
-                f"the runs; the table has {list(runs.texts)}. Give one label a run as an array instead."
+                f"the runs; the table has {list(runs.texts)}.{near} Give one label a run as an array instead."
             )
         group = list(runs.texts[group])
-    labels = np.array([str(label) for label in np.ravel(np.asarray(group))])
+    given = np.ravel(np.asarray(group, dtype=object))
+    labels = np.array(["" if is_missing(label) else str(label) for label in given])
     if len(labels) != len(runs):
         raise InputError(
             f"group=: expected one label for each of the {len(runs)} usable runs; got {len(labels)}."
@@ -178,7 +181,9 @@ def shared_names(share: Sequence[str] | None, form: type[Law], known: Known) -> 
     if form in (Hoffmann, Kappa):
         may = tuple(n for n in CONSTANTS if n in may)
     if isinstance(share, str) or not names or not set(names) <= set(may):
-        raise InputError(f"share=: expected some of {list(may)}; got {share!r}.")
+        got = f"got {share!r}" if share is not None else f"the {form.name} law has no usual ones"
+        raise InputError(f"share=: expected some of {list(may)}; {got}.")
+    names = tuple(dict.fromkeys(names))
     if both := set(names) & {*known.fixed, *known.prior}:
         raise InputError(f"share=: expected constants not in fixed= or prior=; got {sorted(both)}.")
     return names
@@ -197,6 +202,8 @@ def split_finding(solution: Solution, runs: RunTable) -> list[Diagnostic]:
     for name, cells in runs.texts.items():
         values, which = np.unique(np.array(cells), return_inverse=True)
         count = np.bincount(which)
+        if len(count) < 2:
+            continue
         ends = sorted(
             (runs.budget[which == g].min(), runs.budget[which == g].max()) for g in set(which)
         )
@@ -211,7 +218,7 @@ def split_finding(solution: Solution, runs: RunTable) -> list[Diagnostic]:
             if 1 < len(values) <= budgets / 2 and apart:
                 follows.append(name)
         sizes = [len(np.unique(runs.params[which == g])) for g in range(len(count))]
-        if len(count) < 2 or "" in cells or min(count) <= most or min(sizes) < 3 or total == 0:
+        if "" in cells or min(count) <= most or min(sizes) < 3 or total == 0:
             continue
         between = float(np.sum(np.bincount(which, z) ** 2 / count))
         left = len(z) - most - len(count) + 1

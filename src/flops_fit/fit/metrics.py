@@ -308,8 +308,8 @@ def metric(
     except TableError as error:
         if own := [n for n in ("params", "tokens", "loss") if kind != "loss" and rank(n, column)]:
             raise InputError(
-                f"column: expected a metric beside N, D and the loss; got {column!r}, which seems to be "
-                f"the runs' {own[0]}. Without it: {error}"
+                f"column: expected a metric beside N, D and the loss; got {column!r}, which is the runs' "
+                f"{own[0]}. Name another column, or give kind='loss' for a loss."
             ) from error
         raise
     if of_loss and (isinstance(runs, RunTable) or not table.recognised):  # not read by headings

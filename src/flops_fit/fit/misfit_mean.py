@@ -108,6 +108,8 @@ def check_known(
         for name in given:
             if name not in names:
                 raise InputError(f"{what}=: expected constants of {list(names)}; got {name!r}.")
+    if known.prior and not family:
+        raise InputError("prior=: expected the additive or the κ-law; use fixed= with other laws.")
     for name, value in known.fixed.items():
         if not (is_number(value) and (value > 0 or (value == 0 and name == "E"))):
             raise InputError(f"fixed=: expected a positive number for {name}; got {value!r}.")
@@ -117,8 +119,6 @@ def check_known(
                 f"prior=: expected a mean and a standard deviation for {name}, both positive; got "
                 f"{pair!r}."
             )
-    if known.prior and not family:
-        raise InputError("prior=: expected the additive or the κ-law; use fixed= with other laws.")
     if both := set(known.fixed) & set(known.prior):
         raise InputError(f"expected a constant in fixed= or in prior=; {sorted(both)} are in both.")
     return known

@@ -1,5 +1,6 @@
 """What a fit answers besides its optimum."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from flops_fit.errors import InputError, check_number, is_number
 from flops_fit.fit.checks import off_the_runs
 from flops_fit.fit.intervals import METHOD, Estimate, Evidence, Interval, answer, check_level
 from flops_fit.flops.functions import Floats
+from flops_fit.laws.kappa import Repeating
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import InferenceOptimum, TradeOff
 from flops_fit.records import Diagnostic
@@ -294,4 +296,6 @@ def _goal(law: Law, loss: float) -> float:
         return goal
     floor = law.params.get("E")
     bound = "its lowest" if floor is None else f"its irreducible loss E = {floor:.4g}"
+    if isinstance(law, Repeating) and math.isfinite(law.unique):
+        bound = f"what {law.unique:.3g} unique units allow"
     raise InputError(f"expected a loss that the fitted law reaches, above {bound}; got {goal:.6g}.")

@@ -11,13 +11,15 @@ import numpy as np
 from flops_fit.fit.generic import least_value
 from flops_fit.fit.intervals import covariance, student_t
 from flops_fit.fit.solver import Solution, finding
-from flops_fit.flops.functions import Bools, Floats, Indices
+from flops_fit.flops.functions import Bools, Floats, FlopsFunction, Indices
 from flops_fit.laws.kappa import Repeating
+from flops_fit.laws.overfit import Overfit
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, listed
 
 FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (Muennighoff et al. 2023, §6)
+_WASTED = 1.1  # times the compute that a supply of data can use
 _USUAL_NOISE = 0.004  # relative, of the loss of one run; public sets show .2 to .8 %
 _MOST_SD = 3.0  # sd of one run above the lowest loss: 2.1 sd of the difference between two
 _MORE_EXPERTS = "add models of like N_active with more experts and fewer"
@@ -96,14 +98,21 @@ def determines_repeats(solution: Solution) -> bool:
     return solution.status.usable and "R_D_identified" in codes
 
 
-def scarcity_notes(solution: Solution) -> list[Diagnostic]:
-    """Which supply of data an answer is for, where the law has one."""
+def scarcity_notes(solution: Solution, C: float, flops: FlopsFunction) -> list[Diagnostic]:
+    """Which supply of data an answer at C is for, where the law has one, and whether less would do better."""
     if not isinstance(solution.law, Repeating):
         return []
     if np.isinf(solution.law.unique):
         return [finding("fresh_data")]
     names = ", ".join(solution.held)
-    return [finding("scarcity_unknown", names=names)] if names else []
+    out = [finding("scarcity_unknown", names=names)] if names else []
+    if isinstance(law := solution.law, Overfit):
+        size, epochs, loss = law.best_size()
+        most = float(flops(np.asarray(size))) * law.unique * epochs
+        if _WASTED * most < C:
+            words = {"size": format_count(size), "unique": format_count(law.unique)}
+            out.append(finding("supply_spent", most=most, epochs=epochs, loss=loss, **words))
+    return out
 
 
 def _with_interval(solution: Solution, name: str) -> Diagnostic:

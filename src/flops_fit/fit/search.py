@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import FitError, FlopsFitError
+from flops_fit.errors import FitError, FlopsFitError, InputError
 from flops_fit.fit.minima import parabola
+from flops_fit.fit.misfit_mean import check_known
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.window import FitProblem, WindowRule
 from flops_fit.flops.functions import Floats
@@ -70,7 +72,8 @@ class LawSearch:
             size = "–" if form.size_error is None else f"{100 * form.size_error:.2g} %"
             errors = ("–", "–") if form.reason else (f"{100 * form.loss_error:.2g} %", size)
             rows.append([form.law, *errors, "chosen" if form.law == self.chosen else form.reason])
-        held = f"Judged on the {self.budgets} largest budgets, each time without it and all larger ones."
+        which = f"{self.budgets} largest budgets" if self.budgets > 1 else "largest budget"
+        held = f"Judged on the {which}, each time without it and all larger ones."
         return f"{markdown_table(rows)}\n{held}"
 
 
@@ -84,8 +87,12 @@ def search_forms(problem: FitProblem, window: WindowRule) -> LawSearch:
             f"law='search': expected {_FEWEST_BUDGETS} budgets or more, to judge forms on the largest; the "
             f"runs have {len(budgets)}. Add budgets, or name a law."
         )
-    forms: dict[str, type[Law] | None] = {"auto": None}
-    forms |= {name: form for name, form in LAWS.items() if _has_columns(table, form)}
+    # The default is what is fitted if no other form wins; the others have to have the constants known.
+    forms: dict[str, type[Law] | None] = {"auto": problem.law}
+    for name, form in LAWS.items():
+        with suppress(InputError):
+            check_known(problem.known.fixed, problem.known.prior, form)
+            forms |= {name: form} if _has_columns(table, form) else {}
     tried = [_tried(name, replace(problem, law=form), cuts, window) for name, form in forms.items()]
     tried.sort(key=lambda t: np.inf if t.reason else t.loss_error)
     found = LawSearch(tuple(tried), "auto", len(cuts))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flops_fit.fit.experts import as_asked
 from flops_fit.fit.prediction import HeldOut, judge
 from flops_fit.fit.solver import MAD_TO_SD, Solution, finding
 from flops_fit.fit.surface import model_values, points_of, polish
@@ -231,7 +232,7 @@ def sensitivity(solution: Solution, runs: RunTable, flops: FlopsFunction) -> Sen
     for top, law in enumerate(laws[len(subsets) :], start=1):
         parts = [runs.select(runs.budget == b) for b in budgets[-top:]]
         at = (law.optimal(float(np.mean(part.flops)), flops) for part in parts)
-        pairs = zip(parts, at, strict=True)
+        pairs = zip((as_asked(part, law) for part in parts), at, strict=True)
         held.append(tuple(judge(part, float(x.params), float(x.loss)) for part, x in pairs))
     level = solution.points.scale if solution.points.shift else 0.0
     answer = float(best.params), float(best.loss)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.errors import InputError
+from flops_fit.errors import InputError, check_number
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
 from flops_fit.laws.law import Law
 from flops_fit.laws.optimum import above_zero
@@ -216,6 +216,12 @@ def _given_exponents(
     return Kaplan(float(np.exp(log_n_c)), float(np.exp(log_d_c)), alpha_N, alpha_D)
 
 
+def check_supply(unique: object) -> float:
+    """One number of unique units, positive or infinite; else InputError or InputTypeError."""
+    expected = "a positive number of unique units (inf for no repetition)"
+    return check_number("unique", unique, above=0, infinite=True, expected=expected)
+
+
 class Repeating(Law):
     """An additive law of fresh data in which ``unique`` different units are repeated, ∞ for no limit."""
 
@@ -233,7 +239,7 @@ class Repeating(Law):
 
     def with_unique(self, unique: float) -> Self:
         """The law of (N, D) where only ``unique`` different units exist; positive, else InputError."""
-        return replace(self, **{self.conditions[0]: float(unique)})
+        return replace(self, **{self.conditions[0]: check_supply(unique)})
 
     def _supply(self, unique: ArrayLike | None) -> Floats:
         """Unique units as an array, by default the law's, positive or infinite; else InputError."""

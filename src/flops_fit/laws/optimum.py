@@ -327,14 +327,17 @@ def bisect(
     return low, high
 
 
-def least_size(loss_at: Callable[[Floats], object], loss: Floats) -> Floats:
-    """The least size whose loss, ``loss_at(size)``, is ``loss`` or less; inf where none is."""
+def least_size(
+    loss_at: Callable[[Floats], object], loss: Floats, most: ArrayLike = np.inf
+) -> Floats:
+    """The least size whose loss, ``loss_at(size)``, is ``loss`` or less; inf where none is up to ``most``."""
 
     def reached(log_size: Floats) -> Bools:
         return np.asarray(np.asarray(loss_at(np.exp(log_size))) <= loss)
 
-    low, high = np.full(loss.shape, _LOWEST_LOG), np.full(loss.shape, _HIGHEST_LOG)
+    low = np.full(loss.shape, _LOWEST_LOG)
     with np.errstate(all="ignore"):
+        high = np.broadcast_to(np.clip(np.log(most), _LOWEST_LOG, _HIGHEST_LOG), loss.shape)
         ever = reached(high)
         _, high = bisect(reached, low, high, 64)
     return np.asarray(np.where(ever, np.exp(high), np.inf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.flops.functions import Bools, Floats
-from flops_fit.laws.kappa import Repeating, additive_start
+from flops_fit.laws.kappa import Repeating, additive_start, check_supply
+from flops_fit.laws.law import FlopsLike, as_flops, log_compute
+from flops_fit.laws.optimum import least_size, positive_per_unit
 
 _MOST_EPOCHS = 1e6  # beyond which the loss counts as still falling
+_MOST_COMPUTE = 1e40  # times less than the best size can use
 _SECTIONS = 80  # of a bisection: ln D to rounding
 _SIZES = np.geomspace(1e4, 1e14, 2001)  # among which the best size for a supply is
 
@@ -85,7 +89,7 @@ class Overfit(Repeating):
 
         Beyond that size, trained as long as it pays, a smaller model wins. ``inf`` where none does.
         """
-        U = float(self._supply(unique))
+        U = check_supply(self.unique if unique is None else unique)
         if np.isinf(U):
             return float("inf"), 1.0, self.E
         epochs = np.minimum(self.best_epochs(_SIZES, U), _MOST_EPOCHS)
@@ -93,6 +97,29 @@ class Overfit(Repeating):
         i = int(np.argmin(losses))
         size = float(_SIZES[i]) if i < len(_SIZES) - 1 else float("inf")
         return size, float(epochs[i]), float(losses[i])
+
+    def reaches(self, loss: float) -> bool:
+        """Whether any size and length reach ``loss`` with the law's unique units."""
+        return super().reaches(loss) if np.isinf(self.unique) else loss >= self.best_size()[2]
+
+    def compute_for(self, loss: float, flops_per_unit: FlopsLike = 6.0) -> float:
+        """See :meth:`Law.compute_for`; more than the best size can use is never needed."""
+        if np.isinf(self.unique) or not self.reaches(loss):
+            return super().compute_for(loss, flops_per_unit)
+        (size, epochs, _), flops = self.best_size(), as_flops(flops_per_unit)
+        most = float(positive_per_unit(flops, np.asarray(size))) * self.unique * epochs
+        return float(np.exp(log_compute(self, loss, flops, most, math.log(_MOST_COMPUTE))))
+
+    def _tokens_for(self, N: Floats, loss: Floats) -> Floats:
+        epochs = np.minimum(self.best_epochs(N), _MOST_EPOCHS)  # up to which the loss falls
+        return least_size(lambda D: self.loss(N, D), loss, epochs * self.unique)
+
+    def _params_for(self, D: Floats, loss: Floats) -> Floats:
+        repeats = np.maximum(D / self.unique - 1.0, 0.0) / self.R_0
+        price = self.gamma * self._price(np.ones(D.shape), self._supply(None)) * np.log1p(repeats)
+        with np.errstate(divide="ignore"):  # without repeats it falls with every N
+            most = (self.alpha * self.A / price) ** (1 / (self.alpha + self.gamma))
+        return least_size(lambda N: self.loss(N, D), loss, most)
 
     @classmethod
     def starts(
