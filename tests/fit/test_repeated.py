@@ -407,3 +407,18 @@ def test_what_is_known_of_repeats_is_no_finding():
     assert "R_N_identified" in codes(fit)
     assert not [code for code in codes(fit) if code.startswith("R_D")]
     assert fit._evidence.solution.held == {}
+
+
+def test_unique_tokens_in_billions_are_told() -> None:
+    columns = grid(PUBLISHED)
+    columns["unique_tokens"] = columns["unique_tokens"] / 1e9
+    fit = fit_runs(columns, "muennighoff")
+    assert any("unique tokens in millions or billions" in d.action for d in fit.diagnostics)
+
+
+def test_epochs_without_unique_tokens_say_what_to_give() -> None:
+    columns = grid(PUBLISHED)
+    columns["epochs"] = columns["tokens"] / columns.pop("unique_tokens")
+    columns.pop("flops", None)
+    with pytest.raises(TableError, match="Or give tokens seen and unique_tokens"):
+        fit_runs(columns, "overfit")

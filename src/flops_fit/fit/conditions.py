@@ -91,7 +91,7 @@ def with_covariates(table: RunTable, law: type[Law]) -> RunTable:
     for name in law.covariates:
         column = next(iter(table.covariates([name])), None)
         if column is None:
-            epochs = "".join(f" {d.action}." for d in table.findings if d.code == "epochs")
+            epochs = "".join(f" Or {d.action}." for d in table.findings if d.code == "epochs")
             raise TableError(
                 f"expected a column {name!r}, which {law.__name__} needs of every run; the table "
                 f"has none. Add it, or say which it is: columns={{{name!r}: 'your_column'}}.{epochs}"

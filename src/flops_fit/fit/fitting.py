@@ -231,7 +231,7 @@ def fit_runs(
     alone = problem(table, weights)
     found = search_forms(alone, window) if law == "search" else None
     if found is not None:
-        alone = replace(alone, law=(form := LAWS.get(found.chosen)))
+        alone = replace(alone, law=(form := LAWS.get(found.chosen, form)))
         alone = _where_repeats_help(alone) if form is Muennighoff else alone
     fitted, report = alone.windowed(window)
     many = epochs_of(alone.table) > FEW_EPOCHS

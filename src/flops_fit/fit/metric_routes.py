@@ -14,9 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
+from flops_fit.fit.fitting import quick_fit
 from flops_fit.fit.intervals import Evidence
-from flops_fit.flops.functions import Floats
+from flops_fit.flops.functions import Floats, FlopsFunction
+from flops_fit.table.run_table import RunTable
 
+TWO_STEPS, DIRECT = "two steps", "direct"
+FEWEST, _FEWEST_HELD = 8, 2  # runs
+_HELD_OUT = (0.2, 0.4)  # of the runs, those of most compute
 DRAWS = 400
 _STEPS = 60
 _CONVERGED = 1e-4  # relative gain of Σ r² in a step
@@ -212,3 +217,35 @@ class TwoSteps:
 def _top(logit: list[Floats]) -> Floats | float:
     """The share of the range that a fitted ceiling has."""
     return 1 / (1 + np.exp(-logit[0])) if logit else 1.0
+
+
+def routes_of(table: RunTable, scores: Floats, scale: Scale, law: Evidence) -> dict[str, Route]:
+    """Both ways, fitted to the runs."""
+    return {
+        TWO_STEPS: TwoSteps(law, table.loss, scores, scale),
+        DIRECT: Direct(table.params, table.tokens, scores, scale),
+    }
+
+
+def backtest_routes(
+    table: RunTable, scores: Floats, scale: Scale, flops: FlopsFunction
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The mean error of each route on the largest runs, and what their z scores widen intervals by."""
+    order = np.argsort(table.flops, kind="stable")
+    errors: dict[str, list[Floats]] = {}
+    z: dict[str, list[Floats]] = {}
+    for share in _HELD_OUT:
+        held = max(round(share * len(table)), _FEWEST_HELD)
+        rest, top = np.sort(order[:-held]), order[-held:]
+        if len(rest) < FEWEST - _FEWEST_HELD:
+            break
+        law = quick_fit(table.take(rest), flops)
+        routes = routes_of(table.take(rest), scores[rest], scale, law)
+        for name, route in routes.items():
+            drawn = route.draws(table.params[top], table.tokens[top])
+            off = scores[top] - np.median(drawn, axis=0)
+            errors.setdefault(name, []).append(np.abs(off))
+            z.setdefault(name, []).append(off / np.hypot(np.std(drawn, axis=0), route.sd))
+    rms = {name: float(np.sqrt(np.mean(np.concatenate(v) ** 2))) for name, v in z.items()}
+    mean = {name: float(np.mean(np.concatenate(v))) for name, v in errors.items()}
+    return mean, {name: max(1.0, value) for name, value in rms.items()}

@@ -18,9 +18,16 @@ from flops_fit.errors import (
 )
 from flops_fit.fit.checks import trust_of
 from flops_fit.fit.fit import Fit
-from flops_fit.fit.fitting import fit_runs, quick_fit
-from flops_fit.fit.intervals import Evidence, Interval, check_level
-from flops_fit.fit.metric_routes import Direct, LawOfLoss, Route, Scale, TwoSteps
+from flops_fit.fit.fitting import fit_runs
+from flops_fit.fit.intervals import Interval, check_level
+from flops_fit.fit.metric_routes import (
+    FEWEST,
+    LawOfLoss,
+    Route,
+    Scale,
+    backtest_routes,
+    routes_of,
+)
 from flops_fit.fit.prediction import serious
 from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats
@@ -34,10 +41,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MetricKind = Literal["accuracy", "pass@k", "loss"]
-TWO_STEPS, DIRECT, BOTH, LAW = "two steps", "direct", "both", "law"
+BOTH, LAW = "both", "law"
 
-_HELD_OUT = (0.2, 0.4)  # of the runs, those of most compute
-_FEWEST, _FEWEST_HELD = 8, 2
 _FAR_APART = 3.0  # times the held-out error of the better route, from which the other is left out
 _CLEAR = 2.0  # standard errors above chance
 _TREND_LEVEL = 0.01
@@ -322,9 +327,9 @@ def metric(
         return MetricFit(column, kind, Scale(0.0), *law)
     table = table.having(column)
     scores = table.metrics[column]
-    if len(table) < _FEWEST:
+    if len(table) < FEWEST:
         raise FitError(
-            f"expected {_FEWEST} runs or more with a value of {column!r}; got {len(table)}. Add runs."
+            f"expected {FEWEST} runs or more with a value of {column!r}; got {len(table)}. Add runs."
         )
     if np.min(scores) < 0 or np.max(scores) > 1:
         raise InputError(
@@ -338,50 +343,19 @@ def metric(
         )
     scale = Scale(float(chance), None if ceiling is None else float(ceiling))
     fit = fit_runs(table)
-    ways = _routes(table, scores, scale, fit._evidence)
+    ways = routes_of(table, scores, scale, fit._evidence)
     found = _signal(table, scores, scale, min(route.sd for route in ways.values()))
     held_out: dict[str, float] = {}
     widened: dict[str, float] = {}
     headline = BOTH
     if all(d.severity != "critical" for d in found):
-        held_out, widened = _backtest(table, scores, scale, fit)
+        held_out, widened = backtest_routes(table, scores, scale, fit.flops)
         found += _quality(held_out, float(np.ptp(np.maximum(scores, scale.chance))), fit)
         ranked = sorted(held_out, key=held_out.__getitem__)
         if held_out[ranked[-1]] > _FAR_APART * held_out[ranked[0]]:
             headline = ranked[0]
     of_both = (table, scores, fit, headline, held_out, widened, tuple(found), ways)
     return MetricFit(column, kind, scale, *of_both)
-
-
-def _routes(table: RunTable, scores: Floats, scale: Scale, law: Evidence) -> dict[str, Route]:
-    return {
-        TWO_STEPS: TwoSteps(law, table.loss, scores, scale),
-        DIRECT: Direct(table.params, table.tokens, scores, scale),
-    }
-
-
-def _backtest(
-    table: RunTable, scores: Floats, scale: Scale, fit: Fit
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The mean error of each route on the largest runs, and what their z scores widen intervals by."""
-    order = np.argsort(table.flops, kind="stable")
-    errors: dict[str, list[Floats]] = {}
-    z: dict[str, list[Floats]] = {}
-    for share in _HELD_OUT:
-        held = max(round(share * len(table)), _FEWEST_HELD)
-        rest, top = np.sort(order[:-held]), order[-held:]
-        if len(rest) < _FEWEST - _FEWEST_HELD:
-            break
-        law = quick_fit(table.take(rest), fit.flops)
-        routes = _routes(table.take(rest), scores[rest], scale, law)
-        for name, route in routes.items():
-            drawn = route.draws(table.params[top], table.tokens[top])
-            off = scores[top] - np.median(drawn, axis=0)
-            errors.setdefault(name, []).append(np.abs(off))
-            z.setdefault(name, []).append(off / np.hypot(np.std(drawn, axis=0), route.sd))
-    rms = {name: float(np.sqrt(np.mean(np.concatenate(v) ** 2))) for name, v in z.items()}
-    mean = {name: float(np.mean(np.concatenate(v))) for name, v in errors.items()}
-    return mean, {name: max(1.0, value) for name, value in rms.items()}
 
 
 def _signal(table: RunTable, scores: Floats, scale: Scale, sd: float) -> list[Diagnostic]:

@@ -121,7 +121,7 @@ def check_known(
             )
     if both := set(known.fixed) & set(known.prior):
         raise InputError(f"expected a constant in fixed= or in prior=; {sorted(both)} are in both.")
-    return known
+    return replace(known, fixed={name: float(value) for name, value in known.fixed.items()})
 
 
 def _positive(value: object) -> bool:

@@ -29,6 +29,7 @@ from flops_fit.text import listed, span
 _LARGEST = 1e50  # powers and squares of anything beyond would overflow
 _MOST_PARAMS, _MOST_TOKENS, _MOST_COMPUTE, _MOST_LOSS = 1e16, 1e19, 1e32, 1e4
 _TINY_PARAMS, _TINY_TOKENS = 1e3, 1e4
+_MOST_EPOCHS = 1e5
 _MOST_RATIO = 1e6  # between N and D of one run, either way
 _LEAST_FALL = 1e-3
 _LEAST_RATIO, _SURELY_LOW = 0.5, 0.1  # D/N of half the runs of a table: doubted, and wrong
@@ -140,6 +141,7 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
     least = _LEAST_RATIO if counts_tokens else _LEAST_RATIO / 100
     odd = read and not few_n and not few_d and not least <= ratio <= _HIGH_RATIO
     wrong = counts_tokens and L >= _MOST_LOSS
+    epochs = float(np.median(epochs_of(runs)))
     cases = {
         "params_large": N >= _MOST_PARAMS,
         "tokens_large": D >= _MOST_TOKENS,
@@ -147,11 +149,12 @@ def _implausible(runs: RunTable) -> list[Diagnostic]:
         "params_small": few_n,
         "tokens_small": few_d,
         "ratio_odd": odd,
+        "unique_small": epochs > _MOST_EPOCHS and not few_d,
         "loss_large": wrong,
         "loss_high": counts_tokens and read and half_loss > _HIGH_LOSS and not wrong,
     }
     values: dict[str, Any] = {"N": N, "D": D, "C": C, "L": L, "high": _HIGH_LOSS}
-    values |= {"n": n, "d": d, "ratio": ratio, "unit": runs.unit}
+    values |= {"epochs": epochs, "n": n, "d": d, "ratio": ratio, "unit": runs.unit}
     graded: dict[str, Severity] = {}
     if _SURELY_LOW < ratio < _SURELY_HIGH:
         graded["ratio_odd"] = "warning"
