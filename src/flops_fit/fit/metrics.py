@@ -157,9 +157,7 @@ class MetricFit:
         check_level(level)
         pair = at if isinstance(at, tuple) else (at,)
         if isinstance(at, list) or len(pair) not in (1, 2):
-            raise InputError(
-                f"expected C, one at a time, or a pair (N, D), as a tuple; got {at!r}."
-            )
+            raise InputError(f"expected C, or a pair (N, D) as a tuple, one at a time; got {at!r}.")
         params, *rest = (check_number("C, or N and D", v, above=0) for v in pair)
         notes = []
         if rest:
