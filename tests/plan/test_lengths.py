@@ -281,6 +281,19 @@ def test_what_is_computed_once_a_batch_is_shared_by_its_samples(batch_size: int)
     assert any("not those of its samples together" in d.message for d in made.diagnostics)
 
 
+class Cubed(Towers):
+    """Logits of all pairs, each with all others: B³."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        pairs = super().forward(x, y)
+        return pairs @ pairs
+
+
+def test_a_cost_by_no_polynomial_of_the_batch_is_told() -> None:
+    made = plan(Cubed, **{k: v for k, v in KINDS["pairs"].items() if k != "model"})
+    assert any("grow faster than its square" in d.message for d in made.diagnostics)
+
+
 def spec(rows: Any, collate: Any) -> DataSpec:
     return split_data(loader(rows, collate))[0]
 

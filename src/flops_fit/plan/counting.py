@@ -145,6 +145,9 @@ class FlopsCounter:
             self.lengths = replace(known, adds_up=False, examples=[*known.examples, *repeated])
             self._known.clear()
             self.tracer.note(in_words("flops_of_batches").message)
+        else:
+            samples = repeated[0][1] // 2
+            self.tracer.note(in_words("flops_of_no_polynomial", samples=samples).message)
 
     def per_unit_6nd(self, size: Size) -> float:
         """6·N with N the total: the usual estimate, one position to a unit."""
