@@ -143,8 +143,9 @@ def compare(
     goal = float(one.law.optimal(C, first.flops).loss)
     log_m = log_compute(other.law, goal, second.flops, C, _LOG_SEARCH) - math.log(C)
     draws, notes = _multiplier_draws(one, other, C, log_m)
-    if draws is not None and math.isfinite(middle := float(np.median(draws))):
-        log_m = middle  # as of every answer with an interval: of laws with their misfit
+    own = None if draws is None else other.span(draws, level)
+    if draws is not None and own is not None and not own[0] <= log_m <= own[1]:
+        log_m = float(np.median(draws))  # of laws with their misfit, which moved them
     a = (first.exponents[0], second.exponents[0])
     difference, p_value = _difference(first, second, level)
     paces = _paces((first, second), (C, C * math.exp(log_m)), speeds)
