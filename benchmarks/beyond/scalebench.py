@@ -8,7 +8,7 @@ ScaleBench (Li et al. 2026, arXiv:2604.22753, data under CC BY 4.0) gives each r
 the cost of all runs that may be fitted, and judges by R² on the most expensive ones, at least −1. Its figures
 are means over up to ten laws for each table and ten draws; these here are of this library's fit to runs drawn
 by the same rules. Four of its eight tables ask of N and D. The others have one D (experts, parallel streams),
-or neither (mixtures of domains, sparse upcycling), and a law of L(N, D) refuses them.
+or neither (mixtures of domains, sparse upcycling), and are not fitted: N and D have to vary.
 """
 
 from __future__ import annotations

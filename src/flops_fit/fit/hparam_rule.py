@@ -297,7 +297,7 @@ def varied(runs: RunTable) -> tuple[str, ...]:
 
 
 def _sparsity(runs: RunTable) -> Floats | None:
-    """N_total/N_active of each run, where these differ and are known of all."""
+    """N_total/N_active of each run, where it is known of all."""
     found = runs.sparsity
     if found is None and runs.active_params is not None:
         found = runs.params / runs.active_params
