@@ -4,6 +4,7 @@
     python -m benchmarks.beyond --data DIR --only metrics     # benchmark scores
     python -m benchmarks.beyond --data DIR --only schedules   # what a run will end at
     python -m benchmarks.beyond.mixtures                      # trains mixtures of experts (half an hour)
+    python -m benchmarks.beyond.scalebench --data DIR         # ScaleBench's tables (half an hour)
 
 Ends with the goals that were missed, and exits with 1 where there are any.
 """

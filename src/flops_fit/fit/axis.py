@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +72,8 @@ def axis_effect(
         raise InputError(
             f"name: expected two values of {name!r} or more; the runs fitted have one."
         )
-    numbers = _numbers(cells)
+    numbers = next(iter(runs.covariates([name])), None)
+    numbers = numbers if numbers is not None and np.all(np.isfinite(numbers)) else None
     budgets = np.log(runs.budget)
     at = math.log(compute) - float(np.mean(budgets))
     plain = np.stack(
@@ -137,14 +137,6 @@ def axis_effect(
     return AxisEffect(
         name, compute, level, float(where[0]), (float(low), float(high)), excess, p_value
     )
-
-
-def _numbers(cells: Sequence[str]) -> Floats | None:
-    try:
-        numbers = np.array([float(cell) for cell in cells])
-    except ValueError:
-        return None
-    return numbers if np.all(np.isfinite(numbers)) else None
 
 
 def _centred(values: Floats) -> Floats:
