@@ -567,12 +567,21 @@ def test_batches_of_tokens_by_their_usual_names(heading: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "heading", ["lr", "Peak LR", "learningRate", "max_learning_rate", "config.optimizer.lr", "eta"]
+    "heading", ["lr", "Peak LR", "learningRate", "max_learning_rate", "config.optimizer.lr"]
 )
 def test_rates_by_their_usual_names(heading: str) -> None:
     table = RunTable.read([{"params": 1e8, "tokens": 2e9, "loss": 3.0, heading: 0.003}])
     assert table.lr is not None
     assert table.lr.tolist() == [0.003]
+
+
+@pytest.mark.parametrize(
+    "heading", ["eta", "ETA (s)", "n_batches", "micro_batch_size", "batch_time"]
+)
+def test_times_counts_and_parts_are_no_rate_and_no_batch(heading: str) -> None:
+    table = RunTable.read([{"params": 1e8, "tokens": 2e9, "loss": 3.0, heading: 12.0}])
+    assert table.lr is None
+    assert table.batch_units is None
 
 
 def test_logarithms_and_perplexities_are_refused_in_words() -> None:
