@@ -27,8 +27,6 @@ from flops_fit.report.style import (
     exponents,
     inline_svg,
     loss_name,
-    new_figure,
-    set_margins,
 )
 from tests.report._kinds import OF_A_FIT
 from tests.report.conftest import law_runs
@@ -264,15 +262,12 @@ def test_many_outliers_leave_the_figure_and_are_counted(sound: flops_fit.Fit) ->
 
 
 def test_margins_set_once_are_those_of_a_tight_layout(sound: flops_fit.Fit) -> None:
-    data = report.optimum_data(sound, "loss")
-    once, engine = new_figure("loss", layout=False), new_figure("loss")
-    for figure in (once, engine):
-        report.draw_optimum(data, figure.add_subplot())
-    set_margins(once)
+    (once,) = [d for d in report.ReportData(sound).drawn if d.kind.name == "loss"]
+    engine = report.draw_optimum(once.data)
     engine.draw_without_rendering()
     for side in ("left", "right", "bottom", "top"):
         expected = getattr(engine.subplotpars, side)
-        assert getattr(once.subplotpars, side) == pytest.approx(expected, abs=0.005)
+        assert getattr(once.figure.subplotpars, side) == pytest.approx(expected, abs=0.005)
 
 
 def test_files_and_page_show_figures_that_are_drawn_once(sound: flops_fit.Fit) -> None:

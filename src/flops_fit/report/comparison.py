@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,16 @@ import numpy as np
 from flops_fit.files import output_errors, write_output
 from flops_fit.fit.comparison import Comparison, compare
 from flops_fit.fit.fit import Fit
-from flops_fit.report import style
-from flops_fit.report.figures import Drawn, FigureKind, ReportData
+from flops_fit.report import figures, style
+from flops_fit.report.figures import Drawn
 from flops_fit.report.optima import OptimumCurve, optimal_path, optimum_data
-from flops_fit.report.page import document, figure_html, findings_list
+from flops_fit.report.page import document, figure_list, findings_list
 from flops_fit.report.style import Axes, Figure, Row
 from flops_fit.report.table import WORDS, TextTable, optima, paragraph
 
 _NAMES = ("the first", "the second")
 _LONGEST = 36  # of a name: figures have no room for a whole path
 _POINTS = 3  # budgets of the table of multipliers: each takes a second
-_FIGURES = {
-    "loss": (
-        "Loss over compute",
-        "The loss at the optimum of each, with intervals of the mean of runs.",
-    ),
-    "params": (
-        "Optimal parameters over compute",
-        "How large a model each would train, with intervals.",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -97,27 +86,17 @@ def write_comparison(
     along = [
         compare(first, second, float(C), level=level, **asked) for C in np.unique(budgets)[:-1]
     ]
-    drawn = [_draw(fits, quantity, level) for quantity in _FIGURES]
-    text = document(
-        "Two fits compared" if default else f"{names[0]} and {names[1]} compared",
-        (
-            ("answer", "Answer", _answer(at, fits)),
-            ("table", "Compute multiplier", _multipliers([*along, at], names).html()),
-            (
-                "figures",
-                "Figures",
-                f'<div class="figures">{"".join(map(figure_html, drawn))}</div>',
-            ),
-            (
-                "optima",
-                "Optima",
-                "".join(_optima(fit, name, at, level) for name, fit in fits.items()),
-            ),
-            ("findings", "Findings", findings_list(at.diagnostics)),
-        ),
+    drawn = (_draw(fits, quantity, level) for quantity in ("loss", "params"))
+    sections = (
+        ("answer", "Answer", _answer(at, fits)),
+        ("table", "Compute multiplier", _multipliers([*along, at], names).html()),
+        ("figures", "Figures", figure_list(drawn)),
+        ("optima", "Optima", "".join(_optima(fit, n, at, level) for n, fit in fits.items())),
+        ("findings", "Findings", findings_list(at.diagnostics)),
     )
+    title = "Two fits compared" if default else f"{names[0]} and {names[1]} compared"
     with output_errors(path, "report"):
-        write_output(path, text)
+        write_output(path, document(title, sections))
     return path
 
 
@@ -169,8 +148,6 @@ def _optima(fit: Fit, name: str, at: Comparison, level: float) -> str:
 def _draw(fits: dict[str, Fit], quantity: str, level: float) -> Drawn:
     paths = {name: optimal_path(fit, level) for name, fit in fits.items()}
     curves = {name: optimum_data(fit, quantity, level, paths[name]) for name, fit in fits.items()}
-    data, figure = TwoCurves(curves), style.new_figure(quantity, layout=False)
-    draw_two(data, figure.add_subplot())
-    style.set_margins(figure)
-    nothing: Callable[[ReportData], None] = lambda _: None  # noqa: E731  # it was drawn already
-    return Drawn(FigureKind(quantity, *_FIGURES[quantity], nothing, draw_two), data, figure)
+    words = figures.WORDS["compared"][quantity]
+    kind = figures.FigureKind(quantity, **words, data=lambda _: None, draw=draw_two)
+    return figures.draw(kind, TwoCurves(curves))

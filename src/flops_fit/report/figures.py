@@ -143,8 +143,8 @@ _KINDS: dict[str, tuple[Callable[[ReportData], FigureData | None], Callable[...,
     "training": (lambda m: hparams.training_data(m.curves), hparams.draw_training),
     "collapse": (lambda m: m.collapse, hparams.draw_collapse),
 }
-_WORDS = tomllib.loads(asset("figures.toml"))
-FIGURES = tuple(FigureKind(name, **_WORDS[name], data=d, draw=f) for name, (d, f) in _KINDS.items())
+WORDS = tomllib.loads(asset("figures.toml"))
+FIGURES = tuple(FigureKind(name, **WORDS[name], data=d, draw=f) for name, (d, f) in _KINDS.items())
 
 
 @dataclass(frozen=True)
@@ -160,18 +160,19 @@ class Drawn:
         return csv_text([{k: "" if v != v else v for k, v in r.items()} for r in self.data.rows()])
 
 
+def draw(kind: FigureKind, data: FigureData, managed: bool = False) -> Drawn:
+    """A new figure of this kind; the margins of one that is not ``managed`` are set once."""
+    figure = style.new_figure(kind.name, managed)
+    kind.draw(data, figure.add_subplot())
+    if not managed:
+        figure.tight_layout(pad=style.PAD)
+    return Drawn(kind, data, figure)
+
+
 def draw_figures(data: ReportData, managed: bool = False) -> list[Drawn]:
     """Every figure that there is data for; pyplot's ``show()`` displays ``managed`` ones."""
-    drawn = []
-    for kind in FIGURES:
-        values = kind.data(data)
-        if values is not None:
-            figure = style.new_figure(kind.name, managed, layout=managed)
-            kind.draw(values, figure.add_subplot())
-            if not managed:
-                style.set_margins(figure)
-            drawn.append(Drawn(kind, values, figure))
-    return drawn
+    every = ((kind, kind.data(data)) for kind in FIGURES)
+    return [draw(kind, values, managed) for kind, values in every if values is not None]
 
 
 def draw_one(fit: Fit, name: str, ax: Axes | None = None) -> Figure:

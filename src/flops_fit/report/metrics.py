@@ -9,6 +9,7 @@ import numpy as np
 from flops_fit.fit.metrics import BOTH, MetricFit
 from flops_fit.flops.functions import Floats
 from flops_fit.report import style
+from flops_fit.report.optima import draw_interval
 from flops_fit.report.style import Axes, Figure, Row, rows_of
 
 _AHEAD = 30.0  # times the largest run's compute
@@ -67,13 +68,8 @@ def metric_data(fit: MetricFit, level: float = 0.9) -> MetricCurve:
 def draw_metric(data: MetricCurve, ax: Axes | None = None) -> Figure:
     """Scores over compute; runs away from the best N and D lie below the line."""
     ax = style.axes_of(ax, "metric")
-    largest = float(np.max(data.run_compute))
-    ax.axvspan(largest, data.compute[-1], color=style.SHADE, lw=0, label="beyond the runs")
-    if data.lines:
-        label = f"{100 * data.level:g} % interval of one run"
-        ax.fill_between(
-            data.compute, data.low, data.high, color=style.BLUE, alpha=0.25, lw=0, label=label
-        )
+    largest, level = float(np.max(data.run_compute)), f"{100 * data.level:g} %"
+    draw_interval(ax, data.low, data.high, data.compute, largest, f"{level} interval of one run")
     for i, (name, values) in enumerate(data.lines.items()):
         title = "mean of both routes" if name == BOTH else name
         width, label = (0.9, title) if i else (1.2, f"{title}, at the best N and D")
@@ -81,7 +77,5 @@ def draw_metric(data: MetricCurve, ax: Axes | None = None) -> Figure:
     ax.plot(data.run_compute, data.scores, "o", ms=2.6, mfc=style.INK, mec="none", label="runs")
     if np.isfinite(data.chance):
         ax.axhline(data.chance, color=style.FAINT, lw=0.7, ls=(0, (1, 1.5)), label="chance")
-    ax.set_xlim(data.compute[0], data.compute[-1])
-    style.log_axis(ax, "x", "Training compute C, FLOPs", style.exponents)
     ax.set_ylabel(data.column)
     return style.finish(ax)

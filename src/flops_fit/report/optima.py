@@ -102,9 +102,10 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     """N*, D* or the loss over compute with its interval, dashed beyond the largest run."""
     ax = style.axes_of(ax, data.quantity)
     path = data.path
-    _draw_interval(ax, path.low, path.high, path.compute, data.largest, data.level)
+    interval = f"{100 * data.level:g} % interval"
+    draw_interval(ax, path.low, path.high, path.compute, data.largest, interval)
     if data.run is not None and np.any(np.isfinite(data.run.low)):
-        label = f"{100 * data.level:g} % interval of one run"
+        label = f"{interval} of one run"
         for end, name in ((data.run.low, label), (data.run.high, None)):
             line = ax.plot(
                 path.compute, end, color=style.BLUE, lw=0.6, ls=(0, (1, 1.5)), label=name
@@ -134,13 +135,12 @@ def draw_optimum(data: OptimumCurve, ax: Axes | None = None) -> Figure:
     return style.finish(ax)
 
 
-def _draw_interval(
-    ax: Axes, low: Floats, high: Floats, compute: Floats, largest: float, level: float
+def draw_interval(
+    ax: Axes, low: Floats, high: Floats, compute: Floats, largest: float, label: str
 ) -> None:
     """The interval along compute, with what lies beyond the runs shaded; it sets the x axis."""
     ax.axvspan(largest, compute[-1], color=style.SHADE, lw=0, label="beyond the runs")
     if np.any(np.isfinite(low)):
-        label = f"{100 * level:g} % interval"
         ax.fill_between(compute, low, high, color=style.BLUE, alpha=0.25, lw=0, label=label)
     ax.set_xlim(compute[0], compute[-1])
     style.log_axis(ax, "x", "Training compute C, FLOPs", style.exponents)
@@ -197,7 +197,8 @@ def approaches_data(fit: Fit, level: float = 0.9, paths: Paths | None = None) ->
 def draw_approaches(data: ApproachRatios, ax: Axes | None = None) -> Figure:
     """N* of every approach and law form over that of the answer, with the answer's interval."""
     ax = style.axes_of(ax, "approaches")
-    _draw_interval(ax, data.low, data.high, data.compute, data.largest, data.level)
+    interval = f"{100 * data.level:g} % interval"
+    draw_interval(ax, data.low, data.high, data.compute, data.largest, interval)
     ax.axhline(1.0, color=style.BLUE, lw=1.2, label=f"{data.answer} (the answer)")
     colours = (style.VERMILLION, style.GREEN, style.PINK, style.INK)
     for (name, line), colour, dash in zip(data.lines.items(), colours, style.DASHES, strict=False):

@@ -58,17 +58,8 @@ def write_report(
     :class:`flops_fit.report.ReportData`.
     """
     data = ReportData(
-        fit,
-        level,
-        predictions,
-        tuple(diagnostics),
-        runs,
-        title,
-        provenance,
-        tuning,
-        collapse,
-        curves,
-    )
+        fit, level, predictions, tuple(diagnostics), runs, title, provenance, tuning, collapse, curves
+    )  # fmt: skip
     return write_page(data, path)
 
 
@@ -191,8 +182,13 @@ def figures(m: ReportData) -> str:
             f"N = {format_count(runs.params[i])}, D = {format_count(runs.tokens[i])} {runs.unit}"
         )
         words[i] = f"{runs.labels[i]}\n{sizes}\nC = {runs.flops[i]:.3g}, loss {runs.loss[i]:.4f}"
-    items = "".join(figure_html(d) for d in m.drawn if d.kind.name != _BESIDE)
-    return f'<div class="figures">{items}</div>{_json("run-words", words)}'
+    others = figure_list(d for d in m.drawn if d.kind.name != _BESIDE)
+    return f"{others}{_json('run-words', words)}"
+
+
+def figure_list(drawn: Iterable[Drawn]) -> str:
+    """Figures in a grid."""
+    return f'<div class="figures">{"".join(map(figure_html, drawn))}</div>'
 
 
 def figure_html(d: Drawn) -> str:

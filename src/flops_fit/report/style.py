@@ -39,7 +39,7 @@ DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 2)))
 DENSE = 400  # more points than this are thinned
 _CELLS = 90  # along each axis: of points that share one, the first is drawn
 _MAX_KEYS = 5  # budgets named in a legend; more have a strip of colours
-_PAD = 4.0  # points around all that is drawn
+PAD = 0.4  # around all that is drawn, in font sizes of 10 points
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -72,34 +72,15 @@ def rows_of(**columns: str | float | Sequence[str | float] | Floats | None) -> l
     return [dict(zip(lists, values, strict=True)) for values in zip(*full, strict=True)]
 
 
-def new_figure(name: str, managed: bool = False, *, layout: bool = True) -> Figure:
-    """An empty figure; pyplot's ``show()`` displays a ``managed`` one. ``layout`` adapts margins."""
+def new_figure(name: str, managed: bool = False) -> Figure:
+    """An empty figure whose margins adapt; pyplot's ``show()`` displays a ``managed`` one."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import TightLayoutEngine
 
-    engine = TightLayoutEngine(pad=0.4) if layout else None
     make = import_module("matplotlib.pyplot").figure if managed else Figure
-    figure: Figure = make(figsize=SIZE, layout=engine, dpi=200)
+    figure: Figure = make(figsize=SIZE, layout=TightLayoutEngine(pad=PAD), dpi=200)
     figure.set_label(name)
     return figure
-
-
-def set_margins(figure: Figure) -> None:
-    """Make room for the labels of a figure's only axes once, so that later drawing costs no layout."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    (ax,) = figure.axes
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]  # it has no types
-    outer = ax.get_tightbbox(renderer, for_layout_only=True)
-    assert outer is not None
-    inner, width, height = ax.bbox, figure.bbox.width, figure.bbox.height
-    pad = _PAD / 72 * figure.dpi
-    figure.subplots_adjust(
-        left=(inner.x0 - outer.x0 + pad) / width,
-        bottom=(inner.y0 - outer.y0 + pad) / height,
-        right=1 - (outer.x1 - inner.x1 + pad) / width,
-        top=1 - (outer.y1 - inner.y1 + pad) / height,
-    )
 
 
 def axes_of(ax: Axes | None, name: str) -> Axes:
