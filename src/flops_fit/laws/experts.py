@@ -53,12 +53,8 @@ class Experts(Law):
     limits: ClassVar[Mapping[str, float]] = {"q": 1.0, "r": 1.0}
 
     def __post_init__(self) -> None:
-        check_number(
-            "sparsity",
-            self.sparsity,
-            at_least=1,
-            expected="N_total/N_active, a number of at least 1",
-        )
+        expected = "N_total/N_active, a number of at least 1"
+        check_number("sparsity", self.sparsity, at_least=1, expected=expected)
         check_number("max_total_params", self.max_total_params, above=0, infinite=True)
 
     def with_experts(self, sparsity: float, max_total_params: float = float("inf")) -> Experts:

@@ -122,18 +122,11 @@ class Law(ABC):
     ) -> Optimum:
         """The N that minimises loss(N, C/F(N)), with D = C/F(N) so that C = F(N)·D exactly.
 
-        Parameters
-        ----------
-        C
-            Training FLOPs, one number or an array; positive, else InputError.
-        flops_per_unit
-            F(N): a factor k for k·N, a FlopsFunction or any function of N.
-        max_params, max_tokens
-            Caps: the largest model that can be served, the data there is. A cap on N gives the rest
-            to D; a cap on D gives the rest to N; where both bind, less than C is spent.
+        ``C`` are training FLOPs, one number or an array; positive, else InputError. ``flops_per_unit`` is
+        F(N): a factor k for k·N, a FlopsFunction or any function of N. ``max_params`` and ``max_tokens`` are
+        caps: the largest model that can be served, the data there is. A cap on N gives the rest to D; a cap
+        on D gives the rest to N; where both bind, less than C is spent.
 
-        Examples
-        --------
         >>> from flops_fit.reference import law
         >>> best = law("hoffmann2022").optimal(5.76e23, max_params=20e9)
         >>> f"N = {best.params:.3g}, D = {best.tokens:.3g}; {best.binds[0]} binds"
@@ -212,21 +205,13 @@ class Law(ABC):
     ) -> InferenceOptimum:
         """The N and D that reach ``loss`` with the least F(N)·D + F_inf(N)·D_inf.
 
-        Sardana et al. 2024, "Beyond Chinchilla-Optimal" (arXiv:2401.00448). For F = 6·N and
-        F_inf = 2·N the condition of the additive and the κ-law is
-        αA·N^−α / (βB·D^−β) = 1 + D_inf/(3D).
+        Sardana et al. 2024, "Beyond Chinchilla-Optimal" (arXiv:2401.00448). For F = 6·N and F_inf = 2·N the
+        condition of the additive and the κ-law is αA·N^−α / (βB·D^−β) = 1 + D_inf/(3D).
 
-        Parameters
-        ----------
-        loss
-            The loss to reach; InputError where no size reaches it.
-        inference_tokens
-            D_inf: expected inference tokens over the model's life.
-        flops_per_unit, inference_flops_per_unit
-            F(N) of training, and F_inf(N) of inference: a third of F by default, the forward pass.
+        ``loss`` is the loss to reach; InputError where no size reaches it. ``inference_tokens`` is D_inf:
+        expected inference tokens over the model's life. ``flops_per_unit`` and ``inference_flops_per_unit``
+        are F(N) of training, and F_inf(N) of inference: a third of F by default, the forward pass.
 
-        Examples
-        --------
         >>> from flops_fit.reference import law
         >>> best = law("hoffmann2022").optimal_for_inference(2.0, 2e12)
         >>> f"{best.params:.3g} parameters on {best.tokens:.3g} tokens"

@@ -80,9 +80,8 @@ class Optimum:
 class InferenceOptimum:
     """The model that reaches a loss with the least compute for training and inference together.
 
-    ``inference_tokens`` is D_inf, ``training_compute`` F(N)·D and ``inference_compute``
-    F_inf(N)·D_inf. ``saving`` is the share of the total that it saves against the optimum of
-    training alone at the same loss.
+    ``inference_tokens`` is D_inf, ``training_compute`` F(N)·D and ``inference_compute`` F_inf(N)·D_inf.
+    ``saving`` is the share of the total that it saves against the optimum of training alone at the same loss.
     """
 
     loss: float

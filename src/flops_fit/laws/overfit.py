@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from flops_fit.flops.functions import Bools, Floats
 from flops_fit.laws.kappa import Repeating, additive_start, check_supply
 from flops_fit.laws.law import FlopsLike, as_flops, log_compute
-from flops_fit.laws.optimum import least_size, positive_per_unit
+from flops_fit.laws.optimum import bisect, least_size, positive_per_unit
 
 _MOST_EPOCHS = 1e6  # beyond which the loss counts as still falling
 _MOST_COMPUTE = 1e40  # times less than the best size can use
@@ -76,10 +76,7 @@ class Overfit(Repeating):
             return np.asarray(gain > price)
 
         low, high = np.zeros(N.shape), np.full(N.shape, np.log(_MOST_EPOCHS))
-        for _ in range(_SECTIONS):
-            middle = 0.5 * (low + high)
-            rising = ~falls(np.exp(middle))
-            low, high = np.where(rising, low, middle), np.where(rising, middle, high)
+        _, high = bisect(lambda log_epochs: ~falls(np.exp(log_epochs)), low, high, _SECTIONS)
         never = np.isinf(U) | falls(np.full(N.shape, _MOST_EPOCHS))
         epochs = np.where(never, np.inf, np.where(falls(np.ones(N.shape)), np.exp(high), 1.0))
         return float(epochs) if epochs.ndim == 0 else epochs

@@ -69,8 +69,6 @@ def law(name: str) -> Law | OptimumOnly:
     - ``"llama3_2024"``: D* = 0.299·C^0.537, N* = C/(6·D*). The rounded
       constants give 389 billion parameters at 3.8e25 FLOPs where the report says 402.
 
-    Examples
-    --------
     >>> f"{law('hoffmann2022').optimal(5.76e23).params:.3g}"
     '3.22e+10'
     """
@@ -94,8 +92,6 @@ def source(name: str) -> str:
 def columns(name: str) -> dict[str, tuple[str, ...]]:
     """What :func:`runs` can select by: each column of a run's configuration, with its values.
 
-    Examples
-    --------
     >>> columns("porian2024_refinedweb")["warmup"]
     ('long', 'short')
     """
@@ -121,8 +117,6 @@ def runs(name: str, **where: str) -> RunTable:
     ``where`` keeps the runs whose configuration has these values, of those that :func:`columns`
     lists. InputError for an unknown name, column or value, or where no run has all of the values.
 
-    Examples
-    --------
     >>> len(runs("porian2024_refinedweb", hparams="tuned"))
     121
     """

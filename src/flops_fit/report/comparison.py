@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,22 +107,15 @@ def _answer(at: Comparison, fits: dict[str, Fit]) -> str:
     sure = span is not None and (span[0] > 1 or span[1] < 1)
     key = "undecided" if not sure else "less" if m < 1 else "more"
     key = key if 0 < m < math.inf else "never"
-    said = WORDS[f"compared_{key}"].format(
-        first=one,
-        second=other,
-        at=at,
-        span="no interval" if span is None else _range(span),
-        least="less than a billionth of" if m == 0 else "more than a billion times",
-    )
+    ends = "no interval" if span is None else "{:.3g}–{:.3g}".format(*span)
+    least = "less than a billionth of" if m == 0 else "more than a billion times"
+    words = WORDS[f"compared_{key}"]
+    said = words.format(first=one, second=other, at=at, span=ends, least=least)
     said = said[0].upper() + said[1:] if other == _NAMES[1] else said
     trust = ", ".join(f"{name}: {fit.trust}" for name, fit in fits.items())
     more = " ".join(str(at).split("\n")[1:])
     lines = [more] * bool(more) + [f"Trust in each fit: {trust}."]
     return paragraph(said, "answer lead") + "".join(paragraph(line, "answer") for line in lines)
-
-
-def _range(span: tuple[float, float]) -> str:
-    return f"{span[0]:.3g}–{span[1]:.3g}"
 
 
 def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextTable:
@@ -142,7 +136,8 @@ def _multipliers(comparisons: list[Comparison], names: tuple[str, str]) -> TextT
 
 
 def _optima(fit: Fit, name: str, at: Comparison, level: float) -> str:
-    return f"<h3>{paragraph(name)[3:-4]}</h3>{optima([fit.predict(at.compute, level)], fit.trust).html()}"
+    table = optima([fit.predict(at.compute, level)], fit.trust)
+    return f"<h3>{html.escape(name)}</h3>{table.html()}"
 
 
 def _draw(fits: dict[str, Fit], quantity: str, level: float) -> Drawn:

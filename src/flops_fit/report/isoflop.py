@@ -20,6 +20,7 @@ _MAX_BEYOND = 10.0  # how far a curve follows the law beyond its runs to reach a
 _GRID = 70  # points of the surface along N and along D
 _CONTOURS = 7
 _MANY_OUTLIERS = 30
+_LEADER = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.7, "shrinkA": 1, "shrinkB": 1}
 _BINS = (24, 16)  # of the map of residuals, where there are many
 
 
@@ -114,14 +115,11 @@ def draw_isoflop(data: Isoflop, ax: Axes | None = None) -> Figure:
     sparse = style.sparse(np.log(np.concatenate(sizes)), losses)
     starts = np.cumsum([0, *(len(c.params) for c in data.curves)])
     for i, (curve, colour, name) in enumerate(zip(data.curves, colours, names, strict=True)):
-        at, own = (
-            sparse[(sparse >= starts[i]) & (sparse < starts[i + 1])] - starts[i],
-            (name, "runs"),
-        )
+        at = sparse[(sparse >= starts[i]) & (sparse < starts[i + 1])] - starts[i]
         points = ax.plot(
             curve.params[at], curve.loss[at], "o", color=colour, ms=2.8, mec="white", mew=0.3
         )
-        style.tag(points, *own, tips=curve.places[at].tolist())
+        style.tag(points, name, "runs", tips=curve.places[at].tolist())
         if i not in drawn:
             continue
         inside = curve.curve_loss <= top
@@ -175,18 +173,10 @@ def _label_curves(ax: Axes, curves: dict[str, tuple[IsoflopCurve, Colour]]) -> N
     for i in reversed(range(len(places))):
         places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else 1.0)
     for i, (place, (loss, params, name, colour)) in enumerate(zip(places, ends, strict=True)):
-        line = {
-            "arrowstyle": "-",
-            "color": colour,
-            "lw": 0.5,
-            "alpha": 0.7,
-            "shrinkA": 1,
-            "shrinkB": 1,
-        }
         text = ax.annotate(
             name if i == len(ends) - 1 else name.removeprefix("C = "), (params, loss), xytext=(1.03, place),
             textcoords="axes fraction", va="center", fontsize=style.SMALL, color=style.INK,
-            arrowprops=line, annotation_clip=False,
+            arrowprops={**_LEADER, "color": colour}, annotation_clip=False,
         )  # fmt: skip
         style.tag(text, name)
 

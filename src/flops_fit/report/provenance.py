@@ -126,27 +126,24 @@ def methods(m: ReportData) -> tuple[str, tuple[str, ...]]:
     """A methods paragraph for a paper, and the keys of the papers that it cites."""
     fit = m.fit
     sources = {"kappa": "busbridge2025", "muennighoff": "muennighoff2023", "kaplan": "kaplan2020"}
-    said = ["data"]
-    if fit.law.name != "kappa" and any(a.law.name == "kappa" for a in fit.alternatives):
-        said.append("compared")
-    if fit.law.name in sources:
-        said.append("form")
-    said.append("squares" if fit.delta == float("inf") else "huber")
-    if fit.window.used and fit.window.factor is not None:
-        said.append("window")
-    said += [a.name for a in fit.approaches if a.headline]
     drawn = any(p.interval_method != "none" for p in m.answers)
-    said.append("intervals" if drawn else "no_intervals")
-    if fit.approaches[2].headline and fit.law.name in LAWS:
-        said.append("inference")
-    said.append("flops")
-    if not isinstance(fit.flops, InterpolatedFlops):
-        said.append("compute")
-    if fit.excluded:
-        said.append("excluded")
+    others = {a.law.name for a in fit.alternatives} - {fit.law.name}
+    holds: dict[str, bool] = {
+        "compared": "kappa" in others,
+        "form": fit.law.name in sources,
+        "squares": fit.delta == math.inf,
+        "huber": fit.delta < math.inf,
+        "window": fit.window.used and fit.window.factor is not None,
+        **{a.name: a.headline for a in fit.approaches},
+        "intervals": drawn,
+        "no_intervals": not drawn,
+        "inference": fit.approaches[2].headline and fit.law.name in LAWS,
+        "compute": not isinstance(fit.flops, InterpolatedFlops),
+        "excluded": bool(fit.excluded),
+    }
     sentences = tomllib.loads(asset("methods.toml"))
     surfaces = fit._evidence.posterior if drawn else None
-    text = " ".join(sentences[name] for name in [*said, "software"]).format(
+    text = " ".join(words for name, words in sentences.items() if holds.get(name, True)).format(
         fit=fit, runs=len(fit.runs), budgets=len(set(fit.runs.budget)), least=fit.runs.flops.min(),
         source=sources.get(fit.law.name), level=100 * m.level,
         quantity="the log held-out loss" if fit.loss_space == "log" else "the held-out loss",

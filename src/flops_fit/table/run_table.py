@@ -65,18 +65,14 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     known = {i: {name: float(v[i]) for name, v in data.items()} for i in outcomes}
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
     active, experts = mixtures(read)
-    speed = read.others.get("units_per_second")
+    columns_of_some = {"lr": lr, "batch_units": batch, "active_params": active, "experts": experts}
+    fields |= {name: values[kept] for name, values in columns_of_some.items() if values is not None}
+    if (speed := read.others.get("units_per_second")) is not None:
+        fields["flops_per_second"] = speed[kept] * fields["flops"] / fields["tokens"]
     cluster = find_text("cluster", list(raw.cells))
     return {
         **fields,
-        "lr": None if lr is None else lr[kept],
-        "batch_units": None if batch is None else batch[kept],
         "batch_unit": batch_unit,
-        "active_params": None if active is None else active[kept],
-        "experts": None if experts is None else experts[kept],
-        "flops_per_second": None
-        if speed is None
-        else speed[kept] * fields["flops"] / fields["tokens"],
         "mup": scaled_by_width(raw),
         "diverged": _diverged(states, [data["params"], data["tokens"], lr, batch], data["loss"]),
         "findings": telling(raw, read, kept, label),

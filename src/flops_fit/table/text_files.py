@@ -16,7 +16,7 @@ import numpy as np
 
 from flops_fit.errors import TableError
 from flops_fit.files import as_written
-from flops_fit.table.cells import DECIMAL, is_missing, unit_factor
+from flops_fit.table.cells import DECIMAL, HEADINGS, is_missing, unit_factor
 from flops_fit.table.columns import Cells, ColumnKind, Raw, Wanted
 
 MOST_TEXT = 1 << 28  # characters of what has to be read whole, or is compressed
@@ -28,22 +28,8 @@ _END_OF_LATEX = re.compile(r"\s*\\\\(?:\s*\\\w+)*\s*$")
 _FONT = re.compile(r"\\(?:text|math|emph|bf)\w*\{([^{}]*)\}|\\([%_#$])")
 _POINTED = re.compile(r"-?\d+\.(?!0$)(?:\d{1,2}|\d{4,})")
 _HEAD = 20  # lines, a title and comments among them, in which the headings stand
-_FOREIGN = {
-    b"\x28\xb5\x2f\xfd": "is compressed by Zstandard. Unpack it first.",
-    b"BZh": "is compressed by bzip2. Unpack it first.",
-    b"\xfd7zXZ": "is compressed by xz. Unpack it first.",
-    b"PK\x03\x04": "is a ZIP archive or a spreadsheet. Unpack it, or export the sheet as CSV.",
-    b"\xd0\xcf\x11\xe0": "is a spreadsheet of an old kind. Export the sheet as CSV.",
-    b"ARROW1": "is an Arrow or Feather file. Write it as Parquet: pandas.read_feather(...).to_parquet(...)",
-    b"SQLite format 3": "is a database. Export its table as CSV: sqlite3 -csv -header FILE 'select ...'",
-    b"\x93NUMPY": "is a NumPy array, which has no headings. Write its columns as CSV, headings above.",
-    b"%PDF": "is a PDF. Type its table as CSV.",
-    b"<": "is a web page. Export its table as CSV: pandas.read_html(...)[0].to_csv(...)",
-}
-_OTHER_FORMATS = {
-    ".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".py": "code", ".ipynb": "a notebook",
-    ".pkl": "a pickle", ".pickle": "a pickle", ".pt": "a checkpoint", ".pth": "a checkpoint",
-}  # fmt: skip
+_FOREIGN = {magic.encode("latin-1"): what for magic, what in HEADINGS["foreign"].items()}
+_FORMATS: dict[str, str] = HEADINGS["formats"]
 
 
 def refuse_foreign(path: Path, start: bytes, suffix: str) -> None:
@@ -51,9 +37,9 @@ def refuse_foreign(path: Path, start: bytes, suffix: str) -> None:
     for magic, what in _FOREIGN.items():
         if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(magic):
             raise TableError(f"expected a table of runs; {path} {what}")
-    if suffix in _OTHER_FORMATS:
+    if suffix in _FORMATS:
         raise TableError(
-            f"expected a table of runs; {path} is {_OTHER_FORMATS[suffix]}. Write its runs as CSV, or as a "
+            f"expected a table of runs; {path} is {_FORMATS[suffix]}. Write its runs as CSV, or as a "
             'JSON list of objects such as {"params": 1e8, "tokens": 2e9, "loss": 3.1}.'
         )
 
@@ -144,7 +130,10 @@ def binary(path: Path) -> TableError:
 
 def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     """The wanted columns of a text file of at most so many rows."""
-    bare = (_without_latex(line) if "\\" in line else line for line in lines(path))
+    bare = (
+        _FONT.sub(r"\1\2", _END_OF_LATEX.sub("\n", line)) if "\\" in line else line
+        for line in lines(path)
+    )
     filled = (line for line in bare if line.strip())
     head = list(islice(filled, _HEAD))
     if not head:
@@ -201,10 +190,6 @@ def read_csv(path: Path, wanted: Wanted, most: int) -> Raw:
     commas = delimiter == ";" or any(map(DECIMAL.fullmatch, texts))
     commas &= not any(map(_POINTED.fullmatch, texts))
     return Raw(tuple(name for name in headings if name), cells, count, commas)
-
-
-def _without_latex(line: str) -> str:
-    return _FONT.sub(r"\1\2", _END_OF_LATEX.sub("\n", line))
 
 
 def _header(head: Sequence[str], wanted: Wanted) -> tuple[int, str]:

@@ -19,10 +19,9 @@ _STARTED = "_hparams_/session_start_info"
 class TensorBoardTracker(Service):
     """Each run as a folder of event files, with units seen as the step.
 
-    Settings are those of the HParams tab; the texts ``state`` and ``reason`` say how the run ended. A
-    resumed run writes into the same folder, and points after its checkpoint are dropped.
-    MissingExtraError where TensorBoard is not installed.
-    ``folder`` is what ``tensorboard --logdir`` is given.
+    Settings are those of the HParams tab; the texts ``state`` and ``reason`` say how the run ended. A resumed
+    run writes into the same folder, and points after its checkpoint are dropped. MissingExtraError where
+    TensorBoard is not installed. ``folder`` is what ``tensorboard --logdir`` is given.
     """
 
     def __init__(self, folder: str | Path = "tensorboard"):
