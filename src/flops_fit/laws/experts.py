@@ -11,14 +11,13 @@ from numpy.typing import ArrayLike
 
 from flops_fit.errors import InputError, check_number
 from flops_fit.flops.functions import Floats, FlopsFunction, LinearFlops
-from flops_fit.laws.kappa import Hoffmann, additive_start
-from flops_fit.laws.law import Law
+from flops_fit.laws.kappa import Hoffmann, TwoTerms, additive_start
 
 _STARTS = ((0.95, 1.0), (0.85, 1.0), (0.9, 0.95), (0.9, 1.05))  # q and r
 
 
 @dataclass(frozen=True)
-class Experts(Law):
+class Experts(TwoTerms):
     """L = E + A·q^{log₂S}/N^α + B·r^{log₂S}/D^β with N = N_active and S = N_total/N_active ≥ 1.
 
     Of a dense model, S = 1, it is the additive law. Experts that a unit does not visit cost memory and no
@@ -34,11 +33,6 @@ class Experts(Law):
     '1.861 dense, 1.812 with N_total = 5.2e+10'
     """
 
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
     q: float
     r: float
     sparsity: float = 1.0

@@ -34,6 +34,17 @@ _FEW_EPOCHS = 4.0  # up to which repeats are nearly as good as new (§6 of the p
 
 
 @dataclass(frozen=True)
+class TwoTerms(Law):
+    """The constants of a law with a floor and a power term in each of N and D."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True)
 class KappaFamily(Law):
     """L(N, D) = E + (A/N^α + B/D^β)^κ in the parameters of each law; κ does not move the optimum.
 
@@ -94,7 +105,7 @@ def _log(value: float) -> float:
 
 
 @dataclass(frozen=True)
-class Hoffmann(KappaFamily):
+class Hoffmann(TwoTerms, KappaFamily):
     """L(N, D) = E + A/N^α + B/D^β (Hoffmann et al. 2022, arXiv:2203.15556, eq. 2).
 
     E is the irreducible loss, A/N^α the price of finite size, B/D^β that of finite data. For
@@ -105,12 +116,6 @@ class Hoffmann(KappaFamily):
     >>> f"{law.loss(70e9, 1.4e12):.4f}"
     '1.9366'
     """
-
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
 
     name: ClassVar[str] = "hoffmann"
     formula: ClassVar[str] = "L = E + A/N^α + B/D^β"
@@ -128,7 +133,7 @@ class Hoffmann(KappaFamily):
 
 
 @dataclass(frozen=True)
-class Kappa(KappaFamily):
+class Kappa(TwoTerms, KappaFamily):
     """L(N, D) = E + (A/N^α + B/D^β)^κ.
 
     κ = 1 is the additive law; κ < 1 makes a lack of parameters and a lack of data add up to less
@@ -136,11 +141,6 @@ class Kappa(KappaFamily):
     al. 2025, "Distillation Scaling Laws" (arXiv:2502.08606; their γ).
     """
 
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
     kappa: float
 
     name: ClassVar[str] = "kappa"
@@ -222,7 +222,7 @@ def check_supply(unique: object) -> float:
     return check_number("unique", unique, above=0, infinite=True, expected=expected)
 
 
-class Repeating(Law):
+class Repeating(TwoTerms):
     """An additive law of fresh data in which ``unique`` different units are repeated, ∞ for no limit."""
 
     covariates: ClassVar[tuple[str, ...]] = ("unique_tokens",)
@@ -270,11 +270,6 @@ class Muennighoff(Repeating):
     '2.191 fresh, 2.225 repeated'
     """
 
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
     R_D: float
     R_N: float
     unique: float = float("inf")

@@ -35,11 +35,6 @@ class Overfit(Repeating):
     '48 epochs of a small model, 9 of a large one'
     """
 
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
     P: float
     gamma: float
     delta: float
