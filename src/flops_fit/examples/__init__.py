@@ -7,8 +7,6 @@ not import torch. The scripts run as ``python -m flops_fit.examples.example_prog
 ``...example_cli_wrapper`` and ``...example_vit_cifar``.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,10 +1,8 @@
 """Mixtures of experts: the loss of N_active parameters out of N_total."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,7 +49,7 @@ class Experts(TwoTerms):
         check_number("sparsity", self.sparsity, at_least=1, expected=expected)
         check_number("max_total_params", self.max_total_params, above=0, infinite=True)
 
-    def with_experts(self, sparsity: float, max_total_params: float = float("inf")) -> Experts:
+    def with_experts(self, sparsity: float, max_total_params: float = float("inf")) -> Self:
         """The law of models of N_total/N_active = ``sparsity``, or less where N_total is capped."""
         return replace(self, sparsity=sparsity, max_total_params=max_total_params)
 

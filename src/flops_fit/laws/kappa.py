@@ -4,8 +4,6 @@ The additive law, the κ-law and Kaplan's law differ in their constants. With re
 epoch over the same units is worth less: the additive law in effective N and D.
 """
 
-from __future__ import annotations
-
 import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Repeated data with over-fitting: a loss that falls with the first repeats, and rises with too many."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A page that compares two fits: who needs less compute for the same loss, and how sure that is."""
 
-from __future__ import annotations
-
 import html
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The runs and the fitted law: IsoFLOP curves, contours over N and D, residuals."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """A metric over compute: the runs' scores, each route along the best N and D, and the interval."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The optimum over compute, N* of other approaches and forms, and what held-out budgets say of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

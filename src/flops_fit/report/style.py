@@ -1,7 +1,5 @@
 """What all figures share: size, colours, axes, keys, rows of data, and their form in the page."""
 
-from __future__ import annotations
-
 import contextlib
 import html
 import io

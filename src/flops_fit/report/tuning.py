@@ -1,7 +1,5 @@
 """Hyper-parameters: tried before the sweep, fitted with the law, and training curves on one scale."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

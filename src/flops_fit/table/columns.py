@@ -1,7 +1,5 @@
 """Which column holds which quantity."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import re
@@ -45,6 +43,23 @@ _ALMOST = 0.06  # labels such as 4.6M are rounded
 
 
 @dataclass(frozen=True)
+class ColumnMatch:
+    """The column that holds a quantity, its unit, how sure that is (0 best), and a note on it."""
+
+    column: str
+    note: str = ""
+    factor: float = 1.0
+    distance: int = 0
+
+    def said(self, name: str) -> str:
+        """What was recognised, in one line."""
+        unit = "" if self.factor == 1 else f", in units of {self.factor:g}"
+        tool = _TOOLS.get((name, _plain(self.column)))
+        writer = f" (a heading of {tool})" if tool else ""
+        return f"{name}: column {self.column!r}{unit}{writer}"
+
+
+@dataclass(frozen=True)
 class Raw:
     """All headings, the cells of the columns that may matter, and the number of rows."""
 
@@ -69,23 +84,6 @@ class Raw:
         if name == "devices":
             cells = [_NAMED_DEVICES.sub(r"\1\2", str(cell)) for cell in cells]
         return numbers(cells, match.column, match.factor, counts=counts, free_comma=comma)
-
-
-@dataclass(frozen=True)
-class ColumnMatch:
-    """The column that holds a quantity, its unit, how sure that is (0 best), and a note on it."""
-
-    column: str
-    note: str = ""
-    factor: float = 1.0
-    distance: int = 0
-
-    def said(self, name: str) -> str:
-        """What was recognised, in one line."""
-        unit = "" if self.factor == 1 else f", in units of {self.factor:g}"
-        tool = _TOOLS.get((name, _plain(self.column)))
-        writer = f" (a heading of {tool})" if tool else ""
-        return f"{name}: column {self.column!r}{unit}{writer}"
 
 
 def check_mapping(
