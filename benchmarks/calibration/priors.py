@@ -22,16 +22,16 @@ Floats = NDArray[np.float64]
 SHIPPED = "as shipped"
 SETTINGS: Mapping[str, MisfitPrior] = {
     SHIPPED: MisfitPrior(),
-    "amplitude .006": MisfitPrior(amplitude=0.006),
-    "amplitude .02": MisfitPrior(amplitude=0.02),
+    "amplitude .0035": MisfitPrior(amplitude=0.0035),
+    "amplitude .014": MisfitPrior(amplitude=0.014),
     "window ×2.5": MisfitPrior(window=2.5),
     "window ×8": MisfitPrior(window=8.0),
     "tilt 0": MisfitPrior(tilt=0.0),
     "tilt 1": MisfitPrior(tilt=1.0),
     "lengths .8–2": MisfitPrior(lengths=(0.8, 1.3, 2.0)),
     "lengths 2–5": MisfitPrior(lengths=(2.0, 3.2, 5.0)),
-    "drift 1": MisfitPrior(drift=1.0),
-    "drift 3": MisfitPrior(drift=3.0),
+    "drift 1.5": MisfitPrior(drift=1.5),
+    "drift 4.5": MisfitPrior(drift=4.5),
 }
 _LOSS_WEIGHT = 10.0  # a Winkler score of ln L is about a tenth of that of ln N*
 _RESAMPLES = 2000

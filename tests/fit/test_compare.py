@@ -157,7 +157,7 @@ def test_speeds_come_from_the_runs_near_the_optimum() -> None:
 
 
 def test_a_gate_is_passed_failed_or_open() -> None:
-    first, second = pair(1.3)
+    first, second = pair(1.6)
     low, high = compare(first, second).intervals["compute_multiplier"]
     shares = {0.5 * (1 - high): "yes", 1 - 0.5 * low: "no", 1 - math.sqrt(low * high): "not yet"}
     for share, verdict in shares.items():

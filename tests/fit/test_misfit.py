@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from flops_fit.fit import fit_runs
-from flops_fit.fit.misfit import Basis, _whitener
+from flops_fit.fit.misfit import _whitener
+from flops_fit.fit.misfit_basis import Basis
 from flops_fit.fit.misfit_mean import MOST_POINTS, KappaMean, MisfitPrior, pool
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import SurfaceSolver

@@ -111,7 +111,7 @@ class Criterion:
         ask = (runs.params, runs.flops, largest, evidence.flops, evidence.prior)
         trust = trust_weights(evidence.law, *ask)
         rows = local.rows(runs.params, runs.tokens)[1]
-        rows *= np.sqrt(trust)[:, None] / local.noise
+        rows *= np.sqrt(local.weights(trust))[:, None]
         solved = np.linalg.solve(local.prior + so_far, np.column_stack([self.direction, rows.T]))
         variance = float(self.direction @ solved[:, 0])
         return Pool(runs, rows @ solved[:, 0], rows @ solved[:, 1:], variance)

@@ -134,7 +134,7 @@ class Outlier:
 
 # Fits of each level among public sweeps, cut and thinned, and the factor of N* and the share of the
 # loss that one in ten of their predictions up to 30 times ahead missed by: benchmarks/calibration.
-TRUST_WORTH = {"ok": (122, 1.26, 0.016), "caution": (175, 1.44, 0.065), "no": (28, 4.97, 0.109)}
+TRUST_WORTH = {"ok": (128, 1.25, 0.016), "caution": (164, 1.44, 0.068), "no": (33, 4.43, 0.095)}
 
 
 def trust_worth(level: str) -> str:

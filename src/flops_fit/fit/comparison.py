@@ -338,7 +338,7 @@ class _Told:
         at, run = local.rows(N, D)[1]
         points = evidence.solution.points
         at = at if points.log else at * points.scale / float(best[0].loss)
-        return cls(at, run, local.information, local.noise**-2)
+        return cls(at, run, local.information, float(local.weights(np.ones(1))[0]))
 
     @property
     def variance(self) -> float:

@@ -9,19 +9,21 @@ g a Gaussian process (Kennedy & O'Hagan 2001) of amplitude τ: a part of correla
 direction and a longer one in compute alone. θ has weak priors. τ, ℓ and the noise σ take a grid of
 values, each weighed by the likelihood of the runs (θ by Laplace's method, g exactly) times a prior
 for τ. Whole surfaces are drawn from this :class:`Posterior`. Runs far from the optimum and of little
-compute say less about large budgets: their noise is larger by :func:`trust_weights`.
+compute say less about large budgets: their noise is larger by :func:`trust_weights`. That leaves the
+runs near the largest optimum less noise than runs are seen to have. So each draw is of runs with the
+rest of their scatter added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fit.misfit_basis import Basis
 from flops_fit.fit.misfit_mean import (
     MOST_POINTS,
     Gaussian,
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from flops_fit.fit.intervals import Evidence
 
 DRAWS = 400
-_KNOT_SPACING = 0.8  # correlation lengths: 1e-3 of the variance of g is lost between two knots
 _BELOW, _ABOVE, _BESIDE = 7.0, 9.5, 2.5  # e-folds of compute and of √(N/D) that the knots go on
 _AMPLITUDES = 8
 _NOISES = (0.5, 0.75, 1.0)  # times the scatter around the fitted law: the misfit explains the rest
@@ -61,62 +62,6 @@ class Tuned:
 
     shifts: Floats
     constants: float
-
-
-@dataclass(frozen=True, eq=False)
-class Basis:
-    """Functions φ of compute s = x + y and shape v = x − y with unit normal weights, for one ℓ.
-
-    Σ φ(a)·φ(b) is nearly the Gaussian kernel. Beyond the knots the value at their edge goes on.
-    """
-
-    length: float
-    drift: float
-    drift_length: float
-    s_range: tuple[float, float]
-    v_range: tuple[float, float]
-
-    def __call__(self, x: Floats, y: Floats) -> Floats:
-        """φ at points of shape (points,): (points, functions)."""
-        s, v = np.clip(x + y, *self.s_range), np.clip(x - y, *self.v_range)
-        along, across, drift = (a.values(at) for a, at in zip(self.axes, (s, v, s), strict=True))
-        both = (along[:, :, None] * across[:, None, :]).reshape(len(s), -1)
-        return np.hstack([both, self.drift * drift])
-
-    @cached_property
-    def axes(self) -> tuple[Axis, Axis, Axis]:
-        """The knots along s and v, and those along s of the drift."""
-        # Isotropic in (x, y) is isotropic in (s, v)/√2.
-        length = float(np.sqrt(2) * self.length)
-        drift = Axis(self.s_range, self.drift_length)
-        return Axis(self.s_range, length), Axis(self.v_range, length), drift
-
-    def knot_weights(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Weights as of plain kernels: (draws, knots of s, knots of v), (draws, knots of drift)."""
-        along, across, drift = self.axes
-        count = len(along.knots) * len(across.knots)
-        both = weights[:, :count].reshape(-1, len(along.knots), len(across.knots))
-        of_drift = self.drift * weights[:, count:] @ drift.whitener.T
-        return along.whitener @ both @ across.whitener.T, of_drift
-
-
-class Axis:
-    """Functions of one variable whose products sum to exp(−Δ²/2ℓ²): kernels times ``whitener``."""
-
-    def __init__(self, span: tuple[float, float], length: float) -> None:
-        count = max(int(np.ceil((span[1] - span[0]) / (_KNOT_SPACING * length))), 1) + 1
-        self.knots, self.length = np.linspace(*span, count), length
-        values, vectors = np.linalg.eigh(self.kernel(self.knots))
-        # The symmetric root: the signs of eigenvectors, which threads change, leave it as it is.
-        self.whitener = (vectors / np.sqrt(np.maximum(values, 1e-10))) @ vectors.T
-
-    def kernel(self, at: Floats) -> Floats:
-        """exp(−Δ²/2ℓ²) to every knot, shape (points, knots)."""
-        return np.asarray(np.exp(-0.5 * ((at[:, None] - self.knots) / self.length) ** 2))
-
-    def values(self, at: Floats) -> Floats:
-        """The functions, shape (points, knots)."""
-        return np.asarray(self.kernel(at) @ self.whitener)
 
 
 def trust_weights(
@@ -211,12 +156,15 @@ def posterior(evidence: Evidence) -> Posterior:
     precision = trust_weights(solution.law, N, C, float(np.max(C)), evidence.flops, prior)
     size = np.maximum(np.abs(solution.residuals), 1e-300)
     precision *= np.minimum(1.0, _FAR_RESIDUAL * scatter / size) ** 2
-    precision *= evidence.base / np.max(evidence.base)
+    base = evidence.base / np.max(evidence.base)
+    seen = scatter**2 * precision * np.median(base)
+    precision *= base
     within, pooled_away = 0.0, 0
     shifts = tuned.shifts if tuned else None
     if len(points.z) > MOST_POINTS:
         apart = [np.log(c) for c in evidence.runs.covariates(solution.law.covariates)]
-        mean, points, precision, within, shifts = pool(mean, precision, shifts, apart)
+        mean, points, precision, within, mean_of = pool(mean, precision, apart)
+        seen, shifts = mean_of(seen), None if shifts is None else mean_of(shifts)
         pooled_away = len(solution.points.z) - len(points.z)
     whiten = _whitener(precision, points)
     least = min(max(0.1 * scatter, _SMALLEST_NOISE), _LARGEST_AMPLITUDE / 10)
@@ -228,7 +176,7 @@ def posterior(evidence: Evidence) -> Posterior:
     v_range = float(np.min(v)) - _BESIDE, float(np.max(v)) + _BESIDE
     drift = (prior.drift, prior.drift_length)
     bases = [Basis(length, *drift, s_range, v_range) for length in prior.lengths]
-    cases = [_Conditional(basis, mean, whiten, points, tau, sigma) for basis in bases]
+    cases = [_Conditional(b, mean, whiten, points, scatter, seen, tau, sigma) for b in bases]
     scores = np.array([c.evidence - 0.5 * (tau / prior.amplitude) ** 2 for c in cases])
     scores -= pooled_away * np.log(sigma) + 0.5 * within / sigma**2
     share = np.exp(scores - np.max(scores))
@@ -285,12 +233,18 @@ def _whitener(precision: Floats, points: Points) -> Callable[[Floats], Floats]:
 
 @dataclass(eq=False)
 class _Conditional:
-    """The posterior for one ℓ and a batch of (τ, σ): θ at its mode and g around it."""
+    """The posterior for one ℓ and a batch of (τ, σ): θ at its mode and g around it.
+
+    ``scatter`` is how far a run is seen to lie from the law, ``seen`` its variance for each run,
+    whitened: σ² where the model has as much.
+    """
 
     basis: Basis
     mean: Mean
     whiten: Callable[[Floats], Floats]
     points: Points
+    scatter: float
+    seen: Floats
     tau: Floats
     sigma: Floats
 
@@ -344,15 +298,24 @@ class _Conditional:
                 break
         return eta, value, H
 
+    def _moved(self, i: np.int64, noise: Floats) -> Floats:
+        """The gradient of η that whitened ``noise`` of the runs, (draws, runs), adds at a mode."""
+        slopes = self.whiten(self.mean.local(self.eta[i : i + 1], self.points)[1][0])
+        variance, tau2 = self.sigma[i] ** 2, self.tau[i] ** 2
+        shrink = tau2 / (variance + tau2 * self.values)
+        across = (noise @ self.projector * shrink) @ (slopes @ self.projector).T
+        return np.asarray((noise @ slopes.T - across) / variance)
+
     def gaussian(self, i: int) -> Gaussian:
         """See :class:`Gaussian`, for one of the batch."""
         slopes = self.mean.local(self.eta[i : i + 1], self.points)[1][0]
         phi = self.basis(self.points.x, self.points.y).T
-        rows, k = self.whiten(np.vstack([slopes, phi])) / self.sigma[i], len(slopes)
+        noise, k = float(self.sigma[i]), len(slopes)
+        rows = self.whiten(np.vstack([slopes, phi])) / np.sqrt(np.maximum(noise**2, self.seen))
         prior = np.eye(len(rows)) * self.tau[i] ** -2.0
         prior[:k, :k] = self.mean.precision
-        noise = float(self.sigma[i])
-        return Gaussian(self.mean, self.basis, self.eta[i], noise, rows @ rows.T + prior, prior)
+        told = rows @ rows.T + prior
+        return Gaussian(self.mean, self.basis, self.eta[i], noise, self.scatter, told, prior)
 
     def draw(
         self,
@@ -376,11 +339,16 @@ class _Conditional:
             if shifts is not None:  # each draw's own
                 one = np.full(n, i)
                 modes = self._mode(self.eta[one], z, self.tau[one], self.sigma[one])[0]
-            eta = modes + wide * (rng.normal(size=(n, len(half))) @ half)
+            lacking = np.sqrt(np.maximum(self.seen - sigma**2, 0.0))
+            noise = wide * lacking * rng.normal(size=(n, len(lacking)))
+            moved = self._moved(i, noise) @ half.T @ half
+            eta = modes + moved + wide * (rng.normal(size=(n, len(half))) @ half)
             precision = self.values / sigma**2 + tau**-2.0
             model = self.mean.local(np.vstack([self.eta[i], eta]), self.points)[0]
             target = z if shifts is None else np.vstack([self.points.z, z])
-            found = self.whiten(target - model) @ self.projector / (sigma**2 * precision)
+            left = self.whiten(target - model)
+            left[1:] += noise
+            found = left @ self.projector / (sigma**2 * precision)
             # Drawn in the basis itself, so that no sign of an eigenvector decides a draw.
             loose = (
                 wide * (rng.normal(size=(n, len(precision))) @ self.vectors) / np.sqrt(precision)

@@ -140,9 +140,9 @@ class MisfitPrior:
     of the lowest loss, of the logs of the terms' sizes, and of ln p, ln q and ln κ.
     """
 
-    amplitude: float = 0.012  # standard deviation of a half-normal prior of τ, relative to the loss
+    amplitude: float = 0.007  # standard deviation of a half-normal prior of τ, relative to the loss
     lengths: tuple[float, ...] = (1.2, 2.0, 3.2)  # the values of ℓ, in e-folds of N and of D
-    drift: float = 2.0  # amplitude, in units of τ, of the part of g that a budget's sizes share
+    drift: float = 3.0  # amplitude, in units of τ, of the part of g that a budget's sizes share
     drift_length: float = 5.0  # of that part, in e-folds of compute
     window: float = 4.0  # a run this factor from N* has twice the noise variance
     tilt: float = 0.5  # one of compute C has (C_max/C)^tilt times the noise variance
@@ -287,15 +287,21 @@ class Gaussian:
     """The posterior of the law and of g's weights together, as one normal at one (τ, ℓ, σ).
 
     Its coordinates are η and the weights, (k + M,); ``information``, (k + M)², is its inverse
-    covariance and ``prior`` that of the prior. ``noise`` is σ, of a run of full trust.
+    covariance and ``prior`` that of the prior. ``noise`` is σ, of a run of full trust, ``scatter`` what
+    runs are seen to have.
     """
 
     mean: Mean
     basis: Callable[[Floats, Floats], Floats]
     eta: Floats
     noise: float
+    scatter: float
     information: Floats
     prior: Floats
+
+    def weights(self, trust: Floats) -> Floats:
+        """1 over the noise variance of runs to come: that of their trust, or their scatter if larger."""
+        return np.asarray(np.minimum(trust / self.noise**2, self.scatter**-2.0))
 
     def rows(self, N: Floats, D: Floats) -> tuple[Floats, Floats]:
         """Values of the law and slopes over the coordinates, (points, k + M), in the fit's space."""
@@ -319,15 +325,13 @@ def _informed(
 
 
 def pool(
-    mean: Mean,
-    precision: Floats,
-    shifts: Floats | None = None,
-    apart: Sequence[Floats] = (),
-) -> tuple[Mean, Points, Floats, float, Floats | None]:
+    mean: Mean, precision: Floats, apart: Sequence[Floats] = ()
+) -> tuple[Mean, Points, Floats, float, Callable[[Floats], Floats]]:
     """One point for each cell of runs; their precision, and the weighted squares left inside cells.
 
-    Runs that differ in ``apart``, what else their law knows, share no cell. A point lies at its runs' mean
-    residual off the fitted law, so that a cell may have a slope.
+    Last comes the function that takes weighted means over cells, of the last axis. Runs that differ in
+    ``apart``, what else their law knows, share no cell. A point lies at its runs' mean residual off the
+    fitted law, so that a cell may have a slope.
     """
     points, cell = mean.points, _CELL
     shared = np.zeros(len(points.z)) if points.groups is None else points.groups
@@ -351,5 +355,4 @@ def pool(
     at = replace(points, x=mean_of(points.x), y=mean_of(points.y), groups=groups)
     mean, model = mean.pooled(mean_of, at)
     within = float(np.sum(precision * (residuals - off[group]) ** 2))
-    moved = None if shifts is None else mean_of(shifts)
-    return mean, replace(at, z=model + off), total, within, moved
+    return mean, replace(at, z=model + off), total, within, mean_of
