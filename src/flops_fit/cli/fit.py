@@ -5,7 +5,6 @@ from __future__ import annotations  # evaluated, they would import what --help d
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,13 +72,11 @@ def fit(
         shown += ["\nColumns read:", *(f"  {line}" for line in (*recognised, *derived))]
     if fitted.search is not None:
         shown.append(f"\n{fitted.search}")
-    rows = [p.to_dict() for p in predictions]
     axes = [fitted.axis(name) for name in axis or ()]
     sparse = answer.best_experts(fitted, predict or [fitted.largest_compute], max_total_params)
     shown += [f"\n{effect}" for effect in (*axes, *sparse)]
-    document: dict[str, Any] = {"fit": fitted.to_dict(), "predictions": rows, "report": None}
-    document |= {"axes": [vars(effect) for effect in axes]} if axes else {}
-    document |= {"experts": [asdict(found) for found in sparse]} if sparse else {}
+    document: dict[str, Any] = {"fit": fitted, "predictions": predictions, "report": None}
+    document |= ({"axes": axes} if axes else {}) | ({"experts": sparse} if sparse else {})
     if report is not None:
         title = f"Compute-optimal training: {runs.resolve().name}"
         path = flops_fit.write_report(
@@ -96,8 +93,8 @@ def _by_group(grouped: flops_fit.fit.GroupFit, predict: Sequence[float] | None) 
     for name, fit in grouped.fits.items():
         answers = [fit.predict(c) for c in predict or [fit.largest_compute]]
         shown.append(f"\n{name}\n\n{flops_fit.report.chinchilla_table(answers, fit.trust)}")
-        predictions[name] = [p.to_dict() for p in answers]
-    document = {"fit": grouped.to_dict(), "predictions": predictions}
+        predictions[name] = answers
+    document = {"fit": grouped, "predictions": predictions}
     return Answer(tuple(shown), document, all(f.trust != "no" for f in grouped.fits.values()))
 
 
@@ -120,9 +117,10 @@ def report(
         title=f"Compute-optimal training: {runs.resolve().name}",
         curves=flops_fit.store.training_curves(runs, sweep),
     )  # fmt: skip
-    rows = [p.to_dict() for p in predictions]
-    document: dict[str, Any] = {"report": str(path), "trust": fitted.trust, "predictions": rows}
-    document["findings"] = answer.serious(fitted, findings)
+    document = {
+        "report": str(path), "trust": fitted.trust, "predictions": predictions,
+        "findings": answer.serious(fitted, findings),
+    }  # fmt: skip
     shown = (
         f"Report: {path}\n",
         flops_fit.report.chinchilla_table(predictions, fitted.trust),
@@ -156,7 +154,7 @@ def compare(
     for name, path in (("the second", second), ("the first", first)):
         text = text.replace(name, str(path), 1)
     trust = f"First: {first}, trust: {baseline.trust}. Second: {second}, trust: {other.trust}."
-    document = {**asdict(comparison), "first": str(first), "second": str(second)}
+    document = {**vars(comparison), "first": str(first), "second": str(second)}
     findings = [f"  • {d}" for d in comparison.diagnostics]
     if report is not None:
         names = (

@@ -4,8 +4,8 @@ from __future__ import annotations  # evaluated, they would import what --help d
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,21 +134,21 @@ def _by_law(name: str, question: Question) -> Answer:
         f"{law_line(law)} {flops_fit.reference.law_source(name)} It holds for its authors' models and "
         "data, and has no intervals."
     )
-    return Answer(tuple(shown), _document(name, law, rows, losses, map(vars, served)))
+    return Answer(tuple(shown), _document(name, law, rows, losses, served))
 
 
 def _document(
     name: str,
     law: flops_fit.laws.Law | flops_fit.laws.OptimumOnly,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Any],
     losses: Sequence[dict[str, Any]],
-    inference: Iterable[dict[str, Any]],
+    inference: Sequence[flops_fit.laws.InferenceOptimum],
 ) -> dict[str, Any]:
-    """The answer as plain values; the last ``rows`` are those at ``losses``."""
+    """The answer for JSON; the last ``rows`` are those at ``losses``."""
     targets = len(rows) - len(losses)
     reached = [{**loss, "at": row} for loss, row in zip(losses, rows[targets:], strict=True)]
     about = {"law": {"name": name, **constants(law)}, "predictions": rows[:targets]}
-    return {**about, "losses": reached, "inference": list(inference)}
+    return {**about, "losses": reached, "inference": inference}
 
 
 def _by_fit(
@@ -173,11 +173,10 @@ def _by_fit(
     shown += [f"\n{found}" for found in sparse]
     about = [d for estimates in (served, needed) for e in estimates for d in e.diagnostics]
     words, findings = answer.summary(fit, predictions, (*planned, *about))
-    rows = [p.to_dict() for p in predictions]
     losses = [{"loss": loss, **vars(e)} for loss, e in reached]
-    document = _document(fit.law.name, fit.law, rows, losses, map(vars, served))
+    document = _document(fit.law.name, fit.law, predictions, losses, served)
     document |= {"trust": fit.trust, "findings": answer.serious(fit, findings)}
-    document |= {"experts": [asdict(found) for found in sparse]} if sparse else {}
+    document |= {"experts": sparse} if sparse else {}
     return Answer((*shown, "", words), document, answer.relied_on(fit, findings))
 
 
@@ -208,7 +207,7 @@ def metric(
         with flops_fit.files.output_errors(plot, "--plot"):
             fit.plot(level=level).savefig(plot, dpi=300)
         shown.append(f"\nFigure: {plot}")
-    document = {"metric": fit.to_dict(), "predictions": [p.to_dict() for p in predictions]}
+    document = {"metric": fit, "predictions": predictions}
     return Answer(tuple(shown), document, fit.trust != "no")
 
 

@@ -10,7 +10,6 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,7 +149,7 @@ def plan(
     if adaptive := getattr(design, "kind", design) == "adaptive":
         shown.append("These are the runs of the pilot; the sweep chooses the others as it goes.")
     shown += [str(d) for d in planned.diagnostics]
-    document = {**json.loads(planned.to_json()), "cost": cost.to_dict(), "pilot": adaptive}
+    document = {**json.loads(planned.to_json()), "cost": cost, "pilot": adaptive}
     if designs:
         compared = planned.compare_designs(on, dollars_per_hour, parallel, mfu)
         shown += ["", compared]
@@ -231,8 +230,7 @@ def run(
     shown = [*result.steps, *([""] if result.steps else []), str(result), ""]
     shown += [f"{name.capitalize() + ':':<8}{path}" for name, path in paths.items()]
     document = {
-        "fit": result.fit.to_dict(), "predictions": [p.to_dict() for p in predictions],
-        "steps": list(result.steps), "output_dir": str(folder),
+        "fit": result.fit, "predictions": predictions, "steps": result.steps, "output_dir": str(folder),
         "paths": {name: str(path) for name, path in paths.items()},
     }  # fmt: skip
     findings = [*result.diagnostics, *predictions[-1].diagnostics]
@@ -359,8 +357,8 @@ def run_demo(output_dir: Path, workers: int = 2, images: dict[str, Any] | None =
         f"Figures: {output_dir / 'plots'}\nReport:  {result.report()}\n"
         f"Runs:    {output_dir / 'runs.csv'}\nTook {format_duration(time.monotonic() - started)}."
     )
-    predictions = [result.predict(c).to_dict() for c in result.plan.budgets]
-    document = {"fit": result.fit.to_dict(), "predictions": predictions, "held_out": asdict(check)}
+    predictions = [result.predict(c) for c in result.plan.budgets]
+    document = {"fit": result.fit, "predictions": predictions, "held_out": check}
     shown = ("", str(result), "", held_out_check(check, len(sizes) - 1), "", paths)
     return Answer(shown, {**document, "output_dir": str(output_dir)})
 
