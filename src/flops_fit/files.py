@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import hashlib
 import io
 import json
 import os
@@ -98,29 +97,6 @@ def flush_file(handle: IO[Any]) -> None:
     """Put what was written on the disk."""
     handle.flush()
     os.fsync(handle.fileno())
-
-
-class HashingFile:
-    """A file to write to that keeps the digest and size of what was written, and the first error."""
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        self.handle, self.digest, self.size = handle, hashlib.sha256(), 0
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        """Write, and count what arrived."""
-        try:
-            written = self.handle.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-        self.digest.update(data)
-        self.size += written
-        return written
-
-    def flush(self) -> None:
-        """Hand what was written to the system."""
-        self.handle.flush()
 
 
 def flush_directory(path: Path) -> None:

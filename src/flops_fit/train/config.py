@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, cast
 
 from flops_fit.data.spec import EVAL_SAMPLES
@@ -20,7 +21,6 @@ from flops_fit.plan.cost import find_peak
 from flops_fit.plan.timing import Speed
 from flops_fit.records import Experiment
 from flops_fit.trackers.tracker import Tracker, check_trackers
-from flops_fit.train.checkpoint import check_intervals
 from flops_fit.train.optimizer import MakeOptimizer, ParamGroups
 
 Compile = Literal["auto"] | bool
@@ -35,6 +35,17 @@ _HANDOVER_SECONDS = 2e-3  # of a batch from one process to another, on busy core
 _HANDOVER_BYTES = 2e9  # per second, on top
 _MIN_GAIN = 0.1  # of a step: measured times vary by nearly as much
 _MIN_GAIN_SECONDS = 5.0  # in the whole run, as processes have to be started
+
+# Settings that are numbers, the value that leaves each out, and what is expected of others.
+_NUMBERS: tuple[tuple[str, Any, Callable[..., float], str], ...] = (
+    ("microbatch", None, check_whole, "a whole number of samples, 1 or more"),
+    ("workers", "auto", partial(check_whole, at_least=0), "'auto' or a whole number of processes, 0 or more"),
+    ("eval_samples", EVAL_SAMPLES, check_whole, "a whole number of held-out samples, 1 or more"),
+    ("checkpoint_seconds", None, partial(check_number, at_least=0), "finite seconds, 0 or more, or None"),
+    ("checkpoint_steps", None, check_whole, "a whole number, 1 or more, or None"),
+    ("peak_flops", None, partial(check_number, above=0),
+     "the peak FLOP/s of the device, such as 312e12, or None"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,21 +113,12 @@ class TrainingConfig:
             )
         if self.precision != "auto" and not isinstance(self.precision, Precision):
             Precision(self.precision)  # type: ignore[arg-type]  # refuses what is no precision
-        if self.microbatch is not None:
-            expected = "a whole number of samples, 1 or more"
-            check_whole("microbatch", self.microbatch, expected=expected)
-        if self.workers != "auto":
-            expected = "'auto' or a whole number of processes, 0 or more"
-            check_whole("workers", self.workers, at_least=0, expected=expected)
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise InputError(f"compile: expected 'auto', True or False; got {self.compile!r}.")
-        expected = "a whole number of held-out samples, 1 or more"
-        check_whole("eval_samples", self.eval_samples, expected=expected)
-        check_intervals(self.checkpoint_seconds, self.checkpoint_steps)
+        for name, left_out, check, expected in _NUMBERS:
+            if (value := getattr(self, name)) != left_out:
+                check(name, value, expected=expected)
         object.__setattr__(self, "trackers", check_trackers(self.trackers))
-        if self.peak_flops is not None:
-            expected = "the peak FLOP/s of the device, such as 312e12, or None"
-            check_number("peak_flops", self.peak_flops, above=0, expected=expected)
         for name in ("branch", "activation_checkpointing"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InputTypeError(f"{name}: expected True or False; got {value!r}.")

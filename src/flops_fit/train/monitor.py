@@ -21,7 +21,7 @@ import numpy as np
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, Ranks
-from flops_fit.errors import InputError, check_number
+from flops_fit.errors import InputError
 from flops_fit.flops.functions import Floats
 from flops_fit.lazy import nn, torch
 from flops_fit.objective import Evaluator, Objective
@@ -38,7 +38,8 @@ _RIPPLE = 1e-3  # of the median: smaller rises are no spikes however flat the lo
 _MAD_TO_SD = 1.4826  # standard deviation of a normal law over its median absolute deviation
 _Q90_TO_SD = 1 / 1.2816  # and over the distance from its median to its 90 % quantile
 _MEDIAN_SE = 1.2533  # standard error of a median over sd/√n
-_MAX_SPIKES = 100  # kept one by one; all are counted
+_SPIKE = 6.0  # standard deviations above the median
+_MAX_SPIKES = 100
 
 
 @dataclass
@@ -48,55 +49,38 @@ class MonitorState:
     step: int = 0
     start: float | None = None
     smoothed: float | None = None
-    lowest: float | None = None
     first: list[float] = field(default_factory=list)
     margin: float = 0.0
     above: int = 0
     reason: str = ""
     recent: list[float] = field(default_factory=list)
     spikes: list[list[float]] = field(default_factory=list)
-    spike_count: int = 0
-    grad_steps: int = 0
-    grad_mean: float = 0.0
-    grad_max: float = 0.0
 
 
 class DivergenceMonitor:
     """Follows the training loss of one run by its readings, means over the steps since the last.
 
     A run has diverged when a reading or a gradient norm is not finite, or when the smoothed loss stays a
-    tenth above its start (the median of the first readings, plus three standard errors) for a share
-    ``patience`` of the ``steps``. A spike, over ``spike`` standard deviations, is only recorded.
+    tenth above its start (the median of the first readings, plus three standard errors) for a fifth of the
+    ``steps``. A spike, over six standard deviations, is only recorded.
     """
 
-    def __init__(self, steps: int, *, spike: float = 6.0, patience: float = _PATIENCE) -> None:
-        check_number("steps", steps, at_least=1, infinite=True)
-        check_number("spike", spike, above=0, infinite=True)
-        check_number("patience", patience, above=0, at_most=1)
+    def __init__(self, steps: int) -> None:
         self.half_life = max(_MIN_STEPS, _HALF_LIFE * steps)
-        self.patience = max(_MIN_STEPS, patience * steps)
-        self.spike = spike
+        self.patience = max(_MIN_STEPS, _PATIENCE * steps)
         self.state = MonitorState()
 
-    def observe(self, step: int, loss: float, grad_norm: float | None = None) -> str:
+    def observe(self, step: int, loss: float, grad_norm: float = 0.0) -> str:
         """Take one reading after ``step`` steps; the reason why the run has diverged, if it has."""
         state = self.state
-        if not step > state.step:
-            raise InputError(f"step: expected one after the last, {state.step}; got {step!r}.")
         steps, state.step = step - state.step, step
-        loss = float(loss)
         if state.reason:
             return state.reason
         if not math.isfinite(loss):
             state.reason = f"training loss {loss:g} by step {step}"
-        elif grad_norm is not None and not math.isfinite(grad_norm):
-            state.reason = f"gradient norm {float(grad_norm):g} by step {step}"
+        elif not math.isfinite(grad_norm):
+            state.reason = f"gradient norm {grad_norm:g} by step {step}"
         else:
-            if grad_norm is not None:
-                norm = float(grad_norm)
-                state.grad_steps += steps
-                state.grad_mean += (norm - state.grad_mean) * steps / state.grad_steps
-                state.grad_max = max(state.grad_max, norm)
             self._add_spike(step, loss)
             self._add_level(step, loss, steps)
         return state.reason
@@ -133,9 +117,9 @@ class DivergenceMonitor:
     def _add_level(self, step: int, loss: float, steps: int) -> None:
         """Smooth the loss, and count the steps for which it lies above its start."""
         s = self.state
-        if s.start is None or s.smoothed is None or s.lowest is None:
+        if s.start is None or s.smoothed is None:
             s.first = [loss]
-            s.start = s.smoothed = s.lowest = loss
+            s.start = s.smoothed = loss
             return
         if step <= self.half_life and len(s.first) < _WINDOW:
             s.first = [*s.first, loss]
@@ -144,7 +128,6 @@ class DivergenceMonitor:
             s.margin = 3 * _MEDIAN_SE * sd / math.sqrt(len(s.first))
         old = 2.0 ** (-steps / self.half_life)
         s.smoothed = old * s.smoothed + (1 - old) * loss
-        s.lowest = min(s.lowest, s.smoothed)
         bound = s.start + _MARGIN * abs(s.start) + s.margin
         s.above = s.above + steps if s.smoothed > bound else 0
         if s.above >= self.patience:
@@ -158,10 +141,9 @@ class DivergenceMonitor:
                 _MAD_TO_SD * median(abs(value - middle) for value in s.recent),
                 _Q90_TO_SD * (sorted(s.recent)[int(0.9 * (len(s.recent) - 1))] - middle),
             )
-            if loss > middle + self.spike * max(spread, _RIPPLE * abs(middle)):
-                s.spike_count += 1
-                if len(s.spikes) < _MAX_SPIKES:
-                    s.spikes.append([step, loss])
+            limit = middle + _SPIKE * max(spread, _RIPPLE * abs(middle))
+            if loss > limit and len(s.spikes) < _MAX_SPIKES:
+                s.spikes.append([step, loss])
         # A spike enters the window too: it hardly moves the median, and a new level becomes usual.
         s.recent = [*s.recent, loss][-_WINDOW:]
 
