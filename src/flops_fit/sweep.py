@@ -46,10 +46,6 @@ def run_experiments(
     finished = store.finished(experiments)
     for note in store.notes:
         view.note(note)
-    if others := store.others(experiments):
-        view.note(
-            f"{others} earlier runs of this folder are not in this plan: kept, and not fitted."
-        )
     missing = [e for e in experiments if e.id not in finished]
     store.prune(experiments, finished)
     with view.open(experiments, list(finished.values()), executor.capacity):

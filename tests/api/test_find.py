@@ -188,7 +188,7 @@ def test_changed_budgets_keep_the_runs_that_stay(
     second = flops_fit.find_optimal(**changed, output_dir=trained)
     told = capsys.readouterr().err
     assert "8 of 12 runs are finished already" in told
-    assert "4 earlier runs of this folder are not in this plan" in told
+    assert "4 earlier runs of this folder are not part of this sweep" in told
     kept = {r.experiment.id: r for r in first.runs if r.experiment.budget > 3e5}
     shared = [r for r in second.runs if r.experiment.budget > 2e5]
     assert len(shared) == 8

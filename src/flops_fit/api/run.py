@@ -1,6 +1,6 @@
 """Carry out a plan; tune it first; or choose its runs batch after batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,10 +81,9 @@ def run_plan(
     plan: SweepPlan,
     task: Task | None,
     options: RunOptions,
-    folder: type[Store] = Store,
     view: SweepView | None = None,
 ) -> list[Run]:
-    """What :func:`run_sweep` does, with its arguments gathered, its kind of folder and its view."""
+    """What :func:`run_sweep` does, with its arguments gathered; with a ``view``, a round of a sweep."""
     if task is None:
         raise InputError(
             "run_sweep: the plan was made without a data set, so it cannot be trained. Give dataset= "
@@ -102,9 +101,12 @@ def run_plan(
         return follow_sweep(ranks, task)
 
     def sweep(task: Task) -> list[Run]:
-        store = folder.open(options.output_dir, resume=options.resume)
+        store = Store.open(options.output_dir, resume=options.resume)
         store.write_plan(plan.experiments, plan.diagnostics)
-        runs = run_experiments(plan.experiments, task, chosen, store, view or options.view)
+        shown = view or options.view
+        if view is None:
+            note_others(store, plan.experiments, shown)
+        runs = run_experiments(plan.experiments, task, chosen, store, shown)
         gone = [r for r in runs if r.state in FINAL and not store.is_recorded(r.experiment.id)]
         if gone or not store.marker.exists():
             for run in gone:
@@ -167,12 +169,12 @@ def tune_sweep(
     return tune_plan(plan, tuning_options, RunOptions(executor, output_dir, resume, progress))
 
 
-class GrowingStore(Store):
-    """The folder of a sweep that asks for its runs batch after batch."""
-
-    def others(self, experiments: Iterable[Experiment]) -> int:
-        """None: runs that are recorded already may be those of a later batch."""
-        return 0
+def note_others(store: Store, experiments: Sequence[Experiment], view: SweepView) -> None:
+    """Say how many runs of a folder are not part of a sweep, once all of that are known."""
+    if others := store.others(experiments):
+        view.note(
+            f"{others} earlier runs of this folder are not part of this sweep: kept, and not fitted."
+        )
 
 
 class Rounds:
@@ -186,7 +188,7 @@ class Rounds:
     def __call__(self, experiments: Sequence[Experiment]) -> list[Run]:
         """The runs of the next round."""
         plan = replace(self.plan, experiments=tuple(experiments))
-        runs = run_plan(plan, self.task, self.options, GrowingStore, self.view)
+        runs = run_plan(plan, self.task, self.options, self.view)
         self.options = replace(self.options, resume=True)  # later rounds belong to this sweep
         return runs
 
@@ -196,12 +198,9 @@ class Rounds:
             self.view.step(line)
 
     def note_others(self, experiments: Sequence[Experiment]) -> None:
-        """Say how many runs of the folder are not part of this sweep, once it is known."""
-        others = Store(Path(self.options.output_dir)).others(experiments) if self.leads else 0
-        if others:
-            self.view.note(
-                f"{others} earlier runs of this folder are not part of this sweep: kept, and not fitted."
-            )
+        """See :func:`note_others`, on one rank."""
+        if self.leads:
+            note_others(Store(Path(self.options.output_dir)), experiments, self.view)
 
 
 def climb_plan(plan: SweepPlan, task: Task | None, options: RunOptions) -> Climbed:
