@@ -98,9 +98,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def explains_names(
-    moved: Mapping[str, object],
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def explains_names(moved: Mapping[str, object]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let an unknown keyword argument raise an InputTypeError: what to give, or where it has moved."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -279,14 +279,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         read = (in_words("sizes_6nd", unit=spec.unit.rstrip("s")).message,)
     joint = sweep.joint
     planner = Planner(
-        factory,
-        budgets,
-        design,
-        sizes,
-        read,
-        tuple(findings),
-        task=task,
-        joint=joint,
+        factory, budgets, design, sizes, read, tuple(findings), task=task, joint=joint
     )
     plan = planner.plan()
     if isinstance(task, CommandTask):
@@ -364,10 +357,7 @@ def _with_trainer(plan: SweepPlan, trainer: Trainer) -> SweepPlan:
     precision, device = trainer.precision, trainer.device
     probed = trainer.model, trainer.data, trainer.objective
     probe = Probe(
-        *probed,
-        device,
-        trainer.config.microbatch,
-        functools.partial(precision.autocast, device),
+        *probed, device, trainer.config.microbatch, functools.partial(precision.autocast, device)
     )
     with rng.kept(device), precision.flags(device):
         speed = probe.measure(plan.experiments, trainer.held_out.size or 0) if fits else None

@@ -78,10 +78,7 @@ def run_sweep(
 
 
 def run_plan(
-    plan: SweepPlan,
-    task: Task | None,
-    options: RunOptions,
-    view: SweepView | None = None,
+    plan: SweepPlan, task: Task | None, options: RunOptions, view: SweepView | None = None
 ) -> list[Run]:
     """What :func:`run_sweep` does, with its arguments gathered; with a ``view``, a round of a sweep."""
     if task is None:
