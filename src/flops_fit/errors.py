@@ -119,11 +119,6 @@ def explains_names(moved: Mapping[str, object]) -> Callable[[Callable[P, R]], Ca
     return decorate
 
 
-def names_near_matches(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a misspelt keyword argument raise a TypeError that names the nearest real one."""
-    return explains_names({})(function)
-
-
 def unknown_name(name: str, known: Sequence[str], moved: Mapping[str, object]) -> str:
     """What to use instead of an unknown name: its new place, the nearest known one, or a list."""
     if name in moved:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flops_fit import report
-from flops_fit.plan.cost import peak_by_short_name
+from flops_fit.plan.cost import find_peak
 from tests.browser.conftest import AXE, Opened, Report, read_row, set_field
 from tests.cli._typed import TYPED
 
@@ -127,7 +127,7 @@ def test_hours_days_and_dollars_are_plain_arithmetic(opened: Open) -> None:
         page.select_option("#device", label=_label(page, device))
         for name, value in (("utilisation", share), ("devices", k), ("price", price)):
             set_field(page, name, value)
-        peak = peak_by_short_name(device)
+        peak = find_peak(device)
         assert peak is not None
         hours = C / ((peak.bf16 or peak.fp32 or 0) * 1e12 * share / 100) / 3600
         assert read_row(page, "hours")[0] == pytest.approx(hours, rel=1e-9)

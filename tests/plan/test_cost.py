@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flops_fit import TrainingConfig, plan_sweep
 from flops_fit.errors import InputError, InputTypeError
 from flops_fit.plan import CostEstimate, Reading, Speed, StepTimes, SweepPlan
-from flops_fit.plan.cost import DEVICES, DesignCost, DesignCosts, makespan, peak_by_short_name
+from flops_fit.plan.cost import DEVICES, DesignCost, DesignCosts, find_peak, makespan
 from tests.conftest import MLP, Blobs, cross_entropy, make_experiment
 
 BUDGETS = [1e8, 2e8, 4e8]
@@ -122,10 +122,10 @@ def test_the_assumed_utilisation_is_stated_and_can_be_given(plan: SweepPlan) -> 
 
 def test_every_device_on_the_list_has_a_peak() -> None:
     for name in DEVICES:
-        peak = peak_by_short_name(name)
+        peak = find_peak(name)
         assert peak is not None, name
         assert peak.bf16 or peak.fp32
-        assert peak_by_short_name(f"NVIDIA {name}".upper()) == peak
+        assert find_peak(f"NVIDIA {name}".upper()) == peak
 
 
 def test_measured_times_are_those_of_the_table(plan: SweepPlan) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from flops_fit.adaptive.candidates import Experimenter
 from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
 from flops_fit.distributed import Ranks, join_ranks
-from flops_fit.errors import InputError, OutputError, TableError, names_near_matches
+from flops_fit.errors import InputError, OutputError, TableError, explains_names
 from flops_fit.execute import resolve_executor
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Executor, InProcessExecutor, Task
@@ -130,7 +130,7 @@ def ranks_of(task: Task | None) -> Ranks:
     return join_ranks(str(getattr(task, "device", "cpu")))
 
 
-@names_near_matches
+@explains_names({})
 def tune_sweep(
     plan: SweepPlan,
     tune: str | Tune = "pilot",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
-from flops_fit.errors import InputError, is_whole, names_near_matches
+from flops_fit.errors import InputError, explains_names, is_whole
 from flops_fit.hparams import HParams
 from flops_fit.lazy import torch
 from flops_fit.model.spec import ModelSpec, Size
@@ -38,7 +38,7 @@ _LARGEST = 5e7  # parameters of a model that is trained only to be checked
 _NARROW = 16  # below, a few outputs of a layer say little of many
 
 
-@names_near_matches
+@explains_names({})
 def coordinate_check(
     model_cls: Callable[..., Any],
     model_size_param: str | None = None,

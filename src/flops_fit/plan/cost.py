@@ -46,15 +46,10 @@ DEVICES = tuple(peak.short for peak in PEAKS.values() if peak.short)
 
 
 def find_peak(name: str) -> Peak | None:
-    """The peak of a device by its whole name, as its driver gives it; ``None`` if not listed."""
+    """The peak of a device by its short name in any case, or by the whole one that its driver gives."""
     plain = _MAKERS.sub("", name.strip())
-    return next((peak for p, peak in PEAKS.items() if re.fullmatch(p, plain)), None)
-
-
-def peak_by_short_name(name: str) -> Peak | None:
-    """The peak of a device by its short name, in any case, or by its whole name."""
-    plain = _MAKERS.sub("", name.strip()).lower()
-    return _BY_SHORT.get(plain) or find_peak(name)
+    whole = (peak for pattern, peak in PEAKS.items() if re.fullmatch(pattern, plain))
+    return _BY_SHORT.get(plain.lower()) or next(whole, None)
 
 
 @dataclass(frozen=True)
@@ -173,7 +168,7 @@ def run_seconds(
 ) -> tuple[dict[str, float] | None, str]:
     """The time of each run by id, and where it comes from."""
     if where.device is not None:
-        peak = peak_by_short_name(where.device) if isinstance(where.device, str) else None
+        peak = find_peak(where.device) if isinstance(where.device, str) else None
         if peak is None:
             raise InputError(
                 f"device: expected None for the one that was measured, or one of {list(DEVICES)}; "

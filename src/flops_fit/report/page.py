@@ -15,7 +15,7 @@ from flops_fit.files import output_errors, write_output
 from flops_fit.fit.export import export_fit
 from flops_fit.fit.fit import Fit
 from flops_fit.fit.prediction import Prediction
-from flops_fit.plan.cost import ASSUMED_MFU, DEVICES, peak_by_short_name
+from flops_fit.plan.cost import ASSUMED_MFU, DEVICES, find_peak
 from flops_fit.records import SIMULATED, Diagnostic, Run, finite_json
 from flops_fit.report import table
 from flops_fit.report.figures import Drawn, ReportData
@@ -169,7 +169,7 @@ def panel(m: ReportData) -> str:
 
 def _peak(device: str) -> tuple[float, str]:
     """TFLOP/s of dense matrix products, and their number format."""
-    peak = peak_by_short_name(device)
+    peak = find_peak(device)
     assert peak is not None
     return peak.bf16 or peak.tf32 or peak.fp32 or 0.0, "bf16" if peak.bf16 else "fp32"
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -21,7 +21,6 @@ import numpy as np
 from flops_fit import rng
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, Ranks
-from flops_fit.errors import InputError
 from flops_fit.flops.functions import Floats
 from flops_fit.lazy import nn, torch
 from flops_fit.objective import Evaluator, Objective
@@ -106,12 +105,6 @@ class DivergenceMonitor:
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Continue from what :meth:`save` returned."""
-        names = {f.name for f in fields(MonitorState)}
-        if set(saved) != names:
-            raise InputError(
-                "monitor: expected what DivergenceMonitor.save returned; got other names, "
-                f"{sorted(set(saved) ^ names)}. The checkpoint is of another version: start again."
-            )
         self.state = MonitorState(**copy.deepcopy(dict(saved)))
 
     def _add_level(self, step: int, loss: float, steps: int) -> None:
