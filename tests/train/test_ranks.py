@@ -16,7 +16,7 @@ import torch
 from flops_fit.distributed import Ranks, join_ranks, launched, rank_device
 from flops_fit.errors import InputError
 from flops_fit.train import TrainingConfig
-from flops_fit.train.sharding import blocks
+from flops_fit.train.memory import blocks
 from tests.train import _ranks
 
 ROOT = Path(__file__).parents[2]

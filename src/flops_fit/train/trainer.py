@@ -37,11 +37,10 @@ from flops_fit.train.config import (
     resolve_precision,
     use_compile,
 )
-from flops_fit.train.memory import refusal
+from flops_fit.train.memory import ShardedStepper, end_launch, recompute, refusal, shard
 from flops_fit.train.metrics import Measures, measure
 from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, evaluate, noise_scale
 from flops_fit.train.optimizer import make_optimizer, set_learning_rate, try_optimizer
-from flops_fit.train.sharding import ShardedStepper, end_launch, recompute, shard
 from flops_fit.train.state import TrainState, trunk_snapshots
 from flops_fit.train.step import Stepper
 
