@@ -151,12 +151,11 @@ def vit_task(quick: bool) -> Task:
     return Task("vit", arguments, 150 * 32, 32, rates, SEEDS)
 
 
-def measure(task: Task, parametrization: Any, quick: bool) -> Transfer:
+def measure(task: Task, name: str, training: TrainingConfig, quick: bool) -> Transfer:
     """Train every width at every rate under every seed; runs that are on record are kept."""
-    name = "standard" if parametrization == "standard" else "mup"
     plan = plan_sweep(
         **task.arguments, compute_budgets=[_middle(task)], sizes=list(task.widths),
-        hparams=AtRate(task.rates[0], task.batch), training=TrainingConfig(parametrization=parametrization),
+        hparams=AtRate(task.rates[0], task.batch), training=training,
     )  # fmt: skip
     factory = plan.require_planner("transfer").factory
     made = [
@@ -198,9 +197,10 @@ def part(make: Callable[[bool], Task]) -> Callable[[bool], Result]:
 
     def run(quick: bool) -> Result:
         task = make(quick)
-        both = [measure(task, p, quick) for p in ("standard", Mup())]
+        ways = {"standard": TrainingConfig(), "mup": TrainingConfig(parametrization=Mup())}
+        both = [measure(task, name, training, quick) for name, training in ways.items()]
         draw(both, FOLDER / f"transfer-{task.name}.png")
-        return [_bests(both), *(_losses(t) for t in both)], goals(both)
+        return [_bests(both), *(losses_table(t) for t in both)], goals(both)
 
     return run
 
@@ -238,7 +238,7 @@ def _bests(both: Sequence[Transfer]) -> Table:
     return Table(f"Best learning rate by width: {task.name}", columns, rows, (note,))
 
 
-def _losses(t: Transfer) -> Table:
+def losses_table(t: Transfer) -> Table:
     rows = tuple(
         (str(w), *(_shown(t.mean(w)[lr]) for lr in sorted(t.losses[w]))) for w in t.task.widths
     )

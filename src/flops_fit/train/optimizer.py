@@ -93,6 +93,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def decay_groups(model: nn.Module, hparams: HParams) -> Groups:
     """Two groups: parameters that decay; and norms, biases, scalars and embeddings, which do not."""
+    decays = zip(decayed_and_rest(model), (float(hparams.weight_decay), 0.0), strict=True)
+    return [{"params": params, "weight_decay": decay} for params, decay in decays if params]
+
+
+def decayed_and_rest(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The trained parameters of the two groups."""
     tables = (nn.Embedding, nn.EmbeddingBag)
     norms = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     layers = (m for m in model.modules() if isinstance(m, (*tables, *norms)))
@@ -103,8 +109,7 @@ def decay_groups(model: nn.Module, hparams: HParams) -> Groups:
         if p.requires_grad:
             spared = p.dim() < 2 or id(p) in exempt or "bias" in name.rpartition(".")[2]
             (rest if spared else decayed).append(p)
-    decays = ((decayed, float(hparams.weight_decay)), (rest, 0.0))
-    return [{"params": params, "weight_decay": decay} for params, decay in decays if params]
+    return decayed, rest
 
 
 def _from_class(kind: Any, groups: Groups, hparams: HParams, **options: Any) -> Any:
