@@ -27,7 +27,9 @@ from flops_fit.hparams import HParams
 from flops_fit.text import clause, fill
 
 Severity = Literal["ok", "note", "warning", "critical"]
-RunState = Literal["planned", "running", "completed", "diverged", "oom", "failed", "preempted"]
+RunState = Literal[
+    "planned", "running", "hopeless", "completed", "diverged", "oom", "failed", "preempted"
+]  # fmt: skip
 T = TypeVar("T")
 _DECIDES_TRUNK = ("model", "model_kwargs", "size", "batch_size", "seed", "repeat", "fingerprint")
 _DECIDES = (*_DECIDES_TRUNK, "budget", "tokens", "steps")
@@ -183,10 +185,11 @@ class Run:
     held-out loss at its end with standard error ``loss_se``; ``train_loss`` and ``gradient_norm`` (before
     clipping) are means over the last twentieth of the steps. ``reason`` says why a run did not complete,
     ``details`` holds a traceback. ``mfu`` is the model FLOPs utilisation in its steps, ``None`` without a
-    known peak. ``parametrization`` is ``"mup"`` where rates are scaled by width.
-    ``microbatch`` counts the samples in one pass, ``ranks`` the processes, ``resumed`` the
-    restarts. ``noise_scale`` is the gradient noise scale in units, if measured; ``spikes`` are (step,
-    loss) of jumps of the training loss. ``metrics`` are the values of ``find_optimal(metrics=)``.
+    known peak. ``parametrization`` is ``"mup"`` where rates are scaled by width. ``microbatch`` counts the
+    samples in one pass, ``ranks`` the processes, ``resumed`` the restarts. ``noise_scale`` is the gradient
+    noise scale in units, if measured; ``spikes`` are (step, loss) of jumps of the training loss. ``metrics``
+    are the values of ``find_optimal(metrics=)``. A ``hopeless`` run was stopped, as its held-out loss would
+    have been ``loss_at_least`` or more.
     """
 
     experiment: Experiment
@@ -213,6 +216,7 @@ class Run:
     noise_scale: float | None = None
     parametrization: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    loss_at_least: float | None = None
 
     @property
     def flops_6nd(self) -> float:
@@ -284,22 +288,6 @@ class Run:
         if run.state == "completed" and run.loss is None:
             raise TableError(f"{what} was edited: it completed without a loss.")
         return run
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A run left out of the fit, and why.
-
-    ``by_outcome`` where its own course is the reason, such as divergence: such runs are no random part.
-    Then ``budget``, ``params`` and ``loss`` are what is known of it.
-    """
-
-    label: str
-    reason: str
-    by_outcome: bool = False
-    budget: float | None = None
-    params: float | None = None
-    loss: float | None = None
 
 
 def _digest(experiment: Experiment, names: Iterable[str], hparams: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -37,20 +37,23 @@ def run_experiments(
     view: SweepView,
     *,
     pauses: Sequence[float] = PAUSES,
+    after: Mapping[str, str] | None = None,
 ) -> list[Run]:
     """One Run for each experiment, in the order given, finished ones read from the store.
 
-    Runs of another process are waited for, lost ones are tried again after each of ``pauses``. SweepError
-    where the first two failed alike, OutputError where a result cannot be recorded; the rest is kept.
+    Runs of another process are waited for, lost ones are tried again after each of ``pauses``. ``after``
+    names for a run the one that has to end before it; without it runs are trained in full that were stopped
+    as hopeless. SweepError where the first two failed alike, OutputError where a result cannot be recorded;
+    the rest is kept.
     """
-    finished = store.finished(experiments)
+    finished = store.finished(experiments, hopeless=after is not None)
     for note in store.notes:
         view.note(note)
     missing = [e for e in experiments if e.id not in finished]
     store.prune(experiments, finished)
     with view.open(experiments, list(finished.values()), executor.capacity):
         if missing:
-            sweep = _Sweep(experiments, finished, executor, store, view, tuple(pauses))
+            sweep = _Sweep(experiments, finished, executor, store, view, tuple(pauses), after or {})
             try:
                 with _signals_as_exceptions():
                     sweep.carry_out(task, missing)
@@ -74,6 +77,8 @@ class _Sweep:
     store: Store
     view: SweepView
     pauses: tuple[float, ...]
+    after: Mapping[str, str]
+    held: dict[str, list[Experiment]] = field(default_factory=dict)  # until another run has ended
     call: str = field(default_factory=lambda: uuid.uuid4().hex)
     chains: dict[str, deque[Experiment]] = field(default_factory=dict)
     submitted: dict[str, Experiment] = field(default_factory=dict)
@@ -97,7 +102,7 @@ class _Sweep:
         try:
             self.executor.start(recorded, self._hear)
             for chain in self.chains.values():
-                self._begin(chain.popleft())
+                self._begin_after(chain.popleft())
             while self.submitted or self.waiting:
                 self._poll()
                 self._check_waiting()
@@ -107,6 +112,14 @@ class _Sweep:
     def _hear(self, progress: Progress) -> None:
         self.steps[progress.experiment_id] = progress.step
         self.view.progress(progress)
+
+    def _begin_after(self, experiment: Experiment) -> None:
+        """Begin a run once the one has ended that it is compared with."""
+        first = self.after.get(experiment.id)
+        if first is None or first in self.finished:
+            self._begin(experiment)
+        else:
+            self.held.setdefault(first, []).append(experiment)
 
     def _begin(self, experiment: Experiment) -> None:
         """Give a run to the executor, unless it is recorded or another process makes it."""
@@ -192,6 +205,8 @@ class _Sweep:
             run = self.store.publish(run, call=self.call)
         self.finished[run.experiment.id] = run
         self.view.ended(run)
+        for experiment in self.held.pop(run.experiment.id, ()):
+            self._begin(experiment)
         if trunk := run.experiment.trunk:
             self.store.prune(self.experiments, self.finished, trunk)
             if self.chains[trunk]:

@@ -180,11 +180,34 @@ def test_diverged_runs_are_information():
     lost["loss"] = np.full(len(lost["lr"]), np.nan)
     both = {k: np.concatenate([runs[k], lost[k]]) for k in runs}
     rules = [tuned_losses(RunTable.read(t), "auto", "total")[1] for t in (runs, both)]
-    assert [r.diverged for r in rules] == [0, len(lost["lr"])]
+    assert [r.censored for r in rules] == [0, len(lost["lr"])]
     at, high = (2e8, 2e10), 12 * rule(2e8, 2e10)[0]
     widths = [np.diff(np.log(r.optimal(*at).lr_interval))[0] for r in rules]
     assert widths[1] < widths[0]
     assert rules[1].regret(*at, high, rule(*at)[1]).interval[0] > 0.01
+
+
+def test_a_run_stopped_as_hopeless_says_how_bad_its_rate_is_at_least():
+    """Its bound is kept in a table with its planned D, and raises what its rate is known to cost."""
+    runs = sweep(lr=3e-4, batch=2.0**18)
+    N, D, C = runs["params"], runs["tokens"], runs["flops"]
+    bound = 1.3 * LAW.loss(N, D)
+    lost = {**runs, "lr": rule(N, D)[0] * 12, "loss": np.full(len(N), np.nan), "flops": 0.6 * C}
+    lost |= {"tokens": 0.6 * D, "state": ["hopeless"] * len(N), "loss_at_least": bound}
+    done = {**runs, "state": ["completed"] * len(N), "loss_at_least": np.full(len(N), np.nan)}
+    both = {k: np.concatenate([done[k], lost[k][::3]]) for k in done}
+    both["budget"] = np.concatenate([C, C[::3]])
+    table = RunTable.read(both)
+    assert np.array(table.censored)[:, 1] == pytest.approx(D[::3])
+    assert np.array(table.censored)[:, 4] == pytest.approx(bound[::3])
+    assert {(e.by_outcome, e.loss) for e in table.excluded} == {(True, None)}
+    assert [e.at_least for e in table.excluded] == pytest.approx(bound[::3])
+    unknown = RunTable.read({**both, "loss_at_least": np.full(len(both["lr"]), np.nan)})
+    rules = [tuned_losses(t, "auto", "total")[1] for t in (unknown, table)]
+    at, high = (2e8, 2e10), 12 * rule(2e8, 2e10)[0]
+    costs = [r.regret(*at, high, rule(*at)[1]) for r in rules]
+    assert costs[1].value > costs[0].value
+    assert costs[1].interval[0] > 0.15
 
 
 def test_batches_of_sequences_make_no_recipe_for_tokens(fit):

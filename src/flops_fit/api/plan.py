@@ -121,6 +121,11 @@ class Sweep:
         if self.batch_size != "auto":
             expected = "a positive whole number or 'auto'"
             check_whole("batch_size", self.batch_size, expected=expected)
+        if self.training.stop_hopeless and isinstance(self.mode, CommandTask):
+            raise InputError(
+                "stop_hopeless: expected runs that train here, whose losses are seen on the way; a command's "
+                "are not. Leave it out."
+            )
         if isinstance(self.resolved_design, Adaptive):
             check_adaptive(self.sizes, self.training.branch)
         self._check_joint()

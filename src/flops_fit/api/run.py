@@ -103,7 +103,7 @@ def run_plan(
         shown = view or options.view
         if view is None:
             note_others(store, plan.experiments, shown)
-        runs = run_experiments(plan.experiments, task, chosen, store, shown)
+        runs = run_experiments(plan.experiments, task, chosen, store, shown, after=after)
         gone = [r for r in runs if r.state in FINAL and not store.is_recorded(r.experiment.id)]
         if gone or not store.marker.exists():
             for run in gone:
@@ -121,7 +121,9 @@ def run_plan(
         task.check(plan.experiments)
     if isinstance(task, Trainer | CommandTask):
         store = Store(Path(options.output_dir))
-        task = task.in_folder(store.runs, store.trunks)
+        task = task.in_folder(store.runs, store.trunks, plan.experiments)
+    stops = isinstance(task, Trainer) and task.config.stop_hopeless
+    after = task.references if isinstance(task, Trainer) and stops else None
     return sweep(task) if ranks.size == 1 else lead_sweep(ranks, task, sweep)
 
 

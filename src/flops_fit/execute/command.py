@@ -74,7 +74,7 @@ class Reader:
             except re.error as error:
                 raise InputError(f"loss: expected a regular expression; {error}.") from error
         for state in self.exit_codes.values():
-            check_choice("exit_codes", state, get_args(RunState)[2:])
+            check_choice("exit_codes", state, get_args(RunState)[3:])
 
     def run(
         self, e: Experiment, code: int, run_dir: Path, output: str | None, values: Mapping[str, Any]
@@ -260,7 +260,9 @@ class CommandTask:
     def _reader(self) -> Reader:
         return Reader(self.loss, self.exit_codes)
 
-    def in_folder(self, folder: Path, trunks: Path | None = None) -> CommandTask:
+    def in_folder(
+        self, folder: Path, trunks: Path | None = None, experiments: Iterable[Experiment] = ()
+    ) -> CommandTask:
         """The same task, with the folders of runs under ``folder``."""
         return replace(self, folder=folder)
 

@@ -54,7 +54,7 @@ def by_active(table: RunTable) -> RunTable:
     active = np.minimum(active, total)[sound]
     excluded = tuple(replace(e, params=None) for e in table.excluded)
     S = table.params / active
-    return replace(table, params=active, sparsity=S, excluded=excluded, diverged=())
+    return replace(table, params=active, sparsity=S, excluded=excluded, censored=())
 
 
 def check_experts(table: RunTable) -> RunTable:

@@ -41,7 +41,8 @@ from flops_fit.flops.functions import Floats, FlopsFunction, flops_to_dict
 from flops_fit.laws.law import FlopsLike, Law, as_flops
 from flops_fit.laws.optimum import Optimum, positive
 from flops_fit.recipes.resolve import RecipeTable
-from flops_fit.records import Diagnostic, Excluded, finite_json
+from flops_fit.records import Diagnostic, finite_json
+from flops_fit.table.left_out import Excluded
 from flops_fit.table.run_table import RunTable
 
 if TYPE_CHECKING:

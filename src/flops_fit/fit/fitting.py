@@ -189,7 +189,7 @@ def fit_runs(
                 "it, or use n='total'."
             )
         excluded = tuple(replace(e, params=None) for e in table.excluded)
-        table = replace(table, params=table.non_embedding, excluded=excluded, diverged=())
+        table = replace(table, params=table.non_embedding, excluded=excluded, censored=())
     if n == "active" or by_experts:
         table = by_active(table)
     log = loss_space == "log"
@@ -222,9 +222,9 @@ def fit_runs(
         problems = {}
         for g in filter(None, np.unique(labels)):
             own = weights if rule else np.asarray(weights)[labels == g]
-            # Of a diverged run it is not known to which group it belongs.
+            # Of a run without a loss it is not known to which group it belongs.
             try:
-                problems[str(g)] = problem(replace(table.select(labels == g), diverged=()), own)
+                problems[str(g)] = problem(replace(table.select(labels == g), censored=()), own)
             except FlopsFitError as error:
                 raise type(error)(f"group {str(g)!r}: {error}") from error
         return _grouped(problems, window, share)

@@ -73,8 +73,8 @@ class HParamRule:
         What D and B count.
     size
         Which count of parameters N is.
-    runs, diverged
-        How many runs, and how many of those only by their divergence, the rule rests on.
+    runs, censored
+        How many runs the rule rests on, and how many more of which only a lower bound of the loss is known.
     valley
         The drawn constants with their prior.
     """
@@ -84,7 +84,7 @@ class HParamRule:
     batch_unit: str
     size: SizeName
     runs: int
-    diverged: int
+    censored: int
     ranges: tuple[Interval, Interval]
     valley: Valley
 
@@ -255,7 +255,7 @@ class HParamRule:
         return {
             "varied": list(self.names),
             "runs": self.runs,
-            "diverged": self.diverged,
+            "censored": self.censored,
             "batch_unit": self.batch_unit,
             "exponents": {
                 name: {"value": e.value, "interval": e.interval, "meaning": EXPONENTS[name][1]}
@@ -369,5 +369,5 @@ def tuned_losses(
     N, D = runs.params, runs.tokens
     ranges = (float(np.min(N)), float(np.max(N))), (float(np.min(D)), float(np.max(D)))
     unit = runs.batch_unit or runs.unit
-    rule = HParamRule(names, runs.unit, unit, size, len(runs), len(runs.diverged), ranges, valley)
+    rule = HParamRule(names, runs.unit, unit, size, len(runs), len(runs.censored), ranges, valley)
     return rule.freed(runs), rule

@@ -19,8 +19,9 @@ from flops_fit.fit.power import fit_power
 from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats, FlopsFunction
 from flops_fit.laws.optimum import PowerLaw
-from flops_fit.records import Diagnostic, Excluded, finite_json
+from flops_fit.records import Diagnostic, finite_json
 from flops_fit.table.curves import Curves
+from flops_fit.table.left_out import Excluded
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed
 

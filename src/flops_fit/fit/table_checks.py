@@ -22,7 +22,8 @@ from flops_fit.fit.surface_solver import SurfaceSolver
 from flops_fit.flops.functions import Bools, Floats, FlopsFunction
 from flops_fit.laws.kappa import Kappa
 from flops_fit.laws.law import Law
-from flops_fit.records import Diagnostic, Excluded, Severity
+from flops_fit.records import Diagnostic, Severity
+from flops_fit.table.left_out import Excluded
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import listed, span
 
@@ -358,7 +359,8 @@ def _truncated(r: Floats) -> Floats:
 def _lost_by_outcome(runs: RunTable) -> list[Diagnostic]:
     """How many runs of each budget their own outcome left out, and whether that can bend the answer.
 
-    It can where over a tenth of a budget is lost, or its largest run, or the one that looked best.
+    It can where over a tenth of a budget is lost, or its largest run, or the one that looked best. Runs
+    whose losses are known to lie above others of their budget are counted and cannot.
     """
     lost = [e for e in runs.excluded if e.by_outcome]
     if not lost:
@@ -372,13 +374,16 @@ def _lost_by_outcome(runs: RunTable) -> list[Diagnostic]:
         total = int(np.sum(kept)) + len(group)
         largest_kept = float(np.max(runs.params[kept], initial=0.0))
         lowest_kept = float(np.min(runs.loss[kept], initial=np.inf))
-        largest = any(e.params is not None and e.params >= largest_kept for e in group)
-        best = any(e.loss is not None and e.loss < lowest_kept for e in group)
-        severe |= len(group) > _MOST_LOST * total or largest or best
+        open_ = [e for e in group if e.at_least is None or e.at_least <= lowest_kept]
+        largest = any(e.params is not None and e.params >= largest_kept for e in open_)
+        best = any(e.loss is not None and e.loss < lowest_kept for e in open_)
+        severe |= len(open_) > _MOST_LOST * total or largest or best
         which = [w for w, true in (("its largest", largest), ("its best-looking", best)) if true]
         where = "of all, their budget not known" if budget is None else f"at C = {budget:.3g}"
         with_these = f", {' and '.join(which)} among them" if which else ""
-        texts.append(f"{len(group)} of {total} {where}{with_these}")
+        hopeless = len(group) - len(open_)
+        stopped = f" ({hopeless} stopped, their losses known to be higher)" if hopeless else ""
+        texts.append(f"{len(group)} of {total} {where}{with_these}{stopped}")
     severity: Severity = "warning" if severe else "note"
     return [finding("selected_by_outcome", severity, severe, texts=listed(texts, 8))]
 

@@ -9,7 +9,7 @@ R is the regret. Small tables do not determine so many constants: they have prio
 (:class:`ValleyPrior`), and their posterior, which is curved, is drawn by :mod:`flops_fit.fit.sampler`.
 Noise is Student's t, and larger where R is, because the form of R is not exact. The m runs of one N
 and D miss in common: each counts 1/(1 + (m − 1)ρ), the design effect of Kish 1965. Of a diverged run
-it is known that its loss is above the largest of its cell.
+it is known that its loss is above the largest of its cell, of one that was stopped as hopeless above which.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def regret(
 class _Problem:
     """Law and valley at coordinates q = (η of the law, free constants of the valley), in batches.
 
-    ``at`` are all runs in centred logs, ``censored`` those that diverged, after the others.
+    ``at`` are all runs in centred logs, ``censored`` those without a loss, after the others.
     """
 
     mean: KappaMean
@@ -263,13 +263,13 @@ def fit_valley(
 def _problem(
     runs: RunTable, rate: Floats | None, batch: Floats | None, prior: ValleyPrior
 ) -> _Problem:
-    """Runs and diverged ones in centred logs, with the priors of law and valley."""
+    """Runs, and those without a loss, in centred logs, with the priors of law and valley."""
     points = points_of(runs, log=True)
     solution = SurfaceSolver(Hoffmann, points).fit(np.ones(len(runs)), "mad")
     mean = KappaMean(solution, MisfitPrior(), hold_kappa=False, known=None)
-    lost, count = np.array(runs.diverged).reshape(-1, 4).T, len(runs)
+    lost, count = np.array(runs.censored).reshape(-1, 5).T, len(runs)
     varied = (np.ones(count) if column is None else column for column in (rate, batch))
-    logs = np.log(np.hstack([[runs.params, runs.tokens, *varied], lost]))
+    logs = np.log(np.hstack([[runs.params, runs.tokens, *varied], lost[:4]]))
     logs[2 if rate is None else 3, count:] *= rate is not None and batch is not None
     middle = np.mean(logs[:, :count], axis=1)
     middle[:2] = points.x_mean, points.y_mean
@@ -277,9 +277,10 @@ def _problem(
     cells = np.unique(np.round(logs[:2].T / _SAME_CELL), axis=0, return_inverse=True)[1].ravel()
     floor = mean.values(mean.start[None], *logs[:2])[0] + _LEAST_REGRET
     z = np.append(points.z, floor[count:])
-    for i in range(count, len(z)):
+    for i, bound in enumerate(np.log(lost[4] / points.scale), start=count):
         same = np.flatnonzero(cells[:count] == cells[i])
-        z[i] = max(z[i], float(np.max(points.z[same], initial=-np.inf)))
+        highest = max(z[i], float(np.max(points.z[same], initial=-np.inf)))
+        z[i] = highest if np.isnan(bound) else bound
     both = tuple(range(len(NAMES)))
     free = np.array(_OF_BATCH if rate is None else _OF_RATE if batch is None else both)
     known = np.array([getattr(prior, NAMES[i]) for i in free])

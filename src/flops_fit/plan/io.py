@@ -106,15 +106,16 @@ def plan_rows(experiments: Sequence[Experiment], speed: Speed | None) -> list[di
     return rows
 
 
-FINAL = frozenset({"completed", "diverged"})  # other states may end otherwise next time
+FINAL = frozenset({"completed", "diverged", "hopeless"})  # other states may end otherwise next time
 
 
 @dataclass(frozen=True)
 class PlanDiff(Priced):
     """A plan compared with existing runs; prints as a table.
 
-    ``finished`` runs have completed or diverged. A sweep runs ``missing`` experiments, also those of
-    ``failed`` runs. Runs ``not_asked_for`` are not in the plan: kept, and not fitted.
+    ``finished`` runs have completed, diverged, or were stopped as hopeless. A sweep runs ``missing``
+    experiments, also those of ``failed`` runs. Runs ``not_asked_for`` are not in the plan: kept, and not
+    fitted.
     """
 
     finished: tuple[Run, ...]

@@ -116,7 +116,9 @@ class SweepPlan(Priced):
                     f"diff: expected runs, or the output_dir of a sweep; got {type(run).__name__}."
                 )
         planned = {e.id for e in self.experiments}
+        stops = getattr(getattr(self.task, "config", None), "stop_hopeless", True)
         final = {r.experiment.id: r for r in runs if r.state in io.FINAL}
+        final = {i: r for i, r in final.items() if stops or r.state != "hopeless"}
         return io.PlanDiff(
             finished=tuple(final[e.id] for e in self.experiments if e.id in final),
             missing=tuple(e for e in self.experiments if e.id not in final),

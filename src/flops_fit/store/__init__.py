@@ -5,7 +5,7 @@
     output_dir/
       sweep.json           marks the folder as a sweep's, and lists the runs of the last plan
       runs/<id>/
-        run.json           a result, completed or diverged; published once, never overwritten
+        run.json           a result: completed, diverged or hopeless; published once, never overwritten
         attempt.json       how the last attempt without a result ended
         lease.json         which process makes the run, while one does
         metrics.jsonl, checkpoint/   its training curve, and the state from which it continues

@@ -143,7 +143,8 @@ def _row(run: Run) -> dict[str, Any]:
         name: own[name] if name in own else getattr(run if hasattr(run, name) else e, name)
         for name in _COLUMNS.split()
     }
-    return {**columns, **run.metrics}
+    bound = {} if run.loss_at_least is None else {"loss_at_least": run.loss_at_least}
+    return {**columns, **bound, **run.metrics}
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,9 +167,18 @@ class Store:
             with suppress(OSError):  # where something is left in it
                 self.trunks.rmdir()
 
-    def finished(self, experiments: Iterable[Experiment]) -> dict[str, Run]:
-        """The final runs among ``experiments``, by id; failed ones are tried again."""
+    def finished(
+        self, experiments: Iterable[Experiment], *, hopeless: bool = True
+    ) -> dict[str, Run]:
+        """The final runs among ``experiments``, by id; failed ones are tried again.
+
+        Without ``hopeless`` the records of runs that were stopped as such are removed, to train them in full.
+        """
         results = {e.id: self.result(e.id) for e in experiments}
+        for i, run in results.items():
+            if run is not None and run.state == "hopeless" and not hopeless:
+                (self.run_dir(i) / "run.json").unlink(missing_ok=True)
+                results[i] = None
         return {i: run for i, run in results.items() if run is not None}
 
     def others(self, experiments: Iterable[Experiment]) -> int:

@@ -31,12 +31,22 @@ CIRCUMSTANCES = (
     *("step", "batch_size"),
     *("batch_tokens", "seq_len", "samples", "lr", "seed", "accumulation", "devices"),
     "units_per_second",
+    "loss_at_least",
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params", "experts", "experts_per_token")
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
 _REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
 # Whose headings and cells carry no units; top_k is no top in thousands.
-_FRACTIONAL = ("loss", "loss_se", "epochs", "lr", "ratio", "experts", "experts_per_token")
+_FRACTIONAL = (
+    "loss",
+    "loss_se",
+    "epochs",
+    "lr",
+    "ratio",
+    "experts",
+    "experts_per_token",
+    "loss_at_least",
+)
 _NAMED_DEVICES = re.compile(r"(\d+)\s*[x×*]?\s*[A-Za-z].*|.*\S\s*[x×*]\s*(\d+)")  # 8xH100
 _OPTUNA = {"number", "value", "state", "datetime_start"}  # of its trials; value is the objective
 _ALMOST = 0.06  # labels such as 4.6M are rounded

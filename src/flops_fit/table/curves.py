@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import InputError, InputTypeError, TableError, check_number
-from flops_fit.records import Excluded
 from flops_fit.table.cells import Floats, is_missing
 from flops_fit.table.columns import (
     ColumnMatch,
@@ -23,6 +22,7 @@ from flops_fit.table.columns import (
     split_unit,
     wanted,
 )
+from flops_fit.table.left_out import Excluded
 from flops_fit.table.sources import column_of, read_raw
 from flops_fit.trackers.tracker import TrackedRuns
 

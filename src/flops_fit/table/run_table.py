@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import TableError, nearest_name
 from flops_fit.files import Rows
-from flops_fit.records import SIMULATED, Diagnostic, Excluded, Run
+from flops_fit.records import SIMULATED, Diagnostic, Run
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import Floats, budgets_of, is_missing, splits
 from flops_fit.table.columns import NUMERIC, find_text
+from flops_fit.table.left_out import Censored, Excluded, censored_rows, censored_run
 from flops_fit.table.mixtures import mixtures, planned_experts
 from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries, telling
 from flops_fit.table.schedules import unfinished_schedules
@@ -62,8 +63,10 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     if "budget" not in fields:
         fields["budget"] = budgets_of(fields["flops"])
     outcomes -= summed.keys()
-    known = {i: {name: float(v[i]) for name, v in data.items()} for i in outcomes}
     lr, (batch, batch_unit) = read.others.get("lr"), batches(read)
+    least = read.others.get("loss_at_least")
+    of_runs = data if least is None else {**data, "at_least": least}
+    known = {i: {name: float(v[i]) for name, v in of_runs.items()} for i in outcomes}
     active, experts = mixtures(read)
     columns_of_some = {"lr": lr, "batch_units": batch, "active_params": active, "experts": experts}
     fields |= {name: values[kept] for name, values in columns_of_some.items() if values is not None}
@@ -74,7 +77,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
         **fields,
         "batch_unit": batch_unit,
         "mup": scaled_by_width(raw),
-        "diverged": _diverged(states, [data["params"], data["tokens"], lr, batch], data["loss"]),
+        "censored": censored_rows(states, data, lr, batch, least),
         "findings": telling(raw, read, kept, label),
         "recognised": tuple(match.said(name) for name, match in read.matches.items()),
         "labels": tuple(labels[i] for i in kept),
@@ -86,7 +89,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
             if wanted(name) == "other" and splits(cells)
         },
         "excluded": tuple(
-            _left_out(labels[i], reasons[i], known.get(i, {})) for i in sorted(reasons)
+            Excluded.known(labels[i], reasons[i], known.get(i, {})) for i in sorted(reasons)
         ),
         "notes": (*read.notes, *(tracked.notes if tracked else ()), *trusted),
         "unit": tracked.unit if tracked else read.unit,
@@ -114,13 +117,6 @@ def _clusters(values: Sequence[Any]) -> tuple[str, ...] | None:
     return tuple(f"run {i} alone" if is_missing(v) else str(v) for i, v in numbered)
 
 
-def _left_out(label: str, reason: str, known: Mapping[str, float | None]) -> Excluded:
-    """A run left out; by its outcome if anything is ``known`` of it."""
-    sound = {name: v for name, v in known.items() if v is not None and math.isfinite(v)}
-    budget = sound.get("budget") or sound.get("flops")
-    return Excluded(label, reason, bool(known), budget, sound.get("params"), sound.get("loss"))
-
-
 def _unsound_rows(
     data: Mapping[str, Floats], states: dict[int, str], cut: Mapping[int, str]
 ) -> dict[int, str]:
@@ -140,21 +136,6 @@ def _unsound_rows(
     return reasons
 
 
-def _diverged(
-    states: Mapping[int, str], columns: Sequence[Floats | None], loss: Floats
-) -> tuple[tuple[float, float, float, float], ...]:
-    """N, D, rate and batch of rows without a finite loss whose state does not say another reason."""
-    if columns[2] is None and columns[3] is None:
-        return ()
-    rows = np.array([np.ones(len(loss)) if c is None else c for c in columns]).T
-    known = np.all(np.isfinite(rows) & (rows > 0), axis=1) & ~np.isfinite(loss)
-    return tuple(
-        (n, d, lr, b)
-        for i, (n, d, lr, b) in enumerate(rows.tolist())
-        if known[i] and states.get(i, "diverged").lower() == "diverged"
-    )
-
-
 @dataclass(frozen=True)
 class RunTable(Rows):
     """The columns that a law is fitted to, one entry a run; all arrays have shape (runs,).
@@ -166,8 +147,9 @@ class RunTable(Rows):
     share a trunk or a seed, and so their noise; ``None`` where no two runs are known to.
 
     ``lr`` and ``batch_units`` are the peak learning rate and the units of a batch, where every run has
-    them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``diverged`` has
-    N, D, learning rate and batch of runs that have these and no finite loss. ``regret`` is by how much a
+    them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``censored`` has
+    N, D, learning rate and batch of runs that have these and no finite loss, and what that would have been
+    at least, NaN where only that they diverged is known. ``regret`` is by how much a
     fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``mup``: whether all rates are
     scaled by width, as a column ``parametrization`` says. ``active_params`` are the parameters that one unit
     meets, where some run has more in all, and ``experts`` how many experts there are for each that it visits.
@@ -194,7 +176,7 @@ class RunTable(Rows):
     lr: Floats | None = None
     batch_units: Floats | None = None
     batch_unit: str = ""
-    diverged: tuple[tuple[float, float, float, float], ...] = ()
+    censored: tuple[Censored, ...] = ()
     regret: Floats | None = None
     mup: bool = False
     active_params: Floats | None = None
@@ -239,7 +221,7 @@ class RunTable(Rows):
         """The table less the runs at these positions, each listed with its reason."""
         known = ("budget", "params", "loss") if lost else ()
         out = tuple(
-            _left_out(self.labels[i], reason, {n: float(getattr(self, n)[i]) for n in known})
+            Excluded.known(self.labels[i], reason, {n: float(getattr(self, n)[i]) for n in known})
             for i, reason in reasons.items()
         )
         left = np.delete(np.arange(len(self)), list(reasons))
@@ -298,18 +280,17 @@ class RunTable(Rows):
     @classmethod
     def from_runs(cls, runs: Iterable[Run]) -> RunTable:
         """Completed runs as a table; every other run is listed as excluded with its reason."""
-        completed, excluded, diverged = [], [], []
+        completed, excluded, censored = [], [], []
         for run in runs:
             if run.state == "completed" and run.loss is not None and math.isfinite(run.loss):
                 completed.append(run)
             else:
                 reason = anonymous(": ".join(filter(None, (run.state, run.reason))))
                 e = run.experiment
-                known = {"budget": e.budget, "params": float(e.params.total), "loss": run.loss}
-                excluded.append(_left_out(e.label, reason, known))
-                if run.state == "diverged":
-                    hp = e.hparams
-                    diverged.append((float(e.params.total), float(e.tokens), hp.lr, hp.batch_units))
+                N, bound = float(e.params.total), run.loss_at_least
+                known = {"budget": e.budget, "params": N, "loss": run.loss, "at_least": bound}
+                excluded.append(Excluded.known(e.label, reason, known))
+                censored += censored_run(run)
 
         def column(values: Iterable[float]) -> Floats:
             return np.array(list(values), dtype=np.float64)
@@ -336,7 +317,7 @@ class RunTable(Rows):
             batch_units=column(e.hparams.batch_units for e in planned),
             active_params=column(active) if has_experts else None,
             experts=planned_experts(planned) if has_experts else None,
-            diverged=tuple(diverged), excluded=tuple(excluded),
+            censored=tuple(censored), excluded=tuple(excluded),
             texts={name: cells for name, cells in named.items() if splits(cells)},
             mup=bool(completed) and all(r.parametrization == "mup" for r in completed),
             unit=planned[0].unit if planned else "tokens",

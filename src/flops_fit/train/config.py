@@ -85,6 +85,8 @@ class TrainingConfig:
     - ``sharding``: ``"fsdp"`` cuts weights, gradients and the optimizer's state over the ranks of a run, by
       PyTorch's ``fully_shard``, for models that one device cannot hold; ``None`` gives each rank all of them.
       The same losses, up to rounding. Each rank keeps its own checkpoints, for as many ranks.
+    - ``stop_hopeless``: stop a run once its forecast says that it ends far above the run in the middle of its
+      budget, which is trained first. It then has no loss; :doc:`/howto/forecast` says what that saves.
     - ``activation_checkpointing``: compute the activations of each layer again in its backward pass, instead
       of keeping them. It changes no loss and no count of FLOPs; a step takes about a third longer.
     """
@@ -104,6 +106,7 @@ class TrainingConfig:
     branch: bool = False
     sharding: Literal["fsdp"] | None = None
     activation_checkpointing: bool = False
+    stop_hopeless: bool = False
 
     def __post_init__(self) -> None:
         if self.mup is not None and self.param_groups is not None:
@@ -119,11 +122,16 @@ class TrainingConfig:
             if (value := getattr(self, name)) != left_out:
                 check(name, value, expected=expected)
         object.__setattr__(self, "trackers", check_trackers(self.trackers))
-        for name in ("branch", "activation_checkpointing"):
+        for name in ("branch", "activation_checkpointing", "stop_hopeless"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InputTypeError(f"{name}: expected True or False; got {value!r}.")
         if self.sharding not in (None, "fsdp"):
             raise InputError(f"sharding: expected 'fsdp' or None; got {self.sharding!r}.")
+        if self.stop_hopeless and self.branch:
+            raise InputError(
+                "stop_hopeless: expected no branch, as runs of one trunk are one run for most of their "
+                "steps; got both. Leave one out."
+            )
         if self.sharding and self.branch:
             raise InputError(
                 "branch: expected no sharding, as a trunk's state is kept whole; got both. Leave one out."

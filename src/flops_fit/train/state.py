@@ -41,6 +41,7 @@ class TrainState:
             for name in _SUMS
         }
         self._started = time.perf_counter()
+        self.curve: list[tuple[float, float]] = []  # of each block: its middle step, its mean loss
         self.monitor = DivergenceMonitor(steps)
         self.throughput = throughput or Throughput()
 
@@ -63,7 +64,9 @@ class TrainState:
         if not since or (self.step % block and self.step not in (1, self._steps)):
             return self.monitor.state.reason
         loss, norm = self._sums["block"], self._sums["block_norm"]
-        reason = self.monitor.observe(self.step, float(loss) / since, float(norm) / since)
+        mean = float(loss) / since
+        self.curve.append((self.step - since / 2, mean))
+        reason = self.monitor.observe(self.step, mean, float(norm) / since)
         loss.zero_()
         norm.zero_()
         return reason
@@ -151,6 +154,7 @@ class TrainState:
                 **self._sums,
                 "microbatch": step.microbatch,
                 "watch": self.monitor.save(),
+                "curve": self.curve,
                 "notes": list(dict.fromkeys([*self._notes, *step.notes])),
             },
         }
@@ -204,6 +208,7 @@ class TrainState:
                 total.copy_(saved[name])
         step.microbatch = saved["microbatch"]
         self.monitor.load(saved["watch"])
+        self.curve = [(step, loss) for step, loss in saved.get("curve", ())]
         self._notes += [note for note in saved["notes"] if note not in self._notes]
         if state.get("owner", "") != owner:
             self._earlier_seconds, self._resumed = 0.0, 0

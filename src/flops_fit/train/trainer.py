@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,6 +37,7 @@ from flops_fit.train.config import (
     resolve_precision,
     use_compile,
 )
+from flops_fit.train.hopeless import Reference, is_due, judge, references
 from flops_fit.train.memory import ShardedStepper, end_launch, recompute, refusal, shard
 from flops_fit.train.metrics import Measures, measure
 from flops_fit.train.monitor import Interruption, Metrics, Throughput, end_by, evaluate, noise_scale
@@ -74,7 +75,8 @@ class Trainer:
     ``trunks`` runs leave their state to longer ones; ``None`` lets each train alone, with the same outcome.
     ``judged_on`` and ``divisible`` are as in :class:`~flops_fit.plan.extent.Extent`.
     ``measures_noise``: whether to measure the gradient noise scale at the end, for four steps more.
-    ``metrics`` are measured there.
+    ``metrics`` are measured there. ``references`` are the runs, by their ids, that runs are compared with
+    where they may be stopped.
     """
 
     model: ModelSpec
@@ -91,15 +93,22 @@ class Trainer:
     judged_on: int | None = None
     divisible: bool = True
     metrics: Measures = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def precision(self) -> Precision:
         """The numbers that forward passes compute in, on this device."""
         return resolve_precision(self.config.precision, self.device)
 
-    def in_folder(self, folder: Path, trunks: Path | None = None) -> Trainer:
-        """The same trainer, keeping curves and checkpoints under ``folder``."""
-        return replace(self, folder=folder, trunks=trunks)
+    def in_folder(
+        self,
+        folder: Path,
+        trunks: Path | None = None,
+        experiments: Sequence[Experiment] = (),
+    ) -> Trainer:
+        """The same trainer, keeping curves and checkpoints of ``experiments`` under ``folder``."""
+        compared = references(experiments) if self.config.stop_hopeless else {}
+        return replace(self, folder=folder, trunks=trunks, references=compared)
 
     def try_optimizer(self, experiments: Sequence[Experiment]) -> None:
         """Refuse an optimizer or groups of the user's own that the smallest model cannot take."""
@@ -198,6 +207,9 @@ class Trainer:
             state.resume(trunk, step, at_most=branches_at, owner=experiment.id)
         if folder is not None:
             tracking.join(Metrics(folder, after=state.step))
+        reference = None
+        if folder is not None and experiment.id in self.references:
+            reference = Reference.read(folder.with_name(self.references[experiment.id]))
         left = steps - state.step
         pays = use_compile(config.compile, self.device, self.speed, experiment, left, ranks.size)
         if any(ranks.all_reduce_max(pays)):  # measured times may differ
@@ -226,6 +238,11 @@ class Trainer:
                     if reason:
                         return replace(state.record(run, step), state="diverged", reason=reason)
                     state.monitor.dismiss()
+                if config.stop_hopeless and is_due(state.step, steps):
+                    verdict = reference and judge(experiment, state.curve, reference)
+                    if found := ranks.broadcast(verdict):
+                        run = replace(run, reason=found[0], loss_at_least=found[1])
+                        return replace(state.record(run, step), state="hopeless")
 
                 # 4. The loss is read twice a second at most: reading it waits for the device.
                 waited = time.perf_counter() - last_reading

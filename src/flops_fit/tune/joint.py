@@ -38,6 +38,7 @@ _SURE_EXPONENT = 0.02  # sd of a₁ where muP's check has passed
 _LIKELY_EXPONENT = 0.2  # and where it has not
 _INSIDE = math.log(1.2)  # beyond all runs of a budget, and near enough to them
 _OF_LAW = ("coefficient", "params", "units", "size")
+_LOST = ("diverged", "hopeless")
 _WORDS = dict(zip(TUNED, ("learning rate", "batch"), strict=True))
 
 
@@ -232,7 +233,7 @@ class _Climb:
     def _fitted(self, before: Rule, budget: float, spread: float) -> Rule:
         table = RunTable.from_runs(self.runs)
         here = [r for r in self.runs if r.experiment.budget == budget]
-        lost = sum(r.state == "diverged" for r in here)
+        lost = sum(r.state in _LOST for r in here)
         if len(table) < _FEWEST_LOSSES:
             if 2 * lost <= len(here):
                 return replace(before, beyond={})
@@ -244,7 +245,7 @@ class _Climb:
             return replace(before, beyond={})
         assert found is not None
         laws, beyond = found.laws, {}
-        tried = [r.experiment for r in here if r.state in ("completed", "diverged")]
+        tried = [r.experiment for r in here if r.state in ("completed", *_LOST)]
         for name, law in laws.items():
             off = [_log_ratio(e, name, law(e.params, e.tokens)) for e in tried]
             if off and (max(off) < -_INSIDE or min(off) > _INSIDE):

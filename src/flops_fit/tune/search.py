@@ -164,7 +164,8 @@ class Search:
     def along(self, axis: Axis, starts: Mapping[int, Point]) -> dict[int, dict[int, float]]:
         """The losses of three neighbours around each cell's start, by offset from it.
 
-        More are tried beyond an edge while the lowest lies there; a run that diverged ends its side.
+        More are tried beyond an edge while the lowest lies there; a run that diverged or was hopeless ends
+        its side.
         """
         new = {c: [o for o in (-1, 0, 1) if self._differs(axis, s, o)] for c, s in starts.items()}
         tried: dict[int, list[int]] = {c: [] for c in starts}

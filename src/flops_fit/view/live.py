@@ -36,6 +36,7 @@ _STATES = {  # word and style, in the order shown
     "completed": ("completed", "green"), "running": ("running", "cyan"),
     "stopped": ("stopped", "yellow"), "waiting": ("waiting", ""),
     "elsewhere": ("made elsewhere", "magenta"), "diverged": ("diverged", "red"),
+    "hopeless": ("hopeless", "yellow"),
     "oom": ("out of memory", "red"), "failed": ("failed", "red"), "preempted": ("preempted", "red"),
 }  # fmt: skip
 
