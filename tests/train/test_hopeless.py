@@ -84,7 +84,7 @@ def stopped(folder: Path) -> list[Run]:
 def test_a_far_too_large_rate_is_stopped_and_all_else_is_the_same_to_the_last_bit(full, stopped):
     hopeless = [r for r in stopped if r.state == "hopeless"]
     assert {r.experiment.params.total for r in hopeless} == {FAR_TOO_HIGH}
-    assert len(hopeless) >= 2
+    assert hopeless
     for before, now in zip(alike(full), alike(stopped), strict=True):
         assert before.experiment == now.experiment  # the option is part of no id
         if now.state != "hopeless":
@@ -152,7 +152,7 @@ def test_a_killed_sweep_goes_on_to_the_same_decisions(stopped, tmp_path, interru
 def test_without_the_option_a_stopped_run_is_trained_in_full(full, tmp_path):
     flops_fit.run_sweep(plan(), output_dir=tmp_path, progress=False)
     assert not plan().diff(tmp_path).missing
-    assert len(plan(False).diff(tmp_path).missing) >= 2
+    assert plan(False).diff(tmp_path).missing
     runs = flops_fit.run_sweep(plan(False), output_dir=tmp_path, progress=False)
     assert alike(runs) == alike(full)
 

@@ -65,7 +65,9 @@ def censored_rows(
     none = np.full(len(loss), np.nan)
     bound = none if at_least is None else at_least
     if "budget" in data:  # D of a run that was stopped is that of its plan
-        D = np.where(np.isnan(bound), D, D * data["budget"] / data["flops"])
+        short = np.isfinite(bound) & (data["flops"] > 0)
+        D = np.array(D)
+        D[short] *= data["budget"][short] / data["flops"][short]
     columns = (N, D, *(np.ones(len(loss)) if c is None else c for c in (lr, batch)))
     rows = np.array([*columns, bound]).T
     known = np.all(np.isfinite(rows[:, :4]) & (rows[:, :4] > 0), axis=1) & ~np.isfinite(loss)

@@ -58,7 +58,7 @@ def references(experiments: Iterable[Experiment]) -> dict[str, str]:
         sizes = sorted(e.params.total for e in runs)
         middle = [e for e in runs if e.params.total == sizes[len(sizes) // 2]]
         middle.sort(key=lambda e: (e.hparams.lr, e.hparams.batch_units, e.repeat, e.id))
-        reference = middle[len(middle) // 2]
+        reference = middle[(len(middle) - 1) // 2]  # of two rates the lower, as it is safer
         out |= {e.id: reference.id for e in runs if e.id != reference.id}
     return out
 
