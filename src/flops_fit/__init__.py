@@ -6,8 +6,6 @@ runs from elsewhere: :func:`plan_sweep`, :func:`run_sweep`, :func:`fit_runs`, :f
 Names are imported when they are first used, so that the command ``flops-fit`` answers at once.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any

@@ -1,13 +1,11 @@
 """What a run will end at: its curve so far, continued along its schedule by the multi-power law."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -187,7 +185,7 @@ class _Run:
     def read(
         cls, curve: Any, schedule: Schedule, end: float | None, name: str, unit: float = 1.0,
         over: bool = False,
-    ) -> _Run:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """Positions in ``unit``; a run that is ``over`` ends where its curve does, or at ``end``."""
         x, loss = read_points(curve, name)
         known = _known(schedule)

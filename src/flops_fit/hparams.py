@@ -1,11 +1,9 @@
 """How one run is trained: its hyper-parameters, and its learning rate at every moment."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from flops_fit.errors import InputError, check_choice, is_number
 
@@ -106,7 +104,7 @@ class HParams(Mapping[str, Any]):
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> HParams:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read a record: missing fields get their defaults, unknown keys stay as items."""
         names = {f.name for f in fields(cls) if f.init}
         hparams = cls(**{name: value for name, value in values.items() if name in names})

@@ -1,7 +1,5 @@
 """torch, imported where it is first used: that takes seconds, and fits of tables do without it."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

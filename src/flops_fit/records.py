@@ -5,8 +5,6 @@ Under warmup–stable–decay, runs of one model that differ only in length shar
 first cools down; each cool-down is a branch (Hägele et al. 2024, arXiv:2405.18392).
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -17,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, Literal, Self, TypeVar, get_origin
 
 import msgspec
 import numpy as np
@@ -157,7 +155,7 @@ class Experiment:
         return {"id": self.id, **asdict(self), "hparams": self.hparams.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` wrote; a record whose id does not match was edited."""
         record = as_record(values, dict[str, Any], "a run's record")
         what = f"the record of run {record.get('id')}"
@@ -279,7 +277,7 @@ class Run:
         return {**asdict(self), "experiment": self.experiment.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Run:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` wrote."""
         record = as_record(values, dict[str, Any], "a run's record")
         experiment = Experiment.from_dict(record.get("experiment", {}))

@@ -1,11 +1,9 @@
 """Runs that could be made, who makes them, and the pilot that a sweep begins with."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,7 +50,7 @@ class Candidates:
         return self.flops if self.price is None else self.price
 
     @classmethod
-    def of(cls, rows: ArrayLike, flops: FlopsFunction, *, repeats: bool = True) -> Candidates:
+    def of(cls, rows: ArrayLike, flops: FlopsFunction, *, repeats: bool = True) -> Self:
         """From pairs (N, D), shape (candidates, 2)."""
         try:
             values = np.asarray(rows, dtype=np.float64)
@@ -68,12 +66,12 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.params)
 
-    def pick(self, index: Any) -> Candidates:
+    def pick(self, index: Any) -> Self:
         """Those at ``index``, a mask or positions, which may repeat."""
         arrays = [(n, v) for n, v in vars(self).items() if isinstance(v, np.ndarray)]
         return replace(self, **{name: values[index] for name, values in arrays})
 
-    def distinct(self) -> Candidates:
+    def distinct(self) -> Self:
         """Each run once."""
         rows = np.column_stack([self.params, self.tokens])
         return self.pick(np.sort(np.unique(rows, axis=0, return_index=True)[1]))

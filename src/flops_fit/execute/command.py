@@ -1,7 +1,5 @@
 """A run as a command: started in a folder of its own, watched, stopped with all that it started, and read."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -17,7 +15,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from flops_fit.errors import InputError, InputTypeError, TableError, check_choice, check_number
 from flops_fit.execute.executor import Report
@@ -262,7 +260,7 @@ class CommandTask:
 
     def in_folder(
         self, folder: Path, trunks: Path | None = None, experiments: Iterable[Experiment] = ()
-    ) -> CommandTask:
+    ) -> Self:
         """The same task, with the folders of runs under ``folder``."""
         return replace(self, folder=folder)
 

@@ -1,7 +1,5 @@
 """Sizes of a model that a trainer of your own builds: how many parameters each has."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """One pass of the user's model and its loss, traced without values where that is possible, else with them."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Check that a folder is complete and in order, changing nothing; collect what exported runs left."""
 
-from __future__ import annotations
-
 import csv
 import glob
 import os

@@ -1,7 +1,5 @@
 """The folder of a sweep: what is recorded in it, who makes which run, and a task that records its own."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -13,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from flops_fit.distributed import ALONE, join_ranks, launched
 from flops_fit.errors import OutputError, TableError
@@ -53,7 +51,7 @@ class Store:
         self.trunks = self.path / "trunks"  # where a run of a trunk leaves its state to longer ones
 
     @classmethod
-    def open(cls, path: str | Path, *, resume: bool = True) -> Store:
+    def open(cls, path: str | Path, *, resume: bool = True) -> Self:
         """Open the folder of a sweep, or create it; ``resume=False`` renames the runs in it.
 
         OutputError if it cannot be written or holds something else, or such a run is under way.

@@ -1,7 +1,5 @@
 """A run of a plan by Hugging Face's Trainer: its length, batch, rate and schedule are the plan's."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

@@ -1,7 +1,5 @@
 """What the user measures of a model at the end of its run: benchmark scores and the like."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
