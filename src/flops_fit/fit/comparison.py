@@ -117,18 +117,11 @@ def compare(
     multiplier is that of fits which share them, and a finding says so. Raises InputTypeError where one of
     the two is no fit, InputError for another argument that cannot be used.
 
-    Parameters
-    ----------
-    compute
-        C in FLOPs, by default the smaller of the two largest runs' compute.
-    speeds
-        FLOP/s of both in training, or MFU where both use the same devices; time goes with C over these. By
-        default those of their own runs, where the runs have them, at the sizes nearest to N*.
-    dollars_per_hour
-        The price of each one's devices, where they differ.
-    gate
-        Asks whether the second needs less by this share (0.05: 5 %) at least, of money where
-        ``dollars_per_hour`` is given, else of compute.
+    ``compute`` is C in FLOPs, by default the smaller of the two largest runs' compute. ``speeds`` are FLOP/s
+    of both in training, or MFU where both use the same devices; time goes with C over these. By default they
+    are those of their own runs, where the runs have them, at the sizes nearest to N*. ``dollars_per_hour``
+    are the prices of each one's devices, where they differ. ``gate`` asks whether the second needs less by
+    this share (0.05: 5 %) at least, of money where ``dollars_per_hour`` is given, else of compute.
     """
     for name, fit in (("first", first), ("second", second)):
         if not isinstance(fit, Fit):

@@ -5,8 +5,6 @@ above chance is a sum of two power terms. Constants are drawn by randomised maxi
 is the best fit to the runs' scores, and to the centres of the priors, with new noise on both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -152,20 +150,14 @@ class Direct:
 
     @cached_property
     def _fit(self) -> tuple[Floats, float]:
-        free = self.scale.ceiling is None
+        more = [2.0] if self.scale.ceiling is None else []
         share = np.clip((np.mean(self.scores) - self.scale.chance) / self.scale.range, 0.02, 0.98)
         half = np.log(-np.log(share) / 2)
-        starts = [[half, half, *np.log(e), *([2.0] if free else [])] for e in _EXPONENTS]
-        mean = np.array([0.0, 0.0, _USUAL_EXPONENT, _USUAL_EXPONENT, *([2.0] if free else [])])
-        width = np.array([np.inf, np.inf, _EXPONENT_SD, _EXPONENT_SD, *([2.0] if free else [])])
-        prior = np.where(np.isfinite(width), mean, 0.0), width
-        return _drawn(
-            lambda t: self._score(t, self.params, self.tokens),
-            self.scores,
-            np.array(starts),
-            prior,
-            1,
-        )
+        starts = np.array([[half, half, *np.log(e), *more] for e in _EXPONENTS])
+        mean = np.array([0.0, 0.0, _USUAL_EXPONENT, _USUAL_EXPONENT, *more])
+        prior = mean, np.array([np.inf, np.inf, _EXPONENT_SD, _EXPONENT_SD, *more])
+        model = partial(self._score, N=self.params, D=self.tokens)
+        return _drawn(model, self.scores, starts, prior, 1)
 
     @property
     def sd(self) -> float:
@@ -199,7 +191,8 @@ class TwoSteps:
         more = [2.0] if self.scale.ceiling is None else []
         starts = np.array([[np.log(s), _MIDDLE, *more] for s in _SLOPES])
         prior = np.array([0.0, _MIDDLE, *more]), np.array([_SLOPE_SD, _MIDDLE_SD, *more])
-        return _drawn(lambda t: self._score(t, self.losses), self.scores, starts, prior, 2)
+        model = partial(self._score, loss=self.losses)
+        return _drawn(model, self.scores, starts, prior, 2)
 
     @property
     def sd(self) -> float:

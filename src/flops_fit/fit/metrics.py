@@ -254,36 +254,18 @@ def metric(
     lay outside. A metric that shows nothing above chance, or no trend, has trust ``"no"`` and no
     number: what emerges later cannot be read from runs below the threshold.
 
-    Parameters
-    ----------
-    runs
-        Anything :meth:`flops_fit.RunTable.read` accepts. Runs without a value of the metric are left out.
-    column
-        The heading of the metric, or the name it has in ``find_optimal(metrics=)``.
-    kind
-        ``"accuracy"``: a share between ``chance`` and ``ceiling``; ``"pass@k"``: the same without
-        chance; ``"loss"``: a task's loss or bits per byte, which a law of N and D answers alone.
-    chance
-        The score of guessing: 0.25 with four choices.
-    ceiling
-        The highest score there is; ``None`` fits it, which takes runs that come near.
-    loss
-        The heading of the loss of the first step. By default the runs' held-out loss; the bits per
-        byte of the task's own right answers follow a benchmark more closely.
-    columns
-        Names of columns where they are unusual, as for :func:`fit_runs`.
+    ``runs`` are anything :meth:`flops_fit.RunTable.read` accepts, with names of columns in ``columns``; those
+    without a value of the metric are left out. ``column`` is the heading of the metric, or the name it has in
+    ``find_optimal(metrics=)``. ``kind`` is ``"accuracy"``: a share between ``chance``, the score of guessing
+    (0.25 with four choices), and ``ceiling``, the highest score there is (``None`` fits it, which takes runs
+    that come near); ``"pass@k"``: the same without chance; or ``"loss"``: a task's loss or bits per byte,
+    which a law of N and D answers alone. ``loss`` is the heading of the loss of the first step. By default
+    that is the runs' held-out loss; the bits per byte of the task's own right answers follow a benchmark more
+    closely.
 
-    Raises
-    ------
-    TableError
-        There is no such column.
-    InputError
-        The scores are no shares, or an argument is not valid.
-    FitError
-        Fewer than eight runs have the metric.
+    TableError where there is no such column; InputError where the scores are no shares, or an argument is
+    not valid; FitError where fewer than eight runs have the metric.
 
-    Examples
-    --------
     >>> from flops_fit import reference
     >>> runs = reference.runs("llama3_2024").to_dicts()
     >>> for run in runs:
