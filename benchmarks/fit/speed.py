@@ -183,6 +183,7 @@ def refits_at_optimum(runs: RunTable) -> tuple[Table, list[Goal]]:
     rng = np.random.default_rng(3)
     for name, law in LAWS.items():
         fit = fit_runs(runs, name, delta=DELTA, window=None)
+        runs = fit.runs  # in the order that the resamples have
         draws, weights = fit.bootstrap(REFITS), case_weights(len(runs), REFITS)
         ours_above, bounded = [], 0
         for i in range(0, REFITS, REFITS // CHECKED):

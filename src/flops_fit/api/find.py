@@ -76,7 +76,8 @@ def find_optimal(
         ``{"heads": lambda d_model: d_model // 64}``.
     dataset
         A torch Dataset, IterableDataset or DataLoader, or a sequence of samples. Batches are
-        tuples (inputs..., targets) or dicts, which go to the model by name.
+        tuples (inputs..., targets) or dicts, which go to the model by name. Or a function of arguments
+        that ``design=Grid(axes=...)`` varies, such as ``(share)``, that returns one.
     loss_fn
         ``(model output, targets) -> scalar``, a mean over units; or the output's ``.loss`` is used.
     compute_budgets

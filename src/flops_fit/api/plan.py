@@ -9,7 +9,13 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from flops_fit import rng
 from flops_fit.adaptive.candidates import check_adaptive, pilot_budgets, pilot_sizes
 from flops_fit.api.width_check import smallest, with_check
-from flops_fit.data.spec import DataSpec, check_dataset_type, split_data
+from flops_fit.data import (
+    DataSpec,
+    axes_of_data,
+    check_dataset_type,
+    made_data,
+    split_data,
+)
 from flops_fit.errors import InputError, InputTypeError, check_choice, check_whole, explains_names
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Mock
@@ -137,7 +143,8 @@ class Sweep:
                     "command's scores are columns of a table of your own, for flops_fit.fit.metric."
                 )
         for name in ("dataset", "eval_dataset"):
-            if (given := getattr(self, name)) is not None:
+            made = name == "dataset" and self.data_axes
+            if (given := getattr(self, name)) is not None and not made:
                 check_dataset_type(given, name)
 
     @property
@@ -146,6 +153,16 @@ class Sweep:
         if self.design == Adaptive.kind and self.compute_budgets is not None:
             return resolve_design(self.design, check_budgets(self.compute_budgets))
         return resolve_design(self.design)
+
+    @property
+    def axes(self) -> Mapping[str, Sequence[Any]]:
+        """Further arguments that the design varies."""
+        return getattr(self.resolved_design, "axes", {})
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """Those that a function given as ``dataset`` takes."""
+        return axes_of_data(self.dataset, self.axes)
 
     def _check_joint(self) -> None:
         if resolve_tune(self.tune).kind != "joint":
@@ -220,13 +237,15 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         spec: ModelSpec = sweep.model_cls
     else:
         kwargs = {} if sweep.model_kwargs is None else sweep.model_kwargs
-        spec = ModelSpec(sweep.model_cls, sweep.model_size_param, kwargs)
+        spec = ModelSpec(sweep.model_cls, sweep.model_size_param, kwargs, sweep.data_axes)
     budgets, sizes, design = _layout(sweep, spec)
     objective = Objective(sweep.loss_fn, sweep.count_fn, sweep.step_fn)
     task, mup, data, trainer = sweep.task, sweep.training.mup, None, None
-    split = None
-    if task is None and sweep.dataset is not None:
-        split = split_data(sweep.dataset, sweep.eval_dataset, sweep.training.eval_samples)
+    split, data_axes, most = None, None, sweep.training.eval_samples
+    if task is None and sweep.data_axes:
+        split, data_axes = made_data(sweep.dataset, sweep.axes, sweep.eval_dataset, most)
+    elif task is None and sweep.dataset is not None:
+        split = split_data(sweep.dataset, sweep.eval_dataset, most)
     elif task is None and sweep.requires_data:
         raise InputError(
             "dataset: training needs a data set; got none. Give dataset=, or train=False for "
@@ -247,8 +266,8 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         device = resolve_device(sweep.device)
         precision = resolve_precision(sweep.training.precision, device)
         config = replace(sweep.training, precision=precision)
-        measures = dict(sweep.metrics or {})
-        trainer = Trainer(spec, *split, objective, device, config, metrics=measures)
+        trainer = Trainer(spec, *split, objective, device, config, data_axes=data_axes)
+        trainer = replace(trainer, metrics=dict(sweep.metrics or {}))
     small = None if example is None else smallest_built(spec, sizes)
     counter, per_sample = _counter(sweep, spec, objective, data, small)
     if split is not None and trainer is not None:
@@ -265,8 +284,11 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         findings += extent.findings
         # All that decides how runs come out and is not part of their experiments.
         judged_by = [part.fingerprint() for part in (objective, *split)]
+        judged_by += [] if data_axes is None else data_axes.fingerprints()
         own = [*trainer.config.fingerprints(trainer.precision), *extent.conditions]
         conditions = digest([*judged_by, *own])
+    if data_axes is not None and counter.lengths is not None:
+        data_axes.refuse_lengths()
     factory = ExperimentFactory(
         spec,
         counter,
@@ -278,6 +300,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
         conditions,
         sweep.training.branch,
         None if data is None else data.count(),
+        data_axes,
     )
     read = () if data is None else tuple(data.notes)
     if isinstance(spec, ModelSizes) and counter.method == "6nd":
@@ -310,7 +333,8 @@ def _counter(
     sweep: Sweep, spec: ModelSpec, objective: Objective, data: DataSpec | None, small: Size | None
 ) -> tuple[FlopsCounter, float]:
     """What counts FLOPs, and the number of units per sample; 6·N per unit where no data may be read."""
-    flops, source, batch = sweep.flops, sweep.dataset, sweep.example_batch
+    flops, batch = sweep.flops, sweep.example_batch
+    source = data.dataset if data is not None and sweep.data_axes else sweep.dataset
     if isinstance(spec, ModelSizes):
         source, flops = spec, spec.flops_method if flops == "measured" else flops
     lengths, samples = None, None

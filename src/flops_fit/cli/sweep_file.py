@@ -220,10 +220,16 @@ class SweepFile:
             code = key == "metrics"
             return {k: _resolved(v, find, f"{key}.{k}", names=code) for k, v in value.items()}
         thing = _resolved(value, find, key, names=True)
-        factory = isinstance(thing, type) or inspect.isroutine(thing)
-        if factory and key in _CALLED and isinstance(value, str):
+        if key in _CALLED and isinstance(value, str) and _is_factory(thing):
             return _called(thing, {}, key)
         return thing
+
+
+def _is_factory(thing: Any) -> bool:
+    """A class, or a function that needs no argument: one that does makes data of a design's axes."""
+    if not inspect.isroutine(thing):
+        return isinstance(thing, type)
+    return all(p.default is not p.empty for p in inspect.signature(thing).parameters.values())
 
 
 def _check_executor(table: Mapping[str, Any], untrusted: Path) -> None:

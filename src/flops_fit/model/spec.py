@@ -39,6 +39,7 @@ class ModelSpec:
     factory: Callable[..., Any]
     size_param: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()  # of a size's arguments, those of the data
     refusals: dict[str, str] = field(default_factory=dict, repr=False)
     _counts: dict[str, ParamCount | None] = field(default_factory=dict, repr=False)
     _codes: dict[int, tuple[Any, str]] = field(default_factory=dict, repr=False)
@@ -96,7 +97,8 @@ class ModelSpec:
                 k: v(at) if at is not None and self._follows(v) else v
                 for k, v in self.kwargs.items()
             }
-            return known | {k: v for k, v in size.items() if self._named or k != self.size_param}
+            left_out = {*self.beside, *([] if self._named else [self.size_param])}
+            return known | {k: v for k, v in size.items() if k not in left_out}
         if self.size_param is None:
             raise ModelError(
                 "model_size_param: expected the name of the argument that sets the model's size, "

@@ -162,8 +162,9 @@ class Grid:
     the fit or result of earlier runs, or a number of units per parameter; ``None`` for 20. Sizes reach a
     factor ``width`` below and above that N*, in even steps of ln N. ``sizes_per_budget``: how many at
     each budget, or one number for each budget, the smallest first. ``axes`` are values of further arguments
-    of the model, such as ``{"num_layers": [2, 3, 4]}``: each run has one of them and the size that gives its
-    N, drawn so that they go with neither N nor C. :meth:`flops_fit.Fit.axis` says what they do.
+    of the model, or of a function given as ``dataset``, such as ``{"num_layers": [2, 3, 4]}``: each run has
+    one of them and the size that gives its N, drawn so that they go with neither N nor C.
+    :meth:`flops_fit.Fit.axis` says what they do.
     ``repeats``: runs of each size and budget, with seeds of their own.
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.data.axes import DataAxes
 from flops_fit.errors import InputError, InputTypeError, PlanError
 from flops_fit.fingerprint import digest, reference
 from flops_fit.flops.functions import FlopsFunction
@@ -36,8 +37,9 @@ class UnmetBudgetError(PlanError):
 class ExperimentFactory:
     """Makes the exact experiment of a budget and a size.
 
-    ``samples`` and ``pass_length`` are those of one pass of the data, if known, the latter also of a stream;
-    ``conditions`` is a fingerprint. With ``branch`` neither batch nor seed depends on the budget.
+    ``samples`` and ``pass_length`` are those of one pass of the data, if known, the latter also of a stream,
+    and of the smallest data set where ``data_axes`` has several; ``conditions`` is a fingerprint. With
+    ``branch`` neither batch nor seed depends on the budget.
     """
 
     spec: ModelSpec
@@ -50,6 +52,7 @@ class ExperimentFactory:
     conditions: str
     branch: bool = False
     pass_length: int | None = None
+    data_axes: DataAxes | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,8 @@ class ExperimentFactory:
                 f"{max(steps, 1)} cost {per_unit * max(steps, 1) * batch * per_sample:.4g} FLOPs"
             )
         check_warmup(hparams, length, f"size={size} at {budget:.3g} FLOPs")
+        axes, passed = self.data_axes, self.pass_length
+        passed = passed if axes is None else axes.of(size).count()
         key = repr(size)
         if key not in self._fingerprints:
             self._fingerprints[key] = self.spec.fingerprint(size)
@@ -121,7 +126,7 @@ class ExperimentFactory:
             seed=seed,
             repeat=repeat,
             fingerprint=digest([self._fingerprints[key], self.conditions]),
-            epochs=None if self.pass_length is None else batch * steps / self.pass_length,
+            epochs=None if passed is None else batch * steps / passed,
         )
 
     def flops(self) -> FlopsFunction:
@@ -209,9 +214,8 @@ def cross_axes(
     lost = []
     for (budget, params), *picked in zip(places, *best, strict=True):
         own = {name: axes[name][i] for name, i in zip(axes, picked, strict=True)}
-        at = specs.setdefault(
-            repr(own), ModelSpec(spec.factory, spec.size_param, {**spec.kwargs, **own})
-        )
+        kwargs = {**spec.kwargs, **{k: v for k, v in own.items() if k not in spec.beside}}
+        at = specs.setdefault(repr(kwargs), ModelSpec(spec.factory, spec.size_param, kwargs))
         near = at.nearest(params)
         size = None if near is None else {str(spec.size_param): near[0], **own}
         if size is None or size in crossed[budget]:

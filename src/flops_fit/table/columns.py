@@ -38,14 +38,7 @@ _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
 _REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
 # Whose headings and cells carry no units; top_k is no top in thousands.
 _FRACTIONAL = (
-    "loss",
-    "loss_se",
-    "epochs",
-    "lr",
-    "ratio",
-    "experts",
-    "experts_per_token",
-    "loss_at_least",
+    *("loss", "loss_se", "loss_at_least", "epochs", "lr", "ratio", "experts", "experts_per_token"),
 )
 _NAMED_DEVICES = re.compile(r"(\d+)\s*[x×*]?\s*[A-Za-z].*|.*\S\s*[x×*]\s*(\d+)")  # 8xH100
 _OPTUNA = {"number", "value", "state", "datetime_start"}  # of its trials; value is the objective

@@ -15,6 +15,7 @@ from typing import Any
 from flops_fit import rng
 from flops_fit._version import __version__
 from flops_fit.batches import is_out_of_memory, to_device
+from flops_fit.data.axes import DataAxes
 from flops_fit.data.reading import explain_lost_reader
 from flops_fit.data.spec import DataSpec
 from flops_fit.distributed import ALONE, PeerError, Ranks, join_ranks
@@ -76,7 +77,8 @@ class Trainer:
     ``judged_on`` and ``divisible`` are as in :class:`~flops_fit.plan.extent.Extent`.
     ``measures_noise``: whether to measure the gradient noise scale at the end, for four steps more.
     ``metrics`` are measured there. ``references`` are the runs, by their ids, that runs are compared with
-    where they may be stopped.
+    where they may be stopped. ``data_axes`` has the data of each run where it differs; ``data`` is then one
+    of them.
     """
 
     model: ModelSpec
@@ -94,6 +96,7 @@ class Trainer:
     divisible: bool = True
     metrics: Measures = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
+    data_axes: DataAxes | None = None
 
     @property
     def precision(self) -> Precision:
@@ -141,6 +144,9 @@ class Trainer:
 
         What goes wrong becomes the state of the run; only an interruption passes through, after a checkpoint.
         """
+        if self.data_axes is not None:
+            own = replace(self, data=self.data_axes.of(experiment.size), data_axes=None)
+            return own(experiment, report)
         started = time.perf_counter()
         ranks = join_ranks(self.device)
         versions = {"flops_fit": __version__, "torch": torch.__version__}
