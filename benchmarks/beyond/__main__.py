@@ -3,6 +3,7 @@
     python -m benchmarks.beyond --data DIR                    # a folder of public tables
     python -m benchmarks.beyond --data DIR --only metrics     # benchmark scores
     python -m benchmarks.beyond --data DIR --only schedules   # what a run will end at
+    python -m benchmarks.beyond --data DIR --only steps       # what a batch costs
     python -m benchmarks.beyond --data DIR --only stopping    # trains runs at rates far off (ten minutes)
     python -m benchmarks.beyond.mixtures                      # trains mixtures of experts (half an hour)
     python -m benchmarks.beyond.scalebench --data DIR         # ScaleBench's tables (half an hour)
@@ -25,12 +26,13 @@ from benchmarks.beyond.forms import forms
 from benchmarks.beyond.metrics import metrics
 from benchmarks.beyond.repeats import repeats
 from benchmarks.beyond.schedules import schedules
+from benchmarks.beyond.steps import steps
 from benchmarks.beyond.stopping import stopping
 from benchmarks.common.command import run, with_folder
 
 PARTS = {
     "metrics": metrics, "repeats": repeats, "schedules": schedules, "experts": experts, "forms": forms,
-    "depth": depth, "stopping": stopping,
+    "depth": depth, "steps": steps, "stopping": stopping,
 }  # fmt: skip
 
 

@@ -21,11 +21,13 @@ from flops_fit.laws import Hoffmann
 from flops_fit.records import Run
 from flops_fit.store import Store, recorded_findings
 from flops_fit.table import RunTable
+from flops_fit.text import format_count
 from tests.cli._calls import called
 from tests.cli._typed import TYPED
 from tests.conftest import make_experiment
 from tests.fit._experts import rows
 from tests.fit._runs import sweep
+from tests.laws.test_steps import batches
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -432,12 +434,31 @@ def test_a_law_of_experts_answers_under_a_cap_on_memory(capsys: Capsys, tmp_path
     assert (law.code, "published law" in law.err) == (2, True)
 
 
+def test_a_law_of_steps_answers_at_a_given_batch(capsys: Capsys, tmp_path: Path) -> None:
+    """With the best batch of each length below, and up to which one its loss is nearly kept."""
+    path = tmp_path / "runs.csv"
+    runs = batches()
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([runs, *zip(*runs.values(), strict=True)])
+    fit = flops_fit.fit_runs(str(path), "steps").with_batch(3e7)
+    asked = ("fit", path, "--law", "steps", "--predict", "1e20", "--batch", "30M")
+    (told,) = called(capsys, *asked, "--json").document["predictions"]
+    assert told["optimal_params"] == pytest.approx(fit.predict(1e20).optimal_params)
+    shown = called(capsys, *asked).out
+    best = fit.estimate(lambda law: law.best_batch(told["optimal_tokens"]))
+    assert f"| 1e+20 | {format_count(best.value)} (" in re.sub(" +", " ", shown)
+    assert "Loss within 1 % up to" in shown
+    refused = called(capsys, "fit", path, "--batch", "30M")
+    assert (refused.code, "expected a law of steps" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("fit", "--share", "alpha"), "--share: expected --group"),
         (("fit", "--group", "x", "--axis", "y"), "no --axis"),
         (("fit", "--group", "x", "--max-total-params", "4B"), "no --max-total-params"),
+        (("fit", "--group", "x", "--batch", "1M"), "no --batch"),
         (("metric", "loss", "1e21"), "give --kind loss for a loss"),
         (("forecast", "--schedule", "Linear", "--end", "9"), "--schedule: expected one of"),
     ],

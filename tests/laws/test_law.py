@@ -163,4 +163,12 @@ def test_the_exponent_is_the_slope_of_the_optimum():
 def test_registry_names_its_laws():
     """Each law is found under its own name."""
     assert all(law.name == name for name, law in LAWS.items())
-    assert set(LAWS) == {"hoffmann", "kappa", "kaplan", "muennighoff", "overfit", "experts"}
+    assert set(LAWS) == {
+        "hoffmann",
+        "kappa",
+        "kaplan",
+        "muennighoff",
+        "overfit",
+        "experts",
+        "steps",
+    }

@@ -24,6 +24,7 @@ from flops_fit.errors import FlopsFitError
 from flops_fit.model import ModelSpec
 from flops_fit.objective import Objective
 from flops_fit.records import Experiment, Run
+from flops_fit.store import Store
 from flops_fit.train import Trainer, TrainingConfig
 from tests.conftest import make_experiment, with_changes
 
@@ -162,6 +163,19 @@ def stopped(folder: Path, make: Trainer, steps: int = 40) -> Any:
     return {"code": code, "kept": kept, "again": told(again)}
 
 
+def hopeless(folder: Path) -> Any:
+    """A run whose reference ended far below it, which only rank 0 can read."""
+    asked = experiment(steps=200)
+    asked = replace(asked, hparams=replace(asked.hparams, lr=1e-6))
+    reference = replace(asked, seed=9)
+    make = replace(trainer(), config=TrainingConfig(stop_hopeless=True))
+    if RANK == 0:
+        store = Store.open(folder / "hopeless")
+        store.publish(Run(reference, "completed", loss=0.1, train_loss=0.1))
+        make = replace(make, folder=store.runs, references={asked.id: reference.id})
+    return told(make(asked))
+
+
 def sharded_dropout() -> Trainer:
     return replace(trainer({"dropout": 0.3}, model=Deep), config=SHARDED)
 
@@ -258,6 +272,7 @@ def main(out: Path) -> None:
         "no room": trained({"room": 0}),
         "dropout": trained({"dropout": 0.3}),
         "broken": told(trainer(broken_on=1)(experiment())),
+        "hopeless": hopeless(out),
         "stopped": stopped(out / "stopped", trainer({"dropout": 0.3})),
         "sharded": deep(SHARDED),
         "sharded, cut": deep(replace(SHARDED, microbatch=4)),

@@ -118,6 +118,13 @@ def test_asked_to_stop_all_ranks_do_at_one_step_and_go_on_from_it(
     assert both[1]["stopped"]["kept"] == []
 
 
+def test_a_hopeless_run_is_stopped_on_both_at_one_step(both: tuple[Any, Any, Path]) -> None:
+    first, second = (rank["hopeless"] for rank in both[:2])
+    assert first["state"] == second["state"] == "hopeless"
+    assert first["reason"] == second["reason"]
+    assert first["tokens"] == second["tokens"] > 0
+
+
 def test_branches_share_a_trunk_over_ranks_too(both: tuple[Any, Any, Path]) -> None:
     """The longer run begins where the shorter one left the trunk, and ends as it does alone."""
     for rank, written in zip(both[:2], (2, 0), strict=True):

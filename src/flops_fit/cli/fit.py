@@ -40,6 +40,9 @@ def fit(
     share: Annotated[list[str] | None, option("share")] = None,
     axis: Annotated[list[str] | None, option("axis")] = None,
     max_total_params: answer.TotalCap = None,
+    batch: Annotated[
+        float | None, option("given_batch", "--batch", parser=answer.flops_number)
+    ] = None,
     report: Annotated[Path | None, option("page")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -47,9 +50,9 @@ def fit(
     if group is not None:
         if report is not None:
             raise InputError("expected no --report with --group: write a page of each group alone.")
-        if axis or max_total_params is not None:
+        if axis or max_total_params is not None or batch is not None:
             raise InputError(
-                "expected no --axis and no --max-total-params with --group: ask them of a group alone."
+                "expected no --axis, no --max-total-params and no --batch with --group: ask a group alone."
             )
         names = answer.column_names(column)
         grouped = flops_fit.fit_runs(
@@ -59,6 +62,8 @@ def fit(
     if share:
         raise InputError("--share: expected --group beside it, the groups that share constants.")
     fitted = answer.read_fit(runs, law, column, curves)
+    if batch is not None:
+        fitted = fitted.with_batch(batch)
     predictions, words, findings = _answers(fitted, predict, runs)
     shown = [
         flops_fit.report.chinchilla_table(predictions, fitted.trust),
@@ -76,6 +81,8 @@ def fit(
     axes = [fitted.axis(name) for name in axis or ()]
     sparse = answer.best_experts(fitted, predict or [fitted.largest_compute], max_total_params)
     shown += [f"\n{effect}" for effect in (*axes, *sparse)]
+    if batches := _batches(fitted, predictions):
+        shown.append(f"\n{batches}")
     document: dict[str, Any] = {"fit": fitted, "predictions": predictions, "report": None}
     document |= ({"axes": axes} if axes else {}) | ({"experts": sparse} if sparse else {})
     if report is not None:
@@ -86,6 +93,33 @@ def fit(
         shown.append(f"\nReport: {path}")
         document["report"] = str(path)
     return Answer(tuple(shown), document, answer.relied_on(fitted, findings))
+
+
+def _batches(fitted: flops_fit.Fit, predictions: Sequence[flops_fit.fit.Prediction]) -> str:
+    """The best batch at each optimum, and up to which one the loss is within 1 %; of a law of steps."""
+    if not isinstance(fitted.law, flops_fit.laws.Steps):
+        return ""
+    unit = fitted.runs.batch_unit or fitted.runs.unit
+    head = ["FLOPs", f"Best batch, {unit}", "Loss within 1 % up to"]
+    return markdown_table([head, *(_batch_row(fitted, p) for p in predictions)])
+
+
+def _batch_row(fitted: flops_fit.Fit, p: flops_fit.fit.Prediction) -> list[str]:
+    N, D = p.optimal_params, p.optimal_tokens
+
+    def best(law: Any) -> float:
+        return float(law.best_batch(D))
+
+    def largest(law: Any) -> float:
+        return float(law.largest_batch(N, D, 0.01))
+
+    spans = (_with_span(fitted.estimate(quantity)) for quantity in (best, largest))
+    return [f"{p.target_compute:.3g}", *spans]
+
+
+def _with_span(estimate: flops_fit.fit.Estimate) -> str:
+    low, high = (format_count(v) for v in estimate.interval or (math.nan, math.nan))
+    return f"{format_count(estimate.value)} ({low}–{high})"
 
 
 def _by_group(grouped: flops_fit.fit.GroupFit, predict: Sequence[float] | None) -> Answer:

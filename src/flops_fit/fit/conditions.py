@@ -17,11 +17,12 @@ from flops_fit.fit.prediction import check_target
 from flops_fit.laws.experts import Experts
 from flops_fit.laws.kappa import Repeating
 from flops_fit.laws.law import Law
+from flops_fit.laws.steps import Steps
 from flops_fit.table.run_table import RunTable
 
 
 class Conditions:
-    """Questions of a fit under conditions of its law: a supply of data, experts."""
+    """Questions of a fit under conditions of its law: a supply of data, experts, batches."""
 
     law: Law
     isoflop: IsoFLOP
@@ -48,6 +49,18 @@ class Conditions:
             )
         cap = math.inf if max_total_params is None else max_total_params
         return self._of(self.law.with_experts(sparsity, cap))
+
+    def with_batch(self, batch_units: float) -> Self:
+        """The same fit for batches of ``batch_units``; of the best at each D for 0, as it answers by default.
+
+        InputError for a law that does not know of batches.
+        """
+        if not isinstance(self.law, Steps):
+            raise InputError(
+                f"expected a law of steps to ask about batches; the {self.law.name} law does not know of "
+                'them. Fit with law="steps".'
+            )
+        return self._of(self.law.with_batch(batch_units))
 
     def _of(self, law: Law) -> Self:
         """The fit under another condition of its law."""

@@ -108,9 +108,10 @@ def fit_runs(
         determine it.
         ``"hoffmann"``, ``"kappa"``, ``"kaplan"``, ``"muennighoff"`` (repeated data; needs a column
         ``unique_tokens``), ``"overfit"`` (the same with runs whose loss rises again),
-        ``"experts"`` (mixtures of experts; needs columns ``params`` and ``active_params``), or a
-        class of your own, a :class:`flops_fit.laws.Law`. ``"search"``: the form that
-        predicts the largest budgets best from the others; ``fit.search`` has the table.
+        ``"experts"`` (mixtures of experts; needs columns ``params`` and ``active_params``), ``"steps"``
+        (what a batch costs; needs a column of batches, each run at its best rate), or a class of your
+        own, a :class:`flops_fit.laws.Law`. ``"search"``: the form that predicts the largest budgets best
+        from the others; ``fit.search`` has the table.
     delta
         Huber's δ: ``"mad"`` takes 1.345 robust standard deviations of the residuals, a number
         fixes it (1e-3 reproduces Hoffmann et al. 2022), ``inf`` is least squares.
@@ -170,6 +171,8 @@ def fit_runs(
         form = Kappa
     check_options(delta, loss_space, window, n)
     check_hparams(hparams)
+    if hparams == "auto" and form is not None and "batch_units" in form.covariates:
+        hparams = None  # what a batch costs is of the law
     by_experts = form is not None and "sparsity" in form.covariates
     if by_experts and n == "non_embedding":
         raise InputError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import FitError, FlopsFitError, InputError
+from flops_fit.fit.hparam_rule import varied
 from flops_fit.fit.minima import parabola
 from flops_fit.fit.misfit_mean import check_known
 from flops_fit.fit.surface import points_of
@@ -100,6 +101,8 @@ def search_forms(problem: FitProblem, window: WindowRule) -> LawSearch:
 
 
 def _has_columns(table: RunTable, form: type[Law]) -> bool:
+    if "batch_units" in form.covariates and "batch_units" not in varied(table):
+        return False  # or losses are as of the best batch already
     columns = table.covariates(form.covariates)
     return len(columns) == len(form.covariates) and all(bool(np.all(c > 0)) for c in columns)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flops_fit.errors import InputError, TableError
+from flops_fit.errors import TableError
 from flops_fit.files import read_json
 from flops_fit.forecasting import forecast
 from flops_fit.hparams import learning_rate
@@ -78,6 +78,8 @@ def judge(
     too high more than a forecast knows: three fifths of such a distance have vanished by the end. So half
     of the rate's fall has to be seen, and no more than 10 % is claimed.
     """
+    if not curve:  # after a checkpoint that an earlier version left
+        return None
     steps, per_step = experiment.steps, experiment.batch_size * experiment.units_per_sample
     rate = partial(learning_rate, experiment.hparams, planned=steps * per_step)
     at, loss = np.array(curve).reshape(-1, 2).T
@@ -86,7 +88,7 @@ def judge(
         return None
     try:
         ahead = forecast((at, loss), lambda step: rate(step * per_step), end=steps)
-    except InputError:  # it is too early
+    except ValueError:  # it is too early, or no law goes through the curve
         return None
     low = ahead.interval[0]
     if not low > (1 + _WORSE) * max(reference.train_loss, reference.loss):
