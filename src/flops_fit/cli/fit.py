@@ -12,7 +12,6 @@ import flops_fit
 from flops_fit.cli import answer
 from flops_fit.cli.answer import Answer, Columns, Curves, Form, Json, Predict, flops_option, option
 from flops_fit.errors import InputError
-from flops_fit.plan.io import FINAL
 from flops_fit.text import format_count, format_percent, markdown_table
 
 _MAX_ROWS = 10  # of the table, without --predict
@@ -261,7 +260,7 @@ def forecast(
         return Answer((str(found),), _document(found))
     plan = flops_fit.store.planned(curve)
     done = {r.experiment.id: r.state for r in flops_fit.store.recorded_runs(curve)}
-    under_way = [e for e in plan if done.get(e.id) not in FINAL]
+    under_way = [e for e in plan if done.get(e.id) not in flops_fit.plan.io.FINAL]
     earlier_runs = [e for e in plan if done.get(e.id) == "completed"]
     ends = flops_fit.store.forecast_ends(curve, under_way, earlier_runs)
     lines = [f"{e.label}: {ends[e.id]}" for e in under_way if e.id in ends]
