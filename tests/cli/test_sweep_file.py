@@ -162,6 +162,7 @@ def test_paths_of_a_file_are_beside_it_and_those_of_flags_are_here(
         ("[design]\nwidth = 3", "design.kind: expected one of ['grid', 'tapered', 'rectangular', "),
         ("[training]\nprecison = 'bf16'", "no option 'precison'; did you mean 'precision'?"),
         ("seed = ", "expected TOML"),
+        ("seed = " + "[" * 9999, "expected TOML"),
         ("loss_fn = 'thing.py:los'", "loss_fn: thing.py has no 'los'. Did you mean 'loss'?"),
         ("loss_fn = 'no_such:los'", "loss_fn: no_such cannot be imported: ModuleNotFoundError"),
         ("loss_fn = 'no_such.py:los'", "does not exist"),

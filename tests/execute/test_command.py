@@ -65,6 +65,7 @@ def test_the_end_of_a_command_is_the_state_of_its_run(
         ({"result.json": '{"val_loss": 1.5, "loss": 9}'}, None),
         ({"all_results.json": '{"train_loss": 9, "eval_loss": 1.5}'}, None),
         ({"metrics.jsonl": '{"step": 1, "loss": 9}\n{"step": 2, "loss": 1.5}\n{"step":'}, None),
+        ({"metrics.jsonl": '{"step": 1, "loss": 1.5}\n' + "[" * 99_999}, None),
         ({"log.csv": "step,val\n1,9\n2,1.5\n3,\n"}, "log.csv:val"),
         ({"wandb/run-1/files/s.json": '{"val": {"loss": 1.5}}'}, "wandb/*/files/s.json:val.loss"),
         ({"8.json": '[{"loss": 9}, {"loss": 1.5}]'}, "{size}.json"),

@@ -39,6 +39,12 @@ def test_all_ways_to_name_sizes_make_one_plan(tmp_path: Path) -> None:
     assert again == plans[0]
 
 
+def test_a_cell_nested_too_deep_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.csv"
+    path.write_text(f"size,params\n{'[' * 99_999},1e5\nsmall,8e5\n")
+    assert ModelSizes(path).nearest(9e4) is not None
+
+
 def test_rows_may_have_several_arguments_and_what_a_token_costs(tmp_path: Path) -> None:
     path = tmp_path / "sizes.csv"
     path.write_text("depth,dim,params,flops_per_unit\n2,64,1e5,7e5\n4,128,8e5,5e6\n6,256,6e6,4e7\n")

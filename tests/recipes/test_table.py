@@ -136,6 +136,7 @@ FULL = 'name = "n"\nlr = 0.1\nbatch_units = 1\n'
         ('name = ""', "expected name = "),
         ("name = 3", "expected name = .*got 3"),
         ("name = ", "is not TOML"),
+        pytest.param("name = " + "[" * 9999, "is not TOML", id="deep"),
         ('name = "n"\nlr = 0.1', "expected batch_units, as there is no base"),
         ('name = "n"', "expected lr and batch_units, as there is no base"),
         ('name = "n"\nbase = "steplaw"', "base: expected one of .*Did you mean 'steplaw2025'"),

@@ -13,10 +13,11 @@ import pytest
 
 import flops_fit
 from flops_fit import RunTable, report
-from flops_fit.records import Diagnostic, Excluded, Run
+from flops_fit.records import Diagnostic, Run
 from flops_fit.report.page import page
 from flops_fit.report.provenance import bibtex, methods, papers
 from flops_fit.store import write_runs
+from flops_fit.table.left_out import Excluded
 from tests.conftest import make_experiment
 from tests.report.conftest import law_runs
 

@@ -279,7 +279,7 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: expected a TOML file of a sweep; {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: expected TOML; {error}.") from error
 
 
@@ -307,7 +307,7 @@ def _set(sweep: SweepFile, setting: str) -> None:
     _check_keys(keys[:1], "--set")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
     table = sweep.values
     if len(keys) == 1:

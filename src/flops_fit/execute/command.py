@@ -182,7 +182,7 @@ def _records(path: Path) -> list[Mapping[str, Any]]:
         lines = file.readlines() if path.suffix == ".jsonl" else [file.read()]
     found: list[Any] = []
     for line in lines:
-        with suppress(ValueError):  # torn, or blank
+        with suppress(ValueError, RecursionError):  # torn, or blank
             read = json.loads(line)
             found += read if isinstance(read, list) else [read]
     return [record for record in found if isinstance(record, Mapping)]

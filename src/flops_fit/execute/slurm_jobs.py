@@ -256,7 +256,7 @@ class JobMonitor:
         new = []
         for name in experiment_ids:
             path = progress_path(self._folder, name)
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, TypeError, RecursionError):
                 written = path.stat().st_mtime_ns
                 if self._reported.get(name) != written:
                     new.append(Progress(**json.loads(path.read_text())))

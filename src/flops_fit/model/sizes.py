@@ -123,6 +123,6 @@ def _rows(params: Any) -> list[KnownModel]:
 
 def _value(text: str) -> Any:
     """A cell as a number, or else a text."""
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, RecursionError):
         return json.loads(text)
     return text

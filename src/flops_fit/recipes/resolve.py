@@ -255,7 +255,7 @@ def read_recipe(path: str | Path) -> RecipeTable:
         raise InputError(f"hparams: {path}: {why}") from error
     except FlopsFitError as error:
         raise type(error)(f"hparams: {path}: {str(error).removeprefix('hparams: ')}") from error
-    except ValueError as error:  # of TOML, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, or of UTF-8
         raise InputError(f"hparams: {path}: is not TOML: {error}. Fix it there.") from error
 
 
