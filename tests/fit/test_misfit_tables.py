@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flops_fit import reference
 from flops_fit.fit import fit_runs, misfit
 from flops_fit.laws import Hoffmann
 from tests.fit._runs import sweep
@@ -39,3 +40,18 @@ def test_three_noisy_budgets_give_an_answer_far_beyond_them(seed):
     fit = fit_runs(runs)
     for factor in (1, 10, 100):
         assert np.isfinite(fit.predict(factor * 4e18).optimal_params)
+
+
+def test_a_form_that_the_runs_leave_open_answers_without_a_warning():
+    """Some of its drawn surfaces are infinite far from the runs."""
+    runs = reference.runs(
+        "porian2024_refinedweb",
+        hparams="base",
+        warmup="long",
+        decay="kaplan",
+        param_count="kaplan",
+        split="train",
+    )
+    fit = fit_runs(runs.select(runs.budget < 1e18), law="kaplan")
+    assert fit.trust == "no"
+    assert fit.predict(1.6e18).intervals["optimal_params"] is None

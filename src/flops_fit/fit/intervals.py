@@ -299,7 +299,8 @@ def bottoms(log_n: Floats, bowl: Floats) -> tuple[Floats, Floats]:
             [*(p.sum(axis=1) for p in powers), *((powers[2] * t).sum(axis=1) for t in (x, x * x))]
         )
         normal = np.moveaxis(m[np.add.outer(np.arange(3), np.arange(3))], 2, 0)
-        right_side = np.stack([(p * bowl).sum(axis=1) for p in powers], axis=1)
+        with np.errstate(invalid="ignore"):  # of bowls that reach infinity
+            right_side = np.stack([(p * bowl).sum(axis=1) for p in powers], axis=1)
         _, slope, curve = np.linalg.solve(normal, right_side[..., None])[..., 0].T
         with np.errstate(over="ignore"):  # it is clipped
             move = np.divide(-0.5 * slope, curve, out=np.zeros_like(slope), where=curve > 1e-12)
