@@ -45,9 +45,9 @@ def muon(param_groups: Groups, hparams: HParams) -> torch.optim.Optimizer:
     Groups with ``"muon": True`` are trained by ``torch.optim.Muon`` (Jordan et al. 2024; momentum .95,
     Nesterov), its steps scaled to the root mean square of AdamW's by .2·√max(rows, columns) (Liu et al.
     2025, arXiv:2502.16982, §2.2); the others by AdamW. So they found that rates and decays of AdamW serve;
-    small models over bytes want two to five times AdamW's rate (``benchmarks.hparams --only muon``). The
-    FLOPs of the steps themselves, as those of any optimizer, are not in C. InputError where no group is
-    marked, or a marked one holds what is no matrix.
+    small models over bytes want a rate of their own, .4 to 5 times AdamW's (``benchmarks.hparams --only
+    muon``). The FLOPs of the steps themselves, as those of any optimizer, are not in C. InputError where no
+    group is marked, or a marked one holds what is no matrix.
     """
     if not hasattr(torch.optim, "Muon"):
         raise InputError(f"optimizer: muon expects torch 2.9 or later; got {torch.__version__}.")
@@ -57,7 +57,7 @@ def muon(param_groups: Groups, hparams: HParams) -> torch.optim.Optimizer:
             "optimizer: muon expects groups with 'muon': True that hold matrices; got "
             f"{[tuple(p.shape) for p in marked][:3] or 'none'}. Give param_groups=muon_groups as well."
         )
-    return _kind()(param_groups, hparams)  # type: ignore[no-any-return]
+    return _kind()(param_groups, hparams)  # type: ignore[no-any-return]  # its class is made when asked for
 
 
 @cache
@@ -84,7 +84,7 @@ def _kind() -> Any:
             return [group for group in self.param_groups if bool(group["muon"]) is own]
 
         @torch.no_grad()
-        def step(self, closure: None = None) -> None:  # type: ignore[override]
+        def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure
             for own, part in self.parts.items():
                 # Loading a checkpoint replaces both.
                 part.state, part.param_groups = self.state, self._chosen(own)
