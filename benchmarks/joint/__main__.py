@@ -27,6 +27,7 @@ from benchmarks.joint.real import real
 from benchmarks.joint.recipes import recipes
 from benchmarks.joint.replay import replay
 from benchmarks.joint.simulated import simulated
+from benchmarks.joint.ways import ways
 
 
 def main() -> int:
@@ -40,6 +41,7 @@ def main() -> int:
     folder = given.data if given.data.is_dir() else None
     parts = {
         "simulated": lambda quick: simulated(quick, given.sweeps),
+        "ways": lambda quick: ways(quick, given.sweeps),
         "replay": lambda quick: replay(folder, quick),
         "real": lambda quick: real(given.folder, given.ways, quick, given.workers),
         "recipes": lambda _quick: recipes(folder, given.folder),

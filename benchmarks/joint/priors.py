@@ -6,7 +6,7 @@ from flops_fit.fit.valley import ValleyPrior
 # published rules of others (Bi et al. 2024, Porian et al. 2024, Brown et al. 2020).
 WITHOUT_DENSE = ValleyPrior(
     a1=(-0.35, 0.35), a2=(0.2, 0.2), a3=(0.4, 0.15), b1=(0.5, 0.15), b2=(-0.1, 0.2),
-    ln_c_lr=(-3.7, 0.9), ln_c_batch=(-4.3, 0.9), skew=(0.0, 0.5),
+    ln_c_lr=(-3.7, 0.9), ln_c_batch=(-4.3, 0.9), skew=(0.0, 0.5), fall=(-0.25, 0.2),
     source="StepLaw's mixtures of experts, a byte-level GPT, rules published by others",
 )  # fmt: skip
 # Without its mixtures of experts: its dense runs, the byte-level GPT and the same rules.

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.report import Goal, Result, Table, at_most
+from benchmarks.common.report import Goal, Result, Table, at_least, at_most
 from benchmarks.joint.priors import WITHOUT_DENSE, WITHOUT_EXPERTS
-from flops_fit.fit.hparam_rule import TUNED, HParamRule, tuned_losses
+from flops_fit.fit.hparam_rule import TUNED, BestHParams, HParamRule, tuned_losses
 from flops_fit.fit.valley import ValleyPrior
 from flops_fit.table import RunTable
 
@@ -33,12 +33,16 @@ def published(N: float, D: float) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """The runs of one N and D, and a quadratic, skew in the rate, through those near the best."""
+    """The runs of one N and D, and a quadratic, skew in the rate, through those near the best.
+
+    ``best`` are ln η and ln B of its minimum.
+    """
 
     runs: RunTable
     coefficients: Floats
     middle: Floats
     lowest: float
+    best: Floats
 
     @property
     def at(self) -> tuple[float, float]:
@@ -67,7 +71,9 @@ def cells(runs: RunTable) -> list[Cell]:
         c = np.linalg.lstsq(_terms(z[near] - middle), np.log(part.loss[near]), rcond=None)[0]
         axes = [np.linspace(z[near, i].min(), z[near, i].max(), 81) - middle[i] for i in (0, 1)]
         grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
-        out.append(Cell(part, c, middle, float(np.min(_terms(grid) @ c))))
+        values = _terms(grid) @ c
+        best = int(np.argmin(values))
+        out.append(Cell(part, c, middle, float(values[best]), middle + grid[best]))
     return out
 
 
@@ -143,13 +149,13 @@ def _replayed(
     name: str, every: list[Cell], prior: ValleyPrior, held: int, quick: bool
 ) -> tuple[list[Table], list[Goal]]:
     low, high = every[:-held], every[-held:]
-    rows, goals, spans = [], [], []
+    rows, goals, spans, bounds = [], [], [], []
     for factor in STARTS:
         costs = [c.regret(*(factor * v for v in published(*c.at))) for c in high]
-        rows.append((f"published × {factor:g}", "0", *_costs(costs)))
+        rows.append((f"published × {factor:g}", "0", *_costs(costs), "", "", ""))
     for start in STARTS:
         for per in (1, 2):
-            all_costs, worst = [], []
+            all_costs, inside = [], []
             for seed in range(1 if quick else 5):
                 rule = climb(low, start, per, prior, seed)
                 if rule is None:
@@ -158,22 +164,29 @@ def _replayed(
                 pairs = zip(high, told, strict=True)
                 costs = [c.regret(t.lr or 0.0, t.batch_units or 0.0) for c, t in pairs]
                 all_costs += costs
-                worst.append(max(costs))
+                inside += [_held(c, t, cost) for c, t, cost in zip(high, told, costs, strict=True)]
                 if seed == 0:
                     spans.append(_exponents(f"× {start:g}, {per} a cell", rule))
             label = f"climb from × {start:g}, {per} a cell"
-            rows.append((label, str(per * len(low)), *_costs(all_costs)))
+            shares = 100 * np.mean(inside, axis=0)
+            held_in = [f"{share:.0f} %" for share in shares]
+            rows.append((label, str(per * len(low)), *_costs(all_costs), *held_in))
+            bounds.append(shares[2])
             goals.append(at_most(f"{name}, {label}: mean, %", 100 * np.mean(all_costs), 0.25))
             goals.append(at_most(f"{name}, {label}: worst, %", 100 * np.max(all_costs), 0.5))
+    what = f"{name}: the bound on the regret holds in so many % (90 %)"
+    goals.append(at_least(what, float(np.mean(bounds)), 85.0))
     whole = _joined([c.runs for c in every])
     rule = tuned_losses(whole, TUNED, "total", prior)[1]
     assert rule is not None
     costs = [c.regret(t.lr or 0, t.batch_units or 0) for c in high for t in [rule.optimal(*c.at)]]
-    rows.append(("all runs, these cells too", str(len(whole)), *_costs(costs)))
+    rows.append(("all runs, these cells too", str(len(whole)), *_costs(costs), "", "", ""))
     spans.append(_exponents("all runs", rule))
-    head = ("rule", "runs", "regret: mean", "median", "worst")
+    head = ("rule", "runs", "regret: mean", "median", "worst", "holds: rate", "batch", "bound")
     notes = (
-        f"{len(low)} cells are climbed; regrets at the {held} most expensive, by each cell's own runs.",
+        f"{len(low)} cells are climbed; regrets at the {held} most expensive, by each cell's own runs. "
+        "Holds: how often 90 % intervals of rate and batch have that cell's best, and the bound on the "
+        "regret what it is.",
     )
     exponents = tuple(PUBLISHED)
     shown = [("published", *(f"{PUBLISHED[n]:+.3f}" for n in exponents)), *spans]
@@ -186,6 +199,13 @@ def _replayed(
 def _costs(costs: Sequence[float]) -> tuple[str, ...]:
     values = np.array(costs or [math.nan])
     return tuple(f"{100 * v:.2f} %" for v in (values.mean(), np.median(values), values.max()))
+
+
+def _held(cell: Cell, told: BestHParams, cost: float) -> tuple[bool, ...]:
+    assert told.lr_interval is not None
+    assert told.batch_interval is not None
+    spans = zip((told.lr_interval, told.batch_interval), np.exp(cell.best), strict=True)
+    return *(low <= best <= high for (low, high), best in spans), cost <= told.regret_below
 
 
 def _exponents(label: str, rule: HParamRule) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from flops_fit.fit import backtest
 from flops_fit.fit.experts import by_active
 from flops_fit.fit.hparam_rule import tuned_losses, varied
 from flops_fit.fit.sampler import sample
-from flops_fit.fit.valley import regret
+from flops_fit.fit.valley import bent, regret, straight
 from flops_fit.records import ParamCount
 from flops_fit.table import RunTable
 from tests.fit import _experts
@@ -29,10 +29,56 @@ def test_slopes_of_the_regret_are_its_derivatives():
     rng = np.random.default_rng(0)
     at = list(rng.normal(size=(4, 6)))
     slopes = regret(VALLEY, *at, slopes=True).slopes[0]
-    for i in range(10):
-        step = np.eye(10)[i] * 1e-6
+    for i in range(11):
+        step = np.eye(11)[i] * 1e-6
         difference = regret(VALLEY + step, *at).value - regret(VALLEY - step, *at).value
         assert slopes[i] == pytest.approx(difference[0] / 2e-6, abs=1e-7)
+
+
+def test_the_coordinates_that_chains_move_in_are_the_law_s_and_keep_densities():
+    at = np.random.default_rng(1).normal(scale=0.5, size=(3, 9))
+    q, slopes = bent(at)
+    assert straight(q) == pytest.approx(at)
+    for i, step in enumerate(np.eye(9)[:6] * 1e-6):
+        difference = (bent(at + step)[0] - bent(at - step)[0])[:, :6] / 2e-6
+        assert slopes[:, :, i] == pytest.approx(difference, abs=1e-7)
+    assert np.abs(np.linalg.det(slopes)) == pytest.approx(1.0)
+
+
+def test_chains_agree(fit):
+    valley = fit.hparams.valley
+    assert valley.sampler.startswith("Hamiltonian")
+    assert valley.mixing < 1.05
+
+
+def test_a_power_law_need_not_go_on_beyond_the_runs(fit):
+    """The interval grows over that of the power law's own draws, more so far off, around the same best."""
+    rule, draws, middle = fit.hparams, fit.hparams.valley.draws, fit.hparams.valley.centre
+    ratios = []
+    for N, D in ((2e8, 2e10), (2e9, 2e11)):
+        x, y = np.log([N, D]) - middle[:2]
+        own = draws[:, 4] + draws[:, 5] * y + draws[:, 6] * x
+        low, high = np.quantile(own, [0.05, 0.95])
+        told = rule.optimal(N, D)
+        assert math.log(told.batch_units) == pytest.approx(np.mean(own) + middle[3])
+        ratios.append(math.log(told.batch_interval[1] / told.batch_interval[0]) / (high - low))
+    assert 1.0 < ratios[0] < 1.6
+    assert ratios[1] > 1.3 * ratios[0]
+
+
+def test_that_rates_matter_less_in_long_runs_is_found():
+    """Seen in runs of many lengths: the curvature falls with D^−.6, twice as fast as is expected."""
+    rng, falls = np.random.default_rng(5), VALLEY.copy()
+    falls[0, 10] = -0.6
+    runs = sweep(*rule(2e8, 2e10), jitter=4.0)
+    N, D = (np.tile(runs[name], 4) for name in ("params", "tokens"))
+    lr, batch = (v * 4.0 ** rng.uniform(-1, 1, len(N)) for v in rule(N, D))
+    R = regret(falls, *logs(N, D, lr, batch)).value[0]
+    loss = LAW.loss(N, D) * np.exp(R + 0.002 * rng.normal(size=len(N)))
+    table = {"params": N, "tokens": D, "loss": loss, "lr": lr, "batch_tokens": batch}
+    found = fit_runs(table).hparams.valley.draws[:, 10]
+    assert np.quantile(found, 0.01) < -0.6 < np.quantile(found, 0.99)
+    assert np.mean(found) < -0.45
 
 
 def test_an_untuned_sweep_gives_the_optimum_of_a_tuned_one(fit):

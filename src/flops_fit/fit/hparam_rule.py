@@ -11,7 +11,7 @@ import numpy as np
 from flops_fit.errors import InputError, InputTypeError, TableError, check_number
 from flops_fit.fit.intervals import Estimate, Interval, check_level
 from flops_fit.fit.solver import finding
-from flops_fit.fit.valley import Regret, Valley, ValleyPrior, fit_valley, form_error, regret
+from flops_fit.fit.valley import Regret, Valley, ValleyPrior, bends, fit_valley, form_error, regret
 from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import default
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
@@ -26,6 +26,7 @@ _FEWEST_RUNS = 20
 _OF_MUP = (0.0, 0.1)  # a₁, where it is not known whether one rate serves all widths
 _OTHER_DATA = 1.5  # times the prior's standard deviations where data is no text
 _VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was varied on purpose
+_BENDS = 0.09  # sd of the bends of ln η* and ln B*: of StepLaw's cells beyond the runs fitted
 _MIXED = 1.2  # of chains, from which draws are doubted
 _FAR = math.log(10.0)  # beyond the runs, in ln N and ln D
 # Which of the valley's constants each exponent is, and of what: η* and B* are the best.
@@ -115,15 +116,33 @@ class HParamRule:
             values.append(np.atleast_1d(np.log(at) - middle[i]))
         return [np.ascontiguousarray(v) for v in np.broadcast_arrays(*values)]
 
-    def _at(self, N: Any, D: Any, lr: Any = None, batch_units: Any = None) -> Regret:
-        """The regret of each draw at runs, arrays of shape (draws, runs)."""
+    @cached_property
+    def _bends(self) -> Floats:
+        """How strongly ln η* and ln B* bend in each draw, (2, draws, 3); on average not at all."""
+        half = np.random.default_rng(4).normal(size=(2, len(self.valley.draws) // 2, 3))
+        return _BENDS * np.concatenate([half, -half], axis=1)
+
+    def _bent(self, N: float, D: float) -> Floats:
+        """How far ln η* and ln B* lie off the power laws in each draw, shape (2, draws, 1).
+
+        Less among the runs, to which the power laws were fitted, than beyond: there they need not go on.
+        """
+        x, y, _, _ = self._logs(N, D)
+        linear = np.column_stack([np.ones(len(x)), x, y]) @ self.valley.plane
+        return self._bends @ (bends(x, y) - linear).T
+
+    def _cost(self, N: float, D: float, lr: float | None, batch_units: float | None) -> Floats:
+        """What a rate and a batch cost in each draw, relative to the loss at the best."""
         x, y, rate, batch = self._logs(N, D, lr, batch_units)
-        return regret(self.valley.draws, x, y, rate, batch)
+        of_rate, of_batch = self._bent(N, D)
+        found = regret(self.valley.draws, x, y, rate - of_rate, batch - of_batch)
+        return np.asarray(np.expm1(found.value[:, 0]))
 
     def _regret(self, runs: RunTable) -> Regret:
         lr = runs.lr if "lr" in self.names else None
         batch = runs.batch_units if "batch_units" in self.names else None
-        return self._at(runs.params, runs.tokens, lr, batch)
+        x, y, rate, off = self._logs(runs.params, runs.tokens, lr, batch)
+        return regret(self.valley.draws, x, y, rate, off)
 
     def optimal(self, N: float, D: float, level: float = 0.9) -> BestHParams:
         """The best learning rate and batch of a run of N parameters on D units."""
@@ -134,6 +153,7 @@ class HParamRule:
         draws, middle = self.valley.draws, self.valley.centre
         batches = draws[:, 4] + draws[:, 5] * y + draws[:, 6] * x
         rates = draws[:, 0] + draws[:, 1] * x + draws[:, 2] * y
+        rates, batches = np.array([rates, batches]) + self._bent(N, D)[..., 0]
         lr = batch = lr_span = batch_span = None
         if "batch_units" in self.names:
             batch = float(np.exp(np.mean(batches) + middle[3]))
@@ -142,7 +162,7 @@ class HParamRule:
             lr = float(np.exp(np.mean(rates) + middle[2]))
             off = draws[:, 3] * (np.mean(batches) - batches)
             lr_span = _span(np.exp(rates + off + middle[2]), level)
-        cost = np.expm1(self._at(N, D, lr, batch).value[:, 0])
+        cost = self._cost(N, D, lr, batch)
         return BestHParams(
             lr, batch, lr_span, batch_span, float(np.mean(cost)),
             float(np.quantile(cost, level)), level, self._far(N, D),
@@ -166,7 +186,7 @@ class HParamRule:
                 check_number(name, value, above=0)
         check_level(level)
         known = [given[n] if n in self.names else None for n in TUNED]
-        cost = np.expm1(self._at(N, D, *known).value[:, 0])
+        cost = self._cost(N, D, *known)
         span, notes = _span(cost, level), self._far(N, D)
         return Estimate(float(np.median(cost)), span, level, METHOD, diagnostics=notes)
 

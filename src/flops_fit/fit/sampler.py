@@ -18,7 +18,7 @@ Potential = Callable[[Floats], tuple[Floats, Floats]]
 _DOF = 5.0  # of the proposals
 _PROPOSED, _FEWEST_EFFECTIVE = 4000, 400.0
 _AT_ONCE = 2e5  # values of runs that are evaluated together
-_CHAINS, _PHASES, _WARMUP, _KEPT, _LEAPS = 40, 3, 30, 150, 12
+_CHAINS, _PHASES, _WARMUP, _KEPT, _LEAPS = 40, 2, 30, 120, 8
 _ACCEPTED = 0.75  # share of steps that the step length aims at
 _MOST_RUNS = 500  # that chains are run for: beyond, the mode's curvature says enough
 

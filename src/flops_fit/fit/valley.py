@@ -2,7 +2,7 @@
 
 A run at its best rate and batch has the loss of the law, the floor; any other lies above it:
 
-    ln L = ln floor(N, D) + R,    R = c_η·u²·exp(s·tanh u) + c_B·v²,
+    ln L = ln floor(N, D) + R,    R = c_η·D^f·u²·exp(s·tanh u) + c_B·v²,
     u = ln η − [a₀ + a₁ ln N + a₂ ln D + a₃ v],    v = ln B − [b₀ + b₁ ln D + b₂ ln N].
 
 R is the regret. Small tables do not determine so many constants: they have priors from public runs
@@ -27,10 +27,10 @@ from flops_fit.flops.functions import Bools, Floats, Indices
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.table.run_table import RunTable
 
-NAMES = ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "ln_c_lr", "ln_c_batch", "skew")
+NAMES = ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "ln_c_lr", "ln_c_batch", "skew", "fall")
 DRAWS = 400
 _LAW = 6  # coordinates of the floor
-_OF_RATE = (0, 1, 2, 7, 9)  # what is left where the batch follows from N and D
+_OF_RATE = (0, 1, 2, 7, 9, 10)  # what is left where the batch follows from N and D
 _OF_BATCH = (4, 5, 6, 8)
 _USUAL_NOISE, _NOISE_SPREAD = 0.003, 0.5  # of one run, and sd of its log
 _NU = 5.0  # of Student's t
@@ -50,7 +50,8 @@ class ValleyPrior:
     Fitted with wide priors, 2,702 dense and 708 mixture-of-experts runs of StepLaw (Li et al. 2025,
     arXiv:2503.04715) have a₁ −.58 and −.07 (N active), a₂ .28 and .18, a₃ .28 and .30, b₁ .55 and .52,
     b₂ −.07 and −.20, c_η .009 and .012, c_B .007 and .007, s .6 and −.3; a byte-level GPT of 1e4
-    parameters has c_η .055 and c_B .03. Published rules of other groups lie between (a₁ + a₂ from −.39
+    parameters has c_η .055 and c_B .03. From 2e9 to 2e10 tokens and beyond, c_η of single cells falls with
+    f −.35 (dense) and −.4 (experts). Published rules of other groups lie between (a₁ + a₂ from −.39
     to −.25, b₁ + b₂ from .57 to .67, a₃ up to .5). The standard deviations are those of families, not of
     runs. a₀ and b₀ are the optimum's distance from the middle of the runs.
 
@@ -68,6 +69,7 @@ class ValleyPrior:
     ln_c_lr: tuple[float, float] = (-4.4, 0.8)
     ln_c_batch: tuple[float, float] = (-4.8, 0.7)
     skew: tuple[float, float] = (0.2, 0.4)
+    fall: tuple[float, float] = (-0.3, 0.2)
     form: float = 0.12
     shared: float = 0.15
     names: tuple[str, ...] = ()
@@ -82,7 +84,7 @@ class ValleyPrior:
 
 @dataclass(frozen=True, eq=False)
 class Regret:
-    """R and its slopes over the ten constants, for a batch of constants (batch, 10)."""
+    """R and its slopes over the constants, for a batch of them (batch, 11)."""
 
     value: Floats
     u: Floats
@@ -94,11 +96,11 @@ def regret(
     phi: Floats, x: Floats, y: Floats, rate: Floats, batch: Floats, slopes: bool = False
 ) -> Regret:
     """The regret of centred logs of N, D, η and B, of shape (points,): (batch, points)."""
-    a0, a1, a2, a3, b0, b1, b2, ln_c, ln_cb, s = phi.T[:, :, None]
+    a0, a1, a2, a3, b0, b1, b2, ln_c, ln_cb, s, fall = phi.T[:, :, None]
     v = batch - (b0 + b1 * y + b2 * x)
     u = rate - (a0 + a1 * x + a2 * y + a3 * v)
     tanh = np.tanh(u)
-    grow = np.exp(ln_c + s * tanh)
+    grow = np.exp(ln_c + fall * y + s * tanh)
     of_rate, of_batch = grow * u * u, np.exp(ln_cb) * v * v
     per_u = grow * u * (2.0 + s * u * (1.0 - tanh * tanh))
     value = of_rate + of_batch
@@ -107,7 +109,7 @@ def regret(
     per_b = a3 * per_u - 2.0 * np.exp(ln_cb) * v
     rows = (
         -per_u, -per_u * x, -per_u * y, -per_u * v, per_b, per_b * y, per_b * x,
-        of_rate, of_batch, of_rate * tanh,
+        of_rate, of_batch, of_rate * tanh, of_rate * y,
     )  # fmt: skip
     return Regret(value, u, v, np.stack(rows, axis=1))
 
@@ -133,7 +135,7 @@ class _Problem:
     root: Floats
 
     def phi(self, q: Floats) -> Floats:
-        """The ten constants; what is not free has no effect."""
+        """All constants; what is not free has no effect."""
         out = np.zeros((len(q), len(NAMES)))
         out[:, 7:9] = _NO_CURVATURE
         out[:, self.free] = q[:, _LAW:]
@@ -209,15 +211,17 @@ def _mode(problem: _Problem, q: Floats, ln_sigma: Floats) -> tuple[Floats, Float
 
 @dataclass(frozen=True, eq=False)
 class Valley:
-    """What the runs say of the valley: ``draws`` of the ten constants, at the runs' centred logs.
+    """What the runs say of the valley: ``draws`` of the constants, at the runs' centred logs.
 
-    ``centre`` are the means of ln N, ln D, ln η and ln B. ``noise`` is the scatter of a run at the
+    ``centre`` are the means of ln N, ln D, ln η and ln B, ``plane`` what of :func:`bends` is linear in x and
+    y over the runs, as rows for 1, x and y. ``noise`` is the scatter of a run at the
     mode, ``effective`` how many of the drawn constants the data determined, ``sampler`` how they were
     drawn, and ``mixing`` the ratio of the chains' spread to that within them (1: mixed).
     """
 
     free: Indices
     centre: Floats
+    plane: Floats
     draws: Floats
     noise: float
     effective: float
@@ -247,17 +251,72 @@ def fit_valley(
     q, ln_sigma, value, H = _mode(problem, q, ln_sigma)
     best = int(np.argmin(value))
     at = np.append(q[best], ln_sigma[best])
-    drawn = sample(
-        lambda at: problem.potential(at[:, :-1], at[:, -1]), at, H[best], DRAWS, len(problem.at.z)
-    )
-    draws = drawn.values
+    start, J = straight(at[None]), np.eye(len(at))
+    J[:_LAW, :_LAW] = bent(start)[1][0]
+
+    def potential(at: Floats) -> tuple[Floats, Floats]:
+        q, slopes = bent(at)
+        value, gradient = problem.potential(q[:, :-1], q[:, -1])
+        gradient[:, :_LAW] = (gradient[:, None, :_LAW] @ slopes)[:, 0]
+        return value, gradient
+
+    drawn = sample(potential, start[0], J.T @ H[best] @ J, DRAWS, len(problem.at.z))
+    draws = bent(drawn.values)[0]
     phi = problem.phi(draws[:, :-1])
     spread = np.atleast_2d(np.cov(draws[:, _LAW:-1].T)) * np.diag(problem.precision)[_LAW:]
     effective = float(np.sum(np.clip(1 - np.diag(spread), 0.0, 1.0)))
     noise = float(np.exp(np.median(draws[:, -1])))
-    return Valley(
-        problem.free, problem.middle, phi, noise, effective, drawn.method, drawn.mixing, prior
+    inside = ~problem.censored
+    x, y = problem.at.x[inside], problem.at.y[inside]
+    flat = np.column_stack([np.ones(len(x)), x, y])
+    plane = np.asarray(np.linalg.lstsq(flat, bends(x, y), rcond=None)[0], dtype=np.float64)
+    how = (drawn.method, drawn.mixing, prior)
+    return Valley(problem.free, problem.middle, plane, phi, noise, effective, *how)
+
+
+def straight(q: Floats) -> Floats:
+    """Coordinates of the law in which what the runs leave open is no curve: (batch, k) to the same.
+
+    Runs leave open how much of the loss at their middle is E and how much the power P, with u, v, p and q
+    as they follow. So the law is L = E + P, ln P, u − v and the logs of the slopes of L in ln N and ln D
+    there, and ln κ. The rest of q stays. The determinant of the change is 1: densities are as they were.
+    """
+    E, u, v, ln_p, ln_q, ln_kappa = q[:, :_LAW].T
+    kappa = np.exp(ln_kappa)
+    shares = -np.logaddexp(0.0, (v - u) / kappa), -np.logaddexp(0.0, (u - v) / kappa)
+    power = u - kappa * shares[0]
+    out = q.copy()
+    law = (E + np.exp(power), power, u - v, ln_p + shares[0] + power, ln_q + shares[1] + power)
+    out[:, :5] = np.column_stack(law)
+    return out
+
+
+def bent(at: Floats) -> tuple[Floats, Floats]:
+    """The inverse of :func:`straight`, and its slopes over the law's coordinates, (batch, 6, 6)."""
+    L, power, gap, in_n, in_d, ln_kappa = at[:, :_LAW].T
+    kappa = np.exp(ln_kappa)
+    of_n, of_d = -np.logaddexp(0.0, -gap / kappa), -np.logaddexp(0.0, gap / kappa)
+    w, rest = np.exp(of_n), np.exp(of_d)
+    out = at.copy()
+    u, v = power + kappa * of_n, power + kappa * of_d
+    out[:, :5] = np.column_stack(
+        (L - np.exp(power), u, v, in_n - of_n - power, in_d - of_d - power)
     )
+    J = np.zeros((len(at), _LAW, _LAW))
+    J[:, range(_LAW), range(_LAW)] = 1.0
+    J[:, 0, 1], J[:, 1, 1], J[:, 2, 1], J[:, 3:5, 1] = -np.exp(power), 1.0, 1.0, -1.0
+    J[:, 1, 2], J[:, 2, 2], J[:, 3, 2], J[:, 4, 2] = rest, -w, -rest / kappa, w / kappa
+    J[:, 1, 5], J[:, 2, 5] = kappa * of_n - gap * rest, kappa * of_d + gap * w
+    J[:, 3, 5], J[:, 4, 5] = gap * rest / kappa, -gap * w / kappa
+    return out, J
+
+
+def bends(x: Floats, y: Floats) -> Floats:
+    """Three terms beside 1, x and y, (points, 3): x², xy and y² near the middle, straight far off."""
+    across = [
+        2 * np.sqrt(1 + z * z) - 2 for z in (x, y, (x + y) / np.sqrt(2), (x - y) / np.sqrt(2))
+    ]
+    return np.column_stack([across[0], (across[2] - across[3]) / 2, across[1]])
 
 
 def _problem(

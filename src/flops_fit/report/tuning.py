@@ -275,7 +275,7 @@ def valley_data(fit: Fit, axis: str, level: float = 0.9) -> ValleyCurve | None:
     at = np.geomspace(min(ratio.min(), 1 / 3), max(ratio.max(), 3), 61)
     u, draws = np.log(at), rule.valley.draws
     if axis == "lr":
-        rise = np.exp(draws[:, 7:8] + draws[:, 9:] * np.tanh(u)) * u**2
+        rise = np.exp(draws[:, 7:8] + draws[:, 9:10] * np.tanh(u)) * u**2
     else:
         rise = np.exp(draws[:, 8:9]) * u**2
     low, value, high = np.expm1(np.quantile(rise, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0))

@@ -130,6 +130,7 @@ class _Climb:
     joint: Joint
     carry_out: CarryOut  # takes all experiments so far, and does not run finished ones again
     say: Callable[[str], None]
+    prior: ValleyPrior
     decided: dict[str, Rule]  # by the losses that decided
     keep: Callable[[Mapping[str, Rule]], None]
     runs: list[Run] = field(default_factory=list)
@@ -239,7 +240,7 @@ class _Climb:
                 return replace(before, beyond={})
             return replace(before, beyond={"lr": "below"}, lower=before.lower / spread**2)
         try:
-            found = tuned_losses(table, valley_prior(self.plan, self.joint), "total")[1]
+            found = tuned_losses(table, self.prior, "total")[1]
         except (FitError, TableError, np.linalg.LinAlgError) as error:
             self.tell(f"no rule can be fitted yet: {error}")
             return replace(before, beyond={})
@@ -260,12 +261,14 @@ def climb(
     say: Callable[[str], None] = lambda line: None,
     decided: dict[str, Rule] | None = None,
     keep: Callable[[Mapping[str, Rule]], None] = lambda decided: None,
+    prior: ValleyPrior | None = None,
 ) -> Climbed:
     """Carry out a plan from its smallest budget to its largest, with rates and batches drawn as it goes.
 
     ``decided`` are the rules of an earlier call by the losses that they follow from, and ``keep`` is
-    called with them when there is another.
+    called with them when there is another. ``prior`` is the valley's, by default :func:`valley_prior`.
     """
-    sweep = _Climb(plan, joint, carry_out, say, {} if decided is None else decided, keep)
+    prior = valley_prior(plan, joint) if prior is None else prior
+    sweep = _Climb(plan, joint, carry_out, say, prior, {} if decided is None else decided, keep)
     sweep.climb()
     return Climbed(tuple(sweep.runs), tuple(sweep.lines))
