@@ -12,8 +12,9 @@ from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit import backtest
 from flops_fit.fit.experts import by_active
 from flops_fit.fit.hparam_rule import tuned_losses, varied
+from flops_fit.fit.ridge import bent, straight
 from flops_fit.fit.sampler import sample
-from flops_fit.fit.valley import bent, regret, straight
+from flops_fit.fit.valley import regret
 from flops_fit.records import ParamCount
 from flops_fit.table import RunTable
 from tests.fit import _experts

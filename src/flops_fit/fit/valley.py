@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flops_fit.fit.misfit_mean import KappaMean, MisfitPrior
+from flops_fit.fit.ridge import LAW, bent, straight
 from flops_fit.fit.sampler import sample
 from flops_fit.fit.surface import Points, points_of
 from flops_fit.fit.surface_solver import SurfaceSolver
@@ -29,7 +30,6 @@ from flops_fit.table.run_table import RunTable
 
 NAMES = ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "ln_c_lr", "ln_c_batch", "skew", "fall")
 DRAWS = 400
-_LAW = 6  # coordinates of the floor
 _OF_RATE = (0, 1, 2, 7, 9, 10)  # what is left where the batch follows from N and D
 _OF_BATCH = (4, 5, 6, 8)
 _USUAL_NOISE, _NOISE_SPREAD = 0.003, 0.5  # of one run, and sd of its log
@@ -138,12 +138,12 @@ class _Problem:
         """All constants; what is not free has no effect."""
         out = np.zeros((len(q), len(NAMES)))
         out[:, 7:9] = _NO_CURVATURE
-        out[:, self.free] = q[:, _LAW:]
+        out[:, self.free] = q[:, LAW:]
         return out
 
     def local(self, q: Floats) -> tuple[Floats, Floats]:
         """Residuals over their noise (batch, runs) and slopes of the model (batch, k, runs)."""
-        model, of_law = self.mean.local(q[:, :_LAW], self.at)
+        model, of_law = self.mean.local(q[:, :LAW], self.at)
         found = regret(self.phi(q), self.at.x, self.at.y, self.rate, self.batch, slopes=True)
         assert found.slopes is not None
         r = self.at.z - model - found.value
@@ -252,18 +252,18 @@ def fit_valley(
     best = int(np.argmin(value))
     at = np.append(q[best], ln_sigma[best])
     start, J = straight(at[None]), np.eye(len(at))
-    J[:_LAW, :_LAW] = bent(start)[1][0]
+    J[:LAW, :LAW] = bent(start)[1][0]
 
     def potential(at: Floats) -> tuple[Floats, Floats]:
         q, slopes = bent(at)
         value, gradient = problem.potential(q[:, :-1], q[:, -1])
-        gradient[:, :_LAW] = (gradient[:, None, :_LAW] @ slopes)[:, 0]
+        gradient[:, :LAW] = (gradient[:, None, :LAW] @ slopes)[:, 0]
         return value, gradient
 
     drawn = sample(potential, start[0], J.T @ H[best] @ J, DRAWS, len(problem.at.z))
     draws = bent(drawn.values)[0]
     phi = problem.phi(draws[:, :-1])
-    spread = np.atleast_2d(np.cov(draws[:, _LAW:-1].T)) * np.diag(problem.precision)[_LAW:]
+    spread = np.atleast_2d(np.cov(draws[:, LAW:-1].T)) * np.diag(problem.precision)[LAW:]
     effective = float(np.sum(np.clip(1 - np.diag(spread), 0.0, 1.0)))
     noise = float(np.exp(np.median(draws[:, -1])))
     inside = ~problem.censored
@@ -272,43 +272,6 @@ def fit_valley(
     plane = np.asarray(np.linalg.lstsq(flat, bends(x, y), rcond=None)[0], dtype=np.float64)
     how = (drawn.method, drawn.mixing, prior)
     return Valley(problem.free, problem.middle, plane, phi, noise, effective, *how)
-
-
-def straight(q: Floats) -> Floats:
-    """Coordinates of the law in which what the runs leave open is no curve: (batch, k) to the same.
-
-    Runs leave open how much of the loss at their middle is E and how much the power P, with u, v, p and q
-    as they follow. So the law is L = E + P, ln P, u − v and the logs of the slopes of L in ln N and ln D
-    there, and ln κ. The rest of q stays. The determinant of the change is 1: densities are as they were.
-    """
-    E, u, v, ln_p, ln_q, ln_kappa = q[:, :_LAW].T
-    kappa = np.exp(ln_kappa)
-    shares = -np.logaddexp(0.0, (v - u) / kappa), -np.logaddexp(0.0, (u - v) / kappa)
-    power = u - kappa * shares[0]
-    out = q.copy()
-    law = (E + np.exp(power), power, u - v, ln_p + shares[0] + power, ln_q + shares[1] + power)
-    out[:, :5] = np.column_stack(law)
-    return out
-
-
-def bent(at: Floats) -> tuple[Floats, Floats]:
-    """The inverse of :func:`straight`, and its slopes over the law's coordinates, (batch, 6, 6)."""
-    L, power, gap, in_n, in_d, ln_kappa = at[:, :_LAW].T
-    kappa = np.exp(ln_kappa)
-    of_n, of_d = -np.logaddexp(0.0, -gap / kappa), -np.logaddexp(0.0, gap / kappa)
-    w, rest = np.exp(of_n), np.exp(of_d)
-    out = at.copy()
-    u, v = power + kappa * of_n, power + kappa * of_d
-    out[:, :5] = np.column_stack(
-        (L - np.exp(power), u, v, in_n - of_n - power, in_d - of_d - power)
-    )
-    J = np.zeros((len(at), _LAW, _LAW))
-    J[:, range(_LAW), range(_LAW)] = 1.0
-    J[:, 0, 1], J[:, 1, 1], J[:, 2, 1], J[:, 3:5, 1] = -np.exp(power), 1.0, 1.0, -1.0
-    J[:, 1, 2], J[:, 2, 2], J[:, 3, 2], J[:, 4, 2] = rest, -w, -rest / kappa, w / kappa
-    J[:, 1, 5], J[:, 2, 5] = kappa * of_n - gap * rest, kappa * of_d + gap * w
-    J[:, 3, 5], J[:, 4, 5] = gap * rest / kappa, -gap * w / kappa
-    return out, J
 
 
 def bends(x: Floats, y: Floats) -> Floats:
@@ -343,9 +306,9 @@ def _problem(
     both = tuple(range(len(NAMES)))
     free = np.array(_OF_BATCH if rate is None else _OF_RATE if batch is None else both)
     known = np.array([getattr(prior, NAMES[i]) for i in free])
-    precision = np.zeros((_LAW + len(free),) * 2)
-    precision[:_LAW, :_LAW] = mean.precision
-    precision[range(_LAW, len(precision)), range(_LAW, len(precision))] = known[:, 1] ** -2.0
+    precision = np.zeros((LAW + len(free),) * 2)
+    precision[:LAW, :LAW] = mean.precision
+    precision[range(LAW, len(precision)), range(LAW, len(precision))] = known[:, 1] ** -2.0
     centre = np.concatenate([mean.centre, known[:, 0]])
     at = replace(points, x=logs[0], y=logs[1], z=z)
     censored = np.arange(len(z)) >= count
