@@ -218,6 +218,23 @@ def test_a_rate_alone_is_fitted_where_the_batch_follows_a_rule():
     assert set(found.exponents) == {"lr_params", "lr_units"}
 
 
+def test_runs_without_a_rate_are_left_out_where_most_have_one_and_are_named():
+    runs = sweep()
+    runs["lr"][[3, 17]] = np.nan, 0.0
+    fit = fit_runs(runs)
+    assert fit.hparams.names == ("lr", "batch_units")
+    assert len(fit.runs) == 33
+    assert {e.reason for e in fit.runs.excluded} == {"it has no lr"}
+    runs["lr"][:10] = np.nan
+    assert fit_runs(runs).hparams.names == ("batch_units",)
+
+
+def test_far_from_all_runs_a_rule_says_that_nothing_is_known(fit):
+    told = fit.hparams.optimal(1e3, 1e3)
+    assert told.lr_interval[0] < 1e-2 * told.lr_interval[1]
+    assert told.regret_below > 1.0
+
+
 def test_diverged_runs_are_information():
     """A run without a loss, but with a rate, says that its rate is too high."""
     runs = sweep(lr=3e-4, batch=2.0**18)

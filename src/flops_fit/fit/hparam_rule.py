@@ -27,6 +27,7 @@ _OF_MUP = (0.0, 0.1)  # a₁, where it is not known whether one rate serves all 
 _OTHER_DATA = 1.5  # times the prior's standard deviations where data is no text
 _VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was varied on purpose
 _BENDS = 0.09  # sd of the bends of ln η* and ln B*: of StepLaw's cells beyond the runs fitted
+_MOST_KNOWN = 0.8  # share of runs whose setting is known, from which the others are left out
 _MIXED = 1.2  # of chains, from which draws are doubted
 _FAR = math.log(10.0)  # beyond the runs, in ln N and ln D
 # Which of the valley's constants each exponent is, and of what: η* and B* are the best.
@@ -136,7 +137,8 @@ class HParamRule:
         x, y, rate, batch = self._logs(N, D, lr, batch_units)
         of_rate, of_batch = self._bent(N, D)
         found = regret(self.valley.draws, x, y, rate - of_rate, batch - of_batch)
-        return np.asarray(np.expm1(found.value[:, 0]))
+        with np.errstate(over="ignore"):  # infinite, where the draws mean nothing any more
+            return np.asarray(np.expm1(found.value[:, 0]))
 
     def _regret(self, runs: RunTable) -> Regret:
         lr = runs.lr if "lr" in self.names else None
@@ -302,18 +304,23 @@ def _span(draws: Floats, level: float) -> Interval:
 def varied(runs: RunTable) -> tuple[str, ...]:
     """Which of learning rate and batch runs of like N and D differ in, on purpose.
 
-    That is where it scatters around a quadratic in ln N and ln D, and in N_total/N_active of mixtures of
-    experts, and no single value belongs to each N, each D or each budget.
+    That is where most runs have one, it scatters around a quadratic in ln N and ln D, and in
+    N_total/N_active of mixtures of experts, and no single value belongs to each N, each D or each budget.
     """
-    if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
-        return ()
-    logs = {name: np.log(getattr(runs, name)) for name in TUNED if _known(runs, name)}
+    return tuple(name for name in TUNED if np.min(runs.loss) > 0 and _varies(runs, name))
+
+
+def _varies(runs: RunTable, name: str) -> bool:
+    column = getattr(runs, name)
+    if column is None or np.mean(column > 0) < _MOST_KNOWN or np.sum(column > 0) < _FEWEST_RUNS:
+        return False
+    runs = runs.select(column > 0)
     x, y = (np.log(c) - np.mean(np.log(c)) for c in (runs.params, runs.tokens))
     basis = np.column_stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
     if (sparsity := _sparsity(runs)) is not None:  # a recipe may follow N_total, or N_active
         s = np.log(sparsity)
         basis = np.column_stack([basis, s, s * s, s * x, s * y])
-    return tuple(name for name, z in logs.items() if _free(z, basis, runs))
+    return _free(np.log(column[column > 0]), basis, runs)
 
 
 def _sparsity(runs: RunTable) -> Floats | None:
@@ -322,11 +329,6 @@ def _sparsity(runs: RunTable) -> Floats | None:
     if found is None and runs.active_params is not None:
         found = runs.params / runs.active_params
     return found if found is not None and np.all(np.isfinite(found) & (found > 0)) else None
-
-
-def _known(runs: RunTable, name: str) -> bool:
-    column = getattr(runs, name)
-    return column is not None and bool(np.all(np.isfinite(column) & (column > 0)))
 
 
 def _free(z: Floats, basis: Floats, runs: RunTable) -> bool:
