@@ -90,4 +90,4 @@ PARTS = {"page": page, "load": load}
 if __name__ == "__main__":
     import matplotlib
 
-    sys.exit(run(PARTS, __doc__, "report_page", matplotlib=matplotlib.__version__))
+    sys.exit(run(PARTS, __doc__, "report", matplotlib=matplotlib.__version__))
