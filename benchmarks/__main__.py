@@ -105,7 +105,8 @@ def _results(name: str) -> dict[str, Any] | None:
             met = goal.get("met", goal.get("outcome") == "met")
             goals[goal["what"]] = {"measured": goal["measured"], "goal": limit, "met": met}
     day = datetime.date.fromtimestamp(path.stat().st_mtime).isoformat()
-    return {"quick": record["quick"], "day": day, "machine": record["machine"], "goals": goals}
+    machine = {name: told for name, told in record["machine"].items() if name != "platform"}
+    return {"quick": record["quick"], "day": day, "machine": machine, "goals": goals}
 
 
 def _compared(now: dict[str, Any], before: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -133,7 +134,7 @@ def _page(recorded: dict[str, Any]) -> Iterator[str]:
             yield f"`python -m benchmarks {name}`: not recorded yet."
             continue
         found = recorded[name]
-        about = ", ".join(f"{k} {v}" for k, v in found["machine"].items() if k != "platform")
+        about = ", ".join(f"{k} {v}" for k, v in found["machine"].items())
         met = sum(goal["met"] for goal in found["goals"].values())
         yield f"`python -m benchmarks {name}`, {found['day']}, {about}:"
         yield f"{met} of {len(found['goals'])} goals met.\n"

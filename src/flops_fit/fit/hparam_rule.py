@@ -29,6 +29,7 @@ _VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was v
 _BENDS = 0.09  # sd of the bends of ln η* and ln B*: of StepLaw's cells beyond the runs fitted
 _MOST_KNOWN = 0.8  # share of runs whose setting is known, from which the others are left out
 _MIXED = 1.2  # of chains, from which draws are doubted
+_MOST_COST = 100.0  # in ln L, so that none is infinite
 _FAR = math.log(10.0)  # beyond the runs, in ln N and ln D
 # Which of the valley's constants each exponent is, and of what: η* and B* are the best.
 EXPONENTS = {
@@ -137,8 +138,7 @@ class HParamRule:
         x, y, rate, batch = self._logs(N, D, lr, batch_units)
         of_rate, of_batch = self._bent(N, D)
         found = regret(self.valley.draws, x, y, rate - of_rate, batch - of_batch)
-        with np.errstate(over="ignore"):  # infinite, where the draws mean nothing any more
-            return np.asarray(np.expm1(found.value[:, 0]))
+        return np.asarray(np.expm1(np.minimum(found.value[:, 0], _MOST_COST)))
 
     def _regret(self, runs: RunTable) -> Regret:
         lr = runs.lr if "lr" in self.names else None
