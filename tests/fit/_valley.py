@@ -6,7 +6,7 @@ from flops_fit.fit.valley import regret
 from flops_fit.laws import Hoffmann
 
 LAW = Hoffmann(1.7, 0.8 * 1e8**0.35, 0.8 * 2e9**0.35, 0.35, 0.35)
-# a₀ … a₃, b₀ … b₂, ln c_η, ln c_B, s; ln N, ln D, ln η and ln B are from the middles.
+# a₀ … a₃, b₀ … b₂, ln c_η, ln c_B, s, f; ln N, ln D, ln η and ln B are from the middles.
 VALLEY = np.array([[-0.1, -0.71, 0.33, 0.38, -0.2, 0.67, -0.24, -5.0, -5.2, 0.36, -0.25]])
 MIDDLES = np.array([19.6, 23.4, -6.2, 12.9])
 

@@ -30,6 +30,11 @@ def test_each_figure_is_drawn_from_its_rows(fit):
     assert len(runs) == len(fit.runs)
     assert min(r["excess"] for r in curve) == pytest.approx(0, abs=1e-4)
     assert all(r["low"] <= r["excess"] <= r["high"] for r in curve)
+    lie = np.interp(
+        [r["ratio"] for r in runs], *([r[n] for r in curve] for n in ("ratio", "excess"))
+    )
+    missed = np.log1p([r["excess"] for r in runs]) - np.log1p(lie)
+    np.testing.assert_allclose(missed, fit.residuals, atol=3e-4)
     told = [r for r in data["lr_rule"].rows() if r["kind"] == "fitted"]
     assert told[0]["low"] < told[0]["value"] < told[0]["high"]
     assert told[0]["value"] > told[-1]["value"]

@@ -12,7 +12,7 @@ from flops_fit.errors import InputError, InputTypeError, TableError, check_numbe
 from flops_fit.fit.intervals import Estimate, Interval, check_level
 from flops_fit.fit.solver import finding
 from flops_fit.fit.valley import Regret, Valley, ValleyPrior, bends, fit_valley, form_error, regret
-from flops_fit.flops.functions import Floats
+from flops_fit.flops.functions import Bools, Floats
 from flops_fit.recipes.published import default
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
 from flops_fit.records import Diagnostic
@@ -65,8 +65,8 @@ class HParamRule:
     """What runs say of the best learning rate and batch, as ``fit.hparams`` of a fit.
 
     ln η* = a₀ + a₁ ln N + a₂ ln D and ln B* = b₀ + b₁ ln D + b₂ ln N; off them the loss rises as
-    ``flops_fit.fit.valley`` says. Values are means, intervals quantiles over draws of everything
-    that the runs leave open. N counts as in the fit.
+    ``flops_fit.fit.valley`` says. Values are means, intervals quantiles over draws of all that runs
+    leave open and, but for exponents, of how far the best lies off a power law. N counts as in the fit.
 
     Attributes
     ----------
@@ -141,10 +141,9 @@ class HParamRule:
         return np.asarray(np.expm1(np.minimum(found.value[:, 0], _MOST_COST)))
 
     def _regret(self, runs: RunTable) -> Regret:
-        lr = runs.lr if "lr" in self.names else None
-        batch = runs.batch_units if "batch_units" in self.names else None
-        x, y, rate, off = self._logs(runs.params, runs.tokens, lr, batch)
-        return regret(self.valley.draws, x, y, rate, off)
+        given = [getattr(runs, n) if n in self.names else None for n in TUNED]
+        x, y, rate, batch = self._logs(runs.params, runs.tokens, *given)
+        return regret(self.valley.draws, x, y, rate, batch)
 
     def optimal(self, N: float, D: float, level: float = 0.9) -> BestHParams:
         """The best learning rate and batch of a run of N parameters on D units."""
@@ -223,12 +222,10 @@ class HParamRule:
             if name in self.names
         }
 
-    def parts(self, runs: RunTable) -> dict[str, tuple[Floats, Floats]]:
-        """How far, in logs, each run lies off the best rate and the best batch, and the cost of each."""
+    def off(self, runs: RunTable) -> dict[str, Floats]:
+        """How far, in logs, each run lies off the best rate and the best batch."""
         found = self._regret(runs)
-        of_batch = np.exp(self.valley.draws[:, 8:9]) * found.v**2
-        costs = {"lr": (found.u, found.value - of_batch), "batch_units": (found.v, of_batch)}
-        return {n: (u.mean(axis=0), R.mean(axis=0)) for n, (u, R) in costs.items()}
+        return {"lr": found.u.mean(axis=0), "batch_units": found.v.mean(axis=0)}
 
     def expected(self, runs: RunTable) -> Floats:
         """The mean regret of each run, in ln L."""
@@ -307,20 +304,28 @@ def varied(runs: RunTable) -> tuple[str, ...]:
     That is where most runs have one, it scatters around a quadratic in ln N and ln D, and in
     N_total/N_active of mixtures of experts, and no single value belongs to each N, each D or each budget.
     """
-    return tuple(name for name in TUNED if np.min(runs.loss) > 0 and _varies(runs, name))
+    if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
+        return ()
+    return tuple(name for name in TUNED if _varies(runs, name))
+
+
+def _known(column: Floats) -> Bools:
+    return np.isfinite(column) & (column > 0)
 
 
 def _varies(runs: RunTable, name: str) -> bool:
-    column = getattr(runs, name)
-    if column is None or np.mean(column > 0) < _MOST_KNOWN or np.sum(column > 0) < _FEWEST_RUNS:
+    if (column := getattr(runs, name)) is None:
         return False
-    runs = runs.select(column > 0)
+    known = _known(column)
+    if np.sum(known) < max(_FEWEST_RUNS, _MOST_KNOWN * len(runs)):
+        return False
+    runs = runs.select(known)
     x, y = (np.log(c) - np.mean(np.log(c)) for c in (runs.params, runs.tokens))
     basis = np.column_stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
     if (sparsity := _sparsity(runs)) is not None:  # a recipe may follow N_total, or N_active
         s = np.log(sparsity)
         basis = np.column_stack([basis, s, s * s, s * x, s * y])
-    return _free(np.log(column[column > 0]), basis, runs)
+    return _free(np.log(column[known]), basis, runs)
 
 
 def _sparsity(runs: RunTable) -> Floats | None:
@@ -378,11 +383,11 @@ def tuned_losses(
         return runs, None
     for name in names:
         column = getattr(runs, name)
-        if column is None or not np.any(column > 0):
+        if column is None or not np.any(_known(column)):
             raise TableError(
                 f"hparams=: expected a column {name}; the table has none. Add it, or use None."
             )
-        runs = runs.select(column > 0, f"it has no {name}")
+        runs = runs.select(_known(column), f"it has no {name}")
     if np.min(runs.loss) <= 0:
         raise InputError("hparams=: expected positive losses; some are not. Use hparams=None.")
     prior = hparams if isinstance(hparams, ValleyPrior) else prior or prior_for(runs.unit, runs.mup)

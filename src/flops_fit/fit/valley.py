@@ -51,9 +51,9 @@ class ValleyPrior:
     arXiv:2503.04715) have a₁ −.58 and −.07 (N active), a₂ .28 and .18, a₃ .28 and .30, b₁ .55 and .52,
     b₂ −.07 and −.20, c_η .009 and .012, c_B .007 and .007, s .6 and −.3; a byte-level GPT of 1e4
     parameters has c_η .055 and c_B .03. From 2e9 to 2e10 tokens and beyond, c_η of single cells falls with
-    f −.35 (dense) and −.4 (experts). Published rules of other groups lie between (a₁ + a₂ from −.39
-    to −.25, b₁ + b₂ from .57 to .67, a₃ up to .5). The standard deviations are those of families, not of
-    runs. a₀ and b₀ are the optimum's distance from the middle of the runs.
+    f −.35 (dense) and −.4 (experts); all runs together say −.15 and −.34. Published rules of other groups
+    lie between (a₁ + a₂ from −.39 to −.25, b₁ + b₂ from .57 to .67, a₃ up to .5). The standard deviations
+    are those of families, not of runs. a₀ and b₀ are the optimum's distance from the middle of the runs.
 
     ``form`` is the error of R relative to R, ``shared`` the correlation of the misses within a cell.
     ``names`` say what is fitted, ``"lr"``, ``"batch_units"`` or both; by default what the runs vary.

@@ -265,21 +265,24 @@ class ValleyCurve:
 
 
 def valley_data(fit: Fit, axis: str, level: float = 0.9) -> ValleyCurve | None:
-    """The valley along ``"lr"`` or ``"batch_units"``: runs less what the other setting costs."""
+    """The valley along ``"lr"`` or ``"batch_units"`` at the middle length, and what each run missed it by."""
     rule, runs = fit.hparams, fit.runs
     if rule is None or axis not in rule.names or runs.regret is None:
         return None
-    off, own = rule.parts(runs)[axis]
+    off = rule.off(runs)[axis]
     ratio = np.exp(off)
-    excess = np.expm1(own + fit.residuals / (1 if fit.loss_space == "log" else runs.loss))
     at = np.geomspace(min(ratio.min(), 1 / 3), max(ratio.max(), 3), 61)
     u, draws = np.log(at), rule.valley.draws
     if axis == "lr":
         rise = np.exp(draws[:, 7:8] + draws[:, 9:10] * np.tanh(u)) * u**2
     else:
         rise = np.exp(draws[:, 8:9]) * u**2
-    low, value, high = np.expm1(np.quantile(rise, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0))
-    return ValleyCurve(axis, runs.budget, ratio, excess, at, value, low, high)
+    low, middle, high = np.quantile(rise, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0)
+    # Of all lengths, at the middle one, for which the curve is.
+    missed = fit.residuals / (1 if fit.loss_space == "log" else runs.loss)
+    excess = np.expm1(np.interp(off, u, middle) + missed)
+    curve = (at, *np.expm1([middle, low, high]))
+    return ValleyCurve(axis, runs.budget, ratio, excess, *curve)
 
 
 def draw_valley(data: ValleyCurve, ax: Axes | None = None) -> Figure:
