@@ -124,7 +124,7 @@ def _compared(now: dict[str, Any], before: dict[str, Any]) -> tuple[list[str], l
 
 PEERS = {
     "SciPy (`minimize`, `least_squares`)": "any form that you can write down; our solver knows its own laws",
-    "chinchilla": "its starts are the grid of the paper, and its plots that paper's",
+    "chinchilla": "its starts are the grid that the paper has",
     "parabolas (Hoffmann's approach 2)": "no law can be wrong, where every budget has its minimum inside",
     "Hugging Face Trainer, Lightning Fabric": "a step of the smallest models takes 4 to 6 % less time",
     "vpnls, simple-scaling-laws": "not measured: no package of one is to be had, the other needs Python 3.12",

@@ -1,8 +1,9 @@
 """Is a sweep with drawn rates and batches, fitted as one surface, as good as a tuned one?
 
-    python -m benchmarks.joint                    # everything, about four hours on two cores
+    python -m benchmarks.joint                    # everything, about six hours on two cores
     python -m benchmarks.joint --data DIR         # with StepLaw's own runs, from its CSV files in DIR
     python -m benchmarks.joint --only simulated --sweeps 40   # fewer than 200
+    python -m benchmarks.joint --only ways --sweeps 40        # every way to tune: half an hour
     python -m benchmarks.joint --only real        # the demo's text, trained: an hour or two
     python -m benchmarks.joint --only recipes --data DIR   # what recipes cost there, and on that text
     python -m benchmarks.joint --only real --ways joint none@default --workers 1

@@ -27,7 +27,7 @@ TARGET = FURTHER * float(BUDGETS[-1])
 # ln N, ln D, ln η and ln B in the middle of StepLaw's dense runs; a₀ … a₃, b₀ … b₂, c_η, c_B, s there.
 MIDDLE = (19.61, 23.37, -6.236, 12.90)
 A, B = (-0.10, -0.71, 0.33, 0.38), (-0.21, 0.67, -0.24)
-C_LR, C_BATCH, SKEW = 0.0068, 0.0054, 0.36
+VALLEY = (*A, *B, math.log(0.0068), math.log(0.0054), 0.36)
 
 
 def right(N: Any, D: Any) -> tuple[Any, Any]:
@@ -48,12 +48,14 @@ RECIPES: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
 }
 
 
-def regret(N: Any, D: Any, lr: Any, batch: Any) -> Any:
+def regret(N: Any, D: Any, lr: Any, batch: Any, valley: Any = VALLEY) -> Any:
     """ln L over the floor, written without the library's own function."""
-    best_lr, best_batch = right(N, D)
-    v = np.log(batch / best_batch)
-    u = np.log(lr / best_lr) - A[3] * v
-    return C_LR * u * u * np.exp(SKEW * np.tanh(u)) + C_BATCH * v * v
+    a0, a1, a2, a3, b0, b1, b2, c_lr, c_batch, s = valley
+    logs = zip((N, D, lr, batch), MIDDLE, strict=True)
+    x, y, rate, size = (np.log(value) - middle for value, middle in logs)
+    v = size - (b0 + b1 * y + b2 * x)
+    u = rate - (a0 + a1 * x + a2 * y + a3 * v)
+    return np.exp(c_lr) * u * u * np.exp(s * np.tanh(u)) + np.exp(c_batch) * v * v
 
 
 def sweep(recipe: str, jitter: float, noise: float, seed: int) -> RunTable:
@@ -71,19 +73,11 @@ def sweep(recipe: str, jitter: float, noise: float, seed: int) -> RunTable:
 
 
 def _logs(constants: Any, table: RunTable) -> Any:
-    """ln L of every run by ln E, ln A, ln B, α, β and the ten constants of the valley."""
-    E, a, b, alpha, beta, a0, a1, a2, a3, b0, b1, b2, c_lr, c_batch, s = constants
-    x, y, rate, batch = (
-        np.log(column) - middle
-        for column, middle in zip(
-            (table.params, table.tokens, table.lr, table.batch_units), MIDDLE, strict=True
-        )
-    )
-    v = batch - (b0 + b1 * y + b2 * x)
-    u = rate - (a0 + a1 * x + a2 * y + a3 * v)
+    """ln L of every run by ln E, ln A, ln B, α, β and the constants of the valley."""
+    E, a, b, alpha, beta, *valley = constants
     N, D = np.log(table.params), np.log(table.tokens)
     floor = np.log(np.exp(E) + np.exp(a - alpha * N) + np.exp(b - beta * D))
-    return floor + np.exp(c_lr) * u * u * np.exp(s * np.tanh(u)) + np.exp(c_batch) * v * v
+    return floor + regret(table.params, table.tokens, table.lr, table.batch_units, valley)
 
 
 def least(recipe: str, jitter: float, noise: float, sweeps: int = 20) -> float:
@@ -91,9 +85,7 @@ def least(recipe: str, jitter: float, noise: float, sweeps: int = 20) -> float:
 
     The valley's constants have the widths of their priors, its form is exact and nothing else is known.
     """
-    at = np.array([
-        *np.log([LAW.E, LAW.A, LAW.B]), LAW.alpha, LAW.beta, *A, *B, *np.log([C_LR, C_BATCH]), SKEW,
-    ])  # fmt: skip
+    at = np.array([*np.log([LAW.E, LAW.A, LAW.B]), LAW.alpha, LAW.beta, *VALLEY])
     steps = 1e-5 * np.eye(len(at))
     known = [getattr(WITHOUT_DENSE, name)[1] ** -2 for name in NAMES[: len(at) - 5]]
     prior = np.diag([4.0, 0.0, 0.0, 11.0, 11.0, *known])  # sd .5 of ln E, .3 of exponents

@@ -85,21 +85,19 @@ def one(recipe: str, way: str, noise: float, seed: int) -> tuple[float, bool, fl
     """The error of ln N*, whether its interval held it, the rule's regret, and FLOPs over those planned."""
     planned, carry_out = plan(recipe, way, seed), partial(trained, noise)
     total = math.fsum(e.flops for e in planned.experiments) / (1 - SHARES[way])
-    if way == "joint":
-        assert planned.planner is not None
-        assert planned.planner.joint is not None
-        done = climb(planned, planned.planner.joint, carry_out, prior=PRIOR)
+    planner = planned.require_planner("tune")
+    if planner.joint is not None:
+        done = climb(planned, planner.joint, carry_out, prior=PRIOR)
         runs, spent = list(done.runs), math.fsum(e.flops for e in done.experiments)
         return *held_against(RunTable.from_runs(runs), PRIOR), spent / total
     spent = 0.0
     if way != "none":
-        planner = planned.require_planner("tune")
         tuning = run_tuning(
             Tune(way),
             planner.factory,
             planned.experiments,
             planned.flops,
-            carry_out,  # type: ignore[arg-type]
+            carry_out,
         )
         planned, spent = planner.remake(planned, tuning.recipe), tuning.flops
     table = RunTable.from_runs(carry_out(planned.experiments))
@@ -129,7 +127,7 @@ def ways(quick: bool, sweeps: int | None = None) -> Result:
     columns = ("", "recipe", "tune", "bias", "rms", "holds", "rule's regret", "FLOPs")
     notes = (
         f"{sweeps} sweeps of 5×7 runs each; ln N* at 1e21 FLOPs. The sweep of a pilot has 15 % fewer "
-        "FLOPs than that of none, and of per-size half, as trials take the rest.",
+        "FLOPs than that of none, and of per-size half, as trials may take the rest.",
     )
     return [Table("Ways to tune, at like FLOPs", columns, tuple(rows), notes)], goals
 
