@@ -216,10 +216,10 @@ def test_a_rate_alone_is_fitted_where_the_batch_follows_a_rule():
 
 def test_runs_without_a_rate_are_left_out_where_most_have_one_and_are_named():
     runs = sweep()
-    runs["lr"][[3, 17]] = np.nan, 0.0
+    runs["lr"][[3, 9, 17]] = np.nan, np.inf, 0.0
     fit = fit_runs(runs)
     assert fit.hparams.names == ("lr", "batch_units")
-    assert len(fit.runs) == 33
+    assert len(fit.runs) == 32
     assert {e.reason for e in fit.runs.excluded} == {"it has no lr"}
     runs["lr"][:10] = np.nan
     assert fit_runs(runs).hparams.names == ("batch_units",)

@@ -366,7 +366,7 @@ def _evenly(D: Floats) -> bool:
 
 def _stray_rates(lr: Floats | None, kept: Sequence[int], N: Floats, D: Floats) -> float:
     """By which factor learning rates scatter around a power law of N and D; 0 where they follow one."""
-    if lr is None or not np.all(lr[kept] > 0) or len(kept) < 2 * _LOGGED:
+    if lr is None or len(kept) < 2 * _LOGGED or not np.all((lr[kept] > 0) & (lr[kept] < np.inf)):
         return 0.0
     y, x = np.log(lr[kept]), np.log(np.column_stack([np.full(len(N), np.e), N, D]))
     left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
