@@ -234,3 +234,12 @@ def test_text_is_no_path() -> None:
     for source in ("params,tokens,loss\n1e8,2e9,3\n", io.StringIO("params")):
         with pytest.raises(InputTypeError, match="expected the path of a file"):
             RunTable.read(source)
+
+
+@pytest.mark.parametrize("spent", [{}, {"tokens": 1e6}, {"flops": 1e9}])
+def test_a_completed_run_that_says_of_no_tokens_or_flops_is_left_out_and_named(spent):
+    told = Run(make_experiment(), "completed", loss=3.0, tokens=1e6, flops=1e9)
+    silent = Run(make_experiment(seed=2), "completed", loss=2.0, **spent)
+    table = RunTable.from_runs([told, silent])
+    assert table.loss.tolist() == [3.0]
+    assert [e.reason for e in table.excluded] == ["completed: without tokens or FLOPs"]

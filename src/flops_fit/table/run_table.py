@@ -282,14 +282,16 @@ class RunTable(Rows):
         """Completed runs as a table; every other run is listed as excluded with its reason."""
         completed, excluded, censored = [], [], []
         for run in runs:
-            if run.state == "completed" and run.loss is not None and math.isfinite(run.loss):
+            known = run.loss is not None and math.isfinite(run.loss)
+            if run.state == "completed" and known and min(run.tokens, run.flops) > 0:
                 completed.append(run)
             else:
-                reason = anonymous(": ".join(filter(None, (run.state, run.reason))))
+                empty = "without tokens or FLOPs" if run.state == "completed" and known else ""
+                reason = anonymous(": ".join(filter(None, (run.state, run.reason, empty))))
                 e = run.experiment
                 N, bound = float(e.params.total), run.loss_at_least
-                known = {"budget": e.budget, "params": N, "loss": run.loss, "at_least": bound}
-                excluded.append(Excluded.known(e.label, reason, known))
+                values = {"budget": e.budget, "params": N, "loss": run.loss, "at_least": bound}
+                excluded.append(Excluded.known(e.label, reason, values))
                 censored += censored_run(run)
 
         def column(values: Iterable[float]) -> Floats:
