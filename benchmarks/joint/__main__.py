@@ -3,7 +3,8 @@
     python -m benchmarks.joint                    # everything, about six hours on two cores
     python -m benchmarks.joint --data DIR         # with StepLaw's own runs, from its CSV files in DIR
     python -m benchmarks.joint --only simulated --sweeps 40   # fewer than 200
-    python -m benchmarks.joint --only ways --sweeps 40        # every way to tune: half an hour
+    python -m benchmarks.joint --only ways --sweeps 40        # every way to tune: an hour
+    python -m benchmarks.joint --only ways --ways adaptive    # those alone that choose their sizes too
     python -m benchmarks.joint --only real        # the demo's text, trained: an hour or two
     python -m benchmarks.joint --only recipes --data DIR   # what recipes cost there, and on that text
     python -m benchmarks.joint --only real --ways joint none@default --workers 1
@@ -42,7 +43,7 @@ def main() -> int:
     folder = given.data if given.data.is_dir() else None
     parts = {
         "simulated": lambda quick: simulated(quick, given.sweeps),
-        "ways": lambda quick: ways(quick, given.sweeps),
+        "ways": lambda quick: ways(quick, given.sweeps, given.ways),
         "replay": lambda quick: replay(folder, quick),
         "real": lambda quick: real(given.folder, given.ways, quick, given.workers),
         "recipes": lambda _quick: recipes(folder, given.folder),

@@ -1,8 +1,9 @@
-"""The demo's text, really trained: no tuning, a pilot, a search of each size, and a sweep that tunes itself.
+"""The demo's text, really trained: untuned, with trials before it, and tuning itself.
 
 Each starts from ``default-1``, the recipe that was fitted to none of these runs, and from one whose rate is
 four times too low and whose batch four times too large. A careful search of each size from the former is
-what the others are compared with. The default itself, without tuning, stands beside them.
+what the others are compared with. The default itself, without tuning, stands beside them. ``adaptive`` tunes
+itself and chooses its sizes too, until N* is as well known as by ``joint``, or as many FLOPs are spent.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.report import Goal, Table, at_most
 from benchmarks.common.report import Result as Found
-from flops_fit import Result, find_optimal
+from flops_fit import Adaptive, Result, find_optimal
 from flops_fit.cli.sweep_commands import SIZES, demo_sweep
 from flops_fit.execute import PoolExecutor
 from flops_fit.fit.prediction import Prediction
@@ -23,9 +25,8 @@ from flops_fit.recipes import default
 from flops_fit.recipes.published import default_1
 from flops_fit.recipes.resolve import TunedRecipe
 from flops_fit.text import format_count
-from flops_fit.tune import Tune
 
-WAYS = ("none", "pilot", "per-size", "joint")
+WAYS = ("none", "pilot", "per-size", "joint", "adaptive")
 OFF = 4.0
 RECIPES = {
     "default-1": default_1,
@@ -47,10 +48,15 @@ def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
                 continue
             began = time.perf_counter()
             name = f"{way}-{start.split()[0].strip('×')}{'-quick' if quick else ''}"
+            sweep: dict[str, Any] = demo_sweep(sizes) | {"tune": way}
+            if way == "adaptive":
+                if (start, "joint") not in made:
+                    continue
+                own = {"design": _like(made[start, "joint"], top), "tune": "joint", "sizes": None}
+                sweep |= {**own, "compute_budgets": None}
             result = find_optimal(
-                **demo_sweep(sizes),
+                **sweep,
                 hparams=recipe,
-                tune=Tune(way),  # type: ignore[arg-type]  # of WAYS
                 executor=PoolExecutor(workers=workers, threads=1) if workers > 1 else "inprocess",
                 output_dir=folder / name,
                 device="cpu",
@@ -71,6 +77,15 @@ def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
         *_run_by_run(made),
     )
     return [Table("The demo's text", columns, tuple(rows), notes)], _goals(made, top)
+
+
+def _like(grid: Result, C: float) -> Adaptive:
+    """An adaptive design that answers as precisely as a grid, for at most its FLOPs."""
+    span = grid.predict(C).intervals["optimal_params"]
+    assert span is not None
+    half = math.sqrt(span[1] / span[0]) - 1
+    spent = math.fsum(run.flops for run in grid.runs)
+    return Adaptive(target_compute=C, max_flops=spent, half_width=half)
 
 
 def _run_by_run(made: dict[tuple[str, str], Result]) -> list[str]:

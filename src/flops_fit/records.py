@@ -217,6 +217,12 @@ class Run:
     loss_at_least: float | None = None
 
     @property
+    def measured(self) -> float | None:
+        """The loss of a completed run that says what it was trained on; ``None`` for any other."""
+        known = self.state == "completed" and min(self.tokens, self.flops) > 0
+        return self.loss if known and self.loss is not None and math.isfinite(self.loss) else None
+
+    @property
     def flops_6nd(self) -> float:
         """6·N·D with N every parameter (Hoffmann et al. 2022, appendix F, and most tables)."""
         return self.experiment.flops_per_unit_6nd * self.tokens

@@ -67,6 +67,40 @@ def test_the_answer_has_the_rule_and_what_the_recipe_would_have_said(result):
     assert len(result.steps) >= 2
 
 
+def test_an_adaptive_design_tunes_itself_too_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+    design = flops_fit.Adaptive(target_compute=2.5e8, max_flops=1.4e7, half_width=1.0, batch=4)
+    budgets = [4e5, 8e5, 1.6e6]
+    sweep = {**SWEEP, "design": design, "compute_budgets": budgets, "output_dir": tmp_path}
+    del sweep["sizes"]
+    plan = flops_fit.find_optimal(**sweep, train=False)
+    told = next(d for d in plan.diagnostics if d.code == "joint")
+    assert "then batch after batch" in told.message
+    assert told.severity == "note"
+    train, made = Trainer.__call__, []
+
+    def dying(self: Trainer, experiment: Any, report: Any = None) -> Any:
+        made.append(experiment)
+        if len(made) == len(plan) + 2:
+            raise KeyboardInterrupt
+        return train(self, experiment, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "__call__", dying)
+        with pytest.raises(KeyboardInterrupt):
+            flops_fit.find_optimal(**sweep)
+    found = flops_fit.find_optimal(**sweep)
+    assert {e.id for e in made[:-1]} <= {r.experiment.id for r in found.runs}
+    assert found.steps == found.adaptive.steps
+    spent = sum(r.experiment.flops for r in found.runs)
+    assert found.adaptive.spent == pytest.approx(spent, rel=0.01)
+    assert spent <= 1.4e7
+    assert {r.experiment.hparams.recipe for r in found.runs} == {"custom + joint"}
+    assert len({r.experiment.hparams.lr for r in found.runs}) == len(found.runs)
+    assert found.fit.hparams.names == ("lr", "batch_units")
+    assert {"joint", "hparams", "without_tuning"} <= {d.code for d in found.diagnostics}
+    assert found.steps[0] in found.report().read_text()
+
+
 def test_what_was_decided_is_on_record_and_the_fit_can_be_read_again(result):
     folder = Path(result.output_dir)
     decided = json.loads((folder / "joint.json").read_text())

@@ -16,7 +16,7 @@ from flops_fit.laws import Hoffmann
 from flops_fit.recipes import HParams
 from flops_fit.records import Experiment, Run
 from flops_fit.tune import Tune
-from flops_fit.tune.joint import FEWEST_STEPS, Climbed, climb, latin, valley_prior
+from flops_fit.tune.joint import FEWEST_STEPS, Climbed, Climber, latin, valley_prior
 from tests.conftest import MLP
 
 LAW = Hoffmann(1.7, 30.0, 60.0, 0.34, 0.34)
@@ -69,8 +69,13 @@ class Valley:
 def climbed(
     planned: flops_fit.SweepPlan, valley: Valley, decided: dict[str, Any] | None = None
 ) -> Climbed:
-    joint = planned.planner.joint
-    return climb(planned, joint, lambda some: [valley(e) for e in some], decided=decided)
+    joint, known = planned.planner.joint, {} if decided is None else decided
+
+    def carry_out(some: Sequence[Experiment]) -> list[Run]:
+        return [valley(e) for e in some]
+
+    prior = valley_prior(planned, joint)
+    return Climber(planned, joint, carry_out, prior, decided=known).climb()
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +170,69 @@ def test_a_batch_below_one_sample_is_not_looked_for():
     assert not any("batch below" in step for step in done.steps)
 
 
+@pytest.fixture(scope="module")
+def adapted() -> tuple[flops_fit.AdaptiveResult, Climber]:
+    """An adaptive sweep from a recipe whose rates and batches are far off, and whose high rates diverge."""
+    return adaptively(Valley(off=1 / 8, batch_off=6.0, diverges=30.0))
+
+
+def adaptively(
+    valley: Valley, max_flops: float = 2e12, pilot: Sequence[float] | None = None
+) -> tuple[Any, Climber]:
+    design = flops_fit.Adaptive(target_compute=3e13, max_flops=max_flops, half_width=0.3)
+    planned = plan(pilot, design=design)
+    joint = planned.planner.joint
+    climber = Climber(
+        planned,
+        joint,
+        lambda some: [valley(e) for e in some],
+        valley_prior(planned, joint),
+        top=design.top,
+        total=design.max_flops,
+    )
+    return climber.adapt(design), climber
+
+
+def test_an_adaptive_sweep_that_tunes_itself_finds_the_size_from_a_wrong_recipe(adapted):
+    found, climber = adapted
+    best = LAW.optimal(3e13).params
+    assert found.interval[0] < best < found.interval[1]
+    assert abs(math.log(found.optimal_params / best)) < 0.2
+    assert found.reached
+    assert found.spent < 1e12
+    spent = sum(e.flops for e in climber.experiments)
+    assert found.spent == pytest.approx(spent, rel=0.01)  # a run of a large batch has whole steps
+    assert found.check.passed
+
+
+def test_its_batches_are_drawn_around_the_rule_of_all_runs_so_far(adapted):
+    found, climber = adapted
+    said = found.steps
+    assert "around the recipe" in said[0]
+    assert sum("around the rule" in line for line in said) >= 2
+    assert sum(line.startswith("next: ") for line in said) >= 1
+    regrets = [Valley(off=1 / 8, batch_off=6.0).regret(e) for e in climber.experiments]
+    assert np.mean(regrets[-20:]) < 0.1 * np.mean(regrets[:5])
+    ids, cells = zip(
+        *((e.id, (e.size, e.budget, e.repeat)) for e in climber.experiments), strict=True
+    )
+    assert len({*ids}) == len({*cells}) == len(ids)
+
+
+def test_an_adaptive_sweep_decides_the_same_from_the_same_losses(adapted):
+    found, climber = adapted
+    again, other = adaptively(Valley(off=1 / 8, batch_off=6.0, diverges=30.0))
+    assert again.steps == found.steps
+    assert [e.id for e in other.experiments] == [e.id for e in climber.experiments]
+
+
+def test_runs_made_again_in_a_pilot_stay_within_what_may_be_spent():
+    found, _ = adaptively(Valley(off=1 / 500, diverges=3.0))
+    assert any("again" in line for line in found.steps)
+    assert found.spent <= 2e12
+    assert found.interval[0] < LAW.optimal(3e13).params < found.interval[1]
+
+
 def test_a_given_batch_size_is_kept_and_mup_makes_one_rate_for_all_sizes():
     assert plan(batch_size=32).planner.joint.names == ("lr",)
     planned = plan()
@@ -174,8 +242,8 @@ def test_a_given_batch_size_is_kept_and_mup_makes_one_rate_for_all_sizes():
 
 
 def test_what_cannot_be_tuned_so_is_refused(sweep, tmp_path):
-    with pytest.raises(InputError, match='Use design="grid"'):
-        plan(design="adaptive")
+    with pytest.raises(InputError, match="expected more than the pilot costs"):
+        adaptively(Valley(), max_flops=1e9, pilot=(1e8, 3e8, 1e9))
     with pytest.raises(InputError, match="share the rate of their trunk"):
         plan(training=flops_fit.TrainingConfig(branch=True))
     with pytest.raises(InputError, match="tune_sweep"):

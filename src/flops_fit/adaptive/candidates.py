@@ -1,5 +1,6 @@
 """Runs that could be made, who makes them, and the pilot that a sweep begins with."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,16 +109,34 @@ class Oracle(Protocol):
 
 @dataclass
 class Experimenter:
-    """The oracle that trains: makes each run an exact experiment and carries it out."""
+    """The oracle that trains: makes each run an exact experiment and carries it out.
+
+    ``sizes`` are by default whatever the model's constructor accepts. ``runs`` are those made already, and
+    ``drawn`` gives the experiments of a batch rates of their own.
+    """
 
     factory: ExperimentFactory
     flops: FlopsFunction
     carry_out: Callable[[Sequence[Experiment]], Sequence[Run]]  # takes all experiments so far
-    sizes: Sequence[Any] | None = None  # by default whatever the model's constructor accepts
-    experiments: list[Experiment] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    sizes: Sequence[Any] | None = None
+    runs: Sequence[Run] = ()
+    drawn: Callable[[Sequence[Experiment]], Sequence[Experiment]] = lambda batch: batch
     _known: dict[tuple[float, float], tuple[float, Any]] = field(default_factory=dict)
     _repeats: Counter[tuple[float, float]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._before = Counter((e.budget, repr(e.size)) for e in self.experiments)
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """What was carried out."""
+        return tuple(run.experiment for run in self.runs)
+
+    @property
+    def known(self) -> tuple[Candidates, list[float]]:
+        """The runs so far and their losses."""
+        rows = [(e.params.total, e.tokens, e.flops, e.budget) for e in self.experiments]
+        return Candidates(*np.array(rows, dtype=np.float64).reshape(-1, 4).T), losses_of(self.runs)
 
     def candidates(self, params: Floats, budget: Floats) -> Candidates:
         """The nearest sizes at each budget, in whole steps; those that cannot be are left out."""
@@ -138,18 +157,18 @@ class Experimenter:
 
     def run(self, chosen: Candidates) -> Sequence[float]:
         """The losses; NaN for a run that did not complete."""
+        batch: list[Experiment] = []
         for pair in chosen.pairs():
             budget, size = self._known[pair]
+            repeat = self._repeats[pair] + self._before[budget, repr(size)]
             try:
-                made = self.factory.make(budget, size, self._repeats[pair])
+                made = self.factory.make(budget, size, repeat)
             except UnmetBudgetError:  # with the samples that it would read
-                made = self.factory.make(budget, size, self._repeats[pair], reads=False)
-            self.experiments.append(made)
+                made = self.factory.make(budget, size, repeat, reads=False)
+            batch.append(made)
             self._repeats[pair] += 1
-        self.runs = list(self.carry_out(self.experiments))
-        latest = self.runs[-len(chosen) :]
-        losses = (run.loss if run.state == "completed" else None for run in latest)
-        return [float("nan") if loss is None else loss for loss in losses]
+        self.runs = self.carry_out([*self.experiments, *self.drawn(batch)])
+        return losses_of(self.runs[-len(batch) :])
 
     def _nearest(self, params: float) -> Any:
         spec = self.factory.spec
@@ -157,6 +176,11 @@ class Experimenter:
             near = spec.nearest(params)
             return None if near is None else near[0]
         return min(self.sizes, key=lambda s: abs(np.log(spec.require(s).total / params)))
+
+
+def losses_of(runs: Sequence[Run]) -> list[float]:
+    """The loss of each; NaN for one that did not complete."""
+    return [math.nan if run.measured is None else run.measured for run in runs]
 
 
 def lattice(centre: Floats, budgets: Floats) -> tuple[Floats, Floats]:
@@ -216,6 +240,15 @@ def pilot_sizes(spec: ModelSpec, budgets: Sequence[float]) -> dict[float, list[A
             "max_flops, or compute_budgets for the pilot."
         )
     return sizes
+
+
+def check_pilot(cost: float, max_flops: float) -> None:
+    """Refuse a pilot that costs more than may be spent."""
+    if cost > max_flops:
+        raise InputError(
+            f"max_flops: expected more than the pilot costs, {cost:.3g} FLOPs; got {max_flops:.3g}. Give "
+            "more, or a pilot of smaller budgets."
+        )
 
 
 def check_adaptive(sizes: Any, branch: bool) -> None:

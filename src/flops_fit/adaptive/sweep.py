@@ -8,8 +8,9 @@ import numpy as np
 from flops_fit.adaptive import candidates, propose
 from flops_fit.adaptive.candidates import Candidates, Oracle, around
 from flops_fit.adaptive.propose import Criterion, best_batch, buys, change, described
-from flops_fit.errors import FitError, InputError
+from flops_fit.errors import FitError
 from flops_fit.fit.fitting import quick_fit
+from flops_fit.fit.intervals import Evidence
 from flops_fit.plan.designs import Adaptive
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import format_count, format_percent
@@ -85,6 +86,7 @@ class _Sweep:
     oracle: Oracle
     design: Adaptive
     say: Callable[[str], None]
+    evidence: Callable[[], Evidence] | None
     batches: list[Candidates] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     predicted: list[tuple[float, float]] = field(default_factory=list)
@@ -99,9 +101,18 @@ class _Sweep:
         self.say(line)
 
     def run(self, batch: Candidates, criterion: Criterion | None = None) -> None:
+        predicted = None if criterion is None else criterion.predictions(batch)
+        self.add(batch, self.oracle.run(batch), predicted)
+
+    def add(
+        self,
+        batch: Candidates,
+        losses: Sequence[float],
+        predicted: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
         unknown = [(float("nan"), float("nan"))] * len(batch)
-        self.predicted += unknown if criterion is None else criterion.predictions(batch)
-        self.losses += [float(x) for x in self.oracle.run(batch)]
+        self.predicted += unknown if predicted is None else predicted
+        self.losses += [float(x) for x in losses]
         self.batches.append(batch)
 
     def fit(self) -> Criterion:
@@ -111,13 +122,14 @@ class _Sweep:
                 f"expected seven runs with a loss at least to plan on; got {len(table)}. See why the "
                 "others have none."
             )
-        return Criterion(quick_fit(table, self.oracle.flops), self.design.target_compute)
+        found = quick_fit(table, self.oracle.flops) if self.evidence is None else self.evidence()
+        return Criterion(found, self.design.target_compute)
 
     def fresh(self, runs: Candidates) -> Candidates:
         """Without those that may not be made again, or had no loss."""
         pairs = [pair for batch in self.batches for pair in batch.pairs()]
-        lost = {p for p, x in zip(pairs, self.losses, strict=True) if not np.isfinite(x)}
-        excluded = lost if runs.repeats else {*pairs, *lost}
+        known = {p for p, x in zip(pairs, self.losses, strict=True) if np.isfinite(x)}
+        excluded = {*pairs} - known if runs.repeats else {*pairs}
         return runs.pick(np.array([p not in excluded for p in runs.pairs()], dtype=bool))
 
     def explore(self, criterion: Criterion) -> bool:
@@ -176,12 +188,15 @@ class _Sweep:
         top = most * 2.0 ** np.floor(np.log2(top / most) + 1e-9)
         return self.oracle.candidates(*around(evidence, min(float(np.min(C)), top), top))
 
-    def check(self) -> Check | None:
+    def check(self, evidence: Evidence) -> Check | None:
         """The check on the three most expensive runs with a prediction; ``None`` if there are fewer."""
         C = np.concatenate([batch.flops for batch in self.batches])
         level, sd = np.array(self.predicted).T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            error = np.log(np.asarray(self.losses)) - level
+        error, made = np.full(len(C), np.nan), np.array(self.losses)
+        valid = np.isfinite(made) & (made > 0)
+        error[valid] = np.log(evidence.runs.loss) - level[valid]
+        if (tuned := evidence.tuned) is not None:
+            sd[valid] = np.hypot(sd[valid], np.std(tuned.shifts, axis=0))
         known = np.flatnonzero(np.isfinite(error))
         if len(known) < _CHECKED_RUNS:
             return None
@@ -193,7 +208,7 @@ class _Sweep:
         criterion = self.fit()
         evidence, half, span = criterion.evidence, criterion.half_width, criterion.interval
         best, posterior = float(np.median(criterion.optima.params)), evidence.posterior
-        if (check := self.check()) is not None:
+        if (check := self.check(evidence)) is not None:
             self.tell(str(check))
         self.tell(
             f"misfit: the loss is off the law's form by about {100 * posterior.amplitude:.2g} %, "
@@ -232,6 +247,8 @@ def run_adaptive(
     *,
     pilot_budgets: Sequence[float] = (),
     centre: Callable[[float], float] | None = None,
+    made: tuple[Candidates, Sequence[float]] | None = None,
+    evidence: Callable[[], Evidence] | None = None,
 ) -> AdaptiveResult:
     """Make runs until N*(target) is known as precisely as required, or no more can be done.
 
@@ -241,19 +258,14 @@ def run_adaptive(
     The ``oracle`` makes the runs; ``design`` says for what compute, how precisely, and what may be spent.
     ``say`` gets each step's line when it is decided. ``pilot_budgets`` come smallest first, by default
     three for 1.5 % of ``max_flops``. ``centre`` gives N* of a budget before anything is known, by default
-    √(C/120), twenty tokens a parameter.
+    √(C/120), twenty tokens a parameter. ``made`` are runs and their losses in place of a pilot, and
+    ``evidence`` what all runs so far say, where that is not a fit of their losses.
     """
-    sweep = _Sweep(oracle, design, say)
-    budgets = pilot_budgets or candidates.pilot_budgets(design.max_flops)
-    pilot = oracle.candidates(*candidates.pilot_grid(budgets, centre)).distinct()
-    if pilot.cost > design.max_flops:
-        raise InputError(
-            f"max_flops: expected more than the pilot costs, {pilot.cost:.3g} FLOPs; got "
-            f"{design.max_flops:.3g}. Give more, or a pilot of smaller budgets."
-        )
-    share = pilot.cost / design.max_flops
-    sweep.tell(f"pilot: {described(pilot.to_dicts())}, {share:.2g} of what may be spent")
-    sweep.run(pilot)
+    sweep = _Sweep(oracle, design, say, evidence)
+    if made is None:
+        _pilot(sweep, pilot_budgets, centre)
+    else:
+        sweep.add(*made)
     explored = 0
     for _ in range(_MOST_STEPS):
         criterion = sweep.fit()
@@ -262,3 +274,16 @@ def run_adaptive(
         elif not sweep.decide(criterion):
             break
     return sweep.result()
+
+
+def _pilot(
+    sweep: _Sweep, pilot_budgets: Sequence[float], centre: Callable[[float], float] | None
+) -> None:
+    """Make the runs that a sweep begins with."""
+    oracle, design = sweep.oracle, sweep.design
+    budgets = pilot_budgets or candidates.pilot_budgets(design.max_flops)
+    pilot = oracle.candidates(*candidates.pilot_grid(budgets, centre)).distinct()
+    candidates.check_pilot(pilot.cost, design.max_flops)
+    share = pilot.cost / design.max_flops
+    sweep.tell(f"pilot: {described(pilot.to_dicts())}, {share:.2g} of what may be spent")
+    sweep.run(pilot)

@@ -163,12 +163,12 @@ def find_optimal(
         total = None if adaptive is None else adaptive.max_flops
         plan, tuning = tune_plan(plan, tuning_options, options, total)
         options = replace(options, resume=True)  # the folder is this sweep's by now
-    prior: HParamNames = "auto"
+    prior: HParamNames = "auto" if sweep.joint is None else valley_prior(plan, sweep.joint)
     if adaptive is not None:
         allowed = None if sizes is None else list(sizes)
-        plan, runs, answer = find_adaptively(plan, adaptive, allowed, options)
-    elif (joint := sweep.joint) is not None:
-        climbed, prior = climb_plan(plan, plan.task, options), valley_prior(plan, joint)
+        plan, runs, answer, climbed = find_adaptively(plan, adaptive, allowed, options)
+    elif sweep.joint is not None:
+        climbed = climb_plan(plan, plan.task, options)
         plan, runs = replace(plan, experiments=climbed.experiments), list(climbed.runs)
     else:
         runs = run_plan(plan, plan.task, options)

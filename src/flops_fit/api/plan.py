@@ -167,12 +167,6 @@ class Sweep:
     def _check_joint(self) -> None:
         if resolve_tune(self.tune).kind != "joint":
             return
-        if isinstance(self.resolved_design, Adaptive):
-            raise InputError(
-                "tune: 'joint' climbs the budgets of a plan, and an adaptive design chooses runs by losses "
-                'of one recipe. Use design="grid" with tune="joint", and its fit.recipe as hparams= of an '
-                "adaptive sweep."
-            )
         if self.training.branch:
             raise InputError(
                 "tune: 'joint' gives each run a rate of its own, and branches share the rate of their "
@@ -313,7 +307,8 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     if isinstance(task, CommandTask):
         task.check(plan.experiments)
     if joint is not None:
-        plan = replace(plan, diagnostics=(joint.diagnostic(plan), *plan.diagnostics))
+        pilot = isinstance(sweep.resolved_design, Adaptive)
+        plan = replace(plan, diagnostics=(joint.diagnostic(plan, pilot), *plan.diagnostics))
     roles = None
     if mup is not None:
         base = smallest(plan) if mup.base is None else mup.base

@@ -21,7 +21,7 @@ from flops_fit.records import Experiment, Run, as_record
 from flops_fit.store.store import Store
 from flops_fit.sweep import follow_sweep, lead_sweep, run_experiments
 from flops_fit.train.trainer import Trainer
-from flops_fit.tune.joint import Climbed, Rule, climb
+from flops_fit.tune.joint import Climbed, Climber, Rule, valley_prior
 from flops_fit.tune.search import run_tuning
 from flops_fit.tune.tuning import Tune, Tuning, resolve_tune
 from flops_fit.view.live import LiveView, SilentView, SweepView
@@ -204,9 +204,17 @@ class Rounds:
 
 def climb_plan(plan: SweepPlan, task: Task | None, options: RunOptions) -> Climbed:
     """Carry out a plan that tunes itself, budget after budget."""
-    joint = plan.require_planner("run_sweep").joint
+    rounds = Rounds(plan, task, options)
+    done = climber(rounds).climb()
+    rounds.note_others(done.experiments)
+    return done
+
+
+def climber(rounds: Rounds, design: Adaptive | None = None) -> Climber:
+    """What carries out the plan of a sweep that tunes itself, by what was decided in its folder."""
+    plan, options = rounds.plan, rounds.options
+    joint, path = plan.require_planner("run_sweep").joint, Path(options.output_dir) / DECISIONS
     assert joint is not None
-    rounds, path = Rounds(plan, task, options), Path(options.output_dir) / DECISIONS
     known: dict[str, Rule] = {}
     if options.resume and path.exists():
         with suppress(TableError):  # torn: they are decided again
@@ -216,9 +224,8 @@ def climb_plan(plan: SweepPlan, task: Task | None, options: RunOptions) -> Climb
         if rounds.leads:
             write_json(path, {losses: rule.to_dict() for losses, rule in decided.items()})
 
-    done = climb(plan, joint, rounds, rounds.say, known, keep)
-    rounds.note_others(done.experiments)
-    return done
+    limits = (None, None) if design is None else (design.top, design.max_flops)
+    return Climber(plan, joint, rounds, valley_prior(plan, joint), rounds.say, known, keep, *limits)
 
 
 def tune_plan(
@@ -247,11 +254,17 @@ def tune_plan(
 
 def find_adaptively(
     plan: SweepPlan, design: Adaptive, sizes: Sequence[Size] | None, options: RunOptions
-) -> tuple[SweepPlan, list[Run], AdaptiveResult]:
+) -> tuple[SweepPlan, list[Run], AdaptiveResult, Climbed | None]:
     """Run batch after batch from the pilot's plan on, each chosen from all runs before it."""
-    factory = plan.require_planner("find_optimal").factory
+    planner = plan.require_planner("find_optimal")
     rounds = Rounds(plan, plan.task, options)
-    oracle = Experimenter(factory, plan.flops, rounds, sizes)
-    answer = run_adaptive(oracle, design, rounds.say, pilot_budgets=plan.budgets)
+    oracle: Experimenter | Climber
+    if planner.joint is None:
+        oracle = Experimenter(planner.factory, plan.flops, rounds, sizes)
+        answer = run_adaptive(oracle, design, rounds.say, pilot_budgets=plan.budgets)
+    else:
+        oracle = climber(rounds, design)
+        answer = oracle.adapt(design, sizes)
     rounds.note_others(oracle.experiments)
-    return replace(plan, experiments=tuple(oracle.experiments)), oracle.runs, answer
+    plan = replace(plan, experiments=oracle.experiments)
+    return plan, list(oracle.runs), answer, oracle.done if isinstance(oracle, Climber) else None

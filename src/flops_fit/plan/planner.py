@@ -85,11 +85,13 @@ class Joint:
     share: float
     mup: bool
 
-    def diagnostic(self, plan: SweepPlan) -> Diagnostic:
-        """What will happen, for the plan."""
+    def diagnostic(self, plan: SweepPlan, pilot: bool) -> Diagnostic:
+        """What will happen, for the plan, or for the ``pilot`` of an adaptive sweep."""
         what = "learning rate and batch" if len(self.names) > 1 else "learning rate"
         budgets = ", ".join(f"{b:.3g}" for b in plan.budgets)
-        few, said = len(plan) < ENOUGH_TO_TUNE, {"runs": len(plan), "enough": ENOUGH_TO_TUNE}
+        few = len(plan) < ENOUGH_TO_TUNE and not pilot
+        then = ", and then batch after batch" if pilot else ""
+        said = {"runs": len(plan), "enough": ENOUGH_TO_TUNE, "then": then}
         severity: Severity = "warning" if few else "note"
         return findings.in_words(
             "joint", severity, few, joint=self, what=what, budgets=budgets, **said

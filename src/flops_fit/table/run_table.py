@@ -282,11 +282,11 @@ class RunTable(Rows):
         """Completed runs as a table; every other run is listed as excluded with its reason."""
         completed, excluded, censored = [], [], []
         for run in runs:
-            known = run.loss is not None and math.isfinite(run.loss)
-            if run.state == "completed" and known and min(run.tokens, run.flops) > 0:
+            if run.measured is not None:
                 completed.append(run)
             else:
-                empty = "without tokens or FLOPs" if run.state == "completed" and known else ""
+                known = run.state == "completed" and math.isfinite(run.loss or 0.0)
+                empty = "without tokens or FLOPs" if known and run.loss is not None else ""
                 reason = anonymous(": ".join(filter(None, (run.state, run.reason, empty))))
                 e = run.experiment
                 N, bound = float(e.params.total), run.loss_at_least
@@ -308,7 +308,7 @@ class RunTable(Rows):
             params=column(e.params.total for e in planned),
             tokens=column(r.tokens for r in completed),
             flops=column(r.flops for r in completed),
-            loss=column(r.loss for r in completed if r.loss is not None),
+            loss=column(r.measured for r in completed if r.measured is not None),
             labels=tuple(e.label for e in planned),
             budget=column(e.budget for e in planned),
             loss_se=column(standard_errors) if len(standard_errors) == len(completed) else None,

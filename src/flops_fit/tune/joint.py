@@ -13,13 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.adaptive.candidates import Experimenter, check_pilot
+from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
 from flops_fit.errors import FitError, TableError
 from flops_fit.fingerprint import digest
-from flops_fit.fit.hparam_rule import TUNED, prior_for, tuned_losses
+from flops_fit.fit.fitting import quick_fit
+from flops_fit.fit.hparam_rule import TUNED, HParamRule, prior_for, tuned_losses
+from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.solver import one_blas_thread
 from flops_fit.fit.valley import ValleyPrior
 from flops_fit.flops.functions import Floats
 from flops_fit.hparams import HParams
+from flops_fit.model.spec import Size
+from flops_fit.plan.designs import Adaptive
 from flops_fit.plan.experiments import UnmetBudgetError
 from flops_fit.plan.planner import Joint
 from flops_fit.plan.sweep_plan import SweepPlan
@@ -59,19 +65,6 @@ class Rule:
         """Plain values for JSON."""
         laws = {n: {name: getattr(law, name) for name in _OF_LAW} for n, law in self.laws.items()}
         return {**vars(self), "laws": laws}
-
-
-@dataclass(frozen=True)
-class Climbed:
-    """The runs of a sweep that tuned itself, in the order made, and a line for each decision."""
-
-    runs: tuple[Run, ...]
-    steps: tuple[str, ...]
-
-    @property
-    def experiments(self) -> tuple[Experiment, ...]:
-        """What was carried out."""
-        return tuple(run.experiment for run in self.runs)
 
 
 def valley_prior(plan: SweepPlan, joint: Joint) -> ValleyPrior:
@@ -122,53 +115,126 @@ def _log_ratio(e: Experiment, name: str, best: float) -> float:
     return math.log(e.hparams[name] / best)
 
 
+@dataclass(frozen=True)
+class Climbed:
+    """The runs of a sweep that tuned itself, in the order made, and a line for each decision."""
+
+    runs: tuple[Run, ...]
+    steps: tuple[str, ...]
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """What was carried out."""
+        return tuple(run.experiment for run in self.runs)
+
+
 @dataclass
-class _Climb:
-    """The runs so far, and what follows from them."""
+class Climber:
+    """Carries out a plan from its smallest budget to its largest, with rates and batches drawn as it goes.
+
+    ``carry_out`` takes all experiments so far, and does not run finished ones again. ``prior`` is the
+    valley's. ``decided`` are the rules of an earlier call by the losses that they follow from, and ``keep``
+    is called with them when there is another. An adaptive sweep goes on beyond the plan, up to runs of
+    ``top`` FLOPs and ``total`` in all.
+    """
 
     plan: SweepPlan
     joint: Joint
-    carry_out: CarryOut  # takes all experiments so far, and does not run finished ones again
-    say: Callable[[str], None]
+    carry_out: CarryOut
     prior: ValleyPrior
-    decided: dict[str, Rule]  # by the losses that decided
-    keep: Callable[[Mapping[str, Rule]], None]
+    say: Callable[[str], None] = lambda line: None
+    decided: dict[str, Rule] = field(default_factory=dict)
+    keep: Callable[[Mapping[str, Rule]], None] = lambda decided: None
+    top: float | None = None
+    total: float | None = None
     runs: list[Run] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    rule: Rule = Rule()
     related: Floats | float = 0.0  # of the designs so far, to size
+    _latest: tuple[Sequence[Run], RunTable, HParamRule | None] | None = None
 
     def tell(self, line: str) -> None:
+        """Keep and show a decision."""
         self.lines.append(line)
         self.say(line)
 
-    def climb(self) -> None:
+    def __call__(self, experiments: Sequence[Experiment]) -> list[Run]:
+        """The runs of all experiments so far."""
+        self.runs = list(self.carry_out(experiments))
+        return self.runs
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """What was carried out."""
+        return tuple(run.experiment for run in self.runs)
+
+    @property
+    def done(self) -> Climbed:
+        """What was done so far."""
+        return Climbed(tuple(self.runs), tuple(self.lines))
+
+    def climb(self) -> Climbed:
+        """Carry out the plan."""
         budgets, share = self.plan.budgets, self.joint.share
         left = share / (1 - share) * self.plan.total_flops
-        rule, (first, last) = Rule(), self.joint.spread
+        if self.total is not None:
+            left = min(share * self.total, self.total - self.plan.total_flops)
         for i, budget in enumerate(budgets):
-            part = i / max(len(budgets) - 1, 1)
-            spread = float(first ** (1 - part) * last**part)
             cells = [e for e in self.plan.experiments if e.budget == budget]
             cost = sum(e.flops for e in cells)
             for again in range(_MOST_AGAIN + 1):
-                self.tell(self._said(cells, spread, rule, again))
-                new = self.drawn(cells, rule, spread, [i, again])
-                known = [run.experiment for run in self.runs]
-                self.runs = list(self.carry_out([*known, *new]))
+                self.tell(self._said(cells, again))
+                self([*self.experiments, *self.drawn(cells, i, again)])
                 if i == len(budgets) - 1 and cost > left:
-                    return  # what these runs say no run needs
-                rule = self.learnt(rule, budget, spread)
-                if not rule.beyond or again == _MOST_AGAIN:
+                    break  # what these runs say no run needs
+                self.rule = self.learnt(budget)
+                if not self.rule.beyond or again == _MOST_AGAIN:
                     break
                 if cost > left:
                     self.tell(
-                        f"the best {rule.side} lies beyond the runs at {budget:.3g} FLOPs; the share of "
-                        f"{share:.2g} has no room to make them again: give Tune('joint', share=...) more"
+                        f"the best {self.rule.side} lies beyond the runs at {budget:.3g} FLOPs; the share "
+                        f"of {share:.2g} has no room to make them again: give Tune('joint', share=...) more"
                     )
                     break
                 left -= cost
+        return self.done
 
-    def _said(self, cells: Sequence[Experiment], spread: float, rule: Rule, again: int) -> str:
+    def adapt(self, design: Adaptive, sizes: Sequence[Size] | None = None) -> AdaptiveResult:
+        """Carry out the plan as the pilot of an adaptive sweep, and the runs that follow from it."""
+        factory = self.plan.require_planner("tune").factory
+        check_pilot(self.plan.total_flops, design.max_flops)
+        self.climb()
+        oracle = Experimenter(factory, self.plan.flops, self, sizes, self.runs, self.around)
+        made, evidence = oracle.known, self.evidence
+        answer = run_adaptive(oracle, design, self.tell, made=made, evidence=evidence)
+        return replace(answer, steps=self.done.steps)
+
+    def around(self, chosen: Sequence[Experiment]) -> list[Experiment]:
+        """Further runs of any N and D, around what all runs so far say."""
+        self.rule = self.learnt()
+        return self.drawn(chosen, len(self.runs))
+
+    def evidence(self) -> Evidence:
+        """What all runs so far say of the law, once freed of what their rates and batches cost."""
+        table, rule = self._freed()
+        return quick_fit(table, self.plan.flops, rule)
+
+    def _freed(self) -> tuple[RunTable, HParamRule | None]:
+        """All runs with the losses that they would have at their best, and the rule."""
+        if self._latest is None or self._latest[0] is not self.runs:
+            table = RunTable.from_runs(self.runs)
+            self._latest = self.runs, *tuned_losses(table, self.prior, "total")
+        return self._latest[1:]
+
+    def spread(self, budget: float) -> float:
+        """The factor within which runs of a budget are drawn."""
+        (first, last), budgets = self.joint.spread, self.plan.budgets
+        decades = math.log((self.top or budgets[-1]) / budgets[0])
+        part = min(math.log(budget / budgets[0]) / decades, 1.0) if decades > 0 else 0.0
+        return float(first ** (1 - part) * last**part)
+
+    def _said(self, cells: Sequence[Experiment], again: int) -> str:
+        rule = self.rule
         where = "around the recipe" if not rule.laws else "around the rule of all runs so far"
         if again:
             where = f"again {where}, as the best lies outside what was tried ({rule.side})"
@@ -177,21 +243,21 @@ class _Climb:
         shown = [f"lr {best['lr']:.2g}"] if "lr" in best else []
         shown += [f"batch {format_count(best['batch_units'])}"] if "batch_units" in best else []
         centre = f": {', '.join(shown)} at N = {format_count(e.params.total)}" if shown else ""
-        return f"{e.budget:.3g} FLOPs: {len(cells)} runs within ×{spread:.2g} {where}{centre}"
+        within = f"within ×{self.spread(e.budget):.2g} {where}{centre}"
+        return f"{e.budget:.3g} FLOPs: {len(cells)} runs {within}"
 
-    def drawn(
-        self, cells: Sequence[Experiment], rule: Rule, spread: float, key: Sequence[int]
-    ) -> list[Experiment]:
-        """The runs of one budget with their own rates and batches; N, D and C stay as planned."""
+    def drawn(self, cells: Sequence[Experiment], number: int, again: int = 0) -> list[Experiment]:
+        """The runs of one step with their own rates and batches; N, D and C stay as planned."""
         factory, names = self.plan.require_planner("tune").factory, self.joint.names
+        rule = self.rule
         x = np.log([e.params.total for e in cells])
-        rng = np.random.default_rng([abs(factory.seed), *key])
+        rng = np.random.default_rng([abs(factory.seed), number, again])
         levels, self.related = latin(x - np.mean(x), len(names), rng, self.related)
         z = dict(zip(names, levels, strict=True))
         repeats = 1 + max(e.repeat for e in cells)
         out = []
         for j, e in enumerate(cells):
-            base = factory.recipe(e.params, e.tokens, e.unit)
+            base, spread = factory.recipe(e.params, e.tokens, e.unit), self.spread(e.budget)
             lr = rule.laws["lr"](e.params, e.tokens) if "lr" in rule.laws else base.lr * rule.lower
             lr = lr * spread ** z["lr"][j] if "lr" in names else lr
             batch = base.batch_units
@@ -203,7 +269,7 @@ class _Climb:
             hparams = replace(
                 base, lr=float(f"{lr:.4g}"), batch_units=batch, recipe=f"{base.recipe} + joint"
             )
-            out.append(self._made(e, hparams, e.repeat + key[-1] * repeats))
+            out.append(self._made(e, hparams, e.repeat + again * repeats))
         return out
 
     def _made(self, e: Experiment, hparams: HParams, repeat: int) -> Experiment:
@@ -222,25 +288,26 @@ class _Climb:
                 return made
             hparams = replace(hparams, batch_units=whole)
 
-    def learnt(self, before: Rule, budget: float, spread: float) -> Rule:
+    def learnt(self, budget: float | None = None) -> Rule:
         """The rule of all runs so far; what was decided once on the same losses stays."""
         key = digest([f"{r.experiment.id} {r.state} {r.loss!r}" for r in self.runs])
         if key not in self.decided:
-            self.decided[key] = self._fitted(before, budget, spread)
+            self.decided[key] = self._fitted(budget)
             self.keep(self.decided)
         return self.decided[key]
 
     @one_blas_thread
-    def _fitted(self, before: Rule, budget: float, spread: float) -> Rule:
-        table = RunTable.from_runs(self.runs)
-        here = [r for r in self.runs if r.experiment.budget == budget]
+    def _fitted(self, budget: float | None) -> Rule:
+        table, before = RunTable.from_runs(self.runs), self.rule
+        here = [r for r in self.runs if budget in (None, r.experiment.budget)]
         lost = sum(r.state in _LOST for r in here)
         if len(table) < _FEWEST_LOSSES:
             if 2 * lost <= len(here):
                 return replace(before, beyond={})
-            return replace(before, beyond={"lr": "below"}, lower=before.lower / spread**2)
+            lower = before.lower / self.spread(here[-1].experiment.budget) ** 2
+            return replace(before, beyond={"lr": "below"}, lower=lower)
         try:
-            found = tuned_losses(table, self.prior, "total")[1]
+            found = self._freed()[1]
         except (FitError, TableError, np.linalg.LinAlgError) as error:
             self.tell(f"no rule can be fitted yet: {error}")
             return replace(before, beyond={})
@@ -252,23 +319,3 @@ class _Climb:
             if off and (max(off) < -_INSIDE or min(off) > _INSIDE):
                 beyond[name] = "above" if max(off) < 0 else "below"
         return Rule(laws, beyond, before.lower)
-
-
-def climb(
-    plan: SweepPlan,
-    joint: Joint,
-    carry_out: CarryOut,
-    say: Callable[[str], None] = lambda line: None,
-    decided: dict[str, Rule] | None = None,
-    keep: Callable[[Mapping[str, Rule]], None] = lambda decided: None,
-    prior: ValleyPrior | None = None,
-) -> Climbed:
-    """Carry out a plan from its smallest budget to its largest, with rates and batches drawn as it goes.
-
-    ``decided`` are the rules of an earlier call by the losses that they follow from, and ``keep`` is
-    called with them when there is another. ``prior`` is the valley's, by default :func:`valley_prior`.
-    """
-    prior = valley_prior(plan, joint) if prior is None else prior
-    sweep = _Climb(plan, joint, carry_out, say, prior, {} if decided is None else decided, keep)
-    sweep.climb()
-    return Climbed(tuple(sweep.runs), tuple(sweep.lines))
