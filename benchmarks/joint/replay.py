@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from benchmarks.common.report import Goal, Result, Table, at_least, at_most
 from benchmarks.joint.priors import WITHOUT_DENSE, WITHOUT_EXPERTS
-from flops_fit.fit.hparam_rule import TUNED, BestHParams, HParamRule, tuned_losses
+from flops_fit.fit.hparam_rule import BestHParams, HParamRule, tuned_losses
 from flops_fit.fit.valley import ValleyPrior
+from flops_fit.fit.varied import TUNED
 from flops_fit.table import RunTable
 
 Floats = NDArray[np.float64]
@@ -117,7 +118,7 @@ def climb(
         taken.append(runs.take(np.flatnonzero(~left)))
         last = i == len(path) - 1
         if len(taken) * per >= FIRST and (len(taken) % EVERY == 0 or last):
-            rule = tuned_losses(_joined(taken), TUNED, "total", prior)[1]
+            rule = tuned_losses(_joined(taken), TUNED[:2], "total", prior)[1]
     return rule
 
 
@@ -177,7 +178,7 @@ def _replayed(
     what = f"{name}: the bound on the regret holds in so many % (90 %)"
     goals.append(at_least(what, float(np.mean(bounds)), 85.0))
     whole = _joined([c.runs for c in every])
-    rule = tuned_losses(whole, TUNED, "total", prior)[1]
+    rule = tuned_losses(whole, TUNED[:2], "total", prior)[1]
     assert rule is not None
     costs = [c.regret(t.lr or 0, t.batch_units or 0) for c in high for t in [rule.optimal(*c.at)]]
     rows.append(("all runs, these cells too", str(len(whole)), *_costs(costs), "", "", ""))

@@ -11,14 +11,16 @@ from flops_fit import fit_runs, reference
 from flops_fit.errors import InputError, InputTypeError, TableError
 from flops_fit.fit import backtest
 from flops_fit.fit.experts import by_active
-from flops_fit.fit.hparam_rule import tuned_losses, varied
+from flops_fit.fit.hparam_rule import tuned_losses
 from flops_fit.fit.ridge import bent, straight
 from flops_fit.fit.sampler import sample
 from flops_fit.fit.valley import regret
+from flops_fit.fit.varied import varied
 from flops_fit.records import ParamCount
+from flops_fit.report.tuning import rule_table
 from flops_fit.table import RunTable
 from tests.fit import _experts
-from tests.fit._valley import LAW, VALLEY, logs, rule, sweep
+from tests.fit._valley import LAW, VALLEY, logs, memory, rule, sweep
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +30,11 @@ def fit():
 
 def test_slopes_of_the_regret_are_its_derivatives():
     rng = np.random.default_rng(0)
-    at = list(rng.normal(size=(4, 6)))
+    at = list(rng.normal(size=(5, 6)))
     slopes = regret(VALLEY, *at, slopes=True).slopes[0]
-    for i in range(11):
-        step = np.eye(11)[i] * 1e-6
+    assert regret(VALLEY, *at[:4], slopes=True).slopes[0] == pytest.approx(slopes[:11])
+    for i in range(15):
+        step = np.eye(15)[i] * 1e-6
         difference = regret(VALLEY + step, *at).value - regret(VALLEY - step, *at).value
         assert slopes[i] == pytest.approx(difference[0] / 2e-6, abs=1e-7)
 
@@ -44,6 +47,58 @@ def test_the_coordinates_that_chains_move_in_are_the_law_s_and_keep_densities():
         difference = (bent(at + step)[0] - bent(at - step)[0])[:, :6] / 2e-6
         assert slopes[:, :, i] == pytest.approx(difference, abs=1e-7)
     assert np.abs(np.linalg.det(slopes)) == pytest.approx(1.0)
+
+
+@pytest.fixture(scope="module")
+def decayed():
+    """Runs that differ in weight decay too."""
+    return fit_runs(sweep(decay=0.1, seed=1))
+
+
+def test_weight_decay_is_a_third_setting_of_the_valley(decayed):
+    found, (N, D) = decayed.hparams, (2e8, 2e10)
+    assert found.names == ("lr", "batch_units", "weight_decay")
+    assert found.valley.mixing < 1.05
+    for name, true in (("memory_units", -0.45), ("memory_params", 0.4)):
+        low, high = found.exponents_at(0.99)[name].interval
+        assert low < true < high
+    best = found.optimal(N, D, level=0.99)
+    at_both = best.batch_units / (best.lr * memory(N, D) * D)
+    assert best.decay_interval[0] < at_both < best.decay_interval[1]
+    assert best.weight_decay == pytest.approx(at_both, rel=0.2)
+    given = best.lr, best.batch_units
+    off = found.regret(N, D, *given, weight_decay=6 * best.weight_decay, level=0.99)
+    extra = VALLEY[0, 14]
+    low, high = off.interval
+    assert low < math.expm1(math.exp(extra) * math.log(6) ** 2) < high
+    assert found.regret(N, D, *given, weight_decay=best.weight_decay).value < 0.004
+    with pytest.raises(InputError, match="expected weight_decay, which the runs varied"):
+        found.regret(N, D, *given)
+    low, high = decayed.predict(1e21).intervals["optimal_params"]
+    assert low < LAW.optimal(1e21).params < high
+
+
+def test_the_recipe_and_the_table_say_the_weight_decay(decayed):
+    best = decayed.hparams.optimal(2e8, 2e10)
+    chosen = decayed.recipe(ParamCount(*[int(2e8)] * 4), 2e10, "tokens")
+    assert chosen.weight_decay == pytest.approx(best.weight_decay, rel=1e-3)
+    assert chosen.lr == pytest.approx(best.lr, rel=1e-3)
+    assert "τ ∝ N^" in str(decayed.hparams)
+    assert "Weight decay" in rule_table(decayed, [decayed.predict(1e21)]).markdown()
+    again = RunTable.read(decayed.runs.to_dicts())
+    assert again.memory == pytest.approx(decayed.runs.memory)
+    assert decayed.to_dict()["hparams"]["curvature"].keys() == set(decayed.hparams.names)
+
+
+def test_a_weight_decay_that_follows_from_the_rest_is_no_setting_of_its_own():
+    runs = sweep()
+    for decay in (np.full(35, 0.1), 1e-4 / runs["lr"], runs["batch_tokens"] / 1e6 / runs["lr"]):
+        assert varied(RunTable.read({**runs, "weight_decay": decay})) == ("lr", "batch_units")
+    free = sweep(decay=0.1)
+    assert varied(RunTable.read(free)) == ("lr", "batch_units", "weight_decay")
+    assert varied(RunTable.read({k: v for k, v in free.items() if k != "batch_tokens"})) == ("lr",)
+    with pytest.raises(InputError, match="beside"):
+        fit_runs(free, hparams=("lr", "weight_decay"))
 
 
 def test_chains_agree(fit):

@@ -53,6 +53,25 @@ def test_the_page_has_the_rule_only_where_there_is_one(fit):
     assert not {d.kind.name for d in draw_figures(plain)} & set(OWN)
 
 
+def test_a_varied_weight_decay_has_figures_and_a_column_of_its_own():
+    fit = fit_runs(sweep(decay=0.1))
+    kinds = {kind.name: kind for kind in FIGURES if kind.name in ("decay_valley", "decay_rule")}
+    rows = {name: kind.data(ReportData(fit)).rows() for name, kind in kinds.items()}
+    for kind in kinds.values():
+        assert "Weight decay" in "".join(
+            axis.get_text()
+            for ax in kind.draw(kind.data(ReportData(fit))).axes
+            for axis in (ax.xaxis.label, ax.yaxis.label)
+        )
+    runs = [r for r in rows["decay_valley"] if r["kind"] == "run"]
+    assert min(r["ratio"] for r in runs) < 0.5 < 2 < max(r["ratio"] for r in runs)
+    fitted = [r for r in rows["decay_rule"] if r["kind"] == "fitted"]
+    assert all(r["low"] < r["value"] < r["high"] for r in fitted)
+    assert "Learning rate, batch and weight decay" in section(ReportData(fit))
+    data = ReportData(fit)
+    assert "a weight decay of" in answer_in_words(fit, data.answers[-1], data.findings)
+
+
 def test_the_command_says_the_rule(tmp_path, fit, capsys):
     runs = sweep()
     rows = zip(*[np.char.mod("%.17g", column) for column in runs.values()], strict=True)

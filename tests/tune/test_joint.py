@@ -12,9 +12,11 @@ import pytest
 
 import flops_fit
 from flops_fit.errors import InputError
+from flops_fit.fit.varied import varied
 from flops_fit.laws import Hoffmann
 from flops_fit.recipes import HParams
 from flops_fit.records import Experiment, Run
+from flops_fit.table import RunTable
 from flops_fit.tune import Tune
 from flops_fit.tune.joint import FEWEST_STEPS, Climbed, Climber, latin, valley_prior
 from tests.conftest import MLP
@@ -168,6 +170,38 @@ def test_a_batch_below_one_sample_is_not_looked_for():
     done = climbed(planned, Valley(batch_off=1e-3))
     assert min(e.batch_size for e in done.experiments) == 1
     assert not any("batch below" in step for step in done.steps)
+
+
+class Decayed(Valley):
+    """With a best weight decay: one at which AdamW averages over a third of the run."""
+
+    def regret(self, e: Experiment) -> float:
+        return super().regret(e) + 0.02 * math.log(3 * share(e)) ** 2
+
+
+def share(e: Experiment) -> float:
+    return e.hparams.batch_units / (e.hparams.lr * e.hparams.weight_decay * e.tokens)
+
+
+def test_weight_decay_is_drawn_by_the_memory_that_it_gives():
+    planned = plan((1e10, 3e10, 1e11, 3e11), tune=Tune("joint", decay=True))
+    assert "learning rate, batch and weight decay" in planned.diagnostics[0].message
+    done = climbed(planned, Decayed())
+    assert "weight decay" in done.steps[-1]
+    last = [math.log(3 * share(e)) for e in done.experiments if e.budget == 3e11]
+    assert abs(np.mean(last)) < 0.35
+    assert np.ptp(last) > 1.0
+    table = RunTable.from_runs(done.runs)
+    assert varied(table) == ("lr", "batch_units", "weight_decay")
+    with pytest.raises(InputError, match="a weight decay above 0"):
+        plan(
+            hparams={"lr": 1e-3, "batch_units": 8, "weight_decay": 0.0},
+            tune=Tune("joint", decay=True),
+        )
+    with pytest.raises(InputError, match="batch_size='auto'"):
+        plan(batch_size=8, tune=Tune("joint", decay=True))
+    with pytest.raises(InputError, match="decay=True with 'joint'"):
+        Tune("pilot", decay=True)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from flops_fit.api.run import RunOptions, climb_plan, find_adaptively, ranks_of,
 from flops_fit.errors import InputError, explains_names
 from flops_fit.execute.executor import Executor, Mock
 from flops_fit.fit.fitting import fit_runs
-from flops_fit.fit.hparam_rule import HParamNames
+from flops_fit.fit.varied import HParamNames
 from flops_fit.model.sizes import ModelSizes
 from flops_fit.plan.counting import FlopsMethod
 from flops_fit.plan.designs import Adaptive, DesignLike, Sizes

@@ -20,7 +20,7 @@ from flops_fit.errors import InputError, InputTypeError, check_choice, check_who
 from flops_fit.execute.command import CommandTask
 from flops_fit.execute.executor import Mock
 from flops_fit.fingerprint import digest
-from flops_fit.fit.hparam_rule import TUNED
+from flops_fit.fit.varied import TUNED
 from flops_fit.model.sizes import ModelSizes
 from flops_fit.model.spec import ModelSpec, Size
 from flops_fit.mup.parametrization import parametrize
@@ -179,7 +179,12 @@ class Sweep:
         tune = resolve_tune(self.tune)
         if tune.kind != "joint":
             return None
-        names = TUNED if tune.batch and self.batch_size == "auto" else TUNED[:1]
+        batch = tune.batch and self.batch_size == "auto"
+        if tune.decay and not batch:
+            raise InputError(
+                f"tune: expected batch_size='auto' with decay=True, which varies both; got {self.batch_size}."
+            )
+        names = TUNED[: 1 + batch + tune.decay]
         spread = tune.step**2, tune.step
         return Joint(names, spread, tune.most, self.training.mup is not None)
 
@@ -307,6 +312,7 @@ def make_plan(sweep: Sweep) -> SweepPlan:
     if isinstance(task, CommandTask):
         task.check(plan.experiments)
     if joint is not None:
+        joint.check(plan)
         pilot = isinstance(sweep.resolved_design, Adaptive)
         plan = replace(plan, diagnostics=(joint.diagnostic(plan, pilot), *plan.diagnostics))
     roles = None

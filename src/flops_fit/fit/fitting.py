@@ -23,7 +23,7 @@ from flops_fit.fit.experts import as_asked, by_active, check_experts, expert_fin
 from flops_fit.fit.export import Question
 from flops_fit.fit.fit import Alternative, Fit
 from flops_fit.fit.groups import GroupFit
-from flops_fit.fit.hparam_rule import HParamNames, HParamRule, check_hparams, tuned_losses
+from flops_fit.fit.hparam_rule import HParamRule, tuned_losses
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.minima import envelope, isoflop
 from flops_fit.fit.misfit_mean import Known, check_known
@@ -35,6 +35,7 @@ from flops_fit.fit.solver import DeltaRule, one_blas_thread
 from flops_fit.fit.surface import points_of
 from flops_fit.fit.surface_solver import Choice
 from flops_fit.fit.table_checks import check_runs
+from flops_fit.fit.varied import HParamNames, check_hparams
 from flops_fit.fit.window import FitProblem, Fitted, WindowReport, WindowRule, run_weights
 from flops_fit.flops.functions import FlopsFunction
 from flops_fit.laws import LAWS

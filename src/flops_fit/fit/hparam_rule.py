@@ -1,33 +1,36 @@
-"""The rule for learning rate and batch that runs say, with its intervals, and losses freed of both."""
+"""The rule for learning rate, batch and weight decay that runs say, and losses freed of them."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import InputError, InputTypeError, TableError, check_number
+from flops_fit.errors import InputError, TableError, check_number
 from flops_fit.fit.intervals import Estimate, Interval, check_level
 from flops_fit.fit.solver import finding
-from flops_fit.fit.valley import Regret, Valley, ValleyPrior, bends, fit_valley, form_error, regret
-from flops_fit.flops.functions import Bools, Floats
+from flops_fit.fit.valley import (
+    CURVATURES,
+    Regret,
+    Valley,
+    ValleyPrior,
+    bends,
+    fit_valley,
+    form_error,
+    regret,
+)  # fmt: skip
+from flops_fit.fit.varied import DECAY, TUNED, HParamNames, known, varied
+from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import default
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
 from flops_fit.records import Diagnostic
 from flops_fit.table.run_table import RunTable
 
-HParamNames = Literal["auto"] | Sequence[str] | ValleyPrior | None
-
-TUNED = ("lr", "batch_units")
 METHOD = "valley, law and noise"
-_FEWEST_RUNS = 20
 _OF_MUP = (0.0, 0.1)  # a₁, where it is not known whether one rate serves all widths
 _OTHER_DATA = 1.5  # times the prior's standard deviations where data is no text
-_VARIES = 0.25  # sd of the log around a smooth rule, from which a setting was varied on purpose
 _BENDS = 0.09  # sd of the bends of ln η* and ln B*: of StepLaw's cells beyond the runs fitted
-_MOST_KNOWN = 0.8  # share of runs whose setting is known, from which the others are left out
 _MIXED = 1.2  # of chains, from which draws are doubted
 _MOST_COST = 100.0  # in ln L, so that none is infinite
 _FAR = math.log(10.0)  # beyond the runs, in ln N and ln D
@@ -38,16 +41,20 @@ EXPONENTS = {
     "lr_batch": (3, "best η ∝ B^a off B*"),
     "batch_units": (5, "B* ∝ D^b at one N"),
     "batch_params": (6, "B* ∝ N^b at one D"),
+    "memory_params": (13, "τ* ∝ N^d at one D"),
+    "memory_units": (12, "τ* ∝ D^d at one N"),
 }
+# Of each setting, its symbol and the first word of its exponents.
+SAID = {"lr": ("lr", "lr"), "batch_units": ("batch", "batch"), DECAY: ("τ", "memory")}
 
 
 @dataclass(frozen=True)
 class BestHParams:
-    """The best learning rate and batch at one N and D; ``None`` for what the runs did not vary.
+    """The best learning rate, batch and weight decay at one N and D; ``None`` for what runs did not vary.
 
-    ``lr`` is the best at ``batch_units``, or, where the batch was not varied, at that of such runs.
-    ``regret`` is what the two cost, relative to the loss at the true optimum: its mean, and the level's
-    upper end. ``diagnostics`` say where N or D lie far from the runs.
+    ``lr`` is the best at ``batch_units``, or, where the batch was not varied, at that of such runs, and
+    ``weight_decay`` the best at both. ``regret`` is what they cost, relative to the loss at the true optimum:
+    its mean, and the level's upper end. ``diagnostics`` say where N or D lie far from the runs.
     """
 
     lr: float | None
@@ -58,20 +65,23 @@ class BestHParams:
     regret_below: float
     level: float
     diagnostics: tuple[Diagnostic, ...] = ()
+    weight_decay: float | None = None
+    decay_interval: Interval | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class HParamRule:
-    """What runs say of the best learning rate and batch, as ``fit.hparams`` of a fit.
+    """What runs say of the best learning rate, batch and weight decay, as ``fit.hparams`` of a fit.
 
-    ln η* = a₀ + a₁ ln N + a₂ ln D and ln B* = b₀ + b₁ ln D + b₂ ln N; off them the loss rises as
-    ``flops_fit.fit.valley`` says. Values are means, intervals quantiles over draws of all that runs
-    leave open and, but for exponents, of how far the best lies off a power law. N counts as in the fit.
+    ln η* = a₀ + a₁ ln N + a₂ ln D and ln B* = b₀ + b₁ ln D + b₂ ln N, and so the memory τ* = B/(ηλ*D) of
+    AdamW's weight decay λ; off them the loss rises as ``flops_fit.fit.valley`` says. Values are means,
+    intervals quantiles over draws of all that runs leave open and, but for exponents, of how far the best
+    lies off a power law. N counts as in the fit.
 
     Attributes
     ----------
     names
-        What the runs varied: ``"lr"``, ``"batch_units"`` or both.
+        What the runs varied: ``"lr"``, ``"batch_units"``, both, or these and ``"weight_decay"``.
     unit, batch_unit
         What D and B count.
     size
@@ -96,7 +106,7 @@ class HParamRule:
         r"""The exponents of what the runs varied, with their 90 % intervals.
 
         ``lr_params`` and ``lr_units`` are of η\* in N and D, ``lr_batch`` of the best rate in the batch, and
-        ``batch_units`` and ``batch_params`` of B\*.
+        ``batch_units`` and ``batch_params`` of B\*, ``memory_units`` and ``memory_params`` of τ\*.
         """
         return self.exponents_at(0.9)
 
@@ -111,51 +121,57 @@ class HParamRule:
             for n, draws in known.items()
         }
 
-    def _logs(self, N: Any, D: Any, lr: Any = None, batch: Any = None) -> list[Floats]:
+    def _logs(
+        self, N: Any, D: Any, lr: Any = None, batch: Any = None, decay: Any = None
+    ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         middle, values = self.valley.centre, []
-        for i, given in enumerate((N, D, lr, batch)):
+        memory = None if decay is None else np.asarray(batch) / (np.asarray(lr) * decay * D)
+        for i, given in enumerate((N, D, lr, batch, memory)):
             at = np.exp(middle[i]) if given is None else np.asarray(given, dtype=np.float64)
             values.append(np.atleast_1d(np.log(at) - middle[i]))
-        return [np.ascontiguousarray(v) for v in np.broadcast_arrays(*values)]
+        x, y, *rest = map(np.ascontiguousarray, np.broadcast_arrays(*values))
+        rate, batch, tau = rest
+        return x, y, rate, batch, tau
 
     @cached_property
     def _bends(self) -> Floats:
-        """How strongly ln η* and ln B* bend in each draw, (2, draws, 3); on average not at all."""
-        half = np.random.default_rng(4).normal(size=(2, len(self.valley.draws) // 2, 3))
+        """How strongly ln η*, ln B* and ln τ* bend in each draw, (3, draws, 3); on average not at all."""
+        half = np.random.default_rng(4).normal(size=(3, len(self.valley.draws) // 2, 3))
         return _BENDS * np.concatenate([half, -half], axis=1)
 
     def _bent(self, N: float, D: float) -> Floats:
-        """How far ln η* and ln B* lie off the power laws in each draw, shape (2, draws, 1).
+        """How far ln η*, ln B* and ln τ* lie off the power laws in each draw, shape (3, draws, 1).
 
         Less among the runs, to which the power laws were fitted, than beyond: there they need not go on.
         """
-        x, y, _, _ = self._logs(N, D)
+        x, y, *_ = self._logs(N, D)
         linear = np.column_stack([np.ones(len(x)), x, y]) @ self.valley.plane
         return self._bends @ (bends(x, y) - linear).T
 
-    def _cost(self, N: float, D: float, lr: float | None, batch_units: float | None) -> Floats:
-        """What a rate and a batch cost in each draw, relative to the loss at the best."""
-        x, y, rate, batch = self._logs(N, D, lr, batch_units)
-        of_rate, of_batch = self._bent(N, D)
-        found = regret(self.valley.draws, x, y, rate - of_rate, batch - of_batch)
+    def _cost(self, N: float, D: float, *settings: float | None) -> Floats:
+        """What a rate, a batch and a decay cost in each draw, relative to the loss at the best."""
+        x, y, *at = self._logs(N, D, *settings)
+        off = [value - bent for value, bent in zip(at, self._bent(N, D), strict=True)]
+        rate, batch, memory = off
+        found = regret(self.valley.draws, x, y, rate, batch, memory)
         return np.asarray(np.expm1(np.minimum(found.value[:, 0], _MOST_COST)))
 
     def _regret(self, runs: RunTable) -> Regret:
         given = [getattr(runs, n) if n in self.names else None for n in TUNED]
-        x, y, rate, batch = self._logs(runs.params, runs.tokens, *given)
-        return regret(self.valley.draws, x, y, rate, batch)
+        return regret(self.valley.draws, *self._logs(runs.params, runs.tokens, *given))
 
     def optimal(self, N: float, D: float, level: float = 0.9) -> BestHParams:
-        """The best learning rate and batch of a run of N parameters on D units."""
+        """The best learning rate, batch and weight decay of a run of N parameters on D units."""
         for name, value in (("N", N), ("D", D)):
             check_number(name, value, above=0)
         check_level(level)
-        x, y, _, _ = (float(v[0]) for v in self._logs(N, D))
+        x, y, *_ = (float(v[0]) for v in self._logs(N, D))
         draws, middle = self.valley.draws, self.valley.centre
         batches = draws[:, 4] + draws[:, 5] * y + draws[:, 6] * x
         rates = draws[:, 0] + draws[:, 1] * x + draws[:, 2] * y
-        rates, batches = np.array([rates, batches]) + self._bent(N, D)[..., 0]
-        lr = batch = lr_span = batch_span = None
+        memory = draws[:, 11] + draws[:, 12] * y + draws[:, 13] * x
+        rates, batches, memory = np.array([rates, batches, memory]) + self._bent(N, D)[..., 0]
+        lr = batch = decay = lr_span = batch_span = decay_span = None
         if "batch_units" in self.names:
             batch = float(np.exp(np.mean(batches) + middle[3]))
             batch_span = _span(np.exp(batches + middle[3]), level)
@@ -163,10 +179,13 @@ class HParamRule:
             lr = float(np.exp(np.mean(rates) + middle[2]))
             off = draws[:, 3] * (np.mean(batches) - batches)
             lr_span = _span(np.exp(rates + off + middle[2]), level)
-        cost = self._cost(N, D, lr, batch)
+        if DECAY in self.names and lr is not None and batch is not None:
+            found = np.log(batch / (lr * D)) - memory - middle[4]
+            decay, decay_span = float(np.exp(np.mean(found))), _span(np.exp(found), level)
+        cost = self._cost(N, D, lr, batch, decay)
         return BestHParams(
             lr, batch, lr_span, batch_span, float(np.mean(cost)),
-            float(np.quantile(cost, level)), level, self._far(N, D),
+            float(np.quantile(cost, level)), level, self._far(N, D), decay, decay_span,
         )  # fmt: skip
 
     def regret(
@@ -176,9 +195,10 @@ class HParamRule:
         lr: float | None = None,
         batch_units: float | None = None,
         level: float = 0.9,
+        weight_decay: float | None = None,
     ) -> Estimate:
-        """What a rate and a batch cost, relative to the loss at the best of both: (L − L*)/L*."""
-        given = {"lr": lr, "batch_units": batch_units}
+        """What a rate, a batch and a weight decay cost, relative to the loss at the best: (L − L*)/L*."""
+        given = {"lr": lr, "batch_units": batch_units, DECAY: weight_decay}
         for name in self.names:
             if given[name] is None:
                 raise InputError(f"regret: expected {name}, which the runs varied; got none.")
@@ -214,8 +234,11 @@ class HParamRule:
     def laws(self) -> dict[str, RecipePowerLaw]:
         """The best of each of ``names`` as a power law in N and D."""
         x, y, *middle = self.valley.centre.tolist()
-        a0, a1, a2, _, b0, b1, b2, *_ = np.mean(self.valley.draws, axis=0).tolist()
-        own = {"lr": (a0 + middle[0], a1, a2), "batch_units": (b0 + middle[1], b2, b1)}
+        a0, a1, a2, _, b0, b1, b2, *_, d0, d1, d2, _ = np.mean(self.valley.draws, axis=0).tolist()
+        lr, batch = (a0 + middle[0], a1, a2), (b0 + middle[1], b2, b1)
+        memory = (d0 + middle[2] + y, d2, d1 + 1)  # τ·D
+        decay = tuple(b - a - d for a, b, d in zip(lr, batch, memory, strict=True))
+        own = {"lr": lr, "batch_units": batch, DECAY: decay}
         return {
             name: RecipePowerLaw(math.exp(log - n * x - d * y), n, d, size=self.size)
             for name, (log, n, d) in own.items()
@@ -223,9 +246,11 @@ class HParamRule:
         }
 
     def off(self, runs: RunTable) -> dict[str, Floats]:
-        """How far, in logs, each run lies off the best rate and the best batch."""
+        """How far, in logs, each run lies off the best of each setting."""
         found = self._regret(runs)
-        return {"lr": found.u.mean(axis=0), "batch_units": found.v.mean(axis=0)}
+        return {
+            n: off.mean(axis=0) for n, off in zip(TUNED, (found.u, found.v, -found.w), strict=True)
+        }
 
     def expected(self, runs: RunTable) -> Floats:
         """The mean regret of each run, in ln L."""
@@ -255,12 +280,12 @@ class HParamRule:
 
     def __str__(self) -> str:
         parts = []
-        for name, symbol in (("lr", "lr"), ("batch_units", "batch")):
+        for name, (symbol, first) in SAID.items():
             if name in self.names:
                 powers = [
                     f"{letter}^{e.value:+.2f} ({e.interval[0]:+.2f} to {e.interval[1]:+.2f})"
                     for letter, key in (("N", "params"), ("D", "units"))
-                    if (e := self.exponents[f"{name.split('_')[0]}_{key}"]).interval
+                    if (e := self.exponents[f"{first}_{key}"]).interval
                 ]
                 parts.append(f"{symbol} ∝ {'·'.join(powers)}")
         return ", ".join(parts)
@@ -269,7 +294,7 @@ class HParamRule:
         """Plain values for JSON."""
         v = self.valley
         N, D = (float(c) for c in np.exp(v.centre[:2]))
-        places = {"lr": 7, "batch_units": 8}
+        places = dict(zip(TUNED, CURVATURES, strict=True))
         curves = {n: np.exp(v.draws[:, i]) for n, i in places.items() if n in self.names}
         return {
             "varied": list(self.names),
@@ -298,71 +323,6 @@ def _span(draws: Floats, level: float) -> Interval:
     return float(low), float(high)
 
 
-def varied(runs: RunTable) -> tuple[str, ...]:
-    """Which of learning rate and batch runs of like N and D differ in, on purpose.
-
-    That is where most runs have one, it scatters around a quadratic in ln N and ln D, and in
-    N_total/N_active of mixtures of experts, and no single value belongs to each N, each D or each budget.
-    """
-    if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
-        return ()
-    return tuple(name for name in TUNED if _varies(runs, name))
-
-
-def _known(column: Floats) -> Bools:
-    return np.isfinite(column) & (column > 0)
-
-
-def _varies(runs: RunTable, name: str) -> bool:
-    if (column := getattr(runs, name)) is None:
-        return False
-    known = _known(column)
-    if np.sum(known) < max(_FEWEST_RUNS, _MOST_KNOWN * len(runs)):
-        return False
-    runs = runs.select(known)
-    x, y = (np.log(c) - np.mean(np.log(c)) for c in (runs.params, runs.tokens))
-    basis = np.column_stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
-    if (sparsity := _sparsity(runs)) is not None:  # a recipe may follow N_total, or N_active
-        s = np.log(sparsity)
-        basis = np.column_stack([basis, s, s * s, s * x, s * y])
-    return _free(np.log(column[known]), basis, runs)
-
-
-def _sparsity(runs: RunTable) -> Floats | None:
-    """N_total/N_active of each run, where it is known of all."""
-    found = runs.sparsity
-    if found is None and runs.active_params is not None:
-        found = runs.params / runs.active_params
-    return found if found is not None and np.all(np.isfinite(found) & (found > 0)) else None
-
-
-def _free(z: Floats, basis: Floats, runs: RunTable) -> bool:
-    spare = max(len(z) - basis.shape[1], 1)
-    left = z - basis @ np.linalg.lstsq(basis, z, rcond=None)[0]
-    if np.sqrt(np.sum(left**2) / spare) < _VARIES:
-        return False
-    for column in (runs.params, runs.tokens, runs.budget):
-        group = np.unique(np.round(np.log(column), 2), return_inverse=True)[1].ravel()
-        count = np.bincount(group)
-        inside = z - (np.bincount(group, z) / count)[group]
-        spare = len(z) - len(count)
-        if spare > 0 and np.sqrt(np.sum(inside**2) / spare) < _VARIES / 2:
-            return False
-    return True
-
-
-def check_hparams(hparams: HParamNames) -> None:
-    """Refuse what is no choice of hyper-parameters."""
-    if hparams is None or hparams == "auto" or isinstance(hparams, ValleyPrior):
-        return
-    if isinstance(hparams, str) or not isinstance(hparams, Sequence):
-        raise InputTypeError(
-            f"hparams=: expected 'auto', None or names such as {TUNED}; got {hparams!r}."
-        )
-    if not hparams or set(hparams) - set(TUNED):
-        raise InputError(f"hparams=: expected names among {TUNED}; got {list(hparams)}.")
-
-
 def prior_for(unit: str, mup: bool = False) -> ValleyPrior:
     """The prior for runs whose D counts ``unit``; under ``mup`` one rate is likely best for all sizes."""
     prior = ValleyPrior() if unit == "tokens" else ValleyPrior().widened(_OTHER_DATA)
@@ -383,16 +343,16 @@ def tuned_losses(
         return runs, None
     for name in names:
         column = getattr(runs, name)
-        if column is None or not np.any(_known(column)):
+        if column is None or not np.any(known(column)):
             raise TableError(
                 f"hparams=: expected a column {name}; the table has none. Add it, or use None."
             )
-        runs = runs.select(_known(column), f"it has no {name}")
+        runs = runs.select(known(column), f"it has no {name}")
     if np.min(runs.loss) <= 0:
         raise InputError("hparams=: expected positive losses; some are not. Use hparams=None.")
     prior = hparams if isinstance(hparams, ValleyPrior) else prior or prior_for(runs.unit, runs.mup)
-    lr, batch = (getattr(runs, n) if n in names else None for n in TUNED)
-    valley = fit_valley(runs, lr, batch, prior)
+    lr, batch = (getattr(runs, n) if n in names else None for n in TUNED[:2])
+    valley = fit_valley(runs, lr, batch, prior, runs.memory if DECAY in names else None)
     N, D = runs.params, runs.tokens
     ranges = (float(np.min(N)), float(np.max(N))), (float(np.min(D)), float(np.max(D)))
     unit = runs.batch_unit or runs.unit

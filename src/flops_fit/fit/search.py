@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from flops_fit.errors import FitError, FlopsFitError, InputError
-from flops_fit.fit.hparam_rule import varied
 from flops_fit.fit.minima import parabola
 from flops_fit.fit.misfit_mean import check_known
 from flops_fit.fit.surface import points_of
+from flops_fit.fit.varied import varied
 from flops_fit.fit.window import FitProblem, WindowRule
 from flops_fit.flops.functions import Floats
 from flops_fit.laws import LAWS

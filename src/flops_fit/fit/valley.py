@@ -1,15 +1,18 @@
-"""The valley of learning rate and batch around the law, fitted with it.
+"""The valley of learning rate and batch, and weight decay, around the law, fitted with it.
 
 A run at its best rate and batch has the loss of the law, the floor; any other lies above it:
 
-    ln L = ln floor(N, D) + R,    R = c_η·D^f·u²·exp(s·tanh u) + c_B·v²,
-    u = ln η − [a₀ + a₁ ln N + a₂ ln D + a₃ v],    v = ln B − [b₀ + b₁ ln D + b₂ ln N].
+    ln L = ln floor(N, D) + R,    R = c_η·D^f·u²·exp(s·tanh u) + c_B·v² + c_τ·w²,
+    u = ln η − [a₀ + a₁ ln N + a₂ ln D + a₃ v],    v = ln B − [b₀ + b₁ ln D + b₂ ln N],
+    w = ln τ − [d₀ + d₁ ln D + d₂ ln N].
 
-R is the regret. Small tables do not determine so many constants: they have priors from public runs
-(:class:`ValleyPrior`), and their posterior, which is curved, is drawn by :mod:`flops_fit.fit.sampler`.
-Noise is Student's t, and larger where R is, because the form of R is not exact. The m runs of one N
-and D miss in common: each counts 1/(1 + (m − 1)ρ), the design effect of Kish 1965. Of a diverged run
-it is known that its loss is above the largest of its cell, of one that was stopped as hopeless above which.
+R is the regret. τ = B/(η·λ·D) is the share of the run over which AdamW with weight decay λ averages (Wang
+& Aitchison 2024, arXiv:2405.13698); its term is there where λ was varied beside rate and batch. Small tables
+do not determine so many constants: they have priors from public runs (:class:`ValleyPrior`), and their
+posterior, which is curved, is drawn by :mod:`flops_fit.fit.sampler`. Noise is Student's t, and larger where
+R is, because the form of R is not exact. The m runs of one N and D miss in common: each counts
+1/(1 + (m − 1)ρ), the design effect of Kish 1965. Of a diverged run it is known that its loss is above the
+largest of its cell, of one that was stopped as hopeless above which.
 """
 
 from __future__ import annotations
@@ -28,10 +31,16 @@ from flops_fit.flops.functions import Bools, Floats, Indices
 from flops_fit.laws.kappa import Hoffmann
 from flops_fit.table.run_table import RunTable
 
-NAMES = ("a0", "a1", "a2", "a3", "b0", "b1", "b2", "ln_c_lr", "ln_c_batch", "skew", "fall")
+NAMES = (
+    "a0", "a1", "a2", "a3", "b0", "b1", "b2", "ln_c_lr", "ln_c_batch", "skew", "fall",
+    "d0", "d1", "d2", "ln_c_decay",
+)  # fmt: skip
 DRAWS = 400
 _OF_RATE = (0, 1, 2, 7, 9, 10)  # what is left where the batch follows from N and D
 _OF_BATCH = (4, 5, 6, 8)
+_OF_BOTH = (3,)
+_OF_DECAY = (11, 12, 13, 14)
+CURVATURES = (7, 8, 14)  # ln c of rate, batch and weight decay
 _USUAL_NOISE, _NOISE_SPREAD = 0.003, 0.5  # of one run, and sd of its log
 _NU = 5.0  # of Student's t
 _OFFSETS = (-1.5, 0.0, 1.5)  # starts of a₀ and b₀ around the runs
@@ -53,10 +62,13 @@ class ValleyPrior:
     parameters has c_η .055 and c_B .03. From 2e9 to 2e10 tokens and beyond, c_η of single cells falls with
     f −.35 (dense) and −.4 (experts); all runs together say −.15 and −.34. Published rules of other groups
     lie between (a₁ + a₂ from −.39 to −.25, b₁ + b₂ from .57 to .67, a₃ up to .5). The standard deviations
-    are those of families, not of runs. a₀ and b₀ are the optimum's distance from the middle of the runs.
+    are those of families, not of runs. a₀, b₀ and d₀ are the optimum's distance from the middle of the runs.
+    d₁ and d₂ are near τ ∝ (D/N)^−.53 (Bergsma et al. 2025, arXiv:2505.13738); how wide they are, and c_τ, is
+    assumed.
 
     ``form`` is the error of R relative to R, ``shared`` the correlation of the misses within a cell.
-    ``names`` say what is fitted, ``"lr"``, ``"batch_units"`` or both; by default what the runs vary.
+    ``names`` say what is fitted: ``"lr"``, ``"batch_units"``, both, or ``"weight_decay"`` beside them; by
+    default what the runs vary.
     """
 
     a0: tuple[float, float] = (0.0, 1.5)
@@ -70,6 +82,10 @@ class ValleyPrior:
     ln_c_batch: tuple[float, float] = (-4.8, 0.7)
     skew: tuple[float, float] = (0.2, 0.4)
     fall: tuple[float, float] = (-0.3, 0.2)
+    d0: tuple[float, float] = (0.0, 1.5)
+    d1: tuple[float, float] = (-0.5, 0.25)
+    d2: tuple[float, float] = (0.5, 0.25)
+    ln_c_decay: tuple[float, float] = (-5.5, 1.0)
     form: float = 0.12
     shared: float = 0.15
     names: tuple[str, ...] = ()
@@ -84,19 +100,26 @@ class ValleyPrior:
 
 @dataclass(frozen=True, eq=False)
 class Regret:
-    """R and its slopes over the constants, for a batch of them (batch, 11)."""
+    """R and its slopes over the constants, for a batch of them (batch, 15)."""
 
     value: Floats
     u: Floats
     v: Floats
+    w: Floats
     slopes: Floats | None = None
 
 
 def regret(
-    phi: Floats, x: Floats, y: Floats, rate: Floats, batch: Floats, slopes: bool = False
+    phi: Floats,
+    x: Floats,
+    y: Floats,
+    rate: Floats,
+    batch: Floats,
+    memory: Floats | None = None,
+    slopes: bool = False,
 ) -> Regret:
-    """The regret of centred logs of N, D, η and B, of shape (points,): (batch, points)."""
-    a0, a1, a2, a3, b0, b1, b2, ln_c, ln_cb, s, fall = phi.T[:, :, None]
+    """The regret of centred logs of N, D, η, B and τ, of shape (points,): (batch, points)."""
+    a0, a1, a2, a3, b0, b1, b2, ln_c, ln_cb, s, fall, d0, d1, d2, ln_cd = phi.T[:, :, None]
     v = batch - (b0 + b1 * y + b2 * x)
     u = rate - (a0 + a1 * x + a2 * y + a3 * v)
     tanh = np.tanh(u)
@@ -104,14 +127,22 @@ def regret(
     of_rate, of_batch = grow * u * u, np.exp(ln_cb) * v * v
     per_u = grow * u * (2.0 + s * u * (1.0 - tanh * tanh))
     value = of_rate + of_batch
+    of_decay = w = np.zeros_like(v)
+    if memory is not None:
+        w = memory - (d0 + d1 * y + d2 * x)
+        of_decay = np.exp(ln_cd) * w * w
+        value = value + of_decay
     if not slopes:
-        return Regret(value, u, v)
+        return Regret(value, u, v, w)
     per_b = a3 * per_u - 2.0 * np.exp(ln_cb) * v
-    rows = (
+    rows: tuple[Floats, ...] = (
         -per_u, -per_u * x, -per_u * y, -per_u * v, per_b, per_b * y, per_b * x,
         of_rate, of_batch, of_rate * tanh, of_rate * y,
     )  # fmt: skip
-    return Regret(value, u, v, np.stack(rows, axis=1))
+    if memory is not None:
+        per_d = -2.0 * np.exp(ln_cd) * w
+        rows = (*rows, per_d, per_d * y, per_d * x, of_decay)
+    return Regret(value, u, v, w, np.stack(rows, axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +156,7 @@ class _Problem:
     at: Points
     rate: Floats
     batch: Floats
+    memory: Floats | None
     censored: Bools
     free: Indices
     centre: Floats
@@ -137,14 +169,15 @@ class _Problem:
     def phi(self, q: Floats) -> Floats:
         """All constants; what is not free has no effect."""
         out = np.zeros((len(q), len(NAMES)))
-        out[:, 7:9] = _NO_CURVATURE
+        out[:, CURVATURES] = _NO_CURVATURE
         out[:, self.free] = q[:, LAW:]
         return out
 
     def local(self, q: Floats) -> tuple[Floats, Floats]:
         """Residuals over their noise (batch, runs) and slopes of the model (batch, k, runs)."""
         model, of_law = self.mean.local(q[:, :LAW], self.at)
-        found = regret(self.phi(q), self.at.x, self.at.y, self.rate, self.batch, slopes=True)
+        at = self.at.x, self.at.y, self.rate, self.batch, self.memory
+        found = regret(self.phi(q), *at, slopes=True)
         assert found.slopes is not None
         r = self.at.z - model - found.value
         J = np.concatenate([of_law, found.slopes[:, self.free]], axis=1)
@@ -213,8 +246,8 @@ def _mode(problem: _Problem, q: Floats, ln_sigma: Floats) -> tuple[Floats, Float
 class Valley:
     """What the runs say of the valley: ``draws`` of the constants, at the runs' centred logs.
 
-    ``centre`` are the means of ln N, ln D, ln η and ln B, ``plane`` what of :func:`bends` is linear in x and
-    y over the runs, as rows for 1, x and y. ``noise`` is the scatter of a run at the
+    ``centre`` are the means of ln N, ln D, ln η, ln B and ln τ, ``plane`` what of :func:`bends` is linear
+    over the runs, as rows for 1, x and y. ``noise`` is the scatter of a run at the
     mode, ``effective`` how many of the drawn constants the data determined, ``sampler`` how they were
     drawn, and ``mixing`` the ratio of the chains' spread to that within them (1: mixed).
     """
@@ -231,10 +264,14 @@ class Valley:
 
 
 def fit_valley(
-    runs: RunTable, rate: Floats | None, batch: Floats | None, prior: ValleyPrior
+    runs: RunTable,
+    rate: Floats | None,
+    batch: Floats | None,
+    prior: ValleyPrior,
+    memory: Floats | None = None,
 ) -> Valley:
-    """The valley of the runs' ``rate`` and ``batch``, ``None`` where one is not part of it."""
-    problem = _problem(runs, rate, batch, prior)
+    """The valley of the runs' ``rate``, ``batch`` and ``memory`` τ, ``None`` where one is not part of it."""
+    problem = _problem(runs, rate, batch, memory, prior)
     starts = []
     offsets = ((0.0,) if column is None else _OFFSETS for column in (rate, batch))
     for of_rate, of_batch in itertools.product(*offsets):
@@ -283,19 +320,26 @@ def bends(x: Floats, y: Floats) -> Floats:
 
 
 def _problem(
-    runs: RunTable, rate: Floats | None, batch: Floats | None, prior: ValleyPrior
+    runs: RunTable,
+    rate: Floats | None,
+    batch: Floats | None,
+    memory: Floats | None,
+    prior: ValleyPrior,
 ) -> _Problem:
     """Runs, and those without a loss, in centred logs, with the priors of law and valley."""
     points = points_of(runs, log=True)
     solution = SurfaceSolver(Hoffmann, points).fit(np.ones(len(runs)), "mad")
     mean = KappaMean(solution, MisfitPrior(), hold_kappa=False, known=None)
     lost, count = np.array(runs.censored).reshape(-1, 5).T, len(runs)
-    varied = (np.ones(count) if column is None else column for column in (rate, batch))
-    logs = np.log(np.hstack([[runs.params, runs.tokens, *varied], lost[:4]]))
+    given = (np.ones(count) if column is None else column for column in (rate, batch))
+    logs = np.log(np.hstack([[runs.params, runs.tokens, *given], lost[:4]]))
     logs[2 if rate is None else 3, count:] *= rate is not None and batch is not None
     middle = np.mean(logs[:, :count], axis=1)
     middle[:2] = points.x_mean, points.y_mean
     logs = logs - middle[:, None]
+    middle = np.append(middle, 0.0 if memory is None else np.mean(np.log(memory)))
+    if memory is not None:  # of a run without a loss it is taken for the middle one
+        memory = np.append(np.log(memory) - middle[4], np.zeros(lost.shape[1]))
     cells = np.unique(np.round(logs[:2].T / _SAME_CELL), axis=0, return_inverse=True)[1].ravel()
     floor = mean.values(mean.start[None], *logs[:2])[0] + _LEAST_REGRET
     z = np.append(points.z, floor[count:])
@@ -303,8 +347,11 @@ def _problem(
         same = np.flatnonzero(cells[:count] == cells[i])
         highest = max(z[i], float(np.max(points.z[same], initial=-np.inf)))
         z[i] = highest if np.isnan(bound) else bound
-    both = tuple(range(len(NAMES)))
-    free = np.array(_OF_BATCH if rate is None else _OF_RATE if batch is None else both)
+    parts = ((rate, _OF_RATE), (batch, _OF_BATCH), (memory, _OF_DECAY))
+    varied = [i for column, places in parts if column is not None for i in places]
+    free = np.sort([*varied, *(_OF_BOTH if rate is not None and batch is not None else ())]).astype(
+        int
+    )
     known = np.array([getattr(prior, NAMES[i]) for i in free])
     precision = np.zeros((LAW + len(free),) * 2)
     precision[:LAW, :LAW] = mean.precision
@@ -315,7 +362,7 @@ def _problem(
     others = np.bincount(cells[:count], minlength=max(cells) + 1)[cells] - 1
     weight = 1 / (1 + np.maximum(others, 0) * prior.shared)
     fixed = (free, centre, precision, middle, prior, weight, np.ones(len(z)))
-    return _Problem(mean, at, logs[2], logs[3], censored, *fixed)
+    return _Problem(mean, at, logs[2], logs[3], memory, censored, *fixed)
 
 
 def form_error(found: Floats, prior: ValleyPrior, noise: float) -> Floats:
@@ -325,6 +372,6 @@ def form_error(found: Floats, prior: ValleyPrior, noise: float) -> Floats:
 
 def _scaled(problem: _Problem, q: Floats, noise: float) -> _Problem:
     """The problem with the noise that runs have by their regrets at one point."""
-    at = problem.at
-    found = regret(problem.phi(q[None]), at.x, at.y, problem.rate, problem.batch).value[0]
+    at = problem.at.x, problem.at.y, problem.rate, problem.batch, problem.memory
+    found = regret(problem.phi(q[None]), *at).value[0]
     return replace(problem, root=form_error(found, problem.prior, noise) ** -0.5)

@@ -71,6 +71,9 @@ def check_fittable(plan: SweepPlan) -> None:
         )
 
 
+_DRAWN = ("", "learning rate", "learning rate and batch", "learning rate, batch and weight decay")
+
+
 @dataclass(frozen=True)
 class Joint:
     """How the runs of a sweep that tunes itself are drawn, in place of its recipe.
@@ -85,9 +88,18 @@ class Joint:
     share: float
     mup: bool
 
+    def check(self, plan: SweepPlan) -> None:
+        """Refuse a recipe without a weight decay around which it could be drawn."""
+        least = min(e.hparams.weight_decay for e in plan.experiments)
+        if len(self.names) > 2 and least <= 0:
+            raise InputError(
+                "tune: expected a recipe with a weight decay above 0 for decay=True, which varies it; got "
+                f"{least:g}. Give hparams={{'weight_decay': 0.1}}."
+            )
+
     def diagnostic(self, plan: SweepPlan, pilot: bool) -> Diagnostic:
         """What will happen, for the plan, or for the ``pilot`` of an adaptive sweep."""
-        what = "learning rate and batch" if len(self.names) > 1 else "learning rate"
+        what = _DRAWN[len(self.names)]
         budgets = ", ".join(f"{b:.3g}" for b in plan.budgets)
         few = len(plan) < ENOUGH_TO_TUNE and not pilot
         then = ", and then batch after batch" if pilot else ""

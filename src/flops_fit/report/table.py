@@ -203,18 +203,20 @@ def _training(fit: Fit, p: Prediction) -> str:
     if fit.hparams is None:
         return ""
     best = fit.hparams.optimal(p.optimal_params, p.optimal_tokens, p.level)
-    lr, batch = best_settings(best, "{:#.2g}")
+    lr, batch, decay = best_settings(best, "{:#.2g}")
     said = [f"a learning rate of {lr}"] if lr else []
     said += [f"batches of {batch} {fit.hparams.batch_unit}"] if batch else []
-    return f"Train it with {' and '.join(said)}."
+    said += [f"a weight decay of {decay}"] if decay else []
+    return f"Train it with {' and '.join([', '.join(said[:-1]), said[-1]] if said[1:] else said)}."
 
 
 def best_settings(best: BestHParams, rate: str) -> list[str]:
-    """The learning rate in a format and the batch with their intervals, empty where not known."""
+    """Learning rate, batch and weight decay with their intervals, empty where not known."""
     batch = (best.batch_units, best.batch_interval, shown_count)
+    decay = (best.weight_decay, best.decay_interval, rate.format)
     return [
         "" if value is None or span is None else f"{show(value)} ({show(span[0])}–{show(span[1])})"
-        for value, span, show in ((best.lr, best.lr_interval, rate.format), batch)
+        for value, span, show in ((best.lr, best.lr_interval, rate.format), batch, decay)
     ]
 
 

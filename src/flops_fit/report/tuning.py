@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from flops_fit.fit.fit import Fit
-from flops_fit.fit.hparam_rule import EXPONENTS
+from flops_fit.fit.hparam_rule import EXPONENTS, SAID
 from flops_fit.fit.prediction import Prediction
+from flops_fit.fit.valley import CURVATURES
+from flops_fit.fit.varied import TUNED
 from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import RECIPES
 from flops_fit.records import ParamCount
@@ -240,7 +242,7 @@ def draw_collapse(data: Collapse, ax: Axes | None = None) -> Figure:
 
 
 _COMPARED = ("steplaw2025", "deepseek2024", "default")
-_WORDS = {"lr": "Learning rate", "batch_units": "Batch"}
+_WORDS = {"lr": "Learning rate", "batch_units": "Batch", "weight_decay": "Weight decay"}
 _POINTS = 9  # of a line over compute
 
 
@@ -265,7 +267,7 @@ class ValleyCurve:
 
 
 def valley_data(fit: Fit, axis: str, level: float = 0.9) -> ValleyCurve | None:
-    """The valley along ``"lr"`` or ``"batch_units"`` at the middle length, and what each run missed it by."""
+    """The valley along one of ``TUNED`` at the middle length, and what each run missed it by."""
     rule, runs = fit.hparams, fit.runs
     if rule is None or axis not in rule.names or runs.regret is None:
         return None
@@ -273,10 +275,9 @@ def valley_data(fit: Fit, axis: str, level: float = 0.9) -> ValleyCurve | None:
     ratio = np.exp(off)
     at = np.geomspace(min(ratio.min(), 1 / 3), max(ratio.max(), 3), 61)
     u, draws = np.log(at), rule.valley.draws
+    rise = np.exp(draws[:, [CURVATURES[TUNED.index(axis)]]]) * u**2
     if axis == "lr":
-        rise = np.exp(draws[:, 7:8] + draws[:, 9:10] * np.tanh(u)) * u**2
-    else:
-        rise = np.exp(draws[:, 8:9]) * u**2
+        rise *= np.exp(draws[:, 9:10] * np.tanh(u))
     low, middle, high = np.quantile(rise, [0.5 - level / 2, 0.5, 0.5 + level / 2], axis=0)
     # Of all lengths, at the middle one, for which the curve is.
     missed = fit.residuals / (1 if fit.loss_space == "log" else runs.loss)
@@ -322,7 +323,7 @@ class RuleCurve:
 
 
 def rule_data(fit: Fit, axis: str, level: float = 0.9) -> RuleCurve | None:
-    """The rule for ``"lr"`` or ``"batch_units"`` from the smallest budget to ten times the largest."""
+    """The rule for one of ``TUNED`` from the smallest budget to ten times the largest."""
     rule, runs = fit.hparams, fit.runs
     if rule is None or axis not in rule.names:
         return None
@@ -330,11 +331,11 @@ def rule_data(fit: Fit, axis: str, level: float = 0.9) -> RuleCurve | None:
     best = fit.optimal(compute)
     pairs = list(zip(np.atleast_1d(best.params), np.atleast_1d(best.tokens), strict=True))
     told = [rule.optimal(float(n), float(d), level) for n, d in pairs]
-    spans = [t.lr_interval if axis == "lr" else t.batch_interval for t in told]
-    low, high = np.array(spans).T
+    spans = dict(zip(TUNED, ("lr_interval", "batch_interval", "decay_interval"), strict=True))
+    low, high = np.array([getattr(t, spans[axis]) for t in told]).T
     counts = [ParamCount(*[max(int(n), 1)] * 4) for n, _ in pairs]
     others = {}
-    for name in _COMPARED if axis == "lr" or rule.batch_unit == rule.unit else ():
+    for name in _COMPARED if axis != "batch_units" or rule.batch_unit == rule.unit else ():
         chosen = (
             RECIPES[name](c, float(p[1]), runs.unit) for c, p in zip(counts, pairs, strict=True)
         )
@@ -342,16 +343,16 @@ def rule_data(fit: Fit, axis: str, level: float = 0.9) -> RuleCurve | None:
     value = np.array([getattr(t, axis) for t in told])
     points = np.column_stack([runs.flops, getattr(runs, axis)])
     powers = [
-        f"{EXPONENTS[name][1].split(' at ')[0].replace('^a', '').replace('^b', '')}^{e.value:.2f}"
+        f"{EXPONENTS[name][1].split(' at ')[0].split('^')[0]}^{e.value:.2f}"
         for name, e in rule.exponents.items()
-        if name.startswith(axis.split("_")[0]) and name != "lr_batch"
+        if name.startswith(SAID[axis][1]) and name != "lr_batch"
     ]
     band = compute, value, low, high
     return RuleCurve(axis, rule.batch_unit, *band, others, points, ", ".join(powers))
 
 
 def draw_rule(data: RuleCurve, ax: Axes | None = None) -> Figure:
-    """The best learning rate or batch over compute, beside published rules."""
+    """The best of a setting over compute, beside published rules."""
     ax = style.axes_of(ax, f"{data.axis}_rule")
     at = style.sparse(*np.log(data.runs).T)
     points = ax.plot(*data.runs[at].T, "o", color=style.FAINT, ms=2, mew=0, alpha=0.6, label="runs")
@@ -361,24 +362,27 @@ def draw_rule(data: RuleCurve, ax: Axes | None = None) -> Figure:
     for (name, value), dash in zip(data.others.items(), style.DASHES, strict=False):
         ax.plot(data.compute, value, color=style.VERMILLION, lw=0.9, ls=dash, label=name)
     style.log_axis(ax, "x", "Training compute C, FLOPs", style.exponents)
-    unit = "" if data.axis == "lr" else f" ({data.unit})"
-    shown = "{:.3g}".format if data.axis == "lr" else format_count
+    batch = data.axis == "batch_units"
+    unit, shown = (f" ({data.unit})", format_count) if batch else ("", "{:.3g}".format)
     style.log_axis(ax, "y", f"{_WORDS[data.axis]}{unit}", shown)
     return style.finish(ax)
 
 
 def rule_table(fit: Fit, predictions: Sequence[Prediction], level: float = 0.9) -> TextTable | None:
-    """The best learning rate and batch of each predicted run; ``None`` where no rule was fitted."""
+    """The best settings of each predicted run; ``None`` where no rule was fitted."""
     rule = fit.hparams
     if rule is None:
         return None
-    head = f"FLOPs|N|D ({rule.unit})|Learning rate|Batch ({rule.batch_unit})|Regret left"
-    rows = [head.split("|")]
+    own = [f"{word} ({rule.batch_unit})" if word == "Batch" else word for word in _WORDS.values()]
+    own = own if "weight_decay" in rule.names else own[:2]
+    rows = [["FLOPs", "N", f"D ({rule.unit})", *own, "Regret left"]]
     for p in predictions:
         best = rule.optimal(p.optimal_params, p.optimal_tokens, level)
         sizes = [shown_count(p.optimal_params), shown_count(p.optimal_tokens)]
-        settings = [said or "as in the runs" for said in best_settings(best, "{:#.3g}")]
+        said = best_settings(best, "{:#.3g}")[: len(own)]
+        settings = [words or "as in the runs" for words in said]
         rows.append([f"{p.target_compute:.3g}", *sizes, *settings, format_regret(best.regret)])
     share = f"{100 * level:g} % intervals"
     note = f"{rule}. In brackets {share}. Regret is the loss above that at the true best, expected."
-    return TextTable("Learning rate and batch", rows, note)
+    title = "Learning rate, batch and weight decay" if own[2:] else "Learning rate and batch"
+    return TextTable(title, rows, note)

@@ -30,8 +30,7 @@ CIRCUMSTANCES = (
     *("epochs", "active_params", "experts", "experts_per_token", "flops_per_token", "ratio"),
     *("step", "batch_size"),
     *("batch_tokens", "seq_len", "samples", "lr", "seed", "accumulation", "devices"),
-    "units_per_second",
-    "loss_at_least",
+    *("units_per_second", "loss_at_least", "weight_decay"),
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params", "experts", "experts_per_token")
 _COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
@@ -39,6 +38,7 @@ _REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in
 # Whose headings and cells carry no units; top_k is no top in thousands.
 _FRACTIONAL = (
     *("loss", "loss_se", "loss_at_least", "epochs", "lr", "ratio", "experts", "experts_per_token"),
+    "weight_decay",
 )
 _NAMED_DEVICES = re.compile(r"(\d+)\s*[x×*]?\s*[A-Za-z].*|.*\S\s*[x×*]\s*(\d+)")  # 8xH100
 _OPTUNA = {"number", "value", "state", "datetime_start"}  # of its trials; value is the objective

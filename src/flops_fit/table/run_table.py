@@ -69,6 +69,7 @@ def _fields(source: Any, columns: Mapping[str, str], metrics: Sequence[str]) -> 
     known = {i: {name: float(v[i]) for name, v in of_runs.items()} for i in outcomes}
     active, experts = mixtures(read)
     columns_of_some = {"lr": lr, "batch_units": batch, "active_params": active, "experts": experts}
+    columns_of_some |= {"weight_decay": read.others.get("weight_decay")}
     fields |= {name: values[kept] for name, values in columns_of_some.items() if values is not None}
     if (speed := read.others.get("units_per_second")) is not None:
         fields["flops_per_second"] = speed[kept] * fields["flops"] / fields["tokens"]
@@ -146,17 +147,18 @@ class RunTable(Rows):
     losses, N without embeddings and D without repeats, where known. Runs with equal values of ``cluster``
     share a trunk or a seed, and so their noise; ``None`` where no two runs are known to.
 
-    ``lr`` and ``batch_units`` are the peak learning rate and the units of a batch, where every run has
-    them, else ``None``; ``batch_unit`` is what a batch counts, where that is not ``unit``. ``censored`` has
-    N, D, learning rate and batch of runs that have these and no finite loss, and what that would have been
-    at least, NaN where only that they diverged is known. ``regret`` is by how much a
-    fit lowered ln L for the run's rate and batch; ``None`` where it did not. ``mup``: whether all rates are
-    scaled by width, as a column ``parametrization`` says. ``active_params`` are the parameters that one unit
-    meets, where some run has more in all, and ``experts`` how many experts there are for each that it visits.
-    ``sparsity`` is N_total/N_active where ``params`` are N_active, else ``None``. ``texts`` are other columns
-    that split the runs into a few groups, by their headings; empty where a run has no value. ``metrics`` are
-    benchmark scores and the like, by their headings; NaN where a run has none. ``flops_per_second`` is the
-    speed of training, on all devices of a run together, likewise.
+    ``lr``, ``batch_units`` and ``weight_decay`` are the peak learning rate, the units of a batch and AdamW's
+    decay, where runs have them, else ``None``; ``batch_unit`` is what a batch counts, where that is not
+    ``unit``. ``censored`` has N, D, learning rate and batch of runs that have these and no finite loss, and
+    what that would have been at least, NaN where only that they diverged is known.
+    ``regret`` is by how much a fit lowered ln L for the run's rate and batch; ``None`` where it did not.
+    ``mup``: whether all rates are scaled by width, as a column ``parametrization`` says.
+    ``active_params`` are the parameters that one unit meets, where some run has more in all, and
+    ``experts`` how many experts there are for each that it visits. ``sparsity`` is N_total/N_active where
+    ``params`` are N_active, else ``None``. ``texts`` are other columns that split the runs into a few
+    groups, by their headings; empty where a run has no value. ``metrics`` are benchmark scores and the
+    like, by their headings; NaN where a run has none. ``flops_per_second`` is the speed of training, on
+    all devices of a run together, likewise.
 
     ``excluded`` was left out before the fit, each with its reason; ``notes`` say what was derived or
     assumed; ``recognised`` says which column was taken for each quantity, in which unit. ``findings`` are
@@ -185,6 +187,7 @@ class RunTable(Rows):
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metrics: Mapping[str, Floats] = field(default_factory=dict)
     flops_per_second: Floats | None = None
+    weight_decay: Floats | None = None
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
     unit: str = "tokens"
@@ -209,7 +212,17 @@ class RunTable(Rows):
     def setting(self) -> list[Floats]:
         """The columns in which runs are equal that differ by their seed alone."""
         columns = (self.params, self.tokens, self.lr, self.batch_units, self.sparsity)
-        return [c for c in columns if c is not None]
+        decay = self.weight_decay  # where every run has one
+        known = decay is not None and np.all(np.isfinite(decay))
+        return [c for c in (*columns, decay if known else None) if c is not None]
+
+    @property
+    def memory(self) -> Floats:
+        """The share B/(η·λ·D) of each run over which AdamW averages; NaN where that is not known."""
+        lr, batch, decay = self.lr, self.batch_units, self.weight_decay
+        if lr is None or batch is None or decay is None or self.batch_unit:
+            return np.full(len(self), np.nan)
+        return np.asarray(batch / (lr * decay * self.tokens))
 
     def select(self, keep: NDArray[np.bool_], reason: str = "", lost: bool = False) -> RunTable:
         """The runs where ``keep`` holds; with ``reason`` the others are listed (``lost``: by outcome)."""
@@ -273,7 +286,8 @@ class RunTable(Rows):
         if self.regret is not None:
             columns["loss"] = (self.loss * np.exp(self.regret)).tolist()
             batch = "batch_size" if self.batch_unit or self.unit != "tokens" else "batch_tokens"
-            settings = {"lr": self.lr, batch: self.batch_units, "regret": np.expm1(self.regret)}
+            settings = {"lr": self.lr, batch: self.batch_units, "weight_decay": self.weight_decay}
+            settings |= {"regret": np.expm1(self.regret)}
             columns |= {name: c.tolist() for name, c in settings.items() if c is not None}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -317,6 +331,7 @@ class RunTable(Rows):
             cluster=_clusters([e.trunk for e in planned]),
             lr=column(e.hparams.lr for e in planned),
             batch_units=column(e.hparams.batch_units for e in planned),
+            weight_decay=column(e.hparams.weight_decay for e in planned),
             active_params=column(active) if has_experts else None,
             experts=planned_experts(planned) if has_experts else None,
             censored=tuple(censored), excluded=tuple(excluded),

@@ -18,10 +18,11 @@ from flops_fit.adaptive.sweep import AdaptiveResult, run_adaptive
 from flops_fit.errors import FitError, TableError
 from flops_fit.fingerprint import digest
 from flops_fit.fit.fitting import quick_fit
-from flops_fit.fit.hparam_rule import TUNED, HParamRule, prior_for, tuned_losses
+from flops_fit.fit.hparam_rule import HParamRule, prior_for, tuned_losses
 from flops_fit.fit.intervals import Evidence
 from flops_fit.fit.solver import one_blas_thread
 from flops_fit.fit.valley import ValleyPrior
+from flops_fit.fit.varied import DECAY, TUNED
 from flops_fit.flops.functions import Floats
 from flops_fit.hparams import HParams
 from flops_fit.model.spec import Size
@@ -45,7 +46,7 @@ _LIKELY_EXPONENT = 0.2  # and where it has not
 _INSIDE = math.log(1.2)  # beyond all runs of a budget, and near enough to them
 _OF_LAW = ("coefficient", "params", "units", "size")
 _LOST = ("diverged", "hopeless")
-_WORDS = dict(zip(TUNED, ("learning rate", "batch"), strict=True))
+_WORDS = dict(zip(TUNED, ("learning rate", "batch", "weight decay"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,14 @@ def _batches(e: Experiment) -> tuple[float, float]:
     return e.units_per_sample, max(e.tokens / FEWEST_STEPS, e.units_per_sample)
 
 
-def _log_ratio(e: Experiment, name: str, best: float) -> float:
-    """How far a run's rate or batch lies above the best that it could have had."""
+def _log_ratio(e: Experiment, name: str, laws: Mapping[str, RecipePowerLaw]) -> float:
+    """How far a run's rate, batch or weight decay lies above the best that it could have had."""
+    best = laws[name](e.params, e.tokens)
     if name == "batch_units":
         best = float(np.clip(best, *_batches(e)))
+    if name == DECAY:  # of its own rate and batch: what counts is B/(η·λ·D)
+        own = {n: e.hparams[n] / laws[n](e.params, e.tokens) for n in TUNED[:2]}
+        best *= own["batch_units"] / own["lr"]
     return math.log(e.hparams[name] / best)
 
 
@@ -242,6 +247,7 @@ class Climber:
         best = {n: law(e.params, e.tokens) for n, law in rule.laws.items()}
         shown = [f"lr {best['lr']:.2g}"] if "lr" in best else []
         shown += [f"batch {format_count(best['batch_units'])}"] if "batch_units" in best else []
+        shown += [f"weight decay {best[DECAY]:.2g}"] if DECAY in best else []
         centre = f": {', '.join(shown)} at N = {format_count(e.params.total)}" if shown else ""
         within = f"within ×{self.spread(e.budget):.2g} {where}{centre}"
         return f"{e.budget:.3g} FLOPs: {len(cells)} runs {within}"
@@ -258,17 +264,18 @@ class Climber:
         out = []
         for j, e in enumerate(cells):
             base, spread = factory.recipe(e.params, e.tokens, e.unit), self.spread(e.budget)
-            lr = rule.laws["lr"](e.params, e.tokens) if "lr" in rule.laws else base.lr * rule.lower
+            best = {n: law(e.params, e.tokens) for n, law in rule.laws.items()}
+            best = {"lr": base.lr * rule.lower, **{n: base[n] for n in TUNED[1:]}, **best}
+            lr, batch, decay = best.values()
             lr = lr * spread ** z["lr"][j] if "lr" in names else lr
-            batch = base.batch_units
             if "batch_units" in names:
-                law = rule.laws.get("batch_units")
-                middle = batch if law is None else law(e.params, e.tokens)
-                low, high = np.clip([middle / spread, middle * spread], *_batches(e))
+                low, high = np.clip([batch / spread, batch * spread], *_batches(e))
                 batch = float(low * (high / low) ** ((z["batch_units"][j] + 1) / 2))
-            hparams = replace(
-                base, lr=float(f"{lr:.4g}"), batch_units=batch, recipe=f"{base.recipe} + joint"
-            )
+            if DECAY in names:  # the memory B/(η·λ·D) is drawn around that of the best
+                ratio = batch / best["batch_units"] / (lr / best["lr"])
+                decay = float(f"{decay * ratio * spread ** -z[DECAY][j]:.4g}")
+            named, lr = f"{base.recipe} + joint", float(f"{lr:.4g}")
+            hparams = replace(base, lr=lr, batch_units=batch, weight_decay=decay, recipe=named)
             out.append(self._made(e, hparams, e.repeat + again * repeats))
         return out
 
@@ -314,8 +321,8 @@ class Climber:
         assert found is not None
         laws, beyond = found.laws, {}
         tried = [r.experiment for r in here if r.state in ("completed", *_LOST)]
-        for name, law in laws.items():
-            off = [_log_ratio(e, name, law(e.params, e.tokens)) for e in tried]
+        for name in laws:
+            off = [_log_ratio(e, name, laws) for e in tried]
             if off and (max(off) < -_INSIDE or min(off) > _INSIDE):
                 beyond[name] = "above" if max(off) < 0 else "below"
         return Rule(laws, beyond, before.lower)

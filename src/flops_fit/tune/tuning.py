@@ -40,7 +40,8 @@ class Tune:
 
     ``"joint"`` varies rate and batch in the sweep itself and fits them with the law: within ``step``² of the
     best known at the smallest budget and ``step`` at the largest; the ``share`` is for runs that have to be
-    made again, where the best lay beyond all that was tried. ``seeds`` have no effect.
+    made again, where the best lay beyond all that was tried. With ``decay`` it varies the weight decay too,
+    by the share of the run B/(η·λ·D) over which AdamW averages. ``seeds`` have no effect.
     """
 
     kind: TuneKind = "pilot"
@@ -48,6 +49,7 @@ class Tune:
     step: float = 2.0
     batch: bool = True
     seeds: int = 3
+    decay: bool = False
 
     def __post_init__(self) -> None:
         check_choice("tune", self.kind, get_args(TuneKind))
@@ -55,6 +57,11 @@ class Tune:
             raise InputError(f"tune: expected share between 0 and 1; got {self.share!r}.")
         if not (is_number(self.step) and 1.2 <= self.step <= 8):
             raise InputError(f"tune: expected step as a factor from 1.2 to 8; got {self.step!r}.")
+        if self.decay and (self.kind != "joint" or not self.batch):
+            raise InputError(
+                "tune: expected decay=True with 'joint' and batch=True, with which its effect changes; "
+                f"got {self.kind!r}, batch={self.batch}."
+            )
         if not is_whole(self.seeds) or (self.seeds < 2 and self.seeds != 0):
             raise InputError(f"tune: expected 0 seeds, or 2 or more; got {self.seeds!r}.")
 
