@@ -119,7 +119,7 @@ lint: install ## Lint, format and layers, in seconds
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-bench: install $(PEERS)/.ready $(PEERS)/.ready-train ## Every benchmark, and what has moved since they were recorded (about five hours)
+bench: install $(PEERS)/.ready $(PEERS)/.ready-train $(IMAGES)/.ready ## Every benchmark, and what has moved since they were recorded (about five hours)
 	$(BIN)/python -m benchmarks
 
 bench-beyond: install ## Questions beyond N and D, on public tables in a folder: FLOPS_FIT_SWEEPS=DIR (about a quarter of an hour)
@@ -153,7 +153,7 @@ bench-fit: install $(PEERS)/.ready ## Accuracy, speed and size of the fit, besid
 bench-hparams: install ## One rate over widths in μP and without, and the demo untuned and tuned (about 45 minutes)
 	$(BIN)/python -m benchmarks.hparams
 
-bench-joint: install ## Rates and batches as part of the surface, simulated (about two hours) and on public runs
+bench-joint: install $(IMAGES)/.ready ## Rates and batches as part of the surface, simulated (about two hours) and on public runs
 	$(BIN)/python -m benchmarks.joint
 
 bench-models: install ## 68 kinds of model, data and loss: planned, trained, held against closed forms, and a thousand healthy runs (16 minutes)

@@ -1,9 +1,10 @@
-"""The demo's text, really trained: untuned, with trials before it, and tuning itself.
+"""Text and images, really trained: untuned, with trials before the sweep, and tuning itself.
 
-Each starts from ``default-1``, the recipe that was fitted to none of these runs, and from one whose rate is
-four times too low and whose batch four times too large. A careful search of each size from the former is
-what the others are compared with. The default itself, without tuning, stands beside them. ``adaptive`` tunes
-itself and chooses its sizes too, until N* is as well known as by ``joint``, or as many FLOPs are spent.
+Each starts from a recipe that was fitted to none of these runs, ``default-1`` for text and the demo's for
+images, and from one whose rate is four times too low and whose batch four times too large. A careful search
+of each size from the former is what the others are compared with. For text the default itself, without
+tuning, stands beside them. ``adaptive`` tunes itself and chooses its sizes too, until N* is as well known as
+by ``joint``, or as many FLOPs are spent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +21,60 @@ from benchmarks.common.report import Goal, Table, at_most
 from benchmarks.common.report import Result as Found
 from flops_fit import Adaptive, Result, find_optimal
 from flops_fit.cli.sweep_commands import SIZES, demo_sweep
+from flops_fit.examples import fashion_sweep
+from flops_fit.examples.example_vit_cifar import FASHION_RECIPE, FASHION_SIZES
 from flops_fit.execute import PoolExecutor
 from flops_fit.fit.prediction import Prediction
 from flops_fit.recipes import default
-from flops_fit.recipes.published import default_1
+from flops_fit.recipes.published import Recipe, default_1
 from flops_fit.recipes.resolve import TunedRecipe
 from flops_fit.text import format_count
 
 WAYS = ("none", "pilot", "per-size", "joint", "adaptive")
 OFF = 4.0
-RECIPES = {
-    "default-1": default_1,
-    f"×{OFF:g} off": TunedRecipe(default_1, ((1.0, 1 / OFF),), OFF, "off"),
-    "default": default,
-}
-QUICK = {3e9: [8, 12, 16], 6e9: [8, 12, 16, 24], 1.2e10: [12, 16, 24, 32]}
 
 
-def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
+@dataclass(frozen=True)
+class Task:
+    """A model and data: the arguments by widths at each budget, these, and the recipes it starts from."""
+
+    title: str
+    sweep: Callable[[dict[float, list[int]]], dict[str, Any]]
+    sizes: dict[float, list[int]]
+    quick: dict[float, list[int]]
+    recipes: dict[str, Any]
+
+
+def _off(recipe: Recipe) -> TunedRecipe:
+    return TunedRecipe(recipe, ((1.0, 1 / OFF),), OFF, "off")
+
+
+TEXT = Task(
+    "The demo's text",
+    demo_sweep,
+    SIZES,
+    {3e9: [8, 12, 16], 6e9: [8, 12, 16, 24], 1.2e10: [12, 16, 24, 32]},
+    {"default-1": default_1, f"×{OFF:g} off": _off(default_1), "default": default},
+)
+
+
+def images(data_dir: Path | None) -> Task:
+    """Vision transformers on Fashion-MNIST, each size once."""
+    few = {C: FASHION_SIZES[C] for C in sorted(FASHION_SIZES)[:3]}
+    return Task(
+        "Fashion-MNIST",
+        lambda sizes: {**fashion_sweep(data_dir, sizes), "design": "grid"},
+        FASHION_SIZES,
+        few,
+        {FASHION_RECIPE.name: FASHION_RECIPE, f"×{OFF:g} off": _off(FASHION_RECIPE)},
+    )
+
+
+def real(task: Task, folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
     """Every way from every recipe; ``way`` or ``way@recipe`` in ``ways`` takes a part of them."""
-    sizes = QUICK if quick else SIZES
+    sizes = task.quick if quick else task.sizes
     top, rows, made = max(sizes), [], {}
-    for start, recipe in RECIPES.items():
+    for start, recipe in task.recipes.items():
         for way in WAYS:
             if start == "default" and way != "none":
                 continue
@@ -48,7 +82,7 @@ def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
                 continue
             began = time.perf_counter()
             name = f"{way}-{start.split()[0].strip('×')}{'-quick' if quick else ''}"
-            sweep: dict[str, Any] = demo_sweep(sizes) | {"tune": way}
+            sweep = task.sweep(sizes) | {"tune": way, "hparams": recipe}
             if way == "adaptive":
                 if (start, "joint") not in made:
                     continue
@@ -56,7 +90,6 @@ def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
                 sweep |= {**own, "compute_budgets": None}
             result = find_optimal(
                 **sweep,
-                hparams=recipe,
                 executor=PoolExecutor(workers=workers, threads=1) if workers > 1 else "inprocess",
                 output_dir=folder / name,
                 device="cpu",
@@ -76,7 +109,7 @@ def real(folder: Path, ways: Sequence[str], quick: bool, workers: int) -> Found:
         "which keeps what is on record.",
         *_run_by_run(made),
     )
-    return [Table("The demo's text", columns, tuple(rows), notes)], _goals(made, top)
+    return [Table(task.title, columns, tuple(rows), notes)], _goals(made, top)
 
 
 def _like(grid: Result, C: float) -> Adaptive:
