@@ -14,6 +14,7 @@ from flops_fit.errors import InputError
 from flops_fit.fit.fit import Caps, Fit
 from flops_fit.fit.prediction import Prediction
 from flops_fit.plan.export import export_run
+from flops_fit.plan.planner import ENOUGH_TO_TUNE
 from flops_fit.plan.sweep_plan import SweepPlan
 from flops_fit.recipes.resolve import RecipeTable, resolve_recipe
 from flops_fit.records import SAID_BY_FIT, Diagnostic, Run
@@ -76,7 +77,9 @@ class Result:
             findings.append(self.without_tuning.diagnostic)
         elif recipes:
             text = f"Hyper-parameters are those of {recipes}; whether they are good was not tested."
-            findings.append(Diagnostic("untuned", "note", text, 'tune="pilot"'))
+            trunks = any(r.experiment.trunk for r in self.runs)
+            way = "pilot" if trunks or len(self.runs) < ENOUGH_TO_TUNE else "joint"
+            findings.append(Diagnostic("untuned", "note", text, f'tune="{way}"'))
         if (self.tuning is not None or recipes) and self.collapse is not None:
             findings += self.collapse.diagnostics
         planned = (d for d in self.plan.diagnostics if d.code not in SAID_BY_FIT)
