@@ -97,6 +97,8 @@ def test_a_weight_decay_that_follows_from_the_rest_is_no_setting_of_its_own():
     free = sweep(decay=0.1)
     assert varied(RunTable.read(free)) == ("lr", "batch_units", "weight_decay")
     assert varied(RunTable.read({k: v for k, v in free.items() if k != "batch_tokens"})) == ("lr",)
+    fixed = fit_runs({k: v for k, v in free.items() if k != "batch_tokens"})
+    assert "decay_differs" in {d.code for d in fixed.diagnostics}
     with pytest.raises(InputError, match="beside"):
         fit_runs(free, hparams=("lr", "weight_decay"))
 

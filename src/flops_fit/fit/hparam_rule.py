@@ -20,7 +20,7 @@ from flops_fit.fit.valley import (
     form_error,
     regret,
 )  # fmt: skip
-from flops_fit.fit.varied import DECAY, TUNED, HParamNames, known, varied
+from flops_fit.fit.varied import DECAY, TUNED, HParamNames, known, varied, varies
 from flops_fit.flops.functions import Floats
 from flops_fit.recipes.published import default
 from flops_fit.recipes.resolve import RecipePowerLaw, RecipeTable, SizeName
@@ -274,6 +274,8 @@ class HParamRule:
         """What was done to the losses of the runs, and how sure the rule is."""
         R = np.expm1(self.expected(runs))
         out = [finding("hparams", rule=self, median=100 * np.median(R), most=100 * np.max(R))]
+        if DECAY not in self.names and varies(runs, DECAY, self.names):
+            out.append(finding("decay_differs"))
         if self.valley.mixing > _MIXED:
             out.append(finding("hparams_draws", mixing=self.valley.mixing))
         return out

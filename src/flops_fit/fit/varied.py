@@ -28,8 +28,8 @@ def varied(runs: RunTable) -> tuple[str, ...]:
     """
     if len(runs) < _FEWEST_RUNS or np.min(runs.loss) <= 0:
         return ()
-    names = tuple(name for name in TUNED[:2] if _varies(runs, name))
-    return TUNED if names == TUNED[:2] and _varies(runs, DECAY, names) else names
+    names = tuple(name for name in TUNED[:2] if varies(runs, name))
+    return TUNED if names == TUNED[:2] and varies(runs, DECAY, names) else names
 
 
 def known(column: Floats) -> Bools:
@@ -37,7 +37,8 @@ def known(column: Floats) -> Bools:
     return np.isfinite(column) & (column > 0)
 
 
-def _varies(runs: RunTable, name: str, beside: tuple[str, ...] = ()) -> bool:
+def varies(runs: RunTable, name: str, beside: tuple[str, ...] = ()) -> bool:
+    """Whether runs differ in a setting on purpose, more than as others say ``beside`` N and D."""
     if (column := getattr(runs, name)) is None:
         return False
     kept = np.all([known(getattr(runs, n)) for n in (name, *beside)], axis=0)
