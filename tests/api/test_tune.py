@@ -56,6 +56,8 @@ def test_a_pilot_finds_a_better_rate_and_the_sweep_uses_it(result, tmp_path):
     assert len(list((out / "runs").iterdir())) == len(result.runs)
     for folder in (out, out / "tuning"):
         assert examine(folder).sound
+    asked = json.loads((out / "fit.json").read_text())["made_of"]["options"]
+    assert asked["hparams"] is None  # rates that trials chose were not varied on purpose
     codes = {d.code for d in result.diagnostics}
     assert {"tuning", "without_tuning"} <= codes
     assert "untuned" not in codes

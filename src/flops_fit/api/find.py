@@ -163,7 +163,11 @@ def find_optimal(
         total = None if adaptive is None else adaptive.max_flops
         plan, tuning = tune_plan(plan, tuning_options, options, total)
         options = replace(options, resume=True)  # the folder is this sweep's by now
-    prior: HParamNames = "auto" if sweep.joint is None else valley_prior(plan, sweep.joint)
+    prior: HParamNames = "auto"
+    if sweep.joint is not None:
+        prior = valley_prior(plan, sweep.joint)
+    elif tuning is not None:
+        prior = None  # what differs is the best of each size as trials found it
     if adaptive is not None:
         allowed = None if sizes is None else list(sizes)
         plan, runs, answer, climbed = find_adaptively(plan, adaptive, allowed, options)
