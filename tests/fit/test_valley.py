@@ -99,6 +99,11 @@ def test_a_weight_decay_that_follows_from_the_rest_is_no_setting_of_its_own():
     assert varied(RunTable.read({k: v for k, v in free.items() if k != "batch_tokens"})) == ("lr",)
     fixed = fit_runs({k: v for k, v in free.items() if k != "batch_tokens"})
     assert "decay_differs" in {d.code for d in fixed.diagnostics}
+    samples = {k: v for k, v in free.items() if k != "batch_tokens"}
+    in_samples = fit_runs({**samples, "batch_size": free["batch_tokens"] / 2048})
+    whole = fit_runs(free).hparams.optimal(2e8, 2e10)
+    assert in_samples.hparams.names == ("lr", "batch_units", "weight_decay")
+    assert in_samples.hparams.optimal(2e8, 2e10).weight_decay == pytest.approx(whole.weight_decay)
     with pytest.raises(InputError, match="beside"):
         fit_runs(free, hparams=("lr", "weight_decay"))
 

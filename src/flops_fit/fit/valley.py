@@ -100,7 +100,7 @@ class ValleyPrior:
 
 @dataclass(frozen=True, eq=False)
 class Regret:
-    """R and its slopes over the constants, for a batch of them (batch, 15)."""
+    """R and its slopes over the constants, for a batch of them; slopes in the order of NAMES."""
 
     value: Floats
     u: Floats
@@ -347,11 +347,9 @@ def _problem(
         same = np.flatnonzero(cells[:count] == cells[i])
         highest = max(z[i], float(np.max(points.z[same], initial=-np.inf)))
         z[i] = highest if np.isnan(bound) else bound
-    parts = ((rate, _OF_RATE), (batch, _OF_BATCH), (memory, _OF_DECAY))
-    varied = [i for column, places in parts if column is not None for i in places]
-    free = np.sort([*varied, *(_OF_BOTH if rate is not None and batch is not None else ())]).astype(
-        int
-    )
+    both = None if batch is None else rate
+    parts = ((rate, _OF_RATE), (batch, _OF_BATCH), (both, _OF_BOTH), (memory, _OF_DECAY))
+    free = np.array(sorted(i for column, at in parts if column is not None for i in at))
     known = np.array([getattr(prior, NAMES[i]) for i in free])
     precision = np.zeros((LAW + len(free),) * 2)
     precision[:LAW, :LAW] = mean.precision

@@ -218,9 +218,12 @@ class RunTable(Rows):
 
     @property
     def memory(self) -> Floats:
-        """The share B/(η·λ·D) of each run over which AdamW averages; NaN where that is not known."""
+        """The share B/(η·λ·D) of each run over which AdamW averages; NaN where that is not known.
+
+        Where a batch counts other units than D it is that share times a constant.
+        """
         lr, batch, decay = self.lr, self.batch_units, self.weight_decay
-        if lr is None or batch is None or decay is None or self.batch_unit:
+        if lr is None or batch is None or decay is None:
             return np.full(len(self), np.nan)
         return np.asarray(batch / (lr * decay * self.tokens))
 

@@ -171,7 +171,7 @@ class Climber:
     @property
     def experiments(self) -> tuple[Experiment, ...]:
         """What was carried out."""
-        return tuple(run.experiment for run in self.runs)
+        return self.done.experiments
 
     @property
     def done(self) -> Climbed:
@@ -305,10 +305,10 @@ class Climber:
 
     @one_blas_thread
     def _fitted(self, budget: float | None) -> Rule:
-        table, before = RunTable.from_runs(self.runs), self.rule
+        before, known = self.rule, sum(r.measured is not None for r in self.runs)
         here = [r for r in self.runs if budget in (None, r.experiment.budget)]
         lost = sum(r.state in _LOST for r in here)
-        if len(table) < _FEWEST_LOSSES:
+        if known < _FEWEST_LOSSES:
             if 2 * lost <= len(here):
                 return replace(before, beyond={})
             lower = before.lower / self.spread(here[-1].experiment.budget) ** 2
