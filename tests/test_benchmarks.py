@@ -51,6 +51,20 @@ def test_a_missed_goal_says_by_how_much_and_fails_the_command(tmp_path, monkeypa
     assert [row["met"] for row in rows] == [False, True]
 
 
+def test_a_part_alone_keeps_the_others(tmp_path, monkeypatch):
+    """Their results stay in the file, unless they are of quick runs and this is not."""
+    parts = dict.fromkeys("ab", lambda quick: ([], [at_most("b", 1.0, 2.0)]))
+    out = tmp_path / "fit.json"
+    for given, kept in (
+        (["--quick", "--only", "b"], "b"),
+        (["--only", "a"], "a"),
+        (["--only", "b"], "ab"),
+    ):
+        monkeypatch.setattr("sys.argv", ["fit", "--output", str(out), *given])
+        assert run(parts, __doc__, "fit") == 0
+        assert {*json.loads(out.read_text())} == {"machine", "quick", *kept}
+
+
 def test_all_goals_met_is_success(tmp_path, monkeypatch):
     """The exit status is 0."""
     parts = {"part": lambda quick: ([], [at_most("b", 1.0, 2.0)])}
