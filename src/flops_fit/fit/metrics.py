@@ -32,7 +32,7 @@ from flops_fit.fit.prediction import serious
 from flops_fit.fit.solver import finding
 from flops_fit.flops.functions import Floats
 from flops_fit.records import Diagnostic, finite_json
-from flops_fit.table.columns import rank
+from flops_fit.table.headings import rank
 from flops_fit.table.run_table import RunTable
 from flops_fit.text import card, format_count, markdown_table
 

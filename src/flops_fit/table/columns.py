@@ -1,9 +1,7 @@
 """Which column holds which quantity."""
 
 import difflib
-import functools
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import InputTypeError, TableError, nearest_name
-from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, numbers, unit_factor
+from flops_fit.table.cells import HEADINGS, WORDS, Floats, is_missing, numbers
+from flops_fit.table.headings import (
+    FRACTIONAL,
+    TEXT,
+    TOOLS,
+    USUAL,
+    normalised,
+    plain_name,
+    rank,
+    split_unit,
+    words_of,
+)
 from flops_fit.text import listed
 
 Cells = Sequence[Any] | NDArray[Any]
@@ -33,13 +42,6 @@ CIRCUMSTANCES = (
     *("units_per_second", "loss_at_least", "weight_decay"),
 )
 _MAPPED = (*NUMERIC, *HORIZON, "step", "epochs", "active_params", "experts", "experts_per_token")
-_COUNTS = ("params", "tokens", "flops", "budget", "unique_tokens")
-_REMARKED = ("params", "tokens", "loss")  # whose heading may end in a remark in brackets
-# Whose headings and cells carry no units; top_k is no top in thousands.
-_FRACTIONAL = (
-    *("loss", "loss_se", "loss_at_least", "epochs", "lr", "ratio", "experts", "experts_per_token"),
-    "weight_decay",
-)
 _NAMED_DEVICES = re.compile(r"(\d+)\s*[x×*]?\s*[A-Za-z].*|.*\S\s*[x×*]\s*(\d+)")  # 8xH100
 _OPTUNA = {"number", "value", "state", "datetime_start"}  # of its trials; value is the objective
 _ALMOST = 0.06  # labels such as 4.6M are rounded
@@ -57,7 +59,7 @@ class ColumnMatch:
     def said(self, name: str) -> str:
         """What was recognised, in one line."""
         unit = "" if self.factor == 1 else f", in units of {self.factor:g}"
-        tool = _TOOLS.get((name, _plain(self.column)))
+        tool = TOOLS.get((name, plain_name(self.column)))
         writer = f" (a heading of {tool})" if tool else ""
         return f"{name}: column {self.column!r}{unit}{writer}"
 
@@ -82,7 +84,7 @@ class Raw:
 
     def numbers(self, name: str, match: ColumnMatch) -> Floats:
         """The column of a quantity as numbers in its own unit."""
-        counts, comma = name not in _FRACTIONAL, self.free_comma
+        counts, comma = name not in FRACTIONAL, self.free_comma
         cells = self.cells[match.column]
         if name == "devices":
             cells = [_NAMED_DEVICES.sub(r"\1\2", str(cell)) for cell in cells]
@@ -108,9 +110,9 @@ def wanted(mapping: Mapping[str, str]) -> Wanted:
     own = frozenset(mapping.values())
 
     def kind(heading: str) -> ColumnKind:
-        if heading in own or any(rank(name, heading) for name in _USUAL):
+        if heading in own or any(rank(name, heading) for name in USUAL):
             return "number"
-        return "text" if any(_plain(heading) in usual for usual in _TEXT.values()) else "other"
+        return "text" if any(plain_name(heading) in usual for usual in TEXT.values()) else "other"
 
     return kind
 
@@ -128,7 +130,7 @@ def find_numbers(
                 raise TableError(
                     f"columns= names {heading!r} for {name}; the table has {list(raw.headings)}."
                 )
-            said = name not in _FRACTIONAL and ("(" in heading or rank(name, heading))
+            said = name not in FRACTIONAL and ("(" in heading or rank(name, heading))
             unit = split_unit(heading)[1] if said else 1.0
             matches[name] = ColumnMatch(heading, factor=unit)
             continue
@@ -166,8 +168,8 @@ def scores(raw: Raw, headings: Sequence[str]) -> dict[str, Floats]:
 
 def find_text(name: str, headings: Sequence[str]) -> str | None:
     """The column of labels, states or clusters; the first of the usual headings that is there."""
-    plain = {_plain(heading): heading for heading in reversed(headings)}
-    return next((plain[usual] for usual in _TEXT[name] if usual in plain), None)
+    plain = {plain_name(heading): heading for heading in reversed(headings)}
+    return next((plain[usual] for usual in TEXT[name] if usual in plain), None)
 
 
 def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
@@ -176,7 +178,7 @@ def likeliest(name: str, raw: Raw, taken: Iterable[str]) -> str:
     best, most = "your_column", 0.0
     for heading in raw.headings:
         words = [w for w in re.split(r"[\W_]+", heading.lower()) if w]
-        if heading in taken or any(rank(n, heading) for n in _USUAL if n != name):
+        if heading in taken or any(rank(n, heading) for n in USUAL if n != name):
             continue
         near = difflib.SequenceMatcher(None, name, "".join(words)).ratio()
         score = sum(any((len(h) > 2 and h in w) or h == w for h in hints) for w in words) + near / 2
@@ -202,7 +204,7 @@ def _without_auxiliary(
     """The losses less those with auxiliary ones in them, where another column is the model's alone."""
 
     def words(heading: str) -> set[str]:
-        return set(_words(_normal(heading).replace("cross_entropy", "ce")))
+        return set(words_of(normalised(heading).replace("cross_entropy", "ce")))
 
     alone = {h for h in candidates if WORDS["model_loss"] & words(h)}
     extra = any("loss" in words(h) and WORDS["auxiliary_loss"] & words(h) for h in headings)
@@ -217,7 +219,7 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
     purpose, distance, _ = best
     ties = [h for h, r in candidates.items() if r == best]
     ties.sort(key=lambda h: ("total" not in h, len(h.strip()) == 1))
-    ends = [h for h in ties if {"last", "final"} & set(_words(h))]
+    ends = [h for h in ties if {"last", "final"} & set(words_of(h))]
     ties = ends if len(ends) == 1 else ties
     column = ties[0] if len(ties) == 1 or name in CIRCUMSTANCES else _same(name, ties, raw)
     if name in ("params", "tokens", "flops") and distance <= 2:
@@ -235,7 +237,7 @@ def _best(name: str, candidates: Mapping[str, tuple[int, int, int]], raw: Raw) -
             f"The loss {column!r} is a training loss: it is noisier than a held-out one, and "
             "lower where data repeats."
         )
-    factor = split_unit(column)[1] if name not in _FRACTIONAL else 1.0
+    factor = split_unit(column)[1] if name not in FRACTIONAL else 1.0
     return ColumnMatch(column, note, factor, distance)
 
 
@@ -256,137 +258,6 @@ def _same(name: str, ties: Sequence[str], raw: Raw) -> str:
         if not np.allclose(values[both], columns[fullest][both], rtol=allowed, atol=0):
             return ""
     return fullest
-
-
-@functools.lru_cache(4096)
-def split_unit(heading: str) -> tuple[str, float]:
-    """A heading without its unit, and the unit: ``Params (M)`` is params, 1e6."""
-    text = _normal(heading)
-    if match := re.fullmatch(r"(.+?)_*(?:[(\[,]|_in_)_*(?:in_)?([^()\[\]]+?)_*[)\]]?", text):
-        factor = unit_factor(match[2])
-        if factor is not None:
-            return match[1].rstrip("_,"), factor
-    if match := re.fullmatch(r"(.*?[_/.]|)([a-z]*?f(?:lop|lo)?s?(?:_s)?_days?|[a-z]+flops?)", text):
-        factor = unit_factor(match[2])
-        if factor is not None and factor != 1:
-            return f"{match[1]}flops", factor
-    counted = r"([kmgbt]|[a-z]{3,}?)[._]*(?:of_)?(params|parameters?|tokens|toks)"
-    if (match := re.fullmatch(counted, text)) and (factor := unit_factor(match[1])):
-        return match[2], factor
-    if match := re.fullmatch(r"(.+?)_*[/x×*_]_*((?:10\^|10\*\*|1?e)\+?\d+)", text):
-        return match[1], unit_factor(f"1{match[2]}" if match[2][0] == "e" else match[2]) or 1.0
-    head, _, unit = text.rpartition("_")
-    factor = unit_factor(unit) if head and unit.isalpha() and not unit.startswith("f") else None
-    return (head, factor) if factor is not None and factor != 1 else (text, 1.0)
-
-
-@functools.lru_cache(65536)
-def rank(name: str, heading: str) -> tuple[int, int, int] | None:
-    """How badly a heading suits a quantity: the kind of loss, the distance, and the preference."""
-    normal = _normal(heading)
-    words = set(_words(normal.replace("cross_entropy", "ce")))
-    held_out = bool(words & WORDS["held_out"])
-    purpose = 0
-    if name == "loss" and not held_out:
-        purpose = 2 if words & WORDS["training"] or _plain(heading) in _TRAIN_LOSS else 1
-    if heading.lower() == name:
-        return purpose, 0, 0
-    if name != "loss" and held_out:
-        return None  # the tokens of an evaluation are not those of the training
-    bare, factor = split_unit(heading)
-    if name == "batch_size" and words & {"tokens", "toks", "tok"}:
-        return None  # a batch in tokens
-    if name in _COUNTS and WORDS["rates"] & set(re.split(r"[\W_]+", bare)):
-        return None  # a speed, a share or a time
-    bases = [(heading, 0)]
-    if factor == 1 or name not in _FRACTIONAL:
-        bases.append((bare, 1))
-    letter = name[0] if name == "loss" else {"params": "n", "tokens": "d", "flops": "c"}.get(name)
-    apart = rf"{letter}_*[:=,_][_#]*(.+)|(.+?)_*[:=,_]_*{letter}"  # the symbol beside the word
-    if letter and (symbol := re.fullmatch(apart, bare)):
-        bases.append((symbol[1] or symbol[2], 2))
-    remark = re.fullmatch(r"(.+?)_*[(\[][^()]*[)\]]", bare) if name in _REMARKED else None
-    if remark and not (name == "loss" and words & WORDS["not_loss"]):
-        bases.append((remark[1], 2))
-    for base, farther in bases:
-        plain, last = _plain(base), _parts(base)[-1]
-        for preference, usual in enumerate(_USUAL[name]):
-            whole, path, end = (
-                bool({t, _core(t) if name in _COUNTS and not preference else t} & usual)
-                for t in (_normal(base), plain, last)
-            )
-            if whole or path:
-                unsure = name == "flops" and re.fullmatch(r"(.*/)?[a-z]+flops?", normal) and farther
-                return purpose, 4 if unsure else 3 if farther == 2 else 2 - whole, preference
-            # A lone letter at the end of a path, such as attention/n, says too little.
-            if len(last) > 1 and end and last != plain:
-                return purpose, 3, preference
-    named = name == "loss" and words & WORDS["loss"] and not words & WORDS["not_loss"]
-    return (purpose, 5 + (not held_out), 0) if named else None
-
-
-def _words(heading: str) -> list[str]:
-    return re.split(r"[_./:()=<>\"]+", _normal(heading))
-
-
-def _core(plain: str) -> str:
-    """A heading without the words that change nothing, unless no more than a letter is left."""
-    core = "_".join(word for word in plain.split("_") if word not in WORDS["fillers"])
-    return core if len(core) > 1 else plain
-
-
-def _normal(heading: str) -> str:
-    text = re.sub(r"<br\s*/?>|\s*\(?±.*$", " ", heading)
-    text = re.sub(r"[\u200b-\u200f\ufeff]", "", text).strip().removesuffix(",none")
-    text = re.sub(r"[\U0001d400-\U0001d7ff]", lambda m: unicodedata.normalize("NFKC", m[0]), text)
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text.lstrip("#№").strip(" *`$\"'†‡§¹²³↓↑"))
-    normal = re.sub(r"[\s\-]+", "_", words.lower())
-    normal = re.sub(r"(loss|size|budget|count)e?s(?=_|$)", r"\1", normal)
-    normal = re.sub(r"(?<![a-z])(train|val|eval|test)(?=(?:loss|bpb)(?![a-z]))", r"\1_", normal)
-    # A batch in tokens is no number of sequences.
-    return re.sub(
-        r"batch(?:_size)?_*[(\[]((?:[kmb]_?)?)tokens?[)\]]$", r"batch_tokens_\1", normal
-    ).rstrip("_")
-
-
-def _parts(heading: str) -> list[str]:
-    """The components of a path such as ``summary.val/loss``, without the tracker's own first ones."""
-    parts = [part for part in re.split(r"[./:]+", _normal(heading)) if part] or [""]
-    while len(parts) > 1 and parts[0] in WORDS["scopes"]:
-        parts = parts[1:]
-    if len(parts) > 1 and parts[-1] == "value":  # W&B keeps {"desc": ..., "value": ...}
-        parts = parts[:-1]
-    if len(parts) == 1:
-        for scope in ("config_", "summary_", "metrics_", "params_", "user_attrs_"):
-            bare = parts[0].removeprefix(scope)
-            parts = [bare if len(bare) > 1 and bare not in WORDS["fillers"] else parts[0]]
-    return parts
-
-
-def _plain(heading: str) -> str:
-    return "_".join(_parts(heading))
-
-
-def _gathered() -> tuple[dict[str, list[set[str]]], dict[tuple[str, str], str], set[str]]:
-    """The usual headings with those of each tool, who writes them, and losses in training."""
-    usual = {n: [set(tier.split()) for tier in tiers] for n, tiers in HEADINGS["usual"].items()}
-    tools: dict[tuple[str, str], str] = {}
-    in_training: set[str] = set()
-    for tool, columns in HEADINGS["tools"].items():
-        for name, headings in columns.items():
-            quantity = "loss" if name == "train_loss" else name
-            for heading in headings:
-                plain = _plain(split_unit(heading)[0])
-                if not any(plain in tier for tier in usual[quantity]):
-                    usual[quantity][0].add(plain)
-                    tools[quantity, _plain(heading)] = tool
-                if name == "train_loss":
-                    in_training.add(plain)
-    return usual, tools, in_training
-
-
-_TEXT = {name: tuple(words.split()) for name, words in HEADINGS["text"].items()}
-_USUAL, _TOOLS, _TRAIN_LOSS = _gathered()
 
 
 def unfinished(states: Sequence[Any] | NDArray[Any]) -> dict[int, str]:

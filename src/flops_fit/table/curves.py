@@ -18,10 +18,9 @@ from flops_fit.table.columns import (
     check_mapping,
     find_numbers,
     find_text,
-    rank,
-    split_unit,
     wanted,
 )
+from flops_fit.table.headings import rank, split_unit
 from flops_fit.table.left_out import Excluded
 from flops_fit.table.sources import column_of, read_raw
 from flops_fit.trackers.tracker import TrackedRuns

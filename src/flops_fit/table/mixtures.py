@@ -11,7 +11,7 @@ import numpy as np
 from flops_fit.errors import is_number
 from flops_fit.records import Experiment
 from flops_fit.table.cells import Floats
-from flops_fit.table.columns import rank
+from flops_fit.table.headings import rank
 
 if TYPE_CHECKING:
     from flops_fit.table.quantities import Quantities

@@ -1,17 +1,13 @@
 """The numeric columns of a table under our names, N, D and C complete, and what others tell."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from flops_fit.errors import TableError
-from flops_fit.records import SIMULATED, Diagnostic, Findings
 from flops_fit.table import columns as cols
 from flops_fit.table.cells import WORDS, Floats, is_missing
 from flops_fit.table.columns import (
@@ -20,21 +16,17 @@ from flops_fit.table.columns import (
     find_numbers,
     find_text,
     likeliest,
-    rank,
     wide_hint,
 )
+from flops_fit.table.headings import rank
 from flops_fit.table.mixtures import with_dense
-from flops_fit.text import listed
 
 _REQUIRED = ("params", "tokens", "loss")
 _PLANNED_OFF = 10.0  # a budget this far off 6·N·D is no compute in FLOPs
 _LEAST_PER_TOKEN = 0.5  # FLOPs by 6·N: those of a forward pass alone are a third
 _SEVERAL = 1.05  # epochs
-_EQUAL_STEPS, _LOGGED = 1.1, 6  # between readings along a run, and how many make a log
-_FOLLOWS, _RATES_DIFFER = 0.8, 1.5  # R² of ln lr on ln N and ln D, and the spread around it
 _SHOWN = 40  # headings in a message
 _SAME_BLOCK = 3.0  # between C/(N·D) of runs that share a cell
-_VISIBLE = 0.01  # of the loss
 _ALIKE, _NEARLY_ALL = 0.01, 0.8  # of the units of a sample, and share of the rows that have them
 # From which columns D follows.
 _LENGTHS = (
@@ -42,7 +34,6 @@ _LENGTHS = (
     "unique_tokens epochs",
 )
 _WHOLE_BATCH = re.compile("global|gbs|total|effective")
-_finding = Findings(Path(__file__).with_name("findings.toml"))
 
 
 @dataclass
@@ -309,86 +300,3 @@ def _lacks(
     more = f" and {len(raw.headings) - _SHOWN} more" if len(raw.headings) > _SHOWN else ""
     has = f"{list(raw.headings[:_SHOWN])}{more}"
     return TableError(f"the table lacks {missing}; it has the columns {has}. {fix}")
-
-
-def telling(
-    raw: Raw, read: Quantities, kept: Sequence[int], label: str | None
-) -> tuple[Diagnostic, ...]:
-    """The findings about the runs that are kept."""
-    if not kept:
-        return ()
-    out = [SIMULATED] if "mock" in map(str, raw.cells.get("device", ())) else []
-    N, D, loss = (read.data[name][kept] for name in ("params", "tokens", "loss"))
-    texts = {
-        h: ["" if is_missing(c[i]) else str(c[i]) for i in kept]
-        for h, c in raw.cells.items()
-        if h == label or _setting(h)
-    }
-    if read.asks_epochs:
-        most, column = np.nanmax(read.others["epochs"][kept]), read.matches["tokens"].column
-        out.append(_finding("epochs", most=most, column=column))
-    if read.asks_length:
-        most, column = np.nanmax(read.others["seq_len"][kept]), read.matches["tokens"].column
-        out.append(_finding("lengths", most=most, column=column))
-    if read.asks_active:
-        out.append(_finding("experts", most=np.nanmax(read.others["experts"][kept])))
-    same = [rows for rows in _grouped(zip(N.tolist(), D.tolist(), strict=True)) if len(rows) > 1]
-    differing = [
-        h
-        for h, cells in texts.items()
-        if _setting(h) and any(len({cells[i] for i in rows}) > 1 for rows in same)
-    ]
-    if differing:
-        spread = float(np.median([np.ptp(loss[r]) / np.abs(np.mean(loss[r])) for r in same]))
-        words = {"runs": sum(map(len, same)), "names": listed(differing, separator=", ")}
-        how: Literal["warning", "note"] = "warning" if spread > _VISIBLE else "note"
-        out.append(_finding("settings_differ", how, spread=100 * spread, **words))
-    elif stray := _stray_rates(read.others.get("lr"), kept, N, D):
-        out.append(_finding("rates_differ", factor=stray))
-    repeats = _repeats(label, texts[label], N, D, "step" in read.others) if label else []
-    logged = [r for r in _grouped(N.tolist()) if len(r) > _LOGGED and _evenly(D[r])]
-    warned = any(d.severity == "warning" for d in repeats)
-    if 2 * sum(map(len, logged)) > len(N) and not warned:
-        repeats = [_finding("log_of_steps", number=len(logged))]
-    return (*out, *repeats)
-
-
-def _setting(heading: str) -> bool:
-    plain = heading.strip().lower().replace(" ", "_").replace(".", "/")
-    return plain.split("/")[-1] in WORDS["settings"]
-
-
-def _evenly(D: Floats) -> bool:
-    """Whether D grows by equal steps, as it does along a run."""
-    gaps = np.diff(np.unique(D))
-    return len(gaps) >= _LOGGED and bool(gaps.max() < _EQUAL_STEPS * gaps.min())
-
-
-def _stray_rates(lr: Floats | None, kept: Sequence[int], N: Floats, D: Floats) -> float:
-    """By which factor learning rates scatter around a power law of N and D; 0 where they follow one."""
-    if lr is None or len(kept) < 2 * _LOGGED or not np.all((lr[kept] > 0) & (lr[kept] < np.inf)):
-        return 0.0
-    y, x = np.log(lr[kept]), np.log(np.column_stack([np.full(len(N), np.e), N, D]))
-    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    factor = float(np.exp(np.std(left)))
-    follows = np.sum(left**2) <= (1 - _FOLLOWS) * np.sum((y - y.mean()) ** 2)
-    return 0.0 if follows or factor < _RATES_DIFFER else factor
-
-
-def _grouped(keys: Iterable[object]) -> list[list[int]]:
-    rows: dict[object, list[int]] = defaultdict(list)
-    for i, key in enumerate(keys):
-        rows[key].append(i)
-    return list(rows.values())
-
-
-def _repeats(label: str, names: list[str], N: Floats, D: Floats, steps: bool) -> list[Diagnostic]:
-    """Names that stand in several rows of one size: points along one run, or its repeats."""
-    several = [r for r in _grouped(names) if names[r[0]] and len(r) > 1 and np.ptp(N[r]) == 0]
-    if 2 * sum(map(len, several)) < len(names):
-        return []
-    shown = listed([repr(names[r[0]]) for r in several], 3, ", ")
-    key = "names_of_steps" if steps else "names_repeat"
-    if any(len(np.unique(D[r])) < len(r) for r in several):
-        key = "names_of_repeats"
-    return [_finding(key, number=len(several), label=label, shown=shown)]

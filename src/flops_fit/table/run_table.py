@@ -20,9 +20,10 @@ from flops_fit.table.cells import Floats, budgets_of, is_missing, splits
 from flops_fit.table.columns import NUMERIC, find_text
 from flops_fit.table.left_out import Censored, Excluded, censored_rows, censored_run
 from flops_fit.table.mixtures import mixtures, planned_experts
-from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries, telling
+from flops_fit.table.quantities import batches, quantities, scaled_by_width, summaries
 from flops_fit.table.schedules import unfinished_schedules
 from flops_fit.table.sources import MOST_ROWS, final_rows, read_raw
+from flops_fit.table.telling import telling
 from flops_fit.text import anonymous, visible
 from flops_fit.trackers.tracker import TrackedRuns
 

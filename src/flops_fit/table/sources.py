@@ -20,8 +20,9 @@ from flops_fit.errors import InputTypeError, TableError, nearest_name
 from flops_fit.lazy import import_extra
 from flops_fit.table import text_files
 from flops_fit.table.cells import is_missing
-from flops_fit.table.columns import Cells, Raw, Wanted, find_numbers, rank
+from flops_fit.table.columns import Cells, Raw, Wanted, find_numbers
 from flops_fit.table.columns import wanted as wanted_by
+from flops_fit.table.headings import rank
 from flops_fit.table.text_files import binary, encoding, keeps, lines, opened, read_csv, too_long
 from flops_fit.trackers.tracker import TrackedRun, TrackedRuns, flat
 

@@ -6,7 +6,8 @@ from typing import Any
 from flops_fit.batches import to_device
 from flops_fit.errors import InputError, InputTypeError, is_number
 from flops_fit.lazy import torch
-from flops_fit.table.columns import NUMERIC, rank
+from flops_fit.table.columns import NUMERIC
+from flops_fit.table.headings import rank
 from flops_fit.text import error_line, user_line
 
 Measures = Mapping[str, Callable[[Any, Iterator[Any]], Any]]
